@@ -1,0 +1,41 @@
+"""replk-probe: how far a vision model sees, what it looks at, what its kernels learned.
+
+Importing this package loads nothing heavy: every public name below is resolved on first use (PEP 562).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import erf as erf
+    from . import models as models
+    from .erf import ErfResult as ErfResult
+    from .erf import measure_erf as measure_erf
+    from .models import create_model as create_model
+    from .models import load_checkpoint as load_checkpoint
+
+__version__ = "0.1.0.dev0"
+
+_HOME = {
+    "ErfResult": "erf",
+    "create_model": "models",
+    "load_checkpoint": "models",
+    "measure_erf": "erf",
+}
+_SUBPACKAGES = ("erf", "models")
+
+__all__ = ["ErfResult", "create_model", "erf", "load_checkpoint", "measure_erf", "models"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f".{name}", __name__)
+    if name in _HOME:
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,1 @@
+"""Machinery that every analyzer shares: provenance, progress, downloads, checkpoints of a run."""
