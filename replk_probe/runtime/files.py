@@ -1,0 +1,90 @@
+"""Files that are either complete or absent: written beside their place, then renamed into it. Free of torch."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from replk_probe.errors import InvalidInputError
+
+_CHUNK = 1 << 20
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Hand out a temporary file that becomes ``path`` when the block ends well, and vanishes when it does not.
+
+    The temporary file lies in the folder of ``path`` (created if needed, a rename cannot cross file systems) and keeps
+    its suffix, because writers such as matplotlib and numpy choose the format by it.
+
+    Args:
+        path: Where the finished file is to be; an existing file is replaced.
+
+    Yields:
+        The temporary path; it exists, empty.
+
+    Raises:
+        InvalidInputError: The folder cannot be written to, or the disk is full.
+    """
+    target = Path(path)
+    temporary = target.parent / f".{target.stem}.{os.getpid()}-{secrets.token_hex(4)}{target.suffix}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Not tempfile.mkstemp, whose mode 0600 would hide a result from the colleagues that the umask allows.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+    try:
+        yield temporary
+        _flush_to_disk(temporary)
+        temporary.replace(target)
+    except OSError as error:
+        if error.errno in _DISK_FULL or error.filename == str(temporary):
+            raise _cannot_write(target, error) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write ``data`` to ``path``, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def atomic_write_text(path: str | os.PathLike[str], data: str) -> None:
+    """Write ``data`` to ``path`` as UTF-8 with its line ends unchanged, whole or not at all."""
+    atomic_write_bytes(path, data.encode("utf-8"))
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Hex digest of a file's content, read in pieces."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _flush_to_disk(path: Path) -> None:
+    """Without this, a power cut after the rename can leave a complete name on an empty file."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _cannot_write(target: Path, error: OSError) -> InvalidInputError:
+    reason = error.strerror or str(error)
+    if error.errno in _DISK_FULL:
+        return InvalidInputError(
+            f"Cannot write {target}. The disk is full ({reason}). Free some space or choose another folder."
+        )
+    return InvalidInputError(f"Cannot write {target}. {reason}. Choose a folder that can be written to.")
