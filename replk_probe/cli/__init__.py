@@ -1,0 +1,1 @@
+"""The command line: thin commands that parse, call a public function, save, and print a table."""

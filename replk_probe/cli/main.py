@@ -1,0 +1,113 @@
+"""The `replk-probe` program: a group whose commands are imported only when one of them is run."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import click
+from click.shell_completion import CompletionItem
+
+from replk_probe import __version__
+from replk_probe.errors import ReplkProbeError
+
+PROGRAM = "replk-probe"
+
+# What a shell reports for a program ended by SIGINT: 128 + 2.
+_EXIT_INTERRUPTED = 130
+
+
+class LazyCommand(NamedTuple):
+    """Where a command lives, and the line that the program's help shows for it without importing it.
+
+    Attributes:
+        module: Module with a click command object called ``command``.
+        summary: One line, shown by ``replk-probe --help`` and by shell completion.
+    """
+
+    module: str
+    summary: str
+
+
+COMMANDS: dict[str, LazyCommand] = {
+    "erf": LazyCommand("replk_probe.cli.erf", "Measure the effective receptive field on real images."),
+    "models": LazyCommand("replk_probe.cli.models", "List the models: kernels, parameters, MACs, weights."),
+    "weights": LazyCommand("replk_probe.cli.weights", "List, fetch and verify pretrained weights."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports the one that is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of the help text."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command called ``cmd_name``, or None if there is no such command."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command = importlib.import_module(entry.module).command
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{entry.module}.command is {type(command).__name__}, not a click command")
+        command.short_help = entry.summary
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that ``args`` starts with, or suggest close ones."""
+        # Completion parses unfinished lines; and a leading dash is an unknown option, which click reports itself.
+        if not ctx.resilient_parsing and args[0] not in COMMANDS and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], COMMANDS)
+            hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else f"Commands: {', '.join(COMMANDS)}."
+            ctx.fail(f"No such command {args[0]!r}. {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands from the table alone."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete command names from the table alone: a Tab key must not wait for imports."""
+        names = [
+            CompletionItem(name, help=entry.summary) for name, entry in COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error raised on purpose becomes one line and exit status 1."""
+        try:
+            return super().invoke(ctx)
+        except ReplkProbeError as error:
+            raise click.ClickException(" ".join(str(error).split("\n"))) from error
+        except KeyboardInterrupt:
+            click.echo(
+                "\nInterrupted. Files that were already written are complete; run the command again for the rest.",
+                err=True,
+            )
+            raise click.exceptions.Exit(_EXIT_INTERRUPTED) from None
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Run 'replk-probe COMMAND --help' for the options of a command.",
+)
+@click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Measure how far a vision model sees, what it looks at, and what its kernels learned."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the program and exit: 0 done, 1 a reported error, 2 wrong usage, 130 interrupted.
+
+    Args:
+        args: Command-line arguments without the program's name; default ``sys.argv[1:]``.
+    """
+    # The name is fixed so that usage lines and completion are the same under `python -m replk_probe`.
+    cli.main(args=args, prog_name=PROGRAM)
