@@ -1,0 +1,72 @@
+"""What every test shares: no display, no downloads, no reading of the user's own cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+DATA_VARIABLE = "REPLK_PROBE_TEST_DATA"
+NETWORK_VARIABLE = "REPLK_PROBE_TEST_NETWORK"
+
+# Nothing listens on the discard port, so a connection is refused at once, in child processes too.
+_NOWHERE = "http://127.0.0.1:9"
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run, saying so."""
+    if any(item.get_closest_marker("cuda") for item in items):
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in items:
+                if item.get_closest_marker("cuda"):
+                    item.add_marker(pytest.mark.skip(reason="torch sees no NVIDIA GPU here"))
+    if not os.environ.get(NETWORK_VARIABLE):
+        for item in items:
+            if item.get_closest_marker("network"):
+                item.add_marker(pytest.mark.skip(reason=f"set {NETWORK_VARIABLE}=1 to run tests that use the internet"))
+
+
+@pytest.fixture(autouse=True)
+def isolated(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """An empty cache of weights, and no way to the internet except for tests marked ``network``."""
+    monkeypatch.setenv("REPLK_PROBE_CACHE", str(tmp_path_factory.mktemp("cache")))
+    if request.node.get_closest_marker("network"):
+        return
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, _NOWHERE)
+        monkeypatch.setenv(name.upper(), _NOWHERE)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "localhost,127.0.0.1,::1")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real images, stimuli and weights; a test that needs it is skipped where there is none."""
+    value = os.environ.get(DATA_VARIABLE)
+    if not value:
+        pytest.skip(f"{DATA_VARIABLE} is not set: it names the folder of real images and weights")
+    folder = Path(value).resolve()
+    if not folder.is_dir():
+        pytest.fail(f"{DATA_VARIABLE} is set to {value!r}, which is not a folder")
+    return folder
+
+
+@pytest.fixture
+def replk_probe() -> Callable[..., Result]:
+    """Runs ``replk-probe ARGS...`` in this process and gives click's result: ``exit_code``, ``stdout``, ``stderr``."""
+    from replk_probe.cli.main import PROGRAM, cli
+
+    def run(*args: object) -> Result:
+        # catch_exceptions=False: an error that is not ours must fail the test with its own traceback.
+        return CliRunner().invoke(cli, [str(arg) for arg in args], prog_name=PROGRAM, catch_exceptions=False)
+
+    return run
