@@ -1,0 +1,550 @@
+"""Resumable downloads into a cache: checked, renamed into place, quick to give up offline. Free of torch."""
+
+from __future__ import annotations
+
+import contextlib
+import email.message
+import errno
+import http.client
+import importlib
+import json
+import os
+import queue
+import shutil
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from replk_probe.errors import InvalidInputError, WeightsError
+from replk_probe.runtime.files import atomic_path
+from replk_probe.runtime.files import sha256_of as sha256_of
+
+_CHUNK = 1 << 18
+_STALL_SECONDS = 30.0
+_BACKOFF_SECONDS = (0.5, 1.0, 2.0, 4.0)
+_LOCK_POLL_SECONDS = 0.2
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+_DRIVE_URL = "https://drive.google.com/"
+_DRIVE_EXTRA = "replk-probe[drive]"
+
+
+class _Response(Protocol):
+    """What is used of an open HTTP answer."""
+
+    status: int
+    headers: email.message.Message
+
+    def read(self, amount: int = ...) -> bytes: ...
+
+    def close(self) -> None: ...
+
+    def geturl(self) -> str: ...
+
+
+class _InterruptedError(Exception):
+    """The transfer stopped early for a reason that may pass."""
+
+
+class _StartOverError(Exception):
+    """What lies in the part file does not belong to what the server has now."""
+
+
+class _UnreachableError(WeightsError):
+    """The host gave no answer at all."""
+
+
+def cache_dir() -> Path:
+    """Folder for downloaded files: ``REPLK_PROBE_CACHE``, else the platform's place for caches (not created here)."""
+    if chosen := os.environ.get("REPLK_PROBE_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "replk-probe"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "replk-probe" / "Cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "replk-probe"
+
+
+def fetch(
+    url: str,
+    dest: str | os.PathLike[str],
+    sha256: str | None = None,
+    size: int | None = None,
+    progress: bool = True,
+    connect_timeout: float = 5.0,
+    retries: int = 3,
+) -> Path:
+    """Download ``url`` to ``dest``, going on where an earlier attempt stopped.
+
+    Bytes gather in ``dest`` + ``.part``; only a complete, checked file gets the final name. A file already there is
+    kept if it has the right digest and size. On systems with ``flock`` a second process waits for the first.
+
+    Args:
+        url: An ``http`` or ``https`` address.
+        dest: Final file; its folder is created.
+        sha256: Expected digest in hex, whole or its first digits; None: not checked.
+        size: Expected length in bytes; None: only the server's own figure is checked.
+        progress: Draw a progress bar on stderr, if that is a terminal.
+        connect_timeout: Seconds, in total, for name look-up, connection, redirects and the first answer.
+        retries: Attempts in a row that may bring no new byte once the server has answered.
+
+    Returns:
+        ``dest`` as a path.
+
+    Raises:
+        WeightsError: Offline, refused, not found, disk full, wrong digest or wrong size. The part file stays where
+            going on from it makes sense.
+    """
+    target = Path(dest)
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+        raise WeightsError(f"Cannot download {url}. Only http and https addresses are fetched. Check the address.")
+    if _is_good(target, sha256, size):
+        return target
+    part_path = target.with_name(target.name + ".part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _claimed(part_path, lambda: _is_good(target, sha256, size)) as part:
+            if part is not None:
+                _Transfer(url, target, part_path, part, sha256, size, progress, connect_timeout, retries).run()
+    except OSError as error:
+        raise _disk_error(target, error) from error
+    return target
+
+
+def fetch_drive(
+    file_id: str,
+    dest: str | os.PathLike[str],
+    sha256: str | None = None,
+    progress: bool = True,
+    connect_timeout: float = 5.0,
+) -> Path:
+    """Download a Google Drive file through ``gdown``, which knows the confirmation page of large files.
+
+    Args:
+        file_id: Drive's own id of the file.
+        dest: Final file; its folder is created.
+        sha256: As for :func:`fetch`.
+        progress: Let ``gdown`` draw its progress bar.
+        connect_timeout: Seconds to reach Google Drive at all.
+
+    Returns:
+        ``dest`` as a path.
+
+    Raises:
+        WeightsError: ``gdown`` is missing, Drive cannot be reached or refuses the file, or the digest is wrong.
+    """
+    target = Path(dest)
+    if _is_good(target, sha256, None):
+        return target
+    try:
+        gdown = importlib.import_module("gdown")
+    except ImportError as error:
+        raise WeightsError(
+            f"Cannot fetch {target.name}. It lies on Google Drive and the optional package gdown is missing. "
+            f'Install it with: pip install "{_DRIVE_EXTRA}"'
+        ) from error
+    check_reachable(_DRIVE_URL, connect_timeout)
+    manual = f"https://drive.google.com/file/d/{file_id}/view"
+    with _writing(target) as temporary:
+        try:
+            answer = gdown.download(id=file_id, output=str(temporary), quiet=not (progress and sys.stderr.isatty()))
+        except Exception as error:
+            # gdown lets requests' and its own errors through; whatever it was, the file is not here.
+            raise WeightsError(
+                f"Google Drive did not hand out {target.name}. {_one_line(error)}. "
+                f"Download it by hand from {manual} and pass its path."
+            ) from error
+        with temporary.open("rb") as stream:
+            start = stream.read(512)
+        if answer is None or not start or _is_html(start):
+            raise WeightsError(
+                f"Google Drive did not hand out {target.name}. It answered with a page instead of the file (often its "
+                f"daily quota). Download it by hand from {manual} and pass its path."
+            )
+        _check_digest(temporary, target.name, sha256)
+    return target
+
+
+def check_reachable(url: str, timeout: float = 5.0) -> None:
+    """Fail fast where the host of ``url`` does not answer at all.
+
+    Args:
+        url: Address whose host (or the proxy in charge of it) is asked.
+        timeout: Seconds in total, name look-up and every address of the host included.
+
+    Raises:
+        WeightsError: No answer in time.
+    """
+    try:
+        _open(urllib.request.Request(url, method="HEAD"), timeout).close()
+    except urllib.error.HTTPError as error:  # An error status is an answer.
+        error.close()
+
+
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[Path]:
+    try:
+        with atomic_path(target) as temporary:
+            yield temporary
+    except InvalidInputError as error:
+        raise WeightsError(str(error)) from error
+
+
+def _is_good(target: Path, sha256: str | None, size: int | None) -> bool:
+    if not target.is_file() or (size is not None and target.stat().st_size != size):
+        return False
+    return sha256 is None or sha256_of(target).startswith(sha256.lower())
+
+
+def _check_digest(path: Path, name: str, sha256: str | None) -> None:
+    if sha256 is None:
+        return
+    found = sha256_of(path)
+    if not found.startswith(sha256.lower()):
+        raise WeightsError(
+            f"{name} arrived with the wrong content. Its SHA-256 is {found[: max(len(sha256), 12)]}... and should "
+            f"start with {sha256}. Try again; if it persists, the file on the server has changed."
+        )
+
+
+@dataclass
+class _Transfer:
+    """One download into an open, locked part file."""
+
+    url: str
+    target: Path
+    path: Path
+    part: IO[bytes]
+    sha256: str | None
+    size: int | None
+    progress: bool
+    connect_timeout: float
+    retries: int
+
+    def run(self) -> None:
+        resumed = self._receive()
+        try:
+            self._verify()
+        except WeightsError:
+            self._forget()
+            if not resumed:
+                raise
+            # The pieces may come from two versions of the file: one clean try before blaming the server.
+            self._receive()
+            try:
+                self._verify()
+            except WeightsError:
+                self._forget()
+                raise
+        self.part.flush()
+        os.fsync(self.part.fileno())
+        if os.name == "nt":  # An open file cannot be renamed there.
+            self.part.close()
+        self.path.replace(self.target)
+        self._notes.unlink(missing_ok=True)
+
+    @property
+    def _notes(self) -> Path:
+        """What the server said about the file that the part file belongs to."""
+        return self.path.with_name(self.path.name + ".json")
+
+    def _have(self) -> int:
+        return self.part.seek(0, os.SEEK_END)
+
+    def _forget(self) -> None:
+        self.part.truncate(0)
+        self.part.seek(0)
+        self._notes.unlink(missing_ok=True)
+
+    def _receive(self) -> bool:
+        """Bring the part file to its full length; True if bytes of an earlier attempt were used."""
+        resumed = False
+        idle = 0
+        answered = False
+        while True:
+            before = self._have()
+            try:
+                resumed = self._attempt() or resumed
+                return resumed
+            except _StartOverError:
+                self._forget()
+                resumed = False
+                reason = "the file changed on the server"
+            except _InterruptedError as error:
+                answered = True
+                reason = str(error)
+            except _UnreachableError:
+                # Never reached: an offline machine is told so at once. Lost halfway: worth another attempt.
+                if not answered:
+                    raise
+                reason = "the server no longer answers"
+            idle = 0 if self._have() > before else idle + 1
+            resumed = resumed or self._have() > 0
+            if idle > self.retries:
+                raise WeightsError(
+                    f"The download of {self.target.name} broke off at {self._have():,} bytes. {reason.capitalize()}. "
+                    f"Run the same command again to go on from there."
+                )
+            time.sleep(_BACKOFF_SECONDS[min(idle, len(_BACKOFF_SECONDS) - 1)] if idle else 0.0)
+
+    def _attempt(self) -> bool:
+        """One request; True if it went on from bytes already there."""
+        request = urllib.request.Request(
+            self.url, headers={"User-Agent": "replk-probe", "Accept-Encoding": "identity", "Accept": "*/*"}
+        )
+        have = self._have()
+        notes = self._read_notes()
+        validator = notes.get("validator")
+        if have and (validator or self.sha256):
+            request.add_header("Range", f"bytes={have}-")
+            if validator:
+                request.add_header("If-Range", validator)
+        elif have:
+            self._forget()
+            have = 0
+        try:
+            response = _open(request, self.connect_timeout)
+        except urllib.error.HTTPError as error:
+            with contextlib.closing(error):
+                if error.code == 416 and have:
+                    total = _content_range(error.headers.get("Content-Range"))[1]
+                    if total == have:
+                        return True
+                    raise _StartOverError from error
+                if error.code in _RETRY_STATUS:
+                    raise _InterruptedError(f"the server answered {error.code} {error.reason}") from error
+            raise WeightsError(
+                f"Cannot download {self.target.name}. The server answered {error.code} {error.reason} for {self.url}. "
+                f"Fetch the file another way and pass its path."
+            ) from error
+        with contextlib.closing(response):
+            if response.status == 206:
+                start, total = _content_range(response.headers.get("Content-Range"))
+                if start != have or (notes.get("total") is not None and total != notes["total"]):
+                    raise _StartOverError
+            else:
+                self._forget()
+                have = 0
+                total = _length(response.headers)
+            self._refuse_early(response, have, total)
+            self._write_notes(response.headers, total)
+            self._copy(response, have, total)
+        return have > 0
+
+    def _refuse_early(self, response: _Response, have: int, total: int | None) -> None:
+        if self.size is not None and total is not None and total != self.size:
+            raise WeightsError(
+                f"Refused to download {self.target.name}. The server offers {total:,} bytes and the file should have "
+                f"{self.size:,}. The file on the server has changed; fetch it another way and pass its path."
+            )
+        if self.sha256 is None and response.headers.get_content_type() == "text/html":
+            raise WeightsError(
+                f"Cannot download {self.target.name}. The server sent an HTML page instead of a file for {self.url}. "
+                f"Fetch the file another way and pass its path."
+            )
+        if total is not None:
+            free = shutil.disk_usage(self.target.parent).free
+            if total - have > free:
+                raise OSError(errno.ENOSPC, f"{total - have:,} bytes are needed and {free:,} are free")
+
+    def _copy(self, response: _Response, have: int, total: int | None) -> None:
+        with _bar(self.target.name, have, total, self.progress) as advance:
+            self.part.seek(have)
+            while True:
+                try:
+                    chunk = response.read(_CHUNK)
+                except (OSError, http.client.HTTPException) as error:
+                    raise _InterruptedError(f"the connection was lost ({_one_line(error)})") from error
+                if not chunk:
+                    break
+                self.part.write(chunk)
+                have += len(chunk)
+                advance(len(chunk))
+            self.part.flush()
+        if total is not None and have < total:
+            raise _InterruptedError(f"the connection closed before byte {total:,}")
+
+    def _read_notes(self) -> dict[str, Any]:
+        try:
+            notes = json.loads(self._notes.read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return notes if isinstance(notes, dict) and notes.get("url") == self.url else {}
+
+    def _write_notes(self, headers: email.message.Message, total: int | None) -> None:
+        validator = headers.get("ETag") or ""
+        if not validator or validator.startswith("W/"):  # A weak tag does not promise equal bytes.
+            validator = headers.get("Last-Modified") or ""
+        notes = {"url": self.url, "validator": validator, "total": total}
+        if notes != self._read_notes():
+            self._notes.write_text(json.dumps(notes), "utf-8")
+
+    def _verify(self) -> None:
+        self.part.flush()
+        have = self._have()
+        if self.size is not None and have != self.size:
+            raise WeightsError(
+                f"{self.target.name} arrived with {have:,} bytes and should have {self.size:,}. The file on the server "
+                f"has changed. Fetch it another way and pass its path."
+            )
+        _check_digest(self.path, self.target.name, self.sha256)
+
+
+def _open(request: urllib.request.Request, budget: float) -> _Response:
+    """Open ``request``, giving up after ``budget`` seconds in all.
+
+    Socket timeouts count per address and per packet and do not cover name look-up at all, which is what keeps an
+    offline machine waiting; so the opening runs in a thread that can be left behind.
+    """
+    answers: queue.Queue[_Response | BaseException] = queue.Queue()
+    abandoned = threading.Event()
+
+    def work() -> None:
+        try:
+            answer: _Response | BaseException = _opener().open(request, timeout=_STALL_SECONDS)
+        except BaseException as error:
+            answer = error
+        answers.put(answer)
+        if abandoned.is_set():
+            _discard(answers)
+
+    threading.Thread(target=work, name="replk-probe-connect", daemon=True).start()
+    host = urllib.parse.urlsplit(request.full_url).netloc
+    try:
+        answer = answers.get(timeout=budget)
+    except queue.Empty:
+        abandoned.set()
+        _discard(answers)
+        raise _UnreachableError(
+            f"Cannot reach {host}. No answer within {budget:g} s. Check the network, or pass a file or random weights."
+        ) from None
+    if isinstance(answer, urllib.error.HTTPError):
+        raise answer
+    if isinstance(answer, OSError | http.client.HTTPException | ValueError):
+        reason = getattr(answer, "reason", None) or answer
+        raise _UnreachableError(
+            f"Cannot reach {host}. {_one_line(reason)}. Check the network, or pass a file or random weights."
+        ) from answer
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
+
+
+def _discard(answers: queue.Queue[_Response | BaseException]) -> None:
+    with contextlib.suppress(queue.Empty):
+        late = answers.get_nowait()
+        if not isinstance(late, BaseException) or isinstance(late, urllib.error.HTTPError):
+            late.close()
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """HTTP and HTTPS alone: a redirect to ``file:`` or ``ftp:`` finds no handler."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.UnknownHandler(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+@contextlib.contextmanager
+def _claimed(path: Path, done: Callable[[], bool]) -> Iterator[IO[bytes] | None]:
+    """The open part file ``path``, locked against other processes; None if one of them finished meanwhile.
+
+    The lock is on the part file itself, so that nothing is left behind. A process that waited may find that the file
+    it locked has been renamed into place: the name then leads elsewhere, and it looks again.
+    """
+    while True:
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b") as part:
+            if _lock(part) and not _is_same_file(path, part):
+                continue
+            try:
+                yield None if done() else part
+            finally:
+                # Nothing came, or another process brought it all: leave no empty file behind.
+                if not part.closed and os.fstat(part.fileno()).st_size == 0 and _is_same_file(path, part):
+                    path.unlink()
+            return
+
+
+def _lock(part: IO[bytes]) -> bool:
+    """Wait for the lock; False where the platform or the file system offers none."""
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    while True:
+        try:
+            fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(_LOCK_POLL_SECONDS)
+        except OSError:
+            return False
+
+
+def _is_same_file(path: Path, part: IO[bytes]) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(part.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def _bar(name: str, have: int, total: int | None, wanted: bool) -> Iterator[Callable[[int], object]]:
+    if not (wanted and sys.stderr.isatty()):
+        yield lambda _count: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, initial=have, desc=name, unit="B", unit_scale=True, unit_divisor=1024) as bar:
+        yield bar.update
+
+
+def _content_range(header: str | None) -> tuple[int | None, int | None]:
+    """``"bytes 5-9/10"`` -> (5, 10); ``"bytes */10"`` -> (None, 10); anything else -> (None, None)."""
+    try:
+        span, total = (header or "").removeprefix("bytes").strip().split("/")
+        start = None if span.strip() == "*" else int(span.split("-")[0])
+        return start, None if total.strip() == "*" else int(total)
+    except ValueError:
+        return None, None
+
+
+def _length(headers: email.message.Message) -> int | None:
+    text = headers.get("Content-Length") or ""
+    return int(text) if text.isdigit() else None
+
+
+def _is_html(start: bytes) -> bool:
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml"))
+
+
+def _one_line(error: object) -> str:
+    text = " ".join((str(error) or type(error).__name__).split()).rstrip(".")
+    return text[:1].upper() + text[1:200]
+
+
+def _disk_error(target: Path, error: OSError) -> WeightsError:
+    if error.errno in _DISK_FULL:
+        return WeightsError(
+            f"No space left for {target.name} in {target.parent} ({error.strerror}). "
+            f"Free some space, or point REPLK_PROBE_CACHE at another disk, and run the same command again."
+        )
+    return WeightsError(
+        f"Cannot write {target}. {error.strerror or error}. Point REPLK_PROBE_CACHE at a folder that can be written to."
+    )
