@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import json
+
+from replk_probe import __version__
+from replk_probe.runtime.provenance import RANDOM_INIT, RunInfo, WeightsInfo, software_versions
+
+RUN = RunInfo(
+    model="replknet31b",
+    weights=WeightsInfo(source="file:a.pth", sha256="ab" * 32, form="train", wrapper="model", dropped=("head.x",)),
+    image_source="folder:photos",
+    image_ids=("a/1.jpg", "b/2.jpg"),
+    input_size=(1024, 768),
+    mean=(0.5, 0.5, 0.5),
+    std=(0.25, 0.25, 0.25),
+    seed=3,
+    device="cpu",
+    precision="fp32",
+    backend="torch",
+    seconds=1.5,
+    skipped=({"id": "c/3.jpg", "reason": "not an image"},),
+    config={"thresholds": [0.2, 0.5]},
+)
+
+
+def test_a_record_survives_json() -> None:
+    assert RunInfo.from_json(json.loads(json.dumps(RUN.to_json()))) == RUN
+
+
+def test_random_weights_are_loud() -> None:
+    random = WeightsInfo(source=RANDOM_INIT, seed=7)
+    assert random.is_random
+    assert random.label == "RANDOM WEIGHTS (seed 7)"
+    assert WeightsInfo(source=RANDOM_INIT).label == "RANDOM WEIGHTS"
+
+
+def test_weights_from_a_file_are_named_with_their_digest() -> None:
+    assert not RUN.weights.is_random
+    assert RUN.weights.label == "file:a.pth [abababab]"
+
+
+def test_versions_name_what_decides_the_numbers() -> None:
+    versions = software_versions()
+    assert versions["replk-probe"] == __version__
+    assert {"python", "torch", "torchvision", "timm", "numpy"} <= set(versions)
