@@ -1,0 +1,396 @@
+"""How large an effective receptive field is: four protocols, each with a name, none mixed up.
+
+Every protocol answers the same question, "how much of the input holds this share of the contribution?", and every one
+takes the first window (or set of pixels) whose share is *strictly above* the threshold, as the published script does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import stdtrit
+
+from replk_probe.errors import InvalidInputError
+
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+Protocol: TypeAlias = Literal["paper", "linear", "centred", "pixels"]
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+DEFAULT_THRESHOLDS = (0.2, 0.3, 0.5, 0.99)  # the four of the paper's Table 10
+
+# Sums in another order differ by at most n * eps = 1e-10 relative for 1024 x 1024 terms; a share closer to its
+# threshold than this is decided by the very sum that the published script takes.
+_TIE = 1e-9
+
+# log10(x + 1) is linear in x to 0.5 % below this: there no side moves by more than a pixel.
+_LOG_LINEAR_BELOW = 1e-2
+# Below half the spacing of float64 at 1, x + 1 is 1 and the logarithm of the published script is zero everywhere.
+_LOG_VANISHES_BELOW = 2.0**-53
+
+
+class AreaRatio(NamedTuple):
+    """Answer of one protocol at one threshold.
+
+    Attributes:
+        side: In input pixels. Whole for the windows (the longer edge of the window, once clipped to the map), the
+            square root of the area for ``"pixels"``.
+        ratio: Area as a fraction of the map, in (0, 1].
+    """
+
+    side: float
+    ratio: float
+
+
+def area_ratio(
+    scores: npt.ArrayLike,
+    threshold: float,
+    protocol: str = "paper",
+    centre: Sequence[float] | None = None,
+) -> AreaRatio:
+    r"""Smallest window, or set of pixels, holding more than ``threshold`` of the total contribution.
+
+    * ``"paper"``: the scores become log10(x + 1) (as ``log1p``, so that small ones survive), divided by their maximum;
+      squares of side 2i + 1, i = 1, 2, ..., centred at pixel (H // 2, W // 2); the ratio is side / H * side / W. That
+      is the published script, number for number, wherever it gives an answer. It gives none from i = H // 2 on, and
+      on tall maps its window wraps around from i = W // 2 + 1 on: there the same square is clipped to the map, up to
+      the whole map, whose ratio is 1; ``side`` is then the longer edge of what is left of the square.
+    * ``"linear"``: the same square on the scores themselves, independent of their scale.
+    * ``"centred"``: as ``"linear"``, around ``centre``. A window of half-width r holds the pixels whose centres lie
+      within r of it on both axes; r runs through every value at which pixels enter, and the smallest window is the
+      first with more than one pixel. A whole centre gives sides 3, 5, 7, ..., one half-way between pixels (527.5) gives
+      2, 4, 6, ...; windows are clipped to the map, and side and ratio are those of the clipped window.
+    * ``"pixels"``: the fewest pixels, wherever they lie, taken in order of decreasing score; ``side`` is the square
+      root of their number.
+
+    Args:
+        scores: Contribution scores, ``[H, W]``, >= 0, arbitrary unit (sum of positive input gradients).
+        threshold: Fraction of the total, in (0, 1), dimensionless.
+        protocol: One of :data:`PROTOCOLS`.
+        centre: (y, x) in input pixels, whole numbers being centres of pixels; default (H // 2, W // 2). Only
+            ``"centred"`` looks at it.
+
+    Returns:
+        Side in input pixels and area as a fraction of ``H * W``.
+
+    Raises:
+        InvalidInputError: ``scores`` is not a non-empty 2-D array, has a negative or non-finite value or sums to zero;
+            ``threshold`` is not in (0, 1); ``protocol`` is unknown; ``centre`` lies outside the map.
+
+    Source:
+        Ding et al., CVPR 2022, arXiv:2203.06717, section 4.2 and Table 10, and the script published with it.
+    """
+    return area_ratios(scores, (threshold,), (protocol,), centre)[protocol, float(threshold)]
+
+
+def area_ratios(
+    scores: npt.ArrayLike,
+    thresholds: Iterable[float] = DEFAULT_THRESHOLDS,
+    protocols: Iterable[str] = PROTOCOLS,
+    centre: Sequence[float] | None = None,
+) -> dict[tuple[str, float], AreaRatio]:
+    """:func:`area_ratio` for every protocol and threshold, with one pass over the map per protocol.
+
+    Args:
+        scores: As :func:`area_ratio`.
+        thresholds: Fractions of the total, each in (0, 1).
+        protocols: Some of :data:`PROTOCOLS`.
+        centre: As :func:`area_ratio`.
+
+    Returns:
+        ``(protocol, threshold)`` to :class:`AreaRatio`, protocols first, both in the order given.
+
+    Raises:
+        InvalidInputError: As :func:`area_ratio`.
+    """
+    thresholds = tuple(check_threshold(threshold) for threshold in thresholds)
+    protocols = tuple(protocols)
+    for protocol in protocols:
+        if protocol not in PROTOCOLS:
+            raise InvalidInputError(
+                f"Unknown protocol {protocol!r}. The contribution map can be summed up in {len(PROTOCOLS)} ways only. "
+                f"Use one of {', '.join(PROTOCOLS)}."
+            )
+    raw = check_scores(scores)
+    height, width = raw.shape
+    middle = (float(height // 2), float(width // 2))
+    # Dividing by the maximum first, as the script does, makes the sums over a uniform map whole numbers, hence exact,
+    # and keeps huge scores from overflowing.
+    linear = raw / raw.max()
+
+    answers: dict[tuple[str, float], AreaRatio] = {}
+    for protocol in protocols:
+        if protocol == "pixels":
+            found = _pixel_sets(linear, thresholds)
+        elif protocol == "centred":
+            found = _windows(linear, thresholds, _check_centre(centre, middle, raw.shape), as_script=False)
+        elif protocol == "linear":
+            found = _windows(linear, thresholds, middle, as_script=True)
+        else:
+            found = _windows(_paper_scores(raw), thresholds, middle, as_script=True)
+        answers.update({(protocol, threshold): answer for threshold, answer in zip(thresholds, found, strict=True)})
+    return answers
+
+
+def logarithm_note(scores: npt.ArrayLike) -> str | None:
+    """What to tell the reader where the map is too small for the paper's logarithm, else None.
+
+    Args:
+        scores: As :func:`area_ratio`.
+
+    Returns:
+        One or two sentences for the record and the table: below about 0.01 log10(x + 1) is proportional to x, so that
+        ``paper`` measures what ``linear`` does; below 2**-53 the published script itself has no answer.
+    """
+    largest = float(check_scores(scores).max())
+    if largest >= _LOG_LINEAR_BELOW:
+        return None
+    note = (
+        f"The map is too small for the paper's logarithm: its largest score is {largest:.2g}, where log10(x + 1) is "
+        "proportional to x, so that 'paper' is in effect 'linear' here."
+    )
+    if largest < _LOG_VANISHES_BELOW:
+        note += " Taken literally in float64 it is zero everywhere and the published script gives no number."
+    return note
+
+
+def check_threshold(threshold: float) -> float:
+    """``threshold`` as a float, or InvalidInputError if it is not a number in (0, 1)."""
+    try:
+        value = float(threshold)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not 0.0 < value < 1.0:
+        raise InvalidInputError(
+            f"Threshold {threshold} cannot be used. It is the share of the total contribution that a window must "
+            "exceed. Give a number above 0 and below 1, such as 0.5."
+        )
+    return value
+
+
+def check_scores(scores: npt.ArrayLike) -> FloatArray:
+    """``scores`` as float64 ``[H, W]``, or InvalidInputError if no area ratio can be taken of them."""
+    try:
+        array = np.asarray(scores, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"Contribution scores are not an array of real numbers ({error}). Give an array [H, W]."
+        ) from error
+    if array.ndim != 2 or array.size == 0:
+        raise InvalidInputError(
+            f"Contribution scores have shape {list(array.shape)}. An area ratio needs one map with at least one pixel. "
+            "Give an array [H, W], for instance the mean over images."
+        )
+    if not np.isfinite(array).all():
+        raise InvalidInputError(
+            f"Contribution map has {int((~np.isfinite(array)).sum())} of {array.size} values that are not finite. "
+            "No share of such a total exists. Leave the image out, or use --precision fp32."
+        )
+    if array.min() < 0:
+        raise InvalidInputError(
+            f"Contribution map has negative values (smallest {array.min():.3g}). Scores are sums of positive "
+            "gradients. Apply the ReLU first."
+        )
+    if array.max() == 0:
+        raise InvalidInputError(
+            "Contribution map is zero everywhere. The chosen output does not depend on the input, or its ReLU is "
+            "closed on every image. Choose another layer, other images or other weights."
+        )
+    return array
+
+
+# -- windows ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Rings:
+    """Nested windows around one centre; window k is the union of rings 0..k.
+
+    Attributes:
+        of_pixel: Ring of every pixel, ``[H * W]``.
+        rows: First and last-plus-one row of every window, ``[K, 2]``.
+        columns: The same for columns, ``[K, 2]``.
+    """
+
+    of_pixel: npt.NDArray[np.intp]
+    rows: npt.NDArray[np.intp]
+    columns: npt.NDArray[np.intp]
+
+
+@lru_cache(maxsize=4)
+def _rings(height: int, width: int, centre: tuple[float, float]) -> _Rings:
+    """Windows of growing half-width around ``centre``, one for every half-width at which a pixel enters."""
+    row_distance = np.abs(np.arange(height) - centre[0])
+    column_distance = np.abs(np.arange(width) - centre[1])
+    # Both axes must be reached before a window has a pixel at all.
+    smallest = max(row_distance.min(), column_distance.min())
+    half_widths = np.unique(np.concatenate([row_distance, column_distance]))
+    half_widths = half_widths[half_widths >= smallest]
+    row_ring = np.searchsorted(half_widths, row_distance)
+    column_ring = np.searchsorted(half_widths, column_distance)
+    of_pixel = np.maximum.outer(row_ring, column_ring).ravel()
+    return _Rings(of_pixel, _edges(row_ring, len(half_widths)), _edges(column_ring, len(half_widths)))
+
+
+def _edges(ring: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.intp]:
+    """First and last-plus-one index of the pixels within ring k, for every k: ``[count, 2]``."""
+    held = np.cumsum(np.bincount(ring, minlength=count))
+    # Rings fall towards the centre and rise again, so the pixels of a window are contiguous.
+    first = np.searchsorted(-np.minimum.accumulate(ring), -np.arange(count))
+    return np.stack([first, first + held], axis=1)
+
+
+def _windows(
+    scores: FloatArray, thresholds: Sequence[float], centre: tuple[float, float], *, as_script: bool
+) -> list[AreaRatio]:
+    """First window around ``centre`` above each threshold; ``as_script`` takes areas as the published script does."""
+    height, width = scores.shape
+    rings = _rings(height, width, centre)
+    held = np.cumsum(np.bincount(rings.of_pixel, weights=scores.ravel()))
+    shares = held / held[-1]
+    extents = np.stack([np.ptp(rings.rows, axis=1), np.ptp(rings.columns, axis=1)], axis=1)
+    # From 3 px for a whole centre: the first window of more than one pixel, or the only one of a map of one pixel.
+    start = min(int(np.searchsorted(extents.max(axis=1), 2)), len(shares) - 1)
+
+    answers = []
+    for threshold in thresholds:
+        k = _first_above(scores, rings, shares, threshold, start)
+        if as_script and 1 <= k < height // 2 and k <= width // 2:
+            side = 2 * k + 1
+            # The order of the script's own operations, for the last bit. On a map of even width and two rows more than
+            # columns its largest window is a column wider than the map, and the whole map is all there is.
+            answers.append(AreaRatio(side, min(side / height * side / width, 1.0)))
+        else:
+            rows, columns = (int(extent) for extent in extents[k])
+            answers.append(AreaRatio(max(rows, columns), rows * columns / (height * width)))
+    return answers
+
+
+def _first_above(scores: FloatArray, rings: _Rings, shares: FloatArray, threshold: float, start: int) -> int:
+    """Index of the first window from ``start`` on whose share is strictly above ``threshold``."""
+    sure = start + int(np.argmax(shares[start:] > threshold + _TIE))
+    if shares[sure] <= threshold + _TIE:  # a threshold within _TIE of 1
+        sure = len(shares) - 1
+    doubtful = start + int(np.argmax(shares[start:] > threshold - _TIE))
+    if doubtful < sure:
+        total = np.sum(scores)
+        for k in range(doubtful, sure):
+            (top, bottom), (left, right) = rings.rows[k], rings.columns[k]
+            if np.sum(scores[top:bottom, left:right]) / total > threshold:
+                return k
+    return sure
+
+
+def _paper_scores(raw: FloatArray) -> FloatArray:
+    """The paper's transform, log10(x + 1) over its maximum."""
+    logs = np.log1p(raw) / math.log(10.0)
+    largest = logs.max()
+    # Only where the scores are subnormal does the division leave nothing; log1p(x) is x there.
+    return np.asarray(logs / largest if largest > 0 else raw / raw.max())
+
+
+def _check_centre(
+    centre: Sequence[float] | None, middle: tuple[float, float], shape: tuple[int, ...]
+) -> tuple[float, float]:
+    if centre is None:
+        return middle
+    try:
+        y, x = (float(value) for value in centre)
+    except (TypeError, ValueError):
+        y = x = math.nan
+    height, width = shape
+    if not (-0.5 <= y <= height - 0.5 and -0.5 <= x <= width - 0.5):
+        raise InvalidInputError(
+            f"Centre {centre} cannot be used on a map of {height} x {width} pixels. It must be a point of the map, "
+            "(y, x) in input pixels. Leave it out to use the middle pixel."
+        )
+    return y, x
+
+
+# -- pixels -----------------------------------------------------------------------------------------------------------
+
+
+def _pixel_sets(scores: FloatArray, thresholds: Sequence[float]) -> list[AreaRatio]:
+    """Fewest pixels above each threshold."""
+    held = np.cumsum(np.sort(scores, axis=None)[::-1])
+    shares = held / held[-1]
+    counts = [min(int(np.searchsorted(shares, threshold, side="right")) + 1, shares.size) for threshold in thresholds]
+    return [AreaRatio(math.sqrt(count), count / shares.size) for count in counts]
+
+
+# -- intervals --------------------------------------------------------------------------------------------------------
+
+
+def jackknife(
+    block_sums: npt.ArrayLike,
+    block_counts: Sequence[int],
+    thresholds: Iterable[float] = DEFAULT_THRESHOLDS,
+    centre: Sequence[float] | None = None,
+    protocols: Iterable[str] = PROTOCOLS,
+) -> dict[tuple[str, float], tuple[float, float] | None]:
+    """95 % intervals of the area ratios, from what each leaves out of the mean when a block of images is left out.
+
+    The delete-one-group jackknife for groups of unequal size, around the ratio of the mean over all images, with the
+    quantile of Student's t at (blocks - 1) degrees of freedom, clipped to [0, 1].
+
+    Args:
+        block_sums: Sums of the contribution maps over the images of each block, ``[B, H, W]``.
+        block_counts: Images in each block, ``[B]``; blocks without an image are left out.
+        thresholds: As :func:`area_ratios`.
+        centre: As :func:`area_ratios`.
+        protocols: As :func:`area_ratios`.
+
+    Returns:
+        ``(protocol, threshold)`` to ``(low, high)`` of the ratio, or to None where there are fewer than two blocks with
+        images, or where the map without one of them is zero everywhere.
+
+    Raises:
+        InvalidInputError: The shapes do not fit each other, or as :func:`area_ratios` for the mean over all images.
+
+    Source:
+        Busing, Meijer and Van der Leeden, Statistics and Computing 9 (1999), "Delete-m jackknife for unequal m".
+    """
+    sums = np.asarray(block_sums, dtype=np.float64)
+    counts = np.asarray(block_counts)
+    if sums.ndim != 3 or counts.shape != sums.shape[:1] or (counts < 0).any() or counts.sum() == 0:
+        raise InvalidInputError(
+            f"Block sums of shape {list(sums.shape)} do not fit image counts {counts.tolist()}. Each block needs its "
+            "sum and its count, and one image at least is needed. Give sums [B, H, W] and B counts."
+        )
+    used = [int(block) for block in np.flatnonzero(counts)]
+    n_images = int(counts.sum())
+    thresholds, protocols = tuple(thresholds), tuple(protocols)
+    total = sums[used[0]].copy()
+    for block in used[1:]:  # block order, as the result itself is summed
+        total += sums[block]
+    estimate = area_ratios(total / n_images, thresholds, protocols, centre)
+    if len(used) < 2:
+        return dict.fromkeys(estimate)
+
+    left_out: list[dict[tuple[str, float], AreaRatio]] = []
+    for block in used:
+        # The subtraction may leave -eps where one block holds everything.
+        others = np.maximum(total - sums[block], 0.0) / (n_images - counts[block])
+        if others.max() == 0:
+            return dict.fromkeys(estimate)
+        left_out.append(area_ratios(others, thresholds, protocols, centre))
+
+    shares = counts[used] / n_images
+    quantile = float(stdtrit(len(used) - 1, 0.975))
+    intervals: dict[tuple[str, float], tuple[float, float] | None] = {}
+    for key, (_, ratio) in estimate.items():
+        error = quantile * _jackknife_error(ratio, np.array([answers[key].ratio for answers in left_out]), shares)
+        intervals[key] = (max(ratio - error, 0.0), min(ratio + error, 1.0))
+    return intervals
+
+
+def _jackknife_error(estimate: float, left_out: FloatArray, shares: npt.NDArray[Any]) -> float:
+    """Standard error of ``estimate`` from its values without each group, whose share of the images is ``shares``."""
+    inverse = 1.0 / shares
+    pseudo = inverse * estimate - (inverse - 1.0) * left_out
+    mean = len(left_out) * estimate - np.sum((1.0 - shares) * left_out)
+    return math.sqrt(float(np.mean((pseudo - mean) ** 2 / (inverse - 1.0))))
