@@ -1,0 +1,483 @@
+"""Loading weights of every published form into a model, in place, all or nothing."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from replk_probe.errors import WeightsError
+from replk_probe.runtime.files import sha256_of
+
+from ._checkpoint_file import StateFile, read_state_file
+from ._fingerprint import Fingerprint, fingerprint, form_of
+
+_FORMS = ("train", "merged", "merged+fused")
+_SHOWN_KEYS = 3
+# Names of the branches in the authors' files -> ours. SLaK's authors renamed theirs twice.
+_BRANCHES = {
+    "lkb_origin": "large_conv",
+    "lkb_reparam": "reparam_conv",
+    "LoRA1": "column_conv",
+    "Decom1": "column_conv",
+    "LoRA2": "row_conv",
+    "Decom2": "row_conv",
+}
+_BRANCH = re.compile(rf"(?<=\.large_kernel\.)({'|'.join(_BRANCHES)})(?=\.)")
+# Norms that detectors and segmenters put behind each stage of RepLKNet or SLaK.
+_STAGE_NORM = re.compile(r"(stages\.\d+\.norm|norm\d)\.(weight|bias|running_mean|running_var|num_batches_tracked)")
+_TASK_HEADS = re.compile(r"(decode_head|auxiliary_head|neck|rpn_head|roi_head|bbox_head|mask_head)\.")
+# Buffers that some versions save and others compute, and what profilers leave behind.
+_RECOMPUTED = re.compile(r"(.*\.)?(num_batches_tracked|relative_position_index|attn_mask|total_ops|total_params)")
+_HEADS = frozenset({"fc", "head", "heads", "classifier", "last_linear"})
+_AUXILIARY = re.compile(r"(aux\d?|aux_classifier|AuxLogits)\.")
+# torchvision's DenseNet files have a dot where its modules have none.
+_DENSE = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")
+
+
+@dataclass(frozen=True)
+class CheckpointReport:
+    """What a file was, and what became of it.
+
+    Attributes:
+        path: The file.
+        sha256: Hex digest of the file.
+        title: What the weights are by names and shapes, for instance ``"RepLKNet-31B"``.
+        form: Structure found in the file and now in the model: ``"train"``, ``"merged"`` or ``"merged+fused"``; None
+            for a family without such forms.
+        naming: ``"mmpretrain"``, ``"official"`` or ``"own"`` (the model's own names).
+        wrapper: Entry of the file that was read (``"model"``, ``"model_ema"``, nested ones joined by a dot);
+            ``"module."`` or the like where there is only a prefix; None for a flat file.
+        prefix: What was stripped from every name, or "".
+        averaged: Whether that entry is an average over training steps.
+        dropped: Names in the file that have no place in the model and were left out on purpose.
+        missing: Names in the model that the file leaves as they were: those of a missing head or final norm.
+        head: ``"loaded"``, ``"replaced"`` (another number of classes, which the model now has), ``"missing"`` (not in
+            the file: the model keeps its own, so its class scores mean nothing), ``"dropped"`` (not in the model).
+        num_classes: Outputs of the classifier as loaded; None without a loaded one.
+    """
+
+    path: Path
+    sha256: str
+    title: str
+    form: str | None
+    naming: str
+    wrapper: str | None
+    prefix: str
+    averaged: bool
+    dropped: tuple[str, ...]
+    missing: tuple[str, ...]
+    head: str
+    num_classes: int | None
+
+    @property
+    def note(self) -> str | None:
+        """One sentence for the reader where the weights are not the whole story."""
+        if self.head == "missing":
+            norm = " and no final norm" if any(name.startswith("norm.") for name in self.missing) else ""
+            return f"The file has no classifier{norm}: features are trained, class scores are not."
+        return None
+
+
+@dataclass
+class _Plan:
+    """Tensors in the model's names, and how the two differ."""
+
+    state: dict[str, Tensor]
+    origins: dict[str, str]
+    dropped: list[str]
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    misshaped: list[str] = field(default_factory=list)
+    heads: dict[str, int] = field(default_factory=dict)
+    head: str = "loaded"
+
+    @property
+    def faults(self) -> int:
+        return len(self.missing) + len(self.unexpected) + len(self.misshaped)
+
+
+def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, ema: bool = False) -> CheckpointReport:
+    """Load a weights file into ``model`` in place; on any error the model is as it was.
+
+    Understood are the files of RepLKNet (train, merged and deep-fused form), of SLaK, of mmpretrain, timm and
+    torchvision, and those saved from the model itself; flat or wrapped, ``.pth`` in both serialisations or safetensors.
+    The model is merged or fused to match the file, and its classifier follows the file's number of classes.
+
+    Args:
+        model: The network; parameters keep their dtype and device. On the meta device they become real tensors.
+        path: The file.
+        ema: Take the file's averaged entry (``model_ema`` and the like) instead of the default one.
+
+    Returns:
+        What was found and done.
+
+    Raises:
+        WeightsError: The file cannot be read, is refused, holds non-finite numbers, or does not fit the model.
+    """
+    path = Path(path)
+    own = model.state_dict()
+    file = read_state_file(path, ema=ema, own_keys=own)
+    state, origins, dropped, naming = to_own_names(file.state, own)
+    dropped += file.ignored
+    state, merged_here = _merge_fused_branches(state)
+    if merged_here:
+        origins.update({name: name.replace(".reparam_conv.", ".large_conv.conv.") for name in merged_here})
+    form = form_of(state) if _has_forms(model) else None
+    skeleton = _on_meta(model)
+    _restructure(skeleton, form)
+    plan = _match(skeleton, state, origins, dropped)
+    if plan.faults and (converted := _by_timm(skeleton, state)) is not None:
+        candidate = _match(skeleton, converted, {}, dropped)
+        plan = candidate if candidate.faults < plan.faults else plan
+    if plan.faults:
+        raise _does_not_fit(model, path, file, plan, form)
+    _refuse_unusable(plan, skeleton, path)
+    digest = sha256_of(path)
+
+    _restructure(model, form)
+    for name, classes in plan.heads.items():
+        _replace_head(model, name, classes)
+    on_meta = any(value.is_meta for value in own.values())
+    if on_meta:  # Nothing to copy into: the model takes the tensors themselves, off the mapped file.
+        target = model.state_dict()
+        plan.state = {name: value.to(target[name].dtype, copy=True) for name, value in plan.state.items()}
+    model.load_state_dict(plan.state, strict=False, assign=on_meta)
+    return CheckpointReport(
+        path=path,
+        sha256=digest,
+        title=_identify(state).title,
+        form=form,
+        naming=naming,
+        wrapper=file.wrapper,
+        prefix=file.prefix,
+        averaged=file.averaged,
+        dropped=tuple(plan.dropped),
+        missing=tuple(name for name in model.state_dict() if name not in plan.state and not _is_recomputed(name)),
+        head=plan.head,
+        num_classes=_loaded_classes(model, plan),
+    )
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a file seems to be, judged without a model; fields as in :class:`CheckpointReport`."""
+
+    path: Path
+    sha256: str
+    fingerprint: Fingerprint
+    naming: str
+    wrapper: str | None
+    averaged: bool
+    tensors: int
+    num_classes: int | None
+
+
+def inspect_checkpoint(path: str | os.PathLike[str], *, ema: bool = False) -> CheckpointInfo:
+    """Read a file and say what it seems to be.
+
+    Args:
+        path: The file.
+        ema: Look at the averaged entry.
+
+    Returns:
+        Form, family, digest and the like.
+
+    Raises:
+        WeightsError: The file cannot be read, is refused or holds no weights.
+    """
+    path = Path(path)
+    file = read_state_file(path, ema=ema)
+    state, _, _, naming = to_own_names(file.state, {})
+    found = _identify(_merge_fused_branches(state)[0])
+    heads = [state[name] for name in ("head.weight", "fc.weight", "classifier.weight") if name in state]
+    heads = heads or [state[name] for name in ("head.fc.weight", "classifier.1.weight") if name in state]
+    classes = int(heads[0].shape[0]) if heads else None
+    return CheckpointInfo(path, sha256_of(path), found, naming, file.wrapper, file.averaged, len(file.state), classes)
+
+
+def to_own_names(
+    state: Mapping[str, Tensor], own: Mapping[str, object]
+) -> tuple[dict[str, Tensor], dict[str, str], list[str], str]:
+    """Rename the tensors of a file as our models, and torchvision's, call them.
+
+    Args:
+        state: Tensors by their names in the file.
+        own: Names in the model; one that is there already is never changed. May be empty.
+
+    Returns:
+        Tensors by new name; new name -> name in the file; names dropped on purpose; the file's naming.
+    """
+    backbone = any(name.startswith("backbone.") for name in state) and not any(
+        name.startswith("backbone.") for name in own
+    )
+    stages = [int(m[1]) for m in map(re.compile(r"(?:backbone\.)?stages\.(\d+)\.").match, state) if m]
+    last_norm = f"stages.{max(stages, default=3)}.norm."
+    large = any(".large_kernel." in name for name in state)
+    renamed: dict[str, Tensor] = {}
+    origins: dict[str, str] = {}
+    dropped: list[str] = []
+    official = False
+    for name, tensor in state.items():
+        new = name
+        if name not in own:
+            if backbone:
+                new = new.removeprefix("backbone.")
+                # mmpretrain puts the final norm into the last stage.
+                new = re.sub(rf"^{re.escape(last_norm)}", "norm.", new) if name != new else new
+                new = re.sub(r"^head\.fc\.", "head.", new)
+            # Of the multi-task head of the pre-trained XL model this is the classifier.
+            new = re.sub(r"^head\.cls_22k\.", "head.", new)
+            new = _DENSE.sub(r"\1\2", new)
+            branch = _BRANCH.sub(lambda found: _BRANCHES[found[1]], new)
+            official = official or branch != new
+            new = branch
+            if (large and _STAGE_NORM.fullmatch(new)) or (backbone and _TASK_HEADS.match(new)):
+                dropped.append(name)
+                continue
+            if new in renamed:
+                new = name
+        renamed[new] = tensor
+        origins[new] = name
+    return renamed, origins, dropped, "mmpretrain" if backbone else "official" if official else "own"
+
+
+def _merge_fused_branches(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Sum branches that have lost their batch norms: the authors' fusing code, run without merging first."""
+    stems = [name.removesuffix("conv.bias") for name in state if name.endswith(".large_kernel.large_conv.conv.bias")]
+    if not stems:
+        return state, []
+    merged = dict(state)
+    made = []
+    for stem in stems:
+        weight, bias = merged.pop(f"{stem}conv.weight"), merged.pop(f"{stem}conv.bias")
+        small = stem.replace("large_conv.", "small_conv.conv.")
+        if f"{small}weight" in merged and f"{small}bias" in merged:
+            margin = (weight.shape[-1] - merged[f"{small}weight"].shape[-1]) // 2
+            padded = nn.functional.pad(merged.pop(f"{small}weight").double(), [margin] * 4)
+            weight = (weight.double() + padded).to(weight.dtype)
+            bias = (bias.double() + merged.pop(f"{small}bias").double()).to(bias.dtype)
+        target = stem.replace("large_conv.", "reparam_conv.")
+        merged[f"{target}weight"], merged[f"{target}bias"] = weight, bias
+        made += [f"{target}weight", f"{target}bias"]
+    return merged, made
+
+
+def _has_forms(model: nn.Module) -> bool:
+    return callable(getattr(model, "reparameterize", None)) and callable(getattr(model, "fuse_bn", None))
+
+
+def _restructure(model: nn.Module, form: str | None) -> None:
+    network: Any = model
+    if form == "merged":
+        network.reparameterize()
+    elif form == "merged+fused":
+        network.fuse_bn()
+
+
+def _on_meta(model: nn.Module) -> nn.Module:
+    """A copy without numbers, to try the file on."""
+    memo: dict[int, object] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.detach().to("meta")
+    return copy.deepcopy(model, memo)
+
+
+def _match(model: nn.Module, state: dict[str, Tensor], origins: dict[str, str], dropped: list[str]) -> _Plan:
+    """Compare names and shapes, allowing for another head, no head, and what can be left out."""
+    own = model.state_dict()
+    plan = _Plan(dict(state), origins, list(dropped))
+    plan.missing = [name for name in own if name not in state and not _is_recomputed(name)]
+    for name in [name for name in state if name not in own]:
+        head = name.startswith("head.") and not any(key.startswith("head.") for key in own)
+        if head or _is_recomputed(name) or _AUXILIARY.match(name):
+            plan.dropped.append(origins.get(name, name))
+            del plan.state[name]
+            plan.head = "dropped" if head else plan.head
+        else:
+            plan.unexpected.append(name)
+    plan.misshaped = [name for name in own if name in state and own[name].shape != state[name].shape]
+    if plan.misshaped and (heads := _other_heads(model, own, state, plan.misshaped)):
+        plan.heads, plan.misshaped, plan.head = heads, [], "replaced"
+    if plan.missing and not plan.misshaped and not plan.heads and _is_headless(model, own, set(plan.missing)):
+        plan.missing, plan.head = [], "missing"
+    return plan
+
+
+def _other_heads(
+    model: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tensor], misshaped: list[str]
+) -> dict[str, int]:
+    """Classifiers whose only difference is the number of classes: name of the module -> classes in the file."""
+    heads: dict[str, int] = {}
+    for name in misshaped:
+        module, _, kind = name.rpartition(".")
+        mine, theirs = own[name].shape, state[name].shape
+        layer = model.get_submodule(module)
+        if kind not in ("weight", "bias") or not isinstance(layer, nn.Linear | nn.Conv2d):
+            return {}
+        if len(mine) != len(theirs) or not theirs or mine[1:] != theirs[1:]:
+            return {}
+        if heads.setdefault(module, theirs[0]) != theirs[0]:
+            return {}
+    # Several heads (distilled or auxiliary ones) agree on the classes; layers of another network would not.
+    last = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
+    classifier = _classifier_name(model)
+    if len(set(heads.values())) != 1 or not {last, classifier} & set(heads):
+        return {}
+    return heads
+
+
+def _classifier_name(model: nn.Module) -> str | None:
+    """Name of the module that gives the class scores: what the model says, else its last layer with weights."""
+    ask: object = getattr(model, "get_classifier", None)
+    if callable(ask):
+        answer = ask()
+        candidates = answer if isinstance(answer, tuple | list) else (answer,)
+        for name, module in model.named_modules():
+            if any(module is candidate for candidate in candidates) and not isinstance(module, nn.Identity):
+                return str(name)
+        return None
+    layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    return str(layers[-1]) if layers else None
+
+
+def _is_headless(model: nn.Module, own: Mapping[str, Tensor], missing: set[str]) -> bool:
+    """Whether ``missing`` is just what a file without a classifier leaves out, with or without the final norm."""
+    classifier = _classifier_name(model)
+    norm = {name for name in own if name.startswith(("norm.", "fc_norm."))}
+    if classifier is None:
+        return missing <= norm
+    top = classifier.split(".")[0]
+    # Of a network that does not say what its classifier is, only a part with a telling name is taken for one.
+    if callable(getattr(model, "get_classifier", None)) or top in _HEADS:
+        head = {name for name in own if name.startswith((f"{classifier}.", f"{top}."))}
+    else:
+        head = {name for name in own if name.startswith(f"{classifier}.")}
+    some_left = len(head | norm) < len(own)
+    return some_left and bool(missing & head) and missing <= head | norm
+
+
+def _is_recomputed(name: str) -> bool:
+    return _RECOMPUTED.fullmatch(name) is not None
+
+
+def _by_timm(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """The state dict after timm's own conversion for this architecture (other namings, resized position tables)."""
+    module = type(model).__module__
+    convert: object = getattr(sys.modules.get(module), "checkpoint_filter_fn", None)
+    if not module.startswith("timm.models.") or not callable(convert):
+        return None
+    try:
+        converted = convert(dict(state), model)
+    except Exception:
+        # Written for files of the right architecture: on others it fails in any way, and the comparison tells more.
+        return None
+    if not isinstance(converted, dict):
+        return None
+    return {name: value for name, value in converted.items() if isinstance(value, Tensor)}
+
+
+def _refuse_unusable(plan: _Plan, skeleton: nn.Module, path: Path) -> None:
+    """Numbers that no model can use: quantised, or not finite."""
+    own = skeleton.state_dict()
+    broken = []
+    for name, value in plan.state.items():
+        if own[name].is_floating_point() and not value.is_floating_point():
+            raise WeightsError(
+                f"{path.name} holds quantised weights. {plan.origins.get(name, name)} is {value.dtype}, and the model "
+                f"computes in {own[name].dtype}. Pass the floating-point file."
+            )
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            broken.append(plan.origins.get(name, name))
+    if broken:
+        raise WeightsError(
+            f"{path.name} holds NaN or infinite weights. {_some('tensor', broken)} not finite. "
+            f"Fetch the file again, or choose an earlier checkpoint of the training."
+        )
+
+
+def _replace_head(model: nn.Module, name: str, classes: int) -> None:
+    """Put a layer of the same kind with ``classes`` outputs in the place of ``name``; no random number is drawn."""
+    old = model.get_submodule(name)
+    new: nn.Module
+    if isinstance(old, nn.Linear):
+        new = nn.Linear(old.in_features, classes, bias=old.bias is not None, device="meta")
+    elif isinstance(old, nn.Conv2d):
+        shape: Any = (old.in_channels, classes, old.kernel_size, old.stride, old.padding)
+        new = nn.Conv2d(*shape, bias=old.bias is not None, device="meta")
+    else:
+        raise TypeError(f"{name} is {type(old).__name__}, which is no classifier")
+    weight = next(old.parameters())
+    new = new.to(dtype=weight.dtype).to_empty(device=weight.device).requires_grad_(weight.requires_grad)
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, new.train(old.training))
+    if hasattr(model, "num_classes"):
+        model.num_classes = classes  # type: ignore[assignment]
+
+
+def _loaded_classes(model: nn.Module, plan: _Plan) -> int | None:
+    name = _classifier_name(model)
+    if plan.head in ("missing", "dropped") or name is None:
+        return None
+    weight = plan.state.get(f"{name}.weight")
+    return None if weight is None else int(weight.shape[0])
+
+
+def _identify(state: Mapping[str, Tensor]) -> Fingerprint:
+    return fingerprint({name: tuple(value.shape) for name, value in state.items()})
+
+
+def _does_not_fit(model: nn.Module, path: Path, file: StateFile, plan: _Plan, form: str | None) -> WeightsError:
+    own = model.state_dict()
+    seems = fingerprint({name: tuple(value.shape) for name, value in plan.state.items()})
+    mine = fingerprint({name: tuple(value.shape) for name, value in own.items()})
+    parts = []
+    if plan.missing:
+        parts.append(_some("missing key", plan.missing, verb=False))
+    if plan.unexpected:
+        parts.append(_some("unexpected key", [plan.origins.get(name, name) for name in plan.unexpected], verb=False))
+    if plan.misshaped:
+        shown = [
+            f"{plan.origins.get(name, name)} {list(plan.state[name].shape)} for {list(own[name].shape)}"
+            if name in own
+            else f"{plan.origins.get(name, name)} {list(plan.state[name].shape)}"
+            for name in plan.misshaped
+        ]
+        parts.append(_some("mis-shaped key", shown, verb=False))
+    details = "; ".join(parts)
+    return WeightsError(
+        f"{path.name} does not fit {type(model).__name__}. The file looks like {seems}, the model like {mine}: "
+        f"{details}. {_hint(plan, own, seems, mine, form)}"
+    )
+
+
+def _hint(plan: _Plan, own: Mapping[str, Tensor], seems: Fingerprint, mine: Fingerprint, form: str | None) -> str:
+    decomposed = any(".column_conv." in name for name in own)
+    if decomposed and any(".large_conv." in name for name in plan.state):
+        return "The file has undecomposed kernels (lkb_origin): build the model with decomposed=False."
+    if any(".column_conv." in name for name in plan.state) and any(".large_conv." in name for name in own):
+        return "The file has decomposed kernels: build the model with decomposed=True."
+    had = form_of(own)
+    if form and had and _FORMS.index(had) > _FORMS.index(form):
+        return f"The model is already in {had} form, which cannot be undone: load into a newly built one."
+    if seems.model and seems.model != mine.model:
+        return f"Use the model {seems.model}, or another file."
+    return "Use the model that the file was made for, or another file."
+
+
+def _some(what: str, names: list[str], verb: bool = True) -> str:
+    """``3 missing keys (a, b, c)``, cut to the first few."""
+    shown = ", ".join(names[:_SHOWN_KEYS]) + (", ..." if len(names) > _SHOWN_KEYS else "")
+    plural = "" if len(names) == 1 else "s"
+    verb_text = (" is" if len(names) == 1 else " are") if verb else ""
+    return f"{len(names)} {what}{plural} ({shown}){verb_text}"

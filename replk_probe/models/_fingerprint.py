@@ -1,0 +1,158 @@
+"""What a state dict seems to be, judged by its names and shapes alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+Shapes = Mapping[str, Sequence[int]]
+
+# Width of the first stage and kernel of each stage -> name in print, name in the registry.
+_REPLKNETS: dict[tuple[int, tuple[int, ...]], tuple[str, str | None]] = {
+    (128, (31, 29, 27, 13)): ("RepLKNet-31B", "replknet31b"),
+    (192, (31, 29, 27, 13)): ("RepLKNet-31L", "replknet31l"),
+    (256, (27, 27, 27, 13)): ("RepLKNet-XL", "replknetxl"),
+    (128, (25, 25, 25, 13)): ("RepLKNet-25", "replknet25"),
+    (128, (13, 13, 13, 13)): ("RepLKNet-13", "replknet13"),
+    (128, (7, 7, 7, 7)): ("RepLKNet-7", "replknet7"),
+    (128, (3, 3, 3, 3)): ("RepLKNet-3", "replknet3"),
+}
+# Width of the first stage and blocks of the third.
+_SLAKS: dict[tuple[int, int], tuple[str, str | None]] = {
+    (124, 9): ("SLaK-T", "slak_tiny"),
+    (124, 27): ("SLaK-S", "slak_small"),
+    (166, 27): ("SLaK-B", "slak_base"),
+    (96, 9): ("ConvNeXt-T with 31x31 kernels", "convnext_tiny_k31"),
+    (96, 27): ("ConvNeXt-S with 31x31 kernels", "convnext_small_k31"),
+    (128, 27): ("ConvNeXt-B with 31x31 kernels", "convnext_base_k31"),
+}
+_RESNETS = {
+    (False, 2): "ResNet-18",
+    (False, 6): "ResNet-34",
+    (True, 6): "ResNet-50",
+    (True, 23): "ResNet-101",
+    (True, 36): "ResNet-152",
+}
+# A name that only this family has -> what to call it. The first match counts.
+_OTHERS = (
+    (r"dwconv\.(lk_origin|origin_bn)", "a UniRepLKNet"),
+    (r"^downsample_layers\.0\.0\.weight$", "a ConvNeXt, the authors' naming"),
+    (r"^stages\.0\.blocks\.0\.conv_dw\.weight$", "a ConvNeXt, timm's naming"),
+    (r"^features\.1\.0\.layer_scale$", "a ConvNeXt, torchvision's naming"),
+    (r"^layers\.0\.blocks\.0\.attn\.relative_position_bias_table$", "a Swin Transformer"),
+    (r"^features\.1\.0\.attn\.relative_position_bias_table$", "a Swin Transformer, torchvision's naming"),
+    (r"^dist_token$", "a distilled DeiT"),
+    (r"^blocks\.0\.attn\.qkv\.weight$", "a Vision Transformer (ViT or DeiT)"),
+    (r"^encoder\.layers\.encoder_layer_0\.", "a Vision Transformer, torchvision's naming"),
+    (r"^features\.\d+\.squeeze\.weight$", "a SqueezeNet"),
+    (r"^features\.denseblock1\.", "a DenseNet"),
+    (r"^features\.18\.0\.weight$", "a MobileNet V2"),
+    (r"^conv_stem\.weight$", "an EfficientNet or MobileNet, timm's naming"),
+    (r"^inception3a\.", "a GoogLeNet"),
+    (r"^(rpn|roi_heads?|decode_head|bbox_head)\.", "a detector or segmenter"),
+)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What weights seem to be.
+
+    Attributes:
+        title: For the reader, for instance ``"RepLKNet-31B"`` or ``"a SqueezeNet"``.
+        model: Name in the registry, where it is one of ours.
+        form: ``"train"``, ``"merged"``, ``"merged+fused"``; None for families without such forms.
+    """
+
+    title: str
+    model: str | None = None
+    form: str | None = None
+
+    def __str__(self) -> str:
+        """As in ``RepLKNet-31B, merged form``."""
+        return self.title if self.form is None else f"{self.title}, {self.form} form"
+
+
+def form_of(names: Sequence[str] | Mapping[str, object]) -> str | None:
+    """Structure that names in our own spelling belong to, or None for a network without large-kernel blocks."""
+    keys = set(names)
+    mobile = "features.18.0.weight" in keys
+    if not mobile and not any(".large_kernel." in key for key in keys):
+        return None
+    # The stem and the first depthwise layer have a bias only once their batch norm is folded into it.
+    if keys & {"stem.0.conv.bias", "features.0.0.bias"}:
+        return "merged+fused"
+    if "features.1.conv.0.0.bias" in keys or any(".reparam_conv." in key for key in keys):
+        return "merged"
+    return "train"
+
+
+def fingerprint(shapes: Shapes) -> Fingerprint:
+    """Judge a state dict whose names are in our own spelling.
+
+    Args:
+        shapes: Shape of each tensor by name.
+
+    Returns:
+        The best description there is, at the least how many tensors there are and how they are called.
+    """
+    form = form_of(shapes)
+    if form is not None and "features.18.0.weight" not in shapes:
+        return _large_kernel_network(shapes, form)
+    if "layer1.0.conv1.weight" in shapes:
+        blocks = _count(shapes, r"^layer3\.(\d+)\.")
+        return Fingerprint(_RESNETS.get(("layer1.0.conv3.weight" in shapes, blocks), "a ResNet"))
+    kernel = tuple(shapes.get("features.0.weight", ()))
+    if "classifier.6.weight" in shapes and len(kernel) == 4:
+        return Fingerprint("AlexNet" if kernel[-1] == 11 else "a VGG")
+    for pattern, title in _OTHERS:
+        if any(re.search(pattern, name) for name in shapes):
+            large = title == "a MobileNet V2" and form is not None
+            return _mobilenet(shapes, form) if large else Fingerprint(title)
+    first = ", ".join(list(shapes)[:3])
+    return Fingerprint(f"an unknown network ({len(shapes)} tensors: {first}, ...)")
+
+
+def _large_kernel_network(shapes: Shapes, form: str) -> Fingerprint:
+    kernels = []
+    for stage in range(
+        1 + max((int(m[1]) for m in map(re.compile(r"^stages\.(\d+)\.").match, shapes) if m), default=-1)
+    ):
+        sides = [
+            max(shape)
+            for shape in (
+                tuple(shapes[name])[-2:]
+                for name in shapes
+                if name.startswith(f"stages.{stage}.") and ".large_kernel." in name and name.endswith("conv.weight")
+            )
+            if len(shape) == 2
+        ]
+        kernels.append(max(sides, default=0))
+    if "stem.0.conv.weight" in shapes:
+        width = shapes["stem.0.conv.weight"][0]
+        title, model = _REPLKNETS.get((width, tuple(kernels)), ("", None))
+        family = "RepLKNet"
+    else:
+        width = next((shape[0] for name, shape in shapes.items() if name == "downsample_layers.0.0.weight"), 0)
+        title, model = _SLAKS.get((width, _count(shapes, r"^stages\.2\.(\d+)\.")), ("", None))
+        family = "SLaK"
+    title = title or f"a {family} of width {width} with kernels {'-'.join(map(str, kernels))}"
+    if family == "SLaK" and width not in (96, 128) and any(".large_conv." in name for name in shapes):
+        title, model = f"{title} with undecomposed kernels (lkb_origin)", None
+    return Fingerprint(title, model, form)
+
+
+def _mobilenet(shapes: Shapes, form: str | None) -> Fingerprint:
+    """``features.1`` has no expansion, so its depthwise layer is the first: ``conv.0.0``."""
+    layers = {name: shape for name, shape in shapes.items() if name.startswith("features.1.conv.0.0.")}
+    side = max((shape[-1] for shape in layers.values() if len(shape) == 4), default=3)
+    rep = any(".small_conv." in name or ".reparam_conv." in name for name in layers)
+    if side == 3:
+        return Fingerprint("a MobileNet V2", "mobilenetv2_k3", form)
+    return Fingerprint(
+        f"a MobileNet V2 with {side}x{side} kernels", f"mobilenetv2_k{side}{'_rep' if rep else ''}", form
+    )
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    return len({found[1] for found in map(re.compile(pattern).match, shapes) if found})
