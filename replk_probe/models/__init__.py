@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from . import convnext_large, mobilenet_large, replknet, slak
 from ._reparam import fuse_bn, fuse_conv_bn, merge_branches, reparameterize
+from ._spec import LayerRef, ProbeSpec, final_layer, large_kernel_layers, probe_spec, resolve_layer
 
 __all__ = [
     "convnext_large",

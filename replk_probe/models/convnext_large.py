@@ -21,6 +21,8 @@ __all__ = ["LargeKernelConvNeXt"]
 class LargeKernelConvNeXt(SLaK):
     """ConvNeXt whose 7 x 7 depthwise convolutions are large ones with a small branch; arguments as :class:`SLaK`."""
 
+    family = "ConvNeXt, large kernels"
+
     def __init__(
         self,
         kernel_sizes: Sequence[int] = (31, 29, 27, 13),

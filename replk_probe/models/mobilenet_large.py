@@ -19,6 +19,7 @@ from replk_probe.errors import InvalidInputError
 from ._large_kernel import LargeKernelConv
 from ._register import register_variant, timm_cfg
 from ._reparam import Mergeable, Reparameterizable, fold_sequence
+from ._spec import ProbeSpec, Stage
 
 __all__ = ["LargeKernelMobileNetV2"]
 
@@ -142,6 +143,16 @@ class LargeKernelMobileNetV2(Reparameterizable):
     def forward(self, x: Tensor) -> Tensor:
         """Logits, ``[N, num_classes]``."""
         return self.forward_head(self.forward_features(x))
+
+    def probe_spec(self) -> ProbeSpec:
+        """Seven stages, one for each row of the MobileNet V2 paper's Table 2."""
+        stages: list[Stage] = []
+        first = 1
+        for _, _, repeats, _ in _SETTING:
+            blocks = tuple(f"features.{index}" for index in range(first, first + repeats))
+            stages.append(Stage(blocks[-1], blocks))
+            first += repeats
+        return ProbeSpec("MobileNet V2, large kernels", tuple(stages), ("features", "output"))
 
     def get_classifier(self) -> nn.Module:
         """The last linear layer."""

@@ -18,6 +18,7 @@ from replk_probe.errors import InvalidInputError
 from ._large_kernel import ConvBN, LargeKernelConv
 from ._register import register_variant, timm_cfg
 from ._reparam import Reparameterizable
+from ._spec import ProbeSpec, Stage
 
 __all__ = ["RepLKNet"]
 
@@ -176,6 +177,15 @@ class RepLKNet(Reparameterizable):
     def forward(self, x: Tensor) -> Tensor:
         """Logits, ``[N, num_classes]``."""
         return self.forward_head(self.forward_features(x))
+
+    def probe_spec(self) -> ProbeSpec:
+        """Every second block is a large-kernel one."""
+        stages = tuple(
+            Stage(f"stages.{number}", tuple(f"stages.{number}.blocks.{i}" for i in range(0, len(stage.blocks), 2)))
+            for number, stage in enumerate(self.stages)
+            if isinstance(stage, RepLKStage)
+        )
+        return ProbeSpec("RepLKNet", stages, (stages[-1].path, "output"))
 
     def get_classifier(self) -> nn.Module:
         """The last linear layer."""

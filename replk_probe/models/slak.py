@@ -19,6 +19,7 @@ from replk_probe.errors import InvalidInputError
 from ._large_kernel import LargeKernelConv
 from ._register import register_variant, timm_cfg
 from ._reparam import Reparameterizable
+from ._spec import ProbeSpec, Stage
 
 __all__ = ["SLaK"]
 
@@ -63,6 +64,8 @@ class SLaK(Reparameterizable):
     :class:`~replk_probe.models._large_kernel.LargeKernelConv`.
     """
 
+    family = "SLaK"
+
     def __init__(
         self,
         kernel_sizes: Sequence[int] = (51, 49, 47, 13),
@@ -103,6 +106,7 @@ class SLaK(Reparameterizable):
             raise InvalidInputError("A decomposed kernel needs its short side. Set small_kernel, or decomposed=False.")
         widths = [int(width_factor * dim) for dim in dims]
         self.num_classes = num_classes
+        self.depths = tuple(depths)
         self.num_features = self.head_hidden_size = widths[-1]
         self.downsample_layers = nn.ModuleList(
             [nn.Sequential(nn.Conv2d(in_chans, widths[0], 4, stride=4), LayerNorm2d(widths[0], eps=_EPS))]
@@ -153,6 +157,14 @@ class SLaK(Reparameterizable):
     def forward(self, x: Tensor) -> Tensor:
         """Logits, ``[N, num_classes]``."""
         return self.forward_head(self.forward_features(x))
+
+    def probe_spec(self) -> ProbeSpec:
+        """The stages; what follows the last is pooled before it is normalised."""
+        stages = tuple(
+            Stage(f"stages.{number}", tuple(f"stages.{number}.{index}" for index in range(depth)))
+            for number, depth in enumerate(self.depths)
+        )
+        return ProbeSpec(self.family, stages, (stages[-1].path, "output"))
 
     def get_classifier(self) -> nn.Module:
         """The last linear layer."""
