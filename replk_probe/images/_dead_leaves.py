@@ -1,0 +1,280 @@
+"""Dead-leaves images: opaque leaves that fall on each other until nothing else is seen.
+
+The standard model of natural-image statistics: with leaf radii of density r**-3 an image looks the same at every scale,
+has sharp occlusion edges and an amplitude spectrum near 1/f. Leaves are ellipses here, coloured from a small palette
+per image, shaded and textured.
+
+Bytes are the same on every platform: random bits come from PCG64's raw stream, which numpy guarantees, and everything
+else is made of operations that IEEE 754 rounds in one way only (+, -, *, /, square root, floor), one numpy call each,
+so that nothing is fused; no sine, no logarithm, no matrix product, no sum whose order a library may choose.
+
+Source: Lee, Mumford and Huang, International Journal of Computer Vision 41 (2001), "Occlusion models for natural
+images: a statistical study of a scale-invariant dead leaves model".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Plane = npt.NDArray[np.float32]
+
+IDS = tuple(f"dead-leaves-{number:04d}" for number in range(1, 1001))
+
+# Radii in units of the image side, with density r**-3 between them: at 1024 px the smallest leaf is 7 px across.
+_SMALLEST, _LARGEST = 1 / 300, 1 / 2
+# log(_LARGEST / _SMALLEST), written out because a logarithm's last bit differs between platforms.
+_LOG_RANGE = 5.010635
+# Leaves that cover a point, on average: exp(-5) = 0.7 % of the ground shows, which is a leaf of its own.
+_DEPTH = 5.0
+_MARGIN = 0.25  # leaves fall this far outside, so that the border is like the middle
+_LOOP_FROM = 8.0  # px; leaves below are drawn together, leaves above one by one
+_ILLUMINATION = 0.1  # light and shadow over the whole scene, as a share of the coarse noise
+_FINEST_NOISE = 512  # cells per side of the finest octave of the texture
+_SPLIT_NOISE = 32  # octaves below are "coarse", from here on "fine"
+
+
+class _Uniform:
+    """Uniform numbers in [0, 1) with 53 bits, from the raw stream of PCG64."""
+
+    def __init__(self, seed: int) -> None:
+        self._bits = np.random.PCG64(seed)
+
+    def __call__(self, count: int, low: float = 0.0, high: float = 1.0) -> Floats:
+        raw = self._bits.random_raw(count) >> np.uint64(11)
+        return np.asarray(low + (high - low) * (raw.astype(np.float64) * 2.0**-53))
+
+    def signed(self, count: int) -> Floats:
+        """Triangular on (-1, 1): mostly small."""
+        return self(count) - self(count)
+
+    def direction(self, count: int) -> tuple[Floats, Floats]:
+        """Unit vectors, by the rational parametrisation of the circle."""
+        t = self(count, -1.0, 1.0)
+        cosine, sine = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
+        flip = np.where(self(count) < 0.5, -1.0, 1.0)
+        return cosine * flip, sine * flip
+
+
+@dataclass(frozen=True)
+class _Leaves:
+    """Leaves from the lowest to the topmost, in units of the image side; entry 0 is the ground.
+
+    Attributes:
+        y: Centre, ``[L]``.
+        x: Centre, ``[L]``.
+        reach: Half the side of the bounding square, ``[L]``.
+        form: Coefficients (a, b, c) of a dy**2 + b dy dx + c dx**2 <= 1, ``[3, L]``.
+        colour: RGB in [0, 1], ``[3, L]``.
+        shade: Offset, slope along y, slope along x of the brightness, ``[3, L]``.
+        wave: Stripes: amplitude, cycles along y, cycles along x, ``[3, L]``.
+        grain: Amplitudes of the coarse and of the fine noise, ``[2, L]``.
+        shift: Where in the noise this leaf's texture starts, (y, x), ``[2, L]``.
+    """
+
+    y: Floats
+    x: Floats
+    reach: Floats
+    form: Floats
+    colour: Floats
+    shade: Floats
+    wave: Floats
+    grain: Floats
+    shift: Floats
+
+
+def draw(image_id: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Draw one image of the embedded set.
+
+    Args:
+        image_id: One of :data:`IDS`.
+        size: ``(H, W)`` in pixels; the same square scene at every size, warped where H is not W.
+
+    Returns:
+        RGB, ``[H, W, 3]`` uint8.
+    """
+    uniform = _Uniform(IDS.index(image_id) + 1)
+    leaves = _scatter(uniform)
+    coarse, fine = _noise(uniform, size)
+    top = _topmost(leaves, size)
+    return _soften(_paint(leaves, top, coarse, fine))
+
+
+# -- the scene --------------------------------------------------------------------------------------------------------
+
+
+def _scatter(uniform: _Uniform) -> _Leaves:
+    ratio2 = (_SMALLEST / _LARGEST) ** 2
+    # Mean of pi r**2 under the density r**-3, times the mean aspect of 0.775.
+    mean_area = 3.14159265 * 0.775 * 2 * _SMALLEST**2 * _LOG_RANGE / (1 - ratio2)
+    count = 1 + int(_DEPTH * (1 + 2 * _MARGIN) ** 2 / mean_area)
+
+    radius = _SMALLEST / np.sqrt(1 - uniform(count) * (1 - ratio2))
+    y, x = uniform(count, -_MARGIN, 1 + _MARGIN), uniform(count, -_MARGIN, 1 + _MARGIN)
+    aspect = uniform(count, 0.55, 1.0)
+    cosine, sine = uniform.direction(count)
+    along, across = 1 / (radius * radius), 1 / (radius * aspect * radius * aspect)
+    form = np.stack(
+        [
+            along * sine * sine + across * cosine * cosine,
+            2 * (along - across) * sine * cosine,
+            along * cosine * cosine + across * sine * sine,
+        ]
+    )
+
+    light_y, light_x = uniform.direction(count)
+    slope = uniform(count, 0.0, 0.16) / radius
+    shade = np.stack([-(slope * light_y * y + slope * light_x * x), slope * light_y, slope * light_x])
+    shade[:, 0] = 0.0
+
+    wave_y, wave_x = uniform.direction(count)
+    striped = uniform(count) < 0.2
+    cycles = uniform(count, 1.5, 6.0) / radius
+    wave = np.stack([np.where(striped, uniform(count, 0.02, 0.14), 0.0), cycles * wave_y, cycles * wave_x])
+
+    grain = np.stack([uniform(count, 0.0, 0.25), uniform(count) * uniform(count, 0.0, 0.5)])
+    shift = np.stack([uniform(count), uniform(count)])
+    return _Leaves(y, x, radius, form, _colours(uniform, count), shade, wave, grain, shift)
+
+
+def _colours(uniform: _Uniform, count: int) -> Floats:
+    """Six colours per image and variations of them, brightness varying more than hue as in natural scenes."""
+    tints = 6
+    choice = np.minimum((uniform(count) * tints).astype(np.intp), tints - 1)
+    # Spread over the range, so that no image comes out all bright or all dark.
+    spread = (np.arange(tints) + uniform(tints)) / tints
+    brightness = (0.14 + 0.62 * spread)[choice] + 0.22 * uniform.signed(count)
+    yellow = (0.05 + 0.3 * uniform.signed(tints))[choice] + 0.06 * uniform.signed(count)
+    green = (0.16 * uniform.signed(tints))[choice] + 0.04 * uniform.signed(count)
+    return np.stack(
+        [brightness + 0.5 * yellow - 0.5 * green, brightness + 0.25 * yellow + 0.5 * green, brightness - 0.75 * yellow]
+    )
+
+
+# -- which leaf is on top ---------------------------------------------------------------------------------------------
+
+
+def _topmost(leaves: _Leaves, size: tuple[int, int]) -> npt.NDArray[np.int32]:
+    """Index of the highest leaf over the centre of every pixel, ``[H, W]``."""
+    height, width = size
+    top = np.zeros(size, dtype=np.int32)
+    reach = np.maximum(leaves.reach * height, leaves.reach * width)
+    inside = (
+        (leaves.y + leaves.reach > 0)
+        & (leaves.y - leaves.reach < 1)
+        & (leaves.x + leaves.reach > 0)
+        & (leaves.x - leaves.reach < 1)
+    )
+    inside[0] = False
+    for low, high in ((0.0, 2.0), (2.0, 4.0), (4.0, _LOOP_FROM)):
+        _draw_small(leaves, np.flatnonzero(inside & (reach >= low) & (reach < high)), int(high), top)
+    for leaf in np.flatnonzero(inside & (reach >= _LOOP_FROM)):
+        _draw_one(leaves, int(leaf), top)
+    return top
+
+
+def _draw_small(leaves: _Leaves, chosen: npt.NDArray[np.intp], reach: int, top: npt.NDArray[np.int32]) -> None:
+    """Raise ``top`` to the chosen leaves, all of which reach at most ``reach`` pixels, in one go."""
+    height, width = top.shape
+    if not chosen.size:
+        return
+    span = np.arange(-reach, reach + 1)
+    rows = np.floor(leaves.y[chosen] * height).astype(np.intp)[:, None] + span
+    columns = np.floor(leaves.x[chosen] * width).astype(np.intp)[:, None] + span
+    dy = ((rows + 0.5) / height - leaves.y[chosen, None])[:, :, None]
+    dx = ((columns + 0.5) / width - leaves.x[chosen, None])[:, None, :]
+    a, b, c = leaves.form[:, chosen, None, None]
+    covered = a * dy * dy + b * dy * dx + c * dx * dx <= 1
+    covered &= ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    pixels = (rows[:, :, None] * width + columns[:, None, :])[covered]
+    layer = np.zeros(top.size, dtype=np.int32)
+    # Leaves ascend, and where an index is repeated numpy keeps the last value.
+    layer[pixels] = np.repeat(chosen, covered.sum(axis=(1, 2)))
+    np.maximum(top, layer.reshape(top.shape), out=top)
+
+
+def _draw_one(leaves: _Leaves, leaf: int, top: npt.NDArray[np.int32]) -> None:
+    height, width = top.shape
+    y, x, reach = leaves.y[leaf], leaves.x[leaf], leaves.reach[leaf]
+    first_row, last_row = max(int((y - reach) * height), 0), min(int((y + reach) * height) + 1, height)
+    first_column, last_column = max(int((x - reach) * width), 0), min(int((x + reach) * width) + 1, width)
+    dy = ((np.arange(first_row, last_row) + 0.5) / height - y)[:, None]
+    dx = ((np.arange(first_column, last_column) + 0.5) / width - x)[None, :]
+    a, b, c = leaves.form[:, leaf]
+    # a dy**2 + dx (b dy + c dx), half of it per row or column before anything is as large as the region.
+    covered = a * dy * dy + dx * (b * dy + c * dx) <= 1
+    region = top[first_row:last_row, first_column:last_column]
+    np.maximum(region, np.int32(leaf), out=region, where=covered)
+
+
+# -- colour -----------------------------------------------------------------------------------------------------------
+
+
+def _noise(uniform: _Uniform, size: tuple[int, int]) -> tuple[Plane, Plane]:
+    """Fractal noise in about [-1, 1], of few and of many cells per side."""
+    planes = [np.zeros(size, dtype=np.float32), np.zeros(size, dtype=np.float32)]
+    cells = 4
+    while cells <= _FINEST_NOISE:
+        grid = uniform(cells * cells, -1.0, 1.0).astype(np.float32).reshape(cells, cells)
+        plane = planes[cells >= _SPLIT_NOISE]
+        plane += np.float32(0.6) * _stretch(_stretch(grid, size[0]).T, size[1]).T
+        cells *= 2
+    return planes[0], planes[1]
+
+
+def _stretch(grid: Plane, length: int) -> Plane:
+    """Rows interpolated linearly and periodically to ``length``."""
+    cells = grid.shape[0]
+    position = (np.arange(length) + 0.5) * cells / length
+    before = np.floor(position).astype(np.intp)
+    fraction = (position - before).astype(np.float32)[:, None]
+    low, high = grid[before % cells], grid[(before + 1) % cells]
+    return np.asarray(low + fraction * (high - low))
+
+
+def _paint(leaves: _Leaves, top: npt.NDArray[np.int32], coarse: Plane, fine: Plane) -> npt.NDArray[np.int32]:
+    """Colour of every pixel in [0, 255], ``[3, H, W]``."""
+    height, width = top.shape
+    y = ((np.arange(height) + 0.5) / height).astype(np.float32)[:, None]
+    x = ((np.arange(width) + 0.5) / width).astype(np.float32)[None, :]
+
+    def of_leaf(values: Floats) -> Plane:
+        return values.astype(np.float32)[top]
+
+    brightness = of_leaf(leaves.shade[0])
+    brightness += np.float32(_ILLUMINATION) * coarse
+    brightness += of_leaf(leaves.shade[1]) * y
+    brightness += of_leaf(leaves.shade[2]) * x
+
+    phase = of_leaf(leaves.wave[1]) * y
+    phase += of_leaf(leaves.wave[2]) * x
+    phase -= np.floor(phase)
+    phase -= np.float32(0.5)
+    triangle = np.float32(4) * np.abs(phase) - np.float32(1)
+    brightness += of_leaf(leaves.wave[0]) * triangle
+
+    row = (np.arange(height)[:, None] + (leaves.shift[0] * height).astype(np.int32)[top]) % height
+    column = (np.arange(width)[None, :] + (leaves.shift[1] * width).astype(np.int32)[top]) % width
+    start = row * width + column
+    brightness += of_leaf(leaves.grain[0]) * coarse.ravel()[start]
+    brightness += of_leaf(leaves.grain[1]) * fine.ravel()[start]
+
+    image = np.empty((3, height, width), dtype=np.int32)
+    for channel in range(3):
+        level = of_leaf(leaves.colour[channel])
+        level += brightness
+        level *= np.float32(255)
+        np.clip(level, 0, 255, out=level)
+        image[channel] = level
+    return image
+
+
+def _soften(image: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
+    """The (1, 6, 1) / 8 filter both ways, as a sharp lens would, in whole numbers; ``[3, H, W]`` to ``[H, W, 3]``."""
+    padded = np.pad(image, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    rows = padded[:, :-2] + 6 * padded[:, 1:-1] + padded[:, 2:]
+    both = rows[:, :, :-2] + 6 * rows[:, :, 1:-1] + rows[:, :, 2:]
+    return np.ascontiguousarray(((both + 32) >> 6).astype(np.uint8).transpose(1, 2, 0))

@@ -1,0 +1,95 @@
+"""From a file to RGB bytes, and from bytes to what a model reads."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from replk_probe.errors import InvalidInputError
+
+
+class UnreadableImageError(InvalidInputError):
+    """One image that cannot be used; ``reason`` says why in a few words, for the record.
+
+    Attributes:
+        image_id: Id of the image in its set.
+        reason: Why, without the name.
+    """
+
+    def __init__(self, image_id: str, reason: str) -> None:
+        super().__init__(f"Cannot use image {image_id}. It is unreadable: {reason}. Remove or replace it.")
+        self.image_id = image_id
+        self.reason = reason
+
+
+def load_rgb(path: Path, image_id: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Decode one file and warp it to ``size``.
+
+    As the paper's script: converted to RGB as PIL does it (an alpha channel is dropped, nothing is composited), the
+    orientation tag of a camera is not applied, and the whole image is warped with PIL's bicubic filter, whatever its
+    aspect. Sixteen-bit grey levels are scaled to eight bits, which PIL alone would clip.
+
+    Args:
+        path: The file.
+        image_id: Its name in the set, for errors.
+        size: ``(H, W)`` in pixels.
+
+    Returns:
+        RGB, ``[H, W, 3]`` uint8.
+
+    Raises:
+        UnreadableImageError: Missing, truncated, not an image, or of more pixels than PIL deems safe.
+    """
+    if not path.is_file():  # a pipe would be waited for
+        raise UnreadableImageError(image_id, "no such file" if not path.exists() else "not a regular file")
+    if path.stat().st_size == 0:
+        raise UnreadableImageError(image_id, "the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL comments on metadata that play no part here
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                rgb = _to_rgb(image, image_id)
+            return np.array(rgb.resize((size[1], size[0]), Image.Resampling.BICUBIC))
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(image_id, "not an image, whatever its name says") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnreadableImageError(image_id, "more pixels than can be decoded safely") from error
+    except UnreadableImageError:
+        raise
+    # Decoders fail in as many ways as files can be damaged: OSError, SyntaxError, ValueError, struct.error, ...
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise UnreadableImageError(image_id, reason[:1].lower() + reason[1:].rstrip(".")) from error
+
+
+def _to_rgb(image: Image.Image, image_id: str) -> Image.Image:
+    if image.mode.startswith("I"):
+        levels = np.asarray(image).astype(np.int64)
+        return Image.fromarray((np.clip(levels, 0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise UnreadableImageError(image_id, "floating-point pixels have no known range")
+    return image.convert("RGB")
+
+
+def normalise(array: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> npt.NDArray[np.float32]:
+    """RGB bytes as a model's input: (value / 255 - mean) / std, channels first.
+
+    Args:
+        array: ``[H, W, 3]`` uint8.
+        mean: Per channel, of an input in [0, 1].
+        std: Per channel, of an input in [0, 1].
+
+    Returns:
+        ``[3, H, W]`` float32, contiguous.
+    """
+    scaled = array.astype(np.float32) / np.float32(255)
+    scaled -= np.asarray(mean, dtype=np.float32)
+    scaled /= np.asarray(std, dtype=np.float32)
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1))

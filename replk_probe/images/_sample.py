@@ -1,0 +1,127 @@
+"""The images of one measurement: which, from where, and how to get at them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from replk_probe.errors import InvalidInputError
+
+from . import _dead_leaves
+from ._decode import load_rgb
+from ._folder import first_images, list_images, stratified_sample
+
+Sampling: TypeAlias = Literal["stratified", "first"]
+SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
+
+EMBEDDED_SOURCE = "embedded:dead-leaves"
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images chosen for a measurement; nothing is decoded before :meth:`load`.
+
+    Attributes:
+        source: ``"folder:NAME"`` or ``"embedded:dead-leaves"``.
+        ids: The images, in the order to measure them: paths relative to the folder, with forward slashes, or names of
+            embedded images.
+        requested: How many were asked for.
+        available: How many there were to choose from.
+        sampling: How they were chosen.
+        seed: Of the choice.
+        root: The folder, or None for the embedded set.
+    """
+
+    source: str
+    ids: tuple[str, ...]
+    requested: int
+    available: int
+    sampling: str = "stratified"
+    seed: int = 0
+    root: Path | None = None
+    _known: frozenset[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Keep the ids for look-up."""
+        object.__setattr__(self, "_known", frozenset(self.ids))
+
+    def __len__(self) -> int:
+        """Number of images chosen."""
+        return len(self.ids)
+
+    @property
+    def shortfall_note(self) -> str | None:
+        """One sentence where there were fewer images than asked for, else None."""
+        if len(self.ids) >= self.requested:
+            return None
+        return f"{self.requested} images were asked for, {self.source} has only {self.available}."
+
+    def load(self, image_id: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """One image as RGB bytes, warped to ``size`` with PIL's bicubic filter as the paper does.
+
+        Camera orientation tags are not applied and alpha channels are dropped, as in the paper's script. Embedded
+        images are drawn at ``size`` itself.
+
+        Args:
+            image_id: One of ``ids``.
+            size: ``(H, W)`` in pixels.
+
+        Returns:
+            ``[H, W, 3]`` uint8.
+
+        Raises:
+            UnreadableImageError: The file is missing, damaged or not an image.
+            InvalidInputError: ``image_id`` is not in this set, or ``size`` is not two positive numbers.
+        """
+        height, width = size
+        if height < 1 or width < 1:
+            raise InvalidInputError(
+                f"Images of {height} x {width} pixels cannot be made. Both sides must be positive. Give another size."
+            )
+        if image_id not in self._known:
+            raise InvalidInputError(f"No image {image_id!r} in {self.source}. Take one of the set's ids.")
+        if self.root is None:
+            return _dead_leaves.draw(image_id, size)
+        return load_rgb(self.root / image_id, image_id, size)
+
+
+def sample_images(
+    root: str | Path | None = None, n: int = 50, seed: int = 0, sampling: Sampling = "stratified"
+) -> ImageSet:
+    """Choose ``n`` images of a folder, or of the embedded set.
+
+    Args:
+        root: Folder of images, flat or with class folders at any depth, or None for the embedded dead-leaves images.
+        n: How many; fewer are chosen where there are fewer (see :attr:`ImageSet.shortfall_note`).
+        seed: Of the stratified sample.
+        sampling: ``"stratified"`` spreads the sample evenly over the folders that hold images; ``"first"`` takes the
+            first ones in the order of torchvision's ImageFolder, as the published script does.
+
+    Raises:
+        InvalidInputError: ``n`` < 1, an unknown ``sampling``, or a folder that is missing or without images.
+    """
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+        raise InvalidInputError(
+            f"Cannot measure {n} images. A contribution map is a mean over images. Ask for a whole number from 1 on."
+        )
+    if sampling not in SAMPLINGS:
+        raise InvalidInputError(
+            f"Unknown sampling {sampling!r}. Images are chosen in {len(SAMPLINGS)} ways only. "
+            f"Use one of {', '.join(SAMPLINGS)}."
+        )
+    folder = None if root is None else Path(root)
+    candidates = _dead_leaves.IDS if folder is None else list_images(folder)
+    chosen = first_images(candidates, int(n)) if sampling == "first" else stratified_sample(candidates, int(n), seed)
+    return ImageSet(
+        source=EMBEDDED_SOURCE if folder is None else f"folder:{folder.name or folder.resolve().name}",
+        ids=chosen,
+        requested=int(n),
+        available=len(candidates),
+        sampling=sampling,
+        seed=int(seed),
+        root=folder,
+    )
