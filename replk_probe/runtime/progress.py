@@ -1,0 +1,50 @@
+"""A progress bar on standard error, and only where somebody watches it. Free of torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+
+
+def progress(
+    iterable: Iterable[Item] | None = None,
+    *,
+    total: int | None = None,
+    desc: str = "",
+    unit: str = "image",
+    initial: int = 0,
+    shown: bool | None = None,
+) -> tqdm[Item]:
+    """Count things done, with their number per second.
+
+    Use it around an iterable, or as a context manager with ``update(1)`` for each thing done.
+
+    Args:
+        iterable: What to count, or None.
+        total: How many there will be; by default the length of ``iterable``.
+        desc: What is being done, before the bar.
+        unit: One of the things counted; bytes (``"B"``) are shown in kB and MB.
+        initial: How many were done before, by a run that this one continues; they do not count for the speed.
+        shown: Draw the bar or not; by default only where standard error is a terminal.
+    """
+    stream = sys.stderr  # looked up now: a test or a notebook may have replaced it since the import
+    if shown is None:
+        shown = stream is not None and stream.isatty()
+    settings: dict[str, Any] = {"unit": "B", "unit_scale": True} if unit == "B" else {"unit": f" {unit}s"}
+    return tqdm(
+        iterable,
+        total=total,
+        desc=desc,
+        initial=initial,
+        disable=not shown,
+        file=stream,
+        dynamic_ncols=True,
+        leave=False,
+        smoothing=0.1,
+        **settings,
+    )

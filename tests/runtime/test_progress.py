@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from replk_probe.runtime.progress import progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_silent_where_nobody_watches(capsys):
+    assert list(progress([1, 2, 3], desc="measuring")) == [1, 2, 3]
+    with progress(total=3) as bar:
+        bar.update(3)
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_a_terminal_sees_the_count_and_the_speed(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress(total=4, desc="resnet101", initial=1) as bar:
+        bar.update(3)
+        bar.refresh()
+    assert "resnet101" in terminal.getvalue() and "4/4" in terminal.getvalue() and "images/s" in terminal.getvalue()
+
+
+@pytest.mark.parametrize(("unit", "said"), [("B", "5.00M"), ("layer", "layers")])
+def test_units(monkeypatch, unit, said):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress(total=5_000_000, unit=unit, shown=True):
+        pass
+    assert said in terminal.getvalue()
+
+
+def test_no_standard_error_at_all(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert list(progress(range(2))) == [0, 1]
