@@ -18,7 +18,7 @@ def progress(
     desc: str = "",
     unit: str = "image",
     initial: int = 0,
-    shown: bool | None = None,
+    disable: bool = False,
 ) -> tqdm[Item]:
     """Count things done, with their number per second.
 
@@ -30,21 +30,21 @@ def progress(
         desc: What is being done, before the bar.
         unit: One of the things counted; bytes (``"B"``) are shown in kB and MB.
         initial: How many were done before, by a run that this one continues; they do not count for the speed.
-        shown: Draw the bar or not; by default only where standard error is a terminal.
+        disable: Draw nothing, even on a terminal.
     """
     stream = sys.stderr  # looked up now: a test or a notebook may have replaced it since the import
-    if shown is None:
-        shown = stream is not None and stream.isatty()
+    watched = stream is not None and stream.isatty()
     settings: dict[str, Any] = {"unit": "B", "unit_scale": True} if unit == "B" else {"unit": f" {unit}s"}
-    return tqdm(
+    bar: tqdm[Any] = tqdm(
         iterable,
         total=total,
         desc=desc,
         initial=initial,
-        disable=not shown,
+        disable=disable or not watched,
         file=stream,
         dynamic_ncols=True,
         leave=False,
         smoothing=0.1,
         **settings,
     )
+    return bar

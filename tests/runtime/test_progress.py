@@ -34,9 +34,16 @@ def test_a_terminal_sees_the_count_and_the_speed(monkeypatch):
 def test_units(monkeypatch, unit, said):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with progress(total=5_000_000, unit=unit, shown=True):
+    with progress(total=5_000_000, unit=unit):
         pass
     assert said in terminal.getvalue()
+
+
+def test_a_caller_can_have_silence_on_a_terminal(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert list(progress(range(3), disable=True)) == [0, 1, 2]
+    assert terminal.getvalue() == ""
 
 
 def test_no_standard_error_at_all(monkeypatch):
