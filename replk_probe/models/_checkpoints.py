@@ -413,8 +413,9 @@ def _replace_head(model: nn.Module, name: str, classes: int) -> None:
     if isinstance(old, nn.Linear):
         new = nn.Linear(old.in_features, classes, bias=old.bias is not None, device="meta")
     elif isinstance(old, nn.Conv2d):
-        shape: Any = (old.in_channels, classes, old.kernel_size, old.stride, old.padding)
-        new = nn.Conv2d(*shape, bias=old.bias is not None, device="meta")
+        geometry: dict[str, Any] = {"stride": old.stride, "padding": old.padding, "bias": old.bias is not None}
+        size: Any = old.kernel_size
+        new = nn.Conv2d(old.in_channels, classes, size, **geometry, device="meta")
     else:
         raise TypeError(f"{name} is {type(old).__name__}, which is no classifier")
     weight = next(old.parameters())

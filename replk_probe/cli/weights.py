@@ -1,0 +1,161 @@
+"""`replk-probe weights`: the catalog of published weights, fetching them, and telling what a file is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import click
+
+from replk_probe.errors import WeightsError
+
+
+@click.group()
+def command() -> None:
+    """List, fetch and verify pretrained weights.
+
+    Files go to the folder named by REPLK_PROBE_CACHE, else to the platform's cache folder. Weights of timm and
+    torchvision go where those packages keep theirs.
+    """
+
+
+@command.command("list")
+@click.argument("pattern", default="*")
+@click.option("--json", "as_json", is_flag=True, help="Everything that is known, as JSON.")
+def list_weights(pattern: str, as_json: bool) -> None:
+    """List the catalog, or the entries whose name matches PATTERN (such as 'slak*')."""
+    from replk_probe.models._catalog import catalog_entries
+    from replk_probe.models._weights import cached_path
+
+    entries = [entry for entry in catalog_entries() if fnmatch(entry.name, pattern)]
+    if not entries:
+        raise WeightsError(f"No weights match {pattern!r}. Leave out the pattern to see all of them.")
+    if as_json:
+        rows = []
+        for entry in entries:
+            cached = cached_path(entry)
+            more = {"host": entry.host, "cached": None if cached is None else str(cached)}
+            rows.append(dataclasses.asdict(entry) | more)
+        click.echo(json.dumps(rows, indent=2))
+        return
+    table = [("name", "top-1", "px", "host", "sha256", "cached", "training")]
+    for entry in entries:
+        top1 = "-" if entry.top1 is None else str(entry.top1)
+        cached_text = "-" if cached_path(entry) is None else "yes"
+        digest = entry.sha256 or "-"
+        table.append((entry.name, top1, str(entry.input_size), entry.host, digest, cached_text, entry.training))
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    for row in table:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    click.echo()
+    for licence in sorted({f"{entry.licence}; {entry.provenance}." for entry in entries}):
+        click.echo(f"Licence: {licence}")
+    click.echo('Files on Google Drive need: pip install "replk-probe[drive]"')
+
+
+@command.command("fetch")
+@click.argument("name")
+@click.option(
+    "--host",
+    type=click.Choice(["auto", "openmmlab", "drive"]),
+    default="auto",
+    show_default=True,
+    help="Where to get it from, if there is a choice.",
+)
+@click.option(
+    "--connect-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=15.0,
+    show_default=True,
+    help="Seconds to wait for the first answer.",
+)
+def fetch_weights(name: str, host: str, connect_timeout: float) -> None:
+    """Fetch the weights called NAME into the cache and print their path.
+
+    NAME is a name from 'weights list', or a model: one of the catalog, of timm, or torchvision:NAME. An interrupted
+    download goes on where it stopped.
+    """
+    from replk_probe.models._catalog import CATALOG, default_entry, find_entry
+    from replk_probe.models._weights import fetch_entry, resolve_weights
+    from replk_probe.runtime.files import sha256_of
+
+    entry = CATALOG.get(name) or default_entry(name)
+    if entry is None and host == "auto" and _is_model(name):
+        resolved = resolve_weights(name, "pretrained", connect_timeout=connect_timeout)
+        click.echo(f"{resolved.source}, as published by the package's authors; see its page for the licence", err=True)
+        path = resolved.path
+    else:
+        entry = find_entry(name)
+        chosen: Any = host
+        path = fetch_entry(entry, host=chosen, connect_timeout=connect_timeout)
+        click.echo(f"{entry.name}: {entry.training}; {entry.provenance}", err=True)
+        click.echo(f"licence: {entry.licence}", err=True)
+        if entry.remark:
+            click.echo(f"note: {entry.remark}", err=True)
+    if path is not None:
+        click.echo(f"sha256: {sha256_of(path)}", err=True)
+    click.echo(str(path))
+
+
+@command.command("verify")
+@click.argument("path")
+@click.option("--ema", is_flag=True, help="Look at the averaged entry of the file.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def verify_weights(path: str, ema: bool, as_json: bool) -> None:
+    """Tell what the weights file PATH is: digest, catalog entry, family, form.
+
+    PATH may also be a catalog name, for the file in the cache. Exit status 1 if the file cannot be used, or if its
+    digest is not the one that its name promises.
+    """
+    from replk_probe.models._catalog import CATALOG, entries_with_digest
+    from replk_probe.models._checkpoints import inspect_checkpoint
+    from replk_probe.models._weights import cached_path, digest_in_name
+
+    file = Path(path).expanduser()
+    if not file.exists() and path in CATALOG:
+        cached = cached_path(CATALOG[path])
+        if cached is None:
+            raise WeightsError(f"{path} is not in the cache. Fetch it with 'replk-probe weights fetch {path}'.")
+        file = cached
+    info = inspect_checkpoint(file, ema=ema)
+    matches = [entry.name for entry in entries_with_digest(info.sha256)]
+    promised = digest_in_name(file)
+    facts: dict[str, Any] = {
+        "file": str(file),
+        "sha256": info.sha256,
+        "catalog": matches,
+        "name_promises": promised,
+        "family": info.fingerprint.title,
+        "model": info.fingerprint.model,
+        "form": info.fingerprint.form,
+        "naming": info.naming,
+        "wrapper": info.wrapper,
+        "averaged": info.averaged,
+        "tensors": info.tensors,
+        "num_classes": info.num_classes,
+    }
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        facts["catalog"] = ", ".join(matches) or "no entry has this digest"
+        for key, value in facts.items():
+            if value is not None:
+                click.echo(f"{key.replace('_', ' ') + ':':<15}{value}")
+    if promised and not info.sha256.startswith(promised):
+        raise WeightsError(
+            f"{file.name} is not the file that its name promises. Its SHA-256 starts with {info.sha256[:8]} and not "
+            f"with {promised}. Fetch it again."
+        )
+
+
+def _is_model(name: str) -> bool:
+    if name.startswith("torchvision:"):
+        return True
+    import timm
+
+    import replk_probe.models  # noqa: F401 (registers our own)
+
+    return bool(timm.is_model(name))
