@@ -6,16 +6,31 @@ Importing this package registers the models, so that ``timm.create_model("replkn
 from __future__ import annotations
 
 from . import convnext_large, mobilenet_large, replknet, slak
+from ._checkpoints import CheckpointReport
+from ._create import DataConfig, attach_weights_info, create_model, data_config, load_checkpoint, weights_info
 from ._reparam import fuse_bn, fuse_conv_bn, merge_branches, reparameterize
 from ._spec import LayerRef, ProbeSpec, final_layer, large_kernel_layers, probe_spec, resolve_layer
 
 __all__ = [
+    "CheckpointReport",
+    "DataConfig",
+    "LayerRef",
+    "ProbeSpec",
+    "attach_weights_info",
     "convnext_large",
+    "create_model",
+    "data_config",
+    "final_layer",
     "fuse_bn",
     "fuse_conv_bn",
+    "large_kernel_layers",
+    "load_checkpoint",
     "merge_branches",
     "mobilenet_large",
+    "probe_spec",
     "reparameterize",
     "replknet",
+    "resolve_layer",
     "slak",
+    "weights_info",
 ]

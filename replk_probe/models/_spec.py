@@ -249,4 +249,6 @@ def _close(model: nn.Module, path: str, stages: tuple[Stage, ...]) -> str:
     if not children:
         return "It has no layers inside."
     more = ", ..." if len(children) > 2 * _SHOWN else ""
-    return f"Its outermost layers: {', '.join(children[: 2 * _SHOWN])}{more}. {_extent(stages) if stages else ''}".strip()
+    return (
+        f"Its outermost layers: {', '.join(children[: 2 * _SHOWN])}{more}. {_extent(stages) if stages else ''}".strip()
+    )

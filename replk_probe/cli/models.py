@@ -1,0 +1,81 @@
+"""`replk-probe models`: what can be measured, and how large it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+# From timm: what the papers on large kernels compare with.
+_BASELINES = (
+    "resnet101",
+    "resnet152",
+    "convnext_tiny",
+    "convnext_small",
+    "convnext_base",
+    "swin_tiny_patch4_window7_224",
+    "swin_small_patch4_window7_224",
+    "swin_base_patch4_window7_224",
+    "deit_tiny_patch16_224",
+    "deit_small_patch16_224",
+    "deit_base_patch16_224",
+    "vit_base_patch16_224",
+)
+# Building one of timm's models to count it takes about half a second.
+_MOST_COUNTED = 40
+# Of the columns between the name and the weights: family, kernels, parameters, merged, MACs, pixels.
+_WIDTHS = (27, 11, 7, 7, 7, 3)
+
+
+@click.command()
+@click.argument("pattern", required=False)
+@click.option("--json", "as_json", is_flag=True, help="As JSON, with every number in full.")
+def command(pattern: str | None, as_json: bool) -> None:
+    """List the models of this package and the papers' baselines, or every model that matches PATTERN.
+
+    PATTERN may hold wildcards and reaches all of timm ('*resnet50*'). Sizes are those of the default input; MACs are
+    counted after merging where that makes the model cheaper. Beside these names, every command takes
+    torchvision:NAME, package.module:factory and path/to/file.py:factory.
+    """
+    from replk_probe.models._describe import describe, matching_models
+
+    names = matching_models(pattern, _BASELINES)
+    counted = len(names) <= _MOST_COUNTED
+    if as_json:
+        click.echo(json.dumps([describe(name, count=counted) for name in names], indent=2))
+        return
+    widths = (max(map(len, names)), *_WIDTHS)
+    _echo_row(("name", "family", "kernels", "params", "merged", "MACs", "px", "weights"), widths)
+    for name in names:  # one by one: each takes a moment to count
+        _echo_row(_cells(describe(name, count=counted)), widths)
+    if not counted:
+        click.echo(f"{len(names)} models: parameters and MACs are counted for {_MOST_COUNTED} or fewer.", err=True)
+
+
+def _echo_row(cells: Sequence[str], widths: Sequence[int]) -> None:
+    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=False)]
+    click.echo("  ".join([*padded, *cells[len(widths) :]]).rstrip())
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    weights = [name.partition(".")[2] for name in row["weights"]]
+    return [
+        row["name"],
+        row["family"],
+        _kernels(row["kernel_sizes"]),
+        _short(row["parameters"], 1e6, "M"),
+        _short(row["parameters_merged"], 1e6, "M"),
+        _short(row["macs"], 1e9, "G"),
+        str(row["input_size"][0]),
+        ", ".join(weights) if weights else "timm" if row["pretrained_by_timm"] else "-",
+    ]
+
+
+def _kernels(sizes: list[int]) -> str:
+    return "-" if not sizes else str(sizes[0]) if len(set(sizes)) == 1 else "-".join(map(str, sizes))
+
+
+def _short(value: int | None, unit: float, letter: str) -> str:
+    return "-" if value is None else f"{value / unit:.2f}{letter}"

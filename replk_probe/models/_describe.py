@@ -1,0 +1,132 @@
+"""Facts about registered models, counted on the meta device: no weights, no arithmetic."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from replk_probe.errors import UnknownModelError
+
+from ._catalog import catalog_entries
+from ._create import data_config
+from ._large_kernel import LargeKernelConv
+from ._reparam import reparameterize
+from ._spec import large_kernel_layers, probe_spec
+
+
+def own_models() -> list[str]:
+    """Names of the models that this package adds to timm's registry."""
+    names: list[str] = timm.list_models()
+    return [name for name in names if _is_own(name)]
+
+
+def matching_models(pattern: str | None, baselines: Sequence[str] = ()) -> list[str]:
+    """Names in the registry.
+
+    Args:
+        pattern: With ``*`` and ``?``, or a part of a name; None: our own models, then ``baselines``.
+        baselines: See ``pattern``.
+
+    Raises:
+        UnknownModelError: Nothing matches.
+    """
+    own = own_models()
+    if pattern is None:
+        return [*own, *(name for name in baselines if timm.is_model(name))]
+    wild = any(letter in pattern for letter in "*?[")
+    found: list[str] = timm.list_models(pattern)
+    if not found and not wild:
+        found = timm.list_models(f"*{pattern}*")
+    if not found:
+        raise UnknownModelError(
+            f"No model matches {pattern!r}. Use wildcards such as '*{pattern.strip('*')[:6]}*', or leave the pattern "
+            "out to see the models of this package."
+        )
+    return sorted(found, key=lambda name: name not in own)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Elements of all parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(model: nn.Module, input_size: tuple[int, int]) -> int:
+    """Multiply-accumulates of convolutions, matrix products and attention for one image; ``model`` is on meta."""
+    channels = getattr(model, "pretrained_cfg", {}).get("input_size", (3,))[0]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.empty(1, channels, *input_size, device="meta"))
+    return int(counter.get_total_flops()) // 2
+
+
+def describe(name: str, count: bool = True) -> dict[str, Any]:
+    """One row of ``replk-probe models``.
+
+    Args:
+        name: A name of the registry.
+        count: Build the model and count; without it the counts are None and only the registry is read.
+
+    Returns:
+        ``name``, ``family``, ``kernel_sizes`` (largest of each stage), ``parameters`` (with branches),
+        ``parameters_merged``, ``macs`` (merged; SLaK as its kernels are decomposed, which is cheaper), ``input_size``
+        (H, W), ``weights`` (names in the catalog) and ``pretrained_by_timm``.
+    """
+    cfg = timm.get_pretrained_cfg(name)
+    row: dict[str, Any] = {
+        "name": name,
+        "family": str(timm.models.model_entrypoint(name).__module__).rpartition(".")[2],
+        "kernel_sizes": [],
+        "parameters": None,
+        "parameters_merged": None,
+        "macs": None,
+        "input_size": list(cfg.input_size[1:]) if cfg else [224, 224],
+        "weights": [entry.name for entry in catalog_entries(name)],
+        "pretrained_by_timm": not _is_own(name) and bool(cfg and (cfg.hf_hub_id or cfg.url)),
+    }
+    if not count:
+        return row
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with torch.device("meta"):
+                model = timm.create_model(name)
+            return row | _counts(model)
+    except Exception:
+        # Some of timm's models compute tables while they are built and cannot do so without numbers.
+        return row
+
+
+def _counts(model: nn.Module) -> dict[str, Any]:
+    """The counted part of a row; ``model`` is on meta and is merged on the way."""
+    size = data_config(model).input_size
+    kernel_sizes = _kernel_sizes(model)
+    parameters = count_parameters(model)
+    decomposed = any(isinstance(module, LargeKernelConv) and module.is_decomposed for module in model.modules())
+    macs = count_macs(model, size) if decomposed else None
+    merged = count_parameters(reparameterize(model))
+    return {
+        "family": probe_spec(model).family,
+        "kernel_sizes": kernel_sizes,
+        "parameters": parameters,
+        "parameters_merged": merged,
+        "macs": count_macs(model, size) if macs is None else macs,
+    }
+
+
+def _kernel_sizes(model: nn.Module) -> list[int]:
+    largest: dict[str, int] = {}
+    for layer, path in large_kernel_layers(model).items():
+        module = model.get_submodule(path)
+        if isinstance(module, LargeKernelConv | nn.Conv2d):
+            stage = layer.partition(".")[0]
+            largest[stage] = max(largest.get(stage, 0), *module.kernel_size)
+    return list(largest.values())
+
+
+def _is_own(name: str) -> bool:
+    return str(timm.models.model_entrypoint(name).__module__).startswith(f"{__package__}.")
