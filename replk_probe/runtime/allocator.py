@@ -1,0 +1,52 @@
+"""Settings of the C library's allocator while large networks are measured on a CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+# Parameters of mallopt(3).
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4
+_KEEP = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 64 << 20}
+# Where glibc's own adaptive thresholds end up once a process has freed a block of 32 MiB.
+_DEFAULT = {_M_MMAP_MAX: 65536, _M_TRIM_THRESHOLD: 64 << 20, _M_TOP_PAD: 128 << 10, _M_MMAP_THRESHOLD: 32 << 20}
+
+
+@contextmanager
+def kept_blocks() -> Iterator[bool]:
+    """Use freed blocks of memory again, within this context, instead of giving them back to the system.
+
+    By default glibc maps every large tensor anew and the kernel clears its pages at the first touch, which costs as
+    much as a matrix product into it. On leaving, the usual thresholds are back and unused memory is given back.
+
+    Yields:
+        Whether the settings took effect (glibc only).
+    """
+    libc = _glibc()
+    if libc is None:
+        yield False
+        return
+    mallopt, malloc_trim = libc
+    accepted = [mallopt(parameter, value) == 1 for parameter, value in _KEEP.items()]
+    try:
+        yield all(accepted)
+    finally:
+        for parameter, value in _DEFAULT.items():
+            mallopt(parameter, value)
+        malloc_trim(0)
+
+
+def _glibc() -> tuple[Callable[[int, int], int], Callable[[int], int]] | None:
+    """``mallopt`` and ``malloc_trim``, or None where the C library is another one."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        library = ctypes.CDLL(None)
+        mallopt, malloc_trim = library.mallopt, library.malloc_trim
+    except (OSError, AttributeError):
+        return None
+    mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
+    malloc_trim.argtypes, malloc_trim.restype = (ctypes.c_size_t,), ctypes.c_int
+    return mallopt, malloc_trim

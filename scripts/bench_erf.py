@@ -1,0 +1,127 @@
+"""Seconds and peak memory of one input-gradient map: the plain way against replk-probe, in one run.
+
+The plain way is that of the published script: parallel branches un-merged, the default layout, parameters that require
+gradients, torch's own convolutions, the allocator as it comes. The variants take turns in one process after one
+unmeasured (cold) pass each; peak memory is that of one fresh child process for each variant.
+
+    python scripts/bench_erf.py                                # RepLKNet-31B at 1024 x 1024
+    python scripts/bench_erf.py --model slak_tiny --repeats 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+
+import torch
+
+from replk_probe.erf import area_ratio, contribution_scores, prepare
+from replk_probe.models import create_model
+from replk_probe.runtime.allocator import kept_blocks
+
+VARIANTS = ("plain", "fp32", "fast", "bf16")
+THRESHOLDS = (0.2, 0.3, 0.5, 0.99)
+
+
+def scores(model: torch.nn.Module, image: torch.Tensor, variant: str) -> torch.Tensor:
+    """One map; the allocator is tuned for our variants only, as `replk-probe erf` does."""
+    with nullcontext() if variant == "plain" else kept_blocks():
+        return contribution_scores(model, image)[0]
+
+
+def build(name: str, variant: str) -> torch.nn.Module:
+    """The model with random weights of seed 0, as it is or prepared."""
+    model = create_model(name, "random", seed=0).requires_grad_(True)
+    return model if variant == "plain" else prepare(model, variant)
+
+
+def draw_image(size: int) -> torch.Tensor:
+    """White noise, ``[1, 3, size, size]``: times do not depend on what is in the picture."""
+    return torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def peak_gigabytes(args: argparse.Namespace, variant: str) -> float:
+    """Peak resident memory of a fresh process that measures one image."""
+    command = [sys.executable, __file__, "--model", args.model, "--size", str(args.size), "--child", variant]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(out.split()[-1])
+
+
+def child(args: argparse.Namespace) -> None:
+    """Measure one image and print this process's peak memory."""
+    scores(build(args.model, args.child), draw_image(args.size), args.child)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+
+
+def main() -> None:
+    """Run the comparison and print it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="replknet31b")
+    parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument("--child", choices=VARIANTS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        return child(args)
+
+    memory = {variant: peak_gigabytes(args, variant) for variant in VARIANTS}
+    image = draw_image(args.size)
+    models = {variant: build(args.model, variant) for variant in VARIANTS}
+    maps = {variant: scores(model, image, variant).double() for variant, model in models.items()}
+    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    for _ in range(args.repeats):
+        for variant, model in models.items():
+            start = time.perf_counter()
+            scores(model, image, variant)
+            seconds[variant].append(time.perf_counter() - start)
+
+    sides = {
+        variant: [area_ratio(found.numpy(), threshold, "linear").side for threshold in THRESHOLDS]
+        for variant, found in maps.items()
+    }
+    rows = []
+    for variant in VARIANTS:
+        median = statistics.median(seconds[variant])
+        rows.append(
+            {
+                "variant": variant,
+                "what": getattr(models[variant], "precision_used", "float32, as the published script"),
+                "seconds_median": median,
+                "seconds_min": min(seconds[variant]),
+                "speedup_median": statistics.median(seconds["plain"]) / median,
+                "speedup_min": min(seconds["plain"]) / min(seconds[variant]),
+                "peak_GB": memory[variant],
+                "memory_ratio": memory[variant] / memory["plain"],
+                "map_relative_l2": ((maps[variant] - maps["plain"]).norm() / maps["plain"].norm()).item(),
+                "linear_sides": sides[variant],
+            }
+        )
+    load = os.getloadavg()[0]
+    print(f"{args.model}, one {args.size} x {args.size} image, {args.repeats} rounds, torch {torch.__version__},")
+    print(f"{torch.get_num_threads()} threads of {torch.cpu.get_capabilities()['cpu_name']}, load {load:.1f}\n")
+    print("variant   s median (min)   speed-up   peak GB (ratio)   map rel. L2   linear sides, px")
+    for row in rows:
+        print(
+            f"{row['variant']:8} {row['seconds_median']:8.2f} ({row['seconds_min']:5.2f}) {row['speedup_median']:9.2f}x"
+            f" {row['peak_GB']:8.2f} ({row['memory_ratio']:.2f}) {row['map_relative_l2']:14.1e}   {row['linear_sides']}"
+        )
+    for row in rows:
+        print(f"  {row['variant']}: {row['what']}")
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as file:  # noqa: PTH123
+            json.dump(
+                {"model": args.model, "platform": platform.platform(), "load": load, "rows": rows}, file, indent=1
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""`prepare`: the same map, faster, in less memory, and the caller's model left alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from replk_probe.erf import area_ratio, contribution_scores, preparation, prepare
+from replk_probe.errors import InvalidInputError
+from replk_probe.models.convnext_large import LargeKernelConvNeXt
+from replk_probe.models.mobilenet_large import LargeKernelMobileNetV2
+from replk_probe.models.replknet import RepLKNet
+from replk_probe.models.slak import SLaK
+
+
+def trained_looking(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Batch norms with statistics and weights of either sign, as if the model had been trained."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
+            module.running_mean.normal_(generator=generator)
+            module.running_var.uniform_(0.5, 2.0, generator=generator)
+            with torch.no_grad():
+                module.weight.normal_(1.0, 0.3, generator=generator)
+                module.bias.normal_(generator=generator)
+    return model.eval()
+
+
+def image(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return ((found.double() - expected).norm() / expected.norm()).item()
+
+
+class Oddities(nn.Module):
+    """A batch norm before a padded convolution, one read twice, a shared layer, a ReLU whose input is used again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.before, self.padded = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1)
+        self.shared, self.twice = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+        self.strided, self.relu = nn.Conv2d(8, 8, 3, stride=2, dilation=2, padding=1, groups=2), nn.ReLU()
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        x = self.padded(self.before(self.first(x)))
+        x = self.shared(self.shared(x))
+        y = self.twice(x)
+        y = self.strided(y + y * x)
+        return self.relu(y) + 0.1 * y
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.forward_features(x)).mean((2, 3))
+
+
+SMALL: dict[str, Any] = {
+    "replknet": lambda: RepLKNet(kernel_sizes=(31, 29, 27, 13), layers=(1, 1, 2, 1), channels=(8, 16, 24, 32)),
+    "replknet-no-branch": lambda: RepLKNet(
+        kernel_sizes=(27, 13), layers=(1, 1), channels=(8, 16), small_kernel=None, dw_ratio=1.5
+    ),
+    "slak": lambda: SLaK(kernel_sizes=(51, 49, 47, 13), depths=(1, 1, 1, 1), dims=(8, 8, 16, 16)),
+    "mobilenet": lambda: LargeKernelMobileNetV2(13, small_kernel=3),
+    "convnext": lambda: LargeKernelConvNeXt(depths=(1, 1, 1, 1), dims=(8, 8, 16, 16)),
+    "resnet": lambda: timm.create_model("resnet18", num_classes=10),
+    "timm-convnext": lambda: timm.create_model("convnext_atto", num_classes=10),
+    "oddities": Oddities,
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_same_map_in_float64(name: str) -> None:
+    torch.manual_seed(0)
+    model = trained_looking(SMALL[name]()).double()
+    batch = image(2, 3, 96, 128)
+    expected = contribution_scores(model, batch)
+    assert expected.norm() > 0
+    assert relative(contribution_scores(prepare(model), batch), expected) < 1e-9
+
+
+@pytest.mark.parametrize("precision, bound", [("fp32", 3e-2), ("fast", 3e-2), ("bf16", 0.2)])
+def test_float32_map_and_sides_are_near_those_of_float64(precision: str, bound: float) -> None:
+    torch.manual_seed(0)
+    model = trained_looking(SMALL["replknet"]())
+    batch = image(1, 3, 128, 128)
+    expected = contribution_scores(copy.deepcopy(model).double(), batch)
+    found = contribution_scores(prepare(model, precision), batch.float())
+    assert relative(found, expected) < bound
+    for threshold in (0.2, 0.3, 0.5, 0.99):
+        sides = [area_ratio(scores[0].double().numpy(), threshold, "linear").side for scores in (expected, found)]
+        assert abs(sides[0] - sides[1]) <= 2
+
+
+def test_the_callers_model_is_left_alone() -> None:
+    model = SMALL["replknet"]().train()
+    state = copy.deepcopy(model.state_dict())
+    prepared = prepare(model)
+    contribution_scores(prepared, image(1, 3, 64, 64).float())
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert list(state) == list(model.state_dict())
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+    assert type(model.head) is nn.Linear
+    with torch.no_grad():
+        model.stem[0].conv.weight.zero_()
+    assert prepared.stem[0].conv.weight.abs().sum() > 0
+
+
+def test_everything_that_can_be_folded_is() -> None:
+    prepared = prepare(SMALL["replknet"]())
+    norms = [name for name, module in prepared.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms == ["norm"]
+    assert not any(parameter.requires_grad for parameter in prepared.parameters())
+    assert not any(module.training for module in prepared.modules())
+
+
+def test_layers_behind_a_head_that_cannot_be_traced_are_folded() -> None:
+    class Branching(nn.Sequential):
+        def forward_features(self, x: Tensor) -> Tensor:
+            return self[1](self[0](x))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.forward_features(x)
+            return x if x.shape[-1] > 4 else x.mean((2, 3))
+
+    model = trained_looking(Branching(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    assert isinstance(prepare(model)[1], nn.Identity)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        "stem.1.conv",
+        "stem.1.bn",
+        "stages.0.blocks.0.prelkb_bn",
+        "stages.0.blocks.0.pw1.conv",
+        "stages.1.blocks.0.large_kernel",
+        "stages.1.blocks.0.large_kernel.small_conv",
+        "stages.1.blocks.0.large_kernel.large_conv.conv",
+    ],
+)
+def test_a_named_layer_stays_what_it_was(layer: str) -> None:
+    torch.manual_seed(0)
+    model = trained_looking(SMALL["replknet"]()).double()
+    batch = image(1, 3, 64, 64)
+    expected = contribution_scores(model, batch, layer=layer)
+    assert relative(contribution_scores(prepare(model, layer=layer), batch, layer=layer), expected) < 1e-9
+
+
+@pytest.mark.parametrize("size", [(40, 24), (5, 7), (1, 33)])
+@pytest.mark.parametrize("kernel", [(3, 3), (13, 13), (31, 31), (5, 51), (51, 9)])
+def test_depthwise_convolution_and_its_adjoint(size: tuple[int, int], kernel: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    conv = nn.Conv2d(5, 5, kernel, padding=padding, groups=5).double()
+    frozen = copy.deepcopy(conv)
+    preparation.freeze_layers(frozen)
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        x = image(2, 5, *size).contiguous(memory_format=memory_format).requires_grad_()
+        expected, found = conv(x), frozen(x)
+        torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
+        weight = image(*expected.shape, seed=2)
+        gradients = [torch.autograd.grad((output * weight).sum(), x)[0] for output in (expected, found)]
+        torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-11, atol=1e-12)
+
+
+def test_a_kernels_spectrum_follows_its_weight() -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 4, 31, padding=15, groups=4)
+    preparation.freeze_layers(conv)
+    x = image(1, 4, 32, 32)
+    before = conv(x.float())
+    conv.weight.mul_(2)
+    conv.bias.mul_(2)
+    torch.testing.assert_close(conv(x.float()), 2 * before)
+    conv.weight.data = torch.ones_like(conv.weight)
+    plain = nn.functional.conv2d(x.float(), torch.ones(4, 1, 31, 31), conv.bias, padding=15, groups=4)
+    torch.testing.assert_close(conv(x.float()), plain, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(conv.double()(x), plain.double(), rtol=1e-4, atol=1e-4)
+
+
+def kept_bytes(model: nn.Module, batch: Tensor) -> int:
+    """Bytes that autograd keeps between the passes, the weights left out; each storage counts once."""
+    weights = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        features = model.forward_features(batch.requires_grad_())
+    assert features.requires_grad
+    return sum(kept.values())
+
+
+def test_keeps_less_than_a_third_of_the_activations() -> None:
+    model = SMALL["replknet"]().eval()
+    batch = image(1, 3, 128, 128).float()
+    assert kept_bytes(prepare(model), batch) < kept_bytes(model, batch.clone()) / 3
+
+
+def test_relu_keeps_signs_and_passes_nan_on() -> None:
+    relu = nn.ReLU()
+    preparation.freeze_layers(relu)
+    x = torch.tensor([-1.0, 0.0, 2.0, float("nan"), float("inf")], requires_grad=True)
+    (gradient,) = torch.autograd.grad(relu(x).sum(), x)
+    plain = torch.autograd.grad(x.relu().sum(), x)[0]
+    torch.testing.assert_close(gradient, plain, equal_nan=True)
+
+
+@pytest.fixture(params=[True, False], ids=["units", "no-units"])
+def units(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
+    monkeypatch.setattr(preparation, "_has_bfloat16_units", lambda device: request.param)
+    yield request.param
+
+
+def test_precision_says_what_the_hardware_made_of_it(units: bool) -> None:
+    model = SMALL["replknet"]()
+    flags = {
+        precision: {
+            (module.reduced_forward, module.reduced_backward)
+            for module in prepare(model, precision).modules()
+            if hasattr(module, "reduced_forward")
+        }
+        for precision in ("fp32", "fast", "bf16")
+    }
+    assert flags == {"fp32": {(False, False)}, "fast": {(False, units)}, "bf16": {(units, units)}}
+    assert ("bfloat16 products" in prepare(model, "fast").precision_used) is units
+    assert prepare(model, "fp32").precision_used == "float32 throughout"
+
+
+def test_float64_is_never_reduced() -> None:
+    prepared = prepare(SMALL["replknet"]().double(), "bf16")
+    assert prepared.precision_used.startswith("float64 throughout")
+
+
+def test_refuses_what_it_does_not_know() -> None:
+    with pytest.raises(InvalidInputError, match="fp16"):
+        prepare(nn.Conv2d(3, 3, 3), "fp16")
+
+    class Uncopyable(nn.Module):
+        def __deepcopy__(self, memo: object) -> nn.Module:
+            raise TypeError("holds a handle")
+
+    with pytest.raises(InvalidInputError, match="holds a handle"):
+        prepare(Uncopyable())
