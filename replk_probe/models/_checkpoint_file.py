@@ -126,7 +126,7 @@ def _read(path: Path) -> object:
         return _read_safetensors(path) if _is_safetensors(start, size) else _read_torch(path, start)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if wanted is None:
+        if wanted is None or wanted[1].endswith("."):  # Cut in the middle of a name.
             raise _damaged(path, error) from error
         raise WeightsError(
             f"Refused to read {path.name}. Loading it would run {wanted[1]}, which weights alone never need. "
