@@ -26,11 +26,15 @@ def command() -> None:
 @click.argument("pattern", default="*")
 @click.option("--json", "as_json", is_flag=True, help="Everything that is known, as JSON.")
 def list_weights(pattern: str, as_json: bool) -> None:
-    """List the catalog, or the entries whose name matches PATTERN (such as 'slak*')."""
-    from replk_probe.models._catalog import catalog_entries
+    """List the catalog, or the weights whose name matches PATTERN (such as 'slak*').
+
+    With a PATTERN, the weights that timm publishes are listed too: 'swin_tiny*'.
+    """
+    from replk_probe.models._catalog import catalog_entries, hub_entries
     from replk_probe.models._weights import cached_path
 
-    entries = [entry for entry in catalog_entries() if fnmatch(entry.name, pattern)]
+    own = [entry for entry in catalog_entries() if fnmatch(entry.name, pattern)]
+    entries = own + (list(hub_entries(pattern)) if pattern != "*" else [])
     if not entries:
         raise WeightsError(f"No weights match {pattern!r}. Leave out the pattern to see all of them.")
     if as_json:
@@ -41,19 +45,29 @@ def list_weights(pattern: str, as_json: bool) -> None:
             rows.append(dataclasses.asdict(entry) | more)
         click.echo(json.dumps(rows, indent=2))
         return
-    table = [("name", "top-1", "px", "host", "sha256", "cached", "training")]
+    table = [("name", "top-1", "px", "host", "sha256", "cached", "licence", "training")]
     for entry in entries:
         top1 = "-" if entry.top1 is None else str(entry.top1)
         cached_text = "-" if cached_path(entry) is None else "yes"
+        licence = entry.licence.split(" (")[0]
         digest = entry.sha256 or "-"
-        table.append((entry.name, top1, str(entry.input_size), entry.host, digest, cached_text, entry.training))
+        table.append(
+            (entry.name, top1, str(entry.input_size), entry.host, digest, cached_text, licence, entry.training)
+        )
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     for row in table:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     click.echo()
-    for licence in sorted({f"{entry.licence}; {entry.provenance}." for entry in entries}):
+    for licence in sorted({entry.licence for entry in own}):
         click.echo(f"Licence: {licence}")
-    click.echo('Files on Google Drive need: pip install "replk-probe[drive]"')
+    for provenance in sorted({entry.provenance for entry in own}):
+        click.echo(f"Weights: {provenance}")
+    if any(entry.host == "Google Drive" for entry in entries):
+        click.echo('Files on Google Drive need: pip install "replk-probe[drive]"')
+    if len(entries) > len(own):
+        click.echo("Weights: timm's are published at https://huggingface.co/timm; --json tells the origin of each")
+    elif pattern == "*":
+        click.echo("Weights of timm are listed by name: replk-probe weights list 'swin_tiny*'")
 
 
 @command.command("fetch")
@@ -78,15 +92,18 @@ def fetch_weights(name: str, host: str, connect_timeout: float) -> None:
     NAME is a name from 'weights list', or a model: one of the catalog, of timm, or torchvision:NAME. An interrupted
     download goes on where it stopped.
     """
-    from replk_probe.models._catalog import CATALOG, default_entry, find_entry
+    from replk_probe.models._catalog import CATALOG, default_entry, find_entry, hub_entries
     from replk_probe.models._weights import fetch_entry, resolve_weights
     from replk_probe.runtime.files import sha256_of
 
     entry = CATALOG.get(name) or default_entry(name)
     if entry is None and host == "auto" and _is_model(name):
         resolved = resolve_weights(name, "pretrained", connect_timeout=connect_timeout)
-        click.echo(f"{resolved.source}, as published by the package's authors; see its page for the licence", err=True)
         path = resolved.path
+        published = hub_entries(resolved.source.removeprefix("timm:")) if resolved.kind == "timm" else ()
+        click.echo(f"{resolved.source}" + "".join(f": {entry.provenance}" for entry in published), err=True)
+        for licence in [entry.licence for entry in published] or ["see the publication that torchvision names"]:
+            click.echo(f"licence: {licence}", err=True)
     else:
         entry = find_entry(name)
         chosen: Any = host
@@ -152,10 +169,12 @@ def verify_weights(path: str, ema: bool, as_json: bool) -> None:
 
 
 def _is_model(name: str) -> bool:
+    """Whether the name is a model's; a dotted name of ours is meant for the catalog."""
     if name.startswith("torchvision:"):
         return True
     import timm
 
     import replk_probe.models  # noqa: F401 (registers our own)
+    from replk_probe.models._weights import is_own_model
 
-    return bool(timm.is_model(name))
+    return bool(timm.is_model(name)) and not ("." in name and is_own_model(name))

@@ -43,6 +43,7 @@ class CatalogEntry:
         mean: Per channel, of an input in [0, 1].
         std: Per channel, of an input in [0, 1].
         remark: What else a user of these weights should know.
+        hub_id: Repository on the Hugging Face hub, for weights of timm.
     """
 
     name: str
@@ -57,13 +58,16 @@ class CatalogEntry:
     input_size: int
     num_classes: int | None = 1000
     size: int | None = None
-    mean: tuple[float, float, float] = _IMAGENET_MEAN
-    std: tuple[float, float, float] = _IMAGENET_STD
+    mean: tuple[float, ...] = _IMAGENET_MEAN
+    std: tuple[float, ...] = _IMAGENET_STD
     remark: str | None = None
+    hub_id: str | None = None
 
     @property
     def host(self) -> str:
-        """``"OpenMMLab"`` or ``"Google Drive"``."""
+        """``"OpenMMLab"``, ``"Google Drive"`` or ``"timm hub"``."""
+        if self.hub_id:
+            return "timm hub"
         return "OpenMMLab" if self.url else "Google Drive"
 
     @property
@@ -241,6 +245,38 @@ def catalog_entries(model: str | None = None) -> tuple[CatalogEntry, ...]:
 def default_entry(model: str) -> CatalogEntry | None:
     """The entry that ``pretrained`` stands for, or None for a model without published weights."""
     return CATALOG.get(_DEFAULTS.get(model, ""))
+
+
+def hub_entries(pattern: str) -> tuple[CatalogEntry, ...]:
+    """Weights that timm publishes, by a pattern of ``MODEL.TAG`` names (``swin_tiny*``), in timm's own order."""
+    import timm
+
+    entries = []
+    for name in timm.list_models(pattern, pretrained=True):
+        cfg = timm.get_pretrained_cfg(name)
+        if cfg is None or not cfg.hf_hub_id:
+            continue
+        page = f"https://huggingface.co/{cfg.hf_hub_id}"
+        entries.append(
+            CatalogEntry(
+                name=name,
+                model=name.split(".")[0],
+                url=None,
+                drive_id=None,
+                sha256=None,
+                licence=cfg.license or f"unstated (see {page})",
+                provenance=f"as published by timm at {page}"
+                + (f", originally at {cfg.origin_url}" if cfg.origin_url else ""),
+                training=(cfg.tag or "").replace("_", " "),
+                top1=None,
+                input_size=cfg.input_size[-1],
+                num_classes=cfg.num_classes,
+                mean=cfg.mean,
+                std=cfg.std,
+                hub_id=cfg.hf_hub_id,
+            )
+        )
+    return tuple(entries)
 
 
 def find_entry(name: str) -> CatalogEntry:

@@ -92,6 +92,8 @@ def weights_path(entry: CatalogEntry, host: Host = "auto") -> Path:
 
 def cached_path(entry: CatalogEntry) -> Path | None:
     """The file of a catalog entry if it is in the cache, from whichever host; its digest is not checked here."""
+    if entry.hub_id:  # The hub's client keeps those, in its own cache.
+        return None
     hosts: tuple[Host, ...] = ("auto", "drive")
     return next((path for path in (weights_path(entry, host) for host in hosts) if path.is_file()), None)
 
@@ -141,7 +143,7 @@ def _is_factory(model_name: str) -> bool:
     return ":" in model_name and not model_name.startswith(TORCHVISION)
 
 
-def _is_ours(model_name: str) -> bool:
+def is_own_model(model_name: str) -> bool:
     """Whether the registry's entry is one of this package's families, none of which is on timm's hub."""
     import timm
 
@@ -161,7 +163,7 @@ def _pretrained(model_name: str, timeout: float, progress: bool) -> ResolvedWeig
     entry = default_entry(model_name)
     if entry is not None:
         return _from_catalog(entry, timeout, progress)
-    if _is_ours(model_name):
+    if is_own_model(model_name):
         raise WeightsError(
             f"No pretrained weights are known for {model_name}. Its authors published none. Pass a path, or use random."
         )
@@ -189,7 +191,7 @@ def _named(model_name: str, weights: str, timeout: float, progress: bool) -> Res
         if weights in tags:
             return _torchvision(model_name, weights, timeout, progress)
         known += tags
-    elif not _is_factory(model_name) and not _is_ours(model_name):
+    elif not _is_factory(model_name) and not is_own_model(model_name):
         tags = _timm_tags(model_name)
         if weights.removeprefix(f"{_architecture(model_name)}.") in tags:
             return _timm(model_name, weights.removeprefix(f"{_architecture(model_name)}."), timeout, progress)

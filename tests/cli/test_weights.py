@@ -1,0 +1,137 @@
+"""`replk-probe weights list|fetch|verify`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import Result
+
+from replk_probe.models import _catalog
+from replk_probe.models._weights import weights_path
+from replk_probe.models.replknet import RepLKNet
+from replk_probe.runtime.files import sha256_of
+
+Run = Callable[..., Result]
+
+
+def small_file(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    model = RepLKNet((3, 3, 3, 3), (1, 1, 1, 1), (4, 4, 4, 4), small_kernel=None, num_classes=7)
+    torch.save({"model": model.reparameterize().state_dict()}, path)
+    return path
+
+
+def test_list(replk_probe: Run) -> None:
+    result = replk_probe("weights", "list")
+    assert result.exit_code == 0
+    assert len([line for line in result.stdout.splitlines() if line.split(".")[0] in ("replknet31b", "slak_tiny")]) == 7
+    assert "fd08e268" in result.stdout
+    assert "Licence: MIT" in result.stdout
+    assert max(map(len, replk_probe("weights", "list", "slak*").stdout.splitlines())) < 120
+
+
+def test_list_json(replk_probe: Run) -> None:
+    path = small_file(weights_path(_catalog.CATALOG["slak_base.in1k"]))
+    rows = json.loads(replk_probe("weights", "list", "slak*", "--json").stdout)
+    assert [row["name"] for row in rows] == ["slak_tiny.in1k", "slak_small.in1k", "slak_base.in1k"]
+    assert [row["cached"] for row in rows] == [None, None, str(path)]
+    assert all(row["licence"] and row["provenance"] and row["host"] == "Google Drive" for row in rows)
+
+
+def test_list_without_a_match(replk_probe: Run) -> None:
+    result = replk_probe("weights", "list", "nosuch*")
+    assert result.exit_code == 1
+    assert "No weights match" in result.stderr
+
+
+def test_list_of_timm(replk_probe: Run) -> None:
+    result = replk_probe("weights", "list", "swin_tiny*")
+    assert result.exit_code == 0
+    assert "swin_tiny_patch4_window7_224.ms_in1k" in result.stdout
+    assert "timm hub" in result.stdout
+    rows = json.loads(replk_probe("weights", "list", "swin_tiny*", "--json").stdout)
+    assert all(row["licence"] and row["provenance"].startswith("as published by timm at https://") for row in rows)
+
+
+def test_fetch_from_timm(replk_probe: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = small_file(tmp_path / "model.safetensors")
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", lambda *_, **__: str(path))
+    result = replk_probe("weights", "fetch", "resnet101.tv_in1k")
+    assert result.stdout == f"{path}\n"
+    assert "licence: bsd-3-clause" in result.stderr
+
+
+def test_fetch_prints_the_path_alone_on_stdout(replk_probe: Run) -> None:
+    path = small_file(weights_path(_catalog.CATALOG["slak_tiny.in1k"]))
+    result = replk_probe("weights", "fetch", "slak_tiny")
+    assert result.exit_code == 0
+    assert result.stdout == f"{path}\n"
+    assert "licence: MIT" in result.stderr
+    assert sha256_of(path) in result.stderr
+
+
+@pytest.mark.parametrize("name", ["replknet31b.in1k_224", "torchvision:resnet18"])
+def test_fetch_offline(replk_probe: Run, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    result = replk_probe("weights", "fetch", name)
+    assert result.exit_code == 1
+    assert "Cannot reach" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_fetch_unknown(replk_probe: Run) -> None:
+    result = replk_probe("weights", "fetch", "replknet31b.in1k")
+    assert result.exit_code == 1
+    assert "(close: " in result.stderr
+    assert "replknet31b.in1k_224" in result.stderr
+
+
+def test_verify(replk_probe: Run, tmp_path: Path) -> None:
+    path = small_file(tmp_path / "my.pth")
+    result = replk_probe("weights", "verify", path)
+    assert result.exit_code == 0
+    for fact in (sha256_of(path), "no entry has this digest", "a RepLKNet of width 4", "merged", "model"):
+        assert fact in result.stdout
+    facts = json.loads(replk_probe("weights", "verify", path, "--json").stdout)
+    assert (facts["form"], facts["wrapper"], facts["num_classes"], facts["catalog"]) == ("merged", "model", 7, [])
+
+
+def test_verify_knows_the_catalog(replk_probe: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = small_file(tmp_path / "my.pth")
+    entry = dataclasses.replace(_catalog.CATALOG["slak_tiny.in1k"], sha256=sha256_of(path)[:8])
+    monkeypatch.setattr(_catalog, "_ENTRIES", (entry,))
+    assert "slak_tiny.in1k" in replk_probe("weights", "verify", path).stdout
+
+
+def test_verify_by_name(replk_probe: Run) -> None:
+    result = replk_probe("weights", "verify", "slak_tiny.in1k")
+    assert result.exit_code == 1
+    assert "not in the cache" in result.stderr
+    path = small_file(weights_path(_catalog.CATALOG["slak_tiny.in1k"]))
+    assert str(path) in replk_probe("weights", "verify", "slak_tiny.in1k").stdout
+
+
+def test_verify_believes_the_name(replk_probe: Run, tmp_path: Path) -> None:
+    result = replk_probe("weights", "verify", small_file(tmp_path / "replknet-fd08e268.pth"))
+    assert result.exit_code == 1
+    assert "not the file that its name promises" in result.stderr
+
+
+def test_verify_page(replk_probe: Run, tmp_path: Path) -> None:
+    path = tmp_path / "page.pth"
+    path.write_text("<html>Sign in</html>")
+    result = replk_probe("weights", "verify", path)
+    assert result.exit_code == 1
+    assert "an HTML page" in result.stderr
+
+
+def test_verify_the_real_file(replk_probe: Run, data_dir: Path) -> None:
+    path = data_dir / "weights" / "squeezenet1_0_imagenet.safetensors"
+    facts = json.loads(replk_probe("weights", "verify", path, "--json").stdout)
+    assert (facts["family"], facts["num_classes"]) == ("a SqueezeNet", 1000)
