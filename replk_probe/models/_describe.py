@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import timm
@@ -73,8 +74,8 @@ def describe(name: str, count: bool = True) -> dict[str, Any]:
 
     Returns:
         ``name``, ``family``, ``kernel_sizes`` (largest of each stage), ``parameters`` (with branches),
-        ``parameters_merged``, ``macs`` (merged; SLaK as its kernels are decomposed, which is cheaper), ``input_size``
-        (H, W), ``weights`` (names in the catalog) and ``pretrained_by_timm``.
+        ``parameters_merged``, ``macs`` (merged, but SLaK with its kernels decomposed, as that is cheaper),
+        ``macs_unmerged``, ``input_size`` (H, W), ``weights`` (names in the catalog) and ``pretrained_by_timm``.
     """
     cfg = timm.get_pretrained_cfg(name)
     row: dict[str, Any] = {
@@ -84,6 +85,7 @@ def describe(name: str, count: bool = True) -> dict[str, Any]:
         "parameters": None,
         "parameters_merged": None,
         "macs": None,
+        "macs_unmerged": None,
         "input_size": list(cfg.input_size[1:]) if cfg else [224, 224],
         "weights": [entry.name for entry in catalog_entries(name)],
         "pretrained_by_timm": not _is_own(name) and bool(cfg and (cfg.hf_hub_id or cfg.url)),
@@ -103,18 +105,25 @@ def describe(name: str, count: bool = True) -> dict[str, Any]:
 
 def _counts(model: nn.Module) -> dict[str, Any]:
     """The counted part of a row; ``model`` is on meta and is merged on the way."""
-    size = data_config(model).input_size
-    kernel_sizes = _kernel_sizes(model)
+    saved = 0
+
+    def see(module: LargeKernelConv, _args: object, output: torch.Tensor) -> None:
+        nonlocal saved
+        branches = sum(prod(branch.conv.kernel_size) for branch in module.branches().values())
+        saved += output[0].numel() * (branches - prod(module.kernel_size))
+
+    for module in model.modules():
+        if isinstance(module, LargeKernelConv):
+            module.register_forward_hook(see)
     parameters = count_parameters(model)
-    decomposed = any(isinstance(module, LargeKernelConv) and module.is_decomposed for module in model.modules())
-    macs = count_macs(model, size) if decomposed else None
-    merged = count_parameters(reparameterize(model))
+    unmerged = count_macs(model, data_config(model).input_size)
     return {
         "family": probe_spec(model).family,
-        "kernel_sizes": kernel_sizes,
+        "kernel_sizes": _kernel_sizes(model),
         "parameters": parameters,
-        "parameters_merged": merged,
-        "macs": count_macs(model, size) if macs is None else macs,
+        "parameters_merged": count_parameters(reparameterize(model)),
+        "macs": unmerged - max(saved, 0),
+        "macs_unmerged": unmerged,
     }
 
 

@@ -97,11 +97,6 @@ class LargeKernelConv(Mergeable):
         """Whether one convolution has replaced the branches."""
         return "reparam_conv" in self._modules
 
-    @property
-    def is_decomposed(self) -> bool:
-        """Whether the large kernel is a pair of rectangular ones; merging such a pair makes it slower."""
-        return "column_conv" in self._modules
-
     def branches(self) -> dict[str, ConvBN]:
         """The branches by name; none once they are merged."""
         found = ((name, self._modules.get(name)) for name in self._BRANCHES)

@@ -93,7 +93,7 @@ def fold_sequence(sequence: nn.Sequential) -> None:
         conv, bn = getattr(sequence, first), getattr(sequence, second)
         if type(conv) is nn.Conv2d and type(bn) in _FOLDABLE_NORMS and bn.running_mean is not None:
             setattr(sequence, first, fuse_conv_bn(conv, bn))
-            setattr(sequence, second, nn.Identity())
+            setattr(sequence, second, nn.Identity().train(bn.training))
 
 
 def fuse_conv_bn(conv: nn.Conv2d, bn: nn.Module) -> nn.Conv2d:
