@@ -1,0 +1,114 @@
+"""The arguments of a measurement, checked before anything slow begins."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from replk_probe.errors import InvalidInputError
+from replk_probe.images import ImageSet, sample_images
+
+from .protocol import check_threshold
+
+PRECISIONS = ("fp32", "fast", "bf16")
+
+# Bytes of a tensor's memory hashed at a time.
+_HASH_STEP = 1 << 24
+
+
+@dataclass(frozen=True)
+class TensorImages:
+    """Images handed over as an array, already normalised.
+
+    Attributes:
+        batch: ``[N, C, H, W]`` floating point.
+    """
+
+    batch: Tensor
+
+    source = "tensor"
+    sampling = "first"
+    shortfall_note = None
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """``tensor-0000``, ``tensor-0001``, ..."""
+        return tuple(f"tensor-{index:04d}" for index in range(len(self.batch)))
+
+    @property
+    def requested(self) -> int:
+        """All of them."""
+        return len(self.batch)
+
+
+def check_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
+    """Each in (0, 1), repeated ones once, in the order given."""
+    checked = tuple(dict.fromkeys(check_threshold(threshold) for threshold in thresholds))
+    if not checked:
+        raise InvalidInputError("No thresholds were given. Area ratios need at least one. Use for instance 0.2,0.5.")
+    return checked
+
+
+def check_precision(precision: str) -> None:
+    """One of :data:`PRECISIONS`."""
+    if precision not in PRECISIONS:
+        raise InvalidInputError(
+            f"Unknown precision {precision!r}. Gradients can be computed in {len(PRECISIONS)} ways only. "
+            f"Use one of {', '.join(PRECISIONS)}."
+        )
+
+
+def check_size(size: int | Sequence[int]) -> tuple[int, int]:
+    """(H, W) in pixels, at least 3 each: the smallest square of the protocols."""
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    whole = len(pair) == 2 and all(isinstance(side, (int, np.integer)) and side >= 3 for side in pair)
+    if not whole:
+        raise InvalidInputError(
+            f"Images of size {size} cannot be measured. The smallest window is 3 pixels wide. "
+            "Give a side in pixels, such as 1024."
+        )
+    return int(pair[0]), int(pair[1])
+
+
+def choose_images(images: Any, n_images: int, seed: int, sampling: str) -> ImageSet | TensorImages:
+    """The images meant by the argument of :func:`~replk_probe.measure_erf`."""
+    if isinstance(images, ImageSet):
+        if not images.ids:
+            raise InvalidInputError("The image set is empty. A contribution map is a mean over images. Give some.")
+        return images
+    if images is None or isinstance(images, (str, Path)):
+        root = None if images is None else Path(images)
+        return sample_images(root, n_images, seed, sampling)  # type: ignore[arg-type]
+    batch = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+    if not isinstance(batch, Tensor) or batch.dim() != 4 or batch.numel() == 0 or not batch.is_floating_point():
+        given = f"{batch.dtype} {list(batch.shape)}" if isinstance(batch, Tensor) else type(images).__name__
+        raise InvalidInputError(
+            f"The images are given as {given}. An ImageSet, a folder or normalised floating-point images [N, C, H, W] "
+            "are needed."
+        )
+    return TensorImages(batch.detach())
+
+
+def bytes_of(tensors: Iterable[Tensor]) -> Iterator[bytes]:
+    """Type, shape and content of tensors, in pieces."""
+    for tensor in tensors:
+        yield f"{tensor.dtype}{list(tensor.shape)}".encode()
+        flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
+        for start in range(0, flat.numel(), _HASH_STEP):
+            yield flat[start : start + _HASH_STEP].cpu().numpy().tobytes()
+
+
+def digest_of(chunks: Iterable[bytes]) -> str:
+    """Hex digest of the pieces, whose borders count."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(len(chunk).to_bytes(8, "little"))
+        digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,103 @@
+"""Where in the image one place of a feature map lies, and how far its theoretical receptive field reaches.
+
+The network is run on the meta device, where tensors have shapes but no values, under a dispatch mode that carries for
+every tensor which of its axes are image rows and columns and which interval of input pixels one of its places sees.
+What cannot be followed (attention, windows, resampling) loses the track; the caller then falls back on the stride.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .field_rules import follow, plain, tensors_in
+from .fields import CannotFollowError, Field, Lost, Span
+
+__all__ = ["Field", "FieldTracer", "Lost", "Span", "stride_rule"]
+
+
+def stride_rule(
+    place: tuple[int, int], feature_size: tuple[int, int], input_size: tuple[int, int]
+) -> tuple[float, ...]:
+    """Middle of the patch of a place, were the image cut into as many patches as the map has places.
+
+    Returns:
+        (y, x): ``(i + 1/2) * stride - 1/2`` with ``stride = input / feature``, in input pixels.
+    """
+    return tuple(
+        (index + 0.5) * pixels / places - 0.5
+        for index, places, pixels in zip(place, feature_size, input_size, strict=True)
+    )
+
+
+class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows receptive fields through every operation run under it; ask :meth:`field_of` about a tensor.
+
+    Args:
+        source: The input image, ``[1, C, H, W]``.
+    """
+
+    def __init__(self, source: Tensor) -> None:  # noqa: D107
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._known: dict[int, tuple[Tensor, Field | Lost]] = {}
+        self._spoilt: set[int] = set()
+        batch, channels, height, width = source.shape
+        self._put(source, Field((*plain((batch, channels)), (("y", height),), (("x", width),))))
+
+    def field_of(self, tensor: Tensor) -> Field | Lost | None:
+        """What is known about a tensor; None for one that does not depend on the image."""
+        entry = self._known.get(id(tensor))
+        if entry is not None:
+            return entry[1]
+        if _storage(tensor) in self._spoilt:
+            return Lost("a write into part of a tensor")
+        return None
+
+    def _put(self, tensor: Tensor, field: Field | Lost) -> None:
+        # The reference keeps the id from being used again; tensors on the meta device cost nothing.
+        self._known[id(tensor)] = (tensor, field)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operation, then give its outputs the field that follows from its inputs."""
+        kwargs = kwargs or {}
+        tensors = list(tensors_in((args, kwargs)))
+        before = [self.field_of(tensor) for tensor in tensors]
+        output = func(*args, **kwargs)
+        known = [field for field in before if field is not None]
+        if not known:
+            return output
+        try:
+            lost = next((field for field in known if isinstance(field, Lost)), None)
+            if lost is not None:
+                fields: list[Field | Lost] | Field | Lost = lost
+            else:
+                fields = follow(func, args, kwargs, output, self.field_of)
+        except CannotFollowError as error:
+            fields = Lost(str(error))
+        outputs = list(tensors_in(output))
+        each = fields if isinstance(fields, list) else [fields] * len(outputs)
+        for tensor, field in zip(outputs, each, strict=True):
+            if any(tensor is argument for argument in tensors):
+                self._written(tensor, field)
+            self._put(tensor, field)
+        return output
+
+    def _written(self, tensor: Tensor, field: Field | Lost) -> None:
+        """An operation in place: other views of the same memory changed as well."""
+        if self.field_of(tensor) == field:
+            return
+        storage = _storage(tensor)
+        for other, _ in list(self._known.values()):
+            if other is not tensor and _storage(other) == storage:
+                self._put(other, field if other.shape == tensor.shape else Lost("a write into part of a tensor"))
+        if tensor.numel() * tensor.element_size() != tensor.untyped_storage().nbytes():
+            self._spoilt.add(storage)
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)

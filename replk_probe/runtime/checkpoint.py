@@ -1,0 +1,140 @@
+"""An unfinished run on disk: a small JSON state that names the arrays it belongs to, replaced in one step.
+
+A process may be killed at any moment: what :meth:`Checkpoint.load` finds is the last state that was saved completely.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from replk_probe.errors import ResumeError
+
+from .files import atomic_path, atomic_write_text
+
+SCHEMA_VERSION = 1
+_STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """What a run had reached.
+
+    Attributes:
+        state: As given to :meth:`Checkpoint.save`.
+        arrays: By name, writable.
+    """
+
+    state: dict[str, Any]
+    arrays: dict[str, npt.NDArray[Any]]
+
+
+def exists(folder: str | Path) -> bool:
+    """Whether a folder holds a saved state, of whatever run."""
+    return (Path(folder) / _STATE).is_file()
+
+
+def discard(folder: str | Path) -> None:
+    """Remove a saved state and its folder; nothing happens where there is none."""
+    if exists(folder):
+        # The state first: without it the arrays mean nothing.
+        (Path(folder) / _STATE).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Checkpoint:
+    """The saved state of one run.
+
+    Args:
+        folder: Holds nothing but the state; created by the first :meth:`save`.
+        config: Everything that decides the numbers, as plain JSON values by the name of the option.
+        options: How to give an option on the command line, by its name in ``config``: ``{"seed": "--seed"}``.
+    """
+
+    def __init__(  # noqa: D107
+        self, folder: str | Path, config: Mapping[str, Any], options: Mapping[str, str] | None = None
+    ) -> None:
+        self.folder = Path(folder)
+        self._config: dict[str, Any] = json.loads(json.dumps(dict(config)))
+        self._options = dict(options or {})
+        self._files: dict[str, str] = {}
+        self._version = 0
+
+    def save(self, state: Mapping[str, Any], changed: Mapping[str, npt.NDArray[Any]] | None = None) -> None:
+        """Save a state; arrays that are not in ``changed`` stay as they were saved before."""
+        self._version += 1
+        for name, array in (changed or {}).items():
+            # A name of its own: the state on disk still refers to the array before this one.
+            file = f"{name}.{self._version}.npy"
+            with atomic_path(self.folder / file) as path, path.open("wb") as stream:
+                np.save(stream, array, allow_pickle=False)
+            self._files[name] = file
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "version": self._version,
+            "config": self._config,
+            "state": dict(state),
+            "arrays": self._files,
+        }
+        atomic_write_text(self.folder / _STATE, json.dumps(record, indent=1, allow_nan=False) + "\n")
+        self._sweep()
+
+    def load(self) -> SavedState | None:
+        """The last saved state, or None if there is none.
+
+        Raises:
+            ResumeError: The state belongs to a run with another configuration, or cannot be read.
+        """
+        if not exists(self.folder):
+            return None
+        try:
+            record = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
+            if record["schema_version"] != SCHEMA_VERSION:
+                raise ValueError(f"schema version {record['schema_version']}")
+            saved_config, state = dict(record["config"]), dict(record["state"])
+            files, version = dict(record["arrays"]), int(record["version"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise self._unreadable(error) from error
+        self._compare(saved_config)
+        try:
+            arrays = {name: np.load(self.folder / file, allow_pickle=False) for name, file in files.items()}
+        except (OSError, ValueError, EOFError) as error:
+            raise self._unreadable(error) from error
+        self._files, self._version = files, version
+        return SavedState(state, arrays)
+
+    def _sweep(self) -> None:
+        """Remove arrays and temporary files that the state does not name."""
+        keep = {_STATE, *self._files.values()}
+        for path in self.folder.iterdir():
+            if path.name not in keep and path.suffix in (".npy", ".json"):
+                path.unlink(missing_ok=True)
+
+    def _compare(self, saved: Mapping[str, Any]) -> None:
+        for name in [*self._config, *saved]:
+            old, new = saved.get(name), self._config.get(name)
+            if old != new:
+                option = self._options.get(name)
+                way = f"Pass {option} {_brief(old)}, or start anew" if option and old is not None else "Start anew"
+                raise ResumeError(
+                    f"Cannot resume {self.folder}. It was made with {name} {_brief(old)}, this run has {name} "
+                    f"{_brief(new)}. {way} without --resume or with a new --output."
+                )
+
+    def _unreadable(self, error: Exception) -> ResumeError:
+        return ResumeError(
+            f"Cannot resume {self.folder}. Its state is damaged ({type(error).__name__}: {error}). "
+            "Start anew without --resume."
+        )
+
+
+def _brief(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,95 @@
+"""Where torch computes and how it rounds: devices, strict float32, running out of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from replk_probe.errors import BackendError, InvalidInputError
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device meant, checked to be there.
+
+    Raises:
+        InvalidInputError: No device is written so.
+        BackendError: This machine has no such device.
+    """
+    if str(device) == "auto":
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise InvalidInputError(
+            f"Unknown device {str(device)!r}. Torch has no device of this name. Use auto, cpu, cuda or cuda:1."
+        ) from error
+    if found.type == "cuda":
+        if not torch.cuda.is_available():
+            raise BackendError(
+                f"Device {str(device)!r} is not available. Torch sees no NVIDIA GPU here. Use --device cpu."
+            )
+        index = torch.cuda.current_device() if found.index is None else found.index
+        if index >= torch.cuda.device_count():
+            raise BackendError(
+                f"Device {str(device)!r} is not available. This machine has {torch.cuda.device_count()} GPUs, "
+                "numbered from 0. Use another number."
+            )
+        return torch.device("cuda", index)
+    if found.type != "cpu":
+        raise BackendError(
+            f"Device {str(device)!r} is not supported. Contribution maps are computed on a CPU or an NVIDIA GPU. "
+            "Use cpu or cuda."
+        )
+    return torch.device("cpu")
+
+
+def device_label(device: torch.device) -> str:
+    """``"cpu"`` or ``"cuda:0 (NAME)"``."""
+    return str(device) if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})"
+
+
+@contextmanager
+def out_of_memory_explained(size: tuple[int, int]) -> Iterator[None]:
+    """Turn running out of memory into an error that says what to do about it."""
+    try:
+        yield
+    except RuntimeError as error:
+        exhausted = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not exhausted:
+            raise
+        raise BackendError(
+            f"The memory does not suffice for images of {size[0]}x{size[1]}. Torch could not allocate more. "
+            "Use a smaller --size, or a device with more memory."
+        ) from error
+
+
+# Where torch may round float32 products to fewer bits without being asked.
+_FLOAT32_SETTINGS: tuple[Any, ...] = (
+    torch.backends.cuda.matmul,
+    torch.backends.cudnn.conv,  # type: ignore[attr-defined]
+    torch.backends.mkldnn.matmul,  # type: ignore[attr-defined]
+    torch.backends.mkldnn.conv,  # type: ignore[attr-defined]
+)
+
+
+@contextmanager
+def strict_arithmetic() -> Iterator[None]:
+    """Float32 means float32, and sums have one order, so that a resumed run gives the same bytes.
+
+    What may be reduced is decided layer by layer in :func:`~replk_probe.erf.prepare`.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    rounding = [settings.fp32_precision for settings in _FLOAT32_SETTINGS]
+    try:
+        cudnn.deterministic, cudnn.benchmark = True, False
+        for settings in _FLOAT32_SETTINGS:
+            settings.fp32_precision = "ieee"
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
+        for settings, value in zip(_FLOAT32_SETTINGS, rounding, strict=True):
+            settings.fp32_precision = value
