@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import sys
+from itertools import pairwise
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from replk_probe.erf.plot import colour_floor, plot_comparison, plot_erf, save_comparison, save_figures, square_edges
+from replk_probe.erf.protocol import area_ratios
+from replk_probe.erf.result import ErfResult, RatioRow
+from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.provenance import RunInfo, WeightsInfo
+
+TRAINED = WeightsInfo("file:model.safetensors", sha256="0123456789abcdef")
+RANDOM = WeightsInfo("random-init", seed=0)
+
+
+def gaussian(height: int, width: int, sigma: float, offset: float = 0.0) -> np.ndarray:
+    y, x = np.arange(height) - height // 2 - offset, np.arange(width) - width // 2 - offset
+    return np.exp(-(y[:, None] ** 2 + x**2) / (2 * sigma**2))
+
+
+def make(contribution, weights=TRAINED, model="resnet101", centre=None, protocols=None) -> ErfResult:
+    height, width = contribution.shape
+    centre = centre or (height // 2, width // 2)
+    answers = area_ratios(contribution, (0.2, 0.3, 0.5, 0.99), centre=centre)
+    rows = tuple(
+        RatioRow(protocol, threshold, answer.side, answer.ratio, (answer.ratio * 0.8, min(answer.ratio * 1.2, 1.0)))
+        for (protocol, threshold), answer in answers.items()
+        if protocols is None or protocol in protocols
+    )
+    run = RunInfo(
+        model=model,
+        weights=weights,
+        image_source="folder:val",
+        image_ids=("a",),
+        input_size=(height, width),
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        seed=0,
+        device="cpu",
+        precision="fp32",
+        backend="aten",
+        seconds=1.0,
+    )
+    return ErfResult(contribution, run, 50, 0, (height, width), "layer4", (2, 2), centre, "receptive field", None, rows)
+
+
+def artists(ax, gid):
+    return [artist for artist in ax.get_children() if artist.get_gid() == gid]
+
+
+def words(figure) -> str:
+    texts = [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
+    return "\n".join(texts)
+
+
+def test_the_axes_show_pixels_from_the_top_left_corner():
+    ax = plot_erf(make(gaussian(48, 64, 5)))
+    assert ax.get_xlim() == (0, 64) and ax.get_ylim() == (48, 0)
+    assert ax.get_aspect() == 1.0
+    (mesh,) = ax.collections
+    assert mesh.get_array().reshape(48, 64).argmax() == 24 * 64 + 32
+    assert mesh.get_rasterized()
+
+
+def test_colours_are_relative_to_the_maximum_on_a_log_scale():
+    for scale in (1e-12, 1.0, 1e12):
+        (mesh,) = plot_erf(make(scale * gaussian(32, 32, 3))).collections
+        assert isinstance(mesh.norm, LogNorm) and (mesh.norm.vmin, mesh.norm.vmax) == (1e-4, 1.0)
+        assert mesh.get_array().min() == pytest.approx(1e-4) and mesh.get_array().max() == 1.0
+    (mesh,) = plot_erf(make(gaussian(32, 32, 3)), vmin=1e-2, vmax=0.5).collections
+    assert (mesh.norm.vmin, mesh.norm.vmax) == (1e-2, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("contribution", "floor"),
+    [
+        (gaussian(64, 64, 2), 1e-4),
+        (np.ones((16, 16)), 0.1),
+        (1 + np.eye(16), 0.1),
+        (np.where(np.eye(16) > 0, 1.0, 0.02), 0.01),
+        (np.where(np.eye(16) > 0, 1.0, 0.0), 0.1),
+    ],
+)
+def test_the_colour_floor_fits_the_map(contribution, floor):
+    assert colour_floor([make(contribution)]) == pytest.approx(floor)
+
+
+def test_every_threshold_has_a_square_and_a_label_clear_of_the_others():
+    for sigma in (0.3, 2, 9, 300):
+        result = make(gaussian(64, 64, sigma))
+        ax = plot_erf(result)
+        squares = artists(ax, "square")
+        sides = [result.row("paper", t).side for t in (0.99, 0.5, 0.3, 0.2)]
+        assert [square.get_width() for square in squares] == sides
+        labels = artists(ax, "square label")
+        assert [label.get_text() for label in labels] == [
+            f"{percent} %: {side} px" for percent, side in zip((99, 50, 30, 20), sides, strict=True)
+        ]
+        boxes = [label.get_window_extent() for label in labels]
+        assert all(upper.y0 > lower.y1 for upper, lower in pairwise(boxes))
+        assert all(ax.bbox.x0 < box.x0 and box.x1 < ax.bbox.x1 for box in boxes)
+
+
+def test_squares_lie_where_the_protocol_put_them():
+    result = make(gaussian(64, 64, 4, offset=3.5), centre=(35.5, 35.5))
+    left, top, right, bottom = square_edges(result, "centred", 0.5)
+    assert (left + right) / 2 == (top + bottom) / 2 == 36.0 and right - left == result.row("centred", 0.5).side
+    left, top, right, bottom = square_edges(result, "linear", 0.5)
+    assert (left + right) / 2 == (top + bottom) / 2 == 32.5
+    # A square that reaches the border is clipped to it.
+    flat = make(np.ones((64, 64)), centre=(35.5, 35.5))
+    left, top, right, bottom = square_edges(flat, "centred", 0.99)
+    assert right == bottom == 64.0 and left == top == 64.0 - flat.row("centred", 0.99).side
+    assert square_edges(make(np.ones((48, 96))), "paper", 0.99) == (0, 0, 96, 48)
+
+
+def test_the_scale_bar_is_a_round_number_of_pixels():
+    for width, length in ((1024, 200), (224, 20), (64, 10), (7, 1), (1, 1)):
+        ax = plot_erf(make(np.ones((4, width))))
+        (bar,) = artists(ax, "scale bar")
+        assert np.ptp(bar.get_xdata()) == pytest.approx(length)
+        assert artists(ax, "scale label")[0].get_text() == f"{length} px"
+
+
+def test_the_heading_names_model_weights_and_images():
+    text = words(plot_erf(make(gaussian(32, 32, 3))).figure)
+    for part in (
+        "resnet101",
+        "file:model.safetensors [01234567]",
+        "50 images",
+        "folder:val",
+        "32\u00d732 px",
+        "'paper'",
+    ):
+        assert part in text
+    assert "RANDOM" not in text
+
+
+def test_random_weights_are_said_on_the_figure():
+    ax = plot_erf(make(gaussian(32, 32, 3), RANDOM))
+    assert len(artists(ax, "random weights")) == 1
+    assert words(ax.figure).count("RANDOM WEIGHTS") == 2
+    figure = plot_comparison([make(gaussian(32, 32, 3), RANDOM, "a"), make(gaussian(32, 32, 3), TRAINED, "b")])
+    assert words(figure).count("RANDOM WEIGHTS") == 2 and "a (random)" in words(figure)
+    assert "b (random)" not in words(figure)
+
+
+def test_names_are_never_read_as_formulas():
+    save = plot_erf(make(gaussian(16, 16, 3), model="a$_{x$b")).figure
+    save.canvas.draw()
+    assert "a$_{x$b" in words(save)
+
+
+def test_an_axes_of_the_caller_is_used():
+    figure = Figure(figsize=(6, 3))
+    left, right = figure.subplots(1, 2)
+    assert plot_erf(make(gaussian(32, 32, 3)), right) is right
+    assert right.collections and not left.collections
+    assert len(figure.axes) == 3  # and a colour bar
+    plot_erf(make(gaussian(32, 32, 3)), left, colorbar=False, caption=False)
+    assert len(figure.axes) == 3
+
+
+def test_several_models_share_one_colour_scale():
+    results = [make(gaussian(32, 32, 2), model="sharp"), make(np.ones((32, 32)), RANDOM, "flat")]
+    figure = plot_comparison(results)
+    meshes = [ax.collections[0] for ax in figure.axes[:2]]
+    assert {(mesh.norm.vmin, mesh.norm.vmax) for mesh in meshes} == {(1e-4, 1.0)}
+    assert sum("Contribution" in ax.get_ylabel() for ax in figure.axes) == 1
+    panels = [ax for ax in figure.axes if "Area ratio" in ax.get_xlabel()]
+    assert [ax.get_xlabel() for ax in panels] == ["Area ratio, % ('paper')", "Area ratio, % ('centred')"]
+    drawn = {float(x) for line in panels[0].lines for x in line.get_xdata() if line.get_marker() == "o"}
+    assert drawn == {row.ratio for result in results for row in result.ratios if row.protocol == "paper"}
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_any_number_of_models_of_any_shape_can_be_compared(count):
+    shapes = [(32, 32), (40, 20), (20, 40), (7, 7)]
+    results = [make(np.random.default_rng(i).random(shapes[i]), model=f"m{i}") for i in range(count)]
+    figure = plot_comparison(results)
+    figure.canvas.draw()
+    width, height = figure.get_size_inches()
+    assert width <= 7.01 and height < 12
+    with pytest.raises(InvalidInputError, match="No result"):
+        plot_comparison([])
+
+
+def test_what_cannot_be_drawn_is_one_clear_error():
+    with pytest.raises(InvalidInputError, match=r"'pixels'.*paper, linear, centred"):
+        plot_erf(make(gaussian(16, 16, 3)), protocol="pixels")
+    with pytest.raises(InvalidInputError, match="'centred'"):
+        plot_erf(make(gaussian(16, 16, 3), protocols=("paper",)), protocol="centred")
+    with pytest.raises(InvalidInputError, match="0 < vmin < vmax"):
+        plot_erf(make(gaussian(16, 16, 3)), vmin=0.0)
+
+
+def test_files_are_written_and_their_bytes_repeat(tmp_path):
+    result = make(gaussian(64, 64, 5), RANDOM)
+    written = save_figures(result, tmp_path / "one")
+    assert [path.name for path in written] == ["erf.png", "erf.pdf"]
+    save_figures(result, tmp_path / "two")
+    for name, magic in (("erf.png", b"\x89PNG"), ("erf.pdf", b"%PDF")):
+        content = (tmp_path / "one" / name).read_bytes()
+        assert content.startswith(magic) and content == (tmp_path / "two" / name).read_bytes()
+    written = save_comparison([result, result], tmp_path)
+    assert [path.name for path in written] == ["comparison.png", "comparison.pdf"]
+    assert all(path.stat().st_size > 1000 for path in written)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["comparison.pdf", "comparison.png", "one", "two"]
+
+
+def test_maps_larger_than_the_figure_are_drawn_as_means_over_blocks():
+    contribution = np.zeros((2100, 2100))
+    contribution[1000:1002, 1000:1002] = 1.0
+    (mesh,) = plot_erf(make(contribution)).collections
+    assert mesh.get_array().size == 700**2
+    figure_x = mesh.get_transform().transform([(700, 0)])[0][0]
+    assert figure_x == pytest.approx(mesh.axes.transData.transform([(2100, 0)])[0][0])
+
+
+def test_nothing_global_is_changed():
+    before = dict(matplotlib.rcParams)
+    plot_comparison([make(gaussian(16, 16, 3)), make(gaussian(16, 16, 3))])
+    assert dict(matplotlib.rcParams) == before
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or not pyplot.get_fignums()
