@@ -11,8 +11,9 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from replk_probe.errors import WeightsError
-from replk_probe.runtime.download import cache_dir, check_reachable, fetch, fetch_drive
+from replk_probe.runtime.download import cache_dir, fetch, fetch_drive
 from replk_probe.runtime.provenance import RANDOM_INIT
+from replk_probe.runtime.reach import check_reachable
 
 from ._catalog import CATALOG, CatalogEntry, catalog_entries, default_entry
 

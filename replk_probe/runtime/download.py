@@ -8,11 +8,10 @@ import errno
 import http.client
 import importlib
 import json
+import logging
 import os
-import queue
 import shutil
 import sys
-import threading
 import time
 import urllib.error
 import urllib.parse
@@ -20,14 +19,15 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from replk_probe.errors import InvalidInputError, WeightsError
 from replk_probe.runtime.files import atomic_path
 from replk_probe.runtime.files import sha256_of as sha256_of
+from replk_probe.runtime.reach import Response, UnreachableError, check_reachable, one_line, open_url
 
+_LOG = logging.getLogger(__name__)
 _CHUNK = 1 << 18
-_STALL_SECONDS = 30.0
 _BACKOFF_SECONDS = (0.5, 1.0, 2.0, 4.0)
 _LOCK_POLL_SECONDS = 0.2
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -36,29 +36,12 @@ _DRIVE_URL = "https://drive.google.com/"
 _DRIVE_EXTRA = "replk-probe[drive]"
 
 
-class _Response(Protocol):
-    """What is used of an open HTTP answer."""
-
-    status: int
-    headers: email.message.Message
-
-    def read(self, amount: int = ...) -> bytes: ...
-
-    def close(self) -> None: ...
-
-    def geturl(self) -> str: ...
-
-
 class _InterruptedError(Exception):
     """The transfer stopped early for a reason that may pass."""
 
 
 class _StartOverError(Exception):
     """What lies in the part file does not belong to what the server has now."""
-
-
-class _UnreachableError(WeightsError):
-    """The host gave no answer at all."""
 
 
 def cache_dir() -> Path:
@@ -158,7 +141,7 @@ def fetch_drive(
         except Exception as error:
             # gdown lets requests' and its own errors through; whatever it was, the file is not here.
             raise WeightsError(
-                f"Google Drive did not hand out {target.name}. {_one_line(error)}. "
+                f"Google Drive did not hand out {target.name}. {one_line(error)}. "
                 f"Download it by hand from {manual} and pass its path."
             ) from error
         with temporary.open("rb") as stream:
@@ -170,22 +153,6 @@ def fetch_drive(
             )
         _check_digest(temporary, target.name, sha256)
     return target
-
-
-def check_reachable(url: str, timeout: float = 5.0) -> None:
-    """Fail fast where the host of ``url`` does not answer at all.
-
-    Args:
-        url: Address whose host (or the proxy in charge of it) is asked.
-        timeout: Seconds in total, name look-up and every address of the host included.
-
-    Raises:
-        WeightsError: No answer in time.
-    """
-    try:
-        _open(urllib.request.Request(url, method="HEAD"), timeout).close()
-    except urllib.error.HTTPError as error:  # An error status is an answer.
-        error.close()
 
 
 @contextlib.contextmanager
@@ -280,7 +247,7 @@ class _Transfer:
             except _InterruptedError as error:
                 answered = True
                 reason = str(error)
-            except _UnreachableError:
+            except UnreachableError:
                 # Never reached: an offline machine is told so at once. Lost halfway: worth another attempt.
                 if not answered:
                     raise
@@ -310,7 +277,7 @@ class _Transfer:
             self._forget()
             have = 0
         try:
-            response = _open(request, self.connect_timeout)
+            response = open_url(request, self.connect_timeout)
         except urllib.error.HTTPError as error:
             with contextlib.closing(error):
                 if error.code == 416 and have:
@@ -338,7 +305,7 @@ class _Transfer:
             self._copy(response, have, total)
         return have > 0
 
-    def _refuse_early(self, response: _Response, have: int, total: int | None) -> None:
+    def _refuse_early(self, response: Response, have: int, total: int | None) -> None:
         if self.size is not None and total is not None and total != self.size:
             raise WeightsError(
                 f"Refused to download {self.target.name}. The server offers {total:,} bytes and the file should have "
@@ -354,14 +321,14 @@ class _Transfer:
             if total - have > free:
                 raise OSError(errno.ENOSPC, f"{total - have:,} bytes are needed and {free:,} are free")
 
-    def _copy(self, response: _Response, have: int, total: int | None) -> None:
+    def _copy(self, response: Response, have: int, total: int | None) -> None:
         with _bar(self.target.name, have, total, self.progress) as advance:
             self.part.seek(have)
             while True:
                 try:
                     chunk = response.read(_CHUNK)
                 except (OSError, http.client.HTTPException) as error:
-                    raise _InterruptedError(f"the connection was lost ({_one_line(error)})") from error
+                    raise _InterruptedError(f"the connection was lost ({one_line(error)})") from error
                 if not chunk:
                     break
                 self.part.write(chunk)
@@ -397,69 +364,6 @@ class _Transfer:
         _check_digest(self.path, self.target.name, self.sha256)
 
 
-def _open(request: urllib.request.Request, budget: float) -> _Response:
-    """Open ``request``, giving up after ``budget`` seconds in all.
-
-    Socket timeouts count per address and per packet and do not cover name look-up at all, which is what keeps an
-    offline machine waiting; so the opening runs in a thread that can be left behind.
-    """
-    answers: queue.Queue[_Response | BaseException] = queue.Queue()
-    abandoned = threading.Event()
-
-    def work() -> None:
-        try:
-            answer: _Response | BaseException = _opener().open(request, timeout=_STALL_SECONDS)
-        except BaseException as error:
-            answer = error
-        answers.put(answer)
-        if abandoned.is_set():
-            _discard(answers)
-
-    threading.Thread(target=work, name="replk-probe-connect", daemon=True).start()
-    host = urllib.parse.urlsplit(request.full_url).netloc
-    try:
-        answer = answers.get(timeout=budget)
-    except queue.Empty:
-        abandoned.set()
-        _discard(answers)
-        raise _UnreachableError(
-            f"Cannot reach {host}. No answer within {budget:g} s. Check the network, or pass a file or random weights."
-        ) from None
-    if isinstance(answer, urllib.error.HTTPError):
-        raise answer
-    if isinstance(answer, OSError | http.client.HTTPException | ValueError):
-        reason = getattr(answer, "reason", None) or answer
-        raise _UnreachableError(
-            f"Cannot reach {host}. {_one_line(reason)}. Check the network, or pass a file or random weights."
-        ) from answer
-    if isinstance(answer, BaseException):
-        raise answer
-    return answer
-
-
-def _discard(answers: queue.Queue[_Response | BaseException]) -> None:
-    with contextlib.suppress(queue.Empty):
-        late = answers.get_nowait()
-        if not isinstance(late, BaseException) or isinstance(late, urllib.error.HTTPError):
-            late.close()
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """HTTP and HTTPS alone: a redirect to ``file:`` or ``ftp:`` finds no handler."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPRedirectHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.UnknownHandler(),
-    ):
-        opener.add_handler(handler)
-    return opener
-
-
 @contextlib.contextmanager
 def _claimed(path: Path, done: Callable[[], bool]) -> Iterator[IO[bytes] | None]:
     """The open part file ``path``, locked against other processes; None if one of them finished meanwhile.
@@ -486,11 +390,15 @@ def _lock(part: IO[bytes]) -> bool:
         import fcntl
     except ImportError:
         return False
+    told = False
     while True:
         try:
             fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
+            if not told:
+                _LOG.warning("Waiting for another process that is fetching the same file.")
+            told = True
             time.sleep(_LOCK_POLL_SECONDS)
         except OSError:
             return False
@@ -532,11 +440,6 @@ def _length(headers: email.message.Message) -> int | None:
 def _is_html(start: bytes) -> bool:
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     return text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml"))
-
-
-def _one_line(error: object) -> str:
-    text = " ".join((str(error) or type(error).__name__).split()).rstrip(".")
-    return text[:1].upper() + text[1:200]
 
 
 def _disk_error(target: Path, error: OSError) -> WeightsError:

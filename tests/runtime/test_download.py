@@ -20,9 +20,10 @@ from typing import Any, ClassVar
 import pytest
 
 from replk_probe.errors import WeightsError
-from replk_probe.runtime import download
-from replk_probe.runtime.download import cache_dir, check_reachable, fetch, fetch_drive
+from replk_probe.runtime import download, reach
+from replk_probe.runtime.download import cache_dir, fetch, fetch_drive
 from replk_probe.runtime.files import atomic_path, atomic_write_text, sha256_of
+from replk_probe.runtime.reach import UnreachableError, check_reachable
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -226,7 +227,7 @@ def test_wrong_size_is_refused_before_the_transfer(server: Server, tmp_path: Pat
 
 def test_no_space_is_seen_before_the_transfer(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = types.SimpleNamespace(total=10, used=9, free=1)
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     with pytest.raises(WeightsError, match=r"No space left.*REPLK_PROBE_CACHE"):
         fetch(server.url, tmp_path / "w", DIGEST)
     assert leftovers(tmp_path) == []
@@ -299,6 +300,21 @@ def test_dead_server_is_not_asked_for_ever(server: Server, tmp_path: Path) -> No
     with pytest.raises(WeightsError, match="503"):
         fetch(server.url, tmp_path / "w", DIGEST, retries=2)
     assert len(server.behaviour.requests) == 3
+
+
+def test_server_that_goes_away_halfway(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_url = reach.open_url
+
+    def gone(*args: Any) -> Any:
+        if server.behaviour.requests:
+            raise UnreachableError("gone")
+        return open_url(*args)
+
+    server.behaviour.cut_after = 300_000
+    monkeypatch.setattr(download, "open_url", gone)
+    with pytest.raises(WeightsError, match=r"broke off at 300,000 bytes\. The server no longer answers\. Run the same"):
+        fetch(server.url, tmp_path / "w", DIGEST)
+    assert (tmp_path / "w.part").stat().st_size == 300_000
 
 
 def test_html_page_is_not_taken_for_a_file(server: Server, tmp_path: Path) -> None:
@@ -398,7 +414,7 @@ def drive(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         Path(output).write_bytes(told["content"])
         return output
 
-    monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download=fake))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download=fake))
     monkeypatch.setattr(download, "check_reachable", lambda *_: None)
     return told
 
@@ -423,7 +439,7 @@ def test_drive_failure_names_the_way_out(tmp_path: Path, drive: dict[str, Any]) 
 
 
 def test_drive_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace())  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace())
     with pytest.raises(WeightsError, match=r"Cannot reach drive\.google\.com"):
         fetch_drive("some-id", tmp_path / "w")
 
