@@ -126,15 +126,15 @@ def fetch_drive(
     target = Path(dest)
     if _is_good(target, sha256, None):
         return target
+    manual = f"https://drive.google.com/file/d/{file_id}/view"
     try:
         gdown = importlib.import_module("gdown")
     except ImportError as error:
         raise WeightsError(
             f"Cannot fetch {target.name}. It lies on Google Drive and the optional package gdown is missing. "
-            f'Install it with: pip install "{_DRIVE_EXTRA}"'
+            f'Install it with: pip install "{_DRIVE_EXTRA}" (or download {manual} by hand and pass its path).'
         ) from error
     check_reachable(_DRIVE_URL, connect_timeout)
-    manual = f"https://drive.google.com/file/d/{file_id}/view"
     with _writing(target) as temporary:
         try:
             answer = gdown.download(id=file_id, output=str(temporary), quiet=not (progress and sys.stderr.isatty()))

@@ -84,6 +84,7 @@ def open_url(request: urllib.request.Request, budget: float) -> Response:
         raise answer
     if isinstance(answer, OSError | http.client.HTTPException | ValueError):
         reason = getattr(answer, "reason", None) or answer
+        reason = getattr(reason, "strerror", None) or reason
         raise UnreachableError(
             f"Cannot reach {host}. {one_line(reason)}. Check the network, or pass a file or random weights."
         ) from answer
