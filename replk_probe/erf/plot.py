@@ -414,13 +414,16 @@ def _draw_ratios(ax: Axes, results: Sequence[ErfResult], protocol: str, *, named
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def save_figures(result: ErfResult, directory: str | Path, *, protocol: str = "paper") -> tuple[Path, ...]:
+def save_figures(
+    result: ErfResult, directory: str | Path, *, protocol: str = "paper", vmin: float | None = None
+) -> tuple[Path, ...]:
     """Write ``erf.png`` and ``erf.pdf``.
 
     Args:
         result: What to draw.
         directory: Created if it is not there.
         protocol: Whose squares.
+        vmin: As :func:`plot_erf`; ``colour_floor(results)`` gives the figures of several models one colour scale.
 
     Returns:
         The files written.
@@ -428,7 +431,7 @@ def save_figures(result: ErfResult, directory: str | Path, *, protocol: str = "p
     Raises:
         InvalidInputError: The folder cannot be written to, or as :func:`plot_erf`.
     """
-    figure = _figure_of(plot_erf(result, protocol=protocol))
+    figure = _figure_of(plot_erf(result, protocol=protocol, vmin=vmin))
     return _save(figure, Path(directory), "erf", result)
 
 
@@ -475,9 +478,8 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _figure_of(ax: Axes) -> Figure:
-    figure = ax.get_figure(root=True)
-    assert isinstance(figure, Figure)  # only an Axes taken out of its figure has none
-    return figure
+    """The whole figure, also of an Axes in a subfigure."""
+    return ax.figure.canvas.figure
 
 
 def _inches(ax: Axes) -> tuple[float, float]:
