@@ -16,6 +16,8 @@ NETWORK_VARIABLE = "REPLK_PROBE_TEST_NETWORK"
 _NOWHERE = "http://127.0.0.1:9"
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# The tensors of a test are small: threads that wait for each other would only make it slow on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
