@@ -107,6 +107,18 @@ def area_ratios(
     Raises:
         InvalidInputError: As :func:`area_ratio`.
     """
+    return _area_ratios(scores, thresholds, protocols, centre, between=False)
+
+
+def _area_ratios(
+    scores: npt.ArrayLike,
+    thresholds: Iterable[float],
+    protocols: Iterable[str],
+    centre: Sequence[float] | None,
+    *,
+    between: bool,
+) -> dict[tuple[str, float], AreaRatio]:
+    """:func:`area_ratios`; ``between`` takes ratios between two windows, where the share would cross the threshold."""
     thresholds = tuple(check_threshold(threshold) for threshold in thresholds)
     protocols = tuple(protocols)
     for protocol in protocols:
@@ -127,11 +139,12 @@ def area_ratios(
         if protocol == "pixels":
             found = _pixel_sets(linear, thresholds)
         elif protocol == "centred":
-            found = _windows(linear, thresholds, _check_centre(centre, middle, raw.shape), as_script=False)
+            true_centre = _check_centre(centre, middle, raw.shape)
+            found = _windows(linear, thresholds, true_centre, as_script=False, between=between)
         elif protocol == "linear":
-            found = _windows(linear, thresholds, middle, as_script=True)
+            found = _windows(linear, thresholds, middle, as_script=True, between=between)
         else:
-            found = _windows(_paper_scores(raw), thresholds, middle, as_script=True)
+            found = _windows(_paper_scores(raw), thresholds, middle, as_script=True, between=between)
         answers.update({(protocol, threshold): answer for threshold, answer in zip(thresholds, found, strict=True)})
     return answers
 
@@ -245,7 +258,7 @@ def _edges(ring: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.intp]:
 
 
 def _windows(
-    scores: FloatArray, thresholds: Sequence[float], centre: tuple[float, float], *, as_script: bool
+    scores: FloatArray, thresholds: Sequence[float], centre: tuple[float, float], *, as_script: bool, between: bool
 ) -> list[AreaRatio]:
     """First window around ``centre`` above each threshold; ``as_script`` takes areas as the published script does."""
     height, width = scores.shape
@@ -259,7 +272,9 @@ def _windows(
     answers = []
     for threshold in thresholds:
         k = _first_above(scores, rings, shares, threshold, start)
-        if as_script and 1 <= k < height // 2 and k <= width // 2:
+        if between:
+            answers.append(_between(shares, extents.prod(axis=1) / (height * width), k, threshold))
+        elif as_script and 1 <= k < height // 2 and k <= width // 2:
             side = 2 * k + 1
             # The order of the script's own operations, for the last bit. On a map of even width and two rows more than
             # columns its largest window is a column wider than the map, and the whole map is all there is.
@@ -268,6 +283,15 @@ def _windows(
             rows, columns = (int(extent) for extent in extents[k])
             answers.append(AreaRatio(max(rows, columns), rows * columns / (height * width)))
     return answers
+
+
+def _between(shares: FloatArray, areas: npt.NDArray[Any], k: int, threshold: float) -> AreaRatio:
+    """The ratio (no side) at which the share crosses the threshold, on the line between windows k - 1 and k."""
+    below = (shares[k - 1], areas[k - 1]) if k > 0 else (0.0, 0.0)
+    rise = shares[k] - below[0]
+    way = min(max((threshold - below[0]) / rise, 0.0), 1.0) if rise > 0 else 1.0
+    ratio = float(below[1] + way * (areas[k] - below[1]))
+    return AreaRatio(math.nan, ratio)
 
 
 def _first_above(scores: FloatArray, rings: _Rings, shares: FloatArray, threshold: float, start: int) -> int:
@@ -335,7 +359,9 @@ def jackknife(
     """95 % intervals of the area ratios, from what each leaves out of the mean when a block of images is left out.
 
     The delete-one-group jackknife for groups of unequal size, around the ratio of the mean over all images, with the
-    quantile of Student's t at (blocks - 1) degrees of freedom, clipped to [0, 1].
+    quantile of Student's t at (blocks - 1) degrees of freedom, clipped to [0, 1]. Windows grow by whole pixels, and a
+    block that moves the crossing by less than one would count for nothing: the spread is therefore that of the ratio
+    interpolated between the last window below the threshold and the first above it.
 
     Args:
         block_sums: Sums of the contribution maps over the images of each block, ``[B, H, W]``.
@@ -370,6 +396,7 @@ def jackknife(
     estimate = area_ratios(total / n_images, thresholds, protocols, centre)
     if len(used) < 2:
         return dict.fromkeys(estimate)
+    crossing = _area_ratios(total / n_images, thresholds, protocols, centre, between=True)
 
     left_out: list[dict[tuple[str, float], AreaRatio]] = []
     for block in used:
@@ -377,13 +404,14 @@ def jackknife(
         others = np.maximum(total - sums[block], 0.0) / (n_images - counts[block])
         if others.max() == 0:
             return dict.fromkeys(estimate)
-        left_out.append(area_ratios(others, thresholds, protocols, centre))
+        left_out.append(_area_ratios(others, thresholds, protocols, centre, between=True))
 
     shares = counts[used] / n_images
     quantile = float(stdtrit(len(used) - 1, 0.975))
     intervals: dict[tuple[str, float], tuple[float, float] | None] = {}
     for key, (_, ratio) in estimate.items():
-        error = quantile * _jackknife_error(ratio, np.array([answers[key].ratio for answers in left_out]), shares)
+        without = np.array([answers[key].ratio for answers in left_out])
+        error = quantile * _jackknife_error(crossing[key].ratio, without, shares)
         intervals[key] = (max(ratio - error, 0.0), min(ratio + error, 1.0))
     return intervals
 

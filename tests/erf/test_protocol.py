@@ -290,6 +290,22 @@ def test_all_protocols_at_1024_take_a_fraction_of_a_second():
 # -- intervals --
 
 
+def slow_crossing(scores: np.ndarray, threshold: float, protocol: str, centre: tuple[float, float]) -> float:
+    """The ratio at which the share crosses the threshold, interpolated between windows that grow one by one."""
+    if protocol == "pixels":
+        return area_ratio(scores, threshold, protocol).ratio
+    data = np.log10(scores + 1) if protocol == "paper" else scores
+    y, x = centre if protocol == "centred" else (scores.shape[0] // 2, scores.shape[1] // 2)
+    rows, columns = np.indices(scores.shape)
+    distance = np.maximum(abs(rows - y), abs(columns - x))
+    shares, areas = [], []
+    for reach in np.unique(distance):
+        shares.append(data[distance <= reach].sum() / data.sum())
+        areas.append((distance <= reach).mean())
+    assert shares[0] < threshold  # no map of these tests is answered by its smallest window
+    return float(np.interp(threshold, shares, areas))
+
+
 def test_jackknife_of_equal_blocks_is_the_textbook_formula():
     rng = np.random.default_rng(0)
     maps = rng.random((6, 12, 12)) ** 4
@@ -297,9 +313,15 @@ def test_jackknife_of_equal_blocks_is_the_textbook_formula():
     assert list(intervals) == [(protocol, t) for protocol in PROTOCOLS for t in TABLE]
     for (protocol, t), interval in intervals.items():
         estimate = area_ratio(maps.mean(0), t, protocol, (5.5, 5.5)).ratio
-        without = [area_ratio(np.delete(maps, i, 0).mean(0), t, protocol, (5.5, 5.5)).ratio for i in range(6)]
+        without = [slow_crossing(np.delete(maps, i, 0).mean(0), t, protocol, (5.5, 5.5)) for i in range(6)]
         error = 2.5705818366147395 * math.sqrt(5 / 6 * np.sum((without - np.mean(without)) ** 2))
         assert interval == pytest.approx((max(estimate - error, 0), min(estimate + error, 1)))
+
+
+def test_jackknife_sees_what_is_less_than_a_pixel():
+    maps = np.stack([gaussian(8 + 0.01 * i, 64) for i in range(20)])
+    for low, high in jackknife(maps, [1] * 20, TABLE, protocols=("paper", "linear", "centred")).values():
+        assert high > low
 
 
 def test_jackknife_of_unequal_blocks_is_the_weighted_formula():
