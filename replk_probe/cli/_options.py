@@ -131,16 +131,16 @@ def check_writable(folder: Path) -> None:
         existing = existing.parent
     reason = None
     if not existing.is_dir():
-        reason = f"{existing} is not a folder"
+        reason = f"'{existing}' is not a folder"
     else:
         probe = existing / f".replk-probe-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             probe.touch(exist_ok=False)
             probe.unlink()
         except OSError as error:
-            reason = f"{existing}: {error.strerror or error}"
+            reason = f"'{existing}': {error.strerror or error}"
     if reason is not None:
-        raise InvalidInputError(f"Cannot write to {folder}. {reason[:1].upper()}{reason[1:]}. Choose another --output.")
+        raise InvalidInputError(f"Cannot write to {folder}. {reason}. Choose another --output.")
 
 
 def parse_thresholds(text: str) -> tuple[float, ...]:

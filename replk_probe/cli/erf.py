@@ -174,12 +174,13 @@ def _finished(plan: ErfPlan, folder: Path) -> ErfResult | None:
 
 def _report(results: list[ErfResult], folders: list[Path], output: Path) -> None:
     """Draw the figures and print the table."""
-    from replk_probe.erf.plot import save_comparison, save_figures
+    from replk_probe.erf.plot import colour_floor, save_comparison, save_figures
     from replk_probe.erf.result import write_csv
     from replk_probe.report.tables import erf_table
 
+    shared = colour_floor(results)
     for result, folder in zip(results, folders, strict=True):
-        save_figures(result, folder)
+        save_figures(result, folder, vmin=shared)
     if len(results) > 1:
         save_comparison(results, output)
         write_csv(results, output / "comparison.csv")
@@ -187,7 +188,8 @@ def _report(results: list[ErfResult], folders: list[Path], output: Path) -> None
     for result in results:
         seconds = result.run.seconds
         speed = f"{result.n_images / seconds:.3g} images/s" if seconds > 0 else ""
-        click.echo(f"{result.run.model}: {result.n_images} images in {seconds:.1f} s, {speed}", err=True)
+        images = "1 image" if result.n_images == 1 else f"{result.n_images} images"
+        click.echo(f"{result.run.model}: {images} in {seconds:.1f} s, {speed}", err=True)
         for skipped in result.run.skipped:
             click.echo(f"{result.run.model}: skipped {skipped['id']}: {skipped['reason']}", err=True)
     where = folders[0] if len(results) == 1 else output

@@ -132,7 +132,10 @@ def _of_tokens(tokens: int, input_size: tuple[int, int], model: nn.Module) -> La
         rows = round(math.sqrt(max(tokens - prefix, 0) * input_size[0] / input_size[1]))
         columns = (tokens - prefix) // rows if rows > 0 else 0
         fits = rows > 0 and rows * columns == tokens - prefix and rows <= input_size[0] and columns <= input_size[1]
-        if fits and _proportional((rows, columns), input_size):
+        # A prefix that nobody declared is believed only where the rest are patches that tile the image.
+        tiles = fits and input_size[0] % rows == input_size[1] % columns == 0
+        tiles = tiles and rows * input_size[1] == columns * input_size[0]
+        if fits and _proportional((rows, columns), input_size) and (tiles or prefix in (0, *declared)):
             return Layout("NLC", (rows, columns), prefix)
     return None
 

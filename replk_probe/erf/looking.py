@@ -153,8 +153,8 @@ def _look(model: nn.Module, shape: Sequence[int], feature: Feature | None, trace
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise UnsuitableSizeError(
-            f"{type(model).__name__} cannot take images of shape {list(shape)[1:]}. It stopped with: {reason} "
-            "Choose another size, or a model built for this one."
+            f"{type(model).__name__} cannot take images of shape {list(shape)[1:]}. "
+            f"It stopped with: {reason.rstrip('.')}. Choose another size, or a model built for this one."
         ) from error
 
 

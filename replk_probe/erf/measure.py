@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -229,9 +229,10 @@ class ErfPlan:
         versions = software_versions()
         return {
             "model": self.name,
-            "weights": {
-                key: value for key, value in asdict(self.weights).items() if key in ("source", "sha256", "seed")
-            },
+            "seed": self.seed,
+            "weights": self.weights.source,
+            "sha256 of the weights": self.weights.sha256,
+            "seed of the weights": self.weights.seed,
             "parameters": self._parameters,
             "size": list(self.size),
             "layer": self.feature.label,
@@ -240,7 +241,6 @@ class ErfPlan:
             "data": self.images.source,
             "images": self.images.requested,
             "sampling": self.images.sampling,
-            "seed": self.seed,
             "image_ids": self._image_ids,
             "batch_size": self.batch_size,
             **{f"version of {package}": versions[package] for package in ("replk-probe", "torch", "timm")},

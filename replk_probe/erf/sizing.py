@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,7 +33,9 @@ def resized(model: nn.Module, size: tuple[int, int]) -> Iterator[tuple[nn.Module
         for way in ways:
             other = copy.deepcopy(model)
             try:
-                other.set_input_size(img_size=size, **way)  # type: ignore[operator]
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of timm's interpolation, about torch's
+                    other.set_input_size(img_size=size, **way)  # type: ignore[operator]
             except (TypeError, ValueError, AssertionError, RuntimeError):
                 continue  # another network's idea of the same method
             kept = f", windows of {window[0]}x{window[1]} kept" if window and way else ""

@@ -1,0 +1,42 @@
+"""The gradient under the contribution scores is what captum calls the gradient of a neuron."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from replk_probe.erf import contribution_scores
+from replk_probe.erf.features import input_gradient
+
+
+def small_cnn() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 7, stride=2, padding=3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 5, 3, padding=1), nn.Tanh()
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "layer"),
+    [(small_cnn, "4"), (partial(timm.create_model, "resnet10t"), "layer2.0")],
+    ids=["small", "resnet"],
+)
+def test_gradient_before_its_relu_equals_captums_neuron_gradient(build: Callable[[], nn.Module], layer: str) -> None:
+    attr = pytest.importorskip("captum.attr")
+    torch.manual_seed(0)
+    model = build().double().eval()
+    batch = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+
+    def neuron(features: torch.Tensor) -> torch.Tensor:
+        y, x = features.shape[2] // 2, features.shape[3] // 2
+        return features[:, :, y, x].relu().sum(dim=1)
+
+    theirs = attr.NeuronGradient(model, model.get_submodule(layer)).attribute(batch.clone().requires_grad_(), neuron)
+    ours = input_gradient(model, batch, layer)
+    torch.testing.assert_close(ours, theirs.detach(), rtol=0, atol=1e-14 * float(theirs.abs().max()))
+    assert (ours < 0).any(), "a gradient without signs would prove little"
+    torch.testing.assert_close(contribution_scores(model, batch, layer), theirs.detach().clamp_min(0).sum(1))

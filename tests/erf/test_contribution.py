@@ -1,0 +1,215 @@
+"""Contribution scores whose values are known on paper, and what must be left alone while they are computed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from replk_probe.erf import contribution_scores
+from replk_probe.errors import InvalidInputError
+
+
+def positive_conv(channels_in: int, channels_out: int, kernel: int, **options: int) -> nn.Conv2d:
+    conv = nn.Conv2d(channels_in, channels_out, kernel, **options).double()
+    nn.init.uniform_(conv.weight, 0.1, 1.0)
+    nn.init.constant_(conv.bias, 100.0)  # keeps the ReLU of the definition open
+    return conv
+
+
+def images(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def test_one_convolution_gives_its_own_kernel_at_the_middle() -> None:
+    conv = positive_conv(3, 4, 5, padding=2)
+    scores = contribution_scores(conv, images(2, 3, 20, 30))
+    expected = torch.zeros(20, 30, dtype=torch.float64)
+    expected[8:13, 13:18] = conv.weight.sum(dim=(0, 1)).detach()
+    torch.testing.assert_close(scores, expected.expand(2, -1, -1), rtol=1e-14, atol=0)
+    assert (scores[:, :8] == 0).all() and (scores[:, 13:] == 0).all()
+
+
+def test_negative_gradients_count_as_zero_per_colour_before_they_are_added() -> None:
+    conv = nn.Conv2d(3, 1, 1).double()
+    with torch.no_grad():
+        conv.weight.copy_(torch.tensor([2.0, -5.0, 3.0]).view(1, 3, 1, 1))
+        conv.bias.fill_(100.0)
+    scores = contribution_scores(conv, images(1, 3, 7, 7))
+    assert scores[0, 3, 3] == 5.0
+    assert scores.sum() == 5.0
+
+
+def test_a_closed_relu_contributes_nothing() -> None:
+    conv = positive_conv(3, 2, 3, padding=1)
+    with torch.no_grad():
+        conv.bias[0] = -1000.0
+    scores = contribution_scores(conv, images(1, 3, 9, 9))
+    torch.testing.assert_close(scores[0, 3:6, 3:6], conv.weight[1].sum(dim=0).detach(), rtol=1e-14, atol=0)
+
+
+def test_a_linear_stack_gives_the_kernels_convolved_with_each_other() -> None:
+    kernels = [positive_conv(1, 1, size, padding=size // 2) for size in (3, 5, 7)]
+    scores = contribution_scores(nn.Sequential(*kernels), images(1, 1, 41, 41))
+    # Backwards a convolution spreads by its kernel: full convolution of an impulse with all three.
+    expected = torch.zeros(1, 1, 41, 41, dtype=torch.float64)
+    expected[0, 0, 20, 20] = 1.0
+    for conv in reversed(kernels):
+        expected = F.conv_transpose2d(expected, conv.weight, padding=conv.padding)
+    torch.testing.assert_close(scores, expected[0].detach(), rtol=1e-13, atol=1e-13)
+    assert (scores[0, 14:27, 14:27] > 0).all() and scores.count_nonzero() == 13 * 13
+
+
+def test_a_stem_without_padding_shifts_the_map() -> None:
+    patchify = positive_conv(3, 2, 4, stride=4)
+    scores = contribution_scores(patchify, images(1, 3, 32, 48))
+    rows, columns = scores[0].nonzero(as_tuple=True)
+    assert (rows.min(), rows.max()) == (16, 19)  # place 32 / 4 // 2 = 4 sees pixels 16 to 19: its middle is 17.5
+    assert (columns.min(), columns.max()) == (24, 27)
+
+
+def test_float32_agrees_with_float64() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 7, 2, 3), nn.BatchNorm2d(8), nn.GELU(), nn.Conv2d(8, 8, 3, 1, 1), nn.Flatten(0, 0)
+    )
+    exact = contribution_scores(model.double(), images(2, 3, 32, 32))
+    scores = contribution_scores(model.float(), images(2, 3, 32, 32))
+    assert scores.dtype == torch.float32
+    assert (scores.double() - exact).norm() < 1e-5 * exact.norm()
+
+
+def test_low_precision_models_give_float32_scores() -> None:
+    scores = contribution_scores(positive_conv(3, 4, 3, padding=1).bfloat16(), images(1, 3, 9, 9))
+    assert scores.dtype == torch.float32
+
+
+def test_images_of_a_batch_do_not_influence_each_other() -> None:
+    # A norm without running statistics couples the images of a batch.
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Conv2d(4, 4, 3)).double()
+    batch = images(3, 3, 12, 12)
+    one_by_one = torch.cat([contribution_scores(model, image[None]) for image in batch])
+    torch.testing.assert_close(contribution_scores(model, batch), one_by_one, rtol=1e-12, atol=1e-15)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.drop = nn.Dropout(0.5)
+        self.late = nn.Conv2d(4, 4, 3, padding=1)
+        self.explode = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.drop(self.norm(self.stem(x)))
+        if self.explode:
+            raise ZeroDivisionError("a bug of the network")
+        return self.late(x)
+
+
+def hooks_of(model: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules())
+
+
+def test_modes_gradients_parameters_and_batch_are_left_alone() -> None:
+    model = Net().train()
+    model.norm.eval()
+    model.late.weight.requires_grad_(False)
+    modes = {name: module.training for name, module in model.named_modules()}
+    wants = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    batch = torch.randn(2, 3, 8, 8)
+    before = batch.clone()
+
+    first = contribution_scores(model, batch)
+
+    assert torch.equal(first, contribution_scores(model, batch)), "dropout was active"
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == wants
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(batch, before) and not batch.requires_grad and batch.grad is None
+    assert hooks_of(model) == 0
+
+
+@pytest.mark.parametrize("layer", [None, "stem", "late"])
+def test_hooks_and_modes_are_restored_after_an_exception(layer: str | None) -> None:
+    model = Net().train()
+    model.explode = True
+    if layer == "stem":
+        contribution_scores(model, torch.randn(1, 3, 8, 8), layer)  # the failure lies behind the layer
+    else:
+        with pytest.raises(InvalidInputError, match="a bug of the network"):
+            contribution_scores(model, torch.randn(1, 3, 8, 8), layer)
+    assert hooks_of(model) == 0
+    assert all(module.training for module in model.modules())
+
+
+def test_nothing_after_the_layer_is_computed() -> None:
+    model = Net()
+    calls: list[int] = []
+    model.late.register_forward_hook(lambda *_: calls.append(1))
+    contribution_scores(model, torch.randn(1, 3, 8, 8), "norm")
+    assert calls == []
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode], ids=["no_grad", "inference_mode"])
+def test_works_inside_contexts_that_turn_gradients_off(context: type) -> None:
+    model = Net().requires_grad_(False)
+    expected = contribution_scores(model, torch.ones(1, 3, 8, 8))
+    with context():
+        batch = torch.ones(1, 3, 8, 8)
+        scores = contribution_scores(model, batch)
+    assert torch.equal(scores, expected)
+
+
+def test_a_network_may_write_into_its_input() -> None:
+    class Normalising(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x.sub_(0.5).div_(2.0))
+
+    model = Normalising().double()
+    batch = images(1, 3, 9, 9)
+    before = batch.clone()
+    plain = contribution_scores(model.conv, (batch - 0.5) / 2)
+    torch.testing.assert_close(contribution_scores(model, batch), plain / 2)
+    assert torch.equal(batch, before)
+
+
+def test_non_finite_gradients_stay_visible() -> None:
+    model = nn.Conv2d(3, 1, 3, padding=1)
+    with torch.no_grad():
+        model.weight[0, 0, 0, 0] = float("nan")
+        model.bias.fill_(float("inf"))
+    assert not torch.isfinite(contribution_scores(model, torch.ones(1, 3, 8, 8))).all()
+
+
+def test_an_empty_batch_gives_no_scores() -> None:
+    assert contribution_scores(Net(), torch.empty(0, 3, 8, 9)).shape == (0, 8, 9)
+
+
+@pytest.mark.parametrize(
+    ("batch", "says"),
+    [
+        (torch.zeros(3, 8, 8), r"\[3, 8, 8\]"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "uint8"),
+        ("picture.jpg", "str"),
+    ],
+    ids=["one image", "bytes", "a name"],
+)
+def test_batches_that_cannot_be_used(batch: object, says: str) -> None:
+    with pytest.raises(InvalidInputError, match=says):
+        contribution_scores(Net(), batch)
+
+
+def test_weights_made_under_inference_mode_are_refused_clearly() -> None:
+    with torch.inference_mode():
+        model = Net()
+    with pytest.raises(InvalidInputError, match="inference_mode"):
+        contribution_scores(model, torch.ones(1, 3, 8, 8))

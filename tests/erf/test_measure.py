@@ -1,0 +1,337 @@
+"""The whole measurement: blocks, skipped images, sizes, and runs that are interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import replk_probe
+from replk_probe.erf import ErfResult, contribution_scores, measure_erf
+from replk_probe.erf.blocks import BlockSums, block_bounds
+from replk_probe.erf.measure import plan_erf
+from replk_probe.erf.sizing import resized
+from replk_probe.errors import BackendError, InvalidInputError, ResumeError
+from replk_probe.images import sample_images
+
+
+class Tiny(nn.Module):
+    """A network whose final map sits a pixel and a half off the grid of its patches."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.stem = nn.Conv2d(3, 4, 4, stride=4)
+            self.body = nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(self.stem(x))
+
+
+def batch(n: int, size: int = 32) -> Tensor:
+    return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(5))
+
+
+def image_folder(root: Path, n: int = 6) -> Path:
+    generator = np.random.default_rng(0)
+    for index in range(n):
+        pixels = generator.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"image{index}.png")
+    return root
+
+
+def test_the_map_is_the_mean_of_the_scores_in_float64() -> None:
+    model, images = Tiny(), batch(5)
+    result = measure_erf(model, images)
+    expected = torch.stack([contribution_scores(model, image[None])[0].double() for image in images]).mean(0).numpy()
+    np.testing.assert_allclose(result.contribution, expected, rtol=1e-5, atol=1e-9)
+    assert result.contribution.dtype == np.float64
+    assert (result.n_images, result.n_skipped) == (5, 0)
+    assert result.input_size == (32, 32)
+    assert result.feature_size == (8, 8)
+    assert (result.centre, result.centre_source, result.theoretical_rf) == ((17.5, 17.5), "receptive field", 12)
+    assert result.run.image_ids == tuple(f"tensor-{i:04d}" for i in range(5))
+    assert (result.run.image_source, result.run.model, result.run.weights.source) == ("tensor", "Tiny", "user-module")
+    assert {row.protocol for row in result.ratios} == {"paper", "linear", "centred", "pixels"}
+    assert all(row.ci95 is not None for row in result.ratios)
+
+
+def test_the_true_centre_makes_a_shifted_window_smaller() -> None:
+    result = measure_erf(Tiny(), batch(8), thresholds=[0.99])
+    assert result.row("centred", 0.99).side == 12
+    assert result.row("linear", 0.99).side > 12
+
+
+def test_arrays_and_modules_are_never_changed() -> None:
+    model, images = Tiny().train(), batch(2).numpy()
+    before, state = images.copy(), {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    measure_erf(model, images)
+    assert np.array_equal(images, before) and all(module.training for module in model.modules())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_batches_change_rounding_only() -> None:
+    one, three = measure_erf(Tiny(), batch(7)), measure_erf(Tiny(), batch(7), batch_size=3)
+    np.testing.assert_allclose(one.contribution, three.contribution, rtol=1e-5, atol=1e-9)
+    assert one.run.image_ids == three.run.image_ids
+
+
+def test_one_image_has_no_interval() -> None:
+    assert all(row.ci95 is None for row in measure_erf(Tiny(), batch(1)).ratios)
+
+
+@pytest.mark.parametrize("n", [1, 2, 19, 20, 21, 50, 1000])
+def test_blocks_cover_every_image_once(n: int) -> None:
+    bounds = block_bounds(n)
+    sizes = np.diff(bounds)
+    assert bounds[0] == 0 and bounds[-1] == n and len(sizes) == min(n, 20) and sizes.max() - sizes.min() <= 1
+
+
+def test_sums_do_not_depend_on_who_computed_which_block() -> None:
+    generator = np.random.default_rng(0)
+    maps = generator.random((50, 3, 4)) * 10.0 ** generator.integers(-8, 8, (50, 1, 1))
+    whole = BlockSums(50, (3, 4))
+    for scores in maps:
+        whole.add(scores)
+    parts = BlockSums(50, (3, 4))
+    for first, last in zip(block_bounds(50), block_bounds(50)[1:], strict=False):
+        alone = BlockSums(50, (3, 4), done=first)
+        (block,) = {alone.add(scores) for scores in maps[first:last]}
+        parts.sums[block], parts.counts[block] = alone.sums[block], alone.counts[block]
+    assert parts.mean().tobytes() == whole.mean().tobytes()
+    assert parts.stacked().tobytes() == whole.stacked().tobytes()
+
+
+# ---------------------------------------------------------------------------------------------------- images
+
+
+def test_unreadable_and_non_finite_images_are_skipped_counted_and_named(tmp_path: Path) -> None:
+    image_folder(tmp_path, 3)
+    (tmp_path / "notes.jpg").write_text("this is text")
+    result = measure_erf(Tiny(), tmp_path, size=32)
+    assert (result.n_images, result.n_skipped) == (3, 1)
+    assert result.run.skipped[0]["id"] == "notes.jpg" and result.run.skipped[0]["reason"]
+    assert "notes.jpg" not in result.run.image_ids
+    assert any("skipped" in note for note in result.notes) and any("asked for" in note for note in result.notes)
+
+    images = batch(4)
+    images[1, 0, 3, 3] = float("nan")
+    result = measure_erf(Tiny(), images)
+    assert (result.n_images, [skipped["id"] for skipped in result.run.skipped]) == (3, ["tensor-0001"])
+
+
+def test_non_finite_scores_are_skipped() -> None:
+    class Fragile(Tiny):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x / (x.mean() > 0))
+
+    images = batch(3).abs()
+    images[1] *= -1
+    result = measure_erf(Fragile(), images)
+    assert [skipped["id"] for skipped in result.run.skipped] == ["tensor-0001"]
+
+
+def test_no_usable_image_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("text")
+    with pytest.raises(InvalidInputError, match=r"None of the 1 images could be used.*a\.jpg"):
+        measure_erf(Tiny(), tmp_path, size=32, checkpoint=tmp_path / "ckpt")
+    assert not (tmp_path / "ckpt").exists()
+
+
+def test_the_images_of_a_folder_and_of_an_image_set_are_the_same(tmp_path: Path) -> None:
+    folder = image_folder(tmp_path)
+    from_path = measure_erf(Tiny(), str(folder), n_images=4, size=24, seed=3)
+    from_set = measure_erf(Tiny(), sample_images(folder, 4, 3), size=24, seed=3)
+    assert from_path.run.image_ids == from_set.run.image_ids
+    assert from_path.contribution.tobytes() == from_set.contribution.tobytes()
+
+
+# ------------------------------------------------------------------------------------------------- arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"thresholds": [1.5]}, "1.5"),
+        ({"thresholds": []}, "No thresholds"),
+        ({"precision": "fp8"}, "fp8"),
+        ({"size": 2}, "size 2"),
+        ({"n_images": 0}, "0 images"),
+        ({"batch_size": 0}, "Batch size 0"),
+        ({"device": "abacus"}, "abacus"),
+        ({"layer": "nowhere"}, "nowhere"),
+        ({"sampling": "best"}, "best"),
+        ({"images": torch.zeros(3, 8, 8)}, r"\[3, 8, 8\]"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], says: str) -> None:
+    options = {"images": None, "n_images": 1, "size": 16, **arguments}
+    with pytest.raises(InvalidInputError, match=says):
+        plan_erf(Tiny(), options.pop("images"), **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there() -> None:
+    with pytest.raises(BackendError, match="no NVIDIA GPU"):
+        plan_erf(Tiny(), None, size=16, device="cuda")
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_networks_for_one_size_are_rebuilt_and_left_alone(name: str) -> None:
+    model = timm.create_model(name)
+    plan = plan_erf(model, None, n_images=1, size=256)
+    assert plan.feature.layout is not None and plan.feature.layout.size == ((16, 16) if "vit" in name else (8, 8))
+    assert any("256x256" in note for note in plan.notes)
+    assert model.patch_embed.img_size == (224, 224)
+    if "swin" in name:
+        assert {block.window_size for block in plan.model.layers[0].blocks} == {(7, 7)}
+    # By name it is the same network, weights and all.
+    named = plan_erf(name, None, n_images=1, size=256, weights="random")
+    assert named.model.patch_embed.img_size == (256, 256)
+
+
+def test_torchvisions_transformer_keeps_its_function_at_its_own_size() -> None:
+    import torchvision
+
+    torch.manual_seed(0)
+    model = torchvision.models.VisionTransformer(32, 8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=16).eval()
+    nn.init.normal_(model.encoder.pos_embedding)
+    ((same, _),) = resized(model, (32, 32))
+    torch.testing.assert_close(same.encoder.pos_embedding, model.encoder.pos_embedding)
+    result = measure_erf(model, batch(2, 48))
+    assert result.feature_size == (6, 6) and result.centre_source == "stride rule" and result.centre == (27.5, 27.5)
+    assert result.theoretical_rf is None and model.image_size == 32
+
+
+def test_modules_are_told_apart_by_their_weights() -> None:
+    configs = [plan_erf(Tiny(seed), batch(1)).config for seed in (0, 0, 1)]
+    assert configs[0] == configs[1] != configs[2]
+
+
+# ------------------------------------------------------------------------------------------------ resumption
+
+
+class Interrupted(Tiny):
+    """Stops the run after some images, as a user would."""
+
+    calls = 0
+    stop_after: int | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not x.is_meta and x.requires_grad:
+            if Interrupted.calls == Interrupted.stop_after:
+                raise KeyboardInterrupt
+            Interrupted.calls += 1
+        return super().forward(x)
+
+
+def files_of(result: ErfResult, folder: Path) -> dict[str, bytes]:
+    result.save(folder)
+    seconds = f'"seconds": {result.run.seconds}'
+    return {path.name: path.read_bytes().replace(seconds.encode(), b'"seconds": 0') for path in folder.glob("erf.*")}
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 5])
+def test_a_resumed_run_gives_the_same_bytes(stop_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = batch(23)
+    images[2, 0, 0, 0] = float("inf")
+    images[22, 0, 0, 0] = float("nan")
+    whole = measure_erf(Interrupted(), images, checkpoint=tmp_path / "other")
+
+    monkeypatch.setattr(Interrupted, "calls", 0)
+    monkeypatch.setattr(Interrupted, "stop_after", stop_after)
+    with pytest.raises(KeyboardInterrupt):
+        measure_erf(Interrupted(), images, checkpoint=tmp_path / "ckpt")
+    monkeypatch.setattr(Interrupted, "stop_after", None)
+    monkeypatch.setattr(Interrupted, "calls", 0)
+    resumed = measure_erf(Interrupted(), images, checkpoint=tmp_path / "ckpt", resume=True)
+
+    assert Interrupted.calls == 21 - stop_after, "images that were done are not measured again"
+    assert files_of(resumed, tmp_path / "a") == files_of(whole, tmp_path / "b")
+
+
+def test_a_run_with_other_options_is_not_resumed(tmp_path: Path) -> None:
+    folder = image_folder(tmp_path)
+    arguments: dict[str, Any] = {"n_images": 3, "size": 16, "checkpoint": tmp_path / "ckpt"}
+    measure_erf(Tiny(), folder, **arguments)
+    for change, says in (
+        ({"seed": 1}, "made with seed 0, this run has seed 1. Pass --seed 0"),
+        ({"size": 20}, r"size \[16, 16\], this run has size \[20, 20\]"),
+        ({"layer": "stem"}, "layer body, this run has layer stem"),
+        ({"n_images": 4}, "images 3, this run has images 4"),
+    ):
+        with pytest.raises(ResumeError, match=says):
+            measure_erf(Tiny(), folder, **{**arguments, **change}, resume=True)
+    with pytest.raises(ResumeError, match="parameters"):
+        measure_erf(Tiny(1), folder, **arguments, resume=True)
+    measure_erf(Tiny(), folder, **arguments, resume=True, thresholds=[0.7])  # thresholds cost nothing
+
+
+def test_a_new_run_replaces_an_old_state(tmp_path: Path) -> None:
+    measure_erf(Tiny(), batch(3), checkpoint=tmp_path / "ckpt")
+    result = measure_erf(Tiny(), batch(2), checkpoint=tmp_path / "ckpt")
+    assert result.n_images == 2
+
+
+_KILLED = """
+import sys, time, torch
+from torch import nn
+from replk_probe import measure_erf
+
+class Slow(nn.Conv2d):
+    def forward(self, x):
+        if x.requires_grad:
+            time.sleep(0.03)
+            print("image", flush=True)
+        return super().forward(x)
+
+torch.manual_seed(0)
+model = Slow(3, 4, 5, padding=2)
+images = torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(5))
+result = measure_erf(model, images, checkpoint=sys.argv[1], resume=True)
+result.save(sys.argv[2])
+"""
+
+
+def test_a_killed_process_loses_one_image_at_most(tmp_path: Path) -> None:
+    def run(checkpoint: str, output: str, images: int | None = None) -> int:
+        """Number of images measured; killed while it works on the one after ``images``."""
+        root = Path(replk_probe.__file__).parents[1]
+        process = subprocess.Popen(
+            [sys.executable, "-c", _KILLED, str(tmp_path / checkpoint), str(tmp_path / output)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(root)},
+        )
+        assert process.stdout is not None
+        seen = 0
+        for line in process.stdout:
+            seen += line.strip() == "image"
+            if seen == images:
+                time.sleep(0.01)
+                process.send_signal(signal.SIGKILL)
+        process.stdout.close()
+        assert (process.wait() == 0) == (images is None)
+        return seen
+
+    torch.manual_seed(0)
+    expected = measure_erf(nn.Conv2d(3, 4, 5, padding=2), batch(12, 16), name="Slow")
+    expected.save(tmp_path / "expected")
+    done = run("ckpt", "resumed", images=7)
+    done += run("ckpt", "resumed")
+    assert 12 <= done <= 13
+    assert (tmp_path / "resumed/erf.npz").read_bytes() == (tmp_path / "expected/erf.npz").read_bytes()
+    assert (tmp_path / "resumed/erf.csv").read_bytes() == (tmp_path / "expected/erf.csv").read_bytes()
