@@ -1,0 +1,55 @@
+"""Rebuild the figures of this repository: run the command in each figures/NAME/command.txt, keep picture and numbers.
+
+    python scripts/make_figures.py              # all
+    python scripts/make_figures.py erf-trained  # some
+
+Commands may name folders by environment variables ($REPLK_PROBE_TEST_DATA); a figure whose variable is unset is left as
+it is. A new figure is a new folder with its command in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+FIGURES = Path(__file__).resolve().parent.parent / "figures"
+
+
+def rebuild(folder: Path) -> None:
+    """Run the folder's command and put what it drew in the place of figure.png and data.csv."""
+    command = os.path.expandvars((folder / "command.txt").read_text(encoding="utf-8").strip())
+    if "$" in command:
+        print(f"{folder.name}: left as it is, an environment variable of its command is not set")
+        return
+    with tempfile.TemporaryDirectory() as work:
+        program, *arguments = shlex.split(command)
+        if program != "replk-probe":
+            raise SystemExit(f"{folder.name}: the command must start with replk-probe, not {program}")
+        subprocess.run([sys.executable, "-m", "replk_probe", *arguments, "--output", work], check=True)
+        for suffix, name in (("png", "figure.png"), ("csv", "data.csv")):
+            # Several models leave a comparison beside their own folders, a single one its own files.
+            made = next(path for path in sorted(Path(work).glob(f"*.{suffix}")))
+            shutil.copyfile(made, folder / name)
+    print(f"{folder.name}: rebuilt")
+
+
+def main() -> None:
+    """Rebuild the figures named on the command line, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = sorted(path.parent.name for path in FIGURES.glob("*/command.txt"))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {', '.join(known)}")
+    args = parser.parse_args()
+    for name in args.names or known:
+        if name not in known:
+            parser.error(f"there is no figure {name!r}; figures: {', '.join(known)}")
+        rebuild(FIGURES / name)
+
+
+if __name__ == "__main__":
+    main()
