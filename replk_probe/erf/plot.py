@@ -48,7 +48,7 @@ _INK, _MUTED, _ALERT, _ALERT_TEXT = "#1a1a1a", "#5a5a5a", "#ffb000", "#b03a00"
 _ON_MAP: dict[str, Any] = {
     "color": "white",
     "fontsize": 6.5,
-    "bbox": {"boxstyle": "square,pad=0.15", "facecolor": "#000000c0", "edgecolor": "none"},
+    "bbox": {"boxstyle": "square,pad=0.15", "facecolor": "#000000", "edgecolor": "none"},
 }
 _OUTSIDE: dict[str, Any] = {
     "xycoords": "axes fraction",

@@ -1,0 +1,45 @@
+"""The scripts run; what they find is for people to read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+
+
+def run(script: str | Path, *args: object) -> str:
+    command = [sys.executable, str(script), *map(str, args)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.slow
+def test_the_erf_benchmark_compares_every_variant(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    printed = run(SCRIPTS / "bench_erf.py", "--model", "replknet3", "--size", 64, "--repeats", 1, "--json", out)
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert [row["variant"] for row in rows] == ["plain", "fp32", "fast", "bf16"]
+    assert all(row["seconds_median"] > 0 and row["peak_GB"] > 0 for row in rows)
+    assert rows[0]["map_relative_l2"] == 0 and rows[1]["map_relative_l2"] < 3e-2
+    assert "speed-up" in printed
+
+
+@pytest.mark.slow
+def test_figures_are_rebuilt_from_their_commands(tmp_path: Path) -> None:
+    scripts, figure = tmp_path / "scripts", tmp_path / "figures" / "small"
+    scripts.mkdir()
+    figure.mkdir(parents=True)
+    shutil.copy(SCRIPTS / "make_figures.py", scripts)
+    (figure / "command.txt").write_text(
+        "replk-probe erf --model resnet18 --weights random --images 1 --size 64\n", encoding="utf-8"
+    )
+    assert "small: rebuilt" in run(scripts / "make_figures.py")
+    assert (figure / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert (figure / "data.csv").read_text(encoding="utf-8").startswith("model,")
+    (figure / "command.txt").write_text("replk-probe erf --data $NO_SUCH_VARIABLE_HERE\n", encoding="utf-8")
+    assert "left as it is" in run(scripts / "make_figures.py", "small")
