@@ -107,7 +107,7 @@ def main() -> None:
         )
     load = os.getloadavg()[0]
     print(f"{args.model}, one {args.size} x {args.size} image, {args.repeats} rounds, torch {torch.__version__},")
-    print(f"{torch.get_num_threads()} threads of {torch.cpu.get_capabilities()['cpu_name']}, load {load:.1f}\n")
+    print(f"{torch.get_num_threads()} threads ({torch.backends.cpu.get_cpu_capability()}), load {load:.1f}\n")
     print("variant   s median (min)   speed-up   peak GB (ratio)   map rel. L2   linear sides, px")
     for row in rows:
         print(
