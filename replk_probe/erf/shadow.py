@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,8 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+
+from replk_probe.models._copy import copy_of
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -27,7 +28,7 @@ def shadow_of(model: ModuleT) -> ModuleT:
     for tensor in itertools.chain(model.parameters(), model.buffers()):
         empty = torch.empty_like(tensor.detach(), device="meta")
         memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-    shadow = copy.deepcopy(model, memo)
+    shadow = copy_of(model, memo)
     for module in shadow.modules():
         module._forward_hooks.clear()
         module._backward_hooks.clear()

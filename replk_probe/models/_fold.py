@@ -14,69 +14,85 @@ from ._reparam import fuse_conv_bn
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
-def fold_batch_norms(model: nn.Module, keep: str = "") -> None:
+def fold_batch_norms(model: nn.Module, keep: str = "") -> bool:
     """Fold every batch norm that has a convolution next to it into that convolution, in place.
 
     A norm behind a convolution goes into any kernel; a norm before one only where the kernel is 1 x 1, since zero
-    padding comes after the norm. ReLUs that are the only reader of their input write over it. Inference mode only.
-    A network that torch.fx cannot trace is left as it is.
+    padding comes after the norm. A ReLU that alone reads what a layer has just computed writes over it. Inference mode
+    only. Modules with hooks, modules called twice and weights that are read elsewhere are left alone, and so is a
+    network that torch.fx cannot trace.
+
+    A trace is one path through the code, which need not be the one that real images take: compare the results.
 
     Args:
         model: Changed in place; the folded norms become identities of the same name.
-        keep: Path of a module whose input and output must stay what they are.
+        keep: Path of a module whose input and output must stay what they are. What ``forward_features`` returns, where
+            there is such a method, stays in any case.
+
+    Returns:
+        Whether anything was changed.
     """
     graph = _traced(model)
     if graph is None:
-        return
+        return False
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    read_elsewhere = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
 
-    def only(node: object, kind: type[nn.Module] | tuple[type[nn.Module], ...]) -> nn.Module | None:
-        """The module that ``node`` calls, if of exactly this kind and called nowhere else."""
-        if not isinstance(node, fx.Node) or node.op != "call_module" or calls[str(node.target)] != 1:
+    def only(node: object, *kinds: type[nn.Module]) -> nn.Module | None:
+        """The module that ``node`` calls, if it is of exactly one of these kinds and of use to nobody else."""
+        if not isinstance(node, fx.Node) or node.op != "call_module":
             return None
-        module = model.get_submodule(str(node.target))
-        return module if type(module) in (kind if isinstance(kind, tuple) else (kind,)) else None
+        path = str(node.target)
+        module = model.get_submodule(path)
+        alone = calls[path] == 1 and path not in read_elsewhere and not _has_hooks(module)
+        return module if alone and type(module) in kinds else None
 
+    changed = False
     for node in graph.nodes:
-        source = node.args[0] if node.args else None
-        relu = only(node, nn.ReLU)
-        if isinstance(relu, nn.ReLU) and isinstance(source, fx.Node) and len(source.users) == 1:
-            relu.inplace = source.op == "call_module"
-        bn = only(node, _NORMS)
+        relu, source = only(node, nn.ReLU), node.args[0] if node.args else None
+        # These alone give a tensor that is new, and whose own gradient does not look at it again once they are frozen.
+        fresh = only(source, nn.Conv2d, nn.Linear, *_NORMS) is not None
+        if isinstance(relu, nn.ReLU) and isinstance(source, fx.Node) and fresh and len(source.users) == 1:
+            relu.inplace = changed = True
+    for node in graph.nodes:
+        bn, source = only(node, *_NORMS), node.args[0] if node.args else None
         if bn is None or bn.running_var is None or not isinstance(source, fx.Node):
             continue
         conv = only(source, nn.Conv2d)
-        if isinstance(conv, nn.Conv2d) and len(source.users) == 1 and _apart(source, node, keep):
+        if isinstance(conv, nn.Conv2d) and len(source.users) == 1 and _on_one_side(source, node, keep):
             _replace(model, str(source.target), fuse_conv_bn(conv, bn))
             _replace(model, str(node.target), nn.Identity())
+            changed = True
             continue
-        if len(node.users) != 1:
-            continue
-        reader = next(iter(node.users))
+        reader = next(iter(node.users)) if len(node.users) == 1 else None
         conv = only(reader, nn.Conv2d)
-        if isinstance(conv, nn.Conv2d) and _is_pointwise(conv) and _apart(node, reader, keep):
-            _replace(model, str(reader.target), _fuse_bn_conv(bn, conv))
-            _replace(model, str(node.target), nn.Identity())
+        if reader is not None and isinstance(conv, nn.Conv2d) and _is_pointwise(conv):
+            if _on_one_side(node, reader, keep):
+                _replace(model, str(reader.target), _fuse_bn_conv(bn, conv))
+                _replace(model, str(node.target), nn.Identity())
+                changed = True
+    return changed
 
 
 def _traced(model: nn.Module) -> fx.Graph | None:
-    """The calls that the model makes, or those up to its head where that alone can be traced."""
+    """The calls that lead to the features, or all where the model has no ``forward_features``."""
     tracer = fx.Tracer()
-    for method in ("forward", "forward_features"):
-        if not hasattr(model, method):
-            continue
-        tracer.traced_func_name = method
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return tracer.trace(model)
-        except Exception:  # tracing runs the model's own code, which may raise anything
-            continue
-    return None
+    tracer.traced_func_name = "forward_features" if hasattr(model, "forward_features") else "forward"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return tracer.trace(model)
+    except Exception:  # tracing runs the model's own code, which may raise anything
+        return None
 
 
-def _apart(first: fx.Node, second: fx.Node, keep: str) -> bool:
-    """Whether nothing that ``keep`` names lies between two neighbours."""
+def _has_hooks(module: nn.Module) -> bool:
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, name) for name in names)
+
+
+def _on_one_side(first: fx.Node, second: fx.Node, keep: str) -> bool:
+    """Whether two neighbours are both within the module ``keep`` or both outside of it."""
     inside = [f"{node.target}.".startswith(f"{keep}.") for node in (first, second)]
     return not keep or inside[0] == inside[1]
 

@@ -64,14 +64,21 @@ class _Reducible(nn.Module):
     reduced_forward: bool = False
     reduced_backward: bool = False
 
-    def _derived(self, name: str, weight: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
-        """A tensor made from the weight once, and again after the weight was moved, cast or replaced."""
-        key = (weight.data_ptr(), weight._version, weight.dtype, weight.device)
+    def _derived(self, name: str, weight: Tensor, make: Callable[[Tensor], Tensor], variant: object = None) -> Tensor:
+        """A tensor made from the weight, and again after the weight was moved, cast or replaced.
+
+        The last ``variant`` is kept. Writing through ``.data`` is not noticed: the layers are private copies.
+        """
+        key = (weight.data_ptr(), weight._version, weight.dtype, weight.device, variant)
         cache: dict[str, tuple[Any, Tensor, Tensor]] = self.__dict__.setdefault("_frozen_cache", {})
         if name not in cache or cache[name][0] != key:
             # The weight is kept beside what was made of it, so that no other tensor can get its address.
             cache[name] = (key, weight.detach(), make(weight.detach()))
         return cache[name][2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: not what can be made again."""
+        return {name: value for name, value in self.__dict__.items() if name != "_frozen_cache"}
 
 
 class FrozenLinear(_Reducible, nn.Linear):
@@ -154,7 +161,8 @@ class FrozenConv2d(_Reducible, nn.Conv2d):
         """The convolution, or its adjoint: the same with the kernel turned by 180 degrees."""
         area = self.kernel_size[0] * self.kernel_size[1]
         on_cpu = input.device.type == "cpu"
-        if on_cpu and area >= _SPECTRAL_FROM and min(self.kernel_size) >= 9 and self.dilation == (1, 1):
+        has_transform = input.dtype in (torch.float32, torch.float64) and self.dilation == (1, 1)
+        if on_cpu and has_transform and area >= _SPECTRAL_FROM and min(self.kernel_size) >= 9:
             return self._spectral(input, bias, adjoint=adjoint)
         weight = self._derived("flipped", self.weight, lambda w: w.flip(2, 3)) if adjoint else self.weight
         if on_cpu and area >= _PLAIN_LAYOUT_FROM:
@@ -181,7 +189,7 @@ class FrozenConv2d(_Reducible, nn.Conv2d):
             found: Tensor = torch.fft.rfft2(kernel.roll((-reach_y, -reach_x), (1, 2)))
             return found.conj().resolve_conj()
 
-        kernels = self._derived(f"spectrum-{(height, width)}", self.weight, spectrum)
+        kernels = self._derived("spectrum", self.weight, spectrum, (height, width))
         group = max(1, _SPECTRAL_GROUP_BYTES // (n * size[0] * (size[1] // 2 + 1) * kernels.element_size()))
         group = min(channels, 16 * max(1, group // 16))
         output = torch.empty_like(input)
@@ -231,25 +239,28 @@ _FROZEN: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def freeze_layers(model: nn.Module, *, reduced_forward: bool = False, reduced_backward: bool = False) -> None:
+def freeze_layers(model: nn.Module) -> None:
     """Take over the convolutions, linear layers, batch norms and ReLUs of ``model``, in place.
 
     Only modules of exactly these types: a subclass may compute something else. Parameters stop requiring gradients and
     the model is put in inference mode.
 
     Args:
-        model: Changed in place; its weights keep their values.
-        reduced_forward: Matrix products of the forward pass in bfloat16 with float32 sums.
-        reduced_backward: Those of the backward pass.
+        model: Changed in place; its weights keep their values, and must keep them from now on.
     """
-    model.eval().requires_grad_(False)
+    model.requires_grad_(False)
     for module in model.modules():
+        module.training = False
         frozen = _FROZEN.get(type(module))
-        if frozen is None or not _can_freeze(module):
-            continue
-        module.__class__ = frozen
+        if frozen is not None and _can_freeze(module):
+            module.__class__ = frozen
+
+
+def reduce_precision(model: nn.Module, *, forward: bool, backward: bool) -> None:
+    """Let the matrix products of frozen layers run in bfloat16, with float32 sums, in either pass."""
+    for module in model.modules():
         if isinstance(module, _Reducible):
-            module.reduced_forward, module.reduced_backward = reduced_forward, reduced_backward
+            module.reduced_forward, module.reduced_backward = forward, backward
 
 
 def _can_freeze(module: nn.Module) -> bool:

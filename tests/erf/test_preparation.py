@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from replk_probe.erf import area_ratio, contribution_scores, preparation, prepare
 from replk_probe.errors import InvalidInputError
+from replk_probe.models._frozen import freeze_layers
 from replk_probe.models.convnext_large import LargeKernelConvNeXt
 from replk_probe.models.mobilenet_large import LargeKernelMobileNetV2
 from replk_probe.models.replknet import RepLKNet
@@ -26,6 +27,8 @@ def trained_looking(model: nn.Module, seed: int = 0) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
             module.running_mean.normal_(generator=generator)
             module.running_var.uniform_(0.5, 2.0, generator=generator)
+            if not module.affine:
+                continue
             with torch.no_grad():
                 module.weight.normal_(1.0, 0.3, generator=generator)
                 module.bias.normal_(generator=generator)
@@ -66,11 +69,12 @@ SMALL: dict[str, Any] = {
     "replknet-no-branch": lambda: RepLKNet(
         kernel_sizes=(27, 13), layers=(1, 1), channels=(8, 16), small_kernel=None, dw_ratio=1.5
     ),
-    "slak": lambda: SLaK(kernel_sizes=(51, 49, 47, 13), depths=(1, 1, 1, 1), dims=(8, 8, 16, 16)),
+    # A layer scale of one, as at 1e-6 the blocks would hardly count and nothing in them could be found wrong.
+    "slak": lambda: SLaK(kernel_sizes=(51, 49, 47, 13), depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), layer_scale=1.0),
     "mobilenet": lambda: LargeKernelMobileNetV2(13, small_kernel=3),
-    "convnext": lambda: LargeKernelConvNeXt(depths=(1, 1, 1, 1), dims=(8, 8, 16, 16)),
+    "convnext": lambda: LargeKernelConvNeXt(depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), layer_scale=1.0),
     "resnet": lambda: timm.create_model("resnet18", num_classes=10),
-    "timm-convnext": lambda: timm.create_model("convnext_atto", num_classes=10),
+    "timm-convnext": lambda: timm.create_model("convnext_atto", num_classes=10, ls_init_value=1.0),
     "oddities": Oddities,
 }
 
@@ -159,9 +163,9 @@ def test_a_named_layer_stays_what_it_was(layer: str) -> None:
 def test_depthwise_convolution_and_its_adjoint(size: tuple[int, int], kernel: tuple[int, int]) -> None:
     torch.manual_seed(0)
     padding = (kernel[0] // 2, kernel[1] // 2)
-    conv = nn.Conv2d(5, 5, kernel, padding=padding, groups=5).double()
+    conv = nn.Conv2d(5, 5, kernel, padding=padding, groups=5).double().eval()
     frozen = copy.deepcopy(conv)
-    preparation.freeze_layers(frozen)
+    freeze_layers(frozen)
     for memory_format in (torch.contiguous_format, torch.channels_last):
         x = image(2, 5, *size).contiguous(memory_format=memory_format).requires_grad_()
         expected, found = conv(x), frozen(x)
@@ -174,7 +178,7 @@ def test_depthwise_convolution_and_its_adjoint(size: tuple[int, int], kernel: tu
 def test_a_kernels_spectrum_follows_its_weight() -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(4, 4, 31, padding=15, groups=4)
-    preparation.freeze_layers(conv)
+    freeze_layers(conv)
     x = image(1, 4, 32, 32)
     before = conv(x.float())
     conv.weight.mul_(2)
@@ -211,7 +215,7 @@ def test_keeps_less_than_a_third_of_the_activations() -> None:
 
 def test_relu_keeps_signs_and_passes_nan_on() -> None:
     relu = nn.ReLU()
-    preparation.freeze_layers(relu)
+    freeze_layers(relu)
     x = torch.tensor([-1.0, 0.0, 2.0, float("nan"), float("inf")], requires_grad=True)
     (gradient,) = torch.autograd.grad(relu(x).sum(), x)
     plain = torch.autograd.grad(x.relu().sum(), x)[0]
@@ -254,3 +258,163 @@ def test_refuses_what_it_does_not_know() -> None:
 
     with pytest.raises(InvalidInputError, match="holds a handle"):
         prepare(Uncopyable())
+
+
+class Net(nn.Module):
+    """Two convolutions, a norm and a place for something awkward; ``forward`` is set by the cases below."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.relu = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()
+        self.between, self.last = nn.Identity(), nn.Conv2d(6, 6, 3, padding=1)
+
+
+class ReadsBothSides(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        return x + self.last(self.relu(self.between(x)))
+
+
+class WritesThroughAView(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        self.relu(x[:, :3])
+        return self.last(x)
+
+
+class ReadsAWeight(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x))
+        return self.last(y) + nn.functional.conv2d(x, self.conv.weight, padding=1)
+
+
+class AsksForTensors(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return self.last(self.norm(y) if not isinstance(y, Tensor) else self.norm(y) + y)
+
+
+class NormInTheHead(Net):
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.forward_features(x))).mean((2, 3))
+
+
+class NormEndsTheFeatures(NormInTheHead):
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.forward_features(x)).mean((2, 3))
+
+
+def hooked() -> nn.Module:
+    net = ReadsBothSides()
+    net.conv.register_forward_hook(lambda module, args, output: 2 * output + 1)
+    return net
+
+
+def with_between(module: nn.Module) -> nn.Module:
+    net = ReadsBothSides()
+    net.between = module
+    if isinstance(module, nn.Flatten):
+        net.last = nn.Identity()
+    return net
+
+
+def inplace_through_a_view() -> nn.Module:
+    net = WritesThroughAView()
+    net.relu = nn.ReLU(inplace=True)
+    return net
+
+
+AWKWARD: dict[str, Any] = {
+    "identity": lambda: with_between(nn.Identity()),
+    "dropout": lambda: with_between(nn.Dropout2d()),
+    "sigmoid": lambda: with_between(nn.Sigmoid()),
+    "view": inplace_through_a_view,
+    "weight read twice": ReadsAWeight,
+    "isinstance": AsksForTensors,
+    "norm in the head": NormInTheHead,
+    "norm ends the features": NormEndsTheFeatures,
+    "hook": hooked,
+    "spectral norm": lambda: nn.Sequential(
+        nn.utils.spectral_norm(nn.Conv2d(3, 6, 3)), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 6, 3)
+    ),
+    "weight norm": lambda: nn.Sequential(
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 6, 3)), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 6, 3)
+    ),
+    "affine-free norms": lambda: nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6, affine=False), nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6, momentum=None)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_awkward_networks_keep_their_maps(name: str) -> None:
+    torch.manual_seed(0)
+    model = AWKWARD[name]()
+    if name not in ("spectral norm", "weight norm"):
+        trained_looking(model)
+    model = model.eval().double()
+    batch = image(1, 3, 24, 24)
+    expected = contribution_scores(model, batch)
+    assert relative(contribution_scores(prepare(model), batch), expected) < 1e-9
+
+
+def test_what_folding_breaks_in_spite_of_all_is_seen_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_it(model: nn.Module, keep: str = "") -> bool:
+        model.get_submodule("stem.0.conv").weight.data.mul_(1.01)
+        return True
+
+    monkeypatch.setattr(preparation, "fold_batch_norms", break_it)
+    torch.manual_seed(0)
+    model = trained_looking(SMALL["replknet"]()).double()
+    prepared = prepare(model)
+    assert prepared.backend == "torch, batch norms not folded"
+    batch = image(1, 3, 64, 64)
+    assert relative(contribution_scores(prepared, batch), contribution_scores(model, batch)) < 1e-9
+
+
+def test_a_network_with_a_cache_of_its_last_pass_can_be_prepared() -> None:
+    class Caching(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            x = super().forward(x)
+            self.cache = {"last": [self[0].weight * 2]}
+            return x * self.cache["last"][0].sum()
+
+    torch.manual_seed(0)
+    model = Caching(nn.Conv2d(3, 4, 3)).double()
+    batch = image(1, 3, 16, 16)
+    expected = contribution_scores(model, batch)
+    assert relative(contribution_scores(prepare(model), batch), expected) < 1e-9
+
+
+def test_pruned_networks_can_be_prepared() -> None:
+    from torch.nn.utils import prune
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3)).double()
+    prune.l1_unstructured(model[0], "weight", amount=0.5)
+    batch = image(1, 3, 16, 16)
+    expected = contribution_scores(model, batch)
+    assert relative(contribution_scores(prepare(model), batch), expected) < 1e-9
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_models_can_be_prepared(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = RepLKNet(kernel_sizes=(31, 13), layers=(1, 1), channels=(8, 16)).to(dtype)
+    scores = contribution_scores(prepare(model), image(1, 3, 64, 64).to(dtype))
+    assert scores.dtype == torch.float32
+    assert scores.sum() > 0
+
+
+def test_a_prepared_model_is_copied_without_what_it_can_make_again() -> None:
+    prepared = prepare(SMALL["replknet"]())
+    contribution_scores(prepared, image(1, 3, 64, 64).float())
+    conv = prepared.get_submodule("stages.0.blocks.0.large_kernel.reparam_conv")
+    assert "_frozen_cache" in vars(conv)
+    assert "_frozen_cache" not in vars(copy.deepcopy(conv))
