@@ -22,7 +22,7 @@ PACKAGE = "replk_probe"
 ROOT = Path(replk_probe.__file__).parent
 
 # The runtime modules that everything may stand on, because they import nothing but the standard library and tqdm.
-LIGHT_RUNTIME = ("download", "files", "progress", "provenance", "reach")
+LIGHT_RUNTIME = ("download", "drive", "files", "progress", "provenance", "reach")
 RESULT_FILES = ("result", "protocol", "published", "statistics", "toolbox_csv", "stimuli", "decide")
 
 

@@ -63,7 +63,7 @@ def list_weights(pattern: str, as_json: bool) -> None:
     for provenance in sorted({entry.provenance for entry in own}):
         click.echo(f"Weights: {provenance}")
     if any(entry.host == "Google Drive" for entry in entries):
-        click.echo('Files on Google Drive need: pip install "replk-probe[drive]"')
+        click.echo("Files on Google Drive need: pip install gdown")
     if len(entries) > len(own):
         click.echo("Weights: timm's are published at https://huggingface.co/timm; --json tells the origin of each")
     elif pattern == "*":
@@ -86,11 +86,12 @@ def list_weights(pattern: str, as_json: bool) -> None:
     show_default=True,
     help="Seconds to wait for the first answer.",
 )
-def fetch_weights(name: str, host: str, connect_timeout: float) -> None:
+@click.option("--force", is_flag=True, help="Fetch it again, even if it is there.")
+def fetch_weights(name: str, host: str, connect_timeout: float, force: bool) -> None:
     """Fetch the weights called NAME into the cache and print their path.
 
     NAME is a name from 'weights list', or a model: one of the catalog, of timm, or torchvision:NAME. An interrupted
-    download goes on where it stopped.
+    download goes on where it stopped; a file that is there and has the right digest is not fetched again.
     """
     from replk_probe.models._catalog import CATALOG, default_entry, find_entry, hub_entries
     from replk_probe.models._weights import fetch_entry, resolve_weights
@@ -98,7 +99,7 @@ def fetch_weights(name: str, host: str, connect_timeout: float) -> None:
 
     entry = CATALOG.get(name) or default_entry(name)
     if entry is None and host == "auto" and _is_model(name):
-        resolved = resolve_weights(name, "pretrained", connect_timeout=connect_timeout)
+        resolved = resolve_weights(name, "pretrained", connect_timeout=connect_timeout, force=force)
         path = resolved.path
         published = hub_entries(resolved.source.removeprefix("timm:")) if resolved.kind == "timm" else ()
         click.echo(f"{resolved.source}" + "".join(f": {entry.provenance}" for entry in published), err=True)
@@ -107,7 +108,7 @@ def fetch_weights(name: str, host: str, connect_timeout: float) -> None:
     else:
         entry = find_entry(name)
         chosen: Any = host
-        path = fetch_entry(entry, host=chosen, connect_timeout=connect_timeout)
+        path = fetch_entry(entry, host=chosen, connect_timeout=connect_timeout, force=force)
         click.echo(f"{entry.name}: {entry.training}; {entry.provenance}", err=True)
         click.echo(f"licence: {entry.licence}", err=True)
         if entry.remark:
@@ -125,11 +126,12 @@ def verify_weights(path: str, ema: bool, as_json: bool) -> None:
     """Tell what the weights file PATH is: digest, catalog entry, family, form.
 
     PATH may also be a catalog name, for the file in the cache. Exit status 1 if the file cannot be used, or if its
-    digest is not the one that its name promises.
+    digest is not the one that its name promises or that was noted when it was fetched.
     """
     from replk_probe.models._catalog import CATALOG, entries_with_digest
     from replk_probe.models._checkpoints import inspect_checkpoint
     from replk_probe.models._weights import cached_path, digest_in_name
+    from replk_probe.runtime.drive import noted_digest
 
     file = Path(path).expanduser()
     if not file.exists() and path in CATALOG:
@@ -139,12 +141,13 @@ def verify_weights(path: str, ema: bool, as_json: bool) -> None:
         file = cached
     info = inspect_checkpoint(file, ema=ema)
     matches = [entry.name for entry in entries_with_digest(info.sha256)]
-    promised = digest_in_name(file)
+    promised, fetched = digest_in_name(file), noted_digest(file)
     facts: dict[str, Any] = {
         "file": str(file),
         "sha256": info.sha256,
         "catalog": matches,
         "name_promises": promised,
+        "fetched_as": fetched,
         "family": info.fingerprint.title,
         "model": info.fingerprint.model,
         "form": info.fingerprint.form,
@@ -166,15 +169,19 @@ def verify_weights(path: str, ema: bool, as_json: bool) -> None:
             f"{file.name} is not the file that its name promises. Its SHA-256 starts with {info.sha256[:8]} and not "
             f"with {promised}. Fetch it again."
         )
+    if fetched and info.sha256 != fetched:
+        raise WeightsError(
+            f"{file.name} is not the file that was fetched. Its SHA-256 starts with {info.sha256[:8]} and started "
+            f"with {fetched[:8]}. Fetch it again."
+        )
 
 
 def _is_model(name: str) -> bool:
     """Whether the name is a model's; a dotted name of ours is meant for the catalog."""
-    if name.startswith("torchvision:"):
-        return True
     import timm
 
-    import replk_probe.models  # noqa: F401 (registers our own)
-    from replk_probe.models._weights import is_own_model
+    from replk_probe.models._names import TORCHVISION, is_own_model
 
+    if name.startswith(TORCHVISION):
+        return True
     return bool(timm.is_model(name)) and not ("." in name and is_own_model(name))

@@ -23,6 +23,7 @@ _AVERAGED_ENTRIES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema", "pa
 # Left by DistributedDataParallel, torch.compile and a wrapping class around every name.
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 _SNIFFED_BYTES = 4096
+_FETCH_AGAIN = "Fetch it again ('replk-probe weights fetch NAME --force', where it has a name) and compare its SHA-256."
 # First pickle of the pre-1.6 serialisation: the number 0x1950a86a20f9469cfc6c, little-endian.
 _LEGACY_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")
 
@@ -139,10 +140,7 @@ def _read(path: Path) -> object:
 
 def _damaged(path: Path, error: Exception) -> WeightsError:
     reason = " ".join(str(error).split()) or type(error).__name__
-    return WeightsError(
-        f"Cannot read {path.name}. It is damaged or incomplete ({reason[:120]}). Fetch it again and "
-        f"compare its SHA-256."
-    )
+    return WeightsError(f"Cannot read {path.name}. It is damaged or incomplete ({reason[:120]}). {_FETCH_AGAIN}")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -217,7 +215,7 @@ def _advice(kind: str) -> str:
     if "HTML" in kind:
         return "Download it in a browser (the page may ask for a confirmation) and pass that file."
     if "truncated" in kind or "empty" in kind:
-        return "Fetch it again and compare its SHA-256."
+        return _FETCH_AGAIN
     if "LFS" in kind:
         return "Run 'git lfs pull' where it came from."
     return "Pass a .pth or .safetensors file."

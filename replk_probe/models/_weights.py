@@ -11,20 +11,30 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from replk_probe.errors import WeightsError
-from replk_probe.runtime.download import cache_dir, fetch, fetch_drive
+from replk_probe.runtime.download import cache_dir, fetch
+from replk_probe.runtime.drive import fetch_drive, is_intact
 from replk_probe.runtime.provenance import RANDOM_INIT
 from replk_probe.runtime.reach import check_reachable
 
 from ._catalog import CATALOG, CatalogEntry, catalog_entries, default_entry
+from ._names import TORCHVISION, is_factory, is_own_model
 
 Kind = Literal["random", "catalog", "timm", "torchvision", "file", "user-module"]
 Host = Literal["auto", "openmmlab", "drive"]
 
-TORCHVISION = "torchvision:"
 _HASH_IN_NAME = re.compile(r"[-_]([0-9a-f]{8,64})\.[a-z.]+$")
 # As timm looks for them on the hub.
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _CONNECT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How files are fetched."""
+
+    timeout: float
+    progress: bool
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,12 @@ class ResolvedWeights:
 
 
 def resolve_weights(
-    model_name: str, weights: str | None, *, connect_timeout: float = _CONNECT_SECONDS, progress: bool = True
+    model_name: str,
+    weights: str | None,
+    *,
+    connect_timeout: float = _CONNECT_SECONDS,
+    progress: bool = True,
+    force: bool = False,
 ) -> ResolvedWeights:
     """Find the weights for a model, downloading them into the cache if need be.
 
@@ -59,6 +74,7 @@ def resolve_weights(
             name; a tag of timm (``tv_in1k``) or torchvision (``IMAGENET1K_V2``) of that model; a path.
         connect_timeout: Seconds that an absent network may cost.
         progress: Draw progress bars on a terminal.
+        force: Fetch the file again, even if it is there.
 
     Returns:
         The decision; with a path, the file is there.
@@ -66,7 +82,8 @@ def resolve_weights(
     Raises:
         WeightsError: Not for ``"auto"``: no such weights, or they cannot be fetched.
     """
-    own_factory = _is_factory(model_name)
+    own_factory = is_factory(model_name)
+    way = _Way(connect_timeout, progress, force)
     if weights is None:
         return _user_module() if own_factory else ResolvedWeights("random", RANDOM_INIT)
     if weights == "random":
@@ -75,14 +92,14 @@ def resolve_weights(
         if own_factory:
             return _user_module()
         try:
-            return _pretrained(model_name, connect_timeout, progress)
+            return _pretrained(model_name, way)
         except WeightsError as error:
             return ResolvedWeights(
                 "random", RANDOM_INIT, note=f"Random weights stand in for trained ones. {' '.join(str(error).split())}"
             )
     if weights == "pretrained":
-        return _pretrained(model_name, connect_timeout, progress)
-    return _named(model_name, weights, connect_timeout, progress)
+        return _pretrained(model_name, way)
+    return _named(model_name, weights, way)
 
 
 def weights_path(entry: CatalogEntry, host: Host = "auto") -> Path:
@@ -105,6 +122,7 @@ def fetch_entry(
     host: Host = "auto",
     connect_timeout: float = _CONNECT_SECONDS,
     progress: bool = True,
+    force: bool = False,
 ) -> Path:
     """Bring the file of a catalog entry into the cache.
 
@@ -113,21 +131,24 @@ def fetch_entry(
         host: ``"auto"``: what is in the cache, else OpenMMLab, else Google Drive where OpenMMLab does not have it.
         connect_timeout: Seconds that an absent network may cost.
         progress: Draw a progress bar on a terminal.
+        force: Fetch it again, even if it is there.
 
     Returns:
-        The file, its digest checked where one is published.
+        The file, its digest checked: the published one, or the one it had when it was fetched from Google Drive.
 
     Raises:
         WeightsError: See :func:`replk_probe.runtime.download.fetch`.
     """
     path = weights_path(entry, host)
-    if host == "auto" and not path.is_file() and (copy := cached_path(entry)) is not None:
-        return copy
+    if host == "auto" and not force and not path.is_file():
+        copy = cached_path(entry)
+        if copy is not None and is_intact(copy):
+            return copy
     if entry.url is not None and host != "drive":
-        return fetch(entry.url, path, entry.sha256, entry.size, progress, connect_timeout)
+        return fetch(entry.url, path, entry.sha256, entry.size, progress, connect_timeout, force=force)
     if entry.drive_id is None or host == "openmmlab":
         raise WeightsError(f"{entry.name} is not on {host}. It lies on {entry.host}. Fetch it from there.")
-    return fetch_drive(entry.drive_id, path, None, progress, connect_timeout)
+    return fetch_drive(entry.drive_id, path, None, progress, connect_timeout, force)
 
 
 def digest_in_name(path: Path) -> str | None:
@@ -140,47 +161,34 @@ def _user_module() -> ResolvedWeights:
     return ResolvedWeights("user-module", "user-module")
 
 
-def _is_factory(model_name: str) -> bool:
-    return ":" in model_name and not model_name.startswith(TORCHVISION)
-
-
-def is_own_model(model_name: str) -> bool:
-    """Whether the registry's entry is one of this package's families, none of which is on timm's hub."""
-    import timm
-
-    if not timm.is_model(model_name):
-        return bool(catalog_entries(model_name))
-    return str(timm.models.model_entrypoint(model_name).__module__).startswith("replk_probe.")
-
-
-def _pretrained(model_name: str, timeout: float, progress: bool) -> ResolvedWeights:
-    if _is_factory(model_name):
+def _pretrained(model_name: str, way: _Way) -> ResolvedWeights:
+    if is_factory(model_name):
         raise WeightsError(
             f"No pretrained weights are known for {model_name}. It is a factory of yours. "
             f"Let it load them, or pass a path."
         )
     if model_name.startswith(TORCHVISION):
-        return _torchvision(model_name, None, timeout, progress)
+        return _torchvision(model_name, None, way)
     entry = default_entry(model_name)
     if entry is not None:
-        return _from_catalog(entry, timeout, progress)
+        return _from_catalog(entry, way)
     if is_own_model(model_name):
         raise WeightsError(
             f"No pretrained weights are known for {model_name}. Its authors published none. Pass a path, or use random."
         )
-    return _timm(model_name, None, timeout, progress)
+    return _timm(model_name, None, way)
 
 
-def _named(model_name: str, weights: str, timeout: float, progress: bool) -> ResolvedWeights:
+def _named(model_name: str, weights: str, way: _Way) -> ResolvedWeights:
     """A catalog name, in full or without the model; a file; a tag of timm's or torchvision's."""
     entry = CATALOG.get(weights) or CATALOG.get(f"{model_name}.{weights}")
     if entry is not None:
-        if not _is_factory(model_name) and entry.model != model_name:
+        if not is_factory(model_name) and entry.model != model_name:
             raise WeightsError(
                 f"The weights {entry.name} do not fit {model_name}. They are for {entry.model}. "
                 f"Use that model, or other weights."
             )
-        return _from_catalog(entry, timeout, progress)
+        return _from_catalog(entry, way)
     path = Path(weights).expanduser()
     if path.is_file():
         return ResolvedWeights("file", f"file:{path.name}", path)
@@ -190,12 +198,12 @@ def _named(model_name: str, weights: str, timeout: float, progress: bool) -> Res
     if model_name.startswith(TORCHVISION):
         tags = _torchvision_tags(model_name)
         if weights in tags:
-            return _torchvision(model_name, weights, timeout, progress)
+            return _torchvision(model_name, weights, way)
         known += tags
-    elif not _is_factory(model_name) and not is_own_model(model_name):
+    elif not is_factory(model_name) and not is_own_model(model_name):
         tags = _timm_tags(model_name)
         if weights.removeprefix(f"{_architecture(model_name)}.") in tags:
-            return _timm(model_name, weights.removeprefix(f"{_architecture(model_name)}."), timeout, progress)
+            return _timm(model_name, weights.removeprefix(f"{_architecture(model_name)}."), way)
         known += tags
     close = difflib.get_close_matches(weights, known, n=3, cutoff=0.5)
     hint = f" (close: {', '.join(close)})" if close else ""
@@ -205,8 +213,8 @@ def _named(model_name: str, weights: str, timeout: float, progress: bool) -> Res
     )
 
 
-def _from_catalog(entry: CatalogEntry, timeout: float, progress: bool) -> ResolvedWeights:
-    path = fetch_entry(entry, connect_timeout=timeout, progress=progress)
+def _from_catalog(entry: CatalogEntry, way: _Way) -> ResolvedWeights:
+    path = fetch_entry(entry, connect_timeout=way.timeout, progress=way.progress, force=way.force)
     return ResolvedWeights("catalog", f"catalog:{entry.name}", path, entry, entry.remark)
 
 
@@ -225,7 +233,7 @@ def _torchvision_tags(model_name: str) -> list[str]:
     return [str(weight.name) for weight in _torchvision_weights(model_name)]
 
 
-def _torchvision(model_name: str, tag: str | None, timeout: float, progress: bool) -> ResolvedWeights:
+def _torchvision(model_name: str, tag: str | None, way: _Way) -> ResolvedWeights:
     tags = _torchvision_tags(model_name)
     if not tags:
         raise WeightsError(
@@ -234,7 +242,7 @@ def _torchvision(model_name: str, tag: str | None, timeout: float, progress: boo
     # The papers compare with the first recipe; torchvision's own default is the newest.
     tag = tag or ("IMAGENET1K_V1" if "IMAGENET1K_V1" in tags else tags[0])
     weight = _torchvision_weights(model_name)[tag]
-    path = _into_torch_hub(weight.url, timeout, progress)
+    path = _into_torch_hub(weight.url, way)
     return ResolvedWeights("torchvision", f"torchvision:{type(weight).__name__}.{tag}", path)
 
 
@@ -249,7 +257,7 @@ def _timm_tags(model_name: str) -> list[str]:
     return [name.split(".", 1)[1] for name in names if name.split(".")[0] == _architecture(model_name)]
 
 
-def _timm(model_name: str, tag: str | None, timeout: float, progress: bool) -> ResolvedWeights:
+def _timm(model_name: str, tag: str | None, way: _Way) -> ResolvedWeights:
     import timm
 
     name = f"{_architecture(model_name)}.{tag}" if tag else model_name
@@ -260,29 +268,30 @@ def _timm(model_name: str, tag: str | None, timeout: float, progress: bool) -> R
         )
     source = f"timm:{_architecture(name)}.{cfg.tag}" if cfg.tag else f"timm:{name}"
     if cfg.hf_hub_id:
-        return ResolvedWeights("timm", source, _from_hub(cfg, timeout))
-    return ResolvedWeights("timm", source, _into_torch_hub(str(cfg.url), timeout, progress))
+        return ResolvedWeights("timm", source, _from_hub(cfg, way))
+    return ResolvedWeights("timm", source, _into_torch_hub(str(cfg.url), way))
 
 
-def _from_hub(cfg: Any, timeout: float) -> Path:
+def _from_hub(cfg: Any, way: _Way) -> Path:
     """The file that timm itself would load, through the hub's own client and cache."""
     from timm.models import _hub
 
     hub: Any = _hub
     repository, _, revision = cfg.hf_hub_id.partition("@")
     files = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else _HUB_FILES
-    for file in files:
+    for file in () if way.force else files:
         try:
             return Path(hub.hf_hub_download(repository, file, revision=revision or None, local_files_only=True))
         except Exception:
             # Not in the cache: the client says so by one of several errors.
             continue
     # The client itself waits and retries for much longer.
-    check_reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout)
+    check_reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), way.timeout)
     failure: Exception | None = None
+    more = {"force_download": True} if way.force else {}
     for file in files:
         try:
-            return Path(hub.hf_hub_download(repository, file, revision=revision or None))
+            return Path(hub.hf_hub_download(repository, file, revision=revision or None, **more))
         except Exception as error:
             # Its errors come from three libraries below it; the last one is told.
             failure = error
@@ -292,9 +301,9 @@ def _from_hub(cfg: Any, timeout: float) -> Path:
     ) from failure
 
 
-def _into_torch_hub(url: str, timeout: float, progress: bool) -> Path:
+def _into_torch_hub(url: str, way: _Way) -> Path:
     """Download to where torchvision and timm look for the same file."""
     import torch
 
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
-    return fetch(url, path, digest_in_name(path), None, progress, timeout)
+    return fetch(url, path, digest_in_name(path), None, way.progress, way.timeout, force=way.force)

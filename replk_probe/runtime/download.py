@@ -6,7 +6,6 @@ import contextlib
 import email.message
 import errno
 import http.client
-import importlib
 import json
 import logging
 import os
@@ -21,19 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from replk_probe.errors import InvalidInputError, WeightsError
-from replk_probe.runtime.files import atomic_path
-from replk_probe.runtime.files import sha256_of as sha256_of
-from replk_probe.runtime.reach import Response, UnreachableError, check_reachable, one_line, open_url
+from replk_probe.errors import WeightsError
+from replk_probe.runtime.files import DISK_FULL, sha256_of
+from replk_probe.runtime.reach import Response, UnreachableError, one_line, open_url
 
 _LOG = logging.getLogger(__name__)
 _CHUNK = 1 << 18
 _BACKOFF_SECONDS = (0.5, 1.0, 2.0, 4.0)
 _LOCK_POLL_SECONDS = 0.2
-_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-_DRIVE_URL = "https://drive.google.com/"
-_DRIVE_EXTRA = "replk-probe[drive]"
 
 
 class _InterruptedError(Exception):
@@ -63,6 +58,7 @@ def fetch(
     progress: bool = True,
     connect_timeout: float = 5.0,
     retries: int = 3,
+    force: bool = False,
 ) -> Path:
     """Download ``url`` to ``dest``, going on where an earlier attempt stopped.
 
@@ -77,6 +73,7 @@ def fetch(
         progress: Draw a progress bar on stderr, if that is a terminal.
         connect_timeout: Seconds, in total, for name look-up, connection, redirects and the first answer.
         retries: Attempts in a row that may bring no new byte once the server has answered.
+        force: Fetch all of it again, even if a good file is there; that file stays until the new one is complete.
 
     Returns:
         ``dest`` as a path.
@@ -88,80 +85,19 @@ def fetch(
     target = Path(dest)
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise WeightsError(f"Cannot download {url}. Only http and https addresses are fetched. Check the address.")
-    if _is_good(target, sha256, size):
+    if not force and _is_good(target, sha256, size):
         return target
     part_path = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _claimed(part_path, lambda: _is_good(target, sha256, size)) as part:
+        with _claimed(part_path, lambda: not force and _is_good(target, sha256, size)) as part:
             if part is not None:
+                if force:
+                    part.truncate(0)
                 _Transfer(url, target, part_path, part, sha256, size, progress, connect_timeout, retries).run()
     except OSError as error:
         raise _disk_error(target, error) from error
     return target
-
-
-def fetch_drive(
-    file_id: str,
-    dest: str | os.PathLike[str],
-    sha256: str | None = None,
-    progress: bool = True,
-    connect_timeout: float = 5.0,
-) -> Path:
-    """Download a Google Drive file through ``gdown``, which knows the confirmation page of large files.
-
-    Args:
-        file_id: Drive's own id of the file.
-        dest: Final file; its folder is created.
-        sha256: As for :func:`fetch`.
-        progress: Let ``gdown`` draw its progress bar.
-        connect_timeout: Seconds to reach Google Drive at all.
-
-    Returns:
-        ``dest`` as a path.
-
-    Raises:
-        WeightsError: ``gdown`` is missing, Drive cannot be reached or refuses the file, or the digest is wrong.
-    """
-    target = Path(dest)
-    if _is_good(target, sha256, None):
-        return target
-    manual = f"https://drive.google.com/file/d/{file_id}/view"
-    try:
-        gdown = importlib.import_module("gdown")
-    except ImportError as error:
-        raise WeightsError(
-            f"Cannot fetch {target.name}. It lies on Google Drive and the optional package gdown is missing. "
-            f'Install it with: pip install "{_DRIVE_EXTRA}" (or download {manual} by hand and pass its path).'
-        ) from error
-    check_reachable(_DRIVE_URL, connect_timeout)
-    with _writing(target) as temporary:
-        try:
-            answer = gdown.download(id=file_id, output=str(temporary), quiet=not (progress and sys.stderr.isatty()))
-        except Exception as error:
-            # gdown lets requests' and its own errors through; whatever it was, the file is not here.
-            raise WeightsError(
-                f"Google Drive did not hand out {target.name}. {one_line(error)}. "
-                f"Download it by hand from {manual} and pass its path."
-            ) from error
-        with temporary.open("rb") as stream:
-            start = stream.read(512)
-        if answer is None or not start or _is_html(start):
-            raise WeightsError(
-                f"Google Drive did not hand out {target.name}. It answered with a page instead of the file (often its "
-                f"daily quota). Download it by hand from {manual} and pass its path."
-            )
-        _check_digest(temporary, target.name, sha256)
-    return target
-
-
-@contextlib.contextmanager
-def _writing(target: Path) -> Iterator[Path]:
-    try:
-        with atomic_path(target) as temporary:
-            yield temporary
-    except InvalidInputError as error:
-        raise WeightsError(str(error)) from error
 
 
 def _is_good(target: Path, sha256: str | None, size: int | None) -> bool:
@@ -170,7 +106,8 @@ def _is_good(target: Path, sha256: str | None, size: int | None) -> bool:
     return sha256 is None or sha256_of(target).startswith(sha256.lower())
 
 
-def _check_digest(path: Path, name: str, sha256: str | None) -> None:
+def check_digest(path: Path, name: str, sha256: str | None) -> None:
+    """Raise a :class:`WeightsError` if the file's digest does not start with ``sha256``; None: anything goes."""
     if sha256 is None:
         return
     found = sha256_of(path)
@@ -361,7 +298,7 @@ class _Transfer:
                 f"{self.target.name} arrived with {have:,} bytes and should have {self.size:,}. The file on the server "
                 f"has changed. Fetch it another way and pass its path."
             )
-        _check_digest(self.path, self.target.name, self.sha256)
+        check_digest(self.path, self.target.name, self.sha256)
 
 
 @contextlib.contextmanager
@@ -437,13 +374,8 @@ def _length(headers: email.message.Message) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def _is_html(start: bytes) -> bool:
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    return text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml"))
-
-
 def _disk_error(target: Path, error: OSError) -> WeightsError:
-    if error.errno in _DISK_FULL:
+    if error.errno in DISK_FULL:
         return WeightsError(
             f"No space left for {target.name} in {target.parent} ({error.strerror}). "
             f"Free some space, or point REPLK_PROBE_CACHE at another disk, and run the same command again."

@@ -13,7 +13,8 @@ from pathlib import Path
 from replk_probe.errors import InvalidInputError
 
 _CHUNK = 1 << 20
-_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# What the system says when nothing more can be written, whatever is written.
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextlib.contextmanager
@@ -45,7 +46,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _flush_to_disk(temporary)
         temporary.replace(target)
     except OSError as error:
-        if error.errno in _DISK_FULL or error.filename == str(temporary):
+        if error.errno in DISK_FULL or error.filename == str(temporary):
             raise _cannot_write(target, error) from error
         raise
     finally:
@@ -83,7 +84,7 @@ def _flush_to_disk(path: Path) -> None:
 
 def _cannot_write(target: Path, error: OSError) -> InvalidInputError:
     reason = error.strerror or str(error)
-    if error.errno in _DISK_FULL:
+    if error.errno in DISK_FULL:
         return InvalidInputError(
             f"Cannot write {target}. The disk is full ({reason}). Free some space or choose another folder."
         )

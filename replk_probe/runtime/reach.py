@@ -10,7 +10,8 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from typing import Protocol
+from http.client import HTTPMessage
+from typing import IO, Protocol
 
 from replk_probe.errors import WeightsError
 
@@ -100,6 +101,23 @@ def _discard(answers: queue.Queue[Response | BaseException]) -> None:
             late.close()
 
 
+class _NoDowngrade(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but never from https to an address that anyone on the way could answer for."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
+        """The request for ``newurl``."""
+        old, new = urllib.parse.urlsplit(req.full_url), urllib.parse.urlsplit(newurl)
+        if old.scheme == "https" and new.scheme != "https":
+            fp.close()
+            raise WeightsError(
+                f"Refused to go on from {old.netloc} to {new.scheme}://{new.netloc}. The redirect leaves https, so "
+                f"that anyone on the way could change the file. Fetch the file another way and pass its path."
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _opener() -> urllib.request.OpenerDirector:
     """HTTP and HTTPS alone: a redirect to ``file:`` or ``ftp:`` finds no handler."""
     opener = urllib.request.OpenerDirector()
@@ -107,7 +125,7 @@ def _opener() -> urllib.request.OpenerDirector:
         urllib.request.ProxyHandler(),
         urllib.request.HTTPHandler(),
         urllib.request.HTTPSHandler(),
-        urllib.request.HTTPRedirectHandler(),
+        _NoDowngrade(),
         urllib.request.HTTPErrorProcessor(),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.UnknownHandler(),

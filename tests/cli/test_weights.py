@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +36,7 @@ def test_list(replk_probe: Run) -> None:
     assert len([line for line in result.stdout.splitlines() if line.split(".")[0] in ("replknet31b", "slak_tiny")]) == 7
     assert "fd08e268" in result.stdout
     assert "Licence: MIT" in result.stdout
+    assert "need: pip install gdown" in result.stdout
     assert max(map(len, replk_probe("weights", "list", "slak*").stdout.splitlines())) < 120
 
 
@@ -74,6 +78,24 @@ def test_fetch_prints_the_path_alone_on_stdout(replk_probe: Run) -> None:
     assert result.stdout == f"{path}\n"
     assert "licence: MIT" in result.stderr
     assert sha256_of(path) in result.stderr
+
+
+def test_fetch_by_force(replk_probe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = small_file(weights_path(_catalog.CATALOG["slak_base.in1k"]))
+
+    def download(*, id: str, output: str, quiet: bool) -> str:
+        shutil.copyfile(published, output)
+        return output
+
+    monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download=download))
+    monkeypatch.setattr("replk_probe.runtime.drive.check_reachable", lambda *_: None)
+    damaged = weights_path(_catalog.CATALOG["slak_tiny.in1k"])
+    damaged.write_bytes(published.read_bytes()[:100])
+    verified = replk_probe("weights", "verify", "slak_tiny.in1k")
+    assert verified.exit_code == 1 and "weights fetch NAME --force" in verified.stderr
+    result = replk_probe("weights", "fetch", "slak_tiny", "--force")
+    assert (result.exit_code, result.stdout) == (0, f"{damaged}\n")
+    assert damaged.read_bytes() == published.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["replknet31b.in1k_224", "torchvision:resnet18"])
@@ -121,6 +143,17 @@ def test_verify_believes_the_name(replk_probe: Run, tmp_path: Path) -> None:
     result = replk_probe("weights", "verify", small_file(tmp_path / "replknet-fd08e268.pth"))
     assert result.exit_code == 1
     assert "not the file that its name promises" in result.stderr
+
+
+def test_verify_remembers_what_was_fetched(replk_probe: Run, tmp_path: Path) -> None:
+    path = small_file(tmp_path / "mine.pth")
+    note = path.with_name("mine.pth.sha256")
+    note.write_text(f"{sha256_of(path)}  mine.pth\n")
+    assert sha256_of(path) == json.loads(replk_probe("weights", "verify", path, "--json").stdout)["fetched_as"]
+    note.write_text(f"{'0' * 64}  mine.pth\n")
+    result = replk_probe("weights", "verify", path)
+    assert result.exit_code == 1
+    assert "not the file that was fetched" in result.stderr
 
 
 def test_verify_page(replk_probe: Run, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from replk_probe.errors import WeightsError
 from replk_probe.models import _weights
 from replk_probe.models._catalog import CATALOG, catalog_entries, default_entry, entries_with_digest, find_entry
 from replk_probe.models._weights import cached_path, digest_in_name, fetch_entry, resolve_weights, weights_path
+from replk_probe.runtime import drive
 
 
 def put(path: Path, content: bytes = b"weights") -> Path:
@@ -28,7 +30,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Every download is only noted."""
     calls: list[tuple[Any, ...]] = []
 
-    def fetch(source: str, dest: Path, sha256: str | None, *_: Any) -> Path:
+    def fetch(source: str, dest: Path, sha256: str | None, *_: Any, **__: Any) -> Path:
         calls.append((source, dest, sha256))
         return put(dest)
 
@@ -89,9 +91,7 @@ def test_random_needs_nothing() -> None:
 def test_offline(model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("timm.models._hub.hf_hub_download", not_in_cache)
-    start = time.monotonic()
     resolved = resolve_weights(model, "auto")
-    assert time.monotonic() - start < 5
     assert (resolved.kind, resolved.source, resolved.path) == ("random", "random-init", None)
     assert resolved.note is not None
     assert resolved.note.startswith("Random weights stand in for trained ones. ")
@@ -145,6 +145,36 @@ def test_the_authors_own_copy_in_the_cache_serves_as_well(fetched: list[tuple[An
     assert len(fetched) == 1
     with pytest.raises(WeightsError, match="not on openmmlab"):
         fetch_entry(CATALOG["slak_tiny.in1k"], host="openmmlab")
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_damaged_drive_file_is_fetched_again(monkeypatch: pytest.MonkeyPatch, force: bool) -> None:
+    def download(*, id: str, output: str, quiet: bool) -> str:
+        Path(output).write_bytes(b"weights as published")
+        return output
+
+    monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download=download))
+    monkeypatch.setattr(drive, "check_reachable", lambda *_: None)
+    entry = CATALOG["slak_tiny.in1k"]
+    if force:  # Put there by hand: nobody knows what it should be.
+        path = put(weights_path(entry), b"damaged")
+        assert fetch_entry(entry).read_bytes() == b"damaged"
+    else:
+        path = fetch_entry(entry)
+        path.write_bytes(b"damaged")
+    assert fetch_entry(entry, force=force) == path
+    assert path.read_bytes() == b"weights as published"
+    path.write_bytes(b"damaged again")
+    assert resolve_weights("slak_tiny", "auto").path == path
+    assert path.read_bytes() == b"weights as published"
+
+
+def test_damaged_copy_of_the_authors_does_not_stand_in(fetched: list[tuple[Any, ...]]) -> None:
+    entry = CATALOG["replknet31b.in1k_224"]
+    copy = put(weights_path(entry, "drive"))
+    copy.with_name(f"{copy.name}.sha256").write_text("0" * 64)
+    assert fetch_entry(entry) == weights_path(entry)
+    assert fetched == [(entry.url, weights_path(entry), entry.sha256)]
 
 
 def test_path(tmp_path: Path) -> None:
@@ -214,6 +244,19 @@ def test_timm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, weigh
     resolved = resolve_weights(model, weights)
     assert (resolved.kind, resolved.source) == ("timm", f"timm:resnet101.{tag}")
     assert asked == [(f"timm/resnet101.{tag}", "model.safetensors")]
+
+
+def test_timm_by_force(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def download(repository: str, file: str, **how: Any) -> str:
+        asked.append(how)
+        return str(put(tmp_path / file))
+
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
+    monkeypatch.setattr(_weights, "check_reachable", lambda *_: None)
+    resolve_weights("resnet101", "pretrained", force=True)
+    assert asked == [{"revision": None, "force_download": True}]
 
 
 def test_timm_hub_failure_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
