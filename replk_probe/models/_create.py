@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import timm
 import torch
@@ -21,11 +21,9 @@ from replk_probe.runtime.provenance import WeightsInfo
 from ._checkpoints import CheckpointReport
 from ._checkpoints import load_checkpoint as load_file
 from ._factory import build_from_factory
+from ._names import TORCHVISION, is_own_model
+from ._weights import ResolvedWeights, resolve_weights
 
-if TYPE_CHECKING:
-    from ._weights import ResolvedWeights
-
-TORCHVISION = "torchvision:"
 _INFO = "_replk_weights_info"
 _DATA = "_replk_data_config"
 # These two renormalise their input whenever torchvision itself loads their weights.
@@ -69,20 +67,18 @@ def create_model(
         InvalidInputError: The builder fails on the options given.
         WeightsError: The weights cannot be found, fetched, read or matched.
     """
-    from ._weights import resolve_weights
-
     name = name.strip().removeprefix("timm:").replace("torchvision.models:", TORCHVISION)
-    with _seeded(seed):
-        model = _build(name, overrides)
+    build = _builder(name)
+    # First, as large networks take a while to build, only to be told then that there are no such weights.
     resolved = resolve_weights(name, None if weights is None else os.fspath(weights))
+    with _seeded(seed):
+        model = build(overrides)
     _apply(model, name, resolved, seed=seed, ema=ema)
     return model.eval()
 
 
 def load_weights(model: nn.Module, name: str, weights: str) -> None:
     """Load named weights into a model that was built already, as timm's ``pretrained=True`` asks for."""
-    from ._weights import resolve_weights
-
     _apply(model, name, resolve_weights(name, weights), seed=None, ema=False)
 
 
@@ -176,17 +172,17 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _build(name: str, overrides: dict[str, Any]) -> nn.Module:
+def _builder(name: str) -> Callable[[dict[str, Any]], nn.Module]:
+    """What builds the network of that name, given options; user code is not imported before that."""
     if name.startswith(TORCHVISION):
-        return _build_torchvision(name.removeprefix(TORCHVISION), overrides)
+        return _torchvision_builder(name.removeprefix(TORCHVISION))
     if ":" in name:
-        return build_from_factory(name, overrides)
+        return partial(build_from_factory, name)
     if not _is_registered(name):
         raise _unknown(name)
     # timm leaves out options that are None, but small_kernel=None is one.
-    own = str(timm.models.model_entrypoint(name).__module__).startswith(f"{__package__}.")
-    build = timm.models.model_entrypoint(name) if own and "." not in name else partial(timm.create_model, name)
-    return _built(name, build, overrides)
+    plain = is_own_model(name) and "." not in name
+    return partial(_built, name, timm.models.model_entrypoint(name) if plain else partial(timm.create_model, name))
 
 
 def _is_registered(name: str) -> bool:
@@ -210,7 +206,7 @@ def _built(name: str, build: Any, overrides: dict[str, Any]) -> nn.Module:
     return model
 
 
-def _build_torchvision(name: str, overrides: dict[str, Any]) -> nn.Module:
+def _torchvision_builder(name: str) -> Callable[[dict[str, Any]], nn.Module]:
     models = _torchvision_models()
     known = models.list_models(module=models)
     if name not in known:
@@ -219,9 +215,9 @@ def _build_torchvision(name: str, overrides: dict[str, Any]) -> nn.Module:
         raise UnknownModelError(
             f"Unknown model '{TORCHVISION}{name}'. torchvision has no classifier of that name ({hint})."
         )
-    if name in _RENORMALISING:
-        overrides = {"transform_input": True, **overrides}
-    return _built(f"{TORCHVISION}{name}", partial(models.get_model, name, weights=None), overrides)
+    defaults = {"transform_input": True} if name in _RENORMALISING else {}
+    build = partial(models.get_model, name, weights=None, **defaults)
+    return partial(_built, f"{TORCHVISION}{name}", build)
 
 
 def _torchvision_models() -> Any:

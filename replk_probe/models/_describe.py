@@ -17,6 +17,7 @@ from replk_probe.errors import UnknownModelError
 from ._catalog import catalog_entries
 from ._create import data_config
 from ._large_kernel import LargeKernelConv
+from ._names import is_own_model
 from ._reparam import reparameterize
 from ._spec import large_kernel_layers, probe_spec
 
@@ -24,7 +25,7 @@ from ._spec import large_kernel_layers, probe_spec
 def own_models() -> list[str]:
     """Names of the models that this package adds to timm's registry."""
     names: list[str] = timm.list_models()
-    return [name for name in names if _is_own(name)]
+    return [name for name in names if is_own_model(name)]
 
 
 def matching_models(pattern: str | None, baselines: Sequence[str] = ()) -> list[str]:
@@ -88,7 +89,7 @@ def describe(name: str, count: bool = True) -> dict[str, Any]:
         "macs_unmerged": None,
         "input_size": list(cfg.input_size[1:]) if cfg else [224, 224],
         "weights": [entry.name for entry in catalog_entries(name)],
-        "pretrained_by_timm": not _is_own(name) and bool(cfg and (cfg.hf_hub_id or cfg.url)),
+        "pretrained_by_timm": not is_own_model(name) and bool(cfg and (cfg.hf_hub_id or cfg.url)),
     }
     if not count:
         return row
@@ -135,7 +136,3 @@ def _kernel_sizes(model: nn.Module) -> list[int]:
             stage = layer.partition(".")[0]
             largest[stage] = max(largest.get(stage, 0), *module.kernel_size)
     return list(largest.values())
-
-
-def _is_own(name: str) -> bool:
-    return str(timm.models.model_entrypoint(name).__module__).startswith(f"{__package__}.")

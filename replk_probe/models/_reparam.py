@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 # Exact types: a subclass may standardise its weight, pad by itself or carry an activation, and folding would lose that.
-_FOLDABLE_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+FOLDABLE_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 class Mergeable(nn.Module):
@@ -91,7 +91,7 @@ def fold_sequence(sequence: nn.Sequential) -> None:
     names = list(sequence._modules)
     for first, second in pairwise(names):
         conv, bn = getattr(sequence, first), getattr(sequence, second)
-        if type(conv) is nn.Conv2d and type(bn) in _FOLDABLE_NORMS and bn.running_mean is not None:
+        if type(conv) is nn.Conv2d and type(bn) in FOLDABLE_NORMS and bn.running_mean is not None:
             setattr(sequence, first, fuse_conv_bn(conv, bn))
             setattr(sequence, second, nn.Identity().train(bn.training))
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 
+from ._classifier import MeanPooled, linear_classifier
 from ._large_kernel import LargeKernelConv
 from ._register import register_variant, timm_cfg
 from ._reparam import Mergeable, Reparameterizable, fold_sequence
@@ -80,8 +81,10 @@ class InvertedResidual(nn.Module):
         return x + y if self.use_res_connect else y
 
 
-class LargeKernelMobileNetV2(Reparameterizable):
+class LargeKernelMobileNetV2(Reparameterizable, MeanPooled):
     """MobileNet V2, ``[N, in_chans, H, W]`` to ``[N, num_classes]``, total stride 32."""
+
+    classifier_path = "classifier.1"
 
     def __init__(
         self,
@@ -124,10 +127,7 @@ class LargeKernelMobileNetV2(Reparameterizable):
             {"num_chs": channels, "reduction": reduction, "module": f"features.{index}"}
             for channels, reduction, index in ((16, 2, 1), (24, 4, 3), (32, 8, 6), (96, 16, 13), (1280, 32, 18))
         ]
-        self.classifier = nn.Sequential(nn.Dropout(drop_rate), self._linear())
-
-    def _linear(self) -> nn.Module:
-        return nn.Linear(_LAST_WIDTH, self.num_classes) if self.num_classes else nn.Identity()
+        self.classifier = nn.Sequential(nn.Dropout(drop_rate), linear_classifier(_LAST_WIDTH, num_classes))
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map before pooling (there is no final norm), ``[N, 1280, H / 32, W / 32]``."""
@@ -153,18 +153,6 @@ class LargeKernelMobileNetV2(Reparameterizable):
             stages.append(Stage(blocks[-1], blocks))
             first += repeats
         return ProbeSpec("MobileNet V2, large kernels", tuple(stages), ("features", "output"))
-
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
-        return self.classifier[1]
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new classifier in place; ``global_pool`` is accepted for timm's sake and must be ``"avg"`` or None."""
-        if global_pool not in (None, "avg"):
-            raise InvalidInputError(f"MobileNet V2 pools by the mean only, but global_pool is {global_pool!r}.")
-        self.num_classes = num_classes
-        weight = next(self.features.parameters())
-        self.classifier[1] = self._linear().to(device=weight.device, dtype=weight.dtype)
 
 
 def _conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1) -> nn.Sequential:

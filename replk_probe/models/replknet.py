@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 
+from ._classifier import MeanPooled, linear_classifier
 from ._large_kernel import ConvBN, LargeKernelConv
 from ._register import register_variant, timm_cfg
 from ._reparam import Reparameterizable
@@ -77,7 +78,7 @@ class RepLKStage(nn.Module):
         return y
 
 
-class RepLKNet(Reparameterizable):
+class RepLKNet(Reparameterizable, MeanPooled):
     """RepLKNet with any kernel sizes; ``[N, in_chans, H, W]`` to ``[N, num_classes]``, total stride 32.
 
     Names of modules and parameters are those of the published checkpoints, but for the branches of
@@ -156,7 +157,7 @@ class RepLKNet(Reparameterizable):
         ]
         self.norm = nn.BatchNorm2d(channels[-1])
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.head: nn.Module = nn.Linear(channels[-1], num_classes) if num_classes else nn.Identity()
+        self.head = linear_classifier(channels[-1], num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map before the final norm, ``[N, channels[-1], H / 32, W / 32]``."""
@@ -186,18 +187,6 @@ class RepLKNet(Reparameterizable):
             if isinstance(stage, RepLKStage)
         )
         return ProbeSpec("RepLKNet", stages, (stages[-1].path, "output"))
-
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new classifier in place; ``global_pool`` is accepted for timm's sake and must be ``"avg"`` or None."""
-        if global_pool not in (None, "avg"):
-            raise InvalidInputError(f"RepLKNet pools by the mean only, but global_pool is {global_pool!r}.")
-        self.num_classes = num_classes
-        head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        self.head = head.to(device=self.norm.weight.device, dtype=self.norm.weight.dtype)
 
 
 _BASE = {"channels": (128, 256, 512, 1024)}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 
+from ._classifier import MeanPooled, linear_classifier
 from ._large_kernel import LargeKernelConv
 from ._register import register_variant, timm_cfg
 from ._reparam import Reparameterizable
@@ -56,7 +57,7 @@ class SLaKBlock(nn.Module):
         return x + y
 
 
-class SLaK(Reparameterizable):
+class SLaK(Reparameterizable, MeanPooled):
     """SLaK, dense; ``[N, in_chans, H, W]`` to ``[N, num_classes]``, total stride 32.
 
     The sparsity of the published weights is zeros in the weights, nothing in the structure. Names of modules and
@@ -140,7 +141,7 @@ class SLaK(Reparameterizable):
             for stage, width in enumerate(widths)
         ]
         self.norm = nn.LayerNorm(widths[-1], eps=_EPS)
-        self.head: nn.Module = nn.Linear(widths[-1], num_classes) if num_classes else nn.Identity()
+        self.head = linear_classifier(widths[-1], num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map before pooling and the final norm, ``[N, C, H / 32, W / 32]``."""
@@ -165,18 +166,6 @@ class SLaK(Reparameterizable):
             for number, depth in enumerate(self.depths)
         )
         return ProbeSpec(self.family, stages, (stages[-1].path, "output"))
-
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new classifier in place; ``global_pool`` is accepted for timm's sake and must be ``"avg"`` or None."""
-        if global_pool not in (None, "avg"):
-            raise InvalidInputError(f"{type(self).__name__} pools by the mean only, not by {global_pool!r}.")
-        self.num_classes = num_classes
-        head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        self.head = head.to(device=self.norm.weight.device, dtype=self.norm.weight.dtype)
 
 
 _VARIANTS: Mapping[str, Mapping[str, Any]] = {

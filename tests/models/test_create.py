@@ -12,7 +12,7 @@ from torch import nn
 
 import replk_probe
 from replk_probe.errors import InvalidInputError, ReplkProbeError, UnknownModelError, WeightsError
-from replk_probe.models import DataConfig, create_model, data_config, load_checkpoint, weights_info
+from replk_probe.models import DataConfig, _create, create_model, data_config, load_checkpoint, weights_info
 
 FACTORY = """
 import torch
@@ -163,6 +163,21 @@ def test_a_file_that_cannot_be_imported(tmp_path: Path) -> None:
 def test_options_that_the_builder_does_not_have(name: str) -> None:
     with pytest.raises(InvalidInputError, match=r"with colour='red'.*colour"):
         create_model(name, colour="red")
+
+
+def test_wrong_weights_are_told_before_the_network_is_built(
+    factory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*_: object, **__: object) -> nn.Module:
+        raise AssertionError("built")
+
+    monkeypatch.setattr(_create, "_built", build)
+    monkeypatch.setattr(_create, "build_from_factory", build)
+    for name in ("replknet31b", "resnet18", "torchvision:resnet18", f"{factory}:build"):
+        with pytest.raises(WeightsError, match="no such file"):
+            create_model(name, tmp_path / "missing.pth")
+    with pytest.raises(UnknownModelError, match=r"close: .*replknet31b"):
+        create_model("replknet31", tmp_path / "missing.pth")
 
 
 def test_pretrained_weights_that_do_not_exist_are_an_error() -> None:

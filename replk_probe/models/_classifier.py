@@ -1,0 +1,42 @@
+"""The end of our networks: mean pooling and one linear layer, as timm handles it."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from replk_probe.errors import InvalidInputError
+
+
+class MeanPooled(nn.Module):
+    """Adds timm's ``get_classifier`` and ``reset_classifier`` to a network that pools by the mean.
+
+    Attributes:
+        classifier_path: Where the linear layer lies.
+        num_features: Its inputs.
+        num_classes: Its outputs; 0: an identity stands in its place.
+    """
+
+    classifier_path = "head"
+    num_features: int
+    num_classes: int
+
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer."""
+        return self.get_submodule(self.classifier_path)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a new classifier in place; ``global_pool`` is accepted for timm's sake and must be ``"avg"`` or None."""
+        if global_pool not in (None, "avg"):
+            raise InvalidInputError(
+                f"{type(self).__name__} pools by the mean only, but global_pool is {global_pool!r}."
+            )
+        weight = next(self.parameters())
+        layer = linear_classifier(self.num_features, num_classes).to(device=weight.device, dtype=weight.dtype)
+        parent, _, name = self.classifier_path.rpartition(".")
+        setattr(self.get_submodule(parent), name, layer)
+        self.num_classes = num_classes
+
+
+def linear_classifier(num_features: int, num_classes: int) -> nn.Module:
+    """A linear layer, or for no classes an identity."""
+    return nn.Linear(num_features, num_classes) if num_classes else nn.Identity()
