@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.devices import without_autocast
 
 from .looking import find, find_layout
 from .reaching import Feature, place_of, reach, value_of
@@ -18,7 +19,7 @@ def contribution_scores(model: nn.Module, batch: Tensor, layer: str | Feature | 
     The gradient of the sum over channels of ReLU(feature at (h // 2, w // 2)) with respect to the normalised input;
     negative entries become zero and the colour channels are added up. Nothing after the layer is computed.
 
-    The model is evaluated in eval mode as it is and left as it was: modes, ``requires_grad``, ``.grad``, hooks.
+    The model is evaluated in eval mode as it is, without autocast, and left as it was: modes, ``requires_grad``, ``.grad``, hooks.
 
     Args:
         model: Any module that maps ``[N, C, H, W]`` to something differentiable. It may be in train mode, frozen, on
@@ -62,7 +63,7 @@ def input_gradient(model: nn.Module, batch: Tensor, layer: str | Feature | None 
     feature = layer if isinstance(layer, Feature) else find(model, (1, *batch.shape[1:]), layer)
     if batch.shape[0] == 0:
         return batch
-    with evaluating(model):
+    with evaluating(model), without_autocast(batch.device):
         images = torch.split(batch, 1) if _couples_images(model) else (batch,)
         return torch.cat([_gradient(model, part, feature) for part in images])
 
@@ -80,17 +81,21 @@ def _gradient(model: nn.Module, batch: Tensor, feature: Feature) -> Tensor:
                 f"Layer {feature.label!r} gives {output.dtype} values, which have no gradient. Name another layer."
             )
         if not output.requires_grad:
-            raise InvalidInputError(
-                f"Layer {feature.label!r} has no gradient with respect to the image: the network is cut off from it by "
-                "no_grad, detach or a step without derivative, or the layer does not depend on the image. "
-                "Name another layer."
-            )
+            raise _cut_off(feature)
         total = layout.at_middle(output).relu().sum()
         del output
         (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
-    if gradient is None:
-        gradient = torch.zeros_like(batch)
+    if gradient is None:  # the output depends on parameters alone
+        raise _cut_off(feature)
     return gradient.detach()
+
+
+def _cut_off(feature: Feature) -> InvalidInputError:
+    return InvalidInputError(
+        f"Layer {feature.label!r} has no gradient with respect to the image: the network is cut off from it by "
+        "no_grad, detach or a step without derivative, or the layer does not depend on the image. "
+        "Name another layer."
+    )
 
 
 def _matching(batch: Tensor, model: nn.Module) -> Tensor:

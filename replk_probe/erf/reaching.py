@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,16 +68,27 @@ def reach(model: nn.Module, batch: Tensor, feature: Feature) -> Any:
 
 @contextmanager
 def watching(module: nn.Module, side: str, see: Callable[[Any], None]) -> Iterator[None]:
-    """Show ``see`` every output (or the input) of a module; the hook is gone afterwards, whatever happens."""
+    """Show ``see`` every output (or the input) of a module; the hook is gone afterwards, whatever happens.
+
+    Only calls of this thread are shown: others may be running the same module for themselves.
+    """
+    # Taken off again, so that a copy made meanwhile, hooks and all, does not show anything later.
+    watcher: int | None = threading.get_ident()
+
+    def show(value: Any) -> None:
+        if threading.get_ident() == watcher:
+            see(value)
+
     if side == "output":
-        handle = module.register_forward_hook(lambda _module, _args, output: see(output))
+        handle = module.register_forward_hook(lambda _module, _args, output: show(output))
     else:
         handle = module.register_forward_pre_hook(
-            lambda _module, args, kwargs: see((*args, *kwargs.values())), with_kwargs=True
+            lambda _module, args, kwargs: show((*args, *kwargs.values())), with_kwargs=True
         )
     try:
         yield
     finally:
+        watcher = None
         handle.remove()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -93,3 +93,9 @@ def strict_arithmetic() -> Iterator[None]:
         cudnn.deterministic, cudnn.benchmark = before
         for settings, value in zip(_FLOAT32_SETTINGS, rounding, strict=True):
             settings.fp32_precision = value
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """A model computes in the types that it has, whatever ``torch.autocast`` the caller stands in."""
+    kind = device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from replk_probe.erf import contribution_scores
+from replk_probe.erf.looking import observe
 from replk_probe.errors import InvalidInputError
 
 
@@ -163,6 +168,35 @@ def test_works_inside_contexts_that_turn_gradients_off(context: type) -> None:
         batch = torch.ones(1, 3, 8, 8)
         scores = contribution_scores(model, batch)
     assert torch.equal(scores, expected)
+
+
+def test_autocast_of_the_caller_plays_no_part() -> None:
+    model, batch = Net(), images(1, 3, 9, 9).float()
+    expected = contribution_scores(model, batch)
+    with torch.autocast("cpu"):
+        assert torch.equal(contribution_scores(model, batch), expected)
+        assert torch.is_autocast_enabled("cpu")
+
+
+def test_threads_may_share_a_model() -> None:
+    together = threading.Barrier(3)
+
+    class Slow(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.requires_grad:
+                together.wait(timeout=30)  # until every thread watches the layer
+            return super().forward(x)
+
+    plain = Net().double().eval()
+    model = Slow().double().eval()
+    model.load_state_dict(plain.state_dict())
+    batches = [images(1, 3, 9, 9) * scale for scale in (1, 2, -1)]
+    for side in ("output", "input"):
+        feature = replace(observe(plain, (1, 3, 9, 9), "late").feature, side=side)
+        with ThreadPoolExecutor(3) as threads:
+            found = list(threads.map(lambda batch, at=feature: contribution_scores(model, batch, at), batches))
+        for scores, batch in zip(found, batches, strict=True):
+            assert torch.equal(scores, contribution_scores(plain, batch, feature))
 
 
 def test_a_network_may_write_into_its_input() -> None:

@@ -196,6 +196,19 @@ def test_layers_that_cannot_be_measured(layer: str, says: str) -> None:
         contribution_scores(Odd(), torch.randn(1, 3, 8, 8), layer)
 
 
+def test_a_layer_that_sees_parameters_alone_is_refused() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.bias = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.stem(x) + self.bias(torch.ones(len(x), 4, *x.shape[2:], device=x.device))
+
+    with pytest.raises(InvalidInputError, match="'bias' has no gradient with respect to the image"):
+        contribution_scores(Positions(), torch.randn(1, 3, 8, 8), "bias")
+
+
 def test_a_tuple_with_one_tensor_is_fine() -> None:
     model = Odd()
     batch = torch.randn(1, 3, 8, 8)
