@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,12 @@ from replk_probe.errors import WeightsError
 from replk_probe.runtime.files import sha256_of
 
 from ._checkpoint_file import StateFile, read_state_file
+from ._checkpoint_match import Plan, is_recomputed, loaded_classes, match, replace_head
 from ._fingerprint import Fingerprint, fingerprint, form_of
 from ._key_names import merge_fused_branches, to_own_names
 
 _FORMS = ("train", "merged", "merged+fused")
 _SHOWN_KEYS = 3
-# Buffers that some versions save and others compute, and what profilers leave behind.
-_RECOMPUTED = re.compile(r"(.*\.)?(num_batches_tracked|relative_position_index|attn_mask|total_ops|total_params)")
-_HEADS = frozenset({"fc", "head", "heads", "classifier", "last_linear"})
-_AUXILIARY = re.compile(r"(aux\d?|aux_classifier|AuxLogits)\.")
 
 
 @dataclass(frozen=True)
@@ -73,24 +69,6 @@ class CheckpointReport:
         return None
 
 
-@dataclass
-class _Plan:
-    """Tensors in the model's names, and how the two differ."""
-
-    state: dict[str, Tensor]
-    origins: dict[str, str]
-    dropped: list[str]
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    misshaped: list[str] = field(default_factory=list)
-    heads: dict[str, int] = field(default_factory=dict)
-    head: str = "loaded"
-
-    @property
-    def faults(self) -> int:
-        return len(self.missing) + len(self.unexpected) + len(self.misshaped)
-
-
 def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, ema: bool = False) -> CheckpointReport:
     """Load a weights file into ``model`` in place; on any error the model is as it was.
 
@@ -120,9 +98,9 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, ema: bool
     form = form_of(state) if _has_forms(model) else None
     skeleton = _on_meta(model)
     _restructure(skeleton, form)
-    plan = _match(skeleton, state, origins, dropped)
+    plan = match(skeleton, state, origins, dropped)
     if plan.faults and (converted := _by_timm(skeleton, state)) is not None:
-        candidate = _match(skeleton, converted, {}, dropped)
+        candidate = match(skeleton, converted, {}, dropped)
         plan = candidate if candidate.faults < plan.faults else plan
     if plan.faults:
         raise _does_not_fit(model, path, file, plan, form)
@@ -131,7 +109,7 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, ema: bool
 
     _restructure(model, form)
     for name, classes in plan.heads.items():
-        _replace_head(model, name, classes)
+        replace_head(model, name, classes)
     on_meta = any(value.is_meta for value in own.values())
     if on_meta:  # Nothing to copy into: the model takes the tensors themselves, off the mapped file.
         target = model.state_dict()
@@ -147,9 +125,9 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, ema: bool
         prefix=file.prefix,
         averaged=file.averaged,
         dropped=tuple(plan.dropped),
-        missing=tuple(name for name in model.state_dict() if name not in plan.state and not _is_recomputed(name)),
+        missing=tuple(name for name in model.state_dict() if name not in plan.state and not is_recomputed(name)),
         head=plan.head,
-        num_classes=_loaded_classes(model, plan),
+        num_classes=loaded_classes(model, plan),
     )
 
 
@@ -212,84 +190,6 @@ def _on_meta(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def _match(model: nn.Module, state: dict[str, Tensor], origins: dict[str, str], dropped: list[str]) -> _Plan:
-    """Compare names and shapes, allowing for another head, no head, and what can be left out."""
-    own = model.state_dict()
-    plan = _Plan(dict(state), origins, list(dropped))
-    plan.missing = [name for name in own if name not in state and not _is_recomputed(name)]
-    for name in [name for name in state if name not in own]:
-        head = name.startswith("head.") and not any(key.startswith("head.") for key in own)
-        if head or _is_recomputed(name) or _AUXILIARY.match(name):
-            plan.dropped.append(origins.get(name, name))
-            del plan.state[name]
-            plan.head = "dropped" if head else plan.head
-        else:
-            plan.unexpected.append(name)
-    plan.misshaped = [name for name in own if name in state and own[name].shape != state[name].shape]
-    if plan.misshaped and (heads := _other_heads(model, own, state, plan.misshaped)):
-        plan.heads, plan.misshaped, plan.head = heads, [], "replaced"
-    if plan.missing and not plan.misshaped and not plan.heads and _is_headless(model, own, set(plan.missing)):
-        plan.missing, plan.head = [], "missing"
-    return plan
-
-
-def _other_heads(
-    model: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tensor], misshaped: list[str]
-) -> dict[str, int]:
-    """Classifiers whose only difference is the number of classes: name of the module -> classes in the file."""
-    heads: dict[str, int] = {}
-    for name in misshaped:
-        module, _, kind = name.rpartition(".")
-        mine, theirs = own[name].shape, state[name].shape
-        layer = model.get_submodule(module)
-        if kind not in ("weight", "bias") or not isinstance(layer, nn.Linear | nn.Conv2d):
-            return {}
-        if len(mine) != len(theirs) or not theirs or mine[1:] != theirs[1:]:
-            return {}
-        if heads.setdefault(module, theirs[0]) != theirs[0]:
-            return {}
-    # Several heads (distilled or auxiliary ones) agree on the classes; layers of another network would not.
-    last = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
-    classifier = _classifier_name(model)
-    if len(set(heads.values())) != 1 or not {last, classifier} & set(heads):
-        return {}
-    return heads
-
-
-def _classifier_name(model: nn.Module) -> str | None:
-    """Name of the module that gives the class scores: what the model says, else its last layer with weights."""
-    ask: object = getattr(model, "get_classifier", None)
-    if callable(ask):
-        answer = ask()
-        candidates = answer if isinstance(answer, tuple | list) else (answer,)
-        for name, module in model.named_modules():
-            if any(module is candidate for candidate in candidates) and not isinstance(module, nn.Identity):
-                return str(name)
-        return None
-    layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
-    return str(layers[-1]) if layers else None
-
-
-def _is_headless(model: nn.Module, own: Mapping[str, Tensor], missing: set[str]) -> bool:
-    """Whether ``missing`` is just what a file without a classifier leaves out, with or without the final norm."""
-    classifier = _classifier_name(model)
-    norm = {name for name in own if name.startswith(("norm.", "fc_norm."))}
-    if classifier is None:
-        return missing <= norm
-    top = classifier.split(".")[0]
-    # Of a network that does not say what its classifier is, only a part with a telling name is taken for one.
-    if callable(getattr(model, "get_classifier", None)) or top in _HEADS:
-        head = {name for name in own if name.startswith((f"{classifier}.", f"{top}."))}
-    else:
-        head = {name for name in own if name.startswith(f"{classifier}.")}
-    some_left = len(head | norm) < len(own)
-    return some_left and bool(missing & head) and missing <= head | norm
-
-
-def _is_recomputed(name: str) -> bool:
-    return _RECOMPUTED.fullmatch(name) is not None
-
-
 def _by_timm(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | None:
     """The state dict after timm's own conversion for this architecture (other namings, resized position tables)."""
     module = type(model).__module__
@@ -306,7 +206,7 @@ def _by_timm(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | 
     return {name: value for name, value in converted.items() if isinstance(value, Tensor)}
 
 
-def _refuse_unusable(plan: _Plan, skeleton: nn.Module, path: Path) -> None:
+def _refuse_unusable(plan: Plan, skeleton: nn.Module, path: Path) -> None:
     """Numbers that no model can use: quantised, or not finite."""
     own = skeleton.state_dict()
     broken = []
@@ -331,39 +231,11 @@ def _is_finite(value: Tensor) -> bool:
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(wide))
 
 
-def _replace_head(model: nn.Module, name: str, classes: int) -> None:
-    """Put a layer of the same kind with ``classes`` outputs in the place of ``name``; no random number is drawn."""
-    old = model.get_submodule(name)
-    new: nn.Module
-    if isinstance(old, nn.Linear):
-        new = nn.Linear(old.in_features, classes, bias=old.bias is not None, device="meta")
-    elif isinstance(old, nn.Conv2d):
-        geometry: dict[str, Any] = {"stride": old.stride, "padding": old.padding, "bias": old.bias is not None}
-        size: Any = old.kernel_size
-        new = nn.Conv2d(old.in_channels, classes, size, **geometry, device="meta")
-    else:
-        raise TypeError(f"{name} is {type(old).__name__}, which is no classifier")
-    weight = next(old.parameters())
-    new = new.to(dtype=weight.dtype).to_empty(device=weight.device).requires_grad_(weight.requires_grad)
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, new.train(old.training))
-    if hasattr(model, "num_classes"):
-        model.num_classes = classes  # type: ignore[assignment]
-
-
-def _loaded_classes(model: nn.Module, plan: _Plan) -> int | None:
-    name = _classifier_name(model)
-    if plan.head in ("missing", "dropped") or name is None:
-        return None
-    weight = plan.state.get(f"{name}.weight")
-    return None if weight is None else int(weight.shape[0])
-
-
 def _identify(state: Mapping[str, Tensor]) -> Fingerprint:
     return fingerprint({name: tuple(value.shape) for name, value in state.items()})
 
 
-def _does_not_fit(model: nn.Module, path: Path, file: StateFile, plan: _Plan, form: str | None) -> WeightsError:
+def _does_not_fit(model: nn.Module, path: Path, file: StateFile, plan: Plan, form: str | None) -> WeightsError:
     own = model.state_dict()
     seems = fingerprint({name: tuple(value.shape) for name, value in plan.state.items()})
     mine = fingerprint({name: tuple(value.shape) for name, value in own.items()})
@@ -387,7 +259,7 @@ def _does_not_fit(model: nn.Module, path: Path, file: StateFile, plan: _Plan, fo
     )
 
 
-def _hint(plan: _Plan, own: Mapping[str, Tensor], seems: Fingerprint, mine: Fingerprint, form: str | None) -> str:
+def _hint(plan: Plan, own: Mapping[str, Tensor], seems: Fingerprint, mine: Fingerprint, form: str | None) -> str:
     decomposed = any(".column_conv." in name for name in own)
     if decomposed and any(".large_conv." in name for name in plan.state):
         return "The file has undecomposed kernels (lkb_origin): build the model with decomposed=False."

@@ -1,0 +1,142 @@
+"""Comparing a state dict with a model, name by name, and allowing for what may differ: the classifier above all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+# Buffers that some versions save and others compute, and what profilers leave behind.
+_RECOMPUTED = re.compile(r"(.*\.)?(num_batches_tracked|relative_position_index|attn_mask|total_ops|total_params)")
+_HEADS = frozenset({"fc", "head", "heads", "classifier", "last_linear"})
+_AUXILIARY = re.compile(r"(aux\d?|aux_classifier|AuxLogits)\.")
+
+
+@dataclass
+class Plan:
+    """Tensors in the model's names, and how the two differ."""
+
+    state: dict[str, Tensor]
+    origins: dict[str, str]
+    dropped: list[str]
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    misshaped: list[str] = field(default_factory=list)
+    heads: dict[str, int] = field(default_factory=dict)
+    head: str = "loaded"
+
+    @property
+    def faults(self) -> int:
+        """How many names do not fit."""
+        return len(self.missing) + len(self.unexpected) + len(self.misshaped)
+
+
+def match(model: nn.Module, state: dict[str, Tensor], origins: dict[str, str], dropped: list[str]) -> Plan:
+    """Compare names and shapes, allowing for another head, no head, and what can be left out."""
+    own = model.state_dict()
+    plan = Plan(dict(state), origins, list(dropped))
+    plan.missing = [name for name in own if name not in state and not is_recomputed(name)]
+    for name in [name for name in state if name not in own]:
+        head = name.startswith("head.") and not any(key.startswith("head.") for key in own)
+        if head or is_recomputed(name) or _AUXILIARY.match(name):
+            plan.dropped.append(origins.get(name, name))
+            del plan.state[name]
+            plan.head = "dropped" if head else plan.head
+        else:
+            plan.unexpected.append(name)
+    plan.misshaped = [name for name in own if name in state and own[name].shape != state[name].shape]
+    if plan.misshaped and (heads := _other_heads(model, own, state, plan.misshaped)):
+        plan.heads, plan.misshaped, plan.head = heads, [], "replaced"
+    if plan.missing and not plan.misshaped and not plan.heads and _is_headless(model, own, set(plan.missing)):
+        plan.missing, plan.head = [], "missing"
+    return plan
+
+
+def _other_heads(
+    model: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tensor], misshaped: list[str]
+) -> dict[str, int]:
+    """Classifiers whose only difference is the number of classes: name of the module -> classes in the file."""
+    heads: dict[str, int] = {}
+    for name in misshaped:
+        module, _, kind = name.rpartition(".")
+        mine, theirs = own[name].shape, state[name].shape
+        layer = model.get_submodule(module)
+        if kind not in ("weight", "bias") or not isinstance(layer, nn.Linear | nn.Conv2d):
+            return {}
+        if len(mine) != len(theirs) or not theirs or mine[1:] != theirs[1:]:
+            return {}
+        if heads.setdefault(module, theirs[0]) != theirs[0]:
+            return {}
+    # Several heads (distilled or auxiliary ones) agree on the classes; layers of another network would not.
+    last = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
+    classifier = _classifier_name(model)
+    if len(set(heads.values())) != 1 or not {last, classifier} & set(heads):
+        return {}
+    return heads
+
+
+def _classifier_name(model: nn.Module) -> str | None:
+    """Name of the module that gives the class scores: what the model says, else its last layer with weights."""
+    ask: object = getattr(model, "get_classifier", None)
+    if callable(ask):
+        answer = ask()
+        candidates = answer if isinstance(answer, tuple | list) else (answer,)
+        for name, module in model.named_modules():
+            if any(module is candidate for candidate in candidates) and not isinstance(module, nn.Identity):
+                return str(name)
+        return None
+    layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    return str(layers[-1]) if layers else None
+
+
+def _is_headless(model: nn.Module, own: Mapping[str, Tensor], missing: set[str]) -> bool:
+    """Whether ``missing`` is just what a file without a classifier leaves out, with or without the final norm."""
+    classifier = _classifier_name(model)
+    norm = {name for name in own if name.startswith(("norm.", "fc_norm."))}
+    if classifier is None:
+        return missing <= norm
+    top = classifier.split(".")[0]
+    # Of a network that does not say what its classifier is, only a part with a telling name is taken for one.
+    if callable(getattr(model, "get_classifier", None)) or top in _HEADS:
+        head = {name for name in own if name.startswith((f"{classifier}.", f"{top}."))}
+    else:
+        head = {name for name in own if name.startswith(f"{classifier}.")}
+    some_left = len(head | norm) < len(own)
+    return some_left and bool(missing & head) and missing <= head | norm
+
+
+def is_recomputed(name: str) -> bool:
+    """Whether a model computes the tensor of that name by itself, so that a file need not have it."""
+    return _RECOMPUTED.fullmatch(name) is not None
+
+
+def replace_head(model: nn.Module, name: str, classes: int) -> None:
+    """Put a layer of the same kind with ``classes`` outputs in the place of ``name``; no random number is drawn."""
+    old = model.get_submodule(name)
+    new: nn.Module
+    if isinstance(old, nn.Linear):
+        new = nn.Linear(old.in_features, classes, bias=old.bias is not None, device="meta")
+    elif isinstance(old, nn.Conv2d):
+        geometry: dict[str, Any] = {"stride": old.stride, "padding": old.padding, "bias": old.bias is not None}
+        size: Any = old.kernel_size
+        new = nn.Conv2d(old.in_channels, classes, size, **geometry, device="meta")
+    else:
+        raise TypeError(f"{name} is {type(old).__name__}, which is no classifier")
+    weight = next(old.parameters())
+    new = new.to(dtype=weight.dtype).to_empty(device=weight.device).requires_grad_(weight.requires_grad)
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, new.train(old.training))
+    if hasattr(model, "num_classes"):
+        model.num_classes = classes  # type: ignore[assignment]
+
+
+def loaded_classes(model: nn.Module, plan: Plan) -> int | None:
+    """Outputs of the classifier that came from the file; None if none came."""
+    name = _classifier_name(model)
+    if plan.head in ("missing", "dropped") or name is None:
+        return None
+    weight = plan.state.get(f"{name}.weight")
+    return None if weight is None else int(weight.shape[0])
