@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import Any
 
 import timm
 import torch
+from timm.layers import activations, norm
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,6 +22,15 @@ from ._large_kernel import LargeKernelConv
 from ._names import is_own_model
 from ._reparam import reparameterize
 from ._spec import large_kernel_layers, probe_spec
+from .slak import LayerNorm2d
+
+# Element by element: the output has the shape of the input. Exact types, as a subclass may do more.
+_UNCOUNTED = frozenset(
+    {
+        *(nn.BatchNorm2d, nn.LayerNorm, norm.LayerNorm, norm.LayerNorm2d, LayerNorm2d),
+        *(nn.ReLU, nn.ReLU6, nn.GELU, activations.GELU, nn.SiLU, nn.Sigmoid, nn.Dropout, nn.Softmax),
+    }
+)
 
 
 def own_models() -> list[str]:
@@ -61,9 +72,26 @@ def count_parameters(model: nn.Module) -> int:
 def count_macs(model: nn.Module, input_size: tuple[int, int]) -> int:
     """Multiply-accumulates of convolutions, matrix products and attention for one image; ``model`` is on meta."""
     channels = getattr(model, "pretrained_cfg", {}).get("input_size", (3,))[0]
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with _passed_through(model), FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(torch.empty(1, channels, *input_size, device="meta"))
     return int(counter.get_total_flops()) // 2
+
+
+@contextmanager
+def _passed_through(model: nn.Module) -> Iterator[None]:
+    """Let norms and activations hand on what they get: they have no products to count but cost most of the time."""
+    skipped = [module for module in model.modules() if type(module) in _UNCOUNTED and "forward" not in vars(module)]
+    for module in skipped:
+        vars(module)["forward"] = _identity
+    try:
+        yield
+    finally:
+        for module in skipped:
+            del vars(module)["forward"]
+
+
+def _identity(x: torch.Tensor) -> torch.Tensor:
+    return x
 
 
 def describe(name: str, count: bool = True) -> dict[str, Any]:

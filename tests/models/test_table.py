@@ -9,8 +9,10 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import replk_probe.models as models
+from replk_probe.cli.models import _BASELINES
 from replk_probe.models._describe import count_macs, count_parameters, describe, own_models
 
 
@@ -123,6 +125,15 @@ def test_the_listing_counts_the_same(name: str) -> None:
     models.reparameterize(model)
     assert row["parameters_merged"] == count_parameters(model)
     assert row["macs"] == min(row["macs_unmerged"], count_macs(model, (224, 224)))
+
+
+@pytest.mark.parametrize("name", ["replknet7", "slak_tiny", "mobilenetv2_k9_rep", *_BASELINES])
+def test_counting_skips_nothing_that_counts(name: str) -> None:
+    model = on_meta(name)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.empty(1, 3, 224, 224, device="meta"))
+    assert 2 * count_macs(model, (224, 224)) == counter.get_total_flops()
+    assert not [module for module in model.modules() if "forward" in vars(module)]
 
 
 # Entries of the published files: number in training form, number in merged form.
