@@ -8,10 +8,7 @@ from collections import Counter
 import torch
 from torch import fx, nn
 
-from ._reparam import fuse_conv_bn
-
-# Exact types, as a subclass may do more than its name says.
-_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+from ._reparam import FOLDABLE_NORMS, fuse_conv_bn
 
 
 def fold_batch_norms(model: nn.Module, keep: str = "") -> bool:
@@ -51,11 +48,11 @@ def fold_batch_norms(model: nn.Module, keep: str = "") -> bool:
     for node in graph.nodes:
         relu, source = only(node, nn.ReLU), node.args[0] if node.args else None
         # These alone give a tensor that is new, and whose own gradient does not look at it again once they are frozen.
-        fresh = only(source, nn.Conv2d, nn.Linear, *_NORMS) is not None
+        fresh = only(source, nn.Conv2d, nn.Linear, *FOLDABLE_NORMS) is not None
         if isinstance(relu, nn.ReLU) and isinstance(source, fx.Node) and fresh and len(source.users) == 1:
             relu.inplace = changed = True
     for node in graph.nodes:
-        bn, source = only(node, *_NORMS), node.args[0] if node.args else None
+        bn, source = only(node, *FOLDABLE_NORMS), node.args[0] if node.args else None
         if bn is None or bn.running_var is None or not isinstance(source, fx.Node):
             continue
         conv = only(source, nn.Conv2d)
