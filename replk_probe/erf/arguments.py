@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.images import ImageSet, sample_images
 
+from .preparation import PRECISIONS
 from .protocol import check_threshold
-
-PRECISIONS = ("fp32", "fast", "bf16")
 
 # Bytes of a tensor's memory hashed at a time.
 _HASH_STEP = 1 << 24
@@ -57,7 +56,7 @@ def check_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
 
 
 def check_precision(precision: str) -> None:
-    """One of :data:`PRECISIONS`."""
+    """One of :data:`~replk_probe.erf.preparation.PRECISIONS`."""
     if precision not in PRECISIONS:
         raise InvalidInputError(
             f"Unknown precision {precision!r}. Gradients can be computed in {len(PRECISIONS)} ways only. "
@@ -103,6 +102,16 @@ def bytes_of(tensors: Iterable[Tensor]) -> Iterator[bytes]:
         flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
         for start in range(0, flat.numel(), _HASH_STEP):
             yield flat[start : start + _HASH_STEP].cpu().numpy().tobytes()
+
+
+def bytes_of_model(model: nn.Module) -> Iterator[bytes]:
+    """What tells a network from others of its name: the types of its layers and its weights, by their paths."""
+    for path, module in model.named_modules():
+        yield f"{path}: {type(module).__qualname__}".encode()
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor):
+            yield name.encode()
+            yield from bytes_of([value])
 
 
 def digest_of(chunks: Iterable[bytes]) -> str:

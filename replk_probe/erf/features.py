@@ -19,7 +19,8 @@ def contribution_scores(model: nn.Module, batch: Tensor, layer: str | Feature | 
     The gradient of the sum over channels of ReLU(feature at (h // 2, w // 2)) with respect to the normalised input;
     negative entries become zero and the colour channels are added up. Nothing after the layer is computed.
 
-    The model is evaluated in eval mode as it is, without autocast, and left as it was: modes, ``requires_grad``, ``.grad``, hooks.
+    The model is evaluated in eval mode as it is, whatever ``torch.autocast`` the caller stands in, and left as it was:
+    modes, ``requires_grad``, ``.grad``, hooks.
 
     Args:
         model: Any module that maps ``[N, C, H, W]`` to something differentiable. It may be in train mode, frozen, on

@@ -60,6 +60,14 @@ class ImageSet:
             return None
         return f"{self.requested} images were asked for, {self.source} has only {self.available}."
 
+    def stamps(self) -> tuple[str, ...] | None:
+        """Size and time of the last change of every file: what tells it from another one of the same name.
+
+        Returns:
+            One text per image, ``"missing"`` for a file that is gone; None for the embedded set, which never changes.
+        """
+        return None if self.root is None else tuple(_stamp(self.root / image_id) for image_id in self.ids)
+
     def load(self, image_id: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
         """One image as RGB bytes, warped to ``size`` with PIL's bicubic filter as the paper does.
 
@@ -125,3 +133,11 @@ def sample_images(
         seed=int(seed),
         root=folder,
     )
+
+
+def _stamp(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError:
+        return "missing"
+    return f"{status.st_size} {status.st_mtime_ns}"

@@ -62,7 +62,8 @@ class RunInfo:
         std: Per-channel standard deviation that was divided by.
         seed: Seed of the image sample.
         device: ``"cpu"`` or ``"cuda:0 (NAME)"``.
-        precision: ``"fp32"``, ``"fast"`` or ``"bf16"``, with what the hardware made of it.
+        precision: ``"fp32"``, ``"fast"`` or ``"bf16"``, as asked for; ``config["arithmetic"]`` says what the hardware
+            made of it.
         backend: What computed the large-kernel convolutions.
         seconds: Wall-clock time of the measurement.
         skipped: Images that could not be used: ``{"id": ..., "reason": ...}``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,6 +47,7 @@ def batch(n: int, size: int = 32) -> Tensor:
 
 def image_folder(root: Path, n: int = 6) -> Path:
     generator = np.random.default_rng(0)
+    root.mkdir(parents=True, exist_ok=True)
     for index in range(n):
         pixels = generator.integers(0, 256, (20, 30, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(root / f"image{index}.png")
@@ -159,6 +161,38 @@ def test_the_images_of_a_folder_and_of_an_image_set_are_the_same(tmp_path: Path)
     assert from_path.contribution.tobytes() == from_set.contribution.tobytes()
 
 
+def test_images_that_leave_no_interval_are_said_to() -> None:
+    images = batch(40)
+    images[2:] = float("nan")
+    result = measure_erf(Tiny(), images)
+    assert result.n_images == 2 and all(row.ci95 is None for row in result.ratios)
+    assert any("No 95 % intervals: all 2 usable images fell into one of the 20 blocks" in n for n in result.notes)
+    for usable in (1, 3):  # one image has none anyway, three lie in two blocks
+        images[:usable] = batch(usable)
+        images[usable:] = float("nan")
+        assert not any("intervals" in note for note in measure_erf(Tiny(), images).notes)
+
+
+def test_statistics_that_nobody_gave_are_said_to_be_those_of_imagenet(tmp_path: Path) -> None:
+    folder = image_folder(tmp_path, 1)
+
+    def notes(model: nn.Module | str, images: Any = folder) -> str:
+        return " ".join(plan_erf(model, images, n_images=1, size=64, weights="random").notes)
+
+    assert "how Tiny wants its images normalised: they have ImageNet's mean" in notes(Tiny())
+    assert "ImageNet" not in notes(Tiny(), batch(1)), "these come normalised"
+    for name in ("resnet10t", "torchvision:resnet18", "replknet3"):
+        assert "ImageNet" not in notes(name), name
+        assert "ImageNet" not in notes(replk_probe.create_model(name)), name
+
+
+def test_autocast_of_the_caller_plays_no_part() -> None:
+    model, images = Tiny(), batch(3)
+    expected = measure_erf(model, images).contribution
+    with torch.autocast("cpu"):
+        assert measure_erf(model, images).contribution.tobytes() == expected.tobytes()
+
+
 # ------------------------------------------------------------------------------------------------- arguments
 
 
@@ -221,6 +255,18 @@ def test_modules_are_told_apart_by_their_weights() -> None:
     assert configs[0] == configs[1] != configs[2]
 
 
+def test_factories_are_told_apart_by_what_they_make(tmp_path: Path) -> None:
+    def config(channels: int, layer: str, weights: str) -> dict[str, Any]:
+        source = f"from torch import nn\ndef net():\n    return nn.Sequential(nn.Conv2d(3, {channels}, 3), {layer})\n"
+        (tmp_path / "nets.py").write_text(source)
+        return plan_erf(f"{tmp_path}/nets.py:net", batch(1), layer="0", weights=weights).config
+
+    for weights in ("auto", "random"):
+        assert config(4, "nn.ReLU()", weights) == config(4, "nn.ReLU()", weights)
+        assert config(4, "nn.ReLU()", weights) != config(5, "nn.ReLU()", weights)
+        assert config(4, "nn.ReLU()", weights) != config(4, "nn.GELU()", weights)
+
+
 # ------------------------------------------------------------------------------------------------ resumption
 
 
@@ -278,6 +324,29 @@ def test_a_run_with_other_options_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(ResumeError, match="parameters"):
         measure_erf(Tiny(1), folder, **arguments, resume=True)
     measure_erf(Tiny(), folder, **arguments, resume=True, thresholds=[0.7])  # thresholds cost nothing
+
+
+def test_other_images_of_the_same_names_are_not_resumed(tmp_path: Path) -> None:
+    folder, other = image_folder(tmp_path / "a" / "images"), tmp_path / "b" / "images"
+    shutil.copytree(folder, other)  # keeps the times: these are the same images
+    plan = plan_erf(Tiny(), folder, size=16)
+    result = plan.run()
+    assert plan_erf(Tiny(), other, size=16).same_run(result)
+
+    changed = next(other.iterdir())
+    before = changed.stat()
+    Image.new("RGB", (30, 20)).save(changed)
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))  # the size alone
+    assert not plan_erf(Tiny(), other, size=16).same_run(result)
+    shutil.copy2(folder / changed.name, changed)
+    assert plan_erf(Tiny(), other, size=16).same_run(result)
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns + 1000))  # the time alone
+    assert not plan_erf(Tiny(), other, size=16).same_run(result)
+
+    measure_erf(Tiny(), folder, size=16, checkpoint=tmp_path / "ckpt")
+    with pytest.raises(ResumeError, match="image files"):
+        measure_erf(Tiny(), other, size=16, checkpoint=tmp_path / "ckpt", resume=True)
+    assert plan_erf(Tiny(), None, n_images=2, size=16).config["image files"] is None
 
 
 def test_a_new_run_replaces_an_old_state(tmp_path: Path) -> None:
