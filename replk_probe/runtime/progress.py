@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 Item = TypeVar("Item")
+
+# Things per second also where one takes many: tqdm would turn to seconds per thing.
+_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+_WITHOUT_TOTAL = "{desc}: {n_fmt} [{elapsed}, {rate_noinv_fmt}]"
 
 
 def progress(
@@ -35,6 +39,7 @@ def progress(
     stream = sys.stderr  # looked up now: a test or a notebook may have replaced it since the import
     watched = stream is not None and stream.isatty()
     settings: dict[str, Any] = {"unit": "B", "unit_scale": True} if unit == "B" else {"unit": f" {unit}s"}
+    known = total is not None or isinstance(iterable, Sized)
     bar: tqdm[Any] = tqdm(
         iterable,
         total=total,
@@ -45,6 +50,7 @@ def progress(
         dynamic_ncols=True,
         leave=False,
         smoothing=0.1,
+        bar_format=_FORMAT if known else _WITHOUT_TOTAL,
         **settings,
     )
     return bar

@@ -30,6 +30,20 @@ def test_a_terminal_sees_the_count_and_the_speed(monkeypatch):
     assert "resnet101" in terminal.getvalue() and "4/4" in terminal.getvalue() and "images/s" in terminal.getvalue()
 
 
+@pytest.mark.parametrize("total", [5, None])
+def test_slow_things_are_counted_per_second_too(monkeypatch, total):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress(total=total, desc="replknet31b") as bar:
+        bar.update(1)
+        bar.start_t -= 10  # as if ten seconds had gone by for this one
+        bar.refresh()
+        last = terminal.getvalue().rpartition("replknet31b")[2]
+        rate = bar.format_dict["n"] / bar.format_dict["elapsed"]
+    assert rate == pytest.approx(0.1, rel=0.05)
+    assert "0.10 images/s" in last and "s/ image" not in last and ("1/5" in last) == (total == 5)
+
+
 @pytest.mark.parametrize(("unit", "said"), [("B", "5.00M"), ("layer", "layers")])
 def test_units(monkeypatch, unit, said):
     terminal = Terminal()
