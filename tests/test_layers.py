@@ -49,6 +49,7 @@ class Rule:
 
 LIGHT = ("errors", *(f"runtime.{name}" for name in LIGHT_RUNTIME))
 RESULTS = tuple(f"{{room}}.{name}" for name in RESULT_FILES)
+PLOTS = ("*.plot", "*.plot_*")
 ANALYZERS = ("erf", "shape_bias", "kernels")
 
 
@@ -75,8 +76,8 @@ RULES = (
     Rule(in_analyzers("__init__"), ("{room}.*",), torch_free=True),
     Rule(in_analyzers(*RESULT_FILES), (*LIGHT, *RESULTS), ("numpy", "scipy"), torch_free=True),
     Rule(
-        in_analyzers("plot"),
-        (*LIGHT, "*.plot", *(f"*.{name}" for name in RESULT_FILES)),
+        in_analyzers("plot", "plot_*"),
+        (*LIGHT, *PLOTS, *(f"*.{name}" for name in RESULT_FILES)),
         ("matplotlib", "seaborn", "numpy", "scipy"),
         torch_free=True,
     ),
@@ -84,11 +85,11 @@ RULES = (
         in_analyzers("*"),
         ("errors", "models", "models.*", "images", "images.*", "runtime.*", "{room}.*"),
         ("torch", "numpy", "captum"),
-        not_rooms=("*.plot",),
+        not_rooms=PLOTS,
     ),
     Rule(
         ("report/*",),
-        (*LIGHT, "report.*", "*.plot", *(f"*.{name}" for name in RESULT_FILES)),
+        (*LIGHT, "report.*", *PLOTS, *(f"*.{name}" for name in RESULT_FILES)),
         ("matplotlib", "seaborn", "numpy"),
         torch_free=True,
     ),
@@ -213,7 +214,10 @@ def test_torch_free_modules_do_not_load_torch() -> None:
         ("erf/measure.py", "from .plot import plot_erf"),
         ("erf/measure.py", "from ..kernels.measure import measure_kernels"),
         ("erf/measure.py", "import click"),
+        ("erf/measure.py", "from .plot_models import plot_comparison"),
         ("erf/plot.py", "import torch"),
+        ("erf/plot_models.py", "import torch"),
+        ("erf/plot_models.py", "from .measure import measure_erf"),
         ("erf/plot.py", "from .measure import measure_erf"),
         ("report/tables.py", "from replk_probe.erf.measure import measure_erf"),
         ("report/tables.py", "from replk_probe import measure_erf"),
@@ -241,6 +245,8 @@ def test_the_rules_refuse(path: str, source: str) -> None:
         ("erf/result.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
         ("erf/result.py", "import typing\nif typing.TYPE_CHECKING:\n    from .measure import measure_erf"),
         ("erf/measure.py", "import torch\nfrom replk_probe.models import create_model"),
+        ("erf/plot_models.py", "import seaborn\nfrom .plot import plot_erf\nfrom .plot_style import house_style"),
+        ("report/html.py", "from replk_probe.erf.plot_models import plot_comparison"),
         ("shape_bias/plot.py", "import seaborn\nfrom .result import ShapeBiasResult"),
         ("cli/erf.py", "import click\ndef command():\n    import torch\n    from replk_probe.erf import measure_erf"),
     ],

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .features import contribution_scores as contribution_scores
     from .measure import measure_erf as measure_erf
-    from .plot import plot_comparison as plot_comparison
     from .plot import plot_erf as plot_erf
+    from .plot_models import plot_comparison as plot_comparison
     from .preparation import prepare as prepare
     from .protocol import AreaRatio as AreaRatio
     from .protocol import area_ratio as area_ratio
@@ -29,7 +29,7 @@ _HOME = {
     "area_ratios": "protocol",
     "contribution_scores": "features",
     "measure_erf": "measure",
-    "plot_comparison": "plot",
+    "plot_comparison": "plot_models",
     "plot_erf": "plot",
     "prepare": "preparation",
 }

@@ -9,7 +9,8 @@ import pytest
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from replk_probe.erf.plot import colour_floor, plot_comparison, plot_erf, save_comparison, save_figures, square_edges
+from replk_probe.erf.plot import colour_floor, plot_erf, save_figures, square_edges
+from replk_probe.erf.plot_models import plot_comparison, save_comparison
 from replk_probe.erf.protocol import area_ratios
 from replk_probe.erf.result import ErfResult, RatioRow
 from replk_probe.errors import InvalidInputError
@@ -118,6 +119,29 @@ def test_squares_lie_where_the_protocol_put_them():
     left, top, right, bottom = square_edges(flat, "centred", 0.99)
     assert right == bottom == 64.0 and left == top == 64.0 - flat.row("centred", 0.99).side
     assert square_edges(make(np.ones((48, 96))), "paper", 0.99) == (0, 0, 96, 48)
+
+
+@pytest.mark.parametrize("protocol", ["paper", "linear", "centred"])
+@pytest.mark.parametrize(
+    ("shape", "centre"),
+    [((512, 256), (255.5, 127.5)), ((40, 64), (3.0, 50.25)), ((64, 64), (10.5, 31.0)), ((33, 20), (16.0, 10.0))],
+)
+def test_a_square_covers_the_area_that_was_measured(protocol, shape, centre):
+    for scores in (np.ones(shape), gaussian(*shape, 12), np.random.default_rng(0).random(shape) ** 3):
+        result = make(scores, centre=centre)
+        y, x = centre if protocol == "centred" else (shape[0] // 2, shape[1] // 2)
+        for threshold in (0.2, 0.3, 0.5, 0.99):
+            left, top, right, bottom = square_edges(result, protocol, threshold)
+            row = result.row(protocol, threshold)
+            # The published script counts a column beyond the map where its window is as wide as that.
+            area = min(row.ratio * shape[0] * shape[1], row.side * min(shape))
+            assert (right - left) * (bottom - top) == pytest.approx(area)
+            assert max(right - left, bottom - top) == row.side
+            # A half-width around the centre, cut off at the borders alone.
+            reach = max(abs(edge - middle - 0.5) for edge, middle in ((left, x), (right, x), (top, y), (bottom, y)))
+            for low, high, middle, length in ((left, right, x, shape[1]), (top, bottom, y, shape[0])):
+                assert low == 0 or middle + 0.5 - low > reach - 1
+                assert high == length or high - middle - 0.5 > reach - 1
 
 
 def test_the_scale_bar_is_a_round_number_of_pixels():

@@ -1,0 +1,117 @@
+"""What the figures of effective receptive fields have in common: style, sizes, files. Free of torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from replk_probe.runtime.files import atomic_path
+
+MIN_DPI = 300
+MAP_INCHES = 2.56  # 1024 px at 400 dots per inch: one dot per input pixel
+BAR_ROOM = 0.72  # colour bar, its numbers and its label
+_FINEST_DPI = 400  # maps of more pixels than that are drawn as means over blocks of pixels
+
+INK, MUTED, ALERT, ALERT_TEXT = "#1a1a1a", "#5a5a5a", "#ffb000", "#b03a00"
+_STYLE: dict[str, Any] = {
+    "font.family": ["DejaVu Sans"],  # comes with matplotlib, so that a figure looks the same everywhere
+    "font.size": 7.0,
+    "axes.linewidth": 0.6,
+    "axes.titlesize": 8.0,
+    "axes.labelsize": 7.0,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "figure.dpi": 100.0,
+    "pdf.fonttype": 42,  # text stays text
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """The house style, for the time of drawing only."""
+    style: Any = sns.axes_style("white") | sns.plotting_context("paper") | _STYLE  # type: ignore[no-untyped-call]
+    with mpl.rc_context(style):
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure that no window system and no pyplot knows of."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def figure_of(ax: Axes) -> Figure:
+    """The whole figure, also of an Axes in a subfigure."""
+    return ax.figure.canvas.figure
+
+
+def inches_of(ax: Axes) -> tuple[float, float]:
+    """Width and height of the Axes as it will be drawn."""
+    ax.apply_aspect()
+    box = ax.get_window_extent()
+    return box.width / figure_of(ax).dpi, box.height / figure_of(ax).dpi
+
+
+def block_side(width: int, inches: float) -> int:
+    """Side of the blocks of pixels that are drawn as one cell."""
+    return max(math.ceil(width / (_FINEST_DPI * inches) - 1e-6), 1)
+
+
+def block_means(values: npt.NDArray[np.float64], block: int) -> npt.NDArray[np.float64]:
+    """Means over squares of ``block`` pixels, smaller ones at the far edges."""
+    if block == 1:
+        return values
+    starts = [np.arange(0, length, block) for length in values.shape]
+    sums = np.add.reduceat(np.add.reduceat(values, starts[0], axis=0), starts[1], axis=1)
+    counts = [np.diff(np.append(start, length)) for start, length in zip(starts, values.shape, strict=True)]
+    return np.asarray(sums / np.outer(*counts))
+
+
+def percent(threshold: float) -> str:
+    """A share as written in figures: ``"99 %"``."""
+    return f"{100 * threshold:g} %"
+
+
+def shortened(text: str, letters: int) -> str:
+    """``text``, with its middle left out where it is longer than ``letters``."""
+    if len(text) <= letters:
+        return text
+    head = (letters - 1) // 2
+    return text[:head] + "\u2026" + text[len(text) - (letters - 1 - head) :]
+
+
+def save_figure(figure: Figure, folder: Path, stem: str, width: int) -> tuple[Path, ...]:
+    """Write a figure as PNG and PDF, for a first map of ``width`` pixels; returns the files."""
+    # Whole dots per cell of the first map, so that a fine grid in it is not seen through another one.
+    inches = inches_of(figure.axes[0])[0]
+    cells = width / block_side(width, inches)
+    dpi = math.ceil(MIN_DPI * inches / cells) * cells / inches
+    # Without the clock, so that the same result gives the same bytes.
+    metadata: dict[str, dict[str, Any]] = {"png": {}, "pdf": {"CreationDate": None}}
+    written = []
+    with house_style():
+        for suffix, extra in metadata.items():
+            target = folder / f"{stem}.{suffix}"
+            with atomic_path(target) as path:
+                figure.savefig(path, format=suffix, dpi=dpi, metadata=extra)
+            written.append(target)
+    return tuple(written)
