@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from replk_probe.errors import InvalidInputError
+from replk_probe.errors import InvalidInputError, ReplkProbeError
 
 from ._options import (
     command_line,
@@ -117,12 +118,23 @@ def command(
         _announce(plan)
         plans.append(plan)
 
-    results: list[ErfResult] = []
+    results: dict[Path, ErfResult] = {}
+    failures: dict[str, Exception] = {}
     with kept_blocks():
-        for folder in folders:
-            # Each plan goes when it is done: a model and its weights are large.
-            results.append(_measure(plans.pop(0), folder, resume))
-    _report(results, folders, output or _DEFAULT_OUTPUT)
+        for name, folder in zip(models, folders, strict=True):
+            try:
+                # Each plan goes when it is done: a model and its weights are large.
+                results[folder] = _measure(plans.pop(0), folder, resume)
+            except click.exceptions.Exit:  # interrupted
+                raise
+            except Exception as error:  # also what a model's own code raises: it is no fault of the others
+                failures[name] = error
+                _let_go(error)
+                if len(models) > 1:
+                    click.secho(f"{name}: failed. {error}", err=True, fg="red")
+    if results:
+        _report(results, output or _DEFAULT_OUTPUT, compare=len(models) > 1)
+    _raise(failures, len(models))
 
 
 def _announce(plan: ErfPlan) -> None:
@@ -139,7 +151,8 @@ def _announce(plan: ErfPlan) -> None:
 
 
 def _measure(plan: ErfPlan, folder: Path, resume: bool) -> ErfResult:
-    """Run one plan and write its results; an interrupted run says how to go on."""
+    """Run one plan, write its results and draw them; an interrupted run says how to go on."""
+    from replk_probe.erf.plot import save_figures
     from replk_probe.runtime.checkpoint import discard, exists
 
     checkpoint = folder / _CHECKPOINT
@@ -147,6 +160,7 @@ def _measure(plan: ErfPlan, folder: Path, resume: bool) -> ErfResult:
         finished = _finished(plan, folder)
         if finished is not None:
             click.echo(f"{plan.name}: already measured, see {folder}", err=True)
+            save_figures(finished, folder)  # the run may have been killed just before
             return finished
         click.echo(f"{plan.name}: nothing to resume in {folder}, starting anew.", err=True)
     elif not resume and exists(checkpoint):
@@ -158,6 +172,7 @@ def _measure(plan: ErfPlan, folder: Path, resume: bool) -> ErfResult:
         raise click.exceptions.Exit(_EXIT_INTERRUPTED) from None
     result.save(folder)
     discard(checkpoint)
+    save_figures(result, folder)
     return result
 
 
@@ -172,25 +187,49 @@ def _finished(plan: ErfPlan, folder: Path) -> ErfResult | None:
     return result if plan.same_run(result) else None
 
 
-def _report(results: list[ErfResult], folders: list[Path], output: Path) -> None:
-    """Draw the figures and print the table."""
-    from replk_probe.erf.plot import colour_floor, save_comparison, save_figures
+def _report(results: dict[Path, ErfResult], output: Path, *, compare: bool) -> None:
+    """Print the table; with several models, draw the comparison."""
+    from replk_probe.erf.plot import colour_floor, save_figures
+    from replk_probe.erf.plot_models import save_comparison
     from replk_probe.erf.result import write_csv
     from replk_probe.report.tables import erf_table
 
-    shared = colour_floor(results)
-    for result, folder in zip(results, folders, strict=True):
-        save_figures(result, folder, vmin=shared)
-    if len(results) > 1:
-        save_comparison(results, output)
-        write_csv(results, output / "comparison.csv")
-    click.echo(erf_table(results))
-    for result in results:
+    measured = list(results.values())
+    shared = colour_floor(measured)
+    for folder, result in results.items():
+        # Most maps reach down to the same colour anyway, and a figure takes seconds.
+        if colour_floor([result]) != shared:
+            save_figures(result, folder, vmin=shared)
+    if compare:
+        save_comparison(measured, output)
+        write_csv(measured, output / "comparison.csv")
+    click.echo(erf_table(measured))
+    for result in measured:
         seconds = result.run.seconds
         speed = f"{result.n_images / seconds:.3g} images/s" if seconds > 0 else ""
         images = "1 image" if result.n_images == 1 else f"{result.n_images} images"
         click.echo(f"{result.run.model}: {images} in {seconds:.1f} s, {speed}", err=True)
         for skipped in result.run.skipped:
             click.echo(f"{result.run.model}: skipped {skipped['id']}: {skipped['reason']}", err=True)
-    where = folders[0] if len(results) == 1 else output
-    click.echo(f"Results in {where}", err=True)
+    click.echo(f"Results in {output if compare else next(iter(results))}", err=True)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Free what the frames of a kept error hold: a model, and whatever filled the memory."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def _raise(failures: dict[str, Exception], models: int) -> None:
+    """End with what went wrong, if anything did."""
+    if not failures:
+        return
+    first = next(iter(failures.values()))
+    unexpected = next((error for error in failures.values() if not isinstance(error, ReplkProbeError)), None)
+    if models == 1 or unexpected is not None:
+        raise unexpected or first
+    raise ReplkProbeError(
+        f"{len(failures)} of {models} models could not be measured: {', '.join(failures)}. {first} "
+        "The same command with --resume keeps what is done."
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import json
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from click.testing import Result
 from PIL import Image
 
 from replk_probe.cli._options import check_writable, slug
+from replk_probe.cli.erf import _let_go
 from replk_probe.erf import ErfResult
 from replk_probe.errors import InvalidInputError
 
@@ -41,6 +43,18 @@ class Net(nn.Sequential):
 
 def small():
     return Net(nn.Conv2d(3, 4, 4, stride=4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1))
+
+class Broken(nn.Sequential):
+    """Stops on a real image, as a model that needs too much memory does."""
+    def forward(self, x):
+        if x.requires_grad:
+            raise ERROR
+        return super().forward(x)
+
+ERROR = torch.OutOfMemoryError("too much")
+
+def broken():
+    return Broken(nn.Conv2d(3, 4, 3), nn.ReLU())
 
 def wide():
     return Net(nn.Conv2d(3, 4, 7, stride=2, padding=3), nn.ReLU(), nn.Conv2d(4, 4, 5, padding=2))
@@ -130,6 +144,67 @@ def test_several_models_have_a_folder_each_and_a_comparison(
     with (tmp_path / "out/comparison.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 2 * 4 * 4 and {row["model"] for row in rows} == {f"{networks}:small", f"{networks}:wide"}
+
+
+def test_a_model_that_fails_costs_the_others_nothing(
+    replk_probe: Run, networks: str, folder: Path, tmp_path: Path
+) -> None:
+    names = ("small", "broken", "wide")
+    arguments = [word for name in names for word in ("--model", f"{networks}:{name}")]
+    arguments += ["--data", folder, "--images", 2, "--size", 32, "--output", tmp_path / "out"]
+    done = replk_probe("erf", *arguments)
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[-1].startswith(f"Error: 1 of 3 models could not be measured: {networks}:broken.")
+    assert "memory does not suffice" in done.stderr and "Traceback" not in done.output
+    out = tmp_path / "out"
+    assert all(names_in(out / f"networks.py-{name}") == FILES for name in ("small", "wide"))
+    assert not list(out.glob("networks.py-broken/erf.*"))
+    assert {"comparison.png", "comparison.pdf", "comparison.csv"} <= names_in(out)
+    with (out / "comparison.csv").open() as stream:
+        assert {row["model"] for row in csv.DictReader(stream)} == {f"{networks}:small", f"{networks}:wide"}
+    assert f"{networks}:small" in done.stdout and f"{networks}:wide" in done.stdout
+
+    # An error that nobody foresaw is not hushed up, but neither does it take the others along.
+    for path in out.rglob("*.*"):
+        path.unlink(missing_ok=True) if path.is_file() else None
+    source = (tmp_path / networks).read_text()
+    (tmp_path / networks).write_text(source.replace('torch.OutOfMemoryError("too much")', 'ZeroDivisionError("a bug")'))
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        replk_probe("erf", *arguments)
+    assert all(names_in(out / f"networks.py-{name}") == FILES for name in ("small", "wide"))
+    assert (out / "comparison.csv").exists()
+
+
+def test_an_interruption_ends_the_run_of_several_models(replk_probe: Run, networks: str, tmp_path: Path) -> None:
+    (tmp_path / networks).write_text((tmp_path / networks).read_text().replace("at = None", "at = 0"))
+    stopped = replk_probe(
+        "erf", "--model", f"{networks}:small", "--model", f"{networks}:wide", "--images", 1, "--size", 16,
+        "--output", tmp_path / "out",
+    )  # fmt: skip
+    assert stopped.exit_code == 130 and stopped.stderr.count("Interrupted") == 1
+    assert not list((tmp_path / "out").rglob("erf.json"))
+
+
+def test_a_model_that_failed_is_let_go() -> None:
+    class Model:
+        pass
+
+    def fail() -> None:
+        model = Model()
+        seen.append(weakref.ref(model))
+        try:
+            raise MemoryError
+        except MemoryError as error:
+            raise InvalidInputError("too large") from error
+
+    seen: list[weakref.ref[Model]] = []
+    try:
+        fail()
+    except InvalidInputError as error:
+        kept = error
+        assert seen[0]() is not None
+        _let_go(kept)
+        assert seen[0]() is None
 
 
 def test_every_option_has_an_effect(replk_probe: Run, networks: str, folder: Path, tmp_path: Path) -> None:
