@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import timm
 import torch
+from captum.attr import NeuronGradient
 from torch import nn
 
 from replk_probe.erf import contribution_scores
@@ -26,7 +27,6 @@ def small_cnn() -> nn.Module:
     ids=["small", "resnet"],
 )
 def test_gradient_before_its_relu_equals_captums_neuron_gradient(build: Callable[[], nn.Module], layer: str) -> None:
-    attr = pytest.importorskip("captum.attr")
     torch.manual_seed(0)
     model = build().double().eval()
     batch = torch.randn(2, 3, 64, 64, dtype=torch.float64)
@@ -35,7 +35,7 @@ def test_gradient_before_its_relu_equals_captums_neuron_gradient(build: Callable
         y, x = features.shape[2] // 2, features.shape[3] // 2
         return features[:, :, y, x].relu().sum(dim=1)
 
-    theirs = attr.NeuronGradient(model, model.get_submodule(layer)).attribute(batch.clone().requires_grad_(), neuron)
+    theirs = NeuronGradient(model, model.get_submodule(layer)).attribute(batch.clone().requires_grad_(), neuron)
     ours = input_gradient(model, batch, layer)
     torch.testing.assert_close(ours, theirs.detach(), rtol=0, atol=1e-14 * float(theirs.abs().max()))
     assert (ours < 0).any(), "a gradient without signs would prove little"
