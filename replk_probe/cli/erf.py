@@ -52,7 +52,14 @@ _EXIT_INTERRUPTED = 130  # as a shell reports a program ended by SIGINT
     help="Shares of the total contribution, in (0, 1).",
 )
 @compute_options
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the image sample and of random weights.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default="0",
+    metavar="N",
+    help="Of the image sample and of random weights.",
+)
 @click.option(
     "--sampling",
     type=click.Choice(["stratified", "first"]),
@@ -141,7 +148,7 @@ def _announce(plan: ErfPlan) -> None:
     """Say what is about to be measured; that weights are random cannot be missed."""
     weights = plan.weights
     if weights.is_random:
-        text = f"{plan.name}: {weights.label} - nothing was trained, the map shows the architecture alone."
+        text = f"{plan.name}: {weights.label} - nothing was trained, the map shows the network as it is initialised."
         click.secho(text, err=True, fg="yellow", bold=True)
     else:
         click.echo(f"{plan.name}: weights {weights.label}", err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from replk_probe.errors import InvalidInputError
 from replk_probe.images import ImageSet, UnreadableImageError, normalise
 from replk_probe.models import create_model, data_config, weights_info
-from replk_probe.models._create import _DATA
+from replk_probe.models._copy import copy_of
 from replk_probe.runtime.checkpoint import Checkpoint, discard
 from replk_probe.runtime.devices import (
     device_label,
@@ -44,6 +43,7 @@ from .arguments import (
 from .blocks import BlockSums
 from .features import contribution_scores
 from .looking import Observation, UnsuitableSizeError, observe
+from .notes import closed_branches_note, interval_note, statistics_note
 from .preparation import prepare
 from .protocol import DEFAULT_THRESHOLDS, area_ratios, jackknife, logarithm_note
 from .reaching import Feature
@@ -96,17 +96,19 @@ def plan_erf(
         channels, pixels = chosen.batch.shape[1], (chosen.batch.shape[2], chosen.batch.shape[3])
     else:
         channels, pixels = 3, check_size(size)
-    label = name or (model if isinstance(model, str) else type(model).__name__)
+    label = name or (model if isinstance(model, str) else _name_of(model))
     if isinstance(model, str):
         module, observation, note = _build(model, (1, channels, *pixels), layer, weights=weights, seed=seed, ema=ema)
     else:
         module, observation, note = _fit(model, (1, channels, *pixels), layer)
-    statistics_note = None if isinstance(chosen, TensorImages) else _statistics_note(module)
-    notes = [text for text in (observation.feature.note, note, statistics_note, chosen.shortfall_note) if text]
+    normalisation_note = None if isinstance(chosen, TensorImages) else statistics_note(module)
+    source = weights_info(module if isinstance(model, str) else model)
+    closed_note = closed_branches_note(module) if source.is_random else None
+    notes = (observation.feature.note, note, normalisation_note, closed_note, chosen.shortfall_note)
     return ErfPlan(
         name=label,
         model=module,
-        weights=weights_info(module if isinstance(model, str) else model),
+        weights=source,
         images=chosen,
         size=pixels,
         observation=observation,
@@ -115,7 +117,7 @@ def plan_erf(
         device=target,
         seed=seed,
         batch_size=batch_size,
-        notes=tuple(notes),
+        notes=tuple(text for text in notes if text),
         own_code=not isinstance(model, str) or ":" in model,
     )
 
@@ -291,7 +293,10 @@ class ErfPlan:
                 return (y, x), "receptive field", field.extent, note
         y, x = stride_rule(layout.middle, layout.size, self.size)
         reason = field.reason if isinstance(field, Lost) else "the pooling of the whole map"
-        note = f"The receptive field cannot be followed through {reason}: its centre is that of the patch."
+        note = (
+            f"The receptive field cannot be followed through {reason}: its centre is taken to be "
+            "(i + 1/2) stride - 1/2, the middle of the output's share of the image."
+        )
         return (y, x), "stride rule", None, note
 
     def _result(
@@ -306,8 +311,8 @@ class ErfPlan:
             skipped_note = f"{len(state.skipped)} of {len(self.images.ids)} images were skipped, see run.skipped."
         arithmetic = str(getattr(prepared, "precision_used", "float32 throughout"))
         reduced_note = f"Precision: {arithmetic}." if f"asked for {self.precision}" in arithmetic else None
-        interval_note = _interval_note(state.sums) if None in intervals.values() else None
-        notes = [*self.notes, centre_note, skipped_note, interval_note, reduced_note, logarithm_note(contribution)]
+        missing_note = interval_note(state.sums) if None in intervals.values() else None
+        notes = [*self.notes, centre_note, skipped_note, missing_note, reduced_note, logarithm_note(contribution)]
         layout = self.feature.layout
         assert layout is not None
         return ErfResult(
@@ -331,6 +336,8 @@ class ErfPlan:
                     "thresholds": list(self.thresholds),
                     "layout": str(layout),
                     "arithmetic": arithmetic,
+                    "resize": "as given" if isinstance(self.images, TensorImages) else "bicubic, warped to input_size",
+                    "intervals": f"95 %, jackknife over {len(state.sums.counts)} blocks of images, Student's t",
                 },
             ),
             n_images=state.sums.n_added,
@@ -380,30 +387,15 @@ def _build(
     return fitted, observation, note
 
 
-def _statistics_note(model: nn.Module) -> str | None:
-    """What to tell the reader where nobody said how images are to be normalised for a network."""
-    if hasattr(model, _DATA) or getattr(model, "pretrained_cfg", None):
-        return None
-    return (
-        f"Nothing says how {type(model).__name__} wants its images normalised: they have ImageNet's mean and standard "
-        "deviation."
-    )
-
-
-def _interval_note(sums: BlockSums) -> str | None:
-    """Why there are no intervals, where two images or more let the reader expect some."""
-    if sums.n_added < 2:
-        return None
-    if sum(count > 0 for count in sums.counts) < 2:
-        return (
-            f"No 95 % intervals: all {sums.n_added} usable images fell into one of the {len(sums.counts)} blocks of "
-            "images that they are taken from."
-        )
-    return "No 95 % intervals: without one of the blocks of images the map is zero everywhere."
+def _name_of(model: nn.Module) -> str:
+    """The name that a registered model was created by, else that of its class."""
+    config = getattr(model, "pretrained_cfg", None)
+    architecture = config.get("architecture") if isinstance(config, dict) else None
+    return str(architecture or type(model).__name__)
 
 
 def _on_device(model: nn.Module, device: torch.device) -> nn.Module:
     tensors = [*model.parameters(), *model.buffers()]
     if all(tensor.device == device for tensor in tensors):
         return model
-    return copy.deepcopy(model).to(device)
+    return copy_of(model).to(device)

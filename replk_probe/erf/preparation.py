@@ -12,9 +12,10 @@ from replk_probe.models import data_config
 from replk_probe.models._copy import copy_of
 from replk_probe.models._fold import fold_batch_norms
 from replk_probe.models._frozen import freeze_layers, reduce_precision
+from replk_probe.models._names import check_network
 from replk_probe.models._reparam import Mergeable
 
-from .looking import find
+from .looking import UnsuitableSizeError, find, named
 from .reaching import Feature, place_of, reach, value_of
 from .shadow import evaluating
 
@@ -49,8 +50,9 @@ def prepare(model: nn.Module, precision: str = "fp32", layer: str | None = None)
         hardware made of ``precision``, ``backend`` what computes its convolutions and what was left out.
 
     Raises:
-        InvalidInputError: ``precision`` is none of the three, there is no such layer, or the model cannot be copied.
+        InvalidInputError: ``precision`` is none of the three, there is no such layer, or the model is none or cannot be copied.
     """
+    check_network(model)
     if precision not in PRECISIONS:
         raise InvalidInputError(f"Unknown precision {precision!r}; use one of {', '.join(PRECISIONS)}.")
     feature, image, expected = _features_of(model, layer)
@@ -95,17 +97,20 @@ def _prepared(model: nn.Module, feature: Feature | None, *, fold: bool, freeze: 
 def _features_of(model: nn.Module, layer: str | None) -> tuple[Feature | None, Tensor, Tensor | None]:
     """The layer, a small random image that the model takes, and what the layer gives for it; None for what fails."""
     error: InvalidInputError | None = None
+    known = None if layer is None else named(model, layer)  # at once: no size makes up for a layer that is not there
     for image in _small_images(model):
         try:
             feature = find(model, image.shape, layer)
             return feature, image, _run(model, feature, image)
+        except UnsuitableSizeError:  # no fault of the layer
+            continue
         except InvalidInputError as found:
             error = error or found
         except Exception:  # the model's own code: a size that it does not take
             continue
     if layer is not None and error is not None:
         raise error
-    return None, torch.empty(0), None
+    return known, torch.empty(0), None
 
 
 def _small_images(model: nn.Module) -> Iterator[Tensor]:

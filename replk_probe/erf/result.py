@@ -30,6 +30,9 @@ CentreSource: TypeAlias = Literal["receptive field", "stride rule"]
 _CSV_COLUMNS = (
     "model",
     "weights",
+    "images",
+    "seed",
+    "precision",
     "n_images",
     "input_height",
     "input_width",
@@ -240,6 +243,9 @@ def write_csv(results: Iterable[ErfResult], path: str | Path) -> None:
                 [
                     result.run.model,
                     result.run.weights.label,
+                    result.run.image_source,
+                    result.run.seed,
+                    result.run.precision,
                     result.n_images,
                     *result.input_size,
                     result.layer,

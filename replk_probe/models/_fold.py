@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import fx, nn
 
 from ._reparam import FOLDABLE_NORMS, fuse_conv_bn
+
+# Of two traces that overlap, the one that ends last would leave the other's patches in place for good.
+_TRACING = threading.Lock()
+
+
+class _Tracer(fx.Tracer):
+    """Follows its own thread alone: torch.fx takes over the calls of every module while it traces."""
+
+    def __init__(self) -> None:
+        """Remember the thread."""
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Record the call, or let another thread's pass."""
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Record the reading of a parameter, or let another thread's pass."""
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
 def fold_batch_norms(model: nn.Module, keep: str = "") -> bool:
@@ -73,10 +102,10 @@ def fold_batch_norms(model: nn.Module, keep: str = "") -> bool:
 
 def _traced(model: nn.Module) -> fx.Graph | None:
     """The calls that lead to the features, or all where the model has no ``forward_features``."""
-    tracer = fx.Tracer()
+    tracer = _Tracer()
     tracer.traced_func_name = "forward_features" if hasattr(model, "forward_features") else "forward"
     try:
-        with warnings.catch_warnings():
+        with _TRACING, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return tracer.trace(model)
     except Exception:  # tracing runs the model's own code, which may raise anything

@@ -56,12 +56,12 @@ def out_of_memory_explained(size: tuple[int, int]) -> Iterator[None]:
     """Turn running out of memory into an error that says what to do about it."""
     try:
         yield
-    except RuntimeError as error:
-        exhausted = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    except (RuntimeError, MemoryError) as error:
+        exhausted = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
         if not exhausted:
             raise
         raise BackendError(
-            f"The memory does not suffice for images of {size[0]}x{size[1]}. Torch could not allocate more. "
+            f"The memory does not suffice for images of {size[0]}x{size[1]}. No more could be allocated. "
             "Use a smaller --size, or a device with more memory."
         ) from error
 

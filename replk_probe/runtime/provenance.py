@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 RANDOM_INIT = "random-init"
+USER_MODULE = "user-module"
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy")
 
@@ -45,6 +46,8 @@ class WeightsInfo:
         """Short form for tables and figures, loud where the weights are random."""
         if self.is_random:
             return "RANDOM WEIGHTS" + ("" if self.seed is None else f" (seed {self.seed})")
+        if self.source == USER_MODULE:
+            return "user-module, origin of its weights unknown"
         return self.source + (f" [{self.sha256[:8]}]" if self.sha256 else "")
 
 

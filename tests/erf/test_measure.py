@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -405,3 +406,28 @@ def test_a_killed_process_loses_one_image_at_most(tmp_path: Path) -> None:
     assert 12 <= done <= 13
     assert (tmp_path / "resumed/erf.npz").read_bytes() == (tmp_path / "expected/erf.npz").read_bytes()
     assert (tmp_path / "resumed/erf.csv").read_bytes() == (tmp_path / "expected/erf.csv").read_bytes()
+
+
+def test_random_weights_that_leave_branches_closed_are_noted():
+    """Timm starts the last norm of every residual branch at zero: the map is that of the shortcuts."""
+    closed = measure_erf("resnet18", weights="random", size=64, n_images=1)
+    assert any("8 of its branches are closed" in note for note in closed.notes)
+    plain = measure_erf("torchvision:resnet18", weights="random", size=64, n_images=1)
+    assert not any("branches are closed" in note for note in plain.notes)
+
+
+def test_a_registered_model_keeps_its_name():
+    model = replk_probe.create_model("resnet18", "random")
+    assert measure_erf(model, torch.randn(1, 3, 64, 64)).run.model == "resnet18"
+
+
+def test_threads_do_not_disturb_each_other():
+    def measure(_: int) -> Any:
+        return measure_erf(model, images, layer="layer1").contribution
+
+    model = replk_probe.create_model("resnet18", "random", num_classes=4)
+    images = torch.randn(1, 3, 64, 64)
+    expected = measure(0)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(measure, range(8)):
+            np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * expected.max())
