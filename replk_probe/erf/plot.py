@@ -33,17 +33,19 @@ from .plot_style import (
     block_means,
     block_side,
     figure_of,
+    fitted,
     house_style,
     inches_of,
     new_figure,
     percent,
     save_figure,
-    shortened,
+    text_points,
 )
 from .result import ErfResult
 
 COLOUR_MAP = "rocket"  # perceptually uniform, from black to nearly white
 _DEEPEST, _SHALLOWEST = -4, -1  # decades below the maximum that the colours may reach down to
+CAPTION_SIZE = 5.8
 _SHARE_OF = {
     "paper": "log10(score + 1)",
     "linear": "the contribution",
@@ -83,7 +85,7 @@ def plot_erf(
         vmin: Lowest colour, as a fraction of the map's maximum; by default see :func:`colour_floor`.
         vmax: Highest colour, as a fraction of the map's maximum.
         colorbar: Draw the colour bar.
-        caption: Say below the map what the squares are.
+        caption: Say below the map which layer was measured and what the squares are.
 
     Returns:
         The Axes. x and y are edges of input pixels: pixel (0, 0) covers [0, 1] x [0, 1].
@@ -125,7 +127,7 @@ def plot_erf(
             draw_colour_bar(ax, mesh, colour_axes)
         _draw_squares(ax, result, protocol)
         if caption:
-            ax.annotate(caption_of(protocol), (0, 0), xytext=(0, -4), va="top", fontsize=5.8, color=MUTED, **_OUTSIDE)
+            draw_caption(ax, f"Layer {result.layer}", caption_of(protocol))
         _draw_scale_bar(ax, width)
         _draw_heading(ax, result)
         if result.run.weights.is_random:
@@ -219,16 +221,20 @@ def _draw_heading(ax: Axes, result: ErfResult) -> None:
     lines = [
         (f"{images}, {run.image_source}, {height}\u00d7{width} px", small, MUTED, "normal"),
         (run.weights.label, small, ALERT_TEXT if run.weights.is_random else MUTED, "normal"),
-        (run.model, 8.0, INK, "bold"),
+        (run.model, _name_size(run.model, points), INK, "bold"),
     ]
     up = 4.0
     for text, size, colour, weight in lines:
-        # Widths of DejaVu Sans: 0.55 em on average, 0.67 in bold.
-        text = shortened(text, max(int(points / (size * (0.67 if weight == "bold" else 0.55))), 8))
+        text = fitted(text, points, size, weight)
         ax.annotate(
             text, (0, 1), xytext=(0, up), va="bottom", fontsize=size, color=colour, fontweight=weight, **_OUTSIDE
         )
         up += size * 1.35
+
+
+def _name_size(name: str, points: float) -> float:
+    """The largest size, down to that of the lines below it, in which a model's whole name fits above its map."""
+    return next((size for size in (8.0, 7.5, 7.0, 6.5) if text_points(name, size, "bold") <= points), 6.0)
 
 
 def _draw_badge(ax: Axes) -> None:
@@ -246,6 +252,15 @@ def _draw_badge(ax: Axes) -> None:
         gid="random weights",
         bbox={"boxstyle": "round,pad=0.3", "facecolor": ALERT, "edgecolor": "none"},
     )
+
+
+def draw_caption(ax: Axes, *lines: str) -> None:
+    """Small lines below the map, none of them wider than the map."""
+    points = inches_of(ax)[0] * 72
+    for index, line in enumerate(lines):
+        text = fitted(line, points, CAPTION_SIZE)
+        down = 4 + index * CAPTION_SIZE * 1.35
+        ax.annotate(text, (0, 0), xytext=(0, -down), va="top", fontsize=CAPTION_SIZE, color=MUTED, **_OUTSIDE)
 
 
 def caption_of(protocol: str) -> str:
@@ -273,7 +288,7 @@ def draw_colour_bar(ax: Axes, mesh: Collection, colour_axes: Axes | None) -> Non
 def _single_figure(result: ErfResult, colorbar: bool) -> tuple[Axes, Axes | None]:
     """A figure one column wide, laid out in inches so that the map is as large as it can be."""
     height, width = result.input_size
-    left, top, bottom = 0.06, 0.47, 0.19
+    left, top, bottom = 0.06, 0.47, 0.3
     # A tall map is made narrower, a wide one stays as wide as the column.
     map_width = MAP_INCHES * min(1.0, 1.6 * width / height)
     map_height = map_width * height / width

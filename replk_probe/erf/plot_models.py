@@ -13,11 +13,26 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from replk_probe.errors import InvalidInputError
 
-from .plot import caption_of, colour_floor, draw_colour_bar, plot_erf
-from .plot_style import BAR_ROOM, MAP_INCHES, MUTED, house_style, new_figure, percent, save_figure, shortened
+from .plot import CAPTION_SIZE, caption_of, colour_floor, draw_caption, draw_colour_bar, plot_erf
+from .plot_style import (
+    BAR_ROOM,
+    MAP_INCHES,
+    MUTED,
+    house_style,
+    new_figure,
+    percent,
+    save_figure,
+    shortened,
+    text_points,
+)
 from .result import ErfResult
 
 _CELL_INCHES = 1.96  # three maps to a page
+_LABEL_SIZE, _LEGEND_SIZE = 6.5, 6.0
+_LABEL_LETTERS = 34  # longer names of models take two lines
+_RANDOM = " (random)"
+# In units of the font's size.
+_LEGEND: dict[str, float] = {"handlelength": 1.2, "handletextpad": 0.1, "columnspacing": 0.9, "borderpad": 0.3}
 
 
 def plot_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") -> Figure:
@@ -39,13 +54,19 @@ def plot_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
         )
     columns = min(len(results), 3)
     rows = math.ceil(len(results) / columns)
-    left, top, gap_x, gap_y = 0.08, 0.5, 0.16, 0.54
+    left, top, gap_x, gap_y = 0.08, 0.5, 0.16, 0.68
     cell = _CELL_INCHES if columns == 3 else MAP_INCHES
     page = max(left + columns * cell + (columns - 1) * gap_x + BAR_ROOM, 5.5)
     tallest = cell * max(min(result.input_size[0] / result.input_size[1], 1.6) for result in results)
     maps = rows * tallest + (rows - 1) * gap_y
-    lines = 0.19 * len(results)
-    total = top + maps + 0.5 + lines + 0.42
+    labels = row_labels(results)
+    label_room = left + max(text_points(line, _LABEL_SIZE) for label in labels for line in label.split("\n")) / 72 + 0.1
+    entries = [percent(threshold) for threshold in _thresholds(results)]
+    entries += ["random weights"] * any(result.run.weights.is_random for result in results)
+    legend_columns = _legend_columns(entries, page - label_room)
+    legend_rows = math.ceil(len(entries) / legend_columns)
+    lines = (0.28 if any("\n" in label for label in labels) else 0.19) * len(results)
+    total = top + maps + 0.48 + 0.14 * legend_rows + lines + 0.42
     vmin = colour_floor(results)
     with house_style():
         figure = new_figure(page, total)
@@ -56,26 +77,80 @@ def plot_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
             ax = figure.add_axes((x / page, y / total, cell / page, tallest / total))
             ax.set_anchor("NW")
             plot_erf(result, ax, protocol=protocol, vmin=vmin, colorbar=False, caption=False)
+            draw_caption(ax, f"Layer {result.layer}")
         edge = left + columns * cell + (columns - 1) * gap_x
         bar_height = min(tallest, 2.6)
         colour_axes = figure.add_axes(
             ((edge + 0.07) / page, (total - top - bar_height) / total, 0.1 / page, bar_height / total)
         )
         draw_colour_bar(figure.axes[0], figure.axes[0].collections[0], colour_axes)
-        figure.text(left / page, (total - top - maps - 0.14) / total, caption_of(protocol), fontsize=5.8, color=MUTED)
+        figure.text(
+            left / page, (total - top - maps - 0.26) / total, caption_of(protocol), fontsize=CAPTION_SIZE, color=MUTED
+        )
         panels = [name for name in dict.fromkeys((protocol, "centred")) if all(name in r.protocols for r in results)]
-        label_room = 1.55
         panel = (page - label_room - 0.1 - 0.15 * (len(panels) - 1)) / len(panels)
         for index, name in enumerate(panels):
             x = label_room + index * (panel + 0.15)
             ax = figure.add_axes((x / page, 0.42 / total, panel / page, lines / total))
-            _draw_ratios(ax, results, name, named=index == 0)
+            _draw_ratios(ax, results, name, labels if index == 0 else [])
+            if index == 0:
+                _draw_legend(ax, results, legend_columns)
     return figure
 
 
-def _draw_ratios(ax: Axes, results: Sequence[ErfResult], protocol: str, *, named: bool) -> None:
+def row_labels(results: Sequence[ErfResult]) -> list[str]:
+    """Names of the models for the rows of a panel: whole where two lines hold them, and no two models' alike."""
+    names = [result.run.model for result in results]
+    labels: list[str] = []
+    middle = (_LABEL_LETTERS - 1) // 2
+    # What tells two overlong names apart may lie where the middle of one is left out: leave out another part then.
+    for head in sorted(range(1, _LABEL_LETTERS - 1), key=lambda letters: abs(letters - middle)):
+        labels = [_wrapped(name, head) for name in names]
+        if len(set(labels)) == len(set(names)):
+            break
+    else:
+        order = list(dict.fromkeys(names))
+        labels = [
+            label + f" #{order.index(name) + 1}" * (len(name) > 2 * _LABEL_LETTERS)
+            for name, label in zip(names, labels, strict=True)
+        ]
+    return [label + _RANDOM * result.run.weights.is_random for label, result in zip(labels, results, strict=True)]
+
+
+def _wrapped(name: str, head: int) -> str:
+    """``name`` on at most two lines, broken behind an underscore, dot or dash; the second one shortened to its room."""
+    if len(name) <= _LABEL_LETTERS:
+        return name
+    breaks = [at for at in range(_LABEL_LETTERS // 3, _LABEL_LETTERS + 1) if name[at - 1] in "_.-"]
+    at = breaks[-1] if breaks else _LABEL_LETTERS
+    if len(name) - at > _LABEL_LETTERS >= len(name) - _LABEL_LETTERS:
+        at = _LABEL_LETTERS  # a name cut within a word is better than one with a part left out
+    return name[:at] + "\n" + shortened(name[at:], _LABEL_LETTERS, head)
+
+
+def _thresholds(results: Sequence[ErfResult]) -> list[float]:
+    return sorted({threshold for result in results for threshold in result.thresholds})
+
+
+def _legend_columns(entries: Sequence[str], inches: float) -> int:
+    """Columns of a legend, read row by row, no wider than ``inches``: as few rows as can be, about as long."""
+
+    def fits(columns: int) -> bool:
+        texts = sum(
+            max(text_points(entry, _LEGEND_SIZE) for entry in entries[first::columns]) for first in range(columns)
+        )
+        handles = columns * (_LEGEND["handlelength"] + _LEGEND["handletextpad"])
+        around = (columns - 1) * _LEGEND["columnspacing"] + 2 * _LEGEND["borderpad"] + 0.2
+        return texts + _LEGEND_SIZE * (handles + around) <= 72 * inches
+
+    most = next((columns for columns in range(len(entries), 1, -1) if fits(columns)), 1)
+    even = math.ceil(len(entries) / math.ceil(len(entries) / most))
+    return even if fits(even) else most
+
+
+def _draw_ratios(ax: Axes, results: Sequence[ErfResult], protocol: str, labels: Sequence[str]) -> None:
     """Area ratio of every model and threshold with its 95 % interval, one line per model."""
-    thresholds = sorted({threshold for result in results for threshold in result.thresholds})
+    thresholds = _thresholds(results)
     colours = list(sns.color_palette("crest", len(thresholds)))  # type: ignore[no-untyped-call]
     for y, result in enumerate(results):
         rows = [row for row in result.ratios if row.protocol == protocol]
@@ -95,35 +170,36 @@ def _draw_ratios(ax: Axes, results: Sequence[ErfResult], protocol: str, *, named
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_yticks(range(len(results)))
-    names = [shortened(result.run.model, 17 if result.run.weights.is_random else 26) for result in results]
-    names = [name + " (random)" * result.run.weights.is_random for name, result in zip(names, results, strict=True)]
-    ax.set_yticklabels(names if named else [], parse_math=False)
+    ax.set_yticklabels(labels, parse_math=False, fontsize=_LABEL_SIZE)
     ax.tick_params(left=False)
     ax.grid(axis="x", color="#e4e4e4", linewidth=0.5)
     ax.set_axisbelow(True)
     for side in ("left", "right", "top"):
         ax.spines[side].set_visible(False)
     ax.set_xlabel(f"Area ratio, % ('{protocol}')")
-    if named:
-        handles = [
-            ax.plot([], [], "o", markersize=3.6, color=colour, label=percent(threshold))[0]
-            for threshold, colour in zip(thresholds, colours, strict=True)
-        ]
-        if any(result.run.weights.is_random for result in results):
-            handles += ax.plot(
-                [], [], "o", markersize=3.6, color=MUTED, markerfacecolor="white", label="random weights"
-            )
-        ax.legend(
-            handles=handles,
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            ncols=len(handles),
-            frameon=False,
-            fontsize=6.0,
-            handletextpad=0.1,
-            columnspacing=0.9,
-            borderaxespad=0.1,
-        )
+
+
+def _draw_legend(ax: Axes, results: Sequence[ErfResult], columns: int) -> None:
+    """Colours of the thresholds, above the first panel."""
+    thresholds = _thresholds(results)
+    colours = sns.color_palette("crest", len(thresholds))  # type: ignore[no-untyped-call]
+    handles = [
+        ax.plot([], [], "o", markersize=3.6, color=colour, label=percent(threshold))[0]
+        for threshold, colour in zip(thresholds, colours, strict=True)
+    ]
+    if any(result.run.weights.is_random for result in results):
+        handles += ax.plot([], [], "o", markersize=3.6, color=MUTED, markerfacecolor="white", label="random weights")
+    ax.legend(
+        # A legend is filled column by column, but read row by row.
+        handles=[handle for first in range(columns) for handle in handles[first::columns]],
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=columns,
+        frameon=False,
+        fontsize=_LEGEND_SIZE,
+        borderaxespad=0.1,
+        **_LEGEND,
+    )
 
 
 def save_comparison(

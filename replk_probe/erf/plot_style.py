@@ -15,6 +15,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 
 from replk_probe.runtime.files import atomic_path
 
@@ -91,12 +93,29 @@ def percent(threshold: float) -> str:
     return f"{100 * threshold:g} %"
 
 
-def shortened(text: str, letters: int) -> str:
-    """``text``, with its middle left out where it is longer than ``letters``."""
+def shortened(text: str, letters: int, head: int | None = None) -> str:
+    """``text``, with its middle left out where it is longer than ``letters``; ``head`` of them stay in front."""
     if len(text) <= letters:
         return text
-    head = (letters - 1) // 2
+    head = (letters - 1) // 2 if head is None else head
     return text[:head] + "\u2026" + text[len(text) - (letters - 1 - head) :]
+
+
+def text_points(text: str, size: float, weight: str = "normal") -> float:
+    """Width of a line of text in the house's font, in points, at any resolution."""
+    font = FontProperties(family=_STYLE["font.family"], size=size, weight=weight)
+    # Hinting makes small letters at low resolutions up to 6 % wider than their outlines.
+    return 1.07 * float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
+
+
+def fitted(text: str, points: float, size: float, weight: str = "normal") -> str:
+    """``text``, shortened where it is wider than ``points``; eight letters stay in any case."""
+    letters = len(text)
+    short = text
+    while letters > 8 and text_points(short, size, weight) > points:
+        letters -= 1
+        short = shortened(text, letters)
+    return short
 
 
 def save_figure(figure: Figure, folder: Path, stem: str, width: int) -> tuple[Path, ...]:

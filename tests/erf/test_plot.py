@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import sys
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from replk_probe.erf.plot import colour_floor, plot_erf, save_figures, square_edges
-from replk_probe.erf.plot_models import plot_comparison, save_comparison
+from replk_probe.erf.plot_models import plot_comparison, row_labels, save_comparison
 from replk_probe.erf.protocol import area_ratios
 from replk_probe.erf.result import ErfResult, RatioRow
 from replk_probe.errors import InvalidInputError
@@ -25,10 +26,12 @@ def gaussian(height: int, width: int, sigma: float, offset: float = 0.0) -> np.n
     return np.exp(-(y[:, None] ** 2 + x**2) / (2 * sigma**2))
 
 
-def make(contribution, weights=TRAINED, model="resnet101", centre=None, protocols=None) -> ErfResult:
+def make(
+    contribution, weights=TRAINED, model="resnet101", centre=None, protocols=None, thresholds=(0.2, 0.3, 0.5, 0.99)
+) -> ErfResult:
     height, width = contribution.shape
     centre = centre or (height // 2, width // 2)
-    answers = area_ratios(contribution, (0.2, 0.3, 0.5, 0.99), centre=centre)
+    answers = area_ratios(contribution, thresholds, centre=centre)
     rows = tuple(
         RatioRow(protocol, threshold, answer.side, answer.ratio, (answer.ratio * 0.8, min(answer.ratio * 1.2, 1.0)))
         for (protocol, threshold), answer in answers.items()
@@ -201,6 +204,82 @@ def test_several_models_share_one_colour_scale():
     assert [ax.get_xlabel() for ax in panels] == ["Area ratio, % ('paper')", "Area ratio, % ('centred')"]
     drawn = {float(x) for line in panels[0].lines for x in line.get_xdata() if line.get_marker() == "o"}
     assert drawn == {row.ratio for result in results for row in result.ratios if row.protocol == "paper"}
+
+
+LONG = "eva02_base_patch14_448.mim_in22k_ft_in22k_in1k_with_a_far_too_long_name_of_part_"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("mobilenetv2_k9_rep_noskip", "mobilenetv2_k13_rep_noskip"),
+        ("swin_tiny_patch4_window7_224", "vit_large_patch14_reg4_dinov2.lvd142m_518", "resnet101"),
+        (LONG + "a", LONG + "b", "convnextv2_huge.fcmae_ft_in22k_in1k_384", "a_b", "W" * 34),
+    ],
+)
+def test_rows_are_labelled_with_names_that_fit_and_differ(names):
+    results = [make(gaussian(32, 32, 3), RANDOM, name) for name in names]
+    labels = row_labels(results)
+    assert len(set(labels)) == len(names)
+    for name, label in zip(names, labels, strict=True):
+        assert label.endswith(" (random)") and label.count("\n") == (len(name) > 34)
+        if len(name) <= 68:
+            assert label.replace("\n", "").removesuffix(" (random)") == name
+    figure = plot_comparison(results)
+    figure.canvas.draw()
+    panel = next(ax for ax in figure.axes if "Area ratio" in ax.get_xlabel())
+    drawn = panel.get_yticklabels()
+    assert [text.get_text() for text in drawn] == labels
+    boxes = [text.get_window_extent() for text in drawn]
+    assert all(box.x0 >= 0 and box.x1 <= panel.bbox.x0 for box in boxes)
+    assert all(upper.y0 >= lower.y1 for upper, lower in pairwise(boxes))
+
+
+@pytest.mark.parametrize("place", [0, 30, 45, 60, 99])
+def test_overlong_names_differ_wherever_they_differ(place):
+    names = ["x" * place + letter + "y" * (99 - place) for letter in "abc"]
+    assert len(set(row_labels([make(gaussian(8, 8, 3), model=name) for name in names]))) == 3
+    # The same model twice has the same label.
+    assert len(set(row_labels([make(gaussian(8, 8, 3), model=names[0])] * 2))) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("thresholds", [(0.99,), (*(i / 10 for i in range(1, 10)), 0.995)])
+def test_the_legend_stays_on_the_page_and_is_read_row_by_row(count, thresholds):
+    name = "mobilenetv2_k13_rep_noskip"
+    results = [make(gaussian(32, 32, 3), RANDOM, f"{name}{i}", thresholds=thresholds) for i in range(count)]
+    figure = plot_comparison(results)
+    figure.canvas.draw()
+    (legend,) = [ax.get_legend() for ax in figure.axes if ax.get_legend()]
+    box = legend.get_window_extent()
+    assert box.x1 <= figure.bbox.x1
+    rows = sorted(
+        legend.get_texts(), key=lambda text: (-round(text.get_window_extent().y1), text.get_window_extent().x0)
+    )
+    assert [text.get_text() for text in rows] == [f"{100 * t:g} %" for t in thresholds] + ["random weights"]
+    caption = next(text for text in figure.texts if text.get_text().startswith("Squares"))
+    assert box.y1 <= caption.get_window_extent().y0
+
+
+def test_the_layer_is_named_below_its_map():
+    long = "layers.3." + "blocks.1." * 20 + "norm (input)"
+    results = [dataclasses.replace(make(gaussian(32, 32, 3)), layer=layer) for layer in ("stages.3", long)]
+    for figure in (*(plot_erf(result).figure for result in results), plot_comparison(results)):
+        figure.canvas.draw()
+        maps = [ax for ax in figure.axes if ax.collections and not ax.get_ylabel()]
+        for ax in maps:
+            (text,) = [text for text in ax.texts if text.get_text().startswith("Layer ")]
+            assert text.get_text() == "Layer stages.3" or text.get_text().endswith("norm (input)")
+            box = text.get_window_extent()
+            assert box.y1 <= ax.bbox.y0 and box.y0 > 0 and box.x1 <= ax.bbox.x1 + 1
+        assert "'paper' protocol" in words(figure)
+    assert "Layer stages.3" in words(plot_comparison(results))
+
+
+def test_a_long_name_is_set_smaller_above_its_map_before_it_is_cut():
+    names = ["swin_tiny_patch4_window7_224", "mobilenetv2_k13_rep_noskip", "replknet31b_rep_merged_13x13"]
+    figure = plot_comparison([make(gaussian(32, 32, 3), model=name) for name in names])
+    assert all(name in [text.get_text() for text in ax.texts] for name, ax in zip(names, figure.axes, strict=False))
 
 
 @pytest.mark.parametrize("count", [1, 3, 4])
