@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,8 +16,9 @@ import timm
 import torch
 from torch import nn
 
-from replk_probe.errors import InvalidInputError, ReplkProbeError, UnknownModelError
+from replk_probe.errors import InvalidInputError, ReplkProbeError, UnknownModelError, WeightsError
 from replk_probe.runtime.provenance import WeightsInfo
+from replk_probe.runtime.seeds import check_seed
 
 from ._checkpoints import CheckpointReport
 from ._checkpoints import load_checkpoint as load_file
@@ -28,6 +30,8 @@ _INFO = "_replk_weights_info"
 _DATA = "_replk_data_config"
 # These two renormalise their input whenever torchvision itself loads their weights.
 _RENORMALISING = ("googlenet", "inception_v3")
+# Prefixes of timm's for models outside its registry. hf_hub could be a module of the user's, but for the slash.
+_HUB = re.compile("hf-hub:|local-dir:|hf_hub:.*/")
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def create_model(
             ``"package.module:factory"`` or ``"path/to/file.py:factory"``, a callable that returns an ``nn.Module``.
         weights: None or ``"random"``; ``"pretrained"``; ``"auto"`` (pretrained, else random with a note); a name of the
             catalog, a tag of timm's or torchvision's; a path. A factory of yours keeps what it made with None or auto.
-        seed: Of the random initialisation; the global random state is left as it was.
+        seed: Of the random initialisation, in [0, 2**63); the global random state is left as it was.
         ema: Take the averaged entry of a checkpoint.
         **overrides: Passed to the builder, for instance ``num_classes=10`` or ``img_size=1024``.
 
@@ -64,9 +68,20 @@ def create_model(
 
     Raises:
         UnknownModelError: The name leads to no model.
-        InvalidInputError: The builder fails on the options given.
+        InvalidInputError: The builder fails on the options given, or the seed cannot be used.
         WeightsError: The weights cannot be found, fetched, read or matched.
     """
+    if not isinstance(name, str):
+        hint = "It is a network already" if isinstance(name, nn.Module) else "Give one that 'replk-probe models' lists"
+        raise UnknownModelError(
+            f"The model's name is an object of type {type(name).__name__}. Models are built by their names. {hint}."
+        )
+    if weights is not None and not isinstance(weights, (str, os.PathLike)):
+        raise WeightsError(
+            f"The weights are given as {weights!r}. They are chosen by a name or a path. "
+            "Use 'pretrained', 'random', 'auto', a name of the catalog or a path."
+        )
+    seed = check_seed(seed)
     name = name.strip().removeprefix("timm:").replace("torchvision.models:", TORCHVISION)
     build = _builder(name)
     # First, as large networks take a while to build, only to be told then that there are no such weights.
@@ -99,6 +114,7 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, ema: bool
 
     Raises:
         WeightsError: The file cannot be read, is refused, or does not fit the model.
+        InvalidInputError: ``model`` is no network.
     """
     report = load_file(model, path, ema=ema)
     attach_weights_info(model, _info(f"file:{report.path.name}", report))
@@ -176,6 +192,8 @@ def _builder(name: str) -> Callable[[dict[str, Any]], nn.Module]:
     """What builds the network of that name, given options; user code is not imported before that."""
     if name.startswith(TORCHVISION):
         return _torchvision_builder(name.removeprefix(TORCHVISION))
+    if _HUB.match(name):
+        raise _on_a_hub(name)
     if ":" in name:
         return partial(build_from_factory, name)
     if not _is_registered(name):
@@ -232,6 +250,16 @@ def _torchvision_data(name: str, tag: str | None) -> DataConfig:
     preset = weight.transforms()
     side = int(preset.crop_size[0])
     return DataConfig(tuple(preset.mean), tuple(preset.std), (side, side))
+
+
+def _on_a_hub(name: str) -> UnknownModelError:
+    prefix, _, place = name.partition(":")
+    known = place.rpartition("/")[2]
+    hint = f"it is {known!r}" if known and _is_registered(known) else "'replk-probe models' lists them"
+    return UnknownModelError(
+        f"Unknown model {name!r}. Models of a hub are not supported by the prefix '{prefix}:'. "
+        f"Give the name that timm has for the model ({hint}), and its file as the weights."
+    )
 
 
 def _unknown(name: str) -> UnknownModelError:

@@ -93,14 +93,17 @@ def _attribute(module: ModuleType, attribute: str, name: str) -> Any:
             names = [key for key in dir(found) if not key.startswith("_")]
             close = difflib.get_close_matches(part, names, n=3)
             hint = f" (close: {', '.join(close)})" if close else ""
-            raise UnknownModelError(f"Unknown model {name!r}. {_kind(found)} has no attribute {part!r}{hint}.")
+            kind = _kind(found)
+            raise UnknownModelError(
+                f"Unknown model {name!r}. {kind[0].upper()}{kind[1:]} has no attribute {part!r}{hint}."
+            )
         found = getattr(found, part)
     return found
 
 
 def _kind(value: object) -> str:
     if isinstance(value, ModuleType):
-        return f"The module {value.__name__.removeprefix('_replk_probe_file_')}"
+        return f"the module {value.__name__.removeprefix('_replk_probe_file_')}"
     return "None" if value is None else f"an object of type {type(value).__name__}"
 
 

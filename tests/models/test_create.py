@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -129,9 +131,18 @@ def test_factories_in_modules(factory: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("torch.nn:Identty", UnknownModelError, "close: Identity"),
         (":build", UnknownModelError, "One side of the colon"),
         ("nets.py", UnknownModelError, "FUNCTION"),
+        ("hf-hub:foo/bar", UnknownModelError, "not supported by the prefix 'hf-hub:'. Give the name that timm has"),
+        ("hf-hub:timm/resnet18.a1_in1k", UnknownModelError, r"it is 'resnet18\.a1_in1k'"),
+        ("timm:hf_hub:foo/bar", UnknownModelError, "not supported by the prefix 'hf_hub:'"),
+        ("local-dir:/nowhere", UnknownModelError, "not supported by the prefix 'local-dir:'"),
+        ("os:path", InvalidInputError, r"os:path is the module posixpath, which|os:path is the module ntpath, which"),
+        ("json:nothing", UnknownModelError, r"\. The module json has no attribute"),
+        (3, UnknownModelError, "an object of type int"),
+        (None, UnknownModelError, "an object of type NoneType"),
+        (nn.Identity(), UnknownModelError, "a network already"),
     ],
 )
-def test_unknown_names(name: str, error: type[ReplkProbeError], says: str) -> None:
+def test_unknown_names(name: Any, error: type[ReplkProbeError], says: str) -> None:
     with pytest.raises(error, match=says) as caught:
         create_model(name)
     assert "\n" not in str(caught.value)
@@ -157,6 +168,35 @@ def test_a_file_that_cannot_be_imported(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("def build(:\n")
     with pytest.raises(UnknownModelError, match="SyntaxError"):
         create_model(f"{tmp_path / 'bad.py'}:build")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        *[
+            ({"seed": seed}, InvalidInputError, "2\\*\\*63 - 1")
+            for seed in ("a", None, 1.5, True, -1, 2**63, 2**70, float("nan"))
+        ],
+        *[({"weights": weights}, WeightsError, "by a name or a path") for weights in (True, 3, b"random")],
+    ],
+)
+def test_options_of_the_wrong_kind(options: dict[str, Any], error: type[ReplkProbeError], says: str) -> None:
+    with pytest.raises(error, match=says):
+        create_model("replknet3", **options)
+
+
+@pytest.mark.parametrize("seed", [0, 2**63 - 1, np.int64(7), np.uint8(7)])
+def test_seeds_are_whole_numbers_of_any_type(seed: Any) -> None:
+    info = weights_info(create_model("test_resnet", seed=seed))
+    assert (info.seed, type(info.seed)) == (seed, int)
+
+
+def test_files_are_loaded_into_networks_from_paths(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"create_model\('resnet18'\)"):
+        load_checkpoint("resnet18", tmp_path / "any.pth")  # type: ignore[arg-type]
+    for path in (None, 3, b"any.pth"):
+        with pytest.raises(WeightsError, match="Give the path of a file"):
+            load_checkpoint(nn.Identity(), path)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["replknet3", "resnet18", "torchvision:resnet18"])
