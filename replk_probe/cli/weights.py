@@ -125,11 +125,12 @@ def fetch_weights(name: str, host: str, connect_timeout: float, force: bool) -> 
 def verify_weights(path: str, ema: bool, as_json: bool) -> None:
     """Tell what the weights file PATH is: digest, catalog entry, family, form.
 
-    PATH may also be a catalog name, for the file in the cache. Exit status 1 if the file cannot be used, or if its
-    digest is not the one that its name promises or that was noted when it was fetched.
+    PATH may also be a catalog name, for the file in the cache. Exit status 1 if the file cannot be used,
+    if it holds NaN or infinite numbers, or if its digest is not the one that its name promises or that was noted when
+    it was fetched.
     """
     from replk_probe.models._catalog import CATALOG, entries_with_digest
-    from replk_probe.models._checkpoints import inspect_checkpoint
+    from replk_probe.models._checkpoints import inspect_checkpoint, non_finite_error
     from replk_probe.models._weights import cached_path, digest_in_name
     from replk_probe.runtime.drive import noted_digest
 
@@ -174,6 +175,8 @@ def verify_weights(path: str, ema: bool, as_json: bool) -> None:
             f"{file.name} is not the file that was fetched. Its SHA-256 starts with {info.sha256[:8]} and started "
             f"with {fetched[:8]}. Fetch it again."
         )
+    if info.not_finite:
+        raise non_finite_error(file, info.not_finite)
 
 
 def _is_model(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ._checkpoint_file import StateFile, read_state_file
 from ._checkpoint_match import Plan, is_recomputed, loaded_classes, match, replace_head
 from ._fingerprint import Fingerprint, fingerprint, form_of
 from ._key_names import merge_fused_branches, to_own_names
+from ._names import check_network
 
 _FORMS = ("train", "merged", "merged+fused")
 _SHOWN_KEYS = 3
@@ -86,8 +87,10 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, ema: bool
 
     Raises:
         WeightsError: The file cannot be read, is refused, holds non-finite numbers, or does not fit the model.
+        InvalidInputError: ``model`` is no network.
     """
-    path = Path(path)
+    check_network(model)
+    path = _checked(path)
     own = model.state_dict()
     file = read_state_file(path, ema=ema, own_keys=own)
     state, origins, dropped, naming = to_own_names(file.state, own)
@@ -133,7 +136,12 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, ema: bool
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a file seems to be, judged without a model; fields as in :class:`CheckpointReport`."""
+    """What a file seems to be, judged without a model; fields as in :class:`CheckpointReport`.
+
+    Attributes:
+        tensors: How many the file holds.
+        not_finite: Names in the file of the tensors with NaN or infinite numbers, with which no model will load it.
+    """
 
     path: Path
     sha256: str
@@ -143,6 +151,7 @@ class CheckpointInfo:
     averaged: bool
     tensors: int
     num_classes: int | None
+    not_finite: tuple[str, ...] = ()
 
 
 def inspect_checkpoint(path: str | os.PathLike[str], *, ema: bool = False) -> CheckpointInfo:
@@ -158,14 +167,30 @@ def inspect_checkpoint(path: str | os.PathLike[str], *, ema: bool = False) -> Ch
     Raises:
         WeightsError: The file cannot be read, is refused or holds no weights.
     """
-    path = Path(path)
+    path = _checked(path)
     file = read_state_file(path, ema=ema)
-    state, _, _, naming = to_own_names(file.state, {})
+    state, origins, _, naming = to_own_names(file.state, {})
+    broken = _not_finite(state, origins)
     found = _identify(merge_fused_branches(state)[0])
     heads = [state[name] for name in ("head.weight", "fc.weight", "classifier.weight") if name in state]
     heads = heads or [state[name] for name in ("head.fc.weight", "classifier.1.weight") if name in state]
     classes = int(heads[0].shape[0]) if heads else None
-    return CheckpointInfo(path, sha256_of(path), found, naming, file.wrapper, file.averaged, len(file.state), classes)
+    tensors, digest = len(file.state), sha256_of(path)
+    return CheckpointInfo(path, digest, found, naming, file.wrapper, file.averaged, tensors, classes, broken)
+
+
+def non_finite_error(path: Path, names: Sequence[str]) -> WeightsError:
+    """The error for a file with NaN or infinite numbers in the tensors of these names."""
+    return WeightsError(
+        f"{path.name} holds NaN or infinite weights. {_some('tensor', list(names))} not finite. "
+        f"Fetch the file again, or choose an earlier checkpoint of the training."
+    )
+
+
+def _checked(path: Any) -> Path:
+    if not isinstance(path, (str, os.PathLike)):
+        raise WeightsError(f"The weights file is given as {path!r}. It is read from a path. Give the path of a file.")
+    return Path(path)
 
 
 def _has_forms(model: nn.Module) -> bool:
@@ -209,20 +234,24 @@ def _by_timm(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | 
 def _refuse_unusable(plan: Plan, skeleton: nn.Module, path: Path) -> None:
     """Numbers that no model can use: quantised, or not finite."""
     own = skeleton.state_dict()
-    broken = []
     for name, value in plan.state.items():
         if own[name].is_floating_point() and not value.is_floating_point():
             raise WeightsError(
                 f"{path.name} holds quantised weights. {plan.origins.get(name, name)} is {value.dtype}, and the model "
                 f"computes in {own[name].dtype}. Pass the floating-point file."
             )
-        if value.is_floating_point() and value.numel() and not _is_finite(value):
-            broken.append(plan.origins.get(name, name))
+    broken = _not_finite(plan.state, plan.origins)
     if broken:
-        raise WeightsError(
-            f"{path.name} holds NaN or infinite weights. {_some('tensor', broken)} not finite. "
-            f"Fetch the file again, or choose an earlier checkpoint of the training."
-        )
+        raise non_finite_error(path, broken)
+
+
+def _not_finite(state: Mapping[str, Tensor], origins: Mapping[str, str]) -> tuple[str, ...]:
+    """Names in the file of the tensors with NaN or infinite numbers."""
+    return tuple(
+        origins.get(name, name)
+        for name, value in state.items()
+        if value.is_floating_point() and value.numel() and not _is_finite(value)
+    )
 
 
 def _is_finite(value: Tensor) -> bool:

@@ -156,6 +156,19 @@ def test_verify_remembers_what_was_fetched(replk_probe: Run, tmp_path: Path) -> 
     assert "not the file that was fetched" in result.stderr
 
 
+@pytest.mark.parametrize("option", [[], ["--json"]])
+def test_verify_refuses_what_no_model_can_use(replk_probe: Run, tmp_path: Path, option: list[str]) -> None:
+    path = small_file(tmp_path / "mine.pth")
+    content = torch.load(path, weights_only=True)
+    name = next(name for name, value in content["model"].items() if value.is_floating_point())
+    content["model"][name].view(-1)[0] = float("nan")
+    torch.save(content, path)
+    result = replk_probe("weights", "verify", path, *option)
+    assert result.exit_code == 1
+    assert sha256_of(path) in result.stdout
+    assert f"NaN or infinite weights. 1 tensor ({name}) is not finite" in result.stderr
+
+
 def test_verify_page(replk_probe: Run, tmp_path: Path) -> None:
     path = tmp_path / "page.pth"
     path.write_text("<html>Sign in</html>")

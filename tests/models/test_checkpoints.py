@@ -578,6 +578,7 @@ def test_non_finite_weights(file: Path, value: float) -> None:
     with pytest.raises(WeightsError, match=r"NaN or infinite.*1 tensor \(stages\.0\.blocks\.0\.large_kernel\.lkb_or"):
         load_checkpoint(model, file)
     assert unchanged(model, before)
+    assert inspect_checkpoint(file).not_finite == ("stages.0.blocks.0.large_kernel.lkb_origin.conv.weight",)
 
 
 def test_quantised_weights(file: Path) -> None:
