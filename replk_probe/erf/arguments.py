@@ -14,12 +14,17 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.images import ImageSet, sample_images
+from replk_probe.runtime.seeds import check_seed as check_seed
 
 from .preparation import PRECISIONS
 from .protocol import check_threshold
 
 # Bytes of a tensor's memory hashed at a time.
 _HASH_STEP = 1 << 24
+
+SMALLEST_SIDE = 3
+# One float32 map of 64 channels at half this resolution, as after a usual stem, takes 16 GiB.
+LARGEST_SIDE = 16384
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,11 @@ class TensorImages:
 
 def check_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
     """Each in (0, 1), repeated ones once, in the order given."""
+    if isinstance(thresholds, (str, bytes)) or not isinstance(thresholds, Iterable):
+        raise InvalidInputError(
+            f"The thresholds are given as {thresholds!r}. They are a sequence, as there may be several. "
+            "Give a list of numbers such as [0.2, 0.5]."
+        )
     checked = tuple(dict.fromkeys(check_threshold(threshold) for threshold in thresholds))
     if not checked:
         raise InvalidInputError("No thresholds were given. Area ratios need at least one. Use for instance 0.2,0.5.")
@@ -65,13 +75,25 @@ def check_precision(precision: str) -> None:
 
 
 def check_size(size: int | Sequence[int]) -> tuple[int, int]:
-    """(H, W) in pixels, at least 3 each: the smallest square of the protocols."""
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    whole = len(pair) == 2 and all(isinstance(side, (int, np.integer)) and side >= 3 for side in pair)
-    if not whole:
+    """(H, W) in pixels, from 3 (the smallest square of the protocols) to 16384 each (for the memory's sake)."""
+    given: Any = size
+    pair: tuple[Any, ...] = (given, given)
+    if isinstance(given, Iterable) and not isinstance(given, (str, bytes)):
+        pair = tuple(given)
+    if len(pair) != 2 or not all(isinstance(side, (int, np.integer)) and not isinstance(side, bool) for side in pair):
         raise InvalidInputError(
-            f"Images of size {size} cannot be measured. The smallest window is 3 pixels wide. "
+            f"Images of size {size!r} cannot be measured. A size is a whole number of pixels, or two of them for "
+            "height and width. Give a side in pixels, such as 1024."
+        )
+    if min(pair) < SMALLEST_SIDE:
+        raise InvalidInputError(
+            f"Images of size {size} cannot be measured. The smallest window is {SMALLEST_SIDE} pixels wide. "
             "Give a side in pixels, such as 1024."
+        )
+    if max(pair) > LARGEST_SIDE:
+        raise InvalidInputError(
+            f"Images of size {size} cannot be measured. Above {LARGEST_SIDE} pixels a side, the memory for the "
+            "features of a single image does not suffice. Give a smaller side, such as 1024."
         )
     return int(pair[0]), int(pair[1])
 

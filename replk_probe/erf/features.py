@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from replk_probe.errors import InvalidInputError
+from replk_probe.errors import InvalidInputError, ReplkProbeError
+from replk_probe.models._names import check_network
 from replk_probe.runtime.devices import without_autocast
 
-from .looking import find, find_layout
+from .looking import check_takes, find, find_layout
 from .reaching import Feature, place_of, reach, value_of
 from .shadow import evaluating
 
@@ -31,10 +35,12 @@ def contribution_scores(model: nn.Module, batch: Tensor, layer: str | Feature | 
 
     Returns:
         Scores ``[N, H, W]``, >= 0, in the dtype of the model (at least float32) and on its device. Images do not
-        influence each other. Non-finite gradients stay non-finite.
+        influence each other. Non-finite gradients stay non-finite, and an image that is not finite itself, or whose
+        features in the middle are not, has NaN everywhere.
 
     Raises:
-        InvalidInputError: The batch or the layer cannot be used; the message says what the layer gave.
+        InvalidInputError: The model, the batch or the layer cannot be used: the message says what the layer gave, or
+            what the model says to images of this shape.
 
     Source:
         Ding et al., CVPR 2022, arXiv:2203.06717, section 4.2 and the script published with it.
@@ -60,6 +66,7 @@ def input_gradient(model: nn.Module, batch: Tensor, layer: str | Feature | None 
     Raises:
         InvalidInputError: As :func:`contribution_scores`.
     """
+    check_network(model)
     batch = _matching(batch, model)
     feature = layer if isinstance(layer, Feature) else find(model, (1, *batch.shape[1:]), layer)
     if batch.shape[0] == 0:
@@ -75,7 +82,7 @@ def _gradient(model: nn.Module, batch: Tensor, feature: Feature) -> Tensor:
         # Tensors made under inference_mode stay unfit for autograd until cloned.
         leaf = batch.clone().requires_grad_(True)
         # The second clone lets a network write into its input.
-        output = value_of(reach(model, leaf.clone(), feature), feature, batch.shape[0])
+        output = value_of(_reach(model, leaf.clone(), feature), feature, batch.shape[0])
         layout = feature.layout or find_layout(model, feature, tuple(output.shape), size, batch.shape[1])
         if not output.is_floating_point():
             raise InvalidInputError(
@@ -83,12 +90,31 @@ def _gradient(model: nn.Module, batch: Tensor, feature: Feature) -> Tensor:
             )
         if not output.requires_grad:
             raise _cut_off(feature)
-        total = layout.at_middle(output).relu().sum()
-        del output
+        middle = layout.at_middle(output)
+        usable = _finite(middle.detach()) & _finite(batch)
+        total = middle.relu().sum()
+        del output, middle
         (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
     if gradient is None:  # the output depends on parameters alone
         raise _cut_off(feature)
-    return gradient.detach()
+    # A network of convolutions and ReLUs hands a NaN forward only: the gradient past it would look like any other.
+    return gradient.detach().masked_fill(~usable.view(-1, 1, 1, 1), math.nan)
+
+
+def _finite(values: Tensor) -> Tensor:
+    """Per image: whether all of its values are."""
+    return values.isfinite().flatten(1).all(1)
+
+
+def _reach(model: nn.Module, batch: Tensor, feature: Feature) -> Any:
+    try:
+        return reach(model, batch, feature)
+    except (ReplkProbeError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if "can't allocate memory" not in str(error):
+            check_takes(model, (1, *batch.shape[1:]), feature)
+        raise
 
 
 def _cut_off(feature: Feature) -> InvalidInputError:

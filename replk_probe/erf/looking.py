@@ -82,11 +82,20 @@ class _Look:
     norm: str | None = None
 
 
+def named(model: nn.Module, layer: str) -> Feature:
+    """The layer of that name, whether or not the network uses it."""
+    if not isinstance(layer, str):
+        raise InvalidInputError(
+            f"The layer is given as {layer!r}. Layers are named. Give 'stage3.5', a module path, or None."
+        )
+    ref = resolve_layer(model, layer)
+    return Feature(ref.path, ref.side)
+
+
 def find(model: nn.Module, shape: Sequence[int], layer: str | None) -> Feature:
     """The layer to measure; its layout is left open unless looking was needed anyway."""
     if layer is not None:
-        ref = resolve_layer(model, layer)
-        feature = Feature(ref.path, ref.side)
+        feature = named(model, layer)
         calls = _look(model, shape, feature).calls
         if calls > 1:
             raise InvalidInputError(
@@ -112,6 +121,11 @@ def find(model: nn.Module, shape: Sequence[int], layer: str | None) -> Feature:
         f"{type(model).__name__} has no forward_features: measured at its last map before pooling, {feature.label!r}."
     )
     return replace(feature, note=note)
+
+
+def check_takes(model: nn.Module, shape: Sequence[int], feature: Feature) -> None:
+    """Raise :class:`UnsuitableSizeError` if the network itself fails on images of the shape ``[1, C, H, W]``."""
+    _look(model, shape, feature)
 
 
 def find_layout(

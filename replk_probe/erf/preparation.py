@@ -50,7 +50,8 @@ def prepare(model: nn.Module, precision: str = "fp32", layer: str | None = None)
         hardware made of ``precision``, ``backend`` what computes its convolutions and what was left out.
 
     Raises:
-        InvalidInputError: ``precision`` is none of the three, there is no such layer, or the model is none or cannot be copied.
+        InvalidInputError: ``precision`` is none of the three, there is no such layer, or the model is no network
+            or cannot be copied.
     """
     check_network(model)
     if precision not in PRECISIONS:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -224,6 +226,28 @@ def test_non_finite_gradients_stay_visible() -> None:
     assert not torch.isfinite(contribution_scores(model, torch.ones(1, 3, 8, 8))).all()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", [(8, 8), (0, 0)], ids=["seen by the middle", "out of its sight"])
+def test_an_image_that_is_not_finite_has_no_scores_and_the_others_have_theirs(
+    value: float, place: tuple[int, int]
+) -> None:
+    # ReLUs and convolutions hand a NaN forward, and not one of their gradients shows it.
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1))
+    batch = torch.randn(3, 3, 16, 16)
+    clean = contribution_scores(model, batch, "2")
+    batch[1, 0, place[0], place[1]] = value
+    scores = contribution_scores(model, batch, "2")
+    assert scores[1].isnan().all()
+    assert torch.equal(scores[::2], clean[::2])
+
+
+def test_features_that_are_not_finite_give_no_scores() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1))
+    with torch.no_grad():
+        model[0].bias.fill_(float("nan"))
+    assert contribution_scores(model, torch.randn(1, 3, 8, 8), "2").isnan().all()
+
+
 def test_an_empty_batch_gives_no_scores() -> None:
     assert contribution_scores(Net(), torch.empty(0, 3, 8, 9)).shape == (0, 8, 9)
 
@@ -240,6 +264,25 @@ def test_an_empty_batch_gives_no_scores() -> None:
 def test_batches_that_cannot_be_used(batch: object, says: str) -> None:
     with pytest.raises(InvalidInputError, match=says):
         contribution_scores(Net(), batch)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "layer", "says"),
+    [
+        (Net(), (1, 1, 8, 8), "stem", r"cannot take images of shape \[1, 8, 8\]"),
+        (Net(), (1, 1, 8, 8), None, r"cannot take images of shape \[1, 8, 8\]"),
+        (timm.create_model("test_resnet"), (1, 1, 32, 32), None, r"\[1, 32, 32\]. It stopped with: .* 3 channels"),
+        (timm.create_model("test_resnet"), (2, 3, 0, 32), None, r"\[3, 0, 32\]"),
+        (Net(), (1, 3, 8, 8), 3, "given as 3. Layers are named"),
+        (Net(), (1, 3, 8, 8), ["stem"], "Layers are named"),
+        ("resnet18", (1, 3, 8, 8), None, r"create_model\('resnet18'\)"),
+        (Net, (1, 3, 8, 8), None, "the class Net"),
+        (None, (1, 3, 8, 8), None, "an object of type NoneType"),
+    ],
+)
+def test_arguments_that_cannot_be_used(model: Any, shape: tuple[int, ...], layer: Any, says: str) -> None:
+    with pytest.raises(InvalidInputError, match=says):
+        contribution_scores(model, torch.zeros(shape), layer)
 
 
 def test_weights_made_under_inference_mode_are_refused_clearly() -> None:

@@ -260,6 +260,48 @@ def test_refuses_what_it_does_not_know() -> None:
         prepare(Uncopyable())
 
 
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("resnet18", r"create_model\('resnet18'\)"),
+        (nn.Conv2d, "the class Conv2d"),
+        (None, "an object of type NoneType"),
+    ],
+)
+def test_what_is_no_network_cannot_be_prepared(model: Any, says: str) -> None:
+    with pytest.raises(InvalidInputError, match=says):
+        prepare(model)
+
+
+class OneSize(nn.Module):
+    """Takes no image of the sizes on which the copy could be compared with the original."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = SMALL["replknet"]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != 40:
+            raise ValueError("40 pixels only")
+        return self.inner.forward_features(x)  # type: ignore[no-any-return, operator]
+
+
+@pytest.mark.parametrize("build", [SMALL["replknet"], OneSize], ids=["any size", "one size"])
+@pytest.mark.parametrize(("layer", "says"), [("nope", "'nope' does not exist"), (3, "given as 3"), ("", "not exist")])
+def test_a_layer_that_does_not_exist_is_told_whatever_sizes_the_model_takes(build: Any, layer: Any, says: str) -> None:
+    with pytest.raises(InvalidInputError, match=says):
+        prepare(build(), layer=layer)
+
+
+def test_a_named_layer_stays_where_no_size_serves_for_comparing() -> None:
+    model = OneSize()
+    layer = next(name for name, _ in model.named_modules() if name.endswith("large_conv"))
+    prepared = prepare(model, layer=layer)
+    assert layer in dict(prepared.named_modules())
+    scores = contribution_scores(prepared, torch.ones(1, 3, 40, 40), layer)
+    torch.testing.assert_close(scores, contribution_scores(model, torch.ones(1, 3, 40, 40), layer))
+
+
 class Net(nn.Module):
     """Two convolutions, a norm and a place for something awkward; ``forward`` is set by the cases below."""
 

@@ -1,0 +1,75 @@
+"""Arguments of the wrong kind are told so, before anything slow begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import replk_probe
+from replk_probe.erf.arguments import LARGEST_SIDE, check_seed, check_size, check_thresholds
+from replk_probe.errors import InvalidInputError
+
+
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [
+        (64.5, "whole number of pixels"),
+        ("64", "'64' cannot be measured. A size is a whole number"),
+        (b"64", "whole number"),
+        (None, "whole number"),
+        (True, "whole number"),
+        ((64, True), "whole number"),
+        ((64, 64.0), "whole number"),
+        ((64,), "whole number"),
+        ((3, 64, 64), "whole number"),
+        (2, "smallest window"),
+        (-1, "smallest window"),
+        ((64, 0), "smallest window"),
+        (LARGEST_SIDE + 1, "Above 16384 pixels a side, the memory"),
+        ((64, 10**30), "the memory"),
+    ],
+)
+def test_sizes_that_cannot_be_measured(size: Any, says: str) -> None:
+    with pytest.raises(InvalidInputError, match=says):
+        check_size(size)
+
+
+@pytest.mark.parametrize(
+    ("size", "pair"),
+    [(3, (3, 3)), (LARGEST_SIDE, (LARGEST_SIDE,) * 2), ([64, 96], (64, 96)), (np.int64(64), (64, 64))],
+)
+def test_sizes(size: Any, pair: tuple[int, int]) -> None:
+    found = check_size(size)
+    assert (found, {type(side) for side in found}) == (pair, {int})
+
+
+@pytest.mark.parametrize("thresholds", [0.5, "0.5", b"0.5", None, np.float64(0.5), 1])
+def test_thresholds_are_a_sequence(thresholds: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"They are a sequence.*Give a list"):
+        check_thresholds(thresholds)
+
+
+@pytest.mark.parametrize("thresholds", [[0.5, 0.2, 0.5], (0.5, 0.2), np.array([0.5, 0.2])])
+def test_thresholds_once_each_in_their_order(thresholds: Any) -> None:
+    assert check_thresholds(thresholds) == (0.5, 0.2)
+
+
+@pytest.mark.parametrize("thresholds", [[], [None], [[0.5]], [0.0], [1.0], [float("nan")], ["half"]])
+def test_thresholds_that_are_no_shares(thresholds: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"[Tt]hreshold"):
+        check_thresholds(thresholds)
+
+
+@pytest.mark.parametrize("seed", [None, "0", 0.0, True, -1, 2**63])
+def test_seeds(seed: Any) -> None:
+    assert [check_seed(good) for good in (0, np.int64(7), 2**63 - 1)] == [0, 7, 2**63 - 1]
+    with pytest.raises(InvalidInputError, match="whole number of 63 bits"):
+        check_seed(seed)
+
+
+@pytest.mark.parametrize("options", [{"thresholds": 0.5}, {"thresholds": "0.5"}, {"size": 64.5}, {"size": "64"}])
+def test_the_measurement_says_the_same(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError):
+        replk_probe.measure_erf("test_resnet", n_images=1, **options)
