@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.images import ImageSet, sample_images
-from replk_probe.runtime.seeds import check_seed as check_seed
+from replk_probe.models._seeds import check_seed as check_seed
 
 from .preparation import PRECISIONS
 from .protocol import check_threshold

@@ -18,12 +18,12 @@ from torch import nn
 
 from replk_probe.errors import InvalidInputError, ReplkProbeError, UnknownModelError, WeightsError
 from replk_probe.runtime.provenance import WeightsInfo
-from replk_probe.runtime.seeds import check_seed
 
 from ._checkpoints import CheckpointReport
 from ._checkpoints import load_checkpoint as load_file
 from ._factory import build_from_factory
 from ._names import TORCHVISION, is_own_model
+from ._seeds import check_seed
 from ._weights import ResolvedWeights, resolve_weights
 
 _INFO = "_replk_weights_info"
