@@ -18,7 +18,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from PIL import Image
+
 FIGURES = Path(__file__).resolve().parent.parent / "figures"
+_WIDTH = 1000  # pixels
+_LARGEST = 450_000  # bytes; noise compresses badly, 256 colours help
 
 
 def rebuild(folder: Path) -> None:
@@ -32,11 +36,20 @@ def rebuild(folder: Path) -> None:
         if program != "replk-probe":
             raise SystemExit(f"{folder.name}: the command must start with replk-probe, not {program}")
         subprocess.run([sys.executable, "-m", "replk_probe", *arguments, "--output", work], check=True)
-        for suffix, name in (("png", "figure.png"), ("csv", "data.csv")):
-            # Several models leave a comparison beside their own folders, a single one its own files.
-            made = next(path for path in sorted(Path(work).glob(f"*.{suffix}")))
-            shutil.copyfile(made, folder / name)
+        # Several models leave a comparison beside their own folders, a single one its own files.
+        keep(next(Path(work).glob("*.png")), next(Path(work).glob("*.csv")), folder)
     print(f"{folder.name}: rebuilt")
+
+
+def keep(picture: Path, numbers: Path, folder: Path) -> None:
+    """Put the results in their places; the picture becomes small enough for a repository."""
+    with Image.open(picture) as image:
+        image = image.convert("RGB")
+        image.thumbnail((_WIDTH, _WIDTH))
+        image.save(folder / "figure.png", optimize=True)
+        if (folder / "figure.png").stat().st_size > _LARGEST:
+            image.quantize(256, dither=Image.Dither.NONE).save(folder / "figure.png", optimize=True)
+    shutil.copyfile(numbers, folder / "data.csv")
 
 
 def main() -> None:

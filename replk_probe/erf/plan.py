@@ -35,6 +35,7 @@ from .arguments import (
     bytes_of,
     bytes_of_model,
     check_precision,
+    check_seed,
     check_size,
     check_thresholds,
     choose_images,
@@ -88,6 +89,7 @@ def plan_erf(
     """
     thresholds = check_thresholds(thresholds)
     check_precision(precision)
+    check_seed(seed)
     if batch_size < 1:
         raise InvalidInputError(f"Batch size {batch_size} is not possible. Each step needs an image. Use 1 or more.")
     target = resolve_device(device)
