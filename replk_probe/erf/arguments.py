@@ -16,7 +16,6 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.images import ImageSet, sample_images
 from replk_probe.models._seeds import check_seed as check_seed
 
-from .preparation import PRECISIONS
 from .protocol import check_threshold
 
 # Bytes of a tensor's memory hashed at a time.
@@ -63,15 +62,6 @@ def check_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
     if not checked:
         raise InvalidInputError("No thresholds were given. Area ratios need at least one. Use for instance 0.2,0.5.")
     return checked
-
-
-def check_precision(precision: str) -> None:
-    """One of :data:`~replk_probe.erf.preparation.PRECISIONS`."""
-    if precision not in PRECISIONS:
-        raise InvalidInputError(
-            f"Unknown precision {precision!r}. Gradients can be computed in {len(PRECISIONS)} ways only. "
-            f"Use one of {', '.join(PRECISIONS)}."
-        )
 
 
 def check_size(size: int | Sequence[int]) -> tuple[int, int]:

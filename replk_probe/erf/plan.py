@@ -34,7 +34,6 @@ from .arguments import (
     TensorImages,
     bytes_of,
     bytes_of_model,
-    check_precision,
     check_seed,
     check_size,
     check_thresholds,
@@ -45,7 +44,7 @@ from .blocks import BlockSums
 from .features import contribution_scores
 from .looking import Observation, UnsuitableSizeError, observe
 from .notes import closed_branches_note, interval_note, statistics_note
-from .preparation import prepare
+from .preparation import check_precision, prepare
 from .protocol import DEFAULT_THRESHOLDS, area_ratios, jackknife, logarithm_note
 from .reaching import Feature
 from .receptive_field import Field, Lost, stride_rule

@@ -54,8 +54,7 @@ def prepare(model: nn.Module, precision: str = "fp32", layer: str | None = None)
             or cannot be copied.
     """
     check_network(model)
-    if precision not in PRECISIONS:
-        raise InvalidInputError(f"Unknown precision {precision!r}; use one of {', '.join(PRECISIONS)}.")
+    check_precision(precision)
     feature, image, expected = _features_of(model, layer)
     for fold, freeze in ((True, True), (False, True), (False, False)):
         if fold and expected is None:
@@ -71,6 +70,15 @@ def prepare(model: nn.Module, precision: str = "fp32", layer: str | None = None)
     left_out = "" if fold else ", batch norms not folded" if freeze else ", layers as they are"
     prepared.backend = f"torch{left_out}"  # type: ignore[assignment]
     return prepared
+
+
+def check_precision(precision: str) -> None:
+    """InvalidInputError if it is none of :data:`PRECISIONS`."""
+    if precision not in PRECISIONS:
+        raise InvalidInputError(
+            f"Unknown precision {precision!r}. Gradients can be computed in {len(PRECISIONS)} ways only. "
+            f"Use one of {', '.join(PRECISIONS)}."
+        )
 
 
 def _prepared(model: nn.Module, feature: Feature | None, *, fold: bool, freeze: bool) -> nn.Module:
