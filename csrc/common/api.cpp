@@ -1,0 +1,170 @@
+// The exported functions: check the arguments, choose (dispatch.cpp), hand out the work.
+#include <atomic>
+#include <cstddef>
+#include <new>
+
+#include "common/cpuid.h"
+#include "common/dispatch.h"
+#include "common/parallel.h"
+#include "common/task.h"
+#include "replk/dwconv2d.h"
+
+namespace replk {
+namespace {
+
+constexpr int64_t kScratchAlignment = 64;
+
+bool is_valid(const replk_problem& p) {
+  // Sizes are bounded so that no index below can overflow: 2^40 elements are far above any memory.
+  constexpr int64_t kMaxElements = int64_t{1} << 40;
+  const int64_t sizes[] = {p.n, p.c, p.h, p.w};
+  bool is_empty = false;
+  for (const int64_t size : sizes) {
+    if (size < 0 || size > kMaxElements) return false;
+    is_empty = is_empty || size == 0;
+  }
+  if (p.kh < 1 || p.kw < 1 || p.kh % 2 == 0 || p.kw % 2 == 0) return false;
+  if (p.kh > (int64_t{1} << 20) || p.kw > (int64_t{1} << 20)) return false;
+  if (p.c > 0 && p.kh * p.kw > kMaxElements / p.c) return false;
+  if (!is_empty) {
+    int64_t elements = 1;
+    for (const int64_t size : sizes) {
+      if (elements > kMaxElements / size) return false;
+      elements *= size;
+    }
+  }
+  return p.pass >= REPLK_FORWARD && p.pass <= REPLK_GRAD_WEIGHT && p.dtype >= REPLK_F32 && p.dtype <= REPLK_BF16 &&
+         p.activation >= REPLK_NO_ACTIVATION && p.activation <= REPLK_RELU &&
+         (p.activation == REPLK_NO_ACTIVATION || p.pass == REPLK_FORWARD) && p.method >= REPLK_METHOD_AUTO &&
+         p.method <= REPLK_METHOD_REFERENCE && p.isa >= REPLK_ISA_AUTO && p.isa <= REPLK_ISA_AVX512 &&
+         p.threads >= 1 && p.threads <= 1024;
+}
+
+int team_size(const replk_problem& p, int64_t items) {
+  return static_cast<int>(items < p.threads ? (items < 1 ? 1 : items) : p.threads);
+}
+
+struct RunContext {
+  const Task& task;
+  const Method& method;
+  char* scratch;
+  int64_t scratch_bytes;
+};
+
+void run_piece(void* context, int64_t begin, int64_t end, int thread) {
+  const RunContext& run = *static_cast<RunContext*>(context);
+  run.method.run(run.task, begin, end, run.scratch + thread * run.scratch_bytes);
+}
+
+struct PackContext {
+  const replk_problem& problem;
+  const replk_plan& plan;
+  const Method& method;
+  const void* weight;
+  void* packed;
+  char* scratch;
+  int64_t scratch_bytes;
+};
+
+void pack_piece(void* context, int64_t begin, int64_t end, int thread) {
+  const PackContext& pack = *static_cast<PackContext*>(context);
+  pack.method.pack(pack.problem, pack.plan, pack.weight, pack.packed, begin, end,
+                   pack.scratch + thread * pack.scratch_bytes);
+}
+
+char* aligned(void* pointer) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(pointer);
+  return reinterpret_cast<char*>((address + kScratchAlignment - 1) / kScratchAlignment * kScratchAlignment);
+}
+
+}  // namespace
+}  // namespace replk
+
+using namespace replk;
+
+int32_t replk_abi_version(void) { return REPLK_ABI_VERSION; }
+
+const char* replk_status_string(int32_t status) {
+  switch (status) {
+    case REPLK_OK:
+      return "ok";
+    case REPLK_INVALID_ARGUMENT:
+      return "invalid argument";
+    case REPLK_UNSUPPORTED:
+      return "the forced method or instruction set cannot do this here";
+    case REPLK_WORKSPACE_TOO_SMALL:
+      return "the workspace is too small";
+    default:
+      return "unknown status";
+  }
+}
+
+int32_t replk_best_isa(void) { return best_isa(); }
+
+const char* replk_compiler(void) {
+#if defined(__clang__)
+  return "clang " __clang_version__;
+#elif defined(__GNUC__)
+  return "g++ " __VERSION__;
+#elif defined(_MSC_VER)
+  return "MSVC";
+#else
+  return "unknown";
+#endif
+}
+
+void replk_set_gomp_parallel(void (*gomp_parallel)(void (*)(void*), void*, unsigned, unsigned)) {
+  set_gomp_parallel(gomp_parallel);
+}
+
+int32_t replk_dwconv2d_plan(const replk_problem* problem, replk_plan* plan) {
+  if (!problem || !plan || !is_valid(*problem)) return REPLK_INVALID_ARGUMENT;
+  if (!choose(*problem, *plan)) return REPLK_UNSUPPORTED;
+  plan->workspace_bytes = 0;
+  if (const Method* method = find_method(*problem, *plan)) {
+    const int64_t scratch = method->scratch_bytes(*problem, *plan);
+    if (scratch > 0) {
+      plan->workspace_bytes = team_size(*problem, method->items(*problem, *plan)) * scratch + kScratchAlignment;
+    }
+  }
+  return REPLK_OK;
+}
+
+int32_t replk_dwconv2d_pack(const replk_problem* problem, const replk_plan* plan, const void* weight, void* packed) {
+  if (!problem || !plan || !is_valid(*problem)) return REPLK_INVALID_ARGUMENT;
+  const Method* method = find_method(*problem, *plan);
+  if (!method || !method->pack || plan->packed_bytes <= 0) return REPLK_UNSUPPORTED;
+  if (problem->c > 0 && (!weight || !packed)) return REPLK_INVALID_ARGUMENT;
+  const int threads = team_size(*problem, problem->c);
+  const int64_t scratch_bytes = method->scratch_bytes(*problem, *plan);
+  char* memory = static_cast<char*>(
+      ::operator new(static_cast<std::size_t>(threads * scratch_bytes + kScratchAlignment), std::nothrow));
+  if (!memory) return REPLK_WORKSPACE_TOO_SMALL;
+  PackContext context{*problem, *plan, *method, weight, packed, aligned(memory), scratch_bytes};
+  parallel_for(problem->c, threads, pack_piece, &context);
+  ::operator delete(memory);
+  return REPLK_OK;
+}
+
+int32_t replk_dwconv2d_run(const replk_problem* problem, const replk_plan* plan, replk_buffers* buffers) {
+  if (!problem || !plan || !buffers || !is_valid(*problem)) return REPLK_INVALID_ARGUMENT;
+  const Method* method = find_method(*problem, *plan);
+  if (!method) return REPLK_UNSUPPORTED;
+  buffers->packed_was_stale = 0;
+  const bool is_weight_gradient = problem->pass == REPLK_GRAD_WEIGHT;
+  const int64_t items = method->items(*problem, *plan);
+  if (items == 0) return REPLK_OK;
+  const bool has_input = problem->n * problem->h * problem->w > 0;
+  if (!buffers->output || (has_input && !buffers->input)) return REPLK_INVALID_ARGUMENT;
+  if (is_weight_gradient ? has_input && !buffers->grad : !buffers->weight) return REPLK_INVALID_ARGUMENT;
+  if (buffers->bias && problem->pass != REPLK_FORWARD) return REPLK_INVALID_ARGUMENT;
+  if (plan->workspace_bytes > 0 && (!buffers->workspace || buffers->workspace_bytes < plan->workspace_bytes)) {
+    return REPLK_WORKSPACE_TOO_SMALL;
+  }
+  std::atomic<int32_t> stale{0};
+  const Task task{*problem, *plan, *buffers, stale};
+  RunContext context{task, *method, aligned(buffers->workspace), method->scratch_bytes(*problem, *plan)};
+  parallel_for(items, team_size(*problem, items), run_piece, &context);
+  buffers->packed_was_stale = stale.load();
+  return REPLK_OK;
+}

@@ -1,0 +1,100 @@
+// Sixteen float32 lanes: AVX-512 F, DQ, BW, VL.
+#ifndef REPLK_CPU_SIMD_AVX512_H_
+#define REPLK_CPU_SIMD_AVX512_H_
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace replk {
+namespace avx512 {
+
+constexpr int kLanes = 16;
+constexpr int kRegisters = 32;
+
+struct Vec {
+  __m512 v;
+};
+
+static inline Vec zero() { return {_mm512_setzero_ps()}; }
+static inline Vec broadcast(float a) { return {_mm512_set1_ps(a)}; }
+static inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+static inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
+static inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }    // a b + c
+static inline Vec fnma(Vec a, Vec b, Vec c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }  // c - a b
+// The second operand of max is what comes out where either is a NaN.
+static inline Vec relu(Vec a) { return {_mm512_max_ps(_mm512_setzero_ps(), a.v)}; }
+static inline float sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
+
+static inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+static inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
+// Past the caches; p is aligned to the vector.
+static inline void stream(float* p, Vec a) { _mm512_stream_ps(p, a.v); }
+static inline void stream_fence() { _mm_sfence(); }
+
+static inline Vec from_bfloat16(__m256i bits) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
+}
+static inline __m256i to_bfloat16(Vec a) {
+  const __m512i bits = _mm512_castps_si512(a.v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+  const __mmask16 is_nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, is_nan, quiet), 16));
+}
+static inline Vec load(const uint16_t* p) {
+  return from_bfloat16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+static inline void store(uint16_t* p, Vec a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bfloat16(a)); }
+
+// The first `count` lanes, 0 to kLanes; no other element is touched, and the other lanes of a load are zero.
+static inline __mmask16 first(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
+static inline Vec load_first(const float* p, int count) { return {_mm512_maskz_loadu_ps(first(count), p)}; }
+static inline void store_first(float* p, Vec a, int count) { _mm512_mask_storeu_ps(p, first(count), a.v); }
+static inline Vec load_first(const uint16_t* p, int count) {
+  return from_bfloat16(_mm256_maskz_loadu_epi16(first(count), p));
+}
+static inline void store_first(uint16_t* p, Vec a, int count) {
+  _mm256_mask_storeu_epi16(p, first(count), to_bfloat16(a));
+}
+// Lanes [begin, end) of the vector at p, which may point outside of the array where those lanes do not.
+static inline Vec load_between(const float* p, int begin, int end) {
+  return {_mm512_maskz_loadu_ps(static_cast<__mmask16>(first(end) & ~first(begin)), p)};
+}
+static inline Vec load_between(const uint16_t* p, int begin, int end) {
+  return from_bfloat16(_mm256_maskz_loadu_epi16(static_cast<__mmask16>(first(end) & ~first(begin)), p));
+}
+
+// Rows become columns.
+static inline void transpose(Vec (&m)[kLanes]) {
+  __m512 a[16], b[16];
+  for (int i = 0; i < 16; i += 2) {
+    a[i] = _mm512_unpacklo_ps(m[i].v, m[i + 1].v);
+    a[i + 1] = _mm512_unpackhi_ps(m[i].v, m[i + 1].v);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    const __m512d p = _mm512_castps_pd(a[i]), q = _mm512_castps_pd(a[i + 1]);
+    const __m512d r = _mm512_castps_pd(a[i + 2]), s = _mm512_castps_pd(a[i + 3]);
+    b[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(p, r));
+    b[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(p, r));
+    b[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(q, s));
+    b[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(q, s));
+  }
+  for (int i = 0; i < 4; ++i) {
+    a[i] = _mm512_shuffle_f32x4(b[i], b[i + 4], 0x88);
+    a[i + 4] = _mm512_shuffle_f32x4(b[i], b[i + 4], 0xdd);
+    a[i + 8] = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0x88);
+    a[i + 12] = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0xdd);
+  }
+  for (int i = 0; i < 8; ++i) {
+    m[i].v = _mm512_shuffle_f32x4(a[i], a[i + 8], 0x88);
+    m[i + 8].v = _mm512_shuffle_f32x4(a[i], a[i + 8], 0xdd);
+  }
+}
+
+}  // namespace avx512
+}  // namespace replk
+
+#endif  // REPLK_CPU_SIMD_AVX512_H_

@@ -1,0 +1,9 @@
+// The SIMD layer of the instruction set that this file is being compiled for: REPLK_ISA is its name.
+#ifndef REPLK_CPU_SIMD_ISA_H_
+#define REPLK_CPU_SIMD_ISA_H_
+
+#define REPLK_STRINGIFY(text) #text
+#define REPLK_HEADER(name) REPLK_STRINGIFY(name.h)
+#include REPLK_HEADER(cpu/simd/REPLK_ISA)
+
+#endif  // REPLK_CPU_SIMD_ISA_H_
