@@ -114,6 +114,10 @@ REPLK_API int32_t replk_dwconv2d_pack(const replk_problem* problem, const replk_
 // Compute. `packed` may be null: the weight is then prepared inside the call.
 REPLK_API int32_t replk_dwconv2d_run(const replk_problem* problem, const replk_plan* plan, replk_buffers* buffers);
 
+// Multiply-add peak of `threads` threads from registers, 10^9 floating-point operations per second, measured for
+// `seconds`: the roofline of direct methods. 0 where the instruction set is not to be had or an argument makes no sense.
+REPLK_API double replk_measure_fma_peak(int32_t isa, int32_t threads, double seconds);
+
 #ifdef __cplusplus
 }
 #endif

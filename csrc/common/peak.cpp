@@ -1,0 +1,69 @@
+// The multiply-add peak of this machine, measured: the roofline of every direct method.
+#include <chrono>
+#include <cstdint>
+#include <mutex>
+
+#include "common/cpuid.h"
+#include "common/parallel.h"
+#include "replk/dwconv2d.h"
+
+namespace replk {
+
+#define REPLK_BURST_OF(isa)                \
+  namespace isa {                          \
+  int64_t multiply_add_burst(float* sink); \
+  }
+REPLK_BURST_OF(portable)
+#if defined(__x86_64__) || defined(_M_X64)
+REPLK_BURST_OF(avx2)
+REPLK_BURST_OF(avx512)
+#endif
+#undef REPLK_BURST_OF
+
+namespace {
+
+using Burst = int64_t (*)(float*);
+using Clock = std::chrono::steady_clock;
+
+Burst burst_of(int32_t isa) {
+#if defined(__x86_64__) || defined(_M_X64)
+  if (isa == REPLK_ISA_AVX512) return avx512::multiply_add_burst;
+  if (isa == REPLK_ISA_AVX2) return avx2::multiply_add_burst;
+#endif
+  return isa == REPLK_ISA_PORTABLE ? portable::multiply_add_burst : nullptr;
+}
+
+struct Race {
+  Burst burst;
+  Clock::time_point end;
+  std::mutex mutex;
+  double gflops = 0;  // sum over threads of the best burst of each
+};
+
+void run_bursts(void* context, int64_t, int64_t, int) {
+  Race& race = *static_cast<Race*>(context);
+  double best = 0;
+  float sink[64];  // as many lanes as any instruction set has
+  do {
+    const Clock::time_point begin = Clock::now();
+    const double operations = static_cast<double>(race.burst(sink));
+    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    if (seconds > 0 && operations / seconds > best) best = operations / seconds;
+  } while (Clock::now() < race.end);
+  const std::lock_guard<std::mutex> lock(race.mutex);
+  race.gflops += 1e-9 * best;
+}
+
+}  // namespace
+}  // namespace replk
+
+double replk_measure_fma_peak(int32_t isa, int32_t threads, double seconds) {
+  using namespace replk;
+  if (isa == REPLK_ISA_AUTO) isa = best_isa();
+  // The negation also refuses a NaN.
+  if (threads < 1 || threads > 1024 || isa > best_isa() || !(seconds >= 0 && seconds <= 60)) return 0;
+  Race race{burst_of(isa), Clock::now() + std::chrono::microseconds(static_cast<int64_t>(1e6 * seconds)), {}, 0};
+  if (!race.burst) return 0;
+  parallel_for(threads, threads, run_bursts, &race);
+  return race.gflops;
+}

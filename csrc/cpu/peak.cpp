@@ -1,0 +1,31 @@
+// A burst of independent fused multiply-adds from registers: nothing that this instruction set computes by
+// multiply-add can be faster.
+//
+//   a[i] <- a[i] m + s      kChains chains, kSteps steps
+//
+// Twelve chains cover two units of latency 4 (8 would just do) and leave room for both operands in 16 registers.
+#include <cstdint>
+
+#include "cpu/simd/isa.h"
+
+namespace replk {
+namespace REPLK_ISA {
+
+// Returns the number of floating-point operations done; `sink` [kLanes] gets what keeps the compiler from dropping them.
+int64_t multiply_add_burst(float* sink) {
+  constexpr int kChains = 12, kSteps = 1 << 14;
+  const volatile float factor = 0.9990234375f, summand = 0.0009765625f;  // converges to 1: no subnormal numbers
+  const Vec m = broadcast(factor), s = broadcast(summand);
+  Vec a[kChains];
+  for (int i = 0; i < kChains; ++i) a[i] = broadcast(static_cast<float>(i) * factor);
+  for (int step = 0; step < kSteps; ++step) {
+    for (int i = 0; i < kChains; ++i) a[i] = fma(a[i], m, s);
+  }
+  Vec total = zero();
+  for (int i = 0; i < kChains; ++i) total = total + a[i];
+  store(sink, total);
+  return int64_t{2} * kLanes * kChains * kSteps;
+}
+
+}  // namespace REPLK_ISA
+}  // namespace replk
