@@ -65,7 +65,15 @@ replk_isa detect() { return REPLK_ISA_PORTABLE; }
 }  // namespace
 
 replk_isa best_isa() {
-  static const replk_isa best = detect();
+  // What this library was not compiled for is not there.
+#if defined(REPLK_NO_AVX2)
+  constexpr replk_isa kCompiled = REPLK_ISA_PORTABLE;
+#elif defined(REPLK_NO_AVX512)
+  constexpr replk_isa kCompiled = REPLK_ISA_AVX2;
+#else
+  constexpr replk_isa kCompiled = REPLK_ISA_AVX512;
+#endif
+  static const replk_isa best = detect() < kCompiled ? detect() : kCompiled;
   return best;
 }
 
