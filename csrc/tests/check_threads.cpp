@@ -1,0 +1,127 @@
+// Several threads call at once, each with a team of its own, on shared inputs and a shared packed weight: for
+// ThreadSanitizer. Every answer has to be the same to the last bit, whatever the number of threads.
+#include <cstdio>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "replk/dwconv2d.h"
+#include "tests/checked_call.h"
+
+namespace {
+
+constexpr int kCallers = 3, kRepeats = 2;
+
+struct Shape {
+  int64_t n, c, h, w, kh, kw;
+};
+
+// Small planes, whole planes, many tiles; fewer planes than threads; more.
+constexpr Shape kShapes[] = {{2, 33, 7, 7, 13, 13}, {1, 5, 31, 33, 7, 7},    {1, 4, 40, 56, 31, 31},
+                             {2, 3, 70, 90, 29, 29}, {1, 2, 130, 65, 51, 5}, {1, 1, 150, 40, 13, 13}};
+
+struct Operands {
+  std::vector<float> input, grad, weight, packed_memory;
+  float* packed = nullptr;
+};
+
+bool call(const replk_problem& problem, const replk_plan& plan, const Operands& operands, std::vector<float>& output,
+          int32_t& stale) {
+  std::vector<char> workspace(static_cast<size_t>(plan.workspace_bytes));
+  replk_buffers buffers{};
+  const bool is_weight_gradient = problem.pass == REPLK_GRAD_WEIGHT;
+  buffers.input = operands.input.data();
+  buffers.grad = is_weight_gradient ? operands.grad.data() : nullptr;
+  buffers.weight = is_weight_gradient ? nullptr : operands.weight.data();
+  buffers.output = output.data();
+  buffers.packed = operands.packed;
+  buffers.workspace = workspace.data();
+  buffers.workspace_bytes = plan.workspace_bytes;
+  const int64_t plane = problem.h * problem.w;
+  for (int64_t* stride : {buffers.input_stride, buffers.grad_stride, buffers.output_stride}) {
+    stride[0] = problem.c * plane;
+    stride[1] = plane;
+    stride[2] = problem.w;
+  }
+  const bool ok = replk_dwconv2d_run(&problem, &plan, &buffers) == REPLK_OK;
+  stale = buffers.packed_was_stale;
+  return ok;
+}
+
+// One problem on one thread, then from several callers with 1, 2 and 3 threads each.
+bool check(replk_problem problem, bool is_stale, uint64_t seed, int& ran) {
+  replk_plan plan;
+  if (replk_dwconv2d_plan(&problem, &plan) != REPLK_OK || plan.method == REPLK_METHOD_HOST) return true;
+  ++ran;
+  replk_tests::Random random(seed);
+  Operands operands;
+  const auto draw = [&](int64_t size) {
+    std::vector<float> values(static_cast<size_t>(size));
+    for (float& value : values) value = random.signed_unit();
+    return values;
+  };
+  const int64_t size = problem.n * problem.c * problem.h * problem.w, taps = problem.c * problem.kh * problem.kw;
+  operands.input = draw(size);
+  operands.grad = draw(size);
+  operands.weight = draw(taps);
+  if (plan.packed_bytes > 0 && problem.pass != REPLK_GRAD_WEIGHT) {
+    operands.packed_memory.resize(static_cast<size_t>(plan.packed_bytes / 4 + 32));
+    const uintptr_t address = reinterpret_cast<uintptr_t>(operands.packed_memory.data());
+    operands.packed = reinterpret_cast<float*>((address + 63) / 64 * 64);
+    const std::vector<float> other = draw(taps);
+    problem.threads = 3;
+    if (replk_dwconv2d_pack(&problem, &plan, (is_stale ? other : operands.weight).data(), operands.packed) != REPLK_OK) {
+      return false;
+    }
+  }
+  const size_t outputs = static_cast<size_t>(problem.pass == REPLK_GRAD_WEIGHT ? taps : size);
+  std::vector<float> expected(outputs);
+  int32_t stale = 0;
+  problem.threads = 1;
+  replk_dwconv2d_plan(&problem, &plan);
+  bool passed = call(problem, plan, operands, expected, stale);
+  std::vector<std::thread> callers;
+  std::vector<int> results(kCallers, 1);
+  for (int caller = 0; caller < kCallers; ++caller) {
+    callers.emplace_back([&, caller] {
+      replk_problem mine = problem;
+      mine.threads = 1 + caller % 3;
+      replk_plan own;
+      std::vector<float> output(outputs);
+      int32_t found_stale = 0;
+      bool same = replk_dwconv2d_plan(&mine, &own) == REPLK_OK;
+      for (int repeat = 0; same && repeat < kRepeats; ++repeat) {
+        same = call(mine, own, operands, output, found_stale) &&
+               std::memcmp(output.data(), expected.data(), outputs * sizeof(float)) == 0 &&
+               found_stale == (operands.packed && is_stale ? 1 : 0);
+      }
+      results[static_cast<size_t>(caller)] = same;
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  for (const int result : results) passed = passed && result;
+  if (!passed) std::fprintf(stderr, "FAILED %s\n", replk_tests::describe(problem, plan).c_str());
+  return passed;
+}
+
+}  // namespace
+
+int main() {
+  int ran = 0;
+  bool passed = true;
+  uint64_t seed = 0;
+  for (const Shape& s : kShapes) {
+    for (int pass = REPLK_FORWARD; pass <= REPLK_GRAD_WEIGHT; ++pass) {
+      for (int method = REPLK_METHOD_DIRECT; method <= REPLK_METHOD_LANES; ++method) {
+        for (const bool is_stale : {false, true}) {
+          if (is_stale && pass == REPLK_GRAD_WEIGHT) continue;
+          const replk_problem problem = {pass, REPLK_F32, REPLK_NO_ACTIVATION, method, REPLK_ISA_AUTO, 1,
+                                         s.n,  s.c,       s.h,                 s.w,    s.kh,           s.kw};
+          passed = check(problem, is_stale, ++seed, ran) && passed;
+        }
+      }
+    }
+  }
+  std::printf("%d problems from %d callers, %s\n", ran, kCallers, passed ? "all right" : "some WRONG");
+  return passed && ran > 0 ? 0 : 1;
+}
