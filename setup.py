@@ -149,7 +149,9 @@ def build_library(compiler: list[str], library: Path, objects: Path) -> list[str
     with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
         for _ in pool.map(run, [[*command, "-o", str(output)] for output, command in commands.items()]):
             pass
-    linking = ["-pthread"] if sys.platform != "win32" else []
+    linking = [] if sys.platform == "win32" else ["-pthread"]
+    if sys.platform.startswith("linux"):
+        linking.append("-Wl,-z,defs")  # a missing symbol is an error now, not when the library is opened
     linking += shlex.split(os.environ.get("LDFLAGS", ""))
     # Replaced in one step: a process that has the old one open keeps it.
     linked = library.with_suffix(f".new{SUFFIX}")

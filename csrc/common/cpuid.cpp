@@ -65,15 +65,12 @@ replk_isa detect() { return REPLK_ISA_PORTABLE; }
 }  // namespace
 
 replk_isa best_isa() {
-  // What this library was not compiled for is not there.
-#if defined(REPLK_NO_AVX2)
-  constexpr replk_isa kCompiled = REPLK_ISA_PORTABLE;
-#elif defined(REPLK_NO_AVX512)
-  constexpr replk_isa kCompiled = REPLK_ISA_AVX2;
-#else
-  constexpr replk_isa kCompiled = REPLK_ISA_AVX512;
-#endif
-  static const replk_isa best = detect() < kCompiled ? detect() : kCompiled;
+  static const replk_isa best = [] {
+    const replk_isa offered = detect();
+    if (REPLK_HAS_AVX512 && offered >= REPLK_ISA_AVX512) return REPLK_ISA_AVX512;
+    if (REPLK_HAS_AVX2 && offered >= REPLK_ISA_AVX2) return REPLK_ISA_AVX2;
+    return REPLK_ISA_PORTABLE;
+  }();
   return best;
 }
 

@@ -11,8 +11,10 @@ struct Methods {
 };
 
 Methods methods_of(int32_t isa) {
-#if defined(__x86_64__) || defined(_M_X64)
+#if REPLK_HAS_AVX512
   if (isa == REPLK_ISA_AVX512) return {avx512::direct_methods, avx512::fft_methods, avx512::lanes_methods};
+#endif
+#if REPLK_HAS_AVX2
   if (isa == REPLK_ISA_AVX2) return {avx2::direct_methods, avx2::fft_methods, avx2::lanes_methods};
 #endif
   (void)isa;

@@ -14,8 +14,10 @@ namespace replk {
   int64_t multiply_add_burst(float* sink); \
   }
 REPLK_BURST_OF(portable)
-#if defined(__x86_64__) || defined(_M_X64)
+#if REPLK_HAS_AVX2
 REPLK_BURST_OF(avx2)
+#endif
+#if REPLK_HAS_AVX512
 REPLK_BURST_OF(avx512)
 #endif
 #undef REPLK_BURST_OF
@@ -26,8 +28,10 @@ using Burst = int64_t (*)(float*);
 using Clock = std::chrono::steady_clock;
 
 Burst burst_of(int32_t isa) {
-#if defined(__x86_64__) || defined(_M_X64)
+#if REPLK_HAS_AVX512
   if (isa == REPLK_ISA_AVX512) return avx512::multiply_add_burst;
+#endif
+#if REPLK_HAS_AVX2
   if (isa == REPLK_ISA_AVX2) return avx2::multiply_add_burst;
 #endif
   return isa == REPLK_ISA_PORTABLE ? portable::multiply_add_burst : nullptr;

@@ -4,6 +4,7 @@
 
 #include <atomic>
 
+#include "common/cpuid.h"
 #include "replk/dwconv2d.h"
 
 namespace replk {
@@ -33,26 +34,14 @@ struct Method {
   namespace isa {                                                        \
   extern const Method direct_methods[3], fft_methods[3], lanes_methods[3]; \
   }
-// Where the compiler knows an instruction set no more than by name; best_isa() never chooses it then.
-#define REPLK_NO_METHODS_OF(isa)                                                \
-  namespace isa {                                                              \
-  inline constexpr Method direct_methods[3]{}, fft_methods[3]{}, lanes_methods[3]{}; \
-  }
 REPLK_METHODS_OF(portable)
-#if defined(__x86_64__) || defined(_M_X64)
-#if defined(REPLK_NO_AVX2)
-REPLK_NO_METHODS_OF(avx2)
-#else
+#if REPLK_HAS_AVX2
 REPLK_METHODS_OF(avx2)
 #endif
-#if defined(REPLK_NO_AVX512)
-REPLK_NO_METHODS_OF(avx512)
-#else
+#if REPLK_HAS_AVX512
 REPLK_METHODS_OF(avx512)
 #endif
-#endif
 #undef REPLK_METHODS_OF
-#undef REPLK_NO_METHODS_OF
 
 extern const Method reference_method;
 
