@@ -1,10 +1,43 @@
+// The direct method: register-blocked multiply-add over zero-padded copies of the planes.
 #include "common/task.h"
-#include "cpu/simd/isa.h"
+#include "cpu/direct/convolve.h"
 
 namespace replk {
 namespace REPLK_ISA {
+namespace {
 
-const Method direct_methods[3] = {};
+// A kernel whose halo alone outgrows the caches is no work for this method.
+constexpr int64_t kMaxScratch = 4 << 20;
+
+int64_t convolve_scratch(const replk_problem& p, const replk_plan&) {
+  return round_up(ConvolveLayout(p).size * int64_t{sizeof(float)}, 64);
+}
+
+bool plan_convolve(const replk_problem& p, replk_plan& plan) {
+  plan.tile_h = plan.tile_w = plan.packed_bytes = 0;
+  return convolve_scratch(p, plan) <= kMaxScratch;
+}
+
+int64_t convolve_item_count(const replk_problem& p, const replk_plan&) {
+  return p.h * p.w == 0 ? 0 : p.n * p.c * ConvolveLayout(p).bands.count();
+}
+
+void run_convolve(const Task& task, int64_t begin, int64_t end, void* scratch) {
+  float* memory = static_cast<float*>(scratch);
+  if (task.problem.dtype == REPLK_F32) {
+    convolve_items<float>(task, begin, end, memory);
+  } else {
+    convolve_items<uint16_t>(task, begin, end, memory);
+  }
+}
+
+}  // namespace
+
+const Method direct_methods[3] = {
+    {plan_convolve, convolve_scratch, convolve_item_count, run_convolve, nullptr},
+    {plan_convolve, convolve_scratch, convolve_item_count, run_convolve, nullptr},
+    {},
+};
 
 }  // namespace REPLK_ISA
 }  // namespace replk

@@ -52,6 +52,9 @@ static inline void store(uint16_t* p, Vec a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), packed);
 }
 
+// Into the second-level cache, from any address.
+static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+
 // The first `count` lanes, 0 to kLanes; no other element is touched, and the other lanes of a load are zero.
 static inline __m256i first(int count) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -73,6 +76,12 @@ static inline void store_first(uint16_t* p, Vec a, int count) {
   store(lanes, a);
   for (int i = 0; i < count; ++i) p[i] = lanes[i];
 }
+
+// The lower lanes from p, the upper ones from q: half a vector is read at each.
+static inline Vec load_halves(const float* p, const float* q) {
+  return {_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(q), 1)};
+}
+static inline Vec swap_halves(Vec a) { return {_mm256_permute2f128_ps(a.v, a.v, 1)}; }
 
 // Rows become columns.
 static inline void transpose(Vec (&m)[kLanes]) {

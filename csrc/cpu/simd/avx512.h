@@ -49,6 +49,9 @@ static inline Vec load(const uint16_t* p) {
 }
 static inline void store(uint16_t* p, Vec a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bfloat16(a)); }
 
+// Into the second-level cache, from any address.
+static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+
 // The first `count` lanes, 0 to kLanes; no other element is touched, and the other lanes of a load are zero.
 static inline __mmask16 first(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
 static inline Vec load_first(const float* p, int count) { return {_mm512_maskz_loadu_ps(first(count), p)}; }
@@ -66,6 +69,12 @@ static inline Vec load_between(const float* p, int begin, int end) {
 static inline Vec load_between(const uint16_t* p, int begin, int end) {
   return from_bfloat16(_mm256_maskz_loadu_epi16(static_cast<__mmask16>(first(end) & ~first(begin)), p));
 }
+
+// The lower lanes from p, the upper ones from q: half a vector is read at each.
+static inline Vec load_halves(const float* p, const float* q) {
+  return {_mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(p)), _mm256_loadu_ps(q), 1)};
+}
+static inline Vec swap_halves(Vec a) { return {_mm512_shuffle_f32x4(a.v, a.v, 0x4e)}; }
 
 // Rows become columns.
 static inline void transpose(Vec (&m)[kLanes]) {

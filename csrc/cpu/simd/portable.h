@@ -72,6 +72,15 @@ static inline float sum(Vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
 static inline void stream(float* p, Vec a) { store(p, a); }
 static inline void stream_fence() {}
 
+// Into the second-level cache, from any address.
+static inline void prefetch(const void* p) {
+#if defined(__GNUC__)
+  __builtin_prefetch(p, 0, 2);
+#else
+  (void)p;
+#endif
+}
+
 static inline Vec load(const uint16_t* p) {
   return each([&](int i) { return bfloat16_to_float(p[i]); });
 }
@@ -96,6 +105,14 @@ static inline void store_first(float* p, Vec a, int count) {
 }
 static inline void store_first(uint16_t* p, Vec a, int count) {
   for (int i = 0; i < count; ++i) p[i] = float_to_bfloat16(a.v[i]);
+}
+
+// The lower lanes from p, the upper ones from q: half a vector is read at each.
+static inline Vec load_halves(const float* p, const float* q) {
+  return each([&](int i) { return i < kLanes / 2 ? p[i] : q[i - kLanes / 2]; });
+}
+static inline Vec swap_halves(Vec a) {
+  return each([&](int i) { return a.v[(i + kLanes / 2) % kLanes]; });
 }
 
 // Rows become columns.

@@ -1,0 +1,74 @@
+// How the direct method cuts a plane into bands, and the layout of a band's padded copy.
+#ifndef REPLK_CPU_DIRECT_GEOMETRY_H_
+#define REPLK_CPU_DIRECT_GEOMETRY_H_
+
+#include "common/task.h"
+#include "cpu/simd/isa.h"
+
+namespace replk {
+namespace REPLK_ISA {
+
+constexpr int64_t kLine = 16;  // float32 in a cache line
+
+static inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// The taps that can meet the plane: a kernel larger than the plane is cropped to offsets of less than the plane's size.
+struct Kernel {
+  int64_t kh, kw;        // cropped; odd
+  int64_t full_h, full_w;
+  int64_t crop_h, crop_w;  // first tap that is kept
+
+  explicit Kernel(const replk_problem& p)
+      : kh(smaller(p.kh, 2 * larger(p.h, 1) - 1)),
+        kw(smaller(p.kw, 2 * larger(p.w, 1) - 1)),
+        full_h(p.kh),
+        full_w(p.kw),
+        crop_h((p.kh - kh) / 2),
+        crop_w((p.kw - kw) / 2) {}
+
+  int64_t pad_h() const { return kh / 2; }
+  int64_t pad_w() const { return kw / 2; }
+};
+
+struct Bands {
+  int64_t height, width;  // of a band; the last ones may be smaller
+  int64_t down, across;   // how many
+  int64_t margin;         // zeros left of column 0 in the copy, so that column 0 is aligned
+  int64_t pitch;          // of the copy: an odd number of cache lines, against conflicts between rows
+  int64_t rows;           // of the copy
+
+  int64_t count() const { return down * across; }
+  int64_t copy_size() const { return rows * pitch; }
+};
+
+// Bands of at most half of a small second-level cache (512 KB); the kernel's halo is copied again for every band, so they
+// are not made smaller than need be, but for problems of few planes, where bands are all that threads can share.
+static inline Bands cut_into_bands(const replk_problem& p, const Kernel& k) {
+  constexpr int64_t kMaxWidth = 1024, kMaxSize = 128 * 1024, kMinHeight = 16, kEnoughItems = 16;
+  Bands b;
+  b.across = divide_up(p.w, kMaxWidth);
+  b.width = b.across == 1 ? p.w : round_up(divide_up(p.w, b.across), kLine);
+  b.across = divide_up(p.w, b.width);
+  b.margin = round_up(k.pad_w(), kLine);
+  b.pitch = round_up(b.margin + round_up(b.width, kLanes) + k.pad_w(), kLine);
+  if (b.pitch / kLine % 2 == 0) b.pitch += kLine;
+  const int64_t fitting = larger(kMaxSize / b.pitch - k.kh, kMinHeight);
+  b.down = divide_up(p.h, fitting);
+  const int64_t planes = p.n * p.c * b.across;
+  if (planes * b.down < kEnoughItems) {
+    const int64_t shortest = larger(kMinHeight, k.kh);
+    b.down = larger(b.down, smaller(divide_up(kEnoughItems, larger(planes, 1)), p.h / shortest));
+  }
+  b.height = divide_up(p.h, larger(b.down, 1));
+  b.down = divide_up(p.h, larger(b.height, 1));
+  b.rows = b.height + k.kh;  // one more than the taps reach: a fold of an odd height looks there
+  return b;
+}
+
+}  // namespace REPLK_ISA
+}  // namespace replk
+
+#endif  // REPLK_CPU_DIRECT_GEOMETRY_H_

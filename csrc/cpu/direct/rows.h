@@ -1,0 +1,140 @@
+// Blocks of the forward pass: R output rows times C vectors of neighbouring columns, and the choice of R and C.
+//
+//   y[i][j] = act(bias + sum_{u,v} x[i + u][j + v] w[v][u])       x padded, w transposed: the rows of w are columns
+//
+// A strip of at most half a vector's columns at the right edge is folded: the lower half of the lanes works on a row of
+// the upper half of the plane, the upper half of the lanes on one of the lower half, so that no lane is idle. x, y and w
+// must not overlap; y may have any row stride.
+#ifndef REPLK_CPU_DIRECT_ROWS_H_
+#define REPLK_CPU_DIRECT_ROWS_H_
+
+#include "cpu/direct/block.h"
+
+namespace replk {
+namespace REPLK_ISA {
+
+struct BlockOutput {
+  float* y;
+  int64_t y_row;
+  int64_t y_fold;     // elements from a row to the one in the upper lanes, folded blocks only
+  int64_t fold_rows;  // rows of the block whose upper lanes are stored
+  int last_columns;   // of the last vector (of either half, where folded); 1 to kLanes
+  float bias;
+  bool relu;
+};
+
+struct RowOperands {
+  static REPLK_INLINE Vec input(const float* x, int c, const BlockInput&) { return load(x + c * kLanes); }
+  static REPLK_INLINE Vec factor(const float* w, int i, const BlockInput&) { return broadcast(w[-i]); }
+  static REPLK_INLINE const float* advance(const float* w, int64_t taps, const BlockInput&) { return w + taps; }
+};
+
+struct FoldedOperands : RowOperands {
+  static REPLK_INLINE Vec input(const float* x, int, const BlockInput& in) { return load_halves(x, x + in.x_fold); }
+};
+
+using RowBlock = void (*)(const BlockInput&, const BlockOutput&);
+
+template <int R, int C>
+static void multiply_rows(const BlockInput& in, const BlockOutput& out) {
+  Vec acc[R][C];
+  REPLK_UNROLL
+  for (int i = 0; i < R; ++i) {
+    REPLK_UNROLL
+    for (int c = 0; c < C; ++c) acc[i][c] = zero();
+  }
+  multiply_block<RowOperands>(acc, in);
+  const Vec bias = broadcast(out.bias);
+  float* y = out.y;
+  REPLK_UNROLL
+  for (int i = 0; i < R; ++i, y += out.y_row) {
+    REPLK_UNROLL
+    for (int c = 0; c < C; ++c) {
+      Vec value = acc[i][c] + bias;
+      if (out.relu) value = relu(value);
+      if (c < C - 1 || out.last_columns == kLanes) {
+        store(y + c * kLanes, value);
+      } else {
+        store_first(y + c * kLanes, value, out.last_columns);
+      }
+    }
+  }
+}
+
+template <int R>
+static void multiply_folded_rows(const BlockInput& in, const BlockOutput& out) {
+  Vec acc[R][1];
+  REPLK_UNROLL
+  for (int i = 0; i < R; ++i) acc[i][0] = zero();
+  multiply_block<FoldedOperands>(acc, in);
+  const Vec bias = broadcast(out.bias);
+  float* y = out.y;
+  REPLK_UNROLL
+  for (int i = 0; i < R; ++i, y += out.y_row) {
+    Vec value = acc[i][0] + bias;
+    if (out.relu) value = relu(value);
+    store_first(y, value, out.last_columns);
+    if (i < out.fold_rows) store_first(y + out.y_fold, swap_halves(value), out.last_columns);
+  }
+}
+
+struct RowBlockSize {
+  int rows;
+  RowBlock run;
+};
+
+constexpr int kRowSizes = 5;
+
+// Falling numbers of rows down to one, so that any height is met exactly.
+struct RowSizes {
+  RowBlockSize size[kRowSizes];
+};
+
+template <int C, int... R>
+static inline RowSizes sizes_of_columns() {
+  return {{{R, multiply_rows<R, C>}...}};
+}
+
+template <int... R>
+static inline RowSizes sizes_of_folded() {
+  return {{{R, multiply_folded_rows<R>}...}};
+}
+
+// Accumulators, C input vectors and one broadcast fit the registers: 14 x 2 + 3 = 31, 8 x 3 + 4 and 6 x 4 + 5 of 32;
+// 6 x 2 + 3 of 16.
+template <int kFile>
+struct RowTable {
+  static constexpr int kMaxColumns = 4;
+  static RowSizes columns(int count) {
+    return count == 1   ? sizes_of_columns<1, 14, 8, 4, 2, 1>()
+           : count == 2 ? sizes_of_columns<2, 14, 8, 4, 2, 1>()
+           : count == 3 ? sizes_of_columns<3, 8, 6, 4, 2, 1>()
+                        : sizes_of_columns<4, 6, 5, 4, 2, 1>();
+  }
+  static RowSizes folded() { return sizes_of_folded<14, 8, 4, 2, 1>(); }
+};
+
+template <>
+struct RowTable<16> {
+  static constexpr int kMaxColumns = 2;
+  static RowSizes columns(int count) {
+    return count == 1 ? sizes_of_columns<1, 10, 6, 4, 2, 1>() : sizes_of_columns<2, 6, 5, 4, 2, 1>();
+  }
+  static RowSizes folded() { return sizes_of_folded<10, 6, 4, 2, 1>(); }
+};
+
+using Rows = RowTable<kRegisters>;
+constexpr int kMaxRows = 14;
+
+// The largest block of at most `rows` rows that the kernel's height allows; see block.h.
+static inline const RowBlockSize& fitting_size(const RowSizes& sizes, int64_t rows, int64_t taps) {
+  const int64_t limit = rows < taps + 1 ? rows : taps + 1;
+  int i = 0;
+  while (i < kRowSizes - 1 && sizes.size[i].rows > limit) ++i;
+  return sizes.size[i];
+}
+
+}  // namespace REPLK_ISA
+}  // namespace replk
+
+#endif  // REPLK_CPU_DIRECT_ROWS_H_

@@ -1,0 +1,16 @@
+// Unrolling of loops over arrays of vectors, so that the arrays can live in registers.
+#ifndef REPLK_CPU_DIRECT_UNROLL_H_
+#define REPLK_CPU_DIRECT_UNROLL_H_
+
+#if defined(__clang__)
+#define REPLK_UNROLL _Pragma("clang loop unroll(full)")
+#define REPLK_INLINE inline __attribute__((always_inline))
+#elif defined(__GNUC__)
+#define REPLK_UNROLL _Pragma("GCC unroll 32")
+#define REPLK_INLINE inline __attribute__((always_inline))
+#else
+#define REPLK_UNROLL
+#define REPLK_INLINE inline
+#endif
+
+#endif  // REPLK_CPU_DIRECT_UNROLL_H_
