@@ -15,73 +15,85 @@ namespace replk {
 namespace REPLK_ISA {
 
 // A window of a plane, seen with zeros around it.
-template <class T>
 struct Source {
-  const T* plane;                    // element (0, 0) of the plane
-  int64_t row_stride;                // in elements
+  const float* plane;                 // element (0, 0) of the plane
+  int64_t row_stride;                 // in elements
   int64_t row_offset, column_offset;  // plane coordinates of tile coordinate (0, 0); may be negative
-  int row_begin, row_end;            // tile rows that exist; the others are zero
-  int column_begin, column_end;      // tile columns that exist
+  int row_begin, row_end;             // tile rows that exist; the others are zero
+  int column_begin, column_end;       // tile columns that exist
 };
 
 // Where the results of a tile go.
-template <class T>
 struct Target {
-  T* plane;         // element of tile row `first_row` and the first column of the first block
+  float* plane;  // the first result
   int64_t row_stride;
-  int first_row, rows;  // tile rows that are kept
-  int columns;          // how many columns are kept
+  int first_row;      // tile row of the first result; those after the last tile row follow from row 0 on
+  int rows, columns;  // results
   float bias;
   bool relu;
 };
 
 REPLK_INLINE int clamp_lane(int lane) { return lane < 0 ? 0 : lane > kLanes ? kLanes : lane; }
 
-// Z [L + 1] complex vectors, Z[L] = Z[0], of the columns from tile column `column`.
-template <int N1, int N2, bool is_inside, class T>
-void columns_forward(const Source<T>& source, int column, float* z, float* scratch) {
-  constexpr int L = N1 * N2;
+// The first pass over the two blocks of columns from tile column `column`.
+template <int N1, int N2, bool is_inside>
+void columns_first_pass(const Source& source, int column, float* passed) {
   const int a_begin = clamp_lane(source.column_begin - column), a_end = clamp_lane(source.column_end - column);
   const int b_begin = clamp_lane(source.column_begin - column - kLanes);
   const int b_end = clamp_lane(source.column_end - column - kLanes);
   const int64_t first = source.row_offset * source.row_stride + source.column_offset + column;
-  transform<N1, N2>(
-      scratch,
-      [&](int row) REPLK_INLINE_LAMBDA -> Cx {
-        if (row < source.row_begin || row >= source.row_end) return {zero(), zero()};
-        const T* p = source.plane + (first + row * source.row_stride);
-        if (is_inside) return {load(p), load(p + kLanes)};
-        return {load_between(p, a_begin, a_end), load_between(p + kLanes, b_begin, b_end)};
-      },
-      [&](int k, Cx value) REPLK_INLINE_LAMBDA { store_complex(z + k * kComplex, value); });
-  store_complex(z + L * kComplex, load_complex(z));
+  first_pass<N1, N2>(passed, [&](int row) REPLK_INLINE_LAMBDA -> Cx {
+    if (row < source.row_begin || row >= source.row_end) return {zero(), zero()};
+    const float* p = source.plane + (first + row * source.row_stride);
+    if (is_inside) return {load(p), load(p + kLanes)};
+    return {load_between(p, a_begin, a_end), load_between(p + kLanes, b_begin, b_end)};
+  });
 }
 
-template <bool is_whole, class T>
-REPLK_INLINE void store_block(T* p, Vec value, int count, const Vec bias, bool relu_after) {
-  value = value + bias;
-  if (relu_after) value = relu(value);
-  if (is_whole) {
-    store(p, value);
-  } else {
-    store_first(p, value, count);
+// Z [L + 1] complex vectors, Z[L] = Z[0].
+template <int N1, int N2>
+void columns_second_pass(const float* passed, float* z) {
+  for (int k1 = 0; k1 < N1; ++k1) {
+    Cx x[N2];
+    second_pass<N1, N2>(passed, k1, x);
+    each<N2>([&](auto k2) REPLK_INLINE_LAMBDA { store_complex(z + (k1 + N1 * k2) * kComplex, x[k2]); });
   }
+  store_complex(z + N1 * N2 * kComplex, load_complex(z));
 }
 
-// The inverse, without 1 / L, of Z [L + 1] to the columns from `column` of the target.
-template <int N1, int N2, bool is_whole, class T>
-void columns_inverse(const float* z, int column, const Target<T>& target, float* scratch) {
+// The inverse, without 1 / L: the same on Z with real and imaginary parts swapped.
+template <int N1, int N2>
+void columns_inverse_first_pass(const float* z, float* passed) {
+  first_pass<N1, N2>(passed, [&](int k) REPLK_INLINE_LAMBDA { return swapped(load_complex(z + k * kComplex)); });
+}
+
+// To the columns from `column` of the target; is_whole: all of them are wanted.
+template <int N1, int N2, bool is_whole>
+void columns_inverse_second_pass(const float* passed, int column, const Target& target) {
   const int a_count = clamp_lane(target.columns - column), b_count = clamp_lane(target.columns - column - kLanes);
   const Vec bias = broadcast(target.bias);
-  transform<N1, N2>(
-      scratch, [&](int k) REPLK_INLINE_LAMBDA { return swapped(load_complex(z + k * kComplex)); },
-      [&](int row, Cx value) REPLK_INLINE_LAMBDA {
-        const int kept = row - target.first_row;
-        if (kept < 0 || kept >= target.rows) return;
-        T* p = target.plane + (kept * target.row_stride + column);
-        store_block<is_whole>(p, value.im, a_count, bias, target.relu);
-        store_block<is_whole>(p + kLanes, value.re, b_count, bias, target.relu);
-      });
+  for (int k1 = 0; k1 < N1; ++k1) {
+    Cx x[N2];
+    second_pass<N1, N2>(passed, k1, x);
+    each<N2>([&](auto k2) REPLK_INLINE_LAMBDA {
+      int row = k1 + N1 * k2 - target.first_row;
+      row += row < 0 ? N1 * N2 : 0;
+      if (row >= target.rows) return;
+      float* p = target.plane + (row * target.row_stride + column);
+      Vec a = x[k2].im + bias, b = x[k2].re + bias;
+      if (target.relu) {
+        a = relu(a);
+        b = relu(b);
+      }
+      if (is_whole) {
+        store(p, a);
+        store(p + kLanes, b);
+      } else {
+        store_first(p, a, a_count);
+        store_first(p + kLanes, b, b_count);
+      }
+    });
+  }
 }
 
 }  // namespace REPLK_ISA

@@ -8,17 +8,18 @@
 namespace replk {
 namespace REPLK_ISA {
 
-template <class T>
 struct ColumnFunctions {
-  void (*forward)(const Source<T>&, int column, float* z, float* scratch);         // some of the window is missing
-  void (*forward_inside)(const Source<T>&, int column, float* z, float* scratch);  // all of its columns exist
-  void (*inverse)(const float* z, int column, const Target<T>&, float* scratch);
-  void (*inverse_whole)(const float* z, int column, const Target<T>&, float* scratch);  // all columns are kept
+  void (*first)(const Source&, int column, float* passed);         // some columns of the window are missing
+  void (*first_inside)(const Source&, int column, float* passed);  // all of them exist
+  void (*second)(const float* passed, float* z);
+  void (*inverse_first)(const float* z, float* passed);
+  void (*inverse_second)(const float* passed, int column, const Target&);        // some columns are not wanted
+  void (*inverse_second_whole)(const float* passed, int column, const Target&);  // all of them are
 };
 
 struct RowFunctions {
-  void (*convolve)(float* z, const RowGeometry&, const float* spectrum, float* work);
-  void (*convolve_adjoint)(float* z, const RowGeometry&, const float* spectrum, float* work);
+  void (*convolve)(float* z, const RowGeometry&, const float* spectrum, float* work, const Fetch&, const Fetch&);
+  void (*convolve_adjoint)(float* z, const RowGeometry&, const float* spectrum, float* work, const Fetch&, const Fetch&);
   void (*spectrum)(const float* z, const RowGeometry&, float scale, float* spectrum, float* work);
   void (*correlate)(const float* z, const RowGeometry&, const float* z_grad, const RowGeometry&, float* sum, float* work,
                     float* work_grad);
@@ -28,12 +29,8 @@ struct RowFunctions {
 struct Length {
   int length;
   float cost;  // of one complex transform, in vector operations: arithmetic, loads and stores
-  ColumnFunctions<float> columns_f32;
-  ColumnFunctions<uint16_t> columns_bf16;
+  ColumnFunctions columns;
   RowFunctions rows;
-
-  const ColumnFunctions<float>& columns(const float*) const { return columns_f32; }
-  const ColumnFunctions<uint16_t>& columns(const uint16_t*) const { return columns_bf16; }
 };
 
 // Additions, multiplications and fused ones of one codelet, counted from codelets.h.
@@ -42,26 +39,25 @@ constexpr float codelet_cost(int radix) {
          : radix == 12 ? 96 : radix == 15 ? 156 : 160;
 }
 
-template <int N1, int N2, class T>
-constexpr ColumnFunctions<T> columns_of() {
-  return {columns_forward<N1, N2, false, T>, columns_forward<N1, N2, true, T>, columns_inverse<N1, N2, false, T>,
-          columns_inverse<N1, N2, true, T>};
-}
-
 template <int N1, int N2>
 constexpr Length length_of() {
   return {N1 * N2,
           N1 * codelet_cost(N2) + N2 * codelet_cost(N1) + 4 * (N1 - 1) * N2 + 8 * N1 * N2,
-          columns_of<N1, N2, float>(),
-          columns_of<N1, N2, uint16_t>(),
+          {columns_first_pass<N1, N2, false>, columns_first_pass<N1, N2, true>, columns_second_pass<N1, N2>,
+           columns_inverse_first_pass<N1, N2>, columns_inverse_second_pass<N1, N2, false>,
+           columns_inverse_second_pass<N1, N2, true>},
           {rows_convolve<N1, N2, false>, rows_convolve<N1, N2, true>, rows_spectrum<N1, N2>, rows_correlate<N1, N2>,
            rows_inverse<N1, N2>}};
 }
 
 constexpr Length kLengths[] = {
+#ifdef DEVLEN
+DEVLEN
+#else
     length_of<4, 6>(),   length_of<5, 6>(),   length_of<5, 8>(),   length_of<6, 8>(),   length_of<6, 10>(),
     length_of<8, 8>(),   length_of<8, 9>(),   length_of<8, 10>(),  length_of<9, 10>(),  length_of<8, 12>(),
     length_of<10, 12>(), length_of<12, 12>(), length_of<10, 16>(), length_of<12, 16>(), length_of<16, 16>(),
+#endif
 };
 constexpr int kLengthCount = sizeof kLengths / sizeof kLengths[0];
 

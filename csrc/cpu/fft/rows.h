@@ -17,9 +17,25 @@ struct RowGeometry {
   int length1;        // of the column transforms
   int pairs_in;       // pairs of blocks in Z
   int pairs_out;      // pairs of blocks to make
-  int first_column;   // tile column of the first result
+  int first_column;   // tile column of the first result; after the last one come those from 0 on
   int columns;        // results from there on
   int64_t pitch;      // floats from one pair of Z to the next
+};
+
+// A window of memory that will be needed soon, fetched bit by bit while something else is computed.
+struct Fetch {
+  const char* first;
+  int64_t row_bytes;  // from one row to the next
+  int rows;
+  int line_bytes;     // of each row that are wanted
+
+  // The share of step `step` of `steps`.
+  REPLK_INLINE void advance(int step, int steps) const {
+    for (int row = rows * step / steps; row < rows * (step + 1) / steps; ++row) {
+      const char* p = first + row * row_bytes;
+      for (int offset = 0; offset < line_bytes; offset += 64) prefetch(p + offset);
+    }
+  }
 };
 
 REPLK_INLINE int group_count(int length1) { return (length1 / 2 + kLanes) / kLanes; }
@@ -90,22 +106,28 @@ inline void store_group(float* z, const RowGeometry& g, int k0, const float* wor
 
 // Pass 1 along the rows, in place; columns from `columns` on are taken as zero.
 template <int N1, int N2>
-REPLK_INLINE void rows_first_pass(float* work, int columns, const Twiddles<N1, N2>& twiddles) {
-  for (int n2 = 0; n2 < N2; ++n2) {
-    Cx x[N1];
-    each<N1>([&](auto n1) REPLK_INLINE_LAMBDA {
-      const int n = n2 + N2 * n1;
-      x[n1] = n < columns ? load_complex(work + n * kComplex) : Cx{zero(), zero()};
-    });
-    Dft<N1>::run(x);
-    twist(x, twiddles, n2);
-    each<N1>([&](auto k1) REPLK_INLINE_LAMBDA { store_complex(work + (k1 * N2 + n2) * kComplex, x[k1]); });
-  }
+void rows_first_pass(float* work, int columns) {
+  first_pass<N1, N2>(work, [&](int n) REPLK_INLINE_LAMBDA {
+    return n < columns ? load_complex(work + n * kComplex) : Cx{zero(), zero()};
+  });
+}
+
+// From swapped values of the spectrum at one k1 back to what stands between the passes, in place.
+template <int N1, int N2>
+REPLK_INLINE void store_second(float* work, int k1, Cx (&x)[N2]) {
+  const Twiddles<N1, N2>& twiddles = Twiddles<N1, N2>::table();
+  Dft<N2>::run(x);
+  float* p = work + k1 * N2 * kComplex;
+  store_complex(p, x[0]);
+  each<N2 - 1>([&](auto i) REPLK_INLINE_LAMBDA {
+    constexpr int n2 = decltype(i)::value + 1;
+    store_complex(p + n2 * kComplex, twist(x[n2], twiddles.value[n2][k1]));
+  });
 }
 
 // The last pass of the inverse, in place, natural order.
 template <int N1, int N2>
-REPLK_INLINE void rows_last_pass(float* work) {
+void rows_last_pass(float* work) {
   for (int n2 = 0; n2 < N2; ++n2) {
     Cx x[N1];
     each<N1>([&](auto k1) REPLK_INLINE_LAMBDA { x[k1] = load_complex(work + (k1 * N2 + n2) * kComplex); });
@@ -114,41 +136,41 @@ REPLK_INLINE void rows_last_pass(float* work) {
   }
 }
 
-template <int N1, int N2>
-REPLK_INLINE void load_second(const float* work, int k1, Cx (&x)[N2]) {
-  each<N2>([&](auto n2) REPLK_INLINE_LAMBDA { x[n2] = load_complex(work + (k1 * N2 + n2) * kComplex); });
-  Dft<N2>::run(x);
+// Results that start near the end of a row go on at its beginning: makes them stand one after the other.
+REPLK_INLINE void continue_rows(float* work, int length2, const RowGeometry& g) {
+  for (int column = length2; column < g.first_column + g.columns; ++column) {
+    store_complex(work + column * kComplex, load_complex(work + (column - length2) * kComplex));
+  }
 }
 
-// From swapped values of the spectrum back to what stood before the second pass.
-template <int N1, int N2>
-REPLK_INLINE void store_second(float* work, int k1, Cx (&x)[N2], const Twiddles<N1, N2>& twiddles) {
-  Dft<N2>::run(x);
-  each<N2>([&](auto n2) REPLK_INLINE_LAMBDA {
-    const Cx value = rotate(x[n2], broadcast(twiddles.value[n2][k1][0]), broadcast(twiddles.value[n2][k1][1]));
-    store_complex(work + (k1 * N2 + n2) * kComplex, value);
-  });
-}
-
-// Z becomes the Z of the convolution (is_adjoint: of the correlation's adjoint) with `spectrum`.
+// Multiplies the spectrum of a group, which is never stored, by the kernel's (is_adjoint: by its conjugate).
 template <int N1, int N2, bool is_adjoint>
-void rows_convolve(float* z, const RowGeometry& g, const float* spectrum, float* work) {
-  const Twiddles<N1, N2>& twiddles = Twiddles<N1, N2>::table();
+void rows_multiply(float* work, const float* spectrum, const Fetch& input, const Fetch& output, int step, int steps) {
+  for (int k1 = 0; k1 < N1; ++k1) {
+    input.advance(step * N1 + k1, steps * N1);
+    output.advance(step * N1 + k1, steps * N1);
+    Cx x[N2];
+    second_pass<N1, N2>(work, k1, x);
+    each<N2>([&](auto k2) REPLK_INLINE_LAMBDA {
+      const Cx factor = load_complex(spectrum + (k1 * N2 + k2) * kComplex);
+      x[k2] = swapped(is_adjoint ? multiply_conjugate(x[k2], factor) : multiply(x[k2], factor));
+    });
+    store_second<N1, N2>(work, k1, x);
+  }
+}
+
+// Z becomes the Z of the convolution with the kernel of `spectrum`, or of its adjoint.
+template <int N1, int N2, bool is_adjoint>
+void rows_convolve(float* z, const RowGeometry& g, const float* spectrum, float* work, const Fetch& input,
+                   const Fetch& output) {
   const int groups = group_count(g.length1);
   for (int group = 0; group < groups; ++group) {
     load_group(z, g, group * kLanes, work);
-    rows_first_pass<N1, N2>(work, g.pairs_in * 2 * kLanes, twiddles);
-    for (int k1 = 0; k1 < N1; ++k1) {
-      Cx x[N2];
-      load_second<N1, N2>(work, k1, x);
-      each<N2>([&](auto k2) REPLK_INLINE_LAMBDA {
-        const Cx factor = load_complex(spectrum + (k1 * N2 + k2) * kComplex);
-        x[k2] = swapped(is_adjoint ? multiply(x[k2], factor) : multiply_conjugate(x[k2], factor));
-      });
-      store_second<N1, N2>(work, k1, x, twiddles);
-    }
+    rows_first_pass<N1, N2>(work, g.pairs_in * 2 * kLanes);
+    rows_multiply<N1, N2, is_adjoint>(work, spectrum, input, output, group, groups);
     spectrum += N1 * N2 * kComplex;
     rows_last_pass<N1, N2>(work);
+    continue_rows(work, N1 * N2, g);
     store_group(z, g, group * kLanes, work);
   }
 }
@@ -156,17 +178,16 @@ void rows_convolve(float* z, const RowGeometry& g, const float* spectrum, float*
 // The spectrum of Z, times `scale`.
 template <int N1, int N2>
 void rows_spectrum(const float* z, const RowGeometry& g, float scale, float* spectrum, float* work) {
-  const Twiddles<N1, N2>& twiddles = Twiddles<N1, N2>::table();
   const int groups = group_count(g.length1);
+  const Vec factor = broadcast(scale);
   for (int group = 0; group < groups; ++group) {
     load_group(z, g, group * kLanes, work);
-    rows_first_pass<N1, N2>(work, g.pairs_in * 2 * kLanes, twiddles);
+    rows_first_pass<N1, N2>(work, g.pairs_in * 2 * kLanes);
     for (int k1 = 0; k1 < N1; ++k1) {
       Cx x[N2];
-      load_second<N1, N2>(work, k1, x);
+      second_pass<N1, N2>(work, k1, x);
       each<N2>([&](auto k2) REPLK_INLINE_LAMBDA {
-        const Cx value = {x[k2].re * broadcast(scale), x[k2].im * broadcast(scale)};
-        store_complex(spectrum + (k1 * N2 + k2) * kComplex, value);
+        store_complex(spectrum + (k1 * N2 + k2) * kComplex, {x[k2].re * factor, x[k2].im * factor});
       });
     }
     spectrum += N1 * N2 * kComplex;
@@ -177,18 +198,17 @@ void rows_spectrum(const float* z, const RowGeometry& g, float scale, float* spe
 template <int N1, int N2>
 void rows_correlate(const float* z, const RowGeometry& g, const float* z_grad, const RowGeometry& g_grad, float* sum,
                     float* work, float* work_grad) {
-  const Twiddles<N1, N2>& twiddles = Twiddles<N1, N2>::table();
   const int groups = group_count(g.length1);
   for (int group = 0; group < groups; ++group) {
     load_group(z, g, group * kLanes, work);
-    rows_first_pass<N1, N2>(work, g.pairs_in * 2 * kLanes, twiddles);
+    rows_first_pass<N1, N2>(work, g.pairs_in * 2 * kLanes);
     load_group(z_grad, g_grad, group * kLanes, work_grad);
-    rows_first_pass<N1, N2>(work_grad, g_grad.pairs_in * 2 * kLanes, twiddles);
+    rows_first_pass<N1, N2>(work_grad, g_grad.pairs_in * 2 * kLanes);
     for (int k1 = 0; k1 < N1; ++k1) {
       Cx x[N2];
-      load_second<N1, N2>(work_grad, k1, x);
+      second_pass<N1, N2>(work_grad, k1, x);
       each<N2>([&](auto k2) REPLK_INLINE_LAMBDA { store_complex(work_grad + (k1 * N2 + k2) * kComplex, x[k2]); });
-      load_second<N1, N2>(work, k1, x);
+      second_pass<N1, N2>(work, k1, x);
       each<N2>([&](auto k2) REPLK_INLINE_LAMBDA {
         float* place = sum + (k1 * N2 + k2) * kComplex;
         const Cx other = load_complex(work_grad + (k1 * N2 + k2) * kComplex);
@@ -202,7 +222,6 @@ void rows_correlate(const float* z, const RowGeometry& g, const float* z_grad, c
 // Z of a spectrum.
 template <int N1, int N2>
 void rows_inverse(const float* spectrum, const RowGeometry& g, float* z, float* work) {
-  const Twiddles<N1, N2>& twiddles = Twiddles<N1, N2>::table();
   const int groups = group_count(g.length1);
   for (int group = 0; group < groups; ++group) {
     for (int k1 = 0; k1 < N1; ++k1) {
@@ -210,10 +229,11 @@ void rows_inverse(const float* spectrum, const RowGeometry& g, float* z, float* 
       each<N2>([&](auto k2) REPLK_INLINE_LAMBDA {
         x[k2] = swapped(load_complex(spectrum + (k1 * N2 + k2) * kComplex));
       });
-      store_second<N1, N2>(work, k1, x, twiddles);
+      store_second<N1, N2>(work, k1, x);
     }
     spectrum += N1 * N2 * kComplex;
     rows_last_pass<N1, N2>(work);
+    continue_rows(work, N1 * N2, g);
     store_group(z, g, group * kLanes, work);
   }
 }

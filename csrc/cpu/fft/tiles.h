@@ -13,39 +13,45 @@ namespace replk {
 namespace REPLK_ISA {
 
 // One axis of the tiling.
+//
+// Tile coordinate t is plane coordinate begin(index) - before() + t. The prepared kernel is turned by 180 degrees, its
+// taps at 0 .. 2p, so a result stands p tile coordinates after its plane coordinate, and in the adjoint p before it.
 struct Axis {
   const Length* length;
-  int64_t size;      // of the plane
-  int64_t cropped;   // taps left out at either end of the kernel
-  int reach;         // p: half of what is left of it
-  int tile;          // results per tile
+  int64_t size;     // of the plane
+  int64_t cropped;  // taps left out at either end of the kernel
+  int reach;        // p: half of what is left of it
+  int tile;         // results per tile
   int64_t tiles;
-  bool is_whole;     // one tile, with the two paddings shared
+  bool is_whole;    // one tile, with the two paddings shared
 
   int taps() const { return 2 * reach + 1; }
+  int before() const { return is_whole ? 0 : reach; }
+  int inputs() const { return is_whole ? tile : tile + 2 * reach; }
+  int shift() const { return before() + reach; }
+  int shift_adjoint() const { return is_whole ? length->length - reach : 0; }
   int64_t begin(int64_t index) const { return index * tile; }
   int results(int64_t index) const { return static_cast<int>(size - begin(index) < tile ? size - begin(index) : tile); }
 };
 
-inline int blocks(int columns) { return (columns + kLanes - 1) / kLanes; }
-inline int pairs(int columns) { return (blocks(columns) + 1) / 2; }
+inline int pairs_of(int columns) { return (columns + 2 * kLanes - 1) / (2 * kLanes); }
+inline int64_t largest(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// `granule`: tiles are a multiple of it where there are several.
+// Where there are several tiles, each but the last has a multiple of `granule` results.
 inline bool make_axis(int64_t size, int64_t taps, const Length& length, int granule, Axis& axis) {
   const int64_t half = taps / 2, reach = half < size - 1 ? half : size - 1;
-  if (reach >= length.length) return false;
   axis.length = &length;
   axis.size = size;
   axis.cropped = half - reach;
-  axis.reach = static_cast<int>(reach);
   axis.is_whole = length.length >= size + reach;
+  if (!axis.is_whole && length.length < 2 * reach + 1) return false;
+  axis.reach = static_cast<int>(reach);
   if (axis.is_whole) {
     axis.tile = static_cast<int>(size);
     axis.tiles = 1;
     return true;
   }
   const int most = length.length - 2 * axis.reach;
-  if (most < 1) return false;
   axis.tiles = (size + most - 1) / most;
   const int64_t even = (size + axis.tiles - 1) / axis.tiles;
   const int64_t rounded = (even + granule - 1) / granule * granule;
@@ -58,35 +64,32 @@ struct Tiling {
   Axis rows, columns;
 
   int64_t tiles() const { return rows.tiles * columns.tiles; }
-  int pairs_in() const {
-    const int whole = pairs(static_cast<int>(columns.size) + columns.reach), part = pairs(columns.tile + 2 * columns.reach);
-    return columns.is_whole ? whole : part;
-  }
-  int pairs_out() const { return pairs(columns.tile); }
-  int pairs_taps() const { return pairs(columns.taps()); }
+  int pairs_in() const { return pairs_of(columns.inputs()); }
+  int pairs_out() const { return pairs_of(columns.tile); }
+  int pairs_taps() const { return pairs_of(columns.taps()); }
   int groups() const { return group_count(rows.length->length); }
 
-  int64_t pitch() const {  // floats of one pair of Z
-    const int rows_read = groups() * kLanes, rows_kept = rows.length->length + 1;
-    return int64_t{rows_read > rows_kept ? rows_read : rows_kept} * kComplex;
+  // Sizes of buffers, in floats.
+  int64_t pitch() const {  // of one pair of Z
+    return largest(int64_t{groups()} * kLanes, rows.length->length + 1) * kComplex;
   }
-  int64_t z_floats() const {
-    const int in = pairs_in(), taps = pairs_taps();
-    return pitch() * (in > taps ? in : taps);
+  int64_t z_floats() const { return pitch() * largest(pairs_in(), pairs_taps()); }
+  int64_t work_floats() const {  // a group in natural order, and what follows on from the end of a row
+    const int64_t loaded = largest(pairs_in(), pairs_taps()) * 2 * kLanes;
+    const int64_t length = columns.length->length, continued = length + largest(columns.reach, 0);
+    return largest(loaded, continued) * kComplex;
   }
-  int64_t work_floats() const {
-    const int64_t in = int64_t{pairs_in() > pairs_taps() ? pairs_in() : pairs_taps()} * 2 * kLanes;
-    return (in > columns.length->length ? in : columns.length->length) * kComplex;
-  }
-  int64_t scratch_floats() const { return int64_t{rows.length->length} * kComplex; }
+  int64_t passed_floats() const { return int64_t{rows.length->length} * kComplex; }
   int64_t spectrum_floats() const { return int64_t{groups()} * columns.length->length * kComplex; }
+  int64_t kernel_floats() const { return int64_t{rows.taps()} * pairs_taps() * 2 * kLanes; }
+  int64_t window_floats() const { return int64_t{rows.inputs()} * columns.inputs(); }
 
   // Vector operations per plane: the measure by which lengths are chosen.
   double cost() const {
     const double turn = 4.0 * kLanes * 8;  // four transposes of a pair: loads, shuffles, stores
     const double column_stage = (pairs_in() + pairs_out()) * rows.length->cost;
-    const double row_stage = groups() * (2 * columns.length->cost + 6 * columns.length->length +
-                                         (pairs_in() + pairs_out()) * turn);
+    const double row_stage =
+        groups() * (2 * columns.length->cost + 6 * columns.length->length + (pairs_in() + pairs_out()) * turn);
     return static_cast<double>(tiles()) * (column_stage + row_stage);
   }
 };

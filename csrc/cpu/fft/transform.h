@@ -1,7 +1,7 @@
 // One transform of length L = N1 N2 in two passes of codelets (Cooley and Tukey), many at once in the lanes.
 //
-//   n = n2 + N2 n1,  k = k1 + N1 k2:   pass 1: N1 points over n1 for each n2, times exp(-2 pi i n2 k1 / L)
-//                                      pass 2: N2 points over n2 for each k1
+//   n = n2 + N2 n1,  k = k1 + N1 k2:   first pass: N1 points over n1 for each n2, times exp(-2 pi i n2 k1 / L)
+//                                      second pass: N2 points over n2 for each k1
 #ifndef REPLK_CPU_FFT_TRANSFORM_H_
 #define REPLK_CPU_FFT_TRANSFORM_H_
 
@@ -34,31 +34,33 @@ struct Twiddles {
   }
 };
 
-template <int N1, int N2>
-REPLK_INLINE void twist(Cx (&x)[N1], const Twiddles<N1, N2>& twiddles, int n2) {
-  each<N1 - 1>([&](auto i) REPLK_INLINE_LAMBDA {
-    constexpr int k1 = decltype(i)::value + 1;
-    x[k1] = rotate(x[k1], broadcast(twiddles.value[n2][k1][0]), broadcast(twiddles.value[n2][k1][1]));
-  });
+REPLK_INLINE Cx twist(Cx value, const float (&twiddle)[2]) {
+  return rotate(value, broadcast(twiddle[0]), broadcast(twiddle[1]));
 }
 
-// Calls load(n) for each input and store(k, X) for each output; `scratch` [L] complex vectors.
-template <int N1, int N2, class Load, class Store>
-REPLK_INLINE void transform(float* scratch, Load load, Store store) {
+// load(n) -> passed [L], in the order [k1][n2]; may be in place.
+template <int N1, int N2, class Load>
+REPLK_INLINE void first_pass(float* passed, Load load) {
   const Twiddles<N1, N2>& twiddles = Twiddles<N1, N2>::table();
   for (int n2 = 0; n2 < N2; ++n2) {
     Cx x[N1];
     each<N1>([&](auto n1) REPLK_INLINE_LAMBDA { x[n1] = load(n2 + N2 * n1); });
     Dft<N1>::run(x);
-    twist(x, twiddles, n2);
-    each<N1>([&](auto k1) REPLK_INLINE_LAMBDA { store_complex(scratch + (k1 * N2 + n2) * kComplex, x[k1]); });
+    float* p = passed + n2 * kComplex;
+    store_complex(p, x[0]);
+    each<N1 - 1>([&](auto i) REPLK_INLINE_LAMBDA {
+      constexpr int k1 = decltype(i)::value + 1;
+      store_complex(p + k1 * N2 * kComplex, twist(x[k1], twiddles.value[n2][k1]));
+    });
   }
-  for (int k1 = 0; k1 < N1; ++k1) {
-    Cx x[N2];
-    each<N2>([&](auto n2) REPLK_INLINE_LAMBDA { x[n2] = load_complex(scratch + (k1 * N2 + n2) * kComplex); });
-    Dft<N2>::run(x);
-    each<N2>([&](auto k2) REPLK_INLINE_LAMBDA { store(k1 + N1 * k2, x[k2]); });
-  }
+}
+
+// The second pass for one k1: x[k2] is what stands at k1 + N1 k2.
+template <int N1, int N2>
+REPLK_INLINE void second_pass(const float* passed, int k1, Cx (&x)[N2]) {
+  const float* p = passed + k1 * N2 * kComplex;
+  each<N2>([&](auto n2) REPLK_INLINE_LAMBDA { x[n2] = load_complex(p + n2 * kComplex); });
+  Dft<N2>::run(x);
 }
 
 }  // namespace REPLK_ISA
