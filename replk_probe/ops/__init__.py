@@ -1,0 +1,22 @@
+"""Depthwise convolution with large kernels: native on a CPU, torch's own where that is not to be had or is faster."""
+
+from __future__ import annotations
+
+from ._choice import PlannedMethod, planned_method, unsupported_reason
+from ._info import NativeInfo, describe_backend, native_info
+from .functional import depthwise_conv2d, input_gradient
+from .modules import DepthwiseConv2d
+from .prepared import PreparedKernel
+
+__all__ = [
+    "DepthwiseConv2d",
+    "NativeInfo",
+    "PlannedMethod",
+    "PreparedKernel",
+    "depthwise_conv2d",
+    "describe_backend",
+    "input_gradient",
+    "native_info",
+    "planned_method",
+    "unsupported_reason",
+]

@@ -1,0 +1,264 @@
+"""Which way a problem is computed: what the native library covers, what the environment forces, what it plans."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from replk_probe.errors import BackendError, InvalidInputError
+
+from . import _loader
+
+Direction = Literal["forward", "grad_input", "grad_weight"]
+_DIRECTIONS: dict[Direction, int] = {
+    "forward": _loader.FORWARD,
+    "grad_input": _loader.GRAD_INPUT,
+    "grad_weight": _loader.GRAD_WEIGHT,
+}
+
+ISA_VARIABLE, METHOD_VARIABLE = "REPLK_PROBE_ISA", "REPLK_PROBE_METHOD"
+# Scratch memory of one call, all threads together.
+MAX_WORKSPACE_BYTES = 64 << 20
+
+
+class Forced(NamedTuple):
+    """What the environment forces, as written there: None for nothing. Equal values mean equal plans."""
+
+    isa: str | None
+    method: str | None
+
+
+def forced() -> Forced:
+    """The present values of ``REPLK_PROBE_ISA`` and ``REPLK_PROBE_METHOD``."""
+    return Forced(os.environ.get(ISA_VARIABLE), os.environ.get(METHOD_VARIABLE))
+
+
+@dataclass(frozen=True)
+class PlannedMethod:
+    """How one problem is computed.
+
+    Attributes:
+        method: ``direct``, ``fft``, ``lanes``, ``reference``, or ``aten`` for torch's own convolution.
+        isa: ``portable``, ``avx2`` or ``avx512``; None for ``aten``.
+        tile: Lengths of the transforms of ``fft``, (0, 0) elsewhere.
+        workspace_bytes: Scratch memory of a call, all threads together.
+        packed_bytes: Memory of a prepared weight; 0 where there is nothing to prepare.
+        threads: At most so many take part.
+        reason: Why it is ``aten``; else None.
+    """
+
+    method: str
+    isa: str | None = None
+    tile: tuple[int, int] = (0, 0)
+    workspace_bytes: int = 0
+    packed_bytes: int = 0
+    threads: int = 1
+    reason: str | None = None
+
+
+def unsupported_reason(
+    input: Tensor,
+    weight: Tensor,
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str | None = None,
+    dilation: int | Sequence[int] = 1,
+    groups: int | None = None,
+) -> str | None:
+    """Why the native kernels do not compute a convolution, or None where they do.
+
+    Args:
+        input: ``[N, C, H, W]``.
+        weight: ``[C, 1, Kh, Kw]``.
+        stride: Of ``F.conv2d``, like the following.
+        padding: None means half the kernel, "same".
+        dilation: Between taps.
+        groups: None means C.
+
+    Returns:
+        One sentence without a full stop, such as ``"stride is (2, 2) and only stride 1 is compiled"``, or None.
+    """
+    if input.dim() != 4 or weight.dim() != 4:
+        return f"input and weight have {input.dim()} and {weight.dim()} axes and only 4 and 4 are compiled"
+    channels, kernel = input.shape[1], (weight.shape[2], weight.shape[3])
+    if weight.shape[0] != channels or weight.shape[1] != 1 or groups not in (None, channels):
+        shape = list(weight.shape)
+        return f"weight is {shape} for {channels} channels and only one kernel per channel is compiled"
+    if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
+        return f"weight is {list(weight.shape)} and only odd kernels are compiled"
+    for name, value in (("stride", stride), ("dilation", dilation)):
+        if _pair(value) != (1, 1):
+            return f"{name} is {_pair(value)} and only {name} 1 is compiled"
+    half = (kernel[0] // 2, kernel[1] // 2)
+    if padding is not None and padding != "same" and (isinstance(padding, str) or _pair(padding) != half):
+        return f"padding is {padding!r} and only half the kernel, {half}, is compiled"
+    return uncovered_tensors(input, weight)
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, ...]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def uncovered_tensors(*tensors: Tensor) -> str | None:
+    """Why tensors of this kind go to torch whatever their sizes, or None."""
+    first = tensors[0]
+    for tensor in tensors:
+        if tensor.device.type != "cpu":
+            return f"the device is {tensor.device} and only CPU kernels are compiled"
+        if tensor.layout != torch.strided:
+            return f"the layout is {tensor.layout} and only strided tensors are read"
+    if any(tensor.dtype != first.dtype for tensor in tensors):
+        return f"dtypes differ: {', '.join(str(tensor.dtype) for tensor in tensors)}"
+    return uncovered(first.dtype)
+
+
+def uncovered(dtype: torch.dtype) -> str | None:
+    """Why tensors of a dtype go to torch on this machine, or None."""
+    if dtype not in _loader.DTYPES:
+        return f"dtype is {dtype} and only float32 and bfloat16 are compiled"
+    if forced().method == "aten":
+        return f"{METHOD_VARIABLE}=aten forces torch's convolution"
+    library = _loader.find_library()
+    return f"the native library is not there. {library}" if isinstance(library, str) else None
+
+
+def planned_method(
+    input_shape: Sequence[int],
+    kernel_size: int | Sequence[int],
+    dtype: torch.dtype = torch.float32,
+    direction: Direction = "forward",
+    *,
+    threads: int | None = None,
+) -> PlannedMethod:
+    """How a convolution of these sizes is computed on this machine, with the environment as it is.
+
+    Args:
+        input_shape: (N, C, H, W).
+        kernel_size: Kh = Kw, or (Kh, Kw).
+        dtype: Of all tensors.
+        direction: ``"forward"``, ``"grad_input"`` or ``"grad_weight"``.
+        threads: At most; default ``torch.get_num_threads()``.
+
+    Raises:
+        InvalidInputError: There is no such direction, or the sizes are not four.
+        BackendError: The environment forces what cannot be done.
+    """
+    if direction not in _DIRECTIONS:
+        raise InvalidInputError(f"Unknown direction {direction!r}. It is one of {', '.join(map(repr, _DIRECTIONS))}.")
+    if len(input_shape) != 4:
+        raise InvalidInputError(f"input_shape is {tuple(input_shape)}. It has four sizes: N, C, H, W.")
+    kernel = _pair(kernel_size)
+    if any(size % 2 == 0 for size in kernel):
+        return PlannedMethod("aten", reason=f"the kernel is {kernel} and only odd kernels are compiled")
+    reason = uncovered(dtype)
+    if reason is not None:
+        return PlannedMethod("aten", reason=reason)
+    problem, plan = make_plan(
+        _DIRECTIONS[direction],
+        tuple(input_shape),
+        kernel,
+        dtype,
+        threads=torch.get_num_threads() if threads is None else threads,
+    )
+    if plan.method == _loader.HOST:
+        return PlannedMethod("aten", reason="torch's convolution was measured to be faster for these sizes")
+    return PlannedMethod(
+        _loader.METHOD_NAMES[plan.method],
+        _loader.ISA_NAMES[plan.isa],
+        (plan.tile_h, plan.tile_w),
+        plan.workspace_bytes,
+        plan.packed_bytes,
+        problem.threads,
+    )
+
+
+def make_plan(
+    direction: int,
+    shape: Sequence[int],
+    kernel: Sequence[int],
+    dtype: torch.dtype,
+    *,
+    threads: int,
+    relu: bool = False,
+    native: bool = False,
+    force: Forced | None = None,
+) -> tuple[_loader.Problem, _loader.Plan]:
+    """Ask the library how it would compute a covered problem.
+
+    Args:
+        direction: ``_loader.FORWARD``, ``GRAD_INPUT`` or ``GRAD_WEIGHT``.
+        shape: (N, C, H, W).
+        kernel: (Kh, Kw), odd.
+        dtype: float32 or bfloat16.
+        threads: At most; fewer are planned where the scratch memory would exceed :data:`MAX_WORKSPACE_BYTES`.
+        relu: Whether a ReLU follows; forward only.
+        native: Choose a native method even where torch's own is faster.
+        force: The environment; default its present values.
+
+    Returns:
+        The problem and its plan, whose method may be ``_loader.HOST``: torch's own convolution.
+
+    Raises:
+        BackendError: There is no library, or what the environment forces cannot be done.
+    """
+    library = _loader.find_library()
+    if isinstance(library, str):
+        raise BackendError(f"Native kernel refused: the native library is not there. {library}")
+    isa, method = _forced_numbers(library, force or forced())
+    problem = _loader.Problem(
+        direction, _loader.DTYPES[dtype], int(relu), method, isa, max(1, min(threads, 1024)), *shape, *kernel
+    )
+    plan = _plan(library, problem)
+    if native and plan.method == _loader.HOST:
+        for name in ("lanes", "direct", "fft", "reference"):
+            problem.method = _loader.METHODS[name]
+            found = _loader.Plan()
+            if library.plan(problem, found) == 0:
+                plan = found
+                break
+    while plan.workspace_bytes > MAX_WORKSPACE_BYTES and problem.threads > 1:
+        problem.threads //= 2
+        plan = _plan(library, problem)
+    return problem, plan
+
+
+def _forced_numbers(library: _loader.Library, force: Forced) -> tuple[int, int]:
+    """Numbers of the forced instruction set and method."""
+    if force.isa and force.isa not in _loader.ISAS:
+        raise BackendError(
+            f"{ISA_VARIABLE} is {force.isa!r}. No instruction set has that name. "
+            f"Set one of {', '.join(name for name in _loader.ISAS if name != 'auto')}, or unset it."
+        )
+    isa = _loader.ISAS[force.isa or "auto"]
+    if isa > library.best_isa:
+        raise BackendError(
+            f"{ISA_VARIABLE} is {force.isa!r}. This CPU, or the library as it was built, goes up to "
+            f"{_loader.ISA_NAMES[library.best_isa]}. Set that, or unset it."
+        )
+    if force.method and force.method not in _loader.METHODS:
+        raise BackendError(
+            f"{METHOD_VARIABLE} is {force.method!r}. No method has that name. "
+            f"Set one of {', '.join(_loader.METHODS)}, or unset it."
+        )
+    return isa, _loader.METHODS[force.method or "auto"]
+
+
+def _plan(library: _loader.Library, problem: _loader.Problem) -> _loader.Plan:
+    plan = _loader.Plan()
+    status = library.plan(problem, plan)
+    if status:
+        sizes = f"input [{problem.n},{problem.c},{problem.h},{problem.w}], kernel {problem.kh}x{problem.kw}"
+        why = library.status_text(status).decode()
+        if problem.method:
+            method = _loader.METHOD_NAMES[problem.method]
+            raise BackendError(
+                f"Method {method!r} cannot compute {sizes}: {why}. "
+                f"Unset {METHOD_VARIABLE} to let each problem have the method that suits it."
+            )
+        raise BackendError(f"Native kernel refused: {why}, {sizes}. Use backend='aten'.")
+    return plan

@@ -1,0 +1,297 @@
+"""The native kernels: plans, scratch memory, and one call into the library per convolution.
+
+The smallest convolutions take some ten microseconds, so everything that does not change from call to call is kept, for
+each thread: the plan, and the structures of the C call filled but for the addresses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from replk_probe.errors import BackendError
+
+from . import _fallback, _shapes
+from ._choice import Forced, forced, make_plan, uncovered_tensors
+from ._loader import FORWARD, GRAD_INPUT, GRAD_WEIGHT, HOST, Buffers, Library, Plan, Problem, find_library
+from ._prepared_weights import PreparedWeights
+
+_LOGGER = logging.getLogger(__name__)
+
+# Problems remembered by a thread. A network has some tens; beyond this many sizes they are planned anew.
+_MOST_CALLS = 512
+
+
+class _Call:
+    """One problem on one thread, planned; ``host`` where torch computes it.
+
+    Attributes:
+        host: Whether torch's own convolution is to be used.
+        alignment: Bytes of an element: what every address is a multiple of.
+        arguments: Of ``replk_dwconv2d_run``.
+        buffers: The last of them, filled but for the addresses.
+        copies_input: The rows of the input are not contiguous, so that it has to be copied.
+        copies_grad: The same for the gradient that a weight gradient reads.
+        packed_key: What a prepared weight depends on beside the weight; None where there is none to prepare.
+        packed_bytes: Its size.
+        workspace_bytes: Scratch memory.
+    """
+
+    __slots__ = (
+        "alignment",
+        "arguments",
+        "buffers",
+        "copies_grad",
+        "copies_input",
+        "host",
+        "library",
+        "packed_bytes",
+        "packed_key",
+        "plan",
+        "problem",
+        "workspace_bytes",
+    )
+
+    host: bool
+    alignment: int
+    library: Library
+    problem: Problem
+    plan: Plan
+    buffers: Buffers
+    arguments: tuple[Any, Any, Any]
+    copies_input: bool
+    copies_grad: bool
+    packed_key: tuple[Any, ...] | None
+    packed_bytes: int
+    workspace_bytes: int
+
+
+class _Thread(threading.local):
+    """What a thread keeps between calls."""
+
+    def __init__(self) -> None:
+        self.calls: dict[tuple[Any, ...], _Call] = {}
+        self.workspace = torch.empty(0, dtype=torch.uint8)
+        self.workspace_bytes = 0
+        self.workspace_address = 0
+
+
+_thread = _Thread()
+
+
+def forward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    relu: bool,
+    native: bool,
+    prepared: PreparedWeights | None = None,
+) -> Tensor:
+    """``act(conv(input, weight) + bias)``.
+
+    Args:
+        input: ``[N, C, H, W]`` on a CPU, of any strides.
+        weight: ``[C, 1, Kh, Kw]``.
+        bias: ``[C]`` or None.
+        relu: Whether a ReLU follows.
+        native: Refuse torch's own convolution instead of taking it where it is faster, or the only one.
+        prepared: Where the prepared weight is kept.
+
+    Returns:
+        ``[N, C, H, W]``, contiguous.
+    """
+    kind = None if bias is None else (bias.shape, bias.dtype)
+    threads, force = torch.get_num_threads(), forced()
+    key = (input.shape, input.stride(), input.dtype, weight.shape, weight.dtype, kind, relu, native, threads, force)
+    call = _thread.calls.get(key)
+    if call is None:
+        _shapes.check_forward(input, weight, bias)
+        call = _plan_call(key, FORWARD, input, weight.shape[2:], None, threads, force, relu=relu, native=native)
+    if call.host:
+        return _fallback.forward(input, weight, bias, relu)
+    bias_address = None
+    if bias is not None:
+        bias = bias if bias.is_contiguous() else bias.contiguous()
+        bias_address = bias.data_ptr()
+    call.buffers.bias = bias_address
+    return _convolve(call, input, weight, prepared)
+
+
+def grad_input(grad: Tensor, weight: Tensor, native: bool, prepared: PreparedWeights | None = None) -> Tensor:
+    """Gradient of the input, ``[N, C, H, W]``, contiguous, from that of the output; see :func:`forward`."""
+    threads, force = torch.get_num_threads(), forced()
+    key = (grad.shape, grad.stride(), grad.dtype, weight.shape, weight.dtype, native, threads, force)
+    call = _thread.calls.get(key)
+    if call is None:
+        _shapes.check_grad_input(grad, weight)
+        call = _plan_call(key, GRAD_INPUT, grad, weight.shape[2:], None, threads, force, native=native)
+    if call.host:
+        return _fallback.grad_input(grad, weight)
+    return _convolve(call, grad, weight, prepared)
+
+
+def grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int, native: bool) -> Tensor:
+    """Gradient of the weight, ``[C, 1, Kh, Kw]``, contiguous, from the input and the output's; see :func:`forward`."""
+    threads, force = torch.get_num_threads(), forced()
+    key = (input.shape, input.stride(), input.dtype, grad.shape, grad.stride(), grad.dtype, kh, kw, native, threads)
+    call = _thread.calls.get((key, force))
+    if call is None:
+        _shapes.check_grad_weight(input, grad, kh, kw)
+        call = _plan_call((key, force), GRAD_WEIGHT, input, (kh, kw), grad, threads, force, native=native)
+    if call.host:
+        return _fallback.grad_weight(input, grad, kh, kw)
+    if call.copies_input:
+        input = input.contiguous()
+    if call.copies_grad:
+        grad = grad.contiguous()
+    output = torch.empty((input.shape[1], 1, kh, kw), dtype=input.dtype, device=input.device)
+    if (input.data_ptr() | grad.data_ptr()) % call.alignment:
+        input, grad = _aligned(input), _aligned(grad)
+    buffers = call.buffers
+    buffers.input, buffers.grad, buffers.output = input.data_ptr(), grad.data_ptr(), output.data_ptr()
+    _run(call)
+    return output
+
+
+def _convolve(call: _Call, input: Tensor, weight: Tensor, prepared: PreparedWeights | None) -> Tensor:
+    """Run a forward or an input gradient."""
+    if call.copies_input:
+        input = input.contiguous()
+    if not weight.is_contiguous():
+        weight = weight.contiguous()
+    output = torch.empty_like(input, memory_format=torch.contiguous_format)
+    buffers = call.buffers
+    source, address = input.data_ptr(), weight.data_ptr()
+    if (source | address) % call.alignment:
+        input, weight = _aligned(input), _aligned(weight)
+        source, address = input.data_ptr(), weight.data_ptr()
+    buffers.input, buffers.weight, buffers.output = source, address, output.data_ptr()
+    key = call.packed_key
+    if prepared is None or key is None:
+        buffers.packed = None
+        _run(call)
+        return output
+    packed = prepared.get(key) or prepared.make(key, call.packed_bytes, lambda memory: _pack(call, address, memory))
+    buffers.packed = None if packed is None else packed.address
+    _run(call)
+    # The result is right all the same; the next call prepares the weight as it is by then.
+    if packed is not None and buffers.packed_was_stale:
+        prepared.drop(packed)
+    return output
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """The same values where the library may read them: a view of bytes can begin at any address."""
+    if not tensor.data_ptr() % tensor.element_size():
+        return tensor
+    # Of the same strides, as the call has them already.
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu").copy_(tensor)
+
+
+def _run(call: _Call) -> None:
+    if call.workspace_bytes:
+        thread = _thread
+        if thread.workspace_bytes < call.workspace_bytes:
+            thread.workspace = torch.empty(0, dtype=torch.uint8)  # freed before its successor is allocated
+            thread.workspace = torch.empty(call.workspace_bytes, dtype=torch.uint8, device="cpu")
+            thread.workspace_bytes, thread.workspace_address = call.workspace_bytes, thread.workspace.data_ptr()
+        call.buffers.workspace, call.buffers.workspace_bytes = thread.workspace_address, thread.workspace_bytes
+    status = call.library.run(*call.arguments)
+    if status:
+        raise BackendError(_failed(call, status))
+
+
+def _pack(call: _Call, weight: int, memory: int) -> None:
+    status = call.library.pack(call.problem, call.plan, weight, memory)
+    if status:
+        raise BackendError(_failed(call, status))
+
+
+def _failed(call: _Call, status: int) -> str:
+    said = call.library.status_text(status).decode()
+    return (
+        f"The native library failed: {said} (status {status}). This is a bug of replk-probe. "
+        "Report it with the output of 'replk-probe info', and set REPLK_PROBE_METHOD=aten meanwhile."
+    )
+
+
+def _plan_call(
+    key: tuple[Any, ...],
+    direction: int,
+    input: Tensor,
+    kernel: Any,
+    grad: Tensor | None,
+    threads: int,
+    force: Forced,
+    *,
+    relu: bool = False,
+    native: bool,
+) -> _Call:
+    """Plan a problem that this thread meets for the first time, and remember it."""
+    call = _Call()
+    reason = uncovered_tensors(input)
+    if reason is not None and native:
+        raise BackendError(refusal(reason))
+    if reason is not None:
+        log_fallback(reason)
+    library = find_library()
+    call.host = True
+    if reason is None and not isinstance(library, str) and input.numel():
+        call.problem, call.plan = make_plan(
+            direction, input.shape, kernel, input.dtype, threads=threads, relu=relu, native=native, force=force
+        )
+        call.host = call.plan.method == HOST
+        if not call.host:
+            call.library = library
+            _fill(call, direction, input, grad)
+    if len(_thread.calls) >= _MOST_CALLS:
+        _thread.calls.clear()
+    _thread.calls[key] = call
+    return call
+
+
+def _fill(call: _Call, direction: int, input: Tensor, grad: Tensor | None) -> None:
+    """The structures of the call, but for the addresses."""
+    _, channels, height, width = input.shape
+    dense = (channels * height * width, height * width, width)
+
+    def strides(tensor: Tensor) -> tuple[bool, tuple[int, ...]]:
+        """Whether to copy it, and the strides then."""
+        copies = width > 1 and tensor.stride(3) != 1
+        return copies, dense if copies else tensor.stride()[:3]
+
+    buffers = Buffers()
+    call.alignment = input.element_size()
+    call.copies_input, buffers.input_stride[:] = strides(input)
+    call.copies_grad = False
+    if grad is not None:
+        call.copies_grad, buffers.grad_stride[:] = strides(grad)
+    buffers.output_stride[:] = dense
+    call.buffers = buffers
+    call.arguments = (ctypes.byref(call.problem), ctypes.byref(call.plan), ctypes.byref(buffers))
+    problem, plan = call.problem, call.plan
+    call.workspace_bytes, call.packed_bytes = plan.workspace_bytes, plan.packed_bytes
+    call.packed_key = None
+    if plan.packed_bytes > 0 and direction != GRAD_WEIGHT:
+        sizes = (problem.dtype, channels, height, width, problem.kh, problem.kw)
+        call.packed_key = (*sizes, plan.method, plan.isa, plan.tile_h, plan.tile_w, plan.packed_bytes)
+
+
+_logged: set[str] = set()
+
+
+def log_fallback(reason: str) -> None:
+    """Say once that, and why, torch's convolution is used."""
+    if reason not in _logged:
+        _logged.add(reason)
+        _LOGGER.info("Depthwise convolution by torch: %s.", reason.rstrip("."))
+
+
+def refusal(reason: str) -> str:
+    """The message for a native kernel that was demanded and is not there."""
+    return f"Native kernel refused: {reason.rstrip('.')}. Use backend='aten', or 'auto' to take what there is."

@@ -1,0 +1,219 @@
+"""Finds and opens the native library: its C interface (csrc/include/replk/dwconv2d.h) as ctypes sees it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_LOGGER = logging.getLogger(__name__)
+
+# Of the interface that the structures below describe.
+ABI_VERSION = 1
+FILE_NAME = "libreplk_dwconv2d" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
+# Names another file to open, for instance one built with a sanitizer.
+LIBRARY_VARIABLE = "REPLK_PROBE_LIBRARY"
+# Written by setup.py where nothing could be built.
+_BUILD_ERROR = "_build_error.txt"
+
+FORWARD, GRAD_INPUT, GRAD_WEIGHT = 0, 1, 2
+DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+METHODS = {"auto": 0, "direct": 1, "fft": 2, "lanes": 3, "reference": 4, "aten": 5}
+METHOD_NAMES = {number: name for name, number in METHODS.items()}
+HOST = METHODS["aten"]
+ISAS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3}
+ISA_NAMES = {number: name for name, number in ISAS.items()}
+
+_Strides = ctypes.c_int64 * 3
+
+
+class Problem(ctypes.Structure):
+    """``replk_problem``: what is to be computed."""
+
+    _fields_ = (
+        ("direction", ctypes.c_int32),
+        ("dtype", ctypes.c_int32),
+        ("activation", ctypes.c_int32),
+        ("method", ctypes.c_int32),
+        ("isa", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+        ("n", ctypes.c_int64),
+        ("c", ctypes.c_int64),
+        ("h", ctypes.c_int64),
+        ("w", ctypes.c_int64),
+        ("kh", ctypes.c_int64),
+        ("kw", ctypes.c_int64),
+    )
+
+
+class Plan(ctypes.Structure):
+    """``replk_plan``: how it will be computed."""
+
+    _fields_ = (
+        ("method", ctypes.c_int32),
+        ("isa", ctypes.c_int32),
+        ("tile_h", ctypes.c_int64),
+        ("tile_w", ctypes.c_int64),
+        ("packed_bytes", ctypes.c_int64),
+        ("workspace_bytes", ctypes.c_int64),
+    )
+
+
+class Buffers(ctypes.Structure):
+    """``replk_buffers``: the memory of one call."""
+
+    _fields_ = (
+        ("input", ctypes.c_void_p),
+        ("input_stride", _Strides),
+        ("grad", ctypes.c_void_p),
+        ("grad_stride", _Strides),
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("output", ctypes.c_void_p),
+        ("output_stride", _Strides),
+        ("packed", ctypes.c_void_p),
+        ("workspace", ctypes.c_void_p),
+        ("workspace_bytes", ctypes.c_int64),
+        ("packed_was_stale", ctypes.c_int32),
+    )
+
+
+@dataclass(frozen=True)
+class Library:
+    """The opened library.
+
+    Attributes:
+        path: Its file.
+        compiler: What built it.
+        best_isa: Number of the best instruction set of this CPU that it has code for.
+        openmp: File of the OpenMP runtime whose threads it works on: the one that torch uses. None: its own threads.
+        plan: ``replk_dwconv2d_plan(Problem*, Plan*) -> status``.
+        pack: ``replk_dwconv2d_pack(Problem*, Plan*, weight, packed) -> status``.
+        run: ``replk_dwconv2d_run(Problem*, Plan*, Buffers*) -> status``.
+        status_text: ``replk_status_string(status)``.
+        measure_fma_peak: ``replk_measure_fma_peak(isa, threads, seconds) -> GFLOP/s``.
+    """
+
+    path: Path
+    compiler: str
+    best_isa: int
+    openmp: str | None
+    plan: Any
+    pack: Any
+    run: Any
+    status_text: Any
+    measure_fma_peak: Any
+
+
+@functools.cache
+def find_library() -> Library | str:
+    """The library, opened once, or why there is none: one or more sentences."""
+    named = os.environ.get(LIBRARY_VARIABLE)
+    path = Path(named) if named else Path(__file__).with_name(FILE_NAME)
+    found = _open(path) if path.is_file() else _why_missing(path, is_named=bool(named))
+    if isinstance(found, str):
+        _LOGGER.warning("The native convolution is not used. %s", found)
+    return found
+
+
+def _why_missing(path: Path, *, is_named: bool) -> str:
+    if is_named:
+        return f"{LIBRARY_VARIABLE} names {path}, which is not a file."
+    try:
+        said = path.with_name(_BUILD_ERROR).read_text(encoding="utf-8").strip()
+    except OSError:
+        return f"{path} is missing: the package was not built."
+    return f"It could not be built when the package was installed. {said}"
+
+
+def _open(path: Path) -> Library | str:
+    """Open, check the version, declare the functions, hand over torch's threads."""
+    try:
+        library = ctypes.CDLL(str(path))
+        version = int(library.replk_abi_version())
+    except (OSError, AttributeError) as error:
+        return f"{path} cannot be opened: {error}."
+    if version != ABI_VERSION:
+        return (
+            f"{path} has version {version} of the interface, this package needs {ABI_VERSION}: it is of another build."
+        )
+    problem, plan = ctypes.POINTER(Problem), ctypes.POINTER(Plan)
+    signatures: dict[str, tuple[Any, tuple[Any, ...]]] = {
+        "replk_best_isa": (ctypes.c_int32, ()),
+        "replk_compiler": (ctypes.c_char_p, ()),
+        "replk_status_string": (ctypes.c_char_p, (ctypes.c_int32,)),
+        "replk_set_gomp_parallel": (None, (ctypes.c_void_p,)),
+        "replk_dwconv2d_plan": (ctypes.c_int32, (problem, plan)),
+        "replk_dwconv2d_pack": (ctypes.c_int32, (problem, plan, ctypes.c_void_p, ctypes.c_void_p)),
+        "replk_dwconv2d_run": (ctypes.c_int32, (problem, plan, ctypes.POINTER(Buffers))),
+        "replk_measure_fma_peak": (ctypes.c_double, (ctypes.c_int32, ctypes.c_int32, ctypes.c_double)),
+    }
+    functions: dict[str, Any] = {}
+    for name, (result, arguments) in signatures.items():
+        try:
+            function = getattr(library, name)
+        except AttributeError:
+            return f"{path} has no function {name}: it is of another build."
+        function.restype, function.argtypes = result, arguments
+        functions[name.removeprefix("replk_").removeprefix("dwconv2d_")] = function
+    start, openmp = _torch_threads()
+    functions["set_gomp_parallel"](start)
+    return Library(
+        path=path,
+        compiler=functions["compiler"]().decode(),
+        best_isa=functions["best_isa"](),
+        openmp=openmp,
+        plan=functions["plan"],
+        pack=functions["pack"],
+        run=functions["run"],
+        status_text=functions["status_string"],
+        measure_fma_peak=functions["measure_fma_peak"],
+    )
+
+
+class _SymbolInfo(ctypes.Structure):
+    """``Dl_info`` of dladdr(3)."""
+
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("name", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
+
+
+def _torch_threads() -> tuple[int | None, str | None]:
+    """Address of ``GOMP_parallel`` in the OpenMP runtime that torch itself is linked with, and that runtime's file.
+
+    The look-up starts at torch's own library and follows its dependencies, so it finds torch's runtime even where
+    other packages have loaded another; nothing new is loaded. ``(None, None)`` where torch has no such runtime.
+    """
+    if not hasattr(os, "RTLD_NOLOAD"):
+        return None, None
+    suffix = ".dylib" if sys.platform == "darwin" else ".so"
+    own = Path(torch.__file__).parent / "lib" / f"libtorch_cpu{suffix}"
+    try:
+        # The process itself is the second choice: a torch that is built into its program.
+        for name in (str(own), None):
+            try:
+                handle = ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_LAZY if name else ctypes.DEFAULT_MODE)
+                address = ctypes.cast(handle.GOMP_parallel, ctypes.c_void_p).value
+                break
+            except (OSError, AttributeError):
+                continue
+        else:
+            return None, None
+        info = _SymbolInfo()
+        locate = ctypes.CDLL(None).dladdr
+        locate.argtypes = (ctypes.c_void_p, ctypes.POINTER(_SymbolInfo))
+        found = locate(address, ctypes.byref(info)) and info.file
+        return address, os.fsdecode(found) if found else "unknown file"
+    except (OSError, AttributeError):
+        return None, None

@@ -1,0 +1,223 @@
+"""The three operators as torch sees them: schema, kernels by device, fake tensors, autograd, autocast, FLOP counts.
+
+    dwconv2d               y = act(conv(x, w) + b)     [N,C,H,W], [C,1,Kh,Kw], [C] -> [N,C,H,W]
+    dwconv2d_grad_input    dx from dy and w            [N,C,H,W], [C,1,Kh,Kw]      -> [N,C,H,W]
+    dwconv2d_grad_weight   dw from x and dy            [N,C,H,W], [N,C,H,W]        -> [C,1,Kh,Kw]
+
+Each is linear in both of its tensors, and the derivative of each is made of the other two, to any order. ``native``
+refuses torch's own convolution instead of taking it where it is faster. Results are contiguous.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from replk_probe.errors import BackendError
+
+from . import _cpu, _fallback
+from ._choice import uncovered_tensors
+from ._shapes import check_forward, check_grad_input, check_grad_weight
+
+_NAMESPACE = "replk_probe"
+_LIBRARY: Any = torch.library.Library(_NAMESPACE, "DEF")
+_LIBRARY.define("dwconv2d(Tensor input, Tensor weight, Tensor? bias, bool relu, bool native=False) -> Tensor")
+_LIBRARY.define("dwconv2d_grad_input(Tensor grad, Tensor weight, bool native=False) -> Tensor")
+_LIBRARY.define("dwconv2d_grad_weight(Tensor input, Tensor grad, SymInt kh, SymInt kw, bool native=False) -> Tensor")
+
+dwconv2d: Any = torch.ops.replk_probe.dwconv2d
+dwconv2d_grad_input: Any = torch.ops.replk_probe.dwconv2d_grad_input
+dwconv2d_grad_weight: Any = torch.ops.replk_probe.dwconv2d_grad_weight
+
+
+# Kernels ----------------------------------------------------------------------------------------------------------
+
+
+def _forward_elsewhere(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, native: bool = False) -> Tensor:
+    check_forward(input, weight, bias)
+    _elsewhere(input, native)
+    return _fallback.forward(input, weight, bias, relu)
+
+
+def _grad_input_elsewhere(grad: Tensor, weight: Tensor, native: bool = False) -> Tensor:
+    check_grad_input(grad, weight)
+    _elsewhere(grad, native)
+    return _fallback.grad_input(grad, weight)
+
+
+def _grad_weight_elsewhere(input: Tensor, grad: Tensor, kh: int, kw: int, native: bool = False) -> Tensor:
+    check_grad_weight(input, grad, kh, kw)
+    _elsewhere(input, native)
+    return _fallback.grad_weight(input, grad, kh, kw)
+
+
+def _elsewhere(tensor: Tensor, native: bool) -> None:
+    """Say, or refuse, that a tensor of no CPU goes to torch."""
+    reason = uncovered_tensors(tensor) or "the tensor is not plain memory"
+    if native:
+        raise BackendError(_cpu.refusal(reason))
+    _cpu.log_fallback(reason)
+
+
+def _forward_on_cpu(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, native: bool = False) -> Tensor:
+    return _cpu.forward(input, weight, bias, relu, native)
+
+
+def _grad_input_on_cpu(grad: Tensor, weight: Tensor, native: bool = False) -> Tensor:
+    return _cpu.grad_input(grad, weight, native)
+
+
+def _grad_weight_on_cpu(input: Tensor, grad: Tensor, kh: int, kw: int, native: bool = False) -> Tensor:
+    return _cpu.grad_weight(input, grad, kh, kw, native)
+
+
+_LIBRARY.impl("dwconv2d", _forward_on_cpu, "CPU")
+_LIBRARY.impl("dwconv2d_grad_input", _grad_input_on_cpu, "CPU")
+_LIBRARY.impl("dwconv2d_grad_weight", _grad_weight_on_cpu, "CPU")
+_LIBRARY.impl("dwconv2d", _forward_elsewhere, "CompositeExplicitAutograd")
+_LIBRARY.impl("dwconv2d_grad_input", _grad_input_elsewhere, "CompositeExplicitAutograd")
+_LIBRARY.impl("dwconv2d_grad_weight", _grad_weight_elsewhere, "CompositeExplicitAutograd")
+
+
+# Fake tensors -----------------------------------------------------------------------------------------------------
+
+
+def _forward_fake(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, native: bool = False) -> Tensor:
+    check_forward(input, weight, bias)
+    return input.new_empty(input.shape)
+
+
+def _grad_input_fake(grad: Tensor, weight: Tensor, native: bool = False) -> Tensor:
+    check_grad_input(grad, weight)
+    return grad.new_empty(grad.shape)
+
+
+def _grad_weight_fake(input: Tensor, grad: Tensor, kh: int, kw: int, native: bool = False) -> Tensor:
+    check_grad_weight(input, grad, kh, kw)
+    return input.new_empty((input.shape[1], 1, kh, kw))
+
+
+for _name, _fake in (
+    ("dwconv2d", _forward_fake),
+    ("dwconv2d_grad_input", _grad_input_fake),
+    ("dwconv2d_grad_weight", _grad_weight_fake),
+):
+    torch.library.register_fake(f"{_NAMESPACE}::{_name}", _fake, lib=_LIBRARY)
+
+
+# Autograd ---------------------------------------------------------------------------------------------------------
+
+
+def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    input, weight, _, relu, ctx.native = inputs
+    ctx.kernel_size = weight.shape[2:]
+    wants_input, wants_weight = ctx.needs_input_grad[:2]
+    ctx.save_for_backward(input if wants_weight else None, weight if wants_input else None, output if relu else None)
+
+
+def _forward_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+    input, weight, output = ctx.saved_tensors
+    if output is not None:
+        # Zero where the output is; a NaN passes its gradient on, as in torch's own ReLU.
+        grad = torch.ops.aten.threshold_backward(grad, output, 0)
+    wants_input, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+    return (
+        dwconv2d_grad_input(grad, weight, ctx.native) if wants_input else None,
+        dwconv2d_grad_weight(input, grad, *ctx.kernel_size, ctx.native) if wants_weight else None,
+        grad.sum((0, 2, 3)) if wants_bias else None,
+        None,
+        None,
+    )
+
+
+def _grad_input_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    grad, weight, ctx.native = inputs
+    ctx.kernel_size = weight.shape[2:]
+    wants_grad, wants_weight = ctx.needs_input_grad[:2]
+    ctx.save_for_backward(grad if wants_weight else None, weight if wants_grad else None)
+
+
+def _grad_input_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    first, weight = ctx.saved_tensors
+    wants_grad, wants_weight = ctx.needs_input_grad[:2]
+    return (
+        dwconv2d(grad, weight, None, False, ctx.native) if wants_grad else None,
+        dwconv2d_grad_weight(grad, first, *ctx.kernel_size, ctx.native) if wants_weight else None,
+        None,
+    )
+
+
+def _grad_weight_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    input, grad, _, _, ctx.native = inputs
+    wants_input, wants_grad = ctx.needs_input_grad[:2]
+    ctx.save_for_backward(input if wants_grad else None, grad if wants_input else None)
+
+
+def _grad_weight_backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    input, grad = ctx.saved_tensors
+    wants_input, wants_grad = ctx.needs_input_grad[:2]
+    return (
+        dwconv2d_grad_input(grad, weight, ctx.native) if wants_input else None,
+        dwconv2d(input, weight, None, False, ctx.native) if wants_grad else None,
+        None,
+        None,
+        None,
+    )
+
+
+for _name, _backward, _setup in (
+    ("dwconv2d", _forward_backward, _forward_setup),
+    ("dwconv2d_grad_input", _grad_input_backward, _grad_input_setup),
+    ("dwconv2d_grad_weight", _grad_weight_backward, _grad_weight_setup),
+):
+    torch.library.register_autograd(f"{_NAMESPACE}::{_name}", _backward, setup_context=_setup, lib=_LIBRARY)
+
+
+# Autocast ---------------------------------------------------------------------------------------------------------
+
+
+def _register_autocast(name: str, operator: Any, device: str) -> None:
+    """Compute in the type of ``torch.autocast``, as ``F.conv2d`` does; float64 stays what it is."""
+
+    def cast(value: Any, dtype: torch.dtype) -> Any:
+        is_cast = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64
+        return value.to(dtype) if is_cast and value.device.type == device else value
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        dtype = torch.get_autocast_dtype(device)
+        with torch.autocast(device, enabled=False):
+            return operator(
+                *(cast(value, dtype) for value in args), **{key: cast(value, dtype) for key, value in kwargs.items()}
+            )
+
+    _LIBRARY.impl(name, kernel, f"Autocast{device.upper()}")
+
+
+for _name, _operator in (
+    ("dwconv2d", dwconv2d),
+    ("dwconv2d_grad_input", dwconv2d_grad_input),
+    ("dwconv2d_grad_weight", dwconv2d_grad_weight),
+):
+    for _device in ("cpu", "cuda"):
+        _register_autocast(_name, _operator, _device)
+
+
+# FLOP counts: two per multiply-add, padding included, like torch's formula of a convolution. -----------------------
+
+
+def _flops(planes: Any, weight: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    n, channels, height, width = planes
+    return int(2 * n * channels * height * width * weight[2] * weight[3])
+
+
+def _flops_grad_weight(planes: Any, grad: Any, kh: int, kw: int, *args: Any, out_shape: Any = None, **kw_: Any) -> int:
+    n, channels, height, width = planes
+    return int(2 * n * channels * height * width * kh * kw)
+
+
+_count: Any = register_flop_formula
+_count([dwconv2d, dwconv2d_grad_input])(_flops)
+_count(dwconv2d_grad_weight)(_flops_grad_weight)

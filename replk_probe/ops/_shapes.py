@@ -1,0 +1,89 @@
+"""What the three operators accept: checked where a problem is met for the first time, and under fake tensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from replk_probe.errors import InvalidInputError
+
+
+def check_forward(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Check the arguments of ``dwconv2d``.
+
+    Raises:
+        InvalidInputError: They do not fit together.
+    """
+    _check_planes(input, "input")
+    _check_kernels(weight, input.shape[1])
+    _check_same_kind(input, weight, "input", "weight")
+    if bias is not None:
+        if bias.dim() != 1 or bias.shape[0] != input.shape[1]:
+            raise InvalidInputError(
+                f"bias is {list(bias.shape)}. Each of the {input.shape[1]} channels needs one number. "
+                f"Give it the shape [{input.shape[1]}]."
+            )
+        _check_same_kind(input, bias, "input", "bias")
+
+
+def check_grad_input(grad: Tensor, weight: Tensor) -> None:
+    """Check the arguments of ``dwconv2d_grad_input``.
+
+    Raises:
+        InvalidInputError: They do not fit together.
+    """
+    _check_planes(grad, "grad")
+    _check_kernels(weight, grad.shape[1])
+    _check_same_kind(grad, weight, "grad", "weight")
+
+
+def check_grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int) -> None:
+    """Check the arguments of ``dwconv2d_grad_weight``.
+
+    Raises:
+        InvalidInputError: They do not fit together.
+    """
+    _check_planes(input, "input")
+    if grad.shape != input.shape:
+        raise InvalidInputError(
+            f"grad is {list(grad.shape)} and input {list(input.shape)}. A convolution of stride 1 with 'same' padding "
+            "keeps the size. Give both the same shape."
+        )
+    _check_odd(kh, kw)
+    _check_same_kind(input, grad, "input", "grad")
+
+
+def _check_planes(tensor: Tensor, name: str) -> None:
+    if tensor.dim() != 4:
+        raise InvalidInputError(
+            f"{name} is {list(tensor.shape)}. Four axes are needed: [N, C, H, W]. Add the missing ones with reshape."
+        )
+
+
+def _check_kernels(weight: Tensor, channels: int) -> None:
+    if weight.dim() != 4 or weight.shape[0] != channels or weight.shape[1] != 1:
+        raise InvalidInputError(
+            f"weight is {list(weight.shape)} for {channels} channels. A depthwise convolution has one kernel per "
+            f"channel. Give it the shape [{channels}, 1, Kh, Kw]."
+        )
+    _check_odd(weight.shape[2], weight.shape[3])
+
+
+def _check_odd(kh: int, kw: int) -> None:
+    if kh < 1 or kw < 1 or kh % 2 == 0 or kw % 2 == 0:
+        raise InvalidInputError(
+            f"The kernel is {kh}x{kw}. Only odd sizes have a centre to pad around. Use odd sizes from 1 on."
+        )
+
+
+def _check_same_kind(first: Tensor, second: Tensor, name: str, other: str) -> None:
+    if first.dtype != second.dtype or first.device != second.device:
+        raise InvalidInputError(
+            f"{name} is {_kind(first)} and {other} is {_kind(second)}. A convolution reads tensors of one kind. "
+            "Convert one of them, or compute under torch.autocast."
+        )
+
+
+def _kind(tensor: Tensor) -> str:
+    dtype: torch.dtype = tensor.dtype
+    return f"{str(dtype).removeprefix('torch.')} on {tensor.device}"

@@ -1,0 +1,97 @@
+"""The depthwise convolution and its input gradient as functions."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from replk_probe.errors import BackendError, InvalidInputError
+
+from . import _cpu, _fallback
+from ._choice import unsupported_reason
+from ._direct import is_direct, needs_grad
+from ._schema import dwconv2d, dwconv2d_grad_input
+from .prepared import PreparedKernel
+
+Activation = Literal["relu"] | None
+Backend = Literal["auto", "native", "aten"]
+_ACTIVATIONS = (None, "relu")
+_BACKENDS = ("auto", "native", "aten")
+
+
+def depthwise_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: Activation = None,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Depthwise convolution of stride 1 with 'same' zero padding, as deep learning defines it (a correlation).
+
+    ``y[n,c,i,j] = act(bias[c] + sum_uv x[n,c,i+u-Kh//2,j+v-Kw//2] w[c,0,u,v])``. Differentiable to any order; only the
+    gradients that are asked for are computed. Tensors are never modified, and the result does not depend on the
+    number of threads. float32 and bfloat16 (with float32 sums) on a CPU are computed natively, everything else by
+    torch; :func:`unsupported_reason` says why. A value that is not finite stays where it is or spreads, it never vanishes.
+
+    Args:
+        input: ``[N, C, H, W]``, of any strides. Rows that are not contiguous, as in channels_last, cost one copy.
+        weight: ``[C, 1, Kh, Kw]``, of any size, larger than the plane too. Even sizes, padded as
+            ``F.conv2d(padding="same")`` pads them, are left to torch.
+        bias: ``[C]``, or None.
+        activation: ``"relu"`` is applied while the result is written; None for nothing.
+        backend: ``"native"`` and ``"aten"`` (torch's convolution) force one; ``"auto"`` takes native kernels where they
+            are there and were measured to be faster.
+
+    Returns:
+        ``[N, C, H, W]``, contiguous, of the dtype of ``input`` (under autocast, of autocast's).
+
+    Raises:
+        InvalidInputError: Shapes, dtypes or devices do not fit, or an option has no such value.
+        BackendError: ``backend="native"`` and there is no native kernel for this; the message says why.
+    """
+    if activation not in _ACTIVATIONS:
+        raise InvalidInputError(f"Unknown activation {activation!r}. Only a ReLU can be fused. Use 'relu' or None.")
+    relu = activation == "relu"
+    if backend == "auto":
+        # torch.compile and torch.export see the operator; they evaluate the first condition when they trace.
+        if not torch.compiler.is_compiling() and is_direct(input, weight, bias) and not needs_grad(input, weight, bias):
+            if weight.dim() == 4 and weight.shape[2] % 2 and weight.shape[3] % 2:
+                return _cpu.forward(input, weight, bias, relu, False)
+        if weight.dim() == 4 and (weight.shape[2] % 2 == 0 or weight.shape[3] % 2 == 0):
+            return _fallback.forward(input, weight, bias, relu)
+        output: Tensor = dwconv2d(input, weight, bias, relu)
+        return output
+    if backend not in _BACKENDS:
+        names = ", ".join(map(repr, _BACKENDS))
+        raise InvalidInputError(f"Unknown backend {backend!r}. There are {names}. Use one of them.")
+    if backend == "aten":
+        return _fallback.forward(input, weight, bias, relu)
+    if not torch.compiler.is_compiling():
+        reason = None if torch.is_autocast_enabled(input.device.type) else unsupported_reason(input, weight)
+        if reason is not None:
+            raise BackendError(_cpu.refusal(reason))
+    forced: Tensor = dwconv2d(input, weight, bias, relu, True)
+    return forced
+
+
+def input_gradient(grad: Tensor, weight: Tensor, *, prepared: PreparedKernel | None = None) -> Tensor:
+    """Gradient of the input of :func:`depthwise_conv2d` without activation, from the gradient of its output.
+
+    Args:
+        grad: ``[N, C, H, W]``.
+        weight: ``[C, 1, Kh, Kw]``, odd.
+        prepared: Where the prepared form of ``weight`` is kept between calls.
+
+    Returns:
+        ``[N, C, H, W]``, contiguous; differentiable like the convolution itself.
+
+    Raises:
+        InvalidInputError: Shapes, dtypes or devices do not fit.
+    """
+    if not torch.compiler.is_compiling() and is_direct(grad, weight) and not needs_grad(grad, weight):
+        return _cpu.grad_input(grad, weight, False, None if prepared is None else prepared.weights)
+    output: Tensor = dwconv2d_grad_input(grad, weight)
+    return output

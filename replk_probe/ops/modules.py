@@ -1,0 +1,98 @@
+"""`DepthwiseConv2d`: `nn.Conv2d` whose depthwise convolutions run natively."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from . import _cpu
+from ._choice import unsupported_reason
+from .functional import Activation, depthwise_conv2d
+from .prepared import PreparedKernel
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """``nn.Conv2d`` with the same attributes and state-dict keys; ``[N, C, H, W] -> [N, C, H, W]``.
+
+    Depthwise convolutions of stride 1 with an odd kernel and zero padding by half of it are computed by
+    :func:`replk_probe.ops.depthwise_conv2d`, all others as ``nn.Conv2d`` computes them
+    (:func:`replk_probe.ops.unsupported_reason` says why). In eval mode the kernel's spectrum is kept, see
+    :class:`replk_probe.ops.PreparedKernel`: no write to the weight makes a result wrong.
+
+    Attributes:
+        activation: ``"relu"``, computed with the convolution, or None. Not in the state dict.
+    """
+
+    activation: Activation = None
+    # Made by the first call in eval mode; not a part of the state.
+    _prepared: PreparedKernel | None = None
+
+    @classmethod
+    def from_conv(cls, conv: nn.Conv2d, activation: Activation = None) -> Self:
+        """A module that shares the parameters of ``conv`` and has its geometry, mode and name of state.
+
+        Args:
+            conv: Left as it is.
+            activation: What to compute after the convolution.
+        """
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        for name, value in vars(conv).items():
+            if name not in ("_prepared", "_parameters"):
+                made.__dict__[name] = value.copy() if isinstance(value, dict) else value
+        made._parameters = dict(conv._parameters)
+        made.activation = activation
+        return made
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The convolution, then the activation."""
+        parameters: dict[str, Any] = self._parameters
+        # A parametrized or pruned weight is no parameter; for others this is the short way to it.
+        weight = parameters.get("weight")
+        if weight is None:
+            weight = self.weight
+        bias = parameters["bias"] if "bias" in parameters else self.bias
+        if not self._is_covered or input.dim() != 4:
+            _cpu.log_fallback(self._reason(input, weight))
+            output = self._conv_forward(input, weight, bias)
+            return output if self.activation is None else F.relu(output)
+        if self.training:
+            return depthwise_conv2d(input, weight, bias, activation=self.activation)
+        prepared = self._prepared
+        if prepared is None:
+            prepared = self._prepared = PreparedKernel()
+        return prepared.forward(input, weight, bias, self.activation)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; a weight that is trained is not worth preparing, and what was prepared is freed."""
+        if mode:
+            self._prepared = None
+        return super().train(mode)
+
+    def extra_repr(self) -> str:
+        """Arguments of the constructor, and the activation."""
+        text: str = super().extra_repr()  # type: ignore[no-untyped-call]
+        return text if self.activation is None else f"{text}, activation={self.activation!r}"
+
+    @property
+    def _is_covered(self) -> bool:
+        """Whether the geometry is that of :func:`depthwise_conv2d`."""
+        kh, kw = self.kernel_size
+        return (
+            self.groups == self.in_channels == self.out_channels
+            and self.stride == (1, 1)
+            and self.dilation == (1, 1)
+            and self.padding_mode == "zeros"
+            and kh % 2 == 1
+            and kw % 2 == 1
+            and (self.padding == (kh // 2, kw // 2) or self.padding == "same")
+        )
+
+    def _reason(self, input: Tensor, weight: Tensor) -> str:
+        if self.padding_mode != "zeros":
+            return f"padding_mode is {self.padding_mode!r} and only zeros are compiled"
+        geometry: dict[str, Any] = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+        return unsupported_reason(input, weight, groups=self.groups, **geometry) or "the module is not depthwise"
