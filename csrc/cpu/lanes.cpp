@@ -1,10 +1,55 @@
+// The lanes method: neighbouring channels in the SIMD lanes, for planes too small to fill vectors with columns.
 #include "common/task.h"
-#include "cpu/simd/isa.h"
+#include "cpu/lanes/convolve.h"
+#include "cpu/lanes/grad_weight.h"
 
 namespace replk {
 namespace REPLK_ISA {
+namespace {
 
-const Method lanes_methods[3] = {};
+// x, y and the weight of a group of channels should stay in the second-level cache.
+constexpr int64_t kMaxScratch = 512 * 1024;
+
+int64_t scratch_bytes(const replk_problem& p, const replk_plan&) {
+  return round_up(LanesLayout(p).size * int64_t{sizeof(float)}, 64);
+}
+
+bool plan_lanes(const replk_problem& p, replk_plan& plan) {
+  plan.tile_h = plan.tile_w = plan.packed_bytes = 0;
+  return p.h * p.w <= 64 * 64 && scratch_bytes(p, plan) <= kMaxScratch;
+}
+
+int64_t convolve_item_count(const replk_problem& p, const replk_plan&) {
+  return p.h * p.w == 0 ? 0 : p.n * divide_up(p.c, kLanes);
+}
+
+int64_t correlate_item_count(const replk_problem& p, const replk_plan&) { return divide_up(p.c, kLanes); }
+
+void run_convolve(const Task& task, int64_t begin, int64_t end, void* scratch) {
+  float* memory = static_cast<float*>(scratch);
+  if (task.problem.dtype == REPLK_F32) {
+    convolve_groups<float>(task, begin, end, memory);
+  } else {
+    convolve_groups<uint16_t>(task, begin, end, memory);
+  }
+}
+
+void run_correlate(const Task& task, int64_t begin, int64_t end, void* scratch) {
+  float* memory = static_cast<float*>(scratch);
+  if (task.problem.dtype == REPLK_F32) {
+    correlate_groups<float>(task, begin, end, memory);
+  } else {
+    correlate_groups<uint16_t>(task, begin, end, memory);
+  }
+}
+
+}  // namespace
+
+const Method lanes_methods[3] = {
+    {plan_lanes, scratch_bytes, convolve_item_count, run_convolve, nullptr},
+    {plan_lanes, scratch_bytes, convolve_item_count, run_convolve, nullptr},
+    {plan_lanes, scratch_bytes, correlate_item_count, run_correlate, nullptr},
+};
 
 }  // namespace REPLK_ISA
 }  // namespace replk

@@ -32,6 +32,7 @@ struct BlockInput {
 
 template <class Operands, int kBegin, int kEnd, int R, int C>
 static REPLK_INLINE void multiply_position(Vec (&acc)[R][C], const BlockInput& in, const float* x, const float* w) {
+  w = opaque(w);
   Vec input[C];
   REPLK_UNROLL
   for (int c = 0; c < C; ++c) input[c] = Operands::input(x, c, in);

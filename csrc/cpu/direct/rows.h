@@ -83,7 +83,7 @@ struct RowBlockSize {
   RowBlock run;
 };
 
-constexpr int kRowSizes = 5;
+constexpr int kRowSizes = 6;
 
 // Falling numbers of rows down to one, so that any height is met exactly.
 struct RowSizes {
@@ -106,21 +106,21 @@ template <int kFile>
 struct RowTable {
   static constexpr int kMaxColumns = 4;
   static RowSizes columns(int count) {
-    return count == 1   ? sizes_of_columns<1, 14, 8, 4, 2, 1>()
-           : count == 2 ? sizes_of_columns<2, 14, 8, 4, 2, 1>()
-           : count == 3 ? sizes_of_columns<3, 8, 6, 4, 2, 1>()
-                        : sizes_of_columns<4, 6, 5, 4, 2, 1>();
+    return count == 1   ? sizes_of_columns<1, 14, 8, 6, 4, 2, 1>()
+           : count == 2 ? sizes_of_columns<2, 14, 8, 6, 4, 2, 1>()
+           : count == 3 ? sizes_of_columns<3, 9, 8, 6, 4, 2, 1>()
+                        : sizes_of_columns<4, 6, 5, 4, 3, 2, 1>();
   }
-  static RowSizes folded() { return sizes_of_folded<14, 8, 4, 2, 1>(); }
+  static RowSizes folded() { return sizes_of_folded<14, 8, 6, 4, 2, 1>(); }
 };
 
 template <>
 struct RowTable<16> {
   static constexpr int kMaxColumns = 2;
   static RowSizes columns(int count) {
-    return count == 1 ? sizes_of_columns<1, 10, 6, 4, 2, 1>() : sizes_of_columns<2, 6, 5, 4, 2, 1>();
+    return count == 1 ? sizes_of_columns<1, 10, 8, 6, 4, 2, 1>() : sizes_of_columns<2, 6, 5, 4, 3, 2, 1>();
   }
-  static RowSizes folded() { return sizes_of_folded<10, 6, 4, 2, 1>(); }
+  static RowSizes folded() { return sizes_of_folded<10, 8, 6, 4, 2, 1>(); }
 };
 
 using Rows = RowTable<kRegisters>;

@@ -13,4 +13,19 @@
 #define REPLK_INLINE inline
 #endif
 
+namespace replk {
+namespace REPLK_ISA {
+
+// The compiler forgets what it knows about p. Otherwise it keeps what it has loaded from there in registers for the
+// next position, which are all taken by accumulators: it would spill those.
+static REPLK_INLINE const float* opaque(const float* p) {
+#if defined(__GNUC__)
+  __asm__("" : "+r"(p));
+#endif
+  return p;
+}
+
+}  // namespace REPLK_ISA
+}  // namespace replk
+
 #endif  // REPLK_CPU_DIRECT_UNROLL_H_

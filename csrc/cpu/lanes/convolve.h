@@ -1,0 +1,49 @@
+// Forward and grad input with channels in the lanes: transpose in, multiply (toeplitz.h), transpose out.
+#ifndef REPLK_CPU_LANES_CONVOLVE_H_
+#define REPLK_CPU_LANES_CONVOLVE_H_
+
+#include "cpu/direct/copy.h"
+#include "cpu/lanes/layout.h"
+
+namespace replk {
+namespace REPLK_ISA {
+
+// Items are planes of a group of channels, all images of a group together: they share its transposed weight.
+template <class T>
+static void convolve_groups(const Task& task, int64_t begin, int64_t end, float* scratch) {
+  const replk_problem& p = task.problem;
+  const replk_buffers& b = task.buffers;
+  const LanesLayout layout(p);
+  const T* weight = static_cast<const T*>(b.weight);
+  const T* bias = static_cast<const T*>(b.bias);
+  clear(scratch, layout.size);
+  const LanePlane plane = {p.h,
+                           layout.blocks,
+                           layout.kernel.kh,
+                           layout.kernel.kw,
+                           scratch,
+                           scratch + layout.y,
+                           scratch + layout.w,
+                           scratch + layout.bias,
+                           p.activation == REPLK_RELU};
+  int64_t ready = -1;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t group = item / p.n, n = item % p.n;
+    if (group != ready) {
+      planes_to_lanes(scratch + layout.w, weight + layout.weight_offset(group), layout.weight_shape(p, group),
+                      p.pass == REPLK_GRAD_INPUT);
+      if (bias) store(scratch + layout.bias, load_first(bias + group * kLanes, layout.channels(p, group)));
+      ready = group;
+    }
+    const T* x = static_cast<const T*>(b.input) + n * b.input_stride[0] + group * kLanes * b.input_stride[1];
+    T* y = static_cast<T*>(b.output) + n * b.output_stride[0] + group * kLanes * b.output_stride[1];
+    planes_to_lanes(scratch, x, layout.plane_shape(p, group, b.input_stride), false);
+    layout.block.convolve(plane);
+    lanes_to_planes(y, scratch + layout.y, layout.plane_shape(p, group, b.output_stride));
+  }
+}
+
+}  // namespace REPLK_ISA
+}  // namespace replk
+
+#endif  // REPLK_CPU_LANES_CONVOLVE_H_

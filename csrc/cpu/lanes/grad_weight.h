@@ -1,0 +1,55 @@
+// Grad weight with channels in the lanes: the sums over pixels and images stay in the lanes until the end.
+#ifndef REPLK_CPU_LANES_GRAD_WEIGHT_H_
+#define REPLK_CPU_LANES_GRAD_WEIGHT_H_
+
+#include "cpu/direct/copy.h"
+#include "cpu/lanes/layout.h"
+
+namespace replk {
+namespace REPLK_ISA {
+
+// Sums of few pixels are added up apart from the sum over all images: a sum of many small numbers loses digits.
+constexpr int64_t kPixelsPerSum = 1024;
+
+static inline void add_and_clear(float* sum, float* part, int64_t count) {
+  for (int64_t i = 0; i < count; i += kLanes) {
+    store(sum + i, load(sum + i) + load(part + i));
+    store(part + i, zero());
+  }
+}
+
+// Items are groups of channels.
+template <class T>
+static void correlate_groups(const Task& task, int64_t begin, int64_t end, float* scratch) {
+  const replk_problem& p = task.problem;
+  const replk_buffers& b = task.buffers;
+  const LanesLayout layout(p);
+  const Kernel& k = layout.kernel;
+  const int64_t taps = k.kh * k.kw * kLanes, images_per_sum = divide_up(kPixelsPerSum, larger(p.h * p.w, 1));
+  clear(scratch, layout.size);
+  const LanePlane plane = {p.h, layout.blocks, k.kh, k.kw, scratch, scratch + layout.y, scratch + layout.w, nullptr, false};
+  for (int64_t group = begin; group < end; ++group) {
+    for (int64_t n = 0; n < p.n; ++n) {
+      const T* x = static_cast<const T*>(b.input) + n * b.input_stride[0] + group * kLanes * b.input_stride[1];
+      const T* g = static_cast<const T*>(b.grad) + n * b.grad_stride[0] + group * kLanes * b.grad_stride[1];
+      planes_to_lanes(scratch, x, layout.plane_shape(p, group, b.input_stride), false);
+      planes_to_lanes(scratch + layout.y, g, layout.plane_shape(p, group, b.grad_stride), false);
+      layout.block.correlate(plane);
+      if ((n + 1) % images_per_sum == 0) add_and_clear(scratch + layout.sum, scratch + layout.w, taps);
+    }
+    add_and_clear(scratch + layout.sum, scratch + layout.w, taps);
+    T* weight = static_cast<T*>(b.output) + group * kLanes * k.full_h * k.full_w;
+    if (k.kh < k.full_h || k.kw < k.full_w) {
+      const int64_t count = layout.channels(p, group) * k.full_h * k.full_w;
+      for (int64_t i = 0; i < count; ++i) weight[i] = T(0);
+    }
+    lanes_to_planes(static_cast<T*>(b.output) + layout.weight_offset(group), scratch + layout.sum,
+                    layout.weight_shape(p, group));
+    clear(scratch + layout.sum, taps);
+  }
+}
+
+}  // namespace REPLK_ISA
+}  // namespace replk
+
+#endif  // REPLK_CPU_LANES_GRAD_WEIGHT_H_

@@ -1,0 +1,52 @@
+// What the lanes method keeps in the scratch memory of a thread, all float32 with channels in the lanes.
+#ifndef REPLK_CPU_LANES_LAYOUT_H_
+#define REPLK_CPU_LANES_LAYOUT_H_
+
+#include "common/task.h"
+#include "cpu/direct/geometry.h"
+#include "cpu/lanes/toeplitz.h"
+#include "cpu/lanes/transpose.h"
+
+namespace replk {
+namespace REPLK_ISA {
+
+struct LanesLayout {
+  Kernel kernel;
+  LaneBlock block;
+  int64_t blocks, pitch;   // of columns; pixels in a row, idle ones too
+  int64_t y, w, sum, bias, size;  // offsets; x comes first. `sum`: grad weight, over many images
+
+  explicit LanesLayout(const replk_problem& p) : kernel(p), block(lane_block(p.w)) {
+    blocks = divide_up(p.w, block.pixels);
+    pitch = blocks * block.pixels;
+    const int64_t plane = p.h * pitch * kLanes, taps = kernel.kh * kernel.kw * kLanes;
+    y = plane;
+    w = y + plane;
+    sum = w + taps;
+    bias = sum + (p.pass == REPLK_GRAD_WEIGHT ? taps : 0);
+    size = bias + round_up(kLanes, kLine);
+  }
+
+  int64_t groups(const replk_problem& p) const { return divide_up(p.c, kLanes); }
+
+  int channels(const replk_problem& p, int64_t group) const {
+    return static_cast<int>(smaller(kLanes, p.c - group * kLanes));
+  }
+
+  PlaneShape plane_shape(const replk_problem& p, int64_t group, const int64_t* stride) const {
+    return {p.h, p.w, stride[2], stride[1], pitch, channels(p, group)};
+  }
+
+  // The taps that can meet the plane.
+  PlaneShape weight_shape(const replk_problem& p, int64_t group) const {
+    return {kernel.kh, kernel.kw, kernel.full_w, kernel.full_h * kernel.full_w, kernel.kw, channels(p, group)};
+  }
+  int64_t weight_offset(int64_t group) const {
+    return group * kLanes * kernel.full_h * kernel.full_w + kernel.crop_h * kernel.full_w + kernel.crop_w;
+  }
+};
+
+}  // namespace REPLK_ISA
+}  // namespace replk
+
+#endif  // REPLK_CPU_LANES_LAYOUT_H_

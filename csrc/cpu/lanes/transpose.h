@@ -1,0 +1,130 @@
+// Planes of neighbouring channels to lanes and back: plane[c][i][j] <-> lanes[i * pitch + j][c].
+//
+// Square tiles of kLanes pixels by kLanes channels are transposed in registers. Rows that lie without gaps are taken as
+// one long row, so that tiles need not end with them; a last tile reaches back over pixels that were done already rather
+// than past the end. Channels that do not exist are zeros in the lanes, and are not written. `lanes` is 64-byte aligned.
+#ifndef REPLK_CPU_LANES_TRANSPOSE_H_
+#define REPLK_CPU_LANES_TRANSPOSE_H_
+
+#include <cstdint>
+
+#include "cpu/direct/unroll.h"
+#include "cpu/simd/isa.h"
+
+namespace replk {
+namespace REPLK_ISA {
+
+// Rows of pixels, the same of every channel.
+struct PlaneShape {
+  int64_t rows, columns;
+  int64_t row_stride, channel_stride;  // in the planes, in elements
+  int64_t pitch;                       // pixels from a row to the next in the lanes
+  int channels;                        // 1 to kLanes
+
+  bool is_dense() const { return row_stride == columns; }
+};
+
+// Where the pixels of consecutive tiles are in the lanes.
+class LanePixels {
+ public:
+  LanePixels(int64_t columns, int64_t pitch) : columns_(columns), gap_(pitch - columns) {}
+  // Of the pixel `index` of all rows taken together, which must not fall from call to call by more than one tile.
+  int64_t offset(int64_t index) {
+    if (gap_ == 0) return index * kLanes;
+    while (index >= row_end_) {
+      row_end_ += columns_;
+      shift_ += gap_;
+    }
+    while (index < row_end_ - columns_) {
+      row_end_ -= columns_;
+      shift_ -= gap_;
+    }
+    return (index + shift_) * kLanes;
+  }
+
+ private:
+  int64_t columns_, gap_;
+  int64_t row_end_ = columns_, shift_ = 0;
+};
+
+template <class T>
+static REPLK_INLINE void load_tile(Vec (&tile)[kLanes], const T* plane, const PlaneShape& s, int count) {
+  if (s.channels == kLanes && count == kLanes) {
+    REPLK_UNROLL
+    for (int c = 0; c < kLanes; ++c) tile[c] = load(plane + c * s.channel_stride);
+  } else {
+    REPLK_UNROLL
+    for (int c = 0; c < kLanes; ++c) {
+      tile[c] = c < s.channels ? load_first(plane + c * s.channel_stride, count) : zero();
+    }
+  }
+  transpose(tile);
+}
+
+template <class T>
+static REPLK_INLINE void store_tile(Vec (&tile)[kLanes], T* plane, const PlaneShape& s, int count) {
+  transpose(tile);
+  if (s.channels == kLanes && count == kLanes) {
+    REPLK_UNROLL
+    for (int c = 0; c < kLanes; ++c) store(plane + c * s.channel_stride, tile[c]);
+  } else {
+    REPLK_UNROLL
+    for (int c = 0; c < kLanes; ++c) {
+      if (c < s.channels) store_first(plane + c * s.channel_stride, tile[c], count);
+    }
+  }
+}
+
+// Calls function(element of the plane, pixel, pixels of the tile) for tiles that cover the plane.
+template <class Function>
+static REPLK_INLINE void for_each_tile(const PlaneShape& s, Function function) {
+  const bool is_dense = s.is_dense();
+  const int64_t runs = is_dense ? 1 : s.rows, length = is_dense ? s.rows * s.columns : s.columns;
+  for (int64_t run = 0; run < runs; ++run) {
+    for (int64_t j = 0; j < length; j += kLanes) {
+      const int64_t at = j + kLanes <= length || length < kLanes ? j : length - kLanes;
+      function(run * s.row_stride + at, run * length + at, static_cast<int>(length < kLanes ? length : kLanes));
+    }
+  }
+}
+
+// `turned`: the last pixel first. Needs pitch = columns then.
+template <class T>
+static void planes_to_lanes(float* lanes, const T* planes, const PlaneShape& s, bool turned) {
+  LanePixels pixels(s.columns, s.pitch);
+  const int64_t last = s.rows * s.columns - 1;
+  for_each_tile(s, [&](int64_t element, int64_t pixel, int count) {
+    Vec tile[kLanes];
+    load_tile(tile, planes + element, s, count);
+    if (turned) {
+      REPLK_UNROLL
+      for (int k = 0; k < kLanes; ++k) {
+        if (k < count) store(lanes + (last - pixel - k) * kLanes, tile[k]);
+      }
+    } else if (s.pitch == s.columns && count == kLanes) {
+      REPLK_UNROLL
+      for (int k = 0; k < kLanes; ++k) store(lanes + (pixel + k) * kLanes, tile[k]);
+    } else {
+      REPLK_UNROLL
+      for (int k = 0; k < kLanes; ++k) {
+        if (k < count) store(lanes + pixels.offset(pixel + k), tile[k]);
+      }
+    }
+  });
+}
+
+template <class T>
+static void lanes_to_planes(T* planes, const float* lanes, const PlaneShape& s) {
+  LanePixels pixels(s.columns, s.pitch);
+  for_each_tile(s, [&](int64_t element, int64_t pixel, int count) {
+    Vec tile[kLanes];
+    REPLK_UNROLL
+    for (int k = 0; k < kLanes; ++k) tile[k] = k < count ? load(lanes + pixels.offset(pixel + k)) : zero();
+    store_tile(tile, planes + element, s, count);
+  });
+}
+
+}  // namespace REPLK_ISA
+}  // namespace replk
+
+#endif  // REPLK_CPU_LANES_TRANSPOSE_H_
