@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,16 +26,13 @@ ISA_VARIABLE, METHOD_VARIABLE = "REPLK_PROBE_ISA", "REPLK_PROBE_METHOD"
 MAX_WORKSPACE_BYTES = 64 << 20
 
 
-class Forced(NamedTuple):
-    """What the environment forces, as written there: None for nothing. Equal values mean equal plans."""
-
-    isa: str | None
-    method: str | None
+# Instruction set and method that the environment forces, as written there; None for nothing.
+Forced = tuple[str | None, str | None]
 
 
 def forced() -> Forced:
-    """The present values of ``REPLK_PROBE_ISA`` and ``REPLK_PROBE_METHOD``."""
-    return Forced(os.environ.get(ISA_VARIABLE), os.environ.get(METHOD_VARIABLE))
+    """The present values of ``REPLK_PROBE_ISA`` and ``REPLK_PROBE_METHOD``: read anew by every call."""
+    return os.environ.get(ISA_VARIABLE), os.environ.get(METHOD_VARIABLE)
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ def uncovered(dtype: torch.dtype) -> str | None:
     """Why tensors of a dtype go to torch on this machine, or None."""
     if dtype not in _loader.DTYPES:
         return f"dtype is {dtype} and only float32 and bfloat16 are compiled"
-    if forced().method == "aten":
+    if forced()[1] == "aten":
         return f"{METHOD_VARIABLE}=aten forces torch's convolution"
     library = _loader.find_library()
     return f"the native library is not there. {library}" if isinstance(library, str) else None
@@ -229,23 +226,24 @@ def make_plan(
 
 def _forced_numbers(library: _loader.Library, force: Forced) -> tuple[int, int]:
     """Numbers of the forced instruction set and method."""
-    if force.isa and force.isa not in _loader.ISAS:
+    wanted_isa, wanted_method = force
+    if wanted_isa and wanted_isa not in _loader.ISAS:
         raise BackendError(
-            f"{ISA_VARIABLE} is {force.isa!r}. No instruction set has that name. "
+            f"{ISA_VARIABLE} is {wanted_isa!r}. No instruction set has that name. "
             f"Set one of {', '.join(name for name in _loader.ISAS if name != 'auto')}, or unset it."
         )
-    isa = _loader.ISAS[force.isa or "auto"]
+    isa = _loader.ISAS[wanted_isa or "auto"]
     if isa > library.best_isa:
         raise BackendError(
-            f"{ISA_VARIABLE} is {force.isa!r}. This CPU, or the library as it was built, goes up to "
+            f"{ISA_VARIABLE} is {wanted_isa!r}. This CPU, or the library as it was built, goes up to "
             f"{_loader.ISA_NAMES[library.best_isa]}. Set that, or unset it."
         )
-    if force.method and force.method not in _loader.METHODS:
+    if wanted_method and wanted_method not in _loader.METHODS:
         raise BackendError(
-            f"{METHOD_VARIABLE} is {force.method!r}. No method has that name. "
+            f"{METHOD_VARIABLE} is {wanted_method!r}. No method has that name. "
             f"Set one of {', '.join(_loader.METHODS)}, or unset it."
         )
-    return isa, _loader.METHODS[force.method or "auto"]
+    return isa, _loader.METHODS[wanted_method or "auto"]
 
 
 def _plan(library: _loader.Library, problem: _loader.Problem) -> _loader.Plan:

@@ -33,7 +33,7 @@ try:
     _keys_of: Any = torch._C._dispatch_keys
     _thread_keys: Any = torch._C._dispatch_tls_local_include_set
     _function_modes: Any = torch._C._len_torch_function_stack
-    _is_profiling: Any = torch.autograd._profiler_enabled
+    _is_profiling: Any = torch._C._autograd._profiler_enabled
     _is_known = _keys_of(torch.empty(0, device="cpu")).raw_repr() in _PLAIN_KEYS
 except (AttributeError, RuntimeError):  # a torch whose internals have other names: always take the dispatcher
     _is_known = False

@@ -46,7 +46,7 @@ def native_info() -> NativeInfo:
     library = _loader.find_library()
     if isinstance(library, str):
         return NativeInfo(False, None, _loader.ABI_VERSION, None, None, None, (), None, library)
-    isa = forced().isa or _loader.ISA_NAMES[library.best_isa]
+    isa = forced()[0] or _loader.ISA_NAMES[library.best_isa]
     return NativeInfo(
         loaded=True,
         path=str(library.path),
@@ -72,9 +72,8 @@ def describe_backend(device: str | torch.device = "cpu", dtype: torch.dtype = to
     if reason is not None:
         # The library's own reason may fill a page; a record has room for its kind.
         return f"aten ({reason.partition('. ')[0]})"
-    force = forced()
-    method = f", method {force.method} forced" if force.method and force.method != "auto" else ""
-    return f"native {native_info().isa}{method}"
+    method = forced()[1]
+    return f"native {native_info().isa}" + (f", method {method} forced" if method not in (None, "", "auto") else "")
 
 
 def _methods(library: _loader.Library) -> tuple[str, ...]:

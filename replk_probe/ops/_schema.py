@@ -1,11 +1,10 @@
-"""The three operators as torch sees them: schema, kernels by device, fake tensors, autograd, autocast, FLOP counts.
+"""The three operators as torch sees them: schema, kernels by device, fake tensors, autocast, FLOP counts.
 
     dwconv2d               y = act(conv(x, w) + b)     [N,C,H,W], [C,1,Kh,Kw], [C] -> [N,C,H,W]
     dwconv2d_grad_input    dx from dy and w            [N,C,H,W], [C,1,Kh,Kw]      -> [N,C,H,W]
     dwconv2d_grad_weight   dw from x and dy            [N,C,H,W], [N,C,H,W]        -> [C,1,Kh,Kw]
 
-Each is linear in both of its tensors, and the derivative of each is made of the other two, to any order. ``native``
-refuses torch's own convolution instead of taking it where it is faster. Results are contiguous.
+``native`` refuses torch's own convolution instead of taking it where it is faster. Results are contiguous.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from . import _cpu, _fallback
 from ._choice import uncovered_tensors
 from ._shapes import check_forward, check_grad_input, check_grad_weight
 
-_NAMESPACE = "replk_probe"
-_LIBRARY: Any = torch.library.Library(_NAMESPACE, "DEF")
-_LIBRARY.define("dwconv2d(Tensor input, Tensor weight, Tensor? bias, bool relu, bool native=False) -> Tensor")
-_LIBRARY.define("dwconv2d_grad_input(Tensor grad, Tensor weight, bool native=False) -> Tensor")
-_LIBRARY.define("dwconv2d_grad_weight(Tensor input, Tensor grad, SymInt kh, SymInt kw, bool native=False) -> Tensor")
+NAMESPACE = "replk_probe"
+LIBRARY: Any = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
+LIBRARY.define("dwconv2d(Tensor input, Tensor weight, Tensor? bias, bool relu, bool native=False) -> Tensor")
+LIBRARY.define("dwconv2d_grad_input(Tensor grad, Tensor weight, bool native=False) -> Tensor")
+LIBRARY.define("dwconv2d_grad_weight(Tensor input, Tensor grad, SymInt kh, SymInt kw, bool native=False) -> Tensor")
 
 dwconv2d: Any = torch.ops.replk_probe.dwconv2d
 dwconv2d_grad_input: Any = torch.ops.replk_probe.dwconv2d_grad_input
@@ -74,12 +73,12 @@ def _grad_weight_on_cpu(input: Tensor, grad: Tensor, kh: int, kw: int, native: b
     return _cpu.grad_weight(input, grad, kh, kw, native)
 
 
-_LIBRARY.impl("dwconv2d", _forward_on_cpu, "CPU")
-_LIBRARY.impl("dwconv2d_grad_input", _grad_input_on_cpu, "CPU")
-_LIBRARY.impl("dwconv2d_grad_weight", _grad_weight_on_cpu, "CPU")
-_LIBRARY.impl("dwconv2d", _forward_elsewhere, "CompositeExplicitAutograd")
-_LIBRARY.impl("dwconv2d_grad_input", _grad_input_elsewhere, "CompositeExplicitAutograd")
-_LIBRARY.impl("dwconv2d_grad_weight", _grad_weight_elsewhere, "CompositeExplicitAutograd")
+LIBRARY.impl("dwconv2d", _forward_on_cpu, "CPU")
+LIBRARY.impl("dwconv2d_grad_input", _grad_input_on_cpu, "CPU")
+LIBRARY.impl("dwconv2d_grad_weight", _grad_weight_on_cpu, "CPU")
+LIBRARY.impl("dwconv2d", _forward_elsewhere, "CompositeExplicitAutograd")
+LIBRARY.impl("dwconv2d_grad_input", _grad_input_elsewhere, "CompositeExplicitAutograd")
+LIBRARY.impl("dwconv2d_grad_weight", _grad_weight_elsewhere, "CompositeExplicitAutograd")
 
 
 # Fake tensors -----------------------------------------------------------------------------------------------------
@@ -105,75 +104,7 @@ for _name, _fake in (
     ("dwconv2d_grad_input", _grad_input_fake),
     ("dwconv2d_grad_weight", _grad_weight_fake),
 ):
-    torch.library.register_fake(f"{_NAMESPACE}::{_name}", _fake, lib=_LIBRARY)
-
-
-# Autograd ---------------------------------------------------------------------------------------------------------
-
-
-def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    input, weight, _, relu, ctx.native = inputs
-    ctx.kernel_size = weight.shape[2:]
-    wants_input, wants_weight = ctx.needs_input_grad[:2]
-    ctx.save_for_backward(input if wants_weight else None, weight if wants_input else None, output if relu else None)
-
-
-def _forward_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-    input, weight, output = ctx.saved_tensors
-    if output is not None:
-        # Zero where the output is; a NaN passes its gradient on, as in torch's own ReLU.
-        grad = torch.ops.aten.threshold_backward(grad, output, 0)
-    wants_input, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-    return (
-        dwconv2d_grad_input(grad, weight, ctx.native) if wants_input else None,
-        dwconv2d_grad_weight(input, grad, *ctx.kernel_size, ctx.native) if wants_weight else None,
-        grad.sum((0, 2, 3)) if wants_bias else None,
-        None,
-        None,
-    )
-
-
-def _grad_input_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    grad, weight, ctx.native = inputs
-    ctx.kernel_size = weight.shape[2:]
-    wants_grad, wants_weight = ctx.needs_input_grad[:2]
-    ctx.save_for_backward(grad if wants_weight else None, weight if wants_grad else None)
-
-
-def _grad_input_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-    first, weight = ctx.saved_tensors
-    wants_grad, wants_weight = ctx.needs_input_grad[:2]
-    return (
-        dwconv2d(grad, weight, None, False, ctx.native) if wants_grad else None,
-        dwconv2d_grad_weight(grad, first, *ctx.kernel_size, ctx.native) if wants_weight else None,
-        None,
-    )
-
-
-def _grad_weight_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    input, grad, _, _, ctx.native = inputs
-    wants_input, wants_grad = ctx.needs_input_grad[:2]
-    ctx.save_for_backward(input if wants_grad else None, grad if wants_input else None)
-
-
-def _grad_weight_backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-    input, grad = ctx.saved_tensors
-    wants_input, wants_grad = ctx.needs_input_grad[:2]
-    return (
-        dwconv2d_grad_input(grad, weight, ctx.native) if wants_input else None,
-        dwconv2d(input, weight, None, False, ctx.native) if wants_grad else None,
-        None,
-        None,
-        None,
-    )
-
-
-for _name, _backward, _setup in (
-    ("dwconv2d", _forward_backward, _forward_setup),
-    ("dwconv2d_grad_input", _grad_input_backward, _grad_input_setup),
-    ("dwconv2d_grad_weight", _grad_weight_backward, _grad_weight_setup),
-):
-    torch.library.register_autograd(f"{_NAMESPACE}::{_name}", _backward, setup_context=_setup, lib=_LIBRARY)
+    torch.library.register_fake(f"{NAMESPACE}::{_name}", _fake, lib=LIBRARY)
 
 
 # Autocast ---------------------------------------------------------------------------------------------------------
@@ -193,7 +124,7 @@ def _register_autocast(name: str, operator: Any, device: str) -> None:
                 *(cast(value, dtype) for value in args), **{key: cast(value, dtype) for key, value in kwargs.items()}
             )
 
-    _LIBRARY.impl(name, kernel, f"Autocast{device.upper()}")
+    LIBRARY.impl(name, kernel, f"Autocast{device.upper()}")
 
 
 for _name, _operator in (

@@ -9,10 +9,8 @@ from torch import Tensor
 
 from replk_probe.errors import BackendError, InvalidInputError
 
-from . import _cpu, _fallback
+from . import _autograd, _cpu, _fallback
 from ._choice import unsupported_reason
-from ._direct import is_direct, needs_grad
-from ._schema import dwconv2d, dwconv2d_grad_input
 from .prepared import PreparedKernel
 
 Activation = Literal["relu"] | None
@@ -34,7 +32,8 @@ def depthwise_conv2d(
     ``y[n,c,i,j] = act(bias[c] + sum_uv x[n,c,i+u-Kh//2,j+v-Kw//2] w[c,0,u,v])``. Differentiable to any order; only the
     gradients that are asked for are computed. Tensors are never modified, and the result does not depend on the
     number of threads. float32 and bfloat16 (with float32 sums) on a CPU are computed natively, everything else by
-    torch; :func:`unsupported_reason` says why. A value that is not finite stays where it is or spreads, it never vanishes.
+    torch; :func:`unsupported_reason` says why. A value that is not finite may spread, it never
+    vanishes.
 
     Args:
         input: ``[N, C, H, W]``, of any strides. Rows that are not contiguous, as in channels_last, cost one copy.
@@ -56,14 +55,10 @@ def depthwise_conv2d(
         raise InvalidInputError(f"Unknown activation {activation!r}. Only a ReLU can be fused. Use 'relu' or None.")
     relu = activation == "relu"
     if backend == "auto":
-        # torch.compile and torch.export see the operator; they evaluate the first condition when they trace.
-        if not torch.compiler.is_compiling() and is_direct(input, weight, bias) and not needs_grad(input, weight, bias):
-            if weight.dim() == 4 and weight.shape[2] % 2 and weight.shape[3] % 2:
-                return _cpu.forward(input, weight, bias, relu, False)
-        if weight.dim() == 4 and (weight.shape[2] % 2 == 0 or weight.shape[3] % 2 == 0):
+        shape = weight.shape
+        if len(shape) == 4 and (shape[2] % 2 == 0 or shape[3] % 2 == 0):
             return _fallback.forward(input, weight, bias, relu)
-        output: Tensor = dwconv2d(input, weight, bias, relu)
-        return output
+        return _autograd.forward(input, weight, bias, relu)
     if backend not in _BACKENDS:
         names = ", ".join(map(repr, _BACKENDS))
         raise InvalidInputError(f"Unknown backend {backend!r}. There are {names}. Use one of them.")
@@ -73,8 +68,7 @@ def depthwise_conv2d(
         reason = None if torch.is_autocast_enabled(input.device.type) else unsupported_reason(input, weight)
         if reason is not None:
             raise BackendError(_cpu.refusal(reason))
-    forced: Tensor = dwconv2d(input, weight, bias, relu, True)
-    return forced
+    return _autograd.forward(input, weight, bias, relu, native=True)
 
 
 def input_gradient(grad: Tensor, weight: Tensor, *, prepared: PreparedKernel | None = None) -> Tensor:
@@ -91,7 +85,4 @@ def input_gradient(grad: Tensor, weight: Tensor, *, prepared: PreparedKernel | N
     Raises:
         InvalidInputError: Shapes, dtypes or devices do not fit.
     """
-    if not torch.compiler.is_compiling() and is_direct(grad, weight) and not needs_grad(grad, weight):
-        return _cpu.grad_input(grad, weight, False, None if prepared is None else prepared.weights)
-    output: Tensor = dwconv2d_grad_input(grad, weight)
-    return output
+    return _autograd.grad_input(grad, weight, weights=None if prepared is None else prepared.weights)
