@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ._choice import PlannedMethod, planned_method, unsupported_reason
-from ._info import NativeInfo, describe_backend, native_info
+from ._info import NativeInfo, describe_backend, describe_machine, native_info
 from .functional import depthwise_conv2d, input_gradient
 from .modules import DepthwiseConv2d
 from .prepared import PreparedKernel
@@ -15,6 +15,7 @@ __all__ = [
     "PreparedKernel",
     "depthwise_conv2d",
     "describe_backend",
+    "describe_machine",
     "input_gradient",
     "native_info",
     "planned_method",

@@ -50,7 +50,7 @@ def grad_weight(input: Tensor, grad: Tensor, kernel: Any, native: bool = False) 
     if torch.compiler.is_compiling() or not is_direct(input, grad) or needs_grad(input, grad):
         output: Tensor = dwconv2d_grad_weight(input, grad, *kernel, native)
         return output
-    return _cpu.grad_weight(input, grad, *kernel, native)
+    return _cpu.grad_weight(input, grad, kernel[0], kernel[1], native)
 
 
 def _keep(ctx: Any, input: Tensor, weight: Tensor, output: Tensor | None) -> None:

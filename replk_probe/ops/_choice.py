@@ -224,6 +224,17 @@ def make_plan(
     return problem, plan
 
 
+def check_environment() -> None:
+    """Check that what the environment forces exists here.
+
+    Raises:
+        BackendError: It does not.
+    """
+    library = _loader.find_library()
+    if not isinstance(library, str):
+        _forced_numbers(library, forced())
+
+
 def _forced_numbers(library: _loader.Library, force: Forced) -> tuple[int, int]:
     """Numbers of the forced instruction set and method."""
     wanted_isa, wanted_method = force

@@ -1,13 +1,25 @@
-"""What the native library is here, in words and numbers."""
+"""What the native library and the machine are, in words and numbers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from replk_probe.errors import BackendError
+
 from . import _loader
-from ._choice import forced, make_plan, uncovered
+from ._choice import ISA_VARIABLE, METHOD_VARIABLE, check_environment, forced, uncovered
+from ._prepared_weights import SPECTRA_VARIABLE, limit_bytes, used_bytes
+
+# Of the many that a CPU reports, those that kernels here use or may use one day.
+_FEATURES = ("avx2", "fma", "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_bf16", "amx_tile", "amx_bf16")
+_FEATURES_ELSEWHERE = ("neon", "asimd", "sve", "sve2", "bf16", "vsx", "v")
+_VARIABLES = (ISA_VARIABLE, METHOD_VARIABLE, SPECTRA_VARIABLE, _loader.LIBRARY_VARIABLE)
 
 
 @dataclass(frozen=True)
@@ -38,32 +50,43 @@ class NativeInfo:
 
 
 def native_info() -> NativeInfo:
-    """The native library: found, opened, or why not.
-
-    Raises:
-        BackendError: The environment forces what there is not.
-    """
+    """The native library: found, opened, or why not."""
     library = _loader.find_library()
     if isinstance(library, str):
         return NativeInfo(False, None, _loader.ABI_VERSION, None, None, None, (), None, library)
-    isa = forced()[0] or _loader.ISA_NAMES[library.best_isa]
+    best = _loader.ISA_NAMES[library.best_isa]
+    isa = forced()[0] or best
     return NativeInfo(
         loaded=True,
         path=str(library.path),
         abi_version=_loader.ABI_VERSION,
         compiler=library.compiler,
         isa=isa,
-        best_isa=_loader.ISA_NAMES[library.best_isa],
-        methods=_methods(library),
+        best_isa=best,
+        methods=_methods(library, _loader.ISAS.get(isa, 0)),
         openmp=library.openmp,
         load_error=None,
     )
 
 
+def _methods(library: _loader.Library, isa: int) -> tuple[str, ...]:
+    """Methods that can compute something: each is asked with a small problem that all are made for."""
+    found = []
+    for name, number in _loader.METHODS.items():
+        problem = _loader.Problem(_loader.FORWARD, 0, 0, number, isa, 1, 1, 64, 14, 14, 7, 7)
+        if name not in ("auto", "aten") and library.plan(problem, _loader.Plan()) == 0:
+            found.append(name)
+    return tuple(found)
+
+
 def describe_backend(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> str:
     """What computes a covered convolution, in a few words for records: ``"native avx512"``, or ``"aten (REASON)"``.
 
-    ``REPLK_PROBE_ISA`` and ``REPLK_PROBE_METHOD`` are named where they are set.
+    A method that ``REPLK_PROBE_METHOD`` forces is named.
+
+    Args:
+        device: Of the tensors.
+        dtype: Of the tensors.
     """
     device = torch.device(device)
     if device.type != "cpu":
@@ -76,19 +99,54 @@ def describe_backend(device: str | torch.device = "cpu", dtype: torch.dtype = to
     return f"native {native_info().isa}" + (f", method {method} forced" if method not in (None, "", "auto") else "")
 
 
-def _methods(library: _loader.Library) -> tuple[str, ...]:
-    """Methods that can compute something: asked with a small problem that each is made for."""
-    found = []
-    for name, number in _loader.METHODS.items():
-        if name in ("auto", "aten"):
-            continue
-        problem = _loader.Problem(_loader.FORWARD, 0, 0, number, _isa_number(), 1, 1, 64, 14, 14, 7, 7)
-        if library.plan(problem, _loader.Plan()) == 0:
-            found.append(name)
-    return tuple(found)
+def describe_machine() -> dict[str, Any]:
+    """Everything that a report about speed or a wrong result needs, as JSON takes it.
+
+    Returns:
+        ``cpu``, ``cpu_features``, ``cores``, ``torch``, ``torch_threads``, ``native`` (:class:`NativeInfo`),
+        ``backends`` by dtype, ``spectra_bytes``, ``spectra_limit_bytes``, ``environment``, ``error`` (of the
+        environment, or None).
+    """
+    found: dict[str, Any] = {
+        "cpu": _cpu_name(),
+        "cpu_features": _cpu_features(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "torch_threads": torch.get_num_threads(),
+        "native": asdict(native_info()),
+        "spectra_bytes": used_bytes(),
+        "environment": {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)},
+        "error": None,
+    }
+    found["spectra_limit_bytes"], found["backends"] = None, {}
+    try:
+        check_environment()
+        found["spectra_limit_bytes"] = limit_bytes()
+        for dtype in (torch.float32, torch.bfloat16, torch.float64):
+            found["backends"][str(dtype).removeprefix("torch.")] = describe_backend("cpu", dtype)
+    except BackendError as error:
+        found["error"] = str(error)
+    return found
 
 
-def _isa_number() -> int:
-    # Checked there: an unknown or missing instruction set is an error.
-    problem, _ = make_plan(_loader.FORWARD, (1, 64, 14, 14), (7, 7), torch.float32, threads=1)
-    return int(problem.isa)
+def _cpuinfo() -> dict[str, str]:
+    """The first CPU's entry in Linux's table; empty elsewhere."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    lines = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
+    return {name.strip().lower(): value.strip() for name, _, value in lines}
+
+
+def _cpu_name() -> str:
+    info = _cpuinfo()
+    return info.get("model name") or info.get("cpu") or platform.processor() or platform.machine()
+
+
+def _cpu_features() -> list[str]:
+    info = _cpuinfo()
+    flags = (info.get("flags") or info.get("features") or info.get("isa") or "").split()
+    known = _FEATURES if "flags" in info else _FEATURES_ELSEWHERE
+    # Where the system has no such table, torch's word for what it found.
+    return [name for name in known if name in flags] or [torch.backends.cpu.get_cpu_capability().lower()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
@@ -59,7 +60,7 @@ class DepthwiseConv2d(nn.Conv2d):
             _cpu.log_fallback(self._reason(input, weight))
             output = self._conv_forward(input, weight, bias)
             return output if self.activation is None else F.relu(output)
-        if self.training:
+        if self.training or torch.compiler.is_compiling():
             return depthwise_conv2d(input, weight, bias, activation=self.activation)
         prepared = self._prepared
         if prepared is None:
