@@ -3,6 +3,7 @@
 #define REPLK_CPU_DIRECT_CONVOLVE_H_
 
 #include "cpu/direct/copy.h"
+#include "cpu/direct/prefetch.h"
 #include "cpu/direct/rows.h"
 
 namespace replk {
@@ -25,17 +26,17 @@ struct ConvolveLayout {
 template <class T>
 class BandConvolution {
  public:
-  BandConvolution(const ConvolveLayout& layout, float* scratch, float bias, bool relu)
+  BandConvolution(const ConvolveLayout& layout, float* scratch, float bias, bool relu, bool streams)
       : kernel_(layout.kernel),
         pitch_(layout.bands.pitch),
         x_(scratch + layout.bands.margin - layout.kernel.pad_w()),
         block_(scratch + layout.block) {
     in_ = {nullptr, pitch_, 1, 0, scratch + layout.weight, 1, kernel_.kh, kernel_.kw, kernel_.kh, 0, 0};
-    out_ = {nullptr, 0, 0, 0, kLanes, bias, relu};
+    out_ = {nullptr, 0, 0, 0, kLanes, bias, relu, streams};
   }
 
   // Rows of the copy before `first` and from `last` on are outside of the plane.
-  void run(T* y, int64_t y_row, int64_t height, int64_t width, int64_t first, int64_t last) {
+  void run(T* y, int64_t y_row, int64_t height, int64_t width, int64_t first, int64_t last, PrefetchPair& ahead) {
     int64_t vectors = width / kLanes;
     const int tail = static_cast<int>(width % kLanes);
     const bool folds = is_folded(height, width);
@@ -45,7 +46,7 @@ class BandConvolution {
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int columns = static_cast<int>(vectors / tiles + (tile < vectors % tiles));
       out_.last_columns = tail > 0 && !folds && tile == tiles - 1 ? tail : kLanes;
-      run_tile(y + vector * kLanes, y_row, columns, height, vector * kLanes, first, last);
+      run_tile(y + vector * kLanes, y_row, columns, height, vector * kLanes, first, last, ahead);
       vector += columns;
     }
     if (folds) run_folded(y + vector * kLanes, y_row, tail, height, vector * kLanes);
@@ -57,13 +58,15 @@ class BandConvolution {
   }
 
  private:
-  void run_tile(T* y, int64_t y_row, int columns, int64_t height, int64_t column, int64_t first, int64_t last) {
+  void run_tile(T* y, int64_t y_row, int columns, int64_t height, int64_t column, int64_t first, int64_t last,
+                PrefetchPair& ahead) {
     const RowSizes sizes = Rows::columns(columns);
     for (int64_t i = 0; i < height;) {
       const RowBlockSize& size = fitting_size(sizes, height - i, kernel_.kh);
       in_.x = x_ + i * pitch_ + column;
       in_.first = larger(first - i, 0);
       in_.last = smaller(last - i, kernel_.kh + size.rows - 1);
+      ahead.step(size.rows * columns);
       store_block(size, y + i * y_row, y_row, 0, columns);
       i += size.rows;
     }
@@ -118,6 +121,18 @@ class BandConvolution {
   BlockOutput out_;
 };
 
+// Input and output together: then they come from memory, and waiting for it is what takes the time.
+static inline bool is_larger_than_caches(const replk_problem& p) {
+  constexpr int64_t kCacheBytes = 12 << 20;
+  return p.n * p.c * p.h * p.w * 2 * (p.dtype == REPLK_F32 ? 4 : 2) > kCacheBytes;
+}
+
+// Whether all vectors of the output are aligned, as stores past the caches need it.
+static inline bool can_stream(const replk_buffers& b, const replk_problem& p) {
+  return p.dtype == REPLK_F32 && p.w % kLine == 0 && b.output_stride[0] % kLine == 0 && b.output_stride[1] % kLine == 0 &&
+         b.output_stride[2] % kLine == 0 && reinterpret_cast<uintptr_t>(b.output) % 64 == 0;
+}
+
 // Items are bands, all bands of a channel's planes together: the weight is prepared once for them.
 template <class T>
 static void convolve_items(const Task& task, int64_t begin, int64_t end, float* scratch) {
@@ -128,25 +143,33 @@ static void convolve_items(const Task& task, int64_t begin, int64_t end, float* 
   const Bands& bands = layout.bands;
   const T* weight = static_cast<const T*>(buffers.weight);
   const T* bias = static_cast<const T*>(buffers.bias);
+  const auto band_of = [&](int64_t item) { return PlaneBand(item, p, bands); };
+  const auto input = [&](const PlaneBand& at) {
+    return static_cast<const T*>(buffers.input) + at.n * buffers.input_stride[0] + at.c * buffers.input_stride[1];
+  };
+  const auto output = [&](const PlaneBand& at) {
+    return static_cast<T*>(buffers.output) + at.n * buffers.output_stride[0] + at.c * buffers.output_stride[1];
+  };
+  const bool is_large = is_larger_than_caches(p);
+  const bool streams = is_large && can_stream(buffers, p);
   clear(scratch, bands.copy_size());
   int64_t ready = -1;
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t band = item % bands.count(), plane = item / bands.count();
-    const int64_t c = plane / p.n, n = plane % p.n;
-    if (c != ready) {
-      transpose_weight(scratch + layout.weight, weight + c * p.kh * p.kw, k, p.pass == REPLK_GRAD_INPUT);
-      ready = c;
+    const PlaneBand at = band_of(item), next = band_of(item + 1 < end ? item + 1 : item);
+    if (at.c != ready) {
+      transpose_weight(scratch + layout.weight, weight + at.c * p.kh * p.kw, k, p.pass == REPLK_GRAD_INPUT);
+      ready = at.c;
     }
-    const int64_t i0 = band / bands.across * bands.height, j0 = band % bands.across * bands.width;
-    const int64_t height = smaller(bands.height, p.h - i0), width = smaller(bands.width, p.w - j0);
-    const T* x = static_cast<const T*>(buffers.input) + n * buffers.input_stride[0] + c * buffers.input_stride[1];
-    T* y = static_cast<T*>(buffers.output) + n * buffers.output_stride[0] + c * buffers.output_stride[1];
-    copy_band(scratch, bands, k, x, buffers.input_stride[2], p.h, p.w, i0, height, j0, width,
-              bands.count() > 1 && BandConvolution<T>::is_folded(height, width));
-    BandConvolution<T> convolution(layout, scratch, bias ? to_float(bias[c]) : 0.0f, p.activation == REPLK_RELU);
-    convolution.run(y + i0 * buffers.output_stride[2] + j0, buffers.output_stride[2], height, width, k.pad_h() - i0,
-                    k.pad_h() - i0 + p.h);
+    copy_band(scratch, bands, k, input(at), buffers.input_stride[2], p.h, p.w, at.i0, at.height, at.j0, at.width,
+              bands.count() > 1 && BandConvolution<T>::is_folded(at.height, at.width));
+    T* y = output(at) + at.i0 * buffers.output_stride[2] + at.j0;
+    PrefetchPair ahead(next.prefetch(is_large, input(next), buffers.input_stride[2]),
+                       next.prefetch(is_large && !streams, output(next), buffers.output_stride[2]),
+                       at.height * divide_up(at.width, kLanes));
+    BandConvolution<T> convolution(layout, scratch, bias ? to_float(bias[at.c]) : 0.0f, p.activation == REPLK_RELU, streams);
+    convolution.run(y, buffers.output_stride[2], at.height, at.width, k.pad_h() - at.i0, k.pad_h() - at.i0 + p.h, ahead);
   }
+  if (streams) stream_fence();
 }
 
 }  // namespace REPLK_ISA

@@ -3,6 +3,7 @@
 #define REPLK_CPU_DIRECT_GEOMETRY_H_
 
 #include "common/task.h"
+#include "cpu/direct/prefetch.h"
 #include "cpu/simd/isa.h"
 
 namespace replk {
@@ -67,6 +68,31 @@ static inline Bands cut_into_bands(const replk_problem& p, const Kernel& k) {
   b.rows = b.height + k.kh;  // one more than the taps reach: a fold of an odd height looks there
   return b;
 }
+
+// One band of one plane: an item of work, in the order of memory. (The weight is prepared again for every plane: that is
+// little beside the plane, and jumping from image to image is slower.)
+struct PlaneBand {
+  int64_t c, n, i0, j0, height, width;
+
+  PlaneBand(int64_t item, const replk_problem& p, const Bands& b) {
+    const int64_t band = item % b.count(), plane = item / b.count();
+    c = plane % p.c;
+    n = plane / p.c;
+    i0 = band / b.across * b.height;
+    j0 = band % b.across * b.width;
+    height = smaller(b.height, p.h - i0);
+    width = smaller(b.width, p.w - j0);
+  }
+
+  template <class T>
+  Prefetch prefetch(bool wanted, const T* plane, int64_t row_stride) const {
+    if (!wanted) return Prefetch();
+    const int64_t size = sizeof(T);
+    const T* first = plane + i0 * row_stride + j0;
+    if (row_stride == width) return Prefetch(first, 1, height * width * size, 0);
+    return Prefetch(first, height, width * size, row_stride * size);
+  }
+};
 
 }  // namespace REPLK_ISA
 }  // namespace replk

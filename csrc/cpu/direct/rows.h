@@ -21,6 +21,7 @@ struct BlockOutput {
   int last_columns;   // of the last vector (of either half, where folded); 1 to kLanes
   float bias;
   bool relu;
+  bool streams;  // past the caches: every vector is full and aligned
 };
 
 struct RowOperands {
@@ -52,7 +53,9 @@ static void multiply_rows(const BlockInput& in, const BlockOutput& out) {
     for (int c = 0; c < C; ++c) {
       Vec value = acc[i][c] + bias;
       if (out.relu) value = relu(value);
-      if (c < C - 1 || out.last_columns == kLanes) {
+      if (out.streams) {
+        stream(y + c * kLanes, value);
+      } else if (c < C - 1 || out.last_columns == kLanes) {
         store(y + c * kLanes, value);
       } else {
         store_first(y + c * kLanes, value, out.last_columns);

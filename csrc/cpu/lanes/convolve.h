@@ -26,6 +26,10 @@ static void convolve_groups(const Task& task, int64_t begin, int64_t end, float*
                            scratch + layout.w,
                            scratch + layout.bias,
                            p.activation == REPLK_RELU};
+  const auto input = [&](int64_t item) {
+    return static_cast<const T*>(b.input) + item % p.n * b.input_stride[0] +
+           item / p.n * kLanes * b.input_stride[1];
+  };
   int64_t ready = -1;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t group = item / p.n, n = item % p.n;
@@ -35,10 +39,12 @@ static void convolve_groups(const Task& task, int64_t begin, int64_t end, float*
       if (bias) store(scratch + layout.bias, load_first(bias + group * kLanes, layout.channels(p, group)));
       ready = group;
     }
-    const T* x = static_cast<const T*>(b.input) + n * b.input_stride[0] + group * kLanes * b.input_stride[1];
     T* y = static_cast<T*>(b.output) + n * b.output_stride[0] + group * kLanes * b.output_stride[1];
-    planes_to_lanes(scratch, x, layout.plane_shape(p, group, b.input_stride), false);
-    layout.block.convolve(plane);
+    planes_to_lanes(scratch, input(item), layout.plane_shape(p, group, b.input_stride), false);
+    const int64_t next = item + 1 < end ? item + 1 : item;
+    PrefetchPair ahead(layout.prefetch(p, next / p.n, input(next), b.input_stride),
+                       layout.prefetch(p, group, y, b.output_stride), p.h);
+    layout.block.convolve(plane, ahead);
     lanes_to_planes(y, scratch + layout.y, layout.plane_shape(p, group, b.output_stride));
   }
 }

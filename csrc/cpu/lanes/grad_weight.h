@@ -34,7 +34,11 @@ static void correlate_groups(const Task& task, int64_t begin, int64_t end, float
       const T* g = static_cast<const T*>(b.grad) + n * b.grad_stride[0] + group * kLanes * b.grad_stride[1];
       planes_to_lanes(scratch, x, layout.plane_shape(p, group, b.input_stride), false);
       planes_to_lanes(scratch + layout.y, g, layout.plane_shape(p, group, b.grad_stride), false);
-      layout.block.correlate(plane);
+      const bool is_last = n + 1 == p.n;  // the next group's planes are left to the hardware
+      PrefetchPair ahead(
+          is_last ? Prefetch() : layout.prefetch(p, group, x + b.input_stride[0], b.input_stride),
+          is_last ? Prefetch() : layout.prefetch(p, group, g + b.grad_stride[0], b.grad_stride), p.h);
+      layout.block.correlate(plane, ahead);
       if ((n + 1) % images_per_sum == 0) add_and_clear(scratch + layout.sum, scratch + layout.w, taps);
     }
     add_and_clear(scratch + layout.sum, scratch + layout.w, taps);

@@ -37,6 +37,14 @@ struct LanesLayout {
     return {p.h, p.w, stride[2], stride[1], pitch, channels(p, group)};
   }
 
+  // What is fetched ahead of a plane of this group; nothing of planes with gaps between the rows.
+  template <class T>
+  Prefetch prefetch(const replk_problem& p, int64_t group, const T* plane, const int64_t* stride) const {
+    if (stride[2] != p.w) return Prefetch();
+    const int64_t size = sizeof(T);
+    return Prefetch(plane, channels(p, group), p.h * p.w * size, stride[1] * size);
+  }
+
   // The taps that can meet the plane.
   PlaneShape weight_shape(const replk_problem& p, int64_t group) const {
     return {kernel.kh, kernel.kw, kernel.full_w, kernel.full_h * kernel.full_w, kernel.kw, channels(p, group)};

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "cpu/direct/prefetch.h"
 #include "cpu/direct/unroll.h"
 #include "cpu/simd/isa.h"
 
@@ -75,10 +76,11 @@ static REPLK_INLINE void for_each_block(const LanePlane& p, int64_t block, Funct
 }
 
 template <int Q>
-static void convolve_lanes(const LanePlane& p) {
+static void convolve_lanes(const LanePlane& p, PrefetchPair& ahead) {
   const int64_t row = p.blocks * Q * kLanes, pad = p.kh / 2;
   const Vec bias = load(p.bias);
   for (int64_t i = 0; i < p.h; ++i) {
+    ahead.step();
     const int64_t first = i < pad ? pad - i : 0, last = i + p.kh - pad > p.h ? p.h - i + pad : p.kh;
     for (int64_t block = 0; block < p.blocks; ++block) {
       Vec y[Q];
@@ -104,9 +106,10 @@ static void convolve_lanes(const LanePlane& p) {
 }
 
 template <int Q>
-static void correlate_lanes(const LanePlane& p) {
+static void correlate_lanes(const LanePlane& p, PrefetchPair& ahead) {
   const int64_t row = p.blocks * Q * kLanes, pad = p.kh / 2;
   for (int64_t i = 0; i < p.h; ++i) {
+    ahead.step();
     const int64_t first = i < pad ? pad - i : 0, last = i + p.kh - pad > p.h ? p.h - i + pad : p.kh;
     for (int64_t block = 0; block < p.blocks; ++block) {
       Vec y[Q];
@@ -126,8 +129,8 @@ static void correlate_lanes(const LanePlane& p) {
 
 struct LaneBlock {
   int pixels;
-  void (*convolve)(const LanePlane&);
-  void (*correlate)(const LanePlane&);
+  void (*convolve)(const LanePlane&, PrefetchPair&);
+  void (*correlate)(const LanePlane&, PrefetchPair&);
 };
 
 template <int... Q>
