@@ -14,39 +14,35 @@
 namespace replk {
 namespace REPLK_ISA {
 
-// A window of a plane, seen with zeros around it.
-struct Source {
-  const float* plane;                 // element (0, 0) of the plane
-  int64_t row_stride;                 // in elements
-  int64_t row_offset, column_offset;  // plane coordinates of tile coordinate (0, 0); may be negative
-  int row_begin, row_end;             // tile rows that exist; the others are zero
-  int column_begin, column_end;       // tile columns that exist
+// What a tile reads, as float32 in scratch memory, with zeros where there is no plane.
+//
+// Passes go over the columns of a window with jumps of many rows. Straight from the plane, whose pitch is often a power
+// of two, that ran at half the rate of a copy in the order of memory, which the hardware's prefetching can follow.
+struct Window {
+  const float* data;   // tile row 0
+  int64_t pitch;       // floats from row to row
+  int begin, end;      // rows that are not zero throughout; the others need not be there
 };
 
 // Where the results of a tile go.
 struct Target {
   float* plane;  // the first result
   int64_t row_stride;
-  int first_row;      // tile row of the first result; those after the last tile row follow from row 0 on
+  int first_row;      // tile row of the first result; negative ones are counted from the end of the tile
   int rows, columns;  // results
   float bias;
   bool relu;
+  bool streams;  // whole vectors are aligned and go past the caches
 };
 
 REPLK_INLINE int clamp_lane(int lane) { return lane < 0 ? 0 : lane > kLanes ? kLanes : lane; }
 
 // The first pass over the two blocks of columns from tile column `column`.
-template <int N1, int N2, bool is_inside>
-void columns_first_pass(const Source& source, int column, float* passed) {
-  const int a_begin = clamp_lane(source.column_begin - column), a_end = clamp_lane(source.column_end - column);
-  const int b_begin = clamp_lane(source.column_begin - column - kLanes);
-  const int b_end = clamp_lane(source.column_end - column - kLanes);
-  const int64_t first = source.row_offset * source.row_stride + source.column_offset + column;
+template <int N1, int N2>
+void columns_first_pass(const Window& window, int column, float* passed) {
   first_pass<N1, N2>(passed, [&](int row) REPLK_INLINE_LAMBDA -> Cx {
-    if (row < source.row_begin || row >= source.row_end) return {zero(), zero()};
-    const float* p = source.plane + (first + row * source.row_stride);
-    if (is_inside) return {load(p), load(p + kLanes)};
-    return {load_between(p, a_begin, a_end), load_between(p + kLanes, b_begin, b_end)};
+    if (row < window.begin || row >= window.end) return {zero(), zero()};
+    return load_complex(window.data + (row * window.pitch + column));
   });
 }
 
@@ -77,15 +73,18 @@ void columns_inverse_second_pass(const float* passed, int column, const Target& 
     second_pass<N1, N2>(passed, k1, x);
     each<N2>([&](auto k2) REPLK_INLINE_LAMBDA {
       int row = k1 + N1 * k2 - target.first_row;
-      row += row < 0 ? N1 * N2 : 0;
-      if (row >= target.rows) return;
+      row -= row >= N1 * N2 ? N1 * N2 : 0;
+      if (row < 0 || row >= target.rows) return;
       float* p = target.plane + (row * target.row_stride + column);
       Vec a = x[k2].im + bias, b = x[k2].re + bias;
       if (target.relu) {
         a = relu(a);
         b = relu(b);
       }
-      if (is_whole) {
+      if (is_whole && target.streams) {
+        stream(p, a);
+        stream(p + kLanes, b);
+      } else if (is_whole) {
         store(p, a);
         store(p + kLanes, b);
       } else {

@@ -9,8 +9,7 @@ namespace replk {
 namespace REPLK_ISA {
 
 struct ColumnFunctions {
-  void (*first)(const Source&, int column, float* passed);         // some columns of the window are missing
-  void (*first_inside)(const Source&, int column, float* passed);  // all of them exist
+  void (*first)(const Window&, int column, float* passed);
   void (*second)(const float* passed, float* z);
   void (*inverse_first)(const float* z, float* passed);
   void (*inverse_second)(const float* passed, int column, const Target&);        // some columns are not wanted
@@ -18,8 +17,8 @@ struct ColumnFunctions {
 };
 
 struct RowFunctions {
-  void (*convolve)(float* z, const RowGeometry&, const float* spectrum, float* work, const Fetch&, const Fetch&);
-  void (*convolve_adjoint)(float* z, const RowGeometry&, const float* spectrum, float* work, const Fetch&, const Fetch&);
+  void (*convolve)(float* z, const RowGeometry&, const float* spectrum, float* work, const Fetch&);
+  void (*convolve_adjoint)(float* z, const RowGeometry&, const float* spectrum, float* work, const Fetch&);
   void (*spectrum)(const float* z, const RowGeometry&, float scale, float* spectrum, float* work);
   void (*correlate)(const float* z, const RowGeometry&, const float* z_grad, const RowGeometry&, float* sum, float* work,
                     float* work_grad);
@@ -43,21 +42,18 @@ template <int N1, int N2>
 constexpr Length length_of() {
   return {N1 * N2,
           N1 * codelet_cost(N2) + N2 * codelet_cost(N1) + 4 * (N1 - 1) * N2 + 8 * N1 * N2,
-          {columns_first_pass<N1, N2, false>, columns_first_pass<N1, N2, true>, columns_second_pass<N1, N2>,
-           columns_inverse_first_pass<N1, N2>, columns_inverse_second_pass<N1, N2, false>,
-           columns_inverse_second_pass<N1, N2, true>},
+          {columns_first_pass<N1, N2>, columns_second_pass<N1, N2>, columns_inverse_first_pass<N1, N2>,
+           columns_inverse_second_pass<N1, N2, false>, columns_inverse_second_pass<N1, N2, true>},
           {rows_convolve<N1, N2, false>, rows_convolve<N1, N2, true>, rows_spectrum<N1, N2>, rows_correlate<N1, N2>,
            rows_inverse<N1, N2>}};
 }
 
+// What fits the planes and kernels of real networks with little to spare; half a length plus one comes to just under a
+// multiple of the lanes for 24, 60, 90 and 120, which wastes least in the row stage.
 constexpr Length kLengths[] = {
-#ifdef DEVLEN
-DEVLEN
-#else
-    length_of<4, 6>(),   length_of<5, 6>(),   length_of<5, 8>(),   length_of<6, 8>(),   length_of<6, 10>(),
-    length_of<8, 8>(),   length_of<8, 9>(),   length_of<8, 10>(),  length_of<9, 10>(),  length_of<8, 12>(),
-    length_of<10, 12>(), length_of<12, 12>(), length_of<10, 16>(), length_of<12, 16>(), length_of<16, 16>(),
-#endif
+    length_of<4, 6>(),   length_of<5, 8>(),   length_of<6, 8>(),   length_of<6, 10>(),
+    length_of<8, 10>(),  length_of<9, 10>(),  length_of<8, 12>(),  length_of<10, 12>(),
+    length_of<12, 12>(), length_of<10, 16>(), length_of<12, 16>(),
 };
 constexpr int kLengthCount = sizeof kLengths / sizeof kLengths[0];
 

@@ -17,7 +17,7 @@ struct RowGeometry {
   int length1;        // of the column transforms
   int pairs_in;       // pairs of blocks in Z
   int pairs_out;      // pairs of blocks to make
-  int first_column;   // tile column of the first result; after the last one come those from 0 on
+  int first_column;   // tile column of the first result; negative ones are counted from the end of the tile
   int columns;        // results from there on
   int64_t pitch;      // floats from one pair of Z to the next
 };
@@ -136,19 +136,18 @@ void rows_last_pass(float* work) {
   }
 }
 
-// Results that start near the end of a row go on at its beginning: makes them stand one after the other.
-REPLK_INLINE void continue_rows(float* work, int length2, const RowGeometry& g) {
-  for (int column = length2; column < g.first_column + g.columns; ++column) {
-    store_complex(work + column * kComplex, load_complex(work + (column - length2) * kComplex));
+// Puts the last columns of a row before its first one, where results start at a negative column. `work` has room there.
+REPLK_INLINE void wrap_rows(float* work, int length2, const RowGeometry& g) {
+  for (int column = g.first_column; column < 0; ++column) {
+    store_complex(work + column * kComplex, load_complex(work + (column + length2) * kComplex));
   }
 }
 
 // Multiplies the spectrum of a group, which is never stored, by the kernel's (is_adjoint: by its conjugate).
 template <int N1, int N2, bool is_adjoint>
-void rows_multiply(float* work, const float* spectrum, const Fetch& input, const Fetch& output, int step, int steps) {
+void rows_multiply(float* work, const float* spectrum, const Fetch& next, int step, int steps) {
   for (int k1 = 0; k1 < N1; ++k1) {
-    input.advance(step * N1 + k1, steps * N1);
-    output.advance(step * N1 + k1, steps * N1);
+    next.advance(step * N1 + k1, steps * N1);
     Cx x[N2];
     second_pass<N1, N2>(work, k1, x);
     each<N2>([&](auto k2) REPLK_INLINE_LAMBDA {
@@ -161,16 +160,15 @@ void rows_multiply(float* work, const float* spectrum, const Fetch& input, const
 
 // Z becomes the Z of the convolution with the kernel of `spectrum`, or of its adjoint.
 template <int N1, int N2, bool is_adjoint>
-void rows_convolve(float* z, const RowGeometry& g, const float* spectrum, float* work, const Fetch& input,
-                   const Fetch& output) {
+void rows_convolve(float* z, const RowGeometry& g, const float* spectrum, float* work, const Fetch& next) {
   const int groups = group_count(g.length1);
   for (int group = 0; group < groups; ++group) {
     load_group(z, g, group * kLanes, work);
     rows_first_pass<N1, N2>(work, g.pairs_in * 2 * kLanes);
-    rows_multiply<N1, N2, is_adjoint>(work, spectrum, input, output, group, groups);
+    rows_multiply<N1, N2, is_adjoint>(work, spectrum, next, group, groups);
     spectrum += N1 * N2 * kComplex;
     rows_last_pass<N1, N2>(work);
-    continue_rows(work, N1 * N2, g);
+    wrap_rows(work, N1 * N2, g);
     store_group(z, g, group * kLanes, work);
   }
 }
@@ -233,7 +231,7 @@ void rows_inverse(const float* spectrum, const RowGeometry& g, float* z, float* 
     }
     spectrum += N1 * N2 * kComplex;
     rows_last_pass<N1, N2>(work);
-    continue_rows(work, N1 * N2, g);
+    wrap_rows(work, N1 * N2, g);
     store_group(z, g, group * kLanes, work);
   }
 }

@@ -15,7 +15,7 @@ namespace REPLK_ISA {
 // One axis of the tiling.
 //
 // Tile coordinate t is plane coordinate begin(index) - before() + t. The prepared kernel is turned by 180 degrees, its
-// taps at 0 .. 2p, so a result stands p tile coordinates after its plane coordinate, and in the adjoint p before it.
+// taps at 0 .. 2p, so a result stands p tile coordinates after its plane coordinate, and in the adjoint p before it (modulo L).
 struct Axis {
   const Length* length;
   int64_t size;     // of the plane
@@ -29,7 +29,7 @@ struct Axis {
   int before() const { return is_whole ? 0 : reach; }
   int inputs() const { return is_whole ? tile : tile + 2 * reach; }
   int shift() const { return before() + reach; }
-  int shift_adjoint() const { return is_whole ? length->length - reach : 0; }
+  int shift_adjoint() const { return before() - reach; }
   int64_t begin(int64_t index) const { return index * tile; }
   int results(int64_t index) const { return static_cast<int>(size - begin(index) < tile ? size - begin(index) : tile); }
 };
@@ -74,15 +74,16 @@ struct Tiling {
     return largest(int64_t{groups()} * kLanes, rows.length->length + 1) * kComplex;
   }
   int64_t z_floats() const { return pitch() * largest(pairs_in(), pairs_taps()); }
-  int64_t work_floats() const {  // a group in natural order, and what follows on from the end of a row
+  int64_t wrapped_floats() const { return int64_t{columns.reach} * kComplex; }  // what may stand before a row
+  int64_t work_floats() const {                                                 // a group in natural order
     const int64_t loaded = largest(pairs_in(), pairs_taps()) * 2 * kLanes;
-    const int64_t length = columns.length->length, continued = length + largest(columns.reach, 0);
-    return largest(loaded, continued) * kComplex;
+    return wrapped_floats() + largest(loaded, columns.length->length) * kComplex;
   }
   int64_t passed_floats() const { return int64_t{rows.length->length} * kComplex; }
   int64_t spectrum_floats() const { return int64_t{groups()} * columns.length->length * kComplex; }
-  int64_t kernel_floats() const { return int64_t{rows.taps()} * pairs_taps() * 2 * kLanes; }
-  int64_t window_floats() const { return int64_t{rows.inputs()} * columns.inputs(); }
+  // Rows of a window are an odd number of cache lines apart, so that a column does not fall into a few sets of the cache.
+  int64_t window_pitch() const { return largest(pairs_in(), pairs_taps()) * 2 * kLanes + 16; }
+  int64_t window_floats() const { return window_pitch() * largest(rows.inputs(), rows.taps()); }
 
   // Vector operations per plane: the measure by which lengths are chosen.
   double cost() const {
