@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import erf as erf
     from . import models as models
+    from . import ops as ops
     from .erf import ErfResult as ErfResult
     from .erf import measure_erf as measure_erf
     from .models import create_model as create_model
@@ -24,9 +25,9 @@ _HOME = {
     "load_checkpoint": "models",
     "measure_erf": "erf",
 }
-_SUBPACKAGES = ("erf", "models")
+_SUBPACKAGES = ("erf", "models", "ops")
 
-__all__ = ["ErfResult", "create_model", "erf", "load_checkpoint", "measure_erf", "models"]
+__all__ = ["ErfResult", "create_model", "erf", "load_checkpoint", "measure_erf", "models", "ops"]
 
 
 def __getattr__(name: str) -> Any:

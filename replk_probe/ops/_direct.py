@@ -39,6 +39,9 @@ except (AttributeError, RuntimeError):  # a torch whose internals have other nam
     _is_known = False
 
 
+_has_transforms: Any = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+
+
 def is_direct(first: Tensor, second: Tensor, third: Tensor | None = None) -> bool:
     """Whether a computation of these tensors that needs no gradient may bypass torch's dispatcher."""
     return (
@@ -53,6 +56,11 @@ def is_direct(first: Tensor, second: Tensor, third: Tensor | None = None) -> boo
         and not torch.is_autocast_enabled("cpu")
         and not _is_profiling()
     )
+
+
+def is_transformed() -> bool:
+    """Whether a transform of ``torch.func`` is active: custom operators have no rules for those, torch's own have."""
+    return bool(_has_transforms())
 
 
 def needs_grad(first: Tensor, second: Tensor, third: Tensor | None = None) -> bool:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._direct import is_transformed
+
 # Taps of a kernel from which torch's depthwise convolution on a CPU falls, in the plain layout, to a hundredth of its
 # speed (measured: at 15x15), while the channels-last one goes on at its pace.
 _CHANNELS_LAST_FROM = 14 * 14
@@ -44,6 +46,7 @@ def grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int) -> Tensor:
 
 def _laid_out(input: Tensor, taps: int) -> Tensor:
     """``input`` in the layout that torch is fast in."""
-    if input.device.type == "cpu" and taps >= _CHANNELS_LAST_FROM:
+    # A transform of torch.func may hide axes, and a layout counts them.
+    if input.device.type == "cpu" and taps >= _CHANNELS_LAST_FROM and not is_transformed():
         return input.contiguous(memory_format=torch.channels_last)
     return input

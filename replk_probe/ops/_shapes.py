@@ -14,16 +14,27 @@ def check_forward(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     Raises:
         InvalidInputError: They do not fit together.
     """
+    check_sizes(input, weight, bias)
+    _check_odd(weight.shape[2], weight.shape[3])
+    _check_same_kind(input, weight, "input", "weight")
+    if bias is not None:
+        _check_same_kind(input, bias, "input", "bias")
+
+
+def check_sizes(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Check what every depthwise convolution asks of its arguments, that of torch too: even kernels are welcome.
+
+    Raises:
+        InvalidInputError: They do not fit together.
+    """
     _check_planes(input, "input")
     _check_kernels(weight, input.shape[1])
-    _check_same_kind(input, weight, "input", "weight")
     if bias is not None:
         if bias.dim() != 1 or bias.shape[0] != input.shape[1]:
             raise InvalidInputError(
                 f"bias is {list(bias.shape)}. Each of the {input.shape[1]} channels needs one number. "
                 f"Give it the shape [{input.shape[1]}]."
             )
-        _check_same_kind(input, bias, "input", "bias")
 
 
 def check_grad_input(grad: Tensor, weight: Tensor) -> None:
@@ -34,6 +45,7 @@ def check_grad_input(grad: Tensor, weight: Tensor) -> None:
     """
     _check_planes(grad, "grad")
     _check_kernels(weight, grad.shape[1])
+    _check_odd(weight.shape[2], weight.shape[3])
     _check_same_kind(grad, weight, "grad", "weight")
 
 
@@ -66,7 +78,8 @@ def _check_kernels(weight: Tensor, channels: int) -> None:
             f"weight is {list(weight.shape)} for {channels} channels. A depthwise convolution has one kernel per "
             f"channel. Give it the shape [{channels}, 1, Kh, Kw]."
         )
-    _check_odd(weight.shape[2], weight.shape[3])
+    if weight.shape[2] < 1 or weight.shape[3] < 1:
+        raise InvalidInputError(f"weight is {list(weight.shape)}. A kernel has taps. Use sizes from 1 on.")
 
 
 def _check_odd(kh: int, kw: int) -> None:

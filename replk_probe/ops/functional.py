@@ -9,7 +9,7 @@ from torch import Tensor
 
 from replk_probe.errors import BackendError, InvalidInputError
 
-from . import _autograd, _cpu, _fallback
+from . import _autograd, _cpu, _fallback, _shapes
 from ._choice import unsupported_reason
 from .prepared import PreparedKernel
 
@@ -54,21 +54,24 @@ def depthwise_conv2d(
     if activation not in _ACTIVATIONS:
         raise InvalidInputError(f"Unknown activation {activation!r}. Only a ReLU can be fused. Use 'relu' or None.")
     relu = activation == "relu"
-    if backend == "auto":
-        shape = weight.shape
-        if len(shape) == 4 and (shape[2] % 2 == 0 or shape[3] % 2 == 0):
-            return _fallback.forward(input, weight, bias, relu)
-        return _autograd.forward(input, weight, bias, relu)
     if backend not in _BACKENDS:
         names = ", ".join(map(repr, _BACKENDS))
         raise InvalidInputError(f"Unknown backend {backend!r}. There are {names}. Use one of them.")
-    if backend == "aten":
-        return _fallback.forward(input, weight, bias, relu)
-    if not torch.compiler.is_compiling():
-        reason = None if torch.is_autocast_enabled(input.device.type) else unsupported_reason(input, weight)
+    shape = weight.shape
+    is_even = len(shape) == 4 and (shape[2] % 2 == 0 or shape[3] % 2 == 0)
+    if backend == "native" and not torch.compiler.is_compiling():
+        # Under autocast tensors will have another dtype; the operator finds out.
+        reason = None if _is_autocast(input.device.type) else unsupported_reason(input, weight)
         if reason is not None:
             raise BackendError(_cpu.refusal(reason))
-    return _autograd.forward(input, weight, bias, relu, native=True)
+    elif backend == "aten" or is_even:
+        _shapes.check_sizes(input, weight, bias)
+        return _fallback.forward(input, weight, bias, relu)
+    return _autograd.forward(input, weight, bias, relu, backend == "native")
+
+
+def _is_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def input_gradient(grad: Tensor, weight: Tensor, *, prepared: PreparedKernel | None = None) -> Tensor:

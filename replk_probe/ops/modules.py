@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from . import _cpu
 from ._choice import unsupported_reason
 from .functional import Activation, depthwise_conv2d
 from .prepared import PreparedKernel
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class DepthwiseConv2d(nn.Conv2d):

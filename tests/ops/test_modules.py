@@ -1,0 +1,195 @@
+"""`DepthwiseConv2d` is an `nn.Conv2d`."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrize, prune
+
+from replk_probe.ops import DepthwiseConv2d, depthwise_conv2d
+
+Close = Callable[..., None]
+
+
+def layer(kernel: int = 5, bias: bool = True, **more: Any) -> DepthwiseConv2d:
+    return DepthwiseConv2d(3, 3, kernel, **{"padding": kernel // 2, "groups": 3, "bias": bias, **more})
+
+
+def test_attributes_and_state_are_those_of_a_convolution() -> None:
+    ours, theirs = layer(), nn.Conv2d(3, 3, 5, padding=2, groups=3)
+    assert isinstance(ours, nn.Conv2d) and list(ours.state_dict()) == list(theirs.state_dict()) == ["weight", "bias"]
+    public = set(vars(theirs)) | {"weight", "bias"}
+    assert all(hasattr(ours, name) for name in public)
+    assert (ours.kernel_size, ours.padding, ours.stride, ours.groups) == ((5, 5), (2, 2), (1, 1), 3)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 3, 9, 8)
+    for mode in (True, False):
+        torch.testing.assert_close(ours.train(mode)(x), theirs(x))
+    ours.eval()(x)
+    assert list(ours.state_dict()) == ["weight", "bias"]
+
+
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("padding", [2, (2, 2), "same"])
+def test_covered_geometries(mode: bool, bias: bool, padding: Any, close: Close) -> None:
+    conv = layer(bias=bias, padding=padding).train(mode)
+    x = torch.randn(2, 3, 9, 8)
+    close(conv(x), x, conv.weight, conv.bias)
+    conv.activation = "relu"
+    close(conv(x), x, conv.weight, conv.bias, relu=True)
+    assert "activation='relu'" in repr(conv) and "activation" not in repr(layer())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"stride": 2},
+        {"dilation": 2, "padding": 4},
+        {"dilation": 2, "padding": "same"},
+        {"padding": 0},
+        {"padding": "valid"},
+        {"padding": (2, 1)},
+        {"padding_mode": "circular"},
+        {"kernel_size": 4, "padding": 2},
+        {"groups": 1},
+        {"out_channels": 6},
+    ],
+)
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("mode", [True, False])
+def test_every_other_geometry_is_computed_by_torch(arguments: dict[str, Any], activation: Any, mode: bool) -> None:
+    geometry = {"in_channels": 3, "out_channels": 3, "kernel_size": 5, "padding": 2, "groups": 3, **arguments}
+    ours, theirs = DepthwiseConv2d(**geometry).train(mode), nn.Conv2d(**geometry)
+    theirs.load_state_dict(ours.state_dict())
+    ours.activation = activation
+    x = torch.randn(2, 3, 12, 11)
+    want = theirs(x) if activation is None else theirs(x).relu()
+    assert torch.equal(ours(x), want)
+
+
+def test_an_image_without_batch_is_computed_by_torch() -> None:
+    conv = layer().eval()
+    x = torch.randn(3, 9, 8)
+    torch.testing.assert_close(conv(x), conv(x[None])[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_other_dtypes_are_computed_by_torch(dtype: torch.dtype) -> None:
+    conv = layer().to(dtype).eval()
+    x = torch.randn(2, 3, 9, 8, dtype=dtype)
+    torch.testing.assert_close(conv(x), nn.functional.conv2d(x, conv.weight, conv.bias, padding=2, groups=3))
+
+
+def test_geometry_may_change_after_construction(close: Close) -> None:
+    conv = layer().eval()
+    x = torch.randn(2, 3, 9, 8)
+    conv(x)
+    conv.stride = (2, 2)
+    assert conv(x).shape == (2, 3, 5, 4)
+
+
+def test_from_conv_shares_parameters(close: Close) -> None:
+    conv = nn.Conv2d(3, 3, 5, padding=2, groups=3).eval()
+    conv.weight.requires_grad_(False)
+    made = DepthwiseConv2d.from_conv(conv, activation="relu")
+    assert made.weight is conv.weight and made.bias is conv.bias and not made.training
+    assert list(made.state_dict()) == list(conv.state_dict()) and made.kernel_size == conv.kernel_size
+    x = torch.randn(2, 3, 9, 8)
+    close(made(x), x, conv.weight, conv.bias, relu=True)
+    made.register_buffer("more", torch.zeros(1))
+    made.weight = nn.Parameter(torch.zeros(3, 1, 5, 5))
+    assert not hasattr(conv, "more") and conv.weight.any()
+
+
+def test_from_conv_keeps_hooks() -> None:
+    conv = nn.Conv2d(3, 3, 5, padding=2, groups=3)
+    seen: list[int] = []
+    conv.register_forward_hook(lambda *_: seen.append(1))
+    DepthwiseConv2d.from_conv(conv)(torch.randn(1, 3, 5, 5))
+    assert seen == [1]
+
+
+def test_copies_and_pickles(fft: None, close: Close) -> None:
+    conv = layer(31).eval()
+    conv.activation = "relu"
+    x = torch.randn(1, 3, 40, 40)
+    conv(x)
+    assert conv._prepared is not None and conv._prepared.size > 0
+    for other in (copy.deepcopy(conv), pickle.loads(pickle.dumps(conv))):
+        assert other._prepared is None or other._prepared.size == 0
+        assert other.activation == "relu" and torch.equal(other(x), conv(x))
+    # A shallow copy shares the weights, and may share what is made of them.
+    shallow = copy.copy(conv)
+    shallow.weight = nn.Parameter(torch.randn_like(conv.weight))
+    for _ in range(2):
+        close(shallow(x), x, shallow.weight, shallow.bias, relu=True)
+        close(conv(x), x, conv.weight, conv.bias, relu=True)
+    assert len(pickle.dumps(conv)) < 3 * 31 * 31 * 4 + 8000
+
+
+def test_parametrized_and_pruned_weights(close: Close) -> None:
+    class Doubled(nn.Module):
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            return 2 * weight
+
+    x = torch.randn(2, 3, 9, 8)
+    conv = layer().eval()
+    weight = conv.weight.detach().clone()
+    parametrize.register_parametrization(conv, "weight", Doubled())
+    close(conv(x), x, 2 * weight, conv.bias)
+    pruned = prune.l1_unstructured(layer().eval(), "weight", amount=0.5)
+    close(pruned(x), x, pruned.weight, pruned.bias)
+    assert (pruned.weight == 0).sum() > 30
+    # Without a history, a copy is allowed again.
+    prune.remove(pruned, "weight")
+    close(copy.deepcopy(pruned)(x), x, pruned.weight, pruned.bias)
+
+
+def test_it_trains_as_a_convolution_does() -> None:
+    ours, theirs = layer(), nn.Conv2d(3, 3, 5, padding=2, groups=3)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(4, 3, 9, 8)
+    for conv in (ours, theirs):
+        optimizer = torch.optim.SGD(conv.parameters(), lr=1e-3, momentum=0.9)
+        for _ in range(5):
+            optimizer.zero_grad()
+            conv(x).square().mean().backward()
+            optimizer.step()
+    torch.testing.assert_close(ours.weight, theirs.weight)
+    torch.testing.assert_close(ours.bias, theirs.bias)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_gradients_in_eval_mode(trained: bool, fft: None) -> None:
+    conv = layer(13).eval()
+    conv.activation = "relu"
+    conv.requires_grad_(trained)
+    x = torch.randn(2, 3, 20, 21, requires_grad=True)
+    wanted = [x, *(p for p in conv.parameters() if p.requires_grad)]
+    y = conv(x)
+    want = depthwise_conv2d(x, conv.weight, conv.bias, activation="relu", backend="aten")
+    dy = torch.randn_like(y)
+    found = torch.autograd.grad(y, wanted, dy, create_graph=True)
+    wants = torch.autograd.grad(want, wanted, dy, create_graph=True)
+    torch.testing.assert_close(found, wants, rtol=1e-4, atol=1e-3)
+    second = torch.autograd.grad(sum(g.square().sum() for g in found), wanted, allow_unused=True)
+    seconds = torch.autograd.grad(sum(g.square().sum() for g in wants), wanted, allow_unused=True)
+    for one, other in zip(second, seconds, strict=True):
+        if other is not None and other.any():
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
+
+
+def test_a_weight_that_changes_between_forward_and_backward_is_an_error() -> None:
+    conv = layer().eval()
+    y = conv(torch.randn(1, 3, 9, 8, requires_grad=True))
+    with torch.no_grad():
+        conv.weight.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
