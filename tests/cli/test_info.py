@@ -1,0 +1,77 @@
+"""`replk-probe info`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import Result
+
+from replk_probe import ops
+from replk_probe.ops import _loader
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REPLK_PROBE_ISA", "REPLK_PROBE_METHOD", "REPLK_PROBE_SPECTRA_MB"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_everything_is_told(replk_probe: Run) -> None:
+    info = ops.native_info()
+    if not info.loaded:
+        pytest.skip(f"the native library is not there: {info.load_error}")
+    text = replk_probe("info").stdout
+    joined = " ".join(text.split())
+    assert torch.__version__ in text and str(info.path) in text and f"built by {info.compiler}" in joined
+    assert f"instruction set {info.isa}" in joined and "methods direct, fft" in joined
+    assert f"backend float32 native {info.isa}" in joined and "float64 aten (dtype is torch.float64" in joined
+    assert "prepared kernels at most 1024 MB" in joined
+    assert all(len(line) <= 100 or "/" in line for line in text.splitlines())
+    assert "\nerror" not in text and "REPLK_PROBE_ISA" not in text
+
+
+def test_json_has_it_all(replk_probe: Run) -> None:
+    found = json.loads(replk_probe("info", "--json").stdout)
+    info = ops.native_info()
+    assert found["native"]["loaded"] == info.loaded and found["native"]["isa"] == info.isa
+    assert found["native"]["methods"] == list(info.methods)
+    assert found["torch"] == torch.__version__ and found["spectra_limit_bytes"] == 1 << 30
+
+
+def test_what_the_environment_forces_is_told(replk_probe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPLK_PROBE_ISA", "portable")
+    monkeypatch.setenv("REPLK_PROBE_METHOD", "direct")
+    text = " ".join(replk_probe("info").stdout.split())
+    assert "environment REPLK_PROBE_ISA=portable REPLK_PROBE_METHOD=direct" in text
+    if ops.native_info().loaded:
+        assert "native portable, method direct forced" in text
+
+
+def test_a_wrong_environment_is_told_and_no_crash(replk_probe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPLK_PROBE_SPECTRA_MB", "much")
+    text = " ".join(replk_probe("info").stdout.split())
+    assert "error REPLK_PROBE_SPECTRA_MB is 'much'." in text
+
+
+def test_without_a_library_it_says_why_and_what_to_do(
+    replk_probe: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "_build_error.txt").write_text("The compiler failed with status 1: g++\nkernel.cpp:1: error: no\n")
+    monkeypatch.delenv("REPLK_PROBE_LIBRARY", raising=False)
+    monkeypatch.setattr(_loader, "__file__", str(tmp_path / "_loader.py"))
+    _loader.find_library.cache_clear()
+    try:
+        text = " ".join(replk_probe("info").stdout.split())
+    finally:
+        monkeypatch.undo()
+        _loader.find_library.cache_clear()
+    assert "native library not loaded. It could not be built when the package was installed." in text
+    assert "kernel.cpp:1: error: no" in text
+    assert "what to do Large kernels run on torch's own convolution" in text and "--no-cache-dir" in text
+    assert "backend float32 aten (the native library is not there)" in text

@@ -1,0 +1,265 @@
+"""Which backend computes what, how a choice is forced, and what is said about it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from replk_probe import ops
+from replk_probe.errors import BackendError, InvalidInputError
+from replk_probe.ops import _cpu, _loader
+
+Close = Callable[..., None]
+
+
+@pytest.fixture
+def without_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """Runs as if nothing had been built; gives the place where the library would be."""
+    place = tmp_path / _loader.FILE_NAME
+    monkeypatch.delenv("REPLK_PROBE_LIBRARY", raising=False)
+    monkeypatch.setattr(_loader, "__file__", str(tmp_path / "_loader.py"))
+    _loader.find_library.cache_clear()
+    yield place
+    _loader.find_library.cache_clear()
+    _cpu._thread.calls.clear()
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="there is no C++ compiler here")
+def test_the_library_is_built_where_there_is_a_compiler() -> None:
+    info = ops.native_info()
+    assert info.loaded, info.load_error
+    assert info.path is not None and Path(info.path).is_file() and info.load_error is None
+    assert info.abi_version == 1 and info.compiler and info.isa == info.best_isa
+    assert {"direct", "fft", "lanes", "reference"} <= set(info.methods)
+
+
+def test_torchs_own_threads_are_used(native: ops.NativeInfo) -> None:
+    if not torch.backends.openmp.is_available() or native.openmp is None:
+        pytest.skip("this torch has no OpenMP runtime that can be shared")
+    assert "omp" in Path(native.openmp).name
+    maps = Path("/proc/self/maps")
+    if maps.exists():  # no second runtime was loaded beside torch's
+        lines = [line.split()[-1] for line in maps.read_text().splitlines() if "omp" in line and ".so" in line]
+        assert str(Path(native.openmp).resolve()) in {str(Path(line).resolve()) for line in lines}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "more", "words"),
+    [
+        (((2, 3, 9, 8), (3, 1, 5, 7)), {}, None),
+        (((2, 3, 9, 8), (3, 1, 5, 7)), {"padding": (2, 3), "stride": (1, 1), "groups": 3}, None),
+        (((2, 3, 9, 8), (3, 1, 5, 5)), {"padding": 2}, None),
+        (((2, 3, 9, 8), (3, 1, 5, 5)), {"padding": "same"}, None),
+        (((2, 3, 9, 8), (3, 1, 5, 5)), {"padding": "valid"}, "padding is 'valid' and only half the kernel"),
+        (((2, 3, 9, 8), (3, 1, 5, 5)), {"padding": 0}, "padding is 0 and only half the kernel"),
+        (((2, 3, 9, 8), (3, 1, 5, 5)), {"stride": 2}, r"stride is \(2, 2\) and only stride 1 is compiled"),
+        (((2, 3, 9, 8), (3, 1, 5, 5)), {"dilation": (1, 2)}, r"dilation is \(1, 2\) and only dilation 1"),
+        (((2, 3, 9, 8), (3, 1, 4, 5)), {}, r"weight is \[3, 1, 4, 5\] and only odd kernels are compiled"),
+        (((2, 3, 9, 8), (6, 1, 5, 5)), {}, r"weight is \[6, 1, 5, 5\] for 3 channels"),
+        (((2, 3, 9, 8), (3, 1, 5, 5)), {"groups": 1}, "only one kernel per channel"),
+        (((3, 9, 8), (3, 1, 5, 5)), {}, "3 and 4 axes"),
+    ],
+)
+def test_reasons_of_geometry(
+    native: object, shapes: tuple[tuple[int, ...], tuple[int, ...]], more: dict[str, Any], words: str | None
+) -> None:
+    reason = ops.unsupported_reason(torch.zeros(shapes[0]), torch.zeros(shapes[1]), **more)
+    assert reason is None if words is None else re.search(words, str(reason))
+
+
+def test_reasons_of_tensors(native: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, w = torch.zeros(2, 3, 9, 8), torch.zeros(3, 1, 5, 5)
+    assert ops.unsupported_reason(x.bfloat16(), w.bfloat16()) is None
+    assert "float64" in str(ops.unsupported_reason(x.double(), w.double()))
+    assert "dtypes differ: torch.float32, torch.bfloat16" in str(ops.unsupported_reason(x, w.bfloat16()))
+    assert "the device is meta" in str(ops.unsupported_reason(x.to("meta"), w.to("meta")))
+    assert "layout is torch.sparse_coo" in str(ops.unsupported_reason(x.to_sparse(), w))
+    monkeypatch.setenv("REPLK_PROBE_METHOD", "aten")
+    assert ops.unsupported_reason(x, w) == "REPLK_PROBE_METHOD=aten forces torch's convolution"
+
+
+def test_without_a_library_torch_computes(
+    without_library: Path, caplog: pytest.LogCaptureFixture, close: Close
+) -> None:
+    x, w, b = torch.randn(2, 3, 9, 8, requires_grad=True), torch.randn(3, 1, 5, 7), torch.randn(3)
+    with caplog.at_level(logging.WARNING, logger="replk_probe"):
+        for _ in range(2):
+            close(ops.depthwise_conv2d(x, w, b, activation="relu"), x, w, b, relu=True)
+        ops.depthwise_conv2d(x, w).sum().backward()
+        conv = ops.DepthwiseConv2d(3, 3, 5, padding=2, groups=3).eval()
+        close(conv(x), x, conv.weight, conv.bias)
+    assert len(caplog.records) == 1 and "is missing: the package was not built" in caplog.text
+    info = ops.native_info()
+    assert not info.loaded and info.path is None and info.methods == () and str(without_library) in str(info.load_error)
+    assert ops.describe_backend() == "aten (the native library is not there)"
+    assert ops.planned_method((1, 3, 9, 8), 5).method == "aten"
+    with pytest.raises(BackendError, match="Native kernel refused: the native library is not there"):
+        ops.depthwise_conv2d(x, w, backend="native")
+
+
+def test_why_nothing_was_built_is_passed_on(without_library: Path) -> None:
+    without_library.with_name("_build_error.txt").write_text("No C++ compiler was found: none of g++ is on the PATH.\n")
+    error = ops.native_info().load_error
+    assert error == (
+        "It could not be built when the package was installed. No C++ compiler was found: none of g++ is on the PATH."
+    )
+
+
+def test_a_file_that_is_no_library_is_an_explained_fallback(without_library: Path) -> None:
+    without_library.write_bytes(b"not a library")
+    assert f"{without_library} cannot be opened" in str(ops.native_info().load_error)
+
+
+def test_a_library_of_another_version_is_not_used(
+    native: ops.NativeInfo, without_library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _loader.find_library.cache_clear()
+    monkeypatch.undo()
+    monkeypatch.setattr(_loader, "ABI_VERSION", 999)
+    assert "version 1 of the interface, this package needs 999" in str(ops.native_info().load_error)
+
+
+def test_another_library_can_be_named(without_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPLK_PROBE_LIBRARY", "/nowhere/lib.so")
+    assert ops.native_info().load_error == "REPLK_PROBE_LIBRARY names /nowhere/lib.so, which is not a file."
+
+
+def test_each_method_and_instruction_set_can_be_forced(
+    native: ops.NativeInfo, monkeypatch: pytest.MonkeyPatch, close: Close
+) -> None:
+    x, w, b = torch.randn(2, 16, 14, 13), torch.randn(16, 1, 7, 7), torch.randn(16)
+    isas = ("portable", "avx2", "avx512")
+    for isa in isas[: isas.index(str(native.best_isa)) + 1]:
+        monkeypatch.setenv("REPLK_PROBE_ISA", isa)
+        info = ops.native_info()
+        assert info.isa == isa and info.best_isa == native.best_isa
+        assert ops.describe_backend() == f"native {isa}"
+        for method in info.methods:
+            monkeypatch.setenv("REPLK_PROBE_METHOD", method)
+            planned = ops.planned_method(x.shape, 7)
+            assert (planned.method, planned.isa, planned.reason) == (method, isa, None)
+            assert ops.describe_backend() == f"native {isa}, method {method} forced"
+            close(ops.depthwise_conv2d(x, w, b), x, w, b)
+            close(ops.depthwise_conv2d(x, w, b, backend="native"), x, w, b)
+        monkeypatch.delenv("REPLK_PROBE_METHOD")
+
+
+def test_aten_can_be_forced(native: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, w = torch.randn(1, 3, 9, 8), torch.randn(3, 1, 5, 5)
+    monkeypatch.setenv("REPLK_PROBE_METHOD", "aten")
+    assert ops.planned_method((1, 3, 9, 8), 5).method == "aten"
+    assert torch.equal(ops.depthwise_conv2d(x, w), torch.nn.functional.conv2d(x, w, padding=2, groups=3))
+    with pytest.raises(BackendError, match="REPLK_PROBE_METHOD=aten forces torch's convolution"):
+        ops.depthwise_conv2d(x, w, backend="native")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("REPLK_PROBE_ISA", "sse9", "REPLK_PROBE_ISA is 'sse9'. No instruction set has that name. Set one of portable"),
+        ("REPLK_PROBE_METHOD", "winograd", "REPLK_PROBE_METHOD is 'winograd'. No method has that name. Set one of"),
+    ],
+)
+def test_a_wrong_word_in_the_environment_is_an_error(
+    native: object, monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    x, w = torch.randn(1, 3, 9, 8), torch.randn(3, 1, 5, 5)
+    ops.depthwise_conv2d(x, w)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BackendError, match=words):
+        ops.depthwise_conv2d(x, w)
+    with pytest.raises(BackendError, match=words):
+        ops.planned_method((1, 3, 9, 8), 5)
+    assert words.partition(".")[0] in ops.describe_machine()["error"]
+    monkeypatch.setenv(name, "")
+    ops.depthwise_conv2d(x, w)
+
+
+def test_an_instruction_set_above_the_cpus_is_an_error(native: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = _loader.find_library()
+    assert not isinstance(library, str)
+    monkeypatch.setattr("replk_probe.ops._loader.ISAS", {**_loader.ISAS, "avx1024": 4})
+    monkeypatch.setenv("REPLK_PROBE_ISA", "avx1024")
+    with pytest.raises(BackendError, match="This CPU, or the library as it was built, goes up to"):
+        ops.planned_method((1, 3, 9, 8), 5)
+
+
+def test_where_torch_is_faster_torch_computes_unless_native_is_demanded(
+    native: object, monkeypatch: pytest.MonkeyPatch, close: Close
+) -> None:
+    from replk_probe.ops import _choice, _fallback
+
+    real = _choice._plan
+
+    def plan(library: Any, problem: Any) -> Any:
+        found = real(library, problem)
+        if problem.method == 0:
+            found.method = _loader.HOST
+        return found
+
+    monkeypatch.setattr(_choice, "_plan", plan)
+    calls: list[str] = []
+    for name in ("forward", "grad_input", "grad_weight"):
+        function = getattr(_fallback, name)
+        monkeypatch.setattr(_fallback, name, lambda *a, f=function, n=name: (calls.append(n), f(*a))[1])
+    x, w = torch.randn(2, 3, 9, 8, requires_grad=True), torch.randn(3, 1, 5, 7, requires_grad=True)
+    planned = ops.planned_method((2, 3, 9, 8), (5, 7))
+    assert planned.method == "aten" and "measured to be faster" in str(planned.reason)
+    y = ops.depthwise_conv2d(x, w, backend="native")
+    y.sum().backward()
+    close(y, x, w)
+    assert calls == []
+    y = ops.depthwise_conv2d(x, w)
+    y.sum().backward()
+    close(y, x, w)
+    assert [name for name in calls if name != "forward"] == ["grad_input", "grad_weight"]
+
+
+def test_a_fallback_is_logged_once(native: object, caplog: pytest.LogCaptureFixture) -> None:
+    _cpu._logged.clear()
+    x, w = torch.randn(1, 3, 9, 8).double(), torch.randn(3, 1, 5, 5).double()
+    with caplog.at_level(logging.INFO, logger="replk_probe"):
+        for size in (8, 7, 6):
+            ops.depthwise_conv2d(x[..., :size], w)
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert "by torch: dtype is torch.float64 and only float32 and bfloat16 are compiled." in caplog.text
+
+
+def test_planned_methods(native: object) -> None:
+    planned = ops.planned_method((1, 64, 56, 56), 51)
+    assert planned.method in ("fft", "direct", "lanes") and planned.isa == ops.native_info().isa
+    assert planned.workspace_bytes <= 64 << 20
+    assert ops.planned_method((1, 64, 56, 56), (51, 5), torch.bfloat16, "grad_input").method != "aten"
+    assert ops.planned_method((1, 64, 56, 56), 30).reason == "the kernel is (30, 30) and only odd kernels are compiled"
+    assert "float64" in str(ops.planned_method((1, 64, 56, 56), 31, torch.float64).reason)
+    with pytest.raises(InvalidInputError, match="Unknown direction 'backward'"):
+        ops.planned_method((1, 64, 56, 56), 31, direction="backward")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="It has four sizes"):
+        ops.planned_method((64, 56, 56), 31)
+
+
+@pytest.mark.parametrize("direction", ["forward", "grad_input", "grad_weight"])
+@pytest.mark.parametrize("shape", [(1, 128, 256, 256), (8, 64, 512, 512), (1, 2048, 7, 7)])
+@pytest.mark.parametrize("kernel", [7, 31, 61])
+def test_scratch_memory_stays_within_64_mb(native: object, direction: Any, shape: tuple[int, ...], kernel: int) -> None:
+    for threads in (1, 2, 16, 128):
+        planned = ops.planned_method(shape, kernel, direction=direction, threads=threads)
+        assert planned.workspace_bytes <= 64 << 20
+
+
+def test_describe_backend() -> None:
+    assert ops.describe_backend("cuda") == "aten (the device is cuda)"
+    assert ops.describe_backend(dtype=torch.float64).startswith("aten (dtype is torch.float64")
+
+
+def test_what_is_installed_can_be_described() -> None:
+    found = ops.describe_machine()
+    assert found["torch"] == torch.__version__ and found["cores"] and found["cpu"] and found["cpu_features"]
+    assert set(found["backends"]) == {"float32", "bfloat16", "float64"} and found["error"] is None

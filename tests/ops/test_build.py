@@ -1,0 +1,144 @@
+"""Building the native library: with a compiler, without one, and with one that knows less."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = ("setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE", "NOTICE")
+LIBRARY = "libreplk_dwconv2d" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
+
+# A kernel file without kernels: how the parts are put together is tested here, not the time that they take.
+_EMPTY = """#include "common/task.h"
+namespace replk {{
+namespace REPLK_ISA {{
+const Method {method}_methods[3] = {{}};
+}}
+}}
+"""
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the library is not built on Windows")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The sources, in a folder of their own, with kernels that compile at once."""
+    folder = tmp_path / "checkout"
+    shutil.copytree(ROOT / "csrc", folder / "csrc", ignore=shutil.ignore_patterns("tests"))
+    for method in ("direct", "fft", "lanes"):
+        (folder / "csrc" / "cpu" / f"{method}.cpp").write_text(_EMPTY.format(method=method))
+    for name in FILES:
+        shutil.copy(ROOT / name, folder)
+    ops = folder / "replk_probe" / "ops"
+    ops.mkdir(parents=True)
+    shutil.copy(ROOT / "replk_probe" / "__init__.py", folder / "replk_probe")
+    (ops / "__init__.py").touch()
+    return folder
+
+
+@pytest.fixture
+def compiler() -> str:
+    for name in (os.environ.get("CXX"), "g++", "clang++", "c++"):
+        if name and shutil.which(name):
+            return name
+    pytest.skip("there is no C++ compiler here")
+
+
+def setup(checkout: Path, *command: str, **environment: str) -> str:
+    """Runs setup.py; gives what it says."""
+    clean = {name: value for name, value in os.environ.items() if name not in ("CXX", "LDFLAGS")}
+    done = subprocess.run(
+        [sys.executable, "setup.py", "-q", *command],
+        cwd=checkout,
+        env={**clean, "CXXFLAGS": "-O0", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def script(folder: Path, text: str) -> str:
+    """An executable that runs ``text``."""
+    file = folder / "compiler"
+    file.write_text(f"#!/bin/sh\n{text}\n")
+    file.chmod(file.stat().st_mode | stat.S_IXUSR)
+    return str(file)
+
+
+def test_in_place(checkout: Path, compiler: str) -> None:
+    ops = checkout / "replk_probe" / "ops"
+    (ops / "_build_error.txt").write_text("of an earlier build")
+    said = setup(checkout, "build_ext", "--inplace", CXX=compiler)
+    assert f"Built {LIBRARY} with {compiler} for portable" in said
+    assert sorted(path.name for path in ops.iterdir()) == sorted(["__init__.py", LIBRARY])
+    assert ctypes.CDLL(str(ops / LIBRARY)).replk_abi_version() == 1
+
+
+def test_the_wheel_serves_every_python_of_the_platform(checkout: Path, compiler: str) -> None:
+    setup(checkout, "bdist_wheel", CXX=compiler)
+    (wheel,) = (checkout / "dist").iterdir()
+    _, _, python, abi, platform = wheel.stem.split("-")
+    assert (python, abi) == ("py3", "none") and platform != "any"
+    names = zipfile.ZipFile(wheel).namelist()
+    assert f"replk_probe/ops/{LIBRARY}" in names
+    assert not [name for name in names if name.startswith("csrc") or name.endswith((".cpp", ".h", ".o"))]
+
+
+@pytest.mark.parametrize("named", ["/bin/false", "no-such-compiler", ""])
+def test_without_a_compiler_the_package_builds_and_says_why(checkout: Path, named: str) -> None:
+    ops = checkout / "replk_probe" / "ops"
+    (ops / LIBRARY).write_bytes(b"of an earlier build")
+    environment = {"CXX": named} if named else {"PATH": "/nowhere"}
+    said = setup(checkout, "build_ext", "--inplace", **environment)
+    assert "The native library was not built, torch's convolutions are used instead." in said
+    reason = (ops / "_build_error.txt").read_text()
+    assert not (ops / LIBRARY).exists()
+    want = {
+        "/bin/false": "The compiler failed with status 1: /bin/false",
+        "no-such-compiler": "The compiler that CXX names was not found: no-such-compiler.",
+        "": "No C++ compiler was found: none of ",
+    }[named]
+    assert reason.startswith(want)
+    setup(checkout, "bdist_wheel", **environment)
+    (wheel,) = (checkout / "dist").iterdir()
+    assert zipfile.ZipFile(wheel).read("replk_probe/ops/_build_error.txt").decode().startswith(want)
+
+
+def test_what_the_compiler_says_is_kept(checkout: Path, compiler: str) -> None:
+    (checkout / "csrc" / "cpu" / "fft.cpp").write_text("int f( {\n")
+    setup(checkout, "build_ext", "--inplace", CXX=compiler)
+    reason = (checkout / "replk_probe" / "ops" / "_build_error.txt").read_text()
+    assert "The compiler failed with status 1" in reason and "fft.cpp" in reason and "error" in reason
+
+
+@pytest.mark.parametrize(("refused", "best"), [("-mavx512f", 2), ("-mavx*", 1)])
+def test_an_instruction_set_that_the_compiler_does_not_know_is_left_out(
+    checkout: Path, compiler: str, refused: str, best: int
+) -> None:
+    limited = script(
+        checkout.parent, f'for word in "$@"; do case $word in {refused}) exit 1;; esac; done\nexec {compiler} "$@"'
+    )
+    said = setup(checkout, "build_ext", "--inplace", CXX=limited)
+    assert "avx512" not in said
+    library = ctypes.CDLL(str(checkout / "replk_probe" / "ops" / LIBRARY))
+    assert library.replk_best_isa() <= best
+
+
+def test_a_source_distribution_has_the_sources(checkout: Path) -> None:
+    setup(checkout, "sdist", "--formats=gztar")
+    (archive,) = (checkout / "dist").iterdir()
+    with tarfile.open(archive) as tar:
+        names = {name.partition("/")[2] for name in tar.getnames()}
+    assert {"setup.py", "csrc/include/replk/dwconv2d.h", "csrc/common/api.cpp", "csrc/cpu/fft.cpp"} <= names
