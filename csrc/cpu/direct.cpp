@@ -1,6 +1,7 @@
 // The direct method: register-blocked multiply-add over zero-padded copies of the planes.
 #include "common/task.h"
 #include "cpu/direct/convolve.h"
+#include "cpu/direct/grad_weight.h"
 
 namespace replk {
 namespace REPLK_ISA {
@@ -31,12 +32,32 @@ void run_convolve(const Task& task, int64_t begin, int64_t end, void* scratch) {
   }
 }
 
+int64_t correlate_scratch(const replk_problem& p, const replk_plan&) {
+  return round_up(GradWeightLayout(p).size * int64_t{sizeof(float)}, 64);
+}
+
+bool plan_correlate(const replk_problem& p, replk_plan& plan) {
+  plan.tile_h = plan.tile_w = plan.packed_bytes = 0;
+  return correlate_scratch(p, plan) <= kMaxScratch;
+}
+
+int64_t correlate_item_count(const replk_problem& p, const replk_plan&) { return p.c; }
+
+void run_correlate(const Task& task, int64_t begin, int64_t end, void* scratch) {
+  float* memory = static_cast<float*>(scratch);
+  if (task.problem.dtype == REPLK_F32) {
+    correlate_items<float>(task, begin, end, memory);
+  } else {
+    correlate_items<uint16_t>(task, begin, end, memory);
+  }
+}
+
 }  // namespace
 
 const Method direct_methods[3] = {
     {plan_convolve, convolve_scratch, convolve_item_count, run_convolve, nullptr},
     {plan_convolve, convolve_scratch, convolve_item_count, run_convolve, nullptr},
-    {},
+    {plan_correlate, correlate_scratch, correlate_item_count, run_correlate, nullptr},
 };
 
 }  // namespace REPLK_ISA

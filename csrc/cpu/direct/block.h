@@ -35,10 +35,11 @@ static REPLK_INLINE void multiply_position(Vec (&acc)[R][C], const BlockInput& i
   w = opaque(w);
   Vec input[C];
   REPLK_UNROLL
-  for (int c = 0; c < C; ++c) input[c] = Operands::input(x, c, in);
+  for (int c = 0; c < C; ++c) input[c] = in_register(Operands::input(x, c, in));
   REPLK_UNROLL
   for (int i = kBegin; i < kEnd; ++i) {
-    const Vec factor = Operands::factor(w, i, in);
+    const Vec operand = Operands::factor(w, i, in);
+    const Vec factor = C > 1 ? in_register(operand) : operand;
     REPLK_UNROLL
     for (int c = 0; c < C; ++c) acc[i][c] = fma(input[c], factor, acc[i][c]);
   }

@@ -15,6 +15,15 @@ namespace REPLK_ISA {
 static inline float to_float(float value) { return value; }
 static inline float to_float(uint16_t value) { return bfloat16_to_float(value); }
 
+template <class T>
+static inline T from_float(float value) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return value;
+  } else {
+    return float_to_bfloat16(value);
+  }
+}
+
 static inline void clear(float* p, int64_t count) {
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) store(p + i, zero());

@@ -49,22 +49,22 @@ struct Bands {
 // are not made smaller than need be, but for problems of few planes, where bands are all that threads can share.
 static inline Bands cut_into_bands(const replk_problem& p, const Kernel& k) {
   constexpr int64_t kMaxWidth = 1024, kMaxSize = 128 * 1024, kMinHeight = 16, kEnoughItems = 16;
+  const int64_t h = larger(p.h, 1), w = larger(p.w, 1);
   Bands b;
-  b.across = divide_up(p.w, kMaxWidth);
-  b.width = b.across == 1 ? p.w : round_up(divide_up(p.w, b.across), kLine);
-  b.across = divide_up(p.w, b.width);
+  b.across = divide_up(w, kMaxWidth);
+  b.width = b.across == 1 ? w : round_up(divide_up(w, b.across), kLine);
+  b.across = divide_up(w, b.width);
   b.margin = round_up(k.pad_w(), kLine);
   b.pitch = round_up(b.margin + round_up(b.width, kLanes) + k.pad_w(), kLine);
   if (b.pitch / kLine % 2 == 0) b.pitch += kLine;
   const int64_t fitting = larger(kMaxSize / b.pitch - k.kh, kMinHeight);
-  b.down = divide_up(p.h, fitting);
-  const int64_t planes = p.n * p.c * b.across;
+  b.down = divide_up(h, fitting);
+  const int64_t planes = larger(p.n * p.c * b.across, 1);
   if (planes * b.down < kEnoughItems) {
-    const int64_t shortest = larger(kMinHeight, k.kh);
-    b.down = larger(b.down, smaller(divide_up(kEnoughItems, larger(planes, 1)), p.h / shortest));
+    b.down = larger(b.down, smaller(divide_up(kEnoughItems, planes), h / larger(kMinHeight, k.kh)));
   }
-  b.height = divide_up(p.h, larger(b.down, 1));
-  b.down = divide_up(p.h, larger(b.height, 1));
+  b.height = divide_up(h, b.down);
+  b.down = divide_up(h, b.height);
   b.rows = b.height + k.kh;  // one more than the taps reach: a fold of an odd height looks there
   return b;
 }

@@ -2,6 +2,8 @@
 #ifndef REPLK_CPU_DIRECT_UNROLL_H_
 #define REPLK_CPU_DIRECT_UNROLL_H_
 
+#include "cpu/simd/isa.h"
+
 #if defined(__clang__)
 #define REPLK_UNROLL _Pragma("clang loop unroll(full)")
 #define REPLK_INLINE inline __attribute__((always_inline))
@@ -23,6 +25,14 @@ static REPLK_INLINE const float* opaque(const float* p) {
   __asm__("" : "+r"(p));
 #endif
   return p;
+}
+
+// Loads a vector once: otherwise the compiler may load it again for each product, as an operand from memory.
+static REPLK_INLINE Vec in_register(Vec a) {
+#if defined(__GNUC__) && defined(__x86_64__)
+  __asm__("" : "+v"(a.v));
+#endif
+  return a;
 }
 
 }  // namespace REPLK_ISA
