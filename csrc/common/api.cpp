@@ -13,6 +13,7 @@ namespace replk {
 namespace {
 
 constexpr int64_t kScratchAlignment = 64;
+constexpr int64_t kMostWorkspace = int64_t{64} << 20;  // bytes, all threads together
 
 bool is_valid(const replk_problem& p) {
   // Sizes are bounded so that no index below can overflow: 2^40 elements are far above any memory.
@@ -40,8 +41,11 @@ bool is_valid(const replk_problem& p) {
          p.threads >= 1 && p.threads <= 1024;
 }
 
-int team_size(const replk_problem& p, int64_t items) {
-  return static_cast<int>(items < p.threads ? (items < 1 ? 1 : items) : p.threads);
+// Threads for a problem: no more than there are items, or than the bound on the workspace has scratch memory for.
+int team_size(const replk_problem& p, int64_t items, int64_t scratch_bytes) {
+  int64_t threads = items < p.threads ? items : p.threads;
+  if (scratch_bytes > 0 && threads * scratch_bytes > kMostWorkspace) threads = kMostWorkspace / scratch_bytes;
+  return static_cast<int>(threads < 1 ? 1 : threads);
 }
 
 struct RunContext {
@@ -124,7 +128,7 @@ int32_t replk_dwconv2d_plan(const replk_problem* problem, replk_plan* plan) {
   if (const Method* method = find_method(*problem, *plan)) {
     const int64_t scratch = method->scratch_bytes(*problem, *plan);
     if (scratch > 0) {
-      plan->workspace_bytes = team_size(*problem, method->items(*problem, *plan)) * scratch + kScratchAlignment;
+      plan->workspace_bytes = team_size(*problem, method->items(*problem, *plan), scratch) * scratch + kScratchAlignment;
     }
   }
   return REPLK_OK;
@@ -135,8 +139,8 @@ int32_t replk_dwconv2d_pack(const replk_problem* problem, const replk_plan* plan
   const Method* method = find_method(*problem, *plan);
   if (!method || !method->pack || plan->packed_bytes <= 0) return REPLK_UNSUPPORTED;
   if (problem->c > 0 && (!weight || !packed)) return REPLK_INVALID_ARGUMENT;
-  const int threads = team_size(*problem, problem->c);
   const int64_t scratch_bytes = method->scratch_bytes(*problem, *plan);
+  const int threads = team_size(*problem, problem->c, scratch_bytes);
   char* memory = static_cast<char*>(
       ::operator new(static_cast<std::size_t>(threads * scratch_bytes + kScratchAlignment), std::nothrow));
   if (!memory) return REPLK_WORKSPACE_TOO_SMALL;
@@ -163,8 +167,9 @@ int32_t replk_dwconv2d_run(const replk_problem* problem, const replk_plan* plan,
   }
   std::atomic<int32_t> stale{0};
   const Task task{*problem, *plan, *buffers, stale};
-  RunContext context{task, *method, aligned(buffers->workspace), method->scratch_bytes(*problem, *plan)};
-  parallel_for(items, team_size(*problem, items), run_piece, &context);
+  const int64_t scratch_bytes = method->scratch_bytes(*problem, *plan);
+  RunContext context{task, *method, aligned(buffers->workspace), scratch_bytes};
+  parallel_for(items, team_size(*problem, items, scratch_bytes), run_piece, &context);
   buffers->packed_was_stale = stale.load();
   return REPLK_OK;
 }

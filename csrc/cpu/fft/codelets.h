@@ -177,8 +177,6 @@ template <>
 struct Dft<10> : CoprimeDft<2, 5> {};
 template <>
 struct Dft<12> : CoprimeDft<4, 3> {};
-template <>
-struct Dft<15> : CoprimeDft<3, 5> {};
 
 }  // namespace REPLK_ISA
 }  // namespace replk

@@ -35,7 +35,7 @@ struct Length {
 // Additions, multiplications and fused ones of one codelet, counted from codelets.h.
 constexpr float codelet_cost(int radix) {
   return radix == 4 ? 16 : radix == 5 ? 32 : radix == 6 ? 36 : radix == 8 ? 52 : radix == 9 ? 88 : radix == 10 ? 84
-         : radix == 12 ? 96 : radix == 15 ? 156 : 160;
+         : radix == 12 ? 96 : 160;
 }
 
 template <int N1, int N2>
@@ -49,11 +49,10 @@ constexpr Length length_of() {
 }
 
 // What fits the planes and kernels of real networks with little to spare; half a length plus one comes to just under a
-// multiple of the lanes for 24, 60, 90 and 120, which wastes least in the row stage.
+// multiple of the lanes for 24, 30, 60, 90 and 120, which wastes least in the row stage.
 constexpr Length kLengths[] = {
-    length_of<4, 6>(),   length_of<5, 8>(),   length_of<6, 8>(),   length_of<6, 10>(),
-    length_of<8, 10>(),  length_of<9, 10>(),  length_of<8, 12>(),  length_of<10, 12>(),
-    length_of<12, 12>(), length_of<10, 16>(), length_of<12, 16>(),
+    length_of<4, 6>(),  length_of<5, 6>(),   length_of<5, 8>(),   length_of<6, 8>(),   length_of<6, 10>(), length_of<8, 10>(),
+    length_of<9, 10>(), length_of<8, 12>(),  length_of<10, 12>(), length_of<12, 12>(), length_of<10, 16>(), length_of<12, 16>(),
 };
 constexpr int kLengthCount = sizeof kLengths / sizeof kLengths[0];
 
