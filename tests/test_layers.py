@@ -50,7 +50,7 @@ class Rule:
 LIGHT = ("errors", *(f"runtime.{name}" for name in LIGHT_RUNTIME))
 RESULTS = tuple(f"{{room}}.{name}" for name in RESULT_FILES)
 PLOTS = ("*.plot", "*.plot_*")
-ANALYZERS = ("erf", "shape_bias", "kernels")
+ANALYZERS = ("erf", "shape_bias", "kernels", "bench")
 
 
 def in_analyzers(*names: str) -> tuple[str, ...]:
@@ -80,6 +80,13 @@ RULES = (
         (*LIGHT, *PLOTS, *(f"*.{name}" for name in RESULT_FILES)),
         ("matplotlib", "seaborn", "numpy", "scipy"),
         torch_free=True,
+    ),
+    # What is measured here is the operator itself.
+    Rule(
+        ("bench/*",),
+        ("errors", "models", "models.*", "ops", "ops.*", "runtime.*", "{room}.*"),
+        ("torch", "numpy"),
+        not_rooms=PLOTS,
     ),
     Rule(
         in_analyzers("*"),

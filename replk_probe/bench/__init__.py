@@ -1,0 +1,54 @@
+"""How fast the depthwise convolution is on this machine, beside every way that torch has to compute it.
+
+``measure_speed`` is the whole measurement. Importing this package loads nothing heavy: every name is resolved on first
+use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .layers import MODEL_LAYERS as MODEL_LAYERS
+    from .layers import sweep_layers as sweep_layers
+    from .measure import measure_speed as measure_speed
+    from .plot import plot_speed as plot_speed
+    from .result import Layer as Layer
+    from .result import SpeedCase as SpeedCase
+    from .result import SpeedResult as SpeedResult
+    from .result import Timing as Timing
+
+_HOME = {
+    "MODEL_LAYERS": "layers",
+    "Layer": "result",
+    "SpeedCase": "result",
+    "SpeedResult": "result",
+    "Timing": "result",
+    "measure_speed": "measure",
+    "plot_speed": "plot",
+    "sweep_layers": "layers",
+}
+
+__all__ = [
+    "MODEL_LAYERS",
+    "Layer",
+    "SpeedCase",
+    "SpeedResult",
+    "Timing",
+    "measure_speed",
+    "plot_speed",
+    "sweep_layers",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,105 @@
+"""Which convolutions to time: those of known models, a sweep, those of a model that the user names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from replk_probe.errors import InvalidInputError
+from replk_probe.models import create_model, reparameterize
+
+from .result import Layer
+
+# Stages of RepLKNet-31B (at 1024 px, and a batch of four at 512), of SLaK with its 51x51 and decomposed kernels at
+# 224 px, of ConvNeXt with a 7x7, and the last stages of large-kernel networks at 224 px.
+MODEL_LAYERS = (
+    Layer(1, 128, 256, 256, 31, 31),
+    Layer(1, 256, 128, 128, 29, 29),
+    Layer(1, 512, 64, 64, 27, 27),
+    Layer(1, 1024, 32, 32, 13, 13),
+    Layer(4, 384, 32, 32, 31, 31),
+    Layer(1, 96, 56, 56, 7, 7),
+    Layer(1, 80, 56, 56, 51, 51),
+    Layer(1, 124, 56, 56, 51, 5),
+    Layer(1, 124, 56, 56, 5, 51),
+    Layer(1, 1536, 7, 7, 13, 13),
+    Layer(1, 384, 14, 14, 13, 13),
+)
+SWEEP_KERNELS = (3, 5, 7, 9, 11, 13, 15, 17, 21, 25, 27, 29, 31, 35, 41, 47, 51, 55, 61)
+SWEEP_PLANES = (7, 14, 28, 32, 56, 64, 112, 128, 256)
+# Elements of the input in a sweep: 4 MB in float32, a stage of a network of usual size.
+_SWEEP_ELEMENTS = 1 << 20
+
+
+def sweep_layers(planes: Sequence[int] = SWEEP_PLANES, kernels: Sequence[int] = SWEEP_KERNELS) -> list[Layer]:
+    """Square kernels on square planes, one image; as many channels as make 2^20 elements, 16 to 1024.
+
+    Args:
+        planes: Sides of the planes.
+        kernels: Sides of the kernels, odd.
+    """
+    layers = []
+    for plane in planes:
+        channels = min(max(_SWEEP_ELEMENTS // max(plane, 1) ** 2 // 16 * 16, 16), 1024)
+        layers += [Layer(1, channels, plane, plane, kernel, kernel) for kernel in kernels]
+    return layers
+
+
+def layers_of_model(name: str, size: int, batch: int = 1) -> list[Layer]:
+    """The depthwise convolutions of a model, merged, that the operator covers: stride 1, odd kernel above 1x1.
+
+    Args:
+        name: Of :func:`replk_probe.create_model`.
+        size: Side of its input, pixels.
+        batch: Images.
+
+    Returns:
+        In the order of the network, each with how often it occurs.
+
+    Raises:
+        UnknownModelError: There is no such model.
+        InvalidInputError: It has no such convolution, or cannot take an input of that size.
+    """
+    model = create_model(name, "random", seed=0).eval()
+    reparameterize(model)
+    found: dict[Layer, int] = {}
+
+    def note(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        assert isinstance(module, nn.Conv2d)
+        shape, kernel = inputs[0].shape, (module.kernel_size[0], module.kernel_size[1])
+        layer = Layer(shape[0], shape[1], shape[2], shape[3], *kernel)
+        found[layer] = found.get(layer, 0) + 1
+
+    hooks = [module.register_forward_pre_hook(note) for module in model.modules() if _is_covered(module)]
+    try:
+        # Shapes alone: nothing is computed.
+        with torch.inference_mode():
+            model.to("meta")(torch.empty(batch, 3, size, size, device="meta"))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise InvalidInputError(
+            f"{name} does not take an input of {size} px. {str(error).splitlines()[0]}. Choose another --input-size."
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not found:
+        raise InvalidInputError(
+            f"{name} has no depthwise convolution of stride 1. There is nothing to time. Choose another model."
+        )
+    return [Layer(*layer.shape, *layer.kernel, count=count) for layer, count in found.items()]
+
+
+def _is_covered(module: nn.Module) -> bool:
+    if not isinstance(module, nn.Conv2d) or module.groups == 1:
+        return False
+    kh, kw = module.kernel_size
+    return (
+        module.groups == module.in_channels == module.out_channels
+        and module.stride == (1, 1)
+        and module.dilation == (1, 1)
+        and kh % 2 == kw % 2 == 1
+        and kh * kw > 1
+        and module.padding in ((kh // 2, kw // 2), "same")
+    )

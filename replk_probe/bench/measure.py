@@ -1,0 +1,231 @@
+"""Times every variant of every layer, in turns within one run."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from replk_probe.errors import BackendError, InvalidInputError
+from replk_probe.ops import describe_machine, native_info, planned_method
+from replk_probe.runtime.progress import progress as progress_bar
+
+from .result import PASSES, Layer, Machine, SpeedCase, SpeedResult, Timing
+from .variants import Call, Operands, our_variants, relative_errors, torch_variants
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+ISAS = ("portable", "avx2", "avx512")
+_ISA_NUMBERS = {name: number for number, name in enumerate(ISAS, start=1)}
+
+# Seconds. A variant that would take longer for one call is left out unless everything is asked for; one variant is
+# given so much time in all; a turn of short calls goes on for so long; and calls shorter than the last are preceded by
+# one that is not timed, because the others' turns have left the caches cold.
+_LONGEST_CALL = 4.0
+_BUDGET = 2.0
+_TURN = 0.004
+_WARMED = 0.05
+_MOST_CALLS_PER_TURN = 20
+# How many channels are timed first where a call may be too long: of that share of the layer's.
+_PROBE_SHARE = 16
+_PROBE_FLOPS = 4e9
+
+
+def measure_speed(
+    layers: Sequence[Layer],
+    directions: Sequence[str] = ("forward",),
+    *,
+    dtype: str = "float32",
+    threads: int | None = None,
+    isa: str | None = None,
+    repeats: int = 9,
+    everything: bool = False,
+    accuracy: bool = True,
+    progress: bool = False,
+) -> SpeedResult:
+    """Time our convolution and torch's.
+
+    All variants of a case take turns, so that what else the machine does hits them alike. A turn of a short call is
+    several calls, each timed by itself.
+
+    Args:
+        layers: What to time.
+        directions: Of ``"forward"``, ``"grad_input"``, ``"grad_weight"``.
+        dtype: ``"float32"`` or ``"bfloat16"``.
+        threads: Of every variant; default torch's present number, which is restored.
+        isa: Force our kernels to ``"portable"``, ``"avx2"`` or ``"avx512"``; torch's are not forced.
+        repeats: Turns of each variant; fewer where they would take more than two seconds.
+        everything: Also measure what takes more than four seconds a call.
+        accuracy: Compare every output with float64.
+        progress: Show a bar on the terminal.
+
+    Returns:
+        One case per layer and direction, in their order.
+
+    Raises:
+        InvalidInputError: An option has no such value, or there is nothing to measure.
+        BackendError: This machine does not have that instruction set.
+    """
+    _check(layers, directions, dtype, threads, isa, repeats)
+    before = os.getloadavg()[0]
+    with _threads(threads), _forced_isa(isa), torch.inference_mode():
+        used = torch.get_num_threads()
+        peak = measure_fma_peak(used, isa)
+        work = [(layer, direction) for layer in layers for direction in directions]
+        cases = []
+        for layer, direction in progress_bar(work, desc="Timing", unit="case", disable=not progress):
+            cases.append(_measure_case(layer, direction, DTYPES[dtype], repeats, everything, accuracy))
+        info = native_info()
+    machine = Machine(
+        cpu=describe_machine()["cpu"],
+        threads=used,
+        load=(before, os.getloadavg()[0]),
+        fma_peak=peak,
+        isa=info.isa if isa is None else isa,
+        compiler=info.compiler,
+        torch_capability=torch.backends.cpu.get_cpu_capability(),
+    )
+    return SpeedResult(tuple(cases), machine, dtype, repeats)
+
+
+def measure_fma_peak(threads: int, isa: str | None = None, seconds: float = 0.2) -> float | None:
+    """Multiply-adds from registers, 10^9 floating-point operations per second; None without the native library.
+
+    Args:
+        threads: Running at once.
+        isa: Instruction set; default the best of this machine.
+        seconds: How long each thread tries; its best burst counts.
+    """
+    info = native_info()
+    if info.path is None:
+        return None
+    measure = ctypes.CDLL(info.path).replk_measure_fma_peak
+    measure.restype, measure.argtypes = ctypes.c_double, [ctypes.c_int32, ctypes.c_int32, ctypes.c_double]
+    peak: float = measure(_ISA_NUMBERS[isa] if isa else 0, threads, seconds)
+    return peak or None
+
+
+def _check(
+    layers: Sequence[Layer],
+    directions: Sequence[str],
+    dtype: str,
+    threads: int | None,
+    isa: str | None,
+    repeats: int,
+) -> None:
+    for name, value, known in [
+        *(("pass", direction, PASSES) for direction in directions),
+        ("dtype", dtype, tuple(DTYPES)),
+        ("instruction set", isa or ISAS[0], ISAS),
+    ]:
+        if value not in known:
+            raise InvalidInputError(f"Unknown {name} {value!r}. There are {', '.join(known)}. Use one of them.")
+    if not layers or not directions:
+        raise InvalidInputError("There is nothing to time. At least one layer and one pass are needed. Give some.")
+    if repeats < 1 or (threads is not None and threads < 1):
+        raise InvalidInputError(
+            f"{repeats} repeats on {threads} threads cannot be measured. Both begin at 1. Give larger numbers."
+        )
+
+
+def _measure_case(
+    layer: Layer, direction: str, dtype: torch.dtype, repeats: int, everything: bool, accuracy: bool
+) -> SpeedCase:
+    operands = Operands.draw(layer, dtype)
+    calls = our_variants(direction, operands)
+    notes = {}
+    for name, call in torch_variants(direction, operands).items():
+        expected = 0.0 if everything else _expected_seconds(direction, name, operands, layer)
+        if expected > _LONGEST_CALL:
+            notes[name] = f"left out: about {expected:.0f} s a call"
+        else:
+            calls[name] = call
+    times, outputs = _take_turns(calls, repeats)
+    errors = relative_errors(direction, operands, outputs) if accuracy else {}
+    timings = [
+        Timing(
+            name,
+            min(seconds),
+            statistics.median(seconds),
+            len(seconds),
+            errors.get(name),
+            f"{len(seconds)} calls" if len(seconds) < repeats else None,
+        )
+        for name, seconds in times.items()
+    ]
+    timings += [Timing(name, None, None, 0, None, note) for name, note in notes.items()]
+    plan = planned_method(layer.shape, layer.kernel, dtype, direction)  # type: ignore[arg-type]
+    return SpeedCase(layer, direction, tuple(timings), plan.method, plan.isa, plan.tile, plan.workspace_bytes)
+
+
+def _take_turns(calls: dict[str, Call], repeats: int) -> tuple[dict[str, list[float]], dict[str, torch.Tensor]]:
+    """Seconds of every call, and what each variant computes."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    outputs, typical = {}, {}
+    for name, call in calls.items():
+        outputs[name] = call()  # pays for spectra, plans and memory
+        typical[name] = _seconds(call)
+    for turn in range(repeats):
+        for name, call in calls.items():
+            expected = min(seconds[name], default=typical[name])
+            if turn and sum(seconds[name]) + expected > _BUDGET:
+                continue
+            if expected < _WARMED:
+                call()
+            for _ in range(max(1, min(int(_TURN / expected), _MOST_CALLS_PER_TURN))):
+                seconds[name].append(_seconds(call))
+    return seconds, outputs
+
+
+def _seconds(call: Call) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def _expected_seconds(direction: str, name: str, operands: Operands, layer: Layer) -> float:
+    """About how long one call takes, from one on fewer channels; 0 where it cannot be long."""
+    if layer.flops < _PROBE_FLOPS or layer.c < 2 * _PROBE_SHARE:
+        return 0.0
+    channels = layer.c // _PROBE_SHARE
+    call = torch_variants(direction, operands.first_channels(channels))[name]
+    return _seconds(call) * layer.c / channels
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _forced_isa(isa: str | None) -> Iterator[None]:
+    """By the same variable as a user would."""
+    variable = "REPLK_PROBE_ISA"
+    if isa is None:
+        yield
+        return
+    best = native_info().best_isa
+    if best is None or ISAS.index(isa) > ISAS.index(best):
+        raise BackendError(
+            f"Instruction set {isa} cannot be timed. This machine, or the library as it was built, has "
+            f"{'no native kernels' if best is None else f'{best} at most'}. 'replk-probe info' says more."
+        )
+    before = os.environ.get(variable)
+    os.environ[variable] = isa
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = before

@@ -1,0 +1,267 @@
+"""The figure of a benchmark: time against kernel size, or one line per layer; and the ratio to the best of torch."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
+from replk_probe.erf.plot_style import INK, MUTED, house_style, new_figure, save_figure, text_points
+from replk_probe.errors import InvalidInputError
+
+from .result import SpeedCase, SpeedResult
+
+# Ours in the house's strong colour, torch's in the colours of Okabe and Ito that also colour-blind readers tell apart.
+_VARIANTS = {
+    "nchw": ("torch conv2d, NCHW", "#999999", "s"),
+    "channels_last": ("torch conv2d, channels_last", "#0072b2", "^"),
+    "fft": ("torch.fft, spectrum ready", "#009e73", "D"),
+    "functional": ("replk-probe, function", "#d98880", "o"),
+    "module": ("replk-probe, module in eval mode", "#b03a00", "o"),
+}
+_PASSES = {"forward": "forward", "grad_input": "gradient of the input", "grad_weight": "gradient of the weight"}
+_GRID = "#e4e4e4"
+_LEGEND_SIZE, _VALUE_SIZE = 6.0, 5.5
+_FEWEST_KERNELS = 4  # from so many on one plane, time is drawn against the kernel's side
+_MOST_PANELS = 6
+
+
+def plot_speed(result: SpeedResult) -> Figure:
+    """Draw a benchmark.
+
+    Where some plane was timed with four square kernels or more, time against the kernel's side, one column per plane
+    and pass (the first six); else one line per layer and pass.
+
+    Args:
+        result: With one case at least.
+
+    Returns:
+        A figure at most as wide as a page (7 inches).
+
+    Raises:
+        InvalidInputError: There is no case.
+    """
+    if not result.cases:
+        raise InvalidInputError("There is nothing to draw. The benchmark holds no case. Time some layer first.")
+    groups = _kernel_groups(result.cases)
+    with house_style():
+        return _against_kernel(result, groups[:_MOST_PANELS]) if groups else _per_layer(result)
+
+
+def save_plots(result: SpeedResult, directory: str | Path) -> tuple[Path, ...]:
+    """Write ``bench.png`` and ``bench.pdf``, which are returned."""
+    # No map of pixels here whose grid the resolution would have to fit.
+    return save_figure(plot_speed(result), Path(directory), "bench", width=1)
+
+
+def _kernel_groups(cases: Sequence[SpeedCase]) -> list[list[SpeedCase]]:
+    """Cases of one input and pass with square kernels, in the order of their sides; those with enough of them."""
+    groups: dict[tuple[object, ...], list[SpeedCase]] = {}
+    for case in cases:
+        if case.layer.kh == case.layer.kw:
+            groups.setdefault((case.layer.shape, case.direction), []).append(case)
+    return [
+        sorted(group, key=lambda case: case.layer.kh)
+        for group in groups.values()
+        if len({case.layer.kh for case in group}) >= _FEWEST_KERNELS
+    ]
+
+
+def _against_kernel(result: SpeedResult, groups: Sequence[Sequence[SpeedCase]]) -> Figure:
+    columns = len(groups)
+    width = min(4.6 if columns == 1 else 0.9 + 2.6 * columns, 7.0)
+    legend_columns = 3 if width > 4.7 else 2
+    legend = 0.06 + 0.125 * math.ceil(len(_VARIANTS) / legend_columns)
+    # From the bottom, in inches: caption, axis, ratios, gap, times, title, legend.
+    below, low, gap, high, title = 0.62, 1.0, 0.16, 1.75, 0.24
+    height = below + low + gap + high + title + legend
+    figure = new_figure(width, height)
+    left, right, between = 0.58, 0.08, 0.12
+    panel = (width - left - right - between * (columns - 1)) / columns
+    cases = [case for group in groups for case in group]
+    limits = _time_limits(cases)
+    tallest = max(case.ratio or 1.0 for case in cases)
+    for index, group in enumerate(groups):
+        x = (left + index * (panel + between)) / width
+        times = figure.add_axes((x, (below + low + gap) / height, panel / width, high / height))
+        ratios = figure.add_axes((x, below / height, panel / width, low / height))
+        _draw_times(times, group, limits, first=index == 0)
+        _draw_ratios(ratios, group, tallest, first=index == 0)
+        layer = group[0].layer
+        what = f", {_PASSES[group[0].direction]}" if columns < 4 else ""
+        times.set_title(f"Input [{layer.n}, {layer.c}, {layer.h}, {layer.w}]{what}", fontsize=6.5, pad=4.0)
+    _draw_legend(figure, cases, left / width, 1 - 0.03 / height, legend_columns)
+    _draw_caption(figure, result, left / width)
+    return figure
+
+
+def _draw_times(ax: Axes, group: Sequence[SpeedCase], limits: tuple[float, float], *, first: bool) -> None:
+    sides = sorted({case.layer.kh for case in group})
+    for name, (_, colour, marker) in _VARIANTS.items():
+        points = [
+            (case.layer.kh, 1e3 * timing.minimum)
+            for case in group
+            if (timing := case.timing(name)) is not None and timing.minimum
+        ]
+        if points:
+            ours = name == "module" or (name == "functional" and group[0].direction == "grad_weight")
+            ax.plot(
+                *zip(*points, strict=True),
+                color=colour,
+                marker=marker,
+                markersize=3.0 if ours else 2.2,
+                linewidth=1.6 if ours else 0.9,
+                zorder=3 if ours else 2,
+            )
+    ax.set_yscale("log")
+    ax.set(xlim=(sides[0] - 1.5, sides[-1] + 1.5), ylim=limits)
+    _milliseconds(ax, first)
+    ax.xaxis.set_major_locator(FixedLocator(_labelled(sides)))
+    ax.tick_params(labelbottom=False)
+    ax.grid(axis="y", color=_GRID, linewidth=0.5)
+    _bare(ax)
+
+
+def _milliseconds(ax: Axes, labelled: bool) -> None:
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    if labelled:
+        ax.set_ylabel("Time, ms")
+    else:
+        ax.tick_params(labelleft=False)
+
+
+def _draw_ratios(ax: Axes, group: Sequence[SpeedCase], tallest: float, *, first: bool) -> None:
+    """Bars of the ratio, each with its number where there is room."""
+    sides = [case.layer.kh for case in group]
+    step = min((later - earlier for earlier, later in itertools.pairwise(sides)), default=2)
+    ratios = [case.ratio or math.nan for case in group]
+    colour = _VARIANTS["module"][1]
+    ax.bar(sides, ratios, width=0.75 * step, color=colour, zorder=2)
+    ax.axhline(1.0, color=INK, linewidth=0.7, zorder=3)
+    ax.set(xlim=(sides[0] - 1.5, sides[-1] + 1.5), ylim=(0, 1.12 * tallest))
+    ax.xaxis.set_major_locator(FixedLocator(_labelled(sides)))
+    ax.set_xlabel("Side of the kernel")
+    if first:
+        ax.set_ylabel("Times faster than\nthe best of torch")
+    else:
+        ax.tick_params(labelleft=False)
+    ax.grid(axis="y", color=_GRID, linewidth=0.5)
+    _bare(ax)
+
+
+def _labelled(sides: Sequence[int]) -> list[int]:
+    """Sides to write below the axis: the first, the last, and between them none closer than 4."""
+    kept = [sides[0]]
+    for side in sides[1:-1]:
+        if side - kept[-1] >= 4 and sides[-1] - side >= 4:
+            kept.append(side)
+    return [*kept, sides[-1]] if len(sides) > 1 else kept
+
+
+def _per_layer(result: SpeedResult) -> Figure:
+    cases = result.cases
+    several = len({case.direction for case in cases}) > 1
+    labels = [case.layer.label + (f"  {_short(case.direction)}" if several else "") for case in cases]
+    width, line, top, bottom = 7.0, 0.19, 0.62, 0.62
+    height = top + bottom + line * len(cases)
+    left = (0.16 + max(text_points(label, 6.5) for label in labels) / 72) / width
+    figure = new_figure(width, height)
+    times = figure.add_axes((left, bottom / height, 0.58 - left, line * len(cases) / height))
+    ratios = figure.add_axes((0.62, bottom / height, 0.31, line * len(cases) / height))
+    for y, case in enumerate(cases):
+        known = [1e3 * t.minimum for name in _VARIANTS if (t := case.timing(name)) is not None and t.minimum]
+        times.plot([min(known), max(known)], [y, y], color="#c8c8c8", linewidth=0.6, zorder=1)
+        for name, (_, colour, marker) in _VARIANTS.items():
+            timing = case.timing(name)
+            if timing is not None and timing.minimum:
+                # A function that costs as much as the module would hide behind it: draw it hollow and larger.
+                size = 4.4 if name == "functional" else 3.6
+                face = "white" if name == "functional" else colour
+                times.plot(
+                    1e3 * timing.minimum, y, marker, markersize=size, color=colour, markerfacecolor=face, zorder=3
+                )
+        ratio = case.ratio
+        if ratio is not None:
+            ratios.barh(y, ratio, height=0.62, color=_VARIANTS["module"][1], zorder=2)
+            ratios.annotate(
+                f"{ratio:.1f}", (ratio, y), xytext=(2, 0), textcoords="offset points", va="center", fontsize=_VALUE_SIZE
+            )
+    times.set_xscale("log")
+    times.set_xlim(_time_limits(cases))
+    times.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    times.xaxis.set_minor_formatter(NullFormatter())
+    times.set_xlabel("Time, ms")
+    ratios.set_xlabel("Times faster than the best of torch")
+    ratios.set_xlim(0, 1.12 * max(max((case.ratio or 0.0) for case in cases), 1.2))
+    ratios.axvline(1.0, color=INK, linewidth=0.7, zorder=3)
+    for ax in (times, ratios):
+        ax.set_ylim(len(cases) - 0.4, -0.6)
+        ax.set_yticks(range(len(cases)))
+        ax.set_yticklabels(labels if ax is times else [], fontsize=6.5)
+        ax.tick_params(left=False)
+        ax.grid(axis="x", color=_GRID, linewidth=0.5)
+        _bare(ax)
+        ax.spines["left"].set_visible(False)
+    what = "N, C, plane, kernel" + ("" if several else f"; {_PASSES[cases[0].direction]}")
+    figure.text(0.16 / width, 1 - 0.5 / height, what, fontsize=_LEGEND_SIZE, color=MUTED)
+    _draw_legend(figure, cases, 0.16 / width, 1 - 0.04 / height, 3)
+    _draw_caption(figure, result, 0.16 / width)
+    return figure
+
+
+def _short(direction: str) -> str:
+    return {"forward": "forward", "grad_input": "grad input", "grad_weight": "grad weight"}[direction]
+
+
+def _time_limits(cases: Sequence[SpeedCase]) -> tuple[float, float]:
+    known = [1e3 * timing.minimum for case in cases for timing in case.timings if timing.minimum]
+    return min(known) / 1.5, max(known) * 1.5
+
+
+def _bare(ax: Axes) -> None:
+    ax.set_axisbelow(True)
+    for side in ("right", "top"):
+        ax.spines[side].set_visible(False)
+    if ax.get_yscale() == "log":
+        ax.yaxis.set_minor_locator(NullLocator())
+    if ax.get_xscale() == "log":
+        ax.xaxis.set_minor_locator(NullLocator())
+
+
+def _draw_legend(figure: Figure, cases: Sequence[SpeedCase], x: float, y: float, columns: int) -> None:
+    """The variants that were measured, ours first."""
+    ax = figure.axes[0]
+    handles = []
+    for name in reversed(_VARIANTS):
+        label, colour, marker = _VARIANTS[name]
+        if any(case.timing(name) is not None for case in cases):
+            handles += ax.plot([], [], marker, linestyle="none", markersize=3.6, color=colour, label=label)
+    figure.legend(
+        handles=[handle for first in range(columns) for handle in handles[first::columns]],
+        loc="upper left",
+        bbox_to_anchor=(x, y),
+        ncols=columns,
+        frameon=False,
+        fontsize=_LEGEND_SIZE,
+        borderaxespad=0.0,
+        borderpad=0.2,
+        handlelength=1.2,
+        handletextpad=0.3,
+        columnspacing=1.2,
+    )
+
+
+def _draw_caption(figure: Figure, result: SpeedResult, x: float) -> None:
+    machine = result.machine
+    threads = "1 thread" if machine.threads == 1 else f"{machine.threads} threads"
+    text = (
+        f"{machine.cpu}, {threads}; {result.dtype}, shortest of the calls; "
+        f"torch {machine.versions.get('torch', '?')} ({machine.torch_capability}), kernels {machine.isa or 'aten'}"
+    )
+    figure.text(x, 0.05 / figure.get_figheight(), text, fontsize=5.5, color=MUTED)

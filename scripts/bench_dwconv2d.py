@@ -1,0 +1,122 @@
+"""The depthwise convolution against every way of torch's, with the ratios that it is to reach.
+
+As `replk-probe bench`, whose options it takes; beside each ratio stands the target of the layer, and at the end what
+was missed. The targets hold for 2 cores with AVX-512, float32, an idle machine.
+
+    python scripts/bench_dwconv2d.py                      # forward and input gradient of the listed layers
+    python scripts/bench_dwconv2d.py --isa avx2           # at least 0.55 of the ratios
+    python scripts/bench_dwconv2d.py --sweep              # never slower than the best of torch
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from replk_probe.bench import MODEL_LAYERS, Layer, SpeedCase, SpeedResult, measure_speed, sweep_layers
+from replk_probe.report.bench_table import bench_table, sweep_summary
+
+# Ratio to the best of torch that each layer's forward pass and input gradient are to reach.
+TARGETS = {
+    "1,128,256,31": (9.0, 9.0),
+    "1,256,128,29": (3.8, 3.8),
+    "1,512,64,27": (4.8, 4.8),
+    "1,1024,32,13": (1.9, 1.9),
+    "4,384,32,31": (6.5, 6.5),
+    "1,96,56,7": (2.0, 2.0),
+    "1,80,56,51": (7.0, 7.0),
+    "1,124,56,51x5": (2.9, 2.9),
+    "1,124,56,5x51": (2.9, 2.9),
+    "1,1536,7,13": (2.5, 2.0),
+    "1,384,14,13": (2.5, 2.0),
+}
+AVX2_SHARE = 0.55
+LARGE_KERNEL = 27  # from here on: three times the multiply-add peak, a hundred times plain conv2d
+PEAK_FACTOR, NCHW_FACTOR, GRAD_WEIGHT_FACTOR = 3.0, 100.0, 100.0
+LARGEST_ERROR = {"fft": 4e-7, "direct": 1e-6, "lanes": 1e-6}
+LARGEST_WORKSPACE = 64 << 20
+PASSES = {"forward": "forward", "grad-input": "grad_input", "grad-weight": "grad_weight"}
+
+
+def ratio_targets(share: float) -> dict[tuple[str, str], float]:
+    """By label and pass."""
+    return {
+        (label, direction): share * ratio
+        for label, ratios in TARGETS.items()
+        for direction, ratio in zip(("forward", "grad_input"), ratios, strict=True)
+    }
+
+
+def claims(case: SpeedCase, result: SpeedResult, target: float | None) -> list[tuple[str, float | None, float]]:
+    """What is claimed of a case: name, value found (None where it was not measured), least value."""
+    found: list[tuple[str, float | None, float]] = []
+    is_large = min(case.layer.kernel) >= LARGE_KERNEL and case.layer.kh == case.layer.kw
+    if target is not None:
+        found.append(("ratio to the best of torch", case.ratio, target))
+    if target is not None and is_large and case.direction == "forward" and result.machine.isa == "avx512":
+        peak = result.machine.fma_peak
+        found.append(("rate over the multiply-add peak", peak and case.gflops / peak, PEAK_FACTOR))
+        found.append(("ratio to conv2d NCHW", case.ratio_to(case.timing("nchw")), NCHW_FACTOR))
+    if case.direction == "grad_weight":
+        found.append(("ratio to the fft weight gradient", case.ratio_to(case.timing("fft")), 1.0))
+        if is_large:
+            for name in ("nchw", "channels_last"):
+                found.append((f"ratio to torch's {name}", case.ratio_to(case.timing(name)), GRAD_WEIGHT_FACTOR))
+    if case.ours.error is not None and case.method in LARGEST_ERROR and result.dtype == "float32":
+        found.append(("error bound over error", LARGEST_ERROR[case.method] / max(case.ours.error, 1e-30), 1.0))
+    found.append(("64 MB over scratch memory", LARGEST_WORKSPACE / max(case.workspace_bytes, 1), 1.0))
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pass", dest="passes", action="append", choices=PASSES, help="default: forward, grad-input")
+    parser.add_argument("--shape", action="append", metavar="N,C,H,W,KH,KW", help="instead of the listed layers")
+    parser.add_argument("--sweep", action="store_true", help="kernels 3 to 61 on planes 7 to 256")
+    parser.add_argument("--isa", choices=("portable", "avx2", "avx512"))
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--all", action="store_true", help="also what takes more than four seconds a call")
+    parser.add_argument("--output", metavar="DIR", help="also write bench.json and bench.csv there")
+    args = parser.parse_args()
+
+    layers = list(MODEL_LAYERS)
+    if args.shape:
+        layers = [Layer(*map(int, shape.split(","))) for shape in args.shape]
+    elif args.sweep:
+        layers = sweep_layers()
+    result = measure_speed(
+        layers,
+        [PASSES[name] for name in args.passes or ("forward", "grad-input")],
+        dtype=args.dtype,
+        threads=args.threads,
+        isa=args.isa,
+        repeats=args.repeats,
+        everything=args.all,
+        progress=True,
+    )
+    targets = ratio_targets(AVX2_SHARE if args.isa == "avx2" else 1.0)
+    print(bench_table(result, targets))
+    if args.sweep:
+        print("\n" + sweep_summary(result))
+    print()
+    missed = 0
+    for case in result.cases:
+        for name, value, least in claims(case, result, targets.get((case.layer.label, case.direction))):
+            if value is None:
+                print(f"not measured: {case.layer.label} {case.direction}: {name} (at least {least:g})")
+            elif value < least:
+                missed += 1
+                print(
+                    f"MISSED: {case.layer.label} {case.direction}: {name} is {value:.2f}, at least {least:.3g} wanted"
+                )
+    print(f"{missed} targets missed" if missed else "Every target that was measured is reached.")
+    if args.output:
+        result.save(args.output)
+    sys.exit(bool(missed))
+
+
+if __name__ == "__main__":
+    main()
