@@ -48,12 +48,17 @@ constexpr Length length_of() {
            rows_inverse<N1, N2>}};
 }
 
+#if defined(REPLK_FEW_LENGTHS)
+// For sanitizers, which make each length slow to compile: every codelet once.
+constexpr Length kLengths[] = {length_of<4, 6>(), length_of<5, 8>(), length_of<9, 10>(), length_of<12, 16>()};
+#else
 // What fits the planes and kernels of real networks with little to spare; half a length plus one comes to just under a
 // multiple of the lanes for 24, 30, 60, 90 and 120, which wastes least in the row stage.
 constexpr Length kLengths[] = {
     length_of<4, 6>(),  length_of<5, 6>(),   length_of<5, 8>(),   length_of<6, 8>(),   length_of<6, 10>(), length_of<8, 10>(),
     length_of<9, 10>(), length_of<8, 12>(),  length_of<10, 12>(), length_of<12, 12>(), length_of<10, 16>(), length_of<12, 16>(),
 };
+#endif
 constexpr int kLengthCount = sizeof kLengths / sizeof kLengths[0];
 
 }  // namespace REPLK_ISA
