@@ -7,10 +7,8 @@ would not notice a mistake in them.
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -18,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Another library to test in the package's place, for instance one built with other flags.
-LIBRARY_VARIABLE = "REPLK_PROBE_TEST_LIBRARY"
+from replk_probe.ops import native_info
 
 ABI_VERSION = 1
 PASSES = ("forward", "grad_input", "grad_weight")
@@ -309,19 +306,10 @@ class Numerics:
         return plan.tile_h - kernel[0] + 1, plan.tile_w - kernel[1] + 1
 
 
-def library_path() -> str | None:
-    if os.environ.get(LIBRARY_VARIABLE):
-        return os.environ[LIBRARY_VARIABLE]
-    import replk_probe.ops
-
-    folder = Path(replk_probe.ops.__file__).parent
-    return next((str(path) for path in sorted(folder.glob("libreplk_dwconv2d.*"))), None)
-
-
 @pytest.fixture(scope="session")
 def numerics() -> Numerics:
     """The library under test; without one (no compiler when the package was installed) there is nothing to test."""
-    path = library_path()
-    if path is None:
-        pytest.skip("the native library is not installed; 'replk-probe info' says why")
-    return Numerics(Native(path))
+    info = native_info()
+    if info.path is None:
+        pytest.skip(f"the native library is not there: {info.load_error}")
+    return Numerics(Native(info.path))

@@ -145,7 +145,7 @@ def run_packed(native, operands, problem, plan, packed):
 
 
 def spaced(tensor, *, rows=0, planes=0, offset=0):
-    """The same values in memory with gaps of NaN: ``rows`` elements behind each row, ``planes`` rows behind each plane."""
+    """The same values with gaps of NaN: ``rows`` elements behind each row, ``planes`` rows behind each plane."""
     n, c, h, w = tensor.shape
     memory = torch.full((n * c * (h + planes) * (w + rows) + offset + 8,), float("nan"), dtype=tensor.dtype)
     row = w + rows
