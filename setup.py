@@ -55,8 +55,7 @@ class BuildNative(build_ext):
 
     def run(self) -> None:
         """Build; a failure is told, not raised."""
-        in_place = self.inplace or getattr(self, "editable_mode", False)
-        folder = (ROOT if in_place else Path(self.build_lib)) / PACKAGE
+        folder = self._folder
         folder.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         try:
@@ -74,12 +73,17 @@ class BuildNative(build_ext):
 
     def get_outputs(self) -> list[str]:
         """What a build leaves, for the record of what is installed."""
-        folder = Path(self.build_lib) / PACKAGE
-        return [str(folder / name) for name in (LIBRARY, REASON) if (folder / name).exists()]
+        made = [name for name in (LIBRARY, REASON) if (self._folder / name).exists()]
+        return [str(Path(self.build_lib) / PACKAGE / name) for name in made]
 
     def get_output_mapping(self) -> dict[str, str]:
-        """From the built file to its place in the source tree."""
-        return {path: str(ROOT / PACKAGE / Path(path).name) for path in self.get_outputs()}
+        """Where editable installs find what was built in place."""
+        return {path: str(self._folder / Path(path).name) for path in self.get_outputs()}
+
+    @property
+    def _folder(self) -> Path:
+        in_place = self.inplace or getattr(self, "editable_mode", False)
+        return (ROOT if in_place else Path(self.build_lib)) / PACKAGE
 
     def get_source_files(self) -> list[str]:
         """Empty: MANIFEST.in names all of csrc for source distributions."""
@@ -139,8 +143,9 @@ def build_library(compiler: list[str], library: Path, objects: Path) -> list[str
         raise BuildError(f"{shlex.join(compiler)} does not compile C++17 with these options: {shlex.join(FLAGS)}.")
     base += [f"-DREPLK_NO_{isa.upper()}" for isa in ISA_FLAGS if isa not in isas]
     commands: dict[Path, list[str]] = {}
-    # Kernels first: the largest pieces of work, the ones to wait for.
-    kernels = [file for file in sorted((SOURCE / "cpu").glob("*.cpp")) if file.name not in ONCE]
+    # Kernels first, the longest of them before the others: what a build would wait for at its end.
+    kernels = [file for file in (SOURCE / "cpu").glob("*.cpp") if file.name not in ONCE]
+    kernels.sort(key=lambda file: (-source_bytes(file), file.name))
     for file in kernels:
         for isa in isas:
             commands[objects / f"{file.stem}_{isa}.o"] = [*base, f"-DREPLK_ISA={isa}", *ISA_FLAGS[isa], "-c", str(file)]
@@ -158,6 +163,11 @@ def build_library(compiler: list[str], library: Path, objects: Path) -> list[str
     run([*compiler, "-shared", *more, "-o", str(linked), *map(str, commands), *linking])
     linked.replace(library)
     return isas
+
+
+def source_bytes(kernel: Path) -> int:
+    """Size of a kernel's file and of the folder of its name: how long the compiler will take, roughly."""
+    return sum(file.stat().st_size for file in [kernel, *kernel.with_suffix("").glob("*.h")])
 
 
 def probe_file(folder: Path) -> Path:
