@@ -214,6 +214,8 @@ def test_flops_are_counted_as_those_of_a_convolution(device: str) -> None:
     assert count(lambda: depthwise_conv2d(x, w, b).sum().backward()) == 3 * one
 
 
+# Torch 2.10's profiler warns of what nobody asked for.
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events:UserWarning")
 def test_torch_modes_and_profilers_see_the_operator() -> None:
     x, w, _ = problem()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
