@@ -2,6 +2,7 @@
 #include "common/task.h"
 #include "cpu/direct/convolve.h"
 #include "cpu/direct/grad_weight.h"
+#include "cpu/direct/sweep.h"
 
 namespace replk {
 namespace REPLK_ISA {
@@ -11,6 +12,7 @@ namespace {
 constexpr int64_t kMaxScratch = 4 << 20;
 
 int64_t convolve_scratch(const replk_problem& p, const replk_plan&) {
+  if (find_sweep(p)) return round_up(swept_scratch(p) * int64_t{sizeof(float)}, 64);
   return round_up(ConvolveLayout(p).size * int64_t{sizeof(float)}, 64);
 }
 
@@ -20,12 +22,15 @@ bool plan_convolve(const replk_problem& p, replk_plan& plan) {
 }
 
 int64_t convolve_item_count(const replk_problem& p, const replk_plan&) {
-  return p.h * p.w == 0 ? 0 : p.n * p.c * ConvolveLayout(p).bands.count();
+  if (p.h * p.w == 0) return 0;
+  return p.n * p.c * (find_sweep(p) ? cut_into_swept_bands(p) : ConvolveLayout(p).bands).count();
 }
 
 void run_convolve(const Task& task, int64_t begin, int64_t end, void* scratch) {
   float* memory = static_cast<float*>(scratch);
-  if (task.problem.dtype == REPLK_F32) {
+  if (find_sweep(task.problem)) {
+    sweep_items(task, begin, end, memory);
+  } else if (task.problem.dtype == REPLK_F32) {
     convolve_items<float>(task, begin, end, memory);
   } else {
     convolve_items<uint16_t>(task, begin, end, memory);

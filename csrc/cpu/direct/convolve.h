@@ -3,6 +3,7 @@
 #define REPLK_CPU_DIRECT_CONVOLVE_H_
 
 #include "cpu/direct/copy.h"
+#include "cpu/direct/output.h"
 #include "cpu/direct/prefetch.h"
 #include "cpu/direct/rows.h"
 
@@ -22,21 +23,41 @@ struct ConvolveLayout {
   }
 };
 
+// The blocks that rows are met with.
+class Schedule {
+ public:
+  Schedule() = default;
+  Schedule(const RowSizes& sizes, int64_t rows, int64_t taps) : sizes_(sizes), first_(best_size(sizes, rows, taps)) {}
+  const RowBlockSize& next(int64_t rows) const {
+    const int largest = largest_size(sizes_, rows);
+    return sizes_.size[largest > first_ ? largest : first_];
+  }
+
+ private:
+  RowSizes sizes_;
+  int first_ = 0;
+};
+
 // One band of one plane: its padded copy becomes height x width results at y.
 template <class T>
 class BandConvolution {
  public:
-  BandConvolution(const ConvolveLayout& layout, float* scratch, float bias, bool relu, bool streams)
+  BandConvolution(const ConvolveLayout& layout, float* scratch, bool relu, bool streams)
       : kernel_(layout.kernel),
         pitch_(layout.bands.pitch),
         x_(scratch + layout.bands.margin - layout.kernel.pad_w()),
         block_(scratch + layout.block) {
     in_ = {nullptr, pitch_, 1, 0, scratch + layout.weight, 1, kernel_.kh, kernel_.kw, kernel_.kh, 0, 0};
-    out_ = {nullptr, 0, 0, 0, kLanes, bias, relu, streams};
+    out_ = {nullptr, 0, 0, 0, kLanes, 0, relu, streams};
+    for (int c = 0; c < Rows::kMaxColumns; ++c) {
+      tiles_[c] = Schedule(Rows::columns(c + 1), layout.bands.height, kernel_.kh);
+    }
+    folded_ = Schedule(Rows::folded(), divide_up(layout.bands.height, 2), kernel_.kh);
   }
 
   // Rows of the copy before `first` and from `last` on are outside of the plane.
-  void run(T* y, int64_t y_row, int64_t height, int64_t width, int64_t first, int64_t last, PrefetchPair& ahead) {
+  void run(T* y, int64_t y_row, float bias, int64_t height, int64_t width, int64_t first, int64_t last, PrefetchPair& ahead) {
+    out_.bias = bias;
     int64_t vectors = width / kLanes;
     const int tail = static_cast<int>(width % kLanes);
     const bool folds = is_folded(height, width);
@@ -60,9 +81,9 @@ class BandConvolution {
  private:
   void run_tile(T* y, int64_t y_row, int columns, int64_t height, int64_t column, int64_t first, int64_t last,
                 PrefetchPair& ahead) {
-    const RowSizes sizes = Rows::columns(columns);
+    const Schedule& schedule = tiles_[columns - 1];
     for (int64_t i = 0; i < height;) {
-      const RowBlockSize& size = fitting_size(sizes, height - i, kernel_.kh);
+      const RowBlockSize& size = schedule.next(height - i);
       in_.x = x_ + i * pitch_ + column;
       in_.first = larger(first - i, 0);
       in_.last = smaller(last - i, kernel_.kh + size.rows - 1);
@@ -73,13 +94,12 @@ class BandConvolution {
   }
 
   void run_folded(T* y, int64_t y_row, int tail, int64_t height, int64_t column) {
-    const RowSizes sizes = Rows::folded();
     const int64_t half = divide_up(height, 2);
     out_.last_columns = tail;
     in_.x_fold = half * pitch_;
     in_.first = 0;
     for (int64_t i = 0; i < half;) {
-      const RowBlockSize& size = fitting_size(sizes, half - i, kernel_.kh);
+      const RowBlockSize& size = folded_.next(half - i);
       in_.x = x_ + i * pitch_ + column;
       in_.last = kernel_.kh + size.rows - 1;
       out_.fold_rows = smaller(size.rows, height - half - i);
@@ -117,21 +137,10 @@ class BandConvolution {
   int64_t pitch_;
   const float* x_;
   float* block_;
+  Schedule tiles_[Rows::kMaxColumns], folded_;
   BlockInput in_;
   BlockOutput out_;
 };
-
-// Input and output together: then they come from memory, and waiting for it is what takes the time.
-static inline bool is_larger_than_caches(const replk_problem& p) {
-  constexpr int64_t kCacheBytes = 12 << 20;
-  return p.n * p.c * p.h * p.w * 2 * (p.dtype == REPLK_F32 ? 4 : 2) > kCacheBytes;
-}
-
-// Whether all vectors of the output are aligned, as stores past the caches need it.
-static inline bool can_stream(const replk_buffers& b, const replk_problem& p) {
-  return p.dtype == REPLK_F32 && p.w % kLine == 0 && b.output_stride[0] % kLine == 0 && b.output_stride[1] % kLine == 0 &&
-         b.output_stride[2] % kLine == 0 && reinterpret_cast<uintptr_t>(b.output) % 64 == 0;
-}
 
 // Items are bands, all bands of a channel's planes together: the weight is prepared once for them.
 template <class T>
@@ -152,6 +161,7 @@ static void convolve_items(const Task& task, int64_t begin, int64_t end, float* 
   };
   const bool is_large = is_larger_than_caches(p);
   const bool streams = is_large && can_stream(buffers, p);
+  BandConvolution<T> convolution(layout, scratch, p.activation == REPLK_RELU, streams);
   clear(scratch, bands.copy_size());
   int64_t ready = -1;
   for (int64_t item = begin; item < end; ++item) {
@@ -166,8 +176,7 @@ static void convolve_items(const Task& task, int64_t begin, int64_t end, float* 
     PrefetchPair ahead(next.prefetch(is_large, input(next), buffers.input_stride[2]),
                        next.prefetch(is_large && !streams, output(next), buffers.output_stride[2]),
                        at.height * divide_up(at.width, kLanes));
-    BandConvolution<T> convolution(layout, scratch, bias ? to_float(bias[at.c]) : 0.0f, p.activation == REPLK_RELU, streams);
-    convolution.run(y, buffers.output_stride[2], at.height, at.width, k.pad_h() - at.i0, k.pad_h() - at.i0 + p.h, ahead);
+    convolution.run(y, buffers.output_stride[2], bias ? to_float(bias[at.c]) : 0.0f, at.height, at.width, k.pad_h() - at.i0, k.pad_h() - at.i0 + p.h, ahead);
   }
   if (streams) stream_fence();
 }

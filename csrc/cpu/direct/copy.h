@@ -58,6 +58,17 @@ static inline void copy_band(float* copy, const Bands& b, const Kernel& k, const
   }
 }
 
+// w[u][v], turned by 180 degrees for the input's gradient.
+template <class T>
+static inline void prepare_weight(float* to, const T* weight, const Kernel& k, bool turned) {
+  for (int64_t u = 0; u < k.kh; ++u) {
+    for (int64_t v = 0; v < k.kw; ++v) {
+      const int64_t from_u = k.crop_h + (turned ? k.kh - 1 - u : u), from_v = k.crop_w + (turned ? k.kw - 1 - v : v);
+      to[u * k.kw + v] = to_float(weight[from_u * k.full_w + from_v]);
+    }
+  }
+}
+
 // w[v][u], turned by 180 degrees for the input's gradient.
 template <class T>
 static inline void transpose_weight(float* to, const T* weight, const Kernel& k, bool turned) {

@@ -8,6 +8,8 @@
 #ifndef REPLK_CPU_DIRECT_ROWS_H_
 #define REPLK_CPU_DIRECT_ROWS_H_
 
+#include <cstdint>
+
 #include "cpu/direct/block.h"
 
 namespace replk {
@@ -86,7 +88,7 @@ struct RowBlockSize {
   RowBlock run;
 };
 
-constexpr int kRowSizes = 6;
+constexpr int kRowSizes = 7;
 
 // Falling numbers of rows down to one, so that any height is met exactly.
 struct RowSizes {
@@ -109,32 +111,51 @@ template <int kFile>
 struct RowTable {
   static constexpr int kMaxColumns = 4;
   static RowSizes columns(int count) {
-    return count == 1   ? sizes_of_columns<1, 14, 8, 6, 4, 2, 1>()
-           : count == 2 ? sizes_of_columns<2, 14, 8, 6, 4, 2, 1>()
-           : count == 3 ? sizes_of_columns<3, 9, 8, 6, 4, 2, 1>()
-                        : sizes_of_columns<4, 6, 5, 4, 3, 2, 1>();
+    return count == 1   ? sizes_of_columns<1, 14, 10, 8, 7, 4, 2, 1>()
+           : count == 2 ? sizes_of_columns<2, 14, 10, 8, 6, 4, 2, 1>()
+           : count == 3 ? sizes_of_columns<3, 9, 8, 7, 6, 4, 2, 1>()
+                        : sizes_of_columns<4, 6, 6, 5, 4, 3, 2, 1>();
   }
-  static RowSizes folded() { return sizes_of_folded<14, 8, 6, 4, 2, 1>(); }
+  static RowSizes folded() { return sizes_of_folded<14, 10, 8, 7, 4, 2, 1>(); }
 };
 
 template <>
 struct RowTable<16> {
   static constexpr int kMaxColumns = 2;
   static RowSizes columns(int count) {
-    return count == 1 ? sizes_of_columns<1, 10, 8, 6, 4, 2, 1>() : sizes_of_columns<2, 6, 5, 4, 3, 2, 1>();
+    return count == 1 ? sizes_of_columns<1, 10, 8, 7, 6, 4, 2, 1>() : sizes_of_columns<2, 6, 6, 5, 4, 3, 2, 1>();
   }
-  static RowSizes folded() { return sizes_of_folded<10, 8, 6, 4, 2, 1>(); }
+  static RowSizes folded() { return sizes_of_folded<10, 8, 7, 6, 4, 2, 1>(); }
 };
 
 using Rows = RowTable<kRegisters>;
 constexpr int kMaxRows = 14;
 
-// The largest block of at most `rows` rows that the kernel's height allows; see block.h.
-static inline const RowBlockSize& fitting_size(const RowSizes& sizes, int64_t rows, int64_t taps) {
-  const int64_t limit = rows < taps + 1 ? rows : taps + 1;
+// The largest block of at most `rows` rows.
+static inline int largest_size(const RowSizes& sizes, int64_t rows) {
   int i = 0;
-  while (i < kRowSizes - 1 && sizes.size[i].rows > limit) ++i;
-  return sizes.size[i];
+  while (i < kRowSizes - 1 && sizes.size[i].rows > rows) ++i;
+  return i;
+}
+
+// Which block to begin `rows` rows with; the largest that fit are to follow. Small blocks wait for loads and for the
+// latency of their few accumulators: a block costs as much as its rows and some more. `taps`: see block.h.
+static inline int best_size(const RowSizes& sizes, int64_t rows, int64_t taps) {
+  constexpr int64_t kBlockCost = 2;
+  int best = kRowSizes - 1;
+  int64_t least = INT64_MAX;
+  for (int i = largest_size(sizes, rows < taps + 1 ? rows : taps + 1); i < kRowSizes; ++i) {
+    int64_t cost = 0;
+    for (int64_t left = rows; left > 0; cost += kBlockCost) {
+      const int next = largest_size(sizes, left);
+      left -= sizes.size[next > i ? next : i].rows;
+    }
+    if (cost < least) {
+      best = i;
+      least = cost;
+    }
+  }
+  return best;
 }
 
 }  // namespace REPLK_ISA

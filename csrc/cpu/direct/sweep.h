@@ -1,0 +1,222 @@
+// Forward and grad input of the smallest square kernels, straight from the planes: a copy would take as long as the sums.
+//
+//   y[i][j] = act(bias + sum_{u,v < K} x[i + u - K/2][j + v - K/2] w[u][v])
+//
+// C vectors of neighbouring columns sweep down the plane. Each row of x is loaded at its K offsets and used for the K rows
+// of y that it meets, whose sums move up by one place from row to row. Strips of columns at the left and right edge are
+// copied first, with their padding; nothing outside of the plane is read. Any row strides, no alignment; x and y must not
+// overlap. Instructions that matter: fused multiply-add with K C accumulators, unaligned loads.
+#ifndef REPLK_CPU_DIRECT_SWEEP_H_
+#define REPLK_CPU_DIRECT_SWEEP_H_
+
+#include "cpu/direct/copy.h"
+#include "cpu/direct/output.h"
+#include "cpu/direct/unroll.h"
+
+namespace replk {
+namespace REPLK_ISA {
+
+struct SweepInput {
+  const float* x;  // [h][w], row 0, column 0
+  int64_t x_row;
+  int64_t h, w;
+  const float* weight;  // [K][K]
+  int64_t i0, i1;       // rows of y
+  float* strip;         // scratch for a copied strip
+  PrefetchPair* ahead;  // or null; as many steps as there are vectors
+};
+
+struct SweepOutput {
+  float* y;  // row 0, column 0
+  int64_t y_row;
+  float bias;
+  bool relu;
+  bool streams;  // past the caches: every vector is full and aligned
+};
+
+// Vectors at once: 3 x 4 accumulators, 9 weights and 4 inputs fit 32 registers, 3 x 2 + 9 + 1 fit 16. Larger kernels read
+// their weights from memory.
+template <int K>
+constexpr int kSweptColumns = kRegisters >= 32 && K == 3 ? 4 : 2;
+constexpr int64_t kStripPitch = 5 * kLanes + kLine;
+
+static REPLK_INLINE void store_swept(const SweepOutput& out, float* y, Vec sum, Vec bias, int count) {
+  Vec value = sum + bias;
+  if (out.relu) value = relu(value);
+  if (out.streams) {
+    stream(y, value);
+  } else if (count == kLanes) {
+    store(y, value);
+  } else {
+    store_first(y, value, count);
+  }
+}
+
+// Columns [j, j + C kLanes) of y; `x` points at column j - K/2 of row 0, rows x_row apart.
+template <int K, int C>
+static void sweep_columns(const SweepInput& in, const SweepOutput& out, const float* x, int64_t x_row, int64_t j) {
+  constexpr int kPad = K / 2;
+  const int last_count = static_cast<int>(smaller(in.w - j - (C - 1) * kLanes, kLanes));
+  Vec acc[K][C];  // acc[k]: row i - kPad + k of y, at row i of x
+  REPLK_UNROLL
+  for (int k = 0; k < K; ++k) {
+    REPLK_UNROLL
+    for (int c = 0; c < C; ++c) acc[k][c] = zero();
+  }
+  const Vec bias = broadcast(out.bias);
+  const int64_t begin = larger(in.i0 - kPad, 0), end = smaller(in.i1 + kPad, in.h);
+  x += begin * x_row;
+  float* y = out.y + (begin - kPad) * out.y_row + j;
+  for (int64_t i = begin; i < end; ++i, x += x_row, y += out.y_row) {
+    if (in.ahead) in.ahead->step(C);
+    REPLK_UNROLL
+    for (int v = 0; v < K; ++v) {
+      Vec input[C];
+      REPLK_UNROLL
+      for (int c = 0; c < C; ++c) input[c] = in_register(load(x + v + c * kLanes));
+      REPLK_UNROLL
+      for (int u = 0; u < K; ++u) {
+        const Vec factor = broadcast(in.weight[u * K + v]);
+        REPLK_UNROLL
+        for (int c = 0; c < C; ++c) acc[K - 1 - u][c] = fma(input[c], factor, acc[K - 1 - u][c]);
+      }
+    }
+    if (i - kPad >= in.i0) {
+      REPLK_UNROLL
+      for (int c = 0; c < C; ++c) {
+        store_swept(out, y + c * kLanes, acc[0][c], bias, c < C - 1 ? kLanes : last_count);
+      }
+    }
+    REPLK_UNROLL
+    for (int c = 0; c < C; ++c) {
+      REPLK_UNROLL
+      for (int k = 0; k < K - 1; ++k) acc[k][c] = acc[k + 1][c];
+      acc[K - 1][c] = zero();
+    }
+  }
+  REPLK_UNROLL
+  for (int k = 0; k < kPad; ++k, y += out.y_row) {  // the plane ends within the reach of these rows
+    if (end - kPad + k >= in.i1) break;
+    REPLK_UNROLL
+    for (int c = 0; c < C; ++c) {
+      store_swept(out, y + c * kLanes, acc[k][c], bias, c < C - 1 ? kLanes : last_count);
+    }
+  }
+}
+
+// Columns that meet an edge: by way of a copy of theirs, padded with zeros.
+template <int K, int C>
+static void sweep_strip(const SweepInput& in, const SweepOutput& out, int64_t j) {
+  constexpr int kPad = K / 2;
+  const int64_t begin = larger(in.i0 - kPad, 0), end = smaller(in.i1 + kPad, in.h);
+  const auto lane = [](int64_t k) { return static_cast<int>(k < 0 ? 0 : k > kLanes ? kLanes : k); };
+  for (int64_t i = begin; i < end; ++i) {
+    const float* from = in.x + i * in.x_row + j - kPad;
+    float* to = in.strip + (i - begin) * kStripPitch;
+    REPLK_UNROLL
+    for (int k = 0; k < C + 1; ++k) {
+      const int64_t column = j - kPad + k * kLanes;
+      store(to + k * kLanes, load_between(from + k * kLanes, lane(-column), lane(in.w - column)));
+    }
+  }
+  sweep_columns<K, C>(in, out, in.strip - begin * kStripPitch, kStripPitch, j);
+}
+
+template <int K>
+struct Sweep {
+  static void strip(const SweepInput& in, const SweepOutput& out, int64_t j, int64_t vectors) {
+    if (vectors == 1) return sweep_strip<K, 1>(in, out, j);
+    if (kSweptColumns<K> == 2 || vectors == 2) return sweep_strip<K, 2>(in, out, j);
+    if constexpr (kSweptColumns<K> == 4) {
+      if (vectors == 3) return sweep_strip<K, 3>(in, out, j);
+      sweep_strip<K, 4>(in, out, j);
+    }
+  }
+
+  template <int C>
+  static int64_t inner(const SweepInput& in, const SweepOutput& out, int64_t j) {
+    if constexpr (C > 0) {
+      for (; j + C * kLanes + K / 2 <= in.w; j += C * kLanes) {
+        sweep_columns<K, C>(in, out, in.x + j - K / 2, in.x_row, j);
+      }
+      return inner<C - 1>(in, out, j);
+    }
+    return j;
+  }
+
+  static void run(const SweepInput& in, const SweepOutput& out) {
+    const int64_t vectors = divide_up(in.w, kLanes);
+    if (vectors <= kSweptColumns<K>) return strip(in, out, 0, vectors);
+    constexpr int kFirst = kLanes < kLine ? 2 : 1;  // what follows begins with a cache line where y does
+    strip(in, out, 0, kFirst);
+    const int64_t j = inner<kSweptColumns<K>>(in, out, kFirst * kLanes);
+    if (j < in.w) strip(in, out, j, divide_up(in.w - j, kLanes));
+  }
+};
+
+using SweepFunction = void (*)(const SweepInput&, const SweepOutput&);
+
+// The function of a kernel that is swept, or null.
+static inline SweepFunction find_sweep(const replk_problem& p) {
+  const Kernel k(p);
+  if (p.dtype != REPLK_F32 || k.kh != k.kw) return nullptr;
+  return k.kh == 3 ? Sweep<3>::run : k.kh == 5 ? Sweep<5>::run : nullptr;
+}
+
+// Bands of whole rows that leave room for the output in a first-level cache.
+static inline Bands cut_into_swept_bands(const replk_problem& p) {
+  constexpr int64_t kBandSize = 4 * 1024, kMinHeight = 16;
+  Bands b{};
+  b.across = 1;
+  b.width = larger(p.w, 1);
+  b.height = smaller(larger(kBandSize / b.width, kMinHeight), larger(p.h, 1));
+  b.down = divide_up(larger(p.h, 1), b.height);
+  b.height = divide_up(larger(p.h, 1), b.down);
+  b.down = divide_up(larger(p.h, 1), b.height);
+  return b;
+}
+
+// Scratch of a thread: the weight and a strip.
+constexpr int64_t kSweptWeight = 2 * kLine;
+
+static inline int64_t swept_scratch(const replk_problem& p) {
+  return kSweptWeight + (cut_into_swept_bands(p).height + p.kh - 1) * kStripPitch;
+}
+
+// Items are bands, in the order of memory.
+static void sweep_items(const Task& task, int64_t begin, int64_t end, float* weight) {
+  const replk_problem& p = task.problem;
+  const replk_buffers& b = task.buffers;
+  const Kernel k(p);
+  const Bands bands = cut_into_swept_bands(p);
+  const SweepFunction sweep = find_sweep(p);
+  const float* bias = static_cast<const float*>(b.bias);
+  const auto input = [&](const PlaneBand& at) {
+    return static_cast<const float*>(b.input) + at.n * b.input_stride[0] + at.c * b.input_stride[1];
+  };
+  const auto output = [&](const PlaneBand& at) {
+    return static_cast<float*>(b.output) + at.n * b.output_stride[0] + at.c * b.output_stride[1];
+  };
+  const bool is_large = is_larger_than_caches(p);
+  const bool streams = is_large && can_stream(b, p);
+  int64_t ready = -1;
+  for (int64_t item = begin; item < end; ++item) {
+    const PlaneBand at(item, p, bands), next(item + 1 < end ? item + 1 : item, p, bands);
+    if (at.c != ready) {
+      prepare_weight(weight, static_cast<const float*>(b.weight) + at.c * p.kh * p.kw, k, p.pass == REPLK_GRAD_INPUT);
+      ready = at.c;
+    }
+    PrefetchPair ahead(next.prefetch(is_large, input(next), b.input_stride[2]),
+                       next.prefetch(is_large && !streams, output(next), b.output_stride[2]),
+                       at.height * divide_up(p.w, kLanes));
+    sweep({input(at), b.input_stride[2], p.h, p.w, weight, at.i0, at.i0 + at.height, weight + kSweptWeight,
+           is_large ? &ahead : nullptr},
+          {output(at), b.output_stride[2], bias ? bias[at.c] : 0.0f, p.activation == REPLK_RELU, streams});
+  }
+  if (streams) stream_fence();
+}
+
+}  // namespace REPLK_ISA
+}  // namespace replk
+
+#endif  // REPLK_CPU_DIRECT_SWEEP_H_
