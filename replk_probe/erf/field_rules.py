@@ -179,6 +179,15 @@ def _convolution(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outpu
     return _sliding(args, lookup, output, lambda span, k: span.window(kernel[k], strides[k], paddings[k], dilations[k]))
 
 
+def _depthwise(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Field:
+    """``replk_probe::dwconv2d``: stride 1, padded by half the kernel."""
+    weight = args[1]
+    if lookup(weight) is not None:
+        raise CannotFollowError("a convolution that makes its own kernel")
+    kernel = weight.shape[2:]
+    return _sliding(args, lookup, output, lambda span, k: span.window(kernel[k], 1, kernel[k] // 2))
+
+
 def _pool(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Any:
     kernel = _pair(args[1], ())
     stride = _pair(args[2] if len(args) > 2 else (), kernel)
@@ -353,6 +362,7 @@ for _rule, _names in (
     (_permute, "permute transpose t"),
     (_expand, "expand"),
     (_convolution, "convolution _convolution"),
+    (_depthwise, "dwconv2d"),
     (_pool, "max_pool2d_with_indices avg_pool2d max_pool2d"),
     (_adaptive_pool, "_adaptive_avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d"),
     (_pad, "constant_pad_nd reflection_pad2d replication_pad2d"),

@@ -19,6 +19,7 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.images import ImageSet, UnreadableImageError, normalise
 from replk_probe.models import create_model, data_config, weights_info
 from replk_probe.models._copy import copy_of
+from replk_probe.models._frozen import methods_used
 from replk_probe.runtime.checkpoint import Checkpoint, discard
 from replk_probe.runtime.devices import (
     device_label,
@@ -44,7 +45,7 @@ from .blocks import BlockSums
 from .features import contribution_scores
 from .looking import Observation, UnsuitableSizeError, observe
 from .notes import closed_branches_note, interval_note, statistics_note
-from .preparation import check_precision, prepare
+from .preparation import backend_of, check_precision, prepare
 from .protocol import DEFAULT_THRESHOLDS, area_ratios, jackknife, logarithm_note
 from .reaching import Feature
 from .receptive_field import Field, Lost, stride_rule
@@ -249,6 +250,7 @@ class ErfPlan:
         if usable:
             batch = torch.stack(usable).to(self.device)
             scores = iter(contribution_scores(model, batch, self.feature).double().cpu().numpy())
+            state.methods |= {*methods_used(model)}
         changed = set()
         for image_id, image in zip(ids, loaded, strict=True):
             reason = image if isinstance(image, str) else None
@@ -329,7 +331,7 @@ class ErfPlan:
                 seed=self.seed,
                 device=device_label(self.device),
                 precision=self.precision,
-                backend=str(getattr(prepared, "backend", "torch")),
+                backend=backend_of(prepared, state.methods),
                 seconds=round(state.seconds, 3),
                 skipped=tuple(state.skipped),
                 config={

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from replk_probe.errors import InvalidInputError
 from replk_probe.models import data_config
 from replk_probe.models._copy import copy_of
-from replk_probe.models._fold import fold_batch_norms
-from replk_probe.models._frozen import freeze_layers, reduce_precision
+from replk_probe.models._fold import fold_neighbours
+from replk_probe.models._frozen import freeze_layers, methods_used, planned_backend, reduce_precision
 from replk_probe.models._names import check_network
 from replk_probe.models._reparam import Mergeable
 
@@ -32,8 +32,9 @@ _TOLERANCE_HALF = 5e-2
 def prepare(model: nn.Module, precision: str = "fp32", layer: str | None = None) -> nn.Module:
     """A copy of ``model`` in inference mode that gives the same maps, faster and in less memory.
 
-    Its parameters are frozen, parallel branches merged, batch norms folded, weights laid out channels-last, and its
-    layers keep nothing that the gradient of the input does not need. Names of modules stay, but for merged branches.
+    Its parameters are frozen, parallel branches merged, batch norms and ReLUs folded, weights laid out channels-last,
+    depthwise convolutions handed to :mod:`replk_probe.ops`, which keeps the spectra of their kernels, and its layers
+    keep nothing that the gradient of the input does not need. Names of modules stay, but for merged branches.
     The copy is compared with the original on one small random image; whatever part of this changes the features of a
     network that does something unforeseen is left out.
 
@@ -47,7 +48,7 @@ def prepare(model: nn.Module, precision: str = "fp32", layer: str | None = None)
 
     Returns:
         The copy, for :func:`~replk_probe.erf.contribution_scores`. Its attribute ``precision_used`` says what the
-        hardware made of ``precision``, ``backend`` what computes its convolutions and what was left out.
+        hardware made of ``precision``, ``backend`` what computes its large convolutions and what was left out.
 
     Raises:
         InvalidInputError: ``precision`` is none of the three, there is no such layer, or the model is no network
@@ -68,8 +69,31 @@ def prepare(model: nn.Module, precision: str = "fp32", layer: str | None = None)
         reduce_precision(prepared, forward=precision == "bf16", backward=True)
     prepared.precision_used = _describe(precision, reduced, weight)  # type: ignore[assignment]
     left_out = "" if fold else ", batch norms not folded" if freeze else ", layers as they are"
-    prepared.backend = f"torch{left_out}"  # type: ignore[assignment]
+    prepared.left_out = left_out  # type: ignore[assignment]
+    methods_used(prepared)  # those of the small image do not count
+    prepared.backend = planned_backend(prepared) + left_out  # type: ignore[assignment]
     return prepared
+
+
+def backend_of(prepared: nn.Module, methods: Iterable[str]) -> str:
+    """What computed the convolutions of a prepared network, for records.
+
+    Args:
+        prepared: What :func:`prepare` returned.
+        methods: What :func:`~replk_probe.models._frozen.methods_used` said.
+
+    Returns:
+        For example ``"native avx512: direct, fft"``: how the depthwise convolutions of stride 1 were computed; all else
+        is torch's. What :func:`prepare` left out follows.
+    """
+    by_backend: dict[str, list[str]] = {}
+    for method in sorted(methods):
+        backend, _, how = method.partition(": ")
+        by_backend.setdefault(backend, []).append(how)
+    if not by_backend:
+        return str(getattr(prepared, "backend", "torch"))
+    found = "; ".join(f"{backend}: {', '.join(ways)}" for backend, ways in by_backend.items())
+    return found + str(getattr(prepared, "left_out", ""))
 
 
 def check_precision(precision: str) -> None:
@@ -97,7 +121,7 @@ def _prepared(model: nn.Module, feature: Feature | None, *, fold: bool, freeze: 
             if isinstance(module, Mergeable) and not keep.startswith(f"{name}."):
                 module.reparameterize()
         if fold:
-            fold_batch_norms(prepared, keep)
+            fold_neighbours(prepared, keep)
         freeze_layers(prepared)
         prepared.to(memory_format=torch.channels_last)
     return prepared

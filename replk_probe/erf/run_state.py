@@ -15,6 +15,7 @@ class RunState:
         used: Ids of the images in them.
         skipped: Images that could not be used: ``{"id": ..., "reason": ...}``.
         seconds: Time spent, also by the runs that this one continues.
+        methods: How depthwise convolutions were computed, here and in those runs.
     """
 
     def __init__(self, sums: BlockSums) -> None:  # noqa: D107
@@ -22,6 +23,7 @@ class RunState:
         self.used: list[str] = []
         self.skipped: list[dict[str, str]] = []
         self.seconds = 0.0
+        self.methods: set[str] = set()
 
     def save(self, store: Checkpoint, changed: set[int]) -> None:
         """Save everything; ``changed`` names the blocks that are not as they were saved before."""
@@ -31,6 +33,7 @@ class RunState:
             "used": self.used,
             "skipped": self.skipped,
             "seconds": self.seconds,
+            "methods": sorted(self.methods),
         }
         sums = {block: self.sums.sums[block] for block in changed}
         store.save(state, {f"block-{block:02d}": array for block, array in sums.items() if array is not None})
@@ -45,3 +48,4 @@ class RunState:
         self.sums.sums = [saved.arrays.get(f"block-{block:02d}") for block in range(len(self.sums.counts))]
         self.used, self.skipped = saved.state["used"], saved.state["skipped"]
         self.seconds = saved.state["seconds"]
+        self.methods = {*saved.state["methods"]}

@@ -1,4 +1,4 @@
-"""Batch norms folded into their neighbours in any network whose forward can be traced."""
+"""Batch norms and ReLUs folded into their neighbours in any network whose forward can be traced."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ._reparam import FOLDABLE_NORMS, fuse_conv_bn
+from replk_probe.ops import DepthwiseConv2d
+
+from ._depthwise import PLAIN_CONVS, is_same_depthwise
+from ._reparam import FOLDABLE_NORMS, fuse_conv_bn, is_foldable
 
 # Of two traces that overlap, the one that ends last would leave the other's patches in place for good.
 _TRACING = threading.Lock()
@@ -24,6 +27,10 @@ class _Tracer(fx.Tracer):
         """Remember the thread."""
         super().__init__()
         self._thread = threading.get_ident()
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a call is recorded as it is: torch's own modules, and the one here that stands for one of them."""
+        return type(m) is DepthwiseConv2d or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -40,18 +47,19 @@ class _Tracer(fx.Tracer):
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
-def fold_batch_norms(model: nn.Module, keep: str = "") -> bool:
-    """Fold every batch norm that has a convolution next to it into that convolution, in place.
+def fold_neighbours(model: nn.Module, keep: str = "") -> bool:
+    """Fold batch norms into the convolutions next to them, and ReLUs into the depthwise ones before them, in place.
 
     A norm behind a convolution goes into any kernel; a norm before one only where the kernel is 1 x 1, since zero
-    padding comes after the norm. A ReLU that alone reads what a layer has just computed writes over it. Inference mode
-    only. Modules with hooks, modules called twice and weights that are read elsewhere are left alone, and so is a
-    network that torch.fx cannot trace.
+    padding comes after the norm. A ReLU that alone reads what a depthwise convolution of stride 1 gives is computed
+    with it; one that alone reads what another layer has just computed writes over it. Inference mode only. Modules with
+    hooks, modules called twice and weights that are read elsewhere are left alone, and so is a network that torch.fx
+    cannot trace.
 
     A trace is one path through the code, which need not be the one that real images take: compare the results.
 
     Args:
-        model: Changed in place; the folded norms become identities of the same name.
+        model: Changed in place; folded norms and ReLUs become identities of the same name.
         keep: Path of a module whose input and output must stay what they are. What ``forward_features`` returns, where
             there is such a method, stays in any case.
 
@@ -74,29 +82,41 @@ def fold_batch_norms(model: nn.Module, keep: str = "") -> bool:
         return module if alone and type(module) in kinds else None
 
     changed = False
+    folded: set[fx.Node] = set()  # norms that are identities by now
     for node in graph.nodes:
-        relu, source = only(node, nn.ReLU), node.args[0] if node.args else None
-        # These alone give a tensor that is new, and whose own gradient does not look at it again once they are frozen.
-        fresh = only(source, nn.Conv2d, nn.Linear, *FOLDABLE_NORMS) is not None
-        if isinstance(relu, nn.ReLU) and isinstance(source, fx.Node) and fresh and len(source.users) == 1:
-            relu.inplace = changed = True
-    for node in graph.nodes:
-        bn, source = only(node, *FOLDABLE_NORMS), node.args[0] if node.args else None
-        if bn is None or bn.running_var is None or not isinstance(source, fx.Node):
+        bn, source = only(node, *FOLDABLE_NORMS), _source(node)
+        if bn is None or bn.running_var is None or source is None:
             continue
-        conv = only(source, nn.Conv2d)
-        if isinstance(conv, nn.Conv2d) and len(source.users) == 1 and _on_one_side(source, node, keep):
-            _replace(model, str(source.target), fuse_conv_bn(conv, bn))
-            _replace(model, str(node.target), nn.Identity())
-            changed = True
-            continue
+        conv = only(source, *PLAIN_CONVS)
+        if isinstance(conv, nn.Conv2d) and is_foldable(conv) and _on_one_side(source, node, keep):
+            if len(source.users) == 1:
+                _replace(model, str(source.target), fuse_conv_bn(conv, bn))
+                _replace(model, str(node.target), nn.Identity())
+                folded.add(node)
+                changed = True
+                continue
         reader = next(iter(node.users)) if len(node.users) == 1 else None
-        conv = only(reader, nn.Conv2d)
-        if reader is not None and isinstance(conv, nn.Conv2d) and _is_pointwise(conv):
+        conv = only(reader, *PLAIN_CONVS)
+        if reader is not None and isinstance(conv, nn.Conv2d) and is_foldable(conv) and _is_pointwise(conv):
             if _on_one_side(node, reader, keep):
                 _replace(model, str(reader.target), _fuse_bn_conv(bn, conv))
                 _replace(model, str(node.target), nn.Identity())
                 changed = True
+    for node in graph.nodes:
+        relu, source = only(node, nn.ReLU), _source(node)
+        while source in folded and len(source.users) == 1 and _on_one_side(source, node, keep):
+            source = _source(source)
+        # These alone give a tensor that is new, and whose own gradient does not look at it again once they are frozen.
+        layer = only(source, *PLAIN_CONVS, nn.Linear, *FOLDABLE_NORMS)
+        if not isinstance(relu, nn.ReLU) or source is None or layer is None or len(source.users) != 1:
+            continue
+        fits = isinstance(layer, nn.Conv2d) and is_foldable(layer) and is_same_depthwise(layer)
+        if isinstance(layer, nn.Conv2d) and fits and _on_one_side(source, node, keep):
+            _replace(model, str(source.target), DepthwiseConv2d.from_conv(layer, "relu"))
+            _replace(model, str(node.target), nn.Identity())
+        else:
+            relu.inplace = True
+        changed = True
     return changed
 
 
@@ -110,6 +130,11 @@ def _traced(model: nn.Module) -> fx.Graph | None:
             return tracer.trace(model)
     except Exception:  # tracing runs the model's own code, which may raise anything
         return None
+
+
+def _source(node: fx.Node) -> fx.Node | None:
+    """Whose output a node reads first."""
+    return node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
 
 
 def _has_hooks(module: nn.Module) -> bool:

@@ -8,13 +8,15 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 
+from ._depthwise import with_native_kernels
 from ._reparam import Mergeable, merge_branches
 
 
 class ConvBN(nn.Sequential):
     """``conv`` without bias, then ``bn``, then ``act`` where one is given; zero-padded by half the kernel.
 
-    After :func:`replk_probe.models.fuse_bn`, ``conv`` has a bias and ``bn`` is an identity.
+    A depthwise ``conv`` of stride 1 is a :class:`~replk_probe.ops.DepthwiseConv2d`. After
+    :func:`replk_probe.models.fuse_bn`, ``conv`` has a bias and ``bn`` is an identity.
     """
 
     conv: nn.Conv2d
@@ -33,8 +35,8 @@ class ConvBN(nn.Sequential):
         height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
         padding = (height // 2, width // 2)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        layers["conv"] = nn.Conv2d(
-            in_channels, out_channels, (height, width), stride, padding, groups=groups, bias=False
+        layers["conv"] = with_native_kernels(
+            nn.Conv2d(in_channels, out_channels, (height, width), stride, padding, groups=groups, bias=False)
         )
         layers["bn"] = nn.BatchNorm2d(out_channels)
         if act is not None:
@@ -46,7 +48,8 @@ class LargeKernelConv(Mergeable):
     """Depthwise large-kernel convolution with parallel branches, each with its own batch norm; ``[N, C, H, W]``.
 
     Children, those that are there: ``large_conv`` (K x K), ``column_conv`` (K x M), ``row_conv`` (M x K) and
-    ``small_conv``, all :class:`ConvBN`; after :meth:`reparameterize` only ``reparam_conv``, an ``nn.Conv2d`` with bias.
+    ``small_conv``, all :class:`ConvBN`; after :meth:`reparameterize` only ``reparam_conv``, a convolution with bias. At
+    stride 1 each is a :class:`~replk_probe.ops.DepthwiseConv2d`.
     """
 
     _BRANCHES = ("large_conv", "column_conv", "row_conv", "small_conv")

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from timm.models import build_model_with_cfg, register_model
+from timm.models import build_model_with_cfg, register_model, register_notrace_module
 from torch import nn
+
+from replk_probe.ops import DepthwiseConv2d
+
+# For timm's `features_only`, as torch's own convolutions are.
+register_notrace_module(DepthwiseConv2d)
 
 
 def timm_cfg(first_conv: str, input_size: int = 224, mean: float | None = None, classifier: str = "head") -> Any:

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 
+from ._depthwise import PLAIN_CONVS, activation_of, with_native_kernels
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
-# Exact types: a subclass may standardise its weight, pad by itself or carry an activation, and folding would lose that.
+# Exact types, as for convolutions: a subclass may compute something else.
 FOLDABLE_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
@@ -86,12 +88,17 @@ def fuse_bn(model: ModuleT) -> ModuleT:
     return model
 
 
+def is_foldable(conv: nn.Module) -> bool:
+    """Whether a batch norm behind ``conv`` can go into it: a plain convolution with nothing computed in between."""
+    return type(conv) in PLAIN_CONVS and activation_of(conv) is None
+
+
 def fold_sequence(sequence: nn.Sequential) -> None:
     """Fold the batch norms of one sequence into the convolutions before them; identities keep the names of the rest."""
     names = list(sequence._modules)
     for first, second in pairwise(names):
         conv, bn = getattr(sequence, first), getattr(sequence, second)
-        if type(conv) is nn.Conv2d and type(bn) in FOLDABLE_NORMS and bn.running_mean is not None:
+        if is_foldable(conv) and type(bn) in FOLDABLE_NORMS and bn.running_mean is not None:
             setattr(sequence, first, fuse_conv_bn(conv, bn))
             setattr(sequence, second, nn.Identity().train(bn.training))
 
@@ -104,8 +111,11 @@ def fuse_conv_bn(conv: nn.Conv2d, bn: nn.Module) -> nn.Conv2d:
         bn: Its batch norm, or ``nn.Identity``; left as it is.
 
     Returns:
-        A new convolution with bias; geometry, dtype, device, mode and ``requires_grad`` are those of ``conv``.
-        The arithmetic is done in float64.
+        A new convolution with bias, a :class:`~replk_probe.ops.DepthwiseConv2d` where that covers it; geometry, dtype,
+        device, mode and ``requires_grad`` are those of ``conv``. The arithmetic is done in float64.
+
+    Raises:
+        InvalidInputError: ``bn`` is no batch norm with running statistics, or ``conv`` computes an activation.
     """
     weight, bias = _folded(conv, bn)
     return _conv_like(conv, weight, bias, conv.kernel_size, conv.padding)
@@ -119,10 +129,11 @@ def merge_branches(branches: Iterable[tuple[nn.Conv2d, nn.Module]]) -> nn.Conv2d
             their outputs have one size; ``bn`` may be ``nn.Identity``. Rectangular kernels are welcome.
 
     Returns:
-        A new convolution with bias, of the largest height and the largest width among the kernels.
+        A new convolution with bias, of the largest height and the largest width among the kernels: a
+        :class:`~replk_probe.ops.DepthwiseConv2d` where that covers it.
 
     Raises:
-        InvalidInputError: The branches are not aligned on one centre.
+        InvalidInputError: The branches are not aligned on one centre, or one computes an activation.
     """
     pairs = list(branches)
     first = pairs[0][0]
@@ -150,6 +161,12 @@ def merge_branches(branches: Iterable[tuple[nn.Conv2d, nn.Module]]) -> nn.Conv2d
 
 def _folded(conv: nn.Conv2d, bn: nn.Module) -> tuple[Tensor, Tensor]:
     """Weight and bias in float64 of ``bn(conv(x))``."""
+    activation = activation_of(conv)
+    if activation is not None:
+        raise InvalidInputError(
+            f"A convolution that computes {activation!r} cannot be folded or merged: it is not linear. "
+            "Set its activation to None and apply the activation behind it."
+        )
     weight = _double(conv.weight)
     bias = weight.new_zeros(conv.out_channels) if conv.bias is None else _double(conv.bias)
     if isinstance(bn, nn.Identity):
@@ -185,4 +202,4 @@ def _conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor, kernel_size: Any, 
     requires_grad = conv.weight.requires_grad
     merged.weight = nn.Parameter(weight.to(**place), requires_grad=requires_grad)
     merged.bias = nn.Parameter(bias.to(**place), requires_grad=requires_grad)
-    return merged.train(conv.training)
+    return with_native_kernels(merged.train(conv.training))

@@ -12,6 +12,7 @@ from torch import nn
 
 from replk_probe.errors import InvalidInputError
 
+from ._depthwise import PLAIN_CONVS
 from ._large_kernel import LargeKernelConv
 
 Side = Literal["output", "input"]
@@ -206,7 +207,7 @@ def _is_stage(module: nn.Module, alone: bool) -> bool:
     """Whether a child is a stage rather than a block; ``alone``: among stems and downsampling steps."""
     if isinstance(module, nn.Sequential):
         kinds = {type(child) for child in module}
-        return len(kinds) == 1 and not kinds & {nn.Conv2d, nn.Linear} if alone else True
+        return len(kinds) == 1 and not kinds & {*PLAIN_CONVS, nn.Linear} if alone else True
     return not alone and any(isinstance(getattr(module, name, None), _CONTAINERS) for name in ("blocks", "layers"))
 
 

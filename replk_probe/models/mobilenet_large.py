@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from replk_probe.errors import InvalidInputError
 
 from ._classifier import MeanPooled, linear_classifier
+from ._depthwise import with_native_kernels
 from ._large_kernel import LargeKernelConv
 from ._register import register_variant, timm_cfg
 from ._reparam import Mergeable, Reparameterizable, fold_sequence
@@ -40,7 +41,9 @@ class DepthwiseLayer(nn.Sequential, Mergeable):
             conv, norm = LargeKernelConv(channels, kernel_size, stride, small_kernel), nn.Identity()
         else:
             padding = kernel_size // 2
-            conv = nn.Conv2d(channels, channels, kernel_size, stride, padding, groups=channels, bias=False)
+            conv = with_native_kernels(
+                nn.Conv2d(channels, channels, kernel_size, stride, padding, groups=channels, bias=False)
+            )
             norm = nn.BatchNorm2d(channels)
         super().__init__(conv, norm, nn.ReLU6())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,11 +14,13 @@ from torch import Tensor, nn
 
 from replk_probe.erf import area_ratio, contribution_scores, preparation, prepare
 from replk_probe.errors import InvalidInputError
-from replk_probe.models._frozen import freeze_layers
+from replk_probe.models._fold import fold_neighbours
+from replk_probe.models._frozen import FrozenConv2d, FrozenDepthwiseConv2d, FrozenReLU, freeze_layers, methods_used
 from replk_probe.models.convnext_large import LargeKernelConvNeXt
 from replk_probe.models.mobilenet_large import LargeKernelMobileNetV2
 from replk_probe.models.replknet import RepLKNet
 from replk_probe.models.slak import SLaK
+from replk_probe.ops import native_info
 
 
 def trained_looking(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -411,11 +414,11 @@ def test_what_folding_breaks_in_spite_of_all_is_seen_and_left_out(monkeypatch: p
         model.get_submodule("stem.0.conv").weight.data.mul_(1.01)
         return True
 
-    monkeypatch.setattr(preparation, "fold_batch_norms", break_it)
+    monkeypatch.setattr(preparation, "fold_neighbours", break_it)
     torch.manual_seed(0)
     model = trained_looking(SMALL["replknet"]()).double()
     prepared = prepare(model)
-    assert prepared.backend == "torch, batch norms not folded"
+    assert prepared.backend.endswith(", batch norms not folded")
     batch = image(1, 3, 64, 64)
     assert relative(contribution_scores(prepared, batch), contribution_scores(model, batch)) < 1e-9
 
@@ -456,7 +459,138 @@ def test_half_precision_models_can_be_prepared(dtype: torch.dtype) -> None:
 
 def test_a_prepared_model_is_copied_without_what_it_can_make_again() -> None:
     prepared = prepare(SMALL["replknet"]())
-    contribution_scores(prepared, image(1, 3, 64, 64).float())
-    conv = prepared.get_submodule("stages.0.blocks.0.large_kernel.reparam_conv")
-    assert "_frozen_cache" in vars(conv)
-    assert "_frozen_cache" not in vars(copy.deepcopy(conv))
+    batch = image(1, 3, 64, 64).float()
+    expected = contribution_scores(prepared, batch)
+    pointwise = prepared.get_submodule("stages.0.blocks.0.pw1.conv")
+    large = prepared.get_submodule("stages.0.blocks.0.large_kernel.reparam_conv")
+    assert "_frozen_cache" in vars(pointwise) and large._kernel.size > 0
+    for copied in (copy.deepcopy(prepared), pickle.loads(pickle.dumps(prepared))):
+        assert "_frozen_cache" not in vars(copied.get_submodule("stages.0.blocks.0.pw1.conv"))
+        assert copied.get_submodule("stages.0.blocks.0.large_kernel.reparam_conv")._kernel.size == 0
+        assert torch.equal(contribution_scores(copied, batch), expected)
+
+
+def native() -> bool:
+    return native_info().loaded
+
+
+def depthwise(kernel: tuple[int, int], channels: int = 6) -> nn.Conv2d:
+    torch.manual_seed(0)
+    half = (kernel[0] // 2, kernel[1] // 2)
+    return nn.Conv2d(channels, channels, kernel, padding=half, groups=channels).eval()
+
+
+@pytest.mark.parametrize("backend", ["native", "aten"])
+@pytest.mark.parametrize("kernel", [(3, 3), (9, 9), (31, 31), (5, 51)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("has_relu", [True, False])
+def test_frozen_depthwise_convolutions_equal_autograd_on_every_backend(
+    backend: str, kernel: tuple[int, int], memory_format: Any, has_relu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend == "native" and not native():
+        pytest.skip("no native library here")
+    if backend == "aten":
+        monkeypatch.setenv("REPLK_PROBE_METHOD", "aten")
+    layers = nn.Sequential(depthwise(kernel), nn.BatchNorm2d(6), nn.ReLU() if has_relu else nn.Identity())
+    trained_looking(layers)
+    prepared = copy.deepcopy(layers)
+    fold_neighbours(prepared)
+    freeze_layers(prepared)
+    assert [type(layer) for layer in prepared] == [FrozenDepthwiseConv2d, nn.Identity, nn.Identity]
+    x = image(2, 6, 20, 31)
+    weight = image(2, 6, 20, 31, seed=2)
+    expected = layers.double()(x.requires_grad_())
+    (wanted,) = torch.autograd.grad((expected * weight).sum(), x)
+    y = x.detach().float().contiguous(memory_format=memory_format).requires_grad_()
+    found = prepared(y)
+    (gradient,) = torch.autograd.grad((found * weight.float().contiguous(memory_format=memory_format)).sum(), y)
+    assert relative(found, expected) < 1e-5
+    assert relative(gradient, wanted) < 1e-5
+    assert found.is_contiguous(memory_format=memory_format)
+    (method,) = methods_used(prepared)
+    is_native = backend == "native" and not (kernel == (3, 3) and memory_format is torch.channels_last)
+    assert method.startswith("native" if is_native else "aten")
+    assert methods_used(prepared) == ()
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [3, 13])
+def test_a_fused_relu_passes_nan_on_and_only_where_it_is_open(memory_format: Any, size: int) -> None:
+    layers = nn.Sequential(depthwise((size, size)), nn.ReLU())
+    with torch.no_grad():
+        layers[0].weight[1] = float("nan")
+        layers[0].bias[2], layers[0].bias[3] = -1e6, float("inf")
+    fused = copy.deepcopy(layers)
+    fold_neighbours(fused)
+    freeze_layers(fused)
+    assert isinstance(fused[1], nn.Identity) and fused[0].activation == "relu"
+    results = []
+    for model in (layers, fused):
+        x = image(1, 6, 17, 15).float().contiguous(memory_format=memory_format).requires_grad_()
+        y = model(x)
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+        results.append((y.detach(), gradient))
+    for plain, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5, equal_nan=True)
+    assert results[1][0][:, 1].isnan().all() and results[1][1][:, 1].isnan().all()
+
+
+class ReadTwice(nn.Module):
+    """A depthwise convolution with a ReLU, and somebody else who reads what the ReLU reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu = depthwise((9, 9), 3), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return self.relu(y) + y
+
+
+def test_a_relu_is_fused_only_where_nobody_else_reads_and_no_layer_is_asked_for_in_between() -> None:
+    assert type(prepare(ReadTwice()).relu) is FrozenReLU
+    model = trained_looking(SMALL["replknet"]())
+    block = "stages.0.blocks.0"
+    assert isinstance(prepare(model).get_submodule(f"{block}.lk_nonlinear"), nn.Identity)
+    for layer in (f"{block}.large_kernel", f"{block}.lk_nonlinear"):
+        assert type(prepare(model, layer=layer).get_submodule(f"{block}.lk_nonlinear")) is FrozenReLU
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {"kernel_size": 9, "padding": 4, "stride": 2},
+        {"kernel_size": 9, "padding": 8, "dilation": 2},
+        {"kernel_size": 8, "padding": 4},
+        {"kernel_size": 9, "padding": 3},
+    ],
+)
+def test_other_geometries_stay_with_torch(geometry: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, groups=6, **geometry), nn.ReLU()).eval()
+    prepared = prepare(model)
+    assert type(prepared[1]) is FrozenConv2d and type(prepared[2]) is FrozenReLU
+    assert prepared.backend == "torch"
+    batch = image(1, 3, 40, 32)
+    found = contribution_scores(prepared, batch.float())
+    assert relative(found, contribution_scores(copy.deepcopy(model).double(), batch)) < 1e-5
+    assert methods_used(prepared) == ()
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny", "slak_tiny"])
+def test_whole_networks_run_on_what_was_measured_to_be_fastest(name: str) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(name)
+    prepared = prepare(model)
+    methods_used(prepared)
+    batch = image(1, 3, 96, 96)
+    expected = contribution_scores(model, batch.float()).double()
+    assert relative(contribution_scores(prepared, batch.float()), expected) < 1e-3
+    methods = methods_used(prepared)
+    if not native():
+        assert all(method.startswith("aten: the native library") for method in methods)
+    elif name == "convnext_tiny":
+        assert [method for method in methods if "below 9x9" in method] == list(methods)
+    else:
+        assert methods and all(method.startswith("native") for method in methods)
+        assert prepared.backend == f"native {native_info().isa}"

@@ -17,6 +17,7 @@ from replk_probe.models.convnext_large import LargeKernelConvNeXt
 from replk_probe.models.mobilenet_large import LargeKernelMobileNetV2
 from replk_probe.models.replknet import RepLKNet
 from replk_probe.models.slak import SLaK
+from replk_probe.ops import DepthwiseConv2d, depthwise_conv2d, native_info
 
 TOLERANCE = 1e-12  # relative, in float64
 
@@ -106,7 +107,8 @@ def test_geometry_of_the_merged_convolution(size: int, small: int | None, width:
     want = layer(x)
     layer.reparameterize()
     conv = layer.reparam_conv
-    assert type(conv) is nn.Conv2d and list(dict(layer.named_children())) == ["reparam_conv"]
+    assert type(conv) is (DepthwiseConv2d if stride == 1 else nn.Conv2d)
+    assert list(dict(layer.named_children())) == ["reparam_conv"]
     assert (conv.kernel_size, conv.stride, conv.padding) == ((size, size), (stride, stride), (size // 2, size // 2))
     assert (conv.dilation, conv.groups, conv.in_channels, conv.out_channels) == ((1, 1), 6, 6, 6)
     # From the attributes alone, as another backend would compute it.
@@ -192,3 +194,64 @@ def test_timm_merges_them_as_well(name: str) -> None:
     by_timm = timm.utils.reparameterize_model(model)
     assert [*by_timm.state_dict()] == [*copy.deepcopy(model).reparameterize().state_dict()]
     assert [*model.state_dict()] == [*timm.create_model(name).state_dict()]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backend", ["native", "aten"])
+@pytest.mark.parametrize(("small", "width"), [(5, None), (None, None), (5, 5)])
+@pytest.mark.parametrize("size", [13, 51])
+def test_merged_equals_branches_on_every_backend(
+    backend: str, size: int, small: int | None, width: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend == "native" and not native_info().loaded:
+        pytest.skip("no native library here")
+    torch.manual_seed(0)
+    layer = randomised(LargeKernelConv(6, size, 1, small, width))
+    x = torch.randn(2, 6, 28, 35)
+    want = copy.deepcopy(layer).double()(x.double())
+    merged = copy.deepcopy(layer)
+    merged.reparameterize()
+    if backend == "aten":
+        monkeypatch.setenv("REPLK_PROBE_METHOD", "aten")
+        assert distance(layer(x), want) < 1e-6 and distance(merged(x), want) < 1e-6
+        return
+    assert distance(layer(x), want) < 1e-6 and distance(merged(x), want) < 1e-6
+    conv = merged.reparam_conv
+    assert distance(depthwise_conv2d(x, conv.weight, conv.bias, backend="native"), want) < 1e-6
+
+
+def test_every_depthwise_convolution_of_stride_one_has_native_kernels(model: nn.Module) -> None:
+    def check() -> None:
+        for name, conv in model.named_modules():
+            if isinstance(conv, nn.Conv2d):
+                covered = conv.groups > 1 and conv.stride == (1, 1)
+                assert type(conv) is (DepthwiseConv2d if covered else nn.Conv2d), name
+
+    check()
+    model.reparameterize()
+    check()
+    model.fuse_bn()
+    check()
+
+
+def test_an_activation_is_never_folded_across() -> None:
+    conv = DepthwiseConv2d(4, 4, 3, padding=1, groups=4)
+    conv.activation = "relu"
+    pair = randomised(nn.Sequential(conv, nn.BatchNorm2d(4)).double())
+    x = torch.randn(1, 4, 9, 9, dtype=torch.float64)
+    want = pair(x)
+    assert torch.equal(fuse_bn(pair)(x), want) and isinstance(pair[1], nn.BatchNorm2d)
+    with pytest.raises(InvalidInputError, match="computes 'relu'"):
+        merge_branches([(conv, nn.Identity())])
+
+
+def test_initial_weights_are_those_of_torchs_own_convolution() -> None:
+    torch.manual_seed(3)
+    block = ConvBN(6, 6, 7, groups=6)
+    after = torch.rand(1)
+    torch.manual_seed(3)
+    plain = nn.Conv2d(6, 6, 7, padding=3, groups=6, bias=False)
+    assert torch.equal(block.conv.weight, plain.weight) and torch.equal(torch.rand(1), after)
+    assert list(block.conv.state_dict()) == list(plain.state_dict())
+    block.conv.load_state_dict(plain.state_dict())
+    assert repr(block.conv).removeprefix("Depthwise") == repr(plain)
