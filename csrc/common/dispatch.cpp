@@ -1,5 +1,12 @@
-// The one table from (pass, dtype, n, c, h, w, kh, kw, isa) to method and tile.
+// The one place that goes from a problem and an instruction set to a method: the one whose estimated time is least.
+//
+// A crossover in K alone would have to be tabled for every plane, batch and shape of kernel. Instead each method's time is
+// a few rates times counted work, and the rates are the table. Measured on 2 cores of Zen 4, one thread, over planes from
+// 7 to 256 and K from 3 to 31 (`replk-probe bench --sweep` shows how it does): the estimates are within a quarter of the
+// times nearly everywhere, and where methods cross, either serves.
 #include "common/dispatch.h"
+
+#include <initializer_list>
 
 #include "common/cpuid.h"
 
@@ -32,11 +39,48 @@ const Method* method_of(int32_t pass, int32_t isa, int32_t method) {
   return found && found->run ? found : nullptr;
 }
 
-// Measured crossovers; see the comment at each line. (To be filled from the benchmark's sweep.)
-int32_t preferred_method(const replk_problem& p) {
-  if (p.h * p.w <= 14 * 14 && p.c >= 8) return REPLK_METHOD_LANES;
-  const int64_t taps = p.kh * p.kw;
-  return taps >= 13 * 13 ? REPLK_METHOD_FFT : REPLK_METHOD_DIRECT;
+// Nanoseconds of one thread.
+struct Rates {
+  double fft;            // per vector operation, counted in cpu/fft/tiles.h
+  double direct_result;  // per result: the padded copy, the epilogue
+  double direct_tap;     // per result and tap that meets the plane's rows
+  double lanes_result;   // per result: turning the planes, the epilogue
+  double lanes_pair;     // per pair of result and tap that meet
+  double lanes_weight;   // per tap of a channel: turning the weight
+};
+
+// By replk_isa and whether it is the weight gradient.
+constexpr Rates kRates[4][2] = {
+    {},
+    {{0.200, 1.00, 0.0450, 1.50, 0.060, 0.30}, {0.200, 1.00, 0.0500, 1.50, 0.065, 0.30}},  // portable
+    {{0.125, 0.44, 0.0180, 0.70, 0.022, 0.12}, {0.125, 0.40, 0.0200, 0.50, 0.024, 0.12}},  // AVX2
+    {{0.170, 0.30, 0.0160, 0.43, 0.020, 0.12}, {0.170, 0.22, 0.0195, 0.43, 0.021, 0.12}},  // AVX-512
+};
+constexpr int64_t kLanesOf[4] = {1, 4, 8, 16};
+
+// Pairs of a result and a tap along one axis that meet inside the plane.
+double pairs(int64_t size, int64_t taps) {
+  const int64_t reach = taps / 2 < size - 1 ? taps / 2 : size - 1;
+  return static_cast<double>(size * (2 * reach + 1) - reach * (reach + 1));
+}
+
+double rounded_up(int64_t value, int64_t multiple) {
+  return static_cast<double>((value + multiple - 1) / multiple * multiple);
+}
+
+double estimated_time(const replk_problem& p, const replk_plan& plan, const Method& method) {
+  const Rates& rates = kRates[plan.isa][p.pass == REPLK_GRAD_WEIGHT];
+  const int64_t lanes = kLanesOf[plan.isa];
+  const double n = static_cast<double>(p.n), c = static_cast<double>(p.c), taps = static_cast<double>(p.kh * p.kw);
+  const double results = static_cast<double>(p.h * p.w);
+  if (plan.method == REPLK_METHOD_FFT) return rates.fft * method.operations(p, plan);
+  if (plan.method == REPLK_METHOD_DIRECT) {
+    const double multiplied = pairs(p.h, p.kh) * rounded_up(p.w, lanes) * static_cast<double>(p.kw);
+    return n * c * (rates.direct_result * results + rates.direct_tap * multiplied);
+  }
+  const double met = pairs(p.h, p.kh) * pairs(p.w, p.kw);
+  return rounded_up(p.c, lanes) *
+         (n * (rates.lanes_result * results + rates.lanes_pair * met) + rates.lanes_weight * taps);
 }
 
 }  // namespace
@@ -49,17 +93,20 @@ bool choose(const replk_problem& problem, replk_plan& plan) {
   plan = replk_plan{};
   plan.isa = problem.isa == REPLK_ISA_AUTO ? best_isa() : problem.isa;
   const bool is_forced = problem.method != REPLK_METHOD_AUTO;
-  const int32_t wanted = is_forced ? problem.method : preferred_method(problem);
-  const int32_t order[] = {wanted, REPLK_METHOD_FFT, REPLK_METHOD_DIRECT, REPLK_METHOD_REFERENCE};
-  for (const int32_t candidate : order) {
+  double least = 0;
+  for (const int32_t candidate : {REPLK_METHOD_DIRECT, REPLK_METHOD_FFT, REPLK_METHOD_LANES, REPLK_METHOD_REFERENCE}) {
+    // The oracle is for those who ask for it.
+    if (is_forced ? candidate != problem.method : candidate == REPLK_METHOD_REFERENCE) continue;
     const Method* method = method_of(problem.pass, plan.isa, candidate);
-    if (method && method->plan(problem, plan)) {
-      plan.method = candidate;
-      return true;
-    }
-    if (is_forced) return false;
+    replk_plan offer = plan;
+    offer.method = candidate;
+    if (!method || !method->plan(problem, offer)) continue;
+    const double time = is_forced ? 0 : estimated_time(problem, offer, *method);
+    if (plan.method != REPLK_METHOD_AUTO && time >= least) continue;
+    least = time;
+    plan = offer;
   }
-  return false;
+  return plan.method != REPLK_METHOD_AUTO;
 }
 
 }  // namespace replk

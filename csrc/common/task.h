@@ -27,6 +27,8 @@ struct Method {
   // Prepare the weight of channels [begin, end); null where packed_bytes is always 0.
   void (*pack)(const replk_problem&, const replk_plan&, const void* weight, void* packed, int64_t begin, int64_t end,
                void* scratch);
+  // Vector operations of the whole problem, where they cannot be told from its sizes alone; else null.
+  double (*operations)(const replk_problem&, const replk_plan&) = nullptr;
 };
 
 // By replk_pass; an entry without `run` is a hole. cpu/<method>.cpp is compiled once for each instruction set.

@@ -85,14 +85,21 @@ struct Tiling {
   int64_t window_pitch() const { return largest(pairs_in(), pairs_taps()) * 2 * kLanes + 16; }
   int64_t window_floats() const { return window_pitch() * largest(rows.inputs(), rows.taps()); }
 
-  // Vector operations per plane: the measure by which lengths are chosen.
-  double cost() const {
-    const double turn = 4.0 * kLanes * 8;  // four transposes of a pair: loads, shuffles, stores
-    const double column_stage = (pairs_in() + pairs_out()) * rows.length->cost;
-    const double row_stage =
-        groups() * (2 * columns.length->cost + 6 * columns.length->length + (pairs_in() + pairs_out()) * turn);
+  // Vector operations (arithmetic, loads, stores, shuffles), counted: of one plane, forward or input gradient, ...
+  double plane_operations() const {
+    const int ends = pairs_in() + pairs_out();
+    const double column_stage = ends * rows.length->cost;
+    const double row_stage = groups() * (2 * columns.length->cost + 6 * columns.length->length + ends * turn());
     return static_cast<double>(tiles()) * (column_stage + row_stage);
   }
+  // ... of one spectrum, either to the kernel's or from that of its gradient.
+  double spectrum_operations() const {
+    return pairs_taps() * rows.length->cost +
+           groups() * (columns.length->cost + 2 * columns.length->length + pairs_taps() * turn());
+  }
+
+ private:
+  static double turn() { return 4.0 * kLanes * 8; }  // four transposes of a pair: loads, shuffles, stores
 };
 
 inline const Length* find_length(int64_t length) {
@@ -113,7 +120,7 @@ inline bool choose_tiling(const replk_problem& p, Tiling& best) {
     for (const Length& columns : kLengths) {
       Tiling candidate;
       if (!make_tiling(p, rows, columns, candidate)) continue;
-      if (!is_found || candidate.cost() < best.cost()) best = candidate;
+      if (!is_found || candidate.plane_operations() < best.plane_operations()) best = candidate;
       is_found = true;
     }
   }
