@@ -42,6 +42,7 @@ const Method* method_of(int32_t pass, int32_t isa, int32_t method) {
 // Nanoseconds of one thread.
 struct Rates {
   double fft;            // per vector operation, counted in cpu/fft/tiles.h
+  double direct_plane;   // per plane
   double direct_result;  // per result: the padded copy, the epilogue
   double direct_tap;     // per result and tap that meets the plane's rows
   double lanes_result;   // per result: turning the planes, the epilogue
@@ -52,9 +53,9 @@ struct Rates {
 // By replk_isa and whether it is the weight gradient.
 constexpr Rates kRates[4][2] = {
     {},
-    {{0.200, 1.00, 0.0450, 1.50, 0.060, 0.30}, {0.200, 1.00, 0.0500, 1.50, 0.065, 0.30}},  // portable
-    {{0.125, 0.44, 0.0180, 0.70, 0.022, 0.12}, {0.125, 0.40, 0.0200, 0.50, 0.024, 0.12}},  // AVX2
-    {{0.170, 0.30, 0.0160, 0.43, 0.020, 0.12}, {0.170, 0.22, 0.0195, 0.43, 0.021, 0.12}},  // AVX-512
+    {{0.200, 150, 1.00, 0.0450, 1.50, 0.060, 0.30}, {0.200, 150, 1.00, 0.0500, 1.50, 0.065, 0.30}},  // portable
+    {{0.125, 100, 0.44, 0.0180, 0.70, 0.022, 0.12}, {0.125, 100, 0.40, 0.0200, 0.50, 0.024, 0.12}},  // AVX2
+    {{0.170, 70, 0.30, 0.0160, 0.43, 0.020, 0.12}, {0.170, 70, 0.22, 0.0195, 0.43, 0.021, 0.12}},  // AVX-512
 };
 constexpr int64_t kLanesOf[4] = {1, 4, 8, 16};
 
@@ -76,7 +77,7 @@ double estimated_time(const replk_problem& p, const replk_plan& plan, const Meth
   if (plan.method == REPLK_METHOD_FFT) return rates.fft * method.operations(p, plan);
   if (plan.method == REPLK_METHOD_DIRECT) {
     const double multiplied = pairs(p.h, p.kh) * rounded_up(p.w, lanes) * static_cast<double>(p.kw);
-    return n * c * (rates.direct_result * results + rates.direct_tap * multiplied);
+    return n * c * (rates.direct_plane + rates.direct_result * results + rates.direct_tap * multiplied);
   }
   const double met = pairs(p.h, p.kh) * pairs(p.w, p.kw);
   return rounded_up(p.c, lanes) *
