@@ -21,13 +21,7 @@
 #include "common/bfloat16.h"
 #include "replk/dwconv2d.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-#define REPLK_TESTS_ASAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define REPLK_TESTS_ASAN 1
-#endif
-#endif
+// The build says where the library, if not this file, is under AddressSanitizer.
 #ifdef REPLK_TESTS_ASAN
 #include <sanitizer/asan_interface.h>
 #endif
@@ -387,21 +381,23 @@ class Case {
     return problem.pass == REPLK_GRAD_WEIGHT ? weight_gradient.values() : output.values();
   }
 
-  // Direct sums against the bound of a dot product, FFT against the largest value of its plane (or kernel).
+  // Direct sums against the bound of a dot product, FFT against the largest value of its plane (or kernel); where all of
+  // them are what cancellation has left, as in a plane of one element, against the largest sum behind them.
   bool compare(const replk_problem& p, const replk_plan& plan, const std::vector<float>& found) const {
     const double rounding = p.dtype == REPLK_F32 ? 0x1p-24 : 0x1p-8;
     const bool is_weight_gradient = p.pass == REPLK_GRAD_WEIGHT;
     const double terms = static_cast<double>(is_weight_gradient ? p.n * p.h * p.w : p.kh * p.kw) + 1;
     const size_t plane = static_cast<size_t>(is_weight_gradient ? p.kh * p.kw : p.h * p.w);
     for (size_t begin = 0; begin < found.size(); begin += plane) {
-      double largest = 0;
-      for (size_t i = begin; i < begin + plane; ++i) largest = std::fmax(largest, absolute_[i] > 0 ? std::fabs(expected_[i]) : 0);
-      // Where ReLU has made a plane all zero its largest value says nothing; the sums behind it still do.
-      if (p.activation == REPLK_RELU && largest == 0) largest = absolute_[begin];
+      double largest = 0, largest_sum = 0;
+      for (size_t i = begin; i < begin + plane; ++i) {
+        largest = std::fmax(largest, std::fabs(static_cast<double>(expected_[i])));
+        largest_sum = std::fmax(largest_sum, static_cast<double>(absolute_[i]));
+      }
       for (size_t i = begin; i < begin + plane; ++i) {
         const double error = std::fabs(static_cast<double>(found[i]) - expected_[i]);
         const double bound = plan.method == REPLK_METHOD_FFT
-                                 ? 1e-5 * largest + 2 * rounding * std::fabs(expected_[i])
+                                 ? 1e-5 * largest + 8 * 0x1p-24 * largest_sum + 2 * rounding * std::fabs(expected_[i])
                                  : (terms * 0x1p-24 + 2 * rounding) * absolute_[i];
         if (!(error <= bound + 1e-37)) {  // also where it is NaN
           char text[160];

@@ -1,0 +1,127 @@
+"""The benchmark measures what it says; how fast anything is, is for people to read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from replk_probe.bench import MODEL_LAYERS, Layer, SpeedResult, measure_speed, sweep_layers
+from replk_probe.bench import measure as measure_module
+from replk_probe.bench.layers import layers_of_model
+from replk_probe.bench.variants import Operands, our_variants, relative_errors, torch_variants
+from replk_probe.errors import BackendError, InvalidInputError
+from replk_probe.ops import native_info
+
+PASSES = ("forward", "grad_input", "grad_weight")
+LAYERS = [Layer(2, 3, 9, 11, 5, 5), Layer(1, 2, 6, 5, 13, 13), Layer(1, 4, 12, 7, 5, 9), Layer(1, 1, 1, 1, 3, 3)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.label)
+@pytest.mark.parametrize("direction", PASSES)
+def test_every_variant_computes_the_same_thing(direction: str, layer: Layer, dtype: torch.dtype) -> None:
+    with torch.inference_mode():
+        operands = Operands.draw(layer, dtype)
+        calls = our_variants(direction, operands) | torch_variants(direction, operands)
+        errors = relative_errors(direction, operands, {name: call() for name, call in calls.items()})
+    assert set(errors) >= {"functional", "nchw", "channels_last", "fft"}
+    assert max(errors.values()) < (1e-6 if dtype == torch.float32 else 4e-3), errors
+
+
+def test_the_error_is_seen() -> None:
+    operands = Operands.draw(LAYERS[0], torch.float32)
+    right = torch_variants("forward", operands)["nchw"]()
+    found = relative_errors("forward", operands, {"right": right, "wrong": right * 1.01})
+    assert found["wrong"] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_result_holds_every_case_and_is_read_back_the_same(tmp_path) -> None:
+    result = measure_speed(LAYERS[:2], PASSES, repeats=2)
+    assert [(case.layer, case.direction) for case in result.cases] == [(x, p) for x in LAYERS[:2] for p in PASSES]
+    for case in result.cases:
+        assert case.ratio is not None and case.ratio_of_medians is not None and case.gflops > 0
+        assert all(t.minimum and t.median and t.minimum <= t.median and t.calls >= 2 for t in case.timings)
+        assert case.ours.error is not None and case.ours.error < 1e-6
+        assert case.ours.variant == ("functional" if case.direction == "grad_weight" else "module")
+    assert (result.machine.fma_peak is not None) == native_info().loaded
+    assert result.machine.threads == torch.get_num_threads()
+    result.save(tmp_path)
+    assert SpeedResult.load(tmp_path) == result
+    rows = (tmp_path / "bench.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 1 + sum(len(case.timings) for case in result.cases)
+
+
+def test_an_instruction_set_can_be_forced_and_is_let_go(monkeypatch) -> None:
+    if not native_info().loaded:
+        with pytest.raises(BackendError, match="no native kernels"):
+            measure_speed(LAYERS[:1], isa="portable")
+        return
+    monkeypatch.setenv("REPLK_PROBE_ISA", native_info().best_isa or "")
+    result = measure_speed(LAYERS[:1], isa="portable", repeats=1, threads=2)
+    assert result.machine.isa == "portable" and result.machine.threads == 2
+    assert {case.isa for case in result.cases} <= {"portable", None}
+    import os
+
+    assert os.environ["REPLK_PROBE_ISA"] == native_info().best_isa
+    assert torch.get_num_threads() == 1
+
+
+def test_what_takes_too_long_is_left_out_and_named(monkeypatch) -> None:
+    monkeypatch.setattr(measure_module, "_PROBE_FLOPS", 0.0)
+    monkeypatch.setattr(measure_module, "_LONGEST_CALL", 0.0)
+    layer = Layer(1, 32, 6, 6, 3, 3)
+    (case,) = measure_speed([layer], repeats=1).cases
+    left_out = {timing.variant: timing.note for timing in case.timings if timing.minimum is None}
+    assert set(left_out) == {"nchw", "channels_last", "fft"}
+    assert all(note and note.startswith("left out: about") for note in left_out.values())
+    assert case.best_torch is None and case.ratio is None
+    (case,) = measure_speed([layer], repeats=1, everything=True).cases
+    assert case.best_torch is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"directions": ("sideways",)}, "Unknown pass 'sideways'"),
+        ({"dtype": "int8"}, "Unknown dtype"),
+        ({"isa": "mmx"}, "Unknown instruction set"),
+        ({"layers": []}, "nothing to time"),
+        ({"repeats": 0}, "0 repeats"),
+    ],
+)
+def test_wrong_options_are_refused_in_words(options, message: str) -> None:
+    arguments = {"layers": LAYERS[:1], "directions": ("forward",), **options}
+    with pytest.raises(InvalidInputError, match=message):
+        measure_speed(**arguments)
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 1, 1, 3, 3), (1, 1, 1, 1, 4, 3), (1, 1, 1, 1, 3, -1)])
+def test_a_layer_that_is_none_is_refused(sizes) -> None:
+    with pytest.raises(InvalidInputError, match="cannot be timed"):
+        Layer(*sizes)
+
+
+def test_a_damaged_record_is_refused(tmp_path) -> None:
+    for text in ("{", "{}", json.dumps({"schema_version": 99}), json.dumps({"schema_version": 1})):
+        (tmp_path / "bench.json").write_text(text, encoding="utf-8")
+        with pytest.raises(InvalidInputError, match=r"bench\.json"):
+            SpeedResult.load(tmp_path)
+
+
+def test_the_sweep_covers_kernels_and_planes() -> None:
+    layers = sweep_layers()
+    assert {layer.kh for layer in layers} >= {3, 5, 7, 13, 31, 51, 61}
+    assert {layer.h for layer in layers} >= {7, 14, 56, 256}
+    assert {layer.c for layer in sweep_layers((64,))} == {256}
+    assert len({layer.label for layer in MODEL_LAYERS}) == len(MODEL_LAYERS)
+
+
+def test_layers_of_a_model() -> None:
+    layers = layers_of_model("replknet3", 64)
+    assert {layer.kernel for layer in layers} <= {(3, 3), (5, 5)}
+    assert sum(layer.count for layer in layers) > 10
+    assert {layer.h for layer in layers} == {32, 16, 8, 4, 2}  # the stem halves twice, one convolution lies between
+    with pytest.raises(InvalidInputError, match="no depthwise convolution"):
+        layers_of_model("resnet18", 64)
