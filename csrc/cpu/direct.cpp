@@ -60,9 +60,9 @@ void run_correlate(const Task& task, int64_t begin, int64_t end, void* scratch) 
 }  // namespace
 
 const Method direct_methods[3] = {
-    {plan_convolve, convolve_scratch, convolve_item_count, run_convolve, nullptr},
-    {plan_convolve, convolve_scratch, convolve_item_count, run_convolve, nullptr},
-    {plan_correlate, correlate_scratch, correlate_item_count, run_correlate, nullptr},
+    {plan_convolve, convolve_scratch, convolve_item_count, run_convolve, nullptr, nullptr},
+    {plan_convolve, convolve_scratch, convolve_item_count, run_convolve, nullptr, nullptr},
+    {plan_correlate, correlate_scratch, correlate_item_count, run_correlate, nullptr, nullptr},
 };
 
 }  // namespace REPLK_ISA

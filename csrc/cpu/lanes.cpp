@@ -46,9 +46,9 @@ void run_correlate(const Task& task, int64_t begin, int64_t end, void* scratch) 
 }  // namespace
 
 const Method lanes_methods[3] = {
-    {plan_lanes, scratch_bytes, convolve_item_count, run_convolve, nullptr},
-    {plan_lanes, scratch_bytes, convolve_item_count, run_convolve, nullptr},
-    {plan_lanes, scratch_bytes, correlate_item_count, run_correlate, nullptr},
+    {plan_lanes, scratch_bytes, convolve_item_count, run_convolve, nullptr, nullptr},
+    {plan_lanes, scratch_bytes, convolve_item_count, run_convolve, nullptr, nullptr},
+    {plan_lanes, scratch_bytes, correlate_item_count, run_correlate, nullptr, nullptr},
 };
 
 }  // namespace REPLK_ISA

@@ -96,14 +96,18 @@ static void planes_to_lanes(float* lanes, const T* planes, const PlaneShape& s, 
   for_each_tile(s, [&](int64_t element, int64_t pixel, int count) {
     Vec tile[kLanes];
     load_tile(tile, planes + element, s, count);
-    if (turned) {
-      REPLK_UNROLL
-      for (int k = 0; k < kLanes; ++k) {
-        if (k < count) store(lanes + (last - pixel - k) * kLanes, tile[k]);
+    if (s.pitch == s.columns) {
+      float* to = lanes + (turned ? last - pixel : pixel) * kLanes;
+      const int64_t step = turned ? -kLanes : kLanes;
+      if (count == kLanes) {
+        REPLK_UNROLL
+        for (int k = 0; k < kLanes; ++k) store(to + k * step, tile[k]);
+      } else {
+        REPLK_UNROLL
+        for (int k = 0; k < kLanes; ++k) {
+          if (k < count) store(to + k * step, tile[k]);
+        }
       }
-    } else if (s.pitch == s.columns && count == kLanes) {
-      REPLK_UNROLL
-      for (int k = 0; k < kLanes; ++k) store(lanes + (pixel + k) * kLanes, tile[k]);
     } else {
       REPLK_UNROLL
       for (int k = 0; k < kLanes; ++k) {

@@ -34,9 +34,7 @@ static inline Vec each(Function function) {
   return result;
 }
 
-static inline Vec broadcast(float a) {
-  return each([&](int) { return a; });
-}
+static inline Vec broadcast(float a) { return {Native{a, a, a, a}}; }
 static inline Vec zero() { return broadcast(0.0f); }
 #if defined(__GNUC__)
 static inline Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
