@@ -11,7 +11,8 @@
 namespace replk {
 namespace REPLK_ISA {
 
-// Returns the number of floating-point operations done; `sink` [kLanes] gets what keeps the compiler from dropping them.
+// Returns the number of floating-point operations done; `sink` [kLanes] gets what keeps the compiler from dropping
+// them.
 int64_t multiply_add_burst(float* sink) {
   constexpr int kChains = 12, kSteps = 1 << 14;
   const volatile float factor = 0.9990234375f, summand = 0.0009765625f;  // converges to 1: no subnormal numbers

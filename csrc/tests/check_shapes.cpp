@@ -11,9 +11,10 @@ using replk_tests::Case;
 using replk_tests::Layout;
 using replk_tests::Packed;
 
-constexpr int64_t kKernels[][2] = {{1, 1},   {3, 3},   {5, 5},   {7, 7},   {13, 13}, {27, 27}, {29, 29},
-                                   {31, 31}, {51, 51}, {61, 61}, {51, 5},  {5, 51},  {3, 31},  {1, 9}};
-// One, smaller than any tile, around the vectors of 4, 8 and 16 lanes, around transforms of 40, 48 and 64 points, prime.
+constexpr int64_t kKernels[][2] = {{1, 1},   {3, 3},   {5, 5},   {7, 7},  {13, 13}, {27, 27}, {29, 29},
+                                   {31, 31}, {51, 51}, {61, 61}, {51, 5}, {5, 51},  {3, 31},  {1, 9}};
+// One, smaller than any tile, around the vectors of 4, 8 and 16 lanes, around transforms of 40, 48 and 64 points,
+// prime.
 constexpr int64_t kPlanes[][2] = {{1, 1},   {1, 19},  {23, 1},  {2, 2},   {7, 7},   {14, 14}, {15, 17},
                                   {16, 33}, {31, 29}, {37, 41}, {48, 47}, {49, 56}, {63, 65}};
 

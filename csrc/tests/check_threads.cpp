@@ -17,7 +17,7 @@ struct Shape {
 };
 
 // Small planes, whole planes, many tiles; fewer planes than threads; more.
-constexpr Shape kShapes[] = {{2, 33, 7, 7, 13, 13}, {1, 5, 31, 33, 7, 7},    {1, 4, 40, 56, 31, 31},
+constexpr Shape kShapes[] = {{2, 33, 7, 7, 13, 13},  {1, 5, 31, 33, 7, 7},   {1, 4, 40, 56, 31, 31},
                              {2, 3, 70, 90, 29, 29}, {1, 2, 130, 65, 51, 5}, {1, 1, 150, 40, 13, 13}};
 
 struct Operands {
@@ -70,7 +70,8 @@ bool check(replk_problem problem, bool is_stale, uint64_t seed, int& ran) {
     operands.packed = reinterpret_cast<float*>((address + 63) / 64 * 64);
     const std::vector<float> other = draw(taps);
     problem.threads = 3;
-    if (replk_dwconv2d_pack(&problem, &plan, (is_stale ? other : operands.weight).data(), operands.packed) != REPLK_OK) {
+    if (replk_dwconv2d_pack(&problem, &plan, (is_stale ? other : operands.weight).data(), operands.packed) !=
+        REPLK_OK) {
       return false;
     }
   }
@@ -115,8 +116,8 @@ int main() {
       for (int method = REPLK_METHOD_DIRECT; method <= REPLK_METHOD_LANES; ++method) {
         for (const bool is_stale : {false, true}) {
           if (is_stale && pass == REPLK_GRAD_WEIGHT) continue;
-          const replk_problem problem = {pass, REPLK_F32, REPLK_NO_ACTIVATION, method, REPLK_ISA_AUTO, 1,
-                                         s.n,  s.c,       s.h,                 s.w,    s.kh,           s.kw};
+          const replk_problem problem = {
+              pass, REPLK_F32, REPLK_NO_ACTIVATION, method, REPLK_ISA_AUTO, 1, s.n, s.c, s.h, s.w, s.kh, s.kw};
           passed = check(problem, is_stale, ++seed, ran) && passed;
         }
       }

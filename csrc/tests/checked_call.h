@@ -110,8 +110,8 @@ enum class Packed { kNone, kFresh, kStale };
 
 // What a case asks for beside the problem itself.
 struct Layout {
-  int64_t row_gap = 0;    // elements between the end of a row and the beginning of the next
-  int64_t plane_gap = 0;  // rows between planes
+  int64_t row_gap = 0;            // elements between the end of a row and the beginning of the next
+  int64_t plane_gap = 0;          // rows between planes
   bool channels_outside = false;  // the strides of n and c in the order [C,N,H,W]
   Packed packed = Packed::kNone;
   bool bias = false;
@@ -144,8 +144,12 @@ inline void put(char* base, int64_t index, int32_t dtype, float value) {
 class Tensor {
  public:
   Tensor(const replk_problem& p, const Layout& layout)
-      : n_(p.n), c_(p.c), h_(p.h), w_(p.w), dtype_(p.dtype), memory_(extent(p, layout) * element_size(p.dtype),
-                                                                     element_size(p.dtype)) {
+      : n_(p.n),
+        c_(p.c),
+        h_(p.h),
+        w_(p.w),
+        dtype_(p.dtype),
+        memory_(extent(p, layout) * element_size(p.dtype), element_size(p.dtype)) {
     const int64_t row = p.w + layout.row_gap, plane = (p.h + layout.plane_gap) * row;
     stride_[0] = layout.channels_outside ? plane : plane * p.c;
     stride_[1] = layout.channels_outside ? plane * p.n : plane;
@@ -214,7 +218,8 @@ class Tensor {
 // A dense array, of weights or biases, in guarded memory.
 class Array {
  public:
-  Array(int64_t size, int32_t dtype) : size_(size), dtype_(dtype), memory_(size * element_size(dtype), element_size(dtype)) {
+  Array(int64_t size, int32_t dtype)
+      : size_(size), dtype_(dtype), memory_(size * element_size(dtype), element_size(dtype)) {
     for (int64_t i = 0; i < size; ++i) put(memory_.data(), i, dtype, std::numeric_limits<float>::quiet_NaN());
   }
   void draw(Random& random) {
@@ -317,10 +322,11 @@ class Case {
         before[3] != bias_.bytes()) {
       return fail(problem, plan, "changed an input");
     }
-    const bool is_stale = is_packed && layout_.packed == Packed::kStale && problem.n * problem.c * problem.h * problem.w > 0;
-    if (buffers.packed_was_stale != (is_stale ? 1 : 0)) return fail(problem, plan, "does not know a stale packed weight");
-    return compare(problem, plan,
-                   problem.pass == REPLK_GRAD_WEIGHT ? weight_gradient.values() : output.values());
+    const bool is_stale =
+        is_packed && layout_.packed == Packed::kStale && problem.n * problem.c * problem.h * problem.w > 0;
+    if (buffers.packed_was_stale != (is_stale ? 1 : 0))
+      return fail(problem, plan, "does not know a stale packed weight");
+    return compare(problem, plan, problem.pass == REPLK_GRAD_WEIGHT ? weight_gradient.values() : output.values());
   }
 
  private:
@@ -381,8 +387,8 @@ class Case {
     return problem.pass == REPLK_GRAD_WEIGHT ? weight_gradient.values() : output.values();
   }
 
-  // Direct sums against the bound of a dot product, FFT against the largest value of its plane (or kernel); where all of
-  // them are what cancellation has left, as in a plane of one element, against the largest sum behind them.
+  // Direct sums against the bound of a dot product, FFT against the largest value of its plane (or kernel); where all
+  // of them are what cancellation has left, as in a plane of one element, against the largest sum behind them.
   bool compare(const replk_problem& p, const replk_plan& plan, const std::vector<float>& found) const {
     const double rounding = p.dtype == REPLK_F32 ? 0x1p-24 : 0x1p-8;
     const bool is_weight_gradient = p.pass == REPLK_GRAD_WEIGHT;

@@ -1,7 +1,7 @@
 // Random problems, strides and contents, valid and not, against the reference method, on watched buffers.
 //
-// A libFuzzer target (clang -fsanitize=fuzzer,address,undefined -DREPLK_LIBFUZZER); any other compiler gets a main() that
-// makes up the inputs itself:
+// A libFuzzer target (clang -fsanitize=fuzzer,address,undefined -DREPLK_LIBFUZZER); any other compiler gets a main()
+// that makes up the inputs itself:
 //
 //   fuzz_dwconv2d [SECONDS [SEED]]      default 20 s from seed 1; a failing input is printed with its seed
 #include <chrono>
@@ -29,7 +29,8 @@ class Bytes {
   }
   int64_t any() {
     int64_t value = 0;
-    for (int i = 0; i < 8; ++i) value = static_cast<int64_t>(static_cast<uint64_t>(value) << 8 | static_cast<uint64_t>(below(256)));
+    for (int i = 0; i < 8; ++i)
+      value = static_cast<int64_t>(static_cast<uint64_t>(value) << 8 | static_cast<uint64_t>(below(256)));
     return value;
   }
 
@@ -61,7 +62,8 @@ bool check_arguments(Bytes& bytes) {
   replk_plan plan;
   if (replk_dwconv2d_plan(&p, &plan) != REPLK_OK) return true;
   const bool sane = plan.workspace_bytes >= 0 && plan.workspace_bytes <= int64_t{64} << 20 && plan.packed_bytes >= 0;
-  if (!sane) std::fprintf(stderr, "FAILED %s: unreasonable sizes in the plan\n", replk_tests::describe(p, plan).c_str());
+  if (!sane)
+    std::fprintf(stderr, "FAILED %s: unreasonable sizes in the plan\n", replk_tests::describe(p, plan).c_str());
   return sane;
 }
 
