@@ -24,7 +24,10 @@ from contextlib import nullcontext
 import torch
 
 from replk_probe.erf import area_ratio, contribution_scores, prepare
+from replk_probe.erf.preparation import backend_of
 from replk_probe.models import create_model
+from replk_probe.models._frozen import methods_used
+from replk_probe.ops import DepthwiseConv2d
 from replk_probe.runtime.allocator import kept_blocks
 
 VARIANTS = ("plain", "fp32", "fast", "bf16")
@@ -38,9 +41,14 @@ def scores(model: torch.nn.Module, image: torch.Tensor, variant: str) -> torch.T
 
 
 def build(name: str, variant: str) -> torch.nn.Module:
-    """The model with random weights of seed 0, as it is or prepared."""
+    """The model with random weights of seed 0, with torch's own convolutions or prepared."""
     model = create_model(name, "random", seed=0).requires_grad_(True)
-    return model if variant == "plain" else prepare(model, variant)
+    if variant != "plain":
+        return prepare(model, variant)
+    for module in model.modules():
+        if isinstance(module, DepthwiseConv2d):
+            module.__class__ = torch.nn.Conv2d  # type: ignore[assignment]
+    return model
 
 
 def draw_image(size: int) -> torch.Tensor:
@@ -95,6 +103,7 @@ def main() -> None:
             {
                 "variant": variant,
                 "what": getattr(models[variant], "precision_used", "float32, as the published script"),
+                "backend": backend_of(models[variant], methods_used(models[variant])),
                 "seconds_median": median,
                 "seconds_min": min(seconds[variant]),
                 "speedup_median": statistics.median(seconds["plain"]) / median,
@@ -115,7 +124,7 @@ def main() -> None:
             f" {row['peak_GB']:8.2f} ({row['memory_ratio']:.2f}) {row['map_relative_l2']:14.1e}   {row['linear_sides']}"
         )
     for row in rows:
-        print(f"  {row['variant']}: {row['what']}")
+        print(f"  {row['variant']}: {row['what']}; {row['backend']}")
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:  # noqa: PTH123
             json.dump(

@@ -29,6 +29,7 @@ def kept_blocks() -> Iterator[bool]:
         yield False
         return
     mallopt, malloc_trim = libc
+    malloc_trim(0)  # what building a network left in pieces would stay beside what comes now
     accepted = [mallopt(parameter, value) == 1 for parameter, value in _KEEP.items()]
     try:
         yield all(accepted)

@@ -1,0 +1,57 @@
+"""Gradients that are zero but for a box: that of one place of a map reaches no further than its receptive field."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+# Slices of the last two spatial axes: rows and columns.
+Box: TypeAlias = tuple[slice, slice]
+
+# Share of the plane below which a box is worth being cut out and put back.
+_SMALL = 0.8
+
+
+def box_of(grad: Tensor) -> Box | None:
+    """Rows and columns of a gradient outside of which it is zero.
+
+    Args:
+        grad: ``[N, C, H, W]``.
+
+    Returns:
+        None where they make up most of the plane, and on other devices than a CPU, where asking would cost more than it
+        saves. A NaN is not zero.
+    """
+    # Two corners first: most gradients of a network are dense, and of those no more is read.
+    if grad.device.type != "cpu" or grad.numel() == 0 or grad[..., 0, 0].any() or grad[..., -1, -1].any():
+        return None
+    busy = grad.bool().any(1).any(0)
+    rows, columns = (busy.any(axis).nonzero().flatten().tolist() or [0] for axis in (1, 0))
+    return _worthwhile((slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)), grad)
+
+
+def grown(box: Box | None, kernel_size: tuple[int, ...], grad: Tensor) -> Box | None:
+    """Where a convolution of stride 1 carries what is in ``box``; None as in :func:`box_of`."""
+    if box is None:
+        return None
+    rows, columns = (
+        slice(max(part.start - size // 2, 0), min(part.stop + size // 2, extent))
+        for part, size, extent in zip(box, kernel_size, grad.shape[2:], strict=True)
+    )
+    return _worthwhile((rows, columns), grad)
+
+
+def put_back(part: Tensor, box: Box, like: Tensor) -> Tensor:
+    """``part``, ``[N, C', h, w]``, at its place in zeros of the size and layout of ``like``, ``[N, C, H, W]``."""
+    layout = torch.contiguous_format if like.is_contiguous() else torch.channels_last
+    shape = (*part.shape[:2], *like.shape[2:])
+    found = torch.empty(shape, dtype=part.dtype, device=part.device, memory_format=layout).zero_()
+    found[(..., *box)] = part
+    return found
+
+
+def _worthwhile(box: Box, grad: Tensor) -> Box | None:
+    area = (box[0].stop - box[0].start) * (box[1].stop - box[1].start)
+    return box if area < _SMALL * grad.shape[2] * grad.shape[3] else None
