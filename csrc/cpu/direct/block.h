@@ -3,13 +3,13 @@
 //   acc[i][c] += sum_{s < steps} sum_{r} input(s, r, c) factor(s, r - i)        0 <= r - i < taps,  first <= r < last
 //
 // Every input vector is loaded once and used for up to R accumulators; the factors of one position are neighbours, so
-// they share a pointer. At the edges of the range only some accumulators take part: positions 0 to R-2 ramp up, positions
-// taps to taps+R-2 ramp down, with straight-line code for each, and nothing is multiplied that does not count. Needs
-// taps >= R - 1, first <= taps and last >= R - 1.
+// they share a pointer. At the edges of the range only some accumulators take part: positions 0 to R-2 ramp up,
+// positions taps to taps+R-2 ramp down, with straight-line code for each, and nothing is multiplied that does not
+// count. Needs taps >= R - 1, first <= taps and last >= R - 1.
 //
 // What input and factor are is left to `Operands`: forward and grad input broadcast weights (rows.h), grad weight
-// multiplies by vectors of the output's gradient (grad_weight.h). Nothing here needs alignment. Instructions that matter:
-// fused multiply-add with R C accumulators in registers, broadcast loads.
+// multiplies by vectors of the output's gradient (grad_weight.h). Nothing here needs alignment. Instructions that
+// matter: fused multiply-add with R C accumulators in registers, broadcast loads.
 #ifndef REPLK_CPU_DIRECT_BLOCK_H_
 #define REPLK_CPU_DIRECT_BLOCK_H_
 

@@ -1,4 +1,5 @@
-// Forward and grad input by blocks of rows over a padded copy: see rows.h for the arithmetic, geometry.h for the layout.
+// Forward and grad input by blocks of rows over a padded copy: see rows.h for the arithmetic, geometry.h for the
+// layout.
 #ifndef REPLK_CPU_DIRECT_CONVOLVE_H_
 #define REPLK_CPU_DIRECT_CONVOLVE_H_
 
@@ -56,7 +57,8 @@ class BandConvolution {
   }
 
   // Rows of the copy before `first` and from `last` on are outside of the plane.
-  void run(T* y, int64_t y_row, float bias, int64_t height, int64_t width, int64_t first, int64_t last, PrefetchPair& ahead) {
+  void run(T* y, int64_t y_row, float bias, int64_t height, int64_t width, int64_t first, int64_t last,
+           PrefetchPair& ahead) {
     out_.bias = bias;
     int64_t vectors = width / kLanes;
     const int tail = static_cast<int>(width % kLanes);
@@ -176,7 +178,8 @@ static void convolve_items(const Task& task, int64_t begin, int64_t end, float* 
     PrefetchPair ahead(next.prefetch(is_large, input(next), buffers.input_stride[2]),
                        next.prefetch(is_large && !streams, output(next), buffers.output_stride[2]),
                        at.height * divide_up(at.width, kLanes));
-    convolution.run(y, buffers.output_stride[2], bias ? to_float(bias[at.c]) : 0.0f, at.height, at.width, k.pad_h() - at.i0, k.pad_h() - at.i0 + p.h, ahead);
+    convolution.run(y, buffers.output_stride[2], bias ? to_float(bias[at.c]) : 0.0f, at.height, at.width,
+                    k.pad_h() - at.i0, k.pad_h() - at.i0 + p.h, ahead);
   }
   if (streams) stream_fence();
 }

@@ -42,8 +42,8 @@ static inline void copy_row(float* to, const T* from, int64_t count) {
 // copy that are outside of the plane stay as they are unless there are several bands across: they are zero from
 // the start. Rows outside are cleared only if `clear_rows`.
 template <class T>
-static inline void copy_band(float* copy, const Bands& b, const Kernel& k, const T* x, int64_t x_row, int64_t h, int64_t w,
-                             int64_t i0, int64_t height, int64_t j0, int64_t width, bool clear_rows) {
+static inline void copy_band(float* copy, const Bands& b, const Kernel& k, const T* x, int64_t x_row, int64_t h,
+                             int64_t w, int64_t i0, int64_t height, int64_t j0, int64_t width, bool clear_rows) {
   const int64_t begin = larger(j0 - k.pad_w(), 0), end = smaller(j0 + width + k.pad_w(), w);
   for (int64_t r = 0; r < height + k.kh; ++r) {
     const int64_t i = i0 - k.pad_h() + r;

@@ -18,7 +18,7 @@ static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // The taps that can meet the plane: a kernel larger than the plane is cropped to offsets of less than the plane's size.
 struct Kernel {
-  int64_t kh, kw;        // cropped; odd
+  int64_t kh, kw;  // cropped; odd
   int64_t full_h, full_w;
   int64_t crop_h, crop_w;  // first tap that is kept
 
@@ -45,8 +45,8 @@ struct Bands {
   int64_t copy_size() const { return rows * pitch; }
 };
 
-// Bands of at most half of a small second-level cache (512 KB); the kernel's halo is copied again for every band, so they
-// are not made smaller than need be, but for problems of few planes, where bands are all that threads can share.
+// Bands of at most half of a small second-level cache (512 KB); the kernel's halo is copied again for every band, so
+// they are not made smaller than need be, but for problems of few planes, where bands are all that threads can share.
 static inline Bands cut_into_bands(const replk_problem& p, const Kernel& k) {
   constexpr int64_t kMaxWidth = 1024, kMaxSize = 128 * 1024, kMinHeight = 16, kEnoughItems = 16;
   const int64_t h = larger(p.h, 1), w = larger(p.w, 1);
@@ -69,8 +69,8 @@ static inline Bands cut_into_bands(const replk_problem& p, const Kernel& k) {
   return b;
 }
 
-// One band of one plane: an item of work, in the order of memory. (The weight is prepared again for every plane: that is
-// little beside the plane, and jumping from image to image is slower.)
+// One band of one plane: an item of work, in the order of memory. (The weight is prepared again for every plane: that
+// is little beside the plane, and jumping from image to image is slower.)
 struct PlaneBand {
   int64_t c, n, i0, j0, height, width;
 

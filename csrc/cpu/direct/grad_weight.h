@@ -3,8 +3,9 @@
 //   dw[u0 + i][v0 + c] += sum_{r,j} x[u0 + r][v0 + c + j] dy[r - i][j]        x padded, 0 <= i < R, 0 <= c < C
 //
 // the block of block.h with rows of x as positions, rows of dy as factors and vectors of columns as steps. Lanes are
-// neighbouring columns; they are added up at the end. Both planes are copied: x with its padding, dy with zeros up to the
-// end of its last vector. Instructions that matter: fused multiply-add; C unaligned and R aligned loads for R C of them.
+// neighbouring columns; they are added up at the end. Both planes are copied: x with its padding, dy with zeros up to
+// the end of its last vector. Instructions that matter: fused multiply-add; C unaligned and R aligned loads for R C of
+// them.
 #ifndef REPLK_CPU_DIRECT_GRAD_WEIGHT_H_
 #define REPLK_CPU_DIRECT_GRAD_WEIGHT_H_
 
@@ -181,11 +182,13 @@ static void correlate_items(const Task& task, int64_t begin, int64_t end, float*
   for (int64_t c = begin; c < end; ++c) {
     ChannelCorrelation channel(layout, scratch);
     for (int64_t item = 0; !is_empty && item < p.n * bands.count(); ++item) {
-      const PlaneBand at(item / bands.count() * p.c * bands.count() + c * bands.count() + item % bands.count(), p, bands);
+      const PlaneBand at(item / bands.count() * p.c * bands.count() + c * bands.count() + item % bands.count(), p,
+                         bands);
       const T* x = static_cast<const T*>(b.input) + at.n * b.input_stride[0] + c * b.input_stride[1];
       const T* g = static_cast<const T*>(b.grad) + at.n * b.grad_stride[0] + c * b.grad_stride[1] +
                    at.i0 * b.grad_stride[2] + at.j0;
-      copy_band(scratch, bands, k, x, b.input_stride[2], p.h, p.w, at.i0, at.height, at.j0, at.width, bands.count() > 1);
+      copy_band(scratch, bands, k, x, b.input_stride[2], p.h, p.w, at.i0, at.height, at.j0, at.width,
+                bands.count() > 1);
       for (int64_t i = 0; i < at.height; ++i) {
         copy_row(scratch + layout.g + i * layout.g_pitch, g + i * b.grad_stride[2], at.width);
       }

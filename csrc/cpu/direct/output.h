@@ -12,14 +12,15 @@ static inline int64_t bytes_of_planes(const replk_problem& p) {
   return p.n * p.c * p.h * p.w * 2 * (p.dtype == REPLK_F32 ? 4 : 2);
 }
 
-// Then planes come from memory, and waiting for it is what takes the time. Below this, fetching ahead costs more than it
-// saves: 5 % at 6 MB, 3x3; above it, it saves 10 to 50 %.
+// Then planes come from memory, and waiting for it is what takes the time. Below this, fetching ahead costs more than
+// it saves: 5 % at 6 MB, 3x3; above it, it saves 10 to 50 %.
 static inline bool is_larger_than_caches(const replk_problem& p) { return bytes_of_planes(p) > (12 << 20); }
 
 // Whether all vectors of the output are aligned, as stores past the caches need it.
 static inline bool can_stream(const replk_buffers& b, const replk_problem& p) {
-  return p.dtype == REPLK_F32 && p.w % kLine == 0 && b.output_stride[0] % kLine == 0 && b.output_stride[1] % kLine == 0 &&
-         b.output_stride[2] % kLine == 0 && reinterpret_cast<uintptr_t>(b.output) % 64 == 0;
+  return p.dtype == REPLK_F32 && p.w % kLine == 0 && b.output_stride[0] % kLine == 0 &&
+         b.output_stride[1] % kLine == 0 && b.output_stride[2] % kLine == 0 &&
+         reinterpret_cast<uintptr_t>(b.output) % 64 == 0;
 }
 
 }  // namespace REPLK_ISA

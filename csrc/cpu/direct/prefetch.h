@@ -1,5 +1,5 @@
-// Fetches the next item's input, and the lines of the output, while this item is being computed: the copies at both ends
-// of an item are short bursts that the hardware's prefetchers would meet too late.
+// Fetches the next item's input, and the lines of the output, while this item is being computed: the copies at both
+// ends of an item are short bursts that the hardware's prefetchers would meet too late.
 #ifndef REPLK_CPU_DIRECT_PREFETCH_H_
 #define REPLK_CPU_DIRECT_PREFETCH_H_
 

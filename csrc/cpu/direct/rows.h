@@ -3,8 +3,8 @@
 //   y[i][j] = act(bias + sum_{u,v} x[i + u][j + v] w[v][u])       x padded, w transposed: the rows of w are columns
 //
 // A strip of at most half a vector's columns at the right edge is folded: the lower half of the lanes works on a row of
-// the upper half of the plane, the upper half of the lanes on one of the lower half, so that no lane is idle. x, y and w
-// must not overlap; y may have any row stride.
+// the upper half of the plane, the upper half of the lanes on one of the lower half, so that no lane is idle. x, y and
+// w must not overlap; y may have any row stride.
 #ifndef REPLK_CPU_DIRECT_ROWS_H_
 #define REPLK_CPU_DIRECT_ROWS_H_
 

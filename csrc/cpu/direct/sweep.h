@@ -1,11 +1,12 @@
-// Forward and grad input of the smallest square kernels, straight from the planes: a copy would take as long as the sums.
+// Forward and grad input of the smallest square kernels, straight from the planes: a copy would take as long as the
+// sums.
 //
 //   y[i][j] = act(bias + sum_{u,v < K} x[i + u - K/2][j + v - K/2] w[u][v])
 //
-// C vectors of neighbouring columns sweep down the plane. Each row of x is loaded at its K offsets and used for the K rows
-// of y that it meets, whose sums move up by one place from row to row. Strips of columns at the left and right edge are
-// copied first, with their padding; nothing outside of the plane is read. Any row strides, no alignment; x and y must not
-// overlap. Instructions that matter: fused multiply-add with K C accumulators, unaligned loads.
+// C vectors of neighbouring columns sweep down the plane. Each row of x is loaded at its K offsets and used for the K
+// rows of y that it meets, whose sums move up by one place from row to row. Strips of columns at the left and right
+// edge are copied first, with their padding; nothing outside of the plane is read. Any row strides, no alignment; x and
+// y must not overlap. Instructions that matter: fused multiply-add with K C accumulators, unaligned loads.
 #ifndef REPLK_CPU_DIRECT_SWEEP_H_
 #define REPLK_CPU_DIRECT_SWEEP_H_
 
@@ -34,8 +35,8 @@ struct SweepOutput {
   bool streams;  // past the caches: every vector is full and aligned
 };
 
-// Vectors at once: 3 x 4 accumulators, 9 weights and 4 inputs fit 32 registers, 3 x 2 + 9 + 1 fit 16. Larger kernels read
-// their weights from memory.
+// Vectors at once: 3 x 4 accumulators, 9 weights and 4 inputs fit 32 registers, 3 x 2 + 9 + 1 fit 16. Larger kernels
+// read their weights from memory.
 template <int K>
 constexpr int kSweptColumns = kRegisters >= 32 && K == 3 ? 4 : 2;
 constexpr int64_t kStripPitch = 5 * kLanes + kLine;

@@ -27,8 +27,7 @@ static void convolve_groups(const Task& task, int64_t begin, int64_t end, float*
                            scratch + layout.bias,
                            p.activation == REPLK_RELU};
   const auto input = [&](int64_t item) {
-    return static_cast<const T*>(b.input) + item % p.n * b.input_stride[0] +
-           item / p.n * kLanes * b.input_stride[1];
+    return static_cast<const T*>(b.input) + item % p.n * b.input_stride[0] + item / p.n * kLanes * b.input_stride[1];
   };
   int64_t ready = -1;
   for (int64_t item = begin; item < end; ++item) {

@@ -27,7 +27,8 @@ static void correlate_groups(const Task& task, int64_t begin, int64_t end, float
   const Kernel& k = layout.kernel;
   const int64_t taps = k.kh * k.kw * kLanes, images_per_sum = divide_up(kPixelsPerSum, larger(p.h * p.w, 1));
   clear(scratch, layout.size);
-  const LanePlane plane = {p.h, layout.blocks, k.kh, k.kw, scratch, scratch + layout.y, scratch + layout.w, nullptr, false};
+  const LanePlane plane = {p.h,     layout.blocks, k.kh, k.kw, scratch, scratch + layout.y, scratch + layout.w,
+                           nullptr, false};
   for (int64_t group = begin; group < end; ++group) {
     for (int64_t n = 0; n < p.n; ++n) {
       const T* x = static_cast<const T*>(b.input) + n * b.input_stride[0] + group * kLanes * b.input_stride[1];
@@ -35,9 +36,8 @@ static void correlate_groups(const Task& task, int64_t begin, int64_t end, float
       planes_to_lanes(scratch, x, layout.plane_shape(p, group, b.input_stride), false);
       planes_to_lanes(scratch + layout.y, g, layout.plane_shape(p, group, b.grad_stride), false);
       const bool is_last = n + 1 == p.n;  // the next group's planes are left to the hardware
-      PrefetchPair ahead(
-          is_last ? Prefetch() : layout.prefetch(p, group, x + b.input_stride[0], b.input_stride),
-          is_last ? Prefetch() : layout.prefetch(p, group, g + b.grad_stride[0], b.grad_stride), p.h);
+      PrefetchPair ahead(is_last ? Prefetch() : layout.prefetch(p, group, x + b.input_stride[0], b.input_stride),
+                         is_last ? Prefetch() : layout.prefetch(p, group, g + b.grad_stride[0], b.grad_stride), p.h);
       layout.block.correlate(plane, ahead);
       if ((n + 1) % images_per_sum == 0) add_and_clear(scratch + layout.sum, scratch + layout.w, taps);
     }

@@ -13,7 +13,7 @@ namespace REPLK_ISA {
 struct LanesLayout {
   Kernel kernel;
   LaneBlock block;
-  int64_t blocks, pitch;   // of columns; pixels in a row, idle ones too
+  int64_t blocks, pitch;          // of columns; pixels in a row, idle ones too
   int64_t y, w, sum, bias, size;  // offsets; x comes first. `sum`: grad weight, over many images
 
   explicit LanesLayout(const replk_problem& p) : kernel(p), block(lane_block(p.w)) {
@@ -37,8 +37,8 @@ struct LanesLayout {
     return {p.h, p.w, stride[2], stride[1], pitch, channels(p, group)};
   }
 
-  // What is fetched ahead of a plane of this group: nothing where all planes fit a second-level cache or so, which would
-  // cost 3 %, and nothing of planes with gaps between the rows.
+  // What is fetched ahead of a plane of this group: nothing where all planes fit a second-level cache or so, which
+  // would cost 3 %, and nothing of planes with gaps between the rows.
   template <class T>
   Prefetch prefetch(const replk_problem& p, int64_t group, const T* plane, const int64_t* stride) const {
     if (stride[2] != p.w || bytes_of_planes(p) < (4 << 20)) return Prefetch();

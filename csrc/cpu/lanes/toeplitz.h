@@ -3,9 +3,9 @@
 //   forward      y[q] += x[q + d] w[d]             0 <= q + d < Q: the products form a Toeplitz matrix, constant on
 //   grad weight  w[d] += sum_q y[q] x[q + d]       each diagonal d
 //
-// x and y stay in registers, every w is loaded once for its whole diagonal. Only products that exist are computed: there
-// is no padding at all. Q x's, Q y's and a w fit the registers, so Q is at most 14 of 32 or 7 of 16. Instructions that
-// matter: fused multiply-add of registers and aligned loads, about one load to three of them.
+// x and y stay in registers, every w is loaded once for its whole diagonal. Only products that exist are computed:
+// there is no padding at all. Q x's, Q y's and a w fit the registers, so Q is at most 14 of 32 or 7 of 16. Instructions
+// that matter: fused multiply-add of registers and aligned loads, about one load to three of them.
 #ifndef REPLK_CPU_LANES_TOEPLITZ_H_
 #define REPLK_CPU_LANES_TOEPLITZ_H_
 
@@ -26,7 +26,8 @@ static REPLK_INLINE void load_pixels(Vec (&pixels)[Q], const float* p) {
 
 // Diagonals kDiagonal to Q - 1; `w` is the tap of diagonal 0, diagonals outside of [begin, end) have no tap.
 template <int kDiagonal, int Q>
-static REPLK_INLINE void multiply_diagonals(Vec (&y)[Q], const Vec (&x)[Q], const float* w, int64_t begin, int64_t end) {
+static REPLK_INLINE void multiply_diagonals(Vec (&y)[Q], const Vec (&x)[Q], const float* w, int64_t begin,
+                                            int64_t end) {
   if constexpr (kDiagonal < Q) {
     if (kDiagonal >= begin && kDiagonal < end) {
       constexpr int kFirst = kDiagonal < 0 ? -kDiagonal : 0, kLast = kDiagonal < 0 ? Q : Q - kDiagonal;
@@ -63,8 +64,8 @@ struct LanePlane {
   bool relu;
 };
 
-// Calls function(first tap of the row of diagonals 0, begin, end, input block) for the input blocks that meet the taps of
-// output block `block`.
+// Calls function(first tap of the row of diagonals 0, begin, end, input block) for the input blocks that meet the taps
+// of output block `block`.
 template <int Q, class Function>
 static REPLK_INLINE void for_each_block(const LanePlane& p, int64_t block, Function function) {
   const int64_t pad = p.kw / 2;

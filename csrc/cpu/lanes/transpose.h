@@ -1,8 +1,9 @@
 // Planes of neighbouring channels to lanes and back: plane[c][i][j] <-> lanes[i * pitch + j][c].
 //
 // Square tiles of kLanes pixels by kLanes channels are transposed in registers. Rows that lie without gaps are taken as
-// one long row, so that tiles need not end with them; a last tile reaches back over pixels that were done already rather
-// than past the end. Channels that do not exist are zeros in the lanes, and are not written. `lanes` is 64-byte aligned.
+// one long row, so that tiles need not end with them; a last tile reaches back over pixels that were done already
+// rather than past the end. Channels that do not exist are zeros in the lanes, and are not written. `lanes` is 64-byte
+// aligned.
 #ifndef REPLK_CPU_LANES_TRANSPOSE_H_
 #define REPLK_CPU_LANES_TRANSPOSE_H_
 
