@@ -37,8 +37,8 @@ bool is_valid(const replk_problem& p) {
   return p.pass >= REPLK_FORWARD && p.pass <= REPLK_GRAD_WEIGHT && p.dtype >= REPLK_F32 && p.dtype <= REPLK_BF16 &&
          p.activation >= REPLK_NO_ACTIVATION && p.activation <= REPLK_RELU &&
          (p.activation == REPLK_NO_ACTIVATION || p.pass == REPLK_FORWARD) && p.method >= REPLK_METHOD_AUTO &&
-         p.method <= REPLK_METHOD_REFERENCE && p.isa >= REPLK_ISA_AUTO && p.isa <= REPLK_ISA_AVX512 &&
-         p.threads >= 1 && p.threads <= 1024;
+         p.method <= REPLK_METHOD_REFERENCE && p.isa >= REPLK_ISA_AUTO && p.isa <= REPLK_ISA_AVX512 && p.threads >= 1 &&
+         p.threads <= 1024;
 }
 
 // Threads for a problem: no more than there are items, or than the bound on the workspace has scratch memory for.
@@ -128,7 +128,8 @@ int32_t replk_dwconv2d_plan(const replk_problem* problem, replk_plan* plan) {
   if (const Method* method = find_method(*problem, *plan)) {
     const int64_t scratch = method->scratch_bytes(*problem, *plan);
     if (scratch > 0) {
-      plan->workspace_bytes = team_size(*problem, method->items(*problem, *plan), scratch) * scratch + kScratchAlignment;
+      plan->workspace_bytes =
+          team_size(*problem, method->items(*problem, *plan), scratch) * scratch + kScratchAlignment;
     }
   }
   return REPLK_OK;

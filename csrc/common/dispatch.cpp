@@ -1,9 +1,9 @@
 // The one place that goes from a problem and an instruction set to a method: the one whose estimated time is least.
 //
-// A crossover in K alone would have to be tabled for every plane, batch and shape of kernel. Instead each method's time is
-// a few rates times counted work, and the rates are the table. Measured on 2 cores of Zen 4, one thread, over planes from
-// 7 to 256 and K from 3 to 31 (`replk-probe bench --sweep` shows how it does): the estimates are within a quarter of the
-// times nearly everywhere, and where methods cross, either serves.
+// A crossover in K alone would have to be tabled for every plane, batch and shape of kernel. Instead each method's time
+// is a few rates times counted work, and the rates are the table. Measured on 2 cores of Zen 4, one thread, over planes
+// from 7 to 256 and K from 3 to 31 (`replk-probe bench --sweep` shows how it does): the estimates are within a quarter
+// of the times nearly everywhere, and where methods cross, either serves.
 #include "common/dispatch.h"
 
 #include <initializer_list>
@@ -55,7 +55,7 @@ constexpr Rates kRates[4][2] = {
     {},
     {{0.200, 150, 1.00, 0.0450, 1.50, 0.060, 0.30}, {0.200, 150, 1.00, 0.0500, 1.50, 0.065, 0.30}},  // portable
     {{0.125, 100, 0.44, 0.0180, 0.70, 0.022, 0.12}, {0.125, 100, 0.12, 0.0200, 0.70, 0.024, 0.12}},  // AVX2
-    {{0.170, 70, 0.30, 0.0160, 0.43, 0.020, 0.12}, {0.170, 70, 0.22, 0.0195, 0.43, 0.021, 0.12}},  // AVX-512
+    {{0.170, 70, 0.30, 0.0160, 0.43, 0.020, 0.12}, {0.170, 70, 0.22, 0.0195, 0.43, 0.021, 0.12}},    // AVX-512
 };
 constexpr int64_t kLanesOf[4] = {1, 4, 8, 16};
 

@@ -20,8 +20,9 @@ constexpr int64_t kStreamedElements = int64_t{1} << 20;
 
 int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-// Spectra of more than this are not kept: they come from memory no faster than they are computed again. Measured, 2 cores:
-// (1,512,64,64) with K = 27, 16 MB, 4.4 ms kept and 3.8 ms not; (1,80,56,56) with K = 51, 3 MB, 0.45 ms and 0.67 ms.
+// Spectra of more than this are not kept: they come from memory no faster than they are computed again. Measured, 2
+// cores: (1,512,64,64) with K = 27, 16 MB, 4.4 ms kept and 3.8 ms not; (1,80,56,56) with K = 51, 3 MB, 0.45 ms and 0.67
+// ms.
 constexpr int64_t kMostPackedBytes = int64_t{8} << 20;
 
 bool tiling_of(const replk_problem& p, const replk_plan& plan, Tiling& tiling) {
@@ -154,9 +155,9 @@ void transform_columns(const Tiling& t, const Window& window, int pairs, const M
 // What a tile reads of the input, transformed along its columns.
 void transform_input(const replk_problem& p, const replk_buffers& b, const Tiling& t, const Tile& tile,
                      const Memory& memory) {
-  const Window window = copy_window(p, t, b.input, tile.offset(b.input_stride), b.input_stride[2],
-                                    tile.row - t.rows.before(), tile.column - t.columns.before(), t.rows.inputs(),
-                                    t.columns.inputs(), memory);
+  const Window window =
+      copy_window(p, t, b.input, tile.offset(b.input_stride), b.input_stride[2], tile.row - t.rows.before(),
+                  tile.column - t.columns.before(), t.rows.inputs(), t.columns.inputs(), memory);
   transform_columns(t, window, t.pairs_in(), memory, memory.z);
 }
 
@@ -265,7 +266,8 @@ void correlate(const Task& task, int64_t begin, int64_t end, void* scratch) {
   const RowFunctions& functions = t.columns.length->rows;
   const int length1 = t.rows.length->length;
   const RowGeometry geometry = {length1, t.pairs_in(), 0, 0, 0, t.pitch()};
-  const RowGeometry geometry_taps = {length1, 0, t.pairs_taps(), t.columns.shift_adjoint(), t.columns.taps(), t.pitch()};
+  const RowGeometry geometry_taps = {length1,          0,        t.pairs_taps(), t.columns.shift_adjoint(),
+                                     t.columns.taps(), t.pitch()};
   const float scale = product_scale(t);
   for (int64_t c = begin; c < end; ++c) {
     float* sum = memory.spectrum;

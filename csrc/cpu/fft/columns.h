@@ -19,9 +19,9 @@ namespace REPLK_ISA {
 // Passes go over the columns of a window with jumps of many rows. Straight from the plane, whose pitch is often a power
 // of two, that ran at half the rate of a copy in the order of memory, which the hardware's prefetching can follow.
 struct Window {
-  const float* data;   // tile row 0
-  int64_t pitch;       // floats from row to row
-  int begin, end;      // rows that are not zero throughout; the others need not be there
+  const float* data;  // tile row 0
+  int64_t pitch;      // floats from row to row
+  int begin, end;     // rows that are not zero throughout; the others need not be there
 };
 
 // Where the results of a tile go.

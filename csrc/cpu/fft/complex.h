@@ -26,7 +26,7 @@ REPLK_INLINE Cx operator+(Cx a, Cx b) { return {a.re + b.re, a.im + b.im}; }
 REPLK_INLINE Cx operator-(Cx a, Cx b) { return {a.re - b.re, a.im - b.im}; }
 REPLK_INLINE Cx swapped(Cx a) { return {a.im, a.re}; }
 REPLK_INLINE Cx times_minus_i(Cx a) { return {a.im, zero() - a.re}; }
-REPLK_INLINE Cx fma(Vec s, Cx a, Cx b) { return {fma(s, a.re, b.re), fma(s, a.im, b.im)}; }    // b + s a
+REPLK_INLINE Cx fma(Vec s, Cx a, Cx b) { return {fma(s, a.re, b.re), fma(s, a.im, b.im)}; }     // b + s a
 REPLK_INLINE Cx fnma(Vec s, Cx a, Cx b) { return {fnma(s, a.re, b.re), fnma(s, a.im, b.im)}; }  // b - s a
 // b - i s a and b + i s a, s real.
 REPLK_INLINE Cx fma_minus_i(Vec s, Cx a, Cx b) { return {fma(s, a.im, b.re), fnma(s, a.re, b.im)}; }

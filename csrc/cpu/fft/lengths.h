@@ -20,8 +20,8 @@ struct RowFunctions {
   void (*convolve)(float* z, const RowGeometry&, const float* spectrum, float* work, const Fetch&);
   void (*convolve_adjoint)(float* z, const RowGeometry&, const float* spectrum, float* work, const Fetch&);
   void (*spectrum)(const float* z, const RowGeometry&, float scale, float* spectrum, float* work);
-  void (*correlate)(const float* z, const RowGeometry&, const float* z_grad, const RowGeometry&, float* sum, float* work,
-                    float* work_grad);
+  void (*correlate)(const float* z, const RowGeometry&, const float* z_grad, const RowGeometry&, float* sum,
+                    float* work, float* work_grad);
   void (*inverse)(const float* spectrum, const RowGeometry&, float* z, float* work);
 };
 
@@ -34,8 +34,14 @@ struct Length {
 
 // Additions, multiplications and fused ones of one codelet, counted from codelets.h.
 constexpr float codelet_cost(int radix) {
-  return radix == 4 ? 16 : radix == 5 ? 32 : radix == 6 ? 36 : radix == 8 ? 52 : radix == 9 ? 88 : radix == 10 ? 84
-         : radix == 12 ? 96 : 160;
+  return radix == 4    ? 16
+         : radix == 5  ? 32
+         : radix == 6  ? 36
+         : radix == 8  ? 52
+         : radix == 9  ? 88
+         : radix == 10 ? 84
+         : radix == 12 ? 96
+                       : 160;
 }
 
 template <int N1, int N2>
@@ -55,8 +61,9 @@ constexpr Length kLengths[] = {length_of<4, 6>(), length_of<5, 8>(), length_of<9
 // What fits the planes and kernels of real networks with little to spare; half a length plus one comes to just under a
 // multiple of the lanes for 24, 30, 60, 90 and 120, which wastes least in the row stage.
 constexpr Length kLengths[] = {
-    length_of<4, 6>(),  length_of<5, 6>(),   length_of<5, 8>(),   length_of<6, 8>(),   length_of<6, 10>(), length_of<8, 10>(),
-    length_of<9, 10>(), length_of<8, 12>(),  length_of<10, 12>(), length_of<12, 12>(), length_of<10, 16>(), length_of<12, 16>(),
+    length_of<4, 6>(),   length_of<5, 6>(),   length_of<5, 8>(),   length_of<6, 8>(),
+    length_of<6, 10>(),  length_of<8, 10>(),  length_of<9, 10>(),  length_of<8, 12>(),
+    length_of<10, 12>(), length_of<12, 12>(), length_of<10, 16>(), length_of<12, 16>(),
 };
 #endif
 constexpr int kLengthCount = sizeof kLengths / sizeof kLengths[0];

@@ -14,12 +14,12 @@ namespace REPLK_ISA {
 
 // What the row stage needs to know of a tile. All sizes in rows, columns or floats.
 struct RowGeometry {
-  int length1;        // of the column transforms
-  int pairs_in;       // pairs of blocks in Z
-  int pairs_out;      // pairs of blocks to make
-  int first_column;   // tile column of the first result; negative ones are counted from the end of the tile
-  int columns;        // results from there on
-  int64_t pitch;      // floats from one pair of Z to the next
+  int length1;       // of the column transforms
+  int pairs_in;      // pairs of blocks in Z
+  int pairs_out;     // pairs of blocks to make
+  int first_column;  // tile column of the first result; negative ones are counted from the end of the tile
+  int columns;       // results from there on
+  int64_t pitch;     // floats from one pair of Z to the next
 };
 
 // A window of memory that will be needed soon, fetched bit by bit while something else is computed.
@@ -27,7 +27,7 @@ struct Fetch {
   const char* first;
   int64_t row_bytes;  // from one row to the next
   int rows;
-  int line_bytes;     // of each row that are wanted
+  int line_bytes;  // of each row that are wanted
 
   // The share of step `step` of `steps`.
   REPLK_INLINE void advance(int step, int steps) const {
@@ -90,8 +90,10 @@ inline void store_group(float* z, const RowGeometry& g, int k0, const float* wor
     const float* a = work + (g.first_column + column) * kComplex;
     const float* b = a + kLanes * kComplex;
     const int in_a = g.columns - column, in_b = in_a - kLanes;
-    const auto a_at = [&](int i, int part) REPLK_INLINE_LAMBDA { return i < in_a ? load(a + i * kComplex + part) : zero(); };
-    const auto b_at = [&](int i, int part) REPLK_INLINE_LAMBDA { return i < in_b ? load(b + i * kComplex + part) : zero(); };
+    const auto a_at = [&](int i, int part)
+                          REPLK_INLINE_LAMBDA { return i < in_a ? load(a + i * kComplex + part) : zero(); };
+    const auto b_at = [&](int i, int part)
+                          REPLK_INLINE_LAMBDA { return i < in_b ? load(b + i * kComplex + part) : zero(); };
     Vec m[kLanes];
     each<kLanes>([&](auto i) REPLK_INLINE_LAMBDA { m[i] = a_at(i, 0) - b_at(i, kLanes); });
     store_rows(up, kComplex, m, rows);
@@ -224,9 +226,8 @@ void rows_inverse(const float* spectrum, const RowGeometry& g, float* z, float* 
   for (int group = 0; group < groups; ++group) {
     for (int k1 = 0; k1 < N1; ++k1) {
       Cx x[N2];
-      each<N2>([&](auto k2) REPLK_INLINE_LAMBDA {
-        x[k2] = swapped(load_complex(spectrum + (k1 * N2 + k2) * kComplex));
-      });
+      each<N2>([&](auto k2)
+                   REPLK_INLINE_LAMBDA { x[k2] = swapped(load_complex(spectrum + (k1 * N2 + k2) * kComplex)); });
       store_second<N1, N2>(work, k1, x);
     }
     spectrum += N1 * N2 * kComplex;

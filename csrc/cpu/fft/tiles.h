@@ -2,7 +2,8 @@
 //
 // A tile of T results along an axis reads T + 2p inputs, p = K / 2, so a transform of L >= T + 2p serves it. Where one
 // tile holds the whole axis of S elements, L >= S + p is enough: the padding before the first element and the one after
-// the last are the same zeros. Taps further than S - 1 from the kernel's centre meet nothing but padding and are left out.
+// the last are the same zeros. Taps further than S - 1 from the kernel's centre meet nothing but padding and are left
+// out.
 #ifndef REPLK_CPU_FFT_TILES_H_
 #define REPLK_CPU_FFT_TILES_H_
 
@@ -15,7 +16,8 @@ namespace REPLK_ISA {
 // One axis of the tiling.
 //
 // Tile coordinate t is plane coordinate begin(index) - before() + t. The prepared kernel is turned by 180 degrees, its
-// taps at 0 .. 2p, so a result stands p tile coordinates after its plane coordinate, and in the adjoint p before it (modulo L).
+// taps at 0 .. 2p, so a result stands p tile coordinates after its plane coordinate, and in the adjoint p before it
+// (modulo L).
 struct Axis {
   const Length* length;
   int64_t size;     // of the plane
@@ -23,7 +25,7 @@ struct Axis {
   int reach;        // p: half of what is left of it
   int tile;         // results per tile
   int64_t tiles;
-  bool is_whole;    // one tile, with the two paddings shared
+  bool is_whole;  // one tile, with the two paddings shared
 
   int taps() const { return 2 * reach + 1; }
   int before() const { return is_whole ? 0 : reach; }
@@ -81,7 +83,8 @@ struct Tiling {
   }
   int64_t passed_floats() const { return int64_t{rows.length->length} * kComplex; }
   int64_t spectrum_floats() const { return int64_t{groups()} * columns.length->length * kComplex; }
-  // Rows of a window are an odd number of cache lines apart, so that a column does not fall into a few sets of the cache.
+  // Rows of a window are an odd number of cache lines apart, so that a column does not fall into a few sets of the
+  // cache.
   int64_t window_pitch() const { return largest(pairs_in(), pairs_taps()) * 2 * kLanes + 16; }
   int64_t window_floats() const { return window_pitch() * largest(rows.inputs(), rows.taps()); }
 

@@ -4,6 +4,6 @@
 
 #define REPLK_STRINGIFY(text) #text
 #define REPLK_HEADER(name) REPLK_STRINGIFY(name.h)
-#include REPLK_HEADER(cpu/simd/REPLK_ISA)
+#include REPLK_HEADER(cpu / simd / REPLK_ISA)
 
 #endif  // REPLK_CPU_SIMD_ISA_H_

@@ -73,18 +73,18 @@ typedef struct replk_plan {
 
 // The buffers of one call. Strides in elements. Pointers need the alignment of their element type, no more.
 typedef struct replk_buffers {
-  const void* input;           // forward, grad weight: x; grad input: dy.  [N,C,H,W]
-  int64_t input_stride[3];     // n, c, h
-  const void* grad;            // grad weight: dy [N,C,H,W]; else null
-  int64_t grad_stride[3];      // n, c, h
-  const void* weight;          // [C,Kh,Kw]; null for grad weight
-  const void* bias;            // [C] or null; forward only
-  void* output;                // forward: y; grad input: dx [N,C,H,W]; grad weight: dw [C,Kh,Kw]. Written.
-  int64_t output_stride[3];    // n, c, h; ignored for grad weight
-  const void* packed;          // what pack() made of the weight, or null
-  void* workspace;             // written; null where the plan asks for none
+  const void* input;         // forward, grad weight: x; grad input: dy.  [N,C,H,W]
+  int64_t input_stride[3];   // n, c, h
+  const void* grad;          // grad weight: dy [N,C,H,W]; else null
+  int64_t grad_stride[3];    // n, c, h
+  const void* weight;        // [C,Kh,Kw]; null for grad weight
+  const void* bias;          // [C] or null; forward only
+  void* output;              // forward: y; grad input: dx [N,C,H,W]; grad weight: dw [C,Kh,Kw]. Written.
+  int64_t output_stride[3];  // n, c, h; ignored for grad weight
+  const void* packed;        // what pack() made of the weight, or null
+  void* workspace;           // written; null where the plan asks for none
   int64_t workspace_bytes;
-  int32_t packed_was_stale;    // written: 1 if packed was not made from this weight. The output is right all the same.
+  int32_t packed_was_stale;  // written: 1 if packed was not made from this weight. The output is right all the same.
 } replk_buffers;
 
 // Version of this interface in the library; compare with REPLK_ABI_VERSION before anything else.
@@ -99,8 +99,8 @@ REPLK_API int32_t replk_best_isa(void);
 // Name of the compiler that built the library: a static string.
 REPLK_API const char* replk_compiler(void);
 
-// The host's OpenMP entry point, `GOMP_parallel` (libgomp, or libomp's function of that name), or null for none. With it,
-// work runs on the threads that the host already has; without it, or in a forked child, each call starts its own.
+// The host's OpenMP entry point, `GOMP_parallel` (libgomp, or libomp's function of that name), or null for none. With
+// it, work runs on the threads that the host already has; without it, or in a forked child, each call starts its own.
 REPLK_API void replk_set_gomp_parallel(void (*gomp_parallel)(void (*)(void*), void*, unsigned, unsigned));
 
 // Choose method, instruction set and tile. `plan` is written.
@@ -115,7 +115,8 @@ REPLK_API int32_t replk_dwconv2d_pack(const replk_problem* problem, const replk_
 REPLK_API int32_t replk_dwconv2d_run(const replk_problem* problem, const replk_plan* plan, replk_buffers* buffers);
 
 // Multiply-add peak of `threads` threads from registers, 10^9 floating-point operations per second, measured for
-// `seconds`: the roofline of direct methods. 0 where the instruction set is not to be had or an argument makes no sense.
+// `seconds`: the roofline of direct methods. 0 where the instruction set is not to be had or an argument makes no
+// sense.
 REPLK_API double replk_measure_fma_peak(int32_t isa, int32_t threads, double seconds);
 
 #ifdef __cplusplus
