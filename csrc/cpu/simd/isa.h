@@ -4,6 +4,8 @@
 
 #define REPLK_STRINGIFY(text) #text
 #define REPLK_HEADER(name) REPLK_STRINGIFY(name.h)
-#include REPLK_HEADER(cpu / simd / REPLK_ISA)
+// clang-format off: blanks would become part of the path
+#include REPLK_HEADER(cpu/simd/REPLK_ISA)
+// clang-format on
 
 #endif  // REPLK_CPU_SIMD_ISA_H_
