@@ -87,7 +87,7 @@ def backend_of(prepared: nn.Module, methods: Iterable[str]) -> str:
         is torch's. What :func:`prepare` left out follows.
     """
     by_backend: dict[str, list[str]] = {}
-    for method in sorted(methods):
+    for method in sorted(methods, key=lambda method: (method.startswith("aten"), method)):
         backend, _, how = method.partition(": ")
         by_backend.setdefault(backend, []).append(how)
     if not by_backend:

@@ -28,7 +28,7 @@ Direction = Literal["forward", "grad_input"]
 # Taps from which a native kernel, which reads planes, pays for turning a channels-last tensor into planes and back:
 # torch's kernel for the channels-last layout is ahead at 7x7 on planes of 14 to 256, and level at 9x9.
 _NATIVE_FROM = 9 * 9
-_SMALL = "torch is faster with kernels below 9x9 between layers whose channels come last"
+_SMALL = "kernels below 9x9 are faster channels-last"
 
 
 class _InputGradient(torch.autograd.Function):
@@ -85,7 +85,7 @@ class _Depthwise(torch.autograd.Function):
 def _cut(grad: Tensor, box: Box) -> Tensor:
     """A box of ``[N, C, H, W]``, dense, in the layout of ``grad``."""
     layout = torch.contiguous_format if grad.is_contiguous() else torch.channels_last
-    return grad[(..., *box)].contiguous(memory_format=layout)
+    return grad[:, :, box[0], box[1]].contiguous(memory_format=layout)
 
 
 def _is_open(output: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def put_back(part: Tensor, box: Box, like: Tensor) -> Tensor:
     layout = torch.contiguous_format if like.is_contiguous() else torch.channels_last
     shape = (*part.shape[:2], *like.shape[2:])
     found = torch.empty(shape, dtype=part.dtype, device=part.device, memory_format=layout).zero_()
-    found[(..., *box)] = part
+    found[:, :, box[0], box[1]] = part
     return found
 
 

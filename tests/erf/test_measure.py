@@ -26,6 +26,8 @@ from replk_probe.erf.measure import plan_erf
 from replk_probe.erf.sizing import resized
 from replk_probe.errors import BackendError, InvalidInputError, ResumeError
 from replk_probe.images import sample_images
+from replk_probe.models.replknet import RepLKNet
+from replk_probe.ops import native_info
 
 
 class Tiny(nn.Module):
@@ -431,3 +433,32 @@ def test_threads_do_not_disturb_each_other():
     with ThreadPoolExecutor(4) as pool:
         for found in pool.map(measure, range(8)):
             np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * expected.max())
+
+
+def large_kernels() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return RepLKNet(kernel_sizes=(31, 13), layers=(1, 1), channels=(8, 16)).eval()
+
+
+@pytest.mark.parametrize("forced", ["", "direct", "aten"])
+def test_the_record_names_what_computed_the_large_kernels(forced: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPLK_PROBE_METHOD", forced)
+    backend = measure_erf(large_kernels(), batch(1, 64)).run.backend
+    if not native_info().loaded:
+        assert backend.startswith("aten: the native library is not there")
+    elif forced == "aten":
+        assert backend == "aten: REPLK_PROBE_METHOD=aten forces torch's convolution"
+    else:
+        assert backend.startswith(f"native {native_info().isa}: ") and (not forced or ": direct" in backend)
+    # The small kernels of the stem stay in the layout of the layers around them.
+    assert ("below 9x9" in backend) is (native_info().loaded and forced != "aten")
+    assert measure_erf(Tiny(), batch(1)).run.backend == "torch"
+
+
+def test_a_resumed_run_knows_what_the_first_part_ran_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not native_info().loaded:
+        pytest.skip("no native library here")
+    whole = measure_erf(large_kernels(), batch(2, 64), checkpoint=tmp_path)
+    monkeypatch.setenv("REPLK_PROBE_METHOD", "aten")
+    assert measure_erf(large_kernels(), batch(2, 64), checkpoint=tmp_path, resume=True).run.backend == whole.run.backend
