@@ -19,20 +19,17 @@ bool is_valid(const replk_problem& p) {
   // Sizes are bounded so that no index below can overflow: 2^40 elements are far above any memory.
   constexpr int64_t kMaxElements = int64_t{1} << 40;
   const int64_t sizes[] = {p.n, p.c, p.h, p.w};
-  bool is_empty = false;
   for (const int64_t size : sizes) {
     if (size < 0 || size > kMaxElements) return false;
-    is_empty = is_empty || size == 0;
   }
   if (p.kh < 1 || p.kw < 1 || p.kh % 2 == 0 || p.kw % 2 == 0) return false;
   if (p.kh > (int64_t{1} << 20) || p.kw > (int64_t{1} << 20)) return false;
   if (p.c > 0 && p.kh * p.kw > kMaxElements / p.c) return false;
-  if (!is_empty) {
-    int64_t elements = 1;
-    for (const int64_t size : sizes) {
-      if (elements > kMaxElements / size) return false;
-      elements *= size;
-    }
+  int64_t elements = 1;  // as if no size were zero: products of some of them are formed too
+  for (const int64_t size : sizes) {
+    const int64_t at_least_one = size < 1 ? 1 : size;
+    if (elements > kMaxElements / at_least_one) return false;
+    elements *= at_least_one;
   }
   return p.pass >= REPLK_FORWARD && p.pass <= REPLK_GRAD_WEIGHT && p.dtype >= REPLK_F32 && p.dtype <= REPLK_BF16 &&
          p.activation >= REPLK_NO_ACTIVATION && p.activation <= REPLK_RELU &&
@@ -98,6 +95,8 @@ const char* replk_status_string(int32_t status) {
       return "the forced method or instruction set cannot do this here";
     case REPLK_WORKSPACE_TOO_SMALL:
       return "the workspace is too small";
+    case REPLK_OUT_OF_MEMORY:
+      return "out of memory";
     default:
       return "unknown status";
   }
@@ -144,7 +143,7 @@ int32_t replk_dwconv2d_pack(const replk_problem* problem, const replk_plan* plan
   const int threads = team_size(*problem, problem->c, scratch_bytes);
   char* memory = static_cast<char*>(
       ::operator new(static_cast<std::size_t>(threads * scratch_bytes + kScratchAlignment), std::nothrow));
-  if (!memory) return REPLK_WORKSPACE_TOO_SMALL;
+  if (!memory) return REPLK_OUT_OF_MEMORY;
   PackContext context{*problem, *plan, *method, weight, packed, aligned(memory), scratch_bytes};
   parallel_for(problem->c, threads, pack_piece, &context);
   ::operator delete(memory);
@@ -163,14 +162,14 @@ int32_t replk_dwconv2d_run(const replk_problem* problem, const replk_plan* plan,
   if (!buffers->output || (has_input && !buffers->input)) return REPLK_INVALID_ARGUMENT;
   if (is_weight_gradient ? has_input && !buffers->grad : !buffers->weight) return REPLK_INVALID_ARGUMENT;
   if (buffers->bias && problem->pass != REPLK_FORWARD) return REPLK_INVALID_ARGUMENT;
-  if (plan->workspace_bytes > 0 && (!buffers->workspace || buffers->workspace_bytes < plan->workspace_bytes)) {
-    return REPLK_WORKSPACE_TOO_SMALL;
-  }
+  const int64_t scratch_bytes = method->scratch_bytes(*problem, *plan);
+  const int threads = team_size(*problem, items, scratch_bytes);
+  const int64_t wanted = scratch_bytes > 0 ? threads * scratch_bytes + kScratchAlignment : 0;
+  if (wanted > 0 && (!buffers->workspace || buffers->workspace_bytes < wanted)) return REPLK_WORKSPACE_TOO_SMALL;
   std::atomic<int32_t> stale{0};
   const Task task{*problem, *plan, *buffers, stale};
-  const int64_t scratch_bytes = method->scratch_bytes(*problem, *plan);
   RunContext context{task, *method, aligned(buffers->workspace), scratch_bytes};
-  parallel_for(items, team_size(*problem, items, scratch_bytes), run_piece, &context);
+  parallel_for(items, threads, run_piece, &context);
   buffers->packed_was_stale = stale.load();
   return REPLK_OK;
 }

@@ -107,6 +107,7 @@ bool choose(const replk_problem& problem, replk_plan& plan) {
     least = time;
     plan = offer;
   }
+  if (plan.method == REPLK_METHOD_AUTO && !is_forced) plan.method = REPLK_METHOD_HOST;
   return plan.method != REPLK_METHOD_AUTO;
 }
 

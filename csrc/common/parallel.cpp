@@ -1,7 +1,8 @@
 #include "common/parallel.h"
 
 #include <atomic>
-#include <system_error>
+#include <cstddef>
+#include <exception>
 #include <thread>
 #include <vector>
 
@@ -61,11 +62,11 @@ void parallel_for(int64_t items, int threads, void (*body)(void*, int64_t, int64
     return;
   }
   std::vector<std::thread> team;
-  team.reserve(static_cast<size_t>(threads) - 1);
   try {
+    team.reserve(static_cast<std::size_t>(threads) - 1);
     for (int i = 1; i < threads; ++i) team.emplace_back(work_on, &split);
-  } catch (const std::system_error&) {
-    // The system gives no more threads: those that there are do all of it.
+  } catch (const std::exception&) {
+    // No more threads or no memory for them: those that there are do all of it.
   }
   split.work();
   for (std::thread& member : team) member.join();

@@ -1,4 +1,4 @@
-"""Depthwise convolution with large kernels: native on a CPU, torch's own where that is not to be had or is faster."""
+"""Depthwise convolution with large kernels: native on a CPU, torch's own where that is not to be had."""
 
 from __future__ import annotations
 

@@ -22,10 +22,6 @@ _DIRECTIONS: dict[Direction, int] = {
 }
 
 ISA_VARIABLE, METHOD_VARIABLE = "REPLK_PROBE_ISA", "REPLK_PROBE_METHOD"
-# Scratch memory of one call, all threads together.
-MAX_WORKSPACE_BYTES = 64 << 20
-
-
 # Instruction set and method that the environment forces, as written there; None for nothing.
 Forced = tuple[str | None, str | None]
 
@@ -163,7 +159,7 @@ def planned_method(
         threads=torch.get_num_threads() if threads is None else threads,
     )
     if plan.method == _loader.HOST:
-        return PlannedMethod("aten", reason="torch's convolution was measured to be faster for these sizes")
+        return PlannedMethod("aten", reason="no native method takes a kernel of this size on this plane")
     return PlannedMethod(
         _loader.METHOD_NAMES[plan.method],
         _loader.ISA_NAMES[plan.isa],
@@ -192,9 +188,9 @@ def make_plan(
         shape: (N, C, H, W).
         kernel: (Kh, Kw), odd.
         dtype: float32 or bfloat16.
-        threads: At most; fewer are planned where the scratch memory would exceed :data:`MAX_WORKSPACE_BYTES`.
+        threads: At most; the library starts fewer where their scratch memory would exceed 64 MB.
         relu: Whether a ReLU follows; forward only.
-        native: Choose a native method even where torch's own is faster.
+        native: Take the slow reference where no other method takes the problem.
         force: The environment; default its present values.
 
     Returns:
@@ -212,14 +208,7 @@ def make_plan(
     )
     plan = _plan(library, problem)
     if native and plan.method == _loader.HOST:
-        for name in ("lanes", "direct", "fft", "reference"):
-            problem.method = _loader.METHODS[name]
-            found = _loader.Plan()
-            if library.plan(problem, found) == 0:
-                plan = found
-                break
-    while plan.workspace_bytes > MAX_WORKSPACE_BYTES and problem.threads > 1:
-        problem.threads //= 2
+        problem.method = _loader.METHODS["reference"]
         plan = _plan(library, problem)
     return problem, plan
 

@@ -99,7 +99,7 @@ def forward(
         weight: ``[C, 1, Kh, Kw]``.
         bias: ``[C]`` or None.
         relu: Whether a ReLU follows.
-        native: Refuse torch's own convolution instead of taking it where it is faster, or the only one.
+        native: Refuse torch's own convolution, even where no fast method takes the problem.
         prepared: Where the prepared weight is kept.
 
     Returns:
@@ -114,9 +114,12 @@ def forward(
         call = _plan_call(key, FORWARD, input, weight.shape[2:], None, threads, force, relu=relu, native=native)
     if call.host:
         return _fallback.forward(input, weight, bias, relu)
+    if (input.data_ptr() | weight.data_ptr()) % call.alignment:
+        return forward(_aligned(input), _aligned(weight), bias, relu, native, prepared)
     bias_address = None
     if bias is not None:
         bias = bias if bias.is_contiguous() else bias.contiguous()
+        bias = _aligned(bias)
         bias_address = bias.data_ptr()
     call.buffers.bias = bias_address
     return _convolve(call, input, weight, prepared)
@@ -132,6 +135,8 @@ def grad_input(grad: Tensor, weight: Tensor, native: bool, prepared: PreparedWei
         call = _plan_call(key, GRAD_INPUT, grad, weight.shape[2:], None, threads, force, native=native)
     if call.host:
         return _fallback.grad_input(grad, weight)
+    if (grad.data_ptr() | weight.data_ptr()) % call.alignment:
+        return grad_input(_aligned(grad), _aligned(weight), native, prepared)
     return _convolve(call, grad, weight, prepared)
 
 
@@ -145,13 +150,13 @@ def grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int, native: bool) -> 
         call = _plan_call((key, force), GRAD_WEIGHT, input, (kh, kw), grad, threads, force, native=native)
     if call.host:
         return _fallback.grad_weight(input, grad, kh, kw)
+    if (input.data_ptr() | grad.data_ptr()) % call.alignment:
+        return grad_weight(_aligned(input), _aligned(grad), kh, kw, native)
     if call.copies_input:
         input = input.contiguous()
     if call.copies_grad:
         grad = grad.contiguous()
     output = torch.empty((input.shape[1], 1, kh, kw), dtype=input.dtype, device=input.device)
-    if (input.data_ptr() | grad.data_ptr()) % call.alignment:
-        input, grad = _aligned(input), _aligned(grad)
     buffers = call.buffers
     buffers.input, buffers.grad, buffers.output = input.data_ptr(), grad.data_ptr(), output.data_ptr()
     _run(call)
@@ -166,11 +171,8 @@ def _convolve(call: _Call, input: Tensor, weight: Tensor, prepared: PreparedWeig
         weight = weight.contiguous()
     output = torch.empty_like(input, memory_format=torch.contiguous_format)
     buffers = call.buffers
-    source, address = input.data_ptr(), weight.data_ptr()
-    if (source | address) % call.alignment:
-        input, weight = _aligned(input), _aligned(weight)
-        source, address = input.data_ptr(), weight.data_ptr()
-    buffers.input, buffers.weight, buffers.output = source, address, output.data_ptr()
+    address = weight.data_ptr()
+    buffers.input, buffers.weight, buffers.output = input.data_ptr(), address, output.data_ptr()
     key = call.packed_key
     if prepared is None or key is None:
         buffers.packed = None
@@ -189,15 +191,16 @@ def _aligned(tensor: Tensor) -> Tensor:
     """The same values where the library may read them: a view of bytes can begin at any address."""
     if not tensor.data_ptr() % tensor.element_size():
         return tensor
-    # Of the same strides, as the call has them already.
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu").copy_(tensor)
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _run(call: _Call) -> None:
     if call.workspace_bytes:
         thread = _thread
         if thread.workspace_bytes < call.workspace_bytes:
-            thread.workspace = torch.empty(0, dtype=torch.uint8)  # freed before its successor is allocated
+            # Freed before its successor is allocated, which may fail.
+            thread.workspace_bytes = thread.workspace_address = 0
+            thread.workspace = torch.empty(0, dtype=torch.uint8)
             thread.workspace = torch.empty(call.workspace_bytes, dtype=torch.uint8, device="cpu")
             thread.workspace_bytes, thread.workspace_address = call.workspace_bytes, thread.workspace.data_ptr()
         call.buffers.workspace, call.buffers.workspace_bytes = thread.workspace_address, thread.workspace_bytes

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 _TYPES = (Tensor, nn.Parameter)
 
@@ -54,13 +55,17 @@ def is_direct(first: Tensor, second: Tensor, third: Tensor | None = None) -> boo
         and _thread_keys().raw_repr() in _QUIET_KEYS
         and not _function_modes()
         and not torch.is_autocast_enabled("cpu")
+        and forward_ad._current_level < 0
         and not _is_profiling()
     )
 
 
 def is_transformed() -> bool:
-    """Whether a transform of ``torch.func`` is active: custom operators have no rules for those, torch's own have."""
-    return bool(_has_transforms())
+    """Whether a transform of ``torch.func`` or forward-mode differentiation is active.
+
+    Custom operators have no rules for those, torch's own have.
+    """
+    return bool(_has_transforms()) or forward_ad._current_level >= 0
 
 
 def needs_grad(first: Tensor, second: Tensor, third: Tensor | None = None) -> bool:

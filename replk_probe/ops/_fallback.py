@@ -1,4 +1,4 @@
-"""The same three functions by torch's own convolution: other devices and dtypes, and where torch is the faster one."""
+"""The same three functions by torch's own convolution: other devices, dtypes, and sizes that no native method takes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ _CHANNELS_LAST_FROM = 14 * 14
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
     """``act(conv(input, weight) + bias)``, ``[N, C, H, W]``, contiguous; even kernels as ``padding="same"`` does."""
     if input.numel() == 0:
-        # Torch refuses planes without pixels; this keeps the graph of autograd whole.
-        return input.contiguous() * 1
+        # Torch refuses planes without pixels; this keeps the graph of autograd whole, with gradients of zero.
+        nothing = weight.sum() * 0 if bias is None else (weight.sum() + bias.sum()) * 0
+        return input.contiguous() + nothing.to(input.dtype)
     kh, kw = weight.shape[2:]
     padding = (kh // 2, kw // 2)
     if kh % 2 == 0 or kw % 2 == 0:

@@ -22,6 +22,7 @@ FILE_NAME = "libreplk_dwconv2d" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.
 LIBRARY_VARIABLE = "REPLK_PROBE_LIBRARY"
 # Written by setup.py where nothing could be built.
 _BUILD_ERROR = "_build_error.txt"
+_IMPORTED_IN = os.getpid()
 
 FORWARD, GRAD_INPUT, GRAD_WEIGHT = 0, 1, 2
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
@@ -163,7 +164,8 @@ def _open(path: Path) -> Library | str:
             return f"{path} has no function {name}: it is of another build."
         function.restype, function.argtypes = result, arguments
         functions[name.removeprefix("replk_").removeprefix("dwconv2d_")] = function
-    start, openmp = _torch_threads()
+    # A pool of OpenMP threads does not live on in a forked child: waiting for it would never end.
+    start, openmp = _torch_threads() if os.getpid() == _IMPORTED_IN else (None, None)
     functions["set_gomp_parallel"](start)
     return Library(
         path=path,

@@ -16,7 +16,7 @@ from replk_probe.errors import BackendError
 _LOGGER = logging.getLogger(__name__)
 
 SPECTRA_VARIABLE = "REPLK_PROBE_SPECTRA_MB"
-# Above what RepLKNet-XL, the largest model here, needs at one image size (about 0.6 GB), below what a laptop misses.
+# A hundred layers at the 8 MB that the library keeps for one of them at most; below what a laptop misses.
 _DEFAULT_MB = 1024
 # Image sizes whose spectra a weight keeps: two serve a run that alternates between training and test size.
 _MOST_GEOMETRIES = 2

@@ -4,7 +4,7 @@
     dwconv2d_grad_input    dx from dy and w            [N,C,H,W], [C,1,Kh,Kw]      -> [N,C,H,W]
     dwconv2d_grad_weight   dw from x and dy            [N,C,H,W], [N,C,H,W]        -> [C,1,Kh,Kw]
 
-``native`` refuses torch's own convolution instead of taking it where it is faster. Results are contiguous.
+``native`` refuses torch's own convolution, even where no fast method takes the problem. Results are contiguous.
 """
 
 from __future__ import annotations

@@ -32,8 +32,9 @@ def depthwise_conv2d(
     ``y[n,c,i,j] = act(bias[c] + sum_uv x[n,c,i+u-Kh//2,j+v-Kw//2] w[c,0,u,v])``. Differentiable to any order; only the
     gradients that are asked for are computed. Tensors are never modified, and the result does not depend on the
     number of threads. float32 and bfloat16 (with float32 sums) on a CPU are computed natively, everything else by
-    torch; :func:`unsupported_reason` says why. A value that is not finite may spread, it never
-    vanishes.
+    torch; :func:`unsupported_reason` says why. A value that is not finite may spread over its
+    plane, it never vanishes; and since transforms add up whole tiles, values above 1e33 may overflow where a single
+    result would not.
 
     Args:
         input: ``[N, C, H, W]``, of any strides. Rows that are not contiguous, as in channels_last, cost one copy.
@@ -42,7 +43,7 @@ def depthwise_conv2d(
         bias: ``[C]``, or None.
         activation: ``"relu"`` is applied while the result is written; None for nothing.
         backend: ``"native"`` and ``"aten"`` (torch's convolution) force one; ``"auto"`` takes native kernels where they
-            are there and were measured to be faster.
+            are there and take the problem.
 
     Returns:
         ``[N, C, H, W]``, contiguous, of the dtype of ``input`` (under autocast, of autocast's).

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from . import _cpu
 from ._choice import unsupported_reason
@@ -58,6 +59,10 @@ class DepthwiseConv2d(nn.Conv2d):
         if weight is None:
             weight = self.weight
         bias = parameters["bias"] if "bias" in parameters else self.bias
+        if isinstance(input, Proxy):
+            # A symbolic trace records torch's convolution, as it does inside nn.Conv2d.
+            traced = self._conv_forward(input, weight, bias)
+            return traced if self.activation is None else F.relu(traced)
         if not self._is_covered or input.dim() != 4:
             _cpu.log_fallback(self._reason(input, weight))
             output = self._conv_forward(input, weight, bias)

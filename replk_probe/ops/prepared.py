@@ -19,8 +19,9 @@ class PreparedKernel:
     replaced, cast or moved: each call compares the weight with the values that the prepared form was made from. What is
     stale serves no longer and is made anew by the next call.
 
-    What is kept is bounded: two image sizes for each object, and ``REPLK_PROBE_SPECTRA_MB`` (1024) for the process;
-    beyond that the spectrum is computed in each call. It is freed with the object, and neither copied nor pickled.
+    What is kept is bounded: 8 MB for one image size (more comes from memory no faster than it is computed again), two
+    image sizes for each object, and ``REPLK_PROBE_SPECTRA_MB`` (1024) for the process; beyond that the spectrum is
+    computed in each call. It is freed with the object, and neither copied nor pickled.
     Several threads may call one object at once.
     """
 

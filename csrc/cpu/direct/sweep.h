@@ -98,6 +98,7 @@ static void sweep_columns(const SweepInput& in, const SweepOutput& out, const fl
   REPLK_UNROLL
   for (int k = 0; k < kPad; ++k, y += out.y_row) {  // the plane ends within the reach of these rows
     if (end - kPad + k >= in.i1) break;
+    if (end - kPad + k < in.i0) continue;  // of the band above: this one is lower than the reach
     REPLK_UNROLL
     for (int c = 0; c < C; ++c) {
       store_swept(out, y + c * kLanes, acc[k][c], bias, c < C - 1 ? kLanes : last_count);

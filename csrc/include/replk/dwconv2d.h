@@ -31,6 +31,7 @@ enum replk_status {
   REPLK_INVALID_ARGUMENT = 1,     // a size, stride, enumerator or pointer that no call may have
   REPLK_UNSUPPORTED = 2,          // the forced method or instruction set cannot do this problem here
   REPLK_WORKSPACE_TOO_SMALL = 3,  // workspace_bytes below what the plan asks for
+  REPLK_OUT_OF_MEMORY = 4,        // pack() found no scratch memory
 };
 
 enum replk_dtype { REPLK_F32 = 0, REPLK_BF16 = 1 };  // of x, y, w, bias; sums are float32 inside
@@ -45,7 +46,7 @@ enum replk_method {
   REPLK_METHOD_FFT = 2,        // product of spectra, tile by tile
   REPLK_METHOD_LANES = 3,      // neighbouring channels in the SIMD lanes, for small planes
   REPLK_METHOD_REFERENCE = 4,  // plain loops with double accumulators: the oracle
-  REPLK_METHOD_HOST = 5,       // in a plan only: the host's own convolution was measured to be faster
+  REPLK_METHOD_HOST = 5,       // in a plan only: none of these takes the problem: the host's own convolution has to
 };
 
 enum replk_isa { REPLK_ISA_AUTO = 0, REPLK_ISA_PORTABLE = 1, REPLK_ISA_AVX2 = 2, REPLK_ISA_AVX512 = 3 };
@@ -103,7 +104,7 @@ REPLK_API const char* replk_compiler(void);
 // it, work runs on the threads that the host already has; without it, or in a forked child, each call starts its own.
 REPLK_API void replk_set_gomp_parallel(void (*gomp_parallel)(void (*)(void*), void*, unsigned, unsigned));
 
-// Choose method, instruction set and tile. `plan` is written.
+// Choose method, instruction set and tile. `plan` is written; it is for this problem alone, number of threads included.
 REPLK_API int32_t replk_dwconv2d_plan(const replk_problem* problem, replk_plan* plan);
 
 // Prepare a weight [C,Kh,Kw] once for many calls; `packed` [plan->packed_bytes], 64-byte aligned, is written. The same

@@ -1,0 +1,93 @@
+"""Shapes and circumstances that once went wrong, or that only just fit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.autograd import forward_ad
+
+from replk_probe import ops
+
+pytestmark = pytest.mark.skipif(not ops.native_info().loaded, reason="the native library was not built")
+
+
+@pytest.mark.parametrize("width", [256, 1100])
+@pytest.mark.parametrize("height", [241, 242, 257])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_last_band_of_rows_is_lower_than_the_kernels_reach(height: int, width: int, kernel: int) -> None:
+    x = torch.randn(1, 2, height, width, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(2, 1, kernel, kernel, generator=torch.Generator().manual_seed(1))
+    expected = F.conv2d(x.double(), weight.double(), padding=kernel // 2, groups=2)
+    bound = kernel * kernel * 2**-23 * F.conv2d(x.double().abs(), weight.double().abs(), padding=kernel // 2, groups=2)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            assert ((ops.depthwise_conv2d(x, weight) - expected).abs() <= bound).all()
+    finally:
+        torch.set_num_threads(before)
+
+
+# The first dual level of a process loads torch's own decompositions by way of torch.jit, which warns.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
+def test_forward_mode_keeps_the_tangent() -> None:
+    x, tangent, weight = torch.randn(1, 2, 9, 9), torch.randn(1, 2, 9, 9), torch.randn(2, 1, 5, 5)
+    module = ops.DepthwiseConv2d(2, 2, 5, padding=2, groups=2, bias=False).eval()
+    with forward_ad.dual_level(), torch.no_grad():
+        for found, used in (
+            (ops.depthwise_conv2d(forward_ad.make_dual(x, tangent), weight), weight),
+            (module(forward_ad.make_dual(x, tangent)), module.weight),
+        ):
+            moved = forward_ad.unpack_dual(found).tangent
+            assert moved is not None
+            torch.testing.assert_close(moved, F.conv2d(tangent, used, padding=2, groups=2))
+
+
+def test_kernel_that_no_method_takes_is_left_to_torch() -> None:
+    assert ops.planned_method((1, 1, 1024, 1024), 1001).method == "aten"
+    x, weight = torch.randn(1, 1, 200, 200), torch.randn(1, 1, 257, 257, requires_grad=True)
+    ops.depthwise_conv2d(x, weight).square().sum().backward()
+    reference = weight.detach().clone().requires_grad_()
+    F.conv2d(x, reference, padding=128).square().sum().backward()
+    assert weight.grad is not None and reference.grad is not None
+    assert (weight.grad - reference.grad).norm() <= 1e-5 * reference.grad.norm()
+
+
+def test_empty_input_gives_gradients_of_zero_either_way() -> None:
+    for backend in ("native", "aten"):
+        weight = torch.randn(3, 1, 5, 5, requires_grad=True)
+        ops.depthwise_conv2d(torch.randn(0, 3, 8, 8), weight, backend=backend).sum().backward()  # type: ignore[arg-type]
+        assert weight.grad is not None and not weight.grad.any()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_child_that_opens_the_library_does_not_wait_for_the_parents_threads() -> None:
+    script = (
+        "import os, warnings, torch\n"
+        "from replk_probe import ops\n"
+        "warnings.simplefilter('ignore')\n"
+        "torch.set_num_threads(2)\n"
+        "torch.sin(torch.randn(1000, 1000))\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    ops.depthwise_conv2d(torch.randn(2, 64, 32, 32), torch.randn(64, 1, 13, 13))\n"
+        "    os._exit(7)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=environment, check=True
+    )
+    assert done.stdout.strip() == "7"
+
+
+def test_symbolic_trace_records_the_convolution() -> None:
+    module = torch.nn.Sequential(ops.DepthwiseConv2d(4, 4, 7, padding=3, groups=4)).eval()
+    x = torch.randn(1, 4, 12, 12)
+    traced = torch.fx.symbolic_trace(module)
+    torch.testing.assert_close(traced(x), module(x))
