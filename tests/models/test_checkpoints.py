@@ -277,7 +277,10 @@ def test_torchvision_mobilenet_is_the_3x3_member(file: Path) -> None:
     save(file, trained.state_dict())
     model = LargeKernelMobileNetV2(3)
     assert load_checkpoint(model, file).num_classes == 10
-    assert same(model, trained)
+    # Not bit by bit: the depthwise convolutions are computed in other ways.
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(x), trained(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("classes", [21841, 3])
