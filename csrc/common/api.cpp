@@ -3,6 +3,10 @@
 #include <cstddef>
 #include <new>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "common/cpuid.h"
 #include "common/dispatch.h"
 #include "common/parallel.h"
@@ -71,6 +75,22 @@ void pack_piece(void* context, int64_t begin, int64_t end, int thread) {
   const PackContext& pack = *static_cast<PackContext*>(context);
   pack.method.pack(pack.problem, pack.plan, pack.weight, pack.packed, begin, end,
                    pack.scratch + thread * pack.scratch_bytes);
+}
+
+// Fresh memory comes page by page, which for a large output takes as long as the convolution: asks for large pages.
+// Measured: (1,128,256,256) with K = 31, 34 MB, in 21 ms without.
+void prefer_large_pages(void* pointer, int64_t bytes) {
+#if defined(__linux__)
+  constexpr int64_t kFrom = int64_t{4} << 20;
+  constexpr uintptr_t kPage = 4096;
+  if (bytes < kFrom) return;
+  const uintptr_t first = (reinterpret_cast<uintptr_t>(pointer) + kPage - 1) / kPage * kPage;
+  const uintptr_t last = (reinterpret_cast<uintptr_t>(pointer) + static_cast<uintptr_t>(bytes)) / kPage * kPage;
+  madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // advice: nothing depends on its success
+#else
+  (void)pointer;
+  (void)bytes;
+#endif
 }
 
 char* aligned(void* pointer) {
@@ -166,6 +186,12 @@ int32_t replk_dwconv2d_run(const replk_problem* problem, const replk_plan* plan,
   const int threads = team_size(*problem, items, scratch_bytes);
   const int64_t wanted = scratch_bytes > 0 ? threads * scratch_bytes + kScratchAlignment : 0;
   if (wanted > 0 && (!buffers->workspace || buffers->workspace_bytes < wanted)) return REPLK_WORKSPACE_TOO_SMALL;
+  const bool is_dense = buffers->output_stride[2] == problem->w &&
+                        buffers->output_stride[1] == problem->h * problem->w &&
+                        buffers->output_stride[0] == problem->c * problem->h * problem->w;
+  if (!is_weight_gradient && is_dense) {
+    prefer_large_pages(buffers->output, problem->n * buffers->output_stride[0] * (problem->dtype == REPLK_F32 ? 4 : 2));
+  }
   std::atomic<int32_t> stale{0};
   const Task task{*problem, *plan, *buffers, stale};
   RunContext context{task, *method, aligned(buffers->workspace), scratch_bytes};

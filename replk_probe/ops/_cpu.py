@@ -32,6 +32,7 @@ class _Call:
 
     Attributes:
         host: Whether torch's own convolution is to be used.
+        key: Under which it is kept.
         alignment: Bytes of an element: what every address is a multiple of.
         arguments: Of ``replk_dwconv2d_run``.
         buffers: The last of them, filled but for the addresses.
@@ -49,6 +50,7 @@ class _Call:
         "copies_grad",
         "copies_input",
         "host",
+        "key",
         "library",
         "packed_bytes",
         "packed_key",
@@ -58,6 +60,7 @@ class _Call:
     )
 
     host: bool
+    key: tuple[Any, ...]
     alignment: int
     library: Library
     problem: Problem
@@ -78,7 +81,6 @@ class _Thread(threading.local):
         self.calls: dict[tuple[Any, ...], _Call] = {}
         self.workspace = torch.empty(0, dtype=torch.uint8)
         self.workspace_bytes = 0
-        self.workspace_address = 0
 
 
 _thread = _Thread()
@@ -108,11 +110,12 @@ def forward(
     kind = None if bias is None else (bias.shape, bias.dtype)
     threads, force = torch.get_num_threads(), forced()
     key = (input.shape, input.stride(), input.dtype, weight.shape, weight.dtype, kind, relu, native, threads, force)
-    call = _thread.calls.get(key)
+    call = _thread.calls.pop(key, None)
     if call is None:
         _shapes.check_forward(input, weight, bias)
         call = _plan_call(key, FORWARD, input, weight.shape[2:], None, threads, force, relu=relu, native=native)
     if call.host:
+        _give_back(call)
         return _fallback.forward(input, weight, bias, relu)
     if (input.data_ptr() | weight.data_ptr()) % call.alignment:
         return forward(_aligned(input), _aligned(weight), bias, relu, native, prepared)
@@ -129,11 +132,12 @@ def grad_input(grad: Tensor, weight: Tensor, native: bool, prepared: PreparedWei
     """Gradient of the input, ``[N, C, H, W]``, contiguous, from that of the output; see :func:`forward`."""
     threads, force = torch.get_num_threads(), forced()
     key = (grad.shape, grad.stride(), grad.dtype, weight.shape, weight.dtype, native, threads, force)
-    call = _thread.calls.get(key)
+    call = _thread.calls.pop(key, None)
     if call is None:
         _shapes.check_grad_input(grad, weight)
         call = _plan_call(key, GRAD_INPUT, grad, weight.shape[2:], None, threads, force, native=native)
     if call.host:
+        _give_back(call)
         return _fallback.grad_input(grad, weight)
     if (grad.data_ptr() | weight.data_ptr()) % call.alignment:
         return grad_input(_aligned(grad), _aligned(weight), native, prepared)
@@ -144,11 +148,12 @@ def grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int, native: bool) -> 
     """Gradient of the weight, ``[C, 1, Kh, Kw]``, contiguous, from the input and the output's; see :func:`forward`."""
     threads, force = torch.get_num_threads(), forced()
     key = (input.shape, input.stride(), input.dtype, grad.shape, grad.stride(), grad.dtype, kh, kw, native, threads)
-    call = _thread.calls.get((key, force))
+    call = _thread.calls.pop((key, force), None)
     if call is None:
         _shapes.check_grad_weight(input, grad, kh, kw)
         call = _plan_call((key, force), GRAD_WEIGHT, input, (kh, kw), grad, threads, force, native=native)
     if call.host:
+        _give_back(call)
         return _fallback.grad_weight(input, grad, kh, kw)
     if (input.data_ptr() | grad.data_ptr()) % call.alignment:
         return grad_weight(_aligned(input), _aligned(grad), kh, kw, native)
@@ -160,6 +165,7 @@ def grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int, native: bool) -> 
     buffers = call.buffers
     buffers.input, buffers.grad, buffers.output = input.data_ptr(), grad.data_ptr(), output.data_ptr()
     _run(call)
+    _give_back(call)
     return output
 
 
@@ -177,6 +183,7 @@ def _convolve(call: _Call, input: Tensor, weight: Tensor, prepared: PreparedWeig
     if prepared is None or key is None:
         buffers.packed = None
         _run(call)
+        _give_back(call)
         return output
     packed = prepared.get(key) or prepared.make(key, call.packed_bytes, lambda memory: _pack(call, address, memory))
     buffers.packed = None if packed is None else packed.address
@@ -184,6 +191,7 @@ def _convolve(call: _Call, input: Tensor, weight: Tensor, prepared: PreparedWeig
     # The result is right all the same; the next call prepares the weight as it is by then.
     if packed is not None and buffers.packed_was_stale:
         prepared.drop(packed)
+    _give_back(call)
     return output
 
 
@@ -199,11 +207,12 @@ def _run(call: _Call) -> None:
         thread = _thread
         if thread.workspace_bytes < call.workspace_bytes:
             # Freed before its successor is allocated, which may fail.
-            thread.workspace_bytes = thread.workspace_address = 0
+            thread.workspace_bytes = 0
             thread.workspace = torch.empty(0, dtype=torch.uint8)
             thread.workspace = torch.empty(call.workspace_bytes, dtype=torch.uint8, device="cpu")
-            thread.workspace_bytes, thread.workspace_address = call.workspace_bytes, thread.workspace.data_ptr()
-        call.buffers.workspace, call.buffers.workspace_bytes = thread.workspace_address, thread.workspace_bytes
+            thread.workspace_bytes = call.workspace_bytes
+        memory = thread.workspace  # held: whoever comes in between may replace it by a larger one
+        call.buffers.workspace, call.buffers.workspace_bytes = memory.data_ptr(), memory.numel()
     status = call.library.run(*call.arguments)
     if status:
         raise BackendError(_failed(call, status))
@@ -252,10 +261,19 @@ def _plan_call(
         if not call.host:
             call.library = library
             _fill(call, direction, input, grad)
+    call.key = key
+    return call
+
+
+def _give_back(call: _Call) -> None:
+    """Keep a call for the next time.
+
+    While it is in use it is not to be found: a signal handler or a finalizer may run a convolution of the same sizes in
+    between, and would write its addresses into the same structures.
+    """
     if len(_thread.calls) >= _MOST_CALLS:
         _thread.calls.clear()
-    _thread.calls[key] = call
-    return call
+    _thread.calls[call.key] = call
 
 
 def _fill(call: _Call, direction: int, input: Tensor, grad: Tensor | None) -> None:

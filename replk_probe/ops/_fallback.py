@@ -9,8 +9,10 @@ from torch import Tensor
 from ._direct import is_transformed
 
 # Taps of a kernel from which torch's depthwise convolution on a CPU falls, in the plain layout, to a hundredth of its
-# speed (measured: at 15x15), while the channels-last one goes on at its pace.
+# speed (measured: at 15x15), while the channels-last one goes on at its pace. Not so for the types that oneDNN does not
+# have: there the plain layout is the faster one at any size.
 _CHANNELS_LAST_FROM = 14 * 14
+_CHANNELS_LAST_TYPES = (torch.float32, torch.bfloat16)
 
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
@@ -48,6 +50,7 @@ def grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int) -> Tensor:
 def _laid_out(input: Tensor, taps: int) -> Tensor:
     """``input`` in the layout that torch is fast in."""
     # A transform of torch.func may hide axes, and a layout counts them.
-    if input.device.type == "cpu" and taps >= _CHANNELS_LAST_FROM and not is_transformed():
+    is_faster = input.device.type == "cpu" and taps >= _CHANNELS_LAST_FROM and input.dtype in _CHANNELS_LAST_TYPES
+    if is_faster and not is_transformed():
         return input.contiguous(memory_format=torch.channels_last)
     return input

@@ -64,7 +64,8 @@ class DepthwiseConv2d(nn.Conv2d):
             traced = self._conv_forward(input, weight, bias)
             return traced if self.activation is None else F.relu(traced)
         if not self._is_covered or input.dim() != 4:
-            _cpu.log_fallback(self._reason(input, weight))
+            if not torch.compiler.is_compiling():
+                _cpu.log_fallback(self._reason(input, weight))
             output = self._conv_forward(input, weight, bias)
             return output if self.activation is None else F.relu(output)
         if self.training or torch.compiler.is_compiling():

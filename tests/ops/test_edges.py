@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -91,3 +93,34 @@ def test_symbolic_trace_records_the_convolution() -> None:
     x = torch.randn(1, 4, 12, 12)
     traced = torch.fx.symbolic_trace(module)
     torch.testing.assert_close(traced(x), module(x))
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")
+def test_convolution_in_a_signal_handler_leaves_the_interrupted_one_right() -> None:
+    module = ops.DepthwiseConv2d(16, 16, 31, padding=15, groups=16).eval()
+    x, other = torch.randn(1, 16, 48, 48), torch.randn(1, 16, 48, 48)
+    interrupted = 0
+
+    def handler(number: int, frame: object) -> None:
+        nonlocal interrupted
+        interrupted += 1
+        module(other)
+
+    with torch.no_grad():
+        expected = module(x)
+        before = signal.signal(signal.SIGALRM, handler)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0007)
+            found = [module(x) for _ in range(1500)]
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+    assert interrupted
+    assert all(torch.equal(output, expected) for output in found)
+
+
+@pytest.mark.parametrize("geometry", [{"stride": 2, "padding": 2}, {"padding": 2, "padding_mode": "reflect"}, {}])
+def test_module_that_torch_computes_compiles_too(geometry: dict[str, Any]) -> None:
+    module = ops.DepthwiseConv2d(8, 8, 5, groups=8, **geometry).eval()
+    x = torch.randn(1, 8, 12, 12)
+    torch.testing.assert_close(torch.compile(module, fullgraph=True, backend="eager")(x), module(x))

@@ -255,6 +255,6 @@ def test_scratch_memory_is_reused_and_bounded() -> None:
         return _cpu._thread.workspace_bytes
 
     large = run(torch.randn(1, 2, 200, 200))
-    address = _cpu._thread.workspace_address
-    assert run(torch.randn(1, 2, 20, 20)) == large and _cpu._thread.workspace_address == address
+    address = _cpu._thread.workspace.data_ptr()
+    assert run(torch.randn(1, 2, 20, 20)) == large and _cpu._thread.workspace.data_ptr() == address
     assert large <= 64 << 20
