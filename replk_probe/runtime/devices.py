@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -75,24 +76,53 @@ _FLOAT32_SETTINGS: tuple[Any, ...] = (
 )
 
 
+class _Strictness:
+    """The settings are the whole process's: of measurements that overlap, the first saves them, the last restores."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._before: tuple[bool, bool, list[Any]] = (False, False, [])
+
+    def enter(self) -> None:
+        """Save the settings, and set them."""
+        cudnn = torch.backends.cudnn
+        with self._lock:
+            self._users += 1
+            if self._users > 1:
+                return
+            rounding = [settings.fp32_precision for settings in _FLOAT32_SETTINGS]
+            self._before = cudnn.deterministic, cudnn.benchmark, rounding
+            cudnn.deterministic, cudnn.benchmark = True, False
+            for settings in _FLOAT32_SETTINGS:
+                settings.fp32_precision = "ieee"
+
+    def leave(self) -> None:
+        """Restore them."""
+        cudnn = torch.backends.cudnn
+        with self._lock:
+            self._users -= 1
+            if self._users:
+                return
+            cudnn.deterministic, cudnn.benchmark, rounding = self._before
+            for settings, value in zip(_FLOAT32_SETTINGS, rounding, strict=True):
+                settings.fp32_precision = value
+
+
+_strictness = _Strictness()
+
+
 @contextmanager
 def strict_arithmetic() -> Iterator[None]:
     """Float32 means float32, and sums have one order, so that a resumed run gives the same bytes.
 
-    What may be reduced is decided layer by layer in :func:`~replk_probe.erf.prepare`.
+    What may be reduced is decided layer by layer in :func:`~replk_probe.erf.prepare`. Threads may overlap.
     """
-    cudnn = torch.backends.cudnn
-    before = cudnn.deterministic, cudnn.benchmark
-    rounding = [settings.fp32_precision for settings in _FLOAT32_SETTINGS]
+    _strictness.enter()
     try:
-        cudnn.deterministic, cudnn.benchmark = True, False
-        for settings in _FLOAT32_SETTINGS:
-            settings.fp32_precision = "ieee"
         yield
     finally:
-        cudnn.deterministic, cudnn.benchmark = before
-        for settings, value in zip(_FLOAT32_SETTINGS, rounding, strict=True):
-            settings.fp32_precision = value
+        _strictness.leave()
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:

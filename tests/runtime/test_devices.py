@@ -40,3 +40,15 @@ def test_running_out_of_memory_says_what_to_do() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(RuntimeError, match="another"), out_of_memory_explained((8, 8)):
         raise RuntimeError("another error")
+
+
+def test_overlapping_measurements_leave_the_settings_as_they_were() -> None:
+    settings = torch.backends.mkldnn.matmul
+    before = settings.fp32_precision
+    first, second = strict_arithmetic(), strict_arithmetic()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert settings.fp32_precision == "ieee"
+    second.__exit__(None, None, None)
+    assert settings.fp32_precision == before
