@@ -24,11 +24,6 @@ template <int radix>
 struct Dft;
 
 template <>
-struct Dft<1> {
-  static REPLK_INLINE void run(Cx (&)[1]) {}
-};
-
-template <>
 struct Dft<2> {
   static REPLK_INLINE void run(Cx (&x)[2]) {
     const Cx a = x[0], b = x[1];
