@@ -10,11 +10,6 @@ from typing import Any
 import click
 
 _NAME, _WIDTH = 17, 100
-_NO_LIBRARY = (
-    "Large kernels run on torch's own convolution, many times slower. Install a C++17 compiler (g++ or clang++; CXX "
-    "names another one) and install the package again: pip install --force-reinstall --no-deps --no-cache-dir, and "
-    "what it was installed from."
-)
 
 
 @click.command()
@@ -24,12 +19,16 @@ def command(as_json: bool) -> None:
 
     The environment may force a choice, for tests and bug reports: REPLK_PROBE_ISA (portable, avx2, avx512) and
     REPLK_PROBE_METHOD (direct, fft, lanes, reference, aten). REPLK_PROBE_SPECTRA_MB bounds the memory of prepared
-    kernels, REPLK_PROBE_LIBRARY names another library.
+    kernels, REPLK_PROBE_LIBRARY names another library. A value that does not exist is
+    told, with exit status 1; a library that cannot be used is told, and torch's own convolution serves.
     """
     from replk_probe.ops import describe_machine
 
     found = describe_machine()
     click.echo(json.dumps(found, indent=2) if as_json else "\n".join(_lines(found)))
+    if found["error"]:
+        # Not by an exception: the table says it, and is what is pasted into reports.
+        click.get_current_context().exit(1)
 
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:
@@ -40,14 +39,13 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         yield from _row("native library", native["path"])
         yield from _row("", f"interface {native['abi_version']}, built by {native['compiler']}")
         best = "" if native["isa"] == native["best_isa"] else f" (there is {native['best_isa']})"
-        yield from _row("instruction set", f"{native['isa']}{best}")
+        yield from _row("instruction set", f"{native['isa'] or 'none, see the error below'}{best}")
         yield from _row("methods", ", ".join(native["methods"]) or "none")
         yield from _row(
             "threads", f"torch's own, by {native['openmp']}" if native["openmp"] else "started by each call"
         )
     else:
         yield from _row("native library", f"not loaded. {native['load_error']}")
-        yield from _row("what to do", _NO_LIBRARY)
     for index, (dtype, backend) in enumerate(found["backends"].items()):
         yield from _row("" if index else "backend", f"{dtype:<10}{backend}")
     if found["spectra_limit_bytes"] is not None:

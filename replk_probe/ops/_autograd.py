@@ -15,6 +15,7 @@ from . import _cpu, _fallback
 from ._direct import is_direct, is_transformed, needs_grad
 from ._prepared_weights import PreparedWeights
 from ._schema import LIBRARY, NAMESPACE, dwconv2d, dwconv2d_grad_input, dwconv2d_grad_weight
+from ._shapes import check_tensors
 
 
 def forward(
@@ -28,9 +29,12 @@ def forward(
     """``act(conv(input, weight) + bias)``; arguments as for :func:`replk_probe.ops._cpu.forward`."""
     output: Tensor
     # Asked first: torch.compile and torch.export know the answer while they trace, and see the operator alone.
-    if torch.compiler.is_compiling() or not is_direct(input, weight, bias):
-        if not torch.compiler.is_compiling() and not native and is_transformed():
-            return _fallback.forward(input, weight, bias, relu)
+    is_compiling = torch.compiler.is_compiling()
+    if is_compiling or not is_direct(input, weight, bias):
+        if not is_compiling:
+            check_tensors(input=input, weight=weight, **({} if bias is None else {"bias": bias}))
+            if not native and is_transformed():
+                return _fallback.forward(input, weight, bias, relu)
         output = dwconv2d(input, weight, bias, relu, native)
     elif needs_grad(input, weight, bias):
         output = _Convolution.apply(input, weight, bias, relu, native, weights)
@@ -41,9 +45,12 @@ def forward(
 
 def grad_input(grad: Tensor, weight: Tensor, native: bool = False, weights: PreparedWeights | None = None) -> Tensor:
     """Gradient of the input; arguments as for :func:`replk_probe.ops._cpu.grad_input`."""
-    if torch.compiler.is_compiling() or not is_direct(grad, weight) or needs_grad(grad, weight):
-        if not torch.compiler.is_compiling() and not native and is_transformed():
-            return _fallback.grad_input(grad, weight)
+    is_compiling = torch.compiler.is_compiling()
+    if is_compiling or not is_direct(grad, weight) or needs_grad(grad, weight):
+        if not is_compiling:
+            check_tensors(grad=grad, weight=weight)
+            if not native and is_transformed():
+                return _fallback.grad_input(grad, weight)
         output: Tensor = dwconv2d_grad_input(grad, weight, native)
         return output
     return _cpu.grad_input(grad, weight, native, weights)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from replk_probe.errors import BackendError, InvalidInputError
 
 from . import _loader
+from ._shapes import check_tensors
 
 Direction = Literal["forward", "grad_input", "grad_weight"]
 _DIRECTIONS: dict[Direction, int] = {
@@ -75,7 +77,11 @@ def unsupported_reason(
 
     Returns:
         One sentence without a full stop, such as ``"stride is (2, 2) and only stride 1 is compiled"``, or None.
+
+    Raises:
+        InvalidInputError: Tensors are no tensors, or numbers no numbers.
     """
+    check_tensors(input=input, weight=weight)
     if input.dim() != 4 or weight.dim() != 4:
         return f"input and weight have {input.dim()} and {weight.dim()} axes and only 4 and 4 are compiled"
     channels, kernel = input.shape[1], (weight.shape[2], weight.shape[3])
@@ -85,16 +91,28 @@ def unsupported_reason(
     if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
         return f"weight is {list(weight.shape)} and only odd kernels are compiled"
     for name, value in (("stride", stride), ("dilation", dilation)):
-        if _pair(value) != (1, 1):
-            return f"{name} is {_pair(value)} and only {name} 1 is compiled"
+        if _pair(name, value) != (1, 1):
+            return f"{name} is {_pair(name, value)} and only {name} 1 is compiled"
     half = (kernel[0] // 2, kernel[1] // 2)
-    if padding is not None and padding != "same" and (isinstance(padding, str) or _pair(padding) != half):
+    if padding is not None and padding != "same" and (isinstance(padding, str) or _pair("padding", padding) != half):
         return f"padding is {padding!r} and only half the kernel, {half}, is compiled"
     return uncovered_tensors(input, weight)
 
 
-def _pair(value: int | Sequence[int]) -> tuple[int, ...]:
-    return (value, value) if isinstance(value, int) else tuple(value)
+def _pair(name: str, value: Any) -> tuple[int, ...]:
+    """Rows and columns; one number stands for both, as in ``F.conv2d``."""
+    numbers = _whole_numbers((value,) if isinstance(value, SupportsIndex) else value)
+    if numbers is None or len(numbers) not in (1, 2):
+        raise InvalidInputError(f"{name} is {value!r}. It has a number of rows and one of columns. Give one or two.")
+    return numbers if len(numbers) == 2 else numbers * 2
+
+
+def _whole_numbers(values: Any) -> tuple[int, ...] | None:
+    """``values`` as integers, or None where they are something else."""
+    try:
+        return tuple(operator.index(value) for value in values)
+    except TypeError:
+        return None
 
 
 def uncovered_tensors(*tensors: Tensor) -> str | None:
@@ -112,6 +130,8 @@ def uncovered_tensors(*tensors: Tensor) -> str | None:
 
 def uncovered(dtype: torch.dtype) -> str | None:
     """Why tensors of a dtype go to torch on this machine, or None."""
+    if not isinstance(dtype, torch.dtype):
+        raise InvalidInputError(f"dtype is {dtype!r}. That is no dtype of torch. Give for instance torch.float32.")
     if dtype not in _loader.DTYPES:
         return f"dtype is {dtype} and only float32 and bfloat16 are compiled"
     if forced()[1] == "aten":
@@ -138,22 +158,31 @@ def planned_method(
         threads: At most; default ``torch.get_num_threads()``.
 
     Raises:
-        InvalidInputError: There is no such direction, or the sizes are not four.
+        InvalidInputError: An argument is of another kind, or has no such value.
         BackendError: The environment forces what cannot be done.
     """
-    if direction not in _DIRECTIONS:
-        raise InvalidInputError(f"Unknown direction {direction!r}. It is one of {', '.join(map(repr, _DIRECTIONS))}.")
-    if len(input_shape) != 4:
-        raise InvalidInputError(f"input_shape is {tuple(input_shape)}. It has four sizes: N, C, H, W.")
-    kernel = _pair(kernel_size)
-    if any(size % 2 == 0 for size in kernel):
-        return PlannedMethod("aten", reason=f"the kernel is {kernel} and only odd kernels are compiled")
+    if direction not in tuple(_DIRECTIONS):
+        names = ", ".join(map(repr, _DIRECTIONS))
+        raise InvalidInputError(f"Unknown direction {direction!r}. There are {names}. Use one of them.")
+    shape, kernel = _whole_numbers(input_shape), _pair("kernel_size", kernel_size)
+    if shape is None or len(shape) != 4 or min(shape) < 0:
+        raise InvalidInputError(
+            f"input_shape is {input_shape!r}. It has four sizes, none of them negative. Give (N, C, H, W)."
+        )
+    if min(kernel) < 1:
+        raise InvalidInputError(f"kernel_size is {kernel_size!r}. A kernel has taps. Use sizes from 1 on.")
+    if threads is not None and (not isinstance(threads, SupportsIndex) or operator.index(threads) < 1):
+        raise InvalidInputError(f"threads is {threads!r}. At least one computes. Give a number from 1 on, or None.")
     reason = uncovered(dtype)
+    if any(size % 2 == 0 for size in kernel):
+        reason = f"the kernel is {kernel} and only odd kernels are compiled"
+    elif 0 in shape:
+        reason = "there is nothing to compute"
     if reason is not None:
         return PlannedMethod("aten", reason=reason)
     problem, plan = make_plan(
         _DIRECTIONS[direction],
-        tuple(input_shape),
+        shape,
         kernel,
         dtype,
         threads=torch.get_num_threads() if threads is None else threads,
@@ -202,7 +231,7 @@ def make_plan(
     library = _loader.find_library()
     if isinstance(library, str):
         raise BackendError(f"Native kernel refused: the native library is not there. {library}")
-    isa, method = _forced_numbers(library, force or forced())
+    isa, method = forced_numbers(library, force)
     problem = _loader.Problem(
         direction, _loader.DTYPES[dtype], int(relu), method, isa, max(1, min(threads, 1024)), *shape, *kernel
     )
@@ -213,20 +242,13 @@ def make_plan(
     return problem, plan
 
 
-def check_environment() -> None:
-    """Check that what the environment forces exists here.
+def forced_numbers(library: _loader.Library, force: Forced | None = None) -> tuple[int, int]:
+    """Numbers of the instruction set and method that the environment forces; 0 for nothing.
 
     Raises:
-        BackendError: It does not.
+        BackendError: What it forces does not exist here.
     """
-    library = _loader.find_library()
-    if not isinstance(library, str):
-        _forced_numbers(library, forced())
-
-
-def _forced_numbers(library: _loader.Library, force: Forced) -> tuple[int, int]:
-    """Numbers of the forced instruction set and method."""
-    wanted_isa, wanted_method = force
+    wanted_isa, wanted_method = force or forced()
     if wanted_isa and wanted_isa not in _loader.ISAS:
         raise BackendError(
             f"{ISA_VARIABLE} is {wanted_isa!r}. No instruction set has that name. "
@@ -241,7 +263,7 @@ def _forced_numbers(library: _loader.Library, force: Forced) -> tuple[int, int]:
     if wanted_method and wanted_method not in _loader.METHODS:
         raise BackendError(
             f"{METHOD_VARIABLE} is {wanted_method!r}. No method has that name. "
-            f"Set one of {', '.join(_loader.METHODS)}, or unset it."
+            f"Set one of {', '.join(name for name in _loader.METHODS if name != 'auto')}, or unset it."
         )
     return isa, _loader.METHODS[wanted_method or "auto"]
 

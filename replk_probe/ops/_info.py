@@ -13,7 +13,7 @@ import torch
 from replk_probe.errors import BackendError
 
 from . import _loader
-from ._choice import ISA_VARIABLE, METHOD_VARIABLE, check_environment, forced, uncovered
+from ._choice import ISA_VARIABLE, METHOD_VARIABLE, forced_numbers, uncovered
 from ._prepared_weights import SPECTRA_VARIABLE, limit_bytes, used_bytes
 
 # Of the many that a CPU reports, those that kernels here use or may use one day.
@@ -31,11 +31,12 @@ class NativeInfo:
         path: Its file, or None.
         abi_version: Version of its C interface that this package needs.
         compiler: What built it, or None.
-        isa: The instruction set used: ``portable``, ``avx2`` or ``avx512``; None where there is no library.
+        isa: The instruction set used: ``portable``, ``avx2`` or ``avx512``; None where there is no library, and where
+            the environment names what is unknown, so that no convolution runs.
         best_isa: The best that this CPU and the library have.
-        methods: Those that the library has for ``isa``.
+        methods: Those that the library has for ``isa``; none where that is None.
         openmp: File of the OpenMP runtime, torch's own, whose threads it works on; None: threads of its own.
-        load_error: Why it is not there, or None.
+        load_error: Why it is not there, and what to do; or None.
     """
 
     loaded: bool
@@ -54,16 +55,18 @@ def native_info() -> NativeInfo:
     library = _loader.find_library()
     if isinstance(library, str):
         return NativeInfo(False, None, _loader.ABI_VERSION, None, None, None, (), None, library)
-    best = _loader.ISA_NAMES[library.best_isa]
-    isa = forced()[0] or best
+    try:
+        isa = forced_numbers(library)[0] or library.best_isa
+    except BackendError:
+        isa = None
     return NativeInfo(
         loaded=True,
         path=str(library.path),
         abi_version=_loader.ABI_VERSION,
         compiler=library.compiler,
-        isa=isa,
-        best_isa=best,
-        methods=_methods(library, _loader.ISAS.get(isa, 0)),
+        isa=None if isa is None else _loader.ISA_NAMES[isa],
+        best_isa=_loader.ISA_NAMES[library.best_isa],
+        methods=() if isa is None else _methods(library, isa),
         openmp=library.openmp,
         load_error=None,
     )
@@ -87,6 +90,10 @@ def describe_backend(device: str | torch.device = "cpu", dtype: torch.dtype = to
     Args:
         device: Of the tensors.
         dtype: Of the tensors.
+
+    Raises:
+        InvalidInputError: ``dtype`` is no dtype.
+        BackendError: The environment forces what does not exist here, so that a convolution raises it too.
     """
     device = torch.device(device)
     if device.type != "cpu":
@@ -95,8 +102,11 @@ def describe_backend(device: str | torch.device = "cpu", dtype: torch.dtype = to
     if reason is not None:
         # The library's own reason may fill a page; a record has room for its kind.
         return f"aten ({reason.partition('. ')[0]})"
-    method = forced()[1]
-    return f"native {native_info().isa}" + (f", method {method} forced" if method not in (None, "", "auto") else "")
+    library = _loader.find_library()
+    assert not isinstance(library, str)  # that is a reason
+    isa, method = forced_numbers(library)
+    forces = f", method {_loader.METHOD_NAMES[method]} forced" if method else ""
+    return f"native {_loader.ISA_NAMES[isa or library.best_isa]}{forces}"
 
 
 def describe_machine() -> dict[str, Any]:
@@ -120,7 +130,6 @@ def describe_machine() -> dict[str, Any]:
     }
     found["spectra_limit_bytes"], found["backends"] = None, {}
     try:
-        check_environment()
         found["spectra_limit_bytes"] = limit_bytes()
         for dtype in (torch.float32, torch.bfloat16, torch.float64):
             found["backends"][str(dtype).removeprefix("torch.")] = describe_backend("cpu", dtype)

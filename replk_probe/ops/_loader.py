@@ -20,6 +20,12 @@ ABI_VERSION = 1
 FILE_NAME = "libreplk_dwconv2d" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 # Names another file to open, for instance one built with a sanitizer.
 LIBRARY_VARIABLE = "REPLK_PROBE_LIBRARY"
+_INSTALL = (
+    "Until then torch's own convolution computes large kernels, many times slower. Install a C++17 compiler (g++ or "
+    "clang++; CXX names another one) and install the package again: pip install --force-reinstall --no-deps "
+    "--no-cache-dir, and what it was installed from."
+)
+_NAME_ANOTHER = f"Set {LIBRARY_VARIABLE} to a library that this package's setup.py built, or unset it to use its own."
 # Written by setup.py where nothing could be built.
 _BUILD_ERROR = "_build_error.txt"
 _IMPORTED_IN = os.getpid()
@@ -115,36 +121,45 @@ class Library:
 
 @functools.cache
 def find_library() -> Library | str:
-    """The library, opened once, or why there is none: one or more sentences."""
+    """The library, opened once, or why there is none and what to do: some sentences."""
     named = os.environ.get(LIBRARY_VARIABLE)
     path = Path(named) if named else Path(__file__).with_name(FILE_NAME)
-    found = _open(path) if path.is_file() else _why_missing(path, is_named=bool(named))
+    found = _open(path)
     if isinstance(found, str):
+        if named:
+            found = f"{LIBRARY_VARIABLE} names {path}. {found} {_NAME_ANOTHER}"
+        else:
+            found = f"Its place is {path}. {found} {_INSTALL}"
         _LOGGER.warning("The native convolution is not used. %s", found)
     return found
 
 
-def _why_missing(path: Path, *, is_named: bool) -> str:
-    if is_named:
-        return f"{LIBRARY_VARIABLE} names {path}, which is not a file."
+def _why_missing(path: Path) -> str:
+    if path.exists():
+        return "That is not a file."
     try:
         said = path.with_name(_BUILD_ERROR).read_text(encoding="utf-8").strip()
     except OSError:
-        return f"{path} is missing: the package was not built."
-    return f"It could not be built when the package was installed. {said}"
+        return "There is no such file."
+    return f"It could not be built when the package was installed. {said}\n"
 
 
 def _open(path: Path) -> Library | str:
-    """Open, check the version, declare the functions, hand over torch's threads."""
+    """Open, check the version, declare the functions, hand over torch's threads; or why that cannot be done."""
+    if not path.is_file():
+        return _why_missing(path)
     try:
-        library = ctypes.CDLL(str(path))
+        # With a directory, so that the system looks nowhere else.
+        library = ctypes.CDLL(str(path.absolute()))
+    except OSError as error:
+        said = str(error).removeprefix(f"{path.absolute()}: ")
+        return f"That cannot be opened as a library of this machine: {said}."
+    try:
         version = int(library.replk_abi_version())
-    except (OSError, AttributeError) as error:
-        return f"{path} cannot be opened: {error}."
+    except AttributeError:
+        return "That is another library: it has no function replk_abi_version."
     if version != ABI_VERSION:
-        return (
-            f"{path} has version {version} of the interface, this package needs {ABI_VERSION}: it is of another build."
-        )
+        return f"That is of another build: its interface has version {version}, and this package needs {ABI_VERSION}."
     problem, plan = ctypes.POINTER(Problem), ctypes.POINTER(Plan)
     signatures: dict[str, tuple[Any, tuple[Any, ...]]] = {
         "replk_best_isa": (ctypes.c_int32, ()),
@@ -161,7 +176,7 @@ def _open(path: Path) -> Library | str:
         try:
             function = getattr(library, name)
         except AttributeError:
-            return f"{path} has no function {name}: it is of another build."
+            return f"That is of another build: it has no function {name}."
         function.restype, function.argtypes = result, arguments
         functions[name.removeprefix("replk_").removeprefix("dwconv2d_")] = function
     # A pool of OpenMP threads does not live on in a forked child: waiting for it would never end.

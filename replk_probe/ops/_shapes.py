@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.overrides import is_tensor_like
 
 from replk_probe.errors import InvalidInputError
+
+
+def check_tensors(**tensors: Any) -> None:
+    """Check that arguments are tensors, or stand for them as a symbolic trace does.
+
+    Raises:
+        InvalidInputError: One is not.
+    """
+    for name, tensor in tensors.items():
+        if not is_tensor_like(tensor):  # type: ignore[no-untyped-call]
+            kind = f"{type(tensor).__module__}.{type(tensor).__qualname__}".removeprefix("builtins.")
+            raise InvalidInputError(
+                f"{name} is of type {kind}. Only torch tensors are convolved. Convert it, for instance with "
+                "torch.as_tensor."
+            )
+
+
+def is_relu(activation: str | None) -> bool:
+    """Whether a ReLU follows the convolution.
+
+    Raises:
+        InvalidInputError: There is no such activation.
+    """
+    if activation is None:
+        return False
+    if activation != "relu":
+        raise InvalidInputError(f"Unknown activation {activation!r}. Only a ReLU can be fused. Use 'relu' or None.")
+    return True
 
 
 def check_forward(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -16,9 +47,7 @@ def check_forward(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """
     check_sizes(input, weight, bias)
     _check_odd(weight.shape[2], weight.shape[3])
-    _check_same_kind(input, weight, "input", "weight")
-    if bias is not None:
-        _check_same_kind(input, bias, "input", "bias")
+    check_kinds(input, weight, bias)
 
 
 def check_sizes(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -35,6 +64,17 @@ def check_sizes(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
                 f"bias is {list(bias.shape)}. Each of the {input.shape[1]} channels needs one number. "
                 f"Give it the shape [{input.shape[1]}]."
             )
+
+
+def check_kinds(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Check that all have one dtype and device.
+
+    Raises:
+        InvalidInputError: They differ.
+    """
+    _check_same_kind(input, weight, "input", "weight")
+    if bias is not None:
+        _check_same_kind(input, bias, "input", "bias")
 
 
 def check_grad_input(grad: Tensor, weight: Tensor) -> None:

@@ -15,7 +15,6 @@ from .prepared import PreparedKernel
 
 Activation = Literal["relu"] | None
 Backend = Literal["auto", "native", "aten"]
-_ACTIVATIONS = (None, "relu")
 _BACKENDS = ("auto", "native", "aten")
 
 
@@ -52,23 +51,27 @@ def depthwise_conv2d(
         InvalidInputError: Shapes, dtypes or devices do not fit, or an option has no such value.
         BackendError: ``backend="native"`` and there is no native kernel for this; the message says why.
     """
-    if activation not in _ACTIVATIONS:
-        raise InvalidInputError(f"Unknown activation {activation!r}. Only a ReLU can be fused. Use 'relu' or None.")
-    relu = activation == "relu"
+    relu = _shapes.is_relu(activation)
     if backend not in _BACKENDS:
         names = ", ".join(map(repr, _BACKENDS))
         raise InvalidInputError(f"Unknown backend {backend!r}. There are {names}. Use one of them.")
+    is_compiling = torch.compiler.is_compiling()
+    if not is_compiling:
+        _shapes.check_tensors(input=input, weight=weight, **({} if bias is None else {"bias": bias}))
     shape = weight.shape
     is_even = len(shape) == 4 and (shape[2] % 2 == 0 or shape[3] % 2 == 0)
-    if backend == "native" and not torch.compiler.is_compiling():
-        # Under autocast tensors will have another dtype; the operator finds out.
-        reason = None if _is_autocast(input.device.type) else unsupported_reason(input, weight)
+    if backend == "auto" and not is_even:
+        return _autograd.forward(input, weight, bias, relu)
+    # The operator checks the rest, and is not always reached.
+    _shapes.check_sizes(input, weight, bias)
+    if not is_compiling and not _is_autocast(input.device.type):  # under autocast tensors will have another dtype
+        _shapes.check_kinds(input, weight, bias)
+        reason = unsupported_reason(input, weight) if backend == "native" else None
         if reason is not None:
             raise BackendError(_cpu.refusal(reason))
-    elif backend == "aten" or is_even:
-        _shapes.check_sizes(input, weight, bias)
-        return _fallback.forward(input, weight, bias, relu)
-    return _autograd.forward(input, weight, bias, relu, backend == "native")
+    if backend == "native":
+        return _autograd.forward(input, weight, bias, relu, native=True)
+    return _fallback.forward(input, weight, bias, relu)
 
 
 def _is_autocast(device: str) -> bool:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.fx import Proxy
+
+from replk_probe.errors import InvalidInputError
 
 from . import _cpu
 from ._choice import unsupported_reason
+from ._shapes import check_tensors, is_relu
 from .functional import Activation, depthwise_conv2d
 from .prepared import PreparedKernel
 
@@ -30,6 +32,11 @@ class DepthwiseConv2d(nn.Conv2d):
         activation: ``"relu"``, computed with the convolution, or None. Not in the state dict.
     """
 
+    # TorchScript has neither word: what it compiles is torch's convolution, and it reads the annotations.
+    __jit_ignored_attributes__ = ("_prepared",)
+    __jit_unused_properties__ = ("_is_covered",)
+    __constants__ = [*nn.Conv2d.__constants__, "activation"]  # noqa: RUF012 - as in nn.Conv2d
+
     activation: Activation = None
     # Made by the first call in eval mode; not a part of the state.
     _prepared: PreparedKernel | None = None
@@ -41,7 +48,16 @@ class DepthwiseConv2d(nn.Conv2d):
         Args:
             conv: Left as it is.
             activation: What to compute after the convolution.
+
+        Raises:
+            InvalidInputError: ``conv`` is no ``nn.Conv2d``, or there is no such activation.
         """
+        if not isinstance(conv, nn.Conv2d):
+            raise InvalidInputError(
+                f"conv is of type {type(conv).__name__}. Only the parameters of a convolution can be taken over. "
+                "Give an nn.Conv2d."
+            )
+        is_relu(activation)
         made = cls.__new__(cls)
         nn.Module.__init__(made)
         for name, value in vars(conv).items():
@@ -53,21 +69,27 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """The convolution, then the activation."""
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            output = self._conv_forward(input, self.weight, self.bias)
+            return output if self.activation is None else F.relu(output)
+        else:  # TorchScript reads on after a return, but not here
+            return self._forward(input)
+
+    def _forward(self, input: Tensor) -> Tensor:
         parameters: dict[str, Any] = self._parameters
         # A parametrized or pruned weight is no parameter; for others this is the short way to it.
         weight = parameters.get("weight")
         if weight is None:
             weight = self.weight
         bias = parameters["bias"] if "bias" in parameters else self.bias
-        if isinstance(input, Proxy):
+        if not isinstance(input, Tensor):
+            check_tensors(input=input)
             # A symbolic trace records torch's convolution, as it does inside nn.Conv2d.
-            traced = self._conv_forward(input, weight, bias)
-            return traced if self.activation is None else F.relu(traced)
+            return self._torch(input, weight, bias)
         if not self._is_covered or input.dim() != 4:
             if not torch.compiler.is_compiling():
                 _cpu.log_fallback(self._reason(input, weight))
-            output = self._conv_forward(input, weight, bias)
-            return output if self.activation is None else F.relu(output)
+            return self._torch(input, weight, bias)
         if self.training or torch.compiler.is_compiling():
             return depthwise_conv2d(input, weight, bias, activation=self.activation)
         prepared = self._prepared
@@ -85,6 +107,10 @@ class DepthwiseConv2d(nn.Conv2d):
         """Arguments of the constructor, and the activation."""
         text: str = super().extra_repr()  # type: ignore[no-untyped-call]
         return text if self.activation is None else f"{text}, activation={self.activation!r}"
+
+    def _torch(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        output = self._conv_forward(input, weight, bias)
+        return F.relu(output) if is_relu(self.activation) else output
 
     @property
     def _is_covered(self) -> bool:

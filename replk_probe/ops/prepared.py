@@ -6,10 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from replk_probe.errors import InvalidInputError
-
 from . import _autograd
 from ._prepared_weights import PreparedWeights
+from ._shapes import is_relu
 
 
 class PreparedKernel:
@@ -48,9 +47,7 @@ class PreparedKernel:
         Raises:
             InvalidInputError: Shapes, dtypes or devices do not fit, or there is no such activation.
         """
-        if activation is not None and activation != "relu":
-            raise InvalidInputError(f"Unknown activation {activation!r}. Only a ReLU can be fused. Use 'relu' or None.")
-        return _autograd.forward(input, weight, bias, activation is not None, weights=self.weights)
+        return _autograd.forward(input, weight, bias, is_relu(activation), weights=self.weights)
 
     def input_gradient(self, grad: Tensor, weight: Tensor) -> Tensor:
         """Gradient of the input, ``[N, C, H, W]``, from that of the output: :func:`replk_probe.ops.input_gradient`."""

@@ -55,8 +55,22 @@ def test_what_the_environment_forces_is_told(replk_probe: Run, monkeypatch: pyte
 
 def test_a_wrong_environment_is_told_and_no_crash(replk_probe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPLK_PROBE_SPECTRA_MB", "much")
-    text = " ".join(replk_probe("info").stdout.split())
-    assert "error REPLK_PROBE_SPECTRA_MB is 'much'." in text
+    done = replk_probe("info")
+    assert done.exit_code == 1 and "error REPLK_PROBE_SPECTRA_MB is 'much'." in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("name", ["REPLK_PROBE_ISA", "REPLK_PROBE_METHOD"])
+def test_an_unknown_word_is_not_shown_as_in_use(replk_probe: Run, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    info = ops.native_info()
+    if not info.loaded:
+        pytest.skip(f"the native library is not there: {info.load_error}")
+    monkeypatch.setenv(name, "nonsense")
+    done = replk_probe("info")
+    text = " ".join(done.stdout.split())
+    assert done.exit_code == 1 and f"error {name} is 'nonsense'." in text and "Set one of" in text
+    assert f"instruction set none, see the error below (there is {info.best_isa})" in text and "backend" not in text
+    done = replk_probe("info", "--json")
+    assert done.exit_code == 1 and json.loads(done.stdout)["native"]["isa"] is None
 
 
 def test_without_a_library_it_says_why_and_what_to_do(
@@ -71,7 +85,8 @@ def test_without_a_library_it_says_why_and_what_to_do(
     finally:
         monkeypatch.undo()
         _loader.find_library.cache_clear()
-    assert "native library not loaded. It could not be built when the package was installed." in text
+    assert "native library not loaded. Its place is" in text
+    assert "It could not be built when the package was installed. The compiler failed" in text
     assert "kernel.cpp:1: error: no" in text
-    assert "what to do Large kernels run on torch's own convolution" in text and "--no-cache-dir" in text
+    assert "Until then torch's own convolution" in text and "--no-cache-dir" in text
     assert "backend float32 aten (the native library is not there)" in text

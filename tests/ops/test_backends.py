@@ -95,7 +95,7 @@ def test_without_a_library_torch_computes(
         ops.depthwise_conv2d(x, w).sum().backward()
         conv = ops.DepthwiseConv2d(3, 3, 5, padding=2, groups=3).eval()
         close(conv(x), x, conv.weight, conv.bias)
-    assert len(caplog.records) == 1 and "is missing: the package was not built" in caplog.text
+    assert len(caplog.records) == 1 and "There is no such file. Until then torch's own convolution" in caplog.text
     info = ops.native_info()
     assert not info.loaded and info.path is None and info.methods == () and str(without_library) in str(info.load_error)
     assert ops.describe_backend() == "aten (the native library is not there)"
@@ -107,14 +107,15 @@ def test_without_a_library_torch_computes(
 def test_why_nothing_was_built_is_passed_on(without_library: Path) -> None:
     without_library.with_name("_build_error.txt").write_text("No C++ compiler was found: none of g++ is on the PATH.\n")
     error = ops.native_info().load_error
-    assert error == (
-        "It could not be built when the package was installed. No C++ compiler was found: none of g++ is on the PATH."
-    )
+    assert error is not None and "It could not be built when the package was installed. No C++ compiler was" in error
+    assert error.endswith("and what it was installed from.")
 
 
 def test_a_file_that_is_no_library_is_an_explained_fallback(without_library: Path) -> None:
     without_library.write_bytes(b"not a library")
-    assert f"{without_library} cannot be opened" in str(ops.native_info().load_error)
+    error = str(ops.native_info().load_error)
+    assert error.startswith(f"Its place is {without_library}. That cannot be opened as a library of this machine: file")
+    assert error.endswith("and what it was installed from.")
 
 
 def test_a_library_of_another_version_is_not_used(
@@ -123,12 +124,50 @@ def test_a_library_of_another_version_is_not_used(
     _loader.find_library.cache_clear()
     monkeypatch.undo()
     monkeypatch.setattr(_loader, "ABI_VERSION", 999)
-    assert "version 1 of the interface, this package needs 999" in str(ops.native_info().load_error)
+    assert "its interface has version 1, and this package needs 999" in str(ops.native_info().load_error)
 
 
-def test_another_library_can_be_named(without_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REPLK_PROBE_LIBRARY", "/nowhere/lib.so")
-    assert ops.native_info().load_error == "REPLK_PROBE_LIBRARY names /nowhere/lib.so, which is not a file."
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("nowhere", None, "There is no such file."),
+        (".", None, "That is not a file."),
+        ("no.so", b"no library", "That cannot be opened as a library of this machine: file too short."),
+        ("other.so", "another library", "That is another library: it has no function replk_abi_version."),
+    ],
+)
+def test_a_named_library_that_cannot_be_used_is_explained(
+    without_library: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    content: bytes | str | None,
+    why: str,
+) -> None:
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content:
+        import _ctypes
+
+        shutil.copy(_ctypes.__file__, path)
+    monkeypatch.setenv("REPLK_PROBE_LIBRARY", str(path))
+    assert ops.native_info().load_error == (
+        f"REPLK_PROBE_LIBRARY names {path}. {why} Set REPLK_PROBE_LIBRARY to a library that this package's setup.py "
+        "built, or unset it to use its own."
+    )
+    with pytest.raises(BackendError, match=r"refused: the native library is not there\. REPLK_PROBE_LIBRARY"):
+        ops.depthwise_conv2d(torch.zeros(1, 3, 9, 8), torch.zeros(3, 1, 5, 5), backend="native")
+
+
+def test_a_named_library_is_not_searched_for_elsewhere(
+    native: ops.NativeInfo, without_library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert native.path is not None
+    monkeypatch.chdir(without_library.parent)
+    shutil.copy(native.path, "here.so")
+    monkeypatch.setenv("REPLK_PROBE_LIBRARY", "here.so")
+    assert ops.native_info().loaded
 
 
 def test_each_method_and_instruction_set_can_be_forced(
@@ -177,7 +216,13 @@ def test_a_wrong_word_in_the_environment_is_an_error(
         ops.depthwise_conv2d(x, w)
     with pytest.raises(BackendError, match=words):
         ops.planned_method((1, 3, 9, 8), 5)
-    assert words.partition(".")[0] in ops.describe_machine()["error"]
+    with pytest.raises(BackendError, match=words):
+        ops.describe_backend()
+    found = ops.describe_machine()
+    assert words.partition(".")[0] in found["error"] and found["backends"] == {}
+    assert found["native"]["isa"] is None and found["native"]["methods"] == ()
+    monkeypatch.setenv(name, "auto")
+    assert ops.native_info().isa == ops.native_info().best_isa and "forced" not in ops.describe_backend()
     monkeypatch.setenv(name, "")
     ops.depthwise_conv2d(x, w)
 
@@ -241,8 +286,54 @@ def test_planned_methods(native: object) -> None:
     assert "float64" in str(ops.planned_method((1, 64, 56, 56), 31, torch.float64).reason)
     with pytest.raises(InvalidInputError, match="Unknown direction 'backward'"):
         ops.planned_method((1, 64, 56, 56), 31, direction="backward")  # type: ignore[arg-type]
-    with pytest.raises(InvalidInputError, match="It has four sizes"):
-        ops.planned_method((64, 56, 56), 31)
+    assert ops.planned_method((1, 64, 0, 56), 31).reason == "there is nothing to compute"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"input_shape": (64, 56, 56)}, r"input_shape is \(64, 56, 56\). It has four sizes"),
+        ({"input_shape": (1, 64, -56, 56)}, "none of them negative"),
+        ({"input_shape": (1, 64, 5.5, 56)}, "It has four sizes"),
+        ({"input_shape": ("1", 64, 56, 56)}, "It has four sizes"),
+        ({"input_shape": 64}, "input_shape is 64"),
+        ({"kernel_size": 0}, "kernel_size is 0. A kernel has taps"),
+        ({"kernel_size": (-3, 3)}, r"kernel_size is \(-3, 3\). A kernel has taps"),
+        ({"kernel_size": 3.0}, "kernel_size is 3.0. It has a number of rows"),
+        ({"kernel_size": (3, 3, 3)}, r"kernel_size is \(3, 3, 3\). It has a number of rows"),
+        ({"kernel_size": "31"}, "kernel_size is '31'"),
+        ({"dtype": "float32"}, "dtype is 'float32'. That is no dtype of torch"),
+        ({"direction": ["forward"]}, r"Unknown direction \['forward'\]"),
+        ({"threads": 0}, "threads is 0. At least one computes"),
+        ({"threads": "2"}, "threads is '2'"),
+    ],
+)
+def test_wrong_arguments_of_a_plan(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidInputError, match=words):
+        ops.planned_method(**{"input_shape": (1, 64, 56, 56), "kernel_size": 31, **arguments})
+
+
+def test_sizes_may_be_of_any_integer_type(native: object) -> None:
+    import numpy as np
+
+    assert ops.planned_method(np.array((1, 64, 56, 56)), np.int64(31)) == ops.planned_method((1, 64, 56, 56), (31, 31))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"input": [1.0]}, "input is of type list. Only torch tensors are convolved"),
+        ({"weight": None}, "weight is of type NoneType"),
+        ({"stride": "2"}, "stride is '2'"),
+        ({"stride": (1, 1, 1)}, r"stride is \(1, 1, 1\)"),
+        ({"padding": 2.0}, "padding is 2.0"),
+    ],
+)
+def test_wrong_arguments_of_a_reason(arguments: dict[str, Any], words: str) -> None:
+    problem = {"input": torch.zeros(1, 3, 9, 8), "weight": torch.zeros(3, 1, 5, 5)}
+    assert ops.unsupported_reason(**problem, stride=(1,)) == ops.unsupported_reason(**problem)
+    with pytest.raises(InvalidInputError, match=words):
+        ops.unsupported_reason(**{**problem, **arguments})
 
 
 @pytest.mark.parametrize("direction", ["forward", "grad_input", "grad_weight"])
@@ -257,6 +348,8 @@ def test_scratch_memory_stays_within_64_mb(native: object, direction: Any, shape
 def test_describe_backend() -> None:
     assert ops.describe_backend("cuda") == "aten (the device is cuda)"
     assert ops.describe_backend(dtype=torch.float64).startswith("aten (dtype is torch.float64")
+    with pytest.raises(InvalidInputError, match="dtype is 'float32'"):
+        ops.describe_backend(dtype="float32")  # type: ignore[arg-type]
 
 
 def test_what_is_installed_can_be_described() -> None:

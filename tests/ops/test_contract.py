@@ -14,7 +14,7 @@ from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 from replk_probe.errors import BackendError, InvalidInputError
-from replk_probe.ops import DepthwiseConv2d, depthwise_conv2d, input_gradient
+from replk_probe.ops import DepthwiseConv2d, PreparedKernel, depthwise_conv2d, input_gradient
 
 Close = Callable[..., None]
 
@@ -340,14 +340,47 @@ def test_aten_is_the_same_function(close: Close) -> None:
         ({"bias": torch.zeros(2)}, r"bias is \[2\]. Each of the 3 channels"),
         ({"bias": torch.zeros(3, dtype=torch.float64)}, "bias is float64 on cpu"),
         ({"activation": "gelu"}, "Unknown activation 'gelu'. Only a ReLU"),
+        ({"input": torch.zeros(SHAPE).numpy()}, "input is of type numpy.ndarray. Only torch tensors"),
+        ({"weight": [1.0]}, "weight is of type list. Only torch tensors"),
+        ({"weight": None}, "weight is of type NoneType"),
+        ({"bias": torch.zeros(3).numpy()}, "bias is of type numpy.ndarray"),
         ({"backend": "cudnn"}, "Unknown backend 'cudnn'. There are 'auto', 'native', 'aten'"),
     ],
 )
 @pytest.mark.parametrize("grad", [False, True])
-def test_wrong_arguments_are_refused_in_words(arguments: dict[str, Any], words: str, grad: bool) -> None:
+@pytest.mark.parametrize("backend", ["auto", "native", "aten"])
+def test_wrong_arguments_are_refused_in_words(
+    arguments: dict[str, Any], words: str, grad: bool, backend: str, native: object
+) -> None:
     x, w, b = problem(grad=grad)
     with pytest.raises(InvalidInputError, match=words):
-        depthwise_conv2d(**{"input": x, "weight": w, "bias": b, **arguments})
+        depthwise_conv2d(**{"input": x, "weight": w, "bias": b, "backend": backend, **arguments})
+
+
+@pytest.mark.parametrize("arguments", [{"input": None}, {"weight": [1.0]}, {"bias": 1}, {"activation": "gelu"}])
+def test_wrong_arguments_of_a_prepared_kernel(arguments: dict[str, Any]) -> None:
+    x, w, b = problem()
+    name, kernel = next(iter(arguments)), PreparedKernel()
+    with pytest.raises(InvalidInputError, match=name):
+        kernel.forward(**{"input": x, "weight": w, "bias": b, **arguments})
+    if name in ("input", "weight"):
+        with pytest.raises(InvalidInputError, match="is of type"):
+            kernel.input_gradient(arguments.get("input", x), arguments.get("weight", w))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("mode", [True, False])
+def test_wrong_arguments_of_the_module(stride: int, mode: bool) -> None:
+    layer = DepthwiseConv2d(3, 3, KERNEL, padding=(2, 3), groups=3, stride=stride).train(mode)
+    with pytest.raises(InvalidInputError, match=r"input is of type numpy\.ndarray"):
+        layer(torch.zeros(SHAPE).numpy())
+    layer.activation = "gelu"  # type: ignore[assignment]
+    with pytest.raises(InvalidInputError, match="Unknown activation 'gelu'"):
+        layer(torch.zeros(SHAPE))
+    with pytest.raises(InvalidInputError, match="Unknown activation 'gelu'"):
+        DepthwiseConv2d.from_conv(layer, "gelu")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="conv is of type Linear"):
+        DepthwiseConv2d.from_conv(torch.nn.Linear(3, 3))  # type: ignore[arg-type]
 
 
 def test_wrong_arguments_of_the_gradients() -> None:
@@ -372,7 +405,7 @@ def test_a_native_kernel_that_is_demanded_and_not_there(dtype: torch.dtype, devi
     with pytest.raises(BackendError, match=words):
         depthwise_conv2d(x, w, backend="native")
     with pytest.raises(BackendError, match=r"weight is \[3, 1, 4, 4\] and only odd kernels are compiled. Use backend"):
-        depthwise_conv2d(x.float(), torch.zeros(3, 1, 4, 4), backend="native")
+        depthwise_conv2d(x, torch.zeros(3, 1, 4, 4, dtype=dtype, device=device), backend="native")
 
 
 @pytest.mark.parametrize("kernel", [(7, 7), (31, 31), (51, 5)])

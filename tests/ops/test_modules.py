@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +18,10 @@ from replk_probe.ops import DepthwiseConv2d, depthwise_conv2d
 Close = Callable[..., None]
 
 
-def layer(kernel: int = 5, bias: bool = True, **more: Any) -> DepthwiseConv2d:
-    return DepthwiseConv2d(3, 3, kernel, **{"padding": kernel // 2, "groups": 3, "bias": bias, **more})
+def layer(kernel: int = 5, bias: bool = True, activation: Any = None, **more: Any) -> DepthwiseConv2d:
+    made = DepthwiseConv2d(3, 3, kernel, **{"padding": kernel // 2, "groups": 3, "bias": bias, **more})
+    made.activation = activation
+    return made
 
 
 def test_attributes_and_state_are_those_of_a_convolution() -> None:
@@ -150,6 +153,24 @@ def test_parametrized_and_pruned_weights(close: Close) -> None:
     # Without a history, a copy is allowed again.
     prune.remove(pruned, "weight")
     close(copy.deepcopy(pruned)(x), x, pruned.weight, pruned.bias)
+
+
+# Newer versions of torch warn of TorchScript's end.
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("arguments", [{"activation": None}, {"activation": "relu"}, {"stride": 2, "padding": 1}])
+@pytest.mark.parametrize("way", ["script", "trace"])
+def test_torchscript(way: str, arguments: dict[str, Any], mode: bool, close: Close) -> None:
+    conv = layer(**arguments).train(mode)
+    x = torch.randn(2, 3, 9, 8)
+    model = nn.Sequential(conv)
+    made = torch.jit.script(model) if way == "script" else torch.jit.trace(model, x)
+    memory = io.BytesIO()
+    torch.jit.save(made, memory)
+    memory.seek(0)
+    for found in (made, torch.jit.load(memory)):
+        torch.testing.assert_close(found(x), conv(x))
+        assert found(x).requires_grad
 
 
 def test_it_trains_as_a_convolution_does() -> None:
