@@ -17,7 +17,7 @@ from torch import Tensor
 from replk_probe.errors import BackendError
 
 from . import _fallback, _shapes
-from ._choice import Forced, forced, make_plan, uncovered_tensors
+from ._choice import COMPUTED_IN, Forced, forced, make_plan, uncovered_tensors
 from ._loader import FORWARD, GRAD_INPUT, GRAD_WEIGHT, HOST, Buffers, Library, Plan, Problem, find_library
 from ._prepared_weights import PreparedWeights
 
@@ -113,6 +113,10 @@ def forward(
     call = _thread.calls.pop(key, None)
     if call is None:
         _shapes.check_forward(input, weight, bias)
+        wide = COMPUTED_IN.get(input.dtype)
+        if wide is not None:
+            bias = None if bias is None else bias.to(wide)
+            return forward(input.to(wide), weight.to(wide), bias, relu, native, prepared).to(input.dtype)
         call = _plan_call(key, FORWARD, input, weight.shape[2:], None, threads, force, relu=relu, native=native)
     if call.host:
         _give_back(call)
@@ -135,6 +139,9 @@ def grad_input(grad: Tensor, weight: Tensor, native: bool, prepared: PreparedWei
     call = _thread.calls.pop(key, None)
     if call is None:
         _shapes.check_grad_input(grad, weight)
+        wide = COMPUTED_IN.get(grad.dtype)
+        if wide is not None:
+            return grad_input(grad.to(wide), weight.to(wide), native, prepared).to(grad.dtype)
         call = _plan_call(key, GRAD_INPUT, grad, weight.shape[2:], None, threads, force, native=native)
     if call.host:
         _give_back(call)
@@ -151,6 +158,9 @@ def grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int, native: bool) -> 
     call = _thread.calls.pop((key, force), None)
     if call is None:
         _shapes.check_grad_weight(input, grad, kh, kw)
+        wide = COMPUTED_IN.get(input.dtype)
+        if wide is not None:
+            return grad_weight(input.to(wide), grad.to(wide), kh, kw, native).to(input.dtype)
         call = _plan_call((key, force), GRAD_WEIGHT, input, (kh, kw), grad, threads, force, native=native)
     if call.host:
         _give_back(call)

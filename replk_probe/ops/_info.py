@@ -13,7 +13,7 @@ import torch
 from replk_probe.errors import BackendError
 
 from . import _loader
-from ._choice import ISA_VARIABLE, METHOD_VARIABLE, forced_numbers, uncovered
+from ._choice import COMPUTED_IN, ISA_VARIABLE, METHOD_VARIABLE, forced_numbers, uncovered
 from ._prepared_weights import SPECTRA_VARIABLE, limit_bytes, used_bytes
 
 # Of the many that a CPU reports, those that kernels here use or may use one day.
@@ -105,8 +105,9 @@ def describe_backend(device: str | torch.device = "cpu", dtype: torch.dtype = to
     library = _loader.find_library()
     assert not isinstance(library, str)  # that is a reason
     isa, method = forced_numbers(library)
-    forces = f", method {_loader.METHOD_NAMES[method]} forced" if method else ""
-    return f"native {_loader.ISA_NAMES[isa or library.best_isa]}{forces}"
+    found = f"native {_loader.ISA_NAMES[isa or library.best_isa]}"
+    found += f", method {_loader.METHOD_NAMES[method]} forced" if method else ""
+    return found + (", computed in float32" if dtype in COMPUTED_IN else "")
 
 
 def describe_machine() -> dict[str, Any]:
@@ -131,7 +132,7 @@ def describe_machine() -> dict[str, Any]:
     found["spectra_limit_bytes"], found["backends"] = None, {}
     try:
         found["spectra_limit_bytes"] = limit_bytes()
-        for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
             found["backends"][str(dtype).removeprefix("torch.")] = describe_backend("cpu", dtype)
     except BackendError as error:
         found["error"] = str(error)

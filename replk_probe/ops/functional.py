@@ -30,9 +30,9 @@ def depthwise_conv2d(
 
     ``y[n,c,i,j] = act(bias[c] + sum_uv x[n,c,i+u-Kh//2,j+v-Kw//2] w[c,0,u,v])``. Differentiable to any order; only the
     gradients that are asked for are computed. Tensors are never modified, and the result does not depend on the
-    number of threads. float32 and bfloat16 (with float32 sums) on a CPU are computed natively, everything else by
-    torch; :func:`unsupported_reason` says why. A value that is not finite may spread over its
-    plane, it never vanishes; and since transforms add up whole tiles, values above 1e33 may overflow where a single
+    number of threads. float32, bfloat16 and float16 (both with float32 sums, rounded once) on a CPU are computed
+    natively, everything else by torch; :func:`unsupported_reason` says why. A value that is not finite may spread over
+    its plane, it never vanishes; and since transforms add up whole tiles, values above 1e33 may overflow where a single
     result would not.
 
     Args:
@@ -55,14 +55,14 @@ def depthwise_conv2d(
     if backend not in _BACKENDS:
         names = ", ".join(map(repr, _BACKENDS))
         raise InvalidInputError(f"Unknown backend {backend!r}. There are {names}. Use one of them.")
-    is_compiling = torch.compiler.is_compiling()
-    if not is_compiling:
-        _shapes.check_tensors(input=input, weight=weight, **({} if bias is None else {"bias": bias}))
-    shape = weight.shape
+    shape: tuple[int, ...] = getattr(weight, "shape", ())
     is_even = len(shape) == 4 and (shape[2] % 2 == 0 or shape[3] % 2 == 0)
     if backend == "auto" and not is_even:
         return _autograd.forward(input, weight, bias, relu)
-    # The operator checks the rest, and is not always reached.
+    # What the operator checks, which is not always reached from here on.
+    is_compiling = torch.compiler.is_compiling()
+    if not is_compiling:
+        _shapes.check_tensors(input=input, weight=weight, **({} if bias is None else {"bias": bias}))
     _shapes.check_sizes(input, weight, bias)
     if not is_compiling and not _is_autocast(input.device.type):  # under autocast tensors will have another dtype
         _shapes.check_kinds(input, weight, bias)

@@ -82,9 +82,9 @@ class DepthwiseConv2d(nn.Conv2d):
         if weight is None:
             weight = self.weight
         bias = parameters["bias"] if "bias" in parameters else self.bias
-        if not isinstance(input, Tensor):
+        if not isinstance(input, Tensor) or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             check_tensors(input=input)
-            # A symbolic trace records torch's convolution, as it does inside nn.Conv2d.
+            # A trace records torch's convolution, as in nn.Conv2d: it may be exported, and run without this package.
             return self._torch(input, weight, bias)
         if not self._is_covered or input.dim() != 4:
             if not torch.compiler.is_compiling():

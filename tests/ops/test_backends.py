@@ -274,7 +274,7 @@ def test_a_fallback_is_logged_once(native: object, caplog: pytest.LogCaptureFixt
         for size in (8, 7, 6):
             ops.depthwise_conv2d(x[..., :size], w)
     assert [record.levelname for record in caplog.records] == ["INFO"]
-    assert "by torch: dtype is torch.float64 and only float32 and bfloat16 are compiled." in caplog.text
+    assert "by torch: dtype is torch.float64 and only float32, bfloat16 and float16 are" in caplog.text
 
 
 def test_planned_methods(native: object) -> None:
@@ -355,4 +355,4 @@ def test_describe_backend() -> None:
 def test_what_is_installed_can_be_described() -> None:
     found = ops.describe_machine()
     assert found["torch"] == torch.__version__ and found["cores"] and found["cpu"] and found["cpu_features"]
-    assert set(found["backends"]) == {"float32", "bfloat16", "float64"} and found["error"] is None
+    assert set(found["backends"]) == {"float32", "bfloat16", "float16", "float64"} and found["error"] is None

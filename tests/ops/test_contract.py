@@ -14,7 +14,15 @@ from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 from replk_probe.errors import BackendError, InvalidInputError
-from replk_probe.ops import DepthwiseConv2d, PreparedKernel, depthwise_conv2d, input_gradient
+from replk_probe.ops import (
+    DepthwiseConv2d,
+    PreparedKernel,
+    depthwise_conv2d,
+    describe_backend,
+    input_gradient,
+    planned_method,
+    unsupported_reason,
+)
 
 Close = Callable[..., None]
 
@@ -168,6 +176,25 @@ def test_autocast_casts_as_a_convolution_does() -> None:
     assert x.grad is not None and x.grad.dtype == w.grad.dtype == torch.float32  # type: ignore[union-attr]
     with torch.autocast("cpu", dtype=torch.float16):
         assert depthwise_conv2d(x, w, b).dtype == torch.float16
+
+
+def test_float16_is_computed_in_float32_and_rounded_once(native: object) -> None:
+    x, w, b = (tensor.half().requires_grad_() for tensor in problem())
+    wide = [tensor.detach().float().requires_grad_() for tensor in (x, w, b)]
+    dy = torch.randn(SHAPE)
+    for backend in ("auto", "native"):
+        y = depthwise_conv2d(x, w, b, activation="relu", backend=backend)  # type: ignore[arg-type]
+        want = depthwise_conv2d(*wide, activation="relu")
+        assert y.dtype == torch.float16 and torch.equal(y, want.half())
+        found = torch.autograd.grad(y, (x, w), dy.half())
+        wants = torch.autograd.grad(want, wide[:2], torch.where(y > 0, dy.half().float(), 0))
+        assert all(torch.equal(one, other.half()) for one, other in zip(found, wants, strict=True))
+    layer = DepthwiseConv2d(3, 3, KERNEL, padding=(2, 3), groups=3).half().eval()
+    for _ in range(2):
+        assert torch.equal(layer(x), depthwise_conv2d(x, layer.weight, layer.bias))
+    # The way over torch would be ten thousand times slower at 31x31.
+    assert unsupported_reason(x, w) is None and planned_method((1, 64, 32, 32), 31, torch.float16).method == "fft"
+    assert describe_backend(dtype=torch.float16).endswith(", computed in float32")
 
 
 def test_functional_call_uses_the_parameters_given(close: Close) -> None:
@@ -396,7 +423,7 @@ def test_wrong_arguments_of_the_gradients() -> None:
 @pytest.mark.parametrize(
     ("dtype", "device", "words"),
     [
-        (torch.float64, "cpu", "Native kernel refused: dtype is torch.float64 and only float32 and bfloat16"),
+        (torch.float64, "cpu", "Native kernel refused: dtype is torch.float64 and only float32, bfloat16"),
         (torch.float32, "meta", "Native kernel refused: the device is meta"),
     ],
 )

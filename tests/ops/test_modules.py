@@ -83,10 +83,9 @@ def test_an_image_without_batch_is_computed_by_torch() -> None:
     torch.testing.assert_close(conv(x), conv(x[None])[0])
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
-def test_other_dtypes_are_computed_by_torch(dtype: torch.dtype) -> None:
-    conv = layer().to(dtype).eval()
-    x = torch.randn(2, 3, 9, 8, dtype=dtype)
+def test_other_dtypes_are_computed_by_torch() -> None:
+    conv = layer().double().eval()
+    x = torch.randn(2, 3, 9, 8, dtype=torch.float64)
     torch.testing.assert_close(conv(x), nn.functional.conv2d(x, conv.weight, conv.bias, padding=2, groups=3))
 
 
@@ -168,6 +167,7 @@ def test_torchscript(way: str, arguments: dict[str, Any], mode: bool, close: Clo
     memory = io.BytesIO()
     torch.jit.save(made, memory)
     memory.seek(0)
+    assert "aten::_convolution" in str(made.inlined_graph) or "aten::conv2d" in str(made.inlined_graph)
     for found in (made, torch.jit.load(memory)):
         torch.testing.assert_close(found(x), conv(x))
         assert found(x).requires_grad
