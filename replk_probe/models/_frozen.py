@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from replk_probe.ops import DepthwiseConv2d, PreparedKernel, describe_backend, planned_method, unsupported_reason
+from replk_probe.ops._choice import forces_method
 
 from ._depthwise import activation_of, is_same_depthwise
 from ._layout import in_channels_last, in_planes, is_channels_last
@@ -60,7 +61,7 @@ class _ReluSigns(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (is_open,) = ctx.saved_tensors
-        return grad * is_open, None
+        return _through(grad, is_open), None
 
 
 class _Depthwise(torch.autograd.Function):
@@ -78,7 +79,7 @@ class _Depthwise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         for is_open in ctx.saved_tensors:
-            grad = grad * is_open
+            grad = _through(grad, is_open)
         return ctx.module.input_gradient(grad), None
 
 
@@ -90,8 +91,15 @@ def _cut(grad: Tensor, box: Box) -> Tensor:
 
 def _is_open(output: Tensor) -> Tensor:
     """1 where a ReLU of this output passes gradients on, else 0: at a NaN too, as in autograd's own ReLU."""
-    # Measured: three times as fast as a comparison with zero; and a product with integers is, with booleans, 1.5 times.
+    # Measured: three times as fast as a comparison with zero.
     return output.bool().view(torch.int8)
+
+
+def _through(grad: Tensor, is_open: Tensor) -> Tensor:
+    """``grad`` where a ReLU is open, else 0, whatever ``grad`` is there: a product would make NaN of an infinity."""
+    # Measured: as fast as the product, and six times as fast as `torch.where` with booleans.
+    found: Tensor = torch.ops.aten.threshold_backward(grad, is_open, 0)
+    return found
 
 
 class _Reducible(nn.Module):
@@ -224,7 +232,8 @@ class FrozenDepthwiseConv2d(nn.Conv2d):
         if not is_channels_last(input):
             return False
         reason = unsupported_reason(input, self.weight)
-        if reason is None and self.kernel_size[0] * self.kernel_size[1] < _NATIVE_FROM:
+        is_small = self.kernel_size[0] * self.kernel_size[1] < _NATIVE_FROM
+        if reason is None and is_small and not forces_method():
             reason = _SMALL
         if reason is not None:
             self._note(direction, input, f"aten: {reason}")
@@ -332,9 +341,12 @@ def freeze_layers(model: nn.Module) -> None:
         module.training = False
         frozen = _FROZEN.get(type(module))
         if frozen is FrozenConv2d and isinstance(module, nn.Conv2d) and is_same_depthwise(module):
-            module.__class__ = FrozenDepthwiseConv2d
-        elif frozen is not None and _can_freeze(module):
-            module.__class__ = frozen
+            frozen = FrozenDepthwiseConv2d
+        elif frozen is None or not _can_freeze(module):
+            continue
+        # What a DepthwiseConv2d keeps for itself has no reader any more.
+        module.__dict__.pop("_prepared", None)
+        module.__class__ = frozen
 
 
 def reduce_precision(model: nn.Module, *, forward: bool, backward: bool) -> None:

@@ -37,6 +37,11 @@ def forced() -> Forced:
     return os.environ.get(ISA_VARIABLE), os.environ.get(METHOD_VARIABLE)
 
 
+def forces_method() -> bool:
+    """Whether the environment names one method for every problem."""
+    return forced()[1] not in (None, "", "auto")
+
+
 @dataclass(frozen=True)
 class PlannedMethod:
     """How one problem is computed.
