@@ -68,11 +68,18 @@ def measure_speed(
 
     Raises:
         InvalidInputError: An option has no such value, or there is nothing to measure.
-        BackendError: This machine does not have that instruction set.
+        BackendError: This machine does not have that instruction set, or the environment forces what cannot be done.
     """
     _check(layers, directions, dtype, threads, isa, repeats)
     before = os.getloadavg()[0]
     with _threads(threads), _forced_isa(isa), torch.inference_mode():
+        error = describe_machine()["error"]
+        if error is not None:
+            raise BackendError(error)
+        for layer in layers:
+            for direction in directions:
+                # A method that is forced and cannot compute one of them is told before any is timed.
+                planned_method(layer.shape, layer.kernel, DTYPES[dtype], direction)  # type: ignore[arg-type]
         used = torch.get_num_threads()
         peak = measure_fma_peak(used, isa)
         work = [(layer, direction) for layer in layers for direction in directions]

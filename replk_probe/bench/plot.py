@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -137,7 +138,7 @@ def _milliseconds(ax: Axes, labelled: bool) -> None:
 
 
 def _draw_ratios(ax: Axes, group: Sequence[SpeedCase], tallest: float, *, first: bool) -> None:
-    """Bars of the ratio, each with its number where there is room."""
+    """Bars of the ratio."""
     sides = [case.layer.kh for case in group]
     step = min((later - earlier for earlier, later in itertools.pairwise(sides)), default=2)
     ratios = [case.ratio or math.nan for case in group]
@@ -180,17 +181,14 @@ def _per_layer(result: SpeedResult) -> Figure:
         for name, (_, colour, marker) in _VARIANTS.items():
             timing = case.timing(name)
             if timing is not None and timing.minimum:
-                # A function that costs as much as the module would hide behind it: draw it hollow and larger.
-                size = 4.4 if name == "functional" else 3.6
-                face = "white" if name == "functional" else colour
-                times.plot(
-                    1e3 * timing.minimum, y, marker, markersize=size, color=colour, markerfacecolor=face, zorder=3
-                )
+                times.plot(1e3 * timing.minimum, y, marker, color=colour, zorder=3, **_mark(name))
         ratio = case.ratio
         if ratio is not None:
             ratios.barh(y, ratio, height=0.62, color=_VARIANTS["module"][1], zorder=2)
+            # Beyond the line at 1, which would cross it.
+            at = (max(ratio, 1.0), y)
             ratios.annotate(
-                f"{ratio:.1f}", (ratio, y), xytext=(2, 0), textcoords="offset points", va="center", fontsize=_VALUE_SIZE
+                f"{ratio:.1f}", at, xytext=(2, 0), textcoords="offset points", va="center", fontsize=_VALUE_SIZE
             )
     times.set_xscale("log")
     times.set_xlim(_time_limits(cases))
@@ -210,9 +208,17 @@ def _per_layer(result: SpeedResult) -> Figure:
         ax.spines["left"].set_visible(False)
     what = "N, C, plane, kernel" + ("" if several else f"; {_PASSES[cases[0].direction]}")
     figure.text(0.16 / width, 1 - 0.5 / height, what, fontsize=_LEGEND_SIZE, color=MUTED)
-    _draw_legend(figure, cases, 0.16 / width, 1 - 0.04 / height, 3)
+    _draw_legend(figure, cases, 0.16 / width, 1 - 0.04 / height, 3, _mark)
     _draw_caption(figure, result, 0.16 / width)
     return figure
+
+
+def _mark(variant: str) -> dict[str, Any]:
+    """How a variant is marked among others on one line.
+
+    A function that costs as much as the module would hide behind it: it is hollow and larger.
+    """
+    return {"markersize": 4.4, "markerfacecolor": "white"} if variant == "functional" else {"markersize": 3.6}
 
 
 def _short(direction: str) -> str:
@@ -234,14 +240,21 @@ def _bare(ax: Axes) -> None:
         ax.xaxis.set_minor_locator(NullLocator())
 
 
-def _draw_legend(figure: Figure, cases: Sequence[SpeedCase], x: float, y: float, columns: int) -> None:
-    """The variants that were measured, ours first."""
+def _draw_legend(
+    figure: Figure,
+    cases: Sequence[SpeedCase],
+    x: float,
+    y: float,
+    columns: int,
+    mark: Callable[[str], dict[str, Any]] = lambda variant: {"markersize": 3.6},
+) -> None:
+    """The variants that were measured, ours first, marked as in the plot."""
     ax = figure.axes[0]
     handles = []
     for name in reversed(_VARIANTS):
         label, colour, marker = _VARIANTS[name]
         if any(case.timing(name) is not None for case in cases):
-            handles += ax.plot([], [], marker, linestyle="none", markersize=3.6, color=colour, label=label)
+            handles += ax.plot([], [], marker, linestyle="none", color=colour, label=label, **mark(name))
     figure.legend(
         handles=[handle for first in range(columns) for handle in handles[first::columns]],
         loc="upper left",

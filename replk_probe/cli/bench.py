@@ -43,7 +43,14 @@ _PASSES = {"forward": "forward", "grad-input": "grad_input", "grad-weight": "gra
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Of every variant. [default: torch's]")
 @click.option("--isa", type=click.Choice(["portable", "avx2", "avx512"]), help="Force our kernels to one.")
-@click.option("--repeats", type=click.IntRange(1), default=9, show_default=True, metavar="N", help="Of each variant.")
+@click.option(
+    "--repeats",
+    type=click.IntRange(1),
+    default=9,
+    show_default=True,
+    metavar="N",
+    help="Turns of each variant: a turn is one call, or some of them where a call is short.",
+)
 @click.option("--all", "everything", is_flag=True, help="Also time what takes more than four seconds a call.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every number in full.")
 @click.option(
@@ -75,8 +82,14 @@ def command(
     """
     if sum((bool(shapes), model is not None, sweep)) > 1:
         raise click.UsageError("--shape, --model and --sweep each say what to time. Give one of them.")
-    if (planes or kernels) and not sweep:
+    if (planes is not None or kernels is not None) and not sweep:
         raise click.UsageError("--planes and --kernels belong to --sweep. Give that too.")
+    source = click.get_current_context().get_parameter_source("input_size")
+    if model is None and source is click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError("--input-size belongs to --model. Give that too.")
+    sides = None if planes is None else _integers("--planes", planes, "7,56,256")
+    sizes = None if kernels is None else _integers("--kernels", kernels, "3,7,31")
+    given = _given(shapes, sides, sizes)
     if output is not None:
         check_writable(output)
     chosen = list(_PASSES.values()) if "all" in directions else [_PASSES[name] for name in dict.fromkeys(directions)]
@@ -86,7 +99,7 @@ def command(
     from replk_probe.report.bench_table import bench_table, sweep_summary
 
     result = measure_speed(
-        _layers(shapes, model, input_size, sweep, planes, kernels),
+        given or _layers(model, input_size, sweep, sides, sizes),
         chosen,
         dtype=dtype,
         threads=threads,
@@ -105,39 +118,41 @@ def command(
         click.echo(f"Results in {output}", err=True)
 
 
-def _layers(
-    shapes: tuple[str, ...],
-    model: str | None,
-    input_size: int,
-    sweep: bool,
-    planes: str | None,
-    kernels: str | None,
-) -> list[Layer]:
-    from replk_probe.bench.layers import MODEL_LAYERS, SWEEP_KERNELS, SWEEP_PLANES, layers_of_model, sweep_layers
+def _given(shapes: tuple[str, ...], planes: list[int] | None, kernels: list[int] | None) -> list[Layer]:
+    """The layers of ``--shape``; it, ``--planes`` and ``--kernels`` are checked before torch is imported."""
     from replk_probe.bench.result import Layer
 
-    if shapes:
-        sizes = [_integers("--shape", text, "1,256,64,64,31,31") for text in shapes]
-        wrong = next((text for text, found in zip(shapes, sizes, strict=True) if len(found) != 6), None)
-        if wrong is not None:
+    for plane in planes or ():
+        Layer(1, 1, plane, plane, 1, 1)
+    for kernel in kernels or ():
+        Layer(1, 1, 1, 1, kernel, kernel)
+    layers = []
+    for text in shapes:
+        sizes = _integers("--shape", text, "1,256,64,64,31,31")
+        if len(sizes) != 6:
             raise InvalidInputError(
-                f"Shape {wrong!r} does not have six numbers. They are N,C,H,W,KH,KW. "
+                f"Shape {text!r} does not have six numbers. They are N,C,H,W,KH,KW. "
                 "Give for instance --shape 1,256,64,64,31,31."
             )
-        return [Layer(*found) for found in sizes]
+        layers.append(Layer(*sizes))
+    return layers
+
+
+def _layers(
+    model: str | None, input_size: int, sweep: bool, planes: list[int] | None, kernels: list[int] | None
+) -> list[Layer]:
+    from replk_probe.bench.layers import MODEL_LAYERS, SWEEP_KERNELS, SWEEP_PLANES, layers_of_model, sweep_layers
+
     if model is not None:
         return layers_of_model(model, input_size)
     if sweep:
-        return sweep_layers(
-            _integers("--planes", planes, "7,56,256") if planes else SWEEP_PLANES,
-            _integers("--kernels", kernels, "3,7,31") if kernels else SWEEP_KERNELS,
-        )
+        return sweep_layers(planes or SWEEP_PLANES, kernels or SWEEP_KERNELS)
     return list(MODEL_LAYERS)
 
 
 def _integers(option: str, text: str, example: str) -> list[int]:
     try:
-        return [int(part) for part in text.split(",") if part.strip()]
+        return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise InvalidInputError(
             f"{option} {text!r} cannot be read. It is a list of whole numbers, separated by commas. "

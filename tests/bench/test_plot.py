@@ -72,6 +72,19 @@ def test_layers_are_drawn_line_by_line() -> None:
     assert figure.get_figwidth() <= 7
 
 
+def test_no_number_is_crossed_by_the_line_at_one_and_the_legend_shows_what_is_drawn() -> None:
+    figure = plot_speed(ROWS)
+    figure.draw_without_rendering()
+    times, ratios = figure.axes
+    line = ratios.transData.transform((1.0, 0.0))[0]
+    assert {text.get_text() for text in ratios.texts} == {"9.0", "0.5", "2.0"}
+    assert all(text.get_window_extent().x0 > line for text in ratios.texts)
+    faces = {handle.get_label(): handle.get_markerfacecolor() for handle in figure.legends[0].legend_handles}
+    assert faces["replk-probe, function"] == "white" and faces["replk-probe, module in eval mode"] != "white"
+    hollow = [mark for mark in times.lines if mark.get_markerfacecolor() == "white" and len(mark.get_xdata())]
+    assert hollow
+
+
 def test_figures_are_written(tmp_path) -> None:
     assert [path.name for path in save_plots(ROWS, tmp_path)] == ["bench.png", "bench.pdf"]
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from replk_probe.bench import measure
+from replk_probe.ops import native_info
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "bench_dwconv2d.py"
 SMALL = ("--shape", "1,2,9,9,3,3", "--repeats", 1)
 
@@ -46,6 +49,11 @@ def test_layers_of_a_model(replk_probe) -> None:
         (("--shape", "1,2,9,9,3,x"), 1, "cannot be read"),
         (("--shape", "1,2,9,9,4,4"), 1, "kernels odd"),
         (("--sweep", "--kernels", "a"), 1, "--kernels 'a' cannot be read"),
+        (("--sweep", "--kernels", "4"), 1, "kernels odd"),
+        (("--sweep", "--planes", ","), 1, "--planes ',' cannot be read"),
+        (("--sweep", "--planes", "7,-7"), 1, "Sizes have to be positive"),
+        (("--planes", ""), 2, "belong to --sweep"),
+        (("--input-size", 64), 2, "--input-size belongs to --model"),
         (("--sweep", "--model", "replknet3"), 2, "Give one of them"),
         (("--planes", "7"), 2, "belong to --sweep"),
         (("--pass", "sideways"), 2, "sideways"),
@@ -56,6 +64,26 @@ def test_wrong_usage_is_told_before_anything_is_timed(replk_probe, arguments, st
     done = replk_probe("bench", *arguments)
     assert done.exit_code == status
     assert message in done.output
+
+
+@pytest.mark.skipif(not native_info().loaded, reason="the native library was not built")
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("REPLK_PROBE_METHOD", "nonsense", "No method has that name"),
+        ("REPLK_PROBE_ISA", "nonsense", "No instruction set has that name"),
+        ("REPLK_PROBE_SPECTRA_MB", "much", "Set a whole number of MB"),
+        ("REPLK_PROBE_METHOD", "lanes", "Method 'lanes' cannot compute input [1,2,256,256]"),
+    ],
+)
+def test_a_wrong_environment_is_told_before_anything_is_timed(
+    replk_probe, monkeypatch, name: str, value: str, message: str
+) -> None:
+    monkeypatch.setattr(measure, "_measure_case", lambda *_: pytest.fail("something was timed"))
+    monkeypatch.setattr(measure, "measure_fma_peak", lambda *_: pytest.fail("something was timed"))
+    monkeypatch.setenv(name, value)
+    done = replk_probe("bench", *SMALL, "--shape", "1,2,256,256,31,31")
+    assert done.exit_code == 1 and message in done.output
 
 
 def test_the_script_tells_targets(tmp_path) -> None:
