@@ -40,6 +40,7 @@ def _model_lines(result: ErfResult, published: Sequence[PublishedErf]) -> Iterat
         f"map {_size(result.feature_size)}; {run.precision} on {run.device}",
         "  ",
     )
+    yield from _wrapped(f"convolutions: {run.backend}", "  ")
     for thresholds in _chunks(result.thresholds, _PER_LINE):
         yield ""
         yield _line("protocol", [f"{100 * threshold:g} %" for threshold in thresholds])

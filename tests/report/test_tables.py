@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from replk_probe.erf.protocol import area_ratios
 from replk_probe.erf.published import TABLE_10, find_published
 from replk_probe.erf.result import ErfResult, RatioRow
-from replk_probe.report.tables import erf_table
+from replk_probe.report.tables import WIDTH, erf_table
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo
 
 RANDOM = WeightsInfo("random-init", seed=0)
@@ -38,6 +39,16 @@ def make(model="resnet101", weights=RANDOM, *, size=(1024, 1024), thresholds=(0.
         ratios=rows,
     )
     return ErfResult(**{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    "backend", ["native avx512: direct, fft, lanes; aten: the device is cuda", "aten " + "why " * 40]
+)
+def test_what_computed_the_convolutions_is_told(backend):
+    result = make()
+    table = erf_table([dataclasses.replace(result, run=dataclasses.replace(result.run, backend=backend))])
+    assert f"convolutions: {backend}".strip() in " ".join(table.split())
+    assert max(map(len, table.splitlines()[:6])) <= WIDTH
 
 
 def test_every_protocol_and_threshold_is_there():
