@@ -32,9 +32,9 @@ struct Method {
 };
 
 // By replk_pass; an entry without `run` is a hole. cpu/<method>.cpp is compiled once for each instruction set.
-#define REPLK_METHODS_OF(isa)                                              \
-  namespace isa {                                                          \
-  extern const Method direct_methods[3], fft_methods[3], lanes_methods[3]; \
+#define REPLK_METHODS_OF(isa)                                                                    \
+  namespace isa {                                                                                \
+  extern const Method direct_methods[3], fft_methods[3], lanes_methods[3], lanes_fft_methods[3]; \
   }
 REPLK_METHODS_OF(portable)
 #if REPLK_HAS_AVX2

@@ -113,7 +113,7 @@ int main() {
   uint64_t seed = 0;
   for (const Shape& s : kShapes) {
     for (int pass = REPLK_FORWARD; pass <= REPLK_GRAD_WEIGHT; ++pass) {
-      for (int method = REPLK_METHOD_DIRECT; method <= REPLK_METHOD_LANES; ++method) {
+      for (int method = REPLK_METHOD_DIRECT; method <= REPLK_METHOD_LANES_FFT; ++method) {
         for (const bool is_stale : {false, true}) {
           if (is_stale && pass == REPLK_GRAD_WEIGHT) continue;
           const replk_problem problem = {

@@ -245,7 +245,7 @@ class Array {
 
 inline std::string describe(const replk_problem& p, const replk_plan& plan) {
   static const char* const passes[] = {"forward", "grad-input", "grad-weight"};
-  static const char* const methods[] = {"auto", "direct", "fft", "lanes", "reference", "host"};
+  static const char* const methods[] = {"auto", "direct", "fft", "lanes", "lanes-fft", "reference", "host"};
   static const char* const isas[] = {"auto", "portable", "avx2", "avx512"};
   char text[256];
   std::snprintf(text, sizeof text, "%s %s n%lld c%lld h%lld w%lld k%lldx%lld act%d threads%d: %s %s tile %lldx%lld",
@@ -402,7 +402,7 @@ class Case {
       }
       for (size_t i = begin; i < begin + plane; ++i) {
         const double error = std::fabs(static_cast<double>(found[i]) - expected_[i]);
-        const double bound = plan.method == REPLK_METHOD_FFT
+        const double bound = plan.method == REPLK_METHOD_FFT || plan.method == REPLK_METHOD_LANES_FFT
                                  ? 1e-5 * largest + 8 * 0x1p-24 * largest_sum + 2 * rounding * std::fabs(expected_[i])
                                  : (terms * 0x1p-24 + 2 * rounding) * absolute_[i];
         if (!(error <= bound + 1e-37)) {  // also where it is NaN

@@ -107,7 +107,7 @@ class SpeedCase:
         layer: The convolution.
         direction: ``"forward"``, ``"grad_input"`` or ``"grad_weight"``.
         timings: One per variant, ours first.
-        method: Of ours: ``"fft"``, ``"direct"``, ``"lanes"``, ``"reference"`` or ``"aten"``.
+        method: Of ours: ``"fft"``, ``"direct"``, ``"lanes"``, ``"lanes-fft"``, ``"reference"`` or ``"aten"``.
         isa: Instruction set of ours, or None for ``"aten"``.
         tile: Lengths of the transforms, (0, 0) for other methods.
         workspace_bytes: Scratch memory of one call of ours.

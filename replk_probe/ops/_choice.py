@@ -47,9 +47,9 @@ class PlannedMethod:
     """How one problem is computed.
 
     Attributes:
-        method: ``direct``, ``fft``, ``lanes``, ``reference``, or ``aten`` for torch's own convolution.
+        method: ``direct``, ``fft``, ``lanes``, ``lanes-fft``, ``reference``, or ``aten`` for torch's own convolution.
         isa: ``portable``, ``avx2`` or ``avx512``; None for ``aten``.
-        tile: Lengths of the transforms of ``fft``, (0, 0) elsewhere.
+        tile: Lengths of the transforms of ``fft`` and ``lanes-fft``, (0, 0) elsewhere.
         workspace_bytes: Scratch memory of a call, all threads together.
         packed_bytes: Memory of a prepared weight; 0 where there is nothing to prepare.
         threads: At most so many take part.

@@ -16,7 +16,7 @@ import torch
 _LOGGER = logging.getLogger(__name__)
 
 # Of the interface that the structures below describe.
-ABI_VERSION = 1
+ABI_VERSION = 2
 FILE_NAME = "libreplk_dwconv2d" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 # Names another file to open, for instance one built with a sanitizer.
 LIBRARY_VARIABLE = "REPLK_PROBE_LIBRARY"
@@ -32,7 +32,7 @@ _IMPORTED_IN = os.getpid()
 
 FORWARD, GRAD_INPUT, GRAD_WEIGHT = 0, 1, 2
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
-METHODS = {"auto": 0, "direct": 1, "fft": 2, "lanes": 3, "reference": 4, "aten": 5}
+METHODS = {"auto": 0, "direct": 1, "fft": 2, "lanes": 3, "lanes-fft": 4, "reference": 5, "aten": 6}
 METHOD_NAMES = {number: name for name, number in METHODS.items()}
 HOST = METHODS["aten"]
 ISAS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3}

@@ -12,6 +12,12 @@
 #include "cpu/direct/unroll.h"
 #include "cpu/simd/isa.h"
 
+#if defined(__GNUC__)
+#define REPLK_NOINLINE __attribute__((noinline))
+#else
+#define REPLK_NOINLINE
+#endif
+
 namespace replk {
 namespace REPLK_ISA {
 
@@ -48,18 +54,25 @@ class LanePixels {
   int64_t row_end_ = columns_, shift_ = 0;
 };
 
+// Rows become columns, on their way from memory; an instruction set may have a better one for float32.
+template <class T>
+static REPLK_INLINE void load_transposed(Vec (&tile)[kLanes], const T* plane, int64_t stride) {
+  REPLK_UNROLL
+  for (int c = 0; c < kLanes; ++c) tile[c] = load(plane + c * stride);
+  transpose(tile);
+}
+
 template <class T>
 static REPLK_INLINE void load_tile(Vec (&tile)[kLanes], const T* plane, const PlaneShape& s, int count) {
   if (s.channels == kLanes && count == kLanes) {
-    REPLK_UNROLL
-    for (int c = 0; c < kLanes; ++c) tile[c] = load(plane + c * s.channel_stride);
-  } else {
-    REPLK_UNROLL
-    for (int c = 0; c < kLanes; ++c) {
-      tile[c] = c < s.channels ? load_first(plane + c * s.channel_stride, count) : zero();
-    }
+    load_transposed(tile, plane, s.channel_stride);
+    return;
   }
-  transpose(tile);
+  alignas(64) float rows[kLanes][kLanes];
+  for (int c = 0; c < kLanes; ++c) {
+    store(rows[c], c < s.channels ? load_first(plane + c * s.channel_stride, count) : zero());
+  }
+  load_transposed(tile, rows[0], kLanes);
 }
 
 template <class T>
@@ -68,12 +81,12 @@ static REPLK_INLINE void store_tile(Vec (&tile)[kLanes], T* plane, const PlaneSh
   if (s.channels == kLanes && count == kLanes) {
     REPLK_UNROLL
     for (int c = 0; c < kLanes; ++c) store(plane + c * s.channel_stride, tile[c]);
-  } else {
-    REPLK_UNROLL
-    for (int c = 0; c < kLanes; ++c) {
-      if (c < s.channels) store_first(plane + c * s.channel_stride, tile[c], count);
-    }
+    return;
   }
+  alignas(64) float rows[kLanes][kLanes];
+  REPLK_UNROLL
+  for (int c = 0; c < kLanes; ++c) store(rows[c], tile[c]);
+  for (int c = 0; c < s.channels; ++c) store_first(plane + c * s.channel_stride, load(rows[c]), count);
 }
 
 // Calls function(element of the plane, pixel, pixels of the tile) for tiles that cover the plane.
@@ -91,40 +104,43 @@ static REPLK_INLINE void for_each_tile(const PlaneShape& s, Function function) {
 
 // `turned`: the last pixel first. Needs pitch = columns then.
 template <class T>
-static void planes_to_lanes(float* lanes, const T* planes, const PlaneShape& s, bool turned) {
+static REPLK_NOINLINE void planes_to_lanes(float* lanes, const T* planes, const PlaneShape& s, bool turned) {
   LanePixels pixels(s.columns, s.pitch);
-  const int64_t last = s.rows * s.columns - 1;
+  const int64_t last = s.rows * s.columns - 1, step = turned ? -kLanes : kLanes;
   for_each_tile(s, [&](int64_t element, int64_t pixel, int count) {
     Vec tile[kLanes];
     load_tile(tile, planes + element, s, count);
-    if (s.pitch == s.columns) {
+    if (s.pitch == s.columns && count == kLanes) {
       float* to = lanes + (turned ? last - pixel : pixel) * kLanes;
-      const int64_t step = turned ? -kLanes : kLanes;
-      if (count == kLanes) {
-        REPLK_UNROLL
-        for (int k = 0; k < kLanes; ++k) store(to + k * step, tile[k]);
-      } else {
-        REPLK_UNROLL
-        for (int k = 0; k < kLanes; ++k) {
-          if (k < count) store(to + k * step, tile[k]);
-        }
-      }
-    } else {
       REPLK_UNROLL
-      for (int k = 0; k < kLanes; ++k) {
-        if (k < count) store(lanes + pixels.offset(pixel + k), tile[k]);
-      }
+      for (int k = 0; k < kLanes; ++k) store(to + k * step, tile[k]);
+      return;
+    }
+    alignas(64) float rows[kLanes][kLanes];
+    REPLK_UNROLL
+    for (int k = 0; k < kLanes; ++k) store(rows[k], tile[k]);
+    for (int k = 0; k < count; ++k) {
+      const int64_t offset = turned ? (last - pixel - k) * kLanes : pixels.offset(pixel + k);
+      store(lanes + offset, load(rows[k]));
     }
   });
 }
 
 template <class T>
-static void lanes_to_planes(T* planes, const float* lanes, const PlaneShape& s) {
+static REPLK_NOINLINE void lanes_to_planes(T* planes, const float* lanes, const PlaneShape& s) {
   LanePixels pixels(s.columns, s.pitch);
   for_each_tile(s, [&](int64_t element, int64_t pixel, int count) {
+    alignas(64) float rows[kLanes][kLanes];
+    const float* from = lanes + pixel * kLanes;
+    if (s.pitch != s.columns || count < kLanes) {
+      for (int k = 0; k < kLanes; ++k) {
+        store(rows[k], k < count ? load(lanes + pixels.offset(pixel + k)) : zero());
+      }
+      from = rows[0];
+    }
     Vec tile[kLanes];
     REPLK_UNROLL
-    for (int k = 0; k < kLanes; ++k) tile[k] = k < count ? load(lanes + pixels.offset(pixel + k)) : zero();
+    for (int k = 0; k < kLanes; ++k) tile[k] = load(from + k * kLanes);
     store_tile(tile, planes + element, s, count);
   });
 }

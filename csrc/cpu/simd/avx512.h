@@ -103,6 +103,29 @@ static inline void transpose(Vec (&m)[kLanes]) {
   }
 }
 
+// Rows become columns, on their way from memory: the rows are `stride` elements apart. Four quarters of a vector from
+// four rows cost a load each, and only two rounds of shuffles are left.
+static inline void load_transposed(Vec (&m)[kLanes], const float* p, int64_t stride) {
+  for (int q = 0; q < 4; ++q) {
+    __m512 a[4];
+    for (int i = 0; i < 4; ++i) {
+      const float* row = p + 4 * q + i * stride;
+      a[i] = _mm512_castps128_ps512(_mm_loadu_ps(row));
+      a[i] = _mm512_mask_broadcast_f32x4(a[i], 0x00f0, _mm_loadu_ps(row + 4 * stride));
+      a[i] = _mm512_mask_broadcast_f32x4(a[i], 0x0f00, _mm_loadu_ps(row + 8 * stride));
+      a[i] = _mm512_mask_broadcast_f32x4(a[i], 0xf000, _mm_loadu_ps(row + 12 * stride));
+    }
+    const __m512d r = _mm512_castps_pd(_mm512_unpacklo_ps(a[0], a[1])),
+                  s = _mm512_castps_pd(_mm512_unpackhi_ps(a[0], a[1]));
+    const __m512d t = _mm512_castps_pd(_mm512_unpacklo_ps(a[2], a[3])),
+                  u = _mm512_castps_pd(_mm512_unpackhi_ps(a[2], a[3]));
+    m[4 * q].v = _mm512_castpd_ps(_mm512_unpacklo_pd(r, t));
+    m[4 * q + 1].v = _mm512_castpd_ps(_mm512_unpackhi_pd(r, t));
+    m[4 * q + 2].v = _mm512_castpd_ps(_mm512_unpacklo_pd(s, u));
+    m[4 * q + 3].v = _mm512_castpd_ps(_mm512_unpackhi_pd(s, u));
+  }
+}
+
 }  // namespace avx512
 }  // namespace replk
 

@@ -24,7 +24,7 @@ extern "C" {
 #endif
 
 // Raised whenever a struct, a value or the meaning of either changes.
-#define REPLK_ABI_VERSION 1
+#define REPLK_ABI_VERSION 2
 
 enum replk_status {
   REPLK_OK = 0,
@@ -45,8 +45,9 @@ enum replk_method {
   REPLK_METHOD_DIRECT = 1,     // register-blocked multiply-add over a zero-padded copy of the plane
   REPLK_METHOD_FFT = 2,        // product of spectra, tile by tile
   REPLK_METHOD_LANES = 3,      // neighbouring channels in the SIMD lanes, for small planes
-  REPLK_METHOD_REFERENCE = 4,  // plain loops with double accumulators: the oracle
-  REPLK_METHOD_HOST = 5,       // in a plan only: none of these takes the problem: the host's own convolution has to
+  REPLK_METHOD_LANES_FFT = 4,  // product of spectra of whole small planes, neighbouring channels in the SIMD lanes
+  REPLK_METHOD_REFERENCE = 5,  // plain loops with double accumulators: the oracle
+  REPLK_METHOD_HOST = 6,       // in a plan only: none of these takes the problem: the host's own convolution has to
 };
 
 enum replk_isa { REPLK_ISA_AUTO = 0, REPLK_ISA_PORTABLE = 1, REPLK_ISA_AVX2 = 2, REPLK_ISA_AVX512 = 3 };
@@ -67,7 +68,7 @@ typedef struct replk_problem {
 typedef struct replk_plan {
   int32_t method;           // replk_method
   int32_t isa;              // replk_isa
-  int64_t tile_h, tile_w;   // FFT: lengths of the transforms; else 0
+  int64_t tile_h, tile_w;   // FFT, lanes FFT: lengths of the transforms; else 0
   int64_t packed_bytes;     // size of the prepared weight that run() can be given; 0: this method keeps none
   int64_t workspace_bytes;  // scratch memory for run(), all threads together
 } replk_plan;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import mmap
 import sys
 import threading
@@ -37,7 +38,7 @@ def test_the_number_of_threads_changes_no_bit(numerics, pass_name, shape, kernel
 def test_threads_that_call_at_once_get_their_own_answers(numerics, pass_name, shape, kernel):
     inputs = [numerics.draw(pass_name, shape, kernel, seed=seed) for seed in range(3)]
     isa = numerics.isas[-1]
-    for method in ("direct", "fft", "lanes"):
+    for method in ("direct", "fft", "lanes", "lanes-fft"):
         alone = [numerics.native.run(operands, method=method, isa=isa) for operands in inputs]
         if alone[0] is None:
             continue
@@ -77,10 +78,10 @@ def test_a_prepared_weight_serves_both_passes_and_every_batch(numerics):
     native = numerics.native
     for shape, kernel in SHAPES:
         weight = numerics.draw("forward", shape, kernel).weight
-        for isa in numerics.isas:
+        for isa, method in itertools.product(numerics.isas, ("fft", "lanes-fft")):
             found = []
             for pass_name, images in (("forward", 1), ("forward", 3), ("grad_input", 1)):
-                problem = native.problem(pass_name, (images, *shape[1:]), kernel, method="fft", isa=isa)
+                problem = native.problem(pass_name, (images, *shape[1:]), kernel, method=method, isa=isa)
                 plan = native.plan(problem)
                 if plan is None or not plan.packed_bytes:
                     continue
@@ -94,18 +95,19 @@ def test_a_prepared_weight_serves_both_passes_and_every_batch(numerics):
 
 
 @pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize(("method", "size", "k"), [("fft", 40, 31), ("lanes-fft", 14, 27)])
 @pytest.mark.parametrize("pass_name", ("forward", "grad_input"))
-def test_a_weight_changed_in_one_place_is_noticed(numerics, pass_name, isa):
+def test_a_weight_changed_in_one_place_is_noticed(numerics, pass_name, method, size, k, isa):
     if isa not in numerics.isas:
         pytest.skip(f"this machine has no {isa}")
     native = numerics.native
-    for place in [(0, 0, 0), (2, 30, 30), (1, 15, 15)]:
-        operands = numerics.draw(pass_name, (1, 3, 40, 40), (31, 31))
-        problem = native.problem(pass_name, (1, 3, 40, 40), (31, 31), method="fft", isa=isa)
+    for place in [(0, 0, 0), (2, k - 1, k - 1), (1, k // 2, k // 2)]:
+        operands = numerics.draw(pass_name, (1, 3, size, size), (k, k))
+        problem = native.problem(pass_name, (1, 3, size, size), (k, k), method=method, isa=isa)
         plan = native.plan(problem)
         if plan is None or not plan.packed_bytes:
             pytest.skip("this method prepares nothing")
-        stale = native.run(operands, method="fft", isa=isa, packed="fresh")
+        stale = native.run(operands, method=method, isa=isa, packed="fresh")
         assert not stale.was_stale
         buffer = torch.zeros(plan.packed_bytes + 64, dtype=torch.uint8)
         packed = buffer[-buffer.data_ptr() % 64 :]
@@ -116,7 +118,7 @@ def test_a_weight_changed_in_one_place_is_noticed(numerics, pass_name, isa):
         operands.weight[channel, 0, u, v] *= 1 + 2.0**-23
         outcome = run_packed(native, operands, problem, plan, packed)
         assert outcome[1] == 1
-        fresh = native.run(operands, method="fft", isa=isa)
+        fresh = native.run(operands, method=method, isa=isa)
         assert torch.equal(outcome[0], fresh.output)
 
 
@@ -182,7 +184,7 @@ def test_strides_change_no_bit(numerics, pass_name, layout, dtype):
         assert torch.equal(strided.x, operands.x)
         out = torch.full(shape, float("nan"), dtype=dtype)
         for isa in numerics.isas:
-            for method in ("direct", "fft", "lanes"):
+            for method in ("direct", "fft", "lanes", "lanes-fft"):
                 target = change(out) if pass_name != "grad_weight" else None
                 outcome = numerics.native.run(strided, method=method, isa=isa, out=target)
                 if outcome is not None:
@@ -193,7 +195,7 @@ def test_gaps_of_the_output_are_left_alone(numerics):
     for shape, kernel in SHAPES:
         operands = numerics.draw("forward", shape, kernel)
         for isa in numerics.isas:
-            for method in ("direct", "fft", "lanes"):
+            for method in ("direct", "fft", "lanes", "lanes-fft"):
                 n, c, h, w = shape
                 memory = torch.full((n, c, h + 1, w + 5), 7.0)
                 outcome = numerics.native.run(operands, method=method, isa=isa, out=memory[:, :, :h, :w])
@@ -219,7 +221,7 @@ def test_the_workspace_stays_below_64_megabytes(numerics, pass_name, dtype):
     for shape in [*shapes, (1, 4096, 14, 14), (256, 64, 56, 56)]:
         for kernel in kernels:
             for isa in numerics.isas:
-                for method in ("auto", "direct", "fft", "lanes"):
+                for method in ("auto", "direct", "fft", "lanes", "lanes-fft"):
                     problem = numerics.native.problem(
                         pass_name, shape, kernel, dtype=dtype, method=method, isa=isa, threads=64
                     )
@@ -249,7 +251,7 @@ def test_indices_beyond_32_bits(numerics, big):
             operands = numerics.draw(pass_name, shape, kernel)
             exact = numerics.exact(operands)
             for isa in numerics.isas:
-                for method in ("direct", "fft", "lanes"):
+                for method in ("direct", "fft", "lanes", "lanes-fft"):
                     view.copy_(operands.x)
                     far = numerics.operands(pass_name, view, operands.weight, operands.grad, kernel=operands.kernel)
                     outcome = numerics.native.run(far, method=method, isa=isa)
@@ -267,7 +269,7 @@ def test_indices_beyond_32_bits(numerics, big):
     "change",
     [
         {"n": -1}, {"c": -5}, {"h": -1}, {"kh": 4}, {"kw": 0}, {"kh": -3}, {"threads": 0}, {"pass_": 3}, {"dtype": 2},
-        {"method": 6}, {"isa": 9}, {"activation": 2}, {"h": 2**62, "w": 2**62}, {"n": 2**40, "c": 2**40},
+        {"method": 7}, {"isa": 9}, {"activation": 2}, {"h": 2**62, "w": 2**62}, {"n": 2**40, "c": 2**40},
     ],
     ids=str,
 )  # fmt: skip
@@ -283,7 +285,7 @@ def test_what_makes_no_sense_is_refused(numerics, change):
 def test_a_workspace_that_is_too_small_is_refused(numerics):
     native = numerics.native
     for pass_name in PASSES:
-        for method in ("direct", "fft", "lanes"):
+        for method in ("direct", "fft", "lanes", "lanes-fft"):
             operands = numerics.draw(pass_name, (1, 16, 14, 14), (13, 13))
             problem = native.problem(pass_name, (1, 16, 14, 14), (13, 13), method=method)
             plan = native.plan(problem)
