@@ -89,32 +89,49 @@ static REPLK_INLINE void store_tile(Vec (&tile)[kLanes], T* plane, const PlaneSh
   for (int c = 0; c < s.channels; ++c) store_first(plane + c * s.channel_stride, load(rows[c]), count);
 }
 
-// Calls function(element of the plane, pixel, pixels of the tile) for tiles that cover the plane.
-template <class Function>
-static REPLK_INLINE void for_each_tile(const PlaneShape& s, Function function) {
-  const bool is_dense = s.is_dense();
-  const int64_t runs = is_dense ? 1 : s.rows, length = is_dense ? s.rows * s.columns : s.columns;
-  for (int64_t run = 0; run < runs; ++run) {
-    for (int64_t j = 0; j < length; j += kLanes) {
-      const int64_t at = j + kLanes <= length || length < kLanes ? j : length - kLanes;
-      function(run * s.row_stride + at, run * length + at, static_cast<int>(length < kLanes ? length : kLanes));
-    }
+// The tiles that cover a plane, one after the other.
+class Tiles {
+ public:
+  explicit Tiles(const PlaneShape& s)
+      : row_stride_(s.row_stride),
+        runs_(s.is_dense() ? 1 : s.rows),
+        length_(s.is_dense() ? s.rows * s.columns : s.columns) {}
+
+  bool is_done() const { return run_ >= runs_ || length_ == 0; }
+  void next() {
+    at_ += kLanes;
+    if (at_ < length_) return;
+    at_ = 0;
+    ++run_;
   }
-}
+
+  // Of the tile's first pixel: where it is in the plane, and its number.
+  int64_t element() const { return run_ * row_stride_ + first(); }
+  int64_t pixel() const { return run_ * length_ + first(); }
+  int pixels() const { return static_cast<int>(length_ < kLanes ? length_ : kLanes); }
+
+ private:
+  int64_t first() const { return at_ + kLanes <= length_ || length_ < kLanes ? at_ : length_ - kLanes; }
+
+  int64_t row_stride_, runs_, length_;  // runs of pixels without gaps
+  int64_t run_ = 0, at_ = 0;
+};
 
 // `turned`: the last pixel first. Needs pitch = columns then.
 template <class T>
 static REPLK_NOINLINE void planes_to_lanes(float* lanes, const T* planes, const PlaneShape& s, bool turned) {
   LanePixels pixels(s.columns, s.pitch);
   const int64_t last = s.rows * s.columns - 1, step = turned ? -kLanes : kLanes;
-  for_each_tile(s, [&](int64_t element, int64_t pixel, int count) {
+  for (Tiles at(s); !at.is_done(); at.next()) {
+    const int count = at.pixels();
+    const int64_t pixel = at.pixel();
     Vec tile[kLanes];
-    load_tile(tile, planes + element, s, count);
+    load_tile(tile, planes + at.element(), s, count);
     if (s.pitch == s.columns && count == kLanes) {
       float* to = lanes + (turned ? last - pixel : pixel) * kLanes;
       REPLK_UNROLL
       for (int k = 0; k < kLanes; ++k) store(to + k * step, tile[k]);
-      return;
+      continue;
     }
     alignas(64) float rows[kLanes][kLanes];
     REPLK_UNROLL
@@ -123,26 +140,27 @@ static REPLK_NOINLINE void planes_to_lanes(float* lanes, const T* planes, const 
       const int64_t offset = turned ? (last - pixel - k) * kLanes : pixels.offset(pixel + k);
       store(lanes + offset, load(rows[k]));
     }
-  });
+  }
 }
 
 template <class T>
 static REPLK_NOINLINE void lanes_to_planes(T* planes, const float* lanes, const PlaneShape& s) {
   LanePixels pixels(s.columns, s.pitch);
-  for_each_tile(s, [&](int64_t element, int64_t pixel, int count) {
+  for (Tiles at(s); !at.is_done(); at.next()) {
+    const int count = at.pixels();
+    const float* from = lanes + at.pixel() * kLanes;
     alignas(64) float rows[kLanes][kLanes];
-    const float* from = lanes + pixel * kLanes;
     if (s.pitch != s.columns || count < kLanes) {
       for (int k = 0; k < kLanes; ++k) {
-        store(rows[k], k < count ? load(lanes + pixels.offset(pixel + k)) : zero());
+        store(rows[k], k < count ? load(lanes + pixels.offset(at.pixel() + k)) : zero());
       }
       from = rows[0];
     }
     Vec tile[kLanes];
     REPLK_UNROLL
     for (int k = 0; k < kLanes; ++k) tile[k] = load(from + k * kLanes);
-    store_tile(tile, planes + element, s, count);
-  });
+    store_tile(tile, planes + at.element(), s, count);
+  }
 }
 
 }  // namespace REPLK_ISA
