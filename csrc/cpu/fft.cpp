@@ -26,8 +26,8 @@ int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * 
 constexpr int64_t kMostPackedBytes = int64_t{8} << 20;
 
 bool tiling_of(const replk_problem& p, const replk_plan& plan, Tiling& tiling) {
-  const Length* rows = find_length(plan.tile_h);
-  const Length* columns = find_length(plan.tile_w);
+  const Transform* rows = find_length(plan.tile_h);
+  const Transform* columns = find_length(plan.tile_w);
   return rows && columns && make_tiling(p, *rows, *columns, tiling);
 }
 
@@ -145,10 +145,8 @@ Window copy_window(const replk_problem& p, const Tiling& t, const void* plane, i
 }
 
 void transform_columns(const Tiling& t, const Window& window, int pairs, const Memory& memory, float* z) {
-  const ColumnFunctions& functions = t.rows.length->columns;
   for (int pair = 0; pair < pairs; ++pair) {
-    functions.first(window, pair * 2 * kLanes, memory.passed);
-    functions.second(memory.passed, z + pair * t.pitch());
+    transform_columns(*t.rows.length, window, pair * 2 * kLanes, memory.passed, z + pair * t.pitch());
   }
 }
 
@@ -168,11 +166,8 @@ void restore_columns(const replk_problem& p, const Tiling& t, Target target, voi
   target.row_stride = p.dtype == REPLK_F32 ? stride : target.columns;
   const bool is_aligned = reinterpret_cast<uintptr_t>(target.plane) % kAlignment == 0 && stride % kLanes == 0;
   target.streams = target.streams && p.dtype == REPLK_F32 && is_aligned;
-  const ColumnFunctions& functions = t.rows.length->columns;
   for (int column = 0; column < target.columns; column += 2 * kLanes) {
-    const bool is_whole = column + 2 * kLanes <= target.columns;
-    functions.inverse_first(memory.z + column / (2 * kLanes) * t.pitch(), memory.passed);
-    (is_whole ? functions.inverse_second_whole : functions.inverse_second)(memory.passed, column, target);
+    restore_columns(*t.rows.length, memory.z + column / (2 * kLanes) * t.pitch(), column, memory.passed, target);
   }
   if (p.dtype == REPLK_F32) return;
   uint16_t* plane = static_cast<uint16_t*>(base) + offset;
@@ -203,14 +198,15 @@ void make_spectrum(const replk_problem& p, const Tiling& t, const void* weight, 
   }
   transform_columns(t, window, t.pairs_taps(), memory, memory.z);
   const RowGeometry geometry = {t.rows.length->length, t.pairs_taps(), 0, 0, 0, t.pitch()};
-  t.columns.length->rows.spectrum(memory.z, geometry, product_scale(t), spectrum, memory.work);
+  rows_spectrum(*t.columns.length, memory.z, geometry, product_scale(t), spectrum, memory.work);
 }
 
-Fetch fetch_of(const replk_problem& p, const Tile& tile, const void* base, const int64_t (&stride)[3]) {
+Fetch fetch_of(const replk_problem& p, const Tiling& t, const Tile& tile, const void* base,
+               const int64_t (&stride)[3]) {
   const int64_t bytes = p.dtype == REPLK_F32 ? 4 : 2;
   const int64_t first = tile.offset(stride) + tile.row * stride[2] + tile.column;
   return {static_cast<const char*>(base) + first * bytes, stride[2] * bytes, tile.rows,
-          tile.columns * static_cast<int>(bytes)};
+          tile.columns * static_cast<int>(bytes), rows_convolve_steps(*t.columns.length, t.rows.length->length)};
 }
 
 void convolve(const Task& task, int64_t begin, int64_t end, void* scratch) {
@@ -220,8 +216,6 @@ void convolve(const Task& task, int64_t begin, int64_t end, void* scratch) {
   if (!tiling_of(p, task.plan, t)) return;
   const Memory memory(p, t, static_cast<char*>(scratch));
   const bool is_adjoint = p.pass == REPLK_GRAD_INPUT;
-  const RowFunctions& functions = t.columns.length->rows;
-  const auto rows_convolve = is_adjoint ? functions.convolve_adjoint : functions.convolve;
   RowGeometry geometry = {t.rows.length->length, t.pairs_in(), 0, 0, 0, t.pitch()};
   geometry.first_column = is_adjoint ? t.columns.shift_adjoint() : t.columns.shift();
   Target target = {};
@@ -250,7 +244,8 @@ void convolve(const Task& task, int64_t begin, int64_t end, void* scratch) {
     geometry.columns = target.columns = tile.columns;
     geometry.pairs_out = pairs_of(tile.columns);
     target.rows = tile.rows;
-    rows_convolve(memory.z, geometry, spectrum, memory.work, fetch_of(p, next, b.input, b.input_stride));
+    Fetch fetch = fetch_of(p, t, next, b.input, b.input_stride);
+    rows_convolve(*t.columns.length, memory.z, geometry, spectrum, is_adjoint, memory.work, fetch);
     const int64_t offset = tile.offset(b.output_stride) + tile.row * b.output_stride[2] + tile.column;
     restore_columns(p, t, target, b.output, offset, b.output_stride[2], memory);
   }
@@ -263,7 +258,6 @@ void correlate(const Task& task, int64_t begin, int64_t end, void* scratch) {
   Tiling t;
   if (!tiling_of(p, task.plan, t)) return;
   const Memory memory(p, t, static_cast<char*>(scratch));
-  const RowFunctions& functions = t.columns.length->rows;
   const int length1 = t.rows.length->length;
   const RowGeometry geometry = {length1, t.pairs_in(), 0, 0, 0, t.pitch()};
   const RowGeometry geometry_taps = {length1,          0,        t.pairs_taps(), t.columns.shift_adjoint(),
@@ -280,10 +274,10 @@ void correlate(const Task& task, int64_t begin, int64_t end, void* scratch) {
                                       tile.rows, tile.columns, memory);
       const RowGeometry geometry_grad = {length1, pairs_of(tile.columns), 0, 0, 0, t.pitch()};
       transform_columns(t, grad, geometry_grad.pairs_in, memory, memory.z_grad);
-      functions.correlate(memory.z, geometry, memory.z_grad, geometry_grad, sum, memory.work, memory.work_grad);
+      rows_correlate(*t.columns.length, memory.z, geometry, memory.z_grad, geometry_grad, sum, memory.work,
+                     memory.work_grad);
     }
-    for (int64_t i = 0; i < t.spectrum_floats(); ++i) sum[i] *= scale;
-    functions.inverse(sum, geometry_taps, memory.z, memory.work);
+    rows_inverse(*t.columns.length, sum, scale, geometry_taps, memory.z, memory.work);
     const int64_t bytes = weight_bytes(p);
     std::memset(static_cast<char*>(b.output) + c * bytes, 0, static_cast<size_t>(bytes));
     Target target = {};

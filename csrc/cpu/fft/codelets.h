@@ -95,19 +95,23 @@ template <>
 struct Dft<9> {
   static REPLK_INLINE void run(Cx (&x)[9]) {
     Cx y[3][3];
-    each<3>([&](auto n) REPLK_INLINE_LAMBDA {
+    REPLK_UNROLL
+    for (int n = 0; n < 3; ++n) {
       Cx column[3] = {x[n], x[n + 3], x[n + 6]};
       Dft<3>::run(column);
-      each<3>([&](auto k) REPLK_INLINE_LAMBDA { y[k][n] = column[k]; });
-    });
+      REPLK_UNROLL
+      for (int k = 0; k < 3; ++k) y[k][n] = column[k];
+    }
     y[1][1] = rotate(y[1][1], broadcast(kCos40), broadcast(-kSin40));
     y[1][2] = rotate(y[1][2], broadcast(kCos80), broadcast(-kSin80));
     y[2][1] = rotate(y[2][1], broadcast(kCos80), broadcast(-kSin80));
     y[2][2] = rotate(y[2][2], broadcast(-kCos20), broadcast(-kSin20));
-    each<3>([&](auto k) REPLK_INLINE_LAMBDA {
+    REPLK_UNROLL
+    for (int k = 0; k < 3; ++k) {
       Dft<3>::run(y[k]);
-      each<3>([&](auto m) REPLK_INLINE_LAMBDA { x[k + 3 * m] = y[k][m]; });
-    });
+      REPLK_UNROLL
+      for (int m = 0; m < 3; ++m) x[k + 3 * m] = y[k][m];
+    }
   }
 };
 
@@ -115,11 +119,13 @@ template <>
 struct Dft<16> {
   static REPLK_INLINE void run(Cx (&x)[16]) {
     Cx y[4][4];
-    each<4>([&](auto n) REPLK_INLINE_LAMBDA {
+    REPLK_UNROLL
+    for (int n = 0; n < 4; ++n) {
       Cx column[4] = {x[n], x[n + 4], x[n + 8], x[n + 12]};
       Dft<4>::run(column);
-      each<4>([&](auto k) REPLK_INLINE_LAMBDA { y[k][n] = column[k]; });
-    });
+      REPLK_UNROLL
+      for (int k = 0; k < 4; ++k) y[k][n] = column[k];
+    }
     const Vec half = broadcast(kHalfSqrt2), minus_half = broadcast(-kHalfSqrt2);
     const Vec c = broadcast(kCos22), s = broadcast(kSin22), minus_c = broadcast(-kCos22), minus_s = broadcast(-kSin22);
     y[1][1] = rotate(y[1][1], c, minus_s);
@@ -131,10 +137,12 @@ struct Dft<16> {
     y[3][1] = rotate(y[3][1], s, minus_c);
     y[3][2] = {half * (y[3][2].im - y[3][2].re), minus_half * (y[3][2].re + y[3][2].im)};
     y[3][3] = rotate(y[3][3], minus_c, s);
-    each<4>([&](auto k) REPLK_INLINE_LAMBDA {
+    REPLK_UNROLL
+    for (int k = 0; k < 4; ++k) {
       Dft<4>::run(y[k]);
-      each<4>([&](auto m) REPLK_INLINE_LAMBDA { x[k + 4 * m] = y[k][m]; });
-    });
+      REPLK_UNROLL
+      for (int m = 0; m < 4; ++m) x[k + 4 * m] = y[k][m];
+    }
   }
 };
 
@@ -143,26 +151,34 @@ template <int A, int B>
 struct CoprimeDft {
   static constexpr int R = A * B;
 
-  // The k in [0, R) that is ka modulo A and kb modulo B.
-  static constexpr int output(int ka, int kb) {
-    int k = ka;
-    while (k % B != kb) k += A;
-    return k;
-  }
+  // at[ka][kb]: the k in [0, R) that is ka modulo A and kb modulo B.
+  struct Outputs {
+    int at[A][B];
+
+    constexpr Outputs() : at() {
+      for (int k = 0; k < R; ++k) at[k % A][k % B] = k;
+    }
+  };
+  static constexpr Outputs kOutputs = Outputs();
 
   static REPLK_INLINE void run(Cx (&x)[R]) {
     Cx y[B][A];
-    each<B>([&](auto b) REPLK_INLINE_LAMBDA {
-      each<A>([&](auto a) REPLK_INLINE_LAMBDA { y[b][a] = x[(B * a + A * b) % R]; });
+    REPLK_UNROLL
+    for (int b = 0; b < B; ++b) {
+      REPLK_UNROLL
+      for (int a = 0; a < A; ++a) y[b][a] = x[(B * a + A * b) % R];
       Dft<A>::run(y[b]);
-    });
-    each<A>([&](auto ka) REPLK_INLINE_LAMBDA {
+    }
+    REPLK_UNROLL
+    for (int ka = 0; ka < A; ++ka) {
       Cx row[B];
-      each<B>([&](auto b) REPLK_INLINE_LAMBDA { row[b] = y[b][ka]; });
+      REPLK_UNROLL
+      for (int b = 0; b < B; ++b) row[b] = y[b][ka];
       Dft<B>::run(row);
       // With this map of the input, exp(-2 pi i (B a + A b) k / R) = exp(-2 pi i a k / A) exp(-2 pi i b k / B).
-      each<B>([&](auto kb) REPLK_INLINE_LAMBDA { x[output(ka, kb)] = row[kb]; });
-    });
+      REPLK_UNROLL
+      for (int kb = 0; kb < B; ++kb) x[kOutputs.at[ka][kb]] = row[kb];
+    }
   }
 };
 

@@ -1,19 +1,9 @@
-// Complex numbers in the lanes, and loops that are unrolled by construction.
+// Complex numbers in the lanes.
 #ifndef REPLK_CPU_FFT_COMPLEX_H_
 #define REPLK_CPU_FFT_COMPLEX_H_
 
-#include <type_traits>
-#include <utility>
-
+#include "cpu/direct/unroll.h"
 #include "cpu/simd/isa.h"
-
-#if defined(__GNUC__)
-#define REPLK_INLINE inline __attribute__((always_inline))
-#define REPLK_INLINE_LAMBDA __attribute__((always_inline))
-#else
-#define REPLK_INLINE inline
-#define REPLK_INLINE_LAMBDA
-#endif
 
 namespace replk {
 namespace REPLK_ISA {
@@ -43,17 +33,6 @@ REPLK_INLINE void store_complex(float* p, Cx a) {
   store(p + kLanes, a.im);
 }
 constexpr int kComplex = 2 * kLanes;  // floats of one complex vector in memory: real parts, then imaginary parts
-
-template <class Function, int... i>
-REPLK_INLINE void each_of(std::integer_sequence<int, i...>, Function function) {
-  (function(std::integral_constant<int, i>{}), ...);
-}
-
-// function(0), ..., function(count - 1), the index being a constant.
-template <int count, class Function>
-REPLK_INLINE void each(Function function) {
-  each_of(std::make_integer_sequence<int, count>{}, function);
-}
 
 }  // namespace REPLK_ISA
 }  // namespace replk

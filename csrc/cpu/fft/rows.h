@@ -22,22 +22,6 @@ struct RowGeometry {
   int64_t pitch;     // floats from one pair of Z to the next
 };
 
-// A window of memory that will be needed soon, fetched bit by bit while something else is computed.
-struct Fetch {
-  const char* first;
-  int64_t row_bytes;  // from one row to the next
-  int rows;
-  int line_bytes;  // of each row that are wanted
-
-  // The share of step `step` of `steps`.
-  REPLK_INLINE void advance(int step, int steps) const {
-    for (int row = rows * step / steps; row < rows * (step + 1) / steps; ++row) {
-      const char* p = first + row * row_bytes;
-      for (int offset = 0; offset < line_bytes; offset += 64) prefetch(p + offset);
-    }
-  }
-};
-
 REPLK_INLINE int group_count(int length1) { return (length1 / 2 + kLanes) / kLanes; }
 
 // Rows [k0, k0 + lanes) of Z as columns in natural order at work [column][complex].
@@ -48,22 +32,26 @@ inline void load_group(const float* z, const RowGeometry& g, int k0, float* work
     float* a = work + pair * 2 * kLanes * kComplex;
     float* b = a + kLanes * kComplex;
     Vec m[kLanes];
-    each<kLanes>([&](auto i) REPLK_INLINE_LAMBDA { m[i] = load(up + i * kComplex) + load(down - i * kComplex); });
+    REPLK_UNROLL
+    for (int i = 0; i < kLanes; ++i) m[i] = load(up + i * kComplex) + load(down - i * kComplex);
     transpose(m);
-    each<kLanes>([&](auto i) REPLK_INLINE_LAMBDA { store(a + i * kComplex, m[i]); });
-    each<kLanes>([&](auto i) REPLK_INLINE_LAMBDA {
-      m[i] = load(up + i * kComplex + kLanes) - load(down - i * kComplex + kLanes);
-    });
+    REPLK_UNROLL
+    for (int i = 0; i < kLanes; ++i) store(a + i * kComplex, m[i]);
+    REPLK_UNROLL
+    for (int i = 0; i < kLanes; ++i) m[i] = load(up + i * kComplex + kLanes) - load(down - i * kComplex + kLanes);
     transpose(m);
-    each<kLanes>([&](auto i) REPLK_INLINE_LAMBDA { store(a + i * kComplex + kLanes, m[i]); });
-    each<kLanes>([&](auto i) REPLK_INLINE_LAMBDA {
-      m[i] = load(up + i * kComplex + kLanes) + load(down - i * kComplex + kLanes);
-    });
+    REPLK_UNROLL
+    for (int i = 0; i < kLanes; ++i) store(a + i * kComplex + kLanes, m[i]);
+    REPLK_UNROLL
+    for (int i = 0; i < kLanes; ++i) m[i] = load(up + i * kComplex + kLanes) + load(down - i * kComplex + kLanes);
     transpose(m);
-    each<kLanes>([&](auto i) REPLK_INLINE_LAMBDA { store(b + i * kComplex, m[i]); });
-    each<kLanes>([&](auto i) REPLK_INLINE_LAMBDA { m[i] = load(down - i * kComplex) - load(up + i * kComplex); });
+    REPLK_UNROLL
+    for (int i = 0; i < kLanes; ++i) store(b + i * kComplex, m[i]);
+    REPLK_UNROLL
+    for (int i = 0; i < kLanes; ++i) m[i] = load(down - i * kComplex) - load(up + i * kComplex);
     transpose(m);
-    each<kLanes>([&](auto i) REPLK_INLINE_LAMBDA { store(b + i * kComplex + kLanes, m[i]); });
+    REPLK_UNROLL
+    for (int i = 0; i < kLanes; ++i) store(b + i * kComplex + kLanes, m[i]);
   }
 }
 
@@ -71,13 +59,17 @@ inline void load_group(const float* z, const RowGeometry& g, int k0, float* work
 REPLK_INLINE void store_rows(float* p, int64_t stride, Vec (&m)[kLanes], int rows) {
   transpose(m);
   if (rows >= kLanes) {
-    each<kLanes>([&](auto i) REPLK_INLINE_LAMBDA { store(p + i * stride, m[i]); });
+    REPLK_UNROLL
+    for (int i = 0; i < kLanes; ++i) store(p + i * stride, m[i]);
     return;
   }
   alignas(64) float lines[kLanes][kLanes];
-  each<kLanes>([&](auto i) REPLK_INLINE_LAMBDA { store(lines[i], m[i]); });
+  REPLK_UNROLL
+  for (int i = 0; i < kLanes; ++i) store(lines[i], m[i]);
   for (int i = 0; i < rows; ++i) store(p + i * stride, load(lines[i]));
 }
+
+REPLK_INLINE Vec load_if(bool is_wanted, const float* p) { return is_wanted ? load(p) : zero(); }
 
 // The reverse of load_group, for the columns that are wanted; the others of a pair become zero, so that nothing that is
 // not finite can come in by them.
@@ -90,51 +82,23 @@ inline void store_group(float* z, const RowGeometry& g, int k0, const float* wor
     const float* a = work + (g.first_column + column) * kComplex;
     const float* b = a + kLanes * kComplex;
     const int in_a = g.columns - column, in_b = in_a - kLanes;
-    const auto a_at = [&](int i, int part)
-                          REPLK_INLINE_LAMBDA { return i < in_a ? load(a + i * kComplex + part) : zero(); };
-    const auto b_at = [&](int i, int part)
-                          REPLK_INLINE_LAMBDA { return i < in_b ? load(b + i * kComplex + part) : zero(); };
     Vec m[kLanes];
-    each<kLanes>([&](auto i) REPLK_INLINE_LAMBDA { m[i] = a_at(i, 0) - b_at(i, kLanes); });
+    REPLK_UNROLL
+    for (int i = 0; i < kLanes; ++i)
+      m[i] = load_if(i < in_a, a + i * kComplex) - load_if(i < in_b, b + i * kComplex + kLanes);
     store_rows(up, kComplex, m, rows);
-    each<kLanes>([&](auto i) REPLK_INLINE_LAMBDA { m[i] = a_at(i, kLanes) + b_at(i, 0); });
+    REPLK_UNROLL
+    for (int i = 0; i < kLanes; ++i)
+      m[i] = load_if(i < in_a, a + i * kComplex + kLanes) + load_if(i < in_b, b + i * kComplex);
     store_rows(up + kLanes, kComplex, m, rows);
-    each<kLanes>([&](auto i) REPLK_INLINE_LAMBDA { m[i] = a_at(i, 0) + b_at(i, kLanes); });
+    REPLK_UNROLL
+    for (int i = 0; i < kLanes; ++i)
+      m[i] = load_if(i < in_a, a + i * kComplex) + load_if(i < in_b, b + i * kComplex + kLanes);
     store_rows(down, -kComplex, m, rows);
-    each<kLanes>([&](auto i) REPLK_INLINE_LAMBDA { m[i] = b_at(i, 0) - a_at(i, kLanes); });
+    REPLK_UNROLL
+    for (int i = 0; i < kLanes; ++i)
+      m[i] = load_if(i < in_b, b + i * kComplex) - load_if(i < in_a, a + i * kComplex + kLanes);
     store_rows(down + kLanes, -kComplex, m, rows);
-  }
-}
-
-// Pass 1 along the rows, in place; columns from `columns` on are taken as zero.
-template <int N1, int N2>
-void rows_first_pass(float* work, int columns) {
-  first_pass<N1, N2>(work, [&](int n) REPLK_INLINE_LAMBDA {
-    return n < columns ? load_complex(work + n * kComplex) : Cx{zero(), zero()};
-  });
-}
-
-// From swapped values of the spectrum at one k1 back to what stands between the passes, in place.
-template <int N1, int N2>
-REPLK_INLINE void store_second(float* work, int k1, Cx (&x)[N2]) {
-  const Twiddles<N1, N2>& twiddles = Twiddles<N1, N2>::table();
-  Dft<N2>::run(x);
-  float* p = work + k1 * N2 * kComplex;
-  store_complex(p, x[0]);
-  each<N2 - 1>([&](auto i) REPLK_INLINE_LAMBDA {
-    constexpr int n2 = decltype(i)::value + 1;
-    store_complex(p + n2 * kComplex, twist(x[n2], twiddles.value[n2][k1]));
-  });
-}
-
-// The last pass of the inverse, in place, natural order.
-template <int N1, int N2>
-void rows_last_pass(float* work) {
-  for (int n2 = 0; n2 < N2; ++n2) {
-    Cx x[N1];
-    each<N1>([&](auto k1) REPLK_INLINE_LAMBDA { x[k1] = load_complex(work + (k1 * N2 + n2) * kComplex); });
-    Dft<N1>::run(x);
-    each<N1>([&](auto n1) REPLK_INLINE_LAMBDA { store_complex(work + (n2 + N2 * n1) * kComplex, swapped(x[n1])); });
   }
 }
 
@@ -145,95 +109,71 @@ REPLK_INLINE void wrap_rows(float* work, int length2, const RowGeometry& g) {
   }
 }
 
-// Multiplies the spectrum of a group, which is never stored, by the kernel's (is_adjoint: by its conjugate).
-template <int N1, int N2, bool is_adjoint>
-void rows_multiply(float* work, const float* spectrum, const Fetch& next, int step, int steps) {
-  for (int k1 = 0; k1 < N1; ++k1) {
-    next.advance(step * N1 + k1, steps * N1);
-    Cx x[N2];
-    second_pass<N1, N2>(work, k1, x);
-    each<N2>([&](auto k2) REPLK_INLINE_LAMBDA {
-      const Cx factor = load_complex(spectrum + (k1 * N2 + k2) * kComplex);
-      x[k2] = swapped(is_adjoint ? multiply_conjugate(x[k2], factor) : multiply(x[k2], factor));
-    });
-    store_second<N1, N2>(work, k1, x);
-  }
+// A group's rows after the first pass, at work.
+inline void begin_group(const Transform& t, const float* z, const RowGeometry& g, int group, float* work) {
+  load_group(z, g, group * kLanes, work);
+  t.first({work, kComplex, 0, g.pairs_in * 2 * kLanes}, work);
 }
 
+// A group's rows before the last pass of the inverse, to Z.
+inline void end_group(const Transform& t, float* z, const RowGeometry& g, int group, float* work) {
+  t.last(work);
+  wrap_rows(work, t.length, g);
+  store_group(z, g, group * kLanes, work);
+}
+
+// How often rows_convolve calls next.step().
+inline int rows_convolve_steps(const Transform& t, int length1) { return group_count(length1) * t.n1.radix; }
+
 // Z becomes the Z of the convolution with the kernel of `spectrum`, or of its adjoint.
-template <int N1, int N2, bool is_adjoint>
-void rows_convolve(float* z, const RowGeometry& g, const float* spectrum, float* work, const Fetch& next) {
+inline void rows_convolve(const Transform& t, float* z, const RowGeometry& g, const float* spectrum, bool is_adjoint,
+                          float* work, Fetch& next) {
   const int groups = group_count(g.length1);
-  for (int group = 0; group < groups; ++group) {
-    load_group(z, g, group * kLanes, work);
-    rows_first_pass<N1, N2>(work, g.pairs_in * 2 * kLanes);
-    rows_multiply<N1, N2, is_adjoint>(work, spectrum, next, group, groups);
-    spectrum += N1 * N2 * kComplex;
-    rows_last_pass<N1, N2>(work);
-    wrap_rows(work, N1 * N2, g);
-    store_group(z, g, group * kLanes, work);
+  for (int group = 0; group < groups; ++group, spectrum += t.length * kComplex) {
+    begin_group(t, z, g, group, work);
+    t.multiply(work, spectrum, is_adjoint, next);
+    end_group(t, z, g, group, work);
   }
 }
 
 // The spectrum of Z, times `scale`.
-template <int N1, int N2>
-void rows_spectrum(const float* z, const RowGeometry& g, float scale, float* spectrum, float* work) {
-  const int groups = group_count(g.length1);
-  const Vec factor = broadcast(scale);
-  for (int group = 0; group < groups; ++group) {
-    load_group(z, g, group * kLanes, work);
-    rows_first_pass<N1, N2>(work, g.pairs_in * 2 * kLanes);
-    for (int k1 = 0; k1 < N1; ++k1) {
-      Cx x[N2];
-      second_pass<N1, N2>(work, k1, x);
-      each<N2>([&](auto k2) REPLK_INLINE_LAMBDA {
-        store_complex(spectrum + (k1 * N2 + k2) * kComplex, {x[k2].re * factor, x[k2].im * factor});
-      });
-    }
-    spectrum += N1 * N2 * kComplex;
+inline void rows_spectrum(const Transform& t, const float* z, const RowGeometry& g, float scale, float* spectrum,
+                          float* work) {
+  const int groups = group_count(g.length1), floats = t.length * kComplex;
+  for (int group = 0; group < groups; ++group, spectrum += floats) {
+    begin_group(t, z, g, group, work);
+    t.spectrum(work, scale, spectrum);
   }
 }
 
 // sum += spectrum(Z) conj(spectrum(Z of the gradient)).
-template <int N1, int N2>
-void rows_correlate(const float* z, const RowGeometry& g, const float* z_grad, const RowGeometry& g_grad, float* sum,
-                    float* work, float* work_grad) {
-  const int groups = group_count(g.length1);
-  for (int group = 0; group < groups; ++group) {
-    load_group(z, g, group * kLanes, work);
-    rows_first_pass<N1, N2>(work, g.pairs_in * 2 * kLanes);
-    load_group(z_grad, g_grad, group * kLanes, work_grad);
-    rows_first_pass<N1, N2>(work_grad, g_grad.pairs_in * 2 * kLanes);
-    for (int k1 = 0; k1 < N1; ++k1) {
-      Cx x[N2];
-      second_pass<N1, N2>(work_grad, k1, x);
-      each<N2>([&](auto k2) REPLK_INLINE_LAMBDA { store_complex(work_grad + (k1 * N2 + k2) * kComplex, x[k2]); });
-      second_pass<N1, N2>(work, k1, x);
-      each<N2>([&](auto k2) REPLK_INLINE_LAMBDA {
-        float* place = sum + (k1 * N2 + k2) * kComplex;
-        const Cx other = load_complex(work_grad + (k1 * N2 + k2) * kComplex);
-        store_complex(place, load_complex(place) + multiply_conjugate(x[k2], other));
-      });
-    }
-    sum += N1 * N2 * kComplex;
+inline void rows_correlate(const Transform& t, const float* z, const RowGeometry& g, const float* z_grad,
+                           const RowGeometry& g_grad, float* sum, float* work, float* work_grad) {
+  const int groups = group_count(g.length1), floats = t.length * kComplex;
+  for (int group = 0; group < groups; ++group, sum += floats) {
+    begin_group(t, z, g, group, work);
+    begin_group(t, z_grad, g_grad, group, work_grad);
+    t.correlate(work, work_grad, sum);
   }
 }
 
-// Z of a spectrum.
-template <int N1, int N2>
-void rows_inverse(const float* spectrum, const RowGeometry& g, float* z, float* work) {
+// Z of a spectrum, times `scale`.
+inline void rows_inverse(const Transform& t, const float* spectrum, float scale, const RowGeometry& g, float* z,
+                         float* work) {
   const int groups = group_count(g.length1);
+  const float (*twiddles)[2] = t.twiddles().by_k1;
+  const Vec factor = broadcast(scale);
   for (int group = 0; group < groups; ++group) {
-    for (int k1 = 0; k1 < N1; ++k1) {
-      Cx x[N2];
-      each<N2>([&](auto k2)
-                   REPLK_INLINE_LAMBDA { x[k2] = swapped(load_complex(spectrum + (k1 * N2 + k2) * kComplex)); });
-      store_second<N1, N2>(work, k1, x);
+    for (int i = 0; i < t.length; ++i, spectrum += kComplex) {
+      const Cx value = load_complex(spectrum);
+      store_complex(work + i * kComplex, swapped({value.re * factor, value.im * factor}));
     }
-    spectrum += N1 * N2 * kComplex;
-    rows_last_pass<N1, N2>(work);
-    wrap_rows(work, N1 * N2, g);
-    store_group(z, g, group * kLanes, work);
+    t.second(work, work, int64_t{kComplex} * t.n2.radix, kComplex);
+    for (int i = t.n2.radix; i < t.length; ++i) {
+      float* place = work + i * kComplex;
+      store_complex(place, twist(load_complex(place), twiddles[i]));
+    }
+    end_group(t, z, g, group, work);
   }
 }
 

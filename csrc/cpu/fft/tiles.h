@@ -19,7 +19,7 @@ namespace REPLK_ISA {
 // taps at 0 .. 2p, so a result stands p tile coordinates after its plane coordinate, and in the adjoint p before it
 // (modulo L).
 struct Axis {
-  const Length* length;
+  const Transform* length;
   int64_t size;     // of the plane
   int64_t cropped;  // taps left out at either end of the kernel
   int reach;        // p: half of what is left of it
@@ -40,7 +40,7 @@ inline int pairs_of(int columns) { return (columns + 2 * kLanes - 1) / (2 * kLan
 inline int64_t largest(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Where there are several tiles, each but the last has a multiple of `granule` results.
-inline bool make_axis(int64_t size, int64_t taps, const Length& length, int granule, Axis& axis) {
+inline bool make_axis(int64_t size, int64_t taps, const Transform& length, int granule, Axis& axis) {
   const int64_t half = taps / 2, reach = half < size - 1 ? half : size - 1;
   axis.length = &length;
   axis.size = size;
@@ -105,22 +105,22 @@ struct Tiling {
   static double turn() { return 4.0 * kLanes * 8; }  // four transposes of a pair: loads, shuffles, stores
 };
 
-inline const Length* find_length(int64_t length) {
-  for (const Length& candidate : kLengths) {
+inline const Transform* find_length(int64_t length) {
+  for (const Transform& candidate : kLengths) {
     if (candidate.length == length) return &candidate;
   }
   return nullptr;
 }
 
 // The tiling of a plan.
-inline bool make_tiling(const replk_problem& p, const Length& rows, const Length& columns, Tiling& tiling) {
+inline bool make_tiling(const replk_problem& p, const Transform& rows, const Transform& columns, Tiling& tiling) {
   return make_axis(p.h, p.kh, rows, 1, tiling.rows) && make_axis(p.w, p.kw, columns, kLanes, tiling.columns);
 }
 
 inline bool choose_tiling(const replk_problem& p, Tiling& best) {
   bool is_found = false;
-  for (const Length& rows : kLengths) {
-    for (const Length& columns : kLengths) {
+  for (const Transform& rows : kLengths) {
+    for (const Transform& columns : kLengths) {
       Tiling candidate;
       if (!make_tiling(p, rows, columns, candidate)) continue;
       if (!is_found || candidate.plane_operations() < best.plane_operations()) best = candidate;

@@ -1,67 +1,86 @@
-// One transform of length L = N1 N2 in two passes of codelets (Cooley and Tukey), many at once in the lanes.
-//
-//   n = n2 + N2 n1,  k = k1 + N1 k2:   first pass: N1 points over n1 for each n2, times exp(-2 pi i n2 k1 / L)
-//                                      second pass: N2 points over n2 for each k1
+// The lengths' transforms: their passes and twiddle factors.
 #ifndef REPLK_CPU_FFT_TRANSFORM_H_
 #define REPLK_CPU_FFT_TRANSFORM_H_
 
 #include <cmath>
+#include <cstdint>
 
-#include "cpu/fft/codelets.h"
+#include "cpu/fft/passes.h"
 
 namespace replk {
 namespace REPLK_ISA {
 
-// cos and sin of -2 pi n2 k1 / L at [n2][k1][2], rounded from double.
-template <int N1, int N2>
-struct Twiddles {
-  float value[N2][N1][2];
+constexpr int kLongest = 192;
 
-  Twiddles() {
+// cos and sin of -2 pi n2 k1 / L, rounded from double, in the order of each pass.
+struct Twiddles {
+  float by_n2[kLongest][2];  // [n2][k1]
+  float by_k1[kLongest][2];  // [k1][n2]
+
+  Twiddles(int length1, int length2) {
     constexpr double kTwoPi = 6.283185307179586476925286766559;
-    for (int n2 = 0; n2 < N2; ++n2) {
-      for (int k1 = 0; k1 < N1; ++k1) {
-        const double angle = -kTwoPi * (n2 * k1) / (N1 * N2);
-        value[n2][k1][0] = static_cast<float>(std::cos(angle));
-        value[n2][k1][1] = static_cast<float>(std::sin(angle));
+    for (int n2 = 0; n2 < length2; ++n2) {
+      for (int k1 = 0; k1 < length1; ++k1) {
+        const double angle = -kTwoPi * (n2 * k1) / (length1 * length2);
+        float* place = by_n2[n2 * length1 + k1];
+        float* turned = by_k1[k1 * length2 + n2];
+        place[0] = turned[0] = static_cast<float>(std::cos(angle));
+        place[1] = turned[1] = static_cast<float>(std::sin(angle));
       }
     }
   }
-
-  static const Twiddles& table() {
-    static const Twiddles twiddles;
-    return twiddles;
-  }
 };
 
-REPLK_INLINE Cx twist(Cx value, const float (&twiddle)[2]) {
-  return rotate(value, broadcast(twiddle[0]), broadcast(twiddle[1]));
-}
+// The passes that a length has as N1, ...
+struct FirstPasses {
+  int radix;
+  void (*first)(const Lines&, int length2, const float (*twiddles)[2], float* passed);
+  void (*first_back)(const float* z, int length2, const float (*twiddles)[2], float* passed);
+  void (*last)(float* work, int length2);
+};
 
-// load(n) -> passed [L], in the order [k1][n2]; may be in place.
-template <int N1, int N2, class Load>
-REPLK_INLINE void first_pass(float* passed, Load load) {
-  const Twiddles<N1, N2>& twiddles = Twiddles<N1, N2>::table();
-  for (int n2 = 0; n2 < N2; ++n2) {
-    Cx x[N1];
-    each<N1>([&](auto n1) REPLK_INLINE_LAMBDA { x[n1] = load(n2 + N2 * n1); });
-    Dft<N1>::run(x);
-    float* p = passed + n2 * kComplex;
-    store_complex(p, x[0]);
-    each<N1 - 1>([&](auto i) REPLK_INLINE_LAMBDA {
-      constexpr int k1 = decltype(i)::value + 1;
-      store_complex(p + k1 * N2 * kComplex, twist(x[k1], twiddles.value[n2][k1]));
-    });
+// ... and those that it has as N2.
+struct SecondPasses {
+  int radix;
+  void (*second)(const float* passed, int length1, float* to, int64_t step_k1, int64_t step_k2);
+  void (*spectrum)(const float* passed, int length1, float scale, float* spectrum);
+  void (*correlate)(const float* passed, const float* other, int length1, float* sum);
+  void (*result)(const float* passed, int length1, int column, const Target& target);
+  void (*multiply)(float* work, int length1, const float (*twiddles)[2], const float* spectrum, bool is_adjoint,
+                   Fetch& next);
+};
+
+template <int N1>
+constexpr FirstPasses kFirst = {N1, first_pass<N1>, first_pass_back<N1>, last_pass<N1>};
+template <int N2>
+constexpr SecondPasses kSecond = {
+    N2, second_pass<N2>, spectrum_pass<N2>, correlate_pass<N2>, result_pass<N2>, multiply_pass<N2>};
+
+// One length.
+struct Transform {
+  int length;
+  float cost;  // of one complex transform, in vector operations: arithmetic, loads and stores
+  FirstPasses n1;
+  SecondPasses n2;
+  const Twiddles& (*twiddles)();
+
+  void first(const Lines& lines, float* passed) const { n1.first(lines, n2.radix, twiddles().by_n2, passed); }
+  void first_back(const float* z, float* passed) const { n1.first_back(z, n2.radix, twiddles().by_n2, passed); }
+  void last(float* work) const { n1.last(work, n2.radix); }
+  void second(const float* passed, float* to, int64_t step_k1, int64_t step_k2) const {
+    n2.second(passed, n1.radix, to, step_k1, step_k2);
   }
-}
-
-// The second pass for one k1: x[k2] is what stands at k1 + N1 k2.
-template <int N1, int N2>
-REPLK_INLINE void second_pass(const float* passed, int k1, Cx (&x)[N2]) {
-  const float* p = passed + k1 * N2 * kComplex;
-  each<N2>([&](auto n2) REPLK_INLINE_LAMBDA { x[n2] = load_complex(p + n2 * kComplex); });
-  Dft<N2>::run(x);
-}
+  void spectrum(const float* passed, float scale, float* to) const { n2.spectrum(passed, n1.radix, scale, to); }
+  void correlate(const float* passed, const float* other, float* sum) const {
+    n2.correlate(passed, other, n1.radix, sum);
+  }
+  void result(const float* passed, int column, const Target& target) const {
+    n2.result(passed, n1.radix, column, target);
+  }
+  void multiply(float* work, const float* spectrum, bool is_adjoint, Fetch& next) const {
+    n2.multiply(work, n1.radix, twiddles().by_k1, spectrum, is_adjoint, next);
+  }
+};
 
 }  // namespace REPLK_ISA
 }  // namespace replk
