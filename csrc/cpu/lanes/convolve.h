@@ -24,6 +24,7 @@ static void convolve_groups(const Task& task, int64_t begin, int64_t end, float*
                            scratch,
                            scratch + layout.y,
                            scratch + layout.w,
+                           scratch + layout.sum,
                            scratch + layout.bias,
                            p.activation == REPLK_RELU};
   const auto input = [&](int64_t item) {

@@ -28,7 +28,7 @@ static void correlate_groups(const Task& task, int64_t begin, int64_t end, float
   const int64_t taps = k.kh * k.kw * kLanes, images_per_sum = divide_up(kPixelsPerSum, larger(p.h * p.w, 1));
   clear(scratch, layout.size);
   const LanePlane plane = {p.h,     layout.blocks, k.kh, k.kw, scratch, scratch + layout.y, scratch + layout.w,
-                           nullptr, false};
+                           nullptr, nullptr,       false};
   for (int64_t group = begin; group < end; ++group) {
     for (int64_t n = 0; n < p.n; ++n) {
       const T* x = static_cast<const T*>(b.input) + n * b.input_stride[0] + group * kLanes * b.input_stride[1];

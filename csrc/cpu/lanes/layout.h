@@ -14,7 +14,7 @@ struct LanesLayout {
   Kernel kernel;
   LaneBlock block;
   int64_t blocks, pitch;          // of columns; pixels in a row, idle ones too
-  int64_t y, w, sum, bias, size;  // offsets; x comes first. `sum`: grad weight, over many images
+  int64_t y, w, sum, bias, size;  // offsets; x comes first. `sum`: grad weight, over many images; else `sums`
 
   explicit LanesLayout(const replk_problem& p) : kernel(p), block(lane_block(p.w)) {
     blocks = divide_up(p.w, block.pixels);
@@ -23,7 +23,7 @@ struct LanesLayout {
     y = plane;
     w = y + plane;
     sum = w + taps;
-    bias = sum + (p.pass == REPLK_GRAD_WEIGHT ? taps : 0);
+    bias = sum + (p.pass == REPLK_GRAD_WEIGHT ? taps : (p.h + 1) / 2 * pitch * kLanes);
     size = bias + round_up(kLanes, kLine);
   }
 
