@@ -33,8 +33,10 @@ REASON = "_build_error.txt"
 
 IS_X86_64 = platform.machine().lower() in ("x86_64", "amd64") and sys.maxsize > 2**32
 # Code that runs on every CPU of the platform; what a kernel may use beyond that stands in ISA_FLAGS.
-# Traps and errno of floating point are given up, nothing that changes a result: no -ffast-math.
-FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra"]
+# Traps and errno of floating point are given up, nothing that changes a result: no -ffast-math. Compilers differ in
+# whether they fuse products and sums unasked, so they are asked to. Warnings are for csrc/tests/Makefile: here they
+# would only stand before an error.
+FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-w"]
 if sys.platform != "win32":
     FLAGS += ["-fPIC", "-fvisibility=hidden", "-pthread"]
 # The instruction sets that kernels are compiled for: their name in the sources, and the compiler's flags.
@@ -44,6 +46,7 @@ if IS_X86_64:
     ISA_FLAGS["avx512"] = ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"]
 # Of csrc/cpu, what is compiled once and for every CPU; each other file there once per instruction set.
 ONCE = ("dwconv2d_ref.cpp",)
+JOBS = max(2, os.cpu_count() or 1)
 
 
 class BuildError(Exception):
@@ -137,10 +140,11 @@ def build_library(compiler: list[str], library: Path, objects: Path) -> list[str
     objects.mkdir(parents=True, exist_ok=True)
     more = shlex.split(os.environ.get("CXXFLAGS", ""))
     base = [*compiler, *FLAGS, *more, f"-I{SOURCE}", f"-I{SOURCE / 'include'}"]
-    isas = [isa for isa, flags in ISA_FLAGS.items() if understands(base, flags, objects)]
-    if "portable" not in isas:
-        run([*base, "-fsyntax-only", str(probe_file(objects))])
-        raise BuildError(f"{shlex.join(compiler)} does not compile C++17 with these options: {shlex.join(FLAGS)}.")
+    with ThreadPoolExecutor(JOBS) as pool:
+        refusals = dict(zip(ISA_FLAGS, pool.map(lambda isa: refusal(base, isa, objects), ISA_FLAGS), strict=True))
+    if refusals["portable"] is not None:
+        raise refusals["portable"]
+    isas = [isa for isa, error in refusals.items() if error is None]
     base += [f"-DREPLK_NO_{isa.upper()}" for isa in ISA_FLAGS if isa not in isas]
     commands: dict[Path, list[str]] = {}
     # Kernels first, the longest of them before the others: what a build would wait for at its end.
@@ -151,7 +155,7 @@ def build_library(compiler: list[str], library: Path, objects: Path) -> list[str
             commands[objects / f"{file.stem}_{isa}.o"] = [*base, f"-DREPLK_ISA={isa}", *ISA_FLAGS[isa], "-c", str(file)]
     for file in [*sorted((SOURCE / "common").glob("*.cpp")), *(SOURCE / "cpu" / name for name in ONCE)]:
         commands[objects / f"{file.stem}.o"] = [*base, "-c", str(file)]
-    with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(JOBS) as pool:
         for _ in pool.map(run, [[*command, "-o", str(output)] for output, command in commands.items()]):
             pass
     linking = [] if sys.platform == "win32" else ["-pthread"]
@@ -170,20 +174,15 @@ def source_bytes(kernel: Path) -> int:
     return sum(file.stat().st_size for file in [kernel, *kernel.with_suffix("").glob("*.h")])
 
 
-def probe_file(folder: Path) -> Path:
-    """A source that every compiler accepts which is usable here."""
-    file = folder / "probe.cpp"
-    file.write_text("#include <cstdint>\nnamespace replk::probe { inline std::int64_t zero() { return 0; } }\n")
-    return file
-
-
-def understands(base: Sequence[str], flags: Sequence[str], folder: Path) -> bool:
-    """Whether the compiler accepts the flags of an instruction set."""
+def refusal(base: Sequence[str], isa: str, folder: Path) -> BuildError | None:
+    """What the compiler says against an instruction set: against its flags, or its intrinsics in `cpu/simd/<isa>.h`."""
+    probe = folder / f"probe_{isa}.cpp"
+    probe.write_text('#include "cpu/simd/isa.h"\n')
     try:
-        run([*base, *flags, "-fsyntax-only", str(probe_file(folder))])
-    except BuildError:
-        return False
-    return True
+        run([*base, f"-DREPLK_ISA={isa}", *ISA_FLAGS[isa], "-fsyntax-only", str(probe)])
+    except BuildError as error:
+        return error
+    return None
 
 
 def run(command: Sequence[str]) -> None:

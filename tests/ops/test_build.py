@@ -136,6 +136,27 @@ def test_an_instruction_set_that_the_compiler_does_not_know_is_left_out(
     assert library.replk_best_isa() <= best
 
 
+def test_an_instruction_set_whose_intrinsics_the_compiler_lacks_is_left_out(checkout: Path, compiler: str) -> None:
+    headers = checkout.parent / "headers"
+    headers.mkdir()
+    (headers / "immintrin.h").write_text("#error no such instructions\n")
+    limited = script(
+        checkout.parent,
+        f'for word in "$@"; do case $word in -mavx512f) set -- "-I{headers}" "$@";; esac; done\nexec {compiler} "$@"',
+    )
+    said = setup(checkout, "build_ext", "--inplace", CXX=limited)
+    assert "Built" in said and "portable" in said and "avx512" not in said
+    library = ctypes.CDLL(str(checkout / "replk_probe" / "ops" / LIBRARY))
+    assert library.replk_best_isa() <= 2
+
+
+def test_fusing_of_products_and_sums_is_not_left_to_the_compiler(checkout: Path, compiler: str) -> None:
+    log = checkout.parent / "log"
+    setup(checkout, "build_ext", "--inplace", CXX=script(checkout.parent, f'echo "$@" >> {log}\nexec {compiler} "$@"'))
+    compiled = [words for words in map(str.split, log.read_text().splitlines()) if "-c" in words]
+    assert compiled and all("-ffp-contract=fast" in words for words in compiled)
+
+
 def test_a_source_distribution_has_the_sources(checkout: Path) -> None:
     setup(checkout, "sdist", "--formats=gztar")
     (archive,) = (checkout / "dist").iterdir()
