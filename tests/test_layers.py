@@ -22,8 +22,18 @@ PACKAGE = "replk_probe"
 ROOT = Path(replk_probe.__file__).parent
 
 # The runtime modules that everything may stand on, because they import nothing but the standard library and tqdm.
-LIGHT_RUNTIME = ("download", "drive", "files", "progress", "provenance", "reach")
-RESULT_FILES = ("result", "protocol", "published", "statistics", "toolbox_csv", "stimuli", "decide")
+LIGHT_RUNTIME = ("archive", "download", "drive", "files", "progress", "provenance", "reach")
+RESULT_FILES = (
+    "result",
+    "protocol",
+    "published",
+    "statistics",
+    "toolbox_csv",
+    "stimuli",
+    "decide",
+    "decisions",
+    "observers",
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,14 @@ RULES = (
         in_analyzers("plot", "plot_*"),
         (*LIGHT, *PLOTS, *(f"*.{name}" for name in RESULT_FILES)),
         ("matplotlib", "seaborn", "numpy", "scipy"),
+        torch_free=True,
+    ),
+    # Stimuli are files or drawings; looking at them needs no torch.
+    Rule(
+        tuple(f"shape_bias/{name}" for name in ("stimulus_set.py", "cue_conflict.py", "manifest.py", "synthetic*")),
+        (*LIGHT, "images", "images.*", "{room}.*"),
+        ("PIL", "numpy"),
+        not_rooms=PLOTS,
         torch_free=True,
     ),
     # What is measured here is the operator itself.

@@ -5,7 +5,17 @@ Free of torch; PIL and numpy only.
 
 from __future__ import annotations
 
-from ._decode import UnreadableImageError, normalise
+from ._decode import UnreadableImageError, check_image, decode_rgb, normalise
+from ._folder import list_images
 from ._sample import SAMPLINGS, ImageSet, sample_images
 
-__all__ = ["SAMPLINGS", "ImageSet", "UnreadableImageError", "normalise", "sample_images"]
+__all__ = [
+    "SAMPLINGS",
+    "ImageSet",
+    "UnreadableImageError",
+    "check_image",
+    "decode_rgb",
+    "list_images",
+    "normalise",
+    "sample_images",
+]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,46 @@ def load_rgb(path: Path, image_id: str, size: tuple[int, int]) -> npt.NDArray[np
     Raises:
         UnreadableImageError: Missing, truncated, not an image, or of more pixels than PIL deems safe.
     """
+    with _opened(path, image_id) as image:
+        return np.array(_to_rgb(image, image_id).resize((size[1], size[0]), Image.Resampling.BICUBIC))
+
+
+def decode_rgb(path: Path, image_id: str) -> Image.Image:
+    """Decode one file as :func:`load_rgb` does, at its own size.
+
+    Args:
+        path: The file.
+        image_id: Its name in the set, for errors.
+
+    Raises:
+        UnreadableImageError: Missing, truncated, not an image, or of more pixels than PIL deems safe.
+    """
+    with _opened(path, image_id) as image:
+        return _to_rgb(image, image_id)
+
+
+def check_image(path: Path, image_id: str) -> tuple[int, int]:
+    """Look a file over without decoding it: its header, and in a PNG the checksum of every piece up to the last.
+
+    Args:
+        path: The file.
+        image_id: Its name in the set, for errors.
+
+    Returns:
+        ``(H, W)`` in pixels.
+
+    Raises:
+        UnreadableImageError: Missing, not an image, of more pixels than PIL deems safe, or a PNG that is damaged or
+            truncated; damage to other formats shows when they are decoded.
+    """
+    with _opened(path, image_id) as image:
+        image.verify()
+        return image.height, image.width
+
+
+@contextlib.contextmanager
+def _opened(path: Path, image_id: str) -> Iterator[Image.Image]:
+    """The image of a file; whatever goes wrong inside becomes an :class:`UnreadableImageError`."""
     if not path.is_file():  # a pipe would be waited for
         raise UnreadableImageError(image_id, "no such file" if not path.exists() else "not a regular file")
     if path.stat().st_size == 0:
@@ -54,9 +95,7 @@ def load_rgb(path: Path, image_id: str, size: tuple[int, int]) -> npt.NDArray[np
             warnings.simplefilter("ignore")  # PIL comments on metadata that play no part here
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                image.load()
-                rgb = _to_rgb(image, image_id)
-            return np.array(rgb.resize((size[1], size[0]), Image.Resampling.BICUBIC))
+                yield image
     except UnidentifiedImageError as error:
         raise UnreadableImageError(image_id, "not an image, whatever its name says") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -70,6 +109,7 @@ def load_rgb(path: Path, image_id: str, size: tuple[int, int]) -> npt.NDArray[np
 
 
 def _to_rgb(image: Image.Image, image_id: str) -> Image.Image:
+    image.load()
     if image.mode.startswith("I"):
         levels = np.asarray(image).astype(np.int64)
         return Image.fromarray((np.clip(levels, 0, 65535) // 257).astype(np.uint8)).convert("RGB")

@@ -14,7 +14,7 @@ from replk_probe.errors import InvalidInputError
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
 
 
-def list_images(root: Path) -> tuple[str, ...]:
+def list_images(root: Path, option: str = "--data") -> tuple[str, ...]:
     """Every image below ``root``, in the order of torchvision's ImageFolder.
 
     Hidden files and folders (a leading dot) are left out. Links are followed, each real folder is entered once, so a
@@ -22,6 +22,7 @@ def list_images(root: Path) -> tuple[str, ...]:
 
     Args:
         root: The folder.
+        option: What it was given as, for errors.
 
     Returns:
         Ids: paths relative to ``root``, with forward slashes.
@@ -30,9 +31,9 @@ def list_images(root: Path) -> tuple[str, ...]:
         InvalidInputError: ``root`` is missing, not a folder, not readable, or holds no image.
     """
     if not root.exists():
-        raise InvalidInputError(f"Image folder {root} does not exist. Check the path given as --data.")
+        raise InvalidInputError(f"Image folder {root} does not exist. Check the path given as {option}.")
     if not root.is_dir():
-        raise InvalidInputError(f"{root} is a file. --data wants the folder that holds the images. Give its folder.")
+        raise InvalidInputError(f"{root} is a file. {option} wants the folder that holds the images. Give its folder.")
     try:
         ids = _walk(root)
     except OSError as error:
@@ -42,7 +43,7 @@ def list_images(root: Path) -> tuple[str, ...]:
     if not ids:
         raise InvalidInputError(
             f"No image in folder {root}. Only files ending in {', '.join(sorted(SUFFIXES))} count, at any depth. "
-            "Point --data at a folder with such files, or leave it out to use the embedded images."
+            f"Point {option} at a folder with such files, or leave it out."
         )
     return tuple(sorted(ids, key=_image_folder_order))
 

@@ -1,0 +1,179 @@
+"""The published cue-conflict stimuli, file by file: what a folder holds of them, and what not.
+
+The list is package data, made by ``scripts/make_manifest.py``: one line per file with the SHA-256 of the file, that of
+its decoded pixels (RGB bytes, row by row) and its path. The stimuli themselves are not part of the package (CC-BY-4.0,
+Geirhos et al., https://github.com/rgeirhos/texture-vs-shape).
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from replk_probe.images import UnreadableImageError, check_image, decode_rgb
+
+MANIFEST_FILE = "cue_conflict_manifest.txt.gz"
+# Sides of every published stimulus, (H, W) in pixels.
+PUBLISHED_SIZE = (224, 224)
+
+_NAMED = 3
+
+
+class Digests(NamedTuple):
+    """SHA-256 of a file and of its decoded RGB pixels, in hex."""
+
+    file: str
+    pixels: str
+
+
+class Found(NamedTuple):
+    """A file that is there, and the SHA-256 of it in hex."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A folder beside the manifest; every name is one such as ``airplane/airplane1-bicycle2.png``.
+
+    Attributes:
+        same: Files that are byte for byte the published ones.
+        reencoded: Other files with the same pixels.
+        altered: Files of a published name with other content, or that cannot be decoded.
+        missing: Published names that are not there, under no other name either.
+        renamed: Published names whose content is there under another one: the name found.
+        extra: Names found that are not among the published ones, the renamed left out.
+    """
+
+    same: tuple[str, ...]
+    reencoded: tuple[str, ...]
+    altered: tuple[str, ...]
+    missing: tuple[str, ...]
+    renamed: Mapping[str, str]
+    extra: tuple[str, ...]
+
+    @property
+    def intact(self) -> tuple[str, ...]:
+        """Names whose pixels are the published ones."""
+        return tuple(sorted(self.same + self.reencoded))
+
+    @property
+    def complete(self) -> bool:
+        """Whether the folder holds the published set, all of it and nothing else; re-encoded files count."""
+        return not (self.altered or self.missing or self.renamed or self.extra)
+
+    @property
+    def problems(self) -> str:
+        """What keeps the folder from being complete, with names, as one sentence without its full stop; or nothing."""
+        moved = [f"{found} for {name}" for name, found in self.renamed.items()]
+        kinds = (("missing", self.missing), ("renamed", moved), ("altered", self.altered), ("extra", self.extra))
+        return "; ".join(f"{len(names)} {kind} ({some(names)})" for kind, names in kinds if names)
+
+    @property
+    def note(self) -> str:
+        """One or two sentences for the reader of a result."""
+        total = len(cue_conflict_manifest())
+        if not (self.intact or self.altered or self.renamed):
+            return "None of the stimuli is one of the published cue-conflict set."
+        if self.complete:
+            text = f"The stimuli are the {total} of the published cue-conflict set."
+        else:
+            known = len(self.intact) + len(self.renamed)
+            text = f"{known} of the {total} stimuli of the published cue-conflict set; {self.problems}."
+        if self.reencoded:
+            text += f" {len(self.reencoded)} of them are re-encoded, with the same pixels ({some(self.reencoded)})."
+        return text
+
+    def record(self) -> dict[str, Any]:
+        """What a result keeps of it, ready for JSON."""
+        return {
+            "published": len(cue_conflict_manifest()),
+            "same": len(self.same),
+            "reencoded": list(self.reencoded),
+            "altered": list(self.altered),
+            "missing": list(self.missing),
+            "renamed": dict(self.renamed),
+            "extra": list(self.extra),
+        }
+
+
+@functools.cache
+def cue_conflict_manifest() -> Mapping[str, Digests]:
+    """Digests of the 1280 published files by their path in the set."""
+    packed = resources.files(__package__).joinpath(MANIFEST_FILE).read_bytes()
+    rows = (line.split("  ") for line in gzip.decompress(packed).decode("ascii").splitlines())
+    return MappingProxyType({name: Digests(file, pixels) for file, pixels, name in rows})
+
+
+def compare(found: Mapping[str, Found]) -> Comparison:
+    """Tell what of the published set is there. Only files that differ from it are decoded.
+
+    Args:
+        found: Files by their path in the set.
+    """
+    manifest = cue_conflict_manifest()
+    same, reencoded, altered = list[str](), list[str](), list[str]()
+    for name in sorted(manifest.keys() & found.keys()):
+        if found[name].sha256 == manifest[name].file:
+            same.append(name)
+        else:
+            (reencoded if _pixels(found[name].path) == manifest[name].pixels else altered).append(name)
+
+    missing = set(manifest) - set(found)
+    extra = set(found) - set(manifest)
+    by_file = {manifest[name].file: name for name in missing}
+    by_stem = {_stem(name): name for name in missing}
+    renamed = dict[str, str]()
+    for other in sorted(extra):
+        name = by_file.get(found[other].sha256) or by_stem.get(_stem(other), "")
+        if name not in missing:
+            continue
+        # The same name with another suffix: another encoding, if the pixels say so too.
+        if found[other].sha256 == manifest[name].file or _pixels(found[other].path) == manifest[name].pixels:
+            renamed[name] = other
+            missing.discard(name)
+            extra.discard(other)
+    return Comparison(
+        tuple(same),
+        tuple(reencoded),
+        tuple(altered),
+        tuple(sorted(missing)),
+        dict(sorted(renamed.items())),
+        tuple(sorted(extra)),
+    )
+
+
+def some(names: tuple[str, ...] | list[str]) -> str:
+    """The first few of many names, and how many more there are."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def pixel_digest(path: Path) -> tuple[str, tuple[int, int]]:
+    """SHA-256 of the decoded RGB bytes, row by row, in hex; and ``(H, W)``.
+
+    Raises:
+        UnreadableImageError: The file cannot be decoded.
+    """
+    image = decode_rgb(path, path.name)
+    return hashlib.sha256(image.tobytes()).hexdigest(), (image.height, image.width)
+
+
+def _pixels(path: Path) -> str | None:
+    """As the manifest has it; None for a file that cannot be one of the set."""
+    try:
+        return pixel_digest(path)[0] if check_image(path, path.name) == PUBLISHED_SIZE else None
+    except UnreadableImageError:
+        return None
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
