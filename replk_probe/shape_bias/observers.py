@@ -1,0 +1,311 @@
+"""Observers in numbers, side by side: networks, people, people pooled. Free of torch."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from replk_probe.errors import InvalidInputError
+
+from .decisions import Decisions
+from .statistics import (
+    BootstrapIntervals,
+    CueCounts,
+    Interval,
+    PairedComparison,
+    bootstrap_observers,
+    bootstrap_stimuli,
+    error_consistency,
+    paired_comparison,
+    pooled,
+    wilson_interval,
+)
+
+HUMANS = "humans"
+
+Kind: TypeAlias = Literal["model", "human", "humans"]
+
+
+@dataclass(frozen=True)
+class ErrorConsistency:
+    """Cohen's kappa of being right or wrong on the same stimuli.
+
+    Attributes:
+        mean_human: Mean over the human observers, without the observer itself; of ``humans``, over all pairs of people;
+            NaN where there are none.
+        by_observer: With each other observer; of ``humans``, the mean over the people.
+    """
+
+    mean_human: float = math.nan
+    by_observer: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Observer:
+    """One observer in numbers.
+
+    Attributes:
+        name: As in its file, or the model's.
+        kind: ``"model"``, ``"human"``, or ``"humans"`` for the sum of several people's decisions.
+        counts: Which cue it followed how often; holds the shape bias.
+        ci95: 95 % interval of the shape bias: Wilson's, or for ``humans`` the bootstrap over people, since their
+            decisions are not independent; None where undefined.
+        ci95_method: In words.
+        bootstrap: Bootstrap intervals of the shape bias, of its mean and of its median over categories.
+        consistency: Error consistency with others.
+        source: Where the decisions come from.
+    """
+
+    name: str
+    kind: Kind
+    counts: CueCounts
+    ci95: Interval | None
+    ci95_method: str
+    bootstrap: BootstrapIntervals
+    consistency: ErrorConsistency = ErrorConsistency()
+    source: str = ""
+
+    @classmethod
+    def from_counts(
+        cls,
+        name: str,
+        kind: Kind,
+        counts: CueCounts,
+        *,
+        members: Sequence[CueCounts] = (),
+        consistency: ErrorConsistency | None = None,
+        source: str = "",
+    ) -> Observer:
+        """Add the intervals.
+
+        Args:
+            name: Of the observer.
+            kind: What it is.
+            counts: Its counts.
+            members: Counts of the people that were pooled, for ``humans``.
+            consistency: Where decisions of others are known.
+            source: Where the decisions come from.
+        """
+        if len(members) > 1:
+            bootstrap = bootstrap_observers(members)
+            ci95, method = bootstrap.overall, f"bootstrap over {len(members)} observers"
+        else:
+            bootstrap = bootstrap_stimuli(counts)
+            ci95, method = wilson_interval(counts.n_shape, counts.n_shape + counts.n_texture), "Wilson"
+        return cls(name, kind, counts, ci95, method, bootstrap, consistency or ErrorConsistency(), source)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; None where a ratio is undefined."""
+        counts, bootstrap = self.counts, self.bootstrap
+        rows = zip(counts.categories, counts.shape, counts.texture, counts.other, counts.by_category, strict=True)
+        return {
+            "observer": self.name,
+            "kind": self.kind,
+            "source": self.source,
+            "overall": _or_none(counts.overall),
+            "macro": _or_none(counts.macro),
+            "median": _or_none(counts.median),
+            "n_defined": counts.n_defined,
+            "ci95": _or_list(self.ci95),
+            "ci95_method": self.ci95_method,
+            "bootstrap": {
+                "overall": _or_list(bootstrap.overall),
+                "macro": _or_list(bootstrap.macro),
+                "median": _or_list(bootstrap.median),
+                "resampled": bootstrap.resampled,
+                "draws": bootstrap.draws,
+                "seed": bootstrap.seed,
+            },
+            "shape": counts.n_shape,
+            "texture": counts.n_texture,
+            "other": counts.n_other,
+            "na": counts.na,
+            "n_conflict": counts.n_conflict,
+            "cue_accuracy": _or_none(counts.cue_accuracy),
+            "congruent_accuracy": _or_none(counts.congruent_accuracy),
+            "congruent_correct": counts.congruent_correct,
+            "n_congruent": counts.n_congruent,
+            "by_category": {
+                category: {"shape": shape, "texture": texture, "other": other, "bias": _or_none(bias)}
+                for category, shape, texture, other, bias in rows
+            },
+            "error_consistency": {
+                "mean_human": _or_none(self.consistency.mean_human),
+                "by_observer": {name: _or_none(kappa) for name, kappa in self.consistency.by_observer.items()},
+            },
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Observer:
+        """The inverse of :meth:`to_json`, from parsed JSON."""
+        rows, bootstrap, consistency = data["by_category"], data["bootstrap"], data["error_consistency"]
+        return cls(
+            name=data["observer"],
+            kind=data["kind"],
+            counts=CueCounts(
+                categories=tuple(rows),
+                shape=tuple(row["shape"] for row in rows.values()),
+                texture=tuple(row["texture"] for row in rows.values()),
+                other=tuple(row["other"] for row in rows.values()),
+                na=data["na"],
+                congruent_correct=data["congruent_correct"],
+                n_congruent=data["n_congruent"],
+            ),
+            ci95=_interval(data["ci95"]),
+            ci95_method=data["ci95_method"],
+            bootstrap=BootstrapIntervals(
+                overall=_interval(bootstrap["overall"]),
+                macro=_interval(bootstrap["macro"]),
+                median=_interval(bootstrap["median"]),
+                resampled=bootstrap["resampled"],
+                draws=bootstrap["draws"],
+                seed=bootstrap["seed"],
+            ),
+            consistency=ErrorConsistency(
+                _or_nan(consistency["mean_human"]),
+                {name: _or_nan(kappa) for name, kappa in consistency["by_observer"].items()},
+            ),
+            source=data["source"],
+        )
+
+
+def analyse(decisions: Sequence[Decisions], source: str = "") -> tuple[Observer, ...]:
+    """Observers side by side, people also pooled.
+
+    Args:
+        decisions: One per observer, of one set of categories; they are paired by the ids of the stimuli.
+        source: Where they come from, for the record.
+
+    Returns:
+        In the order given, after ``humans`` if there are any people.
+
+    Raises:
+        InvalidInputError: Two observers share a name, or their categories differ.
+    """
+    check_names(decisions)
+    if not decisions:
+        return ()
+    kappa = consistency_matrix(decisions)
+    people = [index for index, one in enumerate(decisions) if one.is_human]
+    counts = [one.counts() for one in decisions]
+    observers = [
+        Observer.from_counts(
+            one.observer,
+            "human" if one.is_human else "model",
+            counts[index],
+            consistency=_consistency(decisions, kappa[index], people, leave_out=index),
+            source=source,
+        )
+        for index, one in enumerate(decisions)
+    ]
+    if people:
+        members = [counts[index] for index in people]
+        among = kappa[np.ix_(people, people)][np.triu_indices(len(people), 1)]
+        others = [index for index in range(len(decisions)) if index not in people]
+        consistency = ErrorConsistency(
+            _mean(among), {decisions[index].observer: _mean(kappa[index, people]) for index in others}
+        )
+        everyone = Observer.from_counts(
+            HUMANS, "humans", pooled(members), members=members, consistency=consistency, source=source
+        )
+        observers.insert(0, everyone)
+    return tuple(observers)
+
+
+def consistency_with(decisions: Decisions, others: Sequence[Decisions]) -> ErrorConsistency:
+    """Error consistency of one observer with others, whose names may include its own.
+
+    Raises:
+        InvalidInputError: Two of the others share a name.
+    """
+    check_names(others)
+    row = consistency_matrix([decisions, *others])[0, 1:]
+    return _consistency(others, row, [index for index, one in enumerate(others) if one.is_human])
+
+
+def consistency_matrix(decisions: Sequence[Decisions]) -> npt.NDArray[np.float64]:
+    """Cohen's kappa of every pair, ``[n, n]``, over the stimuli that both decided on; NaN where there are none."""
+    columns: dict[str, int] = {}
+    positions = [[columns.setdefault(image_id, len(columns)) for image_id in one.image_ids] for one in decisions]
+    seen = np.zeros((len(decisions), len(columns)), dtype=bool)
+    correct = np.zeros_like(seen)
+    for row, (one, position) in enumerate(zip(decisions, positions, strict=True)):
+        seen[row, position] = True
+        correct[row, position] = one.correct
+    return error_consistency(correct, seen)
+
+
+def compare(first: Decisions, second: Decisions) -> PairedComparison:
+    """Whether two observers differ in shape bias, on the conflict stimuli that both decided on.
+
+    Raises:
+        InvalidInputError: They have no such stimulus in common.
+    """
+    mine = dict(zip(first.image_ids, first.choices(), strict=True))
+    yours = dict(zip(second.image_ids, second.choices(), strict=True))
+    position = {category: index for index, category in enumerate(first.categories)}
+    shared = [
+        (mine[image_id], yours[image_id], position[shape])
+        for image_id, shape, texture in zip(first.image_ids, first.shape, first.texture, strict=True)
+        if shape != texture and image_id in yours
+    ]
+    if not shared:
+        raise InvalidInputError(
+            f"Observers {first.observer!r} and {second.observer!r} cannot be compared. They have no stimulus with a "
+            "cue conflict in common. Compare observers of one stimulus set."
+        )
+    columns = np.array(shared)
+    return paired_comparison(
+        columns[:, 0].astype(np.int8), columns[:, 1].astype(np.int8), columns[:, 2].astype(np.intp)
+    )
+
+
+def check_names(decisions: Sequence[Decisions]) -> None:
+    """InvalidInputError if two observers share a name, or one has the name of the pooled people."""
+    counted = Counter(one.observer for one in decisions)
+    twice = [name for name, times in counted.items() if times > 1]
+    if twice:
+        raise InvalidInputError(
+            f"There are {counted[twice[0]]} observers of the name {twice[0]!r}. Observers are told apart by their "
+            "names. Rename one of them, or leave it out."
+        )
+    if HUMANS in counted and any(one.is_human for one in decisions):
+        raise InvalidInputError(
+            f"One observer has the name {HUMANS!r}. That is what all people together are called. Rename it."
+        )
+
+
+def _consistency(
+    others: Sequence[Decisions], kappas: npt.NDArray[np.float64], people: Sequence[int], leave_out: int = -1
+) -> ErrorConsistency:
+    humans = kappas[[index for index in people if index != leave_out]]
+    by_observer = {one.observer: float(kappas[index]) for index, one in enumerate(others) if index != leave_out}
+    return ErrorConsistency(_mean(humans), by_observer)
+
+
+def _mean(values: npt.NDArray[np.float64]) -> float:
+    """Mean of those that are defined; NaN for none."""
+    defined = values[~np.isnan(values)]
+    return math.fsum(defined) / len(defined) if len(defined) else math.nan
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _or_list(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else list(interval)
+
+
+def _interval(values: Sequence[float] | None) -> Interval | None:
+    return None if values is None else (float(values[0]), float(values[1]))

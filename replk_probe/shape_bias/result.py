@@ -1,0 +1,347 @@
+"""What one shape-bias run found: frozen, saved as JSON + arrays + CSV, read back the same. Free of torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.files import atomic_path, atomic_write_text
+from replk_probe.runtime.provenance import RunInfo, software_versions
+
+from .decisions import Decisions as Decisions
+from .observers import Observer, analyse, consistency_with
+from .toolbox_csv import SUMMARY_NAME, read_decisions, write_decisions
+
+SCHEMA_VERSION = 1
+READABLE_VERSIONS = (1,)
+
+JSON_NAME = "shape_bias.json"
+ARRAYS_NAME = "decisions.npz"
+DECISIONS_NAME = "decisions.csv"
+CSV_NAME = SUMMARY_NAME
+
+_CSV_COLUMNS = (
+    "observer",
+    "kind",
+    "source",
+    "category",
+    "n_conflict",
+    "shape",
+    "texture",
+    "other",
+    "shape_bias",
+    "ci95_low",
+    "ci95_high",
+    "macro",
+    "median",
+    "cue_accuracy",
+    "congruent_accuracy",
+    "mean_human_kappa",
+)
+
+
+@dataclass(frozen=True)
+class GivenDecisions:
+    """What takes the place of a :class:`RunInfo` where no model ran: decisions came from elsewhere.
+
+    Attributes:
+        source: Where from, such as ``"import:cue-conflict"``.
+        files: SHA-256 of each file that was read, by its base name.
+        versions: Of replk-probe and the packages below it.
+    """
+
+    source: str
+    files: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=software_versions)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionaries and texts; ``model`` is None."""
+        return {"model": None, "source": self.source, "files": dict(self.files), "versions": dict(self.versions)}
+
+
+@dataclass(frozen=True, eq=False)
+class ShapeBiasResult:
+    """The shape bias of one model, or of none, beside other observers.
+
+    Attributes:
+        run: Circumstances of the measurement, or where the decisions came from.
+        model: The observer that was measured, in numbers; None where no model ran.
+        decisions: Its decisions.
+        probabilities: Its probability of each category per stimulus, ``[N, categories]`` float32 in the order of
+            ``decisions.names``, read-only; they need not sum to 1. None where they are not known.
+        observers: Imported observers, in numbers; ``humans`` first, where people are among them.
+        notes: Sentences the reader of the numbers must see.
+    """
+
+    run: RunInfo | GivenDecisions
+    model: Observer | None
+    decisions: Decisions | None = None
+    probabilities: npt.NDArray[np.float32] | None = None
+    observers: tuple[Observer, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Own the probabilities, so that nobody else can change them."""
+        if (self.model is None) != (self.decisions is None):
+            raise InvalidInputError(
+                "A model's numbers and its decisions belong together. One of them is missing. "
+                "Make the result with ShapeBiasResult.from_decisions."
+            )
+        if self.probabilities is None:
+            return
+        probabilities = np.array(self.probabilities, dtype=np.float32)
+        expected = (0, 0) if self.decisions is None else (len(self.decisions.names), len(self.decisions.categories))
+        if probabilities.shape != expected:
+            raise InvalidInputError(
+                f"The probabilities have shape {list(probabilities.shape)}, the decisions {list(expected)}. Each "
+                "stimulus has one probability per category. Give them as [stimuli, categories]."
+            )
+        probabilities.setflags(write=False)
+        object.__setattr__(self, "probabilities", probabilities)
+
+    @classmethod
+    def from_decisions(
+        cls,
+        decisions: Decisions | None = None,
+        *,
+        observers: Sequence[Decisions] = (),
+        models: Sequence[Decisions] = (),
+        run: RunInfo | GivenDecisions | None = None,
+        probabilities: npt.NDArray[np.float32] | None = None,
+        source: str | None = None,
+        notes: Sequence[str] = (),
+    ) -> ShapeBiasResult:
+        """Analyse decisions, whoever made them.
+
+        Args:
+            decisions: Of the model, or None for a table of ``observers`` alone.
+            observers: Of others, to stand beside it.
+            models: Of other models of the same run: they count for the error consistency alone. A name that an observer
+                has already is told apart by `` (this run)``.
+            run: Circumstances; by default that the decisions were given.
+            probabilities: Of the model, ``[N, categories]``, in the order of ``decisions.names``.
+            source: Where the observers come from.
+            notes: What the reader must see.
+
+        Raises:
+            InvalidInputError: Two observers share a name, or the arguments do not fit together.
+        """
+        origin = source or "given"
+        result = cls(
+            run=run or GivenDecisions(origin),
+            model=None
+            if decisions is None
+            else Observer.from_counts(
+                decisions.observer,
+                "human" if decisions.is_human else "model",
+                decisions.counts(),
+                source="measured" if isinstance(run, RunInfo) else origin,
+            ),
+            decisions=decisions,
+            probabilities=probabilities,
+            notes=tuple(notes),
+        )
+        return result.beside(observers, models, source=origin)
+
+    def beside(
+        self, observers: Sequence[Decisions], models: Sequence[Decisions] = (), *, source: str = "given"
+    ) -> ShapeBiasResult:
+        """The same result beside other observers; the arguments are those of :meth:`from_decisions`."""
+        model = self.model
+        if model is not None and self.decisions is not None:
+            taken = {one.observer for one in observers}
+            others = [one.renamed(f"{one.observer} (this run)") if one.observer in taken else one for one in models]
+            model = replace(model, consistency=consistency_with(self.decisions, [*observers, *others]))
+        return replace(self, model=model, observers=analyse(observers, source))
+
+    @property
+    def shape_bias(self) -> float:
+        """The model's S / (S + T) over all conflict stimuli, in [0, 1]; NaN where undefined or no model ran."""
+        return math.nan if self.model is None else self.model.counts.overall
+
+    @property
+    def everyone(self) -> tuple[Observer, ...]:
+        """The model, if one ran, and the imported observers."""
+        return (() if self.model is None else (self.model,)) + self.observers
+
+    def observer(self, name: str) -> Observer:
+        """One of :attr:`everyone`, the model first.
+
+        Raises:
+            InvalidInputError: Nobody has that name.
+        """
+        for one in self.everyone:
+            if one.name == name:
+                return one
+        raise InvalidInputError(
+            f"No observer {name!r} in this result. It has {', '.join(one.name for one in self.everyone)}. "
+            "Take one of those, or import more."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the decisions and probabilities, as plain values; an undefined ratio is None."""
+        record: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "run": self.run.to_json(),
+            "shape_bias": None if self.model is None else self.model.to_json(),
+        }
+        if self.observers:
+            record["observers"] = {one.name: one.to_json() for one in self.observers}
+        record["notes"] = list(self.notes)
+        return record
+
+    def save(self, directory: str | Path) -> None:
+        """Write ``shape_bias.csv`` and, last, ``shape_bias.json``; for a model ``decisions.csv`` and ``.npz`` before.
+
+        Each is written whole or not at all, and the bytes depend on the result alone.
+
+        Args:
+            directory: Created if it is not there.
+
+        Raises:
+            InvalidInputError: The folder cannot be written to, or a number of the record is not finite.
+        """
+        folder = Path(directory)
+        text = _strict_json(self.to_json())
+        if self.decisions is not None:
+            arrays: dict[str, Any] = {
+                "names": np.array(self.decisions.names),
+                "categories": np.array(self.decisions.categories),
+            }
+            if self.probabilities is not None:
+                arrays["probabilities"] = self.probabilities
+            with atomic_path(folder / ARRAYS_NAME) as path, path.open("wb") as stream:
+                np.savez(stream, **arrays)
+            write_decisions(self.decisions, folder / DECISIONS_NAME)
+        write_csv(self.everyone, folder / CSV_NAME)
+        atomic_write_text(folder / JSON_NAME, text)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> ShapeBiasResult:
+        """Read back what :meth:`save` wrote.
+
+        Args:
+            directory: Folder with ``shape_bias.json`` and, where a model ran, ``decisions.csv`` and ``decisions.npz``.
+
+        Raises:
+            InvalidInputError: A file is missing or damaged, or of a schema version that this program cannot read.
+        """
+        folder = Path(directory)
+        record = _read_json(folder / JSON_NAME)
+        version = record.get("schema_version")
+        if version not in READABLE_VERSIONS:
+            raise InvalidInputError(
+                f"{folder / JSON_NAME} has schema version {version}. This replk-probe reads "
+                f"{', '.join(map(str, READABLE_VERSIONS))}. Read it with the version of replk-probe that wrote it, or "
+                "measure again."
+            )
+        try:
+            own, run = record["shape_bias"], record["run"]
+            model = None if own is None else Observer.from_json(own)
+            observers = tuple(Observer.from_json(one) for one in record.get("observers", {}).values())
+            notes = tuple(record["notes"])
+            circumstances = (
+                RunInfo.from_json(run)
+                if run["model"] is not None
+                else GivenDecisions(run["source"], run["files"], run["versions"])
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise InvalidInputError(
+                f"{folder / JSON_NAME} is not a complete shape-bias record ({type(error).__name__}: {error}). It was "
+                "changed by hand or cut short. Measure again."
+            ) from error
+        if model is None:
+            return cls(circumstances, None, observers=observers, notes=notes)
+        found = read_decisions(folder / DECISIONS_NAME, model.counts.categories)
+        if len(found) != 1 or found[0].observer != model.name or found[0].counts() != model.counts:
+            raise _unreadable(folder / DECISIONS_NAME, f"it does not hold the decisions that {JSON_NAME} counts")
+        probabilities = _read_probabilities(folder / ARRAYS_NAME, found[0].names)
+        return cls(circumstances, model, found[0], probabilities, observers, notes)
+
+
+def write_csv(observers: Sequence[Observer], path: str | Path) -> None:
+    """Write, for each observer, a row with all its numbers (category ``all``) and one for each category.
+
+    Args:
+        observers: In the order of their rows.
+        path: File to write, replaced if it exists.
+
+    Raises:
+        InvalidInputError: The file cannot be written.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(_CSV_COLUMNS)
+    for one in observers:
+        counts, who = one.counts, (one.name, one.kind, one.source)
+        totals = (counts.n_conflict, counts.n_shape, counts.n_texture, counts.n_other, _cell(counts.overall))
+        ratios = (counts.macro, counts.median, counts.cue_accuracy, counts.congruent_accuracy)
+        writer.writerow(
+            [*who, "all", *totals, *(one.ci95 or ("", "")), *map(_cell, (*ratios, one.consistency.mean_human))]
+        )
+        rows = zip(counts.categories, counts.shape, counts.texture, counts.other, counts.by_category, strict=True)
+        for category, shape, texture, other, bias in rows:
+            row = (category, shape + texture + other, shape, texture, other, _cell(bias))
+            writer.writerow([*who, *row, *[""] * (len(_CSV_COLUMNS) - len(who) - len(row))])
+    atomic_write_text(path, buffer.getvalue())
+
+
+def _cell(value: float) -> float | str:
+    return "" if math.isnan(value) else value
+
+
+def _strict_json(record: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(record, indent=2, allow_nan=False, ensure_ascii=True) + "\n"
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"The record cannot be written as JSON ({error}). Every entry must be a finite number, a text or a list of "
+            "them. Look at the configuration of the run."
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+    except ValueError as error:  # JSON and UTF-8 errors both
+        raise _unreadable(path, f"it is not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise _unreadable(path, "it is not a JSON object")
+    return record
+
+
+def _read_probabilities(path: Path, names: Sequence[str]) -> npt.NDArray[np.float32] | None:
+    try:
+        # Opened here, because numpy leaves a damaged archive open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            if arrays["names"].tolist() != list(names):
+                raise _unreadable(path, "its stimuli are not those of the decisions")
+            if "probabilities" not in arrays:
+                return None
+            return np.asarray(arrays["probabilities"], dtype=np.float32)
+    except FileNotFoundError as error:
+        raise _unreadable(path, "no such file") from error
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        if isinstance(error, InvalidInputError):
+            raise
+        raise _unreadable(path, str(error)) from error
+
+
+def _unreadable(path: Path, reason: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"Cannot read {path}. {reason[:1].upper()}{reason[1:]}. Give the folder that 'replk-probe shape-bias --output' "
+        "wrote."
+    )

@@ -1,0 +1,395 @@
+"""Numbers of decisions on cue-conflict stimuli: counts, ratios, intervals, agreement. Free of torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from replk_probe.errors import InvalidInputError
+
+# Two-sided 95 % of the normal distribution.
+_Z = 1.959963984540054
+
+DRAWS = 1000
+SEED = 0
+
+# What a decision is on a stimulus with two cues.
+OTHER, SHAPE, TEXTURE = 0, 1, 2
+
+Interval: TypeAlias = tuple[float, float]
+Choices: TypeAlias = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class CueCounts:
+    """Which cue an observer followed, per shape category, on the stimuli whose cues differ.
+
+    A ratio without a denominator is NaN.
+
+    Attributes:
+        categories: Names, alphabetical.
+        shape: Decisions for the shape's category, one count per category of the shape.
+        texture: Decisions for the texture's category, likewise.
+        other: Everything else, likewise.
+        na: How many of ``other`` are trials without an answer.
+        congruent_correct: Right decisions on the stimuli whose cues agree.
+        n_congruent: Number of those stimuli.
+    """
+
+    categories: tuple[str, ...]
+    shape: tuple[int, ...]
+    texture: tuple[int, ...]
+    other: tuple[int, ...]
+    na: int = 0
+    congruent_correct: int = 0
+    n_congruent: int = 0
+
+    def __post_init__(self) -> None:
+        """One count per category, none below zero."""
+        rows = (self.shape, self.texture, self.other)
+        if any(len(row) != len(self.categories) for row in rows) or min((0, *sum(rows, ()))) < 0:
+            raise InvalidInputError(
+                f"The counts of {len(self.categories)} categories cannot be used. Each category has one count of "
+                "decisions for the shape, one for the texture and one of others, none below zero. Give such counts."
+            )
+
+    @property
+    def n_shape(self) -> int:
+        """Decisions for the shape."""
+        return sum(self.shape)
+
+    @property
+    def n_texture(self) -> int:
+        """Decisions for the texture."""
+        return sum(self.texture)
+
+    @property
+    def n_other(self) -> int:
+        """Decisions for neither."""
+        return sum(self.other)
+
+    @property
+    def n_conflict(self) -> int:
+        """Decisions on stimuli whose cues differ."""
+        return self.n_shape + self.n_texture + self.n_other
+
+    @property
+    def overall(self) -> float:
+        """Shape bias: S / (S + T) of the pooled counts, in [0, 1] (micro-average)."""
+        return _ratio(self.n_shape, self.n_shape + self.n_texture)
+
+    @property
+    def by_category(self) -> tuple[float, ...]:
+        """The same over the stimuli of one shape category each."""
+        return tuple(_ratio(s, s + t) for s, t in zip(self.shape, self.texture, strict=True))
+
+    @property
+    def n_defined(self) -> int:
+        """Categories with a decision for one of the cues: those that ``macro`` and ``median`` are taken over."""
+        return sum(not math.isnan(bias) for bias in self.by_category)
+
+    @property
+    def macro(self) -> float:
+        """Mean of the defined categories."""
+        defined = [bias for bias in self.by_category if not math.isnan(bias)]
+        return math.fsum(defined) / len(defined) if defined else math.nan
+
+    @property
+    def median(self) -> float:
+        """Median of the defined categories."""
+        defined = [bias for bias in self.by_category if not math.isnan(bias)]
+        return float(np.median(defined)) if defined else math.nan
+
+    @property
+    def cue_accuracy(self) -> float:
+        """(S + T) / ``n_conflict``; the toolbox divides by all stimuli instead."""
+        return _ratio(self.n_shape + self.n_texture, self.n_conflict)
+
+    @property
+    def congruent_accuracy(self) -> float:
+        """Share of right decisions where both cues agree."""
+        return _ratio(self.congruent_correct, self.n_congruent)
+
+
+@dataclass(frozen=True)
+class BootstrapIntervals:
+    """95 % percentile intervals; None where the ratio is undefined.
+
+    Attributes:
+        overall: Of the shape bias.
+        macro: Of the mean over categories.
+        median: Of the median over categories.
+        resampled: ``"stimuli"`` (within each shape category) or ``"observers"``.
+        draws: Number of resamples.
+        seed: Of the generator.
+    """
+
+    overall: Interval | None
+    macro: Interval | None
+    median: Interval | None
+    resampled: str
+    draws: int = DRAWS
+    seed: int = SEED
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Two observers on the same stimuli.
+
+    Attributes:
+        n_pairs: Conflict stimuli on which both followed a cue.
+        first_only: Of those, how often the first followed the shape and the second the texture.
+        second_only: The other way round.
+        p_value: McNemar's exact two-sided test of equal chances of these two.
+        difference: Shape bias of the first minus that of the second, each with its own denominator; NaN if undefined.
+        ci95: Bootstrap interval of the difference, stimuli resampled in pairs within each shape category.
+    """
+
+    n_pairs: int
+    first_only: int
+    second_only: int
+    p_value: float
+    difference: float
+    ci95: Interval | None
+
+
+def choices(shape: Sequence[str], texture: Sequence[str], response: Sequence[str]) -> Choices:
+    """:data:`SHAPE`, :data:`TEXTURE` or :data:`OTHER` for every stimulus; a stimulus without conflict counts as shape.
+
+    Args:
+        shape: Category of the shape, ``[N]``.
+        texture: Category of the texture, ``[N]``.
+        response: Category decided for, ``[N]``; anything that is no category (``na``) is neither.
+    """
+    answers = np.asarray(response, dtype=str)
+    followed = np.where(np.asarray(texture, dtype=str) == answers, TEXTURE, OTHER)
+    return np.where(np.asarray(shape, dtype=str) == answers, SHAPE, followed).astype(np.int8)
+
+
+def count_cues(
+    shape: Sequence[str], texture: Sequence[str], response: Sequence[str], categories: Sequence[str]
+) -> CueCounts:
+    """Count decisions; those on stimuli whose cues agree are kept apart.
+
+    Args:
+        shape: Category of the shape, ``[N]``.
+        texture: Category of the texture, ``[N]``.
+        response: Category decided for, ``[N]``, or ``na``.
+        categories: All that a shape can have.
+    """
+    position = {name: index for index, name in enumerate(categories)}
+    rows = np.array([position[name] for name in shape], dtype=np.intp)
+    conflict = np.array([one != other for one, other in zip(shape, texture, strict=True)], dtype=bool)
+    followed = choices(shape, texture, response)
+    table = np.zeros((len(categories), 3), dtype=np.int64)
+    np.add.at(table, (rows[conflict], followed[conflict].astype(np.intp)), 1)
+    unanswered = np.array([answer not in position for answer in response], dtype=bool)
+    return CueCounts(
+        categories=tuple(categories),
+        shape=tuple(table[:, SHAPE].tolist()),
+        texture=tuple(table[:, TEXTURE].tolist()),
+        other=tuple(table[:, OTHER].tolist()),
+        na=int((unanswered & conflict).sum()),
+        congruent_correct=int((followed[~conflict] == SHAPE).sum()),
+        n_congruent=int((~conflict).sum()),
+    )
+
+
+def pooled(counts: Sequence[CueCounts]) -> CueCounts:
+    """The sum of the counts of several observers over the same categories.
+
+    Raises:
+        InvalidInputError: There are none, or their categories differ.
+    """
+    if len({one.categories for one in counts}) != 1:
+        raise InvalidInputError(
+            f"The counts of {len(counts)} observers cannot be added up. That takes at least one observer, and the "
+            "same categories for all. Pool observers of one stimulus set."
+        )
+    return CueCounts(
+        categories=counts[0].categories,
+        shape=_added(one.shape for one in counts),
+        texture=_added(one.texture for one in counts),
+        other=_added(one.other for one in counts),
+        na=sum(one.na for one in counts),
+        congruent_correct=sum(one.congruent_correct for one in counts),
+        n_congruent=sum(one.n_congruent for one in counts),
+    )
+
+
+def wilson_interval(successes: int, n: int) -> Interval | None:
+    """Wilson's 95 % score interval of a proportion, or None for ``n`` = 0.
+
+    Source:
+        E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927).
+    """
+    if n == 0:
+        return None
+    p, z2 = successes / n, _Z * _Z
+    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    # At the ends the formula gives 0 and 1 but for rounding.
+    return (0.0 if successes == 0 else middle - half), (1.0 if successes == n else middle + half)
+
+
+def bootstrap_stimuli(counts: CueCounts, draws: int = DRAWS, seed: int = SEED) -> BootstrapIntervals:
+    """Intervals under other stimuli of the same design: each category's are drawn again, with replacement.
+
+    Drawing n of the n stimuli of a category is drawing its three counts from a multinomial distribution, so the order
+    of the decisions plays no part.
+
+    Args:
+        counts: One observer's.
+        draws: Number of resamples.
+        seed: Of the generator.
+    """
+    table = _table(counts)
+    return _percentiles(_redrawn(table, draws, seed)[..., :2], "stimuli", draws, seed)
+
+
+def bootstrap_observers(members: Sequence[CueCounts], draws: int = DRAWS, seed: int = SEED) -> BootstrapIntervals:
+    """Intervals of pooled counts under other observers of the same kind, who are drawn again, with replacement.
+
+    The decisions of several people on one stimulus are not independent, nor are those of one person, so neither
+    Wilson's interval nor a bootstrap of single decisions would do for their sum.
+
+    Args:
+        members: One per observer, over the same categories.
+        draws: Number of resamples.
+        seed: Of the generator.
+    """
+    tables = np.stack([_table(member) for member in members])
+    weights = np.random.default_rng(seed).multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)
+    return _percentiles(np.tensordot(weights, tables, axes=1)[..., :2], "observers", draws, seed)
+
+
+def error_consistency(
+    correct: npt.NDArray[np.bool_], seen: npt.NDArray[np.bool_] | None = None
+) -> npt.NDArray[np.float64]:
+    """Cohen's kappa of being right or wrong, for every pair of observers, over the stimuli that both saw.
+
+    ``(observed - expected) / (1 - expected)`` with the expected agreement ``p1 p2 + (1 - p1)(1 - p2)``, and 1 where the
+    observed agreement is 1.
+
+    Args:
+        correct: Whether the response was the shape's category, ``[observers, stimuli]``.
+        seen: Which decisions there are, of the same shape; all by default.
+
+    Returns:
+        Symmetric ``[observers, observers]`` with ones on its diagonal; NaN where two have no stimulus in common.
+
+    Source:
+        Geirhos, Meding & Wichmann, Beyond accuracy: quantifying trial-by-trial behaviour of CNNs and humans by
+        measuring error consistency, NeurIPS 2020, arXiv:2006.16736.
+    """
+    there = np.ones(correct.shape) if seen is None else seen.astype(np.float64)
+    right = correct.astype(np.float64) * there
+    n = there @ there.T
+    # Of row i's decisions on what both saw, how many are right; column j's are the transpose.
+    first = right @ there.T
+    agreeing = n - first - first.T + 2 * (right @ right.T)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p1, p2 = first / n, first.T / n
+        expected = p1 * p2 + (1 - p1) * (1 - p2)
+        kappa: npt.NDArray[np.float64] = (agreeing / n - expected) / (1 - expected)
+    kappa[(agreeing == n) & (n > 0)] = 1.0
+    return kappa
+
+
+def paired_comparison(
+    first: Choices, second: Choices, stratum: npt.NDArray[np.intp], draws: int = DRAWS, seed: int = SEED
+) -> PairedComparison:
+    """Whether two observers differ in shape bias on the same stimuli.
+
+    Args:
+        first: :data:`SHAPE`, :data:`TEXTURE` or :data:`OTHER` of the first observer per conflict stimulus, ``[N]``.
+        second: The same of the second.
+        stratum: Index of the shape category of each stimulus, ``[N]``, from 0.
+        draws: Number of resamples.
+        seed: Of the generator.
+
+    Source:
+        McNemar, Note on the sampling error of the difference between correlated proportions, Psychometrika 12 (1947).
+    """
+    table = np.zeros((int(stratum.max(initial=-1)) + 1, 3, 3), dtype=np.int64)
+    np.add.at(table, (stratum, first.astype(np.intp), second.astype(np.intp)), 1)
+    both = table.sum(axis=0)
+    only, against = int(both[SHAPE, TEXTURE]), int(both[TEXTURE, SHAPE])
+    resampled = _redrawn(table.reshape(len(table), 9), draws, seed).sum(axis=1).reshape(draws, 3, 3)
+    differences = _difference(resampled)
+    return PairedComparison(
+        n_pairs=int(both[SHAPE:, SHAPE:].sum()),
+        first_only=only,
+        second_only=against,
+        p_value=_even_chances(only, against),
+        difference=float(_difference(both)),
+        ci95=_interval(differences),
+    )
+
+
+def _even_chances(one: int, other: int) -> float:
+    """Two-sided p-value of ``one`` against ``other`` tosses of a fair coin."""
+    n = one + other
+    tail = sum(math.comb(n, k) for k in range(min(one, other) + 1))
+    return min(1.0, 2 * tail / (1 << n))
+
+
+def _added(columns: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(sum(cells) for cells in zip(*columns, strict=True))
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
+
+
+def _table(counts: CueCounts) -> npt.NDArray[np.int64]:
+    """``[categories, 3]``: for the shape, for the texture, others."""
+    return np.stack([np.array(row, dtype=np.int64) for row in (counts.shape, counts.texture, counts.other)], axis=1)
+
+
+def _redrawn(table: npt.NDArray[np.int64], draws: int, seed: int) -> npt.NDArray[np.int64]:
+    """Counts ``[strata, cells]`` drawn again within each stratum, ``[draws, strata, cells]``."""
+    totals = table.sum(axis=1)
+    chances = np.where(totals[:, None] > 0, table / np.maximum(totals, 1)[:, None], 1 / table.shape[1])
+    redrawn: npt.NDArray[np.int64] = np.random.default_rng(seed).multinomial(totals, chances, size=(draws, len(table)))
+    return redrawn
+
+
+def _percentiles(drawn: npt.NDArray[np.int64], resampled: str, draws: int, seed: int) -> BootstrapIntervals:
+    """Intervals from counts for shape and texture, ``[draws, categories, 2]``."""
+    total = drawn.sum(axis=1)
+    biases = _ratios(drawn)
+    some = biases[~np.isnan(biases).all(axis=1)]
+    return BootstrapIntervals(
+        overall=_interval(_ratios(total)),
+        macro=_interval(np.nanmean(some, axis=1)),
+        median=_interval(np.nanmedian(some, axis=1)),
+        resampled=resampled,
+        draws=draws,
+        seed=seed,
+    )
+
+
+def _ratios(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Shape bias of ``[..., 2]``, NaN where both are zero."""
+    with np.errstate(invalid="ignore"):
+        ratios: npt.NDArray[np.float64] = counts[..., 0] / counts.sum(axis=-1)
+    return ratios
+
+
+def _difference(table: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Difference of the shape biases of a joint table ``[..., 3, 3]``, the first observer's choices as rows."""
+    return _ratios(table.sum(axis=-1)[..., SHAPE:]) - _ratios(table.sum(axis=-2)[..., SHAPE:])
+
+
+def _interval(values: npt.NDArray[np.float64]) -> Interval | None:
+    defined = values[~np.isnan(values)]
+    if not len(defined):
+        return None
+    low, high = np.quantile(defined, [0.025, 0.975])
+    return float(low), float(high)

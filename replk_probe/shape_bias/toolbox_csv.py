@@ -1,0 +1,171 @@
+"""The raw-data CSV of model-vs-human, read and written. Free of torch.
+
+Format: https://github.com/bethgelab/model-vs-human, ``raw-data/<dataset>/``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.files import atomic_write_bytes
+
+from .decisions import NO_ANSWER, Decisions
+from .stimuli import CATEGORIES, parse_stimulus_name
+
+COLUMNS = ("subj", "session", "trial", "rt", "object_response", "category", "condition", "imagename")
+# The table that a record of ours has beside its decisions; no raw data.
+SUMMARY_NAME = "shape_bias.csv"
+
+_NEEDED = ("subj", "object_response", "category", "imagename")
+_NO_ANSWER = frozenset({"", "na", "nan"})
+
+
+def subject_of(model: str) -> str:
+    """A model's name as ``subj`` has it: without ``torchvision:``, ``timm:`` or the module of a factory."""
+    return model.rpartition(":")[2]
+
+
+def csv_name(observer: str, dataset: str = "cue-conflict") -> str:
+    """The name that the toolbox gives the file of a model."""
+    return f"{dataset}_{observer.replace('_', '-')}_session-1.csv"
+
+
+def write_decisions(decisions: Decisions, path: str | Path) -> None:
+    """Write what the toolbox would have written for a model, byte for byte.
+
+    Args:
+        decisions: Rows are numbered in their order, that of an image folder.
+        path: Replaced if it exists; the toolbox's own name for it is :func:`csv_name`.
+
+    Raises:
+        InvalidInputError: The file cannot be written.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)  # its default line end is the format's
+    writer.writerow(COLUMNS)
+    rows = zip(decisions.response, decisions.shape, decisions.names, strict=True)
+    for trial, (response, category, name) in enumerate(rows, 1):
+        writer.writerow([decisions.observer, 1, trial, "NaN", response, category, "NaN", name])
+    atomic_write_bytes(path, buffer.getvalue().encode("utf-8"))
+
+
+def read_decisions(path: str | Path, categories: Sequence[str] = CATEGORIES) -> tuple[Decisions, ...]:
+    """Read one file, of a person or a model, with new or old names of images and either line end.
+
+    Args:
+        path: The file.
+        categories: What categories there are.
+
+    Returns:
+        One per ``subj``, in the order in which they appear; mostly one.
+
+    Raises:
+        InvalidInputError: The file cannot be read, lacks a column, or has a row that does not fit.
+    """
+    path = Path(path)
+    header, rows = _rows(path)
+    missing = [name for name in _NEEDED if name not in header]
+    if missing:
+        raise InvalidInputError(
+            f"Cannot read {path}. It lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}. "
+            f"Raw data of model-vs-human have {', '.join(COLUMNS)}: give a folder of such files."
+        )
+    if not rows:
+        raise InvalidInputError(
+            f"Cannot read {path}. It has a header but no decisions. Remove it, or write it anew with its rows."
+        )
+    by_observer: dict[str, list[tuple[str, str]]] = {}
+    for line, row in rows:
+        if len(row) != len(header):
+            raise InvalidInputError(
+                f"Cannot read {path}. Line {line} has {len(row)} of {len(header)} columns. The file was cut short or "
+                "changed by hand: get it anew."
+            )
+        cells = dict(zip(header, row, strict=True))
+        try:
+            stimulus = parse_stimulus_name(cells["imagename"], categories)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{path}, line {line}: {error}") from error
+        if stimulus.shape != cells["category"]:
+            raise InvalidInputError(
+                f"Cannot read {path}. Line {line} has the category {cells['category']!r} and the image "
+                f"{cells['imagename']!r}. The category of a cue-conflict image is that of its shape. Correct one of "
+                "them."
+            )
+        response = cells["object_response"]
+        answer = NO_ANSWER if response.lower() in _NO_ANSWER else response
+        by_observer.setdefault(cells["subj"], []).append((cells["imagename"], answer))
+    try:
+        return tuple(
+            Decisions.from_names(observer, [name for name, _ in pairs], [answer for _, answer in pairs], categories)
+            for observer, pairs in by_observer.items()
+        )
+    except InvalidInputError as error:
+        raise InvalidInputError(f"Cannot read {path}. {error}") from error
+
+
+def read_folder(folder: str | Path, categories: Sequence[str] = CATEGORIES) -> tuple[Decisions, ...]:
+    """Read every ``*.csv`` of a folder, sorted by name, as the toolbox does.
+
+    The summary that a record of ours has beside its decisions is passed over, so such a record is a folder of raw data.
+
+    Args:
+        folder: Of raw data.
+        categories: What categories there are.
+
+    Raises:
+        InvalidInputError: There is no such folder or no file, a file cannot be read, or two observers share a name.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise InvalidInputError(
+            f"Cannot import {folder}. It {what}. Give the folder that holds the raw data (*.csv) of one data set."
+        )
+    found: dict[str, Path] = {}
+    decisions: list[Decisions] = []
+    for path in csv_files(folder):
+        for one in read_decisions(path, categories):
+            if one.observer in found:
+                raise InvalidInputError(
+                    f"Cannot import {folder}. {found[one.observer].name} and {path.name} both hold observer "
+                    f"{one.observer!r}. Observers are told apart by their names: remove a file, or change its subj."
+                )
+            found[one.observer] = path
+            decisions.append(one)
+    return tuple(decisions)
+
+
+def csv_files(folder: Path) -> tuple[Path, ...]:
+    """The raw-data files of a folder, sorted by name.
+
+    Raises:
+        InvalidInputError: There are none.
+    """
+    files = sorted(path for path in folder.glob("*.csv") if path.is_file() and path.name != SUMMARY_NAME)
+    if not files:
+        raise InvalidInputError(
+            f"Cannot import {folder}. It holds no file that ends in .csv. Give the folder that holds the raw data of "
+            "one data set, such as raw-data/cue-conflict."
+        )
+    return tuple(files)
+
+
+def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header, and the lines that are not empty with their numbers."""
+    try:
+        # utf-8-sig: spreadsheets put a mark before the first letter.
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, strict=True)
+            header = next(reader, [])
+            return header, [(reader.line_num, row) for row in reader if row]
+    except (OSError, ValueError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InvalidInputError(
+            f"Cannot read {path}. {reason[:1].upper()}{reason[1:]}. Give raw data of model-vs-human: a CSV file in "
+            "UTF-8."
+        ) from error
