@@ -1,0 +1,209 @@
+"""From the outputs of a classifier to one category: the rule of the published experiments. Free of torch."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from replk_probe.errors import InvalidInputError
+
+from .stimuli import CATEGORIES, check_categories
+
+# Indices of ImageNet-1k in the order of sorted WordNet ids, from the WordNet hierarchy; a fact of the experiments of
+# Geirhos et al., ICLR 2019, arXiv:1811.12231. It has the form of a mapping file of a user's own.
+_IMAGENET_FILE = Path(__file__).with_name("imagenet_categories.json")
+_IMAGENET_OUTPUTS = 1000
+
+
+@dataclass(frozen=True)
+class LabelMapping:
+    """Which outputs of a classifier stand for which category.
+
+    Attributes:
+        name: For the record: ``"imagenet-1k"``, ``"one output per category"`` or ``"file:NAME"``.
+        categories: Alphabetical.
+        indices: Outputs of each category, from 0, in the order of ``categories``.
+        n_outputs: Outputs of the classifiers that this fits, or None for any with enough of them.
+    """
+
+    name: str
+    categories: tuple[str, ...]
+    indices: tuple[tuple[int, ...], ...]
+    n_outputs: int | None = None
+
+    def __post_init__(self) -> None:
+        """Sort the categories; no output may stand for two of them, no category be without one."""
+        given = check_categories(self.categories)
+        pairs = sorted(zip(given, self.indices, strict=True))
+        counted = Counter(index for _, members in pairs for index in members)
+        empty = next((category for category, members in pairs if not members), None)
+        twice = next((index for index, times in counted.items() if times > 1), None)
+        if empty is not None or twice is not None or min(counted) < 0:
+            what = (
+                f"Category {empty!r} has no class index"
+                if empty is not None
+                else f"Class index {twice} is given twice"
+                if twice is not None
+                else f"Class index {min(counted)} is below zero"
+            )
+            raise InvalidInputError(
+                f"The mapping {self.name} cannot be used. {what}. Give each category at least one index of its own, "
+                "counted from 0."
+            )
+        object.__setattr__(self, "categories", tuple(category for category, _ in pairs))
+        object.__setattr__(self, "indices", tuple(members for _, members in pairs))
+
+    def check_outputs(self, n_outputs: int) -> None:
+        """InvalidInputError if a classifier with ``n_outputs`` classes does not fit."""
+        highest = max(max(members) for members in self.indices)
+        if n_outputs <= highest or self.n_outputs not in (None, n_outputs):
+            needs = f"{self.n_outputs} outputs" if self.n_outputs else f"at least {highest + 1} outputs"
+            raise InvalidInputError(
+                f"The classifier has {n_outputs} outputs. The mapping {self.name} needs {needs}. "
+                "Give the mapping of the classes that it was trained on with --mapping FILE.json."
+            )
+
+
+@cache
+def imagenet_mapping() -> LabelMapping:
+    """The 207 classes of ImageNet-1k that belong to the 16 categories."""
+    record = json.loads(_IMAGENET_FILE.read_text(encoding="utf-8"))
+    return _mapping("imagenet-1k", record, _IMAGENET_OUTPUTS)
+
+
+def load_mapping(path: str | Path) -> LabelMapping:
+    """Read a mapping file: a JSON object from each category to the list of its class indices.
+
+    Args:
+        path: For instance ``{"cat": [281, 282], "dog": [151]}``.
+
+    Raises:
+        InvalidInputError: The file cannot be read, or is no such mapping.
+    """
+    path = Path(path)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_distinct)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InvalidInputError(
+            f"Cannot read the mapping {path}. {reason[:1].upper()}{reason[1:]}. Give a JSON file with an object from "
+            "each category to a list of class indices."
+        ) from error
+    if not (isinstance(record, dict) and record and all(_are_indices(members) for members in record.values())):
+        raise InvalidInputError(
+            f"Cannot use the mapping {path}. It is no object from categories to lists of class indices. "
+            'Write it as {"cat": [281, 282], "dog": [151]}.'
+        )
+    return _mapping(f"file:{path.name}", record, None)
+
+
+def mapping_for(
+    n_outputs: int, categories: Sequence[str] = CATEGORIES, mapping: LabelMapping | str | Path | None = None
+) -> LabelMapping:
+    """The mapping for a classifier and a set of stimuli.
+
+    Args:
+        n_outputs: Classes of the classifier.
+        categories: Of the stimuli.
+        mapping: One of the user's own, or its file. By default ImageNet-1k's for 1000 outputs and the 16 categories,
+            and one output per category, in alphabetical order, where there are as many outputs as categories.
+
+    Raises:
+        InvalidInputError: None fits.
+    """
+    known = tuple(sorted(categories))
+    if mapping is not None:
+        chosen = mapping if isinstance(mapping, LabelMapping) else load_mapping(mapping)
+        if chosen.categories != known:
+            only = ", ".join(sorted(set(known) ^ set(chosen.categories)))
+            raise InvalidInputError(
+                f"The mapping {chosen.name} does not fit the stimuli. They do not have the same categories; only one "
+                f"of them has {only}. Name the stimuli's {len(known)} categories in the mapping, and no others."
+            )
+        chosen.check_outputs(n_outputs)
+        return chosen
+    if n_outputs == len(known):
+        return LabelMapping("one output per category", known, tuple((index,) for index in range(n_outputs)), n_outputs)
+    if known == CATEGORIES and n_outputs == _IMAGENET_OUTPUTS:
+        return imagenet_mapping()
+    ways = f"{len(known)} outputs, one per category" + (", or ImageNet's 1000" if known == CATEGORIES else "")
+    raise InvalidInputError(
+        f"The classifier has {n_outputs} outputs. No mapping to the {len(known)} categories of the stimuli is known "
+        f"for it: known are {ways}. Say which class indices belong to which category with --mapping FILE.json."
+    )
+
+
+def category_probabilities(logits: npt.NDArray[Any], mapping: LabelMapping) -> npt.NDArray[np.float32]:
+    """Softmax over all outputs in float32, then the mean over the members of each category.
+
+    No renormalisation over the members, and no sum: it would favour the categories with many classes (109 dogs).
+
+    Args:
+        logits: ``[N, outputs]``, finite.
+        mapping: Which outputs belong to which category.
+
+    Returns:
+        ``[N, categories]`` in the order of ``mapping.categories``, in [0, 1]; a row does not sum to 1. Each row depends
+        on its own logits alone.
+
+    Raises:
+        InvalidInputError: ``mapping`` does not fit, or a logit is not finite.
+
+    Source:
+        Geirhos et al., ICLR 2019, arXiv:1811.12231, and the toolbox model-vs-human.
+    """
+    values = np.asarray(logits, dtype=np.float32)
+    mapping.check_outputs(values.shape[1])
+    if not np.isfinite(values).all():
+        raise InvalidInputError(
+            "The classifier gave outputs that are not finite. No decision follows from them. Look at its weights, or "
+            "measure with --precision fp32."
+        )
+    exponentials = np.exp(values - values.max(axis=1, keepdims=True))
+    softmax = exponentials / exponentials.sum(axis=1, keepdims=True)
+    # Sums in float64, since numpy's order of summing depends on how it lays out a batch.
+    means = [softmax[:, list(members)].mean(axis=1, dtype=np.float64) for members in mapping.indices]
+    return np.stack(means, axis=1).astype(np.float32)
+
+
+def decide(probabilities: npt.NDArray[np.float32], categories: Sequence[str]) -> tuple[str, ...]:
+    """The category of the highest probability; among equals the last in alphabetical order, as the toolbox has it.
+
+    Args:
+        probabilities: ``[N, categories]``.
+        categories: Alphabetical.
+    """
+    backwards = np.argmax(probabilities[:, ::-1], axis=1)
+    return tuple(categories[len(categories) - 1 - index] for index in backwards.tolist())
+
+
+def margins(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """How far the highest probability is ahead of the second, as a fraction of the highest, ``[N]`` in [0, 1]."""
+    highest = np.sort(probabilities.astype(np.float64), axis=1)[:, -2:]
+    ahead: npt.NDArray[np.float64] = 1 - highest[:, 0] / np.maximum(highest[:, 1], np.finfo(np.float64).tiny)
+    return ahead
+
+
+def _mapping(name: str, record: Mapping[str, Sequence[int]], n_outputs: int | None) -> LabelMapping:
+    return LabelMapping(name, tuple(record), tuple(tuple(members) for members in record.values()), n_outputs)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, whose names must differ: json itself would keep the last."""
+    names = [name for name, _ in pairs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"category {twice!r} is given twice")
+    return dict(pairs)
+
+
+def _are_indices(members: Any) -> bool:
+    return isinstance(members, list) and all(type(index) is int for index in members)

@@ -1,0 +1,127 @@
+"""Decisions of several observers, side by side."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pytest
+
+from replk_probe.errors import InvalidInputError
+from replk_probe.shape_bias.decisions import Decisions
+from replk_probe.shape_bias.observers import Observer, analyse, compare, consistency_matrix, consistency_with
+from replk_probe.shape_bias.result import ShapeBiasResult
+from replk_probe.shape_bias.stimuli import CATEGORIES
+
+NAMES = tuple(
+    f"{shape}{number}-{texture}1.png" for shape in CATEGORIES for texture in CATEGORIES for number in range(1, 6)
+)
+
+
+def observer(name: str, seed: int, names: tuple[str, ...] = NAMES) -> Decisions:
+    random = np.random.default_rng(seed)
+    return Decisions.from_names(name, names, tuple(CATEGORIES[index] for index in random.integers(0, 16, len(names))))
+
+
+def test_any_order_of_rows_gives_the_same_decisions() -> None:
+    first = observer("net", 0)
+    shuffled = np.random.default_rng(3).permutation(len(NAMES))
+    second = Decisions.from_names(
+        "net", [first.names[index] for index in shuffled], [first.response[index] for index in shuffled]
+    )
+    assert second == first
+    assert analyse([second]) == analyse([first])
+    assert list(first.names) == sorted(first.names)  # folders and names sort alike here
+    assert first.names[5:7] == ("airplane1-bottle1.png", "airplane1-car1.png")
+
+
+def test_names_with_a_prefix_are_paired_by_the_rest() -> None:
+    plain = observer("net", 0)
+    prefixed = Decisions.from_names(
+        "other", [f"{trial:04d}_s5n_s01_0_bird_00_{name}" for trial, name in enumerate(plain.names)], plain.response
+    )
+    assert consistency_matrix([plain, prefixed])[0, 1] == 1
+    assert prefixed.counts() == plain.counts()
+    assert prefixed.image_ids == plain.image_ids
+
+
+def test_people_are_pooled_and_stand_first() -> None:
+    people = [observer(f"subject-0{number}", number) for number in (1, 2, 3)]
+    net = observer("net", 9)
+    found = {one.name: one for one in analyse([net, *people])}
+    assert list(found) == ["humans", "net", "subject-01", "subject-02", "subject-03"]
+    kappa = consistency_matrix([net, *people])
+    assert found["humans"].counts.n_conflict == 3 * 1200
+    assert found["humans"].consistency.mean_human == pytest.approx((kappa[1, 2] + kappa[1, 3] + kappa[2, 3]) / 3)
+    assert found["humans"].consistency.by_observer == {"net": pytest.approx(kappa[0, 1:].mean())}
+    assert found["net"].consistency.mean_human == pytest.approx(kappa[0, 1:].mean())
+    assert found["subject-01"].consistency.mean_human == pytest.approx(kappa[1, 2:].mean())
+    assert set(found["subject-01"].consistency.by_observer) == {"net", "subject-02", "subject-03"}
+    assert (found["humans"].ci95_method, found["net"].ci95_method) == ("bootstrap over 3 observers", "Wilson")
+
+
+def test_one_person_has_nobody_to_agree_with() -> None:
+    humans, person = analyse([observer("subject-01", 1)])
+    assert math.isnan(humans.consistency.mean_human) and math.isnan(person.consistency.mean_human)
+    assert humans.counts == person.counts
+
+
+def test_observers_of_other_stimuli_have_no_error_consistency() -> None:
+    other = Decisions.from_names("other", ["bear77-cat1.png"], ["bear"])
+    found = consistency_with(observer("net", 0), [other, observer("subject-01", 1)])
+    assert math.isnan(found.by_observer["other"]) and not math.isnan(found.mean_human)
+    one = Observer.from_counts("other", "model", other.counts(), consistency=found)
+    assert one.to_json()["error_consistency"]["by_observer"]["other"] is None
+    assert Observer.from_json(one.to_json()).to_json() == one.to_json()
+
+
+def test_two_observers_of_one_name_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match="2 observers of the name 'net'"):
+        analyse([observer("net", 0), observer("net", 1)])
+    with pytest.raises(InvalidInputError, match="name 'humans'"):
+        analyse([observer("humans", 0), observer("subject-01", 1)])
+
+
+def test_two_models_are_compared_on_the_stimuli_they_share() -> None:
+    names = ("bear1-cat1.png", "bear2-cat1.png", "bear3-cat1.png", "cat1-cat2.png")
+    first = Decisions.from_names("first", names, ("bear", "bear", "cat", "cat"))
+    second = Decisions.from_names("second", names[1:], ("cat", "cat", "cat"))
+    found = compare(first, second)
+    assert (found.n_pairs, found.first_only, found.second_only, found.p_value) == (2, 1, 0, 1.0)
+    assert found.difference == 0.5
+    with pytest.raises(InvalidInputError, match="no stimulus with a cue conflict in common"):
+        compare(first, Decisions.from_names("third", names[3:], ("cat",)))
+
+
+@pytest.mark.parametrize(
+    ("names", "response", "message"),
+    [
+        ((), (), "has no decisions"),
+        (("bear1-cat1.png",), (), "unequal length"),
+        (("bear1-cat1.png",), ("cow",), "category 'cow'"),
+        (("bear1-cow1.png",), ("bear",), "'cow' is none of the 16"),
+        (("bear1.png",), ("bear",), "does not tell shape and texture"),
+        (("bear1-cat1.png", "9_bear1-cat1.png"), ("bear", "cat"), "decided twice on stimulus 'bear1-cat1.png'"),
+    ],
+)
+def test_unusable_decisions_are_refused(names: tuple[str, ...], response: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        Decisions.from_names("net", names, response)
+
+
+def test_the_analysis_takes_no_time() -> None:
+    """Bounds with room for a busy machine; the promise is 50 ms for either."""
+    decisions = [observer(f"net-{number}", number) for number in range(24)]
+
+    def fastest(call: object) -> float:
+        assert callable(call)
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    assert fastest(lambda: consistency_matrix(decisions)) < 0.1
+    assert fastest(lambda: ShapeBiasResult.from_decisions(decisions[0])) < 0.1
