@@ -34,7 +34,18 @@ class Response(Protocol):
 
 
 class UnreachableError(WeightsError):
-    """The host gave no answer at all."""
+    """The host gave no answer at all.
+
+    Attributes:
+        host: Its name.
+        reason: Why, as a sentence without its full stop.
+    """
+
+    def __init__(self, host: str, reason: str = "No answer") -> None:
+        """Compose the sentences."""
+        super().__init__(f"Cannot reach {host}. {reason}. Check the network, or pass a file or random weights.")
+        self.host = host
+        self.reason = reason
 
 
 def check_reachable(url: str, timeout: float = 5.0) -> None:
@@ -78,17 +89,13 @@ def open_url(request: urllib.request.Request, budget: float) -> Response:
     except queue.Empty:
         abandoned.set()
         _discard(answers)
-        raise UnreachableError(
-            f"Cannot reach {host}. No answer within {budget:g} s. Check the network, or pass a file or random weights."
-        ) from None
+        raise UnreachableError(host, f"No answer within {budget:g} s") from None
     if isinstance(answer, urllib.error.HTTPError):
         raise answer
     if isinstance(answer, OSError | http.client.HTTPException | ValueError):
         reason = getattr(answer, "reason", None) or answer
         reason = getattr(reason, "strerror", None) or reason
-        raise UnreachableError(
-            f"Cannot reach {host}. {one_line(reason)}. Check the network, or pass a file or random weights."
-        ) from answer
+        raise UnreachableError(host, one_line(reason)) from answer
     if isinstance(answer, BaseException):
         raise answer
     return answer
