@@ -33,6 +33,7 @@ class LazyCommand(NamedTuple):
 
 COMMANDS: dict[str, LazyCommand] = {
     "bench": LazyCommand("replk_probe.cli.bench", "Time the depthwise convolution beside torch's own."),
+    "data": LazyCommand("replk_probe.cli.data", "Fetch and verify published stimuli."),
     "erf": LazyCommand("replk_probe.cli.erf", "Measure the effective receptive field on real images."),
     "info": LazyCommand("replk_probe.cli.info", "Show CPU, native library and what computes the convolutions."),
     "models": LazyCommand("replk_probe.cli.models", "List the models: kernels, parameters, MACs, weights."),

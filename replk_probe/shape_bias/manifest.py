@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import gzip
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
@@ -18,6 +18,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from replk_probe.images import UnreadableImageError, check_image, decode_rgb
+from replk_probe.runtime.files import sha256_of
+from replk_probe.runtime.progress import progress
 
 MANIFEST_FILE = "cue_conflict_manifest.txt.gz"
 # Sides of every published stimulus, (H, W) in pixels.
@@ -113,6 +115,16 @@ def cue_conflict_manifest() -> Mapping[str, Digests]:
     return MappingProxyType({name: Digests(file, pixels) for file, pixels, name in rows})
 
 
+def read_folder(root: Path, paths: Sequence[str], show_progress: bool = True) -> dict[str, Found]:
+    """The digest of every file, by its path below ``root``.
+
+    Raises:
+        UnreadableImageError: A file is gone or cannot be read.
+    """
+    bar = progress(paths, desc="Reading stimuli", disable=not show_progress)
+    return {path: Found(root / path, _digest(root / path, path)) for path in bar}
+
+
 def compare(found: Mapping[str, Found]) -> Comparison:
     """Tell what of the published set is there. Only files that differ from it are decoded.
 
@@ -165,6 +177,13 @@ def pixel_digest(path: Path) -> tuple[str, tuple[int, int]]:
     """
     image = decode_rgb(path, path.name)
     return hashlib.sha256(image.tobytes()).hexdigest(), (image.height, image.width)
+
+
+def _digest(path: Path, name: str) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise UnreadableImageError(name, (error.strerror or str(error)).lower()) from error
 
 
 def _pixels(path: Path) -> str | None:

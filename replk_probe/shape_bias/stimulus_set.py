@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.images import UnreadableImageError, check_image, decode_rgb, list_images
-from replk_probe.runtime.files import sha256_of
-from replk_probe.runtime.progress import progress
+from replk_probe.images import check_image, decode_rgb, list_images
 
-from .manifest import Found, compare, some
+from .manifest import Found, compare, read_folder, some
 from .stimuli import CATEGORIES, Stimulus, check_categories, parse_stimulus_name
 
 if TYPE_CHECKING:
@@ -91,6 +89,11 @@ def open_stimuli(
         WeightsError: The published set cannot be fetched.
     """
     known = check_categories(CATEGORIES if categories is None else categories)
+    if where == CUE_CONFLICT:
+        from .cue_conflict import cached_cue_conflict, fetch_cue_conflict
+
+        folder = cached_cue_conflict() or fetch_cue_conflict(show_progress=show_progress)
+        return _open_published(folder, known, allow_partial, show_progress)
     folder = Path(where)
     if not folder.is_dir():
         kind = "is a file" if folder.exists() else "is no folder"
@@ -136,17 +139,24 @@ def scan(
     )
 
 
-def read_folder(root: Path, paths: Sequence[str], show_progress: bool = True) -> dict[str, Found]:
-    """The digest of every file, by its path below ``root``."""
-    bar = progress(paths, desc="Reading stimuli", disable=not show_progress)
-    return {path: Found(root / path, _digest(root / path, path)) for path in bar}
+def _open_published(folder: Path, categories: tuple[str, ...], allow_partial: bool, show_progress: bool) -> StimulusSet:
+    from .cue_conflict import incomplete_error, verify_cue_conflict
 
-
-def _digest(path: Path, name: str) -> str:
-    try:
-        return sha256_of(path)
-    except OSError as error:
-        raise UnreadableImageError(name, (error.strerror or str(error)).lower()) from error
+    comparison, found = verify_cue_conflict(folder, show_progress)
+    if not comparison.complete and not (allow_partial and comparison.intact):
+        raise incomplete_error(folder, comparison)
+    names = comparison.intact
+    notes: tuple[str, ...] = (comparison.note,)
+    if not comparison.complete:
+        notes += (f"Only the {len(names)} intact stimuli are evaluated, as --allow-partial asks.",)
+    return _from_files(
+        CUE_CONFLICT,
+        categories,
+        tuple(parse_stimulus_name(found[name].path.name, categories) for name in names),
+        tuple(found[name] for name in names),
+        notes=notes,
+        record={"manifest": comparison.record(), "partial": not comparison.complete},
+    )
 
 
 def _parse(paths: Sequence[str], categories: tuple[str, ...]) -> dict[str, Stimulus]:

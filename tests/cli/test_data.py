@@ -1,0 +1,73 @@
+"""`replk-probe data fetch|verify`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from replk_probe.shape_bias import cue_conflict
+from replk_probe.shape_bias.cue_conflict import cue_conflict_dir
+
+Run = Callable[..., Result]
+
+
+def test_fetch_prints_the_folder_alone_on_stdout(
+    replk_probe: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+
+    def fetch(**options: object) -> Path:
+        asked.append(options)
+        return tmp_path
+
+    monkeypatch.setattr(cue_conflict, "fetch_cue_conflict", fetch)
+    result = replk_probe("data", "fetch", "cue-conflict", "--force", "--connect-timeout", "3")
+    assert (result.exit_code, result.stdout) == (0, f"{tmp_path}\n")
+    assert "licence: CC-BY-4.0" in result.stderr and "github.com/bethgelab/model-vs-human" in result.stderr
+    assert asked == [{"force": True, "connect_timeout": 3.0}]
+
+
+def test_fetch_offline(replk_probe: Run) -> None:
+    result = replk_probe("data", "fetch", "cue-conflict")
+    assert result.exit_code == 1
+    assert "Cannot fetch the cue-conflict stimuli from github.com" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_fetch_what_there_is_not(replk_probe: Run) -> None:
+    assert replk_probe("data", "fetch", "imagenet").exit_code == 2
+
+
+def test_verify_what_was_not_fetched(replk_probe: Run) -> None:
+    result = replk_probe("data", "verify", "cue-conflict")
+    assert result.exit_code == 1
+    assert "not in the cache" in result.stderr and "replk-probe data fetch cue-conflict" in result.stderr
+
+
+def test_verify_a_folder_that_is_not_there(replk_probe: Run, tmp_path: Path) -> None:
+    result = replk_probe("data", "verify", "cue-conflict", tmp_path / "nothing")
+    assert result.exit_code == 1
+    assert "does not exist" in result.stderr
+
+
+def test_verify_the_real_stimuli(replk_probe: Run, data_dir: Path) -> None:
+    folder = data_dir / "cue-conflict"
+    result = replk_probe("data", "verify", "cue-conflict", folder)
+    assert result.exit_code == 0
+    assert result.stdout == f"{folder}: The stimuli are the 1280 of the published cue-conflict set.\n"
+    facts = json.loads(replk_probe("data", "verify", "cue-conflict", folder, "--json").stdout)
+    assert (facts["folder"], facts["same"], facts["missing"]) == (str(folder), 1280, [])
+
+
+def test_verify_a_part_of_the_real_stimuli_in_the_cache(replk_probe: Run, data_dir: Path) -> None:
+    shutil.copytree(data_dir / "cue-conflict" / "oven", cue_conflict_dir() / "oven")
+    result = replk_probe("data", "verify", "cue-conflict", "--json")
+    assert result.exit_code == 1
+    assert "1200 missing (airplane/airplane1-bicycle2.png, " in result.stderr and "and 1197 more" in result.stderr
+    facts = json.loads(result.stdout)
+    assert (facts["same"], len(facts["missing"])) == (80, 1200)
