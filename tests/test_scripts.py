@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from replk_probe.shape_bias import manifest
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
@@ -43,3 +46,12 @@ def test_figures_are_rebuilt_from_their_commands(tmp_path: Path) -> None:
     assert (figure / "data.csv").read_text(encoding="utf-8").startswith("model,")
     (figure / "command.txt").write_text("replk-probe erf --data $NO_SUCH_VARIABLE_HERE\n", encoding="utf-8")
     assert "left as it is" in run(scripts / "make_figures.py", "small")
+
+
+def test_the_manifest_is_what_its_script_makes_of_the_stimuli(tmp_path: Path, data_dir: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    script = shutil.copy(SCRIPTS / "make_manifest.py", tmp_path / "scripts")
+    assert "1280 files" in run(script, data_dir / "cue-conflict")
+    shipped = Path(manifest.__file__).parent / manifest.MANIFEST_FILE
+    made = tmp_path / "replk_probe" / "shape_bias" / manifest.MANIFEST_FILE
+    assert gzip.decompress(made.read_bytes()) == gzip.decompress(shipped.read_bytes())

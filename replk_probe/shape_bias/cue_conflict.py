@@ -83,9 +83,9 @@ def fetch_cue_conflict(
             _check_content(content, url, show_progress)
             _put(content, folder)
     except (UnsafeArchiveError, _WrongContentError):
-        archive.unlink()  # or the next attempt would take it for good
+        archive.unlink(missing_ok=True)  # or the next attempt would take it for good
         raise
-    archive.unlink()
+    archive.unlink(missing_ok=True)
     return folder
 
 

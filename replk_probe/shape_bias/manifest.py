@@ -73,6 +73,11 @@ class Comparison:
         return not (self.altered or self.missing or self.renamed or self.extra)
 
     @property
+    def related(self) -> bool:
+        """Whether anything of the published set is there at all, if only a name."""
+        return bool(self.intact or self.altered or self.renamed)
+
+    @property
     def problems(self) -> str:
         """What keeps the folder from being complete, with names, as one sentence without its full stop; or nothing."""
         moved = [f"{found} for {name}" for name, found in self.renamed.items()]
@@ -83,7 +88,7 @@ class Comparison:
     def note(self) -> str:
         """One or two sentences for the reader of a result."""
         total = len(cue_conflict_manifest())
-        if not (self.intact or self.altered or self.renamed):
+        if not self.related:
             return "None of the stimuli is one of the published cue-conflict set."
         if self.complete:
             text = f"The stimuli are the {total} of the published cue-conflict set."
@@ -95,7 +100,7 @@ class Comparison:
         return text
 
     def record(self) -> dict[str, Any]:
-        """What a result keeps of it, ready for JSON."""
+        """Every name, ready for JSON."""
         return {
             "published": len(cue_conflict_manifest()),
             "same": len(self.same),

@@ -135,7 +135,7 @@ def scan(
         tuple(stimuli[path] for path in in_order),
         tuple(found.values()),
         notes=(comparison.note,),
-        record={"manifest": comparison.record()},
+        record={"manifest": comparison.record() if comparison.related else None},
     )
 
 

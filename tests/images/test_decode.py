@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.images import UnreadableImageError, normalise, sample_images
+from replk_probe.images import UnreadableImageError, check_image, decode_rgb, normalise, sample_images
 
 
 def photo(height: int = 30, width: int = 40) -> np.ndarray:
@@ -152,3 +152,26 @@ def test_normalise_is_torchvision_s_to_tensor_and_normalize():
     array = normalise(photo(), mean, std)
     assert array.dtype == np.float32 and array.flags.c_contiguous
     assert (array == reference).all()
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.jpg"])
+def test_own_size_and_a_look_that_decodes_nothing(tmp_path, name):
+    Image.fromarray(photo()).save(tmp_path / name)
+    assert check_image(tmp_path / name, name) == (30, 40)
+    image = decode_rgb(tmp_path / name, name)
+    assert (image.mode, image.size) == ("RGB", (40, 30))
+    assert (np.array(image) == load(tmp_path / name)).all()
+
+
+def test_a_look_finds_every_kind_of_damage_to_a_png(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(photo()).save(path)
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for damaged in (b"", b"no png", whole[:20], whole[: len(whole) // 2], whole[:-12], bytes(flipped)):
+        path.write_bytes(damaged)
+        with pytest.raises(UnreadableImageError, match=r"a\.png"):
+            check_image(path, "a.png")
+    with pytest.raises(UnreadableImageError, match="no such file"):
+        check_image(tmp_path / "b.png", "b.png")

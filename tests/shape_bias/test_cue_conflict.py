@@ -369,6 +369,20 @@ def test_an_archive_that_was_there_needs_no_network() -> None:
     assert not archive.exists()
 
 
+@pytest.mark.usefixtures("published")
+def test_an_interruption_leaves_the_archive_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    server.content = packed(FILES)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cue_conflict, "compare", interrupted)
+        fetch_cue_conflict(server.url)
+    assert [path.name for path in cue_conflict_dir().parent.iterdir()] == ["cue-conflict.tar.gz"]
+    assert tree(fetch_cue_conflict(server.url)) == FILES
+    assert server.ranges == [None]
+
+
 def test_offline() -> None:
     with pytest.raises(
         InvalidInputError, match=r"from github\.com\. .*--stimuli DIR, or --stimuli synthetic"

@@ -46,7 +46,7 @@ def test_a_folder_of_ones_own(tmp_path: Path) -> None:
     stimuli = open_stimuli(make(tmp_path / "mine", *NAMES))
     assert (stimuli.source, len(stimuli), stimuli.size) == ("folder:mine", 5, (20, 16))
     assert stimuli.notes == ("None of the stimuli is one of the published cue-conflict set.",)
-    assert stimuli.record["manifest"]["extra"] == list(NAMES)
+    assert stimuli.record == {"manifest": None}
     assert [stimulus.is_conflict for stimulus in stimuli.stimuli] == [True, True, False, True, True]
     image = stimuli.load(3)
     assert (image.mode, image.size) == ("RGB", (16, 20))
