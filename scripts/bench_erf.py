@@ -24,9 +24,9 @@ from contextlib import nullcontext
 import torch
 
 from replk_probe.erf import area_ratio, contribution_scores, prepare
-from replk_probe.erf.preparation import backend_of
 from replk_probe.models import create_model
 from replk_probe.models._frozen import methods_used
+from replk_probe.models._prepare import backend_of
 from replk_probe.ops import DepthwiseConv2d
 from replk_probe.runtime.allocator import kept_blocks
 

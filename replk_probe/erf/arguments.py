@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.images import ImageSet, sample_images
 from replk_probe.models._seeds import check_seed as check_seed
 
 from .protocol import check_threshold
-
-# Bytes of a tensor's memory hashed at a time.
-_HASH_STEP = 1 << 24
 
 SMALLEST_SIDE = 3
 # One float32 map of 64 channels at half this resolution, as after a usual stem, takes 16 GiB.
@@ -105,31 +101,3 @@ def choose_images(images: Any, n_images: int, seed: int, sampling: str) -> Image
             "are needed."
         )
     return TensorImages(batch.detach())
-
-
-def bytes_of(tensors: Iterable[Tensor]) -> Iterator[bytes]:
-    """Type, shape and content of tensors, in pieces."""
-    for tensor in tensors:
-        yield f"{tensor.dtype}{list(tensor.shape)}".encode()
-        flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
-        for start in range(0, flat.numel(), _HASH_STEP):
-            yield flat[start : start + _HASH_STEP].cpu().numpy().tobytes()
-
-
-def bytes_of_model(model: nn.Module) -> Iterator[bytes]:
-    """What tells a network from others of its name: the types of its layers and its weights, by their paths."""
-    for path, module in model.named_modules():
-        yield f"{path}: {type(module).__qualname__}".encode()
-    for name, value in model.state_dict().items():
-        if isinstance(value, Tensor):
-            yield name.encode()
-            yield from bytes_of([value])
-
-
-def digest_of(chunks: Iterable[bytes]) -> str:
-    """Hex digest of the pieces, whose borders count."""
-    digest = hashlib.sha256()
-    for chunk in chunks:
-        digest.update(len(chunk).to_bytes(8, "little"))
-        digest.update(chunk)
-    return digest.hexdigest()

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError, ReplkProbeError
 from replk_probe.models._names import check_network
+from replk_probe.models._prepare import evaluating
 from replk_probe.runtime.devices import without_autocast
 
 from .looking import check_takes, find, find_layout
 from .reaching import Feature, place_of, reach, value_of
-from .shadow import evaluating
 
 
 def contribution_scores(model: nn.Module, batch: Tensor, layer: str | Feature | None = None) -> Tensor:

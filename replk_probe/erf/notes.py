@@ -4,22 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from replk_probe.models._create import _DATA
-
 from .blocks import BlockSums
 
 # A norm or layer scale of this size lets so little through that its branch hardly shows beside the shortcut.
 _CLOSED = 1e-4
-
-
-def statistics_note(model: nn.Module) -> str | None:
-    """What to tell the reader where nobody said how images are to be normalised for a network."""
-    if hasattr(model, _DATA) or getattr(model, "pretrained_cfg", None):
-        return None
-    return (
-        f"Nothing says how {type(model).__name__} wants its images normalised: they have ImageNet's mean and standard "
-        "deviation."
-    )
 
 
 def interval_note(sums: BlockSums) -> str | None:

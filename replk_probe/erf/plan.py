@@ -18,8 +18,12 @@ from torch import Tensor, nn
 from replk_probe.errors import InvalidInputError
 from replk_probe.images import ImageSet, UnreadableImageError, normalise
 from replk_probe.models import create_model, data_config, weights_info
-from replk_probe.models._copy import copy_of
+from replk_probe.models._copy import on_device
+from replk_probe.models._create import statistics_note
+from replk_probe.models._digest import bytes_of, bytes_of_model, digest_of
 from replk_probe.models._frozen import methods_used
+from replk_probe.models._names import name_of
+from replk_probe.models._prepare import backend_of, check_precision
 from replk_probe.runtime.checkpoint import Checkpoint, discard
 from replk_probe.runtime.devices import (
     device_label,
@@ -33,19 +37,16 @@ from replk_probe.runtime.provenance import RunInfo, WeightsInfo, software_versio
 
 from .arguments import (
     TensorImages,
-    bytes_of,
-    bytes_of_model,
     check_seed,
     check_size,
     check_thresholds,
     choose_images,
-    digest_of,
 )
 from .blocks import BlockSums
 from .features import contribution_scores
 from .looking import Observation, UnsuitableSizeError, observe
-from .notes import closed_branches_note, interval_note, statistics_note
-from .preparation import backend_of, check_precision, prepare
+from .notes import closed_branches_note, interval_note
+from .preparation import prepare
 from .protocol import DEFAULT_THRESHOLDS, area_ratios, jackknife, logarithm_note
 from .reaching import Feature
 from .receptive_field import Field, Lost, stride_rule
@@ -98,7 +99,7 @@ def plan_erf(
         channels, pixels = chosen.batch.shape[1], (chosen.batch.shape[2], chosen.batch.shape[3])
     else:
         channels, pixels = 3, check_size(size)
-    label = name or (model if isinstance(model, str) else _name_of(model))
+    label = name or (model if isinstance(model, str) else name_of(model))
     if isinstance(model, str):
         module, observation, note = _build(model, (1, channels, *pixels), layer, weights=weights, seed=seed, ema=ema)
     else:
@@ -213,7 +214,7 @@ class ErfPlan:
 
         start = time.perf_counter() - state.seconds
         with out_of_memory_explained(self.size):
-            prepared = prepare(_on_device(self.model, self.device), self.precision, self.feature.path or None)
+            prepared = prepare(on_device(self.model, self.device), self.precision, self.feature.path or None)
         mean, std = self._statistics()
         total = len(self.images.ids)
         with ExitStack() as stack:
@@ -388,17 +389,3 @@ def _build(
             raise error from None
         note = f"Built for {shape[2]}x{shape[3]} px."
     return fitted, observation, note
-
-
-def _name_of(model: nn.Module) -> str:
-    """The name that a registered model was created by, else that of its class."""
-    config = getattr(model, "pretrained_cfg", None)
-    architecture = config.get("architecture") if isinstance(config, dict) else None
-    return str(architecture or type(model).__name__)
-
-
-def _on_device(model: nn.Module, device: torch.device) -> nn.Module:
-    tensors = [*model.parameters(), *model.buffers()]
-    if all(tensor.device == device for tensor in tensors):
-        return model
-    return copy_of(model).to(device)

@@ -41,17 +41,3 @@ def on_meta() -> Iterator[None]:
     """Run a shadow under this: no gradients, and tensors made on the way are without values too."""
     with torch.inference_mode(False), torch.no_grad(), torch.device("meta"):
         yield
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for a while; afterwards every module has the mode that it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        # Not model.eval(), which networks override (to freeze norms for good, to merge branches).
-        for module, _ in modes:
-            module.training = False
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

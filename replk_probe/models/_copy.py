@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -27,6 +28,14 @@ def copy_of(model: ModuleT, replaced: dict[int, Any] | None = None) -> ModuleT:
             if tensor.grad_fn is not None and id(tensor) not in memo:
                 memo[id(tensor)] = tensor.detach().clone()
     return copy.deepcopy(model, memo)
+
+
+def on_device(model: ModuleT, device: torch.device) -> ModuleT:
+    """The network itself if it is there already, else a copy there."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if all(tensor.device == device for tensor in tensors):
+        return model
+    return copy_of(model).to(device)
 
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:

@@ -146,6 +146,16 @@ def data_config(model: nn.Module) -> DataConfig:
     return DataConfig(tuple(known["mean"]), tuple(known["std"]), (height, width))
 
 
+def statistics_note(model: nn.Module) -> str | None:
+    """What to tell the reader where nobody said how images are to be normalised for a network."""
+    if hasattr(model, _DATA) or getattr(model, "pretrained_cfg", None):
+        return None
+    return (
+        f"Nothing says how {type(model).__name__} wants its images normalised: they have ImageNet's mean and standard "
+        "deviation."
+    )
+
+
 def _apply(model: nn.Module, name: str, resolved: ResolvedWeights, *, seed: int | None, ema: bool) -> None:
     """Load what was resolved, and note on the model what it is and how its images are prepared."""
     if resolved.path is None:

@@ -38,3 +38,10 @@ def check_network(model: Any) -> None:
     kind = model.__name__ if isinstance(model, type) else type(model).__name__
     what = f"the class {kind}" if isinstance(model, type) else f"an object of type {kind}"
     raise InvalidInputError(f"The model is {what}. A network is needed here. Give an nn.Module.")
+
+
+def name_of(model: nn.Module) -> str:
+    """The name that a registered model was created by, else that of its class."""
+    config = getattr(model, "pretrained_cfg", None)
+    architecture = config.get("architecture") if isinstance(config, dict) else None
+    return str(architecture or type(model).__name__)
