@@ -19,32 +19,36 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 _NOT_IN_SLUGS = re.compile(r"[^A-Za-z0-9._-]")
 
 
-def model_options(command: CommandT) -> CommandT:
-    """``--model``, ``--weights`` and ``--ema``."""
-    for option in (
-        click.option("--ema", is_flag=True, help="Take the averaged entry (model_ema) of a checkpoint."),
-        click.option(
-            "--weights",
-            "weights",
-            multiple=True,
-            default=("auto",),
-            metavar="auto|pretrained|random|NAME|PATH",
-            show_default="auto",
-            help="Weights of the models: pretrained if they can be had, else random (auto); a name of "
-            "'replk-probe weights list'; a file. Given once for all models or once for each, in their order.",
-        ),
-        click.option(
-            "--model",
-            "models",
-            multiple=True,
-            required=True,
-            metavar="NAME",
-            help="A model of 'replk-probe models' or of timm, torchvision:NAME, package.module:factory or "
-            "file.py:factory. Repeat it to compare several.",
-        ),
-    ):
-        command = option(command)
-    return command
+def model_options(*, required: bool) -> Callable[[CommandT], CommandT]:
+    """``--model``, which ``required`` makes one give, ``--weights`` and ``--ema``."""
+
+    def add(command: CommandT) -> CommandT:
+        for option in (
+            click.option("--ema", is_flag=True, help="Take the averaged entry (model_ema) of a checkpoint."),
+            click.option(
+                "--weights",
+                "weights",
+                multiple=True,
+                default=("auto",),
+                metavar="auto|pretrained|random|NAME|PATH",
+                show_default="auto",
+                help="Weights of the models: pretrained if they can be had, else random (auto); a name of "
+                "'replk-probe weights list'; a file. Given once for all models or once for each, in their order.",
+            ),
+            click.option(
+                "--model",
+                "models",
+                multiple=True,
+                required=required,
+                metavar="NAME",
+                help="A model of 'replk-probe models' or of timm, torchvision:NAME, package.module:factory or "
+                "file.py:factory. Repeat it to compare several.",
+            ),
+        ):
+            command = option(command)
+        return command
+
+    return add
 
 
 def compute_options(command: CommandT) -> CommandT:

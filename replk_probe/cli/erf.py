@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from replk_probe.errors import InvalidInputError, ReplkProbeError
-
 from ._options import (
-    command_line,
     compute_options,
     destinations,
     model_options,
@@ -19,6 +15,7 @@ from ._options import (
     parse_thresholds,
     weights_of_each,
 )
+from ._runs import announce, measure_plans, raise_failures, run_plan
 
 if TYPE_CHECKING:
     from replk_probe.erf.measure import ErfPlan
@@ -26,11 +23,10 @@ if TYPE_CHECKING:
 
 _DEFAULT_OUTPUT = Path("replk-probe-out") / "erf"
 _CHECKPOINT = "erf.ckpt"
-_EXIT_INTERRUPTED = 130  # as a shell reports a program ended by SIGINT
 
 
 @click.command()
-@model_options
+@model_options(required=True)
 @click.option("--images", "n_images", type=int, default=50, show_default=True, metavar="N", help="How many images.")
 @click.option(
     "--data",
@@ -122,76 +118,25 @@ def command(
             weights=source,
             ema=ema,
         )
-        _announce(plan)
+        notes = [note for note in plan.notes if note != images.shortfall_note]
+        announce(plan, "the map shows the network as it is initialised", notes)
         plans.append(plan)
 
-    results: dict[Path, ErfResult] = {}
-    failures: dict[str, Exception] = {}
     with kept_blocks():
-        for name, folder in zip(models, folders, strict=True):
-            try:
-                # Each plan goes when it is done: a model and its weights are large.
-                results[folder] = _measure(plans.pop(0), folder, resume)
-            except click.exceptions.Exit:  # interrupted
-                raise
-            except Exception as error:  # also what a model's own code raises: it is no fault of the others
-                failures[name] = error
-                _let_go(error)
-                if len(models) > 1:
-                    click.secho(f"{name}: failed. {error}", err=True, fg="red")
+        results, failures = measure_plans(plans, folders, lambda plan, folder: _measure(plan, folder, resume))
     if results:
         _report(results, output or _DEFAULT_OUTPUT, compare=len(models) > 1)
-    _raise(failures, len(models))
-
-
-def _announce(plan: ErfPlan) -> None:
-    """Say what is about to be measured; that weights are random cannot be missed."""
-    weights = plan.weights
-    if weights.is_random:
-        text = f"{plan.name}: {weights.label} - nothing was trained, the map shows the network as it is initialised."
-        click.secho(text, err=True, fg="yellow", bold=True)
-    else:
-        click.echo(f"{plan.name}: weights {weights.label}", err=True)
-    for note in (weights.note, *plan.notes):
-        if note and note != plan.images.shortfall_note:
-            click.echo(f"{plan.name}: {note}", err=True)
+    raise_failures(failures, len(models))
 
 
 def _measure(plan: ErfPlan, folder: Path, resume: bool) -> ErfResult:
-    """Run one plan, write its results and draw them; an interrupted run says how to go on."""
+    """Run one plan, write its results and draw them."""
     from replk_probe.erf.plot import save_figures
-    from replk_probe.runtime.checkpoint import discard, exists
-
-    checkpoint = folder / _CHECKPOINT
-    if resume and not exists(checkpoint):
-        finished = _finished(plan, folder)
-        if finished is not None:
-            click.echo(f"{plan.name}: already measured, see {folder}", err=True)
-            save_figures(finished, folder)  # the run may have been killed just before
-            return finished
-        click.echo(f"{plan.name}: nothing to resume in {folder}, starting anew.", err=True)
-    elif not resume and exists(checkpoint):
-        click.echo(f"{plan.name}: an unfinished run in {folder} is given up; --resume would have gone on.", err=True)
-    try:
-        result = plan.run(checkpoint=checkpoint, resume=resume, progress=True)
-    except KeyboardInterrupt:
-        click.echo(f"\nInterrupted; at most one image is lost. Go on with:\n  {command_line('--resume')}", err=True)
-        raise click.exceptions.Exit(_EXIT_INTERRUPTED) from None
-    result.save(folder)
-    discard(checkpoint)
-    save_figures(result, folder)
-    return result
-
-
-def _finished(plan: ErfPlan, folder: Path) -> ErfResult | None:
-    """The result of the same measurement, if it is there."""
     from replk_probe.erf.result import ErfResult
 
-    try:
-        result = ErfResult.load(folder)
-    except InvalidInputError:
-        return None
-    return result if plan.same_run(result) else None
+    result = run_plan(plan, folder, _CHECKPOINT, ErfResult.load, resume)
+    save_figures(result, folder)  # also of a finished one: that run may have been killed just before
+    return result
 
 
 def _report(results: dict[Path, ErfResult], output: Path, *, compare: bool) -> None:
@@ -219,24 +164,3 @@ def _report(results: dict[Path, ErfResult], output: Path, *, compare: bool) -> N
         for skipped in result.run.skipped:
             click.echo(f"{result.run.model}: skipped {skipped['id']}: {skipped['reason']}", err=True)
     click.echo(f"Results in {output if compare else next(iter(results))}", err=True)
-
-
-def _let_go(error: BaseException | None) -> None:
-    """Free what the frames of a kept error hold: a model, and whatever filled the memory."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
-
-
-def _raise(failures: dict[str, Exception], models: int) -> None:
-    """End with what went wrong, if anything did."""
-    if not failures:
-        return
-    first = next(iter(failures.values()))
-    unexpected = next((error for error in failures.values() if not isinstance(error, ReplkProbeError)), None)
-    if models == 1 or unexpected is not None:
-        raise unexpected or first
-    raise ReplkProbeError(
-        f"{len(failures)} of {models} models could not be measured: {', '.join(failures)}. {first} "
-        "The same command with --resume keeps what is done."
-    )

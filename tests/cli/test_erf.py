@@ -16,7 +16,7 @@ from click.testing import Result
 from PIL import Image
 
 from replk_probe.cli._options import check_writable, slug
-from replk_probe.cli.erf import _let_go
+from replk_probe.cli._runs import _let_go
 from replk_probe.erf import ErfResult
 from replk_probe.errors import InvalidInputError
 

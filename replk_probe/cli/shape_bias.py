@@ -1,0 +1,277 @@
+"""`replk-probe shape-bias`: what classifiers go by where shape and texture disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from replk_probe.errors import InvalidInputError
+
+from ._options import (
+    check_writable,
+    compute_options,
+    destinations,
+    model_options,
+    output_option,
+    slug,
+    weights_of_each,
+)
+from ._runs import announce, measure_plans, raise_failures, run_plan
+
+if TYPE_CHECKING:
+    from replk_probe.shape_bias.decisions import Decisions
+    from replk_probe.shape_bias.observers import Observer
+    from replk_probe.shape_bias.result import ShapeBiasResult
+    from replk_probe.shape_bias.stimulus_set import StimulusSet
+
+_DEFAULT_OUTPUT = Path("replk-probe-out") / "shape-bias"
+_CHECKPOINT = "shape_bias.ckpt"
+
+# What is measured where nothing is asked for.
+_MODEL = "replknet31b"
+_SYNTHETIC_CLASSES = 16
+
+
+@click.command()
+@model_options(required=False)
+@click.option(
+    "--stimuli",
+    metavar="DIR|cue-conflict|synthetic",
+    help="A folder of stimuli; the 1280 published ones, fetched once; or the set that the program draws itself. "
+    "[default: cue-conflict; without --model, synthetic unless all it takes is in the cache]",
+)
+@click.option(
+    "--mapping",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="From each category to its class indices, for classifiers of other classes than ImageNet-1k's.",
+)
+@click.option(
+    "--import",
+    "imported",
+    type=click.Path(path_type=Path),
+    metavar="CSV-DIR",
+    help="Raw data of model-vs-human: observers to stand beside the models, or alone.",
+)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, metavar="N")
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Processes that decode the stimuli; 0: none but this one. [default: by the number of cores]",
+)
+@click.option("--allow-partial", is_flag=True, help="Evaluate what is intact of an incomplete cue-conflict set.")
+@compute_options
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default="0", metavar="N", help="Of random weights."
+)
+@output_option("replk-probe-out/shape-bias/MODEL")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run of the same command.")
+def command(
+    models: tuple[str, ...],
+    weights: tuple[str, ...],
+    ema: bool,
+    stimuli: str | None,
+    mapping: Path | None,
+    imported: Path | None,
+    batch_size: int,
+    workers: int | None,
+    allow_partial: bool,
+    precision: str,
+    device: str,
+    seed: int,
+    output: Path | None,
+    resume: bool,
+) -> None:
+    """Measure the shape bias of classifiers on cue-conflict stimuli, beside humans.
+
+    Which of the two cues, shape or texture, a classifier follows on 1200 images in which they disagree, by the rule of
+    model-vs-human, with intervals, beside ten people and published networks. Writes shape_bias.json, decisions.csv (raw
+    data that the toolbox reads), decisions.npz, shape_bias.csv, shape_bias.png and .pdf; with several models, one
+    folder for each and a comparison.
+    """
+    from replk_probe.runtime.devices import resolve_device
+    from replk_probe.shape_bias.decide import load_mapping
+
+    # Whatever can be wrong shows before the first model is built, let alone measured.
+    resolve_device(device)
+    categories = None if mapping is None else load_mapping(mapping).categories
+    observers = _imported(imported, categories)
+    if imported is not None and not models:
+        _refuse_without_model(weights=weights != ("auto",), stimuli=stimuli is not None)
+        folder = output or _DEFAULT_OUTPUT / slug(imported.resolve().name)
+        check_writable(folder)
+        _only_imported(imported, observers, folder)
+        return
+
+    chosen = _Chosen(models, weights, stimuli or "cue-conflict") if models else _without_model(weights, stimuli)
+    weights_each = weights_of_each(chosen.models, chosen.weights)
+    folders = destinations(chosen.models, output, _DEFAULT_OUTPUT)
+
+    from replk_probe.runtime.allocator import kept_blocks
+    from replk_probe.shape_bias.measure import plan_shape_bias
+    from replk_probe.shape_bias.result import ShapeBiasResult
+    from replk_probe.shape_bias.stimulus_set import SYNTHETIC, open_stimuli
+
+    # Drawn stimuli are drawn at the size of each model's input, files are read and verified once.
+    opened: StimulusSet | str = chosen.stimuli
+    if chosen.stimuli != SYNTHETIC:
+        opened = open_stimuli(chosen.stimuli, categories=categories, allow_partial=allow_partial)
+    plans = []
+    for name, source in zip(chosen.models, weights_each, strict=True):
+        plan = plan_shape_bias(
+            name,
+            opened,
+            mapping=mapping,
+            batch_size=batch_size,
+            workers=workers,
+            precision=precision,
+            device=device,
+            seed=seed,
+            weights=source,
+            ema=ema,
+            num_classes=chosen.num_classes,
+        )
+        announce(plan, "the decisions are those of chance")
+        plans.append(plan)
+
+    sets = {folder: plan.stimuli for folder, plan in zip(folders, plans, strict=True)}
+    with kept_blocks():
+        results, failures = measure_plans(
+            plans, folders, lambda plan, folder: run_plan(plan, folder, _CHECKPOINT, ShapeBiasResult.load, resume)
+        )
+    if results:
+        beside = _save_beside(results, observers, imported)
+        _report(beside, sets, output or _DEFAULT_OUTPUT, compare=len(chosen.models) > 1)
+    raise_failures(failures, len(chosen.models))
+
+
+class _Chosen(NamedTuple):
+    """What to measure, on what."""
+
+    models: tuple[str, ...]
+    weights: tuple[str, ...]
+    stimuli: str
+    num_classes: int | None = None
+
+
+def _imported(folder: Path | None, categories: tuple[str, ...] | None) -> tuple[Decisions, ...]:
+    """Decisions of other observers."""
+    if folder is None:
+        return ()
+    from replk_probe.shape_bias.stimuli import CATEGORIES
+    from replk_probe.shape_bias.toolbox_csv import read_folder
+
+    return read_folder(folder, categories or CATEGORIES)
+
+
+def _refuse_without_model(**given: bool) -> None:
+    """Options of a measurement have no meaning where nothing is measured."""
+    for option, is_given in given.items():
+        if is_given:
+            raise InvalidInputError(
+                f"--{option} was given with --import and no --model. Nothing is measured then, only the imported "
+                f"decisions are analysed. Name the model to measure with --model, or leave --{option} out."
+            )
+
+
+def _without_model(weights: tuple[str, ...], stimuli: str | None) -> _Chosen:
+    """What to measure if nothing was asked for, without downloading anything; said aloud."""
+    from replk_probe.models._catalog import default_entry
+    from replk_probe.models._weights import cached_path
+    from replk_probe.shape_bias.cue_conflict import cached_cue_conflict
+    from replk_probe.shape_bias.stimulus_set import CUE_CONFLICT, SYNTHETIC
+
+    entry = default_entry(_MODEL)
+    trained = entry is not None and cached_path(entry) is not None
+    if weights != ("auto",) or stimuli not in (None, SYNTHETIC):
+        raise InvalidInputError(
+            "No model was named. --weights and --stimuli say how to measure one. Name it with --model."
+        )
+    if stimuli is None and trained and entry is not None and cached_cue_conflict() is not None:
+        click.echo(f"No --model: {entry.name} on {CUE_CONFLICT}, both from the cache.", err=True)
+        return _Chosen((_MODEL,), (entry.name,), CUE_CONFLICT)
+    click.echo(
+        f"No --model: {_MODEL} with 16 outputs and RANDOM WEIGHTS on {SYNTHETIC} stimuli, which takes no download. "
+        "For the real thing:\n"
+        f"  replk-probe data fetch {CUE_CONFLICT}\n"
+        f"  replk-probe weights fetch {entry.name if entry else _MODEL}\n"
+        "and the same command again.",
+        err=True,
+    )
+    return _Chosen((_MODEL,), ("random",), SYNTHETIC, num_classes=_SYNTHETIC_CLASSES)
+
+
+def _only_imported(source: Path, observers: Sequence[Decisions], folder: Path) -> None:
+    """Analyse decisions that others made; no model, no stimuli, no network."""
+    from replk_probe.report.shape_bias_table import shape_bias_table
+    from replk_probe.runtime.files import sha256_of
+    from replk_probe.shape_bias.plot import save_figures
+    from replk_probe.shape_bias.result import GivenDecisions, ShapeBiasResult
+    from replk_probe.shape_bias.toolbox_csv import csv_files
+
+    label = f"import:{source.resolve().name}"
+    run = GivenDecisions(label, {path.name: sha256_of(path) for path in csv_files(source)})
+    result = ShapeBiasResult.from_decisions(observers=observers, run=run, source=label)
+    result.save(folder)
+    save_figures(result, folder)
+    click.echo(shape_bias_table([result]))
+    click.echo(f"Results in {folder}", err=True)
+
+
+def _save_beside(
+    results: dict[Path, ShapeBiasResult], observers: Sequence[Decisions], imported: Path | None
+) -> dict[Path, ShapeBiasResult]:
+    """The results with the imported observers and each other's error consistency, saved again and drawn."""
+    from replk_probe.shape_bias.plot import save_figures
+
+    source = "given" if imported is None else f"import:{imported.resolve().name}"
+    made = [result.decisions for result in results.values() if result.decisions is not None]
+    beside = {}
+    for folder, result in results.items():
+        others = [one for one in made if one is not result.decisions]
+        beside[folder] = result.beside(observers, others, source=source)
+        beside[folder].save(folder)
+        save_figures(beside[folder], folder, others=_published_beside(beside[folder]))
+    return beside
+
+
+def _published_beside(result: ShapeBiasResult) -> tuple[Observer, ...]:
+    """Published observers that decided on the same categories; of the people, all together."""
+    from replk_probe.shape_bias.published import published_observers
+    from replk_probe.shape_bias.stimuli import CATEGORIES
+
+    if result.decisions is None or result.decisions.categories != CATEGORIES:
+        return ()
+    return tuple(one for one in published_observers() if one.kind != "human")
+
+
+def _report(
+    results: dict[Path, ShapeBiasResult], sets: dict[Path, StimulusSet], output: Path, *, compare: bool
+) -> None:
+    """Print the tables and draw some stimuli with their decisions; with several models, draw the comparison."""
+    from replk_probe.report.shape_bias_table import shape_bias_table
+    from replk_probe.runtime.provenance import RunInfo
+    from replk_probe.shape_bias.plot_models import save_comparison
+    from replk_probe.shape_bias.plot_stimuli import save_contact_sheet
+    from replk_probe.shape_bias.result import write_csv
+
+    measured = list(results.values())
+    published = _published_beside(measured[0])
+    for folder, result in results.items():
+        if result.decisions is not None:
+            is_random = isinstance(result.run, RunInfo) and result.run.weights.is_random
+            save_contact_sheet(sets[folder], result.decisions, folder, random=is_random)
+    if compare:
+        save_comparison(measured, output, others=published)
+        everyone = {one.name: one for result in measured for one in result.everyone}
+        write_csv(list(everyone.values()), output / "comparison.csv")
+    click.echo(shape_bias_table(measured, published))
+    for run, decisions in ((result.run, result.decisions) for result in measured):
+        if isinstance(run, RunInfo) and decisions is not None and run.seconds > 0:
+            speed = f"{len(decisions.names) / run.seconds:.3g} per second"
+            click.echo(f"{run.model}: {len(decisions.names)} stimuli in {run.seconds:.1f} s, {speed}", err=True)
+    click.echo(f"Results in {output if compare else next(iter(results))}", err=True)
