@@ -93,7 +93,10 @@ RULES = (
     ),
     # Stimuli are files or drawings; looking at them needs no torch.
     Rule(
-        tuple(f"shape_bias/{name}" for name in ("stimulus_set.py", "cue_conflict.py", "manifest.py", "synthetic*")),
+        tuple(
+            f"shape_bias/{name}"
+            for name in ("stimulus_set.py", "cue_conflict.py", "manifest.py", "loading.py", "synthetic*")
+        ),
         (*LIGHT, "images", "images.*", "{room}.*"),
         ("PIL", "numpy"),
         not_rooms=PLOTS,

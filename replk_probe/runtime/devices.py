@@ -41,7 +41,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
         return torch.device("cuda", index)
     if found.type != "cpu":
         raise BackendError(
-            f"Device {str(device)!r} is not supported. Contribution maps are computed on a CPU or an NVIDIA GPU. "
+            f"Device {str(device)!r} is not supported. Networks are measured on a CPU or an NVIDIA GPU. "
             "Use cpu or cuda."
         )
     return torch.device("cpu")
@@ -53,8 +53,13 @@ def device_label(device: torch.device) -> str:
 
 
 @contextmanager
-def out_of_memory_explained(size: tuple[int, int]) -> Iterator[None]:
-    """Turn running out of memory into an error that says what to do about it."""
+def out_of_memory_explained(size: tuple[int, int], smaller: str = "--size") -> Iterator[None]:
+    """Turn running out of memory into an error that says what to do about it.
+
+    Args:
+        size: ``(H, W)`` of the images in pixels.
+        smaller: The option that would take less.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -63,7 +68,7 @@ def out_of_memory_explained(size: tuple[int, int]) -> Iterator[None]:
             raise
         raise BackendError(
             f"The memory does not suffice for images of {size[0]}x{size[1]}. No more could be allocated. "
-            "Use a smaller --size, or a device with more memory."
+            f"Use a smaller {smaller}, or a device with more memory."
         ) from error
 
 

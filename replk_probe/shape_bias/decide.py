@@ -22,6 +22,8 @@ from .stimuli import CATEGORIES, check_categories
 _IMAGENET_FILE = Path(__file__).with_name("imagenet_categories.json")
 _IMAGENET_OUTPUTS = 1000
 
+ONE_EACH = "one output per category"
+
 
 @dataclass(frozen=True)
 class LabelMapping:
@@ -131,7 +133,7 @@ def mapping_for(
         chosen.check_outputs(n_outputs)
         return chosen
     if n_outputs == len(known):
-        return LabelMapping("one output per category", known, tuple((index,) for index in range(n_outputs)), n_outputs)
+        return LabelMapping(ONE_EACH, known, tuple((index,) for index in range(n_outputs)), n_outputs)
     if known == CATEGORIES and n_outputs == _IMAGENET_OUTPUTS:
         return imagenet_mapping()
     ways = f"{len(known)} outputs, one per category" + (", or ImageNet's 1000" if known == CATEGORIES else "")

@@ -1,0 +1,365 @@
+"""A classifier and stimuli in, decisions out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from replk_probe.errors import InvalidInputError, ResumeError
+from replk_probe.models import create_model
+from replk_probe.runtime.provenance import RunInfo
+from replk_probe.shape_bias.decide import LabelMapping, imagenet_mapping
+from replk_probe.shape_bias.decisions import Decisions
+from replk_probe.shape_bias.measure import measure_shape_bias, plan_shape_bias
+from replk_probe.shape_bias.result import ShapeBiasResult
+from replk_probe.shape_bias.stimuli import CATEGORIES
+from replk_probe.shape_bias.stimulus_set import StimulusSet, open_stimuli
+from replk_probe.shape_bias.toolbox_csv import read_folder
+
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+
+def run_of(result: ShapeBiasResult) -> RunInfo:
+    assert isinstance(result.run, RunInfo)
+    return result.run
+
+
+def decided(result: ShapeBiasResult) -> Decisions:
+    assert result.decisions is not None
+    return result.decisions
+
+
+def by_hand(model: nn.Module, stimuli: StimulusSet, mapping: LabelMapping) -> dict[str, str]:
+    """The decisions by the definition, image by image."""
+    found = {}
+    for index, stimulus in enumerate(stimuli.stimuli):
+        pixels = (np.asarray(stimuli.load(index)) / 255 - MEAN) / STD
+        with torch.no_grad():
+            logits = model.eval()(torch.from_numpy(pixels).permute(2, 0, 1).float()[None])
+        softmax = logits[0].softmax(0)
+        means = [float(softmax[list(members)].mean()) for members in mapping.indices]
+        found[stimulus.name] = mapping.categories[int(np.argmax(means))]
+    return found
+
+
+def test_decisions_are_those_of_the_definition(small_net: nn.Module, small_stimuli: Path) -> None:
+    before = {name: value.clone() for name, value in small_net.state_dict().items()}
+    small_net.train()
+    result = measure_shape_bias(small_net, small_stimuli, size=32, batch_size=5)
+    assert small_net.training and all(parameter.requires_grad for parameter in small_net.parameters())
+    for name, value in small_net.state_dict().items():
+        assert torch.equal(value, before[name])
+    mapping = LabelMapping("each", CATEGORIES, tuple((index,) for index in range(16)))
+    decisions = decided(result)
+    assert dict(zip(decisions.names, decisions.response, strict=True)) == by_hand(
+        small_net, open_stimuli(small_stimuli), mapping
+    )
+    assert len(set(decisions.response)) > 3  # else the test would show little
+    assert decisions.observer == "SmallNet" and result.model is not None
+    assert (result.model.counts.n_conflict, result.model.counts.n_congruent) == (24, 8)
+    run = run_of(result)
+    assert run.image_ids == decisions.names and run.image_source == f"folder:{small_stimuli.name}"
+    assert (run.input_size, run.mean, run.std, run.config["resize"]) == ((32, 32), tuple(MEAN), tuple(STD), "none")
+    assert any("alphabetical order" in note for note in result.notes)
+    assert any("wants its images normalised" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 4])
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_workers_and_batches_change_nothing(
+    small_net: nn.Module, small_stimuli: Path, workers: int, batch_size: int
+) -> None:
+    expected = measure_shape_bias(small_net, small_stimuli, size=32, workers=0, batch_size=7)
+    found = measure_shape_bias(small_net, small_stimuli, size=32, workers=workers, batch_size=batch_size)
+    assert decided(found) == decided(expected)
+    assert found.probabilities is not None and expected.probabilities is not None
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=1e-4, atol=1e-9)
+
+
+class Rounding(nn.Module):
+    """Two categories almost equal; which one is ahead depends on the size of the batch, as rounding may."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = torch.zeros(len(images), 16)
+        logits[:, 1], logits[:, 7] = 5.0, 5.0 + 1e-5 * (len(images) - 2)
+        return logits
+
+
+def test_near_ties_are_decided_one_by_one(small_stimuli: Path) -> None:
+    results = [measure_shape_bias(Rounding(), small_stimuli, size=32, batch_size=size) for size in (1, 4, 32)]
+    assert [set(decided(result).response) for result in results] == [{"bear"}] * 3
+    assert [run_of(result).config["decided one by one"] for result in results] == [0, 32, 32]
+
+
+class Interrupted(nn.Module):
+    """Raises after some images, as a user's Ctrl-C might."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) > 1 and Interrupted.left is not None:
+            Interrupted.left -= 1
+            if Interrupted.left < 0:
+                raise KeyboardInterrupt
+        return self.net(images)
+
+    left: int | None = None
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    yield lambda left: monkeypatch.setattr(Interrupted, "left", left)
+
+
+def test_a_resumed_run_gives_the_same(
+    small_net: nn.Module, small_stimuli: Path, tmp_path: Path, interrupted: Any
+) -> None:
+    net = Interrupted(small_net)
+    expected = measure_shape_bias(net, small_stimuli, size=32, batch_size=8)
+    interrupted(2)
+    with pytest.raises(KeyboardInterrupt):
+        measure_shape_bias(net, small_stimuli, size=32, batch_size=8, checkpoint=tmp_path / "state")
+    interrupted(3)  # one of four batches was done: three are left
+    found = measure_shape_bias(net, small_stimuli, size=32, batch_size=8, checkpoint=tmp_path / "state", resume=True)
+    assert decided(found) == decided(expected)
+    np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+    plan = plan_shape_bias(net, small_stimuli, size=32, batch_size=8)
+    assert plan.same_run(found) and not plan_shape_bias(net, small_stimuli, size=32, batch_size=4).same_run(found)
+    with pytest.raises(ResumeError, match="--batch-size 8"):
+        measure_shape_bias(net, small_stimuli, size=32, batch_size=4, checkpoint=tmp_path / "state", resume=True)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stimulus_that_breaks_on_the_way_is_named(
+    small_net: nn.Module, small_stimuli: Path, tmp_path: Path, workers: int
+) -> None:
+    for path in small_stimuli.glob("*/*.png"):
+        target = tmp_path / path.relative_to(small_stimuli)
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    plan = plan_shape_bias(small_net, tmp_path, size=32, workers=workers)
+    broken = tmp_path / "cat" / "cat2-dog1.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    with pytest.raises(InvalidInputError, match=r"cat2-dog1\.png"):
+        plan.run()
+
+
+def test_a_resize_is_explicit_and_recorded(small_net: nn.Module, small_stimuli: Path) -> None:
+    result = measure_shape_bias(small_net, small_stimuli, size=48)
+    assert run_of(result).config["resize"] == "bicubic, warped from 32x32 to 48x48"
+    assert any("resized" in note for note in result.notes)
+    stimuli = open_stimuli(small_stimuli)
+    larger = replace(stimuli, size=(48, 48), loader=Enlarged(stimuli))
+    assert decided(measure_shape_bias(small_net, larger, size=48)) == decided(result)
+
+
+class Enlarged:
+    """Stimuli at 48x48 px."""
+
+    def __init__(self, stimuli: StimulusSet) -> None:
+        self.stimuli = stimuli
+
+    def __call__(self, index: int) -> Image.Image:
+        return self.stimuli.load(index).resize((48, 48), Image.Resampling.BICUBIC)
+
+
+def test_loaders_that_no_other_process_can_import_are_no_obstacle(
+    small_net: nn.Module, small_stimuli: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stimuli = open_stimuli(small_stimuli)
+    unsendable = replace(stimuli, loader=lambda index: stimuli.load(index))
+    expected = decided(measure_shape_bias(small_net, stimuli, size=32))
+    assert decided(measure_shape_bias(small_net, unsendable, size=32, workers=2)) == expected
+    # This one can be sent, but its module exists here alone, as that of a notebook does.
+    module = ModuleType("only_here")
+    foreign = type("Foreign", (Enlarged,), {"__module__": module.__name__})
+    monkeypatch.setattr(module, "Foreign", foreign, raising=False)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    enlarged = replace(stimuli, size=(48, 48), loader=foreign(stimuli))
+    result = measure_shape_bias(small_net, enlarged, size=48, workers=2)
+    assert decided(result) == decided(measure_shape_bias(small_net, stimuli, size=48))
+
+
+def test_a_mapping_of_ones_own(small_stimuli: Path) -> None:
+    class First(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.eye(40)[[39]].expand(len(images), -1) * 9
+
+    indices = tuple((index, 39 - index) for index in range(16))
+    mapping = LabelMapping("own", CATEGORIES, indices)
+    result = measure_shape_bias(First(), small_stimuli, mapping=mapping, size=32)
+    assert set(decided(result).response) == {"airplane"}
+    with pytest.raises(InvalidInputError, match=r"40 outputs.*--mapping"):
+        measure_shape_bias(First(), small_stimuli, size=32)
+
+
+def test_a_head_of_another_label_space_is_refused_by_name(small_stimuli: Path) -> None:
+    stimuli = replace(open_stimuli(small_stimuli), categories=("bear", "cat", "dog", "oven"))
+    with pytest.raises(InvalidInputError, match=r"16 outputs.*4 categories.*--mapping"):
+        measure_shape_bias("torchvision:squeezenet1_1", stimuli, weights="random", num_classes=16)
+
+
+class Fails(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        raise ValueError("no images today")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [(nn.Conv2d(3, 4, 1), r"gives \[1, 4, 32, 32\]"), (Fails(), "no images today"), (nn.Flatten(), "3072 outputs")],
+)
+def test_what_is_no_classifier_is_refused(small_stimuli: Path, model: nn.Module, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        plan_shape_bias(model, small_stimuli, size=32)
+
+
+class WithLogits(nn.Module):
+    """Gives its outputs as an object, as some libraries do."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Any:
+        return (self.net(images), "more")
+
+
+def test_outputs_may_be_wrapped(small_net: nn.Module, small_stimuli: Path) -> None:
+    plain = decided(measure_shape_bias(small_net, small_stimuli, size=32))
+    assert decided(measure_shape_bias(WithLogits(small_net), small_stimuli, size=32)).response == plain.response
+
+
+def test_outputs_that_are_not_finite_are_refused(small_net: nn.Module, small_stimuli: Path) -> None:
+    with torch.no_grad():
+        small_net.get_parameter("head.bias")[3] = torch.nan
+    with pytest.raises(InvalidInputError, match="not finite"):
+        measure_shape_bias(small_net, small_stimuli, size=32)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch size of 0"),
+        ({"workers": -1}, "number of workers of -1"),
+        ({"precision": "fp8"}, "Unknown precision"),
+        ({"size": 0}, "size 0"),
+        ({"seed": -1}, "seed -1"),
+    ],
+)
+def test_impossible_arguments_are_refused(
+    small_net: nn.Module, small_stimuli: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        plan_shape_bias(small_net, small_stimuli, **options)
+
+
+@pytest.mark.parametrize("precision", ["fast", "bf16"])
+def test_reduced_precision_is_recorded(small_net: nn.Module, small_stimuli: Path, precision: str) -> None:
+    result = measure_shape_bias(small_net, small_stimuli, size=32, precision=precision)
+    assert run_of(result).precision == precision
+    arithmetic = run_of(result).config["arithmetic"]
+    assert arithmetic.startswith("bfloat16 products" if "asked for" not in arithmetic else "float32 throughout")
+    if precision == "fast":
+        assert "there are none here" in arithmetic
+
+
+# Real weights on the real stimuli.
+
+
+@pytest.fixture(scope="module")
+def squeezenet(data_dir: Path) -> nn.Module:
+    return create_model("torchvision:squeezenet1_0", str(data_dir / "weights" / "squeezenet1_0_imagenet.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def some_stimuli(data_dir: Path) -> StimulusSet:
+    """Every 16th of the published stimuli."""
+    return some_of(open_stimuli(data_dir / "cue-conflict"), range(0, 1280, 16))
+
+
+def some_of(stimuli: StimulusSet, indices: range) -> StimulusSet:
+    return replace(
+        stimuli, stimuli=tuple(stimuli.stimuli[index] for index in indices), loader=Some(stimuli, tuple(indices))
+    )
+
+
+class Some:
+    def __init__(self, stimuli: StimulusSet, indices: tuple[int, ...]) -> None:
+        self.stimuli, self.indices = stimuli, indices
+
+    def __call__(self, index: int) -> Image.Image:
+        return self.stimuli.load(self.indices[index])
+
+
+def test_real_decisions_are_those_of_the_definition(squeezenet: nn.Module, some_stimuli: StimulusSet) -> None:
+    result = measure_shape_bias(squeezenet, some_stimuli, name="torchvision:squeezenet1_0")
+    decisions = decided(result)
+    expected = by_hand(squeezenet, some_stimuli, imagenet_mapping())
+    assert dict(zip(decisions.names, decisions.response, strict=True)) == expected
+    assert decisions.observer == "squeezenet1_0"
+
+
+@pytest.mark.slow
+def test_real_weights_on_all_stimuli(squeezenet: nn.Module, data_dir: Path, tmp_path: Path) -> None:
+    result = measure_shape_bias(squeezenet, data_dir / "cue-conflict", name="torchvision:squeezenet1_0")
+    assert result.model is not None
+    counts = result.model.counts
+    assert (counts.n_conflict, counts.n_congruent) == (1200, 80)
+    # Few decisions may differ with the rounding of another machine.
+    assert (counts.n_shape, counts.n_texture) == (pytest.approx(160, abs=3), pytest.approx(555, abs=3))
+    assert 0.15 < counts.overall < 0.30
+    result.save(tmp_path)
+    (again,) = read_folder(tmp_path)
+    assert again == result.decisions
+    imported = ShapeBiasResult.from_decisions(observers=[again])
+    assert imported.observers[0].counts == counts
+
+
+@pytest.mark.slow
+def test_each_trap_changes_real_decisions(squeezenet: nn.Module, data_dir: Path) -> None:
+    stimuli = some_of(open_stimuli(data_dir / "cue-conflict"), range(0, 1280, 4))
+    mapping = imagenet_mapping()
+
+    def logits_of(crop: bool) -> npt.NDArray[np.float32]:
+        rows = []
+        for index in range(len(stimuli)):
+            picture = stimuli.load(index)
+            if crop:
+                picture = picture.resize((256, 256), Image.Resampling.BILINEAR).crop((16, 16, 240, 240))
+            pixels = torch.from_numpy((np.asarray(picture) / 255 - MEAN) / STD).permute(2, 0, 1).float()
+            rows.append(pixels)
+        with torch.inference_mode():
+            return torch.cat([squeezenet(torch.stack(rows[at : at + 16])) for at in range(0, len(rows), 16)]).numpy()
+
+    logits = logits_of(crop=False)
+    softmax = torch.from_numpy(logits).softmax(1).numpy()
+
+    def by(values: npt.NDArray[np.float32], aggregate: Any) -> npt.NDArray[np.intp]:
+        return np.stack([aggregate(values[:, list(members)], 1) for members in mapping.indices], 1).argmax(1)
+
+    right = by(softmax, np.mean)
+    member = {index: category for category, members in enumerate(mapping.indices) for index in members}
+    cropped = torch.from_numpy(logits_of(crop=True)).softmax(1).numpy()
+    wrong = {
+        "sum": by(softmax, np.sum),
+        "max": by(softmax, np.max),
+        "mean of logits": by(logits, np.mean),
+        "top-1 of 1000": np.array([member.get(int(index), -1) for index in logits.argmax(1)]),
+        "resize and crop": by(cropped, np.mean),
+    }
+    # Of 320: hundreds of the 1280.
+    changed = {name: int((decisions != right).sum()) for name, decisions in wrong.items()}
+    assert min(changed.values()) > 25, changed
