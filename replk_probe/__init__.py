@@ -12,22 +12,38 @@ if TYPE_CHECKING:
     from . import erf as erf
     from . import models as models
     from . import ops as ops
+    from . import shape_bias as shape_bias
     from .erf import ErfResult as ErfResult
     from .erf import measure_erf as measure_erf
     from .models import create_model as create_model
     from .models import load_checkpoint as load_checkpoint
+    from .shape_bias import ShapeBiasResult as ShapeBiasResult
+    from .shape_bias import measure_shape_bias as measure_shape_bias
 
 __version__ = "0.1.0.dev0"
 
 _HOME = {
     "ErfResult": "erf",
+    "ShapeBiasResult": "shape_bias",
     "create_model": "models",
     "load_checkpoint": "models",
     "measure_erf": "erf",
+    "measure_shape_bias": "shape_bias",
 }
-_SUBPACKAGES = ("erf", "models", "ops")
+_SUBPACKAGES = ("erf", "models", "ops", "shape_bias")
 
-__all__ = ["ErfResult", "create_model", "erf", "load_checkpoint", "measure_erf", "models", "ops"]
+__all__ = [
+    "ErfResult",
+    "ShapeBiasResult",
+    "create_model",
+    "erf",
+    "load_checkpoint",
+    "measure_erf",
+    "measure_shape_bias",
+    "models",
+    "ops",
+    "shape_bias",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,104 @@
+"""Our models in model-vs-human, where that is installed; it is imported here alone, and only when asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from replk_probe.errors import InvalidInputError, UnknownModelError
+from replk_probe.models import DataConfig, create_model, data_config
+from replk_probe.models._describe import own_models
+
+_TOOLBOX = "modelvshuman"
+# How the toolbox hands images over: normalised by ImageNet's statistics, at the size of its stimuli.
+_GIVEN = DataConfig()
+
+
+def register(names: Sequence[str] | None = None, *, weights: str = "pretrained") -> tuple[str, ...]:
+    """Make models known to the toolbox, so that its ``Evaluate`` and ``load_model`` take them by their names.
+
+    Nothing is built or fetched before the toolbox asks for a model.
+
+    Args:
+        names: Models; by default all of this package's. A name has to be a Python identifier, as the toolbox looks it
+            up among its functions.
+        weights: As :func:`replk_probe.create_model` takes them, for each model.
+
+    Returns:
+        The names that were registered.
+
+    Raises:
+        InvalidInputError: The toolbox is not installed, or fails to import.
+        UnknownModelError: A name cannot be registered.
+    """
+    chosen = tuple(own_models() if names is None else names)
+    for name in chosen:
+        if not name.isidentifier():
+            raise UnknownModelError(
+                f"Cannot register {name!r}. The toolbox looks a model up as a function of that name. Give names such "
+                f"as {own_models()[0]}."
+            )
+    registry, zoo, wrappers = (
+        _toolbox(module) for module in ("models.registry", "models.pytorch.model_zoo", "models.wrappers.pytorch")
+    )
+    for name in chosen:
+        if name not in registry.list_models("pytorch"):
+            entry = registry.register_model("pytorch")(_entry(name, weights, wrappers.PyTorchModel))
+            setattr(zoo, name, entry)
+    return chosen
+
+
+class AsGiven(nn.Module):
+    """A network behind the toolbox's own preparation of images.
+
+    Args:
+        model: Takes images by its own statistics and of its own size.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, model: nn.Module) -> None:  # noqa: D107
+        super().__init__()
+        self.model = model
+        own = data_config(model)
+        self.size = own.input_size
+        # (x s + m - m') / s', with the toolbox's m and s.
+        mean, std, given_mean, given_std = map(torch.tensor, (own.mean, own.std, _GIVEN.mean, _GIVEN.std))
+        self.register_buffer("scale", (given_std / std)[:, None, None])
+        self.register_buffer("shift", ((given_mean - mean) / std)[:, None, None])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[N, classes]`` of images ``[N, 3, H, W]`` as the toolbox gives them."""
+        if images.shape[2:] != self.size:
+            images = F.interpolate(images, self.size, mode="bicubic", antialias=True)
+        with torch.no_grad():  # the toolbox takes the outputs as they come to numpy
+            logits: Tensor = self.model(images * self.scale + self.shift)
+        return logits
+
+
+def _entry(name: str, weights: str, wrapper: Any) -> Any:
+    """The function that the toolbox calls for a model; it goes by its ``__name__``."""
+
+    def build(model_name: str, *args: Any) -> Any:
+        return wrapper(AsGiven(create_model(name, weights)).eval(), model_name, *args)
+
+    build.__name__ = name
+    return build
+
+
+def _toolbox(module: str) -> Any:
+    try:
+        return importlib.import_module(f"{_TOOLBOX}.{module}")
+    except ModuleNotFoundError as error:
+        missing = error.name or _TOOLBOX
+        found = "is not installed" if missing.partition(".")[0] == _TOOLBOX else f"lacks the package {missing}"
+        raise InvalidInputError(
+            f"Cannot register models with model-vs-human. The toolbox {found}. Install it from "
+            "https://github.com/bethgelab/model-vs-human, or exchange files: decisions.csv and --import."
+        ) from error
