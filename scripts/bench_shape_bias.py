@@ -1,0 +1,89 @@
+"""What measuring shape bias costs beside the forward passes: stimuli per second of both, in one run.
+
+The bare loop has every stimulus decoded and normalised in memory before the clock starts, and does nothing but forward
+passes of the network that the measurement prepares, in the same batches. Both take turns.
+
+    python scripts/bench_shape_bias.py                            # ResNet-50, drawn stimuli of 224 px
+    python scripts/bench_shape_bias.py --stimuli DIR --workers 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from replk_probe.models._prepare import prepared_copy
+from replk_probe.runtime.allocator import kept_blocks
+from replk_probe.shape_bias.loading import InputImages
+from replk_probe.shape_bias.measure import ShapeBiasPlan, plan_shape_bias
+from replk_probe.shape_bias.plan import _small_check
+from replk_probe.shape_bias.result import ShapeBiasResult
+from replk_probe.shape_bias.stimulus_set import StimulusSet, open_stimuli
+
+
+def first_of(stimuli: StimulusSet, count: int) -> StimulusSet:
+    """The first ``count`` stimuli."""
+    return replace(stimuli, stimuli=stimuli.stimuli[:count])
+
+
+def bare_loop(model: torch.nn.Module, batches: list[torch.Tensor]) -> float:
+    """Seconds of the forward passes alone."""
+    start = time.perf_counter()
+    with torch.inference_mode():
+        for batch in batches:
+            model(batch)
+    return time.perf_counter() - start
+
+
+def preloaded(plan: ShapeBiasPlan, images: InputImages) -> list[torch.Tensor]:
+    """All stimuli as batches ``[N, 3, H, W]``, channels last."""
+    rows = torch.from_numpy(np.stack([images(index) for index in range(len(plan.stimuli))])).permute(0, 3, 1, 2)
+    return list(rows.split(plan.batch_size))
+
+
+def main() -> None:
+    """Run the comparison and print it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="resnet50")
+    parser.add_argument("--stimuli", default="synthetic")
+    parser.add_argument("--count", type=int, default=320, help="stimuli to take")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    stimuli = first_of(open_stimuli(args.stimuli), args.count)
+    plan = plan_shape_bias(
+        args.model,
+        stimuli,
+        weights="random",
+        num_classes=len(stimuli.categories),
+        batch_size=args.batch_size,
+        workers=args.workers,
+    )
+    seconds: dict[str, list[float]] = {"bare": [], "measured": []}
+    with kept_blocks():
+        prepared = prepared_copy(plan.model, plan.precision, _small_check(plan.model, plan.size))
+        batches = preloaded(plan, InputImages(stimuli, plan.size, (0.5,) * 3, (0.2,) * 3))
+        bare_loop(prepared, batches[:2])
+        for _ in range(args.repeats):
+            seconds["bare"].append(bare_loop(prepared, batches))
+            seconds["measured"].append(plan.run().run.seconds)
+    start = time.perf_counter()
+    result = plan.run()
+    analysed = time.perf_counter()
+    ShapeBiasResult.from_decisions(result.decisions)
+    analysis = time.perf_counter() - analysed
+    bare, measured = (statistics.median(seconds[name]) for name in ("bare", "measured"))
+    print(f"{args.model}, {len(stimuli)} stimuli of {plan.stimuli.source}, {torch.get_num_threads()} threads, medians:")
+    print(f"  bare forward loop  {bare:7.2f} s  {len(stimuli) / bare:7.1f} per second")
+    print(f"  measured           {measured:7.2f} s  {len(stimuli) / measured:7.1f} per second  {measured / bare:.3f}x")
+    print(f"  analysis of the decisions {1e3 * analysis:.1f} ms; whole call {analysed - start:.2f} s")
+
+
+if __name__ == "__main__":
+    main()
