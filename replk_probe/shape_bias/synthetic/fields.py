@@ -1,0 +1,45 @@
+"""What shapes and textures have in common: a black and white drawing, softened so that it can be drawn at any size."""
+
+from __future__ import annotations
+
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Mask: TypeAlias = npt.NDArray[np.bool_]
+Field: TypeAlias = npt.NDArray[np.int16]
+Integer = TypeVar("Integer", np.int16, np.int64)
+
+# Pixels along each side of a field, a power of two.
+SIDE = 512
+# An edge is spread over this many field pixels, about one pixel of a 64 px image: whoever reads the field at larger
+# steps sees it without aliasing, whoever reads it at smaller ones sharpens it.
+SOFTNESS = 11
+# Of a field, far from any edge; its sign is that of the drawing.
+FULL = SOFTNESS**4
+
+
+def soften(mask: Mask) -> Field:
+    """Blur a drawing with a tent of half-width :data:`SOFTNESS` both ways, periodically, in whole numbers.
+
+    Returns:
+        Values from -:data:`FULL` (outside) to :data:`FULL`, ``[SIDE, SIDE]``.
+    """
+    total = mask.astype(np.int16)
+    for axis in (0, 0, 1, 1):
+        total = box_sum(total, SOFTNESS, axis)
+    return 2 * total - FULL
+
+
+def box_sum(values: npt.NDArray[Integer], width: int, axis: int) -> npt.NDArray[Integer]:
+    """Sums over ``width`` neighbours, an odd number, along an axis of a periodic plane."""
+    half, length = width // 2, values.shape[axis]
+    padded = np.take(values, np.arange(-half, length + half), axis=axis, mode="wrap")
+    shifted = [
+        padded[start : start + length] if axis == 0 else padded[:, start : start + length] for start in range(width)
+    ]
+    total = shifted[0] + shifted[1]
+    for further in shifted[2:]:
+        total += further
+    return total

@@ -1,0 +1,152 @@
+"""The sixteen shapes, as outlines of one area around one centroid.
+
+Two families of eight. Inside a family the edges are alike and only their arrangement differs, so that a corner or a
+curve seen through a keyhole does not tell the class: ``block`` to ``aitch`` are made of straight edges and right
+angles, ``disc`` to ``dumbbell`` of arcs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .fields import SIDE, Field, Mask, soften
+
+Plane: TypeAlias = npt.NDArray[np.float64]
+Outline: TypeAlias = Callable[[Plane, Plane], Mask]
+
+# Radius of the disc of every shape's area, in field pixels. No shape reaches farther than REACH radii from its
+# centroid, and the rest of the field is margin: the frame of an image has to hold any shape wherever it holds one.
+RADIUS = 144
+REACH = 1.51
+
+_PI = 3.141592653589793
+
+
+def _box(x: Plane, y: Plane, left: float, right: float, top: float, bottom: float) -> Mask:
+    return (x >= left) & (x < right) & (y >= top) & (y < bottom)
+
+
+def _disc(x: Plane, y: Plane, centre_x: float, centre_y: float, radius: float) -> Mask:
+    dx, dy = x - centre_x, y - centre_y
+    return dx * dx + dy * dy < radius * radius
+
+
+def _block(x: Plane, y: Plane) -> Mask:
+    return _box(x, y, -1, 1, -1, 1)
+
+
+def _frame(x: Plane, y: Plane) -> Mask:
+    return _box(x, y, -1, 1, -1, 1) & ~_box(x, y, -0.5, 0.5, -0.5, 0.5)
+
+
+def _plus(x: Plane, y: Plane) -> Mask:
+    return _box(x, y, -0.36, 0.36, -1, 1) | _box(x, y, -1, 1, -0.36, 0.36)
+
+
+def _tee(x: Plane, y: Plane) -> Mask:
+    return _box(x, y, -1, 1, -1, -0.25) | _box(x, y, -0.375, 0.375, -0.25, 0.9)
+
+
+def _ell(x: Plane, y: Plane) -> Mask:
+    return _box(x, y, -0.85, 0.05, -0.95, 0.05) | _box(x, y, -0.85, 0.85, 0.05, 0.95)
+
+
+def _cup(x: Plane, y: Plane) -> Mask:
+    return _box(x, y, -1, 1, -0.9, 0.9) & ~_box(x, y, -0.34, 0.34, -0.9, 0.2)
+
+
+def _zed(x: Plane, y: Plane) -> Mask:
+    return _box(x, y, -1, 0.4, -0.85, 0) | _box(x, y, -0.4, 1, 0, 0.85)
+
+
+def _aitch(x: Plane, y: Plane) -> Mask:
+    return _box(x, y, -1, 1, -1, 1) & ~_box(x, y, -0.36, 0.36, -1, -0.3) & ~_box(x, y, -0.36, 0.36, 0.3, 1)
+
+
+def _round(x: Plane, y: Plane) -> Mask:
+    return _disc(x, y, 0, 0, 1)
+
+
+def _ring(x: Plane, y: Plane) -> Mask:
+    return _disc(x, y, 0, 0, 1) & ~_disc(x, y, 0, 0, 0.5)
+
+
+def _crescent(x: Plane, y: Plane) -> Mask:
+    return _disc(x, y, 0, 0, 1) & ~_disc(x, y, 0.75, 0, 0.72)
+
+
+def _dome(x: Plane, y: Plane) -> Mask:
+    return _disc(x, y, 0, 0, 1) & (y < 0.15)
+
+
+def _drop(x: Plane, y: Plane) -> Mask:
+    # The sides touch the disc: with (0.6, 0.8) normal to them, the tip is 1 / 0.6 radii above its centre.
+    side = 0.8 * np.abs(x) - 0.6 * y
+    return _disc(x, y, 0, 0, 1) | ((side < 1) & (y < -0.6))
+
+
+def _heart(x: Plane, y: Plane) -> Mask:
+    away = np.abs(x)
+    lobe = _disc(away, y, 0.5, -0.4, 0.56)
+    # Sides that touch the lobes, down to the tip.
+    return lobe | ((0.75 * away + 0.661438 * y < 0.670425) & (y > -0.4) & (away < 1.06))
+
+
+def _trefoil(x: Plane, y: Plane) -> Mask:
+    return _disc(x, y, 0, -0.6, 0.6) | _disc(x, y, 0.52, 0.3, 0.6) | _disc(x, y, -0.52, 0.3, 0.6)
+
+
+def _dumbbell(x: Plane, y: Plane) -> Mask:
+    return _disc(np.abs(x), y, 0.62, 0, 0.56) | _box(x, y, -0.62, 0.62, -0.26, 0.26)
+
+
+# In the order of the categories, the families taking turns.
+OUTLINES: dict[str, Outline] = {
+    "crescent": _crescent,
+    "tee": _tee,
+    "disc": _round,
+    "frame": _frame,
+    "heart": _heart,
+    "zed": _zed,
+    "trefoil": _trefoil,
+    "ell": _ell,
+    "ring": _ring,
+    "plus": _plus,
+    "dome": _dome,
+    "aitch": _aitch,
+    "drop": _drop,
+    "cup": _cup,
+    "dumbbell": _dumbbell,
+    "block": _block,
+}
+
+
+def silhouette(shape: str) -> Mask:
+    """One shape on the field, with the area of a disc of :data:`RADIUS` and its centroid in the middle.
+
+    Returns:
+        True inside, ``[SIDE, SIDE]``.
+    """
+    outline = OUTLINES[shape]
+    middle = (np.arange(SIDE) + 0.5) / SIDE - 0.5
+    # On a square of sides 4, which holds every outline as it is written above.
+    y, x = 4 * middle[:, None], 4 * middle[None, :]
+    mask = outline(x, y)
+    area = int(mask.sum())
+    centre_y = int((mask.sum(axis=1) * (2 * np.arange(SIDE) + 1 - SIDE)).sum()) / area / 2
+    centre_x = int((mask.sum(axis=0) * (2 * np.arange(SIDE) + 1 - SIDE)).sum()) / area / 2
+    zoom = np.sqrt(area / _PI) / RADIUS
+    pixels = SIDE * middle
+    y, x = (zoom * pixels[:, None] + centre_y) * (4 / SIDE), (zoom * pixels[None, :] + centre_x) * (4 / SIDE)
+    return outline(x, y)
+
+
+@functools.cache
+def shape_fields() -> Field:
+    """All shapes softened, in the order of :data:`OUTLINES`, ``[16, SIDE, SIDE]``."""
+    return np.stack([soften(silhouette(shape)) for shape in OUTLINES])

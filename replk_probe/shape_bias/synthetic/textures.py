@@ -1,0 +1,242 @@
+"""The sixteen textures, as periodic black and white drawings.
+
+Half of every tile is ink, and textures are drawn so large that all have the same length of edges per area; ink and
+ground change places at random. So neither brightness nor contrast nor busyness tells a texture, only the arrangement
+of its edges does. All turn freely; no orientation belongs to a class.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .fields import SIDE, Field, Mask, box_sum, soften
+from .random_numbers import Integers, integers_below, random_words
+
+Plane: TypeAlias = npt.NDArray[np.float64]
+
+_PIXEL = np.arange(SIDE)
+_Y, _X = np.broadcast_arrays((_PIXEL + 0.5)[:, None], (_PIXEL + 0.5)[None, :])
+_PI = 3.141592653589793
+_SQRT_HALF = 0.7071067811865476
+
+
+# -- tools ------------------------------------------------------------------------------------------------------------
+
+
+def _upper_half(values: npt.NDArray[np.generic]) -> Mask:
+    """The half of the pixels with the larger values."""
+    return np.asarray(values > np.partition(values, values.size // 2 - 1, axis=None)[values.size // 2 - 1])
+
+
+def _wave(position: Plane) -> Plane:
+    """Triangle wave of period 1 between -1 at whole numbers and 1 half-way."""
+    return np.asarray(1 - 4 * np.abs(position - np.floor(position) - 0.5))
+
+
+def _staggered(columns: int, rows: int) -> Plane:
+    """Centres (y, x) in pixels of a lattice with every other row shifted by half, ``[columns * rows, 2]``."""
+    row, column = np.divmod(np.arange(columns * rows), columns)
+    return np.stack([(row + 0.5) * (SIDE / rows), (column + 0.25 + 0.5 * (row % 2)) * (SIDE / columns)], axis=1)
+
+
+def _around(centre: Plane, reach: int) -> tuple[tuple[Integers, Integers], Plane, Plane]:
+    """The pixels up to ``reach`` rows and columns from a centre: their indices, and where they lie from it (y, x)."""
+    corner = np.floor(centre).astype(np.int64) - reach
+    span = np.arange(2 * reach + 1)
+    row, column = corner[0] + span, corner[1] + span
+    there = np.ix_(row % SIDE, column % SIDE)
+    return there, (row + 0.5 - centre[0])[:, None], (column + 0.5 - centre[1])[None, :]
+
+
+def _nearest(centres: Plane, reach: int) -> tuple[Plane, Plane]:
+    """Distances to the nearest and the second nearest of the centres, in pixels; none is farther than ``reach``."""
+    first = np.full((SIDE, SIDE), np.inf)
+    second = first.copy()
+    for centre in centres:
+        there, dy, dx = _around(centre, reach)
+        square, best = dy * dy + dx * dx, first[there]
+        second[there] = np.minimum(second[there], np.maximum(best, square))
+        first[there] = np.minimum(best, square)
+    return np.sqrt(first), np.sqrt(second)
+
+
+def _noise(stream: int, height: int, width: int) -> Integers:
+    """White noise of 16 bits."""
+    words = random_words((stream,), np.zeros(1, dtype=np.int64), height * width)
+    return integers_below(1 << 16, words).reshape(height, width)
+
+
+def _blurred(noise: Integers, width: int, axes: tuple[int, ...] = (0, 1)) -> Integers:
+    """Three box sums along each of the axes: nearly a Gaussian, of variance ``(width**2 - 1) / 4``."""
+    for axis in axes:
+        for _ in range(3):
+            noise = box_sum(noise, width, axis)
+    return noise
+
+
+def _enlarged(coarse: Integers) -> Integers:
+    """A smooth plane four times as fine, to the size of a tile, in between the values given."""
+    fine = np.repeat(np.repeat(coarse, 4, axis=0), 4, axis=1)
+    for axis in (0, 0, 1, 1):
+        fine = box_sum(fine, 5, axis)
+    return fine
+
+
+# -- the textures -----------------------------------------------------------------------------------------------------
+
+
+def _stripes() -> Mask:
+    return np.asarray(_Y % 64 < 32)
+
+
+def _barcode() -> Mask:
+    # Ink and ground of 256 px each, in as many bands as stripes has.
+    widths = (14, 40, 56, 16, 20, 58, 44, 22, 16, 48, 30, 14, 52, 34, 24, 24)
+    bands = np.repeat(np.arange(len(widths)) % 2 == 0, widths)
+    return np.asarray(np.broadcast_to(bands[:, None], (SIDE, SIDE)))
+
+
+def _zigzag() -> Mask:
+    return _upper_half(_wave(_Y * 6 / SIDE + 0.375 * _wave(_X * 4 / SIDE)))
+
+
+def _checks() -> Mask:
+    return np.asarray((_Y % 128 < 64) ^ (_X % 128 < 64))
+
+
+def _triangles() -> Mask:
+    row, column = _Y * 6 / SIDE, _X * 5 / SIDE
+    lines = np.floor(row) + np.floor(column - row / 2) + np.floor(column + row / 2)
+    return np.asarray(lines % 2 == 0)
+
+
+def _dots() -> Mask:
+    return _upper_half(-_nearest(_staggered(7, 8), 60)[0])
+
+
+def _rings() -> Mask:
+    return _upper_half(-np.abs(_nearest(_staggered(4, 4), 100)[0] - 42))
+
+
+def _bricks() -> Mask:
+    row = np.floor(_Y / 64)
+    dy, dx = _Y % 64 - 32, (_X + 64 * (row % 2)) % 128 - 64
+    return np.asarray((np.abs(dy) < 21) & (np.abs(dx) < 49))  # 42 x 98 px of 64 x 128
+
+
+def _weave() -> Mask:
+    upright = (_Y % 256 < 128) ^ (_X % 256 < 128)
+    along = np.where(upright, _X, _Y)
+    return np.asarray((along + 16) % 64 >= 32)
+
+
+def _labyrinth() -> Mask:
+    noise = _noise(1, 128, 128)
+    # Sums over width**6 values; brought to one weight, their difference is a band of wavelengths.
+    return _upper_half(_enlarged(9**6 * _blurred(noise, 7) - 7**6 * _blurred(noise, 9)))
+
+
+def _patches() -> Mask:
+    noise = _noise(2, 128, 128)
+    # The wider a blur, the larger its sums: width**6 values, and width of them vary independently.
+    fine, middle, coarse = (_blurred(noise, width) for width in (3, 7, 13))
+    return _upper_half(_enlarged(1528 * fine + 22 * middle + coarse))
+
+
+def _mosaic() -> Mask:
+    cells = _upper_half(_noise(3, 16, 16))
+    return np.repeat(np.repeat(cells, SIDE // 16, axis=0), SIDE // 16, axis=1)
+
+
+def _cells() -> Mask:
+    jitter = _noise(4, 36, 2) / 2**16 - 0.5
+    row, column = np.divmod(np.arange(36), 6)
+    centres = (np.stack([row, column], axis=1) + 0.5 + 0.7 * jitter) * (SIDE / 6)
+    first, second = _nearest(centres, 140)
+    return _upper_half(second - first)
+
+
+def _scales() -> Mask:
+    # Each point shows the scale whose centre lies lowest among those that cover it.
+    lowest = np.full((SIDE, SIDE), np.inf)
+    distance = np.zeros((SIDE, SIDE))
+    for centre in _staggered(5, 8):
+        there, dy, dx = _around(centre, 69)
+        square = dy * dy + dx * dx
+        shown = (square < 68 * 68) & (dy < lowest[there])
+        lowest[there] = np.where(shown, dy, lowest[there])
+        distance[there] = np.where(shown, square, distance[there])
+    return _upper_half(distance)
+
+
+def _crosses() -> Mask:
+    # A lattice of knight's moves, on which plus signs interlock.
+    step = SIDE / 10
+    i, j = np.divmod(np.arange(100), 10)
+    centres = (np.stack([i, j], axis=1)[(i + 3 * j) % 5 == 0] + 0.5) * step
+    reach = np.full((SIDE, SIDE), np.inf)
+    for centre in centres:
+        there, dy, dx = _around(centre, 80)
+        dy, dx = np.abs(dy), np.abs(dx)
+        cross = np.minimum(np.maximum(3 * dy, dx), np.maximum(dy, 3 * dx))
+        reach[there] = np.minimum(reach[there], cross)
+    return _upper_half(-reach)
+
+
+def _streaks() -> Mask:
+    return _upper_half(_enlarged(_blurred(_blurred(_noise(5, 128, 128), 3, (0,)), 15, (1,))))
+
+
+# In the order of the categories.
+TILES: dict[str, Callable[[], Mask]] = {
+    "checks": _checks,
+    "zigzag": _zigzag,
+    "labyrinth": _labyrinth,
+    "dots": _dots,
+    "bricks": _bricks,
+    "scales": _scales,
+    "stripes": _stripes,
+    "crosses": _crosses,
+    "cells": _cells,
+    "patches": _patches,
+    "weave": _weave,
+    "rings": _rings,
+    "mosaic": _mosaic,
+    "streaks": _streaks,
+    "triangles": _triangles,
+    "barcode": _barcode,
+}
+
+
+def edge_length(tile: Mask) -> float:
+    """Length of the edges of a periodic drawing per pixel, by Crofton's formula over four directions, within 6 %."""
+    crossings = 0.0
+    for (dy, dx), spacing in {(0, 1): 1.0, (1, 0): 1.0, (1, 1): _SQRT_HALF, (1, -1): _SQRT_HALF}.items():
+        crossings += spacing * int((tile != np.roll(tile, (dy, dx), (0, 1))).sum())
+    return _PI / 8 * crossings / tile.size
+
+
+@functools.cache
+def tile(texture: str) -> Mask:
+    """One period of a texture, True for ink, ``[SIDE, SIDE]``, read-only."""
+    drawing = TILES[texture]()
+    drawing.setflags(write=False)
+    return drawing
+
+
+@functools.cache
+def texture_fields() -> Field:
+    """All textures softened, in the order of :data:`TILES`, ``[16, SIDE, SIDE]``."""
+    return np.stack([soften(tile(texture)) for texture in TILES])
+
+
+@functools.cache
+def wavelengths() -> Plane:
+    """Period of the stripes that have as much edge, in field pixels, of every texture, ``[16]``."""
+    # Softening takes the finest twists of an edge away.
+    return np.array([2 / edge_length(field > 0) for field in texture_fields()])
