@@ -1,0 +1,251 @@
+"""The shape bias of observers by category of the shape. Free of torch and of pyplot's state.
+
+Source: the kind of plot is that of Geirhos et al., ICLR 2019, arXiv:1811.12231, and NeurIPS 2021, arXiv:2106.07411.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from replk_probe.erf.plot_style import INK, fitted, house_style, inches_of, new_figure, text_points
+
+from .observers import Observer
+from .plot_icons import draw_icon, has_icon
+from .plot_looks import (
+    ABOVE,
+    BADGE_SIZE,
+    BELOW,
+    COLUMN,
+    GRID,
+    MARGIN,
+    NAME_SIZE,
+    NEXT_TO,
+    RANDOM_BADGE,
+    Look,
+    arranged,
+    badge_style,
+    caption_inches,
+    draw_lines,
+    draw_sample,
+    fraction_ticks,
+    looks,
+)
+
+ROW = 0.22  # inches
+_LEGEND_SIZE, _LEGEND_LINE = 6.2, 1.6  # points; times the size of the letters
+_ICON = 11.5  # points
+_BAND = "#f4f4f4"
+_SPREAD = 0.29  # of a row: how far the markers of its observers lie from its middle
+_ALL, _WIDEST_LABEL = "all stimuli", 90.0  # points
+_MANY = 8  # models: the lines of more are thinner
+
+
+def plot_shape_bias(
+    observers: Sequence[Observer],
+    ax: Axes | None = None,
+    *,
+    random: Sequence[Observer] = (),
+    legend: bool = True,
+    caption: bool = True,
+) -> Axes:
+    """Draw the shape bias of every observer by category of the shape, and over all stimuli.
+
+    Rows are categories, below a row of the micro-averages, from which vertical lines go down; a person has a line only
+    where people are not pooled. A category without a decision for shape or texture has no marker. Within a row models
+    lie below each other in their order, people above them.
+
+    Args:
+        observers: To show, of the same categories.
+        ax: Where; by default the Axes of a new figure, one column wide. What stands beside the frame is drawn outside
+            of it.
+        random: Those of ``observers`` whose weights are random; they are hollow and badged.
+        legend: Say below the frame who is who.
+        caption: Say below that what the lines are.
+
+    Returns:
+        The Axes. x is the fraction of decisions for the shape among those for shape or texture; y is 0 for all stimuli
+        and from 1 the number of the category.
+
+    Raises:
+        InvalidInputError: No observers, or their categories differ.
+    """
+    shown = arranged(observers)
+    styles = looks(shown, random)
+    categories = shown[0].counts.categories
+    with house_style():
+        if ax is None:
+            ax = _single_category_figure(shown, styles, legend, caption)
+        middles = _lanes(shown)
+        thin = 0.5 if sum(one.kind == "model" for one in shown) > _MANY else 0.9
+        pooled = any(one.kind == "humans" for one in shown)
+        for row in range(0, len(categories) + 1, 2):
+            ax.axhspan(row - 0.5, row + 0.5, color=_BAND, linewidth=0, zorder=0)
+        for index, (one, look, middle) in enumerate(zip(shown, styles, middles, strict=True)):
+            fractions = (one.counts.overall, *one.counts.by_category)
+            points = [(x, row + middle) for row, x in enumerate(fractions) if not math.isnan(x)]
+            on_top = 3.0 + (2 - look.person) - index / len(shown)
+            if not (look.person and pooled) and not math.isnan(one.counts.overall):
+                ax.plot(
+                    [one.counts.overall] * 2,
+                    [middle, len(categories) + 0.5],
+                    color=look.colour,
+                    linewidth=1.3 if one.kind == "humans" else thin,
+                    linestyle=(0, (3, 1.5)) if look.random else "solid",
+                    alpha=0.75,
+                    zorder=2,
+                    gid=f"average {look.label}",
+                )
+            ax.plot(
+                [x for x, _ in points],
+                [y for _, y in points],
+                zorder=on_top,
+                clip_on=False,
+                gid=f"observer {look.label}",
+                **look.marker_style,
+            )
+        ax.axhline(0.5, color=INK, linewidth=0.6, zorder=1.5)
+        ax.set(xlim=(0, 1), ylim=(len(categories) + 0.5, -0.5), xlabel="Fraction of shape decisions")
+        fraction_ticks(ax.xaxis, inches_of(ax)[0])
+        top = ax.secondary_xaxis("top", functions=(_reverse, _reverse))
+        top.set_xlabel("Fraction of texture decisions")
+        fraction_ticks(top.xaxis, inches_of(ax)[0])
+        ax.grid(axis="x", color=GRID, linewidth=0.5)
+        ax.set_axisbelow(True)
+        ax.set_yticks([])
+        _draw_categories(ax, categories)
+        below = 27.0
+        if legend:
+            below = _draw_legend(ax, styles, -category_room(categories), below) + 4
+        if caption:
+            draw_lines(ax, category_caption(shown), below, left=-category_room(categories))
+    return ax
+
+
+def category_caption(observers: Sequence[Observer]) -> list[str]:
+    """What the rows and lines show, a sentence each."""
+    sentences = [
+        "Top row and vertical lines: decisions for the shape, S / (S + T), over all stimuli with a cue conflict "
+        "(micro-average). Other rows: over the stimuli of that shape."
+    ]
+    if any(math.isnan(bias) for one in observers for bias in one.counts.by_category):
+        sentences.append("No marker: no decision for shape or texture.")
+    return sentences
+
+
+def category_room(categories: Sequence[str]) -> float:
+    """Points left of the frame that labels and icons take."""
+    widest = max(text_points(name, NAME_SIZE) for name in categories)
+    return max(text_points(_ALL, NAME_SIZE, "bold"), min(widest, _WIDEST_LABEL)) + 2 * NEXT_TO + _icon_room(categories)
+
+
+def _lanes(observers: Sequence[Observer]) -> list[float]:
+    """How far below the middle of its row each observer lies: people above, all on one lane; models in their order."""
+    lanes = 1 if any(one.kind != "model" for one in observers) else 0
+    numbers = []
+    for one in observers:
+        numbers.append(lanes if one.kind == "model" else 0)
+        lanes += one.kind == "model"
+    return [_SPREAD * (2 * number / (lanes - 1) - 1) if lanes > 1 else 0.0 for number in numbers]
+
+
+def _reverse(x: Any) -> Any:
+    return 1 - x
+
+
+def _icon_room(categories: Sequence[str]) -> float:
+    return _ICON + NEXT_TO if any(map(has_icon, categories)) else 0.0
+
+
+def _draw_categories(ax: Axes, categories: Sequence[str]) -> None:
+    anchor = ax.get_yaxis_transform()
+    left = -NEXT_TO - _icon_room(categories)
+    for row, name in enumerate((_ALL, *categories)):
+        ax.annotate(
+            fitted(name, _WIDEST_LABEL, NAME_SIZE),
+            (0, row),
+            xycoords=anchor,
+            xytext=(left if row else -NEXT_TO, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center_baseline",
+            fontsize=NAME_SIZE,
+            fontweight="normal" if row else "bold",
+            color=INK,
+            annotation_clip=False,
+            parse_math=False,
+            gid="category",
+        )
+        if row and has_icon(name):
+            draw_icon(ax, name, (0, row), anchor, (-NEXT_TO - _ICON / 2, 0), _ICON)
+
+
+def _legend_entries(styles: Sequence[Look]) -> list[tuple[Look, str]]:
+    """One for each observer, but one for all single people."""
+    people = [look for look in styles if look.person]
+    entries = [(look, look.label) for look in styles if not look.person]
+    if len(people) > 1:
+        entries.append((people[0], f"each of {len(people)} people"))
+    else:
+        entries += [(look, look.label) for look in people]
+    return entries
+
+
+def _legend_columns(styles: Sequence[Look], points: float) -> tuple[int, list[float]]:
+    """How many rows the legend has, and how wide its columns are: as many as there is room for, one at least."""
+    badge = text_points(RANDOM_BADGE, BADGE_SIZE, "bold") + 10
+    widths = [
+        18 + 1.03 * text_points(text, _LEGEND_SIZE) + badge * look.random for look, text in _legend_entries(styles)
+    ]
+    for rows in range(1, len(widths)):
+        columns = [max(widths[first : first + rows]) for first in range(0, len(widths), rows)]
+        if sum(columns) <= points:
+            return rows, columns
+    return len(widths), [points]
+
+
+def _legend_inches(styles: Sequence[Look]) -> float:
+    return _legend_columns(styles, (COLUMN - 2 * MARGIN) * 72)[0] * _LEGEND_SIZE * _LEGEND_LINE / 72
+
+
+def _draw_legend(ax: Axes, styles: Sequence[Look], left: float, down: float) -> float:
+    """Who is who, column by column below the frame; returns how many points down it ends."""
+    room = inches_of(ax)[0] * 72 - left
+    rows, widths = _legend_columns(styles, room)
+    step = _LEGEND_SIZE * _LEGEND_LINE
+    below: dict[str, Any] = {
+        "xycoords": "axes fraction",
+        "textcoords": "offset points",
+        "va": "center_baseline",
+        "annotation_clip": False,
+        "parse_math": False,
+    }
+    for index, (look, text) in enumerate(_legend_entries(styles)):
+        column, row = divmod(index, rows)
+        x, y = left + 4 + sum(widths[:column]), -down - (row + 0.5) * step
+        draw_sample(ax, look, (0, 0), ax.transAxes, (x, y))
+        x += 6
+        short = fitted(text, room - 12, _LEGEND_SIZE)
+        ax.annotate(short, (0, 0), xytext=(x, y), fontsize=_LEGEND_SIZE, color=INK, gid="legend", **below)
+        if look.random:
+            x += 1.03 * text_points(short, _LEGEND_SIZE) + 3.5
+            ax.annotate(RANDOM_BADGE, (0, 0), xytext=(x, y), **below, **badge_style(BADGE_SIZE))
+    return down + rows * step
+
+
+def _single_category_figure(observers: Sequence[Observer], styles: Sequence[Look], legend: bool, caption: bool) -> Axes:
+    """A figure one column wide, laid out in inches."""
+    categories = observers[0].counts.categories
+    left = MARGIN + category_room(categories) / 72
+    wide = COLUMN - left - 0.12
+    body, foot = ROW * (len(categories) + 1), BELOW
+    if legend:
+        foot += _legend_inches(styles)
+    if caption:
+        foot += caption_inches(category_caption(observers))
+    height = MARGIN + ABOVE + body + foot
+    figure = new_figure(COLUMN, height)
+    return figure.add_axes((left / COLUMN, foot / height, wide / COLUMN, body / height))

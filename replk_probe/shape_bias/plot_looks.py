@@ -1,0 +1,200 @@
+"""How observers look in the figures of shape bias: colours, markers, labels. Free of torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.colors as mcolors
+from matplotlib.axes import Axes
+from matplotlib.axis import XAxis
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter
+from matplotlib.transforms import Transform
+
+from replk_probe.erf.plot_style import ALERT, INK, MUTED, figure_of, fitted, text_points
+from replk_probe.errors import InvalidInputError
+
+from .observers import Observer
+from .plot_icons import near
+from .published import SOURCE, TITLES
+
+RANDOM_BADGE = "RANDOM WEIGHTS"
+
+COLUMN, PAGE = 3.4, 7.0  # inches
+ABOVE, BELOW, MARGIN = 0.36, 0.4, 0.06  # inches: of a frame with its ticks and label; around a figure
+NEXT_TO = 4.0  # points between a frame and what stands beside it
+NAME_SIZE, BADGE_SIZE, CAPTION_SIZE = 6.5, 5.0, 5.8
+LINE = 1.35  # times the size of the letters
+GRID = "#dcdcdc"
+_TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+# The house's strong colour for the first model, then those of Okabe and Ito that stand out from paper; none of them is
+# the only difference, since as many markers as no common divisor go round beside them.
+_COLOURS = ("#b03a00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#7a5195", "#56b4e9")
+_MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "p", "h")
+_SIZES = {"o": 4.3, "s": 4.1, "P": 5.4, "X": 5.2}  # points; so that they look equally large
+_PEOPLE = "#8c8c8c"
+_EDGE = 0.4
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one observer is drawn.
+
+    Attributes:
+        label: Its name, told apart from others of the same name; the title of a published one.
+        colour: Of its markers, bar and line.
+        marker: As matplotlib calls it.
+        size: Of its marker, in points.
+        random: Its weights are random: its markers are hollow.
+        person: One person: a tick, without a line of its own where people are pooled.
+    """
+
+    label: str
+    colour: str
+    marker: str
+    size: float
+    random: bool = False
+    person: bool = False
+
+    @property
+    def marker_style(self) -> dict[str, Any]:
+        """Keywords of a marker."""
+        style: dict[str, Any] = {"marker": self.marker, "markersize": self.size, "linestyle": "none"}
+        if self.person:
+            return style | {"color": self.colour, "markeredgewidth": 0.8}
+        if self.random:
+            hollow = {"markersize": self.size - 0.5, "markerfacecolor": "white", "markeredgewidth": 1.0}
+            return style | {"color": self.colour} | hollow
+        return style | {"color": self.colour, "markeredgecolor": "white", "markeredgewidth": _EDGE}
+
+    @property
+    def tint(self) -> tuple[float, ...]:
+        """The colour, diluted, so that an interval stands out from its bar."""
+        return tuple(0.38 * part + 0.62 for part in mcolors.to_rgb(self.colour))
+
+
+def arranged(observers: Sequence[Observer]) -> tuple[Observer, ...]:
+    """Models, then people together, then each person; each in the order given.
+
+    Raises:
+        InvalidInputError: There are none, or their categories differ.
+    """
+    if not observers:
+        raise InvalidInputError("There is nothing to draw. A figure shows at least one observer. Give some.")
+    for one in observers:
+        if one.counts.categories != observers[0].counts.categories:
+            raise InvalidInputError(
+                f"Observers {observers[0].name!r} and {one.name!r} cannot share a figure. Their categories differ. "
+                "Draw observers of one stimulus set."
+            )
+    return tuple(one for kind in ("model", "humans", "human") for one in observers if one.kind == kind)
+
+
+def looks(observers: Sequence[Observer], random: Sequence[Observer] = ()) -> tuple[Look, ...]:
+    """Looks of observers, which are told apart by colour and marker.
+
+    Args:
+        observers: As :func:`arranged`.
+        random: Those of them whose weights are random.
+    """
+    names = [TITLES.get(one.name, one.name) if one.source == SOURCE else one.name for one in observers]
+    counted = Counter(names)
+    found = []
+    models = 0
+    for one, name in zip(observers, names, strict=True):
+        source = "this run" if one.source == "measured" else one.source.partition(":")[0]
+        label = f"{name} ({source})" if counted[name] > 1 and source else name
+        if one.kind == "model":
+            is_random = any(one is other for other in random)
+            colour, marker = _COLOURS[models % len(_COLOURS)], _MARKERS[models % len(_MARKERS)]
+            found.append(Look(label, colour, marker, _SIZES.get(marker, 5.0), random=is_random))
+            models += 1
+        elif one.kind == "humans":
+            found.append(Look(label, INK, "D", 4.4))
+        else:
+            found.append(Look(label, _PEOPLE, "|", 4.2, person=True))
+    return tuple(found)
+
+
+def fitted_labels(labels: Sequence[str], points: float, size: float) -> list[str]:
+    """Labels no wider than ``points`` in bold letters, and no two of them alike that were not."""
+    short = [fitted(label, points, size, "bold") for label in labels]
+    if len(set(short)) == len(set(labels)):
+        return short
+    order = list(dict.fromkeys(labels))
+    numbers = [f" #{order.index(label) + 1}" for label in labels]
+    return [
+        fitted(label, points - text_points(number, size, "bold"), size, "bold") + number if text != label else label
+        for label, text, number in zip(labels, short, numbers, strict=True)
+    ]
+
+
+def draw_sample(ax: Axes, look: Look, at: tuple[float, float], anchor: Transform, points: tuple[float, float]) -> None:
+    """A marker of the observer outside of the axes' frame, so many points right of and above ``at``."""
+    ax.add_artist(
+        Line2D(
+            [points[0]],
+            [points[1]],
+            transform=near(ax, at, anchor),
+            clip_on=False,
+            gid=f"sample {look.label}",
+            **look.marker_style,
+        )
+    )
+
+
+def badge_style(size: float) -> dict[str, Any]:
+    """Nothing with random weights may look trained."""
+    return {
+        "fontsize": size,
+        "fontweight": "bold",
+        "color": "black",
+        "gid": "random weights",
+        "bbox": {"boxstyle": "round,pad=0.25", "facecolor": ALERT, "edgecolor": "none"},
+    }
+
+
+def wrapped(text: str, points: float, size: float) -> list[str]:
+    """Words on lines no wider than ``points``."""
+    lines: list[str] = []
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_points(longer, size) <= points:
+            lines[-1] = longer
+        else:
+            lines.append(fitted(word, points, size))
+    return lines
+
+
+def draw_lines(ax: Axes, sentences: Sequence[str], down: float, left: float) -> None:
+    """Small lines ``down`` points below the frame, from ``left`` points right of it, no wider than the figure."""
+    room = figure_of(ax).get_figwidth() * 72 - 2 * MARGIN * 72
+    for index, line in enumerate(wrapped(" ".join(sentences), room, CAPTION_SIZE)):
+        ax.annotate(
+            line,
+            (0, 0),
+            xycoords="axes fraction",
+            xytext=(left, -down - index * CAPTION_SIZE * LINE),
+            textcoords="offset points",
+            va="top",
+            fontsize=CAPTION_SIZE,
+            color=MUTED,
+            annotation_clip=False,
+            gid="caption",
+        )
+
+
+def fraction_ticks(axis: XAxis, inches: float) -> None:
+    """Ticks from 0 to 1 on an axis of that length, fewer on a short one."""
+    axis.set_major_locator(FixedLocator(_TICKS if inches > 1.1 else _TICKS[::2]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def caption_inches(sentences: Sequence[str]) -> float:
+    """What :func:`draw_lines` needs below a figure one column wide."""
+    lines = wrapped(" ".join(sentences), (COLUMN - 2 * MARGIN) * 72, CAPTION_SIZE)
+    return (len(lines) * CAPTION_SIZE * LINE + 4) / 72

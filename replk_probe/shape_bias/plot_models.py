@@ -1,0 +1,62 @@
+"""The figure that compares the shape bias of several models. Free of torch and of pyplot's state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from replk_probe.erf.plot_style import save_figure
+from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.provenance import RunInfo
+
+from .observers import Observer
+from .plot import conflict_stimuli, plot_page, random_models, with_others
+from .plot_looks import RANDOM_BADGE
+from .result import ShapeBiasResult
+
+
+def plot_comparison(results: Sequence[ShapeBiasResult], *, others: Sequence[Observer] = ()) -> Figure:
+    """Draw several models beside each other and beside the observers of their results.
+
+    Args:
+        results: One per model, in the order to show them.
+        others: Also shown, such as published observers; one of a name that an observer of the results has is left out.
+
+    Returns:
+        A figure as wide as a page (7 inches).
+
+    Raises:
+        InvalidInputError: No result with a model, or the categories differ.
+    """
+    models = [result.model for result in results if result.model is not None]
+    if not models:
+        raise InvalidInputError(
+            "No model to compare. A comparison figure shows at least one. Give results that models were measured for."
+        )
+    imported = list({one.name: one for result in results for one in result.observers}.values())
+    return plot_page(
+        with_others([*models, *imported], imported, others), random=random_models(results), heading=_heading(results)
+    )
+
+
+def save_comparison(
+    results: Sequence[ShapeBiasResult], directory: str | Path, *, others: Sequence[Observer] = ()
+) -> tuple[Path, ...]:
+    """Write ``comparison.png`` and ``comparison.pdf``: :func:`plot_comparison` as files, which are returned."""
+    return save_figure(plot_comparison(results, others=others), Path(directory), "comparison", width=1)
+
+
+def _heading(results: Sequence[ShapeBiasResult]) -> list[tuple[str, bool]]:
+    """How many models, on what, and which of them are random."""
+    runs = [result.run for result in results if isinstance(result.run, RunInfo)]
+    models = [result.model for result in results if result.model is not None]
+    title = f"Shape bias of {len(models)} models" if len(models) > 1 else f"Shape bias of {models[0].name}"
+    lines = [(title, False)]
+    random = [run.model for run in runs if run.weights.is_random]
+    if random:
+        lines.append((f"{RANDOM_BADGE}: {', '.join(random)}", True))
+    sources = dict.fromkeys(run.image_source for run in runs)
+    lines.append((", ".join([conflict_stimuli(models), *sources]), False))
+    return lines

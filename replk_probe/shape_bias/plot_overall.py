@@ -1,0 +1,180 @@
+"""The shape bias of observers over all stimuli, as bars with intervals. Free of torch and of pyplot's state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from replk_probe.erf.plot_style import INK, house_style, inches_of, new_figure, text_points
+
+from .observers import Observer
+from .plot_looks import (
+    BADGE_SIZE,
+    BELOW,
+    COLUMN,
+    GRID,
+    MARGIN,
+    NAME_SIZE,
+    NEXT_TO,
+    RANDOM_BADGE,
+    Look,
+    arranged,
+    badge_style,
+    caption_inches,
+    draw_lines,
+    draw_sample,
+    fitted_labels,
+    fraction_ticks,
+    looks,
+)
+
+_VALUE_SIZE = 5.8
+_WIDEST_NAME = 108.0  # points
+
+
+def plot_bars(
+    observers: Sequence[Observer],
+    ax: Axes | None = None,
+    *,
+    random: Sequence[Observer] = (),
+    caption: bool = True,
+) -> Axes:
+    """Draw the shape bias of every observer over all stimuli as a bar, with its 95 % interval and in figures.
+
+    Args:
+        observers: To show, of the same categories.
+        ax: Where; by default the Axes of a new figure, one column wide. Names and figures are drawn outside of its
+            frame.
+        random: Those of ``observers`` whose weights are random; their bars are hatched and badged.
+        caption: Say below the frame what bars and intervals are.
+
+    Returns:
+        The Axes. x is the shape bias; y the number of the observer: models, then people.
+
+    Raises:
+        InvalidInputError: No observers, or their categories differ.
+    """
+    shown = arranged(observers)
+    styles = looks(shown, random)
+    with house_style():
+        if ax is None:
+            ax = _single_bar_figure(shown, styles, caption)
+        labels = fitted_labels([look.label for look in styles], _WIDEST_NAME, NAME_SIZE)
+        pitch = inches_of(ax)[1] / len(shown)
+        thickness = min(0.66, 0.2 / pitch)
+        for y, (one, look, label) in enumerate(zip(shown, styles, labels, strict=True)):
+            overall = one.counts.overall
+            anchor = ax.get_yaxis_transform()
+            draw_sample(ax, look, (0, y), anchor, (-NEXT_TO - 3.5, 0))
+            ax.annotate(
+                label,
+                (0, y),
+                xycoords=anchor,
+                xytext=(-NEXT_TO - 9, 4.2 * look.random),
+                textcoords="offset points",
+                ha="right",
+                va="center_baseline",
+                fontsize=NAME_SIZE,
+                fontweight="bold" if one.source == "measured" else "normal",
+                color=INK,
+                annotation_clip=False,
+                parse_math=False,
+                gid="name",
+            )
+            if look.random:
+                ax.annotate(
+                    RANDOM_BADGE,
+                    (0, y),
+                    xycoords=anchor,
+                    xytext=(-NEXT_TO - 10, -4.2),
+                    textcoords="offset points",
+                    ha="right",
+                    va="center_baseline",
+                    annotation_clip=False,
+                    **badge_style(BADGE_SIZE),
+                )
+            if not math.isnan(overall):
+                face: dict[str, Any] = {"color": look.tint, "linewidth": 0}
+                if look.random:
+                    face = {"facecolor": "white", "edgecolor": look.tint, "hatch": "//////", "linewidth": 0.6}
+                ax.barh(y, overall, height=thickness, zorder=2, gid="bar", **face)
+            if one.ci95 is not None:
+                low, high = one.ci95
+                ax.plot(
+                    [low, high], [y, y], color=look.colour, linewidth=1.0, zorder=3, gid="interval", clip_on=False,
+                    marker="|", markersize=min(3.6, 40 * pitch * thickness), markeredgewidth=0.8,
+                )  # fmt: skip
+            ax.annotate(
+                figures_of(one),
+                (1, y),
+                xycoords=anchor,
+                xytext=(NEXT_TO + 2, 0),
+                textcoords="offset points",
+                va="center_baseline",
+                fontsize=_VALUE_SIZE,
+                color=INK,
+                annotation_clip=False,
+                gid="figures",
+            )
+        ax.set(xlim=(0, 1), ylim=(len(shown) - 0.5, -0.5), xlabel="Shape bias")
+        fraction_ticks(ax.xaxis, inches_of(ax)[0])
+        ax.grid(axis="x", color=GRID, linewidth=0.5)
+        ax.set_axisbelow(True)
+        ax.set_yticks([])
+        for side in ("right", "top"):
+            ax.spines[side].set_visible(False)
+        if caption:
+            draw_lines(ax, bars_caption(shown), 29, left=-name_room(styles))
+    return ax
+
+
+def bars_caption(observers: Sequence[Observer]) -> list[str]:
+    """What the bars show, a sentence each."""
+    methods = list(dict.fromkeys(one.ci95_method for one in observers if one.ci95 is not None and one.kind != "humans"))
+    methods += [f"humans: {one.ci95_method}" for one in observers if one.kind == "humans" and one.ci95 is not None]
+    how = f" ({'; '.join(methods)})" if methods else ""
+    return [f"Bars: micro-average with its 95\u00a0% interval{how}."]
+
+
+def figures_of(observer: Observer) -> str:
+    """``"0.429 [0.392, 0.467]"``."""
+    overall = observer.counts.overall
+    if math.isnan(overall):
+        return "undefined"
+    interval = f" [{observer.ci95[0]:.3f}, {observer.ci95[1]:.3f}]" if observer.ci95 is not None else ""
+    return f"{overall:.3f}{interval}"
+
+
+def name_room(styles: Sequence[Look]) -> float:
+    """Points left of the bars that names and markers take."""
+    widest = max(text_points(look.label, NAME_SIZE, "bold") for look in styles)
+    badge = text_points(RANDOM_BADGE, BADGE_SIZE, "bold") + 2
+    return max(min(widest, _WIDEST_NAME), badge * _any_random(styles)) + NEXT_TO + 10
+
+
+def value_room(observers: Sequence[Observer]) -> float:
+    """Points right of the bars that the figures take."""
+    return max(text_points(figures_of(one), _VALUE_SIZE) for one in observers) + NEXT_TO + 2
+
+
+def bar_row(styles: Sequence[Look]) -> float:
+    """Least height of a row of bars, in inches: a badge takes a line of its own."""
+    return 0.24 if _any_random(styles) else 0.17
+
+
+def _any_random(styles: Sequence[Look]) -> bool:
+    return any(look.random for look in styles)
+
+
+def _single_bar_figure(observers: Sequence[Observer], styles: Sequence[Look], caption: bool) -> Axes:
+    left, right = MARGIN + name_room(styles) / 72, MARGIN + value_room(observers) / 72
+    body, foot = (
+        max(bar_row(styles) * len(observers), 0.4),
+        BELOW + caption * caption_inches(bars_caption(observers)),
+    )
+    height = 0.1 + body + foot
+    figure = new_figure(COLUMN, height)
+    return figure.add_axes((left / COLUMN, foot / height, (COLUMN - left - right) / COLUMN, body / height))

@@ -1,0 +1,253 @@
+"""A sheet of stimuli, each with what an observer took it for. Free of torch and of pyplot's state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from replk_probe.erf.plot_style import INK, MUTED, block_side, fitted, house_style, new_figure, save_figure, text_points
+from replk_probe.errors import InvalidInputError
+
+from .decisions import NO_ANSWER, Decisions
+from .plot_looks import RANDOM_BADGE, badge_style
+from .statistics import OTHER, SHAPE, TEXTURE
+
+if TYPE_CHECKING:
+    from .stimulus_set import StimulusSet
+
+# Blue, orange and grey are told apart by every kind of colour blindness, and each has a marker of its own.
+_CHOICES = {
+    SHAPE: ("the shape", "#0072b2", "o"),
+    TEXTURE: ("the texture", "#c65a00", "s"),
+    OTHER: ("neither", "#6e6e6e", "X"),
+}
+_COLUMNS = 8
+# In inches. A picture of 224 px is drawn pixel by pixel at 300 dots per inch.
+_CELL, _GAP, _TEXT, _MARGIN = 0.746, 0.12, 0.38, 0.06
+_TITLE_SIZE, _LEGEND_SIZE, _DECISION_SIZE, _CUE_SIZE = 8.5, 6.2, 6.0, 5.2
+_FRAME = 1.6  # points
+
+
+def plot_contact_sheet(
+    stimulus_set: StimulusSet,
+    decisions: Decisions,
+    *,
+    count: int = 48,
+    names: Sequence[str] | None = None,
+    random: bool = False,
+) -> Figure:
+    """Draw stimuli, each above what an observer took it for, its shape and its texture.
+
+    Frames, markers and words tell decisions for the shape, for the texture and for neither.
+
+    Args:
+        stimulus_set: The stimuli; those that are drawn are decoded.
+        decisions: Of one observer, paired with the stimuli by their ids.
+        count: How many to draw at most, spread over the categories of the shape and over their stimuli; a multiple of
+            8 fills the sheet.
+        names: Base names of the stimuli to draw instead, in this order.
+        random: The observer's weights are random.
+
+    Returns:
+        A figure as wide as a page (7 inches).
+
+    Raises:
+        InvalidInputError: No stimulus with a cue conflict was decided on, or a name is none of those.
+        UnreadableImageError: A stimulus is gone or damaged.
+    """
+    response = dict(zip(decisions.image_ids, decisions.response, strict=True))
+    choice = dict(zip(decisions.image_ids, decisions.choices().tolist(), strict=True))
+    usable = [
+        index
+        for index, stimulus in enumerate(stimulus_set.stimuli)
+        if stimulus.is_conflict and stimulus.image_id in choice
+    ]
+    if not usable:
+        raise InvalidInputError(
+            f"No stimulus of {stimulus_set.source!r} to draw. {decisions.observer!r} decided on none of those with a "
+            "cue conflict. Give the stimuli that it decided on."
+        )
+    chosen = _spread(stimulus_set, usable, count) if names is None else _named(stimulus_set, usable, names)
+    columns = min(_COLUMNS, len(chosen))
+    rows = math.ceil(len(chosen) / _COLUMNS)
+    width = 2 * _MARGIN + _COLUMNS * _CELL + (_COLUMNS - 1) * _GAP
+    head = 0.5
+    height = head + rows * (_CELL + _TEXT) + _MARGIN - 0.08
+    counts = decisions.counts()
+    totals = {SHAPE: counts.n_shape, TEXTURE: counts.n_texture, OTHER: counts.n_other}
+    with house_style():
+        figure = new_figure(width, height)
+        for place, index in enumerate(chosen):
+            row, column = divmod(place, columns)
+            x = _MARGIN + column * (_CELL + _GAP)
+            y = height - head - row * (_CELL + _TEXT) - _CELL
+            stimulus = stimulus_set.stimuli[index]
+            _draw_stimulus(figure, stimulus_set, index, (x, y))
+            what, colour, marker = _CHOICES[choice[stimulus.image_id]]
+            answer = response[stimulus.image_id]
+            _draw_words(
+                figure, (x, y), colour, marker, "no answer" if answer == NO_ANSWER else answer,
+                (f"shape {stimulus.shape}", f"texture {stimulus.texture}"), what,
+            )  # fmt: skip
+        _draw_head(figure, decisions, totals, counts.n_conflict, stimulus_set.source, random)
+    return figure
+
+
+def save_contact_sheet(
+    stimulus_set: StimulusSet,
+    decisions: Decisions,
+    directory: str | Path,
+    *,
+    count: int = 48,
+    names: Sequence[str] | None = None,
+    random: bool = False,
+) -> tuple[Path, ...]:
+    """Write ``contact_sheet.png`` and ``.pdf``: :func:`plot_contact_sheet` as files, which are returned."""
+    figure = plot_contact_sheet(stimulus_set, decisions, count=count, names=names, random=random)
+    width = 224 if stimulus_set.size is None else stimulus_set.size[1]
+    return save_figure(figure, Path(directory), "contact_sheet", width)
+
+
+def spread_over(groups: Sequence[Sequence[int]], count: int) -> list[int]:
+    """``count`` members at most, as evenly over the groups as their sizes allow, and evenly within each group.
+
+    Where in its group the first one lies differs from group to group, so that groups that are sorted alike do not show
+    the same textures.
+    """
+    takes = [0] * len(groups)
+    for _ in range(min(count, sum(map(len, groups)))):
+        _, group = min((takes[i], i) for i, members in enumerate(groups) if takes[i] < len(members))
+        takes[group] += 1
+    golden = (math.sqrt(5) - 1) / 2
+    return [
+        members[int((k + (position * golden) % 1) * len(members) / take)]
+        for position, (members, take) in enumerate(zip(groups, takes, strict=True))
+        for k in range(take)
+    ]
+
+
+def _spread(stimulus_set: StimulusSet, usable: Sequence[int], count: int) -> list[int]:
+    if count < 1:
+        raise InvalidInputError(
+            f"A contact sheet of {count} stimuli cannot be drawn. It shows some. Ask for 1 or more."
+        )
+    by_shape: dict[str, list[int]] = {}
+    for index in usable:
+        by_shape.setdefault(stimulus_set.stimuli[index].shape, []).append(index)
+    return spread_over(list(by_shape.values()), count)
+
+
+def _named(stimulus_set: StimulusSet, usable: Sequence[int], names: Sequence[str]) -> list[int]:
+    known = {stimulus_set.stimuli[index].name: index for index in usable}
+    missing = next((name for name in names if name not in known), None)
+    if missing is not None or not names:
+        raise InvalidInputError(
+            f"Cannot draw stimulus {missing!r}. No stimulus with a cue conflict that was decided on has that name. "
+            f"There are {len(known)}, such as {next(iter(known))}."
+        )
+    return [known[name] for name in names]
+
+
+def _draw_stimulus(figure: Figure, stimulus_set: StimulusSet, index: int, corner: tuple[float, float]) -> None:
+    width, height = figure.get_size_inches()
+    picture = stimulus_set.load(index)
+    block = block_side(max(picture.size), _CELL)
+    if block > 1:
+        picture = picture.reduce(block)
+    ax = figure.add_axes((corner[0] / width, corner[1] / height, _CELL / width, _CELL / height))
+    ax.imshow(np.asarray(picture), interpolation="none")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    ax.set_gid(stimulus_set.stimuli[index].name)
+
+
+def _draw_words(
+    figure: Figure,
+    corner: tuple[float, float],
+    colour: str,
+    marker: str,
+    answer: str,
+    cues: Sequence[str],
+    what: str,
+) -> None:
+    """The frame and what stands below it, for a picture whose lower left corner is at ``corner`` inches."""
+    width, height = figure.get_size_inches()
+    x, y = corner
+    rim = _FRAME / 2 / 72
+    figure.add_artist(
+        Rectangle(
+            ((x - rim) / width, (y - rim) / height),
+            (_CELL + 2 * rim) / width,
+            (_CELL + 2 * rim) / height,
+            fill=False,
+            edgecolor=colour,
+            linewidth=_FRAME,
+            transform=figure.transFigure,
+            gid=f"frame {what}",
+        )
+    )
+    baseline = y - 0.105
+    _draw_marker(figure, colour, marker, x + 0.035, baseline + 0.029)
+    room = (_CELL + _GAP) * 72 - 3
+    text = fitted(answer, room - 7, _DECISION_SIZE, "bold")
+    style: dict[str, Any] = {"va": "baseline", "parse_math": False}
+    figure.text(
+        (x + 0.09) / width, baseline / height, text, fontsize=_DECISION_SIZE, fontweight="bold", color=colour,
+        gid="decision", **style,
+    )  # fmt: skip
+    for cue in cues:
+        baseline -= _CUE_SIZE * 1.25 / 72
+        figure.text(
+            x / width, baseline / height, fitted(cue, room, _CUE_SIZE), fontsize=_CUE_SIZE, color=MUTED, gid="cue",
+            **style,
+        )  # fmt: skip
+
+
+def _draw_marker(figure: Figure, colour: str, marker: str, x: float, y: float) -> None:
+    width, height = figure.get_size_inches()
+    figure.add_artist(
+        Line2D(
+            [x / width],
+            [y / height],
+            transform=figure.transFigure,
+            marker=marker,
+            markersize=4.2,
+            markeredgewidth=0,
+            color=colour,
+            linestyle="none",
+        )
+    )
+
+
+def _draw_head(
+    figure: Figure, decisions: Decisions, totals: dict[int, int], conflict: int, source: str, random: bool
+) -> None:
+    """Whose decisions, on what, and how many of each kind."""
+    width, height = figure.get_size_inches()
+    y = height - 0.165
+    name = fitted(f"What {decisions.observer} decided for", (width - 1.2) * 72, _TITLE_SIZE, "bold")
+    figure.text(
+        _MARGIN / width, y / height, name, va="baseline", fontsize=_TITLE_SIZE, fontweight="bold", parse_math=False
+    )
+    if random:
+        x = _MARGIN + text_points(name, _TITLE_SIZE, "bold") / 72 + 0.08
+        figure.text(x / width, (y + 0.015) / height, RANDOM_BADGE, va="baseline", **badge_style(5.6))
+    y -= 0.175
+    x = _MARGIN
+    style: dict[str, Any] = {"va": "baseline", "fontsize": _LEGEND_SIZE, "parse_math": False}
+    for key, (what, colour, marker) in _CHOICES.items():
+        _draw_marker(figure, colour, marker, x + 0.035, y + 0.03)
+        text = f"{what}: {totals[key]}"
+        figure.text((x + 0.1) / width, y / height, text, color=INK, gid="legend", **style)
+        x += 0.1 + text_points(text, _LEGEND_SIZE) / 72 + 0.1
+    text = fitted(f"of {conflict} stimuli with a cue conflict, {source}", (width - _MARGIN - x) * 72, _LEGEND_SIZE)
+    figure.text(x / width, y / height, text, color=MUTED, **style)
