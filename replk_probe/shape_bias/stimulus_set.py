@@ -88,6 +88,10 @@ def open_stimuli(
             an image or truncated, two files have one name, or the published set is not complete.
         WeightsError: The published set cannot be fetched.
     """
+    if where == SYNTHETIC:
+        from .synthetic import synthetic_stimuli
+
+        return synthetic_stimuli(size=size, seed=seed)
     known = check_categories(CATEGORIES if categories is None else categories)
     if where == CUE_CONFLICT:
         from .cue_conflict import cached_cue_conflict, fetch_cue_conflict

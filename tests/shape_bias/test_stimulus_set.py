@@ -13,7 +13,7 @@ from PIL import Image
 from replk_probe.errors import InvalidInputError
 from replk_probe.images import UnreadableImageError
 from replk_probe.runtime.files import sha256_of
-from replk_probe.shape_bias import open_stimuli
+from replk_probe.shape_bias import open_stimuli, parse_stimulus_name
 from replk_probe.shape_bias.stimulus_set import StimulusSet, scan
 
 NAMES = (
@@ -150,6 +150,18 @@ def test_a_file_that_vanishes_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / NAMES[0]).unlink()
     with pytest.raises(UnreadableImageError, match=r"airplane91-bicycle2\.png.*no such file"):
         stimuli.load(0)
+
+
+def test_the_set_that_is_drawn() -> None:
+    stimuli = open_stimuli("synthetic", size=32, seed=3)
+    assert (stimuli.source, len(stimuli), stimuli.size) == ("synthetic", 1280, (32, 32))
+    assert stimuli.load(5).size == (32, 32)
+    assert stimuli.digest == open_stimuli("synthetic", size=32, seed=3).digest
+    assert stimuli.digest not in {open_stimuli("synthetic", size=32, seed=4).digest, open_stimuli("synthetic").digest}
+    # As if it lay in a folder.
+    assert names_of(stimuli) == sorted(names_of(stimuli))
+    for stimulus in stimuli.stimuli:
+        assert parse_stimulus_name(stimulus.name, stimuli.categories) == stimulus
 
 
 def test_no_folder(tmp_path: Path) -> None:
