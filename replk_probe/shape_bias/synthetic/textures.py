@@ -136,9 +136,13 @@ def _weave() -> Mask:
 
 
 def _labyrinth() -> Mask:
-    noise = _noise(1, 128, 128)
-    # Sums over width**6 values; brought to one weight, their difference is a band of wavelengths.
-    return _upper_half(_enlarged(9**6 * _blurred(noise, 7) - 7**6 * _blurred(noise, 9)))
+    lines = _noise(1, 128, 128)
+    # A near neighbour is won over, a farther one repelled: a few rounds of that make lines of one width.
+    for _ in range(3):
+        # Sums over width**6 values; brought to one weight, their difference is a band of wavelengths.
+        band = 9**6 * _blurred(lines, 7) - 7**6 * _blurred(lines, 9)
+        lines = np.where(_upper_half(band), 1 << 15, 0)
+    return _upper_half(_enlarged(band))
 
 
 def _patches() -> Mask:
@@ -156,8 +160,8 @@ def _mosaic() -> Mask:
 def _cells() -> Mask:
     jitter = _noise(4, 36, 2) / 2**16 - 0.5
     row, column = np.divmod(np.arange(36), 6)
-    centres = (np.stack([row, column], axis=1) + 0.5 + 0.7 * jitter) * (SIDE / 6)
-    first, second = _nearest(centres, 140)
+    centres = (np.stack([row, column], axis=1) + 0.5 + jitter) * (SIDE / 6)
+    first, second = _nearest(centres, 200)
     return _upper_half(second - first)
 
 
