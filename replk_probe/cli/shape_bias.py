@@ -267,8 +267,8 @@ def _report(
             save_contact_sheet(sets[folder], result.decisions, folder, random=is_random)
     if compare:
         save_comparison(measured, output, others=published)
-        everyone = {one.name: one for result in measured for one in result.everyone}
-        write_csv(list(everyone.values()), output / "comparison.csv")
+        models = [result.model for result in measured if result.model is not None]
+        write_csv([*models, *measured[0].observers], output / "comparison.csv")
     click.echo(shape_bias_table(measured, published))
     for run, decisions in ((result.run, result.decisions) for result in measured):
         if isinstance(run, RunInfo) and decisions is not None and run.seconds > 0:
