@@ -52,10 +52,10 @@ OPTIONS = {
     "batch_size": "--batch-size",
 }
 
-# The rounding of a forward pass depends on the size of its batch: where the first category is ahead of the second by
-# less than this, as a fraction, the stimulus is decided upon by itself. In float32 the fraction moved by up to 5e-5, in
-# networks with large outputs.
-_NEAR_TIE = {"float32": 1e-3, "reduced": 1e-2}
+# The rounding of a forward pass depends on the size of its batch. Where the first category is ahead of the second by
+# less than this times the largest output, the stimulus is decided upon by itself. Outputs were seen to move by 5e-7 of
+# the largest in float32, and by up to a unit in the last place of bfloat16, which has eight bits.
+_NEAR_TIE = {"float32": 2e-5, "reduced": 1e-3}
 
 # Seconds between two states on disk: the most that an interruption costs.
 _SAVE_EVERY = 5.0
@@ -242,8 +242,8 @@ class ShapeBiasPlan:
             first = range(state.done, len(self.stimuli), self.batch_size)
             batches = [range(begin, min(begin + self.batch_size, len(self.stimuli))) for begin in first]
             saved_at = time.perf_counter()
-            for indices, found in self._forward(prepared, loader, batches):
-                state.probabilities[indices] = found
+            for indices, found, largest in self._forward(prepared, loader, batches):
+                state.probabilities[indices], state.largest[indices] = found, largest
                 state.done = indices.stop
                 state.methods |= {*methods_used(prepared)}
                 now = time.perf_counter()
@@ -252,17 +252,17 @@ class ShapeBiasPlan:
                     state.save(store)
                     saved_at = now
                 bar.update(len(indices))
-            near_ties = self._near_ties(prepared, state.probabilities)
+            near_ties = self._near_ties(prepared, state)
             probabilities = state.probabilities.copy()
-            for indices, found in self._forward(prepared, loader, [range(one, one + 1) for one in near_ties]):
+            for indices, found, _ in self._forward(prepared, loader, [range(one, one + 1) for one in near_ties]):
                 probabilities[indices] = found
             state.seconds = time.perf_counter() - start
         return self._result(state, probabilities, prepared, images, len(near_ties))
 
     def _forward(
         self, prepared: nn.Module, loader: Loader, batches: Sequence[range]
-    ) -> Iterator[tuple[range, npt.NDArray[np.float32]]]:
-        """Category probabilities of each batch, ``[N, categories]``, with its indices."""
+    ) -> Iterator[tuple[range, npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+        """Of each batch its indices, category probabilities ``[N, categories]`` and largest outputs ``[N]``."""
         pinned = self.device.type == "cuda"
 
         def allocate(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -275,21 +275,23 @@ class ShapeBiasPlan:
             logits = _logits(prepared, torch.from_numpy(batch).permute(0, 3, 1, 2))
             # One batch late: a GPU computes the next one meanwhile.
             if waiting is not None:
-                yield waiting[0], self._probabilities(waiting[1])
+                yield waiting[0], *self._numbers(waiting[1])
             waiting = indices, logits
         if waiting is not None:
-            yield waiting[0], self._probabilities(waiting[1])
+            yield waiting[0], *self._numbers(waiting[1])
 
-    def _probabilities(self, logits: Tensor) -> npt.NDArray[np.float32]:
-        return category_probabilities(logits.float().cpu().numpy(), self.mapping)
+    def _numbers(self, logits: Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        values = logits.float().cpu().numpy()
+        return category_probabilities(values, self.mapping), np.abs(values).max(axis=1)
 
-    def _near_ties(self, prepared: nn.Module, probabilities: npt.NDArray[np.float32]) -> list[int]:
+    def _near_ties(self, prepared: nn.Module, state: _State) -> list[int]:
         """Stimuli whose decision could depend on the batch that they were in."""
         if self.batch_size == 1:
             return []
-        reduced = "bfloat16" in str(getattr(prepared, "precision_used", ""))
-        bound = _NEAR_TIE["reduced" if reduced else "float32"]
-        return [int(index) for index in np.flatnonzero(margins(probabilities) < bound)]
+        # float16 and bfloat16, as the type of the model or of its products alone
+        reduced = "float16" in str(getattr(prepared, "precision_used", "")).partition(" (")[0]
+        bounds = _NEAR_TIE["reduced" if reduced else "float32"] * state.largest
+        return [int(index) for index in np.flatnonzero(margins(state.probabilities) < bounds)]
 
     def _result(
         self,
@@ -348,12 +350,13 @@ class _State:
     def __init__(self, n_stimuli: int, n_categories: int) -> None:
         self.done = 0
         self.probabilities = np.zeros((n_stimuli, n_categories), dtype=np.float32)
+        self.largest = np.zeros(n_stimuli, dtype=np.float32)
         self.seconds = 0.0
         self.methods: set[str] = set()
 
     def save(self, store: Checkpoint) -> None:
         state = {"done": self.done, "seconds": self.seconds, "methods": sorted(self.methods)}
-        store.save(state, {"probabilities": self.probabilities})
+        store.save(state, {"probabilities": self.probabilities, "largest": self.largest})
 
     def restore(self, store: Checkpoint) -> None:
         saved = store.load()
@@ -361,7 +364,7 @@ class _State:
             return
         self.done, self.seconds = saved.state["done"], saved.state["seconds"]
         self.methods = {*saved.state["methods"]}
-        self.probabilities = saved.arrays["probabilities"]
+        self.probabilities, self.largest = saved.arrays["probabilities"], saved.arrays["largest"]
 
 
 def _count_outputs(model: nn.Module, size: tuple[int, int]) -> int:
