@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.files import atomic_path, atomic_write_text
 from replk_probe.runtime.provenance import RunInfo
+from replk_probe.runtime.records import read_json, strict_json, unreadable
 
 SCHEMA_VERSION = 1
 READABLE_VERSIONS = (1,)
@@ -26,6 +26,9 @@ ARRAYS_NAME = "erf.npz"
 CSV_NAME = "erf.csv"
 
 CentreSource: TypeAlias = Literal["receptive field", "stride rule"]
+
+# Of the command line, that writes these.
+_COMMAND = "erf"
 
 _CSV_COLUMNS = (
     "model",
@@ -173,7 +176,7 @@ class ErfResult:
             InvalidInputError: The folder cannot be written to, or a number of the record is not finite.
         """
         folder = Path(directory)
-        text = _strict_json(self.to_json())
+        text = strict_json(self.to_json())
         with atomic_path(folder / ARRAYS_NAME) as path, path.open("wb") as stream:
             np.savez(stream, contribution=self.contribution)
         write_csv([self], folder / CSV_NAME)
@@ -190,7 +193,7 @@ class ErfResult:
             InvalidInputError: A file is missing or damaged, or of a schema version that this program cannot read.
         """
         folder = Path(directory)
-        record = _read_json(folder / JSON_NAME)
+        record = read_json(folder / JSON_NAME, _COMMAND)
         version = record.get("schema_version")
         if version not in READABLE_VERSIONS:
             raise InvalidInputError(
@@ -259,39 +262,19 @@ def write_csv(results: Iterable[ErfResult], path: str | Path) -> None:
     atomic_write_text(path, buffer.getvalue())
 
 
-def _strict_json(record: Mapping[str, Any]) -> str:
-    try:
-        return json.dumps(record, indent=2, allow_nan=False, ensure_ascii=True) + "\n"
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(
-            f"The record cannot be written as JSON ({error}). Every entry must be a finite number, a text or a list of "
-            "them. Look at the configuration of the run."
-        ) from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise _unreadable(path, error.strerror or str(error)) from error
-    except ValueError as error:  # JSON and UTF-8 errors both
-        raise _unreadable(path, f"it is not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise _unreadable(path, "it is not a JSON object")
-    return record
-
-
 def _read_contribution(path: Path) -> npt.NDArray[np.float64]:
     try:
         # Opened here, because numpy leaves a damaged archive open.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             contribution = arrays["contribution"]
     except FileNotFoundError as error:
-        raise _unreadable(path, "no such file") from error
+        raise unreadable(path, "no such file", _COMMAND) from error
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise _unreadable(path, str(error)) from error
+        raise unreadable(path, str(error), _COMMAND) from error
     if contribution.dtype != np.float64 or contribution.ndim != 2:
-        raise _unreadable(path, f"contribution is {contribution.dtype}{list(contribution.shape)}, not float64 [H, W]")
+        raise unreadable(
+            path, f"contribution is {contribution.dtype}{list(contribution.shape)}, not float64 [H, W]", _COMMAND
+        )
     return np.asarray(contribution, dtype=np.float64)
 
 
@@ -303,9 +286,3 @@ def _ratio_row(data: Mapping[str, Any]) -> RatioRow:
 def _pair(values: Iterable[Any]) -> tuple[Any, Any]:
     first, second = values
     return first, second
-
-
-def _unreadable(path: Path, reason: str) -> InvalidInputError:
-    return InvalidInputError(
-        f"Cannot read {path}. {reason[:1].upper()}{reason[1:]}. Give the folder that 'replk-probe erf --output' wrote."
-    )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.files import atomic_path, atomic_write_text
 from replk_probe.runtime.provenance import RunInfo, software_versions
+from replk_probe.runtime.records import read_json, strict_json, unreadable
 
 from .decisions import Decisions as Decisions
 from .observers import Observer, analyse, consistency_with
@@ -30,6 +30,9 @@ JSON_NAME = "shape_bias.json"
 ARRAYS_NAME = "decisions.npz"
 DECISIONS_NAME = "decisions.csv"
 CSV_NAME = SUMMARY_NAME
+
+# Of the command line, that writes these.
+_COMMAND = "shape-bias"
 
 _CSV_COLUMNS = (
     "observer",
@@ -213,7 +216,7 @@ class ShapeBiasResult:
             InvalidInputError: The folder cannot be written to, or a number of the record is not finite.
         """
         folder = Path(directory)
-        text = _strict_json(self.to_json())
+        text = strict_json(self.to_json())
         if self.decisions is not None:
             arrays: dict[str, Any] = {
                 "names": np.array(self.decisions.names),
@@ -238,7 +241,7 @@ class ShapeBiasResult:
             InvalidInputError: A file is missing or damaged, or of a schema version that this program cannot read.
         """
         folder = Path(directory)
-        record = _read_json(folder / JSON_NAME)
+        record = read_json(folder / JSON_NAME, _COMMAND)
         version = record.get("schema_version")
         if version not in READABLE_VERSIONS:
             raise InvalidInputError(
@@ -265,7 +268,9 @@ class ShapeBiasResult:
             return cls(circumstances, None, observers=observers, notes=notes)
         found = read_decisions(folder / DECISIONS_NAME, model.counts.categories)
         if len(found) != 1 or found[0].observer != model.name or found[0].counts() != model.counts:
-            raise _unreadable(folder / DECISIONS_NAME, f"it does not hold the decisions that {JSON_NAME} counts")
+            raise unreadable(
+                folder / DECISIONS_NAME, f"it does not hold the decisions that {JSON_NAME} counts", _COMMAND
+            )
         probabilities = _read_probabilities(folder / ARRAYS_NAME, found[0].names)
         return cls(circumstances, model, found[0], probabilities, observers, notes)
 
@@ -301,47 +306,18 @@ def _cell(value: float) -> float | str:
     return "" if math.isnan(value) else value
 
 
-def _strict_json(record: Mapping[str, Any]) -> str:
-    try:
-        return json.dumps(record, indent=2, allow_nan=False, ensure_ascii=True) + "\n"
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(
-            f"The record cannot be written as JSON ({error}). Every entry must be a finite number, a text or a list of "
-            "them. Look at the configuration of the run."
-        ) from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise _unreadable(path, error.strerror or str(error)) from error
-    except ValueError as error:  # JSON and UTF-8 errors both
-        raise _unreadable(path, f"it is not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise _unreadable(path, "it is not a JSON object")
-    return record
-
-
 def _read_probabilities(path: Path, names: Sequence[str]) -> npt.NDArray[np.float32] | None:
     try:
         # Opened here, because numpy leaves a damaged archive open.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             if arrays["names"].tolist() != list(names):
-                raise _unreadable(path, "its stimuli are not those of the decisions")
+                raise unreadable(path, "its stimuli are not those of the decisions", _COMMAND)
             if "probabilities" not in arrays:
                 return None
             return np.asarray(arrays["probabilities"], dtype=np.float32)
     except FileNotFoundError as error:
-        raise _unreadable(path, "no such file") from error
+        raise unreadable(path, "no such file", _COMMAND) from error
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
         if isinstance(error, InvalidInputError):
             raise
-        raise _unreadable(path, str(error)) from error
-
-
-def _unreadable(path: Path, reason: str) -> InvalidInputError:
-    return InvalidInputError(
-        f"Cannot read {path}. {reason[:1].upper()}{reason[1:]}. Give the folder that 'replk-probe shape-bias --output' "
-        "wrote."
-    )
+        raise unreadable(path, str(error), _COMMAND) from error
