@@ -36,8 +36,9 @@ def rebuild(folder: Path) -> None:
         if program != "replk-probe":
             raise SystemExit(f"{folder.name}: the command must start with replk-probe, not {program}")
         subprocess.run([sys.executable, "-m", "replk_probe", *arguments, "--output", work], check=True)
-        # Several models leave a comparison beside their own folders, a single one its own files.
-        keep(next(Path(work).glob("*.png")), next(Path(work).glob("*.csv")), folder)
+        # Several models leave a comparison beside their own folders, a single one files named as the command.
+        stem = "comparison" if (Path(work) / "comparison.png").exists() else arguments[0].replace("-", "_")
+        keep(Path(work) / f"{stem}.png", Path(work) / f"{stem}.csv", folder)
     print(f"{folder.name}: rebuilt")
 
 
