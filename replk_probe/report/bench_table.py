@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from replk_probe.bench.result import OURS, TORCH, SpeedCase, SpeedResult
 
-WIDTH = 100
+from .text import WIDTH
+
 _PASSES = {"forward": "forward", "grad_input": "input gradient", "grad_weight": "weight gradient"}
 _HEADS = ("module", "func.", "nchw", "ch_last", "fft", "ratio", "GF/s", "x peak", "rel. L2", "method")
 _WIDTHS = (8, 8, 8, 8, 8, 8, 7, 7, 8)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
 
 from replk_probe.erf.published import TABLE_10, PublishedErf, find_published
 from replk_probe.erf.result import ErfResult, RatioRow
 
-WIDTH = 100
+from .text import WIDTH, cut, wrapped
+
 _NAME, _CELL = 14, 21
 _PER_LINE = (WIDTH - _NAME) // _CELL
 
@@ -34,13 +34,13 @@ def _model_lines(result: ErfResult, published: Sequence[PublishedErf]) -> Iterat
     images = "1 image" if result.n_images == 1 else f"{result.n_images} images"
     skipped = f" ({result.n_skipped} skipped)" if result.n_skipped else ""
     row = find_published(run.model, published)
-    yield from _wrapped(f"{run.model}: {run.weights.label}")
-    yield from _wrapped(
+    yield from wrapped(f"{run.model}: {run.weights.label}")
+    yield from wrapped(
         f"{images}{skipped} of {run.image_source}, {_size(result.input_size)} px; layer {result.layer}, "
         f"map {_size(result.feature_size)}; {run.precision} on {run.device}",
         "  ",
     )
-    yield from _wrapped(f"convolutions: {run.backend}", "  ")
+    yield from wrapped(f"convolutions: {run.backend}", "  ")
     for thresholds in _chunks(result.thresholds, _PER_LINE):
         yield ""
         yield _line("protocol", [f"{100 * threshold:g} %" for threshold in thresholds])
@@ -54,11 +54,11 @@ def _model_lines(result: ErfResult, published: Sequence[PublishedErf]) -> Iterat
                 yield _line("  published", [_printed(row, threshold) for threshold in thresholds])
     yield ""
     if row is not None:
-        yield from _wrapped(_comparability(result, row), "published: ")
+        yield from wrapped(_comparability(result, row), "published: ")
     if run.weights.is_random:
-        yield from _wrapped("Nothing here is trained: these are RANDOM WEIGHTS.", "note: ")
+        yield from wrapped("Nothing here is trained: these are RANDOM WEIGHTS.", "note: ")
     for note in dict.fromkeys([*filter(None, [run.weights.note]), *result.notes]):
-        yield from _wrapped(note, "note: ")
+        yield from wrapped(note, "note: ")
 
 
 def _summary_lines(results: Sequence[ErfResult]) -> Iterator[str]:
@@ -74,7 +74,7 @@ def _summary_lines(results: Sequence[ErfResult]) -> Iterator[str]:
             for result in results:
                 ratios = {row.threshold: _percent(row.ratio) for row in result.ratios if row.protocol == protocol}
                 cells = "".join(f"{ratios.get(threshold, '-'):>10}" for threshold in chunk)
-                yield f"{_cut(_short_label(result), name - 2):<{name}}{cells}"
+                yield f"{cut(_short_label(result), name - 2):<{name}}{cells}"
             yield ""
 
 
@@ -126,14 +126,3 @@ def _size(size: tuple[int, int]) -> str:
 def _chunks(values: Sequence[float], length: int) -> Iterator[Sequence[float]]:
     for start in range(0, len(values), length):
         yield values[start : start + length]
-
-
-def _cut(text: str, letters: int) -> str:
-    """``text``, with its beginning left out where it is longer than ``letters``: names differ at their ends."""
-    return text if len(text) <= letters else "..." + text[len(text) - letters + 3 :]
-
-
-def _wrapped(text: str, prefix: str = "") -> list[str]:
-    return textwrap.wrap(
-        text, WIDTH, initial_indent=prefix, subsequent_indent=" " * len(prefix), break_on_hyphens=False
-    )

@@ -6,7 +6,8 @@ import pytest
 from replk_probe.bench.plot import plot_speed, save_plots
 from replk_probe.bench.result import Layer, Machine, SpeedCase, SpeedResult, Timing
 from replk_probe.errors import InvalidInputError
-from replk_probe.report.bench_table import WIDTH, bench_table, sweep_summary
+from replk_probe.report.bench_table import bench_table, sweep_summary
+from replk_probe.report.text import WIDTH
 
 
 def case(layer: Layer, direction: str = "forward", ours: float = 1e-3, **torch_seconds: float) -> SpeedCase:

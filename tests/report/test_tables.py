@@ -11,7 +11,8 @@ import pytest
 from replk_probe.erf.protocol import area_ratios
 from replk_probe.erf.published import TABLE_10, find_published
 from replk_probe.erf.result import ErfResult, RatioRow
-from replk_probe.report.tables import WIDTH, erf_table
+from replk_probe.report.tables import erf_table
+from replk_probe.report.text import WIDTH
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo
 
 RANDOM = WeightsInfo("random-init", seed=0)
