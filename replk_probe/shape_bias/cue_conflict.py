@@ -9,6 +9,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import time
 from pathlib import Path
 
 from replk_probe.errors import InvalidInputError
@@ -25,9 +26,14 @@ URL = "https://github.com/bethgelab/model-vs-human/releases/download/v0.1/cue-co
 LICENCE = "CC-BY-4.0"
 CITATION = "Geirhos et al., ICLR 2019, arXiv:1811.12231"
 
+# The set that was there before, while another takes its place.
+_OLD = f".{NAME}.old-"
+
 # Nearly four times what the published archive holds: 1280 files of 133 MB.
 _MAX_BYTES = 512_000_000
 _MAX_FILES = 8192
+# Seconds after which a temporary folder is nobody's: unpacking takes minutes.
+_ABANDONED = 3600.0
 
 
 class _WrongContentError(InvalidInputError):
@@ -67,6 +73,7 @@ def fetch_cue_conflict(
         WeightsError: No connection, an answer that is an error, or no space left.
     """
     folder = cue_conflict_dir()
+    _tidy(folder)
     if not force and folder.is_dir() and _is_complete(folder, show_progress):
         return folder
     archive = folder.with_name(f"{NAME}.tar.gz")
@@ -108,7 +115,8 @@ def verify_cue_conflict(folder: Path, show_progress: bool = True) -> tuple[Compa
 
 def incomplete_error(folder: Path, comparison: Comparison) -> InvalidInputError:
     """What to raise where the published set is wanted and is not all there, or something else is."""
-    partially = " evaluate what is intact with --allow-partial," if comparison.intact else ""
+    fetched = folder.absolute() == cue_conflict_dir().absolute()
+    partially = " evaluate what is intact with --allow-partial," if comparison.intact and fetched else ""
     return InvalidInputError(
         f"{folder} is not the published cue-conflict set. {comparison.problems}. "
         f"Fetch it with 'replk-probe data fetch {NAME}',{partially} or take the folder as it is with --stimuli DIR."
@@ -141,16 +149,35 @@ def _check_content(content: Path, url: str, show_progress: bool) -> None:
 
 
 def _put(content: Path, folder: Path) -> None:
-    """Rename a verified folder into its place; what was there before goes."""
-    old = folder.with_name(f".{folder.name}.old-{os.getpid()}-{secrets.token_hex(4)}")
-    with contextlib.suppress(FileNotFoundError):
+    """Rename a verified folder into its place; what was there before goes, once that has succeeded."""
+    old = folder.with_name(f"{_OLD}{os.getpid()}-{secrets.token_hex(4)}")
+    try:
         folder.rename(old)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise _cannot_put(folder, error) from error
     try:
         content.rename(folder)
     except OSError as error:
         if not folder.is_dir():  # else another process was faster
-            raise InvalidInputError(
-                f"Cannot write {folder}. {error.strerror or error}. Point REPLK_PROBE_CACHE at another folder."
-            ) from error
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                old.rename(folder)
+            raise _cannot_put(folder, error) from error
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _cannot_put(folder: Path, error: OSError) -> InvalidInputError:
+    return InvalidInputError(
+        f"Cannot write {folder}. {error.strerror or error}. Point REPLK_PROBE_CACHE at another folder."
+    )
+
+
+def _tidy(folder: Path) -> None:
+    """Put back what a process that was killed had moved away, and remove what it left behind."""
+    for path in sorted(folder.parent.glob(f".{NAME}.*")):
+        with contextlib.suppress(OSError):
+            if path.name.startswith(_OLD) and not folder.exists():
+                path.rename(folder)
+            elif path.is_dir() and time.time() - path.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(path, ignore_errors=True)

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import os
 import tarfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -381,6 +382,36 @@ def test_an_interruption_leaves_the_archive_alone(server: Server, monkeypatch: p
     assert [path.name for path in cue_conflict_dir().parent.iterdir()] == ["cue-conflict.tar.gz"]
     assert tree(fetch_cue_conflict(server.url)) == FILES
     assert server.ranges == [None]
+
+
+@pytest.mark.usefixtures("published")
+def test_what_cannot_be_replaced_stays(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = lay_out(cue_conflict_dir(), FILES)
+    server.content = packed(FILES)
+    rename = Path.rename
+
+    def refused(path: Path, target: Path) -> Path:
+        if target == folder and path.name == "cue-conflict":
+            raise PermissionError(13, "Permission denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(InvalidInputError, match="Permission denied"):
+        fetch_cue_conflict(server.url, force=True)
+    assert tree(folder) == FILES
+    assert not list(folder.parent.glob(".*"))
+
+
+@pytest.mark.usefixtures("published")
+def test_what_killed_processes_left_is_put_back_or_removed() -> None:
+    place = cue_conflict_dir().parent
+    lay_out(place / ".cue-conflict.old-1-abc", FILES)
+    for name in ("abandoned", "busy"):
+        lay_out(place / f".cue-conflict.1-{name}", {NAMES[0]: b"half"})
+    os.utime(place / ".cue-conflict.1-abandoned", (0, 0))
+    assert fetch_cue_conflict("http://127.0.0.1:9/nothing") == cue_conflict_dir()
+    assert tree(cue_conflict_dir()) == FILES
+    assert sorted(path.name for path in place.iterdir()) == [".cue-conflict.1-busy", "cue-conflict"]
 
 
 def test_offline() -> None:
