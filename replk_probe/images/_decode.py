@@ -104,7 +104,7 @@ def _opened(path: Path, image_id: str) -> Iterator[Image.Image]:
         raise
     # Decoders fail in as many ways as files can be damaged: OSError, SyntaxError, ValueError, struct.error, ...
     except Exception as error:
-        reason = str(error) or type(error).__name__
+        reason = "truncated" if "truncated" in str(error).lower() else str(error) or type(error).__name__
         raise UnreadableImageError(image_id, reason[:1].lower() + reason[1:].rstrip(".")) from error
 
 

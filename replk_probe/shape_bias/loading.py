@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import pickle
@@ -23,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from replk_probe.errors import BackendError, InvalidInputError
-from replk_probe.images import normalise
+from replk_probe.errors import BackendError
+from replk_probe.images import UnreadableImageError, normalise
 
 from .stimulus_set import StimulusSet
 
@@ -121,6 +122,8 @@ class Loader:
 
         Raises:
             UnreadableImageError: The file of a stimulus is gone or damaged.
+            BackendError: A process that decodes has ended by itself.
+            RuntimeError: A stimulus of the caller's own cannot be loaded; without processes, whatever it raises.
         """
         chunk = max(1, min(_CHUNK, math.ceil(max(map(len, batches), default=1) / len(self._workers))))
         jobs_ahead = 2 * len(self._workers)
@@ -173,8 +176,8 @@ def serve() -> None:
         try:
             found = np.ascontiguousarray([images(index) for index in indices], dtype=np.float32)
             _reply(replies, _DONE, found.data.cast("B"))
-        except InvalidInputError as error:
-            _reply(replies, _REFUSED, str(error).encode())
+        except UnreadableImageError as error:
+            _reply(replies, _REFUSED, json.dumps([error.image_id, error.reason]).encode())
         except Exception:
             _reply(replies, _FAILED, traceback.format_exc().encode())
 
@@ -213,15 +216,15 @@ class _Worker:
             if kind == _DONE:
                 _read_into(replies, images.reshape(-1).view(np.uint8))
                 return
-            message = _exactly(replies, length).decode(errors="replace")
+            message = _exactly(replies, length)
         except (OSError, EOFError) as error:
             raise BackendError(
                 f"A process that decodes stimuli has ended by itself (status {self._process.wait()}). "
                 "The system may have run out of memory. Use a smaller batch, or no such processes (workers=0)."
             ) from error
         if kind == _REFUSED:
-            raise InvalidInputError(message)
-        raise RuntimeError(f"a stimulus could not be loaded:\n{message}")
+            raise UnreadableImageError(*json.loads(message))
+        raise RuntimeError(f"a stimulus could not be loaded:\n{message.decode(errors='replace')}")
 
     def close(self) -> None:
         """End the process, by ending its input."""
