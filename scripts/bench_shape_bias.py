@@ -21,6 +21,7 @@ from replk_probe.models._prepare import prepared_copy
 from replk_probe.runtime.allocator import kept_blocks
 from replk_probe.shape_bias.loading import InputImages
 from replk_probe.shape_bias.measure import ShapeBiasPlan, plan_shape_bias
+from replk_probe.shape_bias.observers import consistency_matrix
 from replk_probe.shape_bias.plan import _small_check
 from replk_probe.shape_bias.result import ShapeBiasResult
 from replk_probe.shape_bias.stimulus_set import StimulusSet, open_stimuli
@@ -78,11 +79,16 @@ def main() -> None:
     analysed = time.perf_counter()
     ShapeBiasResult.from_decisions(result.decisions)
     analysis = time.perf_counter() - analysed
+    observers = [result.decisions.renamed(f"{number}") for number in range(24)]
+    compared = time.perf_counter()
+    consistency_matrix(observers)
+    consistency = time.perf_counter() - compared
     bare, measured = (statistics.median(seconds[name]) for name in ("bare", "measured"))
     print(f"{args.model}, {len(stimuli)} stimuli of {plan.stimuli.source}, {torch.get_num_threads()} threads, medians:")
     print(f"  bare forward loop  {bare:7.2f} s  {len(stimuli) / bare:7.1f} per second")
     print(f"  measured           {measured:7.2f} s  {len(stimuli) / measured:7.1f} per second  {measured / bare:.3f}x")
     print(f"  analysis of the decisions {1e3 * analysis:.1f} ms; whole call {analysed - start:.2f} s")
+    print(f"  error consistency of 24 observers with each other {1e3 * consistency:.1f} ms")
 
 
 if __name__ == "__main__":

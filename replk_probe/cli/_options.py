@@ -162,14 +162,23 @@ def parse_thresholds(text: str) -> tuple[float, ...]:
         ) from error
 
 
+def given_options() -> dict[str, click.Parameter]:
+    """What was written on the command line, by its parameter's name."""
+    context = click.get_current_context()
+    found = {parameter.name or "": parameter for parameter in context.command.params}
+    return {
+        name: parameter
+        for name, parameter in found.items()
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+
+
 def command_line(*more: str) -> str:
     """The running command as it would be typed, with ``more`` flags at its end."""
     context = click.get_current_context()
     words = context.command_path.split()
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        if not given or parameter.opts[0] in more:
+    for name, parameter in given_options().items():
+        if parameter.opts[0] in more:
             continue
         value = context.params[name]
         if isinstance(parameter, click.Option) and parameter.is_flag:

@@ -14,6 +14,7 @@ from ._options import (
     check_writable,
     compute_options,
     destinations,
+    given_options,
     model_options,
     output_option,
     slug,
@@ -23,7 +24,6 @@ from ._runs import announce, measure_plans, raise_failures, run_plan
 
 if TYPE_CHECKING:
     from replk_probe.shape_bias.decisions import Decisions
-    from replk_probe.shape_bias.observers import Observer
     from replk_probe.shape_bias.result import ShapeBiasResult
     from replk_probe.shape_bias.stimulus_set import StimulusSet
 
@@ -33,6 +33,9 @@ _CHECKPOINT = "shape_bias.ckpt"
 # What is measured where nothing is asked for.
 _MODEL = "replknet31b"
 _SYNTHETIC_CLASSES = 16
+
+# What means something where nothing is measured.
+_OF_IMPORT = ("imported", "mapping", "output")
 
 
 @click.command()
@@ -97,25 +100,33 @@ def command(
     from replk_probe.shape_bias.decide import load_mapping
 
     # Whatever can be wrong shows before the first model is built, let alone measured.
+    if imported is not None and not models:
+        _refuse_without_model()
+        chosen = _Chosen((), (), "")
+    elif models:
+        chosen = _Chosen(models, weights, stimuli or "cue-conflict")
+    else:
+        chosen = _without_model(weights, stimuli, mapping)
     resolve_device(device)
     categories = None if mapping is None else load_mapping(mapping).categories
     observers = _imported(imported, categories)
-    if imported is not None and not models:
-        _refuse_without_model(weights=weights != ("auto",), stimuli=stimuli is not None)
+    if imported is not None and not chosen.models:
         folder = output or _DEFAULT_OUTPUT / slug(imported.resolve().name)
         check_writable(folder)
         _only_imported(imported, observers, folder)
         return
 
-    chosen = _Chosen(models, weights, stimuli or "cue-conflict") if models else _without_model(weights, stimuli)
     weights_each = weights_of_each(chosen.models, chosen.weights)
     folders = destinations(chosen.models, output, _DEFAULT_OUTPUT)
 
     from replk_probe.runtime.allocator import kept_blocks
     from replk_probe.shape_bias.measure import plan_shape_bias
     from replk_probe.shape_bias.result import ShapeBiasResult
-    from replk_probe.shape_bias.stimulus_set import SYNTHETIC, open_stimuli
+    from replk_probe.shape_bias.stimulus_set import SYNTHETIC, check_partial, open_stimuli
 
+    check_partial(chosen.stimuli, allow_partial)
+    if stimuli is not None:
+        _hint_at_folder(stimuli)
     # Drawn stimuli are drawn at the size of each model's input, files are read and verified once.
     opened: StimulusSet | str = chosen.stimuli
     if chosen.stimuli != SYNTHETIC:
@@ -135,6 +146,7 @@ def command(
             ema=ema,
             num_classes=chosen.num_classes,
         )
+        _check_categories(observers, plan.mapping.categories)
         announce(plan, "the decisions are those of chance")
         plans.append(plan)
 
@@ -168,17 +180,35 @@ def _imported(folder: Path | None, categories: tuple[str, ...] | None) -> tuple[
     return read_folder(folder, categories or CATEGORIES)
 
 
-def _refuse_without_model(**given: bool) -> None:
+def _check_categories(observers: Sequence[Decisions], categories: tuple[str, ...]) -> None:
+    """Imported observers stand beside models that decide between the same categories."""
+    if observers and observers[0].categories != categories:
+        raise InvalidInputError(
+            "The imported decisions cannot stand beside those of the models. They are between the categories "
+            f"{', '.join(observers[0].categories)}, these between {', '.join(categories)}. Import them alone."
+        )
+
+
+def _hint_at_folder(stimuli: str) -> None:
+    """The names of the two sets take precedence over folders."""
+    from replk_probe.shape_bias.stimulus_set import CUE_CONFLICT, SYNTHETIC
+
+    if stimuli in (CUE_CONFLICT, SYNTHETIC) and Path(stimuli).is_dir():
+        click.echo(f"--stimuli {stimuli} is not the folder {stimuli} here; for that, write ./{stimuli}", err=True)
+
+
+def _refuse_without_model() -> None:
     """Options of a measurement have no meaning where nothing is measured."""
-    for option, is_given in given.items():
-        if is_given:
+    for name, parameter in given_options().items():
+        if name not in _OF_IMPORT:
+            option = parameter.opts[0]
             raise InvalidInputError(
-                f"--{option} was given with --import and no --model. Nothing is measured then, only the imported "
-                f"decisions are analysed. Name the model to measure with --model, or leave --{option} out."
+                f"{option} was given with --import and no --model. Nothing is measured then, only the imported "
+                f"decisions are analysed. Name the model to measure with --model, or leave {option} out."
             )
 
 
-def _without_model(weights: tuple[str, ...], stimuli: str | None) -> _Chosen:
+def _without_model(weights: tuple[str, ...], stimuli: str | None, mapping: Path | None) -> _Chosen:
     """What to measure if nothing was asked for, without downloading anything; said aloud."""
     from replk_probe.models._catalog import default_entry
     from replk_probe.models._weights import cached_path
@@ -187,9 +217,9 @@ def _without_model(weights: tuple[str, ...], stimuli: str | None) -> _Chosen:
 
     entry = default_entry(_MODEL)
     trained = entry is not None and cached_path(entry) is not None
-    if weights != ("auto",) or stimuli not in (None, SYNTHETIC):
+    if weights != ("auto",) or stimuli not in (None, SYNTHETIC) or mapping is not None:
         raise InvalidInputError(
-            "No model was named. --weights and --stimuli say how to measure one. Name it with --model."
+            "No model was named. --weights, --mapping and --stimuli say how to measure one. Name it with --model."
         )
     if stimuli is None and trained and entry is not None and cached_cue_conflict() is not None:
         click.echo(f"No --model: {entry.name} on {CUE_CONFLICT}, both from the cache.", err=True)
@@ -227,26 +257,18 @@ def _save_beside(
 ) -> dict[Path, ShapeBiasResult]:
     """The results with the imported observers and each other's error consistency, saved again and drawn."""
     from replk_probe.shape_bias.plot import save_figures
+    from replk_probe.shape_bias.published import published_beside
+    from replk_probe.shape_bias.result import told_apart
 
     source = "given" if imported is None else f"import:{imported.resolve().name}"
-    made = [result.decisions for result in results.values() if result.decisions is not None]
+    apart = told_apart(list(results.values()))
     beside = {}
-    for folder, result in results.items():
-        others = [one for one in made if one is not result.decisions]
+    for index, (folder, result) in enumerate(results.items()):
+        others = [one.decisions for place, one in enumerate(apart) if place != index and one.decisions is not None]
         beside[folder] = result.beside(observers, others, source=source)
         beside[folder].save(folder)
-        save_figures(beside[folder], folder, others=_published_beside(beside[folder]))
+        save_figures(beside[folder], folder, others=published_beside(beside[folder]))
     return beside
-
-
-def _published_beside(result: ShapeBiasResult) -> tuple[Observer, ...]:
-    """Published observers that decided on the same categories; of the people, all together."""
-    from replk_probe.shape_bias.published import published_observers
-    from replk_probe.shape_bias.stimuli import CATEGORIES
-
-    if result.decisions is None or result.decisions.categories != CATEGORIES:
-        return ()
-    return tuple(one for one in published_observers() if one.kind != "human")
 
 
 def _report(
@@ -255,21 +277,21 @@ def _report(
     """Print the tables and draw some stimuli with their decisions; with several models, draw the comparison."""
     from replk_probe.report.shape_bias_table import shape_bias_table
     from replk_probe.runtime.provenance import RunInfo
-    from replk_probe.shape_bias.plot_models import save_comparison
+    from replk_probe.shape_bias.plot_models import save_comparison as save_comparison_figure
     from replk_probe.shape_bias.plot_stimuli import save_contact_sheet
-    from replk_probe.shape_bias.result import write_csv
+    from replk_probe.shape_bias.published import published_beside
+    from replk_probe.shape_bias.result import save_comparison, told_apart
 
-    measured = list(results.values())
-    published = _published_beside(measured[0])
+    measured = told_apart(list(results.values()))
+    published = published_beside(measured[0])
+    click.echo(shape_bias_table(measured, published))
     for folder, result in results.items():
-        if result.decisions is not None:
+        if result.decisions is not None and result.decisions.counts().n_conflict:
             is_random = isinstance(result.run, RunInfo) and result.run.weights.is_random
             save_contact_sheet(sets[folder], result.decisions, folder, random=is_random)
     if compare:
-        save_comparison(measured, output, others=published)
-        models = [result.model for result in measured if result.model is not None]
-        write_csv([*models, *measured[0].observers], output / "comparison.csv")
-    click.echo(shape_bias_table(measured, published))
+        save_comparison(measured, output)
+        save_comparison_figure(measured, output, others=published)
     for run, decisions in ((result.run, result.decisions) for result in measured):
         if isinstance(run, RunInfo) and decisions is not None and run.seconds > 0:
             speed = f"{len(decisions.names) / run.seconds:.3g} per second"

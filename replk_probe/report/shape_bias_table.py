@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-import textwrap
 from collections.abc import Iterator, Sequence
 
 from replk_probe.runtime.provenance import RunInfo
-from replk_probe.shape_bias.observers import Observer, compare
-from replk_probe.shape_bias.published import SOURCE, TITLES
+from replk_probe.shape_bias.observers import Observer, compare_pairs
+from replk_probe.shape_bias.published import ON_WHAT, SOURCE, TITLES
 from replk_probe.shape_bias.result import ShapeBiasResult
 from replk_probe.shape_bias.statistics import Interval
 
-WIDTH = 100
+from .text import WIDTH, cut, wrapped
+
 _NAME = 30
 _HEADS = ("bias %", "95 % interval", "mean", "median", "shape", "texture", "other", "cue acc.", "kappa")
 _WIDTHS = (7, 14, 6, 7, 6, 8, 6, 9, 7)
@@ -49,10 +48,10 @@ def _model_lines(result: ShapeBiasResult) -> Iterator[str]:
     counts, label = one.counts, ""
     if isinstance(run, RunInfo):
         label = f": {run.weights.label}"
-    yield from _wrapped(f"{one.name}{label}")
+    yield from wrapped(f"{one.name}{label}")
     if isinstance(run, RunInfo):
         height, width = run.input_size
-        yield from _wrapped(
+        yield from wrapped(
             f"{counts.n_conflict + counts.n_congruent} stimuli of {run.image_source}, {counts.n_conflict} of them with "
             f"a cue conflict; {height}x{width} px; {run.precision} on {run.device}",
             "  ",
@@ -61,17 +60,18 @@ def _model_lines(result: ShapeBiasResult) -> Iterator[str]:
     if math.isnan(counts.overall):
         yield "  shape bias undefined: no decision followed either cue"
     else:
-        yield from _wrapped(
+        categories = "category" if counts.n_defined == 1 else "categories"
+        yield from wrapped(
             f"shape bias {_percent(counts.overall)} % (S / (S + T) of all decisions; {one.ci95_method} "
             f"{_interval(one.ci95)}, bootstrap over {boot.resampled} {_interval(boot.overall)})",
             "  ",
         )
-        yield from _wrapped(
-            f"mean of {counts.n_defined} categories {_percent(counts.macro)} % ({_interval(boot.macro)}), "
+        yield from wrapped(
+            f"mean of {counts.n_defined} {categories} {_percent(counts.macro)} % ({_interval(boot.macro)}), "
             f"median {_percent(counts.median)} % ({_interval(boot.median)})",
             "  ",
         )
-    yield from _wrapped(
+    yield from wrapped(
         f"cue accuracy {_percent(counts.cue_accuracy)} % of {counts.n_conflict}; without a conflict "
         f"{counts.congruent_correct} of {counts.n_congruent} right ({_percent(counts.congruent_accuracy)} %)",
         "  ",
@@ -88,7 +88,7 @@ def _observer_lines(groups: Sequence[Sequence[Observer]], random: Sequence[Obser
             counts = one.counts
             is_random = any(one is other for other in random)
             yield _line(
-                f"{_cut(one.name, _NAME - 10)} (RANDOM)" if is_random else _title(one),
+                f"{cut(one.name, _NAME - 10)} (RANDOM)" if is_random else _title(one),
                 (
                     _percent(counts.overall),
                     _interval(one.ci95),
@@ -101,22 +101,28 @@ def _observer_lines(groups: Sequence[Sequence[Observer]], random: Sequence[Obser
                     _kappa(one.consistency.mean_human),
                 ),
             )
-    yield from _wrapped(
+    yield from wrapped(
         "bias, mean and median over the shape categories, and cue accuracy in percent; shape, texture, other: "
         "decisions on stimuli with a cue conflict; kappa: mean error consistency with the people.",
     )
+    if any(one.source == SOURCE for group in groups for one in group):
+        yield from wrapped(f"{ON_WHAT}.")
 
 
 def _category_lines(observers: Sequence[Observer]) -> Iterator[str]:
-    """Shape bias of each category of the shape, a column per observer, as many as fit."""
+    """Shape bias of each category of the shape, a column per observer, as many as fit.
+
+    Categories without a stimulus with a cue conflict are left out.
+    """
     label = max((len(category) for one in observers for category in one.counts.categories), default=0) + 2
     cell = 18
     shown = list(observers[: (WIDTH - label) // cell])
-    if not shown:
+    used = {category for one in shown for category in _with_conflict(one)}
+    if not used:
         return
-    yield "shape bias, %".ljust(label) + "".join(f"{_cut(one.name, cell - 2):>{cell}}" for one in shown)
+    yield "shape bias, %".ljust(label) + "".join(f"{cut(one.name, cell - 2):>{cell}}" for one in shown)
     yield "-" * (label + cell * len(shown))
-    for category in shown[0].counts.categories:
+    for category in filter(used.__contains__, shown[0].counts.categories):
         cells = ""
         for one in shown:
             if category in one.counts.categories:
@@ -134,17 +140,16 @@ def _category_lines(observers: Sequence[Observer]) -> Iterator[str]:
 def _pair_lines(results: Sequence[ShapeBiasResult]) -> Iterator[str]:
     """Each pair of models on the stimuli that both decided on."""
     decisions = [result.decisions for result in results if result.decisions is not None]
-    if len(decisions) < 2:
-        return
-    yield "Differences of shape bias, on the same stimuli"
-    for first, second in itertools.combinations(decisions, 2):
-        pair = compare(first, second)
-        who = f"{first.observer} - {second.observer}"
+    pairs = list(compare_pairs(decisions))
+    if pairs:
+        yield "Differences of shape bias, on the same stimuli"
+    for first, second, pair in pairs:
+        who = f"{first} - {second}"
         if math.isnan(pair.difference):
-            yield from _wrapped(f"{who}: undefined, one of them followed no cue", "  ")
+            yield from wrapped(f"{who}: undefined, one of them followed no cue", "  ")
             continue
         opposite = f"{pair.first_only + pair.second_only} of {pair.n_pairs} ({pair.first_only} / {pair.second_only})"
-        yield from _wrapped(
+        yield from wrapped(
             f"{who}: {100 * pair.difference:+.1f} points ({_interval(pair.ci95, signed=True)}); opposite cues on "
             f"{opposite}, McNemar's exact p = {pair.p_value:.2g}",
             "  ",
@@ -157,11 +162,17 @@ def _note_lines(results: Sequence[ShapeBiasResult]) -> Iterator[str]:
         run = result.run
         if isinstance(run, RunInfo):
             if run.weights.is_random:
-                yield from _wrapped("Nothing here is trained: these are RANDOM WEIGHTS.", f"{run.model}: ")
+                yield from wrapped("Nothing here is trained: these are RANDOM WEIGHTS.", f"{run.model}: ")
             notes += filter(None, [run.weights.note])
         notes += result.notes
     for note in dict.fromkeys(notes):  # several models have the stimuli's in common
-        yield from _wrapped(note, "note: ")
+        yield from wrapped(note, "note: ")
+
+
+def _with_conflict(one: Observer) -> list[str]:
+    counts = one.counts
+    rows = zip(counts.categories, counts.shape, counts.texture, counts.other, strict=True)
+    return [category for category, *numbers in rows if any(numbers)]
 
 
 def _title(one: Observer) -> str:
@@ -174,7 +185,7 @@ def _pooled(observers: Sequence[Observer]) -> list[Observer]:
 
 def _line(name: str, cells: Sequence[str]) -> str:
     padded = (f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS, strict=True))
-    return f"{_cut(name, _NAME - 1):<{_NAME}}" + "".join(padded)
+    return f"{cut(name, _NAME - 1):<{_NAME}}" + "".join(padded)
 
 
 def _percent(fraction: float) -> str:
@@ -190,14 +201,3 @@ def _interval(interval: Interval | None, *, signed: bool = False) -> str:
 
 def _kappa(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}"
-
-
-def _cut(text: str, letters: int) -> str:
-    """``text``, with its beginning left out where it is longer than ``letters``: names differ at their ends."""
-    return text if len(text) <= letters else "..." + text[len(text) - letters + 3 :]
-
-
-def _wrapped(text: str, prefix: str = "") -> list[str]:
-    return textwrap.wrap(
-        text, WIDTH, initial_indent=prefix, subsequent_indent=" " * len(prefix), break_on_hyphens=False
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class LabelMapping:
     Attributes:
         name: For the record: ``"imagenet-1k"``, ``"one output per category"`` or ``"file:NAME"``.
         categories: Alphabetical.
-        indices: Outputs of each category, from 0, in the order of ``categories``.
+        indices: Outputs of each category, from 0, in the order of ``categories``; whole numbers of any kind are taken.
         n_outputs: Outputs of the classifiers that this fits, or None for any with enough of them.
     """
 
@@ -44,7 +45,19 @@ class LabelMapping:
     def __post_init__(self) -> None:
         """Sort the categories; no output may stand for two of them, no category be without one."""
         given = check_categories(self.categories)
-        pairs = sorted(zip(given, self.indices, strict=True))
+        try:
+            members = [tuple(map(_index, some)) for some in self.indices]
+        except TypeError as error:
+            raise InvalidInputError(
+                f"The mapping {self.name} cannot be used. {str(error)[:1].upper()}{str(error)[1:]}. Give a sequence of "
+                "class indices, counted from 0, for each category."
+            ) from error
+        if len(members) != len(given):
+            raise InvalidInputError(
+                f"The mapping {self.name} cannot be used. It has {len(given)} categories and {len(members)} sequences "
+                "of class indices. Give one for each category."
+            )
+        pairs = sorted(zip(given, members, strict=True))
         counted = Counter(index for _, members in pairs for index in members)
         empty = next((category for category, members in pairs if not members), None)
         twice = next((index for index, times in counted.items() if times > 1), None)
@@ -93,7 +106,7 @@ def load_mapping(path: str | Path) -> LabelMapping:
     path = Path(path)
     try:
         record = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_distinct)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InvalidInputError(
             f"Cannot read the mapping {path}. {reason[:1].upper()}{reason[1:]}. Give a JSON file with an object from "
@@ -107,23 +120,44 @@ def load_mapping(path: str | Path) -> LabelMapping:
     return _mapping(f"file:{path.name}", record, None)
 
 
+def as_mapping(mapping: LabelMapping | Mapping[str, Sequence[int]] | str | Path) -> LabelMapping:
+    """A mapping as users give it: made, as a dictionary from categories to class indices, or as a file.
+
+    Raises:
+        InvalidInputError: It is something else, or cannot be used.
+    """
+    if isinstance(mapping, LabelMapping):
+        return mapping
+    if isinstance(mapping, Mapping):
+        return _mapping("given", mapping, None)
+    if isinstance(mapping, (str, Path)):
+        return load_mapping(mapping)
+    raise InvalidInputError(
+        f"{mapping!r} is no mapping. It tells which class indices belong to which category. "
+        'Give a dictionary such as {"cat": [281, 282], "dog": [151]}, or a JSON file of one.'
+    )
+
+
 def mapping_for(
-    n_outputs: int, categories: Sequence[str] = CATEGORIES, mapping: LabelMapping | str | Path | None = None
+    n_outputs: int,
+    categories: Sequence[str] = CATEGORIES,
+    mapping: LabelMapping | Mapping[str, Sequence[int]] | str | Path | None = None,
 ) -> LabelMapping:
     """The mapping for a classifier and a set of stimuli.
 
     Args:
         n_outputs: Classes of the classifier.
         categories: Of the stimuli.
-        mapping: One of the user's own, or its file. By default ImageNet-1k's for 1000 outputs and the 16 categories,
-            and one output per category, in alphabetical order, where there are as many outputs as categories.
+        mapping: One of the user's own, as :func:`as_mapping` takes it. By default ImageNet-1k's for 1000 outputs and
+            the 16 categories, and one output per category, in alphabetical order, where there are as many outputs as
+            categories.
 
     Raises:
         InvalidInputError: None fits.
     """
     known = tuple(sorted(categories))
     if mapping is not None:
-        chosen = mapping if isinstance(mapping, LabelMapping) else load_mapping(mapping)
+        chosen = as_mapping(mapping)
         if chosen.categories != known:
             only = ", ".join(sorted(set(known) ^ set(chosen.categories)))
             raise InvalidInputError(
@@ -138,8 +172,9 @@ def mapping_for(
         return imagenet_mapping()
     ways = f"{len(known)} outputs, one per category" + (", or ImageNet's 1000" if known == CATEGORIES else "")
     raise InvalidInputError(
-        f"The classifier has {n_outputs} outputs. No mapping to the {len(known)} categories of the stimuli is known "
-        f"for it: known are {ways}. Say which class indices belong to which category with --mapping FILE.json."
+        f"The classifier has {n_outputs} outputs. No mapping to the {len(known)} categories of the stimuli "
+        f"({', '.join(known)}) is known for it: known are {ways}. Say which class indices belong to which category "
+        "with --mapping FILE.json."
     )
 
 
@@ -166,8 +201,8 @@ def category_probabilities(logits: npt.NDArray[Any], mapping: LabelMapping) -> n
     mapping.check_outputs(values.shape[1])
     if not np.isfinite(values).all():
         raise InvalidInputError(
-            "The classifier gave outputs that are not finite. No decision follows from them. Look at its weights, or "
-            "measure with --precision fp32."
+            "The classifier gave outputs that are not finite. No decision follows from them. Look at its weights and, "
+            "where the precision is reduced, measure with --precision fp32."
         )
     exponentials = np.exp(values - values.max(axis=1, keepdims=True))
     softmax = exponentials / exponentials.sum(axis=1, keepdims=True)
@@ -194,8 +229,23 @@ def margins(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return ahead
 
 
+def whole(value: Any) -> int | None:
+    """A whole number of any kind as an int; None for everything else, truth values included."""
+    try:
+        return None if isinstance(value, (bool, np.bool_)) else operator.index(value)
+    except TypeError:
+        return None
+
+
+def _index(value: Any) -> int:
+    number = whole(value)
+    if number is None:
+        raise TypeError(f"{value!r} is no class index")
+    return number
+
+
 def _mapping(name: str, record: Mapping[str, Sequence[int]], n_outputs: int | None) -> LabelMapping:
-    return LabelMapping(name, tuple(record), tuple(tuple(members) for members in record.values()), n_outputs)
+    return LabelMapping(name, tuple(record), tuple(record.values()), n_outputs)  # type: ignore[arg-type]
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +12,11 @@ import numpy.typing as npt
 from replk_probe.errors import InvalidInputError
 
 from .statistics import Choices, CueCounts, choices, count_cues
-from .stimuli import CATEGORIES, image_id_of, parse_stimulus_name
+from .stimuli import CATEGORIES, image_id_of, is_text, parse_stimulus_name
 
 NO_ANSWER = "na"
 HUMAN_PREFIX = "subject-"
+HUMANS = "humans"  # all people together
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Decisions:
 
     def __post_init__(self) -> None:
         """Check the columns and sort the rows."""
+        check_observer(self.observer)
         columns = (self.shape, self.names, self.texture, self.response)
         if len({len(column) for column in columns}) != 1:
             raise InvalidInputError(
@@ -51,12 +54,19 @@ class Decisions:
             )
         if not self.names:
             raise InvalidInputError(f"Observer {self.observer!r} has no decisions. A shape bias is a ratio. Give some.")
+        nameless = [name for name in self.names if not is_text(name)]
+        if nameless:
+            raise InvalidInputError(
+                f"Observer {self.observer!r} decided on a stimulus of the name {nameless[0]!r}. A name is text that "
+                "UTF-8 can write. Rename it."
+            )
         known = set(self.categories)
         for column, also in ((self.shape, ()), (self.texture, ()), (self.response, (NO_ANSWER,))):
-            unknown = next((value for value in column if value not in known and value not in also), None)
-            if unknown is not None:
+            allowed = known.union(also)
+            unknown = [value for value in column if not isinstance(value, str) or value not in allowed]
+            if unknown:
                 raise InvalidInputError(
-                    f"Observer {self.observer!r} has the category {unknown!r}. It is none of the {len(known)} "
+                    f"Observer {self.observer!r} has the category {unknown[0]!r}. It is none of the {len(known)} "
                     f"({', '.join(self.categories)}). Correct it, or name your own categories with --mapping."
                 )
         shape, names, texture, response = zip(*sorted(zip(*columns, strict=True)), strict=True)
@@ -121,3 +131,20 @@ class Decisions:
     def renamed(self, observer: str) -> Decisions:
         """The same decisions under another name."""
         return replace(self, observer=observer)
+
+
+def check_observer(name: Any) -> None:
+    """What an observer can be called, a person or not.
+
+    Raises:
+        InvalidInputError: No text, nothing to see in it, characters that are not printed, or ``humans``.
+    """
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise InvalidInputError(
+            f"An observer cannot be called {name!r}. Files and figures tell observers apart by their names, which are "
+            "printed. Give it a name of letters and digits."
+        )
+    if name == HUMANS:
+        raise InvalidInputError(
+            f"An observer has the name {HUMANS!r}. That is what all people together are called. Rename it."
+        )

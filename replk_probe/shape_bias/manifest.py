@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import gzip
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -172,6 +173,11 @@ def some(names: tuple[str, ...] | list[str]) -> str:
     """The first few of many names, and how many more there are."""
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def shown(path: Path | str) -> str:
+    """A path as text that can be printed and written, whatever bytes it has."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def pixel_digest(path: Path) -> tuple[str, tuple[int, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from torch import nn
 
 from .decide import LabelMapping
 from .decisions import Decisions
+from .observers import check_decisions
 from .plan import ShapeBiasPlan as ShapeBiasPlan
 from .plan import plan_shape_bias as plan_shape_bias
 from .result import ShapeBiasResult
@@ -20,7 +21,7 @@ def measure_shape_bias(
     model: nn.Module | str,
     stimuli: StimulusSet | str | Path | None = None,
     *,
-    mapping: LabelMapping | str | Path | None = None,
+    mapping: LabelMapping | Mapping[str, Sequence[int]] | str | Path | None = None,
     observers: Sequence[Decisions] = (),
     batch_size: int = 32,
     workers: int | None = None,
@@ -44,7 +45,8 @@ def measure_shape_bias(
         stimuli: A :class:`~replk_probe.shape_bias.StimulusSet`, a folder, ``"cue-conflict"`` (the published set,
             fetched where it is not in the cache) or ``"synthetic"``; None for the published set if it is in the cache,
             else the synthetic one.
-        mapping: Which outputs belong to which category, or a JSON file that says so; by default ImageNet-1k's for 1000
+        mapping: Which outputs belong to which category: a :class:`~replk_probe.shape_bias.LabelMapping`, a dictionary
+            such as ``{"cat": [281, 282], "dog": [151]}``, or a JSON file of one; by default ImageNet-1k's for 1000
             outputs, and one output per category for as many outputs as categories.
         observers: Decisions of others, to stand beside the model's.
         batch_size: Stimuli per forward pass. Decisions do not depend on it: near ties are decided one by one.
@@ -77,6 +79,7 @@ def measure_shape_bias(
         BackendError: The device or precision is not available, or its memory does not suffice.
         ResumeError: The saved state belongs to another run.
     """
+    beside = check_decisions(observers)
     plan = plan_shape_bias(
         model,
         stimuli,
@@ -94,4 +97,4 @@ def measure_shape_bias(
         allow_partial=allow_partial,
     )
     result = plan.run(checkpoint=checkpoint, resume=resume, progress=progress)
-    return result.beside(observers) if observers else result
+    return result.beside(beside) if beside else result

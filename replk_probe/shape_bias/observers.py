@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
 
-from .decisions import Decisions
+from .decisions import HUMANS, Decisions
 from .statistics import (
     BootstrapIntervals,
     CueCounts,
@@ -26,8 +27,6 @@ from .statistics import (
     pooled,
     wilson_interval,
 )
-
-HUMANS = "humans"
 
 Kind: TypeAlias = Literal["model", "human", "humans"]
 
@@ -247,6 +246,41 @@ def compare(first: Decisions, second: Decisions) -> PairedComparison:
     Raises:
         InvalidInputError: They have no such stimulus in common.
     """
+    found = _paired(first, second)
+    if found is None:
+        raise InvalidInputError(
+            f"Observers {first.observer!r} and {second.observer!r} cannot be compared. They have no stimulus with a "
+            "cue conflict in common. Compare observers of one stimulus set."
+        )
+    return found
+
+
+def compare_pairs(decisions: Sequence[Decisions]) -> Iterator[tuple[str, str, PairedComparison]]:
+    """The names and the comparison of every pair that has a stimulus with a cue conflict in common."""
+    for first, second in itertools.combinations(decisions, 2):
+        found = _paired(first, second)
+        if found is not None:
+            yield first.observer, second.observer, found
+
+
+def check_decisions(decisions: Sequence[Decisions]) -> tuple[Decisions, ...]:
+    """Decisions of several observers as a tuple.
+
+    Raises:
+        InvalidInputError: It is something else, or two observers share a name.
+    """
+    several = isinstance(decisions, Sequence) and not isinstance(decisions, str)
+    wrong = [one for one in decisions if not isinstance(one, Decisions)] if several else [decisions]
+    if wrong:
+        raise InvalidInputError(
+            f"Observers cannot be given as {type(wrong[0]).__name__}. They are a sequence with the Decisions of each. "
+            "Read them with read_folder, or make them with Decisions.from_names."
+        )
+    check_names(decisions)
+    return tuple(decisions)
+
+
+def _paired(first: Decisions, second: Decisions) -> PairedComparison | None:
     mine = dict(zip(first.image_ids, first.choices(), strict=True))
     yours = dict(zip(second.image_ids, second.choices(), strict=True))
     position = {category: index for index, category in enumerate(first.categories)}
@@ -256,10 +290,7 @@ def compare(first: Decisions, second: Decisions) -> PairedComparison:
         if shape != texture and image_id in yours
     ]
     if not shared:
-        raise InvalidInputError(
-            f"Observers {first.observer!r} and {second.observer!r} cannot be compared. They have no stimulus with a "
-            "cue conflict in common. Compare observers of one stimulus set."
-        )
+        return None
     columns = np.array(shared)
     return paired_comparison(
         columns[:, 0].astype(np.int8), columns[:, 1].astype(np.int8), columns[:, 2].astype(np.intp)
@@ -267,17 +298,13 @@ def compare(first: Decisions, second: Decisions) -> PairedComparison:
 
 
 def check_names(decisions: Sequence[Decisions]) -> None:
-    """InvalidInputError if two observers share a name, or one has the name of the pooled people."""
+    """InvalidInputError if two observers share a name."""
     counted = Counter(one.observer for one in decisions)
     twice = [name for name, times in counted.items() if times > 1]
     if twice:
         raise InvalidInputError(
             f"There are {counted[twice[0]]} observers of the name {twice[0]!r}. Observers are told apart by their "
             "names. Rename one of them, or leave it out."
-        )
-    if HUMANS in counted and any(one.is_human for one in decisions):
-        raise InvalidInputError(
-            f"One observer has the name {HUMANS!r}. That is what all people together are called. Rename it."
         )
 
 

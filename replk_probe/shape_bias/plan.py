@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError, ReplkProbeError
+from replk_probe.images import UnreadableImageError
 from replk_probe.models import create_model, data_config, weights_info
 from replk_probe.models._copy import on_device
 from replk_probe.models._create import statistics_note
@@ -35,12 +37,21 @@ from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo, software_versions
 
 from .cue_conflict import cached_cue_conflict
-from .decide import ONE_EACH, LabelMapping, category_probabilities, decide, load_mapping, mapping_for, margins
-from .decisions import Decisions
+from .decide import (
+    ONE_EACH,
+    LabelMapping,
+    as_mapping,
+    category_probabilities,
+    decide,
+    mapping_for,
+    margins,
+    whole,
+)
+from .decisions import HUMAN_PREFIX, Decisions, check_observer
 from .loading import InputImages, Loader, default_workers
 from .result import ShapeBiasResult
 from .stimuli import CATEGORIES
-from .stimulus_set import CUE_CONFLICT, SYNTHETIC, StimulusSet, open_stimuli
+from .stimulus_set import CUE_CONFLICT, SYNTHETIC, StimulusSet, check_partial, open_stimuli
 from .toolbox_csv import subject_of
 
 # Of the entries of a run's configuration, those that an option of the command line sets.
@@ -65,7 +76,7 @@ def plan_shape_bias(
     model: nn.Module | str,
     stimuli: StimulusSet | str | Path | None = None,
     *,
-    mapping: LabelMapping | str | Path | None = None,
+    mapping: LabelMapping | Mapping[str, Sequence[int]] | str | Path | None = None,
     batch_size: int = 32,
     workers: int | None = None,
     size: int | tuple[int, int] | None = None,
@@ -84,13 +95,22 @@ def plan_shape_bias(
     """
     check_precision(precision)
     seed = check_seed(seed)
-    _check_count("batch size", batch_size, 1)
-    _check_count("number of workers", 0 if workers is None else workers, 0)
+    batch_size = _count("batch size", batch_size, 1)
+    workers = None if workers is None else _count("number of workers", workers, 0)
+    sides = _size(size)
     target = resolve_device(device)
-    own = load_mapping(mapping) if isinstance(mapping, (str, Path)) else mapping
+    own = None if mapping is None else as_mapping(mapping)
     categories = CATEGORIES if own is None else own.categories
     if not isinstance(model, str):
         check_network(model)
+    name = (model if isinstance(model, str) else name_of(model)) if name is None else name
+    _check_name(name)
+    if stimuli is not None and not isinstance(stimuli, (StimulusSet, str, os.PathLike)):
+        raise InvalidInputError(
+            f"Stimuli cannot be given as {type(stimuli).__name__}. They are a set, the folder of one or its name. "
+            f"Give a StimulusSet, a folder, {CUE_CONFLICT!r} or {SYNTHETIC!r}."
+        )
+    check_partial(stimuli, allow_partial)
     if stimuli is None:
         stimuli = CUE_CONFLICT if cached_cue_conflict() else SYNTHETIC
     drawn = stimuli == SYNTHETIC
@@ -101,11 +121,11 @@ def plan_shape_bias(
         module = create_model(model, weights, seed=seed, ema=ema, **options)
     else:
         module = model
-    pixels = _size(size) or data_config(module).input_size
+    pixels = sides or data_config(module).input_size
     if not isinstance(stimuli, StimulusSet):
         stimuli = open_stimuli(SYNTHETIC, size=max(pixels))
     return ShapeBiasPlan(
-        name=name or (model if isinstance(model, str) else name_of(module)),
+        name=name,
         model=module,
         weights=weights_info(module),
         stimuli=stimuli,
@@ -229,7 +249,7 @@ class ShapeBiasPlan:
                 prepared = prepared_copy(model, self.precision, _small_check(model, self.size))
             stack.enter_context(torch.inference_mode())
             if store is not None:
-                stack.callback(state.save, store)  # whatever ends the run, for instance an interrupt
+                stack.push(_Keeper(state, store))
             bar: Any = stack.enter_context(
                 progress_bar(
                     total=len(self.stimuli),
@@ -344,6 +364,22 @@ class ShapeBiasPlan:
         )
 
 
+class _Keeper:
+    """Saves what is done whatever ends the run, for instance an interrupt; not where it could only end so again."""
+
+    def __init__(self, state: _State, store: Checkpoint) -> None:
+        self._state, self._store = state, store
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        # A file that cannot be read may be there again the next time.
+        if isinstance(error, InvalidInputError) and not isinstance(error, UnreadableImageError):
+            discard(self._store.folder)
+        elif self._state.done:
+            self._state.save(self._store)
+
+
 class _State:
     """What an unfinished measurement has to remember, in memory and on disk."""
 
@@ -420,18 +456,37 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
     return logits
 
 
-def _check_count(what: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+def _count(what: str, value: Any, least: int) -> int:
+    number = whole(value)
+    if number is None or number < least:
         raise InvalidInputError(f"A {what} of {value!r} is not possible. It is a whole number. Use {least} or more.")
+    return number
 
 
-def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+def _size(size: Any) -> tuple[int, int] | None:
     if size is None:
         return None
-    height, width = (size, size) if isinstance(size, int) else size
-    if min(height, width) < 1:
-        raise InvalidInputError(f"Images of size {size} are not possible. A side has pixels. Give for instance 224.")
+    sides = [whole(side) for side in (size if isinstance(size, (tuple, list)) else (size, size))]
+    if len(sides) != 2 or any(side is None or side < 1 for side in sides):
+        raise InvalidInputError(
+            f"Images of size {size!r} are not possible. A side is a whole number of pixels. Give for instance 224, or "
+            "(224, 256) for height and width."
+        )
+    height, width = sides
+    assert height is not None and width is not None
     return height, width
+
+
+def _check_name(name: Any) -> None:
+    """A model's name, whose last part observers are told apart by."""
+    check_observer(name)
+    subject = subject_of(name)
+    check_observer(subject)
+    if subject.startswith(HUMAN_PREFIX):
+        raise InvalidInputError(
+            f"A model cannot be called {name!r}. Whatever begins with {HUMAN_PREFIX!r} is taken for a person by the "
+            "toolbox. Give it another name."
+        )
 
 
 def _pixels(size: tuple[int, int]) -> str:

@@ -17,7 +17,7 @@ from .observers import Observer
 from .plot_categories import ROW, category_caption, category_room, plot_shape_bias
 from .plot_looks import ABOVE, BELOW, CAPTION_SIZE, LINE, MARGIN, PAGE, arranged, looks, wrapped
 from .plot_overall import bar_row, bars_caption, name_room, plot_bars, value_room
-from .published import SOURCE
+from .published import ON_WHAT, SOURCE
 from .result import ShapeBiasResult
 
 _BETWEEN, _WIDEST_BAR_ROW = 0.16, 0.4  # inches
@@ -44,7 +44,7 @@ def plot_page(
     categories = shown[0].counts.categories
     sentences = [*category_caption(shown), *bars_caption(shown)]
     if any(one.source == SOURCE for one in shown):
-        sentences.append(f"{SOURCE[:1].upper()}{SOURCE[1:]}.")
+        sentences.append(f"{ON_WHAT}; {SOURCE.removeprefix('published: ')}.")
     lines = wrapped(" ".join(sentences), (PAGE - 2 * MARGIN) * 72, CAPTION_SIZE)
     body = max(ROW * (len(categories) + 1), bar_row(styles) * len(shown))
     head = (sum(_heading_sizes(heading)) * LINE + 5) / 72 if heading else 0.0

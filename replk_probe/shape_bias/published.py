@@ -8,16 +8,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
-from .decisions import HUMAN_PREFIX
-from .observers import HUMANS, ErrorConsistency, Observer
+from replk_probe.runtime.provenance import RunInfo
+
+from .decisions import HUMAN_PREFIX, HUMANS
+from .observers import ErrorConsistency, Observer
 from .statistics import CueCounts, pooled
 from .stimuli import CATEGORIES
+
+if TYPE_CHECKING:
+    from .result import ShapeBiasResult
 
 SOURCE = (
     "published: Geirhos et al., ICLR 2019, arXiv:1811.12231; counted in the raw data of "
     "github.com/bethgelab/model-vs-human (commit 79ed7cd)"
 )
+
+# What to say wherever they are shown: the stimuli of a measurement may be others.
+ON_WHAT = "Published observers: on the 1200 published stimuli with a cue conflict"
 
 # Names for readers; people keep theirs.
 TITLES = {
@@ -171,6 +180,21 @@ _ROWS = (
         kappa=0.060204,
     ),
 )
+
+
+def published_beside(result: ShapeBiasResult) -> tuple[Observer, ...]:
+    """Whom to show beside a result: the networks and all people together, or nobody.
+
+    Args:
+        result: Of a measurement. Nobody stands beside it where its categories are others, or none of its stimuli is one
+            of the published set (their content counts, under whatever name).
+    """
+    if result.decisions is None or result.decisions.categories != CATEGORIES or not isinstance(result.run, RunInfo):
+        return ()
+    manifest = result.run.config.get("stimuli record", {}).get("manifest") or {}
+    if not any(manifest.get(kind) for kind in ("same", "reencoded", "renamed")):
+        return ()
+    return tuple(one for one in published_observers() if one.kind != "human")
 
 
 @cache

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,21 +16,21 @@ import numpy as np
 import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.runtime.files import atomic_path, atomic_write_text
+from replk_probe.runtime.files import atomic_write_bytes, atomic_write_text
 from replk_probe.runtime.provenance import RunInfo, software_versions
 from replk_probe.runtime.records import read_json, strict_json, unreadable
 
 from .decisions import Decisions as Decisions
-from .observers import Observer, analyse, consistency_with
-from .toolbox_csv import SUMMARY_NAME, read_decisions, write_decisions
+from .observers import Observer, analyse, check_decisions, compare_pairs, consistency_with
+from .toolbox_csv import COMPARISON_NAME, DECISIONS_NAME, SUMMARY_NAME, decisions_csv, read_decisions
 
 SCHEMA_VERSION = 1
 READABLE_VERSIONS = (1,)
 
 JSON_NAME = "shape_bias.json"
 ARRAYS_NAME = "decisions.npz"
-DECISIONS_NAME = "decisions.csv"
 CSV_NAME = SUMMARY_NAME
+PAIRS_NAME = "comparison.json"
 
 # Of the command line, that writes these.
 _COMMAND = "shape-bias"
@@ -141,15 +142,21 @@ class ShapeBiasResult:
             InvalidInputError: Two observers share a name, or the arguments do not fit together.
         """
         origin = source or "given"
+        if decisions is not None and not isinstance(decisions, Decisions):
+            raise InvalidInputError(
+                f"{type(decisions).__name__} is no Decisions. A result has those of one model at most. Give them, and "
+                "those of others as observers."
+            )
+        measured = isinstance(run, RunInfo)
         result = cls(
             run=run or GivenDecisions(origin),
             model=None
             if decisions is None
             else Observer.from_counts(
                 decisions.observer,
-                "human" if decisions.is_human else "model",
+                "human" if decisions.is_human and not measured else "model",
                 decisions.counts(),
-                source="measured" if isinstance(run, RunInfo) else origin,
+                source="measured" if measured else origin,
             ),
             decisions=decisions,
             probabilities=probabilities,
@@ -161,10 +168,10 @@ class ShapeBiasResult:
         self, observers: Sequence[Decisions], models: Sequence[Decisions] = (), *, source: str = "given"
     ) -> ShapeBiasResult:
         """The same result beside other observers; the arguments are those of :meth:`from_decisions`."""
-        model = self.model
+        model, observers, models = self.model, check_decisions(observers), check_decisions(models)
         if model is not None and self.decisions is not None:
             taken = {one.observer for one in observers}
-            others = [one.renamed(f"{one.observer} (this run)") if one.observer in taken else one for one in models]
+            others = [one.renamed(_untaken(one.observer, taken)) for one in models]
             model = replace(model, consistency=consistency_with(self.decisions, [*observers, *others]))
         return replace(self, model=model, observers=analyse(observers, source))
 
@@ -215,20 +222,23 @@ class ShapeBiasResult:
         Raises:
             InvalidInputError: The folder cannot be written to, or a number of the record is not finite.
         """
-        folder = Path(directory)
-        text = strict_json(self.to_json())
+        # All of it before the first file is written.
+        files: dict[str, bytes] = {}
         if self.decisions is not None:
-            arrays: dict[str, Any] = {
-                "names": np.array(self.decisions.names),
-                "categories": np.array(self.decisions.categories),
-            }
-            if self.probabilities is not None:
-                arrays["probabilities"] = self.probabilities
-            with atomic_path(folder / ARRAYS_NAME) as path, path.open("wb") as stream:
-                np.savez(stream, **arrays)
-            write_decisions(self.decisions, folder / DECISIONS_NAME)
-        write_csv(self.everyone, folder / CSV_NAME)
-        atomic_write_text(folder / JSON_NAME, text)
+            files[ARRAYS_NAME] = self._arrays(self.decisions)
+            files[DECISIONS_NAME] = decisions_csv(self.decisions)
+        files[CSV_NAME] = _csv_text(self.everyone).encode("utf-8")
+        files[JSON_NAME] = strict_json(self.to_json()).encode("utf-8")
+        for name, content in files.items():
+            atomic_write_bytes(Path(directory) / name, content)
+
+    def _arrays(self, decisions: Decisions) -> bytes:
+        arrays: dict[str, Any] = {"names": np.array(decisions.names), "categories": np.array(decisions.categories)}
+        if self.probabilities is not None:
+            arrays["probabilities"] = self.probabilities
+        stream = io.BytesIO()
+        np.savez(stream, **arrays)
+        return stream.getvalue()
 
     @classmethod
     def load(cls, directory: str | Path) -> ShapeBiasResult:
@@ -275,16 +285,65 @@ class ShapeBiasResult:
         return cls(circumstances, model, found[0], probabilities, observers, notes)
 
 
-def write_csv(observers: Sequence[Observer], path: str | Path) -> None:
-    """Write, for each observer, a row with all its numbers (category ``all``) and one for each category.
+def told_apart(results: Sequence[ShapeBiasResult]) -> tuple[ShapeBiasResult, ...]:
+    """The same results, with models that files call alike (``resnet50``, ``timm:resnet50``) under their whole names."""
+    counted = Counter(result.model.name for result in results if result.model is not None)
+    return tuple(
+        replace(
+            result,
+            model=replace(result.model, name=result.run.model),
+            decisions=result.decisions.renamed(result.run.model),
+        )
+        if result.model is not None
+        and result.decisions is not None
+        and isinstance(result.run, RunInfo)
+        and counted[result.model.name] > 1
+        else result
+        for result in results
+    )
+
+
+def save_comparison(results: Sequence[ShapeBiasResult], directory: str | Path) -> None:
+    """Write ``comparison.csv``, the rows of every model and observer, and ``comparison.json``, models in pairs.
+
+    Each pair has the difference of their shape biases with its interval, and McNemar's test; an undefined difference is
+    null, and a pair without a conflict stimulus in common is left out.
 
     Args:
-        observers: In the order of their rows.
-        path: File to write, replaced if it exists.
+        results: One per model, :func:`told_apart`. Observers are taken of the first.
+        directory: Created if it is not there.
 
     Raises:
-        InvalidInputError: The file cannot be written.
+        InvalidInputError: The folder cannot be written to.
     """
+    models = [result.model for result in results if result.model is not None]
+    decisions = [result.decisions for result in results if result.decisions is not None]
+    pairs = [
+        {
+            "first": first,
+            "second": second,
+            "difference": None if math.isnan(pair.difference) else pair.difference,
+            "ci95": None if pair.ci95 is None else list(pair.ci95),
+            "n_pairs": pair.n_pairs,
+            "first_only": pair.first_only,
+            "second_only": pair.second_only,
+            "p_value": pair.p_value,
+        }
+        for first, second, pair in compare_pairs(decisions)
+    ]
+    text = strict_json({"schema_version": SCHEMA_VERSION, "pairs": pairs})
+    atomic_write_text(Path(directory) / COMPARISON_NAME, _csv_text([*models, *results[0].observers]))
+    atomic_write_text(Path(directory) / PAIRS_NAME, text)
+
+
+def _untaken(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += " (this run)"
+    return name
+
+
+def _csv_text(observers: Sequence[Observer]) -> str:
+    """For each observer a row with all its numbers (category ``all``) and one for each category."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(_CSV_COLUMNS)
@@ -299,7 +358,7 @@ def write_csv(observers: Sequence[Observer], path: str | Path) -> None:
         for category, shape, texture, other, bias in rows:
             row = (category, shape + texture + other, shape, texture, other, _cell(bias))
             writer.writerow([*who, *row, *[""] * (len(_CSV_COLUMNS) - len(who) - len(row))])
-    atomic_write_text(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _cell(value: float) -> float | str:

@@ -59,6 +59,18 @@ class Stimulus:
         return image_id_of(self.name)
 
 
+class StimulusNameError(InvalidInputError):
+    """A name that does not tell what the stimulus shows.
+
+    Attributes:
+        reason: Why, in a sentence.
+    """
+
+    def __init__(self, name: object, reason: str, advice: str) -> None:  # noqa: D107
+        super().__init__(f"Cannot use stimulus {name!r}. {reason} {advice}")
+        self.reason = reason
+
+
 def image_id_of(name: str) -> str:
     """``0001_s5n_s01_0_bird_00_bird3-bird2.png`` -> ``bird3-bird2.png``; a name without a prefix is its own id."""
     return name.rpartition("_")[2]
@@ -66,6 +78,9 @@ def image_id_of(name: str) -> str:
 
 def parse_stimulus_name(name: str, categories: Sequence[str] = CATEGORIES) -> Stimulus:
     """Read shape and texture from a name such as ``airplane1-bicycle2.png``.
+
+    As the toolbox reads it: after the last ``_`` and up to the first dot, the texture is what follows the last dash and
+    the shape what precedes it. Digits are left out wherever they stand, and there need not be any.
 
     Args:
         name: Base name of the file. A prefix that ends in ``_``, as in human and older files, is passed over.
@@ -75,23 +90,34 @@ def parse_stimulus_name(name: str, categories: Sequence[str] = CATEGORIES) -> St
         The stimulus, under the name as given.
 
     Raises:
-        InvalidInputError: The name is not made of shape, number, dash, texture and number; or a category is unknown.
+        StimulusNameError: No shape or no texture is left, a category is unknown, or the name is not UTF-8.
     """
+    if not is_text(name):
+        raise StimulusNameError(
+            name, "A name is text that UTF-8 can write.", "Rename it, or take it out of the folder."
+        )
     stem = image_id_of(name).partition(".")[0]
     before, dash, after = stem.rpartition("-")
     shape, texture = before.translate(_DIGITS), after.translate(_DIGITS)
     if not (dash and shape and texture):
-        raise InvalidInputError(
-            f"Cannot use stimulus {name!r}. Its name does not tell shape and texture, as airplane1-bicycle2.png does. "
-            "Rename it, or take it out of the folder."
+        raise StimulusNameError(
+            name,
+            "Its name does not tell shape and texture, as airplane1-bicycle2.png does.",
+            "Rename it, or take it out of the folder.",
         )
     for cue, category in (("shape", shape), ("texture", texture)):
         if category not in categories:
-            raise InvalidInputError(
-                f"Cannot use stimulus {name!r}. Its {cue} {category!r} is none of the {len(categories)} categories "
-                f"({', '.join(categories)}). Take it out of the folder, or name your own categories with --mapping."
+            raise StimulusNameError(
+                name,
+                f"Its {cue} {category!r} is none of the {len(categories)} categories ({', '.join(categories)}).",
+                "Take it out of the folder, or name your own categories with --mapping.",
             )
     return Stimulus(name, shape, texture)
+
+
+def is_text(name: object) -> bool:
+    """Whether it is a text that can be written; names of files that are not UTF-8 become texts that cannot."""
+    return isinstance(name, str) and name.encode("utf-8", "ignore").decode("utf-8") == name
 
 
 def check_categories(categories: Sequence[str]) -> tuple[str, ...]:

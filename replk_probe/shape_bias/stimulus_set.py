@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from replk_probe.errors import InvalidInputError
 from replk_probe.images import check_image, decode_rgb, list_images
 
-from .manifest import Found, compare, read_folder, some
+from .manifest import Found, compare, read_folder, shown, some
 from .stimuli import CATEGORIES, Stimulus, check_categories, parse_stimulus_name
 
 if TYPE_CHECKING:
@@ -85,9 +85,11 @@ def open_stimuli(
 
     Raises:
         InvalidInputError: The folder is missing or empty, a name does not parse, a category is unknown, a file is not
-            an image or truncated, two files have one name, or the published set is not complete.
+            an image or truncated, two files have one name, the published set is not complete, or a part was allowed
+            of another set.
         WeightsError: The published set cannot be fetched.
     """
+    check_partial(where, allow_partial)
     if where == SYNTHETIC:
         from .synthetic import synthetic_stimuli
 
@@ -108,6 +110,15 @@ def open_stimuli(
     return scan(folder, known, show_progress=show_progress)
 
 
+def check_partial(where: object, allow_partial: bool) -> None:
+    """InvalidInputError if a part is allowed of a set that is taken as it is."""
+    if allow_partial and where != CUE_CONFLICT:
+        raise InvalidInputError(
+            f"A part was allowed of a set that is not {CUE_CONFLICT!r}. Any other is taken as it is, complete or not. "
+            f"Leave --allow-partial out, or name --stimuli {CUE_CONFLICT}."
+        )
+
+
 def scan(
     folder: str | os.PathLike[str], categories: Sequence[str] = CATEGORIES, *, show_progress: bool = True
 ) -> StimulusSet:
@@ -126,7 +137,7 @@ def scan(
     """
     root = Path(folder)
     paths = list_images(root, "--stimuli")
-    stimuli = _parse(paths, tuple(categories))
+    stimuli = _parse(root, paths, tuple(categories))
     in_order = sorted(paths, key=lambda path: (stimuli[path].shape, stimuli[path].name))
     found = {
         f"{stimuli[path].shape}/{stimuli[path].image_id}": file
@@ -134,7 +145,7 @@ def scan(
     }
     comparison = compare(found)
     return _from_files(
-        f"folder:{root.name or root.resolve().name}",
+        f"folder:{shown(root.name or root.resolve().name)}",
         tuple(categories),
         tuple(stimuli[path] for path in in_order),
         tuple(found.values()),
@@ -163,11 +174,14 @@ def _open_published(folder: Path, categories: tuple[str, ...], allow_partial: bo
     )
 
 
-def _parse(paths: Sequence[str], categories: tuple[str, ...]) -> dict[str, Stimulus]:
+def _parse(root: Path, paths: Sequence[str], categories: tuple[str, ...]) -> dict[str, Stimulus]:
     stimuli = {}
     for path in paths:
         folder, _, name = path.rpartition("/")
-        stimulus = parse_stimulus_name(name, categories)
+        try:
+            stimulus = parse_stimulus_name(name, categories)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{shown(root / folder)}: {error}") from error
         parent = folder.rpartition("/")[2]
         if parent in categories and parent != stimulus.shape:
             raise InvalidInputError(
@@ -190,10 +204,9 @@ class _Files:
     """Loads stimuli that are files."""
 
     paths: tuple[Path, ...]
-    names: tuple[str, ...]
 
     def __call__(self, index: int) -> Image:
-        return decode_rgb(self.paths[index], self.names[index])
+        return decode_rgb(self.paths[index], shown(self.paths[index]))
 
 
 def _from_files(
@@ -204,7 +217,7 @@ def _from_files(
     notes: tuple[str, ...],
     record: Mapping[str, Any],
 ) -> StimulusSet:
-    sizes = Counter(check_image(file.path, stimulus.name) for stimulus, file in zip(stimuli, files, strict=True))
+    sizes = Counter(check_image(file.path, shown(file.path)) for file in files)
     if len(sizes) > 1:
         common = ", ".join(f"{height} x {width}" for (height, width), _ in sizes.most_common(3))
         notes += (f"The stimuli are of {len(sizes)} sizes ({common}{', ...' if len(sizes) > 3 else ''}).",)
@@ -217,7 +230,7 @@ def _from_files(
         stimuli=stimuli,
         size=next(iter(sizes)) if len(sizes) == 1 else None,
         digest=hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest(),
-        loader=_Files(tuple(file.path for file in files), tuple(stimulus.name for stimulus in stimuli)),
+        loader=_Files(tuple(file.path for file in files)),
         notes=notes,
         record=record,
     )

@@ -14,11 +14,13 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.files import atomic_write_bytes
 
 from .decisions import NO_ANSWER, Decisions
-from .stimuli import CATEGORIES, parse_stimulus_name
+from .stimuli import CATEGORIES, StimulusNameError, parse_stimulus_name
 
 COLUMNS = ("subj", "session", "trial", "rt", "object_response", "category", "condition", "imagename")
-# The table that a record of ours has beside its decisions; no raw data.
+# The tables that records of ours have beside their decisions; no raw data.
 SUMMARY_NAME = "shape_bias.csv"
+COMPARISON_NAME = "comparison.csv"
+DECISIONS_NAME = "decisions.csv"
 
 _NEEDED = ("subj", "object_response", "category", "imagename")
 _NO_ANSWER = frozenset({"", "na", "nan"})
@@ -35,22 +37,27 @@ def csv_name(observer: str, dataset: str = "cue-conflict") -> str:
 
 
 def write_decisions(decisions: Decisions, path: str | Path) -> None:
-    """Write what the toolbox would have written for a model, byte for byte.
+    """Write :func:`decisions_csv` to a file.
 
     Args:
-        decisions: Rows are numbered in their order, that of an image folder.
+        decisions: Of one observer.
         path: Replaced if it exists; the toolbox's own name for it is :func:`csv_name`.
 
     Raises:
         InvalidInputError: The file cannot be written.
     """
+    atomic_write_bytes(path, decisions_csv(decisions))
+
+
+def decisions_csv(decisions: Decisions) -> bytes:
+    """What the toolbox would have written for a model, byte for byte; rows are numbered in their order."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)  # its default line end is the format's
     writer.writerow(COLUMNS)
     rows = zip(decisions.response, decisions.shape, decisions.names, strict=True)
     for trial, (response, category, name) in enumerate(rows, 1):
         writer.writerow([decisions.observer, 1, trial, "NaN", response, category, "NaN", name])
-    atomic_write_bytes(path, buffer.getvalue().encode("utf-8"))
+    return buffer.getvalue().encode("utf-8")
 
 
 def read_decisions(path: str | Path, categories: Sequence[str] = CATEGORIES) -> tuple[Decisions, ...]:
@@ -88,8 +95,11 @@ def read_decisions(path: str | Path, categories: Sequence[str] = CATEGORIES) -> 
         cells = dict(zip(header, row, strict=True))
         try:
             stimulus = parse_stimulus_name(cells["imagename"], categories)
-        except InvalidInputError as error:
-            raise InvalidInputError(f"{path}, line {line}: {error}") from error
+        except StimulusNameError as error:
+            raise InvalidInputError(
+                f"Cannot read {path}, line {line}: image {cells['imagename']!r}. {error.reason} The file was cut short "
+                "or changed by hand, or has categories of its own: get it anew, or name them with --mapping."
+            ) from error
         if stimulus.shape != cells["category"]:
             raise InvalidInputError(
                 f"Cannot read {path}. Line {line} has the category {cells['category']!r} and the image "
@@ -111,7 +121,8 @@ def read_decisions(path: str | Path, categories: Sequence[str] = CATEGORIES) -> 
 def read_folder(folder: str | Path, categories: Sequence[str] = CATEGORIES) -> tuple[Decisions, ...]:
     """Read every ``*.csv`` of a folder, sorted by name, as the toolbox does.
 
-    The summary that a record of ours has beside its decisions is passed over, so such a record is a folder of raw data.
+    The summary that a record of ours has beside its decisions is passed over, so such a record is a folder of raw data;
+    hidden files are, too.
 
     Args:
         folder: Of raw data.
@@ -146,7 +157,17 @@ def csv_files(folder: Path) -> tuple[Path, ...]:
     Raises:
         InvalidInputError: There are none.
     """
-    files = sorted(path for path in folder.glob("*.csv") if path.is_file() and path.name != SUMMARY_NAME)
+    files = sorted(
+        path
+        for path in folder.glob("*.csv")
+        if path.is_file() and not path.name.startswith(".") and path.name not in (SUMMARY_NAME, COMPARISON_NAME)
+    )
+    inside = sorted(str(path.parent) for path in folder.glob(f"*/{DECISIONS_NAME}"))
+    if not files and inside:
+        raise InvalidInputError(
+            f"Cannot import {folder}. It holds no raw data itself, but folders of several models. "
+            f"Give one of them: {', '.join(inside)}."
+        )
     if not files:
         raise InvalidInputError(
             f"Cannot import {folder}. It holds no file that ends in .csv. Give the folder that holds the raw data of "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,10 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
-from replk_probe.shape_bias import CATEGORIES
+from replk_probe.errors import InvalidInputError
+from replk_probe.shape_bias import CATEGORIES, Decisions
 from replk_probe.shape_bias.result import ShapeBiasResult
+from replk_probe.shape_bias.toolbox_csv import write_decisions
 
 Run = Callable[..., Result]
 
@@ -57,9 +60,18 @@ class Wide(Red):
 class Odd(Red):
     OUTPUTS = 17
 
+class Small(Red):
+    pretrained_cfg = {'input_size': (3, 32, 32), 'mean': (0.5,) * 3, 'std': (0.25,) * 3}
+
+class Lost(Red):
+    def forward(self, x):
+        return super().forward(x) / 0 * 0
+
 def red(): return Red()
 def wide(): return Wide()
 def odd(): return Odd()
+def small(num_classes): return Small()
+def lost(): return Lost()
 '''
 
 
@@ -103,7 +115,7 @@ def test_one_model(replk_probe: Run, tmp_path: Path, networks: str, stimuli: Pat
     assert numbers["texture"] > 0
     assert set(numbers["by_category"]["cat"]) == {"shape", "texture", "other", "bias"}
     assert "observers" not in record
-    assert "Humans (10), published" in done.stdout
+    assert "published" not in done.stdout.partition("note:")[0]  # none of the stimuli is
     with (out / "decisions.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert {row["subj"] for row in rows} == {"red"}
@@ -148,13 +160,132 @@ def test_several_models_beside_imported_observers(
     assert len(folders) == 2
     assert all({path.name for path in folder.iterdir()} == FILES for folder in folders)
     assert {path.name for path in out.iterdir() if path.is_file()} == {
-        "comparison.png", "comparison.pdf", "comparison.csv",
+        "comparison.png", "comparison.pdf", "comparison.csv", "comparison.json",
     }  # fmt: skip
     record = json.loads((folders[0] / "shape_bias.json").read_text())
     assert set(record["observers"]) == {"humans", "subject-01"}
     assert record["shape_bias"]["error_consistency"]["mean_human"] == 1.0  # its own decisions under another name
     assert set(record["shape_bias"]["error_consistency"]["by_observer"]) == {"subject-01", "wide"}
     assert "Differences of shape bias" in done.stdout
+    compared = json.loads((out / "comparison.json").read_text())
+    assert compared["schema_version"] == 1
+    (pair,) = compared["pairs"]
+    assert (pair["first"], pair["second"]) == ("red", "wide")
+    assert set(pair) == {
+        "first", "second", "difference", "ci95", "n_pairs", "first_only", "second_only", "p_value",
+    }  # fmt: skip
+    biases = [json.loads((folder / "shape_bias.json").read_text())["shape_bias"]["overall"] for folder in folders]
+    assert pair["difference"] == pytest.approx(biases[0] - biases[1])
+    # The folder of them all is no folder of raw data, those in it are.
+    again = replk_probe("shape-bias", "--import", out, "--output", tmp_path / "again")
+    assert again.exit_code == 1
+    assert "folders of several models" in again.stderr and str(folders[1]) in again.stderr
+
+
+def test_models_that_files_call_alike_are_told_apart(
+    replk_probe: Run, tmp_path: Path, networks: str, stimuli: Path
+) -> None:
+    other, out = tmp_path / "other.py", tmp_path / "out"
+    shutil.copy(networks, other)
+    names = [f"{networks}:red", f"{other}:red", f"{networks}:wide"]
+    models = [word for name in names for word in ("--model", name)]
+    done = replk_probe("shape-bias", *models, "--stimuli", stimuli, "--output", out)
+    assert done.exit_code == 0, done.output
+    records = {}
+    for path in out.glob("*/shape_bias.json"):
+        record = json.loads(path.read_text())
+        records[record["run"]["model"]] = record["shape_bias"]
+    assert {name: record["observer"] for name, record in records.items()} == {
+        names[0]: "red", names[1]: "red", names[2]: "wide",
+    }  # fmt: skip
+    assert set(records[names[0]]["error_consistency"]["by_observer"]) == {names[1], "wide"}
+    assert set(records[names[2]]["error_consistency"]["by_observer"]) == set(names[:2])
+    pairs = json.loads((out / "comparison.json").read_text())["pairs"]
+    apart = [*names[:2], "wide"]
+    assert [(pair["first"], pair["second"]) for pair in pairs] == [
+        (apart[0], apart[1]), (apart[0], apart[2]), (apart[1], apart[2]),
+    ]  # fmt: skip
+    with (out / "comparison.csv").open(newline="") as stream:
+        assert list(dict.fromkeys(row["observer"] for row in csv.DictReader(stream))) == apart
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_stimuli_without_a_conflict_are_measured_all_the_same(
+    replk_probe: Run, tmp_path: Path, networks: str, stimuli: Path, several: bool
+) -> None:
+    for path in stimuli.glob("*/*[234]-*.png"):
+        path.unlink()
+    out = tmp_path / "out"
+    models = [word for name in ("red", "wide")[: 1 + several] for word in ("--model", f"{networks}:{name}")]
+    done = replk_probe("shape-bias", *models, "--stimuli", stimuli, "--output", out)
+    assert done.exit_code == 0, done.output
+    assert "without a conflict" in done.stdout and "Differences" not in done.stdout
+    assert not list(out.rglob("contact_sheet.png"))
+    if several:
+        assert json.loads((out / "comparison.json").read_text())["pairs"] == []
+
+
+def test_the_table_is_printed_before_the_sheets_are_drawn(
+    replk_probe: Run, tmp_path: Path, networks: str, stimuli: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise InvalidInputError("No paper left.")
+
+    monkeypatch.setattr("replk_probe.shape_bias.plot_stimuli.save_contact_sheet", fails)
+    run = ("shape-bias", "--model", f"{networks}:red", "--stimuli", stimuli, "--output", tmp_path / "out")
+    done = replk_probe(*run)
+    assert done.exit_code == 1
+    assert "cue accuracy" in done.stdout
+
+
+def test_a_file_name_that_is_no_text_is_refused_before_the_run(
+    replk_probe: Run, tmp_path: Path, networks: str, stimuli: Path
+) -> None:
+    path = next(stimuli.glob("cat/*.png"))
+    try:
+        shutil.copy(path, stimuli / "cat" / os.fsdecode(b"\xff\xfe_cat5-dog3.png"))
+    except OSError:
+        pytest.skip("this file system takes names of text alone")
+    out = tmp_path / "out"
+    done = replk_probe("shape-bias", "--model", f"{networks}:red", "--stimuli", stimuli, "--output", out)
+    assert done.exit_code == 1
+    assert "UTF-8" in done.stderr
+    assert not out.exists()
+
+
+def test_published_observers_stand_beside_published_stimuli(
+    replk_probe: Run, data_dir: Path, tmp_path: Path, networks: str
+) -> None:
+    folder = tmp_path / "some"
+    shutil.copytree(data_dir / "cue-conflict" / "bear", folder / "bear")
+    run = ("shape-bias", "--model", f"{networks}:red", "--stimuli", folder, "--output", tmp_path / "out")
+    done = replk_probe(*run)
+    assert done.exit_code == 0, done.output
+    assert "Humans (10), published" in done.stdout
+    assert "Published observers: on the 1200 published stimuli" in done.stdout
+    # Rows are the shapes there are.
+    assert "\nbear " in done.stdout and "\noven " not in done.stdout
+
+
+def test_a_failed_run_leaves_no_state(replk_probe: Run, tmp_path: Path, networks: str, stimuli: Path) -> None:
+    run = ("shape-bias", "--model", f"{networks}:lost", "--stimuli", stimuli, "--output", tmp_path / "out")
+    done = replk_probe(*run, "--batch-size", 8)
+    assert done.exit_code == 1
+    assert "not finite" in done.stderr and "or measure with --precision fp32" not in done.stderr
+    assert not list(tmp_path.glob("out/**/*"))
+
+
+def test_imported_decisions_between_other_categories_are_refused_before_the_run(
+    replk_probe: Run, tmp_path: Path, networks: str, stimuli: Path
+) -> None:
+    first = tmp_path / "first"
+    replk_probe("shape-bias", "--model", f"{networks}:red", "--stimuli", stimuli, "--output", first)
+    out = tmp_path / "out"
+    model = ("--model", f"{networks}:red", "--stimuli", "synthetic")
+    done = replk_probe("shape-bias", *model, "--import", first, "--output", out)
+    assert done.exit_code == 1
+    assert "cannot stand beside" in done.stderr
+    assert not out.exists()
 
 
 def test_an_interrupted_run_is_continued(
@@ -178,21 +309,44 @@ def test_an_interrupted_run_is_continued(
     assert "already measured" in again.stderr
 
 
-def test_nothing_asked_for_offline(replk_probe: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_asked_for_offline(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a model, random weights on drawn stimuli are announced with the two commands for the real thing."""
     from replk_probe.cli import shape_bias
 
-    chosen = shape_bias._without_model(("auto",), None)
+    chosen = shape_bias._without_model(("auto",), None, None)
     assert chosen == (("replknet31b",), ("random",), "synthetic", 16)
+    said = capsys.readouterr().err
+    assert "RANDOM WEIGHTS on synthetic stimuli" in said
+    assert "replk-probe data fetch cue-conflict\n" in said
+    assert "replk-probe weights fetch replknet31b.in1k_224\n" in said
 
 
-def test_nothing_asked_for_with_all_in_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_nothing_asked_for_is_measured(
+    replk_probe: Run, tmp_path: Path, networks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replk_probe.cli.shape_bias._MODEL", f"{networks}:small")
+    monkeypatch.chdir(tmp_path)
+    done = replk_probe("shape-bias", "--workers", 0)
+    assert done.exit_code == 0, done.output
+    assert "RANDOM WEIGHTS on synthetic stimuli" in done.stderr
+    assert "RANDOM WEIGHTS" in done.stdout
+    (out,) = (tmp_path / "replk-probe-out" / "shape-bias").iterdir()
+    assert {path.name for path in out.iterdir()} == FILES
+    record = json.loads((out / "shape_bias.json").read_text())
+    assert record["shape_bias"]["n_conflict"] == 1200
+    assert record["run"]["input_size"] == [32, 32]
+
+
+def test_nothing_asked_for_with_all_in_the_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from replk_probe.cli import shape_bias
 
     monkeypatch.setattr("replk_probe.models._weights.cached_path", lambda entry: tmp_path)
     monkeypatch.setattr("replk_probe.shape_bias.cue_conflict.cached_cue_conflict", lambda: tmp_path)
-    chosen = shape_bias._without_model(("auto",), None)
+    chosen = shape_bias._without_model(("auto",), None, None)
     assert chosen == (("replknet31b",), ("replknet31b.in1k_224",), "cue-conflict", None)
+    assert "replknet31b.in1k_224 on cue-conflict, both from the cache" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -201,6 +355,14 @@ def test_nothing_asked_for_with_all_in_the_cache(monkeypatch: pytest.MonkeyPatch
         (("--import", "nowhere"), "Cannot import nowhere"),
         (("--stimuli", "nowhere"), "No model was named"),
         (("--weights", "random"), "No model was named"),
+        (("--mapping", "labels.json"), "No model was named"),
+        (("--model", "resnet18", "--stimuli", "synthetic", "--allow-partial"), "Leave --allow-partial out"),
+        (("--model", "resnet18", "--stimuli", "nowhere", "--allow-partial"), "Leave --allow-partial out"),
+        (("--allow-partial",), "Leave --allow-partial out"),
+        (
+            ("--model", "resnet18", "--weights", "random", "--stimuli", "synthetic"),
+            "the 16 categories of the stimuli (",
+        ),
         (("--model", "resnet18", "--weights", "random", "--stimuli", "nowhere"), "Cannot find stimuli at 'nowhere'"),
         (("--model", "resnet18", "--mapping", "nowhere.json"), "Cannot read the mapping nowhere.json"),
         (("--model", "resnet18", "--device", "abacus"), "abacus"),
@@ -218,9 +380,49 @@ def test_a_mistake_is_one_sentence(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_options_of_a_measurement_without_one(replk_probe: Run, tmp_path: Path) -> None:
-    done = replk_probe("shape-bias", "--import", tmp_path, "--stimuli", "synthetic")
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--stimuli", "synthetic"),
+        ("--weights", "random"),
+        ("--batch-size", "32"),
+        ("--workers", "0"),
+        ("--precision", "fp32"),
+        ("--device", "cpu"),
+        ("--seed", "0"),
+        ("--ema", None),
+        ("--resume", None),
+        ("--allow-partial", None),
+    ],
+)
+def test_options_of_a_measurement_without_one(replk_probe: Run, tmp_path: Path, option: str, value: str | None) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    write_decisions(Decisions.from_names("net", ["cat1-dog1.png"], ["cat"]), raw / "net.csv")
+    run = ("shape-bias", "--import", raw, "--output", out)
+    done = replk_probe(*run, option, *([] if value is None else [value]))
     assert done.exit_code == 1
+    assert f"{option} was given with --import and no --model" in done.stderr
+    assert not out.exists()
+
+
+def test_a_mapping_names_the_categories_of_imported_decisions(replk_probe: Run, tmp_path: Path) -> None:
+    write_decisions(
+        Decisions.from_names("net", ["disc1-dots1.png"], ["disc"], ("disc", "dots")), tmp_path / "raw" / "net.csv"
+    )
+    (tmp_path / "labels.json").write_text('{"disc": [0], "dots": [1]}')
+    run = ("shape-bias", "--import", tmp_path / "raw", "--mapping", tmp_path / "labels.json")
+    done = replk_probe(*run, "--output", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+
+
+def test_a_folder_of_the_name_of_a_set_is_pointed_at(
+    replk_probe: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cue-conflict").mkdir()
+    done = replk_probe("shape-bias", "--model", "resnet18", "--stimuli", "cue-conflict")
+    assert done.exit_code == 1
+    assert "write ./cue-conflict" in done.stderr
 
 
 def test_a_head_of_another_size_names_the_mapping(

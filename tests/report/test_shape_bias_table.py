@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from replk_probe.report.shape_bias_table import WIDTH, shape_bias_table
+from replk_probe.report.shape_bias_table import shape_bias_table
+from replk_probe.report.text import WIDTH
 from replk_probe.shape_bias.decisions import Decisions
 from replk_probe.shape_bias.published import published_observers
 from replk_probe.shape_bias.result import ShapeBiasResult
@@ -41,6 +42,14 @@ def test_categories_without_a_decision_for_a_cue_are_undefined() -> None:
     assert "nan" not in table
 
 
+def test_categories_without_a_conflict_have_no_row() -> None:
+    decisions = Decisions.from_names("net", ["bear1-cat1.png", "cat1-cat2.png"], ["bear", "cat"], CATEGORIES)
+    table = shape_bias_table([ShapeBiasResult.from_decisions(decisions)])
+    assert "mean of 1 category 100.0 %" in table
+    starts = {line.split(" ")[0] for line in table.split("\n")}
+    assert "bear" in starts and not starts & {"cat", "dog"}
+
+
 def test_two_models_are_compared_in_pairs(model: Decisions) -> None:
     other = decided("other", "cat", "dog", "bear", "dog", "bear", "dog")  # texture throughout
     table = shape_bias_table([ShapeBiasResult.from_decisions(one) for one in (model, other)])
@@ -54,6 +63,7 @@ def test_published_observers_are_told_from_measured_ones_of_the_name() -> None:
     names = [line[:30].strip() for line in table.split("\n")]
     assert "resnet50" in names
     assert "ResNet-50, published" in names
+    assert "Published observers: on the 1200 published stimuli with a cue conflict." in table
 
 
 def test_no_line_is_too_wide(model: Decisions) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ import pytest
 from replk_probe.errors import InvalidInputError
 from replk_probe.shape_bias.decide import (
     LabelMapping,
+    as_mapping,
     category_probabilities,
     decide,
     imagenet_mapping,
@@ -119,6 +121,30 @@ def test_unusable_mappings_are_refused(indices: tuple[tuple[int, ...], ...], mes
         LabelMapping("own", ("cat", "dog"), indices)
 
 
+def test_indices_are_whole_numbers_of_any_kind() -> None:
+    mapping = LabelMapping("own", ("cat", "dog"), np.array([[1, 2], [5, 4]]))  # type: ignore[arg-type]
+    assert mapping.indices == ((1, 2), (5, 4))
+    assert all(type(index) is int for members in mapping.indices for index in members)
+    assert mapping == LabelMapping("own", ("cat", "dog"), ([1, 2], [5, np.int64(4)]))  # type: ignore[arg-type]
+    hash(mapping)
+
+
+@pytest.mark.parametrize("indices", [((0,),), ((0,), (1,), (2,)), (("0",), (1,)), ((0.0,), (1,)), (0, 1), 3, "01"])
+def test_indices_that_are_none_are_refused(indices: Any) -> None:
+    with pytest.raises(InvalidInputError, match="mapping own cannot be used"):
+        LabelMapping("own", ("cat", "dog"), indices)
+    with pytest.raises(InvalidInputError, match="mapping own cannot be used"):
+        LabelMapping("own", ("cat", "dog"), ((True,), (2,)))
+
+
+def test_a_dictionary_is_a_mapping() -> None:
+    mapping = mapping_for(9, ("cat", "dog"), {"dog": [3], "cat": range(2)})
+    assert (mapping.name, mapping.categories, mapping.indices) == ("given", ("cat", "dog"), ((0, 1), (3,)))
+    for wrong in (3, ["cat", "dog"]):
+        with pytest.raises(InvalidInputError, match="is no mapping"):
+            as_mapping(wrong)  # type: ignore[arg-type]
+
+
 def test_mapping_file(tmp_path: Path) -> None:
     path = tmp_path / "own.json"
     path.write_text(json.dumps({"dog": [3], "cat": [0, 2]}))
@@ -141,6 +167,7 @@ def test_mapping_file(tmp_path: Path) -> None:
         ('{"cat": [1.0], "dog": [2]}', "no object"),
         ('{"cat": [true], "dog": [2]}', "no object"),
         ('{"cat": [1], "cat": [2]}', "'cat' is given twice"),
+        ("[" * 100_000, "Cannot read the mapping"),
     ],
 )
 def test_unreadable_mapping_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -166,5 +193,5 @@ def test_mapping_is_chosen_by_the_number_of_outputs() -> None:
     ("n_outputs", "categories"), [(21841, CATEGORIES), (1001, CATEGORIES), (1000, ("alpha", "beta"))]
 )
 def test_an_unknown_label_space_names_the_mapping_option(n_outputs: int, categories: tuple[str, ...]) -> None:
-    with pytest.raises(InvalidInputError, match=rf"has {n_outputs} outputs.*--mapping"):
+    with pytest.raises(InvalidInputError, match=rf"has {n_outputs} outputs.*\({categories[0]}, .*--mapping"):
         mapping_for(n_outputs, categories)

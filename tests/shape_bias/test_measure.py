@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError, ResumeError
+from replk_probe.images import UnreadableImageError
 from replk_probe.models import create_model
 from replk_probe.runtime.provenance import RunInfo
 from replk_probe.shape_bias.decide import LabelMapping, imagenet_mapping
@@ -153,7 +154,7 @@ def test_a_stimulus_that_breaks_on_the_way_is_named(
     plan = plan_shape_bias(small_net, tmp_path, size=32, workers=workers)
     broken = tmp_path / "cat" / "cat2-dog1.png"
     broken.write_bytes(broken.read_bytes()[:200])
-    with pytest.raises(InvalidInputError, match=r"cat2-dog1\.png"):
+    with pytest.raises(UnreadableImageError, match=r"cat/cat2-dog1\.png.*truncated\."):
         plan.run()
 
 
@@ -256,6 +257,20 @@ def test_outputs_that_are_not_finite_are_refused(small_net: nn.Module, small_sti
         ({"workers": -1}, "number of workers of -1"),
         ({"precision": "fp8"}, "Unknown precision"),
         ({"size": 0}, "size 0"),
+        ({"size": 64.5}, r"size 64\.5"),
+        ({"size": "64"}, "size '64'"),
+        ({"size": (64,)}, r"size \(64,\)"),
+        ({"size": True}, "size True"),
+        ({"batch_size": True}, "batch size of True"),
+        ({"batch_size": 2.0}, r"batch size of 2\.0"),
+        ({"stimuli": 3}, "Stimuli cannot be given as int"),
+        ({"name": 3}, "cannot be called 3"),
+        ({"name": ""}, "cannot be called ''"),
+        ({"name": "a:"}, "cannot be called ''"),
+        ({"name": "a:humans"}, "name 'humans'"),
+        ({"name": "subject-99"}, "taken for a person"),
+        ({"mapping": 3}, "no mapping"),
+        ({"allow_partial": True}, "Leave --allow-partial out"),
         ({"seed": -1}, "seed -1"),
     ],
 )
@@ -263,7 +278,42 @@ def test_impossible_arguments_are_refused(
     small_net: nn.Module, small_stimuli: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidInputError, match=message):
-        plan_shape_bias(small_net, small_stimuli, **options)
+        plan_shape_bias(small_net, **{"stimuli": small_stimuli, **options})
+
+
+def test_whole_numbers_may_be_numpys(small_net: nn.Module, small_stimuli: Path) -> None:
+    numbers = {"size": np.int64(32), "batch_size": np.int64(4), "workers": np.int64(0)}
+    plan = plan_shape_bias(small_net, small_stimuli, **numbers)  # type: ignore[arg-type]
+    assert (plan.size, plan.batch_size, plan.workers) == ((32, 32), 4, 0)
+    assert type(plan.size[0]) is type(plan.batch_size) is type(plan.workers) is int
+
+
+def test_observers_are_looked_at_before_the_run(small_stimuli: Path) -> None:
+    with pytest.raises(InvalidInputError, match="Observers cannot be given as str"):
+        measure_shape_bias(Fails(), small_stimuli, observers="humans")  # type: ignore[arg-type]
+
+
+def test_a_mapping_may_be_a_dictionary(small_net: nn.Module, small_stimuli: Path) -> None:
+    given = {category: [15 - index] for index, category in enumerate(CATEGORIES)}
+    result = measure_shape_bias(small_net, small_stimuli, mapping=given, size=32)
+    mapping = LabelMapping("own", CATEGORIES, tuple(given.values()))  # type: ignore[arg-type]
+    assert decided(result) == decided(measure_shape_bias(small_net, small_stimuli, mapping=mapping, size=32))
+
+
+@pytest.mark.parametrize("done", [0, 2])
+def test_a_state_is_kept_where_it_is_of_use(
+    small_net: nn.Module, small_stimuli: Path, tmp_path: Path, interrupted: Any, done: int
+) -> None:
+    state = tmp_path / "state"
+    interrupted(done)
+    with pytest.raises(KeyboardInterrupt):
+        measure_shape_bias(Interrupted(small_net), small_stimuli, size=32, batch_size=8, checkpoint=state)
+    assert state.exists() == (done > 0)
+    with torch.no_grad():
+        small_net.get_parameter("head.bias")[3] = torch.nan
+    with pytest.raises(InvalidInputError, match="not finite"):
+        measure_shape_bias(small_net, small_stimuli, size=32, batch_size=8, checkpoint=state)
+    assert not state.exists()
 
 
 @pytest.mark.parametrize("precision", ["fast", "bf16"])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,18 +111,39 @@ def test_unusable_decisions_are_refused(names: tuple[str, ...], response: tuple[
         Decisions.from_names("net", names, response)
 
 
-def test_the_analysis_takes_no_time() -> None:
-    """Bounds with room for a busy machine; the promise is 50 ms for either."""
-    decisions = [observer(f"net-{number}", number) for number in range(24)]
+@pytest.mark.parametrize("response", [None, 3, ["bear"]])
+def test_a_response_is_a_category(response: Any) -> None:
+    with pytest.raises(InvalidInputError, match="has the category"):
+        Decisions.from_names("net", ["bear1-cat1.png", "bear2-cat1.png"], ["bear", response])
 
-    def fastest(call: object) -> float:
-        assert callable(call)
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
-        return min(times)
 
-    assert fastest(lambda: consistency_matrix(decisions)) < 0.1
-    assert fastest(lambda: ShapeBiasResult.from_decisions(decisions[0])) < 0.1
+@pytest.mark.parametrize("name", ["", " ", "a\0", "a\nb", None, 3, "\udcff", "humans"])
+def test_names_that_observers_cannot_have(name: Any) -> None:
+    with pytest.raises(InvalidInputError, match="An observer"):
+        Decisions.from_names(name, ["bear1-cat1.png"], ["bear"])
+
+
+def test_stimuli_have_names_that_can_be_written() -> None:
+    with pytest.raises(InvalidInputError, match="UTF-8"):
+        Decisions("net", ("\udcff.png",), ("bear",), ("cat",), ("bear",))
+
+
+@pytest.mark.parametrize("wrong", [observer("net", 0), "net", analyse([observer("net", 0)]), 3, [None]])
+def test_observers_are_a_sequence_of_decisions(wrong: Any) -> None:
+    with pytest.raises(InvalidInputError, match="Observers cannot be given as"):
+        ShapeBiasResult.from_decisions(observers=wrong)
+
+
+def test_the_matrix_is_that_of_the_pairs() -> None:
+    """Of 24 observers, some of whom saw a part of the stimuli: as if each pair were taken by itself."""
+    decisions = [observer(f"net-{number}", number, NAMES[5 * number : 1280 - 9 * number]) for number in range(24)]
+    matrix = consistency_matrix(decisions)
+    assert matrix.shape == (24, 24)
+    for first, second in itertools.combinations(range(24), 2):
+        right = [dict(zip(decisions[one].names, decisions[one].correct, strict=True)) for one in (first, second)]
+        shared = [name for name in decisions[first].names if name in right[1]]
+        pairs = [(bool(right[0][name]), bool(right[1][name])) for name in shared]
+        p1, p2 = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
+        expected = p1 * p2 + (1 - p1) * (1 - p2)
+        kappa = (sum(one == other for one, other in pairs) / len(pairs) - expected) / (1 - expected)
+        assert matrix[first, second] == matrix[second, first] == pytest.approx(kappa, abs=1e-12)

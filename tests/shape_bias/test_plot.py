@@ -303,6 +303,7 @@ def test_the_page_names_model_weights_stimuli_and_source():
         "file:model.safetensors [01234567]",
         "6 stimuli with a cue conflict, cue-conflict, 224\u00d7256 px",
         "Humans (10)",
+        "Published observers: on the 1200 published stimuli with a cue conflict; Geirhos et al., ICLR 2019,",
         "arXiv:1811.12231",
     ):
         assert part in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo
 from replk_probe.shape_bias.decisions import Decisions
-from replk_probe.shape_bias.result import ShapeBiasResult
+from replk_probe.shape_bias.result import ShapeBiasResult, told_apart
 from replk_probe.shape_bias.toolbox_csv import read_folder
 
 # S, T and other of the 1200 (people pooled: 12000), macro and median to four digits, kappa to six.
@@ -163,6 +164,35 @@ def test_a_record_that_was_tampered_with_is_refused(tmp_path: Path) -> None:
     (tmp_path / "shape_bias.json").write_text('{"schema_version": 99}')
     with pytest.raises(InvalidInputError, match="schema version 99"):
         ShapeBiasResult.load(tmp_path)
+
+
+def test_nothing_is_written_where_something_cannot_be(tmp_path: Path) -> None:
+    result = ShapeBiasResult.from_decisions(DECISIONS, run=replace(RUN, config={"odd": float("nan")}))
+    with pytest.raises(InvalidInputError, match="cannot be written as JSON"):
+        result.save(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_decisions_of_a_result_are_of_one_model() -> None:
+    with pytest.raises(InvalidInputError, match="list is no Decisions"):
+        ShapeBiasResult.from_decisions([DECISIONS])  # type: ignore[arg-type]
+
+
+def test_what_was_measured_is_a_model() -> None:
+    person = DECISIONS.renamed("subject-99")
+    for run, kind in ((RUN, "model"), (None, "human")):
+        model = ShapeBiasResult.from_decisions(person, run=run).model
+        assert model is not None and model.kind == kind
+
+
+def test_models_of_one_name_are_told_apart() -> None:
+    results = [
+        ShapeBiasResult.from_decisions(DECISIONS.renamed(name), run=replace(RUN, model=model))
+        for name, model in (("net", "net"), ("net", "torchvision:net"), ("other", "timm:other"))
+    ]
+    found = told_apart(results)
+    assert [one.model.name for one in found if one.model] == ["net", "torchvision:net", "other"]
+    assert [one.decisions.observer for one in found if one.decisions] == ["net", "torchvision:net", "other"]
 
 
 def test_probabilities_must_fit_the_decisions() -> None:

@@ -120,7 +120,7 @@ def test_sizes_that_differ_are_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("bear/holiday.png", "'holiday.png'.*does not tell shape and texture"),
+        ("bear/holiday.png", "/bear: .*'holiday.png'.*does not tell shape and texture"),
         ("bear/unicorn1-dog1.png", "'unicorn' is none of the 16 categories"),
         ("bear/cat1-dog3.png", "'bear/cat1-dog3.png'.*the shape 'cat' and its folder 'bear'"),
         ("other/bear91-dog2.png", r"Several files have one name: bear/bear91-dog2.png, other/bear91-dog2.png"),
@@ -135,7 +135,7 @@ def test_one_bad_name_is_one_clear_error(tmp_path: Path, name: str, message: str
 def test_a_truncated_file_is_found_before_anything_is_measured(tmp_path: Path, keep: int) -> None:
     victim = make(tmp_path, *NAMES) / NAMES[1]
     victim.write_bytes(victim.read_bytes()[:keep])
-    with pytest.raises(UnreadableImageError, match=r"airplane910-bear3\.png.*Remove or replace it"):
+    with pytest.raises(UnreadableImageError, match=r"airplane/airplane910-bear3\.png.*Remove or replace it"):
         open_stimuli(tmp_path)
 
 
@@ -162,6 +162,12 @@ def test_the_set_that_is_drawn() -> None:
     assert names_of(stimuli) == sorted(names_of(stimuli))
     for stimulus in stimuli.stimuli:
         assert parse_stimulus_name(stimulus.name, stimuli.categories) == stimulus
+
+
+def test_only_the_published_set_can_be_taken_in_part(tmp_path: Path) -> None:
+    for where in (make(tmp_path, *NAMES), "synthetic"):
+        with pytest.raises(InvalidInputError, match="Leave --allow-partial out"):
+            open_stimuli(where, allow_partial=True)
 
 
 def test_no_folder(tmp_path: Path) -> None:

@@ -122,6 +122,37 @@ def test_two_files_of_one_observer_are_refused(tmp_path: Path) -> None:
         read_folder(tmp_path)
 
 
+def test_hidden_files_and_tables_of_ours_are_no_raw_data(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(WRITTEN)
+    for name in (".b.csv", "._a.csv", "shape_bias.csv", "comparison.csv"):
+        (tmp_path / name).write_bytes(b"\x00\x05\x16")
+    assert read_folder(tmp_path) == (DECISIONS,)
+
+
+def test_the_folder_above_those_of_models_points_to_them(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_decisions(DECISIONS, tmp_path / name / "decisions.csv")
+    (tmp_path / "comparison.csv").write_text("observer,kind\n")
+    with pytest.raises(InvalidInputError, match=r"folders of several models\. Give one of them: .*/one, .*/two\."):
+        read_folder(tmp_path)
+
+
+def test_a_file_cut_inside_a_name_is_not_to_be_renamed(tmp_path: Path) -> None:
+    path = tmp_path / "cut.csv"
+    path.write_bytes(WRITTEN[: WRITTEN.rindex(b"cat1")])
+    with pytest.raises(InvalidInputError, match=r"line 5: image 'bear1-'.*cut short.*get it anew") as caught:
+        read_decisions(path)
+    assert "Rename it" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [b"", b" ", b"a\tb", b"humans"])
+def test_observers_have_names_that_can_be_read(tmp_path: Path, name: bytes) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_bytes(WRITTEN.replace(b"squeezenet1_0", name))
+    with pytest.raises(InvalidInputError, match=r"Cannot read .*bad\.csv\. An observer"):
+        read_decisions(path)
+
+
 def test_a_folder_without_raw_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"no file that ends in \.csv"):
         read_folder(tmp_path)
