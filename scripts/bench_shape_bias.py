@@ -19,6 +19,7 @@ import torch
 
 from replk_probe.models._prepare import prepared_copy
 from replk_probe.runtime.allocator import kept_blocks
+from replk_probe.shape_bias.decisions import Decisions
 from replk_probe.shape_bias.loading import InputImages
 from replk_probe.shape_bias.measure import ShapeBiasPlan, plan_shape_bias
 from replk_probe.shape_bias.observers import consistency_matrix
@@ -57,7 +58,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int)
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
-    stimuli = first_of(open_stimuli(args.stimuli), args.count)
+    complete = open_stimuli(args.stimuli)
+    stimuli = first_of(complete, args.count)
     plan = plan_shape_bias(
         args.model,
         stimuli,
@@ -79,7 +81,8 @@ def main() -> None:
     analysed = time.perf_counter()
     ShapeBiasResult.from_decisions(result.decisions)
     analysis = time.perf_counter() - analysed
-    observers = [result.decisions.renamed(f"{number}") for number in range(24)]
+    names, shapes = zip(*((one.name, one.shape) for one in complete.stimuli), strict=True)
+    observers = [Decisions.from_names(f"{number}", names, shapes, complete.categories) for number in range(24)]
     compared = time.perf_counter()
     consistency_matrix(observers)
     consistency = time.perf_counter() - compared
@@ -88,7 +91,7 @@ def main() -> None:
     print(f"  bare forward loop  {bare:7.2f} s  {len(stimuli) / bare:7.1f} per second")
     print(f"  measured           {measured:7.2f} s  {len(stimuli) / measured:7.1f} per second  {measured / bare:.3f}x")
     print(f"  analysis of the decisions {1e3 * analysis:.1f} ms; whole call {analysed - start:.2f} s")
-    print(f"  error consistency of 24 observers with each other {1e3 * consistency:.1f} ms")
+    print(f"  error consistency of 24 observers on {len(names)} stimuli {1e3 * consistency:.1f} ms")
 
 
 if __name__ == "__main__":
