@@ -193,14 +193,7 @@ class ErfResult:
             InvalidInputError: A file is missing or damaged, or of a schema version that this program cannot read.
         """
         folder = Path(directory)
-        record = read_json(folder / JSON_NAME, _COMMAND)
-        version = record.get("schema_version")
-        if version not in READABLE_VERSIONS:
-            raise InvalidInputError(
-                f"{folder / JSON_NAME} has schema version {version}. This replk-probe reads "
-                f"{', '.join(map(str, READABLE_VERSIONS))}. Read it with the version of replk-probe that wrote it, or "
-                "measure again."
-            )
+        record = read_json(folder / JSON_NAME, _COMMAND, READABLE_VERSIONS)
         contribution = _read_contribution(folder / ARRAYS_NAME)
         try:
             erf: Mapping[str, Any] = record["erf"]

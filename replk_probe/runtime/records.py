@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,16 @@ def strict_json(record: Mapping[str, Any]) -> str:
         ) from error
 
 
-def read_json(path: Path, command: str) -> dict[str, Any]:
-    """The object in a JSON file.
+def read_json(path: Path, command: str, versions: Sequence[int]) -> dict[str, Any]:
+    """The record in a JSON file.
 
     Args:
         path: The file.
         command: Of replk-probe, that writes such files.
+        versions: Values of its ``schema_version`` that can be read.
 
     Raises:
-        InvalidInputError: It cannot be read, or holds something else.
+        InvalidInputError: It cannot be read, holds something else, or has another schema version.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -43,6 +44,12 @@ def read_json(path: Path, command: str) -> dict[str, Any]:
         raise unreadable(path, f"it is not JSON: {error}", command) from error
     if not isinstance(record, dict):
         raise unreadable(path, "it is not a JSON object", command)
+    version = record.get("schema_version")
+    if version not in versions:
+        raise InvalidInputError(
+            f"{path} has schema version {version}. This replk-probe reads {', '.join(map(str, versions))}. Read it "
+            "with the version of replk-probe that wrote it, or measure again."
+        )
     return record
 
 

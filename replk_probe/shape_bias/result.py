@@ -251,14 +251,7 @@ class ShapeBiasResult:
             InvalidInputError: A file is missing or damaged, or of a schema version that this program cannot read.
         """
         folder = Path(directory)
-        record = read_json(folder / JSON_NAME, _COMMAND)
-        version = record.get("schema_version")
-        if version not in READABLE_VERSIONS:
-            raise InvalidInputError(
-                f"{folder / JSON_NAME} has schema version {version}. This replk-probe reads "
-                f"{', '.join(map(str, READABLE_VERSIONS))}. Read it with the version of replk-probe that wrote it, or "
-                "measure again."
-            )
+        record = read_json(folder / JSON_NAME, _COMMAND, READABLE_VERSIONS)
         try:
             own, run = record["shape_bias"], record["run"]
             model = None if own is None else Observer.from_json(own)

@@ -12,11 +12,11 @@ from replk_probe.runtime.records import read_json, strict_json
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    record = {"name": "Zürich", "numbers": [1, 0.1, None]}
+    record = {"schema_version": 1, "name": "Zürich", "numbers": [1, 0.1, None]}
     path = tmp_path / "record.json"
     path.write_text(strict_json(record))
     assert path.read_bytes().isascii()
-    assert read_json(path, "erf") == record
+    assert read_json(path, "erf", (1,)) == record
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, object()])
@@ -32,9 +32,16 @@ def test_files_that_hold_no_record_are_refused(tmp_path: Path, content: bytes, m
     path = tmp_path / "record.json"
     path.write_bytes(content)
     with pytest.raises(InvalidInputError, match=f"{message}.*'replk-probe erf --output'"):
-        read_json(path, "erf")
+        read_json(path, "erf", (1,))
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="No such file"):
-        read_json(tmp_path / "none.json", "erf")
+        read_json(tmp_path / "none.json", "erf", (1,))
+
+
+def test_another_schema_version_is_told_with_those_that_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(strict_json({"schema_version": 3}))
+    with pytest.raises(InvalidInputError, match=r"has schema version 3\. This replk-probe reads 1, 2\."):
+        read_json(path, "erf", (1, 2))
