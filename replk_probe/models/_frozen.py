@@ -18,18 +18,12 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from replk_probe.ops import DepthwiseConv2d, PreparedKernel, describe_backend, planned_method, unsupported_reason
-from replk_probe.ops._choice import forces_method
+from replk_probe.ops._layout import is_channels_last
 
 from ._depthwise import activation_of, is_same_depthwise
-from ._layout import in_channels_last, in_planes, is_channels_last
 from ._support import Box, box_of, grown, put_back
 
 Direction = Literal["forward", "grad_input"]
-
-# Taps from which a native kernel, which reads planes, pays for turning a channels-last tensor into planes and back:
-# torch's kernel for the channels-last layout is ahead at 7x7 on planes of 14 to 256, and level at 9x9.
-_NATIVE_FROM = 9 * 9
-_SMALL = "kernels below 9x9 are faster channels-last"
 
 
 class _InputGradient(torch.autograd.Function):
@@ -204,40 +198,16 @@ class FrozenDepthwiseConv2d(nn.Conv2d):
 
     def run(self, input: Tensor) -> Tensor:
         """The layer's output, activation and all, in the layout of ``input``."""
-        if self._is_left_to_torch("forward", input):
-            output = self._torch(input, self.weight, self.bias)
-            return output if self.activation is None else output.relu_()
-        planes = in_planes(input)
-        output = self._prepared_kernel.forward(planes, self.weight, self.bias, self.activation)
-        self._note("forward", planes)
-        return output if planes is input else in_channels_last(output)
+        self._note("forward", input)
+        return self._prepared_kernel.forward(input, self.weight, self.bias, self.activation)
 
     def input_gradient(self, grad: Tensor) -> Tensor:
         """Gradient of the input from that of the convolution, before the activation, in the layout of ``grad``."""
-        if self._is_left_to_torch("grad_input", grad):
-            return self._torch(grad, self.weight.flip(2, 3), None)
         box = grown(box_of(grad), self.kernel_size, grad)
-        planes = in_planes(grad if box is None else _cut(grad, box))
-        found = self._prepared_kernel.input_gradient(planes, self.weight)
-        self._note("grad_input", planes)
-        if box is not None:
-            return put_back(found, box, grad)
-        return found if planes is grad else in_channels_last(found)
-
-    def _torch(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv2d(input, weight, bias, padding=[size // 2 for size in self.kernel_size], groups=self.groups)
-
-    def _is_left_to_torch(self, direction: Direction, input: Tensor) -> bool:
-        """Whether torch computes this in the channels-last layout that the tensor has."""
-        if not is_channels_last(input):
-            return False
-        reason = unsupported_reason(input, self.weight)
-        is_small = self.kernel_size[0] * self.kernel_size[1] < _NATIVE_FROM
-        if reason is None and is_small and not forces_method():
-            reason = _SMALL
-        if reason is not None:
-            self._note(direction, input, f"aten: {reason}")
-        return reason is not None
+        part = grad if box is None else _cut(grad, box)
+        self._note("grad_input", part)
+        found = self._prepared_kernel.input_gradient(part, self.weight)
+        return found if box is None else put_back(found, box, grad)
 
     @property
     def _prepared_kernel(self) -> PreparedKernel:
@@ -250,17 +220,18 @@ class FrozenDepthwiseConv2d(nn.Conv2d):
         methods: dict[Any, str] = self.__dict__.setdefault("_methods_used", {})
         return methods
 
-    def _note(self, direction: Direction, input: Tensor, method: str | None = None) -> None:
-        key = (direction, input.shape, input.dtype, input.device)
+    def _note(self, direction: Direction, input: Tensor) -> None:
+        key = (direction, input.shape, is_channels_last(input), input.dtype, input.device)
         if key not in self._methods:
-            self._methods[key] = method or _method(direction, input, self.weight)
+            self._methods[key] = _method(direction, input, self.weight)
 
 
 def _method(direction: Direction, input: Tensor, weight: Tensor) -> str:
     """How :mod:`replk_probe.ops` computes a convolution: ``"native ISA: METHOD"`` or ``"aten: REASON"``."""
     reason = unsupported_reason(input, weight)
     if reason is None:
-        plan = planned_method(input.shape, weight.shape[2:], input.dtype, direction)
+        layout = is_channels_last(input)
+        plan = planned_method(input.shape, weight.shape[2:], input.dtype, direction, channels_last=layout)
         reason = plan.reason
     return f"native {plan.isa}: {plan.method}" if reason is None else f"aten: {reason}"
 

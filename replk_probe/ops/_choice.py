@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 from collections.abc import Sequence
@@ -28,6 +29,11 @@ ISA_VARIABLE, METHOD_VARIABLE = "REPLK_PROBE_ISA", "REPLK_PROBE_METHOD"
 # takes 10 s, in channels_last 4 s; that of (1,256,32,32) with 13x13 takes 66 ms. This way they take 1.0 and 0.6 ms.
 COMPUTED_IN = {torch.float16: torch.float32}
 
+# Taps from which it pays to turn a channels-last tensor into planes, and the result back. Torch's convolution of that
+# layout is ahead up to 7x7 on planes of 14 to 256 (1,1024,28,28 with 3x3: 0.35 ms to 1.2 ms), and level or behind at
+# 9x9; its weight gradient is quick for 3x3 alone (0.34 ms; 5x5 takes 25 ms).
+_IN_PLANES_FROM = {_loader.FORWARD: 9 * 9, _loader.GRAD_INPUT: 9 * 9, _loader.GRAD_WEIGHT: 4 * 4}
+
 # Instruction set and method that the environment forces, as written there; None for nothing.
 Forced = tuple[str | None, str | None]
 
@@ -39,7 +45,7 @@ def forced() -> Forced:
 
 def forces_method() -> bool:
     """Whether the environment names one method for every problem."""
-    return forced()[1] not in (None, "", "auto")
+    return os.environ.get(METHOD_VARIABLE) not in (None, "", "auto")
 
 
 @dataclass(frozen=True)
@@ -149,12 +155,22 @@ def uncovered(dtype: torch.dtype) -> str | None:
     return f"the native library is not there. {library}" if isinstance(library, str) else None
 
 
+def left_channels_last(direction: int, taps: int) -> str | None:
+    """Why channels-last tensors are left to torch, in the layout that they have, or None where they are turned."""
+    least = _IN_PLANES_FROM[direction]
+    if taps >= least or forces_method():
+        return None
+    side = math.isqrt(least)
+    return f"kernels below {side}x{side} are faster channels-last"
+
+
 def planned_method(
     input_shape: Sequence[int],
     kernel_size: int | Sequence[int],
     dtype: torch.dtype = torch.float32,
     direction: Direction = "forward",
     *,
+    channels_last: bool = False,
     threads: int | None = None,
 ) -> PlannedMethod:
     """How a convolution of these sizes is computed on this machine, with the environment as it is.
@@ -164,6 +180,7 @@ def planned_method(
         kernel_size: Kh = Kw, or (Kh, Kw).
         dtype: Of all tensors; float16 is computed in float32.
         direction: ``"forward"``, ``"grad_input"`` or ``"grad_weight"``.
+        channels_last: Whether that is the layout of the tensors.
         threads: At most; default ``torch.get_num_threads()``.
 
     Raises:
@@ -187,6 +204,8 @@ def planned_method(
         reason = f"the kernel is {kernel} and only odd kernels are compiled"
     elif 0 in shape:
         reason = "there is nothing to compute"
+    if reason is None and channels_last:
+        reason = left_channels_last(_DIRECTIONS[direction], kernel[0] * kernel[1])
     if reason is not None:
         return PlannedMethod("aten", reason=reason)
     problem, plan = make_plan(

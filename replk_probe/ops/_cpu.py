@@ -17,7 +17,8 @@ from torch import Tensor
 from replk_probe.errors import BackendError
 
 from . import _fallback, _shapes
-from ._choice import COMPUTED_IN, Forced, forced, make_plan, uncovered_tensors
+from ._choice import COMPUTED_IN, Forced, forced, left_channels_last, make_plan, uncovered_tensors
+from ._layout import in_channels_last, in_planes, is_channels_last, layout_of
 from ._loader import FORWARD, GRAD_INPUT, GRAD_WEIGHT, HOST, Buffers, Library, Plan, Problem, find_library
 from ._prepared_weights import PreparedWeights
 
@@ -36,6 +37,7 @@ class _Call:
         alignment: Bytes of an element: what every address is a multiple of.
         arguments: Of ``replk_dwconv2d_run``.
         buffers: The last of them, filled but for the addresses.
+        channels_last: The input is, and so the result has to be.
         copies_input: The rows of the input are not contiguous, so that it has to be copied.
         copies_grad: The same for the gradient that a weight gradient reads.
         packed_key: What a prepared weight depends on beside the weight; None where there is none to prepare.
@@ -47,6 +49,7 @@ class _Call:
         "alignment",
         "arguments",
         "buffers",
+        "channels_last",
         "copies_grad",
         "copies_input",
         "host",
@@ -67,6 +70,7 @@ class _Call:
     plan: Plan
     buffers: Buffers
     arguments: tuple[Any, Any, Any]
+    channels_last: bool
     copies_input: bool
     copies_grad: bool
     packed_key: tuple[Any, ...] | None
@@ -105,7 +109,7 @@ def forward(
         prepared: Where the prepared weight is kept.
 
     Returns:
-        ``[N, C, H, W]``, contiguous.
+        ``[N, C, H, W]``, in the layout of ``input``.
     """
     kind = None if bias is None else (bias.shape, bias.dtype)
     threads, force = torch.get_num_threads(), forced()
@@ -133,7 +137,7 @@ def forward(
 
 
 def grad_input(grad: Tensor, weight: Tensor, native: bool, prepared: PreparedWeights | None = None) -> Tensor:
-    """Gradient of the input, ``[N, C, H, W]``, contiguous, from that of the output; see :func:`forward`."""
+    """Gradient of the input, ``[N, C, H, W]``, from and in the layout of that of the output; see :func:`forward`."""
     threads, force = torch.get_num_threads(), forced()
     key = (grad.shape, grad.stride(), grad.dtype, weight.shape, weight.dtype, native, threads, force)
     call = _thread.calls.pop(key, None)
@@ -168,9 +172,9 @@ def grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int, native: bool) -> 
     if (input.data_ptr() | grad.data_ptr()) % call.alignment:
         return grad_weight(_aligned(input), _aligned(grad), kh, kw, native)
     if call.copies_input:
-        input = input.contiguous()
+        input = in_planes(input)
     if call.copies_grad:
-        grad = grad.contiguous()
+        grad = in_planes(grad)
     output = torch.empty((input.shape[1], 1, kh, kw), dtype=input.dtype, device=input.device)
     buffers = call.buffers
     buffers.input, buffers.grad, buffers.output = input.data_ptr(), grad.data_ptr(), output.data_ptr()
@@ -182,7 +186,7 @@ def grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int, native: bool) -> 
 def _convolve(call: _Call, input: Tensor, weight: Tensor, prepared: PreparedWeights | None) -> Tensor:
     """Run a forward or an input gradient."""
     if call.copies_input:
-        input = input.contiguous()
+        input = in_planes(input)
     if not weight.is_contiguous():
         weight = weight.contiguous()
     output = torch.empty_like(input, memory_format=torch.contiguous_format)
@@ -193,23 +197,26 @@ def _convolve(call: _Call, input: Tensor, weight: Tensor, prepared: PreparedWeig
     if prepared is None or key is None:
         buffers.packed = None
         _run(call)
-        _give_back(call)
-        return output
+        return _finished(call, output)
     packed = prepared.get(key) or prepared.make(key, call.packed_bytes, lambda memory: _pack(call, address, memory))
     buffers.packed = None if packed is None else packed.address
     _run(call)
     # The result is right all the same; the next call prepares the weight as it is by then.
     if packed is not None and buffers.packed_was_stale:
         prepared.drop(packed)
+    return _finished(call, output)
+
+
+def _finished(call: _Call, output: Tensor) -> Tensor:
     _give_back(call)
-    return output
+    return in_channels_last(output) if call.channels_last else output
 
 
 def _aligned(tensor: Tensor) -> Tensor:
     """The same values where the library may read them: a view of bytes can begin at any address."""
     if not tensor.data_ptr() % tensor.element_size():
         return tensor
-    return tensor.clone(memory_format=torch.contiguous_format)
+    return tensor.clone(memory_format=layout_of(tensor))
 
 
 def _run(call: _Call) -> None:
@@ -263,6 +270,9 @@ def _plan_call(
         log_fallback(reason)
     library = find_library()
     call.host = True
+    call.channels_last = is_channels_last(input) and (grad is None or is_channels_last(grad))
+    if reason is None and call.channels_last and not native:
+        reason = left_channels_last(direction, kernel[0] * kernel[1])
     if reason is None and not isinstance(library, str) and input.numel():
         call.problem, call.plan = make_plan(
             direction, input.shape, kernel, input.dtype, threads=threads, relu=relu, native=native, force=force

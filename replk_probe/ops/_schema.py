@@ -4,7 +4,8 @@
     dwconv2d_grad_input    dx from dy and w            [N,C,H,W], [C,1,Kh,Kw]      -> [N,C,H,W]
     dwconv2d_grad_weight   dw from x and dy            [N,C,H,W], [N,C,H,W]        -> [C,1,Kh,Kw]
 
-``native`` refuses torch's own convolution, even where no fast method takes the problem. Results are contiguous.
+``native`` refuses torch's own convolution, even where no fast method takes the problem. Results have the
+layout of the first tensor, channels-last or contiguous; gradients of the weight are contiguous.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from replk_probe.errors import BackendError
 
 from . import _cpu, _fallback
 from ._choice import uncovered_tensors
+from ._layout import layout_of
 from ._shapes import check_forward, check_grad_input, check_grad_weight
 
 NAMESPACE = "replk_probe"
@@ -86,12 +88,12 @@ LIBRARY.impl("dwconv2d_grad_weight", _grad_weight_elsewhere, "CompositeExplicitA
 
 def _forward_fake(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, native: bool = False) -> Tensor:
     check_forward(input, weight, bias)
-    return input.new_empty(input.shape)
+    return torch.empty_like(input, memory_format=layout_of(input))
 
 
 def _grad_input_fake(grad: Tensor, weight: Tensor, native: bool = False) -> Tensor:
     check_grad_input(grad, weight)
-    return grad.new_empty(grad.shape)
+    return torch.empty_like(grad, memory_format=layout_of(grad))
 
 
 def _grad_weight_fake(input: Tensor, grad: Tensor, kh: int, kw: int, native: bool = False) -> Tensor:

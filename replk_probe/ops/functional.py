@@ -36,7 +36,9 @@ def depthwise_conv2d(
     result would not.
 
     Args:
-        input: ``[N, C, H, W]``, of any strides. Rows that are not contiguous, as in channels_last, cost one copy.
+        input: ``[N, C, H, W]``, of any strides. Rows that are not contiguous cost a copy. channels_last costs two, as
+            the result has that layout too: together about as much as half of a 13x13 convolution on planes of 28x28.
+            Kernels below 9x9 are left to torch in that layout, where it is faster.
         weight: ``[C, 1, Kh, Kw]``, of any size, larger than the plane too. Even sizes, padded as
             ``F.conv2d(padding="same")`` pads them, are left to torch.
         bias: ``[C]``, or None.
@@ -45,7 +47,8 @@ def depthwise_conv2d(
             are there and take the problem.
 
     Returns:
-        ``[N, C, H, W]``, contiguous, of the dtype of ``input`` (under autocast, of autocast's).
+        ``[N, C, H, W]``, channels_last where ``input`` is, else contiguous; of the dtype of ``input`` (under autocast,
+        of autocast's).
 
     Raises:
         InvalidInputError: Shapes, dtypes or devices do not fit, or an option has no such value.
@@ -87,7 +90,7 @@ def input_gradient(grad: Tensor, weight: Tensor, *, prepared: PreparedKernel | N
         prepared: Where the prepared form of ``weight`` is kept between calls.
 
     Returns:
-        ``[N, C, H, W]``, contiguous; differentiable like the convolution itself.
+        ``[N, C, H, W]``, in the layout of ``grad``; differentiable like the convolution itself.
 
     Raises:
         InvalidInputError: Shapes, dtypes or devices do not fit.

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from replk_probe.errors import InvalidInputError
 
 from . import _cpu
-from ._choice import unsupported_reason
+from ._choice import COMPUTED_IN, left_channels_last, unsupported_reason
+from ._layout import is_channels_last
+from ._loader import FORWARD
 from ._shapes import check_tensors, is_relu
 from .functional import Activation, depthwise_conv2d
 from .prepared import PreparedKernel
@@ -90,6 +92,9 @@ class DepthwiseConv2d(nn.Conv2d):
             if not torch.compiler.is_compiling():
                 _cpu.log_fallback(self._reason(input, weight))
             return self._torch(input, weight, bias)
+        if not torch.is_grad_enabled() and self._stays_channels_last(input):
+            # Without the way through the operator, which tells in a call of a fifth of a millisecond.
+            return self._torch(input, weight, bias)
         if self.training or torch.compiler.is_compiling():
             return depthwise_conv2d(input, weight, bias, activation=self.activation)
         prepared = self._prepared
@@ -111,6 +116,11 @@ class DepthwiseConv2d(nn.Conv2d):
     def _torch(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         output = self._conv_forward(input, weight, bias)
         return F.relu(output) if is_relu(self.activation) else output
+
+    def _stays_channels_last(self, input: Tensor) -> bool:
+        taps = self.kernel_size[0] * self.kernel_size[1]
+        is_left = is_channels_last(input) and input.dtype not in COMPUTED_IN
+        return is_left and left_channels_last(FORWARD, taps) is not None
 
     @property
     def _is_covered(self) -> bool:

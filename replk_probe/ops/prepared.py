@@ -42,7 +42,8 @@ class PreparedKernel:
             activation: ``"relu"`` or None.
 
         Returns:
-            ``[N, C, H, W]``, contiguous; differentiable to any order. First derivatives use what is prepared.
+            ``[N, C, H, W]``, in the layout of ``input``; differentiable to any order. First derivatives use what is
+            prepared.
 
         Raises:
             InvalidInputError: Shapes, dtypes or devices do not fit, or there is no such activation.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from replk_probe import ops
 from replk_probe.ops import _cpu
+from replk_probe.ops._layout import layout_of
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +46,7 @@ def close() -> Callable[..., None]:
     """
 
     def check(found: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False) -> None:
-        assert found.shape == input.shape and found.is_contiguous()
+        assert found.shape == input.shape and found.is_contiguous(memory_format=layout_of(input))
         size = tuple(k // 2 for k in weight.shape[2:])
         x, w = input.detach().double(), weight.detach().double()
         b = None if bias is None else bias.detach().double()

@@ -278,20 +278,24 @@ def layouts(x: Tensor) -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.parametrize("kernel", [KERNEL, (11, 9)])
 @pytest.mark.parametrize("layout", layouts(torch.zeros(SHAPE)))
-def test_every_layout_gives_the_same(layout: str, close: Close) -> None:
-    _, w, b = problem()
+def test_every_layout_gives_the_same(layout: str, kernel: tuple[int, int], close: Close) -> None:
+    w, b = torch.randn(3, 1, *kernel), torch.randn(3)
     x = layouts(torch.randn(SHAPE))[layout]
     before = x.clone()
     close(depthwise_conv2d(x, w, b), x, w, b)
     assert torch.equal(x, before)
     dense = x.contiguous()
     dy = torch.randn(x.shape)
+    grad_weight = OPS.dwconv2d_grad_weight
+    assert torch.equal(grad_weight(x, dy, *kernel), grad_weight(dense, dy, *kernel))
+    assert torch.equal(grad_weight(dy, x, *kernel), grad_weight(dy, dense, *kernel))
+    if layout == "channels_last" and kernel == KERNEL:
+        close(input_gradient(x, w), x, w.flip(2, 3))  # torch's, which adds up in another order
+        return
     assert torch.equal(depthwise_conv2d(x, w, b), depthwise_conv2d(dense, w, b))
     assert torch.equal(input_gradient(x, w), input_gradient(dense, w))
-    grad_weight = OPS.dwconv2d_grad_weight
-    assert torch.equal(grad_weight(x, dy, *KERNEL), grad_weight(dense, dy, *KERNEL))
-    assert torch.equal(grad_weight(dy, x, *KERNEL), grad_weight(dy, dense, *KERNEL))
 
 
 def test_weights_and_biases_may_be_views(close: Close) -> None:
@@ -449,3 +453,46 @@ def test_results_do_not_depend_on_the_number_of_threads(shape: tuple[int, ...], 
         torch.set_num_threads(before)
     for others in found[1:]:
         assert all(torch.equal(one, other) for one, other in zip(found[0], others, strict=True))
+
+
+@pytest.mark.parametrize("backend", ["auto", "native", "aten"])
+@pytest.mark.parametrize("kernel", [3, 9])
+@pytest.mark.parametrize("shape", [(2, 5, 6, 7), (1, 3, 6, 1), (2, 3, 1, 6), (1, 1, 6, 6), (2, 4, 1, 1)])
+def test_results_have_the_layout_of_torch(shape: tuple[int, ...], kernel: int, backend: Any, close: Close) -> None:
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(shape).contiguous(memory_format=layout).requires_grad_()
+        w = torch.randn(shape[1], 1, kernel, kernel, requires_grad=True)
+        found = depthwise_conv2d(x, w, activation="relu", backend=backend)
+        close(found, x, w, relu=True)
+        want = F.conv2d(x, w, padding=kernel // 2, groups=shape[1]).relu()
+        assert found.is_contiguous(memory_format=layout)
+        dy = torch.randn(shape).contiguous(memory_format=layout)
+        for mine, theirs in zip(*(torch.autograd.grad(y, (x, w), dy) for y in (found, want)), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+            assert mine.is_contiguous(memory_format=layout) or mine.shape != x.shape
+        half = depthwise_conv2d(x.half(), w.half(), backend=backend)
+        assert half.is_contiguous(memory_format=layout) and half.dtype == torch.float16
+
+
+@pytest.mark.parametrize("kernel", [3, 9])
+def test_the_compiler_knows_the_layout_of_results(kernel: int) -> None:
+    x = torch.randn(2, 5, 6, 7).to(memory_format=torch.channels_last)
+    w = torch.randn(5, 1, kernel, kernel)
+    opcheck(OPS.dwconv2d, (x, w, None, True))
+    opcheck(OPS.dwconv2d_grad_input, (x, w))
+    opcheck(OPS.dwconv2d_grad_weight, (x, x.clone(), kernel, kernel))
+    compiled = torch.compile(lambda x, w: depthwise_conv2d(x, w) * 2, backend="aot_eager", fullgraph=True)
+    assert compiled(x, w).stride() == x.stride()
+    torch.testing.assert_close(compiled(x, w), 2 * depthwise_conv2d(x, w))
+
+
+@pytest.mark.usefixtures("native")
+def test_small_kernels_stay_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    def planned(kernel: int, direction: Any) -> Any:
+        return planned_method((1, 64, 28, 28), kernel, direction=direction, channels_last=True)
+
+    assert planned(7, "forward").reason == "kernels below 9x9 are faster channels-last"
+    assert planned(3, "grad_weight").reason == "kernels below 4x4 are faster channels-last"
+    assert [planned(k, d).reason for k, d in ((9, "forward"), (9, "grad_input"), (5, "grad_weight"))] == [None] * 3
+    monkeypatch.setenv("REPLK_PROBE_METHOD", "direct")
+    assert planned(7, "forward").method == "direct"

