@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--all", action="store_true", help="also what takes more than four seconds a call")
+    parser.add_argument("--all", action="store_true", help="also what takes many seconds a call")
     parser.add_argument("--output", metavar="DIR", help="also write bench.json and bench.csv there")
     args = parser.parse_args()
 

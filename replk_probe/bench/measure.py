@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import statistics
 import time
@@ -22,17 +23,18 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ISAS = ("portable", "avx2", "avx512")
 _ISA_NUMBERS = {name: number for number, name in enumerate(ISAS, start=1)}
 
-# Seconds. A variant that would take longer for one call is left out unless everything is asked for; one variant is
-# given so much time in all; a turn of short calls goes on for so long; and calls shorter than the last are preceded by
-# one that is not timed, because the others' turns have left the caches cold.
-_LONGEST_CALL = 4.0
-_BUDGET = 2.0
+# Seconds. A turn of short calls goes on for so long; and calls shorter than the last are preceded by one that is not
+# timed, because the others' turns have left the caches cold.
 _TURN = 0.004
 _WARMED = 0.05
 _MOST_CALLS_PER_TURN = 20
+# A variant one of whose calls would take so many budgets is left out.
+_LONGEST_CALL = 2
 # How many channels are timed first where a call may be too long: of that share of the layer's.
 _PROBE_SHARE = 16
-_PROBE_FLOPS = 4e9
+_PROBE_FLOPS = 1e9
+# Tensors of the size of the input that a case holds at once, spectra and results of all variants among them.
+_TENSORS = 24
 
 
 def measure_speed(
@@ -43,6 +45,7 @@ def measure_speed(
     threads: int | None = None,
     isa: str | None = None,
     repeats: int = 9,
+    budget: float = 2.0,
     everything: bool = False,
     accuracy: bool = True,
     progress: bool = False,
@@ -58,8 +61,9 @@ def measure_speed(
         dtype: ``"float32"`` or ``"bfloat16"``.
         threads: Of every variant; default torch's present number, which is restored.
         isa: Force our kernels to ``"portable"``, ``"avx2"`` or ``"avx512"``; torch's are not forced.
-        repeats: Turns of each variant; fewer where they would take more than two seconds.
-        everything: Also measure what takes more than four seconds a call.
+        repeats: Turns of each variant; fewer where they would take more than the budget.
+        budget: Seconds for one variant of one case. What takes more than twice that a call is left out.
+        everything: Also measure what takes longer.
         accuracy: Compare every output with float64.
         progress: Show a bar on the terminal.
 
@@ -85,7 +89,7 @@ def measure_speed(
         work = [(layer, direction) for layer in layers for direction in directions]
         cases = []
         for layer, direction in progress_bar(work, desc="Timing", unit="case", disable=not progress):
-            cases.append(_measure_case(layer, direction, DTYPES[dtype], repeats, everything, accuracy))
+            cases.append(_measure_case(layer, direction, DTYPES[dtype], repeats, budget, everything, accuracy))
         info = native_info()
     machine = Machine(
         cpu=describe_machine()["cpu"],
@@ -133,6 +137,13 @@ def _check(
             raise InvalidInputError(f"Unknown {name} {value!r}. There are {', '.join(known)}. Use one of them.")
     if not layers or not directions:
         raise InvalidInputError("There is nothing to time. At least one layer and one pass are needed. Give some.")
+    for layer in layers:
+        needed, there = _TENSORS * 4 * math.prod(layer.shape), _memory()
+        if there is not None and needed > there:
+            raise InvalidInputError(
+                f"Layer {layer.label} cannot be timed. All its variants take about {needed / 1e9:.0f} GB and this "
+                f"machine has {there / 1e9:.0f}. Time fewer images or channels."
+            )
     if repeats < 1 or (threads is not None and threads < 1):
         raise InvalidInputError(
             f"{repeats} repeats on {threads} threads cannot be measured. Both begin at 1. Give larger numbers."
@@ -140,18 +151,18 @@ def _check(
 
 
 def _measure_case(
-    layer: Layer, direction: str, dtype: torch.dtype, repeats: int, everything: bool, accuracy: bool
+    layer: Layer, direction: str, dtype: torch.dtype, repeats: int, budget: float, everything: bool, accuracy: bool
 ) -> SpeedCase:
     operands = Operands.draw(layer, dtype)
     calls = our_variants(direction, operands)
     notes = {}
     for name, call in torch_variants(direction, operands).items():
         expected = 0.0 if everything else _expected_seconds(direction, name, operands, layer)
-        if expected > _LONGEST_CALL:
+        if expected > _LONGEST_CALL * budget:
             notes[name] = f"left out: about {expected:.0f} s a call"
         else:
             calls[name] = call
-    times, outputs = _take_turns(calls, repeats)
+    times, outputs = _take_turns(calls, repeats, budget)
     errors = relative_errors(direction, operands, outputs) if accuracy else {}
     timings = [
         Timing(
@@ -169,7 +180,9 @@ def _measure_case(
     return SpeedCase(layer, direction, tuple(timings), plan.method, plan.isa, plan.tile, plan.workspace_bytes)
 
 
-def _take_turns(calls: dict[str, Call], repeats: int) -> tuple[dict[str, list[float]], dict[str, torch.Tensor]]:
+def _take_turns(
+    calls: dict[str, Call], repeats: int, budget: float
+) -> tuple[dict[str, list[float]], dict[str, torch.Tensor]]:
     """Seconds of every call, and what each variant computes."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     outputs, typical = {}, {}
@@ -179,7 +192,7 @@ def _take_turns(calls: dict[str, Call], repeats: int) -> tuple[dict[str, list[fl
     for turn in range(repeats):
         for name, call in calls.items():
             expected = min(seconds[name], default=typical[name])
-            if turn and sum(seconds[name]) + expected > _BUDGET:
+            if turn and sum(seconds[name]) + expected > budget:
                 continue
             if expected < _WARMED:
                 call()
@@ -201,6 +214,14 @@ def _expected_seconds(direction: str, name: str, operands: Operands, layer: Laye
     channels = layer.c // _PROBE_SHARE
     call = torch_variants(direction, operands.first_channels(channels))[name]
     return _seconds(call) * layer.c / channels
+
+
+def _memory() -> int | None:
+    """Main memory, bytes; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 @contextmanager

@@ -22,6 +22,7 @@ _VARIANTS = {
     "nchw": ("torch conv2d, NCHW", "#999999", "s"),
     "channels_last": ("torch conv2d, channels_last", "#0072b2", "^"),
     "fft": ("torch.fft, spectrum ready", "#009e73", "D"),
+    "ours_channels_last": ("replk-probe, channels_last", "#e0a070", "^"),
     "functional": ("replk-probe, function", "#d98880", "o"),
     "module": ("replk-probe, module in eval mode", "#b03a00", "o"),
 }

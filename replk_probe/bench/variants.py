@@ -46,23 +46,35 @@ class Operands:
 
 
 def our_variants(direction: str, operands: Operands) -> dict[str, Call]:
-    """Ours by name: ``module`` with the kernel prepared, ``functional`` with the kernel prepared in each call."""
+    """Ours by name: ``module`` with the kernel prepared, ``functional`` with the kernel prepared in each call.
+
+    ``ours_channels_last`` is the first of them that there is, of operands that lie that way already.
+    """
     x, weight, grad = operands.x, operands.weight, operands.grad
+    x_last, grad_last = x.to(memory_format=torch.channels_last), grad.to(memory_format=torch.channels_last)
     if direction == "forward":
         channels, kernel = weight.shape[0], (weight.shape[2], weight.shape[3])
         padding = (kernel[0] // 2, kernel[1] // 2)
         module = DepthwiseConv2d(channels, channels, kernel, padding=padding, groups=channels, bias=False)
         module = module.to(weight.dtype).eval().requires_grad_(False)
         module.weight.copy_(weight)
-        return {"module": lambda: module(x), "functional": lambda: depthwise_conv2d(x, weight)}
+        return {
+            "module": lambda: module(x),
+            "functional": lambda: depthwise_conv2d(x, weight),
+            "ours_channels_last": lambda: module(x_last),
+        }
     if direction == "grad_input":
         prepared = PreparedKernel()
         return {
             "module": lambda: input_gradient(grad, weight, prepared=prepared),
             "functional": lambda: input_gradient(grad, weight),
+            "ours_channels_last": lambda: input_gradient(grad_last, weight, prepared=prepared),
         }
     kh, kw = weight.shape[2:]
-    return {"functional": lambda: torch.ops.replk_probe.dwconv2d_grad_weight(x, grad, kh, kw)}
+    return {
+        "functional": lambda: torch.ops.replk_probe.dwconv2d_grad_weight(x, grad, kh, kw),
+        "ours_channels_last": lambda: torch.ops.replk_probe.dwconv2d_grad_weight(x_last, grad_last, kh, kw),
+    }
 
 
 def torch_variants(direction: str, operands: Operands) -> dict[str, Call]:

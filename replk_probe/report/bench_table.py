@@ -9,8 +9,9 @@ from replk_probe.bench.result import OURS, TORCH, SpeedCase, SpeedResult
 from .text import WIDTH
 
 _PASSES = {"forward": "forward", "grad_input": "input gradient", "grad_weight": "weight gradient"}
-_HEADS = ("module", "func.", "nchw", "ch_last", "fft", "ratio", "GF/s", "x peak", "rel. L2", "method")
-_WIDTHS = (8, 8, 8, 8, 8, 8, 7, 7, 8)
+_HEADS = ("module", "func.", "ch_last", "nchw", "ch_last", "fft", "ratio", "GF/s", "x peak", "rel. L2")
+_GROUPS = ("    ours", "", "", "   torch")
+_WIDTHS = (8, 8, 8, 8, 8, 8, 8, 7, 8, 9)
 _NAME = 18
 
 
@@ -27,7 +28,7 @@ def bench_table(result: SpeedResult, targets: Mapping[tuple[str, str], float] | 
     lines = list(_head(result))
     for direction in dict.fromkeys(case.direction for case in result.cases):
         cases = [case for case in result.cases if case.direction == direction]
-        lines += ["", _row(_PASSES[direction], _HEADS), "-" * WIDTH]
+        lines += ["", _row(_PASSES[direction], _GROUPS), _row("", _HEADS), "-" * WIDTH]
         for case in cases:
             lines += _case_lines(case, result, (targets or {}).get((case.layer.label, direction)))
     lines += ["", *_notes(result)]
@@ -47,8 +48,8 @@ def sweep_summary(result: SpeedResult, worst: int = 8) -> str:
     for ratio, case in known[: max(worst, len(slower))]:
         best = case.best_torch
         lines.append(
-            f"  {ratio:6.2f}x  {case.layer.label:<20} {_PASSES[case.direction]:<16} {_method(case):<16} "
-            f"{_ms(case.ours.minimum)} ms, torch {best.variant if best else '-'} "
+            f"  {ratio:6.2f}x  {case.layer.label:<18} {_PASSES[case.direction]:<15} {_method(case):<15} "
+            f"{_ms(case.best_ours.minimum)} ms, torch {best.variant if best else '-'} "
             f"{_ms(best.minimum if best else None)} ms"
         )
     return "\n".join(lines)
@@ -77,7 +78,6 @@ def _case_lines(case: SpeedCase, result: SpeedResult, target: float | None) -> I
             f"{case.gflops:.0f}",
             "-" if peak is None else f"{case.gflops / peak:.2f}",
             "-" if error is None else f"{error:.1e}",
-            _method(case),
         ),
     )
     yield _row(
@@ -85,16 +85,13 @@ def _case_lines(case: SpeedCase, result: SpeedResult, target: float | None) -> I
         (
             *(_ms(timing.median if timing else None) for timing in shortest),
             _ratio(case.ratio_of_medians),
-            "",
-            "",
-            "",
-            "" if target is None else f"target {target:g}x",
+            f"  {_method(case)}" + ("" if target is None else f", target {target:g}x"),
         ),
     )
 
 
 def _notes(result: SpeedResult) -> Iterator[str]:
-    yield "ms of the shortest call, medians below; ratio: the best of torch over ours; GF/s: of the plain sum."
+    yield "ms, shortest call, medians below; ratio: best of torch over best of ours; GF/s of the plain sum."
     yield "module: the kernel's spectrum is ready, as torch's fft has it; func.: made in each call."
     largest = max(case.workspace_bytes for case in result.cases)
     yield f"Scratch memory of a call: at most {largest / 2**20:.1f} MB."
@@ -105,8 +102,9 @@ def _notes(result: SpeedResult) -> Iterator[str]:
 
 
 def _row(name: str, cells: Sequence[str]) -> str:
+    """``name`` and what follows it; the last of fewer cells may run over what is left of the line."""
     numbers = "".join(f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS, strict=False))
-    return f"{name:<{_NAME}}{numbers}  {cells[-1]}".rstrip()
+    return f"{name:<{_NAME}}{numbers}".rstrip()
 
 
 def _ms(seconds: float | None) -> str:
