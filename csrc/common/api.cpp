@@ -39,7 +39,7 @@ bool is_valid(const replk_problem& p) {
          p.activation >= REPLK_NO_ACTIVATION && p.activation <= REPLK_RELU &&
          (p.activation == REPLK_NO_ACTIVATION || p.pass == REPLK_FORWARD) && p.method >= REPLK_METHOD_AUTO &&
          p.method <= REPLK_METHOD_REFERENCE && p.isa >= REPLK_ISA_AUTO && p.isa <= REPLK_ISA_AVX512 && p.threads >= 1 &&
-         p.threads <= 1024;
+         p.threads <= 1024 && (p.prepared == 0 || p.prepared == 1);
 }
 
 // Threads for a problem: no more than there are items, or than the bound on the workspace has scratch memory for.

@@ -76,7 +76,7 @@ double operations(const replk_problem& p, const replk_plan& plan) {
   const double planes = static_cast<double>(p.n * p.c) * t.plane_operations();
   // The weight gradient transforms as many columns, adds up in memory, and comes back once for a channel.
   if (p.pass == REPLK_GRAD_WEIGHT) return 1.2 * planes + static_cast<double>(p.c) * t.spectrum_operations();
-  return planes + (plan.packed_bytes > 0 ? 0.0 : static_cast<double>(p.c) * t.spectrum_operations());
+  return planes + (p.prepared && plan.packed_bytes > 0 ? 0.0 : static_cast<double>(p.c) * t.spectrum_operations());
 }
 
 int64_t scratch_bytes(const replk_problem& p, const replk_plan& plan) {

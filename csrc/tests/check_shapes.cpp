@@ -52,6 +52,7 @@ int main() {
         problem.w = planes[at][1];
         problem.kh = kernel[0];
         problem.kw = kernel[1];
+        problem.prepared = index % 2;
         Layout layout;
         layout.row_gap = index % 3 == 1 ? 3 : 0;
         layout.plane_gap = index % 4 == 2 ? 1 : 0;

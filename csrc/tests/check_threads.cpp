@@ -129,7 +129,7 @@ bool check_all(int& ran) {
         for (const bool is_stale : {false, true}) {
           if (is_stale && pass == REPLK_GRAD_WEIGHT) continue;
           const replk_problem problem = {
-              pass, REPLK_F32, REPLK_NO_ACTIVATION, method, REPLK_ISA_AUTO, 1, s.n, s.c, s.h, s.w, s.kh, s.kw};
+              pass, REPLK_F32, REPLK_NO_ACTIVATION, method, REPLK_ISA_AUTO, 1, s.n, s.c, s.h, s.w, s.kh, s.kw, 0};
           passed = check(problem, is_stale, ++seed, ran) && passed;
         }
       }

@@ -53,7 +53,7 @@ int64_t draw_kernel(Bytes& bytes) {
 // Any numbers at all: the answer is a status, never a crash, and a plan that is accepted is within its bounds.
 bool check_arguments(Bytes& bytes) {
   replk_problem p;
-  int32_t* const small[] = {&p.pass, &p.dtype, &p.activation, &p.method, &p.isa, &p.threads};
+  int32_t* const small[] = {&p.pass, &p.dtype, &p.activation, &p.method, &p.isa, &p.threads, &p.prepared};
   for (int32_t* field : small) *field = static_cast<int32_t>(bytes.below(8) ? bytes.below(9) - 1 : bytes.any());
   int64_t* const sizes[] = {&p.n, &p.c, &p.h, &p.w, &p.kh, &p.kw};
   for (int64_t* size : sizes) {
@@ -81,6 +81,7 @@ bool check_one(const uint8_t* data, size_t size) {
   p.w = draw_size(bytes);
   p.kh = draw_kernel(bytes);
   p.kw = bytes.below(2) ? p.kh : draw_kernel(bytes);
+  p.prepared = static_cast<int32_t>(bytes.below(2));
   // The reference takes about a nanosecond per tap; a few milliseconds a case find more than few large ones.
   while (p.n * p.c * p.h * p.w * p.kh * p.kw > 4000000) {
     (p.n > 1 ? p.n : p.c > 1 ? p.c : p.h > p.w ? p.h : p.w) -= 1;

@@ -191,6 +191,7 @@ def planned_method(
     direction: Direction = "forward",
     *,
     channels_last: bool = False,
+    prepared: bool = True,
     threads: int | None = None,
 ) -> PlannedMethod:
     """How a convolution of these sizes is computed on this machine, with the environment as it is.
@@ -201,6 +202,7 @@ def planned_method(
         dtype: Of all tensors; float16 is computed in float32.
         direction: ``"forward"``, ``"grad_input"`` or ``"grad_weight"``.
         channels_last: Whether that is the layout of the tensors.
+        prepared: Whether the weight is prepared once for many calls, as in a module in eval mode.
         threads: At most; default ``torch.get_num_threads()``.
 
     Raises:
@@ -233,6 +235,7 @@ def planned_method(
         shape,
         kernel,
         COMPUTED_IN.get(dtype, dtype),
+        prepared=prepared,
         threads=torch.get_num_threads() if threads is None else threads,
     )
     if plan.method == _loader.HOST:
@@ -255,6 +258,7 @@ def make_plan(
     *,
     threads: int,
     relu: bool = False,
+    prepared: bool = False,
     native: bool = False,
     force: Forced | None = None,
 ) -> tuple[_loader.Problem, _loader.Plan]:
@@ -267,6 +271,7 @@ def make_plan(
         dtype: float32 or bfloat16.
         threads: At most; the library starts fewer where their scratch memory would exceed 64 MB.
         relu: Whether a ReLU follows; forward only.
+        prepared: Whether the weight comes prepared.
         native: Take the slow reference where no other method takes the problem.
         force: The environment; default its present values.
 
@@ -281,12 +286,20 @@ def make_plan(
         raise BackendError(f"Native kernel refused: the native library is not there. {library}")
     isa, method = forced_numbers(library, force)
     problem = _loader.Problem(
-        direction, _loader.DTYPES[dtype], int(relu), method, isa, max(1, min(threads, 1024)), *shape, *kernel
+        direction,
+        _loader.DTYPES[dtype],
+        int(relu),
+        method,
+        isa,
+        max(1, min(threads, 1024)),
+        *shape,
+        *kernel,
+        int(prepared and direction != _loader.GRAD_WEIGHT),
     )
-    plan = _plan(library, problem)
+    plan = _plan(library, problem, native)
     if native and plan.method == _loader.HOST:
         problem.method = _loader.METHODS["reference"]
-        plan = _plan(library, problem)
+        plan = _plan(library, problem, native)
     return problem, plan
 
 
@@ -316,10 +329,12 @@ def forced_numbers(library: _loader.Library, force: Forced | None = None) -> tup
     return isa, _loader.METHODS[wanted_method or "auto"]
 
 
-def _plan(library: _loader.Library, problem: _loader.Problem) -> _loader.Plan:
+def _plan(library: _loader.Library, problem: _loader.Problem, native: bool) -> _loader.Plan:
     plan = _loader.Plan()
     status = library.plan(problem, plan)
-    if status:
+    if status and not problem.method and not native:
+        plan.method = _loader.HOST  # sizes beyond those that the library counts with: let torch say what it can do
+    elif status:
         sizes = f"input [{problem.n},{problem.c},{problem.h},{problem.w}], kernel {problem.kh}x{problem.kw}"
         why = library.status_text(status).decode()
         if problem.method:

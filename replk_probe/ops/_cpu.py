@@ -113,7 +113,9 @@ def forward(
     """
     kind = None if bias is None else (bias.shape, bias.dtype)
     threads, force = torch.get_num_threads(), forced()
-    key = (input.shape, input.stride(), input.dtype, weight.shape, weight.dtype, kind, relu, native, threads, force)
+    is_prepared = prepared is not None
+    sizes = (input.shape, input.stride(), weight.shape)
+    key = (*sizes, input.dtype, weight.dtype, kind, relu, native, is_prepared, threads, force)
     call = _thread.calls.pop(key, None)
     if call is None:
         _shapes.check_forward(input, weight, bias)
@@ -121,7 +123,9 @@ def forward(
         if wide is not None:
             bias = None if bias is None else bias.to(wide)
             return forward(input.to(wide), weight.to(wide), bias, relu, native, prepared).to(input.dtype)
-        call = _plan_call(key, FORWARD, input, weight.shape[2:], None, threads, force, relu=relu, native=native)
+        call = _plan_call(
+            key, FORWARD, input, weight.shape[2:], None, threads, force, relu=relu, native=native, prepared=is_prepared
+        )
     if call.host:
         _give_back(call)
         return _fallback.forward(input, weight, bias, relu)
@@ -139,14 +143,17 @@ def forward(
 def grad_input(grad: Tensor, weight: Tensor, native: bool, prepared: PreparedWeights | None = None) -> Tensor:
     """Gradient of the input, ``[N, C, H, W]``, from and in the layout of that of the output; see :func:`forward`."""
     threads, force = torch.get_num_threads(), forced()
-    key = (grad.shape, grad.stride(), grad.dtype, weight.shape, weight.dtype, native, threads, force)
+    is_prepared = prepared is not None
+    key = (grad.shape, grad.stride(), weight.shape, grad.dtype, weight.dtype, native, is_prepared, threads, force)
     call = _thread.calls.pop(key, None)
     if call is None:
         _shapes.check_grad_input(grad, weight)
         wide = COMPUTED_IN.get(grad.dtype)
         if wide is not None:
             return grad_input(grad.to(wide), weight.to(wide), native, prepared).to(grad.dtype)
-        call = _plan_call(key, GRAD_INPUT, grad, weight.shape[2:], None, threads, force, native=native)
+        call = _plan_call(
+            key, GRAD_INPUT, grad, weight.shape[2:], None, threads, force, native=native, prepared=is_prepared
+        )
     if call.host:
         _give_back(call)
         return _fallback.grad_input(grad, weight)
@@ -260,6 +267,7 @@ def _plan_call(
     *,
     relu: bool = False,
     native: bool,
+    prepared: bool = False,
 ) -> _Call:
     """Plan a problem that this thread meets for the first time, and remember it."""
     call = _Call()
@@ -275,7 +283,15 @@ def _plan_call(
         reason = left_channels_last(direction, kernel[0] * kernel[1])
     if reason is None and not isinstance(library, str) and input.numel():
         call.problem, call.plan = make_plan(
-            direction, input.shape, kernel, input.dtype, threads=threads, relu=relu, native=native, force=force
+            direction,
+            input.shape,
+            kernel,
+            input.dtype,
+            threads=threads,
+            relu=relu,
+            prepared=prepared,
+            native=native,
+            force=force,
         )
         call.host = call.plan.method == HOST
         if not call.host:

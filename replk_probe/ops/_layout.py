@@ -8,10 +8,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Elements of an image from which copying it as a transposed matrix, by blocks, is faster than `contiguous()`, into
+# planes and out of them. (1,128,56,56): 0.22 ms and 0.40; (1,384,14,14): equal; 64 images of (96,7,7): 0.52 and 0.10.
+_BLOCKS_FROM, _BLOCKS_BACK_FROM = 1 << 16, 1 << 19
+
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Whether the channels come last in memory, and not the planes as well (as with one channel, or one pixel)."""
-    return not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
+    """Whether the channels of ``[N, C, H, W]`` come last in memory, and not the planes as well, as with one channel.
+
+    By strides, as torch's convolutions tell it: a tensor that was cropped has a layout too.
+    """
+    if tensor.is_contiguous():
+        return False
+    if tensor.is_contiguous(memory_format=torch.channels_last):
+        return True
+    shape, strides = tensor.shape, tensor.stride()
+    least = 0
+    for axis in (1, 3, 2, 0):
+        if shape[axis] == 0 or strides[axis] < least or (axis == 1 and strides[axis] == 0):
+            return False
+        if axis == 0 and least == strides[1]:  # one channel, or one pixel: both layouts
+            return False
+        least = strides[axis] * max(shape[axis], 1)
+    return True
 
 
 def layout_of(tensor: Tensor) -> torch.memory_format:
@@ -22,12 +41,11 @@ def layout_of(tensor: Tensor) -> torch.memory_format:
 def in_planes(tensor: Tensor) -> Tensor:
     """The same values, plane by plane.
 
-    A transposed matrix is what torch copies by blocks: up to six times as fast as ``contiguous()``.
-
     Args:
         tensor: ``[N, C, H, W]``, of any strides.
     """
-    if not is_channels_last(tensor):
+    is_small = tensor[:1].numel() < _BLOCKS_FROM
+    if is_small or not tensor.is_contiguous(memory_format=torch.channels_last):
         return tensor.contiguous()
     channels, height, width = tensor.shape[1:]
     planes = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
@@ -37,11 +55,13 @@ def in_planes(tensor: Tensor) -> Tensor:
 
 
 def in_channels_last(planes: Tensor) -> Tensor:
-    """The same values with the channels last; see :func:`in_planes`.
+    """The same values with the channels last.
 
     Args:
         planes: ``[N, C, H, W]``, contiguous.
     """
+    if planes[:1].numel() < _BLOCKS_BACK_FROM:
+        return planes.contiguous(memory_format=torch.channels_last)
     channels, height, width = planes.shape[1:]
     found = torch.empty_like(planes, memory_format=torch.channels_last)
     for target, source in zip(found, planes, strict=True):

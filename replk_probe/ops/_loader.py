@@ -16,7 +16,7 @@ import torch
 _LOGGER = logging.getLogger(__name__)
 
 # Of the interface that the structures below describe.
-ABI_VERSION = 2
+ABI_VERSION = 3
 FILE_NAME = "libreplk_dwconv2d" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 # Names another file to open, for instance one built with a sanitizer.
 LIBRARY_VARIABLE = "REPLK_PROBE_LIBRARY"
@@ -57,6 +57,7 @@ class Problem(ctypes.Structure):
         ("w", ctypes.c_int64),
         ("kh", ctypes.c_int64),
         ("kw", ctypes.c_int64),
+        ("prepared", ctypes.c_int32),
     )
 
 

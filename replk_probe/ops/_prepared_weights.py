@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -23,21 +21,30 @@ _MOST_GEOMETRIES = 2
 _ALIGNMENT = 64
 
 
-class Packed:
-    """A prepared weight: its memory, and what it was prepared for."""
+# Bytes of every prepared weight there is, by its id. No lock: one could be held by a thread that a fork leaves behind,
+# or by the very thread that a signal handler or a finalizer runs a convolution on. Entries come and go in single steps.
+_sizes: dict[int, int] = {}
 
-    __slots__ = ("__weakref__", "_memory", "address", "key", "size")
+
+class Packed:
+    """A prepared weight: its memory, and what it was prepared for. Counts as used from the beginning."""
+
+    __slots__ = ("_memory", "address", "key", "size")
 
     def __init__(self, key: tuple[Any, ...], size: int) -> None:
-        """Allocate ``size`` bytes, 64-byte aligned."""
-        self.key, self.size = key, size
-        self._memory = torch.empty(size + _ALIGNMENT, dtype=torch.uint8, device="cpu")
+        """Of ``size`` bytes, that are yet to be allocated."""
+        self.key, self.size, self.address = key, size, 0
+        _sizes[id(self)] = size
+
+    def allocate(self) -> None:
+        """Get the memory, 64-byte aligned."""
+        self._memory = torch.empty(self.size + _ALIGNMENT, dtype=torch.uint8, device="cpu")
         start = self._memory.data_ptr()
         self.address = start + -start % _ALIGNMENT
 
-
-_live: weakref.WeakSet[Packed] = weakref.WeakSet()
-_lock = threading.Lock()
+    def __del__(self, forget: Callable[..., object] = _sizes.pop) -> None:
+        """Count no longer; the function is kept because names may be gone when the interpreter ends."""
+        forget(id(self), None)
 
 
 def limit_bytes() -> int:
@@ -58,11 +65,11 @@ def limit_bytes() -> int:
 
 def used_bytes() -> int:
     """Memory that all prepared weights of the process take now."""
-    return sum(packed.size for packed in list(_live))
+    return sum(list(_sizes.values()))
 
 
 class PreparedWeights:
-    """The prepared forms of one weight, for the last geometries it met; threads may share it.
+    """The prepared forms of one weight, for the last geometries it was used with; threads may share it.
 
     Nothing here knows whether the weight still has the values that it was prepared from: the library compares them in
     each call, computes with the true weight where they differ, and says so; the owner then drops what is stale.
@@ -77,8 +84,10 @@ class PreparedWeights:
 
     def get(self, key: tuple[Any, ...]) -> Packed | None:
         """What is kept for a geometry."""
-        for packed in self._entries:
+        for packed in (entries := self._entries):
             if packed.key == key:
+                if packed is not entries[0]:  # the last one used is the last to give way
+                    self._entries = (packed, *(entry for entry in entries if entry is not packed))
                 return packed
         return None
 
@@ -95,12 +104,12 @@ class PreparedWeights:
         """
         # Room first: an older geometry of this weight gives way.
         self._entries = self._entries[: _MOST_GEOMETRIES - 1]
-        with _lock:
-            if used_bytes() + size > limit_bytes():
-                _LOGGER.info("No room to keep a prepared weight of %d bytes; see %s.", size, SPECTRA_VARIABLE)
-                return None
-            packed = Packed(key, size)
-            _live.add(packed)
+        # Counted before it is looked whether there is room: of two threads at once, none or one gets the last of it.
+        packed = Packed(key, size)
+        if used_bytes() > limit_bytes():
+            _LOGGER.info("No room to keep a prepared weight of %d bytes; see %s.", size, SPECTRA_VARIABLE)
+            return None
+        packed.allocate()
         fill(packed.address)
         self._entries = (packed, *(entry for entry in self._entries if entry.key != key))[:_MOST_GEOMETRIES]
         return packed

@@ -31,14 +31,16 @@ def depthwise_conv2d(
     ``y[n,c,i,j] = act(bias[c] + sum_uv x[n,c,i+u-Kh//2,j+v-Kw//2] w[c,0,u,v])``. Differentiable to any order; only the
     gradients that are asked for are computed. Tensors are never modified, and the result does not depend on the
     number of threads. float32, bfloat16 and float16 (both with float32 sums, rounded once) on a CPU are computed
-    natively, everything else by torch; :func:`unsupported_reason` says why. A value that is not finite may spread over
-    its plane, it never vanishes; and since transforms add up whole tiles, values above 1e33 may overflow where a single
-    result would not.
+    natively, everything else by torch; :func:`unsupported_reason` says why.
+
+    A value that is not finite may spread over its plane, it never vanishes; and since transforms add up whole tiles,
+    values above 1e33 may overflow where a single result would not. Taps so far out that they meet no pixel of any
+    result are not read, where torch multiplies them with the padding: a NaN there does not show.
 
     Args:
         input: ``[N, C, H, W]``, of any strides. Rows that are not contiguous cost a copy. channels_last costs two, as
             the result has that layout too: together about as much as half of a 13x13 convolution on planes of 28x28.
-            Kernels below 9x9 are left to torch in that layout, where it is faster.
+            Kernels below 9x9 (gradients of the weight: below 4x4) are left to torch in that layout, where it is faster.
         weight: ``[C, 1, Kh, Kw]``, of any size, larger than the plane too. Even sizes, padded as
             ``F.conv2d(padding="same")`` pads them, are left to torch.
         bias: ``[C]``, or None.

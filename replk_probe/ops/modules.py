@@ -119,8 +119,13 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def _stays_channels_last(self, input: Tensor) -> bool:
         taps = self.kernel_size[0] * self.kernel_size[1]
-        is_left = is_channels_last(input) and input.dtype not in COMPUTED_IN
-        return is_left and left_channels_last(FORWARD, taps) is not None
+        return (
+            is_channels_last(input)
+            and input.dtype == self.weight.dtype
+            and input.dtype not in COMPUTED_IN
+            and input.shape[1] == self.in_channels
+            and left_channels_last(FORWARD, taps) is not None
+        )
 
     @property
     def _is_covered(self) -> bool:

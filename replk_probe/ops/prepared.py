@@ -18,6 +18,9 @@ class PreparedKernel:
     replaced, cast or moved: each call compares the weight with the values that the prepared form was made from. What is
     stale serves no longer and is made anew by the next call.
 
+    Under ``torch.compile``, autocast and torch's profilers the kernel is prepared in each call, which for small planes
+    takes as long as the convolution.
+
     What is kept is bounded: 8 MB for one image size (more comes from memory no faster than it is computed again), two
     image sizes for each object, and ``REPLK_PROBE_SPECTRA_MB`` (1024) for the process; beyond that the spectrum is
     computed in each call. It is freed with the object, and neither copied nor pickled.

@@ -36,7 +36,7 @@ def test_the_library_is_built_where_there_is_a_compiler() -> None:
     info = ops.native_info()
     assert info.loaded, info.load_error
     assert info.path is not None and Path(info.path).is_file() and info.load_error is None
-    assert info.abi_version == 2 and info.compiler and info.isa == info.best_isa
+    assert info.abi_version == 3 and info.compiler and info.isa == info.best_isa
     assert {"direct", "fft", "lanes", "lanes-fft", "reference"} <= set(info.methods)
 
 
@@ -124,7 +124,7 @@ def test_a_library_of_another_version_is_not_used(
     _loader.find_library.cache_clear()
     monkeypatch.undo()
     monkeypatch.setattr(_loader, "ABI_VERSION", 999)
-    assert "its interface has version 2, and this package needs 999" in str(ops.native_info().load_error)
+    assert "its interface has version 3, and this package needs 999" in str(ops.native_info().load_error)
 
 
 @pytest.mark.parametrize(
@@ -243,8 +243,8 @@ def test_what_no_method_takes_torch_computes_unless_native_is_demanded(
 
     real = _choice._plan
 
-    def plan(library: Any, problem: Any) -> Any:
-        found = real(library, problem)
+    def plan(library: Any, problem: Any, native: bool) -> Any:
+        found = real(library, problem, native)
         if problem.method == 0:
             found.method = _loader.HOST
         return found

@@ -83,7 +83,7 @@ def test_in_place(checkout: Path, compiler: str) -> None:
     said = setup(checkout, "build_ext", "--inplace", CXX=compiler)
     assert f"Built {LIBRARY} with {compiler} for portable" in said
     assert sorted(path.name for path in ops.iterdir()) == sorted(["__init__.py", LIBRARY])
-    assert ctypes.CDLL(str(ops / LIBRARY)).replk_abi_version() == 2
+    assert ctypes.CDLL(str(ops / LIBRARY)).replk_abi_version() == 3
 
 
 def test_the_wheel_serves_every_python_of_the_platform(checkout: Path, compiler: str) -> None:

@@ -17,6 +17,8 @@ from replk_probe.errors import BackendError, InvalidInputError
 from replk_probe.ops import (
     DepthwiseConv2d,
     PreparedKernel,
+    _cpu,
+    _fallback,
     depthwise_conv2d,
     describe_backend,
     input_gradient,
@@ -466,9 +468,13 @@ def test_results_have_the_layout_of_torch(shape: tuple[int, ...], kernel: int, b
         close(found, x, w, relu=True)
         want = F.conv2d(x, w, padding=kernel // 2, groups=shape[1]).relu()
         assert found.is_contiguous(memory_format=layout)
+        cropped = torch.randn(*shape[:2], shape[2] + 2, shape[3] + 2).contiguous(memory_format=layout)[..., 1:-1, 1:-1]
+        theirs = F.conv2d(cropped, w, padding=kernel // 2, groups=shape[1])
+        assert theirs.is_contiguous(memory_format=layout)
+        assert depthwise_conv2d(cropped, w, backend=backend).is_contiguous(memory_format=layout)
         dy = torch.randn(shape).contiguous(memory_format=layout)
-        for mine, theirs in zip(*(torch.autograd.grad(y, (x, w), dy) for y in (found, want)), strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+        for mine, other in zip(*(torch.autograd.grad(y, (x, w), dy) for y in (found, want)), strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
             assert mine.is_contiguous(memory_format=layout) or mine.shape != x.shape
         half = depthwise_conv2d(x.half(), w.half(), backend=backend)
         assert half.is_contiguous(memory_format=layout) and half.dtype == torch.float16
@@ -496,3 +502,72 @@ def test_small_kernels_stay_channels_last(monkeypatch: pytest.MonkeyPatch) -> No
     assert [planned(k, d).reason for k, d in ((9, "forward"), (9, "grad_input"), (5, "grad_weight"))] == [None] * 3
     monkeypatch.setenv("REPLK_PROBE_METHOD", "direct")
     assert planned(7, "forward").method == "direct"
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("kernel", [3, 5, 7, 9])
+def test_what_is_planned_is_what_computes(kernel: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch computes small channels-last kernels, and nothing else."""
+    by_torch: list[str] = []
+
+    def watched(name: str) -> Callable[..., Tensor]:
+        function = getattr(_fallback, name)
+        return lambda *args: (by_torch.append(name), function(*args))[1]
+
+    for name in ("forward", "grad_input", "grad_weight"):
+        monkeypatch.setattr(_fallback, name, watched(name))
+    w = torch.randn(5, 1, kernel, kernel)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(2, 5, 12, 12).contiguous(memory_format=layout)
+        calls: dict[Any, Callable[[], Tensor]] = {
+            "forward": lambda x=x: depthwise_conv2d(x, w),
+            "grad_input": lambda x=x: input_gradient(x, w),
+            "grad_weight": lambda x=x: OPS.dwconv2d_grad_weight(x, x, kernel, kernel),
+        }
+        for direction, call in calls.items():
+            by_torch.clear()
+            call()
+            is_last = layout == torch.channels_last
+            planned = planned_method(x.shape, kernel, direction=direction, channels_last=is_last)
+            is_small = kernel < (4 if direction == "grad_weight" else 9)
+            assert (planned.method == "aten") == bool(by_torch) == (is_last and is_small)
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("kernel", [7, 9])
+def test_small_channels_last_kernels_of_a_module_are_a_plain_convolution(
+    kernel: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conv = DepthwiseConv2d(5, 5, kernel, padding=kernel // 2, groups=5).eval()
+    x = torch.randn(2, 5, 12, 12).to(memory_format=torch.channels_last)
+    monkeypatch.setattr(PreparedKernel, "forward", lambda *args: None)
+    with torch.no_grad():
+        assert (conv(x) is None) == (kernel == 9)
+
+
+@pytest.mark.usefixtures("native")
+def test_a_kernel_that_is_not_prepared_is_planned_for_what_it_costs() -> None:
+    ready, made = (planned_method((1, 1024, 28, 28), 5, prepared=prepared) for prepared in (True, False))
+    assert made.method == "direct" and ready.method != "aten"
+    x, w = torch.randn(1, 16, 28, 28), torch.randn(16, 1, 5, 5)
+    _cpu._thread.calls.clear()
+    depthwise_conv2d(x, w)
+    PreparedKernel().forward(x, w)
+    assert [call.problem.prepared for call in _cpu._thread.calls.values()] == [0, 1]
+
+
+def test_sizes_beyond_the_library_are_left_to_torch() -> None:
+    x, w = torch.randn(1, 1, 2, 2), torch.zeros(1, 1, 1, (1 << 20) + 1)
+    w[..., 1 << 19] = 2
+    torch.testing.assert_close(depthwise_conv2d(x, w), 2 * x)
+    with pytest.raises(BackendError, match="invalid argument"):
+        depthwise_conv2d(x, w, backend="native")
+
+
+def test_wrong_dtypes_are_told_in_words_in_every_layout() -> None:
+    conv = DepthwiseConv2d(8, 8, 3, padding=1, groups=8).eval()
+    for layout in (torch.contiguous_format, torch.channels_last):
+        with torch.no_grad(), pytest.raises(InvalidInputError, match="Convert one of them"):
+            conv(torch.randn(1, 8, 6, 6, dtype=torch.bfloat16).contiguous(memory_format=layout))
+        with torch.no_grad(), pytest.raises(InvalidInputError, match="7 channels"):
+            conv(torch.randn(1, 7, 6, 6).contiguous(memory_format=layout))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import gc
+import sys
 import threading
-import weakref
 from collections.abc import Callable
 
 import pytest
@@ -32,10 +32,10 @@ def kept(conv: DepthwiseConv2d) -> int:
 
 
 @pytest.fixture(autouse=True)
-def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_kept() -> None:
     """What other tests may still hold does not count here."""
     gc.collect()
-    monkeypatch.setattr(_prepared_weights, "_live", weakref.WeakSet())
+    _prepared_weights._sizes.clear()
 
 
 def step(conv: DepthwiseConv2d) -> None:
@@ -173,11 +173,55 @@ def test_memory_goes_with_a_replaced_weight() -> None:
     assert used_bytes() == 0
 
 
-def test_few_geometries_are_kept() -> None:
+def test_the_geometries_used_last_are_kept() -> None:
     conv = layer()
-    for side in (30, 40, 50, 60, 30, 40):
+    for side in (30, 40, 50, 60, 30, 60, 40):
         conv(torch.randn(1, C, side, side))
-    assert len(conv._prepared.weights._entries) == 2  # type: ignore[union-attr]
+    assert [packed.key[2] for packed in conv._prepared.weights._entries] == [40, 60]  # type: ignore[union-attr]
+
+
+def test_no_lock_is_left_behind_in_a_signal_handler_or_a_fork(monkeypatch: pytest.MonkeyPatch, close: Close) -> None:
+    """Whoever comes in between, while a weight is being prepared, can prepare another."""
+    x, other = torch.randn(1, C, H, H), layer()
+    calls = []
+    used = _prepared_weights.used_bytes
+
+    def interrupted() -> int:
+        calls.append(None)
+        if len(calls) == 1:
+            close(other(x), x, other.weight, other.bias)  # as a handler would
+        return used()
+
+    monkeypatch.setattr(_prepared_weights, "used_bytes", interrupted)
+    conv = layer()
+    close(conv(x), x, conv.weight, conv.bias)
+    assert len(calls) == 2 and kept(conv) == kept(other) > 0
+
+
+def test_memory_is_counted_while_threads_come_and_go() -> None:
+    stop = threading.Event()
+    before = sys.getswitchinterval()
+
+    def work() -> None:
+        while not stop.is_set():
+            layer(2)(torch.randn(1, 2, H, H))
+
+    alive = [layer(2) for _ in range(300)]
+    for conv in alive:
+        conv(torch.randn(1, 2, H, H))
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    try:
+        sys.setswitchinterval(1e-5)
+        for thread in threads:
+            thread.start()
+        counts = [used_bytes() for _ in range(2000)]
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(before)
+    gc.collect()
+    assert min(counts) >= sum(map(kept, alive)) and used_bytes() == sum(map(kept, alive))
 
 
 def test_the_memory_of_the_process_is_bounded(monkeypatch: pytest.MonkeyPatch, close: Close) -> None:

@@ -24,7 +24,7 @@ extern "C" {
 #endif
 
 // Raised whenever a struct, a value or the meaning of either changes.
-#define REPLK_ABI_VERSION 2
+#define REPLK_ABI_VERSION 3
 
 enum replk_status {
   REPLK_OK = 0,
@@ -62,6 +62,7 @@ typedef struct replk_problem {
   int32_t threads;     // at most this many, >= 1
   int64_t n, c, h, w;  // >= 0
   int64_t kh, kw;      // odd, >= 1
+  int32_t prepared;    // 1: run() will be given what pack() made, whose cost is then no reason to choose another method
 } replk_problem;
 
 // How it will be computed.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from replk_probe.ops import native_info
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 PASSES = ("forward", "grad_input", "grad_weight")
 METHODS = ("auto", "direct", "fft", "lanes", "lanes-fft", "reference", "host")
 ISAS = ("auto", "portable", "avx2", "avx512")
@@ -30,9 +30,11 @@ UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
 
 
 class Problem(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int32) for name in ("pass_", "dtype", "activation", "method", "isa", "threads")] + [
-        (name, ctypes.c_int64) for name in ("n", "c", "h", "w", "kh", "kw")
-    ]
+    _fields_ = (
+        [(name, ctypes.c_int32) for name in ("pass_", "dtype", "activation", "method", "isa", "threads")]
+        + [(name, ctypes.c_int64) for name in ("n", "c", "h", "w", "kh", "kw")]
+        + [("prepared", ctypes.c_int32)]
+    )
 
 
 class Plan(ctypes.Structure):
