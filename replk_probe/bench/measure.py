@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import statistics
@@ -14,14 +13,14 @@ import torch
 
 from replk_probe.errors import BackendError, InvalidInputError
 from replk_probe.ops import describe_machine, native_info, planned_method
+from replk_probe.ops._choice import forced_numbers
+from replk_probe.ops._loader import ISAS, find_library
 from replk_probe.runtime.progress import progress as progress_bar
 
 from .result import PASSES, Layer, Machine, SpeedCase, SpeedResult, Timing
 from .variants import Call, Operands, our_variants, relative_errors, torch_variants
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-ISAS = ("portable", "avx2", "avx512")
-_ISA_NUMBERS = {name: number for number, name in enumerate(ISAS, start=1)}
 
 # Seconds. A turn of short calls goes on for so long; and calls shorter than the last are preceded by one that is not
 # timed, because the others' turns have left the caches cold.
@@ -30,11 +29,10 @@ _WARMED = 0.05
 _MOST_CALLS_PER_TURN = 20
 # A variant one of whose calls would take so many budgets is left out.
 _LONGEST_CALL = 2
-# How many channels are timed first where a call may be too long: of that share of the layer's.
-_PROBE_SHARE = 16
-_PROBE_FLOPS = 1e9
-# Tensors of the size of the input that a case holds at once, spectra and results of all variants among them.
-_TENSORS = 24
+# Where a call may be too long, so much of the layer is timed first.
+_PROBE_FLOPS = 2e8
+# Tensors of the size of the padded planes, and of the weight, that a case holds at once: spectra and results of all.
+_TENSORS = 16
 
 
 def measure_speed(
@@ -108,15 +106,14 @@ def measure_fma_peak(threads: int, isa: str | None = None, seconds: float = 0.2)
 
     Args:
         threads: Running at once.
-        isa: Instruction set; default the best of this machine.
+        isa: Instruction set; default the one that the environment forces, or the best of this machine.
         seconds: How long each thread tries; its best burst counts.
     """
-    info = native_info()
-    if info.path is None:
+    library = find_library()
+    if isinstance(library, str):
         return None
-    measure = ctypes.CDLL(info.path).replk_measure_fma_peak
-    measure.restype, measure.argtypes = ctypes.c_double, [ctypes.c_int32, ctypes.c_int32, ctypes.c_double]
-    peak: float = measure(_ISA_NUMBERS[isa] if isa else 0, threads, seconds)
+    number = forced_numbers(library)[0] if isa is None else ISAS[isa]
+    peak: float = library.measure_fma_peak(number, threads, seconds)
     return peak or None
 
 
@@ -131,18 +128,19 @@ def _check(
     for name, value, known in [
         *(("pass", direction, PASSES) for direction in directions),
         ("dtype", dtype, tuple(DTYPES)),
-        ("instruction set", isa or ISAS[0], ISAS),
+        ("instruction set", isa or "portable", tuple(name for name in ISAS if name != "auto")),
     ]:
         if value not in known:
             raise InvalidInputError(f"Unknown {name} {value!r}. There are {', '.join(known)}. Use one of them.")
     if not layers or not directions:
         raise InvalidInputError("There is nothing to time. At least one layer and one pass are needed. Give some.")
     for layer in layers:
-        needed, there = _TENSORS * 4 * math.prod(layer.shape), _memory()
+        padded = layer.n * layer.c * (layer.h + layer.kh) * (layer.w + layer.kw)
+        needed, there = 4 * (_TENSORS * padded + 6 * layer.c * layer.kh * layer.kw), _memory()
         if there is not None and needed > there:
             raise InvalidInputError(
                 f"Layer {layer.label} cannot be timed. All its variants take about {needed / 1e9:.0f} GB and this "
-                f"machine has {there / 1e9:.0f}. Time fewer images or channels."
+                f"machine has {there / 1e9:.0f}. Time fewer images or channels, or a smaller kernel."
             )
     if repeats < 1 or (threads is not None and threads < 1):
         raise InvalidInputError(
@@ -176,8 +174,13 @@ def _measure_case(
         for name, seconds in times.items()
     ]
     timings += [Timing(name, None, None, 0, None, note) for name, note in notes.items()]
-    plan = planned_method(layer.shape, layer.kernel, dtype, direction)  # type: ignore[arg-type]
-    return SpeedCase(layer, direction, tuple(timings), plan.method, plan.isa, plan.tile, plan.workspace_bytes)
+    plan, last = (
+        planned_method(layer.shape, layer.kernel, dtype, direction, channels_last=is_last)  # type: ignore[arg-type]
+        for is_last in (False, True)
+    )
+    return SpeedCase(
+        layer, direction, tuple(timings), plan.method, plan.isa, plan.tile, plan.workspace_bytes, last.method
+    )
 
 
 def _take_turns(
@@ -208,12 +211,16 @@ def _seconds(call: Call) -> float:
 
 
 def _expected_seconds(direction: str, name: str, operands: Operands, layer: Layer) -> float:
-    """About how long one call takes, from one on fewer channels; 0 where it cannot be long."""
-    if layer.flops < _PROBE_FLOPS or layer.c < 2 * _PROBE_SHARE:
+    """About how long one call takes, from one on a part of the operands; 0 where it cannot be long."""
+    if layer.flops < 4 * _PROBE_FLOPS:
         return 0.0
-    channels = layer.c // _PROBE_SHARE
-    call = torch_variants(direction, operands.first_channels(channels))[name]
-    return _seconds(call) * layer.c / channels
+    # First fewer images, then channels, then rows.
+    wanted, sizes = layer.flops / _PROBE_FLOPS, []
+    for size in layer.shape[:3]:
+        sizes.append(max(1, min(size, int(size / wanted))))
+        wanted /= size / sizes[-1]
+    call = torch_variants(direction, operands.first(*sizes))[name]
+    return _seconds(call) * math.prod(layer.shape[:3]) / math.prod(sizes)
 
 
 def _memory() -> int | None:
@@ -243,7 +250,7 @@ def _forced_isa(isa: str | None) -> Iterator[None]:
         yield
         return
     best = native_info().best_isa
-    if best is None or ISAS.index(isa) > ISAS.index(best):
+    if best is None or ISAS[isa] > ISAS[best]:
         raise BackendError(
             f"Instruction set {isa} cannot be timed. This machine, or the library as it was built, has "
             f"{'no native kernels' if best is None else f'{best} at most'}. 'replk-probe info' says more."

@@ -109,6 +109,7 @@ class SpeedCase:
         direction: ``"forward"``, ``"grad_input"`` or ``"grad_weight"``.
         timings: One per variant, ours first.
         method: Of ours on planes: ``"fft"``, ``"direct"``, ``"lanes"``, ``"lanes-fft"``, ``"reference"`` or ``"aten"``.
+        method_channels_last: Of ours in that layout.
         isa: Instruction set of ours, or None for ``"aten"``.
         tile: Lengths of the transforms, (0, 0) for other methods.
         workspace_bytes: Scratch memory of one call of ours.
@@ -121,6 +122,7 @@ class SpeedCase:
     isa: str | None
     tile: tuple[int, int]
     workspace_bytes: int
+    method_channels_last: str = "aten"
 
     def timing(self, variant: str) -> Timing | None:
         """The timing of one variant, or None where there is none with a time."""
@@ -132,14 +134,6 @@ class SpeedCase:
         return next(timing for name in OURS if (timing := self.timing(name)) is not None)
 
     @property
-    def best_ours(self) -> Timing:
-        """The faster of the two layouts, as that of torch is."""
-        return min(
-            (timing for timing in (self.ours, self.timing("ours_channels_last")) if timing is not None),
-            key=lambda timing: timing.minimum or 0.0,
-        )
-
-    @property
     def best_torch(self) -> Timing | None:
         """The fastest of torch's variants."""
         measured = [timing for name in TORCH if (timing := self.timing(name)) is not None]
@@ -147,25 +141,34 @@ class SpeedCase:
 
     @property
     def ratio(self) -> float | None:
-        """How many times faster than the best of torch, each in the layout that suits it, by the shortest calls."""
+        """How many times faster than the best of torch, in whatever layout, by the shortest calls."""
         return self.ratio_to(self.best_torch)
 
     def ratio_to(self, other: Timing | None) -> float | None:
         """How many times faster than ``other``, by the shortest calls."""
-        ours = self.best_ours.minimum
+        ours = self.ours.minimum
         return None if other is None or other.minimum is None or not ours else other.minimum / ours
+
+    @property
+    def ratio_by_layout(self) -> float | None:
+        """The smaller of the ratios of operands in planes and in channels_last, each to torch in that layout."""
+        planes = [timing.minimum for name in ("nchw", "fft") if (timing := self.timing(name)) is not None]
+        ratios = [min(filter(None, planes)) / self.ours.minimum] if any(planes) and self.ours.minimum else []
+        ours, theirs = self.timing("ours_channels_last"), self.timing("channels_last")
+        if ours is not None and theirs is not None and ours.minimum and theirs.minimum:
+            ratios.append(theirs.minimum / ours.minimum)
+        return min(ratios, default=None)
 
     @property
     def ratio_of_medians(self) -> float | None:
         """How many times faster than torch, by the medians."""
         medians = [timing.median for name in TORCH if (timing := self.timing(name)) is not None and timing.median]
-        ours = self.best_ours.median
-        return min(medians) / ours if medians and ours else None
+        return min(medians) / self.ours.median if medians and self.ours.median else None
 
     @property
     def gflops(self) -> float:
         """Effective rate of ours, 10^9 operations of the plain sum per second."""
-        return self.layer.flops / (self.best_ours.minimum or float("inf")) / 1e9
+        return self.layer.flops / (self.ours.minimum or float("inf")) / 1e9
 
 
 @dataclass(frozen=True)
@@ -214,7 +217,12 @@ class SpeedResult:
         """Plain dictionaries, lists and numbers; ratios and rates are there for the reader."""
         cases = [
             asdict(case)
-            | {"ratio": case.ratio, "ratio_of_medians": case.ratio_of_medians, "effective_gflops": case.gflops}
+            | {
+                "ratio": case.ratio,
+                "ratio_of_medians": case.ratio_of_medians,
+                "ratio_by_layout": case.ratio_by_layout,
+                "effective_gflops": case.gflops,
+            }
             for case in self.cases
         ]
         return {
@@ -239,6 +247,7 @@ class SpeedResult:
                 isa=case["isa"],
                 tile=(case["tile"][0], case["tile"][1]),
                 workspace_bytes=case["workspace_bytes"],
+                method_channels_last=case["method_channels_last"],
             )
             for case in data["cases"]
         )
@@ -288,7 +297,10 @@ def csv_text(cases: Sequence[SpeedCase]) -> str:
     writer.writerow([*columns, "method", "isa", "tile_h", "tile_w", "note"])
     for case in cases:
         for timing in case.timings:
-            is_ours = timing.variant in OURS
+            methods: dict[str, tuple[object, ...]] = {
+                name: (case.method, case.isa or "", *case.tile) for name in ("module", "functional")
+            }
+            methods["ours_channels_last"] = (case.method_channels_last, "", "", "")
             writer.writerow(
                 [
                     *case.layer.shape,
@@ -298,7 +310,7 @@ def csv_text(cases: Sequence[SpeedCase]) -> str:
                     *("" if value is None else f"{1e3 * value:.6g}" for value in (timing.minimum, timing.median)),
                     timing.calls,
                     "" if timing.error is None else f"{timing.error:.3g}",
-                    *((case.method, case.isa or "", *case.tile) if is_ours else ("torch", "", "", "")),
+                    *methods.get(timing.variant, ("torch", "", "", "")),
                     timing.note or "",
                 ]
             )

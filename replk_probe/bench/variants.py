@@ -40,9 +40,10 @@ class Operands:
 
         return cls(normal(*layer.shape), normal(layer.c, 1, *layer.kernel), normal(*layer.shape))
 
-    def first_channels(self, count: int) -> Operands:
-        """The same layer with fewer channels."""
-        return Operands(self.x[:, :count].contiguous(), self.weight[:count], self.grad[:, :count].contiguous())
+    def first(self, images: int, channels: int, rows: int) -> Operands:
+        """The same layer with fewer of them."""
+        x, grad = (tensor[:images, :channels, :rows].contiguous() for tensor in (self.x, self.grad))
+        return Operands(x, self.weight[:channels], grad)
 
 
 def our_variants(direction: str, operands: Operands) -> dict[str, Call]:
@@ -153,7 +154,8 @@ def _fast_length(length: int) -> int:
 
 def relative_errors(direction: str, operands: Operands, outputs: dict[str, Tensor]) -> dict[str, float]:
     """Relative L2 error of each output against float64, computed through float64 spectra a few channels at a time."""
-    step = max(1, 2_000_000 // (operands.x.shape[0] * operands.x.shape[2] * operands.x.shape[3]))
+    n, _, h, w = operands.x.shape
+    step = max(1, 2_000_000 // (n * (h + operands.weight.shape[2]) * (w + operands.weight.shape[3])))
     norm, squares = 0.0, dict.fromkeys(outputs, 0.0)
     for begin in range(0, operands.x.shape[1], step):
         channels = slice(begin, begin + step)

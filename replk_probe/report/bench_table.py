@@ -44,12 +44,16 @@ def sweep_summary(result: SpeedResult, worst: int = 8) -> str:
     if not known:
         return "No ratio was measured."
     slower = [pair for pair in known if pair[0] < 1]
-    lines = [f"{len(known)} cases: the best of torch is faster in {len(slower)}; the smallest ratios:"]
+    by_layout = [ratio for case in result.cases if (ratio := case.ratio_by_layout) is not None]
+    lines = [
+        f"{len(known)} cases: the best of torch is faster in {len(slower)}, torch in the same layout in "
+        f"{sum(ratio < 1 for ratio in by_layout)} (the smallest ratio there {min(by_layout):.2f}x). Smallest ratios:"
+    ]
     for ratio, case in known[: max(worst, len(slower))]:
         best = case.best_torch
         lines.append(
             f"  {ratio:6.2f}x  {case.layer.label:<18} {_PASSES[case.direction]:<15} {_method(case):<15} "
-            f"{_ms(case.best_ours.minimum)} ms, torch {best.variant if best else '-'} "
+            f"{_ms(case.ours.minimum)} ms, torch {best.variant if best else '-'} "
             f"{_ms(best.minimum if best else None)} ms"
         )
     return "\n".join(lines)
@@ -91,8 +95,10 @@ def _case_lines(case: SpeedCase, result: SpeedResult, target: float | None) -> I
 
 
 def _notes(result: SpeedResult) -> Iterator[str]:
-    yield "ms, shortest call, medians below; ratio: best of torch over best of ours; GF/s of the plain sum."
+    yield "ms, shortest call, medians below; ratio: best of torch over ours; GF/s of the plain sum."
     yield "module: the kernel's spectrum is ready, as torch's fft has it; func.: made in each call."
+    if any(case.method_channels_last == "aten" != case.method for case in result.cases):
+        yield "Ours in channels_last is torch's own convolution where the kernel is small."
     largest = max(case.workspace_bytes for case in result.cases)
     yield f"Scratch memory of a call: at most {largest / 2**20:.1f} MB."
     for case in result.cases:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from replk_probe.bench import MODEL_LAYERS, Layer, SpeedResult, measure_speed, sweep_layers
 from replk_probe.bench import measure as measure_module
 from replk_probe.bench.layers import layers_of_model
+from replk_probe.bench.result import SpeedCase, Timing
 from replk_probe.bench.variants import Operands, our_variants, relative_errors, torch_variants
 from replk_probe.errors import BackendError, InvalidInputError
 from replk_probe.ops import native_info
@@ -53,6 +55,44 @@ def test_a_result_holds_every_case_and_is_read_back_the_same(tmp_path) -> None:
     assert len(rows) == 1 + sum(len(case.timings) for case in result.cases)
 
 
+@pytest.mark.parametrize("shape", [(3, 5, 40, 4), (1, 1, 40, 4), (1, 1, 1, 4)])
+def test_a_call_is_timed_in_part_first(shape, monkeypatch) -> None:
+    layer = Layer(*shape, 3, 3)
+    monkeypatch.setattr(measure_module, "_PROBE_FLOPS", layer.flops / 8)
+    timed = []
+    monkeypatch.setattr(
+        measure_module, "torch_variants", lambda _, part: {"nchw": lambda: timed.append(part.x.numel())}
+    )
+    monkeypatch.setattr(measure_module, "_seconds", lambda call: (call(), timed[-1])[1])
+    expected = measure_module._expected_seconds("forward", "nchw", Operands.draw(layer, torch.float32), layer)
+    assert expected == math.prod(shape) and timed[0] <= max(math.prod(shape) / 8, 4)
+
+
+def test_the_peak_is_that_of_the_instruction_set_in_use(monkeypatch) -> None:
+    asked = []
+
+    class Library:
+        best_isa = 3
+
+        def measure_fma_peak(self, isa, threads, seconds) -> float:
+            asked.append(isa)
+            return 1.0
+
+    monkeypatch.setattr(measure_module, "find_library", Library)
+    for value, isa in (("", None), ("avx2", None), ("avx2", "portable")):
+        monkeypatch.setenv("REPLK_PROBE_ISA", value)
+        assert measure_module.measure_fma_peak(1, isa) == 1.0
+    assert asked == [0, 2, 1]
+
+
+def test_the_ratio_is_of_ours_alone() -> None:
+    """Where torch computes our channels-last kernels, its time is not called ours."""
+    times = {"module": 4.0, "functional": 5.0, "ours_channels_last": 1.0, "nchw": 6.0, "channels_last": 1.0, "fft": 9.0}
+    timings = tuple(Timing(name, value, value, 1) for name, value in times.items())
+    case = SpeedCase(LAYERS[0], "forward", timings, "direct", "avx2", (0, 0), 0)
+    assert case.ratio == 0.25 and case.ratio_by_layout == 1.0 and case.gflops == pytest.approx(case.layer.flops / 4e9)
+
+
 def test_an_instruction_set_can_be_forced_and_is_let_go(monkeypatch) -> None:
     if not native_info().loaded:
         with pytest.raises(BackendError, match="no native kernels"):
@@ -69,7 +109,7 @@ def test_an_instruction_set_can_be_forced_and_is_let_go(monkeypatch) -> None:
 
 
 def test_what_takes_too_long_is_left_out_and_named(monkeypatch) -> None:
-    monkeypatch.setattr(measure_module, "_PROBE_FLOPS", 0.0)
+    monkeypatch.setattr(measure_module, "_PROBE_FLOPS", 1.0)
     layer = Layer(1, 32, 6, 6, 3, 3)
     (case,) = measure_speed([layer], repeats=1, budget=0.0).cases
     left_out = {timing.variant: timing.note for timing in case.timings if timing.minimum is None}
@@ -88,6 +128,7 @@ def test_what_takes_too_long_is_left_out_and_named(monkeypatch) -> None:
         ({"isa": "mmx"}, "Unknown instruction set"),
         ({"layers": []}, "nothing to time"),
         ({"repeats": 0}, "0 repeats"),
+        ({"layers": [Layer(1, 1, 4, 4, 1000001, 1000001)]}, r"machine has"),
         ({"layers": [Layer(4096, 65536, 256, 256, 3, 3)]}, r"take about \d+ GB and this machine has"),
     ],
 )
