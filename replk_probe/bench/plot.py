@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from replk_probe.erf.plot_style import INK, MUTED, house_style, new_figure, save_figure, text_points
 from replk_probe.errors import InvalidInputError
+from replk_probe.plot_style import INK, MUTED, house_style, new_figure, save_figure, text_points
 
 from .result import SpeedCase, SpeedResult
 

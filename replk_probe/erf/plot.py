@@ -22,8 +22,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Affine2D
 
 from replk_probe.errors import InvalidInputError
-
-from .plot_style import (
+from replk_probe.plot_style import (
     ALERT,
     ALERT_TEXT,
     BAR_ROOM,
@@ -41,6 +40,7 @@ from .plot_style import (
     save_figure,
     text_points,
 )
+
 from .result import ErfResult
 
 COLOUR_MAP = "rocket"  # perceptually uniform, from black to nearly white

@@ -12,9 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from replk_probe.errors import InvalidInputError
-
-from .plot import CAPTION_SIZE, caption_of, colour_floor, draw_caption, draw_colour_bar, plot_erf
-from .plot_style import (
+from replk_probe.plot_style import (
     BAR_ROOM,
     MAP_INCHES,
     MUTED,
@@ -25,6 +23,8 @@ from .plot_style import (
     shortened,
     text_points,
 )
+
+from .plot import CAPTION_SIZE, caption_of, colour_floor, draw_caption, draw_colour_bar, plot_erf
 from .result import ErfResult
 
 _CELL_INCHES = 1.96  # three maps to a page

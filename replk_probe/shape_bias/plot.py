@@ -10,7 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from replk_probe.erf.plot_style import ALERT_TEXT, INK, MUTED, fitted, house_style, new_figure, save_figure
+from replk_probe.plot_style import ALERT_TEXT, INK, MUTED, fitted, house_style, new_figure, save_figure
 from replk_probe.runtime.provenance import RunInfo
 
 from .observers import Observer

@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from replk_probe.erf.plot_style import INK, fitted, house_style, inches_of, new_figure, text_points
+from replk_probe.plot_style import INK, fitted, house_style, inches_of, new_figure, text_points
 
 from .observers import Observer
 from .plot_icons import draw_icon, has_icon

@@ -11,7 +11,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.transforms import Affine2D, ScaledTranslation, Transform
 
-from replk_probe.erf.plot_style import INK, figure_of
+from replk_probe.plot_style import INK, figure_of
 
 _PAPER = "white"
 _SIDE = 100.0

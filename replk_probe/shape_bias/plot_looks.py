@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 from matplotlib.transforms import Transform
 
-from replk_probe.erf.plot_style import ALERT, INK, MUTED, figure_of, fitted, text_points
 from replk_probe.errors import InvalidInputError
+from replk_probe.plot_style import ALERT, INK, MUTED, figure_of, fitted, text_points
 
 from .observers import Observer
 from .plot_icons import near

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from replk_probe.erf.plot_style import save_figure
 from replk_probe.errors import InvalidInputError
+from replk_probe.plot_style import save_figure
 from replk_probe.runtime.provenance import RunInfo
 
 from .observers import Observer

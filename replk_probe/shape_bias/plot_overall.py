@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from replk_probe.erf.plot_style import INK, house_style, inches_of, new_figure, text_points
+from replk_probe.plot_style import INK, house_style, inches_of, new_figure, text_points
 
 from .observers import Observer
 from .plot_looks import (

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from replk_probe.erf.plot_style import INK, MUTED, block_side, fitted, house_style, new_figure, save_figure, text_points
 from replk_probe.errors import InvalidInputError
+from replk_probe.plot_style import INK, MUTED, block_side, fitted, house_style, new_figure, save_figure, text_points
 
 from .decisions import NO_ANSWER, Decisions
 from .plot_looks import RANDOM_BADGE, badge_style

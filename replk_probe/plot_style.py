@@ -1,4 +1,4 @@
-"""What the figures of effective receptive fields have in common: style, sizes, files. Free of torch."""
+"""What all figures have in common: style, sizes, files. Free of torch."""
 
 from __future__ import annotations
 
