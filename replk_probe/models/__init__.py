@@ -5,11 +5,12 @@ Importing this package registers the models, so that ``timm.create_model("replkn
 
 from __future__ import annotations
 
-from . import convnext_large, mobilenet_large, replknet, slak
+from . import convnext_large, micro, mobilenet_large, replknet, slak
 from ._checkpoints import CheckpointReport
 from ._create import DataConfig, attach_weights_info, create_model, data_config, load_checkpoint, weights_info
 from ._reparam import fuse_bn, fuse_conv_bn, merge_branches, reparameterize
 from ._spec import LayerRef, ProbeSpec, final_layer, large_kernel_layers, probe_spec, resolve_layer
+from .micro import default_models
 
 __all__ = [
     "CheckpointReport",
@@ -20,12 +21,14 @@ __all__ = [
     "convnext_large",
     "create_model",
     "data_config",
+    "default_models",
     "final_layer",
     "fuse_bn",
     "fuse_conv_bn",
     "large_kernel_layers",
     "load_checkpoint",
     "merge_branches",
+    "micro",
     "mobilenet_large",
     "probe_spec",
     "reparameterize",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 Shapes = Mapping[str, Sequence[int]]
@@ -18,6 +18,8 @@ _REPLKNETS: dict[tuple[int, tuple[int, ...]], tuple[str, str | None]] = {
     (128, (7, 7, 7, 7)): ("RepLKNet-7", "replknet7"),
     (128, (3, 3, 3, 3)): ("RepLKNet-3", "replknet3"),
 }
+# Width of the first stage of the models in micro.py, and of the first convolution of their MobileNets.
+_MICRO_WIDTH = 16
 # Width of the first stage and blocks of the third.
 _SLAKS: dict[tuple[int, int], tuple[str, str | None]] = {
     (124, 9): ("SLaK-T", "slak_tiny"),
@@ -47,7 +49,7 @@ _OTHERS = (
     (r"^encoder\.layers\.encoder_layer_0\.", "a Vision Transformer, torchvision's naming"),
     (r"^features\.\d+\.squeeze\.weight$", "a SqueezeNet"),
     (r"^features\.denseblock1\.", "a DenseNet"),
-    (r"^features\.18\.0\.weight$", "a MobileNet V2"),
+    (r"^features\.1\.conv\.0\.0\.", "a MobileNet V2"),
     (r"^conv_stem\.weight$", "an EfficientNet or MobileNet, timm's naming"),
     (r"^inception3a\.", "a GoogLeNet"),
     (r"^(rpn|roi_heads?|decode_head|bbox_head)\.", "a detector or segmenter"),
@@ -76,8 +78,7 @@ class Fingerprint:
 def form_of(names: Sequence[str] | Mapping[str, object]) -> str | None:
     """Structure that names in our own spelling belong to, or None for a network without large-kernel blocks."""
     keys = set(names)
-    mobile = "features.18.0.weight" in keys
-    if not mobile and not any(".large_kernel." in key for key in keys):
+    if not _is_mobilenet(keys) and not any(".large_kernel." in key for key in keys):
         return None
     # The stem and the first depthwise layer have a bias only once their batch norm is folded into it.
     if keys & {"stem.0.conv.bias", "features.0.0.bias"}:
@@ -97,7 +98,7 @@ def fingerprint(shapes: Shapes) -> Fingerprint:
         The best description there is, at the least how many tensors there are and how they are called.
     """
     form = form_of(shapes)
-    if form is not None and "features.18.0.weight" not in shapes:
+    if form is not None and not _is_mobilenet(shapes):
         return _large_kernel_network(shapes, form)
     if "layer1.0.conv1.weight" in shapes:
         blocks = _count(shapes, r"^layer3\.(\d+)\.")
@@ -132,6 +133,9 @@ def _large_kernel_network(shapes: Shapes, form: str) -> Fingerprint:
         width = shapes["stem.0.conv.weight"][0]
         title, model = _REPLKNETS.get((width, tuple(kernels)), ("", None))
         family = "RepLKNet"
+        if width == _MICRO_WIDTH:
+            # The last stages of the one with 31 x 31 kernels have smaller ones.
+            title, model = f"RepLKNet-micro-{kernels[0]}", f"replknet_micro_k{kernels[0]}{_rep(shapes)}"
     else:
         width = next((shape[0] for name, shape in shapes.items() if name == "downsample_layers.0.0.weight"), 0)
         title, model = _SLAKS.get((width, _count(shapes, r"^stages\.2\.(\d+)\.")), ("", None))
@@ -146,12 +150,24 @@ def _mobilenet(shapes: Shapes, form: str | None) -> Fingerprint:
     """``features.1`` has no expansion, so its depthwise layer is the first: ``conv.0.0``."""
     layers = {name: shape for name, shape in shapes.items() if name.startswith("features.1.conv.0.0.")}
     side = max((shape[-1] for shape in layers.values() if len(shape) == 4), default=3)
-    rep = any(".small_conv." in name or ".reparam_conv." in name for name in layers)
     if side == 3:
         return Fingerprint("a MobileNet V2", "mobilenetv2_k3", form)
+    micro = tuple(shapes.get("features.0.0.weight", ()))[:1] == (_MICRO_WIDTH,)
     return Fingerprint(
-        f"a MobileNet V2 with {side}x{side} kernels", f"mobilenetv2_k{side}{'_rep' if rep else ''}", form
+        f"a {'small ' if micro else ''}MobileNet V2 with {side}x{side} kernels",
+        f"mobilenetv2_{'micro_' if micro else ''}k{side}{_rep(layers)}",
+        form,
     )
+
+
+def _is_mobilenet(names: Iterable[str]) -> bool:
+    """The first inverted residual does not expand, so its depthwise layer comes first."""
+    return any(name.startswith("features.1.conv.0.0.") for name in names)
+
+
+def _rep(names: Iterable[str]) -> str:
+    """What the name of a model with small branches ends in; of merged ones it must have had some."""
+    return "_rep" if any(".small_conv." in name or ".reparam_conv." in name for name in names) else ""
 
 
 def _count(shapes: Shapes, pattern: str) -> int:

@@ -14,21 +14,30 @@ from replk_probe.ops import DepthwiseConv2d
 register_notrace_module(DepthwiseConv2d)
 
 
-def timm_cfg(first_conv: str, input_size: int = 224, mean: float | None = None, classifier: str = "head") -> Any:
+def timm_cfg(
+    first_conv: str,
+    input_size: int = 224,
+    mean: float | None = None,
+    classifier: str = "head",
+    num_classes: int = 1000,
+    stride: int = 32,
+) -> Any:
     """Preprocessing and layer names of one variant, in timm's words.
 
     Args:
         first_conv: Path of the first convolution.
-        input_size: Side of the input in pixels; above 224 the whole image is warped, not cropped.
+        input_size: Side of the input in pixels; other than 224 the whole image is warped, not cropped.
         mean: Mean and standard deviation of all channels; None: those of ImageNet.
         classifier: Path of the last linear layer.
+        num_classes: Its outputs.
+        stride: Of the last map, in pixels of the input.
     """
     imagenet = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     return {
         "url": "",
-        "num_classes": 1000,
+        "num_classes": num_classes,
         "input_size": (3, input_size, input_size),
-        "pool_size": (input_size // 32, input_size // 32),
+        "pool_size": (input_size // stride, input_size // stride),
         "crop_pct": 0.875 if input_size == 224 else 1.0,
         "crop_mode": "center" if input_size == 224 else "squash",
         "interpolation": "bicubic",
@@ -38,11 +47,11 @@ def timm_cfg(first_conv: str, input_size: int = 224, mean: float | None = None, 
     }
 
 
-def register_variant(cls: type[nn.Module], name: str, config: Mapping[str, Any]) -> None:
+def register_variant(cls: type[nn.Module], name: str, config: Mapping[str, Any], module: str | None = None) -> None:
     """Make ``timm.create_model(name)`` build ``cls(**config)``.
 
-    The module of ``cls`` must hold ``default_cfgs`` already. ``pretrained=True`` takes the default weights of the
-    package's own catalog, since the authors' files need their keys renamed.
+    ``module``, by default that of ``cls``, must hold ``default_cfgs`` already. ``pretrained=True`` takes the default
+    weights of the package's own catalog, since the authors' files need their keys renamed.
     """
 
     def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
@@ -57,6 +66,6 @@ def register_variant(cls: type[nn.Module], name: str, config: Mapping[str, Any])
         return model
 
     build.__name__ = build.__qualname__ = name
-    build.__module__ = cls.__module__
+    build.__module__ = module or cls.__module__
     build.__doc__ = f"{cls.__name__}, variant ``{name}``."
     register_model(build)

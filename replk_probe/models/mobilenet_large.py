@@ -9,7 +9,8 @@ Source: Ding et al., arXiv:2203.06717, Tables 2 and 3; Sandler et al., CVPR 2018
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
@@ -25,8 +26,18 @@ from ._spec import ProbeSpec, Stage
 
 __all__ = ["LargeKernelMobileNetV2"]
 
+Rows: TypeAlias = Sequence[tuple[int, int, int, int]]
+
 # Expansion, channels, repeats, first stride: Table 2 of the MobileNet V2 paper.
-_SETTING = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+_SETTING: Rows = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 _STEM_WIDTH, _LAST_WIDTH = 32, 1280
 
 
@@ -85,7 +96,7 @@ class InvertedResidual(nn.Module):
 
 
 class LargeKernelMobileNetV2(Reparameterizable, MeanPooled):
-    """MobileNet V2, ``[N, in_chans, H, W]`` to ``[N, num_classes]``, total stride 32."""
+    """MobileNet V2, ``[N, in_chans, H, W]`` to ``[N, num_classes]``, total stride 32 by default."""
 
     classifier_path = "classifier.1"
 
@@ -97,16 +108,22 @@ class LargeKernelMobileNetV2(Reparameterizable, MeanPooled):
         num_classes: int = 1000,
         in_chans: int = 3,
         drop_rate: float = 0.2,
+        setting: Rows = _SETTING,
+        stem_width: int = _STEM_WIDTH,
+        last_width: int = _LAST_WIDTH,
     ) -> None:
         """Build the network with PyTorch's default initialisation.
 
         Args:
-            kernel_size: Side of all 17 depthwise kernels, odd.
+            kernel_size: Side of all depthwise kernels, odd.
             small_kernel: Side of the branch parallel to each of them; None, 0 or not below ``kernel_size``: none.
             shortcut: Whether blocks that keep their shape add their input.
             num_classes: Outputs of the classifier; 0: no classifier, pooled features.
             in_chans: Input channels.
             drop_rate: Dropout before the classifier, in training.
+            setting: Expansion, channels, repeats and first stride of each stage.
+            stem_width: Channels of the first convolution, of stride 2.
+            last_width: Channels of the last convolution, and inputs of the classifier.
 
         Raises:
             InvalidInputError: A kernel is even.
@@ -115,25 +132,30 @@ class LargeKernelMobileNetV2(Reparameterizable, MeanPooled):
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise InvalidInputError(f"The depthwise kernels must have an odd side, but kernel_size is {kernel_size}.")
         self.num_classes = num_classes
-        self.num_features = self.head_hidden_size = _LAST_WIDTH
+        self.num_features = self.head_hidden_size = last_width
+        self.setting = tuple(setting)
         self.drop_rate = drop_rate
-        features: list[nn.Module] = [_conv_bn_relu(in_chans, _STEM_WIDTH, kernel_size=3, stride=2)]
-        width = _STEM_WIDTH
-        for expand, channels, repeats, first_stride in _SETTING:
+        features: list[nn.Module] = [_conv_bn_relu(in_chans, stem_width, kernel_size=3, stride=2)]
+        self.feature_info: list[dict[str, Any]] = []
+        width, reduction = stem_width, 2
+        for expand, channels, repeats, first_stride in self.setting:
+            if first_stride > 1:
+                self._note_features(width, reduction, len(features) - 1)
+                reduction *= first_stride
             for index in range(repeats):
                 stride = first_stride if index == 0 else 1
                 features.append(InvertedResidual(width, channels, stride, expand, kernel_size, small_kernel, shortcut))
                 width = channels
-        features.append(_conv_bn_relu(width, _LAST_WIDTH))
+        features.append(_conv_bn_relu(width, last_width))
+        self._note_features(last_width, reduction, len(features) - 1)
         self.features = nn.Sequential(*features)
-        self.feature_info = [
-            {"num_chs": channels, "reduction": reduction, "module": f"features.{index}"}
-            for channels, reduction, index in ((16, 2, 1), (24, 4, 3), (32, 8, 6), (96, 16, 13), (1280, 32, 18))
-        ]
-        self.classifier = nn.Sequential(nn.Dropout(drop_rate), linear_classifier(_LAST_WIDTH, num_classes))
+        self.classifier = nn.Sequential(nn.Dropout(drop_rate), linear_classifier(last_width, num_classes))
+
+    def _note_features(self, channels: int, reduction: int, index: int) -> None:
+        self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": f"features.{index}"})
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last map before pooling (there is no final norm), ``[N, 1280, H / 32, W / 32]``."""
+        """The last map before pooling (there is no final norm), by default ``[N, 1280, H / 32, W / 32]``."""
         y: Tensor = self.features(x)
         return y
 
@@ -148,10 +170,10 @@ class LargeKernelMobileNetV2(Reparameterizable, MeanPooled):
         return self.forward_head(self.forward_features(x))
 
     def probe_spec(self) -> ProbeSpec:
-        """Seven stages, one for each row of the MobileNet V2 paper's Table 2."""
+        """One stage for each row of the setting: seven in the MobileNet V2 paper's Table 2."""
         stages: list[Stage] = []
         first = 1
-        for _, _, repeats, _ in _SETTING:
+        for _, _, repeats, _ in self.setting:
             blocks = tuple(f"features.{index}" for index in range(first, first + repeats))
             stages.append(Stage(blocks[-1], blocks))
             first += repeats

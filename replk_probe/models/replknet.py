@@ -6,6 +6,7 @@ Source: Ding et al., "Scaling Up Your Kernels to 31x31", CVPR 2022, arXiv:2203.0
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -79,7 +80,7 @@ class RepLKStage(nn.Module):
 
 
 class RepLKNet(Reparameterizable, MeanPooled):
-    """RepLKNet with any kernel sizes; ``[N, in_chans, H, W]`` to ``[N, num_classes]``, total stride 32.
+    """RepLKNet with any kernel sizes; ``[N, in_chans, H, W]`` to ``[N, num_classes]``, total stride 32 by default.
 
     Names of modules and parameters are those of the published checkpoints, but for the branches of
     :class:`~replk_probe.models._large_kernel.LargeKernelConv`.
@@ -96,6 +97,7 @@ class RepLKNet(Reparameterizable, MeanPooled):
         num_classes: int = 1000,
         in_chans: int = 3,
         drop_path_rate: float = 0.0,
+        strides: Sequence[int] = (4, 2, 2, 2),
     ) -> None:
         """Build the network with PyTorch's default initialisation.
 
@@ -109,15 +111,24 @@ class RepLKNet(Reparameterizable, MeanPooled):
             num_classes: Outputs of the classifier; 0: no classifier, pooled features.
             in_chans: Input channels.
             drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the first.
+            strides: In front of each stage: 2 or 4 of the stem, 1 or 2 of each transition; of those for stages that are
+                not there nothing is read.
 
         Raises:
-            InvalidInputError: ``kernel_sizes``, ``layers`` and ``channels`` differ in length, or a kernel is even.
+            InvalidInputError: ``kernel_sizes``, ``layers`` and ``channels`` differ in length, a kernel is even, or a
+                stride is none of those.
         """
         super().__init__()
         if not len(kernel_sizes) == len(layers) == len(channels) or not channels:
             raise InvalidInputError(
                 f"kernel_sizes, layers and channels need one entry for each stage, but got {len(kernel_sizes)}, "
                 f"{len(layers)} and {len(channels)}."
+            )
+        strides = tuple(strides)[: len(channels)]
+        if len(strides) < len(channels) or strides[0] not in (2, 4) or not {*strides[1:]} <= {1, 2}:
+            raise InvalidInputError(
+                f"The stem has a stride of 2 or 4 and each transition one of 1 or 2, but strides is {list(strides)} "
+                f"for {len(channels)} stages."
             )
         width = channels[0]
         self.num_classes = num_classes
@@ -127,7 +138,7 @@ class RepLKNet(Reparameterizable, MeanPooled):
                 ConvBN(in_chans, width, 3, stride=2, act=nn.ReLU()),
                 ConvBN(width, width, 3, groups=width, act=nn.ReLU()),
                 ConvBN(width, width, 1, act=nn.ReLU()),
-                ConvBN(width, width, 3, stride=2, groups=width, act=nn.ReLU()),
+                ConvBN(width, width, 3, stride=strides[0] // 2, groups=width, act=nn.ReLU()),
             ]
         )
         self.stages = nn.ModuleList()
@@ -148,11 +159,11 @@ class RepLKNet(Reparameterizable, MeanPooled):
                 self.transitions.append(
                     nn.Sequential(
                         ConvBN(width, wider, 1, act=nn.ReLU()),
-                        ConvBN(wider, wider, 3, stride=2, groups=wider, act=nn.ReLU()),
+                        ConvBN(wider, wider, 3, stride=strides[stage + 1], groups=wider, act=nn.ReLU()),
                     )
                 )
         self.feature_info = [
-            {"num_chs": width, "reduction": 4 * 2**stage, "module": f"stages.{stage}"}
+            {"num_chs": width, "reduction": prod(strides[: stage + 1]), "module": f"stages.{stage}"}
             for stage, width in enumerate(channels)
         ]
         self.norm = nn.BatchNorm2d(channels[-1])
@@ -160,7 +171,7 @@ class RepLKNet(Reparameterizable, MeanPooled):
         self.head = linear_classifier(channels[-1], num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last map before the final norm, ``[N, channels[-1], H / 32, W / 32]``."""
+        """The last map before the final norm, ``[N, channels[-1], H / 32, W / 32]`` with the default strides."""
         for layer in self.stem:
             x = layer(x)
         for index, stage in enumerate(self.stages):

@@ -32,10 +32,18 @@ def test_names() -> None:
         "replknet25",
         "replknet31b",
         "replknet31l",
+        "replknet_micro_k3",
+        "replknet_micro_k7",
+        "replknet_micro_k7_rep",
+        "replknet_micro_k13",
+        "replknet_micro_k13_rep",
+        "replknet_micro_k31",
+        "replknet_micro_k31_rep",
         "replknetxl",
     ]
+    assert timm.list_models("mobilenetv2_micro*") == ["mobilenetv2_micro_k13", "mobilenetv2_micro_k13_rep"]
     assert timm.list_models("slak_*") == ["slak_base", "slak_small", "slak_tiny"]
-    assert len(own_models()) == 23
+    assert len(own_models()) == 32
 
 
 def test_the_package_alone_stays_light_and_registers_silently() -> None:
