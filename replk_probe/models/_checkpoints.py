@@ -36,7 +36,7 @@ class CheckpointReport:
         title: What the weights are by names and shapes, for instance ``"RepLKNet-31B"``.
         form: Structure found in the file and now in the model: ``"train"``, ``"merged"`` or ``"merged+fused"``; None
             for a family without such forms.
-        naming: ``"mmpretrain"``, ``"official"`` or ``"own"`` (the model's own names).
+        naming: ``"mmpretrain"``, ``"official"``, ``"timm"`` or ``"own"`` (the model's own names).
         wrapper: Entry of the file that was read (``"model"``, ``"model_ema"``, nested ones joined by a dot);
             ``"module."`` or the like where there is only a prefix; None for a flat file.
         prefix: What was stripped from every name, or "".
@@ -46,6 +46,7 @@ class CheckpointReport:
         head: ``"loaded"``, ``"replaced"`` (another number of classes, which the model now has), ``"missing"`` (not in
             the file: the model keeps its own, so its class scores mean nothing), ``"dropped"`` (not in the model).
         num_classes: Outputs of the classifier as loaded; None without a loaded one.
+        dtypes: In the file, of each tensor that was loaded, by its name in the model.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class CheckpointReport:
     missing: tuple[str, ...]
     head: str
     num_classes: int | None
+    dtypes: Mapping[str, torch.dtype]
 
     @property
     def note(self) -> str | None:
@@ -70,7 +72,9 @@ class CheckpointReport:
         return None
 
 
-def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, ema: bool = False) -> CheckpointReport:
+def load_checkpoint(
+    model: nn.Module, path: str | os.PathLike[str], *, ema: bool = False, only: Sequence[str] | None = None
+) -> CheckpointReport:
     """Load a weights file into ``model`` in place; on any error the model is as it was.
 
     Understood are the files of RepLKNet (train, merged and deep-fused form), of SLaK, of mmpretrain, timm and
@@ -81,6 +85,8 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, ema: bool
         model: The network; parameters keep their dtype and device. On the meta device they become real tensors.
         path: The file.
         ema: Take the file's averaged entry (``model_ema`` and the like) instead of the default one.
+        only: Module paths outside of which nothing is loaded. All names and shapes must fit all the same, but of the
+            numbers in the file only these are read, where its format lets tensors be read one by one.
 
     Returns:
         What was found and done.
@@ -106,9 +112,11 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, ema: bool
         candidate = match(skeleton, converted, {}, dropped)
         plan = candidate if candidate.faults < plan.faults else plan
     if plan.faults:
-        raise _does_not_fit(model, path, file, plan, form)
-    _refuse_unusable(plan, skeleton, path)
+        raise _does_not_fit(model, path, file, plan, form, only or ())
+    wanted = {name: value for name, value in plan.state.items() if only is None or _is_inside(name, only)}
+    _refuse_unusable(wanted, plan.origins, skeleton, path)
     digest = sha256_of(path)
+    dtypes = {name: value.dtype for name, value in plan.state.items()}
 
     _restructure(model, form)
     for name, classes in plan.heads.items():
@@ -116,8 +124,8 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, ema: bool
     on_meta = any(value.is_meta for value in own.values())
     if on_meta:  # Nothing to copy into: the model takes the tensors themselves, off the mapped file.
         target = model.state_dict()
-        plan.state = {name: value.to(target[name].dtype, copy=True) for name, value in plan.state.items()}
-    model.load_state_dict(plan.state, strict=False, assign=on_meta)
+        wanted = {name: value.to(target[name].dtype, copy=True) for name, value in wanted.items()}
+    model.load_state_dict(wanted, strict=False, assign=on_meta)
     return CheckpointReport(
         path=path,
         sha256=digest,
@@ -131,6 +139,7 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, ema: bool
         missing=tuple(name for name in model.state_dict() if name not in plan.state and not is_recomputed(name)),
         head=plan.head,
         num_classes=loaded_classes(model, plan),
+        dtypes=dtypes,
     )
 
 
@@ -231,16 +240,21 @@ def _by_timm(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | 
     return {name: value for name, value in converted.items() if isinstance(value, Tensor)}
 
 
-def _refuse_unusable(plan: Plan, skeleton: nn.Module, path: Path) -> None:
+def _is_inside(name: str, paths: Sequence[str]) -> bool:
+    """Whether a tensor belongs to one of the modules at ``paths``."""
+    return any(name.startswith(f"{path}.") for path in paths)
+
+
+def _refuse_unusable(state: Mapping[str, Tensor], origins: Mapping[str, str], skeleton: nn.Module, path: Path) -> None:
     """Numbers that no model can use: quantised, or not finite."""
     own = skeleton.state_dict()
-    for name, value in plan.state.items():
+    for name, value in state.items():
         if own[name].is_floating_point() and not value.is_floating_point():
             raise WeightsError(
-                f"{path.name} holds quantised weights. {plan.origins.get(name, name)} is {value.dtype}, and the model "
+                f"{path.name} holds quantised weights. {origins.get(name, name)} is {value.dtype}, and the model "
                 f"computes in {own[name].dtype}. Pass the floating-point file."
             )
-    broken = _not_finite(plan.state, plan.origins)
+    broken = _not_finite(state, origins)
     if broken:
         raise non_finite_error(path, broken)
 
@@ -264,8 +278,12 @@ def _identify(state: Mapping[str, Tensor]) -> Fingerprint:
     return fingerprint({name: tuple(value.shape) for name, value in state.items()})
 
 
-def _does_not_fit(model: nn.Module, path: Path, file: StateFile, plan: Plan, form: str | None) -> WeightsError:
+def _does_not_fit(
+    model: nn.Module, path: Path, file: StateFile, plan: Plan, form: str | None, only: Sequence[str]
+) -> WeightsError:
     own = model.state_dict()
+    for names in (plan.missing, plan.misshaped):
+        names.sort(key=lambda name: not _is_inside(name, only))  # what was asked for comes first
     seems = fingerprint({name: tuple(value.shape) for name, value in plan.state.items()})
     mine = fingerprint({name: tuple(value.shape) for name, value in own.items()})
     parts = []

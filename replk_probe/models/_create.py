@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import timm
 import torch
 from torch import nn
 
-from replk_probe.errors import InvalidInputError, ReplkProbeError, UnknownModelError, WeightsError
+from replk_probe.errors import InvalidInputError, UnknownModelError, WeightsError
 from replk_probe.runtime.provenance import WeightsInfo
 
+from ._builders import builder_of, torchvision_models
 from ._checkpoints import CheckpointReport
 from ._checkpoints import load_checkpoint as load_file
-from ._factory import build_from_factory
-from ._names import TORCHVISION, is_own_model
+from ._names import TORCHVISION, is_factory
 from ._seeds import check_seed
 from ._weights import ResolvedWeights, resolve_weights
 
 _INFO = "_replk_weights_info"
 _DATA = "_replk_data_config"
-# These two renormalise their input whenever torchvision itself loads their weights.
-_RENORMALISING = ("googlenet", "inception_v3")
-# Prefixes of timm's for models outside its registry. hf_hub could be a module of the user's, but for the slash.
-_HUB = re.compile("hf-hub:|local-dir:|hf_hub:.*/")
 
 
 @dataclass(frozen=True)
@@ -71,6 +63,66 @@ def create_model(
         InvalidInputError: The builder fails on the options given, or the seed cannot be used.
         WeightsError: The weights cannot be found, fetched, read or matched.
     """
+    name, weights, seed = _checked(name, weights, seed)
+    build = builder_of(name)
+    # First, as large networks take a while to build, only to be told then that there are no such weights.
+    resolved = resolve_weights(name, weights)
+    with _seeded(seed):
+        model = build(overrides)
+    _apply(model, name, resolved, seed=seed, ema=ema)
+    return model.eval()
+
+
+def create_partly(
+    name: str,
+    weights: str | os.PathLike[str] | None,
+    needed: Callable[[nn.Module], Sequence[str]],
+    *,
+    seed: int = 0,
+    ema: bool = False,
+) -> nn.Module:
+    """Build a network of which only some modules are to be looked at; it cannot compute anything.
+
+    Weights that come from a file are read as far as they are needed; the rest of the network stays on the meta device.
+    Random weights, and a factory's own, are made as a whole.
+
+    Args:
+        name: As :func:`create_model`.
+        weights: As there.
+        needed: From the network, without numbers yet, to the module paths that are needed.
+        seed: As there.
+        ema: As there.
+
+    Returns:
+        The network, in eval mode.
+
+    Raises:
+        UnknownModelError: As :func:`create_model`, and so are the others.
+        InvalidInputError: Also what ``needed`` raises.
+        WeightsError: As there.
+    """
+    name, weights, seed = _checked(name, weights, seed)
+    build = builder_of(name)
+    resolved = resolve_weights(name, weights)
+    model = None if resolved.path is None or is_factory(name) else _skeleton(build)
+    if model is None:
+        with _seeded(seed):
+            model = build({})
+    _apply(model, name, resolved, seed=seed, ema=ema, only=needed(model))
+    return model.eval()
+
+
+def _skeleton(build: Callable[[dict[str, Any]], nn.Module]) -> nn.Module | None:
+    """The network without numbers, or None where its builder cannot do without."""
+    try:
+        with torch.device("meta"):
+            return build({})
+    except InvalidInputError:
+        return None
+
+
+def _checked(name: Any, weights: Any, seed: Any) -> tuple[str, str | None, int]:
+    """The arguments as they are looked up."""
     if not isinstance(name, str):
         hint = "It is a network already" if isinstance(name, nn.Module) else "Give one that 'replk-probe models' lists"
         raise UnknownModelError(
@@ -81,15 +133,8 @@ def create_model(
             f"The weights are given as {weights!r}. They are chosen by a name or a path. "
             "Use 'pretrained', 'random', 'auto', a name of the catalog or a path."
         )
-    seed = check_seed(seed)
     name = name.strip().removeprefix("timm:").replace("torchvision.models:", TORCHVISION)
-    build = _builder(name)
-    # First, as large networks take a while to build, only to be told then that there are no such weights.
-    resolved = resolve_weights(name, None if weights is None else os.fspath(weights))
-    with _seeded(seed):
-        model = build(overrides)
-    _apply(model, name, resolved, seed=seed, ema=ema)
-    return model.eval()
+    return name, None if weights is None else os.fspath(weights), check_seed(seed)
 
 
 def load_weights(model: nn.Module, name: str, weights: str) -> None:
@@ -156,13 +201,21 @@ def statistics_note(model: nn.Module) -> str | None:
     )
 
 
-def _apply(model: nn.Module, name: str, resolved: ResolvedWeights, *, seed: int | None, ema: bool) -> None:
+def _apply(
+    model: nn.Module,
+    name: str,
+    resolved: ResolvedWeights,
+    *,
+    seed: int | None,
+    ema: bool,
+    only: Sequence[str] | None = None,
+) -> None:
     """Load what was resolved, and note on the model what it is and how its images are prepared."""
     if resolved.path is None:
         seed = seed if resolved.kind == "random" else None
         attach_weights_info(model, WeightsInfo(resolved.source, seed=seed, note=resolved.note))
     else:
-        info = _info(resolved.source, load_file(model, resolved.path, ema=ema))
+        info = _info(resolved.source, load_file(model, resolved.path, ema=ema, only=only))
         notes = [note for note in (resolved.note, info.note) if note]
         attach_weights_info(model, replace(info, note=" ".join(notes) or None))
     entry = resolved.entry
@@ -198,105 +251,9 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _builder(name: str) -> Callable[[dict[str, Any]], nn.Module]:
-    """What builds the network of that name, given options; user code is not imported before that."""
-    if name.startswith(TORCHVISION):
-        return _torchvision_builder(name.removeprefix(TORCHVISION))
-    if _HUB.match(name):
-        raise _on_a_hub(name)
-    if ":" in name:
-        return partial(build_from_factory, name)
-    if not _is_registered(name):
-        raise _unknown(name)
-    # timm leaves out options that are None, but small_kernel=None is one.
-    plain = is_own_model(name) and "." not in name
-    return partial(_built, name, timm.models.model_entrypoint(name) if plain else partial(timm.create_model, name))
-
-
-def _is_registered(name: str) -> bool:
-    """Whether timm knows the name, its tag included if there is one."""
-    if not timm.is_model(name):
-        return False
-    return "." not in name or name in timm.list_models(f"{name.partition('.')[0]}.*", include_tags=True)
-
-
-def _built(name: str, build: Any, overrides: dict[str, Any]) -> nn.Module:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model: nn.Module = build(**overrides)
-    except ReplkProbeError:
-        raise
-    except Exception as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in overrides.items()) or "its defaults"
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InvalidInputError(f"Cannot build {name} with {given}. Its builder says: {reason[:300]}") from error
-    return model
-
-
-def _torchvision_builder(name: str) -> Callable[[dict[str, Any]], nn.Module]:
-    models = _torchvision_models()
-    known = models.list_models(module=models)
-    if name not in known:
-        close = difflib.get_close_matches(name.lower(), known, n=3)
-        hint = f"close: {', '.join(close)}" if close else f"there are {len(known)}, such as {', '.join(known[:3])}"
-        raise UnknownModelError(
-            f"Unknown model '{TORCHVISION}{name}'. torchvision has no classifier of that name ({hint})."
-        )
-    defaults = {"transform_input": True} if name in _RENORMALISING else {}
-    build = partial(models.get_model, name, weights=None, **defaults)
-    return partial(_built, f"{TORCHVISION}{name}", build)
-
-
-def _torchvision_models() -> Any:
-    import torchvision
-
-    return torchvision.models
-
-
 def _torchvision_data(name: str, tag: str | None) -> DataConfig:
-    models = _torchvision_models()
+    models = torchvision_models()
     weight = models.get_weight(tag) if tag else next(iter(models.get_model_weights(name)))
     preset = weight.transforms()
     side = int(preset.crop_size[0])
     return DataConfig(tuple(preset.mean), tuple(preset.std), (side, side))
-
-
-def _on_a_hub(name: str) -> UnknownModelError:
-    prefix, _, place = name.partition(":")
-    known = place.rpartition("/")[2]
-    hint = f"it is {known!r}" if known and _is_registered(known) else "'replk-probe models' lists them"
-    return UnknownModelError(
-        f"Unknown model {name!r}. Models of a hub are not supported by the prefix '{prefix}:'. "
-        f"Give the name that timm has for the model ({hint}), and its file as the weights."
-    )
-
-
-def _unknown(name: str) -> UnknownModelError:
-    from ._catalog import CATALOG
-
-    if name in CATALOG:
-        return UnknownModelError(
-            f"Unknown model {name!r}. That is a set of weights: ask for the model {CATALOG[name].model!r} with the "
-            f"weights {name!r}."
-        )
-    if name.endswith(".py"):
-        return UnknownModelError(
-            f"Unknown model {name!r}. A file needs the name of a function in it: '{name}:FUNCTION'."
-        )
-    arch = name.partition(".")[0]
-    if arch != name and timm.is_model(arch):
-        tags = [tagged for tagged in timm.list_models(f"{arch}.*", include_tags=True) if "." in tagged]
-        hint = f"It comes as {', '.join(tags[:6])}" if tags else f"Ask for {arch!r} and choose its weights apart"
-        return UnknownModelError(f"Unknown model {name!r}. {arch} has no weights with that tag. {hint}.")
-    # Papers write RepLKNet-31B, SLaK-T: compare without case and punctuation.
-    plain = {_plain(known): known for known in timm.list_models()}
-    close = [plain[match] for match in difflib.get_close_matches(_plain(name), plain, n=3)]
-    hint = f" (close: {', '.join(close)})" if close else ""
-    return UnknownModelError(
-        f"Unknown model {name!r}. No builder has that name{hint}. List them with 'replk-probe models'."
-    )
-
-
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())

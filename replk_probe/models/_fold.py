@@ -20,7 +20,7 @@ from ._reparam import FOLDABLE_NORMS, fuse_conv_bn, is_foldable
 _TRACING = threading.Lock()
 
 
-class _Tracer(fx.Tracer):
+class Tracer(fx.Tracer):
     """Follows its own thread alone: torch.fx takes over the calls of every module while it traces."""
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ def fold_neighbours(model: nn.Module, keep: str = "") -> bool:
     Returns:
         Whether anything was changed.
     """
-    graph = _traced(model)
+    graph = traced(model)
     if graph is None:
         return False
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
@@ -120,9 +120,17 @@ def fold_neighbours(model: nn.Module, keep: str = "") -> bool:
     return changed
 
 
-def _traced(model: nn.Module) -> fx.Graph | None:
-    """The calls that lead to the features, or all where the model has no ``forward_features``."""
-    tracer = _Tracer()
+def traced(model: nn.Module, tracer: Tracer | None = None) -> fx.Graph | None:
+    """The calls that lead to the features, or all where the model has no ``forward_features``.
+
+    Args:
+        model: Any network, in eval mode.
+        tracer: Which modules are recorded as they are; by default torch's own.
+
+    Returns:
+        None where torch.fx cannot follow the network's code.
+    """
+    tracer = tracer or Tracer()
     tracer.traced_func_name = "forward_features" if hasattr(model, "forward_features") else "forward"
     try:
         with _TRACING, warnings.catch_warnings():

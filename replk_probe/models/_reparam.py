@@ -6,7 +6,7 @@ train mode normalises by its batch, and merging it changes what it computes unti
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -117,7 +117,7 @@ def fuse_conv_bn(conv: nn.Conv2d, bn: nn.Module) -> nn.Conv2d:
     Raises:
         InvalidInputError: ``bn`` is no batch norm with running statistics, or ``conv`` computes an activation.
     """
-    weight, bias = _folded(conv, bn)
+    weight, bias = folded_weight(conv, bn)
     return _conv_like(conv, weight, bias, conv.kernel_size, conv.padding)
 
 
@@ -136,31 +136,46 @@ def merge_branches(branches: Iterable[tuple[nn.Conv2d, nn.Module]]) -> nn.Conv2d
         InvalidInputError: The branches are not aligned on one centre, or one computes an activation.
     """
     pairs = list(branches)
-    first = pairs[0][0]
-    size = (max(conv.kernel_size[0] for conv, _ in pairs), max(conv.kernel_size[1] for conv, _ in pairs))
-    margins = [((size[0] - conv.kernel_size[0]) / 2, (size[1] - conv.kernel_size[1]) / 2) for conv, _ in pairs]
+    weight, bias, padding = merged_weight(pairs)
+    return _conv_like(pairs[0][0], weight, bias, tuple(weight.shape[-2:]), padding)
+
+
+def merged_weight(branches: Sequence[tuple[nn.Conv2d, nn.Module]]) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """What :func:`merge_branches` computes, before it is rounded to the dtype of the branches.
+
+    Args:
+        branches: As there.
+
+    Returns:
+        Weight ``[O, I/groups, Kh, Kw]`` and bias ``[O]`` in float64, and the padding of the merged convolution.
+
+    Raises:
+        InvalidInputError: As there.
+    """
+    first = branches[0][0]
+    size = (max(conv.kernel_size[0] for conv, _ in branches), max(conv.kernel_size[1] for conv, _ in branches))
+    margins = [((size[0] - conv.kernel_size[0]) / 2, (size[1] - conv.kernel_size[1]) / 2) for conv, _ in branches]
     paddings = {
         (int(conv.padding[0]) + dy, int(conv.padding[1]) + dx)
-        for (conv, _), (dy, dx) in zip(pairs, margins, strict=True)
+        for (conv, _), (dy, dx) in zip(branches, margins, strict=True)
     }
     aligned = len(paddings) == 1 and all(d.is_integer() for margin in margins for d in margin)
-    if not aligned or any(conv.stride != first.stride or conv.dilation != (1, 1) for conv, _ in pairs):
+    if not aligned or any(conv.stride != first.stride or conv.dilation != (1, 1) for conv, _ in branches):
         raise InvalidInputError(
             "These branches cannot be merged: their kernels, paddings and strides do not share one centre. "
             "Use odd kernels with a padding of half their size and the same stride."
         )
-    folded = [_folded(conv, bn) for conv, bn in pairs]
+    folded = [folded_weight(conv, bn) for conv, bn in branches]
     padded = [
         nn.functional.pad(weight, (int(dx), int(dx), int(dy), int(dy)))
         for (weight, _), (dy, dx) in zip(folded, margins, strict=True)
     ]
-    weight, bias = reduce(torch.add, padded), reduce(torch.add, [bias for _, bias in folded])
     py, px = paddings.pop()
-    return _conv_like(first, weight, bias, size, (int(py), int(px)))
+    return reduce(torch.add, padded), reduce(torch.add, [bias for _, bias in folded]), (int(py), int(px))
 
 
-def _folded(conv: nn.Conv2d, bn: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias in float64 of ``bn(conv(x))``."""
+def folded_weight(conv: nn.Conv2d, bn: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight ``[O, I/groups, Kh, Kw]`` and bias ``[O]`` in float64 of ``bn(conv(x))``; see :func:`fuse_conv_bn`."""
     activation = activation_of(conv)
     if activation is not None:
         raise InvalidInputError(

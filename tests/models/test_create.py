@@ -14,7 +14,7 @@ from torch import nn
 
 import replk_probe
 from replk_probe.errors import InvalidInputError, ReplkProbeError, UnknownModelError, WeightsError
-from replk_probe.models import DataConfig, _create, create_model, data_config, load_checkpoint, weights_info
+from replk_probe.models import DataConfig, _builders, create_model, data_config, load_checkpoint, weights_info
 
 FACTORY = """
 import torch
@@ -211,8 +211,8 @@ def test_wrong_weights_are_told_before_the_network_is_built(
     def build(*_: object, **__: object) -> nn.Module:
         raise AssertionError("built")
 
-    monkeypatch.setattr(_create, "_built", build)
-    monkeypatch.setattr(_create, "build_from_factory", build)
+    monkeypatch.setattr(_builders, "_built", build)
+    monkeypatch.setattr(_builders, "build_from_factory", build)
     for name in ("replknet31b", "resnet18", "torchvision:resnet18", f"{factory}:build"):
         with pytest.raises(WeightsError, match="no such file"):
             create_model(name, tmp_path / "missing.pth")
