@@ -18,7 +18,8 @@ def command() -> None:
     """List, fetch and verify pretrained weights.
 
     Files go to the folder named by REPLK_PROBE_CACHE, else to the platform's cache folder. Weights of timm and
-    torchvision go where those packages keep theirs.
+    torchvision go where those packages keep theirs. The small models trained on synthetic data are a part of this
+    package.
     """
 
 
@@ -31,6 +32,7 @@ def list_weights(pattern: str, as_json: bool) -> None:
     With a PATTERN, the weights that timm publishes are listed too: 'swin_tiny*'.
     """
     from replk_probe.models._catalog import catalog_entries, hub_entries
+    from replk_probe.models._embedded import training_record
     from replk_probe.models._weights import cached_path
 
     own = [entry for entry in catalog_entries() if fnmatch(entry.name, pattern)]
@@ -42,7 +44,8 @@ def list_weights(pattern: str, as_json: bool) -> None:
         for entry in entries:
             cached = cached_path(entry)
             more = {"host": entry.host, "cached": None if cached is None else str(cached)}
-            rows.append(dataclasses.asdict(entry) | more)
+            record = training_record(entry) if entry.embedded else None
+            rows.append(dataclasses.asdict(entry) | more | {"embedded": bool(entry.embedded), "record": record})
         click.echo(json.dumps(rows, indent=2))
         return
     table = [("name", "top-1", "px", "host", "sha256", "cached", "licence", "training")]
@@ -50,7 +53,7 @@ def list_weights(pattern: str, as_json: bool) -> None:
         top1 = "-" if entry.top1 is None else str(entry.top1)
         cached_text = "-" if cached_path(entry) is None else "yes"
         licence = entry.licence.split(" (")[0]
-        digest = entry.sha256 or "-"
+        digest = entry.sha256[:8] if entry.sha256 else "-"
         table.append(
             (entry.name, top1, str(entry.input_size), entry.host, digest, cached_text, licence, entry.training)
         )

@@ -1,18 +1,19 @@
 """Where the published weights of the large-kernel networks lie, under which licence, and what they scored.
 
 Every address, hash prefix and score is as published by the hosts named in the entry. The Google Drive files have no
-published hash, and no file here has been redistributed or altered by this project.
+published hash, and no published file has been redistributed or altered by this project. The weights that are a part of
+the package, of its own small models, follow behind.
 """
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
 
 from replk_probe.errors import WeightsError
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+from ._catalog_entry import IMAGENET_MEAN, IMAGENET_STD, CatalogEntry
+from ._embedded import embedded_entries
+
 _HALF = (0.5, 0.5, 0.5)
 
 _REPLKNET_LICENCE = "MIT (of github.com/DingXiaoH/RepLKNet-pytorch; the files carry none of their own)"
@@ -21,59 +22,6 @@ _REPLKNET_SOURCE = "as published by the authors of RepLKNet (Ding et al., CVPR 2
 _OPENMMLAB_SOURCE = f"{_REPLKNET_SOURCE}, converted and re-published by OpenMMLab (mmpretrain)"
 _SLAK_SOURCE = "as published by the authors of SLaK (Liu et al., ICLR 2023)"
 _OPENMMLAB = "https://download.openmmlab.com/mmclassification/v0/replknet/replknet-"
-
-
-@dataclass(frozen=True)
-class CatalogEntry:
-    """One set of published weights.
-
-    Attributes:
-        name: As ``MODEL.TAG``.
-        model: Name in the registry of the model that the weights are for.
-        url: Plain HTTPS address, or None where only Google Drive has the file.
-        drive_id: Google Drive's id of the authors' own file, or None.
-        sha256: First digits of the SHA-256 of the file at ``url``, or None where none is published.
-        size: Length of the file in bytes, or None where it is not published.
-        licence: Licence, and of what.
-        provenance: Who published the weights.
-        training: Data and schedule in a few words.
-        top1: Published ImageNet-1K top-1 accuracy in percent, or None for other class sets.
-        input_size: Side in pixels that ``top1`` was measured at.
-        num_classes: Outputs of the classifier, or None where it is not stated.
-        mean: Per channel, of an input in [0, 1].
-        std: Per channel, of an input in [0, 1].
-        remark: What else a user of these weights should know.
-        hub_id: Repository on the Hugging Face hub, for weights of timm.
-    """
-
-    name: str
-    model: str
-    url: str | None
-    drive_id: str | None
-    sha256: str | None
-    licence: str
-    provenance: str
-    training: str
-    top1: float | None
-    input_size: int
-    num_classes: int | None = 1000
-    size: int | None = None
-    mean: tuple[float, ...] = _IMAGENET_MEAN
-    std: tuple[float, ...] = _IMAGENET_STD
-    remark: str | None = None
-    hub_id: str | None = None
-
-    @property
-    def host(self) -> str:
-        """``"OpenMMLab"``, ``"Google Drive"`` or ``"timm hub"``."""
-        if self.hub_id:
-            return "timm hub"
-        return "OpenMMLab" if self.url else "Google Drive"
-
-    @property
-    def filename(self) -> str:
-        """Name in the cache."""
-        return self.url.rsplit("/", 1)[-1] if self.url else f"{self.name}.pth"
 
 
 def _replknet(
@@ -100,8 +48,8 @@ def _replknet(
         top1=top1,
         input_size=input_size,
         num_classes=num_classes,
-        mean=statistics or _IMAGENET_MEAN,
-        std=statistics or _IMAGENET_STD,
+        mean=statistics or IMAGENET_MEAN,
+        std=statistics or IMAGENET_STD,
         remark=remark,
     )
 
@@ -219,6 +167,7 @@ _ENTRIES = (
     _slak("slak_tiny.in1k", "1Iut2f5FMS_77jGPYoUJDQzDIXOsax1u4", 82.5),
     _slak("slak_small.in1k", "1etM6KQbnlsgDAZ37adsQJ3UI8Bbv2AVe", 83.8),
     _slak("slak_base.in1k", "1duUxUD3RSblQ6eDHd0n-u0aulwGypf1j", 84.0),
+    *embedded_entries(),
 )
 CATALOG: dict[str, CatalogEntry] = {entry.name: entry for entry in _ENTRIES}
 
@@ -231,6 +180,7 @@ _DEFAULTS = {
     "slak_tiny": "slak_tiny.in1k",
     "slak_small": "slak_small.in1k",
     "slak_base": "slak_base.in1k",
+    **{entry.model: entry.name for entry in embedded_entries()},
 }
 
 
@@ -243,7 +193,7 @@ def catalog_entries(model: str | None = None) -> tuple[CatalogEntry, ...]:
 
 
 def default_entry(model: str) -> CatalogEntry | None:
-    """The entry that ``pretrained`` stands for, or None for a model without published weights."""
+    """The entry that ``pretrained`` stands for, or None for a model without weights."""
     return CATALOG.get(_DEFAULTS.get(model, ""))
 
 

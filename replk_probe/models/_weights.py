@@ -13,10 +13,12 @@ from urllib.parse import urlsplit
 from replk_probe.errors import WeightsError
 from replk_probe.runtime.download import cache_dir, fetch
 from replk_probe.runtime.drive import fetch_drive, is_intact
-from replk_probe.runtime.provenance import RANDOM_INIT
+from replk_probe.runtime.provenance import EMBEDDED, RANDOM_INIT
 from replk_probe.runtime.reach import check_reachable
 
-from ._catalog import CATALOG, CatalogEntry, catalog_entries, default_entry
+from ._catalog import CATALOG, catalog_entries, default_entry
+from ._catalog_entry import CatalogEntry
+from ._embedded import checked_file
 from ._names import TORCHVISION, is_factory, is_own_model
 
 Kind = Literal["random", "catalog", "timm", "torchvision", "file", "user-module"]
@@ -44,8 +46,8 @@ class ResolvedWeights:
     Attributes:
         kind: ``"random"``: initialise; ``"user-module"``: whatever the user's factory made; otherwise where ``path``
             comes from.
-        source: For the record: ``"random-init"``, ``"catalog:NAME"``, ``"timm:TAG"``, ``"torchvision:TAG"``,
-            ``"file:NAME"`` or ``"user-module"``.
+        source: For the record: ``"random-init"``, ``"catalog:NAME"``, ``"embedded:NAME"``, ``"timm:TAG"``,
+            ``"torchvision:TAG"``, ``"file:NAME"`` or ``"user-module"``.
         path: File for :func:`~replk_probe.models.load_checkpoint`; None for ``"random"`` and ``"user-module"``.
         entry: Catalog entry, for ``"catalog"``.
         note: One sentence for the reader, for instance why random weights stand in for trained ones.
@@ -112,6 +114,8 @@ def cached_path(entry: CatalogEntry) -> Path | None:
     """The file of a catalog entry if it is in the cache, from whichever host; its digest is not checked here."""
     if entry.hub_id:  # The hub's client keeps those, in its own cache.
         return None
+    if entry.embedded:
+        return entry.embedded
     hosts: tuple[Host, ...] = ("auto", "drive")
     return next((path for path in (weights_path(entry, host) for host in hosts) if path.is_file()), None)
 
@@ -124,7 +128,7 @@ def fetch_entry(
     progress: bool = True,
     force: bool = False,
 ) -> Path:
-    """Bring the file of a catalog entry into the cache.
+    """Bring the file of a catalog entry into the cache; embedded weights are there already.
 
     Args:
         entry: What to fetch.
@@ -139,6 +143,8 @@ def fetch_entry(
     Raises:
         WeightsError: See :func:`replk_probe.runtime.download.fetch`.
     """
+    if entry.embedded and host == "auto":
+        return checked_file(entry)
     path = weights_path(entry, host)
     if host == "auto" and not force and not path.is_file():
         copy = cached_path(entry)
@@ -147,7 +153,8 @@ def fetch_entry(
     if entry.url is not None and host != "drive":
         return fetch(entry.url, path, entry.sha256, entry.size, progress, connect_timeout, force=force)
     if entry.drive_id is None or host == "openmmlab":
-        raise WeightsError(f"{entry.name} is not on {host}. It lies on {entry.host}. Fetch it from there.")
+        place = f"{'in' if entry.embedded else 'on'} {entry.host}"
+        raise WeightsError(f"{entry.name} is not on {host}. It lies {place}. Fetch it from there.")
     return fetch_drive(entry.drive_id, path, None, progress, connect_timeout, force)
 
 
@@ -215,7 +222,8 @@ def _named(model_name: str, weights: str, way: _Way) -> ResolvedWeights:
 
 def _from_catalog(entry: CatalogEntry, way: _Way) -> ResolvedWeights:
     path = fetch_entry(entry, connect_timeout=way.timeout, progress=way.progress, force=way.force)
-    return ResolvedWeights("catalog", f"catalog:{entry.name}", path, entry, entry.remark)
+    source = f"{EMBEDDED}{entry.name}" if entry.embedded else f"catalog:{entry.name}"
+    return ResolvedWeights("catalog", source, path, entry, entry.remark)
 
 
 def _torchvision_weights(model_name: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 RANDOM_INIT = "random-init"
 USER_MODULE = "user-module"
+EMBEDDED = "embedded:"  # what the source of weights that are a part of this package begins with
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy")
 
@@ -18,8 +19,9 @@ class WeightsInfo:
     """Where a model's weights came from.
 
     Attributes:
-        source: ``"random-init"``, ``"catalog:NAME"``, ``"timm:TAG"``, ``"torchvision:TAG"``, ``"file:NAME"`` (base
-            name of the file), or ``"user-module"`` for a module handed over by the caller, whose weights are its own.
+        source: ``"random-init"``, ``"catalog:NAME"``, ``"embedded:NAME"`` (a part of this package), ``"timm:TAG"``,
+            ``"torchvision:TAG"``, ``"file:NAME"`` (base name of the file), or ``"user-module"`` for a module handed
+            over by the caller, whose weights are its own.
         sha256: Hex digest of the weights file, or None where there is none.
         seed: Seed of the random initialisation, or None for weights that were loaded.
         form: Structure found in the file (``"train"``, ``"merged"``, ``"merged+fused"``), or None.
@@ -42,13 +44,19 @@ class WeightsInfo:
         return self.source == RANDOM_INIT
 
     @property
+    def is_embedded(self) -> bool:
+        """True for the small models trained on synthetic data: such a result must never look like one on ImageNet."""
+        return self.source.startswith(EMBEDDED)
+
+    @property
     def label(self) -> str:
         """Short form for tables and figures, loud where the weights are random."""
         if self.is_random:
             return "RANDOM WEIGHTS" + ("" if self.seed is None else f" (seed {self.seed})")
         if self.source == USER_MODULE:
             return "user-module, origin of its weights unknown"
-        return self.source + (f" [{self.sha256[:8]}]" if self.sha256 else "")
+        source = "small model trained on synthetic data" if self.is_embedded else self.source
+        return source + (f" [{self.sha256[:8]}]" if self.sha256 else "")
 
 
 @dataclass(frozen=True)
