@@ -3,10 +3,10 @@
 They are a demonstration and a controlled experiment, never results on ImageNet: networks that differ in their kernels
 alone, small enough to be trained on a CPU in minutes and to travel inside the package with their weights.
 
-A kernel is trained only as far as the planes it meets are large: of K taps in a row, at most 2 H - 1 ever meet a pixel
-on a plane of H. Hence the first strides of the published networks are left out, and so is the last: the planes of the
-four stages are 32, 16, 8 and 8 pixels wide, and 31 x 31 kernels are met in full in the first two stages, 13 x 13
-kernels in all.
+A kernel is trained only as far as the planes that it meets are large: on a plane of H, only the middle 2 H - 1 of its
+taps in a row ever meet a pixel that is not padding. The published networks would leave planes of 16, 8, 4 and 2. Here
+two transitions have a stride of 1, and the planes of the four stages are 16, 16, 8 and 8 wide: those of 31 x 31 kernels
+in the first two stages are met in full, and so are 13 x 13 kernels in all.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _REPLKNET: Mapping[str, Any] = {
     "layers": (1, 1, 1, 1),
     "channels": (16, 32, 64, 96),
     "ffn_ratio": 2.0,
-    "strides": (2, 2, 2, 1),
+    "strides": (4, 1, 2, 1),
     "num_classes": _CLASSES,
 }
 _KERNELS = {3: (3, 3, 3, 3), 7: (7, 7, 7, 7), 13: (13, 13, 13, 13), 31: (31, 31, 13, 13)}

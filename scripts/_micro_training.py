@@ -1,0 +1,384 @@
+"""Training of the small models on the synthetic split, shared by ``train_micro.py`` and ``micro_study.py``.
+
+A run is decided by the model, the seed and the recipe: the seed is that of the initial weights and of the row of
+training images, of which every one is seen once. An interrupted run goes on from where it was, to the same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from replk_probe.models import create_model, data_config
+from replk_probe.models._describe import count_parameters
+from replk_probe.models.micro import INPUT_SIZE
+from replk_probe.ops import DepthwiseConv2d, native_info, planned_method
+from replk_probe.runtime.checkpoint import Checkpoint, discard
+from replk_probe.runtime.files import atomic_write_bytes, atomic_write_text
+from replk_probe.runtime.progress import progress as progress_bar
+from replk_probe.runtime.provenance import software_versions
+from replk_probe.runtime.records import strict_json
+from replk_probe.shape_bias.synthetic import SYNTHETIC_CATEGORIES, synthetic_training
+
+SCHEMA_VERSION = 1
+# A row of images that no training may use; seeds of trainings are smaller.
+HELD_OUT_ROW = 1_000_000
+HELD_OUT_IMAGES = 4096
+
+_SAVE_EVERY = 20.0  # seconds between two states on disk
+_DRAWN = 1024  # images drawn at a time
+_EVALUATED = 256  # images per forward pass
+_WATCHED = 512  # held-out images that the log's accuracy is measured on
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained.
+
+    Attributes:
+        images: In all, each seen once.
+        batch_size: Images of a step.
+        learning_rate: The highest.
+        weight_decay: Of kernels and matrices; scales and shifts have none.
+        warm_up: Share of the steps in which the rate rises, before it falls to 0 along a cosine.
+        log_every: Steps between two lines of the log.
+    """
+
+    images: int = 40_000
+    batch_size: int = 32
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.05
+    warm_up: float = 0.1
+    log_every: int = 100
+
+    @property
+    def steps(self) -> int:
+        """Of the optimiser."""
+        return max(self.images // self.batch_size, 1)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, which count from 0."""
+        rising = max(round(self.warm_up * self.steps), 1)
+        if step < rising:
+            return self.learning_rate * (step + 1) / rising
+        return self.learning_rate * (1 + math.cos(math.pi * (step - rising) / max(self.steps - rising, 1))) / 2
+
+
+@dataclass
+class Run:
+    """One training, finished or not."""
+
+    name: str
+    seed: int
+    recipe: Recipe
+    model: nn.Module
+    optimiser: torch.optim.AdamW
+    step: int = 0
+    seconds: float = 0.0
+    log: list[dict[str, Any]] = field(default_factory=list)
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0])  # losses and right answers since the last line
+    convolutions: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What decides the weights."""
+        versions = software_versions()
+        return {
+            "model": self.name,
+            "seed": self.seed,
+            **asdict(self.recipe),
+            **{f"version of {package}": versions[package] for package in ("replk-probe", "torch", "timm")},
+        }
+
+
+def train(
+    name: str,
+    seed: int,
+    recipe: Recipe,
+    *,
+    state: Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    stop_at: int | None = None,
+) -> Run:
+    """Train a model; its weights, statistics and log are on the run.
+
+    Args:
+        name: Of the model.
+        seed: Of the initial weights and of the row of training images.
+        recipe: How.
+        state: Folder for the state of an unfinished run; it stays after the last step.
+        resume: Go on from the state, if there is one.
+        progress: Draw a progress bar.
+        stop_at: Be interrupted after this step, for tests.
+
+    Raises:
+        KeyboardInterrupt: The run was interrupted; its state is saved.
+        ResumeError: The state belongs to another run.
+    """
+    run = _new_run(name, seed, recipe)
+    store = None if state is None else Checkpoint(state, run.config)
+    if store is not None and resume:
+        _restore(run, store)
+    elif store is not None:
+        discard(store.folder)
+    watched = held_out(_WATCHED)
+    batches = _batches(seed, recipe, run.step)
+    saved_at, start = time.monotonic(), time.monotonic() - run.seconds
+    bar: Any = progress_bar(total=recipe.steps, initial=run.step, desc=name, unit="step", disable=not progress)
+    with bar, _interruptible() as interrupted:
+        while run.step < recipe.steps:
+            _step(run, *next(batches))
+            if run.step % recipe.log_every == 0 or run.step == recipe.steps:
+                _note(run, watched)
+                bar.set_postfix_str(f"loss {run.log[-1]['loss']:.3f}, held out {run.log[-1]['held_out']:.3f}")
+            bar.update(1)
+            run.seconds = time.monotonic() - start
+            stop = bool(interrupted) or run.step == stop_at
+            if store is not None and (stop or time.monotonic() - saved_at > _SAVE_EVERY):
+                _keep(run, store)
+                saved_at = time.monotonic()
+            if stop:
+                raise KeyboardInterrupt
+    run.model.eval()
+    return run
+
+
+def held_out(count: int | None = None) -> tuple[Tensor, Tensor]:
+    """Congruent images that no training sees: ``[N, 3, 64, 64]``, not normalised, and their labels ``[N]``."""
+    images, labels = synthetic_training(count or HELD_OUT_IMAGES, INPUT_SIZE, HELD_OUT_ROW)
+    return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Share of right answers in eval mode; the mode stays."""
+    training = model.training
+    model.eval()
+    right = sum(
+        int((model(_normalised(model, x)).argmax(1) == y).sum())
+        for x, y in zip(images.split(_EVALUATED), labels.split(_EVALUATED), strict=True)
+    )
+    model.train(training)
+    return right / len(labels)
+
+
+def record_of(run: Run, weights: bytes, sha256: str, commit: str | None) -> dict[str, Any]:
+    """All about a finished run that a reader of its weights should know."""
+    recipe = run.recipe
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": run.name,
+        "what": "small model trained on synthetic data: a demonstration, no result on ImageNet",
+        "licence": "MIT",
+        "seed": run.seed,
+        "images": recipe.steps * recipe.batch_size,
+        "steps": recipe.steps,
+        "batch_size": recipe.batch_size,
+        "optimiser": f"AdamW, weight decay {recipe.weight_decay:g} of kernels and matrices",
+        "schedule": f"linear to {recipe.learning_rate:g} over {recipe.warm_up:.0%} of the steps, cosine to 0",
+        "training_images": f"replk_probe.shape_bias.synthetic.synthetic_training, row {run.seed}, cues congruent",
+        "held_out_images": f"the same, row {HELD_OUT_ROW}, images 0 to {HELD_OUT_IMAGES - 1}",
+        "held_out_accuracy": accuracy(run.model, *held_out()),
+        "final_loss": run.log[-1]["loss"],
+        "parameters": count_parameters(run.model),
+        "classes": len(SYNTHETIC_CATEGORIES),
+        "input_size": INPUT_SIZE,
+        "mean": list(data_config(run.model).mean),
+        "std": list(data_config(run.model).std),
+        "convolutions": run.convolutions,
+        "backend": _backend(run.convolutions),
+        "precision": "float32 on the CPU",
+        "threads": torch.get_num_threads(),
+        "seconds": round(run.seconds, 1),
+        "sha256": sha256,
+        "bytes": len(weights),
+        "commit": commit,
+        "versions": software_versions(),
+    }
+
+
+def weights_of(run: Run) -> bytes:
+    """The trained network as safetensors, branches and batch norms as they were trained."""
+    state = {name: value.contiguous() for name, value in run.model.state_dict().items()}
+    images = run.recipe.steps * run.recipe.batch_size
+    what = f"{run.name}, a small model trained on synthetic data ({images} images, seed {run.seed}); licence: MIT"
+    # One entry: several would come in an order that changes from call to call.
+    return bytes(save(state, {"description": what}))
+
+
+def write(run: Run, folder: Path, stem: str, commit: str | None) -> dict[str, Any]:
+    """Write ``stem.safetensors``, ``stem.csv`` (the log) and last ``stem.json`` (the record, which is returned)."""
+    weights = weights_of(run)
+    record = record_of(run, weights, hashlib.sha256(weights).hexdigest(), commit)
+    atomic_write_bytes(folder / f"{stem}.safetensors", weights)
+    atomic_write_text(folder / f"{stem}.csv", log_csv(run.log))
+    atomic_write_text(folder / f"{stem}.json", strict_json(record))
+    return record
+
+
+def log_csv(log: list[dict[str, Any]]) -> str:
+    """The log as CSV."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(log[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(log)
+    return stream.getvalue()
+
+
+def _new_run(name: str, seed: int, recipe: Recipe) -> Run:
+    model = create_model(name, "random", seed=seed).train()
+    if not name.startswith("replknet"):
+        # Mobile networks spend their time in 1 x 1 convolutions, which torch computes faster so.
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return Run(name, seed, recipe, model, torch.optim.AdamW(groups, lr=recipe.learning_rate))
+
+
+def _batches(seed: int, recipe: Recipe, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    size = recipe.batch_size
+    drawn = max(_DRAWN // size, 1)
+    for step in range(first_step, recipe.steps, drawn):
+        images, labels = synthetic_training(min(drawn, recipe.steps - step) * size, INPUT_SIZE, seed, step * size)
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+        yield from zip(pixels.split(size), torch.from_numpy(labels).split(size), strict=True)
+
+
+def _normalised(model: nn.Module, images: Tensor) -> Tensor:
+    """Float32 as the network wants it, in its memory format."""
+    config = data_config(model)
+    mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (config.mean, config.std))
+    last = next(model.parameters()).is_contiguous(memory_format=torch.channels_last)
+    x = (images.float() / 255 - mean) / std
+    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def _step(run: Run, images: Tensor, labels: Tensor) -> None:
+    for group in run.optimiser.param_groups:
+        group["lr"] = run.recipe.rate(run.step)
+    if not run.convolutions:
+        run.convolutions = _planned(run.model, _normalised(run.model, images))
+    logits = run.model(_normalised(run.model, images))
+    loss = F.cross_entropy(logits, labels)
+    run.optimiser.zero_grad()
+    loss.backward()
+    run.optimiser.step()
+    run.sums[0] += float(loss.detach()) * len(labels)
+    run.sums[1] += int((logits.detach().argmax(1) == labels).sum())
+    run.step += 1
+
+
+def _planned(model: nn.Module, images: Tensor) -> dict[str, dict[str, str]]:
+    """What computes the convolutions that this package knows, in each direction, by module."""
+    found: dict[str, dict[str, str]] = {}
+    handles = []
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and module.groups > 1:
+
+            def see(conv: nn.Conv2d, args: tuple[Tensor], path: str = path) -> None:
+                if not isinstance(conv, DepthwiseConv2d) or conv.stride != (1, 1):
+                    found[path] = {"all": f"aten (stride {conv.stride[0]})"}
+                    return
+                plans = {
+                    direction: planned_method(args[0].shape, conv.kernel_size, direction=direction)
+                    for direction in ("forward", "grad_input", "grad_weight")
+                }
+                found[path] = {
+                    direction: plan.method if plan.isa is None else f"native {plan.isa}: {plan.method}"
+                    for direction, plan in plans.items()
+                }
+
+            handles.append(module.register_forward_pre_hook(see))
+    training = model.training
+    with torch.no_grad():
+        model.eval()(images)  # in eval mode, so that no running statistic moves
+    model.train(training)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def _backend(convolutions: dict[str, dict[str, str]]) -> str:
+    native = sum(all(way.startswith("native") for way in ways.values()) for ways in convolutions.values())
+    return (
+        f"{native} of {len(convolutions)} depthwise convolutions by replk_probe.ops in both passes "
+        f"({'native ' + str(native_info().isa) if native_info().loaded else 'no native library'}), all else by torch"
+    )
+
+
+def _note(run: Run, watched: tuple[Tensor, Tensor]) -> None:
+    """One more line of the log."""
+    before = run.log[-1]["step"] if run.log else 0
+    seen = (run.step - before) * run.recipe.batch_size
+    run.log.append(
+        {
+            "step": run.step,
+            "images": run.step * run.recipe.batch_size,
+            "learning_rate": float(f"{run.recipe.rate(run.step - 1):.6g}"),
+            "loss": round(run.sums[0] / seen, 6),
+            "accuracy": round(run.sums[1] / seen, 6),
+            "held_out": accuracy(run.model, *watched),
+        }
+    )
+    run.sums = [0.0, 0.0]
+
+
+def _keep(run: Run, store: Checkpoint) -> None:
+    tensors = {f"model.{name}": value.contiguous() for name, value in run.model.state_dict().items()}
+    for index, entry in run.optimiser.state_dict()["state"].items():
+        tensors.update({f"optimiser.{index}.{name}": value.contiguous() for name, value in entry.items()})
+    packed: npt.NDArray[np.uint8] = np.frombuffer(save(tensors), dtype=np.uint8)
+    numbers = {name: getattr(run, name) for name in ("step", "seconds", "log", "sums", "convolutions")}
+    store.save(numbers, {"tensors": packed})
+
+
+def _restore(run: Run, store: Checkpoint) -> None:
+    saved = store.load()
+    if saved is None:
+        return
+    tensors = load(saved.arrays["tensors"].tobytes())
+    of_model = {name[len("model.") :]: value for name, value in tensors.items() if name.startswith("model.")}
+    run.model.load_state_dict(of_model)
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind == "optimiser":
+            index, _, entry = rest.partition(".")
+            state.setdefault(int(index), {})[entry] = value
+    run.optimiser.load_state_dict({**run.optimiser.state_dict(), "state": state})
+    for name, value in saved.state.items():
+        setattr(run, name, value)
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """Ctrl-C is noted, so that a step is finished first; a second one ends at once."""
+    seen: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        seen.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
