@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import erf as erf
+    from . import kernels as kernels
     from . import models as models
     from . import ops as ops
     from . import shape_bias as shape_bias
     from .erf import ErfResult as ErfResult
     from .erf import measure_erf as measure_erf
+    from .kernels import KernelResult as KernelResult
+    from .kernels import measure_kernels as measure_kernels
     from .models import create_model as create_model
     from .models import load_checkpoint as load_checkpoint
     from .shape_bias import ShapeBiasResult as ShapeBiasResult
@@ -24,21 +27,26 @@ __version__ = "0.1.0.dev0"
 
 _HOME = {
     "ErfResult": "erf",
+    "KernelResult": "kernels",
     "ShapeBiasResult": "shape_bias",
     "create_model": "models",
     "load_checkpoint": "models",
     "measure_erf": "erf",
+    "measure_kernels": "kernels",
     "measure_shape_bias": "shape_bias",
 }
-_SUBPACKAGES = ("erf", "models", "ops", "shape_bias")
+_SUBPACKAGES = ("erf", "kernels", "models", "ops", "shape_bias")
 
 __all__ = [
     "ErfResult",
+    "KernelResult",
     "ShapeBiasResult",
     "create_model",
     "erf",
+    "kernels",
     "load_checkpoint",
     "measure_erf",
+    "measure_kernels",
     "measure_shape_bias",
     "models",
     "ops",

@@ -25,6 +25,7 @@ ROOT = Path(replk_probe.__file__).parent
 LIGHT_RUNTIME = ("archive", "download", "drive", "files", "progress", "provenance", "reach", "records")
 RESULT_FILES = (
     "result",
+    "kernel",
     "protocol",
     "published",
     "statistics",

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from timm.layers.norm_act import BatchNormAct2d
 from torch import fx, nn
 
+from ._depthwise import activation_of
 from ._fold import Tracer, traced
 from ._reparam import FOLDABLE_NORMS
 
@@ -49,7 +50,7 @@ def _neighbours(model: nn.Module) -> Iterator[tuple[str, str]]:
             if before and _is_foldable(child):
                 yield before, child_path
             if not isinstance(child, nn.Identity):
-                before = child_path if isinstance(child, nn.Conv2d) else ""
+                before = child_path if _is_linear(child) else ""
 
 
 def _calls(model: nn.Module) -> Iterator[tuple[str, str]]:
@@ -58,7 +59,7 @@ def _calls(model: nn.Module) -> Iterator[tuple[str, str]]:
         return
     targets = [str(node.target) for node in graph.nodes if node.op == "call_module"]
     for node in graph.nodes:
-        if not isinstance(_called(model, node), nn.Conv2d) or targets.count(str(node.target)) != 1:
+        if not _is_linear(_called(model, node)) or targets.count(str(node.target)) != 1:
             continue
         reader: fx.Node | None = node
         while reader is not None:
@@ -71,6 +72,10 @@ def _calls(model: nn.Module) -> Iterator[tuple[str, str]]:
 
 def _called(model: nn.Module, node: fx.Node | None) -> nn.Module | None:
     return model.get_submodule(str(node.target)) if node is not None and node.op == "call_module" else None
+
+
+def _is_linear(module: nn.Module | None) -> bool:
+    return isinstance(module, nn.Conv2d) and activation_of(module) is None
 
 
 def _is_foldable(module: nn.Module | None) -> bool:

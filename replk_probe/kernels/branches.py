@@ -1,0 +1,140 @@
+"""From a layer to the weights of its variants: batch norms folded in, branches padded and added, all in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from torch import Tensor, nn
+
+from replk_probe.errors import InvalidInputError
+from replk_probe.models._depthwise import PLAIN_CONVS
+from replk_probe.models._large_kernel import LargeKernelConv
+from replk_probe.models._reparam import folded_weight, merged_weight
+
+from .layers import KernelLayer
+
+Branch: TypeAlias = tuple[nn.Conv2d, nn.Module]
+
+_STRIPS = {"column_conv": "column", "row_conv": "row"}
+_SMALL = "small_conv"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One variant of one layer: which branches it is made of. Nothing is computed before it is asked for.
+
+    Attributes:
+        name: As :attr:`replk_probe.kernels.Kernel.variant`.
+        branches: Convolutions, each with its batch norm or an identity, whose sum it is.
+        batch_norm: Paths of those batch norms.
+        large: All branches but the small one, of a layer that has both.
+        small: The small branch of such a layer.
+        notes: Sentences for the reader.
+    """
+
+    name: str
+    branches: tuple[Branch, ...]
+    batch_norm: tuple[str, ...]
+    large: tuple[Branch, ...] = ()
+    small: tuple[Branch, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    def weight(self) -> Tensor:
+        """``[O, I / groups, Kh, Kw]`` float64."""
+        if len(self.branches) > 1:
+            return merged_weight(self.branches)[0]
+        ((conv, norm),) = self.branches
+        # Alone, a convolution may have any padding and dilation, and even compute an activation behind itself.
+        return conv.weight.detach().cpu().double() if isinstance(norm, nn.Identity) else folded_weight(conv, norm)[0]
+
+    def zero_fraction(self) -> float:
+        """Share of exact zeros among the weights as they are stored."""
+        zeros = sum(int((conv.weight.detach() == 0).sum()) for conv, _ in self.branches)
+        return zeros / sum(conv.weight.numel() for conv, _ in self.branches)
+
+    def small_branch_share(self) -> float | None:
+        """Sum of the small branch's absolute weights over that of all branches; None where that is not known."""
+        small, large = (
+            sum(float(folded_weight(*branch)[0].abs().sum()) for branch in branches)
+            for branches in (self.small, self.large)
+        )
+        return small / (small + large) if self.small and small + large else None
+
+
+def variants_of(layer: KernelLayer, variant: str, norms: Mapping[str, nn.Module]) -> list[Variant]:
+    """The variants of one layer that were asked for.
+
+    Args:
+        layer: From :func:`~replk_probe.kernels.layers.find_layers`.
+        variant: ``"merged"``, ``"large"``, ``"small"``, or ``"all"`` that the layer has: the strips of a decomposed
+            kernel as well, and of a layer without branches the kernel itself, called merged.
+        norms: Path and batch norm behind a convolution that stands alone, or none.
+
+    Raises:
+        InvalidInputError: The layer has no such variant, or it cannot be known any more.
+    """
+    if not isinstance(layer.module, LargeKernelConv):
+        return [_of_conv(layer, layer.module, variant, norms)]
+    if layer.module.is_merged:
+        return [_of_merged(layer, layer.module, variant)]
+    return _of_branches(layer, layer.module, variant)
+
+
+def _of_branches(layer: KernelLayer, block: LargeKernelConv, variant: str) -> list[Variant]:
+    branches = {name: (branch.conv, branch.bn) for name, branch in block.branches().items()}
+    large = [name for name in branches if name != _SMALL]
+    small = [name for name in branches if name == _SMALL]
+    chosen = {"large": large, "small": small, "merged": large + small}
+    if variant == "all":
+        strips = {_STRIPS[name]: [name] for name in large if name in _STRIPS}
+        chosen = strips | (chosen if small else {"merged": large})
+    elif chosen[variant]:
+        chosen = {variant: chosen[variant]}
+    else:
+        raise _no_small_branch(layer)
+    both = bool(small)
+    return [
+        Variant(
+            name,
+            tuple(branches[part] for part in parts),
+            tuple(f"{layer.path}.{part}.bn" for part in parts if not isinstance(branches[part][1], nn.Identity)),
+            tuple(branches[part] for part in large if both),
+            tuple(branches[part] for part in small),
+        )
+        for name, parts in chosen.items()
+    ]
+
+
+def _of_merged(layer: KernelLayer, block: LargeKernelConv, variant: str) -> Variant:
+    """Of a block whose branches are one convolution now."""
+    if variant in ("large", "small"):
+        raise InvalidInputError(
+            f"The {variant} kernel of {layer.name} cannot be known. In these weights the branches are merged into one "
+            "kernel, and any split of it would be a guess. Use --variant merged, or the checkpoint from before merging."
+        )
+    conv = block.get_submodule("reparam_conv")
+    assert isinstance(conv, nn.Conv2d)  # what reparameterize() put there
+    note = "In these weights the branches are merged: what was the small one cannot be told apart any more."
+    return Variant("merged", ((conv, nn.Identity()),), (), notes=(note,))
+
+
+def _of_conv(layer: KernelLayer, conv: nn.Conv2d, variant: str, norms: Mapping[str, nn.Module]) -> Variant:
+    if variant == "small":
+        raise _no_small_branch(layer)
+    notes = []
+    if type(conv) not in PLAIN_CONVS and not hasattr(conv, "parametrizations"):
+        notes.append(f"{type(conv).__name__} may change its weights before it convolves: these are the ones it stores.")
+    if max(conv.dilation) > 1:
+        notes.append(f"{layer.name} is dilated by {max(conv.dilation)}: its kernel is drawn without the gaps.")
+    if not norms:
+        notes.append("Batch norms are folded in only where one directly follows the convolution; here none does.")
+    norm = next(iter(norms.values()), nn.Identity())
+    return Variant("merged" if variant == "all" else variant, ((conv, norm),), tuple(norms), notes=tuple(notes))
+
+
+def _no_small_branch(layer: KernelLayer) -> InvalidInputError:
+    return InvalidInputError(
+        f"{layer.name} has no small branch. It was built with one kernel alone. Use --variant merged for that one."
+    )

@@ -1,0 +1,166 @@
+"""One kernel's magnitude with every number that is defined on it. Free of torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from . import statistics
+from .statistics import EFFECTIVE_SHARES, FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """The magnitude of one layer's kernel, and what there is to say about it.
+
+    Attributes:
+        layer: ``stage4.0`` in the families of this package, else the module path.
+        path: Module path.
+        variant: ``"merged"``: all branches added up; ``"large"``: without the small branch; ``"small"``: that one
+            alone; ``"column"`` and ``"row"``: the strips of a decomposed kernel, whose sum is ``"large"``.
+        magnitude: ``[Kh, Kw]`` float64, read-only: absolute weights, their batch norm folded in, aggregated over
+            channels; not normalised.
+        channels: Output channels.
+        operation: ``"depthwise"`` or ``"dense"``; a dense kernel is aggregated over its input channels as well.
+        zero_fraction: Share of the weights that are exactly 0 as they are stored, before branches are padded or added.
+        small_branch_share: Sum of the small branch's absolute weights over that of all branches; None where the layer
+            has no small branch or it cannot be told apart any more.
+        batch_norm: Paths of the batch norms that were folded in; none where none follows, or the file had them folded.
+        strongest: Signed kernels ``[N, Kh, Kw]`` of single channels with the largest sums of absolute weights.
+        strongest_channels: Which those are: (channel,), or (output, input) channel of a dense convolution.
+        notes: Sentences the reader of the numbers must see.
+    """
+
+    layer: str
+    path: str
+    variant: str
+    magnitude: FloatArray
+    channels: int
+    operation: str = "depthwise"
+    zero_fraction: float = math.nan
+    small_branch_share: float | None = None
+    batch_norm: tuple[str, ...] = ()
+    strongest: FloatArray = field(default_factory=lambda: np.zeros((0, 1, 1)))
+    strongest_channels: tuple[tuple[int, ...], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Own the arrays, so that nobody else can change them."""
+        for name, values in (
+            ("magnitude", statistics.as_magnitude(self.magnitude)),
+            ("strongest", np.array(self.strongest, dtype=np.float64)),
+        ):
+            values.setflags(write=False)
+            object.__setattr__(self, name, values)
+
+    @property
+    def kernel_size(self) -> tuple[int, int]:
+        """(Kh, Kw)."""
+        height, width = self.magnitude.shape
+        return height, width
+
+    @property
+    def maximum(self) -> float:
+        """Largest entry of the magnitude, by which the figures divide."""
+        return float(self.magnitude.max())
+
+    @property
+    def normalised(self) -> FloatArray:
+        """The magnitude over its maximum, in [0, 1]; zeros where there is no mass."""
+        return np.asarray(self.magnitude / (self.maximum or 1.0))
+
+    @property
+    def relative_mass(self) -> float:
+        """Sum of :attr:`normalised`: how many entries as large as the largest would weigh as much."""
+        return float(self.normalised.sum())
+
+    def centre_share(self, side: int) -> float:
+        """Share of the mass in the centred square of ``side``; see :func:`statistics.centre_share`."""
+        return statistics.centre_share(self.magnitude, side)
+
+    @property
+    def centre_shares(self) -> dict[int, float]:
+        """:meth:`centre_share` of every side that the kernel has a centred square of."""
+        longest = max(self.kernel_size)
+        return {side: self.centre_share(side) for side in range(2 - longest % 2, longest + 1, 2)}
+
+    @property
+    def centre3x3_share(self) -> float:
+        """Share of the mass in the centre 3 x 3."""
+        return self.centre_share(3)
+
+    @property
+    def skeleton_share(self) -> float:
+        """Share of the mass in the centre row and column."""
+        return statistics.skeleton_share(self.magnitude)
+
+    @property
+    def effective_size(self) -> dict[int, int | None]:
+        """Side of the smallest centred square with 50, 90 and 99 % of the mass, by percent."""
+        return {percent: statistics.effective_size(self.magnitude, percent / 100) for percent in EFFECTIVE_SHARES}
+
+    @property
+    def radial_profile(self) -> FloatArray:
+        """Mean magnitude at each distance from the centre, relative to the maximum, ``[R]``."""
+        return statistics.radial_profile(self.magnitude)
+
+    @property
+    def entropy(self) -> float:
+        """Entropy of the mass in bits."""
+        return statistics.entropy(self.magnitude)
+
+    @property
+    def relative_entropy(self) -> float:
+        """:attr:`entropy` over that of a uniform kernel of this size; NaN for one entry."""
+        return self.entropy / math.log2(self.magnitude.size) if self.magnitude.size > 1 else math.nan
+
+    @property
+    def symmetry(self) -> dict[str, float]:
+        """Overlap with the mirrored kernel: left_right, up_down, rotation, transpose."""
+        return statistics.symmetry(self.magnitude)
+
+    @property
+    def centre3x3_mean(self) -> float:
+        """Mean entry of the centre 3 x 3, relative to the maximum."""
+        return statistics.means_inside_and_outside(self.magnitude, 3)[0]
+
+    @property
+    def outside3x3_mean(self) -> float:
+        """Mean entry around the centre 3 x 3, relative to the maximum."""
+        return statistics.means_inside_and_outside(self.magnitude, 3)[1]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the arrays; what is undefined is None."""
+        return {
+            "layer": self.layer,
+            "path": self.path,
+            "variant": self.variant,
+            "kernel_size": list(self.kernel_size),
+            "channels": self.channels,
+            "operation": self.operation,
+            "aggregated_over": "channels" if self.operation == "depthwise" else "output and input channels",
+            "batch_norm": list(self.batch_norm),
+            "maximum": self.maximum,
+            "relative_mass": self.relative_mass,
+            "centre3x3_share": _known(self.centre3x3_share),
+            "centre_shares": {str(side): _known(share) for side, share in self.centre_shares.items()},
+            "centre3x3_mean": _known(self.centre3x3_mean),
+            "outside3x3_mean": _known(self.outside3x3_mean),
+            "skeleton_share": _known(self.skeleton_share),
+            "effective_size": {str(percent): side for percent, side in self.effective_size.items()},
+            "radial_profile": [_known(value) for value in self.radial_profile.tolist()],
+            "entropy_bits": _known(self.entropy),
+            "relative_entropy": _known(self.relative_entropy),
+            "symmetry": {name: _known(value) for name, value in self.symmetry.items()},
+            "zero_fraction": _known(self.zero_fraction),
+            "small_branch_share": self.small_branch_share,
+            "strongest_channels": [list(place) for place in self.strongest_channels],
+            "notes": list(self.notes),
+        }
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,184 @@
+"""Which layers have a kernel to look at, and which of them a user means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TypeAlias
+
+from torch import nn
+
+from replk_probe.errors import InvalidInputError
+from replk_probe.models import large_kernel_layers, resolve_layer
+from replk_probe.models._large_kernel import LargeKernelConv
+from replk_probe.models._spec import Specified
+
+KernelModule: TypeAlias = LargeKernelConv | nn.Conv2d
+
+ALL, PAPER = "all", "paper"
+_STAGE = re.compile(r"stage\d+")
+_SHOWN = 4  # layers in an error message
+
+
+@dataclass(frozen=True)
+class KernelLayer:
+    """One layer with a kernel.
+
+    Attributes:
+        name: ``stage4.0`` in the families of this package, else the module path.
+        path: Module path.
+        module: A block of parallel branches, or a convolution.
+    """
+
+    name: str
+    path: str
+    module: KernelModule
+
+
+def find_layers(model: nn.Module, specs: Sequence[str]) -> tuple[KernelLayer, ...]:
+    """The layers that a user means.
+
+    Args:
+        model: Any network.
+        specs: Each ``"all"`` (the large kernel of every block in the families of this package, elsewhere every
+            depthwise convolution); ``"paper"`` (the first layer of stride 1 at the last resolution, as in the RepLKNet
+            paper's appendix); ``"stage4.0"`` or ``"stage4"``; a module path; or a pattern with ``*``, ``?`` or
+            ``[...]``. Of a module with several convolutions inside the depthwise ones are meant, where there are some.
+
+    Returns:
+        Each once, in the order of ``specs`` and then of the network.
+
+    Raises:
+        InvalidInputError: A layer does not exist or has no kernel; the message names those that exist.
+    """
+    found = _Network(model)
+    paths = dict.fromkeys(path for spec in specs for path in found.select(spec.strip()))
+    return tuple(KernelLayer(found.name(path), path, found.kernels[path]) for path in paths)
+
+
+def operation_of(module: KernelModule) -> str:
+    """``"depthwise"``, ``"grouped"`` or ``"dense"``."""
+    if isinstance(module, LargeKernelConv) or module.groups == module.in_channels > 1:
+        return "depthwise"
+    return "grouped" if module.groups > 1 else "dense"
+
+
+def _kernels(module: nn.Module, path: str = "") -> dict[str, KernelModule]:
+    """Blocks of branches, and convolutions larger than 1 x 1 elsewhere, by their paths."""
+    found: dict[str, KernelModule] = {}
+    for name, inner in module.named_modules(prefix=path):
+        if any(name.startswith(f"{block}.") for block in found):
+            continue  # a branch
+        if isinstance(inner, LargeKernelConv) or (isinstance(inner, nn.Conv2d) and max(inner.kernel_size) > 1):
+            found[name] = inner
+    return found
+
+
+class _Network:
+    """The kernels of one network, by path and by name."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Look for them."""
+        self.model = model
+        self.kernels = _kernels(model)
+        self.places = large_kernel_layers(model)
+        self._names = {path: name for name, path in self.places.items()} if isinstance(model, Specified) else {}
+
+    def name(self, path: str) -> str:
+        """``stage4.0`` where the family has such names."""
+        return self._names.get(path, path) or type(self.model).__name__
+
+    def select(self, spec: str) -> list[str]:
+        """Paths of the kernels that one spec means."""
+        if spec == ALL:
+            chosen = self._depthwise([*self._names] or [*self.kernels])
+            if not chosen:
+                raise InvalidInputError(
+                    f"{type(self.model).__name__} has no depthwise convolution. Layer {ALL!r} means those. "
+                    f"{self._existing()}"
+                )
+            return chosen
+        if spec == PAPER:
+            return [self._paper()]
+        if any(letter in spec for letter in "*?["):
+            return self._matching(spec)
+        if not self._is_module(spec):
+            if spec in self.places:
+                return [self.places[spec]]
+            blocks = [path for name, path in self.places.items() if name.startswith(f"{spec}.")]
+            if _STAGE.fullmatch(spec) and blocks:
+                return blocks
+        return self._inside(spec)
+
+    def _inside(self, spec: str) -> list[str]:
+        """The kernels in the module that a spec leads to, be it a branch of one."""
+        path = resolve_layer(self.model, spec).path
+        module = self.model.get_submodule(path)
+        inside = [kernel for kernel in self.kernels if f"{kernel}.".startswith(f"{path}.")]
+        if not inside:  # perhaps a branch of one
+            branches = _kernels(module, path)
+            self.kernels |= branches
+            inside = [*branches]
+        if not inside:
+            what = (
+                "It is a 1 x 1 convolution"
+                if isinstance(module, nn.Conv2d)
+                else f"It is {type(module).__name__}, without a convolution larger than 1 x 1"
+            )
+            raise InvalidInputError(
+                f"Layer {spec!r} of {type(self.model).__name__} has no kernel to look at. {what}. {self._existing()}"
+            )
+        return self._depthwise(inside) or inside
+
+    def _matching(self, pattern: str) -> list[str]:
+        """Kernels whose name fits; else those whose path does, or that of a module around them."""
+
+        def fits(path: str) -> bool:
+            parts = path.split(".")
+            return any(fnmatchcase(".".join(parts[: index + 1]), pattern) for index in range(len(parts)))
+
+        named = self.places if self._names or pattern.startswith("stage") else {}
+        chosen = [path for name, path in named.items() if fnmatchcase(name, pattern)]
+        chosen = chosen or [path for path in self.kernels if fits(path)]
+        if not chosen:
+            raise InvalidInputError(
+                f"No kernel of {type(self.model).__name__} fits the pattern {pattern!r}. It is compared with whole "
+                f"module paths and with names such as stage4.0. {self._existing()}"
+            )
+        return self._depthwise(chosen) or chosen
+
+    def _paper(self) -> str:
+        """The first stride-1 depthwise kernel behind the last strided one; without any, the first of the last stage."""
+        order = self._depthwise([*self._names] or [*self.kernels])
+        strided = [index for index, path in enumerate(order) if max(self.kernels[path].stride) > 1]
+        last_stage = [
+            path for name, path in self.places.items() if name.split(".")[0] == [*self.places][-1].split(".")[0]
+        ]
+        after = order[strided[-1] + 1 :] if strided else [path for path in self._depthwise(last_stage) if path in order]
+        if not after:
+            raise InvalidInputError(
+                f"{type(self.model).__name__} has no layer as the paper's. That is the first depthwise convolution of "
+                f"stride 1 at the last resolution. {self._existing()}"
+            )
+        return after[0]
+
+    def _depthwise(self, paths: Sequence[str]) -> list[str]:
+        return [path for path in paths if operation_of(self.kernels[path]) == "depthwise"]
+
+    def _is_module(self, path: str) -> bool:
+        try:
+            return bool(path) and isinstance(self.model.get_submodule(path), nn.Module)
+        except AttributeError:
+            return False
+
+    def _existing(self) -> str:
+        """What there is to name instead."""
+        depthwise = [*self._names] or self._depthwise([*self.kernels])
+        names = [self.name(path) for path in depthwise or self.kernels]
+        if not names:
+            return "It has no convolution larger than 1 x 1 at all: use another model."
+        kind = "its kernels" if depthwise else "its dense convolutions, which are aggregated over both channel axes"
+        more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
+        return f"Name one of {kind}: {', '.join(names[:_SHOWN])}{more}."

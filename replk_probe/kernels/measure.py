@@ -1,0 +1,222 @@
+"""The whole measurement: a model in, :class:`~replk_probe.kernels.KernelResult` out. No images are needed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from replk_probe.errors import InvalidInputError
+from replk_probe.models import weights_info
+from replk_probe.models._create import create_partly
+from replk_probe.models._names import check_network, name_of
+from replk_probe.models._norms import norms_behind
+from replk_probe.runtime.progress import progress as progress_bar
+from replk_probe.runtime.provenance import WeightsInfo
+
+from .branches import Variant, variants_of
+from .kernel import Kernel
+from .layers import ALL, KernelLayer, find_layers, operation_of
+from .result import KernelResult, KernelRun
+
+VARIANTS = ("merged", "large", "small", "all")
+AGGREGATES = ("sum", "mean")
+STRONGEST = 8
+
+
+def measure_kernels(
+    model: nn.Module | str,
+    layer: str | Sequence[str] = ALL,
+    variant: str = "merged",
+    *,
+    aggregate: str = "sum",
+    strongest: int = STRONGEST,
+    weights: str | None = "auto",
+    ema: bool = False,
+    seed: int = 0,
+    name: str | None = None,
+    progress: bool = False,
+) -> KernelResult:
+    """Measure where the weights of a model's kernels lie.
+
+    The batch norm of each branch is folded into it, the branches are padded to one size and added, absolute values are
+    aggregated over channels: all in float64.
+
+    Args:
+        model: A module, which is never changed, or a name for :func:`replk_probe.create_model`.
+        layer: ``"stage4.0"`` (stages from 1, large-kernel blocks from 0), ``"stage4"``, a module path, a pattern such
+            as ``"stages.3.*"``, ``"all"``, ``"paper"``, or several of these; see
+            :func:`~replk_probe.kernels.find_layers`.
+        variant: ``"merged"``: with the small branch added; ``"large"``: before that; ``"small"``: that one alone;
+            ``"all"`` that a layer has.
+        aggregate: ``"sum"`` or ``"mean"`` over channels; shares and figures are the same for both.
+        strongest: How many single channels of each kernel to keep, those with the largest sums of absolute weights.
+        weights: For a model given by name: ``"auto"``, ``"pretrained"``, ``"random"``, a catalog name or a file, of
+            which only the tensors that are needed are read.
+        ema: Take the averaged entry of a weights file.
+        seed: Of a random initialisation.
+        name: What to call a module in the record; default its class name.
+        progress: Draw a progress bar on a terminal's stderr.
+
+    Returns:
+        One kernel per layer and variant, in the order of the layers.
+
+    Raises:
+        InvalidInputError: An argument cannot be used, a layer does not exist or has no such variant, or weights are
+            NaN.
+        UnknownModelError: No model has this name.
+        WeightsError: The weights cannot be found or do not fit.
+
+    Source:
+        Ding et al., CVPR 2022, arXiv:2203.06717, appendix "Visualizing the kernel weights".
+    """
+    plan = plan_kernels(
+        model,
+        layer,
+        variant,
+        aggregate=aggregate,
+        strongest=strongest,
+        weights=weights,
+        ema=ema,
+        seed=seed,
+        name=name,
+    )
+    return plan.run(progress=progress)
+
+
+@dataclass(frozen=True, eq=False)
+class KernelPlan:
+    """A measurement made ready; attributes as in :class:`~replk_probe.kernels.result.KernelRun`."""
+
+    name: str
+    weights: WeightsInfo
+    specs: tuple[str, ...]
+    variant: str
+    aggregate: str
+    strongest: int
+    variants: tuple[tuple[KernelLayer, Variant], ...]
+    seconds: float
+
+    def run(self, *, progress: bool = False) -> KernelResult:
+        """Aggregate the weights of every layer and variant.
+
+        Raises:
+            InvalidInputError: Weights are NaN or infinite.
+        """
+        start = time.perf_counter()
+        bar = progress_bar(self.variants, desc=self.name, unit="kernel", disable=not progress)
+        kernels = tuple(_kernel(layer, variant, self.aggregate, self.strongest) for layer, variant in bar)
+        seconds = self.seconds + time.perf_counter() - start
+        run = KernelRun(self.name, self.weights, self.specs, self.variant, self.aggregate, seconds)
+        return KernelResult(kernels, run)
+
+
+def plan_kernels(
+    model: nn.Module | str,
+    layer: str | Sequence[str] = ALL,
+    variant: str = "merged",
+    *,
+    aggregate: str = "sum",
+    strongest: int = STRONGEST,
+    weights: str | None = "auto",
+    ema: bool = False,
+    seed: int = 0,
+    name: str | None = None,
+) -> KernelPlan:
+    """Everything about a measurement that can fail quickly: check the arguments, find the layers, read the weights.
+
+    Args and errors are those of :func:`measure_kernels`.
+    """
+    start = time.perf_counter()
+    specs = check_arguments(layer, variant, aggregate, strongest)
+    if isinstance(model, str):
+        label = name or model
+        network = create_partly(model, weights, lambda skeleton: _needed(skeleton, specs), seed=seed, ema=ema)
+    else:
+        check_network(model)
+        label, network = name or name_of(model), model
+    layers = find_layers(network, specs)
+    norms = _norms_of(network, layers)
+    variants = tuple((found, one) for found in layers for one in variants_of(found, variant, norms.get(found.path, {})))
+    seconds = time.perf_counter() - start
+    return KernelPlan(label, weights_info(network), specs, variant, aggregate, strongest, variants, seconds)
+
+
+def check_arguments(layer: str | Sequence[str], variant: str, aggregate: str, strongest: int) -> tuple[str, ...]:
+    """What can be wrong before a model is there; the layers asked for.
+
+    Raises:
+        InvalidInputError: Something is.
+    """
+    specs = (layer,) if isinstance(layer, str) else tuple(layer)
+    if not specs or not all(isinstance(spec, str) and spec.strip() for spec in specs):
+        raise InvalidInputError(
+            f"The layers are given as {layer!r}. Each is named by a text. Give 'stage4.0', a module path, or 'all'."
+        )
+    for what, value, known in (("variant", variant, VARIANTS), ("aggregate", aggregate, AGGREGATES)):
+        if value not in known:
+            raise InvalidInputError(f"Unknown {what} {value!r}. There is no such one. Use one of {', '.join(known)}.")
+    if strongest < 0:
+        raise InvalidInputError(f"{strongest} channels cannot be kept. It is a count. Give 0 or more.")
+    return specs
+
+
+def _needed(skeleton: nn.Module, specs: Sequence[str]) -> list[str]:
+    """Paths of the modules whose weights the layers are made of."""
+    layers = find_layers(skeleton, specs)
+    return [layer.path for layer in layers] + [path for norms in _norms_of(skeleton, layers).values() for path in norms]
+
+
+def _norms_of(network: nn.Module, layers: Sequence[KernelLayer]) -> dict[str, dict[str, nn.Module]]:
+    """By the path of a convolution that stands alone: path and batch norm behind it."""
+    alone = [layer.path for layer in layers if isinstance(layer.module, nn.Conv2d)]
+    found = norms_behind(network, alone) if alone else {}
+    return {conv: {norm: network.get_submodule(norm)} for conv, norm in found.items()}
+
+
+def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int) -> Kernel:
+    operation = operation_of(layer.module)
+    if any(conv.weight.is_meta for conv, _ in variant.branches):
+        raise InvalidInputError(
+            f"{layer.name} has no weights. It is on the meta device, which keeps shapes alone. Load weights."
+        )
+    weight = variant.weight().cpu()
+    absolute = weight.abs()
+    if not bool(torch.isfinite(absolute).all()):
+        raise InvalidInputError(
+            f"The weights of {layer.name} are not all finite. NaN or infinite weights have no magnitude. "
+            "Choose an earlier checkpoint of the training."
+        )
+    magnitude = absolute.sum((0, 1)) if aggregate == "sum" else absolute.mean((0, 1))
+    single, places = _strongest(weight, operation, strongest)
+    notes = variant.notes
+    if operation != "depthwise":
+        notes += (f"{layer.name} is a {operation} convolution: aggregated over output and input channels.",)
+    return Kernel(
+        layer=layer.name,
+        path=layer.path,
+        variant=variant.name,
+        magnitude=magnitude.numpy(),
+        channels=len(weight),
+        operation=operation,
+        zero_fraction=variant.zero_fraction(),
+        small_branch_share=variant.small_branch_share(),
+        batch_norm=variant.batch_norm,
+        strongest=single,
+        strongest_channels=places,
+        notes=notes,
+    )
+
+
+def _strongest(
+    weight: Tensor, operation: str, count: int
+) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float64]], tuple[tuple[int, ...], ...]]:
+    """Single-channel kernels with the largest sums of absolute weights, and their channels; the first of equal ones."""
+    inputs = weight.shape[1]
+    order = torch.sort(weight.abs().sum((2, 3)).flatten(), descending=True, stable=True).indices[:count]
+    places = [(index,) if operation == "depthwise" else divmod(index, inputs) for index in order.tolist()]
+    return weight.flatten(0, 1)[order].numpy(), tuple(places)
