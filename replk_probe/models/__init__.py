@@ -9,14 +9,18 @@ from . import convnext_large, micro, mobilenet_large, replknet, slak
 from ._checkpoints import CheckpointReport
 from ._create import DataConfig, attach_weights_info, create_model, data_config, load_checkpoint, weights_info
 from ._reparam import fuse_bn, fuse_conv_bn, merge_branches, reparameterize
+from ._reparam_file import ReparamReport, reparam_checkpoint
+from ._same_outputs import Difference
 from ._spec import LayerRef, ProbeSpec, final_layer, large_kernel_layers, probe_spec, resolve_layer
 from .micro import default_models
 
 __all__ = [
     "CheckpointReport",
     "DataConfig",
+    "Difference",
     "LayerRef",
     "ProbeSpec",
+    "ReparamReport",
     "attach_weights_info",
     "convnext_large",
     "create_model",
@@ -31,6 +35,7 @@ __all__ = [
     "micro",
     "mobilenet_large",
     "probe_spec",
+    "reparam_checkpoint",
     "reparameterize",
     "replknet",
     "resolve_layer",

@@ -1,4 +1,4 @@
-"""Names of tensors in published files -> names in our models, and in torchvision's."""
+"""Names of tensors in published files -> names in our models, and in torchvision's; and back."""
 
 from __future__ import annotations
 
@@ -17,6 +17,27 @@ _BRANCHES = {
     "Decom2": "row_conv",
 }
 _BRANCH = re.compile(rf"(?<=\.large_kernel\.)({'|'.join(_BRANCHES)})(?=\.)")
+_OFFICIAL = {"large_conv": "lkb_origin", "reparam_conv": "lkb_reparam", "column_conv": "LoRA1", "row_conv": "LoRA2"}
+_OWN_BRANCH = re.compile(rf"(?<=\.large_kernel\.)({'|'.join(_OFFICIAL)})(?=\.)")
+# A merged SLaK is a ConvNeXt of timm's with other kernels: its names here, and there. The first that matches counts.
+_TO_TIMM = (
+    (r"downsample_layers\.0\.", r"stem."),
+    (r"downsample_layers\.(\d+)\.", r"stages.\1.downsample."),
+    (r"stages\.(\d+)\.(\d+)\.large_kernel\.reparam_conv\.", r"stages.\1.blocks.\2.conv_dw."),
+    (r"stages\.(\d+)\.(\d+)\.pwconv([12])\.", r"stages.\1.blocks.\2.mlp.fc\3."),
+    (r"stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
+    (r"norm\.", r"head.norm."),
+    (r"head\.", r"head.fc."),
+)
+_FROM_TIMM = (
+    (r"stem\.", r"downsample_layers.0."),
+    (r"stages\.(\d+)\.downsample\.", r"downsample_layers.\1."),
+    (r"stages\.(\d+)\.blocks\.(\d+)\.conv_dw\.", r"stages.\1.\2.large_kernel.reparam_conv."),
+    (r"stages\.(\d+)\.blocks\.(\d+)\.mlp\.fc([12])\.", r"stages.\1.\2.pwconv\3."),
+    (r"stages\.(\d+)\.blocks\.(\d+)\.", r"stages.\1.\2."),
+    (r"head\.norm\.", r"norm."),
+    (r"head\.fc\.", r"head."),
+)
 # Norms that detectors and segmenters put behind each stage of RepLKNet or SLaK.
 _STAGE_NORM = re.compile(r"(stages\.\d+\.norm|norm\d)\.(weight|bias|running_mean|running_var|num_batches_tracked)")
 _TASK_HEADS = re.compile(r"(decode_head|auxiliary_head|neck|rpn_head|roi_head|bbox_head|mask_head)\.")
@@ -42,6 +63,8 @@ def to_own_names(
     stages = [int(m[1]) for m in map(re.compile(r"(?:backbone\.)?stages\.(\d+)\.").match, state) if m]
     last_norm = f"stages.{max(stages, default=3)}.norm."
     large = any(".large_kernel." in name for name in state)
+    # Of the model as well: this is how the files of timm's own ConvNeXt are called, too.
+    timm = "stages.0.blocks.0.conv_dw.weight" in state and any(".large_kernel." in name for name in own)
     renamed: dict[str, Tensor] = {}
     origins: dict[str, str] = {}
     dropped: list[str] = []
@@ -54,6 +77,8 @@ def to_own_names(
                 # mmpretrain puts the final norm into the last stage.
                 new = re.sub(rf"^{re.escape(last_norm)}", "norm.", new) if name != new else new
                 new = re.sub(r"^head\.fc\.", "head.", new)
+            if timm:
+                new = _renamed(new, _FROM_TIMM)
             # Of the multi-task head of the pre-trained XL model this is the classifier.
             new = re.sub(r"^head\.cls_22k\.", "head.", new)
             new = _DENSE.sub(r"\1\2", new)
@@ -67,7 +92,27 @@ def to_own_names(
                 new = name
         renamed[new] = tensor
         origins[new] = name
-    return renamed, origins, dropped, "mmpretrain" if backbone else "official" if official else "own"
+    naming = "mmpretrain" if backbone else "timm" if timm else "official" if official else "own"
+    return renamed, origins, dropped, naming
+
+
+def official_name(name: str) -> str:
+    """The name that the authors of RepLKNet and of SLaK have for one of ours."""
+    return _OWN_BRANCH.sub(lambda found: _OFFICIAL[found[1]], name)
+
+
+def timm_name(name: str) -> str:
+    """The name in timm's ConvNeXt for one of our merged SLaK or ConvNeXt."""
+    return _renamed(name, _TO_TIMM)
+
+
+def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:
+    """``name`` with its beginning replaced by the first row that matches."""
+    for pattern, new in table:
+        renamed, count = re.subn(rf"^{pattern}", new, name)
+        if count:
+            return renamed
+    return name
 
 
 def merge_fused_branches(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
