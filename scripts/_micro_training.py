@@ -60,9 +60,9 @@ class Recipe:
         log_every: Steps between two lines of the log.
     """
 
-    images: int = 40_000
+    images: int = 48_000
     batch_size: int = 32
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.05
     warm_up: float = 0.1
     log_every: int = 100
@@ -188,6 +188,7 @@ def record_of(run: Run, weights: bytes, sha256: str, commit: str | None) -> dict
         "what": "small model trained on synthetic data: a demonstration, no result on ImageNet",
         "licence": "MIT",
         "seed": run.seed,
+        "recipe": asdict(recipe),
         "images": recipe.steps * recipe.batch_size,
         "steps": recipe.steps,
         "batch_size": recipe.batch_size,

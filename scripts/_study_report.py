@@ -1,0 +1,162 @@
+"""Table and figure of ``micro_study.py``, from the measurements of single trainings."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from _micro_figure import save_small
+
+from replk_probe.plot_style import MUTED, house_style, new_figure
+from replk_probe.runtime.files import atomic_write_text
+
+Measures = dict[str, Any]
+
+_REP, _PLAIN = "#d55e00", "#0072b2"
+_COMMAND = "python scripts/micro_study.py --figure figures/micro-study"
+
+
+def erf_ratio(one: Measures, threshold: float, protocol: str = "centred") -> float:
+    """Area of the window that holds a share of the contribution, as a fraction of the image."""
+    rows = (row for row in one["erf"] if row["protocol"] == protocol and row["threshold"] == threshold)
+    return float(next(rows)["ratio"])
+
+
+def centre_share(one: Measures, layer: str, variant: str) -> float:
+    """Share of the centre 3 x 3 in the mass of a kernel; NaN where there is no such variant."""
+    rows = (row for row in one["kernels"] if (row["layer"], row["variant"]) == (layer, variant))
+    return float(next(rows, {"centre3x3_share": math.nan})["centre3x3_share"])
+
+
+# Name, and where to find it; all are shares, shown in percent.
+COLUMNS: tuple[tuple[str, Callable[[Measures], float]], ...] = (
+    ("accuracy", lambda one: one["accuracy"]),
+    ("shape bias", lambda one: one["shape_bias"]),
+    ("cue accuracy", lambda one: one["cue_accuracy"]),
+    ("ERF 20 %", lambda one: erf_ratio(one, 0.2)),
+    ("ERF 50 %", lambda one: erf_ratio(one, 0.5)),
+    ("ERF 99 %", lambda one: erf_ratio(one, 0.99)),
+    ("centre 3x3, stage1.0", lambda one: centre_share(one, "stage1.0", "merged")),
+    ("centre 3x3, stage4.0", lambda one: centre_share(one, "stage4.0", "merged")),
+    ("stage4.0 before merging", lambda one: centre_share(one, "stage4.0", "large") if one["rep"] else math.nan),
+)
+
+
+def save_report(done: Sequence[Measures], folder: Path) -> None:
+    """Write ``data.csv`` (a row per training), ``table.csv``, ``table.md`` (a row per setting) and ``figure.png``.
+
+    Args:
+        done: What was measured on each training.
+        folder: Where to.
+    """
+    settings = sorted({(one["kernel"], one["rep"]) for one in done})
+    groups = {key: [one for one in done if (one["kernel"], one["rep"]) == key] for key in settings}
+    names = [name for name, _ in COLUMNS]
+    rows: list[list[Any]] = []
+    for one in done:
+        values = [f"{100 * find(one):.3f}" if not math.isnan(find(one)) else "" for _, find in COLUMNS]
+        rows.append([one["model"], one["seed"], one["images"], *values])
+    atomic_write_text(folder / "data.csv", _csv(["model", "seed", "images", *(f"{name}, %" for name in names)], rows))
+    rows = []
+    for (kernel, rep), group in groups.items():
+        cells = [kernel, "5x5" if rep else "-", len(group)]
+        for _, find in COLUMNS:
+            mean, spread = mean_and_spread([find(one) for one in group])
+            cells += ["" if math.isnan(mean) else f"{mean:.3f}", "" if math.isnan(spread) else f"{spread:.3f}"]
+        rows.append(cells)
+    twice = [text for name in names for text in (f"{name}, %", f"{name}, sd")]
+    atomic_write_text(folder / "table.csv", _csv(["kernel", "re-param", "trainings", *twice], rows))
+    atomic_write_text(folder / "table.md", _markdown(groups))
+    save_small(_drawn(groups), folder / "figure.png")
+
+
+def mean_and_spread(shares: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation of the sample in percent; NaN where there is none."""
+    values = [100 * share for share in shares if not math.isnan(share)]
+    mean = statistics.fmean(values) if values else math.nan
+    return mean, statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def _csv(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows([head, *rows])
+    return stream.getvalue()
+
+
+def _markdown(groups: dict[tuple[int, bool], list[Measures]]) -> str:
+    first = next(iter(groups.values()))[0]
+    lines = [
+        "Small models trained on synthetic data: a controlled experiment, no results on ImageNet.",
+        "",
+        "| kernel | re-param | trainings | " + " | ".join(f"{name}, %" for name, _ in COLUMNS) + " |",
+        "|" + "---|" * (3 + len(COLUMNS)),
+    ]
+    for (kernel, rep), group in groups.items():
+        cells = []
+        for _, find in COLUMNS:
+            mean, spread = mean_and_spread([find(one) for one in group])
+            cells.append(
+                "-" if math.isnan(mean) else f"{mean:.1f}" + ("" if math.isnan(spread) else f" ± {spread:.1f}")
+            )
+        name = "31 (stages 3, 4: 13)" if kernel == 31 else str(kernel)
+        lines.append(f"| {name} | {'5x5' if rep else '-'} | {len(group)} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "Mean ± standard deviation over trainings, which differ in initial weights and images. Accuracy: held-out "
+        "images whose cues agree. Shape bias and cue accuracy: 1200 stimuli of the synthetic conflict set. ERF: area "
+        f"of the centred window with that share of the contribution, of the image; {first['erf_images']} dead-leaves "
+        "images of 64 px, linear scores. Centre 3x3: share in the mass of the merged kernel; a uniform kernel would "
+        "have 100, 18.4, 5.3 and 0.9 % at 3, 7, 13 and 31.",
+        "",
+        f"Each training: {first['images']:,} images, each seen once. `{_COMMAND}`",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _drawn(groups: dict[tuple[int, bool], list[Measures]]) -> Any:
+    panels: tuple[tuple[str, Callable[[Measures], float]], ...] = (
+        ("Held-out accuracy, %", lambda one: one["accuracy"]),
+        ("Shape bias, %", lambda one: one["shape_bias"]),
+        ("ERF: area with 50 %, % of image", lambda one: erf_ratio(one, 0.5)),
+        ("Centre 3x3 share, stage4.0, %", lambda one: centre_share(one, "stage4.0", "merged")),
+    )
+    kernels = sorted({kernel for kernel, _ in groups})
+    with house_style():
+        figure = new_figure(7.0, 2.5)
+        axes = figure.subplots(1, 4)
+        figure.subplots_adjust(left=0.06, right=0.985, bottom=0.2, top=0.74, wspace=0.42)
+        for ax, (title, find) in zip(axes, panels, strict=True):
+            for rep, colour, shift in ((False, _PLAIN, -0.12), (True, _REP, 0.12)):
+                shown = [(index, groups[k, rep]) for index, k in enumerate(kernels) if (k, rep) in groups]
+                for index, group in shown:
+                    places = [index + shift] * len(group)
+                    ax.plot(
+                        places, [100 * find(one) for one in group], "o", color=colour, alpha=0.55, markersize=3, mew=0
+                    )
+                means = [mean_and_spread([find(one) for one in group])[0] for _, group in shown]
+                ax.plot(
+                    [index + shift for index, _ in shown], means, "_", color=colour, markersize=11, markeredgewidth=1.4
+                )
+            ax.set_xticks(range(len(kernels)), [str(kernel) for kernel in kernels])
+            ax.set_xlim(-0.5, len(kernels) - 0.5)
+            ax.set_title(title, loc="left", fontsize=7.0)
+            ax.grid(axis="y", color="#e5e5e5", linewidth=0.5)
+            for side in ("top", "right"):
+                ax.spines[side].set_visible(False)
+        for index, kernel in enumerate(kernels):
+            # The last stages of the largest have kernels of 13 x 13.
+            uniform = 900 / min(kernel, 13) ** 2
+            axes[3].plot([index - 0.35, index + 0.35], [uniform, uniform], ":", color=MUTED, linewidth=0.9)
+        figure.text(0.012, 0.93, "Small models trained on synthetic data", fontsize=8.5, fontweight="bold")
+        figure.text(0.012, 0.865, "with a 5x5 re-param branch", fontsize=6.5, color=_REP)
+        figure.text(0.2, 0.865, "without", fontsize=6.5, color=_PLAIN)
+        figure.text(
+            0.275, 0.865, "dots: trainings; dashes: their means; dotted: a uniform kernel", fontsize=6.5, color=MUTED
+        )
+        figure.text(0.5, 0.03, "Kernel size (31: in stages 1 and 2, 13 in 3 and 4)", ha="center", fontsize=7.0)
+    return figure

@@ -1,0 +1,173 @@
+"""What the kernel's size and re-parameterization change: small models trained on synthetic data, several seeds each.
+
+    python scripts/micro_study.py                                 # trains and measures what is not there yet: hours
+    python scripts/micro_study.py --figure figures/micro-study    # the same, then the table and the figure
+
+For each model and seed of the RepLKNets in ``replk_probe/models/micro.py``: accuracy on held-out congruent images,
+shape bias on the synthetic conflict set, the effective receptive field on dead-leaves images of 64 px, and where the
+mass of the kernels lies. Each training and each measurement is kept in --output, so that the same command goes on after
+an interruption; trainings that are in --reuse are not repeated. All models of one seed come before those of the next,
+hence the table can be made at any time, of what is there (--report-only).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from _micro_figure import kernel_of
+from _micro_training import HELD_OUT_ROW, Recipe, train, write
+from _study_report import save_report
+from train_micro import commit_of_the_checkout
+
+from replk_probe import load_checkpoint, measure_erf, measure_shape_bias
+from replk_probe.errors import ReplkProbeError
+from replk_probe.models import attach_weights_info, create_model
+from replk_probe.models._embedded import FOLDER
+from replk_probe.models.micro import INPUT_SIZE, MICRO_MODELS
+from replk_probe.runtime.checkpoint import discard
+from replk_probe.runtime.files import atomic_write_text
+from replk_probe.runtime.provenance import WeightsInfo
+from replk_probe.runtime.records import strict_json
+
+SCHEMA_VERSION = 1
+# The pairs first, as they answer the most; a partial table is one of these.
+MODELS = (
+    "replknet_micro_k13_rep",
+    "replknet_micro_k13",
+    "replknet_micro_k3",
+    "replknet_micro_k31",
+    "replknet_micro_k31_rep",
+    "replknet_micro_k7",
+    "replknet_micro_k7_rep",
+)
+_ERF_IMAGES = 50
+
+
+@click.command(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--model", "models", multiple=True, type=click.Choice(MICRO_MODELS), help="Some; by default the RepLKNets."
+)
+@click.option("--seeds", type=click.IntRange(1, HELD_OUT_ROW), default=3, show_default=True, help="Trainings of each.")
+@click.option("--images", type=click.IntRange(1), default=Recipe().images, show_default=True, help="Of each training.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=Path("replk-probe-out/micro-study"), show_default=True
+)
+@click.option("--figure", type=click.Path(path_type=Path), help="Folder for the table and the figure.")
+@click.option(
+    "--reuse",
+    type=click.Path(path_type=Path),
+    default=FOLDER,
+    help="Where scripts/train_micro.py may have trained some already. [default: the weights in the package]",
+)
+@click.option("--train-only", is_flag=True, help="Measure nothing yet.")
+@click.option("--report-only", is_flag=True, help="Train and measure nothing; make the table of what is there.")
+def main(
+    models: tuple[str, ...],
+    seeds: int,
+    images: int,
+    output: Path,
+    figure: Path | None,
+    reuse: Path,
+    train_only: bool,
+    report_only: bool,
+) -> None:
+    """Do what is not done yet."""
+    torch.set_num_threads(1)
+    recipe, done = Recipe(images=images), []
+    try:
+        for seed in range(seeds):
+            for name in models or MODELS:
+                folder = output / name / f"seed{seed}"
+                if not report_only:
+                    _train(name, seed, recipe, folder, reuse)
+                if not (report_only or train_only):
+                    _measure(name, seed, folder)
+                if (folder / "measures.json").is_file():
+                    done.append(json.loads((folder / "measures.json").read_text(encoding="utf-8")))
+    except KeyboardInterrupt:
+        click.echo("\nInterrupted; what is done is kept. The same command goes on.", err=True)
+        raise SystemExit(130) from None
+    except ReplkProbeError as error:
+        raise click.ClickException(str(error)) from error
+    if figure is not None and done:
+        save_report(done, figure)
+        click.echo((figure / "table.md").read_text(encoding="utf-8"))
+
+
+def _train(name: str, seed: int, recipe: Recipe, folder: Path, reuse: Path) -> None:
+    """Weights and record of one training in ``folder``: kept, taken from ``reuse``, or made."""
+    if (folder / "weights.json").is_file():
+        return
+    made = reuse / f"{name}.json"
+    if made.is_file():
+        record = json.loads(made.read_text(encoding="utf-8"))
+        same = {"seed": seed, "images": recipe.steps * recipe.batch_size, "recipe": asdict(recipe)}
+        if all(record[key] == value for key, value in same.items()):
+            folder.mkdir(parents=True, exist_ok=True)
+            for suffix in (".safetensors", ".json"):  # the record last: it says that all is there
+                shutil.copyfile(made.with_suffix(suffix), folder / f"weights{suffix}")
+            click.echo(f"{name}, seed {seed}: trained already, see {made}")
+            return
+    state = folder / "unfinished"
+    run = train(name, seed, recipe, state=state, resume=True)
+    record = write(run, folder, "weights", commit_of_the_checkout())
+    discard(state)
+    click.echo(f"{name}, seed {seed}: {100 * record['held_out_accuracy']:.2f} % after {record['seconds']:.0f} s")
+
+
+def _measure(name: str, seed: int, folder: Path) -> None:
+    """All that is measured on one trained network, in ``measures.json``."""
+    if (folder / "measures.json").is_file():
+        return
+    from replk_probe import measure_kernels
+
+    record = json.loads((folder / "weights.json").read_text(encoding="utf-8"))
+    model = create_model(name, "random")
+    load_checkpoint(model, folder / "weights.safetensors")
+    attach_weights_info(model, WeightsInfo(f"file:{name}-seed{seed}", record["sha256"]))
+    bias = measure_shape_bias(model, "synthetic", workers=0, name=name)
+    field = measure_erf(model, n_images=_ERF_IMAGES, size=INPUT_SIZE, name=name)
+    kernels = measure_kernels(model, "all", "all", name=name).kernels
+    assert bias.model is not None  # it was just measured
+    counts = bias.model.counts
+    measures: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "model": name,
+        "kernel": kernel_of(name),
+        "rep": name.endswith("_rep"),
+        "seed": seed,
+        "images": record["images"],
+        "sha256": record["sha256"],
+        "accuracy": record["held_out_accuracy"],
+        "shape_bias": bias.shape_bias,
+        "cue_accuracy": counts.cue_accuracy,
+        "decisions": {"shape": counts.n_shape, "texture": counts.n_texture, "other": counts.n_other},
+        "erf": [
+            {"protocol": row.protocol, "threshold": row.threshold, "side": row.side, "ratio": row.ratio}
+            for row in field.ratios
+        ],
+        "erf_images": field.n_images,
+        "kernels": [
+            {
+                "layer": kernel.layer,
+                "variant": kernel.variant,
+                "kernel_size": list(kernel.kernel_size),
+                "centre3x3_share": kernel.centre3x3_share,
+                "effective_size": {str(percent): side for percent, side in kernel.effective_size.items()},
+            }
+            for kernel in kernels
+        ],
+        "commit": commit_of_the_checkout(),
+    }
+    atomic_write_text(folder / "measures.json", strict_json(measures))
+    click.echo(f"{name}, seed {seed}: shape bias {100 * bias.shape_bias:.1f} %")
+
+
+if __name__ == "__main__":
+    main()
