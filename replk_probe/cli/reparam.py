@@ -41,19 +41,17 @@ def command(checkpoint: Path, model: str, output: Path, scheme: str, no_merge: b
     check_writable(output.parent)
 
     from replk_probe.models import reparam_checkpoint
-    from replk_probe.runtime.allocator import kept_blocks
 
-    with kept_blocks():
-        report = reparam_checkpoint(
-            checkpoint.expanduser(),
-            output,
-            model,
-            scheme=scheme,
-            merge=not no_merge,
-            ema=ema,
-            force=force,
-            progress=True,
-        )
+    report = reparam_checkpoint(
+        checkpoint.expanduser(),
+        output,
+        model,
+        scheme=scheme,
+        merge=not no_merge,
+        ema=ema,
+        force=force,
+        progress=True,
+    )
     for line in _lines(report):
         click.echo(line)
 
