@@ -118,6 +118,18 @@ def fitted(text: str, points: float, size: float, weight: str = "normal") -> str
     return short
 
 
+def wrapped(text: str, points: float, size: float) -> list[str]:
+    """Words on lines no wider than ``points``."""
+    lines: list[str] = []
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_points(longer, size) <= points:
+            lines[-1] = longer
+        else:
+            lines.append(fitted(word, points, size))
+    return lines
+
+
 def save_figure(figure: Figure, folder: Path, stem: str, width: int) -> tuple[Path, ...]:
     """Write a figure as PNG and PDF, for a first map of ``width`` pixels; returns the files."""
     # Whole dots per cell of the first map, so that a fine grid in it is not seen through another one.

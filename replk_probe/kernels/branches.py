@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from torch import Tensor, nn
@@ -17,8 +17,8 @@ from .layers import KernelLayer
 
 Branch: TypeAlias = tuple[nn.Conv2d, nn.Module]
 
-_STRIPS = {"column_conv": "column", "row_conv": "row"}
-_SMALL = "small_conv"
+_NAMES = {"large_conv": "large", "column_conv": "column", "row_conv": "row", "small_conv": "small"}
+_SMALL = "small"
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Variant:
         large: All branches but the small one, of a layer that has both.
         small: The small branch of such a layer.
         notes: Sentences for the reader.
+        names: Of all branches of the layer, as :attr:`replk_probe.kernels.Kernel.branches`.
     """
 
     name: str
@@ -39,7 +40,8 @@ class Variant:
     batch_norm: tuple[str, ...]
     large: tuple[Branch, ...] = ()
     small: tuple[Branch, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ("large",)
 
     def weight(self) -> Tensor:
         """``[O, I / groups, Kh, Kw]`` float64."""
@@ -83,12 +85,13 @@ def variants_of(layer: KernelLayer, variant: str, norms: Mapping[str, nn.Module]
 
 
 def _of_branches(layer: KernelLayer, block: LargeKernelConv, variant: str) -> list[Variant]:
-    branches = {name: (branch.conv, branch.bn) for name, branch in block.branches().items()}
+    modules = {_NAMES[name]: (name, branch) for name, branch in block.branches().items()}
+    branches = {name: (branch.conv, branch.bn) for name, (_, branch) in modules.items()}
     large = [name for name in branches if name != _SMALL]
     small = [name for name in branches if name == _SMALL]
     chosen = {"large": large, "small": small, "merged": large + small}
     if variant == "all":
-        strips = {_STRIPS[name]: [name] for name in large if name in _STRIPS}
+        strips = {name: [name] for name in large if name != "large"}
         chosen = strips | (chosen if small else {"merged": large})
     elif chosen[variant]:
         chosen = {variant: chosen[variant]}
@@ -99,9 +102,14 @@ def _of_branches(layer: KernelLayer, block: LargeKernelConv, variant: str) -> li
         Variant(
             name,
             tuple(branches[part] for part in parts),
-            tuple(f"{layer.path}.{part}.bn" for part in parts if not isinstance(branches[part][1], nn.Identity)),
+            tuple(
+                f"{layer.path}.{modules[part][0]}.bn"
+                for part in parts
+                if not isinstance(branches[part][1], nn.Identity)
+            ),
             tuple(branches[part] for part in large if both),
             tuple(branches[part] for part in small),
+            names=tuple(branches),
         )
         for name, parts in chosen.items()
     ]
@@ -117,7 +125,7 @@ def _of_merged(layer: KernelLayer, block: LargeKernelConv, variant: str) -> Vari
     conv = block.get_submodule("reparam_conv")
     assert isinstance(conv, nn.Conv2d)  # what reparameterize() put there
     note = "In these weights the branches are merged: what was the small one cannot be told apart any more."
-    return Variant("merged", ((conv, nn.Identity()),), (), notes=(note,))
+    return Variant("merged", ((conv, nn.Identity()),), (), notes=(note,), names=())
 
 
 def _of_conv(layer: KernelLayer, conv: nn.Conv2d, variant: str, norms: Mapping[str, nn.Module]) -> Variant:

@@ -25,6 +25,8 @@ class Kernel:
             channels; not normalised.
         channels: Output channels.
         operation: ``"depthwise"`` or ``"dense"``; a dense kernel is aggregated over its input channels as well.
+        branches: Names of the parallel branches of the layer: ``("large", "small")``, ``("large",)`` for a single
+            kernel, ``("column", "row", "small")``; none where they are merged in the weights, so that nobody knows.
         zero_fraction: Share of the weights that are exactly 0 as they are stored, before branches are padded or added.
         small_branch_share: Sum of the small branch's absolute weights over that of all branches; None where the layer
             has no small branch or it cannot be told apart any more.
@@ -40,6 +42,7 @@ class Kernel:
     magnitude: FloatArray
     channels: int
     operation: str = "depthwise"
+    branches: tuple[str, ...] = ("large",)
     zero_fraction: float = math.nan
     small_branch_share: float | None = None
     batch_norm: tuple[str, ...] = ()
@@ -142,6 +145,7 @@ class Kernel:
             "channels": self.channels,
             "operation": self.operation,
             "aggregated_over": "channels" if self.operation == "depthwise" else "output and input channels",
+            "branches": list(self.branches),
             "batch_norm": list(self.batch_norm),
             "maximum": self.maximum,
             "relative_mass": self.relative_mass,

@@ -203,6 +203,7 @@ def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int
         magnitude=magnitude.numpy(),
         channels=len(weight),
         operation=operation,
+        branches=variant.names,
         zero_fraction=variant.zero_fraction(),
         small_branch_share=variant.small_branch_share(),
         batch_norm=variant.batch_norm,

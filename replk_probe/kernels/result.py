@@ -192,6 +192,7 @@ def _kernel(entry: Mapping[str, Any], magnitude: FloatArray, strongest: FloatArr
         magnitude=magnitude,
         channels=entry["channels"],
         operation=entry["operation"],
+        branches=tuple(entry["branches"]),
         zero_fraction=math.nan if entry["zero_fraction"] is None else entry["zero_fraction"],
         small_branch_share=entry["small_branch_share"],
         batch_norm=tuple(entry["batch_norm"]),

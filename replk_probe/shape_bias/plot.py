@@ -10,12 +10,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from replk_probe.plot_style import ALERT_TEXT, INK, MUTED, fitted, house_style, new_figure, save_figure
+from replk_probe.plot_style import ALERT_TEXT, INK, MUTED, fitted, house_style, new_figure, save_figure, wrapped
 from replk_probe.runtime.provenance import RunInfo
 
 from .observers import Observer
 from .plot_categories import ROW, category_caption, category_room, plot_shape_bias
-from .plot_looks import ABOVE, BELOW, CAPTION_SIZE, LINE, MARGIN, PAGE, arranged, looks, wrapped
+from .plot_looks import ABOVE, BELOW, CAPTION_SIZE, LINE, MARGIN, PAGE, arranged, looks
 from .plot_overall import bar_row, bars_caption, name_room, plot_bars, value_room
 from .published import ON_WHAT, SOURCE
 from .result import ShapeBiasResult

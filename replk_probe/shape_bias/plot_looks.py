@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 from matplotlib.transforms import Transform
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import ALERT, INK, MUTED, figure_of, fitted, text_points
+from replk_probe.plot_style import ALERT, INK, MUTED, figure_of, fitted, text_points, wrapped
 
 from .observers import Observer
 from .plot_icons import near
@@ -156,18 +156,6 @@ def badge_style(size: float) -> dict[str, Any]:
         "gid": "random weights",
         "bbox": {"boxstyle": "round,pad=0.25", "facecolor": ALERT, "edgecolor": "none"},
     }
-
-
-def wrapped(text: str, points: float, size: float) -> list[str]:
-    """Words on lines no wider than ``points``."""
-    lines: list[str] = []
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and text_points(longer, size) <= points:
-            lines[-1] = longer
-        else:
-            lines.append(fitted(word, points, size))
-    return lines
 
 
 def draw_lines(ax: Axes, sentences: Sequence[str], down: float, left: float) -> None:

@@ -16,7 +16,7 @@ from replk_probe.runtime.provenance import WeightsInfo
 
 FIELDS = {
     "model", "weights", "layer", "path", "variant", "kernel_size", "channels", "operation", "aggregated_over",
-    "batch_norm", "maximum", "relative_mass", "centre3x3_share", "centre_shares", "centre3x3_mean",
+    "branches", "batch_norm", "maximum", "relative_mass", "centre3x3_share", "centre_shares", "centre3x3_mean",
     "outside3x3_mean", "skeleton_share", "effective_size", "radial_profile", "entropy_bits", "relative_entropy",
     "symmetry", "zero_fraction", "small_branch_share", "strongest_channels", "notes", "array",
 }  # fmt: skip

@@ -1,0 +1,184 @@
+"""Heatmaps of kernels, of several models and variants side by side on one scale. Free of torch and of pyplot's state.
+
+Every number drawn is a number of the result; each map is divided by its own maximum, as in the RepLKNet paper.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from replk_probe.plot_style import INK, MUTED, figure_of, house_style, save_figure, wrapped
+
+from .plot_channels import plot_gallery
+from .plot_radial import plot_profiles
+from .plot_sheet import (
+    LINE,
+    MARGIN,
+    NAME_SIZE,
+    PAGE,
+    SMALL_SIZE,
+    Panel,
+    cell_side,
+    draw_bar,
+    draw_map,
+    draw_outline,
+    numbers_lines,
+    panels_of,
+    print_values,
+    sheet,
+    shown_layers,
+    variant_words,
+    weights_line,
+    write_lines,
+)
+from .plot_stages import plot_overview
+from .result import KernelResult
+
+_LARGEST = 2.6  # inches of a map
+_GAP, _BELOW, _BAR = 0.16, 0.14, 0.72
+_HEADING = (NAME_SIZE + 2 * SMALL_SIZE) * LINE + 0.05
+# Kernels up to this side have their values printed, which needs wider maps.
+_PRINTED_SIDE, _ACROSS_PRINTED, _ACROSS = 15, 3, 4
+# Of a small branch on a line of its own: large enough for the values.
+_SMALL_CELL = 0.15
+
+
+def plot_kernels(results: Sequence[KernelResult]) -> Figure:
+    """Draw the kernels of models as maps, those of one layer beside each other.
+
+    Args:
+        results: One per model, in the order to show them. Of more layers than fit, the first of each stage.
+
+    Returns:
+        A figure at most as wide as a page (7 inches). Maps of one line have cells of one size, small branches have a
+        line of their own. Values are printed where their cells have room.
+
+    Raises:
+        InvalidInputError: There is no kernel.
+    """
+    panels = panels_of(results)
+    layers = shown_layers(panels)
+    lines = _lines([panel for panel in panels if panel.kernel.layer in layers], layers)
+    columns = max(len(line) for line in lines)
+    side = min(_LARGEST, (PAGE - 2 * MARGIN - _BAR - (columns - 1) * _GAP) / columns)
+    width = 2 * MARGIN + columns * side + (columns - 1) * _GAP + _BAR
+    caption = [
+        line for text in _caption(panels, len(layers)) for line in wrapped(text, (width - 2 * MARGIN) * 72, SMALL_SIZE)
+    ]
+    heights = [_HEADING + _cell(line, side) * _longest(line) + _numbers_height(line, side) + _BELOW for line in lines]
+    with house_style():
+        ax = sheet(width, MARGIN + sum(heights) + len(caption) * SMALL_SIZE * LINE)
+        top = MARGIN
+        for line, height in zip(lines, heights, strict=True):
+            for index, panel in enumerate(line):
+                _draw_panel(ax, panel, line, MARGIN + index * (side + _GAP), top, side)
+            top += height
+        tall = max(_cell(lines[0], side) * _longest(lines[0]), 1.2)
+        draw_bar(ax, results, MARGIN + columns * (side + _GAP) - _GAP + 0.08, MARGIN + _HEADING, tall)
+        write_lines(ax, [(text, SMALL_SIZE, MUTED, "normal") for text in caption], MARGIN, top, width - 2 * MARGIN)
+    return figure_of(ax)
+
+
+def save_figures(results: Sequence[KernelResult], directory: str | Path) -> tuple[Path, ...]:
+    """Write ``kernels``, ``profiles``, ``gallery`` and, of several layers, ``overview``, each as PNG and PDF.
+
+    Args:
+        results: What to draw.
+        directory: Created if it is not there.
+
+    Returns:
+        The files written.
+
+    Raises:
+        InvalidInputError: There is no kernel, or the folder cannot be written to.
+    """
+    panels = panels_of(results)
+    figures = {"kernels": plot_kernels(results), "profiles": plot_profiles(results)}
+    if any(len(panel.kernel.strongest) for panel in panels):
+        figures["gallery"] = plot_gallery(results)
+    if len({panel.kernel.layer for panel in panels}) > 1:
+        figures["overview"] = plot_overview(results)
+    return tuple(
+        path for stem, figure in figures.items() for path in save_figure(figure, Path(directory), stem, width=1)
+    )
+
+
+def _lines(panels: Sequence[Panel], layers: Sequence[str]) -> list[Sequence[Panel]]:
+    """Panels side by side: those of one layer, its small branches below; or of each layer the only one."""
+    groups = [[panel for panel in panels if panel.kernel.layer == layer] for layer in layers]
+    if all(len(group) == 1 for group in groups):
+        return _broken([panel for group in groups for panel in group])
+    lines = []
+    for group in groups:
+        small = [panel for panel in group if panel.kernel.variant == "small"]
+        others = [panel for panel in group if panel.kernel.variant != "small"]
+        models = [list(part) for _, part in groupby(others, key=lambda panel: panel.model)]
+        # If they do not fit, each model has a line to itself.
+        together = len(_broken(others)) < 2 or all(len(part) == 1 for part in models)
+        lines += [line for part in ([others] if together else models) for line in _broken(part)]
+        lines += _broken(small)
+    return lines
+
+
+def _broken(panels: Sequence[Panel]) -> list[Sequence[Panel]]:
+    """Lines as full as can be, about as long."""
+    if not panels:
+        return []
+    rows = math.ceil(len(panels) / (_ACROSS_PRINTED if _longest(panels) <= _PRINTED_SIDE else _ACROSS))
+    across = math.ceil(len(panels) / rows)
+    return [panels[start : start + across] for start in range(0, len(panels), across)]
+
+
+def _numbers_height(line: Sequence[Panel], side: float) -> float:
+    return max(len(numbers_lines(panel.kernel, side)) for panel in line) * SMALL_SIZE * LINE + 0.04
+
+
+def _longest(line: Sequence[Panel]) -> int:
+    return max(max(panel.kernel.kernel_size) for panel in line)
+
+
+def _cell(line: Sequence[Panel], side: float) -> float:
+    """Side of the cells of one line of maps."""
+    cell = cell_side(side, _longest(line))
+    return min(cell, _SMALL_CELL) if {panel.kernel.variant for panel in line} == {"small"} else cell
+
+
+def _draw_panel(ax: Axes, panel: Panel, line: Sequence[Panel], left: float, top: float, side: float) -> None:
+    """Heading, map in the middle of its place, numbers below."""
+    kernel = panel.kernel
+    heading = [
+        (panel.model, NAME_SIZE, INK, "bold"),
+        (f"{kernel.layer}, {variant_words(kernel)}", SMALL_SIZE, INK, "normal"),
+    ]
+    write_lines(ax, [*heading, weights_line(panel, side)], left, top, side)
+    cell = _cell(line, side)
+    height, width = kernel.kernel_size
+    longest = _longest(line)
+    top += _HEADING
+    if (height, width) != (longest, longest):
+        draw_outline(ax, left, top, cell * longest)
+    x, y = left + (longest - width) / 2 * cell, top + (longest - height) / 2 * cell
+    draw_map(ax, kernel.normalised, x, y, cell)
+    print_values(ax, kernel.normalised, x, y, cell)
+    numbers = [(text, SMALL_SIZE, MUTED, "normal") for text in numbers_lines(kernel, side)]
+    write_lines(ax, numbers, left, top + cell * longest + 0.04, side)
+
+
+def _caption(panels: Sequence[Panel], shown: int) -> list[str]:
+    layers = len({panel.kernel.layer for panel in panels})
+    ways = {panel.result.run.aggregate for panel in panels}
+    how = "added up" if ways == {"sum"} else "averaged" if ways == {"mean"} else "aggregated"
+    lines = [
+        f"Absolute weights, batch norms folded in, {how} over channels; each map divided by its own maximum.",
+    ]
+    if {"small"} < {panel.kernel.variant for panel in panels}:
+        lines.append("Small branches are enlarged.")
+    if shown < layers:
+        lines.append(f"{shown} of {layers} layers; the overview has all of them.")
+    return lines

@@ -1,0 +1,110 @@
+"""The strongest single-channel kernels of each layer, with their signs. Free of torch and of pyplot's state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from replk_probe.errors import InvalidInputError
+from replk_probe.plot_style import INK, MUTED, figure_of, house_style, wrapped
+
+from .plot_sheet import (
+    LINE,
+    MARGIN,
+    NAME_SIZE,
+    PAGE,
+    SMALL_SIZE,
+    TINY_SIZE,
+    Panel,
+    cell_side,
+    draw_map,
+    one_variant,
+    panels_of,
+    sheet,
+    shown_layers,
+    variant_words,
+    weights_line,
+    write_lines,
+)
+from .result import KernelResult
+
+COLOUR_MAP = "vlag"  # perceptually even on both sides of zero
+_NORM = Normalize(-1.0, 1.0)
+_LABELS, _GAP, _LARGEST = 1.5, 0.07, 1.0
+_CHANNEL = TINY_SIZE * LINE + 0.02
+_BAR = 0.62
+
+
+def plot_gallery(results: Sequence[KernelResult]) -> Figure:
+    """Draw single channels of each kernel, those with the largest sums of absolute weights, strongest first.
+
+    Args:
+        results: One per model, measured with ``strongest`` above 0; of more layers than fit, the first of each stage.
+
+    Returns:
+        A figure a page wide, one line per model and layer; each map is divided by its largest absolute weight.
+
+    Raises:
+        InvalidInputError: No channels were kept.
+    """
+    panels = one_variant(panels_of(results))
+    layers = shown_layers(panels)
+    panels = [panel for panel in panels if panel.kernel.layer in layers and len(panel.kernel.strongest)]
+    if not panels:
+        raise InvalidInputError(
+            "There are no single channels to draw. None were kept. Measure again with strongest (--strongest) above 0."
+        )
+    columns = max(len(panel.kernel.strongest) for panel in panels)
+    side = min(_LARGEST, (PAGE - 2 * MARGIN - _LABELS - _BAR - (columns - 1) * _GAP) / columns)
+    width = max(2 * MARGIN + _LABELS + columns * side + (columns - 1) * _GAP + _BAR, 3.4)
+    heights = [max(_CHANNEL + side * _aspect(panel), 3.2 * SMALL_SIZE * LINE + 0.1) + 0.08 for panel in panels]
+    caption = wrapped(
+        "Kernels of single channels with the largest sums of absolute weights, strongest first; batch norms folded in; "
+        "each divided by its largest absolute weight. Above each: its channel.",
+        (width - 2 * MARGIN) * 72,
+        SMALL_SIZE,
+    )
+    with house_style():
+        ax = sheet(width, MARGIN + sum(heights) + len(caption) * SMALL_SIZE * LINE + MARGIN)
+        top = MARGIN
+        for panel, height in zip(panels, heights, strict=True):
+            size = "\u00d7".join(map(str, panel.kernel.kernel_size))
+            lines = [
+                (panel.model, NAME_SIZE - 1.5, INK, "bold"),
+                (f"{panel.kernel.layer}, {size}", SMALL_SIZE, INK, "normal"),
+                (variant_words(panel.kernel), SMALL_SIZE, INK, "normal"),
+                weights_line(panel, _LABELS - 0.08),
+            ]
+            write_lines(ax, lines, MARGIN, top, _LABELS - 0.08)
+            _draw_channels(ax, panel, MARGIN + _LABELS, top, side)
+            top += height
+        write_lines(ax, [(text, SMALL_SIZE, MUTED, "normal") for text in caption], MARGIN, top, width)
+        figure = figure_of(ax)
+        tall = min(max(sum(heights) - 0.3, 0.7), 1.6)
+        left, down = width - MARGIN - _BAR + 0.08, figure.get_figheight()
+        place = figure.add_axes((left / width, 1 - (MARGIN + _CHANNEL + tall) / down, 0.1 / width, tall / down))
+        bar = figure.colorbar(ScalarMappable(_NORM, COLOUR_MAP), cax=place, ticks=[-1, 0, 1])
+        bar.set_label("w / max |w|")
+        bar.outline.set_linewidth(0.5)
+    return figure
+
+
+def _aspect(panel: Panel) -> float:
+    height, width = panel.kernel.kernel_size
+    return height / max(height, width)
+
+
+def _draw_channels(ax: Axes, panel: Panel, left: float, top: float, side: float) -> None:
+    kernel = panel.kernel
+    cell = cell_side(side, max(kernel.kernel_size))
+    for index, (weights, place) in enumerate(zip(kernel.strongest, kernel.strongest_channels, strict=True)):
+        x = left + index * (side + _GAP)
+        name = (" \u2190 ".join(map(str, place)), TINY_SIZE, MUTED, "normal")
+        write_lines(ax, [name], x, top, side)
+        values = np.asarray(weights / (np.abs(weights).max() or 1.0))
+        draw_map(ax, values, x, top + _CHANNEL, cell, COLOUR_MAP, _NORM)

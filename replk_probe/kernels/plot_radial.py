@@ -1,0 +1,143 @@
+"""How kernels fall off with the distance from their centre. Free of torch and of pyplot's state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from replk_probe.plot_style import INK, MUTED, fitted, house_style, new_figure, wrapped
+
+from .plot_sheet import LINE, SMALL_SIZE, Panel, panels_of, variant_words
+from .result import KernelResult
+
+# Okabe and Ito's, those that stand out from paper; the line styles tell variants apart, also without colour.
+_COLOURS = ("#b03a00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#7a5195", "#56b4e9")
+_STYLES: dict[str, Any] = {"merged": "-", "large": "--", "small": ":", "column": "-.", "row": (0, (3, 1, 1, 1, 1, 1))}
+_LOWEST = 1e-4  # of the vertical axis at most
+_PANEL, _TALL, _ACROSS = 2.9, 1.75, 2
+_LEFT, _RIGHT, _TOP, _BELOW = 0.52, 0.1, 0.22, 0.42
+
+
+def plot_profiles(results: Sequence[KernelResult]) -> Figure:
+    """Draw the radial profile of every kernel: a panel for each stage, or for each size of kernel.
+
+    Args:
+        results: One per model; models have colours, variants line styles.
+
+    Returns:
+        A figure at most a page wide. Both axes start at the centre of the kernel; the vertical one is logarithmic.
+
+    Raises:
+        InvalidInputError: There is no kernel.
+    """
+    panels = panels_of(results)
+    groups = {group: [panel for panel in panels if _group(panel) == group] for group in map(_group, panels)}
+    columns = min(len(groups), _ACROSS)
+    rows = math.ceil(len(groups) / columns)
+    width = columns * (_LEFT + _PANEL + _RIGHT) if columns > 1 else _LEFT + _PANEL + 0.4 + _RIGHT
+    looks = {_look(panel): panel for panel in panels}
+    caption = wrapped(
+        "Mean of the magnitude over all entries at a distance from the centre, rounded to whole entries, relative to "
+        "the kernel's maximum; one line for each layer.",
+        (width - 0.2) * 72,
+        SMALL_SIZE,
+    )
+    legend = 0.125 * len(looks) + 0.05
+    below = len(caption) * SMALL_SIZE * LINE + 0.1
+    height = legend + rows * (_TOP + _TALL + _BELOW) + below
+    lowest = min((_smallest(panel) for panel in panels), default=_LOWEST)
+    with house_style():
+        figure = new_figure(width, height)
+        for index, (group, members) in enumerate(groups.items()):
+            row, column = divmod(index, columns)
+            left = column * (_LEFT + _PANEL + _RIGHT) + _LEFT
+            bottom = height - legend - row * (_TOP + _TALL + _BELOW) - _TOP - _TALL
+            inside = _PANEL if columns > 1 else width - _LEFT - _RIGHT
+            ax = figure.add_axes((left / width, bottom / height, inside / width, _TALL / height))
+            _draw(ax, members, [look[0] for look in looks], lowest)
+            ax.set_title(group, loc="left", fontsize=7.5, fontweight="bold", color=INK, parse_math=False)
+            if column == 0:
+                ax.set_ylabel("Magnitude / maximum")
+            if row == rows - 1 or index + columns >= len(groups):
+                ax.set_xlabel("Distance from the centre, entries")
+        _draw_legend(figure, looks, width, height)
+        for index, text in enumerate(caption):
+            y = (below - 0.05 - index * SMALL_SIZE * LINE) / height
+            figure.text(0.1 / width, y, text, fontsize=SMALL_SIZE, color=MUTED, va="top")
+    return figure
+
+
+def _group(panel: Panel) -> str:
+    layer = panel.kernel.layer
+    if layer.startswith("stage") and layer[5:6].isdigit():
+        return f"Stage {layer[5:].partition('.')[0]}"
+    height, width = panel.kernel.kernel_size
+    return f"{height}\u00d7{width}"
+
+
+def _look(panel: Panel) -> tuple[str, str]:
+    return panel.model, panel.kernel.variant
+
+
+def _smallest(panel: Panel) -> float:
+    """The lowest point of a profile, but no lower than the axis may reach."""
+    profile = panel.kernel.radial_profile
+    drawn = profile[np.nan_to_num(profile) > 0]
+    return max(float(drawn.min()) if drawn.size else 1.0, _LOWEST)
+
+
+def _colour(models: Sequence[str], model: str) -> str:
+    return _COLOURS[list(dict.fromkeys(models)).index(model) % len(_COLOURS)]
+
+
+def _draw(ax: Axes, members: Sequence[Panel], models: Sequence[str], lowest: float) -> None:
+    counts = {look: sum(_look(panel) == look for panel in members) for look in map(_look, members)}
+    for panel in members:
+        profile = panel.kernel.radial_profile
+        several = counts[_look(panel)] > 1
+        ax.plot(
+            np.arange(len(profile)),
+            np.where(profile > 0, profile, np.nan),
+            color=_colour(models, panel.model),
+            linestyle=_STYLES[panel.kernel.variant],
+            linewidth=0.7 if several else 1.1,
+            alpha=0.6 if several else 1.0,
+            marker="" if several else "o",
+            markersize=2.0,
+            gid="profile",
+        )
+    ax.set_yscale("log")
+    ax.set_ylim(min(lowest / 1.3, 0.45), 1.3)  # of a flat kernel, too, the axis shows two numbers
+    ax.set_xlim(left=-0.3)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if lowest > 2e-2 else (1,), numticks=8))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.grid(color="#e4e4e4", linewidth=0.5)
+    sns.despine(ax=ax)  # type: ignore[no-untyped-call]
+
+
+def _draw_legend(figure: Figure, looks: dict[tuple[str, str], Panel], width: float, height: float) -> None:
+    models = [model for model, _ in looks]
+    handles = []
+    for (model, variant), panel in looks.items():
+        label = f"{model}, {variant_words(panel.kernel)}: {panel.result.run.weights.label}"
+        label = fitted(label, (width - 0.6) * 72, SMALL_SIZE)
+        handles.append(Line2D([], [], color=_colour(models, model), linestyle=_STYLES[variant], label=label))
+    figure.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(0.04 / width, 1 - 0.02 / height),
+        frameon=False,
+        fontsize=SMALL_SIZE,
+        labelspacing=0.25,
+        handlelength=2.2,
+    )

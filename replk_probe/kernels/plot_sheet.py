@@ -1,0 +1,261 @@
+"""Pages of many kernels: one Axes whose coordinates are inches from the top left corner. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, Normalize
+from matplotlib.patches import Rectangle
+
+from replk_probe.errors import InvalidInputError
+from replk_probe.plot_style import (
+    ALERT_TEXT,
+    INK,
+    MIN_DPI,
+    MUTED,
+    figure_of,
+    fitted,
+    new_figure,
+    text_points,
+)
+
+from .kernel import Kernel
+from .result import KernelResult, names_apart
+
+COLOUR_MAP = "rocket"  # perceptually uniform, from black to nearly white
+PAGE, MARGIN = 7.0, 0.1  # inches
+NAME_SIZE, SMALL_SIZE, TINY_SIZE = 8.0, 5.8, 5.0
+LINE = 1.35 / 72  # inches between lines of letters of one point
+UNIT = Normalize(0.0, 1.0)
+_PRINTED_FROM = 9.5  # points of a cell that has room for its value
+# More would be stamps: the overview has them all.
+MOST_LAYERS = 6
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One kernel in a figure.
+
+    Attributes:
+        model: Its name, apart from others of the same name.
+        result: Where it comes from.
+        kernel: Itself.
+    """
+
+    model: str
+    result: KernelResult
+    kernel: Kernel
+
+    @property
+    def is_random(self) -> bool:
+        """Whether nothing was trained."""
+        return self.result.run.weights.is_random
+
+
+def panels_of(results: Sequence[KernelResult]) -> list[Panel]:
+    """Every kernel of every model.
+
+    Raises:
+        InvalidInputError: There are none.
+    """
+    panels = [
+        Panel(name, result, kernel)
+        for name, result in zip(names_apart(results), results, strict=True)
+        for kernel in result.kernels
+    ]
+    if not panels:
+        raise InvalidInputError("There is nothing to draw. A figure shows at least one kernel. Give some results.")
+    return panels
+
+
+def shown_layers(panels: Sequence[Panel]) -> list[str]:
+    """The layers of a figure that has room for few: all, or the first of each stage, or some at even distances."""
+    layers = list(dict.fromkeys(panel.kernel.layer for panel in panels))
+    if len(layers) <= MOST_LAYERS:
+        return layers
+    first = [layer for layer in layers if layer.startswith("stage") and layer.endswith(".0")]
+    if 0 < len(first) <= MOST_LAYERS:
+        return first
+    return [layers[index] for index in np.linspace(0, len(layers) - 1, MOST_LAYERS).round().astype(int)]
+
+
+def short_names(layers: Sequence[str]) -> list[str]:
+    """Module paths without the parts that all of them share; names such as stage4.0 as they are."""
+    parts = [layer.split(".") for layer in layers]
+    if any(len(one) != len(parts[0]) or one[0][-1:].isdigit() for one in parts):
+        return list(layers)
+    differing = [place for place in range(len(parts[0])) if len({one[place] for one in parts}) > 1]
+    return [".".join(one[place] for place in differing) for one in parts] if differing else list(layers)
+
+
+def one_variant(panels: Sequence[Panel]) -> list[Panel]:
+    """One kernel of each layer: the merged one, where there are several."""
+    places: dict[tuple[str, str], Panel] = {}
+    for panel in panels:
+        place = (panel.model, panel.kernel.layer)
+        if place not in places or panel.kernel.variant == "merged":
+            places[place] = panel
+    return list(places.values())
+
+
+def sheet(width: float, height: float) -> Axes:
+    """An empty page of that many inches; y points downwards."""
+    ax = new_figure(width, height).add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, width), ylim=(height, 0))
+    ax.axis("off")
+    return ax
+
+
+def cell_side(inches: float, entries: int) -> float:
+    """Side of an entry's cell, a whole number of dots, so that as many fit into ``inches``."""
+    return max(int(inches * MIN_DPI / entries), 1) / MIN_DPI
+
+
+def draw_map(
+    ax: Axes,
+    values: npt.NDArray[np.float64],
+    left: float,
+    top: float,
+    cell: float,
+    colours: str | Colormap = COLOUR_MAP,
+    norm: Normalize = UNIT,
+) -> None:
+    """One kernel as a map with a frame; ``left``, ``top`` and the side of a cell in inches."""
+    height, width = values.shape
+    left, top = (round(place * MIN_DPI) / MIN_DPI for place in (left, top))
+    ax.pcolormesh(
+        left + cell * np.arange(width + 1),
+        top + cell * np.arange(height + 1),
+        values,
+        cmap=colours,
+        norm=norm,
+        rasterized=True,
+        antialiased=False,
+        gid="map",
+    )
+    frame = Rectangle((left, top), cell * width, cell * height, fill=False, edgecolor=INK, linewidth=0.5, gid="frame")
+    ax.add_patch(frame)
+
+
+def draw_outline(ax: Axes, left: float, top: float, side: float) -> None:
+    """The square that a smaller kernel is a part of."""
+    outline = Rectangle((left, top), side, side, fill=False, edgecolor=MUTED, linewidth=0.4, linestyle=(0, (3, 3)))
+    outline.set_gid("outline")
+    ax.add_patch(outline)
+
+
+def print_values(ax: Axes, values: npt.NDArray[np.float64], left: float, top: float, cell: float) -> None:
+    """Two decimals in every cell, if it has room for them."""
+    if cell * 72 < _PRINTED_FROM:
+        return
+    colours = sns.color_palette(COLOUR_MAP, as_cmap=True)  # type: ignore[no-untyped-call]
+    for (row, column), value in np.ndenumerate(values):
+        red, green, blue, _ = colours(UNIT(value))
+        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
+        ax.text(
+            left + (column + 0.5) * cell,
+            top + (row + 0.52) * cell,
+            value_text(value),
+            ha="center",
+            va="center",
+            fontsize=min(0.45 * cell * 72, 6.0),
+            color="white" if dark else "black",
+            gid="value",
+        )
+
+
+def value_text(value: float) -> str:
+    """``.19`` for 0.19, ``1`` for 1: two decimals and nothing that could be left out."""
+    text = f"{value:.2f}"
+    return text.removeprefix("0") if value < 0.995 else "1"
+
+
+def write_lines(
+    ax: Axes,
+    lines: Iterable[tuple[str, float, str, str]],
+    left: float,
+    top: float,
+    inches: float,
+) -> float:
+    """Lines of (text, size, colour, weight), each shortened to ``inches``; returns where the next would begin."""
+    for text, size, colour, weight in lines:
+        ax.text(
+            left,
+            top,
+            fitted(text, inches * 72, size, weight),
+            ha="left",
+            va="top",
+            fontsize=size,
+            color=colour,
+            fontweight=weight,
+            parse_math=False,
+        )
+        top += size * LINE
+    return top
+
+
+def weights_line(panel: Panel, inches: float) -> tuple[str, float, str, str]:
+    """Where the weights came from, loud where they are random."""
+    label = panel.result.run.weights.label
+    if panel.is_random and text_points(label, SMALL_SIZE, "bold") > inches * 72:
+        label = label.partition(" (")[0]
+    return label, SMALL_SIZE, ALERT_TEXT if panel.is_random else MUTED, "bold" if panel.is_random else "normal"
+
+
+def draw_bar(
+    ax: Axes, results: Sequence[KernelResult], left: float, top: float, height: float, width: float = 0.1
+) -> None:
+    """A colour bar from 0 to 1, of those inches, with what the colours are."""
+    ways = {result.run.aggregate for result in results}
+    how = ways.pop().capitalize() if len(ways) == 1 else "Aggregate"
+    label, short = f"{how} of |w| over channels / its maximum", f"{how} of |w| / max"
+    figure = figure_of(ax)
+    across, down = figure.get_size_inches()
+    place = figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
+    bar = figure.colorbar(ScalarMappable(UNIT, COLOUR_MAP), cax=place)
+    bar.set_label(label if text_points(label, 7.0) <= height * 72 else short)
+    bar.outline.set_linewidth(0.5)
+    bar.ax.tick_params(width=0.5, size=2.5)
+
+
+def numbers_lines(kernel: Kernel, inches: float) -> list[str]:
+    """The numbers that belong under a map."""
+    height, width = kernel.kernel_size
+    channels = f"{kernel.channels} channels" + ("" if kernel.operation == "depthwise" else f", {kernel.operation}")
+    sides = ", ".join(str(side) for side in kernel.effective_size.values() if side is not None)
+    groups = [
+        [f"{height}\u00d7{width}", channels],
+        [f"centre 3\u00d73 {percent(kernel.centre3x3_share)}", f"criss-cross {percent(kernel.skeleton_share)}"],
+        [f"50, 90, 99 % within {sides}" if sides else "no mass"],
+        [f"small branch {percent(kernel.small_branch_share)}"]
+        if kernel.small_branch_share is not None and kernel.variant == "merged"
+        else [],
+        [f"zeros {percent(kernel.zero_fraction)}"] if kernel.zero_fraction > 0 else [],
+    ]
+    lines: list[str] = []
+    for group in groups:
+        line = ", ".join(group)
+        lines += [line] * bool(line) if text_points(line, SMALL_SIZE) <= inches * 72 else group
+    return lines
+
+
+def percent(share: float) -> str:
+    """A share with one decimal; a dash for an undefined one."""
+    return "-" if np.isnan(share) else f"{100 * share:.1f} %"
+
+
+def variant_words(kernel: Kernel) -> str:
+    """Which of the kernels of its layer this is."""
+    if kernel.variant == "merged" and not kernel.branches:
+        return "merged in the weights"
+    if len(kernel.branches) < 2:
+        return "a single kernel"
+    if kernel.variant == "merged":
+        return "merged: large + small" if "small" in kernel.branches else "merged: column + row"
+    return "large: column + row" if kernel.variant == "large" and "column" in kernel.branches else kernel.variant

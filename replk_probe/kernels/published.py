@@ -1,0 +1,41 @@
+"""Figures that a paper prints, to stand beside measured ones. Free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SOURCE = "Ding et al., arXiv:2203.06717v1, Fig. 6, summed from the printed matrices"
+# The layer: MobileNet V2's first 13 x 13 convolution of stride 1 at the last resolution.
+PATH = "features.15.conv.1.0"
+
+
+@dataclass(frozen=True)
+class PublishedKernel:
+    """One printed matrix.
+
+    Attributes:
+        title: What it shows.
+        model: The model of this package that it is of.
+        variant: As :attr:`replk_probe.kernels.Kernel.variant`.
+        centre3x3_share: Share of its mass in the centre 3 x 3.
+        skeleton_share: Share in the centre row and column.
+    """
+
+    title: str
+    model: str
+    variant: str
+    centre3x3_share: float
+    skeleton_share: float
+
+
+PRINTED = (
+    PublishedKernel("with re-param, before merging", "mobilenetv2_k13_rep", "large", 0.0826, 0.2534),
+    PublishedKernel("with re-param, merged", "mobilenetv2_k13_rep", "merged", 0.2270, 0.3308),
+    PublishedKernel("without re-param", "mobilenetv2_k13", "merged", 0.1533, 0.2793),
+)
+
+
+def find_published(model: str, path: str, variant: str) -> PublishedKernel | None:
+    """The printed figures of one kernel, or None where there are none."""
+    found = (one for one in PRINTED if (one.model, PATH, one.variant) == (model, path, variant))
+    return next(found, None)

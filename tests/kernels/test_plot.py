@@ -1,0 +1,270 @@
+"""The figures of kernels: what is drawn are the numbers of the result."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+from replk_probe.errors import InvalidInputError
+from replk_probe.kernels import (
+    Kernel,
+    KernelResult,
+    plot_gallery,
+    plot_kernels,
+    plot_overview,
+    plot_profiles,
+)
+from replk_probe.kernels.plot import save_figures
+from replk_probe.kernels.plot_sheet import MOST_LAYERS, short_names, value_text
+from replk_probe.kernels.result import KernelRun
+from replk_probe.runtime.provenance import RANDOM_INIT, WeightsInfo
+
+
+def kernel(layer: str, size: int | tuple[int, int] = 13, variant: str = "merged", **fields: object) -> Kernel:
+    height, width = (size, size) if isinstance(size, int) else size
+    generator = np.random.default_rng(sum(map(ord, layer + variant)))
+    options = {
+        "branches": ("large", "small"),
+        "small_branch_share": 0.2,
+        "strongest": generator.standard_normal((3, height, width)),
+        "strongest_channels": ((4,), (1,), (9,)),
+    } | fields
+    return Kernel(
+        layer=layer,
+        path=layer,
+        variant=variant,
+        magnitude=generator.random((height, width)) * 7 + 0.1,
+        channels=16,
+        **options,
+    )
+
+
+def result(*kernels: Kernel, model: str = "net", weights: str = "file:net.pth", aggregate: str = "sum") -> KernelResult:
+    seed = 3 if weights == RANDOM_INIT else None
+    return KernelResult(kernels, KernelRun(model, WeightsInfo(weights, seed=seed), ("all",), "all", aggregate, 0.1))
+
+
+def texts(figure: Figure) -> list[str]:
+    return [item.get_text() for item in figure.findobj(Text) if item.get_text()]
+
+
+def maps(figure: Figure) -> list[np.ndarray]:
+    """What is drawn on the page itself, in the order of drawing; the colour bar has Axes of its own."""
+    return [np.asarray(mesh.get_array()) for mesh in figure.axes[0].collections if isinstance(mesh, QuadMesh)]
+
+
+def values(figure: Figure) -> list[str]:
+    return [item.get_text() for item in figure.findobj(Text) if item.get_gid() == "value"]
+
+
+def test_maps_are_the_magnitudes_over_their_maxima_on_one_scale() -> None:
+    first = result(kernel("stage4.0", variant="large"), kernel("stage4.0"), model="with")
+    second = result(kernel("stage4.0", branches=("large",), small_branch_share=None), model="without")
+    figure = plot_kernels([first, second])
+    kernels = [*first.kernels, *second.kernels]
+    drawn = maps(figure)
+    assert len(drawn) == 3
+    for mesh, one in zip(drawn, kernels, strict=True):
+        np.testing.assert_allclose(mesh, one.magnitude / one.magnitude.max(), rtol=1e-15)
+    assert {(m.norm.vmin, m.norm.vmax) for m in figure.axes[0].collections} == {(0.0, 1.0)}
+    bar = figure.axes[1]
+    assert bar.get_ylim() == (0.0, 1.0) and "Sum of |w|" in bar.get_ylabel()
+    shown = texts(figure)
+    for text in ("with", "without", "stage4.0, large", "stage4.0, merged: large + small", "stage4.0, a single kernel"):
+        assert text in shown
+    assert shown.count("file:net.pth") == 3
+    assert any("each map divided by its own maximum" in text for text in shown)
+
+
+def test_values_are_printed_where_they_fit() -> None:
+    thirteen = result(kernel("stage4.0"), kernel("stage4.0", variant="large"))
+    assert len(values(plot_kernels([thirteen]))) == 2 * 169
+    printed = values(plot_kernels([result(kernel("stage4.0"))]))
+    wanted = [value_text(value) for value in kernel("stage4.0").normalised.ravel()]
+    assert printed == wanted
+    for size in (31, 51):
+        assert values(plot_kernels([result(kernel("stage1.0", size))])) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.19, ".19"), (1.0, "1"), (0.996, "1"), (0.994, ".99"), (0.0, ".00"), (0.005, ".01")]
+)
+def test_values_in_two_decimals(value: float, text: str) -> None:
+    assert value_text(value) == text
+
+
+def test_printed_values_stay_within_their_cells() -> None:
+    line = [kernel("stage4.0", variant=variant) for variant in ("large", "merged")]
+    figure = plot_kernels([result(*line), result(kernel("stage4.0", branches=("large",)), model="other")])
+    figure.draw_without_rendering()
+    mesh = figure.axes[0].collections[0]
+    corners = mesh.get_transform().transform(mesh.get_coordinates().reshape(-1, 2))
+    cell = (corners[:, 0].max() - corners[:, 0].min()) / 13
+    widest = max(t.get_window_extent().width for t in figure.findobj(Text) if t.get_gid() == "value")
+    assert widest < 0.95 * cell
+
+
+def test_numbers_below_a_map_are_those_of_the_result() -> None:
+    one = kernel("stage4.0", zero_fraction=0.4)
+    shown = " ".join(texts(plot_kernels([result(one)])))
+    assert f"centre 3\u00d73 {100 * one.centre3x3_share:.1f} %" in shown
+    assert f"criss-cross {100 * one.skeleton_share:.1f} %" in shown
+    assert f"50, 90, 99 % within {', '.join(map(str, one.effective_size.values()))}" in shown
+    assert "small branch 20.0 %" in shown and "zeros 40.0 %" in shown and "13\u00d713, 16 channels" in shown
+
+
+def test_random_weights_cannot_be_missed() -> None:
+    one = result(kernel("stage4.0"), kernel("stage1.0"), weights=RANDOM_INIT)
+    for draw in (plot_kernels, plot_gallery, plot_overview):
+        loud = [t for t in draw([one]).findobj(Text) if t.get_text().startswith("RANDOM WEIGHTS")]
+        assert loud and all(item.get_fontweight() == "bold" for item in loud), draw
+    legend = plot_profiles([one]).legends[0]
+    assert all("RANDOM WEIGHTS" in item.get_text() for item in legend.get_texts())
+    trained = result(kernel("stage4.0"))
+    for draw in (plot_kernels, plot_gallery, plot_overview, plot_profiles):
+        assert not any("RANDOM" in text for text in texts(draw([trained])))
+
+
+def test_a_strip_is_where_it_lies_in_the_large_kernel() -> None:
+    parts = ("column", "row", "small")
+    one = result(
+        kernel("stage1.0", (51, 5), "column", branches=parts),
+        kernel("stage1.0", (5, 51), "row", branches=parts),
+        kernel("stage1.0", 51, "merged", branches=parts),
+    )
+    figure = plot_kernels([one])
+    boxes = [mesh.get_coordinates().reshape(-1, 2) for mesh in figure.axes[0].collections]
+    spans = [(np.ptp(box[:, 0]), np.ptp(box[:, 1])) for box in boxes]
+    cell = spans[2][0] / 51
+    assert spans[0] == pytest.approx((5 * cell, 51 * cell)) and spans[1] == pytest.approx((51 * cell, 5 * cell))
+    middles = [float(box[:, 1].min() + box[:, 1].max()) / 2 for box in boxes]
+    assert middles == pytest.approx([middles[2]] * 3, abs=1 / 300)
+    assert sum(patch.get_gid() == "outline" for patch in figure.axes[0].patches) == 2
+
+
+def test_of_many_layers_the_first_of_each_stage_and_all_in_the_overview() -> None:
+    layers = [f"stage{stage}.{block}" for stage, count in ((1, 2), (2, 2), (3, 18), (4, 2)) for block in range(count)]
+    many = result(*(kernel(layer, 7) for layer in layers))
+    figure = plot_kernels([many])
+    assert len(maps(figure)) == 4
+    assert any("4 of 24 layers; the overview has all of them." in text for text in texts(figure))
+    overview = plot_overview([many])
+    assert len(maps(overview)) == 24
+    for mesh, one in zip(maps(overview), many.kernels, strict=True):
+        np.testing.assert_allclose(mesh, one.normalised)
+    tops = {
+        layer: t.get_position()[1] for layer in layers for t in overview.findobj(Text) if t.get_text() == f"{layer}, 7"
+    }
+    assert len(tops) == 24
+    # A line for each stage, two for the third.
+    assert len(set(tops.values())) == 5 and tops["stage1.1"] == tops["stage1.0"] < tops["stage2.0"]
+    elsewhere = result(*(kernel(f"blocks.{index}.conv", 3) for index in range(40)))
+    assert len(maps(plot_kernels([elsewhere]))) == MOST_LAYERS
+    assert len(maps(plot_overview([elsewhere]))) == 40
+
+
+def test_the_overview_shows_one_kernel_of_each_layer() -> None:
+    one = result(*(kernel("stage1.0", variant=variant) for variant in ("large", "merged")), kernel("stage2.0"))
+    drawn = maps(plot_overview([one]))
+    np.testing.assert_allclose(drawn[0], one.kernel("stage1.0", "merged").normalised)
+    assert len(drawn) == 2
+
+
+def test_paths_are_shortened_to_what_tells_them_apart() -> None:
+    assert short_names(["stages.0.blocks.0.conv_dw", "stages.1.blocks.2.conv_dw"]) == ["0.0", "1.2"]
+    assert short_names(["blocks.0.conv_dw", "stem.conv"]) == ["blocks.0.conv_dw", "stem.conv"]
+    assert short_names(["stage1.0", "stage1.1"]) == ["stage1.0", "stage1.1"]
+    assert short_names(["conv"]) == ["conv"]
+
+
+def test_profiles_are_those_of_the_result() -> None:
+    first = result(kernel("stage1.0"), kernel("stage1.1"), kernel("stage2.0", 7), model="a")
+    second = result(kernel("stage1.0", variant="large"), model="b")
+    figure = plot_profiles([first, second])
+    panels = {ax.get_title(loc="left"): ax for ax in figure.axes}
+    assert list(panels) == ["Stage 1", "Stage 2"]
+    lines = panels["Stage 1"].get_lines()
+    assert len(lines) == 3 and panels["Stage 1"].get_yscale() == "log"
+    for line, one in zip(lines, [*first.kernels[:2], second.kernels[0]], strict=True):
+        np.testing.assert_allclose(line.get_ydata(), one.radial_profile)
+    assert lines[0].get_color() == lines[1].get_color() != lines[2].get_color()
+    assert lines[0].get_linestyle() != lines[2].get_linestyle()
+    assert len(figure.legends[0].get_texts()) == 2
+    low, high = panels["Stage 1"].get_ylim()
+    assert low < min(one.radial_profile.min() for one in first.kernels) and high > 1
+
+
+def test_the_gallery_has_the_strongest_channels_with_their_signs() -> None:
+    one = result(kernel("stage1.0"), kernel("stage2.0", 7))
+    figure = plot_gallery([one])
+    drawn = maps(figure)
+    assert len(drawn) == 6
+    for mesh, weights in zip(drawn, [w for k in one.kernels for w in k.strongest], strict=True):
+        np.testing.assert_allclose(mesh, weights / np.abs(weights).max())
+    assert {(m.norm.vmin, m.norm.vmax) for m in figure.axes[0].collections} == {(-1.0, 1.0)}
+    assert [text for text in texts(figure) if text in ("4", "1", "9")].count("4") == 2
+    with pytest.raises(InvalidInputError, match="None were kept"):
+        plot_gallery([result(Kernel("a", "a", "merged", np.ones((3, 3)), 1))])
+
+
+def test_nothing_to_draw() -> None:
+    for draw in (plot_kernels, plot_gallery, plot_overview, plot_profiles):
+        with pytest.raises(InvalidInputError, match="nothing to draw"):
+            draw([])
+
+
+def test_text_stays_on_the_page() -> None:
+    long = "package.module.with.a.long.name:factory_of_networks"
+    layers = [f"stages.{stage}.blocks.{block}.spatial_mixing.depthwise" for stage in range(4) for block in range(2)]
+    sizes = (31, 29, 13, 7)
+    one = result(
+        *(kernel(layer, sizes[i // 2]) for i, layer in enumerate(layers)), model=long, weights=f"file:{long}.pth"
+    )
+    noisy = result(*(kernel(layer, 13) for layer in layers), model=long + "2", weights=RANDOM_INIT)
+    for draw in (plot_kernels, plot_gallery, plot_overview, plot_profiles):
+        for results in ([one], [one, noisy]):
+            figure = draw(results)
+            figure.draw_without_rendering()
+            width, height = figure.canvas.get_width_height()
+            legends = [item for legend in figure.legends for item in legend.get_texts()]
+            items = [*figure.axes[0].texts, *figure.texts, *legends]
+            assert items
+            for item in items:
+                box = item.get_window_extent()
+                assert box.x0 >= -1 and box.x1 <= width + 1, (draw.__name__, item.get_text())
+                assert box.y0 >= -1 and box.y1 <= height + 1, (draw.__name__, item.get_text())
+
+
+def test_files(tmp_path: Path) -> None:
+    one = result(kernel("stage4.0"))
+    written = save_figures([one], tmp_path)
+    assert {path.name for path in written} == {
+        f"{n}.{s}" for n in ("kernels", "profiles", "gallery") for s in ("png", "pdf")
+    }
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in written}
+    with Image.open(tmp_path / "kernels.png") as image:
+        assert image.info["dpi"][0] == pytest.approx(300, abs=2)
+    assert (tmp_path / "kernels.pdf").read_bytes().startswith(b"%PDF")
+    before = (tmp_path / "kernels.pdf").read_bytes(), (tmp_path / "kernels.png").read_bytes()
+    save_figures([one], tmp_path)
+    assert before == ((tmp_path / "kernels.pdf").read_bytes(), (tmp_path / "kernels.png").read_bytes())
+    none = kernel("stage1.0", strongest=np.zeros((0, 1, 1)), strongest_channels=())
+    several = save_figures([result(kernel("stage4.0"), none)], tmp_path)
+    assert "overview.png" in {path.name for path in several}
+
+
+def test_kernels_without_mass_and_without_channels_can_be_drawn() -> None:
+    empty = Kernel("stage1.0", "conv", "merged", np.zeros((5, 5)), 4)
+    assert math.isnan(empty.centre3x3_share)
+    figure = plot_kernels([result(empty)])
+    assert "no mass" in " ".join(texts(figure))
+    assert not maps(figure)[0].any()
+    plot_profiles([result(empty)]).draw_without_rendering()
+    plot_overview([result(empty)]).draw_without_rendering()
