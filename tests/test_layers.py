@@ -70,7 +70,8 @@ def in_analyzers(*names: str) -> tuple[str, ...]:
 
 
 RULES = (
-    Rule(("__init__.py",), torch_free=True),
+    Rule(("__init__.py",), ("_lazy",), torch_free=True),
+    Rule(("_lazy.py",), torch_free=True),
     Rule(("__main__.py",), ("cli.main",)),
     Rule(("errors.py",), torch_free=True),
     Rule(("plot_style.py",), LIGHT, ("matplotlib", "seaborn", "numpy"), torch_free=True),
@@ -85,7 +86,7 @@ RULES = (
         ("timm", "torch", "torchvision", "safetensors", "numpy", "gdown"),
     ),
     # A room's door: it may lead anywhere inside, but must not drag torch in for those who only want a result.
-    Rule(in_analyzers("__init__"), ("{room}.*",), torch_free=True),
+    Rule(in_analyzers("__init__"), ("_lazy", "{room}.*"), torch_free=True),
     Rule(in_analyzers(*RESULT_FILES), (*LIGHT, *RESULTS), ("numpy", "scipy"), torch_free=True),
     Rule(
         in_analyzers("plot", "plot_*"),
