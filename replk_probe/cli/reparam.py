@@ -71,7 +71,10 @@ def _lines(report: ReparamReport) -> list[str]:
         lines.append(f"note:     {source.note}")
     if report.merging is not None:
         before, after = report.parameters
-        lines.append(f"merged:   {report.convolutions} convolutions in {report.layers} layers, into one in each")
+        if report.convolutions > report.layers:
+            lines.append(f"merged:   {report.convolutions} convolutions in {report.layers} layers, into one in each")
+        else:
+            lines.append(f"merged:   no branches, but the batch norms of {report.layers} layers with their kernels")
         lines.append(f"          {before:,} parameters before, {after:,} after")
         lines.append(f"          in float64: {_difference(report.merging)}")
     size = "x".join(map(str, report.image_shape))

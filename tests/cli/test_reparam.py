@@ -24,6 +24,8 @@ NETS = {
     "convnext": "convnext_large import LargeKernelConvNeXt as Net; "
     "make = lambda: Net((11, 9, 9, 7), depths=(1, 1, 2, 1), dims=(4, 4, 8, 8), layer_scale=1.0)",
     "mobilenet": "mobilenet_large import LargeKernelMobileNetV2 as Net; make = lambda: Net(9, 3)",
+    "replknet without branches": "replknet import RepLKNet as Net; "
+    "make = lambda: Net((9, 7, 7, 5), (1, 1, 2, 1), (4, 4, 8, 8), None)",
 }
 
 
@@ -31,7 +33,7 @@ class Case:
     """A small network in a file of its own, weights for it, and where the new ones go."""
 
     def __init__(self, folder: Path, family: str) -> None:
-        source = folder / f"{family}.py"
+        source = folder / "net.py"
         source.write_text(f"from replk_probe.models.{NETS[family]}\n")
         self.model = f"{source}:make"
         network = create_model(self.model, seed=7)
@@ -82,6 +84,11 @@ def test_what_it_tells(replk_probe: Run, case: Case) -> None:
     assert len(found) == 2  # in float64, and as written in float32
     assert float(found[0][1]) < 1e-12 < 1e-9 < float(found[1][1]) < 1e-5
     assert f"written:  {case.out}, names: official, sha256 " in result.stdout
+
+
+@pytest.mark.parametrize("case", ["replknet without branches"], indirect=True)
+def test_batch_norms_alone(replk_probe: Run, case: Case) -> None:
+    assert "no branches, but the batch norms of 5 layers with their kernels" in replk_probe(*case.arguments).stdout
 
 
 def test_names_alone(replk_probe: Run, case: Case) -> None:
