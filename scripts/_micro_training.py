@@ -214,7 +214,8 @@ def record_of(run: Run, weights: bytes, sha256: str, commit: str | None) -> dict
         "sha256": sha256,
         "bytes": len(weights),
         "commit": commit,
-        "versions": software_versions(),
+        # The kernel of the operating system decides nothing.
+        "versions": {name: value for name, value in software_versions().items() if name != "platform"},
     }
 
 

@@ -48,6 +48,21 @@ def test_list_json(replk_probe: Run) -> None:
     assert all(row["licence"] and row["provenance"] and row["host"] == "Google Drive" for row in rows)
 
 
+def test_list_of_what_is_in_the_package(replk_probe: Run) -> None:
+    listed = replk_probe("weights", "list", "replknet_micro*")
+    assert listed.exit_code == 0
+    (line,) = [line for line in listed.stdout.splitlines() if line.startswith("replknet_micro_k13.synthetic ")]
+    assert "this package" in line and "  yes  " in line and "right on held-out congruent ones" in line
+    assert "Weights: embedded: small models trained on synthetic data" in listed.stdout
+    (row,) = json.loads(replk_probe("weights", "list", "replknet_micro_k13.*", "--json").stdout)
+    assert row["embedded"] is True and row["record"]["sha256"] == row["sha256"] and row["num_classes"] == 16
+    fetched = replk_probe("weights", "fetch", "replknet_micro_k13")
+    assert fetched.stdout == f"{row['cached']}\n"
+    verified = replk_probe("weights", "verify", row["cached"])
+    assert verified.exit_code == 0
+    assert "replknet_micro_k13.synthetic" in verified.stdout and "RepLKNet-micro-13" in verified.stdout
+
+
 def test_list_without_a_match(replk_probe: Run) -> None:
     result = replk_probe("weights", "list", "nosuch*")
     assert result.exit_code == 1
