@@ -42,13 +42,38 @@ def model_options(*, required: bool) -> Callable[[CommandT], CommandT]:
                 required=required,
                 metavar="NAME",
                 help="A model of 'replk-probe models' or of timm, torchvision:NAME, package.module:factory or "
-                "file.py:factory. Repeat it to compare several.",
+                "file.py:factory. Repeat it to compare several."
+                + ("" if required else " [default: two small models trained on synthetic data]"),
             ),
         ):
             command = option(command)
         return command
 
     return add
+
+
+def named_or_default(models: Sequence[str], weights: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names and weights of the models to measure: as given, or where none is named the small ones, said aloud.
+
+    Raises:
+        InvalidInputError: Weights are given for no model.
+    """
+    if models:
+        return tuple(models), tuple(weights)
+    if tuple(weights) != ("auto",):
+        raise InvalidInputError(
+            "No model was named. --weights says which weights a model has. Name the model with --model."
+        )
+    from replk_probe.models import default_models
+
+    names = default_models()
+    click.echo(
+        f"No --model: {' and '.join(names)}, small models trained on synthetic data that are a part of this package. "
+        "A demonstration, no results on ImageNet; --model names others.",
+        err=True,
+    )
+    # Not auto: random weights are no demonstration of anything.
+    return names, ("pretrained",)
 
 
 def compute_options(command: CommandT) -> CommandT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from ._options import (
     compute_options,
     destinations,
     model_options,
+    named_or_default,
     output_option,
     parse_thresholds,
     weights_of_each,
@@ -23,10 +25,11 @@ if TYPE_CHECKING:
 
 _DEFAULT_OUTPUT = Path("replk-probe-out") / "erf"
 _CHECKPOINT = "erf.ckpt"
+_SIZE = 1024
 
 
 @click.command()
-@model_options(required=True)
+@model_options(required=False)
 @click.option("--images", "n_images", type=int, default=50, show_default=True, metavar="N", help="How many images.")
 @click.option(
     "--data",
@@ -34,7 +37,12 @@ _CHECKPOINT = "erf.ckpt"
     metavar="DIR",
     help="Folder of images, flat or with class folders. [default: dead-leaves images that the program draws itself]",
 )
-@click.option("--size", type=int, default=1024, show_default=True, metavar="PX", help="Images are warped to PX x PX.")
+@click.option(
+    "--size",
+    type=int,
+    metavar="PX",
+    help=f"Images are warped to PX x PX. [default: {_SIZE}; 64 for the small models, which were trained at that size]",
+)
 @click.option(
     "--layer",
     metavar="SPEC",
@@ -71,7 +79,7 @@ def command(
     ema: bool,
     n_images: int,
     data: Path | None,
-    size: int,
+    size: int | None,
     layer: str | None,
     thresholds: str,
     precision: str,
@@ -88,6 +96,7 @@ def command(
     models, one folder for each and a comparison.
     """
     shares = parse_thresholds(thresholds)
+    models, weights = named_or_default(models, weights)
     weights_each = weights_of_each(models, weights)
     folders = destinations(models, output, _DEFAULT_OUTPUT)
 
@@ -99,6 +108,7 @@ def command(
 
     # Whatever can be wrong shows before the first model is built, let alone measured.
     check_thresholds(shares)
+    size = _default_size(models) if size is None else size
     check_size(size)
     resolve_device(device)
     images = sample_images(data, n_images, seed, sampling)  # type: ignore[arg-type]
@@ -127,6 +137,13 @@ def command(
     if results:
         _report(results, output or _DEFAULT_OUTPUT, compare=len(models) > 1)
     raise_failures(failures, len(models))
+
+
+def _default_size(models: Sequence[str]) -> int:
+    """The small models see the images in the size of those that they were trained on."""
+    from replk_probe.models.micro import INPUT_SIZE, MICRO_MODELS
+
+    return INPUT_SIZE if {*models} <= {*MICRO_MODELS} else _SIZE
 
 
 def _measure(plan: ErfPlan, folder: Path, resume: bool) -> ErfResult:

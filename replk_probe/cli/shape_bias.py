@@ -16,6 +16,7 @@ from ._options import (
     destinations,
     given_options,
     model_options,
+    named_or_default,
     output_option,
     slug,
     weights_of_each,
@@ -30,9 +31,8 @@ if TYPE_CHECKING:
 _DEFAULT_OUTPUT = Path("replk-probe-out") / "shape-bias"
 _CHECKPOINT = "shape_bias.ckpt"
 
-# What is measured where nothing is asked for.
+# What is measured where nothing is asked for, if all it takes is in the cache.
 _MODEL = "replknet31b"
-_SYNTHETIC_CLASSES = 16
 
 # What means something where nothing is measured.
 _OF_IMPORT = ("imported", "mapping", "output")
@@ -44,7 +44,7 @@ _OF_IMPORT = ("imported", "mapping", "output")
     "--stimuli",
     metavar="DIR|cue-conflict|synthetic",
     help="A folder of stimuli; the 1280 published ones, fetched once; or the set that the program draws itself. "
-    "[default: cue-conflict; without --model, synthetic unless all it takes is in the cache]",
+    "[default: cue-conflict; synthetic for the small models that were trained on it]",
 )
 @click.option(
     "--mapping",
@@ -104,7 +104,7 @@ def command(
         _refuse_without_model()
         chosen = _Chosen((), (), "")
     elif models:
-        chosen = _Chosen(models, weights, stimuli or "cue-conflict")
+        chosen = _Chosen(models, weights, stimuli or _default_stimuli(models))
     else:
         chosen = _without_model(weights, stimuli, mapping)
     resolve_device(device)
@@ -144,7 +144,6 @@ def command(
             seed=seed,
             weights=source,
             ema=ema,
-            num_classes=chosen.num_classes,
         )
         _check_categories(observers, plan.mapping.categories)
         announce(plan, "the decisions are those of chance")
@@ -167,7 +166,6 @@ class _Chosen(NamedTuple):
     models: tuple[str, ...]
     weights: tuple[str, ...]
     stimuli: str
-    num_classes: int | None = None
 
 
 def _imported(folder: Path | None, categories: tuple[str, ...] | None) -> tuple[Decisions, ...]:
@@ -224,15 +222,23 @@ def _without_model(weights: tuple[str, ...], stimuli: str | None, mapping: Path 
     if stimuli is None and trained and entry is not None and cached_cue_conflict() is not None:
         click.echo(f"No --model: {entry.name} on {CUE_CONFLICT}, both from the cache.", err=True)
         return _Chosen((_MODEL,), (entry.name,), CUE_CONFLICT)
+    names, sources = named_or_default((), weights)
     click.echo(
-        f"No --model: {_MODEL} with 16 outputs and RANDOM WEIGHTS on {SYNTHETIC} stimuli, which takes no download. "
-        "For the real thing:\n"
+        f"They are measured on {SYNTHETIC} stimuli. For a network trained on photographs:\n"
         f"  replk-probe data fetch {CUE_CONFLICT}\n"
         f"  replk-probe weights fetch {entry.name if entry else _MODEL}\n"
         "and the same command again.",
         err=True,
     )
-    return _Chosen((_MODEL,), ("random",), SYNTHETIC, num_classes=_SYNTHETIC_CLASSES)
+    return _Chosen(names, sources, SYNTHETIC)
+
+
+def _default_stimuli(models: Sequence[str]) -> str:
+    """The small models know the classes of the synthetic set and no others."""
+    from replk_probe.models.micro import MICRO_MODELS
+    from replk_probe.shape_bias.stimulus_set import CUE_CONFLICT, SYNTHETIC
+
+    return SYNTHETIC if {*models} <= {*MICRO_MODELS} else CUE_CONFLICT
 
 
 def _only_imported(source: Path, observers: Sequence[Decisions], folder: Path) -> None:
@@ -287,8 +293,10 @@ def _report(
     click.echo(shape_bias_table(measured, published))
     for folder, result in results.items():
         if result.decisions is not None and result.decisions.counts().n_conflict:
-            is_random = isinstance(result.run, RunInfo) and result.run.weights.is_random
-            save_contact_sheet(sets[folder], result.decisions, folder, random=is_random)
+            weights = result.run.weights if isinstance(result.run, RunInfo) else None
+            small = weights.label if weights is not None and weights.is_embedded else None
+            random = weights is not None and weights.is_random
+            save_contact_sheet(sets[folder], result.decisions, folder, random=random, weights=small)
     if compare:
         save_comparison(measured, output)
         save_comparison_figure(measured, output, others=published)

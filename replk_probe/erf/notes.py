@@ -22,6 +22,14 @@ def interval_note(sums: BlockSums) -> str | None:
     return "No 95 % intervals: without one of the blocks of images the map is zero everywhere."
 
 
+def trained_size_note(trained: tuple[int, int], measured: tuple[int, int]) -> str:
+    """Whether a small model of this package sees images of the size that it was trained on."""
+    size, other = (f"{height}x{width} px" for height, width in (trained, measured))
+    if trained == measured:
+        return f"Measured at {size}, the size of the images that this small model was trained on."
+    return f"This small model was trained on images of {size}, but is measured at {other}."
+
+
 def closed_branches_note(model: nn.Module) -> str | None:
     """That random weights leave residual branches closed: some networks start training with them at zero."""
     closed = [

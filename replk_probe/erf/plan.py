@@ -45,7 +45,7 @@ from .arguments import (
 from .blocks import BlockSums
 from .features import contribution_scores
 from .looking import Observation, UnsuitableSizeError, observe
-from .notes import closed_branches_note, interval_note
+from .notes import closed_branches_note, interval_note, trained_size_note
 from .preparation import prepare
 from .protocol import DEFAULT_THRESHOLDS, area_ratios, jackknife, logarithm_note
 from .reaching import Feature
@@ -107,7 +107,8 @@ def plan_erf(
     normalisation_note = None if isinstance(chosen, TensorImages) else statistics_note(module)
     source = weights_info(module if isinstance(model, str) else model)
     closed_note = closed_branches_note(module) if source.is_random else None
-    notes = (observation.feature.note, note, normalisation_note, closed_note, chosen.shortfall_note)
+    size_note = trained_size_note(data_config(module).input_size, pixels) if source.is_embedded else None
+    notes = (observation.feature.note, note, size_note, normalisation_note, closed_note, chosen.shortfall_note)
     return ErfPlan(
         name=label,
         model=module,

@@ -25,6 +25,7 @@ from replk_probe.models._frozen import methods_used
 from replk_probe.models._names import check_network, name_of
 from replk_probe.models._prepare import Check, backend_of, check_precision, evaluating, prepared_copy
 from replk_probe.models._seeds import check_seed
+from replk_probe.models.micro import MICRO_MODELS
 from replk_probe.runtime.checkpoint import Checkpoint, discard
 from replk_probe.runtime.devices import (
     device_label,
@@ -52,6 +53,7 @@ from .loading import InputImages, Loader, default_workers
 from .result import ShapeBiasResult
 from .stimuli import CATEGORIES
 from .stimulus_set import CUE_CONFLICT, SYNTHETIC, StimulusSet, check_partial, open_stimuli
+from .synthetic import SYNTHETIC_CATEGORIES
 from .toolbox_csv import subject_of
 
 # Of the entries of a run's configuration, those that an option of the command line sets.
@@ -112,7 +114,7 @@ def plan_shape_bias(
         )
     check_partial(stimuli, allow_partial)
     if stimuli is None:
-        stimuli = CUE_CONFLICT if cached_cue_conflict() else SYNTHETIC
+        stimuli = CUE_CONFLICT if cached_cue_conflict() and not _is_embedded(model) else SYNTHETIC
     drawn = stimuli == SYNTHETIC
     if not isinstance(stimuli, StimulusSet) and not drawn:
         stimuli = open_stimuli(stimuli, categories=categories, allow_partial=allow_partial)
@@ -121,6 +123,8 @@ def plan_shape_bias(
         module = create_model(model, weights, seed=seed, ema=ema, **options)
     else:
         module = model
+    if _is_embedded(module) and own is None and isinstance(stimuli, StimulusSet):
+        _check_known(name, stimuli.categories)
     pixels = sides or data_config(module).input_size
     if not isinstance(stimuli, StimulusSet):
         stimuli = open_stimuli(SYNTHETIC, size=max(pixels))
@@ -138,6 +142,21 @@ def plan_shape_bias(
         workers=default_workers(len(stimuli), accelerated=target.type != "cpu") if workers is None else workers,
         own_code=not isinstance(model, str) or ":" in model,
     )
+
+
+def _is_embedded(model: nn.Module | str) -> bool:
+    """Whether it is a small model of this package, as it was trained on the synthetic set."""
+    return model in MICRO_MODELS if isinstance(model, str) else weights_info(model).is_embedded
+
+
+def _check_known(name: str, categories: tuple[str, ...]) -> None:
+    """As many classes are not the same classes."""
+    if categories != SYNTHETIC_CATEGORIES:
+        raise InvalidInputError(
+            f"{name} knows no category of these stimuli. It is a small model trained on the "
+            f"{len(SYNTHETIC_CATEGORIES)} classes of the synthetic set. "
+            f"Use the stimuli {SYNTHETIC!r}, another model, or a mapping."
+        )
 
 
 @dataclass(eq=False)

@@ -49,7 +49,7 @@ def save_comparison(
 
 
 def _heading(results: Sequence[ShapeBiasResult]) -> list[tuple[str, bool]]:
-    """How many models, on what, and which of them are random."""
+    """How many models, on what, and which of them are random or small."""
     runs = [result.run for result in results if isinstance(result.run, RunInfo)]
     models = [result.model for result in results if result.model is not None]
     title = f"Shape bias of {len(models)} models" if len(models) > 1 else f"Shape bias of {models[0].name}"
@@ -57,6 +57,9 @@ def _heading(results: Sequence[ShapeBiasResult]) -> list[tuple[str, bool]]:
     random = [run.model for run in runs if run.weights.is_random]
     if random:
         lines.append((f"{RANDOM_BADGE}: {', '.join(random)}", True))
+    small = [run.model for run in runs if run.weights.is_embedded]
+    if small:
+        lines.append((f"Small models trained on synthetic data: {', '.join(small)}", False))
     sources = dict.fromkeys(run.image_source for run in runs)
     lines.append((", ".join([conflict_stimuli(models), *sources]), False))
     return lines

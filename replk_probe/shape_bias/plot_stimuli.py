@@ -42,6 +42,7 @@ def plot_contact_sheet(
     count: int = 48,
     names: Sequence[str] | None = None,
     random: bool = False,
+    weights: str | None = None,
 ) -> Figure:
     """Draw stimuli, each above what an observer took it for, its shape and its texture.
 
@@ -54,6 +55,7 @@ def plot_contact_sheet(
             8 fills the sheet.
         names: Base names of the stimuli to draw instead, in this order.
         random: The observer's weights are random.
+        weights: What its weights are otherwise, in a few words beside its name.
 
     Returns:
         A figure as wide as a page (7 inches).
@@ -96,7 +98,7 @@ def plot_contact_sheet(
                 figure, (x, y), colour, marker, "no answer" if answer == NO_ANSWER else answer,
                 (f"shape {stimulus.shape}", f"texture {stimulus.texture}"), what,
             )  # fmt: skip
-        _draw_head(figure, decisions, totals, counts.n_conflict, stimulus_set.source, random)
+        _draw_head(figure, decisions, totals, counts.n_conflict, stimulus_set.source, random, weights)
     return figure
 
 
@@ -108,9 +110,10 @@ def save_contact_sheet(
     count: int = 48,
     names: Sequence[str] | None = None,
     random: bool = False,
+    weights: str | None = None,
 ) -> tuple[Path, ...]:
     """Write ``contact_sheet.png`` and ``.pdf``: :func:`plot_contact_sheet` as files, which are returned."""
-    figure = plot_contact_sheet(stimulus_set, decisions, count=count, names=names, random=random)
+    figure = plot_contact_sheet(stimulus_set, decisions, count=count, names=names, random=random, weights=weights)
     width = 224 if stimulus_set.size is None else stimulus_set.size[1]
     return save_figure(figure, Path(directory), "contact_sheet", width)
 
@@ -229,21 +232,33 @@ def _draw_marker(figure: Figure, colour: str, marker: str, x: float, y: float) -
 
 
 def _draw_head(
-    figure: Figure, decisions: Decisions, totals: dict[int, int], conflict: int, source: str, random: bool
+    figure: Figure,
+    decisions: Decisions,
+    totals: dict[int, int],
+    conflict: int,
+    source: str,
+    random: bool,
+    weights: str | None,
 ) -> None:
     """Whose decisions, on what, and how many of each kind."""
     width, height = figure.get_size_inches()
     y = height - 0.165
-    name = fitted(f"What {decisions.observer} decided for", (width - 1.2) * 72, _TITLE_SIZE, "bold")
+    beside = 0.0 if weights is None else text_points(weights, _LEGEND_SIZE) / 72
+    room = width - max(1.2, beside + 0.4)
+    name = fitted(f"What {decisions.observer} decided for", room * 72, _TITLE_SIZE, "bold")
     figure.text(
         _MARGIN / width, y / height, name, va="baseline", fontsize=_TITLE_SIZE, fontweight="bold", parse_math=False
     )
+    style: dict[str, Any]
     if random:
         x = _MARGIN + text_points(name, _TITLE_SIZE, "bold") / 72 + 0.08
         figure.text(x / width, (y + 0.015) / height, RANDOM_BADGE, va="baseline", **badge_style(5.6))
+    elif weights is not None:
+        style = {"va": "baseline", "ha": "right", "fontsize": _LEGEND_SIZE, "color": MUTED, "gid": "weights"}
+        figure.text(1 - _MARGIN / width, y / height, weights, **style)
     y -= 0.175
     x = _MARGIN
-    style: dict[str, Any] = {"va": "baseline", "fontsize": _LEGEND_SIZE, "parse_math": False}
+    style = {"va": "baseline", "fontsize": _LEGEND_SIZE, "parse_math": False}
     for key, (what, colour, marker) in _CHOICES.items():
         _draw_marker(figure, colour, marker, x + 0.035, y + 0.03)
         text = f"{what}: {totals[key]}"

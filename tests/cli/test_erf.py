@@ -116,6 +116,43 @@ def test_one_model_writes_its_files_into_the_output_itself(
     assert "RANDOM WEIGHTS" in done.stderr and "last map before pooling" in done.stderr
 
 
+def test_nothing_asked_for_is_measured_on_the_small_models(
+    replk_probe: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = replk_probe("erf", "--images", 3)
+    assert done.exit_code == 0, done.output
+    assert "No --model: replknet_micro_k13_rep and replknet_micro_k13, small models trained on syn" in done.stderr
+    assert "RANDOM" not in done.output
+    out = tmp_path / "replk-probe-out" / "erf"
+    for name in ("replknet_micro_k13_rep", "replknet_micro_k13"):
+        assert names_in(out / name) == FILES
+        assert f"{name}: small model trained on synthetic data [" in done.stdout
+        record = json.loads((out / name / "erf.json").read_text())
+        assert record["run"]["weights"]["source"] == f"embedded:{name}.synthetic"
+        assert record["run"]["input_size"] == [64, 64]
+        note = "Measured at 64x64 px, the size of the images that this small model was trained on."
+        assert note in record["erf"]["notes"] and f"{name}: {note}" in done.stderr
+    assert (out / "comparison.png").is_file()
+
+
+def test_small_models_at_another_size(replk_probe: Run, tmp_path: Path) -> None:
+    run = ("erf", "--model", "replknet_micro_k13", "--images", 1)
+    done = replk_probe(*run, "--size", 96, "--output", tmp_path / "96")
+    assert done.exit_code == 0, done.output
+    assert "was trained on images of 64x64 px, but is measured at 96x96 px." in done.stderr
+    assert replk_probe(*run, "--output", tmp_path / "64").exit_code == 0
+    assert json.loads((tmp_path / "64" / "erf.json").read_text())["run"]["input_size"] == [64, 64]
+
+
+def test_weights_belong_to_a_model(replk_probe: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = replk_probe("erf", "--weights", "random")
+    assert done.exit_code == 1
+    assert "No model was named" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_default_output_is_named_after_the_model(replk_probe: Run, networks: str, tmp_path: Path) -> None:
     done = replk_probe("erf", "--model", f"{networks}:small", "--images", 1, "--size", 16)
     assert done.exit_code == 0, done.output
@@ -311,7 +348,7 @@ def test_bad_input_is_one_clear_line(
     assert not list(tmp_path.glob("replk-probe-out/**/erf.*"))
 
 
-@pytest.mark.parametrize("options", [[], ["--model"], ["--model", "x", "--precision", "fp8"], ["--frobnicate"]])
+@pytest.mark.parametrize("options", [["--model"], ["--model", "x", "--precision", "fp8"], ["--frobnicate"]])
 def test_wrong_usage_exits_with_2(replk_probe: Run, options: list[str]) -> None:
     assert replk_probe("erf", *options).exit_code == 2
 

@@ -60,9 +60,6 @@ class Wide(Red):
 class Odd(Red):
     OUTPUTS = 17
 
-class Small(Red):
-    pretrained_cfg = {'input_size': (3, 32, 32), 'mean': (0.5,) * 3, 'std': (0.25,) * 3}
-
 class Lost(Red):
     def forward(self, x):
         return super().forward(x) / 0 * 0
@@ -70,7 +67,6 @@ class Lost(Red):
 def red(): return Red()
 def wide(): return Wide()
 def odd(): return Odd()
-def small(num_classes): return Small()
 def lost(): return Lost()
 '''
 
@@ -310,31 +306,46 @@ def test_an_interrupted_run_is_continued(
 
 
 def test_nothing_asked_for_offline(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a model, random weights on drawn stimuli are announced with the two commands for the real thing."""
+    """Without a model, the small ones on drawn stimuli are announced with the two commands for the real thing."""
     from replk_probe.cli import shape_bias
 
     chosen = shape_bias._without_model(("auto",), None, None)
-    assert chosen == (("replknet31b",), ("random",), "synthetic", 16)
+    assert chosen == (("replknet_micro_k13_rep", "replknet_micro_k13"), ("pretrained",), "synthetic")
     said = capsys.readouterr().err
-    assert "RANDOM WEIGHTS on synthetic stimuli" in said
+    assert "small models trained on synthetic data" in said and "no results on ImageNet" in said
     assert "replk-probe data fetch cue-conflict\n" in said
     assert "replk-probe weights fetch replknet31b.in1k_224\n" in said
 
 
-def test_nothing_asked_for_is_measured(
-    replk_probe: Run, tmp_path: Path, networks: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("replk_probe.cli.shape_bias._MODEL", f"{networks}:small")
+def test_nothing_asked_for_is_measured(replk_probe: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = replk_probe("shape-bias", "--workers", 0)
     assert done.exit_code == 0, done.output
-    assert "RANDOM WEIGHTS on synthetic stimuli" in done.stderr
-    assert "RANDOM WEIGHTS" in done.stdout
-    (out,) = (tmp_path / "replk-probe-out" / "shape-bias").iterdir()
-    assert {path.name for path in out.iterdir()} == FILES
-    record = json.loads((out / "shape_bias.json").read_text())
-    assert record["shape_bias"]["n_conflict"] == 1200
-    assert record["run"]["input_size"] == [32, 32]
+    assert "RANDOM" not in done.output
+    out = tmp_path / "replk-probe-out" / "shape-bias"
+    for name in ("replknet_micro_k13_rep", "replknet_micro_k13"):
+        assert f"{name}: small model trained on synthetic data [" in done.stdout
+        assert {path.name for path in (out / name).iterdir()} == FILES
+        record = json.loads((out / name / "shape_bias.json").read_text())
+        assert record["shape_bias"]["n_conflict"] == 1200
+        assert record["run"]["input_size"] == [64, 64]
+        assert record["run"]["weights"]["source"] == f"embedded:{name}.synthetic"
+        # Trained, so that hardly a decision follows neither cue.
+        assert record["shape_bias"]["cue_accuracy"] > 0.8
+    assert (out / "comparison.png").is_file()
+
+
+def test_small_models_are_measured_on_what_they_know(replk_probe: Run, tmp_path: Path, stimuli: Path) -> None:
+    run = ("shape-bias", "--model", "replknet_micro_k13", "--workers", 0, "--output", tmp_path / "out")
+    assert replk_probe(*run).exit_code == 0
+    record = json.loads((tmp_path / "out" / "shape_bias.json").read_text())
+    assert record["run"]["image_source"].startswith("synthetic")
+    refused = replk_probe(*run, "--stimuli", stimuli)
+    assert refused.exit_code == 1
+    assert "knows no category of these stimuli" in refused.stderr
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps({category: [index] for index, category in enumerate(CATEGORIES)}))
+    assert replk_probe(*run, "--stimuli", stimuli, "--mapping", labels).exit_code == 0
 
 
 def test_nothing_asked_for_with_all_in_the_cache(
@@ -345,7 +356,7 @@ def test_nothing_asked_for_with_all_in_the_cache(
     monkeypatch.setattr("replk_probe.models._weights.cached_path", lambda entry: tmp_path)
     monkeypatch.setattr("replk_probe.shape_bias.cue_conflict.cached_cue_conflict", lambda: tmp_path)
     chosen = shape_bias._without_model(("auto",), None, None)
-    assert chosen == (("replknet31b",), ("replknet31b.in1k_224",), "cue-conflict", None)
+    assert chosen == (("replknet31b",), ("replknet31b.in1k_224",), "cue-conflict")
     assert "replknet31b.in1k_224 on cue-conflict, both from the cache" in capsys.readouterr().err
 
 

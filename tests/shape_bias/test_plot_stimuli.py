@@ -107,10 +107,11 @@ def test_human_names_are_paired_with_the_stimuli():
         plot_contact_sheet(stimulus_set(["bear1-dog1.png"]), decisions)
 
 
-def test_nothing_is_cut_off_or_on_top_of_something_else():
+@pytest.mark.parametrize("weights", [None, "small model trained on synthetic data [0123abcd]"])
+def test_nothing_is_cut_off_or_on_top_of_something_else(weights):
     names = [stimulus.name for stimulus in FULL.stimuli]
     decisions = decided(names, lambda stimulus: "elephant").renamed("replknet31b_" + "long_" * 30)
-    figure = plot_contact_sheet(FULL, decisions, random=True)
+    figure = plot_contact_sheet(FULL, decisions, random=weights is None, weights=weights)
     figure.canvas.draw()
     shown = [text for text in figure.findobj(Text) if text.get_text()]
     found = [text.get_window_extent() for text in shown] + [ax.get_window_extent() for ax in figure.axes]
@@ -121,7 +122,8 @@ def test_nothing_is_cut_off_or_on_top_of_something_else():
         along = min(one.y1, other.y1) - max(one.y0, other.y0)
         assert across <= 0.5 or along <= 0.5
     assert figure.get_figwidth() <= 7.0
-    assert [text.get_text() for text in texts(figure, "random weights")] == ["RANDOM WEIGHTS"]
+    assert [text.get_text() for text in texts(figure, "random weights")] == ["RANDOM WEIGHTS"] * (weights is None)
+    assert [text.get_text() for text in texts(figure, "weights")] == [weights] * (weights is not None)
 
 
 def test_large_pictures_are_drawn_smaller():
