@@ -106,8 +106,16 @@ def run_plan(plan: Any, folder: Path, state: str, load: Callable[[Path], ResultT
     return result
 
 
-def raise_failures(failures: dict[str, Exception], models: int) -> None:
-    """End with what went wrong, if anything did."""
+def raise_failures(
+    failures: dict[str, Exception], models: int, advice: str = "The same command with --resume keeps what is done."
+) -> None:
+    """End with what went wrong, if anything did.
+
+    Args:
+        failures: Errors by the name of the model.
+        models: How many were to be measured.
+        advice: What to do where some of several failed.
+    """
     if not failures:
         return
     first = next(iter(failures.values()))
@@ -115,8 +123,7 @@ def raise_failures(failures: dict[str, Exception], models: int) -> None:
     if models == 1 or unexpected is not None:
         raise unexpected or first
     raise ReplkProbeError(
-        f"{len(failures)} of {models} models could not be measured: {', '.join(failures)}. {first} "
-        "The same command with --resume keeps what is done."
+        f"{len(failures)} of {models} models could not be measured: {', '.join(failures)}. {first} {advice}"
     )
 
 

@@ -36,6 +36,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "data": LazyCommand("replk_probe.cli.data", "Fetch and verify published stimuli."),
     "erf": LazyCommand("replk_probe.cli.erf", "Measure the effective receptive field on real images."),
     "info": LazyCommand("replk_probe.cli.info", "Show CPU, native library and what computes the convolutions."),
+    "kernels": LazyCommand("replk_probe.cli.kernels", "Measure and draw what convolution kernels learned."),
     "models": LazyCommand("replk_probe.cli.models", "List the models: kernels, parameters, MACs, weights."),
     "reparam": LazyCommand("replk_probe.cli.reparam", "Merge the branches in a weights file, or rename its tensors."),
     "shape-bias": LazyCommand("replk_probe.cli.shape_bias", "Measure which cue, shape or texture, classifiers follow."),

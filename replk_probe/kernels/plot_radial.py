@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from replk_probe.plot_style import INK, MUTED, fitted, house_style, new_figure, wrapped
+from replk_probe.plot_style import INK, MUTED, fitted, house_style, new_figure, text_points, wrapped
 
 from .plot_sheet import LINE, SMALL_SIZE, Panel, panels_of, variant_words
 from .result import KernelResult
@@ -44,12 +44,16 @@ def plot_profiles(results: Sequence[KernelResult]) -> Figure:
     rows = math.ceil(len(groups) / columns)
     width = columns * (_LEFT + _PANEL + _RIGHT) if columns > 1 else _LEFT + _PANEL + 0.4 + _RIGHT
     looks = {_look(panel): panel for panel in panels}
-    caption = wrapped(
-        "Mean of the magnitude over all entries at a distance from the centre, rounded to whole entries, relative to "
-        "the kernel's maximum; one line for each layer.",
-        (width - 0.2) * 72,
-        SMALL_SIZE,
-    )
+    weights = {f"{panel.model}: {panel.result.run.weights.label}." for panel in panels}
+    caption = [
+        line
+        for text in (
+            "Mean of the magnitude over all entries at a distance from the centre, rounded to whole entries, relative "
+            "to the kernel's maximum; one line for each layer.",
+            *sorted(weights),
+        )
+        for line in wrapped(text, (width - 0.2) * 72, SMALL_SIZE)
+    ]
     legend = 0.125 * len(looks) + 0.05
     below = len(caption) * SMALL_SIZE * LINE + 0.1
     height = legend + rows * (_TOP + _TALL + _BELOW) + below
@@ -129,8 +133,9 @@ def _draw_legend(figure: Figure, looks: dict[tuple[str, str], Panel], width: flo
     models = [model for model, _ in looks]
     handles = []
     for (model, variant), panel in looks.items():
-        label = f"{model}, {variant_words(panel.kernel)}: {panel.result.run.weights.label}"
-        label = fitted(label, (width - 0.6) * 72, SMALL_SIZE)
+        which = f"{variant_words(panel.kernel)}{', RANDOM WEIGHTS' if panel.is_random else ''}"
+        room = (width - 0.6) * 72 - text_points(f", {which}", SMALL_SIZE)
+        label = f"{fitted(model, room, SMALL_SIZE)}, {which}"
         handles.append(Line2D([], [], color=_colour(models, model), linestyle=_STYLES[variant], label=label))
     figure.legend(
         handles=handles,

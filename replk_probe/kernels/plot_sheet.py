@@ -129,16 +129,10 @@ def draw_map(
     """One kernel as a map with a frame; ``left``, ``top`` and the side of a cell in inches."""
     height, width = values.shape
     left, top = (round(place * MIN_DPI) / MIN_DPI for place in (left, top))
-    ax.pcolormesh(
-        left + cell * np.arange(width + 1),
-        top + cell * np.arange(height + 1),
-        values,
-        cmap=colours,
-        norm=norm,
-        rasterized=True,
-        antialiased=False,
-        gid="map",
-    )
+    # A pixel for each dot: viewers blur images that they have to enlarge.
+    dots = np.kron(values, np.ones(2 * [round(cell * MIN_DPI)]))
+    place = (left, left + cell * width, top + cell * height, top)
+    ax.imshow(dots, cmap=colours, norm=norm, extent=place, aspect="auto", interpolation="none", gid="map")
     frame = Rectangle((left, top), cell * width, cell * height, fill=False, edgecolor=INK, linewidth=0.5, gid="frame")
     ax.add_patch(frame)
 
@@ -201,11 +195,14 @@ def write_lines(
 
 
 def weights_line(panel: Panel, inches: float) -> tuple[str, float, str, str]:
-    """Where the weights came from, loud where they are random."""
+    """Where the weights came from, loud where they are random; seed or digest go first where room is short."""
     label = panel.result.run.weights.label
-    if panel.is_random and text_points(label, SMALL_SIZE, "bold") > inches * 72:
-        label = label.partition(" (")[0]
-    return label, SMALL_SIZE, ALERT_TEXT if panel.is_random else MUTED, "bold" if panel.is_random else "normal"
+    colour, weight = (ALERT_TEXT, "bold") if panel.is_random else (MUTED, "normal")
+    short = label.rpartition(" (" if panel.is_random else " [")[0] or label
+    for text, size in ((label, SMALL_SIZE), (short, SMALL_SIZE), (short, TINY_SIZE)):
+        if text_points(text, size, weight) <= inches * 72:
+            return text, size, colour, weight
+    return short, TINY_SIZE, colour, weight
 
 
 def draw_bar(

@@ -27,19 +27,20 @@ from .plot_sheet import (
     percent,
     sheet,
     short_names,
+    variant_words,
     weights_line,
     write_lines,
 )
 from .result import KernelResult
 
 _ACROSS, _GAP, _BAR = 9, 0.06, 0.62
-_SIDE = (PAGE - 2 * MARGIN - _BAR - (_ACROSS - 1) * _GAP) / _ACROSS
+_LARGEST = 1.3  # inches of a map
 _LABEL = TINY_SIZE * LINE + 0.015
 _HEADING = (NAME_SIZE + 2 * SMALL_SIZE) * LINE + 0.05
 
 
 def plot_overview(results: Sequence[KernelResult]) -> Figure:
-    """Draw every layer of every model, a new line for each stage.
+    """Draw every layer of every model, stage by stage.
 
     Args:
         results: One per model, in the order to show them.
@@ -53,7 +54,10 @@ def plot_overview(results: Sequence[KernelResult]) -> Figure:
     """
     panels = one_variant(panels_of(results))
     blocks = [list(group) for _, group in groupby(panels, key=lambda panel: panel.model)]
-    heights = [_HEADING + len(_rows(block)) * _row_height() + 0.1 for block in blocks]
+    columns = max(len(row) for block in blocks for row in _rows(block))
+    side = min(_LARGEST, (PAGE - 2 * MARGIN - _BAR - (columns - 1) * _GAP) / columns)
+    row_height = side + 2 * _LABEL + 0.05
+    heights = [_HEADING + len(_rows(block)) * row_height + 0.1 for block in blocks]
     caption = wrapped(
         "Each map divided by its own maximum. Above: the layer (of a module path, what not all have in common) and the "
         "side of its kernel; below: share of the mass in the centre 3\u00d73.",
@@ -64,34 +68,37 @@ def plot_overview(results: Sequence[KernelResult]) -> Figure:
         ax = sheet(PAGE, MARGIN + sum(heights) + len(caption) * SMALL_SIZE * LINE + MARGIN)
         top = MARGIN
         for block, height in zip(blocks, heights, strict=True):
-            _draw_block(ax, block, top)
+            _draw_block(ax, block, top, side)
             top += height
-        tall = min(max(len(_rows(blocks[0])) * _row_height() - 2 * _LABEL, 1.2), 2.2)
-        draw_bar(ax, results, PAGE - MARGIN - _BAR + 0.08, MARGIN + _HEADING + _LABEL, tall)
+        tall = min(max(len(_rows(blocks[0])) * row_height - 2 * _LABEL, 1.2), 2.2)
+        draw_bar(ax, results, MARGIN + columns * (side + _GAP) + 0.02, MARGIN + _HEADING + _LABEL, tall)
         write_lines(ax, [(text, SMALL_SIZE, MUTED, "normal") for text in caption], MARGIN, top, PAGE)
     return figure_of(ax)
 
 
-def _row_height() -> float:
-    return _SIDE + 2 * _LABEL + 0.05
-
-
 def _rows(block: Sequence[Panel]) -> list[list[Panel]]:
-    """Lines of maps: stages that have names begin a new one."""
-    stages = [list(group) for _, group in groupby(block, key=lambda panel: _stage(panel.kernel.layer))]
-    return [stage[start : start + _ACROSS] for stage in stages for start in range(0, len(stage), _ACROSS)]
+    """Lines of maps; a stage that does not fit into what is left of a line begins a new one."""
+    rows: list[list[Panel]] = [[]]
+    for _, group in groupby(block, key=lambda panel: _stage(panel.kernel.layer)):
+        stage = list(group)
+        if len(rows[-1]) + len(stage) > _ACROSS:
+            rows.append([])
+        for panel in stage:
+            if len(rows[-1]) == _ACROSS:
+                rows.append([])
+            rows[-1].append(panel)
+    return [row for row in rows if row]
 
 
 def _stage(layer: str) -> str:
     return layer.partition(".")[0] if layer.startswith("stage") and not layer.startswith("stages") else ""
 
 
-def _draw_block(ax: Axes, block: Sequence[Panel], top: float) -> None:
+def _draw_block(ax: Axes, block: Sequence[Panel], top: float, side: float) -> None:
     first = block[0]
-    which = "merged kernels" if first.kernel.variant == "merged" else f"{first.kernel.variant} kernels"
     heading = [
         (first.model, NAME_SIZE, INK, "bold"),
-        (f"{len(block)} layers, {which}", SMALL_SIZE, INK, "normal"),
+        (f"{len(block)} layers, {variant_words(first.kernel)}", SMALL_SIZE, INK, "normal"),
         weights_line(first, PAGE / 2),
     ]
     write_lines(ax, heading, MARGIN, top, PAGE - 2 * MARGIN - _BAR)
@@ -100,15 +107,15 @@ def _draw_block(ax: Axes, block: Sequence[Panel], top: float) -> None:
     names = dict(zip(layers, short_names(layers), strict=True))
     for row in _rows(block):
         for index, panel in enumerate(row):
-            _draw_stamp(ax, panel.kernel, names[panel.kernel.layer], MARGIN + index * (_SIDE + _GAP), top)
-        top += _row_height()
+            _draw_stamp(ax, panel.kernel, names[panel.kernel.layer], MARGIN + index * (side + _GAP), top, side)
+        top += side + 2 * _LABEL + 0.05
 
 
-def _draw_stamp(ax: Axes, kernel: Kernel, name: str, left: float, top: float) -> None:
+def _draw_stamp(ax: Axes, kernel: Kernel, name: str, left: float, top: float, side: float) -> None:
     height, width = kernel.kernel_size
-    cell = cell_side(_SIDE, max(height, width))
+    cell = cell_side(side, max(height, width))
     size = str(height) if height == width else f"{height}\u00d7{width}"
-    write_lines(ax, [(f"{name}, {size}", TINY_SIZE, INK, "normal")], left, top, _SIDE)
+    write_lines(ax, [(f"{name}, {size}", TINY_SIZE, INK, "normal")], left, top, side)
     draw_map(ax, kernel.normalised, left, top + _LABEL, cell)
     below = top + _LABEL + cell * height + 0.02
-    write_lines(ax, [(percent(kernel.centre3x3_share), TINY_SIZE, MUTED, "normal")], left, below, _SIDE)
+    write_lines(ax, [(percent(kernel.centre3x3_share), TINY_SIZE, MUTED, "normal")], left, below, side)

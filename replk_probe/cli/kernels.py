@@ -1,0 +1,121 @@
+"""`replk-probe kernels`: where the weights of kernels lie, with and without re-parameterization."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from replk_probe.errors import ReplkProbeError
+
+from ._options import check_writable, model_options, named_or_default, output_option, slug, weights_of_each
+from ._runs import announce, raise_failures
+
+if TYPE_CHECKING:
+    from replk_probe.kernels.result import KernelResult
+
+_DEFAULT_OUTPUT = Path("replk-probe-out") / "kernels"
+
+
+@click.command()
+@model_options(required=False)
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    default=("all",),
+    show_default="all",
+    metavar="SPEC",
+    help="stage4.0 (stages from 1, large-kernel blocks from 0), stage4, a module path, a pattern such as 'stages.3.*', "
+    "all, or paper (the layer of the RepLKNet paper's appendix). Repeat it for several.",
+)
+@click.option(
+    "--variant",
+    type=click.Choice(["merged", "large", "small", "all"]),
+    default="merged",
+    show_default=True,
+    help="merged: with the small branch added. large: before that. small: that one alone. all: what each layer has.",
+)
+@click.option(
+    "--aggregate",
+    type=click.Choice(["sum", "mean"]),
+    default="sum",
+    show_default=True,
+    help="Of the absolute weights over channels.",
+)
+@click.option(
+    "--strongest",
+    type=click.IntRange(0, 64),
+    default=8,
+    show_default=True,
+    metavar="K",
+    help="Single channels of each layer in the gallery.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default="0", metavar="N", help="Of random weights."
+)
+@output_option("replk-probe-out/kernels/MODEL, of several models replk-probe-out/kernels")
+def command(
+    models: tuple[str, ...],
+    weights: tuple[str, ...],
+    ema: bool,
+    layers: tuple[str, ...],
+    variant: str,
+    aggregate: str,
+    strongest: int,
+    seed: int,
+    output: Path | None,
+) -> None:
+    """Measure and draw what kernels learned: the magnitude of their weights.
+
+    Batch norms folded in, branches merged, absolute weights added up over channels and divided by their maximum, as in
+    the RepLKNet paper's appendix, with numbers: shares of the centre and of the criss-cross, effective size, entropy,
+    symmetry, zeros, share of the small branch. Writes kernels.json, kernels.npz, kernels.csv, strongest.npz and, as PNG
+    and PDF, kernels, profiles, gallery and, of several layers, overview: of all models together.
+    """
+    names, chosen = named_or_default(models, weights)
+    weights_each = weights_of_each(names, chosen)
+    folder = output or (_DEFAULT_OUTPUT / slug(names[0]) if len(names) == 1 else _DEFAULT_OUTPUT)
+    check_writable(folder)
+
+    from replk_probe.kernels.measure import plan_kernels
+
+    results: list[KernelResult] = []
+    failures: dict[str, Exception] = {}
+    for name, source in zip(names, weights_each, strict=True):
+        try:
+            plan = plan_kernels(
+                name,
+                layers,
+                variant,
+                aggregate=aggregate,
+                strongest=strongest,
+                weights=source,
+                ema=ema,
+                seed=seed,
+            )
+            announce(plan, "the kernels are those that the network is initialised with")
+            results.append(plan.run(progress=True))
+        except ReplkProbeError as error:
+            failures[name] = error
+            if len(names) > 1:
+                click.secho(f"{name}: failed. {error}", err=True, fg="red")
+    if results:
+        _report(results, folder)
+    raise_failures(failures, len(names), f"The others are in {folder}." if results else "Nothing was written.")
+
+
+def _report(results: list[KernelResult], folder: Path) -> None:
+    """Save, draw, and print the table."""
+    from replk_probe.kernels.plot import save_figures
+    from replk_probe.kernels.result import save_results
+    from replk_probe.report.kernels_table import kernels_table
+
+    save_results(results, folder)
+    click.echo(kernels_table(results))
+    save_figures(results, folder)
+    for result in results:
+        many = "1 kernel" if len(result.kernels) == 1 else f"{len(result.kernels)} kernels"
+        click.echo(f"{result.run.model}: {many} in {result.run.seconds:.1f} s", err=True)
+    click.echo(f"Results in {folder}", err=True)
