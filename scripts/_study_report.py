@@ -18,6 +18,10 @@ from replk_probe.runtime.files import atomic_write_text
 Measures = dict[str, Any]
 
 _REP, _PLAIN = "#d55e00", "#0072b2"
+_LEGEND = (
+    "Dots: trainings; dashes: their means. Centre share: filled, of the kernel as it is used; hollow, of the large one "
+    "before merging; dotted, of a uniform one."
+)
 _COMMAND = "python scripts/micro_study.py --figure figures/micro-study"
 
 
@@ -38,12 +42,13 @@ COLUMNS: tuple[tuple[str, Callable[[Measures], float]], ...] = (
     ("accuracy", lambda one: one["accuracy"]),
     ("shape bias", lambda one: one["shape_bias"]),
     ("cue accuracy", lambda one: one["cue_accuracy"]),
-    ("ERF 20 %", lambda one: erf_ratio(one, 0.2)),
-    ("ERF 50 %", lambda one: erf_ratio(one, 0.5)),
-    ("ERF 99 %", lambda one: erf_ratio(one, 0.99)),
-    ("centre 3x3, stage1.0", lambda one: centre_share(one, "stage1.0", "merged")),
-    ("centre 3x3, stage4.0", lambda one: centre_share(one, "stage4.0", "merged")),
-    ("stage4.0 before merging", lambda one: centre_share(one, "stage4.0", "large") if one["rep"] else math.nan),
+    ("ERF at 20 %", lambda one: erf_ratio(one, 0.2)),
+    ("ERF at 50 %", lambda one: erf_ratio(one, 0.5)),
+    ("ERF at 99 %", lambda one: erf_ratio(one, 0.99)),
+    ("centre 3x3 of stage1.0", lambda one: centre_share(one, "stage1.0", "merged")),
+    ("of it before merging", lambda one: centre_share(one, "stage1.0", "large") if one["rep"] else math.nan),
+    ("centre 3x3 of stage4.0", lambda one: centre_share(one, "stage4.0", "merged")),
+    ("of that before merging", lambda one: centre_share(one, "stage4.0", "large") if one["rep"] else math.nan),
 )
 
 
@@ -121,42 +126,62 @@ def _markdown(groups: dict[tuple[int, bool], list[Measures]]) -> str:
 def _drawn(groups: dict[tuple[int, bool], list[Measures]]) -> Any:
     panels: tuple[tuple[str, Callable[[Measures], float]], ...] = (
         ("Held-out accuracy, %", lambda one: one["accuracy"]),
+        ("Cue accuracy under conflict, %", lambda one: one["cue_accuracy"]),
         ("Shape bias, %", lambda one: one["shape_bias"]),
         ("ERF: area with 50 %, % of image", lambda one: erf_ratio(one, 0.5)),
+        ("Centre 3x3 share, stage1.0, %", lambda one: centre_share(one, "stage1.0", "merged")),
         ("Centre 3x3 share, stage4.0, %", lambda one: centre_share(one, "stage4.0", "merged")),
     )
+    before = {4: "stage1.0", 5: "stage4.0"}
     kernels = sorted({kernel for kernel, _ in groups})
     with house_style():
-        figure = new_figure(7.0, 2.5)
-        axes = figure.subplots(1, 4)
-        figure.subplots_adjust(left=0.06, right=0.985, bottom=0.2, top=0.74, wspace=0.42)
-        for ax, (title, find) in zip(axes, panels, strict=True):
-            for rep, colour, shift in ((False, _PLAIN, -0.12), (True, _REP, 0.12)):
-                shown = [(index, groups[k, rep]) for index, k in enumerate(kernels) if (k, rep) in groups]
-                for index, group in shown:
-                    places = [index + shift] * len(group)
-                    ax.plot(
-                        places, [100 * find(one) for one in group], "o", color=colour, alpha=0.55, markersize=3, mew=0
+        figure = new_figure(7.0, 4.3)
+        axes = figure.subplots(2, 3).ravel()
+        figure.subplots_adjust(left=0.055, right=0.985, bottom=0.1, top=0.83, wspace=0.24, hspace=0.36)
+        for place, (title, find) in enumerate(panels):
+            ax = axes[place]
+            for rep, shift in ((False, -0.13), (True, 0.13)):
+                shown = {index + shift: groups[k, rep] for index, k in enumerate(kernels) if (k, rep) in groups}
+                _draw_group(ax, shown, find, _REP if rep else _PLAIN)
+                if rep and place in before:
+                    _draw_group(
+                        ax, shown, lambda one, at=before[place]: centre_share(one, at, "large"), _REP, hollow=True
                     )
-                means = [mean_and_spread([find(one) for one in group])[0] for _, group in shown]
-                ax.plot(
-                    [index + shift for index, _ in shown], means, "_", color=colour, markersize=11, markeredgewidth=1.4
-                )
             ax.set_xticks(range(len(kernels)), [str(kernel) for kernel in kernels])
             ax.set_xlim(-0.5, len(kernels) - 0.5)
+            if place in before:
+                ax.set_yscale("log")
+                ax.set_yticks([1, 3, 10, 30, 100], ["1", "3", "10", "30", "100"])
+                ax.minorticks_off()
+                _draw_uniform(ax, kernels, 13 if before[place] == "stage4.0" else 31)
             ax.set_title(title, loc="left", fontsize=7.0)
             ax.grid(axis="y", color="#e5e5e5", linewidth=0.5)
             for side in ("top", "right"):
                 ax.spines[side].set_visible(False)
-        for index, kernel in enumerate(kernels):
-            # The last stages of the largest have kernels of 13 x 13.
-            uniform = 900 / min(kernel, 13) ** 2
-            axes[3].plot([index - 0.35, index + 0.35], [uniform, uniform], ":", color=MUTED, linewidth=0.9)
-        figure.text(0.012, 0.93, "Small models trained on synthetic data", fontsize=8.5, fontweight="bold")
-        figure.text(0.012, 0.865, "with a 5x5 re-param branch", fontsize=6.5, color=_REP)
-        figure.text(0.2, 0.865, "without", fontsize=6.5, color=_PLAIN)
+        figure.text(0.012, 0.955, "Small models trained on synthetic data", fontsize=8.5, fontweight="bold")
+        figure.text(0.012, 0.92, "with a 5x5 re-param branch", fontsize=6.5, color=_REP)
+        figure.text(0.2, 0.92, "without", fontsize=6.5, color=_PLAIN)
+        figure.text(0.012, 0.89, _LEGEND, fontsize=6.0, color=MUTED)
         figure.text(
-            0.275, 0.865, "dots: trainings; dashes: their means; dotted: a uniform kernel", fontsize=6.5, color=MUTED
+            0.5, 0.02, "Kernel size (31: in stages 1 and 2, then 13 in stages 3 and 4)", ha="center", fontsize=7.0
         )
-        figure.text(0.5, 0.03, "Kernel size (31: in stages 1 and 2, 13 in 3 and 4)", ha="center", fontsize=7.0)
     return figure
+
+
+def _draw_group(
+    ax: Any, shown: dict[float, list[Measures]], find: Callable[[Measures], float], colour: str, hollow: bool = False
+) -> None:
+    """A dot for each training and a dash at their mean, by their places."""
+    face = "none" if hollow else colour
+    for x, group in shown.items():
+        values = [100 * find(one) for one in group]
+        ax.plot([x] * len(values), values, "o", color=colour, mfc=face, alpha=0.6, markersize=3, mew=0.6 * hollow)
+        ax.plot(
+            [x], [statistics.fmean(values)], "_", color=colour, markersize=10, markeredgewidth=0.7 if hollow else 1.4
+        )
+
+
+def _draw_uniform(ax: Any, kernels: Sequence[int], largest: int) -> None:
+    for index, kernel in enumerate(kernels):
+        share = 900 / min(kernel, largest) ** 2
+        ax.plot([index - 0.36, index + 0.36], [share, share], ":", color=MUTED, linewidth=0.9)

@@ -4,7 +4,7 @@
     python scripts/make_figures.py erf-trained  # some
 
 Commands may name folders by environment variables ($REPLK_PROBE_TEST_DATA); a figure whose variable is unset is left as
-it is. A new figure is a new folder with its command in it.
+it is, and so is one that a script makes (python scripts/...). A new figure is a new folder with its command in it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ def rebuild(folder: Path) -> None:
         return
     with tempfile.TemporaryDirectory() as work:
         program, *arguments = shlex.split(command)
+        if program == "python":
+            print(f"{folder.name}: left as it is, it takes long; run: {command}")
+            return
         if program != "replk-probe":
             raise SystemExit(f"{folder.name}: the command must start with replk-probe, not {program}")
         subprocess.run([sys.executable, "-m", "replk_probe", *arguments, "--output", work], check=True)

@@ -56,7 +56,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(training: ModuleType,
 
 
 def test_the_first_step_is_that_of_adamw_on_the_first_images(training: ModuleType) -> None:
-    recipe = short(training, images=8, weight_decay=0.0)
+    recipe = short(training, images=8, weight_decay=0.5, kernel_decay=3.0)
     run = training.train(NAME, 5, recipe, progress=False)
     model = create_model(NAME, "random", seed=5).train()
     images, labels = synthetic_training(8, 64, 5)
@@ -66,11 +66,17 @@ def test_the_first_step_is_that_of_adamw_on_the_first_images(training: ModuleTyp
     assert run.log[-1]["loss"] == pytest.approx(loss.item(), abs=1e-5)
     before, after = dict(model.named_parameters()), dict(run.model.named_parameters())
     # The first step of Adam is the sign of the gradient, times the rate; where there is hardly one it is smaller.
+    rate = recipe.rate(0)
+    seen = set()
     for name, parameter in before.items():
-        moved = after[name].detach() - parameter.detach()
+        depthwise = name in ("stem.1.conv.weight", "stem.3.conv.weight") or ".large_conv.conv." in name
+        depthwise = depthwise or (name.startswith("transitions.") and name.endswith(".1.conv.weight"))
+        decay = 3.0 if depthwise else 0.5 if parameter.dim() > 1 else 0.0
+        seen.add(decay)
         clear = parameter.grad.abs() > 1e-5
-        expected = -recipe.rate(0) * parameter.grad.sign()
-        torch.testing.assert_close(moved[clear], expected[clear], rtol=2e-3, atol=1e-6)
+        expected = parameter.detach() * (1 - rate * decay) - rate * parameter.grad.sign()
+        torch.testing.assert_close(after[name].detach()[clear], expected[clear], rtol=0, atol=2e-3 * rate + 1e-6)
+    assert seen == {3.0, 0.5, 0.0}
 
 
 def test_the_rate_rises_and_falls(training: ModuleType) -> None:
