@@ -88,6 +88,8 @@ def plot_kernels(results: Sequence[KernelResult]) -> Figure:
 def save_figures(results: Sequence[KernelResult], directory: str | Path) -> tuple[Path, ...]:
     """Write ``kernels``, ``profiles``, ``gallery`` and, of several layers, ``overview``, each as PNG and PDF.
 
+    Of the last two, those of an earlier result that this one does not have are removed.
+
     Args:
         results: What to draw.
         directory: Created if it is not there.
@@ -104,9 +106,11 @@ def save_figures(results: Sequence[KernelResult], directory: str | Path) -> tupl
         figures["gallery"] = plot_gallery(results)
     if len({panel.kernel.layer for panel in panels}) > 1:
         figures["overview"] = plot_overview(results)
-    return tuple(
-        path for stem, figure in figures.items() for path in save_figure(figure, Path(directory), stem, width=1)
-    )
+    folder = Path(directory)
+    for stem in {"gallery", "overview"} - set(figures):
+        for kind in ("png", "pdf"):
+            (folder / f"{stem}.{kind}").unlink(missing_ok=True)
+    return tuple(path for stem, figure in figures.items() for path in save_figure(figure, folder, stem, width=1))
 
 
 def _lines(panels: Sequence[Panel], layers: Sequence[str]) -> list[Sequence[Panel]]:

@@ -269,6 +269,9 @@ def test_files(tmp_path: Path) -> None:
     none = kernel("stage1.0", strongest=np.zeros((0, 1, 1)), strongest_channels=())
     several = save_figures([result(kernel("stage4.0"), none)], tmp_path)
     assert "overview.png" in {path.name for path in several}
+    save_figures([result(none)], tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert not left & {"overview.png", "overview.pdf", "gallery.png", "gallery.pdf"}, "of an earlier result"
 
 
 def test_kernels_without_mass_and_without_channels_can_be_drawn() -> None:
