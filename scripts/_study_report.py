@@ -45,6 +45,7 @@ COLUMNS: tuple[tuple[str, Callable[[Measures], float]], ...] = (
     ("ERF at 20 %", lambda one: erf_ratio(one, 0.2)),
     ("ERF at 50 %", lambda one: erf_ratio(one, 0.5)),
     ("ERF at 99 %", lambda one: erf_ratio(one, 0.99)),
+    ("ERF at 50 %, pixels", lambda one: erf_ratio(one, 0.5, "pixels")),
     ("centre 3x3 of stage1.0", lambda one: centre_share(one, "stage1.0", "merged")),
     ("of it before merging", lambda one: centre_share(one, "stage1.0", "large") if one["rep"] else math.nan),
     ("centre 3x3 of stage4.0", lambda one: centre_share(one, "stage4.0", "merged")),
@@ -114,9 +115,9 @@ def _markdown(groups: dict[tuple[int, bool], list[Measures]]) -> str:
         "",
         "Mean ± standard deviation over trainings, which differ in initial weights and images. Accuracy: held-out "
         "images whose cues agree. Shape bias and cue accuracy: 1200 stimuli of the synthetic conflict set. ERF: area "
-        f"of the centred window with that share of the contribution, of the image; {first['erf_images']} dead-leaves "
-        "images of 64 px, linear scores. Centre 3x3: share in the mass of the merged kernel; a uniform kernel would "
-        "have 100, 18.4, 5.3 and 0.9 % at 3, 7, 13 and 31.",
+        "of the centred window with that share of the contribution, whose sides are odd, or of the fewest pixels; "
+        f"{first['erf_images']} dead-leaves images of 64 px, linear scores. Centre 3x3: share in the mass of the "
+        "merged kernel; a uniform kernel would have 100, 18.4, 5.3 and 0.9 % at 3, 7, 13 and 31.",
         "",
         f"Each training: {first['images']:,} images, each seen once. `{_COMMAND}`",
     ]
@@ -128,7 +129,7 @@ def _drawn(groups: dict[tuple[int, bool], list[Measures]]) -> Any:
         ("Held-out accuracy, %", lambda one: one["accuracy"]),
         ("Cue accuracy under conflict, %", lambda one: one["cue_accuracy"]),
         ("Shape bias, %", lambda one: one["shape_bias"]),
-        ("ERF: area with 50 %, % of image", lambda one: erf_ratio(one, 0.5)),
+        ("ERF: pixels with 50 %, % of image", lambda one: erf_ratio(one, 0.5, "pixels")),
         ("Centre 3x3 share, stage1.0, %", lambda one: centre_share(one, "stage1.0", "merged")),
         ("Centre 3x3 share, stage4.0, %", lambda one: centre_share(one, "stage4.0", "merged")),
     )

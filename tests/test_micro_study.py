@@ -37,7 +37,11 @@ def measures(kernel: int, rep: bool, seed: int, **numbers: float) -> dict[str, A
         "accuracy": 0.97,
         "shape_bias": 0.5,
         "cue_accuracy": 0.9,
-        "erf": [{"protocol": "centred", "threshold": t, "side": 9, "ratio": t / 2} for t in (0.2, 0.5, 0.99)],
+        "erf": [
+            {"protocol": protocol, "threshold": t, "side": 9, "ratio": t / over}
+            for protocol, over in (("centred", 2), ("pixels", 4))
+            for t in (0.2, 0.5, 0.99)
+        ],
         "erf_images": 50,
         "kernels": kernels,
         **numbers,
@@ -60,6 +64,7 @@ def test_the_table_has_means_and_deviations_by_setting(report: ModuleType, tmp_p
     assert float(rep["accuracy, sd"]) == pytest.approx(1.528, abs=1e-3)
     assert plain["accuracy, sd"] == ""  # of one training
     assert float(rep["ERF at 50 %, %"]) == 25.0
+    assert float(rep["ERF at 50 %, pixels, %"]) == 12.5
     shares = [float(rep[f"{name}, %"]) for name in ("centre 3x3 of stage1.0", "of it before merging")]
     assert shares == pytest.approx([20.0, 10.0])
     shares = [float(rep[f"{name}, %"]) for name in ("centre 3x3 of stage4.0", "of that before merging")]
