@@ -26,7 +26,7 @@ _LARGEST = 450_000  # bytes; noise compresses badly, 256 colours help
 
 
 def rebuild(folder: Path) -> None:
-    """Run the folder's command and put what it drew in the place of figure.png and data.csv."""
+    """Run the folder's command and put what it drew in the place of figure.png and data.csv; keep a contact sheet."""
     command = os.path.expandvars((folder / "command.txt").read_text(encoding="utf-8").strip())
     if "$" in command:
         print(f"{folder.name}: left as it is, an environment variable of its command is not set")
@@ -41,19 +41,22 @@ def rebuild(folder: Path) -> None:
         subprocess.run([sys.executable, "-m", "replk_probe", *arguments, "--output", work], check=True)
         # Several models leave a comparison beside their own folders, a single one files named as the command.
         stem = "comparison" if (Path(work) / "comparison.png").exists() else arguments[0].replace("-", "_")
-        keep(Path(work) / f"{stem}.png", Path(work) / f"{stem}.csv", folder)
+        shrink(Path(work) / f"{stem}.png", folder / "figure.png")
+        shutil.copyfile(Path(work) / f"{stem}.csv", folder / "data.csv")
+        sheet = Path(work) / "contact_sheet.png"
+        if sheet.exists():
+            shrink(sheet, folder / sheet.name)
     print(f"{folder.name}: rebuilt")
 
 
-def keep(picture: Path, numbers: Path, folder: Path) -> None:
-    """Put the results in their places; the picture becomes small enough for a repository."""
-    with Image.open(picture) as image:
+def shrink(source: Path, target: Path) -> None:
+    """Make a picture small enough for a repository."""
+    with Image.open(source) as image:
         image = image.convert("RGB")
         image.thumbnail((_WIDTH, _WIDTH))
-        image.save(folder / "figure.png", optimize=True)
-        if (folder / "figure.png").stat().st_size > _LARGEST:
-            image.quantize(256, dither=Image.Dither.NONE).save(folder / "figure.png", optimize=True)
-    shutil.copyfile(numbers, folder / "data.csv")
+        image.save(target, optimize=True)
+        if target.stat().st_size > _LARGEST:
+            image.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 def main() -> None:
