@@ -21,12 +21,13 @@ from pathlib import Path
 from PIL import Image
 
 FIGURES = Path(__file__).resolve().parent.parent / "figures"
-_WIDTH = 1000  # pixels
+_WIDTH, _HEIGHT = 1000, 2000  # pixels
 _LARGEST = 450_000  # bytes; noise compresses badly, 256 colours help
+_EXTRAS = ("contact_sheet.png", "overview.png")
 
 
 def rebuild(folder: Path) -> None:
-    """Run the folder's command and put what it drew in the place of figure.png and data.csv; keep a contact sheet."""
+    """Run the folder's command and put what it drew in the place of figure.png and data.csv, and the sheets beside it."""
     command = os.path.expandvars((folder / "command.txt").read_text(encoding="utf-8").strip())
     if "$" in command:
         print(f"{folder.name}: left as it is, an environment variable of its command is not set")
@@ -43,9 +44,9 @@ def rebuild(folder: Path) -> None:
         stem = "comparison" if (Path(work) / "comparison.png").exists() else arguments[0].replace("-", "_")
         shrink(Path(work) / f"{stem}.png", folder / "figure.png")
         shutil.copyfile(Path(work) / f"{stem}.csv", folder / "data.csv")
-        sheet = Path(work) / "contact_sheet.png"
-        if sheet.exists():
-            shrink(sheet, folder / sheet.name)
+        for extra in _EXTRAS:
+            if (Path(work) / extra).exists():
+                shrink(Path(work) / extra, folder / extra)
     print(f"{folder.name}: rebuilt")
 
 
@@ -53,7 +54,7 @@ def shrink(source: Path, target: Path) -> None:
     """Make a picture small enough for a repository."""
     with Image.open(source) as image:
         image = image.convert("RGB")
-        image.thumbnail((_WIDTH, _WIDTH))
+        image.thumbnail((_WIDTH, _HEIGHT))
         image.save(target, optimize=True)
         if target.stat().st_size > _LARGEST:
             image.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
