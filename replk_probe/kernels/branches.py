@@ -65,14 +65,14 @@ class Variant:
         return small / (small + large) if self.small and small + large else None
 
 
-def variants_of(layer: KernelLayer, variant: str, norms: Mapping[str, nn.Module]) -> list[Variant]:
+def variants_of(layer: KernelLayer, variant: str, norms: Mapping[str, nn.Module] | None) -> list[Variant]:
     """The variants of one layer that were asked for.
 
     Args:
         layer: From :func:`~replk_probe.kernels.layers.find_layers`.
         variant: ``"merged"``, ``"large"``, ``"small"``, or ``"all"`` that the layer has: the strips of a decomposed
             kernel as well, and of a layer without branches the kernel itself, called merged.
-        norms: Path and batch norm behind a convolution that stands alone, or none.
+        norms: Path and batch norm behind a convolution that stands alone, or nothing; None where it is not known.
 
     Raises:
         InvalidInputError: The layer has no such variant, or it cannot be known any more.
@@ -128,7 +128,7 @@ def _of_merged(layer: KernelLayer, block: LargeKernelConv, variant: str) -> Vari
     return Variant("merged", ((conv, nn.Identity()),), (), notes=(note,), names=())
 
 
-def _of_conv(layer: KernelLayer, conv: nn.Conv2d, variant: str, norms: Mapping[str, nn.Module]) -> Variant:
+def _of_conv(layer: KernelLayer, conv: nn.Conv2d, variant: str, norms: Mapping[str, nn.Module] | None) -> Variant:
     if variant == "small":
         raise _no_small_branch(layer)
     notes = []
@@ -136,10 +136,15 @@ def _of_conv(layer: KernelLayer, conv: nn.Conv2d, variant: str, norms: Mapping[s
         notes.append(f"{type(conv).__name__} may change its weights before it convolves: these are the ones it stores.")
     if max(conv.dilation) > 1:
         notes.append(f"{layer.name} is dilated by {max(conv.dilation)}: its kernel is drawn without the gaps.")
-    if not norms:
-        notes.append("Batch norms are folded in only where one directly follows the convolution; here none does.")
-    norm = next(iter(norms.values()), nn.Identity())
-    return Variant("merged" if variant == "all" else variant, ((conv, norm),), tuple(norms), notes=tuple(notes))
+    if norms is None:
+        notes.append(
+            "No batch norm was folded into some kernels: the network's code cannot be traced, so that it is not known "
+            "which follows the convolution."
+        )
+    elif not norms:
+        notes.append("No batch norm was folded in where none directly follows the convolution.")
+    norm = next(iter((norms or {}).values()), nn.Identity())
+    return Variant("merged" if variant == "all" else variant, ((conv, norm),), tuple(norms or ()), notes=tuple(notes))
 
 
 def _no_small_branch(layer: KernelLayer) -> InvalidInputError:

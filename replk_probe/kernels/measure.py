@@ -141,7 +141,7 @@ def plan_kernels(
         label, network = name or name_of(model), model
     layers = find_layers(network, specs)
     norms = _norms_of(network, layers)
-    variants = tuple((found, one) for found in layers for one in variants_of(found, variant, norms.get(found.path, {})))
+    variants = tuple((found, one) for found in layers for one in variants_of(found, variant, norms.get(found.path)))
     seconds = time.perf_counter() - start
     return KernelPlan(label, weights_info(network), specs, variant, aggregate, strongest, variants, seconds)
 
@@ -172,10 +172,10 @@ def _needed(skeleton: nn.Module, specs: Sequence[str]) -> list[str]:
 
 
 def _norms_of(network: nn.Module, layers: Sequence[KernelLayer]) -> dict[str, dict[str, nn.Module]]:
-    """By the path of a convolution that stands alone: path and batch norm behind it."""
+    """By the path of a convolution that stands alone: path and batch norm behind it; no entry where that is unknown."""
     alone = [layer.path for layer in layers if isinstance(layer.module, nn.Conv2d)]
-    found = norms_behind(network, alone) if alone else {}
-    return {conv: {norm: network.get_submodule(norm)} for conv, norm in found.items()}
+    found = norms_behind(network, alone)
+    return {conv: {norm: network.get_submodule(norm)} if norm else {} for conv, norm in found.items()}
 
 
 def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int) -> Kernel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 from timm.layers.norm_act import BatchNormAct2d
 from torch import fx, nn
@@ -12,72 +12,75 @@ from ._fold import Tracer, traced
 from ._reparam import FOLDABLE_NORMS
 
 
-class _NormTracer(Tracer):
-    """Takes a batch norm with an activation of its own for one call as well."""
+class _ShallowTracer(Tracer):
+    """Follows the code of one module alone; what it calls is recorded as it is."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether a call is recorded as it is."""
-        return isinstance(m, BatchNormAct2d) or super().is_leaf_module(m, module_qualified_name)
+        """Always."""
+        return True
 
 
-def norms_behind(model: nn.Module, paths: Collection[str]) -> dict[str, str]:
+def norms_behind(model: nn.Module, paths: Collection[str]) -> dict[str, str | None]:
     """The batch norms that alone read what convolutions give.
 
-    Neighbours in an ``nn.Sequential`` are seen at once; for the others the calls are traced, where torch.fx can. An
-    activation that a norm computes after itself does not matter here.
+    The module around a convolution is traced, without what it calls, and where the convolution is its last step the
+    module around that one: of a network that torch.fx cannot trace as a whole, few modules are needed. An activation
+    that a norm computes after itself does not matter here.
 
     Args:
         model: Any network, of which nothing is computed: it may be on the meta device.
         paths: Module paths of convolutions.
 
     Returns:
-        Path of the convolution -> path of its norm; those without one are left out.
+        Path of the convolution -> path of its norm, or None where none follows; left out where that is not known.
     """
-    found = {conv: norm for conv, norm in _neighbours(model) if conv in paths}
-    rest = set(paths) - set(found)
-    if rest and any(_is_foldable(module) for module in model.modules()):
-        found |= {conv: norm for conv, norm in _calls(model) if conv in rest}
+    graphs: dict[str, fx.Graph | None] = {}
+    found: dict[str, str | None] = {}
+    for path in paths:
+        if activation_of(model.get_submodule(path)) is not None or not path:
+            found[path] = None
+            continue
+        last, outer = path, path
+        while outer:
+            outer = outer.rpartition(".")[0]
+            if outer not in graphs:
+                graphs[outer] = traced(model.get_submodule(outer), _ShallowTracer())
+            reader = _reader(graphs[outer], last.removeprefix(f"{outer}."), model.get_submodule(outer))
+            if reader is None:  # not called here: in a list of modules, for instance
+                continue
+            if reader.op != "output":
+                found[path] = _norm_at(model, f"{outer}.{reader.target}".removeprefix("."), reader.op)
+                break
+            last = outer
+        else:
+            if last == "":  # nothing in the network follows
+                found[path] = None
     return found
 
 
-def _neighbours(model: nn.Module) -> Iterator[tuple[str, str]]:
-    for path, module in model.named_modules():
-        if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:
-            continue
-        before = ""
-        for name, child in module.named_children():
-            child_path = f"{path}.{name}" if path else name
-            if before and _is_foldable(child):
-                yield before, child_path
-            if not isinstance(child, nn.Identity):
-                before = child_path if _is_linear(child) else ""
+def _reader(graph: fx.Graph | None, name: str, module: nn.Module) -> fx.Node | None:
+    """The node that alone reads what the module called ``name`` gives, identities left aside.
+
+    That module's own node where there is no such reader, None where it is not called.
+    """
+    calls = [node for node in graph.nodes if node.op == "call_module" and node.target == name] if graph else []
+    if not calls:
+        return None
+    node: fx.Node = calls[0]
+    reader = node
+    while len(calls) == 1 and len(reader.users) == 1:
+        reader = next(iter(reader.users))
+        called = module.get_submodule(str(reader.target)) if reader.op == "call_module" else None
+        if not isinstance(called, nn.Identity):
+            return reader
+    return node
 
 
-def _calls(model: nn.Module) -> Iterator[tuple[str, str]]:
-    graph = traced(model, _NormTracer())
-    if graph is None:
-        return
-    targets = [str(node.target) for node in graph.nodes if node.op == "call_module"]
-    for node in graph.nodes:
-        if not _is_linear(_called(model, node)) or targets.count(str(node.target)) != 1:
-            continue
-        reader: fx.Node | None = node
-        while reader is not None:
-            reader = next(iter(reader.users)) if len(reader.users) == 1 else None
-            if not isinstance(_called(model, reader), nn.Identity):
-                break
-        if reader is not None and _is_foldable(_called(model, reader)):
-            yield str(node.target), str(reader.target)
-
-
-def _called(model: nn.Module, node: fx.Node | None) -> nn.Module | None:
-    return model.get_submodule(str(node.target)) if node is not None and node.op == "call_module" else None
-
-
-def _is_linear(module: nn.Module | None) -> bool:
-    return isinstance(module, nn.Conv2d) and activation_of(module) is None
-
-
-def _is_foldable(module: nn.Module | None) -> bool:
+def _norm_at(model: nn.Module, path: str, op: str) -> str | None:
+    """The path if a norm that can be folded is called there, be it first in a sequence."""
+    module = model.get_submodule(path) if op == "call_module" else None
+    while isinstance(module, nn.Sequential) and len(module) and type(module).forward is nn.Sequential.forward:
+        name, module = next(iter(module.named_children()))
+        path = f"{path}.{name}"
     known = type(module) in FOLDABLE_NORMS or isinstance(module, BatchNormAct2d)
-    return known and getattr(module, "running_mean", None) is not None
+    return path if known and getattr(module, "running_mean", None) is not None else None

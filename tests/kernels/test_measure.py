@@ -177,7 +177,23 @@ def test_norms_are_folded_in_any_network() -> None:
     np.testing.assert_allclose(kernel.magnitude, wanted.numpy(), rtol=1e-14)
     assert kernel.batch_norm == ("blocks.1.0.bn2",)
     (plain,) = measure_kernels(timm.create_model("convnext_atto"), "stage4.0").kernels
-    assert plain.batch_norm == () and "none does" in plain.notes[0]
+    assert plain.batch_norm == () and "none directly follows" in plain.notes[0]
+
+
+def test_a_network_whose_norms_cannot_be_found_says_so() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 3, groups=4)
+            self.norm = nn.BatchNorm2d(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(self.conv(x)) if x.sum() > 0 else x
+
+    model = with_statistics(Branching())
+    (kernel,) = measure_kernels(model, "all").kernels
+    assert kernel.batch_norm == () and "cannot be traced" in kernel.notes[0]
+    np.testing.assert_allclose(kernel.magnitude, model.conv.weight.detach().double().abs().sum((0, 1)).numpy())
 
 
 def test_dense_convolutions_are_aggregated_over_both_channel_axes_and_say_so() -> None:

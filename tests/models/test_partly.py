@@ -112,16 +112,58 @@ class Untraceable(Written):
         return super().forward(x) if x.sum() > 0 else x
 
 
+class Blocks(nn.Module):
+    """Cannot be traced as a whole; its blocks can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = Written()
+        self.conv = nn.Conv2d(4, 4, 3, groups=4)
+        self.norm = nn.BatchNorm2d(4)
+        self.unused = nn.Conv2d(4, 4, 3)
+        self.last = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.conv(self.block(x)))
+        return self.last(x) if x.sum() > 0 else x
+
+
 PATHS = ("first", "second", "third", "pair.0", "blind.0")
 
 
 def test_norms_are_found_by_the_calls() -> None:
-    assert norms_behind(Written(), PATHS) == {"first": "norm_a", "second": "norm_b", "pair.0": "pair.2"}
+    known = {"first": "norm_a", "second": "norm_b", "third": None, "pair.0": "pair.2", "blind.0": None}
+    assert norms_behind(Written(), PATHS) == known
     assert norms_behind(Written(), ["second"]) == {"second": "norm_b"}
+    assert norms_behind(nn.Conv2d(4, 4, 3), [""]) == {"": None}
 
 
-def test_norms_of_a_network_that_cannot_be_traced_are_those_next_to_it() -> None:
-    assert norms_behind(Untraceable(), PATHS) == {"pair.0": "pair.2"}
+def test_norms_of_a_network_that_cannot_be_traced_as_a_whole() -> None:
+    assert norms_behind(Untraceable(), PATHS) == {"pair.0": "pair.2", "blind.0": None}
+    paths = ["block.first", "block.pair.0", "conv", "unused", "last.0"]
+    assert norms_behind(Blocks(), paths) == {"block.first": "block.norm_a", "block.pair.0": "block.pair.2"}
+    with torch.device("meta"):
+        maxvit = timm.create_model("maxvit_tiny_tf_224")  # pads by the size of its input
+    path = "stages.0.blocks.0.conv"
+    assert norms_behind(maxvit, [f"{path}.conv2_kxk"]) == {f"{path}.conv2_kxk": f"{path}.norm2"}
+
+
+class Nested(nn.Module):
+    """The norm stands outside of the module that ends in the convolution, first in a sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 3)))])
+        self.rest = nn.Sequential(nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()), nn.Conv2d(4, 4, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return self.rest(x)
+
+
+def test_norms_outside_of_the_module_around_a_convolution() -> None:
+    assert norms_behind(Nested(), ["blocks.0.0.1", "rest.1"]) == {"blocks.0.0.1": "rest.0.0", "rest.1": None}
 
 
 def test_norms_with_an_activation_of_their_own_and_on_the_meta_device() -> None:
