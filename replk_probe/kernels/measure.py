@@ -152,7 +152,7 @@ def check_arguments(layer: str | Sequence[str], variant: str, aggregate: str, st
     Raises:
         InvalidInputError: Something is.
     """
-    specs = (layer,) if isinstance(layer, str) else tuple(layer)
+    specs = (layer,) if isinstance(layer, str) else tuple(layer) if isinstance(layer, Sequence) else ()
     if not specs or not all(isinstance(spec, str) and spec.strip() for spec in specs):
         raise InvalidInputError(
             f"The layers are given as {layer!r}. Each is named by a text. Give 'stage4.0', a module path, or 'all'."
@@ -160,7 +160,7 @@ def check_arguments(layer: str | Sequence[str], variant: str, aggregate: str, st
     for what, value, known in (("variant", variant, VARIANTS), ("aggregate", aggregate, AGGREGATES)):
         if value not in known:
             raise InvalidInputError(f"Unknown {what} {value!r}. There is no such one. Use one of {', '.join(known)}.")
-    if strongest < 0:
+    if not isinstance(strongest, int) or strongest < 0:
         raise InvalidInputError(f"{strongest} channels cannot be kept. It is a count. Give 0 or more.")
     return specs
 
@@ -183,6 +183,10 @@ def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int
     if any(conv.weight.is_meta for conv, _ in variant.branches):
         raise InvalidInputError(
             f"{layer.name} has no weights. It is on the meta device, which keeps shapes alone. Load weights."
+        )
+    if any(conv.weight.is_complex() for conv, _ in variant.branches):
+        raise InvalidInputError(
+            f"The weights of {layer.name} are complex. The magnitude is defined for real kernels. Name another layer."
         )
     weight = variant.weight().cpu()
     absolute = weight.abs()

@@ -311,6 +311,8 @@ def test_names_of_models() -> None:
         ({"aggregate": "max"}, "Unknown aggregate 'max'"),
         ({"layer": []}, "The layers are given as []"),
         ({"layer": [3]}, "The layers are given as [3]"),
+        ({"layer": None}, "The layers are given as None"),
+        ({"strongest": 2.5}, "2.5 channels cannot be kept"),
         ({"layer": ""}, "The layers are given as ''"),
         ({"strongest": -1}, "-1 channels"),
         ({"layer": "stage9.0"}, "It has stages 1 to 2"),
@@ -333,3 +335,9 @@ def test_models_that_cannot_be_used() -> None:
         measure_kernels(empty)
     with pytest.raises(InvalidInputError, match="object of type int"):
         measure_kernels(3)
+
+
+def test_complex_weights_are_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4, dtype=torch.complex64))
+    with pytest.raises(InvalidInputError, match="The weights of 0 are complex"):
+        measure_kernels(model)
