@@ -27,7 +27,7 @@ _EXTRAS = ("contact_sheet.png", "overview.png")
 
 
 def rebuild(folder: Path) -> None:
-    """Run the folder's command and put what it drew in the place of figure.png and data.csv, and the sheets beside it."""
+    """Run the folder's command and keep what it drew: figure.png, data.csv and the sheets beside them."""
     command = os.path.expandvars((folder / "command.txt").read_text(encoding="utf-8").strip())
     if "$" in command:
         print(f"{folder.name}: left as it is, an environment variable of its command is not set")
