@@ -102,13 +102,23 @@ def main(
 
 def _train(name: str, seed: int, recipe: Recipe, folder: Path, reuse: Path) -> None:
     """Weights and record of one training in ``folder``: kept, taken from ``reuse``, or made."""
-    if (folder / "weights.json").is_file():
+    wanted = {"seed": seed, "images": recipe.steps * recipe.batch_size, "recipe": asdict(recipe)}
+
+    def is_wanted(path: Path) -> bool:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return all(record[key] == value for key, value in wanted.items())
+
+    made = folder / "weights.json"
+    if made.is_file():
+        if not is_wanted(made):
+            raise click.ClickException(
+                f"{made} is of another recipe. Trainings that are compared have to have one. Choose another --output, "
+                "or remove it."
+            )
         return
     made = reuse / f"{name}.json"
     if made.is_file():
-        record = json.loads(made.read_text(encoding="utf-8"))
-        same = {"seed": seed, "images": recipe.steps * recipe.batch_size, "recipe": asdict(recipe)}
-        if all(record[key] == value for key, value in same.items()):
+        if is_wanted(made):
             folder.mkdir(parents=True, exist_ok=True)
             for suffix in (".safetensors", ".json"):  # the record last: it says that all is there
                 shutil.copyfile(made.with_suffix(suffix), folder / f"weights{suffix}")
@@ -123,11 +133,12 @@ def _train(name: str, seed: int, recipe: Recipe, folder: Path, reuse: Path) -> N
 
 def _measure(name: str, seed: int, folder: Path) -> None:
     """All that is measured on one trained network, in ``measures.json``."""
-    if (folder / "measures.json").is_file():
-        return
     from replk_probe import measure_kernels
 
     record = json.loads((folder / "weights.json").read_text(encoding="utf-8"))
+    done = folder / "measures.json"
+    if done.is_file() and json.loads(done.read_text(encoding="utf-8"))["sha256"] == record["sha256"]:
+        return
     model = create_model(name, "random")
     load_checkpoint(model, folder / "weights.safetensors")
     attach_weights_info(model, WeightsInfo(f"file:{name}-seed{seed}", record["sha256"]))

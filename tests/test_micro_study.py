@@ -103,3 +103,5 @@ def test_what_is_trained_or_measured_already_is_kept(tmp_path: Path) -> None:
     assert "seed" not in again
     (row,) = read(figure / "table.csv")
     assert row["trainings"] == "2"
+    other = subprocess.run([*command, "--images", "192"], capture_output=True, text=True)
+    assert other.returncode == 1 and "is of another recipe" in other.stderr

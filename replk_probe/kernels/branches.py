@@ -124,16 +124,34 @@ def _of_merged(layer: KernelLayer, block: LargeKernelConv, variant: str) -> Vari
         )
     conv = block.get_submodule("reparam_conv")
     assert isinstance(conv, nn.Conv2d)  # what reparameterize() put there
-    note = "In these weights the branches are merged: what was the small one cannot be told apart any more."
+    note = (
+        "In these weights the branches are merged: what was the small one cannot be told apart any more, and zeros are "
+        "counted in the merged kernel, the corners around the strips of a decomposed one among them."
+    )
     return Variant("merged", ((conv, nn.Identity()),), (), notes=(note,), names=())
 
 
 def _of_conv(layer: KernelLayer, conv: nn.Conv2d, variant: str, norms: Mapping[str, nn.Module] | None) -> Variant:
+    if layer.branch_of is not None:
+        block, name = layer.branch_of[0], _NAMES[layer.branch_of[1]]
+        if variant not in ("all", "merged", name):
+            raise InvalidInputError(
+                f"{layer.path} is the {name} branch of {block} and has no {variant} kernel. A branch is one "
+                f"convolution. Use --layer {block} --variant {variant}."
+            )
+        note = f"{layer.path} is the {name} branch of {block}, without what is added to it."
+        norm = next(iter((norms or {}).values()), nn.Identity())
+        return Variant(name, ((conv, norm),), tuple(norms or ()), notes=(note,), names=(name,))
     if variant == "small":
         raise _no_small_branch(layer)
     notes = []
     if type(conv) not in PLAIN_CONVS and not hasattr(conv, "parametrizations"):
         notes.append(f"{type(conv).__name__} may change its weights before it convolves: these are the ones it stores.")
+    if "weight" not in conv._parameters and not hasattr(conv, "parametrizations"):
+        notes.append(
+            f"The weights of {layer.name} are made anew by a hook in each forward pass (pruning, weight_norm): these "
+            "are those of the last one. After loading others, run the network once."
+        )
     if max(conv.dilation) > 1:
         notes.append(f"{layer.name} is dilated by {max(conv.dilation)}: its kernel is drawn without the gaps.")
     if norms is None:

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.models import large_kernel_layers, resolve_layer
@@ -30,11 +31,13 @@ class KernelLayer:
         name: ``stage4.0`` in the families of this package, else the module path.
         path: Module path.
         module: A block of parallel branches, or a convolution.
+        branch_of: Of a branch that was named by its path: name of the block, and the branch's own in it.
     """
 
     name: str
     path: str
     module: KernelModule
+    branch_of: tuple[str, str] | None = None
 
 
 def find_layers(model: nn.Module, specs: Sequence[str]) -> tuple[KernelLayer, ...]:
@@ -55,7 +58,7 @@ def find_layers(model: nn.Module, specs: Sequence[str]) -> tuple[KernelLayer, ..
     """
     found = _Network(model)
     paths = dict.fromkeys(path for spec in specs for path in found.select(spec.strip()))
-    return tuple(KernelLayer(found.name(path), path, found.kernels[path]) for path in paths)
+    return tuple(KernelLayer(found.name(path), path, found.kernels[path], found.branch_of(path)) for path in paths)
 
 
 def operation_of(module: KernelModule) -> str:
@@ -90,6 +93,14 @@ class _Network:
         """``stage4.0`` where the family has such names."""
         return self._names.get(path, path) or type(self.model).__name__
 
+    def branch_of(self, path: str) -> tuple[str, str] | None:
+        """Name of the block that a convolution is a branch of, and the branch's in it; None where it is none."""
+        for block, module in self.kernels.items():
+            if isinstance(module, LargeKernelConv) and path.startswith(f"{block}."):
+                name = path.removeprefix(f"{block}.").split(".")[0]
+                return (self.name(block), name) if name in module.branches() else None
+        return None
+
     def select(self, spec: str) -> list[str]:
         """Paths of the kernels that one spec means."""
         if spec == ALL:
@@ -122,11 +133,11 @@ class _Network:
             self.kernels |= branches
             inside = [*branches]
         if not inside:
-            what = (
-                "It is a 1 x 1 convolution"
-                if isinstance(module, nn.Conv2d)
-                else f"It is {type(module).__name__}, without a convolution larger than 1 x 1"
-            )
+            what = f"It is {type(module).__name__}, without a convolution larger than 1 x 1"
+            if isinstance(module, nn.Conv2d):
+                what = "It is a 1 x 1 convolution"
+            elif any(isinstance(inner, _ConvNd) for inner in module.modules()):
+                what = f"It is {type(module).__name__}, and only kernels of nn.Conv2d are looked at"
             raise InvalidInputError(
                 f"Layer {spec!r} of {type(self.model).__name__} has no kernel to look at. {what}. {self._existing()}"
             )
@@ -178,7 +189,7 @@ class _Network:
         depthwise = [*self._names] or self._depthwise([*self.kernels])
         names = [self.name(path) for path in depthwise or self.kernels]
         if not names:
-            return "It has no convolution larger than 1 x 1 at all: use another model."
-        kind = "its kernels" if depthwise else "its dense convolutions, which are aggregated over both channel axes"
+            return "It has no nn.Conv2d larger than 1 x 1 at all: use another model."
+        kind = "its kernels" if depthwise else "its convolutions, which are aggregated over both channel axes"
         more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
         return f"Name one of {kind}: {', '.join(names[:_SHOWN])}{more}."

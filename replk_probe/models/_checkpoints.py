@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from replk_probe.runtime.files import sha256_of
 
 from ._checkpoint_file import StateFile, read_state_file
 from ._checkpoint_match import Plan, is_recomputed, loaded_classes, match, replace_head
+from ._copy import copy_of
 from ._fingerprint import Fingerprint, fingerprint, form_of
 from ._key_names import merge_fused_branches, to_own_names
 from ._names import check_network
@@ -216,12 +216,12 @@ def _restructure(model: nn.Module, form: str | None) -> None:
 
 def _on_meta(model: nn.Module) -> nn.Module:
     """A copy without numbers, to try the file on."""
-    memo: dict[int, object] = {}
+    memo: dict[int, Any] = {}
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
     for buffer in model.buffers():
         memo[id(buffer)] = buffer.detach().to("meta")
-    return copy.deepcopy(model, memo)
+    return copy_of(model, memo)
 
 
 def _by_timm(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | None:

@@ -123,5 +123,5 @@ def test_errors_name_what_exists(name: str, spec: str, says: str) -> None:
 
 
 def test_a_network_without_any_convolution() -> None:
-    with pytest.raises(InvalidInputError, match="no convolution larger than 1 x 1 at all"):
+    with pytest.raises(InvalidInputError, match=r"no nn\.Conv2d larger than 1 x 1 at all"):
         find_layers(nn.Sequential(nn.Linear(3, 3)), ["all"])

@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import replk_probe
 from replk_probe.errors import InvalidInputError, WeightsError
@@ -341,3 +342,37 @@ def test_complex_weights_are_refused() -> None:
     model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4, dtype=torch.complex64))
     with pytest.raises(InvalidInputError, match="The weights of 0 are complex"):
         measure_kernels(model)
+
+
+def test_a_branch_named_by_its_path_is_called_that() -> None:
+    model = small()
+    (kernel,) = measure_kernels(model, "stages.0.blocks.0.large_kernel.small_conv").kernels
+    (whole,) = measure_kernels(model, "stage1.0", "small").kernels
+    assert (kernel.variant, kernel.branches) == ("small", ("small",)) and kernel.kernel_size == (5, 5)
+    assert "is the small branch of stage1.0" in kernel.notes[0]
+    np.testing.assert_array_equal(kernel.magnitude, whole.magnitude)
+    with pytest.raises(InvalidInputError, match=r"Use --layer stage1\.0 --variant large"):
+        measure_kernels(model, "stages.0.blocks.0.large_kernel.small_conv", "large")
+
+
+@pytest.mark.parametrize("conv", [nn.Conv1d(4, 4, 7, groups=4), nn.Conv3d(4, 4, 3), nn.ConvTranspose2d(4, 4, 7)])
+def test_other_convolutions_are_named_as_what_they_are(conv: nn.Module) -> None:
+    with pytest.raises(InvalidInputError, match=r"only kernels of nn\.Conv2d are looked at"):
+        measure_kernels(nn.Sequential(conv), "0")
+
+
+def test_weights_that_a_hook_makes_are_noted_and_can_be_loaded(tmp_path: Path) -> None:
+    def pruned() -> nn.Module:
+        model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4))
+        prune.random_unstructured(model[0], "weight", 0.5)
+        return model
+
+    saved = pruned()
+    torch.save(saved.state_dict(), tmp_path / "pruned.pth")
+    model = pruned()
+    replk_probe.load_checkpoint(model, tmp_path / "pruned.pth")
+    assert any("made anew by a hook" in note for note in measure_kernels(model).kernels[0].notes)
+    model(torch.zeros(1, 4, 8, 8))
+    np.testing.assert_array_equal(
+        measure_kernels(model).kernels[0].magnitude, saved[0].weight.detach().double().abs().sum((0, 1)).numpy()
+    )
