@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -23,6 +24,7 @@ from .plot_sheet import (
     NAME_SIZE,
     PAGE,
     SMALL_SIZE,
+    TALLEST,
     Panel,
     cell_side,
     draw_bar,
@@ -53,34 +55,44 @@ def plot_kernels(results: Sequence[KernelResult]) -> Figure:
     """Draw the kernels of models as maps, those of one layer beside each other.
 
     Args:
-        results: One per model, in the order to show them. Of more layers than fit, the first of each stage.
+        results: One per model, in the order to show them. Of more than six layers the first of each stage are shown,
+            and fewer, but two, where those would not fit on a page.
 
     Returns:
-        A figure at most as wide as a page (7 inches). Maps of one line have cells of one size, small branches have a
-        line of their own. Values are printed where their cells have room.
+        A figure at most as wide as a page (7 inches); of several layers as high as one, where two fit. Maps of one
+        line have cells of one size, small branches have a line of their own. Values are printed where their cells have
+        room.
 
     Raises:
         InvalidInputError: There is no kernel.
     """
     panels = panels_of(results)
     layers = shown_layers(panels)
-    lines = _lines([panel for panel in panels if panel.kernel.layer in layers], layers)
-    columns = max(len(line) for line in lines)
-    side = min(_LARGEST, (PAGE - 2 * MARGIN - _BAR - (columns - 1) * _GAP) / columns)
-    width = 2 * MARGIN + columns * side + (columns - 1) * _GAP + _BAR
+    while True:
+        lines = _lines([panel for panel in panels if panel.kernel.layer in layers], layers)
+        columns = max(len(line) for line in lines)
+        sides = [_side(line, columns) for line in lines]
+        heights = [
+            _HEADING + _cell(line, side) * _longest(line) + _numbers_height(line, side) + _BELOW
+            for line, side in zip(lines, sides, strict=True)
+        ]
+        if len(layers) < 3 or sum(heights) <= TALLEST:
+            break
+        layers = [layers[index] for index in np.linspace(0, len(layers) - 1, len(layers) - 1).round().astype(int)]
+    reach = max(len(line) * (side + _GAP) - _GAP for line, side in zip(lines, sides, strict=True))
+    width = 2 * MARGIN + reach + _BAR
     caption = [
         line for text in _caption(panels, len(layers)) for line in wrapped(text, (width - 2 * MARGIN) * 72, SMALL_SIZE)
     ]
-    heights = [_HEADING + _cell(line, side) * _longest(line) + _numbers_height(line, side) + _BELOW for line in lines]
     with house_style():
         ax = sheet(width, MARGIN + sum(heights) + len(caption) * SMALL_SIZE * LINE)
         top = MARGIN
-        for line, height in zip(lines, heights, strict=True):
+        for line, side, height in zip(lines, sides, heights, strict=True):
             for index, panel in enumerate(line):
                 _draw_panel(ax, panel, line, MARGIN + index * (side + _GAP), top, side)
             top += height
-        tall = max(_cell(lines[0], side) * _longest(lines[0]), 1.2)
-        draw_bar(ax, results, MARGIN + columns * (side + _GAP) - _GAP + 0.08, MARGIN + _HEADING, tall)
+        tall = max(_cell(lines[0], sides[0]) * _longest(lines[0]), 1.2)
+        draw_bar(ax, results, MARGIN + reach + 0.08, MARGIN + _HEADING, tall)
         write_lines(ax, [(text, SMALL_SIZE, MUTED, "normal") for text in caption], MARGIN, top, width - 2 * MARGIN)
     return figure_of(ax)
 
@@ -137,6 +149,16 @@ def _broken(panels: Sequence[Panel]) -> list[Sequence[Panel]]:
     rows = math.ceil(len(panels) / (_ACROSS_PRINTED if _longest(panels) <= _PRINTED_SIDE else _ACROSS))
     across = math.ceil(len(panels) / rows)
     return [panels[start : start + across] for start in range(0, len(panels), across)]
+
+
+def _side(line: Sequence[Panel], columns: int) -> float:
+    """Room of one map in inches: of all lines the same, unless values fit into more."""
+
+    def shared(count: int) -> float:
+        return min(_LARGEST, (PAGE - 2 * MARGIN - _BAR - (count - 1) * _GAP) / count)
+
+    has_values = _longest(line) <= _PRINTED_SIDE and {panel.kernel.variant for panel in line} != {"small"}
+    return shared(max(len(line), _ACROSS_PRINTED) if has_values and columns > _ACROSS_PRINTED else columns)
 
 
 def _numbers_height(line: Sequence[Panel], side: float) -> float:

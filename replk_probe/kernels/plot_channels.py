@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ from .plot_sheet import (
     NAME_SIZE,
     PAGE,
     SMALL_SIZE,
+    TALLEST,
     TINY_SIZE,
     Panel,
     cell_side,
@@ -38,6 +40,7 @@ _NORM = Normalize(-1.0, 1.0)
 _LABELS, _GAP, _LARGEST = 1.5, 0.07, 1.0
 _CHANNEL = TINY_SIZE * LINE + 0.02
 _BAR = 0.62
+_ACROSS = 8  # channels in a row
 
 
 def plot_gallery(results: Sequence[KernelResult]) -> Figure:
@@ -47,7 +50,8 @@ def plot_gallery(results: Sequence[KernelResult]) -> Figure:
         results: One per model, measured with ``strongest`` above 0; of more layers than fit, the first of each stage.
 
     Returns:
-        A figure a page wide, one line per model and layer; each map is divided by its largest absolute weight.
+        A figure at most a page wide and, as far as channels can be left out, high; each map is divided by its largest
+        absolute weight.
 
     Raises:
         InvalidInputError: No channels were kept.
@@ -59,13 +63,19 @@ def plot_gallery(results: Sequence[KernelResult]) -> Figure:
         raise InvalidInputError(
             "There are no single channels to draw. None were kept. Measure again with strongest (--strongest) above 0."
         )
-    columns = max(len(panel.kernel.strongest) for panel in panels)
+    kept = max(len(panel.kernel.strongest) for panel in panels)
+    columns = min(kept, _ACROSS)
     side = min(_LARGEST, (PAGE - 2 * MARGIN - _LABELS - _BAR - (columns - 1) * _GAP) / columns)
     width = max(2 * MARGIN + _LABELS + columns * side + (columns - 1) * _GAP + _BAR, 3.4)
-    heights = [max(_CHANNEL + side * _aspect(panel), 3.2 * SMALL_SIZE * LINE + 0.1) + 0.08 for panel in panels]
+    rows = [_CHANNEL + side * _aspect(panel) + 0.03 for panel in panels]
+    # As many rows of each layer as a page has room for.
+    most = max(1, min(math.ceil(kept / columns), int(TALLEST / sum(rows))))
+    deep = [min(most, math.ceil(len(panel.kernel.strongest) / columns)) for panel in panels]
+    heights = [max(n * row, 3.2 * SMALL_SIZE * LINE + 0.1) + 0.05 for n, row in zip(deep, rows, strict=True)]
+    fewer = f"{most * columns} of {kept} channels kept. " if most * columns < kept else ""
     caption = wrapped(
-        "Kernels of single channels with the largest sums of absolute weights, strongest first; batch norms folded in; "
-        "each divided by its largest absolute weight. Above each: its channel.",
+        f"{fewer}Kernels of single channels with the largest sums of absolute weights, strongest first; batch norms "
+        "folded in; each divided by its largest absolute weight. Above each: its channel.",
         (width - 2 * MARGIN) * 72,
         SMALL_SIZE,
     )
@@ -81,7 +91,7 @@ def plot_gallery(results: Sequence[KernelResult]) -> Figure:
                 weights_line(panel, _LABELS - 0.08),
             ]
             write_lines(ax, lines, MARGIN, top, _LABELS - 0.08)
-            _draw_channels(ax, panel, MARGIN + _LABELS, top, side)
+            _draw_channels(ax, panel, MARGIN + _LABELS, top, side, most * columns)
             top += height
         write_lines(ax, [(text, SMALL_SIZE, MUTED, "normal") for text in caption], MARGIN, top, width)
         figure = figure_of(ax)
@@ -99,12 +109,15 @@ def _aspect(panel: Panel) -> float:
     return height / max(height, width)
 
 
-def _draw_channels(ax: Axes, panel: Panel, left: float, top: float, side: float) -> None:
+def _draw_channels(ax: Axes, panel: Panel, left: float, top: float, side: float, most: int) -> None:
     kernel = panel.kernel
     cell = cell_side(side, max(kernel.kernel_size))
-    for index, (weights, place) in enumerate(zip(kernel.strongest, kernel.strongest_channels, strict=True)):
-        x = left + index * (side + _GAP)
+    for index in range(min(most, len(kernel.strongest))):
+        weights, place = kernel.strongest[index], kernel.strongest_channels[index]
+        row, column = divmod(index, _ACROSS)
+        x = left + column * (side + _GAP)
+        y = top + row * (_CHANNEL + side * _aspect(panel) + 0.03)
         name = (" \u2190 ".join(map(str, place)), TINY_SIZE, MUTED, "normal")
-        write_lines(ax, [name], x, top, side)
+        write_lines(ax, [name], x, y, side)
         values = np.asarray(weights / (np.abs(weights).max() or 1.0))
-        draw_map(ax, values, x, top + _CHANNEL, cell, COLOUR_MAP, _NORM)
+        draw_map(ax, values, x, y + _CHANNEL, cell, COLOUR_MAP, _NORM)

@@ -29,7 +29,7 @@ from .kernel import Kernel
 from .result import KernelResult, names_apart
 
 COLOUR_MAP = "rocket"  # perceptually uniform, from black to nearly white
-PAGE, MARGIN = 7.0, 0.1  # inches
+PAGE, TALLEST, MARGIN = 7.0, 9.5, 0.1  # inches
 NAME_SIZE, SMALL_SIZE, TINY_SIZE = 8.0, 5.8, 5.0
 LINE = 1.35 / 72  # inches between lines of letters of one point
 UNIT = Normalize(0.0, 1.0)
@@ -182,7 +182,7 @@ def write_lines(
         ax.text(
             left,
             top,
-            fitted(text, inches * 72, size, weight),
+            fitted(" ".join(text.split()), inches * 72, size, weight),
             ha="left",
             va="top",
             fontsize=size,

@@ -282,3 +282,28 @@ def test_kernels_without_mass_and_without_channels_can_be_drawn() -> None:
     assert not maps(figure)[0].any()
     plot_profiles([result(empty)]).draw_without_rendering()
     plot_overview([result(empty)]).draw_without_rendering()
+
+
+def test_values_are_printed_beside_larger_kernels_too() -> None:
+    strips = [kernel("stage1.0", 51, variant=variant) for variant in ("column", "row", "large", "merged")]
+    mixed = result(*strips, kernel("stage4.0"), kernel("stage4.0", variant="large"))
+    assert len(values(plot_kernels([mixed]))) == 2 * 169
+
+
+def test_a_sheet_of_many_layers_fits_on_a_page() -> None:
+    many = [result(*(kernel(f"stage{stage}.0") for stage in (1, 2, 3, 4)), model=name) for name in ("a", "b")]
+    figure = plot_kernels(many)
+    assert figure.get_figheight() < 10.5 and len(maps(figure)) == 4
+    assert {"stage1.0", "stage4.0"} == {text.partition(",")[0] for text in texts(figure) if text.startswith("stage")}
+    assert any("2 of 4 layers" in text for text in texts(figure))
+
+
+@pytest.mark.parametrize(("kept", "drawn"), [(8, 8), (20, 20), (160, 112)])
+def test_many_channels_go_on_in_further_rows(kept: int, drawn: int) -> None:
+    channels = {
+        "strongest": np.random.default_rng(0).standard_normal((kept, 13, 13)),
+        "strongest_channels": tuple((index,) for index in range(kept)),
+    }
+    figure = plot_gallery([result(kernel("stage4.0", **channels))])
+    assert len(images(figure)) == drawn and figure.get_figheight() < 11
+    assert any(f"{drawn} of {kept} channels" in text for text in texts(figure)) == (drawn < kept)
