@@ -31,8 +31,10 @@ COMPUTED_IN = {torch.float16: torch.float32}
 
 # Taps from which it pays to turn a channels-last tensor into planes, and the result back. Torch's convolution of that
 # layout is ahead up to 7x7 on planes of 14 to 256 (1,1024,28,28 with 3x3: 0.35 ms to 1.2 ms), and level or behind at
-# 9x9; its weight gradient is quick for 3x3 alone (0.34 ms; 5x5 takes 25 ms).
+# 9x9; its weight gradient is quick for 3x3 alone (0.34 ms; 5x5 takes 25 ms). On larger planes turning takes longer than
+# sums of 9x9 (1,80,112,112: 2.4 ms to 3.9 ms), not of 11x11 (5.1 ms to 3.5 ms).
 _IN_PLANES_FROM = {_loader.FORWARD: 9 * 9, _loader.GRAD_INPUT: 9 * 9, _loader.GRAD_WEIGHT: 4 * 4}
+_IN_LARGE_PLANES_FROM, _SMALL_PLANE = 11 * 11, 40 * 40
 
 # Instruction set and method that the environment forces, as written there; None for nothing.
 Forced = tuple[str | None, str | None]
@@ -175,9 +177,11 @@ def uncovered(dtype: torch.dtype) -> str | None:
     return f"the native library is not there. {library}" if isinstance(library, str) else None
 
 
-def left_channels_last(direction: int, taps: int) -> str | None:
+def left_channels_last(direction: int, taps: int, pixels: int) -> str | None:
     """Why channels-last tensors are left to torch, in the layout that they have, or None where they are turned."""
     least = _IN_PLANES_FROM[direction]
+    if direction != _loader.GRAD_WEIGHT and pixels > _SMALL_PLANE:
+        least = _IN_LARGE_PLANES_FROM
     if taps >= least or forces_method():
         return None
     side = math.isqrt(least)
@@ -227,7 +231,7 @@ def planned_method(
     elif 0 in shape:
         reason = "there is nothing to compute"
     if reason is None and channels_last:
-        reason = left_channels_last(_DIRECTIONS[direction], kernel[0] * kernel[1])
+        reason = left_channels_last(_DIRECTIONS[direction], kernel[0] * kernel[1], shape[2] * shape[3])
     if reason is not None:
         return PlannedMethod("aten", reason=reason)
     problem, plan = make_plan(

@@ -280,7 +280,7 @@ def _plan_call(
     call.host = True
     call.channels_last = is_channels_last(input) and (grad is None or is_channels_last(grad))
     if reason is None and call.channels_last and not native:
-        reason = left_channels_last(direction, kernel[0] * kernel[1])
+        reason = left_channels_last(direction, kernel[0] * kernel[1], input.shape[2] * input.shape[3])
     if reason is None and not isinstance(library, str) and input.numel():
         call.problem, call.plan = make_plan(
             direction,

@@ -40,7 +40,8 @@ def depthwise_conv2d(
     Args:
         input: ``[N, C, H, W]``, of any strides. Rows that are not contiguous cost a copy. channels_last costs two, as
             the result has that layout too: together about as much as half of a 13x13 convolution on planes of 28x28.
-            Kernels below 9x9 (gradients of the weight: below 4x4) are left to torch in that layout, where it is faster.
+            Kernels below 9x9 (11x11 on planes above 40x40; gradients of the weight: 4x4) are left to torch in that
+            layout, where it is faster.
         weight: ``[C, 1, Kh, Kw]``, of any size, larger than the plane too. Even sizes, padded as
             ``F.conv2d(padding="same")`` pads them, are left to torch.
         bias: ``[C]``, or None.

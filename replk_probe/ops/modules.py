@@ -124,7 +124,7 @@ class DepthwiseConv2d(nn.Conv2d):
             and input.dtype == self.weight.dtype
             and input.dtype not in COMPUTED_IN
             and input.shape[1] == self.in_channels
-            and left_channels_last(FORWARD, taps) is not None
+            and left_channels_last(FORWARD, taps, input.shape[2] * input.shape[3]) is not None
         )
 
     @property

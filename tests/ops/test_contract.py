@@ -500,6 +500,9 @@ def test_small_kernels_stay_channels_last(monkeypatch: pytest.MonkeyPatch) -> No
     assert planned(7, "forward").reason == "kernels below 9x9 are faster channels-last"
     assert planned(3, "grad_weight").reason == "kernels below 4x4 are faster channels-last"
     assert [planned(k, d).reason for k, d in ((9, "forward"), (9, "grad_input"), (5, "grad_weight"))] == [None] * 3
+    large = planned_method((1, 64, 56, 56), 9, channels_last=True)
+    assert large.reason == "kernels below 11x11 are faster channels-last"
+    assert planned_method((1, 64, 56, 56), 11, channels_last=True).reason is None
     monkeypatch.setenv("REPLK_PROBE_METHOD", "direct")
     assert planned(7, "forward").method == "direct"
 
