@@ -92,7 +92,7 @@ class DepthwiseConv2d(nn.Conv2d):
             if not torch.compiler.is_compiling():
                 _cpu.log_fallback(self._reason(input, weight))
             return self._torch(input, weight, bias)
-        if not torch.is_grad_enabled() and self._stays_channels_last(input):
+        if not torch.is_grad_enabled() and self._stays_channels_last(input, weight):
             # Without the way through the operator, which tells in a call of a fifth of a millisecond.
             return self._torch(input, weight, bias)
         if self.training or torch.compiler.is_compiling():
@@ -117,11 +117,11 @@ class DepthwiseConv2d(nn.Conv2d):
         output = self._conv_forward(input, weight, bias)
         return F.relu(output) if is_relu(self.activation) else output
 
-    def _stays_channels_last(self, input: Tensor) -> bool:
+    def _stays_channels_last(self, input: Tensor, weight: Tensor) -> bool:
         taps = self.kernel_size[0] * self.kernel_size[1]
         return (
             is_channels_last(input)
-            and input.dtype == self.weight.dtype
+            and input.dtype == weight.dtype
             and input.dtype not in COMPUTED_IN
             and input.shape[1] == self.in_channels
             and left_channels_last(FORWARD, taps, input.shape[2] * input.shape[3]) is not None
