@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,13 @@ def test_the_erf_benchmark_compares_every_variant(tmp_path: Path) -> None:
     assert all(row["seconds_median"] > 0 and row["peak_GB"] > 0 for row in rows)
     assert rows[0]["map_relative_l2"] == 0 and rows[1]["map_relative_l2"] < 3e-2
     assert "speed-up" in printed
+
+
+@pytest.mark.slow
+def test_the_kernels_benchmark_compares_with_the_plain_way() -> None:
+    printed = run(SCRIPTS / "bench_kernels.py", "--model", "replknet_micro_k13_rep", "--repeats", 1)
+    assert "replknet_micro_k13_rep, 4 kernels" in printed
+    assert all(re.search(rf"  {name} +\d+\.\d\d s, .* GB", printed) for name in ("plain", "replk-probe kernels"))
 
 
 @pytest.mark.slow

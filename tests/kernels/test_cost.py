@@ -1,4 +1,4 @@
-"""What measuring a large checkpoint costs."""
+"""The memory that measuring a large checkpoint takes; ``scripts/bench_kernels.py`` shows the seconds."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from replk_probe.models import create_model
 MEASURE = """
 import resource, subprocess, sys
 subprocess.run([sys.executable, "-m", "replk_probe", "kernels", *sys.argv[1:]], check=True, stdout=subprocess.DEVNULL)
-usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024), usage.ru_utime + usage.ru_stime)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
 """
 
 
@@ -38,9 +37,6 @@ def test_all_kernels_of_replknet31b_from_a_checkpoint(kind: str, tmp_path: Path)
     assert path.stat().st_size > 300e6
     arguments = ["--model", "replknet31b", "--weights", str(path), "--output", str(tmp_path / "out")]
     done = subprocess.run([sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=True)
-    peak, seconds = map(float, done.stdout.split())
-    print(f"{kind}: peak {peak / 1e6:.0f} MB, {seconds:.1f} s of CPU time")  # noqa: T201 (shown by `pytest -rP`)
     assert len(json.loads((tmp_path / "out/kernels.json").read_text())["kernels"]) == 24
-    assert peak < 1.5e9
-    # The promise is 10 s on a quiet machine; a busy one only tells whether something has gone wrong altogether.
-    assert seconds < 40
+    # Of the process that measures; the one that draws takes a tenth of that.
+    assert float(done.stdout) < 1.5e9

@@ -1,0 +1,122 @@
+"""A function in another process: what it returns and raises, and how that process ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from replk_probe.runtime import beside
+from replk_probe.runtime.beside import Beside
+
+MODULE = """
+import os, time
+from replk_probe.errors import InvalidInputError
+
+def where(*args):
+    return os.getpid(), args
+
+def refuse():
+    raise InvalidInputError("Cannot do this.")
+
+def vanish(parent):
+    if os.getpid() == parent:
+        return "called here"
+    os._exit(3)
+
+def endless(path):
+    with open(path, "w") as stream:
+        try:
+            stream.write(str(os.getpid()))
+            stream.flush()
+            time.sleep(600)
+        finally:
+            os.unlink(path)
+"""
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "called_beside.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_it_is_called_in_another_process() -> None:
+    with Beside("called_beside", "where") as where:
+        process, args = where(1, "two")
+    assert process != os.getpid() and args == (1, "two")
+
+
+def test_its_error_is_raised_here() -> None:
+    with Beside("called_beside", "refuse") as refuse, pytest.raises(Exception, match="Cannot do this") as caught:
+        refuse()
+    assert type(caught.value).__name__ == "InvalidInputError"
+
+
+def test_a_lost_process_is_replaced_by_this_one() -> None:
+    with Beside("called_beside", "vanish") as vanish:
+        assert vanish(os.getpid()) == "called here"
+
+
+def test_without_processes_it_is_called_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(beside.multiprocessing.get_context("spawn").Process, "start", none)
+    with Beside("called_beside", "where") as where:
+        assert where() == (os.getpid(), ())
+
+
+def test_one_that_is_never_called_ends() -> None:
+    with Beside("called_beside", "where") as where:
+        pass
+    assert not where._process.is_alive()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+@pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
+def test_it_ends_with_its_parent(how: str, tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "from replk_probe.runtime.beside import Beside\n"
+        "if __name__ == '__main__':\n"
+        "    import sys, threading, time\n"
+        "    with Beside('called_beside', sys.argv[1]) as f:\n"
+        "        print(f._process.pid, flush=True)\n"
+        "        f('started') if sys.argv[1] == 'endless' else time.sleep(600)\n"
+    )
+    # Killed outright while it works, it would go on to the end of that: here it waits to be called.
+    name = "endless" if how == "SIGINT" else "where"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    parent = subprocess.Popen(
+        [sys.executable, script, name], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    if name == "endless":
+        _until((tmp_path / "started").exists)
+    parent.send_signal(getattr(signal, how))
+    parent.communicate(timeout=60)
+    _until(lambda: not _is_running(child))
+    assert not (tmp_path / "started").exists(), "what it was writing is not removed"
+
+
+def _is_running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.05)
