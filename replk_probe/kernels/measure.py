@@ -200,6 +200,8 @@ def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int
     notes = variant.notes
     if operation != "depthwise":
         notes += (f"{layer.name} is a {operation} convolution: aggregated over output and input channels.",)
+    if not bool(absolute.any()):
+        notes += (f"{layer.name} has no mass: every weight is zero once batch norms are folded in.",)
     return Kernel(
         layer=layer.name,
         path=layer.path,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
@@ -88,10 +90,20 @@ def shown_layers(panels: Sequence[Panel]) -> list[str]:
 def short_names(layers: Sequence[str]) -> list[str]:
     """Module paths without the parts that all of them share; names such as stage4.0 as they are."""
     parts = [layer.split(".") for layer in layers]
-    if any(len(one) != len(parts[0]) or one[0][-1:].isdigit() for one in parts):
+    if any(re.fullmatch(r"stage\d+", one[0]) for one in parts):
         return list(layers)
-    differing = [place for place in range(len(parts[0])) if len({one[place] for one in parts}) > 1]
-    return [".".join(one[place] for place in differing) for one in parts] if differing else list(layers)
+    if len({len(one) for one in parts}) == 1:
+        differing = [place for place in range(len(parts[0])) if len({one[place] for one in parts}) > 1]
+        return [".".join(one[place] for place in differing) for one in parts] if differing else list(layers)
+    head, tail = (
+        len(list(takewhile(lambda column: len(set(column)) == 1, zip(*(one[::way] for one in parts), strict=False))))
+        for way in (1, -1)
+    )
+    # One part stays of each, where a path is a piece of another.
+    most = min(map(len, parts)) - 1
+    head = min(head, most)
+    tail = min(tail, most - head)
+    return [".".join(one[head : len(one) - tail]) for one in parts]
 
 
 def one_variant(panels: Sequence[Panel]) -> list[Panel]:

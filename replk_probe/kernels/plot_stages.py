@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -58,12 +59,13 @@ def plot_overview(results: Sequence[KernelResult]) -> Figure:
     side = min(_LARGEST, (PAGE - 2 * MARGIN - _BAR - (columns - 1) * _GAP) / columns)
     row_height = side + 2 * _LABEL + 0.05
     heights = [_HEADING + len(_rows(block)) * row_height + 0.1 for block in blocks]
-    caption = wrapped(
-        "Each map divided by its own maximum. Above: the layer (of a module path, what not all have in common) and the "
-        "side of its kernel; below: share of the mass in the centre 3\u00d73.",
-        (PAGE - 2 * MARGIN) * 72,
-        SMALL_SIZE,
+    words = (
+        "Each map divided by its own maximum. Above: the layer (of a module path, what not all have in common); below: "
+        "the size of its kernel, and the share of the mass in the centre 3\u00d73."
     )
+    if any(_is_empty(panel.kernel) for panel in panels):
+        words += " No mass: every weight is zero once batch norms are folded in."
+    caption = wrapped(words, (PAGE - 2 * MARGIN) * 72, SMALL_SIZE)
     with house_style():
         ax = sheet(PAGE, MARGIN + sum(heights) + len(caption) * SMALL_SIZE * LINE + MARGIN)
         top = MARGIN
@@ -98,7 +100,7 @@ def _draw_block(ax: Axes, block: Sequence[Panel], top: float, side: float) -> No
     first = block[0]
     heading = [
         (first.model, NAME_SIZE, INK, "bold"),
-        (f"{len(block)} layers, {variant_words(first.kernel)}", SMALL_SIZE, INK, "normal"),
+        (_which(block), SMALL_SIZE, INK, "normal"),
         weights_line(first, PAGE / 2),
     ]
     write_lines(ax, heading, MARGIN, top, PAGE - 2 * MARGIN - _BAR)
@@ -111,11 +113,24 @@ def _draw_block(ax: Axes, block: Sequence[Panel], top: float, side: float) -> No
         top += side + 2 * _LABEL + 0.05
 
 
+def _which(block: Sequence[Panel]) -> str:
+    """How many layers there are, and which of their kernels are shown."""
+    counts = Counter(variant_words(panel.kernel) for panel in block)
+    layers = "1 layer" if len(block) == 1 else f"{len(block)} layers"
+    if len(counts) == 1:
+        return f"{layers}, {next(iter(counts))}"
+    return f"{layers}: " + "; ".join(f"{count} {words}" for words, count in counts.items())
+
+
+def _is_empty(kernel: Kernel) -> bool:
+    return not kernel.magnitude.any()
+
+
 def _draw_stamp(ax: Axes, kernel: Kernel, name: str, left: float, top: float, side: float) -> None:
     height, width = kernel.kernel_size
     cell = cell_side(side, max(height, width))
-    size = str(height) if height == width else f"{height}\u00d7{width}"
-    write_lines(ax, [(f"{name}, {size}", TINY_SIZE, INK, "normal")], left, top, side)
+    write_lines(ax, [(name, TINY_SIZE, INK, "normal")], left, top, side)
     draw_map(ax, kernel.normalised, left, top + _LABEL, cell)
     below = top + _LABEL + cell * height + 0.02
-    write_lines(ax, [(percent(kernel.centre3x3_share), TINY_SIZE, MUTED, "normal")], left, below, side)
+    share = "no mass" if _is_empty(kernel) else percent(kernel.centre3x3_share)
+    write_lines(ax, [(f"{height}\u00d7{width}, {share}", TINY_SIZE, MUTED, "normal")], left, below, side)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from pathlib import Path
 
@@ -323,6 +324,19 @@ def test_arguments_that_cannot_be_used(arguments: dict[str, object], says: str) 
     with pytest.raises(InvalidInputError) as caught:
         measure_kernels(small(), **arguments)
     assert says in str(caught.value)
+
+
+def test_a_norm_that_starts_at_zero_leaves_no_mass() -> None:
+    model = small()
+    for branch in (
+        model.stages[0].blocks[0].large_kernel.large_conv,
+        model.stages[0].blocks[0].large_kernel.small_conv,
+    ):
+        torch.nn.init.zeros_(branch.bn.weight)
+    (empty,) = measure_kernels(model, "stage1.0").kernels
+    assert not empty.magnitude.any() and math.isnan(empty.centre3x3_share)
+    assert "stage1.0 has no mass: every weight is zero once batch norms are folded in." in empty.notes
+    assert not any("no mass" in note for note in measure_kernels(small(), "stage1.0").notes)
 
 
 def test_models_that_cannot_be_used() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -170,9 +171,7 @@ def test_of_many_layers_the_first_of_each_stage_and_all_in_the_overview() -> Non
     assert len(maps(overview)) == 24
     for mesh, one in zip(maps(overview), many.kernels, strict=True):
         np.testing.assert_allclose(mesh, one.normalised)
-    tops = {
-        layer: t.get_position()[1] for layer in layers for t in overview.findobj(Text) if t.get_text() == f"{layer}, 7"
-    }
+    tops = {layer: t.get_position()[1] for layer in layers for t in overview.findobj(Text) if t.get_text() == layer}
     assert len(tops) == 24
     # Two stages share a line, the third takes two.
     assert len(set(tops.values())) == 4 and tops["stage1.0"] == tops["stage2.1"] < tops["stage3.0"]
@@ -188,11 +187,27 @@ def test_the_overview_shows_one_kernel_of_each_layer() -> None:
     assert len(drawn) == 2
 
 
+def test_the_overview_counts_what_it_shows() -> None:
+    merged = [kernel(f"stage1.{index}") for index in range(3)]
+    alone = kernel("stem", 3, branches=("large",), small_branch_share=None)
+    empty = replace(kernel("stage2.0", 5), magnitude=np.zeros((5, 5)))
+    assert "3 layers, merged: large + small" in texts(plot_overview([result(*merged)]))
+    shown = texts(plot_overview([result(alone, *merged, empty)]))
+    assert "5 layers: 1 a single kernel; 4 merged: large + small" in shown
+    assert "5\u00d75, no mass" in shown and any("No mass: every weight is zero" in text for text in shown)
+    assert f"13\u00d713, {100 * merged[0].centre3x3_share:.1f} %" in shown
+
+
 def test_paths_are_shortened_to_what_tells_them_apart() -> None:
     assert short_names(["stages.0.blocks.0.conv_dw", "stages.1.blocks.2.conv_dw"]) == ["0.0", "1.2"]
     assert short_names(["blocks.0.conv_dw", "stem.conv"]) == ["blocks.0.conv_dw", "stem.conv"]
     assert short_names(["stage1.0", "stage1.1"]) == ["stage1.0", "stage1.1"]
     assert short_names(["conv"]) == ["conv"]
+    assert short_names(["layer1.0.conv2", "layer4.2.conv2"]) == ["layer1.0", "layer4.2"]
+    assert short_names(["net.a.conv", "net.b.0.conv"]) == ["a", "b.0"]
+    assert short_names(["net", "net.conv"]) == ["net", "net.conv"]
+    assert short_names(["a.conv", "conv"]) == ["a.conv", "conv"]
+    assert short_names(["a.a", "a.a.a"]) == ["a", "a.a"]
 
 
 def test_profiles_are_those_of_the_result() -> None:
