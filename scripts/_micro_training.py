@@ -55,6 +55,8 @@ class Recipe:
         images: In all, each seen once.
         batch_size: Images of a step.
         learning_rate: The highest.
+        beta2: Of Adam: how much of the mean of squared gradients stays from step to step. With the usual 0.999 a
+            network that answers at random for some hundred steps, as these do at first, may not leave that in time.
         weight_decay: Of matrices and dense kernels; scales and shifts have none.
         kernel_decay: Of depthwise kernels. A batch norm follows each, so that it changes no output by itself; without
             it Adam, whose steps are of one size for every tap, would leave the initial noise and its own in them.
@@ -62,9 +64,10 @@ class Recipe:
         log_every: Steps between two lines of the log.
     """
 
-    images: int = 40_000
+    images: int = 60_000
     batch_size: int = 32
     learning_rate: float = 2e-3
+    beta2: float = 0.98
     weight_decay: float = 0.05
     kernel_decay: float = 2.0
     warm_up: float = 0.1
@@ -195,7 +198,8 @@ def record_of(run: Run, weights: bytes, sha256: str, commit: str | None) -> dict
         "images": recipe.steps * recipe.batch_size,
         "steps": recipe.steps,
         "batch_size": recipe.batch_size,
-        "optimiser": f"AdamW, weight decay {recipe.weight_decay:g}, of depthwise kernels {recipe.kernel_decay:g}",
+        "optimiser": f"AdamW, beta2 {recipe.beta2:g}, weight decay {recipe.weight_decay:g}, of depthwise kernels "
+        f"{recipe.kernel_decay:g}",
         "schedule": f"linear to {recipe.learning_rate:g} over {recipe.warm_up:.0%} of the steps, cosine to 0",
         "training_images": f"replk_probe.shape_bias.synthetic.synthetic_training, row {run.seed}, cues congruent",
         "held_out_images": f"the same, row {HELD_OUT_ROW}, images 0 to {HELD_OUT_IMAGES - 1}",
@@ -258,7 +262,8 @@ def _new_run(name: str, seed: int, recipe: Recipe) -> Run:
         depthwise = parameter.dim() == 4 and parameter.shape[1] == 1
         groups["depthwise" if depthwise else "dense" if parameter.dim() > 1 else "vector"].append(parameter)
     grouped = [{"params": groups[kind], "weight_decay": decay} for kind, decay in decays.items()]
-    return Run(name, seed, recipe, model, torch.optim.AdamW(grouped, lr=recipe.learning_rate))
+    optimiser = torch.optim.AdamW(grouped, lr=recipe.learning_rate, betas=(0.9, recipe.beta2))
+    return Run(name, seed, recipe, model, optimiser)
 
 
 def _batches(seed: int, recipe: Recipe, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:

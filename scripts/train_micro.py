@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -55,10 +56,10 @@ def _train_one(name: str, seed: int, recipe: Recipe, folder: Path) -> None:
     finished = folder / f"{name}.json"
     if finished.is_file():
         record = json.loads(finished.read_text(encoding="utf-8"))
-        if (record["seed"], record["images"]) != (seed, recipe.steps * recipe.batch_size):
+        if (record["seed"], record["recipe"]) != (seed, asdict(recipe)):
             raise click.ClickException(
-                f"{finished} is of another training (seed {record['seed']}, {record['images']:,} images). "
-                "It would be overwritten. Choose another --output, or remove it."
+                f"{finished} is of another training (seed {record['seed']}, {record['images']:,} images, or another "
+                "recipe). It would be overwritten. Choose another --output, or remove it."
             )
         click.echo(f"{name}: trained already, see {finished}", err=True)
         return

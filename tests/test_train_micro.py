@@ -136,7 +136,8 @@ def test_recipes_differ_in_their_config(training: ModuleType) -> None:
     recipe = training.Recipe()
     run = training._new_run(NAME, 0, recipe)
     for field in dataclasses.fields(recipe):
-        other = dataclasses.replace(recipe, **{field.name: getattr(recipe, field.name) * 2})
+        value = getattr(recipe, field.name)
+        other = dataclasses.replace(recipe, **{field.name: type(value)(value / 2)})
         assert training._new_run(NAME, 0, other).config != run.config
 
 
