@@ -8,7 +8,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from _micro_figure import save_small
 
@@ -20,7 +20,7 @@ Measures = dict[str, Any]
 _REP, _PLAIN = "#d55e00", "#0072b2"
 _LEGEND = (
     "Dots: trainings; dashes: their means. Centre share: filled, of the kernel as it is used; hollow, of the large one "
-    "before merging; dotted, of a uniform one."
+    "before merging; dotted, of the kernel as it is used before training."
 )
 _COMMAND = "python scripts/micro_study.py --figure figures/micro-study"
 
@@ -31,14 +31,20 @@ def erf_ratio(one: Measures, threshold: float, protocol: str = "centred") -> flo
     return float(next(rows)["ratio"])
 
 
-def centre_share(one: Measures, layer: str, variant: str) -> float:
+def centre_share(one: Measures, layer: str, variant: str, name: str = "centre3x3_share") -> float:
     """Share of the centre 3 x 3 in the mass of a kernel; NaN where there is no such variant."""
     rows = (row for row in one["kernels"] if (row["layer"], row["variant"]) == (layer, variant))
-    return float(next(rows, {"centre3x3_share": math.nan})["centre3x3_share"])
+    return float(next(rows, {name: math.nan})[name])
+
+
+def initial_share(one: Measures, layer: str) -> float:
+    """That of the merged kernel of the weights that the training started from."""
+    return centre_share(one, layer, "merged", "initial_centre3x3_share")
 
 
 # Name, and where to find it; all are shares, shown in percent.
-COLUMNS: tuple[tuple[str, Callable[[Measures], float]], ...] = (
+Columns: TypeAlias = tuple[tuple[str, Callable[[Measures], float]], ...]
+_NETWORKS: Columns = (
     ("accuracy", lambda one: one["accuracy"]),
     ("shape bias", lambda one: one["shape_bias"]),
     ("cue accuracy", lambda one: one["cue_accuracy"]),
@@ -46,11 +52,16 @@ COLUMNS: tuple[tuple[str, Callable[[Measures], float]], ...] = (
     ("ERF at 50 %", lambda one: erf_ratio(one, 0.5)),
     ("ERF at 99 %", lambda one: erf_ratio(one, 0.99)),
     ("ERF at 50 %, pixels", lambda one: erf_ratio(one, 0.5, "pixels")),
+)
+_KERNELS: Columns = (
     ("centre 3x3 of stage1.0", lambda one: centre_share(one, "stage1.0", "merged")),
+    ("of it before training", lambda one: initial_share(one, "stage1.0")),
     ("of it before merging", lambda one: centre_share(one, "stage1.0", "large") if one["rep"] else math.nan),
     ("centre 3x3 of stage4.0", lambda one: centre_share(one, "stage4.0", "merged")),
+    ("of that before training", lambda one: initial_share(one, "stage4.0")),
     ("of that before merging", lambda one: centre_share(one, "stage4.0", "large") if one["rep"] else math.nan),
 )
+COLUMNS = _NETWORKS + _KERNELS
 
 
 def save_report(done: Sequence[Measures], folder: Path) -> None:
@@ -97,31 +108,42 @@ def _csv(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def _markdown(groups: dict[tuple[int, bool], list[Measures]]) -> str:
     first = next(iter(groups.values()))[0]
     lines = [
-        "Small models trained on synthetic data: a controlled experiment, no results on ImageNet.",
+        "Small models trained on synthetic data: a controlled experiment, no results on ImageNet. Mean ± standard "
+        "deviation over trainings, which differ in initial weights and images.",
         "",
-        "| kernel | re-param | trainings | " + " | ".join(f"{name}, %" for name, _ in COLUMNS) + " |",
-        "|" + "---|" * (3 + len(COLUMNS)),
+        *_rows(groups, _NETWORKS),
+        "",
+        "Accuracy: held-out images whose cues agree. Shape bias and cue accuracy: 1200 stimuli of the synthetic "
+        "conflict set. ERF: area of the centred window with that share of the contribution, whose sides are odd, or of "
+        f"the fewest pixels; {first['erf_images']} dead-leaves images of 64 px, linear scores.",
+        "",
+        *_rows(groups, _KERNELS),
+        "",
+        "Share of the centre 3x3 in the mass of the merged kernel; before training: in that of the weights it started "
+        "from; before merging: in that of the large kernel alone. A uniform kernel would have 100, 18.4, 5.3 and "
+        "0.9 % at 3, 7, 13 and 31.",
+        "",
+        f"Each training: {first['images']:,} images, each seen once. `{_COMMAND}`",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(groups: dict[tuple[int, bool], list[Measures]], columns: Columns) -> list[str]:
+    """Lines of a table in Markdown, a row for each setting."""
+    lines = [
+        "| kernel | re-param | trainings | " + " | ".join(f"{name}, %" for name, _ in columns) + " |",
+        "|" + "---|" * (3 + len(columns)),
     ]
     for (kernel, rep), group in groups.items():
         cells = []
-        for _, find in COLUMNS:
+        for _, find in columns:
             mean, spread = mean_and_spread([find(one) for one in group])
             cells.append(
                 "-" if math.isnan(mean) else f"{mean:.1f}" + ("" if math.isnan(spread) else f" ± {spread:.1f}")
             )
         name = "31 (stages 3, 4: 13)" if kernel == 31 else str(kernel)
         lines.append(f"| {name} | {'5x5' if rep else '-'} | {len(group)} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "Mean ± standard deviation over trainings, which differ in initial weights and images. Accuracy: held-out "
-        "images whose cues agree. Shape bias and cue accuracy: 1200 stimuli of the synthetic conflict set. ERF: area "
-        "of the centred window with that share of the contribution, whose sides are odd, or of the fewest pixels; "
-        f"{first['erf_images']} dead-leaves images of 64 px, linear scores. Centre 3x3: share in the mass of the "
-        "merged kernel; a uniform kernel would have 100, 18.4, 5.3 and 0.9 % at 3, 7, 13 and 31.",
-        "",
-        f"Each training: {first['images']:,} images, each seen once. `{_COMMAND}`",
-    ]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _drawn(groups: dict[tuple[int, bool], list[Measures]]) -> Any:
@@ -133,7 +155,7 @@ def _drawn(groups: dict[tuple[int, bool], list[Measures]]) -> Any:
         ("Centre 3x3 share, stage1.0, %", lambda one: centre_share(one, "stage1.0", "merged")),
         ("Centre 3x3 share, stage4.0, %", lambda one: centre_share(one, "stage4.0", "merged")),
     )
-    before = {4: "stage1.0", 5: "stage4.0"}
+    layers = {4: "stage1.0", 5: "stage4.0"}
     kernels = sorted({kernel for kernel, _ in groups})
     with house_style():
         figure = new_figure(7.0, 4.3)
@@ -144,17 +166,18 @@ def _drawn(groups: dict[tuple[int, bool], list[Measures]]) -> Any:
             for rep, shift in ((False, -0.13), (True, 0.13)):
                 shown = {index + shift: groups[k, rep] for index, k in enumerate(kernels) if (k, rep) in groups}
                 _draw_group(ax, shown, find, _REP if rep else _PLAIN)
-                if rep and place in before:
+                if place in layers:
+                    _draw_initial(ax, shown, layers[place])
+                if rep and place in layers:
                     _draw_group(
-                        ax, shown, lambda one, at=before[place]: centre_share(one, at, "large"), _REP, hollow=True
+                        ax, shown, lambda one, at=layers[place]: centre_share(one, at, "large"), _REP, hollow=True
                     )
             ax.set_xticks(range(len(kernels)), [str(kernel) for kernel in kernels])
             ax.set_xlim(-0.5, len(kernels) - 0.5)
-            if place in before:
+            if place in layers:
                 ax.set_yscale("log")
                 ax.set_yticks([1, 3, 10, 30, 100], ["1", "3", "10", "30", "100"])
                 ax.minorticks_off()
-                _draw_uniform(ax, kernels, 13 if before[place] == "stage4.0" else 31)
             ax.set_title(title, loc="left", fontsize=7.0)
             ax.grid(axis="y", color="#e5e5e5", linewidth=0.5)
             for side in ("top", "right"):
@@ -182,7 +205,8 @@ def _draw_group(
         )
 
 
-def _draw_uniform(ax: Any, kernels: Sequence[int], largest: int) -> None:
-    for index, kernel in enumerate(kernels):
-        share = 900 / min(kernel, largest) ** 2
-        ax.plot([index - 0.36, index + 0.36], [share, share], ":", color=MUTED, linewidth=0.9)
+def _draw_initial(ax: Any, shown: dict[float, list[Measures]], layer: str) -> None:
+    """A dotted line for each group, where its mean was before training."""
+    for x, group in shown.items():
+        share = 100 * statistics.fmean(initial_share(one, layer) for one in group)
+        ax.plot([x - 0.2, x + 0.2], [share, share], ":", color=MUTED, linewidth=0.9)

@@ -5,9 +5,9 @@
 
 For each model and seed of the RepLKNets in ``replk_probe/models/micro.py``: accuracy on held-out congruent images,
 shape bias on the synthetic conflict set, the effective receptive field on dead-leaves images of 64 px, and where the
-mass of the kernels lies. Each training and each measurement is kept in --output, so that the same command goes on after
-an interruption; trainings that are in --reuse are not repeated. All models of one seed come before those of the next,
-hence the table can be made at any time, of what is there (--report-only).
+mass of the kernels lies, and lay before training. Each training and each measurement is kept in --output, so that the
+same command goes on after an interruption; trainings that are in --reuse are not repeated. All models of one seed come
+before those of the next, hence the table can be made at any time, of what is there (--report-only).
 """
 
 from __future__ import annotations
@@ -145,6 +145,8 @@ def _measure(name: str, seed: int, folder: Path) -> None:
     bias = measure_shape_bias(model, "synthetic", workers=0, name=name)
     field = measure_erf(model, n_images=_ERF_IMAGES, size=INPUT_SIZE, name=name)
     kernels = measure_kernels(model, "all", "all", name=name).kernels
+    # What training did not do: the weights that it started from.
+    initial = measure_kernels(create_model(name, "random", seed=seed), "all", "all", name=name).kernels
     assert bias.model is not None  # it was just measured
     counts = bias.model.counts
     measures: dict[str, Any] = {
@@ -170,9 +172,10 @@ def _measure(name: str, seed: int, folder: Path) -> None:
                 "variant": kernel.variant,
                 "kernel_size": list(kernel.kernel_size),
                 "centre3x3_share": kernel.centre3x3_share,
+                "initial_centre3x3_share": first.centre3x3_share,
                 "effective_size": {str(percent): side for percent, side in kernel.effective_size.items()},
             }
-            for kernel in kernels
+            for kernel, first in zip(kernels, initial, strict=True)
         ],
         "commit": commit_of_the_checkout(),
     }

@@ -24,7 +24,7 @@ def report(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def measures(kernel: int, rep: bool, seed: int, **numbers: float) -> dict[str, Any]:
     kernels = [
-        {"layer": f"stage{stage}.0", "variant": variant, "centre3x3_share": share}
+        {"layer": f"stage{stage}.0", "variant": variant, "centre3x3_share": share, "initial_centre3x3_share": share / 4}
         for stage in (1, 4)
         for variant, share in (("merged", 0.2 * stage), *([("large", 0.1 * stage)] if rep else []))
     ]
@@ -65,15 +65,21 @@ def test_the_table_has_means_and_deviations_by_setting(report: ModuleType, tmp_p
     assert plain["accuracy, sd"] == ""  # of one training
     assert float(rep["ERF at 50 %, %"]) == 25.0
     assert float(rep["ERF at 50 %, pixels, %"]) == 12.5
-    shares = [float(rep[f"{name}, %"]) for name in ("centre 3x3 of stage1.0", "of it before merging")]
-    assert shares == pytest.approx([20.0, 10.0])
-    shares = [float(rep[f"{name}, %"]) for name in ("centre 3x3 of stage4.0", "of that before merging")]
-    assert shares == pytest.approx([80.0, 40.0])
+    shares = [
+        float(rep[f"{name}, %"]) for name in ("centre 3x3 of stage1.0", "of it before training", "of it before merging")
+    ]
+    assert shares == pytest.approx([20.0, 5.0, 10.0])
+    shares = [
+        float(rep[f"{name}, %"])
+        for name in ("centre 3x3 of stage4.0", "of that before training", "of that before merging")
+    ]
+    assert shares == pytest.approx([80.0, 20.0, 40.0])
     assert plain["of it before merging, %"] == plain["of that before merging, %"] == ""
     rows = read(tmp_path / "data.csv")
     assert [(row["model"], row["seed"]) for row in rows[:3]] == [("replknet_micro_k13_rep", str(s)) for s in range(3)]
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert text.startswith("Small models trained on synthetic data: a controlled experiment, no results on ImageNet.")
+    assert "| 13 | 5x5 | 3 | 20.0 ± 0.0 | 5.0 ± 0.0 | 10.0 ± 0.0 | 80.0 ± 0.0 |" in text
     assert "| 13 | 5x5 | 3 | 97.3 ± 1.5 |" in text and "| 3 | - | 1 | 97.0 |" in text
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
