@@ -80,8 +80,8 @@ def test_one_that_is_never_called_ends() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
-@pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
-def test_it_ends_with_its_parent(how: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("how", "name"), [("SIGINT", "endless"), ("SIGINT", "where"), ("SIGKILL", "where")])
+def test_it_ends_with_its_parent(how: str, name: str, tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(
         "from replk_probe.runtime.beside import Beside\n"
@@ -91,18 +91,22 @@ def test_it_ends_with_its_parent(how: str, tmp_path: Path) -> None:
         "        print(f._process.pid, flush=True)\n"
         "        f('started') if sys.argv[1] == 'endless' else time.sleep(600)\n"
     )
-    # Killed outright while it works, it would go on to the end of that: here it waits to be called.
-    name = "endless" if how == "SIGINT" else "where"
+    # It works, or it waits to be called, and may not even have started. (Where its parent is killed outright while it
+    # works, it goes on to the end of that.)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
-    parent = subprocess.Popen(
-        [sys.executable, script, name], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [sys.executable, script, name]
+    parent = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **pipes)
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     if name == "endless":
         _until((tmp_path / "started").exists)
-    parent.send_signal(getattr(signal, how))
-    parent.communicate(timeout=60)
+    if how == "SIGINT":  # as of a terminal, to all of its processes
+        os.killpg(parent.pid, signal.SIGINT)
+    else:
+        parent.kill()
+    said = parent.communicate(timeout=60)[1]
+    assert said.count(b"Traceback") == (how == "SIGINT"), said
     _until(lambda: not _is_running(child))
     assert not (tmp_path / "started").exists(), "what it was writing is not removed"
 
