@@ -109,6 +109,8 @@ class Run:
             "model": self.name,
             "seed": self.seed,
             **asdict(self.recipe),
+            "threads": torch.get_num_threads(),
+            "instruction set": native_info().isa,
             **{f"version of {package}": versions[package] for package in ("replk-probe", "torch", "timm")},
         }
 

@@ -29,13 +29,14 @@ from replk_probe import load_checkpoint, measure_erf, measure_shape_bias
 from replk_probe.errors import ReplkProbeError
 from replk_probe.models import attach_weights_info, create_model
 from replk_probe.models._embedded import FOLDER
-from replk_probe.models.micro import INPUT_SIZE, MICRO_MODELS
+from replk_probe.models.micro import INPUT_SIZE
 from replk_probe.runtime.checkpoint import discard
 from replk_probe.runtime.files import atomic_write_text
 from replk_probe.runtime.provenance import WeightsInfo
 from replk_probe.runtime.records import strict_json
 
-SCHEMA_VERSION = 1
+# Of measures.json; another one is measured again.
+SCHEMA_VERSION = 2
 # The pairs first, as they answer the most; a partial table is one of these.
 MODELS = (
     "replknet_micro_k13_rep",
@@ -50,9 +51,7 @@ _ERF_IMAGES = 50
 
 
 @click.command(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--model", "models", multiple=True, type=click.Choice(MICRO_MODELS), help="Some; by default the RepLKNets."
-)
+@click.option("--model", "models", multiple=True, type=click.Choice(MODELS), help="Some; by default all.")
 @click.option("--seeds", type=click.IntRange(1, HELD_OUT_ROW), default=3, show_default=True, help="Trainings of each.")
 @click.option("--images", type=click.IntRange(1), default=Recipe().images, show_default=True, help="Of each training.")
 @click.option(
@@ -89,7 +88,7 @@ def main(
                 if not (report_only or train_only):
                     _measure(name, seed, folder)
                 if (folder / "measures.json").is_file():
-                    done.append(json.loads((folder / "measures.json").read_text(encoding="utf-8")))
+                    done.append(_read(folder, recipe))
     except KeyboardInterrupt:
         click.echo("\nInterrupted; what is done is kept. The same command goes on.", err=True)
         raise SystemExit(130) from None
@@ -131,13 +130,31 @@ def _train(name: str, seed: int, recipe: Recipe, folder: Path, reuse: Path) -> N
     click.echo(f"{name}, seed {seed}: {100 * record['held_out_accuracy']:.2f} % after {record['seconds']:.0f} s")
 
 
+def _read(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """What was measured on one training, if that is of this recipe."""
+    measures: dict[str, Any] = json.loads((folder / "measures.json").read_text(encoding="utf-8"))
+    record = json.loads((folder / "weights.json").read_text(encoding="utf-8"))
+    if record["recipe"] != asdict(recipe) or not _is_of(measures, record):
+        raise click.ClickException(
+            f"{folder / 'measures.json'} is of another recipe, or was measured in another way. Rows of a table have to "
+            "be alike. Give the --images of that training, measure again without --report-only, or remove it."
+        )
+    return measures
+
+
+def _is_of(measures: dict[str, Any], record: dict[str, Any]) -> bool:
+    """Whether measurements are of these weights, and made as they are made now."""
+    known = (measures["sha256"], measures["schema_version"], measures["erf_images"])
+    return known == (record["sha256"], SCHEMA_VERSION, _ERF_IMAGES)
+
+
 def _measure(name: str, seed: int, folder: Path) -> None:
     """All that is measured on one trained network, in ``measures.json``."""
     from replk_probe import measure_kernels
 
     record = json.loads((folder / "weights.json").read_text(encoding="utf-8"))
     done = folder / "measures.json"
-    if done.is_file() and json.loads(done.read_text(encoding="utf-8"))["sha256"] == record["sha256"]:
+    if done.is_file() and _is_of(json.loads(done.read_text(encoding="utf-8")), record):
         return
     model = create_model(name, "random")
     load_checkpoint(model, folder / "weights.safetensors")

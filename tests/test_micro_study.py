@@ -109,5 +109,12 @@ def test_what_is_trained_or_measured_already_is_kept(tmp_path: Path) -> None:
     assert "seed" not in again
     (row,) = read(figure / "table.csv")
     assert row["trainings"] == "2"
+    report = [*command, "--report-only", "--figure", str(figure)]
+    stale = out / "replknet_micro_k3" / "seed1" / "measures.json"
+    stale.write_text(stale.read_text().replace('"erf_images": 50', '"erf_images": 40'))
+    refused = subprocess.run(report, capture_output=True, text=True)
+    assert refused.returncode == 1 and "was measured in another way" in refused.stderr
+    refused = subprocess.run([*report, "--images", "192"], capture_output=True, text=True)
+    assert refused.returncode == 1 and "is of another recipe" in refused.stderr
     other = subprocess.run([*command, "--images", "192"], capture_output=True, text=True)
     assert other.returncode == 1 and "is of another recipe" in other.stderr

@@ -13,6 +13,7 @@ from replk_probe.models._depthwise import PLAIN_CONVS
 from replk_probe.models._large_kernel import LargeKernelConv
 from replk_probe.models._reparam import folded_weight, merged_weight
 
+from .kernel import ONE_OF_SEVERAL
 from .layers import KernelLayer
 
 Branch: TypeAlias = tuple[nn.Conv2d, nn.Module]
@@ -65,7 +66,9 @@ class Variant:
         return small / (small + large) if self.small and small + large else None
 
 
-def variants_of(layer: KernelLayer, variant: str, norms: Mapping[str, nn.Module] | None) -> list[Variant]:
+def variants_of(
+    layer: KernelLayer, variant: str, norms: Mapping[str, nn.Module] | None, merger: str | None = None
+) -> list[Variant]:
     """The variants of one layer that were asked for.
 
     Args:
@@ -73,12 +76,13 @@ def variants_of(layer: KernelLayer, variant: str, norms: Mapping[str, nn.Module]
         variant: ``"merged"``, ``"large"``, ``"small"``, or ``"all"`` that the layer has: the strips of a decomposed
             kernel as well, and of a layer without branches the kernel itself, called merged.
         norms: Path and batch norm behind a convolution that stands alone, or nothing; None where it is not known.
+        merger: Path of the module around a convolution that merges it with others by code of its own, if there is one.
 
     Raises:
         InvalidInputError: The layer has no such variant, or it cannot be known any more.
     """
     if not isinstance(layer.module, LargeKernelConv):
-        return [_of_conv(layer, layer.module, variant, norms)]
+        return [_of_conv(layer, layer.module, variant, norms, merger)]
     if layer.module.is_merged:
         return [_of_merged(layer, layer.module, variant)]
     return _of_branches(layer, layer.module, variant)
@@ -126,12 +130,14 @@ def _of_merged(layer: KernelLayer, block: LargeKernelConv, variant: str) -> Vari
     assert isinstance(conv, nn.Conv2d)  # what reparameterize() put there
     note = (
         "In these weights the branches are merged: what was the small one cannot be told apart any more, and zeros are "
-        "counted in the merged kernel, the corners around the strips of a decomposed one among them."
+        "counted in the merged kernel" + (", corners around the strips among them." if block.is_decomposed else ".")
     )
     return Variant("merged", ((conv, nn.Identity()),), (), notes=(note,), names=())
 
 
-def _of_conv(layer: KernelLayer, conv: nn.Conv2d, variant: str, norms: Mapping[str, nn.Module] | None) -> Variant:
+def _of_conv(
+    layer: KernelLayer, conv: nn.Conv2d, variant: str, norms: Mapping[str, nn.Module] | None, merger: str | None
+) -> Variant:
     if layer.branch_of is not None:
         block, name = layer.branch_of[0], _NAMES[layer.branch_of[1]]
         if variant not in ("all", "merged", name):
@@ -152,6 +158,11 @@ def _of_conv(layer: KernelLayer, conv: nn.Conv2d, variant: str, norms: Mapping[s
             f"The weights of {layer.name} are made anew by a hook in each forward pass (pruning, weight_norm): these "
             "are those of the last one. After loading others, run the network once."
         )
+    if merger is not None:
+        notes.append(
+            f"{merger} adds up several branches and merges them by code of its own: {layer.name} is one of them alone. "
+            "Merge the network first, one of timm's by timm.utils.reparameterize_model(model), to see their sum."
+        )
     if max(conv.dilation) > 1:
         notes.append(f"{layer.name} is dilated by {max(conv.dilation)}: its kernel is drawn without the gaps.")
     if norms is None:
@@ -162,7 +173,9 @@ def _of_conv(layer: KernelLayer, conv: nn.Conv2d, variant: str, norms: Mapping[s
     elif not norms:
         notes.append("No batch norm was folded in where none directly follows the convolution.")
     norm = next(iter((norms or {}).values()), nn.Identity())
-    return Variant("merged" if variant == "all" else variant, ((conv, norm),), tuple(norms or ()), notes=tuple(notes))
+    name = "merged" if variant == "all" else variant
+    names = ("large",) if merger is None else (ONE_OF_SEVERAL,)
+    return Variant(name, ((conv, norm),), tuple(norms or ()), notes=tuple(notes), names=names)
 
 
 def _no_small_branch(layer: KernelLayer) -> InvalidInputError:

@@ -11,6 +11,9 @@ import numpy as np
 from . import statistics
 from .statistics import EFFECTIVE_SHARES, FloatArray
 
+# The branches of a kernel that is one of several which another package would merge.
+ONE_OF_SEVERAL = "one of several"
+
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
@@ -24,15 +27,17 @@ class Kernel:
         magnitude: ``[Kh, Kw]`` float64, read-only: absolute weights, their batch norm folded in, aggregated over
             channels; not normalised.
         channels: Output channels.
-        operation: ``"depthwise"`` or ``"dense"``; a dense kernel is aggregated over its input channels as well.
+        operation: ``"depthwise"``, ``"grouped"`` or ``"dense"``; the latter two are aggregated over input channels as
+            well.
         branches: Names of the parallel branches of the layer: ``("large", "small")``, ``("large",)`` for a single
-            kernel, ``("column", "row", "small")``; none where they are merged in the weights, so that nobody knows.
+            kernel, ``("column", "row", "small")``; none where they are merged in the weights, so that nobody knows;
+            ``("one of several",)`` for one branch of a block that another package merges.
         zero_fraction: Share of the weights that are exactly 0 as they are stored, before branches are padded or added.
         small_branch_share: Sum of the small branch's absolute weights over that of all branches; None where the layer
             has no small branch or it cannot be told apart any more.
         batch_norm: Paths of the batch norms that were folded in; none where none follows, or the file had them folded.
         strongest: Signed kernels ``[N, Kh, Kw]`` of single channels with the largest sums of absolute weights.
-        strongest_channels: Which those are: (channel,), or (output, input) channel of a dense convolution.
+        strongest_channels: Which those are: (channel,), or (output, input) channel where each output has several.
         notes: Sentences the reader of the numbers must see.
     """
 

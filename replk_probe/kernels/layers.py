@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from replk_probe.errors import InvalidInputError
 from replk_probe.models import large_kernel_layers, resolve_layer
 from replk_probe.models._large_kernel import LargeKernelConv
+from replk_probe.models._reparam import MERGE_METHODS
 from replk_probe.models._spec import Specified
 
 KernelModule: TypeAlias = LargeKernelConv | nn.Conv2d
@@ -48,7 +49,8 @@ def find_layers(model: nn.Module, specs: Sequence[str]) -> tuple[KernelLayer, ..
         specs: Each ``"all"`` (the large kernel of every block in the families of this package, elsewhere every
             depthwise convolution); ``"paper"`` (the first layer of stride 1 at the last resolution, as in the RepLKNet
             paper's appendix); ``"stage4.0"`` or ``"stage4"``; a module path; or a pattern with ``*``, ``?`` or
-            ``[...]``. Of a module with several convolutions inside the depthwise ones are meant, where there are some.
+            ``[...]``. Of a pattern, and of a module with several convolutions inside, the depthwise ones are meant
+            where there are some.
 
     Returns:
         Each once, in the order of ``specs`` and then of the network.
@@ -59,6 +61,27 @@ def find_layers(model: nn.Module, specs: Sequence[str]) -> tuple[KernelLayer, ..
     found = _Network(model)
     paths = dict.fromkeys(path for spec in specs for path in found.select(spec.strip()))
     return tuple(KernelLayer(found.name(path), path, found.kernels[path], found.branch_of(path)) for path in paths)
+
+
+def merger_of(model: nn.Module, path: str) -> str | None:
+    """Path of the nearest module around a convolution that merges it with parallel ones by code of its own, if any."""
+    conv = model.get_submodule(path)
+    if not isinstance(conv, nn.Conv2d):
+        return None
+    parts = path.split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        around = model.get_submodule(".".join(parts[:end]))
+        if any(hasattr(around, name) for name in MERGE_METHODS):
+            convs = [inner for inner in around.modules() if isinstance(inner, nn.Conv2d)]
+            # Of a network, which may have such a method as well, the convolutions are of many kinds.
+            if len(convs) > 1 and all(_is_parallel(inner, conv) for inner in convs if max(inner.kernel_size) > 1):
+                return ".".join(parts[:end])
+    return None
+
+
+def _is_parallel(first: nn.Conv2d, second: nn.Conv2d) -> bool:
+    """Whether two convolutions turn the same input into the same shape, so that they may be added."""
+    return all(getattr(first, name) == getattr(second, name) for name in ("in_channels", "out_channels", "stride"))
 
 
 def operation_of(module: KernelModule) -> str:
@@ -136,7 +159,7 @@ class _Network:
             what = f"It is {type(module).__name__}, without a convolution larger than 1 x 1"
             if isinstance(module, nn.Conv2d):
                 what = "It is a 1 x 1 convolution"
-            elif any(isinstance(inner, _ConvNd) for inner in module.modules()):
+            elif any(isinstance(inner, _ConvNd) and not isinstance(inner, nn.Conv2d) for inner in module.modules()):
                 what = f"It is {type(module).__name__}, and only kernels of nn.Conv2d are looked at"
             raise InvalidInputError(
                 f"Layer {spec!r} of {type(self.model).__name__} has no kernel to look at. {what}. {self._existing()}"

@@ -20,7 +20,7 @@ from replk_probe.runtime.provenance import WeightsInfo
 
 from .branches import Variant, variants_of
 from .kernel import Kernel
-from .layers import ALL, KernelLayer, find_layers, operation_of
+from .layers import ALL, KernelLayer, find_layers, merger_of, operation_of
 from .result import KernelResult, KernelRun
 
 VARIANTS = ("merged", "large", "small", "all")
@@ -141,7 +141,11 @@ def plan_kernels(
         label, network = name or name_of(model), model
     layers = find_layers(network, specs)
     norms = _norms_of(network, layers)
-    variants = tuple((found, one) for found in layers for one in variants_of(found, variant, norms.get(found.path)))
+    variants = tuple(
+        (found, one)
+        for found in layers
+        for one in variants_of(found, variant, norms.get(found.path), merger_of(network, found.path))
+    )
     seconds = time.perf_counter() - start
     return KernelPlan(label, weights_info(network), specs, variant, aggregate, strongest, variants, seconds)
 
@@ -192,14 +196,19 @@ def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int
     absolute = weight.abs()
     if not bool(torch.isfinite(absolute).all()):
         raise InvalidInputError(
-            f"The weights of {layer.name} are not all finite. NaN or infinite weights have no magnitude. "
-            "Choose an earlier checkpoint of the training."
+            f"The weights of {layer.name}, batch norms folded in, are not all finite. NaN, infinite weights and "
+            "negative variances have no magnitude. Choose an earlier checkpoint of the training."
         )
     magnitude = absolute.sum((0, 1)) if aggregate == "sum" else absolute.mean((0, 1))
-    single, places = _strongest(weight, operation, strongest)
+    single, places = _strongest(weight, operation, variant.branches[0][0].groups, strongest)
     notes = variant.notes
     if operation != "depthwise":
         notes += (f"{layer.name} is a {operation} convolution: aggregated over output and input channels.",)
+    if min(magnitude.shape) % 2 == 0 or max(magnitude.shape) % 2 == 0:
+        notes += (
+            f"{layer.name} has an even side, whose middle lies between two taps: there its centre 3 x 3 is 2 wide, and "
+            "its criss-cross has two lines.",
+        )
     if not bool(absolute.any()):
         notes += (f"{layer.name} has no mass: every weight is zero once batch norms are folded in.",)
     return Kernel(
@@ -220,10 +229,13 @@ def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int
 
 
 def _strongest(
-    weight: Tensor, operation: str, count: int
+    weight: Tensor, operation: str, groups: int, count: int
 ) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float64]], tuple[tuple[int, ...], ...]]:
     """Single-channel kernels with the largest sums of absolute weights, and their channels; the first of equal ones."""
-    inputs = weight.shape[1]
+    outputs, inputs = len(weight) // groups, weight.shape[1]  # of a group
     order = torch.sort(weight.abs().sum((2, 3)).flatten(), descending=True, stable=True).indices[:count]
-    places = [(index,) if operation == "depthwise" else divmod(index, inputs) for index in order.tolist()]
+    places: list[tuple[int, ...]] = []
+    for index in order.tolist():
+        output, place = divmod(index, inputs)
+        places.append((output,) if operation == "depthwise" else (output, output // outputs * inputs + place))
     return weight.flatten(0, 1)[order].numpy(), tuple(places)

@@ -27,7 +27,7 @@ from replk_probe.plot_style import (
     text_points,
 )
 
-from .kernel import Kernel
+from .kernel import ONE_OF_SEVERAL, Kernel
 from .result import KernelResult, names_apart
 
 COLOUR_MAP = "rocket"  # perceptually uniform, from black to nearly white
@@ -263,6 +263,8 @@ def variant_words(kernel: Kernel) -> str:
     """Which of the kernels of its layer this is."""
     if kernel.variant == "merged" and not kernel.branches:
         return "merged in the weights"
+    if kernel.branches == (ONE_OF_SEVERAL,):
+        return "one of several branches"
     if len(kernel.branches) < 2:
         return "a single kernel"
     if kernel.variant == "merged":

@@ -83,6 +83,7 @@ class LargeKernelConv(Mergeable):
             )
         self.kernel_size = (kernel_size, kernel_size)
         self.stride = (stride, stride)
+        self.is_decomposed = bool(decomposed_width)
 
         def branch(size: int | tuple[int, int]) -> ConvBN:
             return ConvBN(channels, channels, size, stride, groups=channels)

@@ -27,6 +27,10 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 FOLDABLE_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
+# What blocks of other packages (timm, RepVGG, RepViT) call the method that merges their branches.
+MERGE_METHODS = ("reparameterize", "switch_to_deploy", "fuse")
+
+
 class Mergeable(nn.Module):
     """A block of parallel linear branches that one convolution can replace."""
 

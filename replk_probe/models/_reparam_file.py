@@ -20,7 +20,7 @@ from ._checkpoint_write import write_safetensors
 from ._checkpoints import CheckpointReport, load_checkpoint
 from ._create import create_model
 from ._key_schemes import check_scheme, in_scheme, timm_call
-from ._reparam import Mergeable, reparameterize
+from ._reparam import MERGE_METHODS, Mergeable, reparameterize
 from ._same_outputs import Difference, largest_difference, outputs_of, random_image
 
 # Relative differences above which nothing is written. Merging is computed in float64; then weights are rounded to the
@@ -113,6 +113,7 @@ def reparam_checkpoint(
     bar: Any
     with progress_bar(total=steps, desc="verifying", unit="layer", disable=not progress) as bar:
         expected = outputs_of(network, image, layers, bar.update)
+        _refuse_not_finite(expected, path)
         names, parameters = set(network.state_dict()), _parameters(network)
         convolutions = sum(_convolutions(network.get_submodule(layer)) for layer in layers)
         merging = None
@@ -195,8 +196,7 @@ def _mergeable_layers(network: nn.Module) -> list[str]:
 
 
 def _nothing_to_merge(network: nn.Module, model: str) -> InvalidInputError:
-    foreign = ("reparameterize", "switch_to_deploy", "fuse")
-    if any(hasattr(module, name) for module in network.modules() for name in foreign):
+    if any(hasattr(module, name) for module in network.modules() for name in MERGE_METHODS):
         return InvalidInputError(
             f"{model} cannot be merged here. It merges its branches by code of its own. For timm's models that is "
             "timm.utils.reparameterize_model(model)."
@@ -229,6 +229,16 @@ def _rounded(state: Mapping[str, Tensor], before: set[str], dtypes: Mapping[str,
 def _tolerance(source: CheckpointReport) -> float:
     kinds = {dtype for dtype in source.dtypes.values() if dtype.is_floating_point}
     return max((_ROUNDING.get(kind, _ROUNDING_HALF) for kind in kinds), default=_MERGING)
+
+
+def _refuse_not_finite(outputs: Mapping[str, Tensor], path: Path) -> None:
+    for layer, output in outputs.items():
+        if not bool(torch.isfinite(output).all()):
+            raise WeightsError(
+                f"{path.name} was not rewritten. On a random image the outputs of {layer or 'the network'} are NaN or "
+                "infinite, so that nothing can be verified; a negative variance of a batch norm does that. Choose an "
+                "earlier checkpoint of the training."
+            )
 
 
 def _refuse_above(tolerance: float, found: Difference, path: Path, advice: str) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import _thread
 import importlib
-import multiprocessing
+import os
+import pickle
 import signal
+import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
+import threading
 from types import TracebackType
 from typing import Any
 
-# How often the other process is asked to end before it is made to, and seconds between.
-_ASKED, _PATIENCE = 10, 0.5
+# A new interpreter, as a fork of a process in which torch has started threads may hang; not one of multiprocessing,
+# which would run the caller's main module again and refuses to be used in a worker.
+_START = (
+    "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
+    "from replk_probe.runtime.beside import serve; serve()"
+)
+_PATIENCE = 5.0  # seconds for the other process to end by itself
+_AGAIN = 0.2  # seconds between two interrupts
 
 
 class Beside:
@@ -31,18 +37,19 @@ class Beside:
     def __init__(self, module: str, function: str) -> None:
         """Start the other process."""
         self._home = (module, function)
-        self._pipe: Connection | None = None
-        # A new interpreter: a fork of a process in which torch has started threads may hang.
-        context = multiprocessing.get_context("spawn")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_called = False
         try:
-            self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=_serve, args=(theirs, *self._home), daemon=True)
-            with _no_interrupts():
-                self._process.start()
-            # Only if no end of theirs is open here does this side hear of their end.
-            theirs.close()
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _START],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C of a terminal is for this process, which ends the other
+            )
+            self._send(sys.path)
+            self._send(self._home)
         except OSError:
-            self._pipe = None
+            self._end()
 
     def __enter__(self) -> Beside:
         """Nothing more to do."""
@@ -52,23 +59,15 @@ class Beside:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """End the other process, whatever it is at."""
-        if self._pipe is None:
-            return
-        self._pipe.close()
-        for _ in range(_ASKED):
-            self._process.terminate()
-            self._process.join(_PATIENCE)
-            if not self._process.is_alive():
-                return
-        self._process.kill()
-        self._process.join()
+        self._end()
 
     def __call__(self, *args: Any) -> Any:
         """Call the function; its result, or its error raised here."""
-        if self._pipe is not None:
+        if self._process is not None and self._process.stdout is not None:
+            self._is_called = True
             try:
-                self._pipe.send(args)
-                done, outcome = self._pipe.recv()
+                self._send(args)
+                done, outcome = pickle.load(self._process.stdout)
             except (OSError, EOFError):
                 pass
             else:
@@ -77,46 +76,63 @@ class Beside:
                 raise outcome
         return _found(*self._home)(*args)
 
+    def _send(self, message: Any) -> None:
+        assert self._process is not None and self._process.stdin is not None
+        pickle.dump(message, self._process.stdin)
+        self._process.stdin.flush()
 
-@contextmanager
-def _no_interrupts() -> Iterator[None]:
-    """Processes started meanwhile never hear Ctrl-C, which goes to all of a terminal; this one does afterwards.
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if not self._is_called:
+            process.kill()
+        for pipe in (process.stdin, process.stdout):
+            try:
+                pipe.close()  # type: ignore[union-attr]
+            except OSError:  # what was not sent yet cannot be any more
+                pass
+        try:
+            process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
-    It is for the first of them to say so, and to end the others.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    # The first process started by spawn brings this one along, whose start would unblock the signal.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+def serve() -> None:
+    """The other process: import, wait for the arguments, answer on what was the standard output."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with it ignored
+    messages, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # of what the function prints, nothing is an answer
     try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        called = _found(*pickle.load(messages))
+        args = pickle.load(messages)
+        threading.Thread(target=_end_with, args=(messages,), daemon=True).start()
+        try:
+            answer = (True, called(*args))
+        except Exception as error:
+            answer = (False, error)
+        pickle.dump(answer, answers)
+        answers.flush()
+    except (EOFError, OSError, KeyboardInterrupt):  # nobody listens any more
+        pass
+    sys.stderr.flush()
+    os._exit(0)  # a thread that reads does not let the interpreter end
 
 
 def _found(module: str, function: str) -> Any:
     return getattr(importlib.import_module(module), function)
 
 
-def _end(*_: object) -> None:
-    """Leave by an exception, so that files half written are removed."""
-    # Within a destructor it is printed and has no effect; one comes again.
+def _end_with(messages: Any) -> None:
+    """Interrupt the function when nobody waits for it, by an exception, so that files half written are removed."""
+    messages.read()
+    # Within a destructor an exception is printed and has no effect.
     sys.unraisablehook = lambda _: None
-    sys.exit(1)
-
-
-def _serve(pipe: Connection, module: str, function: str) -> None:
-    """The other process: import, wait for the arguments, answer."""
-    signal.signal(signal.SIGTERM, _end)
-    called = _found(module, function)
-    try:
-        args = pipe.recv()
-    except EOFError:
-        return
-    try:
-        answer = (True, called(*args))
-    except Exception as error:
-        answer = (False, error)
-    pipe.send(answer)
+    main = threading.main_thread().ident
+    while True:
+        if main is None or not hasattr(signal, "pthread_kill"):  # Windows, where a call that waits is waited for
+            _thread.interrupt_main()
+        else:
+            signal.pthread_kill(main, signal.SIGINT)
+        threading.Event().wait(_AGAIN)

@@ -154,7 +154,10 @@ def test_what_a_merged_network_cannot_know() -> None:
     for variant in ("small", "large"):
         with pytest.raises(InvalidInputError, match=rf"The {variant} kernel of stage1\.0 cannot be known"):
             measure_kernels(model, "stage1.0", variant)
-    assert [kernel.variant for kernel in measure_kernels(model, "stage1.0", "all").kernels] == ["merged"]
+    (merged,) = measure_kernels(model, "stage1.0", "all").kernels
+    assert merged.variant == "merged" and not any("strips" in note for note in merged.notes)
+    strips = SLaK((17, 9), (1, 1), (8, 16), width_factor=1.0).reparameterize()
+    assert any("corners around the strips" in note for note in measure_kernels(strips, "stage1.0").notes)
 
 
 def test_mobilenet_with_and_without_a_branch() -> None:
@@ -231,6 +234,38 @@ def test_grouped_dilated_even_and_unusual_convolutions() -> None:
     assert result.kernels[3].batch_norm == ()  # there is a ReLU in between
     text = " ".join(result.notes)
     assert "1 is dilated by 2" in text and "Doubled may change its weights" in text and "0 is a grouped" in text
+    assert "2 has an even side" in text and text.count("even side") == 1
+
+
+def test_channels_of_a_grouped_convolution_are_those_of_the_network() -> None:
+    conv = nn.Conv2d(8, 16, 3, groups=4)
+    nn.init.zeros_(conv.weight)
+    conv.weight.data[6, 1] = 1.0  # the second group: outputs 4 to 7 read inputs 2 and 3
+    conv.weight.data[8, 0] = 0.5
+    (kernel,) = measure_kernels(nn.Sequential(conv), "0").kernels
+    assert kernel.strongest_channels[:2] == ((6, 3), (8, 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "block"),
+    [
+        ("mobileone_s0", "stages.0.0", "stages.0.0"),
+        ("repvit_m0_9", "stages.0.blocks.0", "stages.0.blocks.0.token_mixer"),
+    ],
+)
+def test_branches_that_another_package_merges_are_not_called_merged(name: str, layer: str, block: str) -> None:
+    model = timm.create_model(name)
+    for kernel in measure_kernels(model, layer).kernels:
+        assert kernel.branches == ("one of several",)
+        assert kernel.notes[0].startswith(f"{block} adds up several branches")
+    merged = measure_kernels(timm.utils.reparameterize_model(model), layer).kernels
+    assert [kernel.branches for kernel in merged] == [("large",)]
+    assert not any("several branches" in note for note in merged[0].notes)
+
+
+def test_a_network_that_can_merge_is_no_block_of_branches() -> None:
+    inside = measure_kernels(nn.Sequential(small()), "0.stem").kernels
+    assert inside and all(kernel.branches == ("large",) for kernel in inside)
 
 
 def test_the_callers_model_stays_as_it_is() -> None:
@@ -342,7 +377,7 @@ def test_a_norm_that_starts_at_zero_leaves_no_mass() -> None:
 def test_models_that_cannot_be_used() -> None:
     model = small()
     model.stages[0].blocks[0].large_kernel.large_conv.bn.running_var.data[0] = float("nan")
-    with pytest.raises(InvalidInputError, match=r"stage1\.0 are not all finite"):
+    with pytest.raises(InvalidInputError, match=r"stage1\.0, batch norms folded in, are not all finite"):
         measure_kernels(model, "stage1.0")
     with torch.device("meta"):
         empty = RepLKNet(kernel_sizes=(7,), layers=(1,), channels=(8,))
@@ -373,6 +408,8 @@ def test_a_branch_named_by_its_path_is_called_that() -> None:
 def test_other_convolutions_are_named_as_what_they_are(conv: nn.Module) -> None:
     with pytest.raises(InvalidInputError, match=r"only kernels of nn\.Conv2d are looked at"):
         measure_kernels(nn.Sequential(conv), "0")
+    with pytest.raises(InvalidInputError, match=r"without a convolution larger than 1 x 1"):
+        measure_kernels(small(), "stages.0.blocks.0.pw1")
 
 
 def test_weights_that_a_hook_makes_are_noted_and_can_be_loaded(tmp_path: Path) -> None:

@@ -285,6 +285,15 @@ def test_files_that_do_not_fit_are_refused(name: str, tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_outputs_that_are_not_numbers_are_the_files_fault(name: str, tmp_path: Path) -> None:
+    model = trained(name)
+    next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d)).running_var.data[0] = -1.0
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "negative.safetensors")
+    with pytest.raises(WeightsError, match=r"negative\.safetensors was not rewritten\. .* are NaN or infinite"):
+        reparam_checkpoint(tmp_path / "negative.safetensors", tmp_path / "out.safetensors", name)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 def test_a_wrong_merge_is_never_written(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = _reparam_file.reparameterize
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from replk_probe.runtime import beside
 from replk_probe.runtime.beside import Beside
 
 MODULE = """
@@ -24,6 +23,10 @@ def where(*args):
 
 def refuse():
     raise InvalidInputError("Cannot do this.")
+
+def talk():
+    print("said", flush=True)
+    return 3
 
 def vanish(parent):
     if os.getpid() == parent:
@@ -65,22 +68,43 @@ def test_a_lost_process_is_replaced_by_this_one() -> None:
 
 
 def test_without_processes_it_is_called_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(*_: object) -> None:
-        raise OSError("no more processes")
-
-    monkeypatch.setattr(beside.multiprocessing.get_context("spawn").Process, "start", none)
+    monkeypatch.setattr(sys, "executable", "/no/such/interpreter")
     with Beside("called_beside", "where") as where:
         assert where() == (os.getpid(), ())
 
 
 def test_one_that_is_never_called_ends() -> None:
     with Beside("called_beside", "where") as where:
-        pass
-    assert not where._process.is_alive()
+        process = where._process
+    assert process is not None and process.returncode is not None
+
+
+def test_the_main_module_is_not_run_again_and_a_worker_may_use_it(tmp_path: Path) -> None:
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "import multiprocessing\n"
+        "print('once')\n"
+        "def worker(_):\n"
+        "    from replk_probe.runtime.beside import Beside\n"
+        "    with Beside('called_beside', 'where') as where:\n"
+        "        return where('answer')[1]\n"
+        "print(worker(0), multiprocessing.get_context('fork').Pool(1).map(worker, [1]))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "once\n('answer',) [('answer',)]\n" and done.stderr == ""
+
+
+def test_what_is_printed_there_is_no_answer(capfd: pytest.CaptureFixture[str]) -> None:
+    with Beside("called_beside", "talk") as talk:
+        assert talk() == 3
+    assert capfd.readouterr().err == "said\n"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
-@pytest.mark.parametrize(("how", "name"), [("SIGINT", "endless"), ("SIGINT", "where"), ("SIGKILL", "where")])
+@pytest.mark.parametrize(
+    ("how", "name"), [("SIGINT", "endless"), ("SIGINT", "where"), ("SIGKILL", "endless"), ("SIGKILL", "where")]
+)
 def test_it_ends_with_its_parent(how: str, name: str, tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(
@@ -91,8 +115,7 @@ def test_it_ends_with_its_parent(how: str, name: str, tmp_path: Path) -> None:
         "        print(f._process.pid, flush=True)\n"
         "        f('started') if sys.argv[1] == 'endless' else time.sleep(600)\n"
     )
-    # It works, or it waits to be called, and may not even have started. (Where its parent is killed outright while it
-    # works, it goes on to the end of that.)
+    # It works, or it waits to be called, and may not even have started.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     command = [sys.executable, script, name]
