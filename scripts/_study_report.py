@@ -19,8 +19,8 @@ Measures = dict[str, Any]
 
 _REP, _PLAIN = "#d55e00", "#0072b2"
 _LEGEND = (
-    "Dots: trainings; dashes: their means. Centre share: filled, of the kernel as it is used; hollow, of the large one "
-    "before merging; dotted, of the kernel as it is used before training."
+    "Dots: trainings; dashes: their means. Centre share: filled, kernel as it is used; hollow, large one before "
+    "merging; dotted, before training."
 )
 _COMMAND = "python scripts/micro_study.py --figure figures/micro-study"
 

@@ -98,7 +98,11 @@ def compute_options(command: CommandT) -> CommandT:
 def output_option(default: str) -> Callable[[CommandT], CommandT]:
     """``--output``; ``default`` says in words where results go without it."""
     return click.option(
-        "--output", type=click.Path(path_type=Path), metavar="DIR", help=f"Folder of the results. [default: {default}]"
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help=f"Folder of the results. [default: {default}]",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -173,3 +174,9 @@ class Kernel:
 
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
+
+
+def folding_words(kernels: Sequence[Kernel]) -> str:
+    """``"batch norms folded in, "``, for a sentence about all of them; nothing where there were none."""
+    folded = [bool(kernel.batch_norm) for kernel in kernels]
+    return "batch norms folded in" + ("" if all(folded) else " where they follow") + ", " if any(folded) else ""

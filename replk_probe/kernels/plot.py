@@ -14,8 +14,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from replk_probe.plot_style import INK, MUTED, figure_of, house_style, save_figure, wrapped
+from replk_probe.plot_style import INK, MUTED, figure_of, house_style, save_figure, text_points, wrapped
 
+from .kernel import folding_words
 from .plot_channels import plot_gallery
 from .plot_radial import plot_profiles
 from .plot_sheet import (
@@ -42,12 +43,12 @@ from .plot_sheet import (
 from .plot_stages import plot_overview
 from .result import KernelResult
 
-_LARGEST = 2.6  # inches of a map
+_LARGEST, _LEAST = 2.6, 0.5  # inches of a map, and how much of them is left where lines do not fit on a page
 _GAP, _BELOW, _BAR = 0.16, 0.14, 0.72
 _HEADING = (NAME_SIZE + 2 * SMALL_SIZE) * LINE + 0.05
 # Kernels up to this side have their values printed, which needs wider maps.
 _PRINTED_SIDE, _ACROSS_PRINTED, _ACROSS = 15, 3, 4
-# Of a small branch on a line of its own: large enough for the values.
+# Of a small branch, which is drawn larger than the others: enough for the values.
 _SMALL_CELL = 0.15
 
 
@@ -59,9 +60,9 @@ def plot_kernels(results: Sequence[KernelResult]) -> Figure:
             and fewer, but two, where those would not fit on a page.
 
     Returns:
-        A figure at most as wide as a page (7 inches); of several layers as high as one, where two fit. Maps of one
-        line have cells of one size, small branches have a line of their own. Values are printed where their cells have
-        room.
+        A figure at most as wide as a page (7 inches), and as high as one where maps of half the size would fit. Maps
+        of one line have cells of one size, but small branches, which are enlarged. Values are printed where their
+        cells have room.
 
     Raises:
         InvalidInputError: There is no kernel.
@@ -72,13 +73,16 @@ def plot_kernels(results: Sequence[KernelResult]) -> Figure:
         lines = _lines([panel for panel in panels if panel.kernel.layer in layers], layers)
         columns = max(len(line) for line in lines)
         sides = [_side(line, columns) for line in lines]
-        heights = [
-            _HEADING + _cell(line, side) * _longest(line) + _numbers_height(line, side) + _BELOW
-            for line, side in zip(lines, sides, strict=True)
-        ]
+        heights = [_height(line, side) for line, side in zip(lines, sides, strict=True)]
         if len(layers) < 3 or sum(heights) <= TALLEST:
             break
         layers = [layers[index] for index in np.linspace(0, len(layers) - 1, len(layers) - 1).round().astype(int)]
+    for share in np.linspace(1, _LEAST, 26):
+        sizes = [side * share for side in sides]
+        heights = [_height(line, side) for line, side in zip(lines, sizes, strict=True)]
+        if sum(heights) <= TALLEST:
+            break
+    sides = sizes
     reach = max(len(line) * (side + _GAP) - _GAP for line, side in zip(lines, sides, strict=True))
     width = 2 * MARGIN + reach + _BAR
     caption = [
@@ -91,7 +95,7 @@ def plot_kernels(results: Sequence[KernelResult]) -> Figure:
             for index, panel in enumerate(line):
                 _draw_panel(ax, panel, line, MARGIN + index * (side + _GAP), top, side)
             top += height
-        tall = max(_cell(lines[0], sides[0]) * _longest(lines[0]), 1.2)
+        tall = max(_map_height(lines[0][0], lines[0], sides[0]), 1.2)
         draw_bar(ax, results, MARGIN + reach + 0.08, MARGIN + _HEADING, tall)
         write_lines(ax, [(text, SMALL_SIZE, MUTED, "normal") for text in caption], MARGIN, top, width - 2 * MARGIN)
     return figure_of(ax)
@@ -126,19 +130,24 @@ def save_figures(results: Sequence[KernelResult], directory: str | Path) -> tupl
 
 
 def _lines(panels: Sequence[Panel], layers: Sequence[str]) -> list[Sequence[Panel]]:
-    """Panels side by side: those of one layer, its small branches below; or of each layer the only one."""
+    """Panels side by side: those of one layer, small branches last; or of each layer the only one."""
     groups = [[panel for panel in panels if panel.kernel.layer == layer] for layer in layers]
     if all(len(group) == 1 for group in groups):
         return _broken([panel for group in groups for panel in group])
     lines = []
     for group in groups:
-        small = [panel for panel in group if panel.kernel.variant == "small"]
-        others = [panel for panel in group if panel.kernel.variant != "small"]
+        small = [panel for panel in group if _is_small(panel)]
+        others = [panel for panel in group if not _is_small(panel)]
         models = [list(part) for _, part in groupby(others, key=lambda panel: panel.model)]
         # If they do not fit, each model has a line to itself.
         together = len(_broken(others)) < 2 or all(len(part) == 1 for part in models)
-        lines += [line for part in ([others] if together else models) for line in _broken(part)]
-        lines += _broken(small)
+        for part in [others] if together else models:
+            theirs = [panel for panel in small if any(panel.model == other.model for other in part)]
+            if len(_broken([*part, *theirs])) == len(_broken(part)):
+                lines += _broken([*part, *theirs])
+            else:
+                lines += _broken(part) + _broken(theirs)
+        lines += [] if others else _broken(small)
     return lines
 
 
@@ -157,35 +166,53 @@ def _side(line: Sequence[Panel], columns: int) -> float:
     def shared(count: int) -> float:
         return min(_LARGEST, (PAGE - 2 * MARGIN - _BAR - (count - 1) * _GAP) / count)
 
-    has_values = _longest(line) <= _PRINTED_SIDE and {panel.kernel.variant for panel in line} != {"small"}
+    has_values = _longest(line) <= _PRINTED_SIDE and not all(map(_is_small, line))
     return shared(max(len(line), _ACROSS_PRINTED) if has_values and columns > _ACROSS_PRINTED else columns)
 
 
-def _numbers_height(line: Sequence[Panel], side: float) -> float:
-    return max(len(numbers_lines(panel.kernel, side)) for panel in line) * SMALL_SIZE * LINE + 0.04
+def _is_small(panel: Panel) -> bool:
+    return panel.kernel.variant == "small"
 
 
 def _longest(line: Sequence[Panel]) -> int:
     return max(max(panel.kernel.kernel_size) for panel in line)
 
 
-def _cell(line: Sequence[Panel], side: float) -> float:
-    """Side of the cells of one line of maps."""
-    cell = cell_side(side, _longest(line))
-    return min(cell, _SMALL_CELL) if {panel.kernel.variant for panel in line} == {"small"} else cell
+def _extent(panel: Panel, line: Sequence[Panel]) -> int:
+    """Cells along a side of the square that a map lies in: the largest of the line, for small branches their own."""
+    return _longest([panel]) if _is_small(panel) else _longest([one for one in line if not _is_small(one)])
+
+
+def _cell(panel: Panel, line: Sequence[Panel], side: float) -> float:
+    """Side of the cells of a map."""
+    cell = cell_side(side, _extent(panel, line))
+    return min(cell, _SMALL_CELL) if _is_small(panel) else cell
+
+
+def _map_height(panel: Panel, line: Sequence[Panel], side: float) -> float:
+    return _cell(panel, line, side) * _extent(panel, line)
+
+
+def _height(line: Sequence[Panel], side: float) -> float:
+    """Inches of a line, with headings and numbers."""
+    numbers = SMALL_SIZE * LINE
+    below = (_map_height(one, line, side) + len(numbers_lines(one.kernel, side)) * numbers for one in line)
+    return _HEADING + max(below) + 0.04 + _BELOW
 
 
 def _draw_panel(ax: Axes, panel: Panel, line: Sequence[Panel], left: float, top: float, side: float) -> None:
     """Heading, map in the middle of its place, numbers below."""
     kernel = panel.kernel
+    words = variant_words(kernel)
+    if text_points(f"{kernel.layer}, {words}", SMALL_SIZE) > side * 72:
+        words = kernel.variant
     heading = [
         (panel.model, NAME_SIZE, INK, "bold"),
-        (f"{kernel.layer}, {variant_words(kernel)}", SMALL_SIZE, INK, "normal"),
+        (f"{kernel.layer}, {words}", SMALL_SIZE, INK, "normal"),
     ]
     write_lines(ax, [*heading, weights_line(panel, side)], left, top, side)
-    cell = _cell(line, side)
+    cell, longest = _cell(panel, line, side), _extent(panel, line)
     height, width = kernel.kernel_size
-    longest = _longest(line)
     top += _HEADING
     if (height, width) != (longest, longest):
         draw_outline(ax, left, top, cell * longest)
@@ -201,7 +228,8 @@ def _caption(panels: Sequence[Panel], shown: int) -> list[str]:
     ways = {panel.result.run.aggregate for panel in panels}
     how = "added up" if ways == {"sum"} else "averaged" if ways == {"mean"} else "aggregated"
     lines = [
-        f"Absolute weights, batch norms folded in, {how} over channels; each map divided by its own maximum.",
+        f"Absolute weights, {folding_words([panel.kernel for panel in panels])}{how} over channels; each map divided "
+        "by its own maximum.",
     ]
     if {"small"} < {panel.kernel.variant for panel in panels}:
         lines.append("Small branches are enlarged.")

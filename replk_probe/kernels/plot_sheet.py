@@ -89,12 +89,24 @@ def shown_layers(panels: Sequence[Panel]) -> list[str]:
 
 def short_names(layers: Sequence[str]) -> list[str]:
     """Module paths without the parts that all of them share; names such as stage4.0 as they are."""
+    return _shortened(layers)[0]
+
+
+def common_path(layers: Sequence[str]) -> str:
+    """What :func:`short_names` leaves out, with ``*`` for what it keeps; empty where it leaves nothing out."""
+    return _shortened(layers)[1]
+
+
+def _shortened(layers: Sequence[str]) -> tuple[list[str], str]:
     parts = [layer.split(".") for layer in layers]
-    if any(re.fullmatch(r"stage\d+", one[0]) for one in parts):
-        return list(layers)
+    whole = list(layers), ""
+    if any(re.fullmatch(r"stage\d+", one[0]) for one in parts) or len(set(layers)) == 1:
+        return whole
     if len({len(one) for one in parts}) == 1:
-        differing = [place for place in range(len(parts[0])) if len({one[place] for one in parts}) > 1]
-        return [".".join(one[place] for place in differing) for one in parts] if differing else list(layers)
+        shared = [len(set(column)) == 1 for column in zip(*parts, strict=True)]
+        names = [".".join(part for part, same in zip(one, shared, strict=True) if not same) for one in parts]
+        pattern = ".".join(part if same else "*" for part, same in zip(parts[0], shared, strict=True))
+        return (names, pattern) if any(shared) else whole
     head, tail = (
         len(list(takewhile(lambda column: len(set(column)) == 1, zip(*(one[::way] for one in parts), strict=False))))
         for way in (1, -1)
@@ -103,7 +115,9 @@ def short_names(layers: Sequence[str]) -> list[str]:
     most = min(map(len, parts)) - 1
     head = min(head, most)
     tail = min(tail, most - head)
-    return [".".join(one[head : len(one) - tail]) for one in parts]
+    first = parts[0]
+    pattern = ".".join([*first[:head], "*", *first[len(first) - tail :]])
+    return ([".".join(one[head : len(one) - tail]) for one in parts], pattern) if head + tail else whole
 
 
 def one_variant(panels: Sequence[Panel]) -> list[Panel]:
@@ -211,6 +225,8 @@ def weights_line(panel: Panel, inches: float) -> tuple[str, float, str, str]:
     label = panel.result.run.weights.label
     colour, weight = (ALERT_TEXT, "bold") if panel.is_random else (MUTED, "normal")
     short = label.rpartition(" (" if panel.is_random else " [")[0] or label
+    if panel.result.run.weights.is_embedded and text_points(short, TINY_SIZE, weight) > inches * 72:
+        short = "trained on synthetic data"
     for text, size in ((label, SMALL_SIZE), (short, SMALL_SIZE), (short, TINY_SIZE)):
         if text_points(text, size, weight) <= inches * 72:
             return text, size, colour, weight
@@ -241,7 +257,7 @@ def numbers_lines(kernel: Kernel, inches: float) -> list[str]:
     groups = [
         [f"{height}\u00d7{width}", channels],
         [f"centre 3\u00d73 {percent(kernel.centre3x3_share)}", f"criss-cross {percent(kernel.skeleton_share)}"],
-        [f"50, 90, 99 % within {sides}" if sides else "no mass"],
+        [_sides_words(sides, inches)],
         [f"small branch {percent(kernel.small_branch_share)}"]
         if kernel.small_branch_share is not None and kernel.variant == "merged"
         else [],
@@ -252,6 +268,12 @@ def numbers_lines(kernel: Kernel, inches: float) -> list[str]:
         line = ", ".join(group)
         lines += [line] * bool(line) if text_points(line, SMALL_SIZE) <= inches * 72 else group
     return lines
+
+
+def _sides_words(sides: str, inches: float) -> str:
+    """Sides of the squares with half of the mass and more, in a few words where there is little room."""
+    words = f"50, 90, 99 % within {sides}" if sides else "no mass"
+    return words if text_points(words, SMALL_SIZE) <= inches * 72 else f"50, 90, 99 %: {sides}"
 
 
 def percent(share: float) -> str:

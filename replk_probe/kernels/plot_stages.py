@@ -21,6 +21,7 @@ from .plot_sheet import (
     TINY_SIZE,
     Panel,
     cell_side,
+    common_path,
     draw_bar,
     draw_map,
     one_variant,
@@ -35,7 +36,7 @@ from .plot_sheet import (
 from .result import KernelResult
 
 _ACROSS, _GAP, _BAR = 9, 0.06, 0.62
-_LARGEST = 1.3  # inches of a map
+_LARGEST, _NARROWEST = 1.3, 4.0  # inches of a map, and of the page
 _LABEL = TINY_SIZE * LINE + 0.015
 _HEADING = (NAME_SIZE + 2 * SMALL_SIZE) * LINE + 0.05
 
@@ -47,8 +48,8 @@ def plot_overview(results: Sequence[KernelResult]) -> Figure:
         results: One per model, in the order to show them.
 
     Returns:
-        A figure a page wide; maps are about equally large, each divided by its own maximum, with its share in the
-        centre 3 x 3 below.
+        A figure at most a page wide; maps are about equally large, each divided by its own maximum, with its size and
+        its share in the centre 3 x 3 below.
 
     Raises:
         InvalidInputError: There is no kernel.
@@ -65,16 +66,17 @@ def plot_overview(results: Sequence[KernelResult]) -> Figure:
     )
     if any(_is_empty(panel.kernel) for panel in panels):
         words += " No mass: every weight is zero once batch norms are folded in."
-    caption = wrapped(words, (PAGE - 2 * MARGIN) * 72, SMALL_SIZE)
+    page = min(PAGE, max(_NARROWEST, 2 * MARGIN + columns * (side + _GAP) + _BAR))
+    caption = wrapped(words, (page - 2 * MARGIN) * 72, SMALL_SIZE)
     with house_style():
-        ax = sheet(PAGE, MARGIN + sum(heights) + len(caption) * SMALL_SIZE * LINE + MARGIN)
+        ax = sheet(page, MARGIN + sum(heights) + len(caption) * SMALL_SIZE * LINE + MARGIN)
         top = MARGIN
         for block, height in zip(blocks, heights, strict=True):
-            _draw_block(ax, block, top, side)
+            _draw_block(ax, block, top, side, page)
             top += height
         tall = min(max(len(_rows(blocks[0])) * row_height - 2 * _LABEL, 1.2), 2.2)
         draw_bar(ax, results, MARGIN + columns * (side + _GAP) + 0.02, MARGIN + _HEADING + _LABEL, tall)
-        write_lines(ax, [(text, SMALL_SIZE, MUTED, "normal") for text in caption], MARGIN, top, PAGE)
+        write_lines(ax, [(text, SMALL_SIZE, MUTED, "normal") for text in caption], MARGIN, top, page)
     return figure_of(ax)
 
 
@@ -96,14 +98,14 @@ def _stage(layer: str) -> str:
     return layer.partition(".")[0] if layer.startswith("stage") and not layer.startswith("stages") else ""
 
 
-def _draw_block(ax: Axes, block: Sequence[Panel], top: float, side: float) -> None:
+def _draw_block(ax: Axes, block: Sequence[Panel], top: float, side: float, page: float) -> None:
     first = block[0]
     heading = [
         (first.model, NAME_SIZE, INK, "bold"),
         (_which(block), SMALL_SIZE, INK, "normal"),
-        weights_line(first, PAGE / 2),
+        weights_line(first, page - 2 * MARGIN),
     ]
-    write_lines(ax, heading, MARGIN, top, PAGE - 2 * MARGIN - _BAR)
+    write_lines(ax, heading, MARGIN, top, page - 2 * MARGIN)
     top += _HEADING
     layers = [panel.kernel.layer for panel in block]
     names = dict(zip(layers, short_names(layers), strict=True))
@@ -117,6 +119,8 @@ def _which(block: Sequence[Panel]) -> str:
     """How many layers there are, and which of their kernels are shown."""
     counts = Counter(variant_words(panel.kernel) for panel in block)
     layers = "1 layer" if len(block) == 1 else f"{len(block)} layers"
+    path = common_path([panel.kernel.layer for panel in block])
+    layers += f" {path}" if path else ""
     if len(counts) == 1:
         return f"{layers}, {next(iter(counts))}"
     return f"{layers}: " + "; ".join(f"{count} {words}" for words, count in counts.items())

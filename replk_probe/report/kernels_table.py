@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from replk_probe.kernels.kernel import Kernel
+from replk_probe.kernels.kernel import Kernel, folding_words
 from replk_probe.kernels.published import SOURCE, find_published
 from replk_probe.kernels.result import KernelResult, names_apart
 
@@ -38,7 +38,10 @@ def _model_lines(name: str, result: KernelResult) -> Iterator[str]:
         printed = find_published(run.model, kernel.path, kernel.variant)
         if printed is not None:
             shares = (f"{100 * printed.centre3x3_share:.1f}", f"{100 * printed.skeleton_share:.1f}")
-            yield _line("  published", ("", "", "", *shares, "", "", "", "", ""))
+            yield _line(
+                "  published, trained" if run.weights.is_random else "  published",
+                ("", "", "", *shares, "", "", "", "", ""),
+            )
     if run.weights.is_random:
         yield from wrapped("Nothing here is trained: these are RANDOM WEIGHTS.", "note: ")
     for note in dict.fromkeys([*filter(None, [run.weights.note]), *result.notes]):
@@ -47,8 +50,9 @@ def _model_lines(name: str, result: KernelResult) -> Iterator[str]:
 
 def _legend_lines(results: Sequence[KernelResult]) -> Iterator[str]:
     ways = " and ".join(dict.fromkeys(result.run.aggregate for result in results))
+    folding = folding_words([kernel for result in results for kernel in result.kernels])
     yield from wrapped(
-        f"Absolute weights with their batch norm folded in, {ways} over C channels. 3x3, cross: share of the mass in "
+        f"Absolute weights, {folding}{ways} over C channels. 3x3, cross: share of the mass in "
         "the centre 3 x 3, and in the centre row and column. 50/90/99: side of the smallest centred square with that "
         "share. Entropy relative to that of a uniform kernel; mirror: overlap with the kernel mirrored left to right; "
         "zeros: exact zeros among the stored weights; small: share of the small branch in the sum of all branches."

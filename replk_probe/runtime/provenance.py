@@ -56,7 +56,9 @@ class WeightsInfo:
         if self.source == USER_MODULE:
             return "user-module, origin of its weights unknown"
         source = "small model trained on synthetic data" if self.is_embedded else self.source
-        return source + (f" [{self.sha256[:8]}]" if self.sha256 else "")
+        # The average over the training is another network than its last state, in the same file.
+        entry = f", {self.wrapper}" if self.wrapper and "ema" in self.wrapper else ""
+        return source + entry + (f" [{self.sha256[:8]}]" if self.sha256 else "")
 
 
 @dataclass(frozen=True)

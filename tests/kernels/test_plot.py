@@ -23,7 +23,7 @@ from replk_probe.kernels import (
     plot_profiles,
 )
 from replk_probe.kernels.plot import save_figures
-from replk_probe.kernels.plot_sheet import MOST_LAYERS, short_names, value_text
+from replk_probe.kernels.plot_sheet import MOST_LAYERS, common_path, short_names, value_text
 from replk_probe.kernels.result import KernelRun
 from replk_probe.runtime.provenance import RANDOM_INIT, WeightsInfo
 
@@ -208,6 +208,49 @@ def test_paths_are_shortened_to_what_tells_them_apart() -> None:
     assert short_names(["net", "net.conv"]) == ["net", "net.conv"]
     assert short_names(["a.conv", "conv"]) == ["a.conv", "conv"]
     assert short_names(["a.a", "a.a.a"]) == ["a", "a.a"]
+
+
+def test_what_names_leave_out_is_said_once() -> None:
+    layers = [f"stages.3.blocks.{index}.conv_dw" for index in range(3)]
+    assert common_path(layers) == "stages.3.blocks.*.conv_dw"
+    assert "3 layers stages.3.blocks.*.conv_dw, merged: large + small" in texts(
+        plot_overview([result(*(kernel(layer, 7) for layer in layers))])
+    )
+    assert common_path(["net.a.conv", "net.b.0.conv"]) == "net.*.conv"
+    assert common_path(["stage1.0", "stage2.0"]) == common_path(["conv"]) == common_path(["a.conv", "conv"]) == ""
+
+
+def test_small_branches_stand_beside_the_others_where_there_is_room() -> None:
+    alone = [kernel("stage4.0", 31, "large"), kernel("stage4.0", 31), kernel("stage4.0", 5, "small")]
+    figure = plot_kernels([result(*alone)])
+    assert len({image.get_extent()[3] for image in images(figure)}) == 1
+    small = images(figure)[2].get_extent()
+    assert small[1] - small[0] == pytest.approx(5 * 0.15)
+    # With a fourth of 13 x 13, whose values need room, it has a line of its own.
+    pair = [kernel("stage4.0", 13, "large"), kernel("stage4.0", 13), kernel("stage4.0", 5, "small")]
+    other = kernel("stage4.0", branches=("large",), small_branch_share=None)
+    figure = plot_kernels([result(*pair, model="with"), result(other, model="without")])
+    assert len({image.get_extent()[3] for image in images(figure)}) == 2
+    assert len(values(figure)) == 3 * 169 + 25
+
+
+def test_many_lines_of_one_layer_fit_on_a_page() -> None:
+    models = [
+        result(kernel("stage1.0", size, "large"), kernel("stage1.0", size), kernel("stage1.0", 5, "small"), model=name)
+        for name, size in (("a", 31), ("b", 13), ("c", 31), ("d", 13))
+    ]
+    width, height = plot_kernels(models).get_size_inches()
+    assert height <= 10 and width <= 7
+
+
+def test_words_about_batch_norms_are_true() -> None:
+    folded = kernel("stage1.0", batch_norm=("a.bn",))
+    for kernels, words in (
+        ((folded,), "Absolute weights, batch norms folded in, added up"),
+        ((folded, kernel("stage2.0")), "Absolute weights, batch norms folded in where they follow, added up"),
+        ((kernel("stage1.0"),), "Absolute weights, added up"),
+    ):
+        assert any(words in text for text in texts(plot_kernels([result(*kernels)])))
 
 
 def test_profiles_are_those_of_the_result() -> None:

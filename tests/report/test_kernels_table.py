@@ -54,5 +54,6 @@ def test_published_shares_stand_only_below_their_own_layer() -> None:
     paper = kernel("stage6.1", (13, 13), path="features.15.conv.1.0")
     other = kernel("stage6.2", (13, 13), path="features.16.conv.1.0")
     assert "published" in kernels_table([result(paper, model="mobilenetv2_k13_rep")])
+    assert "published, trained" not in kernels_table([result(paper, model="mobilenetv2_k13_rep")])
     assert "published" not in kernels_table([result(other, model="mobilenetv2_k13_rep")])
     assert "published" not in kernels_table([result(paper, model="mobilenetv2_k9_rep")])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from replk_probe import __version__
 from replk_probe.runtime.provenance import RANDOM_INIT, RunInfo, WeightsInfo, software_versions
@@ -37,6 +38,8 @@ def test_random_weights_are_loud() -> None:
 def test_weights_from_a_file_are_named_with_their_digest() -> None:
     assert not RUN.weights.is_random
     assert RUN.weights.label == "file:a.pth [abababab]"
+    assert replace(RUN.weights, wrapper="model").label == RUN.weights.label
+    assert replace(RUN.weights, wrapper="model_ema").label == "file:a.pth, model_ema [abababab]"
 
 
 def test_versions_name_what_decides_the_numbers() -> None:
