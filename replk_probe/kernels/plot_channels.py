@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import INK, MUTED, figure_of, house_style, wrapped
 
+from .kernel import folding_words
 from .plot_sheet import (
     LINE,
     MARGIN,
@@ -73,9 +74,10 @@ def plot_gallery(results: Sequence[KernelResult]) -> Figure:
     deep = [min(most, math.ceil(len(panel.kernel.strongest) / columns)) for panel in panels]
     heights = [max(n * row, 3.2 * SMALL_SIZE * LINE + 0.1) + 0.05 for n, row in zip(deep, rows, strict=True)]
     fewer = f"{most * columns} of {kept} channels kept. " if most * columns < kept else ""
+    folding = folding_words([panel.kernel for panel in panels])
     caption = wrapped(
-        f"{fewer}Kernels of single channels with the largest sums of absolute weights, strongest first; batch norms "
-        "folded in; each divided by its largest absolute weight. Above each: its channel.",
+        f"{fewer}Kernels of single channels with the largest sums of absolute weights, strongest first; {folding}each "
+        "divided by its largest absolute weight. Above each: its channel.",
         (width - 2 * MARGIN) * 72,
         SMALL_SIZE,
     )

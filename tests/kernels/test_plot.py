@@ -251,6 +251,8 @@ def test_words_about_batch_norms_are_true() -> None:
         ((kernel("stage1.0"),), "Absolute weights, added up"),
     ):
         assert any(words in text for text in texts(plot_kernels([result(*kernels)])))
+        folded_in = any("batch norms folded in" in text for text in texts(plot_gallery([result(*kernels)])))
+        assert folded_in == ("folded" in words)
 
 
 def test_profiles_are_those_of_the_result() -> None:
