@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import gc
 import importlib
 import os
 import pickle
@@ -101,6 +102,7 @@ class Beside:
 
 def serve() -> None:
     """The other process: import, wait for the arguments, answer on what was the standard output."""
+    gc.set_threshold(100_000)  # it ends soon
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with it ignored
     messages, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # of what the function prints, nothing is an answer

@@ -119,6 +119,17 @@ def test_the_module_is_the_program(args: list[str]) -> None:
     assert as_module.stderr == as_script.stderr
 
 
+def test_the_program_leaves_at_once_but_in_order() -> None:
+    script = "import atexit, sys; atexit.register(print, 'left'); from replk_probe.cli.main import main; "
+    done = run(sys.executable, "-c", f"{script} sys.argv[1:] = ['--version']; main()")
+    assert (done.returncode, done.stdout.splitlines()) == (0, [f"replk-probe {__version__}", "left"])
+    done = run(sys.executable, "-c", f"{script} sys.argv[1:] = ['no-such']; main()")
+    assert (done.returncode, done.stdout) == (2, "left\n") and "No such command" in done.stderr
+    # Called with arguments, it is a part of another program, which goes on.
+    inside = "\ntry:\n main(['--version'])\nexcept SystemExit as end:\n print('status', end.code)"
+    assert run(sys.executable, "-c", script + inside).stdout.splitlines()[1:] == ["status 0", "left"]
+
+
 def test_unknown_command_suggests_the_close_one(replk_probe: Run) -> None:
     result = replk_probe("model")
     assert result.exit_code == 2
