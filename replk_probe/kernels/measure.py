@@ -204,7 +204,7 @@ def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int
     notes = variant.notes
     if operation != "depthwise":
         notes += (f"{layer.name} is a {operation} convolution: aggregated over output and input channels.",)
-    if min(magnitude.shape) % 2 == 0 or max(magnitude.shape) % 2 == 0:
+    if any(side % 2 == 0 for side in magnitude.shape):
         notes += (
             f"{layer.name} has an even side, whose middle lies between two taps: there its centre 3 x 3 is 2 wide, and "
             "its criss-cross has two lines.",

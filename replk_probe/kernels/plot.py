@@ -147,7 +147,8 @@ def _lines(panels: Sequence[Panel], layers: Sequence[str]) -> list[Sequence[Pane
                 lines += _broken([*part, *theirs])
             else:
                 lines += _broken(part) + _broken(theirs)
-        lines += [] if others else _broken(small)
+        # Of models that show nothing else.
+        lines += _broken([panel for panel in small if all(panel.model != other.model for other in others)])
     return lines
 
 

@@ -87,6 +87,12 @@ def shown_layers(panels: Sequence[Panel]) -> list[str]:
     return [layers[index] for index in np.linspace(0, len(layers) - 1, MOST_LAYERS).round().astype(int)]
 
 
+def stage_of(layer: str) -> str:
+    """``stage4`` of stage4.0; nothing of a module path."""
+    stage = layer.partition(".")[0]
+    return stage if re.fullmatch(r"stage\d+", stage) else ""
+
+
 def short_names(layers: Sequence[str]) -> list[str]:
     """Module paths without the parts that all of them share; names such as stage4.0 as they are."""
     return _shortened(layers)[0]
@@ -100,7 +106,7 @@ def common_path(layers: Sequence[str]) -> str:
 def _shortened(layers: Sequence[str]) -> tuple[list[str], str]:
     parts = [layer.split(".") for layer in layers]
     whole = list(layers), ""
-    if any(re.fullmatch(r"stage\d+", one[0]) for one in parts) or len(set(layers)) == 1:
+    if any(map(stage_of, layers)) or len(set(layers)) == 1:
         return whole
     if len({len(one) for one in parts}) == 1:
         shared = [len(set(column)) == 1 for column in zip(*parts, strict=True)]

@@ -29,6 +29,7 @@ from .plot_sheet import (
     percent,
     sheet,
     short_names,
+    stage_of,
     variant_words,
     weights_line,
     write_lines,
@@ -83,7 +84,7 @@ def plot_overview(results: Sequence[KernelResult]) -> Figure:
 def _rows(block: Sequence[Panel]) -> list[list[Panel]]:
     """Lines of maps; a stage that does not fit into what is left of a line begins a new one."""
     rows: list[list[Panel]] = [[]]
-    for _, group in groupby(block, key=lambda panel: _stage(panel.kernel.layer)):
+    for _, group in groupby(block, key=lambda panel: stage_of(panel.kernel.layer)):
         stage = list(group)
         if len(rows[-1]) + len(stage) > _ACROSS:
             rows.append([])
@@ -92,10 +93,6 @@ def _rows(block: Sequence[Panel]) -> list[list[Panel]]:
                 rows.append([])
             rows[-1].append(panel)
     return [row for row in rows if row]
-
-
-def _stage(layer: str) -> str:
-    return layer.partition(".")[0] if layer.startswith("stage") and not layer.startswith("stages") else ""
 
 
 def _draw_block(ax: Axes, block: Sequence[Panel], top: float, side: float, page: float) -> None:

@@ -234,6 +234,11 @@ def test_small_branches_stand_beside_the_others_where_there_is_room() -> None:
     assert len(values(figure)) == 3 * 169 + 25
 
 
+def test_a_small_branch_measured_by_itself_is_shown_beside_another_result() -> None:
+    merged, small = result(kernel("stage4.0")), result(kernel("stage4.0", 5, "small"))
+    assert len(maps(plot_kernels([merged, small]))) == len(maps(plot_kernels([small, merged]))) == 2
+
+
 def test_many_lines_of_one_layer_fit_on_a_page() -> None:
     models = [
         result(kernel("stage1.0", size, "large"), kernel("stage1.0", size), kernel("stage1.0", 5, "small"), model=name)
