@@ -26,8 +26,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from replk_probe.models import create_model, data_config
-from replk_probe.models._describe import count_parameters
-from replk_probe.models.micro import INPUT_SIZE
+from replk_probe.models.architectures.micro import INPUT_SIZE, MICRO_MODELS
+from replk_probe.models.summary import count_parameters
 from replk_probe.ops import DepthwiseConv2d, native_info, planned_method
 from replk_probe.runtime.checkpoint import Checkpoint, discard
 from replk_probe.runtime.files import atomic_write_bytes, atomic_write_text
@@ -192,6 +192,7 @@ def record_of(run: Run, weights: bytes, sha256: str, commit: str | None) -> dict
     recipe = run.recipe
     return {
         "schema_version": SCHEMA_VERSION,
+        "order": MICRO_MODELS.index(run.name),
         "model": run.name,
         "what": "small model trained on synthetic data: a demonstration, no result on ImageNet",
         "licence": "MIT",

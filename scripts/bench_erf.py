@@ -25,8 +25,8 @@ import torch
 
 from replk_probe.erf import area_ratio, contribution_scores, prepare
 from replk_probe.models import create_model
-from replk_probe.models._frozen import methods_used
-from replk_probe.models._prepare import backend_of
+from replk_probe.models.inference.input_gradient import methods_used
+from replk_probe.models.inference.prepare import backend_of
 from replk_probe.ops import DepthwiseConv2d
 from replk_probe.runtime.allocator import kept_blocks
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from replk_probe.models._prepare import prepared_copy
+from replk_probe.models.inference.prepare import prepared_copy
 from replk_probe.runtime.allocator import kept_blocks
 from replk_probe.shape_bias.decisions import Decisions
 from replk_probe.shape_bias.loading import InputImages

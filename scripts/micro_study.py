@@ -3,7 +3,7 @@
     python scripts/micro_study.py                                 # trains and measures what is not there yet: hours
     python scripts/micro_study.py --figure figures/micro-study    # the same, then the table and the figure
 
-For each model and seed of the RepLKNets in ``replk_probe/models/micro.py``: accuracy on held-out congruent images,
+For each model and seed of the RepLKNets in ``replk_probe/models/architectures/micro.py``: accuracy on held-out congruent images,
 shape bias on the synthetic conflict set, the effective receptive field on dead-leaves images of 64 px, and where the
 mass of the kernels lies, and lay before training. Each training and each measurement is kept in --output, so that the
 same command goes on after an interruption; trainings that are in --reuse are not repeated. All models of one seed come
@@ -28,8 +28,8 @@ from train_micro import commit_of_the_checkout
 from replk_probe import load_checkpoint, measure_erf, measure_shape_bias
 from replk_probe.errors import ReplkProbeError
 from replk_probe.models import attach_weights_info, create_model
-from replk_probe.models._embedded import FOLDER
-from replk_probe.models.micro import INPUT_SIZE
+from replk_probe.models.architectures.micro import INPUT_SIZE
+from replk_probe.models.weights.embedded import FOLDER
 from replk_probe.runtime.checkpoint import discard
 from replk_probe.runtime.files import atomic_write_text
 from replk_probe.runtime.provenance import WeightsInfo

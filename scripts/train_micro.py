@@ -22,7 +22,7 @@ from _micro_figure import save_curves
 from _micro_training import HELD_OUT_ROW, Recipe, train, write
 
 from replk_probe.errors import ReplkProbeError
-from replk_probe.models.micro import MICRO_MODELS
+from replk_probe.models.architectures.micro import MICRO_MODELS
 from replk_probe.runtime.checkpoint import discard
 
 ROOT = Path(__file__).resolve().parent.parent

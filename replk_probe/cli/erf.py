@@ -141,7 +141,7 @@ def command(
 
 def _default_size(models: Sequence[str]) -> int:
     """The small models see the images in the size of those that they were trained on."""
-    from replk_probe.models.micro import INPUT_SIZE, MICRO_MODELS
+    from replk_probe.models.architectures.micro import INPUT_SIZE, MICRO_MODELS
 
     return INPUT_SIZE if {*models} <= {*MICRO_MODELS} else _SIZE
 

@@ -39,7 +39,7 @@ def command(pattern: str | None, as_json: bool) -> None:
     counted after merging where that makes the model cheaper. Beside these names, every command takes
     torchvision:NAME, package.module:factory and path/to/file.py:factory.
     """
-    from replk_probe.models._describe import describe, matching_models
+    from replk_probe.models.summary import describe, matching_models
 
     names = matching_models(pattern, _BASELINES)
     counted = len(names) <= _MOST_COUNTED

@@ -208,8 +208,8 @@ def _refuse_without_model() -> None:
 
 def _without_model(weights: tuple[str, ...], stimuli: str | None, mapping: Path | None) -> _Chosen:
     """What to measure if nothing was asked for, without downloading anything; said aloud."""
-    from replk_probe.models._catalog import default_entry
-    from replk_probe.models._weights import cached_path
+    from replk_probe.models.weights.catalog import default_entry
+    from replk_probe.models.weights.resolve import cached_path
     from replk_probe.shape_bias.cue_conflict import cached_cue_conflict
     from replk_probe.shape_bias.stimulus_set import CUE_CONFLICT, SYNTHETIC
 
@@ -235,7 +235,7 @@ def _without_model(weights: tuple[str, ...], stimuli: str | None, mapping: Path 
 
 def _default_stimuli(models: Sequence[str]) -> str:
     """The small models know the classes of the synthetic set and no others."""
-    from replk_probe.models.micro import MICRO_MODELS
+    from replk_probe.models.architectures.micro import MICRO_MODELS
     from replk_probe.shape_bias.stimulus_set import CUE_CONFLICT, SYNTHETIC
 
     return SYNTHETIC if {*models} <= {*MICRO_MODELS} else CUE_CONFLICT

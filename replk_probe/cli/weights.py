@@ -31,9 +31,9 @@ def list_weights(pattern: str, as_json: bool) -> None:
 
     With a PATTERN, the weights that timm publishes are listed too: 'swin_tiny*'.
     """
-    from replk_probe.models._catalog import catalog_entries, hub_entries
-    from replk_probe.models._embedded import training_record
-    from replk_probe.models._weights import cached_path
+    from replk_probe.models.weights.catalog import catalog_entries, hub_entries
+    from replk_probe.models.weights.embedded import training_record
+    from replk_probe.models.weights.resolve import cached_path
 
     own = [entry for entry in catalog_entries() if fnmatch(entry.name, pattern)]
     entries = own + (list(hub_entries(pattern)) if pattern != "*" else [])
@@ -96,8 +96,8 @@ def fetch_weights(name: str, host: str, connect_timeout: float, force: bool) -> 
     NAME is a name from 'weights list', or a model: one of the catalog, of timm, or torchvision:NAME. An interrupted
     download goes on where it stopped; a file that is there and has the right digest is not fetched again.
     """
-    from replk_probe.models._catalog import CATALOG, default_entry, find_entry, hub_entries
-    from replk_probe.models._weights import fetch_entry, resolve_weights
+    from replk_probe.models.weights.catalog import CATALOG, default_entry, find_entry, hub_entries
+    from replk_probe.models.weights.resolve import fetch_entry, resolve_weights
     from replk_probe.runtime.files import sha256_of
 
     entry = CATALOG.get(name) or default_entry(name)
@@ -132,9 +132,9 @@ def verify_weights(path: str, ema: bool, as_json: bool) -> None:
     if it holds NaN or infinite numbers, or if its digest is not the one that its name promises or that was noted when
     it was fetched.
     """
-    from replk_probe.models._catalog import CATALOG, entries_with_digest
-    from replk_probe.models._checkpoints import inspect_checkpoint, non_finite_error
-    from replk_probe.models._weights import cached_path, digest_in_name
+    from replk_probe.models.checkpoints.load import inspect_checkpoint, non_finite_error
+    from replk_probe.models.weights.catalog import CATALOG, entries_with_digest
+    from replk_probe.models.weights.resolve import cached_path, digest_in_name
     from replk_probe.runtime.drive import noted_digest
 
     file = Path(path).expanduser()
@@ -186,7 +186,7 @@ def _is_model(name: str) -> bool:
     """Whether the name is a model's; a dotted name of ours is meant for the catalog."""
     import timm
 
-    from replk_probe.models._names import TORCHVISION, is_own_model
+    from replk_probe.models.model_id import TORCHVISION, is_own_model
 
     if name.startswith(TORCHVISION):
         return True

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.images import ImageSet, sample_images
-from replk_probe.models._seeds import check_seed as check_seed
+from replk_probe.models.factory import check_seed as check_seed
 
 from .protocol import check_threshold
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError, ReplkProbeError
-from replk_probe.models._names import check_network
-from replk_probe.models._prepare import evaluating
+from replk_probe.models.inference.prepare import evaluating
+from replk_probe.models.model_id import check_network
 from replk_probe.runtime.devices import without_autocast
 
 from .looking import check_takes, find, find_layout

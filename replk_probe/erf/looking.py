@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.models import final_layer, resolve_layer
-from replk_probe.models._prepare import evaluating
+from replk_probe.models.inference.prepare import evaluating
 
 from .layouts import Layout, layout_of
 from .reaching import Feature, never_called, place_of, value_of, watching

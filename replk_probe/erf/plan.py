@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from replk_probe.errors import InvalidInputError
 from replk_probe.images import ImageSet, UnreadableImageError, normalise
 from replk_probe.models import create_model, data_config, weights_info
-from replk_probe.models._copy import on_device
-from replk_probe.models._create import statistics_note
-from replk_probe.models._digest import bytes_of, bytes_of_model, digest_of
-from replk_probe.models._frozen import methods_used
-from replk_probe.models._names import name_of
-from replk_probe.models._prepare import backend_of, check_precision
+from replk_probe.models.checkpoints.digest import bytes_of, bytes_of_model, digest_of
+from replk_probe.models.factory import statistics_note
+from replk_probe.models.inference.copying import on_device
+from replk_probe.models.inference.input_gradient import methods_used
+from replk_probe.models.inference.prepare import backend_of, check_precision
+from replk_probe.models.model_id import name_of
 from replk_probe.runtime.checkpoint import Checkpoint, discard
 from replk_probe.runtime.devices import (
     device_label,

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.models import data_config
-from replk_probe.models._names import check_network
-from replk_probe.models._prepare import Check, check_precision, evaluating, prepared_copy
+from replk_probe.models.inference.prepare import Check, check_precision, evaluating, prepared_copy
+from replk_probe.models.model_id import check_network
 
 from .looking import UnsuitableSizeError, find, named
 from .reaching import Feature, place_of, reach, value_of

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from replk_probe.models._copy import copy_of
+from replk_probe.models.inference.copying import copy_of
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 

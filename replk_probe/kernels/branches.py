@@ -9,9 +9,9 @@ from typing import TypeAlias
 from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.models._depthwise import PLAIN_CONVS
-from replk_probe.models._large_kernel import LargeKernelConv
-from replk_probe.models._reparam import folded_weight, merged_weight
+from replk_probe.models.layers.depthwise import PLAIN_CONVS
+from replk_probe.models.layers.large_kernel import LargeKernelConv
+from replk_probe.models.layers.reparam import folded_weight, merged_weight
 
 from .kernel import ONE_OF_SEVERAL
 from .layers import KernelLayer

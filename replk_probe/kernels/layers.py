@@ -13,9 +13,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.models import large_kernel_layers, resolve_layer
-from replk_probe.models._large_kernel import LargeKernelConv
-from replk_probe.models._reparam import MERGE_METHODS
-from replk_probe.models._spec import Specified
+from replk_probe.models.layers.large_kernel import LargeKernelConv
+from replk_probe.models.layers.reparam import MERGE_METHODS
+from replk_probe.models.stages import Specified
 
 KernelModule: TypeAlias = LargeKernelConv | nn.Conv2d
 

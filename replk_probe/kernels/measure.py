@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.models import weights_info
-from replk_probe.models._create import create_partly
-from replk_probe.models._names import check_network, name_of
-from replk_probe.models._norms import norms_behind
+from replk_probe.models.factory import create_partly
+from replk_probe.models.inference.norms import norms_behind
+from replk_probe.models.model_id import check_network, name_of
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import WeightsInfo
 

@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from replk_probe.errors import InvalidInputError, ReplkProbeError
 from replk_probe.images import UnreadableImageError
 from replk_probe.models import create_model, data_config, weights_info
-from replk_probe.models._copy import on_device
-from replk_probe.models._create import statistics_note
-from replk_probe.models._digest import bytes_of_model, digest_of
-from replk_probe.models._frozen import methods_used
-from replk_probe.models._names import check_network, name_of
-from replk_probe.models._prepare import Check, backend_of, check_precision, evaluating, prepared_copy
-from replk_probe.models._seeds import check_seed
-from replk_probe.models.micro import MICRO_MODELS
+from replk_probe.models.architectures.micro import MICRO_MODELS
+from replk_probe.models.checkpoints.digest import bytes_of_model, digest_of
+from replk_probe.models.factory import check_seed, statistics_note
+from replk_probe.models.inference.copying import on_device
+from replk_probe.models.inference.input_gradient import methods_used
+from replk_probe.models.inference.prepare import Check, backend_of, check_precision, evaluating, prepared_copy
+from replk_probe.models.model_id import check_network, name_of
 from replk_probe.runtime.checkpoint import Checkpoint, discard
 from replk_probe.runtime.devices import (
     device_label,

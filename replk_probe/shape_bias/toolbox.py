@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError, UnknownModelError
 from replk_probe.models import DataConfig, create_model, data_config
-from replk_probe.models._describe import own_models
+from replk_probe.models.summary import own_models
 
 _TOOLBOX = "modelvshuman"
 # How the toolbox hands images over: normalised by ImageNet's statistics, at the size of its stimuli.

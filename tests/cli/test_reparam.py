@@ -14,7 +14,7 @@ import torch
 from click.testing import Result
 
 from replk_probe.models import create_model
-from replk_probe.models._key_names import official_name
+from replk_probe.models.checkpoints.rename_keys import official_name
 
 Run = Callable[..., Result]
 

@@ -353,7 +353,7 @@ def test_nothing_asked_for_with_all_in_the_cache(
 ) -> None:
     from replk_probe.cli import shape_bias
 
-    monkeypatch.setattr("replk_probe.models._weights.cached_path", lambda entry: tmp_path)
+    monkeypatch.setattr("replk_probe.models.weights.resolve.cached_path", lambda entry: tmp_path)
     monkeypatch.setattr("replk_probe.shape_bias.cue_conflict.cached_cue_conflict", lambda: tmp_path)
     chosen = shape_bias._without_model(("auto",), None, None)
     assert chosen == (("replknet31b",), ("replknet31b.in1k_224",), "cue-conflict")

@@ -14,9 +14,9 @@ import pytest
 import torch
 from click.testing import Result
 
-from replk_probe.models import _catalog
-from replk_probe.models._weights import weights_path
-from replk_probe.models.replknet import RepLKNet
+from replk_probe.models.architectures.replknet import RepLKNet
+from replk_probe.models.weights import catalog
+from replk_probe.models.weights.resolve import weights_path
 from replk_probe.runtime.files import sha256_of
 
 Run = Callable[..., Result]
@@ -41,7 +41,7 @@ def test_list(replk_probe: Run) -> None:
 
 
 def test_list_json(replk_probe: Run) -> None:
-    path = small_file(weights_path(_catalog.CATALOG["slak_base.in1k"]))
+    path = small_file(weights_path(catalog.CATALOG["slak_base.in1k"]))
     rows = json.loads(replk_probe("weights", "list", "slak*", "--json").stdout)
     assert [row["name"] for row in rows] == ["slak_tiny.in1k", "slak_small.in1k", "slak_base.in1k"]
     assert [row["cached"] for row in rows] == [None, None, str(path)]
@@ -87,7 +87,7 @@ def test_fetch_from_timm(replk_probe: Run, monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_fetch_prints_the_path_alone_on_stdout(replk_probe: Run) -> None:
-    path = small_file(weights_path(_catalog.CATALOG["slak_tiny.in1k"]))
+    path = small_file(weights_path(catalog.CATALOG["slak_tiny.in1k"]))
     result = replk_probe("weights", "fetch", "slak_tiny")
     assert result.exit_code == 0
     assert result.stdout == f"{path}\n"
@@ -96,7 +96,7 @@ def test_fetch_prints_the_path_alone_on_stdout(replk_probe: Run) -> None:
 
 
 def test_fetch_by_force(replk_probe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    published = small_file(weights_path(_catalog.CATALOG["slak_base.in1k"]))
+    published = small_file(weights_path(catalog.CATALOG["slak_base.in1k"]))
 
     def download(*, id: str, output: str, quiet: bool) -> str:
         shutil.copyfile(published, output)
@@ -104,7 +104,7 @@ def test_fetch_by_force(replk_probe: Run, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download=download))
     monkeypatch.setattr("replk_probe.runtime.drive.check_reachable", lambda *_: None)
-    damaged = weights_path(_catalog.CATALOG["slak_tiny.in1k"])
+    damaged = weights_path(catalog.CATALOG["slak_tiny.in1k"])
     damaged.write_bytes(published.read_bytes()[:100])
     verified = replk_probe("weights", "verify", "slak_tiny.in1k")
     assert verified.exit_code == 1 and "weights fetch NAME --force" in verified.stderr
@@ -141,8 +141,8 @@ def test_verify(replk_probe: Run, tmp_path: Path) -> None:
 
 def test_verify_knows_the_catalog(replk_probe: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = small_file(tmp_path / "my.pth")
-    entry = dataclasses.replace(_catalog.CATALOG["slak_tiny.in1k"], sha256=sha256_of(path)[:8])
-    monkeypatch.setattr(_catalog, "_ENTRIES", (entry,))
+    entry = dataclasses.replace(catalog.CATALOG["slak_tiny.in1k"], sha256=sha256_of(path)[:8])
+    monkeypatch.setattr(catalog, "_ENTRIES", (entry,))
     assert "slak_tiny.in1k" in replk_probe("weights", "verify", path).stdout
 
 
@@ -150,7 +150,7 @@ def test_verify_by_name(replk_probe: Run) -> None:
     result = replk_probe("weights", "verify", "slak_tiny.in1k")
     assert result.exit_code == 1
     assert "not in the cache" in result.stderr
-    path = small_file(weights_path(_catalog.CATALOG["slak_tiny.in1k"]))
+    path = small_file(weights_path(catalog.CATALOG["slak_tiny.in1k"]))
     assert str(path) in replk_probe("weights", "verify", "slak_tiny.in1k").stdout
 
 

@@ -26,7 +26,7 @@ from replk_probe.erf.measure import plan_erf
 from replk_probe.erf.sizing import resized
 from replk_probe.errors import BackendError, InvalidInputError, ResumeError
 from replk_probe.images import sample_images
-from replk_probe.models.replknet import RepLKNet
+from replk_probe.models.architectures.replknet import RepLKNet
 from replk_probe.ops import native_info
 
 

@@ -14,13 +14,18 @@ from torch import Tensor, nn
 
 from replk_probe.erf import area_ratio, contribution_scores, prepare
 from replk_probe.errors import InvalidInputError
-from replk_probe.models import _prepare
-from replk_probe.models._fold import fold_neighbours
-from replk_probe.models._frozen import FrozenConv2d, FrozenDepthwiseConv2d, FrozenReLU, freeze_layers, methods_used
-from replk_probe.models.convnext_large import LargeKernelConvNeXt
-from replk_probe.models.mobilenet_large import LargeKernelMobileNetV2
-from replk_probe.models.replknet import RepLKNet
-from replk_probe.models.slak import SLaK
+from replk_probe.models.architectures.convnext import LargeKernelConvNeXt
+from replk_probe.models.architectures.mobilenet_v2 import LargeKernelMobileNetV2
+from replk_probe.models.architectures.replknet import RepLKNet
+from replk_probe.models.architectures.slak import SLaK
+from replk_probe.models.inference.fold_bn import fold_neighbours
+from replk_probe.models.inference.input_gradient import (
+    FrozenConv2d,
+    FrozenDepthwiseConv2d,
+    FrozenReLU,
+    freeze_layers,
+    methods_used,
+)
 from replk_probe.ops import native_info
 
 
@@ -228,7 +233,7 @@ def test_relu_keeps_signs_and_passes_nan_on() -> None:
 
 @pytest.fixture(params=[True, False], ids=["units", "no-units"])
 def units(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
-    monkeypatch.setattr(_prepare, "_has_bfloat16_units", lambda device: request.param)
+    monkeypatch.setattr("replk_probe.models.inference.prepare._has_bfloat16_units", lambda device: request.param)
     yield request.param
 
 
@@ -415,7 +420,7 @@ def test_what_folding_breaks_in_spite_of_all_is_seen_and_left_out(monkeypatch: p
         model.get_submodule("stem.0.conv").weight.data.mul_(1.01)
         return True
 
-    monkeypatch.setattr(_prepare, "fold_neighbours", break_it)
+    monkeypatch.setattr(prepare, "fold_neighbours", break_it)
     torch.manual_seed(0)
     model = trained_looking(SMALL["replknet"]()).double()
     prepared = prepare(model)

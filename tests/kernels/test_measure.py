@@ -18,9 +18,9 @@ import replk_probe
 from replk_probe.errors import InvalidInputError, WeightsError
 from replk_probe.kernels import KernelResult, measure_kernels
 from replk_probe.models import create_model
-from replk_probe.models._large_kernel import LargeKernelConv
-from replk_probe.models.replknet import RepLKNet
-from replk_probe.models.slak import SLaK
+from replk_probe.models.architectures.replknet import RepLKNet
+from replk_probe.models.architectures.slak import SLaK
+from replk_probe.models.layers.large_kernel import LargeKernelConv
 from replk_probe.ops import DepthwiseConv2d
 
 

@@ -1,0 +1,1 @@
+"""Network architectures, one file per family, registered with timm."""

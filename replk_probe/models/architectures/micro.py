@@ -1,0 +1,75 @@
+"""Small models for images of 64 x 64 pixels, trained on the synthetic set by ``scripts/train_micro.py``.
+
+They are a demonstration and a controlled experiment, never results on ImageNet: networks that differ in their kernels
+alone, small enough to be trained on a CPU in minutes and to travel inside the package with their weights.
+
+A kernel is trained only as far as the planes that it meets are large: on a plane of H, only the middle 2 H - 1 of its
+taps in a row ever meet a pixel that is not padding. The published networks would leave planes of 16, 8, 4 and 2. Here
+two transitions have a stride of 1, and the planes of the four stages are 16, 16, 8 and 8 wide: those of 31 x 31 kernels
+in the first two stages are met in full, and so are 13 x 13 kernels in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from timm.models import generate_default_cfgs
+
+from .mobilenet_v2 import LargeKernelMobileNetV2
+from .registration import register_variant, timm_cfg
+from .replknet import RepLKNet
+
+__all__ = ["INPUT_SIZE", "MICRO_MODELS", "default_models"]
+
+INPUT_SIZE = 64  # pixels, of the training images
+_CLASSES = 16  # of the synthetic set
+_SMALL = 5  # side of the re-parameterization branch, as in RepLKNet
+
+_REPLKNET: Mapping[str, Any] = {
+    "layers": (1, 1, 1, 1),
+    "channels": (16, 32, 64, 96),
+    "ffn_ratio": 2.0,
+    "strides": (4, 1, 2, 1),
+    "num_classes": _CLASSES,
+}
+_KERNELS = {3: (3, 3, 3, 3), 7: (7, 7, 7, 7), 13: (13, 13, 13, 13), 31: (31, 31, 13, 13)}
+_REPLKNETS: dict[str, dict[str, Any]] = {
+    f"replknet_micro_k{side}{rep}": {
+        **_REPLKNET,
+        "kernel_sizes": sizes,
+        "small_kernel": _SMALL if rep else None,
+    }
+    for side, sizes in _KERNELS.items()
+    for rep in ("", "_rep")
+    if side > _SMALL or not rep
+}
+_MOBILENETS: dict[str, dict[str, Any]] = {
+    f"mobilenetv2_micro_k13{rep}": {
+        "kernel_size": 13,
+        "small_kernel": _SMALL if rep else None,
+        "num_classes": _CLASSES,
+        "drop_rate": 0.0,
+        "setting": ((1, 16, 1, 1), (3, 24, 1, 2), (3, 40, 2, 2), (3, 64, 2, 1)),
+        "stem_width": 16,
+        "last_width": 128,
+    }
+    for rep in ("", "_rep")
+}
+MICRO_MODELS = (*_REPLKNETS, *_MOBILENETS)
+
+# The synthetic images have about the same brightness and spread in all channels.
+_CFG: dict[str, Any] = {"input_size": INPUT_SIZE, "mean": 0.5, "num_classes": _CLASSES, "stride": 8}
+default_cfgs = generate_default_cfgs(
+    {name: timm_cfg("stem.0.conv", **_CFG) for name in _REPLKNETS}
+    | {name: timm_cfg("features.0.0", classifier="classifier.1", **_CFG) for name in _MOBILENETS}
+)
+for _name, _config in _REPLKNETS.items():
+    register_variant(RepLKNet, _name, _config, module=__name__)
+for _name, _config in _MOBILENETS.items():
+    register_variant(LargeKernelMobileNetV2, _name, _config, module=__name__)
+
+
+def default_models() -> tuple[str, str]:
+    """Names of the models that the commands take where none is named: with and without re-parameterization."""
+    return "replknet_micro_k13_rep", "replknet_micro_k13"

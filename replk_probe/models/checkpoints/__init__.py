@@ -1,0 +1,1 @@
+"""Reading, matching, renaming and writing of checkpoint files."""

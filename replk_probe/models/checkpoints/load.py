@@ -1,0 +1,328 @@
+"""Loading weights of every published form into a model, in place, all or nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from replk_probe.errors import WeightsError
+from replk_probe.runtime.files import sha256_of
+
+from ..inference.copying import copy_of
+from ..model_id import check_network
+from .detect import Fingerprint, fingerprint, form_of
+from .match import Plan, is_recomputed, loaded_classes, match, replace_head
+from .read import StateFile, read_state_file
+from .rename_keys import merge_fused_branches, to_own_names
+
+_FORMS = ("train", "merged", "merged+fused")
+_SHOWN_KEYS = 3
+
+
+@dataclass(frozen=True)
+class CheckpointReport:
+    """What a file was, and what became of it.
+
+    Attributes:
+        path: The file.
+        sha256: Hex digest of the file.
+        title: What the weights are by names and shapes, for instance ``"RepLKNet-31B"``.
+        form: Structure found in the file and now in the model: ``"train"``, ``"merged"`` or ``"merged+fused"``; None
+            for a family without such forms.
+        naming: ``"mmpretrain"``, ``"official"``, ``"timm"`` or ``"own"`` (the model's own names).
+        wrapper: Entry of the file that was read (``"model"``, ``"model_ema"``, nested ones joined by a dot);
+            ``"module."`` or the like where there is only a prefix; None for a flat file.
+        prefix: What was stripped from every name, or "".
+        averaged: Whether that entry is an average over training steps.
+        dropped: Names in the file that have no place in the model and were left out on purpose.
+        missing: Names in the model that the file leaves as they were: those of a missing head or final norm.
+        head: ``"loaded"``, ``"replaced"`` (another number of classes, which the model now has), ``"missing"`` (not in
+            the file: the model keeps its own, so its class scores mean nothing), ``"dropped"`` (not in the model).
+        num_classes: Outputs of the classifier as loaded; None without a loaded one.
+        dtypes: In the file, of each tensor that was loaded, by its name in the model.
+    """
+
+    path: Path
+    sha256: str
+    title: str
+    form: str | None
+    naming: str
+    wrapper: str | None
+    prefix: str
+    averaged: bool
+    dropped: tuple[str, ...]
+    missing: tuple[str, ...]
+    head: str
+    num_classes: int | None
+    dtypes: Mapping[str, torch.dtype]
+
+    @property
+    def note(self) -> str | None:
+        """One sentence for the reader where the weights are not the whole story."""
+        if self.head == "missing":
+            norm = " and no final norm" if any(name.startswith("norm.") for name in self.missing) else ""
+            return f"The file has no classifier{norm}: features are trained, class scores are not."
+        return None
+
+
+def load_checkpoint(
+    model: nn.Module, path: str | os.PathLike[str], *, ema: bool = False, only: Sequence[str] | None = None
+) -> CheckpointReport:
+    """Load a weights file into ``model`` in place; on any error the model is as it was.
+
+    Understood are the files of RepLKNet (train, merged and deep-fused form), of SLaK, of mmpretrain, timm and
+    torchvision, and those saved from the model itself; flat or wrapped, ``.pth`` in both serialisations or safetensors.
+    The model is merged or fused to match the file, and its classifier follows the file's number of classes.
+
+    Args:
+        model: The network; parameters keep their dtype and device. On the meta device they become real tensors.
+        path: The file.
+        ema: Take the file's averaged entry (``model_ema`` and the like) instead of the default one.
+        only: Module paths outside of which nothing is loaded. All names and shapes must fit all the same, but of the
+            numbers in the file only these are read, where its format lets tensors be read one by one.
+
+    Returns:
+        What was found and done.
+
+    Raises:
+        WeightsError: The file cannot be read, is refused, holds non-finite numbers, or does not fit the model.
+        InvalidInputError: ``model`` is no network.
+    """
+    check_network(model)
+    path = _checked(path)
+    own = model.state_dict()
+    file = read_state_file(path, ema=ema, own_keys=own)
+    state, origins, dropped, naming = to_own_names(file.state, own)
+    dropped += file.ignored
+    state, merged_here = merge_fused_branches(state)
+    if merged_here:
+        origins.update({name: name.replace(".reparam_conv.", ".large_conv.conv.") for name in merged_here})
+    form = form_of(state) if _has_forms(model) else None
+    skeleton = _on_meta(model)
+    _restructure(skeleton, form)
+    plan = match(skeleton, state, origins, dropped)
+    if plan.faults and (converted := _by_timm(skeleton, state)) is not None:
+        candidate = match(skeleton, converted, {}, dropped)
+        plan = candidate if candidate.faults < plan.faults else plan
+    if plan.faults:
+        raise _does_not_fit(model, path, file, plan, form, only or ())
+    wanted = {name: value for name, value in plan.state.items() if only is None or _is_inside(name, only)}
+    _refuse_unusable(wanted, plan.origins, skeleton, path)
+    digest = sha256_of(path)
+    dtypes = {name: value.dtype for name, value in plan.state.items()}
+
+    _restructure(model, form)
+    for name, classes in plan.heads.items():
+        replace_head(model, name, classes)
+    on_meta = any(value.is_meta for value in own.values())
+    if on_meta:  # Nothing to copy into: the model takes the tensors themselves, off the mapped file.
+        target = model.state_dict()
+        wanted = {name: value.to(target[name].dtype, copy=True) for name, value in wanted.items()}
+    model.load_state_dict(wanted, strict=False, assign=on_meta)
+    return CheckpointReport(
+        path=path,
+        sha256=digest,
+        title=_identify(state).title,
+        form=form,
+        naming=naming,
+        wrapper=file.wrapper,
+        prefix=file.prefix,
+        averaged=file.averaged,
+        dropped=tuple(plan.dropped),
+        missing=tuple(name for name in model.state_dict() if name not in plan.state and not is_recomputed(name)),
+        head=plan.head,
+        num_classes=loaded_classes(model, plan),
+        dtypes=dtypes,
+    )
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a file seems to be, judged without a model; fields as in :class:`CheckpointReport`.
+
+    Attributes:
+        tensors: How many the file holds.
+        not_finite: Names in the file of the tensors with NaN or infinite numbers, with which no model will load it.
+    """
+
+    path: Path
+    sha256: str
+    fingerprint: Fingerprint
+    naming: str
+    wrapper: str | None
+    averaged: bool
+    tensors: int
+    num_classes: int | None
+    not_finite: tuple[str, ...] = ()
+
+
+def inspect_checkpoint(path: str | os.PathLike[str], *, ema: bool = False) -> CheckpointInfo:
+    """Read a file and say what it seems to be.
+
+    Args:
+        path: The file.
+        ema: Look at the averaged entry.
+
+    Returns:
+        Form, family, digest and the like.
+
+    Raises:
+        WeightsError: The file cannot be read, is refused or holds no weights.
+    """
+    path = _checked(path)
+    file = read_state_file(path, ema=ema)
+    state, origins, _, naming = to_own_names(file.state, {})
+    broken = _not_finite(state, origins)
+    found = _identify(merge_fused_branches(state)[0])
+    heads = [state[name] for name in ("head.weight", "fc.weight", "classifier.weight") if name in state]
+    heads = heads or [state[name] for name in ("head.fc.weight", "classifier.1.weight") if name in state]
+    classes = int(heads[0].shape[0]) if heads else None
+    tensors, digest = len(file.state), sha256_of(path)
+    return CheckpointInfo(path, digest, found, naming, file.wrapper, file.averaged, tensors, classes, broken)
+
+
+def non_finite_error(path: Path, names: Sequence[str]) -> WeightsError:
+    """The error for a file with NaN or infinite numbers in the tensors of these names."""
+    return WeightsError(
+        f"{path.name} holds NaN or infinite weights. {_some('tensor', list(names))} not finite. "
+        f"Fetch the file again, or choose an earlier checkpoint of the training."
+    )
+
+
+def _checked(path: Any) -> Path:
+    if not isinstance(path, (str, os.PathLike)):
+        raise WeightsError(f"The weights file is given as {path!r}. It is read from a path. Give the path of a file.")
+    return Path(path)
+
+
+def _has_forms(model: nn.Module) -> bool:
+    return callable(getattr(model, "reparameterize", None)) and callable(getattr(model, "fuse_bn", None))
+
+
+def _restructure(model: nn.Module, form: str | None) -> None:
+    network: Any = model
+    if form == "merged":
+        network.reparameterize()
+    elif form == "merged+fused":
+        network.fuse_bn()
+
+
+def _on_meta(model: nn.Module) -> nn.Module:
+    """A copy without numbers, to try the file on."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.detach().to("meta")
+    return copy_of(model, memo)
+
+
+def _by_timm(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """The state dict after timm's own conversion for this architecture (other namings, resized position tables)."""
+    module = type(model).__module__
+    convert: object = getattr(sys.modules.get(module), "checkpoint_filter_fn", None)
+    if not module.startswith("timm.models.") or not callable(convert):
+        return None
+    try:
+        converted = convert(dict(state), model)
+    except Exception:
+        # Written for files of the right architecture: on others it fails in any way, and the comparison tells more.
+        return None
+    if not isinstance(converted, dict):
+        return None
+    return {name: value for name, value in converted.items() if isinstance(value, Tensor)}
+
+
+def _is_inside(name: str, paths: Sequence[str]) -> bool:
+    """Whether a tensor belongs to one of the modules at ``paths``."""
+    return any(name.startswith(f"{path}.") for path in paths)
+
+
+def _refuse_unusable(state: Mapping[str, Tensor], origins: Mapping[str, str], skeleton: nn.Module, path: Path) -> None:
+    """Numbers that no model can use: quantised, or not finite."""
+    own = skeleton.state_dict()
+    for name, value in state.items():
+        if own[name].is_floating_point() and not value.is_floating_point():
+            raise WeightsError(
+                f"{path.name} holds quantised weights. {origins.get(name, name)} is {value.dtype}, and the model "
+                f"computes in {own[name].dtype}. Pass the floating-point file."
+            )
+    broken = _not_finite(state, origins)
+    if broken:
+        raise non_finite_error(path, broken)
+
+
+def _not_finite(state: Mapping[str, Tensor], origins: Mapping[str, str]) -> tuple[str, ...]:
+    """Names in the file of the tensors with NaN or infinite numbers."""
+    return tuple(
+        origins.get(name, name)
+        for name, value in state.items()
+        if value.is_floating_point() and value.numel() and not _is_finite(value)
+    )
+
+
+def _is_finite(value: Tensor) -> bool:
+    """One pass without a mask as large as the tensor: NaN wins every comparison in aminmax."""
+    wide = value.float() if value.element_size() == 1 else value  # There is no aminmax in float8.
+    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(wide))
+
+
+def _identify(state: Mapping[str, Tensor]) -> Fingerprint:
+    return fingerprint({name: tuple(value.shape) for name, value in state.items()})
+
+
+def _does_not_fit(
+    model: nn.Module, path: Path, file: StateFile, plan: Plan, form: str | None, only: Sequence[str]
+) -> WeightsError:
+    own = model.state_dict()
+    for names in (plan.missing, plan.misshaped):
+        names.sort(key=lambda name: not _is_inside(name, only))  # what was asked for comes first
+    seems = fingerprint({name: tuple(value.shape) for name, value in plan.state.items()})
+    mine = fingerprint({name: tuple(value.shape) for name, value in own.items()})
+    parts = []
+    if plan.missing:
+        parts.append(_some("missing key", plan.missing, verb=False))
+    if plan.unexpected:
+        parts.append(_some("unexpected key", [plan.origins.get(name, name) for name in plan.unexpected], verb=False))
+    if plan.misshaped:
+        shown = [
+            f"{plan.origins.get(name, name)} {list(plan.state[name].shape)} for {list(own[name].shape)}"
+            if name in own
+            else f"{plan.origins.get(name, name)} {list(plan.state[name].shape)}"
+            for name in plan.misshaped
+        ]
+        parts.append(_some("mis-shaped key", shown, verb=False))
+    details = "; ".join(parts)
+    return WeightsError(
+        f"{path.name} does not fit {type(model).__name__}. The file looks like {seems}, the model like {mine}: "
+        f"{details}. {_hint(plan, own, seems, mine, form)}"
+    )
+
+
+def _hint(plan: Plan, own: Mapping[str, Tensor], seems: Fingerprint, mine: Fingerprint, form: str | None) -> str:
+    decomposed = any(".column_conv." in name for name in own)
+    if decomposed and any(".large_conv." in name for name in plan.state):
+        return "The file has undecomposed kernels (lkb_origin): build the model with decomposed=False."
+    if any(".column_conv." in name for name in plan.state) and any(".large_conv." in name for name in own):
+        return "The file has decomposed kernels: build the model with decomposed=True."
+    had = form_of(own)
+    if form and had and _FORMS.index(had) > _FORMS.index(form):
+        return f"The model is already in {had} form, which cannot be undone: load into a newly built one."
+    if seems.model and seems.model != mine.model:
+        return f"Use the model {seems.model}, or another file."
+    return "Use the model that the file was made for, or another file."
+
+
+def _some(what: str, names: list[str], verb: bool = True) -> str:
+    """``3 missing keys (a, b, c)``, cut to the first few."""
+    shown = ", ".join(names[:_SHOWN_KEYS]) + (", ..." if len(names) > _SHOWN_KEYS else "")
+    plural = "" if len(names) == 1 else "s"
+    verb_text = (" is" if len(names) == 1 else " are") if verb else ""
+    return f"{len(names)} {what}{plural} ({shown}){verb_text}"

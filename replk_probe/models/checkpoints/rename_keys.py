@@ -1,0 +1,194 @@
+"""Names of tensors in published files -> names in our models, and in torchvision's; and back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+
+from replk_probe.errors import InvalidInputError
+
+from ..architectures.mobilenet_v2 import LargeKernelMobileNetV2
+from ..architectures.replknet import RepLKNet
+from ..architectures.slak import SLaK
+
+# Names of the branches in the authors' files -> ours. SLaK's authors renamed theirs twice.
+_BRANCHES = {
+    "lkb_origin": "large_conv",
+    "lkb_reparam": "reparam_conv",
+    "LoRA1": "column_conv",
+    "Decom1": "column_conv",
+    "LoRA2": "row_conv",
+    "Decom2": "row_conv",
+}
+_BRANCH = re.compile(rf"(?<=\.large_kernel\.)({'|'.join(_BRANCHES)})(?=\.)")
+_OFFICIAL = {"large_conv": "lkb_origin", "reparam_conv": "lkb_reparam", "column_conv": "LoRA1", "row_conv": "LoRA2"}
+_OWN_BRANCH = re.compile(rf"(?<=\.large_kernel\.)({'|'.join(_OFFICIAL)})(?=\.)")
+# A merged SLaK is a ConvNeXt of timm's with other kernels: its names here, and there. The first that matches counts.
+_TO_TIMM = (
+    (r"downsample_layers\.0\.", r"stem."),
+    (r"downsample_layers\.(\d+)\.", r"stages.\1.downsample."),
+    (r"stages\.(\d+)\.(\d+)\.large_kernel\.reparam_conv\.", r"stages.\1.blocks.\2.conv_dw."),
+    (r"stages\.(\d+)\.(\d+)\.pwconv([12])\.", r"stages.\1.blocks.\2.mlp.fc\3."),
+    (r"stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
+    (r"norm\.", r"head.norm."),
+    (r"head\.", r"head.fc."),
+)
+_FROM_TIMM = (
+    (r"stem\.", r"downsample_layers.0."),
+    (r"stages\.(\d+)\.downsample\.", r"downsample_layers.\1."),
+    (r"stages\.(\d+)\.blocks\.(\d+)\.conv_dw\.", r"stages.\1.\2.large_kernel.reparam_conv."),
+    (r"stages\.(\d+)\.blocks\.(\d+)\.mlp\.fc([12])\.", r"stages.\1.\2.pwconv\3."),
+    (r"stages\.(\d+)\.blocks\.(\d+)\.", r"stages.\1.\2."),
+    (r"head\.norm\.", r"norm."),
+    (r"head\.fc\.", r"head."),
+)
+# Norms that detectors and segmenters put behind each stage of RepLKNet or SLaK.
+_STAGE_NORM = re.compile(r"(stages\.\d+\.norm|norm\d)\.(weight|bias|running_mean|running_var|num_batches_tracked)")
+_TASK_HEADS = re.compile(r"(decode_head|auxiliary_head|neck|rpn_head|roi_head|bbox_head|mask_head)\.")
+# torchvision's DenseNet files have a dot where its modules have none.
+_DENSE = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")
+
+
+def to_own_names(
+    state: Mapping[str, Tensor], own: Mapping[str, object]
+) -> tuple[dict[str, Tensor], dict[str, str], list[str], str]:
+    """Rename the tensors of a file as our models, and torchvision's, call them.
+
+    Args:
+        state: Tensors by their names in the file.
+        own: Names in the model; one that is there already is never changed. May be empty.
+
+    Returns:
+        Tensors by new name; new name -> name in the file; names dropped on purpose; the file's naming.
+    """
+    backbone = any(name.startswith("backbone.") for name in state) and not any(
+        name.startswith("backbone.") for name in own
+    )
+    stages = [int(m[1]) for m in map(re.compile(r"(?:backbone\.)?stages\.(\d+)\.").match, state) if m]
+    last_norm = f"stages.{max(stages, default=3)}.norm."
+    large = any(".large_kernel." in name for name in state)
+    # Of the model as well: this is how the files of timm's own ConvNeXt are called, too.
+    timm = "stages.0.blocks.0.conv_dw.weight" in state and any(".large_kernel." in name for name in own)
+    renamed: dict[str, Tensor] = {}
+    origins: dict[str, str] = {}
+    dropped: list[str] = []
+    official = False
+    for name, tensor in state.items():
+        new = name
+        if name not in own:
+            if backbone:
+                new = new.removeprefix("backbone.")
+                # mmpretrain puts the final norm into the last stage.
+                new = re.sub(rf"^{re.escape(last_norm)}", "norm.", new) if name != new else new
+                new = re.sub(r"^head\.fc\.", "head.", new)
+            if timm:
+                new = _renamed(new, _FROM_TIMM)
+            # Of the multi-task head of the pre-trained XL model this is the classifier.
+            new = re.sub(r"^head\.cls_22k\.", "head.", new)
+            new = _DENSE.sub(r"\1\2", new)
+            branch = _BRANCH.sub(lambda found: _BRANCHES[found[1]], new)
+            official = official or branch != new
+            new = branch
+            if (large and _STAGE_NORM.fullmatch(new)) or (backbone and _TASK_HEADS.match(new)):
+                dropped.append(name)
+                continue
+            if new in renamed:
+                new = name
+        renamed[new] = tensor
+        origins[new] = name
+    naming = "mmpretrain" if backbone else "timm" if timm else "official" if official else "own"
+    return renamed, origins, dropped, naming
+
+
+def official_name(name: str) -> str:
+    """The name that the authors of RepLKNet and of SLaK have for one of ours."""
+    return _OWN_BRANCH.sub(lambda found: _OFFICIAL[found[1]], name)
+
+
+def timm_name(name: str) -> str:
+    """The name in timm's ConvNeXt for one of our merged SLaK or ConvNeXt."""
+    return _renamed(name, _TO_TIMM)
+
+
+def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:
+    """``name`` with its beginning replaced by the first row that matches."""
+    for pattern, new in table:
+        renamed, count = re.subn(rf"^{pattern}", new, name)
+        if count:
+            return renamed
+    return name
+
+
+def merge_fused_branches(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Sum branches that have lost their batch norms: the authors' fusing code, run without merging first."""
+    stems = [name.removesuffix("conv.bias") for name in state if name.endswith(".large_kernel.large_conv.conv.bias")]
+    if not stems:
+        return state, []
+    merged = dict(state)
+    made = []
+    for stem in stems:
+        weight, bias = merged.pop(f"{stem}conv.weight"), merged.pop(f"{stem}conv.bias")
+        small = stem.replace("large_conv.", "small_conv.conv.")
+        if f"{small}weight" in merged and f"{small}bias" in merged:
+            margin = (weight.shape[-1] - merged[f"{small}weight"].shape[-1]) // 2
+            padded = nn.functional.pad(merged.pop(f"{small}weight").double(), [margin] * 4)
+            weight = (weight.double() + padded).to(weight.dtype)
+            bias = (bias.double() + merged.pop(f"{small}bias").double()).to(bias.dtype)
+        target = stem.replace("large_conv.", "reparam_conv.")
+        merged[f"{target}weight"], merged[f"{target}bias"] = weight, bias
+        made += [f"{target}weight", f"{target}bias"]
+    return merged, made
+
+
+_RENAME: dict[str, Callable[[str], str]] = {
+    "official": official_name,
+    "replk-probe": lambda name: name,
+    "timm": timm_name,
+}
+SCHEMES = tuple(_RENAME)
+
+# Families that a scheme has no names for, and why.
+_WITHOUT: tuple[tuple[type[nn.Module], str, str], ...] = (
+    (RepLKNet, "timm", "timm has no RepLKNet"),
+    (LargeKernelMobileNetV2, "timm", "timm's MobileNet V2 has kernels of 3 x 3 alone and none with a bias"),
+    (LargeKernelMobileNetV2, "official", "no authors' code of a MobileNet V2 with large kernels was published"),
+)
+
+
+def check_scheme(scheme: str, network: nn.Module, model: str) -> None:
+    """InvalidInputError if there is no such scheme, or none for this network."""
+    if scheme not in SCHEMES:
+        raise InvalidInputError(
+            f"Unknown naming scheme {scheme!r}. There are {len(SCHEMES)}. Use one of {', '.join(SCHEMES)}."
+        )
+    if scheme == "replk-probe" or isinstance(network, SLaK):
+        return
+    known = [reason for family, without, reason in _WITHOUT if isinstance(network, family) and scheme == without]
+    if isinstance(network, RepLKNet) and not known:
+        return
+    elsewhere = type(network).__module__.startswith("timm.")
+    others = "its own names are timm's" if elsewhere else "its tensors have one name each"
+    reason = known[0] if known else others
+    usable = "official or replk-probe" if isinstance(network, RepLKNet) else "replk-probe"
+    raise InvalidInputError(f"{model} has no names of the scheme {scheme!r}: {reason}. Use {usable}.")
+
+
+def in_scheme(scheme: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our names -> those of a scheme that :func:`check_scheme` allows."""
+    return {_RENAME[scheme](name): tensor for name, tensor in tensors.items()}
+
+
+def timm_call(network: nn.Module) -> str | None:
+    """The call that builds a merged SLaK or large-kernel ConvNeXt in timm, which has no names for its variants."""
+    if not isinstance(network, SLaK):
+        return None
+    kernels = [stage[0].large_kernel.kernel_size[0] for stage in network.stages]  # type: ignore[index]
+    arguments = {
+        "num_classes": network.num_classes,
+        "depths": network.depths,
+        "dims": tuple(stage["num_chs"] for stage in network.feature_info),
+        "kernel_sizes": tuple(kernels),
+    }
+    return f"timm.create_model('convnext_tiny', {', '.join(f'{name}={value}' for name, value in arguments.items())})"

@@ -1,0 +1,1 @@
+"""Preparation of a network for measurement: folding, freezing, input gradients."""

@@ -1,0 +1,182 @@
+"""Batch norms and ReLUs folded into their neighbours in any network whose forward can be traced."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from replk_probe.ops import DepthwiseConv2d
+
+from ..layers.depthwise import PLAIN_CONVS, is_same_depthwise
+from ..layers.reparam import FOLDABLE_NORMS, fuse_conv_bn, is_foldable
+
+# Of two traces that overlap, the one that ends last would leave the other's patches in place for good.
+_TRACING = threading.Lock()
+
+
+class Tracer(fx.Tracer):
+    """Follows its own thread alone: torch.fx takes over the calls of every module while it traces."""
+
+    def __init__(self) -> None:
+        """Remember the thread."""
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a call is recorded as it is: torch's own modules, and the one here that stands for one of them."""
+        return type(m) is DepthwiseConv2d or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Record the call, or let another thread's pass."""
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Record the reading of a parameter, or let another thread's pass."""
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+def fold_neighbours(model: nn.Module, keep: str = "") -> bool:
+    """Fold batch norms into the convolutions next to them, and ReLUs into the depthwise ones before them, in place.
+
+    A norm behind a convolution goes into any kernel; a norm before one only where the kernel is 1 x 1, since zero
+    padding comes after the norm. A ReLU that alone reads what a depthwise convolution of stride 1 gives is computed
+    with it; one that alone reads what another layer has just computed writes over it. Inference mode only. Modules with
+    hooks, modules called twice and weights that are read elsewhere are left alone, and so is a network that torch.fx
+    cannot trace.
+
+    A trace is one path through the code, which need not be the one that real images take: compare the results.
+
+    Args:
+        model: Changed in place; folded norms and ReLUs become identities of the same name.
+        keep: Path of a module whose input and output must stay what they are. What ``forward_features`` returns, where
+            there is such a method, stays in any case.
+
+    Returns:
+        Whether anything was changed.
+    """
+    graph = traced(model)
+    if graph is None:
+        return False
+    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    read_elsewhere = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+
+    def only(node: object, *kinds: type[nn.Module]) -> nn.Module | None:
+        """The module that ``node`` calls, if it is of exactly one of these kinds and of use to nobody else."""
+        if not isinstance(node, fx.Node) or node.op != "call_module":
+            return None
+        path = str(node.target)
+        module = model.get_submodule(path)
+        alone = calls[path] == 1 and path not in read_elsewhere and not _has_hooks(module)
+        return module if alone and type(module) in kinds else None
+
+    changed = False
+    folded: set[fx.Node] = set()  # norms that are identities by now
+    for node in graph.nodes:
+        bn, source = only(node, *FOLDABLE_NORMS), _source(node)
+        if bn is None or bn.running_var is None or source is None:
+            continue
+        conv = only(source, *PLAIN_CONVS)
+        if isinstance(conv, nn.Conv2d) and is_foldable(conv) and _on_one_side(source, node, keep):
+            if len(source.users) == 1:
+                _replace(model, str(source.target), fuse_conv_bn(conv, bn))
+                _replace(model, str(node.target), nn.Identity())
+                folded.add(node)
+                changed = True
+                continue
+        reader = next(iter(node.users)) if len(node.users) == 1 else None
+        conv = only(reader, *PLAIN_CONVS)
+        if reader is not None and isinstance(conv, nn.Conv2d) and is_foldable(conv) and _is_pointwise(conv):
+            if _on_one_side(node, reader, keep):
+                _replace(model, str(reader.target), _fuse_bn_conv(bn, conv))
+                _replace(model, str(node.target), nn.Identity())
+                changed = True
+    for node in graph.nodes:
+        relu, source = only(node, nn.ReLU), _source(node)
+        while source in folded and len(source.users) == 1 and _on_one_side(source, node, keep):
+            source = _source(source)
+        # These alone give a tensor that is new, and whose own gradient does not look at it again once they are frozen.
+        layer = only(source, *PLAIN_CONVS, nn.Linear, *FOLDABLE_NORMS)
+        if not isinstance(relu, nn.ReLU) or source is None or layer is None or len(source.users) != 1:
+            continue
+        fits = isinstance(layer, nn.Conv2d) and is_foldable(layer) and is_same_depthwise(layer)
+        if isinstance(layer, nn.Conv2d) and fits and _on_one_side(source, node, keep):
+            _replace(model, str(source.target), DepthwiseConv2d.from_conv(layer, "relu"))
+            _replace(model, str(node.target), nn.Identity())
+        else:
+            relu.inplace = True
+        changed = True
+    return changed
+
+
+def traced(model: nn.Module, tracer: Tracer | None = None) -> fx.Graph | None:
+    """The calls that lead to the features, or all where the model has no ``forward_features``.
+
+    Args:
+        model: Any network, in eval mode.
+        tracer: Which modules are recorded as they are; by default torch's own.
+
+    Returns:
+        None where torch.fx cannot follow the network's code.
+    """
+    tracer = tracer or Tracer()
+    tracer.traced_func_name = "forward_features" if hasattr(model, "forward_features") else "forward"
+    try:
+        with _TRACING, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return tracer.trace(model)
+    except Exception:  # tracing runs the model's own code, which may raise anything
+        return None
+
+
+def _source(node: fx.Node) -> fx.Node | None:
+    """Whose output a node reads first."""
+    return node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, name) for name in names)
+
+
+def _on_one_side(first: fx.Node, second: fx.Node, keep: str) -> bool:
+    """Whether two neighbours are both within the module ``keep`` or both outside of it."""
+    inside = [f"{node.target}.".startswith(f"{keep}.") for node in (first, second)]
+    return not keep or inside[0] == inside[1]
+
+
+def _is_pointwise(conv: nn.Conv2d) -> bool:
+    return conv.kernel_size == (1, 1) and conv.padding in ((0, 0), "valid") and conv.groups == 1
+
+
+def _fuse_bn_conv(bn: nn.Module, conv: nn.Conv2d) -> nn.Conv2d:
+    """The 1 x 1 convolution that equals ``conv(bn(x))``; float64 inside."""
+    # The norm alone as a 1 x 1 depthwise convolution; the product of the two matrices is the answer.
+    channels = conv.in_channels
+    unit = nn.Conv2d(channels, channels, 1, groups=channels, bias=False, device=conv.weight.device).double()
+    nn.init.ones_(unit.weight)
+    norm = fuse_conv_bn(unit, bn)
+    fused = fuse_conv_bn(conv, nn.Identity())
+    weight = conv.weight.detach().double()
+    assert norm.bias is not None and fused.bias is not None  # fuse_conv_bn always gives one
+    shift = (weight[:, :, 0, 0] @ norm.bias) + (0 if conv.bias is None else conv.bias.detach().double())
+    with torch.no_grad():
+        fused.weight.copy_(weight * norm.weight.reshape(1, -1, 1, 1))
+        fused.bias.copy_(shift)
+    return fused
+
+
+def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module.eval())

@@ -1,0 +1,224 @@
+"""Structural re-parameterization: batch norms folded into convolutions, parallel branches merged into one kernel.
+
+Everything here is defined by the running statistics, that is by the network in eval mode: a network that is still in
+train mode normalises by its batch, and merging it changes what it computes until ``eval()`` is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from replk_probe.errors import InvalidInputError
+
+from .depthwise import PLAIN_CONVS, activation_of, with_native_kernels
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+# Exact types, as for convolutions: a subclass may compute something else.
+FOLDABLE_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
+# What blocks of other packages (timm, RepVGG, RepViT) call the method that merges their branches.
+MERGE_METHODS = ("reparameterize", "switch_to_deploy", "fuse")
+
+
+class Mergeable(nn.Module):
+    """A block of parallel linear branches that one convolution can replace."""
+
+    def reparameterize(self) -> None:
+        """Replace the branches by their sum, in place; nothing happens the second time."""
+        raise NotImplementedError
+
+
+class Reparameterizable(nn.Module):
+    """Adds :meth:`reparameterize` and :meth:`fuse_bn` to a network."""
+
+    def reparameterize(self) -> Self:
+        """Merge the depthwise branches, each with its own batch norm, in place; harmless when called twice.
+
+        Returns:
+            The network itself.
+        """
+        return reparameterize(self)
+
+    def fuse_bn(self) -> Self:
+        """Merge the branches, then fold every batch norm that follows a convolution, in place; harmless when repeated.
+
+        Batch norms that stand before a convolution or before the pooling stay: they have no convolution of their own.
+
+        Returns:
+            The network itself.
+        """
+        return fuse_bn(self)
+
+
+def reparameterize(model: ModuleT) -> ModuleT:
+    """Merge, in place, the branches of every block that has some; see :meth:`Reparameterizable.reparameterize`.
+
+    Args:
+        model: Any network; one without such blocks is returned as it is.
+
+    Returns:
+        ``model``.
+    """
+    for module in list(model.modules()):
+        if isinstance(module, Mergeable):
+            module.reparameterize()
+    return model
+
+
+def fuse_bn(model: ModuleT) -> ModuleT:
+    """Merge branches, then fold every batch norm that directly follows a convolution in an ``nn.Sequential``, in place.
+
+    Args:
+        model: Any network; what is not known to be exact is left alone.
+
+    Returns:
+        ``model``.
+    """
+    reparameterize(model)
+    for module in list(model.modules()):
+        if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+            fold_sequence(module)
+    return model
+
+
+def is_foldable(conv: nn.Module) -> bool:
+    """Whether a batch norm behind ``conv`` can go into it: a plain convolution with nothing computed in between."""
+    return type(conv) in PLAIN_CONVS and activation_of(conv) is None
+
+
+def fold_sequence(sequence: nn.Sequential) -> None:
+    """Fold the batch norms of one sequence into the convolutions before them; identities keep the names of the rest."""
+    names = list(sequence._modules)
+    for first, second in pairwise(names):
+        conv, bn = getattr(sequence, first), getattr(sequence, second)
+        if is_foldable(conv) and type(bn) in FOLDABLE_NORMS and bn.running_mean is not None:
+            setattr(sequence, first, fuse_conv_bn(conv, bn))
+            setattr(sequence, second, nn.Identity().train(bn.training))
+
+
+def fuse_conv_bn(conv: nn.Conv2d, bn: nn.Module) -> nn.Conv2d:
+    """The convolution that equals ``bn(conv(x))`` with the running statistics of ``bn``.
+
+    Args:
+        conv: Weight ``[O, I/groups, Kh, Kw]``, with or without bias; left as it is.
+        bn: Its batch norm, or ``nn.Identity``; left as it is.
+
+    Returns:
+        A new convolution with bias, a :class:`~replk_probe.ops.DepthwiseConv2d` where that covers it; geometry, dtype,
+        device, mode and ``requires_grad`` are those of ``conv``. The arithmetic is done in float64.
+
+    Raises:
+        InvalidInputError: ``bn`` is no batch norm with running statistics, or ``conv`` computes an activation.
+    """
+    weight, bias = folded_weight(conv, bn)
+    return _conv_like(conv, weight, bias, conv.kernel_size, conv.padding)
+
+
+def merge_branches(branches: Iterable[tuple[nn.Conv2d, nn.Module]]) -> nn.Conv2d:
+    """The convolution that equals the sum of parallel convolutions, each followed by its own batch norm.
+
+    Args:
+        branches: ``(conv, bn)`` pairs with odd kernels that share channels, groups and stride, zero-padded so that
+            their outputs have one size; ``bn`` may be ``nn.Identity``. Rectangular kernels are welcome.
+
+    Returns:
+        A new convolution with bias, of the largest height and the largest width among the kernels: a
+        :class:`~replk_probe.ops.DepthwiseConv2d` where that covers it.
+
+    Raises:
+        InvalidInputError: The branches are not aligned on one centre, or one computes an activation.
+    """
+    pairs = list(branches)
+    weight, bias, padding = merged_weight(pairs)
+    return _conv_like(pairs[0][0], weight, bias, tuple(weight.shape[-2:]), padding)
+
+
+def merged_weight(branches: Sequence[tuple[nn.Conv2d, nn.Module]]) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """What :func:`merge_branches` computes, before it is rounded to the dtype of the branches.
+
+    Args:
+        branches: As there.
+
+    Returns:
+        Weight ``[O, I/groups, Kh, Kw]`` and bias ``[O]`` in float64, and the padding of the merged convolution.
+
+    Raises:
+        InvalidInputError: As there.
+    """
+    first = branches[0][0]
+    size = (max(conv.kernel_size[0] for conv, _ in branches), max(conv.kernel_size[1] for conv, _ in branches))
+    margins = [((size[0] - conv.kernel_size[0]) / 2, (size[1] - conv.kernel_size[1]) / 2) for conv, _ in branches]
+    paddings = {
+        (int(conv.padding[0]) + dy, int(conv.padding[1]) + dx)
+        for (conv, _), (dy, dx) in zip(branches, margins, strict=True)
+    }
+    aligned = len(paddings) == 1 and all(d.is_integer() for margin in margins for d in margin)
+    if not aligned or any(conv.stride != first.stride or conv.dilation != (1, 1) for conv, _ in branches):
+        raise InvalidInputError(
+            "These branches cannot be merged: their kernels, paddings and strides do not share one centre. "
+            "Use odd kernels with a padding of half their size and the same stride."
+        )
+    folded = [folded_weight(conv, bn) for conv, bn in branches]
+    padded = [
+        nn.functional.pad(weight, (int(dx), int(dx), int(dy), int(dy)))
+        for (weight, _), (dy, dx) in zip(folded, margins, strict=True)
+    ]
+    py, px = paddings.pop()
+    return reduce(torch.add, padded), reduce(torch.add, [bias for _, bias in folded]), (int(py), int(px))
+
+
+def folded_weight(conv: nn.Conv2d, bn: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight ``[O, I/groups, Kh, Kw]`` and bias ``[O]`` in float64 of ``bn(conv(x))``; see :func:`fuse_conv_bn`."""
+    activation = activation_of(conv)
+    if activation is not None:
+        raise InvalidInputError(
+            f"A convolution that computes {activation!r} cannot be folded or merged: it is not linear. "
+            "Set its activation to None and apply the activation behind it."
+        )
+    weight = _double(conv.weight)
+    bias = weight.new_zeros(conv.out_channels) if conv.bias is None else _double(conv.bias)
+    if isinstance(bn, nn.Identity):
+        return weight, bias
+    if not isinstance(bn, nn.modules.batchnorm._BatchNorm) or bn.running_mean is None or bn.running_var is None:
+        raise InvalidInputError(
+            f"{type(bn).__name__} cannot be folded into a convolution: only a batch norm with running statistics can."
+        )
+    scale = (_double(bn.running_var) + bn.eps).rsqrt()
+    shift = -_double(bn.running_mean)
+    if bn.affine:
+        scale = scale * _double(bn.weight)
+    bias = (bias + shift) * scale
+    if bn.affine:
+        bias = bias + _double(bn.bias)
+    return weight * scale.reshape(-1, 1, 1, 1), bias
+
+
+def _double(tensor: Tensor) -> Tensor:
+    # Apple's GPU has no float64: the little that is to be done there is done on the CPU.
+    tensor = tensor.detach()
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).to(torch.float64)
+
+
+def _conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor, kernel_size: Any, padding: Any) -> nn.Conv2d:
+    """A convolution as ``conv``, with other parameters; made on meta so that no random number is drawn."""
+    geometry: dict[str, Any] = {
+        name: getattr(conv, name)
+        for name in ("in_channels", "out_channels", "stride", "dilation", "groups", "padding_mode")
+    }
+    merged = nn.Conv2d(**geometry, kernel_size=kernel_size, padding=padding, device="meta")
+    place: dict[str, Any] = {"dtype": conv.weight.dtype, "device": conv.weight.device}
+    requires_grad = conv.weight.requires_grad
+    merged.weight = nn.Parameter(weight.to(**place), requires_grad=requires_grad)
+    merged.bias = nn.Parameter(bias.to(**place), requires_grad=requires_grad)
+    return with_native_kernels(merged.train(conv.training))

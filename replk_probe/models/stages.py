@@ -1,0 +1,255 @@
+"""Names of layers: ``stage4.0`` or a module path to a module, and what the analyzers must know of each family."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from torch import nn
+
+from replk_probe.errors import InvalidInputError
+
+from .layers.depthwise import PLAIN_CONVS
+from .layers.large_kernel import LargeKernelConv
+
+Side = Literal["output", "input"]
+
+_STAGE = re.compile(r"stage(\d+)(?:\.(\d+))?")
+_LAYER_N = re.compile(r"layer\d+")
+_CONTAINERS = (nn.ModuleList, nn.Sequential)
+_SHOWN = 4  # suggestions in an error message
+
+
+@dataclass(frozen=True)
+class LayerRef:
+    """One place in a network.
+
+    Attributes:
+        path: Module path, as ``get_submodule`` takes it.
+        module: The module there.
+        side: Whether its output or its input is meant.
+    """
+
+    path: str
+    module: nn.Module
+    side: Side = "output"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The blocks of one resolution.
+
+    Attributes:
+        path: The module whose output is that of the stage.
+        blocks: Paths of its blocks in order; feed-forward blocks that stand alone are not counted.
+    """
+
+    path: str
+    blocks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ProbeSpec:
+    """What timm does not tell of a network.
+
+    Attributes:
+        family: Name for people.
+        stages: From the input on; stage 1 is ``stages[0]``.
+        final: Path and side of the last map before the final norm, where that is known.
+    """
+
+    family: str
+    stages: tuple[Stage, ...]
+    final: tuple[str, Side] | None = None
+
+
+@runtime_checkable
+class Specified(Protocol):
+    """A network that brings its own :class:`ProbeSpec`."""
+
+    def probe_spec(self) -> ProbeSpec:
+        """The network as it stands."""
+
+
+# The last map before the final norm of foreign networks, by package and class: where a norm follows, what goes into it.
+_FINAL: dict[tuple[str, str], tuple[str, Side]] = {
+    ("timm", "ResNet"): ("layer4", "output"),
+    ("timm", "ConvNeXt"): ("stages", "output"),
+    ("timm", "SwinTransformer"): ("norm", "input"),
+    ("timm", "SwinTransformerV2"): ("norm", "input"),
+    ("timm", "VisionTransformer"): ("norm", "input"),
+    ("torchvision", "SwinTransformer"): ("norm", "input"),
+    ("torchvision", "VisionTransformer"): ("encoder.ln", "input"),
+}
+
+
+def probe_spec(model: nn.Module) -> ProbeSpec:
+    """The spec that ``model`` brings, else one by the naming habits of timm and torchvision.
+
+    Args:
+        model: Any network.
+
+    Returns:
+        Its spec; without stages where no habit applies.
+    """
+    if isinstance(model, Specified):
+        return model.probe_spec()
+    ancestors = [(cls.__module__.partition(".")[0], cls.__name__) for cls in type(model).__mro__]
+    final = next((_FINAL[key] for key in ancestors if key in _FINAL), None)
+    if final is not None and not _has(model, final[0]):
+        final = None
+    return ProbeSpec(type(model).__name__, tuple(_stages(model)), final)
+
+
+def final_layer(model: nn.Module) -> LayerRef | None:
+    """The last map before the final norm, or None where the family is not known.
+
+    Args:
+        model: Any network.
+    """
+    final = probe_spec(model).final
+    return None if final is None else LayerRef(final[0], model.get_submodule(final[0]), final[1])
+
+
+def resolve_layer(model: nn.Module, spec: str) -> LayerRef:
+    """Find the layer that a user names.
+
+    Args:
+        model: Any network.
+        spec: ``"stage4.0"`` (stages from 1, large-kernel blocks from 0), ``"stage4"`` (the whole stage), or a module
+            path such as ``"stages.3.blocks.0.large_kernel"``, which wins where both could be meant.
+
+    Returns:
+        The layer; its output is meant.
+
+    Raises:
+        InvalidInputError: There is none; the message names those that are close.
+    """
+    path = spec.strip()
+    if path and _has(model, path):
+        return LayerRef(path, model.get_submodule(path))
+    stages = probe_spec(model).stages
+    found = _STAGE.fullmatch(path)
+    if found is None:
+        raise InvalidInputError(f"{_no_layer(model, spec)} {_close(model, path, stages)}")
+    if not stages:
+        raise InvalidInputError(
+            f"{_no_layer(model, spec)} Its stages are not known; give a module path. {_close(model, path, stages)}"
+        )
+    number, block = int(found[1]), found[2]
+    if not 1 <= number <= len(stages):
+        raise InvalidInputError(f"{_no_layer(model, spec)} {_extent(stages)}")
+    stage = stages[number - 1]
+    if block is None:
+        return LayerRef(stage.path, model.get_submodule(stage.path))
+    if int(block) >= len(stage.blocks):
+        raise InvalidInputError(f"{_no_layer(model, spec)} {_extent(stages)}")
+    path = stage.blocks[int(block)]
+    return LayerRef(path, model.get_submodule(path))
+
+
+def large_kernel_layers(model: nn.Module) -> dict[str, str]:
+    """The spatial convolution of every block: ``"stage4.0"`` to its module path.
+
+    Args:
+        model: Any network.
+
+    Returns:
+        The :class:`LargeKernelConv` of each block, else its ``nn.Conv2d`` with the largest kernel (the first of
+        several); blocks without one above 1 x 1 are left out.
+    """
+    layers: dict[str, str] = {}
+    for number, stage in enumerate(probe_spec(model).stages, 1):
+        for index, block in enumerate(stage.blocks):
+            path = _spatial_conv(model, block)
+            if path is not None:
+                layers[f"stage{number}.{index}"] = path
+    return layers
+
+
+def _spatial_conv(model: nn.Module, block: str) -> str | None:
+    best, area = None, 1
+    for name, module in model.get_submodule(block).named_modules():
+        path = f"{block}.{name}" if name else block
+        if isinstance(module, LargeKernelConv):
+            return path
+        if isinstance(module, nn.Conv2d) and module.kernel_size[0] * module.kernel_size[1] > area:
+            best, area = path, module.kernel_size[0] * module.kernel_size[1]
+    return best
+
+
+def _stages(model: nn.Module) -> Iterator[Stage]:
+    """Stages by habit: ``layer1..4``, ``stages``, ``layers``, ``blocks``, ``features``, ``encoder.layers``."""
+    numbered = [name for name, _ in model.named_children() if _LAYER_N.fullmatch(name)]
+    if numbered:
+        for name in sorted(numbered, key=lambda name: int(name[len("layer") :])):
+            yield _stage(model, name)
+        return
+    for name in ("stages", "layers", "blocks", "features", "encoder.layers"):
+        if not _has(model, name) or not isinstance(model.get_submodule(name), _CONTAINERS):
+            continue
+        children = dict(model.get_submodule(name).named_children())
+        stages = {key: child for key, child in children.items() if _is_stage(child, alone=name == "features")}
+        if stages:
+            for key in stages:
+                yield _stage(model, f"{name}.{key}")
+        elif name != "features" and children:
+            yield _stage(model, name)  # one resolution throughout, as in a plain vision transformer
+        else:
+            continue
+        return
+
+
+def _is_stage(module: nn.Module, alone: bool) -> bool:
+    """Whether a child is a stage rather than a block; ``alone``: among stems and downsampling steps."""
+    if isinstance(module, nn.Sequential):
+        kinds = {type(child) for child in module}
+        return len(kinds) == 1 and not kinds & {*PLAIN_CONVS, nn.Linear} if alone else True
+    return not alone and any(isinstance(getattr(module, name, None), _CONTAINERS) for name in ("blocks", "layers"))
+
+
+def _stage(model: nn.Module, path: str) -> Stage:
+    module = model.get_submodule(path)
+    for name in ("blocks", "layers"):
+        if isinstance(getattr(module, name, None), _CONTAINERS):
+            blocks = tuple(f"{path}.{name}.{key}" for key, _ in module.get_submodule(name).named_children())
+            return Stage(path, blocks)
+    blocks = tuple(f"{path}.{key}" for key, _ in module.named_children()) if isinstance(module, _CONTAINERS) else ()
+    # A list of modules is never called itself.
+    return Stage(blocks[-1] if blocks and isinstance(module, nn.ModuleList) else path, blocks)
+
+
+def _has(model: nn.Module, path: str) -> bool:
+    try:
+        return isinstance(model.get_submodule(path), nn.Module)
+    except AttributeError:
+        return False
+
+
+def _no_layer(model: nn.Module, spec: str) -> str:
+    return f"Layer {spec!r} does not exist in {type(model).__name__}."
+
+
+def _extent(stages: tuple[Stage, ...]) -> str:
+    counts = ", ".join(str(len(stage.blocks)) for stage in stages)
+    if len(stages) == 1:
+        return f"It has one stage, with {counts} blocks: stage1.0 to stage1.{len(stages[0].blocks) - 1}."
+    return f"It has stages 1 to {len(stages)}, with {counts} blocks, which count from 0."
+
+
+def _close(model: nn.Module, path: str, stages: tuple[Stage, ...]) -> str:
+    names = [name for name, _ in model.named_modules() if name]
+    short = [f"stage{number}.{index}" for number, stage in enumerate(stages, 1) for index in range(len(stage.blocks))]
+    close = difflib.get_close_matches(path, [*short, *names], n=_SHOWN)
+    if close:
+        return f"Close: {', '.join(close)}."
+    children = [name for name, _ in model.named_children()]
+    if not children:
+        return "It has no layers inside."
+    more = ", ..." if len(children) > 2 * _SHOWN else ""
+    return (
+        f"Its outermost layers: {', '.join(children[: 2 * _SHOWN])}{more}. {_extent(stages) if stages else ''}".strip()
+    )

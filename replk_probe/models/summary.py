@@ -1,0 +1,166 @@
+"""Facts about registered models, counted on the meta device: no weights, no arithmetic."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import prod
+from typing import Any
+
+import timm
+import torch
+from timm.layers import activations, norm
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from replk_probe.errors import UnknownModelError
+
+from .architectures.slak import LayerNorm2d
+from .factory import data_config
+from .layers.large_kernel import LargeKernelConv
+from .layers.reparam import reparameterize
+from .model_id import is_own_model
+from .stages import large_kernel_layers, probe_spec
+from .weights.catalog import catalog_entries
+
+# Element by element: the output has the shape of the input. Exact types, as a subclass may do more.
+_UNCOUNTED = frozenset(
+    {
+        *(nn.BatchNorm2d, nn.LayerNorm, norm.LayerNorm, norm.LayerNorm2d, LayerNorm2d),
+        *(nn.ReLU, nn.ReLU6, nn.GELU, activations.GELU, nn.SiLU, nn.Sigmoid, nn.Dropout, nn.Softmax),
+    }
+)
+
+
+def own_models() -> list[str]:
+    """Names of the models that this package adds to timm's registry."""
+    names: list[str] = timm.list_models()
+    return [name for name in names if is_own_model(name)]
+
+
+def matching_models(pattern: str | None, baselines: Sequence[str] = ()) -> list[str]:
+    """Names in the registry.
+
+    Args:
+        pattern: With ``*`` and ``?``, or a part of a name; None: our own models, then ``baselines``.
+        baselines: See ``pattern``.
+
+    Raises:
+        UnknownModelError: Nothing matches.
+    """
+    own = own_models()
+    if pattern is None:
+        return [*own, *(name for name in baselines if timm.is_model(name))]
+    wild = any(letter in pattern for letter in "*?[")
+    found: list[str] = timm.list_models(pattern)
+    if not found and not wild:
+        found = timm.list_models(f"*{pattern}*")
+    if not found:
+        raise UnknownModelError(
+            f"No model matches {pattern!r}. Use wildcards such as '*{pattern.strip('*')[:6]}*', or leave the pattern "
+            "out to see the models of this package."
+        )
+    return sorted(found, key=lambda name: name not in own)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Elements of all parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(model: nn.Module, input_size: tuple[int, int]) -> int:
+    """Multiply-accumulates of convolutions, matrix products and attention for one image; ``model`` is on meta."""
+    channels = getattr(model, "pretrained_cfg", {}).get("input_size", (3,))[0]
+    with _passed_through(model), FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.empty(1, channels, *input_size, device="meta"))
+    return int(counter.get_total_flops()) // 2
+
+
+@contextmanager
+def _passed_through(model: nn.Module) -> Iterator[None]:
+    """Let norms and activations hand on what they get: they have no products to count but cost most of the time."""
+    skipped = [module for module in model.modules() if type(module) in _UNCOUNTED and "forward" not in vars(module)]
+    for module in skipped:
+        vars(module)["forward"] = _identity
+    try:
+        yield
+    finally:
+        for module in skipped:
+            del vars(module)["forward"]
+
+
+def _identity(x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+def describe(name: str, count: bool = True) -> dict[str, Any]:
+    """One row of ``replk-probe models``.
+
+    Args:
+        name: A name of the registry.
+        count: Build the model and count; without it the counts are None and only the registry is read.
+
+    Returns:
+        ``name``, ``family``, ``kernel_sizes`` (largest of each stage), ``parameters`` (with branches),
+        ``parameters_merged``, ``macs`` (merged, but SLaK with its kernels decomposed, as that is cheaper),
+        ``macs_unmerged``, ``input_size`` (H, W), ``weights`` (names in the catalog) and ``pretrained_by_timm``.
+    """
+    cfg = timm.get_pretrained_cfg(name)
+    row: dict[str, Any] = {
+        "name": name,
+        "family": str(timm.models.model_entrypoint(name).__module__).rpartition(".")[2],
+        "kernel_sizes": [],
+        "parameters": None,
+        "parameters_merged": None,
+        "macs": None,
+        "macs_unmerged": None,
+        "input_size": list(cfg.input_size[1:]) if cfg else [224, 224],
+        "weights": [entry.name for entry in catalog_entries(name)],
+        "pretrained_by_timm": not is_own_model(name) and bool(cfg and (cfg.hf_hub_id or cfg.url)),
+    }
+    if not count:
+        return row
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with torch.device("meta"):
+                model = timm.create_model(name)
+            return row | _counts(model)
+    except Exception:
+        # Some of timm's models compute tables while they are built and cannot do so without numbers.
+        return row
+
+
+def _counts(model: nn.Module) -> dict[str, Any]:
+    """The counted part of a row; ``model`` is on meta and is merged on the way."""
+    saved = 0
+
+    def see(module: LargeKernelConv, _args: object, output: torch.Tensor) -> None:
+        nonlocal saved
+        branches = sum(prod(branch.conv.kernel_size) for branch in module.branches().values())
+        saved += output[0].numel() * (branches - prod(module.kernel_size))
+
+    for module in model.modules():
+        if isinstance(module, LargeKernelConv):
+            module.register_forward_hook(see)
+    parameters = count_parameters(model)
+    unmerged = count_macs(model, data_config(model).input_size)
+    return {
+        "family": probe_spec(model).family,
+        "kernel_sizes": _kernel_sizes(model),
+        "parameters": parameters,
+        "parameters_merged": count_parameters(reparameterize(model)),
+        "macs": unmerged - max(saved, 0),
+        "macs_unmerged": unmerged,
+    }
+
+
+def _kernel_sizes(model: nn.Module) -> list[int]:
+    largest: dict[str, int] = {}
+    for layer, path in large_kernel_layers(model).items():
+        module = model.get_submodule(path)
+        if isinstance(module, LargeKernelConv | nn.Conv2d):
+            stage = layer.partition(".")[0]
+            largest[stage] = max(largest.get(stage, 0), *module.kernel_size)
+    return list(largest.values())

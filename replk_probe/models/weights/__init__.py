@@ -1,0 +1,1 @@
+"""Where weights come from: the catalog, the embedded files, and their resolution."""

@@ -1,0 +1,250 @@
+"""Where the published weights of the large-kernel networks lie, under which licence, and what they scored.
+
+Every address, hash prefix and score is as published by the hosts named in the entry. The Google Drive files have no
+published hash, and no published file has been redistributed or altered by this project. The weights that are a part of
+the package, of its own small models, follow behind.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from replk_probe.errors import WeightsError
+
+from .embedded import embedded_entries
+from .entry import IMAGENET_MEAN, IMAGENET_STD, CatalogEntry
+
+_HALF = (0.5, 0.5, 0.5)
+
+_REPLKNET_LICENCE = "MIT (of github.com/DingXiaoH/RepLKNet-pytorch; the files carry none of their own)"
+_SLAK_LICENCE = "MIT (of github.com/VITA-Group/SLaK; the files carry none of their own)"
+_REPLKNET_SOURCE = "as published by the authors of RepLKNet (Ding et al., CVPR 2022)"
+_OPENMMLAB_SOURCE = f"{_REPLKNET_SOURCE}, converted and re-published by OpenMMLab (mmpretrain)"
+_SLAK_SOURCE = "as published by the authors of SLaK (Liu et al., ICLR 2023)"
+_OPENMMLAB = "https://download.openmmlab.com/mmclassification/v0/replknet/replknet-"
+
+
+def _replknet(
+    name: str,
+    drive_id: str,
+    training: str,
+    top1: float | None,
+    input_size: int,
+    mm: tuple[str, str] | None = None,
+    num_classes: int | None = 1000,
+    statistics: tuple[float, float, float] | None = None,
+    remark: str | None = None,
+) -> CatalogEntry:
+    """One entry; ``mm`` is the middle of OpenMMLab's file name and the hash at its end."""
+    return CatalogEntry(
+        name=name,
+        model=name.split(".")[0],
+        url=f"{_OPENMMLAB}{mm[0]}_20221118-{mm[1]}.pth" if mm else None,
+        drive_id=drive_id,
+        sha256=mm[1] if mm else None,
+        licence=_REPLKNET_LICENCE,
+        provenance=_OPENMMLAB_SOURCE if mm else _REPLKNET_SOURCE,
+        training=training,
+        top1=top1,
+        input_size=input_size,
+        num_classes=num_classes,
+        mean=statistics or IMAGENET_MEAN,
+        std=statistics or IMAGENET_STD,
+        remark=remark,
+    )
+
+
+def _slak(name: str, drive_id: str, top1: float) -> CatalogEntry:
+    return CatalogEntry(
+        name=name,
+        model=name.split(".")[0],
+        url=None,
+        drive_id=drive_id,
+        sha256=None,
+        licence=_SLAK_LICENCE,
+        provenance=_SLAK_SOURCE,
+        training="ImageNet-1K, 300 epochs, 40 % sparse",
+        top1=top1,
+        input_size=224,
+        remark="The authors do not say whether the plain or the averaged entry of the file scored this; plain is read.",
+    )
+
+
+_TABLE_10 = "The paper's Table 10 (effective receptive field) was measured on these weights."
+_ENTRIES = (
+    _replknet(
+        "replknet31b.in1k_224",
+        "1azQUiCxK9feYVkkrPqwVPBtNsTzDrX7S",
+        "ImageNet-1K, 300 epochs",
+        83.5,
+        224,
+        ("31B_3rdparty_in1k", "fd08e268"),
+    ),
+    _replknet(
+        "replknet31b.in1k_384",
+        "1vo-P3XB6mRLUeDzmgv90dOu73uCeLfZN",
+        "ImageNet-1K, fine-tuned at 384",
+        84.8,
+        384,
+        ("31B_3rdparty_in1k-384px", "03a170ce"),
+    ),
+    _replknet(
+        "replknet31b.in22k",
+        "1PYJiMszZYNrkZOeYwjccvxX8UHMALB7z",
+        "ImageNet-22K",
+        None,
+        224,
+        num_classes=21841,
+    ),
+    _replknet(
+        "replknet31b.in22k_ft_in1k_224",
+        "1DslZ2voXZQR1QoFY9KnbsHAeF84hzS0s",
+        "ImageNet-22K, then ImageNet-1K",
+        85.2,
+        224,
+        ("31B_in21k-pre_3rdparty_in1k", "54ed5c46"),
+    ),
+    _replknet(
+        "replknet31b.in22k_ft_in1k_384",
+        "1Sc46BWdXXm2fVP-K_hKKU_W8vAB-0duX",
+        "ImageNet-22K, then ImageNet-1K at 384",
+        86.0,
+        384,
+        ("31B_in21k-pre_3rdparty_in1k-384px", "76c92b24"),
+    ),
+    _replknet(
+        "replknet31b.in1k_120ep",
+        "1aQQiGfCoiBYSw2Ms506-ZFpnC9V6891s",
+        "ImageNet-1K, 120 epochs",
+        83.07,
+        224,
+        remark=_TABLE_10,
+    ),
+    _replknet(
+        "replknet31l.in22k",
+        "16jcPsPwo5rko7ojWS9k_W-svHX-iFknY",
+        "ImageNet-22K",
+        None,
+        224,
+        num_classes=21841,
+        remark="Users report that its class scores are wrong; its features are what was fine-tuned.",
+    ),
+    _replknet(
+        "replknet31l.in22k_ft_in1k_384",
+        "1JYXoNHuRvC33QV1pmpzMTKEni1hpWfBl",
+        "ImageNet-22K, then ImageNet-1K at 384",
+        86.6,
+        384,
+        ("31L_in21k-pre_3rdparty_in1k-384px", "dc3fc07c"),
+    ),
+    _replknet(
+        "replknetxl.meg73m",
+        "1CBHAEUlCzoHfiAQmMIjZhDMAIyHUmAAj",
+        "MegData73M (not public)",
+        None,
+        320,
+        num_classes=None,
+        statistics=_HALF,
+        remark="The head is one of several it was trained with, for the classes of ImageNet-22K.",
+    ),
+    _replknet(
+        "replknetxl.meg73m_ft_in1k_320",
+        "1tPC60El34GntXByIRHb-z-Apm4Y5LX1T",
+        "MegData73M (not public), then ImageNet-1K at 320",
+        87.8,
+        320,
+        ("XL_meg73m-pre_3rdparty_in1k-320px", "88259b1d"),
+        statistics=_HALF,
+    ),
+    _replknet(
+        "replknet13.in1k_120ep",
+        "15gohkZof_Qi4__jluUXacB_0Gvbuf5GI",
+        "ImageNet-1K, 120 epochs",
+        83.02,
+        224,
+        remark=_TABLE_10,
+    ),
+    _slak("slak_tiny.in1k", "1Iut2f5FMS_77jGPYoUJDQzDIXOsax1u4", 82.5),
+    _slak("slak_small.in1k", "1etM6KQbnlsgDAZ37adsQJ3UI8Bbv2AVe", 83.8),
+    _slak("slak_base.in1k", "1duUxUD3RSblQ6eDHd0n-u0aulwGypf1j", 84.0),
+    *embedded_entries(),
+)
+CATALOG: dict[str, CatalogEntry] = {entry.name: entry for entry in _ENTRIES}
+
+# What "pretrained" means where a model has several: the weights of the headline result.
+_DEFAULTS = {
+    "replknet31b": "replknet31b.in1k_224",
+    "replknet31l": "replknet31l.in22k_ft_in1k_384",
+    "replknetxl": "replknetxl.meg73m_ft_in1k_320",
+    "replknet13": "replknet13.in1k_120ep",
+    "slak_tiny": "slak_tiny.in1k",
+    "slak_small": "slak_small.in1k",
+    "slak_base": "slak_base.in1k",
+    **{entry.model: entry.name for entry in embedded_entries()},
+}
+
+
+def catalog_entries(model: str | None = None) -> tuple[CatalogEntry, ...]:
+    """All entries, or those for one model, the default one first."""
+    if model is None:
+        return _ENTRIES
+    default = _DEFAULTS.get(model)
+    return tuple(sorted((e for e in _ENTRIES if e.model == model), key=lambda entry: entry.name != default))
+
+
+def default_entry(model: str) -> CatalogEntry | None:
+    """The entry that ``pretrained`` stands for, or None for a model without weights."""
+    return CATALOG.get(_DEFAULTS.get(model, ""))
+
+
+def hub_entries(pattern: str) -> tuple[CatalogEntry, ...]:
+    """Weights that timm publishes, by a pattern of ``MODEL.TAG`` names (``swin_tiny*``), in timm's own order."""
+    import timm
+
+    entries = []
+    for name in timm.list_models(pattern, pretrained=True):
+        cfg = timm.get_pretrained_cfg(name)
+        if cfg is None or not cfg.hf_hub_id:
+            continue
+        page = f"https://huggingface.co/{cfg.hf_hub_id}"
+        entries.append(
+            CatalogEntry(
+                name=name,
+                model=name.split(".")[0],
+                url=None,
+                drive_id=None,
+                sha256=None,
+                licence=cfg.license or f"unstated (see {page})",
+                provenance=f"as published by timm at {page}"
+                + (f", originally at {cfg.origin_url}" if cfg.origin_url else ""),
+                training=(cfg.tag or "").replace("_", " "),
+                top1=None,
+                input_size=cfg.input_size[-1],
+                num_classes=cfg.num_classes,
+                mean=cfg.mean,
+                std=cfg.std,
+                hub_id=cfg.hf_hub_id,
+            )
+        )
+    return tuple(entries)
+
+
+def find_entry(name: str) -> CatalogEntry:
+    """The entry called ``name``, or the default one of the model called ``name``.
+
+    Raises:
+        WeightsError: There is none; close names are told.
+    """
+    entry = CATALOG.get(name) or default_entry(name)
+    if entry is None:
+        close = difflib.get_close_matches(name, CATALOG, n=3, cutoff=0.5)
+        hint = f" (close: {', '.join(close)})" if close else ""
+        raise WeightsError(
+            f"Unknown weights {name!r}. The catalog has no such name{hint}. List it with 'replk-probe weights list'."
+        )
+    return entry
+
+
+def entries_with_digest(sha256: str) -> tuple[CatalogEntry, ...]:
+    """Entries whose published digest is that of a file (``sha256`` in full)."""
+    return tuple(entry for entry in _ENTRIES if entry.sha256 and sha256.startswith(entry.sha256))

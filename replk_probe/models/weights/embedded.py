@@ -1,0 +1,68 @@
+"""Weights that travel inside the package: of the small models in ``micro.py``, each with the record of its training."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from replk_probe.errors import WeightsError
+from replk_probe.runtime.files import sha256_of
+
+from .entry import CatalogEntry
+
+FOLDER = Path(__file__).parent / "micro_weights"
+_TAG = "synthetic"
+
+
+@functools.cache
+def embedded_entries() -> tuple[CatalogEntry, ...]:
+    """One entry for each record of training in the folder of weights, in the order that the records name."""
+    records = [(json.loads(path.read_text(encoding="utf-8")), path) for path in FOLDER.glob("*.json")]
+    return tuple(_entry(record, path) for record, path in sorted(records, key=lambda item: item[0]["order"]))
+
+
+def training_record(entry: CatalogEntry) -> dict[str, Any]:
+    """All that is known about the training of embedded weights, as ``scripts/train_micro.py`` wrote it."""
+    record: dict[str, Any] = json.loads((FOLDER / f"{entry.model}.json").read_text(encoding="utf-8"))
+    return record
+
+
+def checked_file(entry: CatalogEntry) -> Path:
+    """The file of an embedded entry, its digest compared with that of the catalog.
+
+    Raises:
+        WeightsError: It is missing, or not the file that was trained.
+    """
+    path = entry.embedded
+    if path is None or not path.is_file() or sha256_of(path) != entry.sha256:
+        state = "damaged" if path is not None and path.is_file() else "missing"
+        raise WeightsError(
+            f"The weights {entry.name} are {state}. They are a part of this package. Install replk-probe again."
+        )
+    return path
+
+
+def _entry(record: dict[str, Any], path: Path) -> CatalogEntry:
+    side = record["input_size"]
+    return CatalogEntry(
+        name=f"{record['model']}.{_TAG}",
+        model=record["model"],
+        url=None,
+        drive_id=None,
+        sha256=record["sha256"],
+        size=record["bytes"],
+        licence="MIT (of this package)",
+        provenance="embedded: small models trained on synthetic data by scripts/train_micro.py of this project",
+        training=f"{record['images']:,} synthetic images, seed {record['seed']}; "
+        f"{100 * record['held_out_accuracy']:.1f} % right on held-out congruent ones",
+        top1=None,
+        input_size=side,
+        num_classes=record["classes"],
+        mean=tuple(record["mean"]),
+        std=tuple(record["std"]),
+        remark=f"A small model trained on synthetic data, {side} px wide, that is a part of this package: a "
+        "demonstration and a controlled experiment, no result on ImageNet.",
+        embedded=path.with_suffix(".safetensors"),
+    )

@@ -1,0 +1,127 @@
+"""The weights that travel inside the package: found offline, intact, said to be what they are, and trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from replk_probe.errors import WeightsError
+from replk_probe.models import create_model, data_config, default_models, weights_info
+from replk_probe.models.architectures.micro import INPUT_SIZE, MICRO_MODELS
+from replk_probe.models.summary import describe
+from replk_probe.models.weights import resolve
+from replk_probe.models.weights.catalog import CATALOG, catalog_entries, default_entry, entries_with_digest
+from replk_probe.models.weights.embedded import embedded_entries, training_record
+from replk_probe.models.weights.resolve import cached_path, fetch_entry, resolve_weights
+from replk_probe.ops import native_info
+from replk_probe.runtime.files import sha256_of
+from replk_probe.shape_bias.synthetic import synthetic_training
+
+# A row of images that is neither a training's nor that of the held-out images in the records.
+FRESH_ROW, FRESH = 2_000_000, 512
+
+
+@pytest.fixture(scope="module")
+def fresh() -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = synthetic_training(FRESH, INPUT_SIZE, FRESH_ROW)
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255, torch.from_numpy(labels)
+
+
+def normalised(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    config = data_config(model)
+    mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (config.mean, config.std))
+    return (images - mean) / std
+
+
+def test_every_small_model_has_weights_and_all_are_small() -> None:
+    entries = embedded_entries()
+    assert tuple(entry.model for entry in entries) == MICRO_MODELS
+    assert sum(entry.embedded.stat().st_size for entry in entries if entry.embedded) <= 8_000_000
+    for entry in entries:
+        assert CATALOG[entry.name] == entry == default_entry(entry.model) == catalog_entries(entry.model)[0]
+        assert entry.host == "this package"
+        assert entry.licence.startswith("MIT") and "synthetic data" in entry.provenance
+        assert entries_with_digest(str(entry.sha256)) == (entry,)
+        assert describe(entry.model, count=False)["weights"] == [entry.name]
+    assert set(default_models()) <= {entry.model for entry in entries}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", MICRO_MODELS)
+def test_they_have_learned(name: str, fresh: tuple[torch.Tensor, torch.Tensor]) -> None:
+    images, labels = fresh
+    model = create_model(name, "pretrained")
+    right = float((model(normalised(model, images)).argmax(1) == labels).float().mean())
+    assert right >= 0.95
+    untrained = create_model(name, "random")
+    chance = float((untrained(normalised(untrained, images)).argmax(1) == labels).float().mean())
+    assert chance < 0.2
+
+
+@pytest.mark.parametrize("name", MICRO_MODELS)
+@pytest.mark.parametrize("weights", ["auto", "pretrained", "synthetic"])
+def test_they_are_found_offline_and_named(name: str, weights: str) -> None:
+    info = weights_info(create_model(name, weights))
+    entry = default_entry(name)
+    assert entry is not None and entry.embedded is not None
+    assert info.source == f"embedded:{name}.synthetic"
+    assert info.sha256 == entry.sha256 == sha256_of(entry.embedded)
+    assert info.is_embedded and not info.is_random
+    assert info.label == f"small model trained on synthetic data [{entry.sha256[:8]}]"
+    assert info.note is not None and "no result on ImageNet" in info.note
+    assert info.form == "train"  # branches and norms are there, for every variant of a kernel
+
+
+@pytest.mark.parametrize("name", MICRO_MODELS)
+def test_the_record_of_the_training_is_there(name: str) -> None:
+    entry = default_entry(name)
+    assert entry is not None and entry.embedded is not None
+    record = training_record(entry)
+    assert (record["model"], record["sha256"], record["bytes"]) == (name, entry.sha256, entry.embedded.stat().st_size)
+    assert record["held_out_accuracy"] >= 0.95
+    assert record["images"] == record["steps"] * record["batch_size"]
+    assert record["licence"] == "MIT" and record["commit"]
+    assert {"replk-probe", "torch", "python"} <= set(record["versions"])
+    # This project's own operator, in both passes, wherever it covers the convolution.
+    for path, ways in record["convolutions"].items():
+        if ways != {"all": "aten (stride 2)"}:
+            assert set(ways) == {"forward", "grad_input", "grad_weight"}, path
+            assert all(way.startswith("native ") for way in ways.values()), path
+    assert "by replk_probe.ops in both passes" in record["backend"]
+
+
+def test_other_weights_can_be_asked_for() -> None:
+    assert weights_info(create_model("replknet_micro_k13", "random")).is_random
+    with pytest.raises(WeightsError, match=r"They are for replknet_micro_k13\."):
+        create_model("replknet_micro_k13_rep", "replknet_micro_k13.synthetic")
+    with pytest.raises(WeightsError, match="It lies in this package"):
+        fetch_entry(CATALOG["replknet_micro_k13.synthetic"], host="drive")
+
+
+def test_a_damaged_package_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    entry = CATALOG["replknet_micro_k13.synthetic"]
+    assert entry.embedded is not None
+    content = bytearray(entry.embedded.read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "damaged.safetensors").write_bytes(content)
+    for path, state in ((tmp_path / "damaged.safetensors", "damaged"), (tmp_path / "none.safetensors", "missing")):
+        broken = dataclasses.replace(entry, embedded=path)
+        monkeypatch.setattr(resolve, "default_entry", lambda _, broken=broken: broken)
+        with pytest.raises(WeightsError, match=f"are {state}. They are a part of this package"):
+            resolve_weights("replknet_micro_k13", "pretrained")
+        stand_in = resolve_weights("replknet_micro_k13", "auto")
+        assert stand_in.kind == "random" and state in str(stand_in.note)
+    assert cached_path(entry) == entry.embedded
+
+
+def test_the_record_names_the_library_that_is_here() -> None:
+    """What a record calls native is what the library calls itself."""
+    if not native_info().loaded:
+        pytest.skip("there is no native library here")
+    ways = training_record(CATALOG["replknet_micro_k13.synthetic"])["convolutions"].values()
+    methods = {way.partition(": ")[2] for each in ways for way in each.values() if way.startswith("native ")}
+    assert methods <= {*native_info().methods}
