@@ -3,11 +3,11 @@
     python scripts/micro_study.py                                 # trains and measures what is not there yet: hours
     python scripts/micro_study.py --figure figures/micro-study    # the same, then the table and the figure
 
-For each model and seed of the RepLKNets in ``replk_probe/models/architectures/micro.py``: accuracy on held-out congruent images,
-shape bias on the synthetic conflict set, the effective receptive field on dead-leaves images of 64 px, and where the
-mass of the kernels lies, and lay before training. Each training and each measurement is kept in --output, so that the
-same command goes on after an interruption; trainings that are in --reuse are not repeated. All models of one seed come
-before those of the next, hence the table can be made at any time, of what is there (--report-only).
+For each model and seed of the RepLKNets in ``replk_probe/models/architectures/micro.py``: accuracy on held-out
+congruent images, shape bias on the synthetic conflict set, the effective receptive field on dead-leaves images of
+64 px, and where the mass of the kernels lies, and lay before training. Each training and each measurement is kept in
+--output, so that the same command resumes after an interruption; trainings that are in --reuse are not repeated. All
+models of one seed come before those of the next, so that the table can be made of what exists (--report-only).
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ def _measure(plan: ErfPlan, folder: Path, resume: bool) -> ErfResult:
 def _report(results: dict[Path, ErfResult], output: Path, *, compare: bool) -> None:
     """Print the table; with several models, draw the comparison."""
     from replk_probe.erf.plot import colour_floor, save_figures
-    from replk_probe.erf.plot_models import save_comparison
+    from replk_probe.erf.plot_comparison import save_comparison
     from replk_probe.erf.result import write_csv
     from replk_probe.report.tables import erf_table
 

@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING
 from replk_probe._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .features import contribution_scores as contribution_scores
+    from .area_protocols import AreaRatio as AreaRatio
+    from .area_protocols import area_ratio as area_ratio
+    from .area_protocols import area_ratios as area_ratios
+    from .contribution import contribution_scores as contribution_scores
     from .measure import measure_erf as measure_erf
     from .plot import plot_erf as plot_erf
-    from .plot_models import plot_comparison as plot_comparison
+    from .plot_comparison import draw_comparison as draw_comparison
     from .preparation import prepare as prepare
-    from .protocol import AreaRatio as AreaRatio
-    from .protocol import area_ratio as area_ratio
-    from .protocol import area_ratios as area_ratios
     from .result import ErfResult as ErfResult
     from .result import RatioRow as RatioRow
 
 _HOME = {
-    "AreaRatio": "protocol",
+    "AreaRatio": "area_protocols",
     "ErfResult": "result",
     "RatioRow": "result",
-    "area_ratio": "protocol",
-    "area_ratios": "protocol",
-    "contribution_scores": "features",
+    "area_ratio": "area_protocols",
+    "area_ratios": "area_protocols",
+    "contribution_scores": "contribution",
     "measure_erf": "measure",
-    "plot_comparison": "plot_models",
+    "draw_comparison": "plot_comparison",
     "plot_erf": "plot",
     "prepare": "preparation",
 }
@@ -42,8 +42,8 @@ __all__ = [
     "area_ratio",
     "area_ratios",
     "contribution_scores",
+    "draw_comparison",
     "measure_erf",
-    "plot_comparison",
     "plot_erf",
     "prepare",
 ]

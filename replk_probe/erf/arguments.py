@@ -15,7 +15,7 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.images import ImageSet, sample_images
 from replk_probe.models.factory import check_seed as check_seed
 
-from .protocol import check_threshold
+from .area_protocols import check_threshold
 
 SMALLEST_SIDE = 3
 # One float32 map of 64 channels at half this resolution, as after a usual stem, takes 16 GiB.

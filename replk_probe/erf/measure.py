@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from replk_probe.images import ImageSet
 
+from .area_protocols import DEFAULT_THRESHOLDS
 from .plan import ErfPlan as ErfPlan
 from .plan import plan_erf as plan_erf
-from .protocol import DEFAULT_THRESHOLDS
 from .result import ErfResult
 
 

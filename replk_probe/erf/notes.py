@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from .blocks import BlockSums
+from .accumulator import BlockSums
 
 # A norm or layer scale of this size lets so little through that its branch hardly shows beside the shortcut.
 _CLOSED = 1e-4

@@ -35,6 +35,8 @@ from replk_probe.runtime.devices import (
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo, software_versions
 
+from .accumulator import BlockSums, RunState
+from .area_protocols import DEFAULT_THRESHOLDS, area_ratios, logarithm_note
 from .arguments import (
     TensorImages,
     check_seed,
@@ -42,17 +44,15 @@ from .arguments import (
     check_thresholds,
     choose_images,
 )
-from .blocks import BlockSums
-from .features import contribution_scores
-from .looking import Observation, UnsuitableSizeError, observe
+from .contribution import contribution_scores
+from .input_size import resized
+from .jackknife import jackknife
 from .notes import closed_branches_note, interval_note, trained_size_note
 from .preparation import prepare
-from .protocol import DEFAULT_THRESHOLDS, area_ratios, jackknife, logarithm_note
-from .reaching import Feature
-from .receptive_field import Field, Lost, stride_rule
+from .probe_layer import Observation, UnsuitableSizeError, observe
+from .receptive_field.tracer import Field, Lost, stride_rule
 from .result import ErfResult, RatioRow
-from .run_state import RunState
-from .sizing import resized
+from .target_layer import Feature
 
 # Of the entries of a run's configuration, those that an option of the command line sets.
 OPTIONS = {

@@ -13,8 +13,8 @@ from replk_probe.models import data_config
 from replk_probe.models.inference.prepare import Check, check_precision, evaluating, prepared_copy
 from replk_probe.models.model_id import check_network
 
-from .looking import UnsuitableSizeError, find, named
-from .reaching import Feature, place_of, reach, value_of
+from .probe_layer import UnsuitableSizeError, find, named
+from .target_layer import Feature, place_of, reach, value_of
 
 # Side of the random image on which the copy is compared with the original: small, and enough for a stride of 32.
 _CHECKED_AT = 96

@@ -17,7 +17,7 @@ from .plot_looks import RANDOM_BADGE
 from .result import ShapeBiasResult
 
 
-def plot_comparison(results: Sequence[ShapeBiasResult], *, others: Sequence[Observer] = ()) -> Figure:
+def draw_comparison(results: Sequence[ShapeBiasResult], *, others: Sequence[Observer] = ()) -> Figure:
     """Draw several models beside each other and beside the observers of their results.
 
     Args:
@@ -44,8 +44,8 @@ def plot_comparison(results: Sequence[ShapeBiasResult], *, others: Sequence[Obse
 def save_comparison(
     results: Sequence[ShapeBiasResult], directory: str | Path, *, others: Sequence[Observer] = ()
 ) -> tuple[Path, ...]:
-    """Write ``comparison.png`` and ``comparison.pdf``: :func:`plot_comparison` as files, which are returned."""
-    return save_figure(plot_comparison(results, others=others), Path(directory), "comparison", width=1)
+    """Write ``comparison.png`` and ``comparison.pdf``: :func:`draw_comparison` as files, which are returned."""
+    return save_figure(draw_comparison(results, others=others), Path(directory), "comparison", width=1)
 
 
 def _heading(results: Sequence[ShapeBiasResult]) -> list[tuple[str, bool]]:

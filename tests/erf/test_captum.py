@@ -12,7 +12,7 @@ from captum.attr import NeuronGradient
 from torch import nn
 
 from replk_probe.erf import contribution_scores
-from replk_probe.erf.features import input_gradient
+from replk_probe.erf.contribution import input_gradient
 
 
 def small_cnn() -> nn.Module:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from replk_probe.erf import contribution_scores
-from replk_probe.erf.looking import observe
+from replk_probe.erf.probe_layer import observe
 from replk_probe.errors import InvalidInputError
 
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 import replk_probe
 from replk_probe.erf import ErfResult, contribution_scores, measure_erf
-from replk_probe.erf.blocks import BlockSums, block_bounds
+from replk_probe.erf.accumulator import BlockSums, block_bounds
+from replk_probe.erf.input_size import resized
 from replk_probe.erf.measure import plan_erf
-from replk_probe.erf.sizing import resized
 from replk_probe.errors import BackendError, InvalidInputError, ResumeError
 from replk_probe.images import sample_images
 from replk_probe.models.architectures.replknet import RepLKNet

@@ -10,9 +10,9 @@ import pytest
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from replk_probe.erf.area_protocols import area_ratios
 from replk_probe.erf.plot import colour_floor, plot_erf, save_figures, square_edges
-from replk_probe.erf.plot_models import plot_comparison, row_labels, save_comparison
-from replk_probe.erf.protocol import area_ratios
+from replk_probe.erf.plot_comparison import draw_comparison, row_labels, save_comparison
 from replk_probe.erf.result import ErfResult, RatioRow
 from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo
@@ -173,7 +173,7 @@ def test_random_weights_are_said_on_the_figure():
     ax = plot_erf(make(gaussian(32, 32, 3), RANDOM))
     assert len(artists(ax, "random weights")) == 1
     assert words(ax.figure).count("RANDOM WEIGHTS") == 2
-    figure = plot_comparison([make(gaussian(32, 32, 3), RANDOM, "a"), make(gaussian(32, 32, 3), TRAINED, "b")])
+    figure = draw_comparison([make(gaussian(32, 32, 3), RANDOM, "a"), make(gaussian(32, 32, 3), TRAINED, "b")])
     assert words(figure).count("RANDOM WEIGHTS") == 2 and "a (random)" in words(figure)
     assert "b (random)" not in words(figure)
 
@@ -196,7 +196,7 @@ def test_an_axes_of_the_caller_is_used():
 
 def test_several_models_share_one_colour_scale():
     results = [make(gaussian(32, 32, 2), model="sharp"), make(np.ones((32, 32)), RANDOM, "flat")]
-    figure = plot_comparison(results)
+    figure = draw_comparison(results)
     meshes = [ax.collections[0] for ax in figure.axes[:2]]
     assert {(mesh.norm.vmin, mesh.norm.vmax) for mesh in meshes} == {(1e-4, 1.0)}
     assert sum("Contribution" in ax.get_ylabel() for ax in figure.axes) == 1
@@ -225,7 +225,7 @@ def test_rows_are_labelled_with_names_that_fit_and_differ(names):
         assert label.endswith(" (random)") and label.count("\n") == (len(name) > 34)
         if len(name) <= 68:
             assert label.replace("\n", "").removesuffix(" (random)") == name
-    figure = plot_comparison(results)
+    figure = draw_comparison(results)
     figure.canvas.draw()
     panel = next(ax for ax in figure.axes if "Area ratio" in ax.get_xlabel())
     drawn = panel.get_yticklabels()
@@ -248,7 +248,7 @@ def test_overlong_names_differ_wherever_they_differ(place):
 def test_the_legend_stays_on_the_page_and_is_read_row_by_row(count, thresholds):
     name = "mobilenetv2_k13_rep_noskip"
     results = [make(gaussian(32, 32, 3), RANDOM, f"{name}{i}", thresholds=thresholds) for i in range(count)]
-    figure = plot_comparison(results)
+    figure = draw_comparison(results)
     figure.canvas.draw()
     (legend,) = [ax.get_legend() for ax in figure.axes if ax.get_legend()]
     box = legend.get_window_extent()
@@ -264,7 +264,7 @@ def test_the_legend_stays_on_the_page_and_is_read_row_by_row(count, thresholds):
 def test_the_layer_is_named_below_its_map():
     long = "layers.3." + "blocks.1." * 20 + "norm (input)"
     results = [dataclasses.replace(make(gaussian(32, 32, 3)), layer=layer) for layer in ("stages.3", long)]
-    for figure in (*(plot_erf(result).figure for result in results), plot_comparison(results)):
+    for figure in (*(plot_erf(result).figure for result in results), draw_comparison(results)):
         figure.canvas.draw()
         maps = [ax for ax in figure.axes if ax.collections and not ax.get_ylabel()]
         for ax in maps:
@@ -273,12 +273,12 @@ def test_the_layer_is_named_below_its_map():
             box = text.get_window_extent()
             assert box.y1 <= ax.bbox.y0 and box.y0 > 0 and box.x1 <= ax.bbox.x1 + 1
         assert "'paper' protocol" in words(figure)
-    assert "Layer stages.3" in words(plot_comparison(results))
+    assert "Layer stages.3" in words(draw_comparison(results))
 
 
 def test_a_long_name_is_set_smaller_above_its_map_before_it_is_cut():
     names = ["swin_tiny_patch4_window7_224", "mobilenetv2_k13_rep_noskip", "replknet31b_rep_merged_13x13"]
-    figure = plot_comparison([make(gaussian(32, 32, 3), model=name) for name in names])
+    figure = draw_comparison([make(gaussian(32, 32, 3), model=name) for name in names])
     assert all(name in [text.get_text() for text in ax.texts] for name, ax in zip(names, figure.axes, strict=False))
 
 
@@ -286,12 +286,12 @@ def test_a_long_name_is_set_smaller_above_its_map_before_it_is_cut():
 def test_any_number_of_models_of_any_shape_can_be_compared(count):
     shapes = [(32, 32), (40, 20), (20, 40), (7, 7)]
     results = [make(np.random.default_rng(i).random(shapes[i]), model=f"m{i}") for i in range(count)]
-    figure = plot_comparison(results)
+    figure = draw_comparison(results)
     figure.canvas.draw()
     width, height = figure.get_size_inches()
     assert width <= 7.01 and height < 12
     with pytest.raises(InvalidInputError, match="No result"):
-        plot_comparison([])
+        draw_comparison([])
 
 
 def test_what_cannot_be_drawn_is_one_clear_error():
@@ -328,7 +328,7 @@ def test_maps_larger_than_the_figure_are_drawn_as_means_over_blocks():
 
 def test_nothing_global_is_changed():
     before = dict(matplotlib.rcParams)
-    plot_comparison([make(gaussian(16, 16, 3)), make(gaussian(16, 16, 3))])
+    draw_comparison([make(gaussian(16, 16, 3)), make(gaussian(16, 16, 3))])
     assert dict(matplotlib.rcParams) == before
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or not pyplot.get_fignums()

@@ -420,7 +420,7 @@ def test_what_folding_breaks_in_spite_of_all_is_seen_and_left_out(monkeypatch: p
         model.get_submodule("stem.0.conv").weight.data.mul_(1.01)
         return True
 
-    monkeypatch.setattr(prepare, "fold_neighbours", break_it)
+    monkeypatch.setattr("replk_probe.models.inference.prepare.fold_neighbours", break_it)
     torch.manual_seed(0)
     model = trained_looking(SMALL["replknet"]()).double()
     prepared = prepare(model)

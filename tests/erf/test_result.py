@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from replk_probe.erf.protocol import area_ratios
+from replk_probe.erf.area_protocols import area_ratios
 from replk_probe.erf.result import ErfResult, RatioRow, write_csv
 from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from replk_probe.erf.protocol import area_ratios
+from replk_probe.erf.area_protocols import area_ratios
 from replk_probe.erf.published import TABLE_10, find_published
 from replk_probe.erf.result import ErfResult, RatioRow
 from replk_probe.report.tables import erf_table

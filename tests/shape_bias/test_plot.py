@@ -22,7 +22,7 @@ from replk_probe.shape_bias.plot import plot_page, plot_result, save_figures
 from replk_probe.shape_bias.plot_categories import plot_shape_bias
 from replk_probe.shape_bias.plot_icons import _ICONS, has_icon
 from replk_probe.shape_bias.plot_looks import arranged, fitted_labels, looks, wrapped
-from replk_probe.shape_bias.plot_models import plot_comparison, save_comparison
+from replk_probe.shape_bias.plot_models import draw_comparison, save_comparison
 from replk_probe.shape_bias.plot_overall import figures_of, plot_bars
 from replk_probe.shape_bias.published import published_observers
 from replk_probe.shape_bias.result import ShapeBiasResult
@@ -338,7 +338,7 @@ def test_both_panels_show_the_same_numbers(field):
 def test_several_models_are_compared_beside_the_others():
     imported = [Decisions.from_names("subject-01", NAMES, ANSWERS)]
     results = [result("one", observers=imported), result("two", RANDOM, observers=imported)]
-    figure = plot_comparison(results, others=published_observers())
+    figure = draw_comparison(results, others=published_observers())
     names = [text.get_text() for text in artists(figure.axes[1], "name")]
     assert names[:3] == ["one", "two", "AlexNet (Caffe)"] and names.count("subject-01") == 1
     text = words(figure)
@@ -347,7 +347,7 @@ def test_several_models_are_compared_beside_the_others():
     badges = artists(figure.axes[1], "random weights")
     assert len(badges) == 1
     with pytest.raises(InvalidInputError, match="No model to compare"):
-        plot_comparison([ShapeBiasResult.from_decisions(observers=imported)])
+        draw_comparison([ShapeBiasResult.from_decisions(observers=imported)])
 
 
 def test_names_are_never_read_as_formulas():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -36,6 +38,34 @@ def on_device(model: ModuleT, device: torch.device) -> ModuleT:
     if all(tensor.device == device for tensor in tensors):
         return model
     return copy_of(model).to(device)
+
+
+def shadow_of(model: ModuleT) -> ModuleT:
+    """A copy on the meta device in eval mode; no weight is copied.
+
+    Args:
+        model: Left as it is.
+
+    Returns:
+        The copy. Forward hooks are left out, since they may write results where their owner keeps them.
+    """
+    memo: dict[int, object] = {}
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        empty = torch.empty_like(tensor.detach(), device="meta")
+        memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+    shadow = copy_of(model, memo)
+    for module in shadow.modules():
+        module._forward_hooks.clear()
+        module._backward_hooks.clear()
+        module.training = False
+    return shadow
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Run a shadow under this: no gradients, and tensors made on the way are without values too."""
+    with torch.inference_mode(False), torch.no_grad(), torch.device("meta"):
+        yield
 
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:

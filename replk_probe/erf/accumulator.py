@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.checkpoint import Checkpoint
 
 # Enough groups for a jackknife interval; each costs one float64 map of memory.
 MAX_BLOCKS = 20
@@ -96,3 +97,47 @@ class BlockSums:
             if block is not None:
                 total += block
         return total / self.n_added
+
+
+class RunState:
+    """How far a measurement has come.
+
+    Attributes:
+        sums: The maps so far.
+        used: Ids of the images in them.
+        skipped: Images that could not be used: ``{"id": ..., "reason": ...}``.
+        seconds: Time spent, also by the runs that this one continues.
+        methods: How depthwise convolutions were computed, here and in those runs.
+    """
+
+    def __init__(self, sums: BlockSums) -> None:  # noqa: D107
+        self.sums = sums
+        self.used: list[str] = []
+        self.skipped: list[dict[str, str]] = []
+        self.seconds = 0.0
+        self.methods: set[str] = set()
+
+    def save(self, store: Checkpoint, changed: set[int]) -> None:
+        """Save everything; ``changed`` names the blocks that are not as they were saved before."""
+        state = {
+            "done": self.sums.done,
+            "counts": self.sums.counts,
+            "used": self.used,
+            "skipped": self.skipped,
+            "seconds": self.seconds,
+            "methods": sorted(self.methods),
+        }
+        sums = {block: self.sums.sums[block] for block in changed}
+        store.save(state, {f"block-{block:02d}": array for block, array in sums.items() if array is not None})
+
+    def restore(self, store: Checkpoint) -> None:
+        """Go on from what was saved, if anything was."""
+        saved = store.load()
+        if saved is None:
+            return
+        self.sums.done = saved.state["done"]
+        self.sums.counts = saved.state["counts"]
+        self.sums.sums = [saved.arrays.get(f"block-{block:02d}") for block in range(len(self.sums.counts))]
+        self.used, self.skipped = saved.state["used"], saved.state["skipped"]
+        self.seconds = saved.state["seconds"]
+        self.methods = {*saved.state["methods"]}

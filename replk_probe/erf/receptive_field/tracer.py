@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .field_rules import follow, plain, tensors_in
-from .fields import CannotFollowError, Field, Lost, Span
+from .rules import follow, plain, tensors_in
+from .span import CannotFollowError, Field, Lost, Span
 
 __all__ = ["Field", "FieldTracer", "Lost", "Span", "stride_rule"]
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.models import final_layer, resolve_layer
+from replk_probe.models.inference.copying import on_meta, shadow_of
 from replk_probe.models.inference.prepare import evaluating
 
-from .layouts import Layout, layout_of
-from .reaching import Feature, never_called, place_of, value_of, watching
-from .receptive_field import Field, FieldTracer, Lost
-from .shadow import on_meta, shadow_of
+from .feature_layout import Layout, layout_of
+from .receptive_field.tracer import Field, FieldTracer, Lost
+from .target_layer import Feature, never_called, place_of, value_of, watching
 
 _ADAPTIVE_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 

@@ -12,8 +12,8 @@ import torchvision
 from torch import Tensor, nn
 
 from replk_probe.erf import contribution_scores
-from replk_probe.erf.layouts import Layout, layout_of
-from replk_probe.erf.looking import UnsuitableSizeError, observe
+from replk_probe.erf.feature_layout import Layout, layout_of
+from replk_probe.erf.probe_layer import UnsuitableSizeError, observe
 from replk_probe.errors import InvalidInputError
 
 

@@ -13,8 +13,8 @@ from replk_probe.models.inference.prepare import evaluating
 from replk_probe.models.model_id import check_network
 from replk_probe.runtime.devices import without_autocast
 
-from .looking import check_takes, find, find_layout
-from .reaching import Feature, place_of, reach, value_of
+from .probe_layer import check_takes, find, find_layout
+from .target_layer import Feature, place_of, reach, value_of
 
 
 def contribution_scores(model: nn.Module, batch: Tensor, layer: str | Feature | None = None) -> Tensor:

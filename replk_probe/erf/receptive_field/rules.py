@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .fields import Atom, Axis, CannotFollowError, Field, Lost, Span, has_place
+from .span import Atom, Axis, CannotFollowError, Field, Lost, Span, has_place
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from replk_probe.erf.protocol import PROTOCOLS, AreaRatio, area_ratio, area_ratios, jackknife, logarithm_note
+from replk_probe.erf.area_protocols import PROTOCOLS, AreaRatio, area_ratio, area_ratios, logarithm_note
+from replk_probe.erf.jackknife import jackknife
 from replk_probe.errors import InvalidInputError
 
 TABLE = (0.2, 0.3, 0.5, 0.99)

@@ -35,7 +35,7 @@ _RANDOM = " (random)"
 _LEGEND: dict[str, float] = {"handlelength": 1.2, "handletextpad": 0.1, "columnspacing": 0.9, "borderpad": 0.3}
 
 
-def plot_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") -> Figure:
+def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") -> Figure:
     """Draw several models side by side, on one colour scale, above their area ratios.
 
     Args:
@@ -205,7 +205,7 @@ def _draw_legend(ax: Axes, results: Sequence[ErfResult], columns: int) -> None:
 def save_comparison(
     results: Sequence[ErfResult], directory: str | Path, *, protocol: str = "paper"
 ) -> tuple[Path, ...]:
-    """Write ``comparison.png`` and ``comparison.pdf``: :func:`plot_comparison` as files, which are returned."""
+    """Write ``comparison.png`` and ``comparison.pdf``: :func:`draw_comparison` as files, which are returned."""
     return save_figure(
-        plot_comparison(results, protocol=protocol), Path(directory), "comparison", results[0].input_size[1]
+        draw_comparison(results, protocol=protocol), Path(directory), "comparison", results[0].input_size[1]
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 
-from .layouts import Layout
+from .feature_layout import Layout
 
 
 @dataclass(frozen=True)

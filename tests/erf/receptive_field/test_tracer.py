@@ -12,8 +12,8 @@ import torchvision
 from torch import Tensor, nn
 
 from replk_probe.erf import contribution_scores
-from replk_probe.erf.looking import observe
-from replk_probe.erf.receptive_field import Field, Lost, stride_rule
+from replk_probe.erf.probe_layer import observe
+from replk_probe.erf.receptive_field.tracer import Field, Lost, stride_rule
 
 
 def field_of(model: nn.Module, size: int | tuple[int, int] = 1024, layer: str | None = None) -> Field | Lost:

@@ -1,0 +1,90 @@
+"""95 % intervals of area ratios by the jackknife over blocks of images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import stdtrit
+
+from replk_probe.errors import InvalidInputError
+
+from .area_protocols import DEFAULT_THRESHOLDS, PROTOCOLS, AreaRatio, FloatArray, area_ratios, crossing_ratios
+
+
+def jackknife(
+    block_sums: npt.ArrayLike,
+    block_counts: Sequence[int],
+    thresholds: Iterable[float] = DEFAULT_THRESHOLDS,
+    centre: Sequence[float] | None = None,
+    protocols: Iterable[str] = PROTOCOLS,
+) -> dict[tuple[str, float], tuple[float, float] | None]:
+    """95 % intervals of the area ratios, from what each leaves out of the mean when a block of images is left out.
+
+    The delete-one-group jackknife for groups of unequal size, around the ratio of the mean over all images, with the
+    quantile of Student's t at (blocks - 1) degrees of freedom, clipped to [0, 1]. Windows grow by whole pixels, and a
+    block that moves the crossing by less than one would count for nothing: the spread is therefore that of the ratio
+    interpolated between the last window below the threshold and the first above it.
+
+    Args:
+        block_sums: Sums of the contribution maps over the images of each block, ``[B, H, W]``.
+        block_counts: Images in each block, ``[B]``; blocks without an image are left out.
+        thresholds: As :func:`area_ratios`.
+        centre: As :func:`area_ratios`.
+        protocols: As :func:`area_ratios`.
+
+    Returns:
+        ``(protocol, threshold)`` to ``(low, high)`` of the ratio, or to None where there are fewer than two blocks with
+        images, or where the map without one of them is zero everywhere.
+
+    Raises:
+        InvalidInputError: The shapes do not fit each other, or as :func:`area_ratios` for the mean over all images.
+
+    Source:
+        Busing, Meijer and Van der Leeden, Statistics and Computing 9 (1999), "Delete-m jackknife for unequal m".
+    """
+    sums = np.asarray(block_sums, dtype=np.float64)
+    counts = np.asarray(block_counts)
+    if sums.ndim != 3 or counts.shape != sums.shape[:1] or (counts < 0).any() or counts.sum() == 0:
+        raise InvalidInputError(
+            f"Block sums of shape {list(sums.shape)} do not fit image counts {counts.tolist()}. Each block needs its "
+            "sum and its count, and one image at least is needed. Give sums [B, H, W] and B counts."
+        )
+    used = [int(block) for block in np.flatnonzero(counts)]
+    n_images = int(counts.sum())
+    thresholds, protocols = tuple(thresholds), tuple(protocols)
+    total = sums[used[0]].copy()
+    for block in used[1:]:  # block order, as the result itself is summed
+        total += sums[block]
+    estimate = area_ratios(total / n_images, thresholds, protocols, centre)
+    if len(used) < 2:
+        return dict.fromkeys(estimate)
+    crossing = crossing_ratios(total / n_images, thresholds, protocols, centre)
+
+    left_out: list[dict[tuple[str, float], AreaRatio]] = []
+    for block in used:
+        # The subtraction may leave -eps where one block holds everything.
+        others = np.maximum(total - sums[block], 0.0) / (n_images - counts[block])
+        if others.max() == 0:
+            return dict.fromkeys(estimate)
+        left_out.append(crossing_ratios(others, thresholds, protocols, centre))
+
+    shares = counts[used] / n_images
+    quantile = float(stdtrit(len(used) - 1, 0.975))
+    intervals: dict[tuple[str, float], tuple[float, float] | None] = {}
+    for key, (_, ratio) in estimate.items():
+        without = np.array([answers[key].ratio for answers in left_out])
+        error = quantile * _jackknife_error(crossing[key].ratio, without, shares)
+        intervals[key] = (max(ratio - error, 0.0), min(ratio + error, 1.0))
+    return intervals
+
+
+def _jackknife_error(estimate: float, left_out: FloatArray, shares: npt.NDArray[Any]) -> float:
+    """Standard error of ``estimate`` from its values without each group, whose share of the images is ``shares``."""
+    inverse = 1.0 / shares
+    pseudo = inverse * estimate - (inverse - 1.0) * left_out
+    mean = len(left_out) * estimate - np.sum((1.0 - shares) * left_out)
+    return math.sqrt(float(np.mean((pseudo - mean) ** 2 / (inverse - 1.0))))

@@ -1,0 +1,1 @@
+"""The receptive field of a feature map, traced through the network."""
