@@ -25,7 +25,8 @@ from replk_probe.shape_bias.measure import ShapeBiasPlan, plan_shape_bias
 from replk_probe.shape_bias.observers import consistency_matrix
 from replk_probe.shape_bias.plan import _small_check
 from replk_probe.shape_bias.result import ShapeBiasResult
-from replk_probe.shape_bias.stimulus_set import StimulusSet, open_stimuli
+from replk_probe.shape_bias.stimuli.stimulus_set import StimulusSet
+from replk_probe.shape_bias.stimulus_source import open_stimuli
 
 
 def first_of(stimuli: StimulusSet, count: int) -> StimulusSet:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from replk_probe.images import list_images
 from replk_probe.runtime.files import atomic_write_bytes, sha256_of
-from replk_probe.shape_bias.manifest import MANIFEST_FILE, PUBLISHED_SIZE, pixel_digest
-from replk_probe.shape_bias.stimuli import parse_stimulus_name
+from replk_probe.shape_bias.stimuli.manifest import MANIFEST_FILE, PUBLISHED_SIZE, pixel_digest
+from replk_probe.shape_bias.stimuli.names import parse_stimulus_name
 
-OUTPUT = Path(__file__).resolve().parent.parent / "replk_probe" / "shape_bias" / MANIFEST_FILE
+OUTPUT = Path(__file__).resolve().parent.parent / "replk_probe" / "shape_bias" / "stimuli" / MANIFEST_FILE
 
 
 def line(folder: Path, name: str) -> str:

@@ -30,9 +30,9 @@ RESULT_FILES = (
     "jackknife",
     "published",
     "statistics",
-    "toolbox_csv",
-    "stimuli",
-    "decide",
+    "model_vs_human.raw_data",
+    "stimuli.names",
+    "decision_mapping",
     "decisions",
     "observers",
 )
@@ -67,7 +67,7 @@ ANALYZERS = ("erf", "shape_bias", "kernels", "bench")
 
 def in_analyzers(*names: str) -> tuple[str, ...]:
     """Patterns of the files called so in every analyzer's room."""
-    return tuple(f"{room}/{name}.py" for room in ANALYZERS for name in names)
+    return tuple(f"{room}/{name.replace('.', '/')}.py" for room in ANALYZERS for name in names)
 
 
 RULES = (
@@ -97,10 +97,7 @@ RULES = (
     ),
     # Stimuli are files or drawings; looking at them needs no torch.
     Rule(
-        tuple(
-            f"shape_bias/{name}"
-            for name in ("stimulus_set.py", "cue_conflict.py", "manifest.py", "loading.py", "synthetic*")
-        ),
+        tuple(f"shape_bias/{name}" for name in ("stimuli/*", "stimulus_source.py", "loading.py", "synthetic/*")),
         (*LIGHT, "images", "images.*", "{room}.*"),
         ("PIL", "numpy"),
         not_rooms=PLOTS,

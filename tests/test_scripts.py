@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from replk_probe.shape_bias import manifest
+from replk_probe.shape_bias.stimuli import manifest
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 

@@ -36,7 +36,7 @@ def fetch_data(name: str, connect_timeout: float, force: bool) -> None:
     An interrupted download goes on where it stopped; a set that is there and complete is not fetched again, a damaged
     one is.
     """
-    from replk_probe.shape_bias.cue_conflict import CITATION, LICENCE, URL, fetch_cue_conflict
+    from replk_probe.shape_bias.stimuli.cue_conflict import CITATION, LICENCE, URL, fetch_cue_conflict
 
     folder = fetch_cue_conflict(force=force, connect_timeout=connect_timeout)
     click.echo(f"{name}: {CITATION}; {URL}", err=True)
@@ -54,7 +54,7 @@ def verify_data(name: str, folder: Path | None, as_json: bool) -> None:
     Exit status 1 if a file is missing, renamed or altered, or if there is an image too many. Files that are encoded in
     another way and have the same pixels pass.
     """
-    from replk_probe.shape_bias.cue_conflict import cached_cue_conflict, incomplete_error, verify_cue_conflict
+    from replk_probe.shape_bias.stimuli.cue_conflict import cached_cue_conflict, incomplete_error, verify_cue_conflict
 
     place = folder or cached_cue_conflict()
     if place is None:

@@ -26,7 +26,7 @@ from ._runs import announce, measure_plans, raise_failures, run_plan
 if TYPE_CHECKING:
     from replk_probe.shape_bias.decisions import Decisions
     from replk_probe.shape_bias.result import ShapeBiasResult
-    from replk_probe.shape_bias.stimulus_set import StimulusSet
+    from replk_probe.shape_bias.stimuli.stimulus_set import StimulusSet
 
 _DEFAULT_OUTPUT = Path("replk-probe-out") / "shape-bias"
 _CHECKPOINT = "shape_bias.ckpt"
@@ -97,7 +97,7 @@ def command(
     folder for each and a comparison.
     """
     from replk_probe.runtime.devices import resolve_device
-    from replk_probe.shape_bias.decide import load_mapping
+    from replk_probe.shape_bias.decision_mapping import load_mapping
 
     # Whatever can be wrong shows before the first model is built, let alone measured.
     if imported is not None and not models:
@@ -122,7 +122,8 @@ def command(
     from replk_probe.runtime.allocator import kept_blocks
     from replk_probe.shape_bias.measure import plan_shape_bias
     from replk_probe.shape_bias.result import ShapeBiasResult
-    from replk_probe.shape_bias.stimulus_set import SYNTHETIC, check_partial, open_stimuli
+    from replk_probe.shape_bias.stimuli.stimulus_set import SYNTHETIC
+    from replk_probe.shape_bias.stimulus_source import check_partial, open_stimuli
 
     check_partial(chosen.stimuli, allow_partial)
     if stimuli is not None:
@@ -172,8 +173,8 @@ def _imported(folder: Path | None, categories: tuple[str, ...] | None) -> tuple[
     """Decisions of other observers."""
     if folder is None:
         return ()
-    from replk_probe.shape_bias.stimuli import CATEGORIES
-    from replk_probe.shape_bias.toolbox_csv import read_folder
+    from replk_probe.shape_bias.model_vs_human.raw_data import read_folder
+    from replk_probe.shape_bias.stimuli.names import CATEGORIES
 
     return read_folder(folder, categories or CATEGORIES)
 
@@ -189,7 +190,7 @@ def _check_categories(observers: Sequence[Decisions], categories: tuple[str, ...
 
 def _hint_at_folder(stimuli: str) -> None:
     """The names of the two sets take precedence over folders."""
-    from replk_probe.shape_bias.stimulus_set import CUE_CONFLICT, SYNTHETIC
+    from replk_probe.shape_bias.stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC
 
     if stimuli in (CUE_CONFLICT, SYNTHETIC) and Path(stimuli).is_dir():
         click.echo(f"--stimuli {stimuli} is not the folder {stimuli} here; for that, write ./{stimuli}", err=True)
@@ -210,8 +211,8 @@ def _without_model(weights: tuple[str, ...], stimuli: str | None, mapping: Path 
     """What to measure if nothing was asked for, without downloading anything; said aloud."""
     from replk_probe.models.weights.catalog import default_entry
     from replk_probe.models.weights.resolve import cached_path
-    from replk_probe.shape_bias.cue_conflict import cached_cue_conflict
-    from replk_probe.shape_bias.stimulus_set import CUE_CONFLICT, SYNTHETIC
+    from replk_probe.shape_bias.stimuli.cue_conflict import cached_cue_conflict
+    from replk_probe.shape_bias.stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC
 
     entry = default_entry(_MODEL)
     trained = entry is not None and cached_path(entry) is not None
@@ -236,7 +237,7 @@ def _without_model(weights: tuple[str, ...], stimuli: str | None, mapping: Path 
 def _default_stimuli(models: Sequence[str]) -> str:
     """The small models know the classes of the synthetic set and no others."""
     from replk_probe.models.architectures.micro import MICRO_MODELS
-    from replk_probe.shape_bias.stimulus_set import CUE_CONFLICT, SYNTHETIC
+    from replk_probe.shape_bias.stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC
 
     return SYNTHETIC if {*models} <= {*MICRO_MODELS} else CUE_CONFLICT
 
@@ -245,9 +246,9 @@ def _only_imported(source: Path, observers: Sequence[Decisions], folder: Path) -
     """Analyse decisions that others made; no model, no stimuli, no network."""
     from replk_probe.report.shape_bias_table import shape_bias_table
     from replk_probe.runtime.files import sha256_of
+    from replk_probe.shape_bias.model_vs_human.raw_data import csv_files
     from replk_probe.shape_bias.plot import save_figures
     from replk_probe.shape_bias.result import GivenDecisions, ShapeBiasResult
-    from replk_probe.shape_bias.toolbox_csv import csv_files
 
     label = f"import:{source.resolve().name}"
     run = GivenDecisions(label, {path.name: sha256_of(path) for path in csv_files(source)})
@@ -283,7 +284,7 @@ def _report(
     """Print the tables and draw some stimuli with their decisions; with several models, draw the comparison."""
     from replk_probe.report.shape_bias_table import shape_bias_table
     from replk_probe.runtime.provenance import RunInfo
-    from replk_probe.shape_bias.plot_models import save_comparison as save_comparison_figure
+    from replk_probe.shape_bias.plot_comparison import save_comparison as save_comparison_figure
     from replk_probe.shape_bias.plot_stimuli import save_contact_sheet
     from replk_probe.shape_bias.published import published_beside
     from replk_probe.shape_bias.result import save_comparison, told_apart

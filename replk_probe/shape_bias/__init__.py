@@ -11,38 +11,38 @@ from typing import TYPE_CHECKING
 from replk_probe._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .decide import LabelMapping as LabelMapping
-    from .decide import load_mapping as load_mapping
+    from .decision_mapping import LabelMapping as LabelMapping
+    from .decision_mapping import load_mapping as load_mapping
     from .decisions import Decisions as Decisions
     from .measure import measure_shape_bias as measure_shape_bias
+    from .model_vs_human.raw_data import read_folder as read_folder
+    from .model_vs_human.register import register as register
     from .observers import Observer as Observer
     from .observers import compare as compare
     from .published import published_observers as published_observers
     from .result import ShapeBiasResult as ShapeBiasResult
-    from .stimuli import CATEGORIES as CATEGORIES
-    from .stimuli import Stimulus as Stimulus
-    from .stimuli import parse_stimulus_name as parse_stimulus_name
-    from .stimulus_set import StimulusSet as StimulusSet
-    from .stimulus_set import open_stimuli as open_stimuli
-    from .toolbox import register as register
-    from .toolbox_csv import read_folder as read_folder
+    from .stimuli.names import CATEGORIES as CATEGORIES
+    from .stimuli.names import Stimulus as Stimulus
+    from .stimuli.names import parse_stimulus_name as parse_stimulus_name
+    from .stimuli.stimulus_set import StimulusSet as StimulusSet
+    from .stimulus_source import open_stimuli as open_stimuli
 
 _HOME = {
-    "CATEGORIES": "stimuli",
+    "CATEGORIES": "stimuli.names",
     "Decisions": "decisions",
-    "LabelMapping": "decide",
+    "LabelMapping": "decision_mapping",
     "Observer": "observers",
     "ShapeBiasResult": "result",
-    "Stimulus": "stimuli",
-    "StimulusSet": "stimulus_set",
+    "Stimulus": "stimuli.names",
+    "StimulusSet": "stimuli.stimulus_set",
     "compare": "observers",
-    "load_mapping": "decide",
+    "load_mapping": "decision_mapping",
     "measure_shape_bias": "measure",
-    "open_stimuli": "stimulus_set",
-    "parse_stimulus_name": "stimuli",
+    "open_stimuli": "stimulus_source",
+    "parse_stimulus_name": "stimuli.names",
     "published_observers": "published",
-    "read_folder": "toolbox_csv",
-    "register": "toolbox",
+    "read_folder": "model_vs_human.raw_data",
+    "register": "model_vs_human.register",
 }
 
 __all__ = [

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from replk_probe.errors import InvalidInputError
 
 from .statistics import Choices, CueCounts, choices, count_cues
-from .stimuli import CATEGORIES, image_id_of, is_text, parse_stimulus_name
+from .stimuli.names import CATEGORIES, image_id_of, is_text, parse_stimulus_name
 
 NO_ANSWER = "na"
 HUMAN_PREFIX = "subject-"

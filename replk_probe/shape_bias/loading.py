@@ -27,7 +27,7 @@ from PIL import Image
 from replk_probe.errors import BackendError
 from replk_probe.images import UnreadableImageError, normalise
 
-from .stimulus_set import StimulusSet
+from .stimuli.stimulus_set import StimulusSet
 
 # Not multiprocessing: its processes begin by importing the caller's main module once more, or, forked, with the locks
 # that other threads of the caller happened to hold.

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .decide import LabelMapping
+from .decision_mapping import LabelMapping
 from .decisions import Decisions
 from .observers import check_decisions
 from .plan import ShapeBiasPlan as ShapeBiasPlan
 from .plan import plan_shape_bias as plan_shape_bias
 from .result import ShapeBiasResult
-from .stimulus_set import StimulusSet
+from .stimuli.stimulus_set import StimulusSet
 
 
 def measure_shape_bias(

@@ -36,8 +36,7 @@ from replk_probe.runtime.devices import (
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo, software_versions
 
-from .cue_conflict import cached_cue_conflict
-from .decide import (
+from .decision_mapping import (
     ONE_EACH,
     LabelMapping,
     as_mapping,
@@ -49,11 +48,13 @@ from .decide import (
 )
 from .decisions import HUMAN_PREFIX, Decisions, check_observer
 from .loading import InputImages, Loader, default_workers
+from .model_vs_human.raw_data import subject_of
 from .result import ShapeBiasResult
-from .stimuli import CATEGORIES
-from .stimulus_set import CUE_CONFLICT, SYNTHETIC, StimulusSet, check_partial, open_stimuli
+from .stimuli.cue_conflict import cached_cue_conflict
+from .stimuli.names import CATEGORIES
+from .stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC, StimulusSet
+from .stimulus_source import check_partial, open_stimuli
 from .synthetic import SYNTHETIC_CATEGORIES
-from .toolbox_csv import subject_of
 
 # Of the entries of a run's configuration, those that an option of the command line sets.
 OPTIONS = {

@@ -15,8 +15,8 @@ from replk_probe.runtime.provenance import RunInfo
 
 from .observers import Observer
 from .plot_categories import ROW, category_caption, category_room, plot_shape_bias
-from .plot_looks import ABOVE, BELOW, CAPTION_SIZE, LINE, MARGIN, PAGE, arranged, looks
 from .plot_overall import bar_row, bars_caption, name_room, plot_bars, value_room
+from .plot_style import ABOVE, BELOW, CAPTION_SIZE, LINE, MARGIN, PAGE, arranged, looks
 from .published import ON_WHAT, SOURCE
 from .result import ShapeBiasResult
 

@@ -15,7 +15,7 @@ from replk_probe.plot_style import INK, fitted, house_style, inches_of, new_figu
 
 from .observers import Observer
 from .plot_icons import draw_icon, has_icon
-from .plot_looks import (
+from .plot_style import (
     ABOVE,
     BADGE_SIZE,
     BELOW,

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from replk_probe.plot_style import INK, house_style, inches_of, new_figure, text_points
 
 from .observers import Observer
-from .plot_looks import (
+from .plot_style import (
     BADGE_SIZE,
     BELOW,
     COLUMN,

@@ -16,11 +16,11 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import INK, MUTED, block_side, fitted, house_style, new_figure, save_figure, text_points
 
 from .decisions import NO_ANSWER, Decisions
-from .plot_looks import RANDOM_BADGE, badge_style
+from .plot_style import RANDOM_BADGE, badge_style
 from .statistics import OTHER, SHAPE, TEXTURE
 
 if TYPE_CHECKING:
-    from .stimulus_set import StimulusSet
+    from .stimuli.stimulus_set import StimulusSet
 
 # Blue, orange and grey are told apart by every kind of colour blindness, and each has a marker of its own.
 _CHOICES = {

@@ -15,7 +15,7 @@ from replk_probe.runtime.provenance import RunInfo
 from .decisions import HUMAN_PREFIX, HUMANS
 from .observers import ErrorConsistency, Observer
 from .statistics import CueCounts, pooled
-from .stimuli import CATEGORIES
+from .stimuli.names import CATEGORIES
 
 if TYPE_CHECKING:
     from .result import ShapeBiasResult

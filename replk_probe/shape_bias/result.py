@@ -21,8 +21,8 @@ from replk_probe.runtime.provenance import RunInfo, software_versions
 from replk_probe.runtime.records import read_json, strict_json, unreadable
 
 from .decisions import Decisions as Decisions
+from .model_vs_human.raw_data import COMPARISON_NAME, DECISIONS_NAME, SUMMARY_NAME, decisions_csv, read_decisions
 from .observers import Observer, analyse, check_decisions, compare_pairs, consistency_with
-from .toolbox_csv import COMPARISON_NAME, DECISIONS_NAME, SUMMARY_NAME, decisions_csv, read_decisions
 
 SCHEMA_VERSION = 1
 READABLE_VERSIONS = (1,)

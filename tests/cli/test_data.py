@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from replk_probe.shape_bias import cue_conflict
-from replk_probe.shape_bias.cue_conflict import cue_conflict_dir
+from replk_probe.shape_bias.stimuli import cue_conflict
+from replk_probe.shape_bias.stimuli.cue_conflict import cue_conflict_dir
 
 Run = Callable[..., Result]
 

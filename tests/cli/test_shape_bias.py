@@ -16,8 +16,8 @@ from PIL import Image
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.shape_bias import CATEGORIES, Decisions
+from replk_probe.shape_bias.model_vs_human.raw_data import write_decisions
 from replk_probe.shape_bias.result import ShapeBiasResult
-from replk_probe.shape_bias.toolbox_csv import write_decisions
 
 Run = Callable[..., Result]
 
@@ -354,7 +354,7 @@ def test_nothing_asked_for_with_all_in_the_cache(
     from replk_probe.cli import shape_bias
 
     monkeypatch.setattr("replk_probe.models.weights.resolve.cached_path", lambda entry: tmp_path)
-    monkeypatch.setattr("replk_probe.shape_bias.cue_conflict.cached_cue_conflict", lambda: tmp_path)
+    monkeypatch.setattr("replk_probe.shape_bias.stimuli.cue_conflict.cached_cue_conflict", lambda: tmp_path)
     chosen = shape_bias._without_model(("auto",), None, None)
     assert chosen == (("replknet31b",), ("replknet31b.in1k_224",), "cue-conflict")
     assert "replknet31b.in1k_224 on cue-conflict, both from the cache" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 
 from replk_probe.errors import BackendError
 from replk_probe.shape_bias.loading import InputImages, Loader, default_workers
-from replk_probe.shape_bias.stimulus_set import open_stimuli
+from replk_probe.shape_bias.stimulus_source import open_stimuli
 
 
 def images_of(folder: Path, size: tuple[int, int] = (32, 32)) -> InputImages:
@@ -62,7 +62,7 @@ def test_the_main_module_is_not_imported_again(small_stimuli: Path, tmp_path: Pa
     script = tmp_path / "unguarded.py"
     script.write_text(
         "from replk_probe.shape_bias.loading import InputImages, Loader\n"
-        "from replk_probe.shape_bias.stimulus_set import open_stimuli\n"
+        "from replk_probe.shape_bias import open_stimuli\n"
         f"images = InputImages(open_stimuli({str(small_stimuli)!r}), (32, 32), (0, 0, 0), (1, 1, 1))\n"
         "with Loader(images, 2) as loader:\n"
         "    print(len(list(loader.batches([[0], [1], [2]]))))\n"

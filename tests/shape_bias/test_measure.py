@@ -20,13 +20,14 @@ from replk_probe.errors import InvalidInputError, ResumeError
 from replk_probe.images import UnreadableImageError
 from replk_probe.models import create_model
 from replk_probe.runtime.provenance import RunInfo
-from replk_probe.shape_bias.decide import LabelMapping, imagenet_mapping
+from replk_probe.shape_bias.decision_mapping import LabelMapping, imagenet_mapping
 from replk_probe.shape_bias.decisions import Decisions
 from replk_probe.shape_bias.measure import measure_shape_bias, plan_shape_bias
+from replk_probe.shape_bias.model_vs_human.raw_data import read_folder
 from replk_probe.shape_bias.result import ShapeBiasResult
-from replk_probe.shape_bias.stimuli import CATEGORIES
-from replk_probe.shape_bias.stimulus_set import StimulusSet, open_stimuli
-from replk_probe.shape_bias.toolbox_csv import read_folder
+from replk_probe.shape_bias.stimuli.names import CATEGORIES
+from replk_probe.shape_bias.stimuli.stimulus_set import StimulusSet
+from replk_probe.shape_bias.stimulus_source import open_stimuli
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 

@@ -13,7 +13,7 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.shape_bias.decisions import Decisions
 from replk_probe.shape_bias.observers import Observer, analyse, compare, consistency_matrix, consistency_with
 from replk_probe.shape_bias.result import ShapeBiasResult
-from replk_probe.shape_bias.stimuli import CATEGORIES
+from replk_probe.shape_bias.stimuli.names import CATEGORIES
 
 NAMES = tuple(
     f"{shape}{number}-{texture}1.png" for shape in CATEGORIES for texture in CATEGORIES for number in range(1, 6)

@@ -20,14 +20,14 @@ from replk_probe.shape_bias.decisions import Decisions
 from replk_probe.shape_bias.observers import Observer
 from replk_probe.shape_bias.plot import plot_page, plot_result, save_figures
 from replk_probe.shape_bias.plot_categories import plot_shape_bias
+from replk_probe.shape_bias.plot_comparison import draw_comparison, save_comparison
 from replk_probe.shape_bias.plot_icons import _ICONS, has_icon
-from replk_probe.shape_bias.plot_looks import arranged, fitted_labels, looks, wrapped
-from replk_probe.shape_bias.plot_models import draw_comparison, save_comparison
 from replk_probe.shape_bias.plot_overall import figures_of, plot_bars
+from replk_probe.shape_bias.plot_style import arranged, fitted_labels, looks, wrapped
 from replk_probe.shape_bias.published import published_observers
 from replk_probe.shape_bias.result import ShapeBiasResult
 from replk_probe.shape_bias.statistics import CueCounts
-from replk_probe.shape_bias.stimuli import CATEGORIES
+from replk_probe.shape_bias.stimuli.names import CATEGORIES
 
 TRAINED = WeightsInfo("file:model.safetensors", sha256="0123456789abcdef")
 RANDOM = WeightsInfo("random-init", seed=0)

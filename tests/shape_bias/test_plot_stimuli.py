@@ -13,8 +13,8 @@ from PIL import Image
 from replk_probe.errors import InvalidInputError
 from replk_probe.shape_bias.decisions import Decisions
 from replk_probe.shape_bias.plot_stimuli import plot_contact_sheet, save_contact_sheet, spread_over
-from replk_probe.shape_bias.stimuli import CATEGORIES, parse_stimulus_name
-from replk_probe.shape_bias.stimulus_set import StimulusSet
+from replk_probe.shape_bias.stimuli.names import CATEGORIES, parse_stimulus_name
+from replk_probe.shape_bias.stimuli.stimulus_set import StimulusSet
 
 
 def stimulus_set(names, side=32):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from replk_probe.shape_bias.model_vs_human.raw_data import read_folder
 from replk_probe.shape_bias.observers import analyse
 from replk_probe.shape_bias.published import TITLES, published_observers
-from replk_probe.shape_bias.toolbox_csv import read_folder
 
 
 def test_the_published_shape_biases() -> None:

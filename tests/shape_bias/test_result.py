@@ -13,8 +13,8 @@ import pytest
 from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo
 from replk_probe.shape_bias.decisions import Decisions
+from replk_probe.shape_bias.model_vs_human.raw_data import read_folder
 from replk_probe.shape_bias.result import ShapeBiasResult, told_apart
-from replk_probe.shape_bias.toolbox_csv import read_folder
 
 # S, T and other of the 1200 (people pooled: 12000), macro and median to four digits, kappa to six.
 REFERENCE = {

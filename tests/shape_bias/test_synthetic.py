@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.shape_bias import CATEGORIES, open_stimuli, parse_stimulus_name
-from replk_probe.shape_bias.stimuli import check_categories
+from replk_probe.shape_bias.stimuli.names import check_categories
 from replk_probe.shape_bias.synthetic import (
     CUES,
     SYNTHETIC_CATEGORIES,

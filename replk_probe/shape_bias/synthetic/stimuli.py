@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
 
-from ..stimuli import Stimulus
-from ..stimulus_set import SYNTHETIC, StimulusSet
+from ..stimuli.names import Stimulus
+from ..stimuli.stimulus_set import SYNTHETIC, StimulusSet
 from .draw import Pixels, draw
 from .random_numbers import Integers
 from .scenes import EXEMPLARS, N_CLASSES, Scenes, crossed_scenes, random_scenes

@@ -8,7 +8,7 @@ import pytest
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.shape_bias.decisions import Decisions
-from replk_probe.shape_bias.toolbox_csv import (
+from replk_probe.shape_bias.model_vs_human.raw_data import (
     csv_name,
     read_decisions,
     read_folder,

@@ -21,10 +21,11 @@ from PIL import Image
 from replk_probe.errors import InvalidInputError, ReplkProbeError
 from replk_probe.runtime import download
 from replk_probe.runtime.archive import UnsafeArchiveError
-from replk_probe.shape_bias import cue_conflict, manifest, open_stimuli
-from replk_probe.shape_bias.cue_conflict import cue_conflict_dir, fetch_cue_conflict, verify_cue_conflict
-from replk_probe.shape_bias.manifest import Digests, cue_conflict_manifest
-from replk_probe.shape_bias.stimuli import parse_stimulus_name
+from replk_probe.shape_bias import open_stimuli
+from replk_probe.shape_bias.stimuli import cue_conflict, manifest
+from replk_probe.shape_bias.stimuli.cue_conflict import cue_conflict_dir, fetch_cue_conflict, verify_cue_conflict
+from replk_probe.shape_bias.stimuli.manifest import Digests, cue_conflict_manifest
+from replk_probe.shape_bias.stimuli.names import parse_stimulus_name
 
 NAMES = (
     "airplane/airplane1-bear1.png",

@@ -19,7 +19,7 @@ from replk_probe.runtime.download import cache_dir, fetch
 from replk_probe.runtime.reach import UnreachableError
 
 from .manifest import Comparison, Found, compare, read_folder
-from .stimuli import CATEGORIES
+from .names import CATEGORIES
 
 NAME = "cue-conflict"
 URL = "https://github.com/bethgelab/model-vs-human/releases/download/v0.1/cue-conflict.tar.gz"

@@ -1,66 +1,26 @@
-"""The stimuli of one measurement: which, from where, and how to get at their pixels."""
+"""Opening a set of stimuli: the published set, a folder, or the set that this package draws."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.images import check_image, decode_rgb, list_images
 
-from .manifest import Found, compare, read_folder, shown, some
-from .stimuli import CATEGORIES, Stimulus, check_categories, parse_stimulus_name
+from .stimuli.cue_conflict import cached_cue_conflict, fetch_cue_conflict, incomplete_error, verify_cue_conflict
+from .stimuli.manifest import Found, compare, read_folder, shown, some
+from .stimuli.names import CATEGORIES, Stimulus, check_categories, parse_stimulus_name
+from .stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC, StimulusSet
+from .synthetic import synthetic_stimuli
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-CUE_CONFLICT = "cue-conflict"
-SYNTHETIC = "synthetic"
-
-
-@dataclass(frozen=True)
-class StimulusSet:
-    """Stimuli in the order to measure them; nothing is decoded before :meth:`load`. Can be sent to other processes.
-
-    Attributes:
-        source: ``"cue-conflict"``, ``"folder:NAME"``, or as the maker of a drawn set calls it.
-        categories: What shapes and textures there are, and so what a model may answer.
-        stimuli: In the order of torchvision's ImageFolder: by shape, then by name as a string.
-        size: ``(H, W)`` of every stimulus in pixels; None where they differ.
-        digest: SHA-256 in hex over names and contents, in order.
-        loader: From the index of a stimulus to its picture (RGB).
-        notes: What the reader of a result should know, a sentence or two each.
-        record: The same for the result's configuration, ready for JSON.
-    """
-
-    source: str
-    categories: tuple[str, ...]
-    stimuli: tuple[Stimulus, ...]
-    size: tuple[int, int] | None
-    digest: str
-    loader: Callable[[int], Image] = field(repr=False)
-    notes: tuple[str, ...] = ()
-    record: Mapping[str, Any] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        """Number of stimuli."""
-        return len(self.stimuli)
-
-    def load(self, index: int) -> Image:
-        """The picture of ``stimuli[index]``, RGB, at its own size.
-
-        Raises:
-            UnreadableImageError: Its file is gone or damaged.
-            IndexError: There are not so many.
-        """
-        if not 0 <= index < len(self.stimuli):
-            raise IndexError(f"stimulus {index} of {len(self.stimuli)}")
-        return self.loader(index)
 
 
 def open_stimuli(
@@ -91,13 +51,9 @@ def open_stimuli(
     """
     check_partial(where, allow_partial)
     if where == SYNTHETIC:
-        from .synthetic import synthetic_stimuli
-
         return synthetic_stimuli(size=size, seed=seed)
     known = check_categories(CATEGORIES if categories is None else categories)
     if where == CUE_CONFLICT:
-        from .cue_conflict import cached_cue_conflict, fetch_cue_conflict
-
         folder = cached_cue_conflict() or fetch_cue_conflict(show_progress=show_progress)
         return _open_published(folder, known, allow_partial, show_progress)
     folder = Path(where)
@@ -155,8 +111,6 @@ def scan(
 
 
 def _open_published(folder: Path, categories: tuple[str, ...], allow_partial: bool, show_progress: bool) -> StimulusSet:
-    from .cue_conflict import incomplete_error, verify_cue_conflict
-
     comparison, found = verify_cue_conflict(folder, show_progress)
     if not comparison.complete and not (allow_partial and comparison.intact):
         raise incomplete_error(folder, comparison)

@@ -14,7 +14,8 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.images import UnreadableImageError
 from replk_probe.runtime.files import sha256_of
 from replk_probe.shape_bias import open_stimuli, parse_stimulus_name
-from replk_probe.shape_bias.stimulus_set import StimulusSet, scan
+from replk_probe.shape_bias.stimuli.stimulus_set import StimulusSet
+from replk_probe.shape_bias.stimulus_source import scan
 
 NAMES = (
     "airplane/airplane91-bicycle2.png",

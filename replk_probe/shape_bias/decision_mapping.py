@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
 
-from .stimuli import CATEGORIES, check_categories
+from .stimuli.names import CATEGORIES, check_categories
 
 # Indices of ImageNet-1k in the order of sorted WordNet ids, from the WordNet hierarchy; a fact of the experiments of
 # Geirhos et al., ICLR 2019, arXiv:1811.12231. It has the form of a mapping file of a user's own.

@@ -13,8 +13,8 @@ from pathlib import Path
 from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.files import atomic_write_bytes
 
-from .decisions import NO_ANSWER, Decisions
-from .stimuli import CATEGORIES, StimulusNameError, parse_stimulus_name
+from ..decisions import NO_ANSWER, Decisions
+from ..stimuli.names import CATEGORIES, StimulusNameError, parse_stimulus_name
 
 COLUMNS = ("subj", "session", "trial", "rt", "object_response", "category", "condition", "imagename")
 # The tables that records of ours have beside their decisions; no raw data.

@@ -13,7 +13,7 @@ from replk_probe.runtime.provenance import RunInfo
 
 from .observers import Observer
 from .plot import conflict_stimuli, plot_page, random_models, with_others
-from .plot_looks import RANDOM_BADGE
+from .plot_style import RANDOM_BADGE
 from .result import ShapeBiasResult
 
 

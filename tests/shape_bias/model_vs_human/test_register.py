@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import replk_probe
 from replk_probe.errors import InvalidInputError, UnknownModelError
 from replk_probe.models import DataConfig
-from replk_probe.shape_bias.toolbox import AsGiven, register
+from replk_probe.shape_bias.model_vs_human.register import AsGiven, register
 
 
 class Wrapper:
@@ -102,6 +102,6 @@ def test_a_toolbox_that_lacks_a_package_is_told(monkeypatch: pytest.MonkeyPatch)
     def broken(name: str) -> ModuleType:
         raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
 
-    monkeypatch.setattr("replk_probe.shape_bias.toolbox.importlib.import_module", broken)
+    monkeypatch.setattr("replk_probe.shape_bias.model_vs_human.register.importlib.import_module", broken)
     with pytest.raises(InvalidInputError, match="lacks the package tensorflow"):
         register()

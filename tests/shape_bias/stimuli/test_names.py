@@ -10,7 +10,7 @@ import pytest
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.shape_bias import CATEGORIES, Stimulus, parse_stimulus_name
-from replk_probe.shape_bias.stimuli import check_categories, image_id_of
+from replk_probe.shape_bias.stimuli.names import check_categories, image_id_of
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.shape_bias.decide import (
+from replk_probe.shape_bias.decision_mapping import (
     LabelMapping,
     as_mapping,
     category_probabilities,
@@ -22,7 +22,7 @@ from replk_probe.shape_bias.decide import (
     mapping_for,
     margins,
 )
-from replk_probe.shape_bias.stimuli import CATEGORIES
+from replk_probe.shape_bias.stimuli.names import CATEGORIES
 
 # Outputs 0 to 4: a has one, b has three, the last belongs to nobody.
 SMALL = LabelMapping("small", ("alpha", "beta"), ((0,), (1, 2, 3)), 5)

@@ -1,0 +1,1 @@
+"""Interoperability with the model-vs-human toolbox: its raw data files, and its registry of models."""
