@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
-from replk_probe.runtime.files import atomic_path
+from replk_probe.runtime.atomic_files import atomic_path
 
 MIN_DPI = 300
 MAP_INCHES = 2.56  # 1024 px at 400 dots per inch: one dot per input pixel

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from replk_probe.plot_style import MUTED, house_style, new_figure
-from replk_probe.runtime.files import atomic_path, atomic_write_text
+from replk_probe.runtime.atomic_files import atomic_path, atomic_write_text
 
 COLOURS = {3: "#999999", 7: "#0072b2", 13: "#d55e00", 31: "#009e73"}
 _LEGEND = (

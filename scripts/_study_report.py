@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from _micro_figure import save_small
 
 from replk_probe.plot_style import MUTED, house_style, new_figure
-from replk_probe.runtime.files import atomic_write_text
+from replk_probe.runtime.atomic_files import atomic_write_text
 
 Measures = dict[str, Any]
 

@@ -28,7 +28,7 @@ from replk_probe.models import create_model
 from replk_probe.models.inference.input_gradient import methods_used
 from replk_probe.models.inference.prepare import backend_of
 from replk_probe.ops import DepthwiseConv2d
-from replk_probe.runtime.allocator import kept_blocks
+from replk_probe.runtime.malloc import kept_blocks
 
 VARIANTS = ("plain", "fp32", "fast", "bf16")
 THRESHOLDS = (0.2, 0.3, 0.5, 0.99)

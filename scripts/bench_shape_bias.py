@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from replk_probe.models.inference.prepare import prepared_copy
-from replk_probe.runtime.allocator import kept_blocks
+from replk_probe.runtime.malloc import kept_blocks
 from replk_probe.shape_bias.decisions import Decisions
 from replk_probe.shape_bias.loading import InputImages
 from replk_probe.shape_bias.measure import ShapeBiasPlan, plan_shape_bias

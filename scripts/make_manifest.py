@@ -10,7 +10,7 @@ import gzip
 from pathlib import Path
 
 from replk_probe.images import list_images
-from replk_probe.runtime.files import atomic_write_bytes, sha256_of
+from replk_probe.runtime.atomic_files import atomic_write_bytes, sha256_of
 from replk_probe.shape_bias.stimuli.manifest import MANIFEST_FILE, PUBLISHED_SIZE, pixel_digest
 from replk_probe.shape_bias.stimuli.names import parse_stimulus_name
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.runtime.files import atomic_write_text
+from replk_probe.runtime.atomic_files import atomic_write_text
 from replk_probe.runtime.provenance import software_versions
 
 SCHEMA_VERSION = 1

@@ -103,8 +103,8 @@ def command(
     from replk_probe.erf.arguments import check_size, check_thresholds
     from replk_probe.erf.measure import plan_erf
     from replk_probe.images import sample_images
-    from replk_probe.runtime.allocator import kept_blocks
     from replk_probe.runtime.devices import resolve_device
+    from replk_probe.runtime.malloc import kept_blocks
 
     # Whatever can be wrong shows before the first model is built, let alone measured.
     check_thresholds(shares)

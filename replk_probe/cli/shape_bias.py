@@ -119,7 +119,7 @@ def command(
     weights_each = weights_of_each(chosen.models, chosen.weights)
     folders = destinations(chosen.models, output, _DEFAULT_OUTPUT)
 
-    from replk_probe.runtime.allocator import kept_blocks
+    from replk_probe.runtime.malloc import kept_blocks
     from replk_probe.shape_bias.measure import plan_shape_bias
     from replk_probe.shape_bias.result import ShapeBiasResult
     from replk_probe.shape_bias.stimuli.stimulus_set import SYNTHETIC
@@ -245,7 +245,7 @@ def _default_stimuli(models: Sequence[str]) -> str:
 def _only_imported(source: Path, observers: Sequence[Decisions], folder: Path) -> None:
     """Analyse decisions that others made; no model, no stimuli, no network."""
     from replk_probe.report.shape_bias_table import shape_bias_table
-    from replk_probe.runtime.files import sha256_of
+    from replk_probe.runtime.atomic_files import sha256_of
     from replk_probe.shape_bias.model_vs_human.raw_data import csv_files
     from replk_probe.shape_bias.plot import save_figures
     from replk_probe.shape_bias.result import GivenDecisions, ShapeBiasResult

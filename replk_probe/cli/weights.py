@@ -98,7 +98,7 @@ def fetch_weights(name: str, host: str, connect_timeout: float, force: bool) -> 
     """
     from replk_probe.models.weights.catalog import CATALOG, default_entry, find_entry, hub_entries
     from replk_probe.models.weights.resolve import fetch_entry, resolve_weights
-    from replk_probe.runtime.files import sha256_of
+    from replk_probe.runtime.atomic_files import sha256_of
 
     entry = CATALOG.get(name) or default_entry(name)
     if entry is None and host == "auto" and _is_model(name):

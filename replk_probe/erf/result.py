@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.runtime.files import atomic_path, atomic_write_text
+from replk_probe.runtime.atomic_files import atomic_path, atomic_write_text
+from replk_probe.runtime.json_io import read_json, strict_json, unreadable
 from replk_probe.runtime.provenance import RunInfo
-from replk_probe.runtime.records import read_json, strict_json, unreadable
 
 SCHEMA_VERSION = 1
 READABLE_VERSIONS = (1,)

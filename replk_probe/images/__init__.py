@@ -5,9 +5,9 @@ Free of torch; PIL and numpy only.
 
 from __future__ import annotations
 
-from ._decode import UnreadableImageError, check_image, decode_rgb, normalise
-from ._folder import list_images
-from ._sample import SAMPLINGS, ImageSet, sample_images
+from .decode import UnreadableImageError, check_image, decode_rgb, normalise
+from .folder import list_images
+from .sample import SAMPLINGS, ImageSet, sample_images
 
 __all__ = [
     "SAMPLINGS",

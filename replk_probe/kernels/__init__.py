@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from .kernel import Kernel as Kernel
     from .layers import find_layers as find_layers
     from .measure import measure_kernels as measure_kernels
-    from .plot import plot_kernels as plot_kernels
-    from .plot_channels import plot_gallery as plot_gallery
-    from .plot_radial import plot_profiles as plot_profiles
-    from .plot_stages import plot_overview as plot_overview
+    from .plot import draw_kernels as draw_kernels
+    from .plot_gallery import draw_gallery as draw_gallery
+    from .plot_overview import draw_overview as draw_overview
+    from .plot_profiles import draw_profiles as draw_profiles
     from .result import KernelResult as KernelResult
     from .result import load_results as load_results
     from .result import save_results as save_results
@@ -28,23 +28,23 @@ _HOME = {
     "find_layers": "layers",
     "load_results": "result",
     "measure_kernels": "measure",
-    "plot_gallery": "plot_channels",
-    "plot_kernels": "plot",
-    "plot_overview": "plot_stages",
-    "plot_profiles": "plot_radial",
+    "draw_gallery": "plot_gallery",
+    "draw_kernels": "plot",
+    "draw_overview": "plot_overview",
+    "draw_profiles": "plot_profiles",
     "save_results": "result",
 }
 
 __all__ = [
     "Kernel",
     "KernelResult",
+    "draw_gallery",
+    "draw_kernels",
+    "draw_overview",
+    "draw_profiles",
     "find_layers",
     "load_results",
     "measure_kernels",
-    "plot_gallery",
-    "plot_kernels",
-    "plot_overview",
-    "plot_profiles",
     "save_results",
 ]
 

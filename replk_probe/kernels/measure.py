@@ -18,10 +18,10 @@ from replk_probe.models.model_id import check_network, name_of
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import WeightsInfo
 
-from .branches import Variant, variants_of
 from .kernel import Kernel
 from .layers import ALL, KernelLayer, find_layers, merger_of, operation_of
 from .result import KernelResult, KernelRun
+from .variants import Variant, variants_of
 
 VARIANTS = ("merged", "large", "small", "all")
 AGGREGATES = ("sum", "mean")

@@ -17,9 +17,8 @@ from matplotlib.figure import Figure
 from replk_probe.plot_style import INK, MUTED, figure_of, house_style, save_figure, text_points, wrapped
 
 from .kernel import folding_words
-from .plot_channels import plot_gallery
-from .plot_radial import plot_profiles
-from .plot_sheet import (
+from .plot_gallery import draw_gallery
+from .plot_heatmaps import (
     LINE,
     MARGIN,
     NAME_SIZE,
@@ -40,7 +39,8 @@ from .plot_sheet import (
     weights_line,
     write_lines,
 )
-from .plot_stages import plot_overview
+from .plot_overview import draw_overview
+from .plot_profiles import draw_profiles
 from .result import KernelResult
 
 _LARGEST, _LEAST = 2.6, 0.5  # inches of a map, and how much of them is left where lines do not fit on a page
@@ -52,7 +52,7 @@ _PRINTED_SIDE, _ACROSS_PRINTED, _ACROSS = 15, 3, 4
 _SMALL_CELL = 0.15
 
 
-def plot_kernels(results: Sequence[KernelResult]) -> Figure:
+def draw_kernels(results: Sequence[KernelResult]) -> Figure:
     """Draw the kernels of models as maps, those of one layer beside each other.
 
     Args:
@@ -117,11 +117,11 @@ def save_figures(results: Sequence[KernelResult], directory: str | Path) -> tupl
         InvalidInputError: There is no kernel, or the folder cannot be written to.
     """
     panels = panels_of(results)
-    figures = {"kernels": plot_kernels(results), "profiles": plot_profiles(results)}
+    figures = {"kernels": draw_kernels(results), "profiles": draw_profiles(results)}
     if any(len(panel.kernel.strongest) for panel in panels):
-        figures["gallery"] = plot_gallery(results)
+        figures["gallery"] = draw_gallery(results)
     if len({panel.kernel.layer for panel in panels}) > 1:
-        figures["overview"] = plot_overview(results)
+        figures["overview"] = draw_overview(results)
     folder = Path(directory)
     for stem in {"gallery", "overview"} - set(figures):
         for kind in ("png", "pdf"):

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.runtime.files import atomic_path, atomic_write_text
+from replk_probe.runtime.atomic_files import atomic_path, atomic_write_text
+from replk_probe.runtime.json_io import read_json, strict_json, unreadable
 from replk_probe.runtime.provenance import WeightsInfo, software_versions
-from replk_probe.runtime.records import read_json, strict_json, unreadable
 
 from .kernel import Kernel
 from .statistics import EFFECTIVE_SHARES, FloatArray

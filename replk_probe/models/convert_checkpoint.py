@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from replk_probe import __version__
 from replk_probe.errors import InvalidInputError, WeightsError
-from replk_probe.runtime.files import atomic_path
+from replk_probe.runtime.atomic_files import atomic_path
 from replk_probe.runtime.progress import progress as progress_bar
 
 from .checkpoints.load import CheckpointReport, load_checkpoint

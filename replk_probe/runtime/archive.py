@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.runtime.files import DISK_FULL
+from replk_probe.runtime.atomic_files import DISK_FULL
 from replk_probe.runtime.progress import progress
 
 _CHUNK = 1 << 20

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from replk_probe.errors import ResumeError
 
-from .files import atomic_path, atomic_write_text
+from .atomic_files import atomic_path, atomic_write_text
 
 SCHEMA_VERSION = 1
 _STATE = "state.json"

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from replk_probe.errors import WeightsError
-from replk_probe.runtime.files import DISK_FULL, sha256_of
+from replk_probe.runtime.atomic_files import DISK_FULL, sha256_of
 from replk_probe.runtime.reach import Response, UnreachableError, one_line, open_url
 
 _LOG = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from replk_probe.errors import InvalidInputError, WeightsError
+from replk_probe.runtime.atomic_files import atomic_path, atomic_write_text, sha256_of
 from replk_probe.runtime.download import check_digest
-from replk_probe.runtime.files import atomic_path, atomic_write_text, sha256_of
 from replk_probe.runtime.reach import check_reachable, one_line
 
 _URL = "https://drive.google.com/"

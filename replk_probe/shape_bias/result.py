@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.runtime.files import atomic_write_bytes, atomic_write_text
+from replk_probe.runtime.atomic_files import atomic_write_bytes, atomic_write_text
+from replk_probe.runtime.json_io import read_json, strict_json, unreadable
 from replk_probe.runtime.provenance import RunInfo, software_versions
-from replk_probe.runtime.records import read_json, strict_json, unreadable
 
 from .decisions import Decisions as Decisions
 from .model_vs_human.raw_data import COMPARISON_NAME, DECISIONS_NAME, SUMMARY_NAME, decisions_csv, read_decisions

@@ -25,7 +25,7 @@ OVERVIEW = {"overview.png", "overview.pdf"}
 
 NETWORKS = """
 from torch import nn
-from replk_probe.models.replknet import RepLKNet
+from replk_probe.models.architectures.replknet import RepLKNet
 
 def plain():
     return nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 5, padding=2, groups=8), nn.BatchNorm2d(8))

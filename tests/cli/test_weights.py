@@ -17,7 +17,7 @@ from click.testing import Result
 from replk_probe.models.architectures.replknet import RepLKNet
 from replk_probe.models.weights import catalog
 from replk_probe.models.weights.resolve import weights_path
-from replk_probe.runtime.files import sha256_of
+from replk_probe.runtime.atomic_files import sha256_of
 
 Run = Callable[..., Result]
 

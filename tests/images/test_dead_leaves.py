@@ -6,8 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from replk_probe.images import _dead_leaves as dead_leaves
-from replk_probe.images import sample_images
+from replk_probe.images import dead_leaves, sample_images
 
 
 def spectrum_slope(grey: np.ndarray, low: int, high: int) -> float:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.images import sample_images
-from replk_probe.images._folder import list_images
+from replk_probe.images.folder import list_images
 
 
 def touch(root: Path, *names: str) -> Path:

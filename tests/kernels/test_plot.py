@@ -17,13 +17,13 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.kernels import (
     Kernel,
     KernelResult,
-    plot_gallery,
-    plot_kernels,
-    plot_overview,
-    plot_profiles,
+    draw_gallery,
+    draw_kernels,
+    draw_overview,
+    draw_profiles,
 )
 from replk_probe.kernels.plot import save_figures
-from replk_probe.kernels.plot_sheet import MOST_LAYERS, common_path, short_names, value_text
+from replk_probe.kernels.plot_heatmaps import MOST_LAYERS, common_path, short_names, value_text
 from replk_probe.kernels.result import KernelRun
 from replk_probe.runtime.provenance import RANDOM_INIT, WeightsInfo
 
@@ -81,7 +81,7 @@ def values(figure: Figure) -> list[str]:
 def test_maps_are_the_magnitudes_over_their_maxima_on_one_scale() -> None:
     first = result(kernel("stage4.0", variant="large"), kernel("stage4.0"), model="with")
     second = result(kernel("stage4.0", branches=("large",), small_branch_share=None), model="without")
-    figure = plot_kernels([first, second])
+    figure = draw_kernels([first, second])
     kernels = [*first.kernels, *second.kernels]
     drawn = maps(figure)
     assert len(drawn) == 3
@@ -99,12 +99,12 @@ def test_maps_are_the_magnitudes_over_their_maxima_on_one_scale() -> None:
 
 def test_values_are_printed_where_they_fit() -> None:
     thirteen = result(kernel("stage4.0"), kernel("stage4.0", variant="large"))
-    assert len(values(plot_kernels([thirteen]))) == 2 * 169
-    printed = values(plot_kernels([result(kernel("stage4.0"))]))
+    assert len(values(draw_kernels([thirteen]))) == 2 * 169
+    printed = values(draw_kernels([result(kernel("stage4.0"))]))
     wanted = [value_text(value) for value in kernel("stage4.0").normalised.ravel()]
     assert printed == wanted
     for size in (31, 51):
-        assert values(plot_kernels([result(kernel("stage1.0", size))])) == []
+        assert values(draw_kernels([result(kernel("stage1.0", size))])) == []
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_values_in_two_decimals(value: float, text: str) -> None:
 
 def test_printed_values_stay_within_their_cells() -> None:
     line = [kernel("stage4.0", variant=variant) for variant in ("large", "merged")]
-    figure = plot_kernels([result(*line), result(kernel("stage4.0", branches=("large",)), model="other")])
+    figure = draw_kernels([result(*line), result(kernel("stage4.0", branches=("large",)), model="other")])
     figure.draw_without_rendering()
     cell = images(figure)[0].get_window_extent().width / 13
     widest = max(t.get_window_extent().width for t in figure.findobj(Text) if t.get_gid() == "value")
@@ -125,7 +125,7 @@ def test_printed_values_stay_within_their_cells() -> None:
 
 def test_numbers_below_a_map_are_those_of_the_result() -> None:
     one = kernel("stage4.0", zero_fraction=0.4)
-    shown = " ".join(texts(plot_kernels([result(one)])))
+    shown = " ".join(texts(draw_kernels([result(one)])))
     assert f"centre 3\u00d73 {100 * one.centre3x3_share:.1f} %" in shown
     assert f"criss-cross {100 * one.skeleton_share:.1f} %" in shown
     assert f"50, 90, 99 % within {', '.join(map(str, one.effective_size.values()))}" in shown
@@ -134,13 +134,13 @@ def test_numbers_below_a_map_are_those_of_the_result() -> None:
 
 def test_random_weights_cannot_be_missed() -> None:
     one = result(kernel("stage4.0"), kernel("stage1.0"), weights=RANDOM_INIT)
-    for draw in (plot_kernels, plot_gallery, plot_overview):
+    for draw in (draw_kernels, draw_gallery, draw_overview):
         loud = [t for t in draw([one]).findobj(Text) if t.get_text().startswith("RANDOM WEIGHTS")]
         assert loud and all(item.get_fontweight() == "bold" for item in loud), draw
-    legend = plot_profiles([one]).legends[0]
+    legend = draw_profiles([one]).legends[0]
     assert all("RANDOM WEIGHTS" in item.get_text() for item in legend.get_texts())
     trained = result(kernel("stage4.0"))
-    for draw in (plot_kernels, plot_gallery, plot_overview, plot_profiles):
+    for draw in (draw_kernels, draw_gallery, draw_overview, draw_profiles):
         assert not any("RANDOM" in text for text in texts(draw([trained])))
 
 
@@ -151,7 +151,7 @@ def test_a_strip_is_where_it_lies_in_the_large_kernel() -> None:
         kernel("stage1.0", (5, 51), "row", branches=parts),
         kernel("stage1.0", 51, "merged", branches=parts),
     )
-    figure = plot_kernels([one])
+    figure = draw_kernels([one])
     boxes = [image.get_extent() for image in images(figure)]
     spans = [(right - left, bottom - top) for left, right, bottom, top in boxes]
     cell = spans[2][0] / 51
@@ -164,10 +164,10 @@ def test_a_strip_is_where_it_lies_in_the_large_kernel() -> None:
 def test_of_many_layers_the_first_of_each_stage_and_all_in_the_overview() -> None:
     layers = [f"stage{stage}.{block}" for stage, count in ((1, 2), (2, 2), (3, 18), (4, 2)) for block in range(count)]
     many = result(*(kernel(layer, 7) for layer in layers))
-    figure = plot_kernels([many])
+    figure = draw_kernels([many])
     assert len(maps(figure)) == 4
     assert any("4 of 24 layers; the overview has all of them." in text for text in texts(figure))
-    overview = plot_overview([many])
+    overview = draw_overview([many])
     assert len(maps(overview)) == 24
     for mesh, one in zip(maps(overview), many.kernels, strict=True):
         np.testing.assert_allclose(mesh, one.normalised)
@@ -176,13 +176,13 @@ def test_of_many_layers_the_first_of_each_stage_and_all_in_the_overview() -> Non
     # Two stages share a line, the third takes two.
     assert len(set(tops.values())) == 4 and tops["stage1.0"] == tops["stage2.1"] < tops["stage3.0"]
     elsewhere = result(*(kernel(f"blocks.{index}.conv", 3) for index in range(40)))
-    assert len(maps(plot_kernels([elsewhere]))) == MOST_LAYERS
-    assert len(maps(plot_overview([elsewhere]))) == 40
+    assert len(maps(draw_kernels([elsewhere]))) == MOST_LAYERS
+    assert len(maps(draw_overview([elsewhere]))) == 40
 
 
 def test_the_overview_shows_one_kernel_of_each_layer() -> None:
     one = result(*(kernel("stage1.0", variant=variant) for variant in ("large", "merged")), kernel("stage2.0"))
-    drawn = maps(plot_overview([one]))
+    drawn = maps(draw_overview([one]))
     np.testing.assert_allclose(drawn[0], one.kernel("stage1.0", "merged").normalised)
     assert len(drawn) == 2
 
@@ -191,8 +191,8 @@ def test_the_overview_counts_what_it_shows() -> None:
     merged = [kernel(f"stage1.{index}") for index in range(3)]
     alone = kernel("stem", 3, branches=("large",), small_branch_share=None)
     empty = replace(kernel("stage2.0", 5), magnitude=np.zeros((5, 5)))
-    assert "3 layers, merged: large + small" in texts(plot_overview([result(*merged)]))
-    shown = texts(plot_overview([result(alone, *merged, empty)]))
+    assert "3 layers, merged: large + small" in texts(draw_overview([result(*merged)]))
+    shown = texts(draw_overview([result(alone, *merged, empty)]))
     assert "5 layers: 1 a single kernel; 4 merged: large + small" in shown
     assert "5\u00d75, no mass" in shown and any("No mass: every weight is zero" in text for text in shown)
     assert f"13\u00d713, {100 * merged[0].centre3x3_share:.1f} %" in shown
@@ -214,7 +214,7 @@ def test_what_names_leave_out_is_said_once() -> None:
     layers = [f"stages.3.blocks.{index}.conv_dw" for index in range(3)]
     assert common_path(layers) == "stages.3.blocks.*.conv_dw"
     assert "3 layers stages.3.blocks.*.conv_dw, merged: large + small" in texts(
-        plot_overview([result(*(kernel(layer, 7) for layer in layers))])
+        draw_overview([result(*(kernel(layer, 7) for layer in layers))])
     )
     assert common_path(["net.a.conv", "net.b.0.conv"]) == "net.*.conv"
     assert common_path(["stage1.0", "stage2.0"]) == common_path(["conv"]) == common_path(["a.conv", "conv"]) == ""
@@ -222,21 +222,21 @@ def test_what_names_leave_out_is_said_once() -> None:
 
 def test_small_branches_stand_beside_the_others_where_there_is_room() -> None:
     alone = [kernel("stage4.0", 31, "large"), kernel("stage4.0", 31), kernel("stage4.0", 5, "small")]
-    figure = plot_kernels([result(*alone)])
+    figure = draw_kernels([result(*alone)])
     assert len({image.get_extent()[3] for image in images(figure)}) == 1
     small = images(figure)[2].get_extent()
     assert small[1] - small[0] == pytest.approx(5 * 0.15)
     # With a fourth of 13 x 13, whose values need room, it has a line of its own.
     pair = [kernel("stage4.0", 13, "large"), kernel("stage4.0", 13), kernel("stage4.0", 5, "small")]
     other = kernel("stage4.0", branches=("large",), small_branch_share=None)
-    figure = plot_kernels([result(*pair, model="with"), result(other, model="without")])
+    figure = draw_kernels([result(*pair, model="with"), result(other, model="without")])
     assert len({image.get_extent()[3] for image in images(figure)}) == 2
     assert len(values(figure)) == 3 * 169 + 25
 
 
 def test_a_small_branch_measured_by_itself_is_shown_beside_another_result() -> None:
     merged, small = result(kernel("stage4.0")), result(kernel("stage4.0", 5, "small"))
-    assert len(maps(plot_kernels([merged, small]))) == len(maps(plot_kernels([small, merged]))) == 2
+    assert len(maps(draw_kernels([merged, small]))) == len(maps(draw_kernels([small, merged]))) == 2
 
 
 def test_many_lines_of_one_layer_fit_on_a_page() -> None:
@@ -244,7 +244,7 @@ def test_many_lines_of_one_layer_fit_on_a_page() -> None:
         result(kernel("stage1.0", size, "large"), kernel("stage1.0", size), kernel("stage1.0", 5, "small"), model=name)
         for name, size in (("a", 31), ("b", 13), ("c", 31), ("d", 13))
     ]
-    width, height = plot_kernels(models).get_size_inches()
+    width, height = draw_kernels(models).get_size_inches()
     assert height <= 10 and width <= 7
 
 
@@ -255,15 +255,15 @@ def test_words_about_batch_norms_are_true() -> None:
         ((folded, kernel("stage2.0")), "Absolute weights, batch norms folded in where they follow, added up"),
         ((kernel("stage1.0"),), "Absolute weights, added up"),
     ):
-        assert any(words in text for text in texts(plot_kernels([result(*kernels)])))
-        folded_in = any("batch norms folded in" in text for text in texts(plot_gallery([result(*kernels)])))
+        assert any(words in text for text in texts(draw_kernels([result(*kernels)])))
+        folded_in = any("batch norms folded in" in text for text in texts(draw_gallery([result(*kernels)])))
         assert folded_in == ("folded" in words)
 
 
 def test_profiles_are_those_of_the_result() -> None:
     first = result(kernel("stage1.0"), kernel("stage1.1"), kernel("stage2.0", 7), model="a")
     second = result(kernel("stage1.0", variant="large"), model="b")
-    figure = plot_profiles([first, second])
+    figure = draw_profiles([first, second])
     panels = {ax.get_title(loc="left"): ax for ax in figure.axes}
     assert list(panels) == ["Stage 1", "Stage 2"]
     lines = panels["Stage 1"].get_lines()
@@ -279,7 +279,7 @@ def test_profiles_are_those_of_the_result() -> None:
 
 def test_the_gallery_has_the_strongest_channels_with_their_signs() -> None:
     one = result(kernel("stage1.0"), kernel("stage2.0", 7))
-    figure = plot_gallery([one])
+    figure = draw_gallery([one])
     drawn = maps(figure)
     assert len(drawn) == 6
     for mesh, weights in zip(drawn, [w for k in one.kernels for w in k.strongest], strict=True):
@@ -287,11 +287,11 @@ def test_the_gallery_has_the_strongest_channels_with_their_signs() -> None:
     assert {(m.norm.vmin, m.norm.vmax) for m in images(figure)} == {(-1.0, 1.0)}
     assert [text for text in texts(figure) if text in ("4", "1", "9")].count("4") == 2
     with pytest.raises(InvalidInputError, match="None were kept"):
-        plot_gallery([result(Kernel("a", "a", "merged", np.ones((3, 3)), 1))])
+        draw_gallery([result(Kernel("a", "a", "merged", np.ones((3, 3)), 1))])
 
 
 def test_nothing_to_draw() -> None:
-    for draw in (plot_kernels, plot_gallery, plot_overview, plot_profiles):
+    for draw in (draw_kernels, draw_gallery, draw_overview, draw_profiles):
         with pytest.raises(InvalidInputError, match="nothing to draw"):
             draw([])
 
@@ -304,7 +304,7 @@ def test_text_stays_on_the_page() -> None:
         *(kernel(layer, sizes[i // 2]) for i, layer in enumerate(layers)), model=long, weights=f"file:{long}.pth"
     )
     noisy = result(*(kernel(layer, 13) for layer in layers), model=long + "2", weights=RANDOM_INIT)
-    for draw in (plot_kernels, plot_gallery, plot_overview, plot_profiles):
+    for draw in (draw_kernels, draw_gallery, draw_overview, draw_profiles):
         for results in ([one], [one, noisy]):
             figure = draw(results)
             figure.draw_without_rendering()
@@ -342,22 +342,22 @@ def test_files(tmp_path: Path) -> None:
 def test_kernels_without_mass_and_without_channels_can_be_drawn() -> None:
     empty = Kernel("stage1.0", "conv", "merged", np.zeros((5, 5)), 4)
     assert math.isnan(empty.centre3x3_share)
-    figure = plot_kernels([result(empty)])
+    figure = draw_kernels([result(empty)])
     assert "no mass" in " ".join(texts(figure))
     assert not maps(figure)[0].any()
-    plot_profiles([result(empty)]).draw_without_rendering()
-    plot_overview([result(empty)]).draw_without_rendering()
+    draw_profiles([result(empty)]).draw_without_rendering()
+    draw_overview([result(empty)]).draw_without_rendering()
 
 
 def test_values_are_printed_beside_larger_kernels_too() -> None:
     strips = [kernel("stage1.0", 51, variant=variant) for variant in ("column", "row", "large", "merged")]
     mixed = result(*strips, kernel("stage4.0"), kernel("stage4.0", variant="large"))
-    assert len(values(plot_kernels([mixed]))) == 2 * 169
+    assert len(values(draw_kernels([mixed]))) == 2 * 169
 
 
 def test_a_sheet_of_many_layers_fits_on_a_page() -> None:
     many = [result(*(kernel(f"stage{stage}.0") for stage in (1, 2, 3, 4)), model=name) for name in ("a", "b")]
-    figure = plot_kernels(many)
+    figure = draw_kernels(many)
     assert figure.get_figheight() < 10.5 and len(maps(figure)) == 4
     assert {"stage1.0", "stage4.0"} == {text.partition(",")[0] for text in texts(figure) if text.startswith("stage")}
     assert any("2 of 4 layers" in text for text in texts(figure))
@@ -369,6 +369,6 @@ def test_many_channels_go_on_in_further_rows(kept: int, drawn: int) -> None:
         "strongest": np.random.default_rng(0).standard_normal((kept, 13, 13)),
         "strongest_channels": tuple((index,) for index in range(kept)),
     }
-    figure = plot_gallery([result(kernel("stage4.0", **channels))])
+    figure = draw_gallery([result(kernel("stage4.0", **channels))])
     assert len(images(figure)) == drawn and figure.get_figheight() < 11
     assert any(f"{drawn} of {kept} channels" in text for text in texts(figure)) == (drawn < kept)

@@ -19,7 +19,7 @@ from replk_probe.errors import InvalidInputError, UnknownModelError, WeightsErro
 from replk_probe.models import convert_checkpoint, create_model, load_checkpoint, reparam_checkpoint
 from replk_probe.models.checkpoints import rename_keys
 from replk_probe.models.checkpoints.rename_keys import official_name
-from replk_probe.runtime.files import sha256_of
+from replk_probe.runtime.atomic_files import sha256_of
 
 State = dict[str, Tensor]
 

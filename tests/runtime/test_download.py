@@ -21,8 +21,8 @@ import pytest
 
 from replk_probe.errors import WeightsError
 from replk_probe.runtime import download, reach
+from replk_probe.runtime.atomic_files import atomic_path, atomic_write_text, sha256_of
 from replk_probe.runtime.download import cache_dir, fetch
-from replk_probe.runtime.files import atomic_path, atomic_write_text, sha256_of
 from replk_probe.runtime.reach import UnreachableError, check_reachable
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB

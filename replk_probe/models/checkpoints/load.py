@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from replk_probe.errors import WeightsError
-from replk_probe.runtime.files import sha256_of
+from replk_probe.runtime.atomic_files import sha256_of
 
 from ..inference.copying import copy_of
 from ..model_id import check_network

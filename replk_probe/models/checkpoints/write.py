@@ -16,7 +16,7 @@ _SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write ``path``, which is best a temporary file of :func:`~replk_probe.runtime.files.atomic_path`.
+    """Write ``path``, which is best a temporary file of :func:`~replk_probe.runtime.atomic_files.atomic_path`.
 
     Args:
         tensors: On the CPU, contiguous, none sharing memory with another.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from replk_probe.errors import WeightsError
-from replk_probe.runtime.files import sha256_of
+from replk_probe.runtime.atomic_files import sha256_of
 
 from .entry import CatalogEntry
 

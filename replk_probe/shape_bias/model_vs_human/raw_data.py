@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.runtime.files import atomic_write_bytes
+from replk_probe.runtime.atomic_files import atomic_write_bytes
 
 from ..decisions import NO_ANSWER, Decisions
 from ..stimuli.names import CATEGORIES, StimulusNameError, parse_stimulus_name

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from replk_probe.images import UnreadableImageError, check_image, decode_rgb
-from replk_probe.runtime.files import sha256_of
+from replk_probe.runtime.atomic_files import sha256_of
 from replk_probe.runtime.progress import progress
 
 MANIFEST_FILE = "cue_conflict_manifest.txt.gz"

@@ -27,7 +27,7 @@ from replk_probe.models.architectures.mobilenet_v2 import LargeKernelMobileNetV2
 from replk_probe.models.architectures.replknet import RepLKNet
 from replk_probe.models.architectures.slak import SLaK
 from replk_probe.models.checkpoints.load import inspect_checkpoint, load_checkpoint
-from replk_probe.runtime.files import sha256_of
+from replk_probe.runtime.atomic_files import sha256_of
 
 State = dict[str, Tensor]
 

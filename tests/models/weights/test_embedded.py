@@ -18,7 +18,7 @@ from replk_probe.models.weights.catalog import CATALOG, catalog_entries, default
 from replk_probe.models.weights.embedded import embedded_entries, training_record
 from replk_probe.models.weights.resolve import cached_path, fetch_entry, resolve_weights
 from replk_probe.ops import native_info
-from replk_probe.runtime.files import sha256_of
+from replk_probe.runtime.atomic_files import sha256_of
 from replk_probe.shape_bias.synthetic import synthetic_training
 
 # A row of images that is neither a training's nor that of the held-out images in the records.

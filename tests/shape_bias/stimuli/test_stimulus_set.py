@@ -12,7 +12,7 @@ from PIL import Image
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.images import UnreadableImageError
-from replk_probe.runtime.files import sha256_of
+from replk_probe.runtime.atomic_files import sha256_of
 from replk_probe.shape_bias import open_stimuli, parse_stimulus_name
 from replk_probe.shape_bias.stimuli.stimulus_set import StimulusSet
 from replk_probe.shape_bias.stimulus_source import scan

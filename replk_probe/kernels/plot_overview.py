@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from replk_probe.plot_style import INK, MUTED, figure_of, house_style, wrapped
 
 from .kernel import Kernel
-from .plot_sheet import (
+from .plot_heatmaps import (
     LINE,
     MARGIN,
     NAME_SIZE,
@@ -42,7 +42,7 @@ _LABEL = TINY_SIZE * LINE + 0.015
 _HEADING = (NAME_SIZE + 2 * SMALL_SIZE) * LINE + 0.05
 
 
-def plot_overview(results: Sequence[KernelResult]) -> Figure:
+def draw_overview(results: Sequence[KernelResult]) -> Figure:
     """Draw every layer of every model, stage by stage.
 
     Args:

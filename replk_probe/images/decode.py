@@ -23,6 +23,7 @@ class UnreadableImageError(InvalidInputError):
     """
 
     def __init__(self, image_id: str, reason: str) -> None:
+        """Build the message from the image and the reason."""
         super().__init__(f"Cannot use image {image_id}. It is unreadable: {reason}. Remove or replace it.")
         self.image_id = image_id
         self.reason = reason

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from replk_probe.plot_style import INK, MUTED, fitted, house_style, new_figure, text_points, wrapped
 
-from .plot_sheet import LINE, SMALL_SIZE, Panel, panels_of, variant_words
+from .plot_heatmaps import LINE, SMALL_SIZE, Panel, panels_of, variant_words
 from .result import KernelResult
 
 # Okabe and Ito's, those that stand out from paper; the line styles tell variants apart, also without colour.
@@ -26,7 +26,7 @@ _PANEL, _TALL, _ACROSS = 2.9, 1.75, 2
 _LEFT, _RIGHT, _TOP, _BELOW = 0.52, 0.1, 0.22, 0.42
 
 
-def plot_profiles(results: Sequence[KernelResult]) -> Figure:
+def draw_profiles(results: Sequence[KernelResult]) -> Figure:
     """Draw the radial profile of every kernel: a panel for each stage, or for each size of kernel.
 
     Args:

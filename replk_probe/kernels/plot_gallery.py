@@ -15,7 +15,7 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import INK, MUTED, figure_of, house_style, wrapped
 
 from .kernel import folding_words
-from .plot_sheet import (
+from .plot_heatmaps import (
     LINE,
     MARGIN,
     NAME_SIZE,
@@ -44,7 +44,7 @@ _BAR = 0.62
 _ACROSS = 8  # channels in a row
 
 
-def plot_gallery(results: Sequence[KernelResult]) -> Figure:
+def draw_gallery(results: Sequence[KernelResult]) -> Figure:
     """Draw single channels of each kernel, those with the largest sums of absolute weights, strongest first.
 
     Args:

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
 
-from . import _dead_leaves
-from ._decode import load_rgb
-from ._folder import first_images, list_images, stratified_sample
+from . import dead_leaves
+from .decode import load_rgb
+from .folder import first_images, list_images, stratified_sample
 
 Sampling: TypeAlias = Literal["stratified", "first"]
 SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
@@ -93,7 +93,7 @@ class ImageSet:
         if image_id not in self._known:
             raise InvalidInputError(f"No image {image_id!r} in {self.source}. Take one of the set's ids.")
         if self.root is None:
-            return _dead_leaves.draw(image_id, size)
+            return dead_leaves.draw(image_id, size)
         return load_rgb(self.root / image_id, image_id, size)
 
 
@@ -122,7 +122,7 @@ def sample_images(
             f"Use one of {', '.join(SAMPLINGS)}."
         )
     folder = None if root is None else Path(root)
-    candidates = _dead_leaves.IDS if folder is None else list_images(folder)
+    candidates = dead_leaves.IDS if folder is None else list_images(folder)
     chosen = first_images(candidates, int(n)) if sampling == "first" else stratified_sample(candidates, int(n), seed)
     return ImageSet(
         source=EMBEDDED_SOURCE if folder is None else f"folder:{folder.name or folder.resolve().name}",
