@@ -61,5 +61,5 @@ def test_the_manifest_is_what_its_script_makes_of_the_stimuli(tmp_path: Path, da
     script = shutil.copy(SCRIPTS / "make_manifest.py", tmp_path / "scripts")
     assert "1280 files" in run(script, data_dir / "cue-conflict")
     shipped = Path(manifest.__file__).parent / manifest.MANIFEST_FILE
-    made = tmp_path / "replk_probe" / "shape_bias" / manifest.MANIFEST_FILE
+    made = tmp_path / "replk_probe" / "shape_bias" / "stimuli" / manifest.MANIFEST_FILE
     assert gzip.decompress(made.read_bytes()) == gzip.decompress(shipped.read_bytes())
