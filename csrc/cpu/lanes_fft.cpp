@@ -8,7 +8,7 @@
 #include <cstring>
 
 #include "common/task.h"
-#include "cpu/direct/copy.h"
+#include "cpu/common/copy.h"
 #include "cpu/lanes/transpose.h"
 #include "cpu/lanes_fft/lengths.h"
 

@@ -13,7 +13,7 @@
 #ifndef REPLK_CPU_DIRECT_BLOCK_H_
 #define REPLK_CPU_DIRECT_BLOCK_H_
 
-#include "cpu/direct/unroll.h"
+#include "cpu/common/unroll.h"
 #include "cpu/simd/isa.h"
 
 namespace replk {

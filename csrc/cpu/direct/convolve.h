@@ -3,9 +3,9 @@
 #ifndef REPLK_CPU_DIRECT_CONVOLVE_H_
 #define REPLK_CPU_DIRECT_CONVOLVE_H_
 
-#include "cpu/direct/copy.h"
+#include "cpu/common/copy.h"
 #include "cpu/direct/output.h"
-#include "cpu/direct/prefetch.h"
+#include "cpu/common/prefetch.h"
 #include "cpu/direct/rows.h"
 
 namespace replk {

@@ -10,7 +10,7 @@
 #define REPLK_CPU_DIRECT_GRAD_WEIGHT_H_
 
 #include "cpu/direct/block.h"
-#include "cpu/direct/copy.h"
+#include "cpu/common/copy.h"
 
 namespace replk {
 namespace REPLK_ISA {

@@ -2,7 +2,7 @@
 #ifndef REPLK_CPU_DIRECT_OUTPUT_H_
 #define REPLK_CPU_DIRECT_OUTPUT_H_
 
-#include "cpu/direct/geometry.h"
+#include "cpu/common/geometry.h"
 
 namespace replk {
 namespace REPLK_ISA {

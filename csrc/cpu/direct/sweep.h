@@ -10,9 +10,9 @@
 #ifndef REPLK_CPU_DIRECT_SWEEP_H_
 #define REPLK_CPU_DIRECT_SWEEP_H_
 
-#include "cpu/direct/copy.h"
+#include "cpu/common/copy.h"
 #include "cpu/direct/output.h"
-#include "cpu/direct/unroll.h"
+#include "cpu/common/unroll.h"
 
 namespace replk {
 namespace REPLK_ISA {

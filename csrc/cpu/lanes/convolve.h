@@ -2,7 +2,7 @@
 #ifndef REPLK_CPU_LANES_CONVOLVE_H_
 #define REPLK_CPU_LANES_CONVOLVE_H_
 
-#include "cpu/direct/copy.h"
+#include "cpu/common/copy.h"
 #include "cpu/lanes/layout.h"
 
 namespace replk {

@@ -2,7 +2,7 @@
 #ifndef REPLK_CPU_LANES_GRAD_WEIGHT_H_
 #define REPLK_CPU_LANES_GRAD_WEIGHT_H_
 
-#include "cpu/direct/copy.h"
+#include "cpu/common/copy.h"
 #include "cpu/lanes/layout.h"
 
 namespace replk {

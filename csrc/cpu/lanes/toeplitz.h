@@ -11,8 +11,8 @@
 
 #include <cstdint>
 
-#include "cpu/direct/prefetch.h"
-#include "cpu/direct/unroll.h"
+#include "cpu/common/prefetch.h"
+#include "cpu/common/unroll.h"
 #include "cpu/simd/isa.h"
 
 namespace replk {

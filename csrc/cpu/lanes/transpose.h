@@ -9,7 +9,7 @@
 
 #include <cstdint>
 
-#include "cpu/direct/unroll.h"
+#include "cpu/common/unroll.h"
 #include "cpu/simd/isa.h"
 
 #if defined(__GNUC__)

@@ -9,7 +9,7 @@
 #ifndef REPLK_CPU_LANES_FFT_REAL_DFT_H_
 #define REPLK_CPU_LANES_FFT_REAL_DFT_H_
 
-#include "cpu/direct/unroll.h"
+#include "cpu/common/unroll.h"
 #include "cpu/fft/codelets.h"
 
 namespace replk {

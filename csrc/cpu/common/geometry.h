@@ -1,9 +1,9 @@
 // How the direct method cuts a plane into bands, and the layout of a band's padded copy.
-#ifndef REPLK_CPU_DIRECT_GEOMETRY_H_
-#define REPLK_CPU_DIRECT_GEOMETRY_H_
+#ifndef REPLK_CPU_COMMON_GEOMETRY_H_
+#define REPLK_CPU_COMMON_GEOMETRY_H_
 
 #include "common/task.h"
-#include "cpu/direct/prefetch.h"
+#include "cpu/common/prefetch.h"
 #include "cpu/simd/isa.h"
 
 namespace replk {
@@ -97,4 +97,4 @@ struct PlaneBand {
 }  // namespace REPLK_ISA
 }  // namespace replk
 
-#endif  // REPLK_CPU_DIRECT_GEOMETRY_H_
+#endif  // REPLK_CPU_COMMON_GEOMETRY_H_

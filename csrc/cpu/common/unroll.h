@@ -1,6 +1,6 @@
 // Unrolling of loops over arrays of vectors, so that the arrays can live in registers.
-#ifndef REPLK_CPU_DIRECT_UNROLL_H_
-#define REPLK_CPU_DIRECT_UNROLL_H_
+#ifndef REPLK_CPU_COMMON_UNROLL_H_
+#define REPLK_CPU_COMMON_UNROLL_H_
 
 #include "cpu/simd/isa.h"
 
@@ -38,4 +38,4 @@ static REPLK_INLINE Vec in_register(Vec a) {
 }  // namespace REPLK_ISA
 }  // namespace replk
 
-#endif  // REPLK_CPU_DIRECT_UNROLL_H_
+#endif  // REPLK_CPU_COMMON_UNROLL_H_

@@ -3,11 +3,11 @@
 //   copy[r][margin + j] = x[i0 - pad_h + r][j0 + j], zero outside of the plane       -pad_w <= j < width + pad_w
 //
 // Any row stride and alignment of x; `copy` is 64-byte aligned and its pitch a multiple of 16 (geometry.h).
-#ifndef REPLK_CPU_DIRECT_COPY_H_
-#define REPLK_CPU_DIRECT_COPY_H_
+#ifndef REPLK_CPU_COMMON_COPY_H_
+#define REPLK_CPU_COMMON_COPY_H_
 
 #include "common/bfloat16.h"
-#include "cpu/direct/geometry.h"
+#include "cpu/common/geometry.h"
 
 namespace replk {
 namespace REPLK_ISA {
@@ -83,4 +83,4 @@ static inline void transpose_weight(float* to, const T* weight, const Kernel& k,
 }  // namespace REPLK_ISA
 }  // namespace replk
 
-#endif  // REPLK_CPU_DIRECT_COPY_H_
+#endif  // REPLK_CPU_COMMON_COPY_H_

@@ -1,7 +1,7 @@
 // Fetches the next item's input, and the lines of the output, while this item is being computed: the copies at both
 // ends of an item are short bursts that the hardware's prefetchers would meet too late.
-#ifndef REPLK_CPU_DIRECT_PREFETCH_H_
-#define REPLK_CPU_DIRECT_PREFETCH_H_
+#ifndef REPLK_CPU_COMMON_PREFETCH_H_
+#define REPLK_CPU_COMMON_PREFETCH_H_
 
 #include <cstdint>
 
@@ -55,4 +55,4 @@ class PrefetchPair {
 }  // namespace REPLK_ISA
 }  // namespace replk
 
-#endif  // REPLK_CPU_DIRECT_PREFETCH_H_
+#endif  // REPLK_CPU_COMMON_PREFETCH_H_
