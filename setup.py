@@ -31,21 +31,15 @@ SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 LIBRARY = f"libreplk_dwconv2d{SUFFIX}"
 REASON = "_build_error.txt"
 
+# Compiler flags by name: csrc/flags.mk explains them.
+_LINES = [line.partition("=") for line in (SOURCE / "flags.mk").read_text(encoding="utf-8").splitlines()]
+CONFIG = {name.strip(): shlex.split(value) for name, _, value in _LINES if value and not name.startswith("#")}
 IS_X86_64 = platform.machine().lower() in ("x86_64", "amd64") and sys.maxsize > 2**32
-# Code that runs on every CPU of the platform; what a kernel may use beyond that stands in ISA_FLAGS.
-# Traps and errno of floating point are given up, nothing that changes a result: no -ffast-math. Compilers differ in
-# whether they fuse products and sums unasked, so they are asked to. Warnings are for csrc/tests/Makefile: here they
-# would only stand before an error.
-FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-w"]
-if sys.platform != "win32":
-    FLAGS += ["-fPIC", "-fvisibility=hidden", "-pthread"]
-# The instruction sets that kernels are compiled for: their name in the sources, and the compiler's flags.
-ISA_FLAGS = {"portable": []}
-if IS_X86_64:
-    ISA_FLAGS["avx2"] = ["-mavx2", "-mfma"]
-    ISA_FLAGS["avx512"] = ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"]
-# Of csrc/cpu, what is compiled once and for every CPU; each other file there once per instruction set.
-ONCE = ("dwconv2d_ref.cpp",)
+# Warnings are enabled in csrc/tests/Makefile; here they would only precede an error message.
+FLAGS = [*CONFIG["FLAGS"], "-O3", "-w", *(CONFIG["POSIX_FLAGS"] if sys.platform != "win32" else [])]
+ISAS = ["portable", *(CONFIG["ISAS_x86_64"] if IS_X86_64 else [])]
+ISA_FLAGS = {isa: CONFIG.get(f"FLAGS_{isa}", []) for isa in ISAS}
+ONCE = [f"{name}.cpp" for name in CONFIG["ONCE"]]
 JOBS = max(2, os.cpu_count() or 1)
 
 

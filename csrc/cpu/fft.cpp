@@ -230,7 +230,7 @@ void convolve(const Task& task, int64_t begin, int64_t end, void* scratch) {
     if (tile.c != channel) {
       channel = tile.c;
       const char* weight = static_cast<const char*>(b.weight) + channel * weight_bytes(p);
-      const char* packed = b.packed ? static_cast<const char*>(b.packed) + channel * packed_bytes(p, t) : nullptr;
+      const char* packed = task.packed ? task.packed + channel * packed_bytes(p, t) : nullptr;
       if (packed && std::memcmp(packed, weight, static_cast<size_t>(weight_bytes(p))) == 0) {
         spectrum = reinterpret_cast<const float*>(packed + aligned(weight_bytes(p)));
       } else {
@@ -289,13 +289,13 @@ void correlate(const Task& task, int64_t begin, int64_t end, void* scratch) {
   }
 }
 
-void pack(const replk_problem& p, const replk_plan& plan, const void* weight, void* packed, int64_t begin, int64_t end,
+void pack(const replk_problem& p, const replk_plan& plan, const void* weight, char* packed, int64_t begin, int64_t end,
           void* scratch) {
   Tiling t;
   if (!tiling_of(p, plan, t)) return;
   const Memory memory(p, t, static_cast<char*>(scratch));
   for (int64_t c = begin; c < end; ++c) {
-    char* place = static_cast<char*>(packed) + c * packed_bytes(p, t);
+    char* place = packed + c * packed_bytes(p, t);
     const int64_t bytes = weight_bytes(p);
     std::memcpy(place, static_cast<const char*>(weight) + c * bytes, static_cast<size_t>(bytes));
     make_spectrum(p, t, weight, c, memory, reinterpret_cast<float*>(place + aligned(bytes)));

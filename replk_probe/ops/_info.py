@@ -58,28 +58,46 @@ def native_info() -> NativeInfo:
     try:
         isa = forced_numbers(library)[0] or library.best_isa
     except BackendError:
-        isa = None
+        isa = -1
     return NativeInfo(
         loaded=True,
         path=str(library.path),
         abi_version=_loader.ABI_VERSION,
         compiler=library.compiler,
-        isa=None if isa is None else _loader.ISA_NAMES[isa],
+        isa=_loader.ISA_NAMES.get(isa),
         best_isa=_loader.ISA_NAMES[library.best_isa],
-        methods=() if isa is None else _methods(library, isa),
+        methods=tuple(dict.fromkeys(k.method for k in library.kernels if k.isa == _loader.ISA_NAMES.get(isa))),
         openmp=library.openmp,
         load_error=None,
     )
 
 
-def _methods(library: _loader.Library, isa: int) -> tuple[str, ...]:
-    """Methods that can compute something: each is asked with a small problem that all are made for."""
-    found = []
-    for name, number in _loader.METHODS.items():
-        problem = _loader.Problem(_loader.FORWARD, 0, 0, number, isa, 1, 1, 64, 14, 14, 7, 7)
-        if name not in ("auto", "aten") and library.plan(problem, _loader.Plan()) == 0:
-            found.append(name)
-    return tuple(found)
+def native_kernels() -> tuple[_loader.NativeKernel, ...]:
+    """The kernels of the native library that this CPU can run; empty if there is no library."""
+    library = _loader.find_library()
+    return () if isinstance(library, str) else library.kernels
+
+
+def measure_fma_peak(threads: int, isa: str | None = None, seconds: float = 0.2) -> float | None:
+    """Multiply-add peak from registers, in 10^9 floating-point operations per second: the roofline of direct methods.
+
+    Args:
+        threads: Number of threads that run at once.
+        isa: Instruction set; default: the one that the environment forces, else the best of this machine.
+        seconds: Duration of the measurement; the fastest burst of each thread counts.
+
+    Returns:
+        None without the native library.
+
+    Raises:
+        BackendError: The environment forces an instruction set that is not available.
+    """
+    library = _loader.find_library()
+    if isinstance(library, str):
+        return None
+    number = forced_numbers(library)[0] if isa is None else _loader.ISAS[isa]
+    peak: float = library.measure_fma_peak(number, threads, seconds)
+    return peak or None
 
 
 def describe_backend(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,8 @@ import torch
 
 _LOGGER = logging.getLogger(__name__)
 
-# Of the interface that the structures below describe.
-ABI_VERSION = 3
+# Version of the interface that the structures below describe.
+ABI_VERSION = 4
 FILE_NAME = "libreplk_dwconv2d" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 # Names another file to open, for instance one built with a sanitizer.
 LIBRARY_VARIABLE = "REPLK_PROBE_LIBRARY"
@@ -32,10 +34,11 @@ _IMPORTED_IN = os.getpid()
 
 FORWARD, GRAD_INPUT, GRAD_WEIGHT = 0, 1, 2
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
-METHODS = {"auto": 0, "direct": 1, "fft": 2, "lanes": 3, "lanes-fft": 4, "reference": 5, "aten": 6}
+METHODS = {"auto": 0, "direct": 1, "fft": 2, "blocked": 3, "blocked-pfa": 4, "reference": 5, "aten": 6}
 METHOD_NAMES = {number: name for name, number in METHODS.items()}
 HOST = METHODS["aten"]
-ISAS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3}
+INSTRUCTION_SETS = ("portable", "avx2", "avx512")
+ISAS = {name: number for number, name in enumerate(("auto", *INSTRUCTION_SETS))}
 ISA_NAMES = {number: name for name, number in ISAS.items()}
 
 _Strides = ctypes.c_int64 * 3
@@ -71,6 +74,7 @@ class Plan(ctypes.Structure):
         ("tile_w", ctypes.c_int64),
         ("packed_bytes", ctypes.c_int64),
         ("workspace_bytes", ctypes.c_int64),
+        ("checksum", ctypes.c_uint64),
     )
 
 
@@ -93,15 +97,48 @@ class Buffers(ctypes.Structure):
     )
 
 
+class _Kernel(ctypes.Structure):
+    """``replk_kernel``: one compiled kernel."""
+
+    _fields_ = (
+        ("name", ctypes.c_char * 48),
+        ("method", ctypes.c_int32),
+        ("isa", ctypes.c_int32),
+        ("dtype", ctypes.c_int32),
+        ("direction", ctypes.c_int32),
+        ("uses_fft", ctypes.c_int32),
+    )
+
+
 @dataclass(frozen=True)
-class Library:
-    """The opened library.
+class NativeKernel:
+    """One compiled kernel of the native library.
 
     Attributes:
-        path: Its file.
-        compiler: What built it.
-        best_isa: Number of the best instruction set of this CPU that it has code for.
-        openmp: File of the OpenMP runtime whose threads it works on: the one that torch uses. None: its own threads.
+        method: ``"direct"``, ``"fft"``, ``"blocked"``, ``"blocked-pfa"`` or ``"reference"``.
+        isa: Instruction set: ``"portable"``, ``"avx2"`` or ``"avx512"``.
+        dtype: ``"float32"`` or ``"bfloat16"``.
+        direction: ``"forward"``, ``"grad_input"`` or ``"grad_weight"``.
+        uses_fft: Whether it computes through FFTs, whose rounding errors are relative to the whole plane.
+    """
+
+    method: str
+    isa: str
+    dtype: str
+    direction: str
+    uses_fft: bool
+
+
+@dataclass(frozen=True)
+class Library:
+    """The loaded library.
+
+    Attributes:
+        path: File of the library.
+        compiler: Name of the compiler that built it.
+        best_isa: Number of the best instruction set that both this CPU and the library support.
+        openmp: File of the OpenMP runtime whose threads it uses, which is torch's; None if it starts its own threads.
+        kernels: The kernels that this CPU can run.
         plan: ``replk_dwconv2d_plan(Problem*, Plan*) -> status``.
         pack: ``replk_dwconv2d_pack(Problem*, Plan*, weight, packed) -> status``.
         run: ``replk_dwconv2d_run(Problem*, Plan*, Buffers*) -> status``.
@@ -113,6 +150,7 @@ class Library:
     compiler: str
     best_isa: int
     openmp: str | None
+    kernels: tuple[NativeKernel, ...]
     plan: Any
     pack: Any
     run: Any
@@ -167,6 +205,7 @@ def _open(path: Path) -> Library | str:
         "replk_compiler": (ctypes.c_char_p, ()),
         "replk_status_string": (ctypes.c_char_p, (ctypes.c_int32,)),
         "replk_set_gomp_parallel": (None, (ctypes.c_void_p,)),
+        "replk_dwconv2d_kernel": (ctypes.c_int32, (ctypes.c_int32, ctypes.POINTER(_Kernel))),
         "replk_dwconv2d_plan": (ctypes.c_int32, (problem, plan)),
         "replk_dwconv2d_pack": (ctypes.c_int32, (problem, plan, ctypes.c_void_p, ctypes.c_void_p)),
         "replk_dwconv2d_run": (ctypes.c_int32, (problem, plan, ctypes.POINTER(Buffers))),
@@ -188,12 +227,22 @@ def _open(path: Path) -> Library | str:
         compiler=functions["compiler"]().decode(),
         best_isa=functions["best_isa"](),
         openmp=openmp,
+        kernels=tuple(_kernels(functions["kernel"])),
         plan=functions["plan"],
         pack=functions["pack"],
         run=functions["run"],
         status_text=functions["status_string"],
         measure_fma_peak=functions["measure_fma_peak"],
     )
+
+
+def _kernels(describe: Any) -> Iterator[NativeKernel]:
+    kernel = _Kernel()
+    for index in itertools.count():
+        if describe(index, kernel):
+            return
+        method, isa, dtype, direction = kernel.name.decode().split()
+        yield NativeKernel(method, isa, dtype, direction, bool(kernel.uses_fft))
 
 
 class _SymbolInfo(ctypes.Structure):

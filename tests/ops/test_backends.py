@@ -36,8 +36,17 @@ def test_the_library_is_built_where_there_is_a_compiler() -> None:
     info = ops.native_info()
     assert info.loaded, info.load_error
     assert info.path is not None and Path(info.path).is_file() and info.load_error is None
-    assert info.abi_version == 3 and info.compiler and info.isa == info.best_isa
-    assert {"direct", "fft", "lanes", "lanes-fft", "reference"} <= set(info.methods)
+    assert info.abi_version == 4 and info.compiler and info.isa == info.best_isa
+    assert {"direct", "fft", "blocked", "blocked-pfa", "reference"} <= set(info.methods)
+
+
+def test_the_kernels_are_those_that_python_has_names_for(native: ops.NativeInfo) -> None:
+    kernels = ops.native_kernels()
+    assert {kernel.method for kernel in kernels} == set(_loader.METHODS) - {"auto", "aten"}
+    assert {kernel.isa for kernel in kernels} <= set(_loader.ISAS) and kernels[-1].isa == native.best_isa
+    assert {kernel.direction for kernel in kernels} == {"forward", "grad_input", "grad_weight"}
+    assert {kernel.dtype for kernel in kernels} == {str(dtype).removeprefix("torch.") for dtype in _loader.DTYPES}
+    assert len(set(kernels)) == len(kernels)
 
 
 def test_torchs_own_threads_are_used(native: ops.NativeInfo) -> None:
@@ -124,7 +133,7 @@ def test_a_library_of_another_version_is_not_used(
     _loader.find_library.cache_clear()
     monkeypatch.undo()
     monkeypatch.setattr(_loader, "ABI_VERSION", 999)
-    assert "its interface has version 3, and this package needs 999" in str(ops.native_info().load_error)
+    assert "its interface has version 4, and this package needs 999" in str(ops.native_info().load_error)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +288,7 @@ def test_a_fallback_is_logged_once(native: object, caplog: pytest.LogCaptureFixt
 
 def test_planned_methods(native: object) -> None:
     planned = ops.planned_method((1, 64, 56, 56), 51)
-    assert planned.method in ("fft", "direct", "lanes", "lanes-fft") and planned.isa == ops.native_info().isa
+    assert planned.method in ("fft", "direct", "blocked", "blocked-pfa") and planned.isa == ops.native_info().isa
     assert planned.workspace_bytes <= 64 << 20
     assert ops.planned_method((1, 64, 56, 56), (51, 5), torch.bfloat16, "grad_input").method != "aten"
     assert ops.planned_method((1, 64, 56, 56), 30).reason == "the kernel is (30, 30) and only odd kernels are compiled"

@@ -4,7 +4,7 @@
 #define REPLK_CPU_DIRECT_CONVOLVE_H_
 
 #include "cpu/common/copy.h"
-#include "cpu/direct/output.h"
+#include "cpu/common/output.h"
 #include "cpu/common/prefetch.h"
 #include "cpu/direct/rows.h"
 

@@ -9,8 +9,8 @@
 #ifndef REPLK_CPU_DIRECT_GRAD_WEIGHT_H_
 #define REPLK_CPU_DIRECT_GRAD_WEIGHT_H_
 
-#include "cpu/direct/block.h"
 #include "cpu/common/copy.h"
+#include "cpu/direct/block.h"
 
 namespace replk {
 namespace REPLK_ISA {

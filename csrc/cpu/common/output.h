@@ -1,6 +1,6 @@
 // How the output goes to memory.
-#ifndef REPLK_CPU_DIRECT_OUTPUT_H_
-#define REPLK_CPU_DIRECT_OUTPUT_H_
+#ifndef REPLK_CPU_COMMON_OUTPUT_H_
+#define REPLK_CPU_COMMON_OUTPUT_H_
 
 #include "cpu/common/geometry.h"
 
@@ -26,4 +26,4 @@ static inline bool can_stream(const replk_buffers& b, const replk_problem& p) {
 }  // namespace REPLK_ISA
 }  // namespace replk
 
-#endif  // REPLK_CPU_DIRECT_OUTPUT_H_
+#endif  // REPLK_CPU_COMMON_OUTPUT_H_

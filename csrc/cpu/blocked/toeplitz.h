@@ -6,8 +6,8 @@
 // x and y stay in registers, every w is loaded once for its whole diagonal. Only products that exist are computed:
 // there is no padding at all. Q x's, Q y's and a w fit the registers, so Q is at most 14 of 32 or 7 of 16. Instructions
 // that matter: fused multiply-add of registers and aligned loads, about one load to three of them.
-#ifndef REPLK_CPU_LANES_TOEPLITZ_H_
-#define REPLK_CPU_LANES_TOEPLITZ_H_
+#ifndef REPLK_CPU_BLOCKED_TOEPLITZ_H_
+#define REPLK_CPU_BLOCKED_TOEPLITZ_H_
 
 #include <cstdint>
 
@@ -66,7 +66,7 @@ static REPLK_INLINE void sum_diagonals(const Vec (&y)[Q], const Vec (&x)[Q], flo
 }
 
 // A plane in the lanes, its columns in blocks of Q.
-struct LanePlane {
+struct BlockedPlane {
   int64_t h, blocks;  // rows; blocks of columns
   int64_t kh, kw;
   const float* x;     // [h][blocks * Q][kLanes]; grad weight: x
@@ -80,7 +80,7 @@ struct LanePlane {
 // Calls function(first tap of the row of diagonals 0, begin, end, input block) for the input blocks that meet the taps
 // of output block `block`.
 template <int Q, class Function>
-static REPLK_INLINE void for_each_block(const LanePlane& p, int64_t block, Function function) {
+static REPLK_INLINE void for_each_block(const BlockedPlane& p, int64_t block, Function function) {
   const int64_t pad = p.kw / 2;
   for (int64_t other = 0; other < p.blocks; ++other) {
     const int64_t tap = (other - block) * Q + pad;  // of diagonal 0
@@ -90,7 +90,7 @@ static REPLK_INLINE void for_each_block(const LanePlane& p, int64_t block, Funct
 }
 
 template <int Q>
-static REPLK_INLINE void store_row(const LanePlane& p, const Vec (&y)[Q], float* out) {
+static REPLK_INLINE void store_row(const BlockedPlane& p, const Vec (&y)[Q], float* out) {
   const Vec bias = load(p.bias);
   REPLK_UNROLL
   for (int q = 0; q < Q; ++q) {
@@ -108,7 +108,7 @@ static REPLK_INLINE void store_row(const LanePlane& p, const Vec (&y)[Q], float*
 // For 7 rows, 40 products of rows instead of 49. Differences of taps are taken on the way, by units that
 // multiplications leave idle. Rounding: 1.3 times that of the plain sums.
 template <int Q>
-static void convolve_complete(const LanePlane& p, PrefetchPair& ahead) {
+static void convolve_complete(const BlockedPlane& p, PrefetchPair& ahead) {
   const int64_t row = Q * kLanes, taps = p.kw * kLanes, half = (p.h + 1) / 2, rest = p.h - half;
   const float* middle = p.w + (p.kh / 2 * p.kw + p.kw / 2) * kLanes;  // the tap from a pixel to itself
   for (int64_t k = 0; k < half * row; k += kLanes) {
@@ -142,7 +142,7 @@ static void convolve_complete(const LanePlane& p, PrefetchPair& ahead) {
 }
 
 template <int Q>
-static void convolve_lanes(const LanePlane& p, PrefetchPair& ahead) {
+static void convolve_blocked(const BlockedPlane& p, PrefetchPair& ahead) {
   if constexpr (Q == 7 || Q == 8) {  // the last stages at 224 and 256 pixels; on larger planes spectra are faster
     if (p.blocks == 1 && p.kh == 2 * p.h - 1 && p.kw == 2 * Q - 1) return convolve_complete<Q>(p, ahead);
   }
@@ -169,7 +169,7 @@ static void convolve_lanes(const LanePlane& p, PrefetchPair& ahead) {
 }
 
 template <int Q>
-static void correlate_lanes(const LanePlane& p, PrefetchPair& ahead) {
+static void correlate_blocked(const BlockedPlane& p, PrefetchPair& ahead) {
   const int64_t row = p.blocks * Q * kLanes, pad = p.kh / 2;
   for (int64_t i = 0; i < p.h; ++i) {
     ahead.step();
@@ -190,18 +190,18 @@ static void correlate_lanes(const LanePlane& p, PrefetchPair& ahead) {
   }
 }
 
-struct LaneBlock {
+struct ColumnBlock {
   int pixels;
-  void (*convolve)(const LanePlane&, PrefetchPair&);
-  void (*correlate)(const LanePlane&, PrefetchPair&);
+  void (*convolve)(const BlockedPlane&, PrefetchPair&);
+  void (*correlate)(const BlockedPlane&, PrefetchPair&);
 };
 
 template <int... Q>
-struct LaneBlocks {
+struct ColumnBlocks {
   static constexpr int kCount = sizeof...(Q);
   // The block that covers `columns` with least work: idle columns count, and so do loads, about 2 / Q of a product.
-  static LaneBlock covering(int64_t columns) {
-    constexpr LaneBlock kBlocks[] = {{Q, convolve_lanes<Q>, correlate_lanes<Q>}...};
+  static ColumnBlock covering(int64_t columns) {
+    constexpr ColumnBlock kBlocks[] = {{Q, convolve_blocked<Q>, correlate_blocked<Q>}...};
     int best = 0;
     double least = 0;
     for (int i = 0; i < kCount; ++i) {
@@ -217,13 +217,13 @@ struct LaneBlocks {
 };
 
 template <int kFile>
-struct LaneTable : LaneBlocks<1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14> {};
+struct ColumnBlockTable : ColumnBlocks<1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14> {};
 template <>
-struct LaneTable<16> : LaneBlocks<1, 2, 3, 4, 5, 6, 7> {};
+struct ColumnBlockTable<16> : ColumnBlocks<1, 2, 3, 4, 5, 6, 7> {};
 
-static inline LaneBlock lane_block(int64_t columns) { return LaneTable<kRegisters>::covering(columns); }
+static inline ColumnBlock column_block(int64_t columns) { return ColumnBlockTable<kRegisters>::covering(columns); }
 
 }  // namespace REPLK_ISA
 }  // namespace replk
 
-#endif  // REPLK_CPU_LANES_TOEPLITZ_H_
+#endif  // REPLK_CPU_BLOCKED_TOEPLITZ_H_

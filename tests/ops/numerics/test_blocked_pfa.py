@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-METHOD = "lanes-fft"
+METHOD = "blocked-pfa"
 # A plane just as large as a length takes with its kernel, and one more; both axes on their own; odd and even lengths.
 FITTING = [
     ((1, 3, 9, 9), (13, 13)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-METHOD = "lanes"
+METHOD = "blocked"
 
 
 def outcomes(numerics, operands):

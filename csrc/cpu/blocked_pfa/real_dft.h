@@ -6,8 +6,8 @@
 // Half the work of complex transforms of the same length. The spectrum is R vectors: what is its own conjugate and so
 // real first (k = 0) and, for even R, last (k = R / 2); in between real and imaginary parts, pair by pair. In which
 // order the pairs stand is nobody's business but that of the products of two spectra, which all stand alike.
-#ifndef REPLK_CPU_LANES_FFT_REAL_DFT_H_
-#define REPLK_CPU_LANES_FFT_REAL_DFT_H_
+#ifndef REPLK_CPU_BLOCKED_PFA_REAL_DFT_H_
+#define REPLK_CPU_BLOCKED_PFA_REAL_DFT_H_
 
 #include "cpu/common/unroll.h"
 #include "cpu/fft/codelets.h"
@@ -204,4 +204,4 @@ struct RealDft<6> : CoprimeRealDft<2, 3> {};
 }  // namespace REPLK_ISA
 }  // namespace replk
 
-#endif  // REPLK_CPU_LANES_FFT_REAL_DFT_H_
+#endif  // REPLK_CPU_BLOCKED_PFA_REAL_DFT_H_

@@ -5,12 +5,12 @@
 // A plane in the lanes is [row][column] vectors. Its half spectrum is [slot][column] complex vectors: L / 2 slots, or
 // half of L + 1, one for each pair of conjugate frequencies. In slot 0 stand two that are real, frequency 0 and L / 2
 // (for odd L, none), as real and imaginary part.
-#ifndef REPLK_CPU_LANES_FFT_LENGTHS_H_
-#define REPLK_CPU_LANES_FFT_LENGTHS_H_
+#ifndef REPLK_CPU_BLOCKED_PFA_LENGTHS_H_
+#define REPLK_CPU_BLOCKED_PFA_LENGTHS_H_
 
 #include <cstdint>
 
-#include "cpu/lanes_fft/real_dft.h"
+#include "cpu/blocked_pfa/real_dft.h"
 
 namespace replk {
 namespace REPLK_ISA {
@@ -22,7 +22,7 @@ struct Points {
   const float* at[kMostPoints];
 };
 
-struct LaneLength {
+struct PfaLength {
   int length;
   int operations;  // of a complex transform: additions, multiplications and fused ones
   // Real numbers, each `offset` floats from its point, to slots `pitch` floats apart.
@@ -147,11 +147,11 @@ struct LengthFunctions {
     }
   }
 
-  static constexpr LaneLength kLength = {
+  static constexpr PfaLength kLength = {
       L, A * codelet_operations(B) + B * codelet_operations(A), forward, backward, multiply, spectrum};
 };
 
-constexpr LaneLength kLaneLengths[] = {
+constexpr PfaLength kPfaLengths[] = {
     LengthFunctions<3, 5>::kLength, LengthFunctions<4, 5>::kLength, LengthFunctions<8, 3>::kLength,
     LengthFunctions<6, 5>::kLength, LengthFunctions<8, 5>::kLength,
 };
@@ -159,4 +159,4 @@ constexpr LaneLength kLaneLengths[] = {
 }  // namespace REPLK_ISA
 }  // namespace replk
 
-#endif  // REPLK_CPU_LANES_FFT_LENGTHS_H_
+#endif  // REPLK_CPU_BLOCKED_PFA_LENGTHS_H_

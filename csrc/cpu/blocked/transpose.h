@@ -4,8 +4,8 @@
 // one long row, so that tiles need not end with them; a last tile reaches back over pixels that were done already
 // rather than past the end. Channels that do not exist are zeros in the lanes, and are not written. `lanes` is 64-byte
 // aligned.
-#ifndef REPLK_CPU_LANES_TRANSPOSE_H_
-#define REPLK_CPU_LANES_TRANSPOSE_H_
+#ifndef REPLK_CPU_BLOCKED_TRANSPOSE_H_
+#define REPLK_CPU_BLOCKED_TRANSPOSE_H_
 
 #include <cstdint>
 
@@ -32,9 +32,9 @@ struct PlaneShape {
 };
 
 // Where the pixels of consecutive tiles are in the lanes.
-class LanePixels {
+class BlockedPixels {
  public:
-  LanePixels(int64_t columns, int64_t pitch) : columns_(columns), gap_(pitch - columns) {}
+  BlockedPixels(int64_t columns, int64_t pitch) : columns_(columns), gap_(pitch - columns) {}
   // Of the pixel `index` of all rows taken together, which must not fall from call to call by more than one tile.
   int64_t offset(int64_t index) {
     if (gap_ == 0) return index * kLanes;
@@ -119,8 +119,8 @@ class Tiles {
 
 // `turned`: the last pixel first. Needs pitch = columns then.
 template <class T>
-static REPLK_NOINLINE void planes_to_lanes(float* lanes, const T* planes, const PlaneShape& s, bool turned) {
-  LanePixels pixels(s.columns, s.pitch);
+static REPLK_NOINLINE void planes_to_blocked(float* lanes, const T* planes, const PlaneShape& s, bool turned) {
+  BlockedPixels pixels(s.columns, s.pitch);
   const int64_t last = s.rows * s.columns - 1, step = turned ? -kLanes : kLanes;
   for (Tiles at(s); !at.is_done(); at.next()) {
     const int count = at.pixels();
@@ -144,8 +144,8 @@ static REPLK_NOINLINE void planes_to_lanes(float* lanes, const T* planes, const 
 }
 
 template <class T>
-static REPLK_NOINLINE void lanes_to_planes(T* planes, const float* lanes, const PlaneShape& s) {
-  LanePixels pixels(s.columns, s.pitch);
+static REPLK_NOINLINE void blocked_to_planes(T* planes, const float* lanes, const PlaneShape& s) {
+  BlockedPixels pixels(s.columns, s.pitch);
   for (Tiles at(s); !at.is_done(); at.next()) {
     const int count = at.pixels();
     const float* from = lanes + at.pixel() * kLanes;
@@ -166,4 +166,4 @@ static REPLK_NOINLINE void lanes_to_planes(T* planes, const float* lanes, const 
 }  // namespace REPLK_ISA
 }  // namespace replk
 
-#endif  // REPLK_CPU_LANES_TRANSPOSE_H_
+#endif  // REPLK_CPU_BLOCKED_TRANSPOSE_H_

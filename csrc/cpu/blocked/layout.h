@@ -1,22 +1,22 @@
 // What the lanes method keeps in the scratch memory of a thread, all float32 with channels in the lanes.
-#ifndef REPLK_CPU_LANES_LAYOUT_H_
-#define REPLK_CPU_LANES_LAYOUT_H_
+#ifndef REPLK_CPU_BLOCKED_LAYOUT_H_
+#define REPLK_CPU_BLOCKED_LAYOUT_H_
 
 #include "common/task.h"
-#include "cpu/direct/output.h"
-#include "cpu/lanes/toeplitz.h"
-#include "cpu/lanes/transpose.h"
+#include "cpu/blocked/toeplitz.h"
+#include "cpu/blocked/transpose.h"
+#include "cpu/common/output.h"
 
 namespace replk {
 namespace REPLK_ISA {
 
-struct LanesLayout {
+struct BlockedLayout {
   Kernel kernel;
-  LaneBlock block;
+  ColumnBlock block;
   int64_t blocks, pitch;          // of columns; pixels in a row, idle ones too
   int64_t y, w, sum, bias, size;  // offsets; x comes first. `sum`: grad weight, over many images; else `sums`
 
-  explicit LanesLayout(const replk_problem& p) : kernel(p), block(lane_block(p.w)) {
+  explicit BlockedLayout(const replk_problem& p) : kernel(p), block(column_block(p.w)) {
     blocks = divide_up(p.w, block.pixels);
     pitch = blocks * block.pixels;
     const int64_t plane = p.h * pitch * kLanes, taps = kernel.kh * kernel.kw * kLanes;
@@ -58,4 +58,4 @@ struct LanesLayout {
 }  // namespace REPLK_ISA
 }  // namespace replk
 
-#endif  // REPLK_CPU_LANES_LAYOUT_H_
+#endif  // REPLK_CPU_BLOCKED_LAYOUT_H_
