@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._direct import is_transformed
-from ._layout import layout_of
+from ._layout import hides_layout, layout_of
 
 # Taps of a kernel from which torch's depthwise convolution on a CPU falls, in the plain layout, to a hundredth of its
 # speed (measured: at 15x15), while the channels-last one goes on at its pace. Not so for the types that oneDNN does not
@@ -22,8 +21,7 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> T
         # Torch refuses planes without pixels; this keeps the graph of autograd whole, with gradients of zero.
         nothing = weight.sum() * 0 if bias is None else (weight.sum() + bias.sum()) * 0
         return input.contiguous() + nothing.to(input.dtype)
-    # A transform of torch.func may hide axes, and a layout counts them.
-    layout = torch.contiguous_format if is_transformed() else layout_of(input)
+    layout = layout_of(input)
     kh, kw = weight.shape[2:]
     padding = (kh // 2, kw // 2)
     if kh % 2 == 0 or kw % 2 == 0:
@@ -53,6 +51,6 @@ def grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int) -> Tensor:
 def _laid_out(input: Tensor, taps: int) -> Tensor:
     """``input`` in the layout that torch is fast in."""
     is_faster = input.device.type == "cpu" and taps >= _CHANNELS_LAST_FROM and input.dtype in _CHANNELS_LAST_TYPES
-    if is_faster and not is_transformed():
+    if is_faster and not hides_layout(input):
         return input.contiguous(memory_format=torch.channels_last)
     return input

@@ -13,12 +13,21 @@ from torch import Tensor
 _BLOCKS_FROM, _BLOCKS_BACK_FROM = 1 << 16, 1 << 19
 
 
+def hides_layout(tensor: Tensor) -> bool:
+    """Whether ``torch.vmap`` batches the tensor, so that the memory format of the batch is not known."""
+    try:
+        tensor.is_contiguous(memory_format=torch.channels_last)
+    except RuntimeError:
+        return True
+    return False
+
+
 def is_channels_last(tensor: Tensor) -> bool:
     """Whether the channels of ``[N, C, H, W]`` come last in memory, and not the planes as well, as with one channel.
 
     By strides, as torch's convolutions tell it: a tensor that was cropped has a layout too.
     """
-    if tensor.is_contiguous():
+    if tensor.is_contiguous() or hides_layout(tensor):
         return False
     if tensor.is_contiguous(memory_format=torch.channels_last):
         return True

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -75,10 +77,13 @@ class PreparedWeights:
     each call, computes with the true weight where they differ, and says so; the owner then drops what is stale.
     """
 
-    __slots__ = ("_entries",)
+    __slots__ = ("__weakref__", "_entries", "number")
 
     def __init__(self) -> None:
         """Empty."""
+        # The operators of torch take numbers, not objects.
+        self.number = next(_numbers)
+        _by_number[self.number] = self
         # Replaced as a whole, never changed: a reader sees the old tuple or the new one.
         self._entries: tuple[Packed, ...] = ()
 
@@ -126,3 +131,12 @@ class PreparedWeights:
     def size(self) -> int:
         """Bytes kept."""
         return sum(packed.size for packed in self._entries)
+
+
+_numbers = itertools.count(1)
+_by_number: weakref.WeakValueDictionary[int, PreparedWeights] = weakref.WeakValueDictionary()
+
+
+def find_prepared(number: int) -> PreparedWeights | None:
+    """The object of this ``number``; None for 0, and after the object was freed."""
+    return _by_number.get(number)

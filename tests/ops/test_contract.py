@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, func
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
@@ -224,6 +224,33 @@ def test_transforms_of_torch_func(kernel: tuple[int, int]) -> None:
         torch.func.vmap(torch.func.grad(lambda w, x, f=f: energy(f, w, x)), (None, 0))(w, x)
         for f in (depthwise_conv2d, plain)
     )
+    torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-2)
+
+
+TRANSFORMS: dict[str, Callable[..., Any]] = {
+    "vmap of grad": lambda f, x, w, b: func.vmap(func.grad(f, (0, 1, 2)), (0, None, None))(x, w, b),
+    "grad of vmap": lambda f, x, w, b: func.grad(lambda w: func.vmap(lambda x: f(x, w, b))(x).sum())(w),
+    "vmap over weights": lambda f, x, w, b: func.vmap(f, (None, 0, None))(x[0], torch.stack([w, -w]), b),
+    "grad of grad": lambda f, x, w, b: func.grad(lambda x: func.grad(f)(x, w, b).square().sum())(x[0]),
+    "jvp": lambda f, x, w, b: func.jvp(f, (x[0], w, b), (x[1], -w, b)),
+    "jacfwd": lambda f, x, w, b: func.jacfwd(f, 2)(x[0], w, b),
+    "hessian": lambda f, x, w, b: func.hessian(f, 2)(x[0], w, b),
+}
+
+
+# The first forward-mode level of a process makes torch.jit warn.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms_of_torch_func_can_be_composed(name: str) -> None:
+    x, w, b = torch.randn(4, *SHAPE), torch.randn(3, 1, *KERNEL), torch.randn(3)
+
+    def ours(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return depthwise_conv2d(x, w, b, activation="relu").square().sum()
+
+    def plain(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return F.conv2d(x, w, b, padding=(2, 3), groups=3).relu().square().sum()
+
+    found, want = (TRANSFORMS[name](function, x, w, b) for function in (ours, plain))
     torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-2)
 
 
