@@ -8,7 +8,7 @@ namespace replk {
 namespace REPLK_ISA {
 namespace {
 
-// x, y and the weight of a group of channels should stay in the second-level cache.
+// Bytes: x, y and the weight of a group of channels should fit the second-level cache.
 constexpr int64_t kMaxScratch = 512 * 1024;
 
 int64_t scratch_bytes(const replk_problem& p, const replk_plan&) {

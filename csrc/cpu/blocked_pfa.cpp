@@ -1,10 +1,15 @@
-// Small planes by products of spectra, neighbouring channels in the SIMD lanes: forward and gradient of the input.
+// FFT convolution of whole small planes in the channel-blocked layout: forward and grad input.
 //
-// Whole planes, transforms of at least H + Kh / 2 by W + Kw / 2 points: what wraps around lands where nothing is read.
-// Beside the tiled transforms (fft.cpp) nothing is turned between columns and rows, only planes to lanes and back, and
-// no lane is wasted on a row that ends. Channels never meet, so that a loud one cannot drown a quiet one.
+// Transforms of at least H + Kh / 2 by W + Kw / 2 points: the cyclic wrap-around only affects points that are not read.
+// Unlike the tiled FFT (fft.cpp), nothing is transposed between columns and rows, only between planes and the blocked
+// layout, and no lane is wasted at the end of a row. Channels do not share transforms, so a channel with large values
+// does not add rounding errors to another one.
 //
-// A value that is not finite makes the whole of its plane not finite, and no other plane.
+// The transforms use the prime-factor algorithm: lengths are products of coprime factors, which needs no twiddle
+// factors (I. J. Good, "The interaction algorithm and practical Fourier analysis", J. R. Stat. Soc. B 20, 1958; L. H.
+// Thomas, "Using a computer to solve problems in physics", 1963).
+//
+// A value that is not finite makes its whole plane not finite, and no other plane.
 #include <cstring>
 
 #include "common/task.h"
@@ -16,7 +21,7 @@ namespace replk {
 namespace REPLK_ISA {
 namespace {
 
-constexpr int64_t kMaxScratch = 512 * 1024;  // of a thread: it should stay in the second-level cache
+constexpr int64_t kMaxScratch = 512 * 1024;  // bytes of a thread, to fit the second-level cache
 constexpr int64_t kMostPackedBytes = int64_t{8} << 20;
 
 const PfaLength* find_length(int64_t length) {
@@ -33,15 +38,15 @@ const PfaLength* shortest(int64_t size, int64_t taps) {
   return nullptr;
 }
 
-// Sizes of everything, and where it is in the scratch memory of a thread, in floats.
+// Sizes and offsets in the scratch memory of a thread, in floats.
 struct Layout {
   Kernel kernel;
   const PfaLength *down, *along;
-  int64_t slots, pitch;  // of a half spectrum; floats from a slot to the next
-  int64_t reals;         // real rows, all in slot 0
+  int64_t slots, pitch;  // of a half spectrum; floats from one slot to the next
+  int64_t reals;         // number of real rows, all in slot 0
   int64_t spectrum;      // floats of a group's kernels
   int64_t zeros_size;
-  int64_t plane, half, real, zeros, factors, size;  // offsets, but for the last
+  int64_t plane, half, real, zeros, factors, size;  // offsets, and the total size
 
   Layout(const replk_problem& p, const PfaLength* down, const PfaLength* along) : kernel(p), down(down), along(along) {
     slots = (down->length + 1) / 2;
@@ -92,8 +97,8 @@ int64_t scratch_bytes(const replk_problem& p, const replk_plan& plan) {
   return round_up(layout_of(p, plan).size * 4, 64);
 }
 
-// Beside the transforms, in their unit: what a pixel takes (turning it, its products of spectra) and a tap (comparing
-// or turning it), as measured.
+// In vector operations. Besides the transforms, the measured cost of a pixel (transposes, products of spectra) and of a
+// tap (comparison or transpose).
 double operations(const replk_problem& p, const replk_plan& plan) {
   const Layout l = layout_of(p, plan);
   const auto transforms = [&](int64_t columns) {
@@ -109,7 +114,7 @@ int64_t items(const replk_problem& p, const replk_plan&) { return p.n * divide_u
 
 int channels(const replk_problem& p, int64_t group) { return static_cast<int>(smaller(kLanes, p.c - group * kLanes)); }
 
-// Points of which `count` from `begin` on, around the end, are pixels.
+// Points of which `count`, cyclically from `begin`, are pixels.
 Points points_of(int length, int64_t begin, int64_t count, const float* first, int64_t stride, const float* zeros) {
   Points points;
   for (int n = 0; n < length; ++n) points.at[n] = zeros;
@@ -117,12 +122,12 @@ Points points_of(int length, int64_t begin, int64_t count, const float* first, i
   return points;
 }
 
-// Moves what are pixels among the points of a row to the next row.
+// Moves the points that are pixels to the next row.
 void move(Points& points, int length, const float* zeros, int64_t distance) {
   for (int n = 0; n < length; ++n) points.at[n] += points.at[n] == zeros ? 0 : distance;
 }
 
-// The kernels of a group, times the scale of the transforms there and back.
+// The spectra of a group's kernels, scaled for the unnormalized forward and inverse transforms.
 template <class T>
 void make_spectrum(const replk_problem& p, const Layout& l, const void* weight, int64_t group, float* memory,
                    float* spectrum) {
@@ -147,7 +152,7 @@ void make_spectrum(const replk_problem& p, const Layout& l, const void* weight, 
   for (int64_t i = 0; i < l.spectrum; i += kLanes) store(spectrum + i, load(spectrum + i) * scale);
 }
 
-// Products of the spectra of real numbers.
+// Multiplies the half spectra of real rows.
 void multiply_real(float* x, const float* factors, int64_t slots, bool is_adjoint) {
   store(x, load(x) * load(factors));
   store(x + kLanes, load(x + kLanes) * load(factors + kLanes));
@@ -157,7 +162,7 @@ void multiply_real(float* x, const float* factors, int64_t slots, bool is_adjoin
   }
 }
 
-// Plane times kernels, in the lanes, in place.
+// Convolves a blocked plane in place.
 void convolve_plane(const replk_problem& p, const Layout& l, const float* spectrum, Vec bias, float* memory) {
   const bool is_adjoint = p.pass != REPLK_GRAD_INPUT;  // a correlation multiplies by the conjugate
   const int columns = l.along->length;
@@ -224,7 +229,7 @@ void convolve(const Task& task, int64_t begin, int64_t end, void* scratch) {
   }
 }
 
-// Groups whose first channel is in [begin, end).
+// Prepares the groups whose first channel is in [begin, end).
 void pack(const replk_problem& p, const replk_plan& plan, const void* weight, char* packed, int64_t begin, int64_t end,
           void* scratch) {
   const Layout l = layout_of(p, plan);

@@ -1,4 +1,4 @@
-// Forward and grad input with channels in the lanes: transpose in, multiply (toeplitz.h), transpose out.
+// Forward and grad input in the channel-blocked layout: transpose, convolve (toeplitz.h), transpose back.
 #ifndef REPLK_CPU_BLOCKED_CONVOLVE_H_
 #define REPLK_CPU_BLOCKED_CONVOLVE_H_
 
@@ -8,7 +8,7 @@
 namespace replk {
 namespace REPLK_ISA {
 
-// Items are planes of a group of channels, all images of a group together: they share its transposed weight.
+// Items are the planes of a group of channels; all images of a group are consecutive and share its transposed weight.
 template <class T>
 static void convolve_groups(const Task& task, int64_t begin, int64_t end, float* scratch) {
   const replk_problem& p = task.problem;

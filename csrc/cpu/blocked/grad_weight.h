@@ -1,4 +1,4 @@
-// Grad weight with channels in the lanes: the sums over pixels and images stay in the lanes until the end.
+// Grad weight in the channel-blocked layout: sums over pixels and images stay in that layout until the end.
 #ifndef REPLK_CPU_BLOCKED_GRAD_WEIGHT_H_
 #define REPLK_CPU_BLOCKED_GRAD_WEIGHT_H_
 
@@ -8,7 +8,7 @@
 namespace replk {
 namespace REPLK_ISA {
 
-// Sums of few pixels are added up apart from the sum over all images: a sum of many small numbers loses digits.
+// Pixels per partial sum, to limit rounding errors: partial sums are then added to the sum over all images.
 constexpr int64_t kPixelsPerSum = 1024;
 
 static inline void add_and_clear(float* sum, float* part, int64_t count) {
@@ -35,7 +35,7 @@ static void correlate_groups(const Task& task, int64_t begin, int64_t end, float
       const T* g = static_cast<const T*>(b.grad) + n * b.grad_stride[0] + group * kLanes * b.grad_stride[1];
       planes_to_blocked(scratch, x, layout.plane_shape(p, group, b.input_stride), false);
       planes_to_blocked(scratch + layout.y, g, layout.plane_shape(p, group, b.grad_stride), false);
-      const bool is_last = n + 1 == p.n;  // the next group's planes are left to the hardware
+      const bool is_last = n + 1 == p.n;  // hardware prefetching handles the next group's planes
       PrefetchPair ahead(is_last ? Prefetch() : layout.prefetch(p, group, x + b.input_stride[0], b.input_stride),
                          is_last ? Prefetch() : layout.prefetch(p, group, g + b.grad_stride[0], b.grad_stride), p.h);
       layout.block.correlate(plane, ahead);

@@ -1,4 +1,4 @@
-// What the lanes method keeps in the scratch memory of a thread, all float32 with channels in the lanes.
+// The scratch memory of a thread: channel-blocked float32 arrays.
 #ifndef REPLK_CPU_BLOCKED_LAYOUT_H_
 #define REPLK_CPU_BLOCKED_LAYOUT_H_
 
@@ -13,7 +13,7 @@ namespace REPLK_ISA {
 struct BlockedLayout {
   Kernel kernel;
   ColumnBlock block;
-  int64_t blocks, pitch;          // of columns; pixels in a row, idle ones too
+  int64_t blocks, pitch;          // blocks of columns; pixels per row including unused ones
   int64_t y, w, sum, bias, size;  // offsets; x comes first. `sum`: grad weight, over many images; else `sums`
 
   explicit BlockedLayout(const replk_problem& p) : kernel(p), block(column_block(p.w)) {
@@ -37,8 +37,8 @@ struct BlockedLayout {
     return {p.h, p.w, stride[2], stride[1], pitch, channels(p, group)};
   }
 
-  // What is fetched ahead of a plane of this group: nothing where all planes fit a second-level cache or so, which
-  // would cost 3 %, and nothing of planes with gaps between the rows.
+  // Prefetches a plane of this group. Does nothing if all planes fit roughly the second-level cache, where it would
+  // cost 3 %, or if rows are not contiguous.
   template <class T>
   Prefetch prefetch(const replk_problem& p, int64_t group, const T* plane, const int64_t* stride) const {
     if (stride[2] != p.w || bytes_of_planes(p) < (4 << 20)) return Prefetch();
@@ -46,7 +46,7 @@ struct BlockedLayout {
     return Prefetch(plane, channels(p, group), p.h * p.w * size, stride[1] * size);
   }
 
-  // The taps that can meet the plane.
+  // The taps that overlap the plane.
   PlaneShape weight_shape(const replk_problem& p, int64_t group) const {
     return {kernel.kh, kernel.kw, kernel.full_w, kernel.full_h * kernel.full_w, kernel.kw, channels(p, group)};
   }

@@ -1,12 +1,12 @@
-// Forward and grad input of the smallest square kernels, straight from the planes: a copy would take as long as the
-// sums.
+// Forward and grad input of the smallest square kernels without a padded copy, which would take as long as the sums.
 //
 //   y[i][j] = act(bias + sum_{u,v < K} x[i + u - K/2][j + v - K/2] w[u][v])
 //
-// C vectors of neighbouring columns sweep down the plane. Each row of x is loaded at its K offsets and used for the K
-// rows of y that it meets, whose sums move up by one place from row to row. Strips of columns at the left and right
-// edge are copied first, with their padding; nothing outside of the plane is read. Any row strides, no alignment; x and
-// y must not overlap. Instructions that matter: fused multiply-add with K C accumulators, unaligned loads.
+// A window of K rows and C vectors of columns slides down the plane. Each row of x is loaded at its K column offsets
+// and added to the K rows of y that it contributes to, whose accumulators move up by one from row to row. Strips of
+// columns at the left and right edges are copied first, with padding; nothing outside the plane is read. Any row
+// strides, no alignment; x and y must not overlap. Critical instructions: fused multiply-add with K C accumulators,
+// unaligned loads.
 #ifndef REPLK_CPU_DIRECT_SLIDING_H_
 #define REPLK_CPU_DIRECT_SLIDING_H_
 
@@ -32,10 +32,10 @@ struct SlidingOutput {
   int64_t y_row;
   float bias;
   bool relu;
-  bool streams;  // past the caches: every vector is full and aligned
+  bool streams;  // use non-temporal stores: every vector is full and aligned
 };
 
-// Vectors at once: 3 x 4 accumulators, 9 weights and 4 inputs fit 32 registers, 3 x 2 + 9 + 1 fit 16. Larger kernels
+// Vectors per window: 3 x 4 accumulators, 9 weights and 4 inputs fit 32 registers, 3 x 2 + 9 + 1 fit 16. Larger kernels
 // read their weights from memory.
 template <int K>
 constexpr int kSlidingColumns = kRegisters >= 32 && K == 3 ? 4 : 2;
@@ -96,9 +96,9 @@ static void slide_columns(const SlidingInput& in, const SlidingOutput& out, cons
     }
   }
   REPLK_UNROLL
-  for (int k = 0; k < kPad; ++k, y += out.y_row) {  // the plane ends within the reach of these rows
+  for (int k = 0; k < kPad; ++k, y += out.y_row) {  // rows whose window extends beyond the plane
     if (end - kPad + k >= in.i1) break;
-    if (end - kPad + k < in.i0) continue;  // of the band above: this one is lower than the reach
+    if (end - kPad + k < in.i0) continue;  // belongs to the band above: this band has fewer rows than the radius
     REPLK_UNROLL
     for (int c = 0; c < C; ++c) {
       store_sliding(out, y + c * kLanes, acc[k][c], bias, c < C - 1 ? kLanes : last_count);
@@ -106,7 +106,7 @@ static void slide_columns(const SlidingInput& in, const SlidingOutput& out, cons
   }
 }
 
-// Columns that meet an edge: by way of a copy of theirs, padded with zeros.
+// Columns at an edge, through a zero-padded copy.
 template <int K, int C>
 static void slide_strip(const SlidingInput& in, const SlidingOutput& out, int64_t j) {
   constexpr int kPad = K / 2;
@@ -149,7 +149,7 @@ struct Sliding {
   static void run(const SlidingInput& in, const SlidingOutput& out) {
     const int64_t vectors = divide_up(in.w, kLanes);
     if (vectors <= kSlidingColumns<K>) return strip(in, out, 0, vectors);
-    constexpr int kFirst = kLanes < kLine ? 2 : 1;  // what follows begins with a cache line where y does
+    constexpr int kFirst = kLanes < kLine ? 2 : 1;  // the next vectors start at a cache line if y does
     strip(in, out, 0, kFirst);
     const int64_t j = inner<kSlidingColumns<K>>(in, out, kFirst * kLanes);
     if (j < in.w) strip(in, out, j, divide_up(in.w - j, kLanes));
@@ -158,14 +158,14 @@ struct Sliding {
 
 using SlidingFunction = void (*)(const SlidingInput&, const SlidingOutput&);
 
-// The function of a kernel that is swept, or null.
+// The function for the problem's kernel size, or null.
 static inline SlidingFunction find_sliding(const replk_problem& p) {
   const Kernel k(p);
   if (p.dtype != REPLK_F32 || k.kh != k.kw) return nullptr;
   return k.kh == 3 ? Sliding<3>::run : k.kh == 5 ? Sliding<5>::run : nullptr;
 }
 
-// Bands of whole rows that leave room for the output in a first-level cache.
+// Bands of whole rows that leave room for the output in the first-level cache.
 static inline Bands cut_into_sliding_bands(const replk_problem& p) {
   constexpr int64_t kBandSize = 4 * 1024, kMinHeight = 16;
   Bands b{};
@@ -191,7 +191,7 @@ static void sliding_items(const Task& task, int64_t begin, int64_t end, float* w
   const replk_buffers& b = task.buffers;
   const Kernel k(p);
   const Bands bands = cut_into_sliding_bands(p);
-  const SlidingFunction sweep = find_sliding(p);
+  const SlidingFunction convolve = find_sliding(p);
   const float* bias = static_cast<const float*>(b.bias);
   const auto input = [&](const PlaneBand& at) {
     return static_cast<const float*>(b.input) + at.n * b.input_stride[0] + at.c * b.input_stride[1];
@@ -211,9 +211,9 @@ static void sliding_items(const Task& task, int64_t begin, int64_t end, float* w
     PrefetchPair ahead(next.prefetch(is_large, input(next), b.input_stride[2]),
                        next.prefetch(is_large && !streams, output(next), b.output_stride[2]),
                        at.height * divide_up(p.w, kLanes));
-    sweep({input(at), b.input_stride[2], p.h, p.w, weight, at.i0, at.i0 + at.height, weight + kSlidingWeight,
-           is_large ? &ahead : nullptr},
-          {output(at), b.output_stride[2], bias ? bias[at.c] : 0.0f, p.activation == REPLK_RELU, streams});
+    convolve({input(at), b.input_stride[2], p.h, p.w, weight, at.i0, at.i0 + at.height, weight + kSlidingWeight,
+              is_large ? &ahead : nullptr},
+             {output(at), b.output_stride[2], bias ? bias[at.c] : 0.0f, p.activation == REPLK_RELU, streams});
   }
   if (streams) stream_fence();
 }

@@ -1,4 +1,4 @@
-// Complex numbers in the lanes.
+// Vectors of complex numbers.
 #ifndef REPLK_CPU_FFT_COMPLEX_H_
 #define REPLK_CPU_FFT_COMPLEX_H_
 
