@@ -1,4 +1,4 @@
-"""Depthwise convolution with large kernels: native on a CPU, torch's own where that is not to be had."""
+"""Depthwise convolution with large kernels: native kernels on a CPU, torch's own convolution elsewhere."""
 
 from __future__ import annotations
 

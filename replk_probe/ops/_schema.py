@@ -1,4 +1,4 @@
-"""The three operators as torch sees them: schema, kernels by device, fake tensors, autocast, FLOP counts.
+"""The three operators for torch: schemas, kernels by device, fake tensors, autocast, FLOP counts.
 
     dwconv2d               y = act(conv(x, w) + b)     [N,C,H,W], [C,1,Kh,Kw], [C] -> [N,C,H,W]
     dwconv2d_grad_input    dx from dy and w            [N,C,H,W], [C,1,Kh,Kw]      -> [N,C,H,W]
@@ -62,8 +62,8 @@ def _grad_weight_elsewhere(input: Tensor, grad: Tensor, kh: int, kw: int, native
 
 
 def _elsewhere(tensor: Tensor, native: bool) -> None:
-    """Say, or refuse, that a tensor of no CPU goes to torch."""
-    reason = uncovered_tensors(tensor) or "the tensor is not plain memory"
+    """Log, or with ``native`` raise, that a tensor on another device is computed by torch."""
+    reason = uncovered_tensors(tensor) or "the tensor has no memory of its own"
     if native:
         raise BackendError(_cpu.refusal(reason))
     _cpu.log_fallback(reason)
@@ -123,7 +123,7 @@ for _name, _fake in (
 
 
 def _register_autocast(name: str, operator: Any, device: str) -> None:
-    """Compute in the type of ``torch.autocast``, as ``F.conv2d`` does; float64 stays what it is."""
+    """Compute in the dtype of ``torch.autocast``, as ``F.conv2d`` does; float64 is not cast."""
 
     def cast(value: Any, dtype: torch.dtype) -> Any:
         is_cast = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64

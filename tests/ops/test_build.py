@@ -102,7 +102,7 @@ def test_without_a_compiler_the_package_builds_and_says_why(checkout: Path, name
     (ops / LIBRARY).write_bytes(b"of an earlier build")
     environment = {"CXX": named} if named else {"PATH": "/nowhere"}
     said = setup(checkout, "build_ext", "--inplace", **environment)
-    assert "The native library was not built, torch's convolutions are used instead." in said
+    assert "The native library was not built; torch's convolutions are used instead." in said
     reason = (ops / "_build_error.txt").read_text()
     assert not (ops / LIBRARY).exists()
     want = {

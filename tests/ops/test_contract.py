@@ -390,21 +390,21 @@ def test_aten_is_the_same_function(close: Close) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"input": torch.zeros(3, 9, 8)}, r"input is \[3, 9, 8\]. Four axes"),
+        ({"input": torch.zeros(3, 9, 8)}, r"input is \[3, 9, 8\]. Four dimensions"),
         ({"weight": torch.zeros(4, 1, 5, 7)}, r"weight is \[4, 1, 5, 7\] for 3 channels"),
-        ({"weight": torch.zeros(3, 2, 5, 7)}, r"Give it the shape \[3, 1, Kh, Kw\]"),
+        ({"weight": torch.zeros(3, 2, 5, 7)}, r"Use the shape \[3, 1, Kh, Kw\]"),
         ({"weight": torch.zeros(3, 5, 7)}, r"weight is \[3, 5, 7\] for 3 channels"),
-        ({"weight": torch.zeros(3, 1, 0, 3)}, r"weight is \[3, 1, 0, 3\]. A kernel has taps"),
+        ({"weight": torch.zeros(3, 1, 0, 3)}, r"weight is \[3, 1, 0, 3\]. Kernel sizes must be positive"),
         ({"weight": torch.zeros(3, 1, 5, 7, dtype=torch.bfloat16)}, "input is float32 on cpu and weight is bfloat16"),
         ({"weight": torch.zeros(3, 1, 5, 7, device="meta")}, "weight is float32 on meta"),
-        ({"bias": torch.zeros(2)}, r"bias is \[2\]. Each of the 3 channels"),
+        ({"bias": torch.zeros(2)}, r"bias is \[2\]. One element per channel"),
         ({"bias": torch.zeros(3, dtype=torch.float64)}, "bias is float64 on cpu"),
-        ({"activation": "gelu"}, "Unknown activation 'gelu'. Only a ReLU"),
-        ({"input": torch.zeros(SHAPE).numpy()}, "input is of type numpy.ndarray. Only torch tensors"),
-        ({"weight": [1.0]}, "weight is of type list. Only torch tensors"),
+        ({"activation": "gelu"}, "Unknown activation 'gelu'. Only ReLU"),
+        ({"input": torch.zeros(SHAPE).numpy()}, "input is of type numpy.ndarray. A torch.Tensor is required"),
+        ({"weight": [1.0]}, "weight is of type list. A torch.Tensor is required"),
         ({"weight": None}, "weight is of type NoneType"),
         ({"bias": torch.zeros(3).numpy()}, "bias is of type numpy.ndarray"),
-        ({"backend": "cudnn"}, "Unknown backend 'cudnn'. There are 'auto', 'native', 'aten'"),
+        ({"backend": "cudnn"}, "Unknown backend 'cudnn'. Choose from 'auto', 'native', 'aten'"),
     ],
 )
 @pytest.mark.parametrize("grad", [False, True])
@@ -447,9 +447,9 @@ def test_wrong_arguments_of_the_gradients() -> None:
     x = torch.randn(SHAPE)
     with pytest.raises(InvalidInputError, match="grad is"):
         OPS.dwconv2d_grad_weight(x, torch.zeros(1, 3, 9, 8), *KERNEL)
-    with pytest.raises(InvalidInputError, match="Only odd sizes have a centre"):
+    with pytest.raises(InvalidInputError, match="Symmetric padding requires odd sizes"):
         OPS.dwconv2d_grad_weight(x, x, 4, 5)
-    with pytest.raises(InvalidInputError, match="Only odd sizes have a centre"):
+    with pytest.raises(InvalidInputError, match="Symmetric padding requires odd sizes"):
         input_gradient(x, torch.zeros(3, 1, 4, 5))
 
 

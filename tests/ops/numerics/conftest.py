@@ -331,5 +331,5 @@ def numerics() -> Numerics:
     """The library under test; without one (no compiler when the package was installed) there is nothing to test."""
     info = native_info()
     if info.path is None:
-        pytest.skip(f"the native library is not there: {info.load_error}")
+        pytest.skip(f"the native library is not available: {info.load_error}")
     return Numerics(Native(info.path))
