@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ._prepared_weights import PreparedWeights
-from ._schema import LIBRARY, NAMESPACE, dwconv2d, dwconv2d_grad_input, dwconv2d_grad_weight
+from ._schema import LIBRARY, NAMESPACE, autocast, dwconv2d, dwconv2d_grad_input, dwconv2d_grad_weight
 from ._shapes import check_tensors
 
 
@@ -41,22 +41,17 @@ def grad_input(grad: Tensor, weight: Tensor, native: bool = False, weights: Prep
 
 
 def _call(operator: Any, *args: Any) -> Tensor:
-    """Call an operator such that the transforms of ``torch.func`` can differentiate it.
-
-    They need a ``torch.autograd.Function``. Compilers need the operator itself, and so does autocast, which casts
-    before gradients are recorded.
-    """
+    """Call an operator such that the transforms of ``torch.func``, which need a Function, can differentiate it."""
     found: Tensor
-    if torch.compiler.is_compiling() or _is_autocast(args[0]) or not _is_differentiated(args):
+    # Compilers and symbolic traces record the operator itself.
+    if torch.compiler.is_compiling() or not isinstance(args[0], Tensor) or not _is_differentiated(args):
         found = operator(*args)
     else:
+        device = args[0].device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            args = autocast(device, args)  # here, so that the cast is differentiated too
         found = _FUNCTIONS[operator].apply(*args)
     return found
-
-
-def _is_autocast(tensor: Tensor) -> bool:
-    device = tensor.device.type
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _is_differentiated(args: tuple[Any, ...]) -> bool:

@@ -139,5 +139,8 @@ _by_number: weakref.WeakValueDictionary[int, PreparedWeights] = weakref.WeakValu
 
 
 def find_prepared(number: int) -> PreparedWeights | None:
-    """The object of this ``number``; None for 0, and after the object was freed."""
+    """The object of this ``number``; None for 0, and after the object was freed.
+
+    A graph recorded in another process may hold the number of another object. That is safe: its entries are stale then.
+    """
     return _by_number.get(number)

@@ -122,19 +122,21 @@ for _name, _fake in (
 # Autocast ---------------------------------------------------------------------------------------------------------
 
 
-def _register_autocast(name: str, operator: Any, device: str) -> None:
-    """Compute in the dtype of ``torch.autocast``, as ``F.conv2d`` does; float64 is not cast."""
+def autocast(device: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Cast tensors to the dtype of ``torch.autocast``, as ``F.conv2d`` does; float64 is not cast."""
+    dtype = torch.get_autocast_dtype(device)
 
-    def cast(value: Any, dtype: torch.dtype) -> Any:
+    def cast(value: Any) -> Any:
         is_cast = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64
         return value.to(dtype) if is_cast and value.device.type == device else value
 
-    def kernel(*args: Any, **kwargs: Any) -> Any:
-        dtype = torch.get_autocast_dtype(device)
+    return tuple(map(cast, args))
+
+
+def _register_autocast(name: str, operator: Any, device: str) -> None:
+    def kernel(*args: Any) -> Any:
         with torch.autocast(device, enabled=False):
-            return operator(
-                *(cast(value, dtype) for value in args), **{key: cast(value, dtype) for key, value in kwargs.items()}
-            )
+            return operator(*autocast(device, args))
 
     LIBRARY.impl(name, kernel, f"Autocast{device.upper()}")
 

@@ -180,6 +180,20 @@ def test_autocast_casts_as_a_convolution_does() -> None:
         assert depthwise_conv2d(x, w, b).dtype == torch.float16
 
 
+def test_autocast_within_a_transform_of_torch_func() -> None:
+    x, w, _ = problem()
+
+    def energy(w: Tensor, convolve: Callable[..., Tensor]) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return convolve(x, w).float().square().mean()
+
+    def plain(x: Tensor, w: Tensor) -> Tensor:
+        return F.conv2d(x, w, padding=(2, 3), groups=3)
+
+    found, want = (func.grad(energy)(w, convolve) for convolve in (depthwise_conv2d, plain))
+    torch.testing.assert_close(found, want, rtol=2e-2, atol=2e-2)
+
+
 def test_float16_is_computed_in_float32_and_rounded_once(native: object) -> None:
     x, w, b = (tensor.half().requires_grad_() for tensor in problem())
     wide = [tensor.detach().float().requires_grad_() for tensor in (x, w, b)]

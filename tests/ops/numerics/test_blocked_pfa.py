@@ -1,4 +1,4 @@
-"""Spectra of whole small planes with channels in the lanes: what is special to that method."""
+"""The prime-factor FFT of whole small planes: what is special to that method."""
 
 from __future__ import annotations
 
