@@ -1,10 +1,10 @@
-"""Builds the native library of `replk_probe.ops`, and nothing else: metadata lives in setup.cfg.
+"""Builds the native library of `replk_probe.ops`; the metadata is in setup.cfg.
 
-The library has a plain C interface and is opened by ctypes, so it needs a C++17 compiler, but neither Python's headers
-nor torch's, and one wheel serves every Python and every torch of a platform. Without a compiler the package installs
-all the same: the reason is written beside the package, where `replk-probe info` reads it.
+The library has a plain C interface and is loaded with ctypes. It needs a C++17 compiler, but no headers of Python or
+torch, so that one wheel works with every version of both. Without a compiler the package is installed without the
+library, and the reason is written to a file that `replk-probe info` reads.
 
-Environment: CXX names the compiler; CXXFLAGS and LDFLAGS are added to what stands here.
+Environment: CXX names the compiler; CXXFLAGS and LDFLAGS are added to the flags.
 """
 
 from __future__ import annotations
@@ -31,33 +31,27 @@ SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 LIBRARY = f"libreplk_dwconv2d{SUFFIX}"
 REASON = "_build_error.txt"
 
+# Compiler flags by name: csrc/flags.mk explains them.
+_LINES = [line.partition("=") for line in (SOURCE / "flags.mk").read_text(encoding="utf-8").splitlines()]
+CONFIG = {name.strip(): shlex.split(value) for name, _, value in _LINES if value and not name.startswith("#")}
 IS_X86_64 = platform.machine().lower() in ("x86_64", "amd64") and sys.maxsize > 2**32
-# Code that runs on every CPU of the platform; what a kernel may use beyond that stands in ISA_FLAGS.
-# Traps and errno of floating point are given up, nothing that changes a result: no -ffast-math. Compilers differ in
-# whether they fuse products and sums unasked, so they are asked to. Warnings are for csrc/tests/Makefile: here they
-# would only stand before an error.
-FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-w"]
-if sys.platform != "win32":
-    FLAGS += ["-fPIC", "-fvisibility=hidden", "-pthread"]
-# The instruction sets that kernels are compiled for: their name in the sources, and the compiler's flags.
-ISA_FLAGS = {"portable": []}
-if IS_X86_64:
-    ISA_FLAGS["avx2"] = ["-mavx2", "-mfma"]
-    ISA_FLAGS["avx512"] = ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"]
-# Of csrc/cpu, what is compiled once and for every CPU; each other file there once per instruction set.
-ONCE = ("dwconv2d_ref.cpp",)
+# Warnings are enabled in csrc/tests/Makefile; here they would only precede an error message.
+FLAGS = [*CONFIG["FLAGS"], "-O3", "-w", *(CONFIG["POSIX_FLAGS"] if sys.platform != "win32" else [])]
+ISAS = ["portable", *(CONFIG["ISAS_x86_64"] if IS_X86_64 else [])]
+ISA_FLAGS = {isa: CONFIG.get(f"FLAGS_{isa}", []) for isa in ISAS}
+ONCE = [f"{name}.cpp" for name in CONFIG["ONCE"]]
 JOBS = max(2, os.cpu_count() or 1)
 
 
 class BuildError(Exception):
-    """The library cannot be built here; the message says why."""
+    """The library cannot be built on this machine; the message explains why."""
 
 
 class BuildNative(build_ext):
-    """Compiles csrc into `replk_probe/ops`, or leaves the reason there."""
+    """Compiles csrc into `replk_probe/ops`, or writes the reason of a failure there."""
 
     def run(self) -> None:
-        """Build; a failure is told, not raised."""
+        """Build the library; a failure is reported, not raised."""
         folder = self._folder
         folder.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
@@ -65,22 +59,22 @@ class BuildNative(build_ext):
             compiler = find_compiler()
             isas = build_library(compiler, folder / LIBRARY, Path(self.build_temp) / "csrc")
         except BuildError as error:
-            # A library of an earlier build may have another interface.
+            # A library from an earlier build may have another interface.
             (folder / LIBRARY).unlink(missing_ok=True)
             (folder / REASON).write_text(f"{error}\n", encoding="utf-8")
-            tell(f"The native library was not built, torch's convolutions are used instead. {error}")
+            report(f"The native library was not built; torch's convolutions are used instead. {error}")
         else:
             (folder / REASON).unlink(missing_ok=True)
             seconds = time.perf_counter() - start
-            tell(f"Built {LIBRARY} with {shlex.join(compiler)} for {', '.join(isas)} in {seconds:.1f} s.")
+            report(f"Built {LIBRARY} with {shlex.join(compiler)} for {', '.join(isas)} in {seconds:.1f} s.")
 
     def get_outputs(self) -> list[str]:
-        """What a build leaves, for the record of what is installed."""
+        """The files that a build creates, for the list of installed files."""
         made = [name for name in (LIBRARY, REASON) if (self._folder / name).exists()]
         return [str(Path(self.build_lib) / PACKAGE / name) for name in made]
 
     def get_output_mapping(self) -> dict[str, str]:
-        """Where editable installs find what was built in place."""
+        """The locations of the files for editable installs."""
         return {path: str(self._folder / Path(path).name) for path in self.get_outputs()}
 
     @property
@@ -97,21 +91,21 @@ class PlatformWheel(bdist_wheel):
     """A wheel for one platform and every Python 3."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        """`py3-none-<platform>`; one architecture, also where Python itself was built for two."""
+        """`py3-none-<platform>`, for one architecture even if Python itself was built for two."""
         tag: str = super().get_tag()[2]
         return "py3", "none", tag.replace("universal2", platform.machine())
 
 
-def tell(message: str) -> None:
-    """Say something to whoever installs."""
+def report(message: str) -> None:
+    """Print a message to stderr."""
     sys.stderr.write(f"{message}\n")
 
 
 def find_compiler() -> list[str]:
-    """The command of a C++ compiler: what CXX names, else the first usual one.
+    """The command of a C++ compiler: that of CXX, else the first common one on the PATH.
 
     Raises:
-        BuildError: There is none.
+        BuildError: No compiler was found.
     """
     named = shlex.split(os.environ.get("CXX", ""))
     usual = ("clang++", "g++", "c++") if sys.platform == "darwin" else ("g++", "clang++", "c++")
@@ -124,18 +118,18 @@ def find_compiler() -> list[str]:
 
 
 def build_library(compiler: list[str], library: Path, objects: Path) -> list[str]:
-    """Compile and link.
+    """Compile and link the library.
 
     Args:
-        compiler: Command of a compiler that understands g++'s options.
+        compiler: Command of a compiler that accepts g++'s options.
         library: File to write.
-        objects: Folder for object files; made if need be.
+        objects: Folder for object files; created if missing.
 
     Returns:
         The instruction sets that the library has kernels for.
 
     Raises:
-        BuildError: The compiler refused.
+        BuildError: The compiler failed.
     """
     objects.mkdir(parents=True, exist_ok=True)
     more = shlex.split(os.environ.get("CXXFLAGS", ""))
@@ -147,7 +141,7 @@ def build_library(compiler: list[str], library: Path, objects: Path) -> list[str
     isas = [isa for isa, error in refusals.items() if error is None]
     base += [f"-DREPLK_NO_{isa.upper()}" for isa in ISA_FLAGS if isa not in isas]
     commands: dict[Path, list[str]] = {}
-    # Kernels first, the longest of them before the others: what a build would wait for at its end.
+    # Kernels first, the slowest before the others, so that a parallel build does not wait for them at its end.
     kernels = [file for file in (SOURCE / "cpu").glob("*.cpp") if file.name not in ONCE]
     kernels.sort(key=lambda file: (-source_bytes(file), file.name))
     for file in kernels:
@@ -160,9 +154,9 @@ def build_library(compiler: list[str], library: Path, objects: Path) -> list[str
             pass
     linking = [] if sys.platform == "win32" else ["-pthread"]
     if sys.platform.startswith("linux"):
-        linking.append("-Wl,-z,defs")  # a missing symbol is an error now, not when the library is opened
+        linking.append("-Wl,-z,defs")  # missing symbols are errors now, not when the library is loaded
     linking += shlex.split(os.environ.get("LDFLAGS", ""))
-    # Replaced in one step: a process that has the old one open keeps it.
+    # Replaced atomically: a process that has loaded the old library keeps it.
     linked = library.with_suffix(f".new{SUFFIX}")
     run([*compiler, "-shared", *more, "-o", str(linked), *map(str, commands), *linking])
     linked.replace(library)
@@ -170,12 +164,12 @@ def build_library(compiler: list[str], library: Path, objects: Path) -> list[str
 
 
 def source_bytes(kernel: Path) -> int:
-    """Size of a kernel's file and of the folder of its name: how long the compiler will take, roughly."""
+    """Size of a kernel's file and of the folder of its name, as an estimate of the time to compile."""
     return sum(file.stat().st_size for file in [kernel, *kernel.with_suffix("").glob("*.h")])
 
 
 def refusal(base: Sequence[str], isa: str, folder: Path) -> BuildError | None:
-    """What the compiler says against an instruction set: against its flags, or its intrinsics in `cpu/simd/<isa>.h`."""
+    """The compiler's error for an instruction set, from its flags or the intrinsics in `cpu/simd/<isa>.h`, or None."""
     probe = folder / f"probe_{isa}.cpp"
     probe.write_text('#include "cpu/simd/isa.h"\n')
     try:
@@ -189,19 +183,19 @@ def run(command: Sequence[str]) -> None:
     """Run the compiler.
 
     Raises:
-        BuildError: It could not be started, or failed: with its first words.
+        BuildError: The compiler could not be started or failed; the message includes the start of its output.
     """
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     except OSError as error:
         raise BuildError(f"The compiler cannot be run: {shlex.join(command)}: {error}.") from error
     if done.returncode:
-        said = "\n".join((done.stderr or done.stdout).strip().splitlines()[:20])
-        raise BuildError(f"The compiler failed with status {done.returncode}: {shlex.join(command)}\n{said}".rstrip())
+        output = "\n".join((done.stderr or done.stdout).strip().splitlines()[:20])
+        raise BuildError(f"The compiler failed with status {done.returncode}: {shlex.join(command)}\n{output}".rstrip())
 
 
 setup(
-    # The name only tells setuptools that something is compiled; BuildNative decides what.
+    # Declares that something is compiled; BuildNative determines what.
     ext_modules=[Extension("replk_probe.ops.native", sources=[])],
     cmdclass={"build_ext": BuildNative, "bdist_wheel": PlatformWheel},
 )

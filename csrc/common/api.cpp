@@ -1,6 +1,8 @@
-// The exported functions: check the arguments, choose (dispatch.cpp), hand out the work.
+// The exported functions: check the arguments, choose a method (dispatch.cpp), distribute the work.
 #include <atomic>
 #include <cstddef>
+#include <cstring>
+#include <initializer_list>
 #include <new>
 
 #if defined(__linux__)
@@ -17,10 +19,11 @@ namespace replk {
 namespace {
 
 constexpr int64_t kScratchAlignment = 64;
-constexpr int64_t kMostWorkspace = int64_t{64} << 20;  // bytes, all threads together
+constexpr int64_t kMostWorkspace = int64_t{64} << 20;  // bytes, for all threads together
+constexpr int64_t kHeaderBytes = 64;                   // of a prepared weight: its checksum; keeps the rest aligned
 
 bool is_valid(const replk_problem& p) {
-  // Sizes are bounded so that no index below can overflow: 2^40 elements are far above any memory.
+  // Bounds the sizes so that no index can overflow: 2^40 elements are far more than any memory holds.
   constexpr int64_t kMaxElements = int64_t{1} << 40;
   const int64_t sizes[] = {p.n, p.c, p.h, p.w};
   for (const int64_t size : sizes) {
@@ -29,7 +32,7 @@ bool is_valid(const replk_problem& p) {
   if (p.kh < 1 || p.kw < 1 || p.kh % 2 == 0 || p.kw % 2 == 0) return false;
   if (p.kh > (int64_t{1} << 20) || p.kw > (int64_t{1} << 20)) return false;
   if (p.c > 0 && p.kh * p.kw > kMaxElements / p.c) return false;
-  int64_t elements = 1;  // as if no size were zero: products of some of them are formed too
+  int64_t elements = 1;  // with zeros replaced by ones: products of some of the sizes are formed too
   for (const int64_t size : sizes) {
     const int64_t at_least_one = size < 1 ? 1 : size;
     if (elements > kMaxElements / at_least_one) return false;
@@ -42,7 +45,26 @@ bool is_valid(const replk_problem& p) {
          p.threads <= 1024 && (p.prepared == 0 || p.prepared == 1);
 }
 
-// Threads for a problem: no more than there are items, or than the bound on the workspace has scratch memory for.
+// FNV-1a over 64-bit words.
+uint64_t checksum(std::initializer_list<int64_t> words) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (const int64_t word : words) hash = (hash ^ static_cast<uint64_t>(word)) * 0x100000001b3u;
+  return hash;
+}
+
+uint64_t checksum_of_plan(const replk_problem& p, const replk_plan& plan) {
+  return checksum({p.pass, p.dtype, p.activation, p.method, p.isa, p.threads, p.n, p.c, p.h, p.w, p.kh, p.kw,
+                   p.prepared, plan.method, plan.isa, plan.tile_h, plan.tile_w, plan.packed_bytes,
+                   plan.workspace_bytes});
+}
+
+// Of everything that a prepared weight depends on besides its values.
+uint64_t checksum_of_packed(const replk_problem& p, const replk_plan& plan) {
+  return checksum(
+      {p.dtype, p.c, p.h, p.w, p.kh, p.kw, plan.method, plan.isa, plan.tile_h, plan.tile_w, plan.packed_bytes});
+}
+
+// Threads for a problem: limited by the number of items and by the bound on the workspace.
 int team_size(const replk_problem& p, int64_t items, int64_t scratch_bytes) {
   int64_t threads = items < p.threads ? items : p.threads;
   if (scratch_bytes > 0 && threads * scratch_bytes > kMostWorkspace) threads = kMostWorkspace / scratch_bytes;
@@ -66,7 +88,7 @@ struct PackContext {
   const replk_plan& plan;
   const Method& method;
   const void* weight;
-  void* packed;
+  char* packed;
   char* scratch;
   int64_t scratch_bytes;
 };
@@ -77,9 +99,10 @@ void pack_piece(void* context, int64_t begin, int64_t end, int thread) {
                    pack.scratch + thread * pack.scratch_bytes);
 }
 
-// Fresh memory comes page by page, which for a large output takes as long as the convolution: asks for large pages.
-// Measured: (1,128,256,256) with K = 31, 34 MB, in 12 ms and in 21 ms without. Below 32 MB glibc hands out memory that
-// was in use before, and there is nothing to gain.
+// Asks for large pages for the output: the page faults of newly mapped memory take as long as the convolution itself.
+// Measured on 2 cores of an Intel Xeon with AMX (family 6, model 167), transparent_hugepage=madvise, medians of 24
+// calls with and without: (1,128,256,256), K = 31: 13.8 and 21.2 ms; K = 3: 6.3 and 12.7 ms; (4,256,128,128), K =
+// 13: 19.3 and 36.5 ms. Below 32 MB glibc reuses memory, and nothing is gained.
 void prefer_large_pages(void* pointer, int64_t bytes) {
 #if defined(__linux__)
   constexpr int64_t kFrom = int64_t{32} << 20;
@@ -87,7 +110,7 @@ void prefer_large_pages(void* pointer, int64_t bytes) {
   if (bytes < kFrom) return;
   const uintptr_t first = (reinterpret_cast<uintptr_t>(pointer) + kPage - 1) / kPage * kPage;
   const uintptr_t last = (reinterpret_cast<uintptr_t>(pointer) + static_cast<uintptr_t>(bytes)) / kPage * kPage;
-  madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // advice: nothing depends on its success
+  madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // only advice: a failure has no effect
 #else
   (void)pointer;
   (void)bytes;
@@ -113,11 +136,15 @@ const char* replk_status_string(int32_t status) {
     case REPLK_INVALID_ARGUMENT:
       return "invalid argument";
     case REPLK_UNSUPPORTED:
-      return "the forced method or instruction set cannot do this here";
+      return "the requested method or instruction set cannot compute this problem";
     case REPLK_WORKSPACE_TOO_SMALL:
       return "the workspace is too small";
     case REPLK_OUT_OF_MEMORY:
       return "out of memory";
+    case REPLK_PLAN_MISMATCH:
+      return "the plan was made for another problem";
+    case REPLK_PACKED_MISMATCH:
+      return "the prepared weight was made for another plan";
     default:
       return "unknown status";
   }
@@ -141,10 +168,14 @@ void replk_set_gomp_parallel(void (*gomp_parallel)(void (*)(void*), void*, unsig
   set_gomp_parallel(gomp_parallel);
 }
 
+int32_t replk_dwconv2d_kernel(int32_t index, replk_kernel* kernel) {
+  return kernel && index >= 0 && describe_kernel(index, *kernel) ? REPLK_OK : REPLK_INVALID_ARGUMENT;
+}
+
 int32_t replk_dwconv2d_plan(const replk_problem* problem, replk_plan* plan) {
   if (!problem || !plan || !is_valid(*problem)) return REPLK_INVALID_ARGUMENT;
   if (!choose(*problem, *plan)) return REPLK_UNSUPPORTED;
-  plan->workspace_bytes = 0;
+  if (plan->packed_bytes > 0) plan->packed_bytes += kHeaderBytes;
   if (const Method* method = find_method(*problem, *plan)) {
     const int64_t scratch = method->scratch_bytes(*problem, *plan);
     if (scratch > 0) {
@@ -152,20 +183,25 @@ int32_t replk_dwconv2d_plan(const replk_problem* problem, replk_plan* plan) {
           team_size(*problem, method->items(*problem, *plan), scratch) * scratch + kScratchAlignment;
     }
   }
+  plan->checksum = checksum_of_plan(*problem, *plan);
   return REPLK_OK;
 }
 
 int32_t replk_dwconv2d_pack(const replk_problem* problem, const replk_plan* plan, const void* weight, void* packed) {
   if (!problem || !plan || !is_valid(*problem)) return REPLK_INVALID_ARGUMENT;
+  if (plan->checksum != checksum_of_plan(*problem, *plan)) return REPLK_PLAN_MISMATCH;
   const Method* method = find_method(*problem, *plan);
   if (!method || !method->pack || plan->packed_bytes <= 0) return REPLK_UNSUPPORTED;
-  if (problem->c > 0 && (!weight || !packed)) return REPLK_INVALID_ARGUMENT;
+  if (!weight || !packed) return REPLK_INVALID_ARGUMENT;
   const int64_t scratch_bytes = method->scratch_bytes(*problem, *plan);
   const int threads = team_size(*problem, problem->c, scratch_bytes);
   char* memory = static_cast<char*>(
       ::operator new(static_cast<std::size_t>(threads * scratch_bytes + kScratchAlignment), std::nothrow));
   if (!memory) return REPLK_OUT_OF_MEMORY;
-  PackContext context{*problem, *plan, *method, weight, packed, aligned(memory), scratch_bytes};
+  const uint64_t header[kHeaderBytes / 8] = {checksum_of_packed(*problem, *plan)};
+  std::memcpy(packed, header, sizeof header);
+  char* spectra = static_cast<char*>(packed) + kHeaderBytes;
+  PackContext context{*problem, *plan, *method, weight, spectra, aligned(memory), scratch_bytes};
   parallel_for(problem->c, threads, pack_piece, &context);
   ::operator delete(memory);
   return REPLK_OK;
@@ -173,6 +209,7 @@ int32_t replk_dwconv2d_pack(const replk_problem* problem, const replk_plan* plan
 
 int32_t replk_dwconv2d_run(const replk_problem* problem, const replk_plan* plan, replk_buffers* buffers) {
   if (!problem || !plan || !buffers || !is_valid(*problem)) return REPLK_INVALID_ARGUMENT;
+  if (plan->checksum != checksum_of_plan(*problem, *plan)) return REPLK_PLAN_MISMATCH;
   const Method* method = find_method(*problem, *plan);
   if (!method) return REPLK_UNSUPPORTED;
   buffers->packed_was_stale = 0;
@@ -183,10 +220,16 @@ int32_t replk_dwconv2d_run(const replk_problem* problem, const replk_plan* plan,
   if (!buffers->output || (has_input && !buffers->input)) return REPLK_INVALID_ARGUMENT;
   if (is_weight_gradient ? has_input && !buffers->grad : !buffers->weight) return REPLK_INVALID_ARGUMENT;
   if (buffers->bias && problem->pass != REPLK_FORWARD) return REPLK_INVALID_ARGUMENT;
-  const int64_t scratch_bytes = method->scratch_bytes(*problem, *plan);
-  const int threads = team_size(*problem, items, scratch_bytes);
-  const int64_t wanted = scratch_bytes > 0 ? threads * scratch_bytes + kScratchAlignment : 0;
-  if (wanted > 0 && (!buffers->workspace || buffers->workspace_bytes < wanted)) return REPLK_WORKSPACE_TOO_SMALL;
+  const char* packed = static_cast<const char*>(buffers->packed);
+  if (packed) {
+    uint64_t header = 0;
+    if (plan->packed_bytes > 0) std::memcpy(&header, packed, sizeof header);
+    if (header != checksum_of_packed(*problem, *plan)) return REPLK_PACKED_MISMATCH;
+    packed += kHeaderBytes;
+  }
+  if (plan->workspace_bytes > 0 && (!buffers->workspace || buffers->workspace_bytes < plan->workspace_bytes)) {
+    return REPLK_WORKSPACE_TOO_SMALL;
+  }
   const bool is_dense = buffers->output_stride[2] == problem->w &&
                         buffers->output_stride[1] == problem->h * problem->w &&
                         buffers->output_stride[0] == problem->c * problem->h * problem->w;
@@ -194,9 +237,10 @@ int32_t replk_dwconv2d_run(const replk_problem* problem, const replk_plan* plan,
     prefer_large_pages(buffers->output, problem->n * buffers->output_stride[0] * (problem->dtype == REPLK_F32 ? 4 : 2));
   }
   std::atomic<int32_t> stale{0};
-  const Task task{*problem, *plan, *buffers, stale};
+  const Task task{*problem, *plan, *buffers, packed, stale};
+  const int64_t scratch_bytes = method->scratch_bytes(*problem, *plan);
   RunContext context{task, *method, aligned(buffers->workspace), scratch_bytes};
-  parallel_for(items, threads, run_piece, &context);
+  parallel_for(items, team_size(*problem, items, scratch_bytes), run_piece, &context);
   buffers->packed_was_stale = stale.load();
   return REPLK_OK;
 }

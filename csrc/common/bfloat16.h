@@ -14,7 +14,7 @@ static inline float bfloat16_to_float(uint16_t value) {
   return result;
 }
 
-// Rounds to nearest, ties to even; a NaN stays one.
+// Rounds to nearest, ties to even; keeps NaN.
 static inline uint16_t float_to_bfloat16(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);

@@ -33,7 +33,7 @@ Registers cpuid(uint32_t leaf, uint32_t subleaf) {
   return r;
 }
 
-// Which register files the operating system saves, XCR0.
+// The register files that the operating system saves (XCR0).
 uint64_t saved_state() {
 #if defined(_MSC_VER)
   return _xgetbv(0);

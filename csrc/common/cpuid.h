@@ -4,7 +4,7 @@
 
 #include "replk/dwconv2d.h"
 
-// What this library has kernels for. The build says REPLK_NO_<ISA> where the compiler does not know an instruction set.
+// Which kernels the library contains. The build defines REPLK_NO_<ISA> if the compiler does not support one.
 #if (defined(__x86_64__) || defined(_M_X64)) && !defined(REPLK_NO_AVX2)
 #define REPLK_HAS_AVX2 1
 #else
@@ -18,7 +18,7 @@
 
 namespace replk {
 
-// The best replk_isa that may be executed here and that there are kernels for.
+// The best replk_isa that the CPU, the operating system and the library support.
 replk_isa best_isa();
 
 }  // namespace replk

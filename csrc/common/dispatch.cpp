@@ -1,58 +1,67 @@
-// The one place that goes from a problem and an instruction set to a method: the one whose estimated time is least.
+// The choice of method for a problem and an instruction set: the one with the lowest estimated time.
 //
-// A crossover in K alone would have to be tabled for every plane, batch and shape of kernel. Instead each method's time
-// is a few rates times counted work, and the rates are the table. Measured on 2 cores of Zen 4, one thread, over planes
-// from 7 to 256 and K from 3 to 31 (`replk-probe bench --sweep` shows how it does): the estimates are within a quarter
-// of the times nearly everywhere, and where methods cross, either serves. Transforms count 6 % more than they take
-// alone: in a network, whose other layers empty the caches, they suffer more than sums do.
+// A threshold on K alone would have to be tabulated for every plane, batch and kernel shape. Instead, each method's
+// time is estimated as counted work times measured rates. The rates were measured on 2 cores of Zen 4, one thread, for
+// planes from 7 to 256 and K from 3 to 31 (`replk-probe bench --sweep`): estimates are within a quarter of the times
+// nearly everywhere, and where two methods cross, either is good. Transforms count 6 % more than they take alone: in a
+// network, whose other layers evict the caches, they lose more than direct sums do.
 #include "common/dispatch.h"
 
-#include <initializer_list>
+#include <cstdio>
 
 #include "common/cpuid.h"
 
 namespace replk {
 namespace {
 
-struct Methods {
-  const Method *direct, *fft, *lanes, *lanes_fft;  // by replk_pass
+struct MethodEntry {
+  int32_t method;
+  const char* name;
+  int32_t uses_fft;
+  const Method* functions[4];  // by replk_isa, each [3] by replk_pass; null if not compiled
 };
 
-Methods methods_of(int32_t isa) {
-#if REPLK_HAS_AVX512
-  if (isa == REPLK_ISA_AVX512)
-    return {avx512::direct_methods, avx512::fft_methods, avx512::lanes_methods, avx512::lanes_fft_methods};
-#endif
 #if REPLK_HAS_AVX2
-  if (isa == REPLK_ISA_AVX2)
-    return {avx2::direct_methods, avx2::fft_methods, avx2::lanes_methods, avx2::lanes_fft_methods};
+#define REPLK_AVX2(name) avx2::name
+#else
+#define REPLK_AVX2(name) nullptr
 #endif
-  (void)isa;
-  return {portable::direct_methods, portable::fft_methods, portable::lanes_methods, portable::lanes_fft_methods};
-}
+#if REPLK_HAS_AVX512
+#define REPLK_AVX512(name) avx512::name
+#else
+#define REPLK_AVX512(name) nullptr
+#endif
+#define REPLK_ENTRY(id, file, name, uses_fft) \
+  {REPLK_METHOD_##id,                         \
+   name,                                      \
+   uses_fft,                                  \
+   {nullptr, portable::file##_methods, REPLK_AVX2(file##_methods), REPLK_AVX512(file##_methods)}},
 
-const Method* method_of(int32_t pass, int32_t isa, int32_t method) {
-  if (isa < REPLK_ISA_PORTABLE || isa > best_isa()) return nullptr;
-  const Methods methods = methods_of(isa);
-  const Method* found = method == REPLK_METHOD_DIRECT      ? methods.direct + pass
-                        : method == REPLK_METHOD_FFT       ? methods.fft + pass
-                        : method == REPLK_METHOD_LANES     ? methods.lanes + pass
-                        : method == REPLK_METHOD_LANES_FFT ? methods.lanes_fft + pass
-                        : method == REPLK_METHOD_REFERENCE ? &reference_method
-                                                           : nullptr;
-  return found && found->run ? found : nullptr;
+// The only list of methods and instruction sets: dispatch, tests and benchmarks read it (replk_dwconv2d_kernel).
+constexpr MethodEntry kMethods[] = {
+    REPLK_FOR_EACH_METHOD(REPLK_ENTRY)  //
+    {REPLK_METHOD_REFERENCE, "reference", 0, {nullptr, reference_methods, reference_methods, reference_methods}},
+};
+constexpr const char* kIsaNames[4] = {"auto", "portable", "avx2", "avx512"};
+constexpr const char* kDtypeNames[2] = {"float32", "bfloat16"};
+constexpr const char* kPassNames[3] = {"forward", "grad_input", "grad_weight"};
+
+const Method* functions_of(const MethodEntry& entry, int32_t isa, int32_t pass) {
+  if (isa < REPLK_ISA_PORTABLE || isa > best_isa() || !entry.functions[isa]) return nullptr;
+  const Method* functions = entry.functions[isa] + pass;
+  return functions->run ? functions : nullptr;
 }
 
 // Nanoseconds of one thread.
 struct Rates {
-  double fft;            // per vector operation, counted in cpu/fft/tiles.h
-  double direct_plane;   // per plane
-  double direct_result;  // per result: the padded copy, the epilogue
-  double direct_tap;     // per result and tap that meets the plane's rows
-  double lanes_result;   // per result: turning the planes, the epilogue
-  double lanes_pair;     // per pair of result and tap that meet
-  double lanes_weight;   // per tap of a channel: turning the weight
-  double lanes_fft;      // per vector operation, counted in cpu/lanes_fft.cpp
+  double fft;             // per vector operation, as counted in cpu/fft/tiles.h
+  double direct_plane;    // per plane
+  double direct_result;   // per result: padded copy and epilogue
+  double direct_tap;      // per result and tap that overlaps the plane's rows
+  double blocked_result;  // per result: transposes and epilogue
+  double blocked_pair;    // per pair of result and tap that overlap
+  double blocked_weight;  // per tap of a channel: transpose of the weight
+  double blocked_pfa;     // per vector operation, as counted in cpu/blocked_pfa.cpp
 };
 
 // By replk_isa and whether it is the weight gradient.
@@ -65,20 +74,20 @@ constexpr Rates kRates[4][2] = {
 };
 constexpr int64_t kLanesOf[4] = {1, 4, 8, 16};
 
-// Pairs of a result and a tap along one axis that meet inside the plane.
+// Pairs of a result and a tap that overlap inside the plane, along one axis.
 double pairs(int64_t size, int64_t taps) {
-  const int64_t reach = taps / 2 < size - 1 ? taps / 2 : size - 1;
-  return static_cast<double>(size * (2 * reach + 1) - reach * (reach + 1));
+  const int64_t radius = taps / 2 < size - 1 ? taps / 2 : size - 1;
+  return static_cast<double>(size * (2 * radius + 1) - radius * (radius + 1));
 }
 
 double rounded_up(int64_t value, int64_t multiple) {
   return static_cast<double>((value + multiple - 1) / multiple * multiple);
 }
 
-// Taps that can meet the plane at all.
-double met_taps(const replk_problem& p) {
-  const auto met = [](int64_t size, int64_t taps) { return taps < 2 * size - 1 ? taps : 2 * size - 1; };
-  return static_cast<double>(met(p.h, p.kh) * met(p.w, p.kw));
+// Taps that overlap the plane for at least one result.
+double overlapping_taps(const replk_problem& p) {
+  const auto overlapping = [](int64_t size, int64_t taps) { return taps < 2 * size - 1 ? taps : 2 * size - 1; };
+  return static_cast<double>(overlapping(p.h, p.kh) * overlapping(p.w, p.kw));
 }
 
 double estimated_time(const replk_problem& p, const replk_plan& plan, const Method& method) {
@@ -87,41 +96,62 @@ double estimated_time(const replk_problem& p, const replk_plan& plan, const Meth
   const double n = static_cast<double>(p.n), c = static_cast<double>(p.c);
   const double results = static_cast<double>(p.h * p.w);
   if (plan.method == REPLK_METHOD_FFT) return rates.fft * method.operations(p, plan);
-  if (plan.method == REPLK_METHOD_LANES_FFT) return rates.lanes_fft * method.operations(p, plan);
+  if (plan.method == REPLK_METHOD_BLOCKED_PFA) return rates.blocked_pfa * method.operations(p, plan);
   if (plan.method == REPLK_METHOD_DIRECT) {
     const double multiplied = pairs(p.h, p.kh) * rounded_up(p.w, lanes) * static_cast<double>(p.kw);
     return n * c * (rates.direct_plane + rates.direct_result * results + rates.direct_tap * multiplied);
   }
-  const double met = pairs(p.h, p.kh) * pairs(p.w, p.kw);
-  return rounded_up(p.c, lanes) *
-         (n * (rates.lanes_result * results + rates.lanes_pair * met) + rates.lanes_weight * met_taps(p));
+  const double overlaps = pairs(p.h, p.kh) * pairs(p.w, p.kw);
+  return rounded_up(p.c, lanes) * (n * (rates.blocked_result * results + rates.blocked_pair * overlaps) +
+                                   rates.blocked_weight * overlapping_taps(p));
 }
 
 }  // namespace
 
 const Method* find_method(const replk_problem& problem, const replk_plan& plan) {
-  return method_of(problem.pass, plan.isa, plan.method);
+  for (const MethodEntry& entry : kMethods) {
+    if (entry.method == plan.method) return functions_of(entry, plan.isa, problem.pass);
+  }
+  return nullptr;
+}
+
+bool describe_kernel(int32_t index, replk_kernel& kernel) {
+  for (const MethodEntry& entry : kMethods) {
+    for (int32_t isa = REPLK_ISA_PORTABLE; isa <= REPLK_ISA_AVX512; ++isa) {
+      for (int32_t pass = REPLK_FORWARD; pass <= REPLK_GRAD_WEIGHT; ++pass) {
+        if (!functions_of(entry, isa, pass)) continue;
+        for (int32_t dtype = REPLK_F32; dtype <= REPLK_BF16; ++dtype) {
+          if (index-- != 0) continue;
+          kernel = {{}, entry.method, isa, dtype, pass, entry.uses_fft};
+          std::snprintf(kernel.name, sizeof kernel.name, "%s %s %s %s", entry.name, kIsaNames[isa], kDtypeNames[dtype],
+                        kPassNames[pass]);
+          return true;
+        }
+      }
+    }
+  }
+  return false;
 }
 
 bool choose(const replk_problem& problem, replk_plan& plan) {
   plan = replk_plan{};
   plan.isa = problem.isa == REPLK_ISA_AUTO ? best_isa() : problem.isa;
-  const bool is_forced = problem.method != REPLK_METHOD_AUTO;
+  const bool is_requested = problem.method != REPLK_METHOD_AUTO;
   double least = 0;
-  for (const int32_t candidate :
-       {REPLK_METHOD_DIRECT, REPLK_METHOD_FFT, REPLK_METHOD_LANES, REPLK_METHOD_LANES_FFT, REPLK_METHOD_REFERENCE}) {
-    // The oracle is for those who ask for it.
-    if (is_forced ? candidate != problem.method : candidate == REPLK_METHOD_REFERENCE) continue;
-    const Method* method = method_of(problem.pass, plan.isa, candidate);
-    replk_plan offer = plan;
-    offer.method = candidate;
-    if (!method || !method->plan(problem, offer)) continue;
-    const double time = is_forced ? 0 : estimated_time(problem, offer, *method);
+  for (const MethodEntry& entry : kMethods) {
+    // The reference is used on request only.
+    if (is_requested ? entry.method != problem.method : entry.method == REPLK_METHOD_REFERENCE) continue;
+    const Method* method = functions_of(entry, plan.isa, problem.pass);
+    replk_plan candidate{};
+    candidate.method = entry.method;
+    candidate.isa = plan.isa;
+    if (!method || !method->plan(problem, candidate)) continue;
+    const double time = is_requested ? 0 : estimated_time(problem, candidate, *method);
     if (plan.method != REPLK_METHOD_AUTO && time >= least) continue;
     least = time;
-    plan = offer;
+    plan = candidate;
   }
-  if (plan.method == REPLK_METHOD_AUTO && !is_forced) plan.method = REPLK_METHOD_HOST;
+  if (plan.method == REPLK_METHOD_AUTO && !is_requested) plan.method = REPLK_METHOD_HOST;
   return plan.method != REPLK_METHOD_AUTO;
 }
 

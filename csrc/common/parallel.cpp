@@ -15,8 +15,9 @@ namespace {
 
 std::atomic<GompParallel> gomp_parallel{nullptr};
 
-// OpenMP's pool does not survive a fork: in the child its threads are gone, and waiting for them would never end.
-void watch_for_forks() {
+// OpenMP's thread pool does not survive a fork: in the child process its threads are gone, and waiting for them would
+// never end.
+void reset_in_forked_children() {
 #if !defined(_WIN32)
   static const int registered = pthread_atfork(nullptr, nullptr, [] { gomp_parallel.store(nullptr); });
   (void)registered;
@@ -30,7 +31,7 @@ struct Split {
   void* context;
   std::atomic<int> next{0};
 
-  // Each piece goes to whoever asks first: a team may come smaller than asked for.
+  // Threads fetch pieces dynamically: the team may be smaller than requested.
   void work() {
     for (int piece = next.fetch_add(1); piece < threads; piece = next.fetch_add(1)) {
       const int64_t base = items / threads, rest = items % threads;
@@ -45,7 +46,7 @@ void work_on(void* split) { static_cast<Split*>(split)->work(); }
 }  // namespace
 
 void set_gomp_parallel(GompParallel function) {
-  watch_for_forks();
+  reset_in_forked_children();
   gomp_parallel.store(function);
 }
 
@@ -66,7 +67,7 @@ void parallel_for(int64_t items, int threads, void (*body)(void*, int64_t, int64
     team.reserve(static_cast<std::size_t>(threads) - 1);
     for (int i = 1; i < threads; ++i) team.emplace_back(work_on, &split);
   } catch (const std::exception&) {
-    // No more threads or no memory for them: those that there are do all of it.
+    // The system has no more threads or memory: the existing threads do all the work.
   }
   split.work();
   for (std::thread& member : team) member.join();

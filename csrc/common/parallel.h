@@ -1,4 +1,4 @@
-// The only file, with parallel.cpp, that knows about threads.
+// Distribution of work over threads.
 #ifndef REPLK_COMMON_PARALLEL_H_
 #define REPLK_COMMON_PARALLEL_H_
 

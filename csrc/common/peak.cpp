@@ -1,4 +1,4 @@
-// The multiply-add peak of this machine, measured: the roofline of every direct method.
+// Measures the multiply-add peak of this machine: the roofline of every direct method.
 #include <chrono>
 #include <cstdint>
 #include <mutex>
@@ -37,7 +37,7 @@ Burst burst_of(int32_t isa) {
   return isa == REPLK_ISA_PORTABLE ? portable::multiply_add_burst : nullptr;
 }
 
-struct Race {
+struct PeakMeasurement {
   Burst burst;
   Clock::time_point end;
   std::mutex mutex;
@@ -45,17 +45,17 @@ struct Race {
 };
 
 void run_bursts(void* context, int64_t, int64_t, int) {
-  Race& race = *static_cast<Race*>(context);
+  PeakMeasurement& peak = *static_cast<PeakMeasurement*>(context);
   double best = 0;
-  float sink[64];  // as many lanes as any instruction set has
+  float sink[64];  // at least as many as any instruction set has lanes
   do {
     const Clock::time_point begin = Clock::now();
-    const double operations = static_cast<double>(race.burst(sink));
+    const double operations = static_cast<double>(peak.burst(sink));
     const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
     if (seconds > 0 && operations / seconds > best) best = operations / seconds;
-  } while (Clock::now() < race.end);
-  const std::lock_guard<std::mutex> lock(race.mutex);
-  race.gflops += 1e-9 * best;
+  } while (Clock::now() < peak.end);
+  const std::lock_guard<std::mutex> lock(peak.mutex);
+  peak.gflops += 1e-9 * best;
 }
 
 }  // namespace
@@ -64,10 +64,11 @@ void run_bursts(void* context, int64_t, int64_t, int) {
 double replk_measure_fma_peak(int32_t isa, int32_t threads, double seconds) {
   using namespace replk;
   if (isa == REPLK_ISA_AUTO) isa = best_isa();
-  // The negation also refuses a NaN.
+  // The negation also rejects NaN.
   if (threads < 1 || threads > 1024 || isa > best_isa() || !(seconds >= 0 && seconds <= 60)) return 0;
-  Race race{burst_of(isa), Clock::now() + std::chrono::microseconds(static_cast<int64_t>(1e6 * seconds)), {}, 0};
-  if (!race.burst) return 0;
-  parallel_for(threads, threads, run_bursts, &race);
-  return race.gflops;
+  PeakMeasurement peak{
+      burst_of(isa), Clock::now() + std::chrono::microseconds(static_cast<int64_t>(1e6 * seconds)), {}, 0};
+  if (!peak.burst) return 0;
+  parallel_for(threads, threads, run_bursts, &peak);
+  return peak.gflops;
 }

@@ -1,8 +1,8 @@
-// Depthwise convolution by products of spectra, tile by tile: forward, gradient of the input, gradient of the weight.
-// csrc/README.md draws the way of the data. Any alignment; inputs and outputs must not overlap. Work items are tiles,
-// the channel being the slowest index, so that a channel's spectrum is made once where none was prepared.
+// Overlap-save FFT convolution, tile by tile: forward, grad input and grad weight. csrc/README.md shows the data flow.
+// Any alignment; inputs and outputs must not overlap. Work items are tiles with the channel as the slowest index, so
+// that the spectrum of a channel is computed once if it was not prepared.
 //
-// A value that is not finite makes the whole tile of its plane that it falls in not finite, and no other plane.
+// A value that is not finite makes its whole tile not finite, and no other plane.
 #include <cstring>
 
 #include "common/bfloat16.h"
@@ -14,15 +14,14 @@ namespace REPLK_ISA {
 namespace {
 
 constexpr int64_t kAlignment = 64;
-// Outputs of 4 MB and more are gone from the second-level cache before anybody reads them: they are written past it,
-// which spares reading them first. Measured: (1,512,64,64) with K = 27 took 8.5 instead of 10.2 microseconds per plane.
+// Outputs of 4 MB and more are evicted from the second-level cache before they are read: non-temporal stores avoid
+// loading their cache lines. Measured: (1,512,64,64) with K = 27 took 8.5 instead of 10.2 microseconds per plane.
 constexpr int64_t kStreamedElements = int64_t{1} << 20;
 
 int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-// Spectra of more than this are not kept: they come from memory no faster than they are computed again. Measured, 2
-// cores: (1,512,64,64) with K = 27, 16 MB, 4.4 ms kept and 3.8 ms not; (1,80,56,56) with K = 51, 3 MB, 0.45 ms and 0.67
-// ms.
+// Larger spectra are not prepared: loading them from memory takes as long as computing them. Measured on 2 cores:
+// (1,512,64,64) with K = 27, 16 MB: 4.4 ms prepared and 3.8 ms not; (1,80,56,56) with K = 51, 3 MB: 0.45 and 0.67 ms.
 constexpr int64_t kMostPackedBytes = int64_t{8} << 20;
 
 bool tiling_of(const replk_problem& p, const replk_plan& plan, Tiling& tiling) {
@@ -31,13 +30,13 @@ bool tiling_of(const replk_problem& p, const replk_plan& plan, Tiling& tiling) {
   return rows && columns && make_tiling(p, *rows, *columns, tiling);
 }
 
-// A prepared channel: the weight that it was made from, then its spectrum.
+// A prepared channel: a copy of its weight, then its spectrum.
 int64_t weight_bytes(const replk_problem& p) { return p.kh * p.kw * (p.dtype == REPLK_F32 ? 4 : 2); }
 int64_t packed_bytes(const replk_problem& p, const Tiling& t) {
   return aligned(weight_bytes(p)) + aligned(t.spectrum_floats() * 4);
 }
 
-// The scratch memory of one thread, laid out over `scratch`; `bytes` is its size.
+// The scratch memory of one thread at `scratch`; `bytes` is its size.
 struct Memory {
   float *work, *passed, *window, *z, *spectrum, *work_grad, *z_grad;
   int64_t bytes;
@@ -74,7 +73,7 @@ double operations(const replk_problem& p, const replk_plan& plan) {
   Tiling t;
   if (!tiling_of(p, plan, t)) return 0;
   const double planes = static_cast<double>(p.n * p.c) * t.plane_operations();
-  // The weight gradient transforms as many columns, adds up in memory, and comes back once for a channel.
+  // The weight gradient transforms as many columns, accumulates in memory, and has one inverse transform per channel.
   if (p.pass == REPLK_GRAD_WEIGHT) return 1.2 * planes + static_cast<double>(p.c) * t.spectrum_operations();
   return planes + (p.prepared && plan.packed_bytes > 0 ? 0.0 : static_cast<double>(p.c) * t.spectrum_operations());
 }
@@ -98,8 +97,8 @@ float element(const void* base, int64_t index, int32_t dtype) {
 // One tile of one plane.
 struct Tile {
   int64_t n, c;
-  int64_t row, column;  // of its first result
-  int rows, columns;    // results
+  int64_t row, column;  // of the first result
+  int rows, columns;    // number of results
 
   Tile(const replk_problem& p, const Tiling& t, int64_t item) {
     const int64_t tiles = t.tiles(), index = item % tiles;
@@ -125,8 +124,8 @@ void copy_row(const T* from, float* to, int begin, int end, int width) {
   for (int column = end; column < width; ++column) to[column] = 0;
 }
 
-// Copies what a tile reads: `rows` x `columns` elements whose first one is plane element (row, column), which may lie
-// outside of the plane; at tile coordinate 0.
+// Copies the input of a tile: `rows` x `columns` elements from plane element (row, column), which may lie outside the
+// plane, to tile coordinate 0.
 Window copy_window(const replk_problem& p, const Tiling& t, const void* plane, int64_t offset, int64_t stride,
                    int64_t row, int64_t column, int rows, int columns, const Memory& memory) {
   const Window window = {memory.window, t.window_pitch(), clipped(-row, rows), clipped(p.h - row, rows)};
@@ -150,7 +149,7 @@ void transform_columns(const Tiling& t, const Window& window, int pairs, const M
   }
 }
 
-// What a tile reads of the input, transformed along its columns.
+// Copies the input of a tile and transforms its columns.
 void transform_input(const replk_problem& p, const replk_buffers& b, const Tiling& t, const Tile& tile,
                      const Memory& memory) {
   const Window window =
@@ -159,15 +158,15 @@ void transform_input(const replk_problem& p, const replk_buffers& b, const Tilin
   transform_columns(t, window, t.pairs_in(), memory, memory.z);
 }
 
-// The columns of `target` out of memory.z; bfloat16 goes by way of `memory.window`.
-void restore_columns(const replk_problem& p, const Tiling& t, Target target, void* base, int64_t offset, int64_t stride,
+// Inverse transforms of the columns of `target` from memory.z; bfloat16 is converted through `memory.window`.
+void inverse_columns(const replk_problem& p, const Tiling& t, Target target, void* base, int64_t offset, int64_t stride,
                      const Memory& memory) {
   target.plane = p.dtype == REPLK_F32 ? static_cast<float*>(base) + offset : memory.window;
   target.row_stride = p.dtype == REPLK_F32 ? stride : target.columns;
   const bool is_aligned = reinterpret_cast<uintptr_t>(target.plane) % kAlignment == 0 && stride % kLanes == 0;
   target.streams = target.streams && p.dtype == REPLK_F32 && is_aligned;
   for (int column = 0; column < target.columns; column += 2 * kLanes) {
-    restore_columns(*t.rows.length, memory.z + column / (2 * kLanes) * t.pitch(), column, memory.passed, target);
+    inverse_columns(*t.rows.length, memory.z + column / (2 * kLanes) * t.pitch(), column, memory.passed, target);
   }
   if (p.dtype == REPLK_F32) return;
   uint16_t* plane = static_cast<uint16_t*>(base) + offset;
@@ -180,12 +179,12 @@ void restore_columns(const replk_problem& p, const Tiling& t, Target target, voi
   }
 }
 
-// Transforms are not divided by their lengths, and each of the two factors of a product comes doubled out of its pair.
+// Transforms are unnormalized, and separating a pair of columns doubles each of the two factors of a product.
 float product_scale(const Tiling& t) {
   return static_cast<float>(0.25 / (static_cast<double>(t.rows.length->length) * t.columns.length->length));
 }
 
-// The spectrum of one channel's kernel, turned by 180 degrees.
+// The spectrum of one channel's kernel, rotated by 180 degrees.
 void make_spectrum(const replk_problem& p, const Tiling& t, const void* weight, int64_t c, const Memory& memory,
                    float* spectrum) {
   const int rows = t.rows.taps(), columns = t.columns.taps();
@@ -193,16 +192,16 @@ void make_spectrum(const replk_problem& p, const Tiling& t, const void* weight, 
   std::memset(memory.window, 0, static_cast<size_t>(rows * window.pitch) * sizeof(float));
   for (int u = 0; u < rows; ++u) {
     const int64_t first = (c * p.kh + t.rows.cropped + u) * p.kw + t.columns.cropped;
-    float* turned = memory.window + (rows - 1 - u) * window.pitch + (columns - 1);
-    for (int v = 0; v < columns; ++v) turned[-v] = element(weight, first + v, p.dtype);
+    float* rotated = memory.window + (rows - 1 - u) * window.pitch + (columns - 1);
+    for (int v = 0; v < columns; ++v) rotated[-v] = element(weight, first + v, p.dtype);
   }
   transform_columns(t, window, t.pairs_taps(), memory, memory.z);
   const RowGeometry geometry = {t.rows.length->length, t.pairs_taps(), 0, 0, 0, t.pitch()};
   rows_spectrum(*t.columns.length, memory.z, geometry, product_scale(t), spectrum, memory.work);
 }
 
-Fetch fetch_of(const replk_problem& p, const Tiling& t, const Tile& tile, const void* base,
-               const int64_t (&stride)[3]) {
+RowPrefetch prefetch_of(const replk_problem& p, const Tiling& t, const Tile& tile, const void* base,
+                        const int64_t (&stride)[3]) {
   const int64_t bytes = p.dtype == REPLK_F32 ? 4 : 2;
   const int64_t first = tile.offset(stride) + tile.row * stride[2] + tile.column;
   return {static_cast<const char*>(base) + first * bytes, stride[2] * bytes, tile.rows,
@@ -230,7 +229,7 @@ void convolve(const Task& task, int64_t begin, int64_t end, void* scratch) {
     if (tile.c != channel) {
       channel = tile.c;
       const char* weight = static_cast<const char*>(b.weight) + channel * weight_bytes(p);
-      const char* packed = b.packed ? static_cast<const char*>(b.packed) + channel * packed_bytes(p, t) : nullptr;
+      const char* packed = task.packed ? task.packed + channel * packed_bytes(p, t) : nullptr;
       if (packed && std::memcmp(packed, weight, static_cast<size_t>(weight_bytes(p))) == 0) {
         spectrum = reinterpret_cast<const float*>(packed + aligned(weight_bytes(p)));
       } else {
@@ -244,10 +243,10 @@ void convolve(const Task& task, int64_t begin, int64_t end, void* scratch) {
     geometry.columns = target.columns = tile.columns;
     geometry.pairs_out = pairs_of(tile.columns);
     target.rows = tile.rows;
-    Fetch fetch = fetch_of(p, t, next, b.input, b.input_stride);
-    rows_convolve(*t.columns.length, memory.z, geometry, spectrum, is_adjoint, memory.work, fetch);
+    RowPrefetch prefetch = prefetch_of(p, t, next, b.input, b.input_stride);
+    rows_convolve(*t.columns.length, memory.z, geometry, spectrum, is_adjoint, memory.work, prefetch);
     const int64_t offset = tile.offset(b.output_stride) + tile.row * b.output_stride[2] + tile.column;
-    restore_columns(p, t, target, b.output, offset, b.output_stride[2], memory);
+    inverse_columns(p, t, target, b.output, offset, b.output_stride[2], memory);
   }
   stream_fence();
 }
@@ -269,7 +268,7 @@ void correlate(const Task& task, int64_t begin, int64_t end, void* scratch) {
     for (int64_t item = c * p.n * t.tiles(); item < (c + 1) * p.n * t.tiles(); ++item) {
       const Tile tile(p, t, item);
       transform_input(p, b, t, tile, memory);
-      // The results of the tile, from tile coordinate 0 on: a lag of u - p + before() belongs to tap u.
+      // The gradient of the tile's results, at tile coordinate 0: a lag of u - p + before() belongs to tap u.
       const Window grad = copy_window(p, t, b.grad, tile.offset(b.grad_stride), b.grad_stride[2], tile.row, tile.column,
                                       tile.rows, tile.columns, memory);
       const RowGeometry geometry_grad = {length1, pairs_of(tile.columns), 0, 0, 0, t.pitch()};
@@ -285,17 +284,17 @@ void correlate(const Task& task, int64_t begin, int64_t end, void* scratch) {
     target.rows = t.rows.taps();
     target.columns = t.columns.taps();
     const int64_t offset = (c * p.kh + t.rows.cropped) * p.kw + t.columns.cropped;
-    restore_columns(p, t, target, b.output, offset, p.kw, memory);
+    inverse_columns(p, t, target, b.output, offset, p.kw, memory);
   }
 }
 
-void pack(const replk_problem& p, const replk_plan& plan, const void* weight, void* packed, int64_t begin, int64_t end,
+void pack(const replk_problem& p, const replk_plan& plan, const void* weight, char* packed, int64_t begin, int64_t end,
           void* scratch) {
   Tiling t;
   if (!tiling_of(p, plan, t)) return;
   const Memory memory(p, t, static_cast<char*>(scratch));
   for (int64_t c = begin; c < end; ++c) {
-    char* place = static_cast<char*>(packed) + c * packed_bytes(p, t);
+    char* place = packed + c * packed_bytes(p, t);
     const int64_t bytes = weight_bytes(p);
     std::memcpy(place, static_cast<const char*>(weight) + c * bytes, static_cast<size_t>(bytes));
     make_spectrum(p, t, weight, c, memory, reinterpret_cast<float*>(place + aligned(bytes)));

@@ -1,9 +1,8 @@
-// A burst of independent fused multiply-adds from registers: nothing that this instruction set computes by
-// multiply-add can be faster.
+// A burst of independent fused multiply-adds from registers: an upper bound for all code of this instruction set.
 //
 //   a[i] <- a[i] m + s      kChains chains, kSteps steps
 //
-// Twelve chains cover two units of latency 4 (8 would just do) and leave room for both operands in 16 registers.
+// Twelve chains cover two units of latency 4 (which need 8) and leave room for both operands in 16 registers.
 #include <cstdint>
 
 #include "cpu/simd/isa.h"
@@ -11,8 +10,8 @@
 namespace replk {
 namespace REPLK_ISA {
 
-// Returns the number of floating-point operations done; `sink` [kLanes] gets what keeps the compiler from dropping
-// them.
+// Returns the number of floating-point operations. Writing the results to `sink` [kLanes] keeps the compiler from
+// removing them.
 int64_t multiply_add_burst(float* sink) {
   constexpr int kChains = 12, kSteps = 1 << 14;
   const volatile float factor = 0.9990234375f, summand = 0.0009765625f;  // converges to 1: no subnormal numbers

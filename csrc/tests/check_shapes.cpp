@@ -1,5 +1,5 @@
-// Every method, instruction set and pass over the whole list of shapes, on watched buffers: for AddressSanitizer and
-// UndefinedBehaviorSanitizer, useful without them too.
+// Every kernel over the whole list of shapes, on guarded buffers: for AddressSanitizer and UndefinedBehaviorSanitizer,
+// useful without them too.
 #include <cstdio>
 #include <iterator>
 
@@ -13,8 +13,7 @@ using replk_tests::Packed;
 
 constexpr int64_t kKernels[][2] = {{1, 1},   {3, 3},   {5, 5},   {7, 7},  {13, 13}, {27, 27}, {29, 29},
                                    {31, 31}, {51, 51}, {61, 61}, {51, 5}, {5, 51},  {3, 31},  {1, 9}};
-// One, smaller than any tile, around the vectors of 4, 8 and 16 lanes, around transforms of 40, 48 and 64 points,
-// prime.
+// One pixel; smaller than any tile; around vectors of 4, 8 and 16 lanes and transforms of 40, 48 and 64 points; primes.
 constexpr int64_t kPlanes[][2] = {{1, 1},   {1, 19},  {23, 1},  {2, 2},   {7, 7},   {14, 14}, {15, 17},
                                   {16, 33}, {31, 29}, {37, 41}, {48, 47}, {49, 56}, {63, 65}};
 
@@ -38,7 +37,7 @@ int main() {
     }
     for (size_t at = 0; at < count; ++at) {
       for (int pass = REPLK_FORWARD; pass <= REPLK_GRAD_WEIGHT; ++pass, ++index) {
-        // What is independent of the shape takes turns, in cycles of different length.
+        // Options that do not depend on the shape alternate in cycles of different lengths.
         const int64_t channels[] = {3, 1, 17, 2, 33}, images[] = {1, 2, 1, 1};
         const bool is_large = planes[at][0] * planes[at][1] * kernel[0] * kernel[1] > 500000;
         replk_problem problem{};
@@ -61,16 +60,13 @@ int main() {
         layout.bias = index % 3 == 0;
         layout.spread = index % 6 == 5 ? 1e4f : 1.0f;
         Case checked(problem, layout, static_cast<uint64_t>(index));
-        for (int isa = REPLK_ISA_PORTABLE; isa <= replk_best_isa(); ++isa) {
-          // What is chosen on its own is one of the others; once is enough to see that something is.
-          const int first = isa == replk_best_isa() ? REPLK_METHOD_AUTO : REPLK_METHOD_DIRECT;
-          for (int method = first; method <= REPLK_METHOD_LANES_FFT; ++method) {
-            passed = checked.check(method, isa, 1 + index % 3, ran) && passed;
-          }
+        for (const replk_kernel& kernel : replk_tests::kernels_of(problem)) {
+          passed = checked.check(kernel.method, kernel.isa, 1 + index % 3, ran) && passed;
         }
+        passed = checked.check(REPLK_METHOD_AUTO, REPLK_ISA_AUTO, 1 + index % 3, ran) && passed;
       }
     }
   }
-  std::printf("%d calls over %d problems, %s\n", ran, index, passed ? "all right" : "some WRONG");
+  std::printf("%d calls over %d problems, %s\n", ran, index, passed ? "all passed" : "some FAILED");
   return passed && ran > 0 ? 0 : 1;
 }

@@ -1,8 +1,8 @@
-// One call of the library on buffers that are watched, compared with the reference method.
+// One call of the library on guarded buffers, compared with the reference method.
 //
-// Every buffer ends where an unreadable page begins, so that a single element read or written past its end stops the
-// program, whatever instruction does it; AddressSanitizer, where it is there, also watches the bytes in front. Gaps
-// between rows hold NaN (inputs) or a pattern (outputs): using the first or changing the second is found afterwards.
+// Every buffer ends where an unreadable page begins, so that reading or writing a single element past its end stops the
+// program, whatever instruction does it; AddressSanitizer, if enabled, also guards the bytes in front. Gaps between
+// rows hold NaN (inputs) or a pattern (outputs), so that using the first or changing the second is detected afterwards.
 #ifndef REPLK_TESTS_CHECKED_CALL_H_
 #define REPLK_TESTS_CHECKED_CALL_H_
 
@@ -21,7 +21,7 @@
 #include "common/bfloat16.h"
 #include "replk/dwconv2d.h"
 
-// The build says where the library, if not this file, is under AddressSanitizer.
+// Defined if the library, though not this file, is compiled with AddressSanitizer.
 #ifdef REPLK_TESTS_ASAN
 #include <sanitizer/asan_interface.h>
 #endif
@@ -55,7 +55,7 @@ class Guarded {
   char* data() const { return begin_; }
   int64_t bytes() const { return bytes_; }
 
-  // Whether nobody has written in front of the buffer, or behind it where alignment left a gap.
+  // Whether the bytes in front of the buffer, and any alignment gap behind it, are unchanged.
   bool slack_is_untouched() {
     poison(false);
     const char* end = base_ + mapped_ - sysconf(_SC_PAGESIZE);
@@ -89,7 +89,7 @@ class Guarded {
   int64_t bytes_, mapped_;
 };
 
-// Small and the same everywhere: SplitMix64.
+// SplitMix64: small, and the same on every platform.
 class Random {
  public:
   explicit Random(uint64_t seed) : state_(seed) {}
@@ -108,7 +108,7 @@ class Random {
 
 enum class Packed { kNone, kFresh, kStale };
 
-// What a case asks for beside the problem itself.
+// The options of a case besides the problem itself.
 struct Layout {
   int64_t row_gap = 0;            // elements between the end of a row and the beginning of the next
   int64_t plane_gap = 0;          // rows between planes
@@ -243,21 +243,46 @@ class Array {
   Guarded memory_;
 };
 
+// Every kernel that this CPU can run.
+inline std::vector<replk_kernel> kernels() {
+  std::vector<replk_kernel> found;
+  for (replk_kernel kernel; replk_dwconv2d_kernel(static_cast<int32_t>(found.size()), &kernel) == REPLK_OK;) {
+    found.push_back(kernel);
+  }
+  return found;
+}
+
+// The fast kernels of a pass and dtype, without the reference.
+inline std::vector<replk_kernel> kernels_of(const replk_problem& p) {
+  std::vector<replk_kernel> found;
+  for (const replk_kernel& kernel : kernels()) {
+    if (kernel.pass == p.pass && kernel.dtype == p.dtype && kernel.method != REPLK_METHOD_REFERENCE) {
+      found.push_back(kernel);
+    }
+  }
+  return found;
+}
+
+inline replk_kernel kernel_of(const replk_problem& p, const replk_plan& plan) {
+  for (const replk_kernel& kernel : kernels()) {
+    if (kernel.method == plan.method && kernel.isa == plan.isa && kernel.dtype == p.dtype && kernel.pass == p.pass) {
+      return kernel;
+    }
+  }
+  return {"no kernel", plan.method, plan.isa, p.dtype, p.pass, 0};
+}
+
 inline std::string describe(const replk_problem& p, const replk_plan& plan) {
-  static const char* const passes[] = {"forward", "grad-input", "grad-weight"};
-  static const char* const methods[] = {"auto", "direct", "fft", "lanes", "lanes-fft", "reference", "host"};
-  static const char* const isas[] = {"auto", "portable", "avx2", "avx512"};
   char text[256];
-  std::snprintf(text, sizeof text, "%s %s n%lld c%lld h%lld w%lld k%lldx%lld act%d threads%d: %s %s tile %lldx%lld",
-                passes[p.pass], p.dtype == REPLK_F32 ? "f32" : "bf16", static_cast<long long>(p.n),
-                static_cast<long long>(p.c), static_cast<long long>(p.h), static_cast<long long>(p.w),
-                static_cast<long long>(p.kh), static_cast<long long>(p.kw), p.activation, p.threads,
-                methods[plan.method], isas[plan.isa], static_cast<long long>(plan.tile_h),
+  std::snprintf(text, sizeof text, "%s n%lld c%lld h%lld w%lld k%lldx%lld act%d threads%d tile %lldx%lld",
+                kernel_of(p, plan).name, static_cast<long long>(p.n), static_cast<long long>(p.c),
+                static_cast<long long>(p.h), static_cast<long long>(p.w), static_cast<long long>(p.kh),
+                static_cast<long long>(p.kw), p.activation, p.threads, static_cast<long long>(plan.tile_h),
                 static_cast<long long>(plan.tile_w));
   return text;
 }
 
-// The operands of one problem and what the reference method makes of them; any number of checks against it.
+// The operands of one problem and the results of the reference method; any number of checks against them.
 class Case {
  public:
   Case(const replk_problem& problem, const Layout& layout, uint64_t seed)
@@ -280,8 +305,8 @@ class Case {
     absolute_ = absolute.reference();
   }
 
-  // Run with this method, instruction set and number of threads; false, with a line on stderr, where the answer is
-  // wrong. A combination that the library refuses counts as right, and `ran` stays as it is.
+  // Run with this method, instruction set and number of threads; false, with a line on stderr, if the result is wrong.
+  // A combination that the library does not support counts as passed, and `ran` is not incremented.
   bool check(int32_t method, int32_t isa, int32_t threads, int& ran) {
     replk_problem problem = problem_;
     problem.method = method;
@@ -304,7 +329,8 @@ class Case {
     }
     const std::vector<char> before[] = {input_.bytes(), grad_.bytes(), weight_.bytes(), bias_.bytes()};
     Guarded workspace(plan.workspace_bytes, 1);
-    std::memset(workspace.data(), 0xff, static_cast<size_t>(workspace.bytes()));  // NaN, whoever reads it unwritten
+    std::memset(workspace.data(), 0xff,
+                static_cast<size_t>(workspace.bytes()));  // NaN, should it be read before it is written
     Tensor output(problem, layout_);
     Array weight_gradient(problem.c * problem.kh * problem.kw, problem.dtype);
     replk_buffers buffers = arguments(output, weight_gradient);
@@ -325,12 +351,12 @@ class Case {
     const bool is_stale =
         is_packed && layout_.packed == Packed::kStale && problem.n * problem.c * problem.h * problem.w > 0;
     if (buffers.packed_was_stale != (is_stale ? 1 : 0))
-      return fail(problem, plan, "does not know a stale packed weight");
+      return fail(problem, plan, "does not detect a stale prepared weight");
     return compare(problem, plan, problem.pass == REPLK_GRAD_WEIGHT ? weight_gradient.values() : output.values());
   }
 
  private:
-  // The same case on absolute values. (The pointer tells it from a copy, which tensors do not allow.)
+  // The same case on absolute values. (The pointer distinguishes it from the copy constructor.)
   Case(const Case& other, const void*)
       : problem_(other.problem_),
         layout_(other.layout_),
@@ -387,10 +413,12 @@ class Case {
     return problem.pass == REPLK_GRAD_WEIGHT ? weight_gradient.values() : output.values();
   }
 
-  // Direct sums against the bound of a dot product, FFT against the largest value of its plane (or kernel); where all
-  // of them are what cancellation has left, as in a plane of one element, against the largest sum behind them.
+  // Direct sums against the bound of a dot product, FFTs against the largest value of the plane (or kernel) and,
+  // because cancellation may make all of those small, as in a plane of one element, against the largest sum of absolute
+  // products.
   bool compare(const replk_problem& p, const replk_plan& plan, const std::vector<float>& found) const {
     const double rounding = p.dtype == REPLK_F32 ? 0x1p-24 : 0x1p-8;
+    const bool uses_fft = kernel_of(p, plan).uses_fft != 0;
     const bool is_weight_gradient = p.pass == REPLK_GRAD_WEIGHT;
     const double terms = static_cast<double>(is_weight_gradient ? p.n * p.h * p.w : p.kh * p.kw) + 1;
     const size_t plane = static_cast<size_t>(is_weight_gradient ? p.kh * p.kw : p.h * p.w);
@@ -402,7 +430,7 @@ class Case {
       }
       for (size_t i = begin; i < begin + plane; ++i) {
         const double error = std::fabs(static_cast<double>(found[i]) - expected_[i]);
-        const double bound = plan.method == REPLK_METHOD_FFT || plan.method == REPLK_METHOD_LANES_FFT
+        const double bound = uses_fft
                                  ? 1e-5 * largest + 8 * 0x1p-24 * largest_sum + 2 * rounding * std::fabs(expected_[i])
                                  : (terms * 0x1p-24 + 2 * rounding) * absolute_[i];
         if (!(error <= bound + 1e-37)) {  // also where it is NaN

@@ -1,7 +1,7 @@
-// Random problems, strides and contents, valid and not, against the reference method, on watched buffers.
+// Random problems, strides and contents, valid and invalid, against the reference method, on guarded buffers.
 //
-// A libFuzzer target (clang -fsanitize=fuzzer,address,undefined -DREPLK_LIBFUZZER); any other compiler gets a main()
-// that makes up the inputs itself:
+// A libFuzzer target (clang -fsanitize=fuzzer,address,undefined -DREPLK_LIBFUZZER). With any other compiler, main()
+// generates the inputs:
 //
 //   fuzz_dwconv2d [SECONDS [SEED]]      default 20 s from seed 1; a failing input is printed with its seed
 #include <chrono>
@@ -18,7 +18,7 @@ using replk_tests::Case;
 using replk_tests::Layout;
 using replk_tests::Packed;
 
-// Reads numbers from the input until there is none left; then zeros.
+// Reads numbers from the input, and zeros after its end.
 class Bytes {
  public:
   Bytes(const uint8_t* data, size_t size) : data_(data), size_(size) {}
@@ -50,7 +50,7 @@ int64_t draw_kernel(Bytes& bytes) {
   return bytes.below(4) ? special[bytes.below(12)] : 2 * bytes.below(40) + 1;
 }
 
-// Any numbers at all: the answer is a status, never a crash, and a plan that is accepted is within its bounds.
+// Arbitrary numbers: the result is a status, never a crash, and the sizes in an accepted plan are within their bounds.
 bool check_arguments(Bytes& bytes) {
   replk_problem p;
   int32_t* const small[] = {&p.pass, &p.dtype, &p.activation, &p.method, &p.isa, &p.threads, &p.prepared};
@@ -82,7 +82,7 @@ bool check_one(const uint8_t* data, size_t size) {
   p.kh = draw_kernel(bytes);
   p.kw = bytes.below(2) ? p.kh : draw_kernel(bytes);
   p.prepared = static_cast<int32_t>(bytes.below(2));
-  // The reference takes about a nanosecond per tap; a few milliseconds a case find more than few large ones.
+  // The reference takes about a nanosecond per tap: many small cases find more than a few large ones.
   while (p.n * p.c * p.h * p.w * p.kh * p.kw > 4000000) {
     (p.n > 1 ? p.n : p.c > 1 ? p.c : p.h > p.w ? p.h : p.w) -= 1;
   }
@@ -98,10 +98,10 @@ bool check_one(const uint8_t* data, size_t size) {
   Case checked(p, layout, static_cast<uint64_t>(bytes.any()));
   int ran = 0;
   bool passed = true;
-  for (int method = REPLK_METHOD_AUTO; method <= REPLK_METHOD_LANES_FFT; ++method) {
-    passed = checked.check(method, isa, threads, ran) && passed;
+  for (const replk_kernel& kernel : replk_tests::kernels_of(p)) {
+    if (kernel.isa == isa) passed = checked.check(kernel.method, isa, threads, ran) && passed;
   }
-  return passed;
+  return checked.check(REPLK_METHOD_AUTO, isa, threads, ran) && passed;
 }
 
 }  // namespace

@@ -12,9 +12,7 @@ from contextlib import contextmanager
 import torch
 
 from replk_probe.errors import BackendError, InvalidInputError
-from replk_probe.ops import describe_machine, native_info, planned_method
-from replk_probe.ops._choice import forced_numbers
-from replk_probe.ops._loader import ISAS, find_library
+from replk_probe.ops import INSTRUCTION_SETS, describe_machine, measure_fma_peak, native_info, planned_method
 from replk_probe.runtime.progress import progress as progress_bar
 
 from .result import PASSES, Layer, Machine, SpeedCase, SpeedResult, Timing
@@ -101,22 +99,6 @@ def measure_speed(
     return SpeedResult(tuple(cases), machine, dtype, repeats)
 
 
-def measure_fma_peak(threads: int, isa: str | None = None, seconds: float = 0.2) -> float | None:
-    """Multiply-adds from registers, 10^9 floating-point operations per second; None without the native library.
-
-    Args:
-        threads: Running at once.
-        isa: Instruction set; default the one that the environment forces, or the best of this machine.
-        seconds: How long each thread tries; its best burst counts.
-    """
-    library = find_library()
-    if isinstance(library, str):
-        return None
-    number = forced_numbers(library)[0] if isa is None else ISAS[isa]
-    peak: float = library.measure_fma_peak(number, threads, seconds)
-    return peak or None
-
-
 def _check(
     layers: Sequence[Layer],
     directions: Sequence[str],
@@ -128,7 +110,7 @@ def _check(
     for name, value, known in [
         *(("pass", direction, PASSES) for direction in directions),
         ("dtype", dtype, tuple(DTYPES)),
-        ("instruction set", isa or "portable", tuple(name for name in ISAS if name != "auto")),
+        ("instruction set", isa or "portable", INSTRUCTION_SETS),
     ]:
         if value not in known:
             raise InvalidInputError(f"Unknown {name} {value!r}. There are {', '.join(known)}. Use one of them.")
@@ -250,7 +232,7 @@ def _forced_isa(isa: str | None) -> Iterator[None]:
         yield
         return
     best = native_info().best_isa
-    if best is None or ISAS[isa] > ISAS[best]:
+    if best is None or INSTRUCTION_SETS.index(isa) > INSTRUCTION_SETS.index(best):
         raise BackendError(
             f"Instruction set {isa} cannot be timed. This machine, or the library as it was built, has "
             f"{'no native kernels' if best is None else f'{best} at most'}. 'replk-probe info' says more."

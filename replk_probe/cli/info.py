@@ -18,7 +18,7 @@ def command(as_json: bool) -> None:
     """Show what computes the large-kernel convolutions here: CPU, native library, methods, backend.
 
     The environment may force a choice, for tests and bug reports: REPLK_PROBE_ISA (portable, avx2, avx512) and
-    REPLK_PROBE_METHOD (direct, fft, lanes, lanes-fft, reference, aten). REPLK_PROBE_SPECTRA_MB bounds the memory of
+    REPLK_PROBE_METHOD (direct, fft, blocked, blocked-pfa, reference, aten). REPLK_PROBE_SPECTRA_MB bounds the memory of
     prepared kernels, REPLK_PROBE_LIBRARY names another library. A value that does not exist is told, with exit status
     1; a library that cannot be used is told, and torch's own convolution serves.
     """

@@ -1,23 +1,30 @@
-"""Depthwise convolution with large kernels: native on a CPU, torch's own where that is not to be had."""
+"""Depthwise convolution with large kernels: native kernels on a CPU, torch's own convolution elsewhere."""
 
 from __future__ import annotations
 
 from ._choice import PlannedMethod, planned_method, unsupported_reason
-from ._info import NativeInfo, describe_backend, describe_machine, native_info
+from ._info import NativeInfo, describe_backend, describe_machine, measure_fma_peak, native_info, native_kernels
+from ._layout import is_channels_last
+from ._loader import INSTRUCTION_SETS, NativeKernel
 from .functional import depthwise_conv2d, input_gradient
 from .modules import DepthwiseConv2d
 from .prepared import PreparedKernel
 
 __all__ = [
+    "INSTRUCTION_SETS",
     "DepthwiseConv2d",
     "NativeInfo",
+    "NativeKernel",
     "PlannedMethod",
     "PreparedKernel",
     "depthwise_conv2d",
     "describe_backend",
     "describe_machine",
     "input_gradient",
+    "is_channels_last",
+    "measure_fma_peak",
     "native_info",
+    "native_kernels",
     "planned_method",
     "unsupported_reason",
 ]

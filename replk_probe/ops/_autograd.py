@@ -1,7 +1,7 @@
-"""Derivatives of the three operators, and the short way around torch's dispatcher where nobody watches.
+"""The three operators with argument checks, and their derivatives.
 
-Each operator is linear in both of its tensors, and its derivative is made of the other two, to any order. Only what is
-asked for is computed, and only what that needs is kept.
+Each operator is linear in both of its tensors, and its derivatives are given by the other two operators, to any order.
+Only the gradients that are requested are computed, and only the tensors that they need are saved.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from . import _cpu, _fallback
-from ._direct import is_direct, is_transformed, needs_grad
 from ._prepared_weights import PreparedWeights
-from ._schema import LIBRARY, NAMESPACE, dwconv2d, dwconv2d_grad_input, dwconv2d_grad_weight
+from ._schema import LIBRARY, NAMESPACE, autocast, dwconv2d, dwconv2d_grad_input, dwconv2d_grad_weight
 from ._shapes import check_tensors
 
 
@@ -27,135 +26,177 @@ def forward(
     weights: PreparedWeights | None = None,
 ) -> Tensor:
     """``act(conv(input, weight) + bias)``; arguments as for :func:`replk_probe.ops._cpu.forward`."""
-    output: Tensor
-    # Asked first: torch.compile and torch.export know the answer while they trace, and see the operator alone.
-    is_compiling = torch.compiler.is_compiling()
-    if is_compiling or not is_direct(input, weight, bias):
-        if not is_compiling:
-            check_tensors(input=input, weight=weight, **({} if bias is None else {"bias": bias}))
-            if not native and is_transformed():
-                return _fallback.forward(input, weight, bias, relu)
-        output = dwconv2d(input, weight, bias, relu, native)
-    elif needs_grad(input, weight, bias):
-        output = _Convolution.apply(input, weight, bias, relu, native, weights)
-    else:
-        output = _cpu.forward(input, weight, bias, relu, native, weights)
-    return output
+    if torch.compiler.is_compiling():
+        return _call(dwconv2d, input, weight, bias, relu, native)
+    check_tensors(input=input, weight=weight, **({} if bias is None else {"bias": bias}))
+    return _call(dwconv2d, input, weight, bias, relu, native, 0 if weights is None else weights.number)
 
 
 def grad_input(grad: Tensor, weight: Tensor, native: bool = False, weights: PreparedWeights | None = None) -> Tensor:
     """Gradient of the input; arguments as for :func:`replk_probe.ops._cpu.grad_input`."""
-    is_compiling = torch.compiler.is_compiling()
-    if is_compiling or not is_direct(grad, weight) or needs_grad(grad, weight):
-        if not is_compiling:
-            check_tensors(grad=grad, weight=weight)
-            if not native and is_transformed():
-                return _fallback.grad_input(grad, weight)
-        output: Tensor = dwconv2d_grad_input(grad, weight, native)
-        return output
-    return _cpu.grad_input(grad, weight, native, weights)
+    if torch.compiler.is_compiling():
+        return _call(dwconv2d_grad_input, grad, weight, native)
+    check_tensors(grad=grad, weight=weight)
+    return _call(dwconv2d_grad_input, grad, weight, native, 0 if weights is None else weights.number)
 
 
-def grad_weight(input: Tensor, grad: Tensor, kernel: Any, native: bool = False) -> Tensor:
-    """Gradient of the weight of size ``kernel``; arguments as for :func:`replk_probe.ops._cpu.grad_weight`."""
-    if torch.compiler.is_compiling() or not is_direct(input, grad) or needs_grad(input, grad):
-        output: Tensor = dwconv2d_grad_weight(input, grad, *kernel, native)
-        return output
-    return _cpu.grad_weight(input, grad, kernel[0], kernel[1], native)
+def _call(operator: Any, *args: Any) -> Tensor:
+    """Call an operator such that the transforms of ``torch.func``, which need a Function, can differentiate it."""
+    found: Tensor
+    # Compilers and symbolic traces record the operator itself.
+    if torch.compiler.is_compiling() or not isinstance(args[0], Tensor) or not _is_differentiated(args):
+        found = operator(*args)
+    else:
+        device = args[0].device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            args = autocast(device, args)  # here, so that the cast is differentiated too
+        found = _FUNCTIONS[operator].apply(*args)
+    return found
 
 
-def _keep(ctx: Any, input: Tensor, weight: Tensor, output: Tensor | None) -> None:
-    """Keep what the gradients need that will be asked for."""
+def _is_differentiated(args: tuple[Any, ...]) -> bool:
+    """Whether reverse or forward mode records this call."""
+    is_grad_enabled = torch.is_grad_enabled()
+    return any(
+        (is_grad_enabled and value.requires_grad) or forward_ad.unpack_dual(value).tangent is not None  # type: ignore[no-untyped-call]
+        for value in args
+        if isinstance(value, Tensor)
+    )
+
+
+def _save(ctx: Any, input: Tensor, weight: Tensor, output: Tensor | None) -> None:
+    """Save what the requested gradients need."""
     wants_input, wants_weight = ctx.needs_input_grad[:2]
     ctx.kernel = weight.shape[2:]
     ctx.save_for_backward(input if wants_weight else None, weight if wants_input else None, output)
-
-
-def _gradients(ctx: Any, grad: Tensor, native: bool, weights: PreparedWeights | None) -> list[Tensor | None]:
-    """Gradients of input, weight and bias."""
-    input, weight, output = ctx.saved_tensors
-    if output is not None:
-        # Zero where the output is; a NaN passes its gradient on, as in torch's own ReLU.
-        grad = torch.ops.aten.threshold_backward(grad, output, 0)
-    wants_input, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-    return [
-        grad_input(grad, weight, native, weights) if wants_input else None,
-        grad_weight(input, grad, ctx.kernel, native) if wants_weight else None,
-        grad.sum((0, 2, 3)) if wants_bias else None,
-    ]
-
-
-class _Convolution(torch.autograd.Function):
-    """The convolution without the dispatcher, on a prepared weight in both directions where there is one."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        relu: bool,
-        native: bool,
-        weights: PreparedWeights | None,
-    ) -> Tensor:
-        output = _cpu.forward(input, weight, bias, relu, native, weights)
-        ctx.native, ctx.weights = native, weights
-        _keep(ctx, input, weight, output if relu else None)
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return (*_gradients(ctx, grad, ctx.native, ctx.weights), None, None, None)
-
-
-# The operators, for whoever goes through the dispatcher.
+    if hasattr(ctx, "save_for_forward"):  # not in the context of an operator
+        ctx.save_for_forward(input, weight, output)
 
 
 def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    input, weight, _, relu, ctx.native = inputs
-    _keep(ctx, input, weight, output if relu else None)
+    input, weight, _, relu, ctx.native, ctx.prepared = inputs
+    _save(ctx, input, weight, output if relu else None)
 
 
 def _forward_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return (*_gradients(ctx, grad, ctx.native, None), None, None)
+    input, weight, output = ctx.saved_tensors
+    if output is not None:
+        # Zero where the output is zero; a NaN passes its gradient on, as in torch's own ReLU.
+        grad = torch.ops.aten.threshold_backward(grad, output, 0)
+    wants_input, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+    return (
+        _call(dwconv2d_grad_input, grad, weight, ctx.native, ctx.prepared) if wants_input else None,
+        _call(dwconv2d_grad_weight, input, grad, *ctx.kernel, ctx.native) if wants_weight else None,
+        grad.sum((0, 2, 3)) if wants_bias else None,
+        None,
+        None,
+        None,
+    )
 
 
 def _grad_input_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    grad, weight, ctx.native = inputs
-    _keep(ctx, grad, weight, None)
+    grad, weight, ctx.native, ctx.prepared = inputs
+    _save(ctx, grad, weight, None)
 
 
 def _grad_input_backward(ctx: Any, second: Tensor) -> tuple[Tensor | None, ...]:
     grad, weight, _ = ctx.saved_tensors
     wants_grad, wants_weight = ctx.needs_input_grad[:2]
     return (
-        forward(second, weight, None, False, ctx.native) if wants_grad else None,
-        grad_weight(second, grad, ctx.kernel, ctx.native) if wants_weight else None,
+        _call(dwconv2d, second, weight, None, False, ctx.native, ctx.prepared) if wants_grad else None,
+        _call(dwconv2d_grad_weight, second, grad, *ctx.kernel, ctx.native) if wants_weight else None,
+        None,
         None,
     )
 
 
 def _grad_weight_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    input, grad, _, _, ctx.native = inputs
+    input, grad, *kernel, ctx.native = inputs
     wants_input, wants_grad = ctx.needs_input_grad[:2]
     ctx.save_for_backward(input if wants_grad else None, grad if wants_input else None)
+    ctx.kernel = kernel
+    if hasattr(ctx, "save_for_forward"):
+        ctx.save_for_forward(input, grad)
 
 
 def _grad_weight_backward(ctx: Any, second: Tensor) -> tuple[Tensor | None, ...]:
     input, grad = ctx.saved_tensors
     wants_input, wants_grad = ctx.needs_input_grad[:2]
     return (
-        grad_input(grad, second, ctx.native) if wants_input else None,
-        forward(input, second, None, False, ctx.native) if wants_grad else None,
+        _call(dwconv2d_grad_input, grad, second, ctx.native, 0) if wants_input else None,
+        _call(dwconv2d, input, second, None, False, ctx.native, 0) if wants_grad else None,
         None,
         None,
         None,
     )
 
 
-for _name, _backward, _setup in (
-    ("dwconv2d", _forward_backward, _forward_setup),
-    ("dwconv2d_grad_input", _grad_input_backward, _grad_input_setup),
-    ("dwconv2d_grad_weight", _grad_weight_backward, _grad_weight_setup),
+def _bilinear_jvp(ctx: Any, operator: Any, first: Tensor, second: Tensor, *args: Any) -> Tensor:
+    """The tangent of a bilinear operator from the tangents of its factors."""
+    factors = ctx.saved_tensors
+    return _call(operator, first, factors[1], *args) + _call(operator, factors[0], second, *args)
+
+
+def _forward_jvp(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *_: None) -> Tensor:
+    tangent = _bilinear_jvp(ctx, dwconv2d, input, weight, None, False, ctx.native, 0)
+    if bias is not None:
+        tangent = tangent + bias[:, None, None]
+    output = ctx.saved_tensors[2]
+    masked: Tensor = tangent if output is None else torch.ops.aten.threshold_backward(tangent, output, 0)
+    return masked
+
+
+def _grad_input_jvp(ctx: Any, grad: Tensor, weight: Tensor, *_: None) -> Tensor:
+    return _bilinear_jvp(ctx, dwconv2d_grad_input, grad, weight, ctx.native, 0)
+
+
+def _grad_weight_jvp(ctx: Any, input: Tensor, grad: Tensor, *_: None) -> Tensor:
+    return _bilinear_jvp(ctx, dwconv2d_grad_weight, input, grad, *ctx.kernel, ctx.native)
+
+
+def _vmap_rule(operator: Any, axes: tuple[int, ...], result_axis: int) -> Any:
+    """The rule of ``torch.vmap``: a batch of convolutions is one convolution of more channels.
+
+    Args:
+        operator: The operator.
+        axes: Axis of the channels in each tensor argument.
+        result_axis: Axis of the channels in the result.
+    """
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+        def fold(value: Any, dim: int | None, axis: int) -> Any:
+            if value is None:
+                return None
+            batch = value.expand(info.batch_size, *value.shape) if dim is None else value.movedim(dim, 0)
+            return batch.movedim(0, axis).flatten(axis, axis + 1)
+
+        tensors = (fold(value, dim, axis) for value, dim, axis in zip(args, in_dims, axes, strict=False))
+        result = _call(operator, *tensors, *args[len(axes) :])
+        channels = result.shape[result_axis] // max(info.batch_size, 1)
+        return result.unflatten(result_axis, (info.batch_size, channels)), result_axis  # type: ignore[no-untyped-call]
+
+    return rule
+
+
+def _function_of(operator: Any, backward: Any, setup: Any, jvp: Any, rule: Any) -> Any:
+    """The ``torch.autograd.Function`` of an operator."""
+
+    # torch binds the arguments to this signature in every call, which is slow for that of the operator itself.
+    def forward(*args: Any) -> Any:
+        return operator(*args)
+
+    methods = {"forward": forward, "setup_context": setup, "backward": backward, "jvp": jvp, "vmap": rule}
+    members = {name: staticmethod(method) for name, method in methods.items()}
+    return type(operator.__name__, (torch.autograd.Function,), members)
+
+
+_FUNCTIONS: dict[Any, Any] = {}
+for _operator, _backward, _setup, _jvp, _axes, _result_axis in (
+    (dwconv2d, _forward_backward, _forward_setup, _forward_jvp, (1, 0, 0), 1),
+    (dwconv2d_grad_input, _grad_input_backward, _grad_input_setup, _grad_input_jvp, (1, 0), 1),
+    (dwconv2d_grad_weight, _grad_weight_backward, _grad_weight_setup, _grad_weight_jvp, (1, 1), 0),
 ):
-    torch.library.register_autograd(f"{NAMESPACE}::{_name}", _backward, setup_context=_setup, lib=LIBRARY)
+    _name, _rule = f"{NAMESPACE}::{_operator.__name__}", _vmap_rule(_operator, _axes, _result_axis)
+    torch.library.register_autograd(_name, _backward, setup_context=_setup, lib=LIBRARY)
+    torch.library.register_vmap(_name, _rule, lib=LIBRARY)
+    _FUNCTIONS[_operator] = _function_of(_operator, _backward, _setup, _jvp, _rule)

@@ -1,11 +1,11 @@
-"""Which way a problem is computed: what the native library covers, what the environment forces, what it plans."""
+"""The choice of backend and method: what the native library supports, what the environment forces, and the plan."""
 
 from __future__ import annotations
 
 import math
 import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, SupportsIndex
 
@@ -25,63 +25,39 @@ _DIRECTIONS: dict[Direction, int] = {
 }
 
 ISA_VARIABLE, METHOD_VARIABLE = "REPLK_PROBE_ISA", "REPLK_PROBE_METHOD"
-# Computed in another type, with one rounding of the result. Torch's own float16 convolution of (1,128,64,64) with 31x31
-# takes 10 s, in channels_last 4 s; that of (1,256,32,32) with 13x13 takes 66 ms. This way they take 1.0 and 0.6 ms.
+# Computed in another dtype, with one rounding of the result. Torch's own float16 convolution of (1,128,64,64) with
+# 31x31 takes 10 s, in channels_last 4 s; that of (1,256,32,32) with 13x13 takes 66 ms. In float32 they take 1.0 and 0.6
+# ms.
 COMPUTED_IN = {torch.float16: torch.float32}
 
-# Taps from which it pays to turn a channels-last tensor into planes, and the result back. Torch's convolution of that
-# layout is ahead up to 7x7 on planes of 14 to 256 (1,1024,28,28 with 3x3: 0.35 ms to 1.2 ms), and level or behind at
-# 9x9; its weight gradient is quick for 3x3 alone (0.34 ms; 5x5 takes 25 ms). On larger planes turning takes longer than
-# sums of 9x9 (1,80,112,112: 2.4 ms to 3.9 ms), not of 11x11 (5.1 ms to 3.5 ms).
+# Number of taps from which converting a channels-last tensor to planes and the result back is worthwhile. Torch's
+# channels-last convolution is faster up to 7x7 on planes of 14 to 256 (1,1024,28,28 with 3x3: 0.35 ms to 1.2 ms), and
+# equal or slower at 9x9; its weight gradient is fast for 3x3 only (0.34 ms; 5x5 takes 25 ms). On larger planes the
+# conversion takes longer than direct sums of 9x9 (1,80,112,112: 2.4 ms to 3.9 ms), not of 11x11 (5.1 ms to 3.5 ms).
 _IN_PLANES_FROM = {_loader.FORWARD: 9 * 9, _loader.GRAD_INPUT: 9 * 9, _loader.GRAD_WEIGHT: 4 * 4}
 _IN_LARGE_PLANES_FROM, _SMALL_PLANE = 11 * 11, 40 * 40
 
-# Instruction set and method that the environment forces, as written there; None for nothing.
+# Instruction set and method as set in the environment; None if unset.
 Forced = tuple[str | None, str | None]
 
 
-def _reader(name: str) -> Callable[[], str | None]:
-    """A function that reads an environment variable anew, in a tenth of a microsecond where it is not set.
-
-    ``os.environ`` raises and catches an exception for that, which takes a microsecond; not so the dict beneath it.
-    """
-    values = getattr(os.environ, "_data", None)
-    if not isinstance(values, dict):
-        return lambda: os.environ.get(name)
-    find, key, decode = values.get, os.environ.encodekey(name), os.environ.decodevalue
-
-    def read() -> str | None:
-        value = find(key)
-        return None if value is None else decode(value)
-
-    return read
-
-
-_read_isa, _read_method = _reader(ISA_VARIABLE), _reader(METHOD_VARIABLE)
-
-
 def forced() -> Forced:
-    """The present values of ``REPLK_PROBE_ISA`` and ``REPLK_PROBE_METHOD``: read anew by every call."""
-    return _read_isa(), _read_method()
-
-
-def forces_method() -> bool:
-    """Whether the environment names one method for every problem."""
-    return _read_method() not in (None, "", "auto")
+    """The current values of ``REPLK_PROBE_ISA`` and ``REPLK_PROBE_METHOD``, read in every call."""
+    return os.environ.get(ISA_VARIABLE), os.environ.get(METHOD_VARIABLE)
 
 
 @dataclass(frozen=True)
 class PlannedMethod:
-    """How one problem is computed.
+    """How one convolution is computed.
 
     Attributes:
-        method: ``direct``, ``fft``, ``lanes``, ``lanes-fft``, ``reference``, or ``aten`` for torch's own convolution.
+        method: ``direct``, ``fft``, ``blocked``, ``blocked-pfa``, ``reference``, or ``aten`` for torch's convolution.
         isa: ``portable``, ``avx2`` or ``avx512``; None for ``aten``.
-        tile: Lengths of the transforms of ``fft`` and ``lanes-fft``, (0, 0) elsewhere.
-        workspace_bytes: Scratch memory of a call, all threads together.
-        packed_bytes: Memory of a prepared weight; 0 where there is nothing to prepare.
-        threads: At most so many take part.
-        reason: Why it is ``aten``; else None.
+        tile: Lengths of the transforms of ``fft`` and ``blocked-pfa``, rows and columns; else (0, 0).
+        workspace_bytes: Scratch memory of a call for all threads together, in bytes.
+        packed_bytes: Memory of a prepared weight, in bytes; 0 if the method does not prepare weights.
+        threads: Maximum number of threads.
+        reason: Why the method is ``aten``; else None.
     """
 
     method: str
@@ -102,21 +78,21 @@ def unsupported_reason(
     dilation: int | Sequence[int] = 1,
     groups: int | None = None,
 ) -> str | None:
-    """Why the native kernels do not compute a convolution, or None where they do.
+    """Why the native kernels do not support a convolution, or None if they do.
 
     Args:
-        input: ``[N, C, H, W]``.
-        weight: ``[C, 1, Kh, Kw]``.
-        stride: Of ``F.conv2d``, like the following.
-        padding: None means half the kernel, "same".
-        dilation: Between taps.
-        groups: None means C.
+        input: Input, ``[N, C, H, W]``.
+        weight: Weight, ``[C, 1, Kh, Kw]``.
+        stride: Stride as in ``F.conv2d``.
+        padding: Padding as in ``F.conv2d``; None means half the kernel ("same").
+        dilation: Dilation as in ``F.conv2d``.
+        groups: Groups as in ``F.conv2d``; None means C.
 
     Returns:
-        One sentence without a full stop, such as ``"stride is (2, 2) and only stride 1 is compiled"``, or None.
+        A sentence without a period, such as ``"stride is (2, 2) and only stride 1 is compiled"``, or None.
 
     Raises:
-        InvalidInputError: Tensors are no tensors, or numbers no numbers.
+        InvalidInputError: An argument has the wrong type.
     """
     check_tensors(input=input, weight=weight)
     if input.dim() != 4 or weight.dim() != 4:
@@ -137,15 +113,17 @@ def unsupported_reason(
 
 
 def _pair(name: str, value: Any) -> tuple[int, ...]:
-    """Rows and columns; one number stands for both, as in ``F.conv2d``."""
+    """Rows and columns; a single integer is used for both, as in ``F.conv2d``."""
     numbers = _whole_numbers((value,) if isinstance(value, SupportsIndex) else value)
     if numbers is None or len(numbers) not in (1, 2):
-        raise InvalidInputError(f"{name} is {value!r}. It has a number of rows and one of columns. Give one or two.")
+        raise InvalidInputError(
+            f"{name} is {value!r}. One or two integers are required. Use one, or one for rows and one for columns."
+        )
     return numbers if len(numbers) == 2 else numbers * 2
 
 
 def _whole_numbers(values: Any) -> tuple[int, ...] | None:
-    """``values`` as integers, or None where they are something else."""
+    """``values`` as integers, or None if they are not integers."""
     try:
         return tuple(operator.index(value) for value in values)
     except TypeError:
@@ -153,7 +131,7 @@ def _whole_numbers(values: Any) -> tuple[int, ...] | None:
 
 
 def uncovered_tensors(*tensors: Tensor) -> str | None:
-    """Why tensors of this kind go to torch whatever their sizes, or None."""
+    """Why tensors of this device, layout or dtype are computed by torch whatever their sizes, or None."""
     first = tensors[0]
     for tensor in tensors:
         if tensor.device.type != "cpu":
@@ -166,23 +144,23 @@ def uncovered_tensors(*tensors: Tensor) -> str | None:
 
 
 def uncovered(dtype: torch.dtype) -> str | None:
-    """Why tensors of a dtype go to torch on this machine, or None."""
+    """Why tensors of a dtype are computed by torch on this machine, or None."""
     if not isinstance(dtype, torch.dtype):
-        raise InvalidInputError(f"dtype is {dtype!r}. That is no dtype of torch. Give for instance torch.float32.")
+        raise InvalidInputError(f"dtype is {dtype!r}. A torch.dtype is required. Use for example torch.float32.")
     if dtype not in _loader.DTYPES and dtype not in COMPUTED_IN:
         return f"dtype is {dtype} and only float32, bfloat16 and float16 are computed natively"
     if forced()[1] == "aten":
         return f"{METHOD_VARIABLE}=aten forces torch's convolution"
     library = _loader.find_library()
-    return f"the native library is not there. {library}" if isinstance(library, str) else None
+    return f"the native library is not available. {library}" if isinstance(library, str) else None
 
 
 def left_channels_last(direction: int, taps: int, pixels: int) -> str | None:
-    """Why channels-last tensors are left to torch, in the layout that they have, or None where they are turned."""
+    """Why channels-last tensors are computed by torch in that format, or None if they are converted to planes."""
     least = _IN_PLANES_FROM[direction]
     if direction != _loader.GRAD_WEIGHT and pixels > _SMALL_PLANE:
         least = _IN_LARGE_PLANES_FROM
-    if taps >= least or forces_method():
+    if taps >= least or forced()[1] not in (None, "", "auto"):
         return None
     side = math.isqrt(least)
     return f"kernels below {side}x{side} are faster channels-last"
@@ -198,33 +176,37 @@ def planned_method(
     prepared: bool = True,
     threads: int | None = None,
 ) -> PlannedMethod:
-    """How a convolution of these sizes is computed on this machine, with the environment as it is.
+    """How a convolution of these sizes is computed on this machine in the current environment.
 
     Args:
-        input_shape: (N, C, H, W).
-        kernel_size: Kh = Kw, or (Kh, Kw).
-        dtype: Of all tensors; float16 is computed in float32.
+        input_shape: Shape of the input, (N, C, H, W).
+        kernel_size: Kernel size, an integer or (Kh, Kw).
+        dtype: Dtype of all tensors; float16 is computed in float32.
         direction: ``"forward"``, ``"grad_input"`` or ``"grad_weight"``.
-        channels_last: Whether that is the layout of the tensors.
-        prepared: Whether the weight is prepared once for many calls, as in a module in eval mode.
-        threads: At most; default ``torch.get_num_threads()``.
+        channels_last: Whether the tensors are channels-last.
+        prepared: Whether the weight is prepared once for many calls, as by a module in eval mode.
+        threads: Maximum number of threads; default: ``torch.get_num_threads()``.
 
     Raises:
-        InvalidInputError: An argument is of another kind, or has no such value.
-        BackendError: The environment forces what cannot be done.
+        InvalidInputError: An argument has the wrong type or an invalid value.
+        BackendError: The environment forces a method or instruction set that cannot be used.
     """
     if direction not in tuple(_DIRECTIONS):
         names = ", ".join(map(repr, _DIRECTIONS))
-        raise InvalidInputError(f"Unknown direction {direction!r}. There are {names}. Use one of them.")
+        raise InvalidInputError(f"Unknown direction {direction!r}. Choose from {names}.")
     shape, kernel = _whole_numbers(input_shape), _pair("kernel_size", kernel_size)
     if shape is None or len(shape) != 4 or min(shape) < 0:
         raise InvalidInputError(
-            f"input_shape is {input_shape!r}. It has four sizes, none of them negative. Give (N, C, H, W)."
+            f"input_shape is {input_shape!r}. Four non-negative sizes are required. Use (N, C, H, W)."
         )
     if min(kernel) < 1:
-        raise InvalidInputError(f"kernel_size is {kernel_size!r}. A kernel has taps. Use sizes from 1 on.")
+        raise InvalidInputError(
+            f"kernel_size is {kernel_size!r}. Kernel sizes must be positive. Use sizes of at least 1."
+        )
     if threads is not None and (not isinstance(threads, SupportsIndex) or operator.index(threads) < 1):
-        raise InvalidInputError(f"threads is {threads!r}. At least one computes. Give a number from 1 on, or None.")
+        raise InvalidInputError(
+            f"threads is {threads!r}. The number of threads must be positive. Use an integer of at least 1, or None."
+        )
     reason = uncovered(dtype)
     if any(size % 2 == 0 for size in kernel):
         reason = f"the kernel is {kernel} and only odd kernels are compiled"
@@ -266,28 +248,28 @@ def make_plan(
     native: bool = False,
     force: Forced | None = None,
 ) -> tuple[_loader.Problem, _loader.Plan]:
-    """Ask the library how it would compute a covered problem.
+    """Plan a supported convolution.
 
     Args:
         direction: ``_loader.FORWARD``, ``GRAD_INPUT`` or ``GRAD_WEIGHT``.
         shape: (N, C, H, W).
         kernel: (Kh, Kw), odd.
         dtype: float32 or bfloat16.
-        threads: At most; the library starts fewer where their scratch memory would exceed 64 MB.
+        threads: Maximum number of threads; the library uses fewer if their scratch memory would exceed 64 MB.
         relu: Whether a ReLU follows; forward only.
-        prepared: Whether the weight comes prepared.
-        native: Take the slow reference where no other method takes the problem.
-        force: The environment; default its present values.
+        prepared: Whether the weight will be prepared.
+        native: Use the slow reference if no other method supports the problem.
+        force: Values from the environment; default: the current ones.
 
     Returns:
         The problem and its plan, whose method may be ``_loader.HOST``: torch's own convolution.
 
     Raises:
-        BackendError: There is no library, or what the environment forces cannot be done.
+        BackendError: There is no library, or the environment forces a method or instruction set that cannot be used.
     """
     library = _loader.find_library()
     if isinstance(library, str):
-        raise BackendError(f"Native kernel refused: the native library is not there. {library}")
+        raise BackendError(f"Native kernel refused: the native library is not available. {library}")
     isa, method = forced_numbers(library, force)
     problem = _loader.Problem(
         direction,
@@ -308,27 +290,27 @@ def make_plan(
 
 
 def forced_numbers(library: _loader.Library, force: Forced | None = None) -> tuple[int, int]:
-    """Numbers of the instruction set and method that the environment forces; 0 for nothing.
+    """Numbers of the instruction set and method that the environment forces; 0 for automatic.
 
     Raises:
-        BackendError: What it forces does not exist here.
+        BackendError: The environment forces a method or instruction set that does not exist on this machine.
     """
     wanted_isa, wanted_method = force or forced()
     if wanted_isa and wanted_isa not in _loader.ISAS:
         raise BackendError(
-            f"{ISA_VARIABLE} is {wanted_isa!r}. No instruction set has that name. "
-            f"Set one of {', '.join(name for name in _loader.ISAS if name != 'auto')}, or unset it."
+            f"{ISA_VARIABLE} is {wanted_isa!r}. No instruction set has this name. "
+            f"Choose from {', '.join(name for name in _loader.ISAS if name != 'auto')}, or unset it."
         )
     isa = _loader.ISAS[wanted_isa or "auto"]
     if isa > library.best_isa:
         raise BackendError(
-            f"{ISA_VARIABLE} is {wanted_isa!r}. This CPU, or the library as it was built, goes up to "
+            f"{ISA_VARIABLE} is {wanted_isa!r}. This CPU, or the library as built, supports up to "
             f"{_loader.ISA_NAMES[library.best_isa]}. Set that, or unset it."
         )
     if wanted_method and wanted_method not in _loader.METHODS:
         raise BackendError(
-            f"{METHOD_VARIABLE} is {wanted_method!r}. No method has that name. "
-            f"Set one of {', '.join(name for name in _loader.METHODS if name != 'auto')}, or unset it."
+            f"{METHOD_VARIABLE} is {wanted_method!r}. No method has this name. "
+            f"Choose from {', '.join(name for name in _loader.METHODS if name != 'auto')}, or unset it."
         )
     return isa, _loader.METHODS[wanted_method or "auto"]
 
@@ -337,7 +319,7 @@ def _plan(library: _loader.Library, problem: _loader.Problem, native: bool) -> _
     plan = _loader.Plan()
     status = library.plan(problem, plan)
     if status and not problem.method and not native:
-        plan.method = _loader.HOST  # sizes beyond those that the library counts with: let torch say what it can do
+        plan.method = _loader.HOST  # sizes beyond the limits of the library: torch raises its own error
     elif status:
         sizes = f"input [{problem.n},{problem.c},{problem.h},{problem.w}], kernel {problem.kh}x{problem.kw}"
         why = library.status_text(status).decode()
@@ -345,7 +327,7 @@ def _plan(library: _loader.Library, problem: _loader.Problem, native: bool) -> _
             method = _loader.METHOD_NAMES[problem.method]
             raise BackendError(
                 f"Method {method!r} cannot compute {sizes}: {why}. "
-                f"Unset {METHOD_VARIABLE} to let each problem have the method that suits it."
+                f"Unset {METHOD_VARIABLE} to choose the method automatically."
             )
         raise BackendError(f"Native kernel refused: {why}, {sizes}. Use backend='aten'.")
     return plan

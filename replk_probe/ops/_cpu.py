@@ -1,7 +1,7 @@
 """The native kernels: plans, scratch memory, and one call into the library per convolution.
 
-The smallest convolutions take some ten microseconds, so everything that does not change from call to call is kept, for
-each thread: the plan, and the structures of the C call filled but for the addresses.
+The smallest convolutions take about ten microseconds, so each thread caches everything that does not change from call
+to call: the plan and the structures of the C call, except for the addresses.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from ._prepared_weights import PreparedWeights
 
 _LOGGER = logging.getLogger(__name__)
 
-# Problems remembered by a thread. A network has some tens; beyond this many sizes they are planned anew.
+# Plans cached per thread. A network has a few dozen; beyond this number the cache is cleared.
 _MOST_CALLS = 512
 
 
 class _Call:
-    """One problem on one thread, planned; ``host`` where torch computes it.
+    """A planned convolution of one thread.
 
     Attributes:
-        host: Whether torch's own convolution is to be used.
-        key: Under which it is kept.
-        alignment: Bytes of an element: what every address is a multiple of.
-        arguments: Of ``replk_dwconv2d_run``.
-        buffers: The last of them, filled but for the addresses.
-        channels_last: The input is, and so the result has to be.
-        copies_input: The rows of the input are not contiguous, so that it has to be copied.
+        host: Whether torch's own convolution is used.
+        key: Key in the cache.
+        alignment: Size of an element in bytes, which every address must be a multiple of.
+        arguments: Arguments of ``replk_dwconv2d_run``.
+        buffers: The last argument, complete except for the addresses.
+        channels_last: Whether the input, and therefore the result, is channels-last.
+        copies_input: Whether the input must be copied because its rows are not contiguous.
         copies_grad: The same for the gradient that a weight gradient reads.
-        packed_key: What a prepared weight depends on beside the weight; None where there is none to prepare.
-        packed_bytes: Its size.
-        workspace_bytes: Scratch memory.
+        packed_key: Everything that a prepared weight depends on besides the weight; None if none is prepared.
+        packed_bytes: Size of the prepared weight, in bytes.
+        workspace_bytes: Size of the scratch memory, in bytes.
     """
 
     __slots__ = (
@@ -79,7 +79,7 @@ class _Call:
 
 
 class _Thread(threading.local):
-    """What a thread keeps between calls."""
+    """The cache of a thread."""
 
     def __init__(self) -> None:
         self.calls: dict[tuple[Any, ...], _Call] = {}
@@ -101,15 +101,15 @@ def forward(
     """``act(conv(input, weight) + bias)``.
 
     Args:
-        input: ``[N, C, H, W]`` on a CPU, of any strides.
-        weight: ``[C, 1, Kh, Kw]``.
-        bias: ``[C]`` or None.
+        input: Input, ``[N, C, H, W]`` on a CPU, with any strides.
+        weight: Weight, ``[C, 1, Kh, Kw]``.
+        bias: Bias, ``[C]``, or None.
         relu: Whether a ReLU follows.
-        native: Refuse torch's own convolution, even where no fast method takes the problem.
-        prepared: Where the prepared weight is kept.
+        native: Raise an error instead of using torch's own convolution.
+        prepared: Cache of the prepared weight.
 
     Returns:
-        ``[N, C, H, W]``, in the layout of ``input``.
+        ``[N, C, H, W]``, in the memory format of ``input``.
     """
     kind = None if bias is None else (bias.shape, bias.dtype)
     threads, force = torch.get_num_threads(), forced()
@@ -127,7 +127,7 @@ def forward(
             key, FORWARD, input, weight.shape[2:], None, threads, force, relu=relu, native=native, prepared=is_prepared
         )
     if call.host:
-        _give_back(call)
+        _put_back(call)
         return _fallback.forward(input, weight, bias, relu)
     if (input.data_ptr() | weight.data_ptr()) % call.alignment:
         return forward(_aligned(input), _aligned(weight), bias, relu, native, prepared)
@@ -141,7 +141,7 @@ def forward(
 
 
 def grad_input(grad: Tensor, weight: Tensor, native: bool, prepared: PreparedWeights | None = None) -> Tensor:
-    """Gradient of the input, ``[N, C, H, W]``, from and in the layout of that of the output; see :func:`forward`."""
+    """Gradient of the input, ``[N, C, H, W]``, in the memory format of ``grad``; see :func:`forward`."""
     threads, force = torch.get_num_threads(), forced()
     is_prepared = prepared is not None
     key = (grad.shape, grad.stride(), weight.shape, grad.dtype, weight.dtype, native, is_prepared, threads, force)
@@ -155,7 +155,7 @@ def grad_input(grad: Tensor, weight: Tensor, native: bool, prepared: PreparedWei
             key, GRAD_INPUT, grad, weight.shape[2:], None, threads, force, native=native, prepared=is_prepared
         )
     if call.host:
-        _give_back(call)
+        _put_back(call)
         return _fallback.grad_input(grad, weight)
     if (grad.data_ptr() | weight.data_ptr()) % call.alignment:
         return grad_input(_aligned(grad), _aligned(weight), native, prepared)
@@ -163,7 +163,7 @@ def grad_input(grad: Tensor, weight: Tensor, native: bool, prepared: PreparedWei
 
 
 def grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int, native: bool) -> Tensor:
-    """Gradient of the weight, ``[C, 1, Kh, Kw]``, contiguous, from the input and the output's; see :func:`forward`."""
+    """Gradient of the weight, ``[C, 1, Kh, Kw]``, contiguous, from input and output gradient; see :func:`forward`."""
     threads, force = torch.get_num_threads(), forced()
     key = (input.shape, input.stride(), input.dtype, grad.shape, grad.stride(), grad.dtype, kh, kw, native, threads)
     call = _thread.calls.pop((key, force), None)
@@ -174,7 +174,7 @@ def grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int, native: bool) -> 
             return grad_weight(input.to(wide), grad.to(wide), kh, kw, native).to(input.dtype)
         call = _plan_call((key, force), GRAD_WEIGHT, input, (kh, kw), grad, threads, force, native=native)
     if call.host:
-        _give_back(call)
+        _put_back(call)
         return _fallback.grad_weight(input, grad, kh, kw)
     if (input.data_ptr() | grad.data_ptr()) % call.alignment:
         return grad_weight(_aligned(input), _aligned(grad), kh, kw, native)
@@ -186,12 +186,12 @@ def grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int, native: bool) -> 
     buffers = call.buffers
     buffers.input, buffers.grad, buffers.output = input.data_ptr(), grad.data_ptr(), output.data_ptr()
     _run(call)
-    _give_back(call)
+    _put_back(call)
     return output
 
 
 def _convolve(call: _Call, input: Tensor, weight: Tensor, prepared: PreparedWeights | None) -> Tensor:
-    """Run a forward or an input gradient."""
+    """Run a forward pass or an input gradient."""
     if call.copies_input:
         input = in_planes(input)
     if not weight.is_contiguous():
@@ -208,19 +208,19 @@ def _convolve(call: _Call, input: Tensor, weight: Tensor, prepared: PreparedWeig
     packed = prepared.get(key) or prepared.make(key, call.packed_bytes, lambda memory: _pack(call, address, memory))
     buffers.packed = None if packed is None else packed.address
     _run(call)
-    # The result is right all the same; the next call prepares the weight as it is by then.
+    # The result is correct nevertheless; the next call prepares the weight again.
     if packed is not None and buffers.packed_was_stale:
         prepared.drop(packed)
     return _finished(call, output)
 
 
 def _finished(call: _Call, output: Tensor) -> Tensor:
-    _give_back(call)
+    _put_back(call)
     return in_channels_last(output) if call.channels_last else output
 
 
 def _aligned(tensor: Tensor) -> Tensor:
-    """The same values where the library may read them: a view of bytes can begin at any address."""
+    """The tensor, copied if it is not aligned to its elements, as a view of bytes may be."""
     if not tensor.data_ptr() % tensor.element_size():
         return tensor
     return tensor.clone(memory_format=layout_of(tensor))
@@ -230,12 +230,12 @@ def _run(call: _Call) -> None:
     if call.workspace_bytes:
         thread = _thread
         if thread.workspace_bytes < call.workspace_bytes:
-            # Freed before its successor is allocated, which may fail.
+            # Freed before the larger one is allocated, which may fail.
             thread.workspace_bytes = 0
             thread.workspace = torch.empty(0, dtype=torch.uint8)
             thread.workspace = torch.empty(call.workspace_bytes, dtype=torch.uint8, device="cpu")
             thread.workspace_bytes = call.workspace_bytes
-        memory = thread.workspace  # held: whoever comes in between may replace it by a larger one
+        memory = thread.workspace  # keeps a reference: an interrupting call may replace it by a larger one
         call.buffers.workspace, call.buffers.workspace_bytes = memory.data_ptr(), memory.numel()
     status = call.library.run(*call.arguments)
     if status:
@@ -249,10 +249,10 @@ def _pack(call: _Call, weight: int, memory: int) -> None:
 
 
 def _failed(call: _Call, status: int) -> str:
-    said = call.library.status_text(status).decode()
+    reason = call.library.status_text(status).decode()
     return (
-        f"The native library failed: {said} (status {status}). This is a bug of replk-probe. "
-        "Report it with the output of 'replk-probe info', and set REPLK_PROBE_METHOD=aten meanwhile."
+        f"The native library failed: {reason} (status {status}). This is a bug in replk-probe. "
+        "Report it with the output of 'replk-probe info', and set REPLK_PROBE_METHOD=aten until it is fixed."
     )
 
 
@@ -269,7 +269,7 @@ def _plan_call(
     native: bool,
     prepared: bool = False,
 ) -> _Call:
-    """Plan a problem that this thread meets for the first time, and remember it."""
+    """Plan a convolution that is not in the cache of this thread."""
     call = _Call()
     reason = uncovered_tensors(input)
     if reason is not None and native:
@@ -301,11 +301,11 @@ def _plan_call(
     return call
 
 
-def _give_back(call: _Call) -> None:
-    """Keep a call for the next time.
+def _put_back(call: _Call) -> None:
+    """Put a call into the cache.
 
-    While it is in use it is not to be found: a signal handler or a finalizer may run a convolution of the same sizes in
-    between, and would write its addresses into the same structures.
+    It is not in the cache while it is in use: a signal handler or a finalizer may run a convolution of the same sizes
+    meanwhile and would overwrite its addresses.
     """
     if len(_thread.calls) >= _MOST_CALLS:
         _thread.calls.clear()
@@ -313,12 +313,12 @@ def _give_back(call: _Call) -> None:
 
 
 def _fill(call: _Call, direction: int, input: Tensor, grad: Tensor | None) -> None:
-    """The structures of the call, but for the addresses."""
+    """Fill the structures of the call, except for the addresses."""
     _, channels, height, width = input.shape
     dense = (channels * height * width, height * width, width)
 
     def strides(tensor: Tensor) -> tuple[bool, tuple[int, ...]]:
-        """Whether to copy it, and the strides then."""
+        """Whether the tensor must be copied, and the strides to use."""
         copies = width > 1 and tensor.stride(3) != 1
         return copies, dense if copies else tensor.stride()[:3]
 
@@ -343,12 +343,12 @@ _logged: set[str] = set()
 
 
 def log_fallback(reason: str) -> None:
-    """Say once that, and why, torch's convolution is used."""
+    """Log once for each reason that torch's convolution is used."""
     if reason not in _logged:
         _logged.add(reason)
         _LOGGER.info("Depthwise convolution by torch: %s.", reason.rstrip("."))
 
 
 def refusal(reason: str) -> str:
-    """The message for a native kernel that was demanded and is not there."""
-    return f"Native kernel refused: {reason.rstrip('.')}. Use backend='aten', or 'auto' to take what there is."
+    """The error message if a native kernel was requested but cannot be used."""
+    return f"Native kernel refused: {reason.rstrip('.')}. Use backend='aten', or 'auto' to choose automatically."

@@ -1,4 +1,4 @@
-"""The same three functions by torch's own convolution: other devices, dtypes, and sizes that no native method takes."""
+"""The three operators by torch's own convolution, for everything that the native kernels do not support."""
 
 from __future__ import annotations
 
@@ -6,24 +6,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._direct import is_transformed
-from ._layout import layout_of
+from ._layout import hides_layout, layout_of
 
-# Taps of a kernel from which torch's depthwise convolution on a CPU falls, in the plain layout, to a hundredth of its
-# speed (measured: at 15x15), while the channels-last one goes on at its pace. Not so for the types that oneDNN does not
-# have: there the plain layout is the faster one at any size.
+# Number of taps from which torch's depthwise convolution of contiguous tensors on a CPU drops to a hundredth of its
+# speed (measured: at 15x15), unlike the channels-last one. For dtypes that oneDNN does not support, the contiguous
+# format is faster at any size.
 _CHANNELS_LAST_FROM = 14 * 14
 _CHANNELS_LAST_TYPES = (torch.float32, torch.bfloat16)
 
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
-    """``act(conv(input, weight) + bias)`` in the layout of ``input``; even kernels as ``padding="same"`` does."""
+    """``act(conv(input, weight) + bias)`` in the memory format of ``input``; even kernels as in ``padding="same"``."""
     if input.numel() == 0:
-        # Torch refuses planes without pixels; this keeps the graph of autograd whole, with gradients of zero.
+        # Torch rejects empty planes. This keeps the autograd graph connected, with zero gradients.
         nothing = weight.sum() * 0 if bias is None else (weight.sum() + bias.sum()) * 0
         return input.contiguous() + nothing.to(input.dtype)
-    # A transform of torch.func may hide axes, and a layout counts them.
-    layout = torch.contiguous_format if is_transformed() else layout_of(input)
+    layout = layout_of(input)
     kh, kw = weight.shape[2:]
     padding = (kh // 2, kw // 2)
     if kh % 2 == 0 or kw % 2 == 0:
@@ -34,7 +32,7 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> T
 
 
 def grad_input(grad: Tensor, weight: Tensor) -> Tensor:
-    """Gradient of the input in the layout of ``grad``: the convolution with the kernel turned by 180 degrees."""
+    """Gradient of the input in the memory format of ``grad``: convolution with the kernel rotated by 180 degrees."""
     return forward(grad, weight.flip(2, 3), None, False)
 
 
@@ -43,7 +41,7 @@ def grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int) -> Tensor:
     channels = input.shape[1]
     if input.numel() == 0:
         return input.new_zeros((channels, 1, kh, kw))
-    # The operator wants a weight for its shape alone; one element, repeated, serves.
+    # The operator only uses the shape of the weight: one element is expanded.
     like = input.new_empty(1).expand(channels, 1, kh, kw)
     geometry = ([1, 1], [kh // 2, kw // 2], [1, 1], False, [0, 0], channels, (False, True, False))
     found: Tensor = torch.ops.aten.convolution_backward(grad, input, like, None, *geometry)[1]
@@ -51,8 +49,8 @@ def grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int) -> Tensor:
 
 
 def _laid_out(input: Tensor, taps: int) -> Tensor:
-    """``input`` in the layout that torch is fast in."""
+    """``input`` in the memory format in which torch is faster."""
     is_faster = input.device.type == "cpu" and taps >= _CHANNELS_LAST_FROM and input.dtype in _CHANNELS_LAST_TYPES
-    if is_faster and not is_transformed():
+    if is_faster and not hides_layout(input):
         return input.contiguous(memory_format=torch.channels_last)
     return input

@@ -1,4 +1,4 @@
-"""What the native library and the machine are, in words and numbers."""
+"""A description of the native library and of the machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from . import _loader
 from ._choice import COMPUTED_IN, ISA_VARIABLE, METHOD_VARIABLE, forced_numbers, uncovered
 from ._prepared_weights import SPECTRA_VARIABLE, limit_bytes, used_bytes
 
-# Of the many that a CPU reports, those that kernels here use or may use one day.
+# The reported CPU features that the kernels use or may use in the future.
 _FEATURES = ("avx2", "fma", "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_bf16", "amx_tile", "amx_bf16")
 _FEATURES_ELSEWHERE = ("neon", "asimd", "sve", "sve2", "bf16", "vsx", "v")
 _VARIABLES = (ISA_VARIABLE, METHOD_VARIABLE, SPECTRA_VARIABLE, _loader.LIBRARY_VARIABLE)
@@ -27,16 +27,16 @@ class NativeInfo:
     """The native library on this machine.
 
     Attributes:
-        loaded: Whether it is there and could be opened.
-        path: Its file, or None.
-        abi_version: Version of its C interface that this package needs.
-        compiler: What built it, or None.
-        isa: The instruction set used: ``portable``, ``avx2`` or ``avx512``; None where there is no library, and where
-            the environment names what is unknown, so that no convolution runs.
-        best_isa: The best that this CPU and the library have.
-        methods: Those that the library has for ``isa``; none where that is None.
-        openmp: File of the OpenMP runtime, torch's own, whose threads it works on; None: threads of its own.
-        load_error: Why it is not there, and what to do; or None.
+        loaded: Whether the library was found and loaded.
+        path: File of the library, or None.
+        abi_version: Version of the C interface that this package needs.
+        compiler: Compiler that built the library, or None.
+        isa: Instruction set in use: ``portable``, ``avx2`` or ``avx512``; None without a library, or if the environment
+            names an unknown instruction set or method, in which case no convolution runs.
+        best_isa: Best instruction set that this CPU and the library support.
+        methods: Methods that the library has for ``isa``; empty if ``isa`` is None.
+        openmp: File of torch's OpenMP runtime whose threads the library uses; None if it starts its own threads.
+        load_error: Why the library is not available, and what to do; or None.
     """
 
     loaded: bool
@@ -51,59 +51,77 @@ class NativeInfo:
 
 
 def native_info() -> NativeInfo:
-    """The native library: found, opened, or why not."""
+    """Describe the native library, or why it is not available."""
     library = _loader.find_library()
     if isinstance(library, str):
         return NativeInfo(False, None, _loader.ABI_VERSION, None, None, None, (), None, library)
     try:
         isa = forced_numbers(library)[0] or library.best_isa
     except BackendError:
-        isa = None
+        isa = -1
     return NativeInfo(
         loaded=True,
         path=str(library.path),
         abi_version=_loader.ABI_VERSION,
         compiler=library.compiler,
-        isa=None if isa is None else _loader.ISA_NAMES[isa],
+        isa=_loader.ISA_NAMES.get(isa),
         best_isa=_loader.ISA_NAMES[library.best_isa],
-        methods=() if isa is None else _methods(library, isa),
+        methods=tuple(dict.fromkeys(k.method for k in library.kernels if k.isa == _loader.ISA_NAMES.get(isa))),
         openmp=library.openmp,
         load_error=None,
     )
 
 
-def _methods(library: _loader.Library, isa: int) -> tuple[str, ...]:
-    """Methods that can compute something: each is asked with a small problem that all are made for."""
-    found = []
-    for name, number in _loader.METHODS.items():
-        problem = _loader.Problem(_loader.FORWARD, 0, 0, number, isa, 1, 1, 64, 14, 14, 7, 7)
-        if name not in ("auto", "aten") and library.plan(problem, _loader.Plan()) == 0:
-            found.append(name)
-    return tuple(found)
+def native_kernels() -> tuple[_loader.NativeKernel, ...]:
+    """The kernels of the native library that this CPU can run; empty if there is no library."""
+    library = _loader.find_library()
+    return () if isinstance(library, str) else library.kernels
+
+
+def measure_fma_peak(threads: int, isa: str | None = None, seconds: float = 0.2) -> float | None:
+    """Multiply-add peak from registers, in 10^9 floating-point operations per second: the roofline of direct methods.
+
+    Args:
+        threads: Number of threads that run at once.
+        isa: Instruction set; default: the one that the environment forces, else the best of this machine.
+        seconds: Duration of the measurement; the fastest burst of each thread counts.
+
+    Returns:
+        None without the native library.
+
+    Raises:
+        BackendError: The environment forces an instruction set that is not available.
+    """
+    library = _loader.find_library()
+    if isinstance(library, str):
+        return None
+    number = forced_numbers(library)[0] if isa is None else _loader.ISAS[isa]
+    peak: float = library.measure_fma_peak(number, threads, seconds)
+    return peak or None
 
 
 def describe_backend(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> str:
-    """What computes a covered convolution, in a few words for records: ``"native avx512"``, or ``"aten (REASON)"``.
+    """The backend of a supported convolution, as stored in results: ``"native avx512"``, or ``"aten (REASON)"``.
 
-    A method that ``REPLK_PROBE_METHOD`` forces is named.
+    A method forced by ``REPLK_PROBE_METHOD`` is included.
 
     Args:
-        device: Of the tensors.
-        dtype: Of the tensors.
+        device: Device of the tensors.
+        dtype: Dtype of the tensors.
 
     Raises:
-        InvalidInputError: ``dtype`` is no dtype.
-        BackendError: The environment forces what does not exist here, so that a convolution raises it too.
+        InvalidInputError: ``dtype`` is not a torch.dtype.
+        BackendError: The environment forces a method or instruction set that does not exist on this machine.
     """
     device = torch.device(device)
     if device.type != "cpu":
         return f"aten (the device is {device.type})"
     reason = uncovered(dtype)
     if reason is not None:
-        # The library's own reason may fill a page; a record has room for its kind.
+        # The first sentence only: the full reason may be long.
         return f"aten ({reason.partition('. ')[0]})"
     library = _loader.find_library()
-    assert not isinstance(library, str)  # that is a reason
+    assert not isinstance(library, str)  # this would have been a reason
     isa, method = forced_numbers(library)
     found = f"native {_loader.ISA_NAMES[isa or library.best_isa]}"
     found += f", method {_loader.METHOD_NAMES[method]} forced" if method else ""
@@ -111,11 +129,11 @@ def describe_backend(device: str | torch.device = "cpu", dtype: torch.dtype = to
 
 
 def describe_machine() -> dict[str, Any]:
-    """Everything that a report about speed or a wrong result needs, as JSON takes it.
+    """Everything that a report about speed or a wrong result needs, as JSON-compatible values.
 
     Returns:
         ``cpu``, ``cpu_features``, ``cores``, ``torch``, ``torch_threads``, ``native`` (:class:`NativeInfo`),
-        ``backends`` by dtype, ``spectra_bytes``, ``spectra_limit_bytes``, ``environment``, ``error`` (of the
+        ``backends`` by dtype, ``spectra_bytes``, ``spectra_limit_bytes``, ``environment``, ``error`` (an error in the
         environment, or None).
     """
     found: dict[str, Any] = {
@@ -140,7 +158,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """The first CPU's entry in Linux's table; empty elsewhere."""
+    """The first CPU's entry in /proc/cpuinfo; empty on other systems."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -158,5 +176,5 @@ def _cpu_features() -> list[str]:
     info = _cpuinfo()
     flags = (info.get("flags") or info.get("features") or info.get("isa") or "").split()
     known = _FEATURES if "flags" in info else _FEATURES_ELSEWHERE
-    # Where the system has no such table, torch's word for what it found.
+    # Without /proc/cpuinfo, the capability that torch reports.
     return [name for name in known if name in flags] or [torch.backends.cpu.get_cpu_capability().lower()]

@@ -1,6 +1,6 @@
-"""The two layouts of ``[N, C, H, W]``: plane by plane, or with the channels of a pixel side by side (channels-last).
+"""The two memory formats of ``[N, C, H, W]``: contiguous planes, and channels-last.
 
-Results have the layout of what they are made from, as torch's own convolutions have.
+Results have the memory format of the input, as in torch's own convolutions.
 """
 
 from __future__ import annotations
@@ -8,17 +8,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Elements of an image from which copying it as a transposed matrix, by blocks, is faster than `contiguous()`, into
-# planes and out of them. (1,128,56,56): 0.22 ms and 0.40; (1,384,14,14): equal; 64 images of (96,7,7): 0.52 and 0.10.
+# Elements of an image from which copying it as a transposed matrix is faster than `contiguous()`, to planes and back.
+# (1,128,56,56): 0.22 ms and 0.40; (1,384,14,14): equal; 64 images of (96,7,7): 0.52 and 0.10.
 _BLOCKS_FROM, _BLOCKS_BACK_FROM = 1 << 16, 1 << 19
 
 
-def is_channels_last(tensor: Tensor) -> bool:
-    """Whether the channels of ``[N, C, H, W]`` come last in memory, and not the planes as well, as with one channel.
+def hides_layout(tensor: Tensor) -> bool:
+    """Whether ``torch.vmap`` batches the tensor, so that the memory format of the batch is not known."""
+    try:
+        tensor.is_contiguous(memory_format=torch.channels_last)
+    except RuntimeError:
+        return True
+    return False
 
-    By strides, as torch's convolutions tell it: a tensor that was cropped has a layout too.
+
+def is_channels_last(tensor: Tensor) -> bool:
+    """Whether ``[N, C, H, W]`` is channels-last and not contiguous at the same time, as with one channel.
+
+    Determined from the strides, as in torch's convolutions, so that cropped tensors have a memory format too.
     """
-    if tensor.is_contiguous():
+    if tensor.is_contiguous() or hides_layout(tensor):
         return False
     if tensor.is_contiguous(memory_format=torch.channels_last):
         return True
@@ -27,22 +36,22 @@ def is_channels_last(tensor: Tensor) -> bool:
     for axis in (1, 3, 2, 0):
         if shape[axis] == 0 or strides[axis] < least or (axis == 1 and strides[axis] == 0):
             return False
-        if axis == 0 and least == strides[1]:  # one channel, or one pixel: both layouts
+        if axis == 0 and least == strides[1]:  # one channel, or one pixel: both formats
             return False
         least = strides[axis] * max(shape[axis], 1)
     return True
 
 
 def layout_of(tensor: Tensor) -> torch.memory_format:
-    """The layout of what is made from ``tensor``: channels-last where it is that, else plane by plane."""
+    """The memory format of ``tensor``: channels-last, or contiguous for all others."""
     return torch.channels_last if is_channels_last(tensor) else torch.contiguous_format
 
 
 def in_planes(tensor: Tensor) -> Tensor:
-    """The same values, plane by plane.
+    """The tensor, contiguous.
 
     Args:
-        tensor: ``[N, C, H, W]``, of any strides.
+        tensor: ``[N, C, H, W]``, with any strides.
     """
     is_small = tensor[:1].numel() < _BLOCKS_FROM
     if is_small or not tensor.is_contiguous(memory_format=torch.channels_last):
@@ -55,7 +64,7 @@ def in_planes(tensor: Tensor) -> Tensor:
 
 
 def in_channels_last(planes: Tensor) -> Tensor:
-    """The same values with the channels last.
+    """The tensor, channels-last.
 
     Args:
         planes: ``[N, C, H, W]``, contiguous.

@@ -1,12 +1,14 @@
-"""Finds and opens the native library: its C interface (csrc/include/replk/dwconv2d.h) as ctypes sees it."""
+"""Finds and loads the native library, and declares its C interface (csrc/include/replk/dwconv2d.h) for ctypes."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,27 +17,28 @@ import torch
 
 _LOGGER = logging.getLogger(__name__)
 
-# Of the interface that the structures below describe.
-ABI_VERSION = 3
+# Version of the interface that the structures below describe.
+ABI_VERSION = 4
 FILE_NAME = "libreplk_dwconv2d" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
-# Names another file to open, for instance one built with a sanitizer.
+# Names another file to load, for example one built with a sanitizer.
 LIBRARY_VARIABLE = "REPLK_PROBE_LIBRARY"
 _INSTALL = (
-    "Until then torch's own convolution computes large kernels, many times slower. Install a C++17 compiler (g++ or "
-    "clang++; CXX names another one) and install the package again: pip install --force-reinstall --no-deps "
-    "--no-cache-dir, and what it was installed from."
+    "Until it is installed, torch's own convolution is used, which is many times slower for large kernels. Install a "
+    "C++17 compiler (g++ or clang++; CXX names another one) and install the package again from the same source: "
+    "pip install --force-reinstall --no-deps --no-cache-dir SOURCE."
 )
 _NAME_ANOTHER = f"Set {LIBRARY_VARIABLE} to a library that this package's setup.py built, or unset it to use its own."
-# Written by setup.py where nothing could be built.
+# Written by setup.py if the library could not be built.
 _BUILD_ERROR = "_build_error.txt"
 _IMPORTED_IN = os.getpid()
 
 FORWARD, GRAD_INPUT, GRAD_WEIGHT = 0, 1, 2
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
-METHODS = {"auto": 0, "direct": 1, "fft": 2, "lanes": 3, "lanes-fft": 4, "reference": 5, "aten": 6}
+METHODS = {"auto": 0, "direct": 1, "fft": 2, "blocked": 3, "blocked-pfa": 4, "reference": 5, "aten": 6}
 METHOD_NAMES = {number: name for name, number in METHODS.items()}
 HOST = METHODS["aten"]
-ISAS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3}
+INSTRUCTION_SETS = ("portable", "avx2", "avx512")
+ISAS = {name: number for number, name in enumerate(("auto", *INSTRUCTION_SETS))}
 ISA_NAMES = {number: name for name, number in ISAS.items()}
 
 _Strides = ctypes.c_int64 * 3
@@ -71,6 +74,7 @@ class Plan(ctypes.Structure):
         ("tile_w", ctypes.c_int64),
         ("packed_bytes", ctypes.c_int64),
         ("workspace_bytes", ctypes.c_int64),
+        ("checksum", ctypes.c_uint64),
     )
 
 
@@ -93,15 +97,48 @@ class Buffers(ctypes.Structure):
     )
 
 
+class _Kernel(ctypes.Structure):
+    """``replk_kernel``: one compiled kernel."""
+
+    _fields_ = (
+        ("name", ctypes.c_char * 48),
+        ("method", ctypes.c_int32),
+        ("isa", ctypes.c_int32),
+        ("dtype", ctypes.c_int32),
+        ("direction", ctypes.c_int32),
+        ("uses_fft", ctypes.c_int32),
+    )
+
+
 @dataclass(frozen=True)
-class Library:
-    """The opened library.
+class NativeKernel:
+    """One compiled kernel of the native library.
 
     Attributes:
-        path: Its file.
-        compiler: What built it.
-        best_isa: Number of the best instruction set of this CPU that it has code for.
-        openmp: File of the OpenMP runtime whose threads it works on: the one that torch uses. None: its own threads.
+        method: ``"direct"``, ``"fft"``, ``"blocked"``, ``"blocked-pfa"`` or ``"reference"``.
+        isa: Instruction set: ``"portable"``, ``"avx2"`` or ``"avx512"``.
+        dtype: ``"float32"`` or ``"bfloat16"``.
+        direction: ``"forward"``, ``"grad_input"`` or ``"grad_weight"``.
+        uses_fft: Whether it computes through FFTs, whose rounding errors are relative to the whole plane.
+    """
+
+    method: str
+    isa: str
+    dtype: str
+    direction: str
+    uses_fft: bool
+
+
+@dataclass(frozen=True)
+class Library:
+    """The loaded library.
+
+    Attributes:
+        path: File of the library.
+        compiler: Name of the compiler that built it.
+        best_isa: Number of the best instruction set that both this CPU and the library support.
+        openmp: File of the OpenMP runtime whose threads it uses, which is torch's; None if it starts its own threads.
+        kernels: The kernels that this CPU can run.
         plan: ``replk_dwconv2d_plan(Problem*, Plan*) -> status``.
         pack: ``replk_dwconv2d_pack(Problem*, Plan*, weight, packed) -> status``.
         run: ``replk_dwconv2d_run(Problem*, Plan*, Buffers*) -> status``.
@@ -113,6 +150,7 @@ class Library:
     compiler: str
     best_isa: int
     openmp: str | None
+    kernels: tuple[NativeKernel, ...]
     plan: Any
     pack: Any
     run: Any
@@ -122,7 +160,7 @@ class Library:
 
 @functools.cache
 def find_library() -> Library | str:
-    """The library, opened once, or why there is none and what to do: some sentences."""
+    """The library, loaded once, or an explanation why it is not available and what to do."""
     named = os.environ.get(LIBRARY_VARIABLE)
     path = Path(named) if named else Path(__file__).with_name(FILE_NAME)
     found = _open(path)
@@ -130,43 +168,44 @@ def find_library() -> Library | str:
         if named:
             found = f"{LIBRARY_VARIABLE} names {path}. {found} {_NAME_ANOTHER}"
         else:
-            found = f"Its place is {path}. {found} {_INSTALL}"
+            found = f"The native library is expected at {path}. {found} {_INSTALL}"
         _LOGGER.warning("The native convolution is not used. %s", found)
     return found
 
 
 def _why_missing(path: Path) -> str:
     if path.exists():
-        return "That is not a file."
+        return "It is not a file."
     try:
-        said = path.with_name(_BUILD_ERROR).read_text(encoding="utf-8").strip()
+        reason = path.with_name(_BUILD_ERROR).read_text(encoding="utf-8").strip()
     except OSError:
-        return "There is no such file."
-    return f"It could not be built when the package was installed. {said}\n"
+        return "The file does not exist."
+    return f"It could not be built when the package was installed. {reason}\n"
 
 
 def _open(path: Path) -> Library | str:
-    """Open, check the version, declare the functions, hand over torch's threads; or why that cannot be done."""
+    """Load the library, check its version, declare its functions and set torch's threads; or why that failed."""
     if not path.is_file():
         return _why_missing(path)
     try:
-        # With a directory, so that the system looks nowhere else.
+        # An absolute path, so that the system does not search elsewhere.
         library = ctypes.CDLL(str(path.absolute()))
     except OSError as error:
-        said = str(error).removeprefix(f"{path.absolute()}: ")
-        return f"That cannot be opened as a library of this machine: {said}."
+        reason = str(error).removeprefix(f"{path.absolute()}: ")
+        return f"It cannot be loaded on this machine: {reason}."
     try:
         version = int(library.replk_abi_version())
     except AttributeError:
-        return "That is another library: it has no function replk_abi_version."
+        return "It is a different library: it has no function replk_abi_version."
     if version != ABI_VERSION:
-        return f"That is of another build: its interface has version {version}, and this package needs {ABI_VERSION}."
+        return f"It is from another build: its interface has version {version}, and this package needs {ABI_VERSION}."
     problem, plan = ctypes.POINTER(Problem), ctypes.POINTER(Plan)
     signatures: dict[str, tuple[Any, tuple[Any, ...]]] = {
         "replk_best_isa": (ctypes.c_int32, ()),
         "replk_compiler": (ctypes.c_char_p, ()),
         "replk_status_string": (ctypes.c_char_p, (ctypes.c_int32,)),
         "replk_set_gomp_parallel": (None, (ctypes.c_void_p,)),
+        "replk_dwconv2d_kernel": (ctypes.c_int32, (ctypes.c_int32, ctypes.POINTER(_Kernel))),
         "replk_dwconv2d_plan": (ctypes.c_int32, (problem, plan)),
         "replk_dwconv2d_pack": (ctypes.c_int32, (problem, plan, ctypes.c_void_p, ctypes.c_void_p)),
         "replk_dwconv2d_run": (ctypes.c_int32, (problem, plan, ctypes.POINTER(Buffers))),
@@ -177,10 +216,10 @@ def _open(path: Path) -> Library | str:
         try:
             function = getattr(library, name)
         except AttributeError:
-            return f"That is of another build: it has no function {name}."
+            return f"It is from another build: it has no function {name}."
         function.restype, function.argtypes = result, arguments
         functions[name.removeprefix("replk_").removeprefix("dwconv2d_")] = function
-    # A pool of OpenMP threads does not live on in a forked child: waiting for it would never end.
+    # OpenMP's thread pool does not survive a fork: in a child process, waiting for it would never end.
     start, openmp = _torch_threads() if os.getpid() == _IMPORTED_IN else (None, None)
     functions["set_gomp_parallel"](start)
     return Library(
@@ -188,12 +227,22 @@ def _open(path: Path) -> Library | str:
         compiler=functions["compiler"]().decode(),
         best_isa=functions["best_isa"](),
         openmp=openmp,
+        kernels=tuple(_kernels(functions["kernel"])),
         plan=functions["plan"],
         pack=functions["pack"],
         run=functions["run"],
         status_text=functions["status_string"],
         measure_fma_peak=functions["measure_fma_peak"],
     )
+
+
+def _kernels(describe: Any) -> Iterator[NativeKernel]:
+    kernel = _Kernel()
+    for index in itertools.count():
+        if describe(index, kernel):
+            return
+        method, isa, dtype, direction = kernel.name.decode().split()
+        yield NativeKernel(method, isa, dtype, direction, bool(kernel.uses_fft))
 
 
 class _SymbolInfo(ctypes.Structure):
@@ -210,15 +259,15 @@ class _SymbolInfo(ctypes.Structure):
 def _torch_threads() -> tuple[int | None, str | None]:
     """Address of ``GOMP_parallel`` in the OpenMP runtime that torch itself is linked with, and that runtime's file.
 
-    The look-up starts at torch's own library and follows its dependencies, so it finds torch's runtime even where
-    other packages have loaded another; nothing new is loaded. ``(None, None)`` where torch has no such runtime.
+    The lookup starts at torch's own library and follows its dependencies, so that it finds torch's runtime even if
+    other packages have loaded another one; nothing is loaded. ``(None, None)`` if torch has no such runtime.
     """
     if not hasattr(os, "RTLD_NOLOAD"):
         return None, None
     suffix = ".dylib" if sys.platform == "darwin" else ".so"
     own = Path(torch.__file__).parent / "lib" / f"libtorch_cpu{suffix}"
     try:
-        # The process itself is the second choice: a torch that is built into its program.
+        # The process itself is tried second, for torch linked statically into a program.
         for name in (str(own), None):
             try:
                 handle = ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_LAZY if name else ctypes.DEFAULT_MODE)

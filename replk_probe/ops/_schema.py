@@ -1,11 +1,12 @@
-"""The three operators as torch sees them: schema, kernels by device, fake tensors, autocast, FLOP counts.
+"""The three operators for torch: schemas, kernels by device, fake tensors, autocast, FLOP counts.
 
     dwconv2d               y = act(conv(x, w) + b)     [N,C,H,W], [C,1,Kh,Kw], [C] -> [N,C,H,W]
     dwconv2d_grad_input    dx from dy and w            [N,C,H,W], [C,1,Kh,Kw]      -> [N,C,H,W]
     dwconv2d_grad_weight   dw from x and dy            [N,C,H,W], [N,C,H,W]        -> [C,1,Kh,Kw]
 
-``native`` refuses torch's own convolution, even where no fast method takes the problem. Results have the
-layout of the first tensor, channels-last or contiguous; gradients of the weight are contiguous.
+``native`` raises an error instead of using torch's own convolution. ``prepared`` is the ``number`` of a
+:class:`PreparedWeights`, or 0. Results have the memory format of the first tensor, channels-last or contiguous;
+gradients of the weight are contiguous.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from replk_probe.errors import BackendError
 from . import _cpu, _fallback
 from ._choice import uncovered_tensors
 from ._layout import layout_of
+from ._prepared_weights import find_prepared
 from ._shapes import check_forward, check_grad_input, check_grad_weight
 
 NAMESPACE = "replk_probe"
 LIBRARY: Any = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
-LIBRARY.define("dwconv2d(Tensor input, Tensor weight, Tensor? bias, bool relu, bool native=False) -> Tensor")
-LIBRARY.define("dwconv2d_grad_input(Tensor grad, Tensor weight, bool native=False) -> Tensor")
+LIBRARY.define(
+    "dwconv2d(Tensor input, Tensor weight, Tensor? bias, bool relu, bool native=False, int prepared=0) -> Tensor"
+)
+LIBRARY.define("dwconv2d_grad_input(Tensor grad, Tensor weight, bool native=False, int prepared=0) -> Tensor")
 LIBRARY.define("dwconv2d_grad_weight(Tensor input, Tensor grad, SymInt kh, SymInt kw, bool native=False) -> Tensor")
 
 dwconv2d: Any = torch.ops.replk_probe.dwconv2d
@@ -37,13 +41,15 @@ dwconv2d_grad_weight: Any = torch.ops.replk_probe.dwconv2d_grad_weight
 # Kernels ----------------------------------------------------------------------------------------------------------
 
 
-def _forward_elsewhere(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, native: bool = False) -> Tensor:
+def _forward_elsewhere(
+    input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, native: bool = False, prepared: int = 0
+) -> Tensor:
     check_forward(input, weight, bias)
     _elsewhere(input, native)
     return _fallback.forward(input, weight, bias, relu)
 
 
-def _grad_input_elsewhere(grad: Tensor, weight: Tensor, native: bool = False) -> Tensor:
+def _grad_input_elsewhere(grad: Tensor, weight: Tensor, native: bool = False, prepared: int = 0) -> Tensor:
     check_grad_input(grad, weight)
     _elsewhere(grad, native)
     return _fallback.grad_input(grad, weight)
@@ -56,19 +62,21 @@ def _grad_weight_elsewhere(input: Tensor, grad: Tensor, kh: int, kw: int, native
 
 
 def _elsewhere(tensor: Tensor, native: bool) -> None:
-    """Say, or refuse, that a tensor of no CPU goes to torch."""
-    reason = uncovered_tensors(tensor) or "the tensor is not plain memory"
+    """Log, or with ``native`` raise, that a tensor on another device is computed by torch."""
+    reason = uncovered_tensors(tensor) or "the tensor has no memory of its own"
     if native:
         raise BackendError(_cpu.refusal(reason))
     _cpu.log_fallback(reason)
 
 
-def _forward_on_cpu(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, native: bool = False) -> Tensor:
-    return _cpu.forward(input, weight, bias, relu, native)
+def _forward_on_cpu(
+    input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, native: bool = False, prepared: int = 0
+) -> Tensor:
+    return _cpu.forward(input, weight, bias, relu, native, find_prepared(prepared))
 
 
-def _grad_input_on_cpu(grad: Tensor, weight: Tensor, native: bool = False) -> Tensor:
-    return _cpu.grad_input(grad, weight, native)
+def _grad_input_on_cpu(grad: Tensor, weight: Tensor, native: bool = False, prepared: int = 0) -> Tensor:
+    return _cpu.grad_input(grad, weight, native, find_prepared(prepared))
 
 
 def _grad_weight_on_cpu(input: Tensor, grad: Tensor, kh: int, kw: int, native: bool = False) -> Tensor:
@@ -86,12 +94,14 @@ LIBRARY.impl("dwconv2d_grad_weight", _grad_weight_elsewhere, "CompositeExplicitA
 # Fake tensors -----------------------------------------------------------------------------------------------------
 
 
-def _forward_fake(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, native: bool = False) -> Tensor:
+def _forward_fake(
+    input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, native: bool = False, prepared: int = 0
+) -> Tensor:
     check_forward(input, weight, bias)
     return torch.empty_like(input, memory_format=layout_of(input))
 
 
-def _grad_input_fake(grad: Tensor, weight: Tensor, native: bool = False) -> Tensor:
+def _grad_input_fake(grad: Tensor, weight: Tensor, native: bool = False, prepared: int = 0) -> Tensor:
     check_grad_input(grad, weight)
     return torch.empty_like(grad, memory_format=layout_of(grad))
 
@@ -112,19 +122,21 @@ for _name, _fake in (
 # Autocast ---------------------------------------------------------------------------------------------------------
 
 
-def _register_autocast(name: str, operator: Any, device: str) -> None:
-    """Compute in the type of ``torch.autocast``, as ``F.conv2d`` does; float64 stays what it is."""
+def autocast(device: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Cast tensors to the dtype of ``torch.autocast``, as ``F.conv2d`` does; float64 is not cast."""
+    dtype = torch.get_autocast_dtype(device)
 
-    def cast(value: Any, dtype: torch.dtype) -> Any:
+    def cast(value: Any) -> Any:
         is_cast = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64
         return value.to(dtype) if is_cast and value.device.type == device else value
 
-    def kernel(*args: Any, **kwargs: Any) -> Any:
-        dtype = torch.get_autocast_dtype(device)
+    return tuple(map(cast, args))
+
+
+def _register_autocast(name: str, operator: Any, device: str) -> None:
+    def kernel(*args: Any) -> Any:
         with torch.autocast(device, enabled=False):
-            return operator(
-                *(cast(value, dtype) for value in args), **{key: cast(value, dtype) for key, value in kwargs.items()}
-            )
+            return operator(*autocast(device, args))
 
     LIBRARY.impl(name, kernel, f"Autocast{device.upper()}")
 

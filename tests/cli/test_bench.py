@@ -70,10 +70,10 @@ def test_wrong_usage_is_told_before_anything_is_timed(replk_probe, arguments, st
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("REPLK_PROBE_METHOD", "nonsense", "No method has that name"),
-        ("REPLK_PROBE_ISA", "nonsense", "No instruction set has that name"),
-        ("REPLK_PROBE_SPECTRA_MB", "much", "Set a whole number of MB"),
-        ("REPLK_PROBE_METHOD", "lanes", "Method 'lanes' cannot compute input [1,2,256,256]"),
+        ("REPLK_PROBE_METHOD", "nonsense", "No method has this name"),
+        ("REPLK_PROBE_ISA", "nonsense", "No instruction set has this name"),
+        ("REPLK_PROBE_SPECTRA_MB", "much", "Set an integer number of megabytes"),
+        ("REPLK_PROBE_METHOD", "blocked", "Method 'blocked' cannot compute input [1,2,256,256]"),
     ],
 )
 def test_a_wrong_environment_is_told_before_anything_is_timed(

@@ -25,7 +25,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_everything_is_told(replk_probe: Run) -> None:
     info = ops.native_info()
     if not info.loaded:
-        pytest.skip(f"the native library is not there: {info.load_error}")
+        pytest.skip(f"the native library is not available: {info.load_error}")
     text = replk_probe("info").stdout
     joined = " ".join(text.split())
     assert torch.__version__ in text and str(info.path) in text and f"built by {info.compiler}" in joined
@@ -63,11 +63,11 @@ def test_a_wrong_environment_is_told_and_no_crash(replk_probe: Run, monkeypatch:
 def test_an_unknown_word_is_not_shown_as_in_use(replk_probe: Run, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     info = ops.native_info()
     if not info.loaded:
-        pytest.skip(f"the native library is not there: {info.load_error}")
+        pytest.skip(f"the native library is not available: {info.load_error}")
     monkeypatch.setenv(name, "nonsense")
     done = replk_probe("info")
     text = " ".join(done.stdout.split())
-    assert done.exit_code == 1 and f"error {name} is 'nonsense'." in text and "Set one of" in text
+    assert done.exit_code == 1 and f"error {name} is 'nonsense'." in text and "Choose from" in text
     assert f"instruction set none, see the error below (there is {info.best_isa})" in text and "backend" not in text
     done = replk_probe("info", "--json")
     assert done.exit_code == 1 and json.loads(done.stdout)["native"]["isa"] is None
@@ -85,8 +85,8 @@ def test_without_a_library_it_says_why_and_what_to_do(
     finally:
         monkeypatch.undo()
         _loader.find_library.cache_clear()
-    assert "native library not loaded. Its place is" in text
+    assert "native library not loaded. The native library is expected at" in text
     assert "It could not be built when the package was installed. The compiler failed" in text
     assert "kernel.cpp:1: error: no" in text
-    assert "Until then torch's own convolution" in text and "--no-cache-dir" in text
-    assert "backend float32 aten (the native library is not there)" in text
+    assert "Until it is installed, torch's own convolution" in text and "--no-cache-dir" in text
+    assert "backend float32 aten (the native library is not available)" in text

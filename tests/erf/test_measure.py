@@ -446,7 +446,7 @@ def test_the_record_names_what_computed_the_large_kernels(forced: str, monkeypat
     monkeypatch.setenv("REPLK_PROBE_METHOD", forced)
     backend = measure_erf(large_kernels(), batch(1, 64)).run.backend
     if not native_info().loaded:
-        assert backend.startswith("aten: the native library is not there")
+        assert backend.startswith("aten: the native library is not available")
     elif forced == "aten":
         assert backend == "aten: REPLK_PROBE_METHOD=aten forces torch's convolution"
     else:

@@ -28,7 +28,7 @@ def native() -> ops.NativeInfo:
     """The library; the test is skipped where there is none, saying why."""
     info = ops.native_info()
     if not info.loaded:
-        pytest.skip(f"the native library is not there: {info.load_error}")
+        pytest.skip(f"the native library is not available: {info.load_error}")
     return info
 
 

@@ -36,8 +36,26 @@ def test_the_library_is_built_where_there_is_a_compiler() -> None:
     info = ops.native_info()
     assert info.loaded, info.load_error
     assert info.path is not None and Path(info.path).is_file() and info.load_error is None
-    assert info.abi_version == 3 and info.compiler and info.isa == info.best_isa
-    assert {"direct", "fft", "lanes", "lanes-fft", "reference"} <= set(info.methods)
+    assert info.abi_version == 4 and info.compiler and info.isa == info.best_isa
+    assert {"direct", "fft", "blocked", "blocked-pfa", "reference"} <= set(info.methods)
+
+
+def test_the_kernels_are_those_that_python_has_names_for(native: ops.NativeInfo) -> None:
+    kernels = ops.native_kernels()
+    assert {kernel.method for kernel in kernels} == set(_loader.METHODS) - {"auto", "aten"}
+    assert {kernel.isa for kernel in kernels} <= set(_loader.ISAS) and kernels[-1].isa == native.best_isa
+    assert {kernel.direction for kernel in kernels} == {"forward", "grad_input", "grad_weight"}
+    assert {kernel.dtype for kernel in kernels} == {str(dtype).removeprefix("torch.") for dtype in _loader.DTYPES}
+    assert len(set(kernels)) == len(kernels)
+
+
+def test_a_plan_that_does_not_fit_its_problem_is_an_error(native: ops.NativeInfo) -> None:
+    x, w = torch.randn(1, 16, 14, 14), torch.randn(16, 1, 7, 7)
+    ops.depthwise_conv2d(x, w)
+    (call,) = _cpu._thread.calls.values()
+    call.problem.h = 10_000
+    with pytest.raises(BackendError, match=r"the plan was made for another problem \(status 5\)"):
+        ops.depthwise_conv2d(x, w)
 
 
 def test_torchs_own_threads_are_used(native: ops.NativeInfo) -> None:
@@ -95,12 +113,15 @@ def test_without_a_library_torch_computes(
         ops.depthwise_conv2d(x, w).sum().backward()
         conv = ops.DepthwiseConv2d(3, 3, 5, padding=2, groups=3).eval()
         close(conv(x), x, conv.weight, conv.bias)
-    assert len(caplog.records) == 1 and "There is no such file. Until then torch's own convolution" in caplog.text
+    assert (
+        len(caplog.records) == 1
+        and "The file does not exist. Until it is installed, torch's own convolution" in caplog.text
+    )
     info = ops.native_info()
     assert not info.loaded and info.path is None and info.methods == () and str(without_library) in str(info.load_error)
-    assert ops.describe_backend() == "aten (the native library is not there)"
+    assert ops.describe_backend() == "aten (the native library is not available)"
     assert ops.planned_method((1, 3, 9, 8), 5).method == "aten"
-    with pytest.raises(BackendError, match="Native kernel refused: the native library is not there"):
+    with pytest.raises(BackendError, match="Native kernel refused: the native library is not available"):
         ops.depthwise_conv2d(x, w, backend="native")
 
 
@@ -108,14 +129,16 @@ def test_why_nothing_was_built_is_passed_on(without_library: Path) -> None:
     without_library.with_name("_build_error.txt").write_text("No C++ compiler was found: none of g++ is on the PATH.\n")
     error = ops.native_info().load_error
     assert error is not None and "It could not be built when the package was installed. No C++ compiler was" in error
-    assert error.endswith("and what it was installed from.")
+    assert error.endswith("--no-cache-dir SOURCE.")
 
 
 def test_a_file_that_is_no_library_is_an_explained_fallback(without_library: Path) -> None:
     without_library.write_bytes(b"not a library")
     error = str(ops.native_info().load_error)
-    assert error.startswith(f"Its place is {without_library}. That cannot be opened as a library of this machine: file")
-    assert error.endswith("and what it was installed from.")
+    assert error.startswith(
+        f"The native library is expected at {without_library}. It cannot be loaded on this machine: file"
+    )
+    assert error.endswith("--no-cache-dir SOURCE.")
 
 
 def test_a_library_of_another_version_is_not_used(
@@ -124,16 +147,16 @@ def test_a_library_of_another_version_is_not_used(
     _loader.find_library.cache_clear()
     monkeypatch.undo()
     monkeypatch.setattr(_loader, "ABI_VERSION", 999)
-    assert "its interface has version 3, and this package needs 999" in str(ops.native_info().load_error)
+    assert "its interface has version 4, and this package needs 999" in str(ops.native_info().load_error)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
-        ("nowhere", None, "There is no such file."),
-        (".", None, "That is not a file."),
-        ("no.so", b"no library", "That cannot be opened as a library of this machine: file too short."),
-        ("other.so", "another library", "That is another library: it has no function replk_abi_version."),
+        ("nowhere", None, "The file does not exist."),
+        (".", None, "It is not a file."),
+        ("no.so", b"no library", "It cannot be loaded on this machine: file too short."),
+        ("other.so", "another library", "It is a different library: it has no function replk_abi_version."),
     ],
 )
 def test_a_named_library_that_cannot_be_used_is_explained(
@@ -156,7 +179,7 @@ def test_a_named_library_that_cannot_be_used_is_explained(
         f"REPLK_PROBE_LIBRARY names {path}. {why} Set REPLK_PROBE_LIBRARY to a library that this package's setup.py "
         "built, or unset it to use its own."
     )
-    with pytest.raises(BackendError, match=r"refused: the native library is not there\. REPLK_PROBE_LIBRARY"):
+    with pytest.raises(BackendError, match=r"refused: the native library is not available\. REPLK_PROBE_LIBRARY"):
         ops.depthwise_conv2d(torch.zeros(1, 3, 9, 8), torch.zeros(3, 1, 5, 5), backend="native")
 
 
@@ -202,8 +225,12 @@ def test_aten_can_be_forced(native: object, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("REPLK_PROBE_ISA", "sse9", "REPLK_PROBE_ISA is 'sse9'. No instruction set has that name. Set one of portable"),
-        ("REPLK_PROBE_METHOD", "winograd", "REPLK_PROBE_METHOD is 'winograd'. No method has that name. Set one of"),
+        (
+            "REPLK_PROBE_ISA",
+            "sse9",
+            "REPLK_PROBE_ISA is 'sse9'. No instruction set has this name. Choose from portable",
+        ),
+        ("REPLK_PROBE_METHOD", "winograd", "REPLK_PROBE_METHOD is 'winograd'. No method has this name. Choose from"),
     ],
 )
 def test_a_wrong_word_in_the_environment_is_an_error(
@@ -232,7 +259,7 @@ def test_an_instruction_set_above_the_cpus_is_an_error(native: object, monkeypat
     assert not isinstance(library, str)
     monkeypatch.setattr("replk_probe.ops._loader.ISAS", {**_loader.ISAS, "avx1024": 4})
     monkeypatch.setenv("REPLK_PROBE_ISA", "avx1024")
-    with pytest.raises(BackendError, match="This CPU, or the library as it was built, goes up to"):
+    with pytest.raises(BackendError, match="This CPU, or the library as built, supports up to"):
         ops.planned_method((1, 3, 9, 8), 5)
 
 
@@ -279,7 +306,7 @@ def test_a_fallback_is_logged_once(native: object, caplog: pytest.LogCaptureFixt
 
 def test_planned_methods(native: object) -> None:
     planned = ops.planned_method((1, 64, 56, 56), 51)
-    assert planned.method in ("fft", "direct", "lanes", "lanes-fft") and planned.isa == ops.native_info().isa
+    assert planned.method in ("fft", "direct", "blocked", "blocked-pfa") and planned.isa == ops.native_info().isa
     assert planned.workspace_bytes <= 64 << 20
     assert ops.planned_method((1, 64, 56, 56), (51, 5), torch.bfloat16, "grad_input").method != "aten"
     assert ops.planned_method((1, 64, 56, 56), 30).reason == "the kernel is (30, 30) and only odd kernels are compiled"
@@ -292,19 +319,19 @@ def test_planned_methods(native: object) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"input_shape": (64, 56, 56)}, r"input_shape is \(64, 56, 56\). It has four sizes"),
-        ({"input_shape": (1, 64, -56, 56)}, "none of them negative"),
-        ({"input_shape": (1, 64, 5.5, 56)}, "It has four sizes"),
-        ({"input_shape": ("1", 64, 56, 56)}, "It has four sizes"),
+        ({"input_shape": (64, 56, 56)}, r"input_shape is \(64, 56, 56\). Four non-negative sizes"),
+        ({"input_shape": (1, 64, -56, 56)}, "Four non-negative sizes are required"),
+        ({"input_shape": (1, 64, 5.5, 56)}, "Four non-negative sizes"),
+        ({"input_shape": ("1", 64, 56, 56)}, "Four non-negative sizes"),
         ({"input_shape": 64}, "input_shape is 64"),
-        ({"kernel_size": 0}, "kernel_size is 0. A kernel has taps"),
-        ({"kernel_size": (-3, 3)}, r"kernel_size is \(-3, 3\). A kernel has taps"),
-        ({"kernel_size": 3.0}, "kernel_size is 3.0. It has a number of rows"),
-        ({"kernel_size": (3, 3, 3)}, r"kernel_size is \(3, 3, 3\). It has a number of rows"),
+        ({"kernel_size": 0}, "kernel_size is 0. Kernel sizes must be positive"),
+        ({"kernel_size": (-3, 3)}, r"kernel_size is \(-3, 3\). Kernel sizes must be positive"),
+        ({"kernel_size": 3.0}, "kernel_size is 3.0. One or two integers"),
+        ({"kernel_size": (3, 3, 3)}, r"kernel_size is \(3, 3, 3\). One or two integers"),
         ({"kernel_size": "31"}, "kernel_size is '31'"),
-        ({"dtype": "float32"}, "dtype is 'float32'. That is no dtype of torch"),
+        ({"dtype": "float32"}, "dtype is 'float32'. A torch.dtype is required"),
         ({"direction": ["forward"]}, r"Unknown direction \['forward'\]"),
-        ({"threads": 0}, "threads is 0. At least one computes"),
+        ({"threads": 0}, "threads is 0. The number of threads must be positive"),
         ({"threads": "2"}, "threads is '2'"),
     ],
 )
@@ -322,7 +349,7 @@ def test_sizes_may_be_of_any_integer_type(native: object) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"input": [1.0]}, "input is of type list. Only torch tensors are convolved"),
+        ({"input": [1.0]}, "input is of type list. A torch.Tensor is required"),
         ({"weight": None}, "weight is of type NoneType"),
         ({"stride": "2"}, "stride is '2'"),
         ({"stride": (1, 1, 1)}, r"stride is \(1, 1, 1\)"),

@@ -35,7 +35,7 @@ def checkout(tmp_path: Path) -> Path:
     """The sources, in a folder of their own, with kernels that compile at once."""
     folder = tmp_path / "checkout"
     shutil.copytree(ROOT / "csrc", folder / "csrc", ignore=shutil.ignore_patterns("tests"))
-    for method in ("direct", "fft", "lanes", "lanes_fft"):
+    for method in ("direct", "fft", "blocked", "blocked_pfa"):
         (folder / "csrc" / "cpu" / f"{method}.cpp").write_text(_EMPTY.format(method=method))
     for name in FILES:
         shutil.copy(ROOT / name, folder)
@@ -83,7 +83,7 @@ def test_in_place(checkout: Path, compiler: str) -> None:
     said = setup(checkout, "build_ext", "--inplace", CXX=compiler)
     assert f"Built {LIBRARY} with {compiler} for portable" in said
     assert sorted(path.name for path in ops.iterdir()) == sorted(["__init__.py", LIBRARY])
-    assert ctypes.CDLL(str(ops / LIBRARY)).replk_abi_version() == 3
+    assert ctypes.CDLL(str(ops / LIBRARY)).replk_abi_version() == 4
 
 
 def test_the_wheel_serves_every_python_of_the_platform(checkout: Path, compiler: str) -> None:
@@ -102,7 +102,7 @@ def test_without_a_compiler_the_package_builds_and_says_why(checkout: Path, name
     (ops / LIBRARY).write_bytes(b"of an earlier build")
     environment = {"CXX": named} if named else {"PATH": "/nowhere"}
     said = setup(checkout, "build_ext", "--inplace", **environment)
-    assert "The native library was not built, torch's convolutions are used instead." in said
+    assert "The native library was not built; torch's convolutions are used instead." in said
     reason = (ops / "_build_error.txt").read_text()
     assert not (ops / LIBRARY).exists()
     want = {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, func
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
@@ -180,6 +180,20 @@ def test_autocast_casts_as_a_convolution_does() -> None:
         assert depthwise_conv2d(x, w, b).dtype == torch.float16
 
 
+def test_autocast_within_a_transform_of_torch_func() -> None:
+    x, w, _ = problem()
+
+    def energy(w: Tensor, convolve: Callable[..., Tensor]) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return convolve(x, w).float().square().mean()
+
+    def plain(x: Tensor, w: Tensor) -> Tensor:
+        return F.conv2d(x, w, padding=(2, 3), groups=3)
+
+    found, want = (func.grad(energy)(w, convolve) for convolve in (depthwise_conv2d, plain))
+    torch.testing.assert_close(found, want, rtol=2e-2, atol=2e-2)
+
+
 def test_float16_is_computed_in_float32_and_rounded_once(native: object) -> None:
     x, w, b = (tensor.half().requires_grad_() for tensor in problem())
     wide = [tensor.detach().float().requires_grad_() for tensor in (x, w, b)]
@@ -224,6 +238,33 @@ def test_transforms_of_torch_func(kernel: tuple[int, int]) -> None:
         torch.func.vmap(torch.func.grad(lambda w, x, f=f: energy(f, w, x)), (None, 0))(w, x)
         for f in (depthwise_conv2d, plain)
     )
+    torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-2)
+
+
+TRANSFORMS: dict[str, Callable[..., Any]] = {
+    "vmap of grad": lambda f, x, w, b: func.vmap(func.grad(f, (0, 1, 2)), (0, None, None))(x, w, b),
+    "grad of vmap": lambda f, x, w, b: func.grad(lambda w: func.vmap(lambda x: f(x, w, b))(x).sum())(w),
+    "vmap over weights": lambda f, x, w, b: func.vmap(f, (None, 0, None))(x[0], torch.stack([w, -w]), b),
+    "grad of grad": lambda f, x, w, b: func.grad(lambda x: func.grad(f)(x, w, b).square().sum())(x[0]),
+    "jvp": lambda f, x, w, b: func.jvp(f, (x[0], w, b), (x[1], -w, b)),
+    "jacfwd": lambda f, x, w, b: func.jacfwd(f, 2)(x[0], w, b),
+    "hessian": lambda f, x, w, b: func.hessian(f, 2)(x[0], w, b),
+}
+
+
+# The first forward-mode level of a process makes torch.jit warn.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms_of_torch_func_can_be_composed(name: str) -> None:
+    x, w, b = torch.randn(4, *SHAPE), torch.randn(3, 1, *KERNEL), torch.randn(3)
+
+    def ours(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return depthwise_conv2d(x, w, b, activation="relu").square().sum()
+
+    def plain(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return F.conv2d(x, w, b, padding=(2, 3), groups=3).relu().square().sum()
+
+    found, want = (TRANSFORMS[name](function, x, w, b) for function in (ours, plain))
     torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-2)
 
 
@@ -363,21 +404,21 @@ def test_aten_is_the_same_function(close: Close) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"input": torch.zeros(3, 9, 8)}, r"input is \[3, 9, 8\]. Four axes"),
+        ({"input": torch.zeros(3, 9, 8)}, r"input is \[3, 9, 8\]. Four dimensions"),
         ({"weight": torch.zeros(4, 1, 5, 7)}, r"weight is \[4, 1, 5, 7\] for 3 channels"),
-        ({"weight": torch.zeros(3, 2, 5, 7)}, r"Give it the shape \[3, 1, Kh, Kw\]"),
+        ({"weight": torch.zeros(3, 2, 5, 7)}, r"Use the shape \[3, 1, Kh, Kw\]"),
         ({"weight": torch.zeros(3, 5, 7)}, r"weight is \[3, 5, 7\] for 3 channels"),
-        ({"weight": torch.zeros(3, 1, 0, 3)}, r"weight is \[3, 1, 0, 3\]. A kernel has taps"),
+        ({"weight": torch.zeros(3, 1, 0, 3)}, r"weight is \[3, 1, 0, 3\]. Kernel sizes must be positive"),
         ({"weight": torch.zeros(3, 1, 5, 7, dtype=torch.bfloat16)}, "input is float32 on cpu and weight is bfloat16"),
         ({"weight": torch.zeros(3, 1, 5, 7, device="meta")}, "weight is float32 on meta"),
-        ({"bias": torch.zeros(2)}, r"bias is \[2\]. Each of the 3 channels"),
+        ({"bias": torch.zeros(2)}, r"bias is \[2\]. One element per channel"),
         ({"bias": torch.zeros(3, dtype=torch.float64)}, "bias is float64 on cpu"),
-        ({"activation": "gelu"}, "Unknown activation 'gelu'. Only a ReLU"),
-        ({"input": torch.zeros(SHAPE).numpy()}, "input is of type numpy.ndarray. Only torch tensors"),
-        ({"weight": [1.0]}, "weight is of type list. Only torch tensors"),
+        ({"activation": "gelu"}, "Unknown activation 'gelu'. Only ReLU"),
+        ({"input": torch.zeros(SHAPE).numpy()}, "input is of type numpy.ndarray. A torch.Tensor is required"),
+        ({"weight": [1.0]}, "weight is of type list. A torch.Tensor is required"),
         ({"weight": None}, "weight is of type NoneType"),
         ({"bias": torch.zeros(3).numpy()}, "bias is of type numpy.ndarray"),
-        ({"backend": "cudnn"}, "Unknown backend 'cudnn'. There are 'auto', 'native', 'aten'"),
+        ({"backend": "cudnn"}, "Unknown backend 'cudnn'. Choose from 'auto', 'native', 'aten'"),
     ],
 )
 @pytest.mark.parametrize("grad", [False, True])
@@ -420,9 +461,9 @@ def test_wrong_arguments_of_the_gradients() -> None:
     x = torch.randn(SHAPE)
     with pytest.raises(InvalidInputError, match="grad is"):
         OPS.dwconv2d_grad_weight(x, torch.zeros(1, 3, 9, 8), *KERNEL)
-    with pytest.raises(InvalidInputError, match="Only odd sizes have a centre"):
+    with pytest.raises(InvalidInputError, match="Symmetric padding requires odd sizes"):
         OPS.dwconv2d_grad_weight(x, x, 4, 5)
-    with pytest.raises(InvalidInputError, match="Only odd sizes have a centre"):
+    with pytest.raises(InvalidInputError, match="Symmetric padding requires odd sizes"):
         input_gradient(x, torch.zeros(3, 1, 4, 5))
 
 

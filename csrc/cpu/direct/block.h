@@ -2,18 +2,18 @@
 //
 //   acc[i][c] += sum_{s < steps} sum_{r} input(s, r, c) factor(s, r - i)        0 <= r - i < taps,  first <= r < last
 //
-// Every input vector is loaded once and used for up to R accumulators; the factors of one position are neighbours, so
-// they share a pointer. At the edges of the range only some accumulators take part: positions 0 to R-2 ramp up,
-// positions taps to taps+R-2 ramp down, with straight-line code for each, and nothing is multiplied that does not
-// count. Needs taps >= R - 1, first <= taps and last >= R - 1.
+// Every input vector is loaded once and used for up to R accumulators; the factors of one position are contiguous, so
+// they share a pointer. At the ends of the range only some accumulators are updated: positions 0 to R-2 ramp up and
+// positions taps to taps+R-2 ramp down, each with straight-line code and without superfluous products. Needs
+// taps >= R - 1, first <= taps and last >= R - 1.
 //
-// What input and factor are is left to `Operands`: forward and grad input broadcast weights (rows.h), grad weight
-// multiplies by vectors of the output's gradient (grad_weight.h). Nothing here needs alignment. Instructions that
-// matter: fused multiply-add with R C accumulators in registers, broadcast loads.
+// `Operands` defines input and factor: forward and grad input broadcast weights (rows.h), grad weight multiplies by
+// vectors of the output's gradient (grad_weight.h). No alignment is required. Critical instructions: fused multiply-add
+// with R C accumulators in registers, broadcast loads.
 #ifndef REPLK_CPU_DIRECT_BLOCK_H_
 #define REPLK_CPU_DIRECT_BLOCK_H_
 
-#include "cpu/direct/unroll.h"
+#include "cpu/common/unroll.h"
 #include "cpu/simd/isa.h"
 
 namespace replk {
@@ -25,7 +25,7 @@ struct BlockInput {
   int64_t x_step;      // elements from a step to the next
   int64_t x_fold;      // elements between the two halves of a folded vector; see rows.h
   const float* w;      // factor 0 of step 0
-  int64_t w_tap;       // elements from a factor to the next, where it is not 1
+  int64_t w_tap;       // elements from a factor to the next, if not 1
   int64_t w_step;
   int64_t steps, taps, first, last;
 };
@@ -56,7 +56,7 @@ static REPLK_INLINE void ramp_up(Vec (&acc)[R][C], const BlockInput& in, const f
   }
 }
 
-// x and w stand at position `taps`.
+// x and w point to position `taps`.
 template <class Operands, int kPosition, int R, int C>
 static REPLK_INLINE void ramp_down(Vec (&acc)[R][C], const BlockInput& in, const float* x, const float* w) {
   if constexpr (kPosition < R - 1) {

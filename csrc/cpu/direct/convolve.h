@@ -3,9 +3,9 @@
 #ifndef REPLK_CPU_DIRECT_CONVOLVE_H_
 #define REPLK_CPU_DIRECT_CONVOLVE_H_
 
-#include "cpu/direct/copy.h"
-#include "cpu/direct/output.h"
-#include "cpu/direct/prefetch.h"
+#include "cpu/common/copy.h"
+#include "cpu/common/output.h"
+#include "cpu/common/prefetch.h"
 #include "cpu/direct/rows.h"
 
 namespace replk {
@@ -24,7 +24,7 @@ struct ConvolveLayout {
   }
 };
 
-// The blocks that rows are met with.
+// The sizes of the row blocks that cover a number of rows.
 class Schedule {
  public:
   Schedule() = default;
@@ -56,7 +56,7 @@ class BandConvolution {
     folded_ = Schedule(Rows::folded(), divide_up(layout.bands.height, 2), kernel_.kh);
   }
 
-  // Rows of the copy before `first` and from `last` on are outside of the plane.
+  // Rows of the copy before `first` and from `last` on are outside the plane.
   void run(T* y, int64_t y_row, float bias, int64_t height, int64_t width, int64_t first, int64_t last,
            PrefetchPair& ahead) {
     out_.bias = bias;
@@ -144,7 +144,7 @@ class BandConvolution {
   BlockOutput out_;
 };
 
-// Items are bands, all bands of a channel's planes together: the weight is prepared once for them.
+// Items are bands; those of one plane are consecutive, so that its weight is prepared once.
 template <class T>
 static void convolve_items(const Task& task, int64_t begin, int64_t end, float* scratch) {
   const replk_problem& p = task.problem;

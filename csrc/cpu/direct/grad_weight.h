@@ -3,14 +3,14 @@
 //   dw[u0 + i][v0 + c] += sum_{r,j} x[u0 + r][v0 + c + j] dy[r - i][j]        x padded, 0 <= i < R, 0 <= c < C
 //
 // the block of block.h with rows of x as positions, rows of dy as factors and vectors of columns as steps. Lanes are
-// neighbouring columns; they are added up at the end. Both planes are copied: x with its padding, dy with zeros up to
-// the end of its last vector. Instructions that matter: fused multiply-add; C unaligned and R aligned loads for R C of
+// neighbouring columns and are summed at the end. Both planes are copied: x with its padding, dy with zeros up to the
+// end of its last vector. Critical instructions: fused multiply-add, with C unaligned and R aligned loads for R C of
 // them.
 #ifndef REPLK_CPU_DIRECT_GRAD_WEIGHT_H_
 #define REPLK_CPU_DIRECT_GRAD_WEIGHT_H_
 
+#include "cpu/common/copy.h"
 #include "cpu/direct/block.h"
-#include "cpu/direct/copy.h"
 
 namespace replk {
 namespace REPLK_ISA {
@@ -105,9 +105,9 @@ class ChannelCorrelation {
     for (int64_t tap = 0; tap < kernel_.kh * kernel_.kw; ++tap) totals_[tap] = 0;
   }
 
-  // Rows of the copy before `first` and from `last` on are outside of the plane.
+  // Rows of the copy before `first` and from `last` on are outside the plane.
   void add_band(int64_t height, int64_t width, int64_t first, int64_t last) {
-    // A float32 sum of very many products loses digits.
+    // Longer float32 sums lose accuracy.
     constexpr int64_t kMaxProducts = 512;
     const int64_t steps = divide_up(width, kLanes), steps_at_once = larger(kMaxProducts / height, 1);
     for (int64_t step = 0; step < steps; step += steps_at_once) {

@@ -2,9 +2,9 @@
 //
 //   y[i][j] = act(bias + sum_{u,v} x[i + u][j + v] w[v][u])       x padded, w transposed: the rows of w are columns
 //
-// A strip of at most half a vector's columns at the right edge is folded: the lower half of the lanes works on a row of
-// the upper half of the plane, the upper half of the lanes on one of the lower half, so that no lane is idle. x, y and
-// w must not overlap; y may have any row stride.
+// A strip of at most half a vector's columns at the right edge is folded: the lower half of the lanes computes a row of
+// the upper half of the plane and the upper half of the lanes a row of the lower half, so that no lane is idle. x, y
+// and w must not overlap; y may have any row stride.
 #ifndef REPLK_CPU_DIRECT_ROWS_H_
 #define REPLK_CPU_DIRECT_ROWS_H_
 
@@ -23,7 +23,7 @@ struct BlockOutput {
   int last_columns;   // of the last vector (of either half, where folded); 1 to kLanes
   float bias;
   bool relu;
-  bool streams;  // past the caches: every vector is full and aligned
+  bool streams;  // use non-temporal stores: every vector is full and aligned
 };
 
 struct RowOperands {
@@ -90,7 +90,7 @@ struct RowBlockSize {
 
 constexpr int kRowSizes = 7;
 
-// Falling numbers of rows down to one, so that any height is met exactly.
+// Decreasing numbers of rows down to one, so that any height can be covered exactly.
 struct RowSizes {
   RowBlockSize size[kRowSizes];
 };
@@ -138,8 +138,8 @@ static inline int largest_size(const RowSizes& sizes, int64_t rows) {
   return i;
 }
 
-// Which block to begin `rows` rows with; the largest that fit are to follow. Small blocks wait for loads and for the
-// latency of their few accumulators: a block costs as much as its rows and some more. `taps`: see block.h.
+// The block size to start `rows` rows with; the largest ones that fit follow. Small blocks are limited by latency: a
+// block costs its number of rows plus a constant. `taps`: see block.h.
 static inline int best_size(const RowSizes& sizes, int64_t rows, int64_t taps) {
   constexpr int64_t kBlockCost = 2;
   int best = kRowSizes - 1;

@@ -1,8 +1,9 @@
-// Discrete Fourier transforms of a few points, in registers:  y[k] = sum_n x[n] exp(-2 pi i n k / R), natural order.
+// Discrete Fourier transforms of a few points in registers:  y[k] = sum_n x[n] exp(-2 pi i n k / R), natural order.
 //
-// The inverse (without 1 / R) is the same on numbers whose real and imaginary parts are swapped before and after, which
-// costs nothing at a load or a store. Coprime factors are combined by the Chinese remainder theorem (Good and Thomas),
-// without twiddle factors; 8, 9 and 16 by Cooley and Tukey with constant ones. Sums of products are fused.
+// The inverse (without 1 / R) is the same transform with real and imaginary parts swapped before and after, which is
+// free at a load or a store. Coprime factors are combined by the prime-factor algorithm (Good 1958, Thomas 1963),
+// without twiddle factors; 8, 9 and 16 points by Cooley-Tukey with constant twiddle factors. Sums of products are
+// fused.
 #ifndef REPLK_CPU_FFT_CODELETS_H_
 #define REPLK_CPU_FFT_CODELETS_H_
 
@@ -79,7 +80,7 @@ struct Dft<8> {
     Dft<4>::run(even);
     Dft<4>::run(odd);
     const Cx one = {odd[1].re + odd[1].im, odd[1].im - odd[1].re};    // times (1 - i)
-    const Cx three = {odd[3].im - odd[3].re, odd[3].re + odd[3].im};  // times -(1 + i), sign of im turned
+    const Cx three = {odd[3].im - odd[3].re, odd[3].re + odd[3].im};  // times -(1 + i), with the sign of im changed
     x[0] = even[0] + odd[0];
     x[4] = even[0] - odd[0];
     x[1] = fma(half, one, even[1]);

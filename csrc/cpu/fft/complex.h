@@ -1,8 +1,8 @@
-// Complex numbers in the lanes.
+// Vectors of complex numbers.
 #ifndef REPLK_CPU_FFT_COMPLEX_H_
 #define REPLK_CPU_FFT_COMPLEX_H_
 
-#include "cpu/direct/unroll.h"
+#include "cpu/common/unroll.h"
 #include "cpu/simd/isa.h"
 
 namespace replk {

@@ -1,4 +1,4 @@
-// The lengths that transforms come in, and the functions of each.
+// The lengths of the transforms, and the functions of each.
 #ifndef REPLK_CPU_FFT_LENGTHS_H_
 #define REPLK_CPU_FFT_LENGTHS_H_
 
@@ -8,7 +8,7 @@
 namespace replk {
 namespace REPLK_ISA {
 
-// Additions, multiplications and fused ones of one codelet, counted from codelets.h.
+// Additions, multiplications and fused multiply-adds of one codelet, counted in codelets.h.
 constexpr float codelet_cost(int radix) {
   return radix == 4    ? 16
          : radix == 5  ? 32
@@ -28,13 +28,13 @@ const Twiddles& twiddles_of() {
 
 template <int N1, int N2>
 constexpr Transform length_of() {
-  static_assert(N1 * N2 <= kLongest, "Twiddles has no room for it");
+  static_assert(N1 * N2 <= kLongest, "increase kLongest");
   return {N1 * N2, N1 * codelet_cost(N2) + N2 * codelet_cost(N1) + 4 * (N1 - 1) * N2 + 8 * N1 * N2, kFirst<N1>,
           kSecond<N2>, twiddles_of<N1, N2>};
 }
 
-// What fits the planes and kernels of real networks with little to spare; half a length plus one comes to just under a
-// multiple of the lanes for 24, 30, 60, 90 and 120, which wastes least in the row stage.
+// Chosen to fit the planes and kernels of common networks closely. For 24, 30, 60, 90 and 120, half the length plus one
+// is just below a multiple of the lanes, which wastes least in the row stage.
 constexpr Transform kLengths[] = {
     length_of<4, 6>(),   length_of<5, 6>(),   length_of<5, 8>(),   length_of<6, 8>(),
     length_of<6, 10>(),  length_of<8, 10>(),  length_of<9, 10>(),  length_of<8, 12>(),

@@ -1,44 +1,44 @@
-// The passes of transforms of length L = N1 N2 (Cooley and Tukey), many at once in the lanes.
+// The passes of Cooley-Tukey transforms of length L = N1 N2, one transform per lane.
 //
 //   n = n2 + N2 n1,  k = k1 + N1 k2:   first pass: N1 points over n1 for each n2, times exp(-2 pi i n2 k1 / L)
 //                                      second pass: N2 points over n2 for each k1
 //
-// What stands between them is [k1][n2]. A pass is compiled for each radix that it may have and is told the other factor
-// at run time: a dozen lengths then share the code of a few radices, which is what takes long to compile.
+// The intermediate result is [k1][n2]. A pass is compiled for each of its radices and receives the other factor at run
+// time: a dozen lengths then share the code of a few radices, which takes long to compile.
 #ifndef REPLK_CPU_FFT_PASSES_H_
 #define REPLK_CPU_FFT_PASSES_H_
 
 #include <cstdint>
 
+#include "cpu/common/prefetch.h"
 #include "cpu/fft/codelets.h"
-#include "cpu/fft/fetch.h"
 
 namespace replk {
 namespace REPLK_ISA {
 
-REPLK_INLINE Cx twist(Cx value, const float (&twiddle)[2]) {
+REPLK_INLINE Cx apply_twiddle(Cx value, const float (&twiddle)[2]) {
   return rotate(value, broadcast(twiddle[0]), broadcast(twiddle[1]));
 }
 
-// Complex vectors in memory, of which those before `begin` and from `end` on are zero and need not be there.
+// Complex vectors in memory; those before `begin` and from `end` on are zero and are not read.
 struct Lines {
   const float* data;  // of line 0
   int64_t pitch;      // floats from line to line
   int begin, end;
 };
 
-// Where the results of a tile go.
+// The destination of a tile's results.
 struct Target {
   float* plane;  // the first result
   int64_t row_stride;
-  int first_row;      // tile row of the first result; negative ones are counted from the end of the tile
-  int rows, columns;  // results
+  int first_row;      // tile row of the first result; negative values count from the end of the tile
+  int rows, columns;  // number of results
   float bias;
   bool relu;
-  bool streams;  // whole vectors are aligned and go past the caches
+  bool streams;  // use non-temporal stores for whole vectors, which are aligned
 };
 
-// lines -> passed; may be in place.
+// From lines to passed; may be in place.
 template <int N1>
 void first_pass(const Lines& lines, int length2, const float (*twiddles)[2], float* passed) {
   const int64_t step = lines.pitch * length2, step_passed = int64_t{kComplex} * length2;
@@ -55,13 +55,13 @@ void first_pass(const Lines& lines, int length2, const float (*twiddles)[2], flo
     float* to = passed;
     store_complex(to, x[0]);
     REPLK_UNROLL
-    for (int k1 = 1; k1 < N1; ++k1) store_complex(to += step_passed, twist(x[k1], twiddles[k1]));
+    for (int k1 = 1; k1 < N1; ++k1) store_complex(to += step_passed, apply_twiddle(x[k1], twiddles[k1]));
   }
 }
 
-// The same of all lines of Z, with real and imaginary parts swapped: so the way back begins.
+// The first pass of the inverse: on all lines of Z, with real and imaginary parts swapped.
 template <int N1>
-void first_pass_back(const float* z, int length2, const float (*twiddles)[2], float* passed) {
+void first_pass_inverse(const float* z, int length2, const float (*twiddles)[2], float* passed) {
   const int64_t step = int64_t{kComplex} * length2;
   for (int n2 = 0; n2 < length2; ++n2, twiddles += N1, passed += kComplex, z += kComplex) {
     const float* from = z;
@@ -72,11 +72,11 @@ void first_pass_back(const float* z, int length2, const float (*twiddles)[2], fl
     float* to = passed;
     store_complex(to, x[0]);
     REPLK_UNROLL
-    for (int k1 = 1; k1 < N1; ++k1) store_complex(to += step, twist(x[k1], twiddles[k1]));
+    for (int k1 = 1; k1 < N1; ++k1) store_complex(to += step, apply_twiddle(x[k1], twiddles[k1]));
   }
 }
 
-// The end of the way back of the rows: to natural order, swapped; in place.
+// The last pass of the inverse of the rows: to natural order, swapped; in place.
 template <int N1>
 void last_pass(float* work, int length2) {
   const int64_t step = int64_t{kComplex} * length2;
@@ -91,7 +91,7 @@ void last_pass(float* work, int length2) {
   }
 }
 
-// The second pass for one k1, whose vectors are at passed [n2]: x[k2] is what stands at k1 + N1 k2.
+// The second pass for one k1, from passed [n2]: x[k2] is element k1 + N1 k2 of the transform.
 template <int N2>
 REPLK_INLINE void second(const float* passed, Cx (&x)[N2]) {
   REPLK_UNROLL
@@ -99,7 +99,7 @@ REPLK_INLINE void second(const float* passed, Cx (&x)[N2]) {
   Dft<N2>::run(x);
 }
 
-// What stands at k1 + N1 k2 goes to to + k1 step_k1 + k2 step_k2; may be in place.
+// Element k1 + N1 k2 is stored at to + k1 step_k1 + k2 step_k2; may be in place.
 template <int N2>
 void second_pass(const float* passed, int length1, float* to, int64_t step_k1, int64_t step_k2) {
   for (int k1 = 0; k1 < length1; ++k1, passed += N2 * kComplex, to += step_k1) {
@@ -111,7 +111,7 @@ void second_pass(const float* passed, int length1, float* to, int64_t step_k1, i
   }
 }
 
-// What stands at k1 + N1 k2, times `scale`, goes to spectrum [k1][k2].
+// Element k1 + N1 k2, times `scale`, is stored at spectrum [k1][k2].
 template <int N2>
 void spectrum_pass(const float* passed, int length1, float scale, float* spectrum) {
   const Vec factor = broadcast(scale);
@@ -123,7 +123,7 @@ void spectrum_pass(const float* passed, int length1, float scale, float* spectru
   }
 }
 
-// sum += what stands at k1 + N1 k2, times the conjugate of the same of `other`; sum is [k1][k2].
+// sum [k1][k2] += element k1 + N1 k2 times the conjugate of the same element of `other`.
 template <int N2>
 void correlate_pass(const float* passed, const float* other, int length1, float* sum) {
   for (int k1 = 0; k1 < length1; ++k1, passed += N2 * kComplex, other += N2 * kComplex, sum += N2 * kComplex) {
@@ -140,7 +140,7 @@ void correlate_pass(const float* passed, const float* other, int length1, float*
 
 REPLK_INLINE int clamp_lane(int lane) { return lane < 0 ? 0 : lane > kLanes ? kLanes : lane; }
 
-// What is left of a result_pass where some columns are not wanted.
+// The store of result_pass if not all columns are needed.
 inline void store_some(const float* results, float* const* places, int rows, int count) {
   const int a_count = clamp_lane(count), b_count = clamp_lane(count - kLanes);
   for (int i = 0; i < rows; ++i, results += kComplex) {
@@ -150,13 +150,13 @@ inline void store_some(const float* results, float* const* places, int rows, int
   }
 }
 
-// The way back: to the columns from `column` of the target.
+// The last pass of the inverse of the columns, to the columns of the target from `column`.
 template <int N2>
 void result_pass(const float* passed, int length1, int column, const Target& target) {
   const int count = target.columns - column, length = length1 * N2;
   const Vec bias = broadcast(target.bias);
   for (int k1 = 0; k1 < length1; ++k1, passed += N2 * kComplex) {
-    float* places[N2];  // null: that row is not wanted
+    float* places[N2];  // null for rows that are not needed
     for (int k2 = 0; k2 < N2; ++k2) {
       int row = k1 + length1 * k2 - target.first_row;
       row -= row >= length ? length : 0;
@@ -190,11 +190,11 @@ void result_pass(const float* passed, int length1, int column, const Target& tar
   }
 }
 
-// The second pass, the product with `spectrum` [k1][k2] (is_adjoint: with its conjugate), and the second pass back, in
-// place: the spectrum of what is transformed is never stored.
+// The second pass, the product with `spectrum` [k1][k2] (is_adjoint: with its conjugate) and the first pass of the
+// inverse, in place: the spectrum of the input is never stored.
 template <int N2>
 void multiply_pass(float* work, int length1, const float (*twiddles)[2], const float* spectrum, bool is_adjoint,
-                   Fetch& next) {
+                   RowPrefetch& next) {
   for (int k1 = 0; k1 < length1; ++k1, work += N2 * kComplex, twiddles += N2, spectrum += N2 * kComplex) {
     next.step();
     Cx x[N2];
@@ -210,7 +210,7 @@ void multiply_pass(float* work, int length1, const float (*twiddles)[2], const f
     Dft<N2>::run(x);
     store_complex(work, x[0]);
     REPLK_UNROLL
-    for (int n2 = 1; n2 < N2; ++n2) store_complex(work + n2 * kComplex, twist(x[n2], twiddles[n2]));
+    for (int n2 = 1; n2 < N2; ++n2) store_complex(work + n2 * kComplex, apply_twiddle(x[n2], twiddles[n2]));
   }
 }
 

@@ -1,9 +1,9 @@
-// The transforms along the rows of a tile, between the two column stages: neighbouring rows in the lanes.
+// The transforms along the rows of a tile, between the two column stages: the lanes are neighbouring rows.
 //
-// A group is `kLanes` rows k of the half spectrum 0 .. L1/2. Its columns A and B are taken out of Z (columns.h), turned
-// so that the rows stand in the lanes, transformed, multiplied by the kernel's spectrum and transformed back while they
-// are in the first-level cache, turned again and put back. The spectrum keeps the order in which the first pass leaves
-// it: [group][k1][k2] complex vectors, so that nothing is reordered.
+// A group is `kLanes` rows k of the half spectrum 0 .. L1/2. Its columns A and B are separated from Z (columns.h),
+// transposed, transformed, multiplied by the kernel's spectrum and transformed back while they are in the first-level
+// cache, transposed again and recombined. The spectrum keeps the order in which the passes leave it, [group][k1][k2]
+// complex vectors, so that nothing is reordered.
 #ifndef REPLK_CPU_FFT_ROWS_H_
 #define REPLK_CPU_FFT_ROWS_H_
 
@@ -12,19 +12,19 @@
 namespace replk {
 namespace REPLK_ISA {
 
-// What the row stage needs to know of a tile. All sizes in rows, columns or floats.
+// The geometry of the row stage.
 struct RowGeometry {
   int length1;       // of the column transforms
   int pairs_in;      // pairs of blocks in Z
-  int pairs_out;     // pairs of blocks to make
-  int first_column;  // tile column of the first result; negative ones are counted from the end of the tile
-  int columns;       // results from there on
+  int pairs_out;     // pairs of blocks in the result
+  int first_column;  // tile column of the first result; negative values count from the end of the tile
+  int columns;       // number of results
   int64_t pitch;     // floats from one pair of Z to the next
 };
 
 REPLK_INLINE int group_count(int length1) { return (length1 / 2 + kLanes) / kLanes; }
 
-// Rows [k0, k0 + lanes) of Z as columns in natural order at work [column][complex].
+// Loads rows [k0, k0 + lanes) of Z, transposed, to work [column][complex] in natural order.
 inline void load_group(const float* z, const RowGeometry& g, int k0, float* work) {
   for (int pair = 0; pair < g.pairs_in; ++pair) {
     const float* up = z + pair * g.pitch + int64_t{k0} * kComplex;
@@ -69,10 +69,10 @@ REPLK_INLINE void store_rows(float* p, int64_t stride, Vec (&m)[kLanes], int row
   for (int i = 0; i < rows; ++i) store(p + i * stride, load(lines[i]));
 }
 
-REPLK_INLINE Vec load_if(bool is_wanted, const float* p) { return is_wanted ? load(p) : zero(); }
+REPLK_INLINE Vec load_if(bool is_needed, const float* p) { return is_needed ? load(p) : zero(); }
 
-// The reverse of load_group, for the columns that are wanted; the others of a pair become zero, so that nothing that is
-// not finite can come in by them.
+// The inverse of load_group for the needed columns; the others of a pair become zero, so that they cannot contribute
+// values that are not finite.
 inline void store_group(float* z, const RowGeometry& g, int k0, const float* work) {
   const int rows = g.length1 / 2 + 1 - k0;
   for (int pair = 0; pair < g.pairs_out; ++pair) {
@@ -102,32 +102,33 @@ inline void store_group(float* z, const RowGeometry& g, int k0, const float* wor
   }
 }
 
-// Puts the last columns of a row before its first one, where results start at a negative column. `work` has room there.
+// Copies the last columns of a row in front of the first one if results start at a negative column; `work` reserves
+// space for them.
 REPLK_INLINE void wrap_rows(float* work, int length2, const RowGeometry& g) {
   for (int column = g.first_column; column < 0; ++column) {
     store_complex(work + column * kComplex, load_complex(work + (column + length2) * kComplex));
   }
 }
 
-// A group's rows after the first pass, at work.
+// Loads a group's rows and applies the first pass.
 inline void begin_group(const Transform& t, const float* z, const RowGeometry& g, int group, float* work) {
   load_group(z, g, group * kLanes, work);
   t.first({work, kComplex, 0, g.pairs_in * 2 * kLanes}, work);
 }
 
-// A group's rows before the last pass of the inverse, to Z.
+// Applies the last pass of the inverse to a group's rows and stores them to Z.
 inline void end_group(const Transform& t, float* z, const RowGeometry& g, int group, float* work) {
   t.last(work);
   wrap_rows(work, t.length, g);
   store_group(z, g, group * kLanes, work);
 }
 
-// How often rows_convolve calls next.step().
+// Number of calls of next.step() by rows_convolve.
 inline int rows_convolve_steps(const Transform& t, int length1) { return group_count(length1) * t.n1.radix; }
 
-// Z becomes the Z of the convolution with the kernel of `spectrum`, or of its adjoint.
+// Replaces Z by that of the convolution with the kernel of `spectrum`, or of its adjoint.
 inline void rows_convolve(const Transform& t, float* z, const RowGeometry& g, const float* spectrum, bool is_adjoint,
-                          float* work, Fetch& next) {
+                          float* work, RowPrefetch& next) {
   const int groups = group_count(g.length1);
   for (int group = 0; group < groups; ++group, spectrum += t.length * kComplex) {
     begin_group(t, z, g, group, work);
@@ -171,7 +172,7 @@ inline void rows_inverse(const Transform& t, const float* spectrum, float scale,
     t.second(work, work, int64_t{kComplex} * t.n2.radix, kComplex);
     for (int i = t.n2.radix; i < t.length; ++i) {
       float* place = work + i * kComplex;
-      store_complex(place, twist(load_complex(place), twiddles[i]));
+      store_complex(place, apply_twiddle(load_complex(place), twiddles[i]));
     }
     end_group(t, z, g, group, work);
   }

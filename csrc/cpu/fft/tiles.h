@@ -1,13 +1,13 @@
-// How a plane is cut into tiles (overlap-save), and which lengths of transform that takes.
+// The division of a plane into tiles (overlap-save), and the transform lengths.
 //
-// A tile of T results along an axis reads T + 2p inputs, p = K / 2, so a transform of L >= T + 2p serves it. Where one
-// tile holds the whole axis of S elements, L >= S + p is enough: the padding before the first element and the one after
-// the last are the same zeros. Taps further than S - 1 from the kernel's centre meet nothing but padding and are left
-// out.
+// A tile of T results along an axis reads T + 2p inputs, p = K / 2, and needs a transform of L >= T + 2p. If one tile
+// holds the whole axis of S elements, L >= S + p is enough, because the padding before the first element and after the
+// last can be the same zeros. Taps further than S - 1 from the kernel's center only overlap padding and are left out.
 #ifndef REPLK_CPU_FFT_TILES_H_
 #define REPLK_CPU_FFT_TILES_H_
 
 #include "common/task.h"
+#include "cpu/common/geometry.h"
 #include "cpu/fft/lengths.h"
 
 namespace replk {
@@ -15,50 +15,49 @@ namespace REPLK_ISA {
 
 // One axis of the tiling.
 //
-// Tile coordinate t is plane coordinate begin(index) - before() + t. The prepared kernel is turned by 180 degrees, its
-// taps at 0 .. 2p, so a result stands p tile coordinates after its plane coordinate, and in the adjoint p before it
+// Tile coordinate t is plane coordinate begin(index) - before() + t. The prepared kernel is rotated by 180 degrees with
+// its taps at 0 .. 2p, so a result is p tile coordinates after its plane coordinate, and in the adjoint p before it
 // (modulo L).
 struct Axis {
   const Transform* length;
   int64_t size;     // of the plane
-  int64_t cropped;  // taps left out at either end of the kernel
-  int reach;        // p: half of what is left of it
+  int64_t cropped;  // taps left out at each end of the kernel
+  int radius;       // p: half of the remaining kernel
   int tile;         // results per tile
   int64_t tiles;
-  bool is_whole;  // one tile, with the two paddings shared
+  bool is_whole;  // one tile, whose two paddings are the same zeros
 
-  int taps() const { return 2 * reach + 1; }
-  int before() const { return is_whole ? 0 : reach; }
-  int inputs() const { return is_whole ? tile : tile + 2 * reach; }
-  int shift() const { return before() + reach; }
-  int shift_adjoint() const { return before() - reach; }
+  int taps() const { return 2 * radius + 1; }
+  int before() const { return is_whole ? 0 : radius; }
+  int inputs() const { return is_whole ? tile : tile + 2 * radius; }
+  int shift() const { return before() + radius; }
+  int shift_adjoint() const { return before() - radius; }
   int64_t begin(int64_t index) const { return index * tile; }
   int results(int64_t index) const { return static_cast<int>(size - begin(index) < tile ? size - begin(index) : tile); }
 };
 
-inline int pairs_of(int columns) { return (columns + 2 * kLanes - 1) / (2 * kLanes); }
-inline int64_t largest(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int pairs_of(int columns) { return static_cast<int>(divide_up(columns, 2 * kLanes)); }
 
-// Where there are several tiles, each but the last has a multiple of `granule` results.
+// Of several tiles, each but the last has a multiple of `granule` results.
 inline bool make_axis(int64_t size, int64_t taps, const Transform& length, int granule, Axis& axis) {
-  const int64_t half = taps / 2, reach = half < size - 1 ? half : size - 1;
+  const int64_t half = taps / 2, radius = half < size - 1 ? half : size - 1;
   axis.length = &length;
   axis.size = size;
-  axis.cropped = half - reach;
-  axis.is_whole = length.length >= size + reach;
-  if (!axis.is_whole && length.length < 2 * reach + 1) return false;
-  axis.reach = static_cast<int>(reach);
+  axis.cropped = half - radius;
+  axis.is_whole = length.length >= size + radius;
+  if (!axis.is_whole && length.length < 2 * radius + 1) return false;
+  axis.radius = static_cast<int>(radius);
   if (axis.is_whole) {
     axis.tile = static_cast<int>(size);
     axis.tiles = 1;
     return true;
   }
-  const int most = length.length - 2 * axis.reach;
-  axis.tiles = (size + most - 1) / most;
-  const int64_t even = (size + axis.tiles - 1) / axis.tiles;
-  const int64_t rounded = (even + granule - 1) / granule * granule;
+  const int most = length.length - 2 * axis.radius;
+  axis.tiles = divide_up(size, most);
+  const int64_t even = divide_up(size, axis.tiles);
+  const int64_t rounded = round_up(even, granule);
   axis.tile = static_cast<int>(rounded <= most ? rounded : even);
-  axis.tiles = (size + axis.tile - 1) / axis.tile;
+  axis.tiles = divide_up(size, axis.tile);
   return true;
 }
 
@@ -73,36 +72,38 @@ struct Tiling {
 
   // Sizes of buffers, in floats.
   int64_t pitch() const {  // of one pair of Z
-    return largest(int64_t{groups()} * kLanes, rows.length->length + 1) * kComplex;
+    return larger(int64_t{groups()} * kLanes, rows.length->length + 1) * kComplex;
   }
-  int64_t z_floats() const { return pitch() * largest(pairs_in(), pairs_taps()); }
-  int64_t wrapped_floats() const { return int64_t{columns.reach} * kComplex; }  // what may stand before a row
-  int64_t work_floats() const {                                                 // a group in natural order
-    const int64_t loaded = largest(pairs_in(), pairs_taps()) * 2 * kLanes;
-    return wrapped_floats() + largest(loaded, columns.length->length) * kComplex;
+  int64_t z_floats() const { return pitch() * larger(pairs_in(), pairs_taps()); }
+  int64_t wrapped_floats() const { return int64_t{columns.radius} * kComplex; }  // space in front of a row
+  int64_t work_floats() const {                                                  // a group in natural order
+    const int64_t loaded = larger(pairs_in(), pairs_taps()) * 2 * kLanes;
+    return wrapped_floats() + larger(loaded, columns.length->length) * kComplex;
   }
   int64_t passed_floats() const { return int64_t{rows.length->length} * kComplex; }
   int64_t spectrum_floats() const { return int64_t{groups()} * columns.length->length * kComplex; }
-  // Rows of a window are an odd number of cache lines apart, so that a column does not fall into a few sets of the
-  // cache.
-  int64_t window_pitch() const { return largest(pairs_in(), pairs_taps()) * 2 * kLanes + 16; }
-  int64_t window_floats() const { return window_pitch() * largest(rows.inputs(), rows.taps()); }
+  // Rows of a window are an odd number of cache lines apart, so that a column is not mapped to few cache sets.
+  int64_t window_pitch() const { return larger(pairs_in(), pairs_taps()) * 2 * kLanes + 16; }
+  int64_t window_floats() const { return window_pitch() * larger(rows.inputs(), rows.taps()); }
 
-  // Vector operations (arithmetic, loads, stores, shuffles), counted: of one plane, forward or input gradient, ...
+  // Counted vector operations (arithmetic, loads, stores, shuffles) of one plane, forward or grad input.
   double plane_operations() const {
     const int ends = pairs_in() + pairs_out();
     const double column_stage = ends * rows.length->cost;
-    const double row_stage = groups() * (2 * columns.length->cost + 6 * columns.length->length + ends * turn());
+    const double row_stage =
+        groups() * (2 * columns.length->cost + 6 * columns.length->length + ends * transpose_operations());
     return static_cast<double>(tiles()) * (column_stage + row_stage);
   }
-  // ... of one spectrum, either to the kernel's or from that of its gradient.
+  // The same for one spectrum of a kernel, or of its gradient.
   double spectrum_operations() const {
     return pairs_taps() * rows.length->cost +
-           groups() * (columns.length->cost + 2 * columns.length->length + pairs_taps() * turn());
+           groups() * (columns.length->cost + 2 * columns.length->length + pairs_taps() * transpose_operations());
   }
 
  private:
-  static double turn() { return 4.0 * kLanes * 8; }  // four transposes of a pair: loads, shuffles, stores
+  static double transpose_operations() {
+    return 4.0 * kLanes * 8;
+  }  // four transposes of a pair: loads, shuffles, stores
 };
 
 inline const Transform* find_length(int64_t length) {

@@ -33,7 +33,7 @@ static inline float sum(Vec a) {
 
 static inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
 static inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
-// Past the caches; p is aligned to the vector.
+// Non-temporal store; p is aligned to the vector.
 static inline void stream(float* p, Vec a) { _mm256_stream_ps(p, a.v); }
 static inline void stream_fence() { _mm_sfence(); }
 
@@ -52,10 +52,10 @@ static inline void store(uint16_t* p, Vec a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), packed);
 }
 
-// Into the second-level cache, from any address.
+// Prefetches any address into the second-level cache.
 static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
-// The first `count` lanes, 0 to kLanes; no other element is touched, and the other lanes of a load are zero.
+// The first `count` lanes, 0 to kLanes: no other element is accessed, and the other lanes of a load are zero.
 static inline __m256i first(int count) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
@@ -64,7 +64,7 @@ static inline void store_first(float* p, Vec a, int count) { _mm256_maskstore_ps
 static inline Vec load_between(const float* p, int begin, int end) {
   return {_mm256_maskload_ps(p, _mm256_andnot_si256(first(begin), first(end)))};
 }
-// Lanes [begin, end) of the vector at p, which may point outside of the array where those lanes do not.
+// Lanes [begin, end) of the vector at p; only those lanes need to be inside the array.
 static inline Vec load_between(const uint16_t* p, int begin, int end) {
   alignas(16) uint16_t lanes[kLanes] = {};
   for (int i = begin; i < end; ++i) lanes[i] = p[i];
@@ -77,13 +77,13 @@ static inline void store_first(uint16_t* p, Vec a, int count) {
   for (int i = 0; i < count; ++i) p[i] = lanes[i];
 }
 
-// The lower lanes from p, the upper ones from q: half a vector is read at each.
+// The lower lanes from p, the upper lanes from q: reads half a vector each.
 static inline Vec load_halves(const float* p, const float* q) {
   return {_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(q), 1)};
 }
 static inline Vec swap_halves(Vec a) { return {_mm256_permute2f128_ps(a.v, a.v, 1)}; }
 
-// Rows become columns.
+// Transposes rows and columns.
 static inline void transpose(Vec (&m)[kLanes]) {
   __m256 a[8], b[8];
   for (int i = 0; i < 8; i += 2) {

@@ -23,13 +23,13 @@ static inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 static inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }    // a b + c
 static inline Vec fnma(Vec a, Vec b, Vec c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }  // c - a b
-// The second operand of max is what comes out where either is a NaN.
+// If either operand of max is NaN, the result is the second operand.
 static inline Vec relu(Vec a) { return {_mm512_max_ps(_mm512_setzero_ps(), a.v)}; }
 static inline float sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
 
 static inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
 static inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
-// Past the caches; p is aligned to the vector.
+// Non-temporal store; p is aligned to the vector.
 static inline void stream(float* p, Vec a) { _mm512_stream_ps(p, a.v); }
 static inline void stream_fence() { _mm_sfence(); }
 
@@ -49,10 +49,10 @@ static inline Vec load(const uint16_t* p) {
 }
 static inline void store(uint16_t* p, Vec a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bfloat16(a)); }
 
-// Into the second-level cache, from any address.
+// Prefetches any address into the second-level cache.
 static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
-// The first `count` lanes, 0 to kLanes; no other element is touched, and the other lanes of a load are zero.
+// The first `count` lanes, 0 to kLanes: no other element is accessed, and the other lanes of a load are zero.
 static inline __mmask16 first(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
 static inline Vec load_first(const float* p, int count) { return {_mm512_maskz_loadu_ps(first(count), p)}; }
 static inline void store_first(float* p, Vec a, int count) { _mm512_mask_storeu_ps(p, first(count), a.v); }
@@ -62,7 +62,7 @@ static inline Vec load_first(const uint16_t* p, int count) {
 static inline void store_first(uint16_t* p, Vec a, int count) {
   _mm256_mask_storeu_epi16(p, first(count), to_bfloat16(a));
 }
-// Lanes [begin, end) of the vector at p, which may point outside of the array where those lanes do not.
+// Lanes [begin, end) of the vector at p; only those lanes need to be inside the array.
 static inline Vec load_between(const float* p, int begin, int end) {
   return {_mm512_maskz_loadu_ps(static_cast<__mmask16>(first(end) & ~first(begin)), p)};
 }
@@ -70,13 +70,13 @@ static inline Vec load_between(const uint16_t* p, int begin, int end) {
   return from_bfloat16(_mm256_maskz_loadu_epi16(static_cast<__mmask16>(first(end) & ~first(begin)), p));
 }
 
-// The lower lanes from p, the upper ones from q: half a vector is read at each.
+// The lower lanes from p, the upper lanes from q: reads half a vector each.
 static inline Vec load_halves(const float* p, const float* q) {
   return {_mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(p)), _mm256_loadu_ps(q), 1)};
 }
 static inline Vec swap_halves(Vec a) { return {_mm512_shuffle_f32x4(a.v, a.v, 0x4e)}; }
 
-// Rows become columns.
+// Transposes rows and columns.
 static inline void transpose(Vec (&m)[kLanes]) {
   __m512 a[16], b[16];
   for (int i = 0; i < 16; i += 2) {
@@ -103,8 +103,8 @@ static inline void transpose(Vec (&m)[kLanes]) {
   }
 }
 
-// Rows become columns, on their way from memory: the rows are `stride` elements apart. Four quarters of a vector from
-// four rows cost a load each, and only two rounds of shuffles are left.
+// Loads and transposes rows that are `stride` elements apart. Loading the quarters of a vector from four rows leaves
+// only two rounds of shuffles.
 static inline void load_transposed(Vec (&m)[kLanes], const float* p, int64_t stride) {
   for (int q = 0; q < 4; ++q) {
     __m512 a[4];

@@ -1,4 +1,4 @@
-// Four float32 lanes in plain C++, for any CPU: compilers turn the loops into what they have (SSE2, NEON, ...).
+// Four float32 lanes in plain C++ for any CPU: compilers vectorize the loops (SSE2, NEON, ...).
 #ifndef REPLK_CPU_SIMD_PORTABLE_H_
 #define REPLK_CPU_SIMD_PORTABLE_H_
 
@@ -59,10 +59,10 @@ static inline void store(float* p, Vec a) {
   for (int i = 0; i < kLanes; ++i) p[i] = a.v[i];
 }
 #endif
-// Whether the two roundings become one is the compiler's choice here.
+// The compiler decides whether multiplication and addition are fused.
 static inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 static inline Vec fnma(Vec a, Vec b, Vec c) { return c - a * b; }
-// Not `a > 0 ? a : 0`, which would swallow a NaN.
+// Not `a > 0 ? a : 0`, which would replace NaN by 0.
 static inline Vec relu(Vec a) {
   return each([&](int i) { return a.v[i] < 0.0f ? 0.0f : a.v[i]; });
 }
@@ -70,7 +70,7 @@ static inline float sum(Vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
 static inline void stream(float* p, Vec a) { store(p, a); }
 static inline void stream_fence() {}
 
-// Into the second-level cache, from any address.
+// Prefetches any address into the second-level cache.
 static inline void prefetch(const void* p) {
 #if defined(__GNUC__)
   __builtin_prefetch(p, 0, 2);
@@ -86,14 +86,14 @@ static inline void store(uint16_t* p, Vec a) {
   for (int i = 0; i < kLanes; ++i) p[i] = float_to_bfloat16(a.v[i]);
 }
 
-// Lanes [begin, end) of the vector at p, which may point outside of the array where those lanes do not.
+// Lanes [begin, end) of the vector at p; only those lanes need to be inside the array.
 static inline Vec load_between(const float* p, int begin, int end) {
   return each([&](int i) { return i >= begin && i < end ? p[i] : 0.0f; });
 }
 static inline Vec load_between(const uint16_t* p, int begin, int end) {
   return each([&](int i) { return i >= begin && i < end ? bfloat16_to_float(p[i]) : 0.0f; });
 }
-// The first `count` lanes, 0 to kLanes; no other element is touched, and the other lanes of a load are zero.
+// The first `count` lanes, 0 to kLanes: no other element is accessed, and the other lanes of a load are zero.
 template <class T>
 static inline Vec load_first(const T* p, int count) {
   return load_between(p, 0, count);
@@ -105,7 +105,7 @@ static inline void store_first(uint16_t* p, Vec a, int count) {
   for (int i = 0; i < count; ++i) p[i] = float_to_bfloat16(a.v[i]);
 }
 
-// The lower lanes from p, the upper ones from q: half a vector is read at each.
+// The lower lanes from p, the upper lanes from q: reads half a vector each.
 static inline Vec load_halves(const float* p, const float* q) {
   return each([&](int i) { return i < kLanes / 2 ? p[i] : q[i - kLanes / 2]; });
 }
@@ -113,7 +113,7 @@ static inline Vec swap_halves(Vec a) {
   return each([&](int i) { return a.v[(i + kLanes / 2) % kLanes]; });
 }
 
-// Rows become columns.
+// Transposes rows and columns.
 static inline void transpose(Vec (&m)[kLanes]) {
   for (int i = 0; i < kLanes; ++i) {
     for (int j = i + 1; j < kLanes; ++j) {

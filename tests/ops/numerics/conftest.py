@@ -18,12 +18,12 @@ from torch import Tensor
 
 from replk_probe.ops import native_info
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 PASSES = ("forward", "grad_input", "grad_weight")
-METHODS = ("auto", "direct", "fft", "lanes", "lanes-fft", "reference", "host")
 ISAS = ("auto", "portable", "avx2", "avx512")
 DTYPES = (torch.float32, torch.bfloat16)
-OK, INVALID_ARGUMENT, UNSUPPORTED, WORKSPACE_TOO_SMALL = range(4)
+OK, INVALID_ARGUMENT, UNSUPPORTED, WORKSPACE_TOO_SMALL, OUT_OF_MEMORY, PLAN_MISMATCH, PACKED_MISMATCH = range(7)
+AUTO, HOST = 0, 6
 
 # Unit roundoff: half the distance from 1 to the next number.
 UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
@@ -39,7 +39,13 @@ class Problem(ctypes.Structure):
 
 class Plan(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int32) for name in ("method", "isa")] + [
-        (name, ctypes.c_int64) for name in ("tile_h", "tile_w", "packed_bytes", "workspace_bytes")
+        (name, ctypes.c_int64) for name in ("tile_h", "tile_w", "packed_bytes", "workspace_bytes", "checksum")
+    ]
+
+
+class Kernel(ctypes.Structure):
+    _fields_ = [("name", ctypes.c_char * 48)] + [
+        (name, ctypes.c_int32) for name in ("method", "isa", "dtype", "pass_", "uses_fft")
     ]
 
 
@@ -81,6 +87,7 @@ class Outcome:
     output: Tensor
     method: str
     isa: str
+    uses_fft: bool
     was_stale: bool
 
 
@@ -95,9 +102,16 @@ class Native:
         self.library = library
         assert library.replk_abi_version() == ABI_VERSION
         self.isas = ISAS[1 : library.replk_best_isa() + 1]
+        self.kernels = []
+        while library.replk_dwconv2d_kernel(len(self.kernels), ctypes.byref(kernel := Kernel())) == OK:
+            self.kernels.append(kernel)
+        names = {kernel.method: kernel.name.decode().split()[0] for kernel in self.kernels}
+        self.methods = {AUTO: "auto", **names, HOST: "host"}
+        self.fast_methods = [name for name in names.values() if name != "reference"]
+        self.fft_methods = {names[kernel.method] for kernel in self.kernels if kernel.uses_fft}
 
-    @staticmethod
     def problem(
+        self,
         pass_name: str,
         shape: tuple[int, ...],
         kernel: tuple[int, int],
@@ -108,15 +122,18 @@ class Native:
         isa: str = "auto",
         threads: int = 1,
     ) -> Problem:
-        numbers = (PASSES.index(pass_name), DTYPES.index(dtype), int(relu), METHODS.index(method), ISAS.index(isa))
+        numbers = (PASSES.index(pass_name), DTYPES.index(dtype), int(relu), self.method_number(method), ISAS.index(isa))
         return Problem(*numbers, threads, *shape, *kernel)
+
+    def method_number(self, name: str) -> int:
+        return next(number for number, known in self.methods.items() if known == name)
 
     def plan(self, problem: Problem) -> Plan | None:
         """The plan, or None where the library refuses the forced method."""
         plan = Plan()
         status = self.library.replk_dwconv2d_plan(ctypes.byref(problem), ctypes.byref(plan))
         assert status in (OK, UNSUPPORTED), status
-        assert status == OK or problem.method != METHODS.index("auto")
+        assert status == OK or problem.method != AUTO
         return plan if status == OK else None
 
     def run(
@@ -143,7 +160,7 @@ class Native:
             threads=threads,
         )
         plan = self.plan(problem)
-        if plan is None or METHODS[plan.method] == "host":
+        if plan is None or plan.method == HOST:
             return None
         if out is None:
             shape = (x.shape[1], 1, *kernel) if operands.pass_name == "grad_weight" else tuple(x.shape)
@@ -174,14 +191,15 @@ class Native:
         status = self.library.replk_dwconv2d_run(ctypes.byref(problem), ctypes.byref(plan), ctypes.byref(buffers))
         assert status == OK, status
         assert keep is not None or not buffers.packed_was_stale
-        return Outcome(out, METHODS[plan.method], ISAS[plan.isa], bool(buffers.packed_was_stale))
+        method = self.methods[plan.method]
+        return Outcome(out, method, ISAS[plan.isa], method in self.fft_methods, bool(buffers.packed_was_stale))
 
     def run_all(
         self, operands: Operands, *, isas: tuple[str, ...] | None = None, **options: object
     ) -> Iterator[Outcome]:
         """Every method that can do it, on every instruction set of this machine."""
         for isa in isas or self.isas:
-            for method in ("direct", "fft", "lanes", "lanes-fft"):
+            for method in self.fast_methods:
                 outcome = self.run(operands, method=method, isa=isa, **options)  # type: ignore[arg-type]
                 if outcome is not None:
                     yield outcome
@@ -251,7 +269,7 @@ class Exact:
         assert torch.isfinite(found).all(), f"{label}: not finite"
         # Rounding to bfloat16 is of the value that is rounded, not of the sum behind it.
         rounding = unit * self.value.abs() if unit > 1e-6 else unit * self.absolute
-        if outcome.method not in ("fft", "lanes-fft"):
+        if not outcome.uses_fft:
             bound = self.terms * UNIT[torch.float32] * self.absolute + (1 + unit) * rounding
             worst = (error - bound).max().item() if error.numel() else 0
             assert worst <= 1e-14 * self.absolute.max().item(), f"{label}: above the bound by {worst:.1e}"
@@ -261,7 +279,7 @@ class Exact:
         excess = (error.square().sum(dims).sqrt() - rounding_norm).clamp_min(0) / norm
         # A handful of numbers can cancel to anything; what can be said of them is the bound above, or that below.
         if error[0].numel() // (1 if self.operands.pass_name == "grad_weight" else error.shape[1]) >= 64:
-            limit = 4e-7 if outcome.method in ("fft", "lanes-fft") else 1e-6
+            limit = 4e-7 if outcome.uses_fft else 1e-6
             assert excess.max().item() < limit, f"{label}: relative L2 error {excess.max().item():.1e}"
         largest = self.pre_activation.abs().amax(dims, keepdim=True)
         off = ((error - rounding) / largest).max().item()
@@ -313,5 +331,5 @@ def numerics() -> Numerics:
     """The library under test; without one (no compiler when the package was installed) there is nothing to test."""
     info = native_info()
     if info.path is None:
-        pytest.skip(f"the native library is not there: {info.load_error}")
+        pytest.skip(f"the native library is not available: {info.load_error}")
     return Numerics(Native(info.path))

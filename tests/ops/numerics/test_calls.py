@@ -13,6 +13,7 @@ import pytest
 import torch
 
 PASSES = ("forward", "grad_input", "grad_weight")
+ISAS = ("auto", "portable", "avx2", "avx512")
 SHAPES = [
     ((2, 19, 7, 7), (13, 13)),
     ((1, 5, 33, 37), (7, 7)),
@@ -38,7 +39,7 @@ def test_the_number_of_threads_changes_no_bit(numerics, pass_name, shape, kernel
 def test_threads_that_call_at_once_get_their_own_answers(numerics, pass_name, shape, kernel):
     inputs = [numerics.draw(pass_name, shape, kernel, seed=seed) for seed in range(3)]
     isa = numerics.isas[-1]
-    for method in ("direct", "fft", "lanes", "lanes-fft"):
+    for method in numerics.native.fast_methods:
         alone = [numerics.native.run(operands, method=method, isa=isa) for operands in inputs]
         if alone[0] is None:
             continue
@@ -78,7 +79,7 @@ def test_a_prepared_weight_serves_both_passes_and_every_batch(numerics):
     native = numerics.native
     for shape, kernel in SHAPES:
         weight = numerics.draw("forward", shape, kernel).weight
-        for isa, method in itertools.product(numerics.isas, ("fft", "lanes-fft")):
+        for isa, method in itertools.product(numerics.isas, numerics.native.fft_methods):
             found = []
             for pass_name, images in (("forward", 1), ("forward", 3), ("grad_input", 1)):
                 problem = native.problem(pass_name, (images, *shape[1:]), kernel, method=method, isa=isa)
@@ -95,7 +96,7 @@ def test_a_prepared_weight_serves_both_passes_and_every_batch(numerics):
 
 
 @pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
-@pytest.mark.parametrize(("method", "size", "k"), [("fft", 40, 31), ("lanes-fft", 14, 27)])
+@pytest.mark.parametrize(("method", "size", "k"), [("fft", 40, 31), ("blocked-pfa", 14, 27)])
 @pytest.mark.parametrize("pass_name", ("forward", "grad_input"))
 def test_a_weight_changed_in_one_place_is_noticed(numerics, pass_name, method, size, k, isa):
     if isa not in numerics.isas:
@@ -122,7 +123,7 @@ def test_a_weight_changed_in_one_place_is_noticed(numerics, pass_name, method, s
         assert torch.equal(outcome[0], fresh.output)
 
 
-def run_packed(native, operands, problem, plan, packed):
+def run_packed(native, operands, problem, plan, packed, status=0):
     """One call with these very bytes; output and staleness."""
     out = torch.full_like(operands.x, float("nan"))
     workspace = torch.empty(plan.workspace_bytes, dtype=torch.uint8)
@@ -142,7 +143,8 @@ def run_packed(native, operands, problem, plan, packed):
     ]
     fields += [packed.data_ptr(), workspace.data_ptr(), plan.workspace_bytes, 0]
     buffers = (ctypes.c_int64 * len(fields))(*fields)
-    assert not native.library.replk_dwconv2d_run(ctypes.byref(problem), ctypes.byref(plan), ctypes.byref(buffers))
+    found = native.library.replk_dwconv2d_run(ctypes.byref(problem), ctypes.byref(plan), ctypes.byref(buffers))
+    assert found == status
     return out, buffers[-1]
 
 
@@ -184,7 +186,7 @@ def test_strides_change_no_bit(numerics, pass_name, layout, dtype):
         assert torch.equal(strided.x, operands.x)
         out = torch.full(shape, float("nan"), dtype=dtype)
         for isa in numerics.isas:
-            for method in ("direct", "fft", "lanes", "lanes-fft"):
+            for method in numerics.native.fast_methods:
                 target = change(out) if pass_name != "grad_weight" else None
                 outcome = numerics.native.run(strided, method=method, isa=isa, out=target)
                 if outcome is not None:
@@ -195,7 +197,7 @@ def test_gaps_of_the_output_are_left_alone(numerics):
     for shape, kernel in SHAPES:
         operands = numerics.draw("forward", shape, kernel)
         for isa in numerics.isas:
-            for method in ("direct", "fft", "lanes", "lanes-fft"):
+            for method in numerics.native.fast_methods:
                 n, c, h, w = shape
                 memory = torch.full((n, c, h + 1, w + 5), 7.0)
                 outcome = numerics.native.run(operands, method=method, isa=isa, out=memory[:, :, :h, :w])
@@ -221,7 +223,7 @@ def test_the_workspace_stays_below_64_megabytes(numerics, pass_name, dtype):
     for shape in [*shapes, (1, 4096, 14, 14), (256, 64, 56, 56)]:
         for kernel in kernels:
             for isa in numerics.isas:
-                for method in ("auto", "direct", "fft", "lanes", "lanes-fft"):
+                for method in ("auto", *numerics.native.fast_methods):
                     problem = numerics.native.problem(
                         pass_name, shape, kernel, dtype=dtype, method=method, isa=isa, threads=64
                     )
@@ -251,7 +253,7 @@ def test_indices_beyond_32_bits(numerics, big):
             operands = numerics.draw(pass_name, shape, kernel)
             exact = numerics.exact(operands)
             for isa in numerics.isas:
-                for method in ("direct", "fft", "lanes", "lanes-fft"):
+                for method in numerics.native.fast_methods:
                     view.copy_(operands.x)
                     far = numerics.operands(pass_name, view, operands.weight, operands.grad, kernel=operands.kernel)
                     outcome = numerics.native.run(far, method=method, isa=isa)
@@ -285,7 +287,7 @@ def test_what_makes_no_sense_is_refused(numerics, change):
 def test_a_workspace_that_is_too_small_is_refused(numerics):
     native = numerics.native
     for pass_name in PASSES:
-        for method in ("direct", "fft", "lanes", "lanes-fft"):
+        for method in numerics.native.fast_methods:
             operands = numerics.draw(pass_name, (1, 16, 14, 14), (13, 13))
             problem = native.problem(pass_name, (1, 16, 14, 14), (13, 13), method=method)
             plan = native.plan(problem)
@@ -310,3 +312,53 @@ def test_a_workspace_that_is_too_small_is_refused(numerics):
                 buffers = (ctypes.c_int64 * 18)(*fields, 0, pointer, size, 0)
                 assert native.library.replk_dwconv2d_run(*map(ctypes.byref, (problem, plan, buffers))) == 3
             assert not out.any()
+
+
+def test_a_plan_of_another_problem_is_refused(numerics):
+    """Before anything is read: there are no buffers here at all."""
+    native = numerics.native
+    for kernel in native.kernels:
+        arguments = native.problem(
+            PASSES[kernel.pass_], (2, 17, 9, 11), (5, 7), method=native.methods[kernel.method], isa=ISAS[kernel.isa]
+        )
+        plan = native.plan(arguments)
+        buffers = (ctypes.c_int64 * 18)(*[64] * 18)
+        for name, value in {
+            "pass_": (kernel.pass_ + 1) % 3,
+            "dtype": 1,
+            "threads": 9,
+            "n": 3,
+            "c": 400,
+            "h": 300,
+        }.items():
+            other = type(arguments).from_buffer_copy(arguments)
+            setattr(other, name, value)
+            assert native.library.replk_dwconv2d_run(*map(ctypes.byref, (other, plan, buffers))) == 5, name
+            assert native.library.replk_dwconv2d_pack(ctypes.addressof(other), ctypes.addressof(plan), 64, 64) == 5, (
+                name
+            )
+        for name, value in {
+            "method": kernel.method % 5 + 1,
+            "isa": kernel.isa % 3 + 1,
+            "tile_h": 7,
+            "packed_bytes": 1,
+        }.items():
+            changed = type(plan).from_buffer_copy(plan)
+            setattr(changed, name, value)
+            assert native.library.replk_dwconv2d_run(*map(ctypes.byref, (arguments, changed, buffers))) == 5, name
+
+
+def test_a_prepared_weight_of_another_plan_is_refused(numerics):
+    native = numerics.native
+    operands = numerics.draw("forward", (1, 3, 14, 14), (13, 13))
+    for method in native.fast_methods:
+        problem = native.problem("forward", (1, 3, 14, 14), (13, 13), method=method)
+        plan = native.plan(problem)
+        other = native.problem("forward", (1, 3, 13, 14), (13, 13), method="fft")
+        other_plan = native.plan(other)
+        memory = torch.zeros(other_plan.packed_bytes + 64, dtype=torch.uint8)
+        packed = memory[-memory.data_ptr() % 64 :]
+        assert not native.library.replk_dwconv2d_pack(
+            ctypes.addressof(other), ctypes.addressof(other_plan), operands.weight.data_ptr(), packed.data_ptr()
+        )
+        assert run_packed(native, operands, problem, plan, packed, status=6)[0].isnan().all()

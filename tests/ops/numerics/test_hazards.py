@@ -8,7 +8,7 @@ import pytest
 import torch
 
 PASSES = ("forward", "grad_input", "grad_weight")
-# Small planes (channels in lanes), whole planes (channels or images in pairs), several tiles, strips.
+# Small planes (channel-blocked), whole planes (channels or images in pairs), several tiles, strips.
 SHAPES = [((2, 6, 7, 7), (13, 13)), ((2, 5, 30, 31), (31, 31)), ((1, 4, 150, 140), (29, 29)), ((1, 4, 56, 56), (51, 5))]
 
 

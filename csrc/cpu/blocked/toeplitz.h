@@ -1,18 +1,18 @@
-// One row of pixels against one row of the kernel, Q pixels by Q pixels, with channels in the lanes:
+// One row of pixels times one row of the kernel, Q by Q pixels, in the channel-blocked layout:
 //
 //   forward      y[q] += x[q + d] w[d]             0 <= q + d < Q: the products form a Toeplitz matrix, constant on
 //   grad weight  w[d] += sum_q y[q] x[q + d]       each diagonal d
 //
-// x and y stay in registers, every w is loaded once for its whole diagonal. Only products that exist are computed:
-// there is no padding at all. Q x's, Q y's and a w fit the registers, so Q is at most 14 of 32 or 7 of 16. Instructions
-// that matter: fused multiply-add of registers and aligned loads, about one load to three of them.
-#ifndef REPLK_CPU_LANES_TOEPLITZ_H_
-#define REPLK_CPU_LANES_TOEPLITZ_H_
+// x and y stay in registers; every w is loaded once for its whole diagonal. There is no padding: only existing products
+// are computed. Q x's, Q y's and a w must fit the registers, so Q is at most 14 of 32 or 7 of 16. Critical
+// instructions: fused multiply-add of registers and aligned loads, about one load for three of them.
+#ifndef REPLK_CPU_BLOCKED_TOEPLITZ_H_
+#define REPLK_CPU_BLOCKED_TOEPLITZ_H_
 
 #include <cstdint>
 
-#include "cpu/direct/prefetch.h"
-#include "cpu/direct/unroll.h"
+#include "cpu/common/prefetch.h"
+#include "cpu/common/unroll.h"
 #include "cpu/simd/isa.h"
 
 namespace replk {
@@ -24,7 +24,7 @@ static REPLK_INLINE void load_pixels(Vec (&pixels)[Q], const float* p) {
   for (int q = 0; q < Q; ++q) pixels[q] = load(p + q * kLanes);
 }
 
-// Diagonals kDiagonal to Q - 1; `w` is the tap of diagonal 0, diagonals outside of [begin, end) have no tap.
+// Diagonals kDiagonal to Q - 1; `w` is the tap of diagonal 0, diagonals outside [begin, end) have no tap.
 template <int kDiagonal, int Q>
 static REPLK_INLINE void multiply_diagonals(Vec (&y)[Q], const Vec (&x)[Q], const float* w, int64_t begin,
                                             int64_t end) {
@@ -39,7 +39,7 @@ static REPLK_INLINE void multiply_diagonals(Vec (&y)[Q], const Vec (&x)[Q], cons
   }
 }
 
-// All diagonals, the taps being those at `w` less those at `less`.
+// All diagonals, with the difference of the taps at `w` and `less`.
 template <int kDiagonal, int Q>
 static REPLK_INLINE void multiply_differences(Vec (&y)[Q], const Vec (&x)[Q], const float* w, const float* less) {
   if constexpr (kDiagonal < Q) {
@@ -65,8 +65,8 @@ static REPLK_INLINE void sum_diagonals(const Vec (&y)[Q], const Vec (&x)[Q], flo
   }
 }
 
-// A plane in the lanes, its columns in blocks of Q.
-struct LanePlane {
+// A channel-blocked plane with its columns in blocks of Q.
+struct BlockedPlane {
   int64_t h, blocks;  // rows; blocks of columns
   int64_t kh, kw;
   const float* x;     // [h][blocks * Q][kLanes]; grad weight: x
@@ -77,10 +77,10 @@ struct LanePlane {
   bool relu;
 };
 
-// Calls function(first tap of the row of diagonals 0, begin, end, input block) for the input blocks that meet the taps
-// of output block `block`.
+// Calls function(tap of diagonal 0, begin, end, input block) for the input blocks that contribute to output block
+// `block`.
 template <int Q, class Function>
-static REPLK_INLINE void for_each_block(const LanePlane& p, int64_t block, Function function) {
+static REPLK_INLINE void for_each_block(const BlockedPlane& p, int64_t block, Function function) {
   const int64_t pad = p.kw / 2;
   for (int64_t other = 0; other < p.blocks; ++other) {
     const int64_t tap = (other - block) * Q + pad;  // of diagonal 0
@@ -90,7 +90,7 @@ static REPLK_INLINE void for_each_block(const LanePlane& p, int64_t block, Funct
 }
 
 template <int Q>
-static REPLK_INLINE void store_row(const LanePlane& p, const Vec (&y)[Q], float* out) {
+static REPLK_INLINE void store_row(const BlockedPlane& p, const Vec (&y)[Q], float* out) {
   const Vec bias = load(p.bias);
   REPLK_UNROLL
   for (int q = 0; q < Q; ++q) {
@@ -99,18 +99,18 @@ static REPLK_INLINE void store_row(const LanePlane& p, const Vec (&y)[Q], float*
   }
 }
 
-// One block, and taps from every pixel to every other. With rows in halves x0, x1 and y0, y1, and T0 the taps inside of
-// a half, T1 and T2 those from the other one, a product is saved (Karatsuba):
+// One block, with a kernel that covers the whole plane. With the rows in halves x0, x1 and y0, y1, T0 the taps within a
+// half, and T1 and T2 those between the halves, Karatsuba's identity saves one product:
 //
 //   y0 = T0 x0 + T1 x1 = T0 (x0 + x1) + (T1 - T0) x1
 //   y1 = T2 x0 + T0 x1 = T0 (x0 + x1) + (T2 - T0) x0
 //
-// For 7 rows, 40 products of rows instead of 49. Differences of taps are taken on the way, by units that
-// multiplications leave idle. Rounding: 1.3 times that of the plain sums.
+// For 7 rows, 40 products of rows instead of 49. Differences of taps are computed on the fly by otherwise idle units.
+// Rounding errors are 1.3 times those of plain sums.
 template <int Q>
-static void convolve_complete(const LanePlane& p, PrefetchPair& ahead) {
+static void convolve_complete(const BlockedPlane& p, PrefetchPair& ahead) {
   const int64_t row = Q * kLanes, taps = p.kw * kLanes, half = (p.h + 1) / 2, rest = p.h - half;
-  const float* middle = p.w + (p.kh / 2 * p.kw + p.kw / 2) * kLanes;  // the tap from a pixel to itself
+  const float* middle = p.w + (p.kh / 2 * p.kw + p.kw / 2) * kLanes;  // the center tap
   for (int64_t k = 0; k < half * row; k += kLanes) {
     const Vec a = load(p.x + k);
     store(p.sums + k, k < rest * row ? a + load(p.x + half * row + k) : a);
@@ -142,8 +142,8 @@ static void convolve_complete(const LanePlane& p, PrefetchPair& ahead) {
 }
 
 template <int Q>
-static void convolve_lanes(const LanePlane& p, PrefetchPair& ahead) {
-  if constexpr (Q == 7 || Q == 8) {  // the last stages at 224 and 256 pixels; on larger planes spectra are faster
+static void convolve_blocked(const BlockedPlane& p, PrefetchPair& ahead) {
+  if constexpr (Q == 7 || Q == 8) {  // the last stages at 224 and 256 pixels; on larger planes FFTs are faster
     if (p.blocks == 1 && p.kh == 2 * p.h - 1 && p.kw == 2 * Q - 1) return convolve_complete<Q>(p, ahead);
   }
   const int64_t row = p.blocks * Q * kLanes, pad = p.kh / 2;
@@ -169,7 +169,7 @@ static void convolve_lanes(const LanePlane& p, PrefetchPair& ahead) {
 }
 
 template <int Q>
-static void correlate_lanes(const LanePlane& p, PrefetchPair& ahead) {
+static void correlate_blocked(const BlockedPlane& p, PrefetchPair& ahead) {
   const int64_t row = p.blocks * Q * kLanes, pad = p.kh / 2;
   for (int64_t i = 0; i < p.h; ++i) {
     ahead.step();
@@ -190,18 +190,19 @@ static void correlate_lanes(const LanePlane& p, PrefetchPair& ahead) {
   }
 }
 
-struct LaneBlock {
+struct ColumnBlock {
   int pixels;
-  void (*convolve)(const LanePlane&, PrefetchPair&);
-  void (*correlate)(const LanePlane&, PrefetchPair&);
+  void (*convolve)(const BlockedPlane&, PrefetchPair&);
+  void (*correlate)(const BlockedPlane&, PrefetchPair&);
 };
 
 template <int... Q>
-struct LaneBlocks {
+struct ColumnBlocks {
   static constexpr int kCount = sizeof...(Q);
-  // The block that covers `columns` with least work: idle columns count, and so do loads, about 2 / Q of a product.
-  static LaneBlock covering(int64_t columns) {
-    constexpr LaneBlock kBlocks[] = {{Q, convolve_lanes<Q>, correlate_lanes<Q>}...};
+  // The block size that covers `columns` at the lowest cost: unused columns, and loads at about 2 / Q of a product
+  // each.
+  static ColumnBlock covering(int64_t columns) {
+    constexpr ColumnBlock kBlocks[] = {{Q, convolve_blocked<Q>, correlate_blocked<Q>}...};
     int best = 0;
     double least = 0;
     for (int i = 0; i < kCount; ++i) {
@@ -217,13 +218,13 @@ struct LaneBlocks {
 };
 
 template <int kFile>
-struct LaneTable : LaneBlocks<1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14> {};
+struct ColumnBlockTable : ColumnBlocks<1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14> {};
 template <>
-struct LaneTable<16> : LaneBlocks<1, 2, 3, 4, 5, 6, 7> {};
+struct ColumnBlockTable<16> : ColumnBlocks<1, 2, 3, 4, 5, 6, 7> {};
 
-static inline LaneBlock lane_block(int64_t columns) { return LaneTable<kRegisters>::covering(columns); }
+static inline ColumnBlock column_block(int64_t columns) { return ColumnBlockTable<kRegisters>::covering(columns); }
 
 }  // namespace REPLK_ISA
 }  // namespace replk
 
-#endif  // REPLK_CPU_LANES_TOEPLITZ_H_
+#endif  // REPLK_CPU_BLOCKED_TOEPLITZ_H_

@@ -1,14 +1,14 @@
-// Grad weight with channels in the lanes: the sums over pixels and images stay in the lanes until the end.
-#ifndef REPLK_CPU_LANES_GRAD_WEIGHT_H_
-#define REPLK_CPU_LANES_GRAD_WEIGHT_H_
+// Grad weight in the channel-blocked layout: sums over pixels and images stay in that layout until the end.
+#ifndef REPLK_CPU_BLOCKED_GRAD_WEIGHT_H_
+#define REPLK_CPU_BLOCKED_GRAD_WEIGHT_H_
 
-#include "cpu/direct/copy.h"
-#include "cpu/lanes/layout.h"
+#include "cpu/blocked/layout.h"
+#include "cpu/common/copy.h"
 
 namespace replk {
 namespace REPLK_ISA {
 
-// Sums of few pixels are added up apart from the sum over all images: a sum of many small numbers loses digits.
+// Pixels per partial sum, to limit rounding errors: partial sums are then added to the sum over all images.
 constexpr int64_t kPixelsPerSum = 1024;
 
 static inline void add_and_clear(float* sum, float* part, int64_t count) {
@@ -23,19 +23,19 @@ template <class T>
 static void correlate_groups(const Task& task, int64_t begin, int64_t end, float* scratch) {
   const replk_problem& p = task.problem;
   const replk_buffers& b = task.buffers;
-  const LanesLayout layout(p);
+  const BlockedLayout layout(p);
   const Kernel& k = layout.kernel;
   const int64_t taps = k.kh * k.kw * kLanes, images_per_sum = divide_up(kPixelsPerSum, larger(p.h * p.w, 1));
   clear(scratch, layout.size);
-  const LanePlane plane = {p.h,     layout.blocks, k.kh, k.kw, scratch, scratch + layout.y, scratch + layout.w,
-                           nullptr, nullptr,       false};
+  const BlockedPlane plane = {p.h,     layout.blocks, k.kh, k.kw, scratch, scratch + layout.y, scratch + layout.w,
+                              nullptr, nullptr,       false};
   for (int64_t group = begin; group < end; ++group) {
     for (int64_t n = 0; n < p.n; ++n) {
       const T* x = static_cast<const T*>(b.input) + n * b.input_stride[0] + group * kLanes * b.input_stride[1];
       const T* g = static_cast<const T*>(b.grad) + n * b.grad_stride[0] + group * kLanes * b.grad_stride[1];
-      planes_to_lanes(scratch, x, layout.plane_shape(p, group, b.input_stride), false);
-      planes_to_lanes(scratch + layout.y, g, layout.plane_shape(p, group, b.grad_stride), false);
-      const bool is_last = n + 1 == p.n;  // the next group's planes are left to the hardware
+      planes_to_blocked(scratch, x, layout.plane_shape(p, group, b.input_stride), false);
+      planes_to_blocked(scratch + layout.y, g, layout.plane_shape(p, group, b.grad_stride), false);
+      const bool is_last = n + 1 == p.n;  // hardware prefetching handles the next group's planes
       PrefetchPair ahead(is_last ? Prefetch() : layout.prefetch(p, group, x + b.input_stride[0], b.input_stride),
                          is_last ? Prefetch() : layout.prefetch(p, group, g + b.grad_stride[0], b.grad_stride), p.h);
       layout.block.correlate(plane, ahead);
@@ -47,8 +47,8 @@ static void correlate_groups(const Task& task, int64_t begin, int64_t end, float
       const int64_t count = layout.channels(p, group) * k.full_h * k.full_w;
       for (int64_t i = 0; i < count; ++i) weight[i] = T(0);
     }
-    lanes_to_planes(static_cast<T*>(b.output) + layout.weight_offset(group), scratch + layout.sum,
-                    layout.weight_shape(p, group));
+    blocked_to_planes(static_cast<T*>(b.output) + layout.weight_offset(group), scratch + layout.sum,
+                      layout.weight_shape(p, group));
     clear(scratch + layout.sum, taps);
   }
 }
@@ -56,4 +56,4 @@ static void correlate_groups(const Task& task, int64_t begin, int64_t end, float
 }  // namespace REPLK_ISA
 }  // namespace replk
 
-#endif  // REPLK_CPU_LANES_GRAD_WEIGHT_H_
+#endif  // REPLK_CPU_BLOCKED_GRAD_WEIGHT_H_

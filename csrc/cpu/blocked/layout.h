@@ -1,22 +1,22 @@
-// What the lanes method keeps in the scratch memory of a thread, all float32 with channels in the lanes.
-#ifndef REPLK_CPU_LANES_LAYOUT_H_
-#define REPLK_CPU_LANES_LAYOUT_H_
+// The scratch memory of a thread: channel-blocked float32 arrays.
+#ifndef REPLK_CPU_BLOCKED_LAYOUT_H_
+#define REPLK_CPU_BLOCKED_LAYOUT_H_
 
 #include "common/task.h"
-#include "cpu/direct/output.h"
-#include "cpu/lanes/toeplitz.h"
-#include "cpu/lanes/transpose.h"
+#include "cpu/blocked/toeplitz.h"
+#include "cpu/blocked/transpose.h"
+#include "cpu/common/output.h"
 
 namespace replk {
 namespace REPLK_ISA {
 
-struct LanesLayout {
+struct BlockedLayout {
   Kernel kernel;
-  LaneBlock block;
-  int64_t blocks, pitch;          // of columns; pixels in a row, idle ones too
+  ColumnBlock block;
+  int64_t blocks, pitch;          // blocks of columns; pixels per row including unused ones
   int64_t y, w, sum, bias, size;  // offsets; x comes first. `sum`: grad weight, over many images; else `sums`
 
-  explicit LanesLayout(const replk_problem& p) : kernel(p), block(lane_block(p.w)) {
+  explicit BlockedLayout(const replk_problem& p) : kernel(p), block(column_block(p.w)) {
     blocks = divide_up(p.w, block.pixels);
     pitch = blocks * block.pixels;
     const int64_t plane = p.h * pitch * kLanes, taps = kernel.kh * kernel.kw * kLanes;
@@ -37,8 +37,8 @@ struct LanesLayout {
     return {p.h, p.w, stride[2], stride[1], pitch, channels(p, group)};
   }
 
-  // What is fetched ahead of a plane of this group: nothing where all planes fit a second-level cache or so, which
-  // would cost 3 %, and nothing of planes with gaps between the rows.
+  // Prefetches a plane of this group. Does nothing if all planes fit roughly the second-level cache, where it would
+  // cost 3 %, or if rows are not contiguous.
   template <class T>
   Prefetch prefetch(const replk_problem& p, int64_t group, const T* plane, const int64_t* stride) const {
     if (stride[2] != p.w || bytes_of_planes(p) < (4 << 20)) return Prefetch();
@@ -46,7 +46,7 @@ struct LanesLayout {
     return Prefetch(plane, channels(p, group), p.h * p.w * size, stride[1] * size);
   }
 
-  // The taps that can meet the plane.
+  // The taps that overlap the plane.
   PlaneShape weight_shape(const replk_problem& p, int64_t group) const {
     return {kernel.kh, kernel.kw, kernel.full_w, kernel.full_h * kernel.full_w, kernel.kw, channels(p, group)};
   }
@@ -58,4 +58,4 @@ struct LanesLayout {
 }  // namespace REPLK_ISA
 }  // namespace replk
 
-#endif  // REPLK_CPU_LANES_LAYOUT_H_
+#endif  // REPLK_CPU_BLOCKED_LAYOUT_H_

@@ -1,11 +1,11 @@
-"""Spectra of whole small planes with channels in the lanes: what is special to that method."""
+"""The prime-factor FFT of whole small planes: what is special to that method."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-METHOD = "lanes-fft"
+METHOD = "blocked-pfa"
 # A plane just as large as a length takes with its kernel, and one more; both axes on their own; odd and even lengths.
 FITTING = [
     ((1, 3, 9, 9), (13, 13)),

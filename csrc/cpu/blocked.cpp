@@ -1,21 +1,21 @@
-// The lanes method: neighbouring channels in the SIMD lanes, for planes too small to fill vectors with columns.
+// The channel-blocked method: the lanes of a vector are neighbouring channels, for planes that are too small to fill
+// vectors with columns.
 #include "common/task.h"
-#include "cpu/lanes/convolve.h"
-#include "cpu/lanes/grad_weight.h"
+#include "cpu/blocked/convolve.h"
+#include "cpu/blocked/grad_weight.h"
 
 namespace replk {
 namespace REPLK_ISA {
 namespace {
 
-// x, y and the weight of a group of channels should stay in the second-level cache.
+// Bytes: x, y and the weight of a group of channels should fit the second-level cache.
 constexpr int64_t kMaxScratch = 512 * 1024;
 
 int64_t scratch_bytes(const replk_problem& p, const replk_plan&) {
-  return round_up(LanesLayout(p).size * int64_t{sizeof(float)}, 64);
+  return round_up(BlockedLayout(p).size * int64_t{sizeof(float)}, 64);
 }
 
-bool plan_lanes(const replk_problem& p, replk_plan& plan) {
-  plan.tile_h = plan.tile_w = plan.packed_bytes = 0;
+bool plan_blocked(const replk_problem& p, replk_plan& plan) {
   return p.h * p.w <= 64 * 64 && scratch_bytes(p, plan) <= kMaxScratch;
 }
 
@@ -45,10 +45,10 @@ void run_correlate(const Task& task, int64_t begin, int64_t end, void* scratch) 
 
 }  // namespace
 
-const Method lanes_methods[3] = {
-    {plan_lanes, scratch_bytes, convolve_item_count, run_convolve, nullptr, nullptr},
-    {plan_lanes, scratch_bytes, convolve_item_count, run_convolve, nullptr, nullptr},
-    {plan_lanes, scratch_bytes, correlate_item_count, run_correlate, nullptr, nullptr},
+const Method blocked_methods[3] = {
+    {plan_blocked, scratch_bytes, convolve_item_count, run_convolve, nullptr, nullptr},
+    {plan_blocked, scratch_bytes, convolve_item_count, run_convolve, nullptr, nullptr},
+    {plan_blocked, scratch_bytes, correlate_item_count, run_correlate, nullptr, nullptr},
 };
 
 }  // namespace REPLK_ISA

@@ -1,6 +1,6 @@
-// Unrolling of loops over arrays of vectors, so that the arrays can live in registers.
-#ifndef REPLK_CPU_DIRECT_UNROLL_H_
-#define REPLK_CPU_DIRECT_UNROLL_H_
+// Unrolls loops over arrays of vectors, so that the arrays can be kept in registers.
+#ifndef REPLK_CPU_COMMON_UNROLL_H_
+#define REPLK_CPU_COMMON_UNROLL_H_
 
 #include "cpu/simd/isa.h"
 
@@ -18,8 +18,8 @@
 namespace replk {
 namespace REPLK_ISA {
 
-// The compiler forgets what it knows about p. Otherwise it keeps what it has loaded from there in registers for the
-// next position, which are all taken by accumulators: it would spill those.
+// Hides the value of p from the compiler, which would otherwise keep earlier loads in registers for the next position
+// and spill accumulators.
 static REPLK_INLINE const float* opaque(const float* p) {
 #if defined(__GNUC__)
   __asm__("" : "+r"(p));
@@ -27,7 +27,7 @@ static REPLK_INLINE const float* opaque(const float* p) {
   return p;
 }
 
-// Loads a vector once: otherwise the compiler may load it again for each product, as an operand from memory.
+// Keeps a vector in a register; the compiler may otherwise load it for each product, as a memory operand.
 static REPLK_INLINE Vec in_register(Vec a) {
 #if defined(__GNUC__) && defined(__x86_64__)
   __asm__("" : "+v"(a.v));
@@ -38,4 +38,4 @@ static REPLK_INLINE Vec in_register(Vec a) {
 }  // namespace REPLK_ISA
 }  // namespace replk
 
-#endif  // REPLK_CPU_DIRECT_UNROLL_H_
+#endif  // REPLK_CPU_COMMON_UNROLL_H_

@@ -1,15 +1,15 @@
-// Planes of neighbouring channels to lanes and back: plane[c][i][j] <-> lanes[i * pitch + j][c].
+// Transposes between planes and the channel-blocked layout: plane[c][i][j] <-> blocked[i * pitch + j][c], where c
+// counts kLanes neighbouring channels (the nChw16c layout of oneDNN for 16 lanes).
 //
-// Square tiles of kLanes pixels by kLanes channels are transposed in registers. Rows that lie without gaps are taken as
-// one long row, so that tiles need not end with them; a last tile reaches back over pixels that were done already
-// rather than past the end. Channels that do not exist are zeros in the lanes, and are not written. `lanes` is 64-byte
-// aligned.
-#ifndef REPLK_CPU_LANES_TRANSPOSE_H_
-#define REPLK_CPU_LANES_TRANSPOSE_H_
+// Square tiles of kLanes pixels by kLanes channels are transposed in registers. Contiguous rows are treated as one long
+// row, so that tiles may cross row ends; a last tile overlaps the previous one instead of extending past the end.
+// Missing channels are zeros in the blocked layout and are not written back. `blocked` is 64-byte aligned.
+#ifndef REPLK_CPU_BLOCKED_TRANSPOSE_H_
+#define REPLK_CPU_BLOCKED_TRANSPOSE_H_
 
 #include <cstdint>
 
-#include "cpu/direct/unroll.h"
+#include "cpu/common/unroll.h"
 #include "cpu/simd/isa.h"
 
 #if defined(__GNUC__)
@@ -21,21 +21,21 @@
 namespace replk {
 namespace REPLK_ISA {
 
-// Rows of pixels, the same of every channel.
+// The geometry of one group of channels.
 struct PlaneShape {
   int64_t rows, columns;
   int64_t row_stride, channel_stride;  // in the planes, in elements
-  int64_t pitch;                       // pixels from a row to the next in the lanes
+  int64_t pitch;                       // in the blocked layout, in pixels
   int channels;                        // 1 to kLanes
 
   bool is_dense() const { return row_stride == columns; }
 };
 
-// Where the pixels of consecutive tiles are in the lanes.
-class LanePixels {
+// Offsets of the pixels of consecutive tiles in the blocked layout.
+class BlockedPixels {
  public:
-  LanePixels(int64_t columns, int64_t pitch) : columns_(columns), gap_(pitch - columns) {}
-  // Of the pixel `index` of all rows taken together, which must not fall from call to call by more than one tile.
+  BlockedPixels(int64_t columns, int64_t pitch) : columns_(columns), gap_(pitch - columns) {}
+  // Offset of pixel `index`, counted over all rows. From call to call, `index` may decrease by at most one tile.
   int64_t offset(int64_t index) {
     if (gap_ == 0) return index * kLanes;
     while (index >= row_end_) {
@@ -54,7 +54,7 @@ class LanePixels {
   int64_t row_end_ = columns_, shift_ = 0;
 };
 
-// Rows become columns, on their way from memory; an instruction set may have a better one for float32.
+// Loads and transposes a tile; an instruction set may define a faster overload for float32.
 template <class T>
 static REPLK_INLINE void load_transposed(Vec (&tile)[kLanes], const T* plane, int64_t stride) {
   REPLK_UNROLL
@@ -89,7 +89,7 @@ static REPLK_INLINE void store_tile(Vec (&tile)[kLanes], T* plane, const PlaneSh
   for (int c = 0; c < s.channels; ++c) store_first(plane + c * s.channel_stride, load(rows[c]), count);
 }
 
-// The tiles that cover a plane, one after the other.
+// Iterates over the tiles that cover a plane.
 class Tiles {
  public:
   explicit Tiles(const PlaneShape& s)
@@ -105,7 +105,7 @@ class Tiles {
     ++run_;
   }
 
-  // Of the tile's first pixel: where it is in the plane, and its number.
+  // The first pixel of the tile: its offset in the plane, and its index.
   int64_t element() const { return run_ * row_stride_ + first(); }
   int64_t pixel() const { return run_ * length_ + first(); }
   int pixels() const { return static_cast<int>(length_ < kLanes ? length_ : kLanes); }
@@ -117,18 +117,18 @@ class Tiles {
   int64_t run_ = 0, at_ = 0;
 };
 
-// `turned`: the last pixel first. Needs pitch = columns then.
+// `rotated`: by 180 degrees, which needs pitch = columns.
 template <class T>
-static REPLK_NOINLINE void planes_to_lanes(float* lanes, const T* planes, const PlaneShape& s, bool turned) {
-  LanePixels pixels(s.columns, s.pitch);
-  const int64_t last = s.rows * s.columns - 1, step = turned ? -kLanes : kLanes;
+static REPLK_NOINLINE void planes_to_blocked(float* blocked, const T* planes, const PlaneShape& s, bool rotated) {
+  BlockedPixels pixels(s.columns, s.pitch);
+  const int64_t last = s.rows * s.columns - 1, step = rotated ? -kLanes : kLanes;
   for (Tiles at(s); !at.is_done(); at.next()) {
     const int count = at.pixels();
     const int64_t pixel = at.pixel();
     Vec tile[kLanes];
     load_tile(tile, planes + at.element(), s, count);
     if (s.pitch == s.columns && count == kLanes) {
-      float* to = lanes + (turned ? last - pixel : pixel) * kLanes;
+      float* to = blocked + (rotated ? last - pixel : pixel) * kLanes;
       REPLK_UNROLL
       for (int k = 0; k < kLanes; ++k) store(to + k * step, tile[k]);
       continue;
@@ -137,22 +137,22 @@ static REPLK_NOINLINE void planes_to_lanes(float* lanes, const T* planes, const 
     REPLK_UNROLL
     for (int k = 0; k < kLanes; ++k) store(rows[k], tile[k]);
     for (int k = 0; k < count; ++k) {
-      const int64_t offset = turned ? (last - pixel - k) * kLanes : pixels.offset(pixel + k);
-      store(lanes + offset, load(rows[k]));
+      const int64_t offset = rotated ? (last - pixel - k) * kLanes : pixels.offset(pixel + k);
+      store(blocked + offset, load(rows[k]));
     }
   }
 }
 
 template <class T>
-static REPLK_NOINLINE void lanes_to_planes(T* planes, const float* lanes, const PlaneShape& s) {
-  LanePixels pixels(s.columns, s.pitch);
+static REPLK_NOINLINE void blocked_to_planes(T* planes, const float* blocked, const PlaneShape& s) {
+  BlockedPixels pixels(s.columns, s.pitch);
   for (Tiles at(s); !at.is_done(); at.next()) {
     const int count = at.pixels();
-    const float* from = lanes + at.pixel() * kLanes;
+    const float* from = blocked + at.pixel() * kLanes;
     alignas(64) float rows[kLanes][kLanes];
     if (s.pitch != s.columns || count < kLanes) {
       for (int k = 0; k < kLanes; ++k) {
-        store(rows[k], k < count ? load(lanes + pixels.offset(at.pixel() + k)) : zero());
+        store(rows[k], k < count ? load(blocked + pixels.offset(at.pixel() + k)) : zero());
       }
       from = rows[0];
     }
@@ -166,4 +166,4 @@ static REPLK_NOINLINE void lanes_to_planes(T* planes, const float* lanes, const 
 }  // namespace REPLK_ISA
 }  // namespace replk
 
-#endif  // REPLK_CPU_LANES_TRANSPOSE_H_
+#endif  // REPLK_CPU_BLOCKED_TRANSPOSE_H_

@@ -1,9 +1,9 @@
-// How the direct method cuts a plane into bands, and the layout of a band's padded copy.
-#ifndef REPLK_CPU_DIRECT_GEOMETRY_H_
-#define REPLK_CPU_DIRECT_GEOMETRY_H_
+// Integer helpers, the part of the kernel that overlaps the plane, and the bands of the direct method.
+#ifndef REPLK_CPU_COMMON_GEOMETRY_H_
+#define REPLK_CPU_COMMON_GEOMETRY_H_
 
 #include "common/task.h"
-#include "cpu/direct/prefetch.h"
+#include "cpu/common/prefetch.h"
 #include "cpu/simd/isa.h"
 
 namespace replk {
@@ -16,11 +16,11 @@ static inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * 
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// The taps that can meet the plane: a kernel larger than the plane is cropped to offsets of less than the plane's size.
+// The taps that overlap the plane: larger kernels are cropped to offsets smaller than the plane.
 struct Kernel {
   int64_t kh, kw;  // cropped; odd
   int64_t full_h, full_w;
-  int64_t crop_h, crop_w;  // first tap that is kept
+  int64_t crop_h, crop_w;  // index of the first remaining tap
 
   explicit Kernel(const replk_problem& p)
       : kh(smaller(p.kh, 2 * larger(p.h, 1) - 1)),
@@ -34,9 +34,10 @@ struct Kernel {
   int64_t pad_w() const { return kw / 2; }
 };
 
+// The bands of a plane, and the layout of a band's padded copy.
 struct Bands {
   int64_t height, width;  // of a band; the last ones may be smaller
-  int64_t down, across;   // how many
+  int64_t down, across;   // number of bands
   int64_t margin;         // zeros left of column 0 in the copy, so that column 0 is aligned
   int64_t pitch;          // of the copy: an odd number of cache lines, against conflicts between rows
   int64_t rows;           // of the copy
@@ -45,8 +46,8 @@ struct Bands {
   int64_t copy_size() const { return rows * pitch; }
 };
 
-// Bands of at most half of a small second-level cache (512 KB); the kernel's halo is copied again for every band, so
-// they are not made smaller than need be, but for problems of few planes, where bands are all that threads can share.
+// Bands of at most half of a small second-level cache (512 KB). The kernel's halo is copied again for every band, so
+// bands are no smaller than necessary, except for problems with few planes, where threads can only share bands.
 static inline Bands cut_into_bands(const replk_problem& p, const Kernel& k) {
   constexpr int64_t kMaxWidth = 1024, kMaxSize = 128 * 1024, kMinHeight = 16, kEnoughItems = 16;
   const int64_t h = larger(p.h, 1), w = larger(p.w, 1);
@@ -65,12 +66,12 @@ static inline Bands cut_into_bands(const replk_problem& p, const Kernel& k) {
   }
   b.height = divide_up(h, b.down);
   b.down = divide_up(h, b.height);
-  b.rows = b.height + k.kh;  // one more than the taps reach: a fold of an odd height looks there
+  b.rows = b.height + k.kh;  // one more than the taps need: folding an odd height reads it
   return b;
 }
 
-// One band of one plane: an item of work, in the order of memory. (The weight is prepared again for every plane: that
-// is little beside the plane, and jumping from image to image is slower.)
+// One band of one plane: a work item, in memory order. (The weight is prepared again for every plane, which is little
+// compared with the plane; iterating over images first is slower.)
 struct PlaneBand {
   int64_t c, n, i0, j0, height, width;
 
@@ -97,4 +98,4 @@ struct PlaneBand {
 }  // namespace REPLK_ISA
 }  // namespace replk
 
-#endif  // REPLK_CPU_DIRECT_GEOMETRY_H_
+#endif  // REPLK_CPU_COMMON_GEOMETRY_H_

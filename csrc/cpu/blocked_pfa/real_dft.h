@@ -1,15 +1,15 @@
-// Transforms of a few real numbers, in registers, and back:
+// Discrete Fourier transforms of a few real numbers in registers, and their inverses:
 //
 //   forward    X[k] = sum_n x[n] exp(-2 pi i n k / R)            R real numbers to one of each conjugate pair X[k],
-//   X[-k] backward   x[n] = sum_k X[k] exp(+2 pi i n k / R)            the reverse, R times too large
+//   X[-k] backward   x[n] = sum_k X[k] exp(+2 pi i n k / R)            the inverse, without 1 / R
 //
-// Half the work of complex transforms of the same length. The spectrum is R vectors: what is its own conjugate and so
-// real first (k = 0) and, for even R, last (k = R / 2); in between real and imaginary parts, pair by pair. In which
-// order the pairs stand is nobody's business but that of the products of two spectra, which all stand alike.
-#ifndef REPLK_CPU_LANES_FFT_REAL_DFT_H_
-#define REPLK_CPU_LANES_FFT_REAL_DFT_H_
+// Half the work of complex transforms of the same length. The spectrum is R vectors: the real numbers X[0] first and,
+// for even R, X[R / 2] last; in between the real and imaginary parts of one number of each conjugate pair. The order of
+// the pairs is not specified; it is the same for all spectra of one length.
+#ifndef REPLK_CPU_BLOCKED_PFA_REAL_DFT_H_
+#define REPLK_CPU_BLOCKED_PFA_REAL_DFT_H_
 
-#include "cpu/direct/unroll.h"
+#include "cpu/common/unroll.h"
 #include "cpu/fft/codelets.h"
 
 namespace replk {
@@ -118,14 +118,15 @@ struct RealDft<8> {
   }
 };
 
-// R = A B with coprime A and B, B odd: input n = (B a + A b) mod R. The spectrum: that over B of the real number X[0]
-// over A, the complex ones of each pair over A, and, for even A, that of the real number X[A / 2], its own last.
+// R = A B with coprime A and B, B odd (prime-factor algorithm): input n = (B a + A b) mod R. The spectrum consists of
+// the real transform over B of X[0] over A, the complex transforms of each pair over A and, for even A, the real
+// transform of X[A / 2], whose own real number is last.
 template <int A, int B>
 struct CoprimeRealDft {
   static constexpr int R = A * B;
   static constexpr int kPairs = (A - 1) / 2;
 
-  // Where pair `kb` of what is real over A stands, and its real number.
+  // Index of pair `kb` of a real transform over B, and of its real number.
   static constexpr int pair_of(bool is_last, int kb) { return is_last ? R - B + 2 * kb : 1 + 2 * kb; }
   static constexpr int real_of(bool is_last) { return is_last ? R - 1 : 0; }
 
@@ -204,4 +205,4 @@ struct RealDft<6> : CoprimeRealDft<2, 3> {};
 }  // namespace REPLK_ISA
 }  // namespace replk
 
-#endif  // REPLK_CPU_LANES_FFT_REAL_DFT_H_
+#endif  // REPLK_CPU_BLOCKED_PFA_REAL_DFT_H_

@@ -1,50 +1,54 @@
-// Small planes by products of spectra, neighbouring channels in the SIMD lanes: forward and gradient of the input.
+// FFT convolution of whole small planes in the channel-blocked layout: forward and grad input.
 //
-// Whole planes, transforms of at least H + Kh / 2 by W + Kw / 2 points: what wraps around lands where nothing is read.
-// Beside the tiled transforms (fft.cpp) nothing is turned between columns and rows, only planes to lanes and back, and
-// no lane is wasted on a row that ends. Channels never meet, so that a loud one cannot drown a quiet one.
+// Transforms of at least H + Kh / 2 by W + Kw / 2 points: the cyclic wrap-around only affects points that are not read.
+// Unlike the tiled FFT (fft.cpp), nothing is transposed between columns and rows, only between planes and the blocked
+// layout, and no lane is wasted at the end of a row. Channels do not share transforms, so a channel with large values
+// does not add rounding errors to another one.
 //
-// A value that is not finite makes the whole of its plane not finite, and no other plane.
+// The transforms use the prime-factor algorithm: lengths are products of coprime factors, which needs no twiddle
+// factors (I. J. Good, "The interaction algorithm and practical Fourier analysis", J. R. Stat. Soc. B 20, 1958; L. H.
+// Thomas, "Using a computer to solve problems in physics", 1963).
+//
+// A value that is not finite makes its whole plane not finite, and no other plane.
 #include <cstring>
 
 #include "common/task.h"
-#include "cpu/direct/copy.h"
-#include "cpu/lanes/transpose.h"
-#include "cpu/lanes_fft/lengths.h"
+#include "cpu/blocked/transpose.h"
+#include "cpu/blocked_pfa/lengths.h"
+#include "cpu/common/copy.h"
 
 namespace replk {
 namespace REPLK_ISA {
 namespace {
 
-constexpr int64_t kMaxScratch = 512 * 1024;  // of a thread: it should stay in the second-level cache
+constexpr int64_t kMaxScratch = 512 * 1024;  // bytes of a thread, to fit the second-level cache
 constexpr int64_t kMostPackedBytes = int64_t{8} << 20;
 
-const LaneLength* find_length(int64_t length) {
-  for (const LaneLength& candidate : kLaneLengths) {
+const PfaLength* find_length(int64_t length) {
+  for (const PfaLength& candidate : kPfaLengths) {
     if (candidate.length == length) return &candidate;
   }
   return nullptr;
 }
 
-const LaneLength* shortest(int64_t size, int64_t taps) {
-  for (const LaneLength& candidate : kLaneLengths) {
+const PfaLength* shortest(int64_t size, int64_t taps) {
+  for (const PfaLength& candidate : kPfaLengths) {
     if (candidate.length >= size + taps / 2) return &candidate;
   }
   return nullptr;
 }
 
-// Sizes of everything, and where it is in the scratch memory of a thread, in floats.
+// Sizes and offsets in the scratch memory of a thread, in floats.
 struct Layout {
   Kernel kernel;
-  const LaneLength *down, *along;
-  int64_t slots, pitch;  // of a half spectrum; floats from a slot to the next
-  int64_t reals;         // real rows, all in slot 0
+  const PfaLength *down, *along;
+  int64_t slots, pitch;  // of a half spectrum; floats from one slot to the next
+  int64_t reals;         // number of real rows, all in slot 0
   int64_t spectrum;      // floats of a group's kernels
   int64_t zeros_size;
-  int64_t plane, half, real, zeros, factors, size;  // offsets, but for the last
+  int64_t plane, half, real, zeros, factors, size;  // offsets, and the total size
 
-  Layout(const replk_problem& p, const LaneLength* down, const LaneLength* along)
-      : kernel(p), down(down), along(along) {
+  Layout(const replk_problem& p, const PfaLength* down, const PfaLength* along) : kernel(p), down(down), along(along) {
     slots = (down->length + 1) / 2;
     reals = 2 - down->length % 2;
     // An odd number of cache lines, against conflicts between slots.
@@ -71,10 +75,10 @@ struct Layout {
   int64_t packed_bytes(const replk_problem& p) const { return weight_bytes(p) + spectrum * 4; }
 };
 
-bool plan_lanes_fft(const replk_problem& p, replk_plan& plan) {
+bool plan_blocked_pfa(const replk_problem& p, replk_plan& plan) {
   if (p.h < 1 || p.w < 1) return false;
   const Kernel kernel(p);
-  const LaneLength *down = shortest(p.h, kernel.kh), *along = shortest(p.w, kernel.kw);
+  const PfaLength *down = shortest(p.h, kernel.kh), *along = shortest(p.w, kernel.kw);
   if (!down || !along) return false;
   const Layout layout(p, down, along);
   if (layout.size * 4 > kMaxScratch) return false;
@@ -93,8 +97,8 @@ int64_t scratch_bytes(const replk_problem& p, const replk_plan& plan) {
   return round_up(layout_of(p, plan).size * 4, 64);
 }
 
-// Beside the transforms, in their unit: what a pixel takes (turning it, its products of spectra) and a tap (comparing
-// or turning it), as measured.
+// In vector operations. Besides the transforms, the measured cost of a pixel (transposes, products of spectra) and of a
+// tap (comparison or transpose).
 double operations(const replk_problem& p, const replk_plan& plan) {
   const Layout l = layout_of(p, plan);
   const auto transforms = [&](int64_t columns) {
@@ -110,7 +114,7 @@ int64_t items(const replk_problem& p, const replk_plan&) { return p.n * divide_u
 
 int channels(const replk_problem& p, int64_t group) { return static_cast<int>(smaller(kLanes, p.c - group * kLanes)); }
 
-// Points of which `count` from `begin` on, around the end, are pixels.
+// Points of which `count`, cyclically from `begin`, are pixels.
 Points points_of(int length, int64_t begin, int64_t count, const float* first, int64_t stride, const float* zeros) {
   Points points;
   for (int n = 0; n < length; ++n) points.at[n] = zeros;
@@ -118,12 +122,12 @@ Points points_of(int length, int64_t begin, int64_t count, const float* first, i
   return points;
 }
 
-// Moves what are pixels among the points of a row to the next row.
+// Moves the points that are pixels to the next row.
 void move(Points& points, int length, const float* zeros, int64_t distance) {
   for (int n = 0; n < length; ++n) points.at[n] += points.at[n] == zeros ? 0 : distance;
 }
 
-// The kernels of a group, times the scale of the transforms there and back.
+// The spectra of a group's kernels, scaled for the unnormalized forward and inverse transforms.
 template <class T>
 void make_spectrum(const replk_problem& p, const Layout& l, const void* weight, int64_t group, float* memory,
                    float* spectrum) {
@@ -132,7 +136,7 @@ void make_spectrum(const replk_problem& p, const Layout& l, const void* weight, 
   const int64_t first = group * kLanes * k.full_h * k.full_w + k.crop_h * k.full_w + k.crop_w;
   float *plane = memory + l.plane, *half = memory + l.half, *zeros = memory + l.zeros;
   clear(zeros, l.zeros_size);
-  planes_to_lanes(plane, static_cast<const T*>(weight) + first, shape, false);
+  planes_to_blocked(plane, static_cast<const T*>(weight) + first, shape, false);
   const int rows = l.down->length, columns = l.along->length;
   const Points down = points_of(rows, -k.pad_h(), k.kh, plane, k.kw * kLanes, zeros);
   for (int64_t j = 0; j < k.kw; ++j) l.down->forward(down, j * kLanes, half + j * kComplex, l.pitch);
@@ -148,7 +152,7 @@ void make_spectrum(const replk_problem& p, const Layout& l, const void* weight, 
   for (int64_t i = 0; i < l.spectrum; i += kLanes) store(spectrum + i, load(spectrum + i) * scale);
 }
 
-// Products of the spectra of real numbers.
+// Multiplies the half spectra of real rows.
 void multiply_real(float* x, const float* factors, int64_t slots, bool is_adjoint) {
   store(x, load(x) * load(factors));
   store(x + kLanes, load(x + kLanes) * load(factors + kLanes));
@@ -158,7 +162,7 @@ void multiply_real(float* x, const float* factors, int64_t slots, bool is_adjoin
   }
 }
 
-// Plane times kernels, in the lanes, in place.
+// Convolves a blocked plane in place.
 void convolve_plane(const replk_problem& p, const Layout& l, const float* spectrum, Vec bias, float* memory) {
   const bool is_adjoint = p.pass != REPLK_GRAD_INPUT;  // a correlation multiplies by the conjugate
   const int columns = l.along->length;
@@ -195,7 +199,7 @@ void convolve_groups(const Task& task, int64_t begin, int64_t end, float* memory
     const int64_t group = item / p.n, n = item % p.n, lanes = channels(p, group);
     if (group != ready) {
       const T* weight = static_cast<const T*>(b.weight) + group * kLanes * p.kh * p.kw;
-      const char* packed = b.packed ? static_cast<const char*>(b.packed) + group * l.packed_bytes(p) : nullptr;
+      const char* packed = task.packed ? task.packed + group * l.packed_bytes(p) : nullptr;
       if (packed && std::memcmp(packed, weight, static_cast<size_t>(lanes * p.kh * p.kw) * sizeof(T)) == 0) {
         spectrum = reinterpret_cast<const float*>(packed + l.weight_bytes(p));
       } else {
@@ -208,11 +212,11 @@ void convolve_groups(const Task& task, int64_t begin, int64_t end, float* memory
     }
     const T* x = static_cast<const T*>(b.input) + n * b.input_stride[0] + group * kLanes * b.input_stride[1];
     T* y = static_cast<T*>(b.output) + n * b.output_stride[0] + group * kLanes * b.output_stride[1];
-    planes_to_lanes(memory + l.plane, x, {p.h, p.w, b.input_stride[2], b.input_stride[1], p.w, static_cast<int>(lanes)},
-                    false);
+    planes_to_blocked(memory + l.plane, x,
+                      {p.h, p.w, b.input_stride[2], b.input_stride[1], p.w, static_cast<int>(lanes)}, false);
     convolve_plane(p, l, spectrum, bias, memory);
-    lanes_to_planes(y, memory + l.plane,
-                    {p.h, p.w, b.output_stride[2], b.output_stride[1], p.w, static_cast<int>(lanes)});
+    blocked_to_planes(y, memory + l.plane,
+                      {p.h, p.w, b.output_stride[2], b.output_stride[1], p.w, static_cast<int>(lanes)});
   }
 }
 
@@ -225,14 +229,14 @@ void convolve(const Task& task, int64_t begin, int64_t end, void* scratch) {
   }
 }
 
-// Groups whose first channel is in [begin, end).
-void pack(const replk_problem& p, const replk_plan& plan, const void* weight, void* packed, int64_t begin, int64_t end,
+// Prepares the groups whose first channel is in [begin, end).
+void pack(const replk_problem& p, const replk_plan& plan, const void* weight, char* packed, int64_t begin, int64_t end,
           void* scratch) {
   const Layout l = layout_of(p, plan);
   float* memory = static_cast<float*>(scratch);
   const int64_t size = p.dtype == REPLK_F32 ? 4 : 2;
   for (int64_t group = divide_up(begin, kLanes); group < divide_up(end, kLanes); ++group) {
-    char* place = static_cast<char*>(packed) + group * l.packed_bytes(p);
+    char* place = packed + group * l.packed_bytes(p);
     float* spectrum = reinterpret_cast<float*>(place + l.weight_bytes(p));
     std::memcpy(place, static_cast<const char*>(weight) + group * kLanes * p.kh * p.kw * size,
                 static_cast<size_t>(channels(p, group) * p.kh * p.kw * size));
@@ -246,9 +250,9 @@ void pack(const replk_problem& p, const replk_plan& plan, const void* weight, vo
 
 }  // namespace
 
-const Method lanes_fft_methods[3] = {
-    {plan_lanes_fft, scratch_bytes, items, convolve, pack, operations},
-    {plan_lanes_fft, scratch_bytes, items, convolve, pack, operations},
+const Method blocked_pfa_methods[3] = {
+    {plan_blocked_pfa, scratch_bytes, items, convolve, pack, operations},
+    {plan_blocked_pfa, scratch_bytes, items, convolve, pack, operations},
     {},
 };
 

@@ -1,23 +1,23 @@
-// Forward and grad input of the smallest square kernels, straight from the planes: a copy would take as long as the
-// sums.
+// Forward and grad input of the smallest square kernels without a padded copy, which would take as long as the sums.
 //
 //   y[i][j] = act(bias + sum_{u,v < K} x[i + u - K/2][j + v - K/2] w[u][v])
 //
-// C vectors of neighbouring columns sweep down the plane. Each row of x is loaded at its K offsets and used for the K
-// rows of y that it meets, whose sums move up by one place from row to row. Strips of columns at the left and right
-// edge are copied first, with their padding; nothing outside of the plane is read. Any row strides, no alignment; x and
-// y must not overlap. Instructions that matter: fused multiply-add with K C accumulators, unaligned loads.
-#ifndef REPLK_CPU_DIRECT_SWEEP_H_
-#define REPLK_CPU_DIRECT_SWEEP_H_
+// A window of K rows and C vectors of columns slides down the plane. Each row of x is loaded at its K column offsets
+// and added to the K rows of y that it contributes to, whose accumulators move up by one from row to row. Strips of
+// columns at the left and right edges are copied first, with padding; nothing outside the plane is read. Any row
+// strides, no alignment; x and y must not overlap. Critical instructions: fused multiply-add with K C accumulators,
+// unaligned loads.
+#ifndef REPLK_CPU_DIRECT_SLIDING_H_
+#define REPLK_CPU_DIRECT_SLIDING_H_
 
-#include "cpu/direct/copy.h"
-#include "cpu/direct/output.h"
-#include "cpu/direct/unroll.h"
+#include "cpu/common/copy.h"
+#include "cpu/common/output.h"
+#include "cpu/common/unroll.h"
 
 namespace replk {
 namespace REPLK_ISA {
 
-struct SweepInput {
+struct SlidingInput {
   const float* x;  // [h][w], row 0, column 0
   int64_t x_row;
   int64_t h, w;
@@ -27,21 +27,21 @@ struct SweepInput {
   PrefetchPair* ahead;  // or null; as many steps as there are vectors
 };
 
-struct SweepOutput {
+struct SlidingOutput {
   float* y;  // row 0, column 0
   int64_t y_row;
   float bias;
   bool relu;
-  bool streams;  // past the caches: every vector is full and aligned
+  bool streams;  // use non-temporal stores: every vector is full and aligned
 };
 
-// Vectors at once: 3 x 4 accumulators, 9 weights and 4 inputs fit 32 registers, 3 x 2 + 9 + 1 fit 16. Larger kernels
+// Vectors per window: 3 x 4 accumulators, 9 weights and 4 inputs fit 32 registers, 3 x 2 + 9 + 1 fit 16. Larger kernels
 // read their weights from memory.
 template <int K>
-constexpr int kSweptColumns = kRegisters >= 32 && K == 3 ? 4 : 2;
+constexpr int kSlidingColumns = kRegisters >= 32 && K == 3 ? 4 : 2;
 constexpr int64_t kStripPitch = 5 * kLanes + kLine;
 
-static REPLK_INLINE void store_swept(const SweepOutput& out, float* y, Vec sum, Vec bias, int count) {
+static REPLK_INLINE void store_sliding(const SlidingOutput& out, float* y, Vec sum, Vec bias, int count) {
   Vec value = sum + bias;
   if (out.relu) value = relu(value);
   if (out.streams) {
@@ -55,7 +55,7 @@ static REPLK_INLINE void store_swept(const SweepOutput& out, float* y, Vec sum, 
 
 // Columns [j, j + C kLanes) of y; `x` points at column j - K/2 of row 0, rows x_row apart.
 template <int K, int C>
-static void sweep_columns(const SweepInput& in, const SweepOutput& out, const float* x, int64_t x_row, int64_t j) {
+static void slide_columns(const SlidingInput& in, const SlidingOutput& out, const float* x, int64_t x_row, int64_t j) {
   constexpr int kPad = K / 2;
   const int last_count = static_cast<int>(smaller(in.w - j - (C - 1) * kLanes, kLanes));
   Vec acc[K][C];  // acc[k]: row i - kPad + k of y, at row i of x
@@ -85,7 +85,7 @@ static void sweep_columns(const SweepInput& in, const SweepOutput& out, const fl
     if (i - kPad >= in.i0) {
       REPLK_UNROLL
       for (int c = 0; c < C; ++c) {
-        store_swept(out, y + c * kLanes, acc[0][c], bias, c < C - 1 ? kLanes : last_count);
+        store_sliding(out, y + c * kLanes, acc[0][c], bias, c < C - 1 ? kLanes : last_count);
       }
     }
     REPLK_UNROLL
@@ -96,19 +96,19 @@ static void sweep_columns(const SweepInput& in, const SweepOutput& out, const fl
     }
   }
   REPLK_UNROLL
-  for (int k = 0; k < kPad; ++k, y += out.y_row) {  // the plane ends within the reach of these rows
+  for (int k = 0; k < kPad; ++k, y += out.y_row) {  // rows whose window extends beyond the plane
     if (end - kPad + k >= in.i1) break;
-    if (end - kPad + k < in.i0) continue;  // of the band above: this one is lower than the reach
+    if (end - kPad + k < in.i0) continue;  // belongs to the band above: this band has fewer rows than the radius
     REPLK_UNROLL
     for (int c = 0; c < C; ++c) {
-      store_swept(out, y + c * kLanes, acc[k][c], bias, c < C - 1 ? kLanes : last_count);
+      store_sliding(out, y + c * kLanes, acc[k][c], bias, c < C - 1 ? kLanes : last_count);
     }
   }
 }
 
-// Columns that meet an edge: by way of a copy of theirs, padded with zeros.
+// Columns at an edge, through a zero-padded copy.
 template <int K, int C>
-static void sweep_strip(const SweepInput& in, const SweepOutput& out, int64_t j) {
+static void slide_strip(const SlidingInput& in, const SlidingOutput& out, int64_t j) {
   constexpr int kPad = K / 2;
   const int64_t begin = larger(in.i0 - kPad, 0), end = smaller(in.i1 + kPad, in.h);
   const auto lane = [](int64_t k) { return static_cast<int>(k < 0 ? 0 : k > kLanes ? kLanes : k); };
@@ -121,52 +121,52 @@ static void sweep_strip(const SweepInput& in, const SweepOutput& out, int64_t j)
       store(to + k * kLanes, load_between(from + k * kLanes, lane(-column), lane(in.w - column)));
     }
   }
-  sweep_columns<K, C>(in, out, in.strip - begin * kStripPitch, kStripPitch, j);
+  slide_columns<K, C>(in, out, in.strip - begin * kStripPitch, kStripPitch, j);
 }
 
 template <int K>
-struct Sweep {
-  static void strip(const SweepInput& in, const SweepOutput& out, int64_t j, int64_t vectors) {
-    if (vectors == 1) return sweep_strip<K, 1>(in, out, j);
-    if (kSweptColumns<K> == 2 || vectors == 2) return sweep_strip<K, 2>(in, out, j);
-    if constexpr (kSweptColumns<K> == 4) {
-      if (vectors == 3) return sweep_strip<K, 3>(in, out, j);
-      sweep_strip<K, 4>(in, out, j);
+struct Sliding {
+  static void strip(const SlidingInput& in, const SlidingOutput& out, int64_t j, int64_t vectors) {
+    if (vectors == 1) return slide_strip<K, 1>(in, out, j);
+    if (kSlidingColumns<K> == 2 || vectors == 2) return slide_strip<K, 2>(in, out, j);
+    if constexpr (kSlidingColumns<K> == 4) {
+      if (vectors == 3) return slide_strip<K, 3>(in, out, j);
+      slide_strip<K, 4>(in, out, j);
     }
   }
 
   template <int C>
-  static int64_t inner(const SweepInput& in, const SweepOutput& out, int64_t j) {
+  static int64_t inner(const SlidingInput& in, const SlidingOutput& out, int64_t j) {
     if constexpr (C > 0) {
       for (; j + C * kLanes + K / 2 <= in.w; j += C * kLanes) {
-        sweep_columns<K, C>(in, out, in.x + j - K / 2, in.x_row, j);
+        slide_columns<K, C>(in, out, in.x + j - K / 2, in.x_row, j);
       }
       return inner<C - 1>(in, out, j);
     }
     return j;
   }
 
-  static void run(const SweepInput& in, const SweepOutput& out) {
+  static void run(const SlidingInput& in, const SlidingOutput& out) {
     const int64_t vectors = divide_up(in.w, kLanes);
-    if (vectors <= kSweptColumns<K>) return strip(in, out, 0, vectors);
-    constexpr int kFirst = kLanes < kLine ? 2 : 1;  // what follows begins with a cache line where y does
+    if (vectors <= kSlidingColumns<K>) return strip(in, out, 0, vectors);
+    constexpr int kFirst = kLanes < kLine ? 2 : 1;  // the next vectors start at a cache line if y does
     strip(in, out, 0, kFirst);
-    const int64_t j = inner<kSweptColumns<K>>(in, out, kFirst * kLanes);
+    const int64_t j = inner<kSlidingColumns<K>>(in, out, kFirst * kLanes);
     if (j < in.w) strip(in, out, j, divide_up(in.w - j, kLanes));
   }
 };
 
-using SweepFunction = void (*)(const SweepInput&, const SweepOutput&);
+using SlidingFunction = void (*)(const SlidingInput&, const SlidingOutput&);
 
-// The function of a kernel that is swept, or null.
-static inline SweepFunction find_sweep(const replk_problem& p) {
+// The function for the problem's kernel size, or null.
+static inline SlidingFunction find_sliding(const replk_problem& p) {
   const Kernel k(p);
   if (p.dtype != REPLK_F32 || k.kh != k.kw) return nullptr;
-  return k.kh == 3 ? Sweep<3>::run : k.kh == 5 ? Sweep<5>::run : nullptr;
+  return k.kh == 3 ? Sliding<3>::run : k.kh == 5 ? Sliding<5>::run : nullptr;
 }
 
-// Bands of whole rows that leave room for the output in a first-level cache.
-static inline Bands cut_into_swept_bands(const replk_problem& p) {
+// Bands of whole rows that leave room for the output in the first-level cache.
+static inline Bands cut_into_sliding_bands(const replk_problem& p) {
   constexpr int64_t kBandSize = 4 * 1024, kMinHeight = 16;
   Bands b{};
   b.across = 1;
@@ -179,19 +179,19 @@ static inline Bands cut_into_swept_bands(const replk_problem& p) {
 }
 
 // Scratch of a thread: the weight and a strip.
-constexpr int64_t kSweptWeight = 2 * kLine;
+constexpr int64_t kSlidingWeight = 2 * kLine;
 
-static inline int64_t swept_scratch(const replk_problem& p) {
-  return kSweptWeight + (cut_into_swept_bands(p).height + p.kh - 1) * kStripPitch;
+static inline int64_t sliding_scratch(const replk_problem& p) {
+  return kSlidingWeight + (cut_into_sliding_bands(p).height + p.kh - 1) * kStripPitch;
 }
 
 // Items are bands, in the order of memory.
-static void sweep_items(const Task& task, int64_t begin, int64_t end, float* weight) {
+static void sliding_items(const Task& task, int64_t begin, int64_t end, float* weight) {
   const replk_problem& p = task.problem;
   const replk_buffers& b = task.buffers;
   const Kernel k(p);
-  const Bands bands = cut_into_swept_bands(p);
-  const SweepFunction sweep = find_sweep(p);
+  const Bands bands = cut_into_sliding_bands(p);
+  const SlidingFunction convolve = find_sliding(p);
   const float* bias = static_cast<const float*>(b.bias);
   const auto input = [&](const PlaneBand& at) {
     return static_cast<const float*>(b.input) + at.n * b.input_stride[0] + at.c * b.input_stride[1];
@@ -211,9 +211,9 @@ static void sweep_items(const Task& task, int64_t begin, int64_t end, float* wei
     PrefetchPair ahead(next.prefetch(is_large, input(next), b.input_stride[2]),
                        next.prefetch(is_large && !streams, output(next), b.output_stride[2]),
                        at.height * divide_up(p.w, kLanes));
-    sweep({input(at), b.input_stride[2], p.h, p.w, weight, at.i0, at.i0 + at.height, weight + kSweptWeight,
-           is_large ? &ahead : nullptr},
-          {output(at), b.output_stride[2], bias ? bias[at.c] : 0.0f, p.activation == REPLK_RELU, streams});
+    convolve({input(at), b.input_stride[2], p.h, p.w, weight, at.i0, at.i0 + at.height, weight + kSlidingWeight,
+              is_large ? &ahead : nullptr},
+             {output(at), b.output_stride[2], bias ? bias[at.c] : 0.0f, p.activation == REPLK_RELU, streams});
   }
   if (streams) stream_fence();
 }
@@ -221,4 +221,4 @@ static void sweep_items(const Task& task, int64_t begin, int64_t end, float* wei
 }  // namespace REPLK_ISA
 }  // namespace replk
 
-#endif  // REPLK_CPU_DIRECT_SWEEP_H_
+#endif  // REPLK_CPU_DIRECT_SLIDING_H_

@@ -1,13 +1,13 @@
 // The zero-padded float32 copy of a band, and the transposed weight.
 //
-//   copy[r][margin + j] = x[i0 - pad_h + r][j0 + j], zero outside of the plane       -pad_w <= j < width + pad_w
+//   copy[r][margin + j] = x[i0 - pad_h + r][j0 + j], zero outside the plane       -pad_w <= j < width + pad_w
 //
 // Any row stride and alignment of x; `copy` is 64-byte aligned and its pitch a multiple of 16 (geometry.h).
-#ifndef REPLK_CPU_DIRECT_COPY_H_
-#define REPLK_CPU_DIRECT_COPY_H_
+#ifndef REPLK_CPU_COMMON_COPY_H_
+#define REPLK_CPU_COMMON_COPY_H_
 
 #include "common/bfloat16.h"
-#include "cpu/direct/geometry.h"
+#include "cpu/common/geometry.h"
 
 namespace replk {
 namespace REPLK_ISA {
@@ -30,7 +30,7 @@ static inline void clear(float* p, int64_t count) {
   if (i < count) store_first(p + i, zero(), static_cast<int>(count - i));
 }
 
-// The lanes between `count` and the next multiple of kLanes are written too, as zeros.
+// Elements between `count` and the next multiple of kLanes are set to zero.
 template <class T>
 static inline void copy_row(float* to, const T* from, int64_t count) {
   int64_t j = 0;
@@ -38,9 +38,9 @@ static inline void copy_row(float* to, const T* from, int64_t count) {
   if (j < count) store(to + j, load_first(from + j, static_cast<int>(count - j)));
 }
 
-// Rows [i0, i0 + height) and columns [j0, j0 + width) of a plane [H,W] with a halo of the kernel's size. Columns of the
-// copy that are outside of the plane stay as they are unless there are several bands across: they are zero from
-// the start. Rows outside are cleared only if `clear_rows`.
+// Copies rows [i0, i0 + height) and columns [j0, j0 + width) of a plane [H,W] with the kernel's halo. Columns of the
+// copy that lie outside the plane are zero from the start and are cleared only if there are several bands across. Rows
+// outside are cleared only if `clear_rows`.
 template <class T>
 static inline void copy_band(float* copy, const Bands& b, const Kernel& k, const T* x, int64_t x_row, int64_t h,
                              int64_t w, int64_t i0, int64_t height, int64_t j0, int64_t width, bool clear_rows) {
@@ -58,23 +58,23 @@ static inline void copy_band(float* copy, const Bands& b, const Kernel& k, const
   }
 }
 
-// w[u][v], turned by 180 degrees for the input's gradient.
+// w[u][v], rotated by 180 degrees for the input gradient.
 template <class T>
-static inline void prepare_weight(float* to, const T* weight, const Kernel& k, bool turned) {
+static inline void prepare_weight(float* to, const T* weight, const Kernel& k, bool rotated) {
   for (int64_t u = 0; u < k.kh; ++u) {
     for (int64_t v = 0; v < k.kw; ++v) {
-      const int64_t from_u = k.crop_h + (turned ? k.kh - 1 - u : u), from_v = k.crop_w + (turned ? k.kw - 1 - v : v);
+      const int64_t from_u = k.crop_h + (rotated ? k.kh - 1 - u : u), from_v = k.crop_w + (rotated ? k.kw - 1 - v : v);
       to[u * k.kw + v] = to_float(weight[from_u * k.full_w + from_v]);
     }
   }
 }
 
-// w[v][u], turned by 180 degrees for the input's gradient.
+// w[v][u], rotated by 180 degrees for the input gradient.
 template <class T>
-static inline void transpose_weight(float* to, const T* weight, const Kernel& k, bool turned) {
+static inline void transpose_weight(float* to, const T* weight, const Kernel& k, bool rotated) {
   for (int64_t v = 0; v < k.kw; ++v) {
     for (int64_t u = 0; u < k.kh; ++u) {
-      const int64_t from_u = k.crop_h + (turned ? k.kh - 1 - u : u), from_v = k.crop_w + (turned ? k.kw - 1 - v : v);
+      const int64_t from_u = k.crop_h + (rotated ? k.kh - 1 - u : u), from_v = k.crop_w + (rotated ? k.kw - 1 - v : v);
       to[v * k.kh + u] = to_float(weight[from_u * k.full_w + from_v]);
     }
   }
@@ -83,4 +83,4 @@ static inline void transpose_weight(float* to, const T* weight, const Kernel& k,
 }  // namespace REPLK_ISA
 }  // namespace replk
 
-#endif  // REPLK_CPU_DIRECT_COPY_H_
+#endif  // REPLK_CPU_COMMON_COPY_H_

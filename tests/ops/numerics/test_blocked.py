@@ -1,11 +1,11 @@
-"""Sums with channels in the lanes, where the kernel reaches from every pixel to every other: they save a product."""
+"""The channel-blocked direct sums, if the kernel covers the whole plane: Karatsuba saves a product."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-METHOD = "lanes"
+METHOD = "blocked"
 
 
 def outcomes(numerics, operands):

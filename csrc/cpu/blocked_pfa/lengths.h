@@ -1,43 +1,44 @@
-// The transforms of one length L = A B, with channels in the lanes: down the columns of a plane, real numbers to half a
-// spectrum and back, and along a row of that half spectrum, through the product with the kernel's. A and B are coprime:
-// no twiddle factors anywhere. Nothing is reordered either: a product of spectra does not ask for their order.
+// The transforms of one length L = A B with coprime A and B (Good-Thomas prime-factor algorithm) in the channel-blocked
+// layout: down the columns of a plane, from real numbers to half a spectrum and back, and along the rows of the half
+// spectrum, including the product with the kernel's. There are no twiddle factors, and nothing is reordered: all
+// spectra have the same order, whatever it is.
 //
-// A plane in the lanes is [row][column] vectors. Its half spectrum is [slot][column] complex vectors: L / 2 slots, or
-// half of L + 1, one for each pair of conjugate frequencies. In slot 0 stand two that are real, frequency 0 and L / 2
-// (for odd L, none), as real and imaginary part.
-#ifndef REPLK_CPU_LANES_FFT_LENGTHS_H_
-#define REPLK_CPU_LANES_FFT_LENGTHS_H_
+// A blocked plane is [row][column] vectors. Its half spectrum is [slot][column] complex vectors: (L + 1) / 2 slots, one
+// for each pair of conjugate frequencies. Slot 0 holds the two real frequencies, 0 and (for even L) L / 2, as real and
+// imaginary part.
+#ifndef REPLK_CPU_BLOCKED_PFA_LENGTHS_H_
+#define REPLK_CPU_BLOCKED_PFA_LENGTHS_H_
 
 #include <cstdint>
 
-#include "cpu/lanes_fft/real_dft.h"
+#include "cpu/blocked_pfa/real_dft.h"
 
 namespace replk {
 namespace REPLK_ISA {
 
 constexpr int kMostPoints = 40;
 
-// Where the points of a transform are. Points that are no pixels are all the same zeros.
+// Pointers to the points of a transform. Points outside the plane all point to the same zeros.
 struct Points {
   const float* at[kMostPoints];
 };
 
-struct LaneLength {
+struct PfaLength {
   int length;
-  int operations;  // of a complex transform: additions, multiplications and fused ones
-  // Real numbers, each `offset` floats from its point, to slots `pitch` floats apart.
+  int operations;  // of a complex transform: additions, multiplications and fused multiply-adds
+  // From real numbers, each `offset` floats from its point, to slots `pitch` floats apart.
   void (*forward)(const Points&, int64_t offset, float* slots, int64_t pitch);
-  // And back: the first `count` numbers, `stride` floats apart, plus bias, ReLU applied or not.
+  // The inverse: the first `count` numbers, `stride` floats apart, plus bias, optionally followed by ReLU.
   void (*backward)(const float* slots, int64_t pitch, float* first, int64_t stride, int64_t count, Vec bias,
                    bool has_relu);
-  // A row of complex numbers becomes its product with the kernel's row, or (adjoint) with that one's conjugate: the
-  // first `count` numbers of it.
+  // Multiplies the spectrum of a row of complex numbers by the kernel's, or (adjoint) by its conjugate, and transforms
+  // it back: the first `count` numbers.
   void (*multiply)(const Points&, const float* spectrum, float* row, int64_t count, bool is_adjoint);
   // The spectrum of a row of complex numbers.
   void (*spectrum)(const Points&, float* spectrum);
 };
 
-// Counted from codelets.h.
+// Counted in codelets.h.
 constexpr int codelet_operations(int radix) {
   return radix == 3 ? 12 : radix == 4 ? 16 : radix == 5 ? 32 : radix == 6 ? 36 : 52;
 }
@@ -83,7 +84,7 @@ struct LengthFunctions {
     }
   }
 
-  // The first half of a complex transform: over A, to [A][B].
+  // The first half of a complex transform, over A, to [A][B].
   static void transform_first(const Points& points, float* work) {
     for (int b = 0; b < B; ++b) {
       Cx x[A];
@@ -109,7 +110,7 @@ struct LengthFunctions {
       const float* factors = spectrum + ka * B * kComplex;
       Cx x[B];
       transform_second(place, x);
-      // Back again: the same on numbers whose real and imaginary parts are swapped.
+      // The inverse: the same transform on numbers whose real and imaginary parts are swapped.
       if (is_adjoint) {
         REPLK_UNROLL
         for (int kb = 0; kb < B; ++kb)
@@ -147,11 +148,11 @@ struct LengthFunctions {
     }
   }
 
-  static constexpr LaneLength kLength = {
+  static constexpr PfaLength kLength = {
       L, A * codelet_operations(B) + B * codelet_operations(A), forward, backward, multiply, spectrum};
 };
 
-constexpr LaneLength kLaneLengths[] = {
+constexpr PfaLength kPfaLengths[] = {
     LengthFunctions<3, 5>::kLength, LengthFunctions<4, 5>::kLength, LengthFunctions<8, 3>::kLength,
     LengthFunctions<6, 5>::kLength, LengthFunctions<8, 5>::kLength,
 };
@@ -159,4 +160,4 @@ constexpr LaneLength kLaneLengths[] = {
 }  // namespace REPLK_ISA
 }  // namespace replk
 
-#endif  // REPLK_CPU_LANES_FFT_LENGTHS_H_
+#endif  // REPLK_CPU_BLOCKED_PFA_LENGTHS_H_
