@@ -1,4 +1,4 @@
-"""Import directions: which room of the house may import which, read from the source without running it.
+"""Import directions: which package may import which, read from the source without running it.
 
 An import under ``if TYPE_CHECKING:`` is free; one inside a function counts like any other, except in ``cli``,
 where everything heavy has to be inside functions so that ``--help`` stays instant.
@@ -7,9 +7,11 @@ where everything heavy has to be inside functions so that ``--help`` stays insta
 from __future__ import annotations
 
 import ast
+import graphlib
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -44,30 +46,30 @@ class Rule:
 
     Attributes:
         files: Patterns of paths relative to the package; the first rule that matches a file is its rule.
-        rooms: Patterns of modules of this package, without the package's name; ``{room}`` is the file's own room.
+        modules: Patterns of modules of this package, without its name; ``{package}`` is the file's own subpackage.
         packages: Top-level names of other packages.
-        not_rooms: Exceptions to ``rooms``.
-        lazily: Inside functions every room and every package may be imported.
+        not_modules: Exceptions to ``modules``.
+        lazily: Inside functions everything may be imported.
         torch_free: Importing the file must not load torch, by whatever way.
     """
 
     files: tuple[str, ...]
-    rooms: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
-    not_rooms: tuple[str, ...] = ()
+    not_modules: tuple[str, ...] = ()
     lazily: bool = False
     torch_free: bool = False
 
 
 LIGHT = ("errors", *(f"runtime.{name}" for name in LIGHT_RUNTIME))
-RESULTS = tuple(f"{{room}}.{name}" for name in RESULT_FILES)
+RESULTS = tuple(f"{{package}}.{name}" for name in RESULT_FILES)
 PLOTS = ("*.plot", "*.plot_*")
 ANALYZERS = ("erf", "shape_bias", "kernels", "bench")
 
 
 def in_analyzers(*names: str) -> tuple[str, ...]:
-    """Patterns of the files called so in every analyzer's room."""
-    return tuple(f"{room}/{name.replace('.', '/')}.py" for room in ANALYZERS for name in names)
+    """Patterns of the files of that name in every analyzer's package."""
+    return tuple(f"{package}/{name.replace('.', '/')}.py" for package in ANALYZERS for name in names)
 
 
 RULES = (
@@ -86,35 +88,35 @@ RULES = (
         (*LIGHT, "ops", "ops.*", "models", "models.*"),
         ("timm", "torch", "torchvision", "safetensors", "numpy", "gdown"),
     ),
-    # A room's door: it may lead anywhere inside, but must not drag torch in for those who only want a result.
-    Rule(in_analyzers("__init__"), ("_lazy", "{room}.*"), torch_free=True),
+    # The face of an analyzer may import everything inside it, but must not load torch for those who only read a result.
+    Rule(in_analyzers("__init__"), ("_lazy", "{package}.*"), torch_free=True),
     Rule(in_analyzers(*RESULT_FILES), (*LIGHT, *RESULTS), ("numpy", "scipy"), torch_free=True),
     Rule(
         in_analyzers("plot", "plot_*"),
-        (*LIGHT, "plot_style", "{room}.plot", "{room}.plot_*", *RESULTS),
+        (*LIGHT, "plot_style", "{package}.plot", "{package}.plot_*", *RESULTS),
         ("matplotlib", "seaborn", "numpy", "scipy"),
         torch_free=True,
     ),
     # Stimuli are files or drawings; looking at them needs no torch.
     Rule(
         tuple(f"shape_bias/{name}" for name in ("stimuli/*", "stimulus_source.py", "loading.py", "synthetic/*")),
-        (*LIGHT, "images", "images.*", "{room}.*"),
+        (*LIGHT, "images", "images.*", "{package}.*"),
         ("PIL", "numpy"),
-        not_rooms=PLOTS,
+        not_modules=PLOTS,
         torch_free=True,
     ),
     # What is measured here is the operator itself.
     Rule(
         ("bench/*",),
-        ("errors", "models", "models.*", "ops", "ops.*", "runtime.*", "{room}.*"),
+        ("errors", "models", "models.*", "ops", "ops.*", "runtime.*", "{package}.*"),
         ("torch", "numpy"),
-        not_rooms=PLOTS,
+        not_modules=PLOTS,
     ),
     Rule(
         in_analyzers("*"),
-        ("errors", "models", "models.*", "images", "images.*", "runtime.*", "{room}.*"),
+        ("errors", "models", "models.*", "images", "images.*", "runtime.*", "{package}.*"),
         ("torch", "numpy", "captum"),
-        not_rooms=PLOTS,
+        not_modules=PLOTS,
     ),
     Rule(
         ("report/*",),
@@ -136,7 +138,7 @@ class Import:
 
 
 def rule_for(path: str) -> Rule | None:
-    """The rule of a file, given its path relative to the package, or None for an unknown room."""
+    """The rule of a file, given its path relative to the package, or None if there is none."""
     return next((rule for rule in RULES if any(fnmatchcase(path, pattern) for pattern in rule.files)), None)
 
 
@@ -183,16 +185,16 @@ def violations(path: str, source: str) -> list[str]:
     """What a file imports and may not, one line each."""
     rule = rule_for(path)
     if rule is None:
-        return [f"{path}: no rule for this room; add it to RULES in tests/test_layers.py"]
-    room = path.split("/")[0]
-    allowed = [pattern.format(room=room) for pattern in rule.rooms]
+        return [f"{path}: no rule for this package; add it to RULES in tests/test_layers.py"]
+    package = path.split("/")[0]
+    allowed = [pattern.format(package=package) for pattern in rule.modules]
     found = []
     for item in imports(path, source):
         top, _, rest = item.module.partition(".")
         if top == PACKAGE:
             # `replk_probe` itself holds the version and imports nothing.
             refused = bool(rest) and not any(fnmatchcase(rest, pattern) for pattern in allowed)
-            refused = refused or any(fnmatchcase(rest, pattern) for pattern in rule.not_rooms)
+            refused = refused or any(fnmatchcase(rest, pattern) for pattern in rule.not_modules)
         else:
             refused = top not in sys.stdlib_module_names and top not in rule.packages
         if refused and not (rule.lazily and item.in_function):
@@ -208,12 +210,84 @@ def test_imports_go_one_way(path: str) -> None:
     assert violations(path, (ROOT / path).read_text(encoding="utf-8")) == []
 
 
+def module_of(path: str) -> str:
+    """The module's full name, given its path relative to the package."""
+    return ".".join([PACKAGE, *path.removesuffix(".py").split("/")]).removesuffix(".__init__")
+
+
+def import_graph(sources: Mapping[str, str]) -> dict[str, set[str]]:
+    """Each module of the package, and the modules of the package that it imports, inside functions too."""
+    names = {module_of(path) for path in sources}
+    return {
+        module_of(path): {item.module for item in imports(path, source) if item.module in names} - {module_of(path)}
+        for path, source in sources.items()
+    }
+
+
+def private_imports(path: str, source: str) -> list[str]:
+    """Imports of underscore modules that belong neither to the file's own package nor to one around it."""
+    own = module_of(path) if path.endswith("__init__.py") else module_of(path).rpartition(".")[0]
+    found = []
+    for item in imports(path, source):
+        package, _, name = item.module.rpartition(".")
+        if item.module.startswith(f"{PACKAGE}.") and name.startswith("_") and not f"{own}.".startswith(f"{package}."):
+            found.append(f"{path}:{item.line}: {item.module} is private to {package}")
+    return found
+
+
+SOURCES = {path: (ROOT / path).read_text(encoding="utf-8") for path in FILES}
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    graphlib.TopologicalSorter(import_graph(SOURCES)).prepare()
+
+
+def test_no_package_imports_itself_by_way_of_others() -> None:
+    packages: dict[str, set[str]] = {}
+    for name, imported in import_graph(SOURCES).items():
+        package = name.split(".")[1:2]
+        targets = {target.split(".")[1] for target in imported if target != PACKAGE}
+        packages.setdefault(*package or [PACKAGE], set()).update(targets - {*package})
+    graphlib.TopologicalSorter(packages).prepare()
+
+
+def test_a_circle_is_found() -> None:
+    sources = {
+        "erf/measure.py": "from .plan import ErfPlan",
+        "erf/plan.py": "def run():\n    from replk_probe.erf.measure import measure_erf",
+        "erf/result.py": "from . import plan",
+    }
+    with pytest.raises(graphlib.CycleError):
+        graphlib.TopologicalSorter(import_graph(sources)).prepare()
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_private_modules_stay_in_their_package(path: str) -> None:
+    assert private_imports(path, SOURCES[path]) == []
+
+
+def test_a_private_import_is_found() -> None:
+    source = "from replk_probe.ops._cpu import x\nfrom .._lazy import lazy_names\nfrom ..ops import _shapes"
+    assert [line.split(": ")[0] for line in private_imports("erf/measure.py", source)] == [
+        "erf/measure.py:1",
+        "erf/measure.py:3",
+    ]
+    assert private_imports("ops/modules.py", "from . import _cpu") == []
+
+
+def test_contributing_lists_every_package() -> None:
+    text = ROOT.parent.joinpath("CONTRIBUTING.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)
+    packages = {path.split("/")[0].removesuffix(".py") for path in FILES if not path.startswith("__")}
+    assert sorted(listed) == sorted(name for name in packages if not name.startswith("_"))
+
+
 def test_torch_free_modules_do_not_load_torch() -> None:
     modules = []
     for path in FILES:
         rule = rule_for(path)
         if rule is not None and rule.torch_free:
-            modules.append(".".join([PACKAGE, *path.removesuffix(".py").split("/")]).removesuffix(".__init__"))
+            modules.append(module_of(path))
     script = (
         "import importlib, sys\n"
         "for name in sys.argv[1:]:\n"

@@ -17,8 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from replk_probe.ops import DepthwiseConv2d, PreparedKernel, describe_backend, planned_method, unsupported_reason
-from replk_probe.ops._layout import is_channels_last
+from replk_probe.ops import (
+    DepthwiseConv2d,
+    PreparedKernel,
+    describe_backend,
+    is_channels_last,
+    planned_method,
+    unsupported_reason,
+)
 
 from ..layers.depthwise import activation_of, is_same_depthwise
 from .gradient_box import Box, box_of, grown, put_back
