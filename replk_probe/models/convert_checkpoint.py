@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from replk_probe import __version__
+from replk_probe._version import __version__
 from replk_probe.errors import InvalidInputError, WeightsError
 from replk_probe.runtime.atomic_files import atomic_path
 from replk_probe.runtime.progress import progress as progress_bar

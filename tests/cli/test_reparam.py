@@ -19,13 +19,12 @@ from replk_probe.models.checkpoints.rename_keys import official_name
 Run = Callable[..., Result]
 
 NETS = {
-    "replknet": "replknet import RepLKNet as Net; make = lambda: Net((9, 7, 7, 5), (1, 1, 2, 1), (4, 4, 8, 8), 5)",
-    "slak": "slak import SLaK as Net; make = lambda: Net((11, 9, 9, 7), (1, 1, 2, 1), (4, 4, 8, 8), layer_scale=1.0)",
-    "convnext": "convnext_large import LargeKernelConvNeXt as Net; "
+    "replknet": "RepLKNet as Net; make = lambda: Net((9, 7, 7, 5), (1, 1, 2, 1), (4, 4, 8, 8), 5)",
+    "slak": "SLaK as Net; make = lambda: Net((11, 9, 9, 7), (1, 1, 2, 1), (4, 4, 8, 8), layer_scale=1.0)",
+    "convnext": "LargeKernelConvNeXt as Net; "
     "make = lambda: Net((11, 9, 9, 7), depths=(1, 1, 2, 1), dims=(4, 4, 8, 8), layer_scale=1.0)",
-    "mobilenet": "mobilenet_large import LargeKernelMobileNetV2 as Net; make = lambda: Net(9, 3)",
-    "replknet without branches": "replknet import RepLKNet as Net; "
-    "make = lambda: Net((9, 7, 7, 5), (1, 1, 2, 1), (4, 4, 8, 8), None)",
+    "mobilenet": "LargeKernelMobileNetV2 as Net; make = lambda: Net(9, 3)",
+    "replknet without branches": "RepLKNet as Net; make = lambda: Net((9, 7, 7, 5), (1, 1, 2, 1), (4, 4, 8, 8), None)",
 }
 
 
@@ -34,7 +33,7 @@ class Case:
 
     def __init__(self, folder: Path, family: str) -> None:
         source = folder / "net.py"
-        source.write_text(f"from replk_probe.models.{NETS[family]}\n")
+        source.write_text(f"from replk_probe.models import {NETS[family]}\n")
         self.model = f"{source}:make"
         network = create_model(self.model, seed=7)
         generator = torch.Generator().manual_seed(1)
