@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import re
@@ -18,7 +17,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from replk_probe.errors import InvalidInputError, ReplkProbeError, UnknownModelError
+from replk_probe.errors import InvalidInputError, ReplkProbeError, UnknownModelError, close_hint
 
 from .model_id import TORCHVISION, is_own_model
 
@@ -68,10 +67,9 @@ def _torchvision_builder(name: str) -> Callable[[dict[str, Any]], nn.Module]:
     models = torchvision_models()
     known = models.list_models(module=models)
     if name not in known:
-        close = difflib.get_close_matches(name.lower(), known, n=3)
-        hint = f"close: {', '.join(close)}" if close else f"there are {len(known)}, such as {', '.join(known[:3])}"
+        hint = close_hint(name, known) or f" (there are {len(known)}, such as {', '.join(known[:3])})"
         raise UnknownModelError(
-            f"Unknown model '{TORCHVISION}{name}'. torchvision has no classifier of that name ({hint})."
+            f"Unknown model '{TORCHVISION}{name}'. torchvision has no classifier of that name{hint}."
         )
     defaults = {"transform_input": True} if name in _RENORMALISING else {}
     build = partial(models.get_model, name, weights=None, **defaults)
@@ -105,17 +103,10 @@ def _unknown(name: str) -> UnknownModelError:
         tags = [tagged for tagged in timm.list_models(f"{arch}.*", include_tags=True) if "." in tagged]
         hint = f"It comes as {', '.join(tags[:6])}" if tags else f"Ask for {arch!r} and choose its weights apart"
         return UnknownModelError(f"Unknown model {name!r}. {arch} has no weights with that tag. {hint}.")
-    # Papers write RepLKNet-31B, SLaK-T: compare without case and punctuation.
-    plain = {_plain(known): known for known in timm.list_models()}
-    close = [plain[match] for match in difflib.get_close_matches(_plain(name), plain, n=3)]
-    hint = f" (close: {', '.join(close)})" if close else ""
+    hint = close_hint(name, timm.list_models())
     return UnknownModelError(
         f"Unknown model {name!r}. No builder has that name{hint}. List them with 'replk-probe models'."
     )
-
-
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def build_from_factory(name: str, overrides: dict[str, Any]) -> nn.Module:
@@ -192,8 +183,7 @@ def _attribute(module: ModuleType, attribute: str, name: str) -> Any:
     for part in attribute.split("."):
         if not hasattr(found, part):
             names = [key for key in dir(found) if not key.startswith("_")]
-            close = difflib.get_close_matches(part, names, n=3)
-            hint = f" (close: {', '.join(close)})" if close else ""
+            hint = close_hint(part, names)
             kind = _kind(found)
             raise UnknownModelError(
                 f"Unknown model {name!r}. {kind[0].upper()}{kind[1:]} has no attribute {part!r}{hint}."

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.ops import is_same_depthwise
 
 from .factory import data_config
 from .inference.prepare import evaluating
-from .layers.depthwise import PLAIN_CONVS, activation_of, is_same_depthwise
+from .layers.depthwise import PLAIN_CONVS, activation_of
 
 
 @dataclass(frozen=True)

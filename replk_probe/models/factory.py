@@ -11,6 +11,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from replk_probe.errors import InvalidInputError, UnknownModelError, WeightsError
@@ -39,8 +40,8 @@ class DataConfig:
         input_size: ``(H, W)`` in pixels that the weights were made for.
     """
 
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
+    std: tuple[float, ...] = IMAGENET_DEFAULT_STD
     input_size: tuple[int, int] = (224, 224)
 
 

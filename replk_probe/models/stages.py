@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from torch import nn
 
-from replk_probe.errors import InvalidInputError
+from replk_probe.errors import InvalidInputError, close_names
 
 from .layers.depthwise import PLAIN_CONVS
 from .layers.large_kernel import LargeKernelConv
@@ -243,7 +242,7 @@ def _extent(stages: tuple[Stage, ...]) -> str:
 def _close(model: nn.Module, path: str, stages: tuple[Stage, ...]) -> str:
     names = [name for name, _ in model.named_modules() if name]
     short = [f"stage{number}.{index}" for number, stage in enumerate(stages, 1) for index in range(len(stage.blocks))]
-    close = difflib.get_close_matches(path, [*short, *names], n=_SHOWN)
+    close = close_names(path, [*short, *names], most=_SHOWN)
     if close:
         return f"Close: {', '.join(close)}."
     children = [name for name, _ in model.named_children()]

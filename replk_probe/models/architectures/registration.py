@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, register_model, register_notrace_module
 from torch import nn
 
@@ -44,7 +45,6 @@ def timm_cfg(
         num_classes: Its outputs.
         stride: Of the last map, in pixels of the input.
     """
-    imagenet = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     return {
         "url": "",
         "num_classes": num_classes,
@@ -55,7 +55,8 @@ def timm_cfg(
         "interpolation": "bicubic",
         "first_conv": first_conv,
         "classifier": classifier,
-        **(imagenet if mean is None else {"mean": (mean,) * 3, "std": (mean,) * 3}),
+        "mean": IMAGENET_DEFAULT_MEAN if mean is None else (mean,) * 3,
+        "std": IMAGENET_DEFAULT_STD if mean is None else (mean,) * 3,
     }
 
 

@@ -17,10 +17,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from replk_probe.ops import DepthwiseConv2d, PreparedKernel, describe_backend, planned_method, unsupported_reason
-from replk_probe.ops._layout import is_channels_last
+from replk_probe.ops import (
+    DepthwiseConv2d,
+    PreparedKernel,
+    describe_backend,
+    is_channels_last,
+    is_same_depthwise,
+    planned_method,
+    unsupported_reason,
+)
 
-from ..layers.depthwise import activation_of, is_same_depthwise
+from ..layers.depthwise import activation_of
 from .gradient_box import Box, box_of, grown, put_back
 
 Direction = Literal["forward", "grad_input"]

@@ -4,26 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from replk_probe.ops import DepthwiseConv2d
+from replk_probe.ops import DepthwiseConv2d, is_same_depthwise
 
 # Exact types: a subclass may standardise its weight, pad by itself or carry something more, which would be lost.
 PLAIN_CONVS = (nn.Conv2d, DepthwiseConv2d)
-
-
-def is_same_depthwise(conv: nn.Conv2d) -> bool:
-    """Whether ``conv`` is depthwise, of stride 1, with an odd kernel and zero padding by half of it.
-
-    Args:
-        conv: Of any kind.
-    """
-    height, width = conv.kernel_size
-    return (
-        conv.groups == conv.in_channels == conv.out_channels
-        and conv.stride == conv.dilation == (1, 1)
-        and conv.padding_mode == "zeros"
-        and height % 2 == width % 2 == 1
-        and conv.padding in ("same", (height // 2, width // 2))
-    )
 
 
 def with_native_kernels(conv: nn.Conv2d) -> nn.Conv2d:

@@ -7,12 +7,12 @@ the package, of its own small models, follow behind.
 
 from __future__ import annotations
 
-import difflib
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from replk_probe.errors import WeightsError
+from replk_probe.errors import WeightsError, close_hint
 
 from .embedded import embedded_entries
-from .entry import IMAGENET_MEAN, IMAGENET_STD, CatalogEntry
+from .entry import CatalogEntry
 
 _HALF = (0.5, 0.5, 0.5)
 
@@ -48,8 +48,8 @@ def _replknet(
         top1=top1,
         input_size=input_size,
         num_classes=num_classes,
-        mean=statistics or IMAGENET_MEAN,
-        std=statistics or IMAGENET_STD,
+        mean=statistics or IMAGENET_DEFAULT_MEAN,
+        std=statistics or IMAGENET_DEFAULT_STD,
         remark=remark,
     )
 
@@ -237,10 +237,9 @@ def find_entry(name: str) -> CatalogEntry:
     """
     entry = CATALOG.get(name) or default_entry(name)
     if entry is None:
-        close = difflib.get_close_matches(name, CATALOG, n=3, cutoff=0.5)
-        hint = f" (close: {', '.join(close)})" if close else ""
         raise WeightsError(
-            f"Unknown weights {name!r}. The catalog has no such name{hint}. List it with 'replk-probe weights list'."
+            f"Unknown weights {name!r}. The catalog has no such name{close_hint(name, CATALOG, cutoff=0.5)}. "
+            "List it with 'replk-probe weights list'."
         )
     return entry
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from replk_probe.errors import WeightsError
+from replk_probe.errors import WeightsError, close_hint
 from replk_probe.runtime.download import cache_dir, fetch
 from replk_probe.runtime.drive import fetch_drive, is_intact
 from replk_probe.runtime.provenance import EMBEDDED, RANDOM_INIT
@@ -212,11 +211,9 @@ def _named(model_name: str, weights: str, way: _Way) -> ResolvedWeights:
         if weights.removeprefix(f"{_architecture(model_name)}.") in tags:
             return _timm(model_name, weights.removeprefix(f"{_architecture(model_name)}."), way)
         known += tags
-    close = difflib.get_close_matches(weights, known, n=3, cutoff=0.5)
-    hint = f" (close: {', '.join(close)})" if close else ""
     raise WeightsError(
-        f"No weights {weights!r} for {model_name}. There is no such file and no such name{hint}. "
-        f"List the names with 'replk-probe weights list'."
+        f"No weights {weights!r} for {model_name}. There is no such file and no such name"
+        f"{close_hint(weights, known, cutoff=0.5)}. List the names with 'replk-probe weights list'."
     )
 
 
