@@ -83,7 +83,7 @@ RULES = (
     Rule(("ops/*",), ("errors", "ops", "ops.*"), ("torch",)),
     Rule(
         ("models/*",),
-        (*LIGHT, "ops", "ops.*", "models", "models.*"),
+        (*LIGHT, "runtime.devices", "ops", "ops.*", "models", "models.*"),
         ("timm", "torch", "torchvision", "safetensors", "numpy", "gdown"),
     ),
     # A room's door: it may lead anywhere inside, but must not drag torch in for those who only want a result.

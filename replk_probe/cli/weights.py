@@ -96,16 +96,20 @@ def fetch_weights(name: str, host: str, connect_timeout: float, force: bool) -> 
     NAME is a name from 'weights list', or a model: one of the catalog, of timm, or torchvision:NAME. An interrupted
     download goes on where it stopped; a file that is there and has the right digest is not fetched again.
     """
+    from replk_probe.models.model_id import ModelId
     from replk_probe.models.weights.catalog import CATALOG, default_entry, find_entry, hub_entries
     from replk_probe.models.weights.resolve import fetch_entry, resolve_weights
     from replk_probe.runtime.atomic_files import sha256_of
 
     entry = CATALOG.get(name) or default_entry(name)
-    if entry is None and host == "auto" and _is_model(name):
-        resolved = resolve_weights(name, "pretrained", connect_timeout=connect_timeout, force=force)
-        path = resolved.path
-        published = hub_entries(resolved.source.removeprefix("timm:")) if resolved.kind == "timm" else ()
-        click.echo(f"{resolved.source}" + "".join(f": {entry.provenance}" for entry in published), err=True)
+    model = ModelId.parse(name)
+    # A tagged name of one of our models is meant for the catalog.
+    is_model = model.kind == "torchvision" or (model.is_registered and not (model.tag and model.is_own))
+    if entry is None and host == "auto" and is_model:
+        resolved = resolve_weights(model, "pretrained", connect_timeout=connect_timeout, force=force)
+        path, source = resolved.path, resolved.info.source
+        published = hub_entries(source.removeprefix("timm:")) if model.kind == "registry" else ()
+        click.echo(f"{source}" + "".join(f": {entry.provenance}" for entry in published), err=True)
         for licence in [entry.licence for entry in published] or ["see the publication that torchvision names"]:
             click.echo(f"licence: {licence}", err=True)
     else:
@@ -152,9 +156,9 @@ def verify_weights(path: str, ema: bool, as_json: bool) -> None:
         "catalog": matches,
         "name_promises": promised,
         "fetched_as": fetched,
-        "family": info.fingerprint.title,
-        "model": info.fingerprint.model,
-        "form": info.fingerprint.form,
+        "family": info.title,
+        "model": info.model,
+        "form": info.form,
         "naming": info.naming,
         "wrapper": info.wrapper,
         "averaged": info.averaged,
@@ -180,14 +184,3 @@ def verify_weights(path: str, ema: bool, as_json: bool) -> None:
         )
     if info.not_finite:
         raise non_finite_error(file, info.not_finite)
-
-
-def _is_model(name: str) -> bool:
-    """Whether the name is a model's; a dotted name of ours is meant for the catalog."""
-    import timm
-
-    from replk_probe.models.model_id import TORCHVISION, is_own_model
-
-    if name.startswith(TORCHVISION):
-        return True
-    return bool(timm.is_model(name)) and not ("." in name and is_own_model(name))

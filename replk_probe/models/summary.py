@@ -20,7 +20,7 @@ from .architectures.slak import LayerNorm2d
 from .factory import data_config
 from .layers.large_kernel import LargeKernelConv
 from .layers.reparam import reparameterize
-from .model_id import is_own_model
+from .model_id import ModelId
 from .stages import large_kernel_layers, probe_spec
 from .weights.catalog import catalog_entries
 
@@ -35,8 +35,7 @@ _UNCOUNTED = frozenset(
 
 def own_models() -> list[str]:
     """Names of the models that this package adds to timm's registry."""
-    names: list[str] = timm.list_models()
-    return [name for name in names if is_own_model(name)]
+    return [name for name in timm.list_models() if ModelId.parse(name).is_own]
 
 
 def matching_models(pattern: str | None, baselines: Sequence[str] = ()) -> list[str]:
@@ -117,7 +116,7 @@ def describe(name: str, count: bool = True) -> dict[str, Any]:
         "macs_unmerged": None,
         "input_size": list(cfg.input_size[1:]) if cfg else [224, 224],
         "weights": [entry.name for entry in catalog_entries(name)],
-        "pretrained_by_timm": not is_own_model(name) and bool(cfg and (cfg.hf_hub_id or cfg.url)),
+        "pretrained_by_timm": not ModelId.parse(name).is_own and bool(cfg and (cfg.hf_hub_id or cfg.url)),
     }
     if not count:
         return row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,40 +28,45 @@ _SHOWN_KEYS = 3
 
 @dataclass(frozen=True)
 class CheckpointReport:
-    """What a file was, and what became of it.
+    """What a weights file is and, once it is loaded, what was loaded from it.
 
     Attributes:
-        path: The file.
+        path: Path of the file.
         sha256: Hex digest of the file.
-        title: What the weights are by names and shapes, for instance ``"RepLKNet-31B"``.
-        form: Structure found in the file and now in the model: ``"train"``, ``"merged"`` or ``"merged+fused"``; None
-            for a family without such forms.
-        naming: ``"mmpretrain"``, ``"official"``, ``"timm"`` or ``"own"`` (the model's own names).
+        title: Description of the weights by names and shapes, such as ``"RepLKNet-31B"``.
+        model: Registry name of the model that the weights seem to belong to, for models of this package; else None.
+        form: Structure found in the file: ``"train"``, ``"merged"`` or ``"merged+fused"``; None for families without
+            such forms.
+        naming: Naming scheme: ``"mmpretrain"``, ``"official"``, ``"timm"`` or ``"own"`` (that of the model itself).
         wrapper: Entry of the file that was read (``"model"``, ``"model_ema"``, nested ones joined by a dot);
-            ``"module."`` or the like where there is only a prefix; None for a flat file.
-        prefix: What was stripped from every name, or "".
+            ``"module."`` or the like if names only have a prefix; None for a flat file.
         averaged: Whether that entry is an average over training steps.
-        dropped: Names in the file that have no place in the model and were left out on purpose.
-        missing: Names in the model that the file leaves as they were: those of a missing head or final norm.
-        head: ``"loaded"``, ``"replaced"`` (another number of classes, which the model now has), ``"missing"`` (not in
-            the file: the model keeps its own, so its class scores mean nothing), ``"dropped"`` (not in the model).
-        num_classes: Outputs of the classifier as loaded; None without a loaded one.
-        dtypes: In the file, of each tensor that was loaded, by its name in the model.
+        tensors: Number of tensors in the entry.
+        num_classes: Number of outputs of the classifier, or None if there is none or it was not loaded.
+        not_finite: Names in the file of the tensors with NaN or infinite values; such files are not loaded.
+        dropped: Names in the file without a counterpart in the model that were left out on purpose.
+        missing: Names in the model that the file leaves unchanged: those of a missing classifier or final norm.
+        head: ``"loaded"``, ``"replaced"`` (the model now has the file's number of classes), ``"missing"`` (not in the
+            file: the model keeps its own, and its class scores mean nothing) or ``"dropped"`` (not in the model); None
+            if the file was not loaded.
+        dtypes: Type in the file of each tensor that was loaded, by its name in the model.
     """
 
     path: Path
     sha256: str
     title: str
+    model: str | None
     form: str | None
     naming: str
     wrapper: str | None
-    prefix: str
     averaged: bool
-    dropped: tuple[str, ...]
-    missing: tuple[str, ...]
-    head: str
+    tensors: int
     num_classes: int | None
-    dtypes: Mapping[str, torch.dtype]
+    not_finite: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    head: str | None = None
+    dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
 
     @property
     def note(self) -> str | None:
@@ -126,52 +131,34 @@ def load_checkpoint(
         target = model.state_dict()
         wanted = {name: value.to(target[name].dtype, copy=True) for name, value in wanted.items()}
     model.load_state_dict(wanted, strict=False, assign=on_meta)
+    found = _identify(state)
     return CheckpointReport(
         path=path,
         sha256=digest,
-        title=_identify(state).title,
+        title=found.title,
+        model=found.model,
         form=form,
         naming=naming,
         wrapper=file.wrapper,
-        prefix=file.prefix,
         averaged=file.averaged,
+        tensors=len(file.state),
+        num_classes=loaded_classes(model, plan),
         dropped=tuple(plan.dropped),
         missing=tuple(name for name in model.state_dict() if name not in plan.state and not is_recomputed(name)),
         head=plan.head,
-        num_classes=loaded_classes(model, plan),
         dtypes=dtypes,
     )
 
 
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """What a file seems to be, judged without a model; fields as in :class:`CheckpointReport`.
-
-    Attributes:
-        tensors: How many the file holds.
-        not_finite: Names in the file of the tensors with NaN or infinite numbers, with which no model will load it.
-    """
-
-    path: Path
-    sha256: str
-    fingerprint: Fingerprint
-    naming: str
-    wrapper: str | None
-    averaged: bool
-    tensors: int
-    num_classes: int | None
-    not_finite: tuple[str, ...] = ()
-
-
-def inspect_checkpoint(path: str | os.PathLike[str], *, ema: bool = False) -> CheckpointInfo:
-    """Read a file and say what it seems to be.
+def inspect_checkpoint(path: str | os.PathLike[str], *, ema: bool = False) -> CheckpointReport:
+    """Read a weights file without a model and describe it.
 
     Args:
-        path: The file.
-        ema: Look at the averaged entry.
+        path: Path of the file.
+        ema: Whether to read the averaged entry.
 
     Returns:
-        Form, family, digest and the like.
+        The report, without the fields that describe the loading.
 
     Raises:
         WeightsError: The file cannot be read, is refused or holds no weights.
@@ -179,13 +166,22 @@ def inspect_checkpoint(path: str | os.PathLike[str], *, ema: bool = False) -> Ch
     path = _checked(path)
     file = read_state_file(path, ema=ema)
     state, origins, _, naming = to_own_names(file.state, {})
-    broken = _not_finite(state, origins)
     found = _identify(merge_fused_branches(state)[0])
     heads = [state[name] for name in ("head.weight", "fc.weight", "classifier.weight") if name in state]
     heads = heads or [state[name] for name in ("head.fc.weight", "classifier.1.weight") if name in state]
-    classes = int(heads[0].shape[0]) if heads else None
-    tensors, digest = len(file.state), sha256_of(path)
-    return CheckpointInfo(path, digest, found, naming, file.wrapper, file.averaged, tensors, classes, broken)
+    return CheckpointReport(
+        path=path,
+        sha256=sha256_of(path),
+        title=found.title,
+        model=found.model,
+        form=found.form,
+        naming=naming,
+        wrapper=file.wrapper,
+        averaged=file.averaged,
+        tensors=len(file.state),
+        num_classes=int(heads[0].shape[0]) if heads else None,
+        not_finite=_not_finite(state, origins),
+    )
 
 
 def non_finite_error(path: Path, names: Sequence[str]) -> WeightsError:

@@ -36,14 +36,12 @@ class StateFile:
         state: Tensors by name, prefixes stripped.
         wrapper: Entry that was read, nested ones joined by a dot; ``"module."`` or the like for a file that has only a
             prefix; None for a flat one.
-        prefix: What was stripped from every name, or "".
         averaged: Whether ``wrapper`` is an average over training steps.
         ignored: Names in the state dict that hold no tensor.
     """
 
     state: dict[str, Tensor]
     wrapper: str | None
-    prefix: str
     averaged: bool
     ignored: tuple[str, ...]
 
@@ -78,7 +76,7 @@ def read_state_file(path: Path, *, ema: bool = False, own_keys: Iterable[str] = 
             break
         tensors = {name.removeprefix(stripped): value for name, value in tensors.items()}
         prefix += stripped
-    return StateFile(tensors, ".".join(entries) or prefix or None, prefix, averaged, ignored)
+    return StateFile(tensors, ".".join(entries) or prefix or None, averaged, ignored)
 
 
 def _unwrap(content: object, ema: bool, path: Path) -> tuple[Mapping[Any, Any], list[str], bool]:

@@ -604,7 +604,7 @@ def test_inspect(file: Path) -> None:
     save(file, {"model": mmpretrain(replknet(num_classes=21841).reparameterize().state_dict())})
     info = inspect_checkpoint(file)
     assert (info.naming, info.wrapper, info.num_classes) == ("mmpretrain", "model", 21841)
-    assert str(info.fingerprint) == "a RepLKNet of width 4 with kernels 7-7-5-5, merged form"
+    assert (info.title, info.form) == ("a RepLKNet of width 4 with kernels 7-7-5-5", "merged")
 
 
 KEY_FILES = {

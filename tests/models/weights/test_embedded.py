@@ -12,6 +12,7 @@ from torch import nn
 from replk_probe.errors import WeightsError
 from replk_probe.models import create_model, data_config, default_models, weights_info
 from replk_probe.models.architectures.micro import INPUT_SIZE, MICRO_MODELS
+from replk_probe.models.model_id import ModelId
 from replk_probe.models.summary import describe
 from replk_probe.models.weights import resolve
 from replk_probe.models.weights.catalog import CATALOG, catalog_entries, default_entry, entries_with_digest
@@ -112,9 +113,9 @@ def test_a_damaged_package_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path:
         broken = dataclasses.replace(entry, embedded=path)
         monkeypatch.setattr(resolve, "default_entry", lambda _, broken=broken: broken)
         with pytest.raises(WeightsError, match=f"are {state}. They are a part of this package"):
-            resolve_weights("replknet_micro_k13", "pretrained")
-        stand_in = resolve_weights("replknet_micro_k13", "auto")
-        assert stand_in.kind == "random" and state in str(stand_in.note)
+            resolve_weights(ModelId.parse("replknet_micro_k13"), "pretrained")
+        stand_in = resolve_weights(ModelId.parse("replknet_micro_k13"), "auto")
+        assert stand_in.info.is_random and state in str(stand_in.info.note)
     assert cached_path(entry) == entry.embedded
 
 
