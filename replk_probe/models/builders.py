@@ -20,8 +20,8 @@ from replk_probe.errors import InvalidInputError, ReplkProbeError, UnknownModelE
 
 from .model_id import ModelId
 
-# These two renormalise their input whenever torchvision itself loads their weights.
-_RENORMALISING = ("googlenet", "inception_v3")
+# These two renormalize their input whenever torchvision itself loads their weights.
+_RENORMALIZING = ("googlenet", "inception_v3")
 
 
 def builder_of(model: ModelId) -> Callable[[dict[str, Any]], nn.Module]:
@@ -66,7 +66,7 @@ def _torchvision_builder(model: ModelId) -> Callable[[dict[str, Any]], nn.Module
     if name not in known:
         hint = close_hint(name, known) or f" (there are {len(known)}, such as {', '.join(known[:3])})"
         raise UnknownModelError(f"Unknown model '{model}'. torchvision has no classifier of that name{hint}.")
-    defaults = {"transform_input": True} if name in _RENORMALISING else {}
+    defaults = {"transform_input": True} if name in _RENORMALIZING else {}
     return partial(_built, model, partial(registry.get_model, name, weights=None, **defaults))
 
 

@@ -31,7 +31,7 @@ class LayerNorm2d(nn.LayerNorm):
     """Layer norm over the channels of ``[N, C, H, W]``."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise each pixel over its channels."""
+        """Normalize each pixel over its channels."""
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -80,22 +80,22 @@ class SLaK(Reparameterizable, MeanPooled):
         drop_path_rate: float = 0.0,
         layer_scale: float = 1e-6,
     ) -> None:
-        """Build the network with PyTorch's default initialisation.
+        """Build the network with PyTorch's default initialization.
 
         Args:
-            kernel_sizes: Long side K of the kernels of each stage, odd.
-            depths: Blocks in each stage.
+            kernel_sizes: Long side K of the kernels in each stage, odd.
+            depths: Number of blocks in each stage.
             dims: Base width of each stage; the network uses ``int(width_factor * dim)``.
             small_kernel: Short side M of the decomposed kernels and side of the small branch.
-            decomposed: K x M plus M x K kernels; otherwise one K x K kernel.
-            width_factor: See ``dims``.
-            num_classes: Outputs of the classifier; 0: no classifier, pooled and normalised features.
-            in_chans: Input channels.
-            drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the first.
-            layer_scale: Start value of the residual branches' scale.
+            decomposed: Whether to use K x M plus M x K kernels instead of one K x K kernel.
+            width_factor: Factor applied to ``dims``.
+            num_classes: Number of outputs of the classifier; 0 returns pooled and normalized features.
+            in_chans: Number of input channels.
+            drop_path_rate: Stochastic depth rate of the last block; the rate grows linearly from 0 at the first block.
+            layer_scale: Initial value of the residual branches' scale.
 
         Raises:
-            InvalidInputError: The lists differ in length, a kernel is even, or ``decomposed`` lacks a short side.
+            InvalidInputError: The lists differ in length, a kernel is even, or ``decomposed`` has no short side.
         """
         super().__init__()
         if not len(kernel_sizes) == len(depths) == len(dims) or not dims:
@@ -160,7 +160,7 @@ class SLaK(Reparameterizable, MeanPooled):
         return self.forward_head(self.forward_features(x))
 
     def probe_spec(self) -> ProbeSpec:
-        """The stages; what follows the last is pooled before it is normalised."""
+        """The stages; the output of the last is pooled before it is normalized."""
         stages = tuple(
             Stage(f"stages.{number}", tuple(f"stages.{number}.{index}" for index in range(depth)))
             for number, depth in enumerate(self.depths)

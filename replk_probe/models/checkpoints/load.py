@@ -83,7 +83,7 @@ def load_checkpoint(
     """Load a weights file into ``model`` in place; on any error the model is as it was.
 
     Understood are the files of RepLKNet (train, merged and deep-fused form), of SLaK, of mmpretrain, timm and
-    torchvision, and those saved from the model itself; flat or wrapped, ``.pth`` in both serialisations or safetensors.
+    torchvision, and those saved from the model itself; flat or wrapped, ``.pth`` in both serializations or safetensors.
     The model is merged or fused to match the file, and its classifier follows the file's number of classes.
 
     Args:
@@ -242,12 +242,12 @@ def _is_inside(name: str, paths: Sequence[str]) -> bool:
 
 
 def _refuse_unusable(state: Mapping[str, Tensor], origins: Mapping[str, str], skeleton: nn.Module, path: Path) -> None:
-    """Numbers that no model can use: quantised, or not finite."""
+    """Numbers that no model can use: quantized, or not finite."""
     own = skeleton.state_dict()
     for name, value in state.items():
         if own[name].is_floating_point() and not value.is_floating_point():
             raise WeightsError(
-                f"{path.name} holds quantised weights. {origins.get(name, name)} is {value.dtype}, and the model "
+                f"{path.name} holds quantized weights. {origins.get(name, name)} is {value.dtype}, and the model "
                 f"computes in {own[name].dtype}. Pass the floating-point file."
             )
     broken = _not_finite(state, origins)

@@ -24,7 +24,7 @@ _AVERAGED_ENTRIES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema", "pa
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 _SNIFFED_BYTES = 4096
 _FETCH_AGAIN = "Fetch it again ('replk-probe weights fetch NAME --force', where it has a name) and compare its SHA-256."
-# First pickle of the pre-1.6 serialisation: the number 0x1950a86a20f9469cfc6c, little-endian.
+# First pickle of the pre-1.6 serialization: the number 0x1950a86a20f9469cfc6c, little-endian.
 _LEGACY_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")
 
 
@@ -47,7 +47,7 @@ class StateFile:
 
 
 def read_state_file(path: Path, *, ema: bool = False, own_keys: Iterable[str] = ()) -> StateFile:
-    """Read ``path`` (safetensors, or ``.pth`` in either serialisation) without running any code that it may hold.
+    """Read ``path`` (safetensors, or ``.pth`` in either serialization) without running any code that it may hold.
 
     Args:
         path: The file.
@@ -152,7 +152,7 @@ def _read_torch(path: Path, start: bytes) -> object:
     # Numbers that trainers log beside the weights: plain scalars of numpy, no arrays.
     safe += [np.float64(0).__reduce__()[0], *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "b1"))]
     with torch.serialization.safe_globals(safe):
-        # Mapping needs the zip container; the older serialisation is one stream.
+        # Mapping needs the zip container; the older serialization is one stream.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(b"PK"))
 
 

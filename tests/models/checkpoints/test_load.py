@@ -584,10 +584,10 @@ def test_non_finite_weights(file: Path, value: float) -> None:
     assert inspect_checkpoint(file).not_finite == ("stages.0.blocks.0.large_kernel.lkb_origin.conv.weight",)
 
 
-def test_quantised_weights(file: Path) -> None:
+def test_quantized_weights(file: Path) -> None:
     state = {n: t.to(torch.int8) if "pw1.conv" in n else t for n, t in official(replknet().state_dict()).items()}
     save(file, state)
-    with pytest.raises(WeightsError, match=r"quantised.*torch\.int8"):
+    with pytest.raises(WeightsError, match=r"quantized.*torch\.int8"):
         load_checkpoint(replknet(), file)
 
 
