@@ -1,4 +1,4 @@
-"""Models: RepLKNet, SLaK and related architectures in timm's registry, weights, re-parameterization, layer names.
+"""RepLKNet, SLaK and related architectures in timm's registry, their weights, re-parameterization and layer names.
 
 Importing this package registers the models, so that ``timm.create_model("replknet31b")`` works.
 """

@@ -1,4 +1,4 @@
-"""From a name to what builds the network: timm's registry, torchvision, code of the user's."""
+"""Finding the builder of a model: timm's registry, torchvision, or the user's own code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from replk_probe.errors import InvalidInputError, ReplkProbeError, UnknownModelE
 
 from .model_id import ModelId
 
-# These two renormalize their input whenever torchvision itself loads their weights.
+# torchvision makes these two renormalize their input when it loads their weights.
 _RENORMALIZING = ("googlenet", "inception_v3")
 
 
@@ -114,7 +114,7 @@ def build_from_factory(model_id: ModelId, overrides: dict[str, Any]) -> nn.Modul
         try:
             module = _import_file(path) if is_file else importlib.import_module(source)
         except (Exception, SystemExit) as error:  # the user's code, which may raise anything
-            raise UnknownModelError(f"Unknown model {name!r}. Importing {source} fails: {_reason(error)}") from error
+            raise UnknownModelError(f"Unknown model {name!r}. Importing {source} raised {_reason(error)}") from error
         factory = _attribute(module, model_id.architecture, name)
         if isinstance(factory, nn.Module) and not overrides:
             return factory
@@ -125,15 +125,15 @@ def build_from_factory(model_id: ModelId, overrides: dict[str, Any]) -> nn.Modul
         try:
             model = factory(**overrides)
         except (Exception, SystemExit) as error:  # the user's code, which may raise anything
-            raise InvalidInputError(f"{name} fails to build the model: {_reason(error)}") from error
+            raise InvalidInputError(f"{name} failed to build the model. It raised {_reason(error)}") from error
     if not isinstance(model, nn.Module):
-        raise InvalidInputError(f"{name} returns {_kind(model)}. It has to return an nn.Module.")
+        raise InvalidInputError(f"{name} returns {_kind(model)}. It must return an nn.Module.")
     return model
 
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """Let ``import`` look into a folder, after everything that is installed."""
+    """Append a folder to the import path."""
     before = list(sys.path)
     sys.path.append(str(folder))
     try:
@@ -143,12 +143,12 @@ def _importable(folder: Path) -> Iterator[None]:
 
 
 def _import_file(path: Path) -> ModuleType:
-    # A name of its own: the file must not stand in for an installed package of the same name.
+    # The prefix keeps the file from shadowing an installed package of the same name.
     spec = importlib.util.spec_from_file_location(f"_replk_probe_file_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickles look their module up
+    sys.modules[spec.name] = module  # dataclasses and pickle look up their module
     try:
         spec.loader.exec_module(module)
     except BaseException:

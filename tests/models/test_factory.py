@@ -165,7 +165,7 @@ def test_unknown_names(name: Any, error: type[ReplkProbeError], says: str) -> No
         ("biuld", UnknownModelError, "close: build"),
         ("broken", InvalidInputError, "RuntimeError: no luck"),
         ("quits", InvalidInputError, "SystemExit: 3"),
-        ("number", InvalidInputError, "type int. It has to return an nn.Module"),
+        ("number", InvalidInputError, "type int. It must return an nn.Module"),
         ("SEVEN", InvalidInputError, "cannot be called"),
     ],
 )
@@ -206,7 +206,7 @@ def test_files_are_loaded_into_networks_from_paths(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"create_model\('resnet18'\)"):
         load_checkpoint("resnet18", tmp_path / "any.pth")  # type: ignore[arg-type]
     for path in (None, 3, b"any.pth"):
-        with pytest.raises(WeightsError, match="Give the path of a file"):
+        with pytest.raises(WeightsError, match="Pass the path of a file"):
             load_checkpoint(nn.Identity(), path)  # type: ignore[arg-type]
 
 

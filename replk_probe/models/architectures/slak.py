@@ -24,7 +24,7 @@ from .registration import register_variant, timm_cfg
 
 __all__ = ["SLaK"]
 
-_EPS = 1e-6  # of every layer norm, as in ConvNeXt
+_EPS = 1e-6  # epsilon of every layer norm, as in ConvNeXt
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -39,7 +39,7 @@ class SLaKBlock(nn.Module):
     """ConvNeXt's residual block around a large-kernel convolution, ``[N, C, H, W]`` to the same."""
 
     def __init__(self, dim: int, large_kernel: LargeKernelConv, drop_path: float, layer_scale: float) -> None:
-        """Build it around ``large_kernel``; ``layer_scale`` is the start value of ``gamma``."""
+        """Build the block around ``large_kernel``; ``layer_scale`` is the initial value of ``gamma``."""
         super().__init__()
         self.large_kernel = large_kernel
         self.norm = nn.LayerNorm(dim, eps=_EPS)
@@ -50,7 +50,7 @@ class SLaKBlock(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` plus its branch."""
+        """``x`` plus its residual branch."""
         y: Tensor = self.large_kernel(x).permute(0, 2, 3, 1)
         y = self.gamma * self.pwconv2(self.act(self.pwconv1(self.norm(y))))
         y = self.drop_path(y.permute(0, 3, 1, 2))
@@ -58,10 +58,10 @@ class SLaKBlock(nn.Module):
 
 
 class SLaK(Reparameterizable, MeanPooled):
-    """SLaK, dense; ``[N, in_chans, H, W]`` to ``[N, num_classes]``, total stride 32.
+    """SLaK with dense weights; ``[N, in_chans, H, W]`` to ``[N, num_classes]``, total stride 32.
 
-    The sparsity of the published weights is zeros in the weights, nothing in the structure. Names of modules and
-    parameters are those of the published checkpoints, but for the branches of
+    The published weights are sparse only in that some values are zero. Modules and parameters are named as in the
+    published checkpoints, except for the branches of
     :class:`~replk_probe.models.layers.large_kernel.LargeKernelConv`.
     """
 

@@ -1,4 +1,4 @@
-"""Loading weights of every published form into a model, in place, all or nothing."""
+"""Loading weights of every published form into a model in place; an error leaves the model unchanged."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class CheckpointReport:
 
     @property
     def note(self) -> str | None:
-        """One sentence for the reader where the weights are not the whole story."""
+        """One sentence for the reader if the file has no classifier, or None."""
         if self.head == "missing":
             norm = " and no final norm" if any(name.startswith("norm.") for name in self.missing) else ""
             return f"The file has no classifier{norm}: features are trained, class scores are not."
@@ -80,25 +80,21 @@ class CheckpointReport:
 def load_checkpoint(
     model: nn.Module, path: str | os.PathLike[str], *, ema: bool = False, only: Sequence[str] | None = None
 ) -> CheckpointReport:
-    """Load a weights file into ``model`` in place; on any error the model is as it was.
-
-    Understood are the files of RepLKNet (train, merged and deep-fused form), of SLaK, of mmpretrain, timm and
-    torchvision, and those saved from the model itself; flat or wrapped, ``.pth`` in both serializations or safetensors.
-    The model is merged or fused to match the file, and its classifier follows the file's number of classes.
+    """Load a weights file into ``model`` in place; see :func:`replk_probe.models.load_checkpoint`.
 
     Args:
         model: The network; parameters keep their dtype and device. On the meta device they become real tensors.
-        path: The file.
-        ema: Take the file's averaged entry (``model_ema`` and the like) instead of the default one.
-        only: Module paths outside of which nothing is loaded. All names and shapes must fit all the same, but of the
-            numbers in the file only these are read, where its format lets tensors be read one by one.
+        path: Path of the file.
+        ema: Whether to load the averaged entry of the file (such as ``model_ema``) instead of the default one.
+        only: Module paths to load, or None for all. All names and shapes must match nevertheless, but other values are
+            not read if the format allows reading tensors separately.
 
     Returns:
-        What was found and done.
+        A description of the file and of what was loaded.
 
     Raises:
-        WeightsError: The file cannot be read, is refused, holds non-finite numbers, or does not fit the model.
-        InvalidInputError: ``model`` is no network.
+        WeightsError: The file cannot be read, is refused, holds non-finite values, or does not fit the model.
+        InvalidInputError: ``model`` is not an ``nn.Module``.
     """
     check_network(model)
     path = _checked(path)
@@ -127,7 +123,7 @@ def load_checkpoint(
     for name, classes in plan.heads.items():
         replace_head(model, name, classes)
     on_meta = any(value.is_meta for value in own.values())
-    if on_meta:  # Nothing to copy into: the model takes the tensors themselves, off the mapped file.
+    if on_meta:  # There is nothing to copy into: the model takes copies of the memory-mapped tensors.
         target = model.state_dict()
         wanted = {name: value.to(target[name].dtype, copy=True) for name, value in wanted.items()}
     model.load_state_dict(wanted, strict=False, assign=on_meta)
@@ -185,16 +181,18 @@ def inspect_checkpoint(path: str | os.PathLike[str], *, ema: bool = False) -> Ch
 
 
 def non_finite_error(path: Path, names: Sequence[str]) -> WeightsError:
-    """The error for a file with NaN or infinite numbers in the tensors of these names."""
+    """The error for a file with NaN or infinite values in these tensors."""
     return WeightsError(
         f"{path.name} holds NaN or infinite weights. {_some('tensor', list(names))} not finite. "
-        f"Fetch the file again, or choose an earlier checkpoint of the training."
+        "Fetch the file again, or use an earlier checkpoint of the training."
     )
 
 
 def _checked(path: Any) -> Path:
     if not isinstance(path, (str, os.PathLike)):
-        raise WeightsError(f"The weights file is given as {path!r}. It is read from a path. Give the path of a file.")
+        raise WeightsError(
+            f"The weights file is given as {path!r}. Weights are read from a path. Pass the path of a file."
+        )
     return Path(path)
 
 
@@ -211,7 +209,7 @@ def _restructure(model: nn.Module, form: str | None) -> None:
 
 
 def _on_meta(model: nn.Module) -> nn.Module:
-    """A copy without numbers, to try the file on."""
+    """A copy on the meta device, to match the file against."""
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
@@ -229,7 +227,7 @@ def _by_timm(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | 
     try:
         converted = convert(dict(state), model)
     except Exception:
-        # Written for files of the right architecture: on others it fails in any way, and the comparison tells more.
+        # It raises all kinds of exceptions for files of other architectures, which the comparison describes better.
         return None
     if not isinstance(converted, dict):
         return None
@@ -242,7 +240,7 @@ def _is_inside(name: str, paths: Sequence[str]) -> bool:
 
 
 def _refuse_unusable(state: Mapping[str, Tensor], origins: Mapping[str, str], skeleton: nn.Module, path: Path) -> None:
-    """Numbers that no model can use: quantized, or not finite."""
+    """Raise WeightsError for quantized weights and for values that are not finite."""
     own = skeleton.state_dict()
     for name, value in state.items():
         if own[name].is_floating_point() and not value.is_floating_point():
@@ -256,7 +254,7 @@ def _refuse_unusable(state: Mapping[str, Tensor], origins: Mapping[str, str], sk
 
 
 def _not_finite(state: Mapping[str, Tensor], origins: Mapping[str, str]) -> tuple[str, ...]:
-    """Names in the file of the tensors with NaN or infinite numbers."""
+    """Names in the file of the tensors with NaN or infinite values."""
     return tuple(
         origins.get(name, name)
         for name, value in state.items()
@@ -265,8 +263,8 @@ def _not_finite(state: Mapping[str, Tensor], origins: Mapping[str, str]) -> tupl
 
 
 def _is_finite(value: Tensor) -> bool:
-    """One pass without a mask as large as the tensor: NaN wins every comparison in aminmax."""
-    wide = value.float() if value.element_size() == 1 else value  # There is no aminmax in float8.
+    """Whether all values are finite, in one pass without a mask: aminmax propagates NaN."""
+    wide = value.float() if value.element_size() == 1 else value  # aminmax does not support float8.
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(wide))
 
 
@@ -279,7 +277,7 @@ def _does_not_fit(
 ) -> WeightsError:
     own = model.state_dict()
     for names in (plan.missing, plan.misshaped):
-        names.sort(key=lambda name: not _is_inside(name, only))  # what was asked for comes first
+        names.sort(key=lambda name: not _is_inside(name, only))  # requested modules come first
     seems = fingerprint({name: tuple(value.shape) for name, value in plan.state.items()})
     mine = fingerprint({name: tuple(value.shape) for name, value in own.items()})
     parts = []
@@ -310,14 +308,14 @@ def _hint(plan: Plan, own: Mapping[str, Tensor], seems: Fingerprint, mine: Finge
         return "The file has decomposed kernels: build the model with decomposed=True."
     had = form_of(own)
     if form and had and _FORMS.index(had) > _FORMS.index(form):
-        return f"The model is already in {had} form, which cannot be undone: load into a newly built one."
+        return f"The model is already in {had} form, which cannot be undone: load the file into a new model."
     if seems.model and seems.model != mine.model:
         return f"Use the model {seems.model}, or another file."
     return "Use the model that the file was made for, or another file."
 
 
 def _some(what: str, names: list[str], verb: bool = True) -> str:
-    """``3 missing keys (a, b, c)``, cut to the first few."""
+    """Count and first names, such as ``3 missing keys (a, b, c)``."""
     shown = ", ".join(names[:_SHOWN_KEYS]) + (", ..." if len(names) > _SHOWN_KEYS else "")
     plural = "" if len(names) == 1 else "s"
     verb_text = (" is" if len(names) == 1 else " are") if verb else ""

@@ -26,7 +26,7 @@ from .entry import CatalogEntry, DataConfig
 Host = Literal["auto", "openmmlab", "drive"]
 
 _HASH_IN_NAME = re.compile(r"[-_]([0-9a-f]{8,64})\.[a-z.]+$")
-# As timm looks for them on the hub.
+# In the order in which timm looks for them on the hub.
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _CONNECT_SECONDS = 5.0
 
@@ -70,8 +70,8 @@ def resolve_weights(
         weights: None or ``"random"``; ``"pretrained"``; ``"auto"`` (pretrained if available, otherwise random with a
             note); a catalog name; a tag of timm (``tv_in1k``) or torchvision (``IMAGENET1K_V2``); a path.
         connect_timeout: Seconds to wait for a host to answer.
-        progress: Show progress bars on a terminal.
-        force: Download the file again even if it is cached.
+        progress: Whether to show progress bars on a terminal.
+        force: Whether to download the file again even if it is cached.
 
     Returns:
         The weights; if they have a path, the file exists.
@@ -101,14 +101,14 @@ def resolve_weights(
 
 
 def weights_path(entry: CatalogEntry, host: Host = "auto") -> Path:
-    """Where the file of a catalog entry lies in the cache, fetched or not."""
+    """Path of a catalog entry's file in the cache, whether it exists or not."""
     name = entry.filename if host != "drive" else f"{entry.name}.pth"
     return cache_dir() / "weights" / name
 
 
 def cached_path(entry: CatalogEntry) -> Path | None:
-    """The file of a catalog entry if it is in the cache, from whichever host; its digest is not checked here."""
-    if entry.hub_id:  # The hub's client keeps those, in its own cache.
+    """The cached file of a catalog entry from any host, or None; its digest is not checked."""
+    if entry.hub_id:  # The hub's client keeps these in its own cache.
         return None
     if entry.embedded:
         return entry.embedded
@@ -124,17 +124,17 @@ def fetch_entry(
     progress: bool = True,
     force: bool = False,
 ) -> Path:
-    """Bring the file of a catalog entry into the cache; embedded weights are there already.
+    """Download the file of a catalog entry into the cache; embedded weights need no download.
 
     Args:
-        entry: What to fetch.
-        host: ``"auto"``: what is in the cache, else OpenMMLab, else Google Drive where OpenMMLab does not have it.
-        connect_timeout: Seconds that an absent network may cost.
-        progress: Draw a progress bar on a terminal.
-        force: Fetch it again, even if it is there.
+        entry: Catalog entry.
+        host: Host; ``"auto"`` uses the cache, then OpenMMLab, then Google Drive for files that OpenMMLab does not have.
+        connect_timeout: Seconds to wait for the host to answer.
+        progress: Whether to show a progress bar on a terminal.
+        force: Whether to download the file again even if it is cached.
 
     Returns:
-        The file, its digest checked: the published one, or the one it had when it was fetched from Google Drive.
+        Path of the file, after checking its digest: the published one, or that of the first download from Google Drive.
 
     Raises:
         WeightsError: See :func:`replk_probe.runtime.download.fetch`.
@@ -150,12 +150,12 @@ def fetch_entry(
         return fetch(entry.url, path, entry.sha256, entry.size, progress, connect_timeout, force=force)
     if entry.drive_id is None or host == "openmmlab":
         place = f"{'in' if entry.embedded else 'on'} {entry.host}"
-        raise WeightsError(f"{entry.name} is not on {host}. It lies {place}. Fetch it from there.")
+        raise WeightsError(f"{entry.name} is not on {host}. It is {place}. Use --host auto.")
     return fetch_drive(entry.drive_id, path, None, progress, connect_timeout, force)
 
 
 def digest_in_name(path: Path) -> str | None:
-    """First digits of the SHA-256 that a file's name promises (``resnet101-63fe2227.pth``), or None."""
+    """First digits of the SHA-256 in a file's name (``resnet101-63fe2227.pth``), or None."""
     found = _HASH_IN_NAME.search(path.name)
     return found[1] if found else None
 
@@ -184,7 +184,7 @@ def _named(model: ModelId, weights: str, download: _Download) -> ResolvedWeights
         if model.kind != "factory" and entry.model != model.name:
             raise WeightsError(
                 f"The weights {entry.name} do not fit {model}. They are for {entry.model}. "
-                f"Use that model, or other weights."
+                "Use that model, or other weights."
             )
         return _from_catalog(entry, download)
     path = Path(weights).expanduser()
@@ -265,7 +265,7 @@ def _timm(model: ModelId, tag: str | None, download: _Download) -> ResolvedWeigh
 
 
 def _from_hub(cfg: Any, download: _Download) -> Path:
-    """The file that timm itself would load, through the hub's own client and cache."""
+    """The file that timm would load, through the hub's client and cache."""
     from timm.models import _hub
 
     hub: Any = _hub
@@ -275,9 +275,9 @@ def _from_hub(cfg: Any, download: _Download) -> Path:
         try:
             return Path(hub.hf_hub_download(repository, file, revision=revision or None, local_files_only=True))
         except Exception:
-            # Not in the cache: the client says so by one of several errors.
+            # The client reports a file missing from the cache by one of several errors.
             continue
-    # The client itself waits and retries for much longer.
+    # The client's own timeouts and retries are much longer.
     check_reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), download.timeout)
     failure: Exception | None = None
     more = {"force_download": True} if download.force else {}
@@ -285,7 +285,7 @@ def _from_hub(cfg: Any, download: _Download) -> Path:
         try:
             return Path(hub.hf_hub_download(repository, file, revision=revision or None, **more))
         except Exception as error:
-            # Its errors come from three libraries below it; the last one is told.
+            # Errors come from three underlying libraries; the last one is reported.
             failure = error
     reason = " ".join(str(failure).split())[:160].rstrip(".")
     raise WeightsError(
@@ -294,6 +294,6 @@ def _from_hub(cfg: Any, download: _Download) -> Path:
 
 
 def _into_torch_hub(url: str, download: _Download) -> Path:
-    """Download to where torchvision and timm look for the same file."""
+    """Download to the folder where torchvision and timm look for the file."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
     return fetch(url, path, digest_in_name(path), None, download.progress, download.timeout, force=download.force)
