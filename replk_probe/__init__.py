@@ -1,4 +1,4 @@
-"""replk-probe: how far a vision model sees, what it looks at, what its kernels learned.
+"""Measure what vision models use: effective receptive field, shape bias, kernel magnitude.
 
 Importing this package loads nothing heavy: every public name below is resolved on first use (PEP 562).
 """
@@ -8,9 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._lazy import lazy_names
+from ._version import __version__
 
 if TYPE_CHECKING:
+    from . import bench as bench
     from . import erf as erf
+    from . import errors as errors
+    from . import images as images
     from . import kernels as kernels
     from . import models as models
     from . import ops as ops
@@ -24,8 +28,6 @@ if TYPE_CHECKING:
     from .shape_bias import ShapeBiasResult as ShapeBiasResult
     from .shape_bias import measure_shape_bias as measure_shape_bias
 
-__version__ = "0.1.0.dev0"
-
 _HOME = {
     "ErfResult": "erf",
     "KernelResult": "kernels",
@@ -36,14 +38,18 @@ _HOME = {
     "measure_kernels": "kernels",
     "measure_shape_bias": "shape_bias",
 }
-_SUBPACKAGES = ("erf", "kernels", "models", "ops", "shape_bias")
+_SUBPACKAGES = ("bench", "erf", "errors", "images", "kernels", "models", "ops", "shape_bias")
 
 __all__ = [
     "ErfResult",
     "KernelResult",
     "ShapeBiasResult",
+    "__version__",
+    "bench",
     "create_model",
     "erf",
+    "errors",
+    "images",
     "kernels",
     "load_checkpoint",
     "measure_erf",

@@ -16,7 +16,7 @@ def lazy_names(
     Args:
         package: Its ``__name__``.
         home: Each public name, and the module inside the package that has it.
-        subpackages: Those that are public names themselves.
+        subpackages: Subpackages and modules that are public names themselves.
     """
     namespace = vars(sys.modules[package])
 

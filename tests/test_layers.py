@@ -61,7 +61,7 @@ class Rule:
     torch_free: bool = False
 
 
-LIGHT = ("errors", *(f"runtime.{name}" for name in LIGHT_RUNTIME))
+LIGHT = ("errors", "_version", *(f"runtime.{name}" for name in LIGHT_RUNTIME))
 RESULTS = tuple(f"{{package}}.{name}" for name in RESULT_FILES)
 PLOTS = ("*.plot", "*.plot_*")
 ANALYZERS = ("erf", "shape_bias", "kernels", "bench")
@@ -73,8 +73,8 @@ def in_analyzers(*names: str) -> tuple[str, ...]:
 
 
 RULES = (
-    Rule(("__init__.py",), ("_lazy",), torch_free=True),
-    Rule(("_lazy.py",), torch_free=True),
+    Rule(("__init__.py",), ("_lazy", "_version"), torch_free=True),
+    Rule(("_lazy.py", "_version.py"), torch_free=True),
     Rule(("__main__.py",), ("cli.main",)),
     Rule(("errors.py",), torch_free=True),
     Rule(("plot_style.py",), LIGHT, ("matplotlib", "seaborn", "numpy"), torch_free=True),
@@ -85,7 +85,7 @@ RULES = (
     Rule(("ops/*",), ("errors", "ops", "ops.*"), ("torch",)),
     Rule(
         ("models/*",),
-        (*LIGHT, "ops", "ops.*", "models", "models.*"),
+        (*LIGHT, "runtime.devices", "ops", "ops.*", "models", "models.*"),
         ("timm", "torch", "torchvision", "safetensors", "numpy", "gdown"),
     ),
     # The face of an analyzer may import everything inside it, but must not load torch for those who only read a result.
@@ -339,7 +339,7 @@ def test_the_rules_refuse(path: str, source: str) -> None:
     [
         (
             "runtime/provenance.py",
-            "import json\nfrom replk_probe import __version__\nfrom ..errors import ReplkProbeError",
+            "import json\nfrom replk_probe._version import __version__\nfrom ..errors import ReplkProbeError",
         ),
         (
             "models/architectures/replknet.py",

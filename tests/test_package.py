@@ -18,15 +18,20 @@ def test_importing_the_package_is_light() -> None:
     assert done.stdout.split() == []
 
 
-@pytest.mark.parametrize("room", ["", ".bench", ".erf", ".kernels", ".shape_bias"])
-def test_every_public_name_leads_somewhere(room: str) -> None:
-    package = importlib.import_module(f"replk_probe{room}")
-    for name in package.__all__:
-        assert getattr(package, name) is not None
-        assert name in dir(package)
-    with pytest.raises(AttributeError, match=f"module 'replk_probe{room}' has no attribute 'measure_erff'"):
+@pytest.mark.parametrize("name", ["", ".bench", ".erf", ".images", ".kernels", ".models", ".ops", ".shape_bias"])
+def test_every_public_name_leads_somewhere(name: str) -> None:
+    package = importlib.import_module(f"replk_probe{name}")
+    for public in package.__all__:
+        assert getattr(package, public) is not None
+        assert public in dir(package)
+    with pytest.raises(AttributeError, match=f"module 'replk_probe{name}' has no attribute 'measure_erff'"):
         package.measure_erff  # noqa: B018 (reading it is the test)
 
 
 def test_the_version_is_the_installed_one() -> None:
     assert importlib.metadata.version("replk-probe") == replk_probe.__version__
+
+
+def test_the_architectures_are_classes() -> None:
+    for name in ("LargeKernelConvNeXt", "LargeKernelMobileNetV2", "RepLKNet", "SLaK"):
+        assert isinstance(getattr(replk_probe.models, name), type)

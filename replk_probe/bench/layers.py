@@ -9,6 +9,7 @@ from torch import nn
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.models import create_model, reparameterize
+from replk_probe.ops import is_same_depthwise
 
 from .result import Layer
 
@@ -92,14 +93,9 @@ def layers_of_model(name: str, size: int, batch: int = 1) -> list[Layer]:
 
 
 def _is_covered(module: nn.Module) -> bool:
-    if not isinstance(module, nn.Conv2d) or module.groups == 1:
-        return False
-    kh, kw = module.kernel_size
     return (
-        module.groups == module.in_channels == module.out_channels
-        and module.stride == (1, 1)
-        and module.dilation == (1, 1)
-        and kh % 2 == kw % 2 == 1
-        and kh * kw > 1
-        and module.padding in ((kh // 2, kw // 2), "same")
+        isinstance(module, nn.Conv2d)
+        and module.groups > 1
+        and module.kernel_size != (1, 1)
+        and is_same_depthwise(module)
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import difflib
 import gc
 import importlib
 import os
@@ -16,7 +15,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from replk_probe import __version__
-from replk_probe.errors import ReplkProbeError
+from replk_probe.errors import ReplkProbeError, close_names
 
 PROGRAM = "replk-probe"
 
@@ -73,7 +72,7 @@ class LazyGroup(click.Group):
         """Find the command that ``args`` starts with, or suggest close ones."""
         # Completion parses unfinished lines; and a leading dash is an unknown option, which click reports itself.
         if not ctx.resilient_parsing and args[0] not in COMMANDS and not args[0].startswith("-"):
-            close = difflib.get_close_matches(args[0], COMMANDS)
+            close = close_names(args[0], COMMANDS)
             hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else f"Commands: {', '.join(COMMANDS)}."
             ctx.fail(f"No such command {args[0]!r}. {hint}")
         return super().resolve_command(ctx, args)

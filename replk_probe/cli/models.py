@@ -1,4 +1,4 @@
-"""`replk-probe models`: what can be measured, and how large it is."""
+"""`replk-probe models`: list the models with their sizes and weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-# From timm: what the papers on large kernels compare with.
+# Models of timm that the papers on large kernels compare with.
 _BASELINES = (
     "resnet101",
     "resnet152",
@@ -23,20 +23,20 @@ _BASELINES = (
     "deit_base_patch16_224",
     "vit_base_patch16_224",
 )
-# Building one of timm's models to count it takes about half a second.
+# Building one of timm's models to count its parameters takes about half a second.
 _MOST_COUNTED = 40
-# Of the columns between the name and the weights: family, kernels, parameters, merged, MACs, pixels.
+# Widths of the columns between name and weights: family, kernels, parameters, merged, MACs, pixels.
 _WIDTHS = (27, 11, 7, 7, 7, 3)
 
 
 @click.command()
 @click.argument("pattern", required=False)
-@click.option("--json", "as_json", is_flag=True, help="As JSON, with every number in full.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON with exact numbers.")
 def command(pattern: str | None, as_json: bool) -> None:
-    """List the models of this package and the papers' baselines, or every model that matches PATTERN.
+    """List the models of this package and the papers' baselines, or all models that match PATTERN.
 
-    PATTERN may hold wildcards and reaches all of timm ('*resnet50*'). Sizes are those of the default input; MACs are
-    counted after merging where that makes the model cheaper. Beside these names, every command takes
+    PATTERN may contain wildcards and is matched against all models of timm ('*resnet50*'). MACs are counted for the
+    default input size, after merging if that makes the model cheaper. In addition to these names, every command accepts
     torchvision:NAME, package.module:factory and path/to/file.py:factory.
     """
     from replk_probe.models.summary import describe, matching_models
@@ -48,10 +48,12 @@ def command(pattern: str | None, as_json: bool) -> None:
         return
     widths = (max(map(len, names)), *_WIDTHS)
     _echo_row(("name", "family", "kernels", "params", "merged", "MACs", "px", "weights"), widths)
-    for name in names:  # one by one: each takes a moment to count
+    for name in names:  # printed one by one, because counting takes time
         _echo_row(_cells(describe(name, count=counted)), widths)
     if not counted:
-        click.echo(f"{len(names)} models: parameters and MACs are counted for {_MOST_COUNTED} or fewer.", err=True)
+        click.echo(
+            f"{len(names)} models: parameters and MACs are only counted for lists of up to {_MOST_COUNTED}.", err=True
+        )
 
 
 def _echo_row(cells: Sequence[str], widths: Sequence[int]) -> None:

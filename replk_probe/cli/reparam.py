@@ -1,4 +1,4 @@
-"""`replk-probe reparam`: the branches in a weights file merged into one kernel each, or its tensors renamed."""
+"""`replk-probe reparam`: merge the branches in a weights file, or rename its tensors."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--model", required=True, metavar="NAME", help="The model that CHECKPOINT is for.")
+@click.option("--model", required=True, metavar="NAME", help="Model that CHECKPOINT belongs to.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT.safetensors", help="The new file."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="OUT.safetensors",
+    help="Path of the new file.",
 )
 @click.option(
     "--to",
@@ -25,18 +30,18 @@ if TYPE_CHECKING:
     type=click.Choice(["official", "replk-probe", "timm"]),
     default="replk-probe",
     show_default=True,
-    help="Names of the tensors. official: as in the code of RepLKNet's and SLaK's authors. replk-probe: as in the "
-    "model here. timm: as in timm's ConvNeXt, for a merged SLaK or large-kernel ConvNeXt.",
+    help="Naming scheme of the tensors. official: the code of RepLKNet's and SLaK's authors. replk-probe: this "
+    "package. timm: timm's ConvNeXt, for a merged SLaK or large-kernel ConvNeXt.",
 )
-@click.option("--no-merge", is_flag=True, help="Only rename; branches stay what they are.")
-@click.option("--ema", is_flag=True, help="Take the averaged entry (model_ema) of CHECKPOINT.")
-@click.option("--force", is_flag=True, help="Replace OUT if it is there.")
+@click.option("--no-merge", is_flag=True, help="Only rename tensors, without merging branches.")
+@click.option("--ema", is_flag=True, help="Read the averaged entry (model_ema) of CHECKPOINT.")
+@click.option("--force", is_flag=True, help="Overwrite OUT if it exists.")
 def command(checkpoint: Path, model: str, output: Path, scheme: str, no_merge: bool, ema: bool, force: bool) -> None:
     """Merge the branches in the weights file CHECKPOINT and write the result.
 
-    Each large kernel, the smaller ones beside it and their batch norms become one convolution, which computes the same
-    faster. That it does is verified in float64 on a random image, with the new file read back, before the file is kept.
-    The other commands read it with --weights, whatever its names.
+    Each large kernel, its parallel branches and their batch norms become one convolution, which gives the same result
+    in less time. Before the new file is kept, it is read back and its outputs are verified in float64 on a random
+    image. The other commands read it with --weights, whatever its naming scheme.
     """
     check_writable(output.parent)
 
@@ -57,28 +62,30 @@ def command(checkpoint: Path, model: str, output: Path, scheme: str, no_merge: b
 
 
 def _lines(report: ReparamReport) -> list[str]:
-    """What was done, for the terminal."""
+    """Lines for the terminal."""
     source, written = report.source, report.written
     form = "" if source.form is None else f", {source.form} form"
     naming = "replk-probe" if source.naming == "own" else source.naming
     lines = [f"read:     {source.path}: {source.title}{form}, names: {naming}"]
     if source.dropped:
         lines.append(
-            f"left out: what has no place in the model: {', '.join(source.dropped[:3])}, ... "
-            f"({len(source.dropped)} in all)"
+            f"dropped:  {len(source.dropped)} names without a counterpart in the model: {', '.join(source.dropped[:3])}"
+            + (", ..." if len(source.dropped) > 3 else "")
         )
     if source.note:
         lines.append(f"note:     {source.note}")
     if report.merging is not None:
         before, after = report.parameters
         if report.convolutions > report.layers:
-            lines.append(f"merged:   {report.convolutions} convolutions in {report.layers} layers, into one in each")
+            lines.append(f"merged:   {report.convolutions} convolutions in {report.layers} layers, into one per layer")
         else:
-            lines.append(f"merged:   no branches, but the batch norms of {report.layers} layers with their kernels")
+            lines.append(
+                f"merged:   the batch norms of {report.layers} layers into their kernels; there are no branches"
+            )
         lines.append(f"          {before:,} parameters before, {after:,} after")
         lines.append(f"          in float64: {_difference(report.merging)}")
     size = "x".join(map(str, report.image_shape))
-    lines.append(f"verified: file read back, random image {size}, float64:")
+    lines.append(f"verified: new file read back, random image {size}, float64:")
     lines.append(f"          {_difference(report.rounding)}")
     lines.append(f"written:  {written.path}, names: {report.scheme}, sha256 {written.sha256[:8]}")
     if report.timm_model:

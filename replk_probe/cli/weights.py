@@ -1,4 +1,4 @@
-"""`replk-probe weights`: the catalog of published weights, fetching them, and telling what a file is."""
+"""`replk-probe weights`: list and fetch published weights, and identify weights files."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from replk_probe.errors import WeightsError
 def command() -> None:
     """List, fetch and verify pretrained weights.
 
-    Files go to the folder named by REPLK_PROBE_CACHE, else to the platform's cache folder. Weights of timm and
-    torchvision go where those packages keep theirs. The small models trained on synthetic data are a part of this
-    package.
+    Files are stored in the folder REPLK_PROBE_CACHE, or else in the platform's cache folder. Weights of timm and
+    torchvision are stored in the caches of these packages. The weights of the small models trained on synthetic data
+    are included in this package.
     """
 
 
 @command.command("list")
 @click.argument("pattern", default="*")
-@click.option("--json", "as_json", is_flag=True, help="Everything that is known, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print all fields as JSON.")
 def list_weights(pattern: str, as_json: bool) -> None:
     """List the catalog, or the weights whose name matches PATTERN (such as 'slak*').
 
-    With a PATTERN, the weights that timm publishes are listed too: 'swin_tiny*'.
+    With a PATTERN, weights published by timm are listed as well (such as 'swin_tiny*').
     """
     from replk_probe.models.weights.catalog import catalog_entries, hub_entries
     from replk_probe.models.weights.embedded import training_record
@@ -68,9 +68,11 @@ def list_weights(pattern: str, as_json: bool) -> None:
     if any(entry.host == "Google Drive" for entry in entries):
         click.echo("Files on Google Drive need: pip install gdown")
     if len(entries) > len(own):
-        click.echo("Weights: timm's are published at https://huggingface.co/timm; --json tells the origin of each")
+        click.echo(
+            "Weights: those of timm are published at https://huggingface.co/timm; --json shows the origin of each"
+        )
     elif pattern == "*":
-        click.echo("Weights of timm are listed by name: replk-probe weights list 'swin_tiny*'")
+        click.echo("To list weights of timm, pass a pattern: replk-probe weights list 'swin_tiny*'")
 
 
 @command.command("fetch")
@@ -80,33 +82,37 @@ def list_weights(pattern: str, as_json: bool) -> None:
     type=click.Choice(["auto", "openmmlab", "drive"]),
     default="auto",
     show_default=True,
-    help="Where to get it from, if there is a choice.",
+    help="Host to download from, for weights with several.",
 )
 @click.option(
     "--connect-timeout",
     type=click.FloatRange(min=0, min_open=True),
     default=15.0,
     show_default=True,
-    help="Seconds to wait for the first answer.",
+    help="Seconds to wait for the host to answer.",
 )
-@click.option("--force", is_flag=True, help="Fetch it again, even if it is there.")
+@click.option("--force", is_flag=True, help="Download the file again even if it is cached.")
 def fetch_weights(name: str, host: str, connect_timeout: float, force: bool) -> None:
-    """Fetch the weights called NAME into the cache and print their path.
+    """Download the weights NAME into the cache and print their path.
 
-    NAME is a name from 'weights list', or a model: one of the catalog, of timm, or torchvision:NAME. An interrupted
-    download goes on where it stopped; a file that is there and has the right digest is not fetched again.
+    NAME is a name from 'weights list', or a model of the catalog, of timm or of torchvision (torchvision:NAME). An
+    interrupted download is resumed; a cached file with the right digest is not downloaded again.
     """
+    from replk_probe.models.model_id import ModelId
     from replk_probe.models.weights.catalog import CATALOG, default_entry, find_entry, hub_entries
     from replk_probe.models.weights.resolve import fetch_entry, resolve_weights
     from replk_probe.runtime.atomic_files import sha256_of
 
     entry = CATALOG.get(name) or default_entry(name)
-    if entry is None and host == "auto" and _is_model(name):
-        resolved = resolve_weights(name, "pretrained", connect_timeout=connect_timeout, force=force)
-        path = resolved.path
-        published = hub_entries(resolved.source.removeprefix("timm:")) if resolved.kind == "timm" else ()
-        click.echo(f"{resolved.source}" + "".join(f": {entry.provenance}" for entry in published), err=True)
-        for licence in [entry.licence for entry in published] or ["see the publication that torchvision names"]:
+    model = ModelId.parse(name)
+    # A tagged name of one of our models is meant for the catalog.
+    is_model = model.kind == "torchvision" or (model.is_registered and not (model.tag and model.is_own))
+    if entry is None and host == "auto" and is_model:
+        resolved = resolve_weights(model, "pretrained", connect_timeout=connect_timeout, force=force)
+        path, source = resolved.path, resolved.info.source
+        published = hub_entries(source.removeprefix("timm:")) if model.kind == "registry" else ()
+        click.echo(f"{source}" + "".join(f": {entry.provenance}" for entry in published), err=True)
+        for licence in [entry.licence for entry in published] or ["see the documentation of torchvision"]:
             click.echo(f"licence: {licence}", err=True)
     else:
         entry = find_entry(name)
@@ -123,14 +129,14 @@ def fetch_weights(name: str, host: str, connect_timeout: float, force: bool) -> 
 
 @command.command("verify")
 @click.argument("path")
-@click.option("--ema", is_flag=True, help="Look at the averaged entry of the file.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--ema", is_flag=True, help="Read the averaged entry of the file (model_ema).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify_weights(path: str, ema: bool, as_json: bool) -> None:
-    """Tell what the weights file PATH is: digest, catalog entry, family, form.
+    """Identify the weights file PATH: digest, catalog entry, architecture, form.
 
-    PATH may also be a catalog name, for the file in the cache. Exit status 1 if the file cannot be used,
-    if it holds NaN or infinite numbers, or if its digest is not the one that its name promises or that was noted when
-    it was fetched.
+    PATH may also be a catalog name, for the cached file. The exit status is 1 if the file cannot be used, if it
+    contains NaN or infinite values, or if its digest differs from the one in its name or from the one recorded
+    when it was downloaded.
     """
     from replk_probe.models.checkpoints.load import inspect_checkpoint, non_finite_error
     from replk_probe.models.weights.catalog import CATALOG, entries_with_digest
@@ -152,9 +158,9 @@ def verify_weights(path: str, ema: bool, as_json: bool) -> None:
         "catalog": matches,
         "name_promises": promised,
         "fetched_as": fetched,
-        "family": info.fingerprint.title,
-        "model": info.fingerprint.model,
-        "form": info.fingerprint.form,
+        "family": info.title,
+        "model": info.model,
+        "form": info.form,
         "naming": info.naming,
         "wrapper": info.wrapper,
         "averaged": info.averaged,
@@ -170,24 +176,13 @@ def verify_weights(path: str, ema: bool, as_json: bool) -> None:
                 click.echo(f"{key.replace('_', ' ') + ':':<15}{value}")
     if promised and not info.sha256.startswith(promised):
         raise WeightsError(
-            f"{file.name} is not the file that its name promises. Its SHA-256 starts with {info.sha256[:8]} and not "
-            f"with {promised}. Fetch it again."
+            f"{file.name} is not the file that its name states. Its SHA-256 starts with {info.sha256[:8]} instead of "
+            f"{promised}. Fetch it again."
         )
     if fetched and info.sha256 != fetched:
         raise WeightsError(
-            f"{file.name} is not the file that was fetched. Its SHA-256 starts with {info.sha256[:8]} and started "
-            f"with {fetched[:8]}. Fetch it again."
+            f"{file.name} has changed since it was fetched. Its SHA-256 starts with {info.sha256[:8]} instead of "
+            f"{fetched[:8]}. Fetch it again."
         )
     if info.not_finite:
         raise non_finite_error(file, info.not_finite)
-
-
-def _is_model(name: str) -> bool:
-    """Whether the name is a model's; a dotted name of ours is meant for the catalog."""
-    import timm
-
-    from replk_probe.models.model_id import TORCHVISION, is_own_model
-
-    if name.startswith(TORCHVISION):
-        return True
-    return bool(timm.is_model(name)) and not ("." in name and is_own_model(name))

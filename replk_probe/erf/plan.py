@@ -23,7 +23,7 @@ from replk_probe.models.factory import statistics_note
 from replk_probe.models.inference.copying import on_device
 from replk_probe.models.inference.input_gradient import methods_used
 from replk_probe.models.inference.prepare import backend_of, check_precision
-from replk_probe.models.model_id import name_of
+from replk_probe.models.model_id import check_network, name_of
 from replk_probe.runtime.checkpoint import Checkpoint, discard
 from replk_probe.runtime.devices import (
     device_label,
@@ -88,6 +88,7 @@ def plan_erf(
 
     Args and errors are those of :func:`~replk_probe.measure_erf`.
     """
+    check_network(model, or_name=True)
     thresholds = check_thresholds(thresholds)
     check_precision(precision)
     check_seed(seed)

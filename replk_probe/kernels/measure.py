@@ -137,7 +137,7 @@ def plan_kernels(
         label = name or model
         network = create_partly(model, weights, lambda skeleton: _needed(skeleton, specs), seed=seed, ema=ema)
     else:
-        check_network(model)
+        check_network(model, or_name=True)
         label, network = name or name_of(model), model
     layers = find_layers(network, specs)
     norms = _norms_of(network, layers)

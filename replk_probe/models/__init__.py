@@ -1,4 +1,4 @@
-"""Models: RepLKNet, SLaK and related architectures in timm's registry, weights, re-parameterization, layer names.
+"""RepLKNet, SLaK and related architectures in timm's registry, their weights, re-parameterization and layer names.
 
 Importing this package registers the models, so that ``timm.create_model("replknet31b")`` works.
 """
@@ -13,9 +13,10 @@ from .architectures.slak import SLaK
 from .checkpoints.load import CheckpointReport
 from .convert_checkpoint import ReparamReport, reparam_checkpoint
 from .equivalence import Difference
-from .factory import DataConfig, attach_weights_info, create_model, data_config, load_checkpoint, weights_info
+from .factory import attach_weights_info, create_model, data_config, load_checkpoint, weights_info
 from .layers.reparam import fuse_bn, fuse_conv_bn, merge_branches, reparameterize
 from .stages import LayerRef, ProbeSpec, final_layer, large_kernel_layers, probe_spec, resolve_layer
+from .weights.entry import DataConfig
 
 __all__ = [
     "CheckpointReport",

@@ -1,11 +1,9 @@
-"""From a name to what builds the network: timm's registry, torchvision, code of the user's."""
+"""Finding the builder of a model: timm's registry, torchvision, or the user's own code."""
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,39 +16,35 @@ from typing import Any
 import timm
 from torch import nn
 
-from replk_probe.errors import InvalidInputError, ReplkProbeError, UnknownModelError
+from replk_probe.errors import InvalidInputError, ReplkProbeError, UnknownModelError, close_hint
 
-from .model_id import TORCHVISION, is_own_model
+from .model_id import ModelId
 
-# These two renormalise their input whenever torchvision itself loads their weights.
-_RENORMALISING = ("googlenet", "inception_v3")
-# Prefixes of timm's for models outside its registry. hf_hub could be a module of the user's, but for the slash.
-_HUB = re.compile("hf-hub:|local-dir:|hf_hub:.*/")
+# torchvision makes these two renormalize their input when it loads their weights.
+_RENORMALIZING = ("googlenet", "inception_v3")
 
 
-def builder_of(name: str) -> Callable[[dict[str, Any]], nn.Module]:
-    """What builds the network of that name, given options; user code is not imported before that."""
-    if name.startswith(TORCHVISION):
-        return _torchvision_builder(name.removeprefix(TORCHVISION))
-    if _HUB.match(name):
-        raise _on_a_hub(name)
-    if ":" in name:
-        return partial(build_from_factory, name)
-    if not _is_registered(name):
-        raise _unknown(name)
-    # timm leaves out options that are None, but small_kernel=None is one.
-    plain = is_own_model(name) and "." not in name
-    return partial(_built, name, timm.models.model_entrypoint(name) if plain else partial(timm.create_model, name))
+def builder_of(model: ModelId) -> Callable[[dict[str, Any]], nn.Module]:
+    """The callable that builds a model from its options; user code is only imported when it is called.
+
+    Raises:
+        UnknownModelError: The registry or torchvision has no such model, or it is a model of a hub.
+    """
+    if model.kind == "torchvision":
+        return _torchvision_builder(model)
+    if model.kind == "hub":
+        raise _on_a_hub(model)
+    if model.kind == "factory":
+        return partial(build_from_factory, model)
+    if not model.is_registered:
+        raise _unknown(model)
+    # timm drops options that are None, and small_kernel=None is a valid option.
+    plain = model.is_own and model.tag is None
+    build = timm.models.model_entrypoint(model.name) if plain else partial(timm.create_model, model.name)
+    return partial(_built, model, build)
 
 
-def _is_registered(name: str) -> bool:
-    """Whether timm knows the name, its tag included if there is one."""
-    if not timm.is_model(name):
-        return False
-    return "." not in name or name in timm.list_models(f"{name.partition('.')[0]}.*", include_tags=True)
-
-
-def _built(name: str, build: Any, overrides: dict[str, Any]) -> nn.Module:
+def _built(name: ModelId, build: Any, overrides: dict[str, Any]) -> nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -60,92 +54,68 @@ def _built(name: str, build: Any, overrides: dict[str, Any]) -> nn.Module:
     except Exception as error:
         given = ", ".join(f"{key}={value!r}" for key, value in overrides.items()) or "its defaults"
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InvalidInputError(f"Cannot build {name} with {given}. Its builder says: {reason[:300]}") from error
+        raise InvalidInputError(f"Cannot build {name} with {given}. The builder raised: {reason[:300]}") from error
     return model
 
 
-def _torchvision_builder(name: str) -> Callable[[dict[str, Any]], nn.Module]:
-    models = torchvision_models()
-    known = models.list_models(module=models)
+def _torchvision_builder(model: ModelId) -> Callable[[dict[str, Any]], nn.Module]:
+    from torchvision import models
+
+    registry: Any = models
+    name, known = model.architecture, registry.list_models(module=models)
     if name not in known:
-        close = difflib.get_close_matches(name.lower(), known, n=3)
-        hint = f"close: {', '.join(close)}" if close else f"there are {len(known)}, such as {', '.join(known[:3])}"
-        raise UnknownModelError(
-            f"Unknown model '{TORCHVISION}{name}'. torchvision has no classifier of that name ({hint})."
-        )
-    defaults = {"transform_input": True} if name in _RENORMALISING else {}
-    build = partial(models.get_model, name, weights=None, **defaults)
-    return partial(_built, f"{TORCHVISION}{name}", build)
+        hint = close_hint(name, known) or f" (there are {len(known)}, such as {', '.join(known[:3])})"
+        raise UnknownModelError(f"Unknown model '{model}'. torchvision has no classifier of that name{hint}.")
+    defaults = {"transform_input": True} if name in _RENORMALIZING else {}
+    return partial(_built, model, partial(registry.get_model, name, weights=None, **defaults))
 
 
-def torchvision_models() -> Any:
-    """The module ``torchvision.models``, imported on first use."""
-    import torchvision
-
-    return torchvision.models
-
-
-def _on_a_hub(name: str) -> UnknownModelError:
-    prefix, _, place = name.partition(":")
-    known = place.rpartition("/")[2]
-    hint = f"it is {known!r}" if known and _is_registered(known) else "'replk-probe models' lists them"
+def _on_a_hub(model: ModelId) -> UnknownModelError:
+    known = ".".join(filter(None, (model.architecture, model.tag)))
+    hint = f"it is {known!r}" if ModelId.parse(known).is_registered else "'replk-probe models' lists them"
     return UnknownModelError(
-        f"Unknown model {name!r}. Models of a hub are not supported by the prefix '{prefix}:'. "
-        f"Give the name that timm has for the model ({hint}), and its file as the weights."
+        f"Unknown model '{model}'. The hub prefix '{model.source}:' is not supported. "
+        f"Give the model's name in timm's registry ({hint}) and pass its file as the weights."
     )
 
 
-def _unknown(name: str) -> UnknownModelError:
-    if name.endswith(".py"):
-        return UnknownModelError(
-            f"Unknown model {name!r}. A file needs the name of a function in it: '{name}:FUNCTION'."
-        )
-    arch = name.partition(".")[0]
+def _unknown(model: ModelId) -> UnknownModelError:
+    name, arch = model.name, model.architecture
     if arch != name and timm.is_model(arch):
         tags = [tagged for tagged in timm.list_models(f"{arch}.*", include_tags=True) if "." in tagged]
-        hint = f"It comes as {', '.join(tags[:6])}" if tags else f"Ask for {arch!r} and choose its weights apart"
+        hint = (
+            f"Choose from {', '.join(tags[:6])}" if tags else f"Use the model {arch!r} and choose its weights by name"
+        )
         return UnknownModelError(f"Unknown model {name!r}. {arch} has no weights with that tag. {hint}.")
-    # Papers write RepLKNet-31B, SLaK-T: compare without case and punctuation.
-    plain = {_plain(known): known for known in timm.list_models()}
-    close = [plain[match] for match in difflib.get_close_matches(_plain(name), plain, n=3)]
-    hint = f" (close: {', '.join(close)})" if close else ""
+    hint = close_hint(name, timm.list_models())
     return UnknownModelError(
         f"Unknown model {name!r}. No builder has that name{hint}. List them with 'replk-probe models'."
     )
 
 
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
-
-
-def build_from_factory(name: str, overrides: dict[str, Any]) -> nn.Module:
-    """Import the code, call the factory, and see that a network comes out.
+def build_from_factory(model_id: ModelId, overrides: dict[str, Any]) -> nn.Module:
+    """Import the code, call the factory and check that it returns a network.
 
     Args:
-        name: ``"package.module:factory"`` or ``"path/to/file.py:factory"``. Modules are looked for in the current
-            folder as well, and a file may import its neighbours. The factory may be an attribute of an attribute.
+        model_id: Name of a factory. Modules are also searched for in the current folder, and a file may import modules
+            from its own folder. The factory may be an attribute of an attribute.
         overrides: Keyword arguments of the factory.
 
     Raises:
-        UnknownModelError: No such file, module or attribute, or the code cannot be imported.
-        InvalidInputError: The factory raises, or returns something else.
+        UnknownModelError: There is no such file, module or attribute, or the code cannot be imported.
+        InvalidInputError: The factory raises, or does not return an ``nn.Module``.
     """
-    source, _, attribute = name.rpartition(":")
+    name, source = model_id.name, model_id.source
     path = Path(source).expanduser()
     is_file = source.endswith(".py")
-    if not source or not attribute:
-        raise UnknownModelError(
-            f"Unknown model {name!r}. One side of the colon is empty. Write package.module:factory or "
-            "path/to/file.py:factory."
-        )
     if is_file and not path.is_file():
         raise UnknownModelError(f"Unknown model {name!r}. There is no file {source}. Check the path.")
     with _importable(path.resolve().parent if is_file else Path.cwd()):
         try:
             module = _import_file(path) if is_file else importlib.import_module(source)
         except (Exception, SystemExit) as error:  # the user's code, which may raise anything
-            raise UnknownModelError(f"Unknown model {name!r}. Importing {source} fails: {_reason(error)}") from error
-        factory = _attribute(module, attribute, name)
+            raise UnknownModelError(f"Unknown model {name!r}. Importing {source} raised {_reason(error)}") from error
+        factory = _attribute(module, model_id.architecture, name)
         if isinstance(factory, nn.Module) and not overrides:
             return factory
         if not callable(factory):
@@ -155,15 +125,15 @@ def build_from_factory(name: str, overrides: dict[str, Any]) -> nn.Module:
         try:
             model = factory(**overrides)
         except (Exception, SystemExit) as error:  # the user's code, which may raise anything
-            raise InvalidInputError(f"{name} fails to build the model: {_reason(error)}") from error
+            raise InvalidInputError(f"{name} failed to build the model. It raised {_reason(error)}") from error
     if not isinstance(model, nn.Module):
-        raise InvalidInputError(f"{name} returns {_kind(model)}. It has to return an nn.Module.")
+        raise InvalidInputError(f"{name} returns {_kind(model)}. It must return an nn.Module.")
     return model
 
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """Let ``import`` look into a folder, after everything that is installed."""
+    """Append a folder to the import path."""
     before = list(sys.path)
     sys.path.append(str(folder))
     try:
@@ -173,12 +143,12 @@ def _importable(folder: Path) -> Iterator[None]:
 
 
 def _import_file(path: Path) -> ModuleType:
-    # A name of its own: the file must not stand in for an installed package of the same name.
+    # The prefix keeps the file from shadowing an installed package of the same name.
     spec = importlib.util.spec_from_file_location(f"_replk_probe_file_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickles look their module up
+    sys.modules[spec.name] = module  # dataclasses and pickle look up their module
     try:
         spec.loader.exec_module(module)
     except BaseException:
@@ -192,8 +162,7 @@ def _attribute(module: ModuleType, attribute: str, name: str) -> Any:
     for part in attribute.split("."):
         if not hasattr(found, part):
             names = [key for key in dir(found) if not key.startswith("_")]
-            close = difflib.get_close_matches(part, names, n=3)
-            hint = f" (close: {', '.join(close)})" if close else ""
+            hint = close_hint(part, names)
             kind = _kind(found)
             raise UnknownModelError(
                 f"Unknown model {name!r}. {kind[0].upper()}{kind[1:]} has no attribute {part!r}{hint}."

@@ -1,4 +1,4 @@
-"""Weights files rewritten: branches merged, tensors renamed; no file is kept that computes something else."""
+"""Rewriting weights files: merging branches and renaming tensors, with the result verified before it is kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from replk_probe import __version__
+from replk_probe._version import __version__
 from replk_probe.errors import InvalidInputError, WeightsError
 from replk_probe.runtime.atomic_files import atomic_path
 from replk_probe.runtime.progress import progress as progress_bar
@@ -23,8 +23,8 @@ from .equivalence import Difference, largest_difference, outputs_of, random_imag
 from .factory import create_model
 from .layers.reparam import MERGE_METHODS, Mergeable, reparameterize
 
-# Relative differences above which nothing is written. Merging is computed in float64; then weights are rounded to the
-# dtype of the file, which is felt most where branches of opposite signs are summed.
+# Relative differences above which nothing is written. Merging is computed in float64; rounding to the dtype of the file
+# then matters most where branches of opposite signs are summed.
 _MERGING = 1e-9
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}
 _ROUNDING_HALF = 5e-2
@@ -33,19 +33,19 @@ _MERGED = ("merged", "merged+fused")
 
 @dataclass(frozen=True)
 class ReparamReport:
-    """What a weights file was, and what was written.
+    """The file that was read and the file that was written.
 
     Attributes:
-        source: The file that was read.
-        written: The new file, as it was read back.
-        scheme: How its tensors are called: ``"official"``, ``"replk-probe"`` or ``"timm"``.
-        layers: How many layers were merged.
-        convolutions: How many convolutions they consisted of.
-        parameters: Of the network, before and after.
-        image_shape: Of the random image, ``(1, C, H, W)``.
-        merging: How far outputs are from those before, before the weights were rounded; None where nothing was merged.
-        rounding: The same with the new file.
-        timm_model: The call that builds the network in timm, where the file has timm's names.
+        source: Report on the file that was read.
+        written: Report on the new file, after reading it back.
+        scheme: Naming scheme of its tensors: ``"official"``, ``"replk-probe"`` or ``"timm"``.
+        layers: Number of layers that were merged.
+        convolutions: Number of convolutions in these layers before merging.
+        parameters: Number of parameters of the network before and after.
+        image_shape: Shape of the random image, ``(1, C, H, W)``.
+        merging: Difference from the original outputs before the weights are rounded, or None if nothing was merged.
+        rounding: Difference from the original outputs with the new file.
+        timm_model: Call that builds the network in timm, if the file has timm's names.
     """
 
     source: CheckpointReport
@@ -71,32 +71,31 @@ def reparam_checkpoint(
     force: bool = False,
     progress: bool = False,
 ) -> ReparamReport:
-    """Merge the branches in a weights file, or rename its tensors alone, and write the result as safetensors.
+    """Merge the branches in a weights file, or only rename its tensors, and write the result as safetensors.
 
-    Each large kernel, the branches beside it and their batch norms become one convolution with bias, computed in
-    float64 and rounded to the dtype of the file; all other tensors stay as they are, bit for bit. Before merging, after
-    it, and with the new file, the network is run in float64 on one random image of the size that it is for.
+    Each large kernel, its parallel branches and their batch norms become one convolution with bias, computed in
+    float64 and rounded to the dtype of the file; all other tensors keep their exact values. Before merging, after
+    merging and with the new file, the network is run in float64 on one random image of its input size.
 
     Args:
-        path: The file, in any form that :func:`~replk_probe.models.load_checkpoint` reads.
-        output: The new file, ``*.safetensors``.
+        path: Path of the file, in any form that :func:`~replk_probe.models.load_checkpoint` reads.
+        output: Path of the new file, ``*.safetensors``.
         model: Name of the network, as for :func:`~replk_probe.models.create_model`.
-        scheme: How tensors are to be called. ``"official"``: as in the code of RepLKNet's and SLaK's authors;
-            ``"replk-probe"``: as in the model; ``"timm"``: as in timm's ConvNeXt, which a merged SLaK or large-kernel
-            ConvNeXt is.
-        merge: Merge the branches; otherwise only names change.
-        ema: Take the averaged entry of the file.
-        force: Replace ``output`` if it is there.
-        progress: Draw a bar on a terminal.
+        scheme: Naming scheme of the new file. ``"official"``: as in the code of RepLKNet's and SLaK's authors;
+            ``"replk-probe"``: as in the model; ``"timm"``: as in timm's ConvNeXt, for a merged SLaK or large-kernel
+            ConvNeXt.
+        merge: Whether to merge the branches; otherwise only names change.
+        ema: Whether to read the averaged entry of the file.
+        force: Whether to overwrite ``output`` if it exists.
+        progress: Whether to show a progress bar on a terminal.
 
     Returns:
-        What was done, and the differences that were found.
+        A report on both files and on the differences found.
 
     Raises:
-        WeightsError: The file cannot be read, does not fit the model, is merged already, or computes something else
-            afterwards.
-        InvalidInputError: There is nothing to merge, the family has no such names, or ``output`` cannot be written.
-        UnknownModelError: The name leads to no model.
+        WeightsError: The file cannot be read, does not fit the model or is already merged, or its outputs would change.
+        InvalidInputError: There is nothing to merge, the scheme does not apply, or ``output`` cannot be written.
+        UnknownModelError: There is no model of this name.
     """
     path, output = Path(path), Path(output)
     _check_output(path, output, force=force)
@@ -120,11 +119,11 @@ def reparam_checkpoint(
         if merge:
             reparameterize(network)
             merging = largest_difference(expected, outputs_of(network, image, layers, bar.update))
-            _refuse_above(_MERGING, merging, path, "Please report this, with the name of the model.")
+            _refuse_above(_MERGING, merging, path, "Please report this with the name of the model.")
         tensors = _rounded(network.state_dict(), names, source.dtypes)
         parameters_after = _parameters(network)
         timm_model = timm_call(network) if scheme == "timm" else None
-        del network  # the next one is as large
+        del network  # the next network is as large
 
         metadata = {
             "replk_probe_version": __version__,
@@ -159,35 +158,35 @@ def reparam_checkpoint(
 def _check_output(path: Path, output: Path, *, force: bool) -> None:
     if output.suffix != ".safetensors":
         raise InvalidInputError(
-            f"Cannot write {output}. Weights are written as safetensors only, which holds no code. Name it "
-            f"{output.with_suffix('.safetensors').name}; torch.save(safetensors.torch.load_file(...), ...) makes a "
-            ".pth of it."
+            f"Cannot write {output}. Weights are only written as safetensors, which contains no code. Name it "
+            f"{output.with_suffix('.safetensors').name}; torch.save(safetensors.torch.load_file(...), ...) converts it "
+            "to .pth."
         )
     if output.is_dir():
-        raise InvalidInputError(f"Cannot write {output}. It is a folder. Give the name of a file in it.")
+        raise InvalidInputError(f"Cannot write {output}. It is a folder. Pass the path of a file in it.")
     if not output.exists():
         return
     if path.exists() and output.samefile(path):
-        raise InvalidInputError(f"Cannot write {output}. It is the file that is read. Choose another name.")
+        raise InvalidInputError(f"Cannot write {output}. It is the input file. Choose another name.")
     if not force:
-        raise InvalidInputError(f"Cannot write {output}. There is such a file already. Pass --force to replace it.")
+        raise InvalidInputError(f"Cannot write {output}. The file exists. Pass --force to overwrite it.")
 
 
 def _check_form(source: CheckpointReport, scheme: str, *, merge: bool) -> None:
     if merge and source.form in _MERGED:
         raise WeightsError(
-            f"{source.path.name} is merged already. It is in {source.form} form, which has no branches. Use it as it "
-            "is, or convert its names alone with --no-merge."
+            f"{source.path.name} is already merged. It is in {source.form} form, which has no branches. Use it as it "
+            "is, or only rename its tensors with --no-merge."
         )
     if scheme == "timm" and source.form == "train" and not merge:
         raise InvalidInputError(
-            f"{source.path.name} cannot have timm's names as it is. Where it has branches, timm's ConvNeXt has one "
-            "convolution. Leave out --no-merge."
+            f"{source.path.name} cannot use timm's names before merging. Where it has branches, timm's ConvNeXt has "
+            "one convolution. Leave out --no-merge."
         )
 
 
 def _mergeable_layers(network: nn.Module) -> list[str]:
-    """Paths of the outermost layers with branches, or with a batch norm of their own."""
+    """Paths of the outermost layers that have branches or a batch norm to merge."""
     found: list[str] = []
     for path, module in network.named_modules():
         if isinstance(module, Mergeable) and not any(path.startswith(f"{outer}.") for outer in found):
@@ -198,12 +197,12 @@ def _mergeable_layers(network: nn.Module) -> list[str]:
 def _nothing_to_merge(network: nn.Module, model: str) -> InvalidInputError:
     if any(hasattr(module, name) for module in network.modules() for name in MERGE_METHODS):
         return InvalidInputError(
-            f"{model} cannot be merged here. It merges its branches by code of its own. For timm's models that is "
+            f"{model} cannot be merged here. It has its own code for merging branches. For timm's models, use "
             "timm.utils.reparameterize_model(model)."
         )
     return InvalidInputError(
         f"{model} has nothing to merge. No layer of {type(network).__name__} has parallel branches. Pass --no-merge to "
-        "rewrite its file alone."
+        "only rewrite its file."
     )
 
 
@@ -216,7 +215,7 @@ def _parameters(network: nn.Module) -> int:
 
 
 def _rounded(state: Mapping[str, Tensor], before: set[str], dtypes: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
-    """Copies of what came from the file, in its dtypes, and of what merging made, in the widest of them."""
+    """Copies of the tensors: those from the file in their dtypes, and merged ones in the widest of these."""
     floats = [dtype for dtype in dtypes.values() if dtype.is_floating_point]
     widest = max(floats, key=lambda dtype: dtype.itemsize, default=torch.float32)
     return {
@@ -236,7 +235,7 @@ def _refuse_not_finite(outputs: Mapping[str, Tensor], path: Path) -> None:
         if not bool(torch.isfinite(output).all()):
             raise WeightsError(
                 f"{path.name} was not rewritten. On a random image the outputs of {layer or 'the network'} are NaN or "
-                "infinite, so that nothing can be verified; a negative variance of a batch norm does that. Choose an "
+                "infinite, so nothing can be verified; a negative variance in a batch norm causes this. Use an "
                 "earlier checkpoint of the training."
             )
 
@@ -247,5 +246,5 @@ def _refuse_above(tolerance: float, found: Difference, path: Path, advice: str) 
     place = f"of {found.layer}" if found.layer else "of the network"
     raise WeightsError(
         f"{path.name} was not rewritten. On a random image the outputs {place} would differ by {found.relative:.1e} "
-        f"of the largest, and {tolerance:.0e} is what rounding explains. {advice}"
+        f"of the largest, and rounding only explains {tolerance:.0e}. {advice}"
     )

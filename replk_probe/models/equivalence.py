@@ -1,4 +1,4 @@
-"""Whether two networks compute the same: their outputs, and those of some of their layers, for one random image."""
+"""Comparing the outputs of two networks, and of some of their layers, on one random image."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.ops import is_same_depthwise
 
 from .factory import data_config
 from .inference.prepare import evaluating
-from .layers.depthwise import PLAIN_CONVS, activation_of, is_same_depthwise
+from .layers.depthwise import PLAIN_CONVS, activation_of
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far outputs are from what they were.
+    """The largest difference between two sets of outputs.
 
     Attributes:
-        absolute: The largest of all.
-        relative: The largest within one output over that output's largest magnitude.
-        layer: Path of the layer where ``relative`` was found; "" for the network itself.
+        absolute: Largest absolute difference.
+        relative: Largest difference divided by the largest magnitude of the same output.
+        layer: Path of the layer where ``relative`` was found, or "" for the network itself.
     """
 
     absolute: float
@@ -35,7 +36,7 @@ class Difference:
 
 
 def random_image(model: nn.Module) -> Tensor:
-    """One image of standard normal numbers in float64, ``[1, C, H, W]``, of the size that the model is for."""
+    """One image of standard normal numbers in float64, ``[1, C, H, W]``, of the model's input size."""
     convs = (layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
     channels = next((conv.in_channels for conv in convs), 3)
     shape = (1, channels, *data_config(model).input_size)
@@ -46,27 +47,27 @@ def random_image(model: nn.Module) -> Tensor:
 def outputs_of(
     model: nn.Module, image: Tensor, layers: Sequence[str], done: Callable[[], object] = lambda: None
 ) -> dict[str, Tensor]:
-    """What a network and some of its layers give for an image, in eval mode.
+    """Outputs of a network and of some of its layers for an image, in eval mode.
 
-    Layers are looked at by themselves because the scale of a residual branch can hide them from the network's output.
+    Layers are compared separately because a small residual scale can hide their error in the network's output.
 
     Args:
-        model: In the dtype of ``image``.
-        image: ``[N, C, H, W]``.
-        layers: Paths of modules.
-        done: Called after each of them, and at the end.
+        model: Network in the dtype of ``image``.
+        image: Input, ``[N, C, H, W]``.
+        layers: Module paths.
+        done: Callback that is called after each layer and at the end.
 
     Returns:
-        Outputs by path, the network's own under "".
+        Outputs by path; that of the network has the path "".
 
     Raises:
-        InvalidInputError: The network cannot be computed in that dtype, or gives no tensor.
+        InvalidInputError: The forward pass raises, or does not return a tensor.
     """
     found: dict[str, Tensor] = {}
 
     def keep(path: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            found[path] = output.clone()  # whatever follows may write over it
+            found[path] = output.clone()  # later layers may overwrite it in place
             done()
 
         return hook
@@ -78,8 +79,8 @@ def outputs_of(
     except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise InvalidInputError(
-            f"{type(model).__name__} cannot be verified. It fails on a random image of {list(image.shape)} in "
-            f"{image.dtype}: {reason[:200]}. Give a model that can be computed so."
+            f"{type(model).__name__} cannot be verified. On a random image of {list(image.shape)} in {image.dtype}, "
+            f"the forward pass raised: {reason[:200]}. Use a model that can be run in this dtype."
         ) from error
     finally:
         for handle in hooks:
@@ -87,7 +88,7 @@ def outputs_of(
     if not isinstance(output, Tensor):
         raise InvalidInputError(
             f"{type(model).__name__} cannot be verified. It returns {type(output).__name__} instead of one tensor of "
-            "class scores. Give a model that returns a tensor."
+            "class scores. Use a model that returns a tensor."
         )
     done()
     return {**found, "": output}
@@ -95,9 +96,9 @@ def outputs_of(
 
 @contextmanager
 def _by_fft(model: nn.Module) -> Iterator[None]:
-    """Compute depthwise convolutions by FFT for a while.
+    """Compute depthwise convolutions by FFT in this context.
 
-    In float64 torch copies every pixel once for each tap: SLaK-T takes 7 GB and minutes.
+    In float64, torch copies every pixel once for each tap: SLaK-T takes 7 GB and minutes.
     """
     convs = [
         layer
@@ -117,7 +118,7 @@ def _by_fft(model: nn.Module) -> Iterator[None]:
 
 
 def _fft_depthwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """What ``conv.forward(x)`` gives, ``[N, C, H, W]``; to the precision of ``x``, relative to the largest output."""
+    """``conv.forward(x)``, ``[N, C, H, W]``, to the precision of ``x`` relative to the largest output."""
     kernel, plane = conv.weight.shape[-2:], x.shape[-2:]
     size = [side + taps - 1 for side, taps in zip(plane, kernel, strict=True)]
     spectrum = torch.fft.rfft2(x, s=size) * torch.fft.rfft2(conv.weight[:, 0].flip(-2, -1), s=size)
@@ -127,7 +128,7 @@ def _fft_depthwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def largest_difference(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Difference:
-    """How far two results of :func:`outputs_of` are apart; ``relative`` is not finite where an output is not."""
+    """The largest difference between two results of :func:`outputs_of`; not finite if an output is not."""
     found = []
     for path, expected in before.items():
         distance = (after[path] - expected).abs().max()

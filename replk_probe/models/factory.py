@@ -1,4 +1,4 @@
-"""From a name to a network in eval mode that knows its weights and its preprocessing."""
+"""Building a network by name, with its weights, their provenance and its preprocessing."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import numbers
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
 from replk_probe.errors import InvalidInputError, UnknownModelError, WeightsError
-from replk_probe.runtime.provenance import WeightsInfo
+from replk_probe.runtime.devices import resolve_device
+from replk_probe.runtime.provenance import USER_MODULE, WeightsInfo
 
 from .architectures.registration import set_weights_loader
-from .builders import builder_of, torchvision_models
+from .builders import builder_of
 from .checkpoints.load import CheckpointReport
 from .checkpoints.load import load_checkpoint as load_file
-from .model_id import TORCHVISION, is_factory
+from .model_id import ModelId
 from .weights.catalog import CATALOG
+from .weights.entry import DataConfig
 from .weights.resolve import ResolvedWeights, resolve_weights
 
 _INFO = "_replk_weights_info"
@@ -29,51 +30,60 @@ _DATA = "_replk_data_config"
 _SEEDS = 2**63
 
 
-@dataclass(frozen=True)
-class DataConfig:
-    """How images are prepared for a network.
-
-    Attributes:
-        mean: Per channel, of an input in [0, 1].
-        std: Per channel, of an input in [0, 1].
-        input_size: ``(H, W)`` in pixels that the weights were made for.
-    """
-
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    input_size: tuple[int, int] = (224, 224)
-
-
 def create_model(
-    name: str, weights: str | os.PathLike[str] | None = None, *, seed: int = 0, ema: bool = False, **overrides: Any
+    name: str,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    pretrained: bool = False,
+    seed: int = 0,
+    ema: bool = False,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    **overrides: Any,
 ) -> nn.Module:
-    """Build a network, in eval mode, with the weights asked for.
+    """Build a network in eval mode, with the weights asked for.
 
     Args:
-        name: A name of the registry (``"replknet31b"``, any of timm's); ``"torchvision:resnet101"``;
-            ``"package.module:factory"`` or ``"path/to/file.py:factory"``, a callable that returns an ``nn.Module``.
-        weights: None or ``"random"``; ``"pretrained"``; ``"auto"`` (pretrained, else random with a note); a name of the
-            catalog, a tag of timm's or torchvision's; a path. A factory of yours keeps what it made with None or auto.
-        seed: Of the random initialisation, in [0, 2**63); the global random state is left as it was.
-        ema: Take the averaged entry of a checkpoint.
-        **overrides: Passed to the builder, for instance ``num_classes=10`` or ``img_size=1024``.
+        name: A name in timm's registry, which includes the models of this package (``"replknet31b"``,
+            ``"resnet18.a1_in1k"``); ``"torchvision:resnet101"``; ``"package.module:factory"`` or
+            ``"path/to/file.py:factory"`` for a callable that returns an ``nn.Module``.
+        weights: None or ``"random"``; ``"pretrained"``; ``"auto"`` (pretrained if available, otherwise random with a
+            note); a catalog name; a tag of timm or torchvision; a path. A factory keeps its own weights with None and
+            ``"auto"``.
+        pretrained: As in timm: True is the same as ``weights="pretrained"``.
+        seed: Seed of the random initialization, in [0, 2**63). The global random state does not change.
+        ema: Whether to load the averaged entry of a checkpoint.
+        device: Device that the network is moved to after loading, or None to leave it on the CPU.
+        dtype: Floating-point type that the network is converted to after loading, or None.
+        **overrides: Keyword arguments of the builder, such as ``num_classes=10`` or ``img_size=1024``.
 
     Returns:
-        The network; :func:`weights_info` and :func:`data_config` tell the rest.
+        The network. :func:`weights_info` and :func:`data_config` return its provenance and preprocessing.
 
     Raises:
-        UnknownModelError: The name leads to no model.
-        InvalidInputError: The builder fails on the options given, or the seed cannot be used.
-        WeightsError: The weights cannot be found, fetched, read or matched.
+        UnknownModelError: There is no model of this name.
+        InvalidInputError: The builder fails with these options; or the seed, the device, the dtype or the combination
+            of ``weights`` and ``pretrained`` is invalid.
+        BackendError: The machine does not have the device.
+        WeightsError: The weights cannot be found, downloaded, read or matched to the model.
     """
-    name, weights, seed = _checked(name, weights, seed)
-    build = _builder_of(name)
-    # First, as large networks take a while to build, only to be told then that there are no such weights.
-    resolved = resolve_weights(name, weights)
+    if pretrained:
+        if weights in ("random", "auto"):
+            raise InvalidInputError(
+                f"Cannot combine pretrained=True with weights={weights!r}. Pretrained weights are required by the one "
+                "and not by the other. Pass only one of the two."
+            )
+        weights = "pretrained" if weights is None else weights
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise InvalidInputError(
+            f"The dtype {dtype!r} cannot be used. Networks compute in floating point. Use torch.float32 or the like."
+        )
+    target = None if device is None else resolve_device(device)
+    build, resolved, seed = _prepare(ModelId.parse(name), weights, seed)
     with _seeded(seed):
         model = build(overrides)
-    _apply(model, name, resolved, seed=seed, ema=ema)
-    return model.eval()
+    _apply(model, resolved, seed=seed, ema=ema)
+    return model.eval().to(device=target, dtype=dtype)
 
 
 def create_partly(
@@ -84,49 +94,57 @@ def create_partly(
     seed: int = 0,
     ema: bool = False,
 ) -> nn.Module:
-    """Build a network of which only some modules are to be looked at; it cannot compute anything.
+    """Build a network of which only some modules are loaded; its forward pass cannot be run.
 
-    Weights that come from a file are read as far as they are needed; the rest of the network stays on the meta device.
-    Random weights, and a factory's own, are made as a whole.
+    Weights that come from a file are only read for the modules needed, and the rest of the network stays on the meta
+    device. Random weights and those of a factory are always complete.
 
     Args:
-        name: As :func:`create_model`.
-        weights: As there.
-        needed: From the network, without numbers yet, to the module paths that are needed.
-        seed: As there.
-        ema: As there.
+        name: Model name, as in :func:`create_model`.
+        weights: Weights, as in :func:`create_model`.
+        needed: Function that maps the network, still without weights, to the module paths that are needed.
+        seed: Seed, as in :func:`create_model`.
+        ema: Whether to load the averaged entry of a checkpoint.
 
     Returns:
         The network, in eval mode.
 
     Raises:
-        UnknownModelError: As :func:`create_model`, and so are the others.
-        InvalidInputError: Also what ``needed`` raises.
-        WeightsError: As there.
+        UnknownModelError: There is no model of this name.
+        InvalidInputError: The builder fails, the seed is invalid, or ``needed`` raises it.
+        WeightsError: The weights cannot be found, downloaded, read or matched to the model.
     """
-    name, weights, seed = _checked(name, weights, seed)
-    build = _builder_of(name)
-    resolved = resolve_weights(name, weights)
-    model = None if resolved.path is None or is_factory(name) else _skeleton(build)
+    model_id = ModelId.parse(name)
+    build, resolved, seed = _prepare(model_id, weights, seed)
+    model = None if resolved.path is None or model_id.kind == "factory" else _skeleton(build)
     if model is None:
         with _seeded(seed):
             model = build({})
-    _apply(model, name, resolved, seed=seed, ema=ema, only=needed(model))
+    _apply(model, resolved, seed=seed, ema=ema, only=needed(model))
     return model.eval()
 
 
-def _builder_of(name: str) -> Callable[[dict[str, Any]], nn.Module]:
-    """As :func:`builder_of`; the name of a set of weights is recognized as such."""
-    if name in CATALOG:
-        raise UnknownModelError(
-            f"Unknown model {name!r}. That is a set of weights: ask for the model {CATALOG[name].model!r} with the "
-            f"weights {name!r}."
+def _prepare(
+    model_id: ModelId, weights: Any, seed: Any
+) -> tuple[Callable[[dict[str, Any]], nn.Module], ResolvedWeights, int]:
+    """Check the arguments and fetch the weights before the network is built, which takes a while for large ones."""
+    if weights is not None and not isinstance(weights, (str, os.PathLike)):
+        raise WeightsError(
+            f"The weights are given as {weights!r}. They are chosen by a name or a path. "
+            "Use 'pretrained', 'random', 'auto', a name of the catalog or a path."
         )
-    return builder_of(name)
+    seed = check_seed(seed)
+    if model_id.name in CATALOG:
+        raise UnknownModelError(
+            f"Unknown model {model_id.name!r}. This is the name of a set of weights. Use the model "
+            f"{CATALOG[model_id.name].model!r} with the weights {model_id.name!r}."
+        )
+    build = builder_of(model_id)
+    return build, resolve_weights(model_id, None if weights is None else os.fspath(weights)), seed
 
 
 def _skeleton(build: Callable[[dict[str, Any]], nn.Module]) -> nn.Module | None:
-    """The network without numbers, or None where its builder cannot do without."""
+    """The network on the meta device, or None if its builder needs real tensors."""
     try:
         with torch.device("meta"):
             return build({})
@@ -134,25 +152,9 @@ def _skeleton(build: Callable[[dict[str, Any]], nn.Module]) -> nn.Module | None:
         return None
 
 
-def _checked(name: Any, weights: Any, seed: Any) -> tuple[str, str | None, int]:
-    """The arguments as they are looked up."""
-    if not isinstance(name, str):
-        hint = "It is a network already" if isinstance(name, nn.Module) else "Give one that 'replk-probe models' lists"
-        raise UnknownModelError(
-            f"The model's name is an object of type {type(name).__name__}. Models are built by their names. {hint}."
-        )
-    if weights is not None and not isinstance(weights, (str, os.PathLike)):
-        raise WeightsError(
-            f"The weights are given as {weights!r}. They are chosen by a name or a path. "
-            "Use 'pretrained', 'random', 'auto', a name of the catalog or a path."
-        )
-    name = name.strip().removeprefix("timm:").replace("torchvision.models:", TORCHVISION)
-    return name, None if weights is None else os.fspath(weights), check_seed(seed)
-
-
 def load_weights(model: nn.Module, name: str, weights: str) -> None:
-    """Load named weights into a model that was built already, as timm's ``pretrained=True`` asks for."""
-    _apply(model, name, resolve_weights(name, weights), seed=None, ema=False)
+    """Load named weights into an existing model, as timm's ``pretrained=True`` requires."""
+    _apply(model, resolve_weights(ModelId.parse(name), weights), seed=None, ema=False)
 
 
 # The architectures are registered before this module can be imported; see `registration`.
@@ -160,42 +162,42 @@ set_weights_loader(load_weights)
 
 
 def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, ema: bool = False) -> CheckpointReport:
-    """Load a weights file into ``model`` in place, and note it there for the records of later measurements.
+    """Load a weights file into ``model`` in place and record its provenance for later measurements.
 
-    Files of RepLKNet (train, merged, deep-fused), SLaK, mmpretrain, timm and torchvision are understood, flat or
-    wrapped, ``.pth`` in both serialisations or safetensors; the model is merged or fused as the file is, and its
-    classifier follows the file's number of classes. On any error the model is as it was.
+    Files of RepLKNet (train, merged and deep-fused form), SLaK, mmpretrain, timm and torchvision are supported, flat or
+    nested, ``.pth`` in both serializations or safetensors. The model is merged or fused to match the file, and its
+    classifier is given the file's number of classes. After an error the model is unchanged.
 
     Args:
         model: The network.
-        path: The file.
-        ema: Take the file's averaged entry (``model_ema`` and the like) instead of the default one.
+        path: Path of the file.
+        ema: Whether to load the averaged entry of the file (such as ``model_ema``) instead of the default one.
 
     Returns:
-        What was found and done.
+        A description of the file and of what was loaded.
 
     Raises:
         WeightsError: The file cannot be read, is refused, or does not fit the model.
-        InvalidInputError: ``model`` is no network.
+        InvalidInputError: ``model`` is not an ``nn.Module``.
     """
     report = load_file(model, path, ema=ema)
-    attach_weights_info(model, _info(f"file:{report.path.name}", report))
+    attach_weights_info(model, _loaded(WeightsInfo(f"file:{report.path.name}"), report))
     return report
 
 
 def weights_info(model: nn.Module) -> WeightsInfo:
-    """Where the weights of ``model`` came from; a module that nobody told about is its caller's own."""
+    """Provenance of the weights of ``model``; ``"user-module"`` for models that were not built or loaded here."""
     info = getattr(model, _INFO, None)
-    return info if isinstance(info, WeightsInfo) else WeightsInfo(source="user-module")
+    return info if isinstance(info, WeightsInfo) else WeightsInfo(USER_MODULE)
 
 
 def attach_weights_info(model: nn.Module, info: WeightsInfo) -> None:
-    """Note on ``model`` where its weights came from; copies of the model carry the note along."""
+    """Record the provenance of the weights of ``model``; copies of the model keep the record."""
     setattr(model, _INFO, info)
 
 
 def data_config(model: nn.Module) -> DataConfig:
-    """Mean, standard deviation and input size that ``model`` was made for; those of ImageNet where nothing is known."""
+    """Normalization and input size that ``model`` was trained for, or those of ImageNet if nothing is known."""
     config = getattr(model, _DATA, None)
     if isinstance(config, DataConfig):
         return config
@@ -209,82 +211,55 @@ def data_config(model: nn.Module) -> DataConfig:
 
 
 def statistics_note(model: nn.Module) -> str | None:
-    """What to tell the reader where nobody said how images are to be normalised for a network."""
+    """Note for models whose normalization is unknown, or None."""
     if hasattr(model, _DATA) or getattr(model, "pretrained_cfg", None):
         return None
-    return (
-        f"Nothing says how {type(model).__name__} wants its images normalised: they have ImageNet's mean and standard "
-        "deviation."
-    )
+    return f"The normalization of {type(model).__name__} is unknown: ImageNet's mean and standard deviation are used."
 
 
 def _apply(
-    model: nn.Module,
-    name: str,
-    resolved: ResolvedWeights,
-    *,
-    seed: int | None,
-    ema: bool,
-    only: Sequence[str] | None = None,
+    model: nn.Module, resolved: ResolvedWeights, *, seed: int | None, ema: bool, only: Sequence[str] | None = None
 ) -> None:
-    """Load what was resolved, and note on the model what it is and how its images are prepared."""
-    if resolved.path is None:
-        seed = seed if resolved.kind == "random" else None
-        attach_weights_info(model, WeightsInfo(resolved.source, seed=seed, note=resolved.note))
-    else:
-        info = _info(resolved.source, load_file(model, resolved.path, ema=ema, only=only))
-        notes = [note for note in (resolved.note, info.note) if note]
-        attach_weights_info(model, replace(info, note=" ".join(notes) or None))
-    entry = resolved.entry
-    if entry is not None:
-        setattr(model, _DATA, DataConfig(entry.mean, entry.std, (entry.input_size, entry.input_size)))
-    elif name.startswith(TORCHVISION):
-        tag = resolved.source.removeprefix(TORCHVISION) if resolved.kind == "torchvision" else None
-        setattr(model, _DATA, _torchvision_data(name.removeprefix(TORCHVISION), tag))
-    elif resolved.kind == "timm":
-        cfg = timm.get_pretrained_cfg(resolved.source.removeprefix("timm:"))
-        if cfg is not None:
-            _, height, width = cfg.input_size
-            setattr(model, _DATA, DataConfig(tuple(cfg.mean), tuple(cfg.std), (height, width)))
+    """Load the weights that were resolved, and record their provenance and preprocessing on the model."""
+    info = resolved.info
+    if resolved.path is not None:
+        info = _loaded(info, load_file(model, resolved.path, ema=ema, only=only))
+    elif info.is_random:
+        info = replace(info, seed=seed)
+    attach_weights_info(model, info)
+    if resolved.data is not None:
+        setattr(model, _DATA, resolved.data)
 
 
-def _info(source: str, report: CheckpointReport) -> WeightsInfo:
-    return WeightsInfo(
-        source,
+def _loaded(info: WeightsInfo, report: CheckpointReport) -> WeightsInfo:
+    """``info`` with the facts that are known once the file has been loaded."""
+    return replace(
+        info,
         sha256=report.sha256,
         form=report.form,
         wrapper=report.wrapper,
-        dropped=tuple(report.dropped),
-        note=report.note,
+        dropped=report.dropped,
+        note=" ".join(note for note in (info.note, report.note) if note) or None,
     )
 
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Draw from a generator of its own; the CPU's alone, since networks are built there."""
+    """Seed the CPU's generator, where networks are built, and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would seed the GPUs as well.
         torch.default_generator.manual_seed(seed)
         yield
 
 
-def _torchvision_data(name: str, tag: str | None) -> DataConfig:
-    models = torchvision_models()
-    weight = models.get_weight(tag) if tag else next(iter(models.get_model_weights(name)))
-    preset = weight.transforms()
-    side = int(preset.crop_size[0])
-    return DataConfig(tuple(preset.mean), tuple(preset.std), (side, side))
-
-
 def check_seed(seed: Any) -> int:
-    """``seed`` as an int in [0, 2**63): what every generator used here takes.
+    """``seed`` as an int in [0, 2**63), the range of all generators used here.
 
     Raises:
-        InvalidInputError: It is something else.
+        InvalidInputError: It is not an integer in this range.
     """
     if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or not 0 <= int(seed) < _SEEDS:
         raise InvalidInputError(
-            f"The seed {seed!r} cannot be used. Random numbers start from a whole number of 63 bits. "
-            "Give one of 0 to 2**63 - 1, such as 0."
+            f"The seed {seed!r} cannot be used. A seed is an integer of 63 bits. Use 0 to 2**63 - 1, such as 0."
         )
     return int(seed)

@@ -1,8 +1,7 @@
-"""Names of layers: ``stage4.0`` or a module path to a module, and what the analyzers must know of each family."""
+"""Layer names (``stage4.0`` or a module path), and the stages of each architecture."""
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from torch import nn
 
-from replk_probe.errors import InvalidInputError
+from replk_probe.errors import InvalidInputError, close_names
 
 from .layers.depthwise import PLAIN_CONVS
 from .layers.large_kernel import LargeKernelConv
@@ -25,12 +24,12 @@ _SHOWN = 4  # suggestions in an error message
 
 @dataclass(frozen=True)
 class LayerRef:
-    """One place in a network.
+    """A module's output or input.
 
     Attributes:
-        path: Module path, as ``get_submodule`` takes it.
-        module: The module there.
-        side: Whether its output or its input is meant.
+        path: Module path, as for ``get_submodule``.
+        module: Module at this path.
+        side: Whether the output or the input of the module is meant.
     """
 
     path: str
@@ -43,8 +42,8 @@ class Stage:
     """The blocks of one resolution.
 
     Attributes:
-        path: The module whose output is that of the stage.
-        blocks: Paths of its blocks in order; feed-forward blocks that stand alone are not counted.
+        path: Path of the module whose output is that of the stage.
+        blocks: Paths of its blocks in order; separate feed-forward blocks are not counted.
     """
 
     path: str
@@ -53,12 +52,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class ProbeSpec:
-    """What timm does not tell of a network.
+    """The structure of a network that timm does not describe.
 
     Attributes:
-        family: Name for people.
-        stages: From the input on; stage 1 is ``stages[0]``.
-        final: Path and side of the last map before the final norm, where that is known.
+        family: Name of the architecture, for display.
+        stages: Stages in order; stage 1 is ``stages[0]``.
+        final: Path and side of the last feature map before the final norm, or None if unknown.
     """
 
     family: str
@@ -68,13 +67,13 @@ class ProbeSpec:
 
 @runtime_checkable
 class Specified(Protocol):
-    """A network that brings its own :class:`ProbeSpec`."""
+    """A network that defines its own :class:`ProbeSpec`."""
 
     def probe_spec(self) -> ProbeSpec:
-        """The network as it stands."""
+        """The structure of the network in its current form."""
 
 
-# The last map before the final norm of foreign networks, by package and class: where a norm follows, what goes into it.
+# The last feature map before the final norm, by package and class; where a norm module follows, its input.
 _FINAL: dict[tuple[str, str], tuple[str, Side]] = {
     ("timm", "ResNet"): ("layer4", "output"),
     ("timm", "ConvNeXt"): ("stages", "output"),
@@ -87,13 +86,13 @@ _FINAL: dict[tuple[str, str], tuple[str, Side]] = {
 
 
 def probe_spec(model: nn.Module) -> ProbeSpec:
-    """The spec that ``model`` brings, else one by the naming habits of timm and torchvision.
+    """The spec that ``model`` defines, or one derived from the naming conventions of timm and torchvision.
 
     Args:
         model: Any network.
 
     Returns:
-        Its spec; without stages where no habit applies.
+        Its spec, without stages if no convention applies.
     """
     if isinstance(model, Specified):
         return model.probe_spec()
@@ -105,7 +104,7 @@ def probe_spec(model: nn.Module) -> ProbeSpec:
 
 
 def final_layer(model: nn.Module) -> LayerRef | None:
-    """The last map before the final norm, or None where the family is not known.
+    """The last feature map before the final norm, or None if the architecture is not known.
 
     Args:
         model: Any network.
@@ -115,18 +114,18 @@ def final_layer(model: nn.Module) -> LayerRef | None:
 
 
 def resolve_layer(model: nn.Module, spec: str) -> LayerRef:
-    """Find the layer that a user names.
+    """Find the layer with the given name.
 
     Args:
         model: Any network.
         spec: ``"stage4.0"`` (stages from 1, large-kernel blocks from 0), ``"stage4"`` (the whole stage), or a module
-            path such as ``"stages.3.blocks.0.large_kernel"``, which wins where both could be meant.
+            path such as ``"stages.3.blocks.0.large_kernel"``, which takes precedence.
 
     Returns:
-        The layer; its output is meant.
+        The layer, with side ``"output"``.
 
     Raises:
-        InvalidInputError: There is none; the message names those that are close.
+        InvalidInputError: There is no such layer; the message lists similar names.
     """
     path = spec.strip()
     if path and _has(model, path):
@@ -137,7 +136,7 @@ def resolve_layer(model: nn.Module, spec: str) -> LayerRef:
         raise InvalidInputError(f"{_no_layer(model, spec)} {_close(model, path, stages)}")
     if not stages:
         raise InvalidInputError(
-            f"{_no_layer(model, spec)} Its stages are not known; give a module path. {_close(model, path, stages)}"
+            f"{_no_layer(model, spec)} Its stages are not known: use a module path. {_close(model, path, stages)}"
         )
     number, block = int(found[1]), found[2]
     if not 1 <= number <= len(stages):
@@ -152,14 +151,14 @@ def resolve_layer(model: nn.Module, spec: str) -> LayerRef:
 
 
 def large_kernel_layers(model: nn.Module) -> dict[str, str]:
-    """The spatial convolution of every block: ``"stage4.0"`` to its module path.
+    """The spatial convolution of every block, as a dictionary from ``"stage4.0"`` to the module path.
 
     Args:
         model: Any network.
 
     Returns:
-        The :class:`LargeKernelConv` of each block, else its ``nn.Conv2d`` with the largest kernel (the first of
-        several); blocks without one above 1 x 1 are left out.
+        The :class:`LargeKernelConv` of each block, or else its ``nn.Conv2d`` with the largest kernel (the first of
+        several); blocks without a kernel above 1 x 1 are omitted.
     """
     layers: dict[str, str] = {}
     for number, stage in enumerate(probe_spec(model).stages, 1):
@@ -182,7 +181,7 @@ def _spatial_conv(model: nn.Module, block: str) -> str | None:
 
 
 def _stages(model: nn.Module) -> Iterator[Stage]:
-    """Stages by habit: ``layer1..4``, ``stages``, ``layers``, ``blocks``, ``features``, ``encoder.layers``."""
+    """Stages by convention: ``layer1..4``, ``stages``, ``layers``, ``blocks``, ``features``, ``encoder.layers``."""
     numbered = [name for name, _ in model.named_children() if _LAYER_N.fullmatch(name)]
     if numbered:
         for name in sorted(numbered, key=lambda name: int(name[len("layer") :])):
@@ -204,7 +203,7 @@ def _stages(model: nn.Module) -> Iterator[Stage]:
 
 
 def _is_stage(module: nn.Module, alone: bool) -> bool:
-    """Whether a child is a stage rather than a block; ``alone``: among stems and downsampling steps."""
+    """Whether a child is a stage rather than a block; ``alone`` if stems and downsampling layers are its siblings."""
     if isinstance(module, nn.Sequential):
         kinds = {type(child) for child in module}
         return len(kinds) == 1 and not kinds & {*PLAIN_CONVS, nn.Linear} if alone else True
@@ -218,7 +217,7 @@ def _stage(model: nn.Module, path: str) -> Stage:
             blocks = tuple(f"{path}.{name}.{key}" for key, _ in module.get_submodule(name).named_children())
             return Stage(path, blocks)
     blocks = tuple(f"{path}.{key}" for key, _ in module.named_children()) if isinstance(module, _CONTAINERS) else ()
-    # A list of modules is never called itself.
+    # A ModuleList is never called itself.
     return Stage(blocks[-1] if blocks and isinstance(module, nn.ModuleList) else path, blocks)
 
 
@@ -243,13 +242,13 @@ def _extent(stages: tuple[Stage, ...]) -> str:
 def _close(model: nn.Module, path: str, stages: tuple[Stage, ...]) -> str:
     names = [name for name, _ in model.named_modules() if name]
     short = [f"stage{number}.{index}" for number, stage in enumerate(stages, 1) for index in range(len(stage.blocks))]
-    close = difflib.get_close_matches(path, [*short, *names], n=_SHOWN)
+    close = close_names(path, [*short, *names], most=_SHOWN)
     if close:
         return f"Close: {', '.join(close)}."
     children = [name for name, _ in model.named_children()]
     if not children:
-        return "It has no layers inside."
+        return "It has no submodules."
     more = ", ..." if len(children) > 2 * _SHOWN else ""
     return (
-        f"Its outermost layers: {', '.join(children[: 2 * _SHOWN])}{more}. {_extent(stages) if stages else ''}".strip()
+        f"Its top-level modules: {', '.join(children[: 2 * _SHOWN])}{more}. {_extent(stages) if stages else ''}".strip()
     )

@@ -1,4 +1,4 @@
-"""Facts about registered models, counted on the meta device: no weights, no arithmetic."""
+"""Size and cost of registered models, counted on the meta device without weights or arithmetic."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .architectures.slak import LayerNorm2d
 from .factory import data_config
 from .layers.large_kernel import LargeKernelConv
 from .layers.reparam import reparameterize
-from .model_id import is_own_model
+from .model_id import ModelId
 from .stages import large_kernel_layers, probe_spec
 from .weights.catalog import catalog_entries
 
-# Element by element: the output has the shape of the input. Exact types, as a subclass may do more.
+# Elementwise modules, whose output has the shape of the input. Exact types, as a subclass may do more.
 _UNCOUNTED = frozenset(
     {
         *(nn.BatchNorm2d, nn.LayerNorm, norm.LayerNorm, norm.LayerNorm2d, LayerNorm2d),
@@ -35,16 +35,16 @@ _UNCOUNTED = frozenset(
 
 def own_models() -> list[str]:
     """Names of the models that this package adds to timm's registry."""
-    names: list[str] = timm.list_models()
-    return [name for name in names if is_own_model(name)]
+    return [name for name in timm.list_models() if ModelId.parse(name).is_own]
 
 
 def matching_models(pattern: str | None, baselines: Sequence[str] = ()) -> list[str]:
-    """Names in the registry.
+    """Names in the registry that match a pattern.
 
     Args:
-        pattern: With ``*`` and ``?``, or a part of a name; None: our own models, then ``baselines``.
-        baselines: See ``pattern``.
+        pattern: Pattern with ``*`` and ``?``, or a part of a name; None lists the models of this package, then
+            ``baselines``.
+        baselines: Names listed after the models of this package if there is no pattern.
 
     Raises:
         UnknownModelError: Nothing matches.
@@ -65,7 +65,7 @@ def matching_models(pattern: str | None, baselines: Sequence[str] = ()) -> list[
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Elements of all parameters."""
+    """Number of elements of all parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -79,7 +79,7 @@ def count_macs(model: nn.Module, input_size: tuple[int, int]) -> int:
 
 @contextmanager
 def _passed_through(model: nn.Module) -> Iterator[None]:
-    """Let norms and activations hand on what they get: they have no products to count but cost most of the time."""
+    """Make norms and activations return their input: they are not counted but would take most of the time."""
     skipped = [module for module in model.modules() if type(module) in _UNCOUNTED and "forward" not in vars(module)]
     for module in skipped:
         vars(module)["forward"] = _identity
@@ -98,12 +98,12 @@ def describe(name: str, count: bool = True) -> dict[str, Any]:
     """One row of ``replk-probe models``.
 
     Args:
-        name: A name of the registry.
-        count: Build the model and count; without it the counts are None and only the registry is read.
+        name: Registry name.
+        count: Whether to build the model and count; if False, the counts are None.
 
     Returns:
         ``name``, ``family``, ``kernel_sizes`` (largest of each stage), ``parameters`` (with branches),
-        ``parameters_merged``, ``macs`` (merged, but SLaK with its kernels decomposed, as that is cheaper),
+        ``parameters_merged``, ``macs`` (merged, except for SLaK, whose decomposed kernels are cheaper),
         ``macs_unmerged``, ``input_size`` (H, W), ``weights`` (names in the catalog) and ``pretrained_by_timm``.
     """
     cfg = timm.get_pretrained_cfg(name)
@@ -117,7 +117,7 @@ def describe(name: str, count: bool = True) -> dict[str, Any]:
         "macs_unmerged": None,
         "input_size": list(cfg.input_size[1:]) if cfg else [224, 224],
         "weights": [entry.name for entry in catalog_entries(name)],
-        "pretrained_by_timm": not is_own_model(name) and bool(cfg and (cfg.hf_hub_id or cfg.url)),
+        "pretrained_by_timm": not ModelId.parse(name).is_own and bool(cfg and (cfg.hf_hub_id or cfg.url)),
     }
     if not count:
         return row
@@ -128,12 +128,12 @@ def describe(name: str, count: bool = True) -> dict[str, Any]:
                 model = timm.create_model(name)
             return row | _counts(model)
     except Exception:
-        # Some of timm's models compute tables while they are built and cannot do so without numbers.
+        # Some of timm's models compute tables while they are built, which needs real tensors.
         return row
 
 
 def _counts(model: nn.Module) -> dict[str, Any]:
-    """The counted part of a row; ``model`` is on meta and is merged on the way."""
+    """The counted part of a row; ``model`` is on meta and is merged in place."""
     saved = 0
 
     def see(module: LargeKernelConv, _args: object, output: torch.Tensor) -> None:

@@ -7,7 +7,7 @@ from ._info import NativeInfo, describe_backend, describe_machine, measure_fma_p
 from ._layout import is_channels_last
 from ._loader import INSTRUCTION_SETS, NativeKernel
 from .functional import depthwise_conv2d, input_gradient
-from .modules import DepthwiseConv2d
+from .modules import DepthwiseConv2d, is_same_depthwise
 from .prepared import PreparedKernel
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "describe_machine",
     "input_gradient",
     "is_channels_last",
+    "is_same_depthwise",
     "measure_fma_peak",
     "native_info",
     "native_kernels",

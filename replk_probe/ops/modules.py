@@ -22,6 +22,23 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+def is_same_depthwise(conv: nn.Conv2d) -> bool:
+    """Whether the geometry is that of :func:`depthwise_conv2d`: depthwise, stride 1, odd kernel, "same" zero padding.
+
+    Args:
+        conv: Any convolution; the input must have a batch axis in addition.
+    """
+    kh, kw = conv.kernel_size
+    return (
+        conv.groups == conv.in_channels == conv.out_channels
+        and conv.stride == (1, 1)
+        and conv.dilation == (1, 1)
+        and conv.padding_mode == "zeros"
+        and kh % 2 == kw % 2 == 1
+        and (conv.padding == (kh // 2, kw // 2) or conv.padding == "same")
+    )
+
+
 class DepthwiseConv2d(nn.Conv2d):
     """``nn.Conv2d`` with the same attributes and state-dict keys; ``[N, C, H, W] -> [N, C, H, W]``.
 
@@ -36,7 +53,6 @@ class DepthwiseConv2d(nn.Conv2d):
 
     # TorchScript compiles torch's convolution and ignores these.
     __jit_ignored_attributes__ = ("_prepared",)
-    __jit_unused_properties__ = ("_is_covered",)
     __constants__ = [*nn.Conv2d.__constants__, "activation"]  # noqa: RUF012 - as in nn.Conv2d
 
     activation: Activation = None
@@ -88,7 +104,7 @@ class DepthwiseConv2d(nn.Conv2d):
             check_tensors(input=input)
             # A trace records torch's convolution, as in nn.Conv2d, and can be run without this package.
             return self._torch(input, weight, bias)
-        if not self._is_covered or input.dim() != 4:
+        if not is_same_depthwise(self) or input.dim() != 4:
             if not torch.compiler.is_compiling():
                 _cpu.log_fallback(self._reason(input, weight))
             return self._torch(input, weight, bias)
@@ -125,20 +141,6 @@ class DepthwiseConv2d(nn.Conv2d):
             and input.dtype not in COMPUTED_IN
             and input.shape[1] == self.in_channels
             and left_channels_last(FORWARD, taps, input.shape[2] * input.shape[3]) is not None
-        )
-
-    @property
-    def _is_covered(self) -> bool:
-        """Whether the geometry is that of :func:`depthwise_conv2d`."""
-        kh, kw = self.kernel_size
-        return (
-            self.groups == self.in_channels == self.out_channels
-            and self.stride == (1, 1)
-            and self.dilation == (1, 1)
-            and self.padding_mode == "zeros"
-            and kh % 2 == 1
-            and kw % 2 == 1
-            and (self.padding == (kh // 2, kw // 2) or self.padding == "same")
         )
 
     def _reason(self, input: Tensor, weight: Tensor) -> str:

@@ -7,6 +7,8 @@ import platform
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from replk_probe._version import __version__
+
 RANDOM_INIT = "random-init"
 USER_MODULE = "user-module"
 EMBEDDED = "embedded:"  # what the source of weights that are a part of this package begins with
@@ -117,8 +119,6 @@ class RunInfo:
 
 def software_versions() -> dict[str, str]:
     """Versions of replk-probe, Python and the packages that decide the numbers, without importing them."""
-    from replk_probe import __version__
-
     versions = {"replk-probe": __version__, "python": platform.python_version(), "platform": platform.platform()}
     for package in _PACKAGES:
         try:

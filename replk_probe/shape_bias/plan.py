@@ -103,8 +103,7 @@ def plan_shape_bias(
     target = resolve_device(device)
     own = None if mapping is None else as_mapping(mapping)
     categories = CATEGORIES if own is None else own.categories
-    if not isinstance(model, str):
-        check_network(model)
+    check_network(model, or_name=True)
     name = (model if isinstance(model, str) else name_of(model)) if name is None else name
     _check_name(name)
     if stimuli is not None and not isinstance(stimuli, (StimulusSet, str, os.PathLike)):
@@ -119,7 +118,7 @@ def plan_shape_bias(
     if not isinstance(stimuli, StimulusSet) and not drawn:
         stimuli = open_stimuli(stimuli, categories=categories, allow_partial=allow_partial)
     if isinstance(model, str):
-        options = {} if num_classes is None else {"num_classes": num_classes}
+        options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
         module = create_model(model, weights, seed=seed, ema=ema, **options)
     else:
         module = model

@@ -52,7 +52,7 @@ def test_list_of_what_is_in_the_package(replk_probe: Run) -> None:
     listed = replk_probe("weights", "list", "replknet_micro*")
     assert listed.exit_code == 0
     (line,) = [line for line in listed.stdout.splitlines() if line.startswith("replknet_micro_k13.synthetic ")]
-    assert "this package" in line and "  yes  " in line and "right on held-out congruent ones" in line
+    assert "this package" in line and "  yes  " in line and "accuracy on held-out congruent images" in line
     assert "Weights: embedded: small models trained on synthetic data" in listed.stdout
     (row,) = json.loads(replk_probe("weights", "list", "replknet_micro_k13.*", "--json").stdout)
     assert row["embedded"] is True and row["record"]["sha256"] == row["sha256"] and row["num_classes"] == 16
@@ -157,7 +157,7 @@ def test_verify_by_name(replk_probe: Run) -> None:
 def test_verify_believes_the_name(replk_probe: Run, tmp_path: Path) -> None:
     result = replk_probe("weights", "verify", small_file(tmp_path / "replknet-fd08e268.pth"))
     assert result.exit_code == 1
-    assert "not the file that its name promises" in result.stderr
+    assert "not the file that its name states" in result.stderr
 
 
 def test_verify_remembers_what_was_fetched(replk_probe: Run, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_verify_remembers_what_was_fetched(replk_probe: Run, tmp_path: Path) -> 
     note.write_text(f"{'0' * 64}  mine.pth\n")
     result = replk_probe("weights", "verify", path)
     assert result.exit_code == 1
-    assert "not the file that was fetched" in result.stderr
+    assert "has changed since it was fetched" in result.stderr
 
 
 @pytest.mark.parametrize("option", [[], ["--json"]])

@@ -65,7 +65,7 @@ def test_thresholds_that_are_no_shares(thresholds: Any) -> None:
 @pytest.mark.parametrize("seed", [None, "0", 0.0, True, -1, 2**63])
 def test_seeds(seed: Any) -> None:
     assert [check_seed(good) for good in (0, np.int64(7), 2**63 - 1)] == [0, 7, 2**63 - 1]
-    with pytest.raises(InvalidInputError, match="whole number of 63 bits"):
+    with pytest.raises(InvalidInputError, match="integer of 63 bits"):
         check_seed(seed)
 
 

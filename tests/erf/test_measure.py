@@ -182,7 +182,7 @@ def test_statistics_that_nobody_gave_are_said_to_be_those_of_imagenet(tmp_path: 
     def notes(model: nn.Module | str, images: Any = folder) -> str:
         return " ".join(plan_erf(model, images, n_images=1, size=64, weights="random").notes)
 
-    assert "how Tiny wants its images normalised: they have ImageNet's mean" in notes(Tiny())
+    assert "normalization of Tiny is unknown: ImageNet's mean" in notes(Tiny())
     assert "ImageNet" not in notes(Tiny(), batch(1)), "these come normalised"
     for name in ("resnet10t", "torchvision:squeezenet1_1"):
         assert "ImageNet" not in notes(name), name

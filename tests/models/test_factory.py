@@ -138,10 +138,14 @@ def test_factories_in_modules(factory: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("torch.nn:Identty", UnknownModelError, "close: Identity"),
         (":build", UnknownModelError, "One side of the colon"),
         ("nets.py", UnknownModelError, "FUNCTION"),
-        ("hf-hub:foo/bar", UnknownModelError, "not supported by the prefix 'hf-hub:'. Give the name that timm has"),
+        (
+            "hf-hub:foo/bar",
+            UnknownModelError,
+            "prefix 'hf-hub:' is not supported. Give the model's name in timm's registry",
+        ),
         ("hf-hub:timm/resnet18.a1_in1k", UnknownModelError, r"it is 'resnet18\.a1_in1k'"),
-        ("timm:hf_hub:foo/bar", UnknownModelError, "not supported by the prefix 'hf_hub:'"),
-        ("local-dir:/nowhere", UnknownModelError, "not supported by the prefix 'local-dir:'"),
+        ("timm:hf_hub:foo/bar", UnknownModelError, "prefix 'hf_hub:' is not supported"),
+        ("local-dir:/nowhere", UnknownModelError, "prefix 'local-dir:' is not supported"),
         ("os:path", InvalidInputError, r"os:path is the module posixpath, which|os:path is the module ntpath, which"),
         ("json:nothing", UnknownModelError, r"\. The module json has no attribute"),
         (3, UnknownModelError, "an object of type int"),
@@ -161,7 +165,7 @@ def test_unknown_names(name: Any, error: type[ReplkProbeError], says: str) -> No
         ("biuld", UnknownModelError, "close: build"),
         ("broken", InvalidInputError, "RuntimeError: no luck"),
         ("quits", InvalidInputError, "SystemExit: 3"),
-        ("number", InvalidInputError, "type int. It has to return an nn.Module"),
+        ("number", InvalidInputError, "type int. It must return an nn.Module"),
         ("SEVEN", InvalidInputError, "cannot be called"),
     ],
 )
@@ -202,7 +206,7 @@ def test_files_are_loaded_into_networks_from_paths(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"create_model\('resnet18'\)"):
         load_checkpoint("resnet18", tmp_path / "any.pth")  # type: ignore[arg-type]
     for path in (None, 3, b"any.pth"):
-        with pytest.raises(WeightsError, match="Give the path of a file"):
+        with pytest.raises(WeightsError, match="Pass the path of a file"):
             load_checkpoint(nn.Identity(), path)  # type: ignore[arg-type]
 
 
@@ -233,3 +237,42 @@ def test_pretrained_weights_that_do_not_exist_are_an_error() -> None:
     with pytest.raises(WeightsError, match="replknet25"):
         timm.create_model("replknet25", pretrained=True)
     assert weights_info(create_model("mobilenetv2_k9", "auto")).note is not None
+
+
+def test_pretrained_as_in_timm() -> None:
+    name = "replknet_micro_k13"
+    expected = create_model(name, "pretrained")
+    for options in ({"pretrained": True}, {"pretrained": True, "weights": "pretrained"}):
+        model = create_model(name, **options)
+        assert weights_info(model) == weights_info(expected)
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+    assert weights_info(create_model(name, "synthetic", pretrained=True)) == weights_info(expected)
+    assert weights_info(create_model(name, pretrained=False)).is_random
+    for weights in ("random", "auto"):
+        with pytest.raises(InvalidInputError, match=f"pretrained=True with weights='{weights}'"):
+            create_model(name, weights, pretrained=True)
+    with pytest.raises(WeightsError, match="No pretrained weights are known for replknet25"):
+        create_model("replknet25", pretrained=True)
+
+
+def test_device_and_dtype_are_applied_after_loading() -> None:
+    name = "replknet_micro_k13"
+    plain, half = create_model(name, "pretrained"), create_model(name, "pretrained", device="cpu", dtype=torch.bfloat16)
+    assert {value.dtype for value in half.parameters()} == {torch.bfloat16}
+    assert weights_info(half) == weights_info(plain) and data_config(half) == data_config(plain) and not half.training
+    for rounded, exact in zip(half.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(rounded, exact.bfloat16())
+    assert next(create_model("mobilenetv2_k3", device=torch.device("cpu")).parameters()).device.type == "cpu"
+    for options, says in (
+        ({"dtype": torch.int8}, "floating point"),
+        ({"dtype": "half"}, "floating"),
+        ({"device": "x"}, "device"),
+    ):
+        with pytest.raises(InvalidInputError, match=says):
+            create_model(name, **options)
+
+
+@pytest.mark.cuda
+def test_networks_on_a_gpu() -> None:
+    model = create_model("replknet_micro_k13", device="cuda", dtype=torch.float16)
+    assert {(value.device.type, value.dtype) for value in model.parameters()} == {("cuda", torch.float16)}

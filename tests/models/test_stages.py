@@ -53,7 +53,7 @@ def test_layers_by_name(name: str, spec: str, path: str) -> None:
         ("stage0.0", "stages 1 to 4"),
         ("stage4.2", "stages 1 to 4"),
         ("stages.3.block.0", "Close: stages.3.blocks.0"),
-        ("conv9", "outermost layers: stem, stages"),
+        ("conv9", "top-level modules: stem, stages"),
         ("", "Layer '' does not exist in RepLKNet"),
     ],
 )
@@ -65,7 +65,7 @@ def test_unknown_layers_are_answered_with_those_there_are(spec: str, says: str) 
 def test_networks_without_known_stages() -> None:
     with pytest.raises(InvalidInputError, match="stages are not known"):
         resolve_layer(on_meta("torchvision:squeezenet1_0"), "stage1.0")
-    with pytest.raises(InvalidInputError, match="no layers inside"):
+    with pytest.raises(InvalidInputError, match="no submodules"):
         resolve_layer(nn.ReLU(), "conv")
 
 

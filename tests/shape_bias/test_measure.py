@@ -74,7 +74,7 @@ def test_decisions_are_those_of_the_definition(small_net: nn.Module, small_stimu
     assert run.image_ids == decisions.names and run.image_source == f"folder:{small_stimuli.name}"
     assert (run.input_size, run.mean, run.std, run.config["resize"]) == ((32, 32), tuple(MEAN), tuple(STD), "none")
     assert any("alphabetical order" in note for note in result.notes)
-    assert any("wants its images normalised" in note for note in result.notes)
+    assert any("normalization of" in note for note in result.notes)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 4])

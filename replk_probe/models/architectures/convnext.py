@@ -1,6 +1,6 @@
 """ConvNeXt with RepLKNet's kernels: 31-29-27-13, each with a 5 x 5 branch and batch norms.
 
-The nearest published code is SLaK's with undecomposed kernels at width 1, and that is what is built here.
+This is SLaK's code with undecomposed kernels at width factor 1, the closest published implementation.
 
 Source: Ding et al., arXiv:2203.06717, Table 11; Liu et al., "A ConvNet for the 2020s", CVPR 2022, arXiv:2201.03545.
 """
@@ -19,7 +19,7 @@ __all__ = ["LargeKernelConvNeXt"]
 
 
 class LargeKernelConvNeXt(SLaK):
-    """ConvNeXt whose 7 x 7 depthwise convolutions are large ones with a small branch; arguments as :class:`SLaK`."""
+    """ConvNeXt with large depthwise kernels and a small branch instead of 7 x 7; arguments as for :class:`SLaK`."""
 
     family = "ConvNeXt, large kernels"
 
@@ -31,7 +31,7 @@ class LargeKernelConvNeXt(SLaK):
         width_factor: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        """Build the network with PyTorch's default initialisation."""
+        """Build the network with PyTorch's default initialization."""
         super().__init__(kernel_sizes, decomposed=decomposed, width_factor=width_factor, **kwargs)
 
 

@@ -1,12 +1,12 @@
 """Small models for images of 64 x 64 pixels, trained on the synthetic set by ``scripts/train_micro.py``.
 
-They are a demonstration and a controlled experiment, never results on ImageNet: networks that differ in their kernels
-alone, small enough to be trained on a CPU in minutes and to travel inside the package with their weights.
+They are for demonstrations and controlled experiments, not ImageNet results. They differ only in their kernels, train
+on a CPU in minutes, and their weights are included in the package.
 
-A kernel is trained only as far as the planes that it meets are large: on a plane of H, only the middle 2 H - 1 of its
-taps in a row ever meet a pixel that is not padding. The published networks would leave planes of 16, 8, 4 and 2. Here
-two transitions have a stride of 1, and the planes of the four stages are 16, 16, 8 and 8 wide: those of 31 x 31 kernels
-in the first two stages are met in full, and so are 13 x 13 kernels in all.
+On a feature map of height H, only the middle 2 H - 1 taps in each column of a kernel ever multiply a pixel that is not
+padding, and only those are trained. With the published strides the maps would have sides of 16, 8, 4 and 2. Here two
+transitions have stride 1, so the sides are 16, 16, 8 and 8: large enough to train every tap of the 31 x 31 kernels in
+the first two stages, and of 13 x 13 kernels in all stages.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .replknet import RepLKNet
 
 __all__ = ["INPUT_SIZE", "MICRO_MODELS", "default_models"]
 
-INPUT_SIZE = 64  # pixels, of the training images
-_CLASSES = 16  # of the synthetic set
+INPUT_SIZE = 64  # side of the training images in pixels
+_CLASSES = 16  # in the synthetic set
 _SMALL = 5  # side of the re-parameterization branch, as in RepLKNet
 
 _REPLKNET: Mapping[str, Any] = {
@@ -58,7 +58,7 @@ _MOBILENETS: dict[str, dict[str, Any]] = {
 }
 MICRO_MODELS = (*_REPLKNETS, *_MOBILENETS)
 
-# The synthetic images have about the same brightness and spread in all channels.
+# The synthetic images have about the same mean and standard deviation in all channels.
 _CFG: dict[str, Any] = {"input_size": INPUT_SIZE, "mean": 0.5, "num_classes": _CLASSES, "stride": 8}
 default_cfgs = generate_default_cfgs(
     {name: timm_cfg("stem.0.conv", **_CFG) for name in _REPLKNETS}
@@ -71,5 +71,5 @@ for _name, _config in _MOBILENETS.items():
 
 
 def default_models() -> tuple[str, str]:
-    """Names of the models that the commands take where none is named: with and without re-parameterization."""
+    """Names of the models that the commands use by default: with and without re-parameterization."""
     return "replknet_micro_k13_rep", "replknet_micro_k13"

@@ -1,4 +1,4 @@
-"""MobileNet V2 with every depthwise kernel enlarged: the paper's study of shortcuts and re-parameterization.
+"""MobileNet V2 with large depthwise kernels, for the paper's study of shortcuts and re-parameterization.
 
 Names of modules and parameters are those of torchvision's ``mobilenet_v2``. With a 3 x 3 branch, the convolution and
 the batch norm of a depthwise layer (``features.15.conv.1.0`` and ``.1``) become one
@@ -42,10 +42,10 @@ _STEM_WIDTH, _LAST_WIDTH = 32, 1280
 
 
 class DepthwiseLayer(nn.Sequential, Mergeable):
-    """Depthwise convolution ``0``, batch norm ``1``, ReLU6 ``2``; with a small branch ``0`` holds the norms."""
+    """Depthwise convolution ``0``, batch norm ``1``, ReLU6 ``2``; with a small branch, ``0`` contains the norms."""
 
     def __init__(self, channels: int, kernel_size: int, stride: int, small_kernel: int | None) -> None:
-        """Build it; ``kernel_size`` is odd."""
+        """Build the layers; ``kernel_size`` is odd."""
         conv: nn.Module
         norm: nn.Module
         if small_kernel and small_kernel < kernel_size:
@@ -78,7 +78,7 @@ class InvertedResidual(nn.Module):
         small_kernel: int | None,
         shortcut: bool,
     ) -> None:
-        """Build it; there is a shortcut where ``shortcut`` is set and the shape stays."""
+        """Build the layers; there is a shortcut if ``shortcut`` is True and the shape does not change."""
         super().__init__()
         hidden = in_channels * expand
         self.use_res_connect = shortcut and stride == 1 and in_channels == out_channels
@@ -90,7 +90,7 @@ class InvertedResidual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """The branch, plus ``x`` where there is a shortcut."""
+        """The residual branch, plus ``x`` if there is a shortcut."""
         y: Tensor = self.conv(x)
         return x + y if self.use_res_connect else y
 
@@ -112,18 +112,18 @@ class LargeKernelMobileNetV2(Reparameterizable, MeanPooled):
         stem_width: int = _STEM_WIDTH,
         last_width: int = _LAST_WIDTH,
     ) -> None:
-        """Build the network with PyTorch's default initialisation.
+        """Build the network with PyTorch's default initialization.
 
         Args:
             kernel_size: Side of all depthwise kernels, odd.
-            small_kernel: Side of the branch parallel to each of them; None, 0 or not below ``kernel_size``: none.
+            small_kernel: Side of the parallel branch; no branch if it is None, 0 or not below ``kernel_size``.
             shortcut: Whether blocks that keep their shape add their input.
-            num_classes: Outputs of the classifier; 0: no classifier, pooled features.
-            in_chans: Input channels.
-            drop_rate: Dropout before the classifier, in training.
+            num_classes: Number of outputs of the classifier; 0 returns pooled features.
+            in_chans: Number of input channels.
+            drop_rate: Dropout rate before the classifier during training.
             setting: Expansion, channels, repeats and first stride of each stage.
-            stem_width: Channels of the first convolution, of stride 2.
-            last_width: Channels of the last convolution, and inputs of the classifier.
+            stem_width: Number of channels of the first convolution, which has stride 2.
+            last_width: Number of channels of the last convolution.
 
         Raises:
             InvalidInputError: A kernel is even.

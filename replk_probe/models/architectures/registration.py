@@ -1,16 +1,17 @@
-"""Variants of our families as entries of timm's registry."""
+"""Registration of the architectures and their variants with timm."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, register_model, register_notrace_module
 from torch import nn
 
 from replk_probe.ops import DepthwiseConv2d
 
-# For timm's `features_only`, as torch's own convolutions are.
+# A leaf for timm's `features_only`, as torch's own convolutions are.
 register_notrace_module(DepthwiseConv2d)
 
 WeightsLoader = Callable[[nn.Module, str, str], None]
@@ -20,7 +21,7 @@ _load_weights: WeightsLoader
 def set_weights_loader(loader: WeightsLoader) -> None:
     """Set the function that loads named weights (model, its name, the weights) for ``pretrained=True``.
 
-    It is handed over by ``models.factory``, which stands above the architectures and imports them.
+    ``models.factory``, which imports the architectures, sets it.
     """
     global _load_weights
     _load_weights = loader
@@ -34,17 +35,16 @@ def timm_cfg(
     num_classes: int = 1000,
     stride: int = 32,
 ) -> Any:
-    """Preprocessing and layer names of one variant, in timm's words.
+    """Preprocessing and layer names of one variant, as a ``pretrained_cfg`` of timm.
 
     Args:
         first_conv: Path of the first convolution.
-        input_size: Side of the input in pixels; other than 224 the whole image is warped, not cropped.
-        mean: Mean and standard deviation of all channels; None: those of ImageNet.
+        input_size: Side of the input in pixels; if it is not 224, the whole image is squashed instead of cropped.
+        mean: Mean and standard deviation of all channels, or None for those of ImageNet.
         classifier: Path of the last linear layer.
-        num_classes: Its outputs.
-        stride: Of the last map, in pixels of the input.
+        num_classes: Number of outputs of the classifier.
+        stride: Total stride of the last feature map.
     """
-    imagenet = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     return {
         "url": "",
         "num_classes": num_classes,
@@ -55,20 +55,21 @@ def timm_cfg(
         "interpolation": "bicubic",
         "first_conv": first_conv,
         "classifier": classifier,
-        **(imagenet if mean is None else {"mean": (mean,) * 3, "std": (mean,) * 3}),
+        "mean": IMAGENET_DEFAULT_MEAN if mean is None else (mean,) * 3,
+        "std": IMAGENET_DEFAULT_STD if mean is None else (mean,) * 3,
     }
 
 
 def register_variant(cls: type[nn.Module], name: str, config: Mapping[str, Any], module: str | None = None) -> None:
     """Make ``timm.create_model(name)`` build ``cls(**config)``.
 
-    ``module``, by default that of ``cls``, must hold ``default_cfgs`` already. ``pretrained=True`` takes the default
-    weights of the package's own catalog, since the authors' files need their keys renamed.
+    ``module``, by default that of ``cls``, must already define ``default_cfgs``. ``pretrained=True`` loads the default
+    weights of this package's catalog, because the keys of the authors' files must be renamed.
     """
 
     def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         arguments = {**config, **kwargs}
-        # Stages are not in the order in which they run (transitions stand apart), so features are traced.
+        # Modules are not registered in execution order (transitions are separate), so features are traced.
         features = {"feature_cls": "fx", "out_indices": (0, 1, 2, 3)}
         model: nn.Module = build_model_with_cfg(cls, name, False, feature_cfg=features, **arguments)
         if pretrained:

@@ -31,7 +31,7 @@ class RepLKBlock(nn.Module):
     def __init__(
         self, channels: int, dw_channels: int, kernel_size: int, small_kernel: int | None, drop_path: float
     ) -> None:
-        """Build it; ``dw_channels`` is the width of the depthwise convolution."""
+        """Build the layers; ``dw_channels`` is the width of the depthwise convolution."""
         super().__init__()
         self.prelkb_bn = nn.BatchNorm2d(channels)
         self.pw1 = ConvBN(channels, dw_channels, act=nn.ReLU())
@@ -51,7 +51,7 @@ class ConvFFN(nn.Module):
     """Residual pair of 1 x 1 convolutions, ``[N, C, H, W]`` to the same."""
 
     def __init__(self, channels: int, hidden_channels: int, drop_path: float) -> None:
-        """Build it; ``hidden_channels`` is the width between the two convolutions."""
+        """Build the layers; ``hidden_channels`` is the width between the two convolutions."""
         super().__init__()
         self.preffn_bn = nn.BatchNorm2d(channels)
         self.pw1 = ConvBN(channels, hidden_channels)
@@ -66,15 +66,15 @@ class ConvFFN(nn.Module):
 
 
 class RepLKStage(nn.Module):
-    """Large-kernel blocks and feed-forward blocks in turn, at one resolution."""
+    """Alternating large-kernel and feed-forward blocks at one resolution."""
 
     def __init__(self, blocks: Sequence[nn.Module]) -> None:
-        """Hold ``blocks``."""
+        """Build a stage of ``blocks``."""
         super().__init__()
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        """All blocks, one after the other."""
+        """The output of the last block."""
         y: Tensor = self.blocks(x)
         return y
 
@@ -82,7 +82,7 @@ class RepLKStage(nn.Module):
 class RepLKNet(Reparameterizable, MeanPooled):
     """RepLKNet with any kernel sizes; ``[N, in_chans, H, W]`` to ``[N, num_classes]``, total stride 32 by default.
 
-    Names of modules and parameters are those of the published checkpoints, but for the branches of
+    Modules and parameters are named as in the published checkpoints, except for the branches of
     :class:`~replk_probe.models.layers.large_kernel.LargeKernelConv`.
     """
 
@@ -99,24 +99,24 @@ class RepLKNet(Reparameterizable, MeanPooled):
         drop_path_rate: float = 0.0,
         strides: Sequence[int] = (4, 2, 2, 2),
     ) -> None:
-        """Build the network with PyTorch's default initialisation.
+        """Build the network with PyTorch's default initialization.
 
         Args:
-            kernel_sizes: Side of the large kernels of each stage, odd.
-            layers: Large-kernel blocks in each stage; each is followed by a feed-forward block.
+            kernel_sizes: Side of the large kernels in each stage, odd.
+            layers: Number of large-kernel blocks in each stage; a feed-forward block follows each of them.
             channels: Width of each stage.
-            small_kernel: Side of the branch parallel to each large kernel; None or 0: no branch.
-            dw_ratio: Width of the depthwise convolutions over that of the stage.
-            ffn_ratio: Hidden width of the feed-forward blocks over that of the stage.
-            num_classes: Outputs of the classifier; 0: no classifier, pooled features.
-            in_chans: Input channels.
-            drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the first.
-            strides: In front of each stage: 2 or 4 of the stem, 1 or 2 of each transition; of those for stages that are
-                not there nothing is read.
+            small_kernel: Side of the branch parallel to each large kernel; no branch if it is None or 0.
+            dw_ratio: Ratio of the width of the depthwise convolutions to that of the stage.
+            ffn_ratio: Ratio of the hidden width of the feed-forward blocks to that of the stage.
+            num_classes: Number of outputs of the classifier; 0 returns pooled features.
+            in_chans: Number of input channels.
+            drop_path_rate: Stochastic depth rate of the last block; the rate grows linearly from 0 at the first block.
+            strides: Strides of the stem (2 or 4) and of the transition before each later stage (1 or 2); entries beyond
+                the number of stages are ignored.
 
         Raises:
             InvalidInputError: ``kernel_sizes``, ``layers`` and ``channels`` differ in length, a kernel is even, or a
-                stride is none of those.
+                stride is not allowed.
         """
         super().__init__()
         if not len(kernel_sizes) == len(layers) == len(channels) or not channels:
@@ -127,7 +127,7 @@ class RepLKNet(Reparameterizable, MeanPooled):
         strides = tuple(strides)[: len(channels)]
         if len(strides) < len(channels) or strides[0] not in (2, 4) or not {*strides[1:]} <= {1, 2}:
             raise InvalidInputError(
-                f"The stem has a stride of 2 or 4 and each transition one of 1 or 2, but strides is {list(strides)} "
+                f"The stem needs a stride of 2 or 4 and each transition one of 1 or 2, but strides is {list(strides)} "
                 f"for {len(channels)} stages."
             )
         width = channels[0]
@@ -148,7 +148,7 @@ class RepLKNet(Reparameterizable, MeanPooled):
         for stage, (count, width, kernel_size) in enumerate(zip(layers, channels, kernel_sizes, strict=True)):
             blocks: list[nn.Module] = []
             for index in range(done, done + count):
-                # A large-kernel block and the feed-forward block behind it share one rate.
+                # A large-kernel block and the feed-forward block after it share one rate.
                 rate = drop_path_rate * index / max(depth - 1, 1)
                 blocks.append(RepLKBlock(width, int(width * dw_ratio), kernel_size, small_kernel, rate))
                 blocks.append(ConvFFN(width, int(width * ffn_ratio), rate))
@@ -191,7 +191,7 @@ class RepLKNet(Reparameterizable, MeanPooled):
         return self.forward_head(self.forward_features(x))
 
     def probe_spec(self) -> ProbeSpec:
-        """Every second block is a large-kernel one."""
+        """The stages; every second block is a large-kernel block."""
         stages = tuple(
             Stage(f"stages.{number}", tuple(f"stages.{number}.blocks.{i}" for i in range(0, len(stage.blocks), 2)))
             for number, stage in enumerate(self.stages)
@@ -210,13 +210,13 @@ _VARIANTS: Mapping[str, Mapping[str, Any]] = {
         "small_kernel": None,
         "dw_ratio": 1.5,
     },
-    # The kernel-size study, Table 5. A 3 x 3 kernel leaves no room for a smaller branch.
+    # The kernel-size study, Table 5. A smaller branch would not fit into a 3 x 3 kernel.
     "replknet3": {**_BASE, "kernel_sizes": (3, 3, 3, 3), "small_kernel": None},
     "replknet7": {**_BASE, "kernel_sizes": (7, 7, 7, 7)},
     "replknet13": {**_BASE, "kernel_sizes": (13, 13, 13, 13)},
     "replknet25": {**_BASE, "kernel_sizes": (25, 25, 25, 13)},
 }
-_SIZES = {"replknet31l": 384, "replknetxl": 320}  # of the published weights, where it is not 224
+_SIZES = {"replknet31l": 384, "replknetxl": 320}  # input size of the published weights if it is not 224
 default_cfgs = generate_default_cfgs(
     {name: timm_cfg("stem.0.conv", _SIZES.get(name, 224), 0.5 if name == "replknetxl" else None) for name in _VARIANTS}
 )

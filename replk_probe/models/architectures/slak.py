@@ -24,14 +24,14 @@ from .registration import register_variant, timm_cfg
 
 __all__ = ["SLaK"]
 
-_EPS = 1e-6  # of every layer norm, as in ConvNeXt
+_EPS = 1e-6  # epsilon of every layer norm, as in ConvNeXt
 
 
 class LayerNorm2d(nn.LayerNorm):
     """Layer norm over the channels of ``[N, C, H, W]``."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise each pixel over its channels."""
+        """Normalize each pixel over its channels."""
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -39,7 +39,7 @@ class SLaKBlock(nn.Module):
     """ConvNeXt's residual block around a large-kernel convolution, ``[N, C, H, W]`` to the same."""
 
     def __init__(self, dim: int, large_kernel: LargeKernelConv, drop_path: float, layer_scale: float) -> None:
-        """Build it around ``large_kernel``; ``layer_scale`` is the start value of ``gamma``."""
+        """Build the block around ``large_kernel``; ``layer_scale`` is the initial value of ``gamma``."""
         super().__init__()
         self.large_kernel = large_kernel
         self.norm = nn.LayerNorm(dim, eps=_EPS)
@@ -50,7 +50,7 @@ class SLaKBlock(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` plus its branch."""
+        """``x`` plus its residual branch."""
         y: Tensor = self.large_kernel(x).permute(0, 2, 3, 1)
         y = self.gamma * self.pwconv2(self.act(self.pwconv1(self.norm(y))))
         y = self.drop_path(y.permute(0, 3, 1, 2))
@@ -58,10 +58,10 @@ class SLaKBlock(nn.Module):
 
 
 class SLaK(Reparameterizable, MeanPooled):
-    """SLaK, dense; ``[N, in_chans, H, W]`` to ``[N, num_classes]``, total stride 32.
+    """SLaK with dense weights; ``[N, in_chans, H, W]`` to ``[N, num_classes]``, total stride 32.
 
-    The sparsity of the published weights is zeros in the weights, nothing in the structure. Names of modules and
-    parameters are those of the published checkpoints, but for the branches of
+    The published weights are sparse only in that some values are zero. Modules and parameters are named as in the
+    published checkpoints, except for the branches of
     :class:`~replk_probe.models.layers.large_kernel.LargeKernelConv`.
     """
 
@@ -80,22 +80,22 @@ class SLaK(Reparameterizable, MeanPooled):
         drop_path_rate: float = 0.0,
         layer_scale: float = 1e-6,
     ) -> None:
-        """Build the network with PyTorch's default initialisation.
+        """Build the network with PyTorch's default initialization.
 
         Args:
-            kernel_sizes: Long side K of the kernels of each stage, odd.
-            depths: Blocks in each stage.
+            kernel_sizes: Long side K of the kernels in each stage, odd.
+            depths: Number of blocks in each stage.
             dims: Base width of each stage; the network uses ``int(width_factor * dim)``.
             small_kernel: Short side M of the decomposed kernels and side of the small branch.
-            decomposed: K x M plus M x K kernels; otherwise one K x K kernel.
-            width_factor: See ``dims``.
-            num_classes: Outputs of the classifier; 0: no classifier, pooled and normalised features.
-            in_chans: Input channels.
-            drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the first.
-            layer_scale: Start value of the residual branches' scale.
+            decomposed: Whether to use K x M plus M x K kernels instead of one K x K kernel.
+            width_factor: Factor applied to ``dims``.
+            num_classes: Number of outputs of the classifier; 0 returns pooled and normalized features.
+            in_chans: Number of input channels.
+            drop_path_rate: Stochastic depth rate of the last block; the rate grows linearly from 0 at the first block.
+            layer_scale: Initial value of the residual branches' scale.
 
         Raises:
-            InvalidInputError: The lists differ in length, a kernel is even, or ``decomposed`` lacks a short side.
+            InvalidInputError: The lists differ in length, a kernel is even, or ``decomposed`` has no short side.
         """
         super().__init__()
         if not len(kernel_sizes) == len(depths) == len(dims) or not dims:
@@ -160,7 +160,7 @@ class SLaK(Reparameterizable, MeanPooled):
         return self.forward_head(self.forward_features(x))
 
     def probe_spec(self) -> ProbeSpec:
-        """The stages; what follows the last is pooled before it is normalised."""
+        """The stages; the output of the last is pooled before it is normalized."""
         stages = tuple(
             Stage(f"stages.{number}", tuple(f"stages.{number}.{index}" for index in range(depth)))
             for number, depth in enumerate(self.depths)

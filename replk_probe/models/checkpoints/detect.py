@@ -1,4 +1,4 @@
-"""What a state dict seems to be, judged by its names and shapes alone."""
+"""Recognizing the architecture of a state dict from its names and shapes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _RESNETS = {
     (True, 23): "ResNet-101",
     (True, 36): "ResNet-152",
 }
-# A name that only this family has -> what to call it. The first match counts.
+# Pattern of a name that only this architecture has -> title. The first match counts.
 _OTHERS = (
     (r"dwconv\.(lk_origin|origin_bn)", "a UniRepLKNet"),
     (r"^downsample_layers\.0\.0\.weight$", "a ConvNeXt, the authors' naming"),
@@ -58,12 +58,12 @@ _OTHERS = (
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What weights seem to be.
+    """The apparent architecture of weights.
 
     Attributes:
-        title: For the reader, for instance ``"RepLKNet-31B"`` or ``"a SqueezeNet"``.
-        model: Name in the registry, where it is one of ours.
-        form: ``"train"``, ``"merged"``, ``"merged+fused"``; None for families without such forms.
+        title: Title for display, such as ``"RepLKNet-31B"`` or ``"a SqueezeNet"``.
+        model: Registry name, for models of this package; else None.
+        form: ``"train"``, ``"merged"`` or ``"merged+fused"``; None for families without such forms.
     """
 
     title: str
@@ -71,16 +71,16 @@ class Fingerprint:
     form: str | None = None
 
     def __str__(self) -> str:
-        """As in ``RepLKNet-31B, merged form``."""
+        """Title and form, such as ``RepLKNet-31B, merged form``."""
         return self.title if self.form is None else f"{self.title}, {self.form} form"
 
 
 def form_of(names: Sequence[str] | Mapping[str, object]) -> str | None:
-    """Structure that names in our own spelling belong to, or None for a network without large-kernel blocks."""
+    """The form that tensor names of this package's models imply, or None for other networks."""
     keys = set(names)
     if not _is_mobilenet(keys) and not any(".large_kernel." in key for key in keys):
         return None
-    # The stem and the first depthwise layer have a bias only once their batch norm is folded into it.
+    # The stem and the first depthwise layer only have a bias after their batch norm has been folded.
     if keys & {"stem.0.conv.bias", "features.0.0.bias"}:
         return "merged+fused"
     if "features.1.conv.0.0.bias" in keys or any(".reparam_conv." in key for key in keys):
@@ -89,13 +89,13 @@ def form_of(names: Sequence[str] | Mapping[str, object]) -> str | None:
 
 
 def fingerprint(shapes: Shapes) -> Fingerprint:
-    """Judge a state dict whose names are in our own spelling.
+    """Recognize a state dict whose names follow this package's models.
 
     Args:
         shapes: Shape of each tensor by name.
 
     Returns:
-        The best description there is, at the least how many tensors there are and how they are called.
+        The most specific description; for unknown networks the number of tensors and the first names.
     """
     form = form_of(shapes)
     if form is not None and not _is_mobilenet(shapes):
@@ -147,7 +147,7 @@ def _large_kernel_network(shapes: Shapes, form: str) -> Fingerprint:
 
 
 def _mobilenet(shapes: Shapes, form: str | None) -> Fingerprint:
-    """``features.1`` has no expansion, so its depthwise layer is the first: ``conv.0.0``."""
+    """Describe a MobileNet V2; ``features.1`` does not expand, so its depthwise layer is ``conv.0.0``."""
     layers = {name: shape for name, shape in shapes.items() if name.startswith("features.1.conv.0.0.")}
     side = max((shape[-1] for shape in layers.values() if len(shape) == 4), default=3)
     if side == 3:
@@ -166,7 +166,7 @@ def _is_mobilenet(names: Iterable[str]) -> bool:
 
 
 def _rep(names: Iterable[str]) -> str:
-    """What the name of a model with small branches ends in; of merged ones it must have had some."""
+    """Suffix of the name of a model with small branches; a merged model must have had some."""
     return "_rep" if any(".small_conv." in name or ".reparam_conv." in name for name in names) else ""
 
 

@@ -1,4 +1,4 @@
-"""What tells networks and arrays apart that have no name, or keep it when they change."""
+"""Digests of networks and arrays, to tell apart those whose names do not."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-# Bytes of a tensor's memory hashed at a time.
+# Number of bytes hashed at a time.
 _HASH_STEP = 1 << 24
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> Iterator[bytes]:
-    """Type, shape and content of tensors, in pieces."""
+    """Type, shape and content of tensors, in chunks."""
     for tensor in tensors:
         yield f"{tensor.dtype}{list(tensor.shape)}".encode()
         flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
@@ -22,7 +22,7 @@ def bytes_of(tensors: Iterable[Tensor]) -> Iterator[bytes]:
 
 
 def bytes_of_model(model: nn.Module) -> Iterator[bytes]:
-    """What tells a network from others of its name: the types of its layers and its weights, by their paths."""
+    """The types of a network's layers and its weights, by path, in chunks."""
     for path, module in model.named_modules():
         yield f"{path}: {type(module).__qualname__}".encode()
     for name, value in model.state_dict().items():
@@ -32,7 +32,7 @@ def bytes_of_model(model: nn.Module) -> Iterator[bytes]:
 
 
 def digest_of(chunks: Iterable[bytes]) -> str:
-    """Hex digest of the pieces, whose borders count."""
+    """Hex digest of the chunks; their boundaries are part of it."""
     digest = hashlib.sha256()
     for chunk in chunks:
         digest.update(len(chunk).to_bytes(8, "little"))

@@ -1,11 +1,11 @@
-"""Loading weights of every published form into a model, in place, all or nothing."""
+"""Loading weights of every published form into a model in place; an error leaves the model unchanged."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,44 +28,49 @@ _SHOWN_KEYS = 3
 
 @dataclass(frozen=True)
 class CheckpointReport:
-    """What a file was, and what became of it.
+    """What a weights file is and, once it is loaded, what was loaded from it.
 
     Attributes:
-        path: The file.
+        path: Path of the file.
         sha256: Hex digest of the file.
-        title: What the weights are by names and shapes, for instance ``"RepLKNet-31B"``.
-        form: Structure found in the file and now in the model: ``"train"``, ``"merged"`` or ``"merged+fused"``; None
-            for a family without such forms.
-        naming: ``"mmpretrain"``, ``"official"``, ``"timm"`` or ``"own"`` (the model's own names).
+        title: Description of the weights by names and shapes, such as ``"RepLKNet-31B"``.
+        model: Registry name of the model that the weights seem to belong to, for models of this package; else None.
+        form: Structure found in the file: ``"train"``, ``"merged"`` or ``"merged+fused"``; None for families without
+            such forms.
+        naming: Naming scheme: ``"mmpretrain"``, ``"official"``, ``"timm"`` or ``"own"`` (that of the model itself).
         wrapper: Entry of the file that was read (``"model"``, ``"model_ema"``, nested ones joined by a dot);
-            ``"module."`` or the like where there is only a prefix; None for a flat file.
-        prefix: What was stripped from every name, or "".
+            ``"module."`` or the like if names only have a prefix; None for a flat file.
         averaged: Whether that entry is an average over training steps.
-        dropped: Names in the file that have no place in the model and were left out on purpose.
-        missing: Names in the model that the file leaves as they were: those of a missing head or final norm.
-        head: ``"loaded"``, ``"replaced"`` (another number of classes, which the model now has), ``"missing"`` (not in
-            the file: the model keeps its own, so its class scores mean nothing), ``"dropped"`` (not in the model).
-        num_classes: Outputs of the classifier as loaded; None without a loaded one.
-        dtypes: In the file, of each tensor that was loaded, by its name in the model.
+        tensors: Number of tensors in the entry.
+        num_classes: Number of outputs of the classifier, or None if there is none or it was not loaded.
+        not_finite: Names in the file of the tensors with NaN or infinite values; such files are not loaded.
+        dropped: Names in the file without a counterpart in the model that were left out on purpose.
+        missing: Names in the model that the file leaves unchanged: those of a missing classifier or final norm.
+        head: ``"loaded"``, ``"replaced"`` (the model now has the file's number of classes), ``"missing"`` (not in the
+            file: the model keeps its own, and its class scores mean nothing) or ``"dropped"`` (not in the model); None
+            if the file was not loaded.
+        dtypes: Type in the file of each tensor that was loaded, by its name in the model.
     """
 
     path: Path
     sha256: str
     title: str
+    model: str | None
     form: str | None
     naming: str
     wrapper: str | None
-    prefix: str
     averaged: bool
-    dropped: tuple[str, ...]
-    missing: tuple[str, ...]
-    head: str
+    tensors: int
     num_classes: int | None
-    dtypes: Mapping[str, torch.dtype]
+    not_finite: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    head: str | None = None
+    dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
 
     @property
     def note(self) -> str | None:
-        """One sentence for the reader where the weights are not the whole story."""
+        """One sentence for the reader if the file has no classifier, or None."""
         if self.head == "missing":
             norm = " and no final norm" if any(name.startswith("norm.") for name in self.missing) else ""
             return f"The file has no classifier{norm}: features are trained, class scores are not."
@@ -75,25 +80,21 @@ class CheckpointReport:
 def load_checkpoint(
     model: nn.Module, path: str | os.PathLike[str], *, ema: bool = False, only: Sequence[str] | None = None
 ) -> CheckpointReport:
-    """Load a weights file into ``model`` in place; on any error the model is as it was.
-
-    Understood are the files of RepLKNet (train, merged and deep-fused form), of SLaK, of mmpretrain, timm and
-    torchvision, and those saved from the model itself; flat or wrapped, ``.pth`` in both serialisations or safetensors.
-    The model is merged or fused to match the file, and its classifier follows the file's number of classes.
+    """Load a weights file into ``model`` in place; see :func:`replk_probe.models.load_checkpoint`.
 
     Args:
         model: The network; parameters keep their dtype and device. On the meta device they become real tensors.
-        path: The file.
-        ema: Take the file's averaged entry (``model_ema`` and the like) instead of the default one.
-        only: Module paths outside of which nothing is loaded. All names and shapes must fit all the same, but of the
-            numbers in the file only these are read, where its format lets tensors be read one by one.
+        path: Path of the file.
+        ema: Whether to load the averaged entry of the file (such as ``model_ema``) instead of the default one.
+        only: Module paths to load, or None for all. All names and shapes must match nevertheless, but other values are
+            not read if the format allows reading tensors separately.
 
     Returns:
-        What was found and done.
+        A description of the file and of what was loaded.
 
     Raises:
-        WeightsError: The file cannot be read, is refused, holds non-finite numbers, or does not fit the model.
-        InvalidInputError: ``model`` is no network.
+        WeightsError: The file cannot be read, is refused, holds non-finite values, or does not fit the model.
+        InvalidInputError: ``model`` is not an ``nn.Module``.
     """
     check_network(model)
     path = _checked(path)
@@ -122,56 +123,38 @@ def load_checkpoint(
     for name, classes in plan.heads.items():
         replace_head(model, name, classes)
     on_meta = any(value.is_meta for value in own.values())
-    if on_meta:  # Nothing to copy into: the model takes the tensors themselves, off the mapped file.
+    if on_meta:  # There is nothing to copy into: the model takes copies of the memory-mapped tensors.
         target = model.state_dict()
         wanted = {name: value.to(target[name].dtype, copy=True) for name, value in wanted.items()}
     model.load_state_dict(wanted, strict=False, assign=on_meta)
+    found = _identify(state)
     return CheckpointReport(
         path=path,
         sha256=digest,
-        title=_identify(state).title,
+        title=found.title,
+        model=found.model,
         form=form,
         naming=naming,
         wrapper=file.wrapper,
-        prefix=file.prefix,
         averaged=file.averaged,
+        tensors=len(file.state),
+        num_classes=loaded_classes(model, plan),
         dropped=tuple(plan.dropped),
         missing=tuple(name for name in model.state_dict() if name not in plan.state and not is_recomputed(name)),
         head=plan.head,
-        num_classes=loaded_classes(model, plan),
         dtypes=dtypes,
     )
 
 
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """What a file seems to be, judged without a model; fields as in :class:`CheckpointReport`.
-
-    Attributes:
-        tensors: How many the file holds.
-        not_finite: Names in the file of the tensors with NaN or infinite numbers, with which no model will load it.
-    """
-
-    path: Path
-    sha256: str
-    fingerprint: Fingerprint
-    naming: str
-    wrapper: str | None
-    averaged: bool
-    tensors: int
-    num_classes: int | None
-    not_finite: tuple[str, ...] = ()
-
-
-def inspect_checkpoint(path: str | os.PathLike[str], *, ema: bool = False) -> CheckpointInfo:
-    """Read a file and say what it seems to be.
+def inspect_checkpoint(path: str | os.PathLike[str], *, ema: bool = False) -> CheckpointReport:
+    """Read a weights file without a model and describe it.
 
     Args:
-        path: The file.
-        ema: Look at the averaged entry.
+        path: Path of the file.
+        ema: Whether to read the averaged entry.
 
     Returns:
-        Form, family, digest and the like.
+        The report, without the fields that describe the loading.
 
     Raises:
         WeightsError: The file cannot be read, is refused or holds no weights.
@@ -179,26 +162,37 @@ def inspect_checkpoint(path: str | os.PathLike[str], *, ema: bool = False) -> Ch
     path = _checked(path)
     file = read_state_file(path, ema=ema)
     state, origins, _, naming = to_own_names(file.state, {})
-    broken = _not_finite(state, origins)
     found = _identify(merge_fused_branches(state)[0])
     heads = [state[name] for name in ("head.weight", "fc.weight", "classifier.weight") if name in state]
     heads = heads or [state[name] for name in ("head.fc.weight", "classifier.1.weight") if name in state]
-    classes = int(heads[0].shape[0]) if heads else None
-    tensors, digest = len(file.state), sha256_of(path)
-    return CheckpointInfo(path, digest, found, naming, file.wrapper, file.averaged, tensors, classes, broken)
+    return CheckpointReport(
+        path=path,
+        sha256=sha256_of(path),
+        title=found.title,
+        model=found.model,
+        form=found.form,
+        naming=naming,
+        wrapper=file.wrapper,
+        averaged=file.averaged,
+        tensors=len(file.state),
+        num_classes=int(heads[0].shape[0]) if heads else None,
+        not_finite=_not_finite(state, origins),
+    )
 
 
 def non_finite_error(path: Path, names: Sequence[str]) -> WeightsError:
-    """The error for a file with NaN or infinite numbers in the tensors of these names."""
+    """The error for a file with NaN or infinite values in these tensors."""
     return WeightsError(
         f"{path.name} holds NaN or infinite weights. {_some('tensor', list(names))} not finite. "
-        f"Fetch the file again, or choose an earlier checkpoint of the training."
+        "Fetch the file again, or use an earlier checkpoint of the training."
     )
 
 
 def _checked(path: Any) -> Path:
     if not isinstance(path, (str, os.PathLike)):
-        raise WeightsError(f"The weights file is given as {path!r}. It is read from a path. Give the path of a file.")
+        raise WeightsError(
+            f"The weights file is given as {path!r}. Weights are read from a path. Pass the path of a file."
+        )
     return Path(path)
 
 
@@ -215,7 +209,7 @@ def _restructure(model: nn.Module, form: str | None) -> None:
 
 
 def _on_meta(model: nn.Module) -> nn.Module:
-    """A copy without numbers, to try the file on."""
+    """A copy on the meta device, to match the file against."""
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
@@ -233,7 +227,7 @@ def _by_timm(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | 
     try:
         converted = convert(dict(state), model)
     except Exception:
-        # Written for files of the right architecture: on others it fails in any way, and the comparison tells more.
+        # It raises all kinds of exceptions for files of other architectures, which the comparison describes better.
         return None
     if not isinstance(converted, dict):
         return None
@@ -246,12 +240,12 @@ def _is_inside(name: str, paths: Sequence[str]) -> bool:
 
 
 def _refuse_unusable(state: Mapping[str, Tensor], origins: Mapping[str, str], skeleton: nn.Module, path: Path) -> None:
-    """Numbers that no model can use: quantised, or not finite."""
+    """Raise WeightsError for quantized weights and for values that are not finite."""
     own = skeleton.state_dict()
     for name, value in state.items():
         if own[name].is_floating_point() and not value.is_floating_point():
             raise WeightsError(
-                f"{path.name} holds quantised weights. {origins.get(name, name)} is {value.dtype}, and the model "
+                f"{path.name} holds quantized weights. {origins.get(name, name)} is {value.dtype}, and the model "
                 f"computes in {own[name].dtype}. Pass the floating-point file."
             )
     broken = _not_finite(state, origins)
@@ -260,7 +254,7 @@ def _refuse_unusable(state: Mapping[str, Tensor], origins: Mapping[str, str], sk
 
 
 def _not_finite(state: Mapping[str, Tensor], origins: Mapping[str, str]) -> tuple[str, ...]:
-    """Names in the file of the tensors with NaN or infinite numbers."""
+    """Names in the file of the tensors with NaN or infinite values."""
     return tuple(
         origins.get(name, name)
         for name, value in state.items()
@@ -269,8 +263,8 @@ def _not_finite(state: Mapping[str, Tensor], origins: Mapping[str, str]) -> tupl
 
 
 def _is_finite(value: Tensor) -> bool:
-    """One pass without a mask as large as the tensor: NaN wins every comparison in aminmax."""
-    wide = value.float() if value.element_size() == 1 else value  # There is no aminmax in float8.
+    """Whether all values are finite, in one pass without a mask: aminmax propagates NaN."""
+    wide = value.float() if value.element_size() == 1 else value  # aminmax does not support float8.
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(wide))
 
 
@@ -283,7 +277,7 @@ def _does_not_fit(
 ) -> WeightsError:
     own = model.state_dict()
     for names in (plan.missing, plan.misshaped):
-        names.sort(key=lambda name: not _is_inside(name, only))  # what was asked for comes first
+        names.sort(key=lambda name: not _is_inside(name, only))  # requested modules come first
     seems = fingerprint({name: tuple(value.shape) for name, value in plan.state.items()})
     mine = fingerprint({name: tuple(value.shape) for name, value in own.items()})
     parts = []
@@ -314,14 +308,14 @@ def _hint(plan: Plan, own: Mapping[str, Tensor], seems: Fingerprint, mine: Finge
         return "The file has decomposed kernels: build the model with decomposed=True."
     had = form_of(own)
     if form and had and _FORMS.index(had) > _FORMS.index(form):
-        return f"The model is already in {had} form, which cannot be undone: load into a newly built one."
+        return f"The model is already in {had} form, which cannot be undone: load the file into a new model."
     if seems.model and seems.model != mine.model:
         return f"Use the model {seems.model}, or another file."
     return "Use the model that the file was made for, or another file."
 
 
 def _some(what: str, names: list[str], verb: bool = True) -> str:
-    """``3 missing keys (a, b, c)``, cut to the first few."""
+    """Count and first names, such as ``3 missing keys (a, b, c)``."""
     shown = ", ".join(names[:_SHOWN_KEYS]) + (", ..." if len(names) > _SHOWN_KEYS else "")
     plural = "" if len(names) == 1 else "s"
     verb_text = (" is" if len(names) == 1 else " are") if verb else ""

@@ -1,4 +1,4 @@
-"""Comparing a state dict with a model, name by name, and allowing for what may differ: the classifier above all."""
+"""Comparing a state dict with a model name by name, with tolerance for another classifier."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-# Buffers that some versions save and others compute, and what profilers leave behind.
+# Buffers that some versions save and others compute, and those that profilers add.
 _RECOMPUTED = re.compile(r"(.*\.)?(num_batches_tracked|relative_position_index|attn_mask|total_ops|total_params)")
 _HEADS = frozenset({"fc", "head", "heads", "classifier", "last_linear"})
 _AUXILIARY = re.compile(r"(aux\d?|aux_classifier|AuxLogits)\.")
@@ -17,7 +17,7 @@ _AUXILIARY = re.compile(r"(aux\d?|aux_classifier|AuxLogits)\.")
 
 @dataclass
 class Plan:
-    """Tensors in the model's names, and how the two differ."""
+    """Tensors by their names in the model, and the differences between file and model."""
 
     state: dict[str, Tensor]
     origins: dict[str, str]
@@ -30,12 +30,12 @@ class Plan:
 
     @property
     def faults(self) -> int:
-        """How many names do not fit."""
+        """Number of names that do not match."""
         return len(self.missing) + len(self.unexpected) + len(self.misshaped)
 
 
 def match(model: nn.Module, state: dict[str, Tensor], origins: dict[str, str], dropped: list[str]) -> Plan:
-    """Compare names and shapes, allowing for another head, no head, and what can be left out."""
+    """Compare names and shapes, accepting another classifier, no classifier, and tensors that can be ignored."""
     own = model.state_dict()
     plan = Plan(dict(state), origins, list(dropped))
     plan.missing = [name for name in own if name not in state and not is_recomputed(name)]
@@ -58,7 +58,7 @@ def match(model: nn.Module, state: dict[str, Tensor], origins: dict[str, str], d
 def _other_heads(
     model: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tensor], misshaped: list[str]
 ) -> dict[str, int]:
-    """Classifiers whose only difference is the number of classes: name of the module -> classes in the file."""
+    """Classifiers that only differ in the number of classes: module name -> classes in the file."""
     heads: dict[str, int] = {}
     for name in misshaped:
         module, _, kind = name.rpartition(".")
@@ -70,7 +70,7 @@ def _other_heads(
             return {}
         if heads.setdefault(module, theirs[0]) != theirs[0]:
             return {}
-    # Several heads (distilled or auxiliary ones) agree on the classes; layers of another network would not.
+    # Several heads (distilled or auxiliary) share the number of classes; layers of another network would not.
     last = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
     classifier = _classifier_name(model)
     if len(set(heads.values())) != 1 or not {last, classifier} & set(heads):
@@ -79,7 +79,7 @@ def _other_heads(
 
 
 def _classifier_name(model: nn.Module) -> str | None:
-    """Name of the module that gives the class scores: what the model says, else its last layer with weights."""
+    """Name of the classifier: the answer of ``get_classifier``, or else the last layer with weights."""
     ask: object = getattr(model, "get_classifier", None)
     if callable(ask):
         answer = ask()
@@ -93,13 +93,13 @@ def _classifier_name(model: nn.Module) -> str | None:
 
 
 def _is_headless(model: nn.Module, own: Mapping[str, Tensor], missing: set[str]) -> bool:
-    """Whether ``missing`` is just what a file without a classifier leaves out, with or without the final norm."""
+    """Whether ``missing`` is exactly the classifier, with or without the final norm."""
     classifier = _classifier_name(model)
     norm = {name for name in own if name.startswith(("norm.", "fc_norm."))}
     if classifier is None:
         return missing <= norm
     top = classifier.split(".")[0]
-    # Of a network that does not say what its classifier is, only a part with a telling name is taken for one.
+    # Without get_classifier, only a module with one of the usual names is taken for the classifier.
     if callable(getattr(model, "get_classifier", None)) or top in _HEADS:
         head = {name for name in own if name.startswith((f"{classifier}.", f"{top}."))}
     else:
@@ -109,12 +109,12 @@ def _is_headless(model: nn.Module, own: Mapping[str, Tensor], missing: set[str])
 
 
 def is_recomputed(name: str) -> bool:
-    """Whether a model computes the tensor of that name by itself, so that a file need not have it."""
+    """Whether the model computes this tensor itself, so that a file need not contain it."""
     return _RECOMPUTED.fullmatch(name) is not None
 
 
 def replace_head(model: nn.Module, name: str, classes: int) -> None:
-    """Put a layer of the same kind with ``classes`` outputs in the place of ``name``; no random number is drawn."""
+    """Replace the layer ``name`` by one of the same kind with ``classes`` outputs, without drawing random numbers."""
     old = model.get_submodule(name)
     new: nn.Module
     if isinstance(old, nn.Linear):
@@ -124,7 +124,7 @@ def replace_head(model: nn.Module, name: str, classes: int) -> None:
         size: Any = old.kernel_size
         new = nn.Conv2d(old.in_channels, classes, size, **geometry, device="meta")
     else:
-        raise TypeError(f"{name} is {type(old).__name__}, which is no classifier")
+        raise TypeError(f"{name} is {type(old).__name__}, which is not a classifier")
     weight = next(old.parameters())
     new = new.to(dtype=weight.dtype).to_empty(device=weight.device).requires_grad_(weight.requires_grad)
     parent, _, child = name.rpartition(".")
@@ -134,7 +134,7 @@ def replace_head(model: nn.Module, name: str, classes: int) -> None:
 
 
 def loaded_classes(model: nn.Module, plan: Plan) -> int | None:
-    """Outputs of the classifier that came from the file; None if none came."""
+    """Number of outputs of the classifier loaded from the file, or None if none was loaded."""
     name = _classifier_name(model)
     if plan.head in ("missing", "dropped") or name is None:
         return None

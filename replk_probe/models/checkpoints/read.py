@@ -1,4 +1,4 @@
-"""Reading a weights file of any kind down to its flat state dict, and saying what else it is if it is none."""
+"""Reading the flat state dict of a weights file, and recognizing other kinds of files."""
 
 from __future__ import annotations
 
@@ -20,56 +20,54 @@ from replk_probe.errors import WeightsError
 # In this order: training scripts of RepLKNet and SLaK write "model", most others "state_dict"; both may nest.
 _ENTRIES = ("model", "state_dict", "model_state_dict", "module", "net", "params")
 _AVERAGED_ENTRIES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema", "params_ema")
-# Left by DistributedDataParallel, torch.compile and a wrapping class around every name.
+# Prefixes added by DistributedDataParallel, torch.compile and wrapper classes.
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 _SNIFFED_BYTES = 4096
-_FETCH_AGAIN = "Fetch it again ('replk-probe weights fetch NAME --force', where it has a name) and compare its SHA-256."
-# First pickle of the pre-1.6 serialisation: the number 0x1950a86a20f9469cfc6c, little-endian.
+_FETCH_AGAIN = (
+    "Fetch it again ('replk-probe weights fetch NAME --force' for weights in the catalog) and compare its SHA-256."
+)
+# First pickle of the pre-1.6 serialization: the number 0x1950a86a20f9469cfc6c, little-endian.
 _LEGACY_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")
 
 
 @dataclass(frozen=True)
 class StateFile:
-    """The flat state dict of a file, and the way that led to it.
+    """The flat state dict of a file, and where in the file it was found.
 
     Attributes:
-        state: Tensors by name, prefixes stripped.
-        wrapper: Entry that was read, nested ones joined by a dot; ``"module."`` or the like for a file that has only a
-            prefix; None for a flat one.
-        prefix: What was stripped from every name, or "".
+        state: Tensors by name, without prefixes.
+        wrapper: Entry that was read, nested ones joined by a dot; ``"module."`` or the like if names only have a
+            prefix; None for a flat file.
         averaged: Whether ``wrapper`` is an average over training steps.
-        ignored: Names in the state dict that hold no tensor.
+        ignored: Names in the state dict whose values are not tensors.
     """
 
     state: dict[str, Tensor]
     wrapper: str | None
-    prefix: str
     averaged: bool
     ignored: tuple[str, ...]
 
 
 def read_state_file(path: Path, *, ema: bool = False, own_keys: Iterable[str] = ()) -> StateFile:
-    """Read ``path`` (safetensors, or ``.pth`` in either serialisation) without running any code that it may hold.
+    """Read ``path`` (safetensors, or ``.pth`` in either serialization) without running any code in it.
 
     Args:
-        path: The file.
-        ema: Take the averaged entry instead of the default one.
-        own_keys: Names in the model that the file is for; a prefix that they have as well is not stripped.
+        path: Path of the file.
+        ema: Whether to read the averaged entry instead of the default one.
+        own_keys: Names in the model that the file is for; a prefix that they share is kept.
 
     Returns:
-        Tensors on the CPU, possibly mapped from the file: copy them before it changes.
+        Tensors on the CPU, possibly memory-mapped: copy them before the file changes.
 
     Raises:
-        WeightsError: No such file, no weights in it, refused, or no averaged entry.
+        WeightsError: The file does not exist, holds no weights or no averaged entry, or is refused.
     """
     content = _read(path)
     state, entries, averaged = _unwrap(content, ema, path)
     tensors = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         found = ", ".join(repr(name) for name in list(state)[:5]) or "nothing"
-        raise WeightsError(
-            f"{path.name} holds no weights. There is no tensor in it (found: {found}). Pass another file."
-        )
+        raise WeightsError(f"{path.name} holds no weights. It contains no tensors (found: {found}). Pass another file.")
     ignored = tuple(str(name) for name in state if name not in tensors)
     prefix = ""
     own = tuple(own_keys)
@@ -78,7 +76,7 @@ def read_state_file(path: Path, *, ema: bool = False, own_keys: Iterable[str] = 
             break
         tensors = {name.removeprefix(stripped): value for name, value in tensors.items()}
         prefix += stripped
-    return StateFile(tensors, ".".join(entries) or prefix or None, prefix, averaged, ignored)
+    return StateFile(tensors, ".".join(entries) or prefix or None, averaged, ignored)
 
 
 def _unwrap(content: object, ema: bool, path: Path) -> tuple[Mapping[Any, Any], list[str], bool]:
@@ -87,7 +85,7 @@ def _unwrap(content: object, ema: bool, path: Path) -> tuple[Mapping[Any, Any], 
     if not isinstance(content, Mapping):
         raise WeightsError(
             f"{path.name} holds no weights. It holds one {type(content).__name__} instead of named tensors. "
-            f"Save model.state_dict() and pass that."
+            "Save model.state_dict() and pass that file."
         )
     level: Mapping[Any, Any] = content
     while True:
@@ -122,19 +120,19 @@ def _read(path: Path) -> object:
         raise WeightsError(f"Cannot read weights from {path}. {error.strerror or error}. Check the path.") from error
     kind = _what_else(path, start, size)
     if kind:
-        raise WeightsError(f"{path.name} is no weights file. It looks like {kind}. {_advice(kind)}")
+        raise WeightsError(f"{path.name} is not a weights file. It looks like {kind}. {_advice(kind)}")
     try:
         return _read_safetensors(path) if _is_safetensors(start, size) else _read_torch(path, start)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if wanted is None or wanted[1].endswith("."):  # Cut in the middle of a name.
+        if wanted is None or wanted[1].endswith("."):  # The file ends in the middle of a name.
             raise _damaged(path, error) from error
         raise WeightsError(
-            f"Refused to read {path.name}. Loading it would run {wanted[1]}, which weights alone never need. "
-            f"Have its author save a plain state dict or safetensors."
+            f"Refused to read {path.name}. Loading it would run {wanted[1]}, which a state dict never needs. "
+            "Ask its author to save a plain state dict or safetensors."
         ) from error
     except Exception as error:
-        # Parsers of damaged bytes fail in every way there is; all of them mean that the file cannot be used.
+        # Parsers raise all kinds of exceptions for damaged files; each of them means that the file cannot be used.
         raise _damaged(path, error) from error
 
 
@@ -151,10 +149,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path, start: bytes) -> object:
     safe: list[Any] = [argparse.Namespace, np.dtype, (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar")]
-    # Numbers that trainers log beside the weights: plain scalars of numpy, no arrays.
+    # Scalars of numpy that training scripts save with the weights; no arrays.
     safe += [np.float64(0).__reduce__()[0], *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "b1"))]
     with torch.serialization.safe_globals(safe):
-        # Mapping needs the zip container; the older serialisation is one stream.
+        # Memory mapping needs the zip container; the older serialization is one stream.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(b"PK"))
 
 
@@ -164,7 +162,7 @@ def _is_safetensors(start: bytes, size: int) -> bool:
 
 
 def _what_else(path: Path, start: bytes, size: int) -> str | None:
-    """What a file that cannot hold weights looks like, or None for one that may."""
+    """The apparent kind of a file that cannot hold weights, or None for one that may."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     if size == 0:
         return "an empty file"
@@ -187,7 +185,7 @@ def _what_else(path: Path, start: bytes, size: int) -> str | None:
         return "a tar archive"
     if all(byte >= 32 or byte in b"\t\r\n" for byte in start[:512]):
         return "a text file"
-    return "none of the known formats"
+    return "an unknown format"
 
 
 def _zip_kind(path: Path) -> str | None:

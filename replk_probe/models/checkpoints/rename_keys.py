@@ -1,4 +1,4 @@
-"""Names of tensors in published files -> names in our models, and in torchvision's; and back."""
+"""Renaming tensors between published files and the models of this package and torchvision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..architectures.mobilenet_v2 import LargeKernelMobileNetV2
 from ..architectures.replknet import RepLKNet
 from ..architectures.slak import SLaK
 
-# Names of the branches in the authors' files -> ours. SLaK's authors renamed theirs twice.
+# Names of the branches in the authors' files -> names here. SLaK's authors renamed theirs twice.
 _BRANCHES = {
     "lkb_origin": "large_conv",
     "lkb_reparam": "reparam_conv",
@@ -25,7 +25,7 @@ _BRANCHES = {
 _BRANCH = re.compile(rf"(?<=\.large_kernel\.)({'|'.join(_BRANCHES)})(?=\.)")
 _OFFICIAL = {"large_conv": "lkb_origin", "reparam_conv": "lkb_reparam", "column_conv": "LoRA1", "row_conv": "LoRA2"}
 _OWN_BRANCH = re.compile(rf"(?<=\.large_kernel\.)({'|'.join(_OFFICIAL)})(?=\.)")
-# A merged SLaK is a ConvNeXt of timm's with other kernels: its names here, and there. The first that matches counts.
+# A merged SLaK is timm's ConvNeXt with other kernels: patterns here -> names in timm. The first match counts.
 _TO_TIMM = (
     (r"downsample_layers\.0\.", r"stem."),
     (r"downsample_layers\.(\d+)\.", r"stages.\1.downsample."),
@@ -44,7 +44,7 @@ _FROM_TIMM = (
     (r"head\.norm\.", r"norm."),
     (r"head\.fc\.", r"head."),
 )
-# Norms that detectors and segmenters put behind each stage of RepLKNet or SLaK.
+# Norms that detectors and segmenters add after each stage of RepLKNet or SLaK.
 _STAGE_NORM = re.compile(r"(stages\.\d+\.norm|norm\d)\.(weight|bias|running_mean|running_var|num_batches_tracked)")
 _TASK_HEADS = re.compile(r"(decode_head|auxiliary_head|neck|rpn_head|roi_head|bbox_head|mask_head)\.")
 # torchvision's DenseNet files have a dot where its modules have none.
@@ -54,14 +54,15 @@ _DENSE = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")
 def to_own_names(
     state: Mapping[str, Tensor], own: Mapping[str, object]
 ) -> tuple[dict[str, Tensor], dict[str, str], list[str], str]:
-    """Rename the tensors of a file as our models, and torchvision's, call them.
+    """Rename the tensors of a file to the names in the models of this package and torchvision.
 
     Args:
         state: Tensors by their names in the file.
-        own: Names in the model; one that is there already is never changed. May be empty.
+        own: Names in the model, which are never changed; may be empty.
 
     Returns:
-        Tensors by new name; new name -> name in the file; names dropped on purpose; the file's naming.
+        Tensors by new name; a dictionary from new names to those in the file; names dropped on purpose; the file's
+        naming scheme.
     """
     backbone = any(name.startswith("backbone.") for name in state) and not any(
         name.startswith("backbone.") for name in own
@@ -69,7 +70,7 @@ def to_own_names(
     stages = [int(m[1]) for m in map(re.compile(r"(?:backbone\.)?stages\.(\d+)\.").match, state) if m]
     last_norm = f"stages.{max(stages, default=3)}.norm."
     large = any(".large_kernel." in name for name in state)
-    # Of the model as well: this is how the files of timm's own ConvNeXt are called, too.
+    # The model is checked as well, because files of timm's own ConvNeXt have the same names.
     timm = "stages.0.blocks.0.conv_dw.weight" in state and any(".large_kernel." in name for name in own)
     renamed: dict[str, Tensor] = {}
     origins: dict[str, str] = {}
@@ -85,7 +86,7 @@ def to_own_names(
                 new = re.sub(r"^head\.fc\.", "head.", new)
             if timm:
                 new = _renamed(new, _FROM_TIMM)
-            # Of the multi-task head of the pre-trained XL model this is the classifier.
+            # This is the classifier in the multi-task head of the pre-trained XL model.
             new = re.sub(r"^head\.cls_22k\.", "head.", new)
             new = _DENSE.sub(r"\1\2", new)
             branch = _BRANCH.sub(lambda found: _BRANCHES[found[1]], new)
@@ -103,17 +104,17 @@ def to_own_names(
 
 
 def official_name(name: str) -> str:
-    """The name that the authors of RepLKNet and of SLaK have for one of ours."""
+    """The name in the code of RepLKNet's and SLaK's authors for a name in this package."""
     return _OWN_BRANCH.sub(lambda found: _OFFICIAL[found[1]], name)
 
 
 def timm_name(name: str) -> str:
-    """The name in timm's ConvNeXt for one of our merged SLaK or ConvNeXt."""
+    """The name in timm's ConvNeXt for a name in a merged SLaK or large-kernel ConvNeXt."""
     return _renamed(name, _TO_TIMM)
 
 
 def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:
-    """``name`` with its beginning replaced by the first row that matches."""
+    """``name`` with its beginning replaced according to the first pattern that matches."""
     for pattern, new in table:
         renamed, count = re.subn(rf"^{pattern}", new, name)
         if count:
@@ -122,7 +123,7 @@ def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:
 
 
 def merge_fused_branches(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Sum branches that have lost their batch norms: the authors' fusing code, run without merging first."""
+    """Sum branches whose batch norms were folded: the result of the authors' fusing code without prior merging."""
     stems = [name.removesuffix("conv.bias") for name in state if name.endswith(".large_kernel.large_conv.conv.bias")]
     if not stems:
         return state, []
@@ -149,39 +150,37 @@ _RENAME: dict[str, Callable[[str], str]] = {
 }
 SCHEMES = tuple(_RENAME)
 
-# Families that a scheme has no names for, and why.
+# Architectures to which a scheme does not apply, and why.
 _WITHOUT: tuple[tuple[type[nn.Module], str, str], ...] = (
     (RepLKNet, "timm", "timm has no RepLKNet"),
-    (LargeKernelMobileNetV2, "timm", "timm's MobileNet V2 has kernels of 3 x 3 alone and none with a bias"),
-    (LargeKernelMobileNetV2, "official", "no authors' code of a MobileNet V2 with large kernels was published"),
+    (LargeKernelMobileNetV2, "timm", "timm's MobileNet V2 only has 3 x 3 kernels without bias"),
+    (LargeKernelMobileNetV2, "official", "no code for a MobileNet V2 with large kernels was published"),
 )
 
 
 def check_scheme(scheme: str, network: nn.Module, model: str) -> None:
-    """InvalidInputError if there is no such scheme, or none for this network."""
+    """Raise InvalidInputError if the scheme is unknown or does not apply to this network."""
     if scheme not in SCHEMES:
-        raise InvalidInputError(
-            f"Unknown naming scheme {scheme!r}. There are {len(SCHEMES)}. Use one of {', '.join(SCHEMES)}."
-        )
+        raise InvalidInputError(f"Unknown naming scheme {scheme!r}. Choose from {', '.join(SCHEMES)}.")
     if scheme == "replk-probe" or isinstance(network, SLaK):
         return
     known = [reason for family, without, reason in _WITHOUT if isinstance(network, family) and scheme == without]
     if isinstance(network, RepLKNet) and not known:
         return
     elsewhere = type(network).__module__.startswith("timm.")
-    others = "its own names are timm's" if elsewhere else "its tensors have one name each"
+    others = "its own names are timm's" if elsewhere else "its tensors have no other names"
     reason = known[0] if known else others
     usable = "official or replk-probe" if isinstance(network, RepLKNet) else "replk-probe"
-    raise InvalidInputError(f"{model} has no names of the scheme {scheme!r}: {reason}. Use {usable}.")
+    raise InvalidInputError(f"The naming scheme {scheme!r} does not apply to {model}: {reason}. Use {usable}.")
 
 
 def in_scheme(scheme: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our names -> those of a scheme that :func:`check_scheme` allows."""
+    """Tensors renamed to a scheme that :func:`check_scheme` accepts."""
     return {_RENAME[scheme](name): tensor for name, tensor in tensors.items()}
 
 
 def timm_call(network: nn.Module) -> str | None:
-    """The call that builds a merged SLaK or large-kernel ConvNeXt in timm, which has no names for its variants."""
+    """The call that builds a merged SLaK or large-kernel ConvNeXt in timm, which has no such variants."""
     if not isinstance(network, SLaK):
         return None
     kernels = [stage[0].large_kernel.kernel_size[0] for stage in network.stages]  # type: ignore[index]

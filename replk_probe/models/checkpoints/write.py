@@ -1,4 +1,4 @@
-"""Writing a state dict as safetensors: whole or not at all, and the same bytes for the same tensors."""
+"""Writing a state dict as safetensors, with the same bytes for the same tensors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write ``path``, which is best a temporary file of :func:`~replk_probe.runtime.atomic_files.atomic_path`.
+    """Write tensors to ``path``, usually a temporary file of :func:`~replk_probe.runtime.atomic_files.atomic_path`.
 
     Args:
-        tensors: On the CPU, contiguous, none sharing memory with another.
-        path: An existing file, whose mode is kept.
-        metadata: Texts for the file's header; ``format`` is added, which other programs look for.
+        tensors: Contiguous tensors on the CPU that do not share memory.
+        path: Path of an existing file, whose mode is kept.
+        metadata: Metadata of the file's header; the entry ``format``, which other programs expect, is added.
 
     Raises:
         OSError: The system cannot write the file; ``filename`` is ``path``.
@@ -35,17 +35,17 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mappi
         if found is None:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
-    path.chmod(mode)  # safetensors puts a file of its own there, which nobody else may read
+    path.chmod(mode)  # safetensors replaces the file by one that only its owner may read
     _put_in_order(path)
 
 
 def _put_in_order(path: Path) -> None:
-    """Sort the texts in the header, which safetensors writes in an order of chance."""
+    """Sort the metadata in the header, which safetensors writes in random order."""
     with path.open("r+b") as stream:
         size = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(size))
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
         ordered = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-        if len(ordered) <= size:  # spaces may follow; the tensors must stay where they are
+        if len(ordered) <= size:  # padded with spaces, because the tensors must not move
             stream.seek(8)
             stream.write(ordered.ljust(size))

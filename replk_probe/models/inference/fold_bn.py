@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from replk_probe.ops import DepthwiseConv2d
+from replk_probe.ops import DepthwiseConv2d, is_same_depthwise
 
-from ..layers.depthwise import PLAIN_CONVS, is_same_depthwise
+from ..layers.depthwise import PLAIN_CONVS
 from ..layers.reparam import FOLDABLE_NORMS, fuse_conv_bn, is_foldable
 
 # Of two traces that overlap, the one that ends last would leave the other's patches in place for good.

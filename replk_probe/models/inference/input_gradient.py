@@ -22,11 +22,12 @@ from replk_probe.ops import (
     PreparedKernel,
     describe_backend,
     is_channels_last,
+    is_same_depthwise,
     planned_method,
     unsupported_reason,
 )
 
-from ..layers.depthwise import activation_of, is_same_depthwise
+from ..layers.depthwise import activation_of
 from .gradient_box import Box, box_of, grown, put_back
 
 Direction = Literal["forward", "grad_input"]

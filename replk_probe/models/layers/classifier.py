@@ -1,4 +1,4 @@
-"""The end of our networks: mean pooling and one linear layer, as timm handles it."""
+"""Classifier head of the architectures: mean pooling and one linear layer, with timm's interface."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class MeanPooled(nn.Module):
     """Adds timm's ``get_classifier`` and ``reset_classifier`` to a network that pools by the mean.
 
     Attributes:
-        classifier_path: Where the linear layer lies.
-        num_features: Its inputs.
-        num_classes: Its outputs; 0: an identity stands in its place.
+        classifier_path: Path of the linear layer.
+        num_features: Number of its inputs.
+        num_classes: Number of its outputs; 0 replaces it by an identity.
     """
 
     classifier_path = "head"
@@ -25,10 +25,10 @@ class MeanPooled(nn.Module):
         return self.get_submodule(self.classifier_path)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new classifier in place; ``global_pool`` is accepted for timm's sake and must be ``"avg"`` or None."""
+        """Replace the classifier; ``global_pool`` exists for compatibility with timm and must be ``"avg"`` or None."""
         if global_pool not in (None, "avg"):
             raise InvalidInputError(
-                f"{type(self).__name__} pools by the mean only, but global_pool is {global_pool!r}."
+                f"{type(self).__name__} only supports mean pooling, but global_pool is {global_pool!r}."
             )
         weight = next(self.parameters())
         layer = linear_classifier(self.num_features, num_classes).to(device=weight.device, dtype=weight.dtype)
@@ -38,5 +38,5 @@ class MeanPooled(nn.Module):
 
 
 def linear_classifier(num_features: int, num_classes: int) -> nn.Module:
-    """A linear layer, or for no classes an identity."""
+    """A linear layer, or an identity if ``num_classes`` is 0."""
     return nn.Linear(num_features, num_classes) if num_classes else nn.Identity()

@@ -1,36 +1,20 @@
-"""Which convolutions of a network `replk_probe.ops` computes: the depthwise ones of stride 1."""
+"""Replacing depthwise convolutions of stride 1 by those of `replk_probe.ops`."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from replk_probe.ops import DepthwiseConv2d
+from replk_probe.ops import DepthwiseConv2d, is_same_depthwise
 
-# Exact types: a subclass may standardise its weight, pad by itself or carry something more, which would be lost.
+# Exact types: a subclass may standardize its weight, pad its input or hold other state, which would be lost.
 PLAIN_CONVS = (nn.Conv2d, DepthwiseConv2d)
 
 
-def is_same_depthwise(conv: nn.Conv2d) -> bool:
-    """Whether ``conv`` is depthwise, of stride 1, with an odd kernel and zero padding by half of it.
-
-    Args:
-        conv: Of any kind.
-    """
-    height, width = conv.kernel_size
-    return (
-        conv.groups == conv.in_channels == conv.out_channels
-        and conv.stride == conv.dilation == (1, 1)
-        and conv.padding_mode == "zeros"
-        and height % 2 == width % 2 == 1
-        and conv.padding in ("same", (height // 2, width // 2))
-    )
-
-
 def with_native_kernels(conv: nn.Conv2d) -> nn.Conv2d:
-    """The same convolution, with the same parameters, as a :class:`~replk_probe.ops.DepthwiseConv2d` where it is one.
+    """``conv`` as a :class:`~replk_probe.ops.DepthwiseConv2d` that shares its parameters, if the geometry allows it.
 
     Args:
-        conv: A plain convolution; it is returned itself where it is of another geometry.
+        conv: Any convolution; one of another type or geometry is returned unchanged.
     """
     if type(conv) is not nn.Conv2d or not is_same_depthwise(conv):
         return conv
@@ -38,5 +22,5 @@ def with_native_kernels(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def activation_of(conv: nn.Module) -> str | None:
-    """The activation that is computed with a convolution, or None."""
+    """The activation that a convolution applies to its output, or None."""
     return conv.activation if isinstance(conv, DepthwiseConv2d) else None

@@ -1,4 +1,4 @@
-"""The blocks that every large-kernel family shares: a convolution with its batch norm, and parallel depthwise ones."""
+"""Blocks shared by the large-kernel architectures: convolution with batch norm, and parallel depthwise branches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .reparam import Mergeable, merge_branches
 
 
 class ConvBN(nn.Sequential):
-    """``conv`` without bias, then ``bn``, then ``act`` where one is given; zero-padded by half the kernel.
+    """``conv`` without bias, then ``bn``, then optionally ``act``; zero-padded by half the kernel.
 
     A depthwise ``conv`` of stride 1 is a :class:`~replk_probe.ops.DepthwiseConv2d`. After
     :func:`replk_probe.models.fuse_bn`, ``conv`` has a bias and ``bn`` is an identity.
@@ -31,7 +31,7 @@ class ConvBN(nn.Sequential):
         groups: int = 1,
         act: nn.Module | None = None,
     ) -> None:
-        """Build it with PyTorch's default initialisation."""
+        """Build the layers with PyTorch's default initialization."""
         height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
         padding = (height // 2, width // 2)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -47,9 +47,9 @@ class ConvBN(nn.Sequential):
 class LargeKernelConv(Mergeable):
     """Depthwise large-kernel convolution with parallel branches, each with its own batch norm; ``[N, C, H, W]``.
 
-    Children, those that are there: ``large_conv`` (K x K), ``column_conv`` (K x M), ``row_conv`` (M x K) and
-    ``small_conv``, all :class:`ConvBN`; after :meth:`reparameterize` only ``reparam_conv``, a convolution with bias. At
-    stride 1 each is a :class:`~replk_probe.ops.DepthwiseConv2d`.
+    Possible children: ``large_conv`` (K x K), ``column_conv`` (K x M), ``row_conv`` (M x K) and ``small_conv``, all
+    :class:`ConvBN`; after :meth:`reparameterize` only ``reparam_conv``, a convolution with bias. At stride 1 the
+    convolutions are :class:`~replk_probe.ops.DepthwiseConv2d`.
     """
 
     _BRANCHES = ("large_conv", "column_conv", "row_conv", "small_conv")
@@ -65,12 +65,12 @@ class LargeKernelConv(Mergeable):
         """Build the branches.
 
         Args:
-            channels: C.
-            kernel_size: K, odd.
-            stride: Of every branch.
-            small_kernel: Side of the parallel small kernel, odd; None, 0 or one that is not below ``kernel_size``
-                means no such branch.
-            decomposed_width: M, odd: a K x M and an M x K kernel instead of K x K. None keeps the full kernel.
+            channels: Number of channels C.
+            kernel_size: Side K of the kernel, odd.
+            stride: Stride of every branch.
+            small_kernel: Side of the parallel small kernel, odd; no such branch if it is None, 0 or not below
+                ``kernel_size``.
+            decomposed_width: Width M, odd, of a K x M and an M x K kernel that replace the K x K kernel, or None.
 
         Raises:
             InvalidInputError: A size is not odd and positive.
@@ -79,7 +79,7 @@ class LargeKernelConv(Mergeable):
         sizes = [kernel_size, *(size for size in (small_kernel, decomposed_width) if size)]
         if any(size < 1 or size % 2 == 0 for size in sizes):
             raise InvalidInputError(
-                f"Kernel sizes must be odd and positive so that every branch has a centre, but got {sizes}."
+                f"Kernel sizes must be odd and positive so that every branch has a center, but got {sizes}."
             )
         self.kernel_size = (kernel_size, kernel_size)
         self.stride = (stride, stride)
@@ -98,11 +98,11 @@ class LargeKernelConv(Mergeable):
 
     @property
     def is_merged(self) -> bool:
-        """Whether one convolution has replaced the branches."""
+        """Whether the branches have been replaced by one convolution."""
         return "reparam_conv" in self._modules
 
     def branches(self) -> dict[str, ConvBN]:
-        """The branches by name; none once they are merged."""
+        """The branches by name; empty after merging."""
         found = ((name, self._modules.get(name)) for name in self._BRANCHES)
         return {name: module for name, module in found if isinstance(module, ConvBN)}
 

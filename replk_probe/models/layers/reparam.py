@@ -1,7 +1,7 @@
 """Structural re-parameterization: batch norms folded into convolutions, parallel branches merged into one kernel.
 
-Everything here is defined by the running statistics, that is by the network in eval mode: a network that is still in
-train mode normalises by its batch, and merging it changes what it computes until ``eval()`` is called.
+The merged network computes the same as the original in eval mode, which uses running statistics. A network in train
+mode normalizes by batch statistics, so merging it changes its output until ``eval()`` is called.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 FOLDABLE_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
-# What blocks of other packages (timm, RepVGG, RepViT) call the method that merges their branches.
+# Names of the method that merges branches in other packages (timm, RepVGG, RepViT).
 MERGE_METHODS = ("reparameterize", "switch_to_deploy", "fuse")
 
 
 class Mergeable(nn.Module):
-    """A block of parallel linear branches that one convolution can replace."""
+    """A block of parallel linear branches that can be replaced by one convolution."""
 
     def reparameterize(self) -> None:
-        """Replace the branches by their sum, in place; nothing happens the second time."""
+        """Replace the branches by their sum, in place; repeated calls have no effect."""
         raise NotImplementedError
 
 
@@ -43,7 +43,7 @@ class Reparameterizable(nn.Module):
     """Adds :meth:`reparameterize` and :meth:`fuse_bn` to a network."""
 
     def reparameterize(self) -> Self:
-        """Merge the depthwise branches, each with its own batch norm, in place; harmless when called twice.
+        """Merge the depthwise branches, each with its own batch norm, in place; repeated calls have no effect.
 
         Returns:
             The network itself.
@@ -51,9 +51,10 @@ class Reparameterizable(nn.Module):
         return reparameterize(self)
 
     def fuse_bn(self) -> Self:
-        """Merge the branches, then fold every batch norm that follows a convolution, in place; harmless when repeated.
+        """Merge the branches, then fold every batch norm that follows a convolution, in place.
 
-        Batch norms that stand before a convolution or before the pooling stay: they have no convolution of their own.
+        Repeated calls have no effect. Batch norms before a convolution or before the pooling are kept, because no
+        convolution directly precedes them.
 
         Returns:
             The network itself.
@@ -62,10 +63,10 @@ class Reparameterizable(nn.Module):
 
 
 def reparameterize(model: ModuleT) -> ModuleT:
-    """Merge, in place, the branches of every block that has some; see :meth:`Reparameterizable.reparameterize`.
+    """Merge the branches of every block in place; see :meth:`Reparameterizable.reparameterize`.
 
     Args:
-        model: Any network; one without such blocks is returned as it is.
+        model: Any network; one without such blocks is returned unchanged.
 
     Returns:
         ``model``.
@@ -80,7 +81,7 @@ def fuse_bn(model: ModuleT) -> ModuleT:
     """Merge branches, then fold every batch norm that directly follows a convolution in an ``nn.Sequential``, in place.
 
     Args:
-        model: Any network; what is not known to be exact is left alone.
+        model: Any network; only layers for which folding is exact are changed.
 
     Returns:
         ``model``.
@@ -93,12 +94,12 @@ def fuse_bn(model: ModuleT) -> ModuleT:
 
 
 def is_foldable(conv: nn.Module) -> bool:
-    """Whether a batch norm behind ``conv`` can go into it: a plain convolution with nothing computed in between."""
+    """Whether a batch norm after ``conv`` can be folded into it: a plain convolution without an activation."""
     return type(conv) in PLAIN_CONVS and activation_of(conv) is None
 
 
 def fold_sequence(sequence: nn.Sequential) -> None:
-    """Fold the batch norms of one sequence into the convolutions before them; identities keep the names of the rest."""
+    """Fold batch norms into the convolutions before them; identities take their place, so that names do not change."""
     names = list(sequence._modules)
     for first, second in pairwise(names):
         conv, bn = getattr(sequence, first), getattr(sequence, second)
@@ -111,15 +112,15 @@ def fuse_conv_bn(conv: nn.Conv2d, bn: nn.Module) -> nn.Conv2d:
     """The convolution that equals ``bn(conv(x))`` with the running statistics of ``bn``.
 
     Args:
-        conv: Weight ``[O, I/groups, Kh, Kw]``, with or without bias; left as it is.
-        bn: Its batch norm, or ``nn.Identity``; left as it is.
+        conv: Convolution with weight ``[O, I/groups, Kh, Kw]``, with or without bias; not modified.
+        bn: Batch norm that follows it, or ``nn.Identity``; not modified.
 
     Returns:
-        A new convolution with bias, a :class:`~replk_probe.ops.DepthwiseConv2d` where that covers it; geometry, dtype,
-        device, mode and ``requires_grad`` are those of ``conv``. The arithmetic is done in float64.
+        A new convolution with bias, a :class:`~replk_probe.ops.DepthwiseConv2d` if the geometry allows it. Geometry,
+        dtype, device, mode and ``requires_grad`` are those of ``conv``. The arithmetic is done in float64.
 
     Raises:
-        InvalidInputError: ``bn`` is no batch norm with running statistics, or ``conv`` computes an activation.
+        InvalidInputError: ``bn`` is not a batch norm with running statistics, or ``conv`` has an activation.
     """
     weight, bias = folded_weight(conv, bn)
     return _conv_like(conv, weight, bias, conv.kernel_size, conv.padding)
@@ -130,14 +131,14 @@ def merge_branches(branches: Iterable[tuple[nn.Conv2d, nn.Module]]) -> nn.Conv2d
 
     Args:
         branches: ``(conv, bn)`` pairs with odd kernels that share channels, groups and stride, zero-padded so that
-            their outputs have one size; ``bn`` may be ``nn.Identity``. Rectangular kernels are welcome.
+            their outputs have one size; ``bn`` may be ``nn.Identity``. Kernels may be rectangular.
 
     Returns:
-        A new convolution with bias, of the largest height and the largest width among the kernels: a
-        :class:`~replk_probe.ops.DepthwiseConv2d` where that covers it.
+        A new convolution with bias, with the largest height and the largest width among the kernels; a
+        :class:`~replk_probe.ops.DepthwiseConv2d` if the geometry allows it.
 
     Raises:
-        InvalidInputError: The branches are not aligned on one centre, or one computes an activation.
+        InvalidInputError: The branches are not aligned on one center, or one has an activation.
     """
     pairs = list(branches)
     weight, bias, padding = merged_weight(pairs)
@@ -145,16 +146,16 @@ def merge_branches(branches: Iterable[tuple[nn.Conv2d, nn.Module]]) -> nn.Conv2d
 
 
 def merged_weight(branches: Sequence[tuple[nn.Conv2d, nn.Module]]) -> tuple[Tensor, Tensor, tuple[int, int]]:
-    """What :func:`merge_branches` computes, before it is rounded to the dtype of the branches.
+    """Parameters that :func:`merge_branches` computes, before rounding to the dtype of the branches.
 
     Args:
-        branches: As there.
+        branches: ``(conv, bn)`` pairs, as in :func:`merge_branches`.
 
     Returns:
         Weight ``[O, I/groups, Kh, Kw]`` and bias ``[O]`` in float64, and the padding of the merged convolution.
 
     Raises:
-        InvalidInputError: As there.
+        InvalidInputError: The branches are not aligned on one center, or one has an activation.
     """
     first = branches[0][0]
     size = (max(conv.kernel_size[0] for conv, _ in branches), max(conv.kernel_size[1] for conv, _ in branches))
@@ -166,7 +167,7 @@ def merged_weight(branches: Sequence[tuple[nn.Conv2d, nn.Module]]) -> tuple[Tens
     aligned = len(paddings) == 1 and all(d.is_integer() for margin in margins for d in margin)
     if not aligned or any(conv.stride != first.stride or conv.dilation != (1, 1) for conv, _ in branches):
         raise InvalidInputError(
-            "These branches cannot be merged: their kernels, paddings and strides do not share one centre. "
+            "These branches cannot be merged: their kernels, paddings and strides do not share one center. "
             "Use odd kernels with a padding of half their size and the same stride."
         )
     folded = [folded_weight(conv, bn) for conv, bn in branches]
@@ -183,8 +184,8 @@ def folded_weight(conv: nn.Conv2d, bn: nn.Module) -> tuple[Tensor, Tensor]:
     activation = activation_of(conv)
     if activation is not None:
         raise InvalidInputError(
-            f"A convolution that computes {activation!r} cannot be folded or merged: it is not linear. "
-            "Set its activation to None and apply the activation behind it."
+            f"A convolution with the activation {activation!r} cannot be folded or merged. It is not linear. "
+            "Set its activation to None and apply the activation after it."
         )
     weight = _double(conv.weight)
     bias = weight.new_zeros(conv.out_channels) if conv.bias is None else _double(conv.bias)
@@ -192,7 +193,7 @@ def folded_weight(conv: nn.Conv2d, bn: nn.Module) -> tuple[Tensor, Tensor]:
         return weight, bias
     if not isinstance(bn, nn.modules.batchnorm._BatchNorm) or bn.running_mean is None or bn.running_var is None:
         raise InvalidInputError(
-            f"{type(bn).__name__} cannot be folded into a convolution: only a batch norm with running statistics can."
+            f"{type(bn).__name__} cannot be folded into a convolution. Only a batch norm with running statistics can."
         )
     scale = (_double(bn.running_var) + bn.eps).rsqrt()
     shift = -_double(bn.running_mean)
@@ -205,13 +206,13 @@ def folded_weight(conv: nn.Conv2d, bn: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def _double(tensor: Tensor) -> Tensor:
-    # Apple's GPU has no float64: the little that is to be done there is done on the CPU.
+    # Apple's GPU has no float64, so this is computed on the CPU.
     tensor = tensor.detach()
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).to(torch.float64)
 
 
 def _conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor, kernel_size: Any, padding: Any) -> nn.Conv2d:
-    """A convolution as ``conv``, with other parameters; made on meta so that no random number is drawn."""
+    """A convolution like ``conv`` with other parameters; built on meta so that no random numbers are drawn."""
     geometry: dict[str, Any] = {
         name: getattr(conv, name)
         for name in ("in_channels", "out_channels", "stride", "dilation", "groups", "padding_mode")

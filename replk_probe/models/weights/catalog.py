@@ -1,18 +1,18 @@
-"""Where the published weights of the large-kernel networks lie, under which licence, and what they scored.
+"""Catalog of the published weights of large-kernel networks: address, licence and accuracy.
 
-Every address, hash prefix and score is as published by the hosts named in the entry. The Google Drive files have no
-published hash, and no published file has been redistributed or altered by this project. The weights that are a part of
-the package, of its own small models, follow behind.
+Every address, hash prefix and accuracy is as published by the host named in the entry. The Google Drive files have no
+published hash. This project has neither redistributed nor altered any published file. The weights of the package's own
+small models come last.
 """
 
 from __future__ import annotations
 
-import difflib
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from replk_probe.errors import WeightsError
+from replk_probe.errors import WeightsError, close_hint
 
 from .embedded import embedded_entries
-from .entry import IMAGENET_MEAN, IMAGENET_STD, CatalogEntry
+from .entry import CatalogEntry
 
 _HALF = (0.5, 0.5, 0.5)
 
@@ -35,7 +35,7 @@ def _replknet(
     statistics: tuple[float, float, float] | None = None,
     remark: str | None = None,
 ) -> CatalogEntry:
-    """One entry; ``mm`` is the middle of OpenMMLab's file name and the hash at its end."""
+    """One entry; ``mm`` holds the variable part of OpenMMLab's file name and the hash prefix at its end."""
     return CatalogEntry(
         name=name,
         model=name.split(".")[0],
@@ -48,8 +48,8 @@ def _replknet(
         top1=top1,
         input_size=input_size,
         num_classes=num_classes,
-        mean=statistics or IMAGENET_MEAN,
-        std=statistics or IMAGENET_STD,
+        mean=statistics or IMAGENET_DEFAULT_MEAN,
+        std=statistics or IMAGENET_DEFAULT_STD,
         remark=remark,
     )
 
@@ -66,7 +66,8 @@ def _slak(name: str, drive_id: str, top1: float) -> CatalogEntry:
         training="ImageNet-1K, 300 epochs, 40 % sparse",
         top1=top1,
         input_size=224,
-        remark="The authors do not say whether the plain or the averaged entry of the file scored this; plain is read.",
+        remark="The authors do not state whether the plain or the averaged entry of the file has this accuracy; the "
+        "plain entry is loaded.",
     )
 
 
@@ -127,7 +128,7 @@ _ENTRIES = (
         None,
         224,
         num_classes=21841,
-        remark="Users report that its class scores are wrong; its features are what was fine-tuned.",
+        remark="Users report that its class scores are wrong; its features were used for fine-tuning.",
     ),
     _replknet(
         "replknet31l.in22k_ft_in1k_384",
@@ -145,7 +146,7 @@ _ENTRIES = (
         320,
         num_classes=None,
         statistics=_HALF,
-        remark="The head is one of several it was trained with, for the classes of ImageNet-22K.",
+        remark="The head is one of several used in training, for the classes of ImageNet-22K.",
     ),
     _replknet(
         "replknetxl.meg73m_ft_in1k_320",
@@ -171,7 +172,7 @@ _ENTRIES = (
 )
 CATALOG: dict[str, CatalogEntry] = {entry.name: entry for entry in _ENTRIES}
 
-# What "pretrained" means where a model has several: the weights of the headline result.
+# The weights that "pretrained" selects: those of the headline result where a model has several.
 _DEFAULTS = {
     "replknet31b": "replknet31b.in1k_224",
     "replknet31l": "replknet31l.in22k_ft_in1k_384",
@@ -185,7 +186,7 @@ _DEFAULTS = {
 
 
 def catalog_entries(model: str | None = None) -> tuple[CatalogEntry, ...]:
-    """All entries, or those for one model, the default one first."""
+    """All entries, or those for one model with the default entry first."""
     if model is None:
         return _ENTRIES
     default = _DEFAULTS.get(model)
@@ -193,12 +194,12 @@ def catalog_entries(model: str | None = None) -> tuple[CatalogEntry, ...]:
 
 
 def default_entry(model: str) -> CatalogEntry | None:
-    """The entry that ``pretrained`` stands for, or None for a model without weights."""
+    """The entry that ``"pretrained"`` selects, or None for a model without weights."""
     return CATALOG.get(_DEFAULTS.get(model, ""))
 
 
 def hub_entries(pattern: str) -> tuple[CatalogEntry, ...]:
-    """Weights that timm publishes, by a pattern of ``MODEL.TAG`` names (``swin_tiny*``), in timm's own order."""
+    """Weights published by timm whose ``MODEL.TAG`` name matches a pattern (``swin_tiny*``), in timm's order."""
     import timm
 
     entries = []
@@ -230,21 +231,20 @@ def hub_entries(pattern: str) -> tuple[CatalogEntry, ...]:
 
 
 def find_entry(name: str) -> CatalogEntry:
-    """The entry called ``name``, or the default one of the model called ``name``.
+    """The entry with this name, or the default entry of the model with this name.
 
     Raises:
-        WeightsError: There is none; close names are told.
+        WeightsError: There is no such entry; the message lists similar names.
     """
     entry = CATALOG.get(name) or default_entry(name)
     if entry is None:
-        close = difflib.get_close_matches(name, CATALOG, n=3, cutoff=0.5)
-        hint = f" (close: {', '.join(close)})" if close else ""
         raise WeightsError(
-            f"Unknown weights {name!r}. The catalog has no such name{hint}. List it with 'replk-probe weights list'."
+            f"Unknown weights {name!r}. The catalog has no such name{close_hint(name, CATALOG, cutoff=0.5)}. "
+            "List it with 'replk-probe weights list'."
         )
     return entry
 
 
 def entries_with_digest(sha256: str) -> tuple[CatalogEntry, ...]:
-    """Entries whose published digest is that of a file (``sha256`` in full)."""
+    """Entries whose published digest is a prefix of ``sha256``, the full digest of a file."""
     return tuple(entry for entry in _ENTRIES if entry.sha256 and sha256.startswith(entry.sha256))

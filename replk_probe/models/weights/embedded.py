@@ -1,4 +1,4 @@
-"""Weights that travel inside the package: of the small models in ``micro.py``, each with the record of its training."""
+"""Weights of the small models in ``micro.py``, which are included in the package with the record of their training."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ _TAG = "synthetic"
 
 @functools.cache
 def embedded_entries() -> tuple[CatalogEntry, ...]:
-    """One entry for each record of training in the folder of weights, in the order that the records name."""
+    """One entry for each training record in the folder of weights, sorted by the records' ``order``."""
     records = [(json.loads(path.read_text(encoding="utf-8")), path) for path in FOLDER.glob("*.json")]
     return tuple(_entry(record, path) for record, path in sorted(records, key=lambda item: item[0]["order"]))
 
 
 def training_record(entry: CatalogEntry) -> dict[str, Any]:
-    """All that is known about the training of embedded weights, as ``scripts/train_micro.py`` wrote it."""
+    """Training record of embedded weights, as written by ``scripts/train_micro.py``."""
     record: dict[str, Any] = json.loads((FOLDER / f"{entry.model}.json").read_text(encoding="utf-8"))
     return record
 
 
 def checked_file(entry: CatalogEntry) -> Path:
-    """The file of an embedded entry, its digest compared with that of the catalog.
+    """The file of an embedded entry, after checking its digest.
 
     Raises:
-        WeightsError: It is missing, or not the file that was trained.
+        WeightsError: The file is missing, or its digest is not that of the catalog.
     """
     path = entry.embedded
     if path is None or not path.is_file() or sha256_of(path) != entry.sha256:
         state = "damaged" if path is not None and path.is_file() else "missing"
         raise WeightsError(
-            f"The weights {entry.name} are {state}. They are a part of this package. Install replk-probe again."
+            f"The weights {entry.name} are {state}. They are included in this package. Reinstall replk-probe."
         )
     return path
 
@@ -56,13 +56,12 @@ def _entry(record: dict[str, Any], path: Path) -> CatalogEntry:
         licence="MIT (of this package)",
         provenance="embedded: small models trained on synthetic data by scripts/train_micro.py of this project",
         training=f"{record['images']:,} synthetic images, seed {record['seed']}; "
-        f"{100 * record['held_out_accuracy']:.1f} % right on held-out congruent ones",
+        f"{100 * record['held_out_accuracy']:.1f} % accuracy on held-out congruent images",
         top1=None,
         input_size=side,
         num_classes=record["classes"],
         mean=tuple(record["mean"]),
         std=tuple(record["std"]),
-        remark=f"A small model trained on synthetic data, {side} px wide, that is a part of this package: a "
-        "demonstration and a controlled experiment, no result on ImageNet.",
+        remark=f"Small model for {side} px images, trained on synthetic data; not an ImageNet result.",
         embedded=path.with_suffix(".safetensors"),
     )

@@ -1,38 +1,39 @@
-"""From what the user asked for (``auto``, ``pretrained``, a name, a path) to a weights file on this machine."""
+"""Finding the weights file that the user asked for (``auto``, ``pretrained``, a name, a path), and fetching it."""
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from replk_probe.errors import WeightsError
+import timm
+import torch
+
+from replk_probe.errors import WeightsError, close_hint
 from replk_probe.runtime.download import cache_dir, fetch
 from replk_probe.runtime.drive import fetch_drive, is_intact
-from replk_probe.runtime.provenance import EMBEDDED, RANDOM_INIT
+from replk_probe.runtime.provenance import EMBEDDED, RANDOM_INIT, USER_MODULE, WeightsInfo
 from replk_probe.runtime.reach import check_reachable
 
-from ..model_id import TORCHVISION, is_factory, is_own_model
-from .catalog import CATALOG, catalog_entries, default_entry
+from ..model_id import ModelId
+from .catalog import CATALOG, default_entry
 from .embedded import checked_file
-from .entry import CatalogEntry
+from .entry import CatalogEntry, DataConfig
 
-Kind = Literal["random", "catalog", "timm", "torchvision", "file", "user-module"]
 Host = Literal["auto", "openmmlab", "drive"]
 
 _HASH_IN_NAME = re.compile(r"[-_]([0-9a-f]{8,64})\.[a-z.]+$")
-# As timm looks for them on the hub.
+# In the order in which timm looks for them on the hub.
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _CONNECT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class _Way:
-    """How files are fetched."""
+class _Download:
+    """Options for every download: seconds to wait for an answer, progress bar, ignoring the cache."""
 
     timeout: float
     progress: bool
@@ -41,78 +42,73 @@ class _Way:
 
 @dataclass(frozen=True)
 class ResolvedWeights:
-    """A decision about weights.
+    """The weights chosen for a model, before they are loaded.
 
     Attributes:
-        kind: ``"random"``: initialise; ``"user-module"``: whatever the user's factory made; otherwise where ``path``
-            comes from.
-        source: For the record: ``"random-init"``, ``"catalog:NAME"``, ``"embedded:NAME"``, ``"timm:TAG"``,
-            ``"torchvision:TAG"``, ``"file:NAME"`` or ``"user-module"``.
-        path: File for :func:`~replk_probe.models.load_checkpoint`; None for ``"random"`` and ``"user-module"``.
-        entry: Catalog entry, for ``"catalog"``.
-        note: One sentence for the reader, for instance why random weights stand in for trained ones.
+        info: Provenance as far as it is known before the file is read: source and note.
+        path: File for :func:`~replk_probe.models.load_checkpoint`, or None for random weights and those of a factory.
+        data: Normalization and input size that belong to the weights, or None if only the model defines them.
     """
 
-    kind: Kind
-    source: str
+    info: WeightsInfo
     path: Path | None = None
-    entry: CatalogEntry | None = None
-    note: str | None = None
+    data: DataConfig | None = None
 
 
 def resolve_weights(
-    model_name: str,
+    model: ModelId,
     weights: str | None,
     *,
     connect_timeout: float = _CONNECT_SECONDS,
     progress: bool = True,
     force: bool = False,
 ) -> ResolvedWeights:
-    """Find the weights for a model, downloading them into the cache if need be.
+    """Find the weights for a model and download them into the cache if necessary.
 
     Args:
-        model_name: A registered or timm name, ``torchvision:NAME``, ``package.module:factory`` or ``file.py:factory``.
-        weights: None or ``"random"``; ``"pretrained"``; ``"auto"`` (pretrained, else random with a note); a catalog
-            name; a tag of timm (``tv_in1k``) or torchvision (``IMAGENET1K_V2``) of that model; a path.
-        connect_timeout: Seconds that an absent network may cost.
-        progress: Draw progress bars on a terminal.
-        force: Fetch the file again, even if it is there.
+        model: Parsed name of the model.
+        weights: None or ``"random"``; ``"pretrained"``; ``"auto"`` (pretrained if available, otherwise random with a
+            note); a catalog name; a tag of timm (``tv_in1k``) or torchvision (``IMAGENET1K_V2``); a path.
+        connect_timeout: Seconds to wait for a host to answer.
+        progress: Whether to show progress bars on a terminal.
+        force: Whether to download the file again even if it is cached.
 
     Returns:
-        The decision; with a path, the file is there.
+        The weights; if they have a path, the file exists.
 
     Raises:
-        WeightsError: Not for ``"auto"``: no such weights, or they cannot be fetched.
+        WeightsError: There are no such weights, or they cannot be fetched. Never raised for ``"auto"``.
     """
-    own_factory = is_factory(model_name)
-    way = _Way(connect_timeout, progress, force)
-    if weights is None:
-        return _user_module() if own_factory else ResolvedWeights("random", RANDOM_INIT)
-    if weights == "random":
-        return ResolvedWeights("random", RANDOM_INIT)
-    if weights == "auto":
-        if own_factory:
-            return _user_module()
+    download = _Download(connect_timeout, progress, force)
+    if weights in (None, "auto") and model.kind == "factory":
+        resolved = ResolvedWeights(WeightsInfo(USER_MODULE))
+    elif weights in (None, "random"):
+        resolved = ResolvedWeights(WeightsInfo(RANDOM_INIT))
+    elif weights == "pretrained":
+        resolved = _pretrained(model, download)
+    elif weights == "auto":
         try:
-            return _pretrained(model_name, way)
+            resolved = _pretrained(model, download)
         except WeightsError as error:
-            return ResolvedWeights(
-                "random", RANDOM_INIT, note=f"Random weights stand in for trained ones. {' '.join(str(error).split())}"
-            )
-    if weights == "pretrained":
-        return _pretrained(model_name, way)
-    return _named(model_name, weights, way)
+            note = f"Using random weights: no pretrained weights available. {' '.join(str(error).split())}"
+            resolved = ResolvedWeights(WeightsInfo(RANDOM_INIT, note=note))
+    else:
+        resolved = _named(model, weights, download)
+    if resolved.data is None and model.kind == "torchvision":
+        # Models of torchvision carry no normalization of their own, unlike timm's: that of the first recipe is used.
+        resolved = replace(resolved, data=_torchvision_data(next(iter(_torchvision_weights(model)), None)))
+    return resolved
 
 
 def weights_path(entry: CatalogEntry, host: Host = "auto") -> Path:
-    """Where the file of a catalog entry lies in the cache, fetched or not."""
+    """Path of a catalog entry's file in the cache, whether it exists or not."""
     name = entry.filename if host != "drive" else f"{entry.name}.pth"
     return cache_dir() / "weights" / name
 
 
 def cached_path(entry: CatalogEntry) -> Path | None:
-    """The file of a catalog entry if it is in the cache, from whichever host; its digest is not checked here."""
-    if entry.hub_id:  # The hub's client keeps those, in its own cache.
+    """The cached file of a catalog entry from any host, or None; its digest is not checked."""
+    if entry.hub_id:  # The hub's client keeps these in its own cache.
         return None
     if entry.embedded:
         return entry.embedded
@@ -128,17 +124,17 @@ def fetch_entry(
     progress: bool = True,
     force: bool = False,
 ) -> Path:
-    """Bring the file of a catalog entry into the cache; embedded weights are there already.
+    """Download the file of a catalog entry into the cache; embedded weights need no download.
 
     Args:
-        entry: What to fetch.
-        host: ``"auto"``: what is in the cache, else OpenMMLab, else Google Drive where OpenMMLab does not have it.
-        connect_timeout: Seconds that an absent network may cost.
-        progress: Draw a progress bar on a terminal.
-        force: Fetch it again, even if it is there.
+        entry: Catalog entry.
+        host: Host; ``"auto"`` uses the cache, then OpenMMLab, then Google Drive for files that OpenMMLab does not have.
+        connect_timeout: Seconds to wait for the host to answer.
+        progress: Whether to show a progress bar on a terminal.
+        force: Whether to download the file again even if it is cached.
 
     Returns:
-        The file, its digest checked: the published one, or the one it had when it was fetched from Google Drive.
+        Path of the file, after checking its digest: the published one, or that of the first download from Google Drive.
 
     Raises:
         WeightsError: See :func:`replk_probe.runtime.download.fetch`.
@@ -154,154 +150,142 @@ def fetch_entry(
         return fetch(entry.url, path, entry.sha256, entry.size, progress, connect_timeout, force=force)
     if entry.drive_id is None or host == "openmmlab":
         place = f"{'in' if entry.embedded else 'on'} {entry.host}"
-        raise WeightsError(f"{entry.name} is not on {host}. It lies {place}. Fetch it from there.")
+        raise WeightsError(f"{entry.name} is not on {host}. It is {place}. Use --host auto.")
     return fetch_drive(entry.drive_id, path, None, progress, connect_timeout, force)
 
 
 def digest_in_name(path: Path) -> str | None:
-    """First digits of the SHA-256 that a file's name promises (``resnet101-63fe2227.pth``), or None."""
+    """First digits of the SHA-256 in a file's name (``resnet101-63fe2227.pth``), or None."""
     found = _HASH_IN_NAME.search(path.name)
     return found[1] if found else None
 
 
-def _user_module() -> ResolvedWeights:
-    return ResolvedWeights("user-module", "user-module")
-
-
-def _pretrained(model_name: str, way: _Way) -> ResolvedWeights:
-    if is_factory(model_name):
-        raise WeightsError(
-            f"No pretrained weights are known for {model_name}. It is a factory of yours. "
-            f"Let it load them, or pass a path."
-        )
-    if model_name.startswith(TORCHVISION):
-        return _torchvision(model_name, None, way)
-    entry = default_entry(model_name)
+def _pretrained(model: ModelId, download: _Download) -> ResolvedWeights:
+    if model.kind == "torchvision":
+        return _torchvision(model, None, download)
+    if model.kind == "factory":
+        raise _none_known(model, "The model is built by a factory of yours. Let the factory load them, or pass a path.")
+    entry = default_entry(model.name)
     if entry is not None:
-        return _from_catalog(entry, way)
-    if is_own_model(model_name):
-        raise WeightsError(
-            f"No pretrained weights are known for {model_name}. Its authors published none. Pass a path, or use random."
-        )
-    return _timm(model_name, None, way)
+        return _from_catalog(entry, download)
+    if model.is_own:
+        raise _none_known(model, "Its authors published none. Pass a path, or use random.")
+    return _timm(model, model.tag, download)
 
 
-def _named(model_name: str, weights: str, way: _Way) -> ResolvedWeights:
-    """A catalog name, in full or without the model; a file; a tag of timm's or torchvision's."""
-    entry = CATALOG.get(weights) or CATALOG.get(f"{model_name}.{weights}")
+def _none_known(model: ModelId, reason: str) -> WeightsError:
+    return WeightsError(f"No pretrained weights are known for {model}. {reason}")
+
+
+def _named(model: ModelId, weights: str, download: _Download) -> ResolvedWeights:
+    """The weights with this catalog name (in full or without the model), path, or tag of timm or torchvision."""
+    entry = CATALOG.get(weights) or CATALOG.get(f"{model}.{weights}")
     if entry is not None:
-        if not is_factory(model_name) and entry.model != model_name:
+        if model.kind != "factory" and entry.model != model.name:
             raise WeightsError(
-                f"The weights {entry.name} do not fit {model_name}. They are for {entry.model}. "
-                f"Use that model, or other weights."
+                f"The weights {entry.name} do not fit {model}. They are for {entry.model}. "
+                "Use that model, or other weights."
             )
-        return _from_catalog(entry, way)
+        return _from_catalog(entry, download)
     path = Path(weights).expanduser()
     if path.is_file():
-        return ResolvedWeights("file", f"file:{path.name}", path)
+        return ResolvedWeights(WeightsInfo(f"file:{path.name}"), path)
     if path.is_dir():
         raise WeightsError(f"Cannot read weights from {weights}. It is a folder. Pass the file in it.")
-    known = [entry.name for entry in catalog_entries()] + ["auto", "pretrained", "random"]
-    if model_name.startswith(TORCHVISION):
-        tags = _torchvision_tags(model_name)
+    known = [*CATALOG, "auto", "pretrained", "random"]
+    if model.kind == "torchvision":
+        tags = _torchvision_tags(model)
         if weights in tags:
-            return _torchvision(model_name, weights, way)
+            return _torchvision(model, weights, download)
         known += tags
-    elif not is_factory(model_name) and not is_own_model(model_name):
-        tags = _timm_tags(model_name)
-        if weights.removeprefix(f"{_architecture(model_name)}.") in tags:
-            return _timm(model_name, weights.removeprefix(f"{_architecture(model_name)}."), way)
+    elif model.kind == "registry" and not model.is_own:
+        tags, tag = _timm_tags(model), weights.removeprefix(f"{model.architecture}.")
+        if tag in tags:
+            return _timm(model, tag, download)
         known += tags
-    close = difflib.get_close_matches(weights, known, n=3, cutoff=0.5)
-    hint = f" (close: {', '.join(close)})" if close else ""
     raise WeightsError(
-        f"No weights {weights!r} for {model_name}. There is no such file and no such name{hint}. "
-        f"List the names with 'replk-probe weights list'."
+        f"No weights {weights!r} for {model}. There is no such file and no such name"
+        f"{close_hint(weights, known, cutoff=0.5)}. List the names with 'replk-probe weights list'."
     )
 
 
-def _from_catalog(entry: CatalogEntry, way: _Way) -> ResolvedWeights:
-    path = fetch_entry(entry, connect_timeout=way.timeout, progress=way.progress, force=way.force)
+def _from_catalog(entry: CatalogEntry, download: _Download) -> ResolvedWeights:
+    path = fetch_entry(entry, connect_timeout=download.timeout, progress=download.progress, force=download.force)
     source = f"{EMBEDDED}{entry.name}" if entry.embedded else f"catalog:{entry.name}"
-    return ResolvedWeights("catalog", source, path, entry, entry.remark)
+    return ResolvedWeights(WeightsInfo(source, note=entry.remark), path, entry.data_config)
 
 
-def _torchvision_weights(model_name: str) -> Any:
-    """Torchvision's enumeration of the weights of one model, or nothing."""
+def _torchvision_weights(model: ModelId) -> Any:
+    """Torchvision's enumeration of the weights of one model; empty if there are none."""
     from torchvision import models
 
     registry: Any = models
     try:
-        return registry.get_model_weights(model_name.removeprefix(TORCHVISION))
+        return registry.get_model_weights(model.architecture)
     except ValueError:
         return ()
 
 
-def _torchvision_tags(model_name: str) -> list[str]:
-    return [str(weight.name) for weight in _torchvision_weights(model_name)]
+def _torchvision_tags(model: ModelId) -> list[str]:
+    return [str(weight.name) for weight in _torchvision_weights(model)]
 
 
-def _torchvision(model_name: str, tag: str | None, way: _Way) -> ResolvedWeights:
-    tags = _torchvision_tags(model_name)
+def _torchvision_data(weight: Any) -> DataConfig | None:
+    if weight is None:
+        return None
+    preset = weight.transforms()
+    side = int(preset.crop_size[0])
+    return DataConfig(tuple(preset.mean), tuple(preset.std), (side, side))
+
+
+def _torchvision(model: ModelId, tag: str | None, download: _Download) -> ResolvedWeights:
+    tags = _torchvision_tags(model)
     if not tags:
-        raise WeightsError(
-            f"No pretrained weights are known for {model_name}. torchvision has none. Pass a path, or use random."
-        )
+        raise _none_known(model, "torchvision has none. Pass a path, or use random.")
     # The papers compare with the first recipe; torchvision's own default is the newest.
-    tag = tag or ("IMAGENET1K_V1" if "IMAGENET1K_V1" in tags else tags[0])
-    weight = _torchvision_weights(model_name)[tag]
-    path = _into_torch_hub(weight.url, way)
-    return ResolvedWeights("torchvision", f"torchvision:{type(weight).__name__}.{tag}", path)
+    weight = _torchvision_weights(model)[tag or ("IMAGENET1K_V1" if "IMAGENET1K_V1" in tags else tags[0])]
+    path = _into_torch_hub(weight.url, download)
+    return ResolvedWeights(WeightsInfo(f"torchvision:{weight}"), path, _torchvision_data(weight))
 
 
-def _architecture(model_name: str) -> str:
-    return model_name.split(".")[0]
+def _timm_tags(model: ModelId) -> list[str]:
+    names = timm.list_models(f"{model.architecture}.*", pretrained=True)
+    return [name.removeprefix(f"{model.architecture}.") for name in names]
 
 
-def _timm_tags(model_name: str) -> list[str]:
-    import timm
-
-    names = timm.list_models(f"{_architecture(model_name)}.*", pretrained=True)
-    return [name.split(".", 1)[1] for name in names if name.split(".")[0] == _architecture(model_name)]
-
-
-def _timm(model_name: str, tag: str | None, way: _Way) -> ResolvedWeights:
-    import timm
-
-    name = f"{_architecture(model_name)}.{tag}" if tag else model_name
-    cfg = timm.get_pretrained_cfg(name) if timm.is_model(_architecture(name)) else None
+def _timm(model: ModelId, tag: str | None, download: _Download) -> ResolvedWeights:
+    name = f"{model.architecture}.{tag}" if tag else model.name
+    cfg = timm.get_pretrained_cfg(name) if timm.is_model(model.architecture) else None
     if cfg is None or not (cfg.hf_hub_id or cfg.url):
-        raise WeightsError(
-            f"No pretrained weights are known for {model_name}. timm lists none. Pass a path, or use random."
-        )
-    source = f"timm:{_architecture(name)}.{cfg.tag}" if cfg.tag else f"timm:{name}"
-    if cfg.hf_hub_id:
-        return ResolvedWeights("timm", source, _from_hub(cfg, way))
-    return ResolvedWeights("timm", source, _into_torch_hub(str(cfg.url), way))
+        raise _none_known(model, "timm lists none. Pass a path, or use random.")
+    _, height, width = cfg.input_size
+    info = WeightsInfo(f"timm:{model.architecture}.{cfg.tag}" if cfg.tag else f"timm:{name}")
+    path = _from_hub(cfg, download) if cfg.hf_hub_id else _into_torch_hub(str(cfg.url), download)
+    return ResolvedWeights(info, path, DataConfig(tuple(cfg.mean), tuple(cfg.std), (height, width)))
 
 
-def _from_hub(cfg: Any, way: _Way) -> Path:
-    """The file that timm itself would load, through the hub's own client and cache."""
+def _from_hub(cfg: Any, download: _Download) -> Path:
+    """The file that timm would load, through the hub's client and cache."""
     from timm.models import _hub
 
     hub: Any = _hub
     repository, _, revision = cfg.hf_hub_id.partition("@")
     files = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else _HUB_FILES
-    for file in () if way.force else files:
+    for file in () if download.force else files:
         try:
             return Path(hub.hf_hub_download(repository, file, revision=revision or None, local_files_only=True))
         except Exception:
-            # Not in the cache: the client says so by one of several errors.
+            # The client reports a file missing from the cache by one of several errors.
             continue
-    # The client itself waits and retries for much longer.
-    check_reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), way.timeout)
+    # The client's own timeouts and retries are much longer.
+    check_reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), download.timeout)
     failure: Exception | None = None
-    more = {"force_download": True} if way.force else {}
+    more = {"force_download": True} if download.force else {}
     for file in files:
         try:
             return Path(hub.hf_hub_download(repository, file, revision=revision or None, **more))
         except Exception as error:
-            # Its errors come from three libraries below it; the last one is told.
+            # Errors come from three underlying libraries; the last one is reported.
             failure = error
     reason = " ".join(str(failure).split())[:160].rstrip(".")
     raise WeightsError(
@@ -309,9 +293,7 @@ def _from_hub(cfg: Any, way: _Way) -> Path:
     ) from failure
 
 
-def _into_torch_hub(url: str, way: _Way) -> Path:
-    """Download to where torchvision and timm look for the same file."""
-    import torch
-
+def _into_torch_hub(url: str, download: _Download) -> Path:
+    """Download to the folder where torchvision and timm look for the file."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
-    return fetch(url, path, digest_in_name(path), None, way.progress, way.timeout, force=way.force)
+    return fetch(url, path, digest_in_name(path), None, download.progress, download.timeout, force=download.force)

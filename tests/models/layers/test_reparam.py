@@ -177,7 +177,7 @@ def test_synchronised_norms_merge_too() -> None:
 def test_what_cannot_be_merged_is_refused() -> None:
     branch = ConvBN(4, 4, 5, groups=4)
     crooked = nn.Conv2d(4, 4, 3, padding=0, groups=4)
-    with pytest.raises(InvalidInputError, match="one centre"):
+    with pytest.raises(InvalidInputError, match="one center"):
         merge_branches([(branch.conv, branch.bn), (crooked, nn.Identity())])
     with pytest.raises(InvalidInputError, match="GroupNorm cannot be folded"):
         fuse_conv_bn(crooked, nn.GroupNorm(2, 4))
@@ -241,7 +241,7 @@ def test_an_activation_is_never_folded_across() -> None:
     x = torch.randn(1, 4, 9, 9, dtype=torch.float64)
     want = pair(x)
     assert torch.equal(fuse_bn(pair)(x), want) and isinstance(pair[1], nn.BatchNorm2d)
-    with pytest.raises(InvalidInputError, match="computes 'relu'"):
+    with pytest.raises(InvalidInputError, match="with the activation 'relu'"):
         merge_branches([(conv, nn.Identity())])
 
 

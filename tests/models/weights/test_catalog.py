@@ -13,6 +13,7 @@ import timm
 
 import replk_probe.models  # noqa: F401 (registers our models)
 from replk_probe.errors import WeightsError
+from replk_probe.models.model_id import ModelId
 from replk_probe.models.weights import resolve
 from replk_probe.models.weights.catalog import (
     CATALOG,
@@ -21,7 +22,13 @@ from replk_probe.models.weights.catalog import (
     entries_with_digest,
     find_entry,
 )
-from replk_probe.models.weights.resolve import cached_path, digest_in_name, fetch_entry, resolve_weights, weights_path
+from replk_probe.models.weights.resolve import (
+    ResolvedWeights,
+    cached_path,
+    digest_in_name,
+    fetch_entry,
+    weights_path,
+)
 from replk_probe.runtime import drive
 
 
@@ -29,6 +36,11 @@ def put(path: Path, content: bytes = b"weights") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
+
+
+def resolve_weights(model: str, weights: str | None, **options: Any) -> ResolvedWeights:
+    """The weights for a model as a user names it."""
+    return resolve.resolve_weights(ModelId.parse(model), weights, **options)
 
 
 @pytest.fixture
@@ -91,10 +103,10 @@ def test_find_entry() -> None:
 
 def test_random_needs_nothing() -> None:
     for weights in (None, "random"):
-        assert resolve_weights("replknet31b", weights).kind == "random"
-    assert resolve_weights("package.module:factory", None).kind == "user-module"
-    assert resolve_weights("package.module:factory", "auto").kind == "user-module"
-    assert resolve_weights("package.module:factory", "random").kind == "random"
+        assert resolve_weights("replknet31b", weights).info.is_random
+    assert resolve_weights("package.module:factory", None).info.source == "user-module"
+    assert resolve_weights("package.module:factory", "auto").info.source == "user-module"
+    assert resolve_weights("package.module:factory", "random").info.is_random
 
 
 @pytest.mark.parametrize("model", ["replknet31b", "slak_tiny", "torchvision:resnet101", "resnet10t", "replknet25"])
@@ -102,10 +114,10 @@ def test_offline(model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("timm.models._hub.hf_hub_download", not_in_cache)
     resolved = resolve_weights(model, "auto")
-    assert (resolved.kind, resolved.source, resolved.path) == ("random", "random-init", None)
-    assert resolved.note is not None
-    assert resolved.note.startswith("Random weights stand in for trained ones. ")
-    assert "\n" not in resolved.note
+    assert (resolved.info.source, resolved.path) == ("random-init", None)
+    assert resolved.info.note is not None
+    assert resolved.info.note.startswith("Using random weights: no pretrained weights available. ")
+    assert "\n" not in resolved.info.note
     with pytest.raises(WeightsError):
         resolve_weights(model, "pretrained")
 
@@ -118,7 +130,7 @@ def not_in_cache(*_: Any, local_files_only: bool = False, **__: Any) -> str:
 def test_pretrained_from_openmmlab(fetched: list[tuple[Any, ...]]) -> None:
     resolved = resolve_weights("replknet31b", "pretrained")
     entry = CATALOG["replknet31b.in1k_224"]
-    assert (resolved.kind, resolved.source, resolved.entry) == ("catalog", "catalog:replknet31b.in1k_224", entry)
+    assert (resolved.info.source, resolved.data) == ("catalog:replknet31b.in1k_224", entry.data_config)
     assert fetched == [(entry.url, resolved.path, "fd08e268")]
     assert resolved.path == weights_path(entry)
     assert resolved.path is not None
@@ -128,9 +140,9 @@ def test_pretrained_from_openmmlab(fetched: list[tuple[Any, ...]]) -> None:
 @pytest.mark.parametrize("name", ["replknet31b.in1k_120ep", "in1k_120ep"])
 def test_catalog_name_with_or_without_the_model(fetched: list[tuple[Any, ...]], name: str) -> None:
     resolved = resolve_weights("replknet31b", name)
-    assert resolved.source == "catalog:replknet31b.in1k_120ep"
-    assert resolved.note is not None
-    assert "Table 10" in resolved.note
+    assert resolved.info.source == "catalog:replknet31b.in1k_120ep"
+    assert resolved.info.note is not None
+    assert "Table 10" in resolved.info.note
     assert fetched[0][0] == CATALOG["replknet31b.in1k_120ep"].drive_id
 
 
@@ -190,7 +202,7 @@ def test_damaged_copy_of_the_authors_does_not_stand_in(fetched: list[tuple[Any, 
 def test_path(tmp_path: Path) -> None:
     path = put(tmp_path / "my.pth")
     resolved = resolve_weights("resnet10t", str(path))
-    assert (resolved.kind, resolved.source, resolved.path) == ("file", "file:my.pth", path)
+    assert (resolved.info.source, resolved.path) == ("file:my.pth", path)
     with pytest.raises(WeightsError, match="It is a folder"):
         resolve_weights("resnet10t", str(tmp_path))
 
@@ -229,7 +241,7 @@ def test_torchvision(
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     resolved = resolve_weights("torchvision:resnet101", weights)
-    assert (resolved.kind, resolved.source) == ("torchvision", f"torchvision:ResNet101_Weights.{tag}")
+    assert resolved.info.source == f"torchvision:ResNet101_Weights.{tag}"
     assert resolved.path == tmp_path / "hub" / "checkpoints" / f"resnet101-{digest}.pth"
     assert fetched[0][2] == digest
 
@@ -252,7 +264,7 @@ def test_timm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, weigh
 
     monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
     resolved = resolve_weights(model, weights)
-    assert (resolved.kind, resolved.source) == ("timm", f"timm:resnet101.{tag}")
+    assert resolved.info.source == f"timm:resnet101.{tag}"
     assert asked == [(f"timm/resnet101.{tag}", "model.safetensors")]
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from replk_probe.errors import WeightsError
 from replk_probe.models import create_model, data_config, default_models, weights_info
 from replk_probe.models.architectures.micro import INPUT_SIZE, MICRO_MODELS
+from replk_probe.models.model_id import ModelId
 from replk_probe.models.summary import describe
 from replk_probe.models.weights import resolve
 from replk_probe.models.weights.catalog import CATALOG, catalog_entries, default_entry, entries_with_digest
@@ -72,7 +73,7 @@ def test_they_are_found_offline_and_named(name: str, weights: str) -> None:
     assert info.sha256 == entry.sha256 == sha256_of(entry.embedded)
     assert info.is_embedded and not info.is_random
     assert info.label == f"small model trained on synthetic data [{entry.sha256[:8]}]"
-    assert info.note is not None and "no result on ImageNet" in info.note
+    assert info.note is not None and "not an ImageNet result" in info.note
     assert info.form == "train"  # branches and norms are there, for every variant of a kernel
 
 
@@ -98,7 +99,7 @@ def test_other_weights_can_be_asked_for() -> None:
     assert weights_info(create_model("replknet_micro_k13", "random")).is_random
     with pytest.raises(WeightsError, match=r"They are for replknet_micro_k13\."):
         create_model("replknet_micro_k13_rep", "replknet_micro_k13.synthetic")
-    with pytest.raises(WeightsError, match="It lies in this package"):
+    with pytest.raises(WeightsError, match="It is in this package"):
         fetch_entry(CATALOG["replknet_micro_k13.synthetic"], host="drive")
 
 
@@ -111,10 +112,10 @@ def test_a_damaged_package_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path:
     for path, state in ((tmp_path / "damaged.safetensors", "damaged"), (tmp_path / "none.safetensors", "missing")):
         broken = dataclasses.replace(entry, embedded=path)
         monkeypatch.setattr(resolve, "default_entry", lambda _, broken=broken: broken)
-        with pytest.raises(WeightsError, match=f"are {state}. They are a part of this package"):
-            resolve_weights("replknet_micro_k13", "pretrained")
-        stand_in = resolve_weights("replknet_micro_k13", "auto")
-        assert stand_in.kind == "random" and state in str(stand_in.note)
+        with pytest.raises(WeightsError, match=f"are {state}. They are included in this package"):
+            resolve_weights(ModelId.parse("replknet_micro_k13"), "pretrained")
+        stand_in = resolve_weights(ModelId.parse("replknet_micro_k13"), "auto")
+        assert stand_in.info.is_random and state in str(stand_in.info.note)
     assert cached_path(entry) == entry.embedded
 
 
