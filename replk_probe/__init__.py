@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from . import models as models
     from . import ops as ops
     from . import shape_bias as shape_bias
+    from .erf import ErfAccumulator as ErfAccumulator
     from .erf import ErfResult as ErfResult
+    from .erf import input_gradient as input_gradient
     from .erf import measure_erf as measure_erf
     from .kernels import KernelResult as KernelResult
     from .kernels import measure_kernels as measure_kernels
@@ -27,10 +29,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0.dev0"
 
 _HOME = {
+    "ErfAccumulator": "erf",
     "ErfResult": "erf",
     "KernelResult": "kernels",
     "ShapeBiasResult": "shape_bias",
     "create_model": "models",
+    "input_gradient": "erf",
     "load_checkpoint": "models",
     "measure_erf": "erf",
     "measure_kernels": "kernels",
@@ -39,11 +43,13 @@ _HOME = {
 _SUBPACKAGES = ("erf", "kernels", "models", "ops", "shape_bias")
 
 __all__ = [
+    "ErfAccumulator",
     "ErfResult",
     "KernelResult",
     "ShapeBiasResult",
     "create_model",
     "erf",
+    "input_gradient",
     "kernels",
     "load_checkpoint",
     "measure_erf",

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from replk_probe.erf import contribution_scores
-from replk_probe.erf.probe_layer import observe
+from replk_probe.erf.probe_layer import find_target
 from replk_probe.errors import InvalidInputError
 
 
@@ -194,7 +194,7 @@ def test_threads_may_share_a_model() -> None:
     model.load_state_dict(plain.state_dict())
     batches = [images(1, 3, 9, 9) * scale for scale in (1, 2, -1)]
     for side in ("output", "input"):
-        feature = replace(observe(plain, (1, 3, 9, 9), "late").feature, side=side)
+        feature = replace(find_target(plain, (1, 3, 9, 9), "late"), side=side)
         with ThreadPoolExecutor(3) as threads:
             found = list(threads.map(lambda batch, at=feature: contribution_scores(model, batch, at), batches))
         for scores, batch in zip(found, batches, strict=True):
@@ -269,12 +269,17 @@ def test_batches_that_cannot_be_used(batch: object, says: str) -> None:
 @pytest.mark.parametrize(
     ("model", "shape", "layer", "says"),
     [
-        (Net(), (1, 1, 8, 8), "stem", r"cannot take images of shape \[1, 8, 8\]"),
-        (Net(), (1, 1, 8, 8), None, r"cannot take images of shape \[1, 8, 8\]"),
-        (timm.create_model("test_resnet"), (1, 1, 32, 32), None, r"\[1, 32, 32\]. It stopped with: .* 3 channels"),
+        (Net(), (1, 1, 8, 8), "stem", r"does not accept images of shape \[1, 8, 8\]"),
+        (Net(), (1, 1, 8, 8), None, r"does not accept images of shape \[1, 8, 8\]"),
+        (
+            timm.create_model("test_resnet"),
+            (1, 1, 32, 32),
+            None,
+            r"32, 32\]. The forward pass raised: .* 3 channels",
+        ),
         (timm.create_model("test_resnet"), (2, 3, 0, 32), None, r"\[3, 0, 32\]"),
-        (Net(), (1, 3, 8, 8), 3, "given as 3. Layers are named"),
-        (Net(), (1, 3, 8, 8), ["stem"], "Layers are named"),
+        (Net(), (1, 3, 8, 8), 3, "given as 3. Layers are chosen"),
+        (Net(), (1, 3, 8, 8), ["stem"], "Layers are chosen"),
         ("resnet18", (1, 3, 8, 8), None, r"create_model\('resnet18'\)"),
         (Net, (1, 3, 8, 8), None, "the class Net"),
         (None, (1, 3, 8, 8), None, "an object of type NoneType"),

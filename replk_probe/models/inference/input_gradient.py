@@ -194,6 +194,7 @@ class FrozenDepthwiseConv2d(nn.Conv2d):
     """
 
     activation: str | None = None
+    log: MethodLog | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the output for ``input``; only the gradient of the input is computed in the backward pass."""
@@ -201,14 +202,16 @@ class FrozenDepthwiseConv2d(nn.Conv2d):
 
     def run(self, input: Tensor) -> Tensor:
         """The layer's output, activation and all, in the layout of ``input``."""
-        self._note("forward", input)
+        if self.log is not None:
+            self.log.add("forward", input, self.weight)
         return self._prepared_kernel.forward(input, self.weight, self.bias, self.activation)
 
     def input_gradient(self, grad: Tensor) -> Tensor:
         """Gradient of the input from that of the convolution, before the activation, in the layout of ``grad``."""
         box = grown(box_of(grad), self.kernel_size, grad)
         part = grad if box is None else _cut(grad, box)
-        self._note("grad_input", part)
+        if self.log is not None:
+            self.log.add("grad_input", part, self.weight)
         found = self._prepared_kernel.input_gradient(part, self.weight)
         return found if box is None else put_back(found, box, grad)
 
@@ -216,17 +219,6 @@ class FrozenDepthwiseConv2d(nn.Conv2d):
     def _prepared_kernel(self) -> PreparedKernel:
         kernel: PreparedKernel = self.__dict__.setdefault("_kernel", PreparedKernel())
         return kernel
-
-    @property
-    def _methods(self) -> dict[Any, str]:
-        """How this was computed, for each kind of input that it met."""
-        methods: dict[Any, str] = self.__dict__.setdefault("_methods_used", {})
-        return methods
-
-    def _note(self, direction: Direction, input: Tensor) -> None:
-        key = (direction, input.shape, is_channels_last(input), input.dtype, input.device)
-        if key not in self._methods:
-            self._methods[key] = _method(direction, input, self.weight)
 
 
 def _method(direction: Direction, input: Tensor, weight: Tensor) -> str:
@@ -239,18 +231,27 @@ def _method(direction: Direction, input: Tensor, weight: Tensor) -> str:
     return f"native {plan.isa}: {plan.method}" if reason is None else f"aten: {reason}"
 
 
-def methods_used(model: nn.Module) -> tuple[str, ...]:
-    """How the frozen depthwise convolutions of ``model`` were computed since this was last asked.
+class MethodLog:
+    """How the frozen depthwise convolutions of a network were computed."""
 
-    Returns:
-        ``"native avx512: fft"``, ``"aten: REASON"``, ...; sorted, each once; nothing where none was called.
-    """
-    found: set[str] = set()
-    for module in model.modules():
-        if isinstance(module, FrozenDepthwiseConv2d):
-            found.update(module.__dict__.pop("_methods_used", {}).values())
-    # The library's own reason may fill a page; a record has room for its kind.
-    return tuple(sorted({method.partition(". ")[0] for method in found}))
+    def __init__(self) -> None:  # noqa: D107
+        self._methods: dict[Any, str] = {}
+
+    def add(self, direction: Direction, input: Tensor, weight: Tensor) -> None:
+        """Add the method of one call."""
+        key = (direction, input.shape, weight.shape, is_channels_last(input), input.dtype, input.device)
+        if key not in self._methods:
+            self._methods[key] = _method(direction, input, weight)
+
+    def take(self) -> tuple[str, ...]:
+        """The methods since the last call of this function, which are then forgotten.
+
+        Returns:
+            ``"native avx512: fft"``, ``"aten: REASON"``, ...; sorted, without duplicates.
+        """
+        found, self._methods = self._methods, {}
+        # The library's own reason may fill a page; the record keeps its first sentence.
+        return tuple(sorted({method.partition(". ")[0] for method in found.values()}))
 
 
 def planned_backend(model: nn.Module) -> str:
@@ -303,14 +304,15 @@ _FROZEN: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def freeze_layers(model: nn.Module) -> None:
+def freeze_layers(model: nn.Module, log: MethodLog | None = None) -> None:
     """Take over the convolutions, linear layers, batch norms and ReLUs of ``model``, in place.
 
     Only modules of exactly these types: a subclass may compute something else. Parameters stop requiring gradients and
     the model is put in inference mode.
 
     Args:
-        model: Changed in place; its weights keep their values, and must keep them from now on.
+        model: The network, changed in place. Its weights must not change afterwards.
+        log: Record of how the depthwise convolutions are computed from now on, if one is wanted.
     """
     model.requires_grad_(False)
     for module in model.modules():
@@ -323,6 +325,8 @@ def freeze_layers(model: nn.Module) -> None:
         # What a DepthwiseConv2d keeps for itself has no reader any more.
         module.__dict__.pop("_prepared", None)
         module.__class__ = frozen
+        if isinstance(module, FrozenDepthwiseConv2d):
+            module.log = log
 
 
 def reduce_precision(model: nn.Module, *, forward: bool, backward: bool) -> None:
