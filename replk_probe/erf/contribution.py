@@ -140,7 +140,7 @@ class InputGradient:
             (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
         if gradient is None:  # the output depends on parameters alone
             raise _cut_off(point)
-        # A network of convolutions and ReLUs hands a NaN forward only: its gradient would look like any other.
+        # In a network of convolutions and ReLUs a NaN propagates forward only: the gradient would not show it.
         return gradient.detach().masked_fill(~usable.view(-1, 1, 1, 1), math.nan)
 
     def _layout(self, model: nn.Module, batch: Tensor, point: LayerPoint, output: Tensor) -> Layout:

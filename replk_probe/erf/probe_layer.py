@@ -54,7 +54,7 @@ def find_target(model: nn.Module, shape: Sequence[int], layer: Layer = None) -> 
 
 
 def find_layer(model: nn.Module, shape: Sequence[int], layer: Layer = None) -> LayerPoint:
-    """Find the layer to measure alone; the network is run only where that is necessary.
+    """Find the layer to measure without its layout; the network is run only if that is necessary.
 
     Args and errors are those of :func:`find_target`; a :class:`TargetLayer` is returned as it is.
     """

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from replk_probe.erf import contribution_scores
+from replk_probe.erf import contribution_scores, input_gradient
 from replk_probe.erf.probe_layer import find_target
 from replk_probe.errors import InvalidInputError
 
@@ -295,3 +295,32 @@ def test_weights_made_under_inference_mode_are_refused_clearly() -> None:
         model = Net()
     with pytest.raises(InvalidInputError, match="inference_mode"):
         contribution_scores(model, torch.ones(1, 3, 8, 8))
+
+
+def test_the_input_gradient_is_signed_and_leaves_no_hook() -> None:
+    model, batch = Net().train(), images(2, 3, 9, 9).float()
+    with input_gradient(model, layer=model.late) as gradient:
+        found = gradient(batch)
+        assert found.shape == batch.shape and (found < 0).any() and not found.requires_grad
+        assert torch.equal(gradient.scores(batch), contribution_scores(model, batch, "late"))
+        assert torch.equal(found.clamp_min(0).sum(1), gradient.scores(batch))
+        assert gradient(images(1, 3, 7, 8)).shape == (1, 3, 7, 8)
+        assert hooks_of(model) == 0 and all(module.training for module in model.modules())
+    with pytest.raises(InvalidInputError, match="closed at the end of its 'with' block"):
+        gradient(batch)
+
+
+def test_hooks_of_the_input_gradient_are_gone_after_an_exception() -> None:
+    class Fragile(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.explode:
+                assert hooks_of(self) == 1
+                raise KeyboardInterrupt
+            return super().forward(x)
+
+    model = Fragile()
+    with pytest.raises(KeyboardInterrupt), input_gradient(model, "late") as gradient:
+        gradient(images(1, 3, 9, 9))
+        model.explode = True
+        gradient(images(1, 3, 9, 9))
+    assert hooks_of(model) == 0

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import replk_probe
-from replk_probe.erf import ErfConfig, ErfResult, contribution_scores, measure_erf
+from replk_probe.erf import ErfConfig, ErfResult, contribution_scores, measure_erf, prepare
 from replk_probe.erf.accumulator import BlockSums, block_bounds
 from replk_probe.erf.input_size import resized
 from replk_probe.erf.plan import plan_erf
@@ -208,6 +210,7 @@ def test_autocast_of_the_caller_plays_no_part() -> None:
         ({"size": 2}, "size 2"),
         ({"images": 0}, "0 images"),
         ({"batch_size": 0}, "Batch size 0"),
+        ({"batch_size": "2"}, "Batch size '2'"),
         ({"device": "abacus"}, "abacus"),
         ({"layer": "nowhere"}, "nowhere"),
         ({"sampling": "best"}, "best"),
@@ -219,6 +222,60 @@ def test_bad_arguments(arguments: dict[str, Any], says: str) -> None:
     options = {"data": None, "images": 1, "size": 16, **arguments}
     with pytest.raises(InvalidInputError, match=says):
         measure_erf(Tiny(), **options)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"), [(5, "an object of type int"), (timm.create_model, "type function"), (Tiny, "the class Tiny")]
+)
+def test_what_is_no_model(model: Any, says: str) -> None:
+    with pytest.raises(InvalidInputError, match=says):
+        measure_erf(model, batch(1))
+
+
+def test_options_are_keywords_or_a_config() -> None:
+    config = ErfConfig(thresholds=[0.5, 0.2, 0.5], size=24, images=1)
+    assert (config.size, config.thresholds) == ((24, 24), (0.5, 0.2))
+    result = measure_erf(Tiny(), config=config, images=2, name="mine")
+    assert (result.n_images, result.input_size, result.thresholds) == (2, (24, 24), (0.5, 0.2))
+    assert result.run.model == "mine"
+    with pytest.raises(TypeError, match="n_images"):
+        measure_erf(Tiny(), n_images=2)
+
+
+def test_a_prepared_model_is_measured_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = batch(2, 64)
+    expected = measure_erf(large_kernels(), images, precision="bf16")
+    prepared = prepare(large_kernels(), "bf16")
+    contribution_scores(prepared, images)
+    monkeypatch.setattr("replk_probe.erf.plan.prepare", None)
+    result = measure_erf(prepared, images)
+    assert result.contribution.tobytes() == expected.contribution.tobytes()
+    assert (result.run.precision, result.run.backend) == ("bf16", expected.run.backend)
+    assert (result.run.model, result.notes) == (expected.run.model, expected.notes)
+    with pytest.raises(InvalidInputError, match="prepared for precision 'bf16', but 'fast' is requested"):
+        measure_erf(prepared, images, precision="fast")
+    monkeypatch.setattr("replk_probe.erf.plan.resolve_device", lambda device: torch.device("meta"))
+    with pytest.raises(InvalidInputError, match="prepared on cpu, but device 'cpu' is requested"):
+        measure_erf(prepared, images, device="cpu")
+
+
+def test_freed_memory_is_kept_during_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside: list[bool] = []
+
+    @contextmanager
+    def kept_blocks() -> Iterator[None]:
+        inside.append(True)
+        yield
+        inside.clear()
+
+    class Watching(Tiny):
+        def forward(self, x: Tensor) -> Tensor:
+            assert inside or x.is_meta
+            return super().forward(x)
+
+    monkeypatch.setattr("replk_probe.erf.plan.kept_blocks", kept_blocks)
+    measure_erf(Watching(), batch(1))
+    assert not inside
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
