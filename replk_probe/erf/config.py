@@ -63,7 +63,7 @@ class ErfConfig:
         resolve_device(self.device)
         if not isinstance(self.batch_size, int) or isinstance(self.batch_size, bool) or self.batch_size < 1:
             raise InvalidInputError(
-                f"Batch size {self.batch_size!r} is not possible. Each step needs a whole number of images. Use 1 or more."
+                f"Batch size {self.batch_size!r} is not possible. Each step needs whole images. Use 1 or more."
             )
         object.__setattr__(self, "size", check_size(self.size))
         object.__setattr__(self, "thresholds", check_thresholds(self.thresholds))
