@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from . import models as models
     from . import ops as ops
     from . import shape_bias as shape_bias
+    from .erf import ErfAccumulator as ErfAccumulator
     from .erf import ErfResult as ErfResult
+    from .erf import input_gradient as input_gradient
     from .erf import measure_erf as measure_erf
     from .kernels import KernelResult as KernelResult
     from .kernels import measure_kernels as measure_kernels
@@ -29,10 +31,12 @@ if TYPE_CHECKING:
     from .shape_bias import measure_shape_bias as measure_shape_bias
 
 _HOME = {
+    "ErfAccumulator": "erf",
     "ErfResult": "erf",
     "KernelResult": "kernels",
     "ShapeBiasResult": "shape_bias",
     "create_model": "models",
+    "input_gradient": "erf",
     "load_checkpoint": "models",
     "measure_erf": "erf",
     "measure_kernels": "kernels",
@@ -41,6 +45,7 @@ _HOME = {
 _SUBPACKAGES = ("bench", "erf", "errors", "images", "kernels", "models", "ops", "shape_bias")
 
 __all__ = [
+    "ErfAccumulator",
     "ErfResult",
     "KernelResult",
     "ShapeBiasResult",
@@ -50,6 +55,7 @@ __all__ = [
     "erf",
     "errors",
     "images",
+    "input_gradient",
     "kernels",
     "load_checkpoint",
     "measure_erf",

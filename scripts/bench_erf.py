@@ -25,8 +25,7 @@ import torch
 
 from replk_probe.erf import area_ratio, contribution_scores, prepare
 from replk_probe.models import create_model
-from replk_probe.models.inference.input_gradient import methods_used
-from replk_probe.models.inference.prepare import backend_of
+from replk_probe.models.inference.prepare import PreparedModel
 from replk_probe.ops import DepthwiseConv2d
 from replk_probe.runtime.malloc import kept_blocks
 
@@ -34,13 +33,13 @@ VARIANTS = ("plain", "fp32", "fast", "bf16")
 THRESHOLDS = (0.2, 0.3, 0.5, 0.99)
 
 
-def scores(model: torch.nn.Module, image: torch.Tensor, variant: str) -> torch.Tensor:
-    """One map; the allocator is tuned for our variants only, as `replk-probe erf` does."""
+def scores(model: torch.nn.Module | PreparedModel, image: torch.Tensor, variant: str) -> torch.Tensor:
+    """One map; the allocator is tuned for our variants only, as in `measure_erf`."""
     with nullcontext() if variant == "plain" else kept_blocks():
         return contribution_scores(model, image)[0]
 
 
-def build(name: str, variant: str) -> torch.nn.Module:
+def build(name: str, variant: str) -> torch.nn.Module | PreparedModel:
     """The model with random weights of seed 0, with torch's own convolutions or prepared."""
     model = create_model(name, "random", seed=0).requires_grad_(True)
     if variant != "plain":
@@ -97,13 +96,13 @@ def main() -> None:
         for variant, found in maps.items()
     }
     rows = []
-    for variant in VARIANTS:
+    for variant, model in models.items():
         median = statistics.median(seconds[variant])
         rows.append(
             {
                 "variant": variant,
-                "what": getattr(models[variant], "precision_used", "float32, as the published script"),
-                "backend": backend_of(models[variant], methods_used(models[variant])),
+                "what": model.arithmetic if isinstance(model, PreparedModel) else "float32, as the published script",
+                "backend": model.backend_used(model.methods.take()) if isinstance(model, PreparedModel) else "torch",
                 "seconds_median": median,
                 "seconds_min": min(seconds[variant]),
                 "speedup_median": statistics.median(seconds["plain"]) / median,

@@ -17,13 +17,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from replk_probe.models.inference.check import check_on, random_image
 from replk_probe.models.inference.prepare import prepared_copy
 from replk_probe.runtime.malloc import kept_blocks
 from replk_probe.shape_bias.decisions import Decisions
 from replk_probe.shape_bias.loading import InputImages
 from replk_probe.shape_bias.measure import ShapeBiasPlan, plan_shape_bias
 from replk_probe.shape_bias.observers import consistency_matrix
-from replk_probe.shape_bias.plan import _small_check
+from replk_probe.shape_bias.plan import _logits
 from replk_probe.shape_bias.result import ShapeBiasResult
 from replk_probe.shape_bias.stimuli.stimulus_set import StimulusSet
 from replk_probe.shape_bias.stimulus_source import open_stimuli
@@ -71,7 +72,8 @@ def main() -> None:
     )
     seconds: dict[str, list[float]] = {"bare": [], "measured": []}
     with kept_blocks():
-        prepared = prepared_copy(plan.model, plan.precision, _small_check(plan.model, plan.size))
+        check = check_on(random_image(plan.size), plan.model, _logits)
+        prepared = prepared_copy(plan.model, plan.precision, check).module
         batches = preloaded(plan, InputImages(stimuli, plan.size, (0.5,) * 3, (0.2,) * 3))
         bare_loop(prepared, batches[:2])
         for _ in range(args.repeats):

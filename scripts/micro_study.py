@@ -160,7 +160,7 @@ def _measure(name: str, seed: int, folder: Path) -> None:
     load_checkpoint(model, folder / "weights.safetensors")
     attach_weights_info(model, WeightsInfo(f"file:{name}-seed{seed}", record["sha256"]))
     bias = measure_shape_bias(model, "synthetic", workers=0, name=name)
-    field = measure_erf(model, n_images=_ERF_IMAGES, size=INPUT_SIZE, name=name)
+    field = measure_erf(model, images=_ERF_IMAGES, size=INPUT_SIZE, name=name)
     kernels = measure_kernels(model, "all", "all", name=name).kernels
     # What training did not do: the weights that it started from.
     initial = measure_kernels(create_model(name, "random", seed=seed), "all", "all", name=name).kernels

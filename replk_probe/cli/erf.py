@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from ._options import (
 from ._runs import announce, measure_plans, raise_failures, run_plan
 
 if TYPE_CHECKING:
-    from replk_probe.erf.measure import ErfPlan
+    from replk_probe.erf.plan import ErfPlan
     from replk_probe.erf.result import ErfResult
 
 _DEFAULT_OUTPUT = Path("replk-probe-out") / "erf"
@@ -30,7 +31,7 @@ _SIZE = 1024
 
 @click.command()
 @model_options(required=False)
-@click.option("--images", "n_images", type=int, default=50, show_default=True, metavar="N", help="How many images.")
+@click.option("--images", type=int, default=50, show_default=True, metavar="N", help="How many images.")
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -77,7 +78,7 @@ def command(
     models: tuple[str, ...],
     weights: tuple[str, ...],
     ema: bool,
-    n_images: int,
+    images: int,
     data: Path | None,
     size: int | None,
     layer: str | None,
@@ -100,40 +101,33 @@ def command(
     weights_each = weights_of_each(models, weights)
     folders = destinations(models, output, _DEFAULT_OUTPUT)
 
-    from replk_probe.erf.arguments import check_size, check_thresholds
-    from replk_probe.erf.measure import plan_erf
+    from replk_probe.erf.config import ErfConfig
+    from replk_probe.erf.plan import plan_erf
     from replk_probe.images import sample_images
-    from replk_probe.runtime.devices import resolve_device
-    from replk_probe.runtime.malloc import kept_blocks
 
-    # Whatever can be wrong shows before the first model is built, let alone measured.
-    check_thresholds(shares)
-    size = _default_size(models) if size is None else size
-    check_size(size)
-    resolve_device(device)
-    images = sample_images(data, n_images, seed, sampling)  # type: ignore[arg-type]
-    if images.shortfall_note:
-        click.echo(f"Note: {images.shortfall_note}", err=True)
+    # Wrong options are reported before the first model is built.
+    config = ErfConfig(
+        images=images,
+        size=_default_size(models) if size is None else size,
+        layer=layer,
+        thresholds=shares,
+        precision=precision,
+        device=device,
+        seed=seed,
+        sampling=sampling,
+        ema=ema,
+    )
+    sample = sample_images(data, images, seed, sampling)  # type: ignore[arg-type]
+    if sample.shortfall_note:
+        click.echo(f"Note: {sample.shortfall_note}", err=True)
     plans = []
     for name, source in zip(models, weights_each, strict=True):
-        plan = plan_erf(
-            name,
-            images,
-            size=size,
-            layer=layer,
-            thresholds=shares,
-            precision=precision,
-            device=device,
-            seed=seed,
-            weights=source,
-            ema=ema,
-        )
-        notes = [note for note in plan.notes if note != images.shortfall_note]
+        plan = plan_erf(name, sample, replace(config, weights=source))
+        notes = [note for note in plan.notes if note != sample.shortfall_note]
         announce(plan, "the map shows the network as it is initialised", notes)
         plans.append(plan)
 
-    with kept_blocks():
-        results, failures = measure_plans(plans, folders, lambda plan, folder: _measure(plan, folder, resume))
+    results, failures = measure_plans(plans, folders, lambda plan, folder: _measure(plan, folder, resume))
     if results:
         _report(results, output or _DEFAULT_OUTPUT, compare=len(models) > 1)
     raise_failures(failures, len(models))

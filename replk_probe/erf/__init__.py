@@ -1,6 +1,7 @@
-"""Effective receptive fields: what every input pixel contributes to the middle of a feature map, and how far that goes.
+"""Effective receptive fields: the contribution of every input pixel to the middle of a feature map, and its extent.
 
-``measure_erf`` is the whole measurement; ``contribution_scores``, ``prepare`` and ``area_ratio`` are its stages.
+``measure_erf`` is the whole measurement; ``contribution_scores``, ``prepare`` and ``area_ratio`` are its stages;
+``ErfAccumulator`` measures a model while it is trained, and ``input_gradient`` gives the gradients themselves.
 Importing this package loads nothing heavy: every name is resolved on first use.
 """
 
@@ -11,10 +12,15 @@ from typing import TYPE_CHECKING
 from replk_probe._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from replk_probe.models.inference.prepare import PreparedModel as PreparedModel
+
+    from .accumulator import ErfAccumulator as ErfAccumulator
     from .area_protocols import AreaRatio as AreaRatio
     from .area_protocols import area_ratio as area_ratio
     from .area_protocols import area_ratios as area_ratios
+    from .config import ErfConfig as ErfConfig
     from .contribution import contribution_scores as contribution_scores
+    from .contribution import input_gradient as input_gradient
     from .measure import measure_erf as measure_erf
     from .plot import plot_erf as plot_erf
     from .plot_comparison import draw_comparison as draw_comparison
@@ -24,11 +30,15 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AreaRatio": "area_protocols",
+    "ErfAccumulator": "accumulator",
+    "ErfConfig": "config",
     "ErfResult": "result",
+    "PreparedModel": "preparation",
     "RatioRow": "result",
     "area_ratio": "area_protocols",
     "area_ratios": "area_protocols",
     "contribution_scores": "contribution",
+    "input_gradient": "contribution",
     "measure_erf": "measure",
     "draw_comparison": "plot_comparison",
     "plot_erf": "plot",
@@ -37,12 +47,16 @@ _HOME = {
 
 __all__ = [
     "AreaRatio",
+    "ErfAccumulator",
+    "ErfConfig",
     "ErfResult",
+    "PreparedModel",
     "RatioRow",
     "area_ratio",
     "area_ratios",
     "contribution_scores",
     "draw_comparison",
+    "input_gradient",
     "measure_erf",
     "plot_erf",
     "prepare",

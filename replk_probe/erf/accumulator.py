@@ -1,14 +1,36 @@
-"""Sums of contribution maps over fixed blocks of images: the same bytes whoever computed which block."""
+"""Sums of contribution maps over blocks of images, and the result that is computed from them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.models import weights_info
+from replk_probe.models.inference.copying import device_and_dtype
+from replk_probe.models.inference.input_gradient import planned_backend
+from replk_probe.models.inference.prepare import PreparedModel, module_of
+from replk_probe.models.model_id import name_of
 from replk_probe.runtime.checkpoint import Checkpoint
+from replk_probe.runtime.devices import device_label, strict_arithmetic
+from replk_probe.runtime.provenance import RunInfo
+
+from .area_protocols import DEFAULT_THRESHOLDS, area_ratios, logarithm_note
+from .arguments import TensorImages, check_thresholds
+from .contribution import InputGradient, check_batch
+from .jackknife import jackknife
+from .notes import interval_note
+from .probe_layer import find_target
+from .receptive_field.tracer import Field
+from .result import ErfResult, RatioRow
+from .target_layer import Layer, TargetLayer, point_of
 
 # Enough groups for a jackknife interval; each costs one float64 map of memory.
 MAX_BLOCKS = 20
@@ -31,12 +53,12 @@ def block_bounds(n_images: int) -> tuple[int, ...]:
 
 @dataclass
 class BlockSums:
-    """Sums in float64, each block in image order.
+    """Sums in float64 over fixed blocks of images, each in image order: they do not depend on who computed a block.
 
     Attributes:
         n_images: Images of the whole measurement.
         size: ``(H, W)`` of the maps.
-        done: Images dealt with so far, from the first on; skipped ones included.
+        done: Images processed so far, including those that were skipped.
         sums: Per block ``[H, W]``, or None while it has no image.
         counts: Images in each sum.
     """
@@ -66,7 +88,8 @@ class BlockSums:
         values = np.asarray(scores, dtype=np.float64)
         if values.shape != self.size:
             raise InvalidInputError(
-                f"A map of shape {list(values.shape)} cannot be added to maps of {list(self.size)}."
+                f"A map of shape {list(values.shape)} cannot be added to maps of {list(self.size)}. A mean needs "
+                "maps of one size. Give images of one size."
             )
         total = self.sums[block]
         if total is None:
@@ -86,6 +109,14 @@ class BlockSums:
         """Images in all sums together."""
         return sum(self.counts)
 
+    def in_larger_blocks(self) -> BlockSums:
+        """The same sums in blocks of twice as many images, for twice as many images as before."""
+        pairs = list(zip(self.sums[::2], self.sums[1::2], strict=True))
+        sums = [second if first is None else first if second is None else first + second for first, second in pairs]
+        counts = [first + second for first, second in zip(self.counts[::2], self.counts[1::2], strict=True)]
+        empty = len(pairs)
+        return BlockSums(2 * self.n_images, self.size, self.done, [*sums, *[None] * empty], [*counts, *[0] * empty])
+
     def stacked(self) -> FloatArray:
         """``[B, H, W]``: the sums of all blocks, zero for those without an image."""
         return np.stack([np.zeros(self.size) if block is None else block for block in self.sums])
@@ -100,14 +131,14 @@ class BlockSums:
 
 
 class RunState:
-    """How far a measurement has come.
+    """The state of an unfinished measurement.
 
     Attributes:
         sums: The maps so far.
         used: Ids of the images in them.
         skipped: Images that could not be used: ``{"id": ..., "reason": ...}``.
-        seconds: Time spent, also by the runs that this one continues.
-        methods: How depthwise convolutions were computed, here and in those runs.
+        seconds: Time spent, including earlier runs that this one resumes.
+        methods: How depthwise convolutions were computed, including those runs.
     """
 
     def __init__(self, sums: BlockSums) -> None:  # noqa: D107
@@ -117,8 +148,24 @@ class RunState:
         self.seconds = 0.0
         self.methods: set[str] = set()
 
+    def add(self, image_id: str, scores: FloatArray | str) -> int | None:
+        """Add the scores of the next image, ``[H, W]``, or the reason why there are none.
+
+        Returns:
+            The block that changed, or None if the image was skipped.
+        """
+        if not isinstance(scores, str) and not np.isfinite(scores).all():
+            scores = "Its contribution scores are not finite."
+        if isinstance(scores, str):
+            self.sums.skip()
+            self.skipped.append({"id": image_id, "reason": scores})
+            return None
+        block = self.sums.add(scores)
+        self.used.append(image_id)
+        return block
+
     def save(self, store: Checkpoint, changed: set[int]) -> None:
-        """Save everything; ``changed`` names the blocks that are not as they were saved before."""
+        """Save everything; ``changed`` are the blocks that changed since they were last saved."""
         state = {
             "done": self.sums.done,
             "counts": self.sums.counts,
@@ -131,7 +178,7 @@ class RunState:
         store.save(state, {f"block-{block:02d}": array for block, array in sums.items() if array is not None})
 
     def restore(self, store: Checkpoint) -> None:
-        """Go on from what was saved, if anything was."""
+        """Continue from what was saved, if anything was."""
         saved = store.load()
         if saved is None:
             return
@@ -141,3 +188,193 @@ class RunState:
         self.used, self.skipped = saved.state["used"], saved.state["skipped"]
         self.seconds = saved.state["seconds"]
         self.methods = {*saved.state["methods"]}
+
+
+def result_of(
+    state: RunState,
+    target: TargetLayer,
+    run: RunInfo,
+    thresholds: Sequence[float],
+    *,
+    arithmetic: str,
+    resize: str,
+    notes: Sequence[str | None] = (),
+    precision_note: str | None = None,
+) -> ErfResult:
+    """The result of a measurement.
+
+    Args:
+        state: The sums of all images, at least one.
+        target: The layer.
+        run: Circumstances of the measurement; ids of images and what is known here are added.
+        thresholds: Shares of the total contribution.
+        arithmetic: The precision actually used.
+        resize: How images were resized.
+        notes: What the reader should know about the model and the images; None entries are left out.
+        precision_note: What the reader should know about the precision, or None.
+    """
+    sums, skipped = state.sums, tuple(state.skipped)
+    contribution = sums.mean()
+    centre, followed, centre_note = target.centre()
+    intervals = jackknife(sums.stacked(), sums.counts, thresholds, centre)
+    skipped_note = None
+    if skipped:
+        total = len(state.used) + len(skipped)
+        skipped_note = f"{len(skipped)} of {total} images were skipped, see run.skipped."
+    missing_note = interval_note(sums.counts) if None in intervals.values() else None
+    found = (*notes, centre_note, skipped_note, missing_note, precision_note, logarithm_note(contribution))
+    return ErfResult(
+        contribution=contribution,
+        run=replace(
+            run,
+            image_ids=tuple(state.used),
+            input_size=target.input_size,
+            seconds=round(state.seconds, 3),
+            skipped=skipped,
+            config={
+                **run.config,
+                "thresholds": list(thresholds),
+                "layout": str(target.layout),
+                "arithmetic": arithmetic,
+                "resize": resize,
+                "intervals": f"95 %, jackknife over {len(sums.counts)} blocks of images, Student's t",
+            },
+        ),
+        n_images=sums.n_added,
+        n_skipped=len(skipped),
+        input_size=target.input_size,
+        layer=target.label,
+        feature_size=target.layout.size,
+        centre=centre,
+        centre_source="receptive field" if followed else "stride rule",
+        theoretical_rf=target.field.extent if followed and isinstance(target.field, Field) else None,
+        ratios=tuple(
+            RatioRow(protocol, threshold, answer.side, answer.ratio, intervals[protocol, threshold])
+            for (protocol, threshold), answer in area_ratios(contribution, thresholds, centre=centre).items()
+        ),
+        notes=tuple(note for note in found if note),
+    )
+
+
+class ErfAccumulator:
+    """Effective receptive field over batches that come one after the other, for instance in a training loop.
+
+    Used as a metric of torchmetrics::
+
+        erf = ErfAccumulator(model, layer="layer4")
+        for images, _ in validation_loader:
+            erf.update(images)
+        print(erf.compute().row("linear", 0.99).ratio)
+        erf.reset()
+
+    The model is measured as it is at each update, in eval mode, float32 without TF32, and without autocast; it is not
+    copied or prepared. Its modes, parameters, ``.grad``, buffers and hooks and the random number generators are left
+    as they were. The map equals that of :func:`~replk_probe.measure_erf` for the same images to 1e-3 relative L2 in
+    float32 (1e-9 in float64), the bound for the copy that is measured there.
+
+    Intervals are computed over 10 to 20 blocks of consecutive images, for 20 images and more.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | PreparedModel,
+        layer: Layer = None,
+        *,
+        thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
+        name: str | None = None,
+    ) -> None:
+        """Start without images.
+
+        Args:
+            model: As :func:`~replk_probe.erf.contribution_scores`.
+            layer: As :func:`~replk_probe.erf.contribution_scores`.
+            thresholds: Shares of the total contribution, each in (0, 1).
+            name: Name of the model in the record; None for the name it was created by, or that of its class.
+
+        Raises:
+            InvalidInputError: An argument cannot be used.
+        """
+        self._model = model
+        self._module = module_of(model)
+        self._layer = point_of(self._module, layer)
+        self._thresholds = check_thresholds(thresholds)
+        self._name = name_of(self._module) if name is None else name
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images. Images of another size may follow."""
+        self._gradient: InputGradient | None = None
+        self._target: TargetLayer | None = None
+        self._state: RunState | None = None
+        self._channels = 0
+
+    def update(self, images: Tensor) -> None:
+        """Add a batch of images.
+
+        Args:
+            images: Normalized images ``[N, C, H, W]``, floating point, on any device. All batches have the same C, H
+                and W. Images without finite scores are skipped and counted.
+
+        Raises:
+            InvalidInputError: The batch or the layer cannot be used; earlier batches are kept.
+        """
+        start = time.perf_counter()
+        check_batch(images)
+        device = device_and_dtype(self._module).get("device", images.device)
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+            stack.enter_context(strict_arithmetic())
+            if self._target is None or self._gradient is None or self._state is None:
+                self._target = find_target(self._module, images.shape, self._layer)
+                self._gradient = InputGradient(self._module, self._target)
+                self._state = RunState(BlockSums(MAX_BLOCKS, self._target.input_size))
+                self._channels = images.shape[1]
+            if tuple(images.shape[2:]) != self._target.input_size:
+                raise InvalidInputError(
+                    f"Images of {list(images.shape[2:])} pixels cannot be added to images of "
+                    f"{list(self._target.input_size)}. A mean needs maps of one size. Call reset() before another size."
+                )
+            scores = self._gradient.scores(images).double().cpu().numpy()
+        state = self._state
+        for values in scores:
+            if state.sums.done == state.sums.n_images:
+                state.sums = state.sums.in_larger_blocks()
+            state.add(TensorImages.id_of(state.sums.done), values)
+        state.seconds += time.perf_counter() - start
+
+    def compute(self) -> ErfResult:
+        """The mean contribution map of all images so far and its area ratios; more images may follow.
+
+        Raises:
+            InvalidInputError: There is no image with finite scores.
+        """
+        state, target = self._state, self._target
+        if state is None or target is None or state.sums.n_added == 0:
+            raise InvalidInputError(
+                "There is no contribution map yet. No image with finite scores was added. Call update() first."
+            )
+        model, module = self._model, self._module
+        place = device_and_dtype(module)
+        if isinstance(model, PreparedModel):
+            state.methods |= {*model.methods.take()}
+            precision, backend, arithmetic = model.precision, model.backend_used(state.methods), model.arithmetic
+        else:
+            precision, backend = "fp32", planned_backend(module)
+            arithmetic = f"{str(place.get('dtype', torch.float32)).removeprefix('torch.')} throughout"
+        run = RunInfo(
+            model=self._name,
+            weights=weights_info(module),
+            image_source=TensorImages.source,
+            image_ids=(),
+            input_size=target.input_size,
+            mean=(0.0,) * self._channels,
+            std=(1.0,) * self._channels,
+            seed=0,
+            device=device_label(place.get("device", torch.device("cpu"))),
+            precision=precision,
+            backend=backend,
+            seconds=0.0,
+            config={"model": self._name, "layer": target.label},
+        )
+        notes = (target.note,)
+        return result_of(state, target, run, self._thresholds, arithmetic=arithmetic, resize="as given", notes=notes)

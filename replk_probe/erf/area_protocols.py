@@ -1,7 +1,7 @@
-"""How large an effective receptive field is: four protocols, each with a name, none mixed up.
+"""Size of an effective receptive field, by four named protocols.
 
-Every protocol answers the same question, "how much of the input holds this share of the contribution?", and every one
-takes the first window (or set of pixels) whose share is *strictly above* the threshold, as the published script does.
+Every protocol measures how much of the input holds a given share of the contribution, and takes the first window (or
+set of pixels) whose share is *strictly above* the threshold, as the published script does.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LOG_VANISHES_BELOW = 2.0**-53
 
 
 class AreaRatio(NamedTuple):
-    """Answer of one protocol at one threshold.
+    """Result of one protocol at one threshold.
 
     Attributes:
         side: In input pixels. Whole for the windows (the longer edge of the window, once clipped to the map), the
@@ -54,15 +54,16 @@ def area_ratio(
     r"""Smallest window, or set of pixels, holding more than ``threshold`` of the total contribution.
 
     * ``"paper"``: the scores become log10(x + 1) (as ``log1p``, so that small ones survive), divided by their maximum;
-      squares of side 2i + 1, i = 1, 2, ..., centred at pixel (H // 2, W // 2); the ratio is side / H * side / W. That
-      is the published script, number for number, wherever it gives an answer. It gives none from i = H // 2 on, and
+      squares of side 2i + 1, i = 1, 2, ..., centered at pixel (H // 2, W // 2); the ratio is side / H * side / W. These
+      are the numbers of the published script, wherever it gives any. It gives none from i = H // 2 on, and
       on tall maps its window wraps around from i = W // 2 + 1 on: there the same square is clipped to the map, up to
       the whole map, whose ratio is 1; ``side`` is then the longer edge of what is left of the square.
     * ``"linear"``: the same square on the scores themselves, independent of their scale.
-    * ``"centred"``: as ``"linear"``, around ``centre``. A window of half-width r holds the pixels whose centres lie
+    * ``"centred"``: as ``"linear"``, around ``centre``. A window of half-width r holds the pixels whose centers lie
       within r of it on both axes; r runs through every value at which pixels enter, and the smallest window is the
-      first with more than one pixel. A whole centre gives sides 3, 5, 7, ..., one half-way between pixels (527.5) gives
-      2, 4, 6, ...; windows are clipped to the map, and side and ratio are those of the clipped window.
+      first with more than one pixel. A whole-numbered center gives sides 3, 5, 7, ..., one half-way between
+      pixels (527.5) gives 2, 4, 6, ...; windows are clipped to the map, and side and ratio are those of the clipped
+      window.
     * ``"pixels"``: the fewest pixels, wherever they lie, taken in order of decreasing score; ``side`` is the square
       root of their number.
 
@@ -70,8 +71,8 @@ def area_ratio(
         scores: Contribution scores, ``[H, W]``, >= 0, arbitrary unit (sum of positive input gradients).
         threshold: Fraction of the total, in (0, 1), dimensionless.
         protocol: One of :data:`PROTOCOLS`.
-        centre: (y, x) in input pixels, whole numbers being centres of pixels; default (H // 2, W // 2). Only
-            ``"centred"`` looks at it.
+        centre: (y, x) in input pixels, where whole numbers are centers of pixels; default (H // 2, W // 2). Used by
+            ``"centred"`` only.
 
     Returns:
         Side in input pixels and area as a fraction of ``H * W``.
@@ -135,10 +136,7 @@ def _area_ratios(
     protocols = tuple(protocols)
     for protocol in protocols:
         if protocol not in PROTOCOLS:
-            raise InvalidInputError(
-                f"Unknown protocol {protocol!r}. The contribution map can be summed up in {len(PROTOCOLS)} ways only. "
-                f"Use one of {', '.join(PROTOCOLS)}."
-            )
+            raise InvalidInputError(f"Unknown protocol {protocol!r}. Choose from {', '.join(PROTOCOLS)}.")
     raw = check_scores(scores)
     height, width = raw.shape
     middle = (float(height // 2), float(width // 2))
@@ -162,7 +160,7 @@ def _area_ratios(
 
 
 def logarithm_note(scores: npt.ArrayLike) -> str | None:
-    """What to tell the reader where the map is too small for the paper's logarithm, else None.
+    """A note if the map is too small for the paper's logarithm, else None.
 
     Args:
         scores: As :func:`area_ratio`.
@@ -198,7 +196,7 @@ def check_threshold(threshold: float) -> float:
 
 
 def check_scores(scores: npt.ArrayLike) -> FloatArray:
-    """``scores`` as float64 ``[H, W]``, or InvalidInputError if no area ratio can be taken of them."""
+    """``scores`` as float64 ``[H, W]``, or InvalidInputError if they have no area ratio."""
     try:
         array = np.asarray(scores, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -223,7 +221,7 @@ def check_scores(scores: npt.ArrayLike) -> FloatArray:
     if array.max() == 0:
         raise InvalidInputError(
             "Contribution map is zero everywhere. The chosen output does not depend on the input, or its ReLU is "
-            "closed on every image. Choose another layer, other images or other weights."
+            "zero on every image. Choose another layer, other images or other weights."
         )
     return array
 
@@ -233,7 +231,7 @@ def check_scores(scores: npt.ArrayLike) -> FloatArray:
 
 @dataclass(frozen=True)
 class _Rings:
-    """Nested windows around one centre; window k is the union of rings 0..k.
+    """Nested windows around one center; window k is the union of rings 0..k.
 
     Attributes:
         of_pixel: Ring of every pixel, ``[H * W]``.
@@ -264,7 +262,7 @@ def _rings(height: int, width: int, centre: tuple[float, float]) -> _Rings:
 def _edges(ring: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.intp]:
     """First and last-plus-one index of the pixels within ring k, for every k: ``[count, 2]``."""
     held = np.cumsum(np.bincount(ring, minlength=count))
-    # Rings fall towards the centre and rise again, so the pixels of a window are contiguous.
+    # Ring numbers fall towards the center and rise again, so the pixels of a window are contiguous.
     first = np.searchsorted(-np.minimum.accumulate(ring), -np.arange(count))
     return np.stack([first, first + held], axis=1)
 
@@ -278,7 +276,7 @@ def _windows(
     held = np.cumsum(np.bincount(rings.of_pixel, weights=scores.ravel()))
     shares = held / held[-1]
     extents = np.stack([np.ptp(rings.rows, axis=1), np.ptp(rings.columns, axis=1)], axis=1)
-    # From 3 px for a whole centre: the first window of more than one pixel, or the only one of a map of one pixel.
+    # From 3 px for a whole-numbered center: the first window of more than one pixel, or the only one of one pixel.
     start = min(int(np.searchsorted(extents.max(axis=1), 2)), len(shares) - 1)
 
     answers = []

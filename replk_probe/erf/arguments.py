@@ -1,4 +1,4 @@
-"""The arguments of a measurement, checked before anything slow begins."""
+"""Checks of single arguments, and the images of a measurement."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LARGEST_SIDE = 16384
 
 @dataclass(frozen=True)
 class TensorImages:
-    """Images handed over as an array, already normalised.
+    """Images given as an array, already normalized.
 
     Attributes:
         batch: ``[N, C, H, W]`` floating point.
@@ -39,7 +39,12 @@ class TensorImages:
     @property
     def ids(self) -> tuple[str, ...]:
         """``tensor-0000``, ``tensor-0001``, ..."""
-        return tuple(f"tensor-{index:04d}" for index in range(len(self.batch)))
+        return tuple(map(self.id_of, range(len(self.batch))))
+
+    @staticmethod
+    def id_of(index: int) -> str:
+        """The id of one image."""
+        return f"tensor-{index:04d}"
 
     @property
     def requested(self) -> int:
@@ -84,20 +89,19 @@ def check_size(size: int | Sequence[int]) -> tuple[int, int]:
     return int(pair[0]), int(pair[1])
 
 
-def choose_images(images: Any, n_images: int, seed: int, sampling: str) -> ImageSet | TensorImages:
-    """The images meant by the argument of :func:`~replk_probe.measure_erf`."""
-    if isinstance(images, ImageSet):
-        if not images.ids:
+def choose_images(data: Any, n: int, seed: int, sampling: str) -> ImageSet | TensorImages:
+    """The images given as the ``data`` of :func:`~replk_probe.measure_erf`."""
+    if isinstance(data, ImageSet):
+        if not data.ids:
             raise InvalidInputError("The image set is empty. A contribution map is a mean over images. Give some.")
-        return images
-    if images is None or isinstance(images, (str, Path)):
-        root = None if images is None else Path(images)
-        return sample_images(root, n_images, seed, sampling)  # type: ignore[arg-type]
-    batch = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+        return data
+    if data is None or isinstance(data, (str, Path)):
+        return sample_images(data, n, seed, sampling)  # type: ignore[arg-type]
+    batch = torch.from_numpy(data) if isinstance(data, np.ndarray) else data
     if not isinstance(batch, Tensor) or batch.dim() != 4 or batch.numel() == 0 or not batch.is_floating_point():
-        given = f"{batch.dtype} {list(batch.shape)}" if isinstance(batch, Tensor) else type(images).__name__
+        given = f"{batch.dtype} {list(batch.shape)}" if isinstance(batch, Tensor) else type(data).__name__
         raise InvalidInputError(
-            f"The images are given as {given}. An ImageSet, a folder or normalised floating-point images [N, C, H, W] "
-            "are needed."
+            f"The data are given as {given}. They are images to measure. Give an ImageSet, a folder or normalized "
+            "floating-point images [N, C, H, W]."
         )
     return TensorImages(batch.detach())

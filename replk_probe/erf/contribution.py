@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError, ReplkProbeError
-from replk_probe.models.inference.prepare import evaluating
-from replk_probe.models.model_id import check_network
+from replk_probe.models.inference.check import evaluating
+from replk_probe.models.inference.copying import device_and_dtype
+from replk_probe.models.inference.prepare import PreparedModel, module_of
 from replk_probe.runtime.devices import without_autocast
 
-from .probe_layer import check_takes, find, find_layout
-from .target_layer import Feature, place_of, reach, value_of
+from .feature_layout import Layout
+from .probe_layer import check_accepts, find_layer, find_layout
+from .target_layer import Layer, LayerPoint, TargetLayer, point_of, run_to
 
 
-def contribution_scores(model: nn.Module, batch: Tensor, layer: str | Feature | None = None) -> Tensor:
-    """Contribution of every input pixel to the middle place of a layer, per image.
+def contribution_scores(model: nn.Module | PreparedModel, batch: Tensor, layer: Layer = None) -> Tensor:
+    """Contribution of every input pixel to the middle position of a layer, per image.
 
-    The gradient of the sum over channels of ReLU(feature at (h // 2, w // 2)) with respect to the normalised input;
-    negative entries become zero and the colour channels are added up. Nothing after the layer is computed.
+    The gradient of the sum over channels of ReLU(feature at (h // 2, w // 2)) with respect to the normalized input;
+    negative entries become zero and the color channels are added up. Nothing after the layer is computed.
 
-    The model is evaluated in eval mode as it is, whatever ``torch.autocast`` the caller stands in, and left as it was:
-    modes, ``requires_grad``, ``.grad``, hooks.
+    The model is evaluated as it is, in eval mode and outside of any ``torch.autocast`` of the caller. Its modes,
+    ``requires_grad``, ``.grad`` and hooks are left as they were.
 
     Args:
-        model: Any module that maps ``[N, C, H, W]`` to something differentiable. It may be in train mode, frozen, on
-            any device and of any floating dtype.
-        batch: Normalised images ``[N, C, H, W]``, floating point; a copy is moved to the model's device and dtype.
-        layer: ``"stage3.5"``, a module path, or None for the last map before the final norm (without
-            ``forward_features``: the last 4-D map before pooling).
+        model: Any module that maps ``[N, C, H, W]`` to something differentiable, or what
+            :func:`~replk_probe.erf.prepare` returned. It may be in train mode, frozen, on any device and of any
+            floating-point type.
+        batch: Normalized images ``[N, C, H, W]``, floating point; a copy is moved to the model's device and dtype.
+        layer: ``"stage3.5"``, a module path, a module of the model (``model.layer4``), or None for the last map before
+            the final norm (without ``forward_features``: the last 4-D map before pooling).
 
     Returns:
         Scores ``[N, H, W]``, >= 0, in the dtype of the model (at least float32) and on its device. Images do not
@@ -39,117 +43,167 @@ def contribution_scores(model: nn.Module, batch: Tensor, layer: str | Feature | 
         features in the middle are not, has NaN everywhere.
 
     Raises:
-        InvalidInputError: The model, the batch or the layer cannot be used: the message says what the layer gave, or
-            what the model says to images of this shape.
+        InvalidInputError: The model, the batch or the layer cannot be used; the message says what the layer returned,
+            or what the forward pass raised for images of this shape.
 
     Source:
         Ding et al., CVPR 2022, arXiv:2203.06717, section 4.2 and the script published with it.
     """
-    gradient = input_gradient(model, batch, layer)
-    # clamp_min keeps NaN and infinity: they must be seen by whoever adds the scores up.
-    positive = gradient.clamp_min(0).to(torch.promote_types(gradient.dtype, torch.float32))
-    return positive.sum(dim=1)
+    return InputGradient(model, layer).scores(batch)
 
 
-def input_gradient(model: nn.Module, batch: Tensor, layer: str | Feature | None = None) -> Tensor:
-    """The signed gradient under :func:`contribution_scores`, per colour channel.
+@contextmanager
+def input_gradient(model: nn.Module | PreparedModel, layer: Layer = None) -> Iterator[InputGradient]:
+    """Signed input gradients of the middle position of a layer, as a context manager.
+
+    ::
+
+        with replk_probe.input_gradient(model, layer="layer4") as gradient:
+            g = gradient(images)            # [N, C, H, W]
+            scores = gradient.scores(images)  # [N, H, W], as contribution_scores
+
+    The layer is looked up once. Hooks exist only during a call and are removed even if it raises; on leaving the
+    context, the model is released. The model itself is treated as in :func:`~replk_probe.erf.contribution_scores`.
 
     Args:
-        model: As :func:`contribution_scores`.
-        batch: As :func:`contribution_scores`.
-        layer: As :func:`contribution_scores`.
+        model: As :func:`~replk_probe.erf.contribution_scores`.
+        layer: As :func:`~replk_probe.erf.contribution_scores`.
 
-    Returns:
-        ``[N, C, H, W]`` in the dtype and on the device of the model: the derivative of the sum over channels of
-        ReLU(feature at the middle) of each image with respect to that image.
+    Yields:
+        A callable from normalized images ``[N, C, H, W]`` to the derivative, of the same shape, of the sum over
+        channels of ReLU(feature at the middle) of each image with respect to that image.
 
     Raises:
-        InvalidInputError: As :func:`contribution_scores`.
+        InvalidInputError: As :func:`~replk_probe.erf.contribution_scores`; also for calls after the end of the context.
     """
-    check_network(model)
-    batch = _matching(batch, model)
-    feature = layer if isinstance(layer, Feature) else find(model, (1, *batch.shape[1:]), layer)
-    if batch.shape[0] == 0:
-        return batch
-    with evaluating(model), without_autocast(batch.device):
-        images = torch.split(batch, 1) if _couples_images(model) else (batch,)
-        return torch.cat([_gradient(model, part, feature) for part in images])
+    gradient = InputGradient(model, layer)
+    try:
+        yield gradient
+    finally:
+        gradient.close()
 
 
-def _gradient(model: nn.Module, batch: Tensor, feature: Feature) -> Tensor:
-    size = (int(batch.shape[2]), int(batch.shape[3]))
-    with torch.inference_mode(False), torch.enable_grad():
-        # Tensors made under inference_mode stay unfit for autograd until cloned.
-        leaf = batch.clone().requires_grad_(True)
-        # The second clone lets a network write into its input.
-        output = value_of(_reach(model, leaf.clone(), feature), feature, batch.shape[0])
-        layout = feature.layout or find_layout(model, feature, tuple(output.shape), size, batch.shape[1])
-        if not output.is_floating_point():
+class InputGradient:
+    """Callable that computes the input gradient of the middle position of one layer; see :func:`input_gradient`."""
+
+    def __init__(self, model: nn.Module | PreparedModel, layer: Layer = None) -> None:  # noqa: D107
+        self._model: nn.Module | None = module_of(model)
+        self._layer = point_of(self._model, layer)
+        self._points: dict[tuple[int, ...], LayerPoint] = {}
+        self._layouts: dict[tuple[int, ...], Layout] = {}
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The signed gradient ``[N, C, H, W]``, in the dtype and on the device of the model."""
+        model = self._model
+        if model is None:
             raise InvalidInputError(
-                f"Layer {feature.label!r} gives {output.dtype} values, which have no gradient. Name another layer."
+                "This input gradient was closed at the end of its 'with' block, where the model was released. Call it "
+                "inside the block."
             )
-        if not output.requires_grad:
-            raise _cut_off(feature)
-        middle = layout.at_middle(output)
-        usable = _finite(middle.detach()) & _finite(batch)
-        total = middle.relu().sum()
-        del output, middle
-        (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
-    if gradient is None:  # the output depends on parameters alone
-        raise _cut_off(feature)
-    # A network of convolutions and ReLUs hands a NaN forward only: the gradient past it would look like any other.
-    return gradient.detach().masked_fill(~usable.view(-1, 1, 1, 1), math.nan)
+        batch = _matching(images, model)
+        shape = (1, *batch.shape[1:])
+        if shape not in self._points:
+            self._points[shape] = find_layer(model, shape, self._layer)
+        if batch.shape[0] == 0:
+            return batch
+        with evaluating(model), without_autocast(batch.device):
+            parts = torch.split(batch, 1) if _couples_images(model) else (batch,)
+            return torch.cat([self._gradient(model, part, self._points[shape]) for part in parts])
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Contribution scores ``[N, H, W]``, as :func:`~replk_probe.erf.contribution_scores`."""
+        gradient = self(images)
+        # clamp_min keeps NaN and infinity: whoever adds the scores up has to find them.
+        return gradient.clamp_min(0).to(torch.promote_types(gradient.dtype, torch.float32)).sum(dim=1)
+
+    def close(self) -> None:
+        """Release the model."""
+        self._model = self._layer = None
+
+    def _gradient(self, model: nn.Module, batch: Tensor, point: LayerPoint) -> Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            # Tensors made under inference_mode cannot be used by autograd until they are cloned.
+            leaf = batch.clone().requires_grad_(True)
+            # The second clone lets a network write into its input.
+            output = _run_to(model, leaf.clone(), point)
+            layout = self._layout(model, batch, point, output)
+            if not output.is_floating_point():
+                raise InvalidInputError(
+                    f"Layer {point.label!r} gives {output.dtype} values, which have no gradient. Name another layer."
+                )
+            if not output.requires_grad:
+                raise _cut_off(point)
+            middle = layout.at_middle(output)
+            usable = _finite(middle.detach()) & _finite(batch)
+            total = middle.relu().sum()
+            del output, middle
+            (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
+        if gradient is None:  # the output depends on parameters alone
+            raise _cut_off(point)
+        # In a network of convolutions and ReLUs a NaN propagates forward only: the gradient would not show it.
+        return gradient.detach().masked_fill(~usable.view(-1, 1, 1, 1), math.nan)
+
+    def _layout(self, model: nn.Module, batch: Tensor, point: LayerPoint, output: Tensor) -> Layout:
+        size = (int(batch.shape[2]), int(batch.shape[3]))
+        if isinstance(point, TargetLayer) and point.input_size == size:
+            return point.layout
+        key = (*batch.shape[1:], *output.shape[1:])
+        if key not in self._layouts:
+            self._layouts[key] = find_layout(model, point, tuple(output.shape), size, batch.shape[1])
+        return self._layouts[key]
 
 
 def _finite(values: Tensor) -> Tensor:
-    """Per image: whether all of its values are."""
+    """Whether all values of an image are finite, per image."""
     return values.isfinite().flatten(1).all(1)
 
 
-def _reach(model: nn.Module, batch: Tensor, feature: Feature) -> Any:
+def _run_to(model: nn.Module, batch: Tensor, point: LayerPoint) -> Tensor:
     try:
-        return reach(model, batch, feature)
+        return run_to(model, batch, point)
     except (ReplkProbeError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         if "can't allocate memory" not in str(error):
-            check_takes(model, (1, *batch.shape[1:]), feature)
+            check_accepts(model, (1, *batch.shape[1:]), point)
         raise
 
 
-def _cut_off(feature: Feature) -> InvalidInputError:
+def _cut_off(point: LayerPoint) -> InvalidInputError:
     return InvalidInputError(
-        f"Layer {feature.label!r} has no gradient with respect to the image: the network is cut off from it by "
-        "no_grad, detach or a step without derivative, or the layer does not depend on the image. "
-        "Name another layer."
+        f"Layer {point.label!r} has no gradient with respect to the image: it does not depend on the image, or is "
+        "separated from it by no_grad, detach or a step without derivative. Name another layer."
     )
 
 
-def _matching(batch: Tensor, model: nn.Module) -> Tensor:
-    """The batch on the device and in the dtype of the model; never the caller's own tensor."""
+def check_batch(batch: Tensor) -> None:
+    """Raise InvalidInputError unless the batch is a floating-point tensor ``[N, C, H, W]``."""
     if not isinstance(batch, Tensor) or batch.dim() != 4:
         given = f"[{', '.join(map(str, batch.shape))}]" if isinstance(batch, Tensor) else type(batch).__name__
         raise InvalidInputError(
             f"The batch is {given}. Contribution scores need images as a tensor [N, C, H, W]; "
-            "add the axis that counts images to a single one."
+            "add a batch dimension to a single image."
         )
     if not batch.is_floating_point():
         raise InvalidInputError(
-            f"The batch has dtype {batch.dtype}. Contribution scores are gradients with respect to the normalised "
+            f"The batch has dtype {batch.dtype}. Contribution scores are gradients with respect to the normalized "
             "image; scale it to floating point and subtract the model's mean first."
         )
+
+
+def _matching(batch: Tensor, model: nn.Module) -> Tensor:
+    """The batch on the device and in the dtype of the model; never the caller's own tensor."""
+    check_batch(batch)
     if any(tensor.is_inference() for tensor in model.parameters()):
         raise InvalidInputError(
             "The model was built under torch.inference_mode(), so that autograd cannot use its weights. "
             "Build it under torch.no_grad() instead."
         )
     with torch.inference_mode(False):
-        batch = batch.detach().clone()
-        place = place_of(model)
-        return batch.to(**place) if place else batch
+        return batch.detach().clone().to(**device_and_dtype(model))
 
 
 def _couples_images(model: nn.Module) -> bool:
-    """Whether an image's features depend on its batch: norms without running statistics use the batch's own."""
+    """Whether an image's features depend on its batch: norms without running statistics use those of the batch."""
     norms = nn.modules.batchnorm._BatchNorm
     return any(isinstance(module, norms) and module.running_mean is None for module in model.modules())

@@ -17,11 +17,11 @@ _USUAL_PREFIXES = (0, 1, 2, 5, 4, 9, 8, 3)
 
 @dataclass(frozen=True)
 class Layout:
-    """How the places of the image lie in a tensor.
+    """How the positions of the image are arranged in a tensor.
 
     Attributes:
         kind: ``"NCHW"``, ``"NHWC"`` or ``"NLC"`` (tokens, row after row).
-        size: Rows and columns of places.
+        size: Rows and columns.
         prefix: Tokens before those of the image: class, distillation, registers.
     """
 
@@ -31,11 +31,11 @@ class Layout:
 
     @property
     def middle(self) -> tuple[int, int]:
-        """The place that the effective receptive field is measured at: (h // 2, w // 2)."""
+        """The position at which the effective receptive field is measured: (h // 2, w // 2)."""
         return self.size[0] // 2, self.size[1] // 2
 
     def at_middle(self, feature: Tensor) -> Tensor:
-        """The middle place of every image: ``[N, C]``."""
+        """The features at the middle position of every image: ``[N, C]``."""
         y, x = self.middle
         if self.kind == "NCHW":
             return feature[:, :, y, x]
@@ -60,17 +60,17 @@ def layout_of(
     """Find rows and columns in the output of a layer.
 
     Args:
-        shape: Of the output; the first axis counts images.
+        shape: Shape of the output; the first axis counts images.
         input_size: (H, W) of the images.
-        model: Asked about its patches and class tokens.
-        label: The layer, for messages.
-        shape_at: Shape of the same output for images of another size, or None where the model takes no other.
+        model: The network, whose patch sizes and class tokens are read.
+        label: Name of the layer, for messages.
+        shape_at: Shape of the same output for images of another size, or None if the model does not accept them.
 
     Returns:
         The layout.
 
     Raises:
-        InvalidInputError: The output has no rows and columns; the message says what the layer gave.
+        InvalidInputError: The output has no rows and columns; the message says what the layer returned.
     """
     layout = None
     if len(shape) == 4:
@@ -110,7 +110,7 @@ def _of_map(
             return last
     if not likely:
         return None
-    declared = getattr(model, "output_fmt", None)  # timm's own word for its channels-last networks
+    declared = getattr(model, "output_fmt", None)  # set by timm's channels-last networks
     return last if str(getattr(declared, "value", declared)) == "NHWC" else first
 
 
@@ -132,7 +132,7 @@ def _of_tokens(tokens: int, input_size: tuple[int, int], model: nn.Module) -> La
         rows = round(math.sqrt(max(tokens - prefix, 0) * input_size[0] / input_size[1]))
         columns = (tokens - prefix) // rows if rows > 0 else 0
         fits = rows > 0 and rows * columns == tokens - prefix and rows <= input_size[0] and columns <= input_size[1]
-        # A prefix that nobody declared is believed only where the rest are patches that tile the image.
+        # A prefix that is not declared is accepted only where the rest are patches that tile the image.
         tiles = fits and input_size[0] % rows == input_size[1] % columns == 0
         tiles = tiles and rows * input_size[1] == columns * input_size[0]
         if fits and _proportional((rows, columns), input_size) and (tiles or prefix in (0, *declared)):

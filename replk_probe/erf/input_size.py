@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 
 def resized(model: nn.Module, size: tuple[int, int]) -> Iterator[tuple[nn.Module, str]]:
-    """Copies of a network built for images of ``size``, as far as the network offers a way; the likeliest first.
+    """Copies of a network built for images of ``size``, if the network supports it; the most likely one first.
 
     Args:
-        model: Left as it is.
+        model: The network, which is not changed.
         size: (H, W) in pixels.
 
     Yields:
-        A copy, and one sentence about what was changed. Whether it takes images of that size is for the caller to see.
+        A copy, and one sentence about what was changed. The caller has to check whether it accepts images of that size.
     """
     pixels = f"{size[0]}x{size[1]}"
     setter = getattr(model, "set_input_size", None)
@@ -34,10 +34,10 @@ def resized(model: nn.Module, size: tuple[int, int]) -> Iterator[tuple[nn.Module
             other = copy.deepcopy(model)
             try:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of timm's interpolation, about torch's
+                    warnings.simplefilter("ignore")  # timm's interpolation uses a deprecated option of torch
                     other.set_input_size(img_size=size, **way)  # type: ignore[operator]
             except (TypeError, ValueError, AssertionError, RuntimeError):
-                continue  # another network's idea of the same method
+                continue  # a method of the same name with another meaning
             kept = f", windows of {window[0]}x{window[1]} kept" if window and way else ""
             yield other, f"Built for {pixels} px: position embeddings resized{kept}."
     positions = getattr(getattr(model, "encoder", None), "pos_embedding", None)

@@ -22,11 +22,11 @@ def jackknife(
     centre: Sequence[float] | None = None,
     protocols: Iterable[str] = PROTOCOLS,
 ) -> dict[tuple[str, float], tuple[float, float] | None]:
-    """95 % intervals of the area ratios, from what each leaves out of the mean when a block of images is left out.
+    """95 % intervals of the area ratios, from the means without one block of images each.
 
     The delete-one-group jackknife for groups of unequal size, around the ratio of the mean over all images, with the
     quantile of Student's t at (blocks - 1) degrees of freedom, clipped to [0, 1]. Windows grow by whole pixels, and a
-    block that moves the crossing by less than one would count for nothing: the spread is therefore that of the ratio
+    block that moves the crossing by less than one would not count: the spread is therefore that of the ratio
     interpolated between the last window below the threshold and the first above it.
 
     Args:

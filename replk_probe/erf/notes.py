@@ -1,29 +1,29 @@
-"""What the reader must be told about a network or a run, in a sentence each; None where there is nothing to tell."""
+"""Notes about a network or a run, one or two sentences each; None if there is nothing to note."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
-from .accumulator import BlockSums
-
-# A norm or layer scale of this size lets so little through that its branch hardly shows beside the shortcut.
+# A norm or layer scale of this size makes its branch negligible compared with the shortcut.
 _CLOSED = 1e-4
 
 
-def interval_note(sums: BlockSums) -> str | None:
-    """Why there are no intervals, where two images or more let the reader expect some."""
-    if sums.n_added < 2:
+def interval_note(counts: Sequence[int]) -> str | None:
+    """Why there are no intervals, if there are two images or more; ``counts`` are the images in each block."""
+    if sum(counts) < 2:
         return None
-    if sum(count > 0 for count in sums.counts) < 2:
+    if sum(count > 0 for count in counts) < 2:
         return (
-            f"No 95 % intervals: all {sums.n_added} usable images fell into one of the {len(sums.counts)} blocks of "
+            f"No 95 % intervals: all {sum(counts)} usable images fell into one of the {len(counts)} blocks of "
             "images that they are taken from."
         )
     return "No 95 % intervals: without one of the blocks of images the map is zero everywhere."
 
 
 def trained_size_note(trained: tuple[int, int], measured: tuple[int, int]) -> str:
-    """Whether a small model of this package sees images of the size that it was trained on."""
+    """Whether a small model of this package is measured at the image size on which it was trained."""
     size, other = (f"{height}x{width} px" for height, width in (trained, measured))
     if trained == measured:
         return f"Measured at {size}, the size of the images that this small model was trained on."
@@ -31,7 +31,7 @@ def trained_size_note(trained: tuple[int, int], measured: tuple[int, int]) -> st
 
 
 def closed_branches_note(model: nn.Module) -> str | None:
-    """That random weights leave residual branches closed: some networks start training with them at zero."""
+    """Whether random weights leave residual branches closed, as in networks that initialize their scales to zero."""
     closed = [
         name
         for name, parameter in model.named_parameters()
@@ -43,6 +43,6 @@ def closed_branches_note(model: nn.Module) -> str | None:
     if not closed:
         return None
     return (
-        f"As this network is initialised, {len(closed)} of its branches are closed or nearly so (scales of at most "
-        f"{_CLOSED:g}, such as {closed[0]}): with random weights the map shows little but what goes past them."
+        f"As this network is initialized, {len(closed)} of its branches are closed or nearly so (scales of at most "
+        f"{_CLOSED:g}, such as {closed[0]}): with random weights the map shows mainly the shortcuts around them."
     )

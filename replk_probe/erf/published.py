@@ -1,4 +1,4 @@
-"""Area ratios that papers print, to stand beside those measured, with the weights they belong to. Free of torch."""
+"""Published area ratios for comparison with measured ones, and the weights they belong to. Free of torch."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class PublishedErf:
     """One row of a published table of area ratios, protocol ``paper``.
 
     Attributes:
-        title: The model's name in the table.
-        models: Names of the same architecture here, without a package prefix or a weights tag.
+        title: Name of the model in the table.
+        models: Names of the same architecture in this package, without a package prefix or a weights tag.
         ratios: Threshold to area ratio as a fraction of the input, as printed (one digit after the point in percent).
-        weights: The weights it was measured with, for the reader.
+        weights: Description of the weights it was measured with.
         weights_pattern: Regular expression that the source of the same weights matches.
-        weights_sha256: How the SHA-256 of the same weights begins, where it is known.
+        weights_sha256: First digits of the SHA-256 of the same weights, if known.
         input_size: ``(H, W)`` in pixels.
-        source: Where it is printed.
+        source: Publication.
     """
 
     title: str
@@ -36,7 +36,7 @@ class PublishedErf:
     source: str = _SOURCE
 
     def used(self, weights: WeightsInfo) -> bool:
-        """True where ``weights`` are those of the table, by their digest or else by their name."""
+        """Whether ``weights`` are those of the table, by their digest or by their name."""
         if self.weights_sha256 and weights.sha256 and weights.sha256.startswith(self.weights_sha256):
             return True
         return re.fullmatch(self.weights_pattern, weights.source) is not None
@@ -81,7 +81,7 @@ def find_published(model: str, table: Sequence[PublishedErf] = TABLE_10) -> Publ
 
     Args:
         model: Name as on the command line: ``resnet101``, ``torchvision:resnet101``, ``resnet101.tv_in1k``.
-        table: Where to look.
+        table: Rows to search.
     """
     name = re.sub(r"^(torchvision|timm):", "", model).split(".")[0].lower()
     return next((row for row in table if name in row.models), None)

@@ -1,4 +1,4 @@
-"""Reach one layer of a network: run it as far as that and no further, and read the one tensor found there."""
+"""The layer whose effective receptive field is measured, and forward passes that end there."""
 
 from __future__ import annotations
 
@@ -6,30 +6,28 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.models import resolve_layer
 
 from .feature_layout import Layout
+from .receptive_field.tracer import Field, Lost, stride_rule
 
 
 @dataclass(frozen=True)
-class Feature:
-    """Where in a network the effective receptive field is measured.
+class LayerPoint:
+    """Input or output of one module of a network.
 
     Attributes:
-        path: Module path; "" is the network itself, None what its ``forward_features`` returns.
+        path: Module path; "" is the network itself, None the output of its ``forward_features``.
         side: Whether the module's output is meant or its input.
-        layout: Rows and columns of the tensor found there, once known.
-        note: What the reader should know about how the layer was chosen, or None.
     """
 
     path: str | None
     side: Literal["output", "input"] = "output"
-    layout: Layout | None = None
-    note: str | None = None
 
     @property
     def label(self) -> str:
@@ -40,75 +38,158 @@ class Feature:
         return f"{name} (input)" if self.side == "input" else name
 
 
-class _ReachedError(Exception):
-    """Ends the forward pass as soon as the layer was reached."""
+@dataclass(frozen=True, kw_only=True)
+class TargetLayer(LayerPoint):
+    """A layer with everything that the measurement needs to know about it, for images of one size.
+
+    Attributes:
+        input_size: (H, W) of the images in pixels.
+        layout: Rows and columns of the layer's output.
+        field: Receptive fields of the output, or why they could not be followed.
+        note: What the reader should know about how the layer was chosen, or None.
+    """
+
+    input_size: tuple[int, int]
+    layout: Layout
+    field: Field | Lost
+    note: str | None = None
+
+    def centre(self) -> tuple[tuple[float, float], bool, str | None]:
+        """Centre of the receptive field of the middle place.
+
+        Returns:
+            (y, x) in input pixels; whether it was followed through the layers (otherwise it is estimated from the
+            stride); and what the reader should know about it, or None.
+        """
+        height, width = self.input_size
+        if isinstance(self.field, Field) and self.field.spatial:
+            y, x = self.field.centre(self.layout.middle)
+            if 0 <= y <= height - 1 and 0 <= x <= width - 1:
+                note = "Every output also depends on the whole image, through a gate or a norm over positions."
+                return (y, x), True, note if self.field.everywhere else None
+        y, x = stride_rule(self.layout.middle, self.layout.size, self.input_size)
+        reason = self.field.reason if isinstance(self.field, Lost) else "the pooling of the whole map"
+        note = (
+            f"The receptive field cannot be followed through {reason}: its center is estimated as "
+            "(i + 1/2) stride - 1/2, the middle of the output's share of the image."
+        )
+        return (y, x), False, note
 
 
-def reach(model: nn.Module, batch: Tensor, feature: Feature) -> Any:
-    """What the layer gives, with nothing computed after it."""
-    if feature.path is None:
-        return model.forward_features(batch)  # type: ignore[operator]
-    if feature.path == "" and feature.side == "output":
-        return model(batch)
+Layer: TypeAlias = str | nn.Module | LayerPoint | None
+
+
+def point_of(model: nn.Module, layer: Layer) -> LayerPoint | None:
+    """The layer that a user chose, whether or not the network calls it.
+
+    Args:
+        model: The network.
+        layer: ``"stage3.5"``, a module path, a module of the network such as ``model.layer4``, or None.
+
+    Returns:
+        None for None.
+
+    Raises:
+        InvalidInputError: The network has no such layer.
+    """
+    if layer is None or isinstance(layer, LayerPoint):
+        return layer
+    if isinstance(layer, str):
+        return LayerPoint(resolve_layer(model, layer).path)
+    if not isinstance(layer, nn.Module):
+        raise InvalidInputError(
+            f"The layer is given as {layer!r}. Layers are chosen by their name or as a module of the model. "
+            "Give 'stage3.5', a module path, a module such as model.layer4, or None."
+        )
+    path = next((path for path, module in model.named_modules() if module is layer), None)
+    if path is None:
+        raise InvalidInputError(
+            f"The layer, a module of type {type(layer).__name__}, is not part of this {type(model).__name__}. Layers "
+            "are compared by identity, so that a module of a copy is another one. Give a module of the model itself, "
+            "or its name."
+        )
+    return LayerPoint(path)
+
+
+class _LayerReachedError(Exception):
+    """Ends the forward pass as soon as the layer was computed."""
+
+
+def run_to(model: nn.Module, batch: Tensor, point: LayerPoint) -> Tensor:
+    """The layer's output (or input) for a batch; nothing after the layer is computed.
+
+    Raises:
+        InvalidInputError: The layer was not called, or does not give one tensor.
+    """
     found: list[Any] = []
 
     def stop(value: Any) -> None:
         found.append(value)
-        raise _ReachedError
+        raise _LayerReachedError
 
-    with watching(model.get_submodule(feature.path), feature.side, stop):
-        try:
-            model(batch)
-        except _ReachedError:
-            pass
+    if point.path is None:
+        found.append(model.forward_features(batch))  # type: ignore[operator]
+    elif point.path == "" and point.side == "output":
+        found.append(model(batch))
+    else:
+        with layer_hook(model.get_submodule(point.path), point.side, stop):
+            try:
+                model(batch)
+            except _LayerReachedError:
+                pass
     if not found:
-        raise never_called(feature)
-    return found[0]
+        raise never_called(point)
+    return tensor_of(found[0], point, batch.shape[0])
 
 
 @contextmanager
-def watching(module: nn.Module, side: str, see: Callable[[Any], None]) -> Iterator[None]:
-    """Show ``see`` every output (or the input) of a module; the hook is gone afterwards, whatever happens.
+def layer_hook(module: nn.Module, side: str, call: Callable[[Any], None]) -> Iterator[None]:
+    """Call a function with every output (or input) of a module in this context.
 
-    Only calls of this thread are shown: others may be running the same module for themselves.
+    Only forward passes of this thread count: other threads may run the same module at the same time. The hook is
+    removed in any case.
     """
-    # Taken off again, so that a copy made meanwhile, hooks and all, does not show anything later.
-    watcher: int | None = threading.get_ident()
+    # Reset on leaving, so that a copy that was made meanwhile, with its hooks, does not call the function later.
+    thread: int | None = threading.get_ident()
 
-    def show(value: Any) -> None:
-        if threading.get_ident() == watcher:
-            see(value)
+    def call_in_thread(value: Any) -> None:
+        if threading.get_ident() == thread:
+            call(value)
 
     if side == "output":
-        handle = module.register_forward_hook(lambda _module, _args, output: show(output))
+        handle = module.register_forward_hook(lambda _module, _args, output: call_in_thread(output))
     else:
         handle = module.register_forward_pre_hook(
-            lambda _module, args, kwargs: show((*args, *kwargs.values())), with_kwargs=True
+            lambda _module, args, kwargs: call_in_thread((*args, *kwargs.values())), with_kwargs=True
         )
     try:
         yield
     finally:
-        watcher = None
+        thread = None
         handle.remove()
 
 
-def value_of(given: Any, feature: Feature, images: int) -> Tensor:
-    """The one tensor that the layer gave."""
+def tensor_of(given: Any, point: LayerPoint, images: int) -> Tensor:
+    """The one tensor in a layer's output or input.
+
+    Raises:
+        InvalidInputError: There is none or more than one, or its first axis does not count images.
+    """
     value = given
     if isinstance(given, (tuple, list)):
         tensors = [item for item in given if isinstance(item, Tensor)]
         # An input may come with masks or sizes: the image's features are its first tensor.
-        if len(tensors) == 1 or (tensors and feature.side == "input"):
+        if len(tensors) == 1 or (tensors and point.side == "input"):
             value = tensors[0]
     if not isinstance(value, Tensor):
         raise InvalidInputError(
-            f"Layer {feature.label!r} gives {_describe(given)}, where one tensor is needed. Name one of the layers "
+            f"Layer {point.label!r} gives {_describe(given)}, where one tensor is needed. Name one of the layers "
             "inside it, or wrap the model in a module that returns one tensor."
         )
     if value.dim() == 0 or value.shape[0] != images:
         raise InvalidInputError(
-            f"Layer {feature.label!r} gives [{', '.join(map(str, value.shape))}] for a batch of {images}: its first "
-            "axis does not count images. Name a layer that sees whole images."
+            f"Layer {point.label!r} gives [{', '.join(map(str, value.shape))}] for a batch of {images}: its first "
+            "axis does not count images. Name a layer that processes whole images."
         )
     return value
 
@@ -124,15 +205,9 @@ def _describe(given: Any) -> str:
     return type(given).__name__
 
 
-def never_called(feature: Feature) -> InvalidInputError:
-    """The error for a layer that the forward pass leaves out."""
+def never_called(point: LayerPoint) -> InvalidInputError:
+    """The error for a layer that the forward pass does not call."""
     return InvalidInputError(
-        f"Layer {feature.label!r} was never called in the forward pass, so that it has no output. "
+        f"Layer {point.label!r} was never called in the forward pass, so that it has no output. "
         "Name a layer that the network uses."
     )
-
-
-def place_of(model: nn.Module) -> dict[str, Any]:
-    """Device and floating dtype of a network, as keywords; empty for one without weights."""
-    weight = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), None)
-    return {} if weight is None else {"device": weight.device, "dtype": weight.dtype}

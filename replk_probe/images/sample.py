@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -112,15 +112,7 @@ def sample_images(
     Raises:
         InvalidInputError: ``n`` < 1, an unknown ``sampling``, or a folder that is missing or without images.
     """
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-        raise InvalidInputError(
-            f"Cannot measure {n} images. A contribution map is a mean over images. Ask for a whole number from 1 on."
-        )
-    if sampling not in SAMPLINGS:
-        raise InvalidInputError(
-            f"Unknown sampling {sampling!r}. Images are chosen in {len(SAMPLINGS)} ways only. "
-            f"Use one of {', '.join(SAMPLINGS)}."
-        )
+    check_sample(n, sampling)
     folder = None if root is None else Path(root)
     candidates = dead_leaves.IDS if folder is None else list_images(folder)
     chosen = first_images(candidates, int(n)) if sampling == "first" else stratified_sample(candidates, int(n), seed)
@@ -133,6 +125,21 @@ def sample_images(
         seed=int(seed),
         root=folder,
     )
+
+
+def check_sample(n: Any, sampling: Any) -> None:
+    """Raise InvalidInputError unless ``n`` is a number of images and ``sampling`` one of :data:`SAMPLINGS`."""
+    if isinstance(n, bool) or not isinstance(n, int | np.integer):
+        raise InvalidInputError(
+            f"The number of images is given as an object of type {type(n).__name__}. It is a whole number from 1 on. "
+            "The images themselves are given as data."
+        )
+    if n < 1:
+        raise InvalidInputError(
+            f"Cannot measure {n} images. A contribution map is a mean over images. Ask for a whole number from 1 on."
+        )
+    if sampling not in SAMPLINGS:
+        raise InvalidInputError(f"Unknown sampling {sampling!r}. Choose from {', '.join(SAMPLINGS)}.")
 
 
 def _stamp(path: Path) -> str:

@@ -19,8 +19,9 @@ from replk_probe.runtime.progress import progress as progress_bar
 from .checkpoints.load import CheckpointReport, load_checkpoint
 from .checkpoints.rename_keys import check_scheme, in_scheme, timm_call
 from .checkpoints.write import write_safetensors
-from .equivalence import Difference, largest_difference, outputs_of, random_image
-from .factory import create_model
+from .equivalence import Difference, largest_difference, outputs_of
+from .factory import create_model, data_config
+from .inference.check import input_channels, random_image
 from .layers.reparam import MERGE_METHODS, Mergeable, reparameterize
 
 # Relative differences above which nothing is written. Merging is computed in float64; rounding to the dtype of the file
@@ -107,7 +108,7 @@ def reparam_checkpoint(
     source = load_checkpoint(network, path, ema=ema)
     _check_form(source, scheme, merge=merge)
 
-    image = random_image(network)
+    image = random_image(data_config(network).input_size, input_channels(network), torch.float64)
     steps = (3 if merge else 2) * (len(layers) + 1)
     bar: Any
     with progress_bar(total=steps, desc="verifying", unit="layer", disable=not progress) as bar:

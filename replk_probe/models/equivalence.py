@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from replk_probe.errors import InvalidInputError
 from replk_probe.ops import is_same_depthwise
 
-from .factory import data_config
-from .inference.prepare import evaluating
+from .inference.check import evaluating
 from .layers.depthwise import PLAIN_CONVS, activation_of
 
 
@@ -33,14 +32,6 @@ class Difference:
     absolute: float
     relative: float
     layer: str
-
-
-def random_image(model: nn.Module) -> Tensor:
-    """One image of standard normal numbers in float64, ``[1, C, H, W]``, of the model's input size."""
-    convs = (layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
-    channels = next((conv.in_channels for conv in convs), 3)
-    shape = (1, channels, *data_config(model).input_size)
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()

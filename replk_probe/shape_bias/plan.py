@@ -21,9 +21,9 @@ from replk_probe.models import create_model, data_config, weights_info
 from replk_probe.models.architectures.micro import MICRO_MODELS
 from replk_probe.models.checkpoints.digest import bytes_of_model, digest_of
 from replk_probe.models.factory import check_seed, statistics_note
+from replk_probe.models.inference.check import check_on, evaluating, random_image
 from replk_probe.models.inference.copying import on_device
-from replk_probe.models.inference.input_gradient import methods_used
-from replk_probe.models.inference.prepare import Check, backend_of, check_precision, evaluating, prepared_copy
+from replk_probe.models.inference.prepare import PreparedModel, check_precision, prepared_copy
 from replk_probe.models.model_id import check_network, name_of
 from replk_probe.runtime.checkpoint import Checkpoint, discard
 from replk_probe.runtime.devices import (
@@ -264,7 +264,8 @@ class ShapeBiasPlan:
             model = on_device(self.model, self.device)
             # A copy made in inference mode could not tell whether its weights were changed.
             with torch.inference_mode(False), torch.no_grad():
-                prepared = prepared_copy(model, self.precision, _small_check(model, self.size))
+                check = check_on(random_image(self.size), model, _logits)
+                prepared = prepared_copy(model, self.precision, check)
             stack.enter_context(torch.inference_mode())
             if store is not None:
                 stack.push(_Keeper(state, store))
@@ -283,7 +284,7 @@ class ShapeBiasPlan:
             for indices, found, largest in self._forward(prepared, loader, batches):
                 state.probabilities[indices], state.largest[indices] = found, largest
                 state.done = indices.stop
-                state.methods |= {*methods_used(prepared)}
+                state.methods |= {*prepared.methods.take()}
                 now = time.perf_counter()
                 state.seconds = now - start
                 if store is not None and now - saved_at > _SAVE_EVERY:
@@ -298,7 +299,7 @@ class ShapeBiasPlan:
         return self._result(state, probabilities, prepared, images, len(near_ties))
 
     def _forward(
-        self, prepared: nn.Module, loader: Loader, batches: Sequence[range]
+        self, prepared: PreparedModel, loader: Loader, batches: Sequence[range]
     ) -> Iterator[tuple[range, npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
         """Of each batch its indices, category probabilities ``[N, categories]`` and largest outputs ``[N]``."""
         pinned = self.device.type == "cuda"
@@ -310,7 +311,7 @@ class ShapeBiasPlan:
         waiting: tuple[range, Tensor] | None = None
         for indices, batch in zip(batches, loader.batches(batches, allocate), strict=True):
             # Channels last, as the arrays are.
-            logits = _logits(prepared, torch.from_numpy(batch).permute(0, 3, 1, 2))
+            logits = _logits(prepared.module, torch.from_numpy(batch).permute(0, 3, 1, 2))
             # One batch late: a GPU computes the next one meanwhile.
             if waiting is not None:
                 yield waiting[0], *self._numbers(waiting[1])
@@ -322,12 +323,12 @@ class ShapeBiasPlan:
         values = logits.float().cpu().numpy()
         return category_probabilities(values, self.mapping), np.abs(values).max(axis=1)
 
-    def _near_ties(self, prepared: nn.Module, state: _State) -> list[int]:
+    def _near_ties(self, prepared: PreparedModel, state: _State) -> list[int]:
         """Stimuli whose decision could depend on the batch that they were in."""
         if self.batch_size == 1:
             return []
         # float16 and bfloat16, as the type of the model or of its products alone
-        reduced = "float16" in str(getattr(prepared, "precision_used", "")).partition(" (")[0]
+        reduced = prepared.reduced or prepared.dtype in (torch.float16, torch.bfloat16)
         bounds = _NEAR_TIE["reduced" if reduced else "float32"] * state.largest
         return [int(index) for index in np.flatnonzero(margins(state.probabilities) < bounds)]
 
@@ -335,7 +336,7 @@ class ShapeBiasPlan:
         self,
         state: _State,
         probabilities: npt.NDArray[np.float32],
-        prepared: nn.Module,
+        prepared: PreparedModel,
         images: InputImages,
         n_near_ties: int,
     ) -> ShapeBiasResult:
@@ -350,8 +351,6 @@ class ShapeBiasPlan:
             categories=self.mapping.categories,
         )
         row = {stimulus.name: index for index, stimulus in enumerate(stimuli)}
-        arithmetic = str(getattr(prepared, "precision_used", "float32 throughout"))
-        reduced_note = f"Precision: {arithmetic}." if f"asked for {self.precision}" in arithmetic else None
         run = RunInfo(
             model=self.name,
             weights=self.weights,
@@ -363,13 +362,13 @@ class ShapeBiasPlan:
             seed=self.seed,
             device=device_label(self.device),
             precision=self.precision,
-            backend=backend_of(prepared, state.methods),
+            backend=prepared.backend_used(state.methods),
             seconds=round(state.seconds, 3),
             config={
                 **self.config,
                 "rule": "mean of the softmax over the members of a category; among equals the last category",
                 "resize": self.resize,
-                "arithmetic": arithmetic,
+                "arithmetic": prepared.arithmetic,
                 "decided one by one": n_near_ties,
                 "stimuli record": dict(self.stimuli.record),
             },
@@ -378,7 +377,7 @@ class ShapeBiasPlan:
             decisions,
             run=run,
             probabilities=probabilities[[row[name] for name in decisions.names]],
-            notes=[note for note in (*self.notes, reduced_note) if note],
+            notes=[note for note in (*self.notes, prepared.note) if note],
         )
 
 
@@ -439,17 +438,6 @@ def _count_outputs(model: nn.Module, size: tuple[int, int]) -> int:
             f"{type(model).__name__} fails on images of {_pixels(size)} px. It says: {reason[:300]} "
             "Give a classifier of images, or the size that it takes."
         ) from error
-
-
-def _small_check(model: nn.Module, size: tuple[int, int]) -> Check:
-    """Whether a copy gives the same outputs for one random image."""
-    image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
-
-    def run(network: nn.Module) -> Tensor:
-        with evaluating(network):
-            return _logits(network, image)
-
-    return Check(run, run(model))
 
 
 def _logits(model: nn.Module, images: Tensor) -> Tensor:

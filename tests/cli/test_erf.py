@@ -313,7 +313,7 @@ def truncated(path: Path) -> Path:
         (["--thresholds", "many"], "'many'"),
         (["--images", "0"], "0 images"),
         (["--size", "1"], "size 1"),
-        (["--size", "3"], "cannot take images"),
+        (["--size", "3"], "does not accept images"),
         (["--device", "abacus"], "abacus"),
         (["--data", "missing"], "missing"),
         (["--data", "empty"], "empty"),

@@ -11,8 +11,7 @@ import torch
 from captum.attr import NeuronGradient
 from torch import nn
 
-from replk_probe.erf import contribution_scores
-from replk_probe.erf.contribution import input_gradient
+from replk_probe.erf import contribution_scores, input_gradient
 
 
 def small_cnn() -> nn.Module:
@@ -36,7 +35,8 @@ def test_gradient_before_its_relu_equals_captums_neuron_gradient(build: Callable
         return features[:, :, y, x].relu().sum(dim=1)
 
     theirs = NeuronGradient(model, model.get_submodule(layer)).attribute(batch.clone().requires_grad_(), neuron)
-    ours = input_gradient(model, batch, layer)
+    with input_gradient(model, layer) as gradient:
+        ours = gradient(batch)
     torch.testing.assert_close(ours, theirs.detach(), rtol=0, atol=1e-14 * float(theirs.abs().max()))
     assert (ours < 0).any(), "a gradient without signs would prove little"
     torch.testing.assert_close(contribution_scores(model, batch, layer), theirs.detach().clamp_min(0).sum(1))

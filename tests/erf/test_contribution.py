@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from replk_probe.erf import contribution_scores
-from replk_probe.erf.probe_layer import observe
+from replk_probe.erf import contribution_scores, input_gradient
+from replk_probe.erf.probe_layer import find_target
 from replk_probe.errors import InvalidInputError
 
 
@@ -194,7 +194,7 @@ def test_threads_may_share_a_model() -> None:
     model.load_state_dict(plain.state_dict())
     batches = [images(1, 3, 9, 9) * scale for scale in (1, 2, -1)]
     for side in ("output", "input"):
-        feature = replace(observe(plain, (1, 3, 9, 9), "late").feature, side=side)
+        feature = replace(find_target(plain, (1, 3, 9, 9), "late"), side=side)
         with ThreadPoolExecutor(3) as threads:
             found = list(threads.map(lambda batch, at=feature: contribution_scores(model, batch, at), batches))
         for scores, batch in zip(found, batches, strict=True):
@@ -269,12 +269,17 @@ def test_batches_that_cannot_be_used(batch: object, says: str) -> None:
 @pytest.mark.parametrize(
     ("model", "shape", "layer", "says"),
     [
-        (Net(), (1, 1, 8, 8), "stem", r"cannot take images of shape \[1, 8, 8\]"),
-        (Net(), (1, 1, 8, 8), None, r"cannot take images of shape \[1, 8, 8\]"),
-        (timm.create_model("test_resnet"), (1, 1, 32, 32), None, r"\[1, 32, 32\]. It stopped with: .* 3 channels"),
+        (Net(), (1, 1, 8, 8), "stem", r"does not accept images of shape \[1, 8, 8\]"),
+        (Net(), (1, 1, 8, 8), None, r"does not accept images of shape \[1, 8, 8\]"),
+        (
+            timm.create_model("test_resnet"),
+            (1, 1, 32, 32),
+            None,
+            r"32, 32\]. The forward pass raised: .* 3 channels",
+        ),
         (timm.create_model("test_resnet"), (2, 3, 0, 32), None, r"\[3, 0, 32\]"),
-        (Net(), (1, 3, 8, 8), 3, "given as 3. Layers are named"),
-        (Net(), (1, 3, 8, 8), ["stem"], "Layers are named"),
+        (Net(), (1, 3, 8, 8), 3, "given as 3. Layers are chosen"),
+        (Net(), (1, 3, 8, 8), ["stem"], "Layers are chosen"),
         ("resnet18", (1, 3, 8, 8), None, r"create_model\('resnet18'\)"),
         (Net, (1, 3, 8, 8), None, "the class Net"),
         (None, (1, 3, 8, 8), None, "an object of type NoneType"),
@@ -290,3 +295,32 @@ def test_weights_made_under_inference_mode_are_refused_clearly() -> None:
         model = Net()
     with pytest.raises(InvalidInputError, match="inference_mode"):
         contribution_scores(model, torch.ones(1, 3, 8, 8))
+
+
+def test_the_input_gradient_is_signed_and_leaves_no_hook() -> None:
+    model, batch = Net().train(), images(2, 3, 9, 9).float()
+    with input_gradient(model, layer=model.late) as gradient:
+        found = gradient(batch)
+        assert found.shape == batch.shape and (found < 0).any() and not found.requires_grad
+        assert torch.equal(gradient.scores(batch), contribution_scores(model, batch, "late"))
+        assert torch.equal(found.clamp_min(0).sum(1), gradient.scores(batch))
+        assert gradient(images(1, 3, 7, 8)).shape == (1, 3, 7, 8)
+        assert hooks_of(model) == 0 and all(module.training for module in model.modules())
+    with pytest.raises(InvalidInputError, match="closed at the end of its 'with' block"):
+        gradient(batch)
+
+
+def test_hooks_of_the_input_gradient_are_gone_after_an_exception() -> None:
+    class Fragile(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.explode:
+                assert hooks_of(self) == 1
+                raise KeyboardInterrupt
+            return super().forward(x)
+
+    model = Fragile()
+    with pytest.raises(KeyboardInterrupt), input_gradient(model, "late") as gradient:
+        gradient(images(1, 3, 9, 9))
+        model.explode = True
+        gradient(images(1, 3, 9, 9))
+    assert hooks_of(model) == 0

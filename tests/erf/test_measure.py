@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 import replk_probe
-from replk_probe.erf import ErfResult, contribution_scores, measure_erf
+from replk_probe.erf import ErfConfig, ErfResult, contribution_scores, measure_erf, prepare
 from replk_probe.erf.accumulator import BlockSums, block_bounds
 from replk_probe.erf.input_size import resized
-from replk_probe.erf.measure import plan_erf
+from replk_probe.erf.plan import plan_erf
 from replk_probe.errors import BackendError, InvalidInputError, ResumeError
 from replk_probe.images import sample_images
 from replk_probe.models.architectures.replknet import RepLKNet
@@ -158,7 +160,7 @@ def test_no_usable_image_is_an_error(tmp_path: Path) -> None:
 
 def test_the_images_of_a_folder_and_of_an_image_set_are_the_same(tmp_path: Path) -> None:
     folder = image_folder(tmp_path)
-    from_path = measure_erf(Tiny(), str(folder), n_images=4, size=24, seed=3)
+    from_path = measure_erf(Tiny(), str(folder), images=4, size=24, seed=3)
     from_set = measure_erf(Tiny(), sample_images(folder, 4, 3), size=24, seed=3)
     assert from_path.run.image_ids == from_set.run.image_ids
     assert from_path.contribution.tobytes() == from_set.contribution.tobytes()
@@ -180,7 +182,7 @@ def test_statistics_that_nobody_gave_are_said_to_be_those_of_imagenet(tmp_path: 
     folder = image_folder(tmp_path, 1)
 
     def notes(model: nn.Module | str, images: Any = folder) -> str:
-        return " ".join(plan_erf(model, images, n_images=1, size=64, weights="random").notes)
+        return " ".join(plan_erf(model, images, ErfConfig(images=1, size=64, weights="random")).notes)
 
     assert "normalization of Tiny is unknown: ImageNet's mean" in notes(Tiny())
     assert "ImageNet" not in notes(Tiny(), batch(1)), "these come normalised"
@@ -206,37 +208,93 @@ def test_autocast_of_the_caller_plays_no_part() -> None:
         ({"thresholds": []}, "No thresholds"),
         ({"precision": "fp8"}, "fp8"),
         ({"size": 2}, "size 2"),
-        ({"n_images": 0}, "0 images"),
+        ({"images": 0}, "0 images"),
         ({"batch_size": 0}, "Batch size 0"),
+        ({"batch_size": "2"}, "Batch size '2'"),
         ({"device": "abacus"}, "abacus"),
         ({"layer": "nowhere"}, "nowhere"),
         ({"sampling": "best"}, "best"),
-        ({"images": torch.zeros(3, 8, 8)}, r"\[3, 8, 8\]"),
+        ({"data": torch.zeros(3, 8, 8)}, r"\[3, 8, 8\]"),
+        ({"images": torch.zeros(3, 8, 8)}, "given as data"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], says: str) -> None:
-    options = {"images": None, "n_images": 1, "size": 16, **arguments}
+    options = {"data": None, "images": 1, "size": 16, **arguments}
     with pytest.raises(InvalidInputError, match=says):
-        plan_erf(Tiny(), options.pop("images"), **options)
+        measure_erf(Tiny(), **options)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"), [(5, "an object of type int"), (timm.create_model, "type function"), (Tiny, "the class Tiny")]
+)
+def test_what_is_no_model(model: Any, says: str) -> None:
+    with pytest.raises(InvalidInputError, match=says):
+        measure_erf(model, batch(1))
+
+
+def test_options_are_keywords_or_a_config() -> None:
+    config = ErfConfig(thresholds=[0.5, 0.2, 0.5], size=24, images=1)
+    assert (config.size, config.thresholds) == ((24, 24), (0.5, 0.2))
+    result = measure_erf(Tiny(), config=config, images=2, name="mine")
+    assert (result.n_images, result.input_size, result.thresholds) == (2, (24, 24), (0.5, 0.2))
+    assert result.run.model == "mine"
+    with pytest.raises(TypeError, match="n_images"):
+        measure_erf(Tiny(), n_images=2)
+
+
+def test_a_prepared_model_is_measured_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = batch(2, 64)
+    expected = measure_erf(large_kernels(), images, precision="bf16")
+    prepared = prepare(large_kernels(), "bf16")
+    contribution_scores(prepared, images)
+    monkeypatch.setattr("replk_probe.erf.plan.prepare", None)
+    result = measure_erf(prepared, images)
+    assert result.contribution.tobytes() == expected.contribution.tobytes()
+    assert (result.run.precision, result.run.backend) == ("bf16", expected.run.backend)
+    assert (result.run.model, result.notes) == (expected.run.model, expected.notes)
+    with pytest.raises(InvalidInputError, match="prepared for precision 'bf16', but 'fast' is requested"):
+        measure_erf(prepared, images, precision="fast")
+    monkeypatch.setattr("replk_probe.erf.plan.resolve_device", lambda device: torch.device("meta"))
+    with pytest.raises(InvalidInputError, match="prepared on cpu, but device 'cpu' is requested"):
+        measure_erf(prepared, images, device="cpu")
+
+
+def test_freed_memory_is_kept_during_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside: list[bool] = []
+
+    @contextmanager
+    def kept_blocks() -> Iterator[None]:
+        inside.append(True)
+        yield
+        inside.clear()
+
+    class Watching(Tiny):
+        def forward(self, x: Tensor) -> Tensor:
+            assert inside or x.is_meta
+            return super().forward(x)
+
+    monkeypatch.setattr("replk_probe.erf.plan.kept_blocks", kept_blocks)
+    measure_erf(Watching(), batch(1))
+    assert not inside
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there() -> None:
     with pytest.raises(BackendError, match="no NVIDIA GPU"):
-        plan_erf(Tiny(), None, size=16, device="cuda")
+        ErfConfig(size=16, device="cuda")
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
 def test_networks_for_one_size_are_rebuilt_and_left_alone(name: str) -> None:
     model = timm.create_model(name)
-    plan = plan_erf(model, None, n_images=1, size=256)
-    assert plan.feature.layout is not None and plan.feature.layout.size == ((16, 16) if "vit" in name else (8, 8))
+    plan = plan_erf(model, None, ErfConfig(images=1, size=256))
+    assert plan.target.layout.size == ((16, 16) if "vit" in name else (8, 8))
     assert any("256x256" in note for note in plan.notes)
     assert model.patch_embed.img_size == (224, 224)
     if "swin" in name:
         assert {block.window_size for block in plan.model.layers[0].blocks} == {(7, 7)}
     # By name it is the same network, weights and all.
-    named = plan_erf(name, None, n_images=1, size=256, weights="random")
+    named = plan_erf(name, None, ErfConfig(images=1, size=256, weights="random"))
     assert named.model.patch_embed.img_size == (256, 256)
 
 
@@ -262,7 +320,7 @@ def test_factories_are_told_apart_by_what_they_make(tmp_path: Path) -> None:
     def config(channels: int, layer: str, weights: str) -> dict[str, Any]:
         source = f"from torch import nn\ndef net():\n    return nn.Sequential(nn.Conv2d(3, {channels}, 3), {layer})\n"
         (tmp_path / "nets.py").write_text(source)
-        return plan_erf(f"{tmp_path}/nets.py:net", batch(1), layer="0", weights=weights).config
+        return plan_erf(f"{tmp_path}/nets.py:net", batch(1), ErfConfig(layer="0", weights=weights)).config
 
     for weights in ("auto", "random"):
         assert config(4, "nn.ReLU()", weights) == config(4, "nn.ReLU()", weights)
@@ -314,13 +372,13 @@ def test_a_resumed_run_gives_the_same_bytes(stop_after: int, tmp_path: Path, mon
 
 def test_a_run_with_other_options_is_not_resumed(tmp_path: Path) -> None:
     folder = image_folder(tmp_path)
-    arguments: dict[str, Any] = {"n_images": 3, "size": 16, "checkpoint": tmp_path / "ckpt"}
+    arguments: dict[str, Any] = {"images": 3, "size": 16, "checkpoint": tmp_path / "ckpt"}
     measure_erf(Tiny(), folder, **arguments)
     for change, says in (
         ({"seed": 1}, "made with seed 0, this run has seed 1. Pass --seed 0"),
         ({"size": 20}, r"size \[16, 16\], this run has size \[20, 20\]"),
         ({"layer": "stem"}, "layer body, this run has layer stem"),
-        ({"n_images": 4}, "images 3, this run has images 4"),
+        ({"images": 4}, "images 3, this run has images 4"),
     ):
         with pytest.raises(ResumeError, match=says):
             measure_erf(Tiny(), folder, **{**arguments, **change}, resume=True)
@@ -332,24 +390,24 @@ def test_a_run_with_other_options_is_not_resumed(tmp_path: Path) -> None:
 def test_other_images_of_the_same_names_are_not_resumed(tmp_path: Path) -> None:
     folder, other = image_folder(tmp_path / "a" / "images"), tmp_path / "b" / "images"
     shutil.copytree(folder, other)  # keeps the times: these are the same images
-    plan = plan_erf(Tiny(), folder, size=16)
+    plan = plan_erf(Tiny(), folder, ErfConfig(size=16))
     result = plan.run()
-    assert plan_erf(Tiny(), other, size=16).same_run(result)
+    assert plan_erf(Tiny(), other, ErfConfig(size=16)).same_run(result)
 
     changed = next(other.iterdir())
     before = changed.stat()
     Image.new("RGB", (30, 20)).save(changed)
     os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))  # the size alone
-    assert not plan_erf(Tiny(), other, size=16).same_run(result)
+    assert not plan_erf(Tiny(), other, ErfConfig(size=16)).same_run(result)
     shutil.copy2(folder / changed.name, changed)
-    assert plan_erf(Tiny(), other, size=16).same_run(result)
+    assert plan_erf(Tiny(), other, ErfConfig(size=16)).same_run(result)
     os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns + 1000))  # the time alone
-    assert not plan_erf(Tiny(), other, size=16).same_run(result)
+    assert not plan_erf(Tiny(), other, ErfConfig(size=16)).same_run(result)
 
     measure_erf(Tiny(), folder, size=16, checkpoint=tmp_path / "ckpt")
     with pytest.raises(ResumeError, match="image files"):
         measure_erf(Tiny(), other, size=16, checkpoint=tmp_path / "ckpt", resume=True)
-    assert plan_erf(Tiny(), None, n_images=2, size=16).config["image files"] is None
+    assert plan_erf(Tiny(), None, ErfConfig(images=2, size=16)).config["image files"] is None
 
 
 def test_a_new_run_replaces_an_old_state(tmp_path: Path) -> None:
@@ -412,9 +470,9 @@ def test_a_killed_process_loses_one_image_at_most(tmp_path: Path) -> None:
 
 def test_random_weights_that_leave_branches_closed_are_noted():
     """Timm starts the last norm of every residual branch at zero: the map is that of the shortcuts."""
-    closed = measure_erf("resnet18", weights="random", size=64, n_images=1)
+    closed = measure_erf("resnet18", weights="random", size=64, images=1)
     assert any("8 of its branches are closed" in note for note in closed.notes)
-    plain = measure_erf("torchvision:resnet18", weights="random", size=64, n_images=1)
+    plain = measure_erf("torchvision:resnet18", weights="random", size=64, images=1)
     assert not any("branches are closed" in note for note in plain.notes)
 
 

@@ -23,8 +23,8 @@ from replk_probe.models.inference.input_gradient import (
     FrozenConv2d,
     FrozenDepthwiseConv2d,
     FrozenReLU,
+    MethodLog,
     freeze_layers,
-    methods_used,
 )
 from replk_probe.ops import native_info
 
@@ -123,15 +123,15 @@ def test_the_callers_model_is_left_alone() -> None:
     assert type(model.head) is nn.Linear
     with torch.no_grad():
         model.stem[0].conv.weight.zero_()
-    assert prepared.stem[0].conv.weight.abs().sum() > 0
+    assert prepared.module.stem[0].conv.weight.abs().sum() > 0
 
 
 def test_everything_that_can_be_folded_is() -> None:
     prepared = prepare(SMALL["replknet"]())
-    norms = [name for name, module in prepared.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [name for name, module in prepared.module.named_modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms == ["norm"]
-    assert not any(parameter.requires_grad for parameter in prepared.parameters())
-    assert not any(module.training for module in prepared.modules())
+    assert not any(parameter.requires_grad for parameter in prepared.module.parameters())
+    assert not any(module.training for module in prepared.module.modules())
 
 
 def test_layers_behind_a_head_that_cannot_be_traced_are_folded() -> None:
@@ -144,7 +144,7 @@ def test_layers_behind_a_head_that_cannot_be_traced_are_folded() -> None:
             return x if x.shape[-1] > 4 else x.mean((2, 3))
 
     model = trained_looking(Branching(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
-    assert isinstance(prepare(model)[1], nn.Identity)
+    assert isinstance(prepare(model).module[1], nn.Identity)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def kept_bytes(model: nn.Module, batch: Tensor) -> int:
 def test_keeps_less_than_a_third_of_the_activations() -> None:
     model = SMALL["replknet"]().eval()
     batch = image(1, 3, 128, 128).float()
-    assert kept_bytes(prepare(model), batch) < kept_bytes(model, batch.clone()) / 3
+    assert kept_bytes(prepare(model).module, batch) < kept_bytes(model, batch.clone()) / 3
 
 
 def test_relu_keeps_signs_and_passes_nan_on() -> None:
@@ -242,19 +242,19 @@ def test_precision_says_what_the_hardware_made_of_it(units: bool) -> None:
     flags = {
         precision: {
             (module.reduced_forward, module.reduced_backward)
-            for module in prepare(model, precision).modules()
+            for module in prepare(model, precision).module.modules()
             if hasattr(module, "reduced_forward")
         }
         for precision in ("fp32", "fast", "bf16")
     }
     assert flags == {"fp32": {(False, False)}, "fast": {(False, units)}, "bf16": {(units, units)}}
-    assert ("bfloat16 products" in prepare(model, "fast").precision_used) is units
-    assert prepare(model, "fp32").precision_used == "float32 throughout"
+    assert ("bfloat16 products" in prepare(model, "fast").arithmetic) is units
+    assert prepare(model, "fp32").arithmetic == "float32 throughout"
 
 
 def test_float64_is_never_reduced() -> None:
     prepared = prepare(SMALL["replknet"]().double(), "bf16")
-    assert prepared.precision_used.startswith("float64 throughout")
+    assert prepared.arithmetic.startswith("float64 throughout")
 
 
 def test_refuses_what_it_does_not_know() -> None:
@@ -306,7 +306,7 @@ def test_a_named_layer_stays_where_no_size_serves_for_comparing() -> None:
     model = OneSize()
     layer = next(name for name, _ in model.named_modules() if name.endswith("large_conv"))
     prepared = prepare(model, layer=layer)
-    assert layer in dict(prepared.named_modules())
+    assert layer in dict(prepared.module.named_modules())
     scores = contribution_scores(prepared, torch.ones(1, 3, 40, 40), layer)
     torch.testing.assert_close(scores, contribution_scores(model, torch.ones(1, 3, 40, 40), layer))
 
@@ -424,7 +424,7 @@ def test_what_folding_breaks_in_spite_of_all_is_seen_and_left_out(monkeypatch: p
     torch.manual_seed(0)
     model = trained_looking(SMALL["replknet"]()).double()
     prepared = prepare(model)
-    assert prepared.backend.endswith(", batch norms not folded")
+    assert prepared.left_out == "batch norms not folded"
     batch = image(1, 3, 64, 64)
     assert relative(contribution_scores(prepared, batch), contribution_scores(model, batch)) < 1e-9
 
@@ -467,12 +467,12 @@ def test_a_prepared_model_is_copied_without_what_it_can_make_again() -> None:
     prepared = prepare(SMALL["replknet"]())
     batch = image(1, 3, 64, 64).float()
     expected = contribution_scores(prepared, batch)
-    pointwise = prepared.get_submodule("stages.0.blocks.0.pw1.conv")
-    large = prepared.get_submodule("stages.0.blocks.0.large_kernel.reparam_conv")
+    pointwise = prepared.module.get_submodule("stages.0.blocks.0.pw1.conv")
+    large = prepared.module.get_submodule("stages.0.blocks.0.large_kernel.reparam_conv")
     assert "_frozen_cache" in vars(pointwise) and large._kernel.size > 0
     for copied in (copy.deepcopy(prepared), pickle.loads(pickle.dumps(prepared))):
-        assert "_frozen_cache" not in vars(copied.get_submodule("stages.0.blocks.0.pw1.conv"))
-        assert copied.get_submodule("stages.0.blocks.0.large_kernel.reparam_conv")._kernel.size == 0
+        assert "_frozen_cache" not in vars(copied.module.get_submodule("stages.0.blocks.0.pw1.conv"))
+        assert copied.module.get_submodule("stages.0.blocks.0.large_kernel.reparam_conv")._kernel.size == 0
         assert torch.equal(contribution_scores(copied, batch), expected)
 
 
@@ -501,7 +501,8 @@ def test_frozen_depthwise_convolutions_equal_autograd_on_every_backend(
     trained_looking(layers)
     prepared = copy.deepcopy(layers)
     fold_neighbours(prepared)
-    freeze_layers(prepared)
+    log = MethodLog()
+    freeze_layers(prepared, log)
     assert [type(layer) for layer in prepared] == [FrozenDepthwiseConv2d, nn.Identity, nn.Identity]
     x = image(2, 6, 20, 31)
     weight = image(2, 6, 20, 31, seed=2)
@@ -513,10 +514,10 @@ def test_frozen_depthwise_convolutions_equal_autograd_on_every_backend(
     assert relative(found, expected) < 1e-5
     assert relative(gradient, wanted) < 1e-5
     assert found.is_contiguous(memory_format=memory_format)
-    (method,) = methods_used(prepared)
+    (method,) = log.take()
     is_native = backend == "native" and not (kernel == (3, 3) and memory_format is torch.channels_last)
     assert method.startswith("native" if is_native else "aten")
-    assert methods_used(prepared) == ()
+    assert log.take() == ()
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -554,12 +555,12 @@ class ReadTwice(nn.Module):
 
 
 def test_a_relu_is_fused_only_where_nobody_else_reads_and_no_layer_is_asked_for_in_between() -> None:
-    assert type(prepare(ReadTwice()).relu) is FrozenReLU
+    assert type(prepare(ReadTwice()).module.relu) is FrozenReLU
     model = trained_looking(SMALL["replknet"]())
     block = "stages.0.blocks.0"
-    assert isinstance(prepare(model).get_submodule(f"{block}.lk_nonlinear"), nn.Identity)
+    assert isinstance(prepare(model).module.get_submodule(f"{block}.lk_nonlinear"), nn.Identity)
     for layer in (f"{block}.large_kernel", f"{block}.lk_nonlinear"):
-        assert type(prepare(model, layer=layer).get_submodule(f"{block}.lk_nonlinear")) is FrozenReLU
+        assert type(prepare(model, layer=layer).module.get_submodule(f"{block}.lk_nonlinear")) is FrozenReLU
 
 
 @pytest.mark.parametrize(
@@ -575,12 +576,12 @@ def test_other_geometries_stay_with_torch(geometry: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, groups=6, **geometry), nn.ReLU()).eval()
     prepared = prepare(model)
-    assert type(prepared[1]) is FrozenConv2d and type(prepared[2]) is FrozenReLU
+    assert type(prepared.module[1]) is FrozenConv2d and type(prepared.module[2]) is FrozenReLU
     assert prepared.backend == "torch"
     batch = image(1, 3, 40, 32)
     found = contribution_scores(prepared, batch.float())
     assert relative(found, contribution_scores(copy.deepcopy(model).double(), batch)) < 1e-5
-    assert methods_used(prepared) == ()
+    assert prepared.methods.take() == ()
 
 
 @pytest.mark.parametrize("name", ["convnext_tiny", "slak_tiny"])
@@ -588,11 +589,11 @@ def test_whole_networks_run_on_what_was_measured_to_be_fastest(name: str) -> Non
     torch.manual_seed(0)
     model = timm.create_model(name)
     prepared = prepare(model)
-    methods_used(prepared)
+    prepared.methods.take()
     batch = image(1, 3, 96, 96)
     expected = contribution_scores(model, batch.float()).double()
     assert relative(contribution_scores(prepared, batch.float()), expected) < 1e-3
-    methods = methods_used(prepared)
+    methods = prepared.methods.take()
     if not native():
         assert all(method.startswith("aten: the native library") for method in methods)
     elif name == "convnext_tiny":

@@ -11,10 +11,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from replk_probe.erf import contribution_scores
+from replk_probe.erf import contribution_scores, measure_erf, prepare, probe_layer
 from replk_probe.erf.feature_layout import Layout, layout_of
-from replk_probe.erf.probe_layer import UnsuitableSizeError, observe
+from replk_probe.erf.probe_layer import UnsuitableSizeError, find_target
 from replk_probe.errors import InvalidInputError
+from replk_probe.models import create_model
 
 
 def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
@@ -59,7 +60,7 @@ def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
     ids="resnet convnext mobilenet vit vit-wide deit registers swin tv-vit tv-swin".split(),
 )
 def test_layer_and_layout(build: Any, size: tuple[int, int], label: str, layout: Layout) -> None:
-    feature = observe(build(), (1, 3, *size)).feature
+    feature = find_target(build(), (1, 3, *size))
     assert (feature.label, feature.layout, feature.note) == (label, layout, None)
 
 
@@ -78,7 +79,7 @@ def test_without_forward_features_the_last_map_before_pooling_said_aloud(
     name: str, path: str, size: tuple[int, int]
 ) -> None:
     model = on_meta(lambda: torchvision.models.get_model(name, weights=None))
-    feature = observe(model, (1, 3, 224, 224)).feature
+    feature = find_target(model, (1, 3, 224, 224))
     assert feature.path == path
     assert feature.layout == Layout("NCHW", size)
     assert feature.note is not None and path in feature.note and "before pooling" in feature.note
@@ -221,8 +222,8 @@ def test_a_network_without_maps_is_refused() -> None:
 
 
 def test_a_network_that_fails_on_the_size_says_why() -> None:
-    with pytest.raises(UnsuitableSizeError, match="VisionTransformer cannot take images of shape"):
-        observe(timm.create_model("vit_tiny_patch16_224", depth=1), (1, 3, 100, 100))
+    with pytest.raises(UnsuitableSizeError, match="VisionTransformer does not accept images of shape"):
+        find_target(timm.create_model("vit_tiny_patch16_224", depth=1), (1, 3, 100, 100))
 
 
 def test_a_head_made_for_one_size_is_no_obstacle_to_a_named_layer() -> None:
@@ -239,13 +240,46 @@ def test_networks_whose_shapes_depend_on_values_are_measured_too() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.conv(x * float(1 + 0 * x.sum().item()))
 
-    observation = observe(Peeking(), (1, 3, 8, 8))
-    assert observation.feature.layout == Layout("NCHW", (8, 8))
+    target = find_target(Peeking(), (1, 3, 8, 8))
+    assert target.layout == Layout("NCHW", (8, 8))
 
 
 def test_hooks_of_the_user_are_not_run_while_looking() -> None:
     model = timm.create_model("resnet10t")
     seen: list[Tensor] = []
     model.layer1.register_forward_hook(lambda _module, _args, output: seen.append(output))
-    observe(model, (1, 3, 64, 64))
+    find_target(model, (1, 3, 64, 64))
     assert seen == []
+
+
+def test_a_module_of_the_model_chooses_the_layer() -> None:
+    model = timm.create_model("resnet10t")
+    batch = torch.randn(1, 3, 64, 64)
+    expected = contribution_scores(model, batch, "layer2.0")
+    assert torch.equal(contribution_scores(model, batch, model.layer2[0]), expected)
+    assert measure_erf(model, batch, layer=model.layer2[0]).layer == "layer2.0"
+    assert prepare(model, layer=model.layer2).left_out == ""
+    whole = nn.Sequential(nn.Conv2d(3, 4, 3))
+    assert find_target(whole, (1, 3, 8, 8), whole).label == "output of the model"
+    for call in (contribution_scores, measure_erf):
+        with pytest.raises(InvalidInputError, match="a module of type ReLU, is not part of this ResNet"):
+            call(model, batch, layer=nn.ReLU())
+    with pytest.raises(InvalidInputError, match="is not part of this ResNet"):
+        prepare(model, layer=timm.create_model("resnet10t").layer2)
+
+
+def test_a_module_chooses_the_layer_of_a_copy_for_another_size_too() -> None:
+    model = timm.create_model("vit_tiny_patch16_224", depth=2)
+    result = measure_erf(model, torch.randn(1, 3, 64, 64), layer=model.blocks[0])
+    assert (result.layer, result.feature_size) == ("blocks.0", (4, 4))
+
+
+def test_the_network_is_run_once_to_find_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("torchvision:squeezenet1_1", "mobilenetv3_small_100", "resnet10t"):
+        model = create_model(name, "random")
+        runs: list[int] = []
+        run = probe_layer._run
+        monkeypatch.setattr(probe_layer, "_run", lambda *args, run=run, runs=runs: (runs.append(1), run(*args))[1])
+        find_target(model, (1, 3, 64, 96))
+        monkeypatch.undo()
+        assert runs == [1], name

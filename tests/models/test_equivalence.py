@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.models.architectures.slak import SLaK
-from replk_probe.models.equivalence import Difference, largest_difference, outputs_of, random_image
+from replk_probe.models.equivalence import Difference, largest_difference, outputs_of
 from replk_probe.ops import DepthwiseConv2d
 
 
@@ -74,13 +74,6 @@ def test_networks_that_return_something_else() -> None:
 
     with pytest.raises(InvalidInputError, match="It returns tuple instead of one tensor"):
         outputs_of(Pair(), torch.zeros(1, 3, 4, 4), [])
-
-
-def test_the_random_image_suits_the_network() -> None:
-    model = nn.Sequential(nn.Conv2d(5, 8, 3), nn.Conv2d(8, 2, 3))
-    image = random_image(model)
-    assert (image.shape, image.dtype) == ((1, 5, 224, 224), torch.float64)
-    assert torch.equal(image, random_image(model))
 
 
 def test_the_largest_difference() -> None:

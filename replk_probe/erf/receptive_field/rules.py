@@ -1,4 +1,4 @@
-"""How each operation of torch passes receptive fields on from its inputs to its outputs."""
+"""Receptive fields of the outputs of each torch operation, given those of its inputs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plain(shape: Sequence[int]) -> tuple[Axis, ...]:
 
 
 def _tidy(atoms: Sequence[Atom]) -> Axis:
-    """One axis without idle atoms; axes without places are a single atom."""
+    """One axis without atoms of size 1; axes without rows or columns are a single atom."""
     if not any(kind != "o" for kind, _ in atoms):
         return (("o", math.prod(size for _, size in atoms)),)
     return tuple(atom for atom in atoms if atom != ("o", 1))
@@ -59,7 +59,7 @@ def follow(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
 def _field(tensor: Any, lookup: Lookup) -> Field:
     field = lookup(tensor) if isinstance(tensor, Tensor) else None
     if not isinstance(field, Field):
-        raise CannotFollowError("an operation whose first operand is not the image's")
+        raise CannotFollowError("an operation whose first operand does not depend on the image")
     return field
 
 
@@ -71,7 +71,7 @@ def _pointwise(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output:
 
 
 def _combine(fields: list[Field], shape: Sequence[int]) -> Field:
-    """Several tensors of one kind, broadcast to ``shape``: they see what any of them sees."""
+    """The union of several receptive fields, broadcast to ``shape``."""
     everywhere = any(field.everywhere or not field.spatial for field in fields)
     maps = [field for field in fields if field.spatial]
     axes = list(plain(shape))
@@ -83,12 +83,12 @@ def _combine(fields: list[Field], shape: Sequence[int]) -> Field:
         if placed:
             size = math.prod(atom[1] for atom in placed[0])
             if len(placed) != len(maps) or any(axis != placed[0] for axis in placed) or size != shape[position]:
-                raise CannotFollowError("maps of different layouts that meet")
+                raise CannotFollowError("a combination of maps of different layouts")
             axes[position] = placed[0]
     y, x = maps[0].y, maps[0].x
     for other in maps[1:]:
         if other.y.jump != y.jump or other.x.jump != x.jump:
-            raise CannotFollowError("maps of different strides that meet")
+            raise CannotFollowError("a combination of maps of different strides")
         y, x = y.union(other.y), x.union(other.x)
     return Field(tuple(axes), y, x, everywhere)
 
@@ -121,7 +121,7 @@ def _view(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any,
                 queue.appendleft((kind, extent // need))
                 done = size
             else:
-                raise CannotFollowError("an image cut into windows")
+                raise CannotFollowError("a partition of the image into windows")
         axes.append(atoms)
     if axes:
         axes[-1].extend(queue)
@@ -171,7 +171,7 @@ def _pair(value: Any, default: Sequence[int]) -> tuple[int, int]:
 def _convolution(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Field:
     weight, stride, padding, dilation, transposed = args[1], args[3], args[4], args[5], args[6]
     if lookup(weight) is not None or transposed:
-        raise CannotFollowError("a convolution that enlarges the map or makes its own kernel")
+        raise CannotFollowError("a convolution that enlarges the map or has a computed kernel")
     strides, paddings, dilations = (_pair(value, (1, 1)) for value in (stride, padding, dilation))
     kernel = weight.shape[2:]
     if len(kernel) != 2:
@@ -183,7 +183,7 @@ def _depthwise(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output:
     """``replk_probe::dwconv2d``: stride 1, padded by half the kernel."""
     weight = args[1]
     if lookup(weight) is not None:
-        raise CannotFollowError("a convolution that makes its own kernel")
+        raise CannotFollowError("a convolution with a computed kernel")
     kernel = weight.shape[2:]
     return _sliding(args, lookup, output, lambda span, k: span.window(kernel[k], 1, kernel[k] // 2))
 
@@ -234,8 +234,8 @@ def _pad(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, 
 
 def _layer_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Any:
     field = _field(args[0], lookup)
-    normalised = field.axes[len(field.axes) - len(args[1]) :]
-    result = replace(field, everywhere=field.everywhere or any(has_place(axis) for axis in normalised))
+    normalized = field.axes[len(field.axes) - len(args[1]) :]
+    result = replace(field, everywhere=field.everywhere or any(has_place(axis) for axis in normalized))
     return [result, *[Lost("statistics of a norm")] * (len(output) - 1)]
 
 
@@ -290,7 +290,7 @@ def _matrix_product(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], ou
     if not field.spatial:
         return Field(tuple(axes), everywhere=True)
     if has_place(field.axes[summed]):
-        raise CannotFollowError("a matrix product over places")
+        raise CannotFollowError("a matrix product over positions")
     axes[kept] = field.axes[kept]
     if len(axes) == 3:
         axes[0] = field.axes[0]
@@ -301,7 +301,7 @@ def _concatenate(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outpu
     axis = args[1] if len(args) > 1 else kwargs.get("dim", 0)
     fields = [field for tensor in args[0] if isinstance(field := lookup(tensor), Field)]
     if any(field.spatial and has_place(field.axes[axis]) for field in fields):
-        raise CannotFollowError("tokens that join those of the image")
+        raise CannotFollowError("a concatenation with the tokens of the image")
     return _combine(fields, output.shape)
 
 
@@ -309,7 +309,7 @@ def _split(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     field = _field(args[0], lookup)
     position = int(args[2] if len(args) > 2 else kwargs.get("dim", 0)) % len(field.axes)
     if has_place(field.axes[position]):
-        raise CannotFollowError("an image cut into windows")
+        raise CannotFollowError("a partition of the image into windows")
     axes = [(*field.axes[:position], (("o", int(t.shape[position])),), *field.axes[position + 1 :]) for t in output]
     return [replace(field, axes=each) for each in axes]
 
@@ -318,7 +318,7 @@ def _drop_axis(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output:
     field = _field(args[0], lookup)
     position = int(args[1] if len(args) > 1 else kwargs.get("dim", 0)) % len(field.axes)
     if has_place(field.axes[position]):
-        raise CannotFollowError("one row or column taken out of an image")
+        raise CannotFollowError("the selection of one row or column of an image")
     result = replace(field, axes=(*field.axes[:position], *field.axes[position + 1 :]))
     return [result for _ in tensors_in(output)]
 
@@ -341,7 +341,7 @@ def _slice(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     elif size == math.prod(atom[1] for atom in axis):
         new = axis
     else:
-        raise CannotFollowError("some of the tokens of an image")
+        raise CannotFollowError("the selection of some tokens of an image")
     return replace(field, axes=(*field.axes[:position], new, *field.axes[position + 1 :]))
 
 

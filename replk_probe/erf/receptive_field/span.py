@@ -1,4 +1,4 @@
-"""Receptive fields of tensors: which axes are rows and columns of the image, and what one place of them sees."""
+"""Receptive fields of tensors: which axes are rows and columns of the image, and the input pixels of each position."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class Span:
-    """Along one axis, place ``i`` of a map sees input pixels ``jump * i + low`` to ``jump * i + high``."""
+    """Along one axis, position ``i`` of a map depends on input pixels ``jump * i + low`` to ``jump * i + high``."""
 
     jump: int = 1
     low: int = 0
@@ -16,21 +16,21 @@ class Span:
 
     @property
     def extent(self) -> int:
-        """Input pixels from the first to the last that is seen."""
+        """Number of input pixels."""
         return self.high - self.low + 1
 
     def centre(self, index: int) -> float:
-        """Middle of what place ``index`` sees, in input pixels (whole numbers are centres of pixels)."""
+        """Middle of the receptive field of position ``index``, in input pixels (whole: a pixel's center)."""
         return self.jump * index + (self.low + self.high) / 2
 
     def window(self, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> Span:
-        """What a sliding window over this map sees."""
+        """Receptive field of a sliding window over this map."""
         first = self.low - padding * self.jump
         last = self.high + ((kernel - 1) * dilation - padding) * self.jump
         return Span(self.jump * stride, first, last)
 
     def union(self, other: Span) -> Span:
-        """What a sum over both maps sees; their places must advance alike."""
+        """Receptive field of a sum of both maps, which have the same jump."""
         return Span(self.jump, min(self.low, other.low), max(self.high, other.high))
 
 
@@ -44,11 +44,11 @@ class Field:
     """What is known about one tensor.
 
     Attributes:
-        axes: Per tensor axis the atoms it is made of, slowest first. A tensor without any row or column left is a
-            summary of the whole map (a pooled vector, a gate).
-        y: Rows seen by one place.
-        x: Columns seen by one place.
-        everywhere: True where every place also depends on the whole map, through a gate or a global normalisation.
+        axes: Per tensor axis the atoms it is made of, slowest first. A tensor without rows and columns summarizes the
+            whole map (a pooled vector, a gate).
+        y: Rows that one position depends on.
+        x: Columns that one position depends on.
+        everywhere: Whether every position also depends on the whole map, through a gate or a global normalisation.
     """
 
     axes: tuple[Axis, ...]
@@ -58,22 +58,22 @@ class Field:
 
     @property
     def spatial(self) -> bool:
-        """True while the tensor still has rows and columns."""
+        """Whether the tensor has rows or columns."""
         return any(has_place(axis) for axis in self.axes)
 
     def centre(self, place: tuple[int, int]) -> tuple[float, float]:
-        """Middle of the receptive field of a place (row, column) of the map, in input pixels."""
+        """Middle of the receptive field of a position (row, column) of the map, in input pixels."""
         return self.y.centre(place[0]), self.x.centre(place[1])
 
     @property
     def extent(self) -> int | None:
-        """Side of the theoretical receptive field in pixels, the longer one; None where it is the whole image."""
+        """Side of the theoretical receptive field in pixels, the longer one; None if it is the whole image."""
         return None if self.everywhere else max(self.y.extent, self.x.extent)
 
 
 @dataclass(frozen=True)
 class Lost:
-    """A tensor whose receptive field could not be followed, and the operation that is to blame."""
+    """A tensor whose receptive field could not be followed, and the operation that is the reason."""
 
     reason: str
 

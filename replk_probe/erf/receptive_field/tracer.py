@@ -1,8 +1,8 @@
-"""Where in the image one place of a feature map lies, and how far its theoretical receptive field reaches.
+"""Position and size of the theoretical receptive field of every position of a feature map.
 
-The network is run on the meta device, where tensors have shapes but no values, under a dispatch mode that carries for
-every tensor which of its axes are image rows and columns and which interval of input pixels one of its places sees.
-What cannot be followed (attention, windows, resampling) loses the track; the caller then falls back on the stride.
+The network is run on the meta device, where tensors have shapes but no values, under a dispatch mode that records
+for every tensor which of its axes are image rows and columns and which interval of input pixels each position depends
+on. Some operations cannot be followed (attention, windows, resampling); the caller then falls back on the stride.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Field", "FieldTracer", "Lost", "Span", "stride_rule"]
 def stride_rule(
     place: tuple[int, int], feature_size: tuple[int, int], input_size: tuple[int, int]
 ) -> tuple[float, ...]:
-    """Middle of the patch of a place, were the image cut into as many patches as the map has places.
+    """Middle of the patch of a position, if the image is divided into as many patches as the map has positions.
 
     Returns:
         (y, x): ``(i + 1/2) * stride - 1/2`` with ``stride = input / feature``, in input pixels.
@@ -34,7 +34,7 @@ def stride_rule(
 
 
 class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows receptive fields through every operation run under it; ask :meth:`field_of` about a tensor.
+    """Follows receptive fields through every operation in its context; :meth:`field_of` returns that of a tensor.
 
     Args:
         source: The input image, ``[1, C, H, W]``.
@@ -48,7 +48,7 @@ class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._put(source, Field((*plain((batch, channels)), (("y", height),), (("x", width),))))
 
     def field_of(self, tensor: Tensor) -> Field | Lost | None:
-        """What is known about a tensor; None for one that does not depend on the image."""
+        """The receptive field of a tensor; None if it does not depend on the image."""
         entry = self._known.get(id(tensor))
         if entry is not None:
             return entry[1]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from replk_probe.errors import WeightsError
 from replk_probe.runtime.atomic_files import sha256_of
 
-from ..inference.copying import copy_of
+from ..inference.copying import meta_copy_of
 from ..model_id import check_network
 from .detect import Fingerprint, fingerprint, form_of
 from .match import Plan, is_recomputed, loaded_classes, match, replace_head
@@ -106,7 +106,7 @@ def load_checkpoint(
     if merged_here:
         origins.update({name: name.replace(".reparam_conv.", ".large_conv.conv.") for name in merged_here})
     form = form_of(state) if _has_forms(model) else None
-    skeleton = _on_meta(model)
+    skeleton = meta_copy_of(model)
     _restructure(skeleton, form)
     plan = match(skeleton, state, origins, dropped)
     if plan.faults and (converted := _by_timm(skeleton, state)) is not None:
@@ -206,16 +206,6 @@ def _restructure(model: nn.Module, form: str | None) -> None:
         network.reparameterize()
     elif form == "merged+fused":
         network.fuse_bn()
-
-
-def _on_meta(model: nn.Module) -> nn.Module:
-    """A copy on the meta device, to match the file against."""
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.detach().to("meta")
-    return copy_of(model, memo)
 
 
 def _by_timm(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | None:

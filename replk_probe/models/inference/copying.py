@@ -1,4 +1,4 @@
-"""Copies of networks that ``copy.deepcopy`` alone cannot copy."""
+"""Copies of networks that ``copy.deepcopy`` alone cannot make, and networks on the meta device."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def copy_of(model: ModuleT, replaced: dict[int, Any] | None = None) -> ModuleT:
-    """A deep copy, also of a network that keeps results of earlier passes.
+    """A deep copy, also of a network that caches results of earlier passes.
 
-    Torch refuses to copy a tensor with a history: a cached attention bias, a pruned or normalised weight. The copy gets
-    their values, without the history.
+    Torch refuses to copy a tensor with a history: a cached attention bias, a pruned or normalized weight. The copy gets
+    their values without the history.
 
     Args:
-        model: Left as it is.
-        replaced: What shall stand in the copy in the place of some objects, by their ``id``.
+        model: The network, which is not changed.
+        replaced: Objects to use in the copy instead of some of the original's, by the ``id`` of the original.
     """
     memo = dict(replaced or {})
     for module in model.modules():
@@ -33,39 +33,37 @@ def copy_of(model: ModuleT, replaced: dict[int, Any] | None = None) -> ModuleT:
 
 
 def on_device(model: ModuleT, device: torch.device) -> ModuleT:
-    """The network itself if it is there already, else a copy there."""
+    """The network itself if it is on ``device`` already, otherwise a copy on it."""
     tensors = [*model.parameters(), *model.buffers()]
     if all(tensor.device == device for tensor in tensors):
         return model
     return copy_of(model).to(device)
 
 
-def shadow_of(model: ModuleT) -> ModuleT:
-    """A copy on the meta device in eval mode; no weight is copied.
+def meta_copy_of(model: ModuleT) -> ModuleT:
+    """A copy whose parameters and buffers are on the meta device: they have shapes but no values.
 
     Args:
-        model: Left as it is.
-
-    Returns:
-        The copy. Forward hooks are left out, since they may write results where their owner keeps them.
+        model: The network, which is not changed.
     """
     memo: dict[int, object] = {}
     for tensor in itertools.chain(model.parameters(), model.buffers()):
         empty = torch.empty_like(tensor.detach(), device="meta")
         memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-    shadow = copy_of(model, memo)
-    for module in shadow.modules():
-        module._forward_hooks.clear()
-        module._backward_hooks.clear()
-        module.training = False
-    return shadow
+    return copy_of(model, memo)
 
 
 @contextmanager
 def on_meta() -> Iterator[None]:
-    """Run a shadow under this: no gradients, and tensors made on the way are without values too."""
+    """Run a copy on the meta device in this context: no gradients, and new tensors have no values either."""
     with torch.inference_mode(False), torch.no_grad(), torch.device("meta"):
         yield
+
+
+def device_and_dtype(model: nn.Module) -> dict[str, Any]:
+    """Device and floating-point type of a network, as keywords of ``Tensor.to``; empty for one without weights."""
+    weight = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), None)
+    return {} if weight is None else {"device": weight.device, "dtype": weight.dtype}
 
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""Batch norms and ReLUs folded into their neighbours in any network whose forward can be traced."""
+"""Folding of batch norms and ReLUs into adjacent layers, in any network whose forward pass can be traced."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from replk_probe.ops import DepthwiseConv2d, is_same_depthwise
 from ..layers.depthwise import PLAIN_CONVS
 from ..layers.reparam import FOLDABLE_NORMS, fuse_conv_bn, is_foldable
 
-# Of two traces that overlap, the one that ends last would leave the other's patches in place for good.
+# If two traces overlap, the one that ends last leaves the patches of the other in place.
 _TRACING = threading.Lock()
 
 
 class Tracer(fx.Tracer):
-    """Follows its own thread alone: torch.fx takes over the calls of every module while it traces."""
+    """Traces its own thread only: torch.fx replaces the calls of every module in all threads while it traces."""
 
     def __init__(self) -> None:
-        """Remember the thread."""
+        """Store the thread."""
         super().__init__()
         self._thread = threading.get_ident()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether a call is recorded as it is: torch's own modules, and the one here that stands for one of them."""
+        """Whether a call is recorded as one node: modules of torch, and the subclass of one of them here."""
         return type(m) is DepthwiseConv2d or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Record the call, or let another thread's pass."""
+        """Record the call, unless it is that of another thread."""
         if threading.get_ident() != self._thread:
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Record the reading of a parameter, or let another thread's pass."""
+        """Record the access to a parameter, unless it is that of another thread."""
         if threading.get_ident() != self._thread:
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
@@ -51,16 +51,16 @@ def fold_neighbours(model: nn.Module, keep: str = "") -> bool:
     """Fold batch norms into the convolutions next to them, and ReLUs into the depthwise ones before them, in place.
 
     A norm behind a convolution goes into any kernel; a norm before one only where the kernel is 1 x 1, since zero
-    padding comes after the norm. A ReLU that alone reads what a depthwise convolution of stride 1 gives is computed
-    with it; one that alone reads what another layer has just computed writes over it. Inference mode only. Modules with
-    hooks, modules called twice and weights that are read elsewhere are left alone, and so is a network that torch.fx
+    padding comes after the norm. A ReLU that is the only reader of a depthwise convolution of stride 1 is computed
+    with it; one that is the only reader of another layer works in place. Inference mode only. Modules with
+    hooks, modules called twice and weights that are read elsewhere are not changed, nor is a network that torch.fx
     cannot trace.
 
-    A trace is one path through the code, which need not be the one that real images take: compare the results.
+    A trace is one path through the code, which may differ from the one for real images: compare the results.
 
     Args:
         model: Changed in place; folded norms and ReLUs become identities of the same name.
-        keep: Path of a module whose input and output must stay what they are. What ``forward_features`` returns, where
+        keep: Path of a module whose input and output must stay what they are. The output of ``forward_features``, if
             there is such a method, stays in any case.
 
     Returns:
@@ -73,7 +73,7 @@ def fold_neighbours(model: nn.Module, keep: str = "") -> bool:
     read_elsewhere = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
 
     def only(node: object, *kinds: type[nn.Module]) -> nn.Module | None:
-        """The module that ``node`` calls, if it is of exactly one of these kinds and of use to nobody else."""
+        """The module that ``node`` calls, if it is of exactly one of these types and used nowhere else."""
         if not isinstance(node, fx.Node) or node.op != "call_module":
             return None
         path = str(node.target)
@@ -106,7 +106,7 @@ def fold_neighbours(model: nn.Module, keep: str = "") -> bool:
         relu, source = only(node, nn.ReLU), _source(node)
         while source in folded and len(source.users) == 1 and _on_one_side(source, node, keep):
             source = _source(source)
-        # These alone give a tensor that is new, and whose own gradient does not look at it again once they are frozen.
+        # Only these return a new tensor that their own gradient does not read once they are frozen.
         layer = only(source, *PLAIN_CONVS, nn.Linear, *FOLDABLE_NORMS)
         if not isinstance(relu, nn.ReLU) or source is None or layer is None or len(source.users) != 1:
             continue
@@ -121,14 +121,14 @@ def fold_neighbours(model: nn.Module, keep: str = "") -> bool:
 
 
 def traced(model: nn.Module, tracer: Tracer | None = None) -> fx.Graph | None:
-    """The calls that lead to the features, or all where the model has no ``forward_features``.
+    """The calls in ``forward_features``, or in ``forward`` if the model has no such method.
 
     Args:
         model: Any network, in eval mode.
-        tracer: Which modules are recorded as they are; by default torch's own.
+        tracer: Decides which modules are recorded as one node; by default those of torch.
 
     Returns:
-        None where torch.fx cannot follow the network's code.
+        None if torch.fx cannot trace the network.
     """
     tracer = tracer or Tracer()
     tracer.traced_func_name = "forward_features" if hasattr(model, "forward_features") else "forward"
@@ -141,7 +141,7 @@ def traced(model: nn.Module, tracer: Tracer | None = None) -> fx.Graph | None:
 
 
 def _source(node: fx.Node) -> fx.Node | None:
-    """Whose output a node reads first."""
+    """The node whose output is the first argument of ``node``."""
     return node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
 
 
@@ -162,7 +162,7 @@ def _is_pointwise(conv: nn.Conv2d) -> bool:
 
 def _fuse_bn_conv(bn: nn.Module, conv: nn.Conv2d) -> nn.Conv2d:
     """The 1 x 1 convolution that equals ``conv(bn(x))``; float64 inside."""
-    # The norm alone as a 1 x 1 depthwise convolution; the product of the two matrices is the answer.
+    # The norm as a 1 x 1 depthwise convolution; the result is the product of the two matrices.
     channels = conv.in_channels
     unit = nn.Conv2d(channels, channels, 1, groups=channels, bias=False, device=conv.weight.device).double()
     nn.init.ones_(unit.weight)

@@ -1,4 +1,4 @@
-"""Gradients that are zero but for a box: that of one place of a map reaches no further than its receptive field."""
+"""Gradients that are zero outside a box: that of one position of a map is limited to its receptive field."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 # Slices of the last two spatial axes: rows and columns.
 Box: TypeAlias = tuple[slice, slice]
 
-# Share of the plane below which a box is worth being cut out and put back.
+# Share of the plane below which it pays to crop to a box and to pad the result.
 _SMALL = 0.8
 
 
@@ -21,10 +21,10 @@ def box_of(grad: Tensor) -> Box | None:
         grad: ``[N, C, H, W]``.
 
     Returns:
-        None where they make up most of the plane, and on other devices than a CPU, where asking would cost more than it
-        saves. A NaN is not zero.
+        None if they make up most of the plane, and on other devices than a CPU, where finding the box costs more than
+        it saves. A NaN is not zero.
     """
-    # Two corners first: most gradients of a network are dense, and of those no more is read.
+    # Two corners first: most gradients of a network are dense, and those need no further reads.
     if grad.device.type != "cpu" or grad.numel() == 0 or grad[..., 0, 0].any() or grad[..., -1, -1].any():
         return None
     busy = grad.bool().any(1).any(0)
@@ -33,7 +33,7 @@ def box_of(grad: Tensor) -> Box | None:
 
 
 def grown(box: Box | None, kernel_size: tuple[int, ...], grad: Tensor) -> Box | None:
-    """Where a convolution of stride 1 carries what is in ``box``; None as in :func:`box_of`."""
+    """The box that a convolution of stride 1 maps ``box`` to; None as in :func:`box_of`."""
     if box is None:
         return None
     rows, columns = (
@@ -44,7 +44,7 @@ def grown(box: Box | None, kernel_size: tuple[int, ...], grad: Tensor) -> Box | 
 
 
 def put_back(part: Tensor, box: Box, like: Tensor) -> Tensor:
-    """``part``, ``[N, C', h, w]``, at its place in zeros of the size and layout of ``like``, ``[N, C, H, W]``."""
+    """``part``, ``[N, C', h, w]``, padded with zeros to the size and layout of ``like``, ``[N, C, H, W]``."""
     layout = torch.contiguous_format if like.is_contiguous() else torch.channels_last
     shape = (*part.shape[:2], *like.shape[2:])
     found = torch.empty(shape, dtype=part.dtype, device=part.device, memory_format=layout).zero_()

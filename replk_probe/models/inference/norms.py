@@ -1,4 +1,4 @@
-"""Which batch norm directly follows a convolution: as the network is written, not as it is named."""
+"""Which batch norm directly follows a convolution, according to the code of the network and not to names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .fold_bn import Tracer, traced
 
 
 class _ShallowTracer(Tracer):
-    """Follows the code of one module alone; what it calls is recorded as it is."""
+    """Traces one module only; each module that it calls is recorded as one node."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Always."""
@@ -21,18 +21,18 @@ class _ShallowTracer(Tracer):
 
 
 def norms_behind(model: nn.Module, paths: Collection[str]) -> dict[str, str | None]:
-    """The batch norms that alone read what convolutions give.
+    """The batch norms that are the only readers of convolutions.
 
-    The module around a convolution is traced, without what it calls, and where the convolution is its last step the
-    module around that one: of a network that torch.fx cannot trace as a whole, few modules are needed. An activation
-    that a norm computes after itself does not matter here.
+    The parent module of a convolution is traced without the modules that it calls, and if the convolution is its last
+    step, the parent of that one: this needs few modules, also of a network that torch.fx cannot trace as a whole. An
+    activation that a norm computes after itself does not matter.
 
     Args:
-        model: Any network, of which nothing is computed: it may be on the meta device.
+        model: Any network, which may be on the meta device: nothing is computed.
         paths: Module paths of convolutions.
 
     Returns:
-        Path of the convolution -> path of its norm, or None where none follows; left out where that is not known.
+        Path of the convolution -> path of its norm, or None if none follows; missing if that is unknown.
     """
     graphs: dict[str, fx.Graph | None] = {}
     found: dict[str, str | None] = {}
@@ -46,7 +46,7 @@ def norms_behind(model: nn.Module, paths: Collection[str]) -> dict[str, str | No
             if outer not in graphs:
                 graphs[outer] = traced(model.get_submodule(outer), _ShallowTracer())
             reader = _reader(graphs[outer], last.removeprefix(f"{outer}."), model.get_submodule(outer))
-            if reader is None:  # not called here: in a list of modules, for instance
+            if reader is None:  # not called by this module: in a list of modules, for instance
                 continue
             if reader.op != "output":
                 found[path] = _norm_at(model, f"{outer}.{reader.target}".removeprefix("."), reader.op)
@@ -59,9 +59,9 @@ def norms_behind(model: nn.Module, paths: Collection[str]) -> dict[str, str | No
 
 
 def _reader(graph: fx.Graph | None, name: str, module: nn.Module) -> fx.Node | None:
-    """The node that alone reads what the module called ``name`` gives, identities left aside.
+    """The only reader of the output of the module ``name``, apart from identities.
 
-    That module's own node where there is no such reader, None where it is not called.
+    The node of that module itself if there is no such reader; None if it is not called.
     """
     calls = [node for node in graph.nodes if node.op == "call_module" and node.target == name] if graph else []
     if not calls:
@@ -77,7 +77,7 @@ def _reader(graph: fx.Graph | None, name: str, module: nn.Module) -> fx.Node | N
 
 
 def _norm_at(model: nn.Module, path: str, op: str) -> str | None:
-    """The path if a norm that can be folded is called there, be it first in a sequence."""
+    """The path of the norm that is called there, possibly as the first of a sequence, if it can be folded."""
     module = model.get_submodule(path) if op == "call_module" else None
     while isinstance(module, nn.Sequential) and len(module) and type(module).forward is nn.Sequential.forward:
         name, module = next(iter(module.named_children()))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,93 +12,118 @@ from torch import Tensor, nn
 from replk_probe.errors import InvalidInputError
 
 from ..layers.reparam import Mergeable
+from ..model_id import check_network
+from .check import Check
 from .copying import copy_of
 from .fold_bn import fold_neighbours
-from .input_gradient import freeze_layers, methods_used, planned_backend, reduce_precision
+from .input_gradient import MethodLog, freeze_layers, planned_backend, reduce_precision
 
 PRECISIONS = ("fp32", "fast", "bf16")
 
-# What folding may change by rounding, relative L2. What it must not change (a norm that another branch reads, a value
-# written over) showed as 0.07 and more.
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
-_TOLERANCE_HALF = 5e-2
 
-
-@dataclass(frozen=True)
-class Check:
-    """How to find out whether a copy still gives the same.
+@dataclass(frozen=True, eq=False)
+class PreparedModel:
+    """A fast copy of a network for inference or input gradients.
 
     Attributes:
-        run: Gives what is compared, for some fixed input.
-        expected: What it gives for the original.
+        module: The copy.
+        precision: ``"fp32"``, ``"fast"`` or ``"bf16"``, as requested.
+        dtype: Floating-point type of the weights.
+        reduced: Whether matrix products are computed in bfloat16.
+        arithmetic: The precision actually used, for records: ``"float32 throughout"``.
+        left_out: Optimizations that were left out because the outputs changed; "" if none.
+        backend: What will compute the large depthwise convolutions: ``"native avx512"``, ``"aten (REASON)"``, or
+            ``"torch"`` if there are none.
+        methods: Record of how these convolutions were computed.
     """
 
-    run: Callable[[nn.Module], Tensor]
-    expected: Tensor
+    module: nn.Module
+    precision: str
+    dtype: torch.dtype
+    reduced: bool
+    arithmetic: str
+    left_out: str
+    backend: str
+    methods: MethodLog = field(repr=False)
+
+    @property
+    def note(self) -> str | None:
+        """One sentence if the precision actually used is not the one requested."""
+        return None if self.precision == "fp32" or self.reduced else f"Precision: {self.arithmetic}."
+
+    def backend_used(self, methods: Iterable[str]) -> str:
+        """What computed the depthwise convolutions of stride 1, for records.
+
+        Args:
+            methods: What :meth:`MethodLog.take` returned, possibly also in earlier runs.
+
+        Returns:
+            For example ``"native avx512: direct, fft"``, followed by what was left out.
+        """
+        by_backend: dict[str, list[str]] = {}
+        for method in sorted(methods, key=lambda method: (method.startswith("aten"), method)):
+            backend, _, how = method.partition(": ")
+            by_backend.setdefault(backend, []).append(how)
+        found = "; ".join(f"{backend}: {', '.join(ways)}" for backend, ways in by_backend.items()) or self.backend
+        return f"{found}, {self.left_out}" if self.left_out else found
+
+
+def module_of(model: Any) -> nn.Module:
+    """The ``nn.Module`` of a network or of a prepared one.
+
+    Raises:
+        InvalidInputError: ``model`` is neither.
+    """
+    if isinstance(model, PreparedModel):
+        return model.module
+    check_network(model)
+    network: nn.Module = model
+    return network
 
 
 def prepared_copy(
     model: nn.Module, precision: str, check: Check | None, *, keep: str = "", backward: bool = False
-) -> nn.Module:
+) -> PreparedModel:
     """A fast copy of ``model`` in inference mode.
 
     Its parameters are frozen, parallel branches merged, batch norms and ReLUs folded, weights laid out channels-last,
-    depthwise convolutions handed to :mod:`replk_probe.ops`. Whatever part of this changes what ``check`` looks at is
-    left out.
+    and depthwise convolutions computed by :mod:`replk_probe.ops`. Any of these optimizations that changes the outcome
+    of ``check`` is left out.
 
     Args:
-        model: In any floating-point type and on any device; left as it is.
+        model: The network, in any floating-point type and on any device. It is not changed.
         precision: One of :data:`PRECISIONS`.
-        check: None where there is nothing to compare: then nothing is folded.
+        check: Comparison with the original; if None, nothing is folded.
         keep: Path of a module across whose borders nothing is merged or folded.
-        backward: Whether gradients of the input will be asked for, so that ``"fast"`` has an effect.
-
-    Returns:
-        The copy. Its attribute ``precision_used`` says what the hardware made of ``precision``, ``backend`` what
-        computes its large convolutions, ``left_out`` what was left out.
+        backward: Whether gradients of the input will be computed, so that ``"fast"`` has an effect.
 
     Raises:
-        InvalidInputError: ``precision`` is none of the three, or the model cannot be copied.
+        InvalidInputError: ``precision`` is unknown, or the model cannot be copied.
     """
     check_precision(precision)
+    log = MethodLog()
     for fold, freeze in ((True, True), (False, True), (False, False)):
         if fold and check is None:
             continue
-        prepared = _copy(model, keep, fold=fold, freeze=freeze)
-        if check is None or _same(prepared, check):
+        prepared = _copy(model, keep, log, fold=fold, freeze=freeze)
+        if check is None or check.passes(prepared):
             break
     weight = next((p for p in prepared.parameters() if p.is_floating_point()), torch.empty(0))
     wanted = precision == "bf16" or (precision == "fast" and backward)
     reduced = wanted and freeze and weight.dtype == torch.float32 and _has_bfloat16_units(weight.device)
     if reduced:
         reduce_precision(prepared, forward=precision == "bf16", backward=backward)
-    prepared.precision_used = _describe(precision, reduced, weight, backward)  # type: ignore[assignment]
-    left_out = "" if fold else ", batch norms not folded" if freeze else ", layers as they are"
-    prepared.left_out = left_out  # type: ignore[assignment]
-    methods_used(prepared)  # those of the check do not count
-    prepared.backend = planned_backend(prepared) + left_out  # type: ignore[assignment]
-    return prepared
-
-
-def backend_of(prepared: nn.Module, methods: Iterable[str]) -> str:
-    """What computed the convolutions of a prepared network, for records.
-
-    Args:
-        prepared: What :func:`prepared_copy` returned.
-        methods: What :func:`~replk_probe.models.inference.input_gradient.methods_used` said.
-
-    Returns:
-        For example ``"native avx512: direct, fft"``: how the depthwise convolutions of stride 1 were computed; all else
-        is torch's. What was left out follows.
-    """
-    by_backend: dict[str, list[str]] = {}
-    for method in sorted(methods, key=lambda method: (method.startswith("aten"), method)):
-        backend, _, how = method.partition(": ")
-        by_backend.setdefault(backend, []).append(how)
-    if not by_backend:
-        return str(getattr(prepared, "backend", "torch"))
-    found = "; ".join(f"{backend}: {', '.join(ways)}" for backend, ways in by_backend.items())
-    return found + str(getattr(prepared, "left_out", ""))
+    log.take()  # the methods of the check do not count
+    return PreparedModel(
+        module=prepared,
+        precision=precision,
+        dtype=weight.dtype,
+        reduced=reduced,
+        arithmetic=_describe(precision, reduced, weight, backward),
+        left_out="" if fold else "batch norms not folded" if freeze else "layers as they are",
+        backend=planned_backend(prepared),
+        methods=log,
+    )
 
 
 def check_precision(precision: str) -> None:
@@ -110,21 +135,7 @@ def check_precision(precision: str) -> None:
         )
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for a while; afterwards every module has the mode that it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        # Not model.eval(), which networks override (to freeze norms for good, to merge branches).
-        for module, _ in modes:
-            module.training = False
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-def _copy(model: nn.Module, keep: str, *, fold: bool, freeze: bool) -> nn.Module:
+def _copy(model: nn.Module, keep: str, log: MethodLog, *, fold: bool, freeze: bool) -> nn.Module:
     try:
         prepared = copy_of(model)
     except Exception as error:
@@ -140,22 +151,9 @@ def _copy(model: nn.Module, keep: str, *, fold: bool, freeze: bool) -> nn.Module
                 module.reparameterize()
         if fold:
             fold_neighbours(prepared, keep)
-        freeze_layers(prepared)
+        freeze_layers(prepared, log)
         prepared.to(memory_format=torch.channels_last)
     return prepared
-
-
-def _same(prepared: nn.Module, check: Check) -> bool:
-    """Whether the copy gives the same, but for rounding."""
-    try:
-        found = check.run(prepared)
-    except Exception:  # whatever goes wrong in the copy, the original did not
-        return False
-    expected = check.expected
-    if found.shape != expected.shape:
-        return False
-    difference = (found.double() - expected.double()).norm()
-    return bool(difference <= _TOLERANCE.get(expected.dtype, _TOLERANCE_HALF) * expected.double().norm())
 
 
 def _describe(precision: str, reduced: bool, weight: Tensor, backward: bool) -> str:

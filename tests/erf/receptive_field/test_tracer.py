@@ -12,13 +12,13 @@ import torchvision
 from torch import Tensor, nn
 
 from replk_probe.erf import contribution_scores
-from replk_probe.erf.probe_layer import observe
+from replk_probe.erf.probe_layer import find_target
 from replk_probe.erf.receptive_field.tracer import Field, Lost, stride_rule
 
 
 def field_of(model: nn.Module, size: int | tuple[int, int] = 1024, layer: str | None = None) -> Field | Lost:
     pair = (size, size) if isinstance(size, int) else size
-    return observe(model, (1, 3, *pair), layer).field
+    return find_target(model, (1, 3, *pair), layer).field
 
 
 @pytest.mark.parametrize(
@@ -115,8 +115,7 @@ def test_the_field_is_where_the_gradient_is() -> None:
         assert isinstance(field, Field) and not field.everywhere
         # Many random images, so that no pixel of the field stays without a positive gradient by chance.
         scores = contribution_scores(model, torch.randn(200, 3, *size, dtype=torch.float64)).sum(0)
-        feature = observe(model, (1, 3, *size)).feature
-        assert feature.layout is not None
+        feature = find_target(model, (1, 3, *size))
         rows, columns = scores.nonzero(as_tuple=True)
         for found, span, place in (
             (rows, field.y, feature.layout.middle[0]),

@@ -656,7 +656,7 @@ def _plan(model: nn.Module, state: State) -> Any:
     from replk_probe.models.checkpoints.match import match
 
     renamed, origins, dropped, _ = load.to_own_names(state, model.state_dict())
-    skeleton = load._on_meta(model)
+    skeleton = load.meta_copy_of(model)
     load._restructure(skeleton, form_of(renamed))
     return match(skeleton, renamed, origins, dropped)
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from replk_probe import ops
-from replk_probe.models.inference.input_gradient import FrozenDepthwiseConv2d, freeze_layers, methods_used
+from replk_probe.models.inference.input_gradient import FrozenDepthwiseConv2d, MethodLog, freeze_layers
 
 INF = float("inf")
 
@@ -48,8 +48,8 @@ def test_a_closed_relu_of_a_convolution_lets_nothing_through() -> None:
 
 @pytest.mark.skipif(not ops.native_info().loaded, reason="the native library was not built")
 def test_a_forced_method_computes_small_kernels_of_channels_last_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    conv = depthwise(5)
-    freeze_layers(conv)
+    conv, log = depthwise(5), MethodLog()
+    freeze_layers(conv, log)
     x = torch.randn(1, 4, 12, 12).contiguous(memory_format=torch.channels_last)
     for method, want in (
         (None, "aten: kernels below 9x9 are faster channels-last"),
@@ -62,7 +62,7 @@ def test_a_forced_method_computes_small_kernels_of_channels_last_too(monkeypatch
         else:
             monkeypatch.setenv("REPLK_PROBE_METHOD", method)
         conv(x)
-        (found,) = methods_used(conv)
+        (found,) = log.take()
         assert found.endswith(want)
 
 
