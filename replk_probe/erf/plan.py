@@ -69,7 +69,7 @@ def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: E
         ReplkProbeError: As :func:`~replk_probe.measure_erf`.
     """
     config = config or ErfConfig()
-    module = None if isinstance(model, str) else module_of(model)
+    module = None if isinstance(model, str) else module_of(model, or_name=True)
     device = resolve_device(config.device)
     if isinstance(model, PreparedModel):
         config, device = _as_prepared(model, config)

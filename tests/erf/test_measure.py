@@ -225,10 +225,11 @@ def test_bad_arguments(arguments: dict[str, Any], says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "says"), [(5, "an object of type int"), (timm.create_model, "type function"), (Tiny, "the class Tiny")]
+    ("model", "says"),
+    [(5, "an object of type int"), (timm.create_model, "the function create_model"), (Tiny, "the class Tiny")],
 )
 def test_what_is_no_model(model: Any, says: str) -> None:
-    with pytest.raises(InvalidInputError, match=says):
+    with pytest.raises(InvalidInputError, match=f"Expected an nn.Module or a model name, but got {says}"):
         measure_erf(model, batch(1))
 
 

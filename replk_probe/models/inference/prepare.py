@@ -68,15 +68,19 @@ class PreparedModel:
         return f"{found}, {self.left_out}" if self.left_out else found
 
 
-def module_of(model: Any) -> nn.Module:
+def module_of(model: Any, *, or_name: bool = False) -> nn.Module:
     """The ``nn.Module`` of a network or of a prepared one.
+
+    Args:
+        model: The network.
+        or_name: The error says that a model name would do as well.
 
     Raises:
         InvalidInputError: ``model`` is neither.
     """
     if isinstance(model, PreparedModel):
         return model.module
-    check_network(model)
+    check_network(model, or_name=or_name)
     network: nn.Module = model
     return network
 
