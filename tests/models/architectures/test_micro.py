@@ -89,5 +89,5 @@ def test_planes_follow_the_strides() -> None:
 
 @pytest.mark.parametrize("strides", [(1, 2), (4,), (4, 3), (8, 2)])
 def test_strides_that_cannot_be_are_refused(strides: tuple[int, ...]) -> None:
-    with pytest.raises(InvalidInputError, match="stem has a stride of 2 or 4"):
+    with pytest.raises(InvalidInputError, match="stem needs a stride of 2 or 4"):
         RepLKNet((5, 5), (1, 1), (8, 8), strides=strides)

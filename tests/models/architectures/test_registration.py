@@ -91,7 +91,7 @@ def test_features_head_and_classifier(build) -> None:  # type: ignore[no-untyped
     model.reset_classifier(9)
     assert model(x).shape == (2, 9)
     assert build(num_classes=0).eval()(x).shape == pooled.shape
-    with pytest.raises(InvalidInputError, match="mean only"):
+    with pytest.raises(InvalidInputError, match="only supports mean pooling"):
         model.reset_classifier(9, "max")
 
 
