@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from matplotlib.textpath import text_to_path
 from replk_probe.runtime.atomic_files import atomic_path
 
 MIN_DPI = 300
+_SCREEN_DPI = 150
 MAP_INCHES = 2.56  # 1024 px at 400 dots per inch: one dot per input pixel
 BAR_ROOM = 0.72  # colour bar, its numbers and its label
 _FINEST_DPI = 400  # maps of more pixels than that are drawn as means over blocks of pixels
@@ -47,7 +49,7 @@ _STYLE: dict[str, Any] = {
 
 
 @contextmanager
-def house_style() -> Iterator[None]:
+def figure_style() -> Iterator[None]:
     """The house style, for the time of drawing only."""
     style: Any = sns.axes_style("white") | sns.plotting_context("paper") | _STYLE  # type: ignore[no-untyped-call]
     with mpl.rc_context(style):
@@ -130,6 +132,14 @@ def wrapped(text: str, points: float, size: float) -> list[str]:
     return lines
 
 
+def png_bytes(figure: Figure) -> bytes:
+    """A figure as PNG for a screen."""
+    stream = io.BytesIO()
+    with figure_style():
+        figure.savefig(stream, format="png", dpi=_SCREEN_DPI)
+    return stream.getvalue()
+
+
 def save_figure(figure: Figure, folder: Path, stem: str, width: int) -> tuple[Path, ...]:
     """Write a figure as PNG and PDF, for a first map of ``width`` pixels; returns the files."""
     # Whole dots per cell of the first map, so that a fine grid in it is not seen through another one.
@@ -139,7 +149,7 @@ def save_figure(figure: Figure, folder: Path, stem: str, width: int) -> tuple[Pa
     # Without the clock, so that the same result gives the same bytes.
     metadata: dict[str, dict[str, Any]] = {"png": {}, "pdf": {"CreationDate": None}}
     written = []
-    with house_style():
+    with figure_style():
         for suffix, extra in metadata.items():
             target = folder / f"{stem}.{suffix}"
             with atomic_path(target) as path:

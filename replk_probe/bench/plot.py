@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import INK, MUTED, house_style, new_figure, save_figure, text_points
+from replk_probe.plot_style import INK, MUTED, figure_style, new_figure, save_figure, text_points
 
 from .result import SpeedCase, SpeedResult
 
@@ -51,7 +51,7 @@ def plot_speed(result: SpeedResult) -> Figure:
     if not result.cases:
         raise InvalidInputError("There is nothing to draw. The benchmark holds no case. Time some layer first.")
     groups = _kernel_groups(result.cases)
-    with house_style():
+    with figure_style():
         return _against_kernel(result, groups[:_MOST_PANELS]) if groups else _per_layer(result)
 
 

@@ -32,8 +32,8 @@ from replk_probe.plot_style import (
     block_means,
     block_side,
     figure_of,
+    figure_style,
     fitted,
-    house_style,
     inches_of,
     new_figure,
     percent,
@@ -100,7 +100,7 @@ def plot_erf(
             f"Colours from {vmin} to {vmax} cannot be drawn. The scale is logarithmic, in fractions of the map's "
             "maximum. Give 0 < vmin < vmax."
         )
-    with house_style():
+    with figure_style():
         colour_axes: Axes | None = None
         if ax is None:
             ax, colour_axes = _single_figure(result, colorbar)

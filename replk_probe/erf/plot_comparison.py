@@ -16,7 +16,7 @@ from replk_probe.plot_style import (
     BAR_ROOM,
     MAP_INCHES,
     MUTED,
-    house_style,
+    figure_style,
     new_figure,
     percent,
     save_figure,
@@ -68,7 +68,7 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
     lines = (0.28 if any("\n" in label for label in labels) else 0.19) * len(results)
     total = top + maps + 0.48 + 0.14 * legend_rows + lines + 0.42
     vmin = colour_floor(results)
-    with house_style():
+    with figure_style():
         figure = new_figure(page, total)
         for index, result in enumerate(results):
             row, column = divmod(index, columns)

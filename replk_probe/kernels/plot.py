@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from replk_probe.plot_style import INK, MUTED, figure_of, house_style, save_figure, text_points, wrapped
+from replk_probe.plot_style import INK, MUTED, figure_of, figure_style, save_figure, text_points, wrapped
 
 from .kernel import folding_words
 from .plot_gallery import draw_gallery
@@ -88,7 +88,7 @@ def draw_kernels(results: Sequence[KernelResult]) -> Figure:
     caption = [
         line for text in _caption(panels, len(layers)) for line in wrapped(text, (width - 2 * MARGIN) * 72, SMALL_SIZE)
     ]
-    with house_style():
+    with figure_style():
         ax = sheet(width, MARGIN + sum(heights) + len(caption) * SMALL_SIZE * LINE)
         top = MARGIN
         for line, side, height in zip(lines, sides, heights, strict=True):

@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import INK, MUTED, figure_of, house_style, wrapped
+from replk_probe.plot_style import INK, MUTED, figure_of, figure_style, wrapped
 
 from .kernel import folding_words
 from .plot_heatmaps import (
@@ -81,7 +81,7 @@ def draw_gallery(results: Sequence[KernelResult]) -> Figure:
         (width - 2 * MARGIN) * 72,
         SMALL_SIZE,
     )
-    with house_style():
+    with figure_style():
         ax = sheet(width, MARGIN + sum(heights) + len(caption) * SMALL_SIZE * LINE + MARGIN)
         top = MARGIN
         for panel, height in zip(panels, heights, strict=True):

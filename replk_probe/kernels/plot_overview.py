@@ -9,7 +9,7 @@ from itertools import groupby
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from replk_probe.plot_style import INK, MUTED, figure_of, house_style, wrapped
+from replk_probe.plot_style import INK, MUTED, figure_of, figure_style, wrapped
 
 from .kernel import Kernel
 from .plot_heatmaps import (
@@ -69,7 +69,7 @@ def draw_overview(results: Sequence[KernelResult]) -> Figure:
         words += " No mass: every weight is zero once batch norms are folded in."
     page = min(PAGE, max(_NARROWEST, 2 * MARGIN + columns * (side + _GAP) + _BAR))
     caption = wrapped(words, (page - 2 * MARGIN) * 72, SMALL_SIZE)
-    with house_style():
+    with figure_style():
         ax = sheet(page, MARGIN + sum(heights) + len(caption) * SMALL_SIZE * LINE + MARGIN)
         top = MARGIN
         for block, height in zip(blocks, heights, strict=True):

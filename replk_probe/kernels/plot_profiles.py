@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from replk_probe.plot_style import INK, MUTED, fitted, house_style, new_figure, text_points, wrapped
+from replk_probe.plot_style import INK, MUTED, figure_style, fitted, new_figure, text_points, wrapped
 
 from .plot_heatmaps import LINE, SMALL_SIZE, Panel, panels_of, variant_words
 from .result import KernelResult
@@ -58,7 +58,7 @@ def draw_profiles(results: Sequence[KernelResult]) -> Figure:
     below = len(caption) * SMALL_SIZE * LINE + 0.1
     height = legend + rows * (_TOP + _TALL + _BELOW) + below
     lowest = min((_smallest(panel) for panel in panels), default=_LOWEST)
-    with house_style():
+    with figure_style():
         figure = new_figure(width, height)
         for index, (group, members) in enumerate(groups.items()):
             row, column = divmod(index, columns)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from replk_probe.plot_style import ALERT_TEXT, INK, MUTED, fitted, house_style, new_figure, save_figure, wrapped
+from replk_probe.plot_style import ALERT_TEXT, INK, MUTED, figure_style, fitted, new_figure, save_figure, wrapped
 from replk_probe.runtime.provenance import RunInfo
 
 from .observers import Observer
@@ -54,7 +54,7 @@ def plot_page(
     names, values = name_room(styles) / 72, value_room(shown) / 72
     frames = PAGE - left - _BETWEEN - names - values - MARGIN
     wide = 0.62 * frames
-    with house_style():
+    with figure_style():
         figure = new_figure(PAGE, height)
         first = figure.add_axes((left / PAGE, foot / height, wide / PAGE, body / height))
         # A few bars stand at the top, not apart from each other over the whole height.

@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from replk_probe.plot_style import INK, fitted, house_style, inches_of, new_figure, text_points
+from replk_probe.plot_style import INK, figure_style, fitted, inches_of, new_figure, text_points
 
 from .observers import Observer
 from .plot_icons import draw_icon, has_icon
@@ -76,7 +76,7 @@ def plot_shape_bias(
     shown = arranged(observers)
     styles = looks(shown, random)
     categories = shown[0].counts.categories
-    with house_style():
+    with figure_style():
         if ax is None:
             ax = _single_category_figure(shown, styles, legend, caption)
         middles = _lanes(shown)

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from replk_probe.plot_style import INK, house_style, inches_of, new_figure, text_points
+from replk_probe.plot_style import INK, figure_style, inches_of, new_figure, text_points
 
 from .observers import Observer
 from .plot_style import (
@@ -59,7 +59,7 @@ def plot_bars(
     """
     shown = arranged(observers)
     styles = looks(shown, random)
-    with house_style():
+    with figure_style():
         if ax is None:
             ax = _single_bar_figure(shown, styles, caption)
         labels = fitted_labels([look.label for look in styles], _WIDEST_NAME, NAME_SIZE)

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import INK, MUTED, block_side, fitted, house_style, new_figure, save_figure, text_points
+from replk_probe.plot_style import INK, MUTED, block_side, figure_style, fitted, new_figure, save_figure, text_points
 
 from .decisions import NO_ANSWER, Decisions
 from .plot_style import RANDOM_BADGE, badge_style
@@ -84,7 +84,7 @@ def plot_contact_sheet(
     height = head + rows * (_CELL + _TEXT) + _MARGIN - 0.08
     counts = decisions.counts()
     totals = {SHAPE: counts.n_shape, TEXTURE: counts.n_texture, OTHER: counts.n_other}
-    with house_style():
+    with figure_style():
         figure = new_figure(width, height)
         for place, index in enumerate(chosen):
             row, column = divmod(place, columns)
