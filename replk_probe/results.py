@@ -139,7 +139,9 @@ class Result(ByValue, ABC):
 
 def same_value(left: object, right: object) -> bool:
     """Whether two values are equal; lists and tuples are not distinguished, because JSON does not do so either."""
-    if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
+    if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
+        if not (isinstance(left, np.ndarray) and isinstance(right, np.ndarray)):
+            return False
         return np.array_equal(left, right, equal_nan=left.dtype.kind == right.dtype.kind == "f")
     if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
         return len(left) == len(right) and all(map(same_value, left, right))
@@ -265,7 +267,7 @@ def read_json(path: Path, command: str, versions: Sequence[int]) -> dict[str, An
 def read_arrays(
     path: Path, command: str, wanted: Mapping[str, tuple[type[np.generic], int]], *, optional: Iterable[str] = ()
 ) -> dict[str, npt.NDArray[Any]]:
-    """Arrays of an ``.npz`` file; nothing is unpickled, and no memory is reserved before its content is there.
+    """All arrays of an ``.npz`` file; nothing is unpickled, and no memory is reserved before its content is there.
 
     Args:
         path: The file.
@@ -280,9 +282,7 @@ def read_arrays(
     try:
         with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
             for info in archive.infolist():
-                name = info.filename.removesuffix(".npy")
-                if name in wanted:
-                    arrays[name] = _read_array(archive, info)
+                arrays[info.filename.removesuffix(".npy")] = _read_array(archive, info)
     except OSError as error:
         raise unreadable(path, error.strerror or str(error), folder_of(command)) from error
     except Exception as error:  # of a damaged file, zipfile, its decompressors and numpy raise a dozen different ones

@@ -155,7 +155,8 @@ def names_apart(results: Sequence[KernelResult]) -> list[str]:
 def save_results(results: Sequence[KernelResult], directory: str | Path) -> None:
     """Write ``kernels.npz``, ``strongest.npz``, ``kernels.csv`` and, last, ``kernels.json``.
 
-    Each file is written completely or not at all. The names of the arrays are ``MODEL/LAYER/VARIANT``, which is the entry ``array`` of each kernel in the JSON file.
+    Each file is written completely or not at all. The arrays are named ``MODEL/LAYER/VARIANT``, as the entry ``array``
+    of each kernel in the JSON file.
 
     Args:
         results: One result per model.

@@ -289,10 +289,9 @@ class ShapeBiasResult(Result):
             raise unreadable(path, f"it does not hold the decisions counted in {JSON_NAME}", folder_of(_COMMAND))
         wanted = {"names": (np.str_, 1), "categories": (np.str_, 1), "probabilities": (np.float32, 2)}
         arrays = read_arrays(arrays_path, _COMMAND, wanted, optional=["probabilities"])
-        if (*arrays["names"],) != found[0].names or (*arrays["categories"],) != categories:
-            raise unreadable(
-                arrays_path, f"its stimuli or categories are not those of {DECISIONS_NAME}", folder_of(_COMMAND)
-            )
+        named = (*arrays["names"],) == found[0].names and (*arrays["categories"],) == categories
+        if not named or not arrays.keys() <= wanted.keys():
+            raise unreadable(arrays_path, f"its arrays are not those of {DECISIONS_NAME}", folder_of(_COMMAND))
         with reading(arrays_path, "shape-bias record"):
             return cls(run, model, found[0], arrays.get("probabilities"), observers, notes)
 
