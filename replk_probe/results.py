@@ -52,7 +52,7 @@ class ByValue:
 
     def __eq__(self, other: object) -> bool:
         """Whether both are of one type and all fields are equal."""
-        return same_value(self, other)
+        return type(self) is type(other) and same_value(self, other)
 
 
 class Result(ByValue, ABC):

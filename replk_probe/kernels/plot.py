@@ -26,18 +26,18 @@ from .plot_heatmaps import (
     SMALL_SIZE,
     TALLEST,
     Panel,
+    add_color_bar,
+    add_lines,
+    add_map,
+    add_outline,
+    add_values,
     cell_side,
-    draw_bar,
-    draw_map,
-    draw_outline,
     numbers_lines,
     panels_of,
-    print_values,
     sheet,
     shown_layers,
     variant_words,
     weights_line,
-    write_lines,
 )
 from .plot_overview import draw_overview
 from .plot_profiles import draw_profiles
@@ -96,8 +96,8 @@ def draw_kernels(results: Sequence[KernelResult]) -> Figure:
                 _draw_panel(ax, panel, line, MARGIN + index * (side + _GAP), top, side)
             top += height
         tall = max(_map_height(lines[0][0], lines[0], sides[0]), 1.2)
-        draw_bar(ax, results, MARGIN + reach + 0.08, MARGIN + _HEADING, tall)
-        write_lines(ax, [(text, SMALL_SIZE, MUTED, "normal") for text in caption], MARGIN, top, width - 2 * MARGIN)
+        add_color_bar(ax, results, MARGIN + reach + 0.08, MARGIN + _HEADING, tall)
+        add_lines(ax, [(text, SMALL_SIZE, MUTED, "normal") for text in caption], MARGIN, top, width - 2 * MARGIN)
     return figure_of(ax)
 
 
@@ -211,17 +211,17 @@ def _draw_panel(ax: Axes, panel: Panel, line: Sequence[Panel], left: float, top:
         (panel.model, NAME_SIZE, INK, "bold"),
         (f"{kernel.layer}, {words}", SMALL_SIZE, INK, "normal"),
     ]
-    write_lines(ax, [*heading, weights_line(panel, side)], left, top, side)
+    add_lines(ax, [*heading, weights_line(panel, side)], left, top, side)
     cell, longest = _cell(panel, line, side), _extent(panel, line)
     height, width = kernel.kernel_size
     top += _HEADING
     if (height, width) != (longest, longest):
-        draw_outline(ax, left, top, cell * longest)
+        add_outline(ax, left, top, cell * longest)
     x, y = left + (longest - width) / 2 * cell, top + (longest - height) / 2 * cell
-    draw_map(ax, kernel.normalised, x, y, cell)
-    print_values(ax, kernel.normalised, x, y, cell)
+    add_map(ax, kernel.normalised, x, y, cell)
+    add_values(ax, kernel.normalised, x, y, cell)
     numbers = [(text, SMALL_SIZE, MUTED, "normal") for text in numbers_lines(kernel, side)]
-    write_lines(ax, numbers, left, top + cell * longest + 0.04, side)
+    add_lines(ax, numbers, left, top + cell * longest + 0.04, side)
 
 
 def _caption(panels: Sequence[Panel], shown: int) -> list[str]:

@@ -24,19 +24,19 @@ from .plot_heatmaps import (
     TALLEST,
     TINY_SIZE,
     Panel,
+    add_lines,
+    add_map,
     cell_side,
-    draw_map,
     one_variant,
     panels_of,
     sheet,
     shown_layers,
     variant_words,
     weights_line,
-    write_lines,
 )
 from .result import KernelResult
 
-COLOUR_MAP = "vlag"  # perceptually even on both sides of zero
+COLOR_MAP = "vlag"  # perceptually even on both sides of zero
 _NORM = Normalize(-1.0, 1.0)
 _LABELS, _GAP, _LARGEST = 1.5, 0.07, 1.0
 _CHANNEL = TINY_SIZE * LINE + 0.02
@@ -92,15 +92,15 @@ def draw_gallery(results: Sequence[KernelResult]) -> Figure:
                 (variant_words(panel.kernel), SMALL_SIZE, INK, "normal"),
                 weights_line(panel, _LABELS - 0.08),
             ]
-            write_lines(ax, lines, MARGIN, top, _LABELS - 0.08)
+            add_lines(ax, lines, MARGIN, top, _LABELS - 0.08)
             _draw_channels(ax, panel, MARGIN + _LABELS, top, side, most * columns)
             top += height
-        write_lines(ax, [(text, SMALL_SIZE, MUTED, "normal") for text in caption], MARGIN, top, width)
+        add_lines(ax, [(text, SMALL_SIZE, MUTED, "normal") for text in caption], MARGIN, top, width)
         figure = figure_of(ax)
         tall = min(max(sum(heights) - 0.3, 0.7), 1.6)
         left, down = width - MARGIN - _BAR + 0.08, figure.get_figheight()
         place = figure.add_axes((left / width, 1 - (MARGIN + _CHANNEL + tall) / down, 0.1 / width, tall / down))
-        bar = figure.colorbar(ScalarMappable(_NORM, COLOUR_MAP), cax=place, ticks=[-1, 0, 1])
+        bar = figure.colorbar(ScalarMappable(_NORM, COLOR_MAP), cax=place, ticks=[-1, 0, 1])
         bar.set_label("w / max |w|")
         bar.outline.set_linewidth(0.5)
     return figure
@@ -120,6 +120,6 @@ def _draw_channels(ax: Axes, panel: Panel, left: float, top: float, side: float,
         x = left + column * (side + _GAP)
         y = top + row * (_CHANNEL + side * _aspect(panel) + 0.03)
         name = (" \u2190 ".join(map(str, place)), TINY_SIZE, MUTED, "normal")
-        write_lines(ax, [name], x, y, side)
+        add_lines(ax, [name], x, y, side)
         values = np.asarray(weights / (np.abs(weights).max() or 1.0))
-        draw_map(ax, values, x, y + _CHANNEL, cell, COLOUR_MAP, _NORM)
+        add_map(ax, values, x, y + _CHANNEL, cell, COLOR_MAP, _NORM)

@@ -30,7 +30,7 @@ from replk_probe.plot_style import (
 from .kernel import ONE_OF_SEVERAL, Kernel
 from .result import KernelResult, names_apart
 
-COLOUR_MAP = "rocket"  # perceptually uniform, from black to nearly white
+COLOR_MAP = "rocket"  # perceptually uniform, from black to nearly white
 PAGE, TALLEST, MARGIN = 7.0, 9.5, 0.1  # inches
 NAME_SIZE, SMALL_SIZE, TINY_SIZE = 8.0, 5.8, 5.0
 LINE = 1.35 / 72  # inches between lines of letters of one point
@@ -149,13 +149,13 @@ def cell_side(inches: float, entries: int) -> float:
     return max(int(inches * MIN_DPI / entries), 1) / MIN_DPI
 
 
-def draw_map(
+def add_map(
     ax: Axes,
     values: npt.NDArray[np.float64],
     left: float,
     top: float,
     cell: float,
-    colours: str | Colormap = COLOUR_MAP,
+    colours: str | Colormap = COLOR_MAP,
     norm: Normalize = UNIT,
 ) -> None:
     """One kernel as a map with a frame; ``left``, ``top`` and the side of a cell in inches."""
@@ -169,18 +169,18 @@ def draw_map(
     ax.add_patch(frame)
 
 
-def draw_outline(ax: Axes, left: float, top: float, side: float) -> None:
+def add_outline(ax: Axes, left: float, top: float, side: float) -> None:
     """The square that a smaller kernel is a part of."""
     outline = Rectangle((left, top), side, side, fill=False, edgecolor=MUTED, linewidth=0.4, linestyle=(0, (3, 3)))
     outline.set_gid("outline")
     ax.add_patch(outline)
 
 
-def print_values(ax: Axes, values: npt.NDArray[np.float64], left: float, top: float, cell: float) -> None:
+def add_values(ax: Axes, values: npt.NDArray[np.float64], left: float, top: float, cell: float) -> None:
     """Two decimals in every cell, if it has room for them."""
     if cell * 72 < _PRINTED_FROM:
         return
-    colours = sns.color_palette(COLOUR_MAP, as_cmap=True)  # type: ignore[no-untyped-call]
+    colours = sns.color_palette(COLOR_MAP, as_cmap=True)  # type: ignore[no-untyped-call]
     for (row, column), value in np.ndenumerate(values):
         red, green, blue, _ = colours(UNIT(value))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
@@ -202,7 +202,7 @@ def value_text(value: float) -> str:
     return text.removeprefix("0") if value < 0.995 else "1"
 
 
-def write_lines(
+def add_lines(
     ax: Axes,
     lines: Iterable[tuple[str, float, str, str]],
     left: float,
@@ -239,20 +239,25 @@ def weights_line(panel: Panel, inches: float) -> tuple[str, float, str, str]:
     return short, TINY_SIZE, colour, weight
 
 
-def draw_bar(
+def add_color_bar(
     ax: Axes, results: Sequence[KernelResult], left: float, top: float, height: float, width: float = 0.1
 ) -> None:
     """A colour bar from 0 to 1, of those inches, with what the colours are."""
     ways = {result.run.aggregate for result in results}
-    how = ways.pop().capitalize() if len(ways) == 1 else "Aggregate"
-    label, short = f"{how} of |w| over channels / its maximum", f"{how} of |w| / max"
+    label, short = bar_label(ways.pop() if len(ways) == 1 else None)
     figure = figure_of(ax)
     across, down = figure.get_size_inches()
     place = figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
-    bar = figure.colorbar(ScalarMappable(UNIT, COLOUR_MAP), cax=place)
+    bar = figure.colorbar(ScalarMappable(UNIT, COLOR_MAP), cax=place)
     bar.set_label(label if text_points(label, 7.0) <= height * 72 else short)
     bar.outline.set_linewidth(0.5)
     bar.ax.tick_params(width=0.5, size=2.5)
+
+
+def bar_label(aggregate: str | None) -> tuple[str, str]:
+    """The label of a color bar, and a shorter one."""
+    how = (aggregate or "aggregate").capitalize()
+    return f"{how} of |w| over channels / its maximum", f"{how} of |w| / max"
 
 
 def numbers_lines(kernel: Kernel, inches: float) -> list[str]:

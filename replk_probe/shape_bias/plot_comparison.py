@@ -12,7 +12,7 @@ from replk_probe.plot_style import save_figure
 from replk_probe.runtime.provenance import RunInfo
 
 from .observers import Observer
-from .plot import conflict_stimuli, plot_page, random_models, with_others
+from .plot import conflict_stimuli, draw_observers, random_models, with_others
 from .plot_style import RANDOM_BADGE
 from .result import ShapeBiasResult
 
@@ -36,7 +36,7 @@ def draw_comparison(results: Sequence[ShapeBiasResult], *, others: Sequence[Obse
             "No model to compare. A comparison figure shows at least one. Give results that models were measured for."
         )
     imported = list({one.name: one for result in results for one in result.observers}.values())
-    return plot_page(
+    return draw_observers(
         with_others([*models, *imported], imported, others), random=random_models(results), heading=_heading(results)
     )
 

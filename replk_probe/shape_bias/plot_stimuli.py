@@ -35,7 +35,7 @@ _TITLE_SIZE, _LEGEND_SIZE, _DECISION_SIZE, _CUE_SIZE = 8.5, 6.2, 6.0, 5.2
 _FRAME = 1.6  # points
 
 
-def plot_contact_sheet(
+def draw_contact_sheet(
     stimulus_set: StimulusSet,
     decisions: Decisions,
     *,
@@ -112,8 +112,8 @@ def save_contact_sheet(
     random: bool = False,
     weights: str | None = None,
 ) -> tuple[Path, ...]:
-    """Write ``contact_sheet.png`` and ``.pdf``: :func:`plot_contact_sheet` as files, which are returned."""
-    figure = plot_contact_sheet(stimulus_set, decisions, count=count, names=names, random=random, weights=weights)
+    """Write ``contact_sheet.png`` and ``.pdf``: :func:`draw_contact_sheet` as files, which are returned."""
+    figure = draw_contact_sheet(stimulus_set, decisions, count=count, names=names, random=random, weights=weights)
     width = 224 if stimulus_set.size is None else stimulus_set.size[1]
     return save_figure(figure, Path(directory), "contact_sheet", width)
 
