@@ -18,7 +18,8 @@ from replk_probe.plot_style import INK, MUTED, figure_style, new_figure, save_fi
 
 from .result import SpeedCase, SpeedResult
 
-# Ours in the house's strong colour, torch's in the colours of Okabe and Ito that also colour-blind readers tell apart.
+# replk-probe in the strong color of all figures, torch in colors of Okabe and Ito, which color-blind readers can tell
+# apart.
 _VARIANTS = {
     "nchw": ("torch conv2d, NCHW", "#999999", "s"),
     "channels_last": ("torch conv2d, channels_last", "#0072b2", "^"),

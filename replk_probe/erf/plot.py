@@ -25,7 +25,7 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import (
     ALERT,
     ALERT_TEXT,
-    BAR_ROOM,
+    BAR_INCHES,
     INK,
     MAP_INCHES,
     MUTED,
@@ -292,7 +292,7 @@ def _single_figure(result: ErfResult, cbar: bool) -> tuple[Axes, Axes | None]:
     # A tall map is made narrower, a wide one stays as wide as the column.
     map_width = MAP_INCHES * min(1.0, 1.6 * width / height)
     map_height = map_width * height / width
-    wide, high = left + MAP_INCHES + (BAR_ROOM if cbar else left), top + max(map_height, 0.9) + bottom
+    wide, high = left + MAP_INCHES + (BAR_INCHES if cbar else left), top + max(map_height, 0.9) + bottom
     figure = new_figure(wide, high)
     ax = figure.add_axes((left / wide, (high - top - map_height) / high, map_width / wide, map_height / high))
     if not cbar:

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import (
-    BAR_ROOM,
+    BAR_INCHES,
     MAP_INCHES,
     MUTED,
     figure_style,
@@ -56,7 +56,7 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
     rows = math.ceil(len(results) / columns)
     left, top, gap_x, gap_y = 0.08, 0.5, 0.16, 0.68
     cell = _CELL_INCHES if columns == 3 else MAP_INCHES
-    page = max(left + columns * cell + (columns - 1) * gap_x + BAR_ROOM, 5.5)
+    page = max(left + columns * cell + (columns - 1) * gap_x + BAR_INCHES, 5.5)
     tallest = cell * max(min(result.input_size[0] / result.input_size[1], 1.6) for result in results)
     maps = rows * tallest + (rows - 1) * gap_y
     labels = row_labels(results)
@@ -118,7 +118,7 @@ def row_labels(results: Sequence[ErfResult]) -> list[str]:
 
 
 def _wrapped(name: str, head: int) -> str:
-    """``name`` on at most two lines, broken behind an underscore, dot or dash; the second one shortened to its room."""
+    """``name`` on at most two lines, broken behind an underscore, dot or dash; the second one shortened to fit."""
     if len(name) <= _LABEL_LETTERS:
         return name
     breaks = [at for at in range(_LABEL_LETTERS // 3, _LABEL_LETTERS + 1) if name[at - 1] in "_.-"]

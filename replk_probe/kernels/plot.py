@@ -53,16 +53,16 @@ _SMALL_CELL = 0.15
 
 
 def draw_kernels(results: Sequence[KernelResult]) -> Figure:
-    """Draw the kernels of models as maps, those of one layer beside each other.
+    """Draw the kernels of models as maps, those of one layer side by side.
 
     Args:
-        results: One per model, in the order to show them. Of more than six layers the first of each stage are shown,
-            and fewer, but two, where those would not fit on a page.
+        results: One result per model, in the order of the figure. Of more than six layers, the first of each stage are
+            shown, and fewer of them, but at least two, where they would not fit on a page.
 
     Returns:
         A figure at most as wide as a page (7 inches), and as high as one where maps of half the size would fit. Maps
-        of one line have cells of one size, but small branches, which are enlarged. Values are printed where their
-        cells have room.
+        of one line have cells of one size, but small branches, which are enlarged. Values are printed where
+        they fit into their cells.
 
     Raises:
         InvalidInputError: There is no kernel.
@@ -107,8 +107,8 @@ def save_figures(results: Sequence[KernelResult], directory: str | Path) -> tupl
     Of the last two, those of an earlier result that this one does not have are removed.
 
     Args:
-        results: What to draw.
-        directory: Created if it is not there.
+        results: Results to draw.
+        directory: Folder to write to; created if it does not exist.
 
     Returns:
         The files written.
@@ -162,7 +162,7 @@ def _broken(panels: Sequence[Panel]) -> list[Sequence[Panel]]:
 
 
 def _side(line: Sequence[Panel], columns: int) -> float:
-    """Room of one map in inches: of all lines the same, unless values fit into more."""
+    """Side of one map in inches, the same in all lines, unless a larger one lets values be printed."""
 
     def shared(count: int) -> float:
         return min(_LARGEST, (PAGE - 2 * MARGIN - _BAR - (count - 1) * _GAP) / count)

@@ -1,4 +1,4 @@
-"""All layers of a network at a glance, stage by stage. Free of torch and of pyplot's state."""
+"""Overview of all layers of a network, stage by stage. Free of torch and of pyplot's state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import groupby
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from replk_probe.plot_style import INK, MUTED, figure_of, figure_style, wrapped
+from replk_probe.plot_style import INK, MUTED, figure_of, figure_style, percent, wrapped
 
 from .kernel import Kernel
 from .plot_heatmaps import (
@@ -27,7 +27,6 @@ from .plot_heatmaps import (
     common_path,
     one_variant,
     panels_of,
-    percent,
     sheet,
     short_names,
     stage_of,
@@ -133,5 +132,5 @@ def _draw_stamp(ax: Axes, kernel: Kernel, name: str, left: float, top: float, si
     add_lines(ax, [(name, TINY_SIZE, INK, "normal")], left, top, side)
     add_map(ax, kernel.normalised, left, top + _LABEL, cell)
     below = top + _LABEL + cell * height + 0.02
-    share = "no mass" if _is_empty(kernel) else percent(kernel.centre3x3_share)
+    share = "no mass" if _is_empty(kernel) else percent(kernel.centre3x3_share, 1)
     add_lines(ax, [(f"{height}\u00d7{width}, {share}", TINY_SIZE, MUTED, "normal")], left, below, side)

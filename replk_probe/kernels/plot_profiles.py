@@ -1,4 +1,4 @@
-"""How kernels fall off with the distance from their centre. Free of torch and of pyplot's state."""
+"""Radial profiles of kernels. Free of torch and of pyplot's state."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _colour(models: Sequence[str], model: str) -> str:
 
 
 def _add_profiles(ax: Axes, members: Sequence[Panel], models: Sequence[str], lowest: float) -> None:
-    counts = {look: sum(_style(panel) == look for panel in members) for look in map(_style, members)}
+    counts = {style: sum(_style(panel) == style for panel in members) for style in map(_style, members)}
     for panel in members:
         profile = panel.kernel.radial_profile
         several = counts[_style(panel)] > 1
@@ -176,7 +176,7 @@ def _handles(styles: dict[tuple[str, str], Panel], width: float) -> list[Line2D]
     handles = []
     for (model, variant), panel in styles.items():
         which = f"{variant_words(panel.kernel)}{', RANDOM WEIGHTS' if panel.is_random else ''}"
-        room = (width - 0.6) * 72 - text_points(f", {which}", SMALL_SIZE)
-        label = f"{fitted(model, room, SMALL_SIZE)}, {which}"
+        points = (width - 0.6) * 72 - text_points(f", {which}", SMALL_SIZE)
+        label = f"{fitted(model, points, SMALL_SIZE)}, {which}"
         handles.append(Line2D([], [], color=_colour(models, model), linestyle=_STYLES[variant], label=label))
     return handles

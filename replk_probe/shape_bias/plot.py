@@ -15,8 +15,8 @@ from replk_probe.plot_style import ALERT_TEXT, INK, MUTED, figure_style, fitted,
 from replk_probe.runtime.provenance import RunInfo
 
 from .observers import Observer
-from .plot_categories import ROW, category_axes, category_caption, category_room
-from .plot_overall import bar_axes, bar_row, bars_caption, name_room, value_room
+from .plot_categories import ROW, category_axes, category_caption, category_points
+from .plot_overall import bar_axes, bar_row, bars_caption, name_points, value_points
 from .plot_style import ABOVE, BELOW, CAPTION_SIZE, LINE, MARGIN, PAGE, arranged, styles_of
 from .published import ON_WHAT, SOURCE
 from .result import ShapeBiasResult
@@ -101,8 +101,8 @@ def draw_observers(
     head = (sum(_heading_sizes(heading)) * LINE + 5) / 72 if heading else 0.0
     foot = BELOW + (len(lines) * CAPTION_SIZE * LINE + 4) / 72
     height = MARGIN + head + ABOVE + body + foot
-    left = MARGIN + category_room(categories) / 72
-    names, values = name_room(styles) / 72, value_room(shown) / 72
+    left = MARGIN + category_points(categories) / 72
+    names, values = name_points(styles) / 72, value_points(shown) / 72
     frames = PAGE - left - _BETWEEN - names - values - MARGIN
     wide = 0.62 * frames
     with figure_style():

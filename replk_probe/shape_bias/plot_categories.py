@@ -59,12 +59,11 @@ def category_axes(
     lie below each other in their order, people above them.
 
     Args:
-        observers: To show, of the same categories.
-        ax: Where; by default the Axes of a new figure, one column wide. What stands beside the frame is drawn outside
-            of it.
+        observers: Observers to show, of the same categories.
+        ax: Axes to draw on; by default those of a new figure, one column wide. Labels are drawn outside of the frame.
         random: Those of ``observers`` whose weights are random; they are hollow and badged.
-        legend: Say below the frame who is who.
-        caption: Say below that what the lines are.
+        legend: Whether to draw the legend below the frame.
+        caption: Whether to explain the lines below the legend.
 
     Returns:
         The Axes. x is the fraction of decisions for the shape among those for shape or texture; y is 0 for all stimuli
@@ -119,9 +118,9 @@ def category_axes(
         _draw_categories(ax, categories)
         below = 27.0
         if legend:
-            below = _draw_legend(ax, styles, -category_room(categories), below) + 4
+            below = _draw_legend(ax, styles, -category_points(categories), below) + 4
         if caption:
-            add_lines(ax, category_caption(shown), below, left=-category_room(categories))
+            add_lines(ax, category_caption(shown), below, left=-category_points(categories))
     return ax
 
 
@@ -136,7 +135,7 @@ def category_caption(observers: Sequence[Observer]) -> list[str]:
     return sentences
 
 
-def category_room(categories: Sequence[str]) -> float:
+def category_points(categories: Sequence[str]) -> float:
     """Points left of the frame that labels and icons take."""
     widest = max(text_points(name, NAME_SIZE) for name in categories)
     return max(text_points(_ALL, NAME_SIZE, "bold"), min(widest, _WIDEST_LABEL)) + 2 * NEXT_TO + _icon_room(categories)
@@ -195,7 +194,7 @@ def _legend_entries(styles: Sequence[Style]) -> list[tuple[Style, str]]:
 
 
 def _legend_columns(styles: Sequence[Style], points: float) -> tuple[int, list[float]]:
-    """How many rows the legend has, and how wide its columns are: as many as there is room for, one at least."""
+    """How many rows the legend has, and how wide its columns are: as many as fit, at least one."""
     badge = text_points(RANDOM_BADGE, BADGE_SIZE, "bold") + 10
     widths = [
         18 + 1.03 * text_points(text, _LEGEND_SIZE) + badge * style.random for style, text in _legend_entries(styles)
@@ -212,7 +211,7 @@ def _legend_inches(styles: Sequence[Style]) -> float:
 
 
 def _draw_legend(ax: Axes, styles: Sequence[Style], left: float, down: float) -> float:
-    """Who is who, column by column below the frame; returns how many points down it ends."""
+    """Add the legend below the frame, column by column; returns how many points below the frame it ends."""
     room = inches_of(ax)[0] * 72 - left
     rows, widths = _legend_columns(styles, room)
     step = _LEGEND_SIZE * _LEGEND_LINE
@@ -241,7 +240,7 @@ def _single_category_figure(
 ) -> Axes:
     """A figure one column wide, laid out in inches."""
     categories = observers[0].counts.categories
-    left = MARGIN + category_room(categories) / 72
+    left = MARGIN + category_points(categories) / 72
     wide = COLUMN - left - 0.12
     body, foot = ROW * (len(categories) + 1), BELOW
     if legend:

@@ -18,11 +18,11 @@ from .result import ShapeBiasResult
 
 
 def draw_comparison(results: Sequence[ShapeBiasResult], *, others: Sequence[Observer] = ()) -> Figure:
-    """Draw several models beside each other and beside the observers of their results.
+    """Draw several models and the observers of their results side by side.
 
     Args:
-        results: One per model, in the order to show them.
-        others: Also shown, such as published observers; one of a name that an observer of the results has is left out.
+        results: One result per model, in the order of the figure.
+        others: Further observers, such as published ones, without those whose names the observers of the results have.
 
     Returns:
         A figure as wide as a page (7 inches).

@@ -42,14 +42,14 @@ def bar_axes(
     random: Sequence[Observer] = (),
     caption: bool = True,
 ) -> Axes:
-    """Draw the shape bias of every observer over all stimuli as a bar, with its 95 % interval and in figures.
+    """Draw the shape bias of every observer over all stimuli as a bar, with its 95 % interval and its value.
 
     Args:
-        observers: To show, of the same categories.
-        ax: Where; by default the Axes of a new figure, one column wide. Names and figures are drawn outside of its
-            frame.
+        observers: Observers to show, of the same categories.
+        ax: Axes to draw on; by default those of a new figure, one column wide. Names and numbers are drawn outside of
+            the frame.
         random: Those of ``observers`` whose weights are random; their bars are hatched and badged.
-        caption: Say below the frame what bars and intervals are.
+        caption: Whether to explain bars and intervals below the frame.
 
     Returns:
         The Axes. x is the shape bias; y the number of the observer: models, then people.
@@ -127,7 +127,7 @@ def bar_axes(
         for side in ("right", "top"):
             ax.spines[side].set_visible(False)
         if caption:
-            add_lines(ax, bars_caption(shown), 29, left=-name_room(styles))
+            add_lines(ax, bars_caption(shown), 29, left=-name_points(styles))
     return ax
 
 
@@ -148,14 +148,14 @@ def figures_of(observer: Observer) -> str:
     return f"{overall:.3f}{interval}"
 
 
-def name_room(styles: Sequence[Style]) -> float:
+def name_points(styles: Sequence[Style]) -> float:
     """Points left of the bars that names and markers take."""
     widest = max(text_points(style.label, NAME_SIZE, "bold") for style in styles)
     badge = text_points(RANDOM_BADGE, BADGE_SIZE, "bold") + 2
     return max(min(widest, _WIDEST_NAME), badge * _any_random(styles)) + NEXT_TO + 10
 
 
-def value_room(observers: Sequence[Observer]) -> float:
+def value_points(observers: Sequence[Observer]) -> float:
     """Points right of the bars that the figures take."""
     return max(text_points(figures_of(one), _VALUE_SIZE) for one in observers) + NEXT_TO + 2
 
@@ -170,7 +170,7 @@ def _any_random(styles: Sequence[Style]) -> bool:
 
 
 def _single_bar_figure(observers: Sequence[Observer], styles: Sequence[Style], caption: bool) -> Axes:
-    left, right = MARGIN + name_room(styles) / 72, MARGIN + value_room(observers) / 72
+    left, right = MARGIN + name_points(styles) / 72, MARGIN + value_points(observers) / 72
     body, foot = (
         max(bar_row(styles) * len(observers), 0.4),
         BELOW + caption * caption_inches(bars_caption(observers)),

@@ -1,4 +1,4 @@
-"""A sheet of stimuli, each with what an observer took it for. Free of torch and of pyplot's state."""
+"""Contact sheet of stimuli with the decisions of an observer. Free of torch and of pyplot's state."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ def draw_contact_sheet(
     random: bool = False,
     weights: str | None = None,
 ) -> Figure:
-    """Draw stimuli, each above what an observer took it for, its shape and its texture.
+    """Draw stimuli, each above the decision of an observer, its shape and its texture.
 
     Frames, markers and words tell decisions for the shape, for the texture and for neither.
 
     Args:
         stimulus_set: The stimuli; those that are drawn are decoded.
-        decisions: Of one observer, paired with the stimuli by their ids.
+        decisions: Decisions of one observer, paired with the stimuli by their ids.
         count: How many to draw at most, spread over the categories of the shape and over their stimuli; a multiple of
             8 fills the sheet.
         names: Base names of the stimuli to draw instead, in this order.
-        random: The observer's weights are random.
-        weights: What its weights are otherwise, in a few words beside its name.
+        random: Whether the weights of the observer are random.
+        weights: Short description of the weights otherwise, shown next to the name.
 
     Returns:
         A figure as wide as a page (7 inches).

@@ -25,14 +25,14 @@ RANDOM_BADGE = "RANDOM WEIGHTS"
 
 COLUMN, PAGE = 3.4, 7.0  # inches
 ABOVE, BELOW, MARGIN = 0.36, 0.4, 0.06  # inches: of a frame with its ticks and label; around a figure
-NEXT_TO = 4.0  # points between a frame and what stands beside it
+NEXT_TO = 4.0  # points between a frame and the texts next to it
 NAME_SIZE, BADGE_SIZE, CAPTION_SIZE = 6.5, 5.0, 5.8
 LINE = 1.35  # times the size of the letters
 GRID = "#dcdcdc"
 _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
-# The house's strong colour for the first model, then those of Okabe and Ito that stand out from paper; none of them is
-# the only difference, since as many markers as no common divisor go round beside them.
+# The strong color of all figures for the first model, then colors of Okabe and Ito that stand out from paper. Markers
+# differ as well; their number has no common divisor with that of the colors.
 _COLOURS = ("#b03a00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#7a5195", "#56b4e9")
 _MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "p", "h")
 _SIZES = {"o": 4.3, "s": 4.1, "P": 5.4, "X": 5.2}  # points; so that they style equally large
@@ -95,7 +95,7 @@ def arranged(observers: Sequence[Observer]) -> tuple[Observer, ...]:
 
 
 def styles_of(observers: Sequence[Observer], random: Sequence[Observer] = ()) -> tuple[Style, ...]:
-    """Looks of observers, which are told apart by colour and marker.
+    """Styles of observers, which differ in color and marker.
 
     Args:
         observers: As :func:`arranged`.

@@ -140,7 +140,7 @@ class ShapeBiasResult(Result):
 
         Args:
             decisions: Of the model, or None for a table of ``observers`` alone.
-            observers: Of others, to stand beside it.
+            observers: Decisions of other observers.
             models: Of other models of the same run: they count for the error consistency alone. A name that an observer
                 has already is told apart by `` (this run)``.
             run: Circumstances; by default that the decisions were given.
@@ -177,7 +177,7 @@ class ShapeBiasResult(Result):
     def beside(
         self, observers: Sequence[Decisions], models: Sequence[Decisions] = (), *, source: str = "given"
     ) -> ShapeBiasResult:
-        """The same result beside other observers; the arguments are those of :meth:`from_decisions`."""
+        """The same result with other observers; the arguments are those of :meth:`from_decisions`."""
         model, observers, models = self.model, check_decisions(observers), check_decisions(models)
         if model is not None and self.decisions is not None:
             taken = {one.observer for one in observers}
