@@ -31,6 +31,7 @@ _VARIANTS = {
 _PASSES = {"forward": "forward", "grad_input": "gradient of the input", "grad_weight": "gradient of the weight"}
 _GRID = "#e4e4e4"
 _LEGEND_SIZE, _VALUE_SIZE = 6.0, 5.5
+_LEGEND: dict[str, Any] = {"handlelength": 1.2, "handletextpad": 0.3, "columnspacing": 1.2}
 _FEWEST_KERNELS = 4  # from so many on one plane, time is drawn against the kernel's side
 _MOST_PANELS = 6
 _ROW = 0.19  # inches of a row
@@ -79,8 +80,15 @@ def plot_times(result: SpeedResult, ax: Axes | None = None, *, legend: bool = Tr
         _label_rows(ax, result.cases)
         if legend:
             handles = _legend_handles(ax, result.cases, _mark)
-            ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False,
-                      fontsize=_LEGEND_SIZE)  # fmt: skip
+            ax.legend(
+                handles=handles,
+                loc="lower right",
+                bbox_to_anchor=(1, 1),
+                ncols=2,
+                frameon=False,
+                fontsize=_LEGEND_SIZE,
+                **_LEGEND,
+            )
     return ax
 
 
@@ -345,9 +353,7 @@ def _draw_legend(
         fontsize=_LEGEND_SIZE,
         borderaxespad=0.0,
         borderpad=0.2,
-        handlelength=1.2,
-        handletextpad=0.3,
-        columnspacing=1.2,
+        **_LEGEND,
     )
 
 
