@@ -1,7 +1,8 @@
-"""What all figures have in common: style, sizes, files. Free of torch."""
+"""Style, sizes and files of all figures. Free of torch."""
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,13 +22,14 @@ from matplotlib.textpath import text_to_path
 from replk_probe.runtime.atomic_files import atomic_path
 
 MIN_DPI = 300
+_SCREEN_DPI = 150
 MAP_INCHES = 2.56  # 1024 px at 400 dots per inch: one dot per input pixel
-BAR_ROOM = 0.72  # colour bar, its numbers and its label
+BAR_INCHES = 0.72  # colour bar, its numbers and its label
 _FINEST_DPI = 400  # maps of more pixels than that are drawn as means over blocks of pixels
 
 INK, MUTED, ALERT, ALERT_TEXT = "#1a1a1a", "#5a5a5a", "#ffb000", "#b03a00"
 _STYLE: dict[str, Any] = {
-    "font.family": ["DejaVu Sans"],  # comes with matplotlib, so that a figure looks the same everywhere
+    "font.family": ["DejaVu Sans"],  # comes with matplotlib, so that figures are the same everywhere
     "font.size": 7.0,
     "axes.linewidth": 0.6,
     "axes.titlesize": 8.0,
@@ -47,15 +49,15 @@ _STYLE: dict[str, Any] = {
 
 
 @contextmanager
-def house_style() -> Iterator[None]:
-    """The house style, for the time of drawing only."""
+def figure_style() -> Iterator[None]:
+    """Apply the style of all figures inside a ``with`` block; global settings of matplotlib do not change."""
     style: Any = sns.axes_style("white") | sns.plotting_context("paper") | _STYLE  # type: ignore[no-untyped-call]
     with mpl.rc_context(style):
         yield
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure that no window system and no pyplot knows of."""
+    """A figure independent of pyplot and of window systems."""
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure
@@ -88,9 +90,16 @@ def block_means(values: npt.NDArray[np.float64], block: int) -> npt.NDArray[np.f
     return np.asarray(sums / np.outer(*counts))
 
 
-def percent(threshold: float) -> str:
-    """A share as written in figures: ``"99 %"``."""
-    return f"{100 * threshold:g} %"
+def percent(share: float, decimals: int | None = None) -> str:
+    """A fraction as text in percent.
+
+    Args:
+        share: Fraction; NaN gives a dash.
+        decimals: Number of decimals; by default as many as the fraction needs (``"99 %"``).
+    """
+    if math.isnan(share):
+        return "-"
+    return f"{100 * share:g} %" if decimals is None else f"{100 * share:.{decimals}f} %"
 
 
 def shortened(text: str, letters: int, head: int | None = None) -> str:
@@ -102,7 +111,7 @@ def shortened(text: str, letters: int, head: int | None = None) -> str:
 
 
 def text_points(text: str, size: float, weight: str = "normal") -> float:
-    """Width of a line of text in the house's font, in points, at any resolution."""
+    """Width of a line of text in the font of the figures, in points, at any resolution."""
     font = FontProperties(family=_STYLE["font.family"], size=size, weight=weight)
     # Hinting makes small letters at low resolutions up to 6 % wider than their outlines.
     return 1.07 * float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
@@ -119,7 +128,7 @@ def fitted(text: str, points: float, size: float, weight: str = "normal") -> str
 
 
 def wrapped(text: str, points: float, size: float) -> list[str]:
-    """Words on lines no wider than ``points``."""
+    """Break a text into lines no wider than ``points``."""
     lines: list[str] = []
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}" if lines else word
@@ -128,6 +137,14 @@ def wrapped(text: str, points: float, size: float) -> list[str]:
         else:
             lines.append(fitted(word, points, size))
     return lines
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """A figure as PNG for a screen."""
+    stream = io.BytesIO()
+    with figure_style():
+        figure.savefig(stream, format="png", dpi=_SCREEN_DPI)
+    return stream.getvalue()
 
 
 def save_figure(figure: Figure, folder: Path, stem: str, width: int) -> tuple[Path, ...]:
@@ -139,7 +156,7 @@ def save_figure(figure: Figure, folder: Path, stem: str, width: int) -> tuple[Pa
     # Without the clock, so that the same result gives the same bytes.
     metadata: dict[str, dict[str, Any]] = {"png": {}, "pdf": {"CreationDate": None}}
     written = []
-    with house_style():
+    with figure_style():
         for suffix, extra in metadata.items():
             target = folder / f"{stem}.{suffix}"
             with atomic_path(target) as path:

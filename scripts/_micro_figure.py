@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from replk_probe.plot_style import MUTED, house_style, new_figure
+from replk_probe.plot_style import MUTED, figure_style, new_figure
 from replk_probe.runtime.atomic_files import atomic_path, atomic_write_text
 
 COLOURS = {3: "#999999", 7: "#0072b2", 13: "#d55e00", 31: "#009e73"}
@@ -49,7 +49,7 @@ def save_curves(folder: Path, figure: Path, models: Sequence[str]) -> None:
 def save_small(drawn: Any, path: Path) -> None:
     """Write a figure as a picture that is small enough for a repository."""
     with atomic_path(path) as temporary:
-        with house_style():
+        with figure_style():
             drawn.savefig(temporary, format="png", dpi=_PIXELS / drawn.get_size_inches()[0])
         with Image.open(temporary) as image:
             few = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
@@ -64,7 +64,7 @@ def _read(path: Path) -> list[dict[str, str]]:
 def _drawn(logs: dict[str, list[dict[str, str]]], records: dict[str, dict[str, Any]]) -> Any:
     panels = (("loss", "Training loss"), ("held_out", "Held-out accuracy, %"))
     families = ("replknet_micro", "mobilenetv2_micro")
-    with house_style():
+    with figure_style():
         figure = new_figure(7.0, 2.9)
         axes = figure.subplots(1, 2)
         figure.subplots_adjust(left=0.07, right=0.735, bottom=0.17, top=0.82, wspace=0.22)

@@ -29,9 +29,9 @@ from replk_probe.models import create_model, data_config
 from replk_probe.models.architectures.micro import INPUT_SIZE, MICRO_MODELS
 from replk_probe.models.summary import count_parameters
 from replk_probe.ops import DepthwiseConv2d, native_info, planned_method
+from replk_probe.results import strict_json
 from replk_probe.runtime.atomic_files import atomic_write_bytes, atomic_write_text
 from replk_probe.runtime.checkpoint import Checkpoint, discard
-from replk_probe.runtime.json_io import strict_json
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import software_versions
 from replk_probe.shape_bias.synthetic import SYNTHETIC_CATEGORIES, synthetic_training

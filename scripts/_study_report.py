@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from _micro_figure import save_small
 
-from replk_probe.plot_style import MUTED, house_style, new_figure
+from replk_probe.plot_style import MUTED, figure_style, new_figure
 from replk_probe.runtime.atomic_files import atomic_write_text
 
 Measures = dict[str, Any]
@@ -157,7 +157,7 @@ def _drawn(groups: dict[tuple[int, bool], list[Measures]]) -> Any:
     )
     layers = {4: "stage1.0", 5: "stage4.0"}
     kernels = sorted({kernel for kernel, _ in groups})
-    with house_style():
+    with figure_style():
         figure = new_figure(7.0, 4.3)
         axes = figure.subplots(2, 3).ravel()
         figure.subplots_adjust(left=0.055, right=0.985, bottom=0.1, top=0.83, wspace=0.24, hspace=0.36)

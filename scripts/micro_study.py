@@ -30,9 +30,9 @@ from replk_probe.errors import ReplkProbeError
 from replk_probe.models import attach_weights_info, create_model
 from replk_probe.models.architectures.micro import INPUT_SIZE
 from replk_probe.models.weights.embedded import FOLDER
+from replk_probe.results import strict_json
 from replk_probe.runtime.atomic_files import atomic_write_text
 from replk_probe.runtime.checkpoint import discard
-from replk_probe.runtime.json_io import strict_json
 from replk_probe.runtime.provenance import WeightsInfo
 
 # Of measures.json; another one is measured again.

@@ -24,7 +24,7 @@ PACKAGE = "replk_probe"
 ROOT = Path(replk_probe.__file__).parent
 
 # The runtime modules that everything may stand on, because they import nothing but the standard library and tqdm.
-LIGHT_RUNTIME = ("archive", "atomic_files", "beside", "download", "drive", "json_io", "progress", "provenance", "reach")
+LIGHT_RUNTIME = ("archive", "atomic_files", "beside", "download", "drive", "progress", "provenance", "reach")
 RESULT_FILES = (
     "result",
     "kernel",
@@ -62,7 +62,7 @@ class Rule:
 
 
 LIGHT = ("errors", "_version", *(f"runtime.{name}" for name in LIGHT_RUNTIME))
-RESULTS = tuple(f"{{package}}.{name}" for name in RESULT_FILES)
+RESULTS = ("results", *(f"{{package}}.{name}" for name in RESULT_FILES))
 PLOTS = ("*.plot", "*.plot_*")
 ANALYZERS = ("erf", "shape_bias", "kernels", "bench")
 
@@ -78,6 +78,8 @@ RULES = (
     Rule(("__main__.py",), ("cli.main",)),
     Rule(("errors.py",), torch_free=True),
     Rule(("plot_style.py",), LIGHT, ("matplotlib", "seaborn", "numpy"), torch_free=True),
+    # Of pandas and the plots, a result loads nothing before it is asked for a table or a picture.
+    Rule(("results.py",), (*LIGHT, "plot_style"), ("numpy", "pandas"), torch_free=True),
     Rule(tuple(f"runtime/{name}.py" for name in LIGHT_RUNTIME), LIGHT, ("tqdm",), torch_free=True),
     Rule(("runtime/__init__.py",), torch_free=True),
     Rule(("runtime/*",), ("errors", "runtime.*"), ("torch", "numpy", "tqdm")),
@@ -349,7 +351,7 @@ def test_the_rules_refuse(path: str, source: str) -> None:
         ("erf/result.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
         ("erf/result.py", "import typing\nif typing.TYPE_CHECKING:\n    from .measure import measure_erf"),
         ("erf/measure.py", "import torch\nfrom replk_probe.models import create_model"),
-        ("erf/plot_comparison.py", "import seaborn\nfrom ..plot_style import house_style\nfrom .plot import plot_erf"),
+        ("erf/plot_comparison.py", "import seaborn\nfrom ..plot_style import figure_style\nfrom .plot import plot_erf"),
         ("report/html.py", "from replk_probe.erf.plot_comparison import draw_comparison"),
         ("shape_bias/plot.py", "import seaborn\nfrom .result import ShapeBiasResult"),
         ("cli/erf.py", "import click\ndef command():\n    import torch\n    from replk_probe.erf import measure_erf"),

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from .layers import MODEL_LAYERS as MODEL_LAYERS
     from .layers import sweep_layers as sweep_layers
     from .measure import measure_speed as measure_speed
-    from .plot import plot_speed as plot_speed
+    from .plot import draw_speed as draw_speed
+    from .plot import plot_speedup as plot_speedup
+    from .plot import plot_times as plot_times
     from .result import Layer as Layer
     from .result import SpeedCase as SpeedCase
     from .result import SpeedResult as SpeedResult
@@ -27,7 +29,9 @@ _HOME = {
     "SpeedResult": "result",
     "Timing": "result",
     "measure_speed": "measure",
-    "plot_speed": "plot",
+    "draw_speed": "plot",
+    "plot_speedup": "plot",
+    "plot_times": "plot",
     "sweep_layers": "layers",
 }
 
@@ -37,8 +41,10 @@ __all__ = [
     "SpeedCase",
     "SpeedResult",
     "Timing",
+    "draw_speed",
     "measure_speed",
-    "plot_speed",
+    "plot_speedup",
+    "plot_times",
     "sweep_layers",
 ]
 

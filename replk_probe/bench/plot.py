@@ -1,4 +1,4 @@
-"""The figure of a benchmark: time against kernel size, or one line per layer; and the ratio to the best of torch."""
+"""Plots of a benchmark: time against kernel size or by layer, and the ratio to the fastest variant of torch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import INK, MUTED, house_style, new_figure, save_figure, text_points
+from replk_probe.plot_style import INK, MUTED, figure_style, new_figure, save_figure, text_points
 
 from .result import SpeedCase, SpeedResult
 
-# Ours in the house's strong colour, torch's in the colours of Okabe and Ito that also colour-blind readers tell apart.
+# replk-probe in the strong color of all figures, torch in colors of Okabe and Ito, which color-blind readers can tell
+# apart.
 _VARIANTS = {
     "nchw": ("torch conv2d, NCHW", "#999999", "s"),
     "channels_last": ("torch conv2d, channels_last", "#0072b2", "^"),
@@ -29,11 +31,13 @@ _VARIANTS = {
 _PASSES = {"forward": "forward", "grad_input": "gradient of the input", "grad_weight": "gradient of the weight"}
 _GRID = "#e4e4e4"
 _LEGEND_SIZE, _VALUE_SIZE = 6.0, 5.5
+_LEGEND: dict[str, Any] = {"handlelength": 1.2, "handletextpad": 0.3, "columnspacing": 1.2}
 _FEWEST_KERNELS = 4  # from so many on one plane, time is drawn against the kernel's side
 _MOST_PANELS = 6
+_ROW = 0.19  # inches of a row
 
 
-def plot_speed(result: SpeedResult) -> Figure:
+def draw_speed(result: SpeedResult) -> Figure:
     """Draw a benchmark.
 
     Where some plane was timed with four square kernels or more, time against the kernel's side, one column per plane
@@ -48,17 +52,77 @@ def plot_speed(result: SpeedResult) -> Figure:
     Raises:
         InvalidInputError: There is no case.
     """
-    if not result.cases:
-        raise InvalidInputError("There is nothing to draw. The benchmark holds no case. Time some layer first.")
+    _check_cases(result)
     groups = _kernel_groups(result.cases)
-    with house_style():
+    with figure_style():
         return _against_kernel(result, groups[:_MOST_PANELS]) if groups else _per_layer(result)
 
 
-def save_plots(result: SpeedResult, directory: str | Path) -> tuple[Path, ...]:
+def plot_times(result: SpeedResult, ax: Axes | None = None, *, legend: bool = True) -> Axes:
+    """Plot the shortest time of every variant, one row per layer and pass.
+
+    Args:
+        result: Result to plot, with at least one case.
+        ax: Axes to draw on; by default those of a new figure.
+        legend: Whether to draw the legend.
+
+    Returns:
+        The Axes. x, logarithmic, is the time of a call in milliseconds; y is the number of the case.
+
+    Raises:
+        InvalidInputError: There is no case.
+    """
+    _check_cases(result)
+    with figure_style():
+        if ax is None:
+            ax = _rows_figure(result.cases)
+        _add_times(ax, result.cases)
+        _label_rows(ax, result.cases)
+        if legend:
+            handles = _legend_handles(ax, result.cases, _mark)
+            ax.legend(
+                handles=handles,
+                loc="lower right",
+                bbox_to_anchor=(1, 1),
+                ncols=2,
+                frameon=False,
+                fontsize=_LEGEND_SIZE,
+                **_LEGEND,
+            )
+    return ax
+
+
+def plot_speedup(result: SpeedResult, ax: Axes | None = None) -> Axes:
+    """Plot how many times faster than the fastest variant of torch each layer and pass is, as bars.
+
+    Args:
+        result: Result to plot, with at least one case.
+        ax: Axes to draw on; by default those of a new figure.
+
+    Returns:
+        The Axes. x is the ratio of the shortest times; y is the number of the case.
+
+    Raises:
+        InvalidInputError: There is no case.
+    """
+    _check_cases(result)
+    with figure_style():
+        if ax is None:
+            ax = _rows_figure(result.cases)
+        _add_speedups(ax, result.cases)
+        _label_rows(ax, result.cases)
+    return ax
+
+
+def save_figures(result: SpeedResult, directory: str | Path) -> tuple[Path, ...]:
     """Write ``bench.png`` and ``bench.pdf``, which are returned."""
     # No map of pixels here whose grid the resolution would have to fit.
-    return save_figure(plot_speed(result), Path(directory), "bench", width=1)
+    return save_figure(draw_speed(result), Path(directory), "bench", width=1)
+
+
+def _check_cases(result: SpeedResult) -> None:
+    if not result.cases:
+        raise InvalidInputError("There is nothing to draw. The benchmark has no case. Time at least one layer first.")
 
 
 def _kernel_groups(cases: Sequence[SpeedCase]) -> list[list[SpeedCase]]:
@@ -168,50 +232,80 @@ def _labelled(sides: Sequence[int]) -> list[int]:
 
 def _per_layer(result: SpeedResult) -> Figure:
     cases = result.cases
-    several = len({case.direction for case in cases}) > 1
-    labels = [case.layer.label + (f"  {_short(case.direction)}" if several else "") for case in cases]
-    width, line, top, bottom = 7.0, 0.19, 0.62, 0.62
-    height = top + bottom + line * len(cases)
+    labels = _row_labels(cases)
+    width, top, bottom = 7.0, 0.62, 0.62
+    height = top + bottom + _ROW * len(cases)
     left = (0.16 + max(text_points(label, 6.5) for label in labels) / 72) / width
     figure = new_figure(width, height)
-    times = figure.add_axes((left, bottom / height, 0.58 - left, line * len(cases) / height))
-    ratios = figure.add_axes((0.62, bottom / height, 0.31, line * len(cases) / height))
-    for y, case in enumerate(cases):
-        known = [1e3 * t.minimum for name in _VARIANTS if (t := case.timing(name)) is not None and t.minimum]
-        times.plot([min(known), max(known)], [y, y], color="#c8c8c8", linewidth=0.6, zorder=1)
-        for name, (_, colour, marker) in _VARIANTS.items():
-            timing = case.timing(name)
-            if timing is not None and timing.minimum:
-                times.plot(1e3 * timing.minimum, y, marker, color=colour, zorder=3, **_mark(name))
-        ratio = case.ratio
-        if ratio is not None:
-            ratios.barh(y, ratio, height=0.62, color=_VARIANTS["module"][1], zorder=2)
-            # Beyond the line at 1, which would cross it.
-            at = (max(ratio, 1.0), y)
-            ratios.annotate(
-                f"{ratio:.1f}", at, xytext=(2, 0), textcoords="offset points", va="center", fontsize=_VALUE_SIZE
-            )
-    times.set_xscale("log")
-    times.set_xlim(_time_limits(cases))
-    times.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    times.xaxis.set_minor_formatter(NullFormatter())
-    times.set_xlabel("Time, ms")
-    ratios.set_xlabel("Times faster than the best of torch")
-    ratios.set_xlim(0, 1.12 * max(max((case.ratio or 0.0) for case in cases), 1.2))
-    ratios.axvline(1.0, color=INK, linewidth=0.7, zorder=3)
-    for ax in (times, ratios):
-        ax.set_ylim(len(cases) - 0.4, -0.6)
-        ax.set_yticks(range(len(cases)))
-        ax.set_yticklabels(labels if ax is times else [], fontsize=6.5)
-        ax.tick_params(left=False)
-        ax.grid(axis="x", color=_GRID, linewidth=0.5)
-        _bare(ax)
-        ax.spines["left"].set_visible(False)
-    what = "N, C, plane, kernel" + ("" if several else f"; {_PASSES[cases[0].direction]}")
+    times = figure.add_axes((left, bottom / height, 0.58 - left, _ROW * len(cases) / height))
+    ratios = figure.add_axes((0.62, bottom / height, 0.31, _ROW * len(cases) / height))
+    _add_times(times, cases)
+    _add_speedups(ratios, cases)
+    _label_rows(times, cases)
+    _label_rows(ratios, cases, labelled=False)
+    what = "N, C, plane, kernel" + ("" if _has_several_passes(cases) else f"; {_PASSES[cases[0].direction]}")
     figure.text(0.16 / width, 1 - 0.5 / height, what, fontsize=_LEGEND_SIZE, color=MUTED)
     _draw_legend(figure, cases, 0.16 / width, 1 - 0.04 / height, 3, _mark)
     _draw_caption(figure, result, 0.16 / width)
     return figure
+
+
+def _rows_figure(cases: Sequence[SpeedCase]) -> Axes:
+    """The Axes of a new figure with a row for each case."""
+    width, top, bottom, right = 4.6, 0.5, 0.42, 0.3
+    height = top + bottom + _ROW * len(cases)
+    left = 0.16 + max(text_points(label, 6.5) for label in _row_labels(cases)) / 72
+    place = (left / width, bottom / height, (width - left - right) / width, _ROW * len(cases) / height)
+    return new_figure(width, height).add_axes(place)
+
+
+def _has_several_passes(cases: Sequence[SpeedCase]) -> bool:
+    return len({case.direction for case in cases}) > 1
+
+
+def _row_labels(cases: Sequence[SpeedCase]) -> list[str]:
+    several = _has_several_passes(cases)
+    return [case.layer.label + (f"  {_short(case.direction)}" if several else "") for case in cases]
+
+
+def _label_rows(ax: Axes, cases: Sequence[SpeedCase], *, labelled: bool = True) -> None:
+    ax.set_ylim(len(cases) - 0.4, -0.6)
+    ax.set_yticks(range(len(cases)))
+    ax.set_yticklabels(_row_labels(cases) if labelled else [], fontsize=6.5)
+    ax.tick_params(left=False)
+    ax.grid(axis="x", color=_GRID, linewidth=0.5)
+    _bare(ax)
+    ax.spines["left"].set_visible(False)
+
+
+def _add_times(ax: Axes, cases: Sequence[SpeedCase]) -> None:
+    for y, case in enumerate(cases):
+        known = [1e3 * t.minimum for name in _VARIANTS if (t := case.timing(name)) is not None and t.minimum]
+        ax.plot([min(known), max(known)], [y, y], color="#c8c8c8", linewidth=0.6, zorder=1)
+        for name, (_, colour, marker) in _VARIANTS.items():
+            timing = case.timing(name)
+            if timing is not None and timing.minimum:
+                ax.plot(1e3 * timing.minimum, y, marker, color=colour, zorder=3, **_mark(name))
+    ax.set_xscale("log")
+    ax.set_xlim(_time_limits(cases))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_xlabel("Time, ms")
+
+
+def _add_speedups(ax: Axes, cases: Sequence[SpeedCase]) -> None:
+    for y, case in enumerate(cases):
+        ratio = case.ratio
+        if ratio is not None:
+            ax.barh(y, ratio, height=0.62, color=_VARIANTS["module"][1], zorder=2)
+            # Beyond the line at 1, which would cross it.
+            at = (max(ratio, 1.0), y)
+            ax.annotate(
+                f"{ratio:.1f}", at, xytext=(2, 0), textcoords="offset points", va="center", fontsize=_VALUE_SIZE
+            )
+    ax.set_xlabel("Times faster than the best of torch")
+    ax.set_xlim(0, 1.12 * max(max((case.ratio or 0.0) for case in cases), 1.2))
+    ax.axvline(1.0, color=INK, linewidth=0.7, zorder=3)
 
 
 def _mark(variant: str) -> dict[str, Any]:
@@ -249,13 +343,7 @@ def _draw_legend(
     columns: int,
     mark: Callable[[str], dict[str, Any]] = lambda variant: {"markersize": 3.6},
 ) -> None:
-    """The variants that were measured, ours first, marked as in the plot."""
-    ax = figure.axes[0]
-    handles = []
-    for name in reversed(_VARIANTS):
-        label, colour, marker = _VARIANTS[name]
-        if any(case.timing(name) is not None for case in cases):
-            handles += ax.plot([], [], marker, linestyle="none", color=colour, label=label, **mark(name))
+    handles = _legend_handles(figure.axes[0], cases, mark)
     figure.legend(
         handles=[handle for first in range(columns) for handle in handles[first::columns]],
         loc="upper left",
@@ -265,10 +353,18 @@ def _draw_legend(
         fontsize=_LEGEND_SIZE,
         borderaxespad=0.0,
         borderpad=0.2,
-        handlelength=1.2,
-        handletextpad=0.3,
-        columnspacing=1.2,
+        **_LEGEND,
     )
+
+
+def _legend_handles(ax: Axes, cases: Sequence[SpeedCase], mark: Callable[[str], dict[str, Any]]) -> list[Line2D]:
+    """The variants that were measured, those of replk-probe first, marked as in the plot."""
+    handles = []
+    for name in reversed(_VARIANTS):
+        label, colour, marker = _VARIANTS[name]
+        if any(case.timing(name) is not None for case in cases):
+            handles += ax.plot([], [], marker, linestyle="none", color=colour, label=label, **mark(name))
+    return handles
 
 
 def _draw_caption(figure: Figure, result: SpeedResult, x: float) -> None:

@@ -1,23 +1,31 @@
-"""What one benchmark found: frozen, saved as JSON and CSV, read back the same. Free of torch."""
+"""The result of one benchmark, saved as JSON and CSV. Free of torch."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.runtime.atomic_files import atomic_write_text
+from replk_probe.results import Result, Row, as_plain, csv_text, decode, nan_if_null, read_json, reading, strict_json
 from replk_probe.runtime.provenance import software_versions
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 SCHEMA_VERSION = 1
+READABLE_VERSIONS = (1,)
 
 JSON_NAME = "bench.json"
 CSV_NAME = "bench.csv"
+
+_CSV_COLUMNS = (
+    "n", "c", "h", "w", "kh", "kw", "pass", "variant", "ms_min", "ms_median", "calls", "relative_l2", "method", "isa",
+    "tile_h", "tile_w", "note",
+)  # fmt: skip
+_CSV_DIGITS = {"ms_min": 6, "ms_median": 6, "relative_l2": 3}
 
 PASSES = ("forward", "grad_input", "grad_weight")
 OURS = ("module", "functional", "ours_channels_last")
@@ -197,16 +205,21 @@ class Machine:
     versions: dict[str, str] = field(default_factory=software_versions)
 
 
-@dataclass(frozen=True)
-class SpeedResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class SpeedResult(Result):
     """A benchmark of several layers.
 
     Attributes:
-        cases: One per layer and pass.
-        machine: Where it was measured.
-        dtype: Of all tensors.
-        repeats: Turns that every variant was to have.
+        cases: One case per layer and pass.
+        machine: Machine and software of the measurement.
+        dtype: Type of all tensors.
+        repeats: Number of timed calls requested for each variant.
     """
+
+    _PLOT: ClassVar[str] = "plot_times"
+    _HTML_COLUMNS: ClassVar[tuple[str, ...]] = (
+        "n", "c", "h", "w", "kh", "kw", "pass", "variant", "ms_min", "ms_median", "method",
+    )  # fmt: skip
 
     cases: tuple[SpeedCase, ...]
     machine: Machine
@@ -214,9 +227,9 @@ class SpeedResult:
     repeats: int
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dictionaries, lists and numbers; ratios and rates are there for the reader."""
+        """Plain dictionaries, lists and numbers, with the ratios and rates computed from the times."""
         cases = [
-            asdict(case)
+            as_plain(case)
             | {
                 "ratio": case.ratio,
                 "ratio_of_medians": case.ratio_of_medians,
@@ -227,91 +240,75 @@ class SpeedResult:
         ]
         return {
             "schema_version": SCHEMA_VERSION,
-            "machine": asdict(self.machine),
+            "machine": as_plain(self.machine),
             "dtype": self.dtype,
             "repeats": self.repeats,
             "cases": cases,
         }
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> SpeedResult:
-        """The inverse of :meth:`to_json`, from parsed JSON."""
-        machine = dict(data["machine"])
-        machine["load"] = tuple(machine["load"])
-        cases = tuple(
-            SpeedCase(
-                layer=Layer(**case["layer"]),
-                direction=case["direction"],
-                timings=tuple(Timing(**timing) for timing in case["timings"]),
-                method=case["method"],
-                isa=case["isa"],
-                tile=(case["tile"][0], case["tile"][1]),
-                workspace_bytes=case["workspace_bytes"],
-                method_channels_last=case["method_channels_last"],
-            )
-            for case in data["cases"]
-        )
-        return cls(cases, Machine(**machine), data["dtype"], data["repeats"])
+    def to_dataframe(self) -> pd.DataFrame:
+        """The times as a table with one row per layer, pass and variant.
 
-    def save(self, directory: str | Path) -> None:
-        """Write ``bench.csv`` and ``bench.json``, each whole or not at all.
-
-        Args:
-            directory: Created if it is not there.
-
-        Raises:
-            InvalidInputError: The folder cannot be written to.
+        Returns:
+            A data frame with the columns of ``bench.csv``: ``n``, ``c``, ``h``, ``w``, ``kh``, ``kw``, ``pass``,
+            ``variant``, ``ms_min`` and ``ms_median`` (milliseconds per call, NaN where not measured), ``calls``,
+            ``relative_l2`` (error against float64, NaN where not computed), ``method``, ``isa``, ``tile_h``,
+            ``tile_w`` and ``note`` (texts, and None where they do not apply).
         """
-        folder = Path(directory)
-        atomic_write_text(folder / CSV_NAME, csv_text(self.cases))
-        atomic_write_text(folder / JSON_NAME, json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
+        return super().to_dataframe()
 
     @classmethod
     def load(cls, directory: str | Path) -> SpeedResult:
-        """Read back what :meth:`save` wrote.
+        """Load a result that :meth:`save` wrote.
+
+        Args:
+            directory: Folder with ``bench.json``.
 
         Raises:
-            InvalidInputError: The file is missing, damaged, or of a schema version that this program cannot read.
+            InvalidInputError: The file is missing or damaged, or has a schema version that cannot be read.
         """
         path = Path(directory) / JSON_NAME
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            version = data["schema_version"]
-            if version == SCHEMA_VERSION:
-                return cls.from_json(data)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InvalidInputError(
-                f"Cannot read {path} as a benchmark ({type(error).__name__}: {error}). It is not there, or was changed "
-                "or cut short. Measure again."
-            ) from error
-        raise InvalidInputError(
-            f"{path} has schema version {version}. This replk-probe reads {SCHEMA_VERSION}. Measure again."
-        )
+        record = read_json(path, "bench", READABLE_VERSIONS)
+        with reading(path, "benchmark record"):
+            return decode(cls, record)
+
+    def _files(self) -> Mapping[str, bytes]:
+        rows = [
+            row | {name: _rounded(row[name], digits) for name, digits in _CSV_DIGITS.items()} for row in self._rows()
+        ]
+        text = strict_json(self.to_json(), indent=1)
+        return {CSV_NAME: csv_text(rows, _CSV_COLUMNS).encode("utf-8"), JSON_NAME: text.encode("utf-8")}
+
+    def _summary(self) -> Mapping[str, object]:
+        return {
+            "cpu": self.machine.cpu,
+            "threads": self.machine.threads,
+            "dtype": self.dtype,
+            "cases": len(self.cases),
+        }
+
+    def _rows(self) -> list[Row]:
+        return [_row(case, timing) for case in self.cases for timing in case.timings]
 
 
-def csv_text(cases: Sequence[SpeedCase]) -> str:
-    """One row per layer, pass and variant."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    columns = ("n", "c", "h", "w", "kh", "kw", "pass", "variant", "ms_min", "ms_median", "calls", "relative_l2")
-    writer.writerow([*columns, "method", "isa", "tile_h", "tile_w", "note"])
-    for case in cases:
-        for timing in case.timings:
-            methods: dict[str, tuple[object, ...]] = {
-                name: (case.method, case.isa or "", *case.tile) for name in ("module", "functional")
-            }
-            methods["ours_channels_last"] = (case.method_channels_last, "", "", "")
-            writer.writerow(
-                [
-                    *case.layer.shape,
-                    *case.layer.kernel,
-                    case.direction,
-                    timing.variant,
-                    *("" if value is None else f"{1e3 * value:.6g}" for value in (timing.minimum, timing.median)),
-                    timing.calls,
-                    "" if timing.error is None else f"{timing.error:.3g}",
-                    *methods.get(timing.variant, ("torch", "", "", "")),
-                    timing.note or "",
-                ]
-            )
-    return buffer.getvalue()
+def _row(case: SpeedCase, timing: Timing) -> Row:
+    methods: dict[str, tuple[object, ...]] = {
+        name: (case.method, case.isa, *case.tile) for name in ("module", "functional")
+    }
+    methods["ours_channels_last"] = (case.method_channels_last, None, None, None)
+    cells = (
+        *case.layer.shape,
+        *case.layer.kernel,
+        case.direction,
+        timing.variant,
+        *(1e3 * nan_if_null(value) for value in (timing.minimum, timing.median)),
+        timing.calls,
+        nan_if_null(timing.error),
+        *methods.get(timing.variant, ("torch", None, None, None)),
+        timing.note,
+    )
+    return dict(zip(_CSV_COLUMNS, cells, strict=True))
+
+
+def _rounded(value: float, digits: int) -> str:
+    return "" if math.isnan(value) else f"{value:.{digits}g}"

@@ -95,7 +95,7 @@ def command(
     chosen = list(_PASSES.values()) if "all" in directions else [_PASSES[name] for name in dict.fromkeys(directions)]
 
     from replk_probe.bench.measure import measure_speed
-    from replk_probe.bench.plot import save_plots
+    from replk_probe.bench.plot import save_figures
     from replk_probe.report.bench_table import bench_table, sweep_summary
 
     result = measure_speed(
@@ -112,7 +112,7 @@ def command(
     )
     if output is not None:
         result.save(output)
-        save_plots(result, output)
+        save_figures(result, output)
     click.echo(json.dumps(result.to_json(), indent=1) if as_json else bench_table(result))
     if sweep and not as_json:
         click.echo("\n" + sweep_summary(result))

@@ -152,16 +152,16 @@ def _measure(plan: ErfPlan, folder: Path, resume: bool) -> ErfResult:
 
 def _report(results: dict[Path, ErfResult], output: Path, *, compare: bool) -> None:
     """Print the table; with several models, draw the comparison."""
-    from replk_probe.erf.plot import colour_floor, save_figures
+    from replk_probe.erf.plot import color_floor, save_figures
     from replk_probe.erf.plot_comparison import save_comparison
     from replk_probe.erf.result import write_csv
     from replk_probe.report.tables import erf_table
 
     measured = list(results.values())
-    shared = colour_floor(measured)
+    shared = color_floor(measured)
     for folder, result in results.items():
         # Most maps reach down to the same colour anyway, and a figure takes seconds.
-        if colour_floor([result]) != shared:
+        if color_floor([result]) != shared:
             save_figures(result, folder, vmin=shared)
     if compare:
         save_comparison(measured, output)

@@ -1,4 +1,4 @@
-"""The figure of one effective receptive field: a result in, Axes out. Free of torch and of pyplot's state.
+"""Plot of one effective receptive field. Free of torch and of pyplot's state.
 
 Every number drawn is a number of the result; colours show each map relative to its own maximum, on a logarithmic scale,
 so that models whose gradients differ by orders of magnitude can share one colour bar.
@@ -15,7 +15,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.collections import Collection
-from matplotlib.colors import LogNorm
+from matplotlib.colors import Colormap, LogNorm
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullLocator
@@ -25,15 +25,15 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import (
     ALERT,
     ALERT_TEXT,
-    BAR_ROOM,
+    BAR_INCHES,
     INK,
     MAP_INCHES,
     MUTED,
     block_means,
     block_side,
     figure_of,
+    figure_style,
     fitted,
-    house_style,
     inches_of,
     new_figure,
     percent,
@@ -43,7 +43,7 @@ from replk_probe.plot_style import (
 
 from .result import ErfResult
 
-COLOUR_MAP = "rocket"  # perceptually uniform, from black to nearly white
+COLOR_MAP = "rocket"  # perceptually uniform, from black to nearly white
 _DEEPEST, _SHALLOWEST = -4, -1  # decades below the maximum that the colours may reach down to
 CAPTION_SIZE = 5.8
 _SHARE_OF = {
@@ -73,19 +73,21 @@ def plot_erf(
     protocol: str = "paper",
     vmin: float | None = None,
     vmax: float = 1.0,
-    colorbar: bool = True,
+    cmap: str | Colormap = COLOR_MAP,
+    cbar: bool = True,
     caption: bool = True,
 ) -> Axes:
     """Draw the contribution map of one model, with the square of every threshold.
 
     Args:
-        result: What to draw.
-        ax: Where; by default the Axes of a new figure, one column wide.
-        protocol: Whose squares: ``"paper"``, ``"linear"`` or ``"centred"``.
-        vmin: Lowest colour, as a fraction of the map's maximum; by default see :func:`colour_floor`.
-        vmax: Highest colour, as a fraction of the map's maximum.
-        colorbar: Draw the colour bar.
-        caption: Say below the map which layer was measured and what the squares are.
+        result: Result to draw.
+        ax: Axes to draw on; by default those of a new figure, one column wide.
+        protocol: Protocol of the squares: ``"paper"``, ``"linear"`` or ``"centred"``.
+        vmin: Lowest value of the color scale, as a fraction of the map's maximum; by default :func:`color_floor`.
+        vmax: Highest value of the color scale, as a fraction of the map's maximum.
+        cmap: Color map.
+        cbar: Whether to draw the color bar.
+        caption: Whether to state the layer and the meaning of the squares below the map.
 
     Returns:
         The Axes. x and y are edges of input pixels: pixel (0, 0) covers [0, 1] x [0, 1].
@@ -94,23 +96,23 @@ def plot_erf(
         InvalidInputError: ``protocol`` has no squares or was not measured, or not 0 < vmin < vmax.
     """
     _check_protocol(result, protocol)
-    vmin = colour_floor([result]) if vmin is None else vmin
+    vmin = color_floor([result]) if vmin is None else vmin
     if not 0 < vmin < vmax:
         raise InvalidInputError(
             f"Colours from {vmin} to {vmax} cannot be drawn. The scale is logarithmic, in fractions of the map's "
             "maximum. Give 0 < vmin < vmax."
         )
-    with house_style():
-        colour_axes: Axes | None = None
+    with figure_style():
+        bar_axes: Axes | None = None
         if ax is None:
-            ax, colour_axes = _single_figure(result, colorbar)
+            ax, bar_axes = _single_figure(result, cbar)
         height, width = result.input_size
         maximum = float(result.contribution.max()) or 1.0
         block = block_side(width, inches_of(ax)[0])
         sns.heatmap(  # type: ignore[no-untyped-call]
             np.clip(block_means(result.contribution / maximum, block), vmin, vmax),
             ax=ax,
-            cmap=COLOUR_MAP,
+            cmap=cmap,
             norm=LogNorm(vmin, vmax),
             cbar=False,
             xticklabels=False,
@@ -123,11 +125,11 @@ def plot_erf(
         ax.set(xlim=(0, width), ylim=(height, 0))
         for spine in ax.spines.values():
             spine.set_visible(True)
-        if colorbar:
-            draw_colour_bar(ax, mesh, colour_axes)
+        if cbar:
+            add_color_bar(ax, mesh, bar_axes)
         _draw_squares(ax, result, protocol)
         if caption:
-            draw_caption(ax, f"Layer {result.layer}", caption_of(protocol))
+            add_caption(ax, f"Layer {result.layer}", caption_of(protocol))
         _draw_scale_bar(ax, width)
         _draw_heading(ax, result)
         if result.run.weights.is_random:
@@ -135,8 +137,8 @@ def plot_erf(
     return ax
 
 
-def colour_floor(results: Sequence[ErfResult]) -> float:
-    """Lowest colour for these maps, as a fraction of their maxima: a power of ten from 1e-4 to 0.1.
+def color_floor(results: Sequence[ErfResult]) -> float:
+    """Lowest value of the color scale for these maps, as a fraction of their maxima: a power of ten from 1e-4 to 0.1.
 
     The decade below the fifth percentile of the non-zero scores, so that a map that is nearly flat is not drawn in one
     colour; the lowest one of several maps.
@@ -238,7 +240,7 @@ def _name_size(name: str, points: float) -> float:
 
 
 def _draw_badge(ax: Axes) -> None:
-    """Nothing with random weights may look trained."""
+    """Mark random weights, so that the map is not mistaken for that of a trained model."""
     ax.text(
         0.03,
         0.97,
@@ -254,8 +256,8 @@ def _draw_badge(ax: Axes) -> None:
     )
 
 
-def draw_caption(ax: Axes, *lines: str) -> None:
-    """Small lines below the map, none of them wider than the map."""
+def add_caption(ax: Axes, *lines: str) -> None:
+    """Add small lines below the map, none of them wider than the map."""
     points = inches_of(ax)[0] * 72
     for index, line in enumerate(lines):
         text = fitted(line, points, CAPTION_SIZE)
@@ -264,16 +266,14 @@ def draw_caption(ax: Axes, *lines: str) -> None:
 
 
 def caption_of(protocol: str) -> str:
-    """What the squares of a protocol are."""
+    """The meaning of the squares of a protocol."""
     return f"Squares: share of {_SHARE_OF[protocol]}, '{protocol}' protocol"
 
 
-def draw_colour_bar(ax: Axes, mesh: Collection, colour_axes: Axes | None) -> None:
-    """The colour bar of a map, in Axes of its own or beside ``ax``."""
+def add_color_bar(ax: Axes, mesh: Collection, bar_axes: Axes | None) -> None:
+    """Add the color bar of a map, on Axes of its own or at the side of ``ax``."""
     figure = figure_of(ax)
-    place: dict[str, Any] = (
-        {"cax": colour_axes} if colour_axes is not None else {"ax": ax, "fraction": 0.046, "pad": 0.03}
-    )
+    place: dict[str, Any] = {"cax": bar_axes} if bar_axes is not None else {"ax": ax, "fraction": 0.046, "pad": 0.03}
     bar = figure.colorbar(mesh, extend="min", **place)
     short = inches_of(bar.ax)[1] < 1.9
     bar.set_label("Contribution / max" if short else "Contribution relative to its maximum")
@@ -285,17 +285,17 @@ def draw_colour_bar(ax: Axes, mesh: Collection, colour_axes: Axes | None) -> Non
         bar.solids.set_rasterized(True)
 
 
-def _single_figure(result: ErfResult, colorbar: bool) -> tuple[Axes, Axes | None]:
+def _single_figure(result: ErfResult, cbar: bool) -> tuple[Axes, Axes | None]:
     """A figure one column wide, laid out in inches so that the map is as large as it can be."""
     height, width = result.input_size
     left, top, bottom = 0.06, 0.47, 0.3
     # A tall map is made narrower, a wide one stays as wide as the column.
     map_width = MAP_INCHES * min(1.0, 1.6 * width / height)
     map_height = map_width * height / width
-    wide, high = left + MAP_INCHES + (BAR_ROOM if colorbar else left), top + max(map_height, 0.9) + bottom
+    wide, high = left + MAP_INCHES + (BAR_INCHES if cbar else left), top + max(map_height, 0.9) + bottom
     figure = new_figure(wide, high)
     ax = figure.add_axes((left / wide, (high - top - map_height) / high, map_width / wide, map_height / high))
-    if not colorbar:
+    if not cbar:
         return ax, None
     bar_height = max(map_height, 0.9)
     return ax, figure.add_axes(
@@ -309,10 +309,10 @@ def save_figures(
     """Write ``erf.png`` and ``erf.pdf``.
 
     Args:
-        result: What to draw.
-        directory: Created if it is not there.
-        protocol: Whose squares.
-        vmin: As :func:`plot_erf`; ``colour_floor(results)`` gives the figures of several models one colour scale.
+        result: Result to draw.
+        directory: Folder to write to; created if it does not exist.
+        protocol: Protocol of the squares.
+        vmin: As in :func:`plot_erf`; ``color_floor(results)`` gives the figures of several models one color scale.
 
     Returns:
         The files written.

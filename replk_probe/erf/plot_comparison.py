@@ -13,10 +13,10 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import (
-    BAR_ROOM,
+    BAR_INCHES,
     MAP_INCHES,
     MUTED,
-    house_style,
+    figure_style,
     new_figure,
     percent,
     save_figure,
@@ -24,7 +24,7 @@ from replk_probe.plot_style import (
     text_points,
 )
 
-from .plot import CAPTION_SIZE, caption_of, colour_floor, draw_caption, draw_colour_bar, plot_erf
+from .plot import CAPTION_SIZE, add_caption, add_color_bar, caption_of, color_floor, plot_erf
 from .result import ErfResult
 
 _CELL_INCHES = 1.96  # three maps to a page
@@ -39,8 +39,8 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
     """Draw several models side by side, on one colour scale, above their area ratios.
 
     Args:
-        results: One per model, in the order to show them.
-        protocol: Whose squares and, beside those of ``"centred"``, whose area ratios.
+        results: One result per model, in the order of the figure.
+        protocol: Protocol of the squares and of the area ratios, which are shown next to those of ``"centred"``.
 
     Returns:
         A figure at most as wide as a page (7 inches).
@@ -56,7 +56,7 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
     rows = math.ceil(len(results) / columns)
     left, top, gap_x, gap_y = 0.08, 0.5, 0.16, 0.68
     cell = _CELL_INCHES if columns == 3 else MAP_INCHES
-    page = max(left + columns * cell + (columns - 1) * gap_x + BAR_ROOM, 5.5)
+    page = max(left + columns * cell + (columns - 1) * gap_x + BAR_INCHES, 5.5)
     tallest = cell * max(min(result.input_size[0] / result.input_size[1], 1.6) for result in results)
     maps = rows * tallest + (rows - 1) * gap_y
     labels = row_labels(results)
@@ -67,8 +67,8 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
     legend_rows = math.ceil(len(entries) / legend_columns)
     lines = (0.28 if any("\n" in label for label in labels) else 0.19) * len(results)
     total = top + maps + 0.48 + 0.14 * legend_rows + lines + 0.42
-    vmin = colour_floor(results)
-    with house_style():
+    vmin = color_floor(results)
+    with figure_style():
         figure = new_figure(page, total)
         for index, result in enumerate(results):
             row, column = divmod(index, columns)
@@ -76,14 +76,14 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
             y = total - top - row * (tallest + gap_y) - tallest
             ax = figure.add_axes((x / page, y / total, cell / page, tallest / total))
             ax.set_anchor("NW")
-            plot_erf(result, ax, protocol=protocol, vmin=vmin, colorbar=False, caption=False)
-            draw_caption(ax, f"Layer {result.layer}")
+            plot_erf(result, ax, protocol=protocol, vmin=vmin, cbar=False, caption=False)
+            add_caption(ax, f"Layer {result.layer}")
         edge = left + columns * cell + (columns - 1) * gap_x
         bar_height = min(tallest, 2.6)
-        colour_axes = figure.add_axes(
+        bar_axes = figure.add_axes(
             ((edge + 0.07) / page, (total - top - bar_height) / total, 0.1 / page, bar_height / total)
         )
-        draw_colour_bar(figure.axes[0], figure.axes[0].collections[0], colour_axes)
+        add_color_bar(figure.axes[0], figure.axes[0].collections[0], bar_axes)
         figure.text(
             left / page, (total - top - maps - 0.26) / total, caption_of(protocol), fontsize=CAPTION_SIZE, color=MUTED
         )
@@ -118,7 +118,7 @@ def row_labels(results: Sequence[ErfResult]) -> list[str]:
 
 
 def _wrapped(name: str, head: int) -> str:
-    """``name`` on at most two lines, broken behind an underscore, dot or dash; the second one shortened to its room."""
+    """``name`` on at most two lines, broken behind an underscore, dot or dash; the second one shortened to fit."""
     if len(name) <= _LABEL_LETTERS:
         return name
     breaks = [at for at in range(_LABEL_LETTERS // 3, _LABEL_LETTERS + 1) if name[at - 1] in "_.-"]

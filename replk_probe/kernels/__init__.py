@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from .measure import measure_kernels as measure_kernels
     from .plot import draw_kernels as draw_kernels
     from .plot_gallery import draw_gallery as draw_gallery
+    from .plot_map import plot_kernel as plot_kernel
     from .plot_overview import draw_overview as draw_overview
     from .plot_profiles import draw_profiles as draw_profiles
+    from .plot_profiles import plot_radial_profile as plot_radial_profile
     from .result import KernelResult as KernelResult
     from .result import load_results as load_results
+    from .result import results_to_dataframe as results_to_dataframe
     from .result import save_results as save_results
 
 _HOME = {
@@ -32,6 +35,9 @@ _HOME = {
     "draw_kernels": "plot",
     "draw_overview": "plot_overview",
     "draw_profiles": "plot_profiles",
+    "plot_kernel": "plot_map",
+    "plot_radial_profile": "plot_profiles",
+    "results_to_dataframe": "result",
     "save_results": "result",
 }
 
@@ -45,6 +51,9 @@ __all__ = [
     "find_layers",
     "load_results",
     "measure_kernels",
+    "plot_kernel",
+    "plot_radial_profile",
+    "results_to_dataframe",
     "save_results",
 ]
 

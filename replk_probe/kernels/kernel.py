@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from replk_probe.results import ByValue, null_if_nan
+
 from . import statistics
 from .statistics import EFFECTIVE_SHARES, FloatArray
 
@@ -17,7 +19,7 @@ ONE_OF_SEVERAL = "one of several"
 
 
 @dataclass(frozen=True, eq=False)
-class Kernel:
+class Kernel(ByValue):
     """The magnitude of one layer's kernel, and what there is to say about it.
 
     Attributes:
@@ -155,25 +157,21 @@ class Kernel:
             "batch_norm": list(self.batch_norm),
             "maximum": self.maximum,
             "relative_mass": self.relative_mass,
-            "centre3x3_share": _known(self.centre3x3_share),
-            "centre_shares": {str(side): _known(share) for side, share in self.centre_shares.items()},
-            "centre3x3_mean": _known(self.centre3x3_mean),
-            "outside3x3_mean": _known(self.outside3x3_mean),
-            "skeleton_share": _known(self.skeleton_share),
+            "centre3x3_share": null_if_nan(self.centre3x3_share),
+            "centre_shares": {str(side): null_if_nan(share) for side, share in self.centre_shares.items()},
+            "centre3x3_mean": null_if_nan(self.centre3x3_mean),
+            "outside3x3_mean": null_if_nan(self.outside3x3_mean),
+            "skeleton_share": null_if_nan(self.skeleton_share),
             "effective_size": {str(percent): side for percent, side in self.effective_size.items()},
-            "radial_profile": [_known(value) for value in self.radial_profile.tolist()],
-            "entropy_bits": _known(self.entropy),
-            "relative_entropy": _known(self.relative_entropy),
-            "symmetry": {name: _known(value) for name, value in self.symmetry.items()},
-            "zero_fraction": _known(self.zero_fraction),
+            "radial_profile": [null_if_nan(value) for value in self.radial_profile.tolist()],
+            "entropy_bits": null_if_nan(self.entropy),
+            "relative_entropy": null_if_nan(self.relative_entropy),
+            "symmetry": {name: null_if_nan(value) for name, value in self.symmetry.items()},
+            "zero_fraction": null_if_nan(self.zero_fraction),
             "small_branch_share": self.small_branch_share,
             "strongest_channels": [list(place) for place in self.strongest_channels],
             "notes": list(self.notes),
         }
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def folding_words(kernels: Sequence[Kernel]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from replk_probe.plot_style import INK, MUTED, figure_of, house_style, save_figure, text_points, wrapped
+from replk_probe.plot_style import INK, MUTED, figure_of, figure_style, save_figure, text_points, wrapped
 
 from .kernel import folding_words
 from .plot_gallery import draw_gallery
@@ -26,18 +26,18 @@ from .plot_heatmaps import (
     SMALL_SIZE,
     TALLEST,
     Panel,
+    add_color_bar,
+    add_lines,
+    add_map,
+    add_outline,
+    add_values,
     cell_side,
-    draw_bar,
-    draw_map,
-    draw_outline,
     numbers_lines,
     panels_of,
-    print_values,
     sheet,
     shown_layers,
     variant_words,
     weights_line,
-    write_lines,
 )
 from .plot_overview import draw_overview
 from .plot_profiles import draw_profiles
@@ -53,16 +53,16 @@ _SMALL_CELL = 0.15
 
 
 def draw_kernels(results: Sequence[KernelResult]) -> Figure:
-    """Draw the kernels of models as maps, those of one layer beside each other.
+    """Draw the kernels of models as maps, those of one layer side by side.
 
     Args:
-        results: One per model, in the order to show them. Of more than six layers the first of each stage are shown,
-            and fewer, but two, where those would not fit on a page.
+        results: One result per model, in the order of the figure. Of more than six layers, the first of each stage are
+            shown, and fewer of them, but at least two, where they would not fit on a page.
 
     Returns:
         A figure at most as wide as a page (7 inches), and as high as one where maps of half the size would fit. Maps
-        of one line have cells of one size, but small branches, which are enlarged. Values are printed where their
-        cells have room.
+        of one line have cells of one size, but small branches, which are enlarged. Values are printed where
+        they fit into their cells.
 
     Raises:
         InvalidInputError: There is no kernel.
@@ -88,7 +88,7 @@ def draw_kernels(results: Sequence[KernelResult]) -> Figure:
     caption = [
         line for text in _caption(panels, len(layers)) for line in wrapped(text, (width - 2 * MARGIN) * 72, SMALL_SIZE)
     ]
-    with house_style():
+    with figure_style():
         ax = sheet(width, MARGIN + sum(heights) + len(caption) * SMALL_SIZE * LINE)
         top = MARGIN
         for line, side, height in zip(lines, sides, heights, strict=True):
@@ -96,8 +96,8 @@ def draw_kernels(results: Sequence[KernelResult]) -> Figure:
                 _draw_panel(ax, panel, line, MARGIN + index * (side + _GAP), top, side)
             top += height
         tall = max(_map_height(lines[0][0], lines[0], sides[0]), 1.2)
-        draw_bar(ax, results, MARGIN + reach + 0.08, MARGIN + _HEADING, tall)
-        write_lines(ax, [(text, SMALL_SIZE, MUTED, "normal") for text in caption], MARGIN, top, width - 2 * MARGIN)
+        add_color_bar(ax, results, MARGIN + reach + 0.08, MARGIN + _HEADING, tall)
+        add_lines(ax, [(text, SMALL_SIZE, MUTED, "normal") for text in caption], MARGIN, top, width - 2 * MARGIN)
     return figure_of(ax)
 
 
@@ -107,8 +107,8 @@ def save_figures(results: Sequence[KernelResult], directory: str | Path) -> tupl
     Of the last two, those of an earlier result that this one does not have are removed.
 
     Args:
-        results: What to draw.
-        directory: Created if it is not there.
+        results: Results to draw.
+        directory: Folder to write to; created if it does not exist.
 
     Returns:
         The files written.
@@ -162,7 +162,7 @@ def _broken(panels: Sequence[Panel]) -> list[Sequence[Panel]]:
 
 
 def _side(line: Sequence[Panel], columns: int) -> float:
-    """Room of one map in inches: of all lines the same, unless values fit into more."""
+    """Side of one map in inches, the same in all lines, unless a larger one lets values be printed."""
 
     def shared(count: int) -> float:
         return min(_LARGEST, (PAGE - 2 * MARGIN - _BAR - (count - 1) * _GAP) / count)
@@ -211,17 +211,17 @@ def _draw_panel(ax: Axes, panel: Panel, line: Sequence[Panel], left: float, top:
         (panel.model, NAME_SIZE, INK, "bold"),
         (f"{kernel.layer}, {words}", SMALL_SIZE, INK, "normal"),
     ]
-    write_lines(ax, [*heading, weights_line(panel, side)], left, top, side)
+    add_lines(ax, [*heading, weights_line(panel, side)], left, top, side)
     cell, longest = _cell(panel, line, side), _extent(panel, line)
     height, width = kernel.kernel_size
     top += _HEADING
     if (height, width) != (longest, longest):
-        draw_outline(ax, left, top, cell * longest)
+        add_outline(ax, left, top, cell * longest)
     x, y = left + (longest - width) / 2 * cell, top + (longest - height) / 2 * cell
-    draw_map(ax, kernel.normalised, x, y, cell)
-    print_values(ax, kernel.normalised, x, y, cell)
+    add_map(ax, kernel.normalised, x, y, cell)
+    add_values(ax, kernel.normalised, x, y, cell)
     numbers = [(text, SMALL_SIZE, MUTED, "normal") for text in numbers_lines(kernel, side)]
-    write_lines(ax, numbers, left, top + cell * longest + 0.04, side)
+    add_lines(ax, numbers, left, top + cell * longest + 0.04, side)
 
 
 def _caption(panels: Sequence[Panel], shown: int) -> list[str]:

@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import INK, MUTED, figure_of, house_style, wrapped
+from replk_probe.plot_style import INK, MUTED, figure_of, figure_style, wrapped
 
 from .kernel import folding_words
 from .plot_heatmaps import (
@@ -24,19 +24,19 @@ from .plot_heatmaps import (
     TALLEST,
     TINY_SIZE,
     Panel,
+    add_lines,
+    add_map,
     cell_side,
-    draw_map,
     one_variant,
     panels_of,
     sheet,
     shown_layers,
     variant_words,
     weights_line,
-    write_lines,
 )
 from .result import KernelResult
 
-COLOUR_MAP = "vlag"  # perceptually even on both sides of zero
+COLOR_MAP = "vlag"  # perceptually even on both sides of zero
 _NORM = Normalize(-1.0, 1.0)
 _LABELS, _GAP, _LARGEST = 1.5, 0.07, 1.0
 _CHANNEL = TINY_SIZE * LINE + 0.02
@@ -69,7 +69,7 @@ def draw_gallery(results: Sequence[KernelResult]) -> Figure:
     side = min(_LARGEST, (PAGE - 2 * MARGIN - _LABELS - _BAR - (columns - 1) * _GAP) / columns)
     width = max(2 * MARGIN + _LABELS + columns * side + (columns - 1) * _GAP + _BAR, 3.4)
     rows = [_CHANNEL + side * _aspect(panel) + 0.03 for panel in panels]
-    # As many rows of each layer as a page has room for.
+    # As many rows of each layer as fit on a page.
     most = max(1, min(math.ceil(kept / columns), int(TALLEST / sum(rows))))
     deep = [min(most, math.ceil(len(panel.kernel.strongest) / columns)) for panel in panels]
     heights = [max(n * row, 3.2 * SMALL_SIZE * LINE + 0.1) + 0.05 for n, row in zip(deep, rows, strict=True)]
@@ -81,7 +81,7 @@ def draw_gallery(results: Sequence[KernelResult]) -> Figure:
         (width - 2 * MARGIN) * 72,
         SMALL_SIZE,
     )
-    with house_style():
+    with figure_style():
         ax = sheet(width, MARGIN + sum(heights) + len(caption) * SMALL_SIZE * LINE + MARGIN)
         top = MARGIN
         for panel, height in zip(panels, heights, strict=True):
@@ -92,15 +92,15 @@ def draw_gallery(results: Sequence[KernelResult]) -> Figure:
                 (variant_words(panel.kernel), SMALL_SIZE, INK, "normal"),
                 weights_line(panel, _LABELS - 0.08),
             ]
-            write_lines(ax, lines, MARGIN, top, _LABELS - 0.08)
+            add_lines(ax, lines, MARGIN, top, _LABELS - 0.08)
             _draw_channels(ax, panel, MARGIN + _LABELS, top, side, most * columns)
             top += height
-        write_lines(ax, [(text, SMALL_SIZE, MUTED, "normal") for text in caption], MARGIN, top, width)
+        add_lines(ax, [(text, SMALL_SIZE, MUTED, "normal") for text in caption], MARGIN, top, width)
         figure = figure_of(ax)
         tall = min(max(sum(heights) - 0.3, 0.7), 1.6)
         left, down = width - MARGIN - _BAR + 0.08, figure.get_figheight()
         place = figure.add_axes((left / width, 1 - (MARGIN + _CHANNEL + tall) / down, 0.1 / width, tall / down))
-        bar = figure.colorbar(ScalarMappable(_NORM, COLOUR_MAP), cax=place, ticks=[-1, 0, 1])
+        bar = figure.colorbar(ScalarMappable(_NORM, COLOR_MAP), cax=place, ticks=[-1, 0, 1])
         bar.set_label("w / max |w|")
         bar.outline.set_linewidth(0.5)
     return figure
@@ -120,6 +120,6 @@ def _draw_channels(ax: Axes, panel: Panel, left: float, top: float, side: float,
         x = left + column * (side + _GAP)
         y = top + row * (_CHANNEL + side * _aspect(panel) + 0.03)
         name = (" \u2190 ".join(map(str, place)), TINY_SIZE, MUTED, "normal")
-        write_lines(ax, [name], x, y, side)
+        add_lines(ax, [name], x, y, side)
         values = np.asarray(weights / (np.abs(weights).max() or 1.0))
-        draw_map(ax, values, x, y + _CHANNEL, cell, COLOUR_MAP, _NORM)
+        add_map(ax, values, x, y + _CHANNEL, cell, COLOR_MAP, _NORM)

@@ -1,4 +1,4 @@
-"""Pages of many kernels: one Axes whose coordinates are inches from the top left corner. Free of torch."""
+"""Parts of figures with many kernels, on one Axes in inches from the top left corner. Free of torch."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ from replk_probe.plot_style import (
     figure_of,
     fitted,
     new_figure,
+    percent,
     text_points,
 )
 
 from .kernel import ONE_OF_SEVERAL, Kernel
 from .result import KernelResult, names_apart
 
-COLOUR_MAP = "rocket"  # perceptually uniform, from black to nearly white
+COLOR_MAP = "rocket"  # perceptually uniform, from black to nearly white
 PAGE, TALLEST, MARGIN = 7.0, 9.5, 0.1  # inches
 NAME_SIZE, SMALL_SIZE, TINY_SIZE = 8.0, 5.8, 5.0
 LINE = 1.35 / 72  # inches between lines of letters of one point
 UNIT = Normalize(0.0, 1.0)
-_PRINTED_FROM = 9.5  # points of a cell that has room for its value
-# More would be stamps: the overview has them all.
+_PRINTED_FROM = 9.5  # points of a cell in which its value fits
+# More of them would be too small; the overview has all.
 MOST_LAYERS = 6
 
 
@@ -56,7 +57,7 @@ class Panel:
 
     @property
     def is_random(self) -> bool:
-        """Whether nothing was trained."""
+        """Whether the weights are random."""
         return self.result.run.weights.is_random
 
 
@@ -77,7 +78,7 @@ def panels_of(results: Sequence[KernelResult]) -> list[Panel]:
 
 
 def shown_layers(panels: Sequence[Panel]) -> list[str]:
-    """The layers of a figure that has room for few: all, or the first of each stage, or some at even distances."""
+    """The layers of a figure that fits few: all, or the first of each stage, or some at even distances."""
     layers = list(dict.fromkeys(panel.kernel.layer for panel in panels))
     if len(layers) <= MOST_LAYERS:
         return layers
@@ -149,13 +150,13 @@ def cell_side(inches: float, entries: int) -> float:
     return max(int(inches * MIN_DPI / entries), 1) / MIN_DPI
 
 
-def draw_map(
+def add_map(
     ax: Axes,
     values: npt.NDArray[np.float64],
     left: float,
     top: float,
     cell: float,
-    colours: str | Colormap = COLOUR_MAP,
+    colours: str | Colormap = COLOR_MAP,
     norm: Normalize = UNIT,
 ) -> None:
     """One kernel as a map with a frame; ``left``, ``top`` and the side of a cell in inches."""
@@ -169,18 +170,18 @@ def draw_map(
     ax.add_patch(frame)
 
 
-def draw_outline(ax: Axes, left: float, top: float, side: float) -> None:
+def add_outline(ax: Axes, left: float, top: float, side: float) -> None:
     """The square that a smaller kernel is a part of."""
     outline = Rectangle((left, top), side, side, fill=False, edgecolor=MUTED, linewidth=0.4, linestyle=(0, (3, 3)))
     outline.set_gid("outline")
     ax.add_patch(outline)
 
 
-def print_values(ax: Axes, values: npt.NDArray[np.float64], left: float, top: float, cell: float) -> None:
-    """Two decimals in every cell, if it has room for them."""
+def add_values(ax: Axes, values: npt.NDArray[np.float64], left: float, top: float, cell: float) -> None:
+    """Add two decimals to every cell, if they fit."""
     if cell * 72 < _PRINTED_FROM:
         return
-    colours = sns.color_palette(COLOUR_MAP, as_cmap=True)  # type: ignore[no-untyped-call]
+    colours = sns.color_palette(COLOR_MAP, as_cmap=True)  # type: ignore[no-untyped-call]
     for (row, column), value in np.ndenumerate(values):
         red, green, blue, _ = colours(UNIT(value))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
@@ -202,7 +203,7 @@ def value_text(value: float) -> str:
     return text.removeprefix("0") if value < 0.995 else "1"
 
 
-def write_lines(
+def add_lines(
     ax: Axes,
     lines: Iterable[tuple[str, float, str, str]],
     left: float,
@@ -227,7 +228,7 @@ def write_lines(
 
 
 def weights_line(panel: Panel, inches: float) -> tuple[str, float, str, str]:
-    """Where the weights came from, loud where they are random; seed or digest go first where room is short."""
+    """The source of the weights, in bold where they are random, without seed or digest where the line is too long."""
     label = panel.result.run.weights.label
     colour, weight = (ALERT_TEXT, "bold") if panel.is_random else (MUTED, "normal")
     short = label.rpartition(" (" if panel.is_random else " [")[0] or label
@@ -239,20 +240,25 @@ def weights_line(panel: Panel, inches: float) -> tuple[str, float, str, str]:
     return short, TINY_SIZE, colour, weight
 
 
-def draw_bar(
+def add_color_bar(
     ax: Axes, results: Sequence[KernelResult], left: float, top: float, height: float, width: float = 0.1
 ) -> None:
-    """A colour bar from 0 to 1, of those inches, with what the colours are."""
+    """Add a color bar from 0 to 1, at a position in inches, with its label."""
     ways = {result.run.aggregate for result in results}
-    how = ways.pop().capitalize() if len(ways) == 1 else "Aggregate"
-    label, short = f"{how} of |w| over channels / its maximum", f"{how} of |w| / max"
+    label, short = bar_label(ways.pop() if len(ways) == 1 else None)
     figure = figure_of(ax)
     across, down = figure.get_size_inches()
     place = figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
-    bar = figure.colorbar(ScalarMappable(UNIT, COLOUR_MAP), cax=place)
+    bar = figure.colorbar(ScalarMappable(UNIT, COLOR_MAP), cax=place)
     bar.set_label(label if text_points(label, 7.0) <= height * 72 else short)
     bar.outline.set_linewidth(0.5)
     bar.ax.tick_params(width=0.5, size=2.5)
+
+
+def bar_label(aggregate: str | None) -> tuple[str, str]:
+    """The label of a color bar, and a shorter one."""
+    how = (aggregate or "aggregate").capitalize()
+    return f"{how} of |w| over channels / its maximum", f"{how} of |w| / max"
 
 
 def numbers_lines(kernel: Kernel, inches: float) -> list[str]:
@@ -262,12 +268,13 @@ def numbers_lines(kernel: Kernel, inches: float) -> list[str]:
     sides = ", ".join(str(side) for side in kernel.effective_size.values() if side is not None)
     groups = [
         [f"{height}\u00d7{width}", channels],
-        [f"centre 3\u00d73 {percent(kernel.centre3x3_share)}", f"criss-cross {percent(kernel.skeleton_share)}"],
-        [_sides_words(sides, inches)],
-        [f"small branch {percent(kernel.small_branch_share)}"]
+        [f"centre 3\u00d73 {percent(kernel.centre3x3_share, 1)}"],
+        [f"central row and column {percent(kernel.skeleton_share, 1)}"],
+        [_sides_text(sides, inches)],
+        [f"small branch {percent(kernel.small_branch_share, 1)}"]
         if kernel.small_branch_share is not None and kernel.variant == "merged"
         else [],
-        [f"zeros {percent(kernel.zero_fraction)}"] if kernel.zero_fraction > 0 else [],
+        [f"zeros {percent(kernel.zero_fraction, 1)}"] if kernel.zero_fraction > 0 else [],
     ]
     lines: list[str] = []
     for group in groups:
@@ -276,15 +283,10 @@ def numbers_lines(kernel: Kernel, inches: float) -> list[str]:
     return lines
 
 
-def _sides_words(sides: str, inches: float) -> str:
-    """Sides of the squares with half of the mass and more, in a few words where there is little room."""
+def _sides_text(sides: str, inches: float) -> str:
+    """Sides of the squares with half of the mass and more, shortened where the line is too long."""
     words = f"50, 90, 99 % within {sides}" if sides else "no mass"
     return words if text_points(words, SMALL_SIZE) <= inches * 72 else f"50, 90, 99 %: {sides}"
-
-
-def percent(share: float) -> str:
-    """A share with one decimal; a dash for an undefined one."""
-    return "-" if np.isnan(share) else f"{100 * share:.1f} %"
 
 
 def variant_words(kernel: Kernel) -> str:

@@ -1,4 +1,4 @@
-"""All layers of a network at a glance, stage by stage. Free of torch and of pyplot's state."""
+"""Overview of all layers of a network, stage by stage. Free of torch and of pyplot's state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import groupby
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from replk_probe.plot_style import INK, MUTED, figure_of, house_style, wrapped
+from replk_probe.plot_style import INK, MUTED, figure_of, figure_style, percent, wrapped
 
 from .kernel import Kernel
 from .plot_heatmaps import (
@@ -20,19 +20,18 @@ from .plot_heatmaps import (
     SMALL_SIZE,
     TINY_SIZE,
     Panel,
+    add_color_bar,
+    add_lines,
+    add_map,
     cell_side,
     common_path,
-    draw_bar,
-    draw_map,
     one_variant,
     panels_of,
-    percent,
     sheet,
     short_names,
     stage_of,
     variant_words,
     weights_line,
-    write_lines,
 )
 from .result import KernelResult
 
@@ -69,15 +68,15 @@ def draw_overview(results: Sequence[KernelResult]) -> Figure:
         words += " No mass: every weight is zero once batch norms are folded in."
     page = min(PAGE, max(_NARROWEST, 2 * MARGIN + columns * (side + _GAP) + _BAR))
     caption = wrapped(words, (page - 2 * MARGIN) * 72, SMALL_SIZE)
-    with house_style():
+    with figure_style():
         ax = sheet(page, MARGIN + sum(heights) + len(caption) * SMALL_SIZE * LINE + MARGIN)
         top = MARGIN
         for block, height in zip(blocks, heights, strict=True):
             _draw_block(ax, block, top, side, page)
             top += height
         tall = min(max(len(_rows(blocks[0])) * row_height - 2 * _LABEL, 1.2), 2.2)
-        draw_bar(ax, results, MARGIN + columns * (side + _GAP) + 0.02, MARGIN + _HEADING + _LABEL, tall)
-        write_lines(ax, [(text, SMALL_SIZE, MUTED, "normal") for text in caption], MARGIN, top, page)
+        add_color_bar(ax, results, MARGIN + columns * (side + _GAP) + 0.02, MARGIN + _HEADING + _LABEL, tall)
+        add_lines(ax, [(text, SMALL_SIZE, MUTED, "normal") for text in caption], MARGIN, top, page)
     return figure_of(ax)
 
 
@@ -102,7 +101,7 @@ def _draw_block(ax: Axes, block: Sequence[Panel], top: float, side: float, page:
         (_which(block), SMALL_SIZE, INK, "normal"),
         weights_line(first, page - 2 * MARGIN),
     ]
-    write_lines(ax, heading, MARGIN, top, page - 2 * MARGIN)
+    add_lines(ax, heading, MARGIN, top, page - 2 * MARGIN)
     top += _HEADING
     layers = [panel.kernel.layer for panel in block]
     names = dict(zip(layers, short_names(layers), strict=True))
@@ -130,8 +129,8 @@ def _is_empty(kernel: Kernel) -> bool:
 def _draw_stamp(ax: Axes, kernel: Kernel, name: str, left: float, top: float, side: float) -> None:
     height, width = kernel.kernel_size
     cell = cell_side(side, max(height, width))
-    write_lines(ax, [(name, TINY_SIZE, INK, "normal")], left, top, side)
-    draw_map(ax, kernel.normalised, left, top + _LABEL, cell)
+    add_lines(ax, [(name, TINY_SIZE, INK, "normal")], left, top, side)
+    add_map(ax, kernel.normalised, left, top + _LABEL, cell)
     below = top + _LABEL + cell * height + 0.02
-    share = "no mass" if _is_empty(kernel) else percent(kernel.centre3x3_share)
-    write_lines(ax, [(f"{height}\u00d7{width}, {share}", TINY_SIZE, MUTED, "normal")], left, below, side)
+    share = "no mass" if _is_empty(kernel) else percent(kernel.centre3x3_share, 1)
+    add_lines(ax, [(f"{height}\u00d7{width}, {share}", TINY_SIZE, MUTED, "normal")], left, below, side)

@@ -1,4 +1,4 @@
-"""How kernels fall off with the distance from their centre. Free of torch and of pyplot's state."""
+"""Radial profiles of kernels. Free of torch and of pyplot's state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from replk_probe.plot_style import INK, MUTED, fitted, house_style, new_figure, text_points, wrapped
+from replk_probe.plot_style import INK, MUTED, figure_style, fitted, new_figure, text_points, wrapped
 
 from .plot_heatmaps import LINE, SMALL_SIZE, Panel, panels_of, variant_words
 from .result import KernelResult
@@ -43,7 +43,7 @@ def draw_profiles(results: Sequence[KernelResult]) -> Figure:
     columns = min(len(groups), _ACROSS)
     rows = math.ceil(len(groups) / columns)
     width = columns * (_LEFT + _PANEL + _RIGHT) if columns > 1 else _LEFT + _PANEL + 0.4 + _RIGHT
-    looks = {_look(panel): panel for panel in panels}
+    styles = {_style(panel): panel for panel in panels}
     weights = {f"{panel.model}: {panel.result.run.weights.label}." for panel in panels}
     caption = [
         line
@@ -54,11 +54,11 @@ def draw_profiles(results: Sequence[KernelResult]) -> Figure:
         )
         for line in wrapped(text, (width - 0.2) * 72, SMALL_SIZE)
     ]
-    legend = 0.125 * len(looks) + 0.05
+    legend = 0.125 * len(styles) + 0.05
     below = len(caption) * SMALL_SIZE * LINE + 0.1
     height = legend + rows * (_TOP + _TALL + _BELOW) + below
     lowest = min((_smallest(panel) for panel in panels), default=_LOWEST)
-    with house_style():
+    with figure_style():
         figure = new_figure(width, height)
         for index, (group, members) in enumerate(groups.items()):
             row, column = divmod(index, columns)
@@ -66,17 +66,46 @@ def draw_profiles(results: Sequence[KernelResult]) -> Figure:
             bottom = height - legend - row * (_TOP + _TALL + _BELOW) - _TOP - _TALL
             inside = _PANEL if columns > 1 else width - _LEFT - _RIGHT
             ax = figure.add_axes((left / width, bottom / height, inside / width, _TALL / height))
-            _draw(ax, members, [look[0] for look in looks], lowest)
+            _add_profiles(ax, members, [style[0] for style in styles], lowest)
             ax.set_title(group, loc="left", fontsize=7.5, fontweight="bold", color=INK, parse_math=False)
             if column == 0:
                 ax.set_ylabel("Magnitude / maximum")
             if row == rows - 1 or index + columns >= len(groups):
                 ax.set_xlabel("Distance from the centre, entries")
-        _draw_legend(figure, looks, width, height)
+        _draw_legend(figure, styles, width, height)
         for index, text in enumerate(caption):
             y = (below - 0.05 - index * SMALL_SIZE * LINE) / height
             figure.text(0.1 / width, y, text, fontsize=SMALL_SIZE, color=MUTED, va="top")
     return figure
+
+
+def plot_radial_profile(result: KernelResult, ax: Axes | None = None, *, legend: bool = True) -> Axes:
+    """Plot the mean magnitude of every kernel at each distance from its center, one line per kernel.
+
+    Args:
+        result: Result to plot; variants have line styles.
+        ax: Axes to draw on; by default those of a new figure, one column wide.
+        legend: Whether to draw the legend.
+
+    Returns:
+        The Axes. x is the distance from the center in entries; y, logarithmic, the magnitude divided by its maximum.
+
+    Raises:
+        InvalidInputError: The result has no kernel.
+    """
+    panels = panels_of([result])
+    styles = {_style(panel): panel for panel in panels}
+    with figure_style():
+        if ax is None:
+            width, height = _LEFT + _PANEL + _RIGHT, _TOP + _TALL + _BELOW
+            place = (_LEFT / width, _BELOW / height, _PANEL / width, _TALL / height)
+            ax = new_figure(width, height).add_axes(place)
+        _add_profiles(ax, panels, [model for model, _ in styles], min(map(_smallest, panels)))
+        ax.set_ylabel("Magnitude / maximum")
+        ax.set_xlabel("Distance from the centre, entries")
+        if legend:
+            ax.legend(handles=_handles(styles, _PANEL), frameon=False, fontsize=SMALL_SIZE)
+    return ax
 
 
 def _group(panel: Panel) -> str:
@@ -87,7 +116,7 @@ def _group(panel: Panel) -> str:
     return f"{height}\u00d7{width}"
 
 
-def _look(panel: Panel) -> tuple[str, str]:
+def _style(panel: Panel) -> tuple[str, str]:
     return panel.model, panel.kernel.variant
 
 
@@ -102,11 +131,11 @@ def _colour(models: Sequence[str], model: str) -> str:
     return _COLOURS[list(dict.fromkeys(models)).index(model) % len(_COLOURS)]
 
 
-def _draw(ax: Axes, members: Sequence[Panel], models: Sequence[str], lowest: float) -> None:
-    counts = {look: sum(_look(panel) == look for panel in members) for look in map(_look, members)}
+def _add_profiles(ax: Axes, members: Sequence[Panel], models: Sequence[str], lowest: float) -> None:
+    counts = {style: sum(_style(panel) == style for panel in members) for style in map(_style, members)}
     for panel in members:
         profile = panel.kernel.radial_profile
-        several = counts[_look(panel)] > 1
+        several = counts[_style(panel)] > 1
         ax.plot(
             np.arange(len(profile)),
             np.where(profile > 0, profile, np.nan),
@@ -129,16 +158,9 @@ def _draw(ax: Axes, members: Sequence[Panel], models: Sequence[str], lowest: flo
     sns.despine(ax=ax)  # type: ignore[no-untyped-call]
 
 
-def _draw_legend(figure: Figure, looks: dict[tuple[str, str], Panel], width: float, height: float) -> None:
-    models = [model for model, _ in looks]
-    handles = []
-    for (model, variant), panel in looks.items():
-        which = f"{variant_words(panel.kernel)}{', RANDOM WEIGHTS' if panel.is_random else ''}"
-        room = (width - 0.6) * 72 - text_points(f", {which}", SMALL_SIZE)
-        label = f"{fitted(model, room, SMALL_SIZE)}, {which}"
-        handles.append(Line2D([], [], color=_colour(models, model), linestyle=_STYLES[variant], label=label))
+def _draw_legend(figure: Figure, styles: dict[tuple[str, str], Panel], width: float, height: float) -> None:
     figure.legend(
-        handles=handles,
+        handles=_handles(styles, width),
         loc="upper left",
         bbox_to_anchor=(0.04 / width, 1 - 0.02 / height),
         frameon=False,
@@ -146,3 +168,15 @@ def _draw_legend(figure: Figure, looks: dict[tuple[str, str], Panel], width: flo
         labelspacing=0.25,
         handlelength=2.2,
     )
+
+
+def _handles(styles: dict[tuple[str, str], Panel], width: float) -> list[Line2D]:
+    """One line for each model and variant, with labels that fit into ``width`` inches."""
+    models = [model for model, _ in styles]
+    handles = []
+    for (model, variant), panel in styles.items():
+        which = f"{variant_words(panel.kernel)}{', RANDOM WEIGHTS' if panel.is_random else ''}"
+        points = (width - 0.6) * 72 - text_points(f", {which}", SMALL_SIZE)
+        label = f"{fitted(model, points, SMALL_SIZE)}, {which}"
+        handles.append(Line2D([], [], color=_colour(models, model), linestyle=_STYLES[variant], label=label))
+    return handles

@@ -1,26 +1,37 @@
-"""What the kernels of models look like: frozen, saved as JSON + arrays + CSV, read back the same. Free of torch."""
+"""The kernels of models, saved as JSON, arrays and CSV. Free of torch."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.runtime.atomic_files import atomic_path, atomic_write_text
-from replk_probe.runtime.json_io import read_json, strict_json, unreadable
+from replk_probe.results import (
+    Result,
+    Row,
+    as_plain,
+    csv_text,
+    dataframe,
+    decode,
+    nan_if_null,
+    npz_bytes,
+    read_arrays,
+    read_json,
+    reading,
+    strict_json,
+    write_files,
+)
 from replk_probe.runtime.provenance import WeightsInfo, software_versions
 
 from .kernel import Kernel
 from .statistics import EFFECTIVE_SHARES, FloatArray
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA_VERSION = 1
 READABLE_VERSIONS = (1,)
@@ -30,22 +41,22 @@ ARRAYS_NAME = "kernels.npz"
 STRONGEST_NAME = "strongest.npz"
 CSV_NAME = "kernels.csv"
 
-# Of the command line, that writes these.
+# The command that writes these files.
 _COMMAND = "kernels"
 
 
 @dataclass(frozen=True)
 class KernelRun:
-    """The circumstances of one measurement of one model.
+    """The provenance of one measurement of one model.
 
     Attributes:
         model: Name as given on the command line, or the class name of the caller's module.
         weights: See :class:`~replk_probe.runtime.provenance.WeightsInfo`.
-        layers: As they were asked for.
-        variant: As it was asked for.
+        layers: Layers as requested.
+        variant: Variant as requested.
         aggregate: ``"sum"`` or ``"mean"`` over channels.
         seconds: Wall-clock time of the measurement.
-        versions: Of replk-probe and the packages below it.
+        versions: Versions of replk-probe and of the packages it depends on.
     """
 
     model: str
@@ -57,28 +68,33 @@ class KernelRun:
     versions: dict[str, str] = field(default_factory=software_versions)
 
 
-@dataclass(frozen=True, eq=False)
-class KernelResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class KernelResult(Result):
     """The kernels of one model.
 
     Attributes:
-        kernels: One per layer and variant, in the order of the network.
-        run: Circumstances of the measurement.
+        kernels: One kernel per layer and variant, in the order of the network.
+        run: Provenance of the measurement.
     """
+
+    _PLOT: ClassVar[str] = "plot_kernel"
+    _HTML_COLUMNS: ClassVar[tuple[str, ...]] = (
+        "layer", "variant", "kernel_height", "kernel_width", "centre3x3_share", "skeleton_share", "effective_size_90",
+    )  # fmt: skip
 
     kernels: tuple[Kernel, ...]
     run: KernelRun
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the reader must see about any of the kernels, each once."""
+        """The notes of all kernels, each of them once."""
         return tuple(dict.fromkeys(note for kernel in self.kernels for note in kernel.notes))
 
     def kernel(self, layer: str, variant: str = "merged") -> Kernel:
         """One kernel by its layer (``stage4.0``, or the module path) and variant.
 
         Raises:
-            InvalidInputError: It was not measured.
+            InvalidInputError: The kernel was not measured.
         """
         for kernel in self.kernels:
             if layer in (kernel.layer, kernel.path) and kernel.variant == variant:
@@ -86,32 +102,49 @@ class KernelResult:
         known = ", ".join(f"{kernel.layer} {kernel.variant}" for kernel in self.kernels[:6])
         more = ", ..." if len(self.kernels) > 6 else ""
         raise InvalidInputError(
-            f"There is no kernel {layer!r}, {variant!r}. This result has {known}{more}. Take one of those, or measure "
-            "again with --layer and --variant."
+            f"There is no kernel {layer!r}, {variant!r}. This result has {known}{more}. Choose one of those, or "
+            "measure again with --layer and --variant."
         )
 
-    def save(self, directory: str | Path) -> None:
-        """Write the files of :func:`save_results` for this model alone."""
-        save_results([self], directory)
+    def to_dataframe(self) -> pd.DataFrame:
+        """The numbers of the kernels as a table; :func:`results_to_dataframe` for this model alone."""
+        return super().to_dataframe()
+
+    def _files(self) -> Mapping[str, bytes]:
+        return _files([self])
+
+    def _summary(self) -> Mapping[str, object]:
+        return {
+            "model": self.run.model,
+            "weights": self.run.weights.label,
+            "kernels": len(self.kernels),
+            "aggregate": self.run.aggregate,
+        }
+
+    def _rows(self) -> list[Row]:
+        return _rows([self])
 
     @classmethod
     def load(cls, directory: str | Path) -> KernelResult:
-        """Read back what :meth:`save` wrote.
+        """Load a result that :meth:`save` wrote.
+
+        Args:
+            directory: Folder with ``kernels.json``, ``kernels.npz`` and ``strongest.npz``.
 
         Raises:
-            InvalidInputError: As :func:`load_results`, and where there are several models.
+            InvalidInputError: As in :func:`load_results`, or the folder holds several models.
         """
         results = load_results(directory)
         if len(results) != 1:
             raise InvalidInputError(
-                f"{Path(directory) / JSON_NAME} holds {len(results)} models. One is asked for. "
-                "Read them all with replk_probe.kernels.load_results."
+                f"{Path(directory) / JSON_NAME} holds {len(results)} models. KernelResult.load reads one. "
+                "Load all of them with replk_probe.kernels.load_results."
             )
         return results[0]
 
 
 def names_apart(results: Sequence[KernelResult]) -> list[str]:
-    """Names of the models, with a number behind those that are not the only one of their name."""
+    """Names of the models, with a number appended to those that are not unique."""
     names = [result.run.model for result in results]
     return [
         f"{name} #{names[: index + 1].count(name)}" if names.count(name) > 1 else name
@@ -120,126 +153,131 @@ def names_apart(results: Sequence[KernelResult]) -> list[str]:
 
 
 def save_results(results: Sequence[KernelResult], directory: str | Path) -> None:
-    """Write ``kernels.npz``, ``strongest.npz``, ``kernels.csv`` and, last, ``kernels.json``, each whole or not at all.
+    """Write ``kernels.npz``, ``strongest.npz``, ``kernels.csv`` and, last, ``kernels.json``.
 
-    The arrays are called ``MODEL/LAYER/VARIANT``, as the entry ``array`` of each kernel in the JSON says.
+    Each file is written completely or not at all. The arrays are named ``MODEL/LAYER/VARIANT``, as the entry ``array``
+    of each kernel in the JSON file.
 
     Args:
-        results: One per model.
-        directory: Created if it is not there.
+        results: One result per model.
+        directory: Folder to write to; created if it does not exist.
 
     Raises:
-        InvalidInputError: There are none, or the folder cannot be written to.
+        InvalidInputError: ``results`` is empty, or the folder cannot be written to.
     """
     if not results:
-        raise InvalidInputError("There is no result to save. A record is of at least one model. Give some.")
-    folder = Path(directory)
-    models, kernels = [], []
-    arrays: dict[str, FloatArray] = {}
-    strongest: dict[str, FloatArray] = {}
-    for name, result in zip(names_apart(results), results, strict=True):
-        models.append({"name": name} | asdict(result.run))
-        for kernel in result.kernels:
-            key = f"{name}/{kernel.layer}/{kernel.variant}"
-            arrays[key], strongest[key] = kernel.magnitude, kernel.strongest
-            kernels.append({"model": name, "weights": result.run.weights.label} | kernel.to_json() | {"array": key})
-    text = strict_json({"schema_version": SCHEMA_VERSION, "run": {"models": models}, "kernels": kernels})
-    for file, content in ((ARRAYS_NAME, arrays), (STRONGEST_NAME, strongest)):
-        with atomic_path(folder / file) as path, path.open("wb") as stream:
-            np.savez(stream, **content)  # type: ignore[arg-type]
-    atomic_write_text(folder / CSV_NAME, _csv(kernels, results))
-    atomic_write_text(folder / JSON_NAME, text)
+        raise InvalidInputError("There is no result to save. A record is of at least one model. Give some results.")
+    write_files(_files(results), directory)
 
 
 def load_results(directory: str | Path) -> tuple[KernelResult, ...]:
-    """Read back what :func:`save_results` wrote, one result per model.
+    """Load the results that :func:`save_results` wrote, one per model.
 
     Args:
         directory: Folder with ``kernels.json``, ``kernels.npz`` and ``strongest.npz``.
 
     Raises:
-        InvalidInputError: A file is missing or damaged, or of a schema version that this program cannot read.
+        InvalidInputError: A file is missing or damaged, or has a schema version that cannot be read.
     """
     folder = Path(directory)
-    record = read_json(folder / JSON_NAME, _COMMAND, READABLE_VERSIONS)
-    arrays, strongest = _read_arrays(folder / ARRAYS_NAME), _read_arrays(folder / STRONGEST_NAME)
-    try:
+    path = folder / JSON_NAME
+    record = read_json(path, _COMMAND, READABLE_VERSIONS)
+    with reading(path, "record of kernels"):
+        models = decode(list[dict[str, Any]], record["run"]["models"], "run.models")
+        kernels = decode(list[dict[str, Any]], record["kernels"], "kernels")
+        keys = [decode(str, kernel["array"], "array") for kernel in kernels]
+        names = [decode(str, model["name"], "name") for model in models]
+        if any(kernel["model"] not in names for kernel in kernels) or len({*names}) < len(names):
+            raise ValueError("its kernels and its models do not have the same names")
+    arrays, strongest = (
+        read_arrays(folder / file, _COMMAND, dict.fromkeys(keys, (np.float64, axes)), optional=keys)
+        for file, axes in ((ARRAYS_NAME, 2), (STRONGEST_NAME, 3))
+    )
+    with reading(path, "record of kernels"):
         return tuple(
             KernelResult(
                 tuple(
                     _kernel(entry, arrays[entry["array"]], strongest[entry["array"]])
-                    for entry in record["kernels"]
+                    for entry in kernels
                     if entry["model"] == model["name"]
                 ),
-                _run(model),
+                decode(KernelRun, model),
             )
-            for model in record["run"]["models"]
+            for model in models
         )
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InvalidInputError):
-            raise
-        raise InvalidInputError(
-            f"{folder / JSON_NAME} is not a complete record of kernels ({type(error).__name__}: {error}). It was "
-            "changed by hand or cut short. Measure again."
-        ) from error
 
 
-def _kernel(entry: Mapping[str, Any], magnitude: FloatArray, strongest: FloatArray) -> Kernel:
-    return Kernel(
-        layer=entry["layer"],
-        path=entry["path"],
-        variant=entry["variant"],
-        magnitude=magnitude,
-        channels=entry["channels"],
-        operation=entry["operation"],
-        branches=tuple(entry["branches"]),
-        zero_fraction=math.nan if entry["zero_fraction"] is None else entry["zero_fraction"],
-        small_branch_share=entry["small_branch_share"],
-        batch_norm=tuple(entry["batch_norm"]),
-        strongest=strongest,
-        strongest_channels=tuple(tuple(place) for place in entry["strongest_channels"]),
-        notes=tuple(entry["notes"]),
+def results_to_dataframe(results: Iterable[KernelResult]) -> pd.DataFrame:
+    """The numbers of the kernels of several models as a table with one row per kernel.
+
+    Args:
+        results: One result per model.
+
+    Returns:
+        A data frame with the columns of ``kernels.csv``: ``model``, ``weights``, ``layer``, ``path``, ``variant``,
+        ``kernel_height``, ``kernel_width``, ``channels``, ``operation``, ``aggregate``, ``centre3x3_share``,
+        ``skeleton_share`` (share of the central row and column), ``effective_size_50``, ``_90`` and ``_99``,
+        ``entropy_bits``, ``relative_entropy``, ``symmetry_left_right``, ``_up_down``, ``_rotation`` and ``_transpose``,
+        ``zero_fraction``, ``small_branch_share``, ``centre3x3_mean``, ``outside3x3_mean``, ``relative_mass`` and
+        ``maximum``. Shares are fractions in [0, 1]; undefined numbers are NaN.
+    """
+    return dataframe(_rows(list(results)))
+
+
+def _files(results: Sequence[KernelResult]) -> dict[str, bytes]:
+    models = [{"name": name} | as_plain(result.run) for name, result in zip(names_apart(results), results, strict=True)]
+    entries = _entries(results)
+    kernels = [kernel for result in results for kernel in result.kernels]
+    keys = [entry["array"] for entry in entries]
+    text = strict_json({"schema_version": SCHEMA_VERSION, "run": {"models": models}, "kernels": entries})
+    rows = _rows(results)
+    return {
+        ARRAYS_NAME: npz_bytes(dict(zip(keys, (kernel.magnitude for kernel in kernels), strict=True))),
+        STRONGEST_NAME: npz_bytes(dict(zip(keys, (kernel.strongest for kernel in kernels), strict=True))),
+        CSV_NAME: csv_text(rows, list(rows[0]) if rows else ["model"]).encode("utf-8"),
+        JSON_NAME: text.encode("utf-8"),
+    }
+
+
+def _entries(results: Sequence[KernelResult]) -> list[Row]:
+    """Every kernel as in the JSON file."""
+    return [
+        {"model": name, "weights": result.run.weights.label}
+        | kernel.to_json()
+        | {"array": f"{name}/{kernel.layer}/{kernel.variant}"}
+        for name, result in zip(names_apart(results), results, strict=True)
+        for kernel in result.kernels
+    ]
+
+
+def _kernel(entry: Row, magnitude: FloatArray, strongest: FloatArray) -> Kernel:
+    zero_fraction = nan_if_null(entry["zero_fraction"])
+    kernel = decode(
+        Kernel,
+        {**entry, "magnitude": magnitude, "strongest": strongest, "zero_fraction": zero_fraction},
+        entry["array"],
     )
+    if list(kernel.kernel_size) != entry["kernel_size"] or len(strongest) != len(kernel.strongest_channels):
+        raise ValueError(f"{entry['array']} does not have the size of its arrays")
+    return kernel
 
 
-def _run(model: Mapping[str, Any]) -> KernelRun:
-    fields = {name: value for name, value in model.items() if name != "name"}
-    weights = dict(fields.pop("weights"))
-    weights["dropped"] = tuple(weights["dropped"])
-    return KernelRun(weights=WeightsInfo(**weights), **fields | {"layers": tuple(fields["layers"])})
-
-
-def _read_arrays(path: Path) -> dict[str, npt.NDArray[np.float64]]:
-    try:
-        # Opened here, because numpy leaves a damaged archive open.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return {name: np.asarray(arrays[name], dtype=np.float64) for name in arrays.files}
-    except FileNotFoundError as error:
-        raise unreadable(path, "no such file", _COMMAND) from error
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise unreadable(path, str(error), _COMMAND) from error
-
-
-def _csv(kernels: Iterable[Mapping[str, Any]], results: Sequence[KernelResult]) -> str:
-    """One row per kernel, of the numbers in the JSON."""
+def _rows(results: Sequence[KernelResult]) -> list[Row]:
+    """One row per kernel, with the numbers in the JSON file."""
     aggregates = dict(zip(names_apart(results), (result.run.aggregate for result in results), strict=True))
-    rows = [_csv_row(kernel, aggregates[kernel["model"]]) for kernel in kernels]
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(rows[0]) if rows else ["model"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+    return [_row(entry, aggregates[entry["model"]]) for entry in _entries(results)]
 
 
-def _csv_row(kernel: Mapping[str, Any], aggregate: str) -> dict[str, Any]:
+def _row(kernel: Row, aggregate: str) -> Row:
     height, width = kernel["kernel_size"]
     row = {name: kernel[name] for name in ("model", "weights", "layer", "path", "variant")}
     row |= {"kernel_height": height, "kernel_width": width, "channels": kernel["channels"]}
     row |= {"operation": kernel["operation"], "aggregate": aggregate}
-    row |= {name: kernel[name] for name in ("centre3x3_share", "skeleton_share")}
-    row |= {f"effective_size_{percent}": kernel["effective_size"][str(percent)] for percent in EFFECTIVE_SHARES}
-    row |= {name: kernel[name] for name in ("entropy_bits", "relative_entropy")}
+    numbers = {name: kernel[name] for name in ("centre3x3_share", "skeleton_share")}
+    numbers |= {f"effective_size_{share}": kernel["effective_size"][str(share)] for share in EFFECTIVE_SHARES}
+    numbers |= {name: kernel[name] for name in ("entropy_bits", "relative_entropy")}
     symmetry = kernel["symmetry"]
-    row |= {f"symmetry_{name}": symmetry.get(name) for name in ("left_right", "up_down", "rotation", "transpose")}
+    numbers |= {f"symmetry_{name}": symmetry.get(name) for name in ("left_right", "up_down", "rotation", "transpose")}
     single = ("zero_fraction", "small_branch_share", "centre3x3_mean", "outside3x3_mean", "relative_mass", "maximum")
-    return row | {name: kernel[name] for name in single}
+    numbers |= {name: kernel[name] for name in single}
+    return row | {name: nan_if_null(value) for name, value in numbers.items()}

@@ -106,16 +106,6 @@ class RunInfo:
         """Plain dictionaries, lists and numbers."""
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> RunInfo:
-        """The inverse of :meth:`to_json`, from parsed JSON."""
-        fields = dict(data)
-        weights = dict(fields.pop("weights"))
-        weights["dropped"] = tuple(weights.get("dropped", ()))
-        for name in ("image_ids", "input_size", "mean", "std", "skipped"):
-            fields[name] = tuple(fields[name])
-        return cls(weights=WeightsInfo(**weights), **fields)
-
 
 def software_versions() -> dict[str, str]:
     """Versions of replk-probe, Python and the packages that decide the numbers, without importing them."""

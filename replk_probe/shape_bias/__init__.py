@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from .model_vs_human.register import register as register
     from .observers import Observer as Observer
     from .observers import compare as compare
+    from .plot import draw_shape_bias as draw_shape_bias
+    from .plot import plot_bars as plot_bars
+    from .plot import plot_shape_bias as plot_shape_bias
+    from .plot_comparison import draw_comparison as draw_comparison
+    from .plot_stimuli import draw_contact_sheet as draw_contact_sheet
     from .published import published_observers as published_observers
     from .result import ShapeBiasResult as ShapeBiasResult
     from .stimuli.names import CATEGORIES as CATEGORIES
@@ -36,10 +41,15 @@ _HOME = {
     "Stimulus": "stimuli.names",
     "StimulusSet": "stimuli.stimulus_set",
     "compare": "observers",
+    "draw_comparison": "plot_comparison",
+    "draw_contact_sheet": "plot_stimuli",
+    "draw_shape_bias": "plot",
     "load_mapping": "decision_mapping",
     "measure_shape_bias": "measure",
     "open_stimuli": "stimulus_source",
     "parse_stimulus_name": "stimuli.names",
+    "plot_bars": "plot",
+    "plot_shape_bias": "plot",
     "published_observers": "published",
     "read_folder": "model_vs_human.raw_data",
     "register": "model_vs_human.register",
@@ -54,10 +64,15 @@ __all__ = [
     "Stimulus",
     "StimulusSet",
     "compare",
+    "draw_comparison",
+    "draw_contact_sheet",
+    "draw_shape_bias",
     "load_mapping",
     "measure_shape_bias",
     "open_stimuli",
     "parse_stimulus_name",
+    "plot_bars",
+    "plot_shape_bias",
     "published_observers",
     "read_folder",
     "register",

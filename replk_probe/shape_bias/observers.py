@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.results import decode, nan_if_null, null_if_nan
 
 from .decisions import HUMANS, Decisions
 from .statistics import (
@@ -107,9 +108,9 @@ class Observer:
             "observer": self.name,
             "kind": self.kind,
             "source": self.source,
-            "overall": _or_none(counts.overall),
-            "macro": _or_none(counts.macro),
-            "median": _or_none(counts.median),
+            "overall": null_if_nan(counts.overall),
+            "macro": null_if_nan(counts.macro),
+            "median": null_if_nan(counts.median),
             "n_defined": counts.n_defined,
             "ci95": _or_list(self.ci95),
             "ci95_method": self.ci95_method,
@@ -126,51 +127,42 @@ class Observer:
             "other": counts.n_other,
             "na": counts.na,
             "n_conflict": counts.n_conflict,
-            "cue_accuracy": _or_none(counts.cue_accuracy),
-            "congruent_accuracy": _or_none(counts.congruent_accuracy),
+            "cue_accuracy": null_if_nan(counts.cue_accuracy),
+            "congruent_accuracy": null_if_nan(counts.congruent_accuracy),
             "congruent_correct": counts.congruent_correct,
             "n_congruent": counts.n_congruent,
             "by_category": {
-                category: {"shape": shape, "texture": texture, "other": other, "bias": _or_none(bias)}
+                category: {"shape": shape, "texture": texture, "other": other, "bias": null_if_nan(bias)}
                 for category, shape, texture, other, bias in rows
             },
             "error_consistency": {
-                "mean_human": _or_none(self.consistency.mean_human),
-                "by_observer": {name: _or_none(kappa) for name, kappa in self.consistency.by_observer.items()},
+                "mean_human": null_if_nan(self.consistency.mean_human),
+                "by_observer": {name: null_if_nan(kappa) for name, kappa in self.consistency.by_observer.items()},
             },
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Observer:
-        """The inverse of :meth:`to_json`, from parsed JSON."""
-        rows, bootstrap, consistency = data["by_category"], data["bootstrap"], data["error_consistency"]
-        return cls(
-            name=data["observer"],
-            kind=data["kind"],
-            counts=CueCounts(
-                categories=tuple(rows),
-                shape=tuple(row["shape"] for row in rows.values()),
-                texture=tuple(row["texture"] for row in rows.values()),
-                other=tuple(row["other"] for row in rows.values()),
-                na=data["na"],
-                congruent_correct=data["congruent_correct"],
-                n_congruent=data["n_congruent"],
-            ),
-            ci95=_interval(data["ci95"]),
-            ci95_method=data["ci95_method"],
-            bootstrap=BootstrapIntervals(
-                overall=_interval(bootstrap["overall"]),
-                macro=_interval(bootstrap["macro"]),
-                median=_interval(bootstrap["median"]),
-                resampled=bootstrap["resampled"],
-                draws=bootstrap["draws"],
-                seed=bootstrap["seed"],
-            ),
-            consistency=ErrorConsistency(
-                _or_nan(consistency["mean_human"]),
-                {name: _or_nan(kappa) for name, kappa in consistency["by_observer"].items()},
-            ),
-            source=data["source"],
+        """The inverse of :meth:`to_json`, from parsed JSON.
+
+        Raises:
+            InvalidInputError: The counts do not fit together.
+            LookupError: An entry is missing.
+            TypeError: An entry has another type.
+            ValueError: An entry has another type, or is missing.
+        """
+        rows, consistency = data["by_category"], data["error_consistency"]
+        counts = {cue: [row[cue] for row in rows.values()] for cue in ("shape", "texture", "other")}
+        kappas = {name: nan_if_null(kappa) for name, kappa in consistency["by_observer"].items()}
+        return decode(
+            cls,
+            {
+                **data,
+                "name": data["observer"],
+                "counts": {**data, **counts, "categories": list(rows)},
+                "consistency": {"mean_human": nan_if_null(consistency["mean_human"]), "by_observer": kappas},
+            },
+            "observer",
         )
 
 
@@ -322,17 +314,5 @@ def _mean(values: npt.NDArray[np.float64]) -> float:
     return math.fsum(defined) / len(defined) if len(defined) else math.nan
 
 
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
 def _or_list(interval: Interval | None) -> list[float] | None:
     return None if interval is None else list(interval)
-
-
-def _interval(values: Sequence[float] | None) -> Interval | None:
-    return None if values is None else (float(values[0]), float(values[1]))

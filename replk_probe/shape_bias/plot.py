@@ -1,4 +1,4 @@
-"""The figure of shape bias: by category and overall, observers side by side. Free of torch and of pyplot's state.
+"""Plots of shape bias, by category and overall, of several observers. Free of torch and of pyplot's state.
 
 Every number drawn is a number of an :class:`~replk_probe.shape_bias.observers.Observer`.
 """
@@ -8,30 +8,81 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from replk_probe.plot_style import ALERT_TEXT, INK, MUTED, fitted, house_style, new_figure, save_figure, wrapped
+from replk_probe.plot_style import ALERT_TEXT, INK, MUTED, figure_style, fitted, new_figure, save_figure, wrapped
 from replk_probe.runtime.provenance import RunInfo
 
 from .observers import Observer
-from .plot_categories import ROW, category_caption, category_room, plot_shape_bias
-from .plot_overall import bar_row, bars_caption, name_room, plot_bars, value_room
-from .plot_style import ABOVE, BELOW, CAPTION_SIZE, LINE, MARGIN, PAGE, arranged, looks
+from .plot_categories import ROW, category_axes, category_caption, category_points
+from .plot_overall import bar_axes, bar_row, bars_caption, name_points, value_points
+from .plot_style import ABOVE, BELOW, CAPTION_SIZE, LINE, MARGIN, PAGE, arranged, styles_of
 from .published import ON_WHAT, SOURCE
 from .result import ShapeBiasResult
 
 _BETWEEN, _WIDEST_BAR_ROW = 0.16, 0.4  # inches
 
 
-def plot_page(
-    observers: Sequence[Observer], *, random: Sequence[Observer] = (), heading: Sequence[tuple[str, bool]] = ()
-) -> Figure:
-    """Draw the shape bias by category beside the bars, which also say who is who.
+def plot_shape_bias(
+    result: ShapeBiasResult,
+    ax: Axes | None = None,
+    *,
+    others: Sequence[Observer] = (),
+    legend: bool = True,
+    caption: bool = True,
+) -> Axes:
+    """Plot the shape bias by category of the shape, and over all stimuli, as markers.
 
     Args:
-        observers: To show, of the same categories.
+        result: Result whose model and observers to plot.
+        ax: Axes to draw on; by default those of a new figure, one column wide. Labels are drawn outside of the frame.
+        others: Further observers, such as published ones, without those whose names the observers of the result have.
+        legend: Whether to draw the legend below the frame.
+        caption: Whether to explain the lines below the frame.
+
+    Returns:
+        The Axes. x is the fraction of shape decisions among those for shape or texture; y is 0 for all stimuli, then
+        the number of the category from 1.
+
+    Raises:
+        InvalidInputError: The result has no observers, or the categories differ.
+    """
+    shown = with_others(result.everyone, result.observers, others)
+    return category_axes(shown, ax, random=random_models([result]), legend=legend, caption=caption)
+
+
+def plot_bars(
+    result: ShapeBiasResult, ax: Axes | None = None, *, others: Sequence[Observer] = (), caption: bool = True
+) -> Axes:
+    """Plot the shape bias over all stimuli as bars with 95 % confidence intervals.
+
+    Args:
+        result: Result whose model and observers to plot.
+        ax: Axes to draw on; by default those of a new figure, one column wide. Names and numbers are drawn outside of
+            the frame.
+        others: As in :func:`plot_shape_bias`.
+        caption: Whether to explain bars and intervals below the frame.
+
+    Returns:
+        The Axes. x is the shape bias, y the number of the observer: models first, then humans.
+
+    Raises:
+        InvalidInputError: The result has no observers, or the categories differ.
+    """
+    shown = with_others(result.everyone, result.observers, others)
+    return bar_axes(shown, ax, random=random_models([result]), caption=caption)
+
+
+def draw_observers(
+    observers: Sequence[Observer], *, random: Sequence[Observer] = (), heading: Sequence[tuple[str, bool]] = ()
+) -> Figure:
+    """Draw the shape bias by category, and bars next to it, which also serve as the legend.
+
+    Args:
+        observers: Observers to show, of the same categories.
         random: Those of ``observers`` whose weights are random.
-        heading: Lines above, and whether each is a warning; the first one is the title.
+        heading: Lines above the figure, and whether each is a warning; the first one is the title.
 
     Returns:
         A figure as wide as a page (7 inches).
@@ -40,7 +91,7 @@ def plot_page(
         InvalidInputError: No observers, or their categories differ.
     """
     shown = arranged(observers)
-    styles = looks(shown, random)
+    styles = styles_of(shown, random)
     categories = shown[0].counts.categories
     sentences = [*category_caption(shown), *bars_caption(shown)]
     if any(one.source == SOURCE for one in shown):
@@ -50,11 +101,11 @@ def plot_page(
     head = (sum(_heading_sizes(heading)) * LINE + 5) / 72 if heading else 0.0
     foot = BELOW + (len(lines) * CAPTION_SIZE * LINE + 4) / 72
     height = MARGIN + head + ABOVE + body + foot
-    left = MARGIN + category_room(categories) / 72
-    names, values = name_room(styles) / 72, value_room(shown) / 72
+    left = MARGIN + category_points(categories) / 72
+    names, values = name_points(styles) / 72, value_points(shown) / 72
     frames = PAGE - left - _BETWEEN - names - values - MARGIN
     wide = 0.62 * frames
-    with house_style():
+    with figure_style():
         figure = new_figure(PAGE, height)
         first = figure.add_axes((left / PAGE, foot / height, wide / PAGE, body / height))
         # A few bars stand at the top, not apart from each other over the whole height.
@@ -67,8 +118,8 @@ def plot_page(
                 bars / height,
             )
         )
-        plot_shape_bias(shown, first, random=random, legend=False, caption=False)
-        plot_bars(shown, second, random=random, caption=False)
+        category_axes(shown, first, random=random, legend=False, caption=False)
+        bar_axes(shown, second, random=random, caption=False)
         down = MARGIN * 72
         for index, ((line, warns), size) in enumerate(zip(heading, _heading_sizes(heading), strict=True)):
             weight = "normal" if index else "bold"
@@ -89,12 +140,12 @@ def plot_page(
     return figure
 
 
-def plot_result(result: ShapeBiasResult, *, others: Sequence[Observer] = ()) -> Figure:
-    """Draw one result: :func:`plot_page` of its model, its observers and others.
+def draw_shape_bias(result: ShapeBiasResult, *, others: Sequence[Observer] = ()) -> Figure:
+    """Draw one result: :func:`draw_observers` of its model, its observers and others.
 
     Args:
-        result: What to draw.
-        others: Also shown, such as published observers; one of a name that the result's observers have is left out.
+        result: Result to draw.
+        others: As in :func:`plot_shape_bias`.
 
     Returns:
         A figure as wide as a page (7 inches).
@@ -102,7 +153,7 @@ def plot_result(result: ShapeBiasResult, *, others: Sequence[Observer] = ()) -> 
     Raises:
         InvalidInputError: The result has no observers, or the categories differ.
     """
-    return plot_page(
+    return draw_observers(
         with_others(result.everyone, result.observers, others), random=random_models([result]), heading=_heading(result)
     )
 
@@ -110,18 +161,18 @@ def plot_result(result: ShapeBiasResult, *, others: Sequence[Observer] = ()) -> 
 def save_figures(
     result: ShapeBiasResult, directory: str | Path, *, others: Sequence[Observer] = ()
 ) -> tuple[Path, ...]:
-    """Write ``shape_bias.png`` and ``shape_bias.pdf``: :func:`plot_result` as files, which are returned.
+    """Write ``shape_bias.png`` and ``shape_bias.pdf``: :func:`draw_shape_bias` as files, which are returned.
 
     Args:
-        result: What to draw.
-        directory: Created if it is not there.
-        others: As :func:`plot_result`.
+        result: Result to draw.
+        directory: Folder to write to; created if it does not exist.
+        others: As in :func:`plot_shape_bias`.
 
     Raises:
-        InvalidInputError: The folder cannot be written to, or as :func:`plot_result`.
+        InvalidInputError: The folder cannot be written to, or as :func:`draw_shape_bias`.
     """
     # No map of pixels here whose grid the resolution would have to fit.
-    return save_figure(plot_result(result, others=others), Path(directory), "shape_bias", width=1)
+    return save_figure(draw_shape_bias(result, others=others), Path(directory), "shape_bias", width=1)
 
 
 def with_others(

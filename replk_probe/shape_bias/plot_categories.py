@@ -11,10 +11,10 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from replk_probe.plot_style import INK, fitted, house_style, inches_of, new_figure, text_points
+from replk_probe.plot_style import INK, figure_style, fitted, inches_of, new_figure, text_points
 
 from .observers import Observer
-from .plot_icons import draw_icon, has_icon
+from .plot_icons import add_icon, has_icon
 from .plot_style import (
     ABOVE,
     BADGE_SIZE,
@@ -25,14 +25,14 @@ from .plot_style import (
     NAME_SIZE,
     NEXT_TO,
     RANDOM_BADGE,
-    Look,
+    Style,
+    add_lines,
+    add_sample,
     arranged,
     badge_style,
     caption_inches,
-    draw_lines,
-    draw_sample,
     fraction_ticks,
-    looks,
+    styles_of,
 )
 
 ROW = 0.22  # inches
@@ -44,7 +44,7 @@ _ALL, _WIDEST_LABEL = "all stimuli", 90.0  # points
 _MANY = 8  # models: the lines of more are thinner
 
 
-def plot_shape_bias(
+def category_axes(
     observers: Sequence[Observer],
     ax: Axes | None = None,
     *,
@@ -59,12 +59,11 @@ def plot_shape_bias(
     lie below each other in their order, people above them.
 
     Args:
-        observers: To show, of the same categories.
-        ax: Where; by default the Axes of a new figure, one column wide. What stands beside the frame is drawn outside
-            of it.
+        observers: Observers to show, of the same categories.
+        ax: Axes to draw on; by default those of a new figure, one column wide. Labels are drawn outside of the frame.
         random: Those of ``observers`` whose weights are random; they are hollow and badged.
-        legend: Say below the frame who is who.
-        caption: Say below that what the lines are.
+        legend: Whether to draw the legend below the frame.
+        caption: Whether to explain the lines below the legend.
 
     Returns:
         The Axes. x is the fraction of decisions for the shape among those for shape or texture; y is 0 for all stimuli
@@ -74,9 +73,9 @@ def plot_shape_bias(
         InvalidInputError: No observers, or their categories differ.
     """
     shown = arranged(observers)
-    styles = looks(shown, random)
+    styles = styles_of(shown, random)
     categories = shown[0].counts.categories
-    with house_style():
+    with figure_style():
         if ax is None:
             ax = _single_category_figure(shown, styles, legend, caption)
         middles = _lanes(shown)
@@ -84,28 +83,28 @@ def plot_shape_bias(
         pooled = any(one.kind == "humans" for one in shown)
         for row in range(0, len(categories) + 1, 2):
             ax.axhspan(row - 0.5, row + 0.5, color=_BAND, linewidth=0, zorder=0)
-        for index, (one, look, middle) in enumerate(zip(shown, styles, middles, strict=True)):
+        for index, (one, style, middle) in enumerate(zip(shown, styles, middles, strict=True)):
             fractions = (one.counts.overall, *one.counts.by_category)
             points = [(x, row + middle) for row, x in enumerate(fractions) if not math.isnan(x)]
-            on_top = 3.0 + (2 - look.person) - index / len(shown)
-            if not (look.person and pooled) and not math.isnan(one.counts.overall):
+            on_top = 3.0 + (2 - style.person) - index / len(shown)
+            if not (style.person and pooled) and not math.isnan(one.counts.overall):
                 ax.plot(
                     [one.counts.overall] * 2,
                     [middle, len(categories) + 0.5],
-                    color=look.colour,
+                    color=style.colour,
                     linewidth=1.3 if one.kind == "humans" else thin,
-                    linestyle=(0, (3, 1.5)) if look.random else "solid",
+                    linestyle=(0, (3, 1.5)) if style.random else "solid",
                     alpha=0.75,
                     zorder=2,
-                    gid=f"average {look.label}",
+                    gid=f"average {style.label}",
                 )
             ax.plot(
                 [x for x, _ in points],
                 [y for _, y in points],
                 zorder=on_top,
                 clip_on=False,
-                gid=f"observer {look.label}",
-                **look.marker_style,
+                gid=f"observer {style.label}",
+                **style.marker_style,
             )
         ax.axhline(0.5, color=INK, linewidth=0.6, zorder=1.5)
         ax.set(xlim=(0, 1), ylim=(len(categories) + 0.5, -0.5), xlabel="Fraction of shape decisions")
@@ -119,9 +118,9 @@ def plot_shape_bias(
         _draw_categories(ax, categories)
         below = 27.0
         if legend:
-            below = _draw_legend(ax, styles, -category_room(categories), below) + 4
+            below = _draw_legend(ax, styles, -category_points(categories), below) + 4
         if caption:
-            draw_lines(ax, category_caption(shown), below, left=-category_room(categories))
+            add_lines(ax, category_caption(shown), below, left=-category_points(categories))
     return ax
 
 
@@ -136,7 +135,7 @@ def category_caption(observers: Sequence[Observer]) -> list[str]:
     return sentences
 
 
-def category_room(categories: Sequence[str]) -> float:
+def category_points(categories: Sequence[str]) -> float:
     """Points left of the frame that labels and icons take."""
     widest = max(text_points(name, NAME_SIZE) for name in categories)
     return max(text_points(_ALL, NAME_SIZE, "bold"), min(widest, _WIDEST_LABEL)) + 2 * NEXT_TO + _icon_room(categories)
@@ -180,25 +179,25 @@ def _draw_categories(ax: Axes, categories: Sequence[str]) -> None:
             gid="category",
         )
         if row and has_icon(name):
-            draw_icon(ax, name, (0, row), anchor, (-NEXT_TO - _ICON / 2, 0), _ICON)
+            add_icon(ax, name, (0, row), anchor, (-NEXT_TO - _ICON / 2, 0), _ICON)
 
 
-def _legend_entries(styles: Sequence[Look]) -> list[tuple[Look, str]]:
+def _legend_entries(styles: Sequence[Style]) -> list[tuple[Style, str]]:
     """One for each observer, but one for all single people."""
-    people = [look for look in styles if look.person]
-    entries = [(look, look.label) for look in styles if not look.person]
+    people = [style for style in styles if style.person]
+    entries = [(style, style.label) for style in styles if not style.person]
     if len(people) > 1:
         entries.append((people[0], f"each of {len(people)} people"))
     else:
-        entries += [(look, look.label) for look in people]
+        entries += [(style, style.label) for style in people]
     return entries
 
 
-def _legend_columns(styles: Sequence[Look], points: float) -> tuple[int, list[float]]:
-    """How many rows the legend has, and how wide its columns are: as many as there is room for, one at least."""
+def _legend_columns(styles: Sequence[Style], points: float) -> tuple[int, list[float]]:
+    """How many rows the legend has, and how wide its columns are: as many as fit, at least one."""
     badge = text_points(RANDOM_BADGE, BADGE_SIZE, "bold") + 10
     widths = [
-        18 + 1.03 * text_points(text, _LEGEND_SIZE) + badge * look.random for look, text in _legend_entries(styles)
+        18 + 1.03 * text_points(text, _LEGEND_SIZE) + badge * style.random for style, text in _legend_entries(styles)
     ]
     for rows in range(1, len(widths)):
         columns = [max(widths[first : first + rows]) for first in range(0, len(widths), rows)]
@@ -207,12 +206,12 @@ def _legend_columns(styles: Sequence[Look], points: float) -> tuple[int, list[fl
     return len(widths), [points]
 
 
-def _legend_inches(styles: Sequence[Look]) -> float:
+def _legend_inches(styles: Sequence[Style]) -> float:
     return _legend_columns(styles, (COLUMN - 2 * MARGIN) * 72)[0] * _LEGEND_SIZE * _LEGEND_LINE / 72
 
 
-def _draw_legend(ax: Axes, styles: Sequence[Look], left: float, down: float) -> float:
-    """Who is who, column by column below the frame; returns how many points down it ends."""
+def _draw_legend(ax: Axes, styles: Sequence[Style], left: float, down: float) -> float:
+    """Add the legend below the frame, column by column; returns how many points below the frame it ends."""
     room = inches_of(ax)[0] * 72 - left
     rows, widths = _legend_columns(styles, room)
     step = _LEGEND_SIZE * _LEGEND_LINE
@@ -223,23 +222,25 @@ def _draw_legend(ax: Axes, styles: Sequence[Look], left: float, down: float) -> 
         "annotation_clip": False,
         "parse_math": False,
     }
-    for index, (look, text) in enumerate(_legend_entries(styles)):
+    for index, (style, text) in enumerate(_legend_entries(styles)):
         column, row = divmod(index, rows)
         x, y = left + 4 + sum(widths[:column]), -down - (row + 0.5) * step
-        draw_sample(ax, look, (0, 0), ax.transAxes, (x, y))
+        add_sample(ax, style, (0, 0), ax.transAxes, (x, y))
         x += 6
         short = fitted(text, room - 12, _LEGEND_SIZE)
         ax.annotate(short, (0, 0), xytext=(x, y), fontsize=_LEGEND_SIZE, color=INK, gid="legend", **below)
-        if look.random:
+        if style.random:
             x += 1.03 * text_points(short, _LEGEND_SIZE) + 3.5
             ax.annotate(RANDOM_BADGE, (0, 0), xytext=(x, y), **below, **badge_style(BADGE_SIZE))
     return down + rows * step
 
 
-def _single_category_figure(observers: Sequence[Observer], styles: Sequence[Look], legend: bool, caption: bool) -> Axes:
+def _single_category_figure(
+    observers: Sequence[Observer], styles: Sequence[Style], legend: bool, caption: bool
+) -> Axes:
     """A figure one column wide, laid out in inches."""
     categories = observers[0].counts.categories
-    left = MARGIN + category_room(categories) / 72
+    left = MARGIN + category_points(categories) / 72
     wide = COLUMN - left - 0.12
     body, foot = ROW * (len(categories) + 1), BELOW
     if legend:

@@ -12,17 +12,17 @@ from replk_probe.plot_style import save_figure
 from replk_probe.runtime.provenance import RunInfo
 
 from .observers import Observer
-from .plot import conflict_stimuli, plot_page, random_models, with_others
+from .plot import conflict_stimuli, draw_observers, random_models, with_others
 from .plot_style import RANDOM_BADGE
 from .result import ShapeBiasResult
 
 
 def draw_comparison(results: Sequence[ShapeBiasResult], *, others: Sequence[Observer] = ()) -> Figure:
-    """Draw several models beside each other and beside the observers of their results.
+    """Draw several models and the observers of their results side by side.
 
     Args:
-        results: One per model, in the order to show them.
-        others: Also shown, such as published observers; one of a name that an observer of the results has is left out.
+        results: One result per model, in the order of the figure.
+        others: Further observers, such as published ones, without those whose names the observers of the results have.
 
     Returns:
         A figure as wide as a page (7 inches).
@@ -36,7 +36,7 @@ def draw_comparison(results: Sequence[ShapeBiasResult], *, others: Sequence[Obse
             "No model to compare. A comparison figure shows at least one. Give results that models were measured for."
         )
     imported = list({one.name: one for result in results for one in result.observers}.values())
-    return plot_page(
+    return draw_observers(
         with_others([*models, *imported], imported, others), random=random_models(results), heading=_heading(results)
     )
 

@@ -139,7 +139,7 @@ def has_icon(category: str) -> bool:
     return category in _ICONS
 
 
-def draw_icon(
+def add_icon(
     ax: Axes, category: str, at: tuple[float, float], anchor: Transform, points: tuple[float, float], size: float
 ) -> None:
     """Draw the picture of a category.

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from replk_probe.plot_style import INK, house_style, inches_of, new_figure, text_points
+from replk_probe.plot_style import INK, figure_style, inches_of, new_figure, text_points
 
 from .observers import Observer
 from .plot_style import (
@@ -20,36 +20,36 @@ from .plot_style import (
     NAME_SIZE,
     NEXT_TO,
     RANDOM_BADGE,
-    Look,
+    Style,
+    add_lines,
+    add_sample,
     arranged,
     badge_style,
     caption_inches,
-    draw_lines,
-    draw_sample,
     fitted_labels,
     fraction_ticks,
-    looks,
+    styles_of,
 )
 
 _VALUE_SIZE = 5.8
 _WIDEST_NAME = 108.0  # points
 
 
-def plot_bars(
+def bar_axes(
     observers: Sequence[Observer],
     ax: Axes | None = None,
     *,
     random: Sequence[Observer] = (),
     caption: bool = True,
 ) -> Axes:
-    """Draw the shape bias of every observer over all stimuli as a bar, with its 95 % interval and in figures.
+    """Draw the shape bias of every observer over all stimuli as a bar, with its 95 % interval and its value.
 
     Args:
-        observers: To show, of the same categories.
-        ax: Where; by default the Axes of a new figure, one column wide. Names and figures are drawn outside of its
-            frame.
+        observers: Observers to show, of the same categories.
+        ax: Axes to draw on; by default those of a new figure, one column wide. Names and numbers are drawn outside of
+            the frame.
         random: Those of ``observers`` whose weights are random; their bars are hatched and badged.
-        caption: Say below the frame what bars and intervals are.
+        caption: Whether to explain bars and intervals below the frame.
 
     Returns:
         The Axes. x is the shape bias; y the number of the observer: models, then people.
@@ -58,22 +58,22 @@ def plot_bars(
         InvalidInputError: No observers, or their categories differ.
     """
     shown = arranged(observers)
-    styles = looks(shown, random)
-    with house_style():
+    styles = styles_of(shown, random)
+    with figure_style():
         if ax is None:
             ax = _single_bar_figure(shown, styles, caption)
-        labels = fitted_labels([look.label for look in styles], _WIDEST_NAME, NAME_SIZE)
+        labels = fitted_labels([style.label for style in styles], _WIDEST_NAME, NAME_SIZE)
         pitch = inches_of(ax)[1] / len(shown)
         thickness = min(0.66, 0.2 / pitch)
-        for y, (one, look, label) in enumerate(zip(shown, styles, labels, strict=True)):
+        for y, (one, style, label) in enumerate(zip(shown, styles, labels, strict=True)):
             overall = one.counts.overall
             anchor = ax.get_yaxis_transform()
-            draw_sample(ax, look, (0, y), anchor, (-NEXT_TO - 3.5, 0))
+            add_sample(ax, style, (0, y), anchor, (-NEXT_TO - 3.5, 0))
             ax.annotate(
                 label,
                 (0, y),
                 xycoords=anchor,
-                xytext=(-NEXT_TO - 9, 4.2 * look.random),
+                xytext=(-NEXT_TO - 9, 4.2 * style.random),
                 textcoords="offset points",
                 ha="right",
                 va="center_baseline",
@@ -84,7 +84,7 @@ def plot_bars(
                 parse_math=False,
                 gid="name",
             )
-            if look.random:
+            if style.random:
                 ax.annotate(
                     RANDOM_BADGE,
                     (0, y),
@@ -97,14 +97,14 @@ def plot_bars(
                     **badge_style(BADGE_SIZE),
                 )
             if not math.isnan(overall):
-                face: dict[str, Any] = {"color": look.tint, "linewidth": 0}
-                if look.random:
-                    face = {"facecolor": "white", "edgecolor": look.tint, "hatch": "//////", "linewidth": 0.6}
+                face: dict[str, Any] = {"color": style.tint, "linewidth": 0}
+                if style.random:
+                    face = {"facecolor": "white", "edgecolor": style.tint, "hatch": "//////", "linewidth": 0.6}
                 ax.barh(y, overall, height=thickness, zorder=2, gid="bar", **face)
             if one.ci95 is not None:
                 low, high = one.ci95
                 ax.plot(
-                    [low, high], [y, y], color=look.colour, linewidth=1.0, zorder=3, gid="interval", clip_on=False,
+                    [low, high], [y, y], color=style.colour, linewidth=1.0, zorder=3, gid="interval", clip_on=False,
                     marker="|", markersize=min(3.6, 40 * pitch * thickness), markeredgewidth=0.8,
                 )  # fmt: skip
             ax.annotate(
@@ -127,7 +127,7 @@ def plot_bars(
         for side in ("right", "top"):
             ax.spines[side].set_visible(False)
         if caption:
-            draw_lines(ax, bars_caption(shown), 29, left=-name_room(styles))
+            add_lines(ax, bars_caption(shown), 29, left=-name_points(styles))
     return ax
 
 
@@ -148,29 +148,29 @@ def figures_of(observer: Observer) -> str:
     return f"{overall:.3f}{interval}"
 
 
-def name_room(styles: Sequence[Look]) -> float:
+def name_points(styles: Sequence[Style]) -> float:
     """Points left of the bars that names and markers take."""
-    widest = max(text_points(look.label, NAME_SIZE, "bold") for look in styles)
+    widest = max(text_points(style.label, NAME_SIZE, "bold") for style in styles)
     badge = text_points(RANDOM_BADGE, BADGE_SIZE, "bold") + 2
     return max(min(widest, _WIDEST_NAME), badge * _any_random(styles)) + NEXT_TO + 10
 
 
-def value_room(observers: Sequence[Observer]) -> float:
+def value_points(observers: Sequence[Observer]) -> float:
     """Points right of the bars that the figures take."""
     return max(text_points(figures_of(one), _VALUE_SIZE) for one in observers) + NEXT_TO + 2
 
 
-def bar_row(styles: Sequence[Look]) -> float:
+def bar_row(styles: Sequence[Style]) -> float:
     """Least height of a row of bars, in inches: a badge takes a line of its own."""
     return 0.24 if _any_random(styles) else 0.17
 
 
-def _any_random(styles: Sequence[Look]) -> bool:
-    return any(look.random for look in styles)
+def _any_random(styles: Sequence[Style]) -> bool:
+    return any(style.random for style in styles)
 
 
-def _single_bar_figure(observers: Sequence[Observer], styles: Sequence[Look], caption: bool) -> Axes:
-    left, right = MARGIN + name_room(styles) / 72, MARGIN + value_room(observers) / 72
+def _single_bar_figure(observers: Sequence[Observer], styles: Sequence[Style], caption: bool) -> Axes:
+    left, right = MARGIN + name_points(styles) / 72, MARGIN + value_points(observers) / 72
     body, foot = (
         max(bar_row(styles) * len(observers), 0.4),
         BELOW + caption * caption_inches(bars_caption(observers)),

@@ -1,4 +1,4 @@
-"""A sheet of stimuli, each with what an observer took it for. Free of torch and of pyplot's state."""
+"""Contact sheet of stimuli with the decisions of an observer. Free of torch and of pyplot's state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import INK, MUTED, block_side, fitted, house_style, new_figure, save_figure, text_points
+from replk_probe.plot_style import INK, MUTED, block_side, figure_style, fitted, new_figure, save_figure, text_points
 
 from .decisions import NO_ANSWER, Decisions
 from .plot_style import RANDOM_BADGE, badge_style
@@ -35,7 +35,7 @@ _TITLE_SIZE, _LEGEND_SIZE, _DECISION_SIZE, _CUE_SIZE = 8.5, 6.2, 6.0, 5.2
 _FRAME = 1.6  # points
 
 
-def plot_contact_sheet(
+def draw_contact_sheet(
     stimulus_set: StimulusSet,
     decisions: Decisions,
     *,
@@ -44,18 +44,18 @@ def plot_contact_sheet(
     random: bool = False,
     weights: str | None = None,
 ) -> Figure:
-    """Draw stimuli, each above what an observer took it for, its shape and its texture.
+    """Draw stimuli, each above the decision of an observer, its shape and its texture.
 
     Frames, markers and words tell decisions for the shape, for the texture and for neither.
 
     Args:
         stimulus_set: The stimuli; those that are drawn are decoded.
-        decisions: Of one observer, paired with the stimuli by their ids.
+        decisions: Decisions of one observer, paired with the stimuli by their ids.
         count: How many to draw at most, spread over the categories of the shape and over their stimuli; a multiple of
             8 fills the sheet.
         names: Base names of the stimuli to draw instead, in this order.
-        random: The observer's weights are random.
-        weights: What its weights are otherwise, in a few words beside its name.
+        random: Whether the weights of the observer are random.
+        weights: Short description of the weights otherwise, shown next to the name.
 
     Returns:
         A figure as wide as a page (7 inches).
@@ -84,7 +84,7 @@ def plot_contact_sheet(
     height = head + rows * (_CELL + _TEXT) + _MARGIN - 0.08
     counts = decisions.counts()
     totals = {SHAPE: counts.n_shape, TEXTURE: counts.n_texture, OTHER: counts.n_other}
-    with house_style():
+    with figure_style():
         figure = new_figure(width, height)
         for place, index in enumerate(chosen):
             row, column = divmod(place, columns)
@@ -112,8 +112,8 @@ def save_contact_sheet(
     random: bool = False,
     weights: str | None = None,
 ) -> tuple[Path, ...]:
-    """Write ``contact_sheet.png`` and ``.pdf``: :func:`plot_contact_sheet` as files, which are returned."""
-    figure = plot_contact_sheet(stimulus_set, decisions, count=count, names=names, random=random, weights=weights)
+    """Write ``contact_sheet.png`` and ``.pdf``: :func:`draw_contact_sheet` as files, which are returned."""
+    figure = draw_contact_sheet(stimulus_set, decisions, count=count, names=names, random=random, weights=weights)
     width = 224 if stimulus_set.size is None else stimulus_set.size[1]
     return save_figure(figure, Path(directory), "contact_sheet", width)
 

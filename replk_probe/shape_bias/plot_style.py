@@ -1,4 +1,4 @@
-"""How observers look in the figures of shape bias: colours, markers, labels. Free of torch."""
+"""Styles of observers in the figures of shape bias: colors, markers, labels. Free of torch."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ RANDOM_BADGE = "RANDOM WEIGHTS"
 
 COLUMN, PAGE = 3.4, 7.0  # inches
 ABOVE, BELOW, MARGIN = 0.36, 0.4, 0.06  # inches: of a frame with its ticks and label; around a figure
-NEXT_TO = 4.0  # points between a frame and what stands beside it
+NEXT_TO = 4.0  # points between a frame and the texts next to it
 NAME_SIZE, BADGE_SIZE, CAPTION_SIZE = 6.5, 5.0, 5.8
 LINE = 1.35  # times the size of the letters
 GRID = "#dcdcdc"
 _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
-# The house's strong colour for the first model, then those of Okabe and Ito that stand out from paper; none of them is
-# the only difference, since as many markers as no common divisor go round beside them.
+# The strong color of all figures for the first model, then colors of Okabe and Ito that stand out from paper. Markers
+# differ as well; their number has no common divisor with that of the colors.
 _COLOURS = ("#b03a00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#7a5195", "#56b4e9")
 _MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "p", "h")
-_SIZES = {"o": 4.3, "s": 4.1, "P": 5.4, "X": 5.2}  # points; so that they look equally large
+_SIZES = {"o": 4.3, "s": 4.1, "P": 5.4, "X": 5.2}  # points; so that they style equally large
 _PEOPLE = "#8c8c8c"
 _EDGE = 0.4
 
 
 @dataclass(frozen=True)
-class Look:
+class Style:
     """How one observer is drawn.
 
     Attributes:
@@ -94,8 +94,8 @@ def arranged(observers: Sequence[Observer]) -> tuple[Observer, ...]:
     return tuple(one for kind in ("model", "humans", "human") for one in observers if one.kind == kind)
 
 
-def looks(observers: Sequence[Observer], random: Sequence[Observer] = ()) -> tuple[Look, ...]:
-    """Looks of observers, which are told apart by colour and marker.
+def styles_of(observers: Sequence[Observer], random: Sequence[Observer] = ()) -> tuple[Style, ...]:
+    """Styles of observers, which differ in color and marker.
 
     Args:
         observers: As :func:`arranged`.
@@ -111,12 +111,12 @@ def looks(observers: Sequence[Observer], random: Sequence[Observer] = ()) -> tup
         if one.kind == "model":
             is_random = any(one is other for other in random)
             colour, marker = _COLOURS[models % len(_COLOURS)], _MARKERS[models % len(_MARKERS)]
-            found.append(Look(label, colour, marker, _SIZES.get(marker, 5.0), random=is_random))
+            found.append(Style(label, colour, marker, _SIZES.get(marker, 5.0), random=is_random))
             models += 1
         elif one.kind == "humans":
-            found.append(Look(label, INK, "D", 4.4))
+            found.append(Style(label, INK, "D", 4.4))
         else:
-            found.append(Look(label, _PEOPLE, "|", 4.2, person=True))
+            found.append(Style(label, _PEOPLE, "|", 4.2, person=True))
     return tuple(found)
 
 
@@ -133,7 +133,7 @@ def fitted_labels(labels: Sequence[str], points: float, size: float) -> list[str
     ]
 
 
-def draw_sample(ax: Axes, look: Look, at: tuple[float, float], anchor: Transform, points: tuple[float, float]) -> None:
+def add_sample(ax: Axes, style: Style, at: tuple[float, float], anchor: Transform, points: tuple[float, float]) -> None:
     """A marker of the observer outside of the axes' frame, so many points right of and above ``at``."""
     ax.add_artist(
         Line2D(
@@ -141,14 +141,14 @@ def draw_sample(ax: Axes, look: Look, at: tuple[float, float], anchor: Transform
             [points[1]],
             transform=near(ax, at, anchor),
             clip_on=False,
-            gid=f"sample {look.label}",
-            **look.marker_style,
+            gid=f"sample {style.label}",
+            **style.marker_style,
         )
     )
 
 
 def badge_style(size: float) -> dict[str, Any]:
-    """Nothing with random weights may look trained."""
+    """Nothing with random weights may style trained."""
     return {
         "fontsize": size,
         "fontweight": "bold",
@@ -158,7 +158,7 @@ def badge_style(size: float) -> dict[str, Any]:
     }
 
 
-def draw_lines(ax: Axes, sentences: Sequence[str], down: float, left: float) -> None:
+def add_lines(ax: Axes, sentences: Sequence[str], down: float, left: float) -> None:
     """Small lines ``down`` points below the frame, from ``left`` points right of it, no wider than the figure."""
     room = figure_of(ax).get_figwidth() * 72 - 2 * MARGIN * 72
     for index, line in enumerate(wrapped(" ".join(sentences), room, CAPTION_SIZE)):
@@ -183,6 +183,6 @@ def fraction_ticks(axis: XAxis, inches: float) -> None:
 
 
 def caption_inches(sentences: Sequence[str]) -> float:
-    """What :func:`draw_lines` needs below a figure one column wide."""
+    """What :func:`add_lines` needs below a figure one column wide."""
     lines = wrapped(" ".join(sentences), (COLUMN - 2 * MARGIN) * 72, CAPTION_SIZE)
     return (len(lines) * CAPTION_SIZE * LINE + 4) / 72

@@ -1,28 +1,43 @@
-"""What one shape-bias run found: frozen, saved as JSON + arrays + CSV, read back the same. Free of torch."""
+"""The result of one shape-bias run, saved as JSON, arrays and CSV. Free of torch."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.runtime.atomic_files import atomic_write_bytes, atomic_write_text
-from replk_probe.runtime.json_io import read_json, strict_json, unreadable
+from replk_probe.results import (
+    Result,
+    Row,
+    as_plain,
+    csv_text,
+    decode,
+    folder_of,
+    interval_cells,
+    npz_bytes,
+    null_if_nan,
+    read_arrays,
+    read_json,
+    reading,
+    strict_json,
+    unreadable,
+    write_files,
+)
 from replk_probe.runtime.provenance import RunInfo, software_versions
 
 from .decisions import Decisions as Decisions
 from .model_vs_human.raw_data import COMPARISON_NAME, DECISIONS_NAME, SUMMARY_NAME, decisions_csv, read_decisions
 from .observers import Observer, analyse, check_decisions, compare_pairs, consistency_with
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA_VERSION = 1
 READABLE_VERSIONS = (1,)
@@ -32,37 +47,22 @@ ARRAYS_NAME = "decisions.npz"
 CSV_NAME = SUMMARY_NAME
 PAIRS_NAME = "comparison.json"
 
-# Of the command line, that writes these.
+# The command that writes these files.
 _COMMAND = "shape-bias"
 
-_CSV_COLUMNS = (
-    "observer",
-    "kind",
-    "source",
-    "category",
-    "n_conflict",
-    "shape",
-    "texture",
-    "other",
-    "shape_bias",
-    "ci95_low",
-    "ci95_high",
-    "macro",
-    "median",
-    "cue_accuracy",
-    "congruent_accuracy",
-    "mean_human_kappa",
-)
+_COUNT_COLUMNS = ("category", "n_conflict", "shape", "texture", "other", "shape_bias")
+_RATIO_COLUMNS = ("macro", "median", "cue_accuracy", "congruent_accuracy", "mean_human_kappa")
+_CSV_COLUMNS = ("observer", "kind", "source", *_COUNT_COLUMNS, "ci95_low", "ci95_high", *_RATIO_COLUMNS)
 
 
 @dataclass(frozen=True)
 class GivenDecisions:
-    """What takes the place of a :class:`RunInfo` where no model ran: decisions came from elsewhere.
+    """The provenance of decisions that were imported; takes the place of a :class:`RunInfo`.
 
     Attributes:
-        source: Where from, such as ``"import:cue-conflict"``.
-        files: SHA-256 of each file that was read, by its base name.
-        versions: Of replk-probe and the packages below it.
+        source: Source of the decisions, such as ``"import:cue-conflict"``.
+        files: SHA-256 of each file that was read, by base name.
+        versions: Versions of replk-probe and of the packages it depends on.
     """
 
     source: str
@@ -71,22 +71,27 @@ class GivenDecisions:
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries and texts; ``model`` is None."""
-        return {"model": None, "source": self.source, "files": dict(self.files), "versions": dict(self.versions)}
+        return {"model": None, **as_plain(self)}
 
 
-@dataclass(frozen=True, eq=False)
-class ShapeBiasResult:
-    """The shape bias of one model, or of none, beside other observers.
+@dataclass(frozen=True, eq=False, repr=False)
+class ShapeBiasResult(Result):
+    """The shape bias of one model and of imported observers.
 
     Attributes:
-        run: Circumstances of the measurement, or where the decisions came from.
-        model: The observer that was measured, in numbers; None where no model ran.
-        decisions: Its decisions.
-        probabilities: Its probability of each category per stimulus, ``[N, categories]`` float32 in the order of
-            ``decisions.names``, read-only; they need not sum to 1. None where they are not known.
-        observers: Imported observers, in numbers; ``humans`` first, where people are among them.
-        notes: Sentences the reader of the numbers must see.
+        run: Provenance of the measurement or of the imported decisions.
+        model: Numbers of the measured model; None where no model ran.
+        decisions: Decisions of the model.
+        probabilities: Probability of each category for each stimulus, ``[N, categories]`` float32 in the order of
+            ``decisions.names``, read-only; they need not sum to 1. None where they are unknown.
+        observers: Numbers of the imported observers; ``humans`` (all human observers pooled) comes first, if any.
+        notes: Caveats, one sentence or more each.
     """
+
+    _PLOT: ClassVar[str] = "plot_shape_bias"
+    _HTML_COLUMNS: ClassVar[tuple[str, ...]] = (
+        "observer", "category", "n_conflict", "shape", "texture", "other", "shape_bias", "ci95_low", "ci95_high",
+    )  # fmt: skip
 
     run: RunInfo | GivenDecisions
     model: Observer | None
@@ -96,7 +101,7 @@ class ShapeBiasResult:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Own the probabilities, so that nobody else can change them."""
+        """Copy and check the probabilities, so that they cannot change."""
         if (self.model is None) != (self.decisions is None):
             raise InvalidInputError(
                 "A model's numbers and its decisions belong together. One of them is missing. "
@@ -110,6 +115,11 @@ class ShapeBiasResult:
             raise InvalidInputError(
                 f"The probabilities have shape {list(probabilities.shape)}, the decisions {list(expected)}. Each "
                 "stimulus has one probability per category. Give them as [stimuli, categories]."
+            )
+        if not np.isfinite(probabilities).all():
+            raise InvalidInputError(
+                "The probabilities have non-finite entries. The logits of the model overflowed. "
+                "Measure again with another precision."
             )
         probabilities.setflags(write=False)
         object.__setattr__(self, "probabilities", probabilities)
@@ -130,7 +140,7 @@ class ShapeBiasResult:
 
         Args:
             decisions: Of the model, or None for a table of ``observers`` alone.
-            observers: Of others, to stand beside it.
+            observers: Decisions of other observers.
             models: Of other models of the same run: they count for the error consistency alone. A name that an observer
                 has already is told apart by `` (this run)``.
             run: Circumstances; by default that the decisions were given.
@@ -167,7 +177,7 @@ class ShapeBiasResult:
     def beside(
         self, observers: Sequence[Decisions], models: Sequence[Decisions] = (), *, source: str = "given"
     ) -> ShapeBiasResult:
-        """The same result beside other observers; the arguments are those of :meth:`from_decisions`."""
+        """The same result with other observers; the arguments are those of :meth:`from_decisions`."""
         model, observers, models = self.model, check_decisions(observers), check_decisions(models)
         if model is not None and self.decisions is not None:
             taken = {one.observer for one in observers}
@@ -211,71 +221,79 @@ class ShapeBiasResult:
         record["notes"] = list(self.notes)
         return record
 
-    def save(self, directory: str | Path) -> None:
-        """Write ``shape_bias.csv`` and, last, ``shape_bias.json``; for a model ``decisions.csv`` and ``.npz`` before.
+    def to_dataframe(self) -> pd.DataFrame:
+        """The counts and ratios as a table with one row per observer and category of the shape.
 
-        Each is written whole or not at all, and the bytes depend on the result alone.
+        The category ``all`` stands for all stimuli; the columns after ``shape_bias`` are defined for it alone.
 
-        Args:
-            directory: Created if it is not there.
-
-        Raises:
-            InvalidInputError: The folder cannot be written to, or a number of the record is not finite.
+        Returns:
+            A data frame with the columns of ``shape_bias.csv``: ``observer``, ``kind``, ``source``, ``category``,
+            ``n_conflict``, ``shape``, ``texture`` and ``other`` (numbers of decisions), ``shape_bias``, ``ci95_low``,
+            ``ci95_high``, ``macro``, ``median``, ``cue_accuracy``, ``congruent_accuracy`` (fractions) and
+            ``mean_human_kappa`` (error consistency). Undefined numbers are NaN.
         """
-        # All of it before the first file is written.
+        return super().to_dataframe()
+
+    def _files(self) -> Mapping[str, bytes]:
         files: dict[str, bytes] = {}
         if self.decisions is not None:
-            files[ARRAYS_NAME] = self._arrays(self.decisions)
+            arrays: dict[str, npt.NDArray[Any]] = {
+                "names": np.array(self.decisions.names),
+                "categories": np.array(self.decisions.categories),
+            }
+            if self.probabilities is not None:
+                arrays["probabilities"] = self.probabilities
+            files[ARRAYS_NAME] = npz_bytes(arrays)
             files[DECISIONS_NAME] = decisions_csv(self.decisions)
-        files[CSV_NAME] = _csv_text(self.everyone).encode("utf-8")
+        files[CSV_NAME] = csv_text(self._rows(), _CSV_COLUMNS).encode("utf-8")
         files[JSON_NAME] = strict_json(self.to_json()).encode("utf-8")
-        for name, content in files.items():
-            atomic_write_bytes(Path(directory) / name, content)
+        return files
 
-    def _arrays(self, decisions: Decisions) -> bytes:
-        arrays: dict[str, Any] = {"names": np.array(decisions.names), "categories": np.array(decisions.categories)}
-        if self.probabilities is not None:
-            arrays["probabilities"] = self.probabilities
-        stream = io.BytesIO()
-        np.savez(stream, **arrays)
-        return stream.getvalue()
+    def _summary(self) -> Mapping[str, object]:
+        source = self.run.image_source if isinstance(self.run, RunInfo) else self.run.source
+        facts: dict[str, object] = {"source": source, "observers": len(self.observers)}
+        if self.model is not None:
+            weights = {"weights": self.run.weights.label} if isinstance(self.run, RunInfo) else {}
+            facts = {"model": self.model.name, **weights, "shape_bias": round(self.shape_bias, 4), **facts}
+        return facts
+
+    def _rows(self) -> list[Row]:
+        return _rows(self.everyone)
 
     @classmethod
     def load(cls, directory: str | Path) -> ShapeBiasResult:
-        """Read back what :meth:`save` wrote.
+        """Load a result that :meth:`save` wrote.
 
         Args:
             directory: Folder with ``shape_bias.json`` and, where a model ran, ``decisions.csv`` and ``decisions.npz``.
 
         Raises:
-            InvalidInputError: A file is missing or damaged, or of a schema version that this program cannot read.
+            InvalidInputError: A file is missing or damaged, or has a schema version that cannot be read.
         """
         folder = Path(directory)
         record = read_json(folder / JSON_NAME, _COMMAND, READABLE_VERSIONS)
-        try:
-            own, run = record["shape_bias"], record["run"]
+        with reading(folder / JSON_NAME, "shape-bias record"):
+            own, given = record["shape_bias"], record["run"]
             model = None if own is None else Observer.from_json(own)
-            observers = tuple(Observer.from_json(one) for one in record.get("observers", {}).values())
-            notes = tuple(record["notes"])
-            circumstances = (
-                RunInfo.from_json(run)
-                if run["model"] is not None
-                else GivenDecisions(run["source"], run["files"], run["versions"])
-            )
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise InvalidInputError(
-                f"{folder / JSON_NAME} is not a complete shape-bias record ({type(error).__name__}: {error}). It was "
-                "changed by hand or cut short. Measure again."
-            ) from error
+            others = decode(dict[str, Any], record.get("observers", {}), "observers")
+            observers = tuple(map(Observer.from_json, others.values()))
+            if list(others) != [one.name for one in observers]:
+                raise ValueError("its observers have other names than their entries")
+            notes = decode(tuple[str, ...], record["notes"], "notes")
+            run = decode(GivenDecisions, given, "run") if given["model"] is None else decode(RunInfo, given, "run")
         if model is None:
-            return cls(circumstances, None, observers=observers, notes=notes)
-        found = read_decisions(folder / DECISIONS_NAME, model.counts.categories)
+            return cls(run, None, observers=observers, notes=notes)
+        (path, arrays_path), categories = (folder / DECISIONS_NAME, folder / ARRAYS_NAME), model.counts.categories
+        found = read_decisions(path, categories)
         if len(found) != 1 or found[0].observer != model.name or found[0].counts() != model.counts:
-            raise unreadable(
-                folder / DECISIONS_NAME, f"it does not hold the decisions that {JSON_NAME} counts", _COMMAND
-            )
-        probabilities = _read_probabilities(folder / ARRAYS_NAME, found[0].names)
-        return cls(circumstances, model, found[0], probabilities, observers, notes)
+            raise unreadable(path, f"it does not hold the decisions counted in {JSON_NAME}", folder_of(_COMMAND))
+        wanted = {"names": (np.str_, 1), "categories": (np.str_, 1), "probabilities": (np.float32, 2)}
+        arrays = read_arrays(arrays_path, _COMMAND, wanted, optional=["probabilities"])
+        named = (*arrays["names"],) == found[0].names and (*arrays["categories"],) == categories
+        if not named or not arrays.keys() <= wanted.keys():
+            raise unreadable(arrays_path, f"its arrays are not those of {DECISIONS_NAME}", folder_of(_COMMAND))
+        with reading(arrays_path, "shape-bias record"):
+            return cls(run, model, found[0], arrays.get("probabilities"), observers, notes)
 
 
 def told_apart(results: Sequence[ShapeBiasResult]) -> tuple[ShapeBiasResult, ...]:
@@ -315,7 +333,7 @@ def save_comparison(results: Sequence[ShapeBiasResult], directory: str | Path) -
         {
             "first": first,
             "second": second,
-            "difference": None if math.isnan(pair.difference) else pair.difference,
+            "difference": null_if_nan(pair.difference),
             "ci95": None if pair.ci95 is None else list(pair.ci95),
             "n_pairs": pair.n_pairs,
             "first_only": pair.first_only,
@@ -325,8 +343,8 @@ def save_comparison(results: Sequence[ShapeBiasResult], directory: str | Path) -
         for first, second, pair in compare_pairs(decisions)
     ]
     text = strict_json({"schema_version": SCHEMA_VERSION, "pairs": pairs})
-    atomic_write_text(Path(directory) / COMPARISON_NAME, _csv_text([*models, *results[0].observers]))
-    atomic_write_text(Path(directory) / PAIRS_NAME, text)
+    table = csv_text(_rows([*models, *results[0].observers]), _CSV_COLUMNS)
+    write_files({COMPARISON_NAME: table.encode("utf-8"), PAIRS_NAME: text.encode("utf-8")}, directory)
 
 
 def _untaken(name: str, taken: set[str]) -> str:
@@ -335,41 +353,25 @@ def _untaken(name: str, taken: set[str]) -> str:
     return name
 
 
-def _csv_text(observers: Sequence[Observer]) -> str:
-    """For each observer a row with all its numbers (category ``all``) and one for each category."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_CSV_COLUMNS)
+def _rows(observers: Sequence[Observer]) -> list[Row]:
+    """For each observer, a row with all its numbers (category ``all``) and one for each category."""
+    rows: list[Row] = []
     for one in observers:
-        counts, who = one.counts, (one.name, one.kind, one.source)
-        totals = (counts.n_conflict, counts.n_shape, counts.n_texture, counts.n_other, _cell(counts.overall))
-        ratios = (counts.macro, counts.median, counts.cue_accuracy, counts.congruent_accuracy)
-        writer.writerow(
-            [*who, "all", *totals, *(one.ci95 or ("", "")), *map(_cell, (*ratios, one.consistency.mean_human))]
+        counts = one.counts
+        who = {"observer": one.name, "kind": one.kind, "source": one.source}
+        totals = (counts.n_conflict, counts.n_shape, counts.n_texture, counts.n_other, counts.overall)
+        ratios = (
+            counts.macro,
+            counts.median,
+            counts.cue_accuracy,
+            counts.congruent_accuracy,
+            one.consistency.mean_human,
         )
-        rows = zip(counts.categories, counts.shape, counts.texture, counts.other, counts.by_category, strict=True)
-        for category, shape, texture, other, bias in rows:
-            row = (category, shape + texture + other, shape, texture, other, _cell(bias))
-            writer.writerow([*who, *row, *[""] * (len(_CSV_COLUMNS) - len(who) - len(row))])
-    return buffer.getvalue()
-
-
-def _cell(value: float) -> float | str:
-    return "" if math.isnan(value) else value
-
-
-def _read_probabilities(path: Path, names: Sequence[str]) -> npt.NDArray[np.float32] | None:
-    try:
-        # Opened here, because numpy leaves a damaged archive open.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            if arrays["names"].tolist() != list(names):
-                raise unreadable(path, "its stimuli are not those of the decisions", _COMMAND)
-            if "probabilities" not in arrays:
-                return None
-            return np.asarray(arrays["probabilities"], dtype=np.float32)
-    except FileNotFoundError as error:
-        raise unreadable(path, "no such file", _COMMAND) from error
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        if isinstance(error, InvalidInputError):
-            raise
-        raise unreadable(path, str(error), _COMMAND) from error
+        whole = dict(zip(_COUNT_COLUMNS, ("all", *totals), strict=True))
+        rows.append(who | whole | interval_cells(one.ci95) | dict(zip(_RATIO_COLUMNS, ratios, strict=True)))
+        undefined = interval_cells(None) | dict.fromkeys(_RATIO_COLUMNS, math.nan)
+        columns = zip(counts.categories, counts.shape, counts.texture, counts.other, counts.by_category, strict=True)
+        for category, shape, texture, other, bias in columns:
+            cells = (category, shape + texture + other, shape, texture, other, bias)
+            rows.append(who | dict(zip(_COUNT_COLUMNS, cells, strict=True)) | undefined)
+    return rows

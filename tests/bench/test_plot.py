@@ -3,7 +3,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pytest
 
-from replk_probe.bench.plot import plot_speed, save_plots
+from replk_probe.bench.plot import draw_speed, save_figures
 from replk_probe.bench.result import Layer, Machine, SpeedCase, SpeedResult, Timing
 from replk_probe.errors import InvalidInputError
 from replk_probe.report.bench_table import bench_table, sweep_summary
@@ -58,7 +58,7 @@ def test_the_summary_of_a_sweep_lists_what_is_slower() -> None:
 
 
 def test_time_is_drawn_against_the_kernel_where_there_are_enough() -> None:
-    figure = plot_speed(SWEEP)
+    figure = draw_speed(SWEEP)
     times, ratios = figure.axes
     assert times.get_yscale() == "log" and "forward" in times.get_title()
     assert [patch.get_height() for patch in ratios.patches] == pytest.approx([c.ratio for c in SWEEP.cases])
@@ -66,7 +66,7 @@ def test_time_is_drawn_against_the_kernel_where_there_are_enough() -> None:
 
 
 def test_layers_are_drawn_line_by_line() -> None:
-    figure = plot_speed(ROWS)
+    figure = draw_speed(ROWS)
     times, ratios = figure.axes
     assert [label.get_text() for label in times.get_yticklabels()][1] == "1,124,56,51x5  grad input"
     assert [patch.get_width() for patch in ratios.patches] == pytest.approx([9, 0.5, 2])
@@ -74,7 +74,7 @@ def test_layers_are_drawn_line_by_line() -> None:
 
 
 def test_no_number_is_crossed_by_the_line_at_one_and_the_legend_shows_what_is_drawn() -> None:
-    figure = plot_speed(ROWS)
+    figure = draw_speed(ROWS)
     figure.draw_without_rendering()
     times, ratios = figure.axes
     line = ratios.transData.transform((1.0, 0.0))[0]
@@ -87,7 +87,7 @@ def test_no_number_is_crossed_by_the_line_at_one_and_the_legend_shows_what_is_dr
 
 
 def test_figures_are_written(tmp_path) -> None:
-    assert [path.name for path in save_plots(ROWS, tmp_path)] == ["bench.png", "bench.pdf"]
+    assert [path.name for path in save_figures(ROWS, tmp_path)] == ["bench.png", "bench.pdf"]
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(InvalidInputError, match="nothing to draw"):
-        plot_speed(result())
+        draw_speed(result())

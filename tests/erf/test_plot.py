@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from replk_probe.erf.area_protocols import area_ratios
-from replk_probe.erf.plot import colour_floor, plot_erf, save_figures, square_edges
+from replk_probe.erf.plot import color_floor, plot_erf, save_figures, square_edges
 from replk_probe.erf.plot_comparison import draw_comparison, row_labels, save_comparison
 from replk_probe.erf.result import ErfResult, RatioRow
 from replk_probe.errors import InvalidInputError
@@ -92,7 +92,7 @@ def test_colours_are_relative_to_the_maximum_on_a_log_scale():
     ],
 )
 def test_the_colour_floor_fits_the_map(contribution, floor):
-    assert colour_floor([make(contribution)]) == pytest.approx(floor)
+    assert color_floor([make(contribution)]) == pytest.approx(floor)
 
 
 def test_every_threshold_has_a_square_and_a_label_clear_of_the_others():
@@ -190,7 +190,7 @@ def test_an_axes_of_the_caller_is_used():
     assert plot_erf(make(gaussian(32, 32, 3)), right) is right
     assert right.collections and not left.collections
     assert len(figure.axes) == 3  # and a colour bar
-    plot_erf(make(gaussian(32, 32, 3)), left, colorbar=False, caption=False)
+    plot_erf(make(gaussian(32, 32, 3)), left, cbar=False, caption=False)
     assert len(figure.axes) == 3
 
 

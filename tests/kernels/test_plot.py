@@ -127,7 +127,7 @@ def test_numbers_below_a_map_are_those_of_the_result() -> None:
     one = kernel("stage4.0", zero_fraction=0.4)
     shown = " ".join(texts(draw_kernels([result(one)])))
     assert f"centre 3\u00d73 {100 * one.centre3x3_share:.1f} %" in shown
-    assert f"criss-cross {100 * one.skeleton_share:.1f} %" in shown
+    assert f"central row and column {100 * one.skeleton_share:.1f} %" in shown
     assert f"50, 90, 99 % within {', '.join(map(str, one.effective_size.values()))}" in shown
     assert "small branch 20.0 %" in shown and "zeros 40.0 %" in shown and "13\u00d713, 16 channels" in shown
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 from replk_probe import __version__
+from replk_probe.results import decode
 from replk_probe.runtime.provenance import RANDOM_INIT, RunInfo, WeightsInfo, software_versions
 
 RUN = RunInfo(
@@ -25,7 +26,7 @@ RUN = RunInfo(
 
 
 def test_a_record_survives_json() -> None:
-    assert RunInfo.from_json(json.loads(json.dumps(RUN.to_json()))) == RUN
+    assert decode(RunInfo, json.loads(json.dumps(RUN.to_json()))) == RUN
 
 
 def test_random_weights_are_loud() -> None:

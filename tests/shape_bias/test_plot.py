@@ -18,12 +18,12 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo
 from replk_probe.shape_bias.decisions import Decisions
 from replk_probe.shape_bias.observers import Observer
-from replk_probe.shape_bias.plot import plot_page, plot_result, save_figures
-from replk_probe.shape_bias.plot_categories import plot_shape_bias
+from replk_probe.shape_bias.plot import draw_observers, draw_shape_bias, save_figures
+from replk_probe.shape_bias.plot_categories import category_axes
 from replk_probe.shape_bias.plot_comparison import draw_comparison, save_comparison
 from replk_probe.shape_bias.plot_icons import _ICONS, has_icon
-from replk_probe.shape_bias.plot_overall import figures_of, plot_bars
-from replk_probe.shape_bias.plot_style import arranged, fitted_labels, looks, wrapped
+from replk_probe.shape_bias.plot_overall import bar_axes, figures_of
+from replk_probe.shape_bias.plot_style import arranged, fitted_labels, styles_of, wrapped
 from replk_probe.shape_bias.published import published_observers
 from replk_probe.shape_bias.result import ShapeBiasResult
 from replk_probe.shape_bias.statistics import CueCounts
@@ -109,7 +109,7 @@ def assert_tidy(figure) -> None:
 
 def test_every_observer_has_a_marker_at_its_fraction_in_every_category():
     one = observer()
-    ax = plot_shape_bias([one])
+    ax = category_axes([one])
     drawn = markers(ax, "net")
     assert drawn[:, 0].tolist() == [one.counts.overall, *one.counts.by_category]
     assert drawn[:, 1].tolist() == list(range(17))
@@ -117,7 +117,7 @@ def test_every_observer_has_a_marker_at_its_fraction_in_every_category():
 
 
 def test_the_axis_on_top_is_the_fraction_of_texture_decisions():
-    ax = plot_shape_bias([observer()])
+    ax = category_axes([observer()])
     (top,) = ax.child_axes
     ax.figure.canvas.draw()
     assert ax.get_xlabel() == "Fraction of shape decisions" and top.get_xlabel() == "Fraction of texture decisions"
@@ -134,48 +134,48 @@ def test_the_axis_on_top_is_the_fraction_of_texture_decisions():
 def test_lines_stand_at_the_micro_average():
     one = observer(shape=(60, *[0] * 15), texture=(0, *[2] * 15))
     assert one.counts.overall == 60 / 90 and one.counts.macro == 1 / 16
-    ax = plot_shape_bias([one])
+    ax = category_axes([one])
     (line,) = artists(ax, "average net")
     assert list(line.get_xdata()) == [60 / 90] * 2 and max(line.get_ydata()) == 16.5
     assert "micro-average" in words(ax.figure)
 
 
 def test_people_have_ticks_and_a_line_only_where_they_are_not_pooled(field):
-    ax = plot_shape_bias(field)
+    ax = category_axes(field)
     assert len(artists(ax, "average Humans (10)")) == 1
     assert not artists(ax, "average subject-01") and len(artists(ax, "observer subject-01")) == 1
     assert "each of 10 people" in words(ax.figure) and "subject-01" not in words(ax.figure)
-    alone = plot_shape_bias([one for one in field if one.name == "subject-01"])
+    alone = category_axes([one for one in field if one.name == "subject-01"])
     assert len(artists(alone, "average subject-01")) == 1 and "subject-01" in words(alone.figure)
 
 
 def test_a_category_without_decisions_for_a_cue_has_no_marker():
     one = observer(shape=(0, *range(1, 16)), texture=(0, *[5] * 15))
-    ax = plot_shape_bias([one])
+    ax = category_axes([one])
     assert 1.0 not in markers(ax, "net")[:, 1] and len(markers(ax, "net")) == 16
     assert "No marker" in words(ax.figure)
-    assert "No marker" not in words(plot_shape_bias([observer()]).figure)
+    assert "No marker" not in words(category_axes([observer()]).figure)
 
 
 def test_an_observer_that_never_followed_a_cue_is_undefined():
     never = observer("never", shape=(0,) * 16, texture=(0,) * 16)
-    ax = plot_shape_bias([never])
+    ax = category_axes([never])
     assert len(markers(ax, "never")) == 0 and not artists(ax, "average never")
-    ax = plot_bars([never])
+    ax = bar_axes([never])
     assert [text.get_text() for text in artists(ax, "figures")] == ["undefined"]
     assert not artists(ax, "bar") and not artists(ax, "interval")
 
 
 def test_observers_that_agree_do_not_hide_each_other():
     networks = [observer(f"net{index}") for index in range(5)]
-    ax = plot_shape_bias([*networks, observer("humans", "humans")])
+    ax = category_axes([*networks, observer("humans", "humans")])
     rows = [markers(ax, one.name)[0, 1] for one in networks] + [markers(ax, "humans")[0, 1]]
     assert sorted(set(rows)) == sorted(rows) and max(map(abs, rows)) < 0.5
     assert rows.index(min(rows)) == 5 and rows[:5] == sorted(rows[:5])
 
 
 def test_categories_are_labelled_in_their_order_and_the_sixteen_have_pictures():
-    ax = plot_shape_bias([observer()])
+    ax = category_axes([observer()])
     labels = artists(ax, "category")
     assert [text.get_text() for text in labels] == ["all stimuli", *CATEGORIES]
     ax.figure.canvas.draw()
@@ -186,7 +186,7 @@ def test_categories_are_labelled_in_their_order_and_the_sixteen_have_pictures():
         middle = ax.transData.transform((0, row))[1]
         assert abs((picture.y0 + picture.y1) / 2 - middle) < 0.1 * picture.width + 2
         assert label.get_window_extent().x1 < picture.x0 and picture.x1 < ax.bbox.x0
-    plain = plot_shape_bias([observer(categories=ABSTRACT)])
+    plain = category_axes([observer(categories=ABSTRACT)])
     assert [text.get_text() for text in artists(plain, "category")] == ["all stimuli", *ABSTRACT]
     assert not [artist for artist in plain.get_children() if (artist.get_gid() or "").startswith("icon")]
 
@@ -194,7 +194,7 @@ def test_categories_are_labelled_in_their_order_and_the_sixteen_have_pictures():
 def test_there_is_a_picture_for_each_of_the_sixteen_within_its_square():
     assert tuple(_ICONS) == CATEGORIES
     assert has_icon("cat") and not has_icon("spiral")
-    ax = plot_shape_bias([observer()], Figure(figsize=(5, 5)).add_subplot())
+    ax = category_axes([observer()], Figure(figsize=(5, 5)).add_subplot())
     for category in CATEGORIES:
         picture = Bbox.union([patch.get_window_extent() for patch in artists(ax, f"icon {category}")])
         side = 11.5 / 72 * ax.figure.dpi
@@ -202,7 +202,7 @@ def test_there_is_a_picture_for_each_of_the_sixteen_within_its_square():
 
 
 def test_bars_and_intervals_are_those_of_the_observers(field):
-    ax = plot_bars(field)
+    ax = bar_axes(field)
     shown = arranged(field)
     assert [bar.get_width() for bar in artists(ax, "bar")] == [one.counts.overall for one in shown]
     assert [tuple(line.get_xdata()) for line in artists(ax, "interval")] == [one.ci95 for one in shown]
@@ -220,11 +220,11 @@ def test_models_come_before_people_in_the_order_given(field):
 
 
 def test_no_two_models_look_alike():
-    found = looks([observer(f"net{index}") for index in range(60)])
-    assert len({(look.colour, look.marker) for look in found}) == 60
-    # Whatever the colours look like to a reader, neighbours differ in the marker as well.
+    found = styles_of([observer(f"net{index}") for index in range(60)])
+    assert len({(style.colour, style.marker) for style in found}) == 60
+    # Whatever the colours style like to a reader, neighbours differ in the marker as well.
     assert all(one.marker != other.marker for one, other in pairwise(found))
-    assert "D" not in {look.marker for look in found}  # that of the humans
+    assert "D" not in {style.marker for style in found}  # that of the humans
 
 
 def test_colours_differ_in_lightness_or_for_every_kind_of_colour_blindness():
@@ -234,8 +234,8 @@ def test_colours_differ_in_lightness_or_for_every_kind_of_colour_blindness():
         [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
         [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
     )
-    found = looks([observer(f"net{index}") for index in range(5)])
-    colours = np.array([mcolors.to_rgb(look.colour) for look in found]) ** 2.2
+    found = styles_of([observer(f"net{index}") for index in range(5)])
+    colours = np.array([mcolors.to_rgb(style.colour) for style in found]) ** 2.2
     for kind in kinds:
         seen = np.clip(colours @ np.array(kind).T, 0, 1) ** (1 / 2.2)
         assert min(np.abs(one - other).max() for one, other in combinations(seen, 2)) > 0.1
@@ -243,22 +243,22 @@ def test_colours_differ_in_lightness_or_for_every_kind_of_colour_blindness():
 
 def test_random_weights_are_hollow_and_badged():
     trained, untrained = observer("trained"), observer("untrained")
-    for ax in (plot_shape_bias([trained, untrained], random=[untrained]), plot_bars([trained], random=[trained])):
+    for ax in (category_axes([trained, untrained], random=[untrained]), bar_axes([trained], random=[trained])):
         (badge,) = artists(ax, "random weights")
         assert badge.get_text() == "RANDOM WEIGHTS"
-    ax = plot_shape_bias([trained, untrained], random=[untrained])
+    ax = category_axes([trained, untrained], random=[untrained])
     faces = [artists(ax, f"observer {name}")[0].get_markerfacecolor() for name in ("trained", "untrained")]
     assert faces[1] == "white" != faces[0]
-    assert not artists(plot_bars([trained, untrained]), "random weights")
+    assert not artists(bar_axes([trained, untrained]), "random weights")
     # An equal observer that is another one is not meant.
-    assert not artists(plot_bars([trained], random=[observer("trained")]), "random weights")
+    assert not artists(bar_axes([trained], random=[observer("trained")]), "random weights")
 
 
 def test_observers_of_one_name_are_told_apart(field):
     mine, imported = observer("resnet50"), observer("resnet50", source="import:folder")
-    assert [look.label for look in looks([mine, imported])] == ["resnet50 (this run)", "resnet50 (import)"]
+    assert [style.label for style in styles_of([mine, imported])] == ["resnet50 (this run)", "resnet50 (import)"]
     published = next(one for one in field if one.name == "resnet50")
-    assert [look.label for look in looks([mine, published])] == ["resnet50", "ResNet-50"]
+    assert [style.label for style in styles_of([mine, published])] == ["resnet50", "ResNet-50"]
 
 
 def test_labels_that_are_too_long_stay_different():
@@ -284,20 +284,20 @@ def test_text_is_neither_cut_off_nor_on_other_text(field, which):
         "many": [observer(f"vit_large_patch14_reg4_dinov2.lvd142m_{index}") for index in range(20)],
     }[which]
     for figure in (
-        plot_shape_bias(shown, random=shown[:1]).figure,
-        plot_bars(shown, random=shown[:1]).figure,
-        plot_page(shown, random=shown[:1], heading=[("Shape bias of a model", False), ("RANDOM", True)]),
+        category_axes(shown, random=shown[:1]).figure,
+        bar_axes(shown, random=shown[:1]).figure,
+        draw_observers(shown, random=shown[:1], heading=[("Shape bias of a model", False), ("RANDOM", True)]),
     ):
         assert_tidy(figure)
 
 
 def test_a_page_is_as_wide_as_a_page_and_a_single_plot_as_a_column(field):
-    assert plot_page(field).get_size_inches()[0] == 7.0
-    assert plot_shape_bias(field).figure.get_size_inches()[0] == 3.4 == plot_bars(field).figure.get_size_inches()[0]
+    assert draw_observers(field).get_size_inches()[0] == 7.0
+    assert category_axes(field).figure.get_size_inches()[0] == 3.4 == bar_axes(field).figure.get_size_inches()[0]
 
 
 def test_the_page_names_model_weights_stimuli_and_source():
-    text = words(plot_result(result(), others=published_observers())).replace("\n", " ")
+    text = words(draw_shape_bias(result(), others=published_observers())).replace("\n", " ")
     for part in (
         "Shape bias of torchvision:net",
         "file:model.safetensors [01234567]",
@@ -308,19 +308,19 @@ def test_the_page_names_model_weights_stimuli_and_source():
     ):
         assert part in text
     assert "RANDOM" not in text
-    assert words(plot_result(result(weights=RANDOM))).count("RANDOM WEIGHTS") == 2
-    assert "arXiv" not in words(plot_result(result()))
+    assert words(draw_shape_bias(result(weights=RANDOM))).count("RANDOM WEIGHTS") == 2
+    assert "arXiv" not in words(draw_shape_bias(result()))
 
 
 def test_the_page_of_imported_decisions_names_their_source():
     decisions = Decisions.from_names("subject-01", NAMES, ANSWERS)
-    figure = plot_result(ShapeBiasResult.from_decisions(observers=[decisions], source="import:folder"))
+    figure = draw_shape_bias(ShapeBiasResult.from_decisions(observers=[decisions], source="import:folder"))
     assert "import:folder" in words(figure) and "humans" in words(figure)
 
 
 def test_others_that_were_imported_as_well_are_shown_once():
     imported = [Decisions.from_names(name, NAMES, ANSWERS) for name in ("vgg", "subject-01", "net")]
-    figure = plot_result(result(observers=imported), others=published_observers())
+    figure = draw_shape_bias(result(observers=imported), others=published_observers())
     names = [text.get_text() for text in artists(figure.axes[1], "name")]
     assert names.count("vgg") == 1 and "VGG-16 (Caffe)" not in names and "AlexNet (Caffe)" in names
     assert names.count("humans") == 1 and "Humans (10)" not in names
@@ -328,7 +328,7 @@ def test_others_that_were_imported_as_well_are_shown_once():
 
 
 def test_both_panels_show_the_same_numbers(field):
-    figure = plot_page(field)
+    figure = draw_observers(field)
     left, right = figure.axes
     bars = {text.get_text(): bar for text, bar in zip(artists(right, "name"), artists(right, "bar"), strict=True)}
     for label, bar in bars.items():
@@ -351,14 +351,14 @@ def test_several_models_are_compared_beside_the_others():
 
 
 def test_names_are_never_read_as_formulas():
-    figure = plot_page([observer("a$_{x$b")], heading=[("a$_{x$b", False)])
+    figure = draw_observers([observer("a$_{x$b")], heading=[("a$_{x$b", False)])
     figure.canvas.draw()
     assert words(figure).count("a$_{x$b") == 2
 
 
 def test_an_axes_of_the_caller_is_used():
     left, right = Figure(figsize=(8, 4)).subplots(1, 2)
-    assert plot_shape_bias([observer()], left) is left and plot_bars([observer()], right) is right
+    assert category_axes([observer()], left) is left and bar_axes([observer()], right) is right
     assert len(left.figure.axes) == 2
 
 
@@ -369,9 +369,9 @@ def test_figures_have_three_digits():
 
 def test_what_cannot_be_drawn_is_one_clear_error():
     with pytest.raises(InvalidInputError, match="nothing to draw"):
-        plot_shape_bias([])
+        category_axes([])
     with pytest.raises(InvalidInputError, match=r"'a' and 'b'.*categories differ"):
-        plot_bars([observer("a"), observer("b", categories=ABSTRACT)])
+        bar_axes([observer("a"), observer("b", categories=ABSTRACT)])
 
 
 def test_files_are_written_and_their_bytes_repeat(tmp_path):
@@ -394,12 +394,12 @@ def test_files_are_written_and_their_bytes_repeat(tmp_path):
 
 def test_nothing_global_is_changed():
     before = dict(matplotlib.rcParams)
-    plot_page([observer()])
+    draw_observers([observer()])
     assert dict(matplotlib.rcParams) == before
 
 
 def test_the_inputs_are_left_as_they_are():
     one = observer()
     copy = dataclasses.replace(one)
-    plot_page([one])
+    draw_observers([one])
     assert one == copy

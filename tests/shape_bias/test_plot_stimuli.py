@@ -12,7 +12,7 @@ from PIL import Image
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.shape_bias.decisions import Decisions
-from replk_probe.shape_bias.plot_stimuli import plot_contact_sheet, save_contact_sheet, spread_over
+from replk_probe.shape_bias.plot_stimuli import draw_contact_sheet, save_contact_sheet, spread_over
 from replk_probe.shape_bias.stimuli.names import CATEGORIES, parse_stimulus_name
 from replk_probe.shape_bias.stimuli.stimulus_set import StimulusSet
 
@@ -48,7 +48,7 @@ def frames(figure):
 def test_frames_and_words_tell_the_decision():
     names = ["cat1-dog1.png", "cat2-dog1.png", "cat3-dog1.png", "cat4-dog1.png", "cat5-cat1.png"]
     decisions = Decisions.from_names("net", names, ["cat", "dog", "oven", "na", "cat"])
-    figure = plot_contact_sheet(stimulus_set(names), decisions)
+    figure = draw_contact_sheet(stimulus_set(names), decisions)
     assert list(pictures(figure)) == names[:4]  # the one without a conflict is not shown
     assert [frame.get_gid() for frame in frames(figure)] == [
         "frame the shape",
@@ -66,7 +66,7 @@ def test_frames_and_words_tell_the_decision():
 
 def test_each_picture_is_that_of_its_stimulus():
     decisions = decided([stimulus.name for stimulus in FULL.stimuli], lambda stimulus: stimulus.shape)
-    figure = plot_contact_sheet(FULL, decisions, count=20)
+    figure = draw_contact_sheet(FULL, decisions, count=20)
     index = {stimulus.name: i for i, stimulus in enumerate(FULL.stimuli)}
     for name, ax in pictures(figure).items():
         (image,) = ax.images
@@ -76,7 +76,7 @@ def test_each_picture_is_that_of_its_stimulus():
 @pytest.mark.parametrize("count", [1, 8, 16, 48, 100, 10_000])
 def test_the_sheet_is_spread_over_the_categories(count):
     decisions = decided([stimulus.name for stimulus in FULL.stimuli], lambda stimulus: stimulus.texture)
-    names = list(pictures(plot_contact_sheet(FULL, decisions, count=count))) if count <= 48 else []
+    names = list(pictures(draw_contact_sheet(FULL, decisions, count=count))) if count <= 48 else []
     if names:
         shapes = Counter(parse_stimulus_name(name).shape for name in names)
         assert len(names) == len(set(names)) == count and len(shapes) == min(count, 15)
@@ -91,27 +91,27 @@ def test_stimuli_can_be_named():
     names = [stimulus.name for stimulus in FULL.stimuli]
     decisions = decided(names, lambda stimulus: "oven")
     wanted = ["oven1-truck1.png", "bear2-boat1.png"]
-    assert list(pictures(plot_contact_sheet(FULL, decisions, names=wanted))) == wanted
+    assert list(pictures(draw_contact_sheet(FULL, decisions, names=wanted))) == wanted
     with pytest.raises(InvalidInputError, match=r"'cat9-cat8\.png'"):
-        plot_contact_sheet(FULL, decisions, names=["cat9-cat8.png"])
+        draw_contact_sheet(FULL, decisions, names=["cat9-cat8.png"])
     with pytest.raises(InvalidInputError, match="sheet of 0"):
-        plot_contact_sheet(FULL, decisions, count=0)
+        draw_contact_sheet(FULL, decisions, count=0)
 
 
 def test_human_names_are_paired_with_the_stimuli():
     names = ["0001_s5n_s01_0_cat_00_cat1-dog1.png", "0002_s5n_s01_0_cat_00_cat2-dog1.png"]
     decisions = Decisions.from_names("subject-01", names, ["cat", "dog"])
-    figure = plot_contact_sheet(stimulus_set(["cat1-dog1.png", "cat2-dog1.png", "cat3-dog1.png"]), decisions)
+    figure = draw_contact_sheet(stimulus_set(["cat1-dog1.png", "cat2-dog1.png", "cat3-dog1.png"]), decisions)
     assert list(pictures(figure)) == ["cat1-dog1.png", "cat2-dog1.png"]
     with pytest.raises(InvalidInputError, match=r"'subject-01' decided on none"):
-        plot_contact_sheet(stimulus_set(["bear1-dog1.png"]), decisions)
+        draw_contact_sheet(stimulus_set(["bear1-dog1.png"]), decisions)
 
 
 @pytest.mark.parametrize("weights", [None, "small model trained on synthetic data [0123abcd]"])
 def test_nothing_is_cut_off_or_on_top_of_something_else(weights):
     names = [stimulus.name for stimulus in FULL.stimuli]
     decisions = decided(names, lambda stimulus: "elephant").renamed("replknet31b_" + "long_" * 30)
-    figure = plot_contact_sheet(FULL, decisions, random=weights is None, weights=weights)
+    figure = draw_contact_sheet(FULL, decisions, random=weights is None, weights=weights)
     figure.canvas.draw()
     shown = [text for text in figure.findobj(Text) if text.get_text()]
     found = [text.get_window_extent() for text in shown] + [ax.get_window_extent() for ax in figure.axes]
@@ -127,7 +127,7 @@ def test_nothing_is_cut_off_or_on_top_of_something_else(weights):
 
 
 def test_large_pictures_are_drawn_smaller():
-    figure = plot_contact_sheet(
+    figure = draw_contact_sheet(
         stimulus_set(["cat1-dog1.png"], 900), Decisions.from_names("net", ["cat1-dog1.png"], ["cat"])
     )
     (image,) = figure.axes[0].images

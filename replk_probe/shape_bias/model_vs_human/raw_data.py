@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.results import read_csv
 from replk_probe.runtime.atomic_files import atomic_write_bytes
 
 from ..decisions import NO_ANSWER, Decisions
@@ -74,7 +75,7 @@ def read_decisions(path: str | Path, categories: Sequence[str] = CATEGORIES) -> 
         InvalidInputError: The file cannot be read, lacks a column, or has a row that does not fit.
     """
     path = Path(path)
-    header, rows = _rows(path)
+    header, rows = read_csv(path, "Give raw data of model-vs-human: a CSV file in UTF-8.")
     missing = [name for name in _NEEDED if name not in header]
     if missing:
         raise InvalidInputError(
@@ -174,19 +175,3 @@ def csv_files(folder: Path) -> tuple[Path, ...]:
             "one data set, such as raw-data/cue-conflict."
         )
     return tuple(files)
-
-
-def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header, and the lines that are not empty with their numbers."""
-    try:
-        # utf-8-sig: spreadsheets put a mark before the first letter.
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)
-            header = next(reader, [])
-            return header, [(reader.line_num, row) for row in reader if row]
-    except (OSError, ValueError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InvalidInputError(
-            f"Cannot read {path}. {reason[:1].upper()}{reason[1:]}. Give raw data of model-vs-human: a CSV file in "
-            "UTF-8."
-        ) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.runtime.json_io import read_json, strict_json
+from replk_probe.results import read_json, strict_json
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

@@ -1,0 +1,246 @@
+"""Results as tables, plots, HTML and text; equality by value."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import importlib
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from replk_probe import bench, erf, kernels, shape_bias
+from replk_probe.bench.result import Layer, Machine, SpeedCase, SpeedResult, Timing
+from replk_probe.erf.result import ErfResult, RatioRow
+from replk_probe.errors import InvalidInputError
+from replk_probe.kernels.kernel import Kernel
+from replk_probe.kernels.result import KernelResult, KernelRun
+from replk_probe.results import Result
+from replk_probe.runtime.provenance import RANDOM_INIT, RunInfo, WeightsInfo
+from replk_probe.shape_bias.decisions import Decisions
+from replk_probe.shape_bias.result import ShapeBiasResult
+
+NAME = "<b>net</b>"
+NAMES = ("bear1-cat1.png", "bear2-bear1.png", "cat10-bear1.png", "cat2-dog3.png")
+PEOPLE = [Decisions.from_names(f"subject-0{i}", NAMES, ("bear", "na", "cat", "dog")) for i in (1, 2)]
+
+
+def make_erf(**changes) -> ErfResult:
+    y, x = np.mgrid[-8:8, -8:8]
+    run = RunInfo(
+        model=NAME, weights=WeightsInfo("file:net.pth"), image_source="folder:val", image_ids=("a.jpg",),
+        input_size=(16, 16), mean=(0.5,) * 3, std=(0.5,) * 3, seed=0, device="cpu", precision="fp32", backend="aten",
+        seconds=1.0, versions={},
+    )  # fmt: skip
+    fields = {
+        "contribution": np.exp(-(x**2 + y**2) / 8), "run": run, "n_images": 1, "n_skipped": 0, "input_size": (16, 16),
+        "layer": "layer4", "feature_size": (2, 2), "centre": (8, 8), "centre_source": "stride rule",
+        "theoretical_rf": None,
+        "ratios": (RatioRow("paper", 0.2, 3, 9 / 256, (0.01, 0.05)), RatioRow("pixels", 0.2, 3.5, 0.05)),
+    }  # fmt: skip
+    return ErfResult(**(fields | changes))
+
+
+def make_shape_bias() -> ShapeBiasResult:
+    decisions = Decisions.from_names(NAME, NAMES, ("bear", "bear", "bear", "oven"))
+    return ShapeBiasResult.from_decisions(decisions, observers=PEOPLE, run=make_erf().run)
+
+
+def make_kernels(model: str = NAME, source: str = "file:net.pth") -> KernelResult:
+    generator = np.random.default_rng(0)
+    found = tuple(
+        Kernel(layer, f"m.{layer}", variant, generator.random((side, side)), 16, branches=("large", "small"))
+        for layer, side in (("stage1.0", 7), ("stage2.0", 5))
+        for variant in ("large", "merged")
+    )
+    run = KernelRun(model, WeightsInfo(source), ("all",), "all", "sum", 1.0, {})
+    return KernelResult(found, run)
+
+
+def make_speed() -> SpeedResult:
+    timings = (Timing("module", 1e-3, 2e-3, 9, 2e-7), Timing("channels_last", 3e-3, 4e-3, 9))
+    timings += (Timing("nchw", None, None, 0, None, "left out"),)
+    cases = tuple(SpeedCase(Layer(1, 8, 9, 9, k, k), "forward", timings, "fft", "avx2", (8, 8), 1) for k in (3, 5))
+    return SpeedResult(cases, Machine("<i>cpu</i>", 2, (0.1, 0.2), None, None, None, "AVX2", {}), "float32", 9)
+
+
+MAKERS = {"erf": make_erf, "shape_bias": make_shape_bias, "kernels": make_kernels, "bench": make_speed}
+TABLES = {"erf": "erf.csv", "shape_bias": "shape_bias.csv", "kernels": "kernels.csv", "bench": "bench.csv"}
+
+
+@pytest.fixture(params=MAKERS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def result(kind: str) -> Result:
+    return MAKERS[kind]()
+
+
+def test_the_data_frame_has_the_rows_and_columns_of_the_csv_file(kind: str, result: Result, tmp_path: Path) -> None:
+    result.save(tmp_path)
+    frame = result.to_dataframe()
+    rows = list(csv.DictReader(io.StringIO((tmp_path / TABLES[kind]).read_text(encoding="utf-8"))))
+    assert list(frame.columns) == list(rows[0]) and len(frame) == len(rows)
+    for name in frame.columns:
+        if pd.api.types.is_numeric_dtype(frame[name]):
+            written = [float(row[name] or "nan") for row in rows]
+            np.testing.assert_allclose(frame[name].to_numpy(dtype=float), written, rtol=1e-2 if kind == "bench" else 0)
+        else:
+            assert [row[name] for row in rows] == ["" if pd.isna(value) else str(value) for value in frame[name]]
+
+
+def test_the_columns_are_in_the_documentation(kind: str, result: Result) -> None:
+    text = (type(result).to_dataframe.__doc__ or "") + (kernels.results_to_dataframe.__doc__ or "") * (
+        kind == "kernels"
+    )
+    for name in result.to_dataframe().columns:
+        suffix = re.sub(r"^(symmetry|effective_size)", "", name)
+        assert f"``{name}``" in text or f"``{suffix}``" in text
+
+
+def test_several_models_share_a_data_frame() -> None:
+    frame = kernels.results_to_dataframe([make_kernels("one"), make_kernels("two"), make_kernels("two")])
+    assert list(frame["model"].unique()) == ["one", "two #1", "two #2"] and len(frame) == 12
+    assert kernels.results_to_dataframe([]).empty
+
+
+def test_plot_returns_axes_new_or_given(result: Result) -> None:
+    assert isinstance(result.plot(), Axes)
+    ax = Figure().subplots()
+    assert result.plot(ax=ax) is ax and ax.has_data()
+    assert not plt.get_fignums()
+
+
+def test_equality_is_by_value_and_a_bool(kind: str, result: Result, tmp_path: Path) -> None:
+    result.save(tmp_path)
+    again = type(result).load(tmp_path)
+    assert (result == MAKERS[kind]()) is True and (result == again) is True and (result != again) is False
+    assert (result == 3) is False and (result == None) is False  # noqa: E711
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(result)
+
+
+def test_results_that_differ_somewhere_are_not_equal() -> None:
+    one = make_erf()
+    contribution = one.contribution.copy()
+    contribution[0, 0] += 1e-9
+    assert one != make_erf(contribution=contribution) and one != make_erf(notes=("A note.",))
+    assert one != make_erf(run=dataclasses.replace(one.run, config={"a": 1}))
+    assert make_kernels() != make_kernels("other") and make_kernels() != make_erf()
+    assert make_kernels().kernels[0] == make_kernels().kernels[0] != make_kernels().kernels[1]
+
+
+def test_the_representation_is_one_short_line(result: Result) -> None:
+    text = repr(result)
+    assert text.startswith(f"{type(result).__name__}(") and "\n" not in text and len(text) < 160
+
+
+def test_html_has_a_table_and_a_figure_and_every_text_is_escaped(result: Result) -> None:
+    text = result._repr_html_()
+    assert "<table>" in text and 'src="data:image/png;base64,' in text
+    assert NAME not in text and "<i>" not in text and ("&lt;b&gt;net" in text or "&lt;i&gt;cpu" in text)
+    assert "nan" not in re.sub(r'src="[^"]*"', "", text)
+
+
+def test_html_is_short_and_does_without_a_figure_where_none_can_be_drawn() -> None:
+    rows = tuple(RatioRow("pixels", 0.01 * i, 3.0, 0.1) for i in range(1, 31))
+    text = make_erf(ratios=rows)._repr_html_()
+    assert text.count("<tr>") == 21 and "10 more rows" in text and "<img" not in text
+
+
+@pytest.mark.parametrize("package", [erf, shape_bias, kernels, bench])
+def test_plot_functions_are_public_and_no_module_hides_them(package) -> None:
+    folder = Path(package.__file__).parent
+    public = [name for name in package.__all__ if name.startswith(("plot_", "draw_"))]
+    assert {name[:5] for name in public} == {"plot_", "draw_"}
+    for name in public:
+        assert callable(getattr(package, name)) and not (folder / f"{name}.py").exists()
+        returned = getattr(package, name).__annotations__["return"]
+        assert returned == ("Axes" if name.startswith("plot_") else "Figure")
+
+
+def test_a_kernel_is_a_heatmap_of_its_magnitude() -> None:
+    result = make_kernels()
+    ax = result.plot(vmin=0.1, vmax=0.9, cmap="viridis", cbar=False)
+    (mesh,) = ax.collections
+    np.testing.assert_array_equal(mesh.get_array().reshape(5, 5), result.kernel("stage2.0").normalised)
+    assert mesh.get_clim() == (0.1, 0.9) and mesh.get_cmap().name == "viridis" and len(ax.figure.axes) == 1
+    assert len(result.plot().figure.axes) == 2
+    assert "stage1.0\nlarge" in result.plot(layer="stage1.0", variant="large").get_title(loc="left")
+    assert "RANDOM WEIGHTS" in make_kernels(source=RANDOM_INIT).plot().get_title(loc="left")
+    kernels.plot_kernel(result.kernels[0])
+    with pytest.raises(InvalidInputError, match="no kernel 'stage9'"):
+        result.plot(layer="stage9")
+    with pytest.raises(InvalidInputError, match="single kernel"):
+        kernels.plot_kernel(result.kernels[0], layer="stage1.0")
+    with pytest.raises(InvalidInputError, match="empty"):
+        result.plot(vmin=1.0, vmax=0.0)
+    with pytest.raises(InvalidInputError, match="nothing to draw"):
+        dataclasses.replace(result, kernels=()).plot()
+
+
+def test_radial_profiles_are_those_of_the_kernels() -> None:
+    result = make_kernels()
+    ax = kernels.plot_radial_profile(result)
+    for line, kernel in zip(ax.lines, result.kernels, strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), kernel.radial_profile)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        f"{NAME}, large",
+        f"{NAME}, merged: large + small",
+    ]
+
+
+def test_times_and_speedups_are_those_of_the_cases() -> None:
+    result = make_speed()
+    ax = bench.plot_times(result)
+    assert ax.get_xscale() == "log" and [text.get_text() for text in ax.get_yticklabels()] == ["1,8,9,3", "1,8,9,5"]
+    assert {float(line.get_xdata()[0]) for line in ax.lines if line.get_marker() in "o^" and len(line.get_xdata())} == {
+        1,
+        3,
+    }
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "replk-probe, module in eval mode", "torch conv2d, channels_last",
+    ]  # fmt: skip
+    assert [bar.get_width() for bar in bench.plot_speedup(result).patches] == pytest.approx([3, 3])
+    for plot in (bench.plot_times, bench.plot_speedup):
+        with pytest.raises(InvalidInputError, match="nothing to draw"):
+            plot(dataclasses.replace(result, cases=()))
+
+
+def test_shape_bias_is_plotted_with_others() -> None:
+    result = make_shape_bias()
+    others = shape_bias.published_observers()
+    lines = [line.get_gid() for line in shape_bias.plot_shape_bias(result, others=others).lines]
+    assert f"observer {NAME}" in lines and "observer humans" in lines
+    widths = [bar.get_width() for bar in shape_bias.plot_bars(result).patches if bar.get_gid() == "bar"]
+    assert widths[0] == result.shape_bias
+
+
+def test_the_color_map_and_scale_of_a_receptive_field_can_be_chosen() -> None:
+    (mesh,) = make_erf().plot(vmin=1e-2, vmax=0.5, cmap="viridis", cbar=False).collections
+    assert (mesh.norm.vmin, mesh.norm.vmax, mesh.get_cmap().name) == (1e-2, 0.5, "viridis")
+
+
+def test_neither_pandas_nor_matplotlib_is_imported_before_it_is_used() -> None:
+    modules = [f"replk_probe.{name}.result" for name in MAKERS]
+    script = f"import sys, importlib\nfor name in {modules}: importlib.import_module(name)\n"
+    script += "assert not {'pandas', 'matplotlib', 'seaborn', 'torch'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+    assert all(importlib.import_module(name) for name in modules)
+
+
+def test_contributions_are_positive_and_finite() -> None:
+    for value in (-1.0, np.nan, np.inf):
+        with pytest.raises(InvalidInputError, match="negative or non-finite"):
+            make_erf(contribution=np.full((16, 16), value))
