@@ -22,7 +22,7 @@ PACKAGE = "replk_probe"
 ROOT = Path(replk_probe.__file__).parent
 
 # The runtime modules that everything may stand on, because they import nothing but the standard library and tqdm.
-LIGHT_RUNTIME = ("archive", "atomic_files", "beside", "download", "drive", "json_io", "progress", "provenance", "reach")
+LIGHT_RUNTIME = ("archive", "atomic_files", "beside", "download", "json_io", "progress", "provenance")
 RESULT_FILES = (
     "result",
     "kernel",

@@ -135,7 +135,7 @@ def verify_weights(path: str, ema: bool, as_json: bool) -> None:
     from replk_probe.models.checkpoints.load import inspect_checkpoint, non_finite_error
     from replk_probe.models.weights.catalog import CATALOG, entries_with_digest
     from replk_probe.models.weights.resolve import cached_path, digest_in_name
-    from replk_probe.runtime.drive import noted_digest
+    from replk_probe.runtime.download import noted_digest
 
     file = Path(path).expanduser()
     if not file.exists() and path in CATALOG:

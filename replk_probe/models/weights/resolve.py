@@ -11,10 +11,8 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from replk_probe.errors import WeightsError
-from replk_probe.runtime.download import cache_dir, fetch
-from replk_probe.runtime.drive import fetch_drive, is_intact
+from replk_probe.runtime.download import cache_dir, check_reachable, fetch, fetch_drive, is_intact
 from replk_probe.runtime.provenance import EMBEDDED, RANDOM_INIT
-from replk_probe.runtime.reach import check_reachable
 
 from ..model_id import TORCHVISION, is_factory, is_own_model
 from .catalog import CATALOG, catalog_entries, default_entry
