@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, SupportsIndex
 
@@ -40,34 +40,14 @@ _IN_LARGE_PLANES_FROM, _SMALL_PLANE = 11 * 11, 40 * 40
 Forced = tuple[str | None, str | None]
 
 
-def _reader(name: str) -> Callable[[], str | None]:
-    """A function that reads an environment variable anew, in a tenth of a microsecond where it is not set.
-
-    ``os.environ`` raises and catches an exception for that, which takes a microsecond; not so the dict beneath it.
-    """
-    values = getattr(os.environ, "_data", None)
-    if not isinstance(values, dict):
-        return lambda: os.environ.get(name)
-    find, key, decode = values.get, os.environ.encodekey(name), os.environ.decodevalue
-
-    def read() -> str | None:
-        value = find(key)
-        return None if value is None else decode(value)
-
-    return read
-
-
-_read_isa, _read_method = _reader(ISA_VARIABLE), _reader(METHOD_VARIABLE)
-
-
 def forced() -> Forced:
     """The present values of ``REPLK_PROBE_ISA`` and ``REPLK_PROBE_METHOD``: read anew by every call."""
-    return _read_isa(), _read_method()
+    return os.environ.get(ISA_VARIABLE), os.environ.get(METHOD_VARIABLE)
 
 
 def forces_method() -> bool:
     """Whether the environment names one method for every problem."""
-    return _read_method() not in (None, "", "auto")
+    return os.environ.get(METHOD_VARIABLE) not in (None, "", "auto")
 
 
 @dataclass(frozen=True)
