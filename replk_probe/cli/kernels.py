@@ -14,7 +14,6 @@ from ._runs import announce, raise_failures
 
 if TYPE_CHECKING:
     from replk_probe.kernels.result import KernelResult
-    from replk_probe.runtime.beside import Beside
 
 _DEFAULT_OUTPUT = Path("replk-probe-out") / "kernels"
 
@@ -80,39 +79,36 @@ def command(
     folder = output or (_DEFAULT_OUTPUT / slug(names[0]) if len(names) == 1 else _DEFAULT_OUTPUT)
     check_writable(folder)
 
-    from replk_probe.runtime.beside import Beside
+    from replk_probe.kernels.measure import plan_kernels
 
-    # What draws takes as long to load as a large network to measure.
-    with Beside("replk_probe.kernels.plot", "save_figures") as save_figures:
-        from replk_probe.kernels.measure import plan_kernels
-
-        results: list[KernelResult] = []
-        failures: dict[str, Exception] = {}
-        for name, source in zip(names, weights_each, strict=True):
-            try:
-                plan = plan_kernels(
-                    name,
-                    layers,
-                    variant,
-                    aggregate=aggregate,
-                    strongest=strongest,
-                    weights=source,
-                    ema=ema,
-                    seed=seed,
-                )
-                announce(plan, "the kernels are those that the network is initialised with")
-                results.append(plan.run(progress=True))
-            except ReplkProbeError as error:
-                failures[name] = error
-                if len(names) > 1:
-                    click.secho(f"{name}: failed. {error}", err=True, fg="red")
-        if results:
-            _report(results, folder, save_figures)
+    results: list[KernelResult] = []
+    failures: dict[str, Exception] = {}
+    for name, source in zip(names, weights_each, strict=True):
+        try:
+            plan = plan_kernels(
+                name,
+                layers,
+                variant,
+                aggregate=aggregate,
+                strongest=strongest,
+                weights=source,
+                ema=ema,
+                seed=seed,
+            )
+            announce(plan, "the kernels are those that the network is initialised with")
+            results.append(plan.run(progress=True))
+        except ReplkProbeError as error:
+            failures[name] = error
+            if len(names) > 1:
+                click.secho(f"{name}: failed. {error}", err=True, fg="red")
+    if results:
+        _report(results, folder)
     raise_failures(failures, len(names), f"The others are in {folder}." if results else "Nothing was written.")
 
 
-def _report(results: list[KernelResult], folder: Path, save_figures: Beside) -> None:
+def _report(results: list[KernelResult], folder: Path) -> None:
     """Save, draw, and print the table."""
+    from replk_probe.kernels.plot import save_figures
     from replk_probe.kernels.result import save_results
     from replk_probe.report.kernels_table import kernels_table
 

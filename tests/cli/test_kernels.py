@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,8 @@ import pytest
 import torch
 from click.testing import Result
 
-from replk_probe.kernels import KernelResult, load_results
+from replk_probe.kernels import KernelResult, load_results, plot
 from replk_probe.models import create_model, default_models
-from replk_probe.runtime import beside
 
 Run = Callable[..., Result]
 
@@ -52,7 +50,7 @@ def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the figures, which take most of the time."""
-    monkeypatch.setattr(beside, "Beside", lambda *_: nullcontext(lambda results, folder: ()))
+    monkeypatch.setattr(plot, "save_figures", lambda results, folder: ())
 
 
 def names_in(folder: Path) -> set[str]:
