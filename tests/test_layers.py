@@ -116,6 +116,7 @@ RULES = (
         ("torch", "numpy", "captum"),
         not_rooms=PLOTS,
     ),
+    Rule(("report/text.py",), ("errors",), ("rich",), torch_free=True),
     Rule(
         ("report/*",),
         (*LIGHT, "report.*", *PLOTS, *(f"*.{name}" for name in RESULT_FILES)),

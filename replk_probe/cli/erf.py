@@ -161,7 +161,7 @@ def _report(results: dict[Path, ErfResult], output: Path, *, compare: bool) -> N
     from replk_probe.erf.plot import colour_floor, save_figures
     from replk_probe.erf.plot_comparison import save_comparison
     from replk_probe.erf.result import write_csv
-    from replk_probe.report.tables import erf_table
+    from replk_probe.report.erf_table import erf_table
 
     measured = list(results.values())
     shared = colour_floor(measured)
