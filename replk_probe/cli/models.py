@@ -1,14 +1,15 @@
-"""`replk-probe models`: what can be measured, and how large it is."""
+"""`replk-probe models`: the available models and their sizes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import click
 
-# From timm: what the papers on large kernels compare with.
+from ._output import note
+
+# Models of timm that the papers on large kernels compare with.
 _BASELINES = (
     "resnet101",
     "resnet152",
@@ -25,19 +26,20 @@ _BASELINES = (
 )
 # Building one of timm's models to count it takes about half a second.
 _MOST_COUNTED = 40
-# Of the columns between the name and the weights: family, kernels, parameters, merged, MACs, pixels.
-_WIDTHS = (27, 11, 7, 7, 7, 3)
+_HEAD = ("name", "family", "kernels", "params", "merged", "MACs", "px", "weights")
 
 
 @click.command()
 @click.argument("pattern", required=False)
-@click.option("--json", "as_json", is_flag=True, help="As JSON, with every number in full.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON with unrounded numbers.")
 def command(pattern: str | None, as_json: bool) -> None:
-    """List the models of this package and the papers' baselines, or every model that matches PATTERN.
+    """List models with their kernel sizes, parameters, MACs and weights.
 
-    PATTERN may hold wildcards and reaches all of timm ('*resnet50*'). Sizes are those of the default input; MACs are
-    counted after merging where that makes the model cheaper. Beside these names, every command takes
-    torchvision:NAME, package.module:factory and path/to/file.py:factory.
+    Without PATTERN, lists the models of this package and the baselines of the papers. PATTERN may contain wildcards
+    and is matched against all models of timm, too ('*resnet50*'). MACs are those of the default input size, after
+    merging if that reduces them.
+
+    All commands also accept torchvision:NAME, package.module:factory and path/to/file.py:factory.
     """
     from replk_probe.models.summary import describe, matching_models
 
@@ -46,17 +48,16 @@ def command(pattern: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([describe(name, count=counted) for name in names], indent=2))
         return
-    widths = (max(map(len, names)), *_WIDTHS)
-    _echo_row(("name", "family", "kernels", "params", "merged", "MACs", "px", "weights"), widths)
-    for name in names:  # one by one: each takes a moment to count
-        _echo_row(_cells(describe(name, count=counted)), widths)
+    from replk_probe.report.text import PLAIN, table, terminal_layout
+    from replk_probe.runtime.progress import progress
+
+    with progress(names, desc="Counting", unit="model") as bar:
+        rows = [_cells(describe(name, count=counted)) for name in bar]
+    layout = terminal_layout()
+    lines = table(_HEAD, rows, layout, left=("family", "kernels", "weights"), fit=layout is not PLAIN)
+    click.echo("\n".join(lines))
     if not counted:
-        click.echo(f"{len(names)} models: parameters and MACs are counted for {_MOST_COUNTED} or fewer.", err=True)
-
-
-def _echo_row(cells: Sequence[str], widths: Sequence[int]) -> None:
-    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=False)]
-    click.echo("  ".join([*padded, *cells[len(widths) :]]).rstrip())
+        note(f"{len(names)} models: parameters and MACs are counted for at most {_MOST_COUNTED} models.")
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

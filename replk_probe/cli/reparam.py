@@ -1,4 +1,4 @@
-"""`replk-probe reparam`: the branches in a weights file merged into one kernel each, or its tensors renamed."""
+"""`replk-probe reparam`: merge the branches in a checkpoint, or rename its tensors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ._options import check_writable
+from ._output import show
 
 if TYPE_CHECKING:
     from replk_probe.models import Difference, ReparamReport
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--model", required=True, metavar="NAME", help="The model that CHECKPOINT is for.")
+@click.option("--model", required=True, metavar="NAME", help="Model of CHECKPOINT.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT.safetensors", help="The new file."
+    "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT.safetensors", help="File to write."
 )
 @click.option(
     "--to",
@@ -25,18 +26,18 @@ if TYPE_CHECKING:
     type=click.Choice(["official", "replk-probe", "timm"]),
     default="replk-probe",
     show_default=True,
-    help="Names of the tensors. official: as in the code of RepLKNet's and SLaK's authors. replk-probe: as in the "
-    "model here. timm: as in timm's ConvNeXt, for a merged SLaK or large-kernel ConvNeXt.",
+    help="Naming of the tensors. official: as in the code of the RepLKNet and SLaK authors. replk-probe: as in the "
+    "models of this package. timm: as in timm's ConvNeXt, for a merged SLaK or large-kernel ConvNeXt.",
 )
-@click.option("--no-merge", is_flag=True, help="Only rename; branches stay what they are.")
-@click.option("--ema", is_flag=True, help="Take the averaged entry (model_ema) of CHECKPOINT.")
-@click.option("--force", is_flag=True, help="Replace OUT if it is there.")
+@click.option("--no-merge", is_flag=True, help="Rename the tensors without merging branches.")
+@click.option("--ema", is_flag=True, help="Use the averaged weights (model_ema) of CHECKPOINT.")
+@click.option("--force", is_flag=True, help="Overwrite OUT if it exists.")
 def command(checkpoint: Path, model: str, output: Path, scheme: str, no_merge: bool, ema: bool, force: bool) -> None:
-    """Merge the branches in the weights file CHECKPOINT and write the result.
+    """Merge the branches in CHECKPOINT and write the result.
 
-    Each large kernel, the smaller ones beside it and their batch norms become one convolution, which computes the same
-    faster. That it does is verified in float64 on a random image, with the new file read back, before the file is kept.
-    The other commands read it with --weights, whatever its names.
+    Each large kernel, its parallel small kernels and their batch norms become one equivalent convolution. Before the
+    file is kept, it is read back, and the outputs of both models are compared in float64 on a random image. The other
+    commands accept the file as --weights with any naming.
     """
     check_writable(output.parent)
 
@@ -52,29 +53,25 @@ def command(checkpoint: Path, model: str, output: Path, scheme: str, no_merge: b
         force=force,
         progress=True,
     )
-    for line in _lines(report):
-        click.echo(line)
+    show(*_lines(report))
 
 
 def _lines(report: ReparamReport) -> list[str]:
-    """What was done, for the terminal."""
+    """A summary of the conversion."""
     source, written = report.source, report.written
     form = "" if source.form is None else f", {source.form} form"
     naming = "replk-probe" if source.naming == "own" else source.naming
     lines = [f"read:     {source.path}: {source.title}{form}, names: {naming}"]
     if source.dropped:
-        lines.append(
-            f"left out: what has no place in the model: {', '.join(source.dropped[:3])}, ... "
-            f"({len(source.dropped)} in all)"
-        )
+        lines.append(f"dropped:  not in the model: {', '.join(source.dropped[:3])}, ... ({len(source.dropped)} in all)")
     if source.note:
         lines.append(f"note:     {source.note}")
     if report.merging is not None:
         before, after = report.parameters
         if report.convolutions > report.layers:
-            lines.append(f"merged:   {report.convolutions} convolutions in {report.layers} layers, into one in each")
+            lines.append(f"merged:   {report.convolutions} convolutions in {report.layers} layers, now one in each")
         else:
-            lines.append(f"merged:   no branches, but the batch norms of {report.layers} layers with their kernels")
+            lines.append(f"merged:   no branches; batch norms of {report.layers} layers folded into their kernels")
         lines.append(f"          {before:,} parameters before, {after:,} after")
         lines.append(f"          in float64: {_difference(report.merging)}")
     size = "x".join(map(str, report.image_shape))

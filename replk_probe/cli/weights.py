@@ -1,4 +1,4 @@
-"""`replk-probe weights`: the catalog of published weights, fetching them, and telling what a file is."""
+"""`replk-probe weights`: list, download and identify pretrained weights."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ import click
 
 from replk_probe.errors import WeightsError
 
+from ._output import note, show, show_path
+
+_HEAD = ("name", "top-1", "px", "host", "sha256", "cached", "licence", "training")
+
 
 @click.group()
 def command() -> None:
-    """List, fetch and verify pretrained weights.
+    """List, download and verify pretrained weights.
 
-    Files go to the folder named by REPLK_PROBE_CACHE, else to the platform's cache folder. Weights of timm and
-    torchvision go where those packages keep theirs. The small models trained on synthetic data are a part of this
-    package.
+    Files are stored in REPLK_PROBE_CACHE, by default the cache folder of the platform. Weights of timm and torchvision
+    are stored where those packages store them. The weights of the small models are part of this package.
     """
 
 
 @command.command("list")
 @click.argument("pattern", default="*")
-@click.option("--json", "as_json", is_flag=True, help="Everything that is known, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON with all details.")
 def list_weights(pattern: str, as_json: bool) -> None:
-    """List the catalog, or the weights whose name matches PATTERN (such as 'slak*').
+    """List available weights, or those whose name matches PATTERN.
 
-    With a PATTERN, the weights that timm publishes are listed too: 'swin_tiny*'.
+    PATTERN may contain wildcards ('slak*') and is matched against the weights published by timm, too ('swin_tiny*').
     """
     from replk_probe.models.weights.catalog import catalog_entries, hub_entries
     from replk_probe.models.weights.embedded import training_record
@@ -48,29 +51,30 @@ def list_weights(pattern: str, as_json: bool) -> None:
             rows.append(dataclasses.asdict(entry) | more | {"embedded": bool(entry.embedded), "record": record})
         click.echo(json.dumps(rows, indent=2))
         return
-    table = [("name", "top-1", "px", "host", "sha256", "cached", "licence", "training")]
+    from replk_probe.report.text import PLAIN, table, terminal_layout
+
+    table_rows = []
     for entry in entries:
         top1 = "-" if entry.top1 is None else str(entry.top1)
         cached_text = "-" if cached_path(entry) is None else "yes"
         licence = entry.licence.split(" (")[0]
         digest = entry.sha256[:8] if entry.sha256 else "-"
-        table.append(
+        table_rows.append(
             (entry.name, top1, str(entry.input_size), entry.host, digest, cached_text, licence, entry.training)
         )
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    for row in table:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    click.echo()
+    layout = terminal_layout()
+    left = ("host", "sha256", "cached", "licence", "training")
+    click.echo("\n".join([*table(_HEAD, table_rows, layout, left, fit=layout is not PLAIN), ""]))
     for licence in sorted({entry.licence for entry in own}):
-        click.echo(f"Licence: {licence}")
+        show(f"Licence: {licence}")
     for provenance in sorted({entry.provenance for entry in own}):
-        click.echo(f"Weights: {provenance}")
+        show(f"Weights: {provenance}")
     if any(entry.host == "Google Drive" for entry in entries):
-        click.echo("Files on Google Drive need: pip install gdown")
+        show("Files on Google Drive need: pip install gdown")
     if len(entries) > len(own):
-        click.echo("Weights: timm's are published at https://huggingface.co/timm; --json tells the origin of each")
+        show("Weights: those of timm are published at https://huggingface.co/timm; --json shows the origin of each")
     elif pattern == "*":
-        click.echo("Weights of timm are listed by name: replk-probe weights list 'swin_tiny*'")
+        show("To list weights of timm, give a pattern: replk-probe weights list 'swin_tiny*'")
 
 
 @command.command("fetch")
@@ -80,21 +84,22 @@ def list_weights(pattern: str, as_json: bool) -> None:
     type=click.Choice(["auto", "openmmlab", "drive"]),
     default="auto",
     show_default=True,
-    help="Where to get it from, if there is a choice.",
+    help="Host to download from, if there is a choice.",
 )
 @click.option(
     "--connect-timeout",
     type=click.FloatRange(min=0, min_open=True),
     default=15.0,
     show_default=True,
-    help="Seconds to wait for the first answer.",
+    metavar="SECONDS",
+    help="Time to wait for the first response.",
 )
-@click.option("--force", is_flag=True, help="Fetch it again, even if it is there.")
+@click.option("--force", is_flag=True, help="Download again, even if the file exists.")
 def fetch_weights(name: str, host: str, connect_timeout: float, force: bool) -> None:
-    """Fetch the weights called NAME into the cache and print their path.
+    """Download weights to the cache and print their path.
 
-    NAME is a name from 'weights list', or a model: one of the catalog, of timm, or torchvision:NAME. An interrupted
-    download goes on where it stopped; a file that is there and has the right digest is not fetched again.
+    NAME is a name from 'weights list', or the name of a model of this package or of timm, or torchvision:NAME. An
+    interrupted download is resumed. A file with the correct digest is not downloaded again.
     """
     from replk_probe.models.weights.catalog import CATALOG, default_entry, find_entry, hub_entries
     from replk_probe.models.weights.resolve import fetch_entry, resolve_weights
@@ -105,32 +110,32 @@ def fetch_weights(name: str, host: str, connect_timeout: float, force: bool) -> 
         resolved = resolve_weights(name, "pretrained", connect_timeout=connect_timeout, force=force)
         path = resolved.path
         published = hub_entries(resolved.source.removeprefix("timm:")) if resolved.kind == "timm" else ()
-        click.echo(f"{resolved.source}" + "".join(f": {entry.provenance}" for entry in published), err=True)
+        note(f"{resolved.source}" + "".join(f": {entry.provenance}" for entry in published))
         for licence in [entry.licence for entry in published] or ["see the publication that torchvision names"]:
-            click.echo(f"licence: {licence}", err=True)
+            note(f"licence: {licence}")
     else:
         entry = find_entry(name)
         chosen: Any = host
         path = fetch_entry(entry, host=chosen, connect_timeout=connect_timeout, force=force)
-        click.echo(f"{entry.name}: {entry.training}; {entry.provenance}", err=True)
-        click.echo(f"licence: {entry.licence}", err=True)
+        note(f"{entry.name}: {entry.training}; {entry.provenance}")
+        note(f"licence: {entry.licence}")
         if entry.remark:
-            click.echo(f"note: {entry.remark}", err=True)
+            note(f"note: {entry.remark}")
     if path is not None:
-        click.echo(f"sha256: {sha256_of(path)}", err=True)
-    click.echo(str(path))
+        note(f"sha256: {sha256_of(path)}")
+    show_path(str(path))
 
 
 @command.command("verify")
 @click.argument("path")
-@click.option("--ema", is_flag=True, help="Look at the averaged entry of the file.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--ema", is_flag=True, help="Use the averaged weights (model_ema) of the file.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify_weights(path: str, ema: bool, as_json: bool) -> None:
-    """Tell what the weights file PATH is: digest, catalog entry, family, form.
+    """Identify the weights file PATH: digest, catalog entry, family and form.
 
-    PATH may also be a catalog name, for the file in the cache. Exit status 1 if the file cannot be used,
-    if it holds NaN or infinite numbers, or if its digest is not the one that its name promises or that was noted when
-    it was fetched.
+    PATH may also be a name from 'weights list', for the file in the cache. The exit status is 1 if the file cannot be
+    used, if it contains NaN or infinite values, or if its digest is not the one in its name or the one recorded when
+    it was downloaded.
     """
     from replk_probe.models.checkpoints.load import inspect_checkpoint, non_finite_error
     from replk_probe.models.weights.catalog import CATALOG, entries_with_digest
@@ -167,7 +172,7 @@ def verify_weights(path: str, ema: bool, as_json: bool) -> None:
         facts["catalog"] = ", ".join(matches) or "no entry has this digest"
         for key, value in facts.items():
             if value is not None:
-                click.echo(f"{key.replace('_', ' ') + ':':<15}{value}")
+                show(f"{key.replace('_', ' ') + ':':<15}{value}")
     if promised and not info.sha256.startswith(promised):
         raise WeightsError(
             f"{file.name} is not the file that its name promises. Its SHA-256 starts with {info.sha256[:8]} and not "

@@ -35,7 +35,7 @@ def bench_table(
                 cells = ["" if target is None else f"{target:g}x"] if targets else []
                 rows += [[*_shortest(case, result), *cells], [*_medians(case), *[""] * len(cells)]]
     lines = [line for text in _machine(result) for line in wrapped(text, "", layout)]
-    lines += ["", *table(head, rows, layout, gap=1), ""]
+    lines += ["", *table(head, rows, layout), ""]
     lines += [line for text in _notes(result) for line in wrapped(text, "", layout)]
     return "\n".join(lines)
 

@@ -27,7 +27,7 @@ def kernels_table(results: Sequence[KernelResult], layout: Layout = PLAIN) -> st
     """
     names = names_apart(results)
     rows = [row for name, result in zip(names, results, strict=True) for row in _rows(name, result)]
-    lines = [*table(_HEAD, rows, layout, gap=1), "", *_legend(results, layout)]
+    lines = [*table(_HEAD, rows, layout), "", *_legend(results, layout)]
     lines += note_lines([(name, _notes(result)) for name, result in zip(names, results, strict=True)], layout)
     return "\n".join(lines)
 

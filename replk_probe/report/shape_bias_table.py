@@ -114,7 +114,7 @@ def _observer_lines(observers: Sequence[Observer], random: Sequence[Observer | N
         ]
         for one in observers
     ]
-    lines = [*table(_HEAD, rows, layout, gap=1), *wrapped(_LEGEND, "", layout)]
+    lines = [*table(_HEAD, rows, layout), *wrapped(_LEGEND, "", layout)]
     return lines + (wrapped(f"{ON_WHAT}.", "", layout) if any(one.source == SOURCE for one in observers) else [])
 
 

@@ -82,7 +82,6 @@ def table(
     layout: Layout = PLAIN,
     left: Collection[str] = (),
     fit: bool = True,
-    gap: int = 2,
 ) -> list[str]:
     """A table as lines, with its cells escaped.
 
@@ -92,7 +91,6 @@ def table(
         layout: Width and colors. Columns aligned to the left are cut in the middle where the width requires it.
         left: Titles of further columns that are aligned to the left.
         fit: Whether the table has to fit the width; without it, nothing is cut.
-        gap: Spaces between two columns.
     """
     from rich.cells import cell_len
     from rich.table import Table
@@ -102,6 +100,7 @@ def table(
     cells = [row for row in body if not isinstance(row, str)]
     widths = [max(cell_len(row[column]) for row in [head, *cells]) for column in range(len(head))]
     flexible = [column for column, title in enumerate(head) if column == 0 or title in left]
+    gap = 2 if not fit or sum(widths) + 2 * (len(head) - 1) <= layout.width else 1
     excess = sum(widths) + gap * (len(head) - 1) - layout.width
     while fit and excess > 0 and widths[widest := max(flexible, key=widths.__getitem__)] > _NARROWEST:
         widths[widest] -= 1

@@ -173,7 +173,7 @@ def test_a_model_that_fails_costs_the_others_nothing(
     assert done.exit_code == 1
     assert f"{networks}:norep: failed. stage1.0 has no small branch." in done.stderr
     assert "1 of 2 models could not be measured" in done.stderr
-    assert f"The others are in {tmp_path / 'out'}" in done.stderr
+    assert f"The other results are in {tmp_path / 'out'}" in done.stderr
     assert [result.run.model for result in load_results(tmp_path / "out")] == [f"{networks}:rep"]
 
 

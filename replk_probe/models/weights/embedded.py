@@ -62,7 +62,6 @@ def _entry(record: dict[str, Any], path: Path) -> CatalogEntry:
         num_classes=record["classes"],
         mean=tuple(record["mean"]),
         std=tuple(record["std"]),
-        remark=f"A small model trained on synthetic data, {side} px wide, that is a part of this package: a "
-        "demonstration and a controlled experiment, no result on ImageNet.",
+        remark="A small model trained on synthetic data; not an ImageNet result.",
         embedded=path.with_suffix(".safetensors"),
     )
