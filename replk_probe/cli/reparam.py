@@ -69,9 +69,9 @@ def _lines(report: ReparamReport) -> list[str]:
     if report.merging is not None:
         before, after = report.parameters
         if report.convolutions > report.layers:
-            lines.append(f"merged:   {report.convolutions} convolutions in {report.layers} layers, now one in each")
+            lines.append(f"merged:   {report.convolutions} convolutions in {report.layers} layers, into one in each")
         else:
-            lines.append(f"merged:   no branches; batch norms of {report.layers} layers folded into their kernels")
+            lines.append(f"merged:   no branches, but the batch norms of {report.layers} layers with their kernels")
         lines.append(f"          {before:,} parameters before, {after:,} after")
         lines.append(f"          in float64: {_difference(report.merging)}")
     size = "x".join(map(str, report.image_shape))

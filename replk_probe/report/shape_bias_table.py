@@ -52,7 +52,7 @@ def shape_bias_table(
 
 
 def _model_lines(results: Sequence[ShapeBiasResult], layout: Layout) -> list[str]:
-    """What was measured; of a single model also the numbers that the table of observers has no room for."""
+    """What was measured; for a single model, or without conflicts, also what the table of observers lacks."""
     measured = [result for result in results if result.model is not None]
     lines: list[str] = []
     for detail, group in groupby(measured, _detail):
@@ -60,8 +60,9 @@ def _model_lines(results: Sequence[ShapeBiasResult], layout: Layout) -> list[str
             label = f": {result.run.weights.label}" if isinstance(result.run, RunInfo) else ""
             lines += wrapped(f"{_name(result)}{label}", "", layout)
         lines += wrapped(detail, "  ", layout)
-    if len(measured) == 1 and measured[0].model is not None:
-        lines += [line for text in _statistics(measured[0].model) for line in wrapped(text, "  ", layout)]
+    for result in measured:
+        if result.model is not None and (len(measured) == 1 or not result.model.counts.n_conflict):
+            lines += [line for text in _statistics(result.model) for line in wrapped(text, "  ", layout)]
     return lines
 
 

@@ -79,7 +79,7 @@ def test_what_it_tells(replk_probe: Run, case: Case) -> None:
     result = replk_probe(*case.arguments, "--to", "official")
     assert (result.exit_code, result.stderr) == (0, "")
     assert "train form, names: official" in result.stdout
-    assert "9 convolutions in 5 layers, now one in each" in result.stdout
+    assert "9 convolutions in 5 layers, into one in each" in result.stdout
     found = re.findall(r"largest difference (\S+), relative (\S+)", result.stdout)
     assert len(found) == 2  # in float64, and as written in float32
     assert float(found[0][1]) < 1e-12 < 1e-9 < float(found[1][1]) < 1e-5
@@ -88,7 +88,7 @@ def test_what_it_tells(replk_probe: Run, case: Case) -> None:
 
 @pytest.mark.parametrize("case", ["replknet without branches"], indirect=True)
 def test_batch_norms_alone(replk_probe: Run, case: Case) -> None:
-    assert "no branches; batch norms of 5 layers folded into their kernels" in replk_probe(*case.arguments).stdout
+    assert "no branches, but the batch norms of 5 layers with their kernels" in replk_probe(*case.arguments).stdout
 
 
 def test_names_alone(replk_probe: Run, case: Case) -> None:
