@@ -24,7 +24,7 @@ PACKAGE = "replk_probe"
 ROOT = Path(replk_probe.__file__).parent
 
 # The runtime modules that everything may stand on, because they import nothing but the standard library and tqdm.
-LIGHT_RUNTIME = ("archive", "atomic_files", "beside", "download", "drive", "progress", "provenance", "reach")
+LIGHT_RUNTIME = ("archive", "atomic_files", "download", "json_io", "progress", "provenance")
 RESULT_FILES = (
     "result",
     "kernel",
@@ -120,6 +120,7 @@ RULES = (
         ("torch", "numpy", "captum"),
         not_modules=PLOTS,
     ),
+    Rule(("report/text.py",), ("errors",), ("rich",), torch_free=True),
     Rule(
         ("report/*",),
         (*LIGHT, "report.*", *PLOTS, *(f"*.{name}" for name in RESULT_FILES)),
@@ -325,8 +326,8 @@ def test_torch_free_modules_do_not_load_torch() -> None:
         ("erf/plot_comparison.py", "from .measure import measure_erf"),
         ("erf/plot.py", "from .measure import measure_erf"),
         ("bench/plot.py", "from replk_probe.erf.plot import plot_erf"),
-        ("report/tables.py", "from replk_probe.erf.measure import measure_erf"),
-        ("report/tables.py", "from replk_probe import measure_erf"),
+        ("report/erf_table.py", "from replk_probe.erf.measure import measure_erf"),
+        ("report/erf_table.py", "from replk_probe import measure_erf"),
         ("cli/erf.py", "import torch"),
         ("cli/erf.py", "from replk_probe import models"),
         ("erf/plot.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    pass\nelse:\n    import torch"),

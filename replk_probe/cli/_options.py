@@ -1,4 +1,4 @@
-"""Options that several commands share, and what is checked about them before anything slow begins."""
+"""Options that several commands share, and the checks of them that precede anything slow."""
 
 from __future__ import annotations
 
@@ -14,26 +14,31 @@ import click
 
 from replk_probe.errors import InvalidInputError
 
+from ._output import note
+
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 _NOT_IN_SLUGS = re.compile(r"[^A-Za-z0-9._-]")
 
 
 def model_options(*, required: bool) -> Callable[[CommandT], CommandT]:
-    """``--model``, which ``required`` makes one give, ``--weights`` and ``--ema``."""
+    """Add ``--model``, ``--weights`` and ``--ema``.
+
+    Args:
+        required: Whether ``--model`` must be given.
+    """
 
     def add(command: CommandT) -> CommandT:
         for option in (
-            click.option("--ema", is_flag=True, help="Take the averaged entry (model_ema) of a checkpoint."),
+            click.option("--ema", is_flag=True, help="Use the averaged weights (model_ema) of a checkpoint."),
             click.option(
                 "--weights",
                 "weights",
                 multiple=True,
                 default=("auto",),
                 metavar="auto|pretrained|random|NAME|PATH",
-                show_default="auto",
-                help="Weights of the models: pretrained if they can be had, else random (auto); a name of "
-                "'replk-probe weights list'; a file. Given once for all models or once for each, in their order.",
+                help="auto: pretrained if available, otherwise random. Or a name from 'replk-probe weights list', or a "
+                "checkpoint file. Give it once for all models, or once per model in the same order. [default: auto]",
             ),
             click.option(
                 "--model",
@@ -41,8 +46,8 @@ def model_options(*, required: bool) -> Callable[[CommandT], CommandT]:
                 multiple=True,
                 required=required,
                 metavar="NAME",
-                help="A model of 'replk-probe models' or of timm, torchvision:NAME, package.module:factory or "
-                "file.py:factory. Repeat it to compare several."
+                help="Name from 'replk-probe models' or from timm, torchvision:NAME, package.module:factory or "
+                "path/to/file.py:factory. Repeat to compare models."
                 + ("" if required else " [default: two small models trained on synthetic data]"),
             ),
         ):
@@ -53,42 +58,38 @@ def model_options(*, required: bool) -> Callable[[CommandT], CommandT]:
 
 
 def named_or_default(models: Sequence[str], weights: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names and weights of the models to measure: as given, or where none is named the small ones, said aloud.
+    """Names and weights of the models to measure; without a name, those of the two small models, with a note.
 
     Raises:
-        InvalidInputError: Weights are given for no model.
+        InvalidInputError: Weights are given without a model.
     """
     if models:
         return tuple(models), tuple(weights)
     if tuple(weights) != ("auto",):
         raise InvalidInputError(
-            "No model was named. --weights says which weights a model has. Name the model with --model."
+            "No model was named. --weights selects the weights of a model. Name the model with --model."
         )
     from replk_probe.models import default_models
 
     names = default_models()
-    click.echo(
-        f"No --model: {' and '.join(names)}, small models trained on synthetic data that are a part of this package. "
-        "A demonstration, no results on ImageNet; --model names others.",
-        err=True,
-    )
-    # Not auto: random weights are no demonstration of anything.
+    note(f"No --model given: measuring {' and '.join(names)}, small models trained on synthetic data.")
+    # Not auto: results with random weights would be meaningless.
     return names, ("pretrained",)
 
 
 def compute_options(command: CommandT) -> CommandT:
-    """``--precision`` and ``--device``."""
+    """Add ``--precision`` and ``--device``."""
     for option in (
         click.option(
-            "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ..."
+            "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or cuda:N."
         ),
         click.option(
             "--precision",
             type=click.Choice(["fp32", "fast", "bf16"]),
             default="fp32",
             show_default=True,
-            help="fp32: strict. fast: float32 forward, reduced-precision matrix units "
-            "backward. bf16: reduced both ways.",
+            help="fp32: strict float32. fast: float32 forward pass, reduced precision in the backward "
+            "pass. bf16: reduced precision in both passes.",
         ),
     ):
         command = option(command)
@@ -96,18 +97,25 @@ def compute_options(command: CommandT) -> CommandT:
 
 
 def output_option(default: str) -> Callable[[CommandT], CommandT]:
-    """``--output``; ``default`` says in words where results go without it."""
+    """Add ``--output``; ``default`` describes the folder that is used without it."""
     return click.option(
         "-o",
         "--output",
         type=click.Path(path_type=Path),
         metavar="DIR",
-        help=f"Folder of the results. [default: {default}]",
+        help=f"Output folder. [default: {default}]",
+    )
+
+
+def seed_option(purpose: str) -> Callable[[CommandT], CommandT]:
+    """Add ``--seed``; ``purpose`` is its help text."""
+    return click.option(
+        "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, metavar="N", help=purpose
     )
 
 
 def slug(name: str) -> str:
-    """A model's name as the name of a folder: every character outside ``[A-Za-z0-9._-]`` becomes ``-``."""
+    """A model's name as a folder name: every character outside ``[A-Za-z0-9._-]`` becomes ``-``."""
     return _NOT_IN_SLUGS.sub("-", name)
 
 
@@ -115,12 +123,12 @@ def destinations(models: Sequence[str], output: Path | None, default: Path) -> l
     """The folder of each model: ``output`` itself for one, a folder inside it for each of several.
 
     Args:
-        models: Names, in their order.
-        output: As given, or None.
-        default: Takes the place of ``output``; then one model has a folder inside as well.
+        models: Names of the models.
+        output: The value of ``--output``, or None.
+        default: Folder to use without ``output``; then a single model has a folder inside as well.
 
     Raises:
-        InvalidInputError: Two models would write into one folder, or a folder cannot be written to.
+        InvalidInputError: Two models would write to the same folder, or a folder is not writable.
     """
     if len(models) == 1:
         folders = [default / slug(models[0]) if output is None else output]
@@ -130,34 +138,34 @@ def destinations(models: Sequence[str], output: Path | None, default: Path) -> l
         if folders.count(folder) > 1:
             names = " and ".join(repr(model) for model, other in zip(models, folders, strict=True) if other == folder)
             raise InvalidInputError(
-                f"Models {names} would both write to {folder}. Results are kept one folder per name. "
-                "Measure one of them in a run of its own, with another --output."
+                f"Models {names} would both write to {folder}. Each model needs its own folder. "
+                "Measure one of them in a separate run with another --output."
             )
         check_writable(folder)
     return folders
 
 
 def weights_of_each(models: Sequence[str], weights: Sequence[str]) -> list[str]:
-    """One entry per model.
+    """One entry of ``--weights`` per model.
 
     Raises:
-        InvalidInputError: There are neither one nor as many as models.
+        InvalidInputError: There are neither one entry nor as many as models.
     """
     if len(weights) == 1:
         return [weights[0]] * len(models)
     if len(weights) != len(models):
         raise InvalidInputError(
-            f"--weights was given {len(weights)} times for {len(models)} models. It is unclear which belong to which. "
-            "Give it once for all models, or once for each in the order of --model."
+            f"--weights was given {len(weights)} times for {len(models)} models. The numbers must match. "
+            "Give it once for all models, or once per model in the order of --model."
         )
     return list(weights)
 
 
 def check_writable(folder: Path) -> None:
-    """Find out whether a folder can be made and written to, leaving nothing behind.
+    """Check that a folder can be created and written to, without leaving anything in it.
 
     Raises:
-        InvalidInputError: It cannot.
+        InvalidInputError: The folder cannot be created or written to.
     """
     existing = folder
     while not existing.exists() and existing != existing.parent:
@@ -177,22 +185,22 @@ def check_writable(folder: Path) -> None:
 
 
 def parse_thresholds(text: str) -> tuple[float, ...]:
-    """Numbers separated by commas.
+    """Parse numbers separated by commas; their range is checked later.
 
     Raises:
-        InvalidInputError: Something else stands there. Whether they lie in (0, 1) is for the protocol to say.
+        InvalidInputError: The text is not a list of numbers.
     """
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError as error:
         raise InvalidInputError(
-            f"Thresholds {text!r} cannot be read. They are shares of the total contribution, separated by commas. "
-            "Give for instance --thresholds 0.2,0.5."
+            f"Cannot parse thresholds {text!r}. Expected fractions separated by commas. "
+            "For example: --thresholds 0.2,0.5."
         ) from error
 
 
 def given_options() -> dict[str, click.Parameter]:
-    """What was written on the command line, by its parameter's name."""
+    """The parameters that were given on the command line, by name."""
     context = click.get_current_context()
     found = {parameter.name or "": parameter for parameter in context.command.params}
     return {
@@ -203,7 +211,7 @@ def given_options() -> dict[str, click.Parameter]:
 
 
 def command_line(*more: str) -> str:
-    """The running command as it would be typed, with ``more`` flags at its end."""
+    """The current command line, with the flags ``more`` appended."""
     context = click.get_current_context()
     words = context.command_path.split()
     for name, parameter in given_options().items():

@@ -1,9 +1,9 @@
-"""Measuring several models in one command: interrupted, resumed, and some of them failing."""
+"""Measure several models in one command, which may be interrupted and resumed, and of which some may fail."""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -12,47 +12,40 @@ import click
 from replk_probe.errors import InvalidInputError, ReplkProbeError
 
 from ._options import command_line
+from ._output import failure, note
 
 EXIT_INTERRUPTED = 130  # as a shell reports a program ended by SIGINT
 
 
 class Result(Protocol):
-    """What a measurement found."""
+    """The result of a measurement."""
 
     def save(self, directory: str | Path) -> None:
-        """Write it to a folder."""
+        """Write the result to a folder."""
 
 
 ResultT = TypeVar("ResultT", bound=Result)
 
 
-def announce(plan: Any, untrained: str, notes: Iterable[str] = ()) -> None:
-    """Say what is about to be measured; that weights are random cannot be missed.
+def announce(plan: Any, untrained: str) -> None:
+    """Write a warning if the weights are random; all other notes are part of the table of results.
 
     Args:
-        plan: Of any room: with ``name`` and ``weights``.
+        plan: A plan of any analyzer, with ``name`` and ``weights``.
         untrained: What the numbers of a model with random weights show.
-        notes: What else there is to know before it begins.
     """
-    weights = plan.weights
-    if weights.is_random:
-        text = f"{plan.name}: {weights.label} - nothing was trained, {untrained}."
-        click.secho(text, err=True, fg="yellow", bold=True)
-    else:
-        click.echo(f"{plan.name}: weights {weights.label}", err=True)
-    for note in (weights.note, *notes):
-        if note:
-            click.echo(f"{plan.name}: {note}", err=True)
+    if plan.weights.is_random:
+        note(f"{plan.name}: {plan.weights.label} - nothing was trained, {untrained}.", fg="yellow")
 
 
 def measure_plans(
     plans: list[Any], folders: Sequence[Path], measure: Callable[[Any, Path], ResultT]
 ) -> tuple[dict[Path, ResultT], dict[str, Exception]]:
-    """Measure one model after the other; one that fails does not keep the others from it.
+    """Measure one model after the other; the others are measured even if one fails.
 
     Args:
-        plans: Emptied on the way: each goes when it is done, since a model and its weights are large.
-        folders: Of their results.
+        plans: One plan per model. Each is removed from the list when it has run, since models are large.
+        folders: Folder of the results of each model.
         measure: Measures one plan.
 
     Returns:
@@ -67,23 +60,23 @@ def measure_plans(
             results[folder] = measure(plans.pop(0), folder)
         except click.exceptions.Exit:  # interrupted
             raise
-        except Exception as error:  # also what a model's own code raises: it is no fault of the others
+        except Exception as error:  # also errors in the code of a model, which do not concern the others
             failures[name] = error
             _let_go(error)
             if several:
-                click.secho(f"{name}: failed. {error}", err=True, fg="red")
+                failure(name, error)
     return results, failures
 
 
 def run_plan(plan: Any, folder: Path, state: str, load: Callable[[Path], ResultT], resume: bool) -> ResultT:
-    """Run one plan and save its result; an interrupted run says how to go on.
+    """Run one plan and save its result; if the run is interrupted, print the command that resumes it.
 
     Args:
-        plan: Of any room: with ``name``, ``run`` and ``same_run``.
-        folder: Of the result.
-        state: Name of the folder inside it for the state of an unfinished run.
-        load: Reads a result back.
-        resume: Go on with an unfinished run, or take a finished one.
+        plan: A plan of any analyzer, with ``name``, ``run`` and ``same_run``.
+        folder: Folder of the result.
+        state: Name of the folder inside it that holds the state of an unfinished run.
+        load: Loads a result from a folder.
+        resume: Whether to resume an unfinished run, or to use a finished one.
     """
     from replk_probe.runtime.checkpoint import discard, exists
 
@@ -91,15 +84,17 @@ def run_plan(plan: Any, folder: Path, state: str, load: Callable[[Path], ResultT
     if resume and not exists(checkpoint):
         finished = _finished(plan, folder, load)
         if finished is not None:
-            click.echo(f"{plan.name}: already measured, see {folder}", err=True)
+            note(f"{plan.name}: already measured, see {folder}")
             return finished
-        click.echo(f"{plan.name}: nothing to resume in {folder}, starting anew.", err=True)
+        note(f"{plan.name}: nothing to resume in {folder}. Starting a new run.")
     elif not resume and exists(checkpoint):
-        click.echo(f"{plan.name}: an unfinished run in {folder} is given up; --resume would have gone on.", err=True)
+        note(f"{plan.name}: discarding an unfinished run in {folder}. Use --resume to continue such a run.")
     try:
         result: ResultT = plan.run(checkpoint=checkpoint, resume=resume, progress=True)
     except KeyboardInterrupt:
-        click.echo(f"\nInterrupted; what is done is kept. Go on with:\n  {command_line('--resume')}", err=True)
+        click.echo(err=True)
+        note("Interrupted. Completed work is kept. Resume with:")
+        note(f"  {command_line('--resume')}")
         raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
     result.save(folder)
     discard(checkpoint)
@@ -107,14 +102,16 @@ def run_plan(plan: Any, folder: Path, state: str, load: Callable[[Path], ResultT
 
 
 def raise_failures(
-    failures: dict[str, Exception], models: int, advice: str = "The same command with --resume keeps what is done."
+    failures: dict[str, Exception],
+    models: int,
+    advice: str = "Run the same command with --resume to keep what is done.",
 ) -> None:
-    """End with what went wrong, if anything did.
+    """Raise an error if a model could not be measured.
 
     Args:
         failures: Errors by the name of the model.
-        models: How many were to be measured.
-        advice: What to do where some of several failed.
+        models: Number of models that were to be measured.
+        advice: What to do if some of several models failed.
     """
     if not failures:
         return
@@ -128,7 +125,7 @@ def raise_failures(
 
 
 def _finished(plan: Any, folder: Path, load: Callable[[Path], ResultT]) -> ResultT | None:
-    """The result of the same measurement, if it is there."""
+    """The finished result of the same measurement, or None."""
     try:
         result = load(folder)
     except InvalidInputError:
@@ -137,7 +134,7 @@ def _finished(plan: Any, folder: Path, load: Callable[[Path], ResultT]) -> Resul
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Free what the frames of a kept error hold: a model, and whatever filled the memory."""
+    """Free what the frames of a kept error refer to, such as the model."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__

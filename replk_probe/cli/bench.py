@@ -1,4 +1,4 @@
-"""`replk-probe bench`: how fast the depthwise convolution is on this machine, beside torch's."""
+"""`replk-probe bench`: the speed of the depthwise convolution, compared with torch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 from replk_probe.errors import InvalidInputError
 
 from ._options import check_writable
+from ._output import note
 
 if TYPE_CHECKING:
     from replk_probe.bench.result import Layer
@@ -24,40 +25,43 @@ _PASSES = {"forward": "forward", "grad-input": "grad_input", "grad-weight": "gra
     "shapes",
     multiple=True,
     metavar="N,C,H,W,KH,KW",
-    help="A layer to time. Repeat it for several. [default: layers of RepLKNet, SLaK and ConvNeXt]",
+    help="Layer to time. Repeat for several layers. [default: layers of RepLKNet, SLaK and ConvNeXt]",
 )
 @click.option("--model", metavar="NAME", help="Time the depthwise layers of a model.")
-@click.option("--input-size", type=click.IntRange(1), default=224, show_default=True, metavar="PX", help="Of --model.")
-@click.option("--sweep", is_flag=True, help="Time many kernel sizes on many planes, and say where torch is faster.")
-@click.option("--planes", metavar="H,H,...", help="Planes of --sweep. [default: 7 to 256]")
-@click.option("--kernels", metavar="K,K,...", help="Kernels of --sweep. [default: 3 to 61]")
+@click.option(
+    "--input-size", type=click.IntRange(1), default=224, show_default=True, metavar="PX", help="Input size of --model."
+)
+@click.option("--sweep", is_flag=True, help="Time many kernel and feature map sizes, and list where torch is faster.")
+@click.option("--planes", metavar="H,H,...", help="Feature map sizes of --sweep. [default: 7 to 256]")
+@click.option("--kernels", metavar="K,K,...", help="Kernel sizes of --sweep. [default: 3 to 61]")
 @click.option(
     "--pass",
     "directions",
     multiple=True,
     type=click.Choice([*_PASSES, "all"]),
     default=("forward",),
-    show_default="forward",
-    help="What to time. Repeat it for several.",
+    help="Pass to time. Repeat for several passes. [default: forward]",
 )
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="Of every variant. [default: torch's]")
-@click.option("--isa", type=click.Choice(["portable", "avx2", "avx512"]), help="Force our kernels to one.")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Data type."
+)
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Number of threads. [default: torch's setting]")
+@click.option("--isa", type=click.Choice(["portable", "avx2", "avx512"]), help="Instruction set of the native kernels.")
 @click.option(
     "--repeats",
     type=click.IntRange(1),
     default=9,
     show_default=True,
     metavar="N",
-    help="Turns of each variant: a turn is one call, or some of them where a call is short.",
+    help="Measurements per variant; short calls are repeated within one measurement.",
 )
-@click.option("--all", "everything", is_flag=True, help="Also time what takes many seconds a call.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every number in full.")
+@click.option("--all", "everything", is_flag=True, help="Include slow variants (several seconds per call).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON with unrounded numbers.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Also write bench.json, bench.csv, bench.png and bench.pdf there.",
+    help="Also write bench.json, bench.csv, bench.png and bench.pdf to this folder.",
 )
 def command(
     shapes: tuple[str, ...],
@@ -75,18 +79,19 @@ def command(
     as_json: bool,
     output: Path | None,
 ) -> None:
-    """Time the depthwise convolution beside torch's own ways: conv2d in both layouts, and torch.fft.
+    """Compare the speed of the depthwise convolution with torch.
 
-    All take turns within one run. Ours is timed as a module in eval mode, whose kernel is prepared, and as a function;
-    torch.fft has its spectrum ready too. A run on an idle machine tells more than one beside other work.
+    Times the native convolution as a module in eval mode, with a prepared kernel, and as a function. It is compared
+    with conv2d in both memory layouts and with torch.fft with a prepared spectrum. All variants take turns within one
+    run. Run it on an otherwise idle machine.
     """
     if sum((bool(shapes), model is not None, sweep)) > 1:
-        raise click.UsageError("--shape, --model and --sweep each say what to time. Give one of them.")
+        raise click.UsageError("--shape, --model and --sweep are mutually exclusive. Give only one of them.")
     if (planes is not None or kernels is not None) and not sweep:
-        raise click.UsageError("--planes and --kernels belong to --sweep. Give that too.")
+        raise click.UsageError("--planes and --kernels require --sweep. Add --sweep.")
     source = click.get_current_context().get_parameter_source("input_size")
     if model is None and source is click.core.ParameterSource.COMMANDLINE:
-        raise click.UsageError("--input-size belongs to --model. Give that too.")
+        raise click.UsageError("--input-size requires --model. Add --model.")
     sides = None if planes is None else _integers("--planes", planes, "7,56,256")
     sizes = None if kernels is None else _integers("--kernels", kernels, "3,7,31")
     given = _given(shapes, sides, sizes)
@@ -97,6 +102,7 @@ def command(
     from replk_probe.bench.measure import measure_speed
     from replk_probe.bench.plot import save_figures
     from replk_probe.report.bench_table import bench_table, sweep_summary
+    from replk_probe.report.text import terminal_layout
 
     result = measure_speed(
         given or _layers(model, input_size, sweep, sides, sizes),
@@ -105,7 +111,7 @@ def command(
         threads=threads,
         isa=isa,
         repeats=repeats,
-        # Many cases, and what torch takes long for is not what decides them.
+        # A sweep has many cases, and slow variants of torch do not decide them.
         budget=0.25 if sweep else 2.0,
         everything=everything,
         progress=True,
@@ -113,15 +119,16 @@ def command(
     if output is not None:
         result.save(output)
         save_figures(result, output)
-    click.echo(json.dumps(result.to_json(), indent=1) if as_json else bench_table(result))
+    layout = terminal_layout()
+    click.echo(json.dumps(result.to_json(), indent=1) if as_json else bench_table(result, layout=layout))
     if sweep and not as_json:
-        click.echo("\n" + sweep_summary(result))
+        click.echo("\n" + sweep_summary(result, layout=layout))
     if output is not None:
-        click.echo(f"Results in {output}", err=True)
+        note(f"Results in {output}")
 
 
 def _given(shapes: tuple[str, ...], planes: list[int] | None, kernels: list[int] | None) -> list[Layer]:
-    """The layers of ``--shape``; it, ``--planes`` and ``--kernels`` are checked before torch is imported."""
+    """The layers of ``--shape``. All three options are checked before torch is imported."""
     from replk_probe.bench.result import Layer
 
     for plane in planes or ():
@@ -133,8 +140,8 @@ def _given(shapes: tuple[str, ...], planes: list[int] | None, kernels: list[int]
         sizes = _integers("--shape", text, "1,256,64,64,31,31")
         if len(sizes) != 6:
             raise InvalidInputError(
-                f"Shape {text!r} does not have six numbers. They are N,C,H,W,KH,KW. "
-                "Give for instance --shape 1,256,64,64,31,31."
+                f"Shape {text!r} does not have six numbers. Expected N,C,H,W,KH,KW. "
+                "For example: --shape 1,256,64,64,31,31."
             )
         layers.append(Layer(*sizes))
     return layers
@@ -157,6 +164,5 @@ def _integers(option: str, text: str, example: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise InvalidInputError(
-            f"{option} {text!r} cannot be read. It is a list of whole numbers, separated by commas. "
-            f"Give for instance {option} {example}."
+            f"Cannot parse {option} {text!r}. Expected integers separated by commas. For example: {option} {example}."
         ) from error

@@ -1,4 +1,4 @@
-"""`replk-probe data`: published stimuli, fetched into the cache and verified file by file."""
+"""`replk-probe data`: download published stimuli to the cache and verify them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import click
 
 from replk_probe.errors import InvalidInputError
 
+from ._output import note, show, show_path
+
 _name = click.argument("name", type=click.Choice(["cue-conflict"]))
 
 
 @click.group()
 def command() -> None:
-    """Fetch and verify published stimuli.
+    """Download and verify published stimuli.
 
-    Files go to the folder named by REPLK_PROBE_CACHE, else to the platform's cache folder.
+    Files are stored in REPLK_PROBE_CACHE, by default the cache folder of the platform.
     """
 
 
@@ -27,39 +29,39 @@ def command() -> None:
     type=click.FloatRange(min=0, min_open=True),
     default=15.0,
     show_default=True,
-    help="Seconds to wait for the first answer.",
+    metavar="SECONDS",
+    help="Time to wait for the first response.",
 )
-@click.option("--force", is_flag=True, help="Fetch it again, even if it is there and complete.")
+@click.option("--force", is_flag=True, help="Download again, even if a complete set exists.")
 def fetch_data(name: str, connect_timeout: float, force: bool) -> None:
-    """Fetch the stimuli called NAME into the cache, verify them and print their folder.
+    """Download stimuli to the cache, verify them and print their folder.
 
-    An interrupted download goes on where it stopped; a set that is there and complete is not fetched again, a damaged
-    one is.
+    An interrupted download is resumed. A complete set is not downloaded again; a damaged one is.
     """
     from replk_probe.shape_bias.stimuli.cue_conflict import CITATION, LICENCE, URL, fetch_cue_conflict
 
     folder = fetch_cue_conflict(force=force, connect_timeout=connect_timeout)
-    click.echo(f"{name}: {CITATION}; {URL}", err=True)
-    click.echo(f"licence: {LICENCE}", err=True)
-    click.echo(str(folder))
+    note(f"{name}: {CITATION}; {URL}")
+    note(f"licence: {LICENCE}")
+    show_path(folder)
 
 
 @command.command("verify")
 @_name
 @click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Every name, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON with the names of all files.")
 def verify_data(name: str, folder: Path | None, as_json: bool) -> None:
-    """Compare the stimuli called NAME in DIR, or in the cache, with the published files.
+    """Compare the stimuli in DIR, or in the cache, with the published files.
 
-    Exit status 1 if a file is missing, renamed or altered, or if there is an image too many. Files that are encoded in
-    another way and have the same pixels pass.
+    The exit status is 1 if a file is missing, renamed or altered, or if there are additional images. Files with a
+    different encoding but the same pixels are accepted.
     """
     from replk_probe.shape_bias.stimuli.cue_conflict import cached_cue_conflict, incomplete_error, verify_cue_conflict
 
     place = folder or cached_cue_conflict()
     if place is None:
         raise InvalidInputError(
-            f"{name} is not in the cache. Nothing was fetched yet. Fetch it with 'replk-probe data fetch {name}'."
+            f"{name} is not in the cache. It has not been downloaded. Run 'replk-probe data fetch {name}'."
         )
     comparison, _ = verify_cue_conflict(place)
     if as_json:
@@ -67,4 +69,4 @@ def verify_data(name: str, folder: Path | None, as_json: bool) -> None:
     if not comparison.complete:
         raise incomplete_error(place, comparison)
     if not as_json:
-        click.echo(f"{place}: {comparison.note}")
+        show(f"{place}: {comparison.note}")

@@ -1,4 +1,4 @@
-"""`replk-probe erf`: the effective receptive field of models on images."""
+"""`replk-probe erf`: the effective receptive field of models."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from ._options import (
     named_or_default,
     output_option,
     parse_thresholds,
+    seed_option,
     weights_of_each,
 )
+from ._output import conclusion, note
 from ._runs import announce, measure_plans, raise_failures, run_plan
 
 if TYPE_CHECKING:
@@ -31,49 +33,43 @@ _SIZE = 1024
 
 @click.command()
 @model_options(required=False)
-@click.option("--images", type=int, default=50, show_default=True, metavar="N", help="How many images.")
+@click.option("--images", type=int, default=50, show_default=True, metavar="N", help="Number of images.")
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder of images, flat or with class folders. [default: dead-leaves images that the program draws itself]",
+    help="Folder of images, flat or with class folders. [default: generated dead-leaves images]",
 )
 @click.option(
     "--size",
     type=int,
     metavar="PX",
-    help=f"Images are warped to PX x PX. [default: {_SIZE}; 64 for the small models, which were trained at that size]",
+    help=f"Input size; images are resized to PX x PX. [default: {_SIZE}; 64 for the small models]",
 )
 @click.option(
     "--layer",
     metavar="SPEC",
-    help="stage3.5 (stages from 1, blocks from 0) or a module path. [default: the last map before the final norm]",
+    help="Target layer: stage3.5 (stages from 1, blocks from 0) or a module path. "
+    "[default: the last feature map before the final norm]",
 )
 @click.option(
     "--thresholds",
     default="0.2,0.3,0.5,0.99",
     show_default=True,
     metavar="T,T,...",
-    help="Shares of the total contribution, in (0, 1).",
+    help="Fractions of the total contribution, in (0, 1).",
 )
 @compute_options
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    default=0,
-    show_default="0",
-    metavar="N",
-    help="Of the image sample and of random weights.",
-)
+@seed_option("Random seed for image sampling and weight initialization.")
 @click.option(
     "--sampling",
     type=click.Choice(["stratified", "first"]),
     default="stratified",
     show_default=True,
-    help="stratified: spread over the class folders. first: the first files, as the paper's script.",
+    help="stratified: evenly over the class folders. first: the first files, as in the paper's script.",
 )
 @output_option("replk-probe-out/erf/MODEL")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run of the same command.")
+@click.option("--resume", is_flag=True, help="Resume an interrupted run.")
 def command(
     models: tuple[str, ...],
     weights: tuple[str, ...],
@@ -90,11 +86,12 @@ def command(
     output: Path | None,
     resume: bool,
 ) -> None:
-    """Measure the effective receptive field on real images.
+    """Measure the effective receptive field.
 
-    The contribution of every input pixel to the middle of the last feature map, averaged over images, and how large a
-    window holds 20, 30, 50 and 99 % of it. Writes erf.json, erf.npz, erf.csv, erf.png and erf.pdf; with several
-    models, one folder for each and a comparison.
+    Computes the contribution of every input pixel to the center of the last feature map, averaged over images, and the
+    area of the smallest centered square that holds 20, 30, 50 and 99 % of it.
+
+    Writes erf.json, erf.npz, erf.csv, erf.png and erf.pdf; for several models, one folder per model and a comparison.
     """
     shares = parse_thresholds(thresholds)
     models, weights = named_or_default(models, weights)
@@ -105,7 +102,7 @@ def command(
     from replk_probe.erf.plan import plan_erf
     from replk_probe.images import sample_images
 
-    # Wrong options are reported before the first model is built.
+    # Invalid arguments are reported before the first model is built.
     config = ErfConfig(
         images=images,
         size=_default_size(models) if size is None else size,
@@ -118,13 +115,10 @@ def command(
         ema=ema,
     )
     sample = sample_images(data, images, seed, sampling)  # type: ignore[arg-type]
-    if sample.shortfall_note:
-        click.echo(f"Note: {sample.shortfall_note}", err=True)
     plans = []
     for name, source in zip(models, weights_each, strict=True):
         plan = plan_erf(name, sample, replace(config, weights=source))
-        notes = [note for note in plan.notes if note != sample.shortfall_note]
-        announce(plan, "the map shows the network as it is initialised", notes)
+        announce(plan, "the map shows the network as initialized")
         plans.append(plan)
 
     results, failures = measure_plans(plans, folders, lambda plan, folder: _measure(plan, folder, resume))
@@ -134,44 +128,43 @@ def command(
 
 
 def _default_size(models: Sequence[str]) -> int:
-    """The small models see the images in the size of those that they were trained on."""
+    """The training size for the small models, else the paper's size."""
     from replk_probe.models.architectures.micro import INPUT_SIZE, MICRO_MODELS
 
     return INPUT_SIZE if {*models} <= {*MICRO_MODELS} else _SIZE
 
 
 def _measure(plan: ErfPlan, folder: Path, resume: bool) -> ErfResult:
-    """Run one plan, write its results and draw them."""
+    """Run one plan, write its results and its figures."""
     from replk_probe.erf.plot import save_figures
     from replk_probe.erf.result import ErfResult
 
     result = run_plan(plan, folder, _CHECKPOINT, ErfResult.load, resume)
-    save_figures(result, folder)  # also of a finished one: that run may have been killed just before
+    save_figures(result, folder)  # also of a finished run, which may have been killed before its figures were drawn
     return result
 
 
 def _report(results: dict[Path, ErfResult], output: Path, *, compare: bool) -> None:
-    """Print the table; with several models, draw the comparison."""
+    """Print the table; draw the comparison of several models."""
     from replk_probe.erf.plot import color_floor, save_figures
     from replk_probe.erf.plot_comparison import save_comparison
     from replk_probe.erf.result import write_csv
-    from replk_probe.report.tables import erf_table
+    from replk_probe.report.erf_table import erf_table
+    from replk_probe.report.text import terminal_layout
 
     measured = list(results.values())
     shared = color_floor(measured)
     for folder, result in results.items():
-        # Most maps reach down to the same colour anyway, and a figure takes seconds.
+        # Most maps have the same color floor anyway, and drawing a figure takes seconds.
         if color_floor([result]) != shared:
             save_figures(result, folder, vmin=shared)
     if compare:
         save_comparison(measured, output)
         write_csv(measured, output / "comparison.csv")
-    click.echo(erf_table(measured))
+    click.echo(erf_table(measured, layout=terminal_layout()))
     for result in measured:
-        seconds = result.run.seconds
-        speed = f"{result.n_images / seconds:.3g} images/s" if seconds > 0 else ""
-        images = "1 image" if result.n_images == 1 else f"{result.n_images} images"
-        click.echo(f"{result.run.model}: {images} in {seconds:.1f} s, {speed}", err=True)
         for skipped in result.run.skipped:
-            click.echo(f"{result.run.model}: skipped {skipped['id']}: {skipped['reason']}", err=True)
-    click.echo(f"Results in {output if compare else next(iter(results))}", err=True)
+            note(f"{result.run.model}: skipped {skipped['id']}: {skipped['reason']}")
+    seconds = sum(result.run.seconds for result in measured)
+    folder = output if compare else next(iter(results))
+    conclusion(sum(result.n_images for result in measured), "image", seconds, folder)

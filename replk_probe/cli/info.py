@@ -1,4 +1,4 @@
-"""`replk-probe info`: what computes the large-kernel convolutions on this machine, and why not something faster."""
+"""`replk-probe info`: the backend of large-kernel convolutions on this machine, and the reasons for its choice."""
 
 from __future__ import annotations
 
@@ -9,25 +9,30 @@ from typing import Any
 
 import click
 
+from ._output import show
+
 _NAME, _WIDTH = 17, 100
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="As JSON, with everything in full.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON with all details.")
 def command(as_json: bool) -> None:
-    """Show what computes the large-kernel convolutions here: CPU, native library, methods, backend.
+    """Show the CPU, the native library and the convolution backend.
 
-    The environment may force a choice, for tests and bug reports: REPLK_PROBE_ISA (portable, avx2, avx512) and
-    REPLK_PROBE_METHOD (direct, fft, blocked, blocked-pfa, reference, aten). REPLK_PROBE_SPECTRA_MB bounds the memory of
-    prepared kernels, REPLK_PROBE_LIBRARY names another library. A value that does not exist is told, with exit status
-    1; a library that cannot be used is told, and torch's own convolution serves.
+    Environment variables for tests and bug reports: REPLK_PROBE_ISA (portable, avx2, avx512) and REPLK_PROBE_METHOD
+    (direct, fft, blocked, blocked-pfa, reference, aten) force a choice. REPLK_PROBE_SPECTRA_MB limits the memory of
+    prepared kernels. REPLK_PROBE_LIBRARY is the path of another library. An invalid value is reported with exit status
+    1; if the library cannot be loaded, torch's convolution is used.
     """
     from replk_probe.ops import describe_machine
 
     found = describe_machine()
-    click.echo(json.dumps(found, indent=2) if as_json else "\n".join(_lines(found)))
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        show(*_lines(found))
     if found["error"]:
-        # Not by an exception: the table says it, and is what is pasted into reports.
+        # Not by an exception: the error is part of the table, which users paste into bug reports.
         click.get_current_context().exit(1)
 
 
@@ -61,7 +66,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _row(name: str, text: str) -> Iterator[str]:
-    """A name and its text, wrapped under itself; paths and compilers' lines stay in one piece."""
+    """A name and its text, wrapped under itself; paths and compilers stay in one piece."""
     label = name
     for line in text.splitlines() or [""]:
         for part in textwrap.wrap(line, _WIDTH - _NAME, break_long_words=False, break_on_hyphens=False) or [""]:

@@ -1,4 +1,4 @@
-"""`replk-probe kernels`: where the weights of kernels lie, with and without re-parameterization."""
+"""`replk-probe kernels`: the magnitude of kernels, with and without re-parameterization."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import click
 
 from replk_probe.errors import ReplkProbeError
 
-from ._options import check_writable, model_options, named_or_default, output_option, slug, weights_of_each
+from ._options import check_writable, model_options, named_or_default, output_option, seed_option, slug, weights_of_each
+from ._output import conclusion, failure
 from ._runs import announce, raise_failures
 
 if TYPE_CHECKING:
     from replk_probe.kernels.result import KernelResult
-    from replk_probe.runtime.beside import Beside
 
 _DEFAULT_OUTPUT = Path("replk-probe-out") / "kernels"
 
@@ -26,24 +26,23 @@ _DEFAULT_OUTPUT = Path("replk-probe-out") / "kernels"
     "layers",
     multiple=True,
     default=("all",),
-    show_default="all",
     metavar="SPEC",
     help="stage4.0 (stages from 1, large-kernel blocks from 0), stage4, a module path, a pattern such as 'stages.3.*', "
-    "all, or paper (the layer of the RepLKNet paper's appendix). Repeat it for several.",
+    "all, or paper (the layer in the appendix of the RepLKNet paper). Repeat for several layers. [default: all]",
 )
 @click.option(
     "--variant",
     type=click.Choice(["merged", "large", "small", "all"]),
     default="merged",
     show_default=True,
-    help="merged: with the small branch added. large: before that. small: that one alone. all: what each layer has.",
+    help="merged: large and small branch added. large, small: one branch. all: every variant that a layer has.",
 )
 @click.option(
     "--aggregate",
     type=click.Choice(["sum", "mean"]),
     default="sum",
     show_default=True,
-    help="Of the absolute weights over channels.",
+    help="Aggregation of absolute weights over channels.",
 )
 @click.option(
     "--strongest",
@@ -51,12 +50,10 @@ _DEFAULT_OUTPUT = Path("replk-probe-out") / "kernels"
     default=8,
     show_default=True,
     metavar="K",
-    help="Single channels of each layer in the gallery.",
+    help="Number of channels per layer in the gallery.",
 )
-@click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default="0", metavar="N", help="Of random weights."
-)
-@output_option("replk-probe-out/kernels/MODEL, of several models replk-probe-out/kernels")
+@seed_option("Random seed for weight initialization.")
+@output_option("replk-probe-out/kernels/MODEL; replk-probe-out/kernels for several models")
 def command(
     models: tuple[str, ...],
     weights: tuple[str, ...],
@@ -68,58 +65,56 @@ def command(
     seed: int,
     output: Path | None,
 ) -> None:
-    """Measure and draw what kernels learned: the magnitude of their weights.
+    """Measure and plot the magnitude of convolution kernels.
 
-    Batch norms folded in, branches merged, absolute weights added up over channels and divided by their maximum, as in
-    the RepLKNet paper's appendix, with numbers: shares of the centre and of the criss-cross, effective size, entropy,
-    symmetry, zeros, share of the small branch. Writes kernels.json, kernels.npz, kernels.csv, strongest.npz and, as PNG
-    and PDF, kernels, profiles, gallery and, of several layers, overview: of all models together.
+    Folds batch norms, merges branches, sums absolute weights over channels and divides by the maximum, as in the
+    appendix of the RepLKNet paper. Reports the shares of the center and of the central row and column (the kernel
+    skeleton), effective size, entropy, symmetry, zeros, and the share of the small branch.
+
+    Writes kernels.json, kernels.npz, kernels.csv and strongest.npz; kernels, profiles and gallery as PNG and PDF; and
+    an overview if there are several layers.
     """
     names, chosen = named_or_default(models, weights)
     weights_each = weights_of_each(names, chosen)
     folder = output or (_DEFAULT_OUTPUT / slug(names[0]) if len(names) == 1 else _DEFAULT_OUTPUT)
     check_writable(folder)
 
-    from replk_probe.runtime.beside import Beside
+    from replk_probe.kernels.measure import plan_kernels
 
-    # What draws takes as long to load as a large network to measure.
-    with Beside("replk_probe.kernels.plot", "save_figures") as save_figures:
-        from replk_probe.kernels.measure import plan_kernels
-
-        results: list[KernelResult] = []
-        failures: dict[str, Exception] = {}
-        for name, source in zip(names, weights_each, strict=True):
-            try:
-                plan = plan_kernels(
-                    name,
-                    layers,
-                    variant,
-                    aggregate=aggregate,
-                    strongest=strongest,
-                    weights=source,
-                    ema=ema,
-                    seed=seed,
-                )
-                announce(plan, "the kernels are those that the network is initialised with")
-                results.append(plan.run(progress=True))
-            except ReplkProbeError as error:
-                failures[name] = error
-                if len(names) > 1:
-                    click.secho(f"{name}: failed. {error}", err=True, fg="red")
-        if results:
-            _report(results, folder, save_figures)
-    raise_failures(failures, len(names), f"The others are in {folder}." if results else "Nothing was written.")
+    results: list[KernelResult] = []
+    failures: dict[str, Exception] = {}
+    for name, source in zip(names, weights_each, strict=True):
+        try:
+            plan = plan_kernels(
+                name,
+                layers,
+                variant,
+                aggregate=aggregate,
+                strongest=strongest,
+                weights=source,
+                ema=ema,
+                seed=seed,
+            )
+            announce(plan, "the kernels are those of the initialization")
+            results.append(plan.run(progress=True))
+        except ReplkProbeError as error:
+            failures[name] = error
+            if len(names) > 1:
+                failure(name, error)
+    if results:
+        _report(results, folder)
+    raise_failures(failures, len(names), f"The other results are in {folder}." if results else "Nothing was written.")
 
 
-def _report(results: list[KernelResult], folder: Path, save_figures: Beside) -> None:
-    """Save, draw, and print the table."""
+def _report(results: list[KernelResult], folder: Path) -> None:
+    """Save the results, draw the figures and print the table."""
+    from replk_probe.kernels.plot import save_figures
     from replk_probe.kernels.result import save_results
     from replk_probe.report.kernels_table import kernels_table
+    from replk_probe.report.text import terminal_layout
 
     save_results(results, folder)
-    click.echo(kernels_table(results))
+    click.echo(kernels_table(results, terminal_layout()))
     save_figures(results, folder)
-    for result in results:
-        many = "1 kernel" if len(result.kernels) == 1 else f"{len(result.kernels)} kernels"
-        click.echo(f"{result.run.model}: {many} in {result.run.seconds:.1f} s", err=True)
-    click.echo(f"Results in {folder}", err=True)
+    seconds = sum(result.run.seconds for result in results)
+    conclusion(sum(len(result.kernels) for result in results), "kernel", seconds, folder)

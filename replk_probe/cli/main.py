@@ -5,11 +5,8 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
-import os
-import sys
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import click
 from click.shell_completion import CompletionItem
@@ -24,7 +21,7 @@ _EXIT_INTERRUPTED = 130
 
 
 class LazyCommand(NamedTuple):
-    """Where a command lives, and the line that the program's help shows for it without importing it.
+    """The module of a command, and the summary that the program's help shows without importing it.
 
     Attributes:
         module: Module with a click command object called ``command``.
@@ -36,20 +33,20 @@ class LazyCommand(NamedTuple):
 
 
 COMMANDS: dict[str, LazyCommand] = {
-    "bench": LazyCommand("replk_probe.cli.bench", "Time the depthwise convolution beside torch's own."),
-    "data": LazyCommand("replk_probe.cli.data", "Fetch and verify published stimuli."),
-    "erf": LazyCommand("replk_probe.cli.erf", "Measure the effective receptive field on real images."),
-    "info": LazyCommand("replk_probe.cli.info", "Show CPU, native library and what computes the convolutions."),
-    "kernels": LazyCommand("replk_probe.cli.kernels", "Measure and draw what convolution kernels learned."),
-    "models": LazyCommand("replk_probe.cli.models", "List the models: kernels, parameters, MACs, weights."),
-    "reparam": LazyCommand("replk_probe.cli.reparam", "Merge the branches in a weights file, or rename its tensors."),
-    "shape-bias": LazyCommand("replk_probe.cli.shape_bias", "Measure which cue, shape or texture, classifiers follow."),
-    "weights": LazyCommand("replk_probe.cli.weights", "List, fetch and verify pretrained weights."),
+    "bench": LazyCommand("replk_probe.cli.bench", "Compare the speed of the depthwise convolution with torch."),
+    "data": LazyCommand("replk_probe.cli.data", "Download and verify published stimuli."),
+    "erf": LazyCommand("replk_probe.cli.erf", "Measure the effective receptive field."),
+    "info": LazyCommand("replk_probe.cli.info", "Show the CPU, the native library and the convolution backend."),
+    "kernels": LazyCommand("replk_probe.cli.kernels", "Measure and plot the magnitude of convolution kernels."),
+    "models": LazyCommand("replk_probe.cli.models", "List models with kernel sizes, parameters, MACs and weights."),
+    "reparam": LazyCommand("replk_probe.cli.reparam", "Merge the branches in a checkpoint, or rename its tensors."),
+    "shape-bias": LazyCommand("replk_probe.cli.shape_bias", "Measure the shape bias on cue-conflict stimuli."),
+    "weights": LazyCommand("replk_probe.cli.weights", "List, download and verify pretrained weights."),
 }
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands by name and imports the one that is asked for."""
+    """A group that imports a command only when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names in the order of the help text."""
@@ -90,17 +87,22 @@ class LazyGroup(click.Group):
         return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; an error raised on purpose becomes one line and exit status 1."""
+        """Run the command; an error of this package becomes one escaped line and exit status 1."""
         try:
             return super().invoke(ctx)
         except ReplkProbeError as error:
-            raise click.ClickException(" ".join(str(error).split("\n"))) from error
+            raise click.ClickException(_printable(" ".join(str(error).split("\n")))) from error
+        except click.UsageError as error:
+            raise click.UsageError(_printable(" ".join(error.format_message().split())), error.ctx) from error
         except KeyboardInterrupt:
-            click.echo(
-                "\nInterrupted. Files that were already written are complete; run the command again for the rest.",
-                err=True,
-            )
+            click.echo("\nInterrupted. Files that were written are complete. Run the command again.", err=True)
             raise click.exceptions.Exit(_EXIT_INTERRUPTED) from None
+
+
+def _printable(text: str) -> str:
+    from replk_probe.report.text import printable
+
+    return printable(text)
 
 
 @click.group(
@@ -110,32 +112,19 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 def cli() -> None:
-    """Measure how far a vision model sees, what it looks at, and what its kernels learned."""
+    """Measure what vision models use: effective receptive field, shape bias, kernel magnitude."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the program and exit: 0 done, 1 a reported error, 2 wrong usage, 130 interrupted.
+    """Run the program and exit: 0 for success, 1 for an error, 2 for wrong usage, 130 when interrupted.
 
     Args:
         args: Command-line arguments without the program's name; default ``sys.argv[1:]``.
     """
     if args is None:
-        # An import of torch makes a million objects; to look for garbage among them takes a fifth of its time.
+        # Importing torch and timm creates a million objects; searching them for garbage each time takes 0.5 s.
         gc.set_threshold(100_000)
-    try:
-        # The name is fixed so that usage lines and completion are the same under `python -m replk_probe`.
-        cli.main(args=args, prog_name=PROGRAM)
-    except SystemExit as end:
-        watched = sys.gettrace() is not None or sys.getprofile() is not None or sys.flags.interactive
-        if args is None and isinstance(end.code, int) and not watched:
-            _leave(end.code)
-        raise
-
-
-def _leave(status: int) -> NoReturn:
-    """End the process without taking apart every module, which takes seconds after torch was imported."""
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # of a closed pipe or stream nobody wants to hear
-            stream.flush()
-    os._exit(status)
+        # Otherwise the interpreter searches all of them once more while it exits, which takes another second.
+        atexit.register(gc.freeze)
+    # The name is fixed so that usage lines and completion are the same under `python -m replk_probe`.
+    cli.main(args=args, prog_name=PROGRAM)

@@ -1,12 +1,13 @@
-"""`replk-probe models`: list the models with their sizes and weights."""
+"""`replk-probe models`: the available models and their sizes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import click
+
+from ._output import note
 
 # Models of timm that the papers on large kernels compare with.
 _BASELINES = (
@@ -25,19 +26,20 @@ _BASELINES = (
 )
 # Building one of timm's models to count its parameters takes about half a second.
 _MOST_COUNTED = 40
-# Widths of the columns between name and weights: family, kernels, parameters, merged, MACs, pixels.
-_WIDTHS = (27, 11, 7, 7, 7, 3)
+_HEAD = ("name", "family", "kernels", "params", "merged", "MACs", "px", "weights")
 
 
 @click.command()
 @click.argument("pattern", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON with exact numbers.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON with unrounded numbers.")
 def command(pattern: str | None, as_json: bool) -> None:
-    """List the models of this package and the papers' baselines, or all models that match PATTERN.
+    """List models with their kernel sizes, parameters, MACs and weights.
 
-    PATTERN may contain wildcards and is matched against all models of timm ('*resnet50*'). MACs are counted for the
-    default input size, after merging if that makes the model cheaper. In addition to these names, every command accepts
-    torchvision:NAME, package.module:factory and path/to/file.py:factory.
+    Without PATTERN, lists the models of this package and the baselines of the papers. PATTERN may contain wildcards
+    and is matched against all models of timm, too ('*resnet50*'). MACs are those of the default input size, after
+    merging if that reduces them.
+
+    All commands also accept torchvision:NAME, package.module:factory and path/to/file.py:factory.
     """
     from replk_probe.models.summary import describe, matching_models
 
@@ -46,19 +48,16 @@ def command(pattern: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([describe(name, count=counted) for name in names], indent=2))
         return
-    widths = (max(map(len, names)), *_WIDTHS)
-    _echo_row(("name", "family", "kernels", "params", "merged", "MACs", "px", "weights"), widths)
-    for name in names:  # printed one by one, because counting takes time
-        _echo_row(_cells(describe(name, count=counted)), widths)
+    from replk_probe.report.text import PLAIN, table, terminal_layout
+    from replk_probe.runtime.progress import progress
+
+    with progress(names, desc="Counting", unit="model") as bar:
+        rows = [_cells(describe(name, count=counted)) for name in bar]
+    layout = terminal_layout()
+    lines = table(_HEAD, rows, layout, left=("family", "kernels", "weights"), fit=layout is not PLAIN)
+    click.echo("\n".join(lines))
     if not counted:
-        click.echo(
-            f"{len(names)} models: parameters and MACs are only counted for lists of up to {_MOST_COUNTED}.", err=True
-        )
-
-
-def _echo_row(cells: Sequence[str], widths: Sequence[int]) -> None:
-    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=False)]
-    click.echo("  ".join([*padded, *cells[len(widths) :]]).rstrip())
+        note(f"{len(names)} models: parameters and MACs are counted for at most {_MOST_COUNTED} models.")
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

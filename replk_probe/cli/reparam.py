@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ._options import check_writable
+from ._output import show
 
 if TYPE_CHECKING:
     from replk_probe.models import Difference, ReparamReport
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 @click.option("--ema", is_flag=True, help="Read the averaged entry (model_ema) of CHECKPOINT.")
 @click.option("--force", is_flag=True, help="Overwrite OUT if it exists.")
 def command(checkpoint: Path, model: str, output: Path, scheme: str, no_merge: bool, ema: bool, force: bool) -> None:
-    """Merge the branches in the weights file CHECKPOINT and write the result.
+    """Merge the branches in CHECKPOINT and write the result.
 
     Each large kernel, its parallel branches and their batch norms become one convolution, which gives the same result
     in less time. Before the new file is kept, it is read back and its outputs are verified in float64 on a random
@@ -57,8 +58,7 @@ def command(checkpoint: Path, model: str, output: Path, scheme: str, no_merge: b
         force=force,
         progress=True,
     )
-    for line in _lines(report):
-        click.echo(line)
+    show(*_lines(report))
 
 
 def _lines(report: ReparamReport) -> list[str]:

@@ -1,4 +1,4 @@
-"""`replk-probe shape-bias`: what classifiers go by where shape and texture disagree."""
+"""`replk-probe shape-bias`: the shape bias of classifiers on cue-conflict stimuli."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from ._options import (
     model_options,
     named_or_default,
     output_option,
+    seed_option,
     slug,
     weights_of_each,
 )
+from ._output import conclusion, note
 from ._runs import announce, measure_plans, raise_failures, run_plan
 
 if TYPE_CHECKING:
@@ -31,10 +33,10 @@ if TYPE_CHECKING:
 _DEFAULT_OUTPUT = Path("replk-probe-out") / "shape-bias"
 _CHECKPOINT = "shape_bias.ckpt"
 
-# What is measured where nothing is asked for, if all it takes is in the cache.
+# Measured without --model, if its weights and the published stimuli are in the cache.
 _MODEL = "replknet31b"
 
-# What means something where nothing is measured.
+# Options that are valid without a model.
 _OF_IMPORT = ("imported", "mapping", "output")
 
 
@@ -43,36 +45,34 @@ _OF_IMPORT = ("imported", "mapping", "output")
 @click.option(
     "--stimuli",
     metavar="DIR|cue-conflict|synthetic",
-    help="A folder of stimuli; the 1280 published ones, fetched once; or the set that the program draws itself. "
-    "[default: cue-conflict; synthetic for the small models that were trained on it]",
+    help="A folder of stimuli; cue-conflict: the 1280 published stimuli, downloaded once; synthetic: a generated set. "
+    "[default: cue-conflict; synthetic for the small models, which were trained on it]",
 )
 @click.option(
     "--mapping",
     type=click.Path(path_type=Path),
     metavar="FILE.json",
-    help="From each category to its class indices, for classifiers of other classes than ImageNet-1k's.",
+    help="Class indices of each category, for classifiers with other classes than ImageNet-1k.",
 )
 @click.option(
     "--import",
     "imported",
     type=click.Path(path_type=Path),
     metavar="CSV-DIR",
-    help="Raw data of model-vs-human: observers to stand beside the models, or alone.",
+    help="Raw data of model-vs-human: observers to compare with the models, or to analyze alone.",
 )
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, metavar="N")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, metavar="N", help="Batch size.")
 @click.option(
     "--workers",
     type=click.IntRange(0),
     metavar="N",
-    help="Processes that decode the stimuli; 0: none but this one. [default: by the number of cores]",
+    help="Data-loading workers; 0 loads in the main process. [default: depends on the number of cores]",
 )
-@click.option("--allow-partial", is_flag=True, help="Evaluate what is intact of an incomplete cue-conflict set.")
+@click.option("--allow-partial", is_flag=True, help="Evaluate the intact stimuli of an incomplete cue-conflict set.")
 @compute_options
-@click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default="0", metavar="N", help="Of random weights."
-)
+@seed_option("Random seed for weight initialization.")
 @output_option("replk-probe-out/shape-bias/MODEL")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run of the same command.")
+@click.option("--resume", is_flag=True, help="Resume an interrupted run.")
 def command(
     models: tuple[str, ...],
     weights: tuple[str, ...],
@@ -89,17 +89,18 @@ def command(
     output: Path | None,
     resume: bool,
 ) -> None:
-    """Measure the shape bias of classifiers on cue-conflict stimuli, beside humans.
+    """Measure the shape bias of classifiers on cue-conflict stimuli.
 
-    Which of the two cues, shape or texture, a classifier follows on 1200 images in which they disagree, by the rule of
-    model-vs-human, with intervals, beside ten people and published networks. Writes shape_bias.json, decisions.csv (raw
-    data that the toolbox reads), decisions.npz, shape_bias.csv, shape_bias.png and .pdf; with several models, one
-    folder for each and a comparison.
+    Counts how often a classifier follows shape or texture on 1200 images in which the two cues conflict, as
+    model-vs-human does, with confidence intervals, and compares it with ten human observers and published networks.
+
+    Writes shape_bias.json, decisions.csv (raw data in the format of model-vs-human), decisions.npz, shape_bias.csv,
+    shape_bias.png and shape_bias.pdf; for several models, one folder per model and a comparison.
     """
     from replk_probe.runtime.devices import resolve_device
     from replk_probe.shape_bias.decision_mapping import load_mapping
 
-    # Whatever can be wrong shows before the first model is built, let alone measured.
+    # Invalid arguments are reported before the first model is built.
     if imported is not None and not models:
         _refuse_without_model()
         chosen = _Chosen((), (), "")
@@ -128,7 +129,7 @@ def command(
     check_partial(chosen.stimuli, allow_partial)
     if stimuli is not None:
         _hint_at_folder(stimuli)
-    # Drawn stimuli are drawn at the size of each model's input, files are read and verified once.
+    # Synthetic stimuli are generated at the input size of each model; files are read and verified once.
     opened: StimulusSet | str = chosen.stimuli
     if chosen.stimuli != SYNTHETIC:
         opened = open_stimuli(chosen.stimuli, categories=categories, allow_partial=allow_partial)
@@ -147,7 +148,7 @@ def command(
             ema=ema,
         )
         _check_categories(observers, plan.mapping.categories)
-        announce(plan, "the decisions are those of chance")
+        announce(plan, "the decisions are random")
         plans.append(plan)
 
     sets = {folder: plan.stimuli for folder, plan in zip(folders, plans, strict=True)}
@@ -162,7 +163,7 @@ def command(
 
 
 class _Chosen(NamedTuple):
-    """What to measure, on what."""
+    """The models to measure, their weights and the stimuli."""
 
     models: tuple[str, ...]
     weights: tuple[str, ...]
@@ -180,7 +181,7 @@ def _imported(folder: Path | None, categories: tuple[str, ...] | None) -> tuple[
 
 
 def _check_categories(observers: Sequence[Decisions], categories: tuple[str, ...]) -> None:
-    """Imported observers stand beside models that decide between the same categories."""
+    """Check that imported observers and models decide between the same categories."""
     if observers and observers[0].categories != categories:
         raise InvalidInputError(
             "The imported decisions cannot stand beside those of the models. They are between the categories "
@@ -189,26 +190,26 @@ def _check_categories(observers: Sequence[Decisions], categories: tuple[str, ...
 
 
 def _hint_at_folder(stimuli: str) -> None:
-    """The names of the two sets take precedence over folders."""
+    """Write a note if a folder has the name of a set of stimuli, which takes precedence."""
     from replk_probe.shape_bias.stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC
 
     if stimuli in (CUE_CONFLICT, SYNTHETIC) and Path(stimuli).is_dir():
-        click.echo(f"--stimuli {stimuli} is not the folder {stimuli} here; for that, write ./{stimuli}", err=True)
+        note(f"--stimuli {stimuli} selects the set of this name, not the folder. For the folder, write ./{stimuli}")
 
 
 def _refuse_without_model() -> None:
-    """Options of a measurement have no meaning where nothing is measured."""
+    """Refuse options of a measurement if only imported data is analyzed."""
     for name, parameter in given_options().items():
         if name not in _OF_IMPORT:
             option = parameter.opts[0]
             raise InvalidInputError(
-                f"{option} was given with --import and no --model. Nothing is measured then, only the imported "
-                f"decisions are analysed. Name the model to measure with --model, or leave {option} out."
+                f"{option} was given with --import and no --model. Only the imported decisions are analyzed then. "
+                f"Name a model to measure with --model, or leave {option} out."
             )
 
 
 def _without_model(weights: tuple[str, ...], stimuli: str | None, mapping: Path | None) -> _Chosen:
-    """What to measure if nothing was asked for, without downloading anything; said aloud."""
+    """What to measure without ``--model``, without downloading anything; a note says what it is."""
     from replk_probe.models.weights.catalog import default_entry
     from replk_probe.models.weights.resolve import cached_path
     from replk_probe.shape_bias.stimuli.cue_conflict import cached_cue_conflict
@@ -218,24 +219,19 @@ def _without_model(weights: tuple[str, ...], stimuli: str | None, mapping: Path 
     trained = entry is not None and cached_path(entry) is not None
     if weights != ("auto",) or stimuli not in (None, SYNTHETIC) or mapping is not None:
         raise InvalidInputError(
-            "No model was named. --weights, --mapping and --stimuli say how to measure one. Name it with --model."
+            "No model was named. --weights, --mapping and --stimuli apply to a model. Name it with --model."
         )
     if stimuli is None and trained and entry is not None and cached_cue_conflict() is not None:
-        click.echo(f"No --model: {entry.name} on {CUE_CONFLICT}, both from the cache.", err=True)
+        note(f"No --model given: measuring {entry.name} on {CUE_CONFLICT}, both from the cache.")
         return _Chosen((_MODEL,), (entry.name,), CUE_CONFLICT)
     names, sources = named_or_default((), weights)
-    click.echo(
-        f"They are measured on {SYNTHETIC} stimuli. For a network trained on photographs:\n"
-        f"  replk-probe data fetch {CUE_CONFLICT}\n"
-        f"  replk-probe weights fetch {entry.name if entry else _MODEL}\n"
-        "and the same command again.",
-        err=True,
-    )
+    fetch = f"replk-probe data fetch {CUE_CONFLICT} && replk-probe weights fetch {entry.name if entry else _MODEL}"
+    note(f"For an ImageNet model, first run: {fetch}")
     return _Chosen(names, sources, SYNTHETIC)
 
 
 def _default_stimuli(models: Sequence[str]) -> str:
-    """The small models know the classes of the synthetic set and no others."""
+    """The synthetic set for the small models, whose classes are those of that set; else the published stimuli."""
     from replk_probe.models.architectures.micro import MICRO_MODELS
     from replk_probe.shape_bias.stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC
 
@@ -243,8 +239,9 @@ def _default_stimuli(models: Sequence[str]) -> str:
 
 
 def _only_imported(source: Path, observers: Sequence[Decisions], folder: Path) -> None:
-    """Analyse decisions that others made; no model, no stimuli, no network."""
+    """Analyze imported decisions, without a model or stimuli."""
     from replk_probe.report.shape_bias_table import shape_bias_table
+    from replk_probe.report.text import terminal_layout
     from replk_probe.runtime.atomic_files import sha256_of
     from replk_probe.shape_bias.model_vs_human.raw_data import csv_files
     from replk_probe.shape_bias.plot import save_figures
@@ -255,14 +252,14 @@ def _only_imported(source: Path, observers: Sequence[Decisions], folder: Path) -
     result = ShapeBiasResult.from_decisions(observers=observers, run=run, source=label)
     result.save(folder)
     save_figures(result, folder)
-    click.echo(shape_bias_table([result]))
-    click.echo(f"Results in {folder}", err=True)
+    click.echo(shape_bias_table([result], layout=terminal_layout()))
+    note(f"Results in {folder}")
 
 
 def _save_beside(
     results: dict[Path, ShapeBiasResult], observers: Sequence[Decisions], imported: Path | None
 ) -> dict[Path, ShapeBiasResult]:
-    """The results with the imported observers and each other's error consistency, saved again and drawn."""
+    """Add the imported observers and the error consistency between models to the results, save and draw them."""
     from replk_probe.shape_bias.plot import save_figures
     from replk_probe.shape_bias.published import published_beside
     from replk_probe.shape_bias.result import told_apart
@@ -281,8 +278,9 @@ def _save_beside(
 def _report(
     results: dict[Path, ShapeBiasResult], sets: dict[Path, StimulusSet], output: Path, *, compare: bool
 ) -> None:
-    """Print the tables and draw some stimuli with their decisions; with several models, draw the comparison."""
+    """Print the tables, draw some stimuli with their decisions, and draw the comparison of several models."""
     from replk_probe.report.shape_bias_table import shape_bias_table
+    from replk_probe.report.text import terminal_layout
     from replk_probe.runtime.provenance import RunInfo
     from replk_probe.shape_bias.plot_comparison import save_comparison as save_comparison_figure
     from replk_probe.shape_bias.plot_stimuli import save_contact_sheet
@@ -291,7 +289,7 @@ def _report(
 
     measured = told_apart(list(results.values()))
     published = published_beside(measured[0])
-    click.echo(shape_bias_table(measured, published))
+    click.echo(shape_bias_table(measured, published, terminal_layout()))
     for folder, result in results.items():
         if result.decisions is not None and result.decisions.counts().n_conflict:
             weights = result.run.weights if isinstance(result.run, RunInfo) else None
@@ -301,8 +299,6 @@ def _report(
     if compare:
         save_comparison(measured, output)
         save_comparison_figure(measured, output, others=published)
-    for run, decisions in ((result.run, result.decisions) for result in measured):
-        if isinstance(run, RunInfo) and decisions is not None and run.seconds > 0:
-            speed = f"{len(decisions.names) / run.seconds:.3g} per second"
-            click.echo(f"{run.model}: {len(decisions.names)} stimuli in {run.seconds:.1f} s, {speed}", err=True)
-    click.echo(f"Results in {output if compare else next(iter(results))}", err=True)
+    decided = sum(len(result.decisions.names) for result in measured if result.decisions is not None)
+    seconds = sum(result.run.seconds for result in measured if isinstance(result.run, RunInfo))
+    conclusion(decided, "decision", seconds, output if compare else next(iter(results)))

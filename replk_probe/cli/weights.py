@@ -12,10 +12,14 @@ import click
 
 from replk_probe.errors import WeightsError
 
+from ._output import note, show, show_path
+
+_HEAD = ("name", "top-1", "px", "host", "sha256", "cached", "licence", "training")
+
 
 @click.group()
 def command() -> None:
-    """List, fetch and verify pretrained weights.
+    """List, download and verify pretrained weights.
 
     Files are stored in the folder REPLK_PROBE_CACHE, or else in the platform's cache folder. Weights of timm and
     torchvision are stored in the caches of these packages. The weights of the small models trained on synthetic data
@@ -27,7 +31,7 @@ def command() -> None:
 @click.argument("pattern", default="*")
 @click.option("--json", "as_json", is_flag=True, help="Print all fields as JSON.")
 def list_weights(pattern: str, as_json: bool) -> None:
-    """List the catalog, or the weights whose name matches PATTERN (such as 'slak*').
+    """List available weights, or those whose name matches PATTERN.
 
     With a PATTERN, weights published by timm are listed as well (such as 'swin_tiny*').
     """
@@ -48,31 +52,30 @@ def list_weights(pattern: str, as_json: bool) -> None:
             rows.append(dataclasses.asdict(entry) | more | {"embedded": bool(entry.embedded), "record": record})
         click.echo(json.dumps(rows, indent=2))
         return
-    table = [("name", "top-1", "px", "host", "sha256", "cached", "licence", "training")]
+    from replk_probe.report.text import PLAIN, table, terminal_layout
+
+    table_rows = []
     for entry in entries:
         top1 = "-" if entry.top1 is None else str(entry.top1)
         cached_text = "-" if cached_path(entry) is None else "yes"
         licence = entry.licence.split(" (")[0]
         digest = entry.sha256[:8] if entry.sha256 else "-"
-        table.append(
+        table_rows.append(
             (entry.name, top1, str(entry.input_size), entry.host, digest, cached_text, licence, entry.training)
         )
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    for row in table:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    click.echo()
+    layout = terminal_layout()
+    left = ("host", "sha256", "cached", "licence", "training")
+    click.echo("\n".join([*table(_HEAD, table_rows, layout, left, fit=layout is not PLAIN), ""]))
     for licence in sorted({entry.licence for entry in own}):
-        click.echo(f"Licence: {licence}")
+        show(f"Licence: {licence}")
     for provenance in sorted({entry.provenance for entry in own}):
-        click.echo(f"Weights: {provenance}")
+        show(f"Weights: {provenance}")
     if any(entry.host == "Google Drive" for entry in entries):
-        click.echo("Files on Google Drive need: pip install gdown")
+        show("Files on Google Drive need: pip install gdown")
     if len(entries) > len(own):
-        click.echo(
-            "Weights: those of timm are published at https://huggingface.co/timm; --json shows the origin of each"
-        )
+        show("Weights: those of timm are published at https://huggingface.co/timm; --json shows the origin of each")
     elif pattern == "*":
-        click.echo("To list weights of timm, pass a pattern: replk-probe weights list 'swin_tiny*'")
+        show("To list weights of timm, pass a pattern: replk-probe weights list 'swin_tiny*'")
 
 
 @command.command("fetch")
@@ -111,20 +114,20 @@ def fetch_weights(name: str, host: str, connect_timeout: float, force: bool) -> 
         resolved = resolve_weights(model, "pretrained", connect_timeout=connect_timeout, force=force)
         path, source = resolved.path, resolved.info.source
         published = hub_entries(source.removeprefix("timm:")) if model.kind == "registry" else ()
-        click.echo(f"{source}" + "".join(f": {entry.provenance}" for entry in published), err=True)
+        note(f"{source}" + "".join(f": {entry.provenance}" for entry in published))
         for licence in [entry.licence for entry in published] or ["see the documentation of torchvision"]:
-            click.echo(f"licence: {licence}", err=True)
+            note(f"licence: {licence}")
     else:
         entry = find_entry(name)
         chosen: Any = host
         path = fetch_entry(entry, host=chosen, connect_timeout=connect_timeout, force=force)
-        click.echo(f"{entry.name}: {entry.training}; {entry.provenance}", err=True)
-        click.echo(f"licence: {entry.licence}", err=True)
+        note(f"{entry.name}: {entry.training}; {entry.provenance}")
+        note(f"licence: {entry.licence}")
         if entry.remark:
-            click.echo(f"note: {entry.remark}", err=True)
+            note(f"note: {entry.remark}")
     if path is not None:
-        click.echo(f"sha256: {sha256_of(path)}", err=True)
-    click.echo(str(path))
+        note(f"sha256: {sha256_of(path)}")
+    show_path(str(path))
 
 
 @command.command("verify")
@@ -141,7 +144,7 @@ def verify_weights(path: str, ema: bool, as_json: bool) -> None:
     from replk_probe.models.checkpoints.load import inspect_checkpoint, non_finite_error
     from replk_probe.models.weights.catalog import CATALOG, entries_with_digest
     from replk_probe.models.weights.resolve import cached_path, digest_in_name
-    from replk_probe.runtime.drive import noted_digest
+    from replk_probe.runtime.download import noted_digest
 
     file = Path(path).expanduser()
     if not file.exists() and path in CATALOG:
@@ -173,7 +176,7 @@ def verify_weights(path: str, ema: bool, as_json: bool) -> None:
         facts["catalog"] = ", ".join(matches) or "no entry has this digest"
         for key, value in facts.items():
             if value is not None:
-                click.echo(f"{key.replace('_', ' ') + ':':<15}{value}")
+                show(f"{key.replace('_', ' ') + ':':<15}{value}")
     if promised and not info.sha256.startswith(promised):
         raise WeightsError(
             f"{file.name} is not the file that its name states. Its SHA-256 starts with {info.sha256[:8]} instead of "

@@ -26,7 +26,7 @@ def trained_size_note(trained: tuple[int, int], measured: tuple[int, int]) -> st
     """Whether a small model of this package is measured at the image size on which it was trained."""
     size, other = (f"{height}x{width} px" for height, width in (trained, measured))
     if trained == measured:
-        return f"Measured at {size}, the size of the images that this small model was trained on."
+        return f"Measured at {size}, the size of the training images of this small model."
     return f"This small model was trained on images of {size}, but is measured at {other}."
 
 

@@ -1,94 +1,79 @@
-"""The plain-text table of kernels, at most 100 columns wide. Free of torch and of anything that draws."""
+"""The table of kernels. Free of torch and of anything that draws figures."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 from replk_probe.kernels.kernel import Kernel, folding_words
 from replk_probe.kernels.published import SOURCE, find_published
 from replk_probe.kernels.result import KernelResult, names_apart
 
-from .text import WIDTH, cut, wrapped
+from .text import PLAIN, RANDOM_NOTE, Layout, decimals, note_lines, percent, table, wrapped
 
-_HEADS = ("variant", "K", "C", "3x3 %", "cross %", "50/90/99 %", "entropy", "mirror", "zeros %", "small %")
-_WIDTHS = (8, 6, 6, 6, 8, 11, 8, 7, 8, 8)
+_HEAD = (
+    "layer", "variant", "K", "C", "3x3 %", "skeleton %", "50/90/99 %", "entropy", "mirror", "zeros %", "small %",
+)  # fmt: skip
 
 
-def kernels_table(results: Sequence[KernelResult]) -> str:
+def kernels_table(results: Sequence[KernelResult], layout: Layout = PLAIN) -> str:
     """The numbers of every kernel of every model.
 
     Args:
         results: One per model, in the order to print them.
+        layout: Width and colors.
 
     Returns:
         Lines without a newline at the end.
     """
-    blocks = [list(_model_lines(name, result)) for name, result in zip(names_apart(results), results, strict=True)]
-    return "\n\n".join("\n".join(block) for block in [*blocks, list(_legend_lines(results))])
+    names = names_apart(results)
+    rows = [row for name, result in zip(names, results, strict=True) for row in _rows(name, result)]
+    lines = [*table(_HEAD, rows, layout), "", *_legend(results, layout)]
+    lines += note_lines([(name, _notes(result)) for name, result in zip(names, results, strict=True)], layout)
+    return "\n".join(lines)
 
 
-def _model_lines(name: str, result: KernelResult) -> Iterator[str]:
+def _rows(name: str, result: KernelResult) -> Iterator[list[str] | str]:
     run = result.run
-    yield from wrapped(f"{name}: {run.weights.label}")
-    yield _line("layer", _HEADS)
-    yield "-" * WIDTH
+    yield f"{name}: {run.weights.label}"
     for kernel in result.kernels:
-        yield _line(kernel.layer, _cells(kernel))
+        yield _cells(kernel)
         printed = find_published(run.model, kernel.path, kernel.variant)
         if printed is not None:
-            shares = (f"{100 * printed.centre3x3_share:.1f}", f"{100 * printed.skeleton_share:.1f}")
-            yield _line(
-                "  published, trained" if run.weights.is_random else "  published",
-                ("", "", "", *shares, "", "", "", "", ""),
-            )
-    if run.weights.is_random:
-        yield from wrapped("Nothing here is trained: these are RANDOM WEIGHTS.", "note: ")
-    for note in dict.fromkeys([*filter(None, [run.weights.note]), *result.notes]):
-        yield from wrapped(note, "note: ")
+            shares = [percent(printed.centre3x3_share), percent(printed.skeleton_share)]
+            yield ["  published, trained" if run.weights.is_random else "  published", *[""] * 3, *shares, *[""] * 5]
 
 
-def _legend_lines(results: Sequence[KernelResult]) -> Iterator[str]:
+def _notes(result: KernelResult) -> list[str]:
+    weights = result.run.weights
+    return [*([RANDOM_NOTE] if weights.is_random else []), *filter(None, [weights.note]), *result.notes]
+
+
+def _legend(results: Sequence[KernelResult], layout: Layout) -> Iterator[str]:
     ways = " and ".join(dict.fromkeys(result.run.aggregate for result in results))
-    folding = folding_words([kernel for result in results for kernel in result.kernels])
+    kernels = [(result.run.model, kernel) for result in results for kernel in result.kernels]
     yield from wrapped(
-        f"Absolute weights, {folding}{ways} over C channels. 3x3, cross: share of the mass in "
-        "the centre 3 x 3, and in the centre row and column. 50/90/99: side of the smallest centred square with that "
-        "share. Entropy relative to that of a uniform kernel; mirror: overlap with the kernel mirrored left to right; "
-        "zeros: exact zeros among the stored weights; small: share of the small branch in the sum of all branches."
+        f"Absolute weights, {folding_words([kernel for _, kernel in kernels])}{ways} over C channels. 3x3, skeleton: "
+        "share in the central 3x3, and in the central row and column. 50/90/99 %: side of the centered square with "
+        "that share. entropy: 1 for a uniform kernel. mirror: left-right symmetry. zeros: weights stored as 0. "
+        "small: share of the small branch.",
+        layout=layout,
     )
-    if any(
-        find_published(result.run.model, kernel.path, kernel.variant) for result in results for kernel in result.kernels
-    ):
-        yield from wrapped(f"published: {SOURCE}.")
+    if any(find_published(model, kernel.path, kernel.variant) for model, kernel in kernels):
+        yield from wrapped(f"published: {SOURCE}.", layout=layout)
 
 
-def _cells(kernel: Kernel) -> tuple[str, ...]:
+def _cells(kernel: Kernel) -> list[str]:
     height, width = kernel.kernel_size
-    sides = "/".join("-" if side is None else str(side) for side in kernel.effective_size.values())
-    return (
+    return [
+        kernel.layer,
         kernel.variant,
         str(height) if height == width else f"{height}x{width}",
         str(kernel.channels),
-        _percent(kernel.centre3x3_share),
-        _percent(kernel.skeleton_share),
-        sides,
-        _share(kernel.relative_entropy),
-        _share(kernel.symmetry["left_right"]),
-        _percent(kernel.zero_fraction),
-        "-" if kernel.small_branch_share is None else _percent(kernel.small_branch_share),
-    )
-
-
-def _line(name: str, cells: Sequence[str]) -> str:
-    padded = "".join(f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS, strict=True))
-    room = WIDTH - sum(_WIDTHS)
-    return f"{cut(name, room - 1):<{room}}{padded}".rstrip()
-
-
-def _percent(fraction: float) -> str:
-    return "-" if math.isnan(fraction) else f"{100 * fraction:.1f}"
-
-
-def _share(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"
+        percent(kernel.centre3x3_share),
+        percent(kernel.skeleton_share),
+        "/".join("-" if side is None else str(side) for side in kernel.effective_size.values()),
+        decimals(kernel.relative_entropy),
+        decimals(kernel.symmetry["left_right"]),
+        percent(kernel.zero_fraction),
+        percent(kernel.small_branch_share),
+    ]

@@ -1,19 +1,166 @@
-"""Words of the tables: how wide a line is, and what becomes of text that is longer. Free of torch."""
+"""Text for the terminal: escapes, tables, wrapped paragraphs. Free of torch; rich is imported when a table is drawn."""
 
 from __future__ import annotations
 
+import io
+import math
+import sys
 import textwrap
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 WIDTH = 100
+_UNLIMITED = 10_000
+_NARROWEST = 12  # letters of a column of names, however narrow the terminal is
+
+RANDOM_NOTE = "Nothing here is trained: these are RANDOM WEIGHTS."
+
+
+class Layout(NamedTuple):
+    """How output is drawn.
+
+    Attributes:
+        width: Columns to fill at most. Numbers are never cut, so a table may exceed a very narrow terminal.
+        color: Whether to use ANSI colors.
+    """
+
+    width: int = WIDTH
+    color: bool = False
+
+
+PLAIN = Layout()
+
+
+def terminal_layout() -> Layout:
+    """The width and the colors of standard output; :data:`PLAIN` where it is not a terminal.
+
+    ``NO_COLOR``, ``FORCE_COLOR``, ``COLUMNS`` and ``TERM`` are respected.
+    """
+    from rich.console import Console
+
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        return PLAIN
+    return Layout(console.width, console.color_system is not None and not console.no_color)
+
+
+def printable(text: object) -> str:
+    r"""The text on one line, with everything escaped that a terminal would not show as a character.
+
+    Control characters, line breaks, bidirectional marks, other invisible characters and lone surrogates become escape
+    sequences of Python (``\x1b``, ``\n``, ``\u202e``). Every text from outside this package, such as a file name, the
+    name of a tensor or the phrase of an HTTP response, is printed through this function.
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in str(text)
+    )
 
 
 def cut(text: str, letters: int) -> str:
-    """``text``, with its beginning left out where it is longer than ``letters``: names differ at their ends."""
-    return text if len(text) <= letters else "..." + text[len(text) - letters + 3 :]
+    """``text`` in at most ``letters`` characters: names differ at both ends, so the middle is left out."""
+    if len(text) <= letters:
+        return text
+    kept = max(letters - 3, 2)
+    return text[: kept // 2] + "..." + text[len(text) - (kept - kept // 2) :]
 
 
-def wrapped(text: str, prefix: str = "") -> list[str]:
-    """``text`` as lines of at most :data:`WIDTH` letters; ``prefix`` begins the first, the others are indented."""
+def wrapped(text: str, prefix: str = "", layout: Layout = PLAIN) -> list[str]:
+    """``text``, escaped, as lines; ``prefix`` begins the first line, and the others are indented as much."""
     return textwrap.wrap(
-        text, WIDTH, initial_indent=prefix, subsequent_indent=" " * len(prefix), break_on_hyphens=False
-    )
+        printable(text), layout.width, initial_indent=prefix, subsequent_indent=" " * len(prefix),
+        break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[str] | str],
+    layout: Layout = PLAIN,
+    left: Collection[str] = (),
+    fit: bool = True,
+) -> list[str]:
+    """A table as lines, with its cells escaped.
+
+    Args:
+        head: Titles of the columns. The first column is aligned to the left, the others to the right.
+        rows: Cells of each row; a plain string is a heading across all columns.
+        layout: Width and colors. Columns aligned to the left are cut in the middle where the width requires it.
+        left: Titles of further columns that are aligned to the left.
+        fit: Whether the table has to fit the width; without it, nothing is cut.
+    """
+    from rich.cells import cell_len
+    from rich.table import Table
+    from rich.text import Text
+
+    body = [row if isinstance(row, str) else [printable(cell) for cell in row] for row in rows]
+    cells = [row for row in body if not isinstance(row, str)]
+    widths = [max(cell_len(row[column]) for row in [head, *cells]) for column in range(len(head))]
+    flexible = [column for column, title in enumerate(head) if column == 0 or title in left]
+    gap = 2 if not fit or sum(widths) + 2 * (len(head) - 1) <= layout.width else 1
+    excess = sum(widths) + gap * (len(head) - 1) - layout.width
+    while fit and excess > 0 and widths[widest := max(flexible, key=widths.__getitem__)] > _NARROWEST:
+        widths[widest] -= 1
+        excess -= 1
+
+    drawn = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="bold")
+    for column, (title, width) in enumerate(zip(head, widths, strict=True)):
+        justify: Literal["left", "right"] = "left" if column in flexible else "right"
+        drawn.add_column(Text(title), justify=justify, width=width, no_wrap=True)
+    for row in cells:
+        random, secondary = any("RANDOM" in cell for cell in row), row[0].startswith(" ")
+        drawn.add_row(
+            *(Text(cut(cell, width)) for cell, width in zip(row, widths, strict=True)),
+            style="yellow" if random else "dim" if secondary else "",
+        )
+    lines = iter(_drawn(drawn, layout))
+    headings = (Text(cut(printable(row), layout.width), style="cyan") for row in body if isinstance(row, str))
+    return [next(lines), *(_drawn(next(headings), layout)[0] if isinstance(row, str) else next(lines) for row in body)]
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction in percent with one decimal; a dash for NaN and None."""
+    return "-" if fraction is None or math.isnan(fraction) else f"{100 * fraction:.1f}"
+
+
+def decimals(value: float) -> str:
+    """A number with three decimals; a dash for NaN."""
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def note_lines(notes: Iterable[tuple[str, Sequence[str]]], layout: Layout = PLAIN) -> list[str]:
+    """The notes of all models, each once, with the names of the models that it concerns.
+
+    Args:
+        notes: Name and notes of each model.
+        layout: Width and colors.
+    """
+    concerned: dict[str, list[str]] = {}
+    names = []
+    for name, own in notes:
+        names.append(name)
+        for note in dict.fromkeys(own):
+            concerned.setdefault(note, []).append(name)
+    lines = []
+    for note, models in concerned.items():
+        which = "" if models == names else f" ({', '.join(models)})"
+        lines += wrapped(f"note{which}: {note}", "", layout)
+    return lines
+
+
+def _drawn(renderable: RenderableType, layout: Layout) -> list[str]:
+    """What rich draws, as lines without trailing spaces."""
+    from rich.console import Console
+
+    stream = io.StringIO()
+    Console(
+        file=stream,
+        width=_UNLIMITED,
+        force_terminal=layout.color,
+        color_system="standard" if layout.color else None,
+        legacy_windows=False,
+    ).print(renderable, crop=False, highlight=False)
+    return [line.rstrip() for line in stream.getvalue().splitlines()]

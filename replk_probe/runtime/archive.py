@@ -1,4 +1,4 @@
-"""Unpacking archives that nobody has vouched for: all of it or nothing, and nothing outside. Free of torch."""
+"""Unpack untrusted archives completely or not at all, and never outside their folder. Free of torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import io
 import os
 import secrets
 import shutil
+import sys
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -23,32 +24,38 @@ _HEADERS_PER_FILE = 4096
 
 
 class UnsafeArchiveError(InvalidInputError):
-    """An archive that is damaged, too large, or would write where it must not."""
+    """An archive that is damaged, too large, or would write outside its folder."""
 
 
 @contextlib.contextmanager
-def unpacked(archive: Path, beside: Path, max_bytes: int, max_files: int, show_progress: bool = True) -> Iterator[Path]:
-    """Hand out a temporary folder with the content of a ``.tar.gz``; it vanishes when the block ends.
+def unpacked(archive: Path, target: Path, max_bytes: int, max_files: int, show_progress: bool = True) -> Iterator[Path]:
+    """Unpack a ``.tar.gz`` to a temporary folder, which is removed when the block ends.
 
-    What is to be kept has to be moved away; the folder lies in that of ``beside``, so that renaming is enough. Owners,
+    Move away what has to be kept; the folder is in the parent folder of ``target``, so that a rename suffices. Owners,
     modes and times of the archive are ignored.
 
     Args:
-        archive: The file.
-        beside: Where the content will go in the end; the folder it is in is created.
-        max_bytes: Largest sum of the files' sizes.
-        max_files: Largest number of members.
-        show_progress: Draw a progress bar on stderr, if that is a terminal.
+        archive: The archive.
+        target: Final path of the content; its parent folder is created.
+        max_bytes: Maximum sum of the sizes of the files.
+        max_files: Maximum number of members.
+        show_progress: Whether to show a progress bar on stderr, if that is a terminal.
 
     Yields:
         The temporary folder.
 
     Raises:
-        UnsafeArchiveError: A member with an absolute path or ``..`` in it, one that is neither file nor folder (links
-            and devices among them), two of one name, more or larger ones than allowed, or an archive that is damaged.
-        InvalidInputError: The folder cannot be written to, or the disk is full.
+        UnsafeArchiveError: The archive is damaged, exceeds a maximum, or has a member that leads out of the folder,
+            that is neither a file nor a folder (such as a link or a device), or whose name occurs twice.
+        InvalidInputError: The folder cannot be written to, the disk is full, or this release of Python has no
+            ``tarfile.data_filter``.
     """
-    folder = beside.parent / f".{beside.name}.{os.getpid()}-{secrets.token_hex(4)}"
+    if not hasattr(tarfile, "data_filter"):
+        raise InvalidInputError(
+            f"Cannot unpack {archive.name}. Python {sys.version.split()[0]} cannot filter the members of an archive. "
+            "Use Python 3.10.12, 3.11.4, or a later release."
+        )
+    folder = target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}"
     try:
         try:
             folder.mkdir(parents=True)
@@ -63,7 +70,7 @@ def unpacked(archive: Path, beside: Path, max_bytes: int, max_files: int, show_p
         except OSError as error:
             free = "Free some space" if error.errno in DISK_FULL else "Choose a folder that can be written to"
             raise InvalidInputError(
-                f"Cannot unpack {archive.name} in {beside.parent}. {error.strerror or error}. {free}."
+                f"Cannot unpack {archive.name} in {target.parent}. {error.strerror or error}. {free}."
             ) from error
         yield folder
     finally:
@@ -71,7 +78,7 @@ def unpacked(archive: Path, beside: Path, max_bytes: int, max_files: int, show_p
 
 
 def _unpack(archive: Path, folder: Path, max_bytes: int, max_files: int, show_progress: bool) -> None:
-    # A stream: headers that claim to be huge are read as well, so the bound is on all that is decompressed.
+    # Headers that claim to be huge are read as well, so the maximum applies to everything that is decompressed.
     with gzip.open(archive) as raw:
         stream = _Bounded(raw, max_bytes + max_files * _HEADERS_PER_FILE, archive.name)
         with tarfile.open(fileobj=stream, mode="r|", errorlevel=2) as tar:
@@ -87,34 +94,33 @@ def _unpack(archive: Path, folder: Path, max_bytes: int, max_files: int, show_pr
 
 
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, archive: str) -> None:
-    parts = _parts(member.name)
-    if parts is None:
-        raise _refused(archive, member.name, "leads out of the folder, or is no name that every system has")
-    target = folder.joinpath(*parts)
-    if member.isdir():
-        target.mkdir(parents=True, exist_ok=True)
-        return
-    source = tar.extractfile(member) if member.isreg() else None
-    if source is None:
+    # Links are refused even where the data filter accepts them, since no published archive has any.
+    if not (member.isreg() or member.isdir()):
         raise _refused(archive, member.name, "is neither a file nor a folder")
+    # The filter strips a leading slash, resolves "..", and accepts names that are paths on Windows only.
+    leads_out = ".." in member.name.split("/") or any(character in member.name for character in "\\:\0")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("xb") as file:
+        leads_out = leads_out or tarfile.data_filter(member, str(folder)).name != member.name
+    except tarfile.FilterError:
+        leads_out = True
+    if leads_out:
+        raise _refused(archive, member.name, "leads out of the folder, or is no name that every system has")
+    path = folder / member.name
+    if member.isdir():
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    source = tar.extractfile(member)
+    assert source is not None  # as for every regular file
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
             shutil.copyfileobj(source, file, _CHUNK)
     except (FileExistsError, NotADirectoryError):
         raise _refused(archive, member.name, "is there twice") from None
 
 
-def _parts(name: str) -> list[str] | None:
-    """The path's parts; None for one that is not simply further down on every system."""
-    if name.startswith("/") or any(character in name for character in "\\:\0"):
-        return None
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    return None if ".." in parts else parts
-
-
 class _Bounded(io.RawIOBase):
-    """A stream that ends in an error rather than giving more than ``limit`` bytes."""
+    """A stream that raises an error instead of returning more than ``limit`` bytes in total."""
 
     def __init__(self, raw: gzip.GzipFile, limit: int, name: str) -> None:
         self._raw, self._left, self._name = raw, limit, name

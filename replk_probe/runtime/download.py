@@ -1,4 +1,4 @@
-"""Resumable downloads into a cache: checked, renamed into place, quick to give up offline. Free of torch."""
+"""Resumable, checked downloads into a cache, over HTTP and from Google Drive. Free of torch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import contextlib
 import email.message
 import errno
 import http.client
+import importlib
 import json
 import logging
 import os
+import queue
 import shutil
 import sys
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -18,17 +21,18 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
-from replk_probe.errors import WeightsError
-from replk_probe.runtime.atomic_files import DISK_FULL, sha256_of
-from replk_probe.runtime.reach import Response, UnreachableError, one_line, open_url
+from replk_probe.errors import InvalidInputError, WeightsError
+from replk_probe.runtime.atomic_files import DISK_FULL, atomic_path, atomic_write_text, sha256_of
 
 _LOG = logging.getLogger(__name__)
 _CHUNK = 1 << 18
 _BACKOFF_SECONDS = (0.5, 1.0, 2.0, 4.0)
 _LOCK_POLL_SECONDS = 0.2
+_STALL_SECONDS = 30.0
 _RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+_DRIVE = "https://drive.google.com/"
 
 
 class _InterruptedError(Exception):
@@ -383,3 +387,237 @@ def _disk_error(target: Path, error: OSError) -> WeightsError:
     return WeightsError(
         f"Cannot write {target}. {error.strerror or error}. Point REPLK_PROBE_CACHE at a folder that can be written to."
     )
+
+
+def fetch_drive(
+    file_id: str,
+    dest: str | os.PathLike[str],
+    sha256: str | None = None,
+    progress: bool = True,
+    connect_timeout: float = 5.0,
+    force: bool = False,
+) -> Path:
+    """Download a Google Drive file through ``gdown``, which knows the confirmation page of large files.
+
+    Drive publishes no digests. The one of the file that came is kept beside it in ``dest`` + ``.sha256``, so that a
+    file damaged later is noticed and fetched again; a file without that note was put there by hand and is believed.
+
+    Args:
+        file_id: Drive's own id of the file.
+        dest: Final file; its folder is created.
+        sha256: Expected digest in hex, whole or its first digits; None: the noted one, if there is one.
+        progress: Let ``gdown`` draw its progress bar.
+        connect_timeout: Seconds to reach Google Drive at all.
+        force: Fetch it again, even if a good file is there; that file stays until the new one is complete.
+
+    Returns:
+        ``dest`` as a path.
+
+    Raises:
+        WeightsError: ``gdown`` is missing, Drive cannot be reached or refuses the file, or the digest is wrong.
+    """
+    target = Path(dest)
+    if not force and is_intact(target, sha256):
+        return target
+    manual = f"https://drive.google.com/file/d/{file_id}/view"
+    try:
+        gdown = importlib.import_module("gdown")
+    except ImportError as error:
+        raise WeightsError(
+            f"Cannot fetch {target.name}. It lies on Google Drive and the optional package gdown is missing. "
+            f"Install it with: pip install gdown (or download {manual} by hand and pass its path)."
+        ) from error
+    check_reachable(_DRIVE, connect_timeout)
+    with _writing(target) as temporary:
+        try:
+            answer = gdown.download(id=file_id, output=str(temporary), quiet=not (progress and sys.stderr.isatty()))
+        except Exception as error:
+            # gdown lets requests' and its own errors through; whatever it was, the file is not here.
+            raise WeightsError(
+                f"Google Drive did not hand out {target.name}. {one_line(error)}. "
+                f"Download it by hand from {manual} and pass its path."
+            ) from error
+        with temporary.open("rb") as stream:
+            start = stream.read(512)
+        if answer is None or not start or _is_html(start):
+            raise WeightsError(
+                f"Google Drive did not hand out {target.name}. It answered with a page instead of the file (often its "
+                f"daily quota). Download it by hand from {manual} and pass its path."
+            )
+        check_digest(temporary, target.name, sha256)
+        digest = sha256_of(temporary)
+        # The old note must not outlive the old file: a new file without a note is better than one with a wrong note.
+        _note(target).unlink(missing_ok=True)
+    # As sha256sum writes it: ``sha256sum -c`` reads it.
+    atomic_write_text(_note(target), f"{digest}  {target.name}\n")
+    return target
+
+
+def is_intact(target: Path, sha256: str | None = None) -> bool:
+    """Whether the file is there and, where its digest is given or noted beside it, has that digest."""
+    if not target.is_file():
+        return False
+    expected = sha256 or noted_digest(target)
+    return expected is None or sha256_of(target).startswith(expected.lower())
+
+
+def noted_digest(target: Path) -> str | None:
+    """SHA-256 that the file had when it was fetched, or None where nothing is noted."""
+    try:
+        digest = _note(target).read_text("utf-8").split(maxsplit=1)[0].lower()
+    except (OSError, ValueError, IndexError):
+        return None
+    return digest if len(digest) == 64 and set(digest) <= set("0123456789abcdef") else None
+
+
+def _note(target: Path) -> Path:
+    return target.with_name(f"{target.name}.sha256")
+
+
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[Path]:
+    try:
+        with atomic_path(target) as temporary:
+            yield temporary
+    except InvalidInputError as error:
+        raise WeightsError(str(error)) from error
+
+
+def _is_html(start: bytes) -> bool:
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml"))
+
+
+class Response(Protocol):
+    """What is used of an open HTTP answer."""
+
+    status: int
+    headers: email.message.Message
+
+    def read(self, amount: int = ...) -> bytes:
+        """At most ``amount`` bytes; none at the end."""
+        ...
+
+    def close(self) -> None:
+        """Give the connection back."""
+        ...
+
+
+class UnreachableError(WeightsError):
+    """The host gave no answer at all.
+
+    Attributes:
+        host: Its name.
+        reason: Why, as a sentence without its full stop.
+    """
+
+    def __init__(self, host: str, reason: str = "No answer") -> None:
+        """Compose the sentences."""
+        super().__init__(f"Cannot reach {host}. {reason}. Check the network, or pass a file or random weights.")
+        self.host = host
+        self.reason = reason
+
+
+def check_reachable(url: str, timeout: float = 5.0) -> None:
+    """Fail fast where the host of ``url`` does not answer at all.
+
+    Args:
+        url: Address whose host (or the proxy in charge of it) is asked.
+        timeout: Seconds in total, name look-up and every address of the host included.
+
+    Raises:
+        WeightsError: No answer in time.
+    """
+    try:
+        open_url(urllib.request.Request(url, method="HEAD"), timeout).close()
+    except urllib.error.HTTPError as error:  # An error status is an answer.
+        error.close()
+
+
+def open_url(request: urllib.request.Request, budget: float) -> Response:
+    """Open ``request``, giving up after ``budget`` seconds in all.
+
+    Socket timeouts count per address and per packet and do not cover name look-up at all, which is what keeps an
+    offline machine waiting; so the opening runs in a thread that can be left behind.
+    """
+    answers: queue.Queue[Response | BaseException] = queue.Queue()
+    abandoned = threading.Event()
+
+    def work() -> None:
+        try:
+            answer: Response | BaseException = _opener().open(request, timeout=_STALL_SECONDS)
+        except BaseException as error:
+            answer = error
+        answers.put(answer)
+        if abandoned.is_set():
+            _discard(answers)
+
+    threading.Thread(target=work, name="replk-probe-connect", daemon=True).start()
+    host = urllib.parse.urlsplit(request.full_url).netloc
+    try:
+        answer = answers.get(timeout=budget)
+    except queue.Empty:
+        abandoned.set()
+        _discard(answers)
+        raise UnreachableError(host, f"No answer within {budget:g} s") from None
+    if isinstance(answer, urllib.error.HTTPError):
+        raise answer
+    if isinstance(answer, OSError | http.client.HTTPException | ValueError):
+        reason = getattr(answer, "reason", None) or answer
+        reason = getattr(reason, "strerror", None) or reason
+        raise UnreachableError(host, one_line(reason)) from answer
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
+
+
+def _discard(answers: queue.Queue[Response | BaseException]) -> None:
+    with contextlib.suppress(queue.Empty):
+        late = answers.get_nowait()
+        if not isinstance(late, BaseException) or isinstance(late, urllib.error.HTTPError):
+            late.close()
+
+
+class _NoDowngrade(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but never from https to an address that anyone on the way could answer for."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """The request for ``newurl``."""
+        old, new = urllib.parse.urlsplit(req.full_url), urllib.parse.urlsplit(newurl)
+        if old.scheme == "https" and new.scheme != "https":
+            fp.close()
+            raise WeightsError(
+                f"Refused to go on from {old.netloc} to {new.scheme}://{new.netloc}. The redirect leaves https, so "
+                f"that anyone on the way could change the file. Fetch the file another way and pass its path."
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """HTTP and HTTPS alone: a redirect to ``file:`` or ``ftp:`` finds no handler."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        _NoDowngrade(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.UnknownHandler(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def one_line(error: object) -> str:
+    """What another library said, as the middle of a sentence of ours: no line break, no full stop."""
+    text = " ".join((str(error) or type(error).__name__).split()).rstrip(".")
+    return text[:1].upper() + text[1:200]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,8 @@ import pytest
 import torch
 from click.testing import Result
 
-from replk_probe.kernels import KernelResult, load_results
+from replk_probe.kernels import KernelResult, load_results, plot
 from replk_probe.models import create_model, default_models
-from replk_probe.runtime import beside
 
 Run = Callable[..., Result]
 
@@ -52,7 +50,7 @@ def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the figures, which take most of the time."""
-    monkeypatch.setattr(beside, "Beside", lambda *_: nullcontext(lambda results, folder: ()))
+    monkeypatch.setattr(plot, "save_figures", lambda results, folder: ())
 
 
 def names_in(folder: Path) -> set[str]:
@@ -144,7 +142,7 @@ def test_random_weights_are_said_aloud(replk_probe: Run, undrawn: None, tmp_path
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert done.stderr.count("RANDOM WEIGHTS (seed 0) - nothing was trained") == 2
-    assert done.stdout.count("Nothing here is trained: these are RANDOM WEIGHTS.") == 2
+    assert done.stdout.count("Nothing here is trained: these are RANDOM WEIGHTS.") == 1
     lines = done.stdout.splitlines()
     # The shares of the paper's three matrices stand under the kernels that they are of.
     printed = [line.split() for line in lines if line.strip().startswith("published")]
@@ -175,7 +173,7 @@ def test_a_model_that_fails_costs_the_others_nothing(
     assert done.exit_code == 1
     assert f"{networks}:norep: failed. stage1.0 has no small branch." in done.stderr
     assert "1 of 2 models could not be measured" in done.stderr
-    assert f"The others are in {tmp_path / 'out'}" in done.stderr
+    assert f"The other results are in {tmp_path / 'out'}" in done.stderr
     assert [result.run.model for result in load_results(tmp_path / "out")] == [f"{networks}:rep"]
 
 

@@ -119,7 +119,7 @@ def test_the_module_is_the_program(args: list[str]) -> None:
     assert as_module.stderr == as_script.stderr
 
 
-def test_the_program_leaves_at_once_but_in_order() -> None:
+def test_the_program_exits_in_order() -> None:
     script = "import atexit, sys; atexit.register(print, 'left'); from replk_probe.cli.main import main; "
     done = run(sys.executable, "-c", f"{script} sys.argv[1:] = ['--version']; main()")
     assert (done.returncode, done.stdout.splitlines()) == (0, [f"replk-probe {__version__}", "left"])

@@ -103,7 +103,7 @@ def test_fetch_by_force(replk_probe: Run, monkeypatch: pytest.MonkeyPatch) -> No
         return output
 
     monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download=download))
-    monkeypatch.setattr("replk_probe.runtime.drive.check_reachable", lambda *_: None)
+    monkeypatch.setattr("replk_probe.runtime.download.check_reachable", lambda *_: None)
     damaged = weights_path(catalog.CATALOG["slak_tiny.in1k"])
     damaged.write_bytes(published.read_bytes()[:100])
     verified = replk_probe("weights", "verify", "slak_tiny.in1k")

@@ -30,12 +30,13 @@ def test_rows_by_hand() -> None:
             )
         ]
     ).splitlines()
-    assert lines[0] == "net: file:net.pth"
-    cells = lines[3].split()
+    assert lines[1] == "net: file:net.pth"
+    cells = lines[2].split()
     # Of a uniform 5 x 5: 9 of 25, 9 of 25; half of 25 are in 5 x 5 only, as 3 x 3 has 9.
     assert cells == ["stage4.0", "merged", "5", "64", "36.0", "36.0", "5/5/5", "1.000", "1.000", "40.0", "12.5"]
-    strip = lines[4].split()
-    assert strip[0].startswith("...") and strip[2] == "51x5" and strip[-1] == strip[-2] == "-"
+    strip = lines[3].split()
+    assert strip[0].startswith("stages") and strip[0].endswith("conv_dw") and "..." in strip[0]
+    assert strip[2] == "51x5" and strip[-1] == strip[-2] == "-"
     assert "note: As the authors made them." in lines
 
 

@@ -199,3 +199,10 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         attempt(archive, tmp_path)
     assert not isinstance(caught.value, UnsafeArchiveError)
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar.gz"]
+
+
+def test_a_release_of_python_without_the_filter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(tarfile, "data_filter")
+    with pytest.raises(InvalidInputError, match=r"Use Python 3\.10\.12, 3\.11\.4, or a later release\."):
+        attempt(good(tmp_path / "a.tar.gz"), tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -20,10 +20,9 @@ from typing import Any, ClassVar
 import pytest
 
 from replk_probe.errors import WeightsError
-from replk_probe.runtime import download, reach
+from replk_probe.runtime import download
 from replk_probe.runtime.atomic_files import atomic_path, atomic_write_text, sha256_of
-from replk_probe.runtime.download import cache_dir, fetch
-from replk_probe.runtime.reach import UnreachableError, check_reachable
+from replk_probe.runtime.download import UnreachableError, cache_dir, check_reachable, fetch
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -342,7 +341,7 @@ def test_dead_server_is_not_asked_for_ever(server: Server, tmp_path: Path) -> No
 
 
 def test_server_that_goes_away_halfway(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    open_url = reach.open_url
+    open_url = download.open_url
 
     def gone(*args: Any) -> Any:
         if server.behaviour.requests:

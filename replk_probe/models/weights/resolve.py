@@ -13,10 +13,8 @@ import timm
 import torch
 
 from replk_probe.errors import WeightsError, close_hint
-from replk_probe.runtime.download import cache_dir, fetch
-from replk_probe.runtime.drive import fetch_drive, is_intact
+from replk_probe.runtime.download import cache_dir, check_reachable, fetch, fetch_drive, is_intact
 from replk_probe.runtime.provenance import EMBEDDED, RANDOM_INIT, USER_MODULE, WeightsInfo
-from replk_probe.runtime.reach import check_reachable
 
 from ..model_id import ModelId
 from .catalog import CATALOG, default_entry

@@ -15,8 +15,7 @@ from pathlib import Path
 from replk_probe.errors import InvalidInputError
 from replk_probe.images import list_images
 from replk_probe.runtime.archive import UnsafeArchiveError, unpacked
-from replk_probe.runtime.download import cache_dir, fetch
-from replk_probe.runtime.reach import UnreachableError
+from replk_probe.runtime.download import UnreachableError, cache_dir, fetch
 
 from .manifest import Comparison, Found, compare, read_folder
 from .names import CATEGORIES

@@ -77,10 +77,7 @@ def synthetic_stimuli(size: int = 224, seed: int = 0) -> StimulusSet:
         size=(side, side),
         digest=_digest(stimuli, scenes, side),
         loader=_Drawn(side, start),
-        notes=(
-            "The stimuli are the synthetic set: abstract shapes and textures, drawn by this package. "
-            "It is a controlled experiment and says nothing of photographs.",
-        ),
+        notes=("Synthetic stimuli: abstract shapes and textures. The result does not apply to photographs.",),
         record={"synthetic": {"size": side, "seed": start, "cues": {name: list(cues) for name, cues in CUES.items()}}},
     )
 

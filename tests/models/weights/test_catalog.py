@@ -29,7 +29,7 @@ from replk_probe.models.weights.resolve import (
     fetch_entry,
     weights_path,
 )
-from replk_probe.runtime import drive
+from replk_probe.runtime import download as downloads
 
 
 def put(path: Path, content: bytes = b"weights") -> Path:
@@ -176,7 +176,7 @@ def test_damaged_drive_file_is_fetched_again(monkeypatch: pytest.MonkeyPatch, fo
         return output
 
     monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download=download))
-    monkeypatch.setattr(drive, "check_reachable", lambda *_: None)
+    monkeypatch.setattr(downloads, "check_reachable", lambda *_: None)
     entry = CATALOG["slak_tiny.in1k"]
     if force:  # Put there by hand: nobody knows what it should be.
         path = put(weights_path(entry), b"damaged")

@@ -11,7 +11,7 @@ import pytest
 from replk_probe.erf.area_protocols import area_ratios
 from replk_probe.erf.published import TABLE_10, find_published
 from replk_probe.erf.result import ErfResult, RatioRow
-from replk_probe.report.tables import erf_table
+from replk_probe.report.erf_table import erf_table
 from replk_probe.report.text import WIDTH
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo
 
@@ -157,10 +157,11 @@ def test_tables_are_plain_and_at_most_100_columns_wide(count):
 
 def test_several_models_end_in_a_summary():
     text = erf_table([make("resnet101"), make("replknet31b", WeightsInfo("catalog:replknet31b.in1k_120ep"))])
-    summary = text[text.index("Area ratio, %: paper") :]
-    assert "resnet101 (RANDOM WEIGHTS)" in summary and "Area ratio, %: centred" in summary
+    summary = text[text.index("area ratio, %") :]
+    assert "resnet101 (RANDOM WEIGHTS)" in summary and "\npaper, with 95 % intervals\n" in summary
+    assert "\ncentred\n" in summary and "\npixels\n" in summary
     assert "replknet31b (RANDOM" not in summary
-    assert "Area ratio" not in erf_table([make()])
+    assert "area ratio" not in erf_table([make()])
 
 
 def test_the_published_table():
@@ -170,6 +171,6 @@ def test_the_published_table():
 
 
 def test_tables_need_neither_torch_nor_matplotlib():
-    code = "import sys, replk_probe.report.tables; print('torch' in sys.modules, 'matplotlib' in sys.modules)"
+    code = "import sys, replk_probe.report.erf_table; print('torch' in sys.modules, 'matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from replk_probe.errors import WeightsError
-from replk_probe.runtime import drive as drive_files
-from replk_probe.runtime.drive import fetch_drive, is_intact, noted_digest
+from replk_probe.runtime import download
+from replk_probe.runtime.download import fetch_drive, is_intact, noted_digest
 
 CONTENT = bytes(range(256)) * 8
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -42,7 +42,7 @@ def drive(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return output
 
     monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download=fake))
-    monkeypatch.setattr(drive_files, "check_reachable", lambda *_: None)
+    monkeypatch.setattr(download, "check_reachable", lambda *_: None)
     return told
 
 

@@ -1,0 +1,48 @@
+"""Where commands write: results to standard output, notes to standard error, both with special characters escaped."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+
+def note(text: str, fg: str | None = None) -> None:
+    """Write one line to standard error.
+
+    Args:
+        text: The line; line breaks and other control characters in it are escaped.
+        fg: Color of the text on a terminal, unless ``NO_COLOR`` is set.
+    """
+    from replk_probe.report.text import printable
+
+    click.secho(printable(text), err=True, fg=None if os.environ.get("NO_COLOR") else fg)
+
+
+def show(*lines: str) -> None:
+    """Write lines to standard output, each escaped."""
+    from replk_probe.report.text import printable
+
+    for line in lines:
+        click.echo(printable(line))
+
+
+def show_path(path: Path | str) -> None:
+    """Write a path to standard output: escaped on a terminal, as it is for a program that reads it."""
+    if sys.stdout.isatty():
+        show(str(path))
+    else:
+        click.echo(str(path))
+
+
+def failure(name: str, error: Exception) -> None:
+    """Write on standard error that one of several models failed."""
+    note(f"{name}: failed. {' '.join(str(error).split())}", fg="red")
+
+
+def conclusion(count: int, noun: str, seconds: float, folder: Path | None) -> None:
+    """Write on standard error how long a command measured, and where its results are."""
+    speed = f" ({count / seconds:.3g} per second)" if seconds > 0 else ""
+    note(f"{count} {noun}{'' if count == 1 else 's'} in {seconds:.1f} s{speed}. Results in {folder}")

@@ -1,0 +1,85 @@
+"""The one exit of text from outside, and the table that all commands share."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from replk_probe.report.text import Layout, cut, note_lines, printable, table, terminal_layout, wrapped
+
+EVIL = "a\x1b[31m\nb\u202ec"
+ESCAPED = r"a\x1b[31m\nb\u202ec"
+
+
+CONTROLS = (0, 7, 9, 10, 13, 0x1B, 0x7F, 0x85, 0x9B, 0x2028, 0xFEFF, 0xD800, 0xDCFF)
+BIDIRECTIONAL = (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+
+
+@pytest.mark.parametrize("code", [*CONTROLS, *BIDIRECTIONAL])
+def test_what_a_terminal_would_not_show_is_escaped(code: int) -> None:
+    text = printable(f"a{chr(code)}b")
+    assert text.isascii() and text.isprintable() and text[:2] == "a\\" and text[-1] == "b"
+
+
+def test_other_text_stays() -> None:
+    assert printable("Größe 深度 \\ {} %") == "Größe 深度 \\ {} %"
+    assert printable(ValueError(EVIL)) == ESCAPED
+
+
+def test_the_middle_is_left_out() -> None:
+    assert cut("replknet_micro_k13_rep", 15) == "replkn...13_rep"
+    assert cut("short", 5) == "short"
+
+
+def test_a_table_by_hand() -> None:
+    lines = table(("name", "n", "kind"), [["one", "1", "x"], "heading", ["  two", "22", "long"]], left=("kind",))
+    assert lines == ["name    n  kind", "one     1  x", "heading", "  two  22  long"]
+
+
+def test_names_are_cut_and_numbers_are_not() -> None:
+    rows = [["n" * 40 + "END", "123456789"]]
+    head, row = table(("name", "n"), rows, Layout(30))
+    assert head == "name".ljust(29) + "n" and row == "nnnnnnnn...nnnnnnEND 123456789"
+    assert table(("name", "n"), rows, Layout(10))[1] == "nnnn...nnEND 123456789"
+    assert table(("name", "n"), rows, Layout(30), fit=False)[1] == "n" * 40 + "END  123456789"
+
+
+def test_cells_headings_and_paragraphs_are_escaped() -> None:
+    lines = table(("name", "n"), [EVIL, [EVIL, "1"]], Layout(color=True))
+    lines += [*wrapped(EVIL), *note_lines([("net", [EVIL])])]
+    text = "\n".join(lines)
+    assert text.count(ESCAPED) == 4 and "\x1b[31m\n" not in text and "\u202e" not in text and len(lines) == 5
+
+
+def test_markup_of_rich_is_text() -> None:
+    assert table(("name", "n"), [["[red]a[/red] :smile:", "1"]])[1] == "[red]a[/red] :smile:  1"
+
+
+def test_a_note_of_several_models_is_printed_once() -> None:
+    notes = [("a", ["both", "only a"]), ("b", ["both"])]
+    assert note_lines(notes) == ["note: both", "note (a): only a"]
+
+
+def test_colors_are_for_terminals() -> None:
+    rows = [["net (RANDOM WEIGHTS)", "1"]]
+    assert "\x1b[" not in "".join(table(("name", "n"), rows))
+    assert "\x1b[33m" in table(("name", "n"), rows, Layout(color=True))[1]
+    assert terminal_layout() == Layout(100, False)
+
+
+@pytest.mark.parametrize(("variable", "color"), [("NO_COLOR", False), ("FORCE_COLOR", True)])
+def test_the_environment_decides_on_colors(variable: str, color: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "70")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv(variable, "1")
+    assert terminal_layout() == Layout(70, color)
+
+
+def test_rich_is_imported_only_for_a_table() -> None:
+    code = "import sys, replk_probe.cli.main, replk_probe.report.erf_table; print('rich' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
