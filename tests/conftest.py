@@ -21,8 +21,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-# The same examples in every run; --hypothesis-profile=default looks for new ones.
-settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=100, database=None)
+# The same examples in every run; --hypothesis-profile=search looks for new ones.
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.register_profile("search", deadline=None, max_examples=1000)
 settings.load_profile("repeatable")
 
 

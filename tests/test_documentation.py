@@ -55,9 +55,7 @@ def test_there_are_commands() -> None:
 
 
 @pytest.mark.parametrize("command", commands())
-def test_commands_have_the_options_that_the_readme_gives_them(
-    command: str, replk_probe: Callable[..., Result]
-) -> None:
+def test_commands_have_the_options_that_the_readme_gives_them(command: str, replk_probe: Callable[..., Result]) -> None:
     # --help runs nothing, but click refuses unknown commands and options before it prints anything.
     done = replk_probe(*shlex.split(command)[1:], "--help")
     assert done.exit_code == 0 and done.stdout.startswith("Usage: "), done.output

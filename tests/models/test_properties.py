@@ -18,7 +18,11 @@ from replk_probe.models import create_model, load_checkpoint, resolve_layer
 
 OWN_MODELS = timm.list_models(["replknet*", "slak*"])
 # The names of the branches in the published files of SLaK, by generation, and of RepLKNet.
-SPELLINGS = (("lkb_origin", "LoRA1", "LoRA2"), ("lkb_origin", "Decom1", "Decom2"), ("large_conv", "column_conv", "row_conv"))
+SPELLINGS = (
+    ("lkb_origin", "LoRA1", "LoRA2"),
+    ("lkb_origin", "Decom1", "Decom2"),
+    ("large_conv", "column_conv", "row_conv"),
+)
 names = st.text(st.sampled_from("abkrnetRST0123456789._-:/@ \n\x1b\u202e"), max_size=24)
 
 

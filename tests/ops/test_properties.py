@@ -37,7 +37,8 @@ def problems(draw: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator).to(dtype)
 
-    input = layouts(normal(n, c, h, w))[draw(st.sampled_from(["contiguous", "channels_last", "rows apart", "transposed"]))]
+    layout = draw(st.sampled_from(["contiguous", "channels_last", "rows apart", "transposed"]))
+    input = layouts(normal(n, c, h, w))[layout]
     return input, normal(c, 1, draw(odd), draw(odd)), normal(c) if draw(st.booleans()) else None
 
 
