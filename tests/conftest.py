@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import settings
 
 DATA_VARIABLE = "REPLK_PROBE_TEST_DATA"
 NETWORK_VARIABLE = "REPLK_PROBE_TEST_NETWORK"
@@ -18,6 +19,12 @@ _NOWHERE = "http://127.0.0.1:9"
 os.environ.setdefault("MPLBACKEND", "Agg")
 # The tensors of a test are small: threads that wait for each other would only make it slow on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# The same examples in every run; --hypothesis-profile=search looks for new ones.
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.register_profile("search", deadline=None, max_examples=1000)
+settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from replk_probe.models import create_model
 
@@ -22,18 +23,21 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platfor
 """
 
 
+@pytest.fixture(scope="module")
+def state() -> dict[str, Tensor]:
+    return create_model("replknet31b").state_dict()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="the resource module is POSIX")
 @pytest.mark.parametrize("kind", ["pth", "safetensors"])
-def test_all_kernels_of_replknet31b_from_a_checkpoint(kind: str, tmp_path: Path) -> None:
-    state = create_model("replknet31b").state_dict()
+def test_all_kernels_of_replknet31b_from_a_checkpoint(kind: str, state: dict[str, Tensor], tmp_path: Path) -> None:
     path = tmp_path / f"replknet31b.{kind}"
     if kind == "pth":
         pattern = re.compile(r"(?<=\.large_kernel\.)large_conv")
         torch.save({pattern.sub("lkb_origin", name): value for name, value in state.items()}, path)
     else:
         save_file(state, path)
-    del state
     assert path.stat().st_size > 300e6
     arguments = ["--model", "replknet31b", "--weights", str(path), "--output", str(tmp_path / "out")]
     done = subprocess.run([sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=True)

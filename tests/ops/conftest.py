@@ -38,7 +38,7 @@ def fft(native: ops.NativeInfo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPLK_PROBE_METHOD", "fft")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def close() -> Callable[..., None]:
     """Compares with the convolution in float64: ``close(found, input, weight, bias, relu)``.
 

@@ -52,10 +52,12 @@ def test_forward_mode_keeps_the_tangent() -> None:
 
 def test_kernel_that_no_method_takes_is_left_to_torch() -> None:
     assert ops.planned_method((1, 1, 1024, 1024), 1001).method == "aten"
-    x, weight = torch.randn(1, 1, 200, 200), torch.randn(1, 1, 257, 257, requires_grad=True)
+    x, weight = torch.randn(1, 1, 128, 128), torch.randn(1, 1, 255, 255, requires_grad=True)
+    assert ops.planned_method(x.shape, 255).method != "aten"
+    assert ops.planned_method(x.shape, 255, direction="grad_weight").method == "aten"
     ops.depthwise_conv2d(x, weight).square().sum().backward()
     reference = weight.detach().clone().requires_grad_()
-    F.conv2d(x, reference, padding=128).square().sum().backward()
+    F.conv2d(x, reference, padding=127).square().sum().backward()
     assert weight.grad is not None and reference.grad is not None
     assert (weight.grad - reference.grad).norm() <= 1e-5 * reference.grad.norm()
 

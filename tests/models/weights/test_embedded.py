@@ -59,7 +59,8 @@ def test_they_have_learned(name: str, fresh: tuple[torch.Tensor, torch.Tensor]) 
     right = float((model(normalised(model, images)).argmax(1) == labels).float().mean())
     assert right >= 0.95
     untrained = create_model(name, "random")
-    chance = float((untrained(normalised(untrained, images)).argmax(1) == labels).float().mean())
+    some = slice(FRESH // 4)  # enough: at chance the share has a standard deviation of 0.02
+    chance = float((untrained(normalised(untrained, images[some])).argmax(1) == labels[some]).float().mean())
     assert chance < 0.2
 
 
