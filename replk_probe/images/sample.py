@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -129,14 +130,11 @@ def sample_images(
 
 def check_sample(n: Any, sampling: Any) -> None:
     """Raise InvalidInputError unless ``n`` is a number of images and ``sampling`` one of :data:`SAMPLINGS`."""
-    if isinstance(n, bool) or not isinstance(n, int | np.integer):
+    if not isinstance(n, numbers.Integral) or isinstance(n, bool) or n < 1:
+        given = str(n) if n is None or isinstance(n, numbers.Number | str) else f"{type(n).__name__} of"
         raise InvalidInputError(
-            f"The number of images is given as an object of type {type(n).__name__}. It is a whole number from 1 on. "
-            "The images themselves are given as data."
-        )
-    if n < 1:
-        raise InvalidInputError(
-            f"Cannot measure {n} images. A contribution map is a mean over images. Ask for a whole number from 1 on."
+            f"Cannot measure {given} images. Their number must be an integer of at least 1; the images themselves are "
+            "given as data."
         )
     if sampling not in SAMPLINGS:
         raise InvalidInputError(f"Unknown sampling {sampling!r}. Choose from {', '.join(SAMPLINGS)}.")
