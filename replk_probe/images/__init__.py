@@ -1,4 +1,4 @@
-"""Which images are measured and how they become arrays: folders, seeded samples, decoding, the embedded set.
+"""Images to measure: folders, seeded samples, decoding, and a generated set.
 
 Free of torch; PIL and numpy only.
 """

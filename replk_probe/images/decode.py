@@ -1,4 +1,4 @@
-"""From a file to RGB bytes, and from bytes to what a model reads."""
+"""Decode image files to RGB bytes and normalize them for a model."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from replk_probe.errors import InvalidInputError
 
 
 class UnreadableImageError(InvalidInputError):
-    """One image that cannot be used; ``reason`` says why in a few words, for the record.
+    """An image that cannot be used.
 
     Attributes:
         image_id: Id of the image in its set.
-        reason: Why, without the name.
+        reason: Short reason, without the id.
     """
 
     def __init__(self, image_id: str, reason: str) -> None:
@@ -37,8 +37,8 @@ def load_rgb(path: Path, image_id: str, size: tuple[int, int]) -> npt.NDArray[np
     aspect. Sixteen-bit grey levels are scaled to eight bits, which PIL alone would clip.
 
     Args:
-        path: The file.
-        image_id: Its name in the set, for errors.
+        path: Path of the file.
+        image_id: Id of the image in its set, for errors.
         size: ``(H, W)`` in pixels.
 
     Returns:
@@ -55,8 +55,8 @@ def decode_rgb(path: Path, image_id: str) -> Image.Image:
     """Decode one file as :func:`load_rgb` does, at its own size.
 
     Args:
-        path: The file.
-        image_id: Its name in the set, for errors.
+        path: Path of the file.
+        image_id: Id of the image in its set, for errors.
 
     Raises:
         UnreadableImageError: Missing, truncated, not an image, or of more pixels than PIL deems safe.
@@ -66,11 +66,11 @@ def decode_rgb(path: Path, image_id: str) -> Image.Image:
 
 
 def check_image(path: Path, image_id: str) -> tuple[int, int]:
-    """Look a file over without decoding it: its header, and in a PNG the checksum of every piece up to the last.
+    """Check a file without decoding it: its header and, for PNG files, all checksums.
 
     Args:
-        path: The file.
-        image_id: Its name in the set, for errors.
+        path: Path of the file.
+        image_id: Id of the image in its set, for errors.
 
     Returns:
         ``(H, W)`` in pixels.
@@ -86,14 +86,14 @@ def check_image(path: Path, image_id: str) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _opened(path: Path, image_id: str) -> Iterator[Image.Image]:
-    """The image of a file; whatever goes wrong inside becomes an :class:`UnreadableImageError`."""
-    if not path.is_file():  # a pipe would be waited for
+    """Open an image; any error inside the block becomes an :class:`UnreadableImageError`."""
+    if not path.is_file():  # a pipe would block
         raise UnreadableImageError(image_id, "no such file" if not path.exists() else "not a regular file")
     if path.stat().st_size == 0:
         raise UnreadableImageError(image_id, "the file is empty")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL comments on metadata that play no part here
+            warnings.simplefilter("ignore")  # PIL warns about metadata that is not used here
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 yield image

@@ -1,4 +1,4 @@
-"""Listing a folder of images, and choosing some of them the same way on every machine."""
+"""List a folder of images, and sample from it identically on every machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from replk_probe.errors import InvalidInputError
 
-# What torchvision's ImageFolder takes for an image, so that "first" means the same.
+# The suffixes of torchvision's ImageFolder, so that "first" means the same.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
 
 
@@ -22,7 +22,7 @@ def list_images(root: Path, option: str = "--data") -> tuple[str, ...]:
 
     Args:
         root: The folder.
-        option: What it was given as, for errors.
+        option: Name of the option of the folder, for errors.
 
     Returns:
         Ids: paths relative to ``root``, with forward slashes.
@@ -62,8 +62,8 @@ def stratified_sample(ids: Sequence[str], n: int, seed: int) -> tuple[str, ...]:
 
     Args:
         ids: Paths relative to a root, with forward slashes; the folder an image lies in is its class.
-        n: How many.
-        seed: Of the draw.
+        n: Number of images.
+        seed: Random seed.
 
     Returns:
         At most ``n`` ids, in the order in which they were drawn.
@@ -114,5 +114,5 @@ def _walk(root: Path) -> list[str]:
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
+    except OSError:  # such as a link to itself
         return False

@@ -1,4 +1,4 @@
-"""Files that are either complete or absent: written beside their place, then renamed into it. Free of torch."""
+"""Files that are either complete or absent: written to a temporary file, which is then renamed. Free of torch."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from pathlib import Path
 from replk_probe.errors import InvalidInputError
 
 _CHUNK = 1 << 20
-# What the system says when nothing more can be written, whatever is written.
+# Errors for which no further write can succeed.
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Hand out a temporary file that becomes ``path`` when the block ends well, and vanishes when it does not.
+    """Yield a temporary file that is renamed to ``path`` when the block succeeds, and removed when it fails.
 
     The temporary file lies in the folder of ``path`` (created if needed, a rename cannot cross file systems) and keeps
     its suffix, because writers such as matplotlib and numpy choose the format by it.
 
     Args:
-        path: Where the finished file is to be; an existing file is replaced.
+        path: Path of the finished file; an existing file is replaced.
 
     Yields:
-        The temporary path; it exists, empty.
+        The path of the temporary file, which exists and is empty.
 
     Raises:
         InvalidInputError: The folder cannot be written to, or the disk is full.
@@ -54,18 +54,18 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write ``data`` to ``path``, whole or not at all."""
+    """Write ``data`` to ``path``, completely or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
 def atomic_write_text(path: str | os.PathLike[str], data: str) -> None:
-    """Write ``data`` to ``path`` as UTF-8 with its line ends unchanged, whole or not at all."""
+    """Write ``data`` to ``path`` as UTF-8 with unchanged line endings, completely or not at all."""
     atomic_write_bytes(path, data.encode("utf-8"))
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Hex digest of a file's content, read in pieces."""
+    """SHA-256 of a file as a hex digest."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as stream:
         while chunk := stream.read(_CHUNK):

@@ -25,7 +25,7 @@ _STATE = "state.json"
 
 @dataclass(frozen=True)
 class SavedState:
-    """What a run had reached.
+    """The saved state of a run.
 
     Attributes:
         state: As given to :meth:`Checkpoint.save`.
@@ -37,12 +37,12 @@ class SavedState:
 
 
 def exists(folder: str | Path) -> bool:
-    """Whether a folder holds a saved state, of whatever run."""
+    """Whether a folder contains a saved state of any run."""
     return (Path(folder) / _STATE).is_file()
 
 
 def discard(folder: str | Path) -> None:
-    """Remove a saved state and its folder; nothing happens where there is none."""
+    """Remove a saved state and its folder, if there is one."""
     if exists(folder):
         # The state first: without it the arrays mean nothing.
         (Path(folder) / _STATE).unlink(missing_ok=True)
@@ -53,9 +53,9 @@ class Checkpoint:
     """The saved state of one run.
 
     Args:
-        folder: Holds nothing but the state; created by the first :meth:`save`.
-        config: Everything that decides the numbers, as plain JSON values by the name of the option.
-        options: How to give an option on the command line, by its name in ``config``: ``{"seed": "--seed"}``.
+        folder: Folder for the state alone; created by the first :meth:`save`.
+        config: All options that affect the numbers, as JSON values by option name.
+        options: Command-line option by the name in ``config``: ``{"seed": "--seed"}``.
     """
 
     def __init__(  # noqa: D107
@@ -68,7 +68,7 @@ class Checkpoint:
         self._version = 0
 
     def save(self, state: Mapping[str, Any], changed: Mapping[str, npt.NDArray[Any]] | None = None) -> None:
-        """Save a state; arrays that are not in ``changed`` stay as they were saved before."""
+        """Save a state; arrays that are not in ``changed`` are kept as last saved."""
         self._version += 1
         for name, array in (changed or {}).items():
             # A name of its own: the state on disk still refers to the array before this one.
@@ -90,7 +90,7 @@ class Checkpoint:
         """The last saved state, or None if there is none.
 
         Raises:
-            ResumeError: The state belongs to a run with another configuration, or cannot be read.
+            ResumeError: The state belongs to a run with a different configuration, or cannot be read.
         """
         if not exists(self.folder):
             return None
@@ -111,7 +111,7 @@ class Checkpoint:
         return SavedState(state, arrays)
 
     def _sweep(self) -> None:
-        """Remove arrays and temporary files that the state does not name."""
+        """Remove arrays and temporary files that the state does not refer to."""
         keep = {_STATE, *self._files.values()}
         for path in self.folder.iterdir():
             if path.name not in keep and path.suffix in (".npy", ".json"):

@@ -13,11 +13,11 @@ from replk_probe.errors import BackendError, InvalidInputError
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device meant, checked to be there.
+    """Parse a device and check that it is available.
 
     Raises:
-        InvalidInputError: No device is written so.
-        BackendError: This machine has no such device.
+        InvalidInputError: The name is not a device of torch.
+        BackendError: The device is not available on this machine.
     """
     if str(device) == "auto":
         return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
@@ -54,11 +54,11 @@ def device_label(device: torch.device) -> str:
 
 @contextmanager
 def out_of_memory_explained(size: tuple[int, int], smaller: str = "--size") -> Iterator[None]:
-    """Turn running out of memory into an error that says what to do about it.
+    """Turn an out-of-memory error into an error that says what to do.
 
     Args:
         size: ``(H, W)`` of the images in pixels.
-        smaller: The option that would take less.
+        smaller: The option to reduce.
     """
     try:
         yield
@@ -82,7 +82,7 @@ _FLOAT32_SETTINGS: tuple[Any, ...] = (
 
 
 class _Strictness:
-    """The settings are the whole process's: of measurements that overlap, the first saves them, the last restores."""
+    """The settings are global: of overlapping measurements, the first saves them and the last restores them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -119,9 +119,9 @@ _strictness = _Strictness()
 
 @contextmanager
 def strict_arithmetic() -> Iterator[None]:
-    """Float32 means float32, and sums have one order, so that a resumed run gives the same bytes.
+    """Compute in full float32 and with a fixed order of sums, so that a resumed run gives the same bytes.
 
-    What may be reduced is decided layer by layer in :func:`~replk_probe.erf.prepare`. Threads may overlap.
+    Reduced precision is selected layer by layer in :func:`~replk_probe.erf.prepare`. Threads may overlap.
     """
     _strictness.enter()
     try:
@@ -131,6 +131,6 @@ def strict_arithmetic() -> Iterator[None]:
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """A model computes in the types that it has, whatever ``torch.autocast`` the caller stands in."""
+    """Disable ``torch.autocast`` of the caller, so that a model computes in its own data types."""
     kind = device.type
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()

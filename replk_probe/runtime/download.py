@@ -36,15 +36,15 @@ _DRIVE = "https://drive.google.com/"
 
 
 class _InterruptedError(Exception):
-    """The transfer stopped early for a reason that may pass."""
+    """The transfer stopped early for a reason that may be temporary."""
 
 
 class _StartOverError(Exception):
-    """What lies in the part file does not belong to what the server has now."""
+    """The part file does not match the current file on the server."""
 
 
 def cache_dir() -> Path:
-    """Folder for downloaded files: ``REPLK_PROBE_CACHE``, else the platform's place for caches (not created here)."""
+    """Folder for downloads: ``REPLK_PROBE_CACHE``, else the cache folder of the platform. It is not created."""
     if chosen := os.environ.get("REPLK_PROBE_CACHE"):
         return Path(chosen).expanduser()
     if sys.platform == "darwin":
@@ -64,27 +64,27 @@ def fetch(
     retries: int = 3,
     force: bool = False,
 ) -> Path:
-    """Download ``url`` to ``dest``, going on where an earlier attempt stopped.
+    """Download ``url`` to ``dest``, resuming an interrupted download.
 
-    Bytes gather in ``dest`` + ``.part``; only a complete, checked file gets the final name. A file already there is
-    kept if it has the right digest and size. On systems with ``flock`` a second process waits for the first.
+    Data is written to ``dest`` + ``.part``; only a complete, verified file gets the final name. An existing file is
+    kept if its digest and size are correct. On systems with ``flock``, a second process waits for the first.
 
     Args:
         url: An ``http`` or ``https`` address.
-        dest: Final file; its folder is created.
-        sha256: Expected digest in hex, whole or its first digits; None: not checked.
-        size: Expected length in bytes; None: only the server's own figure is checked.
-        progress: Draw a progress bar on stderr, if that is a terminal.
-        connect_timeout: Seconds, in total, for name look-up, connection, redirects and the first answer.
-        retries: Attempts in a row that may bring no new byte once the server has answered.
-        force: Fetch all of it again, even if a good file is there; that file stays until the new one is complete.
+        dest: Path of the file; its folder is created.
+        sha256: Expected digest in hex, complete or its first digits; None to skip the check.
+        size: Expected length in bytes; None to check only against the length announced by the server.
+        progress: Whether to show a progress bar on stderr, if that is a terminal.
+        connect_timeout: Total seconds for name lookup, connection, redirects and the first response.
+        retries: Maximum number of consecutive attempts without new data, once the server has responded.
+        force: Whether to download again even if a correct file exists; it is kept until the new one is complete.
 
     Returns:
         ``dest`` as a path.
 
     Raises:
-        WeightsError: Offline, refused, not found, disk full, wrong digest or wrong size. The part file stays where
-            going on from it makes sense.
+        WeightsError: Offline, refused, not found, disk full, wrong digest or wrong size. The part file is kept if the
+            download can be resumed from it.
     """
     target = Path(dest)
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
@@ -160,7 +160,7 @@ class _Transfer:
 
     @property
     def _notes(self) -> Path:
-        """What the server said about the file that the part file belongs to."""
+        """The record of the response that the part file belongs to."""
         return self.path.with_name(self.path.name + ".json")
 
     def _have(self) -> int:
@@ -172,7 +172,7 @@ class _Transfer:
         self._notes.unlink(missing_ok=True)
 
     def _receive(self) -> bool:
-        """Bring the part file to its full length; True if bytes of an earlier attempt were used."""
+        """Complete the part file; return whether data of an earlier attempt was used."""
         resumed = False
         idle = 0
         answered = False
@@ -189,7 +189,7 @@ class _Transfer:
                 answered = True
                 reason = str(error)
             except UnreachableError:
-                # Never reached: an offline machine is told so at once. Lost halfway: worth another attempt.
+                # An unreachable server is reported at once; a connection that is lost later is worth another attempt.
                 if not answered:
                     raise
                 reason = "the server no longer answers"
@@ -203,7 +203,7 @@ class _Transfer:
             time.sleep(_BACKOFF_SECONDS[min(idle, len(_BACKOFF_SECONDS) - 1)] if idle else 0.0)
 
     def _attempt(self) -> bool:
-        """One request; True if it went on from bytes already there."""
+        """Send one request; return whether it resumed from existing data."""
         request = urllib.request.Request(
             self.url, headers={"User-Agent": "replk-probe", "Accept-Encoding": "identity", "Accept": "*/*"}
         )
@@ -326,20 +326,20 @@ def _claimed(path: Path, done: Callable[[], bool]) -> Iterator[IO[bytes] | None]
 
 
 def _lock(part: IO[bytes]) -> bool:
-    """Wait for the lock; False where the platform or the file system offers none."""
+    """Wait for the lock; return False if the platform or the file system has no locks."""
     try:
         import fcntl
     except ImportError:
         return False
-    told = False
+    warned = False
     while True:
         try:
             fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
-            if not told:
+            if not warned:
                 _LOG.warning("Waiting for another process that is fetching the same file.")
-            told = True
+            warned = True
             time.sleep(_LOCK_POLL_SECONDS)
         except OSError:
             return False
@@ -397,18 +397,18 @@ def fetch_drive(
     connect_timeout: float = 5.0,
     force: bool = False,
 ) -> Path:
-    """Download a Google Drive file through ``gdown``, which knows the confirmation page of large files.
+    """Download a Google Drive file with ``gdown``, which handles the confirmation page of large files.
 
-    Drive publishes no digests. The one of the file that came is kept beside it in ``dest`` + ``.sha256``, so that a
-    file damaged later is noticed and fetched again; a file without that note was put there by hand and is believed.
+    Drive publishes no digests. The digest of the downloaded file is stored in ``dest`` + ``.sha256``, so that later
+    damage is noticed and the file is downloaded again. A file without a stored digest is accepted as it is.
 
     Args:
-        file_id: Drive's own id of the file.
-        dest: Final file; its folder is created.
-        sha256: Expected digest in hex, whole or its first digits; None: the noted one, if there is one.
-        progress: Let ``gdown`` draw its progress bar.
-        connect_timeout: Seconds to reach Google Drive at all.
-        force: Fetch it again, even if a good file is there; that file stays until the new one is complete.
+        file_id: Google Drive id of the file.
+        dest: Path of the file; its folder is created.
+        sha256: Expected digest in hex, complete or its first digits; None for the stored one, if there is one.
+        progress: Whether ``gdown`` shows its progress bar.
+        connect_timeout: Seconds to reach Google Drive.
+        force: Whether to download again even if a correct file exists; it is kept until the new one is complete.
 
     Returns:
         ``dest`` as a path.
@@ -454,7 +454,7 @@ def fetch_drive(
 
 
 def is_intact(target: Path, sha256: str | None = None) -> bool:
-    """Whether the file is there and, where its digest is given or noted beside it, has that digest."""
+    """Whether the file exists and has the given or stored digest, if there is one."""
     if not target.is_file():
         return False
     expected = sha256 or noted_digest(target)
@@ -462,7 +462,7 @@ def is_intact(target: Path, sha256: str | None = None) -> bool:
 
 
 def noted_digest(target: Path) -> str | None:
-    """SHA-256 that the file had when it was fetched, or None where nothing is noted."""
+    """SHA-256 of the file when it was downloaded, or None if it was not stored."""
     try:
         digest = _note(target).read_text("utf-8").split(maxsplit=1)[0].lower()
     except (OSError, ValueError, IndexError):
@@ -489,26 +489,26 @@ def _is_html(start: bytes) -> bool:
 
 
 class Response(Protocol):
-    """What is used of an open HTTP answer."""
+    """The part of an open HTTP response that is used here."""
 
     status: int
     headers: email.message.Message
 
     def read(self, amount: int = ...) -> bytes:
-        """At most ``amount`` bytes; none at the end."""
+        """Read at most ``amount`` bytes; empty at the end."""
         ...
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         ...
 
 
 class UnreachableError(WeightsError):
-    """The host gave no answer at all.
+    """The host did not respond.
 
     Attributes:
-        host: Its name.
-        reason: Why, as a sentence without its full stop.
+        host: Name of the host.
+        reason: Reason, as a sentence without the period.
     """
 
     def __init__(self, host: str, reason: str = "No answer") -> None:
@@ -519,14 +519,14 @@ class UnreachableError(WeightsError):
 
 
 def check_reachable(url: str, timeout: float = 5.0) -> None:
-    """Fail fast where the host of ``url`` does not answer at all.
+    """Raise an error quickly if the host of ``url`` does not respond.
 
     Args:
-        url: Address whose host (or the proxy in charge of it) is asked.
-        timeout: Seconds in total, name look-up and every address of the host included.
+        url: Address of the host; a proxy is used if one is configured.
+        timeout: Total seconds, including name lookup and all addresses of the host.
 
     Raises:
-        WeightsError: No answer in time.
+        WeightsError: No response in time.
     """
     try:
         open_url(urllib.request.Request(url, method="HEAD"), timeout).close()
@@ -535,10 +535,10 @@ def check_reachable(url: str, timeout: float = 5.0) -> None:
 
 
 def open_url(request: urllib.request.Request, budget: float) -> Response:
-    """Open ``request``, giving up after ``budget`` seconds in all.
+    """Open ``request`` within ``budget`` seconds in total.
 
-    Socket timeouts count per address and per packet and do not cover name look-up at all, which is what keeps an
-    offline machine waiting; so the opening runs in a thread that can be left behind.
+    Socket timeouts apply per address and per packet, and do not cover name lookup, which blocks on an offline machine.
+    Therefore the connection is opened in a thread that can be abandoned.
     """
     answers: queue.Queue[Response | BaseException] = queue.Queue()
     abandoned = threading.Event()
@@ -579,7 +579,7 @@ def _discard(answers: queue.Queue[Response | BaseException]) -> None:
 
 
 class _NoDowngrade(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but never from https to an address that anyone on the way could answer for."""
+    """Follows redirects, except from https to an insecure address."""
 
     def redirect_request(
         self,
@@ -618,6 +618,6 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def one_line(error: object) -> str:
-    """What another library said, as the middle of a sentence of ours: no line break, no full stop."""
+    """An error of another library on one line without the final period, to be embedded in a message."""
     text = " ".join((str(error) or type(error).__name__).split()).rstrip(".")
     return text[:1].upper() + text[1:200]

@@ -16,10 +16,10 @@ _DEFAULT = {_M_MMAP_MAX: 65536, _M_TRIM_THRESHOLD: 64 << 20, _M_TOP_PAD: 128 << 
 
 @contextmanager
 def kept_blocks() -> Iterator[bool]:
-    """Use freed blocks of memory again, within this context, instead of giving them back to the system.
+    """Reuse freed blocks of memory within this context instead of returning them to the system.
 
-    By default glibc maps every large tensor anew and the kernel clears its pages at the first touch, which costs as
-    much as a matrix product into it. On leaving, the usual thresholds are back and unused memory is given back.
+    By default glibc maps new memory for every large tensor, and the kernel clears its pages at the first access, which
+    takes as long as a matrix product into it. On exit, the usual thresholds are restored and unused memory is returned.
 
     Yields:
         Whether the settings took effect (glibc only).
@@ -29,7 +29,7 @@ def kept_blocks() -> Iterator[bool]:
         yield False
         return
     mallopt, malloc_trim = libc
-    malloc_trim(0)  # what building a network left in pieces would stay beside what comes now
+    malloc_trim(0)  # otherwise fragments left by building the network would stay allocated
     accepted = [mallopt(parameter, value) == 1 for parameter, value in _KEEP.items()]
     try:
         yield all(accepted)
@@ -40,7 +40,7 @@ def kept_blocks() -> Iterator[bool]:
 
 
 def _glibc() -> tuple[Callable[[int, int], int], Callable[[int], int]] | None:
-    """``mallopt`` and ``malloc_trim``, or None where the C library is another one."""
+    """``mallopt`` and ``malloc_trim``, or None if the C library is not glibc."""
     if not sys.platform.startswith("linux"):
         return None
     try:

@@ -1,4 +1,4 @@
-"""A progress bar on standard error, and only where somebody watches it. Free of torch."""
+"""A progress bar on standard error, shown only on a terminal. Free of torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 Item = TypeVar("Item")
 
-# Things per second also where one takes many: tqdm would turn to seconds per thing.
+# Items per second also for slow items, where tqdm would show seconds per item.
 _FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 _WITHOUT_TOTAL = "{desc}: {n_fmt} [{elapsed}, {rate_noinv_fmt}]"
 
@@ -24,19 +24,19 @@ def progress(
     initial: int = 0,
     disable: bool = False,
 ) -> tqdm[Item]:
-    """Count things done, with their number per second.
+    """Show the number of completed items and their rate.
 
-    Use it around an iterable, or as a context manager with ``update(1)`` for each thing done.
+    Wrap an iterable, or use it as a context manager and call ``update(1)`` for each completed item.
 
     Args:
-        iterable: What to count, or None.
-        total: How many there will be; by default the length of ``iterable``.
-        desc: What is being done, before the bar.
-        unit: One of the things counted; bytes (``"B"``) are shown in kB and MB.
-        initial: How many were done before, by a run that this one continues; they do not count for the speed.
-        disable: Draw nothing, even on a terminal.
+        iterable: Items to iterate over, or None.
+        total: Total number of items; by default the length of ``iterable``.
+        desc: Description, shown before the bar.
+        unit: Name of one item; bytes (``"B"``) are shown in kB and MB.
+        initial: Number of items completed by the run that this one resumes; they do not count for the rate.
+        disable: Whether to show nothing, even on a terminal.
     """
-    stream = sys.stderr  # looked up now: a test or a notebook may have replaced it since the import
+    stream = sys.stderr  # not a default argument: a test or a notebook may replace it after the import
     watched = stream is not None and stream.isatty()
     settings: dict[str, Any] = {"unit": "B", "unit_scale": True} if unit == "B" else {"unit": f" {unit}s"}
     known = total is not None or isinstance(iterable, Sized)
