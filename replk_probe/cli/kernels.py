@@ -1,7 +1,8 @@
-"""`replk-probe kernels`: where the weights of kernels lie, with and without re-parameterization."""
+"""`replk-probe kernels`: the magnitude of kernel weights, with and without re-parameterization."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,21 +30,22 @@ _DEFAULT_OUTPUT = Path("replk-probe-out") / "kernels"
     show_default="all",
     metavar="SPEC",
     help="stage4.0 (stages from 1, large-kernel blocks from 0), stage4, a module path, a pattern such as 'stages.3.*', "
-    "all, or paper (the layer of the RepLKNet paper's appendix). Repeat it for several.",
+    "all, or paper (the layer of the RepLKNet paper's appendix). Repeat the option for several layers.",
 )
 @click.option(
     "--variant",
     type=click.Choice(["merged", "large", "small", "all"]),
     default="merged",
     show_default=True,
-    help="merged: with the small branch added. large: before that. small: that one alone. all: what each layer has.",
+    help="merged: large and small branch added up. large: large branch only. small: small branch only. all: every "
+    "variant that a layer has.",
 )
 @click.option(
     "--aggregate",
     type=click.Choice(["sum", "mean"]),
     default="sum",
     show_default=True,
-    help="Of the absolute weights over channels.",
+    help="Aggregation of the absolute weights over channels.",
 )
 @click.option(
     "--strongest",
@@ -51,10 +53,15 @@ _DEFAULT_OUTPUT = Path("replk-probe-out") / "kernels"
     default=8,
     show_default=True,
     metavar="K",
-    help="Single channels of each layer in the gallery.",
+    help="Number of single channels of each layer in the gallery.",
 )
 @click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default="0", metavar="N", help="Of random weights."
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default="0",
+    metavar="N",
+    help="Random seed for weight initialization.",
 )
 @output_option("replk-probe-out/kernels/MODEL, of several models replk-probe-out/kernels")
 def command(
@@ -68,12 +75,13 @@ def command(
     seed: int,
     output: Path | None,
 ) -> None:
-    """Measure and draw what kernels learned: the magnitude of their weights.
+    """Measure and plot the magnitude of kernel weights.
 
-    Batch norms folded in, branches merged, absolute weights added up over channels and divided by their maximum, as in
-    the RepLKNet paper's appendix, with numbers: shares of the centre and of the criss-cross, effective size, entropy,
-    symmetry, zeros, share of the small branch. Writes kernels.json, kernels.npz, kernels.csv, strongest.npz and, as PNG
-    and PDF, kernels, profiles, gallery and, of several layers, overview: of all models together.
+    Batch norms are folded in, branches are merged, and absolute weights are summed over channels and divided by their
+    maximum, as in the RepLKNet paper's appendix. The results include the shares of the center and of the central row
+    and column (kernel skeleton), effective size, entropy, symmetry, fraction of zeros and share of the small branch.
+    Writes kernels.json, kernels.npz, kernels.csv, strongest.npz and, as PNG and PDF, kernels, profiles, gallery and,
+    for several layers, overview; each file covers all models.
     """
     names, chosen = named_or_default(models, weights)
     weights_each = weights_of_each(names, chosen)
@@ -84,22 +92,17 @@ def command(
 
     # What draws takes as long to load as a large network to measure.
     with Beside("replk_probe.kernels.plot", "save_figures") as save_figures:
+        from replk_probe.kernels.config import KernelsConfig
         from replk_probe.kernels.measure import plan_kernels
 
+        config = KernelsConfig(
+            layer=layers, variant=variant, aggregate=aggregate, strongest=strongest, ema=ema, seed=seed
+        )
         results: list[KernelResult] = []
         failures: dict[str, Exception] = {}
         for name, source in zip(names, weights_each, strict=True):
             try:
-                plan = plan_kernels(
-                    name,
-                    layers,
-                    variant,
-                    aggregate=aggregate,
-                    strongest=strongest,
-                    weights=source,
-                    ema=ema,
-                    seed=seed,
-                )
+                plan = plan_kernels(name, replace(config, weights=source))
                 announce(plan, "the kernels are those that the network is initialised with")
                 results.append(plan.run(progress=True))
             except ReplkProbeError as error:

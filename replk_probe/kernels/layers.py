@@ -1,4 +1,4 @@
-"""Which layers have a kernel to look at, and which of them a user means."""
+"""The layers of a network that have a kernel, and the selection among them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from replk_probe.models.layers.reparam import MERGE_METHODS
 from replk_probe.models.stages import Specified
 
 KernelModule: TypeAlias = LargeKernelConv | nn.Conv2d
+LayerSpec: TypeAlias = str | nn.Module
 
 ALL, PAPER = "all", "paper"
 _STAGE = re.compile(r"stage\d+")
@@ -41,26 +42,43 @@ class KernelLayer:
     branch_of: tuple[str, str] | None = None
 
 
-def find_layers(model: nn.Module, specs: Sequence[str]) -> tuple[KernelLayer, ...]:
-    """The layers that a user means.
+def find_layers(model: nn.Module, layer: LayerSpec | Sequence[LayerSpec] = ALL) -> tuple[KernelLayer, ...]:
+    """Find the layers with the requested kernels.
 
     Args:
         model: Any network.
-        specs: Each ``"all"`` (the large kernel of every block in the families of this package, elsewhere every
-            depthwise convolution); ``"paper"`` (the first layer of stride 1 at the last resolution, as in the RepLKNet
-            paper's appendix); ``"stage4.0"`` or ``"stage4"``; a module path; or a pattern with ``*``, ``?`` or
-            ``[...]``. Of a pattern, and of a module with several convolutions inside, the depthwise ones are meant
-            where there are some.
+        layer: ``"all"`` (the large kernel of every block in the families of this package, every depthwise convolution
+            in other networks); ``"paper"`` (the first layer of stride 1 at the last resolution, as in the RepLKNet
+            paper's appendix); ``"stage4.0"`` or ``"stage4"``; a module path; a pattern with ``*``, ``?`` or
+            ``[...]``; an ``nn.Module`` of the model; or a sequence of these. A pattern, or a module that contains
+            several convolutions, selects the depthwise ones if there are any, otherwise all.
 
     Returns:
-        Each once, in the order of ``specs`` and then of the network.
+        Each layer once, in the order of ``layer`` and then of the network.
 
     Raises:
-        InvalidInputError: A layer does not exist or has no kernel; the message names those that exist.
+        InvalidInputError: A layer does not exist or has no kernel; the message names existing layers.
     """
     found = _Network(model)
-    paths = dict.fromkeys(path for spec in specs for path in found.select(spec.strip()))
+    specs = [layer] if isinstance(layer, (str, nn.Module)) else layer
+    paths = dict.fromkeys(path for spec in specs for path in found.select(spec))
     return tuple(KernelLayer(found.name(path), path, found.kernels[path], found.branch_of(path)) for path in paths)
+
+
+def path_of(model: nn.Module, module: nn.Module) -> str:
+    """Path of a module in its model; ``""`` for the model itself.
+
+    Raises:
+        InvalidInputError: It is not a module of the model.
+    """
+    for path, other in model.named_modules():
+        if other is module:
+            return path
+    raise InvalidInputError(
+        f"The layer is a {type(module).__name__} that is not part of {type(model).__name__}. A copy of a module is "
+        "another module, and a model given by name has modules of its own. Pass a module of the model that is "
+        "measured, or a layer name."
+    )
 
 
 def merger_of(model: nn.Module, path: str) -> str | None:
@@ -124,8 +142,12 @@ class _Network:
                 return (self.name(block), name) if name in module.branches() else None
         return None
 
-    def select(self, spec: str) -> list[str]:
-        """Paths of the kernels that one spec means."""
+    def select(self, spec: LayerSpec) -> list[str]:
+        """Paths of the kernels that one spec selects."""
+        if isinstance(spec, nn.Module):
+            path = path_of(self.model, spec)
+            return self._inside(path, path or type(self.model).__name__)
+        spec = spec.strip()
         if spec == ALL:
             chosen = self._depthwise([*self._names] or [*self.kernels])
             if not chosen:
@@ -144,14 +166,13 @@ class _Network:
             blocks = [path for name, path in self.places.items() if name.startswith(f"{spec}.")]
             if _STAGE.fullmatch(spec) and blocks:
                 return blocks
-        return self._inside(spec)
+        return self._inside(resolve_layer(self.model, spec).path, spec)
 
-    def _inside(self, spec: str) -> list[str]:
-        """The kernels in the module that a spec leads to, be it a branch of one."""
-        path = resolve_layer(self.model, spec).path
+    def _inside(self, path: str, spec: str) -> list[str]:
+        """The kernels in a module, which may also be inside a branch of a block."""
         module = self.model.get_submodule(path)
-        inside = [kernel for kernel in self.kernels if f"{kernel}.".startswith(f"{path}.")]
-        if not inside:  # perhaps a branch of one
+        inside = [kernel for kernel in self.kernels if not path or f"{kernel}.".startswith(f"{path}.")]
+        if not inside:
             branches = _kernels(module, path)
             self.kernels |= branches
             inside = [*branches]
@@ -160,9 +181,9 @@ class _Network:
             if isinstance(module, nn.Conv2d):
                 what = "It is a 1 x 1 convolution"
             elif any(isinstance(inner, _ConvNd) and not isinstance(inner, nn.Conv2d) for inner in module.modules()):
-                what = f"It is {type(module).__name__}, and only kernels of nn.Conv2d are looked at"
+                what = f"It is {type(module).__name__}, and only kernels of nn.Conv2d can be measured"
             raise InvalidInputError(
-                f"Layer {spec!r} of {type(self.model).__name__} has no kernel to look at. {what}. {self._existing()}"
+                f"Layer {spec!r} of {type(self.model).__name__} has no kernel. {what}. {self._existing()}"
             )
         return self._depthwise(inside) or inside
 

@@ -18,23 +18,20 @@ from replk_probe.models.model_id import check_network, name_of
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import WeightsInfo
 
+from .config import KernelsConfig
 from .kernel import Kernel
-from .layers import ALL, KernelLayer, find_layers, merger_of, operation_of
+from .layers import ALL, KernelLayer, LayerSpec, find_layers, merger_of, operation_of, path_of
 from .result import KernelResult, KernelRun
 from .variants import Variant, variants_of
-
-VARIANTS = ("merged", "large", "small", "all")
-AGGREGATES = ("sum", "mean")
-STRONGEST = 8
 
 
 def measure_kernels(
     model: nn.Module | str,
-    layer: str | Sequence[str] = ALL,
+    layer: LayerSpec | Sequence[LayerSpec] = ALL,
     variant: str = "merged",
     *,
     aggregate: str = "sum",
-    strongest: int = STRONGEST,
+    strongest: int = 8,
     weights: str | None = "auto",
     ema: bool = False,
     seed: int = 0,
@@ -74,10 +71,9 @@ def measure_kernels(
     Source:
         Ding et al., CVPR 2022, arXiv:2203.06717, appendix "Visualizing the kernel weights".
     """
-    plan = plan_kernels(
-        model,
-        layer,
-        variant,
+    config = KernelsConfig(
+        layer=layer,
+        variant=variant,
         aggregate=aggregate,
         strongest=strongest,
         weights=weights,
@@ -85,91 +81,79 @@ def measure_kernels(
         seed=seed,
         name=name,
     )
-    return plan.run(progress=progress)
+    return plan_kernels(model, config).run(progress=progress)
 
 
 @dataclass(frozen=True, eq=False)
 class KernelPlan:
-    """A measurement made ready; attributes as in :class:`~replk_probe.kernels.result.KernelRun`."""
+    """A measurement that is ready to run.
+
+    Attributes:
+        name: Name of the model in the record.
+        weights: Source of the weights.
+        specs: Names or paths of the requested layers.
+        config: The other options.
+        variants: The kernels to measure, with their layers.
+        seconds: Time that the preparation took.
+    """
 
     name: str
     weights: WeightsInfo
     specs: tuple[str, ...]
-    variant: str
-    aggregate: str
-    strongest: int
+    config: KernelsConfig
     variants: tuple[tuple[KernelLayer, Variant], ...]
     seconds: float
 
     def run(self, *, progress: bool = False) -> KernelResult:
         """Aggregate the weights of every layer and variant.
 
+        Args:
+            progress: Whether to draw a progress bar on stderr if that is a terminal.
+
         Raises:
             InvalidInputError: Weights are NaN or infinite.
         """
         start = time.perf_counter()
+        aggregate, strongest = self.config.aggregate, self.config.strongest
         bar = progress_bar(self.variants, desc=self.name, unit="kernel", disable=not progress)
-        kernels = tuple(_kernel(layer, variant, self.aggregate, self.strongest) for layer, variant in bar)
+        kernels = tuple(_kernel(layer, variant, aggregate, strongest) for layer, variant in bar)
         seconds = self.seconds + time.perf_counter() - start
-        run = KernelRun(self.name, self.weights, self.specs, self.variant, self.aggregate, seconds)
+        run = KernelRun(self.name, self.weights, self.specs, self.config.variant, aggregate, seconds)
         return KernelResult(kernels, run)
 
 
-def plan_kernels(
-    model: nn.Module | str,
-    layer: str | Sequence[str] = ALL,
-    variant: str = "merged",
-    *,
-    aggregate: str = "sum",
-    strongest: int = STRONGEST,
-    weights: str | None = "auto",
-    ema: bool = False,
-    seed: int = 0,
-    name: str | None = None,
-) -> KernelPlan:
-    """Everything about a measurement that can fail quickly: check the arguments, find the layers, read the weights.
+def plan_kernels(model: nn.Module | str, config: KernelsConfig | None = None) -> KernelPlan:
+    """Prepare a measurement: find the layers and read the weights.
 
-    Args and errors are those of :func:`measure_kernels`.
+    Args:
+        model: Model or model name, as in :func:`measure_kernels`.
+        config: The other options; defaults to ``KernelsConfig()``.
+
+    Raises:
+        ReplkProbeError: As :func:`measure_kernels`.
     """
     start = time.perf_counter()
-    specs = check_arguments(layer, variant, aggregate, strongest)
+    config = config or KernelsConfig()
     if isinstance(model, str):
-        label = name or model
-        network = create_partly(model, weights, lambda skeleton: _needed(skeleton, specs), seed=seed, ema=ema)
+        name = config.name or model
+        network = create_partly(
+            model, config.weights, lambda skeleton: _needed(skeleton, config.layers), seed=config.seed, ema=config.ema
+        )
     else:
         check_network(model)
-        label, network = name or name_of(model), model
-    layers = find_layers(network, specs)
+        name, network = config.name or name_of(model), model
+    layers = find_layers(network, config.layers)
     norms = _norms_of(network, layers)
     variants = tuple(
         (found, one)
         for found in layers
-        for one in variants_of(found, variant, norms.get(found.path), merger_of(network, found.path))
+        for one in variants_of(found, config.variant, norms.get(found.path), merger_of(network, found.path))
     )
-    seconds = time.perf_counter() - start
-    return KernelPlan(label, weights_info(network), specs, variant, aggregate, strongest, variants, seconds)
+    specs = tuple(spec if isinstance(spec, str) else path_of(network, spec) for spec in config.layers)
+    return KernelPlan(name, weights_info(network), specs, config, variants, time.perf_counter() - start)
 
 
-def check_arguments(layer: str | Sequence[str], variant: str, aggregate: str, strongest: int) -> tuple[str, ...]:
-    """What can be wrong before a model is there; the layers asked for.
-
-    Raises:
-        InvalidInputError: Something is.
-    """
-    specs = (layer,) if isinstance(layer, str) else tuple(layer) if isinstance(layer, Sequence) else ()
-    if not specs or not all(isinstance(spec, str) and spec.strip() for spec in specs):
-        raise InvalidInputError(
-            f"The layers are given as {layer!r}. Each is named by a text. Give 'stage4.0', a module path, or 'all'."
-        )
-    for what, value, known in (("variant", variant, VARIANTS), ("aggregate", aggregate, AGGREGATES)):
-        if value not in known:
-            raise InvalidInputError(f"Unknown {what} {value!r}. There is no such one. Use one of {', '.join(known)}.")
-    if not isinstance(strongest, int) or strongest < 0:
-        raise InvalidInputError(f"{strongest} channels cannot be kept. It is a count. Give 0 or more.")
-    return specs
-
-
-def _needed(skeleton: nn.Module, specs: Sequence[str]) -> list[str]:
+def _needed(skeleton: nn.Module, specs: Sequence[LayerSpec]) -> list[str]:
     """Paths of the modules whose weights the layers are made of."""
     layers = find_layers(skeleton, specs)
     return [layer.path for layer in layers] + [path for norms in _norms_of(skeleton, layers).values() for path in norms]
