@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .decision_mapping import LabelMapping
+from .config import ShapeBiasConfig, as_size
+from .decision_mapping import LabelMapping, as_mapping
 from .decisions import Decisions
 from .observers import check_decisions
-from .plan import ShapeBiasPlan as ShapeBiasPlan
-from .plan import plan_shape_bias as plan_shape_bias
+from .plan import plan_shape_bias
 from .result import ShapeBiasResult
 from .stimuli.stimulus_set import StimulusSet
 
@@ -79,14 +79,12 @@ def measure_shape_bias(
         BackendError: The device or precision is not available, or its memory does not suffice.
         ResumeError: The saved state belongs to another run.
     """
-    beside = check_decisions(observers)
-    plan = plan_shape_bias(
-        model,
-        stimuli,
-        mapping=mapping,
+    others = check_decisions(observers)
+    config = ShapeBiasConfig(
+        mapping=None if mapping is None else as_mapping(mapping),
         batch_size=batch_size,
         workers=workers,
-        size=size,
+        size=as_size(size),
         precision=precision,
         device=device,
         seed=seed,
@@ -96,5 +94,6 @@ def measure_shape_bias(
         name=name,
         allow_partial=allow_partial,
     )
+    plan = plan_shape_bias(model, stimuli, config)
     result = plan.run(checkpoint=checkpoint, resume=resume, progress=progress)
-    return result.beside(beside) if beside else result
+    return result.beside(others) if others else result
