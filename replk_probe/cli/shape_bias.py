@@ -1,4 +1,4 @@
-"""`replk-probe shape-bias`: what classifiers go by where shape and texture disagree."""
+"""`replk-probe shape-bias`: shape bias of classifiers on cue-conflict stimuli."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 _DEFAULT_OUTPUT = Path("replk-probe-out") / "shape-bias"
 _CHECKPOINT = "shape_bias.ckpt"
 
-# What is measured where nothing is asked for, if all it takes is in the cache.
+# Default model if its weights and the published stimuli are in the cache.
 _MODEL = "replknet31b"
 
-# What means something where nothing is measured.
+# Options that apply to imported decisions without a model.
 _OF_IMPORT = ("imported", "mapping", "output")
 
 
@@ -45,30 +45,32 @@ _OF_IMPORT = ("imported", "mapping", "output")
 @click.option(
     "--stimuli",
     metavar="DIR|cue-conflict|synthetic",
-    help="A folder of stimuli; the 1280 published ones, fetched once; or the set that the program draws itself. "
+    help="Folder of stimuli, the 1280 published stimuli (downloaded once), or the synthetic set. "
     "[default: cue-conflict; synthetic for the small models that were trained on it]",
 )
 @click.option(
     "--mapping",
     type=click.Path(path_type=Path),
     metavar="FILE.json",
-    help="From each category to its class indices, for classifiers of other classes than ImageNet-1k's.",
+    help="Class indices of each category, for classifiers with other classes than ImageNet-1k.",
 )
 @click.option(
     "--import",
     "imported",
     type=click.Path(path_type=Path),
     metavar="CSV-DIR",
-    help="Raw data of model-vs-human: observers to stand beside the models, or alone.",
+    help="Raw data of model-vs-human: decisions of other observers, compared with the models or analyzed alone.",
 )
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, metavar="N")
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=32, show_default=True, metavar="N", help="Stimuli per forward pass."
+)
 @click.option(
     "--workers",
     type=click.IntRange(0),
     metavar="N",
     help="Data-loading workers; 0 loads in the main process. [default: depends on the number of cores]",
 )
-@click.option("--allow-partial", is_flag=True, help="Evaluate what is intact of an incomplete cue-conflict set.")
+@click.option("--allow-partial", is_flag=True, help="Evaluate the intact part of an incomplete cue-conflict set.")
 @compute_options
 @click.option(
     "--seed",
@@ -96,12 +98,12 @@ def command(
     output: Path | None,
     resume: bool,
 ) -> None:
-    """Measure the shape bias of classifiers on cue-conflict stimuli, beside humans.
+    """Measure the shape bias of classifiers on cue-conflict stimuli.
 
-    Which of the two cues, shape or texture, a classifier follows on 1200 images in which they disagree, by the rule of
-    model-vs-human, with intervals, beside ten people and published networks. Writes shape_bias.json, decisions.csv (raw
-    data that the toolbox reads), decisions.npz, shape_bias.csv, shape_bias.png and .pdf; with several models, one
-    folder for each and a comparison.
+    On the 1200 published images whose shape and texture conflict, decisions are made by the rule of model-vs-human and
+    compared with ten humans and published networks, with confidence intervals. Writes shape_bias.json, decisions.csv
+    (raw data that model-vs-human reads), decisions.npz, shape_bias.csv, shape_bias.png and .pdf; for several models,
+    one folder each and a comparison.
     """
     from replk_probe.shape_bias.decision_mapping import load_mapping
 
@@ -162,7 +164,7 @@ def command(
 
 
 class _Chosen(NamedTuple):
-    """What to measure, on what."""
+    """The models to measure, their weights and the stimuli."""
 
     models: tuple[str, ...]
     weights: tuple[str, ...]
@@ -170,7 +172,7 @@ class _Chosen(NamedTuple):
 
 
 def _imported(folder: Path | None, mapping: LabelMapping | None) -> tuple[Decisions, ...]:
-    """Decisions of other observers."""
+    """Read the decisions of other observers."""
     if folder is None:
         return ()
     from replk_probe.shape_bias.model_vs_human.raw_data import read_folder
@@ -180,16 +182,16 @@ def _imported(folder: Path | None, mapping: LabelMapping | None) -> tuple[Decisi
 
 
 def _check_categories(observers: Sequence[Decisions], categories: tuple[str, ...]) -> None:
-    """Imported observers stand beside models that decide between the same categories."""
+    """Check that imported observers and models have the same categories."""
     if observers and observers[0].categories != categories:
         raise InvalidInputError(
-            "The imported decisions cannot stand beside those of the models. They are between the categories "
-            f"{', '.join(observers[0].categories)}, these between {', '.join(categories)}. Import them alone."
+            "The imported decisions cannot be compared with those of the models. Their categories are "
+            f"{', '.join(observers[0].categories)}, those of the models are {', '.join(categories)}. Import them alone."
         )
 
 
 def _hint_at_folder(stimuli: str) -> None:
-    """The names of the two sets take precedence over folders."""
+    """Print a hint if a folder has the name of a stimulus set, which takes precedence."""
     from replk_probe.shape_bias.stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC
 
     if stimuli in (CUE_CONFLICT, SYNTHETIC) and Path(stimuli).is_dir():
@@ -197,18 +199,18 @@ def _hint_at_folder(stimuli: str) -> None:
 
 
 def _refuse_without_model() -> None:
-    """Options of a measurement have no meaning where nothing is measured."""
+    """Refuse options of a measurement if nothing is measured."""
     for name, parameter in given_options().items():
         if name not in _OF_IMPORT:
             option = parameter.opts[0]
             raise InvalidInputError(
-                f"{option} was given with --import and no --model. Nothing is measured then, only the imported "
-                f"decisions are analysed. Name the model to measure with --model, or leave {option} out."
+                f"{option} was given with --import and no --model. Nothing is measured then; only the imported "
+                f"decisions are analyzed. Name the model to measure with --model, or leave {option} out."
             )
 
 
 def _without_model(weights: tuple[str, ...], stimuli: str | None, mapping: Path | None) -> _Chosen:
-    """What to measure if nothing was asked for, without downloading anything; said aloud."""
+    """Choose and announce the defaults, without downloading anything."""
     from replk_probe.models.weights.catalog import default_entry
     from replk_probe.models.weights.resolve import cached_path
     from replk_probe.shape_bias.stimuli.cue_conflict import cached_cue_conflict
@@ -235,7 +237,7 @@ def _without_model(weights: tuple[str, ...], stimuli: str | None, mapping: Path 
 
 
 def _default_stimuli(models: Sequence[str]) -> str:
-    """The small models know the classes of the synthetic set and no others."""
+    """Default stimuli: the synthetic set for the small models, which know only its classes."""
     from replk_probe.models.architectures.micro import MICRO_MODELS
     from replk_probe.shape_bias.stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC
 
@@ -243,7 +245,7 @@ def _default_stimuli(models: Sequence[str]) -> str:
 
 
 def _only_imported(source: Path, observers: Sequence[Decisions], folder: Path) -> None:
-    """Analyse decisions that others made; no model, no stimuli, no network."""
+    """Analyze imported decisions, without a model or stimuli."""
     from replk_probe.report.shape_bias_table import shape_bias_table
     from replk_probe.runtime.atomic_files import sha256_of
     from replk_probe.shape_bias.model_vs_human.raw_data import csv_files

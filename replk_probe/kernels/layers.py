@@ -30,10 +30,10 @@ class KernelLayer:
     """One layer with a kernel.
 
     Attributes:
-        name: ``stage4.0`` in the families of this package, else the module path.
+        name: Layer name such as ``stage4.0`` in the families of this package, otherwise the module path.
         path: Module path.
-        module: A block of parallel branches, or a convolution.
-        branch_of: Of a branch that was named by its path: name of the block, and the branch's own in it.
+        module: Block of parallel branches, or convolution.
+        branch_of: Name of the block and of the branch in it, if the layer is one branch of a block.
     """
 
     name: str
@@ -82,7 +82,7 @@ def path_of(model: nn.Module, module: nn.Module) -> str:
 
 
 def merger_of(model: nn.Module, path: str) -> str | None:
-    """Path of the nearest module around a convolution that merges it with parallel ones by code of its own, if any."""
+    """Path of the nearest parent module that merges a convolution with parallel ones by its own method, if any."""
     conv = model.get_submodule(path)
     if not isinstance(conv, nn.Conv2d):
         return None
@@ -91,14 +91,14 @@ def merger_of(model: nn.Module, path: str) -> str | None:
         around = model.get_submodule(".".join(parts[:end]))
         if any(hasattr(around, name) for name in MERGE_METHODS):
             convs = [inner for inner in around.modules() if isinstance(inner, nn.Conv2d)]
-            # Of a network, which may have such a method as well, the convolutions are of many kinds.
+            # A whole network may have such a method as well, but its convolutions differ.
             if len(convs) > 1 and all(_is_parallel(inner, conv) for inner in convs if max(inner.kernel_size) > 1):
                 return ".".join(parts[:end])
     return None
 
 
 def _is_parallel(first: nn.Conv2d, second: nn.Conv2d) -> bool:
-    """Whether two convolutions turn the same input into the same shape, so that they may be added."""
+    """Whether two convolutions have inputs and outputs of the same shape, so that they may be added."""
     return all(getattr(first, name) == getattr(second, name) for name in ("in_channels", "out_channels", "stride"))
 
 
@@ -124,18 +124,18 @@ class _Network:
     """The kernels of one network, by path and by name."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Look for them."""
+        """Find the kernels."""
         self.model = model
         self.kernels = _kernels(model)
         self.places = large_kernel_layers(model)
         self._names = {path: name for name, path in self.places.items()} if isinstance(model, Specified) else {}
 
     def name(self, path: str) -> str:
-        """``stage4.0`` where the family has such names."""
+        """Layer name such as ``stage4.0`` if the family has such names, otherwise the path."""
         return self._names.get(path, path) or type(self.model).__name__
 
     def branch_of(self, path: str) -> tuple[str, str] | None:
-        """Name of the block that a convolution is a branch of, and the branch's in it; None where it is none."""
+        """Name of the block that a convolution is a branch of, and of the branch in it; None if it is not a branch."""
         for block, module in self.kernels.items():
             if isinstance(module, LargeKernelConv) and path.startswith(f"{block}."):
                 name = path.removeprefix(f"{block}.").split(".")[0]
@@ -152,7 +152,7 @@ class _Network:
             chosen = self._depthwise([*self._names] or [*self.kernels])
             if not chosen:
                 raise InvalidInputError(
-                    f"{type(self.model).__name__} has no depthwise convolution. Layer {ALL!r} means those. "
+                    f"{type(self.model).__name__} has no depthwise convolution. Layer {ALL!r} selects those. "
                     f"{self._existing()}"
                 )
             return chosen
@@ -188,7 +188,7 @@ class _Network:
         return self._depthwise(inside) or inside
 
     def _matching(self, pattern: str) -> list[str]:
-        """Kernels whose name fits; else those whose path does, or that of a module around them."""
+        """Kernels whose name matches; otherwise those whose path, or that of a parent module, matches."""
 
         def fits(path: str) -> bool:
             parts = path.split(".")
@@ -199,13 +199,13 @@ class _Network:
         chosen = chosen or [path for path in self.kernels if fits(path)]
         if not chosen:
             raise InvalidInputError(
-                f"No kernel of {type(self.model).__name__} fits the pattern {pattern!r}. It is compared with whole "
-                f"module paths and with names such as stage4.0. {self._existing()}"
+                f"No kernel of {type(self.model).__name__} matches the pattern {pattern!r}. It is compared with "
+                f"complete module paths and with names such as stage4.0. {self._existing()}"
             )
         return self._depthwise(chosen) or chosen
 
     def _paper(self) -> str:
-        """The first stride-1 depthwise kernel behind the last strided one; without any, the first of the last stage."""
+        """The first stride-1 depthwise kernel after the last strided one, or, if none is strided, of the last stage."""
         order = self._depthwise([*self._names] or [*self.kernels])
         strided = [index for index, path in enumerate(order) if max(self.kernels[path].stride) > 1]
         last_stage = [
@@ -214,8 +214,8 @@ class _Network:
         after = order[strided[-1] + 1 :] if strided else [path for path in self._depthwise(last_stage) if path in order]
         if not after:
             raise InvalidInputError(
-                f"{type(self.model).__name__} has no layer as the paper's. That is the first depthwise convolution of "
-                f"stride 1 at the last resolution. {self._existing()}"
+                f"{type(self.model).__name__} has no layer that corresponds to the paper's. This is the first "
+                f"depthwise convolution of stride 1 at the last resolution. {self._existing()}"
             )
         return after[0]
 
@@ -229,11 +229,11 @@ class _Network:
             return False
 
     def _existing(self) -> str:
-        """What there is to name instead."""
+        """A sentence that names existing layers."""
         depthwise = [*self._names] or self._depthwise([*self.kernels])
         names = [self.name(path) for path in depthwise or self.kernels]
         if not names:
-            return "It has no nn.Conv2d larger than 1 x 1 at all: use another model."
+            return "It has no nn.Conv2d larger than 1 x 1: use another model."
         kind = "its kernels" if depthwise else "its convolutions, which are aggregated over both channel axes"
         more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
-        return f"Name one of {kind}: {', '.join(names[:_SHOWN])}{more}."
+        return f"Choose one of {kind}: {', '.join(names[:_SHOWN])}{more}."

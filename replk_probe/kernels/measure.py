@@ -1,4 +1,4 @@
-"""The whole measurement: a model in, :class:`~replk_probe.kernels.KernelResult` out. No images are needed."""
+"""The kernel measurement: from a model to a :class:`~replk_probe.kernels.KernelResult`. No images are needed."""
 
 from __future__ import annotations
 
@@ -38,26 +38,26 @@ def measure_kernels(
     name: str | None = None,
     progress: bool = False,
 ) -> KernelResult:
-    """Measure where the weights of a model's kernels lie.
+    """Measure the magnitude of the kernels of a model.
 
-    The batch norm of each branch is folded into it, the branches are padded to one size and added, absolute values are
-    aggregated over channels: all in float64.
+    The batch norm of each branch is folded into it, the branches are padded to one size and added, and absolute values
+    are aggregated over channels, all in float64.
 
     Args:
-        model: A module, which is never changed, or a name for :func:`replk_probe.create_model`.
-        layer: ``"stage4.0"`` (stages from 1, large-kernel blocks from 0), ``"stage4"``, a module path, a pattern such
-            as ``"stages.3.*"``, ``"all"``, ``"paper"``, or several of these; see
-            :func:`~replk_probe.kernels.find_layers`.
-        variant: ``"merged"``: with the small branch added; ``"large"``: before that; ``"small"``: that one alone;
-            ``"all"`` that a layer has.
-        aggregate: ``"sum"`` or ``"mean"`` over channels; shares and figures are the same for both.
-        strongest: How many single channels of each kernel to keep, those with the largest sums of absolute weights.
-        weights: For a model given by name: ``"auto"``, ``"pretrained"``, ``"random"``, a catalog name or a file, of
-            which only the tensors that are needed are read.
-        ema: Take the averaged entry of a weights file.
-        seed: Of a random initialisation.
-        name: What to call a module in the record; default its class name.
-        progress: Draw a progress bar on a terminal's stderr.
+        model: Model, which is never changed, or model name as in :func:`replk_probe.create_model`.
+        layer: Layer name such as ``"stage4.0"`` (stages from 1, large-kernel blocks from 0) or ``"stage4"``, module
+            path, pattern such as ``"stages.3.*"``, ``"all"``, ``"paper"``, ``nn.Module`` of the model such as
+            ``model.layer4[0].conv1``, or a sequence of these; see :func:`~replk_probe.kernels.find_layers`.
+        variant: ``"merged"`` for the sum of the large and the small branch, ``"large"`` or ``"small"`` for one of them,
+            ``"all"`` for every variant that a layer has.
+        aggregate: ``"sum"`` or ``"mean"`` over channels. Shares and figures do not depend on it.
+        strongest: Number of single channels of each kernel to keep: those with the largest sums of absolute weights.
+        weights: Weights of a model given by name: ``"auto"``, ``"pretrained"``, ``"random"``, a catalog name or a file,
+            from which only the required tensors are read.
+        ema: Whether to load the averaged entry of a weights file.
+        seed: Random seed for weight initialization.
+        name: Name of the model in the record; defaults to its model name or class name.
+        progress: Whether to draw a progress bar on stderr if that is a terminal.
 
     Returns:
         One kernel per layer and variant, in the order of the layers.
@@ -66,7 +66,7 @@ def measure_kernels(
         InvalidInputError: An argument cannot be used, a layer does not exist or has no such variant, or weights are
             NaN.
         UnknownModelError: No model has this name.
-        WeightsError: The weights cannot be found or do not fit.
+        WeightsError: The weights cannot be found or do not match.
 
     Source:
         Ding et al., CVPR 2022, arXiv:2203.06717, appendix "Visualizing the kernel weights".
@@ -154,13 +154,13 @@ def plan_kernels(model: nn.Module | str, config: KernelsConfig | None = None) ->
 
 
 def _needed(skeleton: nn.Module, specs: Sequence[LayerSpec]) -> list[str]:
-    """Paths of the modules whose weights the layers are made of."""
+    """Paths of the modules whose weights are needed for the layers."""
     layers = find_layers(skeleton, specs)
     return [layer.path for layer in layers] + [path for norms in _norms_of(skeleton, layers).values() for path in norms]
 
 
 def _norms_of(network: nn.Module, layers: Sequence[KernelLayer]) -> dict[str, dict[str, nn.Module]]:
-    """By the path of a convolution that stands alone: path and batch norm behind it; no entry where that is unknown."""
+    """Path and batch norm behind each single convolution, by its path; no entry if that is unknown."""
     alone = [layer.path for layer in layers if isinstance(layer.module, nn.Conv2d)]
     found = norms_behind(network, alone)
     return {conv: {norm: network.get_submodule(norm)} if norm else {} for conv, norm in found.items()}
@@ -170,11 +170,11 @@ def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int
     operation = operation_of(layer.module)
     if any(conv.weight.is_meta for conv, _ in variant.branches):
         raise InvalidInputError(
-            f"{layer.name} has no weights. It is on the meta device, which keeps shapes alone. Load weights."
+            f"{layer.name} has no weights. It is on the meta device, which stores only shapes. Load weights."
         )
     if any(conv.weight.is_complex() for conv, _ in variant.branches):
         raise InvalidInputError(
-            f"The weights of {layer.name} are complex. The magnitude is defined for real kernels. Name another layer."
+            f"The weights of {layer.name} are complex. The magnitude is defined for real kernels. Choose another layer."
         )
     weight = variant.weight().cpu()
     absolute = weight.abs()
@@ -190,8 +190,8 @@ def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int
         notes += (f"{layer.name} is a {operation} convolution: aggregated over output and input channels.",)
     if any(side % 2 == 0 for side in magnitude.shape):
         notes += (
-            f"{layer.name} has an even side, whose middle lies between two taps: there its centre 3 x 3 is 2 wide, and "
-            "its criss-cross has two lines.",
+            f"{layer.name} has an even side, whose center lies between two entries: along it the central 3 x 3 covers "
+            "two entries, and the central row and column (kernel skeleton) consists of two lines.",
         )
     if not bool(absolute.any()):
         notes += (f"{layer.name} has no mass: every weight is zero once batch norms are folded in.",)
@@ -215,7 +215,7 @@ def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int
 def _strongest(
     weight: Tensor, operation: str, groups: int, count: int
 ) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float64]], tuple[tuple[int, ...], ...]]:
-    """Single-channel kernels with the largest sums of absolute weights, and their channels; the first of equal ones."""
+    """Single-channel kernels with the largest sums of absolute weights, and their channels; ties keep their order."""
     outputs, inputs = len(weight) // groups, weight.shape[1]  # of a group
     order = torch.sort(weight.abs().sum((2, 3)).flatten(), descending=True, stable=True).indices[:count]
     places: list[tuple[int, ...]] = []

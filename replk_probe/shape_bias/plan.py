@@ -1,4 +1,4 @@
-"""A measurement made ready: everything that can fail quickly happens before the first batch."""
+"""Preparation and execution of a measurement. Everything that can fail quickly is checked before the first batch."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from .stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC, StimulusSet
 from .stimulus_source import check_partial, open_stimuli
 from .synthetic import SYNTHETIC_CATEGORIES
 
-# Of the entries of a run's configuration, those that an option of the command line sets.
+# Command-line options that set entries of a run's record.
 OPTIONS = {
     "model": "--model",
     "precision": "--precision",
@@ -60,11 +60,11 @@ OPTIONS = {
 }
 
 # The rounding of a forward pass depends on the size of its batch. Where the first category is ahead of the second by
-# less than this times the largest output, the stimulus is decided upon by itself. Outputs were seen to move by 5e-7 of
-# the largest in float32, and by up to a unit in the last place of bfloat16, which has eight bits.
+# less than this times the largest output, the stimulus is evaluated again in a batch of its own. Outputs were observed
+# to differ by 5e-7 of the largest in float32, and by up to a unit in the last place of bfloat16, which has eight bits.
 _NEAR_TIE = {"float32": 2e-5, "reduced": 1e-3}
 
-# Seconds between two states on disk: the most that an interruption costs.
+# Seconds between two saved states: the most that a crash can cost.
 _SAVE_EVERY = 5.0
 
 
@@ -194,7 +194,7 @@ class ShapeBiasPlan:
 
     @property
     def resize(self) -> str:
-        """What happens to the pixels, in words."""
+        """Description of the resizing of the stimuli."""
         if self.stimuli.size == self.size:
             return "none"
         found = "their own sizes" if self.stimuli.size is None else _pixels(self.stimuli.size)
@@ -202,17 +202,19 @@ class ShapeBiasPlan:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the reader must know already."""
+        """Notes for the reader of the result that are known before the run."""
         resized = None
         if self.resize != "none":
-            resized = f"The stimuli were resized ({self.resize} px), since the model takes {_pixels(self.size)} px."
+            resized = (
+                f"The stimuli were resized ({self.resize} px), since the model's input is {_pixels(self.size)} px."
+            )
         ordered = None
         if self.mapping.name == ONE_EACH:
             ordered = "The model's outputs are taken to be the categories in alphabetical order."
         return tuple(note for note in (*self.stimuli.notes, statistics_note(self.model), resized, ordered) if note)
 
     def same_run(self, result: ShapeBiasResult) -> bool:
-        """Whether a finished result is what this plan would measure."""
+        """Whether a finished result is of the same measurement."""
         if not isinstance(result.run, RunInfo):
             return False
         saved = result.run.config
@@ -221,7 +223,7 @@ class ShapeBiasPlan:
     def run(
         self, *, checkpoint: str | Path | None = None, resume: bool = False, progress: bool = False
     ) -> ShapeBiasResult:
-        """Measure; the arguments are those of :func:`~replk_probe.measure_shape_bias`."""
+        """Run the measurement; the arguments are described in :func:`~replk_probe.measure_shape_bias`."""
         store = None if checkpoint is None else Checkpoint(checkpoint, self.record, OPTIONS)
         state = _State(len(self.stimuli), len(self.mapping.categories))
         if store is not None and resume:
@@ -276,7 +278,7 @@ class ShapeBiasPlan:
     def _forward(
         self, prepared: nn.Module, loader: Loader, batches: Sequence[range]
     ) -> Iterator[tuple[range, npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
-        """Of each batch its indices, category probabilities ``[N, categories]`` and largest outputs ``[N]``."""
+        """Yield the indices, category probabilities ``[N, categories]`` and largest outputs ``[N]`` of each batch."""
         pinned = self.device.type == "cuda"
 
         def allocate(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -287,7 +289,7 @@ class ShapeBiasPlan:
         for indices, batch in zip(batches, loader.batches(batches, allocate), strict=True):
             # Channels last, as the arrays are.
             logits = compute_logits(prepared, torch.from_numpy(batch).permute(0, 3, 1, 2))
-            # One batch late: a GPU computes the next one meanwhile.
+            # One batch late, so that a GPU can compute the next one.
             if waiting is not None:
                 yield waiting[0], *self._numbers(waiting[1])
             waiting = indices, logits
@@ -299,7 +301,7 @@ class ShapeBiasPlan:
         return category_probabilities(values, self.mapping), np.abs(values).max(axis=1)
 
     def _near_ties(self, prepared: nn.Module, state: _State) -> list[int]:
-        """Stimuli whose decision could depend on the batch that they were in."""
+        """Indices of the stimuli whose decision could depend on the composition of their batch."""
         if self.config.batch_size == 1:
             return []
         # float16 and bfloat16, as the type of the model or of its products alone
@@ -359,7 +361,7 @@ class ShapeBiasPlan:
 
 
 class _Keeper:
-    """Saves what is done whatever ends the run, for instance an interrupt; not where it could only end so again."""
+    """Saves the state when the run ends, for instance by an interrupt, unless a resumed run would fail again."""
 
     def __init__(self, state: _State, store: Checkpoint) -> None:
         self._state, self._store = state, store
@@ -367,7 +369,7 @@ class _Keeper:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        # A file that cannot be read may be there again the next time.
+        # A file that cannot be read may be readable the next time.
         if isinstance(error, InvalidInputError) and not isinstance(error, UnreadableImageError):
             discard(self._store.folder)
         elif self._state.done:
@@ -375,7 +377,7 @@ class _Keeper:
 
 
 class _State:
-    """What an unfinished measurement has to remember, in memory and on disk."""
+    """State of an unfinished measurement, in memory and on disk."""
 
     def __init__(self, n_stimuli: int, n_categories: int) -> None:
         self.done = 0

@@ -83,7 +83,7 @@ def test_merged_is_what_the_merged_network_convolves_with() -> None:
     for first, second in zip(before.kernels, after.kernels, strict=True):
         np.testing.assert_allclose(first.magnitude, second.magnitude, rtol=1e-14)
         assert first.small_branch_share is not None and second.small_branch_share is None
-    assert after.notes and "cannot be told apart" in after.notes[0]
+    assert after.notes and "cannot be separated" in after.notes[0]
 
 
 def test_a_mean_is_the_sum_over_the_channels() -> None:

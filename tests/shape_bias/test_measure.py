@@ -264,7 +264,7 @@ def test_outputs_that_are_not_finite_are_refused(small_net: nn.Module, small_sti
         ({"name": "a:"}, "cannot be called ''"),
         ({"name": "a:humans"}, "name 'humans'"),
         ({"name": "subject-99"}, "treats every observer whose name starts"),
-        ({"mapping": 3}, "no mapping"),
+        ({"mapping": 3}, "not a mapping"),
         ({"allow_partial": True}, "Leave --allow-partial out"),
         ({"seed": -1}, "seed -1"),
     ],
