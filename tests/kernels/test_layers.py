@@ -108,7 +108,11 @@ def test_a_network_that_is_one_convolution() -> None:
         ("replknet31b", "stage4.2", "It has stages 1 to 4, with 2, 2, 18, 2 blocks"),
         ("replknet31b", "stages.9", "does not exist in RepLKNet. Close: stages"),
         ("replknet31b", "stage9.*", "matches the pattern 'stage9.*'"),
-        ("replknet31b", "stages.0.blocks.0.pw1.conv", "It is a 1 x 1 convolution. Choose one of its kernels: stage1.0,"),
+        (
+            "replknet31b",
+            "stages.0.blocks.0.pw1.conv",
+            "It is a 1 x 1 convolution. Choose one of its kernels: stage1.0,",
+        ),
         ("replknet31b", "norm", "It is BatchNorm2d, without a convolution larger than 1 x 1"),
         ("swin_tiny_patch4_window7_224", "all", "has no depthwise convolution."),
         ("swin_tiny_patch4_window7_224", "all", "aggregated over both channel axes: patch_embed.proj."),
