@@ -73,7 +73,7 @@ def path_of(model: nn.Module, module: nn.Module) -> str:
     """
     for path, other in model.named_modules():
         if other is module:
-            return path
+            return str(path)
     raise InvalidInputError(
         f"The layer is a {type(module).__name__} that is not part of {type(model).__name__}. A copy of a module is "
         "another module, and a model given by name has modules of its own. Pass a module of the model that is "
