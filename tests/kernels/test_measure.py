@@ -185,7 +185,7 @@ def test_norms_are_folded_in_any_network() -> None:
     np.testing.assert_allclose(kernel.magnitude, wanted.numpy(), rtol=1e-14)
     assert kernel.batch_norm == ("blocks.1.0.bn2",)
     (plain,) = measure_kernels(timm.create_model("convnext_atto"), "stage4.0").kernels
-    assert plain.batch_norm == () and "none directly follows" in plain.notes[0]
+    assert plain.batch_norm == () and "without a batch norm directly after" in plain.notes[0]
 
 
 def test_a_network_whose_norms_cannot_be_found_says_so() -> None:
@@ -236,7 +236,7 @@ def test_grouped_dilated_even_and_unusual_convolutions() -> None:
     assert result.kernels[1].kernel_size == (2, 4)
     assert result.kernels[3].batch_norm == ()  # there is a ReLU in between
     text = " ".join(result.notes)
-    assert "1 is dilated by 2" in text and "Doubled may change its weights" in text and "0 is a grouped" in text
+    assert "1 is dilated by 2" in text and "Doubled may transform its weights" in text and "0 is a grouped" in text
     assert "2 has an even side" in text and text.count("even side") == 1
 
 
@@ -443,7 +443,7 @@ def test_weights_that_a_hook_makes_are_noted_and_can_be_loaded(tmp_path: Path) -
     torch.save(saved.state_dict(), tmp_path / "pruned.pth")
     model = pruned()
     replk_probe.load_checkpoint(model, tmp_path / "pruned.pth")
-    assert any("made anew by a hook" in note for note in measure_kernels(model).kernels[0].notes)
+    assert any("recomputed by a hook" in note for note in measure_kernels(model).kernels[0].notes)
     model(torch.zeros(1, 4, 8, 8))
     np.testing.assert_array_equal(
         measure_kernels(model).kernels[0].magnitude, saved[0].weight.detach().double().abs().sum((0, 1)).numpy()
