@@ -17,14 +17,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from replk_probe.models.inference.check import check_on, random_image
 from replk_probe.models.inference.prepare import prepared_copy
 from replk_probe.runtime.malloc import kept_blocks
+from replk_probe.shape_bias.classifier import outputs_check
+from replk_probe.shape_bias.config import ShapeBiasConfig
 from replk_probe.shape_bias.decisions import Decisions
 from replk_probe.shape_bias.loading import InputImages
-from replk_probe.shape_bias.measure import ShapeBiasPlan, plan_shape_bias
 from replk_probe.shape_bias.observers import consistency_matrix
-from replk_probe.shape_bias.plan import _logits
+from replk_probe.shape_bias.plan import ShapeBiasPlan, plan_shape_bias
 from replk_probe.shape_bias.result import ShapeBiasResult
 from replk_probe.shape_bias.stimuli.stimulus_set import StimulusSet
 from replk_probe.shape_bias.stimulus_source import open_stimuli
@@ -47,7 +47,7 @@ def bare_loop(model: torch.nn.Module, batches: list[torch.Tensor]) -> float:
 def preloaded(plan: ShapeBiasPlan, images: InputImages) -> list[torch.Tensor]:
     """All stimuli as batches ``[N, 3, H, W]``, channels last."""
     rows = torch.from_numpy(np.stack([images(index) for index in range(len(plan.stimuli))])).permute(0, 3, 1, 2)
-    return list(rows.split(plan.batch_size))
+    return list(rows.split(plan.config.batch_size))
 
 
 def main() -> None:
@@ -62,23 +62,18 @@ def main() -> None:
     args = parser.parse_args()
     complete = open_stimuli(args.stimuli)
     stimuli = first_of(complete, args.count)
-    plan = plan_shape_bias(
-        args.model,
-        stimuli,
-        weights="random",
-        num_classes=len(stimuli.categories),
-        batch_size=args.batch_size,
-        workers=args.workers,
+    config = ShapeBiasConfig(
+        weights="random", num_classes=len(stimuli.categories), batch_size=args.batch_size, workers=args.workers
     )
+    plan = plan_shape_bias(args.model, stimuli, config)
     seconds: dict[str, list[float]] = {"bare": [], "measured": []}
-    with kept_blocks():
-        check = check_on(random_image(plan.size), plan.model, _logits)
-        prepared = prepared_copy(plan.model, plan.precision, check).module
-        batches = preloaded(plan, InputImages(stimuli, plan.size, (0.5,) * 3, (0.2,) * 3))
-        bare_loop(prepared, batches[:2])
-        for _ in range(args.repeats):
+    prepared = prepared_copy(plan.model, config.precision, outputs_check(plan.model, plan.size)).module
+    batches = preloaded(plan, InputImages(stimuli, plan.size, (0.5,) * 3, (0.2,) * 3))
+    for _ in range(args.repeats):
+        with kept_blocks():
+            bare_loop(prepared, batches[:2])
             seconds["bare"].append(bare_loop(prepared, batches))
-            seconds["measured"].append(plan.run().run.seconds)
+        seconds["measured"].append(plan.run().run.seconds)
     start = time.perf_counter()
     result = plan.run()
     analysed = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,22 +80,15 @@ def command(
     folder = output or (_DEFAULT_OUTPUT / slug(names[0]) if len(names) == 1 else _DEFAULT_OUTPUT)
     check_writable(folder)
 
+    from replk_probe.kernels.config import KernelsConfig
     from replk_probe.kernels.measure import plan_kernels
 
+    config = KernelsConfig(layer=layers, variant=variant, aggregate=aggregate, strongest=strongest, ema=ema, seed=seed)
     results: list[KernelResult] = []
     failures: dict[str, Exception] = {}
     for name, source in zip(names, weights_each, strict=True):
         try:
-            plan = plan_kernels(
-                name,
-                layers,
-                variant,
-                aggregate=aggregate,
-                strongest=strongest,
-                weights=source,
-                ema=ema,
-                seed=seed,
-            )
+            plan = plan_kernels(name, replace(config, weights=source))
             announce(plan, "the kernels are those of the initialization")
             results.append(plan.run(progress=True))
         except ReplkProbeError as error:

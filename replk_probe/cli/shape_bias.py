@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,6 +27,7 @@ from ._output import conclusion, note
 from ._runs import announce, measure_plans, raise_failures, run_plan
 
 if TYPE_CHECKING:
+    from replk_probe.shape_bias.decision_mapping import LabelMapping
     from replk_probe.shape_bias.decisions import Decisions
     from replk_probe.shape_bias.result import ShapeBiasResult
     from replk_probe.shape_bias.stimuli.stimulus_set import StimulusSet
@@ -97,65 +99,59 @@ def command(
     Writes shape_bias.json, decisions.csv (raw data in the format of model-vs-human), decisions.npz, shape_bias.csv,
     shape_bias.png and shape_bias.pdf; for several models, one folder per model and a comparison.
     """
-    from replk_probe.runtime.devices import resolve_device
     from replk_probe.shape_bias.decision_mapping import load_mapping
 
     # Invalid arguments are reported before the first model is built.
     if imported is not None and not models:
         _refuse_without_model()
-        chosen = _Chosen((), (), "")
-    elif models:
-        chosen = _Chosen(models, weights, stimuli or _default_stimuli(models))
-    else:
-        chosen = _without_model(weights, stimuli, mapping)
-    resolve_device(device)
-    categories = None if mapping is None else load_mapping(mapping).categories
-    observers = _imported(imported, categories)
-    if imported is not None and not chosen.models:
         folder = output or _DEFAULT_OUTPUT / slug(imported.resolve().name)
+        observers = _imported(imported, None if mapping is None else load_mapping(mapping))
         check_writable(folder)
         _only_imported(imported, observers, folder)
         return
+    if models:
+        chosen = _Chosen(models, weights, stimuli or _default_stimuli(models))
+    else:
+        chosen = _without_model(weights, stimuli, mapping)
 
-    weights_each = weights_of_each(chosen.models, chosen.weights)
-    folders = destinations(chosen.models, output, _DEFAULT_OUTPUT)
-
-    from replk_probe.runtime.malloc import kept_blocks
-    from replk_probe.shape_bias.measure import plan_shape_bias
+    from replk_probe.shape_bias.config import ShapeBiasConfig
+    from replk_probe.shape_bias.plan import plan_shape_bias
     from replk_probe.shape_bias.result import ShapeBiasResult
     from replk_probe.shape_bias.stimuli.stimulus_set import SYNTHETIC
     from replk_probe.shape_bias.stimulus_source import check_partial, open_stimuli
 
+    # Everything that can be wrong is checked before the first model is built.
+    config = ShapeBiasConfig(
+        mapping=None if mapping is None else load_mapping(mapping),
+        batch_size=batch_size,
+        workers=workers,
+        precision=precision,
+        device=device,
+        seed=seed,
+        ema=ema,
+    )
+    observers = _imported(imported, config.mapping)
+    weights_each = weights_of_each(chosen.models, chosen.weights)
+    folders = destinations(chosen.models, output, _DEFAULT_OUTPUT)
     check_partial(chosen.stimuli, allow_partial)
     if stimuli is not None:
         _hint_at_folder(stimuli)
     # Synthetic stimuli are generated at the input size of each model; files are read and verified once.
     opened: StimulusSet | str = chosen.stimuli
     if chosen.stimuli != SYNTHETIC:
+        categories = None if config.mapping is None else config.mapping.categories
         opened = open_stimuli(chosen.stimuli, categories=categories, allow_partial=allow_partial)
     plans = []
     for name, source in zip(chosen.models, weights_each, strict=True):
-        plan = plan_shape_bias(
-            name,
-            opened,
-            mapping=mapping,
-            batch_size=batch_size,
-            workers=workers,
-            precision=precision,
-            device=device,
-            seed=seed,
-            weights=source,
-            ema=ema,
-        )
+        plan = plan_shape_bias(name, opened, replace(config, weights=source))
         _check_categories(observers, plan.mapping.categories)
         announce(plan, "the decisions are random")
         plans.append(plan)
 
     sets = {folder: plan.stimuli for folder, plan in zip(folders, plans, strict=True)}
-    with kept_blocks():
-        results, failures = measure_plans(
-            plans, folders, lambda plan, folder: run_plan(plan, folder, _CHECKPOINT, ShapeBiasResult.load, resume)
-        )
+    results, failures = measure_plans(
+        plans, folders, lambda plan, folder: run_plan(plan, folder, _CHECKPOINT, ShapeBiasResult.load, resume)
+    )
     if results:
         beside = _save_beside(results, observers, imported)
         _report(beside, sets, output or _DEFAULT_OUTPUT, compare=len(chosen.models) > 1)
@@ -170,22 +166,22 @@ class _Chosen(NamedTuple):
     stimuli: str
 
 
-def _imported(folder: Path | None, categories: tuple[str, ...] | None) -> tuple[Decisions, ...]:
-    """Decisions of other observers."""
+def _imported(folder: Path | None, mapping: LabelMapping | None) -> tuple[Decisions, ...]:
+    """Read the decisions of other observers."""
     if folder is None:
         return ()
     from replk_probe.shape_bias.model_vs_human.raw_data import read_folder
     from replk_probe.shape_bias.stimuli.names import CATEGORIES
 
-    return read_folder(folder, categories or CATEGORIES)
+    return read_folder(folder, CATEGORIES if mapping is None else mapping.categories)
 
 
 def _check_categories(observers: Sequence[Decisions], categories: tuple[str, ...]) -> None:
     """Check that imported observers and models decide between the same categories."""
     if observers and observers[0].categories != categories:
         raise InvalidInputError(
-            "The imported decisions cannot stand beside those of the models. They are between the categories "
-            f"{', '.join(observers[0].categories)}, these between {', '.join(categories)}. Import them alone."
+            "The imported decisions cannot be compared with those of the models. Their categories are "
+            f"{', '.join(observers[0].categories)}, those of the models are {', '.join(categories)}. Import them alone."
         )
 
 

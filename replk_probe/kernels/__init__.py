@@ -1,7 +1,6 @@
-"""What kernels learned: where the weights of convolutions lie, with and without re-parameterization.
+"""Magnitude of kernel weights, with and without re-parameterization.
 
-``measure_kernels`` is the whole measurement; the numbers are defined in ``statistics``. Importing this package loads
-nothing heavy: every name is resolved on first use.
+``measure_kernels`` measures a model; the statistics are defined in ``statistics``. Every name is imported on first use.
 """
 
 from __future__ import annotations

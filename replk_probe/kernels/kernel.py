@@ -1,4 +1,4 @@
-"""One kernel's magnitude with every number that is defined on it. Free of torch."""
+"""The magnitude of one kernel and its statistics. Free of torch."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from replk_probe.results import ByValue, null_if_nan
 from . import statistics
 from .statistics import EFFECTIVE_SHARES, FloatArray
 
-# The branches of a kernel that is one of several which another package would merge.
+# Branch name of a kernel that is one of several parallel ones which another package would merge.
 ONE_OF_SEVERAL = "one of several"
 
 
 @dataclass(frozen=True, eq=False)
 class Kernel(ByValue):
-    """The magnitude of one layer's kernel, and what there is to say about it.
+    """The magnitude of the kernel of one layer.
 
     Attributes:
-        layer: ``stage4.0`` in the families of this package, else the module path.
+        layer: Layer name such as ``stage4.0`` in the families of this package, otherwise the module path.
         path: Module path.
-        variant: ``"merged"``: all branches added up; ``"large"``: without the small branch; ``"small"``: that one
-            alone; ``"column"`` and ``"row"``: the strips of a decomposed kernel, whose sum is ``"large"``.
+        variant: ``"merged"``: all branches added up; ``"large"``: without the small branch; ``"small"``: the small
+            branch only; ``"column"`` and ``"row"``: the strips of a decomposed kernel, whose sum is ``"large"``.
         magnitude: ``[Kh, Kw]`` float64, read-only: absolute weights, their batch norm folded in, aggregated over
-            channels; not normalised.
+            channels; not normalized.
         channels: Output channels.
         operation: ``"depthwise"``, ``"grouped"`` or ``"dense"``; the latter two are aggregated over input channels as
             well.
         branches: Names of the parallel branches of the layer: ``("large", "small")``, ``("large",)`` for a single
-            kernel, ``("column", "row", "small")``; none where they are merged in the weights, so that nobody knows;
+            kernel, ``("column", "row", "small")``; empty if they are merged in the weights and cannot be known;
             ``("one of several",)`` for one branch of a block that another package merges.
         zero_fraction: Share of the weights that are exactly 0 as they are stored, before branches are padded or added.
-        small_branch_share: Sum of the small branch's absolute weights over that of all branches; None where the layer
-            has no small branch or it cannot be told apart any more.
-        batch_norm: Paths of the batch norms that were folded in; none where none follows, or the file had them folded.
+        small_branch_share: Sum of the small branch's absolute weights over that of all branches; None if the
+            layer has no small branch or its weights are merged.
+        batch_norm: Paths of the batch norms that were folded in; empty if none follows or the file had them folded.
         strongest: Signed kernels ``[N, Kh, Kw]`` of single channels with the largest sums of absolute weights.
-        strongest_channels: Which those are: (channel,), or (output, input) channel where each output has several.
-        notes: Sentences the reader of the numbers must see.
+        strongest_channels: Channels of these kernels: (channel,), or (output, input) channel if an output has several.
+        notes: Notes for the reader of the numbers.
     """
 
     layer: str
@@ -59,7 +59,7 @@ class Kernel(ByValue):
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Own the arrays, so that nobody else can change them."""
+        """Copy the arrays and make them read-only."""
         for name, values in (
             ("magnitude", statistics.as_magnitude(self.magnitude)),
             ("strongest", np.array(self.strongest, dtype=np.float64)),
@@ -75,17 +75,17 @@ class Kernel(ByValue):
 
     @property
     def maximum(self) -> float:
-        """Largest entry of the magnitude, by which the figures divide."""
+        """Largest entry of the magnitude, by which figures are normalized."""
         return float(self.magnitude.max())
 
     @property
     def normalised(self) -> FloatArray:
-        """The magnitude over its maximum, in [0, 1]; zeros where there is no mass."""
+        """The magnitude over its maximum, in [0, 1]; zeros if there is no mass."""
         return np.asarray(self.magnitude / (self.maximum or 1.0))
 
     @property
     def relative_mass(self) -> float:
-        """Sum of :attr:`normalised`: how many entries as large as the largest would weigh as much."""
+        """Sum of :attr:`normalised`: the number of maximal entries with the same mass."""
         return float(self.normalised.sum())
 
     def centre_share(self, side: int) -> float:
@@ -94,28 +94,28 @@ class Kernel(ByValue):
 
     @property
     def centre_shares(self) -> dict[int, float]:
-        """:meth:`centre_share` of every side that the kernel has a centred square of."""
+        """Value of :meth:`centre_share` for every side of a centered square in the kernel."""
         longest = max(self.kernel_size)
         return {side: self.centre_share(side) for side in range(2 - longest % 2, longest + 1, 2)}
 
     @property
     def centre3x3_share(self) -> float:
-        """Share of the mass in the centre 3 x 3."""
+        """Share of the mass in the central 3 x 3 entries."""
         return self.centre_share(3)
 
     @property
     def skeleton_share(self) -> float:
-        """Share of the mass in the centre row and column."""
+        """Share of the mass in the central row and column (kernel skeleton)."""
         return statistics.skeleton_share(self.magnitude)
 
     @property
     def effective_size(self) -> dict[int, int | None]:
-        """Side of the smallest centred square with 50, 90 and 99 % of the mass, by percent."""
+        """Side of the smallest centered square with 50, 90 and 99 % of the mass, by percent."""
         return {percent: statistics.effective_size(self.magnitude, percent / 100) for percent in EFFECTIVE_SHARES}
 
     @property
     def radial_profile(self) -> FloatArray:
-        """Mean magnitude at each distance from the centre, relative to the maximum, ``[R]``."""
+        """Mean magnitude at each distance from the center, relative to the maximum, ``[R]``."""
         return statistics.radial_profile(self.magnitude)
 
     @property
@@ -135,16 +135,16 @@ class Kernel(ByValue):
 
     @property
     def centre3x3_mean(self) -> float:
-        """Mean entry of the centre 3 x 3, relative to the maximum."""
+        """Mean of the central 3 x 3 entries, relative to the maximum."""
         return statistics.means_inside_and_outside(self.magnitude, 3)[0]
 
     @property
     def outside3x3_mean(self) -> float:
-        """Mean entry around the centre 3 x 3, relative to the maximum."""
+        """Mean of the entries outside the central 3 x 3, relative to the maximum."""
         return statistics.means_inside_and_outside(self.magnitude, 3)[1]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the arrays; what is undefined is None."""
+        """Convert everything except the arrays to JSON values; undefined values are None."""
         return {
             "layer": self.layer,
             "path": self.path,

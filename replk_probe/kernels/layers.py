@@ -1,4 +1,4 @@
-"""Which layers have a kernel to look at, and which of them a user means."""
+"""The layers of a network that have a kernel, and the selection among them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from replk_probe.models.layers.reparam import MERGE_METHODS
 from replk_probe.models.stages import Specified
 
 KernelModule: TypeAlias = LargeKernelConv | nn.Conv2d
+LayerSpec: TypeAlias = str | nn.Module
 
 ALL, PAPER = "all", "paper"
 _STAGE = re.compile(r"stage\d+")
@@ -29,10 +30,10 @@ class KernelLayer:
     """One layer with a kernel.
 
     Attributes:
-        name: ``stage4.0`` in the families of this package, else the module path.
+        name: Layer name such as ``stage4.0`` in the families of this package, otherwise the module path.
         path: Module path.
-        module: A block of parallel branches, or a convolution.
-        branch_of: Of a branch that was named by its path: name of the block, and the branch's own in it.
+        module: Block of parallel branches, or convolution.
+        branch_of: Name of the block and of the branch in it, if the layer is one branch of a block.
     """
 
     name: str
@@ -41,30 +42,47 @@ class KernelLayer:
     branch_of: tuple[str, str] | None = None
 
 
-def find_layers(model: nn.Module, specs: Sequence[str]) -> tuple[KernelLayer, ...]:
-    """The layers that a user means.
+def find_layers(model: nn.Module, layer: LayerSpec | Sequence[LayerSpec] = ALL) -> tuple[KernelLayer, ...]:
+    """Find the layers with the requested kernels.
 
     Args:
         model: Any network.
-        specs: Each ``"all"`` (the large kernel of every block in the families of this package, elsewhere every
-            depthwise convolution); ``"paper"`` (the first layer of stride 1 at the last resolution, as in the RepLKNet
-            paper's appendix); ``"stage4.0"`` or ``"stage4"``; a module path; or a pattern with ``*``, ``?`` or
-            ``[...]``. Of a pattern, and of a module with several convolutions inside, the depthwise ones are meant
-            where there are some.
+        layer: ``"all"`` (the large kernel of every block in the families of this package, every depthwise convolution
+            in other networks); ``"paper"`` (the first layer of stride 1 at the last resolution, as in the RepLKNet
+            paper's appendix); ``"stage4.0"`` or ``"stage4"``; a module path; a pattern with ``*``, ``?`` or
+            ``[...]``; an ``nn.Module`` of the model; or a sequence of these. A pattern, or a module that contains
+            several convolutions, selects the depthwise ones if there are any, otherwise all.
 
     Returns:
-        Each once, in the order of ``specs`` and then of the network.
+        Each layer once, in the order of ``layer`` and then of the network.
 
     Raises:
-        InvalidInputError: A layer does not exist or has no kernel; the message names those that exist.
+        InvalidInputError: A layer does not exist or has no kernel; the message names existing layers.
     """
     found = _Network(model)
-    paths = dict.fromkeys(path for spec in specs for path in found.select(spec.strip()))
+    specs = [layer] if isinstance(layer, (str, nn.Module)) else layer
+    paths = dict.fromkeys(path for spec in specs for path in found.select(spec))
     return tuple(KernelLayer(found.name(path), path, found.kernels[path], found.branch_of(path)) for path in paths)
 
 
+def path_of(model: nn.Module, module: nn.Module) -> str:
+    """Path of a module in its model; ``""`` for the model itself.
+
+    Raises:
+        InvalidInputError: It is not a module of the model.
+    """
+    for path, other in model.named_modules():
+        if other is module:
+            return str(path)
+    raise InvalidInputError(
+        f"The layer is a {type(module).__name__} that is not part of {type(model).__name__}. A copy of a module is "
+        "another module, and a model given by name has modules of its own. Pass a module of the model that is "
+        "measured, or a layer name."
+    )
+
+
 def merger_of(model: nn.Module, path: str) -> str | None:
-    """Path of the nearest module around a convolution that merges it with parallel ones by code of its own, if any."""
+    """Path of the nearest parent module that merges a convolution with parallel ones by its own method, if any."""
     conv = model.get_submodule(path)
     if not isinstance(conv, nn.Conv2d):
         return None
@@ -73,14 +91,14 @@ def merger_of(model: nn.Module, path: str) -> str | None:
         around = model.get_submodule(".".join(parts[:end]))
         if any(hasattr(around, name) for name in MERGE_METHODS):
             convs = [inner for inner in around.modules() if isinstance(inner, nn.Conv2d)]
-            # Of a network, which may have such a method as well, the convolutions are of many kinds.
+            # A whole network may have such a method as well, but its convolutions differ.
             if len(convs) > 1 and all(_is_parallel(inner, conv) for inner in convs if max(inner.kernel_size) > 1):
                 return ".".join(parts[:end])
     return None
 
 
 def _is_parallel(first: nn.Conv2d, second: nn.Conv2d) -> bool:
-    """Whether two convolutions turn the same input into the same shape, so that they may be added."""
+    """Whether two convolutions have inputs and outputs of the same shape, so that they may be added."""
     return all(getattr(first, name) == getattr(second, name) for name in ("in_channels", "out_channels", "stride"))
 
 
@@ -106,31 +124,35 @@ class _Network:
     """The kernels of one network, by path and by name."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Look for them."""
+        """Find the kernels."""
         self.model = model
         self.kernels = _kernels(model)
         self.places = large_kernel_layers(model)
         self._names = {path: name for name, path in self.places.items()} if isinstance(model, Specified) else {}
 
     def name(self, path: str) -> str:
-        """``stage4.0`` where the family has such names."""
+        """Layer name such as ``stage4.0`` if the family has such names, otherwise the path."""
         return self._names.get(path, path) or type(self.model).__name__
 
     def branch_of(self, path: str) -> tuple[str, str] | None:
-        """Name of the block that a convolution is a branch of, and the branch's in it; None where it is none."""
+        """Name of the block that a convolution is a branch of, and of the branch in it; None if it is not a branch."""
         for block, module in self.kernels.items():
             if isinstance(module, LargeKernelConv) and path.startswith(f"{block}."):
                 name = path.removeprefix(f"{block}.").split(".")[0]
                 return (self.name(block), name) if name in module.branches() else None
         return None
 
-    def select(self, spec: str) -> list[str]:
-        """Paths of the kernels that one spec means."""
+    def select(self, spec: LayerSpec) -> list[str]:
+        """Paths of the kernels that one spec selects."""
+        if isinstance(spec, nn.Module):
+            path = path_of(self.model, spec)
+            return self._inside(path, path or type(self.model).__name__)
+        spec = spec.strip()
         if spec == ALL:
             chosen = self._depthwise([*self._names] or [*self.kernels])
             if not chosen:
                 raise InvalidInputError(
-                    f"{type(self.model).__name__} has no depthwise convolution. Layer {ALL!r} means those. "
+                    f"{type(self.model).__name__} has no depthwise convolution. Layer {ALL!r} selects those. "
                     f"{self._existing()}"
                 )
             return chosen
@@ -144,14 +166,13 @@ class _Network:
             blocks = [path for name, path in self.places.items() if name.startswith(f"{spec}.")]
             if _STAGE.fullmatch(spec) and blocks:
                 return blocks
-        return self._inside(spec)
+        return self._inside(resolve_layer(self.model, spec).path, spec)
 
-    def _inside(self, spec: str) -> list[str]:
-        """The kernels in the module that a spec leads to, be it a branch of one."""
-        path = resolve_layer(self.model, spec).path
+    def _inside(self, path: str, spec: str) -> list[str]:
+        """The kernels in a module, which may also be inside a branch of a block."""
         module = self.model.get_submodule(path)
-        inside = [kernel for kernel in self.kernels if f"{kernel}.".startswith(f"{path}.")]
-        if not inside:  # perhaps a branch of one
+        inside = [kernel for kernel in self.kernels if not path or f"{kernel}.".startswith(f"{path}.")]
+        if not inside:
             branches = _kernels(module, path)
             self.kernels |= branches
             inside = [*branches]
@@ -160,14 +181,14 @@ class _Network:
             if isinstance(module, nn.Conv2d):
                 what = "It is a 1 x 1 convolution"
             elif any(isinstance(inner, _ConvNd) and not isinstance(inner, nn.Conv2d) for inner in module.modules()):
-                what = f"It is {type(module).__name__}, and only kernels of nn.Conv2d are looked at"
+                what = f"It is {type(module).__name__}, and only kernels of nn.Conv2d can be measured"
             raise InvalidInputError(
-                f"Layer {spec!r} of {type(self.model).__name__} has no kernel to look at. {what}. {self._existing()}"
+                f"Layer {spec!r} of {type(self.model).__name__} has no kernel. {what}. {self._existing()}"
             )
         return self._depthwise(inside) or inside
 
     def _matching(self, pattern: str) -> list[str]:
-        """Kernels whose name fits; else those whose path does, or that of a module around them."""
+        """Kernels whose name matches; otherwise those whose path, or that of a parent module, matches."""
 
         def fits(path: str) -> bool:
             parts = path.split(".")
@@ -178,13 +199,13 @@ class _Network:
         chosen = chosen or [path for path in self.kernels if fits(path)]
         if not chosen:
             raise InvalidInputError(
-                f"No kernel of {type(self.model).__name__} fits the pattern {pattern!r}. It is compared with whole "
-                f"module paths and with names such as stage4.0. {self._existing()}"
+                f"No kernel of {type(self.model).__name__} matches the pattern {pattern!r}. It is compared with "
+                f"complete module paths and with names such as stage4.0. {self._existing()}"
             )
         return self._depthwise(chosen) or chosen
 
     def _paper(self) -> str:
-        """The first stride-1 depthwise kernel behind the last strided one; without any, the first of the last stage."""
+        """The first stride-1 depthwise kernel after the last strided one, or, if none is strided, of the last stage."""
         order = self._depthwise([*self._names] or [*self.kernels])
         strided = [index for index, path in enumerate(order) if max(self.kernels[path].stride) > 1]
         last_stage = [
@@ -193,8 +214,8 @@ class _Network:
         after = order[strided[-1] + 1 :] if strided else [path for path in self._depthwise(last_stage) if path in order]
         if not after:
             raise InvalidInputError(
-                f"{type(self.model).__name__} has no layer as the paper's. That is the first depthwise convolution of "
-                f"stride 1 at the last resolution. {self._existing()}"
+                f"{type(self.model).__name__} has no layer that corresponds to the paper's. This is the first "
+                f"depthwise convolution of stride 1 at the last resolution. {self._existing()}"
             )
         return after[0]
 
@@ -208,11 +229,11 @@ class _Network:
             return False
 
     def _existing(self) -> str:
-        """What there is to name instead."""
+        """A sentence that names existing layers."""
         depthwise = [*self._names] or self._depthwise([*self.kernels])
         names = [self.name(path) for path in depthwise or self.kernels]
         if not names:
-            return "It has no nn.Conv2d larger than 1 x 1 at all: use another model."
+            return "It has no nn.Conv2d larger than 1 x 1: use another model."
         kind = "its kernels" if depthwise else "its convolutions, which are aggregated over both channel axes"
         more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
-        return f"Name one of {kind}: {', '.join(names[:_SHOWN])}{more}."
+        return f"Choose one of {kind}: {', '.join(names[:_SHOWN])}{more}."

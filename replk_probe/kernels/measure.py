@@ -1,4 +1,4 @@
-"""The whole measurement: a model in, :class:`~replk_probe.kernels.KernelResult` out. No images are needed."""
+"""The kernel measurement: from a model to a :class:`~replk_probe.kernels.KernelResult`. No images are needed."""
 
 from __future__ import annotations
 
@@ -18,49 +18,46 @@ from replk_probe.models.model_id import check_network, name_of
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import WeightsInfo
 
+from .config import KernelsConfig
 from .kernel import Kernel
-from .layers import ALL, KernelLayer, find_layers, merger_of, operation_of
+from .layers import ALL, KernelLayer, LayerSpec, find_layers, merger_of, operation_of, path_of
 from .result import KernelResult, KernelRun
 from .variants import Variant, variants_of
-
-VARIANTS = ("merged", "large", "small", "all")
-AGGREGATES = ("sum", "mean")
-STRONGEST = 8
 
 
 def measure_kernels(
     model: nn.Module | str,
-    layer: str | Sequence[str] = ALL,
+    layer: LayerSpec | Sequence[LayerSpec] = ALL,
     variant: str = "merged",
     *,
     aggregate: str = "sum",
-    strongest: int = STRONGEST,
+    strongest: int = 8,
     weights: str | None = "auto",
     ema: bool = False,
     seed: int = 0,
     name: str | None = None,
     progress: bool = False,
 ) -> KernelResult:
-    """Measure where the weights of a model's kernels lie.
+    """Measure the magnitude of the kernels of a model.
 
-    The batch norm of each branch is folded into it, the branches are padded to one size and added, absolute values are
-    aggregated over channels: all in float64.
+    The batch norm of each branch is folded into it, the branches are padded to one size and added, and absolute values
+    are aggregated over channels, all in float64.
 
     Args:
-        model: A module, which is never changed, or a name for :func:`replk_probe.create_model`.
-        layer: ``"stage4.0"`` (stages from 1, large-kernel blocks from 0), ``"stage4"``, a module path, a pattern such
-            as ``"stages.3.*"``, ``"all"``, ``"paper"``, or several of these; see
-            :func:`~replk_probe.kernels.find_layers`.
-        variant: ``"merged"``: with the small branch added; ``"large"``: before that; ``"small"``: that one alone;
-            ``"all"`` that a layer has.
-        aggregate: ``"sum"`` or ``"mean"`` over channels; shares and figures are the same for both.
-        strongest: How many single channels of each kernel to keep, those with the largest sums of absolute weights.
-        weights: For a model given by name: ``"auto"``, ``"pretrained"``, ``"random"``, a catalog name or a file, of
-            which only the tensors that are needed are read.
-        ema: Take the averaged entry of a weights file.
-        seed: Of a random initialisation.
-        name: What to call a module in the record; default its class name.
-        progress: Draw a progress bar on a terminal's stderr.
+        model: Model, which is never changed, or model name as in :func:`replk_probe.create_model`.
+        layer: Layer name such as ``"stage4.0"`` (stages from 1, large-kernel blocks from 0) or ``"stage4"``, module
+            path, pattern such as ``"stages.3.*"``, ``"all"``, ``"paper"``, ``nn.Module`` of the model such as
+            ``model.layer4[0].conv1``, or a sequence of these; see :func:`~replk_probe.kernels.find_layers`.
+        variant: ``"merged"`` for the sum of the large and the small branch, ``"large"`` or ``"small"`` for one of them,
+            ``"all"`` for every variant that a layer has.
+        aggregate: ``"sum"`` or ``"mean"`` over channels. Shares and figures do not depend on it.
+        strongest: Number of single channels of each kernel to keep: those with the largest sums of absolute weights.
+        weights: Weights of a model given by name: ``"auto"``, ``"pretrained"``, ``"random"``, a catalog name or a file,
+            from which only the required tensors are read.
+        ema: Whether to load the averaged entry of a weights file.
+        seed: Random seed for weight initialization.
+        name: Name of the model in the record; defaults to its model name or class name.
+        progress: Whether to draw a progress bar on stderr if that is a terminal.
 
     Returns:
         One kernel per layer and variant, in the order of the layers.
@@ -69,15 +66,14 @@ def measure_kernels(
         InvalidInputError: An argument cannot be used, a layer does not exist or has no such variant, or weights are
             NaN.
         UnknownModelError: No model has this name.
-        WeightsError: The weights cannot be found or do not fit.
+        WeightsError: The weights cannot be found or do not match.
 
     Source:
         Ding et al., CVPR 2022, arXiv:2203.06717, appendix "Visualizing the kernel weights".
     """
-    plan = plan_kernels(
-        model,
-        layer,
-        variant,
+    config = KernelsConfig(
+        layer=layer,
+        variant=variant,
         aggregate=aggregate,
         strongest=strongest,
         weights=weights,
@@ -85,98 +81,86 @@ def measure_kernels(
         seed=seed,
         name=name,
     )
-    return plan.run(progress=progress)
+    return plan_kernels(model, config).run(progress=progress)
 
 
 @dataclass(frozen=True, eq=False)
 class KernelPlan:
-    """A measurement made ready; attributes as in :class:`~replk_probe.kernels.result.KernelRun`."""
+    """A measurement that is ready to run.
+
+    Attributes:
+        name: Name of the model in the record.
+        weights: Source of the weights.
+        specs: Names or paths of the requested layers.
+        config: The other options.
+        variants: The kernels to measure, with their layers.
+        seconds: Time that the preparation took.
+    """
 
     name: str
     weights: WeightsInfo
     specs: tuple[str, ...]
-    variant: str
-    aggregate: str
-    strongest: int
+    config: KernelsConfig
     variants: tuple[tuple[KernelLayer, Variant], ...]
     seconds: float
 
     def run(self, *, progress: bool = False) -> KernelResult:
         """Aggregate the weights of every layer and variant.
 
+        Args:
+            progress: Whether to draw a progress bar on stderr if that is a terminal.
+
         Raises:
             InvalidInputError: Weights are NaN or infinite.
         """
         start = time.perf_counter()
+        aggregate, strongest = self.config.aggregate, self.config.strongest
         bar = progress_bar(self.variants, desc=self.name, unit="kernel", disable=not progress)
-        kernels = tuple(_kernel(layer, variant, self.aggregate, self.strongest) for layer, variant in bar)
+        kernels = tuple(_kernel(layer, variant, aggregate, strongest) for layer, variant in bar)
         seconds = self.seconds + time.perf_counter() - start
-        run = KernelRun(self.name, self.weights, self.specs, self.variant, self.aggregate, seconds)
+        run = KernelRun(self.name, self.weights, self.specs, self.config.variant, aggregate, seconds)
         return KernelResult(kernels, run)
 
 
-def plan_kernels(
-    model: nn.Module | str,
-    layer: str | Sequence[str] = ALL,
-    variant: str = "merged",
-    *,
-    aggregate: str = "sum",
-    strongest: int = STRONGEST,
-    weights: str | None = "auto",
-    ema: bool = False,
-    seed: int = 0,
-    name: str | None = None,
-) -> KernelPlan:
-    """Everything about a measurement that can fail quickly: check the arguments, find the layers, read the weights.
+def plan_kernels(model: nn.Module | str, config: KernelsConfig | None = None) -> KernelPlan:
+    """Prepare a measurement: find the layers and read the weights.
 
-    Args and errors are those of :func:`measure_kernels`.
+    Args:
+        model: Model or model name, as in :func:`measure_kernels`.
+        config: The other options; defaults to ``KernelsConfig()``.
+
+    Raises:
+        ReplkProbeError: As :func:`measure_kernels`.
     """
     start = time.perf_counter()
-    specs = check_arguments(layer, variant, aggregate, strongest)
+    config = config or KernelsConfig()
     if isinstance(model, str):
-        label = name or model
-        network = create_partly(model, weights, lambda skeleton: _needed(skeleton, specs), seed=seed, ema=ema)
+        name = config.name or model
+        network = create_partly(
+            model, config.weights, lambda skeleton: _needed(skeleton, config.layers), seed=config.seed, ema=config.ema
+        )
     else:
         check_network(model, or_name=True)
-        label, network = name or name_of(model), model
-    layers = find_layers(network, specs)
+        name, network = config.name or name_of(model), model
+    layers = find_layers(network, config.layers)
     norms = _norms_of(network, layers)
     variants = tuple(
         (found, one)
         for found in layers
-        for one in variants_of(found, variant, norms.get(found.path), merger_of(network, found.path))
+        for one in variants_of(found, config.variant, norms.get(found.path), merger_of(network, found.path))
     )
-    seconds = time.perf_counter() - start
-    return KernelPlan(label, weights_info(network), specs, variant, aggregate, strongest, variants, seconds)
+    specs = tuple(spec if isinstance(spec, str) else path_of(network, spec) for spec in config.layers)
+    return KernelPlan(name, weights_info(network), specs, config, variants, time.perf_counter() - start)
 
 
-def check_arguments(layer: str | Sequence[str], variant: str, aggregate: str, strongest: int) -> tuple[str, ...]:
-    """What can be wrong before a model is there; the layers asked for.
-
-    Raises:
-        InvalidInputError: Something is.
-    """
-    specs = (layer,) if isinstance(layer, str) else tuple(layer) if isinstance(layer, Sequence) else ()
-    if not specs or not all(isinstance(spec, str) and spec.strip() for spec in specs):
-        raise InvalidInputError(
-            f"The layers are given as {layer!r}. Each is named by a text. Give 'stage4.0', a module path, or 'all'."
-        )
-    for what, value, known in (("variant", variant, VARIANTS), ("aggregate", aggregate, AGGREGATES)):
-        if value not in known:
-            raise InvalidInputError(f"Unknown {what} {value!r}. There is no such one. Use one of {', '.join(known)}.")
-    if not isinstance(strongest, int) or strongest < 0:
-        raise InvalidInputError(f"{strongest} channels cannot be kept. It is a count. Give 0 or more.")
-    return specs
-
-
-def _needed(skeleton: nn.Module, specs: Sequence[str]) -> list[str]:
-    """Paths of the modules whose weights the layers are made of."""
+def _needed(skeleton: nn.Module, specs: Sequence[LayerSpec]) -> list[str]:
+    """Paths of the modules whose weights are needed for the layers."""
     layers = find_layers(skeleton, specs)
     return [layer.path for layer in layers] + [path for norms in _norms_of(skeleton, layers).values() for path in norms]
 
 
 def _norms_of(network: nn.Module, layers: Sequence[KernelLayer]) -> dict[str, dict[str, nn.Module]]:
-    """By the path of a convolution that stands alone: path and batch norm behind it; no entry where that is unknown."""
+    """Path and batch norm behind each single convolution, by its path; no entry if that is unknown."""
     alone = [layer.path for layer in layers if isinstance(layer.module, nn.Conv2d)]
     found = norms_behind(network, alone)
     return {conv: {norm: network.get_submodule(norm)} if norm else {} for conv, norm in found.items()}
@@ -186,11 +170,11 @@ def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int
     operation = operation_of(layer.module)
     if any(conv.weight.is_meta for conv, _ in variant.branches):
         raise InvalidInputError(
-            f"{layer.name} has no weights. It is on the meta device, which keeps shapes alone. Load weights."
+            f"{layer.name} has no weights. It is on the meta device, which stores only shapes. Load weights."
         )
     if any(conv.weight.is_complex() for conv, _ in variant.branches):
         raise InvalidInputError(
-            f"The weights of {layer.name} are complex. The magnitude is defined for real kernels. Name another layer."
+            f"The weights of {layer.name} are complex. The magnitude is defined for real kernels. Choose another layer."
         )
     weight = variant.weight().cpu()
     absolute = weight.abs()
@@ -206,8 +190,8 @@ def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int
         notes += (f"{layer.name} is a {operation} convolution: aggregated over output and input channels.",)
     if any(side % 2 == 0 for side in magnitude.shape):
         notes += (
-            f"{layer.name} has an even side, whose middle lies between two taps: there its centre 3 x 3 is 2 wide, and "
-            "its criss-cross has two lines.",
+            f"{layer.name} has an even side, whose center lies between two entries: along it the central 3 x 3 covers "
+            "two entries, and the central row and column (kernel skeleton) consists of two lines.",
         )
     if not bool(absolute.any()):
         notes += (f"{layer.name} has no mass: every weight is zero once batch norms are folded in.",)
@@ -231,7 +215,7 @@ def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int
 def _strongest(
     weight: Tensor, operation: str, groups: int, count: int
 ) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float64]], tuple[tuple[int, ...], ...]]:
-    """Single-channel kernels with the largest sums of absolute weights, and their channels; the first of equal ones."""
+    """Single-channel kernels with the largest sums of absolute weights, and their channels; ties keep their order."""
     outputs, inputs = len(weight) // groups, weight.shape[1]  # of a group
     order = torch.sort(weight.abs().sum((2, 3)).flatten(), descending=True, stable=True).indices[:count]
     places: list[tuple[int, ...]] = []

@@ -1,24 +1,24 @@
-"""Figures that a paper prints, to stand beside measured ones. Free of torch."""
+"""Published values, for comparison with measured ones. Free of torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 SOURCE = "Ding et al., arXiv:2203.06717v1, Fig. 6, summed from the printed matrices"
-# The layer: MobileNet V2's first 13 x 13 convolution of stride 1 at the last resolution.
+# Path of MobileNet V2's first 13 x 13 convolution of stride 1 at the last resolution.
 PATH = "features.15.conv.1.0"
 
 
 @dataclass(frozen=True)
 class PublishedKernel:
-    """One printed matrix.
+    """Statistics of one published matrix.
 
     Attributes:
-        title: What it shows.
-        model: The model of this package that it is of.
-        variant: As :attr:`replk_probe.kernels.Kernel.variant`.
-        centre3x3_share: Share of its mass in the centre 3 x 3.
-        skeleton_share: Share in the centre row and column.
+        title: Description of the matrix.
+        model: Name of the corresponding model of this package.
+        variant: Variant, as in :attr:`replk_probe.kernels.Kernel.variant`.
+        centre3x3_share: Share of its mass in the central 3 x 3 entries.
+        skeleton_share: Share of its mass in the central row and column (kernel skeleton).
     """
 
     title: str
@@ -36,6 +36,6 @@ PRINTED = (
 
 
 def find_published(model: str, path: str, variant: str) -> PublishedKernel | None:
-    """The printed figures of one kernel, or None where there are none."""
+    """Published values of one kernel, or None if there are none."""
     found = (one for one in PRINTED if (one.model, PATH, one.variant) == (model, path, variant))
     return next(found, None)

@@ -1,8 +1,8 @@
-"""Numbers of one kernel's magnitude: where its mass lies, how far it reaches, how even it is. Free of torch.
+"""Statistics of the magnitude of one kernel: distribution of its mass, effective size, entropy. Free of torch.
 
-A magnitude is ``[Kh, Kw]``, >= 0: absolute weights, added up over channels. Its mass is the sum of its entries. The
-centre is ((Kh - 1) / 2, (Kw - 1) / 2), between entries where a side is even. Shares do not depend on the scale; those
-of a magnitude without mass are NaN.
+A magnitude is ``[Kh, Kw]``, >= 0: absolute weights, summed over channels. Its mass is the sum of its entries. The
+center is ((Kh - 1) / 2, (Kw - 1) / 2), between entries if a side is even. Shares do not depend on the scale; they are
+NaN for a magnitude without mass.
 """
 
 from __future__ import annotations
@@ -17,72 +17,75 @@ from replk_probe.errors import InvalidInputError
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 
-# Shares that a result has the effective size of, in percent.
+# Shares, in percent, for which a result contains the effective size.
 EFFECTIVE_SHARES = (50, 90, 99)
-# Of the mass: what sums in another order may differ by.
+# Relative rounding error of a sum in another order.
 _ROUNDING = 1e-12
 
 
 def as_magnitude(values: npt.ArrayLike) -> FloatArray:
-    """``values`` as float64 ``[Kh, Kw]``.
+    """Convert ``values`` to a float64 magnitude ``[Kh, Kw]``.
 
     Raises:
-        InvalidInputError: They have another rank, or one is negative or not finite.
+        InvalidInputError: The rank differs, or a value is negative or not finite.
     """
     magnitude = np.array(values, dtype=np.float64)
     if magnitude.ndim != 2 or magnitude.size == 0:
         raise InvalidInputError(
-            f"A kernel's magnitude has shape {list(magnitude.shape)}. It has a height and a width. Aggregate the "
+            f"A kernel's magnitude has shape {list(magnitude.shape)}. Expected a height and a width. Aggregate the "
             "absolute weights over channels first."
         )
     if not np.isfinite(magnitude).all() or (magnitude < 0).any():
         raise InvalidInputError(
-            "A kernel's magnitude has negative or non-finite entries. It is made of absolute weights. "
-            "Look at the weights: those of a training that diverged are NaN."
+            "A kernel's magnitude has negative or non-finite entries. It must consist of absolute "
+            "weights. Check the weights: they are NaN if the training diverged."
         )
     return magnitude
 
 
 def centre_share(magnitude: FloatArray, side: int) -> float:
-    """Share of the mass in the centred square of that side.
+    """Share of the mass in a centered square.
 
     Args:
         magnitude: ``[Kh, Kw]``.
-        side: Entries at most ``(side - 1) / 2`` from the centre on either axis count; the square is clipped to the
-            kernel. In a kernel with an even side, a square of odd side is therefore one entry narrower.
+        side: Side of the square. Entries at most ``(side - 1) / 2`` from the center on both axes count; the square is
+            clipped to the kernel. In a kernel with an even side, a square of odd side is one entry narrower.
 
     Returns:
-        In [0, 1].
+        Share in [0, 1].
 
     Raises:
         InvalidInputError: ``side`` is below 1.
     """
     if side < 1:
-        raise InvalidInputError(f"A centred square of side {side} is empty. Give a side of 1 or more.")
+        raise InvalidInputError(f"A centered square of side {side} is empty. Give a side of 1 or more.")
     return _share(magnitude, _distances(magnitude)[2] <= (side - 1) / 2)
 
 
 def skeleton_share(magnitude: FloatArray) -> float:
-    """Share of the mass in the criss-cross: the centre row and the centre column (two of each where a side is even)."""
+    """Share of the mass in the central row and column (kernel skeleton), two of each if a side is even."""
     rows, columns, _ = _distances(magnitude)
     return _share(magnitude, np.minimum(rows, columns) <= 0.5)
 
 
 def effective_size(magnitude: FloatArray, share: float) -> int | None:
-    """Side of the smallest centred square with at least that share of the mass.
+    """Side of the smallest centered square with at least the given share of the mass.
 
     Args:
         magnitude: ``[Kh, Kw]``.
-        share: In (0, 1].
+        share: Share in (0, 1].
 
     Returns:
-        From 1 to the longer side, of its parity (see :func:`centre_share`); None without mass.
+        Side from 1 to the longer side of the kernel, of the same parity (see :func:`centre_share`); None without mass.
 
     Raises:
         InvalidInputError: ``share`` is not in (0, 1].
     """
     if not 0 < share <= 1:
-        raise InvalidInputError(f"Share {share} has no effective size. Give one in (0, 1].")
+        raise InvalidInputError(
+            f"The effective size for a share of {share} is undefined. The share must be positive and "
+            "at most 1. Give one in (0, 1]."
+        )
     longest = max(magnitude.shape)
     for side in range(2 - longest % 2, longest + 1, 2):
         if centre_share(magnitude, side) >= share - _ROUNDING:
@@ -91,14 +94,14 @@ def effective_size(magnitude: FloatArray, share: float) -> int | None:
 
 
 def radial_profile(magnitude: FloatArray) -> FloatArray:
-    """Mean magnitude at each distance from the centre, relative to the maximum.
+    """Mean magnitude at each distance from the center, relative to the maximum.
 
     Args:
         magnitude: ``[Kh, Kw]``.
 
     Returns:
-        ``[R]``: entry r is the mean over the entries whose Euclidean distance from the centre, rounded half up, is r;
-        NaN where there is none (at 0 in a kernel with even sides) and without mass.
+        ``[R]``: entry r is the mean over the entries whose Euclidean distance from the center, rounded half up, is r;
+        NaN if there is none (at 0 in a kernel with even sides) and without mass.
     """
     rows, columns, _ = _distances(magnitude)
     radii = np.floor(np.hypot(rows, columns) + 0.5).astype(np.int64).ravel()
@@ -118,14 +121,14 @@ def entropy(magnitude: FloatArray) -> float:
 
 
 def symmetry(magnitude: FloatArray) -> dict[str, float]:
-    """How much of the mass stays in its place when the kernel is mirrored.
+    """Overlap of the kernel with its mirror images.
 
     Args:
         magnitude: ``[Kh, Kw]``.
 
     Returns:
         Overlap ``sum(min(m, mirrored m)) / sum(m)`` in [0, 1] for ``left_right``, ``up_down``, ``rotation`` (by 180
-        degrees) and, of a square kernel, ``transpose``.
+        degrees) and, for a square kernel, ``transpose``.
     """
     mirrored = {"left_right": magnitude[:, ::-1], "up_down": magnitude[::-1], "rotation": magnitude[::-1, ::-1]}
     if magnitude.shape[0] == magnitude.shape[1]:
@@ -137,7 +140,7 @@ def symmetry(magnitude: FloatArray) -> dict[str, float]:
 
 
 def means_inside_and_outside(magnitude: FloatArray, side: int) -> tuple[float, float]:
-    """Mean entry, relative to the maximum, in the centred square of that side and around it; NaN of none."""
+    """Mean entry inside and outside a centered square, relative to the maximum; NaN if there are no entries."""
     inside = _distances(magnitude)[2] <= (side - 1) / 2
     parts = (magnitude[inside], magnitude[~inside])
     largest = magnitude.max()
@@ -146,7 +149,7 @@ def means_inside_and_outside(magnitude: FloatArray, side: int) -> tuple[float, f
 
 
 def _distances(magnitude: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Of every entry from the centre: along the rows' axis, along the columns' axis, and the larger of the two."""
+    """Vertical distance of every entry from the center, horizontal distance, and the larger of the two."""
     height, width = magnitude.shape
     rows = np.abs(np.arange(height) - (height - 1) / 2)[:, None] + np.zeros((1, width))
     columns = np.abs(np.arange(width) - (width - 1) / 2)[None, :] + np.zeros((height, 1))

@@ -1,4 +1,4 @@
-"""From a layer to the weights of its variants: batch norms folded in, branches padded and added, all in float64."""
+"""Weights of the variants of a layer: batch norms folded in, branches padded and added, all in float64."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _SMALL = "small"
 
 @dataclass(frozen=True)
 class Variant:
-    """One variant of one layer: which branches it is made of. Nothing is computed before it is asked for.
+    """One variant of a layer, computed on request.
 
     Attributes:
-        name: As :attr:`replk_probe.kernels.Kernel.variant`.
-        branches: Convolutions, each with its batch norm or an identity, whose sum it is.
+        name: Name, as in :attr:`replk_probe.kernels.Kernel.variant`.
+        branches: Convolutions to add up, each with its batch norm or an identity.
         batch_norm: Paths of those batch norms.
-        large: All branches but the small one, of a layer that has both.
+        large: All branches except the small one, for a layer that has both.
         small: The small branch of such a layer.
-        notes: Sentences for the reader.
-        names: Of all branches of the layer, as :attr:`replk_probe.kernels.Kernel.branches`.
+        notes: Notes for the reader.
+        names: Names of all branches of the layer, as in :attr:`replk_probe.kernels.Kernel.branches`.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Variant:
         return zeros / sum(conv.weight.numel() for conv, _ in self.branches)
 
     def small_branch_share(self) -> float | None:
-        """Sum of the small branch's absolute weights over that of all branches; None where that is not known."""
+        """Sum of the small branch's absolute weights over that of all branches; None if it is not known."""
         small, large = (
             sum(float(folded_weight(*branch)[0].abs().sum()) for branch in branches)
             for branches in (self.small, self.large)
@@ -72,14 +72,14 @@ def variants_of(
     """The variants of one layer that were asked for.
 
     Args:
-        layer: From :func:`~replk_probe.kernels.layers.find_layers`.
-        variant: ``"merged"``, ``"large"``, ``"small"``, or ``"all"`` that the layer has: the strips of a decomposed
-            kernel as well, and of a layer without branches the kernel itself, called merged.
-        norms: Path and batch norm behind a convolution that stands alone, or nothing; None where it is not known.
-        merger: Path of the module around a convolution that merges it with others by code of its own, if there is one.
+        layer: Layer from :func:`~replk_probe.kernels.layers.find_layers`.
+        variant: ``"merged"``, ``"large"``, ``"small"``, or ``"all"`` for every variant of the layer, including the
+            strips of a decomposed kernel; the kernel of a layer without branches is called merged.
+        norms: Path and batch norm behind a single convolution, empty if there is none; None if it is not known.
+        merger: Path of the parent module that merges the convolution with others by its own method, if any.
 
     Raises:
-        InvalidInputError: The layer has no such variant, or it cannot be known any more.
+        InvalidInputError: The layer has no such variant, or its branches are merged.
     """
     if not isinstance(layer.module, LargeKernelConv):
         return [_of_conv(layer, layer.module, variant, norms, merger)]
@@ -120,17 +120,17 @@ def _of_branches(layer: KernelLayer, block: LargeKernelConv, variant: str) -> li
 
 
 def _of_merged(layer: KernelLayer, block: LargeKernelConv, variant: str) -> Variant:
-    """Of a block whose branches are one convolution now."""
+    """The variant of a block whose branches are merged into one convolution."""
     if variant in ("large", "small"):
         raise InvalidInputError(
             f"The {variant} kernel of {layer.name} cannot be known. In these weights the branches are merged into one "
-            "kernel, and any split of it would be a guess. Use --variant merged, or the checkpoint from before merging."
+            "kernel, which cannot be split. Use --variant merged, or the checkpoint from before merging."
         )
     conv = block.get_submodule("reparam_conv")
     assert isinstance(conv, nn.Conv2d)  # what reparameterize() put there
     note = (
-        "In these weights the branches are merged: what was the small one cannot be told apart any more, and zeros are "
-        "counted in the merged kernel" + (", corners around the strips among them." if block.is_decomposed else ".")
+        "In these weights the branches are merged: the small one cannot be separated, and zeros are counted in "
+        "the merged kernel" + (", including the corners around the strips." if block.is_decomposed else ".")
     )
     return Variant("merged", ((conv, nn.Identity()),), (), notes=(note,), names=())
 
@@ -145,33 +145,33 @@ def _of_conv(
                 f"{layer.path} is the {name} branch of {block} and has no {variant} kernel. A branch is one "
                 f"convolution. Use --layer {block} --variant {variant}."
             )
-        note = f"{layer.path} is the {name} branch of {block}, without what is added to it."
+        note = f"{layer.path} is the {name} branch of {block}; the other branches are not included."
         norm = next(iter((norms or {}).values()), nn.Identity())
         return Variant(name, ((conv, norm),), tuple(norms or ()), notes=(note,), names=(name,))
     if variant == "small":
         raise _no_small_branch(layer)
     notes = []
     if type(conv) not in PLAIN_CONVS and not hasattr(conv, "parametrizations"):
-        notes.append(f"{type(conv).__name__} may change its weights before it convolves: these are the ones it stores.")
+        notes.append(f"{type(conv).__name__} may transform its weights in the forward pass: these are the stored ones.")
     if "weight" not in conv._parameters and not hasattr(conv, "parametrizations"):
         notes.append(
-            f"The weights of {layer.name} are made anew by a hook in each forward pass (pruning, weight_norm): these "
-            "are those of the last one. After loading others, run the network once."
+            f"The weights of {layer.name} are recomputed by a hook in each forward pass (pruning, weight_norm): these "
+            "are those of the last one. After loading other weights, run the network once."
         )
     if merger is not None:
         notes.append(
-            f"{merger} adds up several branches and merges them by code of its own: {layer.name} is one of them alone. "
-            "Merge the network first, one of timm's by timm.utils.reparameterize_model(model), to see their sum."
+            f"{merger} adds up several branches and merges them by its own method: {layer.name} is only one of them. "
+            "Merge the network first, for a timm model by timm.utils.reparameterize_model(model), to measure their sum."
         )
     if max(conv.dilation) > 1:
-        notes.append(f"{layer.name} is dilated by {max(conv.dilation)}: its kernel is drawn without the gaps.")
+        notes.append(f"{layer.name} is dilated by {max(conv.dilation)}: its kernel is shown without the gaps.")
     if norms is None:
         notes.append(
-            "No batch norm was folded into some kernels: the network's code cannot be traced, so that it is not known "
-            "which follows the convolution."
+            "No batch norm was folded into some kernels: the network cannot be traced, so it is not known which batch "
+            "norm follows the convolution."
         )
     elif not norms:
-        notes.append("No batch norm was folded in where none directly follows the convolution.")
+        notes.append("No batch norm was folded into kernels without a batch norm directly after the convolution.")
     norm = next(iter((norms or {}).values()), nn.Identity())
     name = "merged" if variant == "all" else variant
     names = ("large",) if merger is None else (ONE_OF_SEVERAL,)
@@ -180,5 +180,5 @@ def _of_conv(
 
 def _no_small_branch(layer: KernelLayer) -> InvalidInputError:
     return InvalidInputError(
-        f"{layer.name} has no small branch. It was built with one kernel alone. Use --variant merged for that one."
+        f"{layer.name} has no small branch. It was built with a single kernel. Use --variant merged for it."
     )

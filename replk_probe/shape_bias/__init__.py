@@ -1,7 +1,7 @@
-"""Shape bias: what a classifier goes by where shape and texture disagree, beside humans and other networks.
+"""Shape bias: decisions of classifiers and humans on stimuli whose shape and texture conflict.
 
-``measure_shape_bias`` is the whole measurement; ``Decisions`` of anybody and ``ShapeBiasResult.from_decisions`` need no
-model. Importing this package loads nothing heavy: every name is resolved on first use.
+``measure_shape_bias`` measures a model; ``Decisions`` and ``ShapeBiasResult.from_decisions`` analyze existing decisions
+without a model. Every name is imported on first use.
 """
 
 from __future__ import annotations

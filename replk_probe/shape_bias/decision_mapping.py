@@ -1,4 +1,4 @@
-"""From the outputs of a classifier to one category: the rule of the published experiments. Free of torch."""
+"""Mapping from the outputs of a classifier to categories, by the rule of the published experiments. Free of torch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from replk_probe.errors import InvalidInputError
 
 from .stimuli.names import CATEGORIES, check_categories
 
-# Indices of ImageNet-1k in the order of sorted WordNet ids, from the WordNet hierarchy; a fact of the experiments of
-# Geirhos et al., ICLR 2019, arXiv:1811.12231. It has the form of a mapping file of a user's own.
+# Indices of ImageNet-1k in the order of sorted WordNet ids, from the WordNet hierarchy; from the experiments of
+# Geirhos et al., ICLR 2019, arXiv:1811.12231. The file has the format of a user's mapping file.
 _IMAGENET_FILE = Path(__file__).with_name("imagenet_categories.json")
 _IMAGENET_OUTPUTS = 1000
 
@@ -28,13 +28,13 @@ ONE_EACH = "one output per category"
 
 @dataclass(frozen=True)
 class LabelMapping:
-    """Which outputs of a classifier stand for which category.
+    """The outputs of a classifier that belong to each category.
 
     Attributes:
-        name: For the record: ``"imagenet-1k"``, ``"one output per category"`` or ``"file:NAME"``.
-        categories: Alphabetical.
-        indices: Outputs of each category, from 0, in the order of ``categories``; whole numbers of any kind are taken.
-        n_outputs: Outputs of the classifiers that this fits, or None for any with enough of them.
+        name: Name in the record: ``"imagenet-1k"``, ``"one output per category"`` or ``"file:NAME"``.
+        categories: Category names in alphabetical order.
+        indices: Indices of the outputs of each category, from 0, in the order of ``categories``; any integer type.
+        n_outputs: Number of outputs of a matching classifier; None for any number that is large enough.
     """
 
     name: str
@@ -43,7 +43,7 @@ class LabelMapping:
     n_outputs: int | None = None
 
     def __post_init__(self) -> None:
-        """Sort the categories; no output may stand for two of them, no category be without one."""
+        """Sort the categories, and check that each output belongs to one category and each category has an output."""
         given = check_categories(self.categories)
         try:
             members = [tuple(map(_index, some)) for some in self.indices]
@@ -121,7 +121,7 @@ def load_mapping(path: str | Path) -> LabelMapping:
 
 
 def as_mapping(mapping: LabelMapping | Mapping[str, Sequence[int]] | str | Path) -> LabelMapping:
-    """A mapping as users give it: made, as a dictionary from categories to class indices, or as a file.
+    """Convert a mapping: a :class:`LabelMapping`, a dictionary from categories to class indices, or a file.
 
     Raises:
         InvalidInputError: It is something else, or cannot be used.
@@ -133,7 +133,7 @@ def as_mapping(mapping: LabelMapping | Mapping[str, Sequence[int]] | str | Path)
     if isinstance(mapping, (str, Path)):
         return load_mapping(mapping)
     raise InvalidInputError(
-        f"{mapping!r} is no mapping. It tells which class indices belong to which category. "
+        f"{mapping!r} is not a mapping. A mapping contains the class indices of each category. "
         'Give a dictionary such as {"cat": [281, 282], "dog": [151]}, or a JSON file of one.'
     )
 
@@ -143,17 +143,17 @@ def mapping_for(
     categories: Sequence[str] = CATEGORIES,
     mapping: LabelMapping | Mapping[str, Sequence[int]] | str | Path | None = None,
 ) -> LabelMapping:
-    """The mapping for a classifier and a set of stimuli.
+    """Choose the mapping for a classifier and a set of stimuli.
 
     Args:
-        n_outputs: Classes of the classifier.
-        categories: Of the stimuli.
-        mapping: One of the user's own, as :func:`as_mapping` takes it. By default ImageNet-1k's for 1000 outputs and
-            the 16 categories, and one output per category, in alphabetical order, where there are as many outputs as
+        n_outputs: Number of classes of the classifier.
+        categories: Categories of the stimuli.
+        mapping: User's mapping, as in :func:`as_mapping`. Defaults to the ImageNet-1k mapping for 1000 outputs and the
+            16 categories, and to one output per category, in alphabetical order, if there are as many outputs as
             categories.
 
     Raises:
-        InvalidInputError: None fits.
+        InvalidInputError: No mapping matches.
     """
     known = tuple(sorted(categories))
     if mapping is not None:
@@ -161,8 +161,8 @@ def mapping_for(
         if chosen.categories != known:
             only = ", ".join(sorted(set(known) ^ set(chosen.categories)))
             raise InvalidInputError(
-                f"The mapping {chosen.name} does not fit the stimuli. They do not have the same categories; only one "
-                f"of them has {only}. Name the stimuli's {len(known)} categories in the mapping, and no others."
+                f"The mapping {chosen.name} does not match the stimuli. Their categories differ; only one of them has "
+                f"{only}. The mapping must have exactly the {len(known)} categories of the stimuli."
             )
         chosen.check_outputs(n_outputs)
         return chosen
@@ -173,26 +173,27 @@ def mapping_for(
     ways = f"{len(known)} outputs, one per category" + (", or ImageNet's 1000" if known == CATEGORIES else "")
     raise InvalidInputError(
         f"The classifier has {n_outputs} outputs. No mapping to the {len(known)} categories of the stimuli "
-        f"({', '.join(known)}) is known for it: known are {ways}. Say which class indices belong to which category "
-        "with --mapping FILE.json."
+        f"({', '.join(known)}) is known for this number, only for {ways}. Give the class indices of each category with "
+        "--mapping FILE.json."
     )
 
 
 def category_probabilities(logits: npt.NDArray[Any], mapping: LabelMapping) -> npt.NDArray[np.float32]:
     """Softmax over all outputs in float32, then the mean over the members of each category.
 
-    No renormalisation over the members, and no sum: it would favour the categories with many classes (109 dogs).
+    The probabilities are averaged, not summed, since a sum would favor categories with many classes (109 dogs); they
+    are not renormalized.
 
     Args:
         logits: ``[N, outputs]``, finite.
-        mapping: Which outputs belong to which category.
+        mapping: Outputs of each category.
 
     Returns:
         ``[N, categories]`` in the order of ``mapping.categories``, in [0, 1]; a row does not sum to 1. Each row depends
         on its own logits alone.
 
     Raises:
-        InvalidInputError: ``mapping`` does not fit, or a logit is not finite.
+        InvalidInputError: ``mapping`` does not match, or a logit is not finite.
 
     Source:
         Geirhos et al., ICLR 2019, arXiv:1811.12231, and the toolbox model-vs-human.
@@ -201,8 +202,8 @@ def category_probabilities(logits: npt.NDArray[Any], mapping: LabelMapping) -> n
     mapping.check_outputs(values.shape[1])
     if not np.isfinite(values).all():
         raise InvalidInputError(
-            "The classifier gave outputs that are not finite. No decision follows from them. Look at its weights and, "
-            "where the precision is reduced, measure with --precision fp32."
+            "The classifier gave outputs that are not finite. They do not define a decision. Check its weights and, "
+            "if the precision is reduced, measure with --precision fp32."
         )
     exponentials = np.exp(values - values.max(axis=1, keepdims=True))
     softmax = exponentials / exponentials.sum(axis=1, keepdims=True)
@@ -212,25 +213,25 @@ def category_probabilities(logits: npt.NDArray[Any], mapping: LabelMapping) -> n
 
 
 def decide(probabilities: npt.NDArray[np.float32], categories: Sequence[str]) -> tuple[str, ...]:
-    """The category of the highest probability; among equals the last in alphabetical order, as the toolbox has it.
+    """Choose the category with the highest probability; ties go to the alphabetically last, as in model-vs-human.
 
     Args:
         probabilities: ``[N, categories]``.
-        categories: Alphabetical.
+        categories: Category names in alphabetical order.
     """
     backwards = np.argmax(probabilities[:, ::-1], axis=1)
     return tuple(categories[len(categories) - 1 - index] for index in backwards.tolist())
 
 
 def margins(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """How far the highest probability is ahead of the second, as a fraction of the highest, ``[N]`` in [0, 1]."""
+    """Difference of the two highest probabilities, as a fraction of the highest, ``[N]`` in [0, 1]."""
     highest = np.sort(probabilities.astype(np.float64), axis=1)[:, -2:]
     ahead: npt.NDArray[np.float64] = 1 - highest[:, 0] / np.maximum(highest[:, 1], np.finfo(np.float64).tiny)
     return ahead
 
 
 def whole(value: Any) -> int | None:
-    """A whole number of any kind as an int; None for everything else, truth values included."""
+    """Convert any integer type to int; None for everything else, including booleans."""
     try:
         return None if isinstance(value, (bool, np.bool_)) else operator.index(value)
     except TypeError:
@@ -240,7 +241,7 @@ def whole(value: Any) -> int | None:
 def _index(value: Any) -> int:
     number = whole(value)
     if number is None:
-        raise TypeError(f"{value!r} is no class index")
+        raise TypeError(f"{value!r} is not a class index")
     return number
 
 
@@ -249,7 +250,7 @@ def _mapping(name: str, record: Mapping[str, Sequence[int]], n_outputs: int | No
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, whose names must differ: json itself would keep the last."""
+    """Convert the pairs of a JSON object, whose names must be unique: json itself would keep the last."""
     names = [name for name, _ in pairs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

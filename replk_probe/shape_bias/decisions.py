@@ -1,4 +1,4 @@
-"""What one observer, a network or a person, answered for each stimulus. Free of torch."""
+"""The decisions of one observer, a network or a human. Free of torch."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from .stimuli.names import CATEGORIES, image_id_of, is_text, parse_stimulus_name
 
 NO_ANSWER = "na"
 HUMAN_PREFIX = "subject-"
-HUMANS = "humans"  # all people together
+HUMANS = "humans"  # all human observers pooled
 
 
 @dataclass(frozen=True)
 class Decisions:
     """The decisions of one observer, one per stimulus.
 
-    Rows are put in the order of an image folder (shape categories sorted, then names as strings), so that two records
-    of the same decisions are equal whatever the order they were given in.
+    Rows are sorted in the order of an image folder (by shape category, then by name), so that two records of the same
+    decisions are equal.
 
     Attributes:
-        observer: Its name.
-        names: Base names of the stimuli as their source has them, ``[N]``.
+        observer: Name of the observer.
+        names: Base names of the stimuli, ``[N]``.
         shape: Category of each shape, ``[N]``.
         texture: Category of each texture, ``[N]``.
-        response: Category decided for, ``[N]``; ``"na"`` for a trial without an answer.
-        categories: What shapes, textures and responses there are, alphabetical.
+        response: Chosen category, ``[N]``; ``"na"`` for a trial without an answer.
+        categories: Possible categories, in alphabetical order.
     """
 
     observer: str
@@ -50,15 +50,18 @@ class Decisions:
             raise InvalidInputError(
                 f"The decisions of {self.observer!r} have columns of unequal length "
                 f"({', '.join(str(len(column)) for column in columns)}). Each stimulus has one name, shape, texture "
-                "and response. Give as many of each."
+                "and response. Give columns of equal length."
             )
         if not self.names:
-            raise InvalidInputError(f"Observer {self.observer!r} has no decisions. A shape bias is a ratio. Give some.")
+            raise InvalidInputError(
+                f"Observer {self.observer!r} has no decisions. A shape bias cannot be computed from none. "
+                "Give at least one."
+            )
         nameless = [name for name in self.names if not is_text(name)]
         if nameless:
             raise InvalidInputError(
-                f"Observer {self.observer!r} decided on a stimulus of the name {nameless[0]!r}. A name is text that "
-                "UTF-8 can write. Rename it."
+                f"Observer {self.observer!r} has a decision on a stimulus named {nameless[0]!r}. A name must be "
+                "text that can be encoded in UTF-8. Rename the stimulus."
             )
         known = set(self.categories)
         for column, also in ((self.shape, ()), (self.texture, ()), (self.response, (NO_ANSWER,))):
@@ -66,8 +69,9 @@ class Decisions:
             unknown = [value for value in column if not isinstance(value, str) or value not in allowed]
             if unknown:
                 raise InvalidInputError(
-                    f"Observer {self.observer!r} has the category {unknown[0]!r}. It is none of the {len(known)} "
-                    f"({', '.join(self.categories)}). Correct it, or name your own categories with --mapping."
+                    f"Observer {self.observer!r} has the category {unknown[0]!r}. It is not one of the "
+                    f"{len(known)} categories ({', '.join(self.categories)}). Correct it, or define "
+                    "categories with --mapping."
                 )
         shape, names, texture, response = zip(*sorted(zip(*columns, strict=True)), strict=True)
         for field, column in (("shape", shape), ("names", names), ("texture", texture), ("response", response)):
@@ -76,21 +80,21 @@ class Decisions:
         if len(set(ids)) < len(ids):
             twice = next(image_id for image_id in ids if ids.count(image_id) > 1)
             raise InvalidInputError(
-                f"Observer {self.observer!r} decided twice on stimulus {twice!r}. Observers are compared stimulus by "
-                "stimulus, which takes one decision each. Remove one of them."
+                f"Observer {self.observer!r} has two decisions on stimulus {twice!r}. Observers are compared stimulus "
+                "by stimulus, with one decision each. Remove one of them."
             )
 
     @classmethod
     def from_names(
         cls, observer: str, names: Sequence[str], response: Sequence[str], categories: Sequence[str] = CATEGORIES
     ) -> Decisions:
-        """Decisions on stimuli whose names say what they show.
+        """Make decisions from the names of stimuli, which contain shape and texture.
 
         Args:
-            observer: Its name.
+            observer: Name of the observer.
             names: Base names of the stimuli, ``[N]``, in any order.
-            response: Category decided for, ``[N]``.
-            categories: What categories there are.
+            response: Chosen category, ``[N]``.
+            categories: Possible categories.
 
         Raises:
             InvalidInputError: A name does not parse, or a category is unknown.
@@ -107,12 +111,12 @@ class Decisions:
 
     @property
     def image_ids(self) -> tuple[str, ...]:
-        """Names without the prefix of human and older files: by these, observers are paired."""
+        """Names without the prefix in human and older files; decisions of different observers are paired by them."""
         return tuple(map(image_id_of, self.names))
 
     @property
     def is_human(self) -> bool:
-        """Whether the observer is a person, by the toolbox's rule for names."""
+        """Whether the observer is a human, by the naming rule of model-vs-human."""
         return self.observer.startswith(HUMAN_PREFIX)
 
     @property
@@ -121,11 +125,11 @@ class Decisions:
         return np.array([one == other for one, other in zip(self.shape, self.response, strict=True)], dtype=bool)
 
     def counts(self) -> CueCounts:
-        """Which cue was followed how often."""
+        """Count the decisions for each cue."""
         return count_cues(self.shape, self.texture, self.response, self.categories)
 
     def choices(self) -> Choices:
-        """Shape, texture or other, ``[N]``; where both cues agree, the right answer is shape."""
+        """Shape, texture or other, ``[N]``; the correct answer to a stimulus without conflict counts as shape."""
         return choices(self.shape, self.texture, self.response)
 
     def renamed(self, observer: str) -> Decisions:
@@ -134,17 +138,17 @@ class Decisions:
 
 
 def check_observer(name: Any) -> None:
-    """What an observer can be called, a person or not.
+    """Check the name of an observer.
 
     Raises:
-        InvalidInputError: No text, nothing to see in it, characters that are not printed, or ``humans``.
+        InvalidInputError: The name is not text, blank, contains unprintable characters, or is ``humans``.
     """
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise InvalidInputError(
-            f"An observer cannot be called {name!r}. Files and figures tell observers apart by their names, which are "
-            "printed. Give it a name of letters and digits."
+            f"An observer cannot be called {name!r}. The name is printed in files and figures. Give a name of "
+            "printable characters."
         )
     if name == HUMANS:
         raise InvalidInputError(
-            f"An observer has the name {HUMANS!r}. That is what all people together are called. Rename it."
+            f"An observer has the name {HUMANS!r}. This name is reserved for all humans pooled. Rename the observer."
         )

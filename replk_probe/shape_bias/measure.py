@@ -1,4 +1,4 @@
-"""The whole measurement: stimuli and a classifier in, :class:`ShapeBiasResult` out."""
+"""The shape-bias measurement: from a classifier and stimuli to a :class:`ShapeBiasResult`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .decision_mapping import LabelMapping
+from .config import ShapeBiasConfig, as_size
+from .decision_mapping import LabelMapping, as_mapping
 from .decisions import Decisions
 from .observers import check_decisions
-from .plan import ShapeBiasPlan as ShapeBiasPlan
-from .plan import plan_shape_bias as plan_shape_bias
+from .plan import plan_shape_bias
 from .result import ShapeBiasResult
 from .stimuli.stimulus_set import StimulusSet
 
@@ -41,52 +41,51 @@ def measure_shape_bias(
     """Measure the shape bias of a classifier.
 
     Args:
-        model: A module, which is never changed, or a name for :func:`replk_probe.create_model`.
-        stimuli: A :class:`~replk_probe.shape_bias.StimulusSet`, a folder, ``"cue-conflict"`` (the published set,
-            fetched where it is not in the cache) or ``"synthetic"``; None for the published set if it is in the cache,
-            else the synthetic one.
-        mapping: Which outputs belong to which category: a :class:`~replk_probe.shape_bias.LabelMapping`, a dictionary
-            such as ``{"cat": [281, 282], "dog": [151]}``, or a JSON file of one; by default ImageNet-1k's for 1000
-            outputs, and one output per category for as many outputs as categories.
-        observers: Decisions of others, to stand beside the model's.
-        batch_size: Stimuli per forward pass. Decisions do not depend on it: near ties are decided one by one.
-        workers: Processes that decode; 0 for none, None for as many as pay.
-        size: Side in pixels, or (H, W), of the model's input; by default what the model was made for. Stimuli of
+        model: Model, which is never changed, or model name as in :func:`replk_probe.create_model`.
+        stimuli: Stimulus set: a :class:`~replk_probe.shape_bias.StimulusSet`, a folder, ``"cue-conflict"`` (the
+            published set, fetched if it is not in the cache) or ``"synthetic"``. Defaults to the published set if it
+            is in the cache, otherwise to the synthetic one; small models trained on the synthetic set default to that.
+        mapping: Class indices of each category: a :class:`~replk_probe.shape_bias.LabelMapping`, a dictionary such as
+            ``{"cat": [281, 282], "dog": [151]}``, or a JSON file with one. Defaults to the ImageNet-1k mapping for 1000
+            outputs, and to one output per category if there are as many outputs as categories.
+        observers: Decisions of other observers, to be compared with the model's.
+        batch_size: Number of stimuli per forward pass. Decisions do not depend on it: near ties are decided one by one.
+        workers: Number of data-loading threads; 0 loads in the main thread. Defaults to a number that depends on the
+            number of cores. With workers, the ``loader`` of a custom stimulus set must be thread-safe.
+        size: Side, or ``(H, W)``, of the model's input in pixels; defaults to the model's own input size. Stimuli of
             another size are resized to it, which is recorded.
-        precision: ``"fp32"`` strict; ``"fast"`` the same, since there are no gradients; ``"bf16"`` bfloat16 products
-            with float32 sums.
-        device: ``"auto"`` (an NVIDIA GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
-        seed: Of a random initialisation.
-        weights: For a model given by name: ``"auto"``, ``"pretrained"``, ``"random"``, a catalog name or a file.
-        ema: Take the averaged entry of a weights file.
-        num_classes: For a model given by name: outputs of its head, where its weights do not say.
-        name: What to call the model in the record; default its name or that of its class. Its decisions are filed under
-            the part after the last colon.
-        allow_partial: Evaluate what is intact of a published set that is not complete; it is recorded.
-        checkpoint: Folder for the state of an unfinished run; None for none. It stays after the last batch, so that
-            nothing is lost before the result is saved: remove it then.
-        resume: Continue from ``checkpoint`` if there is a state; the decisions and probabilities are then those of an
-            uninterrupted run.
-        progress: Draw a progress bar on a terminal's stderr.
+        precision: ``"fp32"`` for strict float32; ``"fast"``, which is the same, since there are no gradients;
+            ``"bf16"`` for bfloat16 products with float32 sums.
+        device: ``"auto"`` (an NVIDIA GPU if available), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
+        seed: Random seed for weight initialization.
+        weights: Weights of a model given by name: ``"auto"``, ``"pretrained"``, ``"random"``, a catalog name or a file.
+        ema: Whether to load the averaged entry of a weights file.
+        num_classes: Number of classes of a model given by name, if its weights do not determine it.
+        name: Name of the model in the record; defaults to its model name or class name. The part after the last colon
+            is the name of the observer.
+        allow_partial: Whether to evaluate the intact part of an incomplete published set; this is recorded.
+        checkpoint: Folder for the state of an unfinished run. It is kept after the last batch, so that nothing is lost
+            before the result is saved; remove it afterwards.
+        resume: Whether to continue from the state in ``checkpoint``, if any. The decisions and probabilities are those
+            of an uninterrupted run.
+        progress: Whether to draw a progress bar on stderr if that is a terminal.
 
     Returns:
-        The decisions and their numbers.
+        The decisions and the statistics of them.
 
     Raises:
-        InvalidInputError: An argument or a stimulus cannot be used, or the model's outputs have no known mapping.
+        InvalidInputError: An argument or a stimulus cannot be used, or no mapping is known for the model's outputs.
         UnknownModelError: No model has this name.
-        WeightsError: The weights or the published set cannot be fetched, or do not fit.
+        WeightsError: The weights or the published set cannot be fetched, or do not match.
         BackendError: The device or precision is not available, or its memory does not suffice.
         ResumeError: The saved state belongs to another run.
     """
-    beside = check_decisions(observers)
-    plan = plan_shape_bias(
-        model,
-        stimuli,
-        mapping=mapping,
+    others = check_decisions(observers)
+    config = ShapeBiasConfig(
+        mapping=None if mapping is None else as_mapping(mapping),
         batch_size=batch_size,
         workers=workers,
-        size=size,
+        size=as_size(size),
         precision=precision,
         device=device,
         seed=seed,
@@ -96,5 +95,6 @@ def measure_shape_bias(
         name=name,
         allow_partial=allow_partial,
     )
+    plan = plan_shape_bias(model, stimuli, config)
     result = plan.run(checkpoint=checkpoint, resume=resume, progress=progress)
-    return result.beside(beside) if beside else result
+    return result.beside(others) if others else result

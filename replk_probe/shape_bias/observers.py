@@ -1,4 +1,4 @@
-"""Observers in numbers, side by side: networks, people, people pooled. Free of torch."""
+"""Statistics and comparisons of observers: networks, humans and humans pooled. Free of torch."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ Kind: TypeAlias = Literal["model", "human", "humans"]
 
 @dataclass(frozen=True)
 class ErrorConsistency:
-    """Cohen's kappa of being right or wrong on the same stimuli.
+    """Error consistency: Cohen's kappa of being correct or wrong on the same stimuli.
 
     Attributes:
-        mean_human: Mean over the human observers, without the observer itself; of ``humans``, over all pairs of people;
-            NaN where there are none.
-        by_observer: With each other observer; of ``humans``, the mean over the people.
+        mean_human: Mean over the other human observers; for ``humans``, the mean over all pairs of humans; NaN if there
+            are none.
+        by_observer: Error consistency with each other observer; for ``humans``, the mean over the humans.
     """
 
     mean_human: float = math.nan
@@ -48,18 +48,18 @@ class ErrorConsistency:
 
 @dataclass(frozen=True)
 class Observer:
-    """One observer in numbers.
+    """Statistics of one observer.
 
     Attributes:
-        name: As in its file, or the model's.
-        kind: ``"model"``, ``"human"``, or ``"humans"`` for the sum of several people's decisions.
-        counts: Which cue it followed how often; holds the shape bias.
-        ci95: 95 % interval of the shape bias: Wilson's, or for ``humans`` the bootstrap over people, since their
-            decisions are not independent; None where undefined.
-        ci95_method: In words.
+        name: Name as in the file of the observer, or name of the model.
+        kind: ``"model"``, ``"human"``, or ``"humans"`` for the pooled decisions of several humans.
+        counts: Number of decisions for each cue, from which the shape bias is computed.
+        ci95: 95 % interval of the shape bias: Wilson's, or for ``humans`` the bootstrap over observers, since their
+            decisions are not independent; None if undefined.
+        ci95_method: Name of the method of ``ci95``.
         bootstrap: Bootstrap intervals of the shape bias, of its mean and of its median over categories.
         consistency: Error consistency with others.
-        source: Where the decisions come from.
+        source: Source of the decisions.
     """
 
     name: str
@@ -82,15 +82,15 @@ class Observer:
         consistency: ErrorConsistency | None = None,
         source: str = "",
     ) -> Observer:
-        """Add the intervals.
+        """Compute the intervals from counts.
 
         Args:
-            name: Of the observer.
-            kind: What it is.
-            counts: Its counts.
-            members: Counts of the people that were pooled, for ``humans``.
-            consistency: Where decisions of others are known.
-            source: Where the decisions come from.
+            name: Name of the observer.
+            kind: Kind of the observer.
+            counts: Counts of its decisions.
+            members: Counts of the humans that were pooled, for ``humans``.
+            consistency: Error consistency with others, if known.
+            source: Source of the decisions.
         """
         if len(members) > 1:
             bootstrap = bootstrap_observers(members)
@@ -101,7 +101,7 @@ class Observer:
         return cls(name, kind, counts, ci95, method, bootstrap, consistency or ErrorConsistency(), source)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; None where a ratio is undefined."""
+        """Convert to JSON values; undefined ratios are None."""
         counts, bootstrap = self.counts, self.bootstrap
         rows = zip(counts.categories, counts.shape, counts.texture, counts.other, counts.by_category, strict=True)
         return {
@@ -167,14 +167,14 @@ class Observer:
 
 
 def analyse(decisions: Sequence[Decisions], source: str = "") -> tuple[Observer, ...]:
-    """Observers side by side, people also pooled.
+    """Compute the statistics of several observers, and of all humans pooled.
 
     Args:
-        decisions: One per observer, of one set of categories; they are paired by the ids of the stimuli.
-        source: Where they come from, for the record.
+        decisions: Decisions of each observer, with the same categories; they are paired by the ids of the stimuli.
+        source: Source of the decisions, for the record.
 
     Returns:
-        In the order given, after ``humans`` if there are any people.
+        Observers in the given order, after ``humans`` if there are any humans.
 
     Raises:
         InvalidInputError: Two observers share a name, or their categories differ.
@@ -210,7 +210,7 @@ def analyse(decisions: Sequence[Decisions], source: str = "") -> tuple[Observer,
 
 
 def consistency_with(decisions: Decisions, others: Sequence[Decisions]) -> ErrorConsistency:
-    """Error consistency of one observer with others, whose names may include its own.
+    """Compute the error consistency of one observer with others, one of which may have the same name.
 
     Raises:
         InvalidInputError: Two of the others share a name.
@@ -221,7 +221,7 @@ def consistency_with(decisions: Decisions, others: Sequence[Decisions]) -> Error
 
 
 def consistency_matrix(decisions: Sequence[Decisions]) -> npt.NDArray[np.float64]:
-    """Cohen's kappa of every pair, ``[n, n]``, over the stimuli that both decided on; NaN where there are none."""
+    """Cohen's kappa of every pair, ``[n, n]``, over the stimuli that both decided on; NaN if there are none."""
     columns: dict[str, int] = {}
     positions = [[columns.setdefault(image_id, len(columns)) for image_id in one.image_ids] for one in decisions]
     seen = np.zeros((len(decisions), len(columns)), dtype=bool)
@@ -233,7 +233,7 @@ def consistency_matrix(decisions: Sequence[Decisions]) -> npt.NDArray[np.float64
 
 
 def compare(first: Decisions, second: Decisions) -> PairedComparison:
-    """Whether two observers differ in shape bias, on the conflict stimuli that both decided on.
+    """Test whether two observers differ in shape bias, on the conflict stimuli that both decided on.
 
     Raises:
         InvalidInputError: They have no such stimulus in common.
@@ -242,13 +242,13 @@ def compare(first: Decisions, second: Decisions) -> PairedComparison:
     if found is None:
         raise InvalidInputError(
             f"Observers {first.observer!r} and {second.observer!r} cannot be compared. They have no stimulus with a "
-            "cue conflict in common. Compare observers of one stimulus set."
+            "cue conflict in common. Compare observers of the same stimulus set."
         )
     return found
 
 
 def compare_pairs(decisions: Sequence[Decisions]) -> Iterator[tuple[str, str, PairedComparison]]:
-    """The names and the comparison of every pair that has a stimulus with a cue conflict in common."""
+    """Yield the names and the comparison of every pair that has a stimulus with a cue conflict in common."""
     for first, second in itertools.combinations(decisions, 2):
         found = _paired(first, second)
         if found is not None:
@@ -256,16 +256,16 @@ def compare_pairs(decisions: Sequence[Decisions]) -> Iterator[tuple[str, str, Pa
 
 
 def check_decisions(decisions: Sequence[Decisions]) -> tuple[Decisions, ...]:
-    """Decisions of several observers as a tuple.
+    """Check the decisions of several observers, and return them as a tuple.
 
     Raises:
-        InvalidInputError: It is something else, or two observers share a name.
+        InvalidInputError: They are not a sequence of decisions, or two observers share a name.
     """
     several = isinstance(decisions, Sequence) and not isinstance(decisions, str)
     wrong = [one for one in decisions if not isinstance(one, Decisions)] if several else [decisions]
     if wrong:
         raise InvalidInputError(
-            f"Observers cannot be given as {type(wrong[0]).__name__}. They are a sequence with the Decisions of each. "
+            f"Observers cannot be given as {type(wrong[0]).__name__}. Expected a sequence with the Decisions of each. "
             "Read them with read_folder, or make them with Decisions.from_names."
         )
     check_names(decisions)
@@ -273,13 +273,13 @@ def check_decisions(decisions: Sequence[Decisions]) -> tuple[Decisions, ...]:
 
 
 def _paired(first: Decisions, second: Decisions) -> PairedComparison | None:
-    mine = dict(zip(first.image_ids, first.choices(), strict=True))
-    yours = dict(zip(second.image_ids, second.choices(), strict=True))
+    answers = dict(zip(first.image_ids, first.choices(), strict=True))
+    others = dict(zip(second.image_ids, second.choices(), strict=True))
     position = {category: index for index, category in enumerate(first.categories)}
     shared = [
-        (mine[image_id], yours[image_id], position[shape])
+        (answers[image_id], others[image_id], position[shape])
         for image_id, shape, texture in zip(first.image_ids, first.shape, first.texture, strict=True)
-        if shape != texture and image_id in yours
+        if shape != texture and image_id in others
     ]
     if not shared:
         return None
@@ -290,13 +290,13 @@ def _paired(first: Decisions, second: Decisions) -> PairedComparison | None:
 
 
 def check_names(decisions: Sequence[Decisions]) -> None:
-    """InvalidInputError if two observers share a name."""
+    """Raise InvalidInputError if two observers share a name."""
     counted = Counter(one.observer for one in decisions)
     twice = [name for name, times in counted.items() if times > 1]
     if twice:
         raise InvalidInputError(
-            f"There are {counted[twice[0]]} observers of the name {twice[0]!r}. Observers are told apart by their "
-            "names. Rename one of them, or leave it out."
+            f"There are {counted[twice[0]]} observers named {twice[0]!r}. Observers are identified by their names. "
+            "Rename one of them, or leave it out."
         )
 
 
@@ -309,7 +309,7 @@ def _consistency(
 
 
 def _mean(values: npt.NDArray[np.float64]) -> float:
-    """Mean of those that are defined; NaN for none."""
+    """Mean of the defined values; NaN for none."""
     defined = values[~np.isnan(values)]
     return math.fsum(defined) / len(defined) if len(defined) else math.nan
 

@@ -1,7 +1,7 @@
-"""Published decisions of people and four networks on the cue-conflict stimuli, counted; free of torch.
+"""Counts of the published decisions of humans and four networks on the cue-conflict stimuli. Free of torch.
 
-The decisions themselves are raw data of the toolbox and not part of this package, so error consistency with single
-observers takes ``--import``; the mean over the ten people is stated here.
+The decisions themselves are raw data of model-vs-human and not part of this package, so error consistency with single
+observers requires ``--import``; the mean over the ten humans is given here.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ SOURCE = (
     "github.com/bethgelab/model-vs-human (commit 79ed7cd)"
 )
 
-# What to say wherever they are shown: the stimuli of a measurement may be others.
+# Note wherever they are shown, since the stimuli of a measurement may differ.
 ON_WHAT = "Published observers: on the 1200 published stimuli with a cue conflict"
 
-# Names for readers; people keep theirs.
+# Display names; those of single humans stay as they are.
 TITLES = {
     HUMANS: "Humans (10)",
     "alexnet": "AlexNet (Caffe)",
@@ -37,13 +37,13 @@ TITLES = {
     "vgg": "VGG-16 (Caffe)",
 }
 
-_CONFLICT, _CONGRUENT = 75, 5  # stimuli of each category of shape
-_HUMAN_KAPPA = 0.331052  # mean over the 45 pairs of people
+_CONFLICT, _CONGRUENT = 75, 5  # stimuli of each shape category
+_HUMAN_KAPPA = 0.331052  # mean over the 45 pairs of humans
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One observer: decisions for the shape and for the texture, by category in alphabetical order of the shape."""
+    """One observer: decisions for the shape and for the texture, by shape category in alphabetical order."""
 
     name: str
     shape: str
@@ -183,11 +183,11 @@ _ROWS = (
 
 
 def published_beside(result: ShapeBiasResult) -> tuple[Observer, ...]:
-    """Whom to show beside a result: the networks and all people together, or nobody.
+    """Published observers to compare with a result: the networks and all humans pooled, or none.
 
     Args:
-        result: Of a measurement. Nobody stands beside it where its categories are others, or none of its stimuli is one
-            of the published set (their content counts, under whatever name).
+        result: Result of a measurement. There are none if its categories differ, or if none of its stimuli is one of
+            the published set, which is decided by content, not by name.
     """
     if result.decisions is None or result.decisions.categories != CATEGORIES or not isinstance(result.run, RunInfo):
         return ()
@@ -199,10 +199,10 @@ def published_beside(result: ShapeBiasResult) -> tuple[Observer, ...]:
 
 @cache
 def published_observers() -> tuple[Observer, ...]:
-    """``humans`` pooled, four networks and the ten people, on the 1280 published stimuli.
+    """Humans pooled, four networks and ten humans on the 1280 published stimuli.
 
     Returns:
-        In the order in which the raw data give them. Error consistency has ``mean_human`` alone.
+        Observers in the order of the raw data. Their error consistency has only ``mean_human``.
     """
     people = [row.counts for row in _ROWS if row.name.startswith(HUMAN_PREFIX)]
     everyone = Observer.from_counts(

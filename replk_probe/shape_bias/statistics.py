@@ -1,4 +1,4 @@
-"""Numbers of decisions on cue-conflict stimuli: counts, ratios, intervals, agreement. Free of torch."""
+"""Statistics of decisions on cue-conflict stimuli: counts, ratios, intervals, agreement. Free of torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Z = 1.959963984540054
 DRAWS = 1000
 SEED = 0
 
-# What a decision is on a stimulus with two cues.
+# Cue that a decision follows.
 OTHER, SHAPE, TEXTURE = 0, 1, 2
 
 Interval: TypeAlias = tuple[float, float]
@@ -27,17 +27,17 @@ Choices: TypeAlias = npt.NDArray[np.int8]
 
 @dataclass(frozen=True)
 class CueCounts:
-    """Which cue an observer followed, per shape category, on the stimuli whose cues differ.
+    """Number of decisions for each cue, by shape category, on the stimuli whose cues conflict.
 
-    A ratio without a denominator is NaN.
+    Ratios with a denominator of zero are NaN.
 
     Attributes:
-        categories: Names, alphabetical.
-        shape: Decisions for the shape's category, one count per category of the shape.
-        texture: Decisions for the texture's category, likewise.
-        other: Everything else, likewise.
-        na: How many of ``other`` are trials without an answer.
-        congruent_correct: Right decisions on the stimuli whose cues agree.
+        categories: Category names in alphabetical order.
+        shape: Number of decisions for the shape's category, by category of the shape.
+        texture: Number of decisions for the texture's category, by category of the shape.
+        other: Number of other decisions, by category of the shape.
+        na: Number of trials without an answer, which are included in ``other``.
+        congruent_correct: Number of correct decisions on the stimuli whose cues agree.
         n_congruent: Number of those stimuli.
     """
 
@@ -50,7 +50,7 @@ class CueCounts:
     n_congruent: int = 0
 
     def __post_init__(self) -> None:
-        """One count per category, none below zero."""
+        """Check that there is one non-negative count per category."""
         rows = (self.shape, self.texture, self.other)
         if any(len(row) != len(self.categories) for row in rows) or min((0, *sum(rows, ()))) < 0:
             raise InvalidInputError(
@@ -60,22 +60,22 @@ class CueCounts:
 
     @property
     def n_shape(self) -> int:
-        """Decisions for the shape."""
+        """Number of decisions for the shape."""
         return sum(self.shape)
 
     @property
     def n_texture(self) -> int:
-        """Decisions for the texture."""
+        """Number of decisions for the texture."""
         return sum(self.texture)
 
     @property
     def n_other(self) -> int:
-        """Decisions for neither."""
+        """Number of decisions for neither cue."""
         return sum(self.other)
 
     @property
     def n_conflict(self) -> int:
-        """Decisions on stimuli whose cues differ."""
+        """Number of decisions on stimuli whose cues conflict."""
         return self.n_shape + self.n_texture + self.n_other
 
     @property
@@ -85,48 +85,48 @@ class CueCounts:
 
     @property
     def by_category(self) -> tuple[float, ...]:
-        """The same over the stimuli of one shape category each."""
+        """Shape bias on the stimuli of each shape category."""
         return tuple(_ratio(s, s + t) for s, t in zip(self.shape, self.texture, strict=True))
 
     @property
     def n_defined(self) -> int:
-        """Categories with a decision for one of the cues: those that ``macro`` and ``median`` are taken over."""
+        """Number of categories with a decision for one of the cues, over which ``macro`` and ``median`` are taken."""
         return sum(not math.isnan(bias) for bias in self.by_category)
 
     @property
     def macro(self) -> float:
-        """Mean of the defined categories."""
+        """Mean of the shape bias over the defined categories."""
         defined = [bias for bias in self.by_category if not math.isnan(bias)]
         return math.fsum(defined) / len(defined) if defined else math.nan
 
     @property
     def median(self) -> float:
-        """Median of the defined categories."""
+        """Median of the shape bias over the defined categories."""
         defined = [bias for bias in self.by_category if not math.isnan(bias)]
         return float(np.median(defined)) if defined else math.nan
 
     @property
     def cue_accuracy(self) -> float:
-        """(S + T) / ``n_conflict``; the toolbox divides by all stimuli instead."""
+        """(S + T) / ``n_conflict``; model-vs-human divides by all stimuli instead."""
         return _ratio(self.n_shape + self.n_texture, self.n_conflict)
 
     @property
     def congruent_accuracy(self) -> float:
-        """Share of right decisions where both cues agree."""
+        """Share of correct decisions on the stimuli whose cues agree."""
         return _ratio(self.congruent_correct, self.n_congruent)
 
 
 @dataclass(frozen=True)
 class BootstrapIntervals:
-    """95 % percentile intervals; None where the ratio is undefined.
+    """95 % percentile intervals; None if the ratio is undefined.
 
     Attributes:
-        overall: Of the shape bias.
-        macro: Of the mean over categories.
-        median: Of the median over categories.
+        overall: Interval of the shape bias.
+        macro: Interval of the mean over categories.
+        median: Interval of the median over categories.
         resampled: ``"stimuli"`` (within each shape category) or ``"observers"``.
         draws: Number of resamples.
-        seed: Of the generator.
+        seed: Seed of the random generator.
     """
 
     overall: Interval | None
@@ -139,13 +139,13 @@ class BootstrapIntervals:
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """Two observers on the same stimuli.
+    """Comparison of two observers on the same stimuli.
 
     Attributes:
-        n_pairs: Conflict stimuli on which both followed a cue.
-        first_only: Of those, how often the first followed the shape and the second the texture.
-        second_only: The other way round.
-        p_value: McNemar's exact two-sided test of equal chances of these two.
+        n_pairs: Number of conflict stimuli on which both followed a cue.
+        first_only: Number of those on which the first followed the shape and the second the texture.
+        second_only: Number of those on which the second followed the shape and the first the texture.
+        p_value: p-value of McNemar's exact two-sided test of ``first_only`` against ``second_only``.
         difference: Shape bias of the first minus that of the second, each with its own denominator; NaN if undefined.
         ci95: Bootstrap interval of the difference, stimuli resampled in pairs within each shape category.
     """
@@ -159,12 +159,12 @@ class PairedComparison:
 
 
 def choices(shape: Sequence[str], texture: Sequence[str], response: Sequence[str]) -> Choices:
-    """:data:`SHAPE`, :data:`TEXTURE` or :data:`OTHER` for every stimulus; a stimulus without conflict counts as shape.
+    """:data:`SHAPE`, :data:`TEXTURE` or :data:`OTHER` for every stimulus; correct on one without conflict is shape.
 
     Args:
         shape: Category of the shape, ``[N]``.
         texture: Category of the texture, ``[N]``.
-        response: Category decided for, ``[N]``; anything that is no category (``na``) is neither.
+        response: Chosen category, ``[N]``; anything that is not a category (``na``) counts as other.
     """
     answers = np.asarray(response, dtype=str)
     followed = np.where(np.asarray(texture, dtype=str) == answers, TEXTURE, OTHER)
@@ -174,13 +174,13 @@ def choices(shape: Sequence[str], texture: Sequence[str], response: Sequence[str
 def count_cues(
     shape: Sequence[str], texture: Sequence[str], response: Sequence[str], categories: Sequence[str]
 ) -> CueCounts:
-    """Count decisions; those on stimuli whose cues agree are kept apart.
+    """Count decisions, separately for stimuli whose cues conflict and agree.
 
     Args:
         shape: Category of the shape, ``[N]``.
         texture: Category of the texture, ``[N]``.
-        response: Category decided for, ``[N]``, or ``na``.
-        categories: All that a shape can have.
+        response: Chosen category, ``[N]``, or ``na``.
+        categories: Possible categories.
     """
     position = {name: index for index, name in enumerate(categories)}
     rows = np.array([position[name] for name in shape], dtype=np.intp)
@@ -201,15 +201,15 @@ def count_cues(
 
 
 def pooled(counts: Sequence[CueCounts]) -> CueCounts:
-    """The sum of the counts of several observers over the same categories.
+    """Sum the counts of several observers over the same categories.
 
     Raises:
-        InvalidInputError: There are none, or their categories differ.
+        InvalidInputError: There are no observers, or their categories differ.
     """
     if len({one.categories for one in counts}) != 1:
         raise InvalidInputError(
-            f"The counts of {len(counts)} observers cannot be added up. That takes at least one observer, and the "
-            "same categories for all. Pool observers of one stimulus set."
+            f"The counts of {len(counts)} observers cannot be added up. Pooling requires at least one observer and "
+            "the same categories for all. Pool observers of the same stimulus set."
         )
     return CueCounts(
         categories=counts[0].categories,
@@ -233,35 +233,35 @@ def wilson_interval(successes: int, n: int) -> Interval | None:
     p, z2 = successes / n, _Z * _Z
     middle = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    # At the ends the formula gives 0 and 1 but for rounding.
+    # At the ends the formula gives 0 and 1 up to rounding errors.
     return (0.0 if successes == 0 else middle - half), (1.0 if successes == n else middle + half)
 
 
 def bootstrap_stimuli(counts: CueCounts, draws: int = DRAWS, seed: int = SEED) -> BootstrapIntervals:
-    """Intervals under other stimuli of the same design: each category's are drawn again, with replacement.
+    """Bootstrap intervals over stimuli, which are resampled with replacement within each shape category.
 
-    Drawing n of the n stimuli of a category is drawing its three counts from a multinomial distribution, so the order
-    of the decisions plays no part.
+    Drawing n of the n stimuli of a category is equivalent to drawing its three counts from a multinomial distribution,
+    so the order of the decisions does not matter.
 
     Args:
-        counts: One observer's.
+        counts: Counts of one observer.
         draws: Number of resamples.
-        seed: Of the generator.
+        seed: Seed of the random generator.
     """
     table = _table(counts)
     return _percentiles(_redrawn(table, draws, seed)[..., :2], "stimuli", draws, seed)
 
 
 def bootstrap_observers(members: Sequence[CueCounts], draws: int = DRAWS, seed: int = SEED) -> BootstrapIntervals:
-    """Intervals of pooled counts under other observers of the same kind, who are drawn again, with replacement.
+    """Bootstrap intervals of pooled counts over observers, who are resampled with replacement.
 
-    The decisions of several people on one stimulus are not independent, nor are those of one person, so neither
-    Wilson's interval nor a bootstrap of single decisions would do for their sum.
+    The decisions of several humans on one stimulus are not independent, nor are those of one human, so neither
+    Wilson's interval nor a bootstrap of single decisions is valid for their sum.
 
     Args:
-        members: One per observer, over the same categories.
+        members: Counts of each observer, over the same categories.
         draws: Number of resamples.
-        seed: Of the generator.
+        seed: Seed of the random generator.
     """
     tables = np.stack([_table(member) for member in members])
     weights = np.random.default_rng(seed).multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)
@@ -271,17 +271,17 @@ def bootstrap_observers(members: Sequence[CueCounts], draws: int = DRAWS, seed: 
 def error_consistency(
     correct: npt.NDArray[np.bool_], seen: npt.NDArray[np.bool_] | None = None
 ) -> npt.NDArray[np.float64]:
-    """Cohen's kappa of being right or wrong, for every pair of observers, over the stimuli that both saw.
+    """Cohen's kappa of being correct or wrong, for every pair of observers, over the stimuli that both saw.
 
-    ``(observed - expected) / (1 - expected)`` with the expected agreement ``p1 p2 + (1 - p1)(1 - p2)``, and 1 where the
+    ``(observed - expected) / (1 - expected)`` with the expected agreement ``p1 p2 + (1 - p1)(1 - p2)``, and 1 if the
     observed agreement is 1.
 
     Args:
         correct: Whether the response was the shape's category, ``[observers, stimuli]``.
-        seen: Which decisions there are, of the same shape; all by default.
+        seen: Mask of the existing decisions, of the same shape; defaults to all.
 
     Returns:
-        Symmetric ``[observers, observers]`` with ones on its diagonal; NaN where two have no stimulus in common.
+        Symmetric ``[observers, observers]`` with ones on its diagonal; NaN if two have no stimulus in common.
 
     Source:
         Geirhos, Meding & Wichmann, Beyond accuracy: quantifying trial-by-trial behaviour of CNNs and humans by
@@ -290,7 +290,7 @@ def error_consistency(
     there = np.ones(correct.shape) if seen is None else seen.astype(np.float64)
     right = correct.astype(np.float64) * there
     n = there @ there.T
-    # Of row i's decisions on what both saw, how many are right; column j's are the transpose.
+    # Number of correct decisions of row i on what both saw; those of column j are the transpose.
     first = right @ there.T
     agreeing = n - first - first.T + 2 * (right @ right.T)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -304,14 +304,14 @@ def error_consistency(
 def paired_comparison(
     first: Choices, second: Choices, stratum: npt.NDArray[np.intp], draws: int = DRAWS, seed: int = SEED
 ) -> PairedComparison:
-    """Whether two observers differ in shape bias on the same stimuli.
+    """Test whether two observers differ in shape bias on the same stimuli.
 
     Args:
         first: :data:`SHAPE`, :data:`TEXTURE` or :data:`OTHER` of the first observer per conflict stimulus, ``[N]``.
-        second: The same of the second.
+        second: Choices of the second observer, ``[N]``.
         stratum: Index of the shape category of each stimulus, ``[N]``, from 0.
         draws: Number of resamples.
-        seed: Of the generator.
+        seed: Seed of the random generator.
 
     Source:
         McNemar, Note on the sampling error of the difference between correlated proportions, Psychometrika 12 (1947).
@@ -333,7 +333,7 @@ def paired_comparison(
 
 
 def _even_chances(one: int, other: int) -> float:
-    """Two-sided p-value of ``one`` against ``other`` tosses of a fair coin."""
+    """Two-sided p-value of ``one`` against ``other`` tosses under a fair coin."""
     n = one + other
     tail = sum(math.comb(n, k) for k in range(min(one, other) + 1))
     return min(1.0, 2 * tail / (1 << n))
@@ -348,12 +348,12 @@ def _ratio(part: int, whole: int) -> float:
 
 
 def _table(counts: CueCounts) -> npt.NDArray[np.int64]:
-    """``[categories, 3]``: for the shape, for the texture, others."""
+    """Counts ``[categories, 3]`` for the shape, for the texture and for neither."""
     return np.stack([np.array(row, dtype=np.int64) for row in (counts.shape, counts.texture, counts.other)], axis=1)
 
 
 def _redrawn(table: npt.NDArray[np.int64], draws: int, seed: int) -> npt.NDArray[np.int64]:
-    """Counts ``[strata, cells]`` drawn again within each stratum, ``[draws, strata, cells]``."""
+    """Resample counts ``[strata, cells]`` within each stratum, ``[draws, strata, cells]``."""
     totals = table.sum(axis=1)
     chances = np.where(totals[:, None] > 0, table / np.maximum(totals, 1)[:, None], 1 / table.shape[1])
     redrawn: npt.NDArray[np.int64] = np.random.default_rng(seed).multinomial(totals, chances, size=(draws, len(table)))
@@ -376,7 +376,7 @@ def _percentiles(drawn: npt.NDArray[np.int64], resampled: str, draws: int, seed:
 
 
 def _ratios(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Shape bias of ``[..., 2]``, NaN where both are zero."""
+    """Shape bias of counts ``[..., 2]``, NaN if both are zero."""
     with np.errstate(invalid="ignore"):
         ratios: npt.NDArray[np.float64] = counts[..., 0] / counts.sum(axis=-1)
     return ratios

@@ -1,4 +1,4 @@
-"""Opening a set of stimuli: the published set, a folder, or the set that this package draws."""
+"""Open a stimulus set: the published set, a folder, or the synthetic set."""
 
 from __future__ import annotations
 
@@ -24,68 +24,68 @@ if TYPE_CHECKING:
 
 
 def open_stimuli(
-    where: str | os.PathLike[str],
+    stimuli: str | os.PathLike[str],
     *,
     categories: Sequence[str] | None = None,
     size: int = 224,
     seed: int = 0,
     allow_partial: bool = False,
-    show_progress: bool = True,
+    progress: bool = True,
 ) -> StimulusSet:
-    """Open a set of stimuli.
+    """Open a stimulus set.
 
     Args:
-        where: ``"cue-conflict"``: the published set, fetched into the cache where it is not there yet and verified
-            file by file. ``"synthetic"``: the set that this package draws. Else a folder of stimuli.
-        categories: What shapes and textures there are; default :data:`CATEGORIES`. The synthetic set has its own.
-        size: Side of the synthetic stimuli, in pixels.
-        seed: Of the synthetic stimuli.
-        allow_partial: Take what is intact of a published set that is not complete; it is recorded.
-        show_progress: Draw progress bars on stderr, if that is a terminal.
+        stimuli: ``"cue-conflict"`` for the published set, which is fetched if it is not in the cache and verified file
+            by file; ``"synthetic"`` for the set that this package draws; otherwise a folder of stimuli.
+        categories: Possible categories; defaults to :data:`CATEGORIES`. The synthetic set has its own.
+        size: Side of the synthetic stimuli in pixels.
+        seed: Random seed of the synthetic stimuli.
+        allow_partial: Whether to use the intact part of an incomplete published set; this is recorded.
+        progress: Whether to draw progress bars on stderr if that is a terminal.
 
     Raises:
         InvalidInputError: The folder is missing or empty, a name does not parse, a category is unknown, a file is not
-            an image or truncated, two files have one name, the published set is not complete, or a part was allowed
-            of another set.
+            an image or truncated, two files have one name, the published set is not complete, or ``allow_partial``
+            was given for another set.
         WeightsError: The published set cannot be fetched.
     """
-    check_partial(where, allow_partial)
-    if where == SYNTHETIC:
+    check_partial(stimuli, allow_partial)
+    if stimuli == SYNTHETIC:
         return synthetic_stimuli(size=size, seed=seed)
     known = check_categories(CATEGORIES if categories is None else categories)
-    if where == CUE_CONFLICT:
-        folder = cached_cue_conflict() or fetch_cue_conflict(show_progress=show_progress)
-        return _open_published(folder, known, allow_partial, show_progress)
-    folder = Path(where)
+    if stimuli == CUE_CONFLICT:
+        folder = cached_cue_conflict() or fetch_cue_conflict(show_progress=progress)
+        return _open_published(folder, known, allow_partial, progress)
+    folder = Path(stimuli)
     if not folder.is_dir():
         kind = "is a file" if folder.exists() else "is no folder"
         raise InvalidInputError(
-            f"Cannot find stimuli at {str(where)!r}. It {kind}. "
+            f"Cannot find stimuli at {str(stimuli)!r}. It {kind}. "
             f"Give a folder of stimuli, or {CUE_CONFLICT} or {SYNTHETIC}."
         )
-    return scan(folder, known, show_progress=show_progress)
+    return scan(folder, known, progress=progress)
 
 
 def check_partial(where: object, allow_partial: bool) -> None:
-    """InvalidInputError if a part is allowed of a set that is taken as it is."""
+    """Raise InvalidInputError if ``allow_partial`` is given for another set than the published one."""
     if allow_partial and where != CUE_CONFLICT:
         raise InvalidInputError(
-            f"A part was allowed of a set that is not {CUE_CONFLICT!r}. Any other is taken as it is, complete or not. "
-            f"Leave --allow-partial out, or name --stimuli {CUE_CONFLICT}."
+            f"An incomplete set was allowed for stimuli other than {CUE_CONFLICT!r}. Only the published set is "
+            f"checked for completeness. Leave --allow-partial out, or give --stimuli {CUE_CONFLICT}."
         )
 
 
 def scan(
-    folder: str | os.PathLike[str], categories: Sequence[str] = CATEGORIES, *, show_progress: bool = True
+    folder: str | os.PathLike[str], categories: Sequence[str] = CATEGORIES, *, progress: bool = True
 ) -> StimulusSet:
-    """A folder of stimuli, ``<shape>/<shape><i>-<texture><j>.png``, compared with the published ones.
+    """Read a folder of stimuli, ``<shape>/<shape><i>-<texture><j>.png``, and compare it with the published set.
 
-    The name tells shape and texture. Files may lie at any depth, but not in a folder of another category.
+    Shape and texture are parsed from the name. Files may be at any depth, but not in a folder of another category.
 
     Args:
-        folder: Holds the stimuli, at any depth; hidden files are left out.
-        categories: What shapes and textures there are.
-        show_progress: Draw a progress bar on stderr, if that is a terminal.
+        folder: Folder of the stimuli; hidden files are ignored.
+        categories: Possible categories.
+        progress: Whether to draw a progress bar on stderr if that is a terminal.
 
     Raises:
         InvalidInputError: No image in the folder, a name that does not parse, an unknown category, a file in the
@@ -97,7 +97,7 @@ def scan(
     in_order = sorted(paths, key=lambda path: (stimuli[path].shape, stimuli[path].name))
     found = {
         f"{stimuli[path].shape}/{stimuli[path].image_id}": file
-        for path, file in zip(in_order, read_folder(root, in_order, show_progress).values(), strict=True)
+        for path, file in zip(in_order, read_folder(root, in_order, progress).values(), strict=True)
     }
     comparison = compare(found)
     return _from_files(
@@ -110,8 +110,8 @@ def scan(
     )
 
 
-def _open_published(folder: Path, categories: tuple[str, ...], allow_partial: bool, show_progress: bool) -> StimulusSet:
-    comparison, found = verify_cue_conflict(folder, show_progress)
+def _open_published(folder: Path, categories: tuple[str, ...], allow_partial: bool, progress: bool) -> StimulusSet:
+    comparison, found = verify_cue_conflict(folder, progress)
     if not comparison.complete and not (allow_partial and comparison.intact):
         raise incomplete_error(folder, comparison)
     names = comparison.intact
@@ -139,15 +139,15 @@ def _parse(root: Path, paths: Sequence[str], categories: tuple[str, ...]) -> dic
         parent = folder.rpartition("/")[2]
         if parent in categories and parent != stimulus.shape:
             raise InvalidInputError(
-                f"Cannot use stimulus {path!r}. Its name tells the shape {stimulus.shape!r} and its folder "
-                f"{parent!r}. Rename it or put it where it belongs."
+                f"Cannot use stimulus {path!r}. Its name contains the shape {stimulus.shape!r} and its "
+                f"folder is {parent!r}. Rename it or move it to the other folder."
             )
         stimuli[path] = stimulus
     counts = Counter(stimulus.image_id for stimulus in stimuli.values())
     twice = sorted(path for path, stimulus in stimuli.items() if counts[stimulus.image_id] > 1)
     if twice:
         raise InvalidInputError(
-            f"Several files have one name: {some(twice)}. Decisions are paired between observers by name. "
+            f"Several files have the same name: {some(twice)}. Decisions of different observers are paired by name. "
             "Keep one of each."
         )
     return stimuli
@@ -155,7 +155,7 @@ def _parse(root: Path, paths: Sequence[str], categories: tuple[str, ...]) -> dic
 
 @dataclass(frozen=True)
 class _Files:
-    """Loads stimuli that are files."""
+    """Loader of stimuli that are files."""
 
     paths: tuple[Path, ...]
 

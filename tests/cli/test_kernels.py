@@ -182,9 +182,9 @@ def test_a_model_that_fails_costs_the_others_nothing(
     [
         (["--model", "replknet31"], "Unknown model 'replknet31'"),
         (["--layer", "stage9.0"], "It has stages 1 to 2, with 1, 2 blocks, which count from 0."),
-        (["--layer", "stages.0.blocks.0.pw1.conv"], "It is a 1 x 1 convolution. Name one of its kernels: stage1.0"),
+        (["--layer", "stages.0.blocks.0.pw1.conv"], "It is a 1 x 1 convolution. Choose one of its kernels: stage1.0"),
         (["--layer", "head"], "It is Linear, without a convolution larger than 1 x 1"),
-        (["--layer", "nowhere.*"], "fits the pattern 'nowhere.*'"),
+        (["--layer", "nowhere.*"], "matches the pattern 'nowhere.*'"),
         (["--model", "networks.py:dense"], "has no depthwise convolution"),
         (["--model", "networks.py:norep", "--variant", "small"], "stage1.0 has no small branch"),
         (["--weights", "missing.pth"], "no such file"),
@@ -215,7 +215,7 @@ def test_checkpoints_that_lack_what_is_asked_for(replk_probe: Run, undrawn: None
     assert done.exit_code == 1 and "The small kernel of stage4.0 cannot be known." in done.stderr
     assert not (tmp_path / "out").exists()
     done = replk_probe(*run, "--weights", tmp_path / "merged.pth")
-    assert done.exit_code == 0 and "cannot be told apart any more" in " ".join(done.stdout.split())
+    assert done.exit_code == 0 and "cannot be separated" in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize("option", [["--variant", "both"], ["--aggregate", "max"], ["--strongest", "-1"]])

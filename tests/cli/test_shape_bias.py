@@ -280,7 +280,7 @@ def test_imported_decisions_between_other_categories_are_refused_before_the_run(
     model = ("--model", f"{networks}:red", "--stimuli", "synthetic")
     done = replk_probe("shape-bias", *model, "--import", first, "--output", out)
     assert done.exit_code == 1
-    assert "cannot stand beside" in done.stderr
+    assert "cannot be compared" in done.stderr
     assert not out.exists()
 
 

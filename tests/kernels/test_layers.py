@@ -22,11 +22,11 @@ def replknet() -> nn.Module:
     return skeleton("replknet31b")
 
 
-def names(model: nn.Module, *specs: str) -> list[str]:
+def names(model: nn.Module, *specs: str | nn.Module) -> list[str]:
     return [layer.name for layer in find_layers(model, specs)]
 
 
-def paths(model: nn.Module, *specs: str) -> list[str]:
+def paths(model: nn.Module, *specs: str | nn.Module) -> list[str]:
     return [layer.path for layer in find_layers(model, specs)]
 
 
@@ -107,13 +107,17 @@ def test_a_network_that_is_one_convolution() -> None:
         ("replknet31b", "stage9.0", "It has stages 1 to 4, with 2, 2, 18, 2 blocks, which count from 0."),
         ("replknet31b", "stage4.2", "It has stages 1 to 4, with 2, 2, 18, 2 blocks"),
         ("replknet31b", "stages.9", "does not exist in RepLKNet. Close: stages"),
-        ("replknet31b", "stage9.*", "fits the pattern 'stage9.*'"),
-        ("replknet31b", "stages.0.blocks.0.pw1.conv", "It is a 1 x 1 convolution. Name one of its kernels: stage1.0,"),
+        ("replknet31b", "stage9.*", "matches the pattern 'stage9.*'"),
+        (
+            "replknet31b",
+            "stages.0.blocks.0.pw1.conv",
+            "It is a 1 x 1 convolution. Choose one of its kernels: stage1.0,",
+        ),
         ("replknet31b", "norm", "It is BatchNorm2d, without a convolution larger than 1 x 1"),
         ("swin_tiny_patch4_window7_224", "all", "has no depthwise convolution."),
         ("swin_tiny_patch4_window7_224", "all", "aggregated over both channel axes: patch_embed.proj."),
         ("swin_tiny_patch4_window7_224", "stage1.0", "It is SwinTransformerBlock, without a convolution"),
-        ("resnet18", "paper", "has no layer as the paper's"),
+        ("resnet18", "paper", "has no layer that corresponds to the paper's"),
     ],
 )
 def test_errors_name_what_exists(name: str, spec: str, says: str) -> None:
@@ -123,5 +127,31 @@ def test_errors_name_what_exists(name: str, spec: str, says: str) -> None:
 
 
 def test_a_network_without_any_convolution() -> None:
-    with pytest.raises(InvalidInputError, match=r"no nn\.Conv2d larger than 1 x 1 at all"):
+    with pytest.raises(InvalidInputError, match=r"no nn\.Conv2d larger than 1 x 1"):
         find_layers(nn.Sequential(nn.Linear(3, 3)), ["all"])
+
+
+def test_a_layer_may_be_a_module() -> None:
+    model = skeleton("resnet18")
+    assert paths(model, model.layer4[0].conv1) == ["layer4.0.conv1"]
+    assert paths(model, model.layer4) == [
+        "layer4.0.conv1", "layer4.0.conv2", "layer4.1.conv1", "layer4.1.conv2",
+    ]  # fmt: skip
+    assert find_layers(model, model.conv1) == find_layers(model, "conv1")
+    assert find_layers(model, [model.conv1, "layer1.0.conv1"]) == find_layers(model, ["conv1", "layer1.0.conv1"])
+    assert len(find_layers(model, model)) == len(find_layers(model, "*"))
+
+
+def test_a_module_of_the_package(replknet: nn.Module) -> None:
+    block = replknet.get_submodule("stages.3.blocks.0.large_kernel")
+    assert names(replknet, block) == ["stage4.0"]
+    assert names(replknet, replknet.get_submodule("stages.3")) == ["stage4.0", "stage4.1"]
+    assert find_layers(replknet, block.get_submodule("small_conv"))[0].branch_of == ("stage4.0", "small_conv")
+
+
+def test_a_module_of_another_model_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="Conv2d that is not part of ResNet"):
+        find_layers(skeleton("resnet18"), nn.Conv2d(3, 3, 3))
+    with pytest.raises(InvalidInputError, match=r"'fc' of ResNet has no kernel"):
+        model = skeleton("resnet18")
+        find_layers(model, model.fc)

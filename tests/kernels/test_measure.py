@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from torch.nn.utils import prune
 import replk_probe
 from replk_probe.errors import InvalidInputError, WeightsError
 from replk_probe.kernels import KernelResult, measure_kernels
+from replk_probe.kernels.config import KernelsConfig
 from replk_probe.models import create_model
 from replk_probe.models.architectures.replknet import RepLKNet
 from replk_probe.models.architectures.slak import SLaK
@@ -80,7 +83,7 @@ def test_merged_is_what_the_merged_network_convolves_with() -> None:
     for first, second in zip(before.kernels, after.kernels, strict=True):
         np.testing.assert_allclose(first.magnitude, second.magnitude, rtol=1e-14)
         assert first.small_branch_share is not None and second.small_branch_share is None
-    assert after.notes and "cannot be told apart" in after.notes[0]
+    assert after.notes and "cannot be separated" in after.notes[0]
 
 
 def test_a_mean_is_the_sum_over_the_channels() -> None:
@@ -182,7 +185,7 @@ def test_norms_are_folded_in_any_network() -> None:
     np.testing.assert_allclose(kernel.magnitude, wanted.numpy(), rtol=1e-14)
     assert kernel.batch_norm == ("blocks.1.0.bn2",)
     (plain,) = measure_kernels(timm.create_model("convnext_atto"), "stage4.0").kernels
-    assert plain.batch_norm == () and "none directly follows" in plain.notes[0]
+    assert plain.batch_norm == () and "without a batch norm directly after" in plain.notes[0]
 
 
 def test_a_network_whose_norms_cannot_be_found_says_so() -> None:
@@ -233,7 +236,7 @@ def test_grouped_dilated_even_and_unusual_convolutions() -> None:
     assert result.kernels[1].kernel_size == (2, 4)
     assert result.kernels[3].batch_norm == ()  # there is a ReLU in between
     text = " ".join(result.notes)
-    assert "1 is dilated by 2" in text and "Doubled may change its weights" in text and "0 is a grouped" in text
+    assert "1 is dilated by 2" in text and "Doubled may transform its weights" in text and "0 is a grouped" in text
     assert "2 has an even side" in text and text.count("even side") == 1
 
 
@@ -346,11 +349,11 @@ def test_names_of_models() -> None:
     [
         ({"variant": "both"}, "Unknown variant 'both'"),
         ({"aggregate": "max"}, "Unknown aggregate 'max'"),
-        ({"layer": []}, "The layers are given as []"),
-        ({"layer": [3]}, "The layers are given as [3]"),
-        ({"layer": None}, "The layers are given as None"),
+        ({"layer": []}, "Layers cannot be given as []"),
+        ({"layer": [3]}, "Layers cannot be given as [3]"),
+        ({"layer": None}, "Layers cannot be given as None"),
         ({"strongest": 2.5}, "2.5 channels cannot be kept"),
-        ({"layer": ""}, "The layers are given as ''"),
+        ({"layer": ""}, "Layers cannot be given as ''"),
         ({"strongest": -1}, "-1 channels"),
         ({"layer": "stage9.0"}, "It has stages 1 to 2"),
     ],
@@ -359,6 +362,24 @@ def test_arguments_that_cannot_be_used(arguments: dict[str, object], says: str) 
     with pytest.raises(InvalidInputError) as caught:
         measure_kernels(small(), **arguments)
     assert says in str(caught.value)
+
+
+def test_the_function_has_the_defaults_of_its_configuration() -> None:
+    parameters = inspect.signature(measure_kernels).parameters
+    assert {field.name: field.default for field in fields(KernelsConfig)}.items() <= {
+        name: parameter.default for name, parameter in parameters.items()
+    }.items()
+
+
+def test_a_layer_given_as_a_module_is_recorded_by_its_path() -> None:
+    model = timm.create_model("resnet18")
+    by_module = measure_kernels(model, model.layer4[0].conv1)
+    by_path = measure_kernels(model, "layer4.0.conv1")
+    np.testing.assert_array_equal(by_module.kernels[0].magnitude, by_path.kernels[0].magnitude)
+    assert by_module.run.layers == by_path.run.layers == ("layer4.0.conv1",)
+    assert len(measure_kernels(model, [model.layer4, model.conv1]).kernels) == 5
+    with pytest.raises(InvalidInputError, match="not part of ResNet"):
+        measure_kernels("resnet18", model.conv1, weights="random")
 
 
 def test_a_norm_that_starts_at_zero_leaves_no_mass() -> None:
@@ -406,7 +427,7 @@ def test_a_branch_named_by_its_path_is_called_that() -> None:
 
 @pytest.mark.parametrize("conv", [nn.Conv1d(4, 4, 7, groups=4), nn.Conv3d(4, 4, 3), nn.ConvTranspose2d(4, 4, 7)])
 def test_other_convolutions_are_named_as_what_they_are(conv: nn.Module) -> None:
-    with pytest.raises(InvalidInputError, match=r"only kernels of nn\.Conv2d are looked at"):
+    with pytest.raises(InvalidInputError, match=r"only kernels of nn\.Conv2d can be measured"):
         measure_kernels(nn.Sequential(conv), "0")
     with pytest.raises(InvalidInputError, match=r"without a convolution larger than 1 x 1"):
         measure_kernels(small(), "stages.0.blocks.0.pw1")
@@ -422,7 +443,7 @@ def test_weights_that_a_hook_makes_are_noted_and_can_be_loaded(tmp_path: Path) -
     torch.save(saved.state_dict(), tmp_path / "pruned.pth")
     model = pruned()
     replk_probe.load_checkpoint(model, tmp_path / "pruned.pth")
-    assert any("made anew by a hook" in note for note in measure_kernels(model).kernels[0].notes)
+    assert any("recomputed by a hook" in note for note in measure_kernels(model).kernels[0].notes)
     model(torch.zeros(1, 4, 8, 8))
     np.testing.assert_array_equal(
         measure_kernels(model).kernels[0].magnitude, saved[0].weight.detach().double().abs().sum((0, 1)).numpy()

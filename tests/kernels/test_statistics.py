@@ -218,7 +218,7 @@ def test_impossible_squares_and_shares_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="side 0"):
         delta(3).centre_share(0)
     for share in (0.0, 1.5, math.nan):
-        with pytest.raises(InvalidInputError, match="no effective size"):
+        with pytest.raises(InvalidInputError, match=r"effective size for a share of .* is undefined"):
             statistics.effective_size(delta(3).magnitude, share)
 
 

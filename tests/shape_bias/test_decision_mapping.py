@@ -141,7 +141,7 @@ def test_a_dictionary_is_a_mapping() -> None:
     mapping = mapping_for(9, ("cat", "dog"), {"dog": [3], "cat": range(2)})
     assert (mapping.name, mapping.categories, mapping.indices) == ("given", ("cat", "dog"), ((0, 1), (3,)))
     for wrong in (3, ["cat", "dog"]):
-        with pytest.raises(InvalidInputError, match="is no mapping"):
+        with pytest.raises(InvalidInputError, match="is not a mapping"):
             as_mapping(wrong)  # type: ignore[arg-type]
 
 

@@ -1,15 +1,15 @@
-"""Images decoded in other processes."""
+"""Images loaded in threads."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL.Image import Image
 
-from replk_probe.errors import BackendError
 from replk_probe.shape_bias.loading import InputImages, Loader, default_workers
 from replk_probe.shape_bias.stimulus_source import open_stimuli
 
@@ -39,38 +39,39 @@ def test_batches_come_in_order(small_stimuli: Path, workers: int, batch_size: in
         np.testing.assert_array_equal(next(loader.batches([[31, 2]])), expected[[31, 2]])
 
 
-def test_processes_end_with_the_loader(small_stimuli: Path) -> None:
-    with pytest.raises(ZeroDivisionError), Loader(images_of(small_stimuli), 2) as loader:
+def test_threads_end_with_the_loader(small_stimuli: Path) -> None:
+    images = images_of(small_stimuli)
+    before = threading.active_count()
+    with pytest.raises(ZeroDivisionError), Loader(images, 2) as loader:
         next(loader.batches([[0], [1], [2], [3], [4], [5], [6]]))
-        processes = [worker._process for worker in loader._workers]
+        assert threading.active_count() > before
         raise ZeroDivisionError
-    assert all(process is not None and process.poll() is not None for process in processes)
+    assert threading.active_count() == before
 
 
-def test_a_process_that_dies_is_an_error(small_stimuli: Path) -> None:
-    with Loader(images_of(small_stimuli), 1) as loader:
-        batches = loader.batches([[index] for index in range(32)])
-        next(batches)
-        process = loader._workers[0]._process
-        assert process is not None
-        process.kill()
-        with pytest.raises(BackendError, match="ended by itself"):
-            list(batches)
+def test_without_workers_the_calling_thread_loads(small_stimuli: Path) -> None:
+    stimuli = open_stimuli(small_stimuli)
+    threads = set[threading.Thread]()
+
+    def load(index: int) -> Image:
+        threads.add(threading.current_thread())
+        return stimuli.load(index)
+
+    with Loader(InputImages(replace(stimuli, loader=load), (32, 32), (0.5,) * 3, (0.2,) * 3), 0) as loader:
+        list(loader.batches([[0, 1], [2]]))
+    assert threads == {threading.current_thread()}
 
 
-def test_the_main_module_is_not_imported_again(small_stimuli: Path, tmp_path: Path) -> None:
-    script = tmp_path / "unguarded.py"
-    script.write_text(
-        "from replk_probe.shape_bias.loading import InputImages, Loader\n"
-        "from replk_probe.shape_bias import open_stimuli\n"
-        f"images = InputImages(open_stimuli({str(small_stimuli)!r}), (32, 32), (0, 0, 0), (1, 1, 1))\n"
-        "with Loader(images, 2) as loader:\n"
-        "    print(len(list(loader.batches([[0], [1], [2]]))))\n"
-    )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_of_a_stimulus_reaches_the_caller(small_stimuli: Path, workers: int) -> None:
+    def load(index: int) -> Image:
+        raise ZeroDivisionError(index)
+
+    stimuli = replace(open_stimuli(small_stimuli), loader=load)
+    with Loader(InputImages(stimuli, (32, 32), (0.5,) * 3, (0.2,) * 3), workers) as loader:
+        with pytest.raises(ZeroDivisionError, match="3"):
+            list(loader.batches([[3, 4], [5]]))
 
 
 def test_workers_by_default() -> None:
-    assert default_workers(16, accelerated=True) == 0
-    assert 1 <= default_workers(1280, accelerated=False) <= default_workers(1280, accelerated=True) <= 16
+    assert 1 <= default_workers(accelerated=False) <= default_workers(accelerated=True) <= 16

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+import inspect
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,12 @@ from replk_probe.errors import InvalidInputError, ResumeError
 from replk_probe.images import UnreadableImageError
 from replk_probe.models import create_model
 from replk_probe.runtime.provenance import RunInfo
+from replk_probe.shape_bias.config import ShapeBiasConfig
 from replk_probe.shape_bias.decision_mapping import LabelMapping, imagenet_mapping
 from replk_probe.shape_bias.decisions import Decisions
-from replk_probe.shape_bias.measure import measure_shape_bias, plan_shape_bias
+from replk_probe.shape_bias.measure import measure_shape_bias
 from replk_probe.shape_bias.model_vs_human.raw_data import read_folder
+from replk_probe.shape_bias.plan import plan_shape_bias
 from replk_probe.shape_bias.result import ShapeBiasResult
 from replk_probe.shape_bias.stimuli.names import CATEGORIES
 from replk_probe.shape_bias.stimuli.stimulus_set import StimulusSet
@@ -138,8 +139,10 @@ def test_a_resumed_run_gives_the_same(
     found = measure_shape_bias(net, small_stimuli, size=32, batch_size=8, checkpoint=tmp_path / "state", resume=True)
     assert decided(found) == decided(expected)
     np.testing.assert_array_equal(found.probabilities, expected.probabilities)
-    plan = plan_shape_bias(net, small_stimuli, size=32, batch_size=8)
-    assert plan.same_run(found) and not plan_shape_bias(net, small_stimuli, size=32, batch_size=4).same_run(found)
+    plan = plan_shape_bias(net, small_stimuli, ShapeBiasConfig(size=(32, 32), batch_size=8))
+    assert plan.same_run(found) and not plan_shape_bias(
+        net, small_stimuli, ShapeBiasConfig(size=(32, 32), batch_size=4)
+    ).same_run(found)
     with pytest.raises(ResumeError, match="--batch-size 8"):
         measure_shape_bias(net, small_stimuli, size=32, batch_size=4, checkpoint=tmp_path / "state", resume=True)
 
@@ -152,7 +155,7 @@ def test_a_stimulus_that_breaks_on_the_way_is_named(
         target = tmp_path / path.relative_to(small_stimuli)
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(path.read_bytes())
-    plan = plan_shape_bias(small_net, tmp_path, size=32, workers=workers)
+    plan = plan_shape_bias(small_net, tmp_path, ShapeBiasConfig(size=(32, 32), workers=workers))
     broken = tmp_path / "cat" / "cat2-dog1.png"
     broken.write_bytes(broken.read_bytes()[:200])
     with pytest.raises(UnreadableImageError, match=r"cat/cat2-dog1\.png.*truncated\."):
@@ -178,21 +181,12 @@ class Enlarged:
         return self.stimuli.load(index).resize((48, 48), Image.Resampling.BICUBIC)
 
 
-def test_loaders_that_no_other_process_can_import_are_no_obstacle(
-    small_net: nn.Module, small_stimuli: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loader_of_ones_own(small_net: nn.Module, small_stimuli: Path) -> None:
     stimuli = open_stimuli(small_stimuli)
-    unsendable = replace(stimuli, loader=lambda index: stimuli.load(index))
-    expected = decided(measure_shape_bias(small_net, stimuli, size=32))
-    assert decided(measure_shape_bias(small_net, unsendable, size=32, workers=2)) == expected
-    # This one can be sent, but its module exists here alone, as that of a notebook does.
-    module = ModuleType("only_here")
-    foreign = type("Foreign", (Enlarged,), {"__module__": module.__name__})
-    monkeypatch.setattr(module, "Foreign", foreign, raising=False)
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    enlarged = replace(stimuli, size=(48, 48), loader=foreign(stimuli))
-    result = measure_shape_bias(small_net, enlarged, size=48, workers=2)
-    assert decided(result) == decided(measure_shape_bias(small_net, stimuli, size=48))
+    own = replace(stimuli, loader=lambda index: stimuli.load(index))
+    assert decided(measure_shape_bias(small_net, own, size=32, workers=2)) == decided(
+        measure_shape_bias(small_net, stimuli, size=32)
+    )
 
 
 def test_a_mapping_of_ones_own(small_stimuli: Path) -> None:
@@ -225,7 +219,7 @@ class Fails(nn.Module):
 )
 def test_what_is_no_classifier_is_refused(small_stimuli: Path, model: nn.Module, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
-        plan_shape_bias(model, small_stimuli, size=32)
+        plan_shape_bias(model, small_stimuli, ShapeBiasConfig(size=(32, 32)))
 
 
 class WithLogits(nn.Module):
@@ -269,8 +263,8 @@ def test_outputs_that_are_not_finite_are_refused(small_net: nn.Module, small_sti
         ({"name": ""}, "cannot be called ''"),
         ({"name": "a:"}, "cannot be called ''"),
         ({"name": "a:humans"}, "name 'humans'"),
-        ({"name": "subject-99"}, "taken for a person"),
-        ({"mapping": 3}, "no mapping"),
+        ({"name": "subject-99"}, "treats every observer whose name starts"),
+        ({"mapping": 3}, "not a mapping"),
         ({"allow_partial": True}, "Leave --allow-partial out"),
         ({"seed": -1}, "seed -1"),
     ],
@@ -279,14 +273,22 @@ def test_impossible_arguments_are_refused(
     small_net: nn.Module, small_stimuli: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidInputError, match=message):
-        plan_shape_bias(small_net, **{"stimuli": small_stimuli, **options})
+        measure_shape_bias(small_net, **{"stimuli": small_stimuli, **options})
 
 
 def test_whole_numbers_may_be_numpys(small_net: nn.Module, small_stimuli: Path) -> None:
     numbers = {"size": np.int64(32), "batch_size": np.int64(4), "workers": np.int64(0)}
-    plan = plan_shape_bias(small_net, small_stimuli, **numbers)  # type: ignore[arg-type]
-    assert (plan.size, plan.batch_size, plan.workers) == ((32, 32), 4, 0)
-    assert type(plan.size[0]) is type(plan.batch_size) is type(plan.workers) is int
+    config = ShapeBiasConfig(**numbers)  # type: ignore[arg-type]
+    assert config == ShapeBiasConfig(size=(32, 32), batch_size=4, workers=0)
+    assert config.size is not None
+    assert type(config.size[0]) is type(config.batch_size) is type(config.workers) is int
+
+
+def test_the_function_has_the_defaults_of_its_configuration() -> None:
+    parameters = inspect.signature(measure_shape_bias).parameters
+    assert {field.name: field.default for field in fields(ShapeBiasConfig)}.items() <= {
+        name: parameter.default for name, parameter in parameters.items()
+    }.items()
 
 
 def test_observers_are_looked_at_before_the_run(small_stimuli: Path) -> None:

@@ -78,7 +78,7 @@ def test_observers_of_other_stimuli_have_no_error_consistency() -> None:
 
 
 def test_two_observers_of_one_name_are_refused() -> None:
-    with pytest.raises(InvalidInputError, match="2 observers of the name 'net'"):
+    with pytest.raises(InvalidInputError, match="2 observers named 'net'"):
         analyse([observer("net", 0), observer("net", 1)])
     with pytest.raises(InvalidInputError, match="name 'humans'"):
         analyse([observer("humans", 0), observer("subject-01", 1)])
@@ -101,9 +101,9 @@ def test_two_models_are_compared_on_the_stimuli_they_share() -> None:
         ((), (), "has no decisions"),
         (("bear1-cat1.png",), (), "unequal length"),
         (("bear1-cat1.png",), ("cow",), "category 'cow'"),
-        (("bear1-cow1.png",), ("bear",), "'cow' is none of the 16"),
-        (("bear1.png",), ("bear",), "does not tell shape and texture"),
-        (("bear1-cat1.png", "9_bear1-cat1.png"), ("bear", "cat"), "decided twice on stimulus 'bear1-cat1.png'"),
+        (("bear1-cow1.png",), ("bear",), "'cow' is not one of the 16"),
+        (("bear1.png",), ("bear",), "does not contain shape and texture"),
+        (("bear1-cat1.png", "9_bear1-cat1.png"), ("bear", "cat"), "two decisions on stimulus 'bear1-cat1.png'"),
     ],
 )
 def test_unusable_decisions_are_refused(names: tuple[str, ...], response: tuple[str, ...], message: str) -> None:

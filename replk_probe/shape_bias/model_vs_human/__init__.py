@@ -1,1 +1,1 @@
-"""Interoperability with the model-vs-human toolbox: its raw data files, and its registry of models."""
+"""Interoperability with model-vs-human: its raw-data files and its model registry."""

@@ -1,4 +1,4 @@
-"""The raw-data CSV of model-vs-human, read and written. Free of torch.
+"""Read and write the raw-data CSV files of model-vs-human. Free of torch.
 
 Format: https://github.com/bethgelab/model-vs-human, ``raw-data/<dataset>/``.
 """
@@ -18,7 +18,7 @@ from ..decisions import NO_ANSWER, Decisions
 from ..stimuli.names import CATEGORIES, StimulusNameError, parse_stimulus_name
 
 COLUMNS = ("subj", "session", "trial", "rt", "object_response", "category", "condition", "imagename")
-# The tables that records of ours have beside their decisions; no raw data.
+# Tables in the result folders of this package that are not raw data.
 SUMMARY_NAME = "shape_bias.csv"
 COMPARISON_NAME = "comparison.csv"
 DECISIONS_NAME = "decisions.csv"
@@ -28,12 +28,12 @@ _NO_ANSWER = frozenset({"", "na", "nan"})
 
 
 def subject_of(model: str) -> str:
-    """A model's name as ``subj`` has it: without ``torchvision:``, ``timm:`` or the module of a factory."""
+    """Name of a model in the column ``subj``: without ``torchvision:``, ``timm:`` or the module of a factory."""
     return model.rpartition(":")[2]
 
 
 def csv_name(observer: str, dataset: str = "cue-conflict") -> str:
-    """The name that the toolbox gives the file of a model."""
+    """File name that model-vs-human uses for the decisions of a model."""
     return f"{dataset}_{observer.replace('_', '-')}_session-1.csv"
 
 
@@ -41,8 +41,8 @@ def write_decisions(decisions: Decisions, path: str | Path) -> None:
     """Write :func:`decisions_csv` to a file.
 
     Args:
-        decisions: Of one observer.
-        path: Replaced if it exists; the toolbox's own name for it is :func:`csv_name`.
+        decisions: Decisions of one observer.
+        path: Path of the file, which is overwritten if it exists; model-vs-human names it by :func:`csv_name`.
 
     Raises:
         InvalidInputError: The file cannot be written.
@@ -51,7 +51,7 @@ def write_decisions(decisions: Decisions, path: str | Path) -> None:
 
 
 def decisions_csv(decisions: Decisions) -> bytes:
-    """What the toolbox would have written for a model, byte for byte; rows are numbered in their order."""
+    """Convert decisions to the bytes that model-vs-human writes for a model; rows are numbered in their order."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)  # its default line end is the format's
     writer.writerow(COLUMNS)
@@ -62,17 +62,17 @@ def decisions_csv(decisions: Decisions) -> bytes:
 
 
 def read_decisions(path: str | Path, categories: Sequence[str] = CATEGORIES) -> tuple[Decisions, ...]:
-    """Read one file, of a person or a model, with new or old names of images and either line end.
+    """Read the file of a human or a model, with new or old image names and either line ending.
 
     Args:
-        path: The file.
-        categories: What categories there are.
+        path: Path of the file.
+        categories: Possible categories.
 
     Returns:
-        One per ``subj``, in the order in which they appear; mostly one.
+        Decisions of each ``subj``, in order of appearance; usually one.
 
     Raises:
-        InvalidInputError: The file cannot be read, lacks a column, or has a row that does not fit.
+        InvalidInputError: The file cannot be read, lacks a column, or has an invalid row.
     """
     path = Path(path)
     header, rows = read_csv(path, "Give raw data of model-vs-human: a CSV file in UTF-8.")
@@ -80,32 +80,32 @@ def read_decisions(path: str | Path, categories: Sequence[str] = CATEGORIES) -> 
     if missing:
         raise InvalidInputError(
             f"Cannot read {path}. It lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}. "
-            f"Raw data of model-vs-human have {', '.join(COLUMNS)}: give a folder of such files."
+            f"The columns of model-vs-human are {', '.join(COLUMNS)}: give a folder of such files."
         )
     if not rows:
         raise InvalidInputError(
-            f"Cannot read {path}. It has a header but no decisions. Remove it, or write it anew with its rows."
+            f"Cannot read {path}. It has a header but no decisions. Remove it, or write it again with its rows."
         )
     by_observer: dict[str, list[tuple[str, str]]] = {}
     for line, row in rows:
         if len(row) != len(header):
             raise InvalidInputError(
-                f"Cannot read {path}. Line {line} has {len(row)} of {len(header)} columns. The file was cut short or "
-                "changed by hand: get it anew."
+                f"Cannot read {path}. Line {line} has {len(row)} of {len(header)} columns. The file was truncated "
+                "or edited: download it again."
             )
         cells = dict(zip(header, row, strict=True))
         try:
             stimulus = parse_stimulus_name(cells["imagename"], categories)
         except StimulusNameError as error:
             raise InvalidInputError(
-                f"Cannot read {path}, line {line}: image {cells['imagename']!r}. {error.reason} The file was cut short "
-                "or changed by hand, or has categories of its own: get it anew, or name them with --mapping."
+                f"Cannot read {path}, line {line}: image {cells['imagename']!r}. {error.reason} The file was truncated "
+                "or edited, or has other categories: download it again, or define them with --mapping."
             ) from error
         if stimulus.shape != cells["category"]:
             raise InvalidInputError(
                 f"Cannot read {path}. Line {line} has the category {cells['category']!r} and the image "
-                f"{cells['imagename']!r}. The category of a cue-conflict image is that of its shape. Correct one of "
-                "them."
+                f"{cells['imagename']!r}. The category of a cue-conflict image is the category of its shape. Correct "
+                "one of them."
             )
         response = cells["object_response"]
         answer = NO_ANSWER if response.lower() in _NO_ANSWER else response
@@ -120,14 +120,13 @@ def read_decisions(path: str | Path, categories: Sequence[str] = CATEGORIES) -> 
 
 
 def read_folder(folder: str | Path, categories: Sequence[str] = CATEGORIES) -> tuple[Decisions, ...]:
-    """Read every ``*.csv`` of a folder, sorted by name, as the toolbox does.
+    """Read every ``*.csv`` file of a folder, sorted by name, as model-vs-human does.
 
-    The summary that a record of ours has beside its decisions is passed over, so such a record is a folder of raw data;
-    hidden files are, too.
+    Hidden files and the summary tables of this package are ignored, so a result folder is a folder of raw data as well.
 
     Args:
-        folder: Of raw data.
-        categories: What categories there are.
+        folder: Folder of raw data.
+        categories: Possible categories.
 
     Raises:
         InvalidInputError: There is no such folder or no file, a file cannot be read, or two observers share a name.
@@ -136,7 +135,7 @@ def read_folder(folder: str | Path, categories: Sequence[str] = CATEGORIES) -> t
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise InvalidInputError(
-            f"Cannot import {folder}. It {what}. Give the folder that holds the raw data (*.csv) of one data set."
+            f"Cannot import {folder}. It {what}. Give the folder that contains the raw data (*.csv) of one data set."
         )
     found: dict[str, Path] = {}
     decisions: list[Decisions] = []
@@ -144,8 +143,8 @@ def read_folder(folder: str | Path, categories: Sequence[str] = CATEGORIES) -> t
         for one in read_decisions(path, categories):
             if one.observer in found:
                 raise InvalidInputError(
-                    f"Cannot import {folder}. {found[one.observer].name} and {path.name} both hold observer "
-                    f"{one.observer!r}. Observers are told apart by their names: remove a file, or change its subj."
+                    f"Cannot import {folder}. {found[one.observer].name} and {path.name} both contain observer "
+                    f"{one.observer!r}. Observers are identified by their names: remove a file, or change its subj."
                 )
             found[one.observer] = path
             decisions.append(one)
@@ -166,12 +165,12 @@ def csv_files(folder: Path) -> tuple[Path, ...]:
     inside = sorted(str(path.parent) for path in folder.glob(f"*/{DECISIONS_NAME}"))
     if not files and inside:
         raise InvalidInputError(
-            f"Cannot import {folder}. It holds no raw data itself, but folders of several models. "
+            f"Cannot import {folder}. It contains no raw data itself, but folders of several models. "
             f"Give one of them: {', '.join(inside)}."
         )
     if not files:
         raise InvalidInputError(
-            f"Cannot import {folder}. It holds no file that ends in .csv. Give the folder that holds the raw data of "
+            f"Cannot import {folder}. It contains no .csv file. Give the folder that contains the raw data of "
             "one data set, such as raw-data/cue-conflict."
         )
     return tuple(files)

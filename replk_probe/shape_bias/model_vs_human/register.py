@@ -1,4 +1,4 @@
-"""Our models in model-vs-human, where that is installed; it is imported here alone, and only when asked for."""
+"""Registration of this package's models in model-vs-human, which is imported here only, on use."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from replk_probe.models import DataConfig, create_model, data_config
 from replk_probe.models.summary import own_models
 
 _TOOLBOX = "modelvshuman"
-# How the toolbox hands images over: normalised by ImageNet's statistics, at the size of its stimuli.
+# Images of model-vs-human: normalized by ImageNet's statistics, at the size of its stimuli.
 _GIVEN = DataConfig()
 
 
 def register(names: Sequence[str] | None = None, *, weights: str = "pretrained") -> tuple[str, ...]:
-    """Make models known to the toolbox, so that its ``Evaluate`` and ``load_model`` take them by their names.
+    """Register models in model-vs-human, so that its ``Evaluate`` and ``load_model`` accept their names.
 
-    Nothing is built or fetched before the toolbox asks for a model.
+    A model is built, and its weights are downloaded, when model-vs-human requests it.
 
     Args:
-        names: Models; by default all of this package's. A name has to be a Python identifier, as the toolbox looks it
-            up among its functions.
-        weights: As :func:`replk_probe.create_model` takes them, for each model.
+        names: Model names; defaults to all models of this package. A name must be a Python identifier, since
+            model-vs-human looks it up as a function.
+        weights: Weights of each model, as in :func:`replk_probe.create_model`.
 
     Returns:
-        The names that were registered.
+        The registered names.
 
     Raises:
-        InvalidInputError: The toolbox is not installed, or fails to import.
+        InvalidInputError: model-vs-human is not installed, or fails to import.
         UnknownModelError: A name cannot be registered.
     """
     chosen = tuple(own_models() if names is None else names)
     for name in chosen:
         if not name.isidentifier():
             raise UnknownModelError(
-                f"Cannot register {name!r}. The toolbox looks a model up as a function of that name. Give names such "
-                f"as {own_models()[0]}."
+                f"Cannot register {name!r}. model-vs-human looks a model up as a function of that name. Give names "
+                f"such as {own_models()[0]}."
             )
     registry, zoo, wrappers = (
         _toolbox(module) for module in ("models.registry", "models.pytorch.model_zoo", "models.wrappers.pytorch")
@@ -54,10 +54,10 @@ def register(names: Sequence[str] | None = None, *, weights: str = "pretrained")
 
 
 class AsGiven(nn.Module):
-    """A network behind the toolbox's own preparation of images.
+    """Wrapper of a network that takes images as model-vs-human prepares them.
 
     Args:
-        model: Takes images by its own statistics and of its own size.
+        model: Network that takes images with its own normalization and size.
     """
 
     scale: Tensor
@@ -68,22 +68,22 @@ class AsGiven(nn.Module):
         self.model = model
         own = data_config(model)
         self.size = own.input_size
-        # (x s + m - m') / s', with the toolbox's m and s.
+        # (x s + m - m') / s', with m and s of model-vs-human.
         mean, std, given_mean, given_std = map(torch.tensor, (own.mean, own.std, _GIVEN.mean, _GIVEN.std))
         self.register_buffer("scale", (given_std / std)[:, None, None])
         self.register_buffer("shift", ((given_mean - mean) / std)[:, None, None])
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``[N, classes]`` of images ``[N, 3, H, W]`` as the toolbox gives them."""
+        """Logits ``[N, classes]`` of images ``[N, 3, H, W]`` prepared by model-vs-human."""
         if images.shape[2:] != self.size:
             images = F.interpolate(images, self.size, mode="bicubic", antialias=True)
-        with torch.no_grad():  # the toolbox takes the outputs as they come to numpy
+        with torch.no_grad():  # model-vs-human converts the outputs to numpy directly
             logits: Tensor = self.model(images * self.scale + self.shift)
         return logits
 
 
 def _entry(name: str, weights: str, wrapper: Any) -> Any:
-    """The function that the toolbox calls for a model; it goes by its ``__name__``."""
+    """The function that model-vs-human calls for a model, which it identifies by ``__name__``."""
 
     def build(model_name: str, *args: Any) -> Any:
         return wrapper(AsGiven(create_model(name, weights)).eval(), model_name, *args)
@@ -99,6 +99,6 @@ def _toolbox(module: str) -> Any:
         missing = error.name or _TOOLBOX
         found = "is not installed" if missing.partition(".")[0] == _TOOLBOX else f"lacks the package {missing}"
         raise InvalidInputError(
-            f"Cannot register models with model-vs-human. The toolbox {found}. Install it from "
-            "https://github.com/bethgelab/model-vs-human, or exchange files: decisions.csv and --import."
+            f"Cannot register models with model-vs-human. The package {found}. Install it from "
+            "https://github.com/bethgelab/model-vs-human, or exchange files with decisions.csv and --import."
         ) from error

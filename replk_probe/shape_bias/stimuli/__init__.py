@@ -1,1 +1,1 @@
-"""Stimuli: their names, a set of them, and the published cue-conflict set."""
+"""Names of stimuli, stimulus sets, and the published cue-conflict set."""

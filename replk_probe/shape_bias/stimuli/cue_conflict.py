@@ -1,4 +1,4 @@
-"""The published cue-conflict stimuli: fetched once into the cache, verified file by file.
+"""Download and verification of the published cue-conflict stimuli.
 
 Source: the release of bethgelab/model-vs-human; stimuli by Geirhos et al., ICLR 2019, arXiv:1811.12231 (CC-BY-4.0).
 """
@@ -25,27 +25,27 @@ URL = "https://github.com/bethgelab/model-vs-human/releases/download/v0.1/cue-co
 LICENCE = "CC-BY-4.0"
 CITATION = "Geirhos et al., ICLR 2019, arXiv:1811.12231"
 
-# The set that was there before, while another takes its place.
+# Temporary name of the previous set while another replaces it.
 _OLD = f".{NAME}.old-"
 
 # Nearly four times what the published archive holds: 1280 files of 133 MB.
 _MAX_BYTES = 512_000_000
 _MAX_FILES = 8192
-# Seconds after which a temporary folder is nobody's: unpacking takes minutes.
+# Seconds after which a temporary folder is considered abandoned: unpacking takes minutes.
 _ABANDONED = 3600.0
 
 
 class _WrongContentError(InvalidInputError):
-    """An archive that can be unpacked and is not the one that was published."""
+    """An archive that can be unpacked but does not contain the published set."""
 
 
 def cue_conflict_dir() -> Path:
-    """Where the set lies in the cache, whether it is there or not."""
+    """Path of the set in the cache, whether it exists or not."""
     return cache_dir() / "stimuli" / NAME
 
 
 def cached_cue_conflict() -> Path | None:
-    """The set's folder if it is in the cache; not verified."""
+    """Folder of the set if it is in the cache, without verification."""
     folder = cue_conflict_dir()
     return folder if folder.is_dir() else None
 
@@ -53,23 +53,23 @@ def cached_cue_conflict() -> Path | None:
 def fetch_cue_conflict(
     url: str = URL, *, force: bool = False, connect_timeout: float = 15.0, show_progress: bool = True
 ) -> Path:
-    """Bring the published set into the cache, unless it is there and complete.
+    """Download the published set into the cache, unless it is there and complete.
 
-    An interrupted download goes on where it stopped. Nothing takes the set's place before all of it is verified; the
-    archive is deleted then.
+    An interrupted download is resumed. The set is moved to its place once all of it is verified; then the archive is
+    deleted.
 
     Args:
-        url: Of the archive.
-        force: Fetch it again, even if it is there.
-        connect_timeout: Seconds to wait for the first answer.
-        show_progress: Draw progress bars on stderr, if that is a terminal.
+        url: URL of the archive.
+        force: Whether to download it again even if it is in the cache.
+        connect_timeout: Seconds to wait for the first response.
+        show_progress: Whether to draw progress bars on stderr if that is a terminal.
 
     Returns:
-        The folder, which holds one folder per shape.
+        The folder, which contains one folder per shape.
 
     Raises:
-        InvalidInputError: The archive is damaged or unsafe, or what it holds is not the published set.
-        WeightsError: No connection, an answer that is an error, or no space left.
+        InvalidInputError: The archive is damaged or unsafe, or does not contain the published set.
+        WeightsError: The connection fails, the server responds with an error, or there is no space left.
     """
     folder = cue_conflict_dir()
     _tidy(folder)
@@ -89,7 +89,7 @@ def fetch_cue_conflict(
             _check_content(content, url, show_progress)
             _put(content, folder)
     except (UnsafeArchiveError, _WrongContentError):
-        archive.unlink(missing_ok=True)  # or the next attempt would take it for good
+        archive.unlink(missing_ok=True)  # otherwise the next attempt would use it
         raise
     archive.unlink(missing_ok=True)
     return folder
@@ -99,11 +99,11 @@ def verify_cue_conflict(folder: Path, show_progress: bool = True) -> tuple[Compa
     """Compare a folder with the published set, file by file.
 
     Args:
-        folder: Holds one folder per shape.
-        show_progress: Draw a progress bar on stderr, if that is a terminal.
+        folder: Folder with one folder per shape.
+        show_progress: Whether to draw a progress bar on stderr if that is a terminal.
 
     Returns:
-        What is there and what is not; and the files by their path in the set.
+        The comparison with the published set, and the files by their path in the set.
 
     Raises:
         InvalidInputError: The folder is missing or empty, or a file cannot be read.
@@ -113,12 +113,12 @@ def verify_cue_conflict(folder: Path, show_progress: bool = True) -> tuple[Compa
 
 
 def incomplete_error(folder: Path, comparison: Comparison) -> InvalidInputError:
-    """What to raise where the published set is wanted and is not all there, or something else is."""
+    """Error for a folder that is not exactly the published set."""
     fetched = folder.absolute() == cue_conflict_dir().absolute()
-    partially = " evaluate what is intact with --allow-partial," if comparison.intact and fetched else ""
+    partially = " evaluate the intact part with --allow-partial," if comparison.intact and fetched else ""
     return InvalidInputError(
         f"{folder} is not the published cue-conflict set. {comparison.problems}. "
-        f"Fetch it with 'replk-probe data fetch {NAME}',{partially} or take the folder as it is with --stimuli DIR."
+        f"Fetch it with 'replk-probe data fetch {NAME}',{partially} or use the folder as it is with --stimuli DIR."
     )
 
 
@@ -130,7 +130,7 @@ def _is_complete(folder: Path, show_progress: bool) -> bool:
 
 
 def _content(folder: Path) -> Path:
-    """Where in an unpacked archive the folders of the shapes are."""
+    """The parent of the shape folders in an unpacked archive."""
     found = sorted((path for path in folder.rglob(CATEGORIES[0]) if path.is_dir()), key=lambda path: len(path.parts))
     return found[0].parent if found else folder
 
@@ -139,16 +139,16 @@ def _check_content(content: Path, url: str, show_progress: bool) -> None:
     try:
         problems = verify_cue_conflict(content, show_progress)[0].problems
     except InvalidInputError:
-        problems = "There is no image in it"
+        problems = "It contains no image"
     if problems:
         raise _WrongContentError(
-            f"{url} does not hold the published cue-conflict set. {problems}. Nothing of it was kept; try again later, "
-            "or unpack it yourself and pass its folder as --stimuli DIR."
+            f"{url} does not contain the published cue-conflict set. {problems}. The archive was deleted; try again "
+            "later, or unpack it yourself and pass its folder as --stimuli DIR."
         )
 
 
 def _put(content: Path, folder: Path) -> None:
-    """Rename a verified folder into its place; what was there before goes, once that has succeeded."""
+    """Rename a verified folder to its final path; the previous one is removed once that has succeeded."""
     old = folder.with_name(f"{_OLD}{os.getpid()}-{secrets.token_hex(4)}")
     try:
         folder.rename(old)
@@ -173,7 +173,7 @@ def _cannot_put(folder: Path, error: OSError) -> InvalidInputError:
 
 
 def _tidy(folder: Path) -> None:
-    """Put back what a process that was killed had moved away, and remove what it left behind."""
+    """Restore the set that a killed process had moved away, and remove its temporary folders."""
     for path in sorted(folder.parent.glob(f".{NAME}.*")):
         with contextlib.suppress(OSError):
             if path.name.startswith(_OLD) and not folder.exists():

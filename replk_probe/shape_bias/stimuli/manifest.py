@@ -1,4 +1,4 @@
-"""The published cue-conflict stimuli, file by file: what a folder holds of them, and what not.
+"""Manifest of the published cue-conflict stimuli, and comparison of a folder with it.
 
 The list is package data, made by ``scripts/make_manifest.py``: one line per file with the SHA-256 of the file, that of
 its decoded pixels (RGB bytes, row by row) and its path. The stimuli themselves are not part of the package (CC-BY-4.0,
@@ -37,7 +37,7 @@ class Digests(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A file that is there, and the SHA-256 of it in hex."""
+    """An existing file and its SHA-256 in hex."""
 
     path: Path
     sha256: str
@@ -45,15 +45,15 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """A folder beside the manifest; every name is one such as ``airplane/airplane1-bicycle2.png``.
+    """Comparison of a folder with the manifest; every name is one such as ``airplane/airplane1-bicycle2.png``.
 
     Attributes:
-        same: Files that are byte for byte the published ones.
+        same: Files that are identical to the published ones, byte for byte.
         reencoded: Other files with the same pixels.
-        altered: Files of a published name with other content, or that cannot be decoded.
-        missing: Published names that are not there, under no other name either.
-        renamed: Published names whose content is there under another one: the name found.
-        extra: Names found that are not among the published ones, the renamed left out.
+        altered: Files with a published name and other content, or that cannot be decoded.
+        missing: Published names that do not exist, not even under another name.
+        renamed: Published names whose content exists under another name, with that name.
+        extra: Names that are not among the published ones, except the renamed.
     """
 
     same: tuple[str, ...]
@@ -70,24 +70,24 @@ class Comparison:
 
     @property
     def complete(self) -> bool:
-        """Whether the folder holds the published set, all of it and nothing else; re-encoded files count."""
+        """Whether the folder contains exactly the published set; re-encoded files count as published."""
         return not (self.altered or self.missing or self.renamed or self.extra)
 
     @property
     def related(self) -> bool:
-        """Whether anything of the published set is there at all, if only a name."""
+        """Whether the folder contains any content or name of the published set."""
         return bool(self.intact or self.altered or self.renamed)
 
     @property
     def problems(self) -> str:
-        """What keeps the folder from being complete, with names, as one sentence without its full stop; or nothing."""
+        """Differences from the published set, as a sentence without a period; empty if there are none."""
         moved = [f"{found} for {name}" for name, found in self.renamed.items()]
         kinds = (("missing", self.missing), ("renamed", moved), ("altered", self.altered), ("extra", self.extra))
         return "; ".join(f"{len(names)} {kind} ({some(names)})" for kind, names in kinds if names)
 
     @property
     def note(self) -> str:
-        """One or two sentences for the reader of a result."""
+        """Note for the reader of a result."""
         total = len(cue_conflict_manifest())
         if not self.related:
             return "None of the stimuli is one of the published cue-conflict set."
@@ -101,7 +101,7 @@ class Comparison:
         return text
 
     def record(self) -> dict[str, Any]:
-        """Every name, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "published": len(cue_conflict_manifest()),
             "same": len(self.same),
@@ -122,17 +122,17 @@ def cue_conflict_manifest() -> Mapping[str, Digests]:
 
 
 def read_folder(root: Path, paths: Sequence[str], show_progress: bool = True) -> dict[str, Found]:
-    """The digest of every file, by its path below ``root``.
+    """Compute the digest of every file, by its path below ``root``.
 
     Raises:
-        UnreadableImageError: A file is gone or cannot be read.
+        UnreadableImageError: A file is missing or cannot be read.
     """
     bar = progress(paths, desc="Reading stimuli", disable=not show_progress)
     return {path: Found(root / path, _digest(root / path, path)) for path in bar}
 
 
 def compare(found: Mapping[str, Found]) -> Comparison:
-    """Tell what of the published set is there. Only files that differ from it are decoded.
+    """Compare files with the published set. Only files that differ from it are decoded.
 
     Args:
         found: Files by their path in the set.
@@ -154,7 +154,7 @@ def compare(found: Mapping[str, Found]) -> Comparison:
         name = by_file.get(found[other].sha256) or by_stem.get(_stem(other), "")
         if name not in missing:
             continue
-        # The same name with another suffix: another encoding, if the pixels say so too.
+        # The same name with another suffix is another encoding if the pixels are equal.
         if found[other].sha256 == manifest[name].file or _pixels(found[other].path) == manifest[name].pixels:
             renamed[name] = other
             missing.discard(name)
@@ -170,13 +170,13 @@ def compare(found: Mapping[str, Found]) -> Comparison:
 
 
 def some(names: tuple[str, ...] | list[str]) -> str:
-    """The first few of many names, and how many more there are."""
+    """The first few of many names, and the number of the others."""
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def shown(path: Path | str) -> str:
-    """A path as text that can be printed and written, whatever bytes it has."""
+    """A path as printable text, also if it is not valid UTF-8."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 

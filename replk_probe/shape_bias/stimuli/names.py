@@ -1,4 +1,4 @@
-"""What a stimulus shows, read from its file name: the category of its shape and that of its texture.
+"""Shape and texture categories of a stimulus, parsed from its file name.
 
 Source: Geirhos et al., ICLR 2019, arXiv:1811.12231; the names are those of the published cue-conflict stimuli.
 """
@@ -39,7 +39,7 @@ class Stimulus:
     """One stimulus.
 
     Attributes:
-        name: Base name of its file, as found, such as ``airplane1-bicycle2.png``.
+        name: Base name of the file, such as ``airplane1-bicycle2.png``.
         shape: Category of its shape.
         texture: Category of its texture.
     """
@@ -50,20 +50,20 @@ class Stimulus:
 
     @property
     def is_conflict(self) -> bool:
-        """Whether the cues disagree; the shape bias counts these alone."""
+        """Whether the cues conflict; only such stimuli count for the shape bias."""
         return self.shape != self.texture
 
     @property
     def image_id(self) -> str:
-        """The name without the prefix of human and older files, by which observers are paired."""
+        """The name without the prefix in human and older files; decisions are paired by it."""
         return image_id_of(self.name)
 
 
 class StimulusNameError(InvalidInputError):
-    """A name that does not tell what the stimulus shows.
+    """A name that does not contain a valid shape and texture.
 
     Attributes:
-        reason: Why, in a sentence.
+        reason: The reason, as a sentence.
     """
 
     def __init__(self, name: object, reason: str, advice: str) -> None:  # noqa: D107
@@ -77,24 +77,24 @@ def image_id_of(name: str) -> str:
 
 
 def parse_stimulus_name(name: str, categories: Sequence[str] = CATEGORIES) -> Stimulus:
-    """Read shape and texture from a name such as ``airplane1-bicycle2.png``.
+    """Parse shape and texture from a name such as ``airplane1-bicycle2.png``.
 
-    As the toolbox reads it: after the last ``_`` and up to the first dot, the texture is what follows the last dash and
-    the shape what precedes it. Digits are left out wherever they stand, and there need not be any.
+    As in model-vs-human: after the last ``_`` and up to the first dot, the texture is what follows the last dash and
+    the shape what precedes it. All digits are removed; none are required.
 
     Args:
-        name: Base name of the file. A prefix that ends in ``_``, as in human and older files, is passed over.
-        categories: What shapes and textures there are.
+        name: Base name of the file. A prefix that ends in ``_``, as in human and older files, is ignored.
+        categories: Possible categories.
 
     Returns:
-        The stimulus, under the name as given.
+        The stimulus, with the unchanged name.
 
     Raises:
         StimulusNameError: No shape or no texture is left, a category is unknown, or the name is not UTF-8.
     """
     if not is_text(name):
         raise StimulusNameError(
-            name, "A name is text that UTF-8 can write.", "Rename it, or take it out of the folder."
+            name, "A name must be text that can be encoded in UTF-8.", "Rename it, or remove it from the folder."
         )
     stem = image_id_of(name).partition(".")[0]
     before, dash, after = stem.rpartition("-")
@@ -102,26 +102,26 @@ def parse_stimulus_name(name: str, categories: Sequence[str] = CATEGORIES) -> St
     if not (dash and shape and texture):
         raise StimulusNameError(
             name,
-            "Its name does not tell shape and texture, as airplane1-bicycle2.png does.",
-            "Rename it, or take it out of the folder.",
+            "Its name does not contain shape and texture, as airplane1-bicycle2.png does.",
+            "Rename it, or remove it from the folder.",
         )
     for cue, category in (("shape", shape), ("texture", texture)):
         if category not in categories:
             raise StimulusNameError(
                 name,
-                f"Its {cue} {category!r} is none of the {len(categories)} categories ({', '.join(categories)}).",
-                "Take it out of the folder, or name your own categories with --mapping.",
+                f"Its {cue} {category!r} is not one of the {len(categories)} categories ({', '.join(categories)}).",
+                "Remove it from the folder, or define categories with --mapping.",
             )
     return Stimulus(name, shape, texture)
 
 
 def is_text(name: object) -> bool:
-    """Whether it is a text that can be written; names of files that are not UTF-8 become texts that cannot."""
+    """Whether the name is text that can be encoded in UTF-8, which file names with other bytes cannot."""
     return isinstance(name, str) and name.encode("utf-8", "ignore").decode("utf-8") == name
 
 
 def check_categories(categories: Sequence[str]) -> tuple[str, ...]:
-    """Categories that file names can carry, in the order given.
+    """Check that categories can be parsed from file names, and return them in the given order.
 
     Raises:
         InvalidInputError: Fewer than two, one twice, or a name that is empty or holds a digit or one of ``-_./``.
@@ -129,17 +129,17 @@ def check_categories(categories: Sequence[str]) -> tuple[str, ...]:
     names = tuple(categories)
     if len(names) < 2:
         raise InvalidInputError(
-            f"Cannot tell {len(names)} categories apart. A decision is one category of several. Give at least two."
+            f"Expected at least two categories, got {len(names)}. A decision is a choice among several. Give more."
         )
     for name in names:
         if not isinstance(name, str) or not name or _SEPARATORS & set(name):
             raise InvalidInputError(
                 f"Cannot use category {name!r}. Digits, dashes, underscores, dots and slashes separate the parts of a "
-                "stimulus's name. Give it a name without them."
+                "stimulus's name. Give a name without these characters."
             )
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise InvalidInputError(
-            f"Category {repeated[0]!r} is given twice. Each needs a name of its own. Remove one of them."
+            f"Category {repeated[0]!r} is given twice. Category names must be unique. Remove one of them."
         )
     return names

@@ -1,4 +1,4 @@
-"""The stimuli of one measurement: which they are, where they come from, and how their pixels are loaded."""
+"""The stimuli of one measurement: their names, their source and how their pixels are loaded."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ SYNTHETIC = "synthetic"
 
 @dataclass(frozen=True)
 class StimulusSet:
-    """Stimuli in the order to measure them; nothing is decoded before :meth:`load`. Can be sent to other processes.
+    """Stimuli in the order of the measurement; nothing is decoded before :meth:`load`.
 
     Attributes:
-        source: ``"cue-conflict"``, ``"folder:NAME"``, or as the maker of a drawn set calls it.
-        categories: What shapes and textures there are, and so what a model may answer.
-        stimuli: In the order of torchvision's ImageFolder: by shape, then by name as a string.
-        size: ``(H, W)`` of every stimulus in pixels; None where they differ.
+        source: ``"cue-conflict"``, ``"folder:NAME"``, or the name of another source.
+        categories: Categories of shapes and textures, which are also the possible decisions.
+        stimuli: Stimuli in the order of torchvision's ImageFolder: by shape, then by name as a string.
+        size: ``(H, W)`` of every stimulus in pixels; None if they differ.
         digest: SHA-256 in hex over names and contents, in order.
-        loader: From the index of a stimulus to its picture (RGB).
-        notes: What the reader of a result should know, a sentence or two each.
-        record: The same for the result's configuration, ready for JSON.
+        loader: Function that returns the RGB image of a stimulus by its index; it may be called from several threads.
+        notes: Notes for the reader of a result.
+        record: Entries for the configuration in the result, as JSON values.
     """
 
     source: str
@@ -44,11 +44,11 @@ class StimulusSet:
         return len(self.stimuli)
 
     def load(self, index: int) -> Image:
-        """The picture of ``stimuli[index]``, RGB, at its own size.
+        """Load the RGB image of ``stimuli[index]`` at its own size.
 
         Raises:
-            UnreadableImageError: Its file is gone or damaged.
-            IndexError: There are not so many.
+            UnreadableImageError: The file is missing or damaged.
+            IndexError: The index is out of range.
         """
         if not 0 <= index < len(self.stimuli):
             raise IndexError(f"stimulus {index} of {len(self.stimuli)}")

@@ -36,7 +36,7 @@ def test_names(name: str, shape: str, texture: str, image_id: str) -> None:
     "name", ["", "cat.png", "cat3.png", "-dog1.png", "cat1-.png", "1-2.png", "cat1_dog2.png", "cat1.-dog1.png"]
 )
 def test_a_name_that_does_not_parse(name: str) -> None:
-    with pytest.raises(InvalidInputError, match=r"does not tell shape and texture.*Rename it") as caught:
+    with pytest.raises(InvalidInputError, match=r"does not contain shape and texture.*Rename it") as caught:
         parse_stimulus_name(name)
     assert repr(name) in str(caught.value)
 
@@ -51,7 +51,7 @@ def test_a_name_that_does_not_parse(name: str) -> None:
     ],
 )
 def test_a_category_that_is_not_among_the_sixteen(name: str, cue: str, category: str) -> None:
-    with pytest.raises(InvalidInputError, match=rf"{cue} '{category}' is none of the 16 categories.*--mapping"):
+    with pytest.raises(InvalidInputError, match=rf"{cue} '{category}' is not one of the 16 categories.*--mapping"):
         parse_stimulus_name(name)
 
 
@@ -67,7 +67,7 @@ def test_digits_are_left_out_wherever_they_stand() -> None:
 
 def test_own_categories() -> None:
     assert parse_stimulus_name("disc2-dots1.png", ("disc", "dots")) == Stimulus("disc2-dots1.png", "disc", "dots")
-    with pytest.raises(InvalidInputError, match=r"none of the 2 categories \(disc, dots\)"):
+    with pytest.raises(InvalidInputError, match=r"not one of the 2 categories \(disc, dots\)"):
         parse_stimulus_name("cat1-dog2.png", ("disc", "dots"))
 
 
@@ -79,7 +79,7 @@ def test_the_sixteen_are_in_alphabetical_order() -> None:
 @pytest.mark.parametrize(
     ("categories", "message"),
     [
-        (["cat"], "Cannot tell 1 categories apart"),
+        (["cat"], "Expected at least two categories, got 1"),
         (["cat", "dog2"], "Cannot use category 'dog2'"),
         (["cat", "hot-dog"], "Cannot use category 'hot-dog'"),
         (["cat", "hot_dog"], "Cannot use category 'hot_dog'"),

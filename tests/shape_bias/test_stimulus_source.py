@@ -105,7 +105,7 @@ def test_human_names_are_stimuli_too(tmp_path: Path) -> None:
 
 def test_own_categories(tmp_path: Path) -> None:
     root = make(tmp_path, "disc/disc1-dots1.png", "dots/dots1-disc1.png")
-    with pytest.raises(InvalidInputError, match=r"'disc' is none of the 16 categories.*--mapping"):
+    with pytest.raises(InvalidInputError, match=r"'disc' is not one of the 16 categories.*--mapping"):
         open_stimuli(root)
     stimuli = open_stimuli(root, categories=["disc", "dots"])
     assert (stimuli.categories, len(stimuli)) == (("disc", "dots"), 2)
@@ -121,10 +121,10 @@ def test_sizes_that_differ_are_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("bear/holiday.png", "/bear: .*'holiday.png'.*does not tell shape and texture"),
-        ("bear/unicorn1-dog1.png", "'unicorn' is none of the 16 categories"),
-        ("bear/cat1-dog3.png", "'bear/cat1-dog3.png'.*the shape 'cat' and its folder 'bear'"),
-        ("other/bear91-dog2.png", r"Several files have one name: bear/bear91-dog2.png, other/bear91-dog2.png"),
+        ("bear/holiday.png", "/bear: .*'holiday.png'.*does not contain shape and texture"),
+        ("bear/unicorn1-dog1.png", "'unicorn' is not one of the 16 categories"),
+        ("bear/cat1-dog3.png", "'bear/cat1-dog3.png'.*the shape 'cat' and its folder is 'bear'"),
+        ("other/bear91-dog2.png", r"Several files have the same name: bear/bear91-dog2.png, other/bear91-dog2.png"),
     ],
 )
 def test_one_bad_name_is_one_clear_error(tmp_path: Path, name: str, message: str) -> None:
