@@ -17,9 +17,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
 from replk_probe.runtime.atomic_files import atomic_path
+from replk_probe.runtime.escaping import printable
 
 MIN_DPI = 300
 _SCREEN_DPI = 150
@@ -114,7 +116,7 @@ def text_points(text: str, size: float, weight: str = "normal") -> float:
     """Width of a line of text in the font of the figures, in points, at any resolution."""
     font = FontProperties(family=_STYLE["font.family"], size=size, weight=weight)
     # Hinting makes small letters at low resolutions up to 6 % wider than their outlines.
-    return 1.07 * float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
+    return 1.07 * float(text_to_path.get_text_width_height_descent(printable(text), font, ismath=False)[0])
 
 
 def fitted(text: str, points: float, size: float, weight: str = "normal") -> str:
@@ -150,6 +152,8 @@ def png_bytes(figure: Figure) -> bytes:
 def save_figure(figure: Figure, folder: Path, stem: str, width: int) -> tuple[Path, ...]:
     """Write a figure as PNG and PDF, for a first map of ``width`` pixels; returns the files."""
     # Whole dots per cell of the first map, so that a fine grid in it is not seen through another one.
+    for label in figure.findobj(Text):
+        label.set_text("\n".join(map(printable, label.get_text().split("\n"))))
     inches = inches_of(figure.axes[0])[0]
     cells = width / block_side(width, inches)
     dpi = math.ceil(MIN_DPI * inches / cells) * cells / inches

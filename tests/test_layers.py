@@ -24,7 +24,7 @@ PACKAGE = "replk_probe"
 ROOT = Path(replk_probe.__file__).parent
 
 # The runtime modules that everything may stand on, because they import nothing but the standard library and tqdm.
-LIGHT_RUNTIME = ("archive", "atomic_files", "download", "progress", "provenance")
+LIGHT_RUNTIME = ("archive", "atomic_files", "download", "escaping", "progress", "provenance")
 RESULT_FILES = (
     "result",
     "kernel",
@@ -120,7 +120,7 @@ RULES = (
         ("torch", "numpy", "captum"),
         not_modules=PLOTS,
     ),
-    Rule(("report/text.py",), ("errors",), ("rich",), torch_free=True),
+    Rule(("report/text.py",), LIGHT, ("rich",), torch_free=True),
     Rule(
         ("report/*",),
         (*LIGHT, "report.*", *PLOTS, *(f"*.{name}" for name in RESULT_FILES)),

@@ -16,14 +16,14 @@ def note(text: str, fg: str | None = None) -> None:
         text: The line; line breaks and other control characters in it are escaped.
         fg: Color of the text on a terminal, unless ``NO_COLOR`` is set.
     """
-    from replk_probe.report.text import printable
+    from replk_probe.runtime.escaping import printable
 
     click.secho(printable(text), err=True, fg=None if os.environ.get("NO_COLOR") else fg)
 
 
 def show(*lines: str) -> None:
     """Write lines to standard output, each escaped."""
-    from replk_probe.report.text import printable
+    from replk_probe.runtime.escaping import printable
 
     for line in lines:
         click.echo(printable(line))

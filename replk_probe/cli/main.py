@@ -88,21 +88,17 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an error of this package becomes one escaped line and exit status 1."""
+        from replk_probe.runtime.escaping import printable
+
         try:
             return super().invoke(ctx)
         except ReplkProbeError as error:
-            raise click.ClickException(_printable(" ".join(str(error).split("\n")))) from error
+            raise click.ClickException(printable(" ".join(str(error).split("\n")))) from error
         except click.UsageError as error:
-            raise click.UsageError(_printable(" ".join(error.format_message().split())), error.ctx) from error
+            raise click.UsageError(printable(" ".join(error.format_message().split())), error.ctx) from error
         except KeyboardInterrupt:
             click.echo("\nInterrupted. Files that were written are complete. Run the command again.", err=True)
             raise click.exceptions.Exit(_EXIT_INTERRUPTED) from None
-
-
-def _printable(text: str) -> str:
-    from replk_probe.report.text import printable
-
-    return printable(text)
 
 
 @click.group(

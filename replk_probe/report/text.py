@@ -9,6 +9,8 @@ import textwrap
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from replk_probe.runtime.escaping import printable
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -45,19 +47,6 @@ def terminal_layout() -> Layout:
     if not console.is_terminal:
         return PLAIN
     return Layout(console.width, console.color_system is not None and not console.no_color)
-
-
-def printable(text: object) -> str:
-    r"""The text on one line, with everything escaped that a terminal would not show as a character.
-
-    Control characters, line breaks, bidirectional marks, other invisible characters and lone surrogates become escape
-    sequences of Python (``\x1b``, ``\n``, ``\u202e``). Every text from outside this package, such as a file name, the
-    name of a tensor or the phrase of an HTTP response, is printed through this function.
-    """
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in str(text)
-    )
 
 
 def cut(text: str, letters: int) -> str:

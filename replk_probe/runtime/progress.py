@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from .escaping import printable
+
 Item = TypeVar("Item")
 
 # Items per second also for slow items, where tqdm would show seconds per item.
@@ -43,7 +45,7 @@ def progress(
     bar: tqdm[Any] = tqdm(
         iterable,
         total=total,
-        desc=desc,
+        desc=printable(desc),
         initial=initial,
         disable=disable or not watched,
         file=stream,

@@ -17,9 +17,6 @@ from replk_probe.errors import WeightsError
 
 Run = Callable[..., Result]
 
-# Figures have no glyphs for control characters.
-pytestmark = pytest.mark.filterwarnings("ignore:Glyph")
-
 EVIL = "a\x1b[2J\nError: forged \u202egnp"
 ESCAPED = r"a\x1b[2J\nError: forged \u202egnp"
 SMALL = ("--model", "replknet_micro_k13")

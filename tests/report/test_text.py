@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from replk_probe.report.text import Layout, cut, note_lines, printable, table, terminal_layout, wrapped
+from replk_probe.report.text import Layout, cut, note_lines, table, terminal_layout, wrapped
+from replk_probe.runtime.escaping import printable
 
 EVIL = "a\x1b[31m\nb\u202ec"
 ESCAPED = r"a\x1b[31m\nb\u202ec"
