@@ -26,6 +26,7 @@ def test_what_a_terminal_would_not_show_is_escaped(code: int) -> None:
 
 def test_other_text_stays() -> None:
     assert printable("Größe 深度 \\ {} %") == "Größe 深度 \\ {} %"
+    assert printable("95\u00a0%") == "95\u00a0%"
     assert printable(ValueError(EVIL)) == ESCAPED
 
 
