@@ -7,6 +7,7 @@ Each session creates a virtual environment once and reuses it. ``.ci/run`` runs 
 from __future__ import annotations
 
 import configparser
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -108,8 +109,8 @@ def docs(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def sanitizers(session: nox.Session) -> None:
     """Run the native library under the address, undefined-behavior and thread sanitizers, and fuzz it."""
-    build = f"BUILD={Path(session.create_tmp()).resolve()}"
-    session.run("make", "--directory=csrc/tests", "--output-sync=target", build, "asan", "tsan")
+    build, jobs = f"BUILD={Path(session.create_tmp()).resolve()}", f"--jobs={os.cpu_count()}"
+    session.run("make", "--directory=csrc/tests", jobs, "--output-sync=target", build, "asan", "tsan")
     session.run("make", "--directory=csrc/tests", build, "fuzz")
 
 
