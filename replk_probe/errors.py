@@ -51,9 +51,9 @@ def close_names(name: str, known: Iterable[str], *, most: int = 3, cutoff: float
 
 
 def close_hint(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """``" (close: a, b)"`` for an error message, or ``""`` if no known name is close; see :func:`close_names`."""
+    """``" (similar: a, b)"`` for an error message, or ``""`` if no known name is close; see :func:`close_names`."""
     close = close_names(name, known, cutoff=cutoff)
-    return f" (close: {', '.join(close)})" if close else ""
+    return f" (similar: {', '.join(close)})" if close else ""
 
 
 def _letters(name: str) -> str:

@@ -125,17 +125,17 @@ def test_factories_in_modules(factory: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("name", "error", "says"),
     [
-        ("replknet31", UnknownModelError, r"close: .*replknet31b"),
-        ("RepLKNet-31B", UnknownModelError, r"close: replknet31b"),
+        ("replknet31", UnknownModelError, r"similar: .*replknet31b"),
+        ("RepLKNet-31B", UnknownModelError, r"similar: replknet31b"),
         ("xqzzy", UnknownModelError, "replk-probe models"),
         ("", UnknownModelError, "No builder"),
         ("replknet31b.in1k_224", UnknownModelError, "set of weights"),
         ("resnet18.nonsense", UnknownModelError, "resnet18.a1_in1k"),
-        ("torchvision:resnet11", UnknownModelError, "close: resnet101"),
+        ("torchvision:resnet11", UnknownModelError, "similar: resnet101"),
         ("torchvision:fasterrcnn_resnet50_fpn", UnknownModelError, "no classifier"),
         ("nowhere.py:build", UnknownModelError, "no file nowhere.py"),
         ("no_such_package.nets:build", UnknownModelError, "No module named"),
-        ("torch.nn:Identty", UnknownModelError, "close: Identity"),
+        ("torch.nn:Identty", UnknownModelError, "similar: Identity"),
         (":build", UnknownModelError, "One side of the colon"),
         ("nets.py", UnknownModelError, "FUNCTION"),
         (
@@ -162,7 +162,7 @@ def test_unknown_names(name: Any, error: type[ReplkProbeError], says: str) -> No
 @pytest.mark.parametrize(
     ("attribute", "error", "says"),
     [
-        ("biuld", UnknownModelError, "close: build"),
+        ("biuld", UnknownModelError, "similar: build"),
         ("broken", InvalidInputError, "RuntimeError: no luck"),
         ("quits", InvalidInputError, "SystemExit: 3"),
         ("number", InvalidInputError, "type int. It must return an nn.Module"),
@@ -227,7 +227,7 @@ def test_wrong_weights_are_told_before_the_network_is_built(
     for name in ("replknet31b", "resnet18", "torchvision:resnet18", f"{factory}:build"):
         with pytest.raises(WeightsError, match="no such file"):
             create_model(name, tmp_path / "missing.pth")
-    with pytest.raises(UnknownModelError, match=r"close: .*replknet31b"):
+    with pytest.raises(UnknownModelError, match=r"similar: .*replknet31b"):
         create_model("replknet31", tmp_path / "missing.pth")
 
 

@@ -15,7 +15,7 @@ from ..layers.reparam import Mergeable
 from ..model_id import check_network
 from .check import Check
 from .copying import copy_of
-from .fold_bn import fold_neighbours
+from .fold_bn import fold_neighbors
 from .input_gradient import MethodLog, freeze_layers, planned_backend, reduce_precision
 
 PRECISIONS = ("fp32", "fast", "bf16")
@@ -153,7 +153,7 @@ def _copy(model: nn.Module, keep: str, log: MethodLog, *, fold: bool, freeze: bo
             if isinstance(module, Mergeable) and not keep.startswith(f"{name}."):
                 module.reparameterize()
         if fold:
-            fold_neighbours(prepared, keep)
+            fold_neighbors(prepared, keep)
         freeze_layers(prepared, log)
         prepared.to(memory_format=torch.channels_last)
     return prepared
