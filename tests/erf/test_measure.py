@@ -132,7 +132,7 @@ def test_unreadable_and_non_finite_images_are_skipped_counted_and_named(tmp_path
     assert (result.n_images, result.n_skipped) == (3, 1)
     assert result.run.skipped[0]["id"] == "notes.jpg" and result.run.skipped[0]["reason"]
     assert "notes.jpg" not in result.run.image_ids
-    assert any("skipped" in note for note in result.notes) and any("asked for" in note for note in result.notes)
+    assert any("skipped" in note for note in result.notes) and any("were requested" in note for note in result.notes)
 
     images = batch(4)
     images[1, 0, 3, 3] = float("nan")

@@ -1,4 +1,4 @@
-"""Devices, strict float32 and memory that does not suffice."""
+"""Devices, strict float32 and memory that Not enough memory."""
 
 from __future__ import annotations
 

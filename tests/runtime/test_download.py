@@ -188,7 +188,7 @@ def test_cut_connection_goes_on_where_it_broke(server: Server, tmp_path: Path, d
 
 def test_earlier_attempt_is_resumed(server: Server, tmp_path: Path) -> None:
     server.behaviour.cut_after = 400_000
-    with pytest.raises(WeightsError, match=r"broke off at 400,000 bytes.*go on from there"):
+    with pytest.raises(WeightsError, match=r"stopped at 400,000 bytes.*to resume it"):
         fetch(server.url, tmp_path / "w", retries=-1)
     assert not (tmp_path / "w").exists()
     fetch(server.url, tmp_path / "w", DIGEST)
@@ -311,7 +311,7 @@ def test_redirects_do_not_leave_https(server: Server, tmp_path: Path, monkeypatc
     monkeypatch.setattr("urllib.request.HTTPSHandler.https_open", open_without_tls)
     secure = server.url.replace("http:", "https:")
     server.behaviour.redirect = server.url.replace("/file", "/elsewhere")
-    with pytest.raises(WeightsError, match=r"Refused to go on from 127\.0\.0\.1:\d+ to http://.*leaves https"):
+    with pytest.raises(WeightsError, match=r"Refused to follow a redirect from 127\.0\.0\.1:\d+ to http://.*no longer be secured by https"):
         fetch(secure, tmp_path / "w", DIGEST)
     assert server.behaviour.requests == [] and leftovers(tmp_path) == []
     server.behaviour.redirect = secure.replace("/file", "/elsewhere")
@@ -350,7 +350,7 @@ def test_server_that_goes_away_halfway(server: Server, tmp_path: Path, monkeypat
 
     server.behaviour.cut_after = 300_000
     monkeypatch.setattr(download, "open_url", gone)
-    with pytest.raises(WeightsError, match=r"broke off at 300,000 bytes\. The server no longer answers\. Run the same"):
+    with pytest.raises(WeightsError, match=r"stopped at 300,000 bytes\. The server no longer responds\. Run the same"):
         fetch(server.url, tmp_path / "w", DIGEST)
     assert (tmp_path / "w.part").stat().st_size == 300_000
 
@@ -373,7 +373,7 @@ def test_refused_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_silent_host_costs_no_more_than_the_budget(server: Server, tmp_path: Path) -> None:
     server.behaviour.silent = True
     start = time.monotonic()
-    with pytest.raises(WeightsError, match=r"No answer within 0\.3 s"):
+    with pytest.raises(WeightsError, match=r"No response within 0\.3 s"):
         fetch(server.url, tmp_path / "w", DIGEST, connect_timeout=0.3)
     assert time.monotonic() - start < _AT_ONCE
 
@@ -388,7 +388,7 @@ def test_slow_name_lookup_costs_no_more_than_the_budget(tmp_path: Path, monkeypa
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
     before = set(threading.enumerate())
     start = time.monotonic()
-    with pytest.raises(WeightsError, match="No answer within"):
+    with pytest.raises(WeightsError, match="No response within"):
         check_reachable("http://localhost:1/", 0.2)
     assert time.monotonic() - start < _AT_ONCE
     found.set()

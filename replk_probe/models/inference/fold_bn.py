@@ -82,7 +82,7 @@ def fold_neighbors(model: nn.Module, keep: str = "") -> bool:
         return module if alone and type(module) in kinds else None
 
     changed = False
-    folded: set[fx.Node] = set()  # norms that are identities by now
+    folded: set[fx.Node] = set()  # norms that have become identities
     for node in graph.nodes:
         bn, source = only(node, *FOLDABLE_NORMS), _source(node)
         if bn is None or bn.running_var is None or source is None:
