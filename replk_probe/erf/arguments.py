@@ -82,8 +82,8 @@ def check_size(size: int | Sequence[int]) -> tuple[int, int]:
         )
     if max(pair) > LARGEST_SIDE:
         raise InvalidInputError(
-            f"Images of size {size} cannot be measured. Above {LARGEST_SIDE} pixels a side, the memory for the "
-            "features of a single image does not suffice. Give a smaller side, such as 1024."
+            f"Images of size {size} cannot be measured. Sides above {LARGEST_SIDE} pixels need too much memory for "
+            "the features of a single image. Give a smaller side, such as 1024."
         )
     return int(pair[0]), int(pair[1])
 

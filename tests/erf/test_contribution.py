@@ -279,7 +279,7 @@ def test_batches_that_cannot_be_used(batch: object, says: str) -> None:
         ),
         (timm.create_model("test_resnet"), (2, 3, 0, 32), None, r"\[3, 0, 32\]"),
         (Net(), (1, 3, 8, 8), 3, "or a module of the model, got 3"),
-        (Net(), (1, 3, 8, 8), ["stem"], "Layers are chosen"),
+        (Net(), (1, 3, 8, 8), ["stem"], "Expected a layer name"),
         ("resnet18", (1, 3, 8, 8), None, r"create_model\('resnet18'\)"),
         (Net, (1, 3, 8, 8), None, "the class Net"),
         (None, (1, 3, 8, 8), None, "an object of type NoneType"),

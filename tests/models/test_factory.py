@@ -188,7 +188,7 @@ def test_a_file_that_cannot_be_imported(tmp_path: Path) -> None:
             ({"seed": seed}, InvalidInputError, "2\\*\\*63 - 1")
             for seed in ("a", None, 1.5, True, -1, 2**63, 2**70, float("nan"))
         ],
-        *[({"weights": weights}, WeightsError, "by a name or a path") for weights in (True, 3, b"random")],
+        *[({"weights": weights}, WeightsError, "as a name or a path") for weights in (True, 3, b"random")],
     ],
 )
 def test_options_of_the_wrong_kind(options: dict[str, Any], error: type[ReplkProbeError], says: str) -> None:
@@ -264,7 +264,7 @@ def test_device_and_dtype_are_applied_after_loading() -> None:
         assert torch.equal(rounded, exact.bfloat16())
     assert next(create_model("mobilenetv2_k3", device=torch.device("cpu")).parameters()).device.type == "cpu"
     for options, says in (
-        ({"dtype": torch.int8}, "floating point"),
+        ({"dtype": torch.int8}, "floating-point type"),
         ({"dtype": "half"}, "floating"),
         ({"device": "x"}, "device"),
     ):

@@ -1,4 +1,4 @@
-"""Devices, strict float32 and memory that Not enough memory."""
+"""Tests of devices, strict float32 and out-of-memory errors."""
 
 from __future__ import annotations
 

@@ -513,8 +513,8 @@ def test_truncated(file: Path, legacy: bool, share: float) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([1, 2], "holds one list"),
-        (torch.zeros(3), "holds one Tensor"),
+        ([1, 2], "contains one list"),
+        (torch.zeros(3), "contains one Tensor"),
         ({"epoch": 3}, "It contains no tensors (found: 'epoch')"),
         ({}, "found: nothing"),
     ],

@@ -223,7 +223,7 @@ def test_unknown_name(model: str, weights: str, close: str) -> None:
 
 
 def test_factories_have_no_pretrained_weights() -> None:
-    with pytest.raises(WeightsError, match="factory of yours"):
+    with pytest.raises(WeightsError, match="user factory"):
         resolve_weights("package.module:factory", "pretrained")
 
 
