@@ -92,7 +92,9 @@ def choose_images(data: Any, n: int, seed: int, sampling: str) -> ImageSet | Ten
     """The images given as the ``data`` of :func:`~replk_probe.measure_erf`."""
     if isinstance(data, ImageSet):
         if not data.ids:
-            raise InvalidInputError("The image set is empty. A contribution map is a mean over images. Give at least one.")
+            raise InvalidInputError(
+                "The image set is empty. A contribution map is a mean over images. Give at least one."
+            )
         return data
     if data is None or isinstance(data, (str, Path)):
         return sample_images(data, n, seed, sampling)  # type: ignore[arg-type]

@@ -29,9 +29,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
         ) from error
     if found.type == "cuda":
         if not torch.cuda.is_available():
-            raise BackendError(
-                f"Device {str(device)!r} is not available. Torch finds no NVIDIA GPU. Use --device cpu."
-            )
+            raise BackendError(f"Device {str(device)!r} is not available. Torch finds no NVIDIA GPU. Use --device cpu.")
         index = torch.cuda.current_device() if found.index is None else found.index
         if index >= torch.cuda.device_count():
             raise BackendError(

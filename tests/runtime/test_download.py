@@ -311,7 +311,10 @@ def test_redirects_do_not_leave_https(server: Server, tmp_path: Path, monkeypatc
     monkeypatch.setattr("urllib.request.HTTPSHandler.https_open", open_without_tls)
     secure = server.url.replace("http:", "https:")
     server.behaviour.redirect = server.url.replace("/file", "/elsewhere")
-    with pytest.raises(WeightsError, match=r"Refused to follow a redirect from 127\.0\.0\.1:\d+ to http://.*no longer be secured by https"):
+    with pytest.raises(
+        WeightsError,
+        match=r"Refused to follow a redirect from 127\.0\.0\.1:\d+ to http://.*no longer be secured by https",
+    ):
         fetch(secure, tmp_path / "w", DIGEST)
     assert server.behaviour.requests == [] and leftovers(tmp_path) == []
     server.behaviour.redirect = secure.replace("/file", "/elsewhere")

@@ -190,9 +190,7 @@ def non_finite_error(path: Path, names: Sequence[str]) -> WeightsError:
 
 def _checked(path: Any) -> Path:
     if not isinstance(path, (str, os.PathLike)):
-        raise WeightsError(
-            f"Expected a path, but got {path!r}. Weights are read from files. Pass the path of a file."
-        )
+        raise WeightsError(f"Expected a path, but got {path!r}. Weights are read from files. Pass the path of a file.")
     return Path(path)
 
 
