@@ -16,8 +16,8 @@ from replk_probe.runtime.atomic_files import atomic_path, atomic_write_text
 
 COLOURS = {3: "#999999", 7: "#0072b2", 13: "#d55e00", 31: "#009e73"}
 _LEGEND = (
-    "Solid: with a 5x5 re-param branch, dashed: without. Curves: accuracy on 512 images that no training sees, in eval "
-    "mode; in the legend: on 4096 at the end."
+    "Solid: with a 5x5 re-param branch, dashed: without. Curves: accuracy on 512 held-out images, in eval mode; "
+    "legend: final accuracy on 4096 held-out images."
 )
 _PIXELS = 1200  # width of the figure in the repository
 

@@ -19,7 +19,7 @@ Measures = dict[str, Any]
 
 _REP, _PLAIN = "#d55e00", "#0072b2"
 _LEGEND = (
-    "Dots: trainings; dashes: their means. Centre share: filled, kernel as it is used; hollow, large one before "
+    "Dots: training runs; dashes: their means. Center share: filled, merged kernel; hollow, large kernel before "
     "merging; dotted, before training."
 )
 _COMMAND = "python scripts/micro_study.py --figure figures/micro-study"
@@ -108,22 +108,22 @@ def _csv(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def _markdown(groups: dict[tuple[int, bool], list[Measures]]) -> str:
     first = next(iter(groups.values()))[0]
     lines = [
-        "Small models trained on synthetic data: a controlled experiment, no results on ImageNet. Mean ± standard "
-        "deviation over trainings, which differ in initial weights and images.",
+        "Small models trained on synthetic data: a controlled experiment, not ImageNet results. Mean ± standard "
+        "deviation over training runs, which differ in initial weights and images.",
         "",
         *_rows(groups, _NETWORKS),
         "",
         "Accuracy: held-out images whose cues agree. Shape bias and cue accuracy: 1200 stimuli of the synthetic "
-        "conflict set. ERF: area of the centred window with that share of the contribution, whose sides are odd, or of "
-        f"the fewest pixels; {first['erf_images']} dead-leaves images of 64 px, linear scores.",
+        "conflict set. ERF: area of the centered window (with odd sides) or of the fewest pixels that have this share "
+        f"of the contribution; {first['erf_images']} dead-leaves images of 64 px, linear scores.",
         "",
         *_rows(groups, _KERNELS),
         "",
-        "Share of the centre 3x3 in the mass of the merged kernel; before training: in that of the weights it started "
-        "from; before merging: in that of the large kernel alone. A uniform kernel would have 100, 18.4, 5.3 and "
-        "0.9 % at 3, 7, 13 and 31.",
+        "Share of the center 3x3 in the mass of the merged kernel; before training: in the initial weights; before "
+        "merging: in the large kernel alone. The share in a uniform kernel is 100, 18.4, 5.3 and 0.9 % at 3, 7, 13 and "
+        "31.",
         "",
-        f"Each training: {first['images']:,} images, each seen once. `{_COMMAND}`",
+        f"Each run: {first['images']:,} images, each seen once. `{_COMMAND}`",
     ]
     return "\n".join(lines) + "\n"
 
@@ -152,8 +152,8 @@ def _drawn(groups: dict[tuple[int, bool], list[Measures]]) -> Any:
         ("Cue accuracy under conflict, %", lambda one: one["cue_accuracy"]),
         ("Shape bias, %", lambda one: one["shape_bias"]),
         ("ERF: pixels with 50 %, % of image", lambda one: erf_ratio(one, 0.5, "pixels")),
-        ("Centre 3x3 share, stage1.0, %", lambda one: centre_share(one, "stage1.0", "merged")),
-        ("Centre 3x3 share, stage4.0, %", lambda one: centre_share(one, "stage4.0", "merged")),
+        ("Center 3x3 share, stage1.0, %", lambda one: centre_share(one, "stage1.0", "merged")),
+        ("Center 3x3 share, stage4.0, %", lambda one: centre_share(one, "stage4.0", "merged")),
     )
     layers = {4: "stage1.0", 5: "stage4.0"}
     kernels = sorted({kernel for kernel, _ in groups})

@@ -80,7 +80,7 @@ def our_variants(direction: str, operands: Operands) -> dict[str, Call]:
 
 
 def torch_variants(direction: str, operands: Operands) -> dict[str, Call]:
-    """Variants of torch by name: ``nchw``, ``channels_last`` (operands in that layout), ``fft`` (spectrum precomputed)."""
+    """Variants of torch by name: ``nchw``, ``channels_last`` (of such operands), ``fft`` (spectrum precomputed)."""
     return {
         "nchw": _torch_convolution(direction, operands, torch.contiguous_format),
         "channels_last": _torch_convolution(direction, operands, torch.channels_last),

@@ -199,8 +199,8 @@ def _mergeable_layers(network: nn.Module) -> list[str]:
 def _nothing_to_merge(network: nn.Module, model: str) -> InvalidInputError:
     if any(hasattr(module, name) for module in network.modules() for name in MERGE_METHODS):
         return InvalidInputError(
-            f"{model} cannot be merged by this package. It has its own code for merging branches. For timm's models, use "
-            "timm.utils.reparameterize_model(model)."
+            f"{model} cannot be merged by this package. It has its own code for merging branches. For timm's models, "
+            "use timm.utils.reparameterize_model(model)."
         )
     return InvalidInputError(
         f"{model} has nothing to merge. No layer of {type(network).__name__} has parallel branches. Pass --no-merge to "
