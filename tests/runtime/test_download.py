@@ -244,7 +244,7 @@ def test_wrong_digest_keeps_nothing(server: Server, tmp_path: Path) -> None:
 
 
 def test_wrong_size_is_refused_before_the_transfer(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"offers 1,048,576 bytes and the file should have 5"):
+    with pytest.raises(WeightsError, match=r"offers 1,048,576 bytes, but the file should have 5"):
         fetch(server.url, tmp_path / "w", size=5)
     assert leftovers(tmp_path) == []
 
@@ -324,7 +324,7 @@ def test_redirects_do_not_leave_https(server: Server, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("status", [403, 404, 410])
 def test_refusal_is_told_at_once(server: Server, tmp_path: Path, status: int) -> None:
     server.behaviour.status, server.behaviour.status_always = status, True
-    with pytest.raises(WeightsError, match=f"answered {status}"):
+    with pytest.raises(WeightsError, match=f"returned {status}"):
         fetch(server.url, tmp_path / "w", DIGEST)
     assert len(server.behaviour.requests) == 1
     assert leftovers(tmp_path) == []
