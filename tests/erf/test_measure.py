@@ -215,7 +215,7 @@ def test_autocast_of_the_caller_plays_no_part() -> None:
         ({"layer": "nowhere"}, "nowhere"),
         ({"sampling": "best"}, "best"),
         ({"data": torch.zeros(3, 8, 8)}, r"\[3, 8, 8\]"),
-        ({"images": torch.zeros(3, 8, 8)}, "images as data, got"),
+        ({"images": torch.zeros(3, 8, 8)}, "Pass the images themselves as data"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], says: str) -> None:
@@ -376,7 +376,7 @@ def test_a_run_with_other_options_is_not_resumed(tmp_path: Path) -> None:
     arguments: dict[str, Any] = {"images": 3, "size": 16, "checkpoint": tmp_path / "ckpt"}
     measure_erf(Tiny(), folder, **arguments)
     for change, says in (
-        ({"seed": 1}, "made with seed 0, this run has seed 1. Pass --seed 0"),
+        ({"seed": 1}, "created with seed 0, but this run has seed 1. Pass --seed 0"),
         ({"size": 20}, r"size \[16, 16\], this run has size \[20, 20\]"),
         ({"layer": "stem"}, "layer body, this run has layer stem"),
         ({"images": 4}, "images 3, this run has images 4"),
