@@ -377,9 +377,9 @@ def test_a_run_with_other_options_is_not_resumed(tmp_path: Path) -> None:
     measure_erf(Tiny(), folder, **arguments)
     for change, says in (
         ({"seed": 1}, "created with seed 0, but this run has seed 1. Pass --seed 0"),
-        ({"size": 20}, r"size \[16, 16\], this run has size \[20, 20\]"),
-        ({"layer": "stem"}, "layer body, this run has layer stem"),
-        ({"images": 4}, "images 3, this run has images 4"),
+        ({"size": 20}, r"size \[16, 16\], but this run has size \[20, 20\]"),
+        ({"layer": "stem"}, "layer body, but this run has layer stem"),
+        ({"images": 4}, "images 3, but this run has images 4"),
     ):
         with pytest.raises(ResumeError, match=says):
             measure_erf(Tiny(), folder, **{**arguments, **change}, resume=True)
