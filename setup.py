@@ -169,7 +169,7 @@ def source_bytes(kernel: Path) -> int:
 
 
 def refusal(base: Sequence[str], isa: str, folder: Path) -> BuildError | None:
-    """The compiler's error for an instruction set, from its flags or the intrinsics in `cpu/simd/<isa>.h`, or None."""
+    """The compiler's error for the flags or intrinsics (`cpu/simd/<isa>.h`) of an instruction set, or None."""
     probe = folder / f"probe_{isa}.cpp"
     probe.write_text('#include "cpu/simd/isa.h"\n')
     try:

@@ -14,15 +14,15 @@ def lazy_names(
     """The ``__getattr__`` and the ``__dir__`` of a package.
 
     Args:
-        package: Its ``__name__``.
-        home: Each public name, and the module inside the package that has it.
+        package: ``__name__`` of the package.
+        home: Mapping from each public name to the module of the package that defines it.
         subpackages: Subpackages and modules that are public names themselves.
     """
     namespace = vars(sys.modules[package])
 
     def look_up(name: str) -> Any:
         if name in subpackages:
-            return importlib.import_module(f".{name}", package)  # which puts it into the namespace
+            return importlib.import_module(f".{name}", package)  # this adds it to the namespace
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         namespace[name] = getattr(importlib.import_module(f".{home[name]}", package), name)

@@ -1,7 +1,6 @@
-"""Every error that replk-probe raises on purpose, and the names suggested in their messages.
+"""The errors that replk-probe raises, and the names suggested in their messages.
 
-The command line turns these errors into one line on the terminal and exit status 1. Any other exception that escapes is
-a bug in replk-probe.
+The command line prints these errors and exits with status 1. Any other exception is a bug in replk-probe.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ class InvalidInputError(ReplkProbeError, ValueError):
 
 
 class UnknownModelError(ReplkProbeError, LookupError):
-    """A model name (or a factory path) that leads to no model."""
+    """A name (or the path of a factory) that does not identify a model."""
 
 
 class WeightsError(ReplkProbeError):
@@ -27,15 +26,15 @@ class WeightsError(ReplkProbeError):
 
 
 class BackendError(ReplkProbeError):
-    """A device, precision or compiled kernel that this machine does not offer."""
+    """A device, precision or compiled kernel that is not available on this machine."""
 
 
 class ResumeError(ReplkProbeError):
-    """An unfinished run that cannot be continued with the options given."""
+    """An unfinished run that cannot be resumed with the given options."""
 
 
 def close_names(name: str, known: Iterable[str], *, most: int = 3, cutoff: float = 0.6) -> list[str]:
-    """Known names that are spelled like ``name``, the most similar first; case and punctuation are ignored.
+    """Known names with a spelling similar to ``name``, the most similar first; case and punctuation are ignored.
 
     Args:
         name: Name that was not found.
@@ -51,9 +50,9 @@ def close_names(name: str, known: Iterable[str], *, most: int = 3, cutoff: float
 
 
 def close_hint(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """``" (close: a, b)"`` for an error message, or ``""`` if no known name is close; see :func:`close_names`."""
+    """``" (similar: a, b)"`` for an error message, or ``""`` if no known name is similar; see :func:`close_names`."""
     close = close_names(name, known, cutoff=cutoff)
-    return f" (close: {', '.join(close)})" if close else ""
+    return f" (similar: {', '.join(close)})" if close else ""
 
 
 def _letters(name: str) -> str:

@@ -1,7 +1,7 @@
-"""The base of all results: saving, loading, comparing and showing them. Free of torch.
+"""The base of all results: saving, loading, comparing and displaying them.
 
-Files are written strictly: JSON has no NaN, and equal results give equal bytes. Files are checked when they are read:
-every damage raises an :class:`~replk_probe.errors.InvalidInputError` that names the file.
+Files are strict: JSON has no NaN, and equal results give equal bytes. Files are checked when they are read, and any
+damage raises an :class:`~replk_probe.errors.InvalidInputError` that names the file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Row: TypeAlias = dict[str, Any]
 _T = TypeVar("_T")
 
-_LARGEST_ARRAY = 1 << 31  # bytes; the map of 16384 x 16384 pixels
+_LARGEST_ARRAY = 1 << 31  # bytes, for a map of 16384 x 16384 pixels
 _DEEPEST = 50  # levels of nested lists and dictionaries in a free-form field
 _MOST_HTML_ROWS = 20
 _NPY_HEADERS: dict[tuple[int, int], Callable[[io.BytesIO], tuple[tuple[int, ...], bool, np.dtype[Any]]]] = {
@@ -56,9 +56,9 @@ class ByValue:
 
 
 class Result(ByValue, ABC):
-    """What every result can do. Subclasses are frozen dataclasses in the module ``result`` of an analyzer."""
+    """Base class of results. Subclasses are frozen dataclasses in the module ``result`` of an analyzer."""
 
-    # Names of the function of the analyzer's package that draws a result, and of the columns shown in a notebook.
+    # Name of the function in the analyzer's package that draws a result, and names of the columns shown in a notebook.
     _PLOT: ClassVar[str]
     _HTML_COLUMNS: ClassVar[tuple[str, ...]]
 
@@ -72,18 +72,18 @@ class Result(ByValue, ABC):
 
     @abstractmethod
     def _summary(self) -> Mapping[str, object]:
-        """A few facts that tell this result from others."""
+        """A few properties that identify this result."""
 
     def save(self, directory: str | Path) -> None:
         """Write the files of this result, each completely or not at all, the JSON file last.
 
-        The bytes depend on the result alone.
+        The bytes depend only on the result.
 
         Args:
             directory: Folder to write to; created if it does not exist.
 
         Raises:
-            InvalidInputError: The folder cannot be written to, or a number of the record is not finite.
+            InvalidInputError: The folder cannot be written to, or a number in the record is not finite.
         """
         write_files(self._files(), directory)
 
@@ -102,14 +102,14 @@ class Result(ByValue, ABC):
             The Axes.
 
         Raises:
-            InvalidInputError: There is nothing to draw, or an argument does not fit.
+            InvalidInputError: There is nothing to draw, or an argument is invalid.
         """
         package = import_module(type(self).__module__.rpartition(".")[0])
         axes: Axes = getattr(package, self._PLOT)(self, ax, **kwargs)
         return axes
 
     def __repr__(self) -> str:
-        """One line with the name of the class and a few facts."""
+        """One line with the name of the class and a few properties."""
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._summary().items())})"
 
     def _repr_html_(self) -> str:
@@ -138,7 +138,7 @@ class Result(ByValue, ABC):
 
 
 def same_value(left: object, right: object) -> bool:
-    """Whether two values are equal; lists and tuples are not distinguished, because JSON does not do so either."""
+    """Whether two values are equal; lists and tuples are not distinguished, as in JSON."""
     if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
         if not (isinstance(left, np.ndarray) and isinstance(right, np.ndarray)):
             return False
@@ -157,7 +157,7 @@ def same_value(left: object, right: object) -> bool:
 
 
 def as_plain(value: Any) -> Any:
-    """A dataclass as dictionaries, lists and scalars."""
+    """Convert a dataclass to dictionaries, lists and scalars."""
     if dataclasses.is_dataclass(value):
         return {field.name: as_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -168,7 +168,7 @@ def as_plain(value: Any) -> Any:
 
 
 def null_if_nan(value: float) -> float | None:
-    """An undefined number as JSON has it."""
+    """None for NaN, which JSON does not have."""
     return None if math.isnan(value) else value
 
 
@@ -184,7 +184,7 @@ def interval_cells(interval: tuple[float, float] | None) -> Row:
 
 
 def dataframe(rows: Iterable[Row]) -> pd.DataFrame:
-    """Rows as a pandas data frame, which is imported only now."""
+    """Rows as a pandas data frame; pandas is imported when this function is called."""
     import pandas as pd
 
     return pd.DataFrame.from_records(list(rows))
@@ -200,24 +200,24 @@ def csv_text(rows: Iterable[Row], columns: Sequence[str]) -> str:
 
 
 def npz_bytes(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    """Arrays as an uncompressed ``.npz`` file without the time, so that equal arrays give equal bytes."""
+    """Arrays as an uncompressed ``.npz`` file without a time stamp, so that equal arrays give equal bytes."""
     stream = io.BytesIO()
     np.savez(stream, **arrays)  # type: ignore[arg-type]
     return stream.getvalue()
 
 
 def strict_json(record: Mapping[str, Any], indent: int = 2) -> str:
-    """A record as text that every JSON parser reads.
+    """A record as JSON text that every parser reads.
 
     Raises:
-        InvalidInputError: A number is not finite, or an entry has a type that JSON does not have.
+        InvalidInputError: A number is not finite, or an entry has a type that JSON does not support.
     """
     try:
         return json.dumps(record, indent=indent, allow_nan=False, ensure_ascii=True) + "\n"
     except (TypeError, ValueError) as error:
         raise InvalidInputError(
-            f"The record cannot be written as JSON ({error}). Every entry must be a finite number, a text or a list of "
-            "them. Check the configuration of the run."
+            f"The record cannot be written as JSON ({error}). Every entry must be a finite number, a string or a list "
+            "of them. Check the configuration of the run."
         ) from error
 
 
@@ -244,14 +244,14 @@ def read_json(path: Path, command: str, versions: Sequence[int]) -> dict[str, An
         versions: Values of ``schema_version`` that can be read.
 
     Raises:
-        InvalidInputError: The file cannot be read, does not hold a record, or has another schema version.
+        InvalidInputError: The file cannot be read, does not contain a record, or has another schema version.
     """
     try:
         text = path.read_text(encoding="utf-8")
         record = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except OSError as error:
         raise unreadable(path, error.strerror or str(error), folder_of(command)) from error
-    except (ValueError, RecursionError) as error:  # errors of JSON and of UTF-8, and lists in lists in lists
+    except (ValueError, RecursionError) as error:  # invalid JSON or UTF-8, deeply nested lists
         raise unreadable(path, f"it is not JSON: {error}", folder_of(command)) from error
     if not isinstance(record, dict):
         raise unreadable(path, "it is not a JSON object", folder_of(command))
@@ -267,16 +267,16 @@ def read_json(path: Path, command: str, versions: Sequence[int]) -> dict[str, An
 def read_arrays(
     path: Path, command: str, wanted: Mapping[str, tuple[type[np.generic], int]], *, optional: Iterable[str] = ()
 ) -> dict[str, npt.NDArray[Any]]:
-    """All arrays of an ``.npz`` file; nothing is unpickled, and no memory is reserved before its content is there.
+    """All arrays of an ``.npz`` file; nothing is unpickled, and memory is only allocated for data that exists.
 
     Args:
         path: The file.
         command: Command of replk-probe that writes such files.
         wanted: Scalar type and number of axes of each array, by name.
-        optional: Those of ``wanted`` that may be missing.
+        optional: Names in ``wanted`` of arrays that may be missing.
 
     Raises:
-        InvalidInputError: The file cannot be read, an array is missing, or has another type or number of axes.
+        InvalidInputError: The file cannot be read, or an array is missing or has another type or number of axes.
     """
     arrays = {}
     try:
@@ -285,7 +285,7 @@ def read_arrays(
                 arrays[info.filename.removesuffix(".npy")] = _read_array(archive, info)
     except OSError as error:
         raise unreadable(path, error.strerror or str(error), folder_of(command)) from error
-    except Exception as error:  # of a damaged file, zipfile, its decompressors and numpy raise a dozen different ones
+    except Exception as error:  # zipfile, its decompressors and numpy raise many different ones
         raise unreadable(path, str(error) or type(error).__name__, folder_of(command)) from error
     for name, (scalar, axes) in wanted.items():
         if name not in arrays:
@@ -308,7 +308,7 @@ def read_csv(path: Path, advice: str) -> tuple[list[str], list[tuple[int, list[s
         InvalidInputError: The file cannot be read.
     """
     try:
-        # utf-8-sig: spreadsheets put a mark before the first letter.
+        # utf-8-sig: spreadsheets write a byte order mark.
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, strict=True)
             header = next(reader, [])
@@ -323,17 +323,17 @@ def unreadable(path: Path, reason: str, advice: str) -> InvalidInputError:
 
 
 def folder_of(command: str) -> str:
-    """The advice to give the folder that a command wrote."""
+    """Advice for errors: give the folder that a command wrote."""
     return f"Give the folder that 'replk-probe {command} --output' wrote."
 
 
 @contextlib.contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
-    """Turn every error that a parsed record of the wrong form raises into one about the file.
+    """Turn every error raised by a record of the wrong form into an error about the file.
 
     Args:
         path: The file.
-        what: Name of such records, as in "not a complete ERF record".
+        what: Name of the kind of record, as in "not a complete ERF record".
 
     Raises:
         InvalidInputError: The block raised an error.
@@ -343,24 +343,24 @@ def reading(path: Path, what: str) -> Iterator[None]:
     except (ReplkProbeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
         raise InvalidInputError(
-            f"{path} is not a complete {what} ({reason}). It was changed by hand or cut short. Measure again."
+            f"{path} is not a complete {what} ({reason}). It was edited or truncated. Measure again."
         ) from error
 
 
 def decode(kind: type[_T], value: Any, where: str = "") -> _T:
-    """Parsed JSON as the type that a dataclass declares, checked field by field.
+    """Convert parsed JSON to a dataclass or another type, checking every field.
 
-    Lists become tuples where those are declared. Entries without a field are ignored, and every field must have an
+    Lists become tuples where tuples are declared. Entries without a field are ignored, and every field must have an
     entry, because :func:`as_plain` writes all of them.
 
     Args:
-        kind: A dataclass, or a type that can be written as an annotation of its fields.
-        value: Parsed JSON; arrays are passed on.
+        kind: A dataclass, or a type that may annotate its fields.
+        value: Parsed JSON; arrays are passed through.
         where: Path of the value in the record, for messages.
 
     Raises:
         ValueError: A value has another type, or a field is missing.
-        InvalidInputError: The dataclass refuses its values.
+        InvalidInputError: The dataclass rejects its values.
     """
     return typing.cast(_T, _decoded(kind, value, where))
 
@@ -402,11 +402,11 @@ def _decoded(kind: Any, value: Any, where: str) -> Any:
     return _of_type(kind, value, where)
 
 
-_NAMES = {dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number", bool: "a bool"}
+_NAMES = {dict: "an object", list: "a list", str: "a string", int: "an integer", float: "a number", bool: "a bool"}
 
 
 def _of_type(kind: Any, value: Any, where: str) -> Any:
-    """``value``, if it has that type; whole numbers are numbers too, and truth values are neither."""
+    """``value``, if it has that type; integers are numbers too, and bools are neither."""
     accepted = {float: (float, int), list: (list, tuple)}.get(kind, kind)
     if (
         not isinstance(value, accepted)
@@ -426,10 +426,10 @@ def _free_form(value: Any, where: str, depth: int = 0) -> Any:
 
 
 def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> npt.NDArray[Any]:
-    """One array, whose header is believed only where it agrees with what is there."""
+    """One array, whose header is checked against the size of the content."""
     if info.file_size > _LARGEST_ARRAY:
-        raise ValueError(f"{info.filename} claims {info.file_size} bytes, more than any result has")
-    content = archive.read(info)  # all of it, which checks the checksum
+        raise ValueError(f"{info.filename} declares {info.file_size} bytes, more than any result has")
+    content = archive.read(info)  # reading all of it verifies the checksum
     stream = io.BytesIO(content)
     version = np.lib.format.read_magic(stream)
     if version not in _NPY_HEADERS:
@@ -437,7 +437,7 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> npt.NDArray[
     shape, _, dtype = _NPY_HEADERS[version](stream)
     there, claimed = len(content) - stream.tell(), math.prod(shape) * dtype.itemsize
     if dtype.hasobject or there != claimed:
-        raise ValueError(f"{info.filename} claims {claimed} bytes of {dtype} and has {there}")
+        raise ValueError(f"{info.filename} declares {claimed} bytes of {dtype} but has {there}")
     return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
 
 
@@ -449,7 +449,7 @@ def _finite(text: str) -> float:
 
 
 def _shown(value: Any) -> str:
-    """A value in a message, cut where it is long."""
+    """A value in a message, truncated if it is long."""
     text = ascii(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

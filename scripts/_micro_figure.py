@@ -1,4 +1,4 @@
-"""Curves of loss and accuracy of the small models' trainings, and the numbers that they are drawn from."""
+"""Curves of the loss and accuracy of the small models during training, and the numbers behind them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from replk_probe.runtime.atomic_files import atomic_path, atomic_write_text
 
 COLOURS = {3: "#999999", 7: "#0072b2", 13: "#d55e00", 31: "#009e73"}
 _LEGEND = (
-    "Solid: with a 5x5 re-param branch, dashed: without. Curves: accuracy on 512 images that no training sees, in eval "
-    "mode; in the legend: on 4096 at the end."
+    "Solid: with a 5x5 re-param branch, dashed: without. Curves: accuracy on 512 held-out images, in eval mode; "
+    "legend: final accuracy on 4096 held-out images."
 )
-_PIXELS = 1200  # width of the picture in the repository
+_PIXELS = 1200  # width of the figure in the repository
 
 
 def kernel_of(model: str) -> int:
@@ -28,12 +28,12 @@ def kernel_of(model: str) -> int:
 
 
 def save_curves(folder: Path, figure: Path, models: Sequence[str]) -> None:
-    """Draw the logs ``MODEL.csv`` in ``folder``; ``figure.png`` and ``data.csv`` go to the folder ``figure``.
+    """Draw the logs ``MODEL.csv`` in ``folder``, and write ``figure.png`` and ``data.csv`` to the folder ``figure``.
 
     Args:
-        folder: Where the trainings are.
-        figure: Where to put what is drawn.
-        models: Those to draw, as far as they are there.
+        folder: Folder of the training runs.
+        figure: Folder for the figure and its data.
+        models: Models to draw; those without a log are skipped.
     """
     logs = {name: _read(folder / f"{name}.csv") for name in models if (folder / f"{name}.csv").is_file()}
     records = {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in logs}
@@ -47,7 +47,7 @@ def save_curves(folder: Path, figure: Path, models: Sequence[str]) -> None:
 
 
 def save_small(drawn: Any, path: Path) -> None:
-    """Write a figure as a picture that is small enough for a repository."""
+    """Write a figure as a PNG file that is small enough for the repository."""
     with atomic_path(path) as temporary:
         with figure_style():
             drawn.savefig(temporary, format="png", dpi=_PIXELS / drawn.get_size_inches()[0])

@@ -1,7 +1,7 @@
 """Training of the small models on the synthetic split, shared by ``train_micro.py`` and ``micro_study.py``.
 
-A run is decided by the model, the seed and the recipe: the seed is that of the initial weights and of the row of
-training images, of which every one is seen once. An interrupted run goes on from where it was, to the same bytes.
+A run is determined by the model, the seed and the recipe. The seed selects the initial weights and the row of training
+images, each of which is seen once. An interrupted run can be resumed, with the same bytes as a result.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ SCHEMA_VERSION = 1
 HELD_OUT_ROW = 1_000_000
 HELD_OUT_IMAGES = 4096
 
-_SAVE_EVERY = 20.0  # seconds between two states on disk
+_SAVE_EVERY = 20.0  # seconds between saved states
 _DRAWN = 1024  # images drawn at a time
 _EVALUATED = 256  # images per forward pass
-_WATCHED = 512  # held-out images that the log's accuracy is measured on
+_WATCHED = 512  # held-out images for the accuracy in the log
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained.
+    """Hyperparameters of training.
 
     Attributes:
-        images: In all, each seen once.
-        batch_size: Images of a step.
-        learning_rate: The highest.
-        beta2: Of Adam: how much of the mean of squared gradients stays from step to step. With the usual 0.999 a
-            network that answers at random for some hundred steps, as these do at first, may not leave that in time.
-        weight_decay: Of matrices and dense kernels; scales and shifts have none.
-        kernel_decay: Of depthwise kernels. A batch norm follows each, so that it changes no output by itself; without
-            it Adam, whose steps are of one size for every tap, would leave the initial noise and its own in them.
-        warm_up: Share of the steps in which the rate rises, before it falls to 0 along a cosine.
-        log_every: Steps between two lines of the log.
+        images: Total number of training images, each seen once.
+        batch_size: Number of images per step.
+        learning_rate: Maximum learning rate.
+        beta2: Decay rate of Adam's mean of squared gradients. With the usual 0.999, these networks, whose accuracy
+            stays at chance level for the first few hundred steps, may not improve in time.
+        weight_decay: Weight decay of matrices and dense kernels; scales and shifts have none.
+        kernel_decay: Weight decay of depthwise kernels. A batch norm follows each, so that the decay by itself changes
+            no output; without it, the initial noise and that of Adam's steps would remain in the kernels.
+        warm_up: Fraction of the steps in which the learning rate rises, before it falls to 0 along a cosine.
+        log_every: Number of steps between two lines of the log.
     """
 
     images: int = 60_000
@@ -75,11 +75,11 @@ class Recipe:
 
     @property
     def steps(self) -> int:
-        """Of the optimiser."""
+        """Number of optimizer steps."""
         return max(self.images // self.batch_size, 1)
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step, which count from 0."""
+        """Learning rate of a step, counted from 0."""
         rising = max(round(self.warm_up * self.steps), 1)
         if step < rising:
             return self.learning_rate * (step + 1) / rising
@@ -98,12 +98,12 @@ class Run:
     step: int = 0
     seconds: float = 0.0
     log: list[dict[str, Any]] = field(default_factory=list)
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0])  # losses and right answers since the last line
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0])  # losses and correct answers since the last line
     convolutions: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def config(self) -> dict[str, Any]:
-        """What decides the weights."""
+        """Everything that determines the weights."""
         versions = software_versions()
         return {
             "model": self.name,
@@ -125,16 +125,16 @@ def train(
     progress: bool = True,
     stop_at: int | None = None,
 ) -> Run:
-    """Train a model; its weights, statistics and log are on the run.
+    """Train a model and return the run, with its weights, statistics and log.
 
     Args:
-        name: Of the model.
-        seed: Of the initial weights and of the row of training images.
-        recipe: How.
-        state: Folder for the state of an unfinished run; it stays after the last step.
-        resume: Go on from the state, if there is one.
-        progress: Draw a progress bar.
-        stop_at: Be interrupted after this step, for tests.
+        name: Name of the model.
+        seed: Seed of the initial weights and of the row of training images.
+        recipe: Hyperparameters.
+        state: Folder for the state of an unfinished run; it is kept after the last step.
+        resume: Whether to continue from the saved state, if there is one.
+        progress: Whether to show a progress bar.
+        stop_at: Step after which to simulate an interruption, for tests.
 
     Raises:
         KeyboardInterrupt: The run was interrupted; its state is saved.
@@ -169,18 +169,18 @@ def train(
 
 
 def held_out(count: int | None = None) -> tuple[Tensor, Tensor]:
-    """Congruent images that no training sees: ``[N, 3, 64, 64]``, not normalised, and their labels ``[N]``."""
+    """Congruent images not used in training, ``[N, 3, 64, 64]``, not normalized, and their labels ``[N]``."""
     images, labels = synthetic_training(count or HELD_OUT_IMAGES, INPUT_SIZE, HELD_OUT_ROW)
     return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
 
 
 @torch.no_grad()
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Share of right answers in eval mode; the mode stays."""
+    """Share of correct answers in eval mode; the model's mode is restored."""
     training = model.training
     model.eval()
     right = sum(
-        int((model(_normalised(model, x)).argmax(1) == y).sum())
+        int((model(_normalized(model, x)).argmax(1) == y).sum())
         for x, y in zip(images.split(_EVALUATED), labels.split(_EVALUATED), strict=True)
     )
     model.train(training)
@@ -188,13 +188,13 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def record_of(run: Run, weights: bytes, sha256: str, commit: str | None) -> dict[str, Any]:
-    """All about a finished run that a reader of its weights should know."""
+    """The training record of a finished run, which accompanies its weights."""
     recipe = run.recipe
     return {
         "schema_version": SCHEMA_VERSION,
         "order": MICRO_MODELS.index(run.name),
         "model": run.name,
-        "what": "small model trained on synthetic data: a demonstration, no result on ImageNet",
+        "what": "small model trained on synthetic data; not an ImageNet result",
         "licence": "MIT",
         "seed": run.seed,
         "recipe": asdict(recipe),
@@ -221,17 +221,17 @@ def record_of(run: Run, weights: bytes, sha256: str, commit: str | None) -> dict
         "sha256": sha256,
         "bytes": len(weights),
         "commit": commit,
-        # The kernel of the operating system decides nothing.
+        # The kernel of the operating system does not affect the weights.
         "versions": {name: value for name, value in software_versions().items() if name != "platform"},
     }
 
 
 def weights_of(run: Run) -> bytes:
-    """The trained network as safetensors, branches and batch norms as they were trained."""
+    """The trained network as safetensors, with separate branches and batch norms."""
     state = {name: value.contiguous() for name, value in run.model.state_dict().items()}
     images = run.recipe.steps * run.recipe.batch_size
     what = f"{run.name}, a small model trained on synthetic data ({images} images, seed {run.seed}); licence: MIT"
-    # One entry: several would come in an order that changes from call to call.
+    # A single entry, because the order of several would vary from call to call.
     return bytes(save(state, {"description": what}))
 
 
@@ -257,7 +257,7 @@ def log_csv(log: list[dict[str, Any]]) -> str:
 def _new_run(name: str, seed: int, recipe: Recipe) -> Run:
     model = create_model(name, "random", seed=seed).train()
     if not name.startswith("replknet"):
-        # Mobile networks spend their time in 1 x 1 convolutions, which torch computes faster so.
+        # Mobile networks mostly consist of 1 x 1 convolutions, which torch computes faster in this layout.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     decays = {"depthwise": recipe.kernel_decay, "dense": recipe.weight_decay, "vector": 0.0}
     groups: dict[str, list[nn.Parameter]] = {kind: [] for kind in decays}
@@ -278,8 +278,8 @@ def _batches(seed: int, recipe: Recipe, first_step: int) -> Iterator[tuple[Tenso
         yield from zip(pixels.split(size), torch.from_numpy(labels).split(size), strict=True)
 
 
-def _normalised(model: nn.Module, images: Tensor) -> Tensor:
-    """Float32 as the network wants it, in its memory format."""
+def _normalized(model: nn.Module, images: Tensor) -> Tensor:
+    """Images as normalized float32, in the memory format of the network."""
     config = data_config(model)
     mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (config.mean, config.std))
     last = next(model.parameters()).is_contiguous(memory_format=torch.channels_last)
@@ -291,8 +291,8 @@ def _step(run: Run, images: Tensor, labels: Tensor) -> None:
     for group in run.optimiser.param_groups:
         group["lr"] = run.recipe.rate(run.step)
     if not run.convolutions:
-        run.convolutions = _planned(run.model, _normalised(run.model, images))
-    logits = run.model(_normalised(run.model, images))
+        run.convolutions = _planned(run.model, _normalized(run.model, images))
+    logits = run.model(_normalized(run.model, images))
     loss = F.cross_entropy(logits, labels)
     run.optimiser.zero_grad()
     loss.backward()
@@ -303,7 +303,7 @@ def _step(run: Run, images: Tensor, labels: Tensor) -> None:
 
 
 def _planned(model: nn.Module, images: Tensor) -> dict[str, dict[str, str]]:
-    """What computes the convolutions that this package knows, in each direction, by module."""
+    """Backend and method of each depthwise convolution in each direction, by module."""
     found: dict[str, dict[str, str]] = {}
     handles = []
     for path, module in model.named_modules():
@@ -325,7 +325,7 @@ def _planned(model: nn.Module, images: Tensor) -> dict[str, dict[str, str]]:
             handles.append(module.register_forward_pre_hook(see))
     training = model.training
     with torch.no_grad():
-        model.eval()(images)  # in eval mode, so that no running statistic moves
+        model.eval()(images)  # in eval mode, so that running statistics do not change
     model.train(training)
     for handle in handles:
         handle.remove()
@@ -341,7 +341,7 @@ def _backend(convolutions: dict[str, dict[str, str]]) -> str:
 
 
 def _note(run: Run, watched: tuple[Tensor, Tensor]) -> None:
-    """One more line of the log."""
+    """Add a line to the log."""
     before = run.log[-1]["step"] if run.log else 0
     seen = (run.step - before) * run.recipe.batch_size
     run.log.append(
@@ -386,7 +386,7 @@ def _restore(run: Run, store: Checkpoint) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[list[int]]:
-    """Ctrl-C is noted, so that a step is finished first; a second one ends at once."""
+    """Defer Ctrl-C until the current step is finished; a second Ctrl-C interrupts at once."""
     seen: list[int] = []
 
     def note(number: int, _frame: object) -> None:

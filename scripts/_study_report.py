@@ -1,4 +1,4 @@
-"""Table and figure of ``micro_study.py``, from the measurements of single trainings."""
+"""Table and figure of ``micro_study.py``, from the measurements of all training runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Measures = dict[str, Any]
 
 _REP, _PLAIN = "#d55e00", "#0072b2"
 _LEGEND = (
-    "Dots: trainings; dashes: their means. Centre share: filled, kernel as it is used; hollow, large one before "
+    "Dots: training runs; dashes: their means. Center share: filled, merged kernel; hollow, large kernel before "
     "merging; dotted, before training."
 )
 _COMMAND = "python scripts/micro_study.py --figure figures/micro-study"
@@ -32,17 +32,17 @@ def erf_ratio(one: Measures, threshold: float, protocol: str = "centred") -> flo
 
 
 def centre_share(one: Measures, layer: str, variant: str, name: str = "centre3x3_share") -> float:
-    """Share of the centre 3 x 3 in the mass of a kernel; NaN where there is no such variant."""
+    """Share of the center 3 x 3 in the mass of a kernel; NaN if there is no such variant."""
     rows = (row for row in one["kernels"] if (row["layer"], row["variant"]) == (layer, variant))
     return float(next(rows, {name: math.nan})[name])
 
 
 def initial_share(one: Measures, layer: str) -> float:
-    """That of the merged kernel of the weights that the training started from."""
+    """Share of the center 3 x 3 in the merged kernel of the initial weights."""
     return centre_share(one, layer, "merged", "initial_centre3x3_share")
 
 
-# Name, and where to find it; all are shares, shown in percent.
+# Names of the columns, and functions that compute them as fractions, which are shown in percent.
 Columns: TypeAlias = tuple[tuple[str, Callable[[Measures], float]], ...]
 _NETWORKS: Columns = (
     ("accuracy", lambda one: one["accuracy"]),
@@ -65,11 +65,11 @@ COLUMNS = _NETWORKS + _KERNELS
 
 
 def save_report(done: Sequence[Measures], folder: Path) -> None:
-    """Write ``data.csv`` (a row per training), ``table.csv``, ``table.md`` (a row per setting) and ``figure.png``.
+    """Write ``data.csv`` (one row per run), ``table.csv``, ``table.md`` (one row per setting) and ``figure.png``.
 
     Args:
-        done: What was measured on each training.
-        folder: Where to.
+        done: Measurements of each training run.
+        folder: Folder to write to.
     """
     settings = sorted({(one["kernel"], one["rep"]) for one in done})
     groups = {key: [one for one in done if (one["kernel"], one["rep"]) == key] for key in settings}
@@ -93,7 +93,7 @@ def save_report(done: Sequence[Measures], folder: Path) -> None:
 
 
 def mean_and_spread(shares: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation of the sample in percent; NaN where there is none."""
+    """Mean and sample standard deviation in percent; NaN where undefined."""
     values = [100 * share for share in shares if not math.isnan(share)]
     mean = statistics.fmean(values) if values else math.nan
     return mean, statistics.stdev(values) if len(values) > 1 else math.nan
@@ -108,28 +108,28 @@ def _csv(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def _markdown(groups: dict[tuple[int, bool], list[Measures]]) -> str:
     first = next(iter(groups.values()))[0]
     lines = [
-        "Small models trained on synthetic data: a controlled experiment, no results on ImageNet. Mean ± standard "
-        "deviation over trainings, which differ in initial weights and images.",
+        "Small models trained on synthetic data: a controlled experiment, not ImageNet results. Mean ± standard "
+        "deviation over training runs, which differ in initial weights and images.",
         "",
         *_rows(groups, _NETWORKS),
         "",
         "Accuracy: held-out images whose cues agree. Shape bias and cue accuracy: 1200 stimuli of the synthetic "
-        "conflict set. ERF: area of the centred window with that share of the contribution, whose sides are odd, or of "
-        f"the fewest pixels; {first['erf_images']} dead-leaves images of 64 px, linear scores.",
+        "conflict set. ERF: area of the centered window (with odd sides) or of the fewest pixels that have this share "
+        f"of the contribution; {first['erf_images']} dead-leaves images of 64 px, linear scores.",
         "",
         *_rows(groups, _KERNELS),
         "",
-        "Share of the centre 3x3 in the mass of the merged kernel; before training: in that of the weights it started "
-        "from; before merging: in that of the large kernel alone. A uniform kernel would have 100, 18.4, 5.3 and "
-        "0.9 % at 3, 7, 13 and 31.",
+        "Share of the center 3x3 in the mass of the merged kernel; before training: in the initial weights; before "
+        "merging: in the large kernel alone. The share in a uniform kernel is 100, 18.4, 5.3 and 0.9 % at 3, 7, 13 and "
+        "31.",
         "",
-        f"Each training: {first['images']:,} images, each seen once. `{_COMMAND}`",
+        f"Each run: {first['images']:,} images, each seen once. `{_COMMAND}`",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _rows(groups: dict[tuple[int, bool], list[Measures]], columns: Columns) -> list[str]:
-    """Lines of a table in Markdown, a row for each setting."""
+    """Lines of a Markdown table with one row per setting."""
     lines = [
         "| kernel | re-param | trainings | " + " | ".join(f"{name}, %" for name, _ in columns) + " |",
         "|" + "---|" * (3 + len(columns)),
@@ -152,8 +152,8 @@ def _drawn(groups: dict[tuple[int, bool], list[Measures]]) -> Any:
         ("Cue accuracy under conflict, %", lambda one: one["cue_accuracy"]),
         ("Shape bias, %", lambda one: one["shape_bias"]),
         ("ERF: pixels with 50 %, % of image", lambda one: erf_ratio(one, 0.5, "pixels")),
-        ("Centre 3x3 share, stage1.0, %", lambda one: centre_share(one, "stage1.0", "merged")),
-        ("Centre 3x3 share, stage4.0, %", lambda one: centre_share(one, "stage4.0", "merged")),
+        ("Center 3x3 share, stage1.0, %", lambda one: centre_share(one, "stage1.0", "merged")),
+        ("Center 3x3 share, stage4.0, %", lambda one: centre_share(one, "stage4.0", "merged")),
     )
     layers = {4: "stage1.0", 5: "stage4.0"}
     kernels = sorted({kernel for kernel, _ in groups})
@@ -195,7 +195,7 @@ def _drawn(groups: dict[tuple[int, bool], list[Measures]]) -> Any:
 def _draw_group(
     ax: Any, shown: dict[float, list[Measures]], find: Callable[[Measures], float], colour: str, hollow: bool = False
 ) -> None:
-    """A dot for each training and a dash at their mean, by their places."""
+    """Draw a dot for each training run and a dash at their mean."""
     face = "none" if hollow else colour
     for x, group in shown.items():
         values = [100 * find(one) for one in group]
@@ -206,7 +206,7 @@ def _draw_group(
 
 
 def _draw_initial(ax: Any, shown: dict[float, list[Measures]], layer: str) -> None:
-    """A dotted line for each group, where its mean was before training."""
+    """Draw a dotted line at the mean of each group before training."""
     for x, group in shown.items():
         share = 100 * statistics.fmean(initial_share(one, layer) for one in group)
         ax.plot([x - 0.2, x + 0.2], [share, share], ":", color=MUTED, linewidth=0.9)

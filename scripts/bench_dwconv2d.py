@@ -1,7 +1,7 @@
-"""The depthwise convolution against every way of torch's, with the ratios that it is to reach.
+"""Benchmark of the depthwise convolution against all variants of torch, with target ratios.
 
-As `replk-probe bench`, whose options it takes; beside each ratio stands the target of the layer, and at the end what
-was missed. The targets hold for 2 cores with AVX-512, float32, an idle machine.
+The measurement is that of `replk-probe bench`. The target of each layer is shown next to its ratio, and missed targets
+are listed at the end. The targets are for float32 on an idle machine with 2 cores and AVX-512.
 
     python scripts/bench_dwconv2d.py                      # forward and input gradient of the listed layers
     python scripts/bench_dwconv2d.py --isa avx2           # at least 0.55 of the ratios
@@ -17,7 +17,7 @@ from replk_probe.bench import MODEL_LAYERS, Layer, SpeedCase, SpeedResult, measu
 from replk_probe.ops import native_kernels
 from replk_probe.report.bench_table import bench_table, sweep_summary
 
-# Ratio to the best of torch that each layer's forward pass and input gradient are to reach.
+# Target ratios to the fastest variant of torch for the forward pass and the input gradient of each layer.
 TARGETS = {
     "1,128,256,31": (9.0, 9.0),
     "1,256,128,29": (3.8, 3.8),
@@ -32,7 +32,7 @@ TARGETS = {
     "1,384,14,13": (2.5, 2.0),
 }
 AVX2_SHARE = 0.55
-LARGE_KERNEL = 27  # from here on: three times the multiply-add peak, a hundred times plain conv2d
+LARGE_KERNEL = 27  # smallest side for which PEAK_FACTOR and NCHW_FACTOR apply
 PEAK_FACTOR, NCHW_FACTOR, GRAD_WEIGHT_FACTOR = 3.0, 100.0, 100.0
 LARGEST_ERROR = {kernel.method: 4e-7 if kernel.uses_fft else 1e-6 for kernel in native_kernels()}  # relative, L2
 LARGEST_WORKSPACE = 64 << 20
@@ -40,7 +40,7 @@ PASSES = {"forward": "forward", "grad-input": "grad_input", "grad-weight": "grad
 
 
 def ratio_targets(share: float) -> dict[tuple[str, str], float]:
-    """By label and pass."""
+    """Target ratios by label and pass."""
     return {
         (label, direction): share * ratio
         for label, ratios in TARGETS.items()
@@ -49,7 +49,7 @@ def ratio_targets(share: float) -> dict[tuple[str, str], float]:
 
 
 def claims(case: SpeedCase, result: SpeedResult, target: float | None) -> list[tuple[str, float | None, float]]:
-    """What is claimed of a case: name, value found (None where it was not measured), least value."""
+    """Targets of a case: name, measured value (None if it was not measured), minimum."""
     found: list[tuple[str, float | None, float]] = []
     is_large = min(case.layer.kernel) >= LARGE_KERNEL and case.layer.kh == case.layer.kw
     if target is not None:
@@ -70,17 +70,27 @@ def claims(case: SpeedCase, result: SpeedResult, target: float | None) -> list[t
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pass", dest="passes", action="append", choices=PASSES, help="default: forward, grad-input")
-    parser.add_argument("--shape", action="append", metavar="N,C,H,W,KH,KW", help="instead of the listed layers")
-    parser.add_argument("--sweep", action="store_true", help="kernels 3 to 61 on planes 7 to 256")
+    parser.add_argument(
+        "--pass",
+        dest="passes",
+        action="append",
+        choices=PASSES,
+        help="Pass to time; by default forward and grad-input.",
+    )
+    parser.add_argument(
+        "--shape", action="append", metavar="N,C,H,W,KH,KW", help="Time these layers instead of the listed ones."
+    )
+    parser.add_argument(
+        "--sweep", action="store_true", help="Time kernels of sides 3 to 61 on planes of sides 7 to 256."
+    )
     parser.add_argument("--isa", choices=("portable", "avx2", "avx512"))
     parser.add_argument("--threads", type=int)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--all", action="store_true", help="also what takes many seconds a call")
-    parser.add_argument("--output", metavar="DIR", help="also write bench.json and bench.csv there")
+    parser.add_argument("--all", action="store_true", help="Include slow variants (several seconds per call).")
+    parser.add_argument("--output", metavar="DIR", help="Folder for bench.json and bench.csv.")
     args = parser.parse_args()
 
     layers = list(MODEL_LAYERS)
@@ -107,13 +117,13 @@ def main() -> None:
     for case in result.cases:
         for name, value, least in claims(case, result, targets.get((case.layer.label, case.direction))):
             if value is None:
-                print(f"not measured: {case.layer.label} {case.direction}: {name} (at least {least:g})")
+                print(f"Not measured: {case.layer.label} {case.direction}: {name} (target: at least {least:g})")
             elif value < least:
                 missed += 1
                 print(
-                    f"MISSED: {case.layer.label} {case.direction}: {name} is {value:.2f}, at least {least:.3g} wanted"
+                    f"MISSED: {case.layer.label} {case.direction}: {name} is {value:.2f} (target: at least {least:.3g})"
                 )
-    print(f"{missed} targets missed" if missed else "Every target that was measured is reached.")
+    print(f"Missed {missed} targets." if missed else "All measured targets were reached.")
     if args.output:
         result.save(args.output)
     sys.exit(bool(missed))

@@ -1,8 +1,8 @@
-"""Seconds and peak memory of one input-gradient map: the plain way against replk-probe, in one run.
+"""Time and peak memory of one input-gradient map, by the published method and by replk-probe, in one run.
 
-The plain way is that of the published script: parallel branches un-merged, the default layout, parameters that require
-gradients, torch's own convolutions, the allocator as it comes. The variants take turns in one process after one
-unmeasured (cold) pass each; peak memory is that of one fresh child process for each variant.
+The published method uses unmerged branches, the default layout, parameters that require gradients, torch's own
+convolutions and the default allocator settings. The variants take turns in one process, each after a warm-up pass; peak
+memory is that of a new child process for each variant.
 
     python scripts/bench_erf.py                                # RepLKNet-31B at 1024 x 1024
     python scripts/bench_erf.py --model slak_tiny --repeats 5
@@ -34,13 +34,13 @@ THRESHOLDS = (0.2, 0.3, 0.5, 0.99)
 
 
 def scores(model: torch.nn.Module | PreparedModel, image: torch.Tensor, variant: str) -> torch.Tensor:
-    """One map; the allocator is tuned for our variants only, as in `measure_erf`."""
+    """Compute one map; the allocator is tuned only for replk-probe's variants, as in `measure_erf`."""
     with nullcontext() if variant == "plain" else kept_blocks():
         return contribution_scores(model, image)[0]
 
 
 def build(name: str, variant: str) -> torch.nn.Module | PreparedModel:
-    """The model with random weights of seed 0, with torch's own convolutions or prepared."""
+    """Build the model with random weights (seed 0), with torch's own convolutions or prepared."""
     model = create_model(name, "random", seed=0).requires_grad_(True)
     if variant != "plain":
         return prepare(model, variant)
@@ -51,19 +51,19 @@ def build(name: str, variant: str) -> torch.nn.Module | PreparedModel:
 
 
 def draw_image(size: int) -> torch.Tensor:
-    """White noise, ``[1, 3, size, size]``: times do not depend on what is in the picture."""
+    """White noise, ``[1, 3, size, size]``; times do not depend on the content of the image."""
     return torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
 def peak_gigabytes(args: argparse.Namespace, variant: str) -> float:
-    """Peak resident memory of a fresh process that measures one image."""
+    """Peak resident memory of a new process that measures one image."""
     command = [sys.executable, __file__, "--model", args.model, "--size", str(args.size), "--child", variant]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return float(out.split()[-1])
 
 
 def child(args: argparse.Namespace) -> None:
-    """Measure one image and print this process's peak memory."""
+    """Measure one image and print the peak memory of this process."""
     scores(build(args.model, args.child), draw_image(args.size), args.child)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
 
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--model", default="replknet31b")
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument("--json", help="File to which the results are written as JSON.")
     parser.add_argument("--child", choices=VARIANTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:

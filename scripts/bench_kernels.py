@@ -1,8 +1,8 @@
-"""What `replk-probe kernels` costs on a large checkpoint, beside the plain way: seconds and memory of whole processes.
+"""Time and memory of `replk-probe kernels` on a large checkpoint, compared with a plain script, for whole processes.
 
-The plain way is what one writes without this package: build the network in timm's way, load the checkpoint into it,
-fold batch norms, add the branches, sum absolute values, draw one sheet of maps as PNG. Both take turns, each in a
-process of its own, with the imports; the command writes its records and eight figure files.
+The plain script is what one would write without this package: build the network with timm, load the checkpoint, fold
+batch norms, add the branches, sum absolute values and draw one figure of maps as PNG. Both take turns, each in its own
+process, including imports; the command writes its results and eight figure files.
 
     python scripts/bench_kernels.py                         # RepLKNet-31B, all of its 24 kernels
     python scripts/bench_kernels.py --model replknetxl --repeats 5
@@ -46,7 +46,7 @@ for ax, one in zip(axes.flat, maps):
 figure.savefig(sys.argv[3], dpi=300)
 """
 
-# A child whose only child is the process measured, so that its peak memory is known.
+# A process whose only child is the measured process, so that the peak memory of the latter is known.
 OBSERVER = """
 import json, resource, subprocess, sys, time
 start = time.perf_counter()
@@ -58,7 +58,7 @@ print(json.dumps([time.perf_counter() - start, used.ru_utime + used.ru_stime, us
 
 
 def cost(command: list[str]) -> list[float]:
-    """Seconds on the clock, seconds of CPU, and GB at the peak of the largest process of a command."""
+    """Wall-clock seconds, CPU seconds, and peak memory in GB of the largest process of a command."""
     done = subprocess.run([sys.executable, "-c", OBSERVER, *command], check=True, capture_output=True, text=True)
     found: list[float] = json.loads(done.stdout)
     return found

@@ -1,7 +1,7 @@
-"""What measuring shape bias costs beside the forward passes: stimuli per second of both, in one run.
+"""Overhead of measuring shape bias over the forward passes alone, in stimuli per second, in one run.
 
-The bare loop has every stimulus decoded and normalised in memory before the clock starts, and does nothing but forward
-passes of the network that the measurement prepares, in the same batches. Both take turns.
+For the bare loop, all stimuli are decoded and normalized in memory before timing starts. It only runs forward passes of
+the same prepared network, in the same batches. Both take turns.
 
     python scripts/bench_shape_bias.py                            # ResNet-50, drawn stimuli of 224 px
     python scripts/bench_shape_bias.py --stimuli DIR --workers 1
@@ -36,7 +36,7 @@ def first_of(stimuli: StimulusSet, count: int) -> StimulusSet:
 
 
 def bare_loop(model: torch.nn.Module, batches: list[torch.Tensor]) -> float:
-    """Seconds of the forward passes alone."""
+    """Time of the forward passes alone, in seconds."""
     start = time.perf_counter()
     with torch.inference_mode():
         for batch in batches:
@@ -55,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet50")
     parser.add_argument("--stimuli", default="synthetic")
-    parser.add_argument("--count", type=int, default=320, help="stimuli to take")
+    parser.add_argument("--count", type=int, default=320, help="Number of stimuli.")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--workers", type=int)
     parser.add_argument("--repeats", type=int, default=3)

@@ -1,10 +1,10 @@
-"""Rebuild the figures of this repository: run the command in each figures/NAME/command.txt, keep picture and numbers.
+"""Rebuild the figures of this repository by running the command in each figures/NAME/command.txt.
 
     python scripts/make_figures.py              # all
     python scripts/make_figures.py erf-trained  # some
 
-Commands may name folders by environment variables ($REPLK_PROBE_TEST_DATA); a figure whose variable is unset is left as
-it is, and so is one that a script makes (python scripts/...). A new figure is a new folder with its command in it.
+Commands may contain environment variables ($REPLK_PROBE_TEST_DATA). Figures whose variables are not set and those made
+by scripts (python scripts/...) are skipped. To add a figure, add a folder with its command.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from PIL import Image
 
 FIGURES = Path(__file__).resolve().parent.parent / "figures"
 _WIDTH, _HEIGHT = 1000, 2000  # pixels
-_LARGEST = 450_000  # bytes; noise compresses badly, 256 colours help
+_LARGEST = 450_000  # bytes; larger figures, such as noise, are reduced to 256 colors
 _EXTRAS = ("contact_sheet.png", "overview.png")
 
 
 def rebuild(folder: Path) -> None:
-    """Run the folder's command and keep what it drew: figure.png, data.csv and the sheets beside them."""
+    """Run the folder's command and keep its output: figure.png, data.csv and additional sheets."""
     command = os.path.expandvars((folder / "command.txt").read_text(encoding="utf-8").strip())
     if "$" in command:
-        print(f"{folder.name}: left as it is, an environment variable of its command is not set")
+        print(f"{folder.name}: skipped, because an environment variable of its command is not set")
         return
     with tempfile.TemporaryDirectory() as work:
         program, *arguments = shlex.split(command)
         if program == "python":
-            print(f"{folder.name}: left as it is, it takes long; run: {command}")
+            print(f"{folder.name}: skipped, because it takes long; run: {command}")
             return
         if program != "replk-probe":
-            raise SystemExit(f"{folder.name}: the command must start with replk-probe, not {program}")
+            raise SystemExit(f"{folder.name}: the command must start with replk-probe, not {program}.")
         subprocess.run([sys.executable, "-m", "replk_probe", *arguments, "--output", work], check=True)
-        # Several models leave a comparison beside their own folders, a single one files named as the command.
+        # For several models the command writes a comparison, for a single one files named after the command.
         stem = "comparison" if (Path(work) / "comparison.png").exists() else arguments[0].replace("-", "_")
         shrink(Path(work) / f"{stem}.png", folder / "figure.png")
         shutil.copyfile(Path(work) / f"{stem}.csv", folder / "data.csv")
@@ -51,7 +51,7 @@ def rebuild(folder: Path) -> None:
 
 
 def shrink(source: Path, target: Path) -> None:
-    """Make a picture small enough for a repository."""
+    """Write a copy of a figure that is small enough for the repository."""
     with Image.open(source) as image:
         image = image.convert("RGB")
         image.thumbnail((_WIDTH, _HEIGHT))
@@ -64,11 +64,13 @@ def main() -> None:
     """Rebuild the figures named on the command line, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = sorted(path.parent.name for path in FIGURES.glob("*/command.txt"))
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {', '.join(known)}")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"Figures to rebuild, by default all: {', '.join(known)}"
+    )
     args = parser.parse_args()
     for name in args.names or known:
         if name not in known:
-            parser.error(f"there is no figure {name!r}; figures: {', '.join(known)}")
+            parser.error(f"unknown figure {name!r}; choose from {', '.join(known)}")
         rebuild(FIGURES / name)
 
 

@@ -1,6 +1,6 @@
-"""Write the manifest of the cue-conflict stimuli: `python scripts/make_manifest.py DIR`, DIR holding airplane/ etc.
+"""Write the manifest of the cue-conflict stimuli: `python scripts/make_manifest.py DIR`; DIR contains airplane/ etc.
 
-One line per file: SHA-256 of the file, SHA-256 of its decoded RGB bytes, path; compressed, because digests are long.
+Each line has the SHA-256 of a file, the SHA-256 of its decoded RGB bytes, and its path. The manifest is compressed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ OUTPUT = Path(__file__).resolve().parent.parent / "replk_probe" / "shape_bias" /
 
 
 def line(folder: Path, name: str) -> str:
-    """The manifest's line of one file; anything unlike the published set ends the script."""
+    """The manifest line of one file; the script exits if the file differs from the published set."""
     path = folder / name
     pixels, size = pixel_digest(path)
     if size != PUBLISHED_SIZE or name != f"{parse_stimulus_name(path.name).shape}/{path.name}":
@@ -27,9 +27,9 @@ def line(folder: Path, name: str) -> str:
 
 
 def main() -> None:
-    """Write the manifest and say how large it is."""
+    """Write the manifest and print its size."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="the folder of the stimuli")
+    parser.add_argument("folder", type=Path, help="Folder of the stimuli.")
     folder = parser.parse_args().folder
     lines = [line(folder, name) for name in list_images(folder, "DIR")]
     # Without a time stamp, so that the same stimuli give the same file.

@@ -1,13 +1,13 @@
-"""What the kernel's size and re-parameterization change: small models trained on synthetic data, several seeds each.
+"""Effects of kernel size and re-parameterization, in small models trained on synthetic data with several seeds each.
 
-    python scripts/micro_study.py                                 # trains and measures what is not there yet: hours
-    python scripts/micro_study.py --figure figures/micro-study    # the same, then the table and the figure
+    python scripts/micro_study.py                                 # train and measure all that is missing (hours)
+    python scripts/micro_study.py --figure figures/micro-study    # the same, then write the table and the figure
 
 For each model and seed of the RepLKNets in ``replk_probe/models/architectures/micro.py``: accuracy on held-out
 congruent images, shape bias on the synthetic conflict set, the effective receptive field on dead-leaves images of
-64 px, and where the mass of the kernels lies, and lay before training. Each training and each measurement is kept in
---output, so that the same command resumes after an interruption; trainings that are in --reuse are not repeated. All
-models of one seed come before those of the next, so that the table can be made of what exists (--report-only).
+64 px, and the distribution of the kernels' mass after and before training. Training runs and measurements are kept in
+--output, so that the same command resumes after an interruption; runs in --reuse are not repeated. All models of one
+seed come before those of the next, so that a table can be made of the existing runs (--report-only).
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from replk_probe.runtime.atomic_files import atomic_write_text
 from replk_probe.runtime.checkpoint import discard
 from replk_probe.runtime.provenance import WeightsInfo
 
-# Of measures.json; another one is measured again.
+# Schema version of measures.json; runs with another version are measured again.
 SCHEMA_VERSION = 2
-# The pairs first, as they answer the most; a partial table is one of these.
+# Models with and without re-parameterization come first, because a partial table is most useful with these.
 MODELS = (
     "replknet_micro_k13_rep",
     "replknet_micro_k13",
@@ -51,9 +51,9 @@ _ERF_IMAGES = 50
 
 
 @click.command(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--model", "models", multiple=True, type=click.Choice(MODELS), help="Some; by default all.")
-@click.option("--seeds", type=click.IntRange(1, HELD_OUT_ROW), default=3, show_default=True, help="Trainings of each.")
-@click.option("--images", type=click.IntRange(1), default=Recipe().images, show_default=True, help="Of each training.")
+@click.option("--model", "models", multiple=True, type=click.Choice(MODELS), help="Models; by default all.")
+@click.option("--seeds", type=click.IntRange(1, HELD_OUT_ROW), default=3, show_default=True, help="Runs per model.")
+@click.option("--images", type=click.IntRange(1), default=Recipe().images, show_default=True, help="Images per run.")
 @click.option(
     "--output", type=click.Path(path_type=Path), default=Path("replk-probe-out/micro-study"), show_default=True
 )
@@ -62,10 +62,10 @@ _ERF_IMAGES = 50
     "--reuse",
     type=click.Path(path_type=Path),
     default=FOLDER,
-    help="Where scripts/train_micro.py may have trained some already. [default: the weights in the package]",
+    help="Folder with weights from scripts/train_micro.py to reuse. [default: the weights in the package]",
 )
-@click.option("--train-only", is_flag=True, help="Measure nothing yet.")
-@click.option("--report-only", is_flag=True, help="Train and measure nothing; make the table of what is there.")
+@click.option("--train-only", is_flag=True, help="Train without measuring.")
+@click.option("--report-only", is_flag=True, help="Only make the table of existing measurements.")
 def main(
     models: tuple[str, ...],
     seeds: int,
@@ -76,7 +76,7 @@ def main(
     train_only: bool,
     report_only: bool,
 ) -> None:
-    """Do what is not done yet."""
+    """Train and measure all that is missing."""
     torch.set_num_threads(1)
     recipe, done = Recipe(images=images), []
     try:
@@ -90,7 +90,7 @@ def main(
                 if (folder / "measures.json").is_file():
                     done.append(_read(folder, recipe))
     except KeyboardInterrupt:
-        click.echo("\nInterrupted; what is done is kept. The same command goes on.", err=True)
+        click.echo("\nInterrupted. Run the same command again to resume.", err=True)
         raise SystemExit(130) from None
     except ReplkProbeError as error:
         raise click.ClickException(str(error)) from error
@@ -100,7 +100,7 @@ def main(
 
 
 def _train(name: str, seed: int, recipe: Recipe, folder: Path, reuse: Path) -> None:
-    """Weights and record of one training in ``folder``: kept, taken from ``reuse``, or made."""
+    """Put the weights and record of one run into ``folder``, unless they exist: copied from ``reuse``, or trained."""
     wanted = {"seed": seed, "images": recipe.steps * recipe.batch_size, "recipe": asdict(recipe)}
 
     def is_wanted(path: Path) -> bool:
@@ -111,17 +111,17 @@ def _train(name: str, seed: int, recipe: Recipe, folder: Path, reuse: Path) -> N
     if made.is_file():
         if not is_wanted(made):
             raise click.ClickException(
-                f"{made} is of another recipe. Trainings that are compared have to have one. Choose another --output, "
-                "or remove it."
+                f"{made} has another recipe. Runs that are compared must have the same recipe. Choose another "
+                "--output, or remove it."
             )
         return
     made = reuse / f"{name}.json"
     if made.is_file():
         if is_wanted(made):
             folder.mkdir(parents=True, exist_ok=True)
-            for suffix in (".safetensors", ".json"):  # the record last: it says that all is there
+            for suffix in (".safetensors", ".json"):  # the record last, because it marks a complete run
                 shutil.copyfile(made.with_suffix(suffix), folder / f"weights{suffix}")
-            click.echo(f"{name}, seed {seed}: trained already, see {made}")
+            click.echo(f"{name}, seed {seed}: already trained, see {made}")
             return
     state = folder / "unfinished"
     run = train(name, seed, recipe, state=state, resume=True)
@@ -131,25 +131,25 @@ def _train(name: str, seed: int, recipe: Recipe, folder: Path, reuse: Path) -> N
 
 
 def _read(folder: Path, recipe: Recipe) -> dict[str, Any]:
-    """What was measured on one training, if that is of this recipe."""
+    """The measurements of one run, if it has this recipe."""
     measures: dict[str, Any] = json.loads((folder / "measures.json").read_text(encoding="utf-8"))
     record = json.loads((folder / "weights.json").read_text(encoding="utf-8"))
     if record["recipe"] != asdict(recipe) or not _is_of(measures, record):
         raise click.ClickException(
-            f"{folder / 'measures.json'} is of another recipe, or was measured in another way. Rows of a table have to "
-            "be alike. Give the --images of that training, measure again without --report-only, or remove it."
+            f"{folder / 'measures.json'} has another recipe, or was measured in another way. All rows of a table must "
+            "be comparable. Give the --images of that run, measure again without --report-only, or remove it."
         )
     return measures
 
 
 def _is_of(measures: dict[str, Any], record: dict[str, Any]) -> bool:
-    """Whether measurements are of these weights, and made as they are made now."""
+    """Whether measurements belong to these weights and the current schema."""
     known = (measures["sha256"], measures["schema_version"], measures["erf_images"])
     return known == (record["sha256"], SCHEMA_VERSION, _ERF_IMAGES)
 
 
 def _measure(name: str, seed: int, folder: Path) -> None:
-    """All that is measured on one trained network, in ``measures.json``."""
+    """Measure one trained network and write ``measures.json``."""
     from replk_probe import measure_kernels
 
     record = json.loads((folder / "weights.json").read_text(encoding="utf-8"))
@@ -162,7 +162,7 @@ def _measure(name: str, seed: int, folder: Path) -> None:
     bias = measure_shape_bias(model, "synthetic", workers=0, name=name)
     field = measure_erf(model, images=_ERF_IMAGES, size=INPUT_SIZE, name=name)
     kernels = measure_kernels(model, "all", "all", name=name).kernels
-    # What training did not do: the weights that it started from.
+    # For comparison, measure the initial weights as well.
     initial = measure_kernels(create_model(name, "random", seed=seed), "all", "all", name=name).kernels
     assert bias.model is not None  # it was just measured
     counts = bias.model.counts

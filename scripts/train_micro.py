@@ -1,12 +1,11 @@
-"""Train the small models that travel inside the package, on the synthetic split, with this project's own operator.
+"""Train the small models that are included in the package, on the synthetic split, with this project's own operator.
 
     python scripts/train_micro.py                                          # all, into replk-probe-out/micro
     python scripts/train_micro.py --model replknet_micro_k13 --seed 3 --output DIR
-    python scripts/train_micro.py --output replk_probe/models/micro_weights --figure figures/micro-training
+    python scripts/train_micro.py --output replk_probe/models/weights/micro_weights --figure figures/micro-training
 
-For each model NAME.safetensors, NAME.json (the record of its training) and NAME.csv (the log). Models that are there
-are left alone; an interrupted training goes on when the same command is given again. On one core a model takes about
-five minutes.
+For each model, NAME.safetensors, NAME.json (the training record) and NAME.csv (the log) are written. Existing models
+are skipped; to resume an interrupted run, run the same command again. A model takes about five minutes on one core.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @click.command(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--model", "models", multiple=True, type=click.Choice(MICRO_MODELS), help="Some; by default all.")
+@click.option("--model", "models", multiple=True, type=click.Choice(MICRO_MODELS), help="Models; by default all.")
 @click.option("--seed", type=click.IntRange(0, HELD_OUT_ROW - 1), default=0, show_default=True)
-@click.option("--images", type=click.IntRange(1), default=Recipe().images, show_default=True, help="Each is seen once.")
+@click.option("--images", type=click.IntRange(1), default=Recipe().images, show_default=True, help="Training images.")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("replk-probe-out/micro"), show_default=True)
 @click.option("--figure", type=click.Path(path_type=Path), help="Folder for the curves of all models in --output.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 def main(models: tuple[str, ...], seed: int, images: int, output: Path, figure: Path | None, threads: int) -> None:
-    """Train what is not there yet, one model after the other."""
+    """Train the missing models one after the other."""
     torch.set_num_threads(threads)
     recipe = Recipe(images=images)
     try:
@@ -46,7 +45,7 @@ def main(models: tuple[str, ...], seed: int, images: int, output: Path, figure: 
             save_curves(output, figure, MICRO_MODELS)
             click.echo(f"curves in {figure}", err=True)
     except KeyboardInterrupt:
-        click.echo("\nInterrupted; what is done is kept. The same command goes on.", err=True)
+        click.echo("\nInterrupted. Run the same command again to resume.", err=True)
         raise SystemExit(130) from None
     except ReplkProbeError as error:
         raise click.ClickException(str(error)) from error
@@ -58,23 +57,23 @@ def _train_one(name: str, seed: int, recipe: Recipe, folder: Path) -> None:
         record = json.loads(finished.read_text(encoding="utf-8"))
         if (record["seed"], record["recipe"]) != (seed, asdict(recipe)):
             raise click.ClickException(
-                f"{finished} is of another training (seed {record['seed']}, {record['images']:,} images, or another "
-                "recipe). It would be overwritten. Choose another --output, or remove it."
+                f"{finished} is from another run (seed {record['seed']}, {record['images']:,} images, or another "
+                "recipe) and would be overwritten. Choose another --output, or remove it."
             )
-        click.echo(f"{name}: trained already, see {finished}", err=True)
+        click.echo(f"{name}: already trained, see {finished}", err=True)
         return
     state = folder / f".{name}-seed{seed}.state"
     run = train(name, seed, recipe, state=state, resume=True)
     record = write(run, folder, name, commit_of_the_checkout())
     discard(state)
     click.echo(
-        f"{name}: {100 * record['held_out_accuracy']:.2f} % of held-out images right after {record['images']:,} images "
-        f"in {record['seconds']:.0f} s; {record['backend']}; {record['bytes']:,} bytes"
+        f"{name}: {100 * record['held_out_accuracy']:.2f} % accuracy on held-out images after {record['images']:,} "
+        f"images in {record['seconds']:.0f} s; {record['backend']}; {record['bytes']:,} bytes"
     )
 
 
 def commit_of_the_checkout() -> str | None:
-    """The commit that this script belongs to, marked where tracked files differ from it; None outside a repository."""
+    """The current commit, marked if tracked files differ from it; None outside a repository."""
     try:
         found = [
             subprocess.run(

@@ -1,4 +1,4 @@
-"""The study of small models: what stands in its table, and that it goes on where it was."""
+"""Tests of the study of small models: its table, and resuming after an interruption."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_table_has_means_and_deviations_by_setting(report: ModuleType, tmp_p
     rows = read(tmp_path / "data.csv")
     assert [(row["model"], row["seed"]) for row in rows[:3]] == [("replknet_micro_k13_rep", str(s)) for s in range(3)]
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert text.startswith("Small models trained on synthetic data: a controlled experiment, no results on ImageNet.")
+    assert text.startswith("Small models trained on synthetic data: a controlled experiment, not ImageNet results.")
     assert "| 13 | 5x5 | 3 | 20.0 ± 0.0 | 5.0 ± 0.0 | 10.0 ± 0.0 | 80.0 ± 0.0 |" in text
     assert "| 13 | 5x5 | 3 | 97.3 ± 1.5 |" in text and "| 3 | - | 1 | 97.0 |" in text
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
@@ -92,12 +92,12 @@ def test_what_is_trained_or_measured_already_is_kept(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPTS / "micro_study.py"), "--model", "replknet_micro_k3", "--images", "128"]
     command += ["--seeds", "2", "--output", str(out), "--reuse", str(reuse)]
     first = subprocess.run([*command, "--train-only"], check=True, capture_output=True, text=True).stdout
-    assert "seed 0: trained already" in first and "seed 1: " in first
+    assert "seed 0: already trained" in first and "seed 1: " in first
     weights = out / "replknet_micro_k3" / "seed0" / "weights.safetensors"
     assert weights.read_bytes() == (reuse / "replknet_micro_k3.safetensors").read_bytes()
     assert not list(out.rglob("measures.json"))
     second = subprocess.run([*command, "--figure", str(figure)], check=True, capture_output=True, text=True).stdout
-    assert "trained already" not in second and second.count("shape bias ") >= 2
+    assert "already trained" not in second and second.count("shape bias ") >= 2
     found = [json.loads(path.read_text()) for path in sorted(out.rglob("measures.json"))]
     assert [one["seed"] for one in found] == [0, 1]
     assert found[0]["sha256"] != found[1]["sha256"]
@@ -115,6 +115,6 @@ def test_what_is_trained_or_measured_already_is_kept(tmp_path: Path) -> None:
     refused = subprocess.run(report, capture_output=True, text=True)
     assert refused.returncode == 1 and "was measured in another way" in refused.stderr
     refused = subprocess.run([*report, "--images", "192"], capture_output=True, text=True)
-    assert refused.returncode == 1 and "is of another recipe" in refused.stderr
+    assert refused.returncode == 1 and "has another recipe" in refused.stderr
     other = subprocess.run([*command, "--images", "192"], capture_output=True, text=True)
-    assert other.returncode == 1 and "is of another recipe" in other.stderr
+    assert other.returncode == 1 and "has another recipe" in other.stderr

@@ -147,14 +147,14 @@ def test_the_script_trains_and_draws_and_trains_nothing_twice(tmp_path: Path) ->
     command = [sys.executable, str(SCRIPTS / "train_micro.py"), "--model", NAME, "--images", "128"]
     command += ["--output", str(out), "--figure", str(figure)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert f"{NAME}: " in done.stdout and "held-out images right after 128 images" in done.stdout
+    assert f"{NAME}: " in done.stdout and "accuracy on held-out images after 128 images" in done.stdout
     assert {path.name for path in out.iterdir()} == {f"{NAME}.safetensors", f"{NAME}.json", f"{NAME}.csv"}
     assert (figure / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert (figure / "data.csv").read_text().startswith("model,seed,step,images,")
     written = (out / f"{NAME}.json").stat().st_mtime_ns
     again = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "trained already" in again.stderr
+    assert "already trained" in again.stderr
     assert (out / f"{NAME}.json").stat().st_mtime_ns == written
     other = subprocess.run([*command, "--seed", "1"], check=False, capture_output=True, text=True)
     assert other.returncode == 1
-    assert "is of another training" in other.stderr
+    assert "is from another run" in other.stderr

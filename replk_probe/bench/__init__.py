@@ -1,4 +1,4 @@
-"""How fast the depthwise convolution is on this machine, beside every way that torch has to compute it.
+"""Speed of the depthwise convolution on this machine, compared with all implementations of torch.
 
 ``measure_speed`` is the whole measurement. Importing this package loads nothing heavy: every name is resolved on first
 use.

@@ -1,4 +1,4 @@
-"""Which convolutions to time: those of known models, a sweep, those of a model that the user names."""
+"""Convolutions to time: those of known models, a sweep, or those of a given model."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ MODEL_LAYERS = (
 )
 SWEEP_KERNELS = (3, 5, 7, 9, 11, 13, 15, 17, 21, 25, 27, 29, 31, 35, 41, 47, 51, 55, 61)
 SWEEP_PLANES = (7, 14, 28, 32, 56, 64, 112, 128, 256)
-# Elements of the input in a sweep: 4 MB in float32, a stage of a network of usual size.
+# Number of input elements in a sweep: 4 MB in float32, as in a stage of a typical network.
 _SWEEP_ELEMENTS = 1 << 20
 
 
 def sweep_layers(planes: Sequence[int] = SWEEP_PLANES, kernels: Sequence[int] = SWEEP_KERNELS) -> list[Layer]:
-    """Square kernels on square planes, one image; as many channels as make 2^20 elements, 16 to 1024.
+    """Layers with square kernels on square planes, for one image and 16 to 1024 channels (about 2^20 elements).
 
     Args:
         planes: Sides of the planes.
-        kernels: Sides of the kernels, odd.
+        kernels: Odd sides of the kernels.
     """
     layers = []
     for plane in planes:
@@ -49,19 +49,19 @@ def sweep_layers(planes: Sequence[int] = SWEEP_PLANES, kernels: Sequence[int] = 
 
 
 def layers_of_model(name: str, size: int, batch: int = 1) -> list[Layer]:
-    """The depthwise convolutions of a model, merged, that the operator covers: stride 1, odd kernel above 1x1.
+    """The depthwise convolutions of a merged model that the operator supports: stride 1, odd kernels above 1x1.
 
     Args:
-        name: Of :func:`replk_probe.create_model`.
-        size: Side of its input, pixels.
-        batch: Images.
+        name: Model name, as for :func:`replk_probe.create_model`.
+        size: Side of the input in pixels.
+        batch: Number of images.
 
     Returns:
-        In the order of the network, each with how often it occurs.
+        Layers in the order of the network, each with its number of occurrences.
 
     Raises:
         UnknownModelError: There is no such model.
-        InvalidInputError: It has no such convolution, or cannot take an input of that size.
+        InvalidInputError: The model has no such convolution, or does not accept an input of that size.
     """
     model = create_model(name, "random", seed=0).eval()
     reparameterize(model)
@@ -75,12 +75,12 @@ def layers_of_model(name: str, size: int, batch: int = 1) -> list[Layer]:
 
     hooks = [module.register_forward_pre_hook(note) for module in model.modules() if _is_covered(module)]
     try:
-        # Shapes alone: nothing is computed.
+        # Only shapes are needed, so nothing is computed.
         with torch.inference_mode():
             model.to("meta")(torch.empty(batch, 3, size, size, device="meta"))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise InvalidInputError(
-            f"{name} does not take an input of {size} px. {str(error).splitlines()[0]}. Choose another --input-size."
+            f"{name} does not accept an input of {size} px. {str(error).splitlines()[0]}. Choose another --input-size."
         ) from error
     finally:
         for hook in hooks:

@@ -1,4 +1,4 @@
-"""Times every variant of every layer, in turns within one run."""
+"""Timing of all variants of all layers, interleaved in one run."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from .variants import Call, Operands, our_variants, relative_errors, torch_varia
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-# Seconds. A turn of short calls goes on for so long; and calls shorter than the last are preceded by one that is not
-# timed, because the others' turns have left the caches cold.
+# Seconds: duration of a turn of short calls, and duration below which a turn starts with a call that is not timed,
+# because the turns of other variants have evicted the caches.
 _TURN = 0.004
 _WARMED = 0.05
 _MOST_CALLS_PER_TURN = 20
-# A variant one of whose calls would take so many budgets is left out.
+# A variant is left out if one call would take more than this number of budgets.
 _LONGEST_CALL = 2
-# Where a call may be too long, so much of the layer is timed first.
+# Size of the part of a layer that is timed first if a whole call may take too long.
 _PROBE_FLOPS = 2e8
-# Tensors of the size of the padded planes, and of the weight, that a case holds at once: spectra and results of all.
+# Number of tensors of the size of the padded planes that a case holds at the same time: spectra and all results.
 _TENSORS = 16
 
 
@@ -46,29 +46,30 @@ def measure_speed(
     accuracy: bool = True,
     progress: bool = False,
 ) -> SpeedResult:
-    """Time our convolution and torch's.
+    """Time the depthwise convolution of this package and those of torch.
 
-    All variants of a case take turns, so that what else the machine does hits them alike. A turn of a short call is
-    several calls, each timed by itself.
+    All variants of a case take turns, so that other load on the machine affects them equally. A turn of a short call
+    consists of several calls, each timed separately.
 
     Args:
-        layers: What to time.
-        directions: Of ``"forward"``, ``"grad_input"``, ``"grad_weight"``.
+        layers: Layers to time.
+        directions: Passes to time: ``"forward"``, ``"grad_input"``, ``"grad_weight"``.
         dtype: ``"float32"`` or ``"bfloat16"``.
-        threads: Of every variant; default torch's present number, which is restored.
-        isa: Force our kernels to ``"portable"``, ``"avx2"`` or ``"avx512"``; torch's are not forced.
-        repeats: Turns of each variant; fewer where they would take more than the budget.
-        budget: Seconds for one variant of one case. What takes more than twice that a call is left out.
-        everything: Also measure what takes longer.
-        accuracy: Compare every output with float64.
-        progress: Show a bar on the terminal.
+        threads: Number of threads of every variant; by default torch's current number, which is restored afterwards.
+        isa: Instruction set of this package's kernels, ``"portable"``, ``"avx2"`` or ``"avx512"``; it does not apply to
+            torch. None selects the best one.
+        repeats: Number of turns of each variant; fewer if they would exceed the budget.
+        budget: Seconds for one variant of one case. Variants whose calls take more than twice as long are left out.
+        everything: Whether to include variants that take longer.
+        accuracy: Whether to compare every output with float64.
+        progress: Whether to show a progress bar on a terminal.
 
     Returns:
-        One case per layer and direction, in their order.
+        The result, with one case per layer and direction, in their order.
 
     Raises:
-        InvalidInputError: An option has no such value, or there is nothing to measure.
-        BackendError: This machine does not have that instruction set, or the environment forces what cannot be done.
+        InvalidInputError: An option is invalid, or there is nothing to measure.
+        BackendError: This machine does not have the instruction set, or the environment forces an unsupported method.
     """
     _check(layers, directions, dtype, threads, isa, repeats)
     before = os.getloadavg()[0]
@@ -78,7 +79,7 @@ def measure_speed(
             raise BackendError(error)
         for layer in layers:
             for direction in directions:
-                # A method that is forced and cannot compute one of them is told before any is timed.
+                # Raise now, not after some timings, if a forced method does not support a layer.
                 planned_method(layer.shape, layer.kernel, DTYPES[dtype], direction)  # type: ignore[arg-type]
         used = torch.get_num_threads()
         peak = measure_fma_peak(used, isa)
@@ -113,20 +114,21 @@ def _check(
         ("instruction set", isa or "portable", INSTRUCTION_SETS),
     ]:
         if value not in known:
-            raise InvalidInputError(f"Unknown {name} {value!r}. There are {', '.join(known)}. Use one of them.")
+            raise InvalidInputError(f"Unknown {name} {value!r}. Choose from {', '.join(known)}.")
     if not layers or not directions:
-        raise InvalidInputError("There is nothing to time. At least one layer and one pass are needed. Give some.")
+        raise InvalidInputError("There is nothing to time. Give at least one layer and one pass.")
     for layer in layers:
         padded = layer.n * layer.c * (layer.h + layer.kh) * (layer.w + layer.kw)
         needed, there = 4 * (_TENSORS * padded + 6 * layer.c * layer.kh * layer.kw), _memory()
         if there is not None and needed > there:
             raise InvalidInputError(
-                f"Layer {layer.label} cannot be timed. All its variants take about {needed / 1e9:.0f} GB and this "
-                f"machine has {there / 1e9:.0f}. Time fewer images or channels, or a smaller kernel."
+                f"Layer {layer.label} cannot be timed. Its variants need about {needed / 1e9:.0f} GB of memory, but "
+                f"this machine has {there / 1e9:.0f} GB. Time fewer images or channels, or a smaller kernel."
             )
     if repeats < 1 or (threads is not None and threads < 1):
         raise InvalidInputError(
-            f"{repeats} repeats on {threads} threads cannot be measured. Both begin at 1. Give larger numbers."
+            f"{repeats} repeats on {threads} threads cannot be measured. Both numbers must be at least 1. "
+            "Give larger numbers."
         )
 
 
@@ -168,11 +170,11 @@ def _measure_case(
 def _take_turns(
     calls: dict[str, Call], repeats: int, budget: float
 ) -> tuple[dict[str, list[float]], dict[str, torch.Tensor]]:
-    """Seconds of every call, and what each variant computes."""
+    """Seconds of every call, and the output of each variant."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     outputs, typical = {}, {}
     for name, call in calls.items():
-        outputs[name] = call()  # pays for spectra, plans and memory
+        outputs[name] = call()  # the first call computes spectra and plans and allocates memory
         typical[name] = _seconds(call)
     for turn in range(repeats):
         for name, call in calls.items():
@@ -193,10 +195,10 @@ def _seconds(call: Call) -> float:
 
 
 def _expected_seconds(direction: str, name: str, operands: Operands, layer: Layer) -> float:
-    """About how long one call takes, from one on a part of the operands; 0 where it cannot be long."""
+    """Estimated time of one call, from a call with a part of the operands; 0 if the layer is small."""
     if layer.flops < 4 * _PROBE_FLOPS:
         return 0.0
-    # First fewer images, then channels, then rows.
+    # Reduce first the images, then the channels, then the rows.
     wanted, sizes = layer.flops / _PROBE_FLOPS, []
     for size in layer.shape[:3]:
         sizes.append(max(1, min(size, int(size / wanted))))
@@ -206,7 +208,7 @@ def _expected_seconds(direction: str, name: str, operands: Operands, layer: Laye
 
 
 def _memory() -> int | None:
-    """Main memory, bytes; None where the system does not say."""
+    """Main memory in bytes, or None if it is unknown."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -226,7 +228,7 @@ def _threads(count: int | None) -> Iterator[None]:
 
 @contextmanager
 def _forced_isa(isa: str | None) -> Iterator[None]:
-    """By the same variable as a user would."""
+    """Force an instruction set through the environment variable that users set."""
     variable = "REPLK_PROBE_ISA"
     if isa is None:
         yield
@@ -234,8 +236,8 @@ def _forced_isa(isa: str | None) -> Iterator[None]:
     best = native_info().best_isa
     if best is None or INSTRUCTION_SETS.index(isa) > INSTRUCTION_SETS.index(best):
         raise BackendError(
-            f"Instruction set {isa} cannot be timed. This machine, or the library as it was built, has "
-            f"{'no native kernels' if best is None else f'{best} at most'}. 'replk-probe info' says more."
+            f"Instruction set {isa} cannot be timed. This machine, or the library as it was built, supports "
+            f"{'no native kernels' if best is None else f'at most {best}'}. See 'replk-probe info'."
         )
     before = os.environ.get(variable)
     os.environ[variable] = isa

@@ -18,8 +18,8 @@ from replk_probe.plot_style import INK, MUTED, figure_style, new_figure, save_fi
 
 from .result import SpeedCase, SpeedResult
 
-# replk-probe in the strong color of all figures, torch in colors of Okabe and Ito, which color-blind readers can tell
-# apart.
+# replk-probe in the main color of all figures, torch in colors of Okabe and Ito, which color-blind readers can
+# distinguish.
 _VARIANTS = {
     "nchw": ("torch conv2d, NCHW", "#999999", "s"),
     "channels_last": ("torch conv2d, channels_last", "#0072b2", "^"),
@@ -32,19 +32,19 @@ _PASSES = {"forward": "forward", "grad_input": "gradient of the input", "grad_we
 _GRID = "#e4e4e4"
 _LEGEND_SIZE, _VALUE_SIZE = 6.0, 5.5
 _LEGEND: dict[str, Any] = {"handlelength": 1.2, "handletextpad": 0.3, "columnspacing": 1.2}
-_FEWEST_KERNELS = 4  # from so many on one plane, time is drawn against the kernel's side
+_FEWEST_KERNELS = 4  # on one plane, to draw time against the kernel's side
 _MOST_PANELS = 6
-_ROW = 0.19  # inches of a row
+_ROW = 0.19  # height of a row in inches
 
 
 def draw_speed(result: SpeedResult) -> Figure:
     """Draw a benchmark.
 
-    Where some plane was timed with four square kernels or more, time against the kernel's side, one column per plane
-    and pass (the first six); else one line per layer and pass.
+    If a plane was timed with at least four square kernels, the figure shows time against the kernel's side, with one
+    column per plane and pass (at most six). Otherwise it has one row per layer and pass.
 
     Args:
-        result: With one case at least.
+        result: Result to draw, with at least one case.
 
     Returns:
         A figure at most as wide as a page (7 inches).
@@ -67,7 +67,7 @@ def plot_times(result: SpeedResult, ax: Axes | None = None, *, legend: bool = Tr
         legend: Whether to draw the legend.
 
     Returns:
-        The Axes. x, logarithmic, is the time of a call in milliseconds; y is the number of the case.
+        The Axes. x, logarithmic, is the time of a call in milliseconds; y is the index of the case.
 
     Raises:
         InvalidInputError: There is no case.
@@ -93,14 +93,14 @@ def plot_times(result: SpeedResult, ax: Axes | None = None, *, legend: bool = Tr
 
 
 def plot_speedup(result: SpeedResult, ax: Axes | None = None) -> Axes:
-    """Plot how many times faster than the fastest variant of torch each layer and pass is, as bars.
+    """Plot the speed-up over the fastest variant of torch for each layer and pass, as bars.
 
     Args:
         result: Result to plot, with at least one case.
         ax: Axes to draw on; by default those of a new figure.
 
     Returns:
-        The Axes. x is the ratio of the shortest times; y is the number of the case.
+        The Axes. x is the ratio of the shortest times; y is the index of the case.
 
     Raises:
         InvalidInputError: There is no case.
@@ -115,18 +115,18 @@ def plot_speedup(result: SpeedResult, ax: Axes | None = None) -> Axes:
 
 
 def save_figures(result: SpeedResult, directory: str | Path) -> tuple[Path, ...]:
-    """Write ``bench.png`` and ``bench.pdf``, which are returned."""
-    # No map of pixels here whose grid the resolution would have to fit.
+    """Write ``bench.png`` and ``bench.pdf``; returns the files."""
+    # The figure has no pixel map that the resolution would have to match.
     return save_figure(draw_speed(result), Path(directory), "bench", width=1)
 
 
 def _check_cases(result: SpeedResult) -> None:
     if not result.cases:
-        raise InvalidInputError("There is nothing to draw. The benchmark has no case. Time at least one layer first.")
+        raise InvalidInputError("There is nothing to draw. The benchmark has no cases. Time at least one layer first.")
 
 
 def _kernel_groups(cases: Sequence[SpeedCase]) -> list[list[SpeedCase]]:
-    """Cases of one input and pass with square kernels, in the order of their sides; those with enough of them."""
+    """Groups of enough cases of one input and pass with square kernels, sorted by the side of the kernel."""
     groups: dict[tuple[object, ...], list[SpeedCase]] = {}
     for case in cases:
         if case.layer.kh == case.layer.kw:
@@ -203,7 +203,7 @@ def _milliseconds(ax: Axes, labelled: bool) -> None:
 
 
 def _draw_ratios(ax: Axes, group: Sequence[SpeedCase], tallest: float, *, first: bool) -> None:
-    """Bars of the ratio."""
+    """Draw bars of the ratio."""
     sides = [case.layer.kh for case in group]
     step = min((later - earlier for earlier, later in itertools.pairwise(sides)), default=2)
     ratios = [case.ratio or math.nan for case in group]
@@ -222,7 +222,7 @@ def _draw_ratios(ax: Axes, group: Sequence[SpeedCase], tallest: float, *, first:
 
 
 def _labelled(sides: Sequence[int]) -> list[int]:
-    """Sides to write below the axis: the first, the last, and between them none closer than 4."""
+    """Sides to label on the axis: the first, the last, and others at least 4 apart."""
     kept = [sides[0]]
     for side in sides[1:-1]:
         if side - kept[-1] >= 4 and sides[-1] - side >= 4:
@@ -298,7 +298,7 @@ def _add_speedups(ax: Axes, cases: Sequence[SpeedCase]) -> None:
         ratio = case.ratio
         if ratio is not None:
             ax.barh(y, ratio, height=0.62, color=_VARIANTS["module"][1], zorder=2)
-            # Beyond the line at 1, which would cross it.
+            # To the right of the line at 1, which would cross the text.
             at = (max(ratio, 1.0), y)
             ax.annotate(
                 f"{ratio:.1f}", at, xytext=(2, 0), textcoords="offset points", va="center", fontsize=_VALUE_SIZE
@@ -309,9 +309,9 @@ def _add_speedups(ax: Axes, cases: Sequence[SpeedCase]) -> None:
 
 
 def _mark(variant: str) -> dict[str, Any]:
-    """How a variant is marked among others on one line.
+    """Marker of a variant among others on one line.
 
-    A function that costs as much as the module would hide behind it: it is hollow and larger.
+    The marker of the function is hollow and larger, so that it stays visible behind that of the module.
     """
     return {"markersize": 4.4, "markerfacecolor": "white"} if variant == "functional" else {"markersize": 3.6}
 
@@ -358,7 +358,7 @@ def _draw_legend(
 
 
 def _legend_handles(ax: Axes, cases: Sequence[SpeedCase], mark: Callable[[str], dict[str, Any]]) -> list[Line2D]:
-    """The variants that were measured, those of replk-probe first, marked as in the plot."""
+    """Legend handles of the measured variants, with those of replk-probe first."""
     handles = []
     for name in reversed(_VARIANTS):
         label, colour, marker = _VARIANTS[name]

@@ -1,4 +1,4 @@
-"""The result of one benchmark, saved as JSON and CSV. Free of torch."""
+"""The result of one benchmark, saved as JSON and CSV."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Layer:
     """One depthwise convolution: input ``[n, c, h, w]``, kernel ``[kh, kw]``, stride 1, 'same' padding.
 
     Attributes:
-        n: Images.
-        c: Channels.
-        h: Rows.
-        w: Columns.
-        kh: Rows of the kernel, odd.
-        kw: Columns of the kernel, odd.
-        count: How many such layers a model has.
+        n: Number of images.
+        c: Number of channels.
+        h: Number of rows.
+        w: Number of columns.
+        kh: Number of rows of the kernel, odd.
+        kw: Number of columns of the kernel, odd.
+        count: Number of such layers in a model.
     """
 
     n: int
@@ -55,10 +55,10 @@ class Layer:
     count: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what is no layer."""
+        """Check the sizes."""
         if min(self.shape) < 1 or min(self.kernel) < 1 or not (self.kh % 2 and self.kw % 2):
             raise InvalidInputError(
-                f"Layer {','.join(map(str, (*self.shape, *self.kernel)))} cannot be timed. Sizes have to be positive "
+                f"Layer {','.join(map(str, (*self.shape, *self.kernel)))} cannot be timed. Sizes must be positive "
                 "and kernels odd. Give N,C,H,W,KH,KW, for instance 1,256,64,64,31,31."
             )
 
@@ -74,12 +74,12 @@ class Layer:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of the plain sum, those that meet the padding counted too; of any of the passes."""
+        """Floating-point operations of a direct convolution, including those on padding; the same for all passes."""
         return 2 * self.n * self.c * self.h * self.w * self.kh * self.kw
 
     @property
     def label(self) -> str:
-        """``"1,256,64,31"`` where planes and kernels are square, else ``"1,124,56,51x5"``."""
+        """Label such as ``"1,256,64,31"`` if planes and kernels are square, else ``"1,124,56,51x5"``."""
         plane = f"{self.h}" if self.h == self.w else f"{self.h}x{self.w}"
         kernel = f"{self.kh}" if self.kh == self.kw else f"{self.kh}x{self.kw}"
         return f"{self.n},{self.c},{plane},{kernel}"
@@ -87,17 +87,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class Timing:
-    """One way to compute one pass of one layer.
+    """Timing of one variant of one pass of one layer.
 
     Attributes:
-        variant: ``"module"`` (kernel prepared), ``"functional"`` (kernel prepared in the call) or
-            ``"ours_channels_last"`` (the first that there is of these, of operands in that layout), ours;
-            ``"nchw"``, ``"channels_last"`` or ``"fft"`` (kernel's spectrum ready), torch's.
-        minimum: Shortest call, seconds; None where it was not measured.
-        median: Of the calls, seconds; None where it was not measured.
-        calls: How many were timed.
-        error: Relative L2 error against float64, or None where it was not computed.
-        note: Why it was not measured, or that it was measured less often; else None.
+        variant: Variant of this package: ``"module"`` (kernel prepared before the call), ``"functional"`` (kernel
+            prepared in the call) or ``"ours_channels_last"`` (the first of these that exists, with channels-last
+            operands); or of torch: ``"nchw"``, ``"channels_last"`` or ``"fft"`` (spectrum of the kernel precomputed).
+        minimum: Time of the shortest call in seconds, or None if it was not measured.
+        median: Median time of the calls in seconds, or None if it was not measured.
+        calls: Number of timed calls.
+        error: Relative L2 error against float64, or None if it was not computed.
+        note: Reason why the variant was not measured or was measured less often, or None.
     """
 
     variant: str
@@ -110,17 +110,18 @@ class Timing:
 
 @dataclass(frozen=True)
 class SpeedCase:
-    """All ways to compute one pass of one layer.
+    """Timings of all variants of one pass of one layer.
 
     Attributes:
         layer: The convolution.
         direction: ``"forward"``, ``"grad_input"`` or ``"grad_weight"``.
-        timings: One per variant, ours first.
-        method: Of ours on planes: ``"fft"``, ``"direct"``, ``"lanes"``, ``"lanes-fft"``, ``"reference"`` or ``"aten"``.
-        method_channels_last: Of ours in that layout.
-        isa: Instruction set of ours, or None for ``"aten"``.
-        tile: Lengths of the transforms, (0, 0) for other methods.
-        workspace_bytes: Scratch memory of one call of ours.
+        timings: One timing per variant, with those of this package first.
+        method: Method of this package for NCHW operands: ``"fft"``, ``"direct"``, ``"blocked"``, ``"blocked-pfa"``,
+            ``"reference"`` or ``"aten"``.
+        method_channels_last: Method of this package for channels-last operands.
+        isa: Instruction set of this package's kernel, or None for ``"aten"``.
+        tile: Lengths of the transforms; (0, 0) for other methods.
+        workspace_bytes: Scratch memory of one call of this package's kernel.
     """
 
     layer: Layer
@@ -133,33 +134,33 @@ class SpeedCase:
     method_channels_last: str = "aten"
 
     def timing(self, variant: str) -> Timing | None:
-        """The timing of one variant, or None where there is none with a time."""
+        """The timing of one variant, or None if it was not measured."""
         return next((one for one in self.timings if one.variant == variant and one.minimum is not None), None)
 
     @property
     def ours(self) -> Timing:
-        """On planes, with the kernel prepared where there is a kernel."""
+        """Timing of this package for NCHW operands, with a prepared kernel if the pass has one."""
         return next(timing for name in OURS if (timing := self.timing(name)) is not None)
 
     @property
     def best_torch(self) -> Timing | None:
-        """The fastest of torch's variants."""
+        """Timing of torch's fastest variant."""
         measured = [timing for name in TORCH if (timing := self.timing(name)) is not None]
         return min(measured, key=lambda timing: timing.minimum or 0.0, default=None)
 
     @property
     def ratio(self) -> float | None:
-        """How many times faster than the best of torch, in whatever layout, by the shortest calls."""
+        """Speed-up over the fastest variant of torch in any layout, by the shortest calls."""
         return self.ratio_to(self.best_torch)
 
     def ratio_to(self, other: Timing | None) -> float | None:
-        """How many times faster than ``other``, by the shortest calls."""
+        """Speed-up over ``other``, by the shortest calls."""
         ours = self.ours.minimum
         return None if other is None or other.minimum is None or not ours else other.minimum / ours
 
     @property
     def ratio_by_layout(self) -> float | None:
-        """The smaller of the ratios of operands in planes and in channels_last, each to torch in that layout."""
+        """The smaller of the speed-ups for NCHW and channels-last operands, each over torch in the same layout."""
         planes = [timing.minimum for name in ("nchw", "fft") if (timing := self.timing(name)) is not None]
         ratios = [min(filter(None, planes)) / self.ours.minimum] if any(planes) and self.ours.minimum else []
         ours, theirs = self.timing("ours_channels_last"), self.timing("channels_last")
@@ -169,30 +170,30 @@ class SpeedCase:
 
     @property
     def ratio_of_medians(self) -> float | None:
-        """How many times faster than torch, by the medians."""
+        """Speed-up over the fastest variant of torch, by the medians."""
         medians = [timing.median for name in TORCH if (timing := self.timing(name)) is not None and timing.median]
         return min(medians) / self.ours.median if medians and self.ours.median else None
 
     @property
     def gflops(self) -> float:
-        """Effective rate of ours, 10^9 operations of the plain sum per second."""
+        """Effective rate of this package, in 10^9 operations of a direct convolution per second."""
         return self.layer.flops / (self.ours.minimum or float("inf")) / 1e9
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it was measured.
+    """Machine and software of a measurement.
 
     Attributes:
-        cpu: Model name.
-        threads: That every variant could use.
-        load: Load averages of the last minute, before and after.
-        fma_peak: Multiply-adds from registers, measured in the same run, 10^9 operations per second; None without the
-            native library.
+        cpu: Name of the processor.
+        threads: Number of threads available to every variant.
+        load: Load averages over one minute, before and after.
+        fma_peak: Peak rate of multiply-adds on registers, measured in the same run, in 10^9 operations per second; None
+            without the native library.
         isa: Instruction set of the native kernels, or None without the library.
-        compiler: What built the library, or None.
+        compiler: Compiler of the library, or None.
         torch_capability: Instruction set that torch uses.
-        versions: Of replk-probe, Python and the packages below it.
+        versions: Versions of replk-probe, Python and its dependencies.
     """
 
     cpu: str
@@ -227,7 +228,7 @@ class SpeedResult(Result):
     repeats: int
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dictionaries, lists and numbers, with the ratios and rates computed from the times."""
+        """The result as plain dictionaries, lists and numbers, with the ratios and rates computed from the times."""
         cases = [
             as_plain(case)
             | {
@@ -259,7 +260,7 @@ class SpeedResult(Result):
 
     @classmethod
     def load(cls, directory: str | Path) -> SpeedResult:
-        """Load a result that :meth:`save` wrote.
+        """Load a result written by :meth:`save`.
 
         Args:
             directory: Folder with ``bench.json``.

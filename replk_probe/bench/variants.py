@@ -1,4 +1,4 @@
-"""Every way to compute one pass of a depthwise convolution: ours, and those that torch offers."""
+"""Variants of each pass of a depthwise convolution, in this package and in torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Operands:
 
     Attributes:
         x: Input, ``[N, C, H, W]``.
-        weight: ``[C, 1, Kh, Kw]``.
+        weight: Kernel, ``[C, 1, Kh, Kw]``.
         grad: Gradient of the output, ``[N, C, H, W]``.
     """
 
@@ -32,7 +32,7 @@ class Operands:
 
     @classmethod
     def draw(cls, layer: Layer, dtype: torch.dtype) -> Operands:
-        """Signed and of seed 0: on zeros a processor draws less power and runs faster."""
+        """Draw signed numbers with seed 0; on zeros, a processor draws less power and runs faster."""
         generator = torch.Generator().manual_seed(0)
 
         def normal(*shape: int) -> Tensor:
@@ -41,15 +41,16 @@ class Operands:
         return cls(normal(*layer.shape), normal(layer.c, 1, *layer.kernel), normal(*layer.shape))
 
     def first(self, images: int, channels: int, rows: int) -> Operands:
-        """The same layer with fewer of them."""
+        """The operands of the same layer with fewer images, channels and rows."""
         x, grad = (tensor[:images, :channels, :rows].contiguous() for tensor in (self.x, self.grad))
         return Operands(x, self.weight[:channels], grad)
 
 
 def our_variants(direction: str, operands: Operands) -> dict[str, Call]:
-    """Ours by name: ``module`` with the kernel prepared, ``functional`` with the kernel prepared in each call.
+    """Variants of this package by name.
 
-    ``ours_channels_last`` is the first of them that there is, of operands that lie that way already.
+    ``module`` uses a kernel prepared before, and ``functional`` prepares it in each call. ``ours_channels_last`` is the
+    first of them that exists, with operands that are already channels-last.
     """
     x, weight, grad = operands.x, operands.weight, operands.grad
     x_last, grad_last = x.to(memory_format=torch.channels_last), grad.to(memory_format=torch.channels_last)
@@ -79,7 +80,7 @@ def our_variants(direction: str, operands: Operands) -> dict[str, Call]:
 
 
 def torch_variants(direction: str, operands: Operands) -> dict[str, Call]:
-    """Torch's by name: ``nchw`` and ``channels_last`` (the operands lie that way already), ``fft`` (spectrum ready)."""
+    """Variants of torch by name: ``nchw``, ``channels_last`` (of such operands), ``fft`` (spectrum precomputed)."""
     return {
         "nchw": _torch_convolution(direction, operands, torch.contiguous_format),
         "channels_last": _torch_convolution(direction, operands, torch.channels_last),
@@ -105,12 +106,12 @@ def _torch_convolution(direction: str, operands: Operands, layout: torch.memory_
 
 
 def _torch_fft(direction: str, operands: Operands) -> Call:
-    """Whole planes in float32; what wraps around lands where nothing is read, so that sizes are as small as can be."""
+    """FFT of whole planes in float32, of the smallest sizes for which values that wrap around are not read."""
     x, weight, grad = operands.x, operands.weight, operands.grad
     dtype = x.dtype
     h, w = x.shape[2:]
     kh, kw = weight.shape[2:]
-    # Taps beyond the plane never meet it.
+    # Taps beyond the plane only multiply padding.
     reach_h, reach_w = min(kh // 2, h - 1), min(kw // 2, w - 1)
     size = (_fast_length(h + reach_h), _fast_length(w + reach_w))
     if direction == "grad_weight":

@@ -42,7 +42,7 @@ def block_bounds(n_images: int) -> tuple[int, ...]:
     """First image of every block, and the number of images at the end.
 
     Args:
-        n_images: Images asked for, whether or not they turn out to be readable.
+        n_images: Number of images requested, readable or not.
 
     Returns:
         ``min(n_images, 20) + 1`` increasing indices; blocks differ by at most one image in size.
@@ -53,14 +53,14 @@ def block_bounds(n_images: int) -> tuple[int, ...]:
 
 @dataclass
 class BlockSums:
-    """Sums in float64 over fixed blocks of images, each in image order: they do not depend on who computed a block.
+    """Sums in float64 over fixed blocks of images, each in image order, so that the result is reproducible.
 
     Attributes:
-        n_images: Images of the whole measurement.
+        n_images: Number of images in the whole measurement.
         size: ``(H, W)`` of the maps.
-        done: Images processed so far, including those that were skipped.
-        sums: Per block ``[H, W]``, or None while it has no image.
-        counts: Images in each sum.
+        done: Number of images processed so far, including those that were skipped.
+        sums: Sum of the maps of each block, ``[H, W]``, or None while the block has no image.
+        counts: Number of images in each sum.
     """
 
     n_images: int
@@ -78,7 +78,7 @@ class BlockSums:
 
     @property
     def block(self) -> int:
-        """The block of the next image (or the last one, when all are done)."""
+        """Index of the block of the next image (the last block when all images are done)."""
         index = min(self.done, self.n_images - 1)
         return next(block for block in range(len(self.counts)) if index < self._bounds[block + 1])
 
@@ -88,7 +88,7 @@ class BlockSums:
         values = np.asarray(scores, dtype=np.float64)
         if values.shape != self.size:
             raise InvalidInputError(
-                f"A map of shape {list(values.shape)} cannot be added to maps of {list(self.size)}. A mean needs "
+                f"A map of shape {list(values.shape)} cannot be added to maps of shape {list(self.size)}. A mean needs "
                 "maps of one size. Give images of one size."
             )
         total = self.sums[block]
@@ -106,7 +106,7 @@ class BlockSums:
 
     @property
     def n_added(self) -> int:
-        """Images in all sums together."""
+        """Number of images in all sums."""
         return sum(self.counts)
 
     def in_larger_blocks(self) -> BlockSums:
@@ -118,11 +118,11 @@ class BlockSums:
         return BlockSums(2 * self.n_images, self.size, self.done, [*sums, *[None] * empty], [*counts, *[0] * empty])
 
     def stacked(self) -> FloatArray:
-        """``[B, H, W]``: the sums of all blocks, zero for those without an image."""
+        """Sums of all blocks, ``[B, H, W]``; zero for blocks without an image."""
         return np.stack([np.zeros(self.size) if block is None else block for block in self.sums])
 
     def mean(self) -> FloatArray:
-        """``[H, W]``: blocks added in their order, divided by the number of images."""
+        """Mean over all images, ``[H, W]``; blocks are added in order."""
         total = np.zeros(self.size)
         for block in self.sums:
             if block is not None:
@@ -134,11 +134,11 @@ class RunState:
     """The state of an unfinished measurement.
 
     Attributes:
-        sums: The maps so far.
-        used: Ids of the images in them.
-        skipped: Images that could not be used: ``{"id": ..., "reason": ...}``.
-        seconds: Time spent, including earlier runs that this one resumes.
-        methods: How depthwise convolutions were computed, including those runs.
+        sums: Sums of the maps so far.
+        used: Ids of the images in the sums.
+        skipped: Images that could not be used, as ``{"id": ..., "reason": ...}``.
+        seconds: Time spent, including the runs that this one resumes.
+        methods: Methods used for depthwise convolutions, including the runs that this one resumes.
     """
 
     def __init__(self, sums: BlockSums) -> None:  # noqa: D107
@@ -165,7 +165,7 @@ class RunState:
         return block
 
     def save(self, store: Checkpoint, changed: set[int]) -> None:
-        """Save everything; ``changed`` are the blocks that changed since they were last saved."""
+        """Save the state; ``changed`` are the blocks that changed since the last save."""
         state = {
             "done": self.sums.done,
             "counts": self.sums.counts,
@@ -178,7 +178,7 @@ class RunState:
         store.save(state, {f"block-{block:02d}": array for block, array in sums.items() if array is not None})
 
     def restore(self, store: Checkpoint) -> None:
-        """Continue from what was saved, if anything was."""
+        """Restore the saved state, if there is one."""
         saved = store.load()
         if saved is None:
             return
@@ -206,12 +206,12 @@ def result_of(
     Args:
         state: The sums of all images, at least one.
         target: The layer.
-        run: Circumstances of the measurement; ids of images and what is known here are added.
+        run: Provenance of the measurement; the image ids and the values known here are added.
         thresholds: Shares of the total contribution.
         arithmetic: The precision actually used.
-        resize: How images were resized.
-        notes: What the reader should know about the model and the images; None entries are left out.
-        precision_note: What the reader should know about the precision, or None.
+        resize: Description of how images were resized.
+        notes: Notes on the model and the images; None entries are left out.
+        precision_note: Note on the precision, or None.
     """
     sums, skipped = state.sums, tuple(state.skipped)
     contribution = sums.mean()
@@ -257,9 +257,9 @@ def result_of(
 
 
 class ErfAccumulator:
-    """Effective receptive field over batches that come one after the other, for instance in a training loop.
+    """Effective receptive field accumulated over batches, for instance in a training loop.
 
-    Used as a metric of torchmetrics::
+    The interface is that of a torchmetrics metric::
 
         erf = ErfAccumulator(model, layer="layer4")
         for images, _ in validation_loader:
@@ -286,13 +286,13 @@ class ErfAccumulator:
         """Start without images.
 
         Args:
-            model: As :func:`~replk_probe.erf.contribution_scores`.
-            layer: As :func:`~replk_probe.erf.contribution_scores`.
+            model: Model, as in :func:`~replk_probe.erf.contribution_scores`.
+            layer: Layer, as in :func:`~replk_probe.erf.contribution_scores`.
             thresholds: Shares of the total contribution, each in (0, 1).
-            name: Name of the model in the record; None for the name it was created by, or that of its class.
+            name: Name of the model in the result; None for the name it was created with, or that of its class.
 
         Raises:
-            InvalidInputError: An argument cannot be used.
+            InvalidInputError: An argument is invalid.
         """
         self._model = model
         self._module = module_of(model)

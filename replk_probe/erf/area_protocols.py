@@ -36,8 +36,8 @@ class AreaRatio(NamedTuple):
     """Result of one protocol at one threshold.
 
     Attributes:
-        side: In input pixels. Whole for the windows (the longer edge of the window, once clipped to the map), the
-            square root of the area for ``"pixels"``.
+        side: Side in input pixels: a whole number for windows (the longer edge of the window after clipping to the
+            map), the square root of the area for ``"pixels"``.
         ratio: Area as a fraction of the map, in (0, 1].
     """
 
@@ -55,9 +55,9 @@ def area_ratio(
 
     * ``"paper"``: the scores become log10(x + 1) (as ``log1p``, so that small ones survive), divided by their maximum;
       squares of side 2i + 1, i = 1, 2, ..., centered at pixel (H // 2, W // 2); the ratio is side / H * side / W. These
-      are the numbers of the published script, wherever it gives any. It gives none from i = H // 2 on, and
+      are the numbers of the published script wherever it is defined. It is undefined from i = H // 2 on, and
       on tall maps its window wraps around from i = W // 2 + 1 on: there the same square is clipped to the map, up to
-      the whole map, whose ratio is 1; ``side`` is then the longer edge of what is left of the square.
+      the whole map, whose ratio is 1; ``side`` is then the longer edge of the clipped square.
     * ``"linear"``: the same square on the scores themselves, independent of their scale.
     * ``"centred"``: as ``"linear"``, around ``centre``. A window of half-width r holds the pixels whose centers lie
       within r of it on both axes; r runs through every value at which pixels enter, and the smallest window is the
@@ -68,7 +68,7 @@ def area_ratio(
       root of their number.
 
     Args:
-        scores: Contribution scores, ``[H, W]``, >= 0, arbitrary unit (sum of positive input gradients).
+        scores: Contribution scores, ``[H, W]``, >= 0, in arbitrary units (sums of positive input gradients).
         threshold: Fraction of the total, in (0, 1), dimensionless.
         protocol: One of :data:`PROTOCOLS`.
         centre: (y, x) in input pixels, where whole numbers are centers of pixels; default (H // 2, W // 2). Used by
@@ -96,16 +96,16 @@ def area_ratios(
     """:func:`area_ratio` for every protocol and threshold, with one pass over the map per protocol.
 
     Args:
-        scores: As :func:`area_ratio`.
+        scores: Contribution scores, as in :func:`area_ratio`.
         thresholds: Fractions of the total, each in (0, 1).
-        protocols: Some of :data:`PROTOCOLS`.
-        centre: As :func:`area_ratio`.
+        protocols: Protocols from :data:`PROTOCOLS`.
+        centre: Center, as in :func:`area_ratio`.
 
     Returns:
-        ``(protocol, threshold)`` to :class:`AreaRatio`, protocols first, both in the order given.
+        Mapping from ``(protocol, threshold)`` to :class:`AreaRatio`, protocols first, both in the order given.
 
     Raises:
-        InvalidInputError: As :func:`area_ratio`.
+        InvalidInputError: As for :func:`area_ratio`.
     """
     return _area_ratios(scores, thresholds, protocols, centre, between=False)
 
@@ -131,7 +131,7 @@ def _area_ratios(
     *,
     between: bool,
 ) -> dict[tuple[str, float], AreaRatio]:
-    """:func:`area_ratios`; ``between`` takes ratios between two windows, where the share would cross the threshold."""
+    """:func:`area_ratios`; ``between`` interpolates between the two windows around the threshold."""
     thresholds = tuple(check_threshold(threshold) for threshold in thresholds)
     protocols = tuple(protocols)
     for protocol in protocols:
@@ -149,7 +149,7 @@ def _area_ratios(
         if protocol == "pixels":
             found = _pixel_sets(linear, thresholds)
         elif protocol == "centred":
-            true_centre = _check_centre(centre, middle, raw.shape)
+            true_centre = _check_center(centre, middle, raw.shape)
             found = _windows(linear, thresholds, true_centre, as_script=False, between=between)
         elif protocol == "linear":
             found = _windows(linear, thresholds, middle, as_script=True, between=between)
@@ -163,21 +163,21 @@ def logarithm_note(scores: npt.ArrayLike) -> str | None:
     """A note if the map is too small for the paper's logarithm, else None.
 
     Args:
-        scores: As :func:`area_ratio`.
+        scores: Contribution scores, as in :func:`area_ratio`.
 
     Returns:
-        One or two sentences for the record and the table: below about 0.01 log10(x + 1) is proportional to x, so that
-        ``paper`` measures what ``linear`` does; below 2**-53 the published script itself has no answer.
+        One or two sentences: below about 0.01, log10(x + 1) is proportional to x, so that ``paper`` measures the same
+        as ``linear``; below 2**-53 the published script gives no number.
     """
     largest = float(check_scores(scores).max())
     if largest >= _LOG_LINEAR_BELOW:
         return None
     note = (
         f"The map is too small for the paper's logarithm: its largest score is {largest:.2g}, where log10(x + 1) is "
-        "proportional to x, so that 'paper' is in effect 'linear' here."
+        "proportional to x, so that 'paper' is effectively 'linear' here."
     )
     if largest < _LOG_VANISHES_BELOW:
-        note += " Taken literally in float64 it is zero everywhere and the published script gives no number."
+        note += " Evaluated in float64 the logarithm is zero everywhere, and the published script gives no number."
     return note
 
 
@@ -189,7 +189,7 @@ def check_threshold(threshold: float) -> float:
         value = math.nan
     if not 0.0 < value < 1.0:
         raise InvalidInputError(
-            f"Threshold {threshold} cannot be used. It is the share of the total contribution that a window must "
+            f"Threshold {threshold} is invalid. It is the share of the total contribution that a window must "
             "exceed. Give a number above 0 and below 1, such as 0.5."
         )
     return value
@@ -201,26 +201,26 @@ def check_scores(scores: npt.ArrayLike) -> FloatArray:
         array = np.asarray(scores, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(
-            f"Contribution scores are not an array of real numbers ({error}). Give an array [H, W]."
+            f"The contribution scores are not an array of real numbers ({error}). Give an array [H, W]."
         ) from error
     if array.ndim != 2 or array.size == 0:
         raise InvalidInputError(
-            f"Contribution scores have shape {list(array.shape)}. An area ratio needs one map with at least one pixel. "
+            f"The contribution scores have shape {list(array.shape)}. An area ratio needs a map of at least one pixel. "
             "Give an array [H, W], for instance the mean over images."
         )
     if not np.isfinite(array).all():
         raise InvalidInputError(
-            f"Contribution map has {int((~np.isfinite(array)).sum())} of {array.size} values that are not finite. "
-            "No share of such a total exists. Leave the image out, or use --precision fp32."
+            f"The contribution map has {int((~np.isfinite(array)).sum())} of {array.size} values that are not finite. "
+            "Shares of such a total are undefined. Leave the image out, or use --precision fp32."
         )
     if array.min() < 0:
         raise InvalidInputError(
-            f"Contribution map has negative values (smallest {array.min():.3g}). Scores are sums of positive "
+            f"The contribution map has negative values (smallest {array.min():.3g}). Scores are sums of positive "
             "gradients. Apply the ReLU first."
         )
     if array.max() == 0:
         raise InvalidInputError(
-            "Contribution map is zero everywhere. The chosen output does not depend on the input, or its ReLU is "
+            "The contribution map is zero everywhere. The chosen output does not depend on the input, or its ReLU is "
             "zero on every image. Choose another layer, other images or other weights."
         )
     return array
@@ -234,9 +234,9 @@ class _Rings:
     """Nested windows around one center; window k is the union of rings 0..k.
 
     Attributes:
-        of_pixel: Ring of every pixel, ``[H * W]``.
+        of_pixel: Ring index of every pixel, ``[H * W]``.
         rows: First and last-plus-one row of every window, ``[K, 2]``.
-        columns: The same for columns, ``[K, 2]``.
+        columns: First and last-plus-one column of every window, ``[K, 2]``.
     """
 
     of_pixel: npt.NDArray[np.intp]
@@ -287,7 +287,7 @@ def _windows(
         elif as_script and 1 <= k < height // 2 and k <= width // 2:
             side = 2 * k + 1
             # The order of the script's own operations, for the last bit. On a map of even width and two rows more than
-            # columns its largest window is a column wider than the map, and the whole map is all there is.
+            # columns its largest window is a column wider than the map; the whole map is used instead.
             answers.append(AreaRatio(side, min(side / height * side / width, 1.0)))
         else:
             rows, columns = (int(extent) for extent in extents[k])
@@ -323,11 +323,11 @@ def _paper_scores(raw: FloatArray) -> FloatArray:
     """The paper's transform, log10(x + 1) over its maximum."""
     logs = np.log1p(raw) / math.log(10.0)
     largest = logs.max()
-    # Only where the scores are subnormal does the division leave nothing; log1p(x) is x there.
+    # The division underflows to zero only for subnormal scores, where log1p(x) is x.
     return np.asarray(logs / largest if largest > 0 else raw / raw.max())
 
 
-def _check_centre(
+def _check_center(
     centre: Sequence[float] | None, middle: tuple[float, float], shape: tuple[int, ...]
 ) -> tuple[float, float]:
     if centre is None:
@@ -339,8 +339,8 @@ def _check_centre(
     height, width = shape
     if not (-0.5 <= y <= height - 0.5 and -0.5 <= x <= width - 0.5):
         raise InvalidInputError(
-            f"Centre {centre} cannot be used on a map of {height} x {width} pixels. It must be a point of the map, "
-            "(y, x) in input pixels. Leave it out to use the middle pixel."
+            f"The center {centre} is invalid for a map of {height} x {width} pixels. It must be a point of the map, "
+            "(y, x) in input pixels. Omit it to use the middle pixel."
         )
     return y, x
 

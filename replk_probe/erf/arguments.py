@@ -48,33 +48,32 @@ class TensorImages:
 
     @property
     def requested(self) -> int:
-        """All of them."""
+        """Number of images; all of them are used."""
         return len(self.batch)
 
 
 def check_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
-    """Each in (0, 1), repeated ones once, in the order given."""
+    """The thresholds, each in (0, 1), without duplicates, in the order given."""
     if isinstance(thresholds, (str, bytes)) or not isinstance(thresholds, Iterable):
         raise InvalidInputError(
-            f"The thresholds are given as {thresholds!r}. They are a sequence, as there may be several. "
-            "Give a list of numbers such as [0.2, 0.5]."
+            f"Expected a sequence of thresholds, got {thresholds!r}. Give a list of numbers such as [0.2, 0.5]."
         )
     checked = tuple(dict.fromkeys(check_threshold(threshold) for threshold in thresholds))
     if not checked:
-        raise InvalidInputError("No thresholds were given. Area ratios need at least one. Use for instance 0.2,0.5.")
+        raise InvalidInputError("No thresholds were given. Area ratios need at least one. Give for instance 0.2,0.5.")
     return checked
 
 
 def check_size(size: int | Sequence[int]) -> tuple[int, int]:
-    """(H, W) in pixels, from 3 (the smallest square of the protocols) to 16384 each (for the memory's sake)."""
+    """(H, W) in pixels, from 3 (the smallest square of the protocols) to 16384 each (limited by memory)."""
     given: Any = size
     pair: tuple[Any, ...] = (given, given)
     if isinstance(given, Iterable) and not isinstance(given, (str, bytes)):
         pair = tuple(given)
     if len(pair) != 2 or not all(isinstance(side, (int, np.integer)) and not isinstance(side, bool) for side in pair):
         raise InvalidInputError(
-            f"Images of size {size!r} cannot be measured. A size is a whole number of pixels, or two of them for "
-            "height and width. Give a side in pixels, such as 1024."
+            f"Images of size {size!r} cannot be measured. A size is a whole number of pixels, or a pair (height, "
+            "width). Give a side in pixels, such as 1024."
         )
     if min(pair) < SMALLEST_SIDE:
         raise InvalidInputError(
@@ -83,8 +82,8 @@ def check_size(size: int | Sequence[int]) -> tuple[int, int]:
         )
     if max(pair) > LARGEST_SIDE:
         raise InvalidInputError(
-            f"Images of size {size} cannot be measured. Above {LARGEST_SIDE} pixels a side, the memory for the "
-            "features of a single image does not suffice. Give a smaller side, such as 1024."
+            f"Images of size {size} cannot be measured. Sides above {LARGEST_SIDE} pixels need too much memory for "
+            "the features of a single image. Give a smaller side, such as 1024."
         )
     return int(pair[0]), int(pair[1])
 
@@ -93,7 +92,9 @@ def choose_images(data: Any, n: int, seed: int, sampling: str) -> ImageSet | Ten
     """The images given as the ``data`` of :func:`~replk_probe.measure_erf`."""
     if isinstance(data, ImageSet):
         if not data.ids:
-            raise InvalidInputError("The image set is empty. A contribution map is a mean over images. Give some.")
+            raise InvalidInputError(
+                "The image set is empty. A contribution map is a mean over images. Give at least one."
+            )
         return data
     if data is None or isinstance(data, (str, Path)):
         return sample_images(data, n, seed, sampling)  # type: ignore[arg-type]
@@ -101,7 +102,7 @@ def choose_images(data: Any, n: int, seed: int, sampling: str) -> ImageSet | Ten
     if not isinstance(batch, Tensor) or batch.dim() != 4 or batch.numel() == 0 or not batch.is_floating_point():
         given = f"{batch.dtype} {list(batch.shape)}" if isinstance(batch, Tensor) else type(data).__name__
         raise InvalidInputError(
-            f"The data are given as {given}. They are images to measure. Give an ImageSet, a folder or normalized "
-            "floating-point images [N, C, H, W]."
+            f"Expected images as data, got {given}. Give an ImageSet, a folder or normalized floating-point images "
+            "[N, C, H, W]."
         )
     return TensorImages(batch.detach())

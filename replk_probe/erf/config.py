@@ -19,7 +19,7 @@ from .arguments import check_seed, check_size, check_thresholds
 
 @dataclass(frozen=True, kw_only=True)
 class ErfConfig:
-    """Options of :func:`~replk_probe.measure_erf`, checked when they are given.
+    """Options of :func:`~replk_probe.measure_erf`, validated on construction.
 
     Attributes:
         images: Number of images to take from a folder or from the embedded set.
@@ -28,18 +28,18 @@ class ErfConfig:
             the final norm.
         thresholds: Shares of the total contribution, each in (0, 1).
         precision: ``"fp32"``: float32 throughout. ``"fast"``: float32 forward pass, reduced-precision matrix products
-            in the backward pass. ``"bf16"``: reduced precision in both passes. A prepared model keeps its own.
+            in the backward pass. ``"bf16"``: reduced precision in both passes. A prepared model keeps its precision.
         device: ``"auto"`` (an NVIDIA GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ... A prepared model
-            stays on its own.
+            stays on its device.
         seed: Random seed for image sampling and weight initialization.
         sampling: ``"stratified"`` by class folder, or ``"first"``.
         weights: For a model given by name: ``"auto"``, ``"pretrained"``, ``"random"``, a catalog name or a file.
         ema: Whether to use the averaged entry of a weights file.
-        name: Name of the model in the record; None for the name it was created by, or that of its class.
-        batch_size: Images per step; more need more memory and change results by rounding only.
+        name: Name of the model in the result; None for the name it was created with, or that of its class.
+        batch_size: Images per step. A larger value needs more memory and changes results only by rounding.
 
     Raises:
-        InvalidInputError: A value cannot be used.
+        InvalidInputError: A value is invalid.
         BackendError: The device is not available.
     """
 
@@ -57,13 +57,13 @@ class ErfConfig:
     batch_size: int = 1
 
     def __post_init__(self) -> None:
-        """Check every value, and bring sizes and thresholds into one form."""
+        """Check every value and normalize sizes and thresholds."""
         check_sample(self.images, self.sampling)
         check_precision(self.precision)
         resolve_device(self.device)
         if not isinstance(self.batch_size, int) or isinstance(self.batch_size, bool) or self.batch_size < 1:
             raise InvalidInputError(
-                f"Batch size {self.batch_size!r} is not possible. Each step needs whole images. Use 1 or more."
+                f"Batch size {self.batch_size!r} is invalid. It is a positive whole number of images. Give 1 or more."
             )
         object.__setattr__(self, "size", check_size(self.size))
         object.__setattr__(self, "thresholds", check_thresholds(self.thresholds))

@@ -24,27 +24,27 @@ def contribution_scores(model: nn.Module | PreparedModel, batch: Tensor, layer: 
     """Contribution of every input pixel to the middle position of a layer, per image.
 
     The gradient of the sum over channels of ReLU(feature at (h // 2, w // 2)) with respect to the normalized input;
-    negative entries become zero and the color channels are added up. Nothing after the layer is computed.
+    negative entries become zero and the color channels are summed. Nothing after the layer is computed.
 
-    The model is evaluated as it is, in eval mode and outside of any ``torch.autocast`` of the caller. Its modes,
-    ``requires_grad``, ``.grad`` and hooks are left as they were.
+    The model is evaluated in eval mode and outside of any ``torch.autocast`` of the caller. Its modes,
+    ``requires_grad``, ``.grad`` and hooks are not changed.
 
     Args:
-        model: Any module that maps ``[N, C, H, W]`` to something differentiable, or what
-            :func:`~replk_probe.erf.prepare` returned. It may be in train mode, frozen, on any device and of any
-            floating-point type.
+        model: Any module that maps ``[N, C, H, W]`` to a differentiable output, or a model returned by
+            :func:`~replk_probe.erf.prepare`. It may be in train mode, frozen, on any device and of any floating-point
+            type.
         batch: Normalized images ``[N, C, H, W]``, floating point; a copy is moved to the model's device and dtype.
         layer: ``"stage3.5"``, a module path, a module of the model (``model.layer4``), or None for the last map before
             the final norm (without ``forward_features``: the last 4-D map before pooling).
 
     Returns:
         Scores ``[N, H, W]``, >= 0, in the dtype of the model (at least float32) and on its device. Images do not
-        influence each other. Non-finite gradients stay non-finite, and an image that is not finite itself, or whose
-        features in the middle are not, has NaN everywhere.
+        influence each other. Non-finite gradients stay non-finite; the scores of an image are NaN everywhere if the
+        image or its features at the middle position are not finite.
 
     Raises:
-        InvalidInputError: The model, the batch or the layer cannot be used; the message says what the layer returned,
-            or what the forward pass raised for images of this shape.
+        InvalidInputError: The model, the batch or the layer is unsuitable; the message contains what the layer
+            returned, or what the forward pass raised for images of this shape.
 
     Source:
         Ding et al., CVPR 2022, arXiv:2203.06717, section 4.2 and the script published with it.
@@ -60,21 +60,21 @@ def input_gradient(model: nn.Module | PreparedModel, layer: Layer = None) -> Ite
 
         with replk_probe.input_gradient(model, layer="layer4") as gradient:
             g = gradient(images)            # [N, C, H, W]
-            scores = gradient.scores(images)  # [N, H, W], as contribution_scores
+            scores = gradient.scores(images)  # [N, H, W], as from contribution_scores
 
     The layer is looked up once. Hooks exist only during a call and are removed even if it raises; on leaving the
-    context, the model is released. The model itself is treated as in :func:`~replk_probe.erf.contribution_scores`.
+    context, the model is released. The model is evaluated as in :func:`~replk_probe.erf.contribution_scores`.
 
     Args:
-        model: As :func:`~replk_probe.erf.contribution_scores`.
-        layer: As :func:`~replk_probe.erf.contribution_scores`.
+        model: Model, as in :func:`~replk_probe.erf.contribution_scores`.
+        layer: Layer, as in :func:`~replk_probe.erf.contribution_scores`.
 
     Yields:
         A callable from normalized images ``[N, C, H, W]`` to the derivative, of the same shape, of the sum over
         channels of ReLU(feature at the middle) of each image with respect to that image.
 
     Raises:
-        InvalidInputError: As :func:`~replk_probe.erf.contribution_scores`; also for calls after the end of the context.
+        InvalidInputError: As for :func:`~replk_probe.erf.contribution_scores`; also for calls after the context ends.
     """
     gradient = InputGradient(model, layer)
     try:
@@ -154,7 +154,7 @@ class InputGradient:
 
 
 def _finite(values: Tensor) -> Tensor:
-    """Whether all values of an image are finite, per image."""
+    """Whether all values are finite, for each image."""
     return values.isfinite().flatten(1).all(1)
 
 
@@ -196,7 +196,7 @@ def _matching(batch: Tensor, model: nn.Module) -> Tensor:
     check_batch(batch)
     if any(tensor.is_inference() for tensor in model.parameters()):
         raise InvalidInputError(
-            "The model was built under torch.inference_mode(), so that autograd cannot use its weights. "
+            "The model was built under torch.inference_mode(), and autograd cannot use such weights. "
             "Build it under torch.no_grad() instead."
         )
     with torch.inference_mode(False):

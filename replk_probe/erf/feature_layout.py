@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 
-# Prefix tokens that published transformers have (class, distillation, 4 or 8 registers), likeliest first.
+# Numbers of prefix tokens in published transformers (class, distillation, 4 or 8 registers), most likely first.
 _USUAL_PREFIXES = (0, 1, 2, 5, 4, 9, 8, 3)
 
 
@@ -21,8 +21,8 @@ class Layout:
 
     Attributes:
         kind: ``"NCHW"``, ``"NHWC"`` or ``"NLC"`` (tokens, row after row).
-        size: Rows and columns.
-        prefix: Tokens before those of the image: class, distillation, registers.
+        size: Number of rows and columns.
+        prefix: Number of tokens before those of the image (class, distillation, registers).
     """
 
     kind: Literal["NCHW", "NHWC", "NLC"]
@@ -44,9 +44,9 @@ class Layout:
         return feature[:, self.prefix + y * self.size[1] + x, :]
 
     def __str__(self) -> str:
-        """As written in records."""
+        """The layout as written in results."""
         axes = {"NCHW": "[N, C, h, w]", "NHWC": "[N, h, w, C]", "NLC": "[N, L, C]"}[self.kind]
-        prefix = f", {self.prefix} of them before the image's" if self.prefix else ""
+        prefix = f", {self.prefix} of them prefix tokens" if self.prefix else ""
         return axes + (f" tokens{prefix}" if self.kind == "NLC" else "")
 
 
@@ -62,7 +62,7 @@ def layout_of(
     Args:
         shape: Shape of the output; the first axis counts images.
         input_size: (H, W) of the images.
-        model: The network, whose patch sizes and class tokens are read.
+        model: The network, which declares patch sizes and class tokens.
         label: Name of the layer, for messages.
         shape_at: Shape of the same output for images of another size, or None if the model does not accept them.
 
@@ -115,7 +115,7 @@ def _of_map(
 
 
 def _proportional(size: tuple[int, int], input_size: tuple[int, int]) -> bool:
-    """Whether a map of this size can be the image made smaller; padding rounds either way by one place."""
+    """Whether a map of this size can be the downsampled image; padding may change it by one position."""
     aspect = input_size[0] / input_size[1]
     return size[0] <= 4 * input_size[0] and abs(size[0] - size[1] * aspect) <= max(1.0, aspect)
 
@@ -159,7 +159,7 @@ def _declared_prefixes(model: nn.Module) -> Iterator[int]:
 
 
 def _grids(input_size: tuple[int, int], model: nn.Module) -> Iterator[tuple[int, int]]:
-    """Patches of the image in rows and columns, by every module that cuts it into patches."""
+    """Numbers of rows and columns of patches, for every module that divides the image into patches."""
     for module in model.modules():
         patch = _two_ints(getattr(module, "patch_size", None))
         if patch is not None and min(patch) > 0:

@@ -21,7 +21,7 @@ def resized(model: nn.Module, size: tuple[int, int]) -> Iterator[tuple[nn.Module
         size: (H, W) in pixels.
 
     Yields:
-        A copy, and one sentence about what was changed. The caller has to check whether it accepts images of that size.
+        A copy, and a sentence that describes the change. The caller must check whether it accepts images of that size.
     """
     pixels = f"{size[0]}x{size[1]}"
     setter = getattr(model, "set_input_size", None)

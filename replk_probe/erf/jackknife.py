@@ -31,17 +31,17 @@ def jackknife(
 
     Args:
         block_sums: Sums of the contribution maps over the images of each block, ``[B, H, W]``.
-        block_counts: Images in each block, ``[B]``; blocks without an image are left out.
-        thresholds: As :func:`area_ratios`.
-        centre: As :func:`area_ratios`.
-        protocols: As :func:`area_ratios`.
+        block_counts: Number of images in each block, ``[B]``; blocks without an image are left out.
+        thresholds: Fractions of the total, as in :func:`area_ratios`.
+        centre: Center, as in :func:`area_ratios`.
+        protocols: Protocols, as in :func:`area_ratios`.
 
     Returns:
-        ``(protocol, threshold)`` to ``(low, high)`` of the ratio, or to None where there are fewer than two blocks with
-        images, or where the map without one of them is zero everywhere.
+        Mapping from ``(protocol, threshold)`` to the interval ``(low, high)`` of the ratio, or to None if fewer than
+        two blocks have images, or if the map without one of them is zero everywhere.
 
     Raises:
-        InvalidInputError: The shapes do not fit each other, or as :func:`area_ratios` for the mean over all images.
+        InvalidInputError: The shapes do not match; also as for :func:`area_ratios` on the mean over all images.
 
     Source:
         Busing, Meijer and Van der Leeden, Statistics and Computing 9 (1999), "Delete-m jackknife for unequal m".
@@ -50,8 +50,8 @@ def jackknife(
     counts = np.asarray(block_counts)
     if sums.ndim != 3 or counts.shape != sums.shape[:1] or (counts < 0).any() or counts.sum() == 0:
         raise InvalidInputError(
-            f"Block sums of shape {list(sums.shape)} do not fit image counts {counts.tolist()}. Each block needs its "
-            "sum and its count, and one image at least is needed. Give sums [B, H, W] and B counts."
+            f"Block sums of shape {list(sums.shape)} do not match image counts {counts.tolist()}. Each block needs a "
+            "sum and a count, and at least one image is needed. Give sums [B, H, W] and B counts."
         )
     used = [int(block) for block in np.flatnonzero(counts)]
     n_images = int(counts.sum())

@@ -11,19 +11,19 @@ _CLOSED = 1e-4
 
 
 def interval_note(counts: Sequence[int]) -> str | None:
-    """Why there are no intervals, if there are two images or more; ``counts`` are the images in each block."""
+    """Why there are no intervals despite two or more images; ``counts`` holds the number of images in each block."""
     if sum(counts) < 2:
         return None
     if sum(count > 0 for count in counts) < 2:
         return (
-            f"No 95 % intervals: all {sum(counts)} usable images fell into one of the {len(counts)} blocks of "
-            "images that they are taken from."
+            f"No 95 % intervals: all {sum(counts)} usable images are in one of the {len(counts)} blocks over which "
+            "intervals are computed."
         )
     return "No 95 % intervals: without one of the blocks of images the map is zero everywhere."
 
 
 def trained_size_note(trained: tuple[int, int], measured: tuple[int, int]) -> str:
-    """Whether a small model of this package is measured at the image size on which it was trained."""
+    """A note on whether a small model of this package is measured at the image size on which it was trained."""
     size, other = (f"{height}x{width} px" for height, width in (trained, measured))
     if trained == measured:
         return f"Measured at {size}, the size of the training images of this small model."
@@ -31,7 +31,7 @@ def trained_size_note(trained: tuple[int, int], measured: tuple[int, int]) -> st
 
 
 def closed_branches_note(model: nn.Module) -> str | None:
-    """Whether random weights leave residual branches closed, as in networks that initialize their scales to zero."""
+    """A note if random weights suppress residual branches, as in networks that initialize their scales to zero."""
     closed = [
         name
         for name, parameter in model.named_parameters()
@@ -43,6 +43,6 @@ def closed_branches_note(model: nn.Module) -> str | None:
     if not closed:
         return None
     return (
-        f"As this network is initialized, {len(closed)} of its branches are closed or nearly so (scales of at most "
-        f"{_CLOSED:g}, such as {closed[0]}): with random weights the map shows mainly the shortcuts around them."
+        f"The initialization of this network suppresses {len(closed)} of its branches (scales of at most {_CLOSED:g}, "
+        f"such as {closed[0]}): with random weights the map shows mainly the shortcuts."
     )

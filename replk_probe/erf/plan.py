@@ -1,4 +1,4 @@
-"""A measurement that is ready to run: everything that can fail quickly is checked before the first image."""
+"""A measurement that is ready to run: whatever can be checked quickly is checked before the first image."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ OPTIONS = {
 
 
 def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: ErfConfig | None = None) -> ErfPlan:
-    """Do everything that can fail quickly: check the arguments, build the model, find the layer.
+    """Check the arguments, build the model and find the layer.
 
     Args:
-        model: As :func:`~replk_probe.measure_erf`.
-        data: As :func:`~replk_probe.measure_erf`.
-        config: The options.
+        model: Model, as in :func:`~replk_probe.measure_erf`.
+        data: Images, as in :func:`~replk_probe.measure_erf`.
+        config: Options of the measurement.
 
     Raises:
-        ReplkProbeError: As :func:`~replk_probe.measure_erf`.
+        ReplkProbeError: As for :func:`~replk_probe.measure_erf`.
     """
     config = config or ErfConfig()
     module = None if isinstance(model, str) else module_of(model, or_name=True)
@@ -133,18 +133,18 @@ def _as_prepared(model: PreparedModel, config: ErfConfig) -> tuple[ErfConfig, to
 
 @dataclass(eq=False)
 class ErfPlan:
-    """A measurement that is ready to run: its arguments are checked, its layer is found.
+    """A measurement that is ready to run, with checked arguments.
 
     Attributes:
-        name: The model's name in the record.
+        name: Name of the model in the result.
         model: The model, which is not changed.
-        weights: Where its weights came from.
+        weights: Source of the weights.
         images: The images.
         target: The layer.
         settings: The options.
-        device: Where to compute.
-        notes: What the reader should know before the measurement.
-        own_code: Whether the model is a module, or was made by a factory, so that its name does not identify it.
+        device: Device of the computation.
+        notes: Notes that are known before the measurement.
+        own_code: Whether the model is a module or was made by a factory, so that its name does not identify it.
     """
 
     name: str
@@ -159,7 +159,7 @@ class ErfPlan:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What decides the contribution map: equal configurations give equal bytes."""
+        """Everything that determines the contribution map: equal configurations give equal bytes."""
         versions = software_versions()
         return {
             "model": self.name,
@@ -191,7 +191,7 @@ class ErfPlan:
         self._image_files = None if stamps is None else digest_of(stamp.encode() for stamp in stamps)
 
     def same_run(self, result: ErfResult) -> bool:
-        """Whether a finished result is what this plan would measure."""
+        """Whether a finished result has the configuration of this plan."""
         config, thresholds = result.run.config, result.run.config.get("thresholds")
         same = all(config.get(key) == value for key, value in self.config.items())
         return same and thresholds == list(self.settings.thresholds)
@@ -265,7 +265,7 @@ class ErfPlan:
                 image = torch.from_numpy(normalise(self.images.load(image_id, self.target.input_size), mean, std))
             except UnreadableImageError as error:
                 return str(error)
-        return image if bool(torch.isfinite(image).all()) else "It has values that are not finite."
+        return image if bool(torch.isfinite(image).all()) else "The image has values that are not finite."
 
     def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of the input per channel; 0 and 1 for images that are normalized already."""
@@ -322,7 +322,7 @@ def _fit(model: nn.Module, shape: tuple[int, ...], layer: Layer) -> tuple[nn.Mod
 def _build(
     name: str, shape: tuple[int, ...], layer: Layer, **options: Any
 ) -> tuple[nn.Module, TargetLayer, str | None]:
-    """As :func:`_fit` for a model given by name, which may also be built for a size from the start."""
+    """:func:`_fit` for a model given by name, which may also be built for a size from the start."""
     model = create_model(name, **options)
     try:
         return _fit(model, shape, layer)
@@ -331,6 +331,6 @@ def _build(
             fitted = create_model(name, **options, img_size=(shape[2], shape[3]))
             target = find_target(fitted, shape, layer)
         except Exception:
-            # The network has no such argument, or it does not help: the first reason is the one to report.
+            # The network has no such argument, or it does not help: the first error is the one to report.
             raise error from None
         return fitted, target, f"Built for {shape[2]}x{shape[3]} px."

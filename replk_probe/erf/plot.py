@@ -1,7 +1,7 @@
-"""Plot of one effective receptive field. Free of torch and of pyplot's state.
+"""Plot of one effective receptive field, without torch or pyplot's global state.
 
-Every number drawn is a number of the result; colours show each map relative to its own maximum, on a logarithmic scale,
-so that models whose gradients differ by orders of magnitude can share one colour bar.
+Every number drawn is a number of the result; colors show each map relative to its own maximum, on a logarithmic scale,
+so that models whose gradients differ by orders of magnitude can share one color bar.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from replk_probe.plot_style import (
 from .result import ErfResult
 
 COLOR_MAP = "rocket"  # perceptually uniform, from black to nearly white
-_DEEPEST, _SHALLOWEST = -4, -1  # decades below the maximum that the colours may reach down to
+_DEEPEST, _SHALLOWEST = -4, -1  # range of the lower end of the color scale, in decades below the maximum
 CAPTION_SIZE = 5.8
 _SHARE_OF = {
     "paper": "log10(score + 1)",
@@ -99,7 +99,7 @@ def plot_erf(
     vmin = color_floor([result]) if vmin is None else vmin
     if not 0 < vmin < vmax:
         raise InvalidInputError(
-            f"Colours from {vmin} to {vmax} cannot be drawn. The scale is logarithmic, in fractions of the map's "
+            f"A color scale from {vmin} to {vmax} is invalid. The scale is logarithmic, in fractions of the map's "
             "maximum. Give 0 < vmin < vmax."
         )
     with figure_style():
@@ -140,8 +140,8 @@ def plot_erf(
 def color_floor(results: Sequence[ErfResult]) -> float:
     """Lowest value of the color scale for these maps, as a fraction of their maxima: a power of ten from 1e-4 to 0.1.
 
-    The decade below the fifth percentile of the non-zero scores, so that a map that is nearly flat is not drawn in one
-    colour; the lowest one of several maps.
+    It is the decade below the fifth percentile of the non-zero scores, so that a nearly flat map is not drawn in one
+    color; for several maps, the lowest of their values.
     """
     decades = []
     for result in results:
@@ -152,7 +152,7 @@ def color_floor(results: Sequence[ErfResult]) -> float:
 
 
 def square_edges(result: ErfResult, protocol: str, threshold: float) -> tuple[float, float, float, float]:
-    """Where a threshold's square lies: left, top, right, bottom, in edges of input pixels, clipped to the map."""
+    """Square of a threshold: left, top, right, bottom, in edges of input pixels, clipped to the map."""
     row = result.row(protocol, threshold)
     height, width = result.input_size
     centre = result.centre if protocol == "centred" else (height // 2, width // 2)
@@ -171,13 +171,13 @@ def _check_protocol(result: ErfResult, protocol: str) -> None:
     if protocol not in _SHARE_OF or protocol not in result.protocols:
         usable = [name for name in _SHARE_OF if name in result.protocols]
         raise InvalidInputError(
-            f"No squares of protocol {protocol!r} to draw. It has none, or it was not measured. "
-            f"Use one of {', '.join(usable)}."
+            f"Protocol {protocol!r} has no squares to draw. It defines none, or it was not measured. "
+            f"Choose from {', '.join(usable)}."
         )
 
 
 def _draw_squares(ax: Axes, result: ErfResult, protocol: str) -> None:
-    """Every threshold's square, and its label at the right, joined to the corner by a line and clear of the others."""
+    """Draw the square of every threshold, with a label at the right that a line connects to the square's corner."""
     width = result.input_size[1]
     point = width / (72 * inches_of(ax)[0])  # in pixels of the map
     lowest = 0.0
@@ -199,7 +199,7 @@ def _draw_squares(ax: Axes, result: ErfResult, protocol: str) -> None:
 
 
 def _draw_scale_bar(ax: Axes, width: int) -> None:
-    """A bar of a round number of pixels, about a fifth of the width."""
+    """Draw a bar of a round number of pixels, about a fifth of the width."""
     target = max(width / 5, 1.0)
     decade = 10 ** math.floor(math.log10(target))
     length = max(candidate * decade for candidate in (1, 2, 5) if candidate * decade <= target)
@@ -214,7 +214,7 @@ def _draw_scale_bar(ax: Axes, width: int) -> None:
 
 
 def _draw_heading(ax: Axes, result: ErfResult) -> None:
-    """Model, weights and images above the map, each on a line."""
+    """Draw model, weights and images above the map, each on a line."""
     run = result.run
     height, width = result.input_size
     points = inches_of(ax)[0] * 72
@@ -235,7 +235,7 @@ def _draw_heading(ax: Axes, result: ErfResult) -> None:
 
 
 def _name_size(name: str, points: float) -> float:
-    """The largest size, down to that of the lines below it, in which a model's whole name fits above its map."""
+    """Largest font size at which the name fits above the map, but no smaller than that of the lines below it."""
     return next((size for size in (8.0, 7.5, 7.0, 6.5) if text_points(name, size, "bold") <= points), 6.0)
 
 
@@ -318,7 +318,7 @@ def save_figures(
         The files written.
 
     Raises:
-        InvalidInputError: The folder cannot be written to, or as :func:`plot_erf`.
+        InvalidInputError: The folder cannot be written to; also as for :func:`plot_erf`.
     """
     figure = figure_of(plot_erf(result, protocol=protocol, vmin=vmin))
     return save_figure(figure, Path(directory), "erf", result.input_size[1])

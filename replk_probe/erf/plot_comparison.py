@@ -1,4 +1,4 @@
-"""The figure that compares effective receptive fields of several models. Free of torch and of pyplot's state."""
+"""Comparison figure of the effective receptive fields of several models, without torch or pyplot's global state."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ _LEGEND: dict[str, float] = {"handlelength": 1.2, "handletextpad": 0.1, "columns
 
 
 def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") -> Figure:
-    """Draw several models side by side, on one colour scale, above their area ratios.
+    """Draw several models side by side, on one color scale, above their area ratios.
 
     Args:
         results: One result per model, in the order of the figure.
-        protocol: Protocol of the squares and of the area ratios, which are shown next to those of ``"centred"``.
+        protocol: Protocol of the squares and of the area ratios; ratios of ``"centred"`` are always shown as well.
 
     Returns:
         A figure at most as wide as a page (7 inches).
 
     Raises:
-        InvalidInputError: No result at all, or as :func:`plot_erf`.
+        InvalidInputError: ``results`` is empty; also as for :func:`plot_erf`.
     """
     if not results:
         raise InvalidInputError(
-            "No result to compare. A comparison figure shows at least one model. Give some results."
+            "There is no result to compare. A comparison figure needs at least one. Give a non-empty list of results."
         )
     columns = min(len(results), 3)
     rows = math.ceil(len(results) / columns)
@@ -99,11 +99,11 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
 
 
 def row_labels(results: Sequence[ErfResult]) -> list[str]:
-    """Names of the models for the rows of a panel: whole where two lines hold them, and no two models' alike."""
+    """Unique row labels of the models in a panel, shortened if they do not fit on two lines."""
     names = [result.run.model for result in results]
     labels: list[str] = []
     middle = (_LABEL_LETTERS - 1) // 2
-    # What tells two overlong names apart may lie where the middle of one is left out: leave out another part then.
+    # Two long names may differ only in the part that is left out; leave out another part then.
     for head in sorted(range(1, _LABEL_LETTERS - 1), key=lambda letters: abs(letters - middle)):
         labels = [_wrapped(name, head) for name in names]
         if len(set(labels)) == len(set(names)):
@@ -118,13 +118,13 @@ def row_labels(results: Sequence[ErfResult]) -> list[str]:
 
 
 def _wrapped(name: str, head: int) -> str:
-    """``name`` on at most two lines, broken behind an underscore, dot or dash; the second one shortened to fit."""
+    """``name`` on at most two lines, broken after an underscore, dot or dash; the second one is shortened to fit."""
     if len(name) <= _LABEL_LETTERS:
         return name
     breaks = [at for at in range(_LABEL_LETTERS // 3, _LABEL_LETTERS + 1) if name[at - 1] in "_.-"]
     at = breaks[-1] if breaks else _LABEL_LETTERS
     if len(name) - at > _LABEL_LETTERS >= len(name) - _LABEL_LETTERS:
-        at = _LABEL_LETTERS  # a name cut within a word is better than one with a part left out
+        at = _LABEL_LETTERS  # a break within a word is better than an omitted part
     return name[:at] + "\n" + shortened(name[at:], _LABEL_LETTERS, head)
 
 
@@ -133,7 +133,7 @@ def _thresholds(results: Sequence[ErfResult]) -> list[float]:
 
 
 def _legend_columns(entries: Sequence[str], inches: float) -> int:
-    """Columns of a legend, read row by row, no wider than ``inches``: as few rows as can be, about as long."""
+    """Number of columns of a legend at most ``inches`` wide: as few rows as possible, of about equal length."""
 
     def fits(columns: int) -> bool:
         texts = sum(
@@ -149,14 +149,14 @@ def _legend_columns(entries: Sequence[str], inches: float) -> int:
 
 
 def _draw_ratios(ax: Axes, results: Sequence[ErfResult], protocol: str, labels: Sequence[str]) -> None:
-    """Area ratio of every model and threshold with its 95 % interval, one line per model."""
+    """Draw the area ratio of every model and threshold with its 95 % interval, one row per model."""
     thresholds = _thresholds(results)
-    colours = list(sns.color_palette("crest", len(thresholds)))  # type: ignore[no-untyped-call]
+    colors = list(sns.color_palette("crest", len(thresholds)))  # type: ignore[no-untyped-call]
     for y, result in enumerate(results):
         rows = [row for row in result.ratios if row.protocol == protocol]
         ax.plot([row.ratio for row in rows], [y] * len(rows), color="#c8c8c8", linewidth=0.6, zorder=1)
         for row in rows:
-            colour = colours[thresholds.index(row.threshold)]
+            colour = colors[thresholds.index(row.threshold)]
             if row.ci95 is not None:
                 low, high = max(row.ci95[0], 1e-6), row.ci95[1]
                 ax.plot([low, high], [y, y], color=colour, linewidth=2.4, alpha=0.45, solid_capstyle="butt", zorder=2)
@@ -180,12 +180,12 @@ def _draw_ratios(ax: Axes, results: Sequence[ErfResult], protocol: str, labels: 
 
 
 def _draw_legend(ax: Axes, results: Sequence[ErfResult], columns: int) -> None:
-    """Colours of the thresholds, above the first panel."""
+    """Draw the legend of the threshold colors above the first panel."""
     thresholds = _thresholds(results)
-    colours = sns.color_palette("crest", len(thresholds))  # type: ignore[no-untyped-call]
+    colors = sns.color_palette("crest", len(thresholds))  # type: ignore[no-untyped-call]
     handles = [
         ax.plot([], [], "o", markersize=3.6, color=colour, label=percent(threshold))[0]
-        for threshold, colour in zip(thresholds, colours, strict=True)
+        for threshold, colour in zip(thresholds, colors, strict=True)
     ]
     if any(result.run.weights.is_random for result in results):
         handles += ax.plot([], [], "o", markersize=3.6, color=MUTED, markerfacecolor="white", label="random weights")
@@ -205,7 +205,7 @@ def _draw_legend(ax: Axes, results: Sequence[ErfResult], columns: int) -> None:
 def save_comparison(
     results: Sequence[ErfResult], directory: str | Path, *, protocol: str = "paper"
 ) -> tuple[Path, ...]:
-    """Write ``comparison.png`` and ``comparison.pdf``: :func:`draw_comparison` as files, which are returned."""
+    """Write the figure of :func:`draw_comparison` to ``comparison.png`` and ``comparison.pdf``; returns the files."""
     return save_figure(
         draw_comparison(results, protocol=protocol), Path(directory), "comparison", results[0].input_size[1]
     )

@@ -23,9 +23,9 @@ _CHECKED_AT = 96
 def prepare(model: nn.Module, precision: str = "fp32", layer: Layer = None) -> PreparedModel:
     """A copy of ``model`` in inference mode that gives the same maps, faster and in less memory.
 
-    Its parameters are frozen, parallel branches merged, batch norms and ReLUs folded, weights laid out channels-last,
-    depthwise convolutions computed by :mod:`replk_probe.ops`, which keeps the spectra of their kernels, and its layers
-    keep nothing that the gradient of the input does not need. Names of modules stay, except for merged branches.
+    Parameters are frozen, parallel branches merged, batch norms and ReLUs folded, and weights stored channels-last.
+    Depthwise convolutions are computed by :mod:`replk_probe.ops`, which caches the spectra of their kernels, and layers
+    keep only what the gradient of the input needs. Module names are unchanged, except for merged branches.
     The copy is compared with the original on one small random image; any optimization that changes the features of an
     unusual network is left out.
 
@@ -36,12 +36,12 @@ def prepare(model: nn.Module, precision: str = "fp32", layer: Layer = None) -> P
             apply to float32 weights, on hardware with matrix instructions for bfloat16; elsewhere they equal
             ``"fp32"``.
         layer: The layer that will be measured, as in :func:`~replk_probe.erf.contribution_scores`: nothing is merged
-            or folded across its borders.
+            or folded across it.
 
     Returns:
         The copy, to be used in place of the model in :func:`~replk_probe.erf.contribution_scores` and
-        :func:`~replk_probe.measure_erf`, with the precision actually used, the backend and what was left out. Its
-        ``module`` is the ``nn.Module``.
+        :func:`~replk_probe.measure_erf`, with the precision actually used, the backend and the optimizations that
+        were left out. Its ``module`` is the ``nn.Module``.
 
     Raises:
         InvalidInputError: ``precision`` is unknown, there is no such layer, or ``model`` is not an ``nn.Module`` or
@@ -54,7 +54,7 @@ def prepare(model: nn.Module, precision: str = "fp32", layer: Layer = None) -> P
 
 
 def _check_of(model: nn.Module, layer: Layer) -> tuple[LayerPoint | None, Check | None]:
-    """The layer, and what it gives for a small random image; None for what cannot be found."""
+    """The layer, and its output for a small random image; None for whatever cannot be found."""
     error: InvalidInputError | None = None
     known = point_of(model, layer)  # checked first: a layer that does not exist is an error at every size
     for size in ((_CHECKED_AT, _CHECKED_AT), data_config(model).input_size):

@@ -32,11 +32,11 @@ def find_target(model: nn.Module, shape: Sequence[int], layer: Layer = None) -> 
 
     Args:
         model: The network, which is not changed.
-        shape: ``[N, C, H, W]`` of the batches to come.
-        layer: As :func:`~replk_probe.erf.contribution_scores`.
+        shape: Shape of the batches, ``[N, C, H, W]``.
+        layer: Layer, as in :func:`~replk_probe.erf.contribution_scores`.
 
     Raises:
-        InvalidInputError: The model does not accept such images, or the layer cannot be used.
+        InvalidInputError: The model does not accept such images, or the layer is unsuitable.
     """
     _, channels, height, width = (int(size) for size in shape)
     point = point_of(model, layer) or _known_final_layer(model)
@@ -54,9 +54,9 @@ def find_target(model: nn.Module, shape: Sequence[int], layer: Layer = None) -> 
 
 
 def find_layer(model: nn.Module, shape: Sequence[int], layer: Layer = None) -> LayerPoint:
-    """Find the layer to measure without its layout; the network is run only if that is necessary.
+    """Find the layer to measure without its layout; the network is run only if necessary.
 
-    Args and errors are those of :func:`find_target`; a :class:`TargetLayer` is returned as it is.
+    Arguments and errors are those of :func:`find_target`; a :class:`TargetLayer` is returned unchanged.
     """
     if isinstance(layer, TargetLayer):
         return layer
@@ -95,14 +95,14 @@ def _known_final_layer(model: nn.Module) -> LayerPoint | None:
 
 @dataclass
 class _Found:
-    """What a forward pass showed about one layer.
+    """Information about one layer from a forward pass.
 
     Attributes:
         point: The layer.
         shape: Shape of its output.
         field: Receptive fields of its output, if they were traced.
-        calls: How often it was called.
-        note: What the reader should know about how the layer was chosen, or None.
+        calls: Number of times it was called.
+        note: Note on how the layer was chosen, or None.
     """
 
     point: LayerPoint
@@ -115,8 +115,8 @@ class _Found:
 def _check_called_once(found: _Found) -> None:
     if found.calls > 1:
         raise InvalidInputError(
-            f"Layer {found.point.label!r} is called {found.calls} times in one forward pass, so that it is not clear "
-            "which output is meant. Name the block around it, or a layer that is used once."
+            f"Layer {found.point.label!r} is called {found.calls} times in one forward pass, so that its output is "
+            "ambiguous. Name the block that contains it, or a layer that is used once."
         )
 
 
@@ -125,9 +125,9 @@ def _probe(model: nn.Module, shape: Sequence[int], point: LayerPoint | None, *, 
 
     Args:
         model: The network, which is not changed.
-        shape: ``[1, C, H, W]``.
+        shape: Shape of the image, ``[1, C, H, W]``.
         point: The layer to find; None for the last map before the final norm or pooling.
-        trace: Whether to follow receptive fields.
+        trace: Whether to trace receptive fields.
     """
     try:
         return _probe_on_meta(model, shape, point, trace=trace)
@@ -135,7 +135,7 @@ def _probe(model: nn.Module, shape: Sequence[int], point: LayerPoint | None, *, 
         raise
     except Exception:
         # A copy on the meta device can fail for many reasons (.item(), tables on the CPU, custom kernels):
-        # only a network that fails on a real image is at fault.
+        # only a failure on a real image is an error of the network.
         pass
     try:
         with evaluating(model), torch.no_grad():
@@ -190,7 +190,7 @@ def _run(model: nn.Module, image: Tensor, point: LayerPoint | None, tracer: Fiel
             return calls[-1]
 
         if point is not None or callable(getattr(model, "forward_features", None)):
-            # Norms of the network itself, not those of a block or behind its last convolution.
+            # Norms of the network itself, not those of a block or after its last convolution.
             inputs: dict[str, Any] = {}
             outputs: dict[str, Any] = {}
             for name, child in model.named_children():

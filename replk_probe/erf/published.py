@@ -1,4 +1,4 @@
-"""Published area ratios for comparison with measured ones, and the weights they belong to. Free of torch."""
+"""Published area ratios for comparison with measured ones, and the weights they belong to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PublishedErf:
         title: Name of the model in the table.
         models: Names of the same architecture in this package, without a package prefix or a weights tag.
         ratios: Threshold to area ratio as a fraction of the input, as printed (one digit after the point in percent).
-        weights: Description of the weights it was measured with.
+        weights: Description of the weights that were measured.
         weights_pattern: Regular expression that the source of the same weights matches.
         weights_sha256: First digits of the SHA-256 of the same weights, if known.
         input_size: ``(H, W)`` in pixels.

@@ -1,4 +1,4 @@
-"""The result of one ERF measurement, saved as JSON, arrays and CSV. Free of torch."""
+"""The result of one ERF measurement, saved as JSON, arrays and CSV."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class ErfResult(Result):
         centre_source: ``"receptive field"`` where it was computed layer by layer, otherwise ``"stride rule"``.
         theoretical_rf: Side of the theoretical receptive field in input pixels, or None where it is unknown.
         ratios: One row per protocol and threshold.
-        notes: Caveats, one sentence or more each.
+        notes: Caveats of one or more sentences each.
     """
 
     _PLOT: ClassVar[str] = "plot_erf"
@@ -120,8 +120,8 @@ class ErfResult(Result):
         contribution = np.array(self.contribution, dtype=np.float64)
         if contribution.shape != tuple(self.input_size):
             raise InvalidInputError(
-                f"Contribution map has shape {list(contribution.shape)} but the input size is "
-                f"{list(self.input_size)}. They describe the same pixels. Give one score per input pixel."
+                f"The contribution map has shape {list(contribution.shape)}, but the input size is "
+                f"{list(self.input_size)}. Both must be equal. Give one score per input pixel."
             )
         if not np.isfinite(contribution).all() or (contribution < 0).any():
             raise InvalidInputError(
@@ -151,13 +151,13 @@ class ErfResult(Result):
             if row.protocol == protocol and row.threshold == threshold:
                 return row
         raise InvalidInputError(
-            f"No ratio of protocol {protocol!r} at threshold {threshold}. This result has "
+            f"There is no ratio of protocol {protocol!r} at threshold {threshold}. This result has "
             f"{', '.join(self.protocols)} at {', '.join(f'{value:g}' for value in self.thresholds)}. "
             "Choose one of those, or measure again with --thresholds."
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the arrays, as plain dictionaries, lists and numbers."""
+        """The result without its arrays, as plain dictionaries, lists and numbers."""
         own = [field.name for field in fields(self) if field.name not in ("contribution", "run")]
         erf = {name: as_plain(getattr(self, name)) for name in own}
         return {"schema_version": SCHEMA_VERSION, "run": self.run.to_json(), "erf": erf}
@@ -182,7 +182,7 @@ class ErfResult(Result):
 
     @classmethod
     def load(cls, directory: str | Path) -> ErfResult:
-        """Load a result that :meth:`save` wrote.
+        """Load a result written by :meth:`save`.
 
         Args:
             directory: Folder with ``erf.json`` and ``erf.npz``.

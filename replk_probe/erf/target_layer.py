@@ -22,8 +22,8 @@ class LayerPoint:
     """Input or output of one module of a network.
 
     Attributes:
-        path: Module path; "" is the network itself, None the output of its ``forward_features``.
-        side: Whether the module's output is meant or its input.
+        path: Module path; "" for the network itself, None for the output of its ``forward_features``.
+        side: Whether the module's output or its input is meant.
     """
 
     path: str | None
@@ -31,7 +31,7 @@ class LayerPoint:
 
     @property
     def label(self) -> str:
-        """As shown in tables and records."""
+        """Label in tables and results."""
         if self.path is None:
             return "forward_features"
         name = self.path or "output of the model"
@@ -40,13 +40,13 @@ class LayerPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetLayer(LayerPoint):
-    """A layer with everything that the measurement needs to know about it, for images of one size.
+    """A layer with all properties that the measurement needs, for images of one size.
 
     Attributes:
         input_size: (H, W) of the images in pixels.
         layout: Rows and columns of the layer's output.
-        field: Receptive fields of the output, or why they could not be followed.
-        note: What the reader should know about how the layer was chosen, or None.
+        field: Receptive fields of the output, or the reason why they could not be traced.
+        note: Note on how the layer was chosen, or None.
     """
 
     input_size: tuple[int, int]
@@ -55,11 +55,11 @@ class TargetLayer(LayerPoint):
     note: str | None = None
 
     def centre(self) -> tuple[tuple[float, float], bool, str | None]:
-        """Centre of the receptive field of the middle place.
+        """Center of the receptive field of the middle position.
 
         Returns:
-            (y, x) in input pixels; whether it was followed through the layers (otherwise it is estimated from the
-            stride); and what the reader should know about it, or None.
+            (y, x) in input pixels; whether it was traced through the layers (otherwise it is estimated from the
+            stride); and a note on it, or None.
         """
         height, width = self.input_size
         if isinstance(self.field, Field) and self.field.spatial:
@@ -87,7 +87,7 @@ def point_of(model: nn.Module, layer: Layer) -> LayerPoint | None:
         layer: ``"stage3.5"``, a module path, a module of the network such as ``model.layer4``, or None.
 
     Returns:
-        None for None.
+        The layer, or None if ``layer`` is None.
 
     Raises:
         InvalidInputError: The network has no such layer.
@@ -98,14 +98,14 @@ def point_of(model: nn.Module, layer: Layer) -> LayerPoint | None:
         return LayerPoint(resolve_layer(model, layer).path)
     if not isinstance(layer, nn.Module):
         raise InvalidInputError(
-            f"The layer is given as {layer!r}. Layers are chosen by their name or as a module of the model. "
+            f"Expected a layer name or a module of the model, got {layer!r}. "
             "Give 'stage3.5', a module path, a module such as model.layer4, or None."
         )
     path = next((path for path, module in model.named_modules() if module is layer), None)
     if path is None:
         raise InvalidInputError(
             f"The layer, a module of type {type(layer).__name__}, is not part of this {type(model).__name__}. Layers "
-            "are compared by identity, so that a module of a copy is another one. Give a module of the model itself, "
+            "are compared by identity, and modules of a copy are different. Give a module of the model itself, "
             "or its name."
         )
     return LayerPoint(path)
@@ -149,7 +149,7 @@ def layer_hook(module: nn.Module, side: str, call: Callable[[Any], None]) -> Ite
     Only forward passes of this thread count: other threads may run the same module at the same time. The hook is
     removed in any case.
     """
-    # Reset on leaving, so that a copy that was made meanwhile, with its hooks, does not call the function later.
+    # Reset on leaving, so that a copy made in the meantime, which has the hook too, does not call the function later.
     thread: int | None = threading.get_ident()
 
     def call_in_thread(value: Any) -> None:
@@ -183,7 +183,7 @@ def tensor_of(given: Any, point: LayerPoint, images: int) -> Tensor:
             value = tensors[0]
     if not isinstance(value, Tensor):
         raise InvalidInputError(
-            f"Layer {point.label!r} gives {_describe(given)}, where one tensor is needed. Name one of the layers "
+            f"Layer {point.label!r} gives {_describe(given)}, but one tensor is needed. Name one of the layers "
             "inside it, or wrap the model in a module that returns one tensor."
         )
     if value.dim() == 0 or value.shape[0] != images:
@@ -208,6 +208,6 @@ def _describe(given: Any) -> str:
 def never_called(point: LayerPoint) -> InvalidInputError:
     """The error for a layer that the forward pass does not call."""
     return InvalidInputError(
-        f"Layer {point.label!r} was never called in the forward pass, so that it has no output. "
+        f"Layer {point.label!r} is not called in the forward pass, so that it has no output. "
         "Name a layer that the network uses."
     )

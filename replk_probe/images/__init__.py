@@ -1,6 +1,6 @@
 """Images to measure: folders, seeded samples, decoding, and a generated set.
 
-Free of torch; PIL and numpy only.
+This package uses PIL and numpy, but not torch.
 """
 
 from __future__ import annotations

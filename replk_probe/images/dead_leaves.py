@@ -1,12 +1,12 @@
-"""Dead-leaves images: opaque leaves that fall on each other until nothing else is seen.
+"""Dead-leaves images: opaque shapes ("leaves") on top of each other that cover the whole image.
 
-The standard model of natural-image statistics: with leaf radii of density r**-3 an image looks the same at every scale,
-has sharp occlusion edges and an amplitude spectrum near 1/f. Leaves are ellipses here, coloured from a small palette
-per image, shaded and textured.
+This is the standard model of natural-image statistics: with leaf radii of density r**-3, images are scale-invariant,
+with sharp occlusion edges and an amplitude spectrum near 1/f. The leaves are shaded and textured ellipses, colored from
+a small palette per image.
 
 Bytes are the same on every platform: random bits come from PCG64's raw stream, which numpy guarantees, and everything
-else is made of operations that IEEE 754 rounds in one way only (+, -, *, /, square root, floor), one numpy call each,
-so that nothing is fused; no sine, no logarithm, no matrix product, no sum whose order a library may choose.
+else is computed by operations whose rounding IEEE 754 defines (+, -, *, /, square root, floor), one numpy call each, so
+that no operations are fused. There is no sine, logarithm, matrix product or sum in an order chosen by a library.
 
 Source: Lee, Mumford and Huang, International Journal of Computer Vision 41 (2001), "Occlusion models for natural
 images: a statistical study of a scale-invariant dead leaves model".
@@ -28,9 +28,9 @@ IDS = tuple(f"dead-leaves-{number:04d}" for number in range(1, 1001))
 _SMALLEST, _LARGEST = 1 / 300, 1 / 2
 # log(_LARGEST / _SMALLEST), written out because a logarithm's last bit differs between platforms.
 _LOG_RANGE = 5.010635
-# Leaves that cover a point, on average: exp(-5) = 0.7 % of the ground shows, which is a leaf of its own.
+# Mean number of leaves that cover a point: exp(-5) = 0.7 % of the ground, which is itself a leaf, stays visible.
 _DEPTH = 5.0
-_MARGIN = 0.25  # leaves fall this far outside, so that the border is like the middle
+_MARGIN = 0.25  # leaves are centered up to this far outside, so that the border has the statistics of the middle
 _LOOP_FROM = 8.0  # px; leaves below are drawn together, leaves above one by one
 _ILLUMINATION = 0.1  # light and shadow over the whole scene, as a share of the coarse noise
 _FINEST_NOISE = 512  # cells per side of the finest octave of the texture
@@ -48,11 +48,11 @@ class _Uniform:
         return np.asarray(low + (high - low) * (raw.astype(np.float64) * 2.0**-53))
 
     def signed(self, count: int) -> Floats:
-        """Triangular on (-1, 1): mostly small."""
+        """Numbers with a triangular distribution on (-1, 1)."""
         return self(count) - self(count)
 
     def direction(self, count: int) -> tuple[Floats, Floats]:
-        """Unit vectors, by the rational parametrisation of the circle."""
+        """Unit vectors, by the rational parametrization of the circle."""
         t = self(count, -1.0, 1.0)
         cosine, sine = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
         flip = np.where(self(count) < 0.5, -1.0, 1.0)
@@ -64,22 +64,22 @@ class _Leaves:
     """Leaves from the lowest to the topmost, in units of the image side; entry 0 is the ground.
 
     Attributes:
-        y: Centre, ``[L]``.
-        x: Centre, ``[L]``.
+        y: Vertical position of the center, ``[L]``.
+        x: Horizontal position of the center, ``[L]``.
         reach: Half the side of the bounding square, ``[L]``.
         form: Coefficients (a, b, c) of a dy**2 + b dy dx + c dx**2 <= 1, ``[3, L]``.
-        colour: RGB in [0, 1], ``[3, L]``.
-        shade: Offset, slope along y, slope along x of the brightness, ``[3, L]``.
-        wave: Stripes: amplitude, cycles along y, cycles along x, ``[3, L]``.
+        color: RGB in [0, 1], ``[3, L]``.
+        shade: Offset of the brightness, and its slopes along y and x, ``[3, L]``.
+        wave: Amplitude of stripes, and their cycles along y and x, ``[3, L]``.
         grain: Amplitudes of the coarse and of the fine noise, ``[2, L]``.
-        shift: Where in the noise this leaf's texture starts, (y, x), ``[2, L]``.
+        shift: Position in the noise at which the leaf's texture starts, (y, x), ``[2, L]``.
     """
 
     y: Floats
     x: Floats
     reach: Floats
     form: Floats
-    colour: Floats
+    color: Floats
     shade: Floats
     wave: Floats
     grain: Floats
@@ -91,10 +91,10 @@ def draw(image_id: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
 
     Args:
         image_id: One of :data:`IDS`.
-        size: ``(H, W)`` in pixels; the same square scene at every size, warped where H is not W.
+        size: ``(H, W)`` in pixels; the square scene is the same at every size, and warped if H and W differ.
 
     Returns:
-        RGB, ``[H, W, 3]`` uint8.
+        RGB image, ``[H, W, 3]`` uint8.
     """
     uniform = _Uniform(IDS.index(image_id) + 1)
     leaves = _scatter(uniform)
@@ -137,14 +137,14 @@ def _scatter(uniform: _Uniform) -> _Leaves:
 
     grain = np.stack([uniform(count, 0.0, 0.25), uniform(count) * uniform(count, 0.0, 0.5)])
     shift = np.stack([uniform(count), uniform(count)])
-    return _Leaves(y, x, radius, form, _colours(uniform, count), shade, wave, grain, shift)
+    return _Leaves(y, x, radius, form, _colors(uniform, count), shade, wave, grain, shift)
 
 
-def _colours(uniform: _Uniform, count: int) -> Floats:
-    """Six colours per image and variations of them, brightness varying more than hue as in natural scenes."""
+def _colors(uniform: _Uniform, count: int) -> Floats:
+    """Variations of six colors per image, whose brightness varies more than their hue, as in natural scenes."""
     tints = 6
     choice = np.minimum((uniform(count) * tints).astype(np.intp), tints - 1)
-    # Spread over the range, so that no image comes out all bright or all dark.
+    # Spread over the range, so that no image is uniformly bright or dark.
     spread = (np.arange(tints) + uniform(tints)) / tints
     brightness = (0.14 + 0.62 * spread)[choice] + 0.22 * uniform.signed(count)
     yellow = (0.05 + 0.3 * uniform.signed(tints))[choice] + 0.06 * uniform.signed(count)
@@ -158,7 +158,7 @@ def _colours(uniform: _Uniform, count: int) -> Floats:
 
 
 def _topmost(leaves: _Leaves, size: tuple[int, int]) -> npt.NDArray[np.int32]:
-    """Index of the highest leaf over the centre of every pixel, ``[H, W]``."""
+    """Index of the highest leaf over the center of every pixel, ``[H, W]``."""
     height, width = size
     top = np.zeros(size, dtype=np.int32)
     reach = np.maximum(leaves.reach * height, leaves.reach * width)
@@ -177,7 +177,7 @@ def _topmost(leaves: _Leaves, size: tuple[int, int]) -> npt.NDArray[np.int32]:
 
 
 def _draw_small(leaves: _Leaves, chosen: npt.NDArray[np.intp], reach: int, top: npt.NDArray[np.int32]) -> None:
-    """Raise ``top`` to the chosen leaves, all of which reach at most ``reach`` pixels, in one go."""
+    """Update ``top`` for all chosen leaves together, each of which extends at most ``reach`` pixels."""
     height, width = top.shape
     if not chosen.size:
         return
@@ -210,11 +210,11 @@ def _draw_one(leaves: _Leaves, leaf: int, top: npt.NDArray[np.int32]) -> None:
     np.maximum(region, np.int32(leaf), out=region, where=covered)
 
 
-# -- colour -----------------------------------------------------------------------------------------------------------
+# -- color -----------------------------------------------------------------------------------------------------------
 
 
 def _noise(uniform: _Uniform, size: tuple[int, int]) -> tuple[Plane, Plane]:
-    """Fractal noise in about [-1, 1], of few and of many cells per side."""
+    """Coarse and fine fractal noise in about [-1, 1]."""
     planes = [np.zeros(size, dtype=np.float32), np.zeros(size, dtype=np.float32)]
     cells = 4
     while cells <= _FINEST_NOISE:
@@ -226,7 +226,7 @@ def _noise(uniform: _Uniform, size: tuple[int, int]) -> tuple[Plane, Plane]:
 
 
 def _stretch(grid: Plane, length: int) -> Plane:
-    """Rows interpolated linearly and periodically to ``length``."""
+    """Interpolate rows linearly and periodically to ``length``."""
     cells = grid.shape[0]
     position = (np.arange(length) + 0.5) * cells / length
     before = np.floor(position).astype(np.intp)
@@ -236,7 +236,7 @@ def _stretch(grid: Plane, length: int) -> Plane:
 
 
 def _paint(leaves: _Leaves, top: npt.NDArray[np.int32], coarse: Plane, fine: Plane) -> npt.NDArray[np.int32]:
-    """Colour of every pixel in [0, 255], ``[3, H, W]``."""
+    """Color of every pixel in [0, 255], ``[3, H, W]``."""
     height, width = top.shape
     y = ((np.arange(height) + 0.5) / height).astype(np.float32)[:, None]
     x = ((np.arange(width) + 0.5) / width).astype(np.float32)[None, :]
@@ -264,7 +264,7 @@ def _paint(leaves: _Leaves, top: npt.NDArray[np.int32], coarse: Plane, fine: Pla
 
     image = np.empty((3, height, width), dtype=np.int32)
     for channel in range(3):
-        level = of_leaf(leaves.colour[channel])
+        level = of_leaf(leaves.color[channel])
         level += brightness
         level *= np.float32(255)
         np.clip(level, 0, 255, out=level)
@@ -273,7 +273,7 @@ def _paint(leaves: _Leaves, top: npt.NDArray[np.int32], coarse: Plane, fine: Pla
 
 
 def _soften(image: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
-    """The (1, 6, 1) / 8 filter both ways, as a sharp lens would, in whole numbers; ``[3, H, W]`` to ``[H, W, 3]``."""
+    """Apply the (1, 6, 1) / 8 filter along both axes in integer arithmetic; ``[3, H, W]`` to ``[H, W, 3]``."""
     padded = np.pad(image, ((0, 0), (1, 1), (1, 1)), mode="edge")
     rows = padded[:, :-2] + 6 * padded[:, 1:-1] + padded[:, 2:]
     both = rows[:, :, :-2] + 6 * rows[:, :, 1:-1] + rows[:, :, 2:]

@@ -32,9 +32,9 @@ class UnreadableImageError(InvalidInputError):
 def load_rgb(path: Path, image_id: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """Decode one file and warp it to ``size``.
 
-    As the paper's script: converted to RGB as PIL does it (an alpha channel is dropped, nothing is composited), the
-    orientation tag of a camera is not applied, and the whole image is warped with PIL's bicubic filter, whatever its
-    aspect. Sixteen-bit grey levels are scaled to eight bits, which PIL alone would clip.
+    As in the paper's script, PIL converts the image to RGB (an alpha channel is dropped without compositing), camera
+    orientation tags are not applied, and the whole image is warped with PIL's bicubic filter, regardless of its aspect
+    ratio. Sixteen-bit gray levels are scaled to eight bits, whereas PIL would clip them.
 
     Args:
         path: Path of the file.
@@ -42,31 +42,31 @@ def load_rgb(path: Path, image_id: str, size: tuple[int, int]) -> npt.NDArray[np
         size: ``(H, W)`` in pixels.
 
     Returns:
-        RGB, ``[H, W, 3]`` uint8.
+        RGB image, ``[H, W, 3]`` uint8.
 
     Raises:
-        UnreadableImageError: Missing, truncated, not an image, or of more pixels than PIL deems safe.
+        UnreadableImageError: The file is missing, truncated, not an image, or has more pixels than PIL considers safe.
     """
     with _opened(path, image_id) as image:
         return np.array(_to_rgb(image, image_id).resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
 def decode_rgb(path: Path, image_id: str) -> Image.Image:
-    """Decode one file as :func:`load_rgb` does, at its own size.
+    """Decode one file as :func:`load_rgb` does, at its original size.
 
     Args:
         path: Path of the file.
         image_id: Id of the image in its set, for errors.
 
     Raises:
-        UnreadableImageError: Missing, truncated, not an image, or of more pixels than PIL deems safe.
+        UnreadableImageError: The file is missing, truncated, not an image, or has more pixels than PIL considers safe.
     """
     with _opened(path, image_id) as image:
         return _to_rgb(image, image_id)
 
 
 def check_image(path: Path, image_id: str) -> tuple[int, int]:
-    """Check a file without decoding it: its header and, for PNG files, all checksums.
+    """Check the header of a file and, for PNG files, all checksums, without decoding it.
 
     Args:
         path: Path of the file.
@@ -76,8 +76,8 @@ def check_image(path: Path, image_id: str) -> tuple[int, int]:
         ``(H, W)`` in pixels.
 
     Raises:
-        UnreadableImageError: Missing, not an image, of more pixels than PIL deems safe, or a PNG that is damaged or
-            truncated; damage to other formats shows when they are decoded.
+        UnreadableImageError: The file is missing, not an image, has more pixels than PIL considers safe, or is a
+            damaged or truncated PNG; damage to other formats is detected when they are decoded.
     """
     with _opened(path, image_id) as image:
         image.verify()
@@ -93,17 +93,17 @@ def _opened(path: Path, image_id: str) -> Iterator[Image.Image]:
         raise UnreadableImageError(image_id, "the file is empty")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL warns about metadata that is not used here
+            warnings.simplefilter("ignore")  # PIL warns about metadata that this package does not use
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 yield image
     except UnidentifiedImageError as error:
-        raise UnreadableImageError(image_id, "not an image, whatever its name says") from error
+        raise UnreadableImageError(image_id, "not an image, despite its name") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImageError(image_id, "more pixels than can be decoded safely") from error
     except UnreadableImageError:
         raise
-    # Decoders fail in as many ways as files can be damaged: OSError, SyntaxError, ValueError, struct.error, ...
+    # Decoders raise many exceptions for damaged files: OSError, SyntaxError, ValueError, struct.error, ...
     except Exception as error:
         reason = "truncated" if "truncated" in str(error).lower() else str(error) or type(error).__name__
         raise UnreadableImageError(image_id, reason[:1].lower() + reason[1:].rstrip(".")) from error
@@ -120,15 +120,15 @@ def _to_rgb(image: Image.Image, image_id: str) -> Image.Image:
 
 
 def normalise(array: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> npt.NDArray[np.float32]:
-    """RGB bytes as a model's input: (value / 255 - mean) / std, channels first.
+    """Convert RGB bytes to the input of a model, (value / 255 - mean) / std, channels first.
 
     Args:
-        array: ``[H, W, 3]`` uint8.
-        mean: Per channel, of an input in [0, 1].
-        std: Per channel, of an input in [0, 1].
+        array: RGB image, ``[H, W, 3]`` uint8.
+        mean: Mean of each channel, for inputs in [0, 1].
+        std: Standard deviation of each channel, for inputs in [0, 1].
 
     Returns:
-        ``[3, H, W]`` float32, contiguous.
+        Contiguous array, ``[3, H, W]`` float32.
     """
     scaled = array.astype(np.float32) / np.float32(255)
     scaled -= np.asarray(mean, dtype=np.float32)

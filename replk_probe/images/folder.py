@@ -15,25 +15,26 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", 
 
 
 def list_images(root: Path, option: str = "--data") -> tuple[str, ...]:
-    """Every image below ``root``, in the order of torchvision's ImageFolder.
+    """List every image below ``root``, in the order of torchvision's ImageFolder.
 
-    Hidden files and folders (a leading dot) are left out. Links are followed, each real folder is entered once, so a
-    link to a parent does no harm. Images that lie in ``root`` itself, which ImageFolder would not see, come first.
+    Hidden files and folders (with a leading dot) are left out. Links are followed, and each real folder is visited
+    once, so that links to a parent folder are harmless. Images in ``root`` itself, which ImageFolder ignores, come
+    first.
 
     Args:
         root: The folder.
-        option: Name of the option of the folder, for errors.
+        option: Name of the option for the folder, for errors.
 
     Returns:
-        Ids: paths relative to ``root``, with forward slashes.
+        Image ids, which are paths relative to ``root`` with forward slashes.
 
     Raises:
-        InvalidInputError: ``root`` is missing, not a folder, not readable, or holds no image.
+        InvalidInputError: ``root`` is missing, not a folder, not readable, or contains no image.
     """
     if not root.exists():
         raise InvalidInputError(f"Image folder {root} does not exist. Check the path given as {option}.")
     if not root.is_dir():
-        raise InvalidInputError(f"{root} is a file. {option} wants the folder that holds the images. Give its folder.")
+        raise InvalidInputError(f"{root} is a file. {option} must be the folder of the images. Give its folder.")
     try:
         ids = _walk(root)
     except OSError as error:
@@ -42,31 +43,31 @@ def list_images(root: Path, option: str = "--data") -> tuple[str, ...]:
         ) from error
     if not ids:
         raise InvalidInputError(
-            f"No image in folder {root}. Only files ending in {', '.join(sorted(SUFFIXES))} count, at any depth. "
-            f"Point {option} at a folder with such files, or leave it out."
+            f"No image in folder {root}. Images are files ending in {', '.join(sorted(SUFFIXES))}, at any depth. "
+            f"Set {option} to a folder with such files, or omit it."
         )
     return tuple(sorted(ids, key=_image_folder_order))
 
 
 def first_images(ids: Sequence[str], n: int) -> tuple[str, ...]:
-    """The first ``n`` in ImageFolder's order, which is how the published script takes them."""
+    """The first ``n`` images in ImageFolder's order, as in the published script."""
     return tuple(ids[:n])
 
 
 def stratified_sample(ids: Sequence[str], n: int, seed: int) -> tuple[str, ...]:
     """``n`` of ``ids``, as evenly over their folders as possible.
 
-    Each image and each folder draws a number by hashing its name with the seed; folders are visited in the order of
-    theirs, again and again, and each gives its next image. So the sample depends on the names and the seed alone, not
-    on the file system, and a further image in one folder leaves the choice within the others as it was.
+    Names are hashed with the seed. One image is taken from each folder in turn, with folders and the images in each
+    folder in the order of their hashes. The sample therefore depends only on the names and the seed, not on the file
+    system, and an additional image in one folder does not change the order within other folders.
 
     Args:
-        ids: Paths relative to a root, with forward slashes; the folder an image lies in is its class.
+        ids: Paths relative to a root, with forward slashes; the folder that contains an image is its class.
         n: Number of images.
         seed: Random seed.
 
     Returns:
-        At most ``n`` ids, in the order in which they were drawn.
+        At most ``n`` ids, in the order in which they were sampled.
     """
     classes: dict[str, list[str]] = defaultdict(list)
     for image_id in ids:
@@ -84,13 +85,13 @@ def _draw(seed: int, kind: str, name: str) -> bytes:
 
 
 def _image_folder_order(image_id: str) -> tuple[str, str, str]:
-    """Class folder, then folders by their whole path, then names: ``a-b/x`` comes before ``a/x`` inside one class."""
+    """Sort key: class folder, whole path of the folder, name; ``a-b/x`` comes before ``a/x`` in the same class."""
     path = PurePosixPath(image_id)
     return (path.parts[0] if len(path.parts) > 1 else "", str(path.parent), path.name)
 
 
 def _walk(root: Path) -> list[str]:
-    """Ids in no particular order; real folders first, so that a link never takes the name of what it points at."""
+    """Ids in no particular order; real folders are visited before links to them, so that ids contain real names."""
     found: list[str] = []
     entered: set[tuple[int, int]] = set()
     folders, links = [root], list[Path]()

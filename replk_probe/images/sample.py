@@ -1,4 +1,4 @@
-"""The images of one measurement: which, from where, and how to get at them."""
+"""The images of one measurement: selection, source and loading."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ EMBEDDED_SOURCE = "embedded:dead-leaves"
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images chosen for a measurement; nothing is decoded before :meth:`load`.
+    """Images selected for a measurement, which :meth:`load` decodes.
 
     Attributes:
         source: ``"folder:NAME"`` or ``"embedded:dead-leaves"``.
-        ids: The images, in the order to measure them: paths relative to the folder, with forward slashes, or names of
-            embedded images.
-        requested: How many were asked for.
-        available: How many there were to choose from.
-        sampling: How they were chosen.
-        seed: Of the choice.
+        ids: Ids of the images, in the order of the measurement: paths relative to the folder, with forward slashes, or
+            names of embedded images.
+        requested: Number of images requested.
+        available: Number of images in the source.
+        sampling: Sampling method, one of :data:`SAMPLINGS`.
+        seed: Random seed of the sample.
         root: The folder, or None for the embedded set.
     """
 
@@ -47,40 +47,40 @@ class ImageSet:
     _known: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Keep the ids for look-up."""
+        """Store the ids as a set for lookup."""
         object.__setattr__(self, "_known", frozenset(self.ids))
 
     def __len__(self) -> int:
-        """Number of images chosen."""
+        """Number of images selected."""
         return len(self.ids)
 
     @property
     def shortfall_note(self) -> str | None:
-        """One sentence where there were fewer images than asked for, else None."""
+        """One sentence if there are fewer images than requested, else None."""
         if len(self.ids) >= self.requested:
             return None
-        return f"{self.requested} images were asked for, {self.source} has only {self.available}."
+        return f"{self.requested} images were requested, but {self.source} has only {self.available}."
 
     def stamps(self) -> tuple[str, ...] | None:
-        """Size and time of the last change of every file: what tells it from another one of the same name.
+        """Size and modification time of every file, to detect files that were replaced.
 
         Returns:
-            One text per image, ``"missing"`` for a file that is gone; None for the embedded set, which never changes.
+            One string per image, ``"missing"`` for a missing file; None for the embedded set, which never changes.
         """
         return None if self.root is None else tuple(_stamp(self.root / image_id) for image_id in self.ids)
 
     def load(self, image_id: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-        """One image as RGB bytes, warped to ``size`` with PIL's bicubic filter as the paper does.
+        """Load one image as RGB bytes, warped to ``size`` with PIL's bicubic filter as in the paper.
 
         Camera orientation tags are not applied and alpha channels are dropped, as in the paper's script. Embedded
-        images are drawn at ``size`` itself.
+        images are drawn at ``size`` directly.
 
         Args:
             image_id: One of ``ids``.
             size: ``(H, W)`` in pixels.
 
         Returns:
-            ``[H, W, 3]`` uint8.
+            RGB image, ``[H, W, 3]`` uint8.
 
         Raises:
             UnreadableImageError: The file is missing, damaged or not an image.
@@ -89,10 +89,10 @@ class ImageSet:
         height, width = size
         if height < 1 or width < 1:
             raise InvalidInputError(
-                f"Images of {height} x {width} pixels cannot be made. Both sides must be positive. Give another size."
+                f"Images of {height} x {width} pixels are invalid. Both sides must be positive. Give another size."
             )
         if image_id not in self._known:
-            raise InvalidInputError(f"No image {image_id!r} in {self.source}. Take one of the set's ids.")
+            raise InvalidInputError(f"No image {image_id!r} in {self.source}. Use an id from ImageSet.ids.")
         if self.root is None:
             return dead_leaves.draw(image_id, size)
         return load_rgb(self.root / image_id, image_id, size)
@@ -101,14 +101,14 @@ class ImageSet:
 def sample_images(
     root: str | Path | None = None, n: int = 50, seed: int = 0, sampling: Sampling = "stratified"
 ) -> ImageSet:
-    """Choose ``n`` images of a folder, or of the embedded set.
+    """Sample ``n`` images of a folder, or of the embedded set.
 
     Args:
         root: Folder of images, flat or with class folders at any depth, or None for the embedded dead-leaves images.
-        n: How many; fewer are chosen where there are fewer (see :attr:`ImageSet.shortfall_note`).
-        seed: Of the stratified sample.
-        sampling: ``"stratified"`` spreads the sample evenly over the folders that hold images; ``"first"`` takes the
-            first ones in the order of torchvision's ImageFolder, as the published script does.
+        n: Number of images; all of them if there are fewer (see :attr:`ImageSet.shortfall_note`).
+        seed: Random seed of the stratified sample.
+        sampling: ``"stratified"`` distributes the sample evenly over the folders that contain images; ``"first"`` takes
+            the first ones in the order of torchvision's ImageFolder, as in the published script.
 
     Raises:
         InvalidInputError: ``n`` < 1, an unknown ``sampling``, or a folder that is missing or without images.
@@ -133,8 +133,8 @@ def check_sample(n: Any, sampling: Any) -> None:
     if not isinstance(n, numbers.Integral) or isinstance(n, bool) or n < 1:
         given = str(n) if n is None or isinstance(n, numbers.Number | str) else f"{type(n).__name__} of"
         raise InvalidInputError(
-            f"Cannot measure {given} images. Their number must be an integer of at least 1; the images themselves are "
-            "given as data."
+            f"Cannot measure {given} images. The number of images must be an integer of at least 1. Pass the images "
+            "themselves as data."
         )
     if sampling not in SAMPLINGS:
         raise InvalidInputError(f"Unknown sampling {sampling!r}. Choose from {', '.join(SAMPLINGS)}.")

@@ -94,7 +94,8 @@ def reparam_checkpoint(
         A report on both files and on the differences found.
 
     Raises:
-        WeightsError: The file cannot be read, does not fit the model or is already merged, or its outputs would change.
+        WeightsError: The file cannot be read, does not match the model or is already merged, or the outputs would
+            change.
         InvalidInputError: There is nothing to merge, the scheme does not apply, or ``output`` cannot be written.
         UnknownModelError: There is no model of this name.
     """
@@ -182,7 +183,7 @@ def _check_form(source: CheckpointReport, scheme: str, *, merge: bool) -> None:
     if scheme == "timm" and source.form == "train" and not merge:
         raise InvalidInputError(
             f"{source.path.name} cannot use timm's names before merging. Where it has branches, timm's ConvNeXt has "
-            "one convolution. Leave out --no-merge."
+            "one convolution. Omit --no-merge."
         )
 
 
@@ -198,8 +199,8 @@ def _mergeable_layers(network: nn.Module) -> list[str]:
 def _nothing_to_merge(network: nn.Module, model: str) -> InvalidInputError:
     if any(hasattr(module, name) for module in network.modules() for name in MERGE_METHODS):
         return InvalidInputError(
-            f"{model} cannot be merged here. It has its own code for merging branches. For timm's models, use "
-            "timm.utils.reparameterize_model(model)."
+            f"{model} cannot be merged by this package. It has its own code for merging branches. For timm's models, "
+            "use timm.utils.reparameterize_model(model)."
         )
     return InvalidInputError(
         f"{model} has nothing to merge. No layer of {type(network).__name__} has parallel branches. Pass --no-merge to "
@@ -247,5 +248,5 @@ def _refuse_above(tolerance: float, found: Difference, path: Path, advice: str) 
     place = f"of {found.layer}" if found.layer else "of the network"
     raise WeightsError(
         f"{path.name} was not rewritten. On a random image the outputs {place} would differ by {found.relative:.1e} "
-        f"of the largest, and rounding only explains {tolerance:.0e}. {advice}"
+        f"of the largest, but rounding explains at most {tolerance:.0e}. {advice}"
     )

@@ -38,7 +38,7 @@ class Difference:
 def outputs_of(
     model: nn.Module, image: Tensor, layers: Sequence[str], done: Callable[[], object] = lambda: None
 ) -> dict[str, Tensor]:
-    """Outputs of a network and of some of its layers for an image, in eval mode.
+    """Compute the outputs of a network and of some of its layers for an image, in eval mode.
 
     Layers are compared separately because a small residual scale can hide their error in the network's output.
 
@@ -49,7 +49,7 @@ def outputs_of(
         done: Callback that is called after each layer and at the end.
 
     Returns:
-        Outputs by path; that of the network has the path "".
+        Outputs by path; the path of the network's output is "".
 
     Raises:
         InvalidInputError: The forward pass raises, or does not return a tensor.

@@ -41,7 +41,7 @@ def create_model(
     dtype: torch.dtype | None = None,
     **overrides: Any,
 ) -> nn.Module:
-    """Build a network in eval mode, with the weights asked for.
+    """Build a network in eval mode, with the requested weights.
 
     Args:
         name: A name in timm's registry, which includes the models of this package (``"replknet31b"``,
@@ -70,13 +70,13 @@ def create_model(
     if pretrained:
         if weights in ("random", "auto"):
             raise InvalidInputError(
-                f"Cannot combine pretrained=True with weights={weights!r}. Pretrained weights are required by the one "
-                "and not by the other. Pass only one of the two."
+                f"Cannot combine pretrained=True with weights={weights!r}. They request different weights. "
+                "Pass only one of the two."
             )
         weights = "pretrained" if weights is None else weights
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise InvalidInputError(
-            f"The dtype {dtype!r} cannot be used. Networks compute in floating point. Use torch.float32 or the like."
+            f"The dtype {dtype!r} is invalid. Networks need a floating-point type. Use one such as torch.float32."
         )
     target = None if device is None else resolve_device(device)
     build, resolved, seed = _prepare(ModelId.parse(name), weights, seed)
@@ -130,13 +130,13 @@ def _prepare(
     """Check the arguments and fetch the weights before the network is built, which takes a while for large ones."""
     if weights is not None and not isinstance(weights, (str, os.PathLike)):
         raise WeightsError(
-            f"The weights are given as {weights!r}. They are chosen by a name or a path. "
-            "Use 'pretrained', 'random', 'auto', a name of the catalog or a path."
+            f"Expected the weights as a name or a path, but got {weights!r}. "
+            "Use 'pretrained', 'random', 'auto', a catalog name or a path."
         )
     seed = check_seed(seed)
     if model_id.name in CATALOG:
         raise UnknownModelError(
-            f"Unknown model {model_id.name!r}. This is the name of a set of weights. Use the model "
+            f"Unknown model {model_id.name!r}. It is the name of a set of weights. Use the model "
             f"{CATALOG[model_id.name].model!r} with the weights {model_id.name!r}."
         )
     build = builder_of(model_id)
@@ -177,7 +177,7 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, ema: bool
         A description of the file and of what was loaded.
 
     Raises:
-        WeightsError: The file cannot be read, is refused, or does not fit the model.
+        WeightsError: The file cannot be read, is refused, or does not match the model.
         InvalidInputError: ``model`` is not an ``nn.Module``.
     """
     report = load_file(model, path, ema=ema)
@@ -186,7 +186,7 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, ema: bool
 
 
 def weights_info(model: nn.Module) -> WeightsInfo:
-    """Provenance of the weights of ``model``; ``"user-module"`` for models that were not built or loaded here."""
+    """Provenance of the weights of ``model``; ``"user-module"`` for models not built or loaded by this package."""
     info = getattr(model, _INFO, None)
     return info if isinstance(info, WeightsInfo) else WeightsInfo(USER_MODULE)
 
@@ -232,7 +232,7 @@ def _apply(
 
 
 def _loaded(info: WeightsInfo, report: CheckpointReport) -> WeightsInfo:
-    """``info`` with the facts that are known once the file has been loaded."""
+    """``info`` completed from the report on the loaded file."""
     return replace(
         info,
         sha256=report.sha256,
@@ -253,13 +253,13 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def check_seed(seed: Any) -> int:
-    """``seed`` as an int in [0, 2**63), the range of all generators used here.
+    """``seed`` as an int in [0, 2**63), the range of all generators used in this package.
 
     Raises:
         InvalidInputError: It is not an integer in this range.
     """
     if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or not 0 <= int(seed) < _SEEDS:
         raise InvalidInputError(
-            f"The seed {seed!r} cannot be used. A seed is an integer of 63 bits. Use 0 to 2**63 - 1, such as 0."
+            f"The seed {seed!r} is invalid. A seed is an integer of 63 bits. Use 0 to 2**63 - 1, such as 0."
         )
     return int(seed)

@@ -36,7 +36,7 @@ class ModelId:
 
     @classmethod
     def parse(cls, text: Any) -> ModelId:
-        """Parse what the user typed.
+        """Parse a model name.
 
         Args:
             text: ``"replknet31b"``, ``"resnet18.a1_in1k"``, ``"timm:NAME"``, ``"torchvision:NAME"``,
@@ -85,7 +85,7 @@ class ModelId:
 
     @property
     def is_own(self) -> bool:
-        """Whether the architecture is one of this package's; its tag is not looked at."""
+        """Whether the architecture is one of this package's, with any tag."""
         if self.kind != "registry" or not timm.is_model(self.architecture):
             return False
         return str(timm.models.model_entrypoint(self.architecture).__module__).startswith(f"{__package__}.")
@@ -110,7 +110,7 @@ def check_network(model: Any, *, or_name: bool = False) -> None:
 
 
 def name_of(model: nn.Module) -> str:
-    """The registry name that a model was created by, or else the name of its class."""
+    """The registry name with which a model was created, or else the name of its class."""
     config = getattr(model, "pretrained_cfg", None)
     architecture = config.get("architecture") if isinstance(config, dict) else None
     return str(architecture or type(model).__name__)

@@ -244,7 +244,7 @@ def _close(model: nn.Module, path: str, stages: tuple[Stage, ...]) -> str:
     short = [f"stage{number}.{index}" for number, stage in enumerate(stages, 1) for index in range(len(stage.blocks))]
     close = close_names(path, [*short, *names], most=_SHOWN)
     if close:
-        return f"Close: {', '.join(close)}."
+        return f"Similar names: {', '.join(close)}."
     children = [name for name, _ in model.named_children()]
     if not children:
         return "It has no submodules."

@@ -1,1 +1,1 @@
-"""Machinery that every analyzer shares: provenance, progress, downloads, checkpoints of a run."""
+"""Services shared by all analyzers: provenance, progress, downloads, checkpoints of a run."""

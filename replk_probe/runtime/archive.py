@@ -1,4 +1,4 @@
-"""Unpack untrusted archives completely or not at all, and never outside their folder. Free of torch."""
+"""Unpack untrusted archives completely or not at all, and never outside their folder."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class UnsafeArchiveError(InvalidInputError):
 def unpacked(archive: Path, target: Path, max_bytes: int, max_files: int, show_progress: bool = True) -> Iterator[Path]:
     """Unpack a ``.tar.gz`` to a temporary folder, which is removed when the block ends.
 
-    Move away what has to be kept; the folder is in the parent folder of ``target``, so that a rename suffices. Owners,
-    modes and times of the archive are ignored.
+    Rename the files to keep: the folder is in the parent folder of ``target``, on the same file system. Owners, modes
+    and times of the archive are ignored.
 
     Args:
         archive: The archive.
@@ -64,11 +64,11 @@ def unpacked(archive: Path, target: Path, max_bytes: int, max_files: int, show_p
             raise
         except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
             raise UnsafeArchiveError(
-                f"Cannot unpack {archive.name}. It is damaged or no .tar.gz ({str(error) or type(error).__name__}). "
+                f"Cannot unpack {archive.name}. It is damaged or not a .tar.gz ({str(error) or type(error).__name__}). "
                 "Fetch it again."
             ) from error
         except OSError as error:
-            free = "Free some space" if error.errno in DISK_FULL else "Choose a folder that can be written to"
+            free = "Free some space" if error.errno in DISK_FULL else "Choose a writable folder"
             raise InvalidInputError(
                 f"Cannot unpack {archive.name} in {target.parent}. {error.strerror or error}. {free}."
             ) from error
@@ -104,7 +104,7 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, archive:
     except tarfile.FilterError:
         leads_out = True
     if leads_out:
-        raise _refused(archive, member.name, "leads out of the folder, or is no name that every system has")
+        raise _refused(archive, member.name, "is outside of the folder, or has a name that is not portable")
     path = folder / member.name
     if member.isdir():
         path.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, archive:
         with path.open("xb") as file:
             shutil.copyfileobj(source, file, _CHUNK)
     except (FileExistsError, NotADirectoryError):
-        raise _refused(archive, member.name, "is there twice") from None
+        raise _refused(archive, member.name, "occurs twice") from None
 
 
 class _Bounded(io.RawIOBase):
@@ -136,11 +136,11 @@ class _Bounded(io.RawIOBase):
 
 def _too_large(archive: str) -> UnsafeArchiveError:
     return UnsafeArchiveError(
-        f"Refused to unpack {archive}. It holds more than what was published. Fetch it again, or unpack it yourself."
+        f"Refused to unpack {archive}. It is larger than the published content. Fetch it again, or unpack it yourself."
     )
 
 
 def _refused(archive: str, member: str, reason: str) -> UnsafeArchiveError:
     return UnsafeArchiveError(
-        f"Refused to unpack {archive}. Its member {member!r} {reason}. Fetch it again; nothing of it was kept."
+        f"Refused to unpack {archive}. Its member {member!r} {reason}. Fetch it again; no files were kept."
     )

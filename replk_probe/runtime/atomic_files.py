@@ -1,4 +1,4 @@
-"""Files that are either complete or absent: written to a temporary file, which is then renamed. Free of torch."""
+"""Files that are either complete or absent: written to a temporary file, which is then renamed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary file that is renamed to ``path`` when the block succeeds, and removed when it fails.
 
-    The temporary file lies in the folder of ``path`` (created if needed, a rename cannot cross file systems) and keeps
-    its suffix, because writers such as matplotlib and numpy choose the format by it.
+    The temporary file is in the folder of ``path``, which is created if it does not exist, because a rename cannot
+    cross file systems. It has the suffix of ``path``, by which writers such as matplotlib and numpy choose the format.
 
     Args:
         path: Path of the finished file; an existing file is replaced.
@@ -37,7 +37,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.parent / f".{target.stem}.{os.getpid()}-{secrets.token_hex(4)}{target.suffix}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Not tempfile.mkstemp, whose mode 0600 would hide a result from the colleagues that the umask allows.
+        # Not tempfile.mkstemp, whose mode 0600 would deny access that the umask grants.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
         raise _cannot_write(target, error) from error
@@ -74,7 +74,7 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 
 def _flush_to_disk(path: Path) -> None:
-    """Without this, a power cut after the rename can leave a complete name on an empty file."""
+    """Flush the file to disk, so that a power failure after the rename cannot leave an empty file."""
     descriptor = os.open(path, os.O_RDWR)
     try:
         os.fsync(descriptor)
@@ -88,4 +88,4 @@ def _cannot_write(target: Path, error: OSError) -> InvalidInputError:
         return InvalidInputError(
             f"Cannot write {target}. The disk is full ({reason}). Free some space or choose another folder."
         )
-    return InvalidInputError(f"Cannot write {target}. {reason}. Choose a folder that can be written to.")
+    return InvalidInputError(f"Cannot write {target}. {reason}. Choose a writable folder.")

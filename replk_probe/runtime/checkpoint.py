@@ -1,6 +1,6 @@
-"""An unfinished run on disk: a small JSON state that names the arrays it belongs to, replaced in one step.
+"""An unfinished run on disk: a small JSON state that names its arrays and is replaced atomically.
 
-A process may be killed at any moment: what :meth:`Checkpoint.load` finds is the last state that was saved completely.
+A process may be killed at any moment: :meth:`Checkpoint.load` returns the last state that was saved completely.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class SavedState:
     """The saved state of a run.
 
     Attributes:
-        state: As given to :meth:`Checkpoint.save`.
-        arrays: By name, writable.
+        state: The state given to :meth:`Checkpoint.save`.
+        arrays: Writable arrays by name.
     """
 
     state: dict[str, Any]
@@ -44,7 +44,7 @@ def exists(folder: str | Path) -> bool:
 def discard(folder: str | Path) -> None:
     """Remove a saved state and its folder, if there is one."""
     if exists(folder):
-        # The state first: without it the arrays mean nothing.
+        # Remove the state first: without it the arrays are meaningless.
         (Path(folder) / _STATE).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -53,9 +53,9 @@ class Checkpoint:
     """The saved state of one run.
 
     Args:
-        folder: Folder for the state alone; created by the first :meth:`save`.
+        folder: Folder for the state only; created by the first :meth:`save`.
         config: All options that affect the numbers, as JSON values by option name.
-        options: Command-line option by the name in ``config``: ``{"seed": "--seed"}``.
+        options: Mapping from names in ``config`` to command-line options: ``{"seed": "--seed"}``.
     """
 
     def __init__(  # noqa: D107
@@ -71,7 +71,7 @@ class Checkpoint:
         """Save a state; arrays that are not in ``changed`` are kept as last saved."""
         self._version += 1
         for name, array in (changed or {}).items():
-            # A name of its own: the state on disk still refers to the array before this one.
+            # A new name, because the state on disk still refers to the previous array.
             file = f"{name}.{self._version}.npy"
             with atomic_path(self.folder / file) as path, path.open("wb") as stream:
                 np.save(stream, array, allow_pickle=False)
@@ -122,16 +122,16 @@ class Checkpoint:
             old, new = saved.get(name), self._config.get(name)
             if old != new:
                 option = self._options.get(name)
-                way = f"Pass {option} {_brief(old)}, or start anew" if option and old is not None else "Start anew"
+                way = f"Pass {option} {_brief(old)}, or start again" if option and old is not None else "Start again"
                 raise ResumeError(
-                    f"Cannot resume {self.folder}. It was made with {name} {_brief(old)}, this run has {name} "
+                    f"Cannot resume {self.folder}. It was created with {name} {_brief(old)}, but this run has {name} "
                     f"{_brief(new)}. {way} without --resume or with a new --output."
                 )
 
     def _unreadable(self, error: Exception) -> ResumeError:
         return ResumeError(
             f"Cannot resume {self.folder}. Its state is damaged ({type(error).__name__}: {error}). "
-            "Start anew without --resume."
+            "Start again without --resume."
         )
 
 

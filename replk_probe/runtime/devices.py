@@ -1,4 +1,4 @@
-"""Where torch computes and how it rounds: devices, strict float32, running out of memory."""
+"""Devices, strict float32 arithmetic and out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
         ) from error
     if found.type == "cuda":
         if not torch.cuda.is_available():
-            raise BackendError(
-                f"Device {str(device)!r} is not available. Torch sees no NVIDIA GPU here. Use --device cpu."
-            )
+            raise BackendError(f"Device {str(device)!r} is not available. Torch finds no NVIDIA GPU. Use --device cpu.")
         index = torch.cuda.current_device() if found.index is None else found.index
         if index >= torch.cuda.device_count():
             raise BackendError(
@@ -48,13 +46,13 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 
 def device_label(device: torch.device) -> str:
-    """``"cpu"`` or ``"cuda:0 (NAME)"``."""
+    """Label of a device, ``"cpu"`` or ``"cuda:0 (NAME)"``."""
     return str(device) if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})"
 
 
 @contextmanager
 def out_of_memory_explained(size: tuple[int, int], smaller: str = "--size") -> Iterator[None]:
-    """Turn an out-of-memory error into an error that says what to do.
+    """Turn an out-of-memory error into a :class:`BackendError` with advice.
 
     Args:
         size: ``(H, W)`` of the images in pixels.
@@ -67,12 +65,12 @@ def out_of_memory_explained(size: tuple[int, int], smaller: str = "--size") -> I
         if not exhausted:
             raise
         raise BackendError(
-            f"The memory does not suffice for images of {size[0]}x{size[1]}. No more could be allocated. "
+            f"Not enough memory for images of {size[0]}x{size[1]}. An allocation failed. "
             f"Use a smaller {smaller}, or a device with more memory."
         ) from error
 
 
-# Where torch may round float32 products to fewer bits without being asked.
+# Backends in which torch may round float32 products to fewer bits by default.
 _FLOAT32_SETTINGS: tuple[Any, ...] = (
     torch.backends.cuda.matmul,
     torch.backends.cudnn.conv,  # type: ignore[attr-defined]
@@ -82,7 +80,7 @@ _FLOAT32_SETTINGS: tuple[Any, ...] = (
 
 
 class _Strictness:
-    """The settings are global: of overlapping measurements, the first saves them and the last restores them."""
+    """Global settings, which the first of several overlapping measurements saves and the last one restores."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -90,7 +88,7 @@ class _Strictness:
         self._before: tuple[bool, bool, list[Any]] = (False, False, [])
 
     def enter(self) -> None:
-        """Save the settings, and set them."""
+        """Save the settings and make them strict."""
         cudnn = torch.backends.cudnn
         with self._lock:
             self._users += 1
@@ -131,6 +129,6 @@ def strict_arithmetic() -> Iterator[None]:
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Disable ``torch.autocast`` of the caller, so that a model computes in its own data types."""
+    """Disable the caller's ``torch.autocast``, so that a model computes in its own data types."""
     kind = device.type
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()

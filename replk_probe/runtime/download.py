@@ -1,4 +1,4 @@
-"""Resumable, checked downloads into a cache, over HTTP and from Google Drive. Free of torch."""
+"""Resumable, verified downloads into a cache, over HTTP and from Google Drive."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def fetch(
     """
     target = Path(dest)
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-        raise WeightsError(f"Cannot download {url}. Only http and https addresses are fetched. Check the address.")
+        raise WeightsError(f"Cannot download {url}. Only http and https addresses are supported. Check the address.")
     if not force and _is_good(target, sha256, size):
         return target
     part_path = target.with_name(target.name + ".part")
@@ -111,14 +111,14 @@ def _is_good(target: Path, sha256: str | None, size: int | None) -> bool:
 
 
 def check_digest(path: Path, name: str, sha256: str | None) -> None:
-    """Raise a :class:`WeightsError` if the file's digest does not start with ``sha256``; None: anything goes."""
+    """Raise a :class:`WeightsError` if the file's digest does not start with ``sha256``; None skips the check."""
     if sha256 is None:
         return
     found = sha256_of(path)
     if not found.startswith(sha256.lower()):
         raise WeightsError(
-            f"{name} arrived with the wrong content. Its SHA-256 is {found[: max(len(sha256), 12)]}... and should "
-            f"start with {sha256}. Try again; if it persists, the file on the server has changed."
+            f"{name} has the wrong content. Its SHA-256 is {found[: max(len(sha256), 12)]}... but should start with "
+            f"{sha256}. Try again; if the error persists, the file on the server has changed."
         )
 
 
@@ -144,7 +144,7 @@ class _Transfer:
             self._forget()
             if not resumed:
                 raise
-            # The pieces may come from two versions of the file: one clean try before blaming the server.
+            # The parts may come from two versions of the file: retry from the start once.
             self._receive()
             try:
                 self._verify()
@@ -153,14 +153,14 @@ class _Transfer:
                 raise
         self.part.flush()
         os.fsync(self.part.fileno())
-        if os.name == "nt":  # An open file cannot be renamed there.
+        if os.name == "nt":  # Windows cannot rename an open file.
             self.part.close()
         self.path.replace(self.target)
         self._notes.unlink(missing_ok=True)
 
     @property
     def _notes(self) -> Path:
-        """The record of the response that the part file belongs to."""
+        """Path of the record of the response that the part file belongs to."""
         return self.path.with_name(self.path.name + ".json")
 
     def _have(self) -> int:
@@ -189,16 +189,16 @@ class _Transfer:
                 answered = True
                 reason = str(error)
             except UnreachableError:
-                # An unreachable server is reported at once; a connection that is lost later is worth another attempt.
+                # An unreachable server is reported at once; a connection that is lost later is retried.
                 if not answered:
                     raise
-                reason = "the server no longer answers"
+                reason = "the server no longer responds"
             idle = 0 if self._have() > before else idle + 1
             resumed = resumed or self._have() > 0
             if idle > self.retries:
                 raise WeightsError(
-                    f"The download of {self.target.name} broke off at {self._have():,} bytes. {reason.capitalize()}. "
-                    f"Run the same command again to go on from there."
+                    f"The download of {self.target.name} stopped at {self._have():,} bytes. {reason.capitalize()}. "
+                    f"Run the same command again to resume it."
                 )
             time.sleep(_BACKOFF_SECONDS[min(idle, len(_BACKOFF_SECONDS) - 1)] if idle else 0.0)
 
@@ -227,10 +227,10 @@ class _Transfer:
                         return True
                     raise _StartOverError from error
                 if error.code in _RETRY_STATUS:
-                    raise _InterruptedError(f"the server answered {error.code} {error.reason}") from error
+                    raise _InterruptedError(f"the server returned {error.code} {error.reason}") from error
             raise WeightsError(
-                f"Cannot download {self.target.name}. The server answered {error.code} {error.reason} for {self.url}. "
-                f"Fetch the file another way and pass its path."
+                f"Cannot download {self.target.name}. The server returned {error.code} {error.reason} for {self.url}. "
+                f"Download the file manually and pass its path."
             ) from error
         with contextlib.closing(response):
             if response.status == 206:
@@ -249,13 +249,13 @@ class _Transfer:
     def _refuse_early(self, response: Response, have: int, total: int | None) -> None:
         if self.size is not None and total is not None and total != self.size:
             raise WeightsError(
-                f"Refused to download {self.target.name}. The server offers {total:,} bytes and the file should have "
-                f"{self.size:,}. The file on the server has changed; fetch it another way and pass its path."
+                f"Refused to download {self.target.name}. The server offers {total:,} bytes, but the file should have "
+                f"{self.size:,}. The file on the server has changed; download it manually and pass its path."
             )
         if self.sha256 is None and response.headers.get_content_type() == "text/html":
             raise WeightsError(
-                f"Cannot download {self.target.name}. The server sent an HTML page instead of a file for {self.url}. "
-                f"Fetch the file another way and pass its path."
+                f"Cannot download {self.target.name}. The server returned an HTML page instead of a file for "
+                f"{self.url}. Download the file manually and pass its path."
             )
         if total is not None:
             free = shutil.disk_usage(self.target.parent).free
@@ -288,7 +288,7 @@ class _Transfer:
 
     def _write_notes(self, headers: email.message.Message, total: int | None) -> None:
         validator = headers.get("ETag") or ""
-        if not validator or validator.startswith("W/"):  # A weak tag does not promise equal bytes.
+        if not validator or validator.startswith("W/"):  # A weak tag does not guarantee equal bytes.
             validator = headers.get("Last-Modified") or ""
         notes = {"url": self.url, "validator": validator, "total": total}
         if notes != self._read_notes():
@@ -299,18 +299,18 @@ class _Transfer:
         have = self._have()
         if self.size is not None and have != self.size:
             raise WeightsError(
-                f"{self.target.name} arrived with {have:,} bytes and should have {self.size:,}. The file on the server "
-                f"has changed. Fetch it another way and pass its path."
+                f"{self.target.name} has {have:,} bytes but should have {self.size:,}. The file on the server has "
+                f"changed. Download it manually and pass its path."
             )
         check_digest(self.path, self.target.name, self.sha256)
 
 
 @contextlib.contextmanager
 def _claimed(path: Path, done: Callable[[], bool]) -> Iterator[IO[bytes] | None]:
-    """The open part file ``path``, locked against other processes; None if one of them finished meanwhile.
+    """The open part file ``path``, locked against other processes; None if one of them finished in the meantime.
 
-    The lock is on the part file itself, so that nothing is left behind. A process that waited may find that the file
-    it locked has been renamed into place: the name then leads elsewhere, and it looks again.
+    The lock is on the part file itself, so that no lock file remains. If the locked file was renamed to its final name
+    while this process waited, the lock is acquired again.
     """
     while True:
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b") as part:
@@ -319,7 +319,7 @@ def _claimed(path: Path, done: Callable[[], bool]) -> Iterator[IO[bytes] | None]
             try:
                 yield None if done() else part
             finally:
-                # Nothing came, or another process brought it all: leave no empty file behind.
+                # No data was received, or another process completed the file: remove the empty file.
                 if not part.closed and os.fstat(part.fileno()).st_size == 0 and _is_same_file(path, part):
                     path.unlink()
             return
@@ -338,7 +338,7 @@ def _lock(part: IO[bytes]) -> bool:
             return True
         except BlockingIOError:
             if not warned:
-                _LOG.warning("Waiting for another process that is fetching the same file.")
+                _LOG.warning("Waiting for another process that is downloading the same file.")
             warned = True
             time.sleep(_LOCK_POLL_SECONDS)
         except OSError:
@@ -382,10 +382,10 @@ def _disk_error(target: Path, error: OSError) -> WeightsError:
     if error.errno in DISK_FULL:
         return WeightsError(
             f"No space left for {target.name} in {target.parent} ({error.strerror}). "
-            f"Free some space, or point REPLK_PROBE_CACHE at another disk, and run the same command again."
+            f"Free some space, or set REPLK_PROBE_CACHE to a folder on another disk, and run the same command again."
         )
     return WeightsError(
-        f"Cannot write {target}. {error.strerror or error}. Point REPLK_PROBE_CACHE at a folder that can be written to."
+        f"Cannot write {target}. {error.strerror or error}. Set REPLK_PROBE_CACHE to a writable folder."
     )
 
 
@@ -399,8 +399,8 @@ def fetch_drive(
 ) -> Path:
     """Download a Google Drive file with ``gdown``, which handles the confirmation page of large files.
 
-    Drive publishes no digests. The digest of the downloaded file is stored in ``dest`` + ``.sha256``, so that later
-    damage is noticed and the file is downloaded again. A file without a stored digest is accepted as it is.
+    Drive publishes no digests. The digest of the downloaded file is stored in ``dest`` + ``.sha256``, so that a file
+    that was damaged later is downloaded again. A file without a stored digest is accepted without a check.
 
     Args:
         file_id: Google Drive id of the file.
@@ -424,31 +424,31 @@ def fetch_drive(
         gdown = importlib.import_module("gdown")
     except ImportError as error:
         raise WeightsError(
-            f"Cannot fetch {target.name}. It lies on Google Drive and the optional package gdown is missing. "
-            f"Install it with: pip install gdown (or download {manual} by hand and pass its path)."
+            f"Cannot fetch {target.name}. It is on Google Drive, and the optional package gdown is not installed. "
+            f"Install it with: pip install gdown (or download {manual} manually and pass its path)."
         ) from error
     check_reachable(_DRIVE, connect_timeout)
     with _writing(target) as temporary:
         try:
             answer = gdown.download(id=file_id, output=str(temporary), quiet=not (progress and sys.stderr.isatty()))
         except Exception as error:
-            # gdown lets requests' and its own errors through; whatever it was, the file is not here.
+            # gdown raises its own errors and those of requests.
             raise WeightsError(
-                f"Google Drive did not hand out {target.name}. {one_line(error)}. "
-                f"Download it by hand from {manual} and pass its path."
+                f"Google Drive did not return {target.name}. {one_line(error)}. "
+                f"Download it manually from {manual} and pass its path."
             ) from error
         with temporary.open("rb") as stream:
             start = stream.read(512)
         if answer is None or not start or _is_html(start):
             raise WeightsError(
-                f"Google Drive did not hand out {target.name}. It answered with a page instead of the file (often its "
-                f"daily quota). Download it by hand from {manual} and pass its path."
+                f"Google Drive did not return {target.name}. It returned a page instead of the file (often because of "
+                f"its daily quota). Download it manually from {manual} and pass its path."
             )
         check_digest(temporary, target.name, sha256)
         digest = sha256_of(temporary)
-        # The old note must not outlive the old file: a new file without a note is better than one with a wrong note.
+        # Remove the old digest first: a new file without a digest is better than one with the wrong digest.
         _note(target).unlink(missing_ok=True)
-    # As sha256sum writes it: ``sha256sum -c`` reads it.
+    # In the format of sha256sum, so that ``sha256sum -c`` can check it.
     atomic_write_text(_note(target), f"{digest}  {target.name}\n")
     return target
 
@@ -462,7 +462,7 @@ def is_intact(target: Path, sha256: str | None = None) -> bool:
 
 
 def noted_digest(target: Path) -> str | None:
-    """SHA-256 of the file when it was downloaded, or None if it was not stored."""
+    """SHA-256 of the file stored when it was downloaded, or None."""
     try:
         digest = _note(target).read_text("utf-8").split(maxsplit=1)[0].lower()
     except (OSError, ValueError, IndexError):
@@ -489,7 +489,7 @@ def _is_html(start: bytes) -> bool:
 
 
 class Response(Protocol):
-    """The part of an open HTTP response that is used here."""
+    """The part of an open HTTP response that this module uses."""
 
     status: int
     headers: email.message.Message
@@ -511,8 +511,8 @@ class UnreachableError(WeightsError):
         reason: Reason, as a sentence without the period.
     """
 
-    def __init__(self, host: str, reason: str = "No answer") -> None:
-        """Compose the sentences."""
+    def __init__(self, host: str, reason: str = "No response") -> None:
+        """Compose the message."""
         super().__init__(f"Cannot reach {host}. {reason}. Check the network, or pass a file or random weights.")
         self.host = host
         self.reason = reason
@@ -530,7 +530,7 @@ def check_reachable(url: str, timeout: float = 5.0) -> None:
     """
     try:
         open_url(urllib.request.Request(url, method="HEAD"), timeout).close()
-    except urllib.error.HTTPError as error:  # An error status is an answer.
+    except urllib.error.HTTPError as error:  # An error status is a response.
         error.close()
 
 
@@ -559,7 +559,7 @@ def open_url(request: urllib.request.Request, budget: float) -> Response:
     except queue.Empty:
         abandoned.set()
         _discard(answers)
-        raise UnreachableError(host, f"No answer within {budget:g} s") from None
+        raise UnreachableError(host, f"No response within {budget:g} s") from None
     if isinstance(answer, urllib.error.HTTPError):
         raise answer
     if isinstance(answer, OSError | http.client.HTTPException | ValueError):
@@ -595,14 +595,14 @@ class _NoDowngrade(urllib.request.HTTPRedirectHandler):
         if old.scheme == "https" and new.scheme != "https":
             fp.close()
             raise WeightsError(
-                f"Refused to go on from {old.netloc} to {new.scheme}://{new.netloc}. The redirect leaves https, so "
-                f"that anyone on the way could change the file. Fetch the file another way and pass its path."
+                f"Refused to follow a redirect from {old.netloc} to {new.scheme}://{new.netloc}. The connection would "
+                f"no longer be secured by https. Download the file manually and pass its path."
             )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """HTTP and HTTPS alone: a redirect to ``file:`` or ``ftp:`` finds no handler."""
+    """An opener for HTTP and HTTPS only: a redirect to ``file:`` or ``ftp:`` has no handler."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -618,6 +618,6 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def one_line(error: object) -> str:
-    """An error of another library on one line without the final period, to be embedded in a message."""
+    """The message of another library's error on one line without the final period."""
     text = " ".join((str(error) or type(error).__name__).split()).rstrip(".")
     return text[:1].upper() + text[1:200]

@@ -1,4 +1,4 @@
-"""Settings of the C library's allocator while large networks are measured on a CPU."""
+"""Settings of the C library's allocator for measuring large networks on a CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 # Parameters of mallopt(3).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4
 _KEEP = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 64 << 20}
-# Where glibc's own adaptive thresholds end up once a process has freed a block of 32 MiB.
+# Values of glibc's own adaptive thresholds after a process has freed a block of 32 MiB.
 _DEFAULT = {_M_MMAP_MAX: 65536, _M_TRIM_THRESHOLD: 64 << 20, _M_TOP_PAD: 128 << 10, _M_MMAP_THRESHOLD: 32 << 20}
 
 
@@ -19,7 +19,8 @@ def kept_blocks() -> Iterator[bool]:
     """Reuse freed blocks of memory within this context instead of returning them to the system.
 
     By default glibc maps new memory for every large tensor, and the kernel clears its pages at the first access, which
-    takes as long as a matrix product into it. On exit, the usual thresholds are restored and unused memory is returned.
+    takes as long as writing a matrix product to it. On exit, the usual thresholds are restored and unused memory is
+    returned.
 
     Yields:
         Whether the settings took effect (glibc only).

@@ -129,7 +129,7 @@ def test_what_takes_too_long_is_left_out_and_named(monkeypatch) -> None:
         ({"layers": []}, "nothing to time"),
         ({"repeats": 0}, "0 repeats"),
         ({"layers": [Layer(1, 1, 4, 4, 1000001, 1000001)]}, r"machine has"),
-        ({"layers": [Layer(4096, 65536, 256, 256, 3, 3)]}, r"take about \d+ GB and this machine has"),
+        ({"layers": [Layer(4096, 65536, 256, 256, 3, 3)]}, r"need about \d+ GB of memory, but this machine has"),
     ],
 )
 def test_wrong_options_are_refused_in_words(options, message: str) -> None:

@@ -51,7 +51,7 @@ def test_layers_of_a_model(replk_probe) -> None:
         (("--sweep", "--kernels", "a"), 1, "Cannot parse --kernels 'a'"),
         (("--sweep", "--kernels", "4"), 1, "kernels odd"),
         (("--sweep", "--planes", ","), 1, "Cannot parse --planes ','"),
-        (("--sweep", "--planes", "7,-7"), 1, "Sizes have to be positive"),
+        (("--sweep", "--planes", "7,-7"), 1, "Sizes must be positive"),
         (("--planes", ""), 2, "require --sweep"),
         (("--input-size", 64), 2, "--input-size requires --model"),
         (("--sweep", "--model", "replknet3"), 2, "Give only one of them"),

@@ -159,7 +159,7 @@ def test_files_that_are_no_weights(replk_probe: Run, case: Case, tmp_path: Path)
     text.write_text("no weights at all")
     for path, message in (
         (code, "Refused to read code.pth"),
-        (text, "It looks like a text file"),
+        (text, "It appears to be a text file"),
         (tmp_path / "absent.pth", "No such file"),
         (tmp_path, "It is a folder"),
     ):

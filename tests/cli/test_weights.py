@@ -125,7 +125,7 @@ def test_fetch_offline(replk_probe: Run, name: str, monkeypatch: pytest.MonkeyPa
 def test_fetch_unknown(replk_probe: Run) -> None:
     result = replk_probe("weights", "fetch", "replknet31b.in1k")
     assert result.exit_code == 1
-    assert "(close: " in result.stderr
+    assert "(similar: " in result.stderr
     assert "replknet31b.in1k_224" in result.stderr
 
 

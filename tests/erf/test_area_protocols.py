@@ -264,7 +264,7 @@ def test_thresholds_outside_0_1_are_errors(threshold):
 
 @pytest.mark.parametrize("centre", [(-1, 3), (3, 8), (3,), (math.nan, 3), "ab", (1, 2, 3)])
 def test_centres_outside_the_map_are_errors(centre):
-    with pytest.raises(InvalidInputError, match="Centre"):
+    with pytest.raises(InvalidInputError, match="The center"):
         area_ratio(np.ones((8, 8)), 0.5, "centred", centre)
 
 

@@ -27,8 +27,8 @@ from replk_probe.errors import InvalidInputError
         (2, "smallest window"),
         (-1, "smallest window"),
         ((64, 0), "smallest window"),
-        (LARGEST_SIDE + 1, "Above 16384 pixels a side, the memory"),
-        ((64, 10**30), "the memory"),
+        (LARGEST_SIDE + 1, "Sides above 16384 pixels need too much memory"),
+        ((64, 10**30), "too much memory"),
     ],
 )
 def test_sizes_that_cannot_be_measured(size: Any, says: str) -> None:
@@ -47,7 +47,7 @@ def test_sizes(size: Any, pair: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("thresholds", [0.5, "0.5", b"0.5", None, np.float64(0.5), 1])
 def test_thresholds_are_a_sequence(thresholds: Any) -> None:
-    with pytest.raises(InvalidInputError, match=r"They are a sequence.*Give a list"):
+    with pytest.raises(InvalidInputError, match=r"Expected a sequence of thresholds, got .*Give a list"):
         check_thresholds(thresholds)
 
 

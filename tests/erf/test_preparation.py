@@ -18,7 +18,7 @@ from replk_probe.models.architectures.convnext import LargeKernelConvNeXt
 from replk_probe.models.architectures.mobilenet_v2 import LargeKernelMobileNetV2
 from replk_probe.models.architectures.replknet import RepLKNet
 from replk_probe.models.architectures.slak import SLaK
-from replk_probe.models.inference.fold_bn import fold_neighbours
+from replk_probe.models.inference.fold_bn import fold_neighbors
 from replk_probe.models.inference.input_gradient import (
     FrozenConv2d,
     FrozenDepthwiseConv2d,
@@ -296,7 +296,7 @@ class OneSize(nn.Module):
 
 
 @pytest.mark.parametrize("build", [SMALL["replknet"], OneSize], ids=["any size", "one size"])
-@pytest.mark.parametrize(("layer", "says"), [("nope", "'nope' does not exist"), (3, "given as 3"), ("", "not exist")])
+@pytest.mark.parametrize(("layer", "says"), [("nope", "'nope' does not exist"), (3, "got 3"), ("", "not exist")])
 def test_a_layer_that_does_not_exist_is_told_whatever_sizes_the_model_takes(build: Any, layer: Any, says: str) -> None:
     with pytest.raises(InvalidInputError, match=says):
         prepare(build(), layer=layer)
@@ -420,7 +420,7 @@ def test_what_folding_breaks_in_spite_of_all_is_seen_and_left_out(monkeypatch: p
         model.get_submodule("stem.0.conv").weight.data.mul_(1.01)
         return True
 
-    monkeypatch.setattr("replk_probe.models.inference.prepare.fold_neighbours", break_it)
+    monkeypatch.setattr("replk_probe.models.inference.prepare.fold_neighbors", break_it)
     torch.manual_seed(0)
     model = trained_looking(SMALL["replknet"]()).double()
     prepared = prepare(model)
@@ -500,7 +500,7 @@ def test_frozen_depthwise_convolutions_equal_autograd_on_every_backend(
     layers = nn.Sequential(depthwise(kernel), nn.BatchNorm2d(6), nn.ReLU() if has_relu else nn.Identity())
     trained_looking(layers)
     prepared = copy.deepcopy(layers)
-    fold_neighbours(prepared)
+    fold_neighbors(prepared)
     log = MethodLog()
     freeze_layers(prepared, log)
     assert [type(layer) for layer in prepared] == [FrozenDepthwiseConv2d, nn.Identity, nn.Identity]
@@ -528,7 +528,7 @@ def test_a_fused_relu_passes_nan_on_and_only_where_it_is_open(memory_format: Any
         layers[0].weight[1] = float("nan")
         layers[0].bias[2], layers[0].bias[3] = -1e6, float("inf")
     fused = copy.deepcopy(layers)
-    fold_neighbours(fused)
+    fold_neighbors(fused)
     freeze_layers(fused)
     assert isinstance(fused[1], nn.Identity) and fused[0].activation == "relu"
     results = []

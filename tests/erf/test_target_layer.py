@@ -182,7 +182,7 @@ class Odd(nn.Module):
     ("layer", "says"),
     [
         ("shared", "called 2 times"),
-        ("unused", "never called"),
+        ("unused", "is not called"),
         ("pair", r"a tuple \(\[1, 4, 8, 8\], \[1, 4, 8, 8\]\)"),
         ("mapping", "a dict with 'out', 'aux'"),
         ("sorting", "no gradient"),

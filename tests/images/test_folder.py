@@ -52,7 +52,7 @@ def test_a_stratified_sample_is_as_even_as_the_classes_allow(tmp_path, n):
 
 def test_fewer_images_than_asked_is_said(tmp_path):
     images = sample_images(touch(tmp_path / "few", "a.jpg", "b.jpg"), n=50)
-    assert images.shortfall_note == "50 images were asked for, folder:few has only 2."
+    assert images.shortfall_note == "50 images were requested, but folder:few has only 2."
 
 
 def test_the_sample_follows_the_seed_and_nothing_else(tmp_path):

@@ -106,7 +106,7 @@ def test_a_network_that_is_one_convolution() -> None:
     [
         ("replknet31b", "stage9.0", "It has stages 1 to 4, with 2, 2, 18, 2 blocks, which count from 0."),
         ("replknet31b", "stage4.2", "It has stages 1 to 4, with 2, 2, 18, 2 blocks"),
-        ("replknet31b", "stages.9", "does not exist in RepLKNet. Close: stages"),
+        ("replknet31b", "stages.9", "does not exist in RepLKNet. Similar names: stages"),
         ("replknet31b", "stage9.*", "matches the pattern 'stage9.*'"),
         (
             "replknet31b",

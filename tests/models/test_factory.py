@@ -125,17 +125,17 @@ def test_factories_in_modules(factory: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("name", "error", "says"),
     [
-        ("replknet31", UnknownModelError, r"close: .*replknet31b"),
-        ("RepLKNet-31B", UnknownModelError, r"close: replknet31b"),
+        ("replknet31", UnknownModelError, r"similar: .*replknet31b"),
+        ("RepLKNet-31B", UnknownModelError, r"similar: replknet31b"),
         ("xqzzy", UnknownModelError, "replk-probe models"),
         ("", UnknownModelError, "No builder"),
         ("replknet31b.in1k_224", UnknownModelError, "set of weights"),
         ("resnet18.nonsense", UnknownModelError, "resnet18.a1_in1k"),
-        ("torchvision:resnet11", UnknownModelError, "close: resnet101"),
+        ("torchvision:resnet11", UnknownModelError, "similar: resnet101"),
         ("torchvision:fasterrcnn_resnet50_fpn", UnknownModelError, "no classifier"),
         ("nowhere.py:build", UnknownModelError, "no file nowhere.py"),
         ("no_such_package.nets:build", UnknownModelError, "No module named"),
-        ("torch.nn:Identty", UnknownModelError, "close: Identity"),
+        ("torch.nn:Identty", UnknownModelError, "similar: Identity"),
         (":build", UnknownModelError, "One side of the colon"),
         ("nets.py", UnknownModelError, "FUNCTION"),
         (
@@ -162,7 +162,7 @@ def test_unknown_names(name: Any, error: type[ReplkProbeError], says: str) -> No
 @pytest.mark.parametrize(
     ("attribute", "error", "says"),
     [
-        ("biuld", UnknownModelError, "close: build"),
+        ("biuld", UnknownModelError, "similar: build"),
         ("broken", InvalidInputError, "RuntimeError: no luck"),
         ("quits", InvalidInputError, "SystemExit: 3"),
         ("number", InvalidInputError, "type int. It must return an nn.Module"),
@@ -188,7 +188,7 @@ def test_a_file_that_cannot_be_imported(tmp_path: Path) -> None:
             ({"seed": seed}, InvalidInputError, "2\\*\\*63 - 1")
             for seed in ("a", None, 1.5, True, -1, 2**63, 2**70, float("nan"))
         ],
-        *[({"weights": weights}, WeightsError, "by a name or a path") for weights in (True, 3, b"random")],
+        *[({"weights": weights}, WeightsError, "as a name or a path") for weights in (True, 3, b"random")],
     ],
 )
 def test_options_of_the_wrong_kind(options: dict[str, Any], error: type[ReplkProbeError], says: str) -> None:
@@ -227,7 +227,7 @@ def test_wrong_weights_are_told_before_the_network_is_built(
     for name in ("replknet31b", "resnet18", "torchvision:resnet18", f"{factory}:build"):
         with pytest.raises(WeightsError, match="no such file"):
             create_model(name, tmp_path / "missing.pth")
-    with pytest.raises(UnknownModelError, match=r"close: .*replknet31b"):
+    with pytest.raises(UnknownModelError, match=r"similar: .*replknet31b"):
         create_model("replknet31", tmp_path / "missing.pth")
 
 
@@ -264,7 +264,7 @@ def test_device_and_dtype_are_applied_after_loading() -> None:
         assert torch.equal(rounded, exact.bfloat16())
     assert next(create_model("mobilenetv2_k3", device=torch.device("cpu")).parameters()).device.type == "cpu"
     for options, says in (
-        ({"dtype": torch.int8}, "floating point"),
+        ({"dtype": torch.int8}, "floating-point type"),
         ({"dtype": "half"}, "floating"),
         ({"device": "x"}, "device"),
     ):

@@ -52,7 +52,7 @@ def test_layers_by_name(name: str, spec: str, path: str) -> None:
         ("stage5.0", "stages 1 to 4, with 2, 2, 18, 2 blocks"),
         ("stage0.0", "stages 1 to 4"),
         ("stage4.2", "stages 1 to 4"),
-        ("stages.3.block.0", "Close: stages.3.blocks.0"),
+        ("stages.3.block.0", "Similar names: stages.3.blocks.0"),
         ("conv9", "top-level modules: stem, stages"),
         ("", "Layer '' does not exist in RepLKNet"),
     ],

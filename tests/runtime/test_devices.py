@@ -1,4 +1,4 @@
-"""Devices, strict float32 and memory that does not suffice."""
+"""Tests of devices, strict float32 and out-of-memory errors."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def test_cut_connection_goes_on_where_it_broke(server: Server, tmp_path: Path, d
 
 def test_earlier_attempt_is_resumed(server: Server, tmp_path: Path) -> None:
     server.behaviour.cut_after = 400_000
-    with pytest.raises(WeightsError, match=r"broke off at 400,000 bytes.*go on from there"):
+    with pytest.raises(WeightsError, match=r"stopped at 400,000 bytes.*to resume it"):
         fetch(server.url, tmp_path / "w", retries=-1)
     assert not (tmp_path / "w").exists()
     fetch(server.url, tmp_path / "w", DIGEST)
@@ -244,7 +244,7 @@ def test_wrong_digest_keeps_nothing(server: Server, tmp_path: Path) -> None:
 
 
 def test_wrong_size_is_refused_before_the_transfer(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"offers 1,048,576 bytes and the file should have 5"):
+    with pytest.raises(WeightsError, match=r"offers 1,048,576 bytes, but the file should have 5"):
         fetch(server.url, tmp_path / "w", size=5)
     assert leftovers(tmp_path) == []
 
@@ -311,7 +311,10 @@ def test_redirects_do_not_leave_https(server: Server, tmp_path: Path, monkeypatc
     monkeypatch.setattr("urllib.request.HTTPSHandler.https_open", open_without_tls)
     secure = server.url.replace("http:", "https:")
     server.behaviour.redirect = server.url.replace("/file", "/elsewhere")
-    with pytest.raises(WeightsError, match=r"Refused to go on from 127\.0\.0\.1:\d+ to http://.*leaves https"):
+    with pytest.raises(
+        WeightsError,
+        match=r"Refused to follow a redirect from 127\.0\.0\.1:\d+ to http://.*no longer be secured by https",
+    ):
         fetch(secure, tmp_path / "w", DIGEST)
     assert server.behaviour.requests == [] and leftovers(tmp_path) == []
     server.behaviour.redirect = secure.replace("/file", "/elsewhere")
@@ -321,7 +324,7 @@ def test_redirects_do_not_leave_https(server: Server, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("status", [403, 404, 410])
 def test_refusal_is_told_at_once(server: Server, tmp_path: Path, status: int) -> None:
     server.behaviour.status, server.behaviour.status_always = status, True
-    with pytest.raises(WeightsError, match=f"answered {status}"):
+    with pytest.raises(WeightsError, match=f"returned {status}"):
         fetch(server.url, tmp_path / "w", DIGEST)
     assert len(server.behaviour.requests) == 1
     assert leftovers(tmp_path) == []
@@ -350,7 +353,7 @@ def test_server_that_goes_away_halfway(server: Server, tmp_path: Path, monkeypat
 
     server.behaviour.cut_after = 300_000
     monkeypatch.setattr(download, "open_url", gone)
-    with pytest.raises(WeightsError, match=r"broke off at 300,000 bytes\. The server no longer answers\. Run the same"):
+    with pytest.raises(WeightsError, match=r"stopped at 300,000 bytes\. The server no longer responds\. Run the same"):
         fetch(server.url, tmp_path / "w", DIGEST)
     assert (tmp_path / "w.part").stat().st_size == 300_000
 
@@ -373,7 +376,7 @@ def test_refused_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_silent_host_costs_no_more_than_the_budget(server: Server, tmp_path: Path) -> None:
     server.behaviour.silent = True
     start = time.monotonic()
-    with pytest.raises(WeightsError, match=r"No answer within 0\.3 s"):
+    with pytest.raises(WeightsError, match=r"No response within 0\.3 s"):
         fetch(server.url, tmp_path / "w", DIGEST, connect_timeout=0.3)
     assert time.monotonic() - start < _AT_ONCE
 
@@ -388,7 +391,7 @@ def test_slow_name_lookup_costs_no_more_than_the_budget(tmp_path: Path, monkeypa
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
     before = set(threading.enumerate())
     start = time.monotonic()
-    with pytest.raises(WeightsError, match="No answer within"):
+    with pytest.raises(WeightsError, match="No response within"):
         check_reachable("http://localhost:1/", 0.2)
     assert time.monotonic() - start < _AT_ONCE
     found.set()

@@ -324,7 +324,7 @@ def test_reduced_precision_is_recorded(small_net: nn.Module, small_stimuli: Path
     result = measure_shape_bias(small_net, small_stimuli, size=32, precision=precision)
     assert run_of(result).precision == precision
     arithmetic = run_of(result).config["arithmetic"]
-    assert arithmetic.startswith("bfloat16 products" if "asked for" not in arithmetic else "float32 throughout")
+    assert arithmetic.startswith("bfloat16 products" if "was requested" not in arithmetic else "float32 throughout")
     if precision == "fast":
         assert "there are none here" in arithmetic
 

@@ -45,7 +45,7 @@ def follow(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     """Fields of the outputs of one operation: one for all, or a list with one for each.
 
     Raises:
-        CannotFollowError: No rule covers the operation, or not this case of it.
+        CannotFollowError: No rule covers the operation, or this case of it.
     """
     name = func.overloadpacket.__name__
     rule = _RULES.get(name) or _RULES.get(name.rstrip("_"))

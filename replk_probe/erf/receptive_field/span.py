@@ -20,7 +20,7 @@ class Span:
         return self.high - self.low + 1
 
     def centre(self, index: int) -> float:
-        """Middle of the receptive field of position ``index``, in input pixels (whole: a pixel's center)."""
+        """Center of the receptive field of position ``index``, in input pixels (whole numbers are pixel centers)."""
         return self.jump * index + (self.low + self.high) / 2
 
     def window(self, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> Span:
@@ -41,14 +41,14 @@ Axis: TypeAlias = tuple[Atom, ...]
 
 @dataclass(frozen=True)
 class Field:
-    """What is known about one tensor.
+    """Receptive field of one tensor.
 
     Attributes:
-        axes: Per tensor axis the atoms it is made of, slowest first. A tensor without rows and columns summarizes the
-            whole map (a pooled vector, a gate).
+        axes: Atoms of each tensor axis, slowest first. A tensor without rows and columns summarizes the whole map (a
+            pooled vector, a gate).
         y: Rows that one position depends on.
         x: Columns that one position depends on.
-        everywhere: Whether every position also depends on the whole map, through a gate or a global normalisation.
+        everywhere: Whether every position also depends on the whole map, through a gate or a global normalization.
     """
 
     axes: tuple[Axis, ...]
@@ -62,7 +62,7 @@ class Field:
         return any(has_place(axis) for axis in self.axes)
 
     def centre(self, place: tuple[int, int]) -> tuple[float, float]:
-        """Middle of the receptive field of a position (row, column) of the map, in input pixels."""
+        """Center of the receptive field of a position (row, column) of the map, in input pixels."""
         return self.y.centre(place[0]), self.x.centre(place[1])
 
     @property

@@ -22,7 +22,7 @@ __all__ = ["Field", "FieldTracer", "Lost", "Span", "stride_rule"]
 def stride_rule(
     place: tuple[int, int], feature_size: tuple[int, int], input_size: tuple[int, int]
 ) -> tuple[float, ...]:
-    """Middle of the patch of a position, if the image is divided into as many patches as the map has positions.
+    """Center of the patch of a position, if the image is divided into as many patches as the map has positions.
 
     Returns:
         (y, x): ``(i + 1/2) * stride - 1/2`` with ``stride = input / feature``, in input pixels.
@@ -88,7 +88,7 @@ class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return output
 
     def _written(self, tensor: Tensor, field: Field | Lost) -> None:
-        """An operation in place: other views of the same memory changed as well."""
+        """Record an in-place operation, which also changes other views of the same memory."""
         if self.field_of(tensor) == field:
             return
         storage = _storage(tensor)

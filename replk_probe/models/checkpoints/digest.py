@@ -1,4 +1,4 @@
-"""Digests of networks and arrays, to tell apart those whose names do not."""
+"""Digests of networks and arrays, which identify them where names do not."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _SHOWN_KEYS = 3
 
 @dataclass(frozen=True)
 class CheckpointReport:
-    """What a weights file is and, once it is loaded, what was loaded from it.
+    """Description of a weights file and, once it is loaded, of what was loaded from it.
 
     Attributes:
         path: Path of the file.
@@ -47,8 +47,8 @@ class CheckpointReport:
         dropped: Names in the file without a counterpart in the model that were left out on purpose.
         missing: Names in the model that the file leaves unchanged: those of a missing classifier or final norm.
         head: ``"loaded"``, ``"replaced"`` (the model now has the file's number of classes), ``"missing"`` (not in the
-            file: the model keeps its own, and its class scores mean nothing) or ``"dropped"`` (not in the model); None
-            if the file was not loaded.
+            file: the model keeps its own, and its class scores are meaningless) or ``"dropped"`` (not in the model);
+            None if the file was not loaded.
         dtypes: Type in the file of each tensor that was loaded, by its name in the model.
     """
 
@@ -93,7 +93,7 @@ def load_checkpoint(
         A description of the file and of what was loaded.
 
     Raises:
-        WeightsError: The file cannot be read, is refused, holds non-finite values, or does not fit the model.
+        WeightsError: The file cannot be read, is refused, contains non-finite values, or does not match the model.
         InvalidInputError: ``model`` is not an ``nn.Module``.
     """
     check_network(model)
@@ -157,7 +157,7 @@ def inspect_checkpoint(path: str | os.PathLike[str], *, ema: bool = False) -> Ch
         The report, without the fields that describe the loading.
 
     Raises:
-        WeightsError: The file cannot be read, is refused or holds no weights.
+        WeightsError: The file cannot be read, is refused or contains no weights.
     """
     path = _checked(path)
     file = read_state_file(path, ema=ema)
@@ -183,16 +183,14 @@ def inspect_checkpoint(path: str | os.PathLike[str], *, ema: bool = False) -> Ch
 def non_finite_error(path: Path, names: Sequence[str]) -> WeightsError:
     """The error for a file with NaN or infinite values in these tensors."""
     return WeightsError(
-        f"{path.name} holds NaN or infinite weights. {_some('tensor', list(names))} not finite. "
+        f"{path.name} contains NaN or infinite weights. {_some('tensor', list(names))} not finite. "
         "Fetch the file again, or use an earlier checkpoint of the training."
     )
 
 
 def _checked(path: Any) -> Path:
     if not isinstance(path, (str, os.PathLike)):
-        raise WeightsError(
-            f"The weights file is given as {path!r}. Weights are read from a path. Pass the path of a file."
-        )
+        raise WeightsError(f"Expected a path, but got {path!r}. Weights are read from files. Pass the path of a file.")
     return Path(path)
 
 
@@ -235,7 +233,7 @@ def _refuse_unusable(state: Mapping[str, Tensor], origins: Mapping[str, str], sk
     for name, value in state.items():
         if own[name].is_floating_point() and not value.is_floating_point():
             raise WeightsError(
-                f"{path.name} holds quantized weights. {origins.get(name, name)} is {value.dtype}, and the model "
+                f"{path.name} contains quantized weights. {origins.get(name, name)} is {value.dtype}, and the model "
                 f"computes in {own[name].dtype}. Pass the floating-point file."
             )
     broken = _not_finite(state, origins)
@@ -285,7 +283,7 @@ def _does_not_fit(
         parts.append(_some("mis-shaped key", shown, verb=False))
     details = "; ".join(parts)
     return WeightsError(
-        f"{path.name} does not fit {type(model).__name__}. The file looks like {seems}, the model like {mine}: "
+        f"{path.name} does not match {type(model).__name__}. The file appears to be {seems}, the model {mine}: "
         f"{details}. {_hint(plan, own, seems, mine, form)}"
     )
 

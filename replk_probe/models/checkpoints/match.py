@@ -35,7 +35,7 @@ class Plan:
 
 
 def match(model: nn.Module, state: dict[str, Tensor], origins: dict[str, str], dropped: list[str]) -> Plan:
-    """Compare names and shapes, accepting another classifier, no classifier, and tensors that can be ignored."""
+    """Compare names and shapes, allowing for another classifier, no classifier, and tensors that can be ignored."""
     own = model.state_dict()
     plan = Plan(dict(state), origins, list(dropped))
     plan.missing = [name for name in own if name not in state and not is_recomputed(name)]
@@ -79,7 +79,7 @@ def _other_heads(
 
 
 def _classifier_name(model: nn.Module) -> str | None:
-    """Name of the classifier: the answer of ``get_classifier``, or else the last layer with weights."""
+    """Name of the classifier: the result of ``get_classifier``, or else the last layer with weights."""
     ask: object = getattr(model, "get_classifier", None)
     if callable(ask):
         answer = ask()

@@ -32,7 +32,7 @@ _LEGACY_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")
 
 @dataclass(frozen=True)
 class StateFile:
-    """The flat state dict of a file, and where in the file it was found.
+    """The flat state dict of a file, and its location in the file.
 
     Attributes:
         state: Tensors by name, without prefixes.
@@ -60,14 +60,14 @@ def read_state_file(path: Path, *, ema: bool = False, own_keys: Iterable[str] = 
         Tensors on the CPU, possibly memory-mapped: copy them before the file changes.
 
     Raises:
-        WeightsError: The file does not exist, holds no weights or no averaged entry, or is refused.
+        WeightsError: The file does not exist, contains no weights or no averaged entry, or is refused.
     """
     content = _read(path)
     state, entries, averaged = _unwrap(content, ema, path)
     tensors = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         found = ", ".join(repr(name) for name in list(state)[:5]) or "nothing"
-        raise WeightsError(f"{path.name} holds no weights. It contains no tensors (found: {found}). Pass another file.")
+        raise WeightsError(f"{path.name} has no weights. It contains no tensors (found: {found}). Pass another file.")
     ignored = tuple(str(name) for name in state if name not in tensors)
     prefix = ""
     own = tuple(own_keys)
@@ -84,7 +84,7 @@ def _unwrap(content: object, ema: bool, path: Path) -> tuple[Mapping[Any, Any], 
     averaged = False
     if not isinstance(content, Mapping):
         raise WeightsError(
-            f"{path.name} holds no weights. It holds one {type(content).__name__} instead of named tensors. "
+            f"{path.name} has no weights. It contains one {type(content).__name__} instead of named tensors. "
             "Save model.state_dict() and pass that file."
         )
     level: Mapping[Any, Any] = content
@@ -120,7 +120,7 @@ def _read(path: Path) -> object:
         raise WeightsError(f"Cannot read weights from {path}. {error.strerror or error}. Check the path.") from error
     kind = _what_else(path, start, size)
     if kind:
-        raise WeightsError(f"{path.name} is not a weights file. It looks like {kind}. {_advice(kind)}")
+        raise WeightsError(f"{path.name} is not a weights file. It appears to be {kind}. {_advice(kind)}")
     try:
         return _read_safetensors(path) if _is_safetensors(start, size) else _read_torch(path, start)
     except pickle.UnpicklingError as error:
@@ -128,7 +128,7 @@ def _read(path: Path) -> object:
         if wanted is None or wanted[1].endswith("."):  # The file ends in the middle of a name.
             raise _damaged(path, error) from error
         raise WeightsError(
-            f"Refused to read {path.name}. Loading it would run {wanted[1]}, which a state dict never needs. "
+            f"Refused to read {path.name}. Loading it would run {wanted[1]}, which a state dict does not need. "
             "Ask its author to save a plain state dict or safetensors."
         ) from error
     except Exception as error:
@@ -157,7 +157,7 @@ def _read_torch(path: Path, start: bytes) -> object:
 
 
 def _is_safetensors(start: bytes, size: int) -> bool:
-    """Eight bytes of header length, then JSON."""
+    """Whether a file starts with eight bytes of header length, followed by JSON."""
     return start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= 100_000_000
 
 
@@ -193,14 +193,14 @@ def _zip_kind(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile:
-        return f"a truncated zip ({path.stat().st_size:,} bytes; a complete .pth ends in a table of contents)"
+        return f"a truncated zip archive ({path.stat().st_size:,} bytes, without the central directory at its end)"
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         return "a TorchScript archive"
     if any(name.endswith("/data.pkl") for name in names):
         return None
     if any(name.endswith(".weights.h5") for name in names):
         return "a Keras .keras file"
-    return "a NumPy .npz archive" if any(name.endswith(".npy") for name in names) else "a zip archive of other things"
+    return "a NumPy .npz archive" if any(name.endswith(".npy") for name in names) else "a zip archive without weights"
 
 
 def _pickle_kind(start: bytes) -> str | None:
@@ -215,5 +215,5 @@ def _advice(kind: str) -> str:
     if "truncated" in kind or "empty" in kind:
         return _FETCH_AGAIN
     if "LFS" in kind:
-        return "Run 'git lfs pull' where it came from."
+        return "Run 'git lfs pull' in the repository of the file."
     return "Pass a .pth or .safetensors file."

@@ -13,7 +13,7 @@ from ..architectures.mobilenet_v2 import LargeKernelMobileNetV2
 from ..architectures.replknet import RepLKNet
 from ..architectures.slak import SLaK
 
-# Names of the branches in the authors' files -> names here. SLaK's authors renamed theirs twice.
+# Names of the branches in the authors' files -> names in this package. SLaK's authors renamed theirs twice.
 _BRANCHES = {
     "lkb_origin": "large_conv",
     "lkb_reparam": "reparam_conv",
@@ -25,7 +25,8 @@ _BRANCHES = {
 _BRANCH = re.compile(rf"(?<=\.large_kernel\.)({'|'.join(_BRANCHES)})(?=\.)")
 _OFFICIAL = {"large_conv": "lkb_origin", "reparam_conv": "lkb_reparam", "column_conv": "LoRA1", "row_conv": "LoRA2"}
 _OWN_BRANCH = re.compile(rf"(?<=\.large_kernel\.)({'|'.join(_OFFICIAL)})(?=\.)")
-# A merged SLaK is timm's ConvNeXt with other kernels: patterns here -> names in timm. The first match counts.
+# A merged SLaK is timm's ConvNeXt with other kernels: patterns for names in this package -> names in timm. The first
+# match counts.
 _TO_TIMM = (
     (r"downsample_layers\.0\.", r"stem."),
     (r"downsample_layers\.(\d+)\.", r"stages.\1.downsample."),

@@ -9,29 +9,29 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-# What folding may change by rounding, relative L2. What it must not change (a norm that another branch reads, a value
-# that was overwritten) was seen as 0.07 and more.
+# Largest relative L2 difference that folding may cause by rounding. Errors (folding a norm that another branch reads,
+# overwriting a value) were measured as 0.07 and more.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 _TOLERANCE_HALF = 5e-2
 
 
 @dataclass(frozen=True)
 class Check:
-    """How to find out whether a copy of a network gives the same as the original.
+    """Comparison of copies of a network with the original.
 
     Attributes:
-        run: Function that computes what is compared.
-        expected: What it returns for the original.
+        run: Function that computes the outputs to compare.
+        expected: Its result for the original.
     """
 
     run: Callable[[nn.Module], Tensor]
     expected: Tensor
 
     def passes(self, copied: nn.Module) -> bool:
-        """Whether the copy gives the same except for rounding."""
+        """Whether the outputs of the copy equal those of the original except for rounding."""
         try:
             found = self.run(copied)
-        except Exception:  # whatever fails in the copy did not fail in the original
+        except Exception:  # the original did not fail, so the copy differs
             return False
         if found.shape != self.expected.shape:
             return False
@@ -41,12 +41,12 @@ class Check:
 
 
 def check_on(image: Tensor, model: nn.Module, outputs: Callable[[nn.Module, Tensor], Tensor]) -> Check:
-    """Compute what a network gives for an image, to compare copies with it.
+    """Compute the outputs of a network for an image, with which those of copies are compared.
 
     Args:
-        image: ``[1, C, H, W]``.
+        image: Image, ``[1, C, H, W]``.
         model: The original, which is not changed.
-        outputs: What is compared, as a function of a network and an image.
+        outputs: Function from a network and an image to the outputs to compare.
     """
 
     def run(network: nn.Module) -> Tensor:
@@ -57,18 +57,18 @@ def check_on(image: Tensor, model: nn.Module, outputs: Callable[[nn.Module, Tens
 
 
 def random_image(size: tuple[int, int], channels: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
-    """One image of standard normal numbers, ``[1, channels, H, W]``: the same at every call."""
+    """One image of standard normal numbers, ``[1, channels, H, W]``, the same in every call."""
     return torch.randn(1, channels, *size, dtype=dtype, generator=torch.Generator().manual_seed(0))
 
 
 def input_channels(model: nn.Module) -> int:
-    """Channels of the images that a network takes, from its first convolution; 3 where there is none."""
+    """Number of input channels of a network, from its first convolution; 3 if there is none."""
     return next((layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)), 3)
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a network in eval mode; on leaving, every module is back in its own mode."""
+    """Put a network in eval mode, and restore the mode of every module on leaving."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         # Not model.eval(), which networks override (to freeze norms for good, to merge branches).

@@ -1,4 +1,4 @@
-"""Copies of networks that ``copy.deepcopy`` alone cannot make, and networks on the meta device."""
+"""Copies of networks that ``copy.deepcopy`` cannot copy, and networks on the meta device."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 def copy_of(model: ModuleT, replaced: dict[int, Any] | None = None) -> ModuleT:
     """A deep copy, also of a network that caches results of earlier passes.
 
-    Torch refuses to copy a tensor with a history: a cached attention bias, a pruned or normalized weight. The copy gets
-    their values without the history.
+    Torch does not copy tensors that are part of an autograd graph (a cached attention bias, a pruned or normalized
+    weight). The copy contains their values, detached.
 
     Args:
         model: The network, which is not changed.
-        replaced: Objects to use in the copy instead of some of the original's, by the ``id`` of the original.
+        replaced: Replacements for objects of the original, by the ``id`` of the object that they replace.
     """
     memo = dict(replaced or {})
     for module in model.modules():
@@ -55,7 +55,7 @@ def meta_copy_of(model: ModuleT) -> ModuleT:
 
 @contextmanager
 def on_meta() -> Iterator[None]:
-    """Run a copy on the meta device in this context: no gradients, and new tensors have no values either."""
+    """Context for running a copy on the meta device: no gradients, and new tensors are on that device as well."""
     with torch.inference_mode(False), torch.no_grad(), torch.device("meta"):
         yield
 

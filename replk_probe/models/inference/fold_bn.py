@@ -24,7 +24,7 @@ class Tracer(fx.Tracer):
     """Traces its own thread only: torch.fx replaces the calls of every module in all threads while it traces."""
 
     def __init__(self) -> None:
-        """Store the thread."""
+        """Remember the current thread."""
         super().__init__()
         self._thread = threading.get_ident()
 
@@ -35,33 +35,33 @@ class Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Record the call, unless it is that of another thread."""
+        """Record the call, unless another thread makes it."""
         if threading.get_ident() != self._thread:
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Record the access to a parameter, unless it is that of another thread."""
+        """Record the access to a parameter, unless another thread makes it."""
         if threading.get_ident() != self._thread:
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
-def fold_neighbours(model: nn.Module, keep: str = "") -> bool:
+def fold_neighbors(model: nn.Module, keep: str = "") -> bool:
     """Fold batch norms into the convolutions next to them, and ReLUs into the depthwise ones before them, in place.
 
-    A norm behind a convolution goes into any kernel; a norm before one only where the kernel is 1 x 1, since zero
-    padding comes after the norm. A ReLU that is the only reader of a depthwise convolution of stride 1 is computed
-    with it; one that is the only reader of another layer works in place. Inference mode only. Modules with
-    hooks, modules called twice and weights that are read elsewhere are not changed, nor is a network that torch.fx
-    cannot trace.
+    A norm after a convolution is folded into any kernel; a norm before one only if the kernel is 1 x 1, since zero
+    padding comes after the norm. A ReLU that is the only consumer of a depthwise convolution of stride 1 is computed
+    with it; one that is the only consumer of another layer operates in place. The model must be in inference mode.
+    Modules with hooks, modules called twice and weights that are used elsewhere are not changed, nor is a network
+    that torch.fx cannot trace.
 
-    A trace is one path through the code, which may differ from the one for real images: compare the results.
+    A trace is one path through the code, which may differ from the one for real images, so compare the results.
 
     Args:
-        model: Changed in place; folded norms and ReLUs become identities of the same name.
-        keep: Path of a module whose input and output must stay what they are. The output of ``forward_features``, if
-            there is such a method, stays in any case.
+        model: The network, changed in place; folded norms and ReLUs become identities of the same name.
+        keep: Path of a module whose input and output must not change. The output of ``forward_features``, if there is
+            such a method, is always preserved.
 
     Returns:
         Whether anything was changed.
@@ -82,7 +82,7 @@ def fold_neighbours(model: nn.Module, keep: str = "") -> bool:
         return module if alone and type(module) in kinds else None
 
     changed = False
-    folded: set[fx.Node] = set()  # norms that are identities by now
+    folded: set[fx.Node] = set()  # norms that have become identities
     for node in graph.nodes:
         bn, source = only(node, *FOLDABLE_NORMS), _source(node)
         if bn is None or bn.running_var is None or source is None:
@@ -128,7 +128,7 @@ def traced(model: nn.Module, tracer: Tracer | None = None) -> fx.Graph | None:
         tracer: Decides which modules are recorded as one node; by default those of torch.
 
     Returns:
-        None if torch.fx cannot trace the network.
+        The graph, or None if torch.fx cannot trace the network.
     """
     tracer = tracer or Tracer()
     tracer.traced_func_name = "forward_features" if hasattr(model, "forward_features") else "forward"
@@ -151,7 +151,7 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def _on_one_side(first: fx.Node, second: fx.Node, keep: str) -> bool:
-    """Whether two neighbours are both within the module ``keep`` or both outside of it."""
+    """Whether two neighbors are both within the module ``keep`` or both outside of it."""
     inside = [f"{node.target}.".startswith(f"{keep}.") for node in (first, second)]
     return not keep or inside[0] == inside[1]
 
@@ -161,7 +161,7 @@ def _is_pointwise(conv: nn.Conv2d) -> bool:
 
 
 def _fuse_bn_conv(bn: nn.Module, conv: nn.Conv2d) -> nn.Conv2d:
-    """The 1 x 1 convolution that equals ``conv(bn(x))``; float64 inside."""
+    """The 1 x 1 convolution that equals ``conv(bn(x))``, computed in float64."""
     # The norm as a 1 x 1 depthwise convolution; the result is the product of the two matrices.
     channels = conv.in_channels
     unit = nn.Conv2d(channels, channels, 1, groups=channels, bias=False, device=conv.weight.device).double()

@@ -10,7 +10,7 @@ from torch import Tensor
 # Slices of the last two spatial axes: rows and columns.
 Box: TypeAlias = tuple[slice, slice]
 
-# Share of the plane below which it pays to crop to a box and to pad the result.
+# Share of the plane below which cropping to a box and padding the result is faster.
 _SMALL = 0.8
 
 
@@ -18,13 +18,13 @@ def box_of(grad: Tensor) -> Box | None:
     """Rows and columns of a gradient outside of which it is zero.
 
     Args:
-        grad: ``[N, C, H, W]``.
+        grad: Gradient, ``[N, C, H, W]``.
 
     Returns:
-        None if they make up most of the plane, and on other devices than a CPU, where finding the box costs more than
-        it saves. A NaN is not zero.
+        The box, or None if it covers most of the plane or the device is not a CPU, where finding the box costs more
+        than it saves. NaN counts as non-zero.
     """
-    # Two corners first: most gradients of a network are dense, and those need no further reads.
+    # Check two corners first: most gradients of a network are dense, and need no further reads.
     if grad.device.type != "cpu" or grad.numel() == 0 or grad[..., 0, 0].any() or grad[..., -1, -1].any():
         return None
     busy = grad.bool().any(1).any(0)

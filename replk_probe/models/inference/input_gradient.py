@@ -1,10 +1,11 @@
-"""Layers with frozen parameters, which compute the output and the gradient of the input only.
+"""Layers with frozen parameters, which compute only the output and the gradient of the input.
 
 Autograd keeps a convolution's input for the gradient of its weight, and a ReLU's output in full. With frozen
 parameters the input gradient of a convolution needs its weight only and that of a ReLU one flag per element, which is
 what these layers keep: less than half of the memory, and no time spent on other gradients.
 
-Each class replaces that of an existing module in place (:func:`freeze_layers`): names, hooks and state-dict keys stay.
+Each class replaces that of an existing module in place (:func:`freeze_layers`), which preserves names, hooks and
+state-dict keys.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Direction = Literal["forward", "grad_input"]
 
 
 class _InputGradient(torch.autograd.Function):
-    """Runs ``module.run`` and, backwards, ``module.input_gradient``; keeps no tensor except those of the module."""
+    """``module.run`` with ``module.input_gradient`` as the backward pass; saves no tensor except the module's."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, module: FrozenConv2d | FrozenLinear | FrozenBatchNorm2d) -> Tensor:
@@ -48,71 +49,71 @@ class _InputGradient(torch.autograd.Function):
 
 
 class _ReluSigns(torch.autograd.Function):
-    """ReLU that keeps a byte for each element."""
+    """ReLU that saves one byte per element."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, input: Tensor, inplace: bool) -> Tensor:
         if inplace:
             ctx.mark_dirty(input)
         output = input.relu_() if inplace else input.relu()
-        ctx.save_for_backward(_is_open(output))
+        ctx.save_for_backward(_is_active(output))
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (is_open,) = ctx.saved_tensors
-        return _through(grad, is_open), None
+        (is_active,) = ctx.saved_tensors
+        return _through(grad, is_active), None
 
 
 class _Depthwise(torch.autograd.Function):
-    """A :class:`FrozenDepthwiseConv2d`; keeps a byte for each element where a ReLU is computed with it."""
+    """A :class:`FrozenDepthwiseConv2d`; saves one byte per element if a ReLU is computed with it."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, module: FrozenDepthwiseConv2d) -> Tensor:
         ctx.module = module
         output = module.run(input)
         if module.activation is not None:
-            ctx.save_for_backward(_is_open(output))
+            ctx.save_for_backward(_is_active(output))
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        for is_open in ctx.saved_tensors:
-            grad = _through(grad, is_open)
+        for is_active in ctx.saved_tensors:
+            grad = _through(grad, is_active)
         return ctx.module.input_gradient(grad), None
 
 
 def _cut(grad: Tensor, box: Box) -> Tensor:
-    """A box of ``[N, C, H, W]``, dense, in the layout of ``grad``."""
+    """The box of ``grad``, ``[N, C, H, W]``, as a dense tensor in the layout of ``grad``."""
     layout = torch.contiguous_format if grad.is_contiguous() else torch.channels_last
     return grad[:, :, box[0], box[1]].contiguous(memory_format=layout)
 
 
-def _is_open(output: Tensor) -> Tensor:
+def _is_active(output: Tensor) -> Tensor:
     """1 where a ReLU of this output has gradient 1, else 0; 1 for NaN, as in autograd's own ReLU."""
     # Measured: three times as fast as a comparison with zero.
     return output.bool().view(torch.int8)
 
 
-def _through(grad: Tensor, is_open: Tensor) -> Tensor:
+def _through(grad: Tensor, is_active: Tensor) -> Tensor:
     """``grad`` where the flag is 1, else 0; a product would turn an infinity into NaN."""
     # Measured: as fast as the product, and six times as fast as `torch.where` with booleans.
-    found: Tensor = torch.ops.aten.threshold_backward(grad, is_open, 0)
+    found: Tensor = torch.ops.aten.threshold_backward(grad, is_active, 0)
     return found
 
 
 class _Reducible(nn.Module):
-    """A layer whose matrix products may run in bfloat16 (inputs and outputs in the layer's own type)."""
+    """A layer whose matrix products may be computed in bfloat16, with inputs and outputs in the layer's own type."""
 
     reduced_forward: bool = False
     reduced_backward: bool = False
 
     def _derived(self, name: str, weight: Tensor, make: Callable[[Tensor], Tensor], variant: object = None) -> Tensor:
-        """A tensor made from the weight, and again after the weight was moved, cast or replaced.
+        """A tensor derived from the weight and cached until the weight is moved, cast or replaced.
 
-        The last ``variant`` is kept. Writing through ``.data`` is not noticed: the layers are private copies.
+        Only the last ``variant`` is cached. Writing through ``.data`` is not detected: the layers are private copies.
         """
         key = (weight.data_ptr(), weight._version, weight.dtype, weight.device, variant)
         cache: dict[str, tuple[Any, Tensor, Tensor]] = self.__dict__.setdefault("_frozen_cache", {})
@@ -190,14 +191,14 @@ class FrozenConv2d(_Reducible, nn.Conv2d):
 
     @property
     def _reducible(self) -> bool:
-        # A depthwise convolution is no matrix product, and float64 is a deliberate choice.
+        # A depthwise convolution is not a matrix product, and float64 is a deliberate choice.
         return self.groups == 1 and self.weight.dtype == torch.float32
 
 
 class FrozenDepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution of stride 1 with frozen parameters, by :mod:`replk_probe.ops`; ``[N, C, H, W]``.
 
-    Replaces an ``nn.Conv2d`` or a :class:`~replk_probe.ops.DepthwiseConv2d`, whose ReLU is computed with it.
+    It replaces an ``nn.Conv2d`` or a :class:`~replk_probe.ops.DepthwiseConv2d`, whose ReLU is computed with it.
     """
 
     activation: str | None = None
@@ -208,7 +209,7 @@ class FrozenDepthwiseConv2d(nn.Conv2d):
         return _Depthwise.apply(input, self)  # type: ignore[no-any-return]
 
     def run(self, input: Tensor) -> Tensor:
-        """The layer's output, activation and all, in the layout of ``input``."""
+        """The layer's output after the activation, in the layout of ``input``."""
         if self.log is not None:
             self.log.add("forward", input, self.weight)
         return self._prepared_kernel.forward(input, self.weight, self.bias, self.activation)
@@ -229,7 +230,7 @@ class FrozenDepthwiseConv2d(nn.Conv2d):
 
 
 def _method(direction: Direction, input: Tensor, weight: Tensor) -> str:
-    """How :mod:`replk_probe.ops` computes a convolution: ``"native ISA: METHOD"`` or ``"aten: REASON"``."""
+    """Method by which :mod:`replk_probe.ops` computes a convolution: ``"native ISA: METHOD"`` or ``"aten: REASON"``."""
     reason = unsupported_reason(input, weight)
     if reason is None:
         layout = is_channels_last(input)
@@ -239,7 +240,7 @@ def _method(direction: Direction, input: Tensor, weight: Tensor) -> str:
 
 
 class MethodLog:
-    """How the frozen depthwise convolutions of a network were computed."""
+    """Record of the methods used for the frozen depthwise convolutions of a network."""
 
     def __init__(self) -> None:  # noqa: D107
         self._methods: dict[Any, str] = {}
@@ -251,21 +252,21 @@ class MethodLog:
             self._methods[key] = _method(direction, input, weight)
 
     def take(self) -> tuple[str, ...]:
-        """The methods since the last call of this function, which are then forgotten.
+        """Return the methods recorded since the last call, and clear the record.
 
         Returns:
             ``"native avx512: fft"``, ``"aten: REASON"``, ...; sorted, without duplicates.
         """
         found, self._methods = self._methods, {}
-        # The library's own reason may fill a page; the record keeps its first sentence.
+        # The library's own reason may be long; the record keeps its first sentence.
         return tuple(sorted({method.partition(". ")[0] for method in found.values()}))
 
 
 def planned_backend(model: nn.Module) -> str:
-    """What will compute the large depthwise convolutions of ``model``: ``"native avx512"``, ``"aten (REASON)"``.
+    """Backend that will compute the large depthwise convolutions of ``model``.
 
     Returns:
-        ``"torch"`` if there are none.
+        ``"native avx512"``, ``"aten (REASON)"`` or the like, or ``"torch"`` if there are none.
     """
     for module in model.modules():
         if isinstance(module, FrozenDepthwiseConv2d | DepthwiseConv2d):
@@ -295,7 +296,7 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 class FrozenReLU(nn.ReLU):
-    """``nn.ReLU`` that keeps one flag per element."""
+    """``nn.ReLU`` that saves one flag per element."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the output for ``input``; only the gradient of the input is computed in the backward pass."""
@@ -314,12 +315,12 @@ _FROZEN: dict[type[nn.Module], type[nn.Module]] = {
 def freeze_layers(model: nn.Module, log: MethodLog | None = None) -> None:
     """Freeze the convolutions, linear layers, batch norms and ReLUs of ``model``, in place.
 
-    Only modules of exactly these types: a subclass may compute something else. Parameters stop requiring gradients and
-    the model is put in inference mode.
+    Only modules of exactly these types are frozen, because a subclass may compute something else. Parameters no longer
+    require gradients, and the model is put in inference mode.
 
     Args:
         model: The network, changed in place. Its weights must not change afterwards.
-        log: Record of how the depthwise convolutions are computed from now on, if one is wanted.
+        log: Record to which the methods of the depthwise convolutions are added, or None.
     """
     model.requires_grad_(False)
     for module in model.modules():
@@ -329,7 +330,7 @@ def freeze_layers(model: nn.Module, log: MethodLog | None = None) -> None:
             frozen = FrozenDepthwiseConv2d
         elif frozen is None or not _can_freeze(module):
             continue
-        # The cache of a DepthwiseConv2d is not used any more.
+        # The cache of a DepthwiseConv2d is no longer used.
         module.__dict__.pop("_prepared", None)
         module.__class__ = frozen
         if isinstance(module, FrozenDepthwiseConv2d):

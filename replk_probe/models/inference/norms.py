@@ -1,4 +1,4 @@
-"""Which batch norm directly follows a convolution, according to the code of the network and not to names."""
+"""Batch norms that directly follow convolutions, according to the code of the network rather than names."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ class _ShallowTracer(Tracer):
 
 
 def norms_behind(model: nn.Module, paths: Collection[str]) -> dict[str, str | None]:
-    """The batch norms that are the only readers of convolutions.
+    """The batch norms that are the only consumers of convolutions.
 
     The parent module of a convolution is traced without the modules that it calls, and if the convolution is its last
-    step, the parent of that one: this needs few modules, also of a network that torch.fx cannot trace as a whole. An
-    activation that a norm computes after itself does not matter.
+    step, the parent of that one. This needs few modules, and also works for a network that torch.fx cannot trace as a
+    whole. Norms that include an activation count as well.
 
     Args:
-        model: Any network, which may be on the meta device: nothing is computed.
+        model: Any network, possibly on the meta device, since nothing is computed.
         paths: Module paths of convolutions.
 
     Returns:
-        Path of the convolution -> path of its norm, or None if none follows; missing if that is unknown.
+        Mapping from the path of each convolution to that of its norm, or to None if none follows; convolutions for
+        which this is unknown are missing.
     """
     graphs: dict[str, fx.Graph | None] = {}
     found: dict[str, str | None] = {}
@@ -59,9 +60,9 @@ def norms_behind(model: nn.Module, paths: Collection[str]) -> dict[str, str | No
 
 
 def _reader(graph: fx.Graph | None, name: str, module: nn.Module) -> fx.Node | None:
-    """The only reader of the output of the module ``name``, apart from identities.
+    """The only consumer of the output of the module ``name``, apart from identities.
 
-    The node of that module itself if there is no such reader; None if it is not called.
+    The node of that module itself is returned if there is no such consumer, and None if the module is not called.
     """
     calls = [node for node in graph.nodes if node.op == "call_module" and node.target == name] if graph else []
     if not calls:

@@ -15,7 +15,7 @@ from ..layers.reparam import Mergeable
 from ..model_id import check_network
 from .check import Check
 from .copying import copy_of
-from .fold_bn import fold_neighbours
+from .fold_bn import fold_neighbors
 from .input_gradient import MethodLog, freeze_layers, planned_backend, reduce_precision
 
 PRECISIONS = ("fp32", "fast", "bf16")
@@ -30,11 +30,11 @@ class PreparedModel:
         precision: ``"fp32"``, ``"fast"`` or ``"bf16"``, as requested.
         dtype: Floating-point type of the weights.
         reduced: Whether matrix products are computed in bfloat16.
-        arithmetic: The precision actually used, for records: ``"float32 throughout"``.
+        arithmetic: The precision actually used, such as ``"float32 throughout"``.
         left_out: Optimizations that were left out because the outputs changed; "" if none.
-        backend: What will compute the large depthwise convolutions: ``"native avx512"``, ``"aten (REASON)"``, or
-            ``"torch"`` if there are none.
-        methods: Record of how these convolutions were computed.
+        backend: Backend of the large depthwise convolutions: ``"native avx512"``, ``"aten (REASON)"``, or ``"torch"``
+            if there are none.
+        methods: Record of the methods used for these convolutions.
     """
 
     module: nn.Module
@@ -48,17 +48,17 @@ class PreparedModel:
 
     @property
     def note(self) -> str | None:
-        """One sentence if the precision actually used is not the one requested."""
+        """One sentence if the precision actually used is not the one requested, or None."""
         return None if self.precision == "fp32" or self.reduced else f"Precision: {self.arithmetic}."
 
     def backend_used(self, methods: Iterable[str]) -> str:
-        """What computed the depthwise convolutions of stride 1, for records.
+        """Description of the backend that computed the depthwise convolutions of stride 1.
 
         Args:
-            methods: What :meth:`MethodLog.take` returned, possibly also in earlier runs.
+            methods: Methods from :meth:`MethodLog.take`, possibly also from earlier runs.
 
         Returns:
-            For example ``"native avx512: direct, fft"``, followed by what was left out.
+            For example ``"native avx512: direct, fft"``, followed by the optimizations that were left out.
         """
         by_backend: dict[str, list[str]] = {}
         for method in sorted(methods, key=lambda method: (method.startswith("aten"), method)):
@@ -73,7 +73,7 @@ def module_of(model: Any, *, or_name: bool = False) -> nn.Module:
 
     Args:
         model: The network.
-        or_name: The error says that a model name would do as well.
+        or_name: Whether the error mentions that a model name is accepted as well.
 
     Raises:
         InvalidInputError: ``model`` is neither.
@@ -90,15 +90,14 @@ def prepared_copy(
 ) -> PreparedModel:
     """A fast copy of ``model`` in inference mode.
 
-    Its parameters are frozen, parallel branches merged, batch norms and ReLUs folded, weights laid out channels-last,
-    and depthwise convolutions computed by :mod:`replk_probe.ops`. Any of these optimizations that changes the outcome
-    of ``check`` is left out.
+    Parameters are frozen, parallel branches merged, batch norms and ReLUs folded, weights stored channels-last, and
+    depthwise convolutions computed by :mod:`replk_probe.ops`. Optimizations with which ``check`` fails are left out.
 
     Args:
         model: The network, in any floating-point type and on any device. It is not changed.
         precision: One of :data:`PRECISIONS`.
         check: Comparison with the original; if None, nothing is folded.
-        keep: Path of a module across whose borders nothing is merged or folded.
+        keep: Path of a module across which nothing is merged or folded.
         backward: Whether gradients of the input will be computed, so that ``"fast"`` has an effect.
 
     Raises:
@@ -131,7 +130,7 @@ def prepared_copy(
 
 
 def check_precision(precision: str) -> None:
-    """InvalidInputError if it is none of :data:`PRECISIONS`."""
+    """Raise InvalidInputError unless ``precision`` is in :data:`PRECISIONS`."""
     if precision not in PRECISIONS:
         raise InvalidInputError(
             f"Unknown precision {precision!r}. Networks can be computed in {len(PRECISIONS)} ways only. "
@@ -154,7 +153,7 @@ def _copy(model: nn.Module, keep: str, log: MethodLog, *, fold: bool, freeze: bo
             if isinstance(module, Mergeable) and not keep.startswith(f"{name}."):
                 module.reparameterize()
         if fold:
-            fold_neighbours(prepared, keep)
+            fold_neighbors(prepared, keep)
         freeze_layers(prepared, log)
         prepared.to(memory_format=torch.channels_last)
     return prepared
@@ -165,9 +164,9 @@ def _describe(precision: str, reduced: bool, weight: Tensor, backward: bool) -> 
     if precision == "fp32":
         return f"{own} throughout"
     if precision == "fast" and not backward:
-        return f"{own} throughout (asked for fast, which reduces gradients alone; there are none here)"
+        return f"{own} throughout (fast was requested, but only affects gradients, and none are computed)"
     if not reduced:
-        return f"{own} throughout (asked for {precision}; no bfloat16 matrix instructions for it here)"
+        return f"{own} throughout ({precision} was requested, but needs bfloat16 matrix instructions)"
     products = f"bfloat16 products with {own} sums"
     if not backward:
         return products
@@ -182,5 +181,5 @@ def _has_bfloat16_units(device: torch.device) -> bool:
     if hasattr(torch.cpu, "get_capabilities"):
         features = torch.cpu.get_capabilities()
         return bool(features.get("amx_bf16") or features.get("avx512_bf16"))
-    # Older versions of torch tell the same by functions without a public name.
+    # Older versions of torch have only private functions for this.
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

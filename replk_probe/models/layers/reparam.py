@@ -1,7 +1,7 @@
 """Structural re-parameterization: batch norms folded into convolutions, parallel branches merged into one kernel.
 
-The merged network computes the same as the original in eval mode, which uses running statistics. A network in train
-mode normalizes by batch statistics, so merging it changes its output until ``eval()`` is called.
+The merged network computes the same function as the original in eval mode, which uses running statistics. In train
+mode it normalizes by batch statistics, so merging it changes its output until ``eval()`` is called.
 """
 
 from __future__ import annotations

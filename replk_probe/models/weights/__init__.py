@@ -1,1 +1,1 @@
-"""Where weights come from: the catalog, the embedded files, and their resolution."""
+"""Weights: the catalog, the embedded files, and the resolution of names."""

@@ -1,4 +1,4 @@
-"""Catalog of the published weights of large-kernel networks: address, licence and accuracy.
+"""Catalog of the published weights of large-kernel networks: address, license and accuracy.
 
 Every address, hash prefix and accuracy is as published by the host named in the entry. The Google Drive files have no
 published hash. This project has neither redistributed nor altered any published file. The weights of the package's own
@@ -16,8 +16,8 @@ from .entry import CatalogEntry
 
 _HALF = (0.5, 0.5, 0.5)
 
-_REPLKNET_LICENCE = "MIT (of github.com/DingXiaoH/RepLKNet-pytorch; the files carry none of their own)"
-_SLAK_LICENCE = "MIT (of github.com/VITA-Group/SLaK; the files carry none of their own)"
+_REPLKNET_LICENCE = "MIT (of github.com/DingXiaoH/RepLKNet-pytorch; the files have none of their own)"
+_SLAK_LICENCE = "MIT (of github.com/VITA-Group/SLaK; the files have none of their own)"
 _REPLKNET_SOURCE = "as published by the authors of RepLKNet (Ding et al., CVPR 2022)"
 _OPENMMLAB_SOURCE = f"{_REPLKNET_SOURCE}, converted and re-published by OpenMMLab (mmpretrain)"
 _SLAK_SOURCE = "as published by the authors of SLaK (Liu et al., ICLR 2023)"

@@ -1,4 +1,4 @@
-"""Weights of the small models in ``micro.py``, which are included in the package with the record of their training."""
+"""Weights of the small models in ``micro.py``, which are included in the package with their training records."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class CatalogEntry:
         drive_id: Google Drive id of the authors' file, or None.
         sha256: First digits of the SHA-256 of the file at ``url``, or None if none is published.
         size: Length of the file in bytes, or None if it is not published.
-        licence: Licence, and what it was stated for.
+        licence: License, and what it was stated for.
         provenance: Publisher of the weights.
         training: Training data and schedule.
         top1: Published ImageNet-1K top-1 accuracy in percent, or None for other class sets.

@@ -1,4 +1,4 @@
-"""Finding the weights file that the user asked for (``auto``, ``pretrained``, a name, a path), and fetching it."""
+"""Finding and fetching the requested weights (``auto``, ``pretrained``, a name, a path)."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def resolve_weights(
     else:
         resolved = _named(model, weights, download)
     if resolved.data is None and model.kind == "torchvision":
-        # Models of torchvision carry no normalization of their own, unlike timm's: that of the first recipe is used.
+        # Unlike timm's, models of torchvision define no normalization: that of the first recipe is used.
         resolved = replace(resolved, data=_torchvision_data(next(iter(_torchvision_weights(model)), None)))
     return resolved
 
@@ -162,7 +162,7 @@ def _pretrained(model: ModelId, download: _Download) -> ResolvedWeights:
     if model.kind == "torchvision":
         return _torchvision(model, None, download)
     if model.kind == "factory":
-        raise _none_known(model, "The model is built by a factory of yours. Let the factory load them, or pass a path.")
+        raise _none_known(model, "The model is built by a user factory. Let the factory load them, or pass a path.")
     entry = default_entry(model.name)
     if entry is not None:
         return _from_catalog(entry, download)
@@ -181,7 +181,7 @@ def _named(model: ModelId, weights: str, download: _Download) -> ResolvedWeights
     if entry is not None:
         if model.kind != "factory" and entry.model != model.name:
             raise WeightsError(
-                f"The weights {entry.name} do not fit {model}. They are for {entry.model}. "
+                f"The weights {entry.name} do not match {model}. They are for {entry.model}. "
                 "Use that model, or other weights."
             )
         return _from_catalog(entry, download)

@@ -484,7 +484,7 @@ def write_npz(path: Path) -> None:
         (lambda path: path.write_bytes(bytes(range(255, 0, -1))), "an unknown format"),
         (lambda path: path.write_bytes(pickle.dumps({"stem": np.zeros(3)})), "a pickle of NumPy arrays"),
         (write_npz, "NumPy .npz"),
-        (write_zip, "a zip archive of other things"),
+        (write_zip, "a zip archive without weights"),
         (lambda path: path.mkdir(), "It is a folder"),
         (lambda path: None, "No such file"),
     ],
@@ -513,8 +513,8 @@ def test_truncated(file: Path, legacy: bool, share: float) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([1, 2], "holds one list"),
-        (torch.zeros(3), "holds one Tensor"),
+        ([1, 2], "contains one list"),
+        (torch.zeros(3), "contains one Tensor"),
         ({"epoch": 3}, "It contains no tensors (found: 'epoch')"),
         ({}, "found: nothing"),
     ],
@@ -534,7 +534,7 @@ def test_wrong_file_is_one_error_that_tells_all(file: Path) -> None:
     message = str(caught.value)
     assert re.search(r"\d+ missing keys \(stem\.0\.conv\.weight, .*, \.\.\.\)", message)
     assert re.search(r"52 unexpected keys \(features\.0\.weight, ", message)
-    assert "looks like a SqueezeNet" in message
+    assert "appears to be a SqueezeNet" in message
     assert "\n" not in message
     assert unchanged(model, before)
 
@@ -567,7 +567,7 @@ def test_known_model_is_named_in_the_error(tmp_path: Path) -> None:
     save(path, {name: torch.zeros(()).expand(tensor.shape) for name, tensor in official(state).items()})
     with torch.device("meta"):
         model = timm.create_model("replknet31b")
-    with pytest.raises(WeightsError, match=r"looks like RepLKNet-31L, train form, .*Use the model replknet31l"):
+    with pytest.raises(WeightsError, match=r"appears to be RepLKNet-31L, train form, .*Use the model replknet31l"):
         load_checkpoint(model, path)
 
 

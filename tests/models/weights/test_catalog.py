@@ -96,7 +96,7 @@ def test_catalog_equals_the_published_lists(data_dir: Path) -> None:
 def test_find_entry() -> None:
     assert find_entry("replknet31b").name == "replknet31b.in1k_224"
     assert find_entry("replknet31b.in22k").num_classes == 21841
-    with pytest.raises(WeightsError, match=r"close: .*replknet31b\.in1k_224"):
+    with pytest.raises(WeightsError, match=r"similar: .*replknet31b\.in1k_224"):
         find_entry("replknet31b.in1k224")
     assert [entry.name for entry in entries_with_digest("fd08e268" + "0" * 56)] == ["replknet31b.in1k_224"]
 
@@ -223,7 +223,7 @@ def test_unknown_name(model: str, weights: str, close: str) -> None:
 
 
 def test_factories_have_no_pretrained_weights() -> None:
-    with pytest.raises(WeightsError, match="factory of yours"):
+    with pytest.raises(WeightsError, match="user factory"):
         resolve_weights("package.module:factory", "pretrained")
 
 

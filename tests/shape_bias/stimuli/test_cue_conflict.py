@@ -318,7 +318,7 @@ def test_wherever_it_lies_in_the_archive(server: Server, top: str) -> None:
         (FILES | {"cat/cat1-dog1.png": png(99)}, r"1 extra \(cat/cat1-dog1\.png\)"),
         ({name: FILES[name] for name in NAMES[1:]}, r"1 missing \(airplane/airplane1-bear1\.png\)"),
         ({"readme.txt": b"moved"}, "It contains no image"),
-        ({"../../escaped.png": png(1)}, "leads out of the folder"),
+        ({"../../escaped.png": png(1)}, "is outside of the folder"),
     ],
 )
 def test_a_wrong_archive_leaves_nothing(server: Server, files: Mapping[str, bytes], message: str) -> None:
