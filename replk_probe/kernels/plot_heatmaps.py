@@ -156,7 +156,7 @@ def add_map(
     left: float,
     top: float,
     cell: float,
-    colours: str | Colormap = COLOR_MAP,
+    cmap: str | Colormap = COLOR_MAP,
     norm: Normalize = UNIT,
 ) -> None:
     """One kernel as a map with a frame; ``left``, ``top`` and the side of a cell in inches."""
@@ -165,7 +165,7 @@ def add_map(
     # A pixel for each dot: viewers blur images that they have to enlarge.
     dots = np.kron(values, np.ones(2 * [round(cell * MIN_DPI)]))
     place = (left, left + cell * width, top + cell * height, top)
-    ax.imshow(dots, cmap=colours, norm=norm, extent=place, aspect="auto", interpolation="none", gid="map")
+    ax.imshow(dots, cmap=cmap, norm=norm, extent=place, aspect="auto", interpolation="none", gid="map")
     frame = Rectangle((left, top), cell * width, cell * height, fill=False, edgecolor=INK, linewidth=0.5, gid="frame")
     ax.add_patch(frame)
 
@@ -181,9 +181,9 @@ def add_values(ax: Axes, values: npt.NDArray[np.float64], left: float, top: floa
     """Add two decimals to every cell, if they fit."""
     if cell * 72 < _PRINTED_FROM:
         return
-    colours = sns.color_palette(COLOR_MAP, as_cmap=True)  # type: ignore[no-untyped-call]
+    colors = sns.color_palette(COLOR_MAP, as_cmap=True)  # type: ignore[no-untyped-call]
     for (row, column), value in np.ndenumerate(values):
-        red, green, blue, _ = colours(UNIT(value))
+        red, green, blue, _ = colors(UNIT(value))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
         ax.text(
             left + (column + 0.5) * cell,
@@ -210,8 +210,8 @@ def add_lines(
     top: float,
     inches: float,
 ) -> float:
-    """Lines of (text, size, colour, weight), each shortened to ``inches``; returns where the next would begin."""
-    for text, size, colour, weight in lines:
+    """Lines of (text, size, color, weight), each shortened to ``inches``; returns where the next would begin."""
+    for text, size, color, weight in lines:
         ax.text(
             left,
             top,
@@ -219,7 +219,7 @@ def add_lines(
             ha="left",
             va="top",
             fontsize=size,
-            color=colour,
+            color=color,
             fontweight=weight,
             parse_math=False,
         )
@@ -230,14 +230,14 @@ def add_lines(
 def weights_line(panel: Panel, inches: float) -> tuple[str, float, str, str]:
     """The source of the weights, in bold where they are random, without seed or digest where the line is too long."""
     label = panel.result.run.weights.label
-    colour, weight = (ALERT_TEXT, "bold") if panel.is_random else (MUTED, "normal")
+    color, weight = (ALERT_TEXT, "bold") if panel.is_random else (MUTED, "normal")
     short = label.rpartition(" (" if panel.is_random else " [")[0] or label
     if panel.result.run.weights.is_embedded and text_points(short, TINY_SIZE, weight) > inches * 72:
         short = "trained on synthetic data"
     for text, size in ((label, SMALL_SIZE), (short, SMALL_SIZE), (short, TINY_SIZE)):
         if text_points(text, size, weight) <= inches * 72:
-            return text, size, colour, weight
-    return short, TINY_SIZE, colour, weight
+            return text, size, color, weight
+    return short, TINY_SIZE, color, weight
 
 
 def add_color_bar(

@@ -18,8 +18,8 @@ from replk_probe.plot_style import INK, MUTED, figure_style, fitted, new_figure,
 from .plot_heatmaps import LINE, SMALL_SIZE, Panel, panels_of, variant_words
 from .result import KernelResult
 
-# Okabe and Ito's, those that stand out from paper; the line styles tell variants apart, also without colour.
-_COLOURS = ("#b03a00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#7a5195", "#56b4e9")
+# Okabe and Ito's, those that stand out from paper; the line styles tell variants apart, also without color.
+_COLORS = ("#b03a00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#7a5195", "#56b4e9")
 _STYLES: dict[str, Any] = {"merged": "-", "large": "--", "small": ":", "column": "-.", "row": (0, (3, 1, 1, 1, 1, 1))}
 _LOWEST = 1e-4  # of the vertical axis at most
 _PANEL, _TALL, _ACROSS = 2.9, 1.75, 2
@@ -30,7 +30,7 @@ def draw_profiles(results: Sequence[KernelResult]) -> Figure:
     """Draw the radial profile of every kernel: a panel for each stage, or for each size of kernel.
 
     Args:
-        results: One per model; models have colours, variants line styles.
+        results: One per model; models have colors, variants line styles.
 
     Returns:
         A figure at most a page wide. Both axes start at the centre of the kernel; the vertical one is logarithmic.
@@ -127,8 +127,8 @@ def _smallest(panel: Panel) -> float:
     return max(float(drawn.min()) if drawn.size else 1.0, _LOWEST)
 
 
-def _colour(models: Sequence[str], model: str) -> str:
-    return _COLOURS[list(dict.fromkeys(models)).index(model) % len(_COLOURS)]
+def _color(models: Sequence[str], model: str) -> str:
+    return _COLORS[list(dict.fromkeys(models)).index(model) % len(_COLORS)]
 
 
 def _add_profiles(ax: Axes, members: Sequence[Panel], models: Sequence[str], lowest: float) -> None:
@@ -139,7 +139,7 @@ def _add_profiles(ax: Axes, members: Sequence[Panel], models: Sequence[str], low
         ax.plot(
             np.arange(len(profile)),
             np.where(profile > 0, profile, np.nan),
-            color=_colour(models, panel.model),
+            color=_color(models, panel.model),
             linestyle=_STYLES[panel.kernel.variant],
             linewidth=0.7 if several else 1.1,
             alpha=0.6 if several else 1.0,
@@ -178,5 +178,5 @@ def _handles(styles: dict[tuple[str, str], Panel], width: float) -> list[Line2D]
         which = f"{variant_words(panel.kernel)}{', RANDOM WEIGHTS' if panel.is_random else ''}"
         points = (width - 0.6) * 72 - text_points(f", {which}", SMALL_SIZE)
         label = f"{fitted(model, points, SMALL_SIZE)}, {which}"
-        handles.append(Line2D([], [], color=_colour(models, model), linestyle=_STYLES[variant], label=label))
+        handles.append(Line2D([], [], color=_color(models, model), linestyle=_STYLES[variant], label=label))
     return handles

@@ -1,4 +1,4 @@
-"""The table of kernels. Free of torch and of anything that draws figures."""
+"""The table of kernels. Imports neither torch nor plotting libraries."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _HEAD = (
 
 
 def kernels_table(results: Sequence[KernelResult], layout: Layout = PLAIN) -> str:
-    """The numbers of every kernel of every model.
+    """Table of the statistics of every kernel of every model.
 
     Args:
-        results: One per model, in the order to print them.
+        results: One result per model, in the order of the table.
         layout: Width and colors.
 
     Returns:
@@ -53,7 +53,7 @@ def _legend(results: Sequence[KernelResult], layout: Layout) -> Iterator[str]:
     kernels = [(result.run.model, kernel) for result in results for kernel in result.kernels]
     yield from wrapped(
         f"Absolute weights, {folding_words([kernel for _, kernel in kernels])}{ways} over C channels. 3x3, skeleton: "
-        "share in the central 3x3, and in the central row and column. 50/90/99 %: side of the centered square with "
+        "share of the central 3x3, and of the central row and column. 50/90/99 %: side of the centered square with "
         "that share. entropy: 1 for a uniform kernel. mirror: left-right symmetry. zeros: weights stored as 0. "
         "small: share of the small branch.",
         layout=layout,

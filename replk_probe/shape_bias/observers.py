@@ -166,7 +166,7 @@ class Observer:
         )
 
 
-def analyse(decisions: Sequence[Decisions], source: str = "") -> tuple[Observer, ...]:
+def analyze(decisions: Sequence[Decisions], source: str = "") -> tuple[Observer, ...]:
     """Compute the statistics of several observers, and of all humans pooled.
 
     Args:

@@ -91,7 +91,7 @@ def category_axes(
                 ax.plot(
                     [one.counts.overall] * 2,
                     [middle, len(categories) + 0.5],
-                    color=style.colour,
+                    color=style.color,
                     linewidth=1.3 if one.kind == "humans" else thin,
                     linestyle=(0, (3, 1.5)) if style.random else "solid",
                     alpha=0.75,

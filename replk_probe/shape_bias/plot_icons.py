@@ -16,7 +16,7 @@ from replk_probe.plot_style import INK, figure_of
 _PAPER = "white"
 _SIDE = 100.0
 
-# Layers from back to front: filled with ink, cut out in the colour of the paper, or a line of some width (ink; paper
+# Layers from back to front: filled with ink, cut out in the color of the paper, or a line of some width (ink; paper
 # where negative). On a square of 100 x 100 with y downwards: M, L, Q, C, Z as in SVG (absolute), E x y rx ry is an
 # ellipse, R x y width height a rectangle.
 _Layer = tuple[str | float, str]
@@ -158,8 +158,8 @@ def add_icon(
     for kind, outline in _ICONS[category]:
         style: dict[str, Any] = {"facecolor": INK if kind == "ink" else _PAPER, "linewidth": 0}
         if isinstance(kind, float):
-            colour = INK if kind > 0 else _PAPER
-            style = {"fill": False, "edgecolor": colour, "linewidth": abs(kind) * scale, "capstyle": "round"}
+            color = INK if kind > 0 else _PAPER
+            style = {"fill": False, "edgecolor": color, "linewidth": abs(kind) * scale, "capstyle": "round"}
         patch = PathPatch(_path(outline), clip_on=False, gid=f"icon {category}", zorder=2, **style)
         patch.set_transform(to_points + place)
         ax.add_artist(patch)

@@ -104,7 +104,7 @@ def bar_axes(
             if one.ci95 is not None:
                 low, high = one.ci95
                 ax.plot(
-                    [low, high], [y, y], color=style.colour, linewidth=1.0, zorder=3, gid="interval", clip_on=False,
+                    [low, high], [y, y], color=style.color, linewidth=1.0, zorder=3, gid="interval", clip_on=False,
                     marker="|", markersize=min(3.6, 40 * pitch * thickness), markeredgewidth=0.8,
                 )  # fmt: skip
             ax.annotate(

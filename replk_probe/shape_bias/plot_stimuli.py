@@ -22,7 +22,7 @@ from .statistics import OTHER, SHAPE, TEXTURE
 if TYPE_CHECKING:
     from .stimuli.stimulus_set import StimulusSet
 
-# Blue, orange and grey are told apart by every kind of colour blindness, and each has a marker of its own.
+# Blue, orange and grey are told apart by every kind of color blindness, and each has a marker of its own.
 _CHOICES = {
     SHAPE: ("the shape", "#0072b2", "o"),
     TEXTURE: ("the texture", "#c65a00", "s"),
@@ -92,10 +92,10 @@ def draw_contact_sheet(
             y = height - head - row * (_CELL + _TEXT) - _CELL
             stimulus = stimulus_set.stimuli[index]
             _draw_stimulus(figure, stimulus_set, index, (x, y))
-            what, colour, marker = _CHOICES[choice[stimulus.image_id]]
+            what, color, marker = _CHOICES[choice[stimulus.image_id]]
             answer = response[stimulus.image_id]
             _draw_words(
-                figure, (x, y), colour, marker, "no answer" if answer == NO_ANSWER else answer,
+                figure, (x, y), color, marker, "no answer" if answer == NO_ANSWER else answer,
                 (f"shape {stimulus.shape}", f"texture {stimulus.texture}"), what,
             )  # fmt: skip
         _draw_head(figure, decisions, totals, counts.n_conflict, stimulus_set.source, random, weights)
@@ -176,7 +176,7 @@ def _draw_stimulus(figure: Figure, stimulus_set: StimulusSet, index: int, corner
 def _draw_words(
     figure: Figure,
     corner: tuple[float, float],
-    colour: str,
+    color: str,
     marker: str,
     answer: str,
     cues: Sequence[str],
@@ -192,19 +192,19 @@ def _draw_words(
             (_CELL + 2 * rim) / width,
             (_CELL + 2 * rim) / height,
             fill=False,
-            edgecolor=colour,
+            edgecolor=color,
             linewidth=_FRAME,
             transform=figure.transFigure,
             gid=f"frame {what}",
         )
     )
     baseline = y - 0.105
-    _draw_marker(figure, colour, marker, x + 0.035, baseline + 0.029)
+    _draw_marker(figure, color, marker, x + 0.035, baseline + 0.029)
     room = (_CELL + _GAP) * 72 - 3
     text = fitted(answer, room - 7, _DECISION_SIZE, "bold")
     style: dict[str, Any] = {"va": "baseline", "parse_math": False}
     figure.text(
-        (x + 0.09) / width, baseline / height, text, fontsize=_DECISION_SIZE, fontweight="bold", color=colour,
+        (x + 0.09) / width, baseline / height, text, fontsize=_DECISION_SIZE, fontweight="bold", color=color,
         gid="decision", **style,
     )  # fmt: skip
     for cue in cues:
@@ -215,7 +215,7 @@ def _draw_words(
         )  # fmt: skip
 
 
-def _draw_marker(figure: Figure, colour: str, marker: str, x: float, y: float) -> None:
+def _draw_marker(figure: Figure, color: str, marker: str, x: float, y: float) -> None:
     width, height = figure.get_size_inches()
     figure.add_artist(
         Line2D(
@@ -225,7 +225,7 @@ def _draw_marker(figure: Figure, colour: str, marker: str, x: float, y: float) -
             marker=marker,
             markersize=4.2,
             markeredgewidth=0,
-            color=colour,
+            color=color,
             linestyle="none",
         )
     )
@@ -259,8 +259,8 @@ def _draw_head(
     y -= 0.175
     x = _MARGIN
     style = {"va": "baseline", "fontsize": _LEGEND_SIZE, "parse_math": False}
-    for key, (what, colour, marker) in _CHOICES.items():
-        _draw_marker(figure, colour, marker, x + 0.035, y + 0.03)
+    for key, (what, color, marker) in _CHOICES.items():
+        _draw_marker(figure, color, marker, x + 0.035, y + 0.03)
         text = f"{what}: {totals[key]}"
         figure.text((x + 0.1) / width, y / height, text, color=INK, gid="legend", **style)
         x += 0.1 + text_points(text, _LEGEND_SIZE) / 72 + 0.1

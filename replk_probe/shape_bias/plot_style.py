@@ -33,7 +33,7 @@ _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 # The strong color of all figures for the first model, then colors of Okabe and Ito that stand out from paper. Markers
 # differ as well; their number has no common divisor with that of the colors.
-_COLOURS = ("#b03a00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#7a5195", "#56b4e9")
+_COLORS = ("#b03a00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#7a5195", "#56b4e9")
 _MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "p", "h")
 _SIZES = {"o": 4.3, "s": 4.1, "P": 5.4, "X": 5.2}  # points; so that they style equally large
 _PEOPLE = "#8c8c8c"
@@ -46,7 +46,7 @@ class Style:
 
     Attributes:
         label: Its name, told apart from others of the same name; the title of a published one.
-        colour: Of its markers, bar and line.
+        color: Of its markers, bar and line.
         marker: As matplotlib calls it.
         size: Of its marker, in points.
         random: Its weights are random: its markers are hollow.
@@ -54,7 +54,7 @@ class Style:
     """
 
     label: str
-    colour: str
+    color: str
     marker: str
     size: float
     random: bool = False
@@ -65,16 +65,16 @@ class Style:
         """Keywords of a marker."""
         style: dict[str, Any] = {"marker": self.marker, "markersize": self.size, "linestyle": "none"}
         if self.person:
-            return style | {"color": self.colour, "markeredgewidth": 0.8}
+            return style | {"color": self.color, "markeredgewidth": 0.8}
         if self.random:
             hollow = {"markersize": self.size - 0.5, "markerfacecolor": "white", "markeredgewidth": 1.0}
-            return style | {"color": self.colour} | hollow
-        return style | {"color": self.colour, "markeredgecolor": "white", "markeredgewidth": _EDGE}
+            return style | {"color": self.color} | hollow
+        return style | {"color": self.color, "markeredgecolor": "white", "markeredgewidth": _EDGE}
 
     @property
     def tint(self) -> tuple[float, ...]:
-        """The colour, diluted, so that an interval stands out from its bar."""
-        return tuple(0.38 * part + 0.62 for part in mcolors.to_rgb(self.colour))
+        """The color, diluted, so that an interval stands out from its bar."""
+        return tuple(0.38 * part + 0.62 for part in mcolors.to_rgb(self.color))
 
 
 def arranged(observers: Sequence[Observer]) -> tuple[Observer, ...]:
@@ -110,8 +110,8 @@ def styles_of(observers: Sequence[Observer], random: Sequence[Observer] = ()) ->
         label = f"{name} ({source})" if counted[name] > 1 and source else name
         if one.kind == "model":
             is_random = any(one is other for other in random)
-            colour, marker = _COLOURS[models % len(_COLOURS)], _MARKERS[models % len(_MARKERS)]
-            found.append(Style(label, colour, marker, _SIZES.get(marker, 5.0), random=is_random))
+            color, marker = _COLORS[models % len(_COLORS)], _MARKERS[models % len(_MARKERS)]
+            found.append(Style(label, color, marker, _SIZES.get(marker, 5.0), random=is_random))
             models += 1
         elif one.kind == "humans":
             found.append(Style(label, INK, "D", 4.4))

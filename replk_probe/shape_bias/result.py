@@ -34,7 +34,7 @@ from replk_probe.runtime.provenance import RunInfo, software_versions
 
 from .decisions import Decisions as Decisions
 from .model_vs_human.raw_data import COMPARISON_NAME, DECISIONS_NAME, SUMMARY_NAME, decisions_csv, read_decisions
-from .observers import Observer, analyse, check_decisions, compare_pairs, consistency_with
+from .observers import Observer, analyze, check_decisions, compare_pairs, consistency_with
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,7 +136,7 @@ class ShapeBiasResult(Result):
         source: str | None = None,
         notes: Sequence[str] = (),
     ) -> ShapeBiasResult:
-        """Analyse decisions, whoever made them.
+        """Analyze decisions, whoever made them.
 
         Args:
             decisions: Of the model, or None for a table of ``observers`` alone.
@@ -183,7 +183,7 @@ class ShapeBiasResult(Result):
             taken = {one.observer for one in observers}
             others = [one.renamed(_untaken(one.observer, taken)) for one in models]
             model = replace(model, consistency=consistency_with(self.decisions, [*observers, *others]))
-        return replace(self, model=model, observers=analyse(observers, source))
+        return replace(self, model=model, observers=analyze(observers, source))
 
     @property
     def shape_bias(self) -> float:

@@ -162,7 +162,7 @@ def test_several_models_beside_imported_observers(
     assert set(record["observers"]) == {"humans", "subject-01"}
     assert record["shape_bias"]["error_consistency"]["mean_human"] == 1.0  # its own decisions under another name
     assert set(record["shape_bias"]["error_consistency"]["by_observer"]) == {"subject-01", "wide"}
-    assert "Differences of shape bias" in done.stdout
+    assert "Differences in shape bias" in done.stdout
     compared = json.loads((out / "comparison.json").read_text())
     assert compared["schema_version"] == 1
     (pair,) = compared["pairs"]

@@ -57,7 +57,7 @@ def texts(figure: Figure) -> list[str]:
 
 
 def images(figure: Figure) -> list[AxesImage]:
-    """The maps on the page itself, in the order of drawing; the colour bar has Axes of its own."""
+    """The maps on the page itself, in the order of drawing; the color bar has Axes of its own."""
     return list(figure.axes[0].images)
 
 

@@ -1,4 +1,4 @@
-"""Sheets of stimuli with decisions: which, in what colour, where."""
+"""Sheets of stimuli with decisions: which, in what color, where."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def test_frames_and_words_tell_the_decision():
     ]
     shown = texts(figure, "decision")
     assert [text.get_text() for text in shown] == ["cat", "dog", "oven", "no answer"]
-    colours = [text.get_color() for text in shown]
-    assert len(set(colours)) == 3 and colours[2] == colours[3]
+    colors = [text.get_color() for text in shown]
+    assert len(set(colors)) == 3 and colors[2] == colors[3]
     assert [text.get_text() for text in texts(figure, "cue")] == ["shape cat", "texture dog"] * 4
     assert [text.get_text() for text in texts(figure, "legend")] == ["the shape: 1", "the texture: 1", "neither: 2"]
 

@@ -1,4 +1,4 @@
-// Blocks of the forward pass: R output rows times C vectors of neighbouring columns, and the choice of R and C.
+// Blocks of the forward pass: R output rows times C vectors of neighboring columns, and the choice of R and C.
 //
 //   y[i][j] = act(bias + sum_{u,v} x[i + u][j + v] w[v][u])       x padded, w transposed: the rows of w are columns
 //
