@@ -257,17 +257,17 @@ def _save_beside(
 ) -> dict[Path, ShapeBiasResult]:
     """Add the imported observers and the error consistency between models to the results, save and draw them."""
     from replk_probe.shape_bias.plot import save_figures
-    from replk_probe.shape_bias.published import published_beside
-    from replk_probe.shape_bias.result import told_apart
+    from replk_probe.shape_bias.published import published_for
+    from replk_probe.shape_bias.result import with_distinct_names
 
     source = "given" if imported is None else f"import:{imported.resolve().name}"
-    apart = told_apart(list(results.values()))
+    apart = with_distinct_names(list(results.values()))
     beside = {}
     for index, (folder, result) in enumerate(results.items()):
         others = [one.decisions for place, one in enumerate(apart) if place != index and one.decisions is not None]
         beside[folder] = result.beside(observers, others, source=source)
         beside[folder].save(folder)
-        save_figures(beside[folder], folder, others=published_beside(beside[folder]))
+        save_figures(beside[folder], folder, others=published_for(beside[folder]))
     return beside
 
 
@@ -280,11 +280,11 @@ def _report(
     from replk_probe.runtime.provenance import RunInfo
     from replk_probe.shape_bias.plot_comparison import save_comparison as save_comparison_figure
     from replk_probe.shape_bias.plot_stimuli import save_contact_sheet
-    from replk_probe.shape_bias.published import published_beside
-    from replk_probe.shape_bias.result import save_comparison, told_apart
+    from replk_probe.shape_bias.published import published_for
+    from replk_probe.shape_bias.result import save_comparison, with_distinct_names
 
-    measured = told_apart(list(results.values()))
-    published = published_beside(measured[0])
+    measured = with_distinct_names(list(results.values()))
+    published = published_for(measured[0])
     click.echo(shape_bias_table(measured, published, terminal_layout()))
     for folder, result in results.items():
         if result.decisions is not None and result.decisions.counts().n_conflict:

@@ -146,7 +146,7 @@ class Observer:
         """The inverse of :meth:`to_json`, from parsed JSON.
 
         Raises:
-            InvalidInputError: The counts do not fit together.
+            InvalidInputError: The counts are inconsistent.
             LookupError: An entry is missing.
             TypeError: An entry has another type.
             ValueError: An entry has another type, or is missing.

@@ -212,7 +212,7 @@ def test_checkpoints_that_lack_what_is_asked_for(replk_probe: Run, undrawn: None
     done = replk_probe(*run, "--weights", tmp_path / "short.pth")
     assert done.exit_code == 1 and "missing keys (features.7.conv.1.0.large_conv." in done.stderr
     done = replk_probe(*run, "--weights", tmp_path / "merged.pth", "--variant", "small")
-    assert done.exit_code == 1 and "The small kernel of stage4.0 cannot be known." in done.stderr
+    assert done.exit_code == 1 and "The small kernel of stage4.0 is unknown." in done.stderr
     assert not (tmp_path / "out").exists()
     done = replk_probe(*run, "--weights", tmp_path / "merged.pth")
     assert done.exit_code == 0 and "cannot be separated" in " ".join(done.stdout.split())

@@ -343,7 +343,7 @@ def test_small_models_are_measured_on_what_they_know(replk_probe: Run, tmp_path:
     assert record["run"]["image_source"].startswith("synthetic")
     refused = replk_probe(*run, "--stimuli", stimuli)
     assert refused.exit_code == 1
-    assert "knows no category of these stimuli" in refused.stderr
+    assert "has none of the categories of these stimuli" in refused.stderr
     labels = tmp_path / "labels.json"
     labels.write_text(json.dumps({category: [index] for index, category in enumerate(CATEGORIES)}))
     assert replk_probe(*run, "--stimuli", stimuli, "--mapping", labels).exit_code == 0

@@ -144,7 +144,7 @@ def test_people_have_ticks_and_a_line_only_where_they_are_not_pooled(field):
     ax = category_axes(field)
     assert len(artists(ax, "average Humans (10)")) == 1
     assert not artists(ax, "average subject-01") and len(artists(ax, "observer subject-01")) == 1
-    assert "each of 10 people" in words(ax.figure) and "subject-01" not in words(ax.figure)
+    assert "10 individual humans" in words(ax.figure) and "subject-01" not in words(ax.figure)
     alone = category_axes([one for one in field if one.name == "subject-01"])
     assert len(artists(alone, "average subject-01")) == 1 and "subject-01" in words(alone.figure)
 
@@ -346,7 +346,7 @@ def test_several_models_are_compared_beside_the_others():
     assert "6 stimuli with a cue conflict, cue-conflict" in text
     badges = artists(figure.axes[1], "random weights")
     assert len(badges) == 1
-    with pytest.raises(InvalidInputError, match="No model to compare"):
+    with pytest.raises(InvalidInputError, match="There is no model to compare"):
         draw_comparison([ShapeBiasResult.from_decisions(observers=imported)])
 
 
