@@ -177,4 +177,4 @@ class Kernel(ByValue):
 def folding_text(kernels: Sequence[Kernel]) -> str:
     """``"batch norms folded in, "`` for a sentence about all kernels; empty if there were no batch norms."""
     folded = [bool(kernel.batch_norm) for kernel in kernels]
-    return "batch norms folded in" + ("" if all(folded) else " where they follow") + ", " if any(folded) else ""
+    return "batch norms folded in" + ("" if all(folded) else " where present") + ", " if any(folded) else ""

@@ -1,4 +1,4 @@
-"""Parts of figures with many kernels, on one Axes with coordinates in inches from the top left corner. Free of torch."""
+"""Parts of figures with many kernels, on one Axes in inches from the upper left corner. Free of torch."""
 
 from __future__ import annotations
 

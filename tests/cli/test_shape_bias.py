@@ -365,9 +365,9 @@ def test_nothing_asked_for_with_all_in_the_cache(
     ("arguments", "words"),
     [
         (("--import", "nowhere"), "Cannot import nowhere"),
-        (("--stimuli", "nowhere"), "No model was named"),
-        (("--weights", "random"), "No model was named"),
-        (("--mapping", "labels.json"), "No model was named"),
+        (("--stimuli", "nowhere"), "No model was given"),
+        (("--weights", "random"), "No model was given"),
+        (("--mapping", "labels.json"), "No model was given"),
         (("--model", "resnet18", "--stimuli", "synthetic", "--allow-partial"), "Leave --allow-partial out"),
         (("--model", "resnet18", "--stimuli", "nowhere", "--allow-partial"), "Leave --allow-partial out"),
         (("--allow-partial",), "Leave --allow-partial out"),

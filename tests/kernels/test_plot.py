@@ -252,7 +252,7 @@ def test_words_about_batch_norms_are_true() -> None:
     folded = kernel("stage1.0", batch_norm=("a.bn",))
     for kernels, words in (
         ((folded,), "Absolute weights, batch norms folded in, summed"),
-        ((folded, kernel("stage2.0")), "Absolute weights, batch norms folded in where they follow, summed"),
+        ((folded, kernel("stage2.0")), "Absolute weights, batch norms folded in where present, summed"),
         ((kernel("stage1.0"),), "Absolute weights, summed"),
     ):
         assert any(words in text for text in texts(draw_kernels([result(*kernels)])))

@@ -90,7 +90,7 @@ struct RowBlockSize {
 
 constexpr int kRowSizes = 7;
 
-// Decreasing numbers of rows down to one, so that any height can be covered exactly.
+// Decreasing numbers of rows, ending with one, so that every height can be covered exactly.
 struct RowSizes {
   RowBlockSize size[kRowSizes];
 };

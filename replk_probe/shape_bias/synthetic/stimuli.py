@@ -86,8 +86,8 @@ def synthetic_training(n: int, size: int = 64, seed: int = 0, first: int = 0) ->
     """Draw images of the infinite training split, in which both cues agree.
 
     The classes alternate. An image depends only on ``seed``, ``size`` and its index, so images may be drawn in any
-    order and by any number of processes. Indices that were not trained on, or another seed, form a held-out set; none of
-    them is in the conflict set.
+    order and by any number of processes. Indices that were not trained on, or another seed, form a held-out set;
+    none of them is in the conflict set.
 
     Args:
         n: Number of images.
