@@ -48,7 +48,7 @@ def extra(name: str) -> list[str]:
 
 def build_wheel(session: nox.Session, folder: Path, **env: str) -> Path:
     """Build the wheel into a new folder and return its path."""
-    # setuptools would copy what an earlier build left in its own folder.
+    # setuptools would copy files of an earlier build from its build folder.
     for stale in (Path("build"), folder):
         shutil.rmtree(stale, ignore_errors=True)
     command = ("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), ".")
@@ -57,7 +57,7 @@ def build_wheel(session: nox.Session, folder: Path, **env: str) -> Path:
 
 
 def wheel_problems(path: Path) -> list[str]:
-    """What is missing from a wheel or does not belong there."""
+    """Files that are missing from a wheel or do not belong there."""
     built = (".pyc", BUILD_ERROR)
     files = [file for file in PACKAGE.rglob("*") if file.is_file()]
     ours = {file.as_posix() for file in files if not file.name.startswith(LIBRARY) and not file.name.endswith(built)}
@@ -116,7 +116,7 @@ def sanitizers(session: nox.Session) -> None:
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """Check what the wheel holds, or what the wheels given after ``--`` hold."""
+    """Check the contents of the wheel, or of the wheels given after ``--``."""
     # g++ 12 warns about its own AVX-512 headers (its bug 105593); any other warning leaves the library unbuilt.
     flags = "-Werror -Wno-uninitialized -Wno-maybe-uninitialized"
     given = [Path(path) for path in session.posargs]
@@ -131,7 +131,7 @@ def no_compiler(session: nox.Session) -> None:
     """Check that the package installs and works without a C++ compiler, and reports why it is slower."""
     session.install(*requirements("options", "install_requires"))
     folder = Path(session.create_tmp()).resolve()
-    # A compiler that fails; and no compiler: PATH then holds at most the folder of the session's own Python.
+    # A failing compiler, and no compiler: PATH then contains at most the folder of the session's Python.
     for kind, env in {"failing": {"CXX": "/bin/false"}, "none": {"CXX": "", "PATH": ""}}.items():
         package = folder / kind / "package"
         path = build_wheel(session, folder / kind, **env)

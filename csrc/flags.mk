@@ -1,10 +1,10 @@
 # Compiler flags of the library, read by setup.py and tests/Makefile: one `NAME = flags` per line, nothing else.
 #
-# Floating-point traps and errno are given up, but nothing that changes a result: never -ffast-math. Compilers differ in
+# Floating-point traps and errno are disabled, but no option may change results, such as -ffast-math. Compilers differ in
 # whether they fuse multiplications and additions by default, so fusing is requested.
 FLAGS = -std=c++17 -fno-math-errno -fno-trapping-math -ffp-contract=fast
 POSIX_FLAGS = -fPIC -fvisibility=hidden -pthread
-# The instruction sets that the kernels are compiled for besides `portable`, by their names in the sources.
+# The instruction sets other than `portable` that the kernels are compiled for, by their names in the sources.
 ISAS_x86_64 = avx2 avx512
 FLAGS_avx2 = -mavx2 -mfma
 FLAGS_avx512 = -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512

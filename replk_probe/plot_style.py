@@ -26,12 +26,12 @@ from replk_probe.runtime.escaping import printable
 MIN_DPI = 300
 _SCREEN_DPI = 150
 MAP_INCHES = 2.56  # 1024 px at 400 dots per inch: one dot per input pixel
-BAR_INCHES = 0.72  # colour bar, its numbers and its label
-_FINEST_DPI = 400  # maps of more pixels than that are drawn as means over blocks of pixels
+BAR_INCHES = 0.72  # color bar with tick labels and label
+_FINEST_DPI = 400  # maps of higher resolution are drawn as means over blocks of pixels
 
 INK, MUTED, ALERT, ALERT_TEXT = "#1a1a1a", "#5a5a5a", "#ffb000", "#b03a00"
 _STYLE: dict[str, Any] = {
-    "font.family": ["DejaVu Sans"],  # comes with matplotlib, so that figures are the same everywhere
+    "font.family": ["DejaVu Sans"],  # included in matplotlib, so that figures are the same everywhere
     "font.size": 7.0,
     "axes.linewidth": 0.6,
     "axes.titlesize": 8.0,
@@ -46,32 +46,32 @@ _STYLE: dict[str, Any] = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "figure.dpi": 100.0,
-    "pdf.fonttype": 42,  # text stays text
+    "pdf.fonttype": 42,  # embeds the font, so that text can be selected
 }
 
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """Apply the style of all figures inside a ``with`` block; global settings of matplotlib do not change."""
+    """Context manager for the style of all figures, which leaves matplotlib's global settings unchanged."""
     style: Any = sns.axes_style("white") | sns.plotting_context("paper") | _STYLE  # type: ignore[no-untyped-call]
     with mpl.rc_context(style):
         yield
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure independent of pyplot and of window systems."""
+    """Create a figure that is independent of pyplot and of window systems."""
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure
 
 
 def figure_of(ax: Axes) -> Figure:
-    """The whole figure, also of an Axes in a subfigure."""
+    """The top-level figure of an Axes, which may be in a subfigure."""
     return ax.figure.canvas.figure
 
 
 def inches_of(ax: Axes) -> tuple[float, float]:
-    """Width and height of the Axes as it will be drawn."""
+    """Width and height of the Axes as drawn, in inches."""
     ax.apply_aspect()
     box = ax.get_window_extent()
     return box.width / figure_of(ax).dpi, box.height / figure_of(ax).dpi
@@ -83,7 +83,7 @@ def block_side(width: int, inches: float) -> int:
 
 
 def block_means(values: npt.NDArray[np.float64], block: int) -> npt.NDArray[np.float64]:
-    """Means over squares of ``block`` pixels, smaller ones at the far edges."""
+    """Means over squares of ``block`` pixels, which are smaller at the lower and right edges."""
     if block == 1:
         return values
     starts = [np.arange(0, length, block) for length in values.shape]
@@ -105,7 +105,7 @@ def percent(share: float, decimals: int | None = None) -> str:
 
 
 def shortened(text: str, letters: int, head: int | None = None) -> str:
-    """``text``, with its middle left out where it is longer than ``letters``; ``head`` of them stay in front."""
+    """``text`` in at most ``letters`` characters: its middle is omitted, and the first ``head`` characters are kept."""
     if len(text) <= letters:
         return text
     head = (letters - 1) // 2 if head is None else head
@@ -120,7 +120,7 @@ def text_points(text: str, size: float, weight: str = "normal") -> float:
 
 
 def fitted(text: str, points: float, size: float, weight: str = "normal") -> str:
-    """``text``, shortened where it is wider than ``points``; eight letters stay in any case."""
+    """``text``, shortened if it is wider than ``points``; at least eight characters are kept."""
     letters = len(text)
     short = text
     while letters > 8 and text_points(short, size, weight) > points:
@@ -142,7 +142,7 @@ def wrapped(text: str, points: float, size: float) -> list[str]:
 
 
 def png_bytes(figure: Figure) -> bytes:
-    """A figure as PNG for a screen."""
+    """Render a figure as PNG for a screen."""
     stream = io.BytesIO()
     with figure_style():
         figure.savefig(stream, format="png", dpi=_SCREEN_DPI)
@@ -150,14 +150,14 @@ def png_bytes(figure: Figure) -> bytes:
 
 
 def save_figure(figure: Figure, folder: Path, stem: str, width: int) -> tuple[Path, ...]:
-    """Write a figure as PNG and PDF, for a first map of ``width`` pixels; returns the files."""
-    # Whole dots per cell of the first map, so that a fine grid in it is not seen through another one.
+    """Write a figure, whose first map is ``width`` pixels wide, as PNG and PDF; returns the files."""
+    # An integer number of dots per cell of the first map, so that resampling causes no moiré pattern.
     for label in figure.findobj(Text):
         label.set_text("\n".join(map(printable, label.get_text().split("\n"))))
     inches = inches_of(figure.axes[0])[0]
     cells = width / block_side(width, inches)
     dpi = math.ceil(MIN_DPI * inches / cells) * cells / inches
-    # Without the clock, so that the same result gives the same bytes.
+    # No timestamp, so that equal results give equal bytes.
     metadata: dict[str, dict[str, Any]] = {"png": {}, "pdf": {"CreationDate": None}}
     written = []
     with figure_style():

@@ -1,4 +1,4 @@
-"""What every test shares: no display, no downloads, no reading of the user's own cache."""
+"""Settings and fixtures of all tests: no display, no downloads, no access to the user's cache."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from hypothesis import settings
 DATA_VARIABLE = "REPLK_PROBE_TEST_DATA"
 NETWORK_VARIABLE = "REPLK_PROBE_TEST_NETWORK"
 
-# Nothing listens on the discard port, so a connection is refused at once, in child processes too.
+# No server listens on the discard port, so connections are refused immediately, in child processes as well.
 _NOWHERE = "http://127.0.0.1:9"
 
 os.environ.setdefault("MPLBACKEND", "Agg")
-# The tensors of a test are small: threads that wait for each other would only make it slow on a busy machine.
+# Tests use small tensors, for which several threads are slower on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-# The same examples in every run; --hypothesis-profile=search looks for new ones.
+# The same examples in every run; --hypothesis-profile=search generates new ones.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.register_profile("search", deadline=None, max_examples=1000)
 settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine cannot run, saying so."""
+    """Skip tests that this machine cannot run, with the reason."""
     if any(item.get_closest_marker("cuda") for item in items):
         import torch
 
         if not torch.cuda.is_available():
             for item in items:
                 if item.get_closest_marker("cuda"):
-                    item.add_marker(pytest.mark.skip(reason="torch sees no NVIDIA GPU here"))
+                    item.add_marker(pytest.mark.skip(reason="torch finds no NVIDIA GPU"))
     if not os.environ.get(NETWORK_VARIABLE):
         for item in items:
             if item.get_closest_marker("network"):
@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def isolated(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """An empty cache of weights, and no way to the internet except for tests marked ``network``."""
+    """Set an empty weights cache and block internet access, except for tests marked ``network``."""
     monkeypatch.setenv("REPLK_PROBE_CACHE", str(tmp_path_factory.mktemp("cache")))
     if request.node.get_closest_marker("network"):
         return
@@ -59,7 +59,7 @@ def isolated(
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """The folder of real images, stimuli and weights; a test that needs it is skipped where there is none."""
+    """Folder of real images, stimuli and weights; tests that require it are skipped if it is not set."""
     value = os.environ.get(DATA_VARIABLE)
     if not value:
         pytest.skip(f"{DATA_VARIABLE} is not set: it names the folder of real images and weights")
@@ -71,11 +71,11 @@ def data_dir() -> Path:
 
 @pytest.fixture
 def replk_probe() -> Callable[..., Result]:
-    """Runs ``replk-probe ARGS...`` in this process and gives click's result: ``exit_code``, ``stdout``, ``stderr``."""
+    """Function that runs ``replk-probe ARGS...`` in this process and returns click's ``Result``."""
     from replk_probe.cli.main import PROGRAM, cli
 
     def run(*args: object) -> Result:
-        # catch_exceptions=False: an error that is not ours must fail the test with its own traceback.
+        # catch_exceptions=False: an error of another type must fail the test with its traceback.
         return CliRunner().invoke(cli, [str(arg) for arg in args], prog_name=PROGRAM, catch_exceptions=False)
 
     return run

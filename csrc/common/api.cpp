@@ -20,7 +20,7 @@ namespace {
 
 constexpr int64_t kScratchAlignment = 64;
 constexpr int64_t kMostWorkspace = int64_t{64} << 20;  // bytes, for all threads together
-constexpr int64_t kHeaderBytes = 64;                   // of a prepared weight: its checksum; keeps the rest aligned
+constexpr int64_t kHeaderBytes = 64;                   // of a prepared weight, for its checksum and alignment
 
 bool is_valid(const replk_problem& p) {
   // Bounds the sizes so that no index can overflow: 2^40 elements are far more than any memory holds.
@@ -58,7 +58,7 @@ uint64_t checksum_of_plan(const replk_problem& p, const replk_plan& plan) {
                    plan.workspace_bytes});
 }
 
-// Of everything that a prepared weight depends on besides its values.
+// Checksum of everything except its values that a prepared weight depends on.
 uint64_t checksum_of_packed(const replk_problem& p, const replk_plan& plan) {
   return checksum(
       {p.dtype, p.c, p.h, p.w, p.kh, p.kw, plan.method, plan.isa, plan.tile_h, plan.tile_w, plan.packed_bytes});
@@ -99,7 +99,7 @@ void pack_piece(void* context, int64_t begin, int64_t end, int thread) {
                    pack.scratch + thread * pack.scratch_bytes);
 }
 
-// Asks for large pages for the output: the page faults of newly mapped memory take as long as the convolution itself.
+// Requests large pages for the output: the page faults of newly mapped memory take as long as the convolution itself.
 // Measured on 2 cores of an Intel Xeon with AMX (family 6, model 167), transparent_hugepage=madvise, medians of 24
 // calls with and without: (1,128,256,256), K = 31: 13.8 and 21.2 ms; K = 3: 6.3 and 12.7 ms; (4,256,128,128), K =
 // 13: 19.3 and 36.5 ms. Below 32 MB glibc reuses memory, and nothing is gained.

@@ -1,4 +1,4 @@
-// Which instruction sets this CPU and this operating system offer.
+// The instruction sets that the CPU and the operating system support.
 #ifndef REPLK_COMMON_CPUID_H_
 #define REPLK_COMMON_CPUID_H_
 

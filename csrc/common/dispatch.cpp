@@ -139,7 +139,7 @@ bool choose(const replk_problem& problem, replk_plan& plan) {
   const bool is_requested = problem.method != REPLK_METHOD_AUTO;
   double least = 0;
   for (const MethodEntry& entry : kMethods) {
-    // The reference is used on request only.
+    // The reference is used only on request.
     if (is_requested ? entry.method != problem.method : entry.method == REPLK_METHOD_REFERENCE) continue;
     const Method* method = functions_of(entry, plan.isa, problem.pass);
     replk_plan candidate{};

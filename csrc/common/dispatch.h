@@ -1,4 +1,4 @@
-// Which method, instruction set and tile computes a problem.
+// The choice of method, instruction set and tile for a problem.
 #ifndef REPLK_COMMON_DISPATCH_H_
 #define REPLK_COMMON_DISPATCH_H_
 

@@ -15,8 +15,8 @@ namespace {
 
 std::atomic<GompParallel> gomp_parallel{nullptr};
 
-// OpenMP's thread pool does not survive a fork: in the child process its threads are gone, and waiting for them would
-// never end.
+// OpenMP's thread pool does not survive a fork: its threads do not exist in the child process, and waiting for them
+// would never end.
 void reset_in_forked_children() {
 #if !defined(_WIN32)
   static const int registered = pthread_atfork(nullptr, nullptr, [] { gomp_parallel.store(nullptr); });

@@ -1,4 +1,4 @@
-// The channel-blocked method: the lanes of a vector are neighbouring channels, for planes that are too small to fill
+// The channel-blocked method: the lanes of a vector are neighboring channels, for planes that are too small to fill
 // vectors with columns.
 #include "common/task.h"
 #include "cpu/blocked/convolve.h"

@@ -2,7 +2,7 @@
 //
 //   a[i] <- a[i] m + s      kChains chains, kSteps steps
 //
-// Twelve chains cover two units of latency 4 (which need 8) and leave room for both operands in 16 registers.
+// Twelve chains cover two units of latency 4 (which need 8) and fit 16 registers together with both operands.
 #include <cstdint>
 
 #include "cpu/simd/isa.h"

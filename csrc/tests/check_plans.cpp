@@ -97,13 +97,13 @@ bool check(const replk_kernel& kernel) {
         expect(replk_dwconv2d_run(&problem, &plan, &buffers), REPLK_WORKSPACE_TOO_SMALL, kernel.name, "workspace");
   }
   buffers.workspace_bytes = plan.workspace_bytes;
-  if (plan.packed_bytes == 0) {  // this method prepares nothing: the pointer is not even read
+  if (plan.packed_bytes == 0) {  // this method does not prepare weights and ignores the pointer
     buffers.packed = unreadable.data();
     passed &= expect(replk_dwconv2d_run(&problem, &plan, &buffers), REPLK_PACKED_MISMATCH, kernel.name, "packed");
     return passed & expect(replk_dwconv2d_pack(&problem, &plan, unreadable.data(), unreadable.data()),
                            REPLK_UNSUPPORTED, kernel.name, "pack");
   }
-  // A prepared weight of every other plan for which there is one, and memory that is none.
+  // Prepared weights of all other plans that have one, and memory without a prepared weight.
   for (const Changed& changed : changed_problems(problem)) {
     replk_plan other;
     if (replk_dwconv2d_plan(&changed.problem, &other) != REPLK_OK || other.packed_bytes == 0) continue;

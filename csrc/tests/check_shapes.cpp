@@ -1,5 +1,5 @@
-// Every kernel over the whole list of shapes, on guarded buffers: for AddressSanitizer and UndefinedBehaviorSanitizer,
-// useful without them too.
+// Checks every kernel on all shapes and on guarded buffers, for AddressSanitizer and UndefinedBehaviorSanitizer; also
+// useful without them.
 #include <cstdio>
 #include <iterator>
 

@@ -1,8 +1,8 @@
-// Several threads call every method at once, each with its own team, on shared inputs and a shared prepared weight: for
-// ThreadSanitizer. All results must be equal to the last bit, whatever the number of threads.
+// Calls every method from several threads at once, each with its own team, on shared inputs and a shared prepared
+// weight, for ThreadSanitizer. All results must be bitwise equal for every number of threads.
 //
-// Everything runs twice: on the library's own threads, and on those of a host. `gomp_parallel` below stands in for the
-// host's: the real libgomp synchronizes in ways that ThreadSanitizer does not see, which gives false reports.
+// Everything runs twice: on the library's own threads, and on those of a host. `gomp_parallel` below replaces the
+// host's function, because ThreadSanitizer does not understand the synchronization of libgomp and reports false races.
 #include <atomic>
 #include <cstdio>
 #include <cstring>
@@ -52,9 +52,9 @@ bool call(const replk_problem& problem, const replk_plan& plan, const Operands& 
   return ok;
 }
 
-std::atomic<int> teams{0};  // that gomp_parallel has made
+std::atomic<int> teams{0};  // number of teams that gomp_parallel has created
 
-// Like libgomp's: `work` in a team of `threads`, the caller among them.
+// Like libgomp's function: runs `work` in a team of `threads` that includes the caller.
 void gomp_parallel(void (*work)(void*), void* data, unsigned threads, unsigned) {
   ++teams;
   std::vector<std::thread> team;
@@ -63,7 +63,7 @@ void gomp_parallel(void (*work)(void*), void* data, unsigned threads, unsigned) 
   for (std::thread& member : team) member.join();
 }
 
-// One problem on one thread, then from several callers with 1, 2 and 3 threads each.
+// Runs one problem on one thread, then from several callers with 1, 2 and 3 threads each.
 bool check(replk_problem problem, bool is_stale, uint64_t seed, int& ran) {
   replk_plan plan;
   if (replk_dwconv2d_plan(&problem, &plan) != REPLK_OK || plan.method == REPLK_METHOD_HOST) return true;
@@ -121,7 +121,7 @@ bool check(replk_problem problem, bool is_stale, uint64_t seed, int& ran) {
   return passed;
 }
 
-// Every kernel of the best instruction set, each on the shapes that it takes: at least one.
+// Runs every kernel of the best instruction set on the shapes that it supports, of which there must be at least one.
 bool check_all(int& ran) {
   bool passed = true;
   uint64_t seed = 0;
@@ -148,7 +148,7 @@ bool check_all(int& ran) {
       }
     }
     if (ran == before) {
-      std::fprintf(stderr, "FAILED %s: takes none of the shapes\n", kernel.name);
+      std::fprintf(stderr, "FAILED %s: supports none of the shapes\n", kernel.name);
       passed = false;
     }
   }

@@ -1,8 +1,8 @@
-// One call of the library on guarded buffers, compared with the reference method.
+// Compares a call of the library on guarded buffers with the reference method.
 //
-// Every buffer ends where an unreadable page begins, so that reading or writing a single element past its end stops the
-// program, whatever instruction does it; AddressSanitizer, if enabled, also guards the bytes in front. Gaps between
-// rows hold NaN (inputs) or a pattern (outputs), so that using the first or changing the second is detected afterwards.
+// Every buffer ends at an unreadable page, so that any access past its end terminates the program; AddressSanitizer, if
+// enabled, also guards the bytes before it. Gaps between rows contain NaN (inputs) or a pattern (outputs), so that
+// using the former or changing the latter is detected.
 #ifndef REPLK_TESTS_CHECKED_CALL_H_
 #define REPLK_TESTS_CHECKED_CALL_H_
 
@@ -28,7 +28,7 @@
 
 namespace replk_tests {
 
-// Memory of exactly `bytes` whose end is as near to an unreadable page as `alignment` allows.
+// Memory of exactly `bytes` that ends as close to an unreadable page as `alignment` allows.
 class Guarded {
  public:
   Guarded(int64_t bytes, int64_t alignment) : bytes_(bytes) {
@@ -108,7 +108,7 @@ class Random {
 
 enum class Packed { kNone, kFresh, kStale };
 
-// The options of a case besides the problem itself.
+// The options of a case, except the problem itself.
 struct Layout {
   int64_t row_gap = 0;            // elements between the end of a row and the beginning of the next
   int64_t plane_gap = 0;          // rows between planes
@@ -162,7 +162,7 @@ class Tensor {
       put(memory_.data(), index, dtype_, random.signed_unit() * std::pow(spread, static_cast<float>(c % 3 - 1)));
     });
   }
-  // In place, so that gaps stay what they are.
+  // In place, so that gaps are unchanged.
   void take_absolute() {
     for_each([&](int64_t index, int64_t) { put(memory_.data(), index, dtype_, std::fabs(at(index))); });
   }
@@ -175,7 +175,7 @@ class Tensor {
     for_each([&](int64_t index, int64_t) { dense.push_back(at(index)); });
     return dense;
   }
-  // Whether everything but the elements is as fill_all(NaN) left it.
+  // Whether everything except the elements still contains the NaN of fill_all(NaN).
   bool gaps_are_untouched() {
     if (!memory_.slack_is_untouched()) return false;
     std::vector<bool> is_element(static_cast<size_t>(memory_.bytes() / element_size(dtype_)));
@@ -252,7 +252,7 @@ inline std::vector<replk_kernel> kernels() {
   return found;
 }
 
-// The fast kernels of a pass and dtype, without the reference.
+// The kernels of a pass and dtype, without the reference.
 inline std::vector<replk_kernel> kernels_of(const replk_problem& p) {
   std::vector<replk_kernel> found;
   for (const replk_kernel& kernel : kernels()) {
@@ -282,7 +282,7 @@ inline std::string describe(const replk_problem& p, const replk_plan& plan) {
   return text;
 }
 
-// The operands of one problem and the results of the reference method; any number of checks against them.
+// The operands of one problem and the results of the reference method, for any number of checks.
 class Case {
  public:
   Case(const replk_problem& problem, const Layout& layout, uint64_t seed)
@@ -305,7 +305,7 @@ class Case {
     absolute_ = absolute.reference();
   }
 
-  // Run with this method, instruction set and number of threads; false, with a line on stderr, if the result is wrong.
+  // Runs a method, instruction set and number of threads; returns false and writes to stderr if the result is wrong.
   // A combination that the library does not support counts as passed, and `ran` is not incremented.
   bool check(int32_t method, int32_t isa, int32_t threads, int& ran) {
     replk_problem problem = problem_;
@@ -317,7 +317,7 @@ class Case {
     if (planned == REPLK_UNSUPPORTED && method != REPLK_METHOD_AUTO) return true;
     if (planned != REPLK_OK) return fail(problem, plan, replk_status_string(planned));
     if (plan.method == REPLK_METHOD_HOST) return true;
-    if (plan.workspace_bytes > int64_t{64} << 20) return fail(problem, plan, "asks for more than 64 MB of workspace");
+    if (plan.workspace_bytes > int64_t{64} << 20) return fail(problem, plan, "requires more than 64 MB of workspace");
     ++ran;
 
     Guarded packed(layout_.packed == Packed::kNone ? 0 : plan.packed_bytes, 64);
@@ -356,7 +356,7 @@ class Case {
   }
 
  private:
-  // The same case on absolute values. (The pointer distinguishes it from the copy constructor.)
+  // The same case on absolute values. The pointer distinguishes it from the copy constructor.
   Case(const Case& other, const void*)
       : problem_(other.problem_),
         layout_(other.layout_),
@@ -413,9 +413,8 @@ class Case {
     return problem.pass == REPLK_GRAD_WEIGHT ? weight_gradient.values() : output.values();
   }
 
-  // Direct sums against the bound of a dot product, FFTs against the largest value of the plane (or kernel) and,
-  // because cancellation may make all of those small, as in a plane of one element, against the largest sum of absolute
-  // products.
+  // The bound of direct sums is that of a dot product. The bound of FFTs is relative to the largest value of the plane
+  // (or kernel) and to the largest sum of absolute products, because cancellation may make all values small.
   bool compare(const replk_problem& p, const replk_plan& plan, const std::vector<float>& found) const {
     const double rounding = p.dtype == REPLK_F32 ? 0x1p-24 : 0x1p-8;
     const bool uses_fft = kernel_of(p, plan).uses_fft != 0;

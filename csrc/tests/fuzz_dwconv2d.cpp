@@ -1,4 +1,4 @@
-// Random problems, strides and contents, valid and invalid, against the reference method, on guarded buffers.
+// Compares random problems, strides and contents, valid and invalid, with the reference method on guarded buffers.
 //
 // A libFuzzer target (clang -fsanitize=fuzzer,address,undefined -DREPLK_LIBFUZZER). With any other compiler, main()
 // generates the inputs:
@@ -39,7 +39,7 @@ class Bytes {
   size_t size_, at_ = 0;
 };
 
-// Most sizes small, some at the edges of vectors and tiles.
+// Mostly small sizes, some at the boundaries of vectors and tiles.
 int64_t draw_size(Bytes& bytes) {
   const int64_t special[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 79, 80, 81, 0};
   return bytes.below(2) ? special[bytes.below(24)] : 1 + bytes.below(90);

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the checks of them that precede anything slow."""
+"""Options that several commands share, and their checks, which run before any slow step."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def model_options(*, required: bool) -> Callable[[CommandT], CommandT]:
 
 
 def named_or_default(models: Sequence[str], weights: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names and weights of the models to measure; without a name, those of the two small models, with a note.
+    """Names and weights of the models to measure; without a name, those of the two small models, which is noted.
 
     Raises:
         InvalidInputError: Weights are given without a model.
@@ -67,7 +67,7 @@ def named_or_default(models: Sequence[str], weights: Sequence[str]) -> tuple[tup
         return tuple(models), tuple(weights)
     if tuple(weights) != ("auto",):
         raise InvalidInputError(
-            "No model was named. --weights selects the weights of a model. Name the model with --model."
+            "No model was given. --weights selects the weights of a model. Give the model with --model."
         )
     from replk_probe.models import default_models
 
@@ -120,12 +120,12 @@ def slug(name: str) -> str:
 
 
 def destinations(models: Sequence[str], output: Path | None, default: Path) -> list[Path]:
-    """The folder of each model: ``output`` itself for one, a folder inside it for each of several.
+    """Output folder of each model: ``output`` itself for one model, subfolders of it for several.
 
     Args:
         models: Names of the models.
-        output: The value of ``--output``, or None.
-        default: Folder to use without ``output``; then a single model has a folder inside as well.
+        output: Value of ``--output``, or None.
+        default: Folder to use without ``output``, with a subfolder even for a single model.
 
     Raises:
         InvalidInputError: Two models would write to the same folder, or a folder is not writable.
@@ -149,7 +149,7 @@ def weights_of_each(models: Sequence[str], weights: Sequence[str]) -> list[str]:
     """One entry of ``--weights`` per model.
 
     Raises:
-        InvalidInputError: There are neither one entry nor as many as models.
+        InvalidInputError: The number of entries is neither one nor that of the models.
     """
     if len(weights) == 1:
         return [weights[0]] * len(models)
@@ -162,7 +162,7 @@ def weights_of_each(models: Sequence[str], weights: Sequence[str]) -> list[str]:
 
 
 def check_writable(folder: Path) -> None:
-    """Check that a folder can be created and written to, without leaving anything in it.
+    """Check that a folder can be created and written to, without creating it.
 
     Raises:
         InvalidInputError: The folder cannot be created or written to.

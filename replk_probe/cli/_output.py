@@ -1,4 +1,4 @@
-"""Where commands write: results to standard output, notes to standard error, both with special characters escaped."""
+"""Output of commands: results on standard output, notes on standard error, both with special characters escaped."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def show(*lines: str) -> None:
 
 
 def show_path(path: Path | str) -> None:
-    """Write a path to standard output: escaped on a terminal, as it is for a program that reads it."""
+    """Write a path to standard output: escaped on a terminal, otherwise unchanged."""
     if sys.stdout.isatty():
         show(str(path))
     else:
@@ -38,11 +38,11 @@ def show_path(path: Path | str) -> None:
 
 
 def failure(name: str, error: Exception) -> None:
-    """Write on standard error that one of several models failed."""
+    """Write the error of one of several models to standard error."""
     note(f"{name}: failed. {' '.join(str(error).split())}", fg="red")
 
 
 def conclusion(count: int, noun: str, seconds: float, folder: Path | None) -> None:
-    """Write on standard error how long a command measured, and where its results are."""
+    """Write the duration of a measurement and the folder of its results to standard error."""
     speed = f" ({count / seconds:.3g} per second)" if seconds > 0 else ""
     note(f"{count} {noun}{'' if count == 1 else 's'} in {seconds:.1f} s{speed}. Results in {folder}")

@@ -1,4 +1,4 @@
-"""Measure several models in one command, which may be interrupted and resumed, and of which some may fail."""
+"""Measurement of several models in one command, which can be resumed and continues if a model fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from replk_probe.errors import InvalidInputError, ReplkProbeError
 from ._options import command_line
 from ._output import failure, note
 
-EXIT_INTERRUPTED = 130  # as a shell reports a program ended by SIGINT
+EXIT_INTERRUPTED = 130  # exit status of a program terminated by SIGINT in a shell
 
 
 class Result(Protocol):
@@ -32,21 +32,21 @@ def announce(plan: Any, untrained: str) -> None:
 
     Args:
         plan: A plan of any analyzer, with ``name`` and ``weights``.
-        untrained: What the numbers of a model with random weights show.
+        untrained: Clause about the meaning of results with random weights.
     """
     if plan.weights.is_random:
-        note(f"{plan.name}: {plan.weights.label} - nothing was trained, {untrained}.", fg="yellow")
+        note(f"{plan.name}: {plan.weights.label} - the model is not trained, {untrained}.", fg="yellow")
 
 
 def measure_plans(
     plans: list[Any], folders: Sequence[Path], measure: Callable[[Any, Path], ResultT]
 ) -> tuple[dict[Path, ResultT], dict[str, Exception]]:
-    """Measure one model after the other; the others are measured even if one fails.
+    """Measure one model after the other; if one fails, the others are still measured.
 
     Args:
         plans: One plan per model. Each is removed from the list when it has run, since models are large.
         folders: Folder of the results of each model.
-        measure: Measures one plan.
+        measure: Function that measures one plan.
 
     Returns:
         Results by folder, and errors by the name of the model.
@@ -60,7 +60,7 @@ def measure_plans(
             results[folder] = measure(plans.pop(0), folder)
         except click.exceptions.Exit:  # interrupted
             raise
-        except Exception as error:  # also errors in the code of a model, which do not concern the others
+        except Exception as error:  # also errors in the code of a model, which do not affect the others
             failures[name] = error
             _let_go(error)
             if several:
@@ -104,14 +104,14 @@ def run_plan(plan: Any, folder: Path, state: str, load: Callable[[Path], ResultT
 def raise_failures(
     failures: dict[str, Exception],
     models: int,
-    advice: str = "Run the same command with --resume to keep what is done.",
+    advice: str = "Run the same command with --resume to keep completed work.",
 ) -> None:
     """Raise an error if a model could not be measured.
 
     Args:
         failures: Errors by the name of the model.
-        models: Number of models that were to be measured.
-        advice: What to do if some of several models failed.
+        models: Number of requested models.
+        advice: Advice if some of several models failed.
     """
     if not failures:
         return
@@ -134,7 +134,7 @@ def _finished(plan: Any, folder: Path, load: Callable[[Path], ResultT]) -> Resul
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Free what the frames of a kept error refer to, such as the model."""
+    """Free the objects that the frames of a stored error refer to, such as the model."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__

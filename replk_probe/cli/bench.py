@@ -111,7 +111,7 @@ def command(
         threads=threads,
         isa=isa,
         repeats=repeats,
-        # A sweep has many cases, and slow variants of torch do not decide them.
+        # A sweep has many cases, whose results do not depend on slow variants of torch.
         budget=0.25 if sweep else 2.0,
         everything=everything,
         progress=True,

@@ -89,7 +89,7 @@ def command(
     """Measure the effective receptive field.
 
     Computes the contribution of every input pixel to the center of the last feature map, averaged over images, and the
-    area of the smallest centered square that holds 20, 30, 50 and 99 % of it.
+    area of the smallest centered square that contains 20, 30, 50 and 99 % of it.
 
     Writes erf.json, erf.npz, erf.csv, erf.png and erf.pdf; for several models, one folder per model and a comparison.
     """
@@ -128,7 +128,7 @@ def command(
 
 
 def _default_size(models: Sequence[str]) -> int:
-    """The training size for the small models, else the paper's size."""
+    """Input size: the training size for the small models, otherwise the paper's size."""
     from replk_probe.models.architectures.micro import INPUT_SIZE, MICRO_MODELS
 
     return INPUT_SIZE if {*models} <= {*MICRO_MODELS} else _SIZE
@@ -155,7 +155,7 @@ def _report(results: dict[Path, ErfResult], output: Path, *, compare: bool) -> N
     measured = list(results.values())
     shared = color_floor(measured)
     for folder, result in results.items():
-        # Most maps have the same color floor anyway, and drawing a figure takes seconds.
+        # Drawing takes seconds, and most maps already have the common color floor.
         if color_floor([result]) != shared:
             save_figures(result, folder, vmin=shared)
     if compare:

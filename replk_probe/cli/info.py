@@ -1,4 +1,4 @@
-"""`replk-probe info`: the backend of large-kernel convolutions on this machine, and the reasons for its choice."""
+"""`replk-probe info`: the backend of large-kernel convolutions on this machine, and why it was chosen."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     if native["loaded"]:
         yield from _row("native library", native["path"])
         yield from _row("", f"interface {native['abi_version']}, built by {native['compiler']}")
-        best = "" if native["isa"] == native["best_isa"] else f" (there is {native['best_isa']})"
+        best = "" if native["isa"] == native["best_isa"] else f" (best: {native['best_isa']})"
         yield from _row("instruction set", f"{native['isa'] or 'none, see the error below'}{best}")
         yield from _row("methods", ", ".join(native["methods"]) or "none")
         yield from _row(
-            "threads", f"torch's own, by {native['openmp']}" if native["openmp"] else "started by each call"
+            "threads", f"torch's own ({native['openmp']})" if native["openmp"] else "started by each call"
         )
     else:
         yield from _row("native library", f"not loaded. {native['load_error']}")
@@ -66,7 +66,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _row(name: str, text: str) -> Iterator[str]:
-    """A name and its text, wrapped under itself; paths and compilers stay in one piece."""
+    """A name and its text, wrapped with a hanging indent; paths and compiler names are not split."""
     label = name
     for line in text.splitlines() or [""]:
         for part in textwrap.wrap(line, _WIDTH - _NAME, break_long_words=False, break_on_hyphens=False) or [""]:

@@ -21,7 +21,7 @@ _EXIT_INTERRUPTED = 130
 
 
 class LazyCommand(NamedTuple):
-    """The module of a command, and the summary that the program's help shows without importing it.
+    """Module and summary of a command; the program's help shows the summary without importing the module.
 
     Attributes:
         module: Module with a click command object called ``command``.
@@ -67,7 +67,7 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that ``args`` starts with, or suggest close ones."""
-        # Completion parses unfinished lines; and a leading dash is an unknown option, which click reports itself.
+        # Completion parses unfinished lines, and click itself reports unknown options.
         if not ctx.resilient_parsing and args[0] not in COMMANDS and not args[0].startswith("-"):
             close = close_names(args[0], COMMANDS)
             hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else f"Commands: {', '.join(COMMANDS)}."
@@ -75,12 +75,12 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands from the table alone."""
+        """Write the list of commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Complete command names from the table alone: a Tab key must not wait for imports."""
+        """Complete command names without importing the commands, which would delay completion."""
         names = [
             CompletionItem(name, help=entry.summary) for name, entry in COMMANDS.items() if name.startswith(incomplete)
         ]
@@ -120,7 +120,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if args is None:
         # Importing torch and timm creates a million objects; searching them for garbage each time takes 0.5 s.
         gc.set_threshold(100_000)
-        # Otherwise the interpreter searches all of them once more while it exits, which takes another second.
+        # Otherwise the interpreter searches all of them again at exit, which takes another second.
         atexit.register(gc.freeze)
     # The name is fixed so that usage lines and completion are the same under `python -m replk_probe`.
     cli.main(args=args, prog_name=PROGRAM)

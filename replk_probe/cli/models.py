@@ -9,7 +9,7 @@ import click
 
 from ._output import note
 
-# Models of timm that the papers on large kernels compare with.
+# Baselines of the papers on large kernels, from timm.
 _BASELINES = (
     "resnet101",
     "resnet152",

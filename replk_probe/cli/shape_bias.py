@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 _DEFAULT_OUTPUT = Path("replk-probe-out") / "shape-bias"
 _CHECKPOINT = "shape_bias.ckpt"
 
-# Measured without --model, if its weights and the published stimuli are in the cache.
+# Model that is measured without --model if its weights and the published stimuli are in the cache.
 _MODEL = "replknet31b"
 
 # Options that are valid without a model.
-_OF_IMPORT = ("imported", "mapping", "output")
+_IMPORT_OPTIONS = ("imported", "mapping", "output")
 
 
 @click.command()
@@ -153,8 +153,8 @@ def command(
         plans, folders, lambda plan, folder: run_plan(plan, folder, _CHECKPOINT, ShapeBiasResult.load, resume)
     )
     if results:
-        beside = _save_beside(results, observers, imported)
-        _report(beside, sets, output or _DEFAULT_OUTPUT, compare=len(chosen.models) > 1)
+        compared = _save_compared(results, observers, imported)
+        _report(compared, sets, output or _DEFAULT_OUTPUT, compare=len(chosen.models) > 1)
     raise_failures(failures, len(chosen.models))
 
 
@@ -177,7 +177,7 @@ def _imported(folder: Path | None, mapping: LabelMapping | None) -> tuple[Decisi
 
 
 def _check_categories(observers: Sequence[Decisions], categories: tuple[str, ...]) -> None:
-    """Check that imported observers and models decide between the same categories."""
+    """Check that imported observers and models have the same categories."""
     if observers and observers[0].categories != categories:
         raise InvalidInputError(
             "The imported decisions cannot be compared with those of the models. Their categories are "
@@ -190,22 +190,22 @@ def _hint_at_folder(stimuli: str) -> None:
     from replk_probe.shape_bias.stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC
 
     if stimuli in (CUE_CONFLICT, SYNTHETIC) and Path(stimuli).is_dir():
-        note(f"--stimuli {stimuli} selects the set of this name, not the folder. For the folder, write ./{stimuli}")
+        note(f"--stimuli {stimuli} selects the set of this name, not the folder. To use the folder, give ./{stimuli}")
 
 
 def _refuse_without_model() -> None:
     """Refuse options of a measurement if only imported data is analyzed."""
     for name, parameter in given_options().items():
-        if name not in _OF_IMPORT:
+        if name not in _IMPORT_OPTIONS:
             option = parameter.opts[0]
             raise InvalidInputError(
-                f"{option} was given with --import and no --model. Only the imported decisions are analyzed then. "
-                f"Name a model to measure with --model, or leave {option} out."
+                f"{option} was given with --import but without --model. Only the imported decisions are analyzed. "
+                f"Give a model to measure with --model, or omit {option}."
             )
 
 
 def _without_model(weights: tuple[str, ...], stimuli: str | None, mapping: Path | None) -> _Chosen:
-    """What to measure without ``--model``, without downloading anything; a note says what it is."""
+    """Models and stimuli to measure without ``--model``, which are noted; nothing is downloaded."""
     from replk_probe.models.weights.catalog import default_entry
     from replk_probe.models.weights.resolve import cached_path
     from replk_probe.shape_bias.stimuli.cue_conflict import cached_cue_conflict
@@ -215,7 +215,7 @@ def _without_model(weights: tuple[str, ...], stimuli: str | None, mapping: Path 
     trained = entry is not None and cached_path(entry) is not None
     if weights != ("auto",) or stimuli not in (None, SYNTHETIC) or mapping is not None:
         raise InvalidInputError(
-            "No model was named. --weights, --mapping and --stimuli apply to a model. Name it with --model."
+            "No model was given. --weights, --mapping and --stimuli apply to a model. Give it with --model."
         )
     if stimuli is None and trained and entry is not None and cached_cue_conflict() is not None:
         note(f"No --model given: measuring {entry.name} on {CUE_CONFLICT}, both from the cache.")
@@ -227,7 +227,7 @@ def _without_model(weights: tuple[str, ...], stimuli: str | None, mapping: Path 
 
 
 def _default_stimuli(models: Sequence[str]) -> str:
-    """The synthetic set for the small models, whose classes are those of that set; else the published stimuli."""
+    """Default stimuli: the synthetic set for the small models trained on it, otherwise the published stimuli."""
     from replk_probe.models.architectures.micro import MICRO_MODELS
     from replk_probe.shape_bias.stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC
 
@@ -252,23 +252,23 @@ def _only_imported(source: Path, observers: Sequence[Decisions], folder: Path) -
     note(f"Results in {folder}")
 
 
-def _save_beside(
+def _save_compared(
     results: dict[Path, ShapeBiasResult], observers: Sequence[Decisions], imported: Path | None
 ) -> dict[Path, ShapeBiasResult]:
-    """Add the imported observers and the error consistency between models to the results, save and draw them."""
+    """Add imported observers and the error consistency between models to the results, save and plot them."""
     from replk_probe.shape_bias.plot import save_figures
-    from replk_probe.shape_bias.published import published_beside
-    from replk_probe.shape_bias.result import told_apart
+    from replk_probe.shape_bias.published import published_for
+    from replk_probe.shape_bias.result import with_distinct_names
 
     source = "given" if imported is None else f"import:{imported.resolve().name}"
-    apart = told_apart(list(results.values()))
-    beside = {}
+    named = with_distinct_names(list(results.values()))
+    compared = {}
     for index, (folder, result) in enumerate(results.items()):
-        others = [one.decisions for place, one in enumerate(apart) if place != index and one.decisions is not None]
-        beside[folder] = result.beside(observers, others, source=source)
-        beside[folder].save(folder)
-        save_figures(beside[folder], folder, others=published_beside(beside[folder]))
-    return beside
+        others = [one.decisions for place, one in enumerate(named) if place != index and one.decisions is not None]
+        compared[folder] = result.beside(observers, others, source=source)
+        compared[folder].save(folder)
+        save_figures(compared[folder], folder, others=published_for(compared[folder]))
+    return compared
 
 
 def _report(
@@ -280,11 +280,11 @@ def _report(
     from replk_probe.runtime.provenance import RunInfo
     from replk_probe.shape_bias.plot_comparison import save_comparison as save_comparison_figure
     from replk_probe.shape_bias.plot_stimuli import save_contact_sheet
-    from replk_probe.shape_bias.published import published_beside
-    from replk_probe.shape_bias.result import save_comparison, told_apart
+    from replk_probe.shape_bias.published import published_for
+    from replk_probe.shape_bias.result import save_comparison, with_distinct_names
 
-    measured = told_apart(list(results.values()))
-    published = published_beside(measured[0])
+    measured = with_distinct_names(list(results.values()))
+    published = published_for(measured[0])
     click.echo(shape_bias_table(measured, published, terminal_layout()))
     for folder, result in results.items():
         if result.decisions is not None and result.decisions.counts().n_conflict:

@@ -42,7 +42,7 @@ def list_weights(pattern: str, as_json: bool) -> None:
     own = [entry for entry in catalog_entries() if fnmatch(entry.name, pattern)]
     entries = own + (list(hub_entries(pattern)) if pattern != "*" else [])
     if not entries:
-        raise WeightsError(f"No weights match {pattern!r}. Leave out the pattern to see all of them.")
+        raise WeightsError(f"No weights match {pattern!r}. Omit the pattern to list all of them.")
     if as_json:
         rows = []
         for entry in entries:
@@ -71,9 +71,9 @@ def list_weights(pattern: str, as_json: bool) -> None:
     for provenance in sorted({entry.provenance for entry in own}):
         show(f"Weights: {provenance}")
     if any(entry.host == "Google Drive" for entry in entries):
-        show("Files on Google Drive need: pip install gdown")
+        show("Files on Google Drive require gdown: pip install gdown")
     if len(entries) > len(own):
-        show("Weights: those of timm are published at https://huggingface.co/timm; --json shows the origin of each")
+        show("Weights of timm are published at https://huggingface.co/timm; --json shows the origin of each.")
     elif pattern == "*":
         show("To list weights of timm, pass a pattern: replk-probe weights list 'swin_tiny*'")
 
@@ -108,7 +108,7 @@ def fetch_weights(name: str, host: str, connect_timeout: float, force: bool) -> 
 
     entry = CATALOG.get(name) or default_entry(name)
     model = ModelId.parse(name)
-    # A tagged name of one of our models is meant for the catalog.
+    # A tagged name of a model of this package refers to the catalog.
     is_model = model.kind == "torchvision" or (model.is_registered and not (model.tag and model.is_own))
     if entry is None and host == "auto" and is_model:
         resolved = resolve_weights(model, "pretrained", connect_timeout=connect_timeout, force=force)
@@ -179,7 +179,7 @@ def verify_weights(path: str, ema: bool, as_json: bool) -> None:
                 show(f"{key.replace('_', ' ') + ':':<15}{value}")
     if promised and not info.sha256.startswith(promised):
         raise WeightsError(
-            f"{file.name} is not the file that its name states. Its SHA-256 starts with {info.sha256[:8]} instead of "
+            f"{file.name} does not match the digest in its name. Its SHA-256 starts with {info.sha256[:8]} instead of "
             f"{promised}. Fetch it again."
         )
     if fetched and info.sha256 != fetched:

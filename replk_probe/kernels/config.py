@@ -17,7 +17,7 @@ AGGREGATES = ("sum", "mean")
 
 @dataclass(frozen=True)
 class KernelsConfig:
-    """Options of a measurement besides the model.
+    """Options of a measurement, except the model.
 
     The attributes are described in :func:`~replk_probe.measure_kernels`.
 

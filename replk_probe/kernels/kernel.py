@@ -14,7 +14,7 @@ from replk_probe.results import ByValue, null_if_nan
 from . import statistics
 from .statistics import EFFECTIVE_SHARES, FloatArray
 
-# Branch name of a kernel that is one of several parallel ones which another package would merge.
+# Branch name of a kernel that is one of several parallel ones that another package merges.
 ONE_OF_SEVERAL = "one of several"
 
 
@@ -41,7 +41,7 @@ class Kernel(ByValue):
         batch_norm: Paths of the batch norms that were folded in; empty if none follows or the file had them folded.
         strongest: Signed kernels ``[N, Kh, Kw]`` of single channels with the largest sums of absolute weights.
         strongest_channels: Channels of these kernels: (channel,), or (output, input) channel if an output has several.
-        notes: Notes for the reader of the numbers.
+        notes: Notes for the reader.
     """
 
     layer: str
@@ -89,7 +89,7 @@ class Kernel(ByValue):
         return float(self.normalised.sum())
 
     def centre_share(self, side: int) -> float:
-        """Share of the mass in the centred square of ``side``; see :func:`statistics.centre_share`."""
+        """Share of the mass in the centered square of ``side``; see :func:`statistics.centre_share`."""
         return statistics.centre_share(self.magnitude, side)
 
     @property
@@ -174,7 +174,7 @@ class Kernel(ByValue):
         }
 
 
-def folding_words(kernels: Sequence[Kernel]) -> str:
-    """``"batch norms folded in, "``, for a sentence about all of them; nothing where there were none."""
+def folding_text(kernels: Sequence[Kernel]) -> str:
+    """``"batch norms folded in, "`` for a sentence about all kernels; empty if there were no batch norms."""
     folded = [bool(kernel.batch_norm) for kernel in kernels]
-    return "batch norms folded in" + ("" if all(folded) else " where they follow") + ", " if any(folded) else ""
+    return "batch norms folded in" + ("" if all(folded) else " where present") + ", " if any(folded) else ""

@@ -75,9 +75,8 @@ def path_of(model: nn.Module, module: nn.Module) -> str:
         if other is module:
             return str(path)
     raise InvalidInputError(
-        f"The layer is a {type(module).__name__} that is not part of {type(model).__name__}. A copy of a module is "
-        "another module, and a model given by name has modules of its own. Pass a module of the model that is "
-        "measured, or a layer name."
+        f"The layer is a {type(module).__name__} that is not part of {type(model).__name__}. Copies of a module, and "
+        "modules of a model given by name, are different modules. Pass a module of the measured model, or a layer name."
     )
 
 
@@ -91,7 +90,7 @@ def merger_of(model: nn.Module, path: str) -> str | None:
         around = model.get_submodule(".".join(parts[:end]))
         if any(hasattr(around, name) for name in MERGE_METHODS):
             convs = [inner for inner in around.modules() if isinstance(inner, nn.Conv2d)]
-            # A whole network may have such a method as well, but its convolutions differ.
+            # An entire network may also have such a method, but its convolutions are not parallel.
             if len(convs) > 1 and all(_is_parallel(inner, conv) for inner in convs if max(inner.kernel_size) > 1):
                 return ".".join(parts[:end])
     return None
@@ -235,5 +234,5 @@ class _Network:
         if not names:
             return "It has no nn.Conv2d larger than 1 x 1: use another model."
         kind = "its kernels" if depthwise else "its convolutions, which are aggregated over both channel axes"
-        more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
+        more = f", ... ({len(names)} in total)" if len(names) > _SHOWN else ""
         return f"Choose one of {kind}: {', '.join(names[:_SHOWN])}{more}."

@@ -130,7 +130,7 @@ def plan_kernels(model: nn.Module | str, config: KernelsConfig | None = None) ->
         config: The other options; defaults to ``KernelsConfig()``.
 
     Raises:
-        ReplkProbeError: As :func:`measure_kernels`.
+        ReplkProbeError: As in :func:`measure_kernels`.
     """
     start = time.perf_counter()
     config = config or KernelsConfig()
@@ -160,7 +160,7 @@ def _needed(skeleton: nn.Module, specs: Sequence[LayerSpec]) -> list[str]:
 
 
 def _norms_of(network: nn.Module, layers: Sequence[KernelLayer]) -> dict[str, dict[str, nn.Module]]:
-    """Path and batch norm behind each single convolution, by its path; no entry if that is unknown."""
+    """Path and batch norm after each single convolution, by its path; no entry if they are unknown."""
     alone = [layer.path for layer in layers if isinstance(layer.module, nn.Conv2d)]
     found = norms_behind(network, alone)
     return {conv: {norm: network.get_submodule(norm)} if norm else {} for conv, norm in found.items()}
@@ -180,7 +180,7 @@ def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int
     absolute = weight.abs()
     if not bool(torch.isfinite(absolute).all()):
         raise InvalidInputError(
-            f"The weights of {layer.name}, batch norms folded in, are not all finite. NaN, infinite weights and "
+            f"The weights of {layer.name}, with batch norms folded in, are not all finite. NaN, infinite weights and "
             "negative variances have no magnitude. Choose an earlier checkpoint of the training."
         )
     magnitude = absolute.sum((0, 1)) if aggregate == "sum" else absolute.mean((0, 1))
@@ -194,7 +194,7 @@ def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int
             "two entries, and the central row and column (kernel skeleton) consists of two lines.",
         )
     if not bool(absolute.any()):
-        notes += (f"{layer.name} has no mass: every weight is zero once batch norms are folded in.",)
+        notes += (f"{layer.name} has no mass: every weight is zero after folding batch norms.",)
     return Kernel(
         layer=layer.name,
         path=layer.path,

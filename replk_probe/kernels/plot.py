@@ -1,6 +1,6 @@
-"""Heatmaps of kernels, of several models and variants side by side on one scale. Free of torch and of pyplot's state.
+"""Heatmaps of the kernels of several models and variants on a common scale. Free of torch and of pyplot's state.
 
-Every number drawn is a number of the result; each map is divided by its own maximum, as in the RepLKNet paper.
+All values are part of the result; each map is divided by its maximum, as in the RepLKNet paper.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from replk_probe.plot_style import INK, MUTED, figure_of, figure_style, save_figure, text_points, wrapped
 
-from .kernel import folding_words
+from .kernel import folding_text
 from .plot_gallery import draw_gallery
 from .plot_heatmaps import (
     LINE,
@@ -36,32 +36,32 @@ from .plot_heatmaps import (
     panels_of,
     sheet,
     shown_layers,
-    variant_words,
+    variant_text,
     weights_line,
 )
 from .plot_overview import draw_overview
 from .plot_profiles import draw_profiles
 from .result import KernelResult
 
-_LARGEST, _LEAST = 2.6, 0.5  # inches of a map, and how much of them is left where lines do not fit on a page
+_LARGEST, _LEAST = 2.6, 0.5  # largest map in inches, and the smallest factor by which it is reduced to fit a page
 _GAP, _BELOW, _BAR = 0.16, 0.14, 0.72
 _HEADING = (NAME_SIZE + 2 * SMALL_SIZE) * LINE + 0.05
-# Kernels up to this side have their values printed, which needs wider maps.
+# Values are printed for kernels up to this size, which requires wider maps.
 _PRINTED_SIDE, _ACROSS_PRINTED, _ACROSS = 15, 3, 4
-# Of a small branch, which is drawn larger than the others: enough for the values.
+# Cell size of a small branch, which is enlarged so that its values fit.
 _SMALL_CELL = 0.15
 
 
 def draw_kernels(results: Sequence[KernelResult]) -> Figure:
-    """Draw the kernels of models as maps, those of one layer side by side.
+    """Draw the kernels of models as maps, with those of one layer in one row.
 
     Args:
         results: One result per model, in the order of the figure. Of more than six layers, the first of each stage are
-            shown, and fewer of them, but at least two, where they would not fit on a page.
+            shown, or fewer, but at least two, if they do not fit on a page.
 
     Returns:
-        A figure at most as wide as a page (7 inches), and as high as one where maps of half the size would fit. Maps
-        of one line have cells of one size, but small branches, which are enlarged. Values are printed where
+        A figure at most as wide as a page (7 inches). Maps are reduced, at most to half their size, to fit the height
+        of a page. Maps in one row have equal cells, except small branches, which are enlarged. Values are printed if
         they fit into their cells.
 
     Raises:
@@ -102,9 +102,9 @@ def draw_kernels(results: Sequence[KernelResult]) -> Figure:
 
 
 def save_figures(results: Sequence[KernelResult], directory: str | Path) -> tuple[Path, ...]:
-    """Write ``kernels``, ``profiles``, ``gallery`` and, of several layers, ``overview``, each as PNG and PDF.
+    """Write ``kernels``, ``profiles``, ``gallery`` and, for several layers, ``overview``, each as PNG and PDF.
 
-    Of the last two, those of an earlier result that this one does not have are removed.
+    A gallery or overview of an earlier result is removed if this result has none.
 
     Args:
         results: Results to draw.
@@ -130,7 +130,7 @@ def save_figures(results: Sequence[KernelResult], directory: str | Path) -> tupl
 
 
 def _lines(panels: Sequence[Panel], layers: Sequence[str]) -> list[Sequence[Panel]]:
-    """Panels side by side: those of one layer, small branches last; or of each layer the only one."""
+    """Rows of panels: those of one layer with small branches last, or the single panels of all layers."""
     groups = [[panel for panel in panels if panel.kernel.layer == layer] for layer in layers]
     if all(len(group) == 1 for group in groups):
         return _broken([panel for group in groups for panel in group])
@@ -139,7 +139,7 @@ def _lines(panels: Sequence[Panel], layers: Sequence[str]) -> list[Sequence[Pane
         small = [panel for panel in group if _is_small(panel)]
         others = [panel for panel in group if not _is_small(panel)]
         models = [list(part) for _, part in groupby(others, key=lambda panel: panel.model)]
-        # If they do not fit, each model has a line to itself.
+        # If they do not fit, each model has a separate row.
         together = len(_broken(others)) < 2 or all(len(part) == 1 for part in models)
         for part in [others] if together else models:
             theirs = [panel for panel in small if any(panel.model == other.model for other in part)]
@@ -147,13 +147,13 @@ def _lines(panels: Sequence[Panel], layers: Sequence[str]) -> list[Sequence[Pane
                 lines += _broken([*part, *theirs])
             else:
                 lines += _broken(part) + _broken(theirs)
-        # Of models that show nothing else.
+        # Models with no other panels.
         lines += _broken([panel for panel in small if all(panel.model != other.model for other in others)])
     return lines
 
 
 def _broken(panels: Sequence[Panel]) -> list[Sequence[Panel]]:
-    """Lines as full as can be, about as long."""
+    """Distribute panels over as few rows as possible, of about equal length."""
     if not panels:
         return []
     rows = math.ceil(len(panels) / (_ACROSS_PRINTED if _longest(panels) <= _PRINTED_SIDE else _ACROSS))
@@ -162,7 +162,7 @@ def _broken(panels: Sequence[Panel]) -> list[Sequence[Panel]]:
 
 
 def _side(line: Sequence[Panel], columns: int) -> float:
-    """Side of one map in inches, the same in all lines, unless a larger one lets values be printed."""
+    """Side of a map in inches, equal in all rows unless a larger one allows values to be printed."""
 
     def shared(count: int) -> float:
         return min(_LARGEST, (PAGE - 2 * MARGIN - _BAR - (count - 1) * _GAP) / count)
@@ -180,12 +180,12 @@ def _longest(line: Sequence[Panel]) -> int:
 
 
 def _extent(panel: Panel, line: Sequence[Panel]) -> int:
-    """Cells along a side of the square that a map lies in: the largest of the line, for small branches their own."""
+    """Number of cells along the square of a map: the maximum of the row, or the size of a small branch itself."""
     return _longest([panel]) if _is_small(panel) else _longest([one for one in line if not _is_small(one)])
 
 
 def _cell(panel: Panel, line: Sequence[Panel], side: float) -> float:
-    """Side of the cells of a map."""
+    """Side of the cells of a map in inches."""
     cell = cell_side(side, _extent(panel, line))
     return min(cell, _SMALL_CELL) if _is_small(panel) else cell
 
@@ -195,16 +195,16 @@ def _map_height(panel: Panel, line: Sequence[Panel], side: float) -> float:
 
 
 def _height(line: Sequence[Panel], side: float) -> float:
-    """Inches of a line, with headings and numbers."""
+    """Height of a row with headings and numbers, in inches."""
     numbers = SMALL_SIZE * LINE
     below = (_map_height(one, line, side) + len(numbers_lines(one.kernel, side)) * numbers for one in line)
     return _HEADING + max(below) + 0.04 + _BELOW
 
 
 def _draw_panel(ax: Axes, panel: Panel, line: Sequence[Panel], left: float, top: float, side: float) -> None:
-    """Heading, map in the middle of its place, numbers below."""
+    """Draw the heading, the centered map, and the numbers below."""
     kernel = panel.kernel
-    words = variant_words(kernel)
+    words = variant_text(kernel)
     if text_points(f"{kernel.layer}, {words}", SMALL_SIZE) > side * 72:
         words = kernel.variant
     heading = [
@@ -227,13 +227,13 @@ def _draw_panel(ax: Axes, panel: Panel, line: Sequence[Panel], left: float, top:
 def _caption(panels: Sequence[Panel], shown: int) -> list[str]:
     layers = len({panel.kernel.layer for panel in panels})
     ways = {panel.result.run.aggregate for panel in panels}
-    how = "added up" if ways == {"sum"} else "averaged" if ways == {"mean"} else "aggregated"
+    how = "summed" if ways == {"sum"} else "averaged" if ways == {"mean"} else "aggregated"
     lines = [
-        f"Absolute weights, {folding_words([panel.kernel for panel in panels])}{how} over channels; each map divided "
-        "by its own maximum.",
+        f"Absolute weights, {folding_text([panel.kernel for panel in panels])}{how} over channels; each map is divided "
+        "by its maximum.",
     ]
     if {"small"} < {panel.kernel.variant for panel in panels}:
         lines.append("Small branches are enlarged.")
     if shown < layers:
-        lines.append(f"{shown} of {layers} layers; the overview has all of them.")
+        lines.append(f"{shown} of {layers} layers; the overview shows all of them.")
     return lines

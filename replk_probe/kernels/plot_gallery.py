@@ -1,4 +1,4 @@
-"""The strongest single-channel kernels of each layer, with their signs. Free of torch and of pyplot's state."""
+"""The strongest signed single-channel kernels of each layer. Free of torch and of pyplot's state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import INK, MUTED, figure_of, figure_style, wrapped
 
-from .kernel import folding_words
+from .kernel import folding_text
 from .plot_heatmaps import (
     LINE,
     MARGIN,
@@ -31,28 +31,29 @@ from .plot_heatmaps import (
     panels_of,
     sheet,
     shown_layers,
-    variant_words,
+    variant_text,
     weights_line,
 )
 from .result import KernelResult
 
-COLOR_MAP = "vlag"  # perceptually even on both sides of zero
+COLOR_MAP = "vlag"  # diverging, perceptually uniform on both sides of zero
 _NORM = Normalize(-1.0, 1.0)
 _LABELS, _GAP, _LARGEST = 1.5, 0.07, 1.0
 _CHANNEL = TINY_SIZE * LINE + 0.02
 _BAR = 0.62
-_ACROSS = 8  # channels in a row
+_ACROSS = 8  # channels per row
 
 
 def draw_gallery(results: Sequence[KernelResult]) -> Figure:
-    """Draw single channels of each kernel, those with the largest sums of absolute weights, strongest first.
+    """Draw the single channels of each kernel with the largest sums of absolute weights, strongest first.
 
     Args:
-        results: One per model, measured with ``strongest`` above 0; of more layers than fit, the first of each stage.
+        results: One result per model, measured with ``strongest`` above 0. If the layers do not fit, the first of each
+            stage are shown.
 
     Returns:
-        A figure at most a page wide and, as far as channels can be left out, high; each map is divided by its largest
-        absolute weight.
+        A figure at most as wide as a page; channels are omitted to fit the height of a page. Each map is divided by its
+        largest absolute weight.
 
     Raises:
         InvalidInputError: No channels were kept.
@@ -62,7 +63,8 @@ def draw_gallery(results: Sequence[KernelResult]) -> Figure:
     panels = [panel for panel in panels if panel.kernel.layer in layers and len(panel.kernel.strongest)]
     if not panels:
         raise InvalidInputError(
-            "There are no single channels to draw. None were kept. Measure again with strongest (--strongest) above 0."
+            "There are no single channels to draw. The results contain none. Measure again with strongest "
+            "(--strongest) above 0."
         )
     kept = max(len(panel.kernel.strongest) for panel in panels)
     columns = min(kept, _ACROSS)
@@ -74,10 +76,10 @@ def draw_gallery(results: Sequence[KernelResult]) -> Figure:
     deep = [min(most, math.ceil(len(panel.kernel.strongest) / columns)) for panel in panels]
     heights = [max(n * row, 3.2 * SMALL_SIZE * LINE + 0.1) + 0.05 for n, row in zip(deep, rows, strict=True)]
     fewer = f"{most * columns} of {kept} channels kept. " if most * columns < kept else ""
-    folding = folding_words([panel.kernel for panel in panels])
+    folding = folding_text([panel.kernel for panel in panels])
     caption = wrapped(
-        f"{fewer}Kernels of single channels with the largest sums of absolute weights, strongest first; {folding}each "
-        "divided by its largest absolute weight. Above each: its channel.",
+        f"{fewer}Kernels of the channels with the largest sums of absolute weights, strongest first; {folding}each is "
+        "divided by its largest absolute weight. Above each map: its channel.",
         (width - 2 * MARGIN) * 72,
         SMALL_SIZE,
     )
@@ -89,7 +91,7 @@ def draw_gallery(results: Sequence[KernelResult]) -> Figure:
             lines = [
                 (panel.model, NAME_SIZE - 1.5, INK, "bold"),
                 (f"{panel.kernel.layer}, {size}", SMALL_SIZE, INK, "normal"),
-                (variant_words(panel.kernel), SMALL_SIZE, INK, "normal"),
+                (variant_text(panel.kernel), SMALL_SIZE, INK, "normal"),
                 weights_line(panel, _LABELS - 0.08),
             ]
             add_lines(ax, lines, MARGIN, top, _LABELS - 0.08)

@@ -1,4 +1,4 @@
-"""Parts of figures with many kernels, on one Axes in inches from the top left corner. Free of torch."""
+"""Parts of figures with many kernels, on one Axes in inches from the upper left corner. Free of torch."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from replk_probe.plot_style import (
 )
 
 from .kernel import ONE_OF_SEVERAL, Kernel
-from .result import KernelResult, names_apart
+from .result import KernelResult, distinct_names
 
 COLOR_MAP = "rocket"  # perceptually uniform, from black to nearly white
 PAGE, TALLEST, MARGIN = 7.0, 9.5, 0.1  # inches
 NAME_SIZE, SMALL_SIZE, TINY_SIZE = 8.0, 5.8, 5.0
-LINE = 1.35 / 72  # inches between lines of letters of one point
+LINE = 1.35 / 72  # line height in inches per point of the font size
 UNIT = Normalize(0.0, 1.0)
-_PRINTED_FROM = 9.5  # points of a cell in which its value fits
-# More of them would be too small; the overview has all.
+_PRINTED_FROM = 9.5  # minimum size of a cell with a printed value, in points
+# Maximum number of layers in a figure; the overview shows all of them.
 MOST_LAYERS = 6
 
 
@@ -46,9 +46,9 @@ class Panel:
     """One kernel in a figure.
 
     Attributes:
-        model: Its name, apart from others of the same name.
-        result: Where it comes from.
-        kernel: Itself.
+        model: Unique name of the model.
+        result: Result that contains the kernel.
+        kernel: The kernel.
     """
 
     model: str
@@ -65,20 +65,20 @@ def panels_of(results: Sequence[KernelResult]) -> list[Panel]:
     """Every kernel of every model.
 
     Raises:
-        InvalidInputError: There are none.
+        InvalidInputError: There are no kernels.
     """
     panels = [
         Panel(name, result, kernel)
-        for name, result in zip(names_apart(results), results, strict=True)
+        for name, result in zip(distinct_names(results), results, strict=True)
         for kernel in result.kernels
     ]
     if not panels:
-        raise InvalidInputError("There is nothing to draw. A figure shows at least one kernel. Give some results.")
+        raise InvalidInputError("There is nothing to draw. A figure requires at least one kernel. Give some results.")
     return panels
 
 
 def shown_layers(panels: Sequence[Panel]) -> list[str]:
-    """The layers of a figure that fits few: all, or the first of each stage, or some at even distances."""
+    """Layers to show: all, the first of each stage, or evenly spaced ones, depending on their number."""
     layers = list(dict.fromkeys(panel.kernel.layer for panel in panels))
     if len(layers) <= MOST_LAYERS:
         return layers
@@ -89,18 +89,18 @@ def shown_layers(panels: Sequence[Panel]) -> list[str]:
 
 
 def stage_of(layer: str) -> str:
-    """``stage4`` of stage4.0; nothing of a module path."""
+    """Stage of a layer name (``stage4`` for ``stage4.0``); empty for a module path."""
     stage = layer.partition(".")[0]
     return stage if re.fullmatch(r"stage\d+", stage) else ""
 
 
 def short_names(layers: Sequence[str]) -> list[str]:
-    """Module paths without the parts that all of them share; names such as stage4.0 as they are."""
+    """Module paths without their common parts; names such as stage4.0 are unchanged."""
     return _shortened(layers)[0]
 
 
 def common_path(layers: Sequence[str]) -> str:
-    """What :func:`short_names` leaves out, with ``*`` for what it keeps; empty where it leaves nothing out."""
+    """Common parts that :func:`short_names` omits, with ``*`` for the rest; empty if it omits nothing."""
     return _shortened(layers)[1]
 
 
@@ -118,7 +118,7 @@ def _shortened(layers: Sequence[str]) -> tuple[list[str], str]:
         len(list(takewhile(lambda column: len(set(column)) == 1, zip(*(one[::way] for one in parts), strict=False))))
         for way in (1, -1)
     )
-    # One part stays of each, where a path is a piece of another.
+    # At least one part of each path is kept, even if it is contained in another path.
     most = min(map(len, parts)) - 1
     head = min(head, most)
     tail = min(tail, most - head)
@@ -128,7 +128,7 @@ def _shortened(layers: Sequence[str]) -> tuple[list[str], str]:
 
 
 def one_variant(panels: Sequence[Panel]) -> list[Panel]:
-    """One kernel of each layer: the merged one, where there are several."""
+    """One kernel per layer: the merged one if there are several."""
     places: dict[tuple[str, str], Panel] = {}
     for panel in panels:
         place = (panel.model, panel.kernel.layer)
@@ -138,7 +138,7 @@ def one_variant(panels: Sequence[Panel]) -> list[Panel]:
 
 
 def sheet(width: float, height: float) -> Axes:
-    """An empty page of that many inches; y points downwards."""
+    """Create an empty page with coordinates in inches; y points downwards."""
     ax = new_figure(width, height).add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, width), ylim=(height, 0))
     ax.axis("off")
@@ -146,7 +146,7 @@ def sheet(width: float, height: float) -> Axes:
 
 
 def cell_side(inches: float, entries: int) -> float:
-    """Side of an entry's cell, a whole number of dots, so that as many fit into ``inches``."""
+    """Side of a cell such that ``entries`` cells fit into ``inches``, an integer number of dots."""
     return max(int(inches * MIN_DPI / entries), 1) / MIN_DPI
 
 
@@ -156,34 +156,34 @@ def add_map(
     left: float,
     top: float,
     cell: float,
-    colours: str | Colormap = COLOR_MAP,
+    cmap: str | Colormap = COLOR_MAP,
     norm: Normalize = UNIT,
 ) -> None:
-    """One kernel as a map with a frame; ``left``, ``top`` and the side of a cell in inches."""
+    """Draw one kernel as a map with a frame; ``left``, ``top`` and the side of a cell are in inches."""
     height, width = values.shape
     left, top = (round(place * MIN_DPI) / MIN_DPI for place in (left, top))
-    # A pixel for each dot: viewers blur images that they have to enlarge.
+    # One pixel per dot, since viewers blur images that they enlarge.
     dots = np.kron(values, np.ones(2 * [round(cell * MIN_DPI)]))
     place = (left, left + cell * width, top + cell * height, top)
-    ax.imshow(dots, cmap=colours, norm=norm, extent=place, aspect="auto", interpolation="none", gid="map")
+    ax.imshow(dots, cmap=cmap, norm=norm, extent=place, aspect="auto", interpolation="none", gid="map")
     frame = Rectangle((left, top), cell * width, cell * height, fill=False, edgecolor=INK, linewidth=0.5, gid="frame")
     ax.add_patch(frame)
 
 
 def add_outline(ax: Axes, left: float, top: float, side: float) -> None:
-    """The square that a smaller kernel is a part of."""
+    """Draw the outline of the larger square around a smaller kernel."""
     outline = Rectangle((left, top), side, side, fill=False, edgecolor=MUTED, linewidth=0.4, linestyle=(0, (3, 3)))
     outline.set_gid("outline")
     ax.add_patch(outline)
 
 
 def add_values(ax: Axes, values: npt.NDArray[np.float64], left: float, top: float, cell: float) -> None:
-    """Add two decimals to every cell, if they fit."""
+    """Print the value in every cell with two decimals, if it fits."""
     if cell * 72 < _PRINTED_FROM:
         return
-    colours = sns.color_palette(COLOR_MAP, as_cmap=True)  # type: ignore[no-untyped-call]
+    colors = sns.color_palette(COLOR_MAP, as_cmap=True)  # type: ignore[no-untyped-call]
     for (row, column), value in np.ndenumerate(values):
-        red, green, blue, _ = colours(UNIT(value))
+        red, green, blue, _ = colors(UNIT(value))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
         ax.text(
             left + (column + 0.5) * cell,
@@ -198,7 +198,7 @@ def add_values(ax: Axes, values: npt.NDArray[np.float64], left: float, top: floa
 
 
 def value_text(value: float) -> str:
-    """``.19`` for 0.19, ``1`` for 1: two decimals and nothing that could be left out."""
+    """A value with two decimals, without redundant zeros: ``.19`` for 0.19, ``1`` for 1."""
     text = f"{value:.2f}"
     return text.removeprefix("0") if value < 0.995 else "1"
 
@@ -210,8 +210,8 @@ def add_lines(
     top: float,
     inches: float,
 ) -> float:
-    """Lines of (text, size, colour, weight), each shortened to ``inches``; returns where the next would begin."""
-    for text, size, colour, weight in lines:
+    """Add lines of (text, size, color, weight), shortened to ``inches``; returns the position below the last one."""
+    for text, size, color, weight in lines:
         ax.text(
             left,
             top,
@@ -219,7 +219,7 @@ def add_lines(
             ha="left",
             va="top",
             fontsize=size,
-            color=colour,
+            color=color,
             fontweight=weight,
             parse_math=False,
         )
@@ -228,22 +228,22 @@ def add_lines(
 
 
 def weights_line(panel: Panel, inches: float) -> tuple[str, float, str, str]:
-    """The source of the weights, in bold where they are random, without seed or digest where the line is too long."""
+    """The source of the weights, in bold if they are random, without seed or digest if the line is too long."""
     label = panel.result.run.weights.label
-    colour, weight = (ALERT_TEXT, "bold") if panel.is_random else (MUTED, "normal")
+    color, weight = (ALERT_TEXT, "bold") if panel.is_random else (MUTED, "normal")
     short = label.rpartition(" (" if panel.is_random else " [")[0] or label
     if panel.result.run.weights.is_embedded and text_points(short, TINY_SIZE, weight) > inches * 72:
         short = "trained on synthetic data"
     for text, size in ((label, SMALL_SIZE), (short, SMALL_SIZE), (short, TINY_SIZE)):
         if text_points(text, size, weight) <= inches * 72:
-            return text, size, colour, weight
-    return short, TINY_SIZE, colour, weight
+            return text, size, color, weight
+    return short, TINY_SIZE, color, weight
 
 
 def add_color_bar(
     ax: Axes, results: Sequence[KernelResult], left: float, top: float, height: float, width: float = 0.1
 ) -> None:
-    """Add a color bar from 0 to 1, at a position in inches, with its label."""
+    """Add a color bar from 0 to 1 with its label, at a position in inches."""
     ways = {result.run.aggregate for result in results}
     label, short = bar_label(ways.pop() if len(ways) == 1 else None)
     figure = figure_of(ax)
@@ -256,19 +256,19 @@ def add_color_bar(
 
 
 def bar_label(aggregate: str | None) -> tuple[str, str]:
-    """The label of a color bar, and a shorter one."""
+    """The label of a color bar, and a shorter version."""
     how = (aggregate or "aggregate").capitalize()
-    return f"{how} of |w| over channels / its maximum", f"{how} of |w| / max"
+    return f"{how} of |w| over channels / maximum", f"{how} of |w| / max"
 
 
 def numbers_lines(kernel: Kernel, inches: float) -> list[str]:
-    """The numbers that belong under a map."""
+    """Lines with the statistics of a kernel, shown below its map."""
     height, width = kernel.kernel_size
     channels = f"{kernel.channels} channels" + ("" if kernel.operation == "depthwise" else f", {kernel.operation}")
     sides = ", ".join(str(side) for side in kernel.effective_size.values() if side is not None)
     groups = [
         [f"{height}\u00d7{width}", channels],
-        [f"centre 3\u00d73 {percent(kernel.centre3x3_share, 1)}"],
+        [f"center 3\u00d73 {percent(kernel.centre3x3_share, 1)}"],
         [f"central row and column {percent(kernel.skeleton_share, 1)}"],
         [_sides_text(sides, inches)],
         [f"small branch {percent(kernel.small_branch_share, 1)}"]
@@ -284,19 +284,19 @@ def numbers_lines(kernel: Kernel, inches: float) -> list[str]:
 
 
 def _sides_text(sides: str, inches: float) -> str:
-    """Sides of the squares with half of the mass and more, shortened where the line is too long."""
-    words = f"50, 90, 99 % within {sides}" if sides else "no mass"
-    return words if text_points(words, SMALL_SIZE) <= inches * 72 else f"50, 90, 99 %: {sides}"
+    """Sides of the squares with 50, 90 and 99 % of the mass, shortened if the line is too long."""
+    text = f"50, 90, 99 % within {sides}" if sides else "no mass"
+    return text if text_points(text, SMALL_SIZE) <= inches * 72 else f"50, 90, 99 %: {sides}"
 
 
-def variant_words(kernel: Kernel) -> str:
-    """Which of the kernels of its layer this is."""
+def variant_text(kernel: Kernel) -> str:
+    """Description of a kernel's variant."""
     if kernel.variant == "merged" and not kernel.branches:
         return "merged in the weights"
     if kernel.branches == (ONE_OF_SEVERAL,):
         return "one of several branches"
     if len(kernel.branches) < 2:
-        return "a single kernel"
+        return "single kernel"
     if kernel.variant == "merged":
         return "merged: large + small" if "small" in kernel.branches else "merged: column + row"
     return "large: column + row" if kernel.variant == "large" and "column" in kernel.branches else kernel.variant

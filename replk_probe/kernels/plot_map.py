@@ -10,7 +10,7 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import figure_style, new_figure
 
 from .kernel import Kernel
-from .plot_heatmaps import COLOR_MAP, bar_label, variant_words
+from .plot_heatmaps import COLOR_MAP, bar_label, variant_text
 from .result import KernelResult
 
 _INCHES = (3.4, 2.8)
@@ -30,7 +30,7 @@ def plot_kernel(
     """Plot the magnitude of one kernel, divided by its maximum, as a heatmap.
 
     Args:
-        kernel: Kernel to plot, or the result that has it.
+        kernel: Kernel to plot, or the result that contains it.
         ax: Axes to draw on; by default those of a new figure, one column wide.
         layer: Layer of the kernel in the result, by name or module path; by default the last one.
         variant: Variant of the kernel in the result; by default ``"merged"``, or the first one of a layer without it.
@@ -43,8 +43,8 @@ def plot_kernel(
         The Axes. Entry (0, 0) of the kernel covers [0, 1] x [0, 1]; y points downwards.
 
     Raises:
-        InvalidInputError: The result does not have the kernel, ``layer`` or ``variant`` is given for a single kernel,
-            or not ``vmin < vmax``.
+        InvalidInputError: The result does not contain the kernel, ``layer`` or ``variant`` is given for a single
+            kernel, or ``vmin >= vmax``.
     """
     if not vmin < vmax:
         raise InvalidInputError(
@@ -70,7 +70,7 @@ def plot_kernel(
             rasterized=True,
         )
         random = isinstance(kernel, KernelResult) and kernel.run.weights.is_random
-        title = f"{model}{chosen.layer}\n{variant_words(chosen)}{', RANDOM WEIGHTS' if random else ''}"
+        title = f"{model}{chosen.layer}\n{variant_text(chosen)}{', RANDOM WEIGHTS' if random else ''}"
         ax.set_title(title, loc="left", parse_math=False)
     return ax
 
@@ -79,8 +79,8 @@ def _chosen(kernel: Kernel | KernelResult, layer: str | None, variant: str | Non
     if isinstance(kernel, Kernel):
         if layer is not None or variant is not None:
             raise InvalidInputError(
-                "A single kernel was given together with a layer or a variant. They choose a kernel of a result. "
-                "Leave them out, or give the result."
+                "A single kernel was given together with a layer or a variant. These select a kernel of a result. "
+                "Omit them, or give the result."
             )
         return kernel
     if not kernel.kernels:

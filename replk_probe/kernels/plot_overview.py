@@ -30,13 +30,13 @@ from .plot_heatmaps import (
     sheet,
     short_names,
     stage_of,
-    variant_words,
+    variant_text,
     weights_line,
 )
 from .result import KernelResult
 
 _ACROSS, _GAP, _BAR = 9, 0.06, 0.62
-_LARGEST, _NARROWEST = 1.3, 4.0  # inches of a map, and of the page
+_LARGEST, _NARROWEST = 1.3, 4.0  # largest map and narrowest page, in inches
 _LABEL = TINY_SIZE * LINE + 0.015
 _HEADING = (NAME_SIZE + 2 * SMALL_SIZE) * LINE + 0.05
 
@@ -45,11 +45,11 @@ def draw_overview(results: Sequence[KernelResult]) -> Figure:
     """Draw every layer of every model, stage by stage.
 
     Args:
-        results: One per model, in the order to show them.
+        results: One result per model, in the order of the figure.
 
     Returns:
-        A figure at most a page wide; maps are about equally large, each divided by its own maximum, with its size and
-        its share in the centre 3 x 3 below.
+        A figure at most as wide as a page. Maps have about the same size, each is divided by its maximum, and its
+        kernel size and central 3 x 3 share are printed below.
 
     Raises:
         InvalidInputError: There is no kernel.
@@ -60,14 +60,14 @@ def draw_overview(results: Sequence[KernelResult]) -> Figure:
     side = min(_LARGEST, (PAGE - 2 * MARGIN - _BAR - (columns - 1) * _GAP) / columns)
     row_height = side + 2 * _LABEL + 0.05
     heights = [_HEADING + len(_rows(block)) * row_height + 0.1 for block in blocks]
-    words = (
-        "Each map divided by its own maximum. Above: the layer (of a module path, what not all have in common); below: "
-        "the size of its kernel, and the share of the mass in the centre 3\u00d73."
+    text = (
+        "Each map is divided by its maximum. Above: layer (without the common parts of module paths). Below: kernel "
+        "size, and share of the mass in the center 3\u00d73."
     )
     if any(_is_empty(panel.kernel) for panel in panels):
-        words += " No mass: every weight is zero once batch norms are folded in."
+        text += " No mass: every weight is zero after folding batch norms."
     page = min(PAGE, max(_NARROWEST, 2 * MARGIN + columns * (side + _GAP) + _BAR))
-    caption = wrapped(words, (page - 2 * MARGIN) * 72, SMALL_SIZE)
+    caption = wrapped(text, (page - 2 * MARGIN) * 72, SMALL_SIZE)
     with figure_style():
         ax = sheet(page, MARGIN + sum(heights) + len(caption) * SMALL_SIZE * LINE + MARGIN)
         top = MARGIN
@@ -81,7 +81,7 @@ def draw_overview(results: Sequence[KernelResult]) -> Figure:
 
 
 def _rows(block: Sequence[Panel]) -> list[list[Panel]]:
-    """Lines of maps; a stage that does not fit into what is left of a line begins a new one."""
+    """Rows of maps; a stage that does not fit into the rest of a row starts a new one."""
     rows: list[list[Panel]] = [[]]
     for _, group in groupby(block, key=lambda panel: stage_of(panel.kernel.layer)):
         stage = list(group)
@@ -112,14 +112,14 @@ def _draw_block(ax: Axes, block: Sequence[Panel], top: float, side: float, page:
 
 
 def _which(block: Sequence[Panel]) -> str:
-    """How many layers there are, and which of their kernels are shown."""
-    counts = Counter(variant_words(panel.kernel) for panel in block)
+    """Number of layers and the variants of the kernels shown."""
+    counts = Counter(variant_text(panel.kernel) for panel in block)
     layers = "1 layer" if len(block) == 1 else f"{len(block)} layers"
     path = common_path([panel.kernel.layer for panel in block])
     layers += f" {path}" if path else ""
     if len(counts) == 1:
         return f"{layers}, {next(iter(counts))}"
-    return f"{layers}: " + "; ".join(f"{count} {words}" for words, count in counts.items())
+    return f"{layers}: " + "; ".join(f"{count} {variant}" for variant, count in counts.items())
 
 
 def _is_empty(kernel: Kernel) -> bool:

@@ -15,25 +15,26 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from replk_probe.plot_style import INK, MUTED, figure_style, fitted, new_figure, text_points, wrapped
 
-from .plot_heatmaps import LINE, SMALL_SIZE, Panel, panels_of, variant_words
+from .plot_heatmaps import LINE, SMALL_SIZE, Panel, panels_of, variant_text
 from .result import KernelResult
 
-# Okabe and Ito's, those that stand out from paper; the line styles tell variants apart, also without colour.
-_COLOURS = ("#b03a00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#7a5195", "#56b4e9")
+# Colors of Okabe and Ito with enough contrast to white; line styles distinguish variants without color.
+_COLORS = ("#b03a00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#7a5195", "#56b4e9")
 _STYLES: dict[str, Any] = {"merged": "-", "large": "--", "small": ":", "column": "-.", "row": (0, (3, 1, 1, 1, 1, 1))}
-_LOWEST = 1e-4  # of the vertical axis at most
+_LOWEST = 1e-4  # lower bound of the vertical axis
 _PANEL, _TALL, _ACROSS = 2.9, 1.75, 2
 _LEFT, _RIGHT, _TOP, _BELOW = 0.52, 0.1, 0.22, 0.42
 
 
 def draw_profiles(results: Sequence[KernelResult]) -> Figure:
-    """Draw the radial profile of every kernel: a panel for each stage, or for each size of kernel.
+    """Draw the radial profile of every kernel, with one panel per stage or per kernel size.
 
     Args:
-        results: One per model; models have colours, variants line styles.
+        results: One result per model; colors distinguish models, line styles distinguish variants.
 
     Returns:
-        A figure at most a page wide. Both axes start at the centre of the kernel; the vertical one is logarithmic.
+        A figure at most as wide as a page. The horizontal axis starts at the kernel's center; the vertical axis is
+        logarithmic.
 
     Raises:
         InvalidInputError: There is no kernel.
@@ -48,8 +49,8 @@ def draw_profiles(results: Sequence[KernelResult]) -> Figure:
     caption = [
         line
         for text in (
-            "Mean of the magnitude over all entries at a distance from the centre, rounded to whole entries, relative "
-            "to the kernel's maximum; one line for each layer.",
+            "Mean magnitude of the entries at each distance from the center, rounded to integers, relative to the "
+            "kernel's maximum; one line per layer.",
             *sorted(weights),
         )
         for line in wrapped(text, (width - 0.2) * 72, SMALL_SIZE)
@@ -71,7 +72,7 @@ def draw_profiles(results: Sequence[KernelResult]) -> Figure:
             if column == 0:
                 ax.set_ylabel("Magnitude / maximum")
             if row == rows - 1 or index + columns >= len(groups):
-                ax.set_xlabel("Distance from the centre, entries")
+                ax.set_xlabel("Distance from the center, entries")
         _draw_legend(figure, styles, width, height)
         for index, text in enumerate(caption):
             y = (below - 0.05 - index * SMALL_SIZE * LINE) / height
@@ -83,7 +84,7 @@ def plot_radial_profile(result: KernelResult, ax: Axes | None = None, *, legend:
     """Plot the mean magnitude of every kernel at each distance from its center, one line per kernel.
 
     Args:
-        result: Result to plot; variants have line styles.
+        result: Result to plot; line styles distinguish variants.
         ax: Axes to draw on; by default those of a new figure, one column wide.
         legend: Whether to draw the legend.
 
@@ -102,7 +103,7 @@ def plot_radial_profile(result: KernelResult, ax: Axes | None = None, *, legend:
             ax = new_figure(width, height).add_axes(place)
         _add_profiles(ax, panels, [model for model, _ in styles], min(map(_smallest, panels)))
         ax.set_ylabel("Magnitude / maximum")
-        ax.set_xlabel("Distance from the centre, entries")
+        ax.set_xlabel("Distance from the center, entries")
         if legend:
             ax.legend(handles=_handles(styles, _PANEL), frameon=False, fontsize=SMALL_SIZE)
     return ax
@@ -121,14 +122,14 @@ def _style(panel: Panel) -> tuple[str, str]:
 
 
 def _smallest(panel: Panel) -> float:
-    """The lowest point of a profile, but no lower than the axis may reach."""
+    """Minimum of a profile, limited to the lower bound of the axis."""
     profile = panel.kernel.radial_profile
     drawn = profile[np.nan_to_num(profile) > 0]
     return max(float(drawn.min()) if drawn.size else 1.0, _LOWEST)
 
 
-def _colour(models: Sequence[str], model: str) -> str:
-    return _COLOURS[list(dict.fromkeys(models)).index(model) % len(_COLOURS)]
+def _color(models: Sequence[str], model: str) -> str:
+    return _COLORS[list(dict.fromkeys(models)).index(model) % len(_COLORS)]
 
 
 def _add_profiles(ax: Axes, members: Sequence[Panel], models: Sequence[str], lowest: float) -> None:
@@ -139,7 +140,7 @@ def _add_profiles(ax: Axes, members: Sequence[Panel], models: Sequence[str], low
         ax.plot(
             np.arange(len(profile)),
             np.where(profile > 0, profile, np.nan),
-            color=_colour(models, panel.model),
+            color=_color(models, panel.model),
             linestyle=_STYLES[panel.kernel.variant],
             linewidth=0.7 if several else 1.1,
             alpha=0.6 if several else 1.0,
@@ -148,7 +149,7 @@ def _add_profiles(ax: Axes, members: Sequence[Panel], models: Sequence[str], low
             gid="profile",
         )
     ax.set_yscale("log")
-    ax.set_ylim(min(lowest / 1.3, 0.45), 1.3)  # of a flat kernel, too, the axis shows two numbers
+    ax.set_ylim(min(lowest / 1.3, 0.45), 1.3)  # at least two tick labels, even for a flat kernel
     ax.set_xlim(left=-0.3)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if lowest > 2e-2 else (1,), numticks=8))
@@ -171,12 +172,12 @@ def _draw_legend(figure: Figure, styles: dict[tuple[str, str], Panel], width: fl
 
 
 def _handles(styles: dict[tuple[str, str], Panel], width: float) -> list[Line2D]:
-    """One line for each model and variant, with labels that fit into ``width`` inches."""
+    """One legend entry per model and variant, with labels that fit into ``width`` inches."""
     models = [model for model, _ in styles]
     handles = []
     for (model, variant), panel in styles.items():
-        which = f"{variant_words(panel.kernel)}{', RANDOM WEIGHTS' if panel.is_random else ''}"
+        which = f"{variant_text(panel.kernel)}{', RANDOM WEIGHTS' if panel.is_random else ''}"
         points = (width - 0.6) * 72 - text_points(f", {which}", SMALL_SIZE)
         label = f"{fitted(model, points, SMALL_SIZE)}, {which}"
-        handles.append(Line2D([], [], color=_colour(models, model), linestyle=_STYLES[variant], label=label))
+        handles.append(Line2D([], [], color=_color(models, model), linestyle=_STYLES[variant], label=label))
     return handles

@@ -102,12 +102,12 @@ class KernelResult(Result):
         known = ", ".join(f"{kernel.layer} {kernel.variant}" for kernel in self.kernels[:6])
         more = ", ..." if len(self.kernels) > 6 else ""
         raise InvalidInputError(
-            f"There is no kernel {layer!r}, {variant!r}. This result has {known}{more}. Choose one of those, or "
+            f"There is no kernel {layer!r}, {variant!r}. This result has {known}{more}. Choose one of these, or "
             "measure again with --layer and --variant."
         )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """The numbers of the kernels as a table; :func:`results_to_dataframe` for this model alone."""
+        """The statistics of the kernels as a table; see :func:`results_to_dataframe`."""
         return super().to_dataframe()
 
     def _files(self) -> Mapping[str, bytes]:
@@ -132,18 +132,18 @@ class KernelResult(Result):
             directory: Folder with ``kernels.json``, ``kernels.npz`` and ``strongest.npz``.
 
         Raises:
-            InvalidInputError: As in :func:`load_results`, or the folder holds several models.
+            InvalidInputError: As in :func:`load_results`, or the folder contains several models.
         """
         results = load_results(directory)
         if len(results) != 1:
             raise InvalidInputError(
-                f"{Path(directory) / JSON_NAME} holds {len(results)} models. KernelResult.load reads one. "
+                f"{Path(directory) / JSON_NAME} contains {len(results)} models. KernelResult.load reads only one. "
                 "Load all of them with replk_probe.kernels.load_results."
             )
         return results[0]
 
 
-def names_apart(results: Sequence[KernelResult]) -> list[str]:
+def distinct_names(results: Sequence[KernelResult]) -> list[str]:
     """Names of the models, with a number appended to those that are not unique."""
     names = [result.run.model for result in results]
     return [
@@ -166,7 +166,7 @@ def save_results(results: Sequence[KernelResult], directory: str | Path) -> None
         InvalidInputError: ``results`` is empty, or the folder cannot be written to.
     """
     if not results:
-        raise InvalidInputError("There is no result to save. A record is of at least one model. Give some results.")
+        raise InvalidInputError("There is no result to save. A record requires at least one model. Give some results.")
     write_files(_files(results), directory)
 
 
@@ -208,7 +208,7 @@ def load_results(directory: str | Path) -> tuple[KernelResult, ...]:
 
 
 def results_to_dataframe(results: Iterable[KernelResult]) -> pd.DataFrame:
-    """The numbers of the kernels of several models as a table with one row per kernel.
+    """The statistics of the kernels of several models as a table with one row per kernel.
 
     Args:
         results: One result per model.
@@ -225,7 +225,9 @@ def results_to_dataframe(results: Iterable[KernelResult]) -> pd.DataFrame:
 
 
 def _files(results: Sequence[KernelResult]) -> dict[str, bytes]:
-    models = [{"name": name} | as_plain(result.run) for name, result in zip(names_apart(results), results, strict=True)]
+    models = [
+        {"name": name} | as_plain(result.run) for name, result in zip(distinct_names(results), results, strict=True)
+    ]
     entries = _entries(results)
     kernels = [kernel for result in results for kernel in result.kernels]
     keys = [entry["array"] for entry in entries]
@@ -245,7 +247,7 @@ def _entries(results: Sequence[KernelResult]) -> list[Row]:
         {"model": name, "weights": result.run.weights.label}
         | kernel.to_json()
         | {"array": f"{name}/{kernel.layer}/{kernel.variant}"}
-        for name, result in zip(names_apart(results), results, strict=True)
+        for name, result in zip(distinct_names(results), results, strict=True)
         for kernel in result.kernels
     ]
 
@@ -264,7 +266,7 @@ def _kernel(entry: Row, magnitude: FloatArray, strongest: FloatArray) -> Kernel:
 
 def _rows(results: Sequence[KernelResult]) -> list[Row]:
     """One row per kernel, with the numbers in the JSON file."""
-    aggregates = dict(zip(names_apart(results), (result.run.aggregate for result in results), strict=True))
+    aggregates = dict(zip(distinct_names(results), (result.run.aggregate for result in results), strict=True))
     return [_row(entry, aggregates[entry["model"]]) for entry in _entries(results)]
 
 

@@ -19,7 +19,7 @@ FloatArray: TypeAlias = npt.NDArray[np.float64]
 
 # Shares, in percent, for which a result contains the effective size.
 EFFECTIVE_SHARES = (50, 90, 99)
-# Relative rounding error of a sum in another order.
+# Relative rounding error of a sum that depends on the order.
 _ROUNDING = 1e-12
 
 
@@ -33,7 +33,7 @@ def as_magnitude(values: npt.ArrayLike) -> FloatArray:
     if magnitude.ndim != 2 or magnitude.size == 0:
         raise InvalidInputError(
             f"A kernel's magnitude has shape {list(magnitude.shape)}. Expected a height and a width. Aggregate the "
-            "absolute weights over channels first."
+            "absolute weights over channels."
         )
     if not np.isfinite(magnitude).all() or (magnitude < 0).any():
         raise InvalidInputError(

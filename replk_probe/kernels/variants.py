@@ -49,7 +49,7 @@ class Variant:
         if len(self.branches) > 1:
             return merged_weight(self.branches)[0]
         ((conv, norm),) = self.branches
-        # Alone, a convolution may have any padding and dilation, and even compute an activation behind itself.
+        # A single convolution may have any padding and dilation, and may even compute an activation.
         return conv.weight.detach().cpu().double() if isinstance(norm, nn.Identity) else folded_weight(conv, norm)[0]
 
     def zero_fraction(self) -> float:
@@ -69,13 +69,13 @@ class Variant:
 def variants_of(
     layer: KernelLayer, variant: str, norms: Mapping[str, nn.Module] | None, merger: str | None = None
 ) -> list[Variant]:
-    """The variants of one layer that were asked for.
+    """The requested variants of one layer.
 
     Args:
         layer: Layer from :func:`~replk_probe.kernels.layers.find_layers`.
         variant: ``"merged"``, ``"large"``, ``"small"``, or ``"all"`` for every variant of the layer, including the
             strips of a decomposed kernel; the kernel of a layer without branches is called merged.
-        norms: Path and batch norm behind a single convolution, empty if there is none; None if it is not known.
+        norms: Path and batch norm after a single convolution, empty if there is none; None if it is not known.
         merger: Path of the parent module that merges the convolution with others by its own method, if any.
 
     Raises:
@@ -123,7 +123,7 @@ def _of_merged(layer: KernelLayer, block: LargeKernelConv, variant: str) -> Vari
     """The variant of a block whose branches are merged into one convolution."""
     if variant in ("large", "small"):
         raise InvalidInputError(
-            f"The {variant} kernel of {layer.name} cannot be known. In these weights the branches are merged into one "
+            f"The {variant} kernel of {layer.name} is unknown. In these weights the branches are merged into one "
             "kernel, which cannot be split. Use --variant merged, or the checkpoint from before merging."
         )
     conv = block.get_submodule("reparam_conv")
@@ -152,11 +152,11 @@ def _of_conv(
         raise _no_small_branch(layer)
     notes = []
     if type(conv) not in PLAIN_CONVS and not hasattr(conv, "parametrizations"):
-        notes.append(f"{type(conv).__name__} may transform its weights in the forward pass: these are the stored ones.")
+        notes.append(f"{type(conv).__name__} may transform its weights in the forward pass: stored weights are shown.")
     if "weight" not in conv._parameters and not hasattr(conv, "parametrizations"):
         notes.append(
-            f"The weights of {layer.name} are recomputed by a hook in each forward pass (pruning, weight_norm): these "
-            "are those of the last one. After loading other weights, run the network once."
+            f"The weights of {layer.name} are recomputed by a hook in each forward pass (pruning, weight_norm): those "
+            "of the last pass are shown. After loading other weights, run the network once."
         )
     if merger is not None:
         notes.append(

@@ -30,7 +30,7 @@ ISA_VARIABLE, METHOD_VARIABLE = "REPLK_PROBE_ISA", "REPLK_PROBE_METHOD"
 # ms.
 COMPUTED_IN = {torch.float16: torch.float32}
 
-# Number of taps from which converting a channels-last tensor to planes and the result back is worthwhile. Torch's
+# Number of taps from which converting a channels-last tensor to planes and back is worthwhile. Torch's
 # channels-last convolution is faster up to 7x7 on planes of 14 to 256 (1,1024,28,28 with 3x3: 0.35 ms to 1.2 ms), and
 # equal or slower at 9x9; its weight gradient is fast for 3x3 only (0.34 ms; 5x5 takes 25 ms). On larger planes the
 # conversion takes longer than direct sums of 9x9 (1,80,112,112: 2.4 ms to 3.9 ms), not of 11x11 (5.1 ms to 3.5 ms).
@@ -211,7 +211,7 @@ def planned_method(
     if any(size % 2 == 0 for size in kernel):
         reason = f"the kernel is {kernel} and only odd kernels are compiled"
     elif 0 in shape:
-        reason = "there is nothing to compute"
+        reason = "the output is empty"
     if reason is None and channels_last:
         reason = left_channels_last(_DIRECTIONS[direction], kernel[0] * kernel[1], shape[2] * shape[3])
     if reason is not None:

@@ -41,7 +41,7 @@ def grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int) -> Tensor:
     channels = input.shape[1]
     if input.numel() == 0:
         return input.new_zeros((channels, 1, kh, kw))
-    # The operator only uses the shape of the weight: one element is expanded.
+    # The operator uses only the shape of the weight, so a single element is expanded.
     like = input.new_empty(1).expand(channels, 1, kh, kw)
     geometry = ([1, 1], [kh // 2, kw // 2], [1, 1], False, [0, 0], channels, (False, True, False))
     found: Tensor = torch.ops.aten.convolution_backward(grad, input, like, None, *geometry)[1]

@@ -20,7 +20,7 @@ _LOGGER = logging.getLogger(__name__)
 # Version of the interface that the structures below describe.
 ABI_VERSION = 4
 FILE_NAME = "libreplk_dwconv2d" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
-# Names another file to load, for example one built with a sanitizer.
+# Path of another file to load, for example one built with a sanitizer.
 LIBRARY_VARIABLE = "REPLK_PROBE_LIBRARY"
 _INSTALL = (
     "Until it is installed, torch's own convolution is used, which is many times slower for large kernels. Install a "

@@ -16,7 +16,7 @@ from replk_probe.errors import BackendError
 _LOGGER = logging.getLogger(__name__)
 
 SPECTRA_VARIABLE = "REPLK_PROBE_SPECTRA_MB"
-# A hundred layers with the maximum of about 8 MB that the library prepares for one of them.
+# Enough for a hundred layers with the maximum of about 8 MB per prepared weight.
 _DEFAULT_MB = 1024
 # Image sizes whose spectra are cached for a weight: two suffice to alternate between training and test size.
 _MOST_GEOMETRIES = 2

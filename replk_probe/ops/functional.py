@@ -31,11 +31,11 @@ def depthwise_conv2d(
     ``y[n,c,i,j] = act(bias[c] + sum_uv x[n,c,i+u-Kh//2,j+v-Kw//2] w[c,0,u,v])``. Differentiable to any order; only the
     gradients that are requested are computed. Tensors are never modified, and the result does not depend on the
     number of threads. float32, bfloat16 and float16 (both with float32 sums, rounded once) on a CPU are computed
-    natively, everything else by torch; :func:`unsupported_reason` says why.
+    natively, everything else by torch; :func:`unsupported_reason` explains why.
 
-    A value that is not finite may spread over its plane but never vanishes. Since transforms sum over whole tiles,
-    values above 1e33 may overflow although single results would not. Taps that only overlap padding for every result
-    are not read, while torch multiplies them by the padding: a NaN there has no effect.
+    A non-finite value may spread over its plane but never disappears. Since transforms sum over whole tiles, values
+    above 1e33 may overflow even if the results would not. Taps that overlap only padding for every result are not
+    read, so that a NaN there has no effect, while torch multiplies them by the padding.
 
     Args:
         input: Input, ``[N, C, H, W]``, with any strides. Rows that are not contiguous require a copy. A channels_last
@@ -46,12 +46,12 @@ def depthwise_conv2d(
             with the padding of ``F.conv2d(padding="same")``.
         bias: Bias, ``[C]``, or None.
         activation: ``"relu"``, applied when the result is written, or None.
-        backend: ``"native"`` or ``"aten"`` (torch's convolution) selects a backend; ``"auto"`` uses native kernels if
-            they are available and support the problem.
+        backend: ``"native"``, ``"aten"`` (torch's convolution), or ``"auto"`` for native kernels if they are available
+            and support the problem.
 
     Returns:
-        ``[N, C, H, W]``, channels_last where ``input`` is, else contiguous; of the dtype of ``input`` (under autocast,
-        of autocast's).
+        ``[N, C, H, W]``, channels_last if ``input`` is, otherwise contiguous, with the dtype of ``input`` (or of
+        autocast).
 
     Raises:
         InvalidInputError: Shapes, dtypes or devices do not match, or an option has an invalid value.

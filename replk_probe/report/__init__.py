@@ -1,1 +1,1 @@
-"""Results in words: tables for the terminal."""
+"""Tables of results for the terminal."""

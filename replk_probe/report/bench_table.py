@@ -1,4 +1,4 @@
-"""The table of a benchmark. Free of torch and of anything that draws figures."""
+"""The table of a benchmark. Imports neither torch nor plotting libraries."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def sweep_summary(result: SpeedResult, worst: int = 8, layout: Layout = PLAIN) -
     slower = [pair for pair in known if pair[0] < 1]
     by_layout = [ratio for case in result.cases if (ratio := case.ratio_by_layout) is not None]
     lines = wrapped(
-        f"{len(known)} cases: the best of torch is faster in {len(slower)}, torch in the same layout in "
-        f"{sum(ratio < 1 for ratio in by_layout)} (the smallest ratio there {min(by_layout):.2f}x). Smallest ratios:",
+        f"{len(known)} cases: the fastest torch variant is faster in {len(slower)}, torch in the same layout in "
+        f"{sum(ratio < 1 for ratio in by_layout)} (smallest ratio {min(by_layout):.2f}x). Smallest ratios:",
         "",
         layout,
     )
@@ -96,8 +96,8 @@ def _medians(case: SpeedCase) -> list[str]:
 
 
 def _notes(result: SpeedResult) -> Iterator[str]:
-    yield "Times in ms: shortest call, and below it the median. cl: channels_last. ratio: fastest of torch over ours."
-    yield "GF/s: of the direct sum. module: with a prepared spectrum, as torch's fft has it; func.: without."
+    yield "Times in ms: shortest call, and below it the median. cl: channels_last. ratio: fastest torch time / ours."
+    yield "GF/s: operations of the direct sum per second. module, fft: with a prepared spectrum; func.: without."
     if any(case.method_channels_last == "aten" != case.method for case in result.cases):
         yield "Small kernels in channels_last are computed by torch's own convolution."
     largest = max(case.workspace_bytes for case in result.cases)

@@ -1,4 +1,4 @@
-"""The table of effective receptive fields. Free of torch and of anything that draws figures."""
+"""The table of effective receptive fields. Imports neither torch nor plotting libraries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from replk_probe.erf.result import ErfResult, RatioRow
 
 from .text import PLAIN, RANDOM_NOTE, Layout, note_lines, table, wrapped
 
-# A comparison of models leaves out "linear", which differs from "paper" in the logarithm alone.
+# A comparison of models omits "linear", which differs from "paper" only by the logarithm.
 _COMPARED = ("paper", "centred", "pixels")
 _GAP = 2
 
@@ -20,11 +20,11 @@ Rows = list[list[str] | str]
 def erf_table(
     results: Sequence[ErfResult], published: Sequence[PublishedErf] | None = TABLE_10, layout: Layout = PLAIN
 ) -> str:
-    """Area ratios with their 95 % intervals: of one model for every protocol, of several models side by side.
+    """Table of area ratios with 95 % intervals: every protocol for one model, or a comparison of several models.
 
     Args:
-        results: One per model, in the order to print them.
-        published: Printed figures to show below the ``paper`` rows of the models they list; None for none.
+        results: One result per model, in the order of the table.
+        published: Published values to show below the ``paper`` rows of their models; None for none.
         layout: Width and colors.
 
     Returns:
@@ -54,7 +54,7 @@ def erf_table(
 
 
 def _detail(result: ErfResult) -> tuple[str, str]:
-    """How a model was measured."""
+    """Images, layer, precision and backend of a measurement."""
     run = result.run
     images = "1 image" if result.n_images == 1 else f"{result.n_images} images"
     skipped = f" ({result.n_skipped} skipped)" if result.n_skipped else ""
@@ -66,7 +66,7 @@ def _detail(result: ErfResult) -> tuple[str, str]:
 
 
 def _details(result: ErfResult, printed: PublishedErf | None) -> Rows:
-    """Sides, ratios and intervals of every protocol."""
+    """Rows of sides, ratios and intervals for every protocol."""
     rows: Rows = []
     for protocol in result.protocols:
         ratios = [result.row(protocol, threshold) for threshold in result.thresholds]
@@ -80,7 +80,7 @@ def _details(result: ErfResult, printed: PublishedErf | None) -> Rows:
 
 
 def _comparison(known: Sequence[tuple[ErfResult, PublishedErf | None]], thresholds: Sequence[float]) -> Rows:
-    """Ratios and intervals of every model, one protocol below the other."""
+    """Rows of ratios and intervals for every model, grouped by protocol."""
     rows: Rows = []
     for protocol in _COMPARED:
         if not all(protocol in result.protocols for result, _ in known):
@@ -102,14 +102,14 @@ def _notes(result: ErfResult) -> list[str]:
 
 
 def _comparability(result: ErfResult, row: PublishedErf) -> str:
-    """What separates a printed figure from the one measured."""
+    """Differences between the conditions of a published and of a measured value."""
     weights = result.run.weights
     text = f"{row.title}, {row.source}, measured with {row.weights} at {_size(row.input_size)} px"
     differences = []
     if not row.used(weights):
         differences.append(f"these are {weights.label if weights.is_random else 'other weights, ' + weights.label}")
     if tuple(result.input_size) != row.input_size:
-        differences.append(f"the input is {_size(result.input_size)} px here")
+        differences.append(f"this input is {_size(result.input_size)} px")
     return text + "".join(f"; {difference}" for difference in differences) + "."
 
 
@@ -125,7 +125,7 @@ def _interval(row: RatioRow, between: str = " to ") -> str:
 
 
 def _percent(fraction: float) -> str:
-    """Three significant digits."""
+    """A fraction in percent with three significant digits."""
     return f"{100 * fraction:#.3g}".rstrip(".")
 
 

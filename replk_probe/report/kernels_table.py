@@ -1,12 +1,12 @@
-"""The table of kernels. Free of torch and of anything that draws figures."""
+"""The table of kernels. Imports neither torch nor plotting libraries."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from replk_probe.kernels.kernel import Kernel, folding_words
+from replk_probe.kernels.kernel import Kernel, folding_text
 from replk_probe.kernels.published import SOURCE, find_published
-from replk_probe.kernels.result import KernelResult, names_apart
+from replk_probe.kernels.result import KernelResult, distinct_names
 
 from .text import PLAIN, RANDOM_NOTE, Layout, decimals, note_lines, percent, table, wrapped
 
@@ -16,16 +16,16 @@ _HEAD = (
 
 
 def kernels_table(results: Sequence[KernelResult], layout: Layout = PLAIN) -> str:
-    """The numbers of every kernel of every model.
+    """Table of the statistics of every kernel of every model.
 
     Args:
-        results: One per model, in the order to print them.
+        results: One result per model, in the order of the table.
         layout: Width and colors.
 
     Returns:
         Lines without a newline at the end.
     """
-    names = names_apart(results)
+    names = distinct_names(results)
     rows = [row for name, result in zip(names, results, strict=True) for row in _rows(name, result)]
     lines = [*table(_HEAD, rows, layout), "", *_legend(results, layout)]
     lines += note_lines([(name, _notes(result)) for name, result in zip(names, results, strict=True)], layout)
@@ -52,8 +52,8 @@ def _legend(results: Sequence[KernelResult], layout: Layout) -> Iterator[str]:
     ways = " and ".join(dict.fromkeys(result.run.aggregate for result in results))
     kernels = [(result.run.model, kernel) for result in results for kernel in result.kernels]
     yield from wrapped(
-        f"Absolute weights, {folding_words([kernel for _, kernel in kernels])}{ways} over C channels. 3x3, skeleton: "
-        "share in the central 3x3, and in the central row and column. 50/90/99 %: side of the centered square with "
+        f"Absolute weights, {folding_text([kernel for _, kernel in kernels])}{ways} over C channels. 3x3, skeleton: "
+        "share of the central 3x3, and of the central row and column. 50/90/99 %: side of the centered square with "
         "that share. entropy: 1 for a uniform kernel. mirror: left-right symmetry. zeros: weights stored as 0. "
         "small: share of the small branch.",
         layout=layout,

@@ -1,4 +1,4 @@
-"""The tables of shape bias. Free of torch and of anything that draws figures."""
+"""The tables of shape bias. Imports neither torch nor plotting libraries."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _LEGEND = (
     "bias, mean and median over the shape categories, and cue accuracy in percent; shape, texture, other: decisions "
     "on stimuli with a cue conflict; kappa: mean error consistency with humans."
 )
-_CATEGORY = 16  # letters of an observer's name above its column
+_CATEGORY = 16  # maximum length of an observer's name above its column
 
 
 def shape_bias_table(
     results: Sequence[ShapeBiasResult], published: Sequence[Observer] = (), layout: Layout = PLAIN
 ) -> str:
-    """All observers side by side; of one model also every category, of several models every pair.
+    """Table of all observers; for one model also of every category, for several models of every pair.
 
     Args:
-        results: One per model, in the order to print them; or one without a model. Observers are taken of the first.
-        published: Observers whose counts are known from elsewhere, printed below the measured ones; those of a name
-            that was imported are left out.
+        results: One result per model, in the order of the table, or one result without a model. Imported observers are
+            taken from the first result.
+        published: Published observers, printed below the measured ones except those whose name was imported.
         layout: Width and colors.
 
     Returns:
@@ -52,7 +52,7 @@ def shape_bias_table(
 
 
 def _model_lines(results: Sequence[ShapeBiasResult], layout: Layout) -> list[str]:
-    """What was measured; for a single model, or without conflicts, also what the table of observers lacks."""
+    """Models, weights and stimuli; for one model, or without conflict stimuli, also further statistics."""
     measured = [result for result in results if result.model is not None]
     lines: list[str] = []
     for detail, group in groupby(measured, _detail):
@@ -93,7 +93,7 @@ def _statistics(one: Observer) -> Iterator[str]:
         )
     yield (
         f"cue accuracy {percent(counts.cue_accuracy)} % of {counts.n_conflict}; without a conflict "
-        f"{counts.congruent_correct} of {counts.n_congruent} right ({percent(counts.congruent_accuracy)} %)"
+        f"{counts.congruent_correct} of {counts.n_congruent} correct ({percent(counts.congruent_accuracy)} %)"
     )
 
 
@@ -120,9 +120,9 @@ def _observer_lines(observers: Sequence[Observer], random: Sequence[Observer | N
 
 
 def _category_lines(observers: Sequence[Observer], layout: Layout) -> list[str]:
-    """Shape bias of each category of the shape, a column per observer, as many as fit.
+    """Shape bias by shape category, with one column per observer, as many as fit.
 
-    Categories without a stimulus with a cue conflict are left out.
+    Categories without conflict stimuli are omitted.
     """
     label = max((len(category) for one in observers for category in one.counts.categories), default=0)
     shown = observers[: max((layout.width - label) // (_CATEGORY + 2), 1)]
@@ -135,7 +135,7 @@ def _category_lines(observers: Sequence[Observer], layout: Layout) -> list[str]:
     ]
     lines = table(["shape bias, %", *(cut(one.name, _CATEGORY) for one in shown)], rows, layout)
     more = len(observers) - len(shown)
-    return [*lines, f"and {more} more in the CSV"] if more else lines
+    return [*lines, f"{more} more in the CSV file"] if more else lines
 
 
 def _share(one: Observer, category: str) -> str:
@@ -147,13 +147,13 @@ def _share(one: Observer, category: str) -> str:
 
 
 def _pair_lines(results: Sequence[ShapeBiasResult], layout: Layout) -> list[str]:
-    """Each pair of models on the stimuli that both decided on."""
+    """Comparison of each pair of models on their common stimuli."""
     pairs = list(compare_pairs([result.decisions for result in results if result.decisions is not None]))
-    lines = ["Differences of shape bias, on the same stimuli"] if pairs else []
+    lines = ["Differences in shape bias on the same stimuli"] if pairs else []
     for first, second, pair in pairs:
         who = f"{first} - {second}"
         if math.isnan(pair.difference):
-            lines += wrapped(f"{who}: undefined, one of them followed no cue", "  ", layout)
+            lines += wrapped(f"{who}: undefined, because one of them followed no cue", "  ", layout)
             continue
         opposite = f"{pair.first_only + pair.second_only} of {pair.n_pairs} ({pair.first_only} / {pair.second_only})"
         lines += wrapped(

@@ -1,4 +1,4 @@
-"""Text for the terminal: escapes, tables, wrapped paragraphs. Free of torch; rich is imported when a table is drawn."""
+"""Text for the terminal: escaping, tables, wrapped paragraphs. rich is imported when a table is drawn."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 _UNLIMITED = 10_000
-_NARROWEST = 12  # letters of a column of names, however narrow the terminal is
+_NARROWEST = 12  # minimum width of a column of names, on any terminal
 
-RANDOM_NOTE = "Nothing here is trained: these are RANDOM WEIGHTS."
+RANDOM_NOTE = "RANDOM WEIGHTS: the model is not trained."
 
 
 class Layout(NamedTuple):
-    """How output is drawn.
+    """Layout of terminal output.
 
     Attributes:
-        width: Columns to fill at most. Numbers are never cut, so a table may exceed a very narrow terminal.
+        width: Maximum number of columns. Numbers are never cut, so a table may exceed a very narrow terminal.
         color: Whether to use ANSI colors.
     """
 
@@ -37,7 +37,7 @@ PLAIN = Layout()
 
 
 def terminal_layout() -> Layout:
-    """The width and the colors of standard output; :data:`PLAIN` where it is not a terminal.
+    """Layout of standard output; :data:`PLAIN` if it is not a terminal.
 
     ``NO_COLOR``, ``FORCE_COLOR``, ``COLUMNS`` and ``TERM`` are respected.
     """
@@ -50,7 +50,7 @@ def terminal_layout() -> Layout:
 
 
 def cut(text: str, letters: int) -> str:
-    """``text`` in at most ``letters`` characters: names differ at both ends, so the middle is left out."""
+    """``text`` in at most ``letters`` characters; the middle is omitted, since names differ at both ends."""
     if len(text) <= letters:
         return text
     kept = max(letters - 3, 2)
@@ -58,7 +58,7 @@ def cut(text: str, letters: int) -> str:
 
 
 def wrapped(text: str, prefix: str = "", layout: Layout = PLAIN) -> list[str]:
-    """``text``, escaped, as lines; ``prefix`` begins the first line, and the others are indented as much."""
+    """Escape ``text`` and wrap it into lines; ``prefix`` starts the first line and indents the others."""
     return textwrap.wrap(
         printable(text), layout.width, initial_indent=prefix, subsequent_indent=" " * len(prefix),
         break_on_hyphens=False,
@@ -72,14 +72,14 @@ def table(
     left: Collection[str] = (),
     fit: bool = True,
 ) -> list[str]:
-    """A table as lines, with its cells escaped.
+    """Format a table as lines, with escaped cells.
 
     Args:
-        head: Titles of the columns. The first column is aligned to the left, the others to the right.
+        head: Column titles. The first column is left-aligned, the others are right-aligned.
         rows: Cells of each row; a plain string is a heading across all columns.
-        layout: Width and colors. Columns aligned to the left are cut in the middle where the width requires it.
-        left: Titles of further columns that are aligned to the left.
-        fit: Whether the table has to fit the width; without it, nothing is cut.
+        layout: Width and colors. Left-aligned columns are cut in the middle if the width requires it.
+        left: Titles of further left-aligned columns.
+        fit: Whether to cut columns so that the table fits the width.
     """
     from rich.cells import cell_len
     from rich.table import Table
@@ -121,7 +121,7 @@ def decimals(value: float) -> str:
 
 
 def note_lines(notes: Iterable[tuple[str, Sequence[str]]], layout: Layout = PLAIN) -> list[str]:
-    """The notes of all models, each once, with the names of the models that it concerns.
+    """The notes of all models, each once, with the names of the models that it applies to.
 
     Args:
         notes: Name and notes of each model.
@@ -141,7 +141,7 @@ def note_lines(notes: Iterable[tuple[str, Sequence[str]]], layout: Layout = PLAI
 
 
 def _drawn(renderable: RenderableType, layout: Layout) -> list[str]:
-    """What rich draws, as lines without trailing spaces."""
+    """Render with rich, as lines without trailing spaces."""
     from rich.console import Console
 
     stream = io.StringIO()

@@ -19,7 +19,7 @@ from .model_vs_human.raw_data import subject_of
 
 @dataclass(frozen=True)
 class ShapeBiasConfig:
-    """Options of a measurement besides the model and the stimuli.
+    """Options of a measurement, except the model and the stimuli.
 
     The attributes are described in :func:`~replk_probe.measure_shape_bias`.
 
@@ -69,8 +69,8 @@ def as_size(size: Any) -> tuple[int, int] | None:
     sides = [whole(side) for side in (size if isinstance(size, (tuple, list)) else (size, size))]
     if len(sides) != 2 or any(side is None or side < 1 for side in sides):
         raise InvalidInputError(
-            f"Images of size {size!r} are not possible. A side is a positive integer in pixels. Give for instance 224, "
-            "or (224, 256) for height and width."
+            f"Images of size {size!r} are not possible. Sizes must be positive integers in pixels. Give for instance "
+            "224, or (224, 256) for height and width."
         )
     height, width = sides
     assert height is not None and width is not None

@@ -77,7 +77,7 @@ class LabelMapping:
         object.__setattr__(self, "indices", tuple(members for _, members in pairs))
 
     def check_outputs(self, n_outputs: int) -> None:
-        """InvalidInputError if a classifier with ``n_outputs`` classes does not fit."""
+        """Raise InvalidInputError if a classifier with ``n_outputs`` classes does not match."""
         highest = max(max(members) for members in self.indices)
         if n_outputs <= highest or self.n_outputs not in (None, n_outputs):
             needs = f"{self.n_outputs} outputs" if self.n_outputs else f"at least {highest + 1} outputs"
@@ -98,10 +98,10 @@ def load_mapping(path: str | Path) -> LabelMapping:
     """Read a mapping file: a JSON object from each category to the list of its class indices.
 
     Args:
-        path: For instance ``{"cat": [281, 282], "dog": [151]}``.
+        path: Path of the file, whose content is for instance ``{"cat": [281, 282], "dog": [151]}``.
 
     Raises:
-        InvalidInputError: The file cannot be read, or is no such mapping.
+        InvalidInputError: The file cannot be read, or is not a mapping.
     """
     path = Path(path)
     try:
@@ -114,7 +114,7 @@ def load_mapping(path: str | Path) -> LabelMapping:
         ) from error
     if not (isinstance(record, dict) and record and all(_are_indices(members) for members in record.values())):
         raise InvalidInputError(
-            f"Cannot use the mapping {path}. It is no object from categories to lists of class indices. "
+            f"Cannot use the mapping {path}. It is not an object from categories to lists of class indices. "
             'Write it as {"cat": [281, 282], "dog": [151]}.'
         )
     return _mapping(f"file:{path.name}", record, None)

@@ -55,7 +55,7 @@ class Loader:
 
     Args:
         images: The images, by index.
-        workers: Number of threads; 0 to load in the calling thread, when a batch is asked for.
+        workers: Number of threads; 0 to load in the calling thread when a batch is requested.
     """
 
     def __init__(self, images: InputImages, workers: int) -> None:  # noqa: D107
@@ -70,7 +70,7 @@ class Loader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Drop the images that were not asked for, and end the threads."""
+        """Discard images that were not requested, and stop the threads."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
@@ -101,7 +101,7 @@ class Loader:
                 continue
             jobs = [self._pool.submit(self._load, index, image) for index, image in zip(indices, batch, strict=True)]
             pending.append((batch, jobs))
-            # One batch is always in preparation behind the one in use; more if batches are small.
+            # One batch is always prepared ahead of the one in use; more if batches are small.
             if len(pending) > 2 and sum(len(waiting) for _, waiting in pending) > 2 * self._workers:
                 yield _finished(*pending.popleft())
         while pending:

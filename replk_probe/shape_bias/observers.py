@@ -146,7 +146,7 @@ class Observer:
         """The inverse of :meth:`to_json`, from parsed JSON.
 
         Raises:
-            InvalidInputError: The counts do not fit together.
+            InvalidInputError: The counts are inconsistent.
             LookupError: An entry is missing.
             TypeError: An entry has another type.
             ValueError: An entry has another type, or is missing.
@@ -166,7 +166,7 @@ class Observer:
         )
 
 
-def analyse(decisions: Sequence[Decisions], source: str = "") -> tuple[Observer, ...]:
+def analyze(decisions: Sequence[Decisions], source: str = "") -> tuple[Observer, ...]:
     """Compute the statistics of several observers, and of all humans pooled.
 
     Args:

@@ -132,7 +132,7 @@ def _check_known(name: str, categories: tuple[str, ...]) -> None:
     """Refuse stimuli of other categories, also if their number is that of the model's classes."""
     if categories != SYNTHETIC_CATEGORIES:
         raise InvalidInputError(
-            f"{name} knows no category of these stimuli. It is a small model trained on the "
+            f"{name} has none of the categories of these stimuli. It is a small model trained on the "
             f"{len(SYNTHETIC_CATEGORIES)} classes of the synthetic set. "
             f"Use the stimuli {SYNTHETIC!r}, another model, or a mapping."
         )
@@ -209,7 +209,7 @@ class ShapeBiasPlan:
             )
         ordered = None
         if self.mapping.name == ONE_EACH:
-            ordered = "The model's outputs are taken to be the categories in alphabetical order."
+            ordered = "The model's outputs are assumed to be the categories in alphabetical order."
         return tuple(note for note in (*self.stimuli.notes, statistics_note(self.model), resized, ordered) if note)
 
     def same_run(self, result: ShapeBiasResult) -> bool:
@@ -239,7 +239,7 @@ class ShapeBiasPlan:
             stack.enter_context(strict_arithmetic())
             stack.enter_context(without_autocast(self.device))
             model = on_device(self.model, self.device)
-            # A copy made in inference mode could not tell whether its weights were changed.
+            # A copy made in inference mode could not detect changes of its weights.
             with torch.inference_mode(False), torch.no_grad():
                 prepared = prepared_copy(model, self.config.precision, outputs_check(model, self.size))
             stack.enter_context(torch.inference_mode())
@@ -286,9 +286,9 @@ class ShapeBiasPlan:
 
         waiting: tuple[range, Tensor] | None = None
         for indices, batch in zip(batches, loader.batches(batches, allocate), strict=True):
-            # Channels last, as the arrays are.
+            # Channels-last, like the arrays.
             logits = compute_logits(prepared.module, torch.from_numpy(batch).permute(0, 3, 1, 2))
-            # One batch late, so that a GPU can compute the next one.
+            # Results are read one batch later, so that a GPU can compute the next batch meanwhile.
             if waiting is not None:
                 yield waiting[0], *self._numbers(waiting[1])
             waiting = indices, logits
@@ -303,7 +303,7 @@ class ShapeBiasPlan:
         """Indices of the stimuli whose decision could depend on the composition of their batch."""
         if self.config.batch_size == 1:
             return []
-        # float16 and bfloat16, as the type of the model or of its products alone
+        # float16 and bfloat16, as the dtype of the model or only of its products
         reduced = prepared.reduced or prepared.dtype in (torch.float16, torch.bfloat16)
         bounds = _NEAR_TIE["reduced" if reduced else "float32"] * state.largest
         return [int(index) for index in np.flatnonzero(margins(state.probabilities) < bounds)]

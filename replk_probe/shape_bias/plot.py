@@ -80,8 +80,8 @@ def draw_observers(
     """Draw the shape bias by category, and bars next to it, which also serve as the legend.
 
     Args:
-        observers: Observers to show, of the same categories.
-        random: Those of ``observers`` whose weights are random.
+        observers: Observers to show, with the same categories.
+        random: Observers among these whose weights are random.
         heading: Lines above the figure, and whether each is a warning; the first one is the title.
 
     Returns:
@@ -108,7 +108,7 @@ def draw_observers(
     with figure_style():
         figure = new_figure(PAGE, height)
         first = figure.add_axes((left / PAGE, foot / height, wide / PAGE, body / height))
-        # A few bars stand at the top, not apart from each other over the whole height.
+        # A few bars are placed at the top instead of being spread over the whole height.
         bars = min(body, _WIDEST_BAR_ROW * len(shown))
         second = figure.add_axes(
             (
@@ -141,7 +141,7 @@ def draw_observers(
 
 
 def draw_shape_bias(result: ShapeBiasResult, *, others: Sequence[Observer] = ()) -> Figure:
-    """Draw one result: :func:`draw_observers` of its model, its observers and others.
+    """Draw the model and the observers of one result, and others, with :func:`draw_observers`.
 
     Args:
         result: Result to draw.
@@ -161,7 +161,7 @@ def draw_shape_bias(result: ShapeBiasResult, *, others: Sequence[Observer] = ())
 def save_figures(
     result: ShapeBiasResult, directory: str | Path, *, others: Sequence[Observer] = ()
 ) -> tuple[Path, ...]:
-    """Write ``shape_bias.png`` and ``shape_bias.pdf``: :func:`draw_shape_bias` as files, which are returned.
+    """Write the figure of :func:`draw_shape_bias` to ``shape_bias.png`` and ``shape_bias.pdf``; returns both paths.
 
     Args:
         result: Result to draw.
@@ -169,22 +169,22 @@ def save_figures(
         others: As in :func:`plot_shape_bias`.
 
     Raises:
-        InvalidInputError: The folder cannot be written to, or as :func:`draw_shape_bias`.
+        InvalidInputError: The folder cannot be written to, or as in :func:`draw_shape_bias`.
     """
-    # No map of pixels here whose grid the resolution would have to fit.
+    # The figure has no pixel map, so its resolution is arbitrary.
     return save_figure(draw_shape_bias(result, others=others), Path(directory), "shape_bias", width=1)
 
 
 def with_others(
     shown: Sequence[Observer], imported: Sequence[Observer], others: Sequence[Observer]
 ) -> tuple[Observer, ...]:
-    """``shown``, and those of ``others`` that were not imported as well."""
+    """``shown``, and those of ``others`` whose names are not among the imported observers."""
     known = {one.name for one in imported}
     return (*shown, *(one for one in others if one.name not in known))
 
 
 def random_models(results: Sequence[ShapeBiasResult]) -> tuple[Observer, ...]:
-    """The models of results whose weights are random."""
+    """Models with random weights among the results."""
     return tuple(
         result.model
         for result in results

@@ -36,12 +36,12 @@ from .plot_style import (
 )
 
 ROW = 0.22  # inches
-_LEGEND_SIZE, _LEGEND_LINE = 6.2, 1.6  # points; times the size of the letters
+_LEGEND_SIZE, _LEGEND_LINE = 6.2, 1.6  # points; line height relative to the font size
 _ICON = 11.5  # points
 _BAND = "#f4f4f4"
-_SPREAD = 0.29  # of a row: how far the markers of its observers lie from its middle
+_SPREAD = 0.29  # maximum distance of a marker from the middle of its row, in rows
 _ALL, _WIDEST_LABEL = "all stimuli", 90.0  # points
-_MANY = 8  # models: the lines of more are thinner
+_MANY = 8  # number of models above which lines are thinner
 
 
 def category_axes(
@@ -52,22 +52,22 @@ def category_axes(
     legend: bool = True,
     caption: bool = True,
 ) -> Axes:
-    """Draw the shape bias of every observer by category of the shape, and over all stimuli.
+    """Draw the shape bias of every observer by shape category, and over all stimuli.
 
-    Rows are categories, below a row of the micro-averages, from which vertical lines go down; a person has a line only
-    where people are not pooled. A category without a decision for shape or texture has no marker. Within a row models
-    lie below each other in their order, people above them.
+    The first row shows micro-averages, which vertical lines extend downwards; the other rows are categories. Individual
+    humans have lines only if there are no pooled humans. A category without a decision for shape or texture has no
+    marker. Within a row, humans are at the top, and models follow in their order.
 
     Args:
-        observers: Observers to show, of the same categories.
+        observers: Observers to show, with the same categories.
         ax: Axes to draw on; by default those of a new figure, one column wide. Labels are drawn outside of the frame.
-        random: Those of ``observers`` whose weights are random; they are hollow and badged.
+        random: Observers among these whose weights are random; they have hollow markers and a badge.
         legend: Whether to draw the legend below the frame.
         caption: Whether to explain the lines below the legend.
 
     Returns:
-        The Axes. x is the fraction of decisions for the shape among those for shape or texture; y is 0 for all stimuli
-        and from 1 the number of the category.
+        The Axes. x is the fraction of shape decisions among those for shape or texture; y is 0 for all stimuli, then
+        the number of the category from 1.
 
     Raises:
         InvalidInputError: No observers, or their categories differ.
@@ -78,7 +78,7 @@ def category_axes(
     with figure_style():
         if ax is None:
             ax = _single_category_figure(shown, styles, legend, caption)
-        middles = _lanes(shown)
+        middles = _row_offsets(shown)
         thin = 0.5 if sum(one.kind == "model" for one in shown) > _MANY else 0.9
         pooled = any(one.kind == "humans" for one in shown)
         for row in range(0, len(categories) + 1, 2):
@@ -86,12 +86,12 @@ def category_axes(
         for index, (one, style, middle) in enumerate(zip(shown, styles, middles, strict=True)):
             fractions = (one.counts.overall, *one.counts.by_category)
             points = [(x, row + middle) for row, x in enumerate(fractions) if not math.isnan(x)]
-            on_top = 3.0 + (2 - style.person) - index / len(shown)
-            if not (style.person and pooled) and not math.isnan(one.counts.overall):
+            on_top = 3.0 + (2 - style.individual) - index / len(shown)
+            if not (style.individual and pooled) and not math.isnan(one.counts.overall):
                 ax.plot(
                     [one.counts.overall] * 2,
                     [middle, len(categories) + 0.5],
-                    color=style.colour,
+                    color=style.color,
                     linewidth=1.3 if one.kind == "humans" else thin,
                     linestyle=(0, (3, 1.5)) if style.random else "solid",
                     alpha=0.75,
@@ -125,7 +125,7 @@ def category_axes(
 
 
 def category_caption(observers: Sequence[Observer]) -> list[str]:
-    """What the rows and lines show, a sentence each."""
+    """Sentences that explain rows, lines and markers."""
     sentences = [
         "Top row and vertical lines: decisions for the shape, S / (S + T), over all stimuli with a cue conflict "
         "(micro-average). Other rows: over the stimuli of that shape."
@@ -136,13 +136,13 @@ def category_caption(observers: Sequence[Observer]) -> list[str]:
 
 
 def category_points(categories: Sequence[str]) -> float:
-    """Points left of the frame that labels and icons take."""
+    """Width of labels and icons left of the frame, in points."""
     widest = max(text_points(name, NAME_SIZE) for name in categories)
-    return max(text_points(_ALL, NAME_SIZE, "bold"), min(widest, _WIDEST_LABEL)) + 2 * NEXT_TO + _icon_room(categories)
+    return max(text_points(_ALL, NAME_SIZE, "bold"), min(widest, _WIDEST_LABEL)) + 2 * NEXT_TO + _icon_width(categories)
 
 
-def _lanes(observers: Sequence[Observer]) -> list[float]:
-    """How far below the middle of its row each observer lies: people above, all on one lane; models in their order."""
+def _row_offsets(observers: Sequence[Observer]) -> list[float]:
+    """Vertical offset of each observer from the middle of its row: one for all humans at the top, then the models."""
     lanes = 1 if any(one.kind != "model" for one in observers) else 0
     numbers = []
     for one in observers:
@@ -155,13 +155,13 @@ def _reverse(x: Any) -> Any:
     return 1 - x
 
 
-def _icon_room(categories: Sequence[str]) -> float:
+def _icon_width(categories: Sequence[str]) -> float:
     return _ICON + NEXT_TO if any(map(has_icon, categories)) else 0.0
 
 
 def _draw_categories(ax: Axes, categories: Sequence[str]) -> None:
     anchor = ax.get_yaxis_transform()
-    left = -NEXT_TO - _icon_room(categories)
+    left = -NEXT_TO - _icon_width(categories)
     for row, name in enumerate((_ALL, *categories)):
         ax.annotate(
             fitted(name, _WIDEST_LABEL, NAME_SIZE),
@@ -183,18 +183,18 @@ def _draw_categories(ax: Axes, categories: Sequence[str]) -> None:
 
 
 def _legend_entries(styles: Sequence[Style]) -> list[tuple[Style, str]]:
-    """One for each observer, but one for all single people."""
-    people = [style for style in styles if style.person]
-    entries = [(style, style.label) for style in styles if not style.person]
-    if len(people) > 1:
-        entries.append((people[0], f"each of {len(people)} people"))
+    """One entry per observer, and a common one for several individual humans."""
+    humans = [style for style in styles if style.individual]
+    entries = [(style, style.label) for style in styles if not style.individual]
+    if len(humans) > 1:
+        entries.append((humans[0], f"{len(humans)} individual humans"))
     else:
-        entries += [(style, style.label) for style in people]
+        entries += [(style, style.label) for style in humans]
     return entries
 
 
 def _legend_columns(styles: Sequence[Style], points: float) -> tuple[int, list[float]]:
-    """How many rows the legend has, and how wide its columns are: as many as fit, at least one."""
+    """Number of rows of the legend, and the widths of its columns, of which there are as many as fit."""
     badge = text_points(RANDOM_BADGE, BADGE_SIZE, "bold") + 10
     widths = [
         18 + 1.03 * text_points(text, _LEGEND_SIZE) + badge * style.random for style, text in _legend_entries(styles)
@@ -211,7 +211,7 @@ def _legend_inches(styles: Sequence[Style]) -> float:
 
 
 def _draw_legend(ax: Axes, styles: Sequence[Style], left: float, down: float) -> float:
-    """Add the legend below the frame, column by column; returns how many points below the frame it ends."""
+    """Add the legend below the frame, column by column; returns its lower end, in points below the frame."""
     room = inches_of(ax)[0] * 72 - left
     rows, widths = _legend_columns(styles, room)
     step = _LEGEND_SIZE * _LEGEND_LINE
@@ -238,7 +238,7 @@ def _draw_legend(ax: Axes, styles: Sequence[Style], left: float, down: float) ->
 def _single_category_figure(
     observers: Sequence[Observer], styles: Sequence[Style], legend: bool, caption: bool
 ) -> Axes:
-    """A figure one column wide, laid out in inches."""
+    """Create a figure one column wide, with the Axes."""
     categories = observers[0].counts.categories
     left = MARGIN + category_points(categories) / 72
     wide = COLUMN - left - 0.12

@@ -18,7 +18,7 @@ from .result import ShapeBiasResult
 
 
 def draw_comparison(results: Sequence[ShapeBiasResult], *, others: Sequence[Observer] = ()) -> Figure:
-    """Draw several models and the observers of their results side by side.
+    """Draw several models and the observers of their results in one figure.
 
     Args:
         results: One result per model, in the order of the figure.
@@ -33,7 +33,7 @@ def draw_comparison(results: Sequence[ShapeBiasResult], *, others: Sequence[Obse
     models = [result.model for result in results if result.model is not None]
     if not models:
         raise InvalidInputError(
-            "No model to compare. A comparison figure shows at least one. Give results that models were measured for."
+            "There is no model to compare. The results have only imported observers. Give results of measured models."
         )
     imported = list({one.name: one for result in results for one in result.observers}.values())
     return draw_observers(
@@ -44,12 +44,12 @@ def draw_comparison(results: Sequence[ShapeBiasResult], *, others: Sequence[Obse
 def save_comparison(
     results: Sequence[ShapeBiasResult], directory: str | Path, *, others: Sequence[Observer] = ()
 ) -> tuple[Path, ...]:
-    """Write ``comparison.png`` and ``comparison.pdf``: :func:`draw_comparison` as files, which are returned."""
+    """Write the figure of :func:`draw_comparison` to ``comparison.png`` and ``comparison.pdf``; returns both paths."""
     return save_figure(draw_comparison(results, others=others), Path(directory), "comparison", width=1)
 
 
 def _heading(results: Sequence[ShapeBiasResult]) -> list[tuple[str, bool]]:
-    """How many models, on what, and which of them are random or small."""
+    """Number of models, models with random weights, small models, and stimuli."""
     runs = [result.run for result in results if isinstance(result.run, RunInfo)]
     models = [result.model for result in results if result.model is not None]
     title = f"Shape bias of {len(models)} models" if len(models) > 1 else f"Shape bias of {models[0].name}"

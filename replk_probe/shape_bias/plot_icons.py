@@ -1,4 +1,4 @@
-"""Small pictures of the 16 categories, drawn from paths, so that they are sharp at any size. Free of torch."""
+"""Icons of the 16 categories as vector paths. Free of torch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from replk_probe.plot_style import INK, figure_of
 _PAPER = "white"
 _SIDE = 100.0
 
-# Layers from back to front: filled with ink, cut out in the colour of the paper, or a line of some width (ink; paper
-# where negative). On a square of 100 x 100 with y downwards: M, L, Q, C, Z as in SVG (absolute), E x y rx ry is an
-# ellipse, R x y width height a rectangle.
+# Layers from back to front, filled with the color "ink" or "paper", or stroked with the given line width (in the paper
+# color if it is negative). Coordinates are in a square of 100 x 100 with y downwards: M, L, Q, C, Z as in SVG
+# (absolute); E x y rx ry is an ellipse, R x y width height a rectangle.
 _Layer = tuple[str | float, str]
 _ICONS: dict[str, tuple[_Layer, ...]] = {
     "airplane": (
@@ -135,22 +135,22 @@ _ICONS: dict[str, tuple[_Layer, ...]] = {
 
 
 def has_icon(category: str) -> bool:
-    """Whether there is a picture of a category."""
+    """Whether there is an icon of the category."""
     return category in _ICONS
 
 
 def add_icon(
     ax: Axes, category: str, at: tuple[float, float], anchor: Transform, points: tuple[float, float], size: float
 ) -> None:
-    """Draw the picture of a category.
+    """Draw the icon of a category.
 
     Args:
-        ax: Where; the picture may lie outside of its frame.
-        category: One that :func:`has_icon`.
-        at: A position in the coordinates of ``anchor``.
-        anchor: From there to dots.
-        points: The picture's middle, in points right of and above that position.
-        size: Side, in points.
+        ax: Axes to draw on; the icon may lie outside of the frame.
+        category: Category with an icon.
+        at: Position in the coordinates of ``anchor``.
+        anchor: Transform from these coordinates to display coordinates.
+        points: Offset of the icon's center from that position to the right and upwards, in points.
+        size: Side in points.
     """
     scale = size / _SIDE
     to_points = Affine2D().translate(-_SIDE / 2, -_SIDE / 2).scale(scale, -scale).translate(*points)
@@ -158,15 +158,15 @@ def add_icon(
     for kind, outline in _ICONS[category]:
         style: dict[str, Any] = {"facecolor": INK if kind == "ink" else _PAPER, "linewidth": 0}
         if isinstance(kind, float):
-            colour = INK if kind > 0 else _PAPER
-            style = {"fill": False, "edgecolor": colour, "linewidth": abs(kind) * scale, "capstyle": "round"}
+            color = INK if kind > 0 else _PAPER
+            style = {"fill": False, "edgecolor": color, "linewidth": abs(kind) * scale, "capstyle": "round"}
         patch = PathPatch(_path(outline), clip_on=False, gid=f"icon {category}", zorder=2, **style)
         patch.set_transform(to_points + place)
         ax.add_artist(patch)
 
 
 def near(ax: Axes, at: tuple[float, float], anchor: Transform) -> Transform:
-    """From points right of and above ``at`` (in the coordinates of ``anchor``) to dots."""
+    """Transform from an offset in points from ``at`` (in the coordinates of ``anchor``) to display coordinates."""
     return Affine2D().scale(1 / 72) + figure_of(ax).dpi_scale_trans + ScaledTranslation(*at, anchor)  # type: ignore[arg-type]
 
 

@@ -45,14 +45,14 @@ def bar_axes(
     """Draw the shape bias of every observer over all stimuli as a bar, with its 95 % interval and its value.
 
     Args:
-        observers: Observers to show, of the same categories.
+        observers: Observers to show, with the same categories.
         ax: Axes to draw on; by default those of a new figure, one column wide. Names and numbers are drawn outside of
             the frame.
-        random: Those of ``observers`` whose weights are random; their bars are hatched and badged.
+        random: Observers among these whose weights are random; they have hatched bars and a badge.
         caption: Whether to explain bars and intervals below the frame.
 
     Returns:
-        The Axes. x is the shape bias; y the number of the observer: models, then people.
+        The Axes. x is the shape bias, y the number of the observer: models first, then humans.
 
     Raises:
         InvalidInputError: No observers, or their categories differ.
@@ -104,7 +104,7 @@ def bar_axes(
             if one.ci95 is not None:
                 low, high = one.ci95
                 ax.plot(
-                    [low, high], [y, y], color=style.colour, linewidth=1.0, zorder=3, gid="interval", clip_on=False,
+                    [low, high], [y, y], color=style.color, linewidth=1.0, zorder=3, gid="interval", clip_on=False,
                     marker="|", markersize=min(3.6, 40 * pitch * thickness), markeredgewidth=0.8,
                 )  # fmt: skip
             ax.annotate(
@@ -132,7 +132,7 @@ def bar_axes(
 
 
 def bars_caption(observers: Sequence[Observer]) -> list[str]:
-    """What the bars show, a sentence each."""
+    """Sentences that explain bars and intervals."""
     methods = list(dict.fromkeys(one.ci95_method for one in observers if one.ci95 is not None and one.kind != "humans"))
     methods += [f"humans: {one.ci95_method}" for one in observers if one.kind == "humans" and one.ci95 is not None]
     how = f" ({'; '.join(methods)})" if methods else ""
@@ -140,7 +140,7 @@ def bars_caption(observers: Sequence[Observer]) -> list[str]:
 
 
 def figures_of(observer: Observer) -> str:
-    """``"0.429 [0.392, 0.467]"``."""
+    """Shape bias and interval as text, such as ``"0.429 [0.392, 0.467]"``."""
     overall = observer.counts.overall
     if math.isnan(overall):
         return "undefined"
@@ -149,19 +149,19 @@ def figures_of(observer: Observer) -> str:
 
 
 def name_points(styles: Sequence[Style]) -> float:
-    """Points left of the bars that names and markers take."""
+    """Width of names and markers left of the bars, in points."""
     widest = max(text_points(style.label, NAME_SIZE, "bold") for style in styles)
     badge = text_points(RANDOM_BADGE, BADGE_SIZE, "bold") + 2
     return max(min(widest, _WIDEST_NAME), badge * _any_random(styles)) + NEXT_TO + 10
 
 
 def value_points(observers: Sequence[Observer]) -> float:
-    """Points right of the bars that the figures take."""
+    """Width of the values right of the bars, in points."""
     return max(text_points(figures_of(one), _VALUE_SIZE) for one in observers) + NEXT_TO + 2
 
 
 def bar_row(styles: Sequence[Style]) -> float:
-    """Least height of a row of bars, in inches: a badge takes a line of its own."""
+    """Minimum height of a bar's row in inches, larger if there is a badge, which has a separate line."""
     return 0.24 if _any_random(styles) else 0.17
 
 

@@ -22,14 +22,14 @@ from .statistics import OTHER, SHAPE, TEXTURE
 if TYPE_CHECKING:
     from .stimuli.stimulus_set import StimulusSet
 
-# Blue, orange and grey are told apart by every kind of colour blindness, and each has a marker of its own.
+# Blue, orange and gray are distinguishable with every kind of color blindness, and the markers differ as well.
 _CHOICES = {
-    SHAPE: ("the shape", "#0072b2", "o"),
-    TEXTURE: ("the texture", "#c65a00", "s"),
+    SHAPE: ("shape", "#0072b2", "o"),
+    TEXTURE: ("texture", "#c65a00", "s"),
     OTHER: ("neither", "#6e6e6e", "X"),
 }
 _COLUMNS = 8
-# In inches. A picture of 224 px is drawn pixel by pixel at 300 dots per inch.
+# In inches. A stimulus of 224 px is drawn with one dot per pixel at 300 dots per inch.
 _CELL, _GAP, _TEXT, _MARGIN = 0.746, 0.12, 0.38, 0.06
 _TITLE_SIZE, _LEGEND_SIZE, _DECISION_SIZE, _CUE_SIZE = 8.5, 6.2, 6.0, 5.2
 _FRAME = 1.6  # points
@@ -44,25 +44,25 @@ def draw_contact_sheet(
     random: bool = False,
     weights: str | None = None,
 ) -> Figure:
-    """Draw stimuli, each above the decision of an observer, its shape and its texture.
+    """Draw stimuli with the decision of an observer, the shape category and the texture category below each.
 
-    Frames, markers and words tell decisions for the shape, for the texture and for neither.
+    The color of the frame and the marker show whether the decision follows the shape, the texture or neither.
 
     Args:
-        stimulus_set: The stimuli; those that are drawn are decoded.
+        stimulus_set: The stimuli, of which only those shown are decoded.
         decisions: Decisions of one observer, paired with the stimuli by their ids.
-        count: How many to draw at most, spread over the categories of the shape and over their stimuli; a multiple of
-            8 fills the sheet.
+        count: Maximum number of stimuli, spread over the shape categories and their stimuli; a multiple of 8 fills the
+            sheet.
         names: Base names of the stimuli to draw instead, in this order.
         random: Whether the weights of the observer are random.
-        weights: Short description of the weights otherwise, shown next to the name.
+        weights: Short description of non-random weights, shown next to the name.
 
     Returns:
         A figure as wide as a page (7 inches).
 
     Raises:
-        InvalidInputError: No stimulus with a cue conflict was decided on, or a name is none of those.
-        UnreadableImageError: A stimulus is gone or damaged.
+        InvalidInputError: There is no decision on a stimulus with a cue conflict, or a name is not among these stimuli.
+        UnreadableImageError: A stimulus is missing or damaged.
     """
     response = dict(zip(decisions.image_ids, decisions.response, strict=True))
     choice = dict(zip(decisions.image_ids, decisions.choices().tolist(), strict=True))
@@ -73,8 +73,8 @@ def draw_contact_sheet(
     ]
     if not usable:
         raise InvalidInputError(
-            f"No stimulus of {stimulus_set.source!r} to draw. {decisions.observer!r} decided on none of those with a "
-            "cue conflict. Give the stimuli that it decided on."
+            f"There is no stimulus of {stimulus_set.source!r} to draw. {decisions.observer!r} has no decision on any "
+            "of its stimuli with a cue conflict. Give the stimulus set of the decisions."
         )
     chosen = _spread(stimulus_set, usable, count) if names is None else _named(stimulus_set, usable, names)
     columns = min(_COLUMNS, len(chosen))
@@ -92,10 +92,10 @@ def draw_contact_sheet(
             y = height - head - row * (_CELL + _TEXT) - _CELL
             stimulus = stimulus_set.stimuli[index]
             _draw_stimulus(figure, stimulus_set, index, (x, y))
-            what, colour, marker = _CHOICES[choice[stimulus.image_id]]
+            what, color, marker = _CHOICES[choice[stimulus.image_id]]
             answer = response[stimulus.image_id]
-            _draw_words(
-                figure, (x, y), colour, marker, "no answer" if answer == NO_ANSWER else answer,
+            _draw_labels(
+                figure, (x, y), color, marker, "no answer" if answer == NO_ANSWER else answer,
                 (f"shape {stimulus.shape}", f"texture {stimulus.texture}"), what,
             )  # fmt: skip
         _draw_head(figure, decisions, totals, counts.n_conflict, stimulus_set.source, random, weights)
@@ -112,17 +112,17 @@ def save_contact_sheet(
     random: bool = False,
     weights: str | None = None,
 ) -> tuple[Path, ...]:
-    """Write ``contact_sheet.png`` and ``.pdf``: :func:`draw_contact_sheet` as files, which are returned."""
+    """Write the figure of :func:`draw_contact_sheet` to ``contact_sheet.png`` and ``.pdf``; returns both paths."""
     figure = draw_contact_sheet(stimulus_set, decisions, count=count, names=names, random=random, weights=weights)
     width = 224 if stimulus_set.size is None else stimulus_set.size[1]
     return save_figure(figure, Path(directory), "contact_sheet", width)
 
 
 def spread_over(groups: Sequence[Sequence[int]], count: int) -> list[int]:
-    """``count`` members at most, as evenly over the groups as their sizes allow, and evenly within each group.
+    """Select at most ``count`` members, as evenly over the groups as their sizes allow, and evenly within each group.
 
-    Where in its group the first one lies differs from group to group, so that groups that are sorted alike do not show
-    the same textures.
+    The position of the first one differs between groups, so that identically sorted groups do not show the same
+    textures.
     """
     takes = [0] * len(groups)
     for _ in range(min(count, sum(map(len, groups)))):
@@ -139,7 +139,7 @@ def spread_over(groups: Sequence[Sequence[int]], count: int) -> list[int]:
 def _spread(stimulus_set: StimulusSet, usable: Sequence[int], count: int) -> list[int]:
     if count < 1:
         raise InvalidInputError(
-            f"A contact sheet of {count} stimuli cannot be drawn. It shows some. Ask for 1 or more."
+            f"A contact sheet of {count} stimuli cannot be drawn. The number must be positive. Give 1 or more."
         )
     by_shape: dict[str, list[int]] = {}
     for index in usable:
@@ -152,8 +152,8 @@ def _named(stimulus_set: StimulusSet, usable: Sequence[int], names: Sequence[str
     missing = next((name for name in names if name not in known), None)
     if missing is not None or not names:
         raise InvalidInputError(
-            f"Cannot draw stimulus {missing!r}. No stimulus with a cue conflict that was decided on has that name. "
-            f"There are {len(known)}, such as {next(iter(known))}."
+            f"Cannot draw stimulus {missing!r}. No stimulus with a cue conflict and a decision has this name. "
+            f"Choose from {len(known)}, such as {next(iter(known))}."
         )
     return [known[name] for name in names]
 
@@ -173,16 +173,16 @@ def _draw_stimulus(figure: Figure, stimulus_set: StimulusSet, index: int, corner
     ax.set_gid(stimulus_set.stimuli[index].name)
 
 
-def _draw_words(
+def _draw_labels(
     figure: Figure,
     corner: tuple[float, float],
-    colour: str,
+    color: str,
     marker: str,
     answer: str,
     cues: Sequence[str],
     what: str,
 ) -> None:
-    """The frame and what stands below it, for a picture whose lower left corner is at ``corner`` inches."""
+    """Draw the frame and the text of a stimulus whose lower left corner is at ``corner``, in inches."""
     width, height = figure.get_size_inches()
     x, y = corner
     rim = _FRAME / 2 / 72
@@ -192,30 +192,30 @@ def _draw_words(
             (_CELL + 2 * rim) / width,
             (_CELL + 2 * rim) / height,
             fill=False,
-            edgecolor=colour,
+            edgecolor=color,
             linewidth=_FRAME,
             transform=figure.transFigure,
             gid=f"frame {what}",
         )
     )
     baseline = y - 0.105
-    _draw_marker(figure, colour, marker, x + 0.035, baseline + 0.029)
-    room = (_CELL + _GAP) * 72 - 3
-    text = fitted(answer, room - 7, _DECISION_SIZE, "bold")
+    _draw_marker(figure, color, marker, x + 0.035, baseline + 0.029)
+    available = (_CELL + _GAP) * 72 - 3
+    text = fitted(answer, available - 7, _DECISION_SIZE, "bold")
     style: dict[str, Any] = {"va": "baseline", "parse_math": False}
     figure.text(
-        (x + 0.09) / width, baseline / height, text, fontsize=_DECISION_SIZE, fontweight="bold", color=colour,
+        (x + 0.09) / width, baseline / height, text, fontsize=_DECISION_SIZE, fontweight="bold", color=color,
         gid="decision", **style,
     )  # fmt: skip
     for cue in cues:
         baseline -= _CUE_SIZE * 1.25 / 72
         figure.text(
-            x / width, baseline / height, fitted(cue, room, _CUE_SIZE), fontsize=_CUE_SIZE, color=MUTED, gid="cue",
+            x / width, baseline / height, fitted(cue, available, _CUE_SIZE), fontsize=_CUE_SIZE, color=MUTED, gid="cue",
             **style,
         )  # fmt: skip
 
 
-def _draw_marker(figure: Figure, colour: str, marker: str, x: float, y: float) -> None:
+def _draw_marker(figure: Figure, color: str, marker: str, x: float, y: float) -> None:
     width, height = figure.get_size_inches()
     figure.add_artist(
         Line2D(
@@ -225,7 +225,7 @@ def _draw_marker(figure: Figure, colour: str, marker: str, x: float, y: float) -
             marker=marker,
             markersize=4.2,
             markeredgewidth=0,
-            color=colour,
+            color=color,
             linestyle="none",
         )
     )
@@ -240,12 +240,12 @@ def _draw_head(
     random: bool,
     weights: str | None,
 ) -> None:
-    """Whose decisions, on what, and how many of each kind."""
+    """Draw the observer, the numbers of decisions and the stimulus set."""
     width, height = figure.get_size_inches()
     y = height - 0.165
-    beside = 0.0 if weights is None else text_points(weights, _LEGEND_SIZE) / 72
-    room = width - max(1.2, beside + 0.4)
-    name = fitted(f"What {decisions.observer} decided for", room * 72, _TITLE_SIZE, "bold")
+    right = 0.0 if weights is None else text_points(weights, _LEGEND_SIZE) / 72
+    available = width - max(1.2, right + 0.4)
+    name = fitted(f"Decisions of {decisions.observer}", available * 72, _TITLE_SIZE, "bold")
     figure.text(
         _MARGIN / width, y / height, name, va="baseline", fontsize=_TITLE_SIZE, fontweight="bold", parse_math=False
     )
@@ -259,8 +259,8 @@ def _draw_head(
     y -= 0.175
     x = _MARGIN
     style = {"va": "baseline", "fontsize": _LEGEND_SIZE, "parse_math": False}
-    for key, (what, colour, marker) in _CHOICES.items():
-        _draw_marker(figure, colour, marker, x + 0.035, y + 0.03)
+    for key, (what, color, marker) in _CHOICES.items():
+        _draw_marker(figure, color, marker, x + 0.035, y + 0.03)
         text = f"{what}: {totals[key]}"
         figure.text((x + 0.1) / width, y / height, text, color=INK, gid="legend", **style)
         x += 0.1 + text_points(text, _LEGEND_SIZE) / 72 + 0.1

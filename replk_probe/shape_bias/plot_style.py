@@ -25,66 +25,66 @@ RANDOM_BADGE = "RANDOM WEIGHTS"
 
 COLUMN, PAGE = 3.4, 7.0  # inches
 ABOVE, BELOW, MARGIN = 0.36, 0.4, 0.06  # inches: of a frame with its ticks and label; around a figure
-NEXT_TO = 4.0  # points between a frame and the texts next to it
+NEXT_TO = 4.0  # points between a frame and adjacent text
 NAME_SIZE, BADGE_SIZE, CAPTION_SIZE = 6.5, 5.0, 5.8
-LINE = 1.35  # times the size of the letters
+LINE = 1.35  # line height relative to the font size
 GRID = "#dcdcdc"
 _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
-# The strong color of all figures for the first model, then colors of Okabe and Ito that stand out from paper. Markers
-# differ as well; their number has no common divisor with that of the colors.
-_COLOURS = ("#b03a00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#7a5195", "#56b4e9")
+# The accent color of all figures for the first model, then colors of Okabe and Ito with enough contrast to white. The
+# numbers of colors and markers are coprime, so that their combinations differ.
+_COLORS = ("#b03a00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#7a5195", "#56b4e9")
 _MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "p", "h")
-_SIZES = {"o": 4.3, "s": 4.1, "P": 5.4, "X": 5.2}  # points; so that they style equally large
+_SIZES = {"o": 4.3, "s": 4.1, "P": 5.4, "X": 5.2}  # points, for equal apparent size
 _PEOPLE = "#8c8c8c"
 _EDGE = 0.4
 
 
 @dataclass(frozen=True)
 class Style:
-    """How one observer is drawn.
+    """Style of one observer.
 
     Attributes:
-        label: Its name, told apart from others of the same name; the title of a published one.
-        colour: Of its markers, bar and line.
-        marker: As matplotlib calls it.
-        size: Of its marker, in points.
-        random: Its weights are random: its markers are hollow.
-        person: One person: a tick, without a line of its own where people are pooled.
+        label: Unique name, or the title of a published observer.
+        color: Color of markers, bar and line.
+        marker: Marker in matplotlib's notation.
+        size: Size of the marker in points.
+        random: Whether the weights are random, shown by hollow markers.
+        individual: Whether the observer is an individual human, shown by a tick.
     """
 
     label: str
-    colour: str
+    color: str
     marker: str
     size: float
     random: bool = False
-    person: bool = False
+    individual: bool = False
 
     @property
     def marker_style(self) -> dict[str, Any]:
-        """Keywords of a marker."""
+        """Keyword arguments of a marker."""
         style: dict[str, Any] = {"marker": self.marker, "markersize": self.size, "linestyle": "none"}
-        if self.person:
-            return style | {"color": self.colour, "markeredgewidth": 0.8}
+        if self.individual:
+            return style | {"color": self.color, "markeredgewidth": 0.8}
         if self.random:
             hollow = {"markersize": self.size - 0.5, "markerfacecolor": "white", "markeredgewidth": 1.0}
-            return style | {"color": self.colour} | hollow
-        return style | {"color": self.colour, "markeredgecolor": "white", "markeredgewidth": _EDGE}
+            return style | {"color": self.color} | hollow
+        return style | {"color": self.color, "markeredgecolor": "white", "markeredgewidth": _EDGE}
 
     @property
     def tint(self) -> tuple[float, ...]:
-        """The colour, diluted, so that an interval stands out from its bar."""
-        return tuple(0.38 * part + 0.62 for part in mcolors.to_rgb(self.colour))
+        """A lighter color, so that an interval is visible on its bar."""
+        return tuple(0.38 * part + 0.62 for part in mcolors.to_rgb(self.color))
 
 
 def arranged(observers: Sequence[Observer]) -> tuple[Observer, ...]:
-    """Models, then people together, then each person; each in the order given.
+    """Observers in the order of figures: models, pooled humans, individual humans.
 
     Raises:
-        InvalidInputError: There are none, or their categories differ.
+        InvalidInputError: There are no observers, or their categories differ.
     """
     if not observers:
-        raise InvalidInputError("There is nothing to draw. A figure shows at least one observer. Give some.")
+        raise InvalidInputError("There is nothing to draw. A figure requires at least one observer. Give some.")
     for one in observers:
         if one.counts.categories != observers[0].counts.categories:
             raise InvalidInputError(
@@ -98,8 +98,8 @@ def styles_of(observers: Sequence[Observer], random: Sequence[Observer] = ()) ->
     """Styles of observers, which differ in color and marker.
 
     Args:
-        observers: As :func:`arranged`.
-        random: Those of them whose weights are random.
+        observers: Observers in the order of :func:`arranged`.
+        random: Observers among these whose weights are random.
     """
     names = [TITLES.get(one.name, one.name) if one.source == SOURCE else one.name for one in observers]
     counted = Counter(names)
@@ -110,18 +110,18 @@ def styles_of(observers: Sequence[Observer], random: Sequence[Observer] = ()) ->
         label = f"{name} ({source})" if counted[name] > 1 and source else name
         if one.kind == "model":
             is_random = any(one is other for other in random)
-            colour, marker = _COLOURS[models % len(_COLOURS)], _MARKERS[models % len(_MARKERS)]
-            found.append(Style(label, colour, marker, _SIZES.get(marker, 5.0), random=is_random))
+            color, marker = _COLORS[models % len(_COLORS)], _MARKERS[models % len(_MARKERS)]
+            found.append(Style(label, color, marker, _SIZES.get(marker, 5.0), random=is_random))
             models += 1
         elif one.kind == "humans":
             found.append(Style(label, INK, "D", 4.4))
         else:
-            found.append(Style(label, _PEOPLE, "|", 4.2, person=True))
+            found.append(Style(label, _PEOPLE, "|", 4.2, individual=True))
     return tuple(found)
 
 
 def fitted_labels(labels: Sequence[str], points: float, size: float) -> list[str]:
-    """Labels no wider than ``points`` in bold letters, and no two of them alike that were not."""
+    """Labels shortened to a width of ``points`` in bold; different labels remain different."""
     short = [fitted(label, points, size, "bold") for label in labels]
     if len(set(short)) == len(set(labels)):
         return short
@@ -134,7 +134,7 @@ def fitted_labels(labels: Sequence[str], points: float, size: float) -> list[str
 
 
 def add_sample(ax: Axes, style: Style, at: tuple[float, float], anchor: Transform, points: tuple[float, float]) -> None:
-    """A marker of the observer outside of the axes' frame, so many points right of and above ``at``."""
+    """Draw a sample marker outside of the frame, offset from ``at`` to the right and upwards by ``points``."""
     ax.add_artist(
         Line2D(
             [points[0]],
@@ -148,7 +148,7 @@ def add_sample(ax: Axes, style: Style, at: tuple[float, float], anchor: Transfor
 
 
 def badge_style(size: float) -> dict[str, Any]:
-    """Nothing with random weights may style trained."""
+    """Style of the badge for random weights."""
     return {
         "fontsize": size,
         "fontweight": "bold",
@@ -159,7 +159,7 @@ def badge_style(size: float) -> dict[str, Any]:
 
 
 def add_lines(ax: Axes, sentences: Sequence[str], down: float, left: float) -> None:
-    """Small lines ``down`` points below the frame, from ``left`` points right of it, no wider than the figure."""
+    """Add a wrapped caption ``down`` points below the frame and ``left`` points to the right of its left side."""
     room = figure_of(ax).get_figwidth() * 72 - 2 * MARGIN * 72
     for index, line in enumerate(wrapped(" ".join(sentences), room, CAPTION_SIZE)):
         ax.annotate(
@@ -177,12 +177,12 @@ def add_lines(ax: Axes, sentences: Sequence[str], down: float, left: float) -> N
 
 
 def fraction_ticks(axis: XAxis, inches: float) -> None:
-    """Ticks from 0 to 1 on an axis of that length, fewer on a short one."""
+    """Set ticks from 0 to 1 on an axis of the given length, fewer on a short one."""
     axis.set_major_locator(FixedLocator(_TICKS if inches > 1.1 else _TICKS[::2]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def caption_inches(sentences: Sequence[str]) -> float:
-    """What :func:`add_lines` needs below a figure one column wide."""
+    """Height of the caption of :func:`add_lines` in a figure one column wide, in inches."""
     lines = wrapped(" ".join(sentences), (COLUMN - 2 * MARGIN) * 72, CAPTION_SIZE)
     return (len(lines) * CAPTION_SIZE * LINE + 4) / 72

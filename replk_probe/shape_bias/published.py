@@ -25,7 +25,7 @@ SOURCE = (
     "github.com/bethgelab/model-vs-human (commit 79ed7cd)"
 )
 
-# Note wherever they are shown, since the stimuli of a measurement may differ.
+# Shown with the published observers, since the stimuli of a measurement may differ.
 ON_WHAT = "Published observers: on the 1200 published stimuli with a cue conflict"
 
 # Display names; those of single humans stay as they are.
@@ -43,7 +43,7 @@ _HUMAN_KAPPA = 0.331052  # mean over the 45 pairs of humans
 
 @dataclass(frozen=True)
 class _Row:
-    """One observer: decisions for the shape and for the texture, by shape category in alphabetical order."""
+    """Shape and texture decisions of one observer, by shape category in alphabetical order."""
 
     name: str
     shape: str
@@ -182,12 +182,12 @@ _ROWS = (
 )
 
 
-def published_beside(result: ShapeBiasResult) -> tuple[Observer, ...]:
+def published_for(result: ShapeBiasResult) -> tuple[Observer, ...]:
     """Published observers to compare with a result: the networks and all humans pooled, or none.
 
     Args:
-        result: Result of a measurement. There are none if its categories differ, or if none of its stimuli is one of
-            the published set, which is decided by content, not by name.
+        result: Result of a measurement. The return value is empty if its categories differ, or if the contents of its
+            stimuli are not among those of the published set.
     """
     if result.decisions is None or result.decisions.categories != CATEGORIES or not isinstance(result.run, RunInfo):
         return ()
@@ -204,9 +204,9 @@ def published_observers() -> tuple[Observer, ...]:
     Returns:
         Observers in the order of the raw data. Their error consistency has only ``mean_human``.
     """
-    people = [row.counts for row in _ROWS if row.name.startswith(HUMAN_PREFIX)]
+    humans = [row.counts for row in _ROWS if row.name.startswith(HUMAN_PREFIX)]
     everyone = Observer.from_counts(
-        HUMANS, "humans", pooled(people), members=people, consistency=ErrorConsistency(_HUMAN_KAPPA), source=SOURCE
+        HUMANS, "humans", pooled(humans), members=humans, consistency=ErrorConsistency(_HUMAN_KAPPA), source=SOURCE
     )
     return (
         everyone,

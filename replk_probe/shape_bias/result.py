@@ -34,7 +34,7 @@ from replk_probe.runtime.provenance import RunInfo, software_versions
 
 from .decisions import Decisions as Decisions
 from .model_vs_human.raw_data import COMPARISON_NAME, DECISIONS_NAME, SUMMARY_NAME, decisions_csv, read_decisions
-from .observers import Observer, analyse, check_decisions, compare_pairs, consistency_with
+from .observers import Observer, analyze, check_decisions, compare_pairs, consistency_with
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,7 @@ _CSV_COLUMNS = ("observer", "kind", "source", *_COUNT_COLUMNS, "ci95_low", "ci95
 
 @dataclass(frozen=True)
 class GivenDecisions:
-    """The provenance of decisions that were imported; takes the place of a :class:`RunInfo`.
+    """The provenance of imported decisions, instead of a :class:`RunInfo`.
 
     Attributes:
         source: Source of the decisions, such as ``"import:cue-conflict"``.
@@ -70,7 +70,7 @@ class GivenDecisions:
     versions: dict[str, str] = field(default_factory=software_versions)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dictionaries and texts; ``model`` is None."""
+        """Convert to JSON values; ``model`` is None."""
         return {"model": None, **as_plain(self)}
 
 
@@ -80,12 +80,12 @@ class ShapeBiasResult(Result):
 
     Attributes:
         run: Provenance of the measurement or of the imported decisions.
-        model: Numbers of the measured model; None where no model ran.
+        model: Statistics of the measured model; None if no model was measured.
         decisions: Decisions of the model.
         probabilities: Probability of each category for each stimulus, ``[N, categories]`` float32 in the order of
-            ``decisions.names``, read-only; they need not sum to 1. None where they are unknown.
-        observers: Numbers of the imported observers; ``humans`` (all human observers pooled) comes first, if any.
-        notes: Caveats, one sentence or more each.
+            ``decisions.names``, read-only; they need not sum to 1. None if they are unknown.
+        observers: Statistics of the imported observers; ``humans`` (all human observers pooled) comes first, if any.
+        notes: Caveats, each at least one sentence.
     """
 
     _PLOT: ClassVar[str] = "plot_shape_bias"
@@ -101,11 +101,11 @@ class ShapeBiasResult(Result):
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Copy and check the probabilities, so that they cannot change."""
+        """Copy and check the probabilities, and make them read-only."""
         if (self.model is None) != (self.decisions is None):
             raise InvalidInputError(
-                "A model's numbers and its decisions belong together. One of them is missing. "
-                "Make the result with ShapeBiasResult.from_decisions."
+                "The model's statistics and its decisions must be given together. One of them is missing. "
+                "Create the result with ShapeBiasResult.from_decisions."
             )
         if self.probabilities is None:
             return
@@ -136,26 +136,27 @@ class ShapeBiasResult(Result):
         source: str | None = None,
         notes: Sequence[str] = (),
     ) -> ShapeBiasResult:
-        """Analyse decisions, whoever made them.
+        """Analyze decisions of any observers.
 
         Args:
-            decisions: Of the model, or None for a table of ``observers`` alone.
+            decisions: Decisions of the model, or None for a result with ``observers`` only.
             observers: Decisions of other observers.
-            models: Of other models of the same run: they count for the error consistency alone. A name that an observer
-                has already is told apart by `` (this run)``.
-            run: Circumstances; by default that the decisions were given.
-            probabilities: Of the model, ``[N, categories]``, in the order of ``decisions.names``.
-            source: Where the observers come from.
-            notes: What the reader must see.
+            models: Decisions of other models of the same run, which are only used for the error consistency. A name
+                that an observer already has is extended by `` (this run)``.
+            run: Provenance; by default, the decisions are recorded as given.
+            probabilities: Category probabilities of the model, ``[N, categories]``, in the order of
+                ``decisions.names``.
+            source: Source of the observers.
+            notes: Notes for the reader.
 
         Raises:
-            InvalidInputError: Two observers share a name, or the arguments do not fit together.
+            InvalidInputError: Two observers share a name, or the arguments do not match.
         """
         origin = source or "given"
         if decisions is not None and not isinstance(decisions, Decisions):
             raise InvalidInputError(
-                f"{type(decisions).__name__} is no Decisions. A result has those of one model at most. Give them, and "
-                "those of others as observers."
+                f"decisions is of type {type(decisions).__name__}. Expected the Decisions of one model, or None. Pass "
+                "the decisions of others as observers."
             )
         measured = isinstance(run, RunInfo)
         result = cls(
@@ -177,40 +178,40 @@ class ShapeBiasResult(Result):
     def beside(
         self, observers: Sequence[Decisions], models: Sequence[Decisions] = (), *, source: str = "given"
     ) -> ShapeBiasResult:
-        """The same result with other observers; the arguments are those of :meth:`from_decisions`."""
+        """Copy of the result with other observers; the arguments are described in :meth:`from_decisions`."""
         model, observers, models = self.model, check_decisions(observers), check_decisions(models)
         if model is not None and self.decisions is not None:
             taken = {one.observer for one in observers}
             others = [one.renamed(_untaken(one.observer, taken)) for one in models]
             model = replace(model, consistency=consistency_with(self.decisions, [*observers, *others]))
-        return replace(self, model=model, observers=analyse(observers, source))
+        return replace(self, model=model, observers=analyze(observers, source))
 
     @property
     def shape_bias(self) -> float:
-        """The model's S / (S + T) over all conflict stimuli, in [0, 1]; NaN where undefined or no model ran."""
+        """Shape bias S / (S + T) of the model over all conflict stimuli, in [0, 1]; NaN if undefined."""
         return math.nan if self.model is None else self.model.counts.overall
 
     @property
     def everyone(self) -> tuple[Observer, ...]:
-        """The model, if one ran, and the imported observers."""
+        """The model, if one was measured, and the imported observers."""
         return (() if self.model is None else (self.model,)) + self.observers
 
     def observer(self, name: str) -> Observer:
         """One of :attr:`everyone`, the model first.
 
         Raises:
-            InvalidInputError: Nobody has that name.
+            InvalidInputError: No observer has this name.
         """
         for one in self.everyone:
             if one.name == name:
                 return one
         raise InvalidInputError(
-            f"No observer {name!r} in this result. It has {', '.join(one.name for one in self.everyone)}. "
-            "Take one of those, or import more."
+            f"This result has no observer {name!r}. It has {', '.join(one.name for one in self.everyone)}. "
+            "Choose one of these, or import more."
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the decisions and probabilities, as plain values; an undefined ratio is None."""
+        """Convert everything except the decisions and probabilities to JSON values; undefined ratios are None."""
         record: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "run": self.run.to_json(),
@@ -224,7 +225,7 @@ class ShapeBiasResult(Result):
     def to_dataframe(self) -> pd.DataFrame:
         """The counts and ratios as a table with one row per observer and category of the shape.
 
-        The category ``all`` stands for all stimuli; the columns after ``shape_bias`` are defined for it alone.
+        The category ``all`` denotes all stimuli; the columns after ``shape_bias`` are defined only for it.
 
         Returns:
             A data frame with the columns of ``shape_bias.csv``: ``observer``, ``kind``, ``source``, ``category``,
@@ -265,7 +266,8 @@ class ShapeBiasResult(Result):
         """Load a result that :meth:`save` wrote.
 
         Args:
-            directory: Folder with ``shape_bias.json`` and, where a model ran, ``decisions.csv`` and ``decisions.npz``.
+            directory: Folder with ``shape_bias.json`` and, if a model was measured, ``decisions.csv`` and
+                ``decisions.npz``.
 
         Raises:
             InvalidInputError: A file is missing or damaged, or has a schema version that cannot be read.
@@ -278,7 +280,7 @@ class ShapeBiasResult(Result):
             others = decode(dict[str, Any], record.get("observers", {}), "observers")
             observers = tuple(map(Observer.from_json, others.values()))
             if list(others) != [one.name for one in observers]:
-                raise ValueError("its observers have other names than their entries")
+                raise ValueError("the names of its observers differ from those of their entries")
             notes = decode(tuple[str, ...], record["notes"], "notes")
             run = decode(GivenDecisions, given, "run") if given["model"] is None else decode(RunInfo, given, "run")
         if model is None:
@@ -286,7 +288,7 @@ class ShapeBiasResult(Result):
         (path, arrays_path), categories = (folder / DECISIONS_NAME, folder / ARRAYS_NAME), model.counts.categories
         found = read_decisions(path, categories)
         if len(found) != 1 or found[0].observer != model.name or found[0].counts() != model.counts:
-            raise unreadable(path, f"it does not hold the decisions counted in {JSON_NAME}", folder_of(_COMMAND))
+            raise unreadable(path, f"it does not contain the decisions counted in {JSON_NAME}", folder_of(_COMMAND))
         wanted = {"names": (np.str_, 1), "categories": (np.str_, 1), "probabilities": (np.float32, 2)}
         arrays = read_arrays(arrays_path, _COMMAND, wanted, optional=["probabilities"])
         named = (*arrays["names"],) == found[0].names and (*arrays["categories"],) == categories
@@ -296,8 +298,8 @@ class ShapeBiasResult(Result):
             return cls(run, model, found[0], arrays.get("probabilities"), observers, notes)
 
 
-def told_apart(results: Sequence[ShapeBiasResult]) -> tuple[ShapeBiasResult, ...]:
-    """The same results, with models that files call alike (``resnet50``, ``timm:resnet50``) under their whole names."""
+def with_distinct_names(results: Sequence[ShapeBiasResult]) -> tuple[ShapeBiasResult, ...]:
+    """The results, with full names of models that share a short one (``resnet50`` and ``timm:resnet50``)."""
     counted = Counter(result.model.name for result in results if result.model is not None)
     return tuple(
         replace(
@@ -315,14 +317,14 @@ def told_apart(results: Sequence[ShapeBiasResult]) -> tuple[ShapeBiasResult, ...
 
 
 def save_comparison(results: Sequence[ShapeBiasResult], directory: str | Path) -> None:
-    """Write ``comparison.csv``, the rows of every model and observer, and ``comparison.json``, models in pairs.
+    """Write ``comparison.csv`` (the rows of every model and observer) and ``comparison.json`` (all pairs of models).
 
-    Each pair has the difference of their shape biases with its interval, and McNemar's test; an undefined difference is
-    null, and a pair without a conflict stimulus in common is left out.
+    Each pair has the difference of the shape biases, its interval, and McNemar's test; an undefined difference is
+    null, and pairs without a common conflict stimulus are omitted.
 
     Args:
-        results: One per model, :func:`told_apart`. Observers are taken of the first.
-        directory: Created if it is not there.
+        results: One result per model, from :func:`with_distinct_names`. Observers are taken from the first result.
+        directory: Folder to write to; created if it does not exist.
 
     Raises:
         InvalidInputError: The folder cannot be written to.
@@ -354,7 +356,7 @@ def _untaken(name: str, taken: set[str]) -> str:
 
 
 def _rows(observers: Sequence[Observer]) -> list[Row]:
-    """For each observer, a row with all its numbers (category ``all``) and one for each category."""
+    """For each observer, one row with all statistics (category ``all``) and one row per category."""
     rows: list[Row] = []
     for one in observers:
         counts = one.counts

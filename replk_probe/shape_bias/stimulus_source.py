@@ -58,7 +58,7 @@ def open_stimuli(
         return _open_published(folder, known, allow_partial, progress)
     folder = Path(stimuli)
     if not folder.is_dir():
-        kind = "is a file" if folder.exists() else "is no folder"
+        kind = "is a file" if folder.exists() else "does not exist"
         raise InvalidInputError(
             f"Cannot find stimuli at {str(stimuli)!r}. It {kind}. "
             f"Give a folder of stimuli, or {CUE_CONFLICT} or {SYNTHETIC}."
@@ -117,7 +117,7 @@ def _open_published(folder: Path, categories: tuple[str, ...], allow_partial: bo
     names = comparison.intact
     notes: tuple[str, ...] = (comparison.note,)
     if not comparison.complete:
-        notes += (f"Only the {len(names)} intact stimuli are evaluated, as --allow-partial asks.",)
+        notes += (f"Only the {len(names)} intact stimuli are evaluated (--allow-partial).",)
     return _from_files(
         CUE_CONFLICT,
         categories,

@@ -62,7 +62,7 @@ def test_the_table_says_everything_within_its_width() -> None:
 
 def test_the_summary_of_a_sweep_lists_what_is_slower() -> None:
     text = sweep_summary(SWEEP)
-    assert text.startswith("5 cases: the best of torch is faster in 1, torch in the same layout in 0 ")
+    assert text.startswith("5 cases: the fastest torch variant is faster in 1, torch in the same layout in 0 ")
     (row,) = [line for line in text.splitlines() if line.startswith("0.90x")]
     assert "1,256,64,3 " in row
 

@@ -33,7 +33,7 @@ def test_json_on_the_terminal(replk_probe) -> None:
 def test_a_sweep_says_where_torch_is_faster(replk_probe) -> None:
     done = replk_probe("bench", "--sweep", "--planes", "7", "--kernels", "3,5", "--repeats", 1)
     assert done.exit_code == 0, done.output
-    assert "2 cases: the best of torch is faster in" in done.stdout
+    assert "2 cases: the fastest torch variant is faster in" in done.stdout
 
 
 def test_layers_of_a_model(replk_probe) -> None:

@@ -150,7 +150,7 @@ def test_weights_belong_to_a_model(replk_probe: Run, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     done = replk_probe("erf", "--weights", "random")
     assert done.exit_code == 1
-    assert "No model was named" in done.stderr
+    assert "No model was given" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -68,7 +68,7 @@ def test_an_unknown_word_is_not_shown_as_in_use(replk_probe: Run, monkeypatch: p
     done = replk_probe("info")
     text = " ".join(done.stdout.split())
     assert done.exit_code == 1 and f"error {name} is 'nonsense'." in text and "Choose from" in text
-    assert f"instruction set none, see the error below (there is {info.best_isa})" in text and "backend" not in text
+    assert f"instruction set none, see the error below (best: {info.best_isa})" in text and "backend" not in text
     done = replk_probe("info", "--json")
     assert done.exit_code == 1 and json.loads(done.stdout)["native"]["isa"] is None
 

@@ -141,8 +141,8 @@ def test_random_weights_are_said_aloud(replk_probe: Run, undrawn: None, tmp_path
         "--layer", "paper", "--variant", "all", "--output", tmp_path,
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert done.stderr.count("RANDOM WEIGHTS (seed 0) - nothing was trained") == 2
-    assert done.stdout.count("Nothing here is trained: these are RANDOM WEIGHTS.") == 1
+    assert done.stderr.count("RANDOM WEIGHTS (seed 0) - the model is not trained") == 2
+    assert done.stdout.count("RANDOM WEIGHTS: the model is not trained.") == 1
     lines = done.stdout.splitlines()
     # The shares of the paper's three matrices stand under the kernels that they are of.
     printed = [line.split() for line in lines if line.strip().startswith("published")]
@@ -212,7 +212,7 @@ def test_checkpoints_that_lack_what_is_asked_for(replk_probe: Run, undrawn: None
     done = replk_probe(*run, "--weights", tmp_path / "short.pth")
     assert done.exit_code == 1 and "missing keys (features.7.conv.1.0.large_conv." in done.stderr
     done = replk_probe(*run, "--weights", tmp_path / "merged.pth", "--variant", "small")
-    assert done.exit_code == 1 and "The small kernel of stage4.0 cannot be known." in done.stderr
+    assert done.exit_code == 1 and "The small kernel of stage4.0 is unknown." in done.stderr
     assert not (tmp_path / "out").exists()
     done = replk_probe(*run, "--weights", tmp_path / "merged.pth")
     assert done.exit_code == 0 and "cannot be separated" in " ".join(done.stdout.split())

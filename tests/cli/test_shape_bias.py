@@ -162,7 +162,7 @@ def test_several_models_beside_imported_observers(
     assert set(record["observers"]) == {"humans", "subject-01"}
     assert record["shape_bias"]["error_consistency"]["mean_human"] == 1.0  # its own decisions under another name
     assert set(record["shape_bias"]["error_consistency"]["by_observer"]) == {"subject-01", "wide"}
-    assert "Differences of shape bias" in done.stdout
+    assert "Differences in shape bias" in done.stdout
     compared = json.loads((out / "comparison.json").read_text())
     assert compared["schema_version"] == 1
     (pair,) = compared["pairs"]
@@ -343,7 +343,7 @@ def test_small_models_are_measured_on_what_they_know(replk_probe: Run, tmp_path:
     assert record["run"]["image_source"].startswith("synthetic")
     refused = replk_probe(*run, "--stimuli", stimuli)
     assert refused.exit_code == 1
-    assert "knows no category of these stimuli" in refused.stderr
+    assert "has none of the categories of these stimuli" in refused.stderr
     labels = tmp_path / "labels.json"
     labels.write_text(json.dumps({category: [index] for index, category in enumerate(CATEGORIES)}))
     assert replk_probe(*run, "--stimuli", stimuli, "--mapping", labels).exit_code == 0
@@ -365,9 +365,9 @@ def test_nothing_asked_for_with_all_in_the_cache(
     ("arguments", "words"),
     [
         (("--import", "nowhere"), "Cannot import nowhere"),
-        (("--stimuli", "nowhere"), "No model was named"),
-        (("--weights", "random"), "No model was named"),
-        (("--mapping", "labels.json"), "No model was named"),
+        (("--stimuli", "nowhere"), "No model was given"),
+        (("--weights", "random"), "No model was given"),
+        (("--mapping", "labels.json"), "No model was given"),
         (("--model", "resnet18", "--stimuli", "synthetic", "--allow-partial"), "Leave --allow-partial out"),
         (("--model", "resnet18", "--stimuli", "nowhere", "--allow-partial"), "Leave --allow-partial out"),
         (("--allow-partial",), "Leave --allow-partial out"),

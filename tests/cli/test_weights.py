@@ -36,7 +36,7 @@ def test_list(replk_probe: Run) -> None:
     assert len([line for line in result.stdout.splitlines() if line.split(".")[0] in ("replknet31b", "slak_tiny")]) == 7
     assert "fd08e268" in result.stdout
     assert "Licence: MIT" in result.stdout
-    assert "need: pip install gdown" in result.stdout
+    assert "require gdown: pip install gdown" in result.stdout
     assert max(map(len, replk_probe("weights", "list", "slak*").stdout.splitlines())) < 120
 
 
@@ -157,7 +157,7 @@ def test_verify_by_name(replk_probe: Run) -> None:
 def test_verify_believes_the_name(replk_probe: Run, tmp_path: Path) -> None:
     result = replk_probe("weights", "verify", small_file(tmp_path / "replknet-fd08e268.pth"))
     assert result.exit_code == 1
-    assert "not the file that its name states" in result.stderr
+    assert "does not match the digest in its name" in result.stderr
 
 
 def test_verify_remembers_what_was_fetched(replk_probe: Run, tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_a_model_trained_without_the_small_branch() -> None:
 def test_what_a_merged_network_cannot_know() -> None:
     model = small().reparameterize()
     for variant in ("small", "large"):
-        with pytest.raises(InvalidInputError, match=rf"The {variant} kernel of stage1\.0 cannot be known"):
+        with pytest.raises(InvalidInputError, match=rf"The {variant} kernel of stage1\.0 is unknown"):
             measure_kernels(model, "stage1.0", variant)
     (merged,) = measure_kernels(model, "stage1.0", "all").kernels
     assert merged.variant == "merged" and not any("strips" in note for note in merged.notes)
@@ -320,7 +320,7 @@ def test_a_merged_checkpoint(files: dict[str, Path]) -> None:
     trained = measure_kernels("replknet7", "all", weights=str(files["trained"]))
     for first, second in zip(merged.kernels, trained.kernels, strict=True):
         np.testing.assert_allclose(first.magnitude, second.magnitude, rtol=1e-6)  # rounded to float32 in the file
-    with pytest.raises(InvalidInputError, match="cannot be known"):
+    with pytest.raises(InvalidInputError, match="is unknown"):
         measure_kernels("replknet7", "stage4.0", "small", weights=str(files["merged"]))
 
 
@@ -391,14 +391,14 @@ def test_a_norm_that_starts_at_zero_leaves_no_mass() -> None:
         torch.nn.init.zeros_(branch.bn.weight)
     (empty,) = measure_kernels(model, "stage1.0").kernels
     assert not empty.magnitude.any() and math.isnan(empty.centre3x3_share)
-    assert "stage1.0 has no mass: every weight is zero once batch norms are folded in." in empty.notes
+    assert "stage1.0 has no mass: every weight is zero after folding batch norms." in empty.notes
     assert not any("no mass" in note for note in measure_kernels(small(), "stage1.0").notes)
 
 
 def test_models_that_cannot_be_used() -> None:
     model = small()
     model.stages[0].blocks[0].large_kernel.large_conv.bn.running_var.data[0] = float("nan")
-    with pytest.raises(InvalidInputError, match=r"stage1\.0, batch norms folded in, are not all finite"):
+    with pytest.raises(InvalidInputError, match=r"stage1\.0, with batch norms folded in, are not all finite"):
         measure_kernels(model, "stage1.0")
     with torch.device("meta"):
         empty = RepLKNet(kernel_sizes=(7,), layers=(1,), channels=(8,))

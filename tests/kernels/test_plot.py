@@ -57,7 +57,7 @@ def texts(figure: Figure) -> list[str]:
 
 
 def images(figure: Figure) -> list[AxesImage]:
-    """The maps on the page itself, in the order of drawing; the colour bar has Axes of its own."""
+    """The maps on the page itself, in the order of drawing; the color bar has Axes of its own."""
     return list(figure.axes[0].images)
 
 
@@ -91,10 +91,10 @@ def test_maps_are_the_magnitudes_over_their_maxima_on_one_scale() -> None:
     bar = figure.axes[1]
     assert bar.get_ylim() == (0.0, 1.0) and "Sum of |w|" in bar.get_ylabel()
     shown = texts(figure)
-    for text in ("with", "without", "stage4.0, large", "stage4.0, merged: large + small", "stage4.0, a single kernel"):
+    for text in ("with", "without", "stage4.0, large", "stage4.0, merged: large + small", "stage4.0, single kernel"):
         assert text in shown
     assert shown.count("file:net.pth") == 3
-    assert any("each map divided by its own maximum" in text for text in shown)
+    assert any("each map is divided by its maximum" in text for text in shown)
 
 
 def test_values_are_printed_where_they_fit() -> None:
@@ -126,7 +126,7 @@ def test_printed_values_stay_within_their_cells() -> None:
 def test_numbers_below_a_map_are_those_of_the_result() -> None:
     one = kernel("stage4.0", zero_fraction=0.4)
     shown = " ".join(texts(draw_kernels([result(one)])))
-    assert f"centre 3\u00d73 {100 * one.centre3x3_share:.1f} %" in shown
+    assert f"center 3\u00d73 {100 * one.centre3x3_share:.1f} %" in shown
     assert f"central row and column {100 * one.skeleton_share:.1f} %" in shown
     assert f"50, 90, 99 % within {', '.join(map(str, one.effective_size.values()))}" in shown
     assert "small branch 20.0 %" in shown and "zeros 40.0 %" in shown and "13\u00d713, 16 channels" in shown
@@ -166,7 +166,7 @@ def test_of_many_layers_the_first_of_each_stage_and_all_in_the_overview() -> Non
     many = result(*(kernel(layer, 7) for layer in layers))
     figure = draw_kernels([many])
     assert len(maps(figure)) == 4
-    assert any("4 of 24 layers; the overview has all of them." in text for text in texts(figure))
+    assert any("4 of 24 layers; the overview shows all of them." in text for text in texts(figure))
     overview = draw_overview([many])
     assert len(maps(overview)) == 24
     for mesh, one in zip(maps(overview), many.kernels, strict=True):
@@ -193,7 +193,7 @@ def test_the_overview_counts_what_it_shows() -> None:
     empty = replace(kernel("stage2.0", 5), magnitude=np.zeros((5, 5)))
     assert "3 layers, merged: large + small" in texts(draw_overview([result(*merged)]))
     shown = texts(draw_overview([result(alone, *merged, empty)]))
-    assert "5 layers: 1 a single kernel; 4 merged: large + small" in shown
+    assert "5 layers: 1 single kernel; 4 merged: large + small" in shown
     assert "5\u00d75, no mass" in shown and any("No mass: every weight is zero" in text for text in shown)
     assert f"13\u00d713, {100 * merged[0].centre3x3_share:.1f} %" in shown
 
@@ -251,9 +251,9 @@ def test_many_lines_of_one_layer_fit_on_a_page() -> None:
 def test_words_about_batch_norms_are_true() -> None:
     folded = kernel("stage1.0", batch_norm=("a.bn",))
     for kernels, words in (
-        ((folded,), "Absolute weights, batch norms folded in, added up"),
-        ((folded, kernel("stage2.0")), "Absolute weights, batch norms folded in where they follow, added up"),
-        ((kernel("stage1.0"),), "Absolute weights, added up"),
+        ((folded,), "Absolute weights, batch norms folded in, summed"),
+        ((folded, kernel("stage2.0")), "Absolute weights, batch norms folded in where present, summed"),
+        ((kernel("stage1.0"),), "Absolute weights, summed"),
     ):
         assert any(words in text for text in texts(draw_kernels([result(*kernels)])))
         folded_in = any("batch norms folded in" in text for text in texts(draw_gallery([result(*kernels)])))
@@ -286,7 +286,7 @@ def test_the_gallery_has_the_strongest_channels_with_their_signs() -> None:
         np.testing.assert_allclose(mesh, weights / np.abs(weights).max())
     assert {(m.norm.vmin, m.norm.vmax) for m in images(figure)} == {(-1.0, 1.0)}
     assert [text for text in texts(figure) if text in ("4", "1", "9")].count("4") == 2
-    with pytest.raises(InvalidInputError, match="None were kept"):
+    with pytest.raises(InvalidInputError, match="The results contain none"):
         draw_gallery([result(Kernel("a", "a", "merged", np.ones((3, 3)), 1))])
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.kernels import Kernel, KernelResult, load_results, save_results
-from replk_probe.kernels.result import KernelRun, names_apart
+from replk_probe.kernels.result import KernelRun, distinct_names
 from replk_probe.runtime.provenance import WeightsInfo
 
 FIELDS = {
@@ -96,13 +96,13 @@ def test_the_table_is_that_of_the_record(tmp_path: Path) -> None:
 
 def test_several_models_share_a_folder_and_those_of_one_name_stay_apart(tmp_path: Path) -> None:
     both = [result("net", 0), result("net", 1), result("other", 2)]
-    assert names_apart(both) == ["net #1", "net #2", "other"]
+    assert distinct_names(both) == ["net #1", "net #2", "other"]
     save_results(both, tmp_path)
     again = load_results(tmp_path)
     assert [one.run.model for one in again] == ["net", "net", "other"]
     for first, second in zip(both, again, strict=True):
         np.testing.assert_array_equal(first.kernels[0].magnitude, second.kernels[0].magnitude)
-    with pytest.raises(InvalidInputError, match="holds 3 models"):
+    with pytest.raises(InvalidInputError, match="contains 3 models"):
         KernelResult.load(tmp_path)
     with pytest.raises(InvalidInputError, match="no result to save"):
         save_results([], tmp_path)

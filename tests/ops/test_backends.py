@@ -313,7 +313,7 @@ def test_planned_methods(native: object) -> None:
     assert "float64" in str(ops.planned_method((1, 64, 56, 56), 31, torch.float64).reason)
     with pytest.raises(InvalidInputError, match="Unknown direction 'backward'"):
         ops.planned_method((1, 64, 56, 56), 31, direction="backward")  # type: ignore[arg-type]
-    assert ops.planned_method((1, 64, 0, 56), 31).reason == "there is nothing to compute"
+    assert ops.planned_method((1, 64, 0, 56), 31).reason == "the output is empty"
 
 
 @pytest.mark.parametrize(

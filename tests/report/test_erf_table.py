@@ -102,7 +102,7 @@ def test_other_weights_are_flagged():
     text = flat(erf_table([make("resnet101", WeightsInfo("torchvision:ResNet101_Weights.IMAGENET1K_V2", "cd907fc2"))]))
     assert "these are other weights, torchvision:ResNet101_Weights.IMAGENET1K_V2 [cd907fc2]." in text
     text = flat(erf_table([make("resnet101", size=(224, 224))]))
-    assert "the input is 224x224 px here" in text
+    assert "this input is 224x224 px" in text
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_published_figures_can_be_left_out_and_thresholds_may_differ():
 
 def test_random_weights_skipped_images_and_notes_are_said():
     text = flat(erf_table([make("slak_tiny", n_skipped=2, notes=("The map is small.",))]))
-    assert "slak_tiny: RANDOM WEIGHTS (seed 0)" in text and "Nothing here is trained" in text
+    assert "slak_tiny: RANDOM WEIGHTS (seed 0)" in text and "RANDOM WEIGHTS: the model is not trained." in text
     assert "50 images (2 skipped)" in text and "note: The map is small." in text
     note = "No connection, so random weights stand in."
     assert flat(erf_table([make("a", WeightsInfo("random-init", note=note), notes=(note,))])).count(note) == 1

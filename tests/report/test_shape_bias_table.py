@@ -28,7 +28,7 @@ def test_the_numbers_of_a_model(model: Decisions) -> None:
     table = shape_bias_table([ShapeBiasResult.from_decisions(model)])
     assert "shape bias 50.0 % (S / (S + T) of all decisions; Wilson 15.0 to 85.0" in table
     assert "mean of 3 categories 50.0 %" in table  # 1/2, 0/1, 1/1
-    assert "cue accuracy 80.0 % of 5; without a conflict 1 of 1 right (100.0 %)" in table
+    assert "cue accuracy 80.0 % of 5; without a conflict 1 of 1 correct (100.0 %)" in table
     row = next(line for line in table.split("\n") if line.startswith("net ") and "to" in line)
     assert row.split() == ["net", "50.0", "15.0", "to", "85.0", "50.0", "50.0", "2", "2", "1", "80.0", "-"]
     assert next(line for line in table.split("\n") if line.startswith("bear")).split() == ["bear", "50.0", "(1/2)"]

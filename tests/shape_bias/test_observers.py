@@ -11,7 +11,7 @@ import pytest
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.shape_bias.decisions import Decisions
-from replk_probe.shape_bias.observers import Observer, analyse, compare, consistency_matrix, consistency_with
+from replk_probe.shape_bias.observers import Observer, analyze, compare, consistency_matrix, consistency_with
 from replk_probe.shape_bias.result import ShapeBiasResult
 from replk_probe.shape_bias.stimuli.names import CATEGORIES
 
@@ -32,7 +32,7 @@ def test_any_order_of_rows_gives_the_same_decisions() -> None:
         "net", [first.names[index] for index in shuffled], [first.response[index] for index in shuffled]
     )
     assert second == first
-    assert analyse([second]) == analyse([first])
+    assert analyze([second]) == analyze([first])
     assert list(first.names) == sorted(first.names)  # folders and names sort alike here
     assert first.names[5:7] == ("airplane1-bottle1.png", "airplane1-car1.png")
 
@@ -50,7 +50,7 @@ def test_names_with_a_prefix_are_paired_by_the_rest() -> None:
 def test_people_are_pooled_and_stand_first() -> None:
     people = [observer(f"subject-0{number}", number) for number in (1, 2, 3)]
     net = observer("net", 9)
-    found = {one.name: one for one in analyse([net, *people])}
+    found = {one.name: one for one in analyze([net, *people])}
     assert list(found) == ["humans", "net", "subject-01", "subject-02", "subject-03"]
     kappa = consistency_matrix([net, *people])
     assert found["humans"].counts.n_conflict == 3 * 1200
@@ -63,7 +63,7 @@ def test_people_are_pooled_and_stand_first() -> None:
 
 
 def test_one_person_has_nobody_to_agree_with() -> None:
-    humans, person = analyse([observer("subject-01", 1)])
+    humans, person = analyze([observer("subject-01", 1)])
     assert math.isnan(humans.consistency.mean_human) and math.isnan(person.consistency.mean_human)
     assert humans.counts == person.counts
 
@@ -79,9 +79,9 @@ def test_observers_of_other_stimuli_have_no_error_consistency() -> None:
 
 def test_two_observers_of_one_name_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="2 observers named 'net'"):
-        analyse([observer("net", 0), observer("net", 1)])
+        analyze([observer("net", 0), observer("net", 1)])
     with pytest.raises(InvalidInputError, match="name 'humans'"):
-        analyse([observer("humans", 0), observer("subject-01", 1)])
+        analyze([observer("humans", 0), observer("subject-01", 1)])
 
 
 def test_two_models_are_compared_on_the_stimuli_they_share() -> None:
@@ -128,7 +128,7 @@ def test_stimuli_have_names_that_can_be_written() -> None:
         Decisions("net", ("\udcff.png",), ("bear",), ("cat",), ("bear",))
 
 
-@pytest.mark.parametrize("wrong", [observer("net", 0), "net", analyse([observer("net", 0)]), 3, [None]])
+@pytest.mark.parametrize("wrong", [observer("net", 0), "net", analyze([observer("net", 0)]), 3, [None]])
 def test_observers_are_a_sequence_of_decisions(wrong: Any) -> None:
     with pytest.raises(InvalidInputError, match="Observers cannot be given as"):
         ShapeBiasResult.from_decisions(observers=wrong)

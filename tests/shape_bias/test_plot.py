@@ -144,7 +144,7 @@ def test_people_have_ticks_and_a_line_only_where_they_are_not_pooled(field):
     ax = category_axes(field)
     assert len(artists(ax, "average Humans (10)")) == 1
     assert not artists(ax, "average subject-01") and len(artists(ax, "observer subject-01")) == 1
-    assert "each of 10 people" in words(ax.figure) and "subject-01" not in words(ax.figure)
+    assert "10 individual humans" in words(ax.figure) and "subject-01" not in words(ax.figure)
     alone = category_axes([one for one in field if one.name == "subject-01"])
     assert len(artists(alone, "average subject-01")) == 1 and "subject-01" in words(alone.figure)
 
@@ -221,13 +221,13 @@ def test_models_come_before_people_in_the_order_given(field):
 
 def test_no_two_models_look_alike():
     found = styles_of([observer(f"net{index}") for index in range(60)])
-    assert len({(style.colour, style.marker) for style in found}) == 60
-    # Whatever the colours style like to a reader, neighbours differ in the marker as well.
+    assert len({(style.color, style.marker) for style in found}) == 60
+    # Whatever the colors style like to a reader, neighbours differ in the marker as well.
     assert all(one.marker != other.marker for one, other in pairwise(found))
     assert "D" not in {style.marker for style in found}  # that of the humans
 
 
-def test_colours_differ_in_lightness_or_for_every_kind_of_colour_blindness():
+def test_colors_differ_in_lightness_or_for_every_kind_of_color_blindness():
     # Machado et al. 2009, severity 1: protanopia, deuteranopia, tritanopia, on linear RGB.
     kinds = (
         [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
@@ -235,9 +235,9 @@ def test_colours_differ_in_lightness_or_for_every_kind_of_colour_blindness():
         [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
     )
     found = styles_of([observer(f"net{index}") for index in range(5)])
-    colours = np.array([mcolors.to_rgb(style.colour) for style in found]) ** 2.2
+    colors = np.array([mcolors.to_rgb(style.color) for style in found]) ** 2.2
     for kind in kinds:
-        seen = np.clip(colours @ np.array(kind).T, 0, 1) ** (1 / 2.2)
+        seen = np.clip(colors @ np.array(kind).T, 0, 1) ** (1 / 2.2)
         assert min(np.abs(one - other).max() for one, other in combinations(seen, 2)) > 0.1
 
 
@@ -346,7 +346,7 @@ def test_several_models_are_compared_beside_the_others():
     assert "6 stimuli with a cue conflict, cue-conflict" in text
     badges = artists(figure.axes[1], "random weights")
     assert len(badges) == 1
-    with pytest.raises(InvalidInputError, match="No model to compare"):
+    with pytest.raises(InvalidInputError, match="There is no model to compare"):
         draw_comparison([ShapeBiasResult.from_decisions(observers=imported)])
 
 

@@ -1,4 +1,4 @@
-"""Sheets of stimuli with decisions: which, in what colour, where."""
+"""Sheets of stimuli with decisions: which, in what color, where."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ def test_frames_and_words_tell_the_decision():
     figure = draw_contact_sheet(stimulus_set(names), decisions)
     assert list(pictures(figure)) == names[:4]  # the one without a conflict is not shown
     assert [frame.get_gid() for frame in frames(figure)] == [
-        "frame the shape",
-        "frame the texture",
+        "frame shape",
+        "frame texture",
         "frame neither",
         "frame neither",
     ]
     shown = texts(figure, "decision")
     assert [text.get_text() for text in shown] == ["cat", "dog", "oven", "no answer"]
-    colours = [text.get_color() for text in shown]
-    assert len(set(colours)) == 3 and colours[2] == colours[3]
+    colors = [text.get_color() for text in shown]
+    assert len(set(colors)) == 3 and colors[2] == colors[3]
     assert [text.get_text() for text in texts(figure, "cue")] == ["shape cat", "texture dog"] * 4
-    assert [text.get_text() for text in texts(figure, "legend")] == ["the shape: 1", "the texture: 1", "neither: 2"]
+    assert [text.get_text() for text in texts(figure, "legend")] == ["shape: 1", "texture: 1", "neither: 2"]
 
 
 def test_each_picture_is_that_of_its_stimulus():
@@ -103,7 +103,7 @@ def test_human_names_are_paired_with_the_stimuli():
     decisions = Decisions.from_names("subject-01", names, ["cat", "dog"])
     figure = draw_contact_sheet(stimulus_set(["cat1-dog1.png", "cat2-dog1.png", "cat3-dog1.png"]), decisions)
     assert list(pictures(figure)) == ["cat1-dog1.png", "cat2-dog1.png"]
-    with pytest.raises(InvalidInputError, match=r"'subject-01' decided on none"):
+    with pytest.raises(InvalidInputError, match=r"'subject-01' has no decision on any"):
         draw_contact_sheet(stimulus_set(["bear1-dog1.png"]), decisions)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from replk_probe.shape_bias.model_vs_human.raw_data import read_folder
-from replk_probe.shape_bias.observers import analyse
+from replk_probe.shape_bias.observers import analyze
 from replk_probe.shape_bias.published import TITLES, published_observers
 
 
@@ -25,7 +25,7 @@ def test_the_published_shape_biases() -> None:
 
 
 def test_shipped_counts_are_those_of_the_raw_data(data_dir: Path) -> None:
-    counted = analyse(read_folder(data_dir / "raw-data" / "cue-conflict"))
+    counted = analyze(read_folder(data_dir / "raw-data" / "cue-conflict"))
     shipped = published_observers()
     assert [one.name for one in shipped] == [one.name for one in counted]
     for ours, theirs in zip(shipped, counted, strict=True):

@@ -14,7 +14,7 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo
 from replk_probe.shape_bias.decisions import Decisions
 from replk_probe.shape_bias.model_vs_human.raw_data import read_folder
-from replk_probe.shape_bias.result import ShapeBiasResult, told_apart
+from replk_probe.shape_bias.result import ShapeBiasResult, with_distinct_names
 
 # S, T and other of the 1200 (people pooled: 12000), macro and median to four digits, kappa to six.
 REFERENCE = {
@@ -156,7 +156,7 @@ def test_a_record_that_was_tampered_with_is_refused(tmp_path: Path) -> None:
     ShapeBiasResult.from_decisions(DECISIONS, run=RUN).save(tmp_path)
     path = tmp_path / "decisions.csv"
     path.write_bytes(path.read_bytes().replace(b"oven", b"cat"))
-    with pytest.raises(InvalidInputError, match=r"does not hold the decisions"):
+    with pytest.raises(InvalidInputError, match=r"does not contain the decisions"):
         ShapeBiasResult.load(tmp_path)
     (tmp_path / "shape_bias.json").write_text('{"schema_version": 1, "run": {"model": null}, "shape_bias": null}')
     with pytest.raises(InvalidInputError, match="not a complete shape-bias record"):
@@ -174,7 +174,7 @@ def test_nothing_is_written_where_something_cannot_be(tmp_path: Path) -> None:
 
 
 def test_the_decisions_of_a_result_are_of_one_model() -> None:
-    with pytest.raises(InvalidInputError, match="list is no Decisions"):
+    with pytest.raises(InvalidInputError, match="decisions is of type list"):
         ShapeBiasResult.from_decisions([DECISIONS])  # type: ignore[arg-type]
 
 
@@ -190,7 +190,7 @@ def test_models_of_one_name_are_told_apart() -> None:
         ShapeBiasResult.from_decisions(DECISIONS.renamed(name), run=replace(RUN, model=model))
         for name, model in (("net", "net"), ("net", "torchvision:net"), ("other", "timm:other"))
     ]
-    found = told_apart(results)
+    found = with_distinct_names(results)
     assert [one.model.name for one in found if one.model] == ["net", "torchvision:net", "other"]
     assert [one.decisions.observer for one in found if one.decisions] == ["net", "torchvision:net", "other"]
 

@@ -1,5 +1,5 @@
 // Transposes between planes and the channel-blocked layout: plane[c][i][j] <-> blocked[i * pitch + j][c], where c
-// counts kLanes neighbouring channels (the nChw16c layout of oneDNN for 16 lanes).
+// counts kLanes neighboring channels (the nChw16c layout of oneDNN for 16 lanes).
 //
 // Square tiles of kLanes pixels by kLanes channels are transposed in registers. Contiguous rows are treated as one long
 // row, so that tiles may cross row ends; a last tile overlaps the previous one instead of extending past the end.

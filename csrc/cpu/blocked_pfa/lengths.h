@@ -1,7 +1,7 @@
 // The transforms of one length L = A B with coprime A and B (Good-Thomas prime-factor algorithm) in the channel-blocked
 // layout: down the columns of a plane, from real numbers to half a spectrum and back, and along the rows of the half
-// spectrum, including the product with the kernel's. There are no twiddle factors, and nothing is reordered: all
-// spectra have the same order, whatever it is.
+// spectrum, including the product with the kernel's. There are no twiddle factors, and nothing is reordered: the order
+// of the points is not specified, but it is the same for all spectra.
 //
 // A blocked plane is [row][column] vectors. Its half spectrum is [slot][column] complex vectors: (L + 1) / 2 slots, one
 // for each pair of conjugate frequencies. Slot 0 holds the two real frequencies, 0 and (for even L) L / 2, as real and

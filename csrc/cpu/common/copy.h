@@ -58,7 +58,7 @@ static inline void copy_band(float* copy, const Bands& b, const Kernel& k, const
   }
 }
 
-// w[u][v], rotated by 180 degrees for the input gradient.
+// Copies w[u][v], rotated by 180 degrees for the input gradient.
 template <class T>
 static inline void prepare_weight(float* to, const T* weight, const Kernel& k, bool rotated) {
   for (int64_t u = 0; u < k.kh; ++u) {
@@ -69,7 +69,7 @@ static inline void prepare_weight(float* to, const T* weight, const Kernel& k, b
   }
 }
 
-// w[v][u], rotated by 180 degrees for the input gradient.
+// Copies the transpose w[v][u], rotated by 180 degrees for the input gradient.
 template <class T>
 static inline void transpose_weight(float* to, const T* weight, const Kernel& k, bool rotated) {
   for (int64_t v = 0; v < k.kw; ++v) {

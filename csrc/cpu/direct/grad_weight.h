@@ -3,7 +3,7 @@
 //   dw[u0 + i][v0 + c] += sum_{r,j} x[u0 + r][v0 + c + j] dy[r - i][j]        x padded, 0 <= i < R, 0 <= c < C
 //
 // the block of block.h with rows of x as positions, rows of dy as factors and vectors of columns as steps. Lanes are
-// neighbouring columns and are summed at the end. Both planes are copied: x with its padding, dy with zeros up to the
+// neighboring columns and are summed at the end. Both planes are copied: x with its padding, dy with zeros up to the
 // end of its last vector. Critical instructions: fused multiply-add, with C unaligned and R aligned loads for R C of
 // them.
 #ifndef REPLK_CPU_DIRECT_GRAD_WEIGHT_H_

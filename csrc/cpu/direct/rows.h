@@ -1,4 +1,4 @@
-// Blocks of the forward pass: R output rows times C vectors of neighbouring columns, and the choice of R and C.
+// Blocks of the forward pass: R output rows times C vectors of neighboring columns, and the choice of R and C.
 //
 //   y[i][j] = act(bias + sum_{u,v} x[i + u][j + v] w[v][u])       x padded, w transposed: the rows of w are columns
 //
@@ -90,7 +90,7 @@ struct RowBlockSize {
 
 constexpr int kRowSizes = 7;
 
-// Decreasing numbers of rows down to one, so that any height can be covered exactly.
+// Decreasing numbers of rows, ending with one, so that every height can be covered exactly.
 struct RowSizes {
   RowBlockSize size[kRowSizes];
 };

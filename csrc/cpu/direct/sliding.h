@@ -165,7 +165,7 @@ static inline SlidingFunction find_sliding(const replk_problem& p) {
   return k.kh == 3 ? Sliding<3>::run : k.kh == 5 ? Sliding<5>::run : nullptr;
 }
 
-// Bands of whole rows that leave room for the output in the first-level cache.
+// Bands of whole rows that fit the first-level cache together with the output.
 static inline Bands cut_into_sliding_bands(const replk_problem& p) {
   constexpr int64_t kBandSize = 4 * 1024, kMinHeight = 16;
   Bands b{};

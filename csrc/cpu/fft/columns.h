@@ -1,4 +1,4 @@
-// The transforms along the columns of a tile: the lanes are neighbouring columns, two blocks of columns at a time.
+// The transforms along the columns of a tile: the lanes are neighboring columns, two blocks of columns at a time.
 //
 // The columns of a plane are real. Those of block a, [j, j + lanes), are the real parts and those of block b,
 // [j + lanes, j + 2 lanes), the imaginary parts of one complex transform: Z = A + i B. Since A and B have Hermitian

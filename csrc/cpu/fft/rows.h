@@ -1,4 +1,4 @@
-// The transforms along the rows of a tile, between the two column stages: the lanes are neighbouring rows.
+// The transforms along the rows of a tile, between the two column stages: the lanes are neighboring rows.
 //
 // A group is `kLanes` rows k of the half spectrum 0 .. L1/2. Its columns A and B are separated from Z (columns.h),
 // transposed, transformed, multiplied by the kernel's spectrum and transformed back while they are in the first-level

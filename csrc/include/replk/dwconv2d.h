@@ -49,7 +49,7 @@ enum replk_method {
   REPLK_METHOD_BLOCKED = 3,      // direct sums in a channel-blocked layout, for small planes
   REPLK_METHOD_BLOCKED_PFA = 4,  // prime-factor FFT of whole small planes in a channel-blocked layout
   REPLK_METHOD_REFERENCE = 5,    // plain loops with double accumulators, for tests
-  REPLK_METHOD_HOST = 6,         // in a plan only: no method takes the problem; use the host's own convolution
+  REPLK_METHOD_HOST = 6,         // in a plan only: no method supports the problem; use the host's own convolution
 };
 
 enum replk_isa { REPLK_ISA_AUTO = 0, REPLK_ISA_PORTABLE = 1, REPLK_ISA_AVX2 = 2, REPLK_ISA_AVX512 = 3 };

@@ -28,7 +28,7 @@ CITATION = "Geirhos et al., ICLR 2019, arXiv:1811.12231"
 # Temporary name of the previous set while another replaces it.
 _OLD = f".{NAME}.old-"
 
-# Nearly four times what the published archive holds: 1280 files of 133 MB.
+# Nearly four times the size of the published archive: 1280 files, 133 MB.
 _MAX_BYTES = 512_000_000
 _MAX_FILES = 8192
 # Seconds after which a temporary folder is considered abandoned: unpacking takes minutes.

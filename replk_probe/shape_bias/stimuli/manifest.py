@@ -53,7 +53,7 @@ class Comparison:
         altered: Files with a published name and other content, or that cannot be decoded.
         missing: Published names that do not exist, not even under another name.
         renamed: Published names whose content exists under another name, with that name.
-        extra: Names that are not among the published ones, except the renamed.
+        extra: Names that are not among the published ones, except those of ``renamed``.
     """
 
     same: tuple[str, ...]
@@ -198,7 +198,7 @@ def _digest(path: Path, name: str) -> str:
 
 
 def _pixels(path: Path) -> str | None:
-    """As the manifest has it; None for a file that cannot be one of the set."""
+    """Pixel digest as in the manifest; None for a file that cannot be in the set."""
     try:
         return pixel_digest(path)[0] if check_image(path, path.name) == PUBLISHED_SIZE else None
     except UnreadableImageError:

@@ -1,43 +1,43 @@
-"""A conflict set and a training split that this package draws itself: a controlled experiment on shape and texture.
+"""A generated conflict set and training split: a controlled experiment on shape and texture.
 
-Sixteen abstract classes, each with a shape and a texture. In the training split both cues agree, and either would do;
-in the conflict set every shape meets every texture, and the answers tell which of the two a network went by.
-Photographs leave open why a network prefers a cue: one may be rarer, smaller, fainter or harder. Here both are made
-alike in every respect that can be made alike, and what remains is stated.
+There are sixteen abstract classes, each with a shape and a texture. In the training split both cues agree, and either
+suffices; in the conflict set every shape is combined with every texture, and the decisions show which cue a network
+uses. With photographs, a network may prefer a cue because the other one is rarer, smaller, fainter or harder. Here
+both cues are equal in as many respects as possible, and the remaining differences are listed.
 
-**Alike in both cues.** Both turn by any angle, uniformly. Both vary in size, by a factor of 1.4. The edge between
-figure and background and the edges within the texture have the same contrast in every image: ink, ground and
+**Equal for both cues.** Both are rotated by a uniformly distributed angle and vary in size by a factor of 1.4. The edge
+between figure and background and the edges within the texture have the same contrast in every image: ink, ground and
 background are at about equal distances from each other in RGB, and every such triple occurs in all six orders, so
-that colour, brightness and polarity belong to no cue and to no class.
+color, brightness and polarity are independent of both cues and of the class.
 
-**Shapes** (``silhouettes.py``) have one area and are centred at their centroid; pointed ends apart none has a part
-narrower than a period of the textures, or reaches farther than 1.5 radii of the disc of its area. They come in two
-families of eight, of straight edges with right angles and of arcs, so that a piece of outline does not tell the class
-but its arrangement does. There is no cropping and no occlusion.
+**Shapes** (``silhouettes.py``) have the same area and are centered at their centroid. Except for pointed ends, none has
+a part narrower than a period of the textures, or extends farther than 1.5 radii of a disc of its area. They form two
+families of eight, with straight edges and right angles or with arcs, so the class depends on the arrangement of the
+outline, not on a single piece of it. There is no cropping and no occlusion.
 
-**Textures** (``textures.py``) have one share of ink, a half, and one length of edges per area; only the arrangement
-of the edges differs. Lines, lattices and random fields take part, at a phase, angle and polarity of their own in each
-image.
+**Textures** (``textures.py``) have the same share of ink, one half, and the same length of edges per area; only the
+arrangement of the edges differs. They are lines, lattices and random fields, with a random phase, angle and polarity
+in each image.
 
-**Nuisance** (``scenes.py``): size, position, angle, phase, palette and noise have one distribution for all classes
-and are drawn independently of both cues. The room for positions is that of the farthest-reaching shape, whatever the
-shape. The background is plain: it cannot be mistaken for a texture, and tells nothing.
+**Nuisance variables** (``scenes.py``): size, position, angle, phase, palette and noise have the same distribution for
+all classes and are drawn independently of both cues. The range of positions is that of the farthest-reaching shape for
+every shape. The background is uniform and carries no information.
 
-**The conflict set is crossed**, so that nuisance is not only independent in expectation but balanced exactly: each of
-the 80 silhouettes (16 shapes x 5 poses) is seen once with every texture, each of the 80 patches once with every
-shape, and each of the 80 palettes once with every shape and once with every texture. A silhouette therefore tells
-nothing of the texture, nor a patch of the shape, nor a colour of either.
+**The conflict set is crossed**, so that nuisance variables are not only independent in expectation but exactly
+balanced: each of the 80 silhouettes (16 shapes x 5 poses) occurs once with every texture, each of the 80 patches once
+with every shape, and each of the 80 palettes once with every shape and once with every texture. A silhouette therefore
+carries no information about the texture, a patch none about the shape, and a color none about either.
 
-**What is not controlled.** A shape has its length of outline, and outlines add to local statistics; narrow shapes cut
-textures into smaller pieces. Which shape goes with which texture is fixed. Equal contrast and equal edges make the
-cues comparable, not equally easy for every network: that is what the experiment measures. The tests state how well
-each cue can be told by itself.
+**Not controlled.** Outlines differ in length and contribute to local statistics; narrow shapes cut textures into
+smaller pieces. The pairing of shapes and textures in the classes is fixed. Equal contrast and equal edge length make
+the cues comparable, but not equally easy for every network: that difference is what the experiment measures. The tests
+state how well each cue can be classified by itself.
 
-**Sizes.** A scene has no size in pixels; it is drawn at any. At 64 px, for small models, figures are 26 to 37 px wide
-(as discs of their area), and periods 4.5 to 6.4 px.
+**Sizes.** A scene can be drawn at any size in pixels. At 64 px, the size of the small models, figures are 26 to 37 px
+wide (as discs of their area), and periods 4.5 to 6.4 px.
 
-Drawings are the same to the byte on every machine: random bits by counting, fields and blending in whole numbers, and
-in between only operations that IEEE 754 rounds in one way.
+Images are identical to the byte on every machine: random bits are computed by a counter-based generator, fields and
+blending use integers, and all other operations are rounded uniquely by IEEE 754.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""From scenes to pixels, in whole numbers; all classes go through the same steps.
+"""Rendering of scenes in integer arithmetic, by the same steps for all classes.
 
-Where a pixel lies in the field of its shape and in that of its texture, an affine map tells. The softened fields are
-read there by bilinear interpolation, and their edges sharpened until they are as wide as a pixel.
+An affine map gives the position of each pixel in the field of its shape and in that of its texture. The softened fields
+are sampled there by bilinear interpolation, and their edges are sharpened to the width of a pixel.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Levels: TypeAlias = npt.NDArray[np.int32]
 SMALLEST_DRAWN = 64
 NOISE = 8  # levels of 255, uniform from -8 to 7, the same in all channels
 
-_POINT = 16  # binary digits behind the point, of positions
+_POINT = 16  # fractional bits of positions
 _CHUNK = 1 << 16  # pixels drawn together: their planes stay in a core's cache
 
 
@@ -32,7 +32,7 @@ def draw(scenes: Scenes, size: int) -> Pixels:
     """Draw images.
 
     Args:
-        scenes: What is in them, N.
+        scenes: The N scenes.
         size: Side in pixels.
 
     Returns:
@@ -49,10 +49,10 @@ def draw(scenes: Scenes, size: int) -> Pixels:
 
 
 def coverage(scenes: Scenes, size: int) -> tuple[Levels, Levels]:
-    """How much of each pixel is figure, and how much of it is ink if it is figure, from 0 to 256.
+    """Coverage of each pixel by the figure, and by ink within the figure, from 0 to 256.
 
     Args:
-        scenes: What is in the images, N.
+        scenes: The N scenes.
         size: Side in pixels, at least :data:`SMALLEST_DRAWN`.
 
     Returns:
@@ -77,9 +77,9 @@ def _draw(scenes: Scenes, size: int) -> Pixels:
     figure <<= 8
     noise = _noise(scenes, size)
     images = np.empty((len(scenes), size * size, 3), dtype=np.uint8)
-    colours = scenes.colours.astype(np.int32)
+    colors = scenes.colors.astype(np.int32)
     for channel in range(3):
-        of_ink, of_ground, of_background = (colours[:, part, channel, None] for part in range(3))
+        of_ink, of_ground, of_background = (colors[:, part, channel, None] for part in range(3))
         level = figure * (of_ground - of_background)
         level += ink * (of_ink - of_ground)
         level += (of_background << 16) + (1 << 15)
@@ -107,17 +107,17 @@ def _read(
         which: Index of the field that each image shows, ``[N]``.
         size: Side of the images in pixels.
         zoom: Field pixels per side of the image, ``[N]``.
-        cosine: Of the angle by which the drawing is turned clockwise, ``[N]``.
-        sine: Likewise.
-        middle_y: Where in the field the middle of the image lies, in field pixels from its upper edge, ``[N]``.
-        middle_x: Likewise, from its left edge.
-        periodic: Whether a field goes on beyond its edges as it begins, or else as it ends.
+        cosine: Cosine of the clockwise rotation, ``[N]``.
+        sine: Sine of the clockwise rotation, ``[N]``.
+        middle_y: Position of the image center in the field, in field pixels from the upper edge, ``[N]``.
+        middle_x: The same from the left edge.
+        periodic: Whether a field is continued periodically; otherwise its border values are repeated.
     """
-    # Positions of pixels in half pixels from the middle of the image, and of those in the field.
+    # Positions of pixels relative to the image center, in units of half a pixel, and their positions in the field.
     half = 2 * np.arange(size, dtype=np.int64) + 1 - size
     unit = zoom / (2 * size) * 2**_POINT
     along, across = (np.rint(unit * part).astype(np.int64)[:, None] for part in (cosine, sine))
-    # Values of a field belong to the centres of its pixels.
+    # Field values are located at pixel centers.
     start_y, start_x = (
         np.rint((middle - 0.5) * 2**_POINT).astype(np.int64)[:, None] for middle in (middle_y, middle_x)
     )

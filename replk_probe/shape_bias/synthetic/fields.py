@@ -1,4 +1,4 @@
-"""What shapes and textures have in common: a black and white drawing, softened so that it can be drawn at any size."""
+"""Black-and-white drawings of shapes and textures, softened so that they can be drawn at any size."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Integer = TypeVar("Integer", np.int16, np.int64)
 
 # Pixels along each side of a field, a power of two.
 SIDE = 512
-# An edge is spread over this many field pixels, about one pixel of a 64 px image: whoever reads the field at larger
-# steps sees it without aliasing, whoever reads it at smaller ones sharpens it.
+# Width of an edge in field pixels, about one pixel of a 64 px image: sampling in larger steps does not alias, and
+# samples in smaller steps are sharpened.
 SOFTNESS = 11
-# Of a field, far from any edge; its sign is that of the drawing.
+# Absolute value of a field far from any edge.
 FULL = SOFTNESS**4
 
 
 def soften(mask: Mask) -> Field:
-    """Blur a drawing with a tent of half-width :data:`SOFTNESS` both ways, periodically, in whole numbers.
+    """Blur a drawing with a tent filter of half-width :data:`SOFTNESS` along both axes, periodically, in integers.
 
     Returns:
         Values from -:data:`FULL` (outside) to :data:`FULL`, ``[SIDE, SIDE]``.
@@ -33,7 +33,7 @@ def soften(mask: Mask) -> Field:
 
 
 def box_sum(values: npt.NDArray[Integer], width: int, axis: int) -> npt.NDArray[Integer]:
-    """Sums over ``width`` neighbours, an odd number, along an axis of a periodic plane."""
+    """Sums over ``width`` (odd) adjacent values along an axis of a periodic plane."""
     half, length = width // 2, values.shape[axis]
     padded = np.take(values, np.arange(-half, length + half), axis=axis, mode="wrap")
     shifted = [

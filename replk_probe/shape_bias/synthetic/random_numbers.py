@@ -1,4 +1,4 @@
-"""Random bits by counting: any of them at once, in any order, the same on every machine.
+"""Counter-based random numbers: any of them can be computed directly, and they are the same on every machine.
 
 Source: Steele, Lea & Flood, Fast splittable pseudorandom number generators, OOPSLA 2014 (the mixing of SplitMix64).
 """
@@ -14,20 +14,20 @@ Integers: TypeAlias = npt.NDArray[np.int64]
 Words: TypeAlias = npt.NDArray[np.uint64]
 Floats: TypeAlias = npt.NDArray[np.float64]
 
-_STEP = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio
+_STEP = 0x9E3779B97F4A7C15  # 2**64 divided by the golden ratio
 _WORD = (1 << 64) - 1
 
 
 def random_words(key: tuple[int, ...], rows: Integers, count: int) -> Words:
-    """Random words of 64 bits.
+    """Random 64-bit words.
 
     Args:
-        key: Of the stream: whole numbers, the order of which counts.
-        rows: Numbers of the rows wanted, ``[N]``, from 0.
-        count: Words in a row.
+        key: Integers, in order, that identify the stream.
+        rows: Row indices, ``[N]``, from 0.
+        count: Number of words per row.
 
     Returns:
-        ``[N, count]``; a word depends on the key, the number of its row and its place in it alone.
+        ``[N, count]``; a word depends only on the key, its row index and its position in the row.
     """
     start = np.zeros(1, dtype=np.uint64)
     for part in key:
@@ -36,17 +36,17 @@ def random_words(key: tuple[int, ...], rows: Integers, count: int) -> Words:
 
 
 def following_words(starts: Words, count: int) -> Words:
-    """``count`` words from each of the random words given, ``[N, count]``."""
+    """Generate ``count`` words from each of the given random words, ``[N, count]``."""
     return _mixed(starts[:, None] + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_STEP))
 
 
 def integers_below(limit: int, words: Words) -> Integers:
-    """Whole numbers from 0 to ``limit - 1``, for limits that are small beside 2**32."""
+    """Integers from 0 to ``limit - 1``, for limits much smaller than 2**32."""
     return np.asarray(((words >> np.uint64(32)) * np.uint64(limit)) >> np.uint64(32)).astype(np.int64)
 
 
 def fractions(words: Words) -> Floats:
-    """Uniform numbers in [0, 1), of 53 bits."""
+    """Uniform numbers in [0, 1) with 53 bits."""
     return np.asarray((words >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 

@@ -1,7 +1,7 @@
-"""What is to be seen in an image: which shape and texture, how large, where, how turned, in which colours.
+"""Content of synthetic images: shape, texture, size, position, rotation and colors.
 
-Every quantity has one distribution for all classes. Lengths are in units of the image's side, so a scene has no size in
-pixels yet.
+Every quantity has the same distribution for all classes. Lengths are fractions of the image's side, so a scene is
+independent of the size in pixels.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ from .silhouettes import OUTLINES, REACH
 N_CLASSES = len(OUTLINES)
 EXEMPLARS = 5  # images per pair of a shape and a texture
 
-RADII = (0.205, 0.29)  # of the disc of a shape's area: 13 to 26 % of the image
-MARGIN = 0.025  # between the frame and the farthest that a shape can reach
-WAVELENGTHS = (0.07, 0.1)  # of stripes with as much edge as the texture: 4.5 to 6.4 px of 64
+RADII = (0.205, 0.29)  # of a disc with the area of the shape: 13 to 26 % of the image
+MARGIN = 0.025  # minimum distance between a shape and the border of the image
+WAVELENGTHS = (0.07, 0.1)  # of stripes with the edge length of the texture: 4.5 to 6.4 px of 64
 
-CONTRASTS = (105, 130)  # between any two of an image's three colours, as a distance of RGB levels (of 255)
-LEAST_STEP = 30  # levels between the brightness of any two of them
+CONTRASTS = (105, 130)  # distance between any two of an image's three colors, in RGB levels (of 255)
+LEAST_STEP = 30  # minimum difference between the brightness of any two of them, in levels
 LEVELS = (24, 56, 88, 120, 152, 184, 216)  # of red, green and blue
 
 _TAN_EIGHTH = 0.41421356237309503  # of 45 degrees / 2
 
 # Streams of random numbers.
-_TRAINING, _POSES, _PATCHES, _STRATA, _COLOURS, _NOISE = range(6)
+_TRAINING, _POSES, _PATCHES, _STRATA, _COLORS, _NOISE = range(6)
 
 
 @dataclass(frozen=True, eq=False)
 class Scenes:
-    """Images to be drawn.
+    """Descriptions of N images.
 
     Attributes:
-        shape: Index of the shape among those of the categories, ``[N]``.
-        texture: Index of the texture among those of the categories, ``[N]``.
-        pose: Of the silhouette: radius of the disc of its area, its centroid (y, x) from the middle of the image,
-            cosine and sine of the angle by which it is turned clockwise; ``[N, 5]``.
-        patch: Of the texture: wavelength, the point (y, x) of its tile in the middle of the image as fractions of the
-            tile, cosine and sine of the angle by which it is turned clockwise; ``[N, 5]``.
-        colours: Ink, ground and background, RGB levels of 255, ``[N, 3, 3]``.
-        noise: Where the noise starts, ``[N]``.
+        shape: Category index of the shape, ``[N]``.
+        texture: Category index of the texture, ``[N]``.
+        pose: Pose of the silhouette, ``[N, 5]``: radius of a disc of the same area, centroid (y, x) relative to the
+            image center, cosine and sine of the clockwise rotation.
+        patch: Patch of the texture, ``[N, 5]``: wavelength, point (y, x) of the tile at the image center as fractions
+            of the tile, cosine and sine of the clockwise rotation.
+        colors: Ink, ground and background in RGB levels from 0 to 255, ``[N, 3, 3]``.
+        noise: Random word from which the noise is generated, ``[N]``.
     """
 
     shape: Integers
     texture: Integers
     pose: Floats
     patch: Floats
-    colours: Integers
+    colors: Integers
     noise: Words
 
     def __len__(self) -> int:
@@ -58,50 +58,51 @@ class Scenes:
         return len(self.shape)
 
     def __getitem__(self, chosen: slice) -> Scenes:
-        """Some of them."""
+        """Select scenes by a slice."""
         cues = self.shape[chosen], self.texture[chosen]
-        return Scenes(*cues, self.pose[chosen], self.patch[chosen], self.colours[chosen], self.noise[chosen])
+        return Scenes(*cues, self.pose[chosen], self.patch[chosen], self.colors[chosen], self.noise[chosen])
 
     @property
     def parts(self) -> tuple[Integers, Integers, Floats, Floats, Integers, Words]:
-        """All that there is, in order."""
-        return self.shape, self.texture, self.pose, self.patch, self.colours, self.noise
+        """All arrays, in the order of the attributes."""
+        return self.shape, self.texture, self.pose, self.patch, self.colors, self.noise
 
 
 def random_scenes(shape: Integers, texture: Integers, seed: int, first: int) -> Scenes:
-    """Scenes ``first`` and following of an endless row, every one drawn by itself.
+    """Independent scenes of an infinite sequence, starting at index ``first``.
 
     Args:
-        shape: Index of the shape of each, ``[N]``.
-        texture: Index of the texture of each, ``[N]``.
-        seed: Of the row.
-        first: Number of the first scene, from 0.
+        shape: Category index of each shape, ``[N]``.
+        texture: Category index of each texture, ``[N]``.
+        seed: Random seed of the sequence.
+        first: Index of the first scene, from 0.
     """
     words = random_words((seed, _TRAINING), first + np.arange(len(shape)), 10)
     chance = fractions(words)
-    colours = palettes()[integers_below(len(palettes()), words[:, 8])]
-    return Scenes(shape, texture, _poses(chance[:, :4]), _patches(chance[:, 4:8]), colours, words[:, 9])
+    colors = palettes()[integers_below(len(palettes()), words[:, 8])]
+    return Scenes(shape, texture, _poses(chance[:, :4]), _patches(chance[:, 4:8]), colors, words[:, 9])
 
 
 def crossed_scenes(seed: int) -> tuple[Scenes, Integers]:
-    """Every shape with every texture, five times: shape by shape, exemplar by exemplar, texture by texture.
+    """Combine every shape with every texture five times, ordered by shape, exemplar and texture.
 
-    - A shape has five poses, and each of them is seen once with every texture: silhouettes tell nothing of textures.
-    - A texture has five patches, and each is seen once with every shape.
-    - There are eighty palettes, and each is seen once with every shape and once with every texture (a Latin square).
-    - The five poses of a shape lie in five equal parts of the range of each quantity, and so do the patches of a
-      texture, so that classes differ in pose by chance as little as five draws can.
+    - A shape has five poses, each of which occurs once with every texture.
+    - A texture has five patches, each of which occurs once with every shape.
+    - There are eighty palettes, each of which occurs once with every shape and once with every texture (a Latin
+      square).
+    - The five poses of a shape and the five patches of a texture are stratified: each quantity is drawn once from each
+      fifth of its range, which minimizes chance differences between classes.
 
     Args:
-        seed: Of poses, patches, colours and noise.
+        seed: Random seed of poses, patches, colors and noise.
 
     Returns:
-        1280 scenes, and the number of the patch of each, from 0 to 4; the number of the pose is that of the exemplar.
+        1280 scenes, and the patch index of each, from 0 to 4; the pose index is that of the exemplar.
     """
     shape, exemplar, texture = (part.ravel() for part in np.mgrid[:N_CLASSES, :EXEMPLARS, :N_CLASSES].astype(np.int64))
     number = (exemplar + shape + texture) % EXEMPLARS
     square = exemplar * N_CLASSES + (shape + texture) % N_CLASSES
-    lottery = random_words((seed, _COLOURS), np.zeros(1, dtype=np.int64), len(palettes()))[0]
+    lottery = random_words((seed, _COLORS), np.zeros(1, dtype=np.int64), len(palettes()))[0]
     drawn = np.argsort(lottery)[: N_CLASSES * EXEMPLARS]
     scenes = Scenes(
         shape,
@@ -116,23 +117,23 @@ def crossed_scenes(seed: int) -> tuple[Scenes, Integers]:
 
 @functools.cache
 def palettes() -> Integers:
-    """Every triple of colours at about equal distances from each other, in every order, ``[P, 3, 3]``.
+    """Every triple of colors at about equal distances from each other, in every order, ``[P, 3, 3]``.
 
-    So the edge between figure and background is as strong as the edges within the texture, and none of the three has a
-    colour of its own.
+    The edge between figure and background therefore has the contrast of the edges within the texture, and no color is
+    specific to one of the three parts.
     """
     levels = np.array(LEVELS)
-    colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
-    square = ((colours[:, None] - colours) ** 2).sum(axis=2)
-    # The weights of red, green and blue in brightness are those of ITU-R BT.601, in 256ths.
-    brightness = colours @ np.array([77, 150, 29])
+    colors = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
+    square = ((colors[:, None] - colors) ** 2).sum(axis=2)
+    # Brightness according to ITU-R BT.601, with weights in 256ths.
+    brightness = colors @ np.array([77, 150, 29])
     step = np.abs(brightness[:, None] - brightness)
     near = (square >= CONTRASTS[0] ** 2) & (square <= CONTRASTS[1] ** 2) & (step >= 256 * LEAST_STEP)
-    return colours[np.argwhere(near[:, :, None] & near[:, None, :] & near)]
+    return colors[np.argwhere(near[:, :, None] & near[:, None, :] & near)]
 
 
 def _stratified(seed: int, stream: int) -> Floats:
-    """Four fractions for each of five draws per class, one draw in each fifth of the range, ``[80, 4]``."""
+    """Stratified uniform fractions: five draws per class, one from each fifth of the range, ``[80, 4]``."""
     rows = np.arange(N_CLASSES * EXEMPLARS)
     lottery = random_words((seed, stream, _STRATA), rows, 4).reshape(N_CLASSES, EXEMPLARS, 4)
     part = np.argsort(lottery, axis=1).reshape(-1, 4)
@@ -141,7 +142,7 @@ def _stratified(seed: int, stream: int) -> Floats:
 
 def _poses(chance: Floats) -> Floats:
     radius = RADII[0] + (RADII[1] - RADII[0]) * chance[:, 0]
-    # As far off the middle as the farthest-reaching shape of that radius can be, whatever the shape.
+    # The range of positions is that of the farthest-reaching shape of this radius, for every shape.
     room = 0.5 - MARGIN - REACH * radius
     y, x = (room * (2 * chance[:, column] - 1) for column in (1, 2))
     return np.stack([radius, y, x, *_directions(chance[:, 3])], axis=1)
@@ -153,9 +154,9 @@ def _patches(chance: Floats) -> Floats:
 
 
 def _directions(chance: Floats) -> tuple[Floats, Floats]:
-    """Cosine and sine of any angle, nearly uniform.
+    """Cosine and sine of a nearly uniform random angle.
 
-    Within a quarter by the tangent of half the angle, because a cosine may be rounded in more than one way.
+    Computed from the tangent of half the angle within a quadrant, because rounding of ``cos`` depends on the platform.
     """
     quarter = np.floor(4 * chance).astype(np.intp)
     tangent = _TAN_EIGHTH * (2 * (4 * chance - quarter) - 1)

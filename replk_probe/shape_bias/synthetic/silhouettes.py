@@ -1,8 +1,8 @@
-"""The sixteen shapes, as outlines of one area around one centroid.
+"""The sixteen shapes, as outlines with the same area and centroid.
 
-Two families of eight. Inside a family the edges are alike and only their arrangement differs, so that a corner or a
-curve seen through a keyhole does not tell the class: ``block`` to ``aitch`` are made of straight edges and right
-angles, ``disc`` to ``dumbbell`` of arcs.
+There are two families of eight: ``block`` to ``aitch`` have straight edges and right angles, ``disc`` to ``dumbbell``
+have arcs. Within a family only the arrangement of the edges differs, so that a single corner or curve does not identify
+the class.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from .fields import SIDE, Field, Mask, soften
 Plane: TypeAlias = npt.NDArray[np.float64]
 Outline: TypeAlias = Callable[[Plane, Plane], Mask]
 
-# Radius of the disc of every shape's area, in field pixels. No shape reaches farther than REACH radii from its
-# centroid, and the rest of the field is margin: the frame of an image has to hold any shape wherever it holds one.
+# Radius of a disc with the area of every shape, in field pixels. No shape extends farther than REACH radii from its
+# centroid; the rest of the field is margin.
 RADIUS = 144
 REACH = 1.51
 
@@ -31,8 +31,8 @@ def _box(x: Plane, y: Plane, left: float, right: float, top: float, bottom: floa
     return (x >= left) & (x < right) & (y >= top) & (y < bottom)
 
 
-def _disc(x: Plane, y: Plane, centre_x: float, centre_y: float, radius: float) -> Mask:
-    dx, dy = x - centre_x, y - centre_y
+def _disc(x: Plane, y: Plane, center_x: float, center_y: float, radius: float) -> Mask:
+    dx, dy = x - center_x, y - center_y
     return dx * dx + dy * dy < radius * radius
 
 
@@ -85,7 +85,7 @@ def _dome(x: Plane, y: Plane) -> Mask:
 
 
 def _drop(x: Plane, y: Plane) -> Mask:
-    # The sides touch the disc: with (0.6, 0.8) normal to them, the tip is 1 / 0.6 radii above its centre.
+    # The sides are tangents of the disc with normals (0.6, 0.8), so the tip is 1 / 0.6 radii above its center.
     side = 0.8 * np.abs(x) - 0.6 * y
     return _disc(x, y, 0, 0, 1) | ((side < 1) & (y < -0.6))
 
@@ -93,7 +93,7 @@ def _drop(x: Plane, y: Plane) -> Mask:
 def _heart(x: Plane, y: Plane) -> Mask:
     away = np.abs(x)
     lobe = _disc(away, y, 0.5, -0.4, 0.56)
-    # Sides that touch the lobes, down to the tip.
+    # The sides are tangents of the lobes and meet at the tip.
     return lobe | ((0.75 * away + 0.661438 * y < 0.670425) & (y > -0.4) & (away < 1.06))
 
 
@@ -105,7 +105,7 @@ def _dumbbell(x: Plane, y: Plane) -> Mask:
     return _disc(np.abs(x), y, 0.62, 0, 0.56) | _box(x, y, -0.62, 0.62, -0.26, 0.26)
 
 
-# In the order of the categories, the families taking turns.
+# In the order of the categories; the two families alternate.
 OUTLINES: dict[str, Outline] = {
     "crescent": _crescent,
     "tee": _tee,
@@ -127,22 +127,22 @@ OUTLINES: dict[str, Outline] = {
 
 
 def silhouette(shape: str) -> Mask:
-    """One shape on the field, with the area of a disc of :data:`RADIUS` and its centroid in the middle.
+    """Mask of one shape, with the area of a disc of :data:`RADIUS` and its centroid at the center of the field.
 
     Returns:
         True inside, ``[SIDE, SIDE]``.
     """
     outline = OUTLINES[shape]
     middle = (np.arange(SIDE) + 0.5) / SIDE - 0.5
-    # On a square of sides 4, which holds every outline as it is written above.
+    # On a square with sides of 4 units, which contains every outline defined above.
     y, x = 4 * middle[:, None], 4 * middle[None, :]
     mask = outline(x, y)
     area = int(mask.sum())
-    centre_y = int((mask.sum(axis=1) * (2 * np.arange(SIDE) + 1 - SIDE)).sum()) / area / 2
-    centre_x = int((mask.sum(axis=0) * (2 * np.arange(SIDE) + 1 - SIDE)).sum()) / area / 2
+    center_y = int((mask.sum(axis=1) * (2 * np.arange(SIDE) + 1 - SIDE)).sum()) / area / 2
+    center_x = int((mask.sum(axis=0) * (2 * np.arange(SIDE) + 1 - SIDE)).sum()) / area / 2
     zoom = np.sqrt(area / _PI) / RADIUS
     pixels = SIDE * middle
-    y, x = (zoom * pixels[:, None] + centre_y) * (4 / SIDE), (zoom * pixels[None, :] + centre_x) * (4 / SIDE)
+    y, x = (zoom * pixels[:, None] + center_y) * (4 / SIDE), (zoom * pixels[None, :] + center_x) * (4 / SIDE)
     return outline(x, y)
 
 

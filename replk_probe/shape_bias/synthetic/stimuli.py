@@ -24,7 +24,7 @@ from .textures import TILES, texture_fields
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Without a meaning, so that neither cue is the one that a name names.
+# Meaningless names, so that a name does not favor either cue.
 SYNTHETIC_CATEGORIES = (
     "abim",
     "bemu",
@@ -43,7 +43,7 @@ SYNTHETIC_CATEGORIES = (
     "orfi",
     "pazu",
 )
-# Shape and texture of each.
+# Shape and texture of each category.
 CUES = MappingProxyType(dict(zip(SYNTHETIC_CATEGORIES, zip(OUTLINES, TILES, strict=True), strict=True)))
 
 SIZES = (16, 2048)
@@ -51,19 +51,19 @@ _WORD = 1 << 63
 
 
 def synthetic_stimuli(size: int = 224, seed: int = 0) -> StimulusSet:
-    """The conflict set: 256 pairs of a shape and a texture, five images of each, drawn when they are loaded.
+    """The conflict set: five images of each of 256 pairs of a shape and a texture, drawn when they are loaded.
 
-    Names are made as in the published set: ``abim1-bemu4.png`` has the shape of ``abim`` in its first pose, filled with
-    the fourth patch of the texture of ``bemu``.
+    Names have the form of the published set: ``abim1-bemu4.png`` has the shape of ``abim`` in its first pose, filled
+    with the fourth patch of the texture of ``bemu``.
 
     Args:
         size: Side in pixels.
-        seed: Of poses, patches, colours and noise.
+        seed: Random seed of poses, patches, colors and noise.
 
     Raises:
-        InvalidInputError: ``size`` is not a whole number from 16 to 2048, or ``seed`` not one from 0.
+        InvalidInputError: ``size`` is not an integer from 16 to 2048, or ``seed`` is not a non-negative integer.
     """
-    side, start = _size(size), _whole_number("seed", seed)
+    side, start = _size(size), _non_negative("seed", seed)
     scenes, patch = _conflict_set(start)
     pose = np.arange(len(scenes)) // N_CLASSES % EXEMPLARS
     stimuli = []
@@ -83,25 +83,26 @@ def synthetic_stimuli(size: int = 224, seed: int = 0) -> StimulusSet:
 
 
 def synthetic_training(n: int, size: int = 64, seed: int = 0, first: int = 0) -> tuple[Pixels, npt.NDArray[np.int64]]:
-    """A piece of the endless training split, in which both cues agree.
+    """Draw images of the infinite training split, in which both cues agree.
 
-    The classes take turns. An image depends on ``seed``, ``size`` and its own number alone: pieces may be drawn in any
-    order, by any number of processes. Numbers that were not trained on, or another seed, are a held-out set; none of
-    them is in the conflict set.
+    The classes alternate. An image depends only on ``seed``, ``size`` and its index, so images may be drawn in any
+    order and by any number of processes. Indices that were not trained on, or another seed, form a held-out set;
+    none of them is in the conflict set.
 
     Args:
-        n: How many images.
+        n: Number of images.
         size: Side in pixels.
-        seed: Of the split.
-        first: Number of the first image, from 0.
+        seed: Random seed of the split.
+        first: Index of the first image, from 0.
 
     Returns:
-        RGB images ``[n, size, size, 3]`` and the indices of their categories ``[n]``.
+        RGB images ``[n, size, size, 3]`` and their category indices ``[n]``.
 
     Raises:
-        InvalidInputError: ``size`` is not a whole number from 16 to 2048, or another argument not one from 0.
+        InvalidInputError: ``size`` is not an integer from 16 to 2048, or another argument is not a non-negative
+            integer.
     """
-    count, start = _whole_number("n", n), _whole_number("first", first)
+    count, start = _non_negative("n", n), _non_negative("first", first)
     labels = (start + np.arange(count)) % N_CLASSES
     return synthetic_images(labels, labels, size, seed, start), labels
 
@@ -109,40 +110,40 @@ def synthetic_training(n: int, size: int = 64, seed: int = 0, first: int = 0) ->
 def synthetic_images(
     shape: npt.ArrayLike, texture: npt.ArrayLike, size: int = 64, seed: int = 0, first: int = 0
 ) -> Pixels:
-    """Images with the poses, patches and colours of the training split, but with shapes and textures as asked for.
+    """Draw images with the poses, patches and colors of the training split, but with given shapes and textures.
 
-    With textures drawn at random, say, they show whether shape can be learned for itself.
+    Random textures, for example, show whether shape can be learned by itself.
 
     Args:
-        shape: Index of the category whose shape is shown, ``[n]``.
-        texture: Index of the category whose texture is shown, ``[n]``.
+        shape: Category index of each shape, ``[n]``.
+        texture: Category index of each texture, ``[n]``.
         size: Side in pixels.
-        seed: Of the split.
-        first: Number of the first image, from 0.
+        seed: Random seed of the split.
+        first: Index of the first image, from 0.
 
     Returns:
         RGB, ``[n, size, size, 3]``.
 
     Raises:
-        InvalidInputError: As :func:`synthetic_training`, or the indices are not two equally long lists of numbers from
-            0 to 15.
+        InvalidInputError: As in :func:`synthetic_training`, or the indices are not two equally long lists of integers
+            from 0 to 15.
     """
     cues = [np.asarray(cue) for cue in (shape, texture)]
     for cue in cues:
         if cue.ndim != 1 or len(cue) != len(cues[0]) or (len(cue) and not np.isin(cue, np.arange(N_CLASSES)).all()):
             raise InvalidInputError(
-                "Cannot draw these shapes and textures. Each image takes the index of a category for its shape and one "
-                f"for its texture. Give two equally long lists of whole numbers from 0 to {N_CLASSES - 1}."
+                "Cannot draw these shapes and textures. Each image requires a category index for its shape and one "
+                f"for its texture. Give two equally long lists of integers from 0 to {N_CLASSES - 1}."
             )
     side = _size(size)
     of_shape, of_texture = (cue.astype(np.int64) for cue in cues)
-    made = random_scenes(of_shape, of_texture, _whole_number("seed", seed), _whole_number("first", first))
+    made = random_scenes(of_shape, of_texture, _non_negative("seed", seed), _non_negative("first", first))
     return draw(made, side)
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Draws the conflict set, one image at a time."""
+    """Loader of the conflict set, which draws one image per call."""
 
     size: int
     seed: int
@@ -159,7 +160,7 @@ def _conflict_set(seed: int) -> tuple[Scenes, Integers]:
 
 
 def _digest(stimuli: list[Stimulus], scenes: Scenes, size: int) -> str:
-    """Over the names and all that the pixels are drawn from, which takes a fraction of the time that drawing takes."""
+    """Digest of the names and scenes, which determine the pixels; faster than a digest of the pixels."""
     digest = hashlib.sha256(f"{size}\n".encode())
     digest.update("".join(f"{stimulus.name}\n" for stimulus in stimuli).encode())
     for part in (shape_fields(), texture_fields(), *scenes.parts):
@@ -171,15 +172,15 @@ def _size(size: int) -> int:
     low, high = SIZES
     if isinstance(size, bool) or not isinstance(size, int | np.integer) or not low <= size <= high:
         raise InvalidInputError(
-            f"Cannot draw synthetic stimuli of {size} pixels. Their side is a whole number from {low} to {high}. "
+            f"Cannot draw synthetic stimuli of {size} pixels. The size must be an integer from {low} to {high}. "
             "Give another size."
         )
     return int(size)
 
 
-def _whole_number(name: str, value: int) -> int:
+def _non_negative(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < _WORD:
         raise InvalidInputError(
-            f"Cannot draw synthetic images with {name}={value!r}. It is a whole number from 0 on. Give such a number."
+            f"Cannot draw synthetic images with {name}={value!r}. It must be a non-negative integer. Give 0 or more."
         )
     return int(value)

@@ -1,8 +1,8 @@
-"""The sixteen textures, as periodic black and white drawings.
+"""The sixteen textures, as periodic black-and-white drawings.
 
-Half of every tile is ink, and textures are drawn so large that all have the same length of edges per area; ink and
-ground change places at random. So neither brightness nor contrast nor busyness tells a texture, only the arrangement
-of its edges does. All turn freely; no orientation belongs to a class.
+Half of every tile is ink, textures are scaled to the same length of edges per area, ink and ground are swapped at
+random, and all rotations occur. A texture is therefore identified only by the arrangement of its edges, not by
+brightness, contrast, edge density or orientation.
 """
 
 from __future__ import annotations
@@ -34,31 +34,31 @@ def _upper_half(values: npt.NDArray[np.generic]) -> Mask:
 
 
 def _wave(position: Plane) -> Plane:
-    """Triangle wave of period 1 between -1 at whole numbers and 1 half-way."""
+    """Triangle wave of period 1: -1 at integers, 1 halfway between them."""
     return np.asarray(1 - 4 * np.abs(position - np.floor(position) - 0.5))
 
 
 def _staggered(columns: int, rows: int) -> Plane:
-    """Centres (y, x) in pixels of a lattice with every other row shifted by half, ``[columns * rows, 2]``."""
+    """Centers (y, x) of a lattice with every other row shifted by half a period, in pixels, ``[columns * rows, 2]``."""
     row, column = np.divmod(np.arange(columns * rows), columns)
     return np.stack([(row + 0.5) * (SIDE / rows), (column + 0.25 + 0.5 * (row % 2)) * (SIDE / columns)], axis=1)
 
 
-def _around(centre: Plane, reach: int) -> tuple[tuple[Integers, Integers], Plane, Plane]:
-    """The pixels up to ``reach`` rows and columns from a centre: their indices, and where they lie from it (y, x)."""
-    corner = np.floor(centre).astype(np.int64) - reach
+def _around(center: Plane, reach: int) -> tuple[tuple[Integers, Integers], Plane, Plane]:
+    """Indices of the pixels up to ``reach`` rows and columns from a center, and their offsets (y, x) from it."""
+    corner = np.floor(center).astype(np.int64) - reach
     span = np.arange(2 * reach + 1)
     row, column = corner[0] + span, corner[1] + span
     there = np.ix_(row % SIDE, column % SIDE)
-    return there, (row + 0.5 - centre[0])[:, None], (column + 0.5 - centre[1])[None, :]
+    return there, (row + 0.5 - center[0])[:, None], (column + 0.5 - center[1])[None, :]
 
 
-def _nearest(centres: Plane, reach: int) -> tuple[Plane, Plane]:
-    """Distances to the nearest and the second nearest of the centres, in pixels; none is farther than ``reach``."""
+def _nearest(centers: Plane, reach: int) -> tuple[Plane, Plane]:
+    """Distances to the nearest and the second nearest center, in pixels, at most ``reach``."""
     first = np.full((SIDE, SIDE), np.inf)
     second = first.copy()
-    for centre in centres:
-        there, dy, dx = _around(centre, reach)
+    for center in centers:
+        there, dy, dx = _around(center, reach)
         square, best = dy * dy + dx * dx, first[there]
         second[there] = np.minimum(second[there], np.maximum(best, square))
         first[there] = np.minimum(best, square)
@@ -72,7 +72,7 @@ def _noise(stream: int, height: int, width: int) -> Integers:
 
 
 def _blurred(noise: Integers, width: int, axes: tuple[int, ...] = (0, 1)) -> Integers:
-    """Three box sums along each of the axes: nearly a Gaussian, of variance ``(width**2 - 1) / 4``."""
+    """Three box sums along each axis, approximately a Gaussian of variance ``(width**2 - 1) / 4``."""
     for axis in axes:
         for _ in range(3):
             noise = box_sum(noise, width, axis)
@@ -80,7 +80,7 @@ def _blurred(noise: Integers, width: int, axes: tuple[int, ...] = (0, 1)) -> Int
 
 
 def _enlarged(coarse: Integers) -> Integers:
-    """A smooth plane four times as fine, to the size of a tile, in between the values given."""
+    """Interpolate a plane smoothly to four times its resolution, the size of a tile."""
     fine = np.repeat(np.repeat(coarse, 4, axis=0), 4, axis=1)
     for axis in (0, 0, 1, 1):
         fine = box_sum(fine, 5, axis)
@@ -95,7 +95,7 @@ def _stripes() -> Mask:
 
 
 def _barcode() -> Mask:
-    # Ink and ground of 256 px each, in as many bands as stripes has.
+    # 256 px each of ink and ground, in as many bands as the stripes have.
     widths = (14, 40, 56, 16, 20, 58, 44, 22, 16, 48, 30, 14, 52, 34, 24, 24)
     bands = np.repeat(np.arange(len(widths)) % 2 == 0, widths)
     return np.asarray(np.broadcast_to(bands[:, None], (SIDE, SIDE)))
@@ -137,9 +137,9 @@ def _weave() -> Mask:
 
 def _labyrinth() -> Mask:
     lines = _noise(1, 128, 128)
-    # A near neighbour is won over, a farther one repelled: a few rounds of that make lines of one width.
+    # A few iterations of short-range activation and long-range inhibition give lines of equal width.
     for _ in range(3):
-        # Sums over width**6 values; brought to one weight, their difference is a band of wavelengths.
+        # Sums over width**6 values; the difference of the two, equally weighted, is a band-pass filter.
         band = 9**6 * _blurred(lines, 7) - 7**6 * _blurred(lines, 9)
         lines = np.where(_upper_half(band), 1 << 15, 0)
     return _upper_half(_enlarged(band))
@@ -147,7 +147,7 @@ def _labyrinth() -> Mask:
 
 def _patches() -> Mask:
     noise = _noise(2, 128, 128)
-    # The wider a blur, the larger its sums: width**6 values, and width of them vary independently.
+    # The sums of a wider blur are larger: width**6 values, of which width vary independently.
     fine, middle, coarse = (_blurred(noise, width) for width in (3, 7, 13))
     return _upper_half(_enlarged(1528 * fine + 22 * middle + coarse))
 
@@ -160,17 +160,17 @@ def _mosaic() -> Mask:
 def _cells() -> Mask:
     jitter = _noise(4, 36, 2) / 2**16 - 0.5
     row, column = np.divmod(np.arange(36), 6)
-    centres = (np.stack([row, column], axis=1) + 0.5 + jitter) * (SIDE / 6)
-    first, second = _nearest(centres, 200)
+    centers = (np.stack([row, column], axis=1) + 0.5 + jitter) * (SIDE / 6)
+    first, second = _nearest(centers, 200)
     return _upper_half(second - first)
 
 
 def _scales() -> Mask:
-    # Each point shows the scale whose centre lies lowest among those that cover it.
+    # Each point shows the scale with the lowest center among those that cover it.
     lowest = np.full((SIDE, SIDE), np.inf)
     distance = np.zeros((SIDE, SIDE))
-    for centre in _staggered(5, 8):
-        there, dy, dx = _around(centre, 69)
+    for center in _staggered(5, 8):
+        there, dy, dx = _around(center, 69)
         square = dy * dy + dx * dx
         shown = (square < 68 * 68) & (dy < lowest[there])
         lowest[there] = np.where(shown, dy, lowest[there])
@@ -179,13 +179,13 @@ def _scales() -> Mask:
 
 
 def _crosses() -> Mask:
-    # A lattice of knight's moves, on which plus signs interlock.
+    # Plus signs interlock on a lattice spanned by knight's moves.
     step = SIDE / 10
     i, j = np.divmod(np.arange(100), 10)
-    centres = (np.stack([i, j], axis=1)[(i + 3 * j) % 5 == 0] + 0.5) * step
+    centers = (np.stack([i, j], axis=1)[(i + 3 * j) % 5 == 0] + 0.5) * step
     reach = np.full((SIDE, SIDE), np.inf)
-    for centre in centres:
-        there, dy, dx = _around(centre, 80)
+    for center in centers:
+        there, dy, dx = _around(center, 80)
         dy, dx = np.abs(dy), np.abs(dx)
         cross = np.minimum(np.maximum(3 * dy, dx), np.maximum(dy, 3 * dx))
         reach[there] = np.minimum(reach[there], cross)
@@ -218,7 +218,7 @@ TILES: dict[str, Callable[[], Mask]] = {
 
 
 def edge_length(tile: Mask) -> float:
-    """Length of the edges of a periodic drawing per pixel, by Crofton's formula over four directions, within 6 %."""
+    """Edge length per pixel of a periodic drawing, by Crofton's formula over four directions, within 6 %."""
     crossings = 0.0
     for (dy, dx), spacing in {(0, 1): 1.0, (1, 0): 1.0, (1, 1): _SQRT_HALF, (1, -1): _SQRT_HALF}.items():
         crossings += spacing * int((tile != np.roll(tile, (dy, dx), (0, 1))).sum())
@@ -241,6 +241,6 @@ def texture_fields() -> Field:
 
 @functools.cache
 def wavelengths() -> Plane:
-    """Period of the stripes that have as much edge, in field pixels, of every texture, ``[16]``."""
-    # Softening takes the finest twists of an edge away.
+    """Period of stripes with the edge length of each texture, in field pixels, ``[16]``."""
+    # Softening removes the finest details of an edge.
     return np.array([2 / edge_length(field > 0) for field in texture_fields()])

@@ -445,7 +445,7 @@ def test_a_part_only_where_it_is_allowed() -> None:
     assert [f"{stimulus.shape}/{stimulus.name}" for stimulus in stimuli.stimuli] == [NAMES[1], NAMES[2], NAMES[4]]
     assert stimuli.record["partial"] is True
     assert stimuli.record["manifest"]["missing"] == [NAMES[0]]
-    assert stimuli.notes[-1] == "Only the 3 intact stimuli are evaluated, as --allow-partial asks."
+    assert stimuli.notes[-1] == "Only the 3 intact stimuli are evaluated (--allow-partial)."
     assert pixels(FILES[NAMES[4]]) == hashlib.sha256(stimuli.load(2).tobytes()).hexdigest()
 
 
