@@ -144,6 +144,7 @@ def wrapped(text: str, points: float, size: float) -> list[str]:
 def png_bytes(figure: Figure) -> bytes:
     """Render a figure as PNG for a screen."""
     stream = io.BytesIO()
+    _escape_labels(figure)
     with figure_style():
         figure.savefig(stream, format="png", dpi=_SCREEN_DPI)
     return stream.getvalue()
@@ -151,9 +152,8 @@ def png_bytes(figure: Figure) -> bytes:
 
 def save_figure(figure: Figure, folder: Path, stem: str, width: int) -> tuple[Path, ...]:
     """Write a figure, whose first map is ``width`` pixels wide, as PNG and PDF; returns the files."""
+    _escape_labels(figure)
     # An integer number of dots per cell of the first map, so that resampling causes no moiré pattern.
-    for label in figure.findobj(Text):
-        label.set_text("\n".join(map(printable, label.get_text().split("\n"))))
     inches = inches_of(figure.axes[0])[0]
     cells = width / block_side(width, inches)
     dpi = math.ceil(MIN_DPI * inches / cells) * cells / inches
@@ -167,3 +167,9 @@ def save_figure(figure: Figure, folder: Path, stem: str, width: int) -> tuple[Pa
                 figure.savefig(path, format=suffix, dpi=dpi, metadata=extra)
             written.append(target)
     return tuple(written)
+
+
+def _escape_labels(figure: Figure) -> None:
+    """Escape what comes from outside, such as a model name, in every text of a figure; line breaks stay."""
+    for label in figure.findobj(Text):
+        label.set_text("\n".join(map(printable, label.get_text().split("\n"))))

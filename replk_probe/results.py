@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError, ReplkProbeError
 from replk_probe.runtime.atomic_files import atomic_write_bytes
+from replk_probe.runtime.escaping import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -282,7 +283,10 @@ def read_arrays(
     try:
         with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
             for info in archive.infolist():
-                arrays[info.filename.removesuffix(".npy")] = _read_array(archive, info)
+                name = info.filename.removesuffix(".npy")
+                if name not in wanted or name in arrays:
+                    raise ValueError(f"it has an unexpected array {name!a}")
+                arrays[name] = _read_array(archive, info)
     except OSError as error:
         raise unreadable(path, error.strerror or str(error), folder_of(command)) from error
     except Exception as error:  # zipfile, its decompressors and numpy raise many different ones
@@ -414,7 +418,9 @@ def _of_type(kind: Any, value: Any, where: str) -> Any:
         or (isinstance(value, int) and abs(value) >= 1 << 63)
     ):
         raise ValueError(f"{where or 'the record'} is {_shown(value)}, not {_NAMES[kind]}")
-    return value
+    if kind is str:
+        value.encode("utf-8")  # lone surrogates could not be written again
+    return float(value) if kind is float else value
 
 
 def _free_form(value: Any, where: str, depth: int = 0) -> Any:
@@ -462,4 +468,4 @@ def _text(value: object) -> str:
     """A cell of an HTML table."""
     if _is_undefined(value):
         return ""
-    return html.escape(f"{value:.4g}" if isinstance(value, float) else str(value))
+    return html.escape(f"{value:.4g}" if isinstance(value, float) else printable(value))

@@ -295,5 +295,5 @@ def test_decisions_without_a_model_are_read_back_and_checked(tmp_path: Path) -> 
     record = json.loads((tmp_path / "shape_bias.json").read_text())
     record["observers"]["humans"]["observer"] = "others"
     (tmp_path / "shape_bias.json").write_text(json.dumps(record))
-    with pytest.raises(InvalidInputError, match="other names"):
+    with pytest.raises(InvalidInputError, match="names of its observers differ"):
         ShapeBiasResult.load(tmp_path)

@@ -18,7 +18,8 @@ def note(text: str, fg: str | None = None) -> None:
     """
     from replk_probe.runtime.escaping import printable
 
-    click.secho(printable(text), err=True, fg=None if os.environ.get("NO_COLOR") else fg)
+    line = printable(text)
+    click.echo(line if fg is None or os.environ.get("NO_COLOR") else click.style(line, fg=fg), err=True)
 
 
 def show(*lines: str) -> None:

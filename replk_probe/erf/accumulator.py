@@ -324,18 +324,18 @@ class ErfAccumulator:
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
             stack.enter_context(strict_arithmetic())
-            if self._target is None or self._gradient is None or self._state is None:
-                self._target = find_target(self._module, images.shape, self._layer)
-                self._gradient = InputGradient(self._module, self._target)
-                self._state = RunState(BlockSums(MAX_BLOCKS, self._target.input_size))
-                self._channels = images.shape[1]
-            if tuple(images.shape[2:]) != self._target.input_size:
+            target, gradient, state = self._target, self._gradient, self._state
+            if target is None or gradient is None or state is None:
+                target = find_target(self._module, images.shape, self._layer)
+                gradient = InputGradient(self._module, target)
+                state = RunState(BlockSums(MAX_BLOCKS, target.input_size))
+            if tuple(images.shape[2:]) != target.input_size:
                 raise InvalidInputError(
                     f"Images of {list(images.shape[2:])} pixels cannot be added to images of "
-                    f"{list(self._target.input_size)}. A mean needs maps of one size. Call reset() before another size."
+                    f"{list(target.input_size)}. A mean needs maps of one size. Call reset() before another size."
                 )
-            scores = self._gradient.scores(images).double().cpu().numpy()
-        state = self._state
+            scores = gradient.scores(images).double().cpu().numpy()
+        self._target, self._gradient, self._state, self._channels = target, gradient, state, images.shape[1]
         for values in scores:
             if state.sums.done == state.sums.n_images:
                 state.sums = state.sums.in_larger_blocks()

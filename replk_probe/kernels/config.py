@@ -36,10 +36,7 @@ class KernelsConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        layers = self.layers
-        if not layers or not all(
-            isinstance(one, nn.Module) or (isinstance(one, str) and one.strip()) for one in layers
-        ):
+        if not self.layers or not all(map(_is_spec, self.layers)):
             raise InvalidInputError(
                 f"Layers cannot be given as {self.layer!r}. Expected a layer name, an nn.Module of the model, or a "
                 "sequence of these. Give for instance 'stage4.0', a module path, or 'all'."

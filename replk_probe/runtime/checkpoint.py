@@ -100,12 +100,12 @@ class Checkpoint:
                 raise ValueError(f"schema version {record['schema_version']}")
             saved_config, state = dict(record["config"]), dict(record["state"])
             files, version = dict(record["arrays"]), int(record["version"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise self._unreadable(error) from error
         self._compare(saved_config)
         try:
             arrays = {name: np.load(self.folder / file, allow_pickle=False) for name, file in files.items()}
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, TypeError, AttributeError, MemoryError) as error:
             raise self._unreadable(error) from error
         self._files, self._version = files, version
         return SavedState(state, arrays)

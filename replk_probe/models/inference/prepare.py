@@ -132,10 +132,7 @@ def prepared_copy(
 def check_precision(precision: str) -> None:
     """Raise InvalidInputError unless ``precision`` is in :data:`PRECISIONS`."""
     if precision not in PRECISIONS:
-        raise InvalidInputError(
-            f"Unknown precision {precision!r}. Networks can be computed in {len(PRECISIONS)} ways only. "
-            f"Use one of {', '.join(PRECISIONS)}."
-        )
+        raise InvalidInputError(f"Unknown precision {precision!r}. Choose from {', '.join(PRECISIONS)}.")
 
 
 def _copy(model: nn.Module, keep: str, log: MethodLog, *, fold: bool, freeze: bool) -> nn.Module:
