@@ -46,9 +46,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         best = "" if native["isa"] == native["best_isa"] else f" (best: {native['best_isa']})"
         yield from _row("instruction set", f"{native['isa'] or 'none, see the error below'}{best}")
         yield from _row("methods", ", ".join(native["methods"]) or "none")
-        yield from _row(
-            "threads", f"torch's own ({native['openmp']})" if native["openmp"] else "started by each call"
-        )
+        yield from _row("threads", f"torch's own ({native['openmp']})" if native["openmp"] else "started by each call")
     else:
         yield from _row("native library", f"not loaded. {native['load_error']}")
     for index, (dtype, backend) in enumerate(found["backends"].items()):

@@ -1,6 +1,6 @@
 """Plots of shape bias, by category and overall, of several observers. Free of torch and of pyplot's state.
 
-Every number drawn is a number of an :class:`~replk_probe.shape_bias.observers.Observer`.
+All values are those of an :class:`~replk_probe.shape_bias.observers.Observer`.
 """
 
 from __future__ import annotations
