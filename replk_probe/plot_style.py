@@ -1,4 +1,4 @@
-"""Style, sizes and files of all figures. Free of torch."""
+"""Style, sizes and files of all figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mapping from the outputs of a classifier to categories, by the rule of the published experiments. Free of torch."""
+"""Mapping from the outputs of a classifier to categories, by the rule of the published experiments."""
 
 from __future__ import annotations
 

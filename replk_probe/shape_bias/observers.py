@@ -1,4 +1,4 @@
-"""Statistics and comparisons of observers: networks, humans and humans pooled. Free of torch."""
+"""Statistics and comparisons of observers: networks, humans and humans pooled."""
 
 from __future__ import annotations
 

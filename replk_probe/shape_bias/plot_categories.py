@@ -1,4 +1,4 @@
-"""The shape bias of observers by category of the shape. Free of torch and of pyplot's state.
+"""The shape bias of observers by category of the shape.
 
 Source: the kind of plot is that of Geirhos et al., ICLR 2019, arXiv:1811.12231, and NeurIPS 2021, arXiv:2106.07411.
 """

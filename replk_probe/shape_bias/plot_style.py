@@ -1,4 +1,4 @@
-"""Styles of observers in the figures of shape bias: colors, markers, labels. Free of torch."""
+"""Styles of observers in the figures of shape bias: colors, markers, labels."""
 
 from __future__ import annotations
 

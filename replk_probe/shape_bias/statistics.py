@@ -1,4 +1,4 @@
-"""Statistics of decisions on cue-conflict stimuli: counts, ratios, intervals, agreement. Free of torch."""
+"""Statistics of decisions on cue-conflict stimuli: counts, ratios, intervals, agreement."""
 
 from __future__ import annotations
 
