@@ -1,4 +1,4 @@
-"""Style, sizes and files of all figures. Free of torch."""
+"""Style, sizes and files of all figures."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def percent(share: float, decimals: int | None = None) -> str:
     """A fraction as text in percent.
 
     Args:
-        share: Fraction; NaN gives a dash.
+        share: Fraction; NaN is shown as a dash.
         decimals: Number of decimals; by default as many as the fraction needs (``"99 %"``).
     """
     if math.isnan(share):

@@ -40,9 +40,9 @@ class Guarded {
       std::perror("mmap");
       std::abort();
     }
-    const int64_t room = mapped_ - page;
-    begin_ = base_ + (room - bytes) / alignment * alignment;
-    std::memset(base_, kSlack, static_cast<size_t>(room));
+    const int64_t capacity = mapped_ - page;
+    begin_ = base_ + (capacity - bytes) / alignment * alignment;
+    std::memset(base_, kSlack, static_cast<size_t>(capacity));
     poison(true);
   }
   Guarded(const Guarded&) = delete;

@@ -62,7 +62,7 @@ def measure_plans(
             raise
         except Exception as error:  # also errors in the code of a model, which do not affect the others
             failures[name] = error
-            _let_go(error)
+            _release(error)
             if several:
                 failure(name, error)
     return results, failures
@@ -74,7 +74,7 @@ def run_plan(plan: Any, folder: Path, state: str, load: Callable[[Path], ResultT
     Args:
         plan: A plan of any analyzer, with ``name``, ``run`` and ``same_run``.
         folder: Folder of the result.
-        state: Name of the folder inside it that holds the state of an unfinished run.
+        state: Name of its subfolder with the state of an unfinished run.
         load: Loads a result from a folder.
         resume: Whether to resume an unfinished run, or to use a finished one.
     """
@@ -133,7 +133,7 @@ def _finished(plan: Any, folder: Path, load: Callable[[Path], ResultT]) -> Resul
     return result if plan.same_run(result) else None
 
 
-def _let_go(error: BaseException | None) -> None:
+def _release(error: BaseException | None) -> None:
     """Free the objects that the frames of a stored error refer to, such as the model."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)

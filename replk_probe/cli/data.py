@@ -42,7 +42,7 @@ def fetch_data(name: str, connect_timeout: float, force: bool) -> None:
 
     folder = fetch_cue_conflict(force=force, connect_timeout=connect_timeout)
     note(f"{name}: {CITATION}; {URL}")
-    note(f"licence: {LICENCE}")
+    note(f"license: {LICENCE}")
     show_path(folder)
 
 

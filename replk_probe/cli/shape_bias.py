@@ -61,7 +61,7 @@ _IMPORT_OPTIONS = ("imported", "mapping", "output")
     "imported",
     type=click.Path(path_type=Path),
     metavar="CSV-DIR",
-    help="Raw data of model-vs-human: observers to compare with the models, or to analyze alone.",
+    help="Raw data of model-vs-human: observers to compare with the models, or to analyze without a model.",
 )
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, metavar="N", help="Batch size.")
 @click.option(
@@ -120,7 +120,6 @@ def command(
     from replk_probe.shape_bias.stimuli.stimulus_set import SYNTHETIC
     from replk_probe.shape_bias.stimulus_source import check_partial, open_stimuli
 
-    # Everything that can be wrong is checked before the first model is built.
     config = ShapeBiasConfig(
         mapping=None if mapping is None else load_mapping(mapping),
         batch_size=batch_size,
@@ -181,7 +180,8 @@ def _check_categories(observers: Sequence[Decisions], categories: tuple[str, ...
     if observers and observers[0].categories != categories:
         raise InvalidInputError(
             "The imported decisions cannot be compared with those of the models. Their categories are "
-            f"{', '.join(observers[0].categories)}, those of the models are {', '.join(categories)}. Import them alone."
+            f"{', '.join(observers[0].categories)}, those of the models are {', '.join(categories)}. Import "
+            "them without --model."
         )
 
 

@@ -14,7 +14,7 @@ from replk_probe.errors import WeightsError
 
 from ._output import note, show, show_path
 
-_HEAD = ("name", "top-1", "px", "host", "sha256", "cached", "licence", "training")
+_HEAD = ("name", "top-1", "px", "host", "sha256", "cached", "license", "training")
 
 
 @click.group()
@@ -58,16 +58,16 @@ def list_weights(pattern: str, as_json: bool) -> None:
     for entry in entries:
         top1 = "-" if entry.top1 is None else str(entry.top1)
         cached_text = "-" if cached_path(entry) is None else "yes"
-        licence = entry.licence.split(" (")[0]
+        license_name = entry.licence.split(" (")[0]
         digest = entry.sha256[:8] if entry.sha256 else "-"
         table_rows.append(
-            (entry.name, top1, str(entry.input_size), entry.host, digest, cached_text, licence, entry.training)
+            (entry.name, top1, str(entry.input_size), entry.host, digest, cached_text, license_name, entry.training)
         )
     layout = terminal_layout()
-    left = ("host", "sha256", "cached", "licence", "training")
+    left = ("host", "sha256", "cached", "license", "training")
     click.echo("\n".join([*table(_HEAD, table_rows, layout, left, fit=layout is not PLAIN), ""]))
-    for licence in sorted({entry.licence for entry in own}):
-        show(f"Licence: {licence}")
+    for license_name in sorted({entry.licence for entry in own}):
+        show(f"License: {license_name}")
     for provenance in sorted({entry.provenance for entry in own}):
         show(f"Weights: {provenance}")
     if any(entry.host == "Google Drive" for entry in entries):
@@ -115,14 +115,14 @@ def fetch_weights(name: str, host: str, connect_timeout: float, force: bool) -> 
         path, source = resolved.path, resolved.info.source
         published = hub_entries(source.removeprefix("timm:")) if model.kind == "registry" else ()
         note(f"{source}" + "".join(f": {entry.provenance}" for entry in published))
-        for licence in [entry.licence for entry in published] or ["see the documentation of torchvision"]:
-            note(f"licence: {licence}")
+        for license_name in [entry.licence for entry in published] or ["see the documentation of torchvision"]:
+            note(f"license: {license_name}")
     else:
         entry = find_entry(name)
         chosen: Any = host
         path = fetch_entry(entry, host=chosen, connect_timeout=connect_timeout, force=force)
         note(f"{entry.name}: {entry.training}; {entry.provenance}")
-        note(f"licence: {entry.licence}")
+        note(f"license: {entry.licence}")
         if entry.remark:
             note(f"note: {entry.remark}")
     if path is not None:

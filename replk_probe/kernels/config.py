@@ -1,4 +1,4 @@
-"""The options of a kernel measurement, checked."""
+"""Validated options of a kernel measurement."""
 
 from __future__ import annotations
 

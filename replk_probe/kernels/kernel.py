@@ -1,4 +1,4 @@
-"""The magnitude of one kernel and its statistics. Free of torch."""
+"""The magnitude of one kernel and its statistics."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def plan_kernels(model: nn.Module | str, config: KernelsConfig | None = None) ->
         config: The other options; defaults to ``KernelsConfig()``.
 
     Raises:
-        ReplkProbeError: As in :func:`measure_kernels`.
+        ReplkProbeError: See :func:`measure_kernels`.
     """
     start = time.perf_counter()
     config = config or KernelsConfig()

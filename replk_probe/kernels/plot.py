@@ -1,4 +1,4 @@
-"""Heatmaps of the kernels of several models and variants on a common scale. Free of torch and of pyplot's state.
+"""Heatmaps of the kernels of several models and variants on a common scale.
 
 All values are part of the result; each map is divided by its maximum, as in the RepLKNet paper.
 """

@@ -1,4 +1,4 @@
-"""The strongest signed single-channel kernels of each layer. Free of torch and of pyplot's state."""
+"""The strongest signed single-channel kernels of each layer."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def draw_gallery(results: Sequence[KernelResult]) -> Figure:
     side = min(_LARGEST, (PAGE - 2 * MARGIN - _LABELS - _BAR - (columns - 1) * _GAP) / columns)
     width = max(2 * MARGIN + _LABELS + columns * side + (columns - 1) * _GAP + _BAR, 3.4)
     rows = [_CHANNEL + side * _aspect(panel) + 0.03 for panel in panels]
-    # As many rows of each layer as fit on a page.
+    # The maximum number of rows per layer that fits on a page.
     most = max(1, min(math.ceil(kept / columns), int(TALLEST / sum(rows))))
     deep = [min(most, math.ceil(len(panel.kernel.strongest) / columns)) for panel in panels]
     heights = [max(n * row, 3.2 * SMALL_SIZE * LINE + 0.1) + 0.05 for n, row in zip(deep, rows, strict=True)]

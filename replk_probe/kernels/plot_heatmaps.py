@@ -1,4 +1,4 @@
-"""Parts of figures with many kernels, on one Axes in inches from the upper left corner. Free of torch."""
+"""Parts of figures with many kernels, on one Axes in inches from the upper left corner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heatmap of one kernel on one Axes. Free of torch and of pyplot's state."""
+"""Heatmap of one kernel on one Axes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Overview of all layers of a network, stage by stage. Free of torch and of pyplot's state."""
+"""Overview of all layers of a network, stage by stage."""
 
 from __future__ import annotations
 

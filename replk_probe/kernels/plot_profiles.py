@@ -1,4 +1,4 @@
-"""Radial profiles of kernels. Free of torch and of pyplot's state."""
+"""Radial profiles of kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published values, for comparison with measured ones. Free of torch."""
+"""Published values, for comparison with measured ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernels of models, saved as JSON, arrays and CSV. Free of torch."""
+"""The kernels of models, saved as JSON, arrays and CSV."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics of the magnitude of one kernel: distribution of its mass, effective size, entropy. Free of torch.
+"""Statistics of the magnitude of one kernel: distribution of its mass, effective size, entropy.
 
 A magnitude is ``[Kh, Kw]``, >= 0: absolute weights, summed over channels. Its mass is the sum of its entries. The
 center is ((Kh - 1) / 2, (Kw - 1) / 2), between entries if a side is even. Shares do not depend on the scale; they are

@@ -127,7 +127,7 @@ def _of_merged(layer: KernelLayer, block: LargeKernelConv, variant: str) -> Vari
             "kernel, which cannot be split. Use --variant merged, or the checkpoint from before merging."
         )
     conv = block.get_submodule("reparam_conv")
-    assert isinstance(conv, nn.Conv2d)  # what reparameterize() put there
+    assert isinstance(conv, nn.Conv2d)  # created by reparameterize()
     note = (
         "In these weights the branches are merged: the small one cannot be separated, and zeros are counted in "
         "the merged kernel" + (", including the corners around the strips." if block.is_decomposed else ".")

@@ -82,7 +82,7 @@ def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _forward_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     input, weight, output = ctx.saved_tensors
     if output is not None:
-        # Zero where the output is zero; a NaN passes its gradient on, as in torch's own ReLU.
+        # Zero where the output is zero; a NaN propagates its gradient, as in torch's own ReLU.
         grad = torch.ops.aten.threshold_backward(grad, output, 0)
     wants_input, wants_weight, wants_bias = ctx.needs_input_grad[:3]
     return (

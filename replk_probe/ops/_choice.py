@@ -48,7 +48,7 @@ def forced() -> Forced:
 
 @dataclass(frozen=True)
 class PlannedMethod:
-    """How one convolution is computed.
+    """Method and memory of one convolution.
 
     Attributes:
         method: ``direct``, ``fft``, ``blocked``, ``blocked-pfa``, ``reference``, or ``aten`` for torch's convolution.
@@ -176,7 +176,7 @@ def planned_method(
     prepared: bool = True,
     threads: int | None = None,
 ) -> PlannedMethod:
-    """How a convolution of these sizes is computed on this machine in the current environment.
+    """Method of a convolution of the given sizes on this machine, in the current environment.
 
     Args:
         input_shape: Shape of the input, (N, C, H, W).

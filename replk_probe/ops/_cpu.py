@@ -40,7 +40,7 @@ class _Call:
         channels_last: Whether the input, and therefore the result, is channels-last.
         copies_input: Whether the input must be copied because its rows are not contiguous.
         copies_grad: The same for the gradient that a weight gradient reads.
-        packed_key: Everything that a prepared weight depends on besides the weight; None if none is prepared.
+        packed_key: Everything except the weight that a prepared weight depends on; None if none is prepared.
         packed_bytes: Size of the prepared weight, in bytes.
         workspace_bytes: Size of the scratch memory, in bytes.
     """

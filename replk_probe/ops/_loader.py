@@ -45,7 +45,7 @@ _Strides = ctypes.c_int64 * 3
 
 
 class Problem(ctypes.Structure):
-    """``replk_problem``: what is to be computed."""
+    """``replk_problem``: the convolution to compute."""
 
     _fields_ = (
         ("direction", ctypes.c_int32),
@@ -65,7 +65,7 @@ class Problem(ctypes.Structure):
 
 
 class Plan(ctypes.Structure):
-    """``replk_plan``: how it will be computed."""
+    """``replk_plan``: method, instruction set and memory of the computation."""
 
     _fields_ = (
         ("method", ctypes.c_int32),
@@ -267,7 +267,7 @@ def _torch_threads() -> tuple[int | None, str | None]:
     suffix = ".dylib" if sys.platform == "darwin" else ".so"
     own = Path(torch.__file__).parent / "lib" / f"libtorch_cpu{suffix}"
     try:
-        # The process itself is tried second, for torch linked statically into a program.
+        # The process itself is searched second, in case torch is statically linked into a program.
         for name in (str(own), None):
             try:
                 handle = ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_LAZY if name else ctypes.DEFAULT_MODE)

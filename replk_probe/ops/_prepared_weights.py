@@ -23,8 +23,8 @@ _MOST_GEOMETRIES = 2
 _ALIGNMENT = 64
 
 
-# Bytes of every prepared weight, by id. No lock: a thread that a fork leaves behind could hold it, or the thread on
-# which a signal handler or a finalizer runs a convolution. Entries are added and removed atomically.
+# Bytes of every prepared weight, by id. There is no lock, because a thread that does not exist after a fork could hold
+# it, or the thread in which a signal handler or a finalizer runs a convolution. Changes of entries are atomic.
 _sizes: dict[int, int] = {}
 
 

@@ -1,4 +1,4 @@
-"""The table of a benchmark. Imports neither torch nor plotting libraries."""
+"""The table of a benchmark."""
 
 from __future__ import annotations
 

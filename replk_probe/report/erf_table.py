@@ -1,4 +1,4 @@
-"""The table of effective receptive fields. Imports neither torch nor plotting libraries."""
+"""The table of effective receptive fields."""
 
 from __future__ import annotations
 

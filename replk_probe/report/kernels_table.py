@@ -1,4 +1,4 @@
-"""The table of kernels. Imports neither torch nor plotting libraries."""
+"""The table of kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of shape bias. Imports neither torch nor plotting libraries."""
+"""The tables of shape bias."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of a shape-bias measurement, checked."""
+"""Validated options of a shape-bias measurement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mapping from the outputs of a classifier to categories, by the rule of the published experiments. Free of torch."""
+"""Mapping from the outputs of a classifier to categories, by the rule of the published experiments."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def category_probabilities(logits: npt.NDArray[Any], mapping: LabelMapping) -> n
 
     Returns:
         ``[N, categories]`` in the order of ``mapping.categories``, in [0, 1]; a row does not sum to 1. Each row depends
-        on its own logits alone.
+        only on its own logits.
 
     Raises:
         InvalidInputError: ``mapping`` does not match, or a logit is not finite.
@@ -250,7 +250,7 @@ def _mapping(name: str, record: Mapping[str, Sequence[int]], n_outputs: int | No
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Convert the pairs of a JSON object, whose names must be unique: json itself would keep the last."""
+    """Convert the pairs of a JSON object and check that names are unique, since json keeps only the last duplicate."""
     names = [name for name, _ in pairs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

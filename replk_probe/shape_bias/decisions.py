@@ -1,4 +1,4 @@
-"""The decisions of one observer, a network or a human. Free of torch."""
+"""The decisions of one observer, a network or a human."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decode and normalize stimuli in threads while the network runs. Free of torch.
+"""Decode and normalize stimuli in threads while the network runs.
 
 Threads, not processes: PIL and numpy release the GIL while they decode, resize and normalize.
 """

@@ -1,4 +1,4 @@
-"""Statistics and comparisons of observers: networks, humans and humans pooled. Free of torch."""
+"""Statistics and comparisons of observers: networks, humans and humans pooled."""
 
 from __future__ import annotations
 
@@ -183,24 +183,24 @@ def analyze(decisions: Sequence[Decisions], source: str = "") -> tuple[Observer,
     if not decisions:
         return ()
     kappa = consistency_matrix(decisions)
-    people = [index for index, one in enumerate(decisions) if one.is_human]
+    human_indices = [index for index, one in enumerate(decisions) if one.is_human]
     counts = [one.counts() for one in decisions]
     observers = [
         Observer.from_counts(
             one.observer,
             "human" if one.is_human else "model",
             counts[index],
-            consistency=_consistency(decisions, kappa[index], people, leave_out=index),
+            consistency=_consistency(decisions, kappa[index], human_indices, leave_out=index),
             source=source,
         )
         for index, one in enumerate(decisions)
     ]
-    if people:
-        members = [counts[index] for index in people]
-        among = kappa[np.ix_(people, people)][np.triu_indices(len(people), 1)]
-        others = [index for index in range(len(decisions)) if index not in people]
+    if human_indices:
+        members = [counts[index] for index in human_indices]
+        among = kappa[np.ix_(human_indices, human_indices)][np.triu_indices(len(human_indices), 1)]
+        others = [index for index in range(len(decisions)) if index not in human_indices]
         consistency = ErrorConsistency(
-            _mean(among), {decisions[index].observer: _mean(kappa[index, people]) for index in others}
+            _mean(among), {decisions[index].observer: _mean(kappa[index, human_indices]) for index in others}
         )
         everyone = Observer.from_counts(
             HUMANS, "humans", pooled(members), members=members, consistency=consistency, source=source
@@ -296,14 +296,14 @@ def check_names(decisions: Sequence[Decisions]) -> None:
     if twice:
         raise InvalidInputError(
             f"There are {counted[twice[0]]} observers named {twice[0]!r}. Observers are identified by their names. "
-            "Rename one of them, or leave it out."
+            "Rename one of them, or omit it."
         )
 
 
 def _consistency(
-    others: Sequence[Decisions], kappas: npt.NDArray[np.float64], people: Sequence[int], leave_out: int = -1
+    others: Sequence[Decisions], kappas: npt.NDArray[np.float64], human_indices: Sequence[int], leave_out: int = -1
 ) -> ErrorConsistency:
-    humans = kappas[[index for index in people if index != leave_out]]
+    humans = kappas[[index for index in human_indices if index != leave_out]]
     by_observer = {one.observer: float(kappas[index]) for index, one in enumerate(others) if index != leave_out}
     return ErrorConsistency(_mean(humans), by_observer)
 

@@ -80,7 +80,7 @@ def plan_shape_bias(
         config: The other options; defaults to ``ShapeBiasConfig()``.
 
     Raises:
-        ReplkProbeError: As :func:`~replk_probe.measure_shape_bias`.
+        ReplkProbeError: See :func:`~replk_probe.measure_shape_bias`.
     """
     config = config or ShapeBiasConfig()
     if not isinstance(model, str):

@@ -1,6 +1,6 @@
-"""Plots of shape bias, by category and overall, of several observers. Free of torch and of pyplot's state.
+"""Plots of shape bias, by category and overall, of several observers.
 
-Every number drawn is a number of an :class:`~replk_probe.shape_bias.observers.Observer`.
+All values are those of an :class:`~replk_probe.shape_bias.observers.Observer`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def plot_bars(
         result: Result whose model and observers to plot.
         ax: Axes to draw on; by default those of a new figure, one column wide. Names and numbers are drawn outside of
             the frame.
-        others: As in :func:`plot_shape_bias`.
+        others: Further observers; see :func:`plot_shape_bias`.
         caption: Whether to explain bars and intervals below the frame.
 
     Returns:
@@ -145,7 +145,7 @@ def draw_shape_bias(result: ShapeBiasResult, *, others: Sequence[Observer] = ())
 
     Args:
         result: Result to draw.
-        others: As in :func:`plot_shape_bias`.
+        others: Further observers; see :func:`plot_shape_bias`.
 
     Returns:
         A figure as wide as a page (7 inches).
@@ -166,7 +166,7 @@ def save_figures(
     Args:
         result: Result to draw.
         directory: Folder to write to; created if it does not exist.
-        others: As in :func:`plot_shape_bias`.
+        others: Further observers; see :func:`plot_shape_bias`.
 
     Raises:
         InvalidInputError: The folder cannot be written to, or as in :func:`draw_shape_bias`.

@@ -1,4 +1,4 @@
-"""The shape bias of observers by category of the shape. Free of torch and of pyplot's state.
+"""The shape bias of observers by category of the shape.
 
 Source: the kind of plot is that of Geirhos et al., ICLR 2019, arXiv:1811.12231, and NeurIPS 2021, arXiv:2106.07411.
 """
@@ -212,8 +212,8 @@ def _legend_inches(styles: Sequence[Style]) -> float:
 
 def _draw_legend(ax: Axes, styles: Sequence[Style], left: float, down: float) -> float:
     """Add the legend below the frame, column by column; returns its lower end, in points below the frame."""
-    room = inches_of(ax)[0] * 72 - left
-    rows, widths = _legend_columns(styles, room)
+    available = inches_of(ax)[0] * 72 - left
+    rows, widths = _legend_columns(styles, available)
     step = _LEGEND_SIZE * _LEGEND_LINE
     below: dict[str, Any] = {
         "xycoords": "axes fraction",
@@ -227,7 +227,7 @@ def _draw_legend(ax: Axes, styles: Sequence[Style], left: float, down: float) ->
         x, y = left + 4 + sum(widths[:column]), -down - (row + 0.5) * step
         add_sample(ax, style, (0, 0), ax.transAxes, (x, y))
         x += 6
-        short = fitted(text, room - 12, _LEGEND_SIZE)
+        short = fitted(text, available - 12, _LEGEND_SIZE)
         ax.annotate(short, (0, 0), xytext=(x, y), fontsize=_LEGEND_SIZE, color=INK, gid="legend", **below)
         if style.random:
             x += 1.03 * text_points(short, _LEGEND_SIZE) + 3.5

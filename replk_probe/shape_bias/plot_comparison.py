@@ -1,4 +1,4 @@
-"""The figure that compares the shape bias of several models. Free of torch and of pyplot's state."""
+"""The figure that compares the shape bias of several models."""
 
 from __future__ import annotations
 

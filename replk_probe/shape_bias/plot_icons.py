@@ -1,4 +1,4 @@
-"""Icons of the 16 categories as vector paths. Free of torch."""
+"""Icons of the 16 categories as vector paths."""
 
 from __future__ import annotations
 

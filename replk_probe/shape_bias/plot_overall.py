@@ -1,4 +1,4 @@
-"""The shape bias of observers over all stimuli, as bars with intervals. Free of torch and of pyplot's state."""
+"""The shape bias of observers over all stimuli, as bars with intervals."""
 
 from __future__ import annotations
 

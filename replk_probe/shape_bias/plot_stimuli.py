@@ -1,4 +1,4 @@
-"""Contact sheet of stimuli with the decisions of an observer. Free of torch and of pyplot's state."""
+"""Contact sheet of stimuli with the decisions of an observer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Styles of observers in the figures of shape bias: colors, markers, labels. Free of torch."""
+"""Styles of observers in the figures of shape bias: colors, markers, labels."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _COLORS = ("#b03a00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#7a5195", "#56b4e9")
 _MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "p", "h")
 _SIZES = {"o": 4.3, "s": 4.1, "P": 5.4, "X": 5.2}  # points, for equal apparent size
-_PEOPLE = "#8c8c8c"
+_HUMANS = "#8c8c8c"
 _EDGE = 0.4
 
 
@@ -116,7 +116,7 @@ def styles_of(observers: Sequence[Observer], random: Sequence[Observer] = ()) ->
         elif one.kind == "humans":
             found.append(Style(label, INK, "D", 4.4))
         else:
-            found.append(Style(label, _PEOPLE, "|", 4.2, individual=True))
+            found.append(Style(label, _HUMANS, "|", 4.2, individual=True))
     return tuple(found)
 
 
@@ -160,8 +160,8 @@ def badge_style(size: float) -> dict[str, Any]:
 
 def add_lines(ax: Axes, sentences: Sequence[str], down: float, left: float) -> None:
     """Add a wrapped caption ``down`` points below the frame and ``left`` points to the right of its left side."""
-    room = figure_of(ax).get_figwidth() * 72 - 2 * MARGIN * 72
-    for index, line in enumerate(wrapped(" ".join(sentences), room, CAPTION_SIZE)):
+    available = figure_of(ax).get_figwidth() * 72 - 2 * MARGIN * 72
+    for index, line in enumerate(wrapped(" ".join(sentences), available, CAPTION_SIZE)):
         ax.annotate(
             line,
             (0, 0),

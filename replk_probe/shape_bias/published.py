@@ -1,4 +1,4 @@
-"""Counts of the published decisions of humans and four networks on the cue-conflict stimuli. Free of torch.
+"""Counts of the published decisions of humans and four networks on the cue-conflict stimuli.
 
 The decisions themselves are raw data of model-vs-human and not part of this package, so error consistency with single
 observers requires ``--import``; the mean over the ten humans is given here.

@@ -1,4 +1,4 @@
-"""The result of one shape-bias run, saved as JSON, arrays and CSV. Free of torch."""
+"""The result of one shape-bias run, saved as JSON, arrays and CSV."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics of decisions on cue-conflict stimuli: counts, ratios, intervals, agreement. Free of torch."""
+"""Statistics of decisions on cue-conflict stimuli: counts, ratios, intervals, agreement."""
 
 from __future__ import annotations
 
@@ -290,7 +290,7 @@ def error_consistency(
     there = np.ones(correct.shape) if seen is None else seen.astype(np.float64)
     right = correct.astype(np.float64) * there
     n = there @ there.T
-    # Number of correct decisions of row i on what both saw; those of column j are the transpose.
+    # Number of correct decisions of row i on the common stimuli; those of column j are the transpose.
     first = right @ there.T
     agreeing = n - first - first.T + 2 * (right @ right.T)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -28,7 +28,7 @@ def test_fetch_prints_the_folder_alone_on_stdout(
     monkeypatch.setattr(cue_conflict, "fetch_cue_conflict", fetch)
     result = replk_probe("data", "fetch", "cue-conflict", "--force", "--connect-timeout", "3")
     assert (result.exit_code, result.stdout) == (0, f"{tmp_path}\n")
-    assert "licence: CC-BY-4.0" in result.stderr and "github.com/bethgelab/model-vs-human" in result.stderr
+    assert "license: CC-BY-4.0" in result.stderr and "github.com/bethgelab/model-vs-human" in result.stderr
     assert asked == [{"force": True, "connect_timeout": 3.0}]
 
 

@@ -35,7 +35,7 @@ def test_list(replk_probe: Run) -> None:
     assert result.exit_code == 0
     assert len([line for line in result.stdout.splitlines() if line.split(".")[0] in ("replknet31b", "slak_tiny")]) == 7
     assert "fd08e268" in result.stdout
-    assert "Licence: MIT" in result.stdout
+    assert "License: MIT" in result.stdout
     assert "require gdown: pip install gdown" in result.stdout
     assert max(map(len, replk_probe("weights", "list", "slak*").stdout.splitlines())) < 120
 
@@ -83,7 +83,7 @@ def test_fetch_from_timm(replk_probe: Run, monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr("timm.models._hub.hf_hub_download", lambda *_, **__: str(path))
     result = replk_probe("weights", "fetch", "resnet101.tv_in1k")
     assert result.stdout == f"{path}\n"
-    assert "licence: bsd-3-clause" in result.stderr
+    assert "license: bsd-3-clause" in result.stderr
 
 
 def test_fetch_prints_the_path_alone_on_stdout(replk_probe: Run) -> None:
@@ -91,7 +91,7 @@ def test_fetch_prints_the_path_alone_on_stdout(replk_probe: Run) -> None:
     result = replk_probe("weights", "fetch", "slak_tiny")
     assert result.exit_code == 0
     assert result.stdout == f"{path}\n"
-    assert "licence: MIT" in result.stderr
+    assert "license: MIT" in result.stderr
     assert sha256_of(path) in result.stderr
 
 

@@ -1,7 +1,7 @@
 // Discrete Fourier transforms of a few real numbers in registers, and their inverses:
 //
-//   forward    X[k] = sum_n x[n] exp(-2 pi i n k / R)            R real numbers to one of each conjugate pair X[k],
-//   X[-k] backward   x[n] = sum_k X[k] exp(+2 pi i n k / R)            the inverse, without 1 / R
+//   forward    X[k] = sum_n x[n] exp(-2 pi i n k / R)    from R real numbers, one X[k] of each conjugate pair
+//   backward   x[n] = sum_k X[k] exp(+2 pi i n k / R)    the inverse, without 1 / R
 //
 // Half the work of complex transforms of the same length. The spectrum is R vectors: the real numbers X[0] first and,
 // for even R, X[R / 2] last; in between the real and imaginary parts of one number of each conjugate pair. The order of

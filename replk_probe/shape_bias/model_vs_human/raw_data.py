@@ -1,4 +1,4 @@
-"""Read and write the raw-data CSV files of model-vs-human. Free of torch.
+"""Read and write the raw-data CSV files of model-vs-human.
 
 Format: https://github.com/bethgelab/model-vs-human, ``raw-data/<dataset>/``.
 """

@@ -1,4 +1,4 @@
-"""Registration of this package's models in model-vs-human, which is imported here only, on use."""
+"""Registration of this package's models in model-vs-human, which is imported only when it is used."""
 
 from __future__ import annotations
 

@@ -124,7 +124,8 @@ def check_categories(categories: Sequence[str]) -> tuple[str, ...]:
     """Check that categories can be parsed from file names, and return them in the given order.
 
     Raises:
-        InvalidInputError: Fewer than two, one twice, or a name that is empty or holds a digit or one of ``-_./``.
+        InvalidInputError: There are fewer than two, one is given twice, or a name is empty or contains a digit or one
+            of ``-_./``.
     """
     names = tuple(categories)
     if len(names) < 2:

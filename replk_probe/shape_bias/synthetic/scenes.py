@@ -143,8 +143,8 @@ def _stratified(seed: int, stream: int) -> Floats:
 def _poses(chance: Floats) -> Floats:
     radius = RADII[0] + (RADII[1] - RADII[0]) * chance[:, 0]
     # The range of positions is that of the farthest-reaching shape of this radius, for every shape.
-    room = 0.5 - MARGIN - REACH * radius
-    y, x = (room * (2 * chance[:, column] - 1) for column in (1, 2))
+    reach = 0.5 - MARGIN - REACH * radius
+    y, x = (reach * (2 * chance[:, column] - 1) for column in (1, 2))
     return np.stack([radius, y, x, *_directions(chance[:, 3])], axis=1)
 
 
