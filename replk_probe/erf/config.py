@@ -58,6 +58,8 @@ class ErfConfig:
 
     def __post_init__(self) -> None:
         """Check every value and normalize sizes and thresholds."""
+        if self.name is not None and not isinstance(self.name, str):
+            raise InvalidInputError(f"The name {self.name!r} is not a string. Give a name for the result.")
         check_sample(self.images, self.sampling)
         check_precision(self.precision)
         resolve_device(self.device)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from replk_probe._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .config import KernelsConfig as KernelsConfig
     from .kernel import Kernel as Kernel
     from .layers import find_layers as find_layers
     from .measure import measure_kernels as measure_kernels
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Kernel": "kernel",
+    "KernelsConfig": "config",
     "KernelResult": "result",
     "find_layers": "layers",
     "load_results": "result",
@@ -43,6 +45,7 @@ _HOME = {
 __all__ = [
     "Kernel",
     "KernelResult",
+    "KernelsConfig",
     "draw_gallery",
     "draw_kernels",
     "draw_overview",

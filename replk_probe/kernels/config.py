@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.models.factory import check_seed
 
 from .layers import ALL, LayerSpec
 
@@ -47,7 +48,10 @@ class KernelsConfig:
         ):
             if value not in known:
                 raise InvalidInputError(f"Unknown {what} {value!r}. Choose from {', '.join(known)}.")
-        if not isinstance(self.strongest, int) or self.strongest < 0:
+        check_seed(self.seed)
+        if self.name is not None and not isinstance(self.name, str):
+            raise InvalidInputError(f"The name {self.name!r} is not a string. Give a name for the result.")
+        if not isinstance(self.strongest, int) or isinstance(self.strongest, bool) or self.strongest < 0:
             raise InvalidInputError(
                 f"{self.strongest} channels cannot be kept. Expected a non-negative integer. Give 0 or more."
             )

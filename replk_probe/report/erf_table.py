@@ -8,7 +8,7 @@ from itertools import groupby
 from replk_probe.erf.published import TABLE_10, PublishedErf, find_published
 from replk_probe.erf.result import ErfResult, RatioRow
 
-from .text import PLAIN, RANDOM_NOTE, Layout, note_lines, table, wrapped
+from .text import PLAIN, Layout, note_lines, table, wrapped
 
 # A comparison of models omits "linear", which differs from "paper" only by the logarithm.
 _COMPARED = ("paper", "centred", "pixels")
@@ -98,7 +98,7 @@ def _comparison(known: Sequence[tuple[ErfResult, PublishedErf | None]], threshol
 
 def _notes(result: ErfResult) -> list[str]:
     weights = result.run.weights
-    return [*([RANDOM_NOTE] if weights.is_random else []), *filter(None, [weights.note]), *result.notes]
+    return [*filter(None, [weights.note]), *result.notes]
 
 
 def _comparability(result: ErfResult, row: PublishedErf) -> str:

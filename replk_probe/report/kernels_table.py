@@ -8,7 +8,7 @@ from replk_probe.kernels.kernel import Kernel, folding_text
 from replk_probe.kernels.published import SOURCE, find_published
 from replk_probe.kernels.result import KernelResult, distinct_names
 
-from .text import PLAIN, RANDOM_NOTE, Layout, decimals, note_lines, percent, table, wrapped
+from .text import PLAIN, Layout, decimals, note_lines, percent, table, wrapped
 
 _HEAD = (
     "layer", "variant", "K", "C", "3x3 %", "skeleton %", "50/90/99 %", "entropy", "mirror", "zeros %", "small %",
@@ -45,7 +45,7 @@ def _rows(name: str, result: KernelResult) -> Iterator[list[str] | str]:
 
 def _notes(result: KernelResult) -> list[str]:
     weights = result.run.weights
-    return [*([RANDOM_NOTE] if weights.is_random else []), *filter(None, [weights.note]), *result.notes]
+    return [*filter(None, [weights.note]), *result.notes]
 
 
 def _legend(results: Sequence[KernelResult], layout: Layout) -> Iterator[str]:

@@ -12,7 +12,7 @@ from replk_probe.shape_bias.published import ON_WHAT, SOURCE, TITLES
 from replk_probe.shape_bias.result import ShapeBiasResult
 from replk_probe.shape_bias.statistics import Interval
 
-from .text import PLAIN, RANDOM_NOTE, Layout, cut, decimals, note_lines, percent, table, wrapped
+from .text import PLAIN, Layout, cut, decimals, note_lines, percent, table, wrapped
 
 _HEAD = ("observer", "bias %", "95 % interval", "mean", "median", "shape", "texture", "other", "cue acc.", "kappa")
 _LEGEND = (
@@ -171,8 +171,8 @@ def _name(result: ShapeBiasResult) -> str:
 
 def _notes(result: ShapeBiasResult) -> list[str]:
     weights = result.run.weights if isinstance(result.run, RunInfo) else None
-    own = [] if weights is None else [RANDOM_NOTE if weights.is_random else None, weights.note]
-    return [*filter(None, own), *result.notes]
+    own = None if weights is None else weights.note
+    return [*filter(None, [own]), *result.notes]
 
 
 def _with_conflict(one: Observer) -> list[str]:

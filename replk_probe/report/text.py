@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import sys
 import textwrap
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 WIDTH = 100
 _UNLIMITED = 10_000
 _NARROWEST = 12  # minimum width of a column of names, on any terminal
-
-RANDOM_NOTE = "RANDOM WEIGHTS: the model is not trained."
 
 
 class Layout(NamedTuple):
@@ -106,8 +105,15 @@ def table(
             style="yellow" if random else "dim" if secondary else "",
         )
     lines = iter(_drawn(drawn, layout))
-    headings = (Text(cut(printable(row), layout.width), style="cyan") for row in body if isinstance(row, str))
-    return [next(lines), *(_drawn(next(headings), layout)[0] if isinstance(row, str) else next(lines) for row in body)]
+    return [
+        next(lines),
+        *itertools.chain.from_iterable(
+            (_drawn(Text(line, style="cyan"), layout)[0] for line in wrapped(row, layout=layout))
+            if isinstance(row, str)
+            else [next(lines)]
+            for row in body
+        ),
+    ]
 
 
 def percent(fraction: float | None) -> str:

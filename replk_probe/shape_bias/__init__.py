@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from replk_probe._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .config import ShapeBiasConfig as ShapeBiasConfig
     from .decision_mapping import LabelMapping as LabelMapping
     from .decision_mapping import load_mapping as load_mapping
     from .decisions import Decisions as Decisions
@@ -37,6 +38,7 @@ _HOME = {
     "Decisions": "decisions",
     "LabelMapping": "decision_mapping",
     "Observer": "observers",
+    "ShapeBiasConfig": "config",
     "ShapeBiasResult": "result",
     "Stimulus": "stimuli.names",
     "StimulusSet": "stimuli.stimulus_set",
@@ -60,6 +62,7 @@ __all__ = [
     "Decisions",
     "LabelMapping",
     "Observer",
+    "ShapeBiasConfig",
     "ShapeBiasResult",
     "Stimulus",
     "StimulusSet",
