@@ -413,7 +413,7 @@ def test_options_of_a_measurement_without_one(replk_probe: Run, tmp_path: Path, 
     run = ("shape-bias", "--import", raw, "--output", out)
     done = replk_probe(*run, option, *([] if value is None else [value]))
     assert done.exit_code == 1
-    assert f"{option} was given with --import and no --model" in done.stderr
+    assert f"{option} was given with --import but without --model" in done.stderr
     assert not out.exists()
 
 
