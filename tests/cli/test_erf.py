@@ -223,7 +223,7 @@ def test_an_interruption_ends_the_run_of_several_models(replk_probe: Run, networ
     assert not list((tmp_path / "out").rglob("erf.json"))
 
 
-def test_a_model_that_failed_is_release() -> None:
+def test_a_model_that_failed_is_released() -> None:
     class Model:
         pass
 
