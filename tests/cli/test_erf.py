@@ -16,7 +16,7 @@ from click.testing import Result
 from PIL import Image
 
 from replk_probe.cli._options import check_writable, slug
-from replk_probe.cli._runs import _let_go
+from replk_probe.cli._runs import _release
 from replk_probe.erf import ErfResult
 from replk_probe.errors import InvalidInputError
 
@@ -223,7 +223,7 @@ def test_an_interruption_ends_the_run_of_several_models(replk_probe: Run, networ
     assert not list((tmp_path / "out").rglob("erf.json"))
 
 
-def test_a_model_that_failed_is_let_go() -> None:
+def test_a_model_that_failed_is_released() -> None:
     class Model:
         pass
 
@@ -241,7 +241,7 @@ def test_a_model_that_failed_is_let_go() -> None:
     except InvalidInputError as error:
         kept = error
         assert seen[0]() is not None
-        _let_go(kept)
+        _release(kept)
         assert seen[0]() is None
 
 

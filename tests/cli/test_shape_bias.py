@@ -413,7 +413,7 @@ def test_options_of_a_measurement_without_one(replk_probe: Run, tmp_path: Path, 
     run = ("shape-bias", "--import", raw, "--output", out)
     done = replk_probe(*run, option, *([] if value is None else [value]))
     assert done.exit_code == 1
-    assert f"{option} was given with --import and no --model" in done.stderr
+    assert f"{option} was given with --import but without --model" in done.stderr
     assert not out.exists()
 
 
@@ -434,7 +434,7 @@ def test_a_folder_of_the_name_of_a_set_is_pointed_at(
     (tmp_path / "cue-conflict").mkdir()
     done = replk_probe("shape-bias", "--model", "resnet18", "--stimuli", "cue-conflict")
     assert done.exit_code == 1
-    assert "write ./cue-conflict" in done.stderr
+    assert "give ./cue-conflict" in done.stderr
 
 
 def test_a_head_of_another_size_names_the_mapping(
