@@ -53,7 +53,7 @@ def test_figures_are_rebuilt_from_their_commands(tmp_path: Path) -> None:
     assert (figure / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert (figure / "data.csv").read_text(encoding="utf-8").startswith("model,")
     (figure / "command.txt").write_text("replk-probe erf --data $NO_SUCH_VARIABLE_HERE\n", encoding="utf-8")
-    assert "left as it is" in run(scripts / "make_figures.py", "small")
+    assert "small: skipped, because an environment variable" in run(scripts / "make_figures.py", "small")
 
 
 def test_the_manifest_is_what_its_script_makes_of_the_stimuli(tmp_path: Path, data_dir: Path) -> None:
