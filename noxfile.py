@@ -38,7 +38,8 @@ def requirements(section: str, option: str) -> list[str]:
     """Requirements listed in setup.cfg; installing an extra by its name would compile the native library again."""
     config = configparser.ConfigParser()
     config.read("setup.cfg", encoding="utf-8")
-    return config[section][option].strip().split("\n")
+    # An extra that is named inside another, %(test)s, leaves an empty line.
+    return [line for line in config[section][option].splitlines() if line]
 
 
 def extra(name: str) -> list[str]:
