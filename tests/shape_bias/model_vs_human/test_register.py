@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 import replk_probe
@@ -17,17 +18,23 @@ from replk_probe.errors import InvalidInputError, UnknownModelError
 from replk_probe.models import DataConfig
 from replk_probe.shape_bias.model_vs_human.register import AsGiven, register
 
+WRAPPER = "PytorchModel"  # of modelvshuman.models.wrappers.pytorch since January 2022
+
 
 class Wrapper:
-    """What the toolbox makes of a module."""
+    """The class ``PytorchModel(model, model_name, *args)`` of model-vs-human, with the methods that it evaluates."""
 
     def __init__(self, model: nn.Module, model_name: str, *args: Any) -> None:
-        self.model, self.model_name = model, model_name
+        self.model, self.model_name, self.args = model, model_name, args
+
+    def forward_batch(self, images: Tensor) -> Any:
+        self.model.eval()
+        return self.model(images).numpy()  # without detach()
 
 
 @pytest.fixture
 def toolbox(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The parts of the toolbox that are called; gives its zoo, where it looks models up."""
+    """The modules, functions and signatures of model-vs-human that are used; gives its collection of models."""
     names = ("", ".models", ".models.registry", ".models.pytorch", ".models.pytorch.model_zoo", ".models.wrappers")
     for name in (*names, ".models.wrappers.pytorch"):
         monkeypatch.setitem(sys.modules, f"modelvshuman{name}", ModuleType(f"modelvshuman{name}"))
@@ -40,11 +47,24 @@ def toolbox(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
         return decorate
 
+    def bagnet9(model_name: str, *args: Any) -> Wrapper:
+        """A model of the toolbox's own."""
+        return Wrapper(nn.Identity(), model_name, *args)
+
     registry = sys.modules["modelvshuman.models.registry"]
+    zoo = sys.modules["modelvshuman.models.pytorch.model_zoo"]
     monkeypatch.setattr(registry, "register_model", register_model, raising=False)
     monkeypatch.setattr(registry, "list_models", lambda framework: list(registered[framework]), raising=False)
-    monkeypatch.setattr(sys.modules["modelvshuman.models.wrappers.pytorch"], "PyTorchModel", Wrapper, raising=False)
-    return sys.modules["modelvshuman.models.pytorch.model_zoo"]
+    monkeypatch.setattr(sys.modules["modelvshuman.models.wrappers.pytorch"], WRAPPER, Wrapper, raising=False)
+    monkeypatch.setattr(zoo, "bagnet9", register_model("pytorch")(bagnet9), raising=False)
+    return zoo
+
+
+def load_model(name: str) -> Any:
+    """The order in which model-vs-human looks a name up: torchvision, then its own collection."""
+    assert not hasattr(torchvision.models, name)
+    assert name in sys.modules["modelvshuman.models.registry"].list_models("pytorch")
+    return getattr(sys.modules["modelvshuman.models.pytorch.model_zoo"], name)(name)
 
 
 def test_every_model_of_ours_is_registered_once(toolbox: ModuleType) -> None:
@@ -52,7 +72,7 @@ def test_every_model_of_ours_is_registered_once(toolbox: ModuleType) -> None:
     assert {"replknet31b", "slak_tiny"} <= set(names)
     assert register() == names
     listed = sys.modules["modelvshuman.models.registry"].list_models("pytorch")
-    assert listed == list(names)
+    assert listed == ["bagnet9", *names]
     assert all(getattr(toolbox, name).__name__ == name for name in names)
 
 
@@ -66,6 +86,28 @@ def test_a_registered_model_is_built_when_asked_for(toolbox: ModuleType) -> None
     found = wrapped.model(images)
     assert not found.requires_grad
     torch.testing.assert_close(found, expected.detach())
+
+
+def test_names_that_denote_another_model_get_a_prefix(toolbox: ModuleType) -> None:
+    names = register(["resnet18", "replknet3", "bagnet9"], weights="random")
+    assert names == ("replk_probe_resnet18", "replknet3", "replk_probe_bagnet9")
+    assert register(["resnet18", "replknet3", "bagnet9"], weights="random") == names
+    wrapped = load_model("replk_probe_resnet18")
+    assert wrapped.model_name == "replk_probe_resnet18"
+    images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    expected = replk_probe.create_model("resnet18", "random")(images)  # timm's, not torchvision's
+    torch.testing.assert_close(torch.from_numpy(wrapped.forward_batch(images)), expected.detach())
+    assert load_model("bagnet9").model_name == "bagnet9"
+
+
+def test_the_wrapper_of_versions_before_2022_is_found(toolbox: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrappers = sys.modules["modelvshuman.models.wrappers.pytorch"]
+    monkeypatch.delattr(wrappers, WRAPPER)
+    with pytest.raises(InvalidInputError, match="none of the classes PytorchModel, PyTorchModel"):
+        register(["replknet3"], weights="random")
+    monkeypatch.setattr(wrappers, "PyTorchModel", Wrapper, raising=False)
+    register(["replknet3"], weights="random")
+    assert isinstance(load_model("replknet3"), Wrapper)
 
 
 class Own(nn.Module):
