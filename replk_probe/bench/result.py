@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.results import Result, Row, as_plain, csv_text, decode, nan_if_null, read_json, reading, strict_json
+from replk_probe.results import Result, Row, as_plain, csv_text, nan_if_null, strict_json
+from replk_probe.runtime.file_reading import decode, folder_of, read_json, reading
 from replk_probe.runtime.provenance import software_versions
 
 if TYPE_CHECKING:
@@ -269,7 +270,7 @@ class SpeedResult(Result):
             InvalidInputError: The file is missing or damaged, or has a schema version that cannot be read.
         """
         path = Path(directory) / JSON_NAME
-        record = read_json(path, "bench", READABLE_VERSIONS)
+        record = read_json(path, folder_of("bench"), READABLE_VERSIONS)
         with reading(path, "benchmark record"):
             return decode(cls, record)
 

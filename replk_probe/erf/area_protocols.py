@@ -211,7 +211,7 @@ def check_scores(scores: npt.ArrayLike) -> FloatArray:
     if not np.isfinite(array).all():
         raise InvalidInputError(
             f"The contribution map has {int((~np.isfinite(array)).sum())} of {array.size} values that are not finite. "
-            "Shares of such a total are undefined. Leave the image out, or use --precision fp32."
+            "Shares of such a total are undefined. Leave the image out, or measure with precision 'fp32'."
         )
     if array.min() < 0:
         raise InvalidInputError(

@@ -421,7 +421,7 @@ def test_a_branch_named_by_its_path_is_called_that() -> None:
     assert (kernel.variant, kernel.branches) == ("small", ("small",)) and kernel.kernel_size == (5, 5)
     assert "is the small branch of stage1.0" in kernel.notes[0]
     np.testing.assert_array_equal(kernel.magnitude, whole.magnitude)
-    with pytest.raises(InvalidInputError, match=r"Use --layer stage1\.0 --variant large"):
+    with pytest.raises(InvalidInputError, match=r"Use layer 'stage1\.0' and variant 'large'"):
         measure_kernels(model, "stages.0.blocks.0.large_kernel.small_conv", "large")
 
 

@@ -45,8 +45,8 @@ def test_a_process_that_dies_between_arrays_and_state_leaves_the_older_state(
 
 def test_another_configuration_is_refused_and_named(tmp_path: Path) -> None:
     Checkpoint(tmp_path / "ckpt", CONFIG).save({})
-    other = Checkpoint(tmp_path / "ckpt", {**CONFIG, "seed": 1}, {"seed": "--seed"})
-    with pytest.raises(ResumeError, match=r"created with seed 0, but this run has seed 1\. Pass --seed 0"):
+    other = Checkpoint(tmp_path / "ckpt", {**CONFIG, "seed": 1}, {"seed"})
+    with pytest.raises(ResumeError, match=r"created with seed 0, but this run has seed 1\. Give seed 0"):
         other.load()
 
 

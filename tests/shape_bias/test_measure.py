@@ -143,7 +143,7 @@ def test_a_resumed_run_gives_the_same(
     assert plan.same_run(found) and not plan_shape_bias(
         net, small_stimuli, ShapeBiasConfig(size=(32, 32), batch_size=4)
     ).same_run(found)
-    with pytest.raises(ResumeError, match="--batch-size 8"):
+    with pytest.raises(ResumeError, match="Give batch_size 8"):
         measure_shape_bias(net, small_stimuli, size=32, batch_size=4, checkpoint=tmp_path / "state", resume=True)
 
 
@@ -198,13 +198,13 @@ def test_a_mapping_of_ones_own(small_stimuli: Path) -> None:
     mapping = LabelMapping("own", CATEGORIES, indices)
     result = measure_shape_bias(First(), small_stimuli, mapping=mapping, size=32)
     assert set(decided(result).response) == {"airplane"}
-    with pytest.raises(InvalidInputError, match=r"40 outputs.*--mapping"):
+    with pytest.raises(InvalidInputError, match=r"40 outputs.*Give a mapping"):
         measure_shape_bias(First(), small_stimuli, size=32)
 
 
 def test_a_head_of_another_label_space_is_refused_by_name(small_stimuli: Path) -> None:
     stimuli = replace(open_stimuli(small_stimuli), categories=("bear", "cat", "dog", "oven"))
-    with pytest.raises(InvalidInputError, match=r"16 outputs.*4 categories.*--mapping"):
+    with pytest.raises(InvalidInputError, match=r"16 outputs.*4 categories.*Give a mapping"):
         measure_shape_bias("torchvision:squeezenet1_1", stimuli, weights="random", num_classes=16)
 
 
@@ -256,8 +256,8 @@ def test_outputs_that_are_not_finite_are_refused(small_net: nn.Module, small_sti
         ({"size": "64"}, "size '64'"),
         ({"size": (64,)}, r"size \(64,\)"),
         ({"size": True}, "size True"),
-        ({"batch_size": True}, "batch size of True"),
-        ({"batch_size": 2.0}, r"batch size of 2\.0"),
+        ({"batch_size": True}, "batch size cannot be True"),
+        ({"batch_size": 2.0}, r"batch size cannot be 2\.0"),
         ({"stimuli": 3}, "Stimuli cannot be given as int"),
         ({"name": 3}, "cannot be called 3"),
         ({"name": ""}, "cannot be called ''"),
@@ -265,7 +265,7 @@ def test_outputs_that_are_not_finite_are_refused(small_net: nn.Module, small_sti
         ({"name": "a:humans"}, "name 'humans'"),
         ({"name": "subject-99"}, "treats every observer whose name starts"),
         ({"mapping": 3}, "not a mapping"),
-        ({"allow_partial": True}, "Leave --allow-partial out"),
+        ({"allow_partial": True}, "Leave allow_partial out"),
         ({"seed": -1}, "seed -1"),
     ],
 )
