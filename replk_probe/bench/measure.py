@@ -115,6 +115,11 @@ def _check(
     ]:
         if value not in known:
             raise InvalidInputError(f"Unknown {name} {value!r}. Choose from {', '.join(known)}.")
+    if not isinstance(layers, Sequence) or not all(isinstance(layer, Layer) for layer in layers):
+        raise InvalidInputError(
+            f"Layers cannot be given as {layers!r}. Expected a sequence of replk_probe.bench.Layer. "
+            "Give for instance [Layer(1, 256, 64, 64, 31, 31)]."
+        )
     if not layers or not directions:
         raise InvalidInputError("There is nothing to time. Give at least one layer and one pass.")
     for layer in layers:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.results import Result, Row, as_plain, csv_text, nan_if_null, strict_json
+from replk_probe.runtime.checks import whole
 from replk_probe.runtime.file_reading import decode, folder_of, read_json, reading
 from replk_probe.runtime.provenance import software_versions
 
@@ -57,10 +58,11 @@ class Layer:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        if min(self.shape) < 1 or min(self.kernel) < 1 or not (self.kh % 2 and self.kw % 2):
+        sizes = [whole(size) or 0 for size in (*self.shape, *self.kernel, self.count)]
+        if min(sizes) < 1 or not (self.kh % 2 and self.kw % 2):
             raise InvalidInputError(
                 f"Layer {','.join(map(str, (*self.shape, *self.kernel)))} cannot be timed. Sizes must be positive "
-                "and kernels odd. Give N,C,H,W,KH,KW, for instance 1,256,64,64,31,31."
+                "integers and kernels odd. Give N,C,H,W,KH,KW, for instance 1,256,64,64,31,31."
             )
 
     @property

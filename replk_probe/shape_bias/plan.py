@@ -26,6 +26,7 @@ from replk_probe.models.model_id import check_network, name_of
 from replk_probe.models.records import statistics_note
 from replk_probe.runtime.checkpoint import Checkpoint, discard
 from replk_probe.runtime.devices import device_label, measuring, resolve_device
+from replk_probe.runtime.escaping import printable
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import RunInfo, software_versions
 
@@ -73,7 +74,7 @@ def plan_shape_bias(
     if not isinstance(model, str):
         check_network(model, or_name=True)
     if config.name is None:
-        config = replace(config, name=model if isinstance(model, str) else name_of(model))
+        config = replace(config, name=printable(model if isinstance(model, str) else name_of(model)))
     assert config.name is not None
     if stimuli is not None and not isinstance(stimuli, (StimulusSet, str, os.PathLike)):
         raise InvalidInputError(
