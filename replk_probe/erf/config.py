@@ -10,7 +10,7 @@ from torch import nn
 
 from replk_probe.images.sample import check_sample
 from replk_probe.models.inference.prepare import check_precision
-from replk_probe.runtime.checks import check_bool, check_integer, check_name, check_seed, check_size, check_weights
+from replk_probe.runtime import checks
 from replk_probe.runtime.devices import resolve_device
 
 from .area_protocols import DEFAULT_THRESHOLDS
@@ -50,19 +50,18 @@ class ErfConfig:
 
     def __post_init__(self) -> None:
         """Check the values, and convert them to the declared types."""
-        check_name(self.name)
+        checks.check_name(self.name)
         check_sample(self.images, self.sampling)
         check_precision(self.precision)
         check_layer(self.layer)
-        check_bool("ema", self.ema)
+        checks.check_bool("ema", self.ema)
         resolve_device(self.device)
-        checked = {
-            "images": int(self.images),
-            "size": check_size(self.size, SMALLEST_SIDE, LARGEST_SIDE),
-            "thresholds": check_thresholds(self.thresholds),
-            "seed": check_seed(self.seed),
-            "weights": check_weights(self.weights),
-            "batch_size": check_integer("batch size", self.batch_size, 1),
-        }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+        checks.set_checked(
+            self,
+            images=int(self.images),
+            size=checks.check_size(self.size, SMALLEST_SIDE, LARGEST_SIDE),
+            thresholds=check_thresholds(self.thresholds),
+            seed=checks.check_seed(self.seed),
+            weights=checks.check_weights(self.weights),
+            batch_size=checks.check_integer("batch size", self.batch_size, 1),
+        )

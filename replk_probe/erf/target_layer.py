@@ -104,9 +104,9 @@ def point_of(model: nn.Module, layer: Layer) -> LayerPoint | None:
     """
     if layer is None or isinstance(layer, LayerPoint):
         return layer
-    check_layer(layer)
     if isinstance(layer, str):
         return LayerPoint(resolve_layer(model, layer).path)
+    check_layer(layer)
     path = next((path for path, module in model.named_modules() if module is layer), None)
     if path is None:
         raise InvalidInputError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.runtime.checks import check_bool, check_choice, check_integer, check_name, check_seed, check_weights
+from replk_probe.runtime import checks
 
 from .layers import ALL, LayerSpec
 
@@ -43,18 +43,17 @@ class KernelsConfig:
                 f"Layers cannot be given as {self.layer!r}. Expected a layer name, an nn.Module of the model, or a "
                 "sequence of these. Give for instance 'stage4.0', a module path, or 'all'."
             )
-        check_choice("variant", self.variant, VARIANTS)
-        check_choice("aggregate", self.aggregate, AGGREGATES)
-        check_bool("ema", self.ema)
-        check_name(self.name)
-        checked = {
-            "layer": self.layer if isinstance(self.layer, (str, nn.Module)) else self.layers,
-            "seed": check_seed(self.seed),
-            "strongest": check_integer("number of strongest channels", self.strongest, 0),
-            "weights": check_weights(self.weights),
-        }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+        checks.check_choice("variant", self.variant, VARIANTS)
+        checks.check_choice("aggregate", self.aggregate, AGGREGATES)
+        checks.check_bool("ema", self.ema)
+        checks.check_name(self.name)
+        checks.set_checked(
+            self,
+            layer=self.layer if isinstance(self.layer, (str, nn.Module)) else self.layers,
+            seed=checks.check_seed(self.seed),
+            strongest=checks.check_integer("number of strongest channels", self.strongest, 0),
+            weights=checks.check_weights(self.weights),
+        )
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:

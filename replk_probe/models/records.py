@@ -34,14 +34,6 @@ def record_of(model: nn.Module) -> ModelRecord | None:
     return _RECORDS.get(id(model)) or _RECORDS.get(id(getattr(model, "_orig_mod", None)))
 
 
-def set_record(model: nn.Module, record: ModelRecord | None) -> None:
-    """Store the record of ``model`` until the network is deleted; with None, nothing changes."""
-    if record is not None:
-        if id(model) not in _RECORDS:
-            weakref.finalize(model, _RECORDS.pop, id(model), None).atexit = False
-        _RECORDS[id(model)] = record
-
-
 def weights_info(model: nn.Module) -> WeightsInfo:
     """Provenance of the weights of ``model``; ``"user-module"`` for models not built or loaded by this package.
 
@@ -56,18 +48,20 @@ def attach_weights_info(model: nn.Module, info: WeightsInfo, data: DataConfig | 
     """Record the provenance of the weights of ``model``; copies made by this package keep the record.
 
     Args:
-        model: The network.
+        model: The network. The record is deleted with it.
         info: Provenance of its weights.
         data: Preprocessing of its images, or None for the one recorded before, if any.
     """
     known = record_of(model)
-    set_record(model, ModelRecord(info, data if known is None or data is not None else known.data))
+    if id(model) not in _RECORDS:
+        weakref.finalize(model, _RECORDS.pop, id(model), None).atexit = False
+    _RECORDS[id(model)] = ModelRecord(info, data if known is None or data is not None else known.data)
 
 
 def data_config(model: nn.Module) -> DataConfig:
     """Normalization and input size that ``model`` was trained for, or those of ImageNet if nothing is known."""
     record = record_of(model)
-    if record is not None and record.data is not None:
+    if record and record.data:
         return record.data
     known = getattr(model, "pretrained_cfg", None)
     if known is not None and not isinstance(known, dict):
@@ -81,6 +75,6 @@ def data_config(model: nn.Module) -> DataConfig:
 def statistics_note(model: nn.Module) -> str | None:
     """Note for models whose normalization is unknown, or None."""
     record = record_of(model)
-    if (record is not None and record.data is not None) or getattr(model, "pretrained_cfg", None):
+    if (record and record.data) or getattr(model, "pretrained_cfg", None):
         return None
     return f"The normalization of {type(model).__name__} is unknown: ImageNet's mean and standard deviation are used."

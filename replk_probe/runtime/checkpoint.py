@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -102,11 +101,8 @@ class Checkpoint:
         atomic_write_text(self.folder / _STATE, json.dumps(record, indent=1, allow_nan=False) + "\n")
         self._sweep()
 
-    def load(self, kinds: Mapping[str, Any] = MappingProxyType({})) -> SavedState | None:
-        """The last saved state, or None if there is none.
-
-        Args:
-            kinds: Types of the entries of the state, by name.
+    def load(self, kinds: Mapping[str, Any]) -> SavedState | None:
+        """The last saved state, whose entries have the types ``kinds``, or None if there is none.
 
         Raises:
             ResumeError: The state belongs to a run with a different configuration, or cannot be read.
@@ -118,7 +114,7 @@ class Checkpoint:
             record = read_json(path, _ADVICE, (SCHEMA_VERSION,))
             with reading(path, "state of a run"):
                 saved = decode(_Record, record)
-                state = saved.state | {name: decode(kind, saved.state[name], name) for name, kind in kinds.items()}
+                state = {name: decode(kind, saved.state[name], name) for name, kind in kinds.items()}
             self._compare(saved.config)
             arrays = {name: read_array(self.folder / file, _ADVICE) for name, file in saved.arrays.items()}
         except InvalidInputError as error:

@@ -60,16 +60,7 @@ def whole(value: Any) -> int | None:
 
 
 def check_integer(what: str, value: Any, least: int) -> int:
-    """``value`` as an int.
-
-    Args:
-        what: Name of the value in the message, such as ``"batch size"``.
-        value: The value.
-        least: Smallest number allowed.
-
-    Raises:
-        InvalidInputError: It is not an integer or smaller than ``least``.
-    """
+    """``value`` as an int of at least ``least``, or an InvalidInputError that names ``what``, as in "batch size"."""
     number = whole(value)
     if number is None or number < least:
         raise InvalidInputError(f"The {what} cannot be {value!r}. It must be an integer. Use {least} or more.")
@@ -77,11 +68,7 @@ def check_integer(what: str, value: Any, least: int) -> int:
 
 
 def check_bool(name: str, value: Any) -> bool:
-    """``value``, if it is a bool.
-
-    Raises:
-        InvalidInputError: It is something else.
-    """
+    """``value``, or an InvalidInputError if it is not a bool."""
     if not isinstance(value, bool):
         raise InvalidInputError(f"The option {name} cannot be {value!r}. It must be a bool. Use True or False.")
     return value
@@ -100,11 +87,7 @@ def check_name(name: Any) -> None:
 
 
 def check_weights(weights: Any) -> str | None:
-    """Weights as a string; None for None.
-
-    Raises:
-        WeightsError: They are neither a name nor a path.
-    """
+    """Weights as a string or None; a WeightsError if they are neither a name, a path nor None."""
     if weights is not None and not isinstance(weights, (str, os.PathLike)):
         raise WeightsError(
             f"Expected the weights as a name or a path, but got {weights!r}. "
@@ -114,11 +97,7 @@ def check_weights(weights: Any) -> str | None:
 
 
 def check_seed(seed: Any) -> int:
-    """``seed`` as an int in [0, 2**63), the range of all generators used in this package.
-
-    Raises:
-        InvalidInputError: It is not an integer in this range.
-    """
+    """``seed`` as an int in [0, 2**63), the range of all generators used in this package, or an InvalidInputError."""
     number = whole(seed)
     if number is None or not 0 <= number < 2**63:
         raise InvalidInputError(
@@ -128,12 +107,7 @@ def check_seed(seed: Any) -> int:
 
 
 def check_size(size: Any, smallest: int = 1, largest: int | None = None) -> tuple[int, int]:
-    """(H, W) in pixels.
-
-    Args:
-        size: Side or pair of sides.
-        smallest: Smallest side allowed.
-        largest: Largest side allowed, which memory limits; None for any.
+    """(H, W) in pixels of a side or a pair of sides, which are limited by ``largest`` because of their memory.
 
     Raises:
         InvalidInputError: ``size`` is not one or two integers in this range.
@@ -141,18 +115,19 @@ def check_size(size: Any, smallest: int = 1, largest: int | None = None) -> tupl
     pair = tuple(size) if isinstance(size, Iterable) and not isinstance(size, (str, bytes)) else (size, size)
     sides = [side for side in map(whole, pair) if side is not None]
     if len(pair) != 2 or len(sides) != 2:
-        raise InvalidInputError(
-            f"Images of size {size!r} cannot be measured. A size is a whole number of pixels, or a pair (height, "
-            "width). Give a side in pixels, such as 224."
-        )
-    if min(sides) < smallest:
-        raise InvalidInputError(
-            f"Images of size {size} cannot be measured. The smallest side is {smallest} px. "
-            "Give a side in pixels, such as 224."
-        )
-    if largest is not None and max(sides) > largest:
-        raise InvalidInputError(
-            f"Images of size {size} cannot be measured. Sides above {largest} pixels need too much memory for "
-            "the features of a single image. Give a smaller side, such as 1024."
-        )
-    return sides[0], sides[1]
+        reason = "A size is a whole number of pixels, or a pair (height, width)"
+    elif min(sides) < smallest:
+        reason = f"The smallest side is {smallest} px"
+    elif largest is not None and max(sides) > largest:
+        reason = f"Sides above {largest} px need too much memory for the features of a single image"
+    else:
+        return sides[0], sides[1]
+    raise InvalidInputError(
+        f"Images of size {size!r} cannot be measured. {reason}. Give a side in pixels, such as 224."
+    )
+
+
+def set_checked(config: DataclassInstance, **checked: Any) -> None:
+    """Replace values of a frozen configuration by those that were checked and converted."""
+    for name, value in checked.items():
+        object.__setattr__(config, name, value)

@@ -138,12 +138,6 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 @contextmanager
 def measuring(device: torch.device, size: tuple[int, int], smaller: str = "size") -> Iterator[None]:
-    """Context of a measurement, for its speed, exact arithmetic and errors; see the functions that it combines.
-
-    Args:
-        device: Device of the computation.
-        size: ``(H, W)`` of the images in pixels.
-        smaller: Name of the option to reduce if memory is exhausted.
-    """
+    """Context of a measurement: fast, in exact arithmetic, with advice to reduce ``smaller`` if memory is exhausted."""
     with kept_blocks(), out_of_memory_explained(size, smaller), strict_arithmetic(), without_autocast(device):
         yield

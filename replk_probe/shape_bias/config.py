@@ -9,7 +9,7 @@ import torch
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.models.inference.prepare import check_precision
-from replk_probe.runtime.checks import check_bool, check_integer, check_seed, check_size, check_weights
+from replk_probe.runtime import checks
 from replk_probe.runtime.devices import resolve_device
 
 from .decision_mapping import LabelMapping, as_mapping
@@ -45,24 +45,23 @@ class ShapeBiasConfig:
     def __post_init__(self) -> None:
         """Check the values, and convert them to the declared types."""
         check_precision(self.precision)
-        check_bool("ema", self.ema)
-        check_bool("allow_partial", self.allow_partial)
+        checks.check_bool("ema", self.ema)
+        checks.check_bool("allow_partial", self.allow_partial)
         resolve_device(self.device)
         if self.name is not None:
             _check_name(self.name)
-        checked = {
-            "mapping": None if self.mapping is None else as_mapping(self.mapping),
-            "batch_size": check_integer("batch size", self.batch_size, 1),
-            "workers": None if self.workers is None else check_integer("number of workers", self.workers, 0),
-            "size": None if self.size is None else check_size(self.size),
-            "seed": check_seed(self.seed),
-            "weights": check_weights(self.weights),
-            "num_classes": (
-                None if self.num_classes is None else check_integer("number of classes", self.num_classes, 1)
+        checks.set_checked(
+            self,
+            mapping=None if self.mapping is None else as_mapping(self.mapping),
+            batch_size=checks.check_integer("batch size", self.batch_size, 1),
+            workers=None if self.workers is None else checks.check_integer("number of workers", self.workers, 0),
+            size=None if self.size is None else checks.check_size(self.size),
+            seed=checks.check_seed(self.seed),
+            weights=checks.check_weights(self.weights),
+            num_classes=(
+                None if self.num_classes is None else checks.check_integer("number of classes", self.num_classes, 1)
             ),
-        }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+        )
 
 
 def _check_name(name: Any) -> None:

@@ -29,7 +29,7 @@ from replk_probe.errors import InvalidInputError
         (2, "smallest side is 3 px"),
         (-1, "smallest side is 3 px"),
         ((64, 0), "smallest side is 3 px"),
-        (LARGEST_SIDE + 1, "Sides above 16384 pixels need too much memory"),
+        (LARGEST_SIDE + 1, "Sides above 16384 px need too much memory"),
         ((64, 10**30), "too much memory"),
     ],
 )

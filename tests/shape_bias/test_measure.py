@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -248,8 +247,8 @@ def test_outputs_that_are_not_finite_are_refused(small_net: nn.Module, small_sti
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch size of 0"),
-        ({"workers": -1}, "number of workers of -1"),
+        ({"batch_size": 0}, "batch size cannot be 0"),
+        ({"workers": -1}, "number of workers cannot be -1"),
         ({"precision": "fp8"}, "Unknown precision"),
         ({"size": 0}, "size 0"),
         ({"size": 64.5}, r"size 64\.5"),
@@ -282,13 +281,6 @@ def test_whole_numbers_may_be_numpys(small_net: nn.Module, small_stimuli: Path) 
     assert config == ShapeBiasConfig(size=(32, 32), batch_size=4, workers=0)
     assert config.size is not None
     assert type(config.size[0]) is type(config.batch_size) is type(config.workers) is int
-
-
-def test_the_function_has_the_defaults_of_its_configuration() -> None:
-    parameters = inspect.signature(measure_shape_bias).parameters
-    assert {field.name: field.default for field in fields(ShapeBiasConfig)}.items() <= {
-        name: parameter.default for name, parameter in parameters.items()
-    }.items()
 
 
 def test_observers_are_looked_at_before_the_run(small_stimuli: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..records import record_of, set_record
+from ..records import attach_weights_info, record_of
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -33,7 +33,9 @@ def copy_of(model: ModuleT, replaced: dict[int, Any] | None = None) -> ModuleT:
             if tensor.grad_fn is not None and id(tensor) not in memo:
                 memo[id(tensor)] = tensor.detach().clone()
     copied = copy.deepcopy(model, memo)
-    set_record(copied, record_of(model))
+    record = record_of(model)
+    if record is not None:
+        attach_weights_info(copied, record.weights, record.data)
     return copied
 
 
