@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -389,6 +390,34 @@ def test_a_run_with_other_options_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(ResumeError, match="parameters"):
         measure_erf(Tiny(1), folder, **arguments, resume=True)
     measure_erf(Tiny(), folder, **arguments, resume=True, thresholds=[0.7])  # thresholds cost nothing
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"done": "3"},
+        {"done": 4},
+        {"counts": [1, 1]},
+        {"counts": [1, 0, 2]},
+        {"used": [1]},
+        {"skipped": {}},
+        {"seconds": None},
+        {"methods": "x"},
+    ],
+)
+def test_a_damaged_state_is_an_error(tmp_path: Path, change: dict[str, Any]) -> None:
+    expected = measure_erf(Tiny(), batch(3), checkpoint=tmp_path)
+    path = tmp_path / "state.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "state": record["state"] | change}))
+    with pytest.raises(ResumeError, match="damaged"):
+        measure_erf(Tiny(), batch(3), checkpoint=tmp_path, resume=True)
+    path.write_text(json.dumps(record))
+    np.save(tmp_path / record["arrays"]["block-01"], np.zeros((4, 4)))
+    with pytest.raises(ResumeError, match="Its sums are not those of its images"):
+        measure_erf(Tiny(), batch(3), checkpoint=tmp_path, resume=True)
+    np.save(tmp_path / record["arrays"]["block-01"], np.zeros((32, 32)))
+    assert measure_erf(Tiny(), batch(3), checkpoint=tmp_path, resume=True).run.image_ids == expected.run.image_ids
 
 
 def test_other_images_of_the_same_names_are_not_resumed(tmp_path: Path) -> None:

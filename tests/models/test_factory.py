@@ -175,8 +175,10 @@ def test_broken_factories(factory: Path, attribute: str, error: type[ReplkProbeE
 
 def test_a_file_that_cannot_be_imported(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("def build(:\n")
-    with pytest.raises(UnknownModelError, match="SyntaxError"):
+    with pytest.raises(UnknownModelError, match=r"SyntaxError.*Correct the name or the code\."):
         create_model(f"{tmp_path / 'bad.py'}:build")
+    with pytest.raises(UnknownModelError, match=r"No module named 'no'\. Correct the name or the code\.$"):
+        create_model("no.such:fn")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +51,26 @@ def test_another_configuration_is_refused_and_named(tmp_path: Path) -> None:
         other.load({"done": int})
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"schema_version": 9}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{}",
+        "[1]",
+        '{"schema_version": 9}',
+        "[" * 100_000,
+        '{"schema_version": 1, "version": 1, "config": {}, "state": {"done": NaN}, "arrays": {}}',
+        '{"schema_version": 1, "version": "1", "config": {}, "state": {"done": 0}, "arrays": {}}',
+        '{"schema_version": 1, "version": 1, "config": [], "state": {"done": 0}, "arrays": {}}',
+        '{"schema_version": 1, "version": 1, "config": {}, "state": {"done": 0}, "arrays": {"a": 3}}',
+        '{"schema_version": 1, "version": 1, "config": {}, "state": {"done": "0"}, "arrays": {}}',
+        '{"schema_version": 1, "version": 1, "config": {}, "state": {}, "arrays": {}}',
+    ],
+)
 def test_a_damaged_state_is_an_error(tmp_path: Path, content: str) -> None:
     store = Checkpoint(tmp_path, CONFIG)
     (tmp_path / "state.json").write_text(content)
-    with pytest.raises(ResumeError, match="damaged"):
+    with pytest.raises(ResumeError, match=r"Its state is damaged\. .*state\.json"):
         store.load({"done": int})
 
 
@@ -64,3 +80,33 @@ def test_a_missing_array_is_an_error(tmp_path: Path) -> None:
     next((tmp_path / "ckpt").glob("*.npy")).unlink()
     with pytest.raises(ResumeError, match="damaged"):
         store.load({"done": int})
+
+
+def header(shape: str, kind: str = "'<f8'") -> bytes:
+    text = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK\x03\x04",
+        header("(2,)") + bytes(8),
+        header("(80000, 80000)"),
+        header("(1,)", "'|O'") + pickle.dumps([1]),
+    ],
+)
+def test_a_damaged_array_is_an_error(tmp_path: Path, content: bytes) -> None:
+    store = Checkpoint(tmp_path / "ckpt", CONFIG)
+    store.save({"done": 0}, {"a": np.zeros(2)})
+    path = next((tmp_path / "ckpt").glob("*.npy"))
+    path.write_bytes(content)
+    with pytest.raises(ResumeError, match=f"damaged.*{path.name}.*Start again without resume"):
+        store.load({"done": int})
+
+
+def test_a_run_that_is_not_resumed_discards_the_state(tmp_path: Path) -> None:
+    Checkpoint(tmp_path / "ckpt", CONFIG).save({"done": 1})
+    assert Checkpoint(tmp_path / "ckpt", CONFIG, resume=False).load({"done": int}) is None
+    assert not (tmp_path / "ckpt").exists()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from replk_probe.errors import InvalidInputError, ResumeError
 from replk_probe.images import UnreadableImageError
 from replk_probe.models import create_model
+from replk_probe.runtime.checkpoint import Checkpoint
 from replk_probe.runtime.provenance import RunInfo
 from replk_probe.shape_bias.config import ShapeBiasConfig
 from replk_probe.shape_bias.decision_mapping import LabelMapping, imagenet_mapping
@@ -144,6 +145,38 @@ def test_a_resumed_run_gives_the_same(
     ).same_run(found)
     with pytest.raises(ResumeError, match="Give batch_size 8"):
         measure_shape_bias(net, small_stimuli, size=32, batch_size=4, checkpoint=tmp_path / "state", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("done", 10**6), ("done", -1), ("seconds", "0"), ("methods", [3]), ("done", None)]
+)
+def test_a_damaged_state_is_an_error(
+    small_net: nn.Module, small_stimuli: Path, tmp_path: Path, field: str, value: Any
+) -> None:
+    options: dict[str, Any] = {"size": 32, "batch_size": 8, "checkpoint": tmp_path}
+    plan = plan_shape_bias(small_net, small_stimuli, ShapeBiasConfig(size=(32, 32), batch_size=8))
+    numbers = {"probabilities": np.zeros((32, 16), np.float32), "largest": np.zeros(32, np.float32)}
+    state = {"done": 0, "seconds": 0.0, "methods": []}
+    Checkpoint(tmp_path, plan.record).save(state, numbers)
+    assert decided(measure_shape_bias(small_net, small_stimuli, **options, resume=True)) == decided(plan.run())
+    for damaged, arrays in (
+        (state | {field: value}, numbers),
+        (state, numbers | {"largest": np.zeros(31, np.float32)}),
+        (state, numbers | {"probabilities": np.zeros((32, 16))}),
+        (state, {"largest": numbers["largest"]}),
+    ):
+        Checkpoint(tmp_path, plan.record).save(damaged, arrays)
+        with pytest.raises(ResumeError, match="damaged"):
+            measure_shape_bias(small_net, small_stimuli, **options, resume=True)
+
+
+def test_a_model_with_unprintable_characters_in_its_path_is_measured(small_stimuli: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a\x1b[2J\u202eb.py"
+    path.write_text("import timm\ndef net(): return timm.create_model('test_resnet', num_classes=16)\n")
+    plan = plan_shape_bias(f"{path}:net", small_stimuli, ShapeBiasConfig(size=(32, 32)))
+    assert plan.name == rf"{tmp_path}/a\x1b[2J\u202eb.py:net" and plan.run().decisions is not None
+    with pytest.raises(InvalidInputError, match="printable"):
+        ShapeBiasConfig(name="a\x1bb")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
