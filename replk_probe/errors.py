@@ -8,14 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = [
-    "BackendError",
-    "InvalidInputError",
-    "ReplkProbeError",
-    "ResumeError",
-    "UnknownModelError",
-    "WeightsError",
-]
+__all__ = ["BackendError", "InvalidInputError", "ReplkProbeError", "ResumeError", "UnknownModelError", "WeightsError"]
 
 
 class ReplkProbeError(Exception):

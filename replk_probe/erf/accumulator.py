@@ -191,8 +191,8 @@ class RunState:
         done, counts, n_blocks = saved.state["done"], saved.state["counts"], len(self.sums.counts)
         blocks = [f"block-{block:02d}" for block, count in enumerate(counts) if count]
         found = {name: (array.shape, array.dtype.name) for name, array in saved.arrays.items()}
-        n_known = sum(counts) + len(saved.state["skipped"])
-        if len(counts) != n_blocks or n_known != done or found != dict.fromkeys(blocks, (self.sums.size, "float64")):
+        is_known = sum(counts) + len(saved.state["skipped"]) == done <= self.sums.n_images
+        if len(counts) != n_blocks or not is_known or found != dict.fromkeys(blocks, (self.sums.size, "float64")):
             raise store.damaged("Its sums are not those of its images. Start again without resume.")
         self.sums.done, self.sums.counts = done, counts
         self.sums.sums = [saved.arrays.get(f"block-{block:02d}") for block in range(len(self.sums.counts))]

@@ -172,9 +172,7 @@ def _check_output(path: Path, output: Path, *, force: bool) -> None:
     if path.exists() and output.samefile(path):
         raise InvalidInputError(f"Cannot write {output}. It is the input file. Choose another name.")
     if not force:
-        raise InvalidInputError(
-            f"Cannot write {output}. The file exists. Choose another name, or overwrite it with force."
-        )
+        raise InvalidInputError(f"Cannot write {output}. The file exists. Use force to overwrite it.")
 
 
 def _check_form(source: CheckpointReport, scheme: str, *, merge: bool) -> None:

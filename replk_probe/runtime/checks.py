@@ -37,18 +37,15 @@ def choose_config(kind: type[ConfigT], config: Any, given: Mapping[str, Any]) ->
             f"Give a {kind.__name__}, or pass the options as keyword arguments."
         )
     default = kind()
-    changed = [name for name in names if _differ(getattr(chosen, name), getattr(default, name))]
+    values = ((name, getattr(chosen, name), getattr(default, name)) for name in names)
+    # Types first, since a module given as the layer may define equality.
+    changed = [name for name, value, usual in values if type(value) is not type(usual) or value != usual]
     if changed:
         raise InvalidInputError(
             f"Got a config and also {', '.join(changed)}. Options are given either as config or as keyword arguments. "
             f"Pass config=dataclasses.replace(config, {changed[0]}=...) instead."
         )
     return config
-
-
-def _differ(value: Any, default: Any) -> bool:
-    # Types first, since a module given as the layer may define equality.
-    return type(value) is not type(default) or bool(value != default)
 
 
 def whole(value: Any) -> int | None:
