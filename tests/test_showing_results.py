@@ -43,7 +43,7 @@ def make_erf(**changes) -> ErfResult:
     )  # fmt: skip
     fields = {
         "contribution": np.exp(-(x**2 + y**2) / 8), "run": run, "n_images": 1, "n_skipped": 0, "input_size": (16, 16),
-        "layer": "layer4", "feature_size": (2, 2), "centre": (8, 8), "centre_source": "stride rule",
+        "layer": "layer4", "feature_size": (2, 2), "center": (8, 8), "center_source": "stride rule",
         "theoretical_rf": None,
         "ratios": (RatioRow("paper", 0.2, 3, 9 / 256, (0.01, 0.05)), RatioRow("pixels", 0.2, 3.5, 0.05)),
     }  # fmt: skip
@@ -174,7 +174,7 @@ def test_a_kernel_is_a_heatmap_of_its_magnitude() -> None:
     result = make_kernels()
     ax = result.plot(vmin=0.1, vmax=0.9, cmap="viridis", cbar=False)
     (mesh,) = ax.collections
-    np.testing.assert_array_equal(mesh.get_array().reshape(5, 5), result.kernel("stage2.0").normalised)
+    np.testing.assert_array_equal(mesh.get_array().reshape(5, 5), result.kernel("stage2.0").normalized)
     assert mesh.get_clim() == (0.1, 0.9) and mesh.get_cmap().name == "viridis" and len(ax.figure.axes) == 1
     assert len(result.plot().figure.axes) == 2
     assert "stage1.0\nlarge" in result.plot(layer="stage1.0", variant="large").get_title(loc="left")

@@ -168,7 +168,7 @@ def _against_kernel(result: SpeedResult, groups: Sequence[Sequence[SpeedCase]]) 
 
 def _draw_times(ax: Axes, group: Sequence[SpeedCase], limits: tuple[float, float], *, first: bool) -> None:
     sides = sorted({case.layer.kh for case in group})
-    for name, (_, colour, marker) in _VARIANTS.items():
+    for name, (_, color, marker) in _VARIANTS.items():
         points = [
             (case.layer.kh, 1e3 * timing.minimum)
             for case in group
@@ -178,7 +178,7 @@ def _draw_times(ax: Axes, group: Sequence[SpeedCase], limits: tuple[float, float
             ours = name == "module" or (name == "functional" and group[0].direction == "grad_weight")
             ax.plot(
                 *zip(*points, strict=True),
-                color=colour,
+                color=color,
                 marker=marker,
                 markersize=3.0 if ours else 2.2,
                 linewidth=1.6 if ours else 0.9,
@@ -187,16 +187,16 @@ def _draw_times(ax: Axes, group: Sequence[SpeedCase], limits: tuple[float, float
     ax.set_yscale("log")
     ax.set(xlim=(sides[0] - 1.5, sides[-1] + 1.5), ylim=limits)
     _milliseconds(ax, first)
-    ax.xaxis.set_major_locator(FixedLocator(_labelled(sides)))
+    ax.xaxis.set_major_locator(FixedLocator(_labeled(sides)))
     ax.tick_params(labelbottom=False)
     ax.grid(axis="y", color=_GRID, linewidth=0.5)
     _bare(ax)
 
 
-def _milliseconds(ax: Axes, labelled: bool) -> None:
+def _milliseconds(ax: Axes, labeled: bool) -> None:
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
-    if labelled:
+    if labeled:
         ax.set_ylabel("Time, ms")
     else:
         ax.tick_params(labelleft=False)
@@ -207,11 +207,11 @@ def _draw_ratios(ax: Axes, group: Sequence[SpeedCase], tallest: float, *, first:
     sides = [case.layer.kh for case in group]
     step = min((later - earlier for earlier, later in itertools.pairwise(sides)), default=2)
     ratios = [case.ratio or math.nan for case in group]
-    colour = _VARIANTS["module"][1]
-    ax.bar(sides, ratios, width=0.75 * step, color=colour, zorder=2)
+    color = _VARIANTS["module"][1]
+    ax.bar(sides, ratios, width=0.75 * step, color=color, zorder=2)
     ax.axhline(1.0, color=INK, linewidth=0.7, zorder=3)
     ax.set(xlim=(sides[0] - 1.5, sides[-1] + 1.5), ylim=(0, 1.12 * tallest))
-    ax.xaxis.set_major_locator(FixedLocator(_labelled(sides)))
+    ax.xaxis.set_major_locator(FixedLocator(_labeled(sides)))
     ax.set_xlabel("Side of the kernel")
     if first:
         ax.set_ylabel("Times faster than\nthe best of torch")
@@ -221,7 +221,7 @@ def _draw_ratios(ax: Axes, group: Sequence[SpeedCase], tallest: float, *, first:
     _bare(ax)
 
 
-def _labelled(sides: Sequence[int]) -> list[int]:
+def _labeled(sides: Sequence[int]) -> list[int]:
     """Sides to label on the axis: the first, the last, and others at least 4 apart."""
     kept = [sides[0]]
     for side in sides[1:-1]:
@@ -242,7 +242,7 @@ def _per_layer(result: SpeedResult) -> Figure:
     _add_times(times, cases)
     _add_speedups(ratios, cases)
     _label_rows(times, cases)
-    _label_rows(ratios, cases, labelled=False)
+    _label_rows(ratios, cases, labeled=False)
     what = "N, C, plane, kernel" + ("" if _has_several_passes(cases) else f"; {_PASSES[cases[0].direction]}")
     figure.text(0.16 / width, 1 - 0.5 / height, what, fontsize=_LEGEND_SIZE, color=MUTED)
     _draw_legend(figure, cases, 0.16 / width, 1 - 0.04 / height, 3, _mark)
@@ -268,10 +268,10 @@ def _row_labels(cases: Sequence[SpeedCase]) -> list[str]:
     return [case.layer.label + (f"  {_short(case.direction)}" if several else "") for case in cases]
 
 
-def _label_rows(ax: Axes, cases: Sequence[SpeedCase], *, labelled: bool = True) -> None:
+def _label_rows(ax: Axes, cases: Sequence[SpeedCase], *, labeled: bool = True) -> None:
     ax.set_ylim(len(cases) - 0.4, -0.6)
     ax.set_yticks(range(len(cases)))
-    ax.set_yticklabels(_row_labels(cases) if labelled else [], fontsize=6.5)
+    ax.set_yticklabels(_row_labels(cases) if labeled else [], fontsize=6.5)
     ax.tick_params(left=False)
     ax.grid(axis="x", color=_GRID, linewidth=0.5)
     _bare(ax)
@@ -282,10 +282,10 @@ def _add_times(ax: Axes, cases: Sequence[SpeedCase]) -> None:
     for y, case in enumerate(cases):
         known = [1e3 * t.minimum for name in _VARIANTS if (t := case.timing(name)) is not None and t.minimum]
         ax.plot([min(known), max(known)], [y, y], color="#c8c8c8", linewidth=0.6, zorder=1)
-        for name, (_, colour, marker) in _VARIANTS.items():
+        for name, (_, color, marker) in _VARIANTS.items():
             timing = case.timing(name)
             if timing is not None and timing.minimum:
-                ax.plot(1e3 * timing.minimum, y, marker, color=colour, zorder=3, **_mark(name))
+                ax.plot(1e3 * timing.minimum, y, marker, color=color, zorder=3, **_mark(name))
     ax.set_xscale("log")
     ax.set_xlim(_time_limits(cases))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -361,9 +361,9 @@ def _legend_handles(ax: Axes, cases: Sequence[SpeedCase], mark: Callable[[str], 
     """Legend handles of the measured variants, with those of replk-probe first."""
     handles = []
     for name in reversed(_VARIANTS):
-        label, colour, marker = _VARIANTS[name]
+        label, color, marker = _VARIANTS[name]
         if any(case.timing(name) is not None for case in cases):
-            handles += ax.plot([], [], marker, linestyle="none", color=colour, label=label, **mark(name))
+            handles += ax.plot([], [], marker, linestyle="none", color=color, label=label, **mark(name))
     return handles
 
 

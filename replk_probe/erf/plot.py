@@ -155,9 +155,9 @@ def square_edges(result: ErfResult, protocol: str, threshold: float) -> tuple[fl
     """Square of a threshold: left, top, right, bottom, in edges of input pixels, clipped to the map."""
     row = result.row(protocol, threshold)
     height, width = result.input_size
-    centre = result.centre if protocol == "centred" else (height // 2, width // 2)
+    center = result.center if protocol == "centred" else (height // 2, width // 2)
     # A clipped window does not show its half-width: find the one whose window has this side and this area.
-    distances = [np.abs(np.arange(length) - middle) for length, middle in zip((height, width), centre, strict=True)]
+    distances = [np.abs(np.arange(length) - middle) for length, middle in zip((height, width), center, strict=True)]
     half_widths = np.unique(np.concatenate(distances))
     rows, columns = (np.searchsorted(np.sort(axis), half_widths, side="right") for axis in distances)
     off_side = np.abs(np.maximum(rows, columns) - row.side)
@@ -226,10 +226,10 @@ def _draw_heading(ax: Axes, result: ErfResult) -> None:
         (run.model, _name_size(run.model, points), INK, "bold"),
     ]
     up = 4.0
-    for text, size, colour, weight in lines:
+    for text, size, color, weight in lines:
         text = fitted(text, points, size, weight)
         ax.annotate(
-            text, (0, 1), xytext=(0, up), va="bottom", fontsize=size, color=colour, fontweight=weight, **_OUTSIDE
+            text, (0, 1), xytext=(0, up), va="bottom", fontsize=size, color=color, fontweight=weight, **_OUTSIDE
         )
         up += size * 1.35
 

@@ -156,13 +156,13 @@ def _draw_ratios(ax: Axes, results: Sequence[ErfResult], protocol: str, labels: 
         rows = [row for row in result.ratios if row.protocol == protocol]
         ax.plot([row.ratio for row in rows], [y] * len(rows), color="#c8c8c8", linewidth=0.6, zorder=1)
         for row in rows:
-            colour = colors[thresholds.index(row.threshold)]
+            color = colors[thresholds.index(row.threshold)]
             if row.ci95 is not None:
                 low, high = max(row.ci95[0], 1e-6), row.ci95[1]
-                ax.plot([low, high], [y, y], color=colour, linewidth=2.4, alpha=0.45, solid_capstyle="butt", zorder=2)
+                ax.plot([low, high], [y, y], color=color, linewidth=2.4, alpha=0.45, solid_capstyle="butt", zorder=2)
             hollow = result.run.weights.is_random
             ax.plot(
-                row.ratio, y, "o", markersize=3.6, color=colour, markerfacecolor="white" if hollow else colour, zorder=3
+                row.ratio, y, "o", markersize=3.6, color=color, markerfacecolor="white" if hollow else color, zorder=3
             )
     smallest = min(row.ratio for result in results for row in result.ratios if row.protocol == protocol)
     ax.set_xscale("log")
@@ -184,8 +184,8 @@ def _draw_legend(ax: Axes, results: Sequence[ErfResult], columns: int) -> None:
     thresholds = _thresholds(results)
     colors = sns.color_palette("crest", len(thresholds))  # type: ignore[no-untyped-call]
     handles = [
-        ax.plot([], [], "o", markersize=3.6, color=colour, label=percent(threshold))[0]
-        for threshold, colour in zip(thresholds, colors, strict=True)
+        ax.plot([], [], "o", markersize=3.6, color=color, label=percent(threshold))[0]
+        for threshold, color in zip(thresholds, colors, strict=True)
     ]
     if any(result.run.weights.is_random for result in results):
         handles += ax.plot([], [], "o", markersize=3.6, color=MUTED, markerfacecolor="white", label="random weights")

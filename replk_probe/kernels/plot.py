@@ -218,8 +218,8 @@ def _draw_panel(ax: Axes, panel: Panel, line: Sequence[Panel], left: float, top:
     if (height, width) != (longest, longest):
         add_outline(ax, left, top, cell * longest)
     x, y = left + (longest - width) / 2 * cell, top + (longest - height) / 2 * cell
-    add_map(ax, kernel.normalised, x, y, cell)
-    add_values(ax, kernel.normalised, x, y, cell)
+    add_map(ax, kernel.normalized, x, y, cell)
+    add_values(ax, kernel.normalized, x, y, cell)
     numbers = [(text, SMALL_SIZE, MUTED, "normal") for text in numbers_lines(kernel, side)]
     add_lines(ax, numbers, left, top + cell * longest + 0.04, side)
 

@@ -268,7 +268,7 @@ def numbers_lines(kernel: Kernel, inches: float) -> list[str]:
     sides = ", ".join(str(side) for side in kernel.effective_size.values() if side is not None)
     groups = [
         [f"{height}\u00d7{width}", channels],
-        [f"center 3\u00d73 {percent(kernel.centre3x3_share, 1)}"],
+        [f"center 3\u00d73 {percent(kernel.center3x3_share, 1)}"],
         [f"central row and column {percent(kernel.skeleton_share, 1)}"],
         [_sides_text(sides, inches)],
         [f"small branch {percent(kernel.small_branch_share, 1)}"]

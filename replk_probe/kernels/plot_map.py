@@ -57,7 +57,7 @@ def plot_kernel(
         if ax is None:
             ax = new_figure(*_INCHES).subplots()
         sns.heatmap(  # type: ignore[no-untyped-call]
-            chosen.normalised,
+            chosen.normalized,
             ax=ax,
             vmin=vmin,
             vmax=vmax,

@@ -130,7 +130,7 @@ def _draw_stamp(ax: Axes, kernel: Kernel, name: str, left: float, top: float, si
     height, width = kernel.kernel_size
     cell = cell_side(side, max(height, width))
     add_lines(ax, [(name, TINY_SIZE, INK, "normal")], left, top, side)
-    add_map(ax, kernel.normalised, left, top + _LABEL, cell)
+    add_map(ax, kernel.normalized, left, top + _LABEL, cell)
     below = top + _LABEL + cell * height + 0.02
-    share = "no mass" if _is_empty(kernel) else percent(kernel.centre3x3_share, 1)
+    share = "no mass" if _is_empty(kernel) else percent(kernel.center3x3_share, 1)
     add_lines(ax, [(f"{height}\u00d7{width}, {share}", TINY_SIZE, MUTED, "normal")], left, below, side)

@@ -39,7 +39,7 @@ def _rows(name: str, result: KernelResult) -> Iterator[list[str] | str]:
         yield _cells(kernel)
         printed = find_published(run.model, kernel.path, kernel.variant)
         if printed is not None:
-            shares = [percent(printed.centre3x3_share), percent(printed.skeleton_share)]
+            shares = [percent(printed.center3x3_share), percent(printed.skeleton_share)]
             yield ["  published, trained" if run.weights.is_random else "  published", *[""] * 3, *shares, *[""] * 5]
 
 
@@ -69,7 +69,7 @@ def _cells(kernel: Kernel) -> list[str]:
         kernel.variant,
         str(height) if height == width else f"{height}x{width}",
         str(kernel.channels),
-        percent(kernel.centre3x3_share),
+        percent(kernel.center3x3_share),
         percent(kernel.skeleton_share),
         "/".join("-" if side is None else str(side) for side in kernel.effective_size.values()),
         decimals(kernel.relative_entropy),

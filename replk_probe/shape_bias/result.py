@@ -173,9 +173,9 @@ class ShapeBiasResult(Result):
             probabilities=probabilities,
             notes=tuple(notes),
         )
-        return result.beside(observers, models, source=origin)
+        return result.with_observers(observers, models, source=origin)
 
-    def beside(
+    def with_observers(
         self, observers: Sequence[Decisions], models: Sequence[Decisions] = (), *, source: str = "given"
     ) -> ShapeBiasResult:
         """Copy of the result with other observers; the arguments are described in :meth:`from_decisions`."""

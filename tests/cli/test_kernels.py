@@ -77,7 +77,7 @@ def test_one_layer_of_one_model(replk_probe: Run, networks: str, tmp_path: Path)
         np.testing.assert_array_equal(arrays[record["kernels"][2]["array"]], result.kernel("stage1.0").magnitude)
     for words in ("3x3 %", "stage1.0", "merged", "origin of its weights unknown"):
         assert words in done.stdout
-    assert f"{100 * result.kernel('stage1.0').centre3x3_share:.1f}" in done.stdout
+    assert f"{100 * result.kernel('stage1.0').center3x3_share:.1f}" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
 
 

@@ -44,7 +44,7 @@ class Red(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.colour = nn.Parameter(torch.linspace(-2, 2, self.OUTPUTS))
+        self.color = nn.Parameter(torch.linspace(-2, 2, self.OUTPUTS))
 
     def forward(self, x):
         # Batches alone count, not the calls that look at the network.
@@ -52,7 +52,7 @@ class Red(nn.Module):
             if Red.calls == Red.at:
                 raise KeyboardInterrupt
             Red.calls += 1
-        return -(x[:, 0].mean((1, 2))[:, None] - self.colour).square()
+        return -(x[:, 0].mean((1, 2))[:, None] - self.color).square()
 
 class Wide(Red):
     OUTPUTS = 1000

@@ -41,9 +41,9 @@ def test_the_result_is_that_of_the_measurement(n: int, batch_size: int) -> None:
         erf.update(batch)
     found, expected = erf.compute(), measure_erf(model.eval(), data)
     assert relative(found.contribution, expected.contribution) < 1e-3
-    assert (found.layer, found.centre, found.theoretical_rf) == (
+    assert (found.layer, found.center, found.theoretical_rf) == (
         expected.layer,
-        expected.centre,
+        expected.center,
         expected.theoretical_rf,
     )
     assert found.theoretical_rf == 11

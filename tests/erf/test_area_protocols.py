@@ -34,10 +34,10 @@ def slow_windows(data: np.ndarray, threshold: float) -> tuple[float, float]:
     return max(data.shape), 1.0
 
 
-def slow_centred(data: np.ndarray, threshold: float, centre: tuple[float, float]) -> tuple[float, float]:
+def slow_centred(data: np.ndarray, threshold: float, center: tuple[float, float]) -> tuple[float, float]:
     height, width = data.shape
     y, x = np.mgrid[:height, :width]
-    distance = np.maximum(abs(y - centre[0]), abs(x - centre[1]))
+    distance = np.maximum(abs(y - center[0]), abs(x - center[1]))
     for radius in np.unique(distance):
         inside = distance <= radius
         rows, columns = inside.any(1).sum(), inside.any(0).sum()
@@ -87,11 +87,11 @@ def test_centred_equals_a_literal_search(shape):
     rng = np.random.default_rng(5)
     height, width = shape
     scores = rng.random(shape) ** 4
-    centres = [(height // 2, width // 2), (height / 2 - 0.5, width / 2 - 0.5), (0.3 * height, 0.7 * width - 0.5)]
-    for centre in [*centres, (0.0, width - 1.0), (-0.5, width - 0.5)]:
+    centers = [(height // 2, width // 2), (height / 2 - 0.5, width / 2 - 0.5), (0.3 * height, 0.7 * width - 0.5)]
+    for center in [*centers, (0.0, width - 1.0), (-0.5, width - 0.5)]:
         for threshold in TABLE:
-            assert area_ratio(scores, threshold, "centred", centre) == pytest.approx(
-                slow_centred(scores, threshold, centre)
+            assert area_ratio(scores, threshold, "centred", center) == pytest.approx(
+                slow_centred(scores, threshold, center)
             )
 
 
@@ -138,8 +138,8 @@ def test_paper_depends_on_the_scale_as_the_script_does_and_linear_does_not(scale
 def test_a_shifted_map_inflates_paper_as_in_the_script_but_not_centred(sigma, offset):
     # The script's numbers were taken where the logarithm is linear.
     scores = 1e-6 * gaussian(sigma, offset=offset)
-    centre = (512 + offset, 512 + offset)
-    answers = area_ratios(scores, TABLE, ("paper", "linear", "centred"), centre)
+    center = (512 + offset, 512 + offset)
+    answers = area_ratios(scores, TABLE, ("paper", "linear", "centred"), center)
     expected = [(side, (side / 1024) ** 2) for side in OFFSET_EFFECT[sigma, offset]]
     assert [answers["paper", t] for t in TABLE] == expected
     assert [answers["linear", t] for t in TABLE] == expected
@@ -262,10 +262,10 @@ def test_thresholds_outside_0_1_are_errors(threshold):
         area_ratio(np.ones((8, 8)), threshold)
 
 
-@pytest.mark.parametrize("centre", [(-1, 3), (3, 8), (3,), (math.nan, 3), "ab", (1, 2, 3)])
-def test_centres_outside_the_map_are_errors(centre):
+@pytest.mark.parametrize("center", [(-1, 3), (3, 8), (3,), (math.nan, 3), "ab", (1, 2, 3)])
+def test_centers_outside_the_map_are_errors(center):
     with pytest.raises(InvalidInputError, match="The center"):
-        area_ratio(np.ones((8, 8)), 0.5, "centred", centre)
+        area_ratio(np.ones((8, 8)), 0.5, "centred", center)
 
 
 def test_an_unknown_protocol_is_an_error_that_names_the_known_ones():
@@ -298,12 +298,12 @@ def test_further_thresholds_take_no_further_pass_over_the_map(monkeypatch):
 # -- intervals --
 
 
-def slow_crossing(scores: np.ndarray, threshold: float, protocol: str, centre: tuple[float, float]) -> float:
+def slow_crossing(scores: np.ndarray, threshold: float, protocol: str, center: tuple[float, float]) -> float:
     """The ratio at which the share crosses the threshold, interpolated between windows that grow one by one."""
     if protocol == "pixels":
         return area_ratio(scores, threshold, protocol).ratio
     data = np.log10(scores + 1) if protocol == "paper" else scores
-    y, x = centre if protocol == "centred" else (scores.shape[0] // 2, scores.shape[1] // 2)
+    y, x = center if protocol == "centred" else (scores.shape[0] // 2, scores.shape[1] // 2)
     rows, columns = np.indices(scores.shape)
     distance = np.maximum(abs(rows - y), abs(columns - x))
     shares, areas = [], []
@@ -317,7 +317,7 @@ def slow_crossing(scores: np.ndarray, threshold: float, protocol: str, centre: t
 def test_jackknife_of_equal_blocks_is_the_textbook_formula():
     rng = np.random.default_rng(0)
     maps = rng.random((6, 12, 12)) ** 4
-    intervals = jackknife(maps, [1] * 6, TABLE, centre=(5.5, 5.5))
+    intervals = jackknife(maps, [1] * 6, TABLE, center=(5.5, 5.5))
     assert list(intervals) == [(protocol, t) for protocol in PROTOCOLS for t in TABLE]
     for (protocol, t), interval in intervals.items():
         estimate = area_ratio(maps.mean(0), t, protocol, (5.5, 5.5)).ratio
@@ -340,11 +340,11 @@ def test_jackknife_of_unequal_blocks_is_the_weighted_formula():
     n, g = 11, 5
     estimate = area_ratio(sums.sum(0) / n, 0.5, "pixels").ratio
     without = [area_ratio((sums.sum(0) - sums[j]) / (n - m), 0.5, "pixels").ratio for j, m in enumerate(counts)]
-    centre = g * estimate - sum((1 - m / n) * w for m, w in zip(counts, without, strict=True))
+    center = g * estimate - sum((1 - m / n) * w for m, w in zip(counts, without, strict=True))
     variance = 0.0
     for m, w in zip(counts, without, strict=True):
         h = n / m
-        variance += ((h * estimate - (h - 1) * w) - centre) ** 2 / (h - 1) / g
+        variance += ((h * estimate - (h - 1) * w) - center) ** 2 / (h - 1) / g
     error = 2.7764451051977934 * math.sqrt(variance)
     (interval,) = jackknife(sums, counts, (0.5,), protocols=("pixels",)).values()
     assert interval == pytest.approx((estimate - error, estimate + error))

@@ -38,7 +38,7 @@ def test_one_convolution_gives_its_own_kernel_at_the_middle() -> None:
     assert (scores[:, :8] == 0).all() and (scores[:, 13:] == 0).all()
 
 
-def test_negative_gradients_count_as_zero_per_colour_before_they_are_added() -> None:
+def test_negative_gradients_count_as_zero_per_color_before_they_are_added() -> None:
     conv = nn.Conv2d(3, 1, 1).double()
     with torch.no_grad():
         conv.weight.copy_(torch.tensor([2.0, -5.0, 3.0]).view(1, 3, 1, 1))
@@ -202,7 +202,7 @@ def test_threads_may_share_a_model() -> None:
 
 
 def test_a_network_may_write_into_its_input() -> None:
-    class Normalising(nn.Module):
+    class Normalizing(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.conv = nn.Conv2d(3, 2, 3, padding=1)
@@ -210,7 +210,7 @@ def test_a_network_may_write_into_its_input() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.conv(x.sub_(0.5).div_(2.0))
 
-    model = Normalising().double()
+    model = Normalizing().double()
     batch = images(1, 3, 9, 9)
     before = batch.clone()
     plain = contribution_scores(model.conv, (batch - 0.5) / 2)

@@ -68,14 +68,14 @@ def test_the_map_is_the_mean_of_the_scores_in_float64() -> None:
     assert (result.n_images, result.n_skipped) == (5, 0)
     assert result.input_size == (32, 32)
     assert result.feature_size == (8, 8)
-    assert (result.centre, result.centre_source, result.theoretical_rf) == ((17.5, 17.5), "receptive field", 12)
+    assert (result.center, result.center_source, result.theoretical_rf) == ((17.5, 17.5), "receptive field", 12)
     assert result.run.image_ids == tuple(f"tensor-{i:04d}" for i in range(5))
     assert (result.run.image_source, result.run.model, result.run.weights.source) == ("tensor", "Tiny", "user-module")
     assert {row.protocol for row in result.ratios} == {"paper", "linear", "centred", "pixels"}
     assert all(row.ci95 is not None for row in result.ratios)
 
 
-def test_the_true_centre_makes_a_shifted_window_smaller() -> None:
+def test_the_true_center_makes_a_shifted_window_smaller() -> None:
     result = measure_erf(Tiny(), batch(8), thresholds=[0.99])
     assert result.row("centred", 0.99).side == 12
     assert result.row("linear", 0.99).side > 12
@@ -185,7 +185,7 @@ def test_statistics_that_nobody_gave_are_said_to_be_those_of_imagenet(tmp_path: 
         return " ".join(plan_erf(model, images, ErfConfig(images=1, size=64, weights="random")).notes)
 
     assert "normalization of Tiny is unknown: ImageNet's mean" in notes(Tiny())
-    assert "ImageNet" not in notes(Tiny(), batch(1)), "these come normalised"
+    assert "ImageNet" not in notes(Tiny(), batch(1)), "these come normalized"
     for name in ("resnet10t", "torchvision:squeezenet1_1"):
         assert "ImageNet" not in notes(name), name
         assert "ImageNet" not in notes(replk_probe.create_model(name)), name
@@ -308,7 +308,7 @@ def test_torchvisions_transformer_keeps_its_function_at_its_own_size() -> None:
     ((same, _),) = resized(model, (32, 32))
     torch.testing.assert_close(same.encoder.pos_embedding, model.encoder.pos_embedding)
     result = measure_erf(model, batch(2, 48))
-    assert result.feature_size == (6, 6) and result.centre_source == "stride rule" and result.centre == (27.5, 27.5)
+    assert result.feature_size == (6, 6) and result.center_source == "stride rule" and result.center == (27.5, 27.5)
     assert result.theoretical_rf is None and model.image_size == 32
 
 

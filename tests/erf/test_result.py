@@ -42,8 +42,8 @@ def make_result(**changes) -> ErfResult:
         input_size=(6, 9),
         layer="layer4",
         feature_size=(1, 2),
-        centre=(3.5, 4.0),
-        centre_source="receptive field",
+        center=(3.5, 4.0),
+        center_source="receptive field",
         theoretical_rf=None,
         ratios=tuple(
             RatioRow(protocol, threshold, answer.side, answer.ratio, None if threshold == 0.99 else (0.1, 0.4))
@@ -144,7 +144,7 @@ def test_a_map_of_another_size_is_refused():
 
 def test_numbers_that_json_cannot_hold_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(InvalidInputError, match="JSON"):
-        make_result(centre=(math.nan, 1.0)).save(tmp_path)
+        make_result(center=(math.nan, 1.0)).save(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -177,6 +177,7 @@ def edit(folder, change):
         (lambda d: edit(d, lambda r: r.update(schema_version=99)), "schema version 99.*reads 1"),
         (lambda d: edit(d, lambda r: r.pop("schema_version")), "schema version None"),
         (lambda d: edit(d, lambda r: r["erf"].pop("layer")), "not a complete ERF record.*layer"),
+        (lambda d: edit(d, lambda r: r["erf"].pop("centre")), "not a complete ERF record.*centre"),
         (lambda d: edit(d, lambda r: r["run"].pop("weights")), "not a complete ERF record.*weights"),
         (lambda d: edit(d, lambda r: r["erf"].update(centre=[1])), "not a complete ERF record"),
         (lambda d: edit(d, lambda r: r.update(erf=None)), "not a complete ERF record"),

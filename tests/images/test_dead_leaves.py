@@ -9,10 +9,10 @@ import pytest
 from replk_probe.images import dead_leaves, sample_images
 
 
-def spectrum_slope(grey: np.ndarray, low: int, high: int) -> float:
-    size = len(grey)
+def spectrum_slope(gray: np.ndarray, low: int, high: int) -> float:
+    size = len(gray)
     window = np.hanning(size)
-    amplitude = np.abs(np.fft.fft2((grey - grey.mean()) * window[:, None] * window))
+    amplitude = np.abs(np.fft.fft2((gray - gray.mean()) * window[:, None] * window))
     frequency = np.fft.fftfreq(size) * size
     radius = np.hypot(frequency[:, None], frequency).astype(int).ravel()
     mean = np.bincount(radius, amplitude.ravel()) / np.bincount(radius)

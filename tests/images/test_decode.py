@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.images import UnreadableImageError, check_image, decode_rgb, normalise, sample_images
+from replk_probe.images import UnreadableImageError, check_image, decode_rgb, normalize, sample_images
 
 
 def photo(height: int = 30, width: int = 40) -> np.ndarray:
@@ -52,7 +52,7 @@ def test_a_transparent_palette_is_silent(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path, suffix):
+def test_sixteen_bit_gray_is_scaled_not_clipped(tmp_path, suffix):
     levels = np.linspace(0, 65535, 1200).reshape(30, 40).astype(np.uint16)
     Image.fromarray(levels).save(tmp_path / f"a.{suffix}")
     array = load(tmp_path / f"a.{suffix}")
@@ -145,11 +145,11 @@ def test_only_images_of_the_set_are_loaded(tmp_path):
         images.load("a.png", (0, 8))
 
 
-def test_normalise_is_torchvision_s_to_tensor_and_normalize():
+def test_normalize_is_torchvision_s_to_tensor_and_normalize():
     transforms = pytest.importorskip("torchvision.transforms")
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     reference = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])(photo()).numpy()
-    array = normalise(photo(), mean, std)
+    array = normalize(photo(), mean, std)
     assert array.dtype == np.float32 and array.flags.c_contiguous
     assert (array == reference).all()
 

@@ -91,7 +91,7 @@ def test_a_mean_is_the_sum_over_the_channels() -> None:
     (total,) = measure_kernels(model, "stage1.0").kernels
     (mean,) = measure_kernels(model, "stage1.0", aggregate="mean").kernels
     np.testing.assert_allclose(mean.magnitude * 8, total.magnitude, rtol=1e-14)
-    assert mean.centre3x3_share == pytest.approx(total.centre3x3_share, rel=1e-13)
+    assert mean.center3x3_share == pytest.approx(total.center3x3_share, rel=1e-13)
 
 
 def test_the_strongest_channels() -> None:
@@ -390,7 +390,7 @@ def test_a_norm_that_starts_at_zero_leaves_no_mass() -> None:
     ):
         torch.nn.init.zeros_(branch.bn.weight)
     (empty,) = measure_kernels(model, "stage1.0").kernels
-    assert not empty.magnitude.any() and math.isnan(empty.centre3x3_share)
+    assert not empty.magnitude.any() and math.isnan(empty.center3x3_share)
     assert "stage1.0 has no mass: every weight is zero after folding batch norms." in empty.notes
     assert not any("no mass" in note for note in measure_kernels(small(), "stage1.0").notes)
 

@@ -101,7 +101,7 @@ def test_values_are_printed_where_they_fit() -> None:
     thirteen = result(kernel("stage4.0"), kernel("stage4.0", variant="large"))
     assert len(values(draw_kernels([thirteen]))) == 2 * 169
     printed = values(draw_kernels([result(kernel("stage4.0"))]))
-    wanted = [value_text(value) for value in kernel("stage4.0").normalised.ravel()]
+    wanted = [value_text(value) for value in kernel("stage4.0").normalized.ravel()]
     assert printed == wanted
     for size in (31, 51):
         assert values(draw_kernels([result(kernel("stage1.0", size))])) == []
@@ -126,7 +126,7 @@ def test_printed_values_stay_within_their_cells() -> None:
 def test_numbers_below_a_map_are_those_of_the_result() -> None:
     one = kernel("stage4.0", zero_fraction=0.4)
     shown = " ".join(texts(draw_kernels([result(one)])))
-    assert f"center 3\u00d73 {100 * one.centre3x3_share:.1f} %" in shown
+    assert f"center 3\u00d73 {100 * one.center3x3_share:.1f} %" in shown
     assert f"central row and column {100 * one.skeleton_share:.1f} %" in shown
     assert f"50, 90, 99 % within {', '.join(map(str, one.effective_size.values()))}" in shown
     assert "small branch 20.0 %" in shown and "zeros 40.0 %" in shown and "13\u00d713, 16 channels" in shown
@@ -170,7 +170,7 @@ def test_of_many_layers_the_first_of_each_stage_and_all_in_the_overview() -> Non
     overview = draw_overview([many])
     assert len(maps(overview)) == 24
     for mesh, one in zip(maps(overview), many.kernels, strict=True):
-        np.testing.assert_allclose(mesh, one.normalised)
+        np.testing.assert_allclose(mesh, one.normalized)
     tops = {layer: t.get_position()[1] for layer in layers for t in overview.findobj(Text) if t.get_text() == layer}
     assert len(tops) == 24
     # Two stages share a line, the third takes two.
@@ -183,7 +183,7 @@ def test_of_many_layers_the_first_of_each_stage_and_all_in_the_overview() -> Non
 def test_the_overview_shows_one_kernel_of_each_layer() -> None:
     one = result(*(kernel("stage1.0", variant=variant) for variant in ("large", "merged")), kernel("stage2.0"))
     drawn = maps(draw_overview([one]))
-    np.testing.assert_allclose(drawn[0], one.kernel("stage1.0", "merged").normalised)
+    np.testing.assert_allclose(drawn[0], one.kernel("stage1.0", "merged").normalized)
     assert len(drawn) == 2
 
 
@@ -195,7 +195,7 @@ def test_the_overview_counts_what_it_shows() -> None:
     shown = texts(draw_overview([result(alone, *merged, empty)]))
     assert "5 layers: 1 single kernel; 4 merged: large + small" in shown
     assert "5\u00d75, no mass" in shown and any("No mass: every weight is zero" in text for text in shown)
-    assert f"13\u00d713, {100 * merged[0].centre3x3_share:.1f} %" in shown
+    assert f"13\u00d713, {100 * merged[0].center3x3_share:.1f} %" in shown
 
 
 def test_paths_are_shortened_to_what_tells_them_apart() -> None:
@@ -341,7 +341,7 @@ def test_files(tmp_path: Path) -> None:
 
 def test_kernels_without_mass_and_without_channels_can_be_drawn() -> None:
     empty = Kernel("stage1.0", "conv", "merged", np.zeros((5, 5)), 4)
-    assert math.isnan(empty.centre3x3_share)
+    assert math.isnan(empty.center3x3_share)
     figure = draw_kernels([result(empty)])
     assert "no mass" in " ".join(texts(figure))
     assert not maps(figure)[0].any()

@@ -73,7 +73,7 @@ def test_the_record_has_every_field(tmp_path: Path) -> None:
             assert arrays[entry["array"]].dtype == np.float64
             np.testing.assert_array_equal(arrays[entry["array"]], kernel.magnitude)
             assert entry["kernel_size"] == list(kernel.kernel_size)
-            assert entry["centre3x3_share"] == kernel.centre3x3_share == entry["centre_shares"]["3"]
+            assert entry["centre3x3_share"] == kernel.center3x3_share == entry["centre_shares"]["3"]
             assert entry["effective_size"] == {str(p): side for p, side in kernel.effective_size.items()}
         assert len(arrays.files) == 4
 

@@ -25,12 +25,12 @@ from replk_probe.models import (
 
 FACTORY = """
 import torch
-import neighbour
+import neighbor
 
 SEVEN = 7
 class Nets:
     small = staticmethod(lambda: torch.nn.Conv2d(3, 4, 3))
-def build(width=4): return torch.nn.Conv2d(3, width, neighbour.KERNEL)
+def build(width=4): return torch.nn.Conv2d(3, width, neighbor.KERNEL)
 def broken(): raise RuntimeError("no\\nluck")
 def number(): return 3
 def quits(): raise SystemExit(3)
@@ -40,7 +40,7 @@ READY = build()
 
 @pytest.fixture
 def factory(tmp_path: Path) -> Path:
-    (tmp_path / "neighbour.py").write_text("KERNEL = 5\n")
+    (tmp_path / "neighbor.py").write_text("KERNEL = 5\n")
     path = tmp_path / "nets.py"
     path.write_text(FACTORY)
     return path
@@ -212,8 +212,8 @@ def test_files_are_loaded_into_networks_from_paths(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["replknet3", "resnet18", "torchvision:resnet18"])
 def test_options_that_the_builder_does_not_have(name: str) -> None:
-    with pytest.raises(InvalidInputError, match=r"with colour='red'.*colour"):
-        create_model(name, colour="red")
+    with pytest.raises(InvalidInputError, match=r"with color='red'.*color"):
+        create_model(name, color="red")
 
 
 def test_wrong_weights_are_told_before_the_network_is_built(

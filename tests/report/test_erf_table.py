@@ -34,8 +34,8 @@ def make(model="resnet101", weights=RANDOM, *, size=(1024, 1024), thresholds=(0.
         input_size=size,
         layer="layer4",
         feature_size=(32, 32),
-        centre=(512.0, 512.0),
-        centre_source="receptive field",
+        center=(512.0, 512.0),
+        center_source="receptive field",
         theoretical_rf=None,
         ratios=rows,
     )

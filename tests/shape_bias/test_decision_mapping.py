@@ -34,7 +34,7 @@ def test_imagenet_mapping_has_the_published_sizes() -> None:
     assert tuple(sizes) == CATEGORIES
     assert tuple(sizes.values()) == (1, 4, 2, 49, 5, 7, 3, 6, 4, 3, 109, 2, 2, 1, 1, 8)
     assert mapping.n_outputs == 1000
-    # Neighbours in ImageNet: airliner, warplane (no member); tench is no bird.
+    # Neighbors in ImageNet: airliner, warplane (no member); tench is no bird.
     assert mapping.indices[0] == (404,)
     assert 0 not in mapping.indices[3]
 

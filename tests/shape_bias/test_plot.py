@@ -174,7 +174,7 @@ def test_observers_that_agree_do_not_hide_each_other():
     assert rows.index(min(rows)) == 5 and rows[:5] == sorted(rows[:5])
 
 
-def test_categories_are_labelled_in_their_order_and_the_sixteen_have_pictures():
+def test_categories_are_labeled_in_their_order_and_the_sixteen_have_pictures():
     ax = category_axes([observer()])
     labels = artists(ax, "category")
     assert [text.get_text() for text in labels] == ["all stimuli", *CATEGORIES]
@@ -222,7 +222,7 @@ def test_models_come_before_people_in_the_order_given(field):
 def test_no_two_models_look_alike():
     found = styles_of([observer(f"net{index}") for index in range(60)])
     assert len({(style.color, style.marker) for style in found}) == 60
-    # Whatever the colors style like to a reader, neighbours differ in the marker as well.
+    # Whatever the colors style like to a reader, neighbors differ in the marker as well.
     assert all(one.marker != other.marker for one, other in pairwise(found))
     assert "D" not in {style.marker for style in found}  # that of the humans
 

@@ -22,7 +22,7 @@ def field_of(model: nn.Module, size: int | tuple[int, int] = 1024, layer: str | 
 
 
 @pytest.mark.parametrize(
-    ("name", "centre", "extent"),
+    ("name", "center", "extent"),
     [
         # (kernel - 1) * jump summed by hand; the first 3x3 of a stage has the stride, as in torchvision and timm.
         # (Where the last one has it, as in TF-Slim, ResNet-101 has the 1027 px that are often quoted.)
@@ -32,10 +32,10 @@ def field_of(model: nn.Module, size: int | tuple[int, int] = 1024, layer: str | 
         ("vgg16", 527.5, 212),
     ],
 )
-def test_networks_whose_receptive_field_is_known(name: str, centre: float, extent: int) -> None:
+def test_networks_whose_receptive_field_is_known(name: str, center: float, extent: int) -> None:
     field = field_of(timm.create_model(name))
     assert isinstance(field, Field) and not field.everywhere
-    assert field.centre((16, 16)) == (centre, centre)
+    assert field.center((16, 16)) == (center, center)
     assert field.extent == extent
 
 
@@ -50,7 +50,7 @@ def test_replknet_sits_in_the_middle() -> None:
 
     field = field_of(timm.create_model("replknet31b"))
     assert isinstance(field, Field)
-    assert field.centre((16, 16)) == (512.0, 512.0)
+    assert field.center((16, 16)) == (512.0, 512.0)
     # Stem 3 (stride 2) + 3 + 3 (stride 2) = 1 + 2 + 4 + 4; each depthwise kernel k adds (k - 1) * jump.
     stem = 1 + 2 + 2 * 2 + 2 * 2
     stages = 2 * 30 * 4 + 2 * 28 * 8 + 18 * 26 * 16 + 2 * 12 * 32
@@ -77,11 +77,11 @@ def test_what_cannot_be_followed_is_said(model: Callable[[], nn.Module], says: s
     assert isinstance(field, Lost) and says in field.reason
 
 
-def test_gates_see_everything_but_move_no_centre() -> None:
+def test_gates_see_everything_but_move_no_center() -> None:
     field = field_of(timm.create_model("regnety_002"))
     assert isinstance(field, Field)
     assert field.everywhere and field.extent is None
-    assert field.centre((16, 16)) == (512.0, 512.0)
+    assert field.center((16, 16)) == (512.0, 512.0)
 
 
 class Mixed(nn.Module):

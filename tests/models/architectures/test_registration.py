@@ -116,7 +116,7 @@ def test_stochastic_depth_grows_to_the_rate_given() -> None:
     assert slak_rates == pytest.approx(torch.linspace(0, 0.1, 18).tolist())
 
 
-def test_initialisation_is_that_of_torch() -> None:
+def test_initialization_is_that_of_torch() -> None:
     torch.manual_seed(3)
     block = RepLKNet((7,), (1,), (16,)).stages[0].blocks[0]
     weight = block.large_kernel.large_conv.conv.weight

@@ -21,7 +21,7 @@ PLACE = "stages.3.blocks.0.large_kernel"
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same weights under the authors' names in both serialisations, and as safetensors."""
+    """The same weights under the authors' names in both serializations, and as safetensors."""
     folder = tmp_path_factory.mktemp("files")
     state = create_model("replknet3", seed=5).state_dict()
     official = {re.sub(r"(?<=large_kernel\.)large_conv", "lkb_origin", name): value for name, value in state.items()}

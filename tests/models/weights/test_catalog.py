@@ -67,7 +67,7 @@ def test_every_entry_can_be_fetched_and_says_whose_it_is() -> None:
         assert name == entry.name
         assert name.startswith(f"{entry.model}.")
         assert timm.is_model(entry.model)
-        assert entry.licence.startswith("MIT")
+        assert entry.license.startswith("MIT")
         assert "as published by" in entry.provenance
         assert entry.drive_id
         assert (entry.url is None) == (entry.sha256 is None)

@@ -1,4 +1,4 @@
-"""What fast convolutions get wrong: neighbours of another scale, extreme numbers, numbers that are none."""
+"""What fast convolutions get wrong: neighbors of another scale, extreme numbers, numbers that are none."""
 
 from __future__ import annotations
 

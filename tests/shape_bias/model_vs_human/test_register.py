@@ -77,7 +77,7 @@ class Own(nn.Module):
         return images
 
 
-def test_images_are_normalised_anew_for_models_of_other_statistics() -> None:
+def test_images_are_normalized_anew_for_models_of_other_statistics() -> None:
     pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     given = DataConfig()
     mean, std = (torch.tensor(values)[:, None, None] for values in (given.mean, given.std))

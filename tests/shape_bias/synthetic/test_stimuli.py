@@ -286,7 +286,7 @@ def test_random_words_are_those_of_splitmix():
 
 
 def told(features: Floats, labels: npt.NDArray[np.int64], training: int, penalty: float) -> float:
-    """Share of right answers of ridge regression on standardised features, on the rows after the first ``training``."""
+    """Share of right answers of ridge regression on standardized features, on the rows after the first ``training``."""
     mean, scale = features[:training].mean(axis=0), features[:training].std(axis=0) + 1e-9
     rows = np.column_stack([(features - mean) / scale, np.ones(len(features))])
     seen, target = rows[:training], np.eye(16)[labels[:training]]
@@ -323,7 +323,7 @@ def test_color_brightness_area_and_place_tell_nothing():
 def test_shapes_are_told_from_silhouettes_and_textures_are_not():
     labels, other = np.tile(CLASSES, 100), np.tile(CLASSES, 20)
     known, seen = (scenes.random_scenes(shape, shape * 0, seed, 0) for shape, seed in ((labels, 1), (other, 2)))
-    # The nearest neighbour after taking out place and size, which are no matter of shape; angles stay as they are.
+    # The nearest neighbor after taking out place and size, which are no matter of shape; angles stay as they are.
     matched = []
     for made in (known, seen):
         pose = made.pose.copy()
