@@ -48,7 +48,7 @@ def plot_shape_bias(
     Raises:
         InvalidInputError: The result has no observers, or the categories differ.
     """
-    shown = with_others(result.everyone, result.observers, others)
+    shown = with_others(result.all_observers, result.observers, others)
     return category_axes(shown, ax, random=random_models([result]), legend=legend, caption=caption)
 
 
@@ -70,7 +70,7 @@ def plot_bars(
     Raises:
         InvalidInputError: The result has no observers, or the categories differ.
     """
-    shown = with_others(result.everyone, result.observers, others)
+    shown = with_others(result.all_observers, result.observers, others)
     return bar_axes(shown, ax, random=random_models([result]), caption=caption)
 
 
@@ -154,7 +154,7 @@ def draw_shape_bias(result: ShapeBiasResult, *, others: Sequence[Observer] = ())
         InvalidInputError: The result has no observers, or the categories differ.
     """
     return draw_observers(
-        with_others(result.everyone, result.observers, others), random=random_models([result]), heading=_heading(result)
+        with_others(result.all_observers, result.observers, others), random=random_models([result]), heading=_heading(result)
     )
 
 
