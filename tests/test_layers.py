@@ -24,7 +24,7 @@ PACKAGE = "replk_probe"
 ROOT = Path(replk_probe.__file__).parent
 
 # The runtime modules that everything may stand on, because they import nothing but the standard library and tqdm.
-LIGHT_RUNTIME = ("archive", "atomic_files", "download", "escaping", "progress", "provenance")
+LIGHT_RUNTIME = ("archive", "atomic_files", "download", "escaping", "formatting", "progress", "provenance")
 RESULT_FILES = (
     "result",
     "kernel",

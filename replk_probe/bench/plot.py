@@ -11,12 +11,28 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import INK, MUTED, figure_style, new_figure, save_figure, text_points
+from replk_probe.plot_style import (
+    COLORS,
+    GRID,
+    INK,
+    MUTED,
+    PAGE,
+    apply_style,
+    by_rows,
+    drawable,
+    ensure_margins,
+    figure_style,
+    log_ticks,
+    new_figure,
+    save_figure,
+    text_points,
+)
+from replk_probe.runtime.formatting import counted
 
-from .result import SpeedCase, SpeedResult
+from .result import PASS_LABELS, SpeedCase, SpeedResult
 
 # replk-probe in the main color of all figures, torch in colors of Okabe and Ito, which color-blind readers can
 # distinguish.
@@ -26,10 +42,8 @@ _VARIANTS = {
     "fft": ("torch.fft, spectrum ready", "#009e73", "D"),
     "ours_channels_last": ("replk-probe, channels_last", "#e0a070", "^"),
     "functional": ("replk-probe, function", "#d98880", "o"),
-    "module": ("replk-probe, module in eval mode", "#b03a00", "o"),
+    "module": ("replk-probe, module in eval mode", COLORS[0], "o"),
 }
-_PASSES = {"forward": "forward", "grad_input": "gradient of the input", "grad_weight": "gradient of the weight"}
-_GRID = "#e4e4e4"
 _LEGEND_SIZE, _VALUE_SIZE = 6.0, 5.5
 _LEGEND: dict[str, Any] = {"handlelength": 1.2, "handletextpad": 0.3, "columnspacing": 1.2}
 _FEWEST_KERNELS = 4  # on one plane, to draw time against the kernel's side
@@ -74,8 +88,7 @@ def plot_times(result: SpeedResult, ax: Axes | None = None, *, legend: bool = Tr
     """
     _check_cases(result)
     with figure_style():
-        if ax is None:
-            ax = _rows_figure(result.cases)
+        ax = _rows_axes(result.cases, ax, top=0.06 + 0.13 * math.ceil(len(_shown_variants(result.cases)) / 2) * legend)
         _add_times(ax, result.cases)
         _label_rows(ax, result.cases)
         if legend:
@@ -84,6 +97,7 @@ def plot_times(result: SpeedResult, ax: Axes | None = None, *, legend: bool = Tr
                 handles=handles,
                 loc="lower right",
                 bbox_to_anchor=(1, 1),
+                borderaxespad=0.0,
                 ncols=2,
                 frameon=False,
                 fontsize=_LEGEND_SIZE,
@@ -107,8 +121,7 @@ def plot_speedup(result: SpeedResult, ax: Axes | None = None) -> Axes:
     """
     _check_cases(result)
     with figure_style():
-        if ax is None:
-            ax = _rows_figure(result.cases)
+        ax = _rows_axes(result.cases, ax)
         _add_speedups(ax, result.cases)
         _label_rows(ax, result.cases)
     return ax
@@ -140,7 +153,7 @@ def _kernel_groups(cases: Sequence[SpeedCase]) -> list[list[SpeedCase]]:
 
 def _against_kernel(result: SpeedResult, groups: Sequence[Sequence[SpeedCase]]) -> Figure:
     columns = len(groups)
-    width = min(4.6 if columns == 1 else 0.9 + 2.6 * columns, 7.0)
+    width = min(4.6 if columns == 1 else 0.9 + 2.6 * columns, PAGE)
     legend_columns = 3 if width > 4.7 else 2
     legend = 0.06 + 0.125 * math.ceil(len(_VARIANTS) / legend_columns)
     # From the bottom, in inches: caption, axis, ratios, gap, times, title, legend.
@@ -159,7 +172,7 @@ def _against_kernel(result: SpeedResult, groups: Sequence[Sequence[SpeedCase]]) 
         _draw_times(times, group, limits, first=index == 0)
         _draw_ratios(ratios, group, tallest, first=index == 0)
         layer = group[0].layer
-        what = f", {_PASSES[group[0].direction]}" if columns < 4 else ""
+        what = f", {PASS_LABELS[group[0].direction]}" if columns < 4 else ""
         times.set_title(f"Input [{layer.n}, {layer.c}, {layer.h}, {layer.w}]{what}", fontsize=6.5, pad=4.0)
     _draw_legend(figure, cases, left / width, 1 - 0.03 / height, legend_columns)
     _draw_caption(figure, result, left / width)
@@ -186,20 +199,15 @@ def _draw_times(ax: Axes, group: Sequence[SpeedCase], limits: tuple[float, float
             )
     ax.set_yscale("log")
     ax.set(xlim=(sides[0] - 1.5, sides[-1] + 1.5), ylim=limits)
-    _milliseconds(ax, first)
-    ax.xaxis.set_major_locator(FixedLocator(_labeled(sides)))
-    ax.tick_params(labelbottom=False)
-    ax.grid(axis="y", color=_GRID, linewidth=0.5)
-    _bare(ax)
-
-
-def _milliseconds(ax: Axes, labeled: bool) -> None:
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
-    if labeled:
+    log_ticks(ax.yaxis, *limits)
+    if first:
         ax.set_ylabel("Time, ms")
     else:
         ax.tick_params(labelleft=False)
+    ax.xaxis.set_major_locator(FixedLocator(_labeled(sides)))
+    ax.tick_params(labelbottom=False)
+    ax.grid(axis="y", color=GRID, linewidth=0.5)
+    _bare(ax)
 
 
 def _draw_ratios(ax: Axes, group: Sequence[SpeedCase], tallest: float, *, first: bool) -> None:
@@ -217,7 +225,7 @@ def _draw_ratios(ax: Axes, group: Sequence[SpeedCase], tallest: float, *, first:
         ax.set_ylabel("Times faster than\nthe best of torch")
     else:
         ax.tick_params(labelleft=False)
-    ax.grid(axis="y", color=_GRID, linewidth=0.5)
+    ax.grid(axis="y", color=GRID, linewidth=0.5)
     _bare(ax)
 
 
@@ -233,7 +241,7 @@ def _labeled(sides: Sequence[int]) -> list[int]:
 def _per_layer(result: SpeedResult) -> Figure:
     cases = result.cases
     labels = _row_labels(cases)
-    width, top, bottom = 7.0, 0.62, 0.62
+    width, top, bottom = PAGE, 0.62, 0.62
     height = top + bottom + _ROW * len(cases)
     left = (0.16 + max(text_points(label, 6.5) for label in labels) / 72) / width
     figure = new_figure(width, height)
@@ -243,20 +251,21 @@ def _per_layer(result: SpeedResult) -> Figure:
     _add_speedups(ratios, cases)
     _label_rows(times, cases)
     _label_rows(ratios, cases, labeled=False)
-    what = "N, C, plane, kernel" + ("" if _has_several_passes(cases) else f"; {_PASSES[cases[0].direction]}")
+    what = "N, C, plane, kernel" + ("" if _has_several_passes(cases) else f"; {PASS_LABELS[cases[0].direction]}")
     figure.text(0.16 / width, 1 - 0.5 / height, what, fontsize=_LEGEND_SIZE, color=MUTED)
     _draw_legend(figure, cases, 0.16 / width, 1 - 0.04 / height, 3, _mark)
     _draw_caption(figure, result, 0.16 / width)
     return figure
 
 
-def _rows_figure(cases: Sequence[SpeedCase]) -> Axes:
-    """The Axes of a new figure with a row for each case."""
-    width, top, bottom, right = 4.6, 0.5, 0.42, 0.3
-    height = top + bottom + _ROW * len(cases)
-    left = 0.16 + max(text_points(label, 6.5) for label in _row_labels(cases)) / 72
-    place = (left / width, bottom / height, (width - left - right) / width, _ROW * len(cases) / height)
-    return new_figure(width, height).add_axes(place)
+def _rows_axes(cases: Sequence[SpeedCase], ax: Axes | None, top: float = 0.06) -> Axes:
+    """Prepare Axes for a row for each case, by default those of a new figure, with ``top`` inches above them."""
+    left, right, bottom = 0.16 + max(text_points(label, 6.5) for label in _row_labels(cases)) / 72, 0.3, 0.42
+    if ax is None:
+        ax = new_figure(4.6, top + bottom + _ROW * len(cases)).add_axes((0, 0, 1, 1))
+    ensure_margins(ax, left=left, right=right, top=top, bottom=bottom)
+    apply_style(ax)
+    return ax
 
 
 def _has_several_passes(cases: Sequence[SpeedCase]) -> bool:
@@ -265,7 +274,7 @@ def _has_several_passes(cases: Sequence[SpeedCase]) -> bool:
 
 def _row_labels(cases: Sequence[SpeedCase]) -> list[str]:
     several = _has_several_passes(cases)
-    return [case.layer.label + (f"  {_short(case.direction)}" if several else "") for case in cases]
+    return [case.layer.label + (f"  {PASS_LABELS[case.direction]}" if several else "") for case in cases]
 
 
 def _label_rows(ax: Axes, cases: Sequence[SpeedCase], *, labeled: bool = True) -> None:
@@ -273,7 +282,7 @@ def _label_rows(ax: Axes, cases: Sequence[SpeedCase], *, labeled: bool = True) -
     ax.set_yticks(range(len(cases)))
     ax.set_yticklabels(_row_labels(cases) if labeled else [], fontsize=6.5)
     ax.tick_params(left=False)
-    ax.grid(axis="x", color=_GRID, linewidth=0.5)
+    ax.grid(axis="x", color=GRID, linewidth=0.5)
     _bare(ax)
     ax.spines["left"].set_visible(False)
 
@@ -288,8 +297,7 @@ def _add_times(ax: Axes, cases: Sequence[SpeedCase]) -> None:
                 ax.plot(1e3 * timing.minimum, y, marker, color=color, zorder=3, **_mark(name))
     ax.set_xscale("log")
     ax.set_xlim(_time_limits(cases))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    log_ticks(ax.xaxis, *_time_limits(cases))
     ax.set_xlabel("Time, ms")
 
 
@@ -316,10 +324,6 @@ def _mark(variant: str) -> dict[str, Any]:
     return {"markersize": 4.4, "markerfacecolor": "white"} if variant == "functional" else {"markersize": 3.6}
 
 
-def _short(direction: str) -> str:
-    return {"forward": "forward", "grad_input": "grad input", "grad_weight": "grad weight"}[direction]
-
-
 def _time_limits(cases: Sequence[SpeedCase]) -> tuple[float, float]:
     known = [1e3 * timing.minimum for case in cases for timing in case.timings if timing.minimum]
     return min(known) / 1.5, max(known) * 1.5
@@ -329,10 +333,6 @@ def _bare(ax: Axes) -> None:
     ax.set_axisbelow(True)
     for side in ("right", "top"):
         ax.spines[side].set_visible(False)
-    if ax.get_yscale() == "log":
-        ax.yaxis.set_minor_locator(NullLocator())
-    if ax.get_xscale() == "log":
-        ax.xaxis.set_minor_locator(NullLocator())
 
 
 def _draw_legend(
@@ -345,7 +345,7 @@ def _draw_legend(
 ) -> None:
     handles = _legend_handles(figure.axes[0], cases, mark)
     figure.legend(
-        handles=[handle for first in range(columns) for handle in handles[first::columns]],
+        handles=by_rows(handles, columns),
         loc="upper left",
         bbox_to_anchor=(x, y),
         ncols=columns,
@@ -360,18 +360,21 @@ def _draw_legend(
 def _legend_handles(ax: Axes, cases: Sequence[SpeedCase], mark: Callable[[str], dict[str, Any]]) -> list[Line2D]:
     """Legend handles of the measured variants, with those of replk-probe first."""
     handles = []
-    for name in reversed(_VARIANTS):
+    for name in _shown_variants(cases):
         label, color, marker = _VARIANTS[name]
-        if any(case.timing(name) is not None for case in cases):
-            handles += ax.plot([], [], marker, linestyle="none", color=color, label=label, **mark(name))
+        handles += ax.plot([], [], marker, linestyle="none", color=color, label=label, **mark(name))
     return handles
+
+
+def _shown_variants(cases: Sequence[SpeedCase]) -> list[str]:
+    """The measured variants, with those of replk-probe first."""
+    return [name for name in reversed(_VARIANTS) if any(case.timing(name) is not None for case in cases)]
 
 
 def _draw_caption(figure: Figure, result: SpeedResult, x: float) -> None:
     machine = result.machine
-    threads = "1 thread" if machine.threads == 1 else f"{machine.threads} threads"
     text = (
-        f"{machine.cpu}, {threads}; {result.dtype}, shortest of the calls; "
+        f"{machine.cpu}, {counted(machine.threads, 'thread')}; {result.dtype}, shortest of the calls; "
         f"torch {machine.versions.get('torch', '?')} ({machine.torch_capability}), kernels {machine.isa or 'aten'}"
     )
-    figure.text(x, 0.05 / figure.get_figheight(), text, fontsize=5.5, color=MUTED)
+    figure.text(x, 0.05 / figure.get_figheight(), drawable(text), fontsize=5.5, color=MUTED)

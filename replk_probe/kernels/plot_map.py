@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import matplotlib as mpl
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import figure_style, new_figure
+from replk_probe.plot_style import (
+    COLOR_MAP,
+    RANDOM_BADGE,
+    apply_style,
+    drawable,
+    ensure_margins,
+    figure_style,
+    fitted,
+    inches_of,
+    new_figure,
+    text_points,
+)
 
 from .kernel import Kernel
-from .plot_heatmaps import COLOR_MAP, bar_label, variant_text
+from .plot_heatmaps import bar_label, variant_text
 from .result import KernelResult
 
 _INCHES = (3.4, 2.8)
@@ -56,6 +68,9 @@ def plot_kernel(
     with figure_style():
         if ax is None:
             ax = new_figure(*_INCHES).subplots()
+        else:
+            ensure_margins(ax, left=0.1, right=0.5 if cbar else 0.1, top=0.4, bottom=0.1)
+            apply_style(ax)
         sns.heatmap(  # type: ignore[no-untyped-call]
             chosen.normalized,
             ax=ax,
@@ -63,14 +78,17 @@ def plot_kernel(
             vmax=vmax,
             cmap=cmap,
             cbar=cbar,
-            cbar_kws={"label": bar_label(aggregate)[1]} if cbar else None,
+            cbar_kws={"label": bar_label(aggregate)[1], "use_gridspec": False} if cbar else None,
             square=True,
             xticklabels=False,
             yticklabels=False,
             rasterized=True,
         )
         random = isinstance(kernel, KernelResult) and kernel.run.weights.is_random
-        title = f"{model}{chosen.layer}\n{variant_text(chosen)}{', RANDOM WEIGHTS' if random else ''}"
+        size = mpl.rcParams["axes.titlesize"]
+        layer_points = text_points(chosen.layer, size)
+        name = fitted(model, inches_of(ax)[0] * 72 - layer_points, size) + drawable(chosen.layer)
+        title = f"{name}\n{variant_text(chosen)}{f', {RANDOM_BADGE}' if random else ''}"
         ax.set_title(title, loc="left", parse_math=False)
     return ax
 

@@ -78,7 +78,7 @@ def test_time_is_drawn_against_the_kernel_where_there_are_enough() -> None:
 def test_layers_are_drawn_line_by_line() -> None:
     figure = draw_speed(ROWS)
     times, ratios = figure.axes
-    assert [label.get_text() for label in times.get_yticklabels()][1] == "1,124,56,51x5  grad input"
+    assert [label.get_text() for label in times.get_yticklabels()][1] == "1,124,56,51x5  input gradient"
     assert [patch.get_width() for patch in ratios.patches] == pytest.approx([9, 0.5, 2])
     assert figure.get_figwidth() <= 7
 

@@ -15,6 +15,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.plot_style import fitted_lines
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo
 from replk_probe.shape_bias.decisions import Decisions
 from replk_probe.shape_bias.observers import Observer
@@ -23,7 +24,7 @@ from replk_probe.shape_bias.plot_categories import category_axes
 from replk_probe.shape_bias.plot_comparison import draw_comparison, save_comparison
 from replk_probe.shape_bias.plot_icons import _ICONS, has_icon
 from replk_probe.shape_bias.plot_overall import bar_axes, figures_of
-from replk_probe.shape_bias.plot_style import arranged, fitted_labels, styles_of, wrapped
+from replk_probe.shape_bias.plot_style import arranged, fitted_labels, styles_of
 from replk_probe.shape_bias.published import published_observers
 from replk_probe.shape_bias.result import ShapeBiasResult
 from replk_probe.shape_bias.statistics import CueCounts
@@ -268,7 +269,7 @@ def test_labels_that_are_too_long_stay_different():
 
 
 def test_lines_are_broken_between_words_alone():
-    lines = wrapped("with its 95\u00a0% interval " * 5, 60.0, 6.0)
+    lines = fitted_lines("with its 95\u00a0% interval " * 5, 60.0, 6.0)
     assert len(lines) > 3 and all("95\u00a0%" in line or "%" not in line for line in lines)
     assert " ".join(lines).split() == ("with its 95\u00a0% interval " * 5).split()
 
