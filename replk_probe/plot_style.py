@@ -91,7 +91,7 @@ def inches_of(ax: Axes) -> tuple[float, float]:
 
 def apply_style(ax: Axes) -> None:
     """Give Axes that were created outside of :func:`figure_style` its fonts, sizes and line widths."""
-    settings = mpl.rcParams
+    settings: Any = mpl.rcParams
     for axis, name in ((ax.xaxis, "xtick"), (ax.yaxis, "ytick")):
         axis.set_tick_params(
             labelsize=settings[f"{name}.labelsize"],
@@ -100,8 +100,6 @@ def apply_style(ax: Axes) -> None:
             size=settings[f"{name}.major.size"],
         )
         axis.label.set(fontsize=settings["axes.labelsize"], fontfamily=settings["font.family"])
-    for title in (ax.title, ax._left_title, ax._right_title):
-        title.set(fontsize=settings["axes.titlesize"], fontfamily=settings["font.family"])
     for spine in ax.spines.values():
         spine.set_linewidth(settings["axes.linewidth"])
 

@@ -39,7 +39,7 @@ def short(training: ModuleType, **changes: Any) -> Any:
     return training.Recipe(**{"images": 48, "batch_size": 8, "log_every": 2, **changes})
 
 
-def test_an_interrupted_training_goes_on_to_the_same_bytes(training: ModuleType, tmp_path: Path) -> None:
+def test_a_resumed_training_gives_the_same_bytes(training: ModuleType, tmp_path: Path) -> None:
     recipe = short(training)
     whole = training.train(NAME, 1, recipe, progress=False)
     state = tmp_path / "state"

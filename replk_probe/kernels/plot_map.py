@@ -89,7 +89,7 @@ def plot_kernel(
         layer_points = text_points(chosen.layer, size)
         name = fitted(model, inches_of(ax)[0] * 72 - layer_points, size) + drawable(chosen.layer)
         title = f"{name}\n{variant_text(chosen)}{f', {RANDOM_BADGE}' if random else ''}"
-        ax.set_title(title, loc="left", parse_math=False)
+        ax.set_title(title, loc="left", parse_math=False, fontfamily=mpl.rcParams["font.family"])
     return ax
 
 

@@ -42,7 +42,7 @@ def test_ratios_are_to_the_best_of_torch() -> None:
     assert first.gflops == pytest.approx(2 * 128 * 256**2 * 31**2 / 1e-3 / 1e9)
 
 
-def test_the_table_says_everything_within_its_width() -> None:
+def test_the_table_is_complete_within_its_width() -> None:
     table = bench_table(ROWS, {("1,128,256,31", "forward"): 9.0})
     assert max(map(len, table.splitlines())) <= WIDTH
     for text in (

@@ -184,7 +184,7 @@ def test_several_models_have_a_folder_each_and_a_comparison(
     assert len(rows) == 2 * 4 * 4 and {row["model"] for row in rows} == {f"{networks}:small", f"{networks}:wide"}
 
 
-def test_a_model_that_fails_costs_the_others_nothing(
+def test_the_other_models_are_measured_if_one_fails(
     replk_probe: Run, networks: str, folder: Path, tmp_path: Path
 ) -> None:
     names = ("small", "broken", "wide")
@@ -267,7 +267,7 @@ def test_every_option_has_an_effect(replk_probe: Run, networks: str, folder: Pat
     assert record()[1].tobytes() == base_map.tobytes()
 
 
-def test_an_interrupted_run_says_how_to_go_on_and_does(
+def test_an_interrupted_run_prints_how_to_resume_and_resumes(
     replk_probe: Run, networks: str, folder: Path, tmp_path: Path
 ) -> None:
     # The factory's module is imported anew for every command: what stops it must outlive that.

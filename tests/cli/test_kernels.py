@@ -135,7 +135,7 @@ def test_no_gallery_without_channels(replk_probe: Run, networks: str, tmp_path: 
     assert not {"gallery.png", "gallery.pdf"} & names_in(tmp_path / "out")
 
 
-def test_random_weights_are_said_aloud(replk_probe: Run, undrawn: None, tmp_path: Path) -> None:
+def test_random_weights_are_reported(replk_probe: Run, undrawn: None, tmp_path: Path) -> None:
     done = replk_probe(
         "kernels", "--model", "mobilenetv2_k13_rep", "--model", "mobilenetv2_k13", "--weights", "random",
         "--layer", "paper", "--variant", "all", "--output", tmp_path,
@@ -163,7 +163,7 @@ def test_without_a_model_the_small_pair_is_measured(replk_probe: Run, tmp_path: 
     assert names_in(tmp_path / "out") == RECORDS | FIGURES
 
 
-def test_a_model_that_fails_costs_the_others_nothing(
+def test_the_other_models_are_measured_if_one_fails(
     replk_probe: Run, networks: str, undrawn: None, tmp_path: Path
 ) -> None:
     done = replk_probe(

@@ -74,7 +74,7 @@ def test_other_commands_read_the_new_file(
     assert re.search(r"form: +merged\n", verified.stdout)
 
 
-def test_what_it_tells(replk_probe: Run, case: Case) -> None:
+def test_its_output(replk_probe: Run, case: Case) -> None:
     result = replk_probe(*case.arguments, "--to", "official")
     assert (result.exit_code, result.stderr) == (0, "")
     assert "train form, names: official" in result.stdout
@@ -100,7 +100,7 @@ def test_names_alone(replk_probe: Run, case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", ["slak"], indirect=True)
-def test_the_way_to_timm(replk_probe: Run, case: Case) -> None:
+def test_conversion_to_timm(replk_probe: Run, case: Case) -> None:
     result = replk_probe(*case.arguments, "--to", "timm")
     assert "in timm: timm.create_model('convnext_tiny', " in result.stdout
 

@@ -138,9 +138,7 @@ def test_its_decisions_are_imported_again_with_the_same_numbers(
     }  # fmt: skip
 
 
-def test_several_models_beside_imported_observers(
-    replk_probe: Run, tmp_path: Path, networks: str, stimuli: Path
-) -> None:
+def test_several_models_with_imported_observers(replk_probe: Run, tmp_path: Path, networks: str, stimuli: Path) -> None:
     other = tmp_path / "other"
     replk_probe("shape-bias", "--model", f"{networks}:red", "--stimuli", stimuli, "--output", other)
     out = tmp_path / "out"
@@ -178,7 +176,7 @@ def test_several_models_beside_imported_observers(
     assert "folders of several models" in again.stderr and str(folders[1]) in again.stderr
 
 
-def test_models_that_files_call_alike_are_told_apart(
+def test_models_with_the_same_file_name_are_distinguished(
     replk_probe: Run, tmp_path: Path, networks: str, stimuli: Path
 ) -> None:
     other, out = tmp_path / "other.py", tmp_path / "out"
@@ -249,7 +247,7 @@ def test_a_file_name_that_is_no_text_is_refused_before_the_run(
     assert not out.exists()
 
 
-def test_published_observers_stand_beside_published_stimuli(
+def test_published_observers_are_shown_for_the_published_stimuli(
     replk_probe: Run, data_dir: Path, tmp_path: Path, networks: str
 ) -> None:
     folder = tmp_path / "some"

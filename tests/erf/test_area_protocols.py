@@ -223,12 +223,12 @@ def test_scale_free_protocols(protocol, factor):
 
 
 @pytest.mark.parametrize("factor", [1e-17, 1e-300, 5e-324])
-def test_the_logarithm_survives_scores_that_vanish_beside_one(factor):
+def test_the_logarithm_is_accurate_for_scores_much_smaller_than_one(factor):
     scores = factor * gaussian(5, 64)
     assert area_ratio(scores, 0.5, "paper") == area_ratio(scores, 0.5, "linear")
 
 
-def test_a_map_too_small_for_the_logarithm_is_said_to_be():
+def test_a_map_too_small_for_the_logarithm_is_noted():
     scores = gaussian(5, 64)
     assert logarithm_note(scores) is None
     small = logarithm_note(1e-4 * scores)
@@ -354,7 +354,7 @@ def test_jackknife_of_unequal_blocks_is_the_weighted_formula():
 
 
 @pytest.mark.parametrize("protocol", ["paper", "linear", "pixels"])
-def test_jackknife_covers_the_truth_about_as_often_as_it_says(protocol):
+def test_jackknife_coverage_is_about_nominal(protocol):
     # Gaussians of random width, much wider than a pixel, whose mean map is known.
     offsets = np.arange(65) - 32
 

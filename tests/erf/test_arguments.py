@@ -70,6 +70,6 @@ def test_seeds(seed: Any) -> None:
 
 
 @pytest.mark.parametrize("options", [{"thresholds": 0.5}, {"thresholds": "0.5"}, {"size": 64.5}, {"size": "64"}])
-def test_the_measurement_says_the_same(options: dict[str, Any]) -> None:
+def test_the_measurement_agrees(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError):
         replk_probe.measure_erf("test_resnet", images=1, **options)

@@ -166,7 +166,7 @@ def test_the_images_of_a_folder_and_of_an_image_set_are_the_same(tmp_path: Path)
     assert from_path.contribution.tobytes() == from_set.contribution.tobytes()
 
 
-def test_images_that_leave_no_interval_are_said_to() -> None:
+def test_missing_intervals_are_explained() -> None:
     images = batch(40)
     images[2:] = float("nan")
     result = measure_erf(Tiny(), images)
@@ -178,7 +178,7 @@ def test_images_that_leave_no_interval_are_said_to() -> None:
         assert not any("intervals" in note for note in measure_erf(Tiny(), images).notes)
 
 
-def test_statistics_that_nobody_gave_are_said_to_be_those_of_imagenet(tmp_path: Path) -> None:
+def test_default_statistics_are_reported_as_those_of_imagenet(tmp_path: Path) -> None:
     folder = image_folder(tmp_path, 1)
 
     def notes(model: nn.Module | str, images: Any = folder) -> str:
@@ -312,12 +312,12 @@ def test_torchvisions_transformer_keeps_its_function_at_its_own_size() -> None:
     assert result.theoretical_rf is None and model.image_size == 32
 
 
-def test_modules_are_told_apart_by_their_weights() -> None:
+def test_modules_are_distinguished_by_their_weights() -> None:
     configs = [plan_erf(Tiny(seed), batch(1)).config for seed in (0, 0, 1)]
     assert configs[0] == configs[1] != configs[2]
 
 
-def test_factories_are_told_apart_by_what_they_make(tmp_path: Path) -> None:
+def test_factories_are_distinguished_by_their_models(tmp_path: Path) -> None:
     def config(channels: int, layer: str, weights: str) -> dict[str, Any]:
         source = f"from torch import nn\ndef net():\n    return nn.Sequential(nn.Conv2d(3, {channels}, 3), {layer})\n"
         (tmp_path / "nets.py").write_text(source)

@@ -169,7 +169,7 @@ def test_the_heading_names_model_weights_and_images():
     assert "RANDOM" not in text
 
 
-def test_random_weights_are_said_on_the_figure():
+def test_random_weights_are_marked_on_the_figure():
     ax = plot_erf(make(gaussian(32, 32, 3), RANDOM))
     assert len(artists(ax, "random weights")) == 1
     assert words(ax.figure).count("RANDOM WEIGHTS") == 2

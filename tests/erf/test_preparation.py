@@ -134,7 +134,7 @@ def test_everything_that_can_be_folded_is() -> None:
     assert not any(module.training for module in prepared.module.modules())
 
 
-def test_layers_behind_a_head_that_cannot_be_traced_are_folded() -> None:
+def test_layers_are_folded_although_the_head_cannot_be_traced() -> None:
     class Branching(nn.Sequential):
         def forward_features(self, x: Tensor) -> Tensor:
             return self[1](self[0](x))
@@ -237,7 +237,7 @@ def units(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     yield request.param
 
 
-def test_precision_says_what_the_hardware_made_of_it(units: bool) -> None:
+def test_precision_records_what_the_hardware_used(units: bool) -> None:
     model = SMALL["replknet"]()
     flags = {
         precision: {
@@ -297,7 +297,7 @@ class OneSize(nn.Module):
 
 @pytest.mark.parametrize("build", [SMALL["replknet"], OneSize], ids=["any size", "one size"])
 @pytest.mark.parametrize(("layer", "says"), [("nope", "'nope' does not exist"), (3, "got 3"), ("", "not exist")])
-def test_a_layer_that_does_not_exist_is_told_whatever_sizes_the_model_takes(build: Any, layer: Any, says: str) -> None:
+def test_an_unknown_layer_is_an_error_for_models_of_any_input_size(build: Any, layer: Any, says: str) -> None:
     with pytest.raises(InvalidInputError, match=says):
         prepare(build(), layer=layer)
 
@@ -554,7 +554,7 @@ class ReadTwice(nn.Module):
         return self.relu(y) + y
 
 
-def test_a_relu_is_fused_only_where_nobody_else_reads_and_no_layer_is_asked_for_in_between() -> None:
+def test_a_relu_is_fused_only_without_other_readers_or_a_target_layer_in_between() -> None:
     assert type(prepare(ReadTwice()).module.relu) is FrozenReLU
     model = trained_looking(SMALL["replknet"]())
     block = "stages.0.blocks.0"

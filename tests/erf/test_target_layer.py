@@ -75,7 +75,7 @@ def test_layer_and_layout(build: Any, size: tuple[int, int], label: str, layout:
         ("shufflenet_v2_x0_5", "conv5", (7, 7)),
     ],
 )
-def test_without_forward_features_the_last_map_before_pooling_said_aloud(
+def test_without_forward_features_the_last_map_before_pooling_is_used_and_noted(
     name: str, path: str, size: tuple[int, int]
 ) -> None:
     model = on_meta(lambda: torchvision.models.get_model(name, weights=None))
@@ -132,7 +132,7 @@ def no_other_size(_size: tuple[int, int]) -> None:
     return None
 
 
-def test_ambiguous_maps_are_told_apart_by_a_second_size_or_the_networks_own_word() -> None:
+def test_ambiguous_layouts_are_resolved_by_a_second_size_or_the_networks_attribute() -> None:
     cube = (1, 8, 8, 8)
     model = nn.Identity()
     assert layout_of(cube, (64, 64), model, "x", lambda _: (1, 8, 16, 16)).kind == "NCHW"
@@ -143,7 +143,7 @@ def test_ambiguous_maps_are_told_apart_by_a_second_size_or_the_networks_own_word
 
 
 @pytest.mark.parametrize("shape", [(1, 1000), (1, 3, 8, 8, 2), (1, 11, 7), (1, 12, 197, 64)])
-def test_anything_else_is_an_error_that_says_what_the_layer_gave(shape: tuple[int, ...]) -> None:
+def test_other_outputs_are_an_error_that_describes_them(shape: tuple[int, ...]) -> None:
     with pytest.raises(InvalidInputError, match="'deep.layer' gives .*" + str(shape[-1])):
         layout_of(shape, (224, 224), nn.Identity(), "deep.layer", no_other_size)
 
@@ -221,7 +221,7 @@ def test_a_network_without_maps_is_refused() -> None:
         contribution_scores(nn.Sequential(nn.Flatten(), nn.Linear(192, 10)), torch.randn(1, 3, 8, 8))
 
 
-def test_a_network_that_fails_on_the_size_says_why() -> None:
+def test_a_network_that_fails_on_the_size_is_an_explained_error() -> None:
     with pytest.raises(UnsuitableSizeError, match="VisionTransformer does not accept images of shape"):
         find_target(timm.create_model("vit_tiny_patch16_224", depth=1), (1, 3, 100, 100))
 
@@ -244,7 +244,7 @@ def test_networks_whose_shapes_depend_on_values_are_measured_too() -> None:
     assert target.layout == Layout("NCHW", (8, 8))
 
 
-def test_hooks_of_the_user_are_not_run_while_looking() -> None:
+def test_hooks_of_the_user_are_not_run_during_inspection() -> None:
     model = timm.create_model("resnet10t")
     seen: list[Tensor] = []
     model.layer1.register_forward_hook(lambda _module, _args, output: seen.append(output))

@@ -155,7 +155,7 @@ def test_normalize_is_torchvision_s_to_tensor_and_normalize():
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.jpg"])
-def test_own_size_and_a_look_that_decodes_nothing(tmp_path, name):
+def test_native_size_and_check_without_decoding(tmp_path, name):
     Image.fromarray(photo()).save(tmp_path / name)
     assert check_image(tmp_path / name, name) == (30, 40)
     image = decode_rgb(tmp_path / name, name)
@@ -163,7 +163,7 @@ def test_own_size_and_a_look_that_decodes_nothing(tmp_path, name):
     assert (np.array(image) == load(tmp_path / name)).all()
 
 
-def test_a_look_finds_every_kind_of_damage_to_a_png(tmp_path):
+def test_check_image_finds_every_kind_of_damage_to_a_png(tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(photo()).save(path)
     whole = path.read_bytes()

@@ -120,7 +120,7 @@ def test_a_network_that_is_one_convolution() -> None:
         ("resnet18", "paper", "has no layer that corresponds to the paper's"),
     ],
 )
-def test_errors_name_what_exists(name: str, spec: str, says: str) -> None:
+def test_errors_list_the_valid_choices(name: str, spec: str, says: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
         find_layers(skeleton(name), [spec])
     assert says in str(caught.value)

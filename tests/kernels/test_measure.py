@@ -188,7 +188,7 @@ def test_norms_are_folded_in_any_network() -> None:
     assert plain.batch_norm == () and "without a batch norm directly after" in plain.notes[0]
 
 
-def test_a_network_whose_norms_cannot_be_found_says_so() -> None:
+def test_a_network_whose_norms_cannot_be_found_is_noted() -> None:
     class Branching(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -198,7 +198,7 @@ def test_the_overview_counts_what_it_shows() -> None:
     assert f"13\u00d713, {100 * merged[0].center3x3_share:.1f} %" in shown
 
 
-def test_paths_are_shortened_to_what_tells_them_apart() -> None:
+def test_paths_are_shortened_to_the_parts_that_differ() -> None:
     assert short_names(["stages.0.blocks.0.conv_dw", "stages.1.blocks.2.conv_dw"]) == ["0.0", "1.2"]
     assert short_names(["blocks.0.conv_dw", "stem.conv"]) == ["blocks.0.conv_dw", "stem.conv"]
     assert short_names(["stage1.0", "stage1.1"]) == ["stage1.0", "stage1.1"]
@@ -210,7 +210,7 @@ def test_paths_are_shortened_to_what_tells_them_apart() -> None:
     assert short_names(["a.a", "a.a.a"]) == ["a", "a.a"]
 
 
-def test_what_names_leave_out_is_said_once() -> None:
+def test_the_omitted_part_of_names_is_printed_once() -> None:
     layers = [f"stages.3.blocks.{index}.conv_dw" for index in range(3)]
     assert common_path(layers) == "stages.3.blocks.*.conv_dw"
     assert "3 layers stages.3.blocks.*.conv_dw, merged: large + small" in texts(
@@ -220,7 +220,7 @@ def test_what_names_leave_out_is_said_once() -> None:
     assert common_path(["stage1.0", "stage2.0"]) == common_path(["conv"]) == common_path(["a.conv", "conv"]) == ""
 
 
-def test_small_branches_stand_beside_the_others_where_there_is_room() -> None:
+def test_small_branches_are_in_the_row_of_the_others_if_they_fit() -> None:
     alone = [kernel("stage4.0", 31, "large"), kernel("stage4.0", 31), kernel("stage4.0", 5, "small")]
     figure = draw_kernels([result(*alone)])
     assert len({image.get_extent()[3] for image in images(figure)}) == 1
@@ -234,7 +234,7 @@ def test_small_branches_stand_beside_the_others_where_there_is_room() -> None:
     assert len(values(figure)) == 3 * 169 + 25
 
 
-def test_a_small_branch_measured_by_itself_is_shown_beside_another_result() -> None:
+def test_a_small_branch_measured_alone_is_drawn_with_another_result() -> None:
     merged, small = result(kernel("stage4.0")), result(kernel("stage4.0", 5, "small"))
     assert len(maps(draw_kernels([merged, small]))) == len(maps(draw_kernels([small, merged]))) == 2
 
@@ -248,7 +248,7 @@ def test_many_lines_of_one_layer_fit_on_a_page() -> None:
     assert height <= 10 and width <= 7
 
 
-def test_words_about_batch_norms_are_true() -> None:
+def test_the_description_of_folded_batch_norms_is_correct() -> None:
     folded = kernel("stage1.0", batch_norm=("a.bn",))
     for kernels, words in (
         ((folded,), "Absolute weights, batch norms folded in, summed"),
@@ -349,7 +349,7 @@ def test_kernels_without_mass_and_without_channels_can_be_drawn() -> None:
     draw_overview([result(empty)]).draw_without_rendering()
 
 
-def test_values_are_printed_beside_larger_kernels_too() -> None:
+def test_values_are_printed_in_figures_with_larger_kernels() -> None:
     strips = [kernel("stage1.0", 51, variant=variant) for variant in ("column", "row", "large", "merged")]
     mixed = result(*strips, kernel("stage4.0"), kernel("stage4.0", variant="large"))
     assert len(values(draw_kernels([mixed]))) == 2 * 169

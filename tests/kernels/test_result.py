@@ -94,7 +94,7 @@ def test_the_table_is_that_of_the_record(tmp_path: Path) -> None:
     assert rows[3]["symmetry_transpose"] == ""  # a strip
 
 
-def test_several_models_share_a_folder_and_those_of_one_name_stay_apart(tmp_path: Path) -> None:
+def test_several_models_share_a_folder_and_get_distinct_names(tmp_path: Path) -> None:
     both = [result("net", 0), result("net", 1), result("other", 2)]
     assert distinct_names(both) == ["net #1", "net #2", "other"]
     save_results(both, tmp_path)

@@ -100,7 +100,7 @@ def test_the_printed_matrices(text: str) -> None:
     assert printed.outside3x3_mean == pytest.approx(outside, abs=5e-4)
 
 
-def test_the_claim_that_the_printed_matrices_stand_for() -> None:
+def test_the_published_claim_about_the_printed_matrices_holds() -> None:
     shares = [
         kernel(np.array([line.split() for line in text.strip().splitlines()], dtype=np.float64)).center3x3_share
         for text in (BEFORE_REPARAM, AFTER_REPARAM, WITHOUT_REPARAM)
@@ -120,7 +120,7 @@ def test_a_delta_is_all_center(side: int) -> None:
 
 
 @pytest.mark.parametrize("side", [3, 13, 31, 51])
-def test_a_uniform_kernel_goes_by_its_area(side: int) -> None:
+def test_shares_of_a_uniform_kernel_are_area_ratios(side: int) -> None:
     one = kernel(np.full((side, side), 0.25))
     for inner, share in one.center_shares.items():
         assert share == pytest.approx(inner**2 / side**2, rel=1e-12)
@@ -164,7 +164,7 @@ def test_a_gaussian_falls_off_as_it_should() -> None:
     assert 0 < one.relative_entropy < 1
 
 
-def test_symmetry_tells_the_axes_apart() -> None:
+def test_symmetry_differs_between_axes() -> None:
     left = np.zeros((5, 5))
     left[:, 0] = 1.0
     assert kernel(left).symmetry == {"left_right": 0.0, "up_down": 1.0, "rotation": 0.0, "transpose": 0.2}

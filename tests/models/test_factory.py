@@ -46,7 +46,7 @@ def factory(tmp_path: Path) -> Path:
     return path
 
 
-def test_registered_names_come_in_eval_mode_with_random_weights_said_aloud() -> None:
+def test_registered_names_are_created_in_eval_mode_and_random_weights_are_reported() -> None:
     model = replk_probe.create_model("mobilenetv2_k3", seed=5)
     assert not model.training
     info = weights_info(model)
@@ -216,7 +216,7 @@ def test_options_that_the_builder_does_not_have(name: str) -> None:
         create_model(name, color="red")
 
 
-def test_wrong_weights_are_told_before_the_network_is_built(
+def test_wrong_weights_are_an_error_before_the_network_is_built(
     factory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def build(*_: object, **__: object) -> nn.Module:

@@ -233,7 +233,7 @@ def test_aten_can_be_forced(native: object, monkeypatch: pytest.MonkeyPatch) -> 
         ("REPLK_PROBE_METHOD", "winograd", "REPLK_PROBE_METHOD is 'winograd'. No method has this name. Choose from"),
     ],
 )
-def test_a_wrong_word_in_the_environment_is_an_error(
+def test_a_wrong_environment_variable_is_an_error(
     native: object, monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
 ) -> None:
     x, w = torch.randn(1, 3, 9, 8), torch.randn(3, 1, 5, 5)

@@ -97,7 +97,7 @@ def test_the_wheel_serves_every_python_of_the_platform(checkout: Path, compiler:
 
 
 @pytest.mark.parametrize("named", ["/bin/false", "no-such-compiler", ""])
-def test_without_a_compiler_the_package_builds_and_says_why(checkout: Path, named: str) -> None:
+def test_without_a_compiler_the_package_builds_and_gives_the_reason(checkout: Path, named: str) -> None:
     ops = checkout / "replk_probe" / "ops"
     (ops / LIBRARY).write_bytes(b"of an earlier build")
     environment = {"CXX": named} if named else {"PATH": "/nowhere"}
@@ -116,7 +116,7 @@ def test_without_a_compiler_the_package_builds_and_says_why(checkout: Path, name
     assert zipfile.ZipFile(wheel).read("replk_probe/ops/_build_error.txt").decode().startswith(want)
 
 
-def test_what_the_compiler_says_is_kept(checkout: Path, compiler: str) -> None:
+def test_compiler_output_is_kept(checkout: Path, compiler: str) -> None:
     (checkout / "csrc" / "cpu" / "fft.cpp").write_text("int f( {\n")
     setup(checkout, "build_ext", "--inplace", CXX=compiler)
     reason = (checkout / "replk_probe" / "ops" / "_build_error.txt").read_text()

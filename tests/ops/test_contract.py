@@ -423,7 +423,7 @@ def test_aten_is_the_same_function(close: Close) -> None:
 )
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("backend", ["auto", "native", "aten"])
-def test_wrong_arguments_are_refused_in_words(
+def test_wrong_arguments_are_clear_errors(
     arguments: dict[str, Any], words: str, grad: bool, backend: str, native: object
 ) -> None:
     x, w, b = problem(grad=grad)
@@ -608,7 +608,7 @@ def test_sizes_beyond_the_library_are_left_to_torch() -> None:
         depthwise_conv2d(x, w, backend="native")
 
 
-def test_wrong_dtypes_are_told_in_words_in_every_layout() -> None:
+def test_wrong_dtypes_are_clear_errors_in_every_layout() -> None:
     conv = DepthwiseConv2d(8, 8, 3, padding=1, groups=8).eval()
     for layout in (torch.contiguous_format, torch.channels_last):
         with torch.no_grad(), pytest.raises(InvalidInputError, match="Convert one of them"):

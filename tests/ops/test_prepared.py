@@ -146,7 +146,7 @@ def test_training_keeps_nothing() -> None:
     assert used_bytes() == kept(conv) == 0
 
 
-def test_memory_goes_with_the_module() -> None:
+def test_memory_is_freed_with_the_module() -> None:
     conv = layer()
     conv(torch.randn(1, C, H, H))
     assert used_bytes() == kept(conv) > 0
@@ -159,7 +159,7 @@ def test_memory_goes_with_the_module() -> None:
     assert used_bytes() == 0
 
 
-def test_memory_goes_with_a_replaced_weight() -> None:
+def test_memory_is_freed_when_a_weight_is_replaced() -> None:
     conv = layer()
     x = torch.randn(1, C, H, H)
     conv(x)

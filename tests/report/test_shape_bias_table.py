@@ -57,7 +57,7 @@ def test_two_models_are_compared_in_pairs(model: Decisions) -> None:
     assert "opposite cues on 2 of 4 (2 / 0), McNemar's exact p = 0.5" in " ".join(table.split())
 
 
-def test_published_observers_are_told_from_measured_ones_of_the_name() -> None:
+def test_published_observers_are_distinguished_from_measured_ones_of_the_same_name() -> None:
     published = published_observers()
     table = shape_bias_table([ShapeBiasResult.from_decisions(decided("resnet50", *["bear"] * 6))], published)
     names = [line[:30].strip() for line in table.split("\n")]

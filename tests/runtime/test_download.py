@@ -178,7 +178,7 @@ def test_forced_download_that_fails_keeps_the_old_file(server: Server, tmp_path:
 
 
 @pytest.mark.parametrize("digest", [DIGEST, None])
-def test_cut_connection_goes_on_where_it_broke(server: Server, tmp_path: Path, digest: str | None) -> None:
+def test_interrupted_connection_is_resumed(server: Server, tmp_path: Path, digest: str | None) -> None:
     server.behavior.cut_after = 300_000
     fetch(server.url, tmp_path / "w", digest)
     assert (tmp_path / "w").read_bytes() == CONTENT
@@ -322,7 +322,7 @@ def test_redirects_do_not_leave_https(server: Server, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
-def test_refusal_is_told_at_once(server: Server, tmp_path: Path, status: int) -> None:
+def test_refusal_is_reported_at_once(server: Server, tmp_path: Path, status: int) -> None:
     server.behavior.status, server.behavior.status_always = status, True
     with pytest.raises(WeightsError, match=f"returned {status}"):
         fetch(server.url, tmp_path / "w", DIGEST)
@@ -343,7 +343,7 @@ def test_dead_server_is_not_asked_for_ever(server: Server, tmp_path: Path) -> No
     assert len(server.behavior.requests) == 3
 
 
-def test_server_that_goes_away_halfway(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_that_disconnects_halfway(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_url = download.open_url
 
     def gone(*args: Any) -> Any:
@@ -373,7 +373,7 @@ def test_refused_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert leftovers(tmp_path) == []
 
 
-def test_silent_host_costs_no_more_than_the_budget(server: Server, tmp_path: Path) -> None:
+def test_silent_host_takes_no_longer_than_the_time_limit(server: Server, tmp_path: Path) -> None:
     server.behavior.silent = True
     start = time.monotonic()
     with pytest.raises(WeightsError, match=r"No response within 0\.3 s"):
@@ -381,7 +381,7 @@ def test_silent_host_costs_no_more_than_the_budget(server: Server, tmp_path: Pat
     assert time.monotonic() - start < _AT_ONCE
 
 
-def test_slow_name_lookup_costs_no_more_than_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_name_lookup_takes_no_longer_than_the_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = threading.Event()
 
     def lookup(*_: object, **__: object) -> Any:

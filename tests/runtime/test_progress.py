@@ -13,7 +13,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_silent_where_nobody_watches(capsys):
+def test_no_progress_without_a_terminal(capsys):
     assert list(progress([1, 2, 3], desc="measuring")) == [1, 2, 3]
     with progress(total=3) as bar:
         bar.update(3)
@@ -53,7 +53,7 @@ def test_units(monkeypatch, unit, said):
     assert said in terminal.getvalue()
 
 
-def test_a_caller_can_have_silence_on_a_terminal(monkeypatch):
+def test_progress_can_be_disabled_on_a_terminal(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     assert list(progress(range(3), disable=True)) == [0, 1, 2]

@@ -291,7 +291,7 @@ def test_the_function_has_the_defaults_of_its_configuration() -> None:
     }.items()
 
 
-def test_observers_are_looked_at_before_the_run(small_stimuli: Path) -> None:
+def test_observers_are_checked_before_the_run(small_stimuli: Path) -> None:
     with pytest.raises(InvalidInputError, match="Observers cannot be given as str"):
         measure_shape_bias(Fails(), small_stimuli, observers="humans")  # type: ignore[arg-type]
 
@@ -382,7 +382,7 @@ def test_real_weights_on_all_stimuli(squeezenet: nn.Module, data_dir: Path, tmp_
 
 
 @pytest.mark.slow
-def test_each_trap_changes_real_decisions(squeezenet: nn.Module, data_dir: Path) -> None:
+def test_each_deviation_changes_real_decisions(squeezenet: nn.Module, data_dir: Path) -> None:
     stimuli = some_of(open_stimuli(data_dir / "cue-conflict"), range(0, 1280, 8))
     mapping = imagenet_mapping()
 

@@ -47,7 +47,7 @@ def test_names_with_a_prefix_are_paired_by_the_rest() -> None:
     assert prefixed.image_ids == plain.image_ids
 
 
-def test_people_are_pooled_and_stand_first() -> None:
+def test_humans_are_pooled_and_come_first() -> None:
     people = [observer(f"subject-0{number}", number) for number in (1, 2, 3)]
     net = observer("net", 9)
     found = {one.name: one for one in analyze([net, *people])}
@@ -62,7 +62,7 @@ def test_people_are_pooled_and_stand_first() -> None:
     assert (found["humans"].ci95_method, found["net"].ci95_method) == ("bootstrap over 3 observers", "Wilson")
 
 
-def test_one_person_has_nobody_to_agree_with() -> None:
+def test_one_human_has_no_error_consistency() -> None:
     humans, person = analyze([observer("subject-01", 1)])
     assert math.isnan(humans.consistency.mean_human) and math.isnan(person.consistency.mean_human)
     assert humans.counts == person.counts

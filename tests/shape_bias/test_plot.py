@@ -132,7 +132,7 @@ def test_the_axis_on_top_is_the_fraction_of_texture_decisions():
     assert list(places[0]) == ["0", "0.25", "0.5", "0.75", "1"]
 
 
-def test_lines_stand_at_the_micro_average():
+def test_lines_are_drawn_at_the_micro_average():
     one = observer(shape=(60, *[0] * 15), texture=(0, *[2] * 15))
     assert one.counts.overall == 60 / 90 and one.counts.macro == 1 / 16
     ax = category_axes([one])
@@ -141,7 +141,7 @@ def test_lines_stand_at_the_micro_average():
     assert "micro-average" in words(ax.figure)
 
 
-def test_people_have_ticks_and_a_line_only_where_they_are_not_pooled(field):
+def test_individual_humans_have_ticks_and_a_line_only_without_pooled_humans(field):
     ax = category_axes(field)
     assert len(artists(ax, "average Humans (10)")) == 1
     assert not artists(ax, "average subject-01") and len(artists(ax, "observer subject-01")) == 1
@@ -214,13 +214,13 @@ def test_bars_and_intervals_are_those_of_the_observers(field):
     assert "Wilson; humans: bootstrap over 10 observers" in words(ax.figure).replace("\n", " ")
 
 
-def test_models_come_before_people_in_the_order_given(field):
+def test_models_come_before_humans_in_the_order_given(field):
     names = [one.name for one in arranged([*field, observer("mine")])]
     assert names[:6] == ["alexnet", "googlenet", "resnet50", "vgg", "mine", "humans"]
     assert names[6:] == [f"subject-{number:02d}" for number in range(1, 11)]
 
 
-def test_no_two_models_look_alike():
+def test_models_differ_in_color_or_marker():
     found = styles_of([observer(f"net{index}") for index in range(60)])
     assert len({(style.color, style.marker) for style in found}) == 60
     # Whatever the colors style like to a reader, neighbors differ in the marker as well.
@@ -255,7 +255,7 @@ def test_random_weights_are_hollow_and_badged():
     assert not artists(bar_axes([trained], random=[observer("trained")]), "random weights")
 
 
-def test_observers_of_one_name_are_told_apart(field):
+def test_observers_of_the_same_name_are_distinguished(field):
     mine, imported = observer("resnet50"), observer("resnet50", source="import:folder")
     assert [style.label for style in styles_of([mine, imported])] == ["resnet50 (this run)", "resnet50 (import)"]
     published = next(one for one in field if one.name == "resnet50")
@@ -268,7 +268,7 @@ def test_labels_that_are_too_long_stay_different():
     assert len(set(labels)) == 4 and labels[3] == "short"
 
 
-def test_lines_are_broken_between_words_alone():
+def test_lines_are_broken_only_between_words():
     lines = fitted_lines("with its 95\u00a0% interval " * 5, 60.0, 6.0)
     assert len(lines) > 3 and all("95\u00a0%" in line or "%" not in line for line in lines)
     assert " ".join(lines).split() == ("with its 95\u00a0% interval " * 5).split()
@@ -336,7 +336,7 @@ def test_both_panels_show_the_same_numbers(field):
         assert markers(left, label)[0, 0] == bar.get_width()
 
 
-def test_several_models_are_compared_beside_the_others():
+def test_several_models_are_compared_with_the_other_observers():
     imported = [Decisions.from_names("subject-01", NAMES, ANSWERS)]
     results = [result("one", observers=imported), result("two", RANDOM, observers=imported)]
     figure = draw_comparison(results, others=published_observers())

@@ -185,7 +185,7 @@ def test_what_was_measured_is_a_model() -> None:
         assert model is not None and model.kind == kind
 
 
-def test_models_of_one_name_are_told_apart() -> None:
+def test_models_of_the_same_name_are_distinguished() -> None:
     results = [
         ShapeBiasResult.from_decisions(DECISIONS.renamed(name), run=replace(RUN, model=model))
         for name, model in (("net", "net"), ("net", "torchvision:net"), ("other", "timm:other"))

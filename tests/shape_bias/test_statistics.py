@@ -119,7 +119,7 @@ def test_wilson_interval_is_the_published_one(successes: int, n: int, low: float
     assert wilson_interval(0, 0) is None
 
 
-def test_bootstrap_agrees_with_wilson_where_both_hold() -> None:
+def test_bootstrap_agrees_with_wilson_where_both_are_valid() -> None:
     counts = CueCounts(CATEGORIES, (30, 40, 50), (70, 60, 50), (0, 0, 0))
     found, wilson = bootstrap_stimuli(counts).overall, wilson_interval(120, 300)
     assert found is not None and wilson is not None
@@ -129,7 +129,7 @@ def test_bootstrap_agrees_with_wilson_where_both_hold() -> None:
     assert bootstrap_stimuli(counts, seed=1).overall != found
 
 
-def test_bootstrap_of_people_is_as_wide_as_they_differ() -> None:
+def test_bootstrap_interval_of_humans_reflects_their_differences() -> None:
     alike = [CueCounts(CATEGORIES, (5, 5, 5), (5, 5, 5), (0, 0, 0))] * 10
     assert bootstrap_observers(alike).overall == (0.5, 0.5)
     unlike = [CueCounts(CATEGORIES, (10 * k, 10, 10), (10, 10, 10 * k), (0, 0, 0)) for k in (0, 1)] * 2

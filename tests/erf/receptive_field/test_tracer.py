@@ -45,7 +45,7 @@ def test_vgg16_before_its_last_pool() -> None:
     assert field.extent == 196  # a figure of many textbooks
 
 
-def test_replknet_sits_in_the_middle() -> None:
+def test_replknet_is_centered() -> None:
     import replk_probe.models  # noqa: F401
 
     field = field_of(timm.create_model("replknet31b"))
@@ -72,12 +72,12 @@ def test_stride_rule_is_the_middle_of_a_patch() -> None:
     ],
     ids=["vit", "swin", "upsample"],
 )
-def test_what_cannot_be_followed_is_said(model: Callable[[], nn.Module], says: str) -> None:
+def test_unsupported_operations_are_reported(model: Callable[[], nn.Module], says: str) -> None:
     field = field_of(model(), 224)
     assert isinstance(field, Lost) and says in field.reason
 
 
-def test_gates_see_everything_but_move_no_center() -> None:
+def test_gates_have_the_full_field_and_do_not_move_the_center() -> None:
     field = field_of(timm.create_model("regnety_002"))
     assert isinstance(field, Field)
     assert field.everywhere and field.extent is None
@@ -125,7 +125,7 @@ def test_the_field_is_where_the_gradient_is() -> None:
             assert found.max() == span.jump * place + span.high
 
 
-def test_writes_into_part_of_a_tensor_are_not_overlooked() -> None:
+def test_writes_into_part_of_a_tensor_are_detected() -> None:
     class Partial(nn.Module):
         def __init__(self) -> None:
             super().__init__()

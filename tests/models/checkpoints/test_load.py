@@ -525,7 +525,7 @@ def test_files_without_weights(file: Path, content: object, message: str) -> Non
         load_checkpoint(replknet(), file)
 
 
-def test_wrong_file_is_one_error_that_tells_all(file: Path) -> None:
+def test_a_wrong_file_is_one_complete_error(file: Path) -> None:
     save(file, torchvision.models.squeezenet1_1(num_classes=10).state_dict())
     model = replknet()
     before = snapshot(model)

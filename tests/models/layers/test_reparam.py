@@ -88,7 +88,7 @@ def test_folding_alone_merges_first(model: nn.Module) -> None:
     assert list(model.fuse_bn().state_dict()) == list(both.state_dict())
 
 
-def test_nothing_of_the_branches_is_left(model: nn.Module) -> None:
+def test_no_branches_remain(model: nn.Module) -> None:
     model.reparameterize()
     names = [name for name, _ in model.named_modules()]
     assert not [name for name in names if name.endswith(("large_conv", "small_conv", "row_conv", "column_conv"))]

@@ -61,7 +61,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 PUBLISHED = {name: entry for name, entry in CATALOG.items() if not entry.embedded}
 
 
-def test_every_entry_can_be_fetched_and_says_whose_it_is() -> None:
+def test_every_entry_can_be_fetched_and_names_its_publisher() -> None:
     assert len(PUBLISHED) == 14
     for name, entry in PUBLISHED.items():
         assert name == entry.name
@@ -191,7 +191,7 @@ def test_damaged_drive_file_is_fetched_again(monkeypatch: pytest.MonkeyPatch, fo
     assert path.read_bytes() == b"weights as published"
 
 
-def test_damaged_copy_of_the_authors_does_not_stand_in(fetched: list[tuple[Any, ...]]) -> None:
+def test_damaged_copy_of_the_authors_is_not_used(fetched: list[tuple[Any, ...]]) -> None:
     entry = CATALOG["replknet31b.in1k_224"]
     copy = put(weights_path(entry, "drive"))
     copy.with_name(f"{copy.name}.sha256").write_text("0" * 64)

@@ -53,7 +53,7 @@ def test_every_small_model_has_weights_and_all_are_small() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", MICRO_MODELS)
-def test_they_have_learned(name: str, fresh: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_the_trained_models_are_accurate(name: str, fresh: tuple[torch.Tensor, torch.Tensor]) -> None:
     images, labels = fresh
     model = create_model(name, "pretrained")
     right = float((model(normalized(model, images)).argmax(1) == labels).float().mean())

@@ -55,7 +55,7 @@ def test_subject_is_the_name_after_its_prefix(model: str, subject: str) -> None:
 
 
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
-def test_people_have_prefixed_names_and_trials_without_an_answer(tmp_path: Path, line_end: bytes) -> None:
+def test_humans_have_prefixed_names_and_trials_without_an_answer(tmp_path: Path, line_end: bytes) -> None:
     path = tmp_path / "human.csv"
     path.write_bytes(HUMAN.replace(b"\n", line_end))
     (found,) = read_decisions(path)

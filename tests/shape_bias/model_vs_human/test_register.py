@@ -92,13 +92,13 @@ def test_names_that_are_no_identifiers_are_refused(toolbox: ModuleType) -> None:
     assert not hasattr(toolbox, "replknet31b")
 
 
-def test_without_the_toolbox_the_error_says_so() -> None:
+def test_without_the_toolbox_there_is_a_clear_error() -> None:
     assert "modelvshuman" not in sys.modules
     with pytest.raises(InvalidInputError, match="not installed"):
         register()
 
 
-def test_a_toolbox_that_lacks_a_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_toolbox_that_lacks_a_package_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(name: str) -> ModuleType:
         raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
 

@@ -295,7 +295,7 @@ def test_without_options_it_comes_from_where_it_was_published(server: Server, mo
 
 
 @pytest.mark.usefixtures("published")
-def test_a_broken_download_goes_on(server: Server) -> None:
+def test_an_interrupted_download_is_resumed(server: Server) -> None:
     server.content, server.cut_after = packed(FILES), 1000
     assert tree(fetch_cue_conflict(server.url)) == FILES
     assert server.ranges == [None, "bytes=1000-"]

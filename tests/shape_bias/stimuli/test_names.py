@@ -61,7 +61,7 @@ def test_a_name_that_no_file_of_ours_could_hold(name: Any) -> None:
         parse_stimulus_name(name)
 
 
-def test_digits_are_left_out_wherever_they_stand() -> None:
+def test_digits_are_omitted_at_any_position() -> None:
     assert parse_stimulus_name("c1at-dog7.png") == Stimulus("c1at-dog7.png", "cat", "dog")
 
 

@@ -81,7 +81,7 @@ def test_stimuli_are_drawn_where_they_are_loaded():
         stimuli.load(1280)
 
 
-def test_the_digest_tells_sets_apart():
+def test_the_digest_differs_between_sets():
     same = synthetic_stimuli(64)
     assert same.digest == synthetic_stimuli(np.int64(64), np.int64(0)).digest
     assert len({same.digest, synthetic_stimuli(224).digest, synthetic_stimuli(64, seed=1).digest}) == 3
@@ -98,7 +98,7 @@ def test_a_training_image_depends_on_its_number_alone():
     assert len({image.tobytes() for image in synthetic_training(512, size=16)[0]}) == 512
 
 
-def test_a_cue_can_be_varied_alone():
+def test_each_cue_can_be_varied_separately():
     drawn = [synthetic_images([3], [texture], size=64)[0] for texture in (3, 4)]
     assert not np.array_equal(*drawn)
     figure = coverage(scenes.random_scenes(np.array([3]), np.array([3]), 0, 0), 64)[0].reshape(64, 64)
@@ -300,7 +300,7 @@ def with_products(features: Floats) -> Floats:
     return np.column_stack([z, z[:, pairs[0]] * z[:, pairs[1]]])
 
 
-def test_color_brightness_area_and_place_tell_nothing():
+def test_color_brightness_area_and_position_are_uninformative():
     n = 4800
     images, labels = synthetic_training(n)
     figure = coverage(scenes.random_scenes(labels, labels, 0, 0), 64)[0].reshape(n, 64, 64)
@@ -320,7 +320,7 @@ def test_color_brightness_area_and_place_tell_nothing():
         assert told(with_products(features), labels, 3200, 1.0) < 1 / 16 + 4 * 0.006, name
 
 
-def test_shapes_are_told_from_silhouettes_and_textures_are_not():
+def test_silhouettes_predict_the_shape_but_not_the_texture():
     labels, other = np.tile(CLASSES, 100), np.tile(CLASSES, 20)
     known, seen = (scenes.random_scenes(shape, shape * 0, seed, 0) for shape, seed in ((labels, 1), (other, 2)))
     # The nearest neighbor after taking out place and size, which are no matter of shape; angles stay as they are.
@@ -338,7 +338,7 @@ def test_shapes_are_told_from_silhouettes_and_textures_are_not():
         assert len({*figure[made.texture == texture]}) == 80 and {*figure[made.texture == texture]} == {*figure}
 
 
-def test_textures_are_told_from_pieces_of_seven_pixels():
+def test_patches_of_seven_pixels_predict_the_texture():
     """Statistics of small pieces, summed over the figure: nothing that knows where a piece was, or the shape."""
     training, n, side = 2400, 3200, 7
     texture = np.arange(n) % 16
