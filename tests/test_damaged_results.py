@@ -131,7 +131,7 @@ def test_damaged_bytes_are_noticed(kind: str, name: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("kind", "name"), JSON)
 def test_damaged_json_is_refused_or_a_result_of_the_right_types(kind: str, name: str, tmp_path: Path) -> None:
-    # A changed digit cannot be told from another measurement: what is read then is a result that can be saved.
+    # A changed digit is indistinguishable from another measurement, and the result can be saved.
     content, generator = saved(kind, tmp_path, name), random.Random(name)
     for _ in range(CASES):
         (tmp_path / name).write_bytes(damaged(content, generator))

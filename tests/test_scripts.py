@@ -1,4 +1,4 @@
-"""The scripts run; what they find is for people to read."""
+"""The scripts run; their measurements are not checked."""
 
 from __future__ import annotations
 

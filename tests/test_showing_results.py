@@ -33,7 +33,7 @@ from replk_probe.shape_bias.result import ShapeBiasResult
 
 NAME = "<b>net</b>"
 NAMES = ("bear1-cat1.png", "bear2-bear1.png", "cat10-bear1.png", "cat2-dog3.png")
-PEOPLE = [Decisions.from_names(f"subject-0{i}", NAMES, ("bear", "na", "cat", "dog")) for i in (1, 2)]
+HUMANS = [Decisions.from_names(f"subject-0{i}", NAMES, ("bear", "na", "cat", "dog")) for i in (1, 2)]
 
 
 def make_erf(**changes) -> ErfResult:
@@ -54,7 +54,7 @@ def make_erf(**changes) -> ErfResult:
 
 def make_shape_bias() -> ShapeBiasResult:
     decisions = Decisions.from_names(NAME, NAMES, ("bear", "bear", "bear", "oven"))
-    return ShapeBiasResult.from_decisions(decisions, observers=PEOPLE, run=make_erf().run)
+    return ShapeBiasResult.from_decisions(decisions, observers=HUMANS, run=make_erf().run)
 
 
 def make_kernels(model: str = NAME, source: str = "file:net.pth") -> KernelResult:

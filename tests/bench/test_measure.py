@@ -1,4 +1,4 @@
-"""The benchmark measures what it says; how fast anything is, is for people to read."""
+"""The benchmark measures what it claims; speeds are not checked."""
 
 from __future__ import annotations
 

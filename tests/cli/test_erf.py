@@ -202,7 +202,7 @@ def test_the_other_models_are_measured_if_one_fails(
         assert {row["model"] for row in csv.DictReader(stream)} == {f"{networks}:small", f"{networks}:wide"}
     assert f"{networks}:small" in done.stdout and f"{networks}:wide" in done.stdout
 
-    # An error that nobody foresaw is not hushed up, but neither does it take the others along.
+    # An unexpected error is reported, and the other models are measured.
     for path in out.rglob("*.*"):
         path.unlink(missing_ok=True) if path.is_file() else None
     source = (tmp_path / networks).read_text()
@@ -305,7 +305,7 @@ def truncated(path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         (["--model", "replknet31"], "Unknown model 'replknet31'"),
         (["--layer", "stage9.9"], "stage9.9"),
@@ -329,7 +329,7 @@ def truncated(path: Path) -> Path:
     ids=lambda value: "-".join(value).strip("-") if isinstance(value, list) else "",
 )
 def test_bad_input_is_one_clear_line(
-    replk_probe: Run, networks: str, tmp_path: Path, options: list[str], says: str
+    replk_probe: Run, networks: str, tmp_path: Path, options: list[str], message: str
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").mkdir()
@@ -344,7 +344,7 @@ def test_bad_input_is_one_clear_line(
     failed = replk_probe("erf", *arguments)
     assert failed.exit_code == 1, failed.output
     errors = [line for line in failed.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 1 and says in errors[0] and failed.stderr.splitlines()[-1] == errors[0]
+    assert len(errors) == 1 and message in errors[0] and failed.stderr.splitlines()[-1] == errors[0]
     assert "Traceback" not in failed.output and failed.stdout == ""
     assert not list(tmp_path.glob("replk-probe-out/**/erf.*"))
 

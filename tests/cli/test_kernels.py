@@ -144,7 +144,7 @@ def test_random_weights_are_reported(replk_probe: Run, undrawn: None, tmp_path: 
     assert done.stderr.count("RANDOM WEIGHTS (seed 0) - the model is not trained") == 2
     assert done.stdout.count("RANDOM WEIGHTS") == 2
     lines = done.stdout.splitlines()
-    # The shares of the paper's three matrices stand under the kernels that they are of.
+    # The shares of the paper's three matrices are below their kernels.
     printed = [line.split() for line in lines if line.strip().startswith("published")]
     expected = (("8.3", "25.3"), ("22.7", "33.1"), ("15.3", "27.9"))
     assert printed[: len(expected)] == [["published,", "trained", *shares] for shares in expected]
@@ -178,7 +178,7 @@ def test_the_other_models_are_measured_if_one_fails(
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         (["--model", "replknet31"], "Unknown model 'replknet31'"),
         (["--layer", "stage9.0"], "It has stages 1 to 2, with 1, 2 blocks, which count from 0."),
@@ -193,12 +193,12 @@ def test_the_other_models_are_measured_if_one_fails(
     ],
 )
 def test_errors_are_one_line_and_write_nothing(
-    replk_probe: Run, networks: str, tmp_path: Path, options: list[str], says: str
+    replk_probe: Run, networks: str, tmp_path: Path, options: list[str], message: str
 ) -> None:
     model = [] if "--model" in options else ["--model", f"{networks}:rep"]
     done = replk_probe("kernels", *model, *options)
     assert done.exit_code == 1
-    assert says in done.stderr and done.stderr.count("Error: ") == 1 and "Traceback" not in done.output
+    assert message in done.stderr and done.stderr.count("Error: ") == 1 and "Traceback" not in done.output
     assert names_in(tmp_path) == {"networks.py"}
 
 

@@ -145,7 +145,7 @@ def test_places_that_cannot_be_written_to(replk_probe: Run, case: Case, tmp_path
     if os.geteuid():
         folder.chmod(0o500)
         assert "Permission denied" in run(folder / "out.safetensors")
-    if sys.platform == "linux":  # nobody can write there, not even root
+    if sys.platform == "linux":  # not writable, not even for root
         assert "Cannot write to /proc" in run(Path("/proc/out.safetensors"))
 
 

@@ -309,9 +309,9 @@ def test_nothing_asked_for_offline(capsys: pytest.CaptureFixture[str]) -> None:
 
     chosen = shape_bias._without_model(("auto",), None, None)
     assert chosen == (("replknet_micro_k13_rep", "replknet_micro_k13"), ("pretrained",), "synthetic")
-    said = capsys.readouterr().err
-    assert "small models trained on synthetic data" in said
-    assert "replk-probe data fetch cue-conflict && replk-probe weights fetch replknet31b.in1k_224\n" in said
+    expected = capsys.readouterr().err
+    assert "small models trained on synthetic data" in expected
+    assert "replk-probe data fetch cue-conflict && replk-probe weights fetch replknet31b.in1k_224\n" in expected
 
 
 def test_nothing_asked_for_is_measured(replk_probe: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,11 +153,11 @@ def test_prepared_models_can_be_accumulated_and_the_result_saved(tmp_path) -> No
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [({"model": 5}, "of type int"), ({"thresholds": 0.5}, "sequence"), ({"layer": nn.ReLU()}, "not part of")],
 )
-def test_arguments_that_cannot_be_used(arguments: dict[str, object], says: str) -> None:
-    with pytest.raises(InvalidInputError, match=says):
+def test_arguments_that_cannot_be_used(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
         ErfAccumulator(**{"model": network(), **arguments})
 
 

@@ -239,7 +239,7 @@ def test_a_map_too_small_for_the_logarithm_is_noted():
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize(
-    ("scores", "said"),
+    ("scores", "message"),
     [
         (np.zeros((8, 8)), "zero everywhere"),
         (np.full((8, 8), np.nan), "not finite"),
@@ -251,8 +251,8 @@ def test_a_map_too_small_for_the_logarithm_is_noted():
         (np.full((2, 2), "a"), "real numbers"),
     ],
 )
-def test_maps_without_an_answer_are_errors(protocol, scores, said):
-    with pytest.raises(InvalidInputError, match=said.replace("[", r"\[")):
+def test_maps_without_an_answer_are_errors(protocol, scores, message):
+    with pytest.raises(InvalidInputError, match=message.replace("[", r"\[")):
         area_ratio(scores, 0.5, protocol)
 
 

@@ -1,4 +1,4 @@
-"""Arguments of the wrong kind are told so, before anything slow begins."""
+"""Arguments of the wrong kind are errors before anything slow begins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from replk_probe.errors import InvalidInputError
 
 
 @pytest.mark.parametrize(
-    ("size", "says"),
+    ("size", "message"),
     [
         (64.5, "whole number of pixels"),
         ("64", "'64' cannot be measured. A size is a whole number"),
@@ -31,8 +31,8 @@ from replk_probe.errors import InvalidInputError
         ((64, 10**30), "too much memory"),
     ],
 )
-def test_sizes_that_cannot_be_measured(size: Any, says: str) -> None:
-    with pytest.raises(InvalidInputError, match=says):
+def test_sizes_that_cannot_be_measured(size: Any, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
         check_size(size)
 
 

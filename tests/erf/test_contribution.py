@@ -186,7 +186,7 @@ def test_threads_may_share_a_model() -> None:
     class Slow(Net):
         def forward(self, x: Tensor) -> Tensor:
             if x.requires_grad:
-                together.wait(timeout=30)  # until every thread watches the layer
+                together.wait(timeout=30)  # until every thread has a hook on the layer
             return super().forward(x)
 
     plain = Net().double().eval()
@@ -253,7 +253,7 @@ def test_an_empty_batch_gives_no_scores() -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "says"),
+    ("batch", "message"),
     [
         (torch.zeros(3, 8, 8), r"\[3, 8, 8\]"),
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "uint8"),
@@ -261,13 +261,13 @@ def test_an_empty_batch_gives_no_scores() -> None:
     ],
     ids=["one image", "bytes", "a name"],
 )
-def test_batches_that_cannot_be_used(batch: object, says: str) -> None:
-    with pytest.raises(InvalidInputError, match=says):
+def test_batches_that_cannot_be_used(batch: object, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
         contribution_scores(Net(), batch)
 
 
 @pytest.mark.parametrize(
-    ("model", "shape", "layer", "says"),
+    ("model", "shape", "layer", "message"),
     [
         (Net(), (1, 1, 8, 8), "stem", r"does not accept images of shape \[1, 8, 8\]"),
         (Net(), (1, 1, 8, 8), None, r"does not accept images of shape \[1, 8, 8\]"),
@@ -285,8 +285,8 @@ def test_batches_that_cannot_be_used(batch: object, says: str) -> None:
         (None, (1, 3, 8, 8), None, "an object of type NoneType"),
     ],
 )
-def test_arguments_that_cannot_be_used(model: Any, shape: tuple[int, ...], layer: Any, says: str) -> None:
-    with pytest.raises(InvalidInputError, match=says):
+def test_arguments_that_cannot_be_used(model: Any, shape: tuple[int, ...], layer: Any, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
         contribution_scores(model, torch.zeros(shape), layer)
 
 

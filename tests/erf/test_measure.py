@@ -202,7 +202,7 @@ def test_autocast_of_the_caller_plays_no_part() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ({"thresholds": [1.5]}, "1.5"),
         ({"thresholds": []}, "No thresholds"),
@@ -218,18 +218,18 @@ def test_autocast_of_the_caller_plays_no_part() -> None:
         ({"images": torch.zeros(3, 8, 8)}, "Pass the images themselves as data"),
     ],
 )
-def test_bad_arguments(arguments: dict[str, Any], says: str) -> None:
+def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
     options = {"data": None, "images": 1, "size": 16, **arguments}
-    with pytest.raises(InvalidInputError, match=says):
+    with pytest.raises(InvalidInputError, match=message):
         measure_erf(Tiny(), **options)
 
 
 @pytest.mark.parametrize(
-    ("model", "says"),
+    ("model", "message"),
     [(5, "an object of type int"), (timm.create_model, "the function create_model"), (Tiny, "the class Tiny")],
 )
-def test_what_is_no_model(model: Any, says: str) -> None:
-    with pytest.raises(InvalidInputError, match=f"Expected an nn.Module or a model name, but got {says}"):
+def test_what_is_no_model(model: Any, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"Expected an nn.Module or a model name, but got {message}"):
         measure_erf(model, batch(1))
 
 
@@ -375,13 +375,13 @@ def test_a_run_with_other_options_is_not_resumed(tmp_path: Path) -> None:
     folder = image_folder(tmp_path)
     arguments: dict[str, Any] = {"images": 3, "size": 16, "checkpoint": tmp_path / "ckpt"}
     measure_erf(Tiny(), folder, **arguments)
-    for change, says in (
+    for change, message in (
         ({"seed": 1}, "created with seed 0, but this run has seed 1. Pass --seed 0"),
         ({"size": 20}, r"size \[16, 16\], but this run has size \[20, 20\]"),
         ({"layer": "stem"}, "layer body, but this run has layer stem"),
         ({"images": 4}, "images 3, but this run has images 4"),
     ):
-        with pytest.raises(ResumeError, match=says):
+        with pytest.raises(ResumeError, match=message):
             measure_erf(Tiny(), folder, **{**arguments, **change}, resume=True)
     with pytest.raises(ResumeError, match="parameters"):
         measure_erf(Tiny(1), folder, **arguments, resume=True)

@@ -270,15 +270,15 @@ def test_refuses_what_it_does_not_know() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "says"),
+    ("model", "message"),
     [
         ("resnet18", r"create_model\('resnet18'\)"),
         (nn.Conv2d, "the class Conv2d"),
         (None, "an object of type NoneType"),
     ],
 )
-def test_what_is_no_network_cannot_be_prepared(model: Any, says: str) -> None:
-    with pytest.raises(InvalidInputError, match=says):
+def test_what_is_no_network_cannot_be_prepared(model: Any, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
         prepare(model)
 
 
@@ -296,9 +296,9 @@ class OneSize(nn.Module):
 
 
 @pytest.mark.parametrize("build", [SMALL["replknet"], OneSize], ids=["any size", "one size"])
-@pytest.mark.parametrize(("layer", "says"), [("nope", "'nope' does not exist"), (3, "got 3"), ("", "not exist")])
-def test_an_unknown_layer_is_an_error_for_models_of_any_input_size(build: Any, layer: Any, says: str) -> None:
-    with pytest.raises(InvalidInputError, match=says):
+@pytest.mark.parametrize(("layer", "message"), [("nope", "'nope' does not exist"), (3, "got 3"), ("", "not exist")])
+def test_an_unknown_layer_is_an_error_for_models_of_any_input_size(build: Any, layer: Any, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
         prepare(build(), layer=layer)
 
 
@@ -543,7 +543,7 @@ def test_a_fused_relu_passes_nan_on_and_only_where_it_is_open(memory_format: Any
 
 
 class ReadTwice(nn.Module):
-    """A depthwise convolution with a ReLU, and somebody else who reads what the ReLU reads."""
+    """A depthwise convolution with a ReLU, and another reader of the ReLU's input."""
 
     def __init__(self) -> None:
         super().__init__()

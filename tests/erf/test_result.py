@@ -161,7 +161,7 @@ def edit(folder, change):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda d: (d / "erf.json").unlink(), "Cannot read .*erf.json"),
         (lambda d: (d / "erf.npz").unlink(), "Cannot read .*erf.npz"),
@@ -183,10 +183,10 @@ def edit(folder, change):
         (lambda d: edit(d, lambda r: r.update(erf=None)), "not a complete ERF record"),
     ],
 )
-def test_damaged_results_are_one_clear_error(tmp_path, damage, said):
+def test_damaged_results_are_one_clear_error(tmp_path, damage, message):
     make_result().save(tmp_path)
     damage(tmp_path)
-    with pytest.raises(InvalidInputError, match=said):
+    with pytest.raises(InvalidInputError, match=message):
         ErfResult.load(tmp_path)
 
 

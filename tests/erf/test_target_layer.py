@@ -179,7 +179,7 @@ class Odd(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("layer", "says"),
+    ("layer", "message"),
     [
         ("shared", "called 2 times"),
         ("unused", "is not called"),
@@ -192,8 +192,8 @@ class Odd(nn.Module):
         ("stage9.0", "stage9.0"),
     ],
 )
-def test_layers_that_cannot_be_measured(layer: str, says: str) -> None:
-    with pytest.raises(InvalidInputError, match=says):
+def test_layers_that_cannot_be_measured(layer: str, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
         contribution_scores(Odd(), torch.randn(1, 3, 8, 8), layer)
 
 

@@ -345,7 +345,7 @@ def test_names_of_models() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ({"variant": "both"}, "Unknown variant 'both'"),
         ({"aggregate": "max"}, "Unknown aggregate 'max'"),
@@ -358,10 +358,10 @@ def test_names_of_models() -> None:
         ({"layer": "stage9.0"}, "It has stages 1 to 2"),
     ],
 )
-def test_arguments_that_cannot_be_used(arguments: dict[str, object], says: str) -> None:
+def test_arguments_that_cannot_be_used(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
         measure_kernels(small(), **arguments)
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_the_function_has_the_defaults_of_its_configuration() -> None:

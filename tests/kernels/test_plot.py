@@ -226,7 +226,7 @@ def test_small_branches_are_in_the_row_of_the_others_if_they_fit() -> None:
     assert len({image.get_extent()[3] for image in images(figure)}) == 1
     small = images(figure)[2].get_extent()
     assert small[1] - small[0] == pytest.approx(5 * 0.15)
-    # With a fourth of 13 x 13, whose values need room, it has a line of its own.
+    # With a fourth map of 13 x 13, whose values need space, it has a separate row.
     pair = [kernel("stage4.0", 13, "large"), kernel("stage4.0", 13), kernel("stage4.0", 5, "small")]
     other = kernel("stage4.0", branches=("large",), small_branch_share=None)
     figure = draw_kernels([result(*pair, model="with"), result(other, model="without")])

@@ -1,4 +1,4 @@
-"""From names, factories and files to networks, and what is said when that fails."""
+"""Networks from names, factories and files, and errors."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_factories_in_modules(factory: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "error", "says"),
+    ("name", "error", "message"),
     [
         ("replknet31", UnknownModelError, r"similar: .*replknet31b"),
         ("RepLKNet-31B", UnknownModelError, r"similar: replknet31b"),
@@ -153,14 +153,14 @@ def test_factories_in_modules(factory: Path, monkeypatch: pytest.MonkeyPatch) ->
         (nn.Identity(), UnknownModelError, "a network already"),
     ],
 )
-def test_unknown_names(name: Any, error: type[ReplkProbeError], says: str) -> None:
-    with pytest.raises(error, match=says) as caught:
+def test_unknown_names(name: Any, error: type[ReplkProbeError], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
         create_model(name)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("attribute", "error", "says"),
+    ("attribute", "error", "message"),
     [
         ("biuld", UnknownModelError, "similar: build"),
         ("broken", InvalidInputError, "RuntimeError: no luck"),
@@ -169,8 +169,8 @@ def test_unknown_names(name: Any, error: type[ReplkProbeError], says: str) -> No
         ("SEVEN", InvalidInputError, "cannot be called"),
     ],
 )
-def test_broken_factories(factory: Path, attribute: str, error: type[ReplkProbeError], says: str) -> None:
-    with pytest.raises(error, match=says) as caught:
+def test_broken_factories(factory: Path, attribute: str, error: type[ReplkProbeError], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
         create_model(f"{factory}:{attribute}")
     assert "\n" not in str(caught.value)
 
@@ -182,7 +182,7 @@ def test_a_file_that_cannot_be_imported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "says"),
+    ("options", "error", "message"),
     [
         *[
             ({"seed": seed}, InvalidInputError, "2\\*\\*63 - 1")
@@ -191,8 +191,8 @@ def test_a_file_that_cannot_be_imported(tmp_path: Path) -> None:
         *[({"weights": weights}, WeightsError, "as a name or a path") for weights in (True, 3, b"random")],
     ],
 )
-def test_options_of_the_wrong_kind(options: dict[str, Any], error: type[ReplkProbeError], says: str) -> None:
-    with pytest.raises(error, match=says):
+def test_options_of_the_wrong_kind(options: dict[str, Any], error: type[ReplkProbeError], message: str) -> None:
+    with pytest.raises(error, match=message):
         create_model("replknet3", **options)
 
 
@@ -263,12 +263,12 @@ def test_device_and_dtype_are_applied_after_loading() -> None:
     for rounded, exact in zip(half.parameters(), plain.parameters(), strict=True):
         assert torch.equal(rounded, exact.bfloat16())
     assert next(create_model("mobilenetv2_k3", device=torch.device("cpu")).parameters()).device.type == "cpu"
-    for options, says in (
+    for options, message in (
         ({"dtype": torch.int8}, "floating-point type"),
         ({"dtype": "half"}, "floating"),
         ({"device": "x"}, "device"),
     ):
-        with pytest.raises(InvalidInputError, match=says):
+        with pytest.raises(InvalidInputError, match=message):
             create_model(name, **options)
 
 

@@ -1,4 +1,4 @@
-"""Which backend computes what, how a choice is forced, and what is said about it."""
+"""Choice of the backend: defaults, overrides and reports."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_torchs_own_threads_are_used(native: ops.NativeInfo) -> None:
         pytest.skip("this torch has no OpenMP runtime that can be shared")
     assert "omp" in Path(native.openmp).name
     maps = Path("/proc/self/maps")
-    if maps.exists():  # no second runtime was loaded beside torch's
+    if maps.exists():  # no second runtime was loaded in addition to torch's
         lines = [line.split()[-1] for line in maps.read_text().splitlines() if "omp" in line and ".so" in line]
         assert str(Path(native.openmp).resolve()) in {str(Path(line).resolve()) for line in lines}
 

@@ -284,7 +284,7 @@ def test_flops_are_counted_as_those_of_a_convolution(device: str) -> None:
     assert count(lambda: depthwise_conv2d(x, w, b).sum().backward()) == 3 * one
 
 
-# Torch 2.10's profiler warns of what nobody asked for.
+# Torch 2.10's profiler warns about options that are not used here.
 @pytest.mark.filterwarnings("ignore:.*Profiler clears events:UserWarning")
 def test_torch_modes_and_profilers_see_the_operator() -> None:
     x, w, _ = problem()

@@ -1,4 +1,4 @@
-"""A prepared weight serves as long as it is true, takes bounded memory, and goes with its owner."""
+"""A prepared weight is used while it is valid, takes bounded memory, and is freed with its owner."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def test_random_weights_skipped_images_and_notes_are_reported():
     text = flat(erf_table([make("slak_tiny", n_skipped=2, notes=("The map is small.",))]))
     assert "slak_tiny: RANDOM WEIGHTS (seed 0)" in text
     assert "50 images (2 skipped)" in text and "note: The map is small." in text
-    note = "No connection, so random weights stand in."
+    note = "No connection, so the weights are random."
     assert flat(erf_table([make("a", WeightsInfo("random-init", note=note), notes=(note,))])).count(note) == 1
 
 

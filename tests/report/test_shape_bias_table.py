@@ -68,7 +68,7 @@ def test_published_observers_are_distinguished_from_measured_ones_of_the_same_na
 
 def test_no_line_is_too_wide(model: Decisions) -> None:
     long = model.renamed("a_name_" * 20)
-    people = [model.renamed(f"subject-{n:02}") for n in range(12)]
-    results = [ShapeBiasResult.from_decisions(one, observers=people) for one in (model, long)]
+    humans = [model.renamed(f"subject-{n:02}") for n in range(12)]
+    results = [ShapeBiasResult.from_decisions(one, observers=humans) for one in (model, long)]
     table = shape_bias_table(results, published_observers())
     assert max(map(len, table.split("\n"))) <= WIDTH

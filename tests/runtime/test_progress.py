@@ -44,13 +44,13 @@ def test_slow_things_are_counted_per_second_too(monkeypatch, total):
     assert "0.10 images/s" in last and "s/ image" not in last and ("1/5" in last) == (total == 5)
 
 
-@pytest.mark.parametrize(("unit", "said"), [("B", "5.00M"), ("layer", "layers")])
-def test_units(monkeypatch, unit, said):
+@pytest.mark.parametrize(("unit", "message"), [("B", "5.00M"), ("layer", "layers")])
+def test_units(monkeypatch, unit, message):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     with progress(total=5_000_000, unit=unit):
         pass
-    assert said in terminal.getvalue()
+    assert message in terminal.getvalue()
 
 
 def test_progress_can_be_disabled_on_a_terminal(monkeypatch):

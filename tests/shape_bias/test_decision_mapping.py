@@ -24,7 +24,7 @@ from replk_probe.shape_bias.decision_mapping import (
 )
 from replk_probe.shape_bias.stimuli.names import CATEGORIES
 
-# Outputs 0 to 4: a has one, b has three, the last belongs to nobody.
+# Outputs 0 to 4: a has one, b has three, the last has no category.
 SMALL = LabelMapping("small", ("alpha", "beta"), ((0,), (1, 2, 3)), 5)
 
 
@@ -79,7 +79,7 @@ def test_other_aggregations_decide_otherwise(
 
 def test_top_1_of_all_outputs_may_belong_to_no_category() -> None:
     logits = np.log(np.array([[0.2, 0.1, 0.1, 0.1, 0.5]]))
-    assert int(logits.argmax()) == 4  # nobody's
+    assert int(logits.argmax()) == 4  # without a category
     assert decide(category_probabilities(logits, SMALL), SMALL.categories) == ("alpha",)
 
 

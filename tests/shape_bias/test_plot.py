@@ -71,7 +71,7 @@ def result(name="net", weights=TRAINED, observers=()):
 
 @pytest.fixture(scope="module")
 def field() -> tuple[Observer, ...]:
-    """People pooled, ten people, four networks."""
+    """Pooled humans, ten humans, four networks."""
     return published_observers()
 
 

@@ -64,7 +64,7 @@ def test_stride_rule_is_the_middle_of_a_patch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "says"),
+    ("model", "message"),
     [
         (lambda: timm.create_model("vit_tiny_patch16_224"), "tokens"),
         (lambda: timm.create_model("swin_tiny_patch4_window7_224"), "windows"),
@@ -72,9 +72,9 @@ def test_stride_rule_is_the_middle_of_a_patch() -> None:
     ],
     ids=["vit", "swin", "upsample"],
 )
-def test_unsupported_operations_are_reported(model: Callable[[], nn.Module], says: str) -> None:
+def test_unsupported_operations_are_reported(model: Callable[[], nn.Module], message: str) -> None:
     field = field_of(model(), 224)
-    assert isinstance(field, Lost) and says in field.reason
+    assert isinstance(field, Lost) and message in field.reason
 
 
 def test_gates_have_the_full_field_and_do_not_move_the_center() -> None:

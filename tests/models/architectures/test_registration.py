@@ -133,7 +133,7 @@ def test_widths_of_slak() -> None:
 
 
 @pytest.mark.parametrize(
-    ("build", "says"),
+    ("build", "message"),
     [
         (lambda: RepLKNet((31, 29), (2, 2), (8,)), "one entry for each stage"),
         (lambda: SLaK((31, 29), (2, 2), (8,)), "one entry for each stage"),
@@ -142,6 +142,6 @@ def test_widths_of_slak() -> None:
         (lambda: LargeKernelMobileNetV2(4), "odd"),
     ],
 )
-def test_impossible_networks_are_refused(build, says: str) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(InvalidInputError, match=says):
+def test_impossible_networks_are_refused(build, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InvalidInputError, match=message):
         build()

@@ -1,4 +1,4 @@
-"""Networks of which a part is loaded, and which norm stands behind a convolution."""
+"""Networks that are loaded in part, and the norm that follows a convolution."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_norms_of_a_network_that_cannot_be_traced_as_a_whole() -> None:
 
 
 class Nested(nn.Module):
-    """The norm stands outside of the module that ends in the convolution, first in a sequence."""
+    """The norm is outside of the module that ends in the convolution, first in a sequence."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -178,7 +178,7 @@ def test_damaged_drive_file_is_fetched_again(monkeypatch: pytest.MonkeyPatch, fo
     monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download=download))
     monkeypatch.setattr(downloads, "check_reachable", lambda *_: None)
     entry = CATALOG["slak_tiny.in1k"]
-    if force:  # Put there by hand: nobody knows what it should be.
+    if force:  # Put there by the user, with unknown contents.
         path = put(weights_path(entry), b"damaged")
         assert fetch_entry(entry).read_bytes() == b"damaged"
     else:

@@ -1,4 +1,4 @@
-"""The weights that travel inside the package: found offline, intact, said to be what they are, and trained."""
+"""Embedded weights: found offline, intact, described correctly, and trained."""
 
 from __future__ import annotations
 

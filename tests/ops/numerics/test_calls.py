@@ -75,7 +75,7 @@ def test_a_prepared_weight_changes_no_bit(numerics, pass_name, shape, kernel, dt
 
 
 def test_a_prepared_weight_serves_both_passes_and_every_batch(numerics):
-    """The same bytes for forward and grad input, whatever N is, as the header says."""
+    """The same bytes for forward and grad input, whatever N is, as the header states."""
     native = numerics.native
     for shape, kernel in SHAPES:
         weight = numerics.draw("forward", shape, kernel).weight

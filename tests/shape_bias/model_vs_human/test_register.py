@@ -1,4 +1,4 @@
-"""Models registered with the toolbox; a package of its outline stands in for it."""
+"""Models registered with the toolbox, which a package with the same interface replaces."""
 
 from __future__ import annotations
 

@@ -363,7 +363,7 @@ def test_a_damaged_set_is_replaced(server: Server) -> None:
 
 @pytest.mark.usefixtures("published")
 def test_an_archive_that_was_there_needs_no_network() -> None:
-    """The unpacking was interrupted, or somebody put it there by hand."""
+    """The unpacking was interrupted, or a user put it there."""
     archive = cue_conflict_dir().with_name("cue-conflict.tar.gz")
     archive.parent.mkdir(parents=True)
     archive.write_bytes(packed(FILES))

@@ -1,4 +1,4 @@
-"""The synthetic set: what its design promises, counted; and each cue told by a simple observer of its own."""
+"""The synthetic set: the properties of its design, and each cue predicted by a simple classifier."""
 
 from __future__ import annotations
 
@@ -282,10 +282,10 @@ def test_random_words_are_those_of_splitmix():
     assert np.bincount(drawn.ravel(), minlength=6) == pytest.approx(1000, abs=150)
 
 
-# -- what can be told from what ---------------------------------------------------------------------------------------
+# -- predictability of the cues ---------------------------------------------------------------------------------------
 
 
-def told(features: Floats, labels: npt.NDArray[np.int64], training: int, penalty: float) -> float:
+def ridge_accuracy(features: Floats, labels: npt.NDArray[np.int64], training: int, penalty: float) -> float:
     """Share of right answers of ridge regression on standardized features, on the rows after the first ``training``."""
     mean, scale = features[:training].mean(axis=0), features[:training].std(axis=0) + 1e-9
     rows = np.column_stack([(features - mean) / scale, np.ones(len(features))])
@@ -317,7 +317,7 @@ def test_color_brightness_area_and_position_are_uninformative():
     }
     # Chance is 1/16; its standard deviation over 1600 answers is 0.006.
     for name, features in trivial.items():
-        assert told(with_products(features), labels, 3200, 1.0) < 1 / 16 + 4 * 0.006, name
+        assert ridge_accuracy(with_products(features), labels, 3200, 1.0) < 1 / 16 + 4 * 0.006, name
 
 
 def test_silhouettes_predict_the_shape_but_not_the_texture():
@@ -364,7 +364,7 @@ def test_patches_of_seven_pixels_predict_the_texture():
     for row, piece in enumerate(pieces):
         match = np.abs(normed((piece - mean) @ whiten) @ words.T)
         features[row] = np.concatenate([np.maximum(match - level, 0).mean(axis=0) for level in (0.3, 0.55)])
-    assert told(features, texture, training, 10.0) > 0.93
+    assert ridge_accuracy(features, texture, training, 10.0) > 0.93
 
 
 def pieces_of(image: npt.NDArray[np.uint8], figure: npt.NDArray[np.bool_], side: int) -> Floats:
