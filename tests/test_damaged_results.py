@@ -212,7 +212,7 @@ def npy(array: np.ndarray, allow_pickle: bool = False) -> bytes:
 
 
 def claiming(shape: str, content: bytes = b"\0" * 64) -> bytes:
-    """An array in the .npy format whose header claims a shape."""
+    """An array in the .npy format with a given shape in its header."""
     header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".encode()
     header += b" " * (-(len(header) + 11) % 64) + b"\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + content

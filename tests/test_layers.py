@@ -141,7 +141,7 @@ class Import:
 
 
 def rule_for(path: str) -> Rule | None:
-    """The rule of a file, given its path relative to the package, or None if there is none."""
+    """The rule of a file, given its path relative to the package; None if no rule matches."""
     return next((rule for rule in RULES if any(fnmatchcase(path, pattern) for pattern in rule.files)), None)
 
 

@@ -77,7 +77,8 @@ def plot_times(result: SpeedResult, ax: Axes | None = None, *, legend: bool = Tr
 
     Args:
         result: Result to plot, with at least one case.
-        ax: Axes to draw on; by default those of a new figure.
+        ax: Axes to draw on; by default those of a new figure. Given Axes are made smaller if the labels around them do
+            not fit into the figure.
         legend: Whether to draw the legend.
 
     Returns:
@@ -111,7 +112,8 @@ def plot_speedup(result: SpeedResult, ax: Axes | None = None) -> Axes:
 
     Args:
         result: Result to plot, with at least one case.
-        ax: Axes to draw on; by default those of a new figure.
+        ax: Axes to draw on; by default those of a new figure. Given Axes are made smaller if the labels around them do
+            not fit into the figure.
 
     Returns:
         The Axes. x is the ratio of the shortest times; y is the index of the case.

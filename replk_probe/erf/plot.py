@@ -85,7 +85,8 @@ def plot_erf(
 
     Args:
         result: Result to draw.
-        ax: Axes to draw on; by default those of a new figure, one column wide.
+        ax: Axes to draw on; by default those of a new figure, one column wide. Given Axes are made smaller if the
+            labels around them do not fit into the figure.
         protocol: Protocol of the squares: ``"paper"``, ``"linear"`` or ``"centred"``.
         vmin: Lowest value of the color scale, as a fraction of the map's maximum; by default :func:`color_floor`.
         vmax: Highest value of the color scale, as a fraction of the map's maximum.

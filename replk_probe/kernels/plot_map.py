@@ -43,7 +43,8 @@ def plot_kernel(
 
     Args:
         kernel: Kernel to plot, or the result that contains it.
-        ax: Axes to draw on; by default those of a new figure, one column wide.
+        ax: Axes to draw on; by default those of a new figure, one column wide. Given Axes are made smaller if the
+            labels around them do not fit into the figure.
         layer: Layer of the kernel in the result, by name or module path; by default the last one.
         variant: Variant of the kernel in the result; by default ``"merged"``, or the first one of a layer without it.
         vmin: Lowest value of the color scale.

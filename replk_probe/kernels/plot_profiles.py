@@ -100,7 +100,8 @@ def plot_radial_profile(result: KernelResult, ax: Axes | None = None, *, legend:
 
     Args:
         result: Result to plot; line styles distinguish variants.
-        ax: Axes to draw on; by default those of a new figure, one column wide.
+        ax: Axes to draw on; by default those of a new figure, one column wide. Given Axes are made smaller if the
+            labels around them do not fit into the figure.
         legend: Whether to draw the legend.
 
     Returns:

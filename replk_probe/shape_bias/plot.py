@@ -47,7 +47,8 @@ def plot_shape_bias(
 
     Args:
         result: Result whose model and observers to plot.
-        ax: Axes to draw on; by default those of a new figure, one column wide. Labels are drawn outside of the frame.
+        ax: Axes to draw on; by default those of a new figure, one column wide. Given Axes are made smaller if the
+            labels around them do not fit into the figure.
         others: Further observers, such as published ones, without those whose names the observers of the result have.
         legend: Whether to draw the legend below the frame.
         caption: Whether to explain the lines below the frame.
@@ -70,8 +71,8 @@ def plot_bars(
 
     Args:
         result: Result whose model and observers to plot.
-        ax: Axes to draw on; by default those of a new figure, one column wide. Names and numbers are drawn outside of
-            the frame.
+        ax: Axes to draw on; by default those of a new figure, one column wide. Given Axes are made smaller if the
+            labels around them do not fit into the figure.
         others: Further observers; see :func:`plot_shape_bias`.
         caption: Whether to explain bars and intervals below the frame.
 

@@ -221,3 +221,10 @@ def test_checkpoints_that_lack_what_is_asked_for(replk_probe: Run, undrawn: None
 @pytest.mark.parametrize("option", [["--variant", "both"], ["--aggregate", "max"], ["--strongest", "-1"]])
 def test_wrong_usage(replk_probe: Run, option: list[str]) -> None:
     assert replk_probe("kernels", "--model", "replknet7", *option).exit_code == 2
+
+
+def test_help_shows_a_readable_range_of_seeds_and_large_ones_are_errors(replk_probe: Run) -> None:
+    assert "[default: 0; x>=0]" in replk_probe("kernels", "--help").stdout
+    for seed in (-1, 2**63):
+        done = replk_probe("kernels", "--seed", str(seed))
+        assert done.exit_code == 2 and f"{seed} is not in the range" in done.stderr

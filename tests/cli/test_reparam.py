@@ -1,4 +1,4 @@
-"""`replk-probe reparam`, and that the other commands read what it writes."""
+"""`replk-probe reparam`, and reading its output with the other commands."""
 
 from __future__ import annotations
 

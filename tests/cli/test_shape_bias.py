@@ -37,7 +37,7 @@ import torch
 from torch import nn
 
 class Red(nn.Module):
-    """Output k is the higher, the closer the red of the picture is to k sixteenths: sees nothing but that."""
+    """A classifier of red alone: output k is higher, the closer the mean red of the picture is to k sixteenths."""
     OUTPUTS = 16
     at = None
     calls = 0

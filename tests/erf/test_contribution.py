@@ -1,4 +1,4 @@
-"""Contribution scores whose values are known on paper, and what must be left alone while they are computed."""
+"""Contribution scores with known exact values, and state that must not change while they are computed."""
 
 from __future__ import annotations
 

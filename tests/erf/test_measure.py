@@ -33,7 +33,7 @@ from replk_probe.ops import native_info
 
 
 class Tiny(nn.Module):
-    """A network whose final map sits a pixel and a half off the grid of its patches."""
+    """A network whose final map is one and a half pixels off the grid of its patches."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()

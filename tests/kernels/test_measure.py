@@ -1,4 +1,4 @@
-"""Kernels of networks: what is folded, added and aggregated, and what of a file is read for that."""
+"""Kernels of networks: folding, merging and aggregation, and the tensors of a file that are read."""
 
 from __future__ import annotations
 

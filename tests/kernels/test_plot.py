@@ -1,4 +1,4 @@
-"""The figures of kernels: what is drawn are the numbers of the result."""
+"""Figures of kernels show the numbers of the result."""
 
 from __future__ import annotations
 

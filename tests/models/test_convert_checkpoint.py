@@ -1,4 +1,4 @@
-"""Weights files merged and renamed: what is written computes the same, and what would not is never written."""
+"""Merging and renaming weights files: only files that compute the same outputs are written."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ Close = Callable[..., None]
 
 @pytest.fixture
 def without_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """Runs as if nothing had been built; gives the place where the library would be."""
+    """Run as if the library had not been built; returns the path where it would be."""
     place = tmp_path / _loader.FILE_NAME
     monkeypatch.delenv("REPLK_PROBE_LIBRARY", raising=False)
     monkeypatch.setattr(_loader, "__file__", str(tmp_path / "_loader.py"))

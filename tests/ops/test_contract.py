@@ -1,4 +1,4 @@
-"""What torch expects of an operator, and what users expect of a convolution."""
+"""Requirements of torch for operators, and of users for convolutions."""
 
 from __future__ import annotations
 
@@ -551,7 +551,7 @@ def test_small_kernels_stay_channels_last(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("kernel", [3, 5, 7, 9])
 def test_what_is_planned_is_what_computes(kernel: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch computes small channels-last kernels, and nothing else."""
+    """Torch computes only small channels-last kernels."""
     by_torch: list[str] = []
 
     def watched(name: str) -> Callable[..., Tensor]:

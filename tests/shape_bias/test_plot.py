@@ -98,7 +98,7 @@ def boxes(figure) -> list[Bbox]:
 
 
 def assert_tidy(figure) -> None:
-    """No text is cut off at the border, and none lies on another."""
+    """No text is cut off at the border or overlaps another."""
     found = boxes(figure)
     for box in found:
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1

@@ -1,4 +1,4 @@
-"""Sheets of stimuli with decisions: which, in what color, where."""
+"""Contact sheets of stimuli with decisions: selection, colors and positions."""
 
 from __future__ import annotations
 

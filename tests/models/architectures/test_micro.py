@@ -1,4 +1,4 @@
-"""The small models: what they are built of. Names, planes and sizes follow from their kernels alone."""
+"""The structure of the small models: names, planes and sizes follow from their kernels."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
 
 
 def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Batch norms as training leaves them: nothing at its default, scales of both signs."""
+    """Batch norms as after training: no default values, scales of both signs."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in model.modules():

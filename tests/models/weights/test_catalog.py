@@ -1,4 +1,4 @@
-"""The catalog, and the way from what the user asks for to a file."""
+"""The catalog, and finding the file for a user's request."""
 
 from __future__ import annotations
 

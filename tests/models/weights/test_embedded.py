@@ -121,7 +121,7 @@ def test_a_damaged_package_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_the_record_names_the_library_that_is_here() -> None:
-    """What a record calls native is what the library calls itself."""
+    """The record and the library use the same name for the native library."""
     if not native_info().loaded:
         pytest.skip("there is no native library here")
     ways = training_record(CATALOG["replknet_micro_k13.synthetic"])["convolutions"].values()

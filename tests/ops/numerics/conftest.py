@@ -328,7 +328,7 @@ class Numerics:
 
 @pytest.fixture(scope="session")
 def numerics() -> Numerics:
-    """The library under test; without one (no compiler when the package was installed) there is nothing to test."""
+    """The library under test; skipped without one (no compiler when the package was installed)."""
     info = native_info()
     if info.path is None:
         pytest.skip(f"the native library is not available: {info.load_error}")

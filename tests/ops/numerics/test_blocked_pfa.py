@@ -1,4 +1,4 @@
-"""The prime-factor FFT of whole small planes: what is special to that method."""
+"""The prime-factor FFT of whole small planes: properties of that method only."""
 
 from __future__ import annotations
 

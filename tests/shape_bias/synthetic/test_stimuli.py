@@ -339,7 +339,7 @@ def test_silhouettes_predict_the_shape_but_not_the_texture():
 
 
 def test_patches_of_seven_pixels_predict_the_texture():
-    """Statistics of small pieces, summed over the figure: nothing that knows where a piece was, or the shape."""
+    """Statistics of small patches, summed over the figure, without their positions or the shape."""
     training, n, side = 2400, 3200, 7
     texture = np.arange(n) % 16
     shape = random_numbers.integers_below(16, random_numbers.random_words((9,), np.arange(n), 1))[:, 0]
