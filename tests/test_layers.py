@@ -254,7 +254,7 @@ def test_no_package_imports_itself_by_way_of_others() -> None:
     graphlib.TopologicalSorter(packages).prepare()
 
 
-def test_a_circle_is_found() -> None:
+def test_an_import_cycle_is_found() -> None:
     sources = {
         "erf/measure.py": "from .plan import ErfPlan",
         "erf/plan.py": "def run():\n    from replk_probe.erf.measure import measure_erf",

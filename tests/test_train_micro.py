@@ -97,7 +97,7 @@ def test_training_and_held_out_images_are_of_different_rows(training: ModuleType
         assert not (images.permute(0, 2, 3, 1).numpy() == seen).all(axis=(1, 2, 3)).any()
 
 
-def test_accuracy_counts_right_answers(training: ModuleType) -> None:
+def test_accuracy_is_the_fraction_of_correct_answers(training: ModuleType) -> None:
     images, labels = training.held_out(32)
     model = create_model(NAME, "random").train()
     with torch.no_grad():

@@ -111,7 +111,7 @@ def test_version(replk_probe: Run) -> None:
 
 
 @pytest.mark.parametrize("args", [["--help"], ["--version"], [], ["no-such-command"], ["erf", "--no-such-option"]])
-def test_the_module_is_the_program(args: list[str]) -> None:
+def test_python_m_replk_probe_is_the_program(args: list[str]) -> None:
     as_module = run(sys.executable, "-m", "replk_probe", *args)
     as_script = run(script(), *args)
     assert as_module.returncode == as_script.returncode
@@ -142,7 +142,7 @@ def test_unknown_command_far_from_all_lists_them(replk_probe: Run) -> None:
     assert all(name in result.stderr for name in program.COMMANDS)
 
 
-def test_an_error_of_ours_is_one_line(replk_probe: Run, failing: Callable[[BaseException], None]) -> None:
+def test_a_package_error_is_one_line(replk_probe: Run, failing: Callable[[BaseException], None]) -> None:
     failing(InvalidInputError("The folder is empty. It has no image.\nName another one."))
     result = replk_probe("erf")
     assert result.exit_code == 1

@@ -334,7 +334,7 @@ def test_nothing_asked_for_is_measured(replk_probe: Run, tmp_path: Path, monkeyp
     assert (out / "comparison.png").is_file()
 
 
-def test_small_models_are_measured_on_what_they_know(replk_probe: Run, tmp_path: Path, stimuli: Path) -> None:
+def test_small_models_are_measured_on_their_categories(replk_probe: Run, tmp_path: Path, stimuli: Path) -> None:
     run = ("shape-bias", "--model", "replknet_micro_k13", "--workers", 0, "--output", tmp_path / "out")
     assert replk_probe(*run).exit_code == 0
     record = json.loads((tmp_path / "out" / "shape_bias.json").read_text())
@@ -380,7 +380,7 @@ def test_nothing_asked_for_with_all_in_the_cache(
         (("--model", "resnet18", "--weights", "random"), "cue-conflict"),
     ],
 )
-def test_a_mistake_is_one_sentence(
+def test_a_wrong_argument_is_one_sentence(
     replk_probe: Run, arguments: tuple[str, ...], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

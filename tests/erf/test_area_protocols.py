@@ -326,7 +326,7 @@ def test_jackknife_of_equal_blocks_is_the_textbook_formula():
         assert interval == pytest.approx((max(estimate - error, 0), min(estimate + error, 1)))
 
 
-def test_jackknife_sees_what_is_less_than_a_pixel():
+def test_the_jackknife_resolves_differences_below_one_pixel():
     maps = np.stack([gaussian(8 + 0.01 * i, 64) for i in range(20)])
     for low, high in jackknife(maps, [1] * 20, TABLE, protocols=("paper", "linear", "centred")).values():
         assert high > low

@@ -172,7 +172,7 @@ def test_works_inside_contexts_that_turn_gradients_off(context: type) -> None:
     assert torch.equal(scores, expected)
 
 
-def test_autocast_of_the_caller_plays_no_part() -> None:
+def test_autocast_of_the_caller_has_no_effect() -> None:
     model, batch = Net(), images(1, 3, 9, 9).float()
     expected = contribution_scores(model, batch)
     with torch.autocast("cpu"):

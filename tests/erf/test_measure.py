@@ -107,7 +107,7 @@ def test_blocks_cover_every_image_once(n: int) -> None:
     assert bounds[0] == 0 and bounds[-1] == n and len(sizes) == min(n, 20) and sizes.max() - sizes.min() <= 1
 
 
-def test_sums_do_not_depend_on_who_computed_which_block() -> None:
+def test_sums_do_not_depend_on_the_run_that_computed_each_block() -> None:
     generator = np.random.default_rng(0)
     maps = generator.random((50, 3, 4)) * 10.0 ** generator.integers(-8, 8, (50, 1, 1))
     whole = BlockSums(50, (3, 4))
@@ -191,7 +191,7 @@ def test_default_statistics_are_reported_as_those_of_imagenet(tmp_path: Path) ->
         assert "ImageNet" not in notes(replk_probe.create_model(name)), name
 
 
-def test_autocast_of_the_caller_plays_no_part() -> None:
+def test_autocast_of_the_caller_has_no_effect() -> None:
     model, images = Tiny(), batch(3)
     expected = measure_erf(model, images).contribution
     with torch.autocast("cpu"):
@@ -448,7 +448,7 @@ measure_erf(model, images, checkpoint=sys.argv[1])
 
 
 @pytest.mark.slow
-def test_a_killed_process_loses_one_image_at_most(tmp_path: Path) -> None:
+def test_a_killed_process_loses_at_most_one_image(tmp_path: Path) -> None:
     root = Path(replk_probe.__file__).parents[1]
     process = subprocess.Popen(
         [sys.executable, "-c", _KILLED, str(tmp_path / "ckpt")],

@@ -276,7 +276,7 @@ def test_the_layer_is_named_below_its_map():
     assert "Layer stages.3" in words(draw_comparison(results))
 
 
-def test_a_long_name_is_set_smaller_above_its_map_before_it_is_cut():
+def test_a_long_name_gets_a_smaller_font_before_it_is_shortened():
     names = ["swin_tiny_patch4_window7_224", "mobilenetv2_k13_rep_noskip", "replknet31b_rep_merged_13x13"]
     figure = draw_comparison([make(gaussian(32, 32, 3), model=name) for name in names])
     assert all(name in [text.get_text() for text in ax.texts] for name, ax in zip(names, figure.axes, strict=False))

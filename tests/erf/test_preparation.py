@@ -159,7 +159,7 @@ def test_layers_are_folded_although_the_head_cannot_be_traced() -> None:
         "stages.1.blocks.0.large_kernel.large_conv.conv",
     ],
 )
-def test_a_named_layer_stays_what_it_was(layer: str) -> None:
+def test_scores_of_a_named_layer_are_unchanged_by_preparation(layer: str) -> None:
     torch.manual_seed(0)
     model = trained_looking(SMALL["replknet"]()).double()
     batch = image(1, 3, 64, 64)
@@ -257,7 +257,7 @@ def test_float64_is_never_reduced() -> None:
     assert prepared.arithmetic.startswith("float64 throughout")
 
 
-def test_refuses_what_it_does_not_know() -> None:
+def test_unusable_arguments_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="fp16"):
         prepare(nn.Conv2d(3, 3, 3), "fp16")
 
@@ -404,7 +404,7 @@ AWKWARD: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", AWKWARD)
-def test_awkward_networks_keep_their_maps(name: str) -> None:
+def test_unusual_networks_keep_their_maps(name: str) -> None:
     torch.manual_seed(0)
     model = AWKWARD[name]()
     if name not in ("spectral norm", "weight norm"):
@@ -415,7 +415,7 @@ def test_awkward_networks_keep_their_maps(name: str) -> None:
     assert relative(contribution_scores(prepare(model), batch), expected) < 1e-9
 
 
-def test_what_folding_breaks_in_spite_of_all_is_seen_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_that_folding_would_change_are_detected_and_not_folded(monkeypatch: pytest.MonkeyPatch) -> None:
     def break_it(model: nn.Module, keep: str = "") -> bool:
         model.get_submodule("stem.0.conv").weight.data.mul_(1.01)
         return True

@@ -195,7 +195,7 @@ def test_a_missing_folder_is_one_clear_error(tmp_path):
         ErfResult.load(tmp_path / "no-such")
 
 
-def test_the_arrays_are_stored_without_a_clock(tmp_path):
+def test_the_arrays_are_stored_without_timestamps(tmp_path):
     make_result().save(tmp_path)
     with zipfile.ZipFile(tmp_path / "erf.npz") as archive:
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}

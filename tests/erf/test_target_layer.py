@@ -197,7 +197,7 @@ def test_layers_that_cannot_be_measured(layer: str, message: str) -> None:
         contribution_scores(Odd(), torch.randn(1, 3, 8, 8), layer)
 
 
-def test_a_layer_that_sees_parameters_alone_is_refused() -> None:
+def test_a_layer_whose_input_depends_only_on_parameters_is_refused() -> None:
     class Positions(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -226,7 +226,7 @@ def test_a_network_that_fails_on_the_size_is_an_explained_error() -> None:
         find_target(timm.create_model("vit_tiny_patch16_224", depth=1), (1, 3, 100, 100))
 
 
-def test_a_head_made_for_one_size_is_no_obstacle_to_a_named_layer() -> None:
+def test_a_named_layer_can_be_measured_although_the_head_needs_one_size() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 8 * 8, 10))
     assert contribution_scores(model, torch.randn(1, 3, 16, 16), "0").shape == (1, 16, 16)
 

@@ -79,7 +79,7 @@ def test_radii_follow_the_inverse_cube():
     assert pytest.approx(math.log(b / a), abs=1e-6) == dead_leaves._LOG_RANGE
 
 
-def test_leaves_drawn_together_and_one_by_one_agree(monkeypatch):
+def test_leaves_drawn_together_and_separately_agree(monkeypatch):
     leaves = dead_leaves._scatter(dead_leaves._Uniform(3))
     together = dead_leaves._topmost(leaves, (96, 80))
     literal = np.zeros((96, 80), dtype=np.int32)

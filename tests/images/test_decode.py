@@ -22,13 +22,13 @@ def load(path, size=(30, 40)):
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.PNG", "a.webp", "a.bmp", "a.tif"])
-def test_lossless_files_come_back_as_they_are(tmp_path, name):
+def test_lossless_files_are_decoded_exactly(tmp_path, name):
     Image.fromarray(photo()).save(tmp_path / name, **({"lossless": True} if name.endswith("webp") else {}))
     assert (load(tmp_path / name) == photo()).all()
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "PA", "1", "CMYK", "YCbCr"])
-def test_every_mode_becomes_rgb_as_the_script_does_it(tmp_path, mode):
+def test_every_mode_is_converted_to_rgb_as_in_the_script(tmp_path, mode):
     name = tmp_path / ("a.jpg" if mode in ("CMYK", "YCbCr") else "a.png")
     image = (
         Image.fromarray(photo()).convert("L").convert(mode) if mode == "PA" else Image.fromarray(photo()).convert(mode)
@@ -97,7 +97,7 @@ def png() -> bytes:
         ("damaged.png", png()[:60] + b"\xff" * 40 + png()[100:], ""),
     ],
 )
-def test_unreadable_files_say_why(tmp_path, name, content, reason):
+def test_unreadable_files_are_explained(tmp_path, name, content, reason):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UnreadableImageError, match=name) as caught:
         load(tmp_path / name)
@@ -119,7 +119,7 @@ def test_floating_point_pixels_are_refused(tmp_path):
         load(tmp_path / "a.tif")
 
 
-def test_a_file_that_has_gone_is_unreadable(tmp_path):
+def test_a_deleted_file_is_unreadable(tmp_path):
     Image.fromarray(photo()).save(tmp_path / "a.png")
     images = sample_images(tmp_path)
     (tmp_path / "a.png").unlink()

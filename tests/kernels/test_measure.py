@@ -47,7 +47,7 @@ def scale_of(norm: nn.Module) -> torch.Tensor:
     return (norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()).detach()
 
 
-def test_merged_large_and_small_by_hand() -> None:
+def test_merged_large_and_small_with_known_values() -> None:
     model = small()
     block = model.stages[1].blocks[0].large_kernel
     large = block.large_conv.conv.weight.detach().double()[:, 0] * scale_of(block.large_conv.bn)[:, None, None]
@@ -204,7 +204,7 @@ def test_a_network_whose_norms_cannot_be_found_is_noted() -> None:
     np.testing.assert_allclose(kernel.magnitude, model.conv.weight.detach().double().abs().sum((0, 1)).numpy())
 
 
-def test_dense_convolutions_are_aggregated_over_both_channel_axes_and_say_so() -> None:
+def test_dense_convolutions_are_aggregated_over_both_channel_axes_with_a_note() -> None:
     model = with_statistics(timm.create_model("resnet18"))
     result = measure_kernels(model, "layer2.0.conv2")
     (kernel,) = result.kernels
@@ -329,7 +329,7 @@ def test_a_checkpoint_without_the_layer(files: dict[str, Path]) -> None:
         measure_kernels("replknet7", "stage4.0", weights=str(files["short"]))
 
 
-def test_random_weights_are_called_so() -> None:
+def test_random_weights_depend_on_the_seed() -> None:
     first, second, other = (measure_kernels("replknet7", "stage4.0", weights="random", seed=s) for s in (0, 0, 1))
     assert first.run.weights.is_random and first.run.weights.seed == 0
     np.testing.assert_array_equal(first.kernels[0].magnitude, second.kernels[0].magnitude)

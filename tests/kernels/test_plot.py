@@ -364,7 +364,7 @@ def test_a_sheet_of_many_layers_fits_on_a_page() -> None:
 
 
 @pytest.mark.parametrize(("kept", "drawn"), [(8, 8), (20, 20), (160, 112)])
-def test_many_channels_go_on_in_further_rows(kept: int, drawn: int) -> None:
+def test_many_channels_are_drawn_in_several_rows(kept: int, drawn: int) -> None:
     channels = {
         "strongest": np.random.default_rng(0).standard_normal((kept, 13, 13)),
         "strongest_channels": tuple((index,) for index in range(kept)),

@@ -109,7 +109,7 @@ def test_the_published_claim_about_the_printed_matrices_holds() -> None:
 
 
 @pytest.mark.parametrize("side", [3, 13, 31])
-def test_a_delta_is_all_center(side: int) -> None:
+def test_the_center_share_of_a_delta_is_one(side: int) -> None:
     one = delta(side)
     assert one.center_share(1) == one.center3x3_share == one.skeleton_share == 1.0
     assert one.effective_size == {50: 1, 90: 1, 99: 1}
@@ -136,7 +136,7 @@ def test_shares_of_a_uniform_kernel_are_area_ratios(side: int) -> None:
     assert (one.center3x3_mean, one.outside3x3_mean) == pytest.approx((1.0, 1.0 if side > 3 else math.nan), nan_ok=True)
 
 
-def test_a_cross_is_all_skeleton() -> None:
+def test_the_skeleton_share_of_a_cross_is_one() -> None:
     one = cross(13)  # 25 entries, 5 of them in the center 3 x 3
     assert one.skeleton_share == 1.0
     assert one.center3x3_share == pytest.approx(5 / 25)

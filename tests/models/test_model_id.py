@@ -42,7 +42,7 @@ def test_names(text: str, kind: Any, name: str | None, source: str, architecture
 
 
 @pytest.mark.parametrize("text", [":build", "package.module:", "nets.py", 5, None, b"resnet18", nn.Identity()])
-def test_texts_that_name_nothing(text: Any) -> None:
+def test_texts_without_a_match(text: Any) -> None:
     with pytest.raises(UnknownModelError):
         ModelId.parse(text)
 

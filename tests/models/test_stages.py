@@ -57,7 +57,7 @@ def test_layers_by_name(name: str, spec: str, path: str) -> None:
         ("", "Layer '' does not exist in RepLKNet"),
     ],
 )
-def test_unknown_layers_are_answered_with_those_there_are(spec: str, message: str) -> None:
+def test_unknown_layers_are_errors_that_list_the_valid_ones(spec: str, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         resolve_layer(on_meta("replknet31b"), spec)
 

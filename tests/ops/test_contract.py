@@ -474,7 +474,7 @@ def test_wrong_arguments_of_the_gradients() -> None:
         (torch.float32, "meta", "Native kernel refused: the device is meta"),
     ],
 )
-def test_a_native_kernel_that_is_demanded_and_not_there(dtype: torch.dtype, device: str, words: str) -> None:
+def test_a_required_native_kernel_that_is_not_available(dtype: torch.dtype, device: str, words: str) -> None:
     x, w = torch.zeros(SHAPE, dtype=dtype, device=device), torch.zeros(3, 1, *KERNEL, dtype=dtype, device=device)
     with pytest.raises(BackendError, match=words):
         depthwise_conv2d(x, w, backend="native")

@@ -136,7 +136,7 @@ def test_gradients_use_what_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None
     assert torch.equal(dx, input_gradient(torch.ones_like(y), conv.weight))
 
 
-def test_training_keeps_nothing() -> None:
+def test_training_keeps_no_spectra() -> None:
     conv = layer().train()
     conv(torch.randn(1, C, H, H))
     assert kept(conv) == 0
@@ -198,7 +198,7 @@ def test_no_lock_is_left_behind_in_a_signal_handler_or_a_fork(monkeypatch: pytes
     assert len(calls) == 2 and kept(conv) == kept(other) > 0
 
 
-def test_memory_is_counted_while_threads_come_and_go() -> None:
+def test_memory_is_counted_while_threads_start_and_end() -> None:
     stop = threading.Event()
     before = sys.getswitchinterval()
 

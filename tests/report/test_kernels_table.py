@@ -21,7 +21,7 @@ def result(*kernels: Kernel, model: str = "net") -> KernelResult:
     )
 
 
-def test_rows_by_hand() -> None:
+def test_rows_with_known_values() -> None:
     lines = kernels_table(
         [
             result(

@@ -36,7 +36,7 @@ def test_the_middle_is_left_out() -> None:
     assert shortened("short", 5) == "short"
 
 
-def test_a_table_by_hand() -> None:
+def test_a_table_with_known_values() -> None:
     lines = table(("name", "n", "kind"), [["one", "1", "x"], "heading", ["  two", "22", "long"]], left=("kind",))
     assert lines == ["name    n  kind", "one     1  x", "heading", "  two  22  long"]
 

@@ -211,7 +211,7 @@ def test_file_changed_between_attempts(server: Server, tmp_path: Path) -> None:
     assert (tmp_path / "w").read_bytes() == CONTENT[::-1]
 
 
-def test_file_changed_unnoticed_is_caught_by_its_digest(server: Server, tmp_path: Path) -> None:
+def test_an_undetected_change_of_the_file_is_found_by_its_digest(server: Server, tmp_path: Path) -> None:
     server.behavior.etag = None
     (tmp_path / "w.part").write_bytes(b"x" * 1000)
     fetch(server.url, tmp_path / "w", DIGEST)
@@ -237,7 +237,7 @@ def test_part_longer_than_the_file_is_started_over(server: Server, tmp_path: Pat
     assert (tmp_path / "w").read_bytes() == CONTENT
 
 
-def test_wrong_digest_keeps_nothing(server: Server, tmp_path: Path) -> None:
+def test_a_wrong_digest_keeps_no_file(server: Server, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=rf"wrong content.*{DIGEST[:12]}.*should start with 0123abcd"):
         fetch(server.url, tmp_path / "w", "0123abcd")
     assert leftovers(tmp_path) == []
@@ -336,7 +336,7 @@ def test_overloaded_server_is_asked_again(server: Server, tmp_path: Path) -> Non
     assert len(server.behavior.requests) == 2
 
 
-def test_dead_server_is_not_asked_for_ever(server: Server, tmp_path: Path) -> None:
+def test_retries_of_an_unavailable_server_are_limited(server: Server, tmp_path: Path) -> None:
     server.behavior.status, server.behavior.status_always = 503, True
     with pytest.raises(WeightsError, match="503"):
         fetch(server.url, tmp_path / "w", DIGEST, retries=2)

@@ -87,7 +87,7 @@ def test_drive_quota_page(tmp_path: Path, drive: dict[str, Any]) -> None:
     assert leftovers(tmp_path) == []
 
 
-def test_drive_failure_names_the_way_out(tmp_path: Path, drive: dict[str, Any]) -> None:
+def test_drive_failure_explains_the_alternative(tmp_path: Path, drive: dict[str, Any]) -> None:
     drive["error"] = RuntimeError("Too many users\nhave viewed it.")
     with pytest.raises(WeightsError, match=r"Too many users have viewed it\. Download it manually"):
         fetch_drive("some-id", tmp_path / "w")

@@ -21,7 +21,7 @@ def test_no_progress_without_a_terminal(capsys):
     assert captured.out == captured.err == ""
 
 
-def test_a_terminal_sees_the_count_and_the_speed(monkeypatch):
+def test_the_count_and_the_speed_are_shown_on_a_terminal(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     with progress(total=4, desc="resnet101", initial=1) as bar:

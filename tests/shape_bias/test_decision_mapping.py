@@ -83,7 +83,7 @@ def test_top_1_of_all_outputs_may_belong_to_no_category() -> None:
     assert decide(category_probabilities(logits, SMALL), SMALL.categories) == ("alpha",)
 
 
-def test_among_equals_the_last_category_wins() -> None:
+def test_ties_go_to_the_last_category() -> None:
     equal = np.array([[0.25, 0.5, 0.5], [0.5, 0.25, 0.5], [0.5, 0.25, 0.25]], dtype=np.float32)
     assert decide(equal, ("alpha", "beta", "gamma")) == ("gamma", "gamma", "alpha")
     np.testing.assert_allclose(margins(equal), [0, 0, 0.5])

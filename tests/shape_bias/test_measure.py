@@ -181,7 +181,7 @@ class Enlarged:
         return self.stimuli.load(index).resize((48, 48), Image.Resampling.BICUBIC)
 
 
-def test_a_loader_of_ones_own(small_net: nn.Module, small_stimuli: Path) -> None:
+def test_a_user_loader(small_net: nn.Module, small_stimuli: Path) -> None:
     stimuli = open_stimuli(small_stimuli)
     own = replace(stimuli, loader=lambda index: stimuli.load(index))
     assert decided(measure_shape_bias(small_net, own, size=32, workers=2)) == decided(
@@ -189,7 +189,7 @@ def test_a_loader_of_ones_own(small_net: nn.Module, small_stimuli: Path) -> None
     )
 
 
-def test_a_mapping_of_ones_own(small_stimuli: Path) -> None:
+def test_a_user_mapping(small_stimuli: Path) -> None:
     class First(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             return torch.eye(40)[[39]].expand(len(images), -1) * 9
@@ -304,7 +304,7 @@ def test_a_mapping_may_be_a_dictionary(small_net: nn.Module, small_stimuli: Path
 
 
 @pytest.mark.parametrize("done", [0, 2])
-def test_a_state_is_kept_where_it_is_of_use(
+def test_a_state_is_kept_only_after_the_first_batch(
     small_net: nn.Module, small_stimuli: Path, tmp_path: Path, interrupted: Any, done: int
 ) -> None:
     state = tmp_path / "state"

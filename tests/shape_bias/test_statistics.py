@@ -45,7 +45,7 @@ def counted(rows: Sequence[tuple[str, str, str]] = TABLE) -> CueCounts:
     return count_cues(shape, texture, response, CATEGORIES)
 
 
-def test_a_table_made_by_hand() -> None:
+def test_a_table_with_known_values() -> None:
     counts = counted()
     assert (counts.shape, counts.texture, counts.other) == ((3, 0, 0), (1, 1, 0), (0, 1, 1))
     assert (counts.n_shape, counts.n_texture, counts.n_other, counts.na, counts.n_conflict) == (3, 2, 2, 1, 7)
@@ -56,7 +56,7 @@ def test_a_table_made_by_hand() -> None:
     assert (counts.congruent_accuracy, counts.n_congruent) == (0.5, 2)
 
 
-def test_the_order_of_rows_plays_no_part() -> None:
+def test_the_order_of_rows_has_no_effect() -> None:
     expected = counted()
     random = np.random.default_rng(1)
     for _ in range(20):
@@ -155,14 +155,14 @@ def test_error_consistency_is_cohens_kappa() -> None:
         assert found[row, column] == pytest.approx(expected, abs=1e-12)
 
 
-def test_error_consistency_at_its_ends() -> None:
+def test_error_consistency_at_its_limits() -> None:
     correct = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [1, 0, 1, 0], [1, 1, 1, 1]], dtype=bool)
     kappa = error_consistency(correct)
     np.testing.assert_array_equal(kappa[0], [1, 1, -1, 0, 0])
     assert kappa[4, 4] == 1  # where the expected agreement is 1 as well
 
 
-def test_error_consistency_is_taken_over_what_both_saw() -> None:
+def test_error_consistency_is_computed_over_common_stimuli() -> None:
     correct = np.array([[1, 0, 1, 1], [1, 0, 0, 1]], dtype=bool)
     seen = np.array([[1, 1, 1, 0], [1, 1, 0, 1]], dtype=bool)
     assert error_consistency(correct, seen)[0, 1] == 1

@@ -43,7 +43,7 @@ def names_of(stimuli: StimulusSet) -> list[str]:
     return [f"{stimulus.shape}/{stimulus.name}" for stimulus in stimuli.stimuli]
 
 
-def test_a_folder_of_ones_own(tmp_path: Path) -> None:
+def test_a_user_folder(tmp_path: Path) -> None:
     stimuli = open_stimuli(make(tmp_path / "mine", *NAMES))
     assert (stimuli.source, len(stimuli), stimuli.size) == ("folder:mine", 5, (20, 16))
     assert stimuli.notes == ("None of the stimuli is one of the published cue-conflict set.",)

@@ -61,7 +61,7 @@ def test_what_is_needed_and_missing_is_named_first(files: dict[str, Path], tmp_p
         create_partly("replknet3", tmp_path / "short.pth", lambda model: [PLACE])
 
 
-def test_numbers_that_are_not_read_are_not_judged(files: dict[str, Path], tmp_path: Path) -> None:
+def test_unused_numbers_are_not_checked(files: dict[str, Path], tmp_path: Path) -> None:
     state = torch.load(files["legacy.pth"])
     state["head.weight"][0, 0] = float("nan")
     torch.save(state, tmp_path / "nan.pth")

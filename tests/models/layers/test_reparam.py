@@ -139,7 +139,7 @@ def test_state_of_the_parameters_is_kept(training: bool, requires_grad: bool) ->
     assert all(module.training is training for module in model.modules())
 
 
-def test_functions_leave_foreign_networks_alone_where_they_cannot_be_sure() -> None:
+def test_functions_do_not_change_networks_whose_structure_is_uncertain() -> None:
     class Standardized(nn.Conv2d):
         def forward(self, x: Tensor) -> Tensor:
             return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)

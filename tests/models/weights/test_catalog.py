@@ -159,7 +159,7 @@ def test_cached_drive_file_needs_no_network() -> None:
     assert resolve_weights("slak_tiny", "auto").path == path
 
 
-def test_the_authors_own_copy_in_the_cache_serves_as_well(fetched: list[tuple[Any, ...]]) -> None:
+def test_the_authors_copy_in_the_cache_is_used(fetched: list[tuple[Any, ...]]) -> None:
     entry = CATALOG["replknet31b.in1k_224"]
     path = fetch_entry(entry, host="drive")
     assert fetched == [(entry.drive_id, path, None)]
@@ -281,7 +281,7 @@ def test_timm_by_force(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert asked == [{"revision": None, "force_download": True}]
 
 
-def test_timm_hub_failure_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timm_hub_failure_is_a_package_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def download(*_: Any, **__: Any) -> str:
         raise RuntimeError("404\nnot found")
 

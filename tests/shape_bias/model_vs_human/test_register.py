@@ -47,7 +47,7 @@ def toolbox(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return sys.modules["modelvshuman.models.pytorch.model_zoo"]
 
 
-def test_every_model_of_ours_is_registered_once(toolbox: ModuleType) -> None:
+def test_every_model_of_the_package_is_registered_once(toolbox: ModuleType) -> None:
     names = register()
     assert {"replknet31b", "slak_tiny"} <= set(names)
     assert register() == names

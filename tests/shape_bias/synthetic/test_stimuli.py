@@ -172,7 +172,7 @@ def test_angles_are_spread_over_the_circle():
     assert steps.min() > 0.89 and steps.max() < 1.06
 
 
-def test_colors_have_one_contrast_and_no_part_of_their_own():
+def test_colors_have_equal_contrast_and_are_uninformative():
     palettes = scenes.palettes()
     assert len(palettes) > 10_000
     for one, other in ((0, 1), (1, 2), (0, 2)):
@@ -248,7 +248,7 @@ def test_a_scene_is_the_same_at_every_size():
     assert draw(made, 23).shape == (16, 23, 23, 3)
 
 
-def test_colors_fill_their_parts():
+def test_colors_fill_their_regions():
     made = scenes.random_scenes(CLASSES, CLASSES, 3, 0)
     images, (figure, ink) = draw(made, 96).reshape(16, -1, 3).astype(int), coverage(made, 96)
     parts = ((figure == 256) & (ink == 256), (figure == 256) & (ink == 0), figure == 0)
@@ -261,7 +261,7 @@ def test_colors_fill_their_parts():
     assert 0.02 < mixed.mean() < 0.1
 
 
-def test_drawings_are_softened_by_a_tent():
+def test_drawings_are_smoothed_by_a_triangular_filter():
     spot = np.zeros((SIDE, SIDE), dtype=bool)
     spot[0, 5] = True
     field = (soften(spot).astype(int) + FULL) // 2
