@@ -1,4 +1,4 @@
-"""Curves of the loss and accuracy of the small models during training, and the numbers behind them."""
+"""Curves of the loss and accuracy of the small models during training, and their data."""
 
 from __future__ import annotations
 

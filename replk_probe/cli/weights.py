@@ -155,12 +155,12 @@ def verify_weights(path: str, ema: bool, as_json: bool) -> None:
         file = cached
     info = inspect_checkpoint(file, ema=ema)
     matches = [entry.name for entry in entries_with_digest(info.sha256)]
-    promised, fetched = digest_in_name(file), noted_digest(file)
+    stated, fetched = digest_in_name(file), noted_digest(file)
     facts: dict[str, Any] = {
         "file": str(file),
         "sha256": info.sha256,
         "catalog": matches,
-        "name_promises": promised,
+        "name_promises": stated,
         "fetched_as": fetched,
         "family": info.title,
         "model": info.model,
@@ -178,10 +178,10 @@ def verify_weights(path: str, ema: bool, as_json: bool) -> None:
         for key, value in facts.items():
             if value is not None:
                 show(f"{key.replace('_', ' ') + ':':<15}{value}")
-    if promised and not info.sha256.startswith(promised):
+    if stated and not info.sha256.startswith(stated):
         raise WeightsError(
             f"{file.name} does not match the digest in its name. Its SHA-256 starts with {info.sha256[:8]} instead of "
-            f"{promised}. Fetch it again."
+            f"{stated}. Fetch it again."
         )
     if fetched and info.sha256 != fetched:
         raise WeightsError(
