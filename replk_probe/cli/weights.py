@@ -177,7 +177,8 @@ def verify_weights(path: str, ema: bool, as_json: bool) -> None:
         facts["catalog"] = ", ".join(matches) or "no entry has this digest"
         for key, value in facts.items():
             if value is not None:
-                show(f"{key.replace('_', ' ') + ':':<15}{value}")
+                label = "name digest" if key == "name_promises" else key.replace("_", " ")
+                show(f"{label + ':':<15}{value}")
     if stated and not info.sha256.startswith(stated):
         raise WeightsError(
             f"{file.name} does not match the digest in its name. Its SHA-256 starts with {info.sha256[:8]} instead of "
