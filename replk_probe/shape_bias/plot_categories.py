@@ -116,7 +116,7 @@ def category_axes(
                 gid=f"observer {style.label}",
                 **style.marker_style,
             )
-            ax.lines[-1].set_markersize(style.marker_style["markersize"] * min(max(row_points / 11, 0.6), 1.0))
+            ax.lines[-1].set_markersize(style.marker_style["markersize"] * min(max(row_points / 11, 0.75), 1.0))
         ax.axhline(0.5, color=INK, linewidth=0.6, zorder=1.5)
         ax.set(xlim=(0, 1), ylim=(len(categories) + 0.5, -0.5), xlabel="Fraction of shape decisions")
         fraction_ticks(ax.xaxis, inches_of(ax)[0])
