@@ -36,12 +36,12 @@ def test_files_that_hold_no_record_are_refused(tmp_path: Path, content: bytes, m
         read_json(path, folder_of("erf"), (1,))
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="No such file"):
         read_json(tmp_path / "none.json", folder_of("erf"), (1,))
 
 
-def test_another_schema_version_is_told_with_those_that_can_be_read(tmp_path: Path) -> None:
+def test_another_schema_version_is_an_error_that_lists_the_readable_ones(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     path.write_text(strict_json({"schema_version": 3}))
     with pytest.raises(InvalidInputError, match=r"has schema version 3\. This replk-probe reads 1, 2\."):

@@ -11,12 +11,29 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import INK, MUTED, check_axes, figure_style, new_figure, save_figure, text_points
+from replk_probe.plot_style import (
+    COLORS,
+    GRID,
+    INK,
+    MUTED,
+    PAGE,
+    apply_style,
+    by_rows,
+    check_axes,
+    drawable,
+    ensure_margins,
+    figure_style,
+    log_ticks,
+    new_figure,
+    save_figure,
+    text_points,
+)
+from replk_probe.runtime.formatting import counted
 
-from .result import SpeedCase, SpeedResult
+from .result import PASS_LABELS, SpeedCase, SpeedResult
 
 # replk-probe in the main color of all figures, torch in colors of Okabe and Ito, which color-blind readers can
 # distinguish.
@@ -26,10 +43,8 @@ _VARIANTS = {
     "fft": ("torch.fft, spectrum ready", "#009e73", "D"),
     "ours_channels_last": ("replk-probe, channels_last", "#e0a070", "^"),
     "functional": ("replk-probe, function", "#d98880", "o"),
-    "module": ("replk-probe, module in eval mode", "#b03a00", "o"),
+    "module": ("replk-probe, module in eval mode", COLORS[0], "o"),
 }
-_PASSES = {"forward": "forward", "grad_input": "gradient of the input", "grad_weight": "gradient of the weight"}
-_GRID = "#e4e4e4"
 _LEGEND_SIZE, _VALUE_SIZE = 6.0, 5.5
 _LEGEND: dict[str, Any] = {"handlelength": 1.2, "handletextpad": 0.3, "columnspacing": 1.2}
 _FEWEST_KERNELS = 4  # on one plane, to draw time against the kernel's side
@@ -63,7 +78,8 @@ def plot_times(result: SpeedResult, ax: Axes | None = None, *, legend: bool = Tr
 
     Args:
         result: Result to plot, with at least one case.
-        ax: Axes to draw on; by default those of a new figure.
+        ax: Axes to draw on; by default those of a new figure. Given Axes are made smaller if the labels around them do
+            not fit into the figure.
         legend: Whether to draw the legend.
 
     Returns:
@@ -75,8 +91,7 @@ def plot_times(result: SpeedResult, ax: Axes | None = None, *, legend: bool = Tr
     _check_cases(result)
     check_axes(ax)
     with figure_style():
-        if ax is None:
-            ax = _rows_figure(result.cases)
+        ax = _rows_axes(result.cases, ax, top=0.06 + 0.13 * math.ceil(len(_shown_variants(result.cases)) / 2) * legend)
         _add_times(ax, result.cases)
         _label_rows(ax, result.cases)
         if legend:
@@ -85,6 +100,7 @@ def plot_times(result: SpeedResult, ax: Axes | None = None, *, legend: bool = Tr
                 handles=handles,
                 loc="lower right",
                 bbox_to_anchor=(1, 1),
+                borderaxespad=0.0,
                 ncols=2,
                 frameon=False,
                 fontsize=_LEGEND_SIZE,
@@ -98,7 +114,8 @@ def plot_speedup(result: SpeedResult, ax: Axes | None = None) -> Axes:
 
     Args:
         result: Result to plot, with at least one case.
-        ax: Axes to draw on; by default those of a new figure.
+        ax: Axes to draw on; by default those of a new figure. Given Axes are made smaller if the labels around them do
+            not fit into the figure.
 
     Returns:
         The Axes. x is the ratio of the shortest times; y is the index of the case.
@@ -109,8 +126,7 @@ def plot_speedup(result: SpeedResult, ax: Axes | None = None) -> Axes:
     _check_cases(result)
     check_axes(ax)
     with figure_style():
-        if ax is None:
-            ax = _rows_figure(result.cases)
+        ax = _rows_axes(result.cases, ax)
         _add_speedups(ax, result.cases)
         _label_rows(ax, result.cases)
     return ax
@@ -142,7 +158,7 @@ def _kernel_groups(cases: Sequence[SpeedCase]) -> list[list[SpeedCase]]:
 
 def _against_kernel(result: SpeedResult, groups: Sequence[Sequence[SpeedCase]]) -> Figure:
     columns = len(groups)
-    width = min(4.6 if columns == 1 else 0.9 + 2.6 * columns, 7.0)
+    width = min(4.6 if columns == 1 else 0.9 + 2.6 * columns, PAGE)
     legend_columns = 3 if width > 4.7 else 2
     legend = 0.06 + 0.125 * math.ceil(len(_VARIANTS) / legend_columns)
     # From the bottom, in inches: caption, axis, ratios, gap, times, title, legend.
@@ -161,7 +177,7 @@ def _against_kernel(result: SpeedResult, groups: Sequence[Sequence[SpeedCase]]) 
         _draw_times(times, group, limits, first=index == 0)
         _draw_ratios(ratios, group, tallest, first=index == 0)
         layer = group[0].layer
-        what = f", {_PASSES[group[0].direction]}" if columns < 4 else ""
+        what = f", {PASS_LABELS[group[0].direction]}" if columns < 4 else ""
         times.set_title(f"Input [{layer.n}, {layer.c}, {layer.h}, {layer.w}]{what}", fontsize=6.5, pad=4.0)
     _draw_legend(figure, cases, left / width, 1 - 0.03 / height, legend_columns)
     _draw_caption(figure, result, left / width)
@@ -170,7 +186,7 @@ def _against_kernel(result: SpeedResult, groups: Sequence[Sequence[SpeedCase]]) 
 
 def _draw_times(ax: Axes, group: Sequence[SpeedCase], limits: tuple[float, float], *, first: bool) -> None:
     sides = sorted({case.layer.kh for case in group})
-    for name, (_, colour, marker) in _VARIANTS.items():
+    for name, (_, color, marker) in _VARIANTS.items():
         points = [
             (case.layer.kh, 1e3 * timing.minimum)
             for case in group
@@ -180,7 +196,7 @@ def _draw_times(ax: Axes, group: Sequence[SpeedCase], limits: tuple[float, float
             ours = name == "module" or (name == "functional" and group[0].direction == "grad_weight")
             ax.plot(
                 *zip(*points, strict=True),
-                color=colour,
+                color=color,
                 marker=marker,
                 markersize=3.0 if ours else 2.2,
                 linewidth=1.6 if ours else 0.9,
@@ -188,20 +204,15 @@ def _draw_times(ax: Axes, group: Sequence[SpeedCase], limits: tuple[float, float
             )
     ax.set_yscale("log")
     ax.set(xlim=(sides[0] - 1.5, sides[-1] + 1.5), ylim=limits)
-    _milliseconds(ax, first)
-    ax.xaxis.set_major_locator(FixedLocator(_labelled(sides)))
-    ax.tick_params(labelbottom=False)
-    ax.grid(axis="y", color=_GRID, linewidth=0.5)
-    _bare(ax)
-
-
-def _milliseconds(ax: Axes, labelled: bool) -> None:
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
-    if labelled:
+    log_ticks(ax.yaxis, *limits)
+    if first:
         ax.set_ylabel("Time, ms")
     else:
         ax.tick_params(labelleft=False)
+    ax.xaxis.set_major_locator(FixedLocator(_labeled(sides)))
+    ax.tick_params(labelbottom=False)
+    ax.grid(axis="y", color=GRID, linewidth=0.5)
+    _bare(ax)
 
 
 def _draw_ratios(ax: Axes, group: Sequence[SpeedCase], tallest: float, *, first: bool) -> None:
@@ -209,21 +220,21 @@ def _draw_ratios(ax: Axes, group: Sequence[SpeedCase], tallest: float, *, first:
     sides = [case.layer.kh for case in group]
     step = min((later - earlier for earlier, later in itertools.pairwise(sides)), default=2)
     ratios = [case.ratio or math.nan for case in group]
-    colour = _VARIANTS["module"][1]
-    ax.bar(sides, ratios, width=0.75 * step, color=colour, zorder=2)
+    color = _VARIANTS["module"][1]
+    ax.bar(sides, ratios, width=0.75 * step, color=color, zorder=2)
     ax.axhline(1.0, color=INK, linewidth=0.7, zorder=3)
     ax.set(xlim=(sides[0] - 1.5, sides[-1] + 1.5), ylim=(0, 1.12 * tallest))
-    ax.xaxis.set_major_locator(FixedLocator(_labelled(sides)))
+    ax.xaxis.set_major_locator(FixedLocator(_labeled(sides)))
     ax.set_xlabel("Side of the kernel")
     if first:
         ax.set_ylabel("Times faster than\nthe best of torch")
     else:
         ax.tick_params(labelleft=False)
-    ax.grid(axis="y", color=_GRID, linewidth=0.5)
+    ax.grid(axis="y", color=GRID, linewidth=0.5)
     _bare(ax)
 
 
-def _labelled(sides: Sequence[int]) -> list[int]:
+def _labeled(sides: Sequence[int]) -> list[int]:
     """Sides to label on the axis: the first, the last, and others at least 4 apart."""
     kept = [sides[0]]
     for side in sides[1:-1]:
@@ -235,7 +246,7 @@ def _labelled(sides: Sequence[int]) -> list[int]:
 def _per_layer(result: SpeedResult) -> Figure:
     cases = result.cases
     labels = _row_labels(cases)
-    width, top, bottom = 7.0, 0.62, 0.62
+    width, top, bottom = PAGE, 0.62, 0.62
     height = top + bottom + _ROW * len(cases)
     left = (0.16 + max(text_points(label, 6.5) for label in labels) / 72) / width
     figure = new_figure(width, height)
@@ -244,21 +255,22 @@ def _per_layer(result: SpeedResult) -> Figure:
     _add_times(times, cases)
     _add_speedups(ratios, cases)
     _label_rows(times, cases)
-    _label_rows(ratios, cases, labelled=False)
-    what = "N, C, plane, kernel" + ("" if _has_several_passes(cases) else f"; {_PASSES[cases[0].direction]}")
+    _label_rows(ratios, cases, labeled=False)
+    what = "N, C, plane, kernel" + ("" if _has_several_passes(cases) else f"; {PASS_LABELS[cases[0].direction]}")
     figure.text(0.16 / width, 1 - 0.5 / height, what, fontsize=_LEGEND_SIZE, color=MUTED)
     _draw_legend(figure, cases, 0.16 / width, 1 - 0.04 / height, 3, _mark)
     _draw_caption(figure, result, 0.16 / width)
     return figure
 
 
-def _rows_figure(cases: Sequence[SpeedCase]) -> Axes:
-    """The Axes of a new figure with a row for each case."""
-    width, top, bottom, right = 4.6, 0.5, 0.42, 0.3
-    height = top + bottom + _ROW * len(cases)
-    left = 0.16 + max(text_points(label, 6.5) for label in _row_labels(cases)) / 72
-    place = (left / width, bottom / height, (width - left - right) / width, _ROW * len(cases) / height)
-    return new_figure(width, height).add_axes(place)
+def _rows_axes(cases: Sequence[SpeedCase], ax: Axes | None, top: float = 0.06) -> Axes:
+    """Prepare Axes for a row for each case, by default those of a new figure, with ``top`` inches above them."""
+    left, right, bottom = 0.16 + max(text_points(label, 6.5) for label in _row_labels(cases)) / 72, 0.3, 0.42
+    if ax is None:
+        ax = new_figure(4.6, top + bottom + _ROW * len(cases)).add_axes((0, 0, 1, 1))
+    ensure_margins(ax, left=left, right=right, top=top, bottom=bottom)
+    apply_style(ax)
+    return ax
 
 
 def _has_several_passes(cases: Sequence[SpeedCase]) -> bool:
@@ -267,15 +279,15 @@ def _has_several_passes(cases: Sequence[SpeedCase]) -> bool:
 
 def _row_labels(cases: Sequence[SpeedCase]) -> list[str]:
     several = _has_several_passes(cases)
-    return [case.layer.label + (f"  {_short(case.direction)}" if several else "") for case in cases]
+    return [case.layer.label + (f"  {PASS_LABELS[case.direction]}" if several else "") for case in cases]
 
 
-def _label_rows(ax: Axes, cases: Sequence[SpeedCase], *, labelled: bool = True) -> None:
+def _label_rows(ax: Axes, cases: Sequence[SpeedCase], *, labeled: bool = True) -> None:
     ax.set_ylim(len(cases) - 0.4, -0.6)
     ax.set_yticks(range(len(cases)))
-    ax.set_yticklabels(_row_labels(cases) if labelled else [], fontsize=6.5)
+    ax.set_yticklabels(_row_labels(cases) if labeled else [], fontsize=6.5)
     ax.tick_params(left=False)
-    ax.grid(axis="x", color=_GRID, linewidth=0.5)
+    ax.grid(axis="x", color=GRID, linewidth=0.5)
     _bare(ax)
     ax.spines["left"].set_visible(False)
 
@@ -284,14 +296,13 @@ def _add_times(ax: Axes, cases: Sequence[SpeedCase]) -> None:
     for y, case in enumerate(cases):
         known = [1e3 * t.minimum for name in _VARIANTS if (t := case.timing(name)) is not None and t.minimum]
         ax.plot([min(known), max(known)], [y, y], color="#c8c8c8", linewidth=0.6, zorder=1)
-        for name, (_, colour, marker) in _VARIANTS.items():
+        for name, (_, color, marker) in _VARIANTS.items():
             timing = case.timing(name)
             if timing is not None and timing.minimum:
-                ax.plot(1e3 * timing.minimum, y, marker, color=colour, zorder=3, **_mark(name))
+                ax.plot(1e3 * timing.minimum, y, marker, color=color, zorder=3, **_mark(name))
     ax.set_xscale("log")
     ax.set_xlim(_time_limits(cases))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    log_ticks(ax.xaxis, *_time_limits(cases))
     ax.set_xlabel("Time, ms")
 
 
@@ -318,10 +329,6 @@ def _mark(variant: str) -> dict[str, Any]:
     return {"markersize": 4.4, "markerfacecolor": "white"} if variant == "functional" else {"markersize": 3.6}
 
 
-def _short(direction: str) -> str:
-    return {"forward": "forward", "grad_input": "grad input", "grad_weight": "grad weight"}[direction]
-
-
 def _time_limits(cases: Sequence[SpeedCase]) -> tuple[float, float]:
     known = [1e3 * timing.minimum for case in cases for timing in case.timings if timing.minimum]
     return min(known) / 1.5, max(known) * 1.5
@@ -331,10 +338,6 @@ def _bare(ax: Axes) -> None:
     ax.set_axisbelow(True)
     for side in ("right", "top"):
         ax.spines[side].set_visible(False)
-    if ax.get_yscale() == "log":
-        ax.yaxis.set_minor_locator(NullLocator())
-    if ax.get_xscale() == "log":
-        ax.xaxis.set_minor_locator(NullLocator())
 
 
 def _draw_legend(
@@ -347,7 +350,7 @@ def _draw_legend(
 ) -> None:
     handles = _legend_handles(figure.axes[0], cases, mark)
     figure.legend(
-        handles=[handle for first in range(columns) for handle in handles[first::columns]],
+        handles=by_rows(handles, columns),
         loc="upper left",
         bbox_to_anchor=(x, y),
         ncols=columns,
@@ -362,18 +365,21 @@ def _draw_legend(
 def _legend_handles(ax: Axes, cases: Sequence[SpeedCase], mark: Callable[[str], dict[str, Any]]) -> list[Line2D]:
     """Legend handles of the measured variants, with those of replk-probe first."""
     handles = []
-    for name in reversed(_VARIANTS):
-        label, colour, marker = _VARIANTS[name]
-        if any(case.timing(name) is not None for case in cases):
-            handles += ax.plot([], [], marker, linestyle="none", color=colour, label=label, **mark(name))
+    for name in _shown_variants(cases):
+        label, color, marker = _VARIANTS[name]
+        handles += ax.plot([], [], marker, linestyle="none", color=color, label=label, **mark(name))
     return handles
+
+
+def _shown_variants(cases: Sequence[SpeedCase]) -> list[str]:
+    """The measured variants, with those of replk-probe first."""
+    return [name for name in reversed(_VARIANTS) if any(case.timing(name) is not None for case in cases)]
 
 
 def _draw_caption(figure: Figure, result: SpeedResult, x: float) -> None:
     machine = result.machine
-    threads = "1 thread" if machine.threads == 1 else f"{machine.threads} threads"
     text = (
-        f"{machine.cpu}, {threads}; {result.dtype}, shortest of the calls; "
+        f"{machine.cpu}, {counted(machine.threads, 'thread')}; {result.dtype}, shortest of the calls; "
         f"torch {machine.versions.get('torch', '?')} ({machine.torch_capability}), kernels {machine.isa or 'aten'}"
     )
-    figure.text(x, 0.05 / figure.get_figheight(), text, fontsize=5.5, color=MUTED)
+    figure.text(x, 0.05 / figure.get_figheight(), drawable(text), fontsize=5.5, color=MUTED)

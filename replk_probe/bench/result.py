@@ -30,6 +30,7 @@ _CSV_COLUMNS = (
 _CSV_DIGITS = {"ms_min": 6, "ms_median": 6, "relative_l2": 3}
 
 PASSES = ("forward", "grad_input", "grad_weight")
+PASS_LABELS = {"forward": "forward", "grad_input": "input gradient", "grad_weight": "weight gradient"}
 OURS = ("module", "functional", "ours_channels_last")
 TORCH = ("nchw", "channels_last", "fft")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from fnmatch import fnmatch
 from pathlib import Path
@@ -49,7 +48,9 @@ def list_weights(pattern: str, as_json: bool) -> None:
             cached = cached_path(entry)
             more = {"host": entry.host, "cached": None if cached is None else str(cached)}
             record = training_record(entry) if entry.embedded else None
-            rows.append(dataclasses.asdict(entry) | more | {"embedded": bool(entry.embedded), "record": record})
+            # "licence" is the name in the output since the first version.
+            row = {"licence" if name == "license" else name: value for name, value in vars(entry).items()}
+            rows.append(row | more | {"embedded": bool(entry.embedded), "record": record})
         click.echo(json.dumps(rows, indent=2))
         return
     from replk_probe.report.text import PLAIN, table, terminal_layout
@@ -58,7 +59,7 @@ def list_weights(pattern: str, as_json: bool) -> None:
     for entry in entries:
         top1 = "-" if entry.top1 is None else str(entry.top1)
         cached_text = "-" if cached_path(entry) is None else "yes"
-        license_name = entry.licence.split(" (")[0]
+        license_name = entry.license.split(" (")[0]
         digest = entry.sha256[:8] if entry.sha256 else "-"
         table_rows.append(
             (entry.name, top1, str(entry.input_size), entry.host, digest, cached_text, license_name, entry.training)
@@ -66,7 +67,7 @@ def list_weights(pattern: str, as_json: bool) -> None:
     layout = terminal_layout()
     left = ("host", "sha256", "cached", "license", "training")
     click.echo("\n".join([*table(_HEAD, table_rows, layout, left, fit=layout is not PLAIN), ""]))
-    for license_name in sorted({entry.licence for entry in own}):
+    for license_name in sorted({entry.license for entry in own}):
         show(f"License: {license_name}")
     for provenance in sorted({entry.provenance for entry in own}):
         show(f"Weights: {provenance}")
@@ -115,14 +116,14 @@ def fetch_weights(name: str, host: str, connect_timeout: float, force: bool) -> 
         path, source = resolved.path, resolved.info.source
         published = hub_entries(source.removeprefix("timm:")) if model.kind == "registry" else ()
         note(f"{source}" + "".join(f": {entry.provenance}" for entry in published))
-        for license_name in [entry.licence for entry in published] or ["see the documentation of torchvision"]:
+        for license_name in [entry.license for entry in published] or ["see the documentation of torchvision"]:
             note(f"license: {license_name}")
     else:
         entry = find_entry(name)
         chosen: Any = host
         path = fetch_entry(entry, host=chosen, connect_timeout=connect_timeout, force=force)
         note(f"{entry.name}: {entry.training}; {entry.provenance}")
-        note(f"license: {entry.licence}")
+        note(f"license: {entry.license}")
         if entry.remark:
             note(f"note: {entry.remark}")
     if path is not None:
@@ -154,12 +155,12 @@ def verify_weights(path: str, ema: bool, as_json: bool) -> None:
         file = cached
     info = inspect_checkpoint(file, ema=ema)
     matches = [entry.name for entry in entries_with_digest(info.sha256)]
-    promised, fetched = digest_in_name(file), noted_digest(file)
+    stated, fetched = digest_in_name(file), noted_digest(file)
     facts: dict[str, Any] = {
         "file": str(file),
         "sha256": info.sha256,
         "catalog": matches,
-        "name_promises": promised,
+        "name_promises": stated,
         "fetched_as": fetched,
         "family": info.title,
         "model": info.model,
@@ -176,11 +177,12 @@ def verify_weights(path: str, ema: bool, as_json: bool) -> None:
         facts["catalog"] = ", ".join(matches) or "no entry has this digest"
         for key, value in facts.items():
             if value is not None:
-                show(f"{key.replace('_', ' ') + ':':<15}{value}")
-    if promised and not info.sha256.startswith(promised):
+                label = "name digest" if key == "name_promises" else key.replace("_", " ")
+                show(f"{label + ':':<15}{value}")
+    if stated and not info.sha256.startswith(stated):
         raise WeightsError(
             f"{file.name} does not match the digest in its name. Its SHA-256 starts with {info.sha256[:8]} instead of "
-            f"{promised}. Fetch it again."
+            f"{stated}. Fetch it again."
         )
     if fetched and info.sha256 != fetched:
         raise WeightsError(

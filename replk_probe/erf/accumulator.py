@@ -226,14 +226,14 @@ def result_of(
     """
     sums, skipped = state.sums, tuple(state.skipped)
     contribution = sums.mean()
-    centre, followed, centre_note = target.centre()
-    intervals = jackknife(sums.stacked(), sums.counts, thresholds, centre)
+    center, followed, center_note = target.center()
+    intervals = jackknife(sums.stacked(), sums.counts, thresholds, center)
     skipped_note = None
     if skipped:
         total = len(state.used) + len(skipped)
         skipped_note = f"{len(skipped)} of {total} images were skipped, see run.skipped."
     missing_note = interval_note(sums.counts) if None in intervals.values() else None
-    found = (*notes, centre_note, skipped_note, missing_note, precision_note, logarithm_note(contribution))
+    found = (*notes, center_note, skipped_note, missing_note, precision_note, logarithm_note(contribution))
     return ErfResult(
         contribution=contribution,
         run=replace(
@@ -256,12 +256,12 @@ def result_of(
         input_size=target.input_size,
         layer=target.label,
         feature_size=target.layout.size,
-        centre=centre,
-        centre_source="receptive field" if followed else "stride rule",
+        center=center,
+        center_source="receptive field" if followed else "stride rule",
         theoretical_rf=target.field.extent if followed and isinstance(target.field, Field) else None,
         ratios=tuple(
             RatioRow(protocol, threshold, answer.side, answer.ratio, intervals[protocol, threshold])
-            for (protocol, threshold), answer in area_ratios(contribution, thresholds, centre=centre).items()
+            for (protocol, threshold), answer in area_ratios(contribution, thresholds, center=center).items()
         ),
         notes=tuple(note for note in found if note),
     )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.images import ImageSet, UnreadableImageError, normalise
+from replk_probe.images import ImageSet, UnreadableImageError, normalize
 from replk_probe.models import create_model, data_config, weights_info
 from replk_probe.models.checkpoints.digest import bytes_of, bytes_of_model, digest_of
 from replk_probe.models.inference.copying import device_and_dtype, on_device
@@ -240,7 +240,7 @@ class ErfPlan:
             image = self.images.batch[index].detach()
         else:
             try:
-                image = torch.from_numpy(normalise(self.images.load(image_id, self.target.input_size), mean, std))
+                image = torch.from_numpy(normalize(self.images.load(image_id, self.target.input_size), mean, std))
             except UnreadableImageError as error:
                 return str(error)
         return image if bool(torch.isfinite(image).all()) else "The image has values that are not finite."

@@ -26,7 +26,10 @@ JSON_NAME = "erf.json"
 ARRAYS_NAME = "erf.npz"
 CSV_NAME = "erf.csv"
 
-CentreSource: TypeAlias = Literal["receptive field", "stride rule"]
+CenterSource: TypeAlias = Literal["receptive field", "stride rule"]
+
+# Names of fields in the JSON file that differ from those of the attributes.
+_JSON_NAMES = {"center": "centre", "center_source": "centre_source"}
 
 _ADVICE = folder_of("erf")
 
@@ -87,8 +90,8 @@ class ErfResult(Result):
         input_size: ``(H, W)`` in pixels.
         layer: Path of the layer, followed by ``(input)`` where its input was taken.
         feature_size: ``(h, w)`` of the feature map.
-        centre: Center (y, x), in input pixels, of the receptive field of the output that was differentiated.
-        centre_source: ``"receptive field"`` where it was computed layer by layer, otherwise ``"stride rule"``.
+        center: Center (y, x), in input pixels, of the receptive field of the output that was differentiated.
+        center_source: ``"receptive field"`` where it was computed layer by layer, otherwise ``"stride rule"``.
         theoretical_rf: Side of the theoretical receptive field in input pixels, or None where it is unknown.
         ratios: One row per protocol and threshold.
         notes: Caveats of one or more sentences each.
@@ -104,8 +107,8 @@ class ErfResult(Result):
     input_size: tuple[int, int]
     layer: str
     feature_size: tuple[int, int]
-    centre: tuple[float, float]
-    centre_source: CentreSource
+    center: tuple[float, float]
+    center_source: CenterSource
     theoretical_rf: int | None
     ratios: tuple[RatioRow, ...]
     notes: tuple[str, ...] = ()
@@ -154,7 +157,7 @@ class ErfResult(Result):
     def to_json(self) -> dict[str, Any]:
         """The result without its arrays, as plain dictionaries, lists and numbers."""
         own = [field.name for field in fields(self) if field.name not in ("contribution", "run")]
-        erf = {name: as_plain(getattr(self, name)) for name in own}
+        erf = {_JSON_NAMES.get(name, name): as_plain(getattr(self, name)) for name in own}
         return {"schema_version": SCHEMA_VERSION, "run": self.run.to_json(), "erf": erf}
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -189,7 +192,8 @@ class ErfResult(Result):
         record = read_json(folder / JSON_NAME, _ADVICE, READABLE_VERSIONS)
         arrays = read_arrays(folder / ARRAYS_NAME, _ADVICE, {"contribution": (np.float64, 2)})
         with reading(folder / JSON_NAME, "ERF record"):
-            return decode(cls, {**record["erf"], **arrays, "run": record["run"]})
+            renamed = {name: record["erf"][saved] for name, saved in _JSON_NAMES.items()}
+            return decode(cls, {**record["erf"], **renamed, **arrays, "run": record["run"]})
 
     def _summary(self) -> Mapping[str, object]:
         return {

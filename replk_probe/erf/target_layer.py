@@ -54,7 +54,7 @@ class TargetLayer(LayerPoint):
     field: Field | Lost
     note: str | None = None
 
-    def centre(self) -> tuple[tuple[float, float], bool, str | None]:
+    def center(self) -> tuple[tuple[float, float], bool, str | None]:
         """Center of the receptive field of the middle position.
 
         Returns:
@@ -63,7 +63,7 @@ class TargetLayer(LayerPoint):
         """
         height, width = self.input_size
         if isinstance(self.field, Field) and self.field.spatial:
-            y, x = self.field.centre(self.layout.middle)
+            y, x = self.field.center(self.layout.middle)
             if 0 <= y <= height - 1 and 0 <= x <= width - 1:
                 note = "Every output also depends on the whole image, through a gate or a norm over positions."
                 return (y, x), True, note if self.field.everywhere else None

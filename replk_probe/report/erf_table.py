@@ -7,8 +7,9 @@ from itertools import groupby
 
 from replk_probe.erf.published import TABLE_10, PublishedErf, find_published
 from replk_probe.erf.result import ErfResult, RatioRow
+from replk_probe.runtime.formatting import counted, percent
 
-from .text import PLAIN, Layout, note_lines, table, wrapped
+from .text import PLAIN, Layout, note_lines, notes_of, table, wrapped
 
 # A comparison of models omits "linear", which differs from "paper" only by the logarithm.
 _COMPARED = ("paper", "centred", "pixels")
@@ -49,18 +50,17 @@ def erf_table(
         if row is not None:
             which = f" ({result.run.model})" if several else ""
             lines += wrapped(f"published{which}: {_comparability(result, row)}", "", layout)
-    lines += note_lines([(result.run.model, _notes(result)) for result in results], layout)
+    lines += note_lines([(result.run.model, notes_of(result.run.weights, result.notes)) for result in results], layout)
     return "\n".join(lines).rstrip()
 
 
 def _detail(result: ErfResult) -> tuple[str, str]:
     """Images, layer, precision and backend of a measurement."""
     run = result.run
-    images = "1 image" if result.n_images == 1 else f"{result.n_images} images"
     skipped = f" ({result.n_skipped} skipped)" if result.n_skipped else ""
     return (
-        f"{images}{skipped} of {run.image_source}, {_size(result.input_size)} px; layer {result.layer}, "
-        f"map {_size(result.feature_size)}; {run.precision} on {run.device}",
+        f"{counted(result.n_images, 'image')}{skipped} of {run.image_source}, {_size(result.input_size)} px; "
+        f"layer {result.layer}, map {_size(result.feature_size)}; {run.precision} on {run.device}",
         f"convolutions: {run.backend}",
     )
 
@@ -75,7 +75,7 @@ def _details(result: ErfResult, printed: PublishedErf | None) -> Rows:
             rows.append(["  95 %", *(f"{interval} %" if (interval := _interval(row)) else "-" for row in ratios)])
         if protocol == "paper" and printed is not None:
             cells = (printed.ratios.get(threshold) for threshold in result.thresholds)
-            rows.append(["  published", *("-" if ratio is None else f"{100 * ratio:.1f} %" for ratio in cells)])
+            rows.append(["  published", *(percent(ratio, 1) for ratio in cells)])
     return rows
 
 
@@ -92,13 +92,8 @@ def _comparison(known: Sequence[tuple[ErfResult, PublishedErf | None]], threshol
             rows.append([result.run.model + random, *(_compared(own.get(threshold)) for threshold in thresholds)])
             if protocol == "paper" and printed is not None:
                 cells = (printed.ratios.get(threshold) for threshold in thresholds)
-                rows.append(["  published", *("-" if ratio is None else f"{100 * ratio:.1f}" for ratio in cells)])
+                rows.append(["  published", *(percent(ratio, 1, "") for ratio in cells)])
     return rows
-
-
-def _notes(result: ErfResult) -> list[str]:
-    weights = result.run.weights
-    return [*filter(None, [weights.note]), *result.notes]
 
 
 def _comparability(result: ErfResult, row: PublishedErf) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from replk_probe.kernels.kernel import Kernel, folding_text
 from replk_probe.kernels.published import SOURCE, find_published
 from replk_probe.kernels.result import KernelResult, distinct_names
+from replk_probe.runtime.formatting import percent
 
-from .text import PLAIN, Layout, decimals, note_lines, percent, table, wrapped
+from .text import PLAIN, Layout, decimals, note_lines, notes_of, table, wrapped
 
 _HEAD = (
     "layer", "variant", "K", "C", "3x3 %", "skeleton %", "50/90/99 %", "entropy", "mirror", "zeros %", "small %",
@@ -28,7 +29,10 @@ def kernels_table(results: Sequence[KernelResult], layout: Layout = PLAIN) -> st
     names = distinct_names(results)
     rows = [row for name, result in zip(names, results, strict=True) for row in _rows(name, result)]
     lines = [*table(_HEAD, rows, layout), "", *_legend(results, layout)]
-    lines += note_lines([(name, _notes(result)) for name, result in zip(names, results, strict=True)], layout)
+    lines += note_lines(
+        [(name, notes_of(result.run.weights, result.notes)) for name, result in zip(names, results, strict=True)],
+        layout,
+    )
     return "\n".join(lines)
 
 
@@ -39,13 +43,8 @@ def _rows(name: str, result: KernelResult) -> Iterator[list[str] | str]:
         yield _cells(kernel)
         printed = find_published(run.model, kernel.path, kernel.variant)
         if printed is not None:
-            shares = [percent(printed.centre3x3_share), percent(printed.skeleton_share)]
+            shares = [percent(printed.center3x3_share, 1, ""), percent(printed.skeleton_share, 1, "")]
             yield ["  published, trained" if run.weights.is_random else "  published", *[""] * 3, *shares, *[""] * 5]
-
-
-def _notes(result: KernelResult) -> list[str]:
-    weights = result.run.weights
-    return [*filter(None, [weights.note]), *result.notes]
 
 
 def _legend(results: Sequence[KernelResult], layout: Layout) -> Iterator[str]:
@@ -69,11 +68,11 @@ def _cells(kernel: Kernel) -> list[str]:
         kernel.variant,
         str(height) if height == width else f"{height}x{width}",
         str(kernel.channels),
-        percent(kernel.centre3x3_share),
-        percent(kernel.skeleton_share),
+        percent(kernel.center3x3_share, 1, ""),
+        percent(kernel.skeleton_share, 1, ""),
         "/".join("-" if side is None else str(side) for side in kernel.effective_size.values()),
         decimals(kernel.relative_entropy),
         decimals(kernel.symmetry["left_right"]),
-        percent(kernel.zero_fraction),
-        percent(kernel.small_branch_share),
+        percent(kernel.zero_fraction, 1, ""),
+        percent(kernel.small_branch_share, 1, ""),
     ]

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from replk_probe.images import normalise
+from replk_probe.images import normalize
 
 from .stimuli.stimulus_set import StimulusSet
 
@@ -46,7 +46,7 @@ class InputImages:
         picture, (height, width) = self.stimuli.load(index), self.size
         if picture.size != (width, height):
             picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-        channels = normalise(np.asarray(picture), self.mean, self.std)
+        channels = normalize(np.asarray(picture), self.mean, self.std)
         return np.moveaxis(channels, 0, 2)
 
 

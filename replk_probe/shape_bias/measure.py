@@ -91,4 +91,4 @@ def measure_shape_bias(
     others = check_decisions(observers)
     plan = plan_shape_bias(model, stimuli, config)
     result = plan.run(checkpoint=checkpoint, resume=resume, progress=progress)
-    return result.beside(others) if others else result
+    return result.with_observers(others) if others else result

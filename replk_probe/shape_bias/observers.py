@@ -203,10 +203,10 @@ def analyze(decisions: Sequence[Decisions], source: str = "") -> tuple[Observer,
         consistency = ErrorConsistency(
             _mean(among), {decisions[index].observer: _mean(kappa[index, human_indices]) for index in others}
         )
-        everyone = Observer.from_counts(
+        population = Observer.from_counts(
             HUMANS, "humans", pooled(members), members=members, consistency=consistency, source=source
         )
-        observers.insert(0, everyone)
+        observers.insert(0, population)
     return tuple(observers)
 
 

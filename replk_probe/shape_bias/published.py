@@ -205,11 +205,11 @@ def published_observers() -> tuple[Observer, ...]:
         Observers in the order of the raw data. Their error consistency has only ``mean_human``.
     """
     humans = [row.counts for row in _ROWS if row.name.startswith(HUMAN_PREFIX)]
-    everyone = Observer.from_counts(
+    population = Observer.from_counts(
         HUMANS, "humans", pooled(humans), members=humans, consistency=ErrorConsistency(_HUMAN_KAPPA), source=SOURCE
     )
     return (
-        everyone,
+        population,
         *(
             Observer.from_counts(
                 row.name,

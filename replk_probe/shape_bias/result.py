@@ -167,9 +167,9 @@ class ShapeBiasResult(Result):
             probabilities=probabilities,
             notes=tuple(notes),
         )
-        return result.beside(observers, models, source=origin)
+        return result.with_observers(observers, models, source=origin)
 
-    def beside(
+    def with_observers(
         self, observers: Sequence[Decisions], models: Sequence[Decisions] = (), *, source: str = "given"
     ) -> ShapeBiasResult:
         """Copy of the result with other observers; the arguments are described in :meth:`from_decisions`."""
@@ -186,21 +186,21 @@ class ShapeBiasResult(Result):
         return math.nan if self.model is None else self.model.counts.overall
 
     @property
-    def everyone(self) -> tuple[Observer, ...]:
+    def all_observers(self) -> tuple[Observer, ...]:
         """The model, if one was measured, and the imported observers."""
         return (() if self.model is None else (self.model,)) + self.observers
 
     def observer(self, name: str) -> Observer:
-        """One of :attr:`everyone`, the model first.
+        """One of :attr:`all_observers`, the model first.
 
         Raises:
             InvalidInputError: No observer has this name.
         """
-        for one in self.everyone:
+        for one in self.all_observers:
             if one.name == name:
                 return one
         raise InvalidInputError(
-            f"This result has no observer {name!r}. It has {', '.join(one.name for one in self.everyone)}. "
+            f"This result has no observer {name!r}. It has {', '.join(one.name for one in self.all_observers)}. "
             "Choose one of these, or import more."
         )
 
@@ -253,7 +253,7 @@ class ShapeBiasResult(Result):
         return facts
 
     def _rows(self) -> list[Row]:
-        return _rows(self.everyone)
+        return _rows(self.all_observers)
 
     @classmethod
     def load(cls, directory: str | Path) -> ShapeBiasResult:

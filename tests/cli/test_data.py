@@ -39,7 +39,7 @@ def test_fetch_offline(replk_probe: Run) -> None:
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_fetch_what_there_is_not(replk_probe: Run) -> None:
+def test_fetch_an_unknown_set(replk_probe: Run) -> None:
     assert replk_probe("data", "fetch", "imagenet").exit_code == 2
 
 

@@ -1,4 +1,4 @@
-"""Arguments of the wrong kind are told so, before anything slow begins."""
+"""Arguments of the wrong kind are errors before anything slow begins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from replk_probe.errors import InvalidInputError
 
 
 @pytest.mark.parametrize(
-    ("size", "says"),
+    ("size", "message"),
     [
         (64.5, "whole number of pixels"),
         ("64", "'64' cannot be measured. A size is a whole number"),
@@ -33,8 +33,8 @@ from replk_probe.errors import InvalidInputError
         ((64, 10**30), "too much memory"),
     ],
 )
-def test_sizes_that_cannot_be_measured(size: Any, says: str) -> None:
-    with pytest.raises(InvalidInputError, match=says):
+def test_sizes_that_cannot_be_measured(size: Any, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
         ErfConfig(size=size)
 
 
@@ -66,6 +66,6 @@ def test_thresholds_that_are_no_shares(thresholds: Any) -> None:
 
 
 @pytest.mark.parametrize("options", [{"thresholds": 0.5}, {"thresholds": "0.5"}, {"size": 64.5}, {"size": "64"}])
-def test_the_measurement_says_the_same(options: dict[str, Any]) -> None:
+def test_the_measurement_agrees(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError):
         replk_probe.measure_erf("test_resnet", images=1, **options)

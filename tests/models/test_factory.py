@@ -1,4 +1,4 @@
-"""From names, factories and files to networks, and what is said when that fails."""
+"""Networks from names, factories and files, and errors."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from replk_probe.models import (
 
 FACTORY = """
 import torch
-import neighbour
+import neighbor
 
 SEVEN = 7
 class Nets:
     small = staticmethod(lambda: torch.nn.Conv2d(3, 4, 3))
-def build(width=4): return torch.nn.Conv2d(3, width, neighbour.KERNEL)
+def build(width=4): return torch.nn.Conv2d(3, width, neighbor.KERNEL)
 def broken(): raise RuntimeError("no\\nluck")
 def number(): return 3
 def quits(): raise SystemExit(3)
@@ -39,13 +39,13 @@ READY = build()
 
 @pytest.fixture
 def factory(tmp_path: Path) -> Path:
-    (tmp_path / "neighbour.py").write_text("KERNEL = 5\n")
+    (tmp_path / "neighbor.py").write_text("KERNEL = 5\n")
     path = tmp_path / "nets.py"
     path.write_text(FACTORY)
     return path
 
 
-def test_registered_names_come_in_eval_mode_with_random_weights_said_aloud() -> None:
+def test_registered_names_are_created_in_eval_mode_and_random_weights_are_reported() -> None:
     model = replk_probe.create_model("mobilenetv2_k3", seed=5)
     assert not model.training
     info = weights_info(model)
@@ -121,7 +121,7 @@ def test_factories_in_modules(factory: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "error", "says"),
+    ("name", "error", "message"),
     [
         ("replknet31", UnknownModelError, r"similar: .*replknet31b"),
         ("RepLKNet-31B", UnknownModelError, r"similar: replknet31b"),
@@ -151,14 +151,14 @@ def test_factories_in_modules(factory: Path, monkeypatch: pytest.MonkeyPatch) ->
         (nn.Identity(), UnknownModelError, "a network already"),
     ],
 )
-def test_unknown_names(name: Any, error: type[ReplkProbeError], says: str) -> None:
-    with pytest.raises(error, match=says) as caught:
+def test_unknown_names(name: Any, error: type[ReplkProbeError], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
         create_model(name)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("attribute", "error", "says"),
+    ("attribute", "error", "message"),
     [
         ("biuld", UnknownModelError, "similar: build"),
         ("broken", InvalidInputError, "RuntimeError: no luck"),
@@ -167,8 +167,8 @@ def test_unknown_names(name: Any, error: type[ReplkProbeError], says: str) -> No
         ("SEVEN", InvalidInputError, "cannot be called"),
     ],
 )
-def test_broken_factories(factory: Path, attribute: str, error: type[ReplkProbeError], says: str) -> None:
-    with pytest.raises(error, match=says) as caught:
+def test_broken_factories(factory: Path, attribute: str, error: type[ReplkProbeError], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
         create_model(f"{factory}:{attribute}")
     assert "\n" not in str(caught.value)
 
@@ -182,7 +182,7 @@ def test_a_file_that_cannot_be_imported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "says"),
+    ("options", "error", "message"),
     [
         *[
             ({"seed": seed}, InvalidInputError, "2\\*\\*63 - 1")
@@ -192,8 +192,8 @@ def test_a_file_that_cannot_be_imported(tmp_path: Path) -> None:
         *[({"weights": weights}, WeightsError, "as a name or a path") for weights in (True, 3, b"random")],
     ],
 )
-def test_options_of_the_wrong_kind(options: dict[str, Any], error: type[ReplkProbeError], says: str) -> None:
-    with pytest.raises(error, match=says):
+def test_options_of_the_wrong_kind(options: dict[str, Any], error: type[ReplkProbeError], message: str) -> None:
+    with pytest.raises(error, match=message):
         create_model("replknet3", **options)
 
 
@@ -213,11 +213,11 @@ def test_files_are_loaded_into_networks_from_paths(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["replknet3", "resnet18", "torchvision:resnet18"])
 def test_options_that_the_builder_does_not_have(name: str) -> None:
-    with pytest.raises(InvalidInputError, match=r"with colour='red'.*colour"):
-        create_model(name, colour="red")
+    with pytest.raises(InvalidInputError, match=r"with color='red'.*color"):
+        create_model(name, color="red")
 
 
-def test_wrong_weights_are_told_before_the_network_is_built(
+def test_wrong_weights_are_an_error_before_the_network_is_built(
     factory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def build(*_: object, **__: object) -> nn.Module:
@@ -264,12 +264,12 @@ def test_device_and_dtype_are_applied_after_loading() -> None:
     for rounded, exact in zip(half.parameters(), plain.parameters(), strict=True):
         assert torch.equal(rounded, exact.bfloat16())
     assert next(create_model("mobilenetv2_k3", device=torch.device("cpu")).parameters()).device.type == "cpu"
-    for options, says in (
+    for options, message in (
         ({"dtype": torch.int8}, "floating-point type"),
         ({"dtype": "half"}, "floating"),
         ({"device": "x"}, "device"),
     ):
-        with pytest.raises(InvalidInputError, match=says):
+        with pytest.raises(InvalidInputError, match=message):
             create_model(name, **options)
 
 

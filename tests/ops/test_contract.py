@@ -1,4 +1,4 @@
-"""What torch expects of an operator, and what users expect of a convolution."""
+"""Requirements of torch for operators, and of users for convolutions."""
 
 from __future__ import annotations
 
@@ -284,7 +284,7 @@ def test_flops_are_counted_as_those_of_a_convolution(device: str) -> None:
     assert count(lambda: depthwise_conv2d(x, w, b).sum().backward()) == 3 * one
 
 
-# Torch 2.10's profiler warns of what nobody asked for.
+# Torch 2.10's profiler warns about options that are not used here.
 @pytest.mark.filterwarnings("ignore:.*Profiler clears events:UserWarning")
 def test_torch_modes_and_profilers_see_the_operator() -> None:
     x, w, _ = problem()
@@ -423,7 +423,7 @@ def test_aten_is_the_same_function(close: Close) -> None:
 )
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("backend", ["auto", "native", "aten"])
-def test_wrong_arguments_are_refused_in_words(
+def test_wrong_arguments_are_clear_errors(
     arguments: dict[str, Any], words: str, grad: bool, backend: str, native: object
 ) -> None:
     x, w, b = problem(grad=grad)
@@ -474,7 +474,7 @@ def test_wrong_arguments_of_the_gradients() -> None:
         (torch.float32, "meta", "Native kernel refused: the device is meta"),
     ],
 )
-def test_a_native_kernel_that_is_demanded_and_not_there(dtype: torch.dtype, device: str, words: str) -> None:
+def test_a_required_native_kernel_that_is_not_available(dtype: torch.dtype, device: str, words: str) -> None:
     x, w = torch.zeros(SHAPE, dtype=dtype, device=device), torch.zeros(3, 1, *KERNEL, dtype=dtype, device=device)
     with pytest.raises(BackendError, match=words):
         depthwise_conv2d(x, w, backend="native")
@@ -551,7 +551,7 @@ def test_small_kernels_stay_channels_last(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("kernel", [3, 5, 7, 9])
 def test_what_is_planned_is_what_computes(kernel: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch computes small channels-last kernels, and nothing else."""
+    """Torch computes only small channels-last kernels."""
     by_torch: list[str] = []
 
     def watched(name: str) -> Callable[..., Tensor]:
@@ -608,7 +608,7 @@ def test_sizes_beyond_the_library_are_left_to_torch() -> None:
         depthwise_conv2d(x, w, backend="native")
 
 
-def test_wrong_dtypes_are_told_in_words_in_every_layout() -> None:
+def test_wrong_dtypes_are_clear_errors_in_every_layout() -> None:
     conv = DepthwiseConv2d(8, 8, 3, padding=1, groups=8).eval()
     for layout in (torch.contiguous_format, torch.channels_last):
         with torch.no_grad(), pytest.raises(InvalidInputError, match="Convert one of them"):

@@ -1,4 +1,4 @@
-"""A prepared weight serves as long as it is true, takes bounded memory, and goes with its owner."""
+"""A prepared weight is used while it is valid, takes bounded memory, and is freed with its owner."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_gradients_use_what_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None
     assert torch.equal(dx, conv_input_gradient(torch.ones_like(y), conv.weight))
 
 
-def test_training_keeps_nothing() -> None:
+def test_training_keeps_no_spectra() -> None:
     conv = layer().train()
     conv(torch.randn(1, C, H, H))
     assert kept(conv) == 0
@@ -146,7 +146,7 @@ def test_training_keeps_nothing() -> None:
     assert used_bytes() == kept(conv) == 0
 
 
-def test_memory_goes_with_the_module() -> None:
+def test_memory_is_freed_with_the_module() -> None:
     conv = layer()
     conv(torch.randn(1, C, H, H))
     assert used_bytes() == kept(conv) > 0
@@ -159,7 +159,7 @@ def test_memory_goes_with_the_module() -> None:
     assert used_bytes() == 0
 
 
-def test_memory_goes_with_a_replaced_weight() -> None:
+def test_memory_is_freed_when_a_weight_is_replaced() -> None:
     conv = layer()
     x = torch.randn(1, C, H, H)
     conv(x)
@@ -198,7 +198,7 @@ def test_no_lock_is_left_behind_in_a_signal_handler_or_a_fork(monkeypatch: pytes
     assert len(calls) == 2 and kept(conv) == kept(other) > 0
 
 
-def test_memory_is_counted_while_threads_come_and_go() -> None:
+def test_memory_is_counted_while_threads_start_and_end() -> None:
     stop = threading.Event()
     before = sys.getswitchinterval()
 

@@ -1,4 +1,4 @@
-"""The convolution and its input gradient on shapes, layouts and kernels that nobody chose by hand."""
+"""The convolution and its input gradient on generated shapes, layouts and kernels."""
 
 from __future__ import annotations
 

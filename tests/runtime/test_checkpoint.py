@@ -28,7 +28,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     discard(tmp_path / "ckpt")
 
 
-def test_a_process_that_dies_between_arrays_and_state_leaves_the_older_state(
+def test_a_process_killed_between_arrays_and_state_leaves_the_older_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Checkpoint(tmp_path / "ckpt", CONFIG)

@@ -25,11 +25,11 @@ RUN = RunInfo(
 )
 
 
-def test_a_record_survives_json() -> None:
+def test_a_record_is_unchanged_by_json() -> None:
     assert decode(RunInfo, json.loads(json.dumps(RUN.to_json()))) == RUN
 
 
-def test_random_weights_are_loud() -> None:
+def test_random_weights_are_prominent() -> None:
     random = WeightsInfo(source=RANDOM_INIT, seed=7)
     assert random.is_random
     assert random.label == "RANDOM WEIGHTS (seed 7)"

@@ -213,7 +213,7 @@ class Enlarged:
         return self.stimuli.load(index).resize((48, 48), Image.Resampling.BICUBIC)
 
 
-def test_a_loader_of_ones_own(small_net: nn.Module, small_stimuli: Path) -> None:
+def test_a_user_loader(small_net: nn.Module, small_stimuli: Path) -> None:
     stimuli = open_stimuli(small_stimuli)
     own = replace(stimuli, loader=lambda index: stimuli.load(index))
     assert decided(measure_shape_bias(small_net, own, size=32, workers=2)) == decided(
@@ -221,7 +221,7 @@ def test_a_loader_of_ones_own(small_net: nn.Module, small_stimuli: Path) -> None
     )
 
 
-def test_a_mapping_of_ones_own(small_stimuli: Path) -> None:
+def test_a_user_mapping(small_stimuli: Path) -> None:
     class First(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             return torch.eye(40)[[39]].expand(len(images), -1) * 9
@@ -316,7 +316,7 @@ def test_whole_numbers_may_be_numpys(small_net: nn.Module, small_stimuli: Path) 
     assert type(config.size[0]) is type(config.batch_size) is type(config.workers) is int
 
 
-def test_observers_are_looked_at_before_the_run(small_stimuli: Path) -> None:
+def test_observers_are_checked_before_the_run(small_stimuli: Path) -> None:
     with pytest.raises(InvalidInputError, match="Observers cannot be given as str"):
         measure_shape_bias(Fails(), small_stimuli, observers="humans")  # type: ignore[arg-type]
 
@@ -329,7 +329,7 @@ def test_a_mapping_may_be_a_dictionary(small_net: nn.Module, small_stimuli: Path
 
 
 @pytest.mark.parametrize("done", [0, 2])
-def test_a_state_is_kept_where_it_is_of_use(
+def test_a_state_is_kept_only_after_the_first_batch(
     small_net: nn.Module, small_stimuli: Path, tmp_path: Path, interrupted: Any, done: int
 ) -> None:
     state = tmp_path / "state"
@@ -407,7 +407,7 @@ def test_real_weights_on_all_stimuli(squeezenet: nn.Module, data_dir: Path, tmp_
 
 
 @pytest.mark.slow
-def test_each_trap_changes_real_decisions(squeezenet: nn.Module, data_dir: Path) -> None:
+def test_each_deviation_changes_real_decisions(squeezenet: nn.Module, data_dir: Path) -> None:
     stimuli = some_of(open_stimuli(data_dir / "cue-conflict"), range(0, 1280, 8))
     mapping = imagenet_mapping()
 

@@ -43,7 +43,7 @@ def names_of(stimuli: StimulusSet) -> list[str]:
     return [f"{stimulus.shape}/{stimulus.name}" for stimulus in stimuli.stimuli]
 
 
-def test_a_folder_of_ones_own(tmp_path: Path) -> None:
+def test_a_user_folder(tmp_path: Path) -> None:
     stimuli = open_stimuli(make(tmp_path / "mine", *NAMES))
     assert (stimuli.source, len(stimuli), stimuli.size) == ("folder:mine", 5, (20, 16))
     assert stimuli.notes == ("None of the stimuli is one of the published cue-conflict set.",)
@@ -91,7 +91,7 @@ def test_the_digest_follows_names_and_contents(tmp_path: Path) -> None:
     assert scan(tmp_path).digest not in (first, other)
 
 
-def test_other_processes_can_have_it(tmp_path: Path) -> None:
+def test_other_processes_can_acquire_it(tmp_path: Path) -> None:
     stimuli = scan(make(tmp_path, *NAMES))
     copy = pickle.loads(pickle.dumps(stimuli))
     assert copy == stimuli
@@ -111,7 +111,7 @@ def test_own_categories(tmp_path: Path) -> None:
     assert (stimuli.categories, len(stimuli)) == (("disc", "dots"), 2)
 
 
-def test_sizes_that_differ_are_said(tmp_path: Path) -> None:
+def test_differing_input_sizes_are_reported(tmp_path: Path) -> None:
     draw(make(tmp_path, *NAMES) / NAMES[0], size=(8, 8))
     stimuli = scan(tmp_path)
     assert stimuli.size is None

@@ -16,8 +16,8 @@ from .entry import CatalogEntry
 
 _HALF = (0.5, 0.5, 0.5)
 
-_REPLKNET_LICENCE = "MIT (of github.com/DingXiaoH/RepLKNet-pytorch; the files have none of their own)"
-_SLAK_LICENCE = "MIT (of github.com/VITA-Group/SLaK; the files have none of their own)"
+_REPLKNET_LICENSE = "MIT (of github.com/DingXiaoH/RepLKNet-pytorch; the files have none of their own)"
+_SLAK_LICENSE = "MIT (of github.com/VITA-Group/SLaK; the files have none of their own)"
 _REPLKNET_SOURCE = "as published by the authors of RepLKNet (Ding et al., CVPR 2022)"
 _OPENMMLAB_SOURCE = f"{_REPLKNET_SOURCE}, converted and re-published by OpenMMLab (mmpretrain)"
 _SLAK_SOURCE = "as published by the authors of SLaK (Liu et al., ICLR 2023)"
@@ -42,7 +42,7 @@ def _replknet(
         url=f"{_OPENMMLAB}{mm[0]}_20221118-{mm[1]}.pth" if mm else None,
         drive_id=drive_id,
         sha256=mm[1] if mm else None,
-        licence=_REPLKNET_LICENCE,
+        license=_REPLKNET_LICENSE,
         provenance=_OPENMMLAB_SOURCE if mm else _REPLKNET_SOURCE,
         training=training,
         top1=top1,
@@ -61,7 +61,7 @@ def _slak(name: str, drive_id: str, top1: float) -> CatalogEntry:
         url=None,
         drive_id=drive_id,
         sha256=None,
-        licence=_SLAK_LICENCE,
+        license=_SLAK_LICENSE,
         provenance=_SLAK_SOURCE,
         training="ImageNet-1K, 300 epochs, 40 % sparse",
         top1=top1,
@@ -215,7 +215,7 @@ def hub_entries(pattern: str) -> tuple[CatalogEntry, ...]:
                 url=None,
                 drive_id=None,
                 sha256=None,
-                licence=cfg.license or f"unstated (see {page})",
+                license=cfg.license or f"unstated (see {page})",
                 provenance=f"as published by timm at {page}"
                 + (f", originally at {cfg.origin_url}" if cfg.origin_url else ""),
                 training=(cfg.tag or "").replace("_", " "),

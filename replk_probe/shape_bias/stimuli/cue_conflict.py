@@ -22,7 +22,7 @@ from .names import CATEGORIES
 
 NAME = "cue-conflict"
 URL = "https://github.com/bethgelab/model-vs-human/releases/download/v0.1/cue-conflict.tar.gz"
-LICENCE = "CC-BY-4.0"
+LICENSE = "CC-BY-4.0"
 CITATION = "Geirhos et al., ICLR 2019, arXiv:1811.12231"
 
 # Temporary name of the previous set while another replaces it.

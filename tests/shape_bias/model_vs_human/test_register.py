@@ -1,4 +1,4 @@
-"""Models registered with the toolbox; a package of its outline stands in for it."""
+"""Models registered with the toolbox, which a package with the same interface replaces."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def load_model(name: str) -> Any:
     return getattr(sys.modules["modelvshuman.models.pytorch.model_zoo"], name)(name)
 
 
-def test_every_model_of_ours_is_registered_once(toolbox: ModuleType) -> None:
+def test_every_model_of_the_package_is_registered_once(toolbox: ModuleType) -> None:
     names = register()
     assert {"replknet31b", "slak_tiny"} <= set(names)
     assert register() == names
@@ -119,7 +119,7 @@ class Own(nn.Module):
         return images
 
 
-def test_images_are_normalised_anew_for_models_of_other_statistics() -> None:
+def test_images_are_normalized_anew_for_models_of_other_statistics() -> None:
     pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     given = DataConfig()
     mean, std = (torch.tensor(values)[:, None, None] for values in (given.mean, given.std))
@@ -134,13 +134,13 @@ def test_names_that_are_no_identifiers_are_refused(toolbox: ModuleType) -> None:
     assert not hasattr(toolbox, "replknet31b")
 
 
-def test_without_the_toolbox_the_error_says_so() -> None:
+def test_without_the_toolbox_there_is_a_clear_error() -> None:
     assert "modelvshuman" not in sys.modules
     with pytest.raises(InvalidInputError, match="not installed"):
         register()
 
 
-def test_a_toolbox_that_lacks_a_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_toolbox_that_lacks_a_package_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(name: str) -> ModuleType:
         raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
 
