@@ -189,11 +189,7 @@ def _conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int = 1, str
 
 
 _VARIANTS: dict[str, dict[str, Any]] = {
-    f"mobilenetv2_k{size}{rep}{skip}": {
-        "kernel_size": size,
-        "small_kernel": 3 if rep else None,
-        "shortcut": not skip,
-    }
+    f"mobilenetv2_k{size}{rep}{skip}": {"kernel_size": size, "small_kernel": 3 if rep else None, "shortcut": not skip}
     for size in (3, 9, 13)
     for rep in ("", "_rep")
     if size > 3 or not rep

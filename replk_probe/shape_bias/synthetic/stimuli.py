@@ -25,24 +25,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # Meaningless names, so that a name does not favor either cue.
-SYNTHETIC_CATEGORIES = (
-    "abim",
-    "bemu",
-    "cefa",
-    "dimo",
-    "erup",
-    "fesk",
-    "gano",
-    "hilu",
-    "iska",
-    "jeno",
-    "kelu",
-    "lomi",
-    "mavu",
-    "neto",
-    "orfi",
-    "pazu",
-)
+SYNTHETIC_CATEGORIES = tuple("abim bemu cefa dimo erup fesk gano hilu iska jeno kelu lomi mavu neto orfi pazu".split())
 # Shape and texture of each category.
 CUES = MappingProxyType(dict(zip(SYNTHETIC_CATEGORIES, zip(OUTLINES, TILES, strict=True), strict=True)))
 
