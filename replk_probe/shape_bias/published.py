@@ -71,11 +71,9 @@ def _published() -> Iterator[tuple[str, CueCounts, float]]:
 
 
 def published_for(result: ShapeBiasResult) -> tuple[Observer, ...]:
-    """Published observers to compare with a result: the networks and all humans pooled, or none.
+    """Published observers to compare with a result: the networks and all humans pooled.
 
-    Args:
-        result: Result of a measurement. The return value is empty if its categories differ, or if the contents of its
-            stimuli are not among those of the published set.
+    There are none if its categories differ, or if the contents of its stimuli are not among those of the published set.
     """
     if result.decisions is None or result.decisions.categories != CATEGORIES or not isinstance(result.run, RunInfo):
         return ()

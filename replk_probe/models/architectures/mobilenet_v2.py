@@ -165,10 +165,6 @@ class LargeKernelMobileNetV2(Reparameterizable, MeanPooled):
         logits: Tensor = x if pre_logits else self.classifier(x)
         return logits
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits, ``[N, num_classes]``."""
-        return self.forward_head(self.forward_features(x))
-
     def probe_spec(self) -> ProbeSpec:
         """One stage for each row of the setting: seven in the MobileNet V2 paper's Table 2."""
         stages: list[Stage] = []

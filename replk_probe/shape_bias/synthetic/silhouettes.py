@@ -1,9 +1,4 @@
-"""The sixteen shapes, as outlines with the same area and centroid.
-
-There are two families of eight: ``block`` to ``aitch`` have straight edges and right angles, ``disc`` to ``dumbbell``
-have arcs. Within a family only the arrangement of the edges differs, so that a single corner or curve does not identify
-the class.
-"""
+"""The sixteen shapes, as outlines with the same area and centroid: eight with straight edges, eight with arcs."""
 
 from __future__ import annotations
 
@@ -79,11 +74,7 @@ OUTLINES: dict[str, Outline] = {
 
 
 def silhouette(shape: str) -> Mask:
-    """Mask of one shape, with the area of a disc of :data:`RADIUS` and its centroid at the center of the field.
-
-    Returns:
-        True inside, ``[SIDE, SIDE]``.
-    """
+    """Mask of one shape, ``[SIDE, SIDE]``, with the area of a disc of :data:`RADIUS`, centered at its centroid."""
     outline = OUTLINES[shape]
     middle = (np.arange(SIDE) + 0.5) / SIDE - 0.5
     # On a square with sides of 4 units, which contains every outline defined above.

@@ -1,9 +1,4 @@
-"""The sixteen textures, as periodic black-and-white drawings.
-
-Half of every tile is ink, textures are scaled to the same length of edges per area, ink and ground are swapped at
-random, and all rotations occur. A texture is therefore identified only by the arrangement of its edges, not by
-brightness, contrast, edge density or orientation.
-"""
+"""The sixteen textures, as periodic black-and-white drawings, which differ only in the arrangement of their edges."""
 
 from __future__ import annotations
 
