@@ -21,15 +21,14 @@ from .checkpoints.rename_keys import check_scheme, in_scheme, timm_call
 from .checkpoints.write import write_safetensors
 from .equivalence import Difference, largest_difference, outputs_of
 from .factory import create_model
-from .inference.check import input_channels, random_image
+from .inference.check import input_channels, random_image, tolerance
 from .layers.reparam import MERGE_METHODS, Mergeable, reparameterize
 from .records import data_config
+from .summary import count_parameters
 
-# Relative differences above which nothing is written. Merging is computed in float64; rounding to the dtype of the file
-# then matters most where branches of opposite signs are summed.
+# Relative difference above which nothing is written, since merging is computed in float64. Rounding to the dtype of the
+# file then matters most where branches of opposite signs are summed.
 _MERGING = 1e-9
-_ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}
-_ROUNDING_HALF = 5e-2
 _MERGED = ("merged", "merged+fused")
 
 
@@ -116,15 +115,17 @@ def reparam_checkpoint(
     with progress_bar(total=steps, desc="verifying", unit="layer", disable=not progress) as bar:
         expected = outputs_of(network, image, layers, bar.update)
         _refuse_not_finite(expected, path)
-        names, parameters = set(network.state_dict()), _parameters(network)
-        convolutions = sum(_convolutions(network.get_submodule(layer)) for layer in layers)
+        names, parameters = set(network.state_dict()), count_parameters(network)
+        convolutions = sum(
+            isinstance(module, nn.Conv2d) for layer in layers for module in network.get_submodule(layer).modules()
+        )
         merging = None
         if merge:
             reparameterize(network)
             merging = largest_difference(expected, outputs_of(network, image, layers, bar.update))
             _refuse_above(_MERGING, merging, path, "Please report this with the name of the model.")
         tensors = _rounded(network.state_dict(), names, source.dtypes)
-        parameters_after = _parameters(network)
+        parameters_after = count_parameters(network)
         timm_model = timm_call(network) if scheme == "timm" else None
         del network  # the next network is as large
 
@@ -142,8 +143,8 @@ def reparam_checkpoint(
             again = create_model(model).double()
             written = load_checkpoint(again, temporary)
             rounding = largest_difference(expected, outputs_of(again, image, layers, bar.update))
-            tolerance = _tolerance(source) if merge else _MERGING
-            _refuse_above(tolerance, rounding, path, "Merge the float32 file that it was made from, if there is one.")
+            limit = _tolerance(source) if merge else _MERGING
+            _refuse_above(limit, rounding, path, "Merge the float32 file that it was made from, if there is one.")
     return ReparamReport(
         source=source,
         written=replace(written, path=output),
@@ -209,14 +210,6 @@ def _nothing_to_merge(network: nn.Module, model: str) -> InvalidInputError:
     )
 
 
-def _convolutions(layer: nn.Module) -> int:
-    return sum(isinstance(module, nn.Conv2d) for module in layer.modules())
-
-
-def _parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
 def _rounded(state: Mapping[str, Tensor], before: set[str], dtypes: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
     """Copies of the tensors: those from the file in their dtypes, and merged ones in the widest of these."""
     floats = [dtype for dtype in dtypes.values() if dtype.is_floating_point]
@@ -230,7 +223,7 @@ def _rounded(state: Mapping[str, Tensor], before: set[str], dtypes: Mapping[str,
 
 def _tolerance(source: CheckpointReport) -> float:
     kinds = {dtype for dtype in source.dtypes.values() if dtype.is_floating_point}
-    return max((_ROUNDING.get(kind, _ROUNDING_HALF) for kind in kinds), default=_MERGING)
+    return max(map(tolerance, kinds), default=_MERGING)
 
 
 def _refuse_not_finite(outputs: Mapping[str, Tensor], path: Path) -> None:
@@ -243,11 +236,11 @@ def _refuse_not_finite(outputs: Mapping[str, Tensor], path: Path) -> None:
             )
 
 
-def _refuse_above(tolerance: float, found: Difference, path: Path, advice: str) -> None:
-    if found.relative <= tolerance:
+def _refuse_above(limit: float, found: Difference, path: Path, advice: str) -> None:
+    if found.relative <= limit:
         return
     place = f"of {found.layer}" if found.layer else "of the network"
     raise WeightsError(
         f"{path.name} was not rewritten. On a random image the outputs {place} would differ by {found.relative:.1e} "
-        f"of the largest, but rounding explains at most {tolerance:.0e}. {advice}"
+        f"of the largest, but rounding explains at most {limit:.0e}. {advice}"
     )

@@ -213,11 +213,9 @@ def category_probabilities(logits: npt.NDArray[Any], mapping: LabelMapping) -> n
 
 
 def decide(probabilities: npt.NDArray[np.float32], categories: Sequence[str]) -> tuple[str, ...]:
-    """Choose the category with the highest probability; ties go to the alphabetically last, as in model-vs-human.
+    """Choose the category with the highest probability, ``[N, categories]`` with the categories in alphabetical order.
 
-    Args:
-        probabilities: ``[N, categories]``.
-        categories: Category names in alphabetical order.
+    Ties go to the alphabetically last, as in model-vs-human.
     """
     backwards = np.argmax(probabilities[:, ::-1], axis=1)
     return tuple(categories[len(categories) - 1 - index] for index in backwards.tolist())

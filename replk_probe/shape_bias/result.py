@@ -330,7 +330,7 @@ def save_comparison(results: Sequence[ShapeBiasResult], directory: str | Path) -
             "first": first,
             "second": second,
             "difference": null_if_nan(pair.difference),
-            "ci95": None if pair.ci95 is None else list(pair.ci95),
+            "ci95": pair.ci95,
             "n_pairs": pair.n_pairs,
             "first_only": pair.first_only,
             "second_only": pair.second_only,

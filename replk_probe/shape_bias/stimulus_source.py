@@ -81,11 +81,7 @@ def scan(
     """Read a folder of stimuli, ``<shape>/<shape><i>-<texture><j>.png``, and compare it with the published set.
 
     Shape and texture are parsed from the name. Files may be at any depth, but not in a folder of another category.
-
-    Args:
-        folder: Folder of the stimuli; hidden files are ignored.
-        categories: Possible categories.
-        progress: Whether to draw a progress bar on stderr if that is a terminal.
+    Hidden files are ignored.
 
     Raises:
         InvalidInputError: No image in the folder, a name that does not parse, an unknown category, a file in the

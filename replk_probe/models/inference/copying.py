@@ -48,11 +48,7 @@ def on_device(model: ModuleT, device: torch.device) -> ModuleT:
 
 
 def meta_copy_of(model: ModuleT) -> ModuleT:
-    """A copy whose parameters and buffers are on the meta device: they have shapes but no values.
-
-    Args:
-        model: The network, which is not changed.
-    """
+    """A copy whose parameters and buffers are on the meta device: they have shapes but no values."""
     memo: dict[int, object] = {}
     for tensor in itertools.chain(model.parameters(), model.buffers()):
         empty = torch.empty_like(tensor.detach(), device="meta")

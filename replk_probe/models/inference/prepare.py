@@ -70,15 +70,7 @@ class PreparedModel:
 
 
 def module_of(model: Any, *, or_name: bool = False) -> nn.Module:
-    """The ``nn.Module`` of a network or of a prepared one.
-
-    Args:
-        model: The network.
-        or_name: Whether the error mentions that a model name is accepted as well.
-
-    Raises:
-        InvalidInputError: ``model`` is neither.
-    """
+    """The ``nn.Module`` of a network or of a prepared one, or else InvalidInputError as in :func:`check_network`."""
     if isinstance(model, PreparedModel):
         return model.module
     check_network(model, or_name=or_name)

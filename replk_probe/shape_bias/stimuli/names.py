@@ -10,23 +10,8 @@ from dataclasses import dataclass
 
 from replk_probe.errors import InvalidInputError
 
-CATEGORIES = (
-    "airplane",
-    "bear",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "car",
-    "cat",
-    "chair",
-    "clock",
-    "dog",
-    "elephant",
-    "keyboard",
-    "knife",
-    "oven",
-    "truck",
+CATEGORIES = tuple(
+    "airplane bear bicycle bird boat bottle car cat chair clock dog elephant keyboard knife oven truck".split()
 )
 
 _DIGITS = str.maketrans("", "", "0123456789")
