@@ -61,7 +61,7 @@ def _check_of(model: nn.Module, layer: Layer) -> tuple[LayerPoint | None, Check 
         image = random_image(size, input_channels(model)).to(**device_and_dtype(model))
         try:
             point = find_layer(model, image.shape, known)
-            return point, check_on(image, model, partial(run_to, point=point))
+            return point, check_on(image, model, partial(run_to, point=point), gradient=True)
         except UnsuitableSizeError:  # not an error of the layer
             continue
         except InvalidInputError as found:

@@ -18,7 +18,7 @@ from torch import nn
 
 from replk_probe.errors import InvalidInputError, ReplkProbeError, UnknownModelError, close_hint
 
-from .model_id import ModelId
+from .model_id import ModelId, check_network
 
 # torchvision makes these two renormalize their input when it loads their weights.
 _RENORMALIZING = ("googlenet", "inception_v3")
@@ -119,6 +119,7 @@ def build_from_factory(model_id: ModelId, overrides: dict[str, Any]) -> nn.Modul
             ) from error
         factory = _attribute(module, model_id.architecture, name)
         if isinstance(factory, nn.Module) and not overrides:
+            check_network(factory)
             return factory
         if not callable(factory):
             raise InvalidInputError(
@@ -132,6 +133,7 @@ def build_from_factory(model_id: ModelId, overrides: dict[str, Any]) -> nn.Modul
             ) from error
     if not isinstance(model, nn.Module):
         raise InvalidInputError(f"{name} returns {_kind(model)}. It must return an nn.Module.")
+    check_network(model)
     return model
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import timm
+import torch
 from torch import nn
 
 from replk_probe.errors import InvalidInputError, UnknownModelError
@@ -95,8 +96,13 @@ def check_network(model: Any, *, or_name: bool = False) -> None:
     """Check that ``model`` is an ``nn.Module``, or with ``or_name`` that it is one or a name.
 
     Raises:
-        InvalidInputError: It is something else.
+        InvalidInputError: It is something else, or a TorchScript module.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InvalidInputError(
+            f"{model.original_name} is a TorchScript module. Its layers cannot be observed or replaced as those of an "
+            "nn.Module. Give the nn.Module that it was made from."
+        )
     if isinstance(model, nn.Module) or (or_name and isinstance(model, str)):
         return
     expected = f"Expected an nn.Module{' or a model name' if or_name else ''}"

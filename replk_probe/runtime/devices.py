@@ -130,6 +130,11 @@ def strict_arithmetic() -> Iterator[None]:
         _strictness.leave()
 
 
+def is_autocast(device: torch.device) -> bool:
+    """Whether operations on ``device`` are computed under ``torch.autocast`` now."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Disable the caller's ``torch.autocast``, so that a model computes in its own data types."""
     kind = device.type

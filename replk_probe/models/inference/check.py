@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from replk_probe.runtime.devices import without_autocast
+
+from .batch_norm import correct_batch_norms
+from .reentrant import without_reentrant_checkpoints
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 _TOLERANCE_HALF = 5e-2
@@ -26,36 +31,66 @@ class Check:
     """Comparison of copies of a network with the original.
 
     Attributes:
-        run: Function that computes the outputs to compare.
+        run: Function that computes the tensors to compare.
         expected: Its result for the original.
     """
 
-    run: Callable[[nn.Module], Tensor]
-    expected: Tensor
+    run: Callable[[nn.Module], tuple[Tensor, ...]]
+    expected: tuple[Tensor, ...]
 
     def passes(self, copied: nn.Module) -> bool:
-        """Whether the outputs of the copy equal those of the original except for rounding."""
+        """Whether the results of the copy equal those of the original except for rounding."""
         try:
             found = self.run(copied)
         except Exception:  # the original did not fail, so the copy differs
             return False
-        if found.shape != self.expected.shape:
-            return False
-        difference = (found.double() - self.expected.double()).norm()
-        return bool(difference <= tolerance(self.expected.dtype) * self.expected.double().norm())
+        return len(found) == len(self.expected) and all(map(is_near, found, self.expected))
 
 
-def check_on(image: Tensor, model: nn.Module, outputs: Callable[[nn.Module, Tensor], Tensor]) -> Check:
-    """Compute ``outputs`` of a network for an image, ``[1, C, H, W]``, with which those of copies are compared."""
+def check_on(
+    image: Tensor, model: nn.Module, outputs: Callable[[nn.Module, Tensor], Tensor], *, gradient: bool = False
+) -> Check:
+    """Compute ``outputs`` of a network for an image, ``[1, C, H, W]``, with which those of copies are compared.
 
-    def run(network: nn.Module) -> Tensor:
-        with evaluating(network), torch.no_grad():
-            return outputs(network, image.clone()).detach().clone()
+    Args:
+        image: The image.
+        model: The network.
+        outputs: Function of a network and an image.
+        gradient: Whether to compare the gradient of the image as well, if there is one.
+    """
+
+    def run(network: nn.Module) -> tuple[Tensor, ...]:
+        with evaluating(network), without_autocast(image.device):
+            with torch.set_grad_enabled(gradient):
+                leaf = image.clone().requires_grad_(gradient)
+                output = outputs(network, leaf.clone())
+                found = output.detach().clone()
+                return (found, *input_gradient(output, leaf)) if output.requires_grad else (found,)
 
     return Check(run, run(model))
 
 
-def random_image(size: tuple[int, int], channels: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
+def input_gradient(output: Tensor, image: Tensor) -> tuple[Tensor, ...]:
+    """The gradient of the image for a random weighting of the middle of the output; empty if there is none."""
+    weights = random_image(output.shape[1:], 1, output.dtype)[0].to(output.device)
+    # Zero except in the middle of all axes but that of the images and the next one, as in a measurement.
+    middle = [slice(None)] * min(output.dim(), 2) + [size // 2 for size in output.shape[2:]]
+    sparse = torch.zeros_like(output)
+    sparse[tuple(middle)] = weights[tuple(middle)]
+    correct_batch_norms(output)
+    (found,) = torch.autograd.grad(output, image, sparse, allow_unused=True)
+    return () if found is None else (found,)
+
+
+def is_near(found: Tensor, expected: Tensor) -> bool:
+    """Whether two tensors are equal except for rounding."""
+    if found.shape != expected.shape:
+        return False
+    difference = (found.double() - expected.double()).norm()
+    return bool(difference <= tolerance(expected.dtype) * expected.double().norm())
+
+
+def random_image(size: Sequence[int], channels: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
     """One image of standard normal numbers, ``[1, channels, H, W]``, the same in every call."""
     return torch.randn(1, channels, *size, dtype=dtype, generator=torch.Generator().manual_seed(0))
 
@@ -67,13 +102,14 @@ def input_channels(model: nn.Module) -> int:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a network in eval mode, and restore the mode of every module on leaving."""
+    """Put a network in eval mode without reentrant checkpoints, and restore the mode of every module on leaving."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         # Not model.eval(), which networks override (to freeze norms for good, to merge branches).
         for module, _ in modes:
             module.training = False
-        yield
+        with without_reentrant_checkpoints():
+            yield
     finally:
         for module, mode in modes:
             module.training = mode

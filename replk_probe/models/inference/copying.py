@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..records import attach_weights_info, record_of
+from .reentrant import without_reentrant_checkpoints
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -59,7 +60,7 @@ def meta_copy_of(model: ModuleT) -> ModuleT:
 @contextmanager
 def on_meta() -> Iterator[None]:
     """Context for running a copy on the meta device: no gradients, and new tensors are on that device as well."""
-    with torch.inference_mode(False), torch.no_grad(), torch.device("meta"):
+    with without_reentrant_checkpoints(), torch.inference_mode(False), torch.no_grad(), torch.device("meta"):
         yield
 
 

@@ -7,7 +7,7 @@ place (:func:`freeze_layers`), which preserves names, hooks and state-dict keys.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal
 
 import torch
@@ -24,6 +24,7 @@ from replk_probe.ops import (
     planned_method,
     unsupported_reason,
 )
+from replk_probe.runtime.devices import is_autocast
 
 from ..layers.depthwise import activation_of
 from .gradient_box import Box, box_of, grown, put_back
@@ -82,6 +83,13 @@ class _Depthwise(torch.autograd.Function):
         return ctx.module.input_gradient(grad), None
 
 
+def _is_same(known: Tensor, weight: Tensor) -> bool:
+    """Whether two weights have the same type, device and values."""
+    if (known.dtype, known.device) != (weight.dtype, weight.device):
+        return False
+    return weight.is_meta or torch.equal(known, weight)
+
+
 def _cut(grad: Tensor, box: Box) -> Tensor:
     """The box of ``grad``, ``[N, C, H, W]``, as a dense tensor in the layout of ``grad``."""
     layout = torch.contiguous_format if grad.is_contiguous() else torch.channels_last
@@ -106,6 +114,8 @@ class _Frozen(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the output for ``input``; only the gradient of the input is computed in the backward pass."""
+        if is_autocast(input.device):  # by torch's class, because the casts must be part of the graph
+            return super().forward(input)  # type: ignore[no-any-return]
         return _InputGradient.apply(input, self)  # type: ignore[no-any-return]
 
 
@@ -115,23 +125,22 @@ class _Reducible(_Frozen):
     weight: Tensor
     reduced_forward: bool = False
     reduced_backward: bool = False
-    _frozen_cache: dict[str, tuple[Any, Tensor, Tensor]] | None = None
+    _frozen_cache: dict[str, tuple[Tensor, Tensor]] | None = None
 
     def _bf16(self) -> Tensor:
         return self._derived("bf16", lambda weight: weight.bfloat16())
 
     def _derived(self, name: str, make: Callable[[Tensor], Tensor]) -> Tensor:
-        """A tensor derived from the weight and cached until the weight is moved, cast or replaced."""
-        weight = self.weight
-        # Writing through `.data` is not detected: the layers are private copies.
-        key = (weight.data_ptr(), weight._version, weight.dtype, weight.device)
+        """A tensor derived from the weight and cached until the weight is moved, cast or changed."""
+        weight = self.weight.detach()
         if self._frozen_cache is None:
             self._frozen_cache = {}
         cache = self._frozen_cache
-        if name not in cache or cache[name][0] != key:
-            # The weight is kept as well, so that no other tensor can get its address.
-            cache[name] = (key, weight.detach(), make(weight.detach()))
-        return cache[name][2]
+        known = cache.get(name)
+        # Values are compared, because torch does not record what is written through `.data`.
+        if known is None or not _is_same(known[0], weight):
+            known = cache[name] = (weight.clone(), make(weight))
+        return known[1]
 
     def __getstate__(self) -> dict[str, Any]:
         """State without the cache, for copies and pickles."""
@@ -205,6 +214,11 @@ class FrozenDepthwiseConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the output for ``input``; only the gradient of the input is computed in the backward pass."""
+        if is_autocast(input.device):
+            if self.log is not None:
+                self.log.add_autocast()
+            output = super().forward(input)
+            return output if self.activation is None else output.relu()
         return _Depthwise.apply(input, self)  # type: ignore[no-any-return]
 
     def run(self, input: Tensor) -> Tensor:
@@ -251,6 +265,10 @@ class MethodLog:
         if key not in self._methods:
             self._methods[key] = _method(direction, input, weight)
 
+    def add_autocast(self) -> None:
+        """Add a call under ``torch.autocast``, which torch computes."""
+        self._methods["autocast"] = "aten: autocast in the network"
+
     def take(self) -> tuple[str, ...]:
         """Return the methods (``"native avx512: fft"``, ``"aten: REASON"``), sorted and unique; clear the record."""
         found, self._methods = self._methods, {}
@@ -281,10 +299,10 @@ class FrozenBatchNorm2d(_Frozen, nn.BatchNorm2d):
     def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
         """Gradient of the input: that of the output times the scale."""
         assert self.running_var is not None  # checked by freeze_layers
-        scale = torch.rsqrt(self.running_var.double() + self.eps).to(grad.dtype)
+        scale = torch.rsqrt(self.running_var.double() + self.eps).to(self.running_var.dtype)
         if self.affine:
             scale = scale * self.weight
-        return grad * scale[:, None, None]
+        return (grad * scale[:, None, None]).to(grad.dtype)
 
 
 class FrozenReLU(nn.ReLU):
@@ -304,7 +322,7 @@ _FROZEN: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def freeze_layers(model: nn.Module, log: MethodLog | None = None) -> None:
+def freeze_layers(model: nn.Module, log: MethodLog | None = None, unfrozen: Collection[str] = ()) -> None:
     """Freeze the convolutions, linear layers, batch norms and ReLUs of ``model``, in place.
 
     Only modules of exactly these types are frozen, because a subclass may compute something else. Parameters no longer
@@ -313,20 +331,27 @@ def freeze_layers(model: nn.Module, log: MethodLog | None = None) -> None:
     Args:
         model: The network, changed in place. Its weights must not change afterwards.
         log: Record to which the methods of the depthwise convolutions are added, or None.
+        unfrozen: Paths of layers that keep torch's class.
     """
     model.requires_grad_(False)
-    for module in model.modules():
+    for path, module in model.named_modules():
         module.training = False
-        frozen = _FROZEN.get(type(module))
-        if frozen is FrozenConv2d and isinstance(module, nn.Conv2d) and is_same_depthwise(module):
-            frozen = FrozenDepthwiseConv2d
-        elif frozen is None or not _can_freeze(module):
+        frozen = frozen_class(module)
+        if frozen is None or path in unfrozen:
             continue
         # The cache of a DepthwiseConv2d is no longer used.
         module.__dict__.pop("_prepared", None)
         module.__class__ = frozen
         if isinstance(module, FrozenDepthwiseConv2d):
             module.log = log
+
+
+def frozen_class(module: nn.Module) -> type[nn.Module] | None:
+    """The class with frozen parameters for a layer, or None if it cannot be frozen."""
+    frozen = _FROZEN.get(type(module))
+    if frozen is FrozenConv2d and isinstance(module, nn.Conv2d) and is_same_depthwise(module):
+        return FrozenDepthwiseConv2d
+    return frozen if frozen is not None and _can_freeze(module) else None
 
 
 def reduce_precision(model: nn.Module, *, forward: bool, backward: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +18,13 @@ from .check import Check
 from .copying import copy_of
 from .fold_bn import fold_neighbors
 from .input_gradient import MethodLog, freeze_layers, planned_backend, reduce_precision
+from .layer_check import differing_layers
 
 PRECISIONS = ("fp32", "fast", "bf16")
+
+_NOTHING_FOLDED = "batch norms not folded"
+_NOTHING_FROZEN = "layers as they are"
+_MOST_NAMED = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,15 +103,10 @@ def prepared_copy(
     """
     check_precision(precision)
     log = MethodLog()
-    for fold, freeze in ((True, True), (False, True), (False, False)):
-        if fold and check is None:
-            continue
-        prepared = _copy(model, keep, log, fold=fold, freeze=freeze)
-        if check is None or check.passes(prepared):
-            break
+    prepared, left_out = _verified_copy(model, keep, log, check)
     weight = next((p for p in prepared.parameters() if p.is_floating_point()), torch.empty(0))
-    wanted = precision == "bf16" or (precision == "fast" and backward)
-    reduced = wanted and freeze and weight.dtype == torch.float32 and _has_bfloat16_units(weight.device)
+    wanted = (precision == "bf16" or (precision == "fast" and backward)) and left_out != _NOTHING_FROZEN
+    reduced = wanted and weight.dtype == torch.float32 and _has_bfloat16_units(weight.device)
     if reduced:
         reduce_precision(prepared, forward=precision == "bf16", backward=backward)
     log.take()  # the methods of the check do not count
@@ -116,7 +116,7 @@ def prepared_copy(
         dtype=weight.dtype,
         reduced=reduced,
         arithmetic=_describe(precision, reduced, weight, backward),
-        left_out="" if fold else "batch norms not folded" if freeze else "layers as they are",
+        left_out=left_out,
         backend=planned_backend(prepared),
         methods=log,
     )
@@ -127,7 +127,27 @@ def check_precision(precision: str) -> None:
     check_choice("precision", precision, PRECISIONS)
 
 
-def _copy(model: nn.Module, keep: str, log: MethodLog, *, fold: bool, freeze: bool) -> nn.Module:
+def _verified_copy(model: nn.Module, keep: str, log: MethodLog, check: Check | None) -> tuple[nn.Module, str]:
+    """A copy that passes ``check``, with as many optimizations as possible, and a description of those left out."""
+    for fold in (True, False) if check is not None else (False,):
+        prepared = _copy(model, keep, log, fold=fold, freeze=True)
+        if check is None or check.passes(prepared):
+            return prepared, "" if fold else _NOTHING_FOLDED
+    assert check is not None  # without it, the copy was returned
+    original = _copy(model, keep, log, fold=False, freeze=False)
+    unfrozen = differing_layers(original, check)
+    for fold in (True, False) if unfrozen else ():
+        prepared = _copy(model, keep, log, fold=fold, freeze=True, unfrozen=unfrozen)
+        if check.passes(prepared):
+            more = ", ..." if len(unfrozen) > _MOST_NAMED else ""
+            named = f"layers as they are: {', '.join(unfrozen[:_MOST_NAMED])}{more}"
+            return prepared, named if fold else f"{_NOTHING_FOLDED}, {named}"
+    return original, _NOTHING_FROZEN
+
+
+def _copy(
+    model: nn.Module, keep: str, log: MethodLog, *, fold: bool, freeze: bool, unfrozen: Collection[str] = ()
+) -> nn.Module:
     try:
         prepared = copy_of(model)
     except Exception as error:
@@ -143,7 +163,7 @@ def _copy(model: nn.Module, keep: str, log: MethodLog, *, fold: bool, freeze: bo
                 module.reparameterize()
         if fold:
             fold_neighbors(prepared, keep)
-        freeze_layers(prepared, log)
+        freeze_layers(prepared, log, unfrozen)
         prepared.to(memory_format=torch.channels_last)
     return prepared
 
