@@ -96,6 +96,63 @@ def compute_options(command: CommandT) -> CommandT:
     return command
 
 
+def input_options(command: CommandT) -> CommandT:
+    """Add ``--channels``, ``--mean``, ``--std`` and ``--bgr``."""
+    for option in (
+        click.option("--bgr", is_flag=True, help="The network takes the colors in the order blue, green, red."),
+        click.option("--std", metavar="S,...", help="Standard deviation of the inputs, like --mean."),
+        click.option(
+            "--mean",
+            metavar="M,...",
+            help="Mean of the inputs in 0 to 1, to be subtracted: one number, one per channel, or those of red, green "
+            "and blue. [default: that of the network]",
+        ),
+        click.option(
+            "--channels",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Input channels; 1: luminance. [default: 3, or what the first layer takes]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def size_option(help_text: str) -> Callable[[CommandT], CommandT]:
+    """Add ``--size``; ``help_text`` is its help text."""
+    return click.option("--size", metavar="PX|HxW", help=help_text)
+
+
+def parse_size(text: str) -> int | tuple[int, int]:
+    """Parse a side in pixels or a height and a width; their range is checked later.
+
+    Raises:
+        InvalidInputError: The text is neither.
+    """
+    found = re.fullmatch(r"([+-]?\d{1,9})(?:x(\d{1,9}))?", text.strip(), re.ASCII | re.IGNORECASE)
+    if found is None:
+        raise InvalidInputError(
+            f"Cannot parse size {text!r}. Expected a side in pixels, or a height and a width. For example: --size 224 "
+            "or --size 224x160."
+        )
+    return int(found[1]) if found[2] is None else (int(found[1]), int(found[2]))
+
+
+def parse_statistics(option: str, text: str | None) -> tuple[float, ...] | None:
+    """Parse numbers separated by commas, one or one for each channel; their range is checked later.
+
+    Raises:
+        InvalidInputError: The text is not a list of numbers.
+    """
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InvalidInputError(
+            f"Cannot parse {option} {text!r}. Expected numbers separated by commas. For example: {option} "
+            "0.485,0.456,0.406."
+        ) from error
+
+
 def output_option(default: str) -> Callable[[CommandT], CommandT]:
     """Add ``--output``; ``default`` describes the folder that is used without it."""
     return click.option(

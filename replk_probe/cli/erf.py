@@ -12,11 +12,15 @@ import click
 from ._options import (
     compute_options,
     destinations,
+    input_options,
     model_options,
     named_or_default,
     output_option,
+    parse_size,
+    parse_statistics,
     parse_thresholds,
     seed_option,
+    size_option,
     weights_of_each,
 )
 from ._output import conclusion, note
@@ -40,12 +44,8 @@ _SIZE = 1024
     metavar="DIR",
     help="Folder of images, flat or with class folders. [default: generated dead-leaves images]",
 )
-@click.option(
-    "--size",
-    type=int,
-    metavar="PX",
-    help=f"Input size; images are resized to PX x PX. [default: {_SIZE}; 64 for the small models]",
-)
+@size_option(f"Input size; images are resized to PX x PX or H x W. [default: {_SIZE}; 64 for the small models]")
+@input_options
 @click.option(
     "--layer",
     metavar="SPEC",
@@ -76,7 +76,11 @@ def command(
     ema: bool,
     images: int,
     data: Path | None,
-    size: int | None,
+    size: str | None,
+    channels: int | None,
+    mean: str | None,
+    std: str | None,
+    bgr: bool,
     layer: str | None,
     thresholds: str,
     precision: str,
@@ -105,7 +109,7 @@ def command(
     # Invalid arguments are reported before the first model is built.
     config = ErfConfig(
         images=images,
-        size=_default_size(models) if size is None else size,
+        size=_default_size(models) if size is None else parse_size(size),
         layer=layer,
         thresholds=shares,
         precision=precision,
@@ -113,6 +117,10 @@ def command(
         seed=seed,
         sampling=sampling,
         ema=ema,
+        channels=channels,
+        mean=parse_statistics("--mean", mean),
+        std=parse_statistics("--std", std),
+        bgr=bgr,
     )
     sample = sample_images(data, images, seed, sampling)  # type: ignore[arg-type]
     plans = []

@@ -40,7 +40,7 @@ FloatArray = npt.NDArray[np.float64]
 # Types of the entries of a saved state.
 _STATE = {
     "done": int, "counts": list[int], "used": list[str], "skipped": list[dict[str, str]], "seconds": float,
-    "methods": list[str],
+    "methods": list[str], "depths": list[int],
 }  # fmt: skip
 
 
@@ -145,6 +145,7 @@ class RunState:
         skipped: Images that could not be used, as ``{"id": ..., "reason": ...}``.
         seconds: Time spent, including the runs that this one resumes.
         methods: Methods used for depthwise convolutions, including the runs that this one resumes.
+        depths: Depth in bits of every image with more than eight bits per value.
     """
 
     def __init__(self, sums: BlockSums) -> None:  # noqa: D107
@@ -153,6 +154,7 @@ class RunState:
         self.skipped: list[dict[str, str]] = []
         self.seconds = 0.0
         self.methods: set[str] = set()
+        self.depths: list[int] = []
 
     def add(self, image_id: str, scores: FloatArray | str) -> int | None:
         """Add the scores of the next image, ``[H, W]``, or the reason why there are none.
@@ -179,6 +181,7 @@ class RunState:
             "skipped": self.skipped,
             "seconds": self.seconds,
             "methods": sorted(self.methods),
+            "depths": self.depths,
         }
         sums = {block: self.sums.sums[block] for block in changed}
         store.save(state, {f"block-{block:02d}": array for block, array in sums.items() if array is not None})
@@ -198,7 +201,7 @@ class RunState:
         self.sums.sums = [saved.arrays.get(f"block-{block:02d}") for block in range(len(self.sums.counts))]
         self.used, self.skipped = saved.state["used"], saved.state["skipped"]
         self.seconds = saved.state["seconds"]
-        self.methods = {*saved.state["methods"]}
+        self.methods, self.depths = {*saved.state["methods"]}, saved.state["depths"]
 
 
 def result_of(

@@ -220,8 +220,8 @@ def check_scores(scores: npt.ArrayLike) -> FloatArray:
         )
     if array.max() == 0:
         raise InvalidInputError(
-            "The contribution map is zero everywhere. The chosen output does not depend on the input, or its ReLU is "
-            "zero on every image. Choose another layer, other images or other weights."
+            "The contribution map is zero everywhere. The chosen output does not depend on the input, its ReLU is zero "
+            "on every image, or all of its gradients are negative. Choose another layer, other images or other weights."
         )
     return array
 

@@ -47,6 +47,10 @@ class ErfConfig:
     ema: bool = False
     name: str | None = None
     batch_size: int = 1
+    channels: int | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    bgr: bool = False
 
     def __post_init__(self) -> None:
         """Check the values, and convert them to the declared types."""
@@ -55,6 +59,7 @@ class ErfConfig:
         check_precision(self.precision)
         check_layer(self.layer)
         checks.check_bool("ema", self.ema)
+        checks.check_bool("bgr", self.bgr)
         resolve_device(self.device)
         checks.set_checked(
             self,
@@ -64,4 +69,7 @@ class ErfConfig:
             seed=checks.check_seed(self.seed),
             weights=checks.check_weights(self.weights),
             batch_size=checks.check_integer("batch size", self.batch_size, 1),
+            channels=None if self.channels is None else checks.check_integer("number of channels", self.channels, 1),
+            mean=checks.check_statistics("mean", self.mean),
+            std=checks.check_statistics("std", self.std, above=0),
         )

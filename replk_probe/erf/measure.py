@@ -36,6 +36,10 @@ def measure_erf(
     ema: bool = ErfConfig.ema,
     name: str | None = ErfConfig.name,
     batch_size: int = ErfConfig.batch_size,
+    channels: int | None = ErfConfig.channels,
+    mean: float | Sequence[float] | None = ErfConfig.mean,
+    std: float | Sequence[float] | None = ErfConfig.std,
+    bgr: bool = ErfConfig.bgr,
     config: ErfConfig | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
@@ -53,7 +57,8 @@ def measure_erf(
         model: A module, which is not changed; a model returned by :func:`~replk_probe.erf.prepare`; or a name for
             :func:`replk_probe.create_model`.
         data: An :class:`~replk_probe.images.ImageSet`, a folder, or normalized images ``[N, C, H, W]`` (then the
-            options ``images``, ``size`` and ``sampling`` do not apply); None for the embedded dead-leaves images.
+            options ``images``, ``size``, ``sampling``, ``channels``, ``mean``, ``std`` and ``bgr`` do not apply); None
+            for the embedded dead-leaves images.
         images: Number of images to take from a folder or from the embedded set.
         size: Side in pixels, or (H, W), to which images are resized without keeping their aspect ratio.
         layer: ``"stage3.5"``, a module path, a module of the model (``model.layer4``), or None for the last map before
@@ -69,6 +74,13 @@ def measure_erf(
         ema: Whether to use the averaged entry of a weights file.
         name: Name of the model in the result; None for the name it was created with, or that of its class.
         batch_size: Images per step. A larger value needs more memory and changes results only by rounding.
+        channels: Number of input channels of the network: 1 for the luminance of the images; with more than 3, their
+            colors are repeated in order. None for 3, or for the number that the first convolution takes if the network
+            does not accept 3.
+        mean: Mean of the inputs in [0, 1], to be subtracted: one number, one for each channel, or those of red, green
+            and blue. None for that of the network.
+        std: Standard deviation of the inputs in [0, 1], by which they are divided, as ``mean``.
+        bgr: Whether the network takes the colors in the order blue, green, red.
         config: The options as one object, instead of keyword arguments.
         checkpoint: Folder for the state of an unfinished run, saved after every step; None to save no state. It is
             kept after the last step, so that nothing is lost before the result is saved; remove it afterwards.

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.images import ImageSet, UnreadableImageError, normalize
+from replk_probe.images.channels import channels_note, check_channels, fitted_statistics, with_channels
+from replk_probe.images.depth import depth_note
 from replk_probe.models import create_model, data_config, weights_info
 from replk_probe.models.checkpoints.digest import bytes_of, bytes_of_model, digest_of
 from replk_probe.models.inference.copying import device_and_dtype, on_device
@@ -38,7 +40,9 @@ from .result import ErfResult
 from .target_layer import Layer, TargetLayer, point_of
 
 # The entries of a run's configuration that are options of the function and the command.
-OPTIONS = ("model", "size", "layer", "precision", "device", "seed", "sampling", "images")
+OPTIONS = (
+    "model", "size", "layer", "precision", "device", "seed", "sampling", "images", "channels", "mean", "std", "bgr"
+)  # fmt: skip
 
 
 def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: ErfConfig | None = None) -> ErfPlan:
@@ -53,7 +57,8 @@ def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: E
         ReplkProbeError: As for :func:`~replk_probe.measure_erf`.
     """
     config = config or ErfConfig()
-    module = None if isinstance(model, str) else module_of(model, or_name=True)
+    if not isinstance(model, str):
+        module_of(model, or_name=True)
     device = resolve_device(config.device)
     if isinstance(model, PreparedModel):
         config, device = _as_prepared(model, config)
@@ -61,24 +66,26 @@ def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: E
     if isinstance(images, TensorImages):
         _, channels, *size = images.batch.shape
     else:
-        channels, size = 3, [*check_size(config.size)]
-    shape = (1, channels, *size)
-    note = None
-    if isinstance(model, str):
-        options = {"weights": config.weights, "seed": config.seed, "ema": config.ema}
-        module, target, note = _build(model, shape, config.layer, **options)
-    elif isinstance(model, PreparedModel):
-        target = find_target(model.module, shape, config.layer)
-    else:
-        module, target, note = _fit(model, shape, config.layer)
-    assert module is not None
+        channels, size = config.channels or 3, [*check_size(config.size)]
+        check_channels(channels, config.bgr)
+    try:
+        module, target, note = _located(model, (1, channels, *size), config)
+    except UnsuitableSizeError as error:
+        takes = error.failure.channels
+        if takes is None or config.channels is not None or isinstance(images, TensorImages):
+            raise
+        channels = takes
+        check_channels(channels, config.bgr)
+        module, target, note = _located(model, (1, channels, *size), config)
+    from_files = not isinstance(images, TensorImages)
     # A copy that was rebuilt for another size keeps the record of its weights.
     weights = weights_info(module)
     notes = (
         target.note,
         note,
         trained_size_note(data_config(module).input_size, target.input_size) if weights.is_embedded else None,
-        None if isinstance(images, TensorImages) else statistics_note(module),
+        statistics_note(module) if from_files and (config.mean is None or config.std is None) else None,
+        channels_note(channels, bgr=config.bgr) if from_files else None,
         closed_branches_note(module) if weights.is_random else None,
         images.shortfall_note,
     )
@@ -90,6 +97,7 @@ def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: E
         target=target,
         settings=config,
         device=device,
+        channels=channels,
         notes=tuple(text for text in notes if text),
         own_code=not isinstance(model, str) or ":" in model,
     )
@@ -127,6 +135,7 @@ class ErfPlan:
         target: The layer.
         settings: The options.
         device: Device of the computation.
+        channels: Number of input channels.
         notes: Notes that are known before the measurement.
         own_code: Whether the model is a module or was made by a factory, so that its name does not identify it.
     """
@@ -138,6 +147,7 @@ class ErfPlan:
     target: TargetLayer
     settings: ErfConfig
     device: torch.device
+    channels: int
     notes: tuple[str, ...]
     own_code: bool = False
 
@@ -162,11 +172,26 @@ class ErfPlan:
             "image_ids": self._image_ids,
             "image files": self._image_files,
             "batch_size": self.settings.batch_size,
+            **self._input_options,
             **{f"version of {package}": versions[package] for package in ("replk-probe", "torch", "timm")},
         }
 
+    @property
+    def _input_options(self) -> dict[str, Any]:
+        """The options of the input that were given or that differ from the usual ones."""
+        given: dict[str, Any] = {"mean": self.settings.mean, "std": self.settings.std}
+        options = {name: list(values) for name, values in given.items() if values is not None}
+        if isinstance(self.images, TensorImages):
+            return {}
+        return (
+            options
+            | ({} if self.channels == 3 else {"channels": self.channels})
+            | ({"bgr": True} if self.settings.bgr else {})
+        )
+
     def __post_init__(self) -> None:
-        """Compute digests of modules, arrays and files, which names do not identify."""
+        """Check the statistics, and compute digests of modules, arrays and files, which names do not identify."""
+        self._statistics()
         self._parameters = digest_of(bytes_of_model(module_of(self.model))) if self.own_code else None
         given = [self.images.batch] if isinstance(self.images, TensorImages) else []
         names = (image_id.encode("utf-8", "surrogateescape") for image_id in self.images.ids)
@@ -216,13 +241,15 @@ class ErfPlan:
                 f"None of the {total} images could be used. The first one, {worst['id']!r}: {worst['reason']} "
                 "Give images that can be read and whose gradients are finite."
             )
+        if not state.sums.mean().any():
+            self._check_signs(gradient, state, mean, std)
         return self._result(state, prepared, mean, std)
 
     def _step(self, gradient: InputGradient, state: RunState, mean: Sequence[float], std: Sequence[float]) -> set[int]:
         """Process the next images; returns the blocks that changed."""
         first = state.sums.done
         ids = self.images.ids[first : first + self.settings.batch_size]
-        loaded = [self._load(first + offset, image_id, mean, std) for offset, image_id in enumerate(ids)]
+        loaded = [self._load(first + offset, image_id, state, mean, std) for offset, image_id in enumerate(ids)]
         usable = [image for image in loaded if isinstance(image, Tensor)]
         scores = iter(())
         if usable:
@@ -234,24 +261,45 @@ class ErfPlan:
         }
         return {block for block in changed if block is not None}
 
-    def _load(self, index: int, image_id: str, mean: Sequence[float], std: Sequence[float]) -> Tensor | str:
-        """One normalized image ``[C, H, W]``, or the reason why it cannot be used."""
+    def _check_signs(
+        self, gradient: InputGradient, state: RunState, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        """Raise InvalidInputError if the gradient of the first image has negative values only; the map is zero."""
+        image_id = state.used[0]
+        image = self._load(self.images.ids.index(image_id), image_id, state, mean, std)
+        if isinstance(image, Tensor) and bool((gradient(image[None].to(self.device)) < 0).any()):
+            raise InvalidInputError(
+                f"The contribution map is zero everywhere. All gradients of layer {self.target.label!r} are negative: "
+                "every pixel that is increased lowers it. Choose another layer, other images or other weights."
+            )
+
+    def _load(
+        self, index: int, image_id: str, state: RunState, mean: Sequence[float], std: Sequence[float]
+    ) -> Tensor | str:
+        """One normalized image ``[C, H, W]``, or the reason why it cannot be used; its depth is added to ``state``."""
         if isinstance(self.images, TensorImages):
             image = self.images.batch[index].detach()
         else:
             try:
-                image = torch.from_numpy(normalize(self.images.load(image_id, self.target.input_size), mean, std))
+                rgb, depth = self.images.load_with_depth(image_id, self.target.input_size)
             except UnreadableImageError as error:
                 return str(error)
+            if depth is not None:
+                state.depths.append(depth)
+            image = torch.from_numpy(normalize(with_channels(rgb, self.channels, bgr=self.settings.bgr), mean, std))
         return image if bool(torch.isfinite(image).all()) else "The image has values that are not finite."
 
     def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of the input per channel; 0 and 1 for images that are normalized already."""
         if isinstance(self.images, TensorImages):
-            channels = self.images.batch.shape[1]
-            return (0.0,) * channels, (1.0,) * channels
+            return (0.0,) * self.channels, (1.0,) * self.channels
+        options = self.settings
         config = data_config(module_of(self.model))
-        return tuple(config.mean), tuple(config.std)
+        mean, std = (
+            fitted_statistics(known if given is None else given, self.channels, bgr=options.bgr)
+            for known, given in ((config.mean, options.mean), (config.std, options.std))
+        )
+        return mean, std
 
     def _result(
         self, state: RunState, prepared: PreparedModel, mean: tuple[float, ...], std: tuple[float, ...]
@@ -278,9 +326,20 @@ class ErfPlan:
             self.settings.thresholds,
             arithmetic=prepared.arithmetic,
             resize="as given" if isinstance(self.images, TensorImages) else "bicubic, warped to input_size",
-            notes=self.notes,
+            notes=(*self.notes, depth_note(state.depths)),
             precision_note=prepared.note,
         )
+
+
+def _located(
+    model: nn.Module | PreparedModel | str, shape: tuple[int, ...], config: ErfConfig
+) -> tuple[nn.Module, TargetLayer, str | None]:
+    """The model, built or rebuilt for images of this shape, with its layer and a note on the rebuilding."""
+    if isinstance(model, str):
+        return _build(model, shape, config.layer, weights=config.weights, seed=config.seed, ema=config.ema)
+    if isinstance(model, PreparedModel):
+        return model.module, find_target(model.module, shape, config.layer), None
+    return _fit(model, shape, config.layer)
 
 
 def _fit(model: nn.Module, shape: tuple[int, ...], layer: Layer) -> tuple[nn.Module, TargetLayer, str | None]:
@@ -289,6 +348,8 @@ def _fit(model: nn.Module, shape: tuple[int, ...], layer: Layer) -> tuple[nn.Mod
     try:
         return model, find_target(model, shape, point), None
     except UnsuitableSizeError as error:
+        if error.failure.cause != "size":
+            raise
         for other, note in resized(model, (shape[2], shape[3])):
             try:
                 return other, find_target(other, shape, point), note
@@ -305,6 +366,8 @@ def _build(
     try:
         return _fit(model, shape, layer)
     except UnsuitableSizeError as error:
+        if error.failure.cause != "size":
+            raise
         try:
             fitted = create_model(name, **options, img_size=(shape[2], shape[3]))
             target = find_target(fitted, shape, layer)

@@ -15,6 +15,7 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.models import final_layer
 from replk_probe.models.inference.check import evaluating
 from replk_probe.models.inference.copying import device_and_dtype, meta_copy_of, on_meta
+from replk_probe.models.inference.failure import ForwardFailure, explain
 
 from .feature_layout import Layout, layout_of
 from .receptive_field.tracer import Field, FieldTracer, Lost
@@ -24,7 +25,16 @@ _ADAPTIVE_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
 
 class UnsuitableSizeError(InvalidInputError):
-    """The network itself fails on images of the requested shape."""
+    """The network itself fails on images of the requested shape.
+
+    Attributes:
+        failure: The cause.
+    """
+
+    def __init__(self, failure: ForwardFailure) -> None:
+        """Build the message from the cause."""
+        super().__init__(failure.message)
+        self.failure = failure
 
 
 def find_target(model: nn.Module, shape: Sequence[int], layer: Layer = None) -> TargetLayer:
@@ -143,11 +153,7 @@ def _probe(model: nn.Module, shape: Sequence[int], point: LayerPoint | None, *, 
     except InvalidInputError:
         raise
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        raise UnsuitableSizeError(
-            f"{type(model).__name__} does not accept images of shape {list(shape)[1:]}. "
-            f"The forward pass raised: {reason.rstrip('.')}. Choose another size, or a model built for this one."
-        ) from error
+        raise UnsuitableSizeError(explain(error, model, shape)) from error
 
 
 def _probe_on_meta(model: nn.Module, shape: Sequence[int], point: LayerPoint | None, *, trace: bool = False) -> _Found:

@@ -13,6 +13,8 @@ from PIL import Image, UnidentifiedImageError
 
 from replk_probe.errors import InvalidInputError
 
+from .depth import DEPTH, UnsuitableLevelsError, check_upper_bytes, eight_bits
+
 
 class UnreadableImageError(InvalidInputError):
     """An image that cannot be used.
@@ -29,12 +31,12 @@ class UnreadableImageError(InvalidInputError):
         self.reason = reason
 
 
-def load_rgb(path: Path, image_id: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+def load_rgb(path: Path, image_id: str, size: tuple[int, int]) -> Image.Image:
     """Decode one file and warp it to ``size``.
 
     As in the paper's script, PIL converts the image to RGB (an alpha channel is dropped without compositing), camera
     orientation tags are not applied, and the whole image is warped with PIL's bicubic filter, regardless of its aspect
-    ratio. Sixteen-bit gray levels are scaled to eight bits, whereas PIL would clip them.
+    ratio. Gray levels of more than eight bits are scaled to eight bits, whereas PIL would clip them.
 
     Args:
         path: Path of the file.
@@ -42,13 +44,13 @@ def load_rgb(path: Path, image_id: str, size: tuple[int, int]) -> npt.NDArray[np
         size: ``(H, W)`` in pixels.
 
     Returns:
-        RGB image, ``[H, W, 3]`` uint8.
+        RGB image; its ``info`` has the depth that was found if there are more than eight bits per value.
 
     Raises:
         UnreadableImageError: The file is missing, truncated, not an image, or has more pixels than PIL considers safe.
     """
     with _opened(path, image_id) as image:
-        return np.array(_to_rgb(image, image_id).resize((size[1], size[0]), Image.Resampling.BICUBIC))
+        return _to_rgb(image, image_id).resize((size[1], size[0]), Image.Resampling.BICUBIC)
 
 
 def decode_rgb(path: Path, image_id: str) -> Image.Image:
@@ -110,25 +112,31 @@ def _opened(path: Path, image_id: str) -> Iterator[Image.Image]:
 
 
 def _to_rgb(image: Image.Image, image_id: str) -> Image.Image:
-    image.load()
-    if image.mode.startswith("I"):
-        levels = np.asarray(image).astype(np.int64)
-        return Image.fromarray((np.clip(levels, 0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    try:
+        only_upper_bytes = check_upper_bytes(image)
+        image.load()
+        if image.mode.startswith("I"):
+            return eight_bits(image).convert("RGB")
+    except UnsuitableLevelsError as error:
+        raise UnreadableImageError(image_id, str(error)) from error
     if image.mode == "F":
         raise UnreadableImageError(image_id, "floating-point pixels have no known range")
-    return image.convert("RGB")
+    rgb = image.convert("RGB")
+    if only_upper_bytes:
+        rgb.info[DEPTH] = 16
+    return rgb
 
 
 def normalize(array: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> npt.NDArray[np.float32]:
-    """Convert RGB bytes to the input of a model, (value / 255 - mean) / std, channels first.
+    """Convert bytes to the input of a model, (value / 255 - mean) / std, channels first.
 
     Args:
-        array: RGB image, ``[H, W, 3]`` uint8.
+        array: Image, ``[H, W, C]`` uint8.
         mean: Mean of each channel, for inputs in [0, 1].
         std: Standard deviation of each channel, for inputs in [0, 1].
 
     Returns:
-        Contiguous array, ``[3, H, W]`` float32.
+        Contiguous array, ``[C, H, W]`` float32.
     """
     scaled = array.astype(np.float32) / np.float32(255)
     scaled -= np.asarray(mean, dtype=np.float32)

@@ -14,6 +14,7 @@ from replk_probe.errors import InvalidInputError
 
 from . import dead_leaves
 from .decode import load_rgb
+from .depth import DEPTH
 from .folder import first_images, list_images, stratified_sample
 
 Sampling: TypeAlias = Literal["stratified", "first"]
@@ -86,6 +87,10 @@ class ImageSet:
             UnreadableImageError: The file is missing, damaged or not an image.
             InvalidInputError: ``image_id`` is not in this set, or ``size`` is not two positive numbers.
         """
+        return self.load_with_depth(image_id, size)[0]
+
+    def load_with_depth(self, image_id: str, size: tuple[int, int]) -> tuple[npt.NDArray[np.uint8], int | None]:
+        """:meth:`load`, and the depth in bits that was found if the file has more than eight bits per value."""
         height, width = size
         if height < 1 or width < 1:
             raise InvalidInputError(
@@ -94,8 +99,9 @@ class ImageSet:
         if image_id not in self._known:
             raise InvalidInputError(f"No image {image_id!r} in {self.source}. Use an id from ImageSet.ids.")
         if self.root is None:
-            return dead_leaves.draw(image_id, size)
-        return load_rgb(self.root / image_id, image_id, size)
+            return dead_leaves.draw(image_id, size), None
+        image = load_rgb(self.root / image_id, image_id, size)
+        return np.array(image), image.info.get(DEPTH)
 
 
 def sample_images(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import weakref
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
+from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.checks import whole
 from replk_probe.runtime.provenance import USER_MODULE, WeightsInfo
 
 from .weights.entry import DataConfig
@@ -59,22 +64,73 @@ def attach_weights_info(model: nn.Module, info: WeightsInfo, data: DataConfig | 
 
 
 def data_config(model: nn.Module) -> DataConfig:
-    """Normalization and input size that ``model`` was trained for, or those of ImageNet if nothing is known."""
-    record = record_of(model)
-    if record and record.data:
-        return record.data
-    known = getattr(model, "pretrained_cfg", None)
-    if known is not None and not isinstance(known, dict):
-        known = known.to_dict() if callable(getattr(known, "to_dict", None)) else None
-    if not known or not known.get("mean") or not known.get("std"):
-        return DataConfig()
-    _, height, width = known.get("input_size") or (3, 224, 224)
-    return DataConfig(tuple(known["mean"]), tuple(known["std"]), (height, width))
+    """Normalization and input size that ``model`` was trained for, or those of ImageNet if nothing is known.
+
+    They are those of the weights, if this package loaded them, otherwise those in ``pretrained_cfg`` or else
+    ``default_cfg`` of the network, which may be a dictionary or an object. A number stands for all channels.
+
+    Raises:
+        InvalidInputError: The mean, the standard deviation or the input size in such a configuration cannot be used.
+    """
+    return _known_data(model) or DataConfig()
 
 
 def statistics_note(model: nn.Module) -> str | None:
     """Note for models whose normalization is unknown, or None."""
-    record = record_of(model)
-    if (record and record.data) or getattr(model, "pretrained_cfg", None):
+    if _known_data(model):
         return None
     return f"The normalization of {type(model).__name__} is unknown: ImageNet's mean and standard deviation are used."
+
+
+def _known_data(model: nn.Module) -> DataConfig | None:
+    """The preprocessing that was recorded for ``model`` or that its own configuration describes."""
+    record = record_of(model)
+    if record and record.data:
+        return record.data
+    for name in ("pretrained_cfg", "default_cfg"):
+        config = getattr(model, name, None)
+        mean, std = (_entry(config, key) for key in ("mean", "std"))
+        if mean is not None and std is not None:
+            where = f"{type(model).__name__}.{name}"
+            channels, size = _input_size(_entry(config, "input_size"), where)
+            means, stds = (_statistics(where, key, value) for key, value in (("mean", mean), ("std", std)))
+            if min(stds) <= 0:
+                raise _unusable(where, "std", std, "a standard deviation is positive")
+            lengths = {len(means), len(stds)} - {1}
+            if len(lengths) > 1 or not lengths <= {3, channels}:
+                raise _unusable(where, "mean and std", (mean, std), f"one number or {channels} are needed")
+            means, stds = (values * channels if len(values) == 1 else values for values in (means, stds))
+            return DataConfig(means, stds, size)
+    return None
+
+
+def _entry(config: Any, key: str) -> Any:
+    return config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)
+
+
+def _statistics(where: str, key: str, value: Any) -> tuple[float, ...]:
+    values = tuple(value) if isinstance(value, Iterable) and not isinstance(value, (str, bytes)) else (value,)
+    try:
+        numbers = tuple(map(float, values))
+    except (TypeError, ValueError):
+        numbers = ()
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise _unusable(where, key, value, "one number, or one for each channel, is needed")
+    return numbers
+
+
+def _input_size(value: Any, where: str) -> tuple[int, tuple[int, int]]:
+    """Number of channels, and (H, W)."""
+    if value is None:
+        return 3, DataConfig.input_size
+    sides = tuple(map(whole, value)) if isinstance(value, Iterable) else ()
+    if len(sides) == 3 and all(side is not None and side > 0 for side in sides):
+        channels, height, width = (side or 0 for side in sides)
+        return channels, (height, width)
+    raise _unusable(where, "input_size", value, "it must be (channels, height, width)")
+
+
+def _unusable(where: str, key: str, value: Any, reason: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"The configuration {where} cannot be used. Its {key} is {value!r}, but {reason}. Correct or remove it."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -121,6 +122,28 @@ def check_size(size: Any, smallest: int = 1, largest: int | None = None) -> tupl
         return sides[0], sides[1]
     raise InvalidInputError(
         f"Images of size {size!r} cannot be measured. {reason}. Give a side in pixels, such as 224."
+    )
+
+
+def check_statistics(name: str, values: Any, above: float = -math.inf) -> tuple[float, ...] | None:
+    """Mean or standard deviation of each channel, from one number or several, or None.
+
+    Raises:
+        InvalidInputError: A value is not a finite number above ``above``, or there is none.
+    """
+    if values is None:
+        return None
+    several = isinstance(values, Iterable) and not isinstance(values, (str, bytes))
+    try:
+        numbers = tuple(float(value) for value in (values if several else (values,)) if not isinstance(value, bool))
+    except (TypeError, ValueError):
+        numbers = ()
+    if numbers and all(above < number < math.inf for number in numbers):
+        return numbers
+    positive = "positive " if above == 0 else ""
+    raise InvalidInputError(
+        f"The option {name} cannot be {values!r}. It must be one finite {positive}number, or one for each channel. "
+        "Use for instance 0.5."
     )
 
 
