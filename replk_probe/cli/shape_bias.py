@@ -16,10 +16,14 @@ from ._options import (
     compute_options,
     destinations,
     given_options,
+    input_options,
     model_options,
     named_or_default,
     output_option,
+    parse_size,
+    parse_statistics,
     seed_option,
+    size_option,
     slug,
     weights_of_each,
 )
@@ -70,6 +74,8 @@ _IMPORT_OPTIONS = ("imported", "mapping", "output")
     metavar="N",
     help="Data-loading workers; 0 loads in the main process. [default: depends on the number of cores]",
 )
+@size_option("Input size; stimuli are resized to PX x PX or H x W. [default: that of the model]")
+@input_options
 @click.option("--allow-partial", is_flag=True, help="Evaluate the intact stimuli of an incomplete cue-conflict set.")
 @compute_options
 @seed_option("Random seed for weight initialization.")
@@ -84,6 +90,11 @@ def command(
     imported: Path | None,
     batch_size: int,
     workers: int | None,
+    size: str | None,
+    channels: int | None,
+    mean: str | None,
+    std: str | None,
+    bgr: bool,
     allow_partial: bool,
     precision: str,
     device: str,
@@ -114,6 +125,7 @@ def command(
     else:
         chosen = _without_model(weights, stimuli, mapping)
 
+    from replk_probe.runtime.checks import check_size
     from replk_probe.shape_bias.config import ShapeBiasConfig
     from replk_probe.shape_bias.plan import plan_shape_bias
     from replk_probe.shape_bias.result import ShapeBiasResult
@@ -124,6 +136,11 @@ def command(
         mapping=None if mapping is None else load_mapping(mapping),
         batch_size=batch_size,
         workers=workers,
+        size=None if size is None else check_size(parse_size(size)),
+        channels=channels,
+        mean=parse_statistics("--mean", mean),
+        std=parse_statistics("--std", std),
+        bgr=bgr,
         precision=precision,
         device=device,
         seed=seed,

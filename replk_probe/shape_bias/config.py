@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,12 +42,17 @@ class ShapeBiasConfig:
     num_classes: int | None = None
     name: str | None = None
     allow_partial: bool = False
+    channels: int | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    bgr: bool = False
 
     def __post_init__(self) -> None:
         """Check the values, and convert them to the declared types."""
         check_precision(self.precision)
         checks.check_bool("ema", self.ema)
         checks.check_bool("allow_partial", self.allow_partial)
+        checks.check_bool("bgr", self.bgr)
         resolve_device(self.device)
         if self.name is not None:
             _check_name(self.name)
@@ -58,6 +64,9 @@ class ShapeBiasConfig:
             size=None if self.size is None else checks.check_size(self.size),
             seed=checks.check_seed(self.seed),
             weights=checks.check_weights(self.weights),
+            channels=None if self.channels is None else checks.check_integer("number of channels", self.channels, 1),
+            mean=checks.check_statistics("mean", self.mean),
+            std=checks.check_statistics("std", self.std, above=0),
             num_classes=(
                 None if self.num_classes is None else checks.check_integer("number of classes", self.num_classes, 1)
             ),

@@ -9,13 +9,15 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from replk_probe.images import normalize
+from replk_probe.images.channels import with_channels
+from replk_probe.images.depth import DEPTH
 
 from .stimuli.stimulus_set import StimulusSet
 
@@ -29,15 +31,24 @@ class InputImages:
         size: ``(H, W)`` in pixels; stimuli of another size are warped to it with PIL's bicubic filter.
         mean: Mean of each channel, for inputs in [0, 1].
         std: Standard deviation of each channel, for inputs in [0, 1].
+        bgr: Whether the colors are in the order blue, green, red.
+        depths: Depth in bits of every loaded stimulus with more than eight bits per value, by index.
     """
 
     stimuli: StimulusSet
     size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    bgr: bool = False
+    depths: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return len(self.mean)
 
     def __call__(self, index: int) -> npt.NDArray[np.float32]:
-        """Load one normalized image, ``[H, W, 3]``.
+        """Load one normalized image, ``[H, W, C]``.
 
         Raises:
             UnreadableImageError: The file is missing or damaged.
@@ -45,8 +56,10 @@ class InputImages:
         picture, (height, width) = self.stimuli.load(index), self.size
         if picture.size != (width, height):
             picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-        channels = normalize(np.asarray(picture), self.mean, self.std)
-        return np.moveaxis(channels, 0, 2)
+        if DEPTH in picture.info:
+            self.depths[index] = picture.info[DEPTH]
+        pixels = with_channels(np.asarray(picture), self.channels, bgr=self.bgr)
+        return np.moveaxis(normalize(pixels, self.mean, self.std), 0, 2)
 
 
 class Loader:
@@ -83,14 +96,14 @@ class Loader:
             allocate: Function that returns a contiguous array of the given shape for a batch.
 
         Yields:
-            Images ``[N, H, W, 3]`` of each batch.
+            Images ``[N, H, W, C]`` of each batch.
 
         Raises:
             UnreadableImageError: The file of a stimulus is missing or damaged.
         """
         pending: deque[tuple[npt.NDArray[np.float32], list[Future[None]]]] = deque()
         for indices in batches:
-            batch = allocate((len(indices), *self._images.size, 3))
+            batch = allocate((len(indices), *self._images.size, self._images.channels))
             if self._pool is None:
                 for index, image in zip(indices, batch, strict=True):
                     self._load(index, image)

@@ -37,6 +37,10 @@ def measure_shape_bias(
     num_classes: int | None = ShapeBiasConfig.num_classes,
     name: str | None = ShapeBiasConfig.name,
     allow_partial: bool = ShapeBiasConfig.allow_partial,
+    channels: int | None = ShapeBiasConfig.channels,
+    mean: float | Sequence[float] | None = ShapeBiasConfig.mean,
+    std: float | Sequence[float] | None = ShapeBiasConfig.std,
+    bgr: bool = ShapeBiasConfig.bgr,
     config: ShapeBiasConfig | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
@@ -45,7 +49,9 @@ def measure_shape_bias(
     """Measure the shape bias of a classifier.
 
     Args:
-        model: Model, which is never changed, or model name as in :func:`replk_probe.create_model`.
+        model: Model, which is never changed, or model name as in :func:`replk_probe.create_model`. Its output is
+            ``[N, classes]``, or an object, dictionary or tuple with such a tensor (``logits``). Outputs that are
+            probabilities are used without another softmax, which is noted.
         stimuli: Stimulus set: a :class:`~replk_probe.shape_bias.StimulusSet`, a folder, ``"cue-conflict"`` (the
             published set, fetched if it is not in the cache) or ``"synthetic"``. Defaults to the published set if it
             is in the cache, otherwise to the synthetic one; small models trained on the synthetic set default to that.
@@ -68,7 +74,11 @@ def measure_shape_bias(
         name: Name of the model in the record; defaults to its model name or class name. The part after the last colon
             is the name of the observer.
         allow_partial: Whether to evaluate the intact part of an incomplete published set; this is recorded.
-        config: The options from ``mapping`` to ``allow_partial``, except ``observers``, as one object, instead of
+        channels: Number of input channels, as in :func:`~replk_probe.measure_erf`.
+        mean: Mean of the inputs, as in :func:`~replk_probe.measure_erf`.
+        std: Standard deviation of the inputs, as in :func:`~replk_probe.measure_erf`.
+        bgr: Whether the model takes the colors in the order blue, green, red.
+        config: The options from ``mapping`` to ``bgr``, except ``observers``, as one object, instead of
             keyword arguments.
         checkpoint: Folder for the state of an unfinished run. It is kept after the last batch, so that nothing is lost
             before the result is saved; remove it afterwards.

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.images import UnreadableImageError
+from replk_probe.images.channels import channels_note, check_channels, fitted_statistics
+from replk_probe.images.depth import depth_note
 from replk_probe.models import create_model, data_config, weights_info
 from replk_probe.models.architectures.micro import MICRO_MODELS
 from replk_probe.models.checkpoints.digest import bytes_of_model, digest_of
@@ -30,7 +32,7 @@ from replk_probe.runtime.escaping import printable
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import RunInfo, software_versions
 
-from .classifier import compute_logits, count_outputs, outputs_check
+from .classifier import Outputs, compute_logits, find_outputs, outputs_check
 from .config import ShapeBiasConfig
 from .decision_mapping import ONE_EACH, LabelMapping, category_probabilities, decide, mapping_for, margins
 from .decisions import Decisions
@@ -44,7 +46,7 @@ from .stimulus_source import check_partial, open_stimuli
 from .synthetic import SYNTHETIC_CATEGORIES
 
 # The entries of a run's record that are options of the function and the command.
-OPTIONS = ("model", "precision", "device", "stimuli", "batch_size")
+OPTIONS = ("model", "precision", "device", "stimuli", "batch_size", "channels", "mean", "std", "bgr", "size")
 
 # The rounding of a forward pass depends on the size of its batch. Where the first category is ahead of the second by
 # less than this times the largest output, the stimulus is evaluated again in a batch of its own. Outputs were observed
@@ -98,11 +100,14 @@ def plan_shape_bias(
     if not isinstance(stimuli, StimulusSet):
         stimuli = open_stimuli(SYNTHETIC, size=max(size))
     device = resolve_device(config.device)
+    outputs = find_outputs(module, size, config.channels)
+    check_channels(outputs.channels, config.bgr)
     return ShapeBiasPlan(
         name=config.name,
         model=module,
         stimuli=stimuli,
-        mapping=mapping_for(count_outputs(module, size), stimuli.categories, config.mapping),
+        outputs=outputs,
+        mapping=mapping_for(outputs.classes, stimuli.categories, config.mapping),
         size=size,
         device=device,
         workers=default_workers(accelerated=device.type != "cpu") if config.workers is None else config.workers,
@@ -134,6 +139,7 @@ class ShapeBiasPlan:
         name: Name of the model in the record.
         model: The model, which is never changed.
         stimuli: The stimuli.
+        outputs: The model's outputs.
         mapping: Mapping from the model's outputs to categories.
         size: ``(H, W)`` of the input in pixels.
         device: Device of the forward passes.
@@ -145,6 +151,7 @@ class ShapeBiasPlan:
     name: str
     model: nn.Module
     stimuli: StimulusSet
+    outputs: Outputs
     mapping: LabelMapping
     size: tuple[int, int]
     device: torch.device
@@ -156,6 +163,11 @@ class ShapeBiasPlan:
         """Identify a module by its parameters, since its name may stay the same when they change."""
         self.weights = weights_info(self.model)
         self._parameters = digest_of(bytes_of_model(self.model)) if self.own_code else None
+        data, given, channels = data_config(self.model), self.config, self.outputs.channels
+        self._mean, self._std = (
+            fitted_statistics(known if own is None else own, channels, bgr=given.bgr)
+            for known, own in ((data.mean, given.mean), (data.std, given.std))
+        )
 
     @property
     def record(self) -> dict[str, Any]:
@@ -176,8 +188,21 @@ class ShapeBiasPlan:
             "precision": self.config.precision,
             "device": str(self.device),
             "batch_size": self.config.batch_size,
+            **self._input_options,
             **{f"version of {package}": versions[package] for package in ("replk-probe", "torch", "timm")},
         }
+
+    @property
+    def _input_options(self) -> dict[str, Any]:
+        """The options of the input and the output that were given or that differ from the usual ones."""
+        options = {
+            "mean": None if self.config.mean is None else list(self.config.mean),
+            "std": None if self.config.std is None else list(self.config.std),
+            "channels": None if self.outputs.channels == 3 else self.outputs.channels,
+            "bgr": self.config.bgr or None,
+            "outputs": "probabilities" if self.outputs.are_probabilities else None,
+        }
+        return {name: value for name, value in options.items() if value is not None}
 
     @property
     def resize(self) -> str:
@@ -198,7 +223,15 @@ class ShapeBiasPlan:
         ordered = None
         if self.mapping.name == ONE_EACH:
             ordered = "The model's outputs are assumed to be the categories in alphabetical order."
-        return tuple(note for note in (*self.stimuli.notes, statistics_note(self.model), resized, ordered) if note)
+        statistics = None
+        if self.config.mean is None or self.config.std is None:
+            statistics = statistics_note(self.model)
+        channels = channels_note(self.outputs.channels, bgr=self.config.bgr)
+        softmax = None
+        if self.outputs.are_probabilities:
+            softmax = "The model's outputs are probabilities: they are used without another softmax."
+        notes = (*self.stimuli.notes, statistics, channels, resized, ordered, softmax)
+        return tuple(note for note in notes if note)
 
     def same_run(self, result: ShapeBiasResult) -> bool:
         """Whether a finished result is of the same measurement."""
@@ -216,14 +249,13 @@ class ShapeBiasPlan:
         if store is not None:
             state.restore(store)
         start = time.perf_counter() - state.seconds
-        data = data_config(self.model)
-        images = InputImages(self.stimuli, self.size, data.mean, data.std)
+        images = InputImages(self.stimuli, self.size, self._mean, self._std, self.config.bgr)
         with measuring(self.device, self.size, "batch_size"), ExitStack() as stack:
             loader = stack.enter_context(Loader(images, self.workers))
             model = on_device(self.model, self.device)
             # A copy made in inference mode could not detect changes of its weights.
             with torch.inference_mode(False), torch.no_grad():
-                prepared = prepared_copy(model, self.config.precision, outputs_check(model, self.size))
+                prepared = prepared_copy(model, self.config.precision, outputs_check(model, self.size, images.channels))
             stack.enter_context(torch.inference_mode())
             if store is not None:
                 stack.push(_Keeper(state, store))
@@ -241,6 +273,7 @@ class ShapeBiasPlan:
             saved_at = time.perf_counter()
             for indices, found, largest in self._forward(prepared, loader, batches):
                 state.probabilities[indices], state.largest[indices] = found, largest
+                state.depths[indices] = [images.depths.get(index, 0) for index in indices]
                 state.done = indices.stop
                 state.methods |= {*prepared.methods.take()}
                 now = time.perf_counter()
@@ -279,6 +312,8 @@ class ShapeBiasPlan:
 
     def _numbers(self, logits: Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         values = logits.float().cpu().numpy()
+        if self.outputs.are_probabilities:  # the softmax of their logarithms
+            values = np.log(np.maximum(values, np.finfo(np.float32).tiny))
         return category_probabilities(values, self.mapping), np.abs(values).max(axis=1)
 
     def _near_ties(self, prepared: PreparedModel, state: _State) -> list[int]:
@@ -308,6 +343,7 @@ class ShapeBiasPlan:
             response=responses,
             categories=self.mapping.categories,
         )
+        depths = state.depths[state.depths > 0].tolist()
         row = {stimulus.name: index for index, stimulus in enumerate(stimuli)}
         run = RunInfo(
             model=self.name,
@@ -335,7 +371,7 @@ class ShapeBiasPlan:
             decisions,
             run=run,
             probabilities=probabilities[[row[name] for name in decisions.names]],
-            notes=[note for note in (*self.notes, prepared.note) if note],
+            notes=[note for note in (*self.notes, depth_note(depths), prepared.note) if note],
         )
 
 
@@ -362,24 +398,31 @@ class _State:
         self.done = 0
         self.probabilities = np.zeros((n_stimuli, n_categories), dtype=np.float32)
         self.largest = np.zeros(n_stimuli, dtype=np.float32)
+        self.depths = np.zeros(n_stimuli, dtype=np.uint8)  # 0 for eight bits per value
         self.seconds = 0.0
         self.methods: set[str] = set()
 
+    @property
+    def _arrays(self) -> dict[str, npt.NDArray[Any]]:
+        return {"probabilities": self.probabilities, "largest": self.largest, "depths": self.depths}
+
     def save(self, store: Checkpoint) -> None:
         state = {"done": self.done, "seconds": self.seconds, "methods": sorted(self.methods)}
-        store.save(state, {"probabilities": self.probabilities, "largest": self.largest})
+        store.save(state, self._arrays)
 
     def restore(self, store: Checkpoint) -> None:
         saved = store.load({"done": int, "seconds": float, "methods": list[str]})
         if saved is None:
             return
-        expected = {"probabilities": self.probabilities, "largest": self.largest}
-        shapes = [{name: (array.shape, array.dtype) for name, array in one.items()} for one in (saved.arrays, expected)]
+        shapes = [
+            {name: (array.shape, array.dtype) for name, array in one.items()} for one in (saved.arrays, self._arrays)
+        ]
         if shapes[0] != shapes[1] or not 0 <= saved.state["done"] <= len(self.largest):
             raise store.damaged("Its arrays are not those of its stimuli. Start again without resume.")
         self.done, self.seconds = saved.state["done"], saved.state["seconds"]
         self.methods = {*saved.state["methods"]}
         self.probabilities, self.largest = saved.arrays["probabilities"], saved.arrays["largest"]
+        self.depths = saved.arrays["depths"]
 
 
 def _pixels(size: tuple[int, int]) -> str:

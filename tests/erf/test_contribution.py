@@ -333,7 +333,7 @@ def test_batches_that_cannot_be_used(batch: object, message: str) -> None:
             timm.create_model("test_resnet"),
             (1, 1, 32, 32),
             None,
-            r"32, 32\]. The forward pass raised: .* 3 channels",
+            r"32, 32\]. Its first layer takes 3 channels, not 1",
         ),
         (timm.create_model("test_resnet"), (2, 3, 0, 32), None, r"\[3, 0, 32\]"),
         (Net(), (1, 3, 8, 8), 3, "or a module of the model, got 3"),
