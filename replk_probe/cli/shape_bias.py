@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -43,7 +43,7 @@ _IMPORT_OPTIONS = ("imported", "mapping", "output")
 
 
 @click.command()
-@model_options(required=False)
+@model_options
 @click.option(
     "--stimuli",
     metavar="DIR|cue-conflict|synthetic",
@@ -78,18 +78,13 @@ _IMPORT_OPTIONS = ("imported", "mapping", "output")
 def command(
     models: tuple[str, ...],
     weights: tuple[str, ...],
-    ema: bool,
     stimuli: str | None,
     mapping: Path | None,
     imported: Path | None,
-    batch_size: int,
-    workers: int | None,
     allow_partial: bool,
-    precision: str,
-    device: str,
-    seed: int,
     output: Path | None,
     resume: bool,
+    **options: Any,
 ) -> None:
     """Measure the shape bias of classifiers on cue-conflict stimuli.
 
@@ -120,15 +115,7 @@ def command(
     from replk_probe.shape_bias.stimuli.stimulus_set import SYNTHETIC
     from replk_probe.shape_bias.stimulus_source import check_partial, open_stimuli
 
-    config = ShapeBiasConfig(
-        mapping=None if mapping is None else load_mapping(mapping),
-        batch_size=batch_size,
-        workers=workers,
-        precision=precision,
-        device=device,
-        seed=seed,
-        ema=ema,
-    )
+    config = ShapeBiasConfig(mapping=None if mapping is None else load_mapping(mapping), **options)
     observers = _imported(imported, config.mapping)
     weights_each = weights_of_each(chosen.models, chosen.weights)
     folders = destinations(chosen.models, output, _DEFAULT_OUTPUT)
