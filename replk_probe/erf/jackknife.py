@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 
 from replk_probe.errors import InvalidInputError
 
-from .area_protocols import DEFAULT_THRESHOLDS, PROTOCOLS, AreaRatio, FloatArray, area_ratios, crossing_ratios
+from .area_protocols import DEFAULT_THRESHOLDS, PROTOCOLS, AreaRatio, FloatArray, area_ratios, measure_ratios
 
 
 def jackknife(
@@ -62,7 +62,7 @@ def jackknife(
     estimate = area_ratios(total / n_images, thresholds, protocols, centre)
     if len(used) < 2:
         return dict.fromkeys(estimate)
-    crossing = crossing_ratios(total / n_images, thresholds, protocols, centre)
+    crossing = measure_ratios(total / n_images, thresholds, protocols, centre, between=True)
 
     left_out: list[dict[tuple[str, float], AreaRatio]] = []
     for block in used:
@@ -70,7 +70,7 @@ def jackknife(
         others = np.maximum(total - sums[block], 0.0) / (n_images - counts[block])
         if others.max() == 0:
             return dict.fromkeys(estimate)
-        left_out.append(crossing_ratios(others, thresholds, protocols, centre))
+        left_out.append(measure_ratios(others, thresholds, protocols, centre, between=True))
 
     shares = counts[used] / n_images
     quantile = float(stdtrit(len(used) - 1, 0.975))

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .rules import follow, plain, tensors_in
+from .rules import Call, follow, plain, tensors_in
 from .span import CannotFollowError, Field, Lost, Span
 
 __all__ = ["Field", "FieldTracer", "Lost", "Span", "stride_rule"]
@@ -76,7 +76,7 @@ class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if lost is not None:
                 fields: list[Field | Lost] | Field | Lost = lost
             else:
-                fields = follow(func, args, kwargs, output, self.field_of)
+                fields = follow(Call(func, args, kwargs, output, self.field_of))
         except CannotFollowError as error:
             fields = Lost(str(error))
         outputs = list(tensors_in(output))
