@@ -306,19 +306,6 @@ def _single_figure(result: ErfResult, cbar: bool) -> tuple[Axes, Axes | None]:
 def save_figures(
     result: ErfResult, directory: str | Path, *, protocol: str = "paper", vmin: float | None = None
 ) -> tuple[Path, ...]:
-    """Write ``erf.png`` and ``erf.pdf``.
-
-    Args:
-        result: Result to draw.
-        directory: Folder to write to; created if it does not exist.
-        protocol: Protocol of the squares.
-        vmin: As in :func:`plot_erf`; ``color_floor(results)`` gives the figures of several models one color scale.
-
-    Returns:
-        The files written.
-
-    Raises:
-        InvalidInputError: The folder cannot be written to; also as for :func:`plot_erf`.
-    """
+    """Write the figure of :func:`plot_erf` to ``erf.png`` and ``erf.pdf``; returns the files."""
     figure = figure_of(plot_erf(result, protocol=protocol, vmin=vmin))
     return save_figure(figure, Path(directory), "erf", result.input_size[1])

@@ -77,11 +77,6 @@ TABLE_10: tuple[PublishedErf, ...] = (
 
 
 def find_published(model: str, table: Sequence[PublishedErf] = TABLE_10) -> PublishedErf | None:
-    """The row of a model, or None.
-
-    Args:
-        model: Name as on the command line: ``resnet101``, ``torchvision:resnet101``, ``resnet101.tv_in1k``.
-        table: Rows to search.
-    """
+    """The row of a model with a name such as ``torchvision:resnet101`` or ``resnet101.tv_in1k``, or None."""
     name = re.sub(r"^(torchvision|timm):", "", model).split(".")[0].lower()
     return next((row for row in table if name in row.models), None)
