@@ -98,12 +98,7 @@ def draw(image_id: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """
     uniform = _Uniform(IDS.index(image_id) + 1)
     leaves = _scatter(uniform)
-    coarse, fine = _noise(uniform, size)
-    top = _topmost(leaves, size)
-    return _soften(_paint(leaves, top, coarse, fine))
-
-
-# -- the scene --------------------------------------------------------------------------------------------------------
+    return _soften(_paint(leaves, _topmost(leaves, size), *_noise(uniform, size)))
 
 
 def _scatter(uniform: _Uniform) -> _Leaves:
@@ -154,9 +149,6 @@ def _colors(uniform: _Uniform, count: int) -> Floats:
     )
 
 
-# -- which leaf is on top ---------------------------------------------------------------------------------------------
-
-
 def _topmost(leaves: _Leaves, size: tuple[int, int]) -> npt.NDArray[np.int32]:
     """Index of the highest leaf over the center of every pixel, ``[H, W]``."""
     height, width = size
@@ -179,8 +171,6 @@ def _topmost(leaves: _Leaves, size: tuple[int, int]) -> npt.NDArray[np.int32]:
 def _draw_small(leaves: _Leaves, chosen: npt.NDArray[np.intp], reach: int, top: npt.NDArray[np.int32]) -> None:
     """Update ``top`` for all chosen leaves together, each of which extends at most ``reach`` pixels."""
     height, width = top.shape
-    if not chosen.size:
-        return
     span = np.arange(-reach, reach + 1)
     rows = np.floor(leaves.y[chosen] * height).astype(np.intp)[:, None] + span
     columns = np.floor(leaves.x[chosen] * width).astype(np.intp)[:, None] + span
@@ -208,9 +198,6 @@ def _draw_one(leaves: _Leaves, leaf: int, top: npt.NDArray[np.int32]) -> None:
     covered = a * dy * dy + dx * (b * dy + c * dx) <= 1
     region = top[first_row:last_row, first_column:last_column]
     np.maximum(region, np.int32(leaf), out=region, where=covered)
-
-
-# -- color -----------------------------------------------------------------------------------------------------------
 
 
 def _noise(uniform: _Uniform, size: tuple[int, int]) -> tuple[Plane, Plane]:

@@ -49,11 +49,6 @@ def list_images(root: Path, option: str = "--data") -> tuple[str, ...]:
     return tuple(sorted(ids, key=_image_folder_order))
 
 
-def first_images(ids: Sequence[str], n: int) -> tuple[str, ...]:
-    """The first ``n`` images in ImageFolder's order, as in the published script."""
-    return tuple(ids[:n])
-
-
 def stratified_sample(ids: Sequence[str], n: int, seed: int) -> tuple[str, ...]:
     """``n`` of ``ids``, as evenly over their folders as possible.
 

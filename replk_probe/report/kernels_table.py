@@ -16,20 +16,11 @@ _HEAD = (
 
 
 def kernels_table(results: Sequence[KernelResult], layout: Layout = PLAIN) -> str:
-    """Table of the statistics of every kernel of every model.
-
-    Args:
-        results: One result per model, in the order of the table.
-        layout: Width and colors.
-
-    Returns:
-        Lines without a newline at the end.
-    """
-    names = distinct_names(results)
-    rows = [row for name, result in zip(names, results, strict=True) for row in _rows(name, result)]
-    lines = [*table(_HEAD, rows, layout), "", *_legend(results, layout)]
-    lines += note_lines([(name, _notes(result)) for name, result in zip(names, results, strict=True)], layout)
-    return "\n".join(lines)
+    """Table of the statistics of every kernel of every model."""
+    named = list(zip(distinct_names(results), results, strict=True))
+    rows = [row for name, result in named for row in _rows(name, result)]
+    notes = [(name, [*filter(None, [result.run.weights.note]), *result.notes]) for name, result in named]
+    return "\n".join([*table(_HEAD, rows, layout), "", *_legend(results, layout), *note_lines(notes, layout)])
 
 
 def _rows(name: str, result: KernelResult) -> Iterator[list[str] | str]:
@@ -41,11 +32,6 @@ def _rows(name: str, result: KernelResult) -> Iterator[list[str] | str]:
         if printed is not None:
             shares = [percent(printed.centre3x3_share), percent(printed.skeleton_share)]
             yield ["  published, trained" if run.weights.is_random else "  published", *[""] * 3, *shares, *[""] * 5]
-
-
-def _notes(result: KernelResult) -> list[str]:
-    weights = result.run.weights
-    return [*filter(None, [weights.note]), *result.notes]
 
 
 def _legend(results: Sequence[KernelResult], layout: Layout) -> Iterator[str]:

@@ -31,9 +31,8 @@ def kept_blocks() -> Iterator[bool]:
         return
     mallopt, malloc_trim = libc
     malloc_trim(0)  # otherwise fragments left by building the network would stay allocated
-    accepted = [mallopt(parameter, value) == 1 for parameter, value in _KEEP.items()]
     try:
-        yield all(accepted)
+        yield all([mallopt(parameter, value) == 1 for parameter, value in _KEEP.items()])
     finally:
         for parameter, value in _DEFAULT.items():
             mallopt(parameter, value)
