@@ -50,8 +50,7 @@ def plot_kernel(
         raise InvalidInputError(
             f"A color scale from {vmin} to {vmax} is empty. Values of the heatmap lie in [0, 1]. Give vmin < vmax."
         )
-    aggregate = kernel.run.aggregate if isinstance(kernel, KernelResult) else None
-    model = f"{kernel.run.model}, " if isinstance(kernel, KernelResult) else ""
+    run = kernel.run if isinstance(kernel, KernelResult) else None
     chosen = _chosen(kernel, layer, variant)
     with figure_style():
         if ax is None:
@@ -63,14 +62,14 @@ def plot_kernel(
             vmax=vmax,
             cmap=cmap,
             cbar=cbar,
-            cbar_kws={"label": bar_label(aggregate)[1]} if cbar else None,
+            cbar_kws={"label": bar_label(run.aggregate if run else None)[1]} if cbar else None,
             square=True,
             xticklabels=False,
             yticklabels=False,
             rasterized=True,
         )
-        random = isinstance(kernel, KernelResult) and kernel.run.weights.is_random
-        title = f"{model}{chosen.layer}\n{variant_text(chosen)}{', RANDOM WEIGHTS' if random else ''}"
+        random = ", RANDOM WEIGHTS" if run and run.weights.is_random else ""
+        title = f"{f'{run.model}, ' if run else ''}{chosen.layer}\n{variant_text(chosen)}{random}"
         ax.set_title(title, loc="left", parse_math=False)
     return ax
 

@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from replk_probe.plot_style import INK, MUTED, figure_style, fitted, new_figure, text_points, wrapped
 
@@ -46,19 +46,15 @@ def draw_profiles(results: Sequence[KernelResult]) -> Figure:
     width = columns * (_LEFT + _PANEL + _RIGHT) if columns > 1 else _LEFT + _PANEL + 0.4 + _RIGHT
     styles = {_style(panel): panel for panel in panels}
     weights = {f"{panel.model}: {panel.result.run.weights.label}." for panel in panels}
-    caption = [
-        line
-        for text in (
-            "Mean magnitude of the entries at each distance from the center, rounded to integers, relative to the "
-            "kernel's maximum; one line per layer.",
-            *sorted(weights),
-        )
-        for line in wrapped(text, (width - 0.2) * 72, SMALL_SIZE)
-    ]
+    what = (
+        "Mean magnitude of the entries at each distance from the center, rounded to integers, relative to the "
+        "kernel's maximum; one line per layer."
+    )
+    caption = [line for text in (what, *sorted(weights)) for line in wrapped(text, (width - 0.2) * 72, SMALL_SIZE)]
     legend = 0.125 * len(styles) + 0.05
     below = len(caption) * SMALL_SIZE * LINE + 0.1
     height = legend + rows * (_TOP + _TALL + _BELOW) + below
-    lowest = min((_smallest(panel) for panel in panels), default=_LOWEST)
+    lowest = min(map(_smallest, panels))
     with figure_style():
         figure = new_figure(width, height)
         for index, (group, members) in enumerate(groups.items()):
@@ -73,7 +69,15 @@ def draw_profiles(results: Sequence[KernelResult]) -> Figure:
                 ax.set_ylabel("Magnitude / maximum")
             if row == rows - 1 or index + columns >= len(groups):
                 ax.set_xlabel("Distance from the center, entries")
-        _draw_legend(figure, styles, width, height)
+        figure.legend(
+            handles=_handles(styles, width),
+            loc="upper left",
+            bbox_to_anchor=(0.04 / width, 1 - 0.02 / height),
+            frameon=False,
+            fontsize=SMALL_SIZE,
+            labelspacing=0.25,
+            handlelength=2.2,
+        )
         for index, text in enumerate(caption):
             y = (below - 0.05 - index * SMALL_SIZE * LINE) / height
             figure.text(0.1 / width, y, text, fontsize=SMALL_SIZE, color=MUTED, va="top")
@@ -153,22 +157,10 @@ def _add_profiles(ax: Axes, members: Sequence[Panel], models: Sequence[str], low
     ax.set_xlim(left=-0.3)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if lowest > 2e-2 else (1,), numticks=8))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.grid(color="#e4e4e4", linewidth=0.5)
     sns.despine(ax=ax)  # type: ignore[no-untyped-call]
-
-
-def _draw_legend(figure: Figure, styles: dict[tuple[str, str], Panel], width: float, height: float) -> None:
-    figure.legend(
-        handles=_handles(styles, width),
-        loc="upper left",
-        bbox_to_anchor=(0.04 / width, 1 - 0.02 / height),
-        frameon=False,
-        fontsize=SMALL_SIZE,
-        labelspacing=0.25,
-        handlelength=2.2,
-    )
 
 
 def _handles(styles: dict[tuple[str, str], Panel], width: float) -> list[Line2D]:
