@@ -53,17 +53,7 @@ def sweep_layers(planes: Sequence[int] = SWEEP_PLANES, kernels: Sequence[int] = 
 def layers_of_model(name: str, size: int, batch: int = 1) -> list[Layer]:
     """The depthwise convolutions of a merged model that the operator supports: stride 1, odd kernels above 1x1.
 
-    Args:
-        name: Model name, as for :func:`replk_probe.create_model`.
-        size: Side of the input in pixels.
-        batch: Number of images.
-
-    Returns:
-        Layers in the order of the network, each with its number of occurrences.
-
-    Raises:
-        UnknownModelError: There is no such model.
-        InvalidInputError: The model has no such convolution, or does not accept an input of that size.
+    Layers are in the order of the network, each with its number of occurrences for inputs of ``size`` pixels.
     """
     model = create_model(name, "random", seed=0).eval()
     reparameterize(model)

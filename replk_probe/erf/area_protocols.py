@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -207,19 +206,12 @@ def check_scores(scores: npt.ArrayLike) -> FloatArray:
     return array
 
 
-@dataclass(frozen=True)
-class _Rings:
-    """Nested windows around one center; window k is the union of rings 0..k.
+class _Rings(NamedTuple):
+    """Nested windows around one center; window k is the union of rings 0..k."""
 
-    Attributes:
-        of_pixel: Ring index of every pixel, ``[H * W]``.
-        rows: First and last-plus-one row of every window, ``[K, 2]``.
-        columns: First and last-plus-one column of every window, ``[K, 2]``.
-    """
-
-    of_pixel: npt.NDArray[np.intp]
-    rows: npt.NDArray[np.intp]
-    columns: npt.NDArray[np.intp]
+    of_pixel: npt.NDArray[np.intp]  # ring index of every pixel, [H * W]
+    rows: npt.NDArray[np.intp]  # first and last-plus-one row of every window, [K, 2]
+    columns: npt.NDArray[np.intp]  # first and last-plus-one column of every window, [K, 2]
 
 
 @lru_cache(maxsize=4)

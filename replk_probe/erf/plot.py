@@ -1,7 +1,7 @@
-"""Plot of one effective receptive field, without torch or pyplot's global state.
+"""Plot of one effective receptive field.
 
-Every number drawn is a number of the result; colors show each map relative to its own maximum, on a logarithmic scale,
-so that models whose gradients differ by orders of magnitude can share one color bar.
+Colors show each map relative to its own maximum, on a logarithmic scale, so that models whose gradients differ by
+orders of magnitude can share one color bar.
 """
 
 from __future__ import annotations
@@ -46,11 +46,7 @@ from .result import ErfResult
 COLOR_MAP = "rocket"  # perceptually uniform, from black to nearly white
 _DEEPEST, _SHALLOWEST = -4, -1  # range of the lower end of the color scale, in decades below the maximum
 CAPTION_SIZE = 5.8
-_SHARE_OF = {
-    "paper": "log10(score + 1)",
-    "linear": "the contribution",
-    "centred": "the contribution",
-}
+_SHARE_OF = {"paper": "log10(score + 1)", "linear": "the contribution", "centred": "the contribution"}
 
 _ON_MAP: dict[str, Any] = {
     "color": "white",

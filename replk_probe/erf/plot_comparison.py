@@ -1,4 +1,4 @@
-"""Comparison figure of the effective receptive fields of several models, without torch or pyplot's global state."""
+"""Comparison figure of the effective receptive fields of several models."""
 
 from __future__ import annotations
 
@@ -160,10 +160,8 @@ def _draw_ratios(ax: Axes, results: Sequence[ErfResult], protocol: str, labels: 
             if row.ci95 is not None:
                 low, high = max(row.ci95[0], 1e-6), row.ci95[1]
                 ax.plot([low, high], [y, y], color=colour, linewidth=2.4, alpha=0.45, solid_capstyle="butt", zorder=2)
-            hollow = result.run.weights.is_random
-            ax.plot(
-                row.ratio, y, "o", markersize=3.6, color=colour, markerfacecolor="white" if hollow else colour, zorder=3
-            )
+            face = "white" if result.run.weights.is_random else colour
+            ax.plot(row.ratio, y, "o", markersize=3.6, color=colour, markerfacecolor=face, zorder=3)
     smallest = min(row.ratio for result in results for row in result.ratios if row.protocol == protocol)
     ax.set_xscale("log")
     ax.set(xlim=(smallest / 1.7, 1.25), ylim=(len(results) - 0.4, -0.6))
@@ -174,8 +172,7 @@ def _draw_ratios(ax: Axes, results: Sequence[ErfResult], protocol: str, labels: 
     ax.tick_params(left=False)
     ax.grid(axis="x", color="#e4e4e4", linewidth=0.5)
     ax.set_axisbelow(True)
-    for side in ("left", "right", "top"):
-        ax.spines[side].set_visible(False)
+    ax.spines[["left", "right", "top"]].set_visible(False)
     ax.set_xlabel(f"Area ratio, % ('{protocol}')")
 
 

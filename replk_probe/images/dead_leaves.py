@@ -87,14 +87,9 @@ class _Leaves:
 
 
 def draw(image_id: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Draw one image of the embedded set.
+    """Draw one image of :data:`IDS` as RGB, ``[H, W, 3]`` uint8.
 
-    Args:
-        image_id: One of :data:`IDS`.
-        size: ``(H, W)`` in pixels; the square scene is the same at every size, and warped if H and W differ.
-
-    Returns:
-        RGB image, ``[H, W, 3]`` uint8.
+    The square scene is the same at every ``size``, ``(H, W)`` in pixels, and warped if H and W differ.
     """
     uniform = _Uniform(IDS.index(image_id) + 1)
     leaves = _scatter(uniform)

@@ -22,13 +22,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary file that is renamed to ``path`` when the block succeeds, and removed when it fails.
 
     The temporary file is in the folder of ``path``, which is created if it does not exist, because a rename cannot
-    cross file systems. It has the suffix of ``path``, by which writers such as matplotlib and numpy choose the format.
-
-    Args:
-        path: Path of the finished file; an existing file is replaced.
-
-    Yields:
-        The path of the temporary file, which exists and is empty.
+    cross file systems. It is empty and has the suffix of ``path``, by which matplotlib and numpy choose the format.
 
     Raises:
         InvalidInputError: The folder cannot be written to, or the disk is full.
