@@ -1,7 +1,6 @@
 """Speed of the depthwise convolution on this machine, compared with all implementations of torch.
 
-``measure_speed`` is the whole measurement. Importing this package loads nothing heavy: every name is resolved on first
-use.
+``measure_speed`` is the whole measurement. Every name is imported on first use.
 """
 
 from __future__ import annotations

@@ -102,12 +102,7 @@ def measure_speed(
 
 
 def _check(
-    layers: Sequence[Layer],
-    directions: Sequence[str],
-    dtype: str,
-    threads: int | None,
-    isa: str | None,
-    repeats: int,
+    layers: Sequence[Layer], directions: Sequence[str], dtype: str, threads: int | None, isa: str | None, repeats: int
 ) -> None:
     for name, value, known in [
         *(("pass", direction, PASSES) for direction in directions),

@@ -81,11 +81,7 @@ def choice_option(name: str, choices: Sequence[str], purpose: str) -> Callable[[
 def output_option(default: str) -> Callable[[CommandT], CommandT]:
     """Add ``--output``; ``default`` describes the folder that is used without it."""
     return click.option(
-        "-o",
-        "--output",
-        type=click.Path(path_type=Path),
-        metavar="DIR",
-        help=f"Output folder. [default: {default}]",
+        "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help=f"Output folder. [default: {default}]"
     )
 
 

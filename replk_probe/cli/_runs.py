@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -61,10 +62,11 @@ def run_plan(plan: Any, folder: Path, state: str, load: Callable[[Path], ResultT
 
     checkpoint = folder / state
     if resume and not exists(checkpoint):
-        finished = _finished(plan, folder, load)
-        if finished is not None:
-            note(f"{plan.name}: already measured, see {folder}")
-            return finished
+        with contextlib.suppress(InvalidInputError):
+            finished = load(folder)
+            if plan.same_run(finished):
+                note(f"{plan.name}: already measured, see {folder}")
+                return finished
         note(f"{plan.name}: nothing to resume in {folder}. Starting a new run.")
     elif not resume and exists(checkpoint):
         note(f"{plan.name}: discarding an unfinished run in {folder}. Use --resume to continue such a run.")
@@ -95,15 +97,6 @@ def raise_failures(
     raise ReplkProbeError(
         f"{len(failures)} of {models} models could not be measured: {', '.join(failures)}. {first} {advice}"
     )
-
-
-def _finished(plan: Any, folder: Path, load: Callable[[Path], ResultT]) -> ResultT | None:
-    """The finished result of the same measurement, or None."""
-    try:
-        result = load(folder)
-    except InvalidInputError:
-        return None
-    return result if plan.same_run(result) else None
 
 
 def _release(error: BaseException | None) -> None:

@@ -55,12 +55,7 @@ _DEFAULT_OUTPUT = Path("replk-probe-out") / "kernels"
 )
 @seed_option("Random seed for weight initialization.")
 @output_option("replk-probe-out/kernels/MODEL; replk-probe-out/kernels for several models")
-def command(
-    models: tuple[str, ...],
-    weights: tuple[str, ...],
-    output: Path | None,
-    **options: Any,
-) -> None:
+def command(models: tuple[str, ...], weights: tuple[str, ...], output: Path | None, **options: Any) -> None:
     """Measure and plot the magnitude of convolution kernels.
 
     Folds batch norms, merges branches, sums absolute weights over channels and divides by the maximum, as in the

@@ -57,13 +57,11 @@ def list_weights(pattern: str, as_json: bool) -> None:
 
     table_rows = []
     for entry in entries:
-        top1 = "-" if entry.top1 is None else str(entry.top1)
-        cached_text = "-" if cached_path(entry) is None else "yes"
-        license_name = entry.licence.split(" (")[0]
-        digest = entry.sha256[:8] if entry.sha256 else "-"
-        table_rows.append(
-            (entry.name, top1, str(entry.input_size), entry.host, digest, cached_text, license_name, entry.training)
-        )
+        digest = entry.sha256[:8] if entry.sha256 else None
+        cached_text = None if cached_path(entry) is None else "yes"
+        cells = (entry.name, entry.top1, entry.input_size, entry.host, digest, cached_text)
+        shown = ["-" if cell is None else str(cell) for cell in cells]
+        table_rows.append([*shown, entry.licence.split(" (")[0], entry.training])
     layout = terminal_layout()
     left = ("host", "sha256", "cached", "license", "training")
     click.echo("\n".join([*table(_HEAD, table_rows, layout, left, fit=layout is not PLAIN), ""]))

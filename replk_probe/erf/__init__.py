@@ -1,8 +1,8 @@
 """Effective receptive fields: the contribution of every input pixel to the middle of a feature map, and its extent.
 
 ``measure_erf`` is the whole measurement; ``contribution_scores``, ``prepare`` and ``area_ratio`` are its stages;
-``ErfAccumulator`` measures a model while it is trained, and ``input_gradient`` gives the gradients themselves.
-Importing this package loads nothing heavy: every name is resolved on first use.
+``ErfAccumulator`` measures a model while it is trained, and ``input_gradient`` gives the gradients themselves. Every
+name is imported on first use.
 """
 
 from __future__ import annotations

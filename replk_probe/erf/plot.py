@@ -91,7 +91,12 @@ def plot_erf(
     Raises:
         InvalidInputError: ``protocol`` has no squares or was not measured, or not 0 < vmin < vmax.
     """
-    _check_protocol(result, protocol)
+    if protocol not in _SHARE_OF or protocol not in result.protocols:
+        usable = [name for name in _SHARE_OF if name in result.protocols]
+        raise InvalidInputError(
+            f"Protocol {protocol!r} has no squares to draw. It defines none, or it was not measured. "
+            f"Choose from {', '.join(usable)}."
+        )
     vmin = color_floor([result]) if vmin is None else vmin
     if not 0 < vmin < vmax:
         raise InvalidInputError(
@@ -119,8 +124,7 @@ def plot_erf(
         mesh.set_transform(Affine2D().scale(block) + ax.transData)
         ax.set_aspect("equal")
         ax.set(xlim=(0, width), ylim=(height, 0))
-        for spine in ax.spines.values():
-            spine.set_visible(True)
+        ax.spines[:].set_visible(True)
         if cbar:
             add_color_bar(ax, mesh, bar_axes)
         _draw_squares(ax, result, protocol)
@@ -163,15 +167,6 @@ def square_edges(result: ErfResult, protocol: str, threshold: float) -> tuple[fl
     return float(left), float(top), float(right + 1), float(bottom + 1)
 
 
-def _check_protocol(result: ErfResult, protocol: str) -> None:
-    if protocol not in _SHARE_OF or protocol not in result.protocols:
-        usable = [name for name in _SHARE_OF if name in result.protocols]
-        raise InvalidInputError(
-            f"Protocol {protocol!r} has no squares to draw. It defines none, or it was not measured. "
-            f"Choose from {', '.join(usable)}."
-        )
-
-
 def _draw_squares(ax: Axes, result: ErfResult, protocol: str) -> None:
     """Draw the square of every threshold, with a label at the right that a line connects to the square's corner."""
     width = result.input_size[1]
@@ -179,9 +174,8 @@ def _draw_squares(ax: Axes, result: ErfResult, protocol: str) -> None:
     lowest = 0.0
     for threshold in sorted(result.thresholds, reverse=True):
         left, top, right, bottom = square_edges(result, protocol, threshold)
-        square = Rectangle(
-            (left, top), right - left, bottom - top, fill=False, edgecolor="white", linewidth=0.8, gid="square"
-        )
+        wide, high = right - left, bottom - top
+        square = Rectangle((left, top), wide, high, fill=False, edgecolor="white", linewidth=0.8, gid="square")
         square.set_path_effects([withStroke(linewidth=1.7, foreground="#000000a0")])
         ax.add_patch(square)
         # Larger squares have higher corners, so labels in this order never cross each other's lines.
@@ -202,9 +196,8 @@ def _draw_scale_bar(ax: Axes, width: int) -> None:
     point = width / (72 * inches_of(ax)[0])
     bottom = max(ax.get_ylim())
     left, y = 6 * point, bottom - 6 * point
-    (bar,) = ax.plot(
-        [left, left + length], [y, y], color="white", linewidth=2.0, solid_capstyle="butt", gid="scale bar"
-    )
+    ends = [left, left + length]
+    (bar,) = ax.plot(ends, [y, y], color="white", linewidth=2.0, solid_capstyle="butt", gid="scale bar")
     bar.set_path_effects([withStroke(linewidth=3.2, foreground="#000000a0")])
     ax.text(left, y - 4 * point, f"{length:g} px", ha="left", va="bottom", gid="scale label", **_ON_MAP)
 
@@ -223,10 +216,8 @@ def _draw_heading(ax: Axes, result: ErfResult) -> None:
     ]
     up = 4.0
     for text, size, colour, weight in lines:
-        text = fitted(text, points, size, weight)
-        ax.annotate(
-            text, (0, 1), xytext=(0, up), va="bottom", fontsize=size, color=colour, fontweight=weight, **_OUTSIDE
-        )
+        style = {"va": "bottom", "fontsize": size, "color": colour, "fontweight": weight, **_OUTSIDE}
+        ax.annotate(fitted(text, points, size, weight), (0, 1), xytext=(0, up), **style)
         up += size * 1.35
 
 

@@ -61,7 +61,7 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
     maps = rows * tallest + (rows - 1) * gap_y
     labels = row_labels(results)
     label_room = left + max(text_points(line, _LABEL_SIZE) for label in labels for line in label.split("\n")) / 72 + 0.1
-    entries = [percent(threshold) for threshold in _thresholds(results)]
+    entries = [percent(threshold) for threshold in _colors(results)]
     entries += ["random weights"] * any(result.run.weights.is_random for result in results)
     legend_columns = _legend_columns(entries, page - label_room)
     legend_rows = math.ceil(len(entries) / legend_columns)
@@ -128,8 +128,10 @@ def _wrapped(name: str, head: int) -> str:
     return name[:at] + "\n" + shortened(name[at:], _LABEL_LETTERS, head)
 
 
-def _thresholds(results: Sequence[ErfResult]) -> list[float]:
-    return sorted({threshold for result in results for threshold in result.thresholds})
+def _colors(results: Sequence[ErfResult]) -> dict[float, tuple[float, float, float]]:
+    """The color of each threshold, in increasing order."""
+    thresholds = sorted({threshold for result in results for threshold in result.thresholds})
+    return dict(zip(thresholds, sns.color_palette("crest", len(thresholds)), strict=True))  # type: ignore[no-untyped-call]
 
 
 def _legend_columns(entries: Sequence[str], inches: float) -> int:
@@ -150,13 +152,12 @@ def _legend_columns(entries: Sequence[str], inches: float) -> int:
 
 def _draw_ratios(ax: Axes, results: Sequence[ErfResult], protocol: str, labels: Sequence[str]) -> None:
     """Draw the area ratio of every model and threshold with its 95 % interval, one row per model."""
-    thresholds = _thresholds(results)
-    colors = list(sns.color_palette("crest", len(thresholds)))  # type: ignore[no-untyped-call]
+    colors = _colors(results)
     for y, result in enumerate(results):
         rows = [row for row in result.ratios if row.protocol == protocol]
         ax.plot([row.ratio for row in rows], [y] * len(rows), color="#c8c8c8", linewidth=0.6, zorder=1)
         for row in rows:
-            colour = colors[thresholds.index(row.threshold)]
+            colour = colors[row.threshold]
             if row.ci95 is not None:
                 low, high = max(row.ci95[0], 1e-6), row.ci95[1]
                 ax.plot([low, high], [y, y], color=colour, linewidth=2.4, alpha=0.45, solid_capstyle="butt", zorder=2)
@@ -178,11 +179,9 @@ def _draw_ratios(ax: Axes, results: Sequence[ErfResult], protocol: str, labels: 
 
 def _draw_legend(ax: Axes, results: Sequence[ErfResult], columns: int) -> None:
     """Draw the legend of the threshold colors above the first panel."""
-    thresholds = _thresholds(results)
-    colors = sns.color_palette("crest", len(thresholds))  # type: ignore[no-untyped-call]
     handles = [
         ax.plot([], [], "o", markersize=3.6, color=colour, label=percent(threshold))[0]
-        for threshold, colour in zip(thresholds, colors, strict=True)
+        for threshold, colour in _colors(results).items()
     ]
     if any(result.run.weights.is_random for result in results):
         handles += ax.plot([], [], "o", markersize=3.6, color=MUTED, markerfacecolor="white", label="random weights")

@@ -182,13 +182,8 @@ class ErfResult(Result):
             return decode(cls, {**record["erf"], **arrays, "run": record["run"]})
 
     def _summary(self) -> Mapping[str, object]:
-        return {
-            "model": self.run.model,
-            "weights": self.run.weights.label,
-            "layer": self.layer,
-            "input_size": self.input_size,
-            "n_images": self.n_images,
-        }
+        summary = {"model": self.run.model, "weights": self.run.weights.label}
+        return summary | {name: getattr(self, name) for name in ("layer", "input_size", "n_images")}
 
     def _rows(self) -> list[Row]:
         run = self.run

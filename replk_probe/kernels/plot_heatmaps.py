@@ -16,17 +16,7 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.patches import Rectangle
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import (
-    ALERT_TEXT,
-    INK,
-    MIN_DPI,
-    MUTED,
-    figure_of,
-    fitted,
-    new_figure,
-    percent,
-    text_points,
-)
+from replk_probe.plot_style import ALERT_TEXT, INK, MIN_DPI, MUTED, figure_of, fitted, new_figure, percent, text_points
 
 from .kernel import ONE_OF_SEVERAL, Kernel
 from .result import KernelResult, distinct_names
@@ -185,13 +175,7 @@ def value_text(value: float) -> str:
     return f"{value:.2f}".removeprefix("0") if value < 0.995 else "1"
 
 
-def add_lines(
-    ax: Axes,
-    lines: Iterable[tuple[str, float, str, str]],
-    left: float,
-    top: float,
-    inches: float,
-) -> float:
+def add_lines(ax: Axes, lines: Iterable[tuple[str, float, str, str]], left: float, top: float, inches: float) -> float:
     """Add lines of (text, size, color, weight), shortened to ``inches``; returns the position below the last one."""
     for text, size, color, weight in lines:
         label = fitted(" ".join(text.split()), inches * 72, size, weight)

@@ -121,12 +121,9 @@ class KernelResult(Result):
         return _files([self])
 
     def _summary(self) -> Mapping[str, object]:
-        return {
-            "model": self.run.model,
-            "weights": self.run.weights.label,
-            "kernels": len(self.kernels),
-            "aggregate": self.run.aggregate,
-        }
+        run = self.run
+        summary = {"model": run.model, "weights": run.weights.label, "kernels": len(self.kernels)}
+        return summary | {"aggregate": run.aggregate}
 
     def _rows(self) -> list[Row]:
         return _rows([self])
@@ -201,17 +198,10 @@ def load_results(directory: str | Path) -> tuple[KernelResult, ...]:
         for file, axes in ((ARRAYS_NAME, 2), (STRONGEST_NAME, 3))
     )
     with reading(path, "record of kernels"):
-        return tuple(
-            KernelResult(
-                tuple(
-                    _kernel(entry, arrays[entry["array"]], strongest[entry["array"]])
-                    for entry in kernels
-                    if entry["model"] == model["name"]
-                ),
-                decode(KernelRun, model),
-            )
-            for model in models
-        )
+        found: dict[str, list[Kernel]] = {name: [] for name in names}
+        for entry, key in zip(kernels, keys, strict=True):
+            found[entry["model"]].append(_kernel(entry, arrays[key], strongest[key]))
+        return tuple(KernelResult(tuple(found[model["name"]]), decode(KernelRun, model)) for model in models)
 
 
 def results_to_dataframe(results: Iterable[KernelResult]) -> pd.DataFrame:

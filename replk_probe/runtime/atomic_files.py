@@ -37,7 +37,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise _cannot_write(target, error) from error
     try:
         yield temporary
-        _flush_to_disk(temporary)
+        with temporary.open("r+b") as stream:  # a power failure after the rename cannot leave an empty file
+            os.fsync(stream.fileno())
         temporary.replace(target)
     except OSError as error:
         if error.errno in DISK_FULL or error.filename == str(temporary):
@@ -65,15 +66,6 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _flush_to_disk(path: Path) -> None:
-    """Flush the file to disk, so that a power failure after the rename cannot leave an empty file."""
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _cannot_write(target: Path, error: OSError) -> InvalidInputError:
