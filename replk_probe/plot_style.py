@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.text import Text
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.textpath import text_to_path
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.atomic_files import atomic_path
 from replk_probe.runtime.escaping import printable
+from replk_probe.runtime.formatting import shortened
 
 MIN_DPI = 300
 _SCREEN_DPI = 150
@@ -29,6 +33,13 @@ MAP_INCHES = 2.56  # 1024 px at 400 dots per inch: one dot per input pixel
 BAR_INCHES = 0.72  # color bar with tick labels and label
 _FINEST_DPI = 400  # maps of higher resolution are drawn as means over blocks of pixels
 
+PAGE, COLUMN = 7.0, 3.4  # widths of figures in inches
+CAPTION_SIZE = 5.8  # points
+RANDOM_BADGE = "RANDOM WEIGHTS"
+COLOR_MAP = "rocket"  # perceptually uniform, from black to nearly white
+GRID = "#e4e4e4"
+# The accent color of all figures, then colors of Okabe and Ito with enough contrast to white.
+COLORS = ("#b03a00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#7a5195", "#56b4e9")
 INK, MUTED, ALERT, ALERT_TEXT = "#1a1a1a", "#5a5a5a", "#ffb000", "#b03a00"
 _STYLE: dict[str, Any] = {
     "font.family": ["DejaVu Sans"],  # included in matplotlib, so that figures are the same everywhere
@@ -49,6 +60,8 @@ _STYLE: dict[str, Any] = {
     "pdf.fonttype": 42,  # embeds the font, so that text can be selected
 }
 
+_Entry = TypeVar("_Entry")
+
 
 @contextmanager
 def figure_style() -> Iterator[None]:
@@ -65,6 +78,15 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def check_axes(ax: object) -> None:
+    """Raise InvalidInputError unless ``ax`` is an Axes or None."""
+    if ax is not None and not isinstance(ax, Axes):
+        raise InvalidInputError(
+            f"Expected ax as Axes of matplotlib, but got an object of type {type(ax).__name__}. "
+            "Give one Axes, or None for a new figure."
+        )
+
+
 def figure_of(ax: Axes) -> Figure:
     """The top-level figure of an Axes, which may be in a subfigure."""
     return ax.figure.canvas.figure
@@ -75,6 +97,60 @@ def inches_of(ax: Axes) -> tuple[float, float]:
     ax.apply_aspect()
     box = ax.get_window_extent()
     return box.width / figure_of(ax).dpi, box.height / figure_of(ax).dpi
+
+
+def apply_style(ax: Axes) -> None:
+    """Give Axes that were created outside of :func:`figure_style` its fonts, sizes and line widths."""
+    settings: Any = mpl.rcParams
+    for axis, name in ((ax.xaxis, "xtick"), (ax.yaxis, "ytick")):
+        axis.set_tick_params(
+            labelsize=settings[f"{name}.labelsize"],
+            labelfontfamily=settings["font.family"],
+            width=settings[f"{name}.major.width"],
+            size=settings[f"{name}.major.size"],
+        )
+        axis.label.set(fontsize=settings["axes.labelsize"], fontfamily=settings["font.family"])
+    for spine in ax.spines.values():
+        spine.set_linewidth(settings["axes.linewidth"])
+
+
+def ensure_margins(ax: Axes, *, left: float = 0.0, right: float = 0.0, top: float = 0.0, bottom: float = 0.0) -> None:
+    """Shrink Axes that have less space than this to the borders of their figure, in inches, for labels outside of them.
+
+    Axes of a figure with a layout engine (``layout="constrained"``) are unchanged, since it finds space for all labels.
+    """
+    figure = ax.figure
+    if figure.get_layout_engine() is not None:
+        return
+    width, height = figure.bbox.width / figure.dpi, figure.bbox.height / figure.dpi
+    place = ax.get_position()
+    x0, x1 = max(place.x0, left / width), min(place.x1, 1 - right / width)
+    y0, y1 = max(place.y0, bottom / height), min(place.y1, 1 - top / height)
+    if x0 < x1 and y0 < y1:
+        ax.set_position((x0, y0, x1 - x0, y1 - y0))
+
+
+def log_ticks(axis: Axis, low: float, high: float, scale: float = 1.0) -> None:
+    """Set ticks on a logarithmic axis from ``low`` to ``high``: powers of ten, and other numbers if those are few.
+
+    Args:
+        axis: Axis to change.
+        low: Lower limit of the axis.
+        high: Upper limit of the axis; at least two ticks are shown if it is more than twice as high.
+        scale: Factor of the labels, such as 100 for percent.
+    """
+    decades = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+    for steps in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)):
+        if sum(low <= step * decade <= high for step in steps for decade in decades) >= 3:
+            break
+    axis.set_major_locator(LogLocator(subs=steps, numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{scale * value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def by_rows(entries: Sequence[_Entry], columns: int) -> list[_Entry]:
+    """Entries of a legend, which is filled by columns, such that its rows have their order."""
+    return [entry for first in range(columns) for entry in entries[first::columns]]
 
 
 def block_side(width: int, inches: float) -> int:
@@ -92,47 +168,46 @@ def block_means(values: npt.NDArray[np.float64], block: int) -> npt.NDArray[np.f
     return np.asarray(sums / np.outer(*counts))
 
 
-def percent(share: float, decimals: int | None = None) -> str:
-    """A fraction as text in percent.
+@cache
+def _glyphs() -> frozenset[int]:
+    """Code points that the font of the figures has."""
+    return frozenset(get_font(findfont(FontProperties(family=_STYLE["font.family"]))).get_charmap())
 
-    Args:
-        share: Fraction; NaN is shown as a dash.
-        decimals: Number of decimals; by default as many as the fraction needs (``"99 %"``).
+
+def drawable(text: str) -> str:
+    r"""Text on one line, with all characters escaped that are not printable or not in the font of the figures.
+
+    Every text from outside this package, such as the name of a model, is passed through this function or one that
+    calls it (:func:`fitted`, :func:`fitted_lines`) before it is added to a figure. matplotlib would draw boxes instead
+    of such characters, with a warning for each.
     """
-    if math.isnan(share):
-        return "-"
-    return f"{100 * share:g} %" if decimals is None else f"{100 * share:.{decimals}f} %"
-
-
-def shortened(text: str, letters: int, head: int | None = None) -> str:
-    """``text`` in at most ``letters`` characters: its middle is omitted, and the first ``head`` characters are kept."""
-    if len(text) <= letters:
-        return text
-    head = (letters - 1) // 2 if head is None else head
-    return text[:head] + "\u2026" + text[len(text) - (letters - 1 - head) :]
+    return "".join(
+        character if ord(character) in _glyphs() else character.encode("unicode_escape").decode("ascii")
+        for character in printable(text)
+    )
 
 
 def text_points(text: str, size: float, weight: str = "normal") -> float:
     """Width of a line of text in the font of the figures, in points, at any resolution."""
     font = FontProperties(family=_STYLE["font.family"], size=size, weight=weight)
     # Hinting makes small letters at low resolutions up to 6 % wider than their outlines.
-    return 1.07 * float(text_to_path.get_text_width_height_descent(printable(text), font, ismath=False)[0])
+    return 1.07 * float(text_to_path.get_text_width_height_descent(drawable(text), font, ismath=False)[0])
 
 
 def fitted(text: str, points: float, size: float, weight: str = "normal") -> str:
-    """``text``, shortened if it is wider than ``points``; at least eight characters are kept."""
+    """:func:`drawable` text, shortened if it is wider than ``points``; at least eight characters are kept."""
+    text = short = drawable(text)
     letters = len(text)
-    short = text
     while letters > 8 and text_points(short, size, weight) > points:
         letters -= 1
         short = shortened(text, letters)
     return short
 
 
-def wrapped(text: str, points: float, size: float) -> list[str]:
-    """Break a text into lines no wider than ``points``."""
+def fitted_lines(text: str, points: float, size: float) -> list[str]:
+    """:func:`drawable` text, broken between words into lines no wider than ``points``."""
     lines: list[str] = []
-    for word in text.split(" "):
+    for word in drawable(text).split(" "):
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and text_points(longer, size) <= points:
             lines[-1] = longer
@@ -141,10 +216,20 @@ def wrapped(text: str, points: float, size: float) -> list[str]:
     return lines
 
 
+def badge_style(size: float) -> dict[str, Any]:
+    """Style of the text of the badge for random weights."""
+    return {
+        "fontsize": size,
+        "fontweight": "bold",
+        "color": "black",
+        "gid": "random weights",
+        "bbox": {"boxstyle": "round,pad=0.25", "facecolor": ALERT, "edgecolor": "none"},
+    }
+
+
 def png_bytes(figure: Figure) -> bytes:
     """Render a figure as PNG for a screen."""
     stream = io.BytesIO()
-    _escape_labels(figure)
     with figure_style():
         figure.savefig(stream, format="png", dpi=_SCREEN_DPI)
     return stream.getvalue()
@@ -152,7 +237,6 @@ def png_bytes(figure: Figure) -> bytes:
 
 def save_figure(figure: Figure, folder: Path, stem: str, width: int) -> tuple[Path, ...]:
     """Write a figure, whose first map is ``width`` pixels wide, as PNG and PDF; returns the files."""
-    _escape_labels(figure)
     # An integer number of dots per cell of the first map, so that resampling causes no moiré pattern.
     inches = inches_of(figure.axes[0])[0]
     cells = width / block_side(width, inches)
@@ -167,9 +251,3 @@ def save_figure(figure: Figure, folder: Path, stem: str, width: int) -> tuple[Pa
                 figure.savefig(path, format=suffix, dpi=dpi, metadata=extra)
             written.append(target)
     return tuple(written)
-
-
-def _escape_labels(figure: Figure) -> None:
-    """Escape what comes from outside, such as a model name, in every text of a figure; line breaks stay."""
-    for label in figure.findobj(Text):
-        label.set_text("\n".join(map(printable, label.get_text().split("\n"))))

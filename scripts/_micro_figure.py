@@ -1,4 +1,4 @@
-"""Curves of the loss and accuracy of the small models during training, and the numbers behind them."""
+"""Curves of the loss and accuracy of the small models during training, and their data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from replk_probe.plot_style import MUTED, figure_style, new_figure
 from replk_probe.runtime.atomic_files import atomic_path, atomic_write_text
 
-COLOURS = {3: "#999999", 7: "#0072b2", 13: "#d55e00", 31: "#009e73"}
+COLORS = {3: "#999999", 7: "#0072b2", 13: "#d55e00", 31: "#009e73"}
 _LEGEND = (
     "Solid: with a 5x5 re-param branch, dashed: without. Curves: accuracy on 512 held-out images, in eval mode; "
     "legend: final accuracy on 4096 held-out images."
@@ -72,13 +72,13 @@ def _drawn(logs: dict[str, list[dict[str, str]]], records: dict[str, dict[str, A
             for name, rows in logs.items():
                 factor = 100.0 if column == "held_out" else 1.0
                 mobile = name.startswith(families[1])
-                colour = "#cc79a7" if mobile else COLOURS[kernel_of(name)]
+                color = "#cc79a7" if mobile else COLORS[kernel_of(name)]
                 dashed = not name.endswith("_rep")
                 final = f"{100 * records[name]['held_out_accuracy']:.1f} %"
                 ax.plot(
                     [int(row["images"]) / 1000 for row in rows],
                     [factor * float(row[column]) for row in rows],
-                    color=colour,
+                    color=color,
                     linestyle=(0, (3, 1.5)) if dashed else "solid",
                     linewidth=1.0,
                     label=f"{name}, {final}",

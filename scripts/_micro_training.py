@@ -94,7 +94,7 @@ class Run:
     seed: int
     recipe: Recipe
     model: nn.Module
-    optimiser: torch.optim.AdamW
+    optimizer: torch.optim.AdamW
     step: int = 0
     seconds: float = 0.0
     log: list[dict[str, Any]] = field(default_factory=list)
@@ -265,8 +265,8 @@ def _new_run(name: str, seed: int, recipe: Recipe) -> Run:
         depthwise = parameter.dim() == 4 and parameter.shape[1] == 1
         groups["depthwise" if depthwise else "dense" if parameter.dim() > 1 else "vector"].append(parameter)
     grouped = [{"params": groups[kind], "weight_decay": decay} for kind, decay in decays.items()]
-    optimiser = torch.optim.AdamW(grouped, lr=recipe.learning_rate, betas=(0.9, recipe.beta2))
-    return Run(name, seed, recipe, model, optimiser)
+    optimizer = torch.optim.AdamW(grouped, lr=recipe.learning_rate, betas=(0.9, recipe.beta2))
+    return Run(name, seed, recipe, model, optimizer)
 
 
 def _batches(seed: int, recipe: Recipe, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -288,15 +288,15 @@ def _normalized(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _step(run: Run, images: Tensor, labels: Tensor) -> None:
-    for group in run.optimiser.param_groups:
+    for group in run.optimizer.param_groups:
         group["lr"] = run.recipe.rate(run.step)
     if not run.convolutions:
         run.convolutions = _planned(run.model, _normalized(run.model, images))
     logits = run.model(_normalized(run.model, images))
     loss = F.cross_entropy(logits, labels)
-    run.optimiser.zero_grad()
+    run.optimizer.zero_grad()
     loss.backward()
-    run.optimiser.step()
+    run.optimizer.step()
     run.sums[0] += float(loss.detach()) * len(labels)
     run.sums[1] += int((logits.detach().argmax(1) == labels).sum())
     run.step += 1
@@ -359,7 +359,7 @@ def _note(run: Run, watched: tuple[Tensor, Tensor]) -> None:
 
 def _keep(run: Run, store: Checkpoint) -> None:
     tensors = {f"model.{name}": value.contiguous() for name, value in run.model.state_dict().items()}
-    for index, entry in run.optimiser.state_dict()["state"].items():
+    for index, entry in run.optimizer.state_dict()["state"].items():
         tensors.update({f"optimiser.{index}.{name}": value.contiguous() for name, value in entry.items()})
     packed: npt.NDArray[np.uint8] = np.frombuffer(save(tensors), dtype=np.uint8)
     numbers = {name: getattr(run, name) for name in ("step", "seconds", "log", "sums", "convolutions")}
@@ -379,7 +379,7 @@ def _restore(run: Run, store: Checkpoint) -> None:
         if kind == "optimiser":
             index, _, entry = rest.partition(".")
             state.setdefault(int(index), {})[entry] = value
-    run.optimiser.load_state_dict({**run.optimiser.state_dict(), "state": state})
+    run.optimizer.load_state_dict({**run.optimizer.state_dict(), "state": state})
     for name, value in saved.state.items():
         setattr(run, name, value)
 

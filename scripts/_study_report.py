@@ -31,7 +31,7 @@ def erf_ratio(one: Measures, threshold: float, protocol: str = "centred") -> flo
     return float(next(rows)["ratio"])
 
 
-def centre_share(one: Measures, layer: str, variant: str, name: str = "centre3x3_share") -> float:
+def center_share(one: Measures, layer: str, variant: str, name: str = "centre3x3_share") -> float:
     """Share of the center 3 x 3 in the mass of a kernel; NaN if there is no such variant."""
     rows = (row for row in one["kernels"] if (row["layer"], row["variant"]) == (layer, variant))
     return float(next(rows, {name: math.nan})[name])
@@ -39,7 +39,7 @@ def centre_share(one: Measures, layer: str, variant: str, name: str = "centre3x3
 
 def initial_share(one: Measures, layer: str) -> float:
     """Share of the center 3 x 3 in the merged kernel of the initial weights."""
-    return centre_share(one, layer, "merged", "initial_centre3x3_share")
+    return center_share(one, layer, "merged", "initial_centre3x3_share")
 
 
 # Names of the columns, and functions that compute them as fractions, which are shown in percent.
@@ -54,12 +54,12 @@ _NETWORKS: Columns = (
     ("ERF at 50 %, pixels", lambda one: erf_ratio(one, 0.5, "pixels")),
 )
 _KERNELS: Columns = (
-    ("centre 3x3 of stage1.0", lambda one: centre_share(one, "stage1.0", "merged")),
+    ("centre 3x3 of stage1.0", lambda one: center_share(one, "stage1.0", "merged")),
     ("of it before training", lambda one: initial_share(one, "stage1.0")),
-    ("of it before merging", lambda one: centre_share(one, "stage1.0", "large") if one["rep"] else math.nan),
-    ("centre 3x3 of stage4.0", lambda one: centre_share(one, "stage4.0", "merged")),
+    ("of it before merging", lambda one: center_share(one, "stage1.0", "large") if one["rep"] else math.nan),
+    ("centre 3x3 of stage4.0", lambda one: center_share(one, "stage4.0", "merged")),
     ("of that before training", lambda one: initial_share(one, "stage4.0")),
-    ("of that before merging", lambda one: centre_share(one, "stage4.0", "large") if one["rep"] else math.nan),
+    ("of that before merging", lambda one: center_share(one, "stage4.0", "large") if one["rep"] else math.nan),
 )
 COLUMNS = _NETWORKS + _KERNELS
 
@@ -152,8 +152,8 @@ def _drawn(groups: dict[tuple[int, bool], list[Measures]]) -> Any:
         ("Cue accuracy under conflict, %", lambda one: one["cue_accuracy"]),
         ("Shape bias, %", lambda one: one["shape_bias"]),
         ("ERF: pixels with 50 %, % of image", lambda one: erf_ratio(one, 0.5, "pixels")),
-        ("Center 3x3 share, stage1.0, %", lambda one: centre_share(one, "stage1.0", "merged")),
-        ("Center 3x3 share, stage4.0, %", lambda one: centre_share(one, "stage4.0", "merged")),
+        ("Center 3x3 share, stage1.0, %", lambda one: center_share(one, "stage1.0", "merged")),
+        ("Center 3x3 share, stage4.0, %", lambda one: center_share(one, "stage4.0", "merged")),
     )
     layers = {4: "stage1.0", 5: "stage4.0"}
     kernels = sorted({kernel for kernel, _ in groups})
@@ -170,7 +170,7 @@ def _drawn(groups: dict[tuple[int, bool], list[Measures]]) -> Any:
                     _draw_initial(ax, shown, layers[place])
                 if rep and place in layers:
                     _draw_group(
-                        ax, shown, lambda one, at=layers[place]: centre_share(one, at, "large"), _REP, hollow=True
+                        ax, shown, lambda one, at=layers[place]: center_share(one, at, "large"), _REP, hollow=True
                     )
             ax.set_xticks(range(len(kernels)), [str(kernel) for kernel in kernels])
             ax.set_xlim(-0.5, len(kernels) - 0.5)
@@ -193,15 +193,15 @@ def _drawn(groups: dict[tuple[int, bool], list[Measures]]) -> Any:
 
 
 def _draw_group(
-    ax: Any, shown: dict[float, list[Measures]], find: Callable[[Measures], float], colour: str, hollow: bool = False
+    ax: Any, shown: dict[float, list[Measures]], find: Callable[[Measures], float], color: str, hollow: bool = False
 ) -> None:
     """Draw a dot for each training run and a dash at their mean."""
-    face = "none" if hollow else colour
+    face = "none" if hollow else color
     for x, group in shown.items():
         values = [100 * find(one) for one in group]
-        ax.plot([x] * len(values), values, "o", color=colour, mfc=face, alpha=0.6, markersize=3, mew=0.6 * hollow)
+        ax.plot([x] * len(values), values, "o", color=color, mfc=face, alpha=0.6, markersize=3, mew=0.6 * hollow)
         ax.plot(
-            [x], [statistics.fmean(values)], "_", color=colour, markersize=10, markeredgewidth=0.7 if hollow else 1.4
+            [x], [statistics.fmean(values)], "_", color=color, markersize=10, markeredgewidth=0.7 if hollow else 1.4
         )
 
 

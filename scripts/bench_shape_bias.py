@@ -76,9 +76,9 @@ def main() -> None:
         seconds["measured"].append(plan.run().run.seconds)
     start = time.perf_counter()
     result = plan.run()
-    analysed = time.perf_counter()
+    analyzed = time.perf_counter()
     ShapeBiasResult.from_decisions(result.decisions)
-    analysis = time.perf_counter() - analysed
+    analysis = time.perf_counter() - analyzed
     names, shapes = zip(*((one.name, one.shape) for one in complete.stimuli), strict=True)
     observers = [Decisions.from_names(f"{number}", names, shapes, complete.categories) for number in range(24)]
     compared = time.perf_counter()
@@ -88,7 +88,7 @@ def main() -> None:
     print(f"{args.model}, {len(stimuli)} stimuli of {plan.stimuli.source}, {torch.get_num_threads()} threads, medians:")
     print(f"  bare forward loop  {bare:7.2f} s  {len(stimuli) / bare:7.1f} per second")
     print(f"  measured           {measured:7.2f} s  {len(stimuli) / measured:7.1f} per second  {measured / bare:.3f}x")
-    print(f"  analysis of the decisions {1e3 * analysis:.1f} ms; whole call {analysed - start:.2f} s")
+    print(f"  analysis of the decisions {1e3 * analysis:.1f} ms; whole call {analyzed - start:.2f} s")
     print(f"  error consistency of 24 observers on {len(names)} stimuli {1e3 * consistency:.1f} ms")
 
 

@@ -4,7 +4,8 @@
     python scripts/make_figures.py erf-trained  # some
 
 Commands may contain environment variables ($REPLK_PROBE_TEST_DATA). Figures whose variables are not set and those made
-by scripts (python scripts/...) are skipped. To add a figure, add a folder with its command.
+by scripts (python scripts/...) are skipped. To add a figure, add a folder with its command; additional sheets are
+replaced only where they exist.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def rebuild(folder: Path) -> None:
         shrink(Path(work) / f"{stem}.png", folder / "figure.png")
         shutil.copyfile(Path(work) / f"{stem}.csv", folder / "data.csv")
         for extra in _EXTRAS:
-            if (Path(work) / extra).exists():
+            # Only existing sheets are replaced, since those of published stimuli must not be in the repository.
+            if (Path(work) / extra).exists() and (folder / extra).exists():
                 shrink(Path(work) / extra, folder / extra)
     print(f"{folder.name}: rebuilt")
 

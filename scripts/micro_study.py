@@ -188,8 +188,8 @@ def _measure(name: str, seed: int, folder: Path) -> None:
                 "layer": kernel.layer,
                 "variant": kernel.variant,
                 "kernel_size": list(kernel.kernel_size),
-                "centre3x3_share": kernel.centre3x3_share,
-                "initial_centre3x3_share": first.centre3x3_share,
+                "centre3x3_share": kernel.center3x3_share,
+                "initial_centre3x3_share": first.center3x3_share,
                 "effective_size": {str(percent): side for percent, side in kernel.effective_size.items()},
             }
             for kernel, first in zip(kernels, initial, strict=True)

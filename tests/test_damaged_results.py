@@ -131,7 +131,7 @@ def test_damaged_bytes_are_noticed(kind: str, name: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("kind", "name"), JSON)
 def test_damaged_json_is_refused_or_a_result_of_the_right_types(kind: str, name: str, tmp_path: Path) -> None:
-    # A changed digit cannot be told from another measurement: what is read then is a result that can be saved.
+    # A changed digit is indistinguishable from another measurement, and the result can be saved.
     content, generator = saved(kind, tmp_path, name), random.Random(name)
     for _ in range(CASES):
         (tmp_path / name).write_bytes(damaged(content, generator))
@@ -212,7 +212,7 @@ def npy(array: np.ndarray, allow_pickle: bool = False) -> bytes:
 
 
 def claiming(shape: str, content: bytes = b"\0" * 64) -> bytes:
-    """An array in the .npy format whose header claims a shape."""
+    """An array in the .npy format with a given shape in its header."""
     header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".encode()
     header += b" " * (-(len(header) + 11) % 64) + b"\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + content
@@ -297,3 +297,15 @@ def test_decisions_without_a_model_are_read_back_and_checked(tmp_path: Path) -> 
     (tmp_path / "shape_bias.json").write_text(json.dumps(record))
     with pytest.raises(InvalidInputError, match="names of its observers differ"):
         ShapeBiasResult.load(tmp_path)
+
+
+@pytest.mark.parametrize("ratio", [-0.01, 1.01, 1e300, -(10**300)])
+def test_area_ratios_are_fractions(ratio: float, tmp_path: Path) -> None:
+    record = json.loads(saved("erf", tmp_path, "erf.json"))
+    for good in (0, 1):
+        record["erf"]["ratios"][0]["ratio"] = good
+        (tmp_path / "erf.json").write_text(json.dumps(record))
+        assert not is_refused("erf", tmp_path)
+    record["erf"]["ratios"][0]["ratio"] = ratio
+    (tmp_path / "erf.json").write_text(json.dumps(record))
+    assert is_refused("erf", tmp_path)

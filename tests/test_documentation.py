@@ -39,7 +39,7 @@ def commands() -> list[str]:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_links_within_the_repository_lead_somewhere(name: str) -> None:
+def test_links_within_the_repository_exist(name: str) -> None:
     document = ROOT / name
     for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
         if link.startswith(("https://", "http://")):

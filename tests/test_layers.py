@@ -23,8 +23,8 @@ import replk_probe
 PACKAGE = "replk_probe"
 ROOT = Path(replk_probe.__file__).parent
 
-# The runtime modules that everything may stand on, because they import nothing but the standard library and tqdm.
-LIGHT_RUNTIME = ("archive", "atomic_files", "download", "escaping", "progress", "provenance")
+# The runtime modules that all files may import, because they import only the standard library and tqdm.
+LIGHT_RUNTIME = ("archive", "atomic_files", "checks", "download", "escaping", "formatting", "progress", "provenance")
 RESULT_FILES = (
     "result",
     "kernel",
@@ -42,15 +42,15 @@ RESULT_FILES = (
 
 @dataclass(frozen=True)
 class Rule:
-    """What the files matching ``files`` may import, beside the standard library.
+    """What the files matching ``files`` may import in addition to the standard library.
 
     Attributes:
         files: Patterns of paths relative to the package; the first rule that matches a file is its rule.
         modules: Patterns of modules of this package, without its name; ``{package}`` is the file's own subpackage.
         packages: Top-level names of other packages.
         not_modules: Exceptions to ``modules``.
-        lazily: Inside functions everything may be imported.
-        torch_free: Importing the file must not load torch, by whatever way.
+        lazily: Whether everything may be imported inside functions.
+        torch_free: Importing the file must not load torch, directly or indirectly.
     """
 
     files: tuple[str, ...]
@@ -62,7 +62,7 @@ class Rule:
 
 
 LIGHT = ("errors", "_version", *(f"runtime.{name}" for name in LIGHT_RUNTIME))
-RESULTS = ("results", *(f"{{package}}.{name}" for name in RESULT_FILES))
+RESULTS = ("results", "runtime.file_reading", *(f"{{package}}.{name}" for name in RESULT_FILES))
 PLOTS = ("*.plot", "*.plot_*")
 ANALYZERS = ("erf", "shape_bias", "kernels", "bench")
 
@@ -78,8 +78,9 @@ RULES = (
     Rule(("__main__.py",), ("cli.main",)),
     Rule(("errors.py",), torch_free=True),
     Rule(("plot_style.py",), LIGHT, ("matplotlib", "seaborn", "numpy"), torch_free=True),
-    # Of pandas and the plots, a result loads nothing before it is asked for a table or a picture.
+    # A result imports pandas and the plots only when it creates a table or a plot.
     Rule(("results.py",), (*LIGHT, "plot_style"), ("numpy", "pandas"), torch_free=True),
+    Rule(("runtime/file_reading.py",), LIGHT, ("numpy",), torch_free=True),
     Rule(tuple(f"runtime/{name}.py" for name in LIGHT_RUNTIME), LIGHT, ("tqdm",), torch_free=True),
     Rule(("runtime/__init__.py",), torch_free=True),
     Rule(("runtime/*",), ("errors", "runtime.*"), ("torch", "numpy", "tqdm")),
@@ -90,7 +91,7 @@ RULES = (
         (*LIGHT, "runtime.devices", "ops", "ops.*", "models", "models.*"),
         ("timm", "torch", "torchvision", "safetensors", "numpy", "gdown"),
     ),
-    # The face of an analyzer may import everything inside it, but must not load torch for those who only read a result.
+    # An analyzer's __init__ may import everything inside it, but not load torch, which reading results does not need.
     Rule(in_analyzers("__init__"), ("_lazy", "{package}.*"), torch_free=True),
     Rule(in_analyzers(*RESULT_FILES), (*LIGHT, *RESULTS), ("numpy", "scipy"), torch_free=True),
     Rule(
@@ -99,7 +100,7 @@ RULES = (
         ("matplotlib", "seaborn", "numpy", "scipy"),
         torch_free=True,
     ),
-    # Stimuli are files or drawings; looking at them needs no torch.
+    # Stimuli are files or drawings, which do not need torch.
     Rule(
         tuple(f"shape_bias/{name}" for name in ("stimuli/*", "stimulus_source.py", "loading.py", "synthetic/*")),
         (*LIGHT, "images", "images.*", "{package}.*"),
@@ -107,7 +108,7 @@ RULES = (
         not_modules=PLOTS,
         torch_free=True,
     ),
-    # What is measured here is the operator itself.
+    # The benchmark measures the operator itself.
     Rule(
         ("bench/*",),
         ("errors", "models", "models.*", "ops", "ops.*", "runtime.*", "{package}.*"),
@@ -133,7 +134,7 @@ RULES = (
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement: the module it names, where it stands, and whether inside a function."""
+    """One import statement: its module, its line, and whether it is inside a function."""
 
     module: str
     line: int
@@ -141,7 +142,7 @@ class Import:
 
 
 def rule_for(path: str) -> Rule | None:
-    """The rule of a file, given its path relative to the package, or None if there is none."""
+    """The rule of a file, given its path relative to the package; None if no rule matches."""
     return next((rule for rule in RULES if any(fnmatchcase(path, pattern) for pattern in rule.files)), None)
 
 
@@ -254,7 +255,7 @@ def test_no_package_imports_itself_by_way_of_others() -> None:
     graphlib.TopologicalSorter(packages).prepare()
 
 
-def test_a_circle_is_found() -> None:
+def test_an_import_cycle_is_found() -> None:
     sources = {
         "erf/measure.py": "from .plan import ErfPlan",
         "erf/plan.py": "def run():\n    from replk_probe.erf.measure import measure_erf",

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import importlib
 import io
+import itertools
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from replk_probe import bench, erf, kernels, shape_bias
 from replk_probe.bench.result import Layer, Machine, SpeedCase, SpeedResult, Timing
@@ -31,7 +33,7 @@ from replk_probe.shape_bias.result import ShapeBiasResult
 
 NAME = "<b>net</b>"
 NAMES = ("bear1-cat1.png", "bear2-bear1.png", "cat10-bear1.png", "cat2-dog3.png")
-PEOPLE = [Decisions.from_names(f"subject-0{i}", NAMES, ("bear", "na", "cat", "dog")) for i in (1, 2)]
+HUMANS = [Decisions.from_names(f"subject-0{i}", NAMES, ("bear", "na", "cat", "dog")) for i in (1, 2)]
 
 
 def make_erf(**changes) -> ErfResult:
@@ -43,7 +45,7 @@ def make_erf(**changes) -> ErfResult:
     )  # fmt: skip
     fields = {
         "contribution": np.exp(-(x**2 + y**2) / 8), "run": run, "n_images": 1, "n_skipped": 0, "input_size": (16, 16),
-        "layer": "layer4", "feature_size": (2, 2), "centre": (8, 8), "centre_source": "stride rule",
+        "layer": "layer4", "feature_size": (2, 2), "center": (8, 8), "center_source": "stride rule",
         "theoretical_rf": None,
         "ratios": (RatioRow("paper", 0.2, 3, 9 / 256, (0.01, 0.05)), RatioRow("pixels", 0.2, 3.5, 0.05)),
     }  # fmt: skip
@@ -52,7 +54,7 @@ def make_erf(**changes) -> ErfResult:
 
 def make_shape_bias() -> ShapeBiasResult:
     decisions = Decisions.from_names(NAME, NAMES, ("bear", "bear", "bear", "oven"))
-    return ShapeBiasResult.from_decisions(decisions, observers=PEOPLE, run=make_erf().run)
+    return ShapeBiasResult.from_decisions(decisions, observers=HUMANS, run=make_erf().run)
 
 
 def make_kernels(model: str = NAME, source: str = "file:net.pth") -> KernelResult:
@@ -120,6 +122,97 @@ def test_plot_returns_axes_new_or_given(result: Result) -> None:
     ax = Figure().subplots()
     assert result.plot(ax=ax) is ax and ax.has_data()
     assert not plt.get_fignums()
+    for wrong in (5, np.array([ax]), Figure()):
+        with pytest.raises(InvalidInputError, match="Expected ax as Axes of matplotlib, but got an object of type"):
+            result.plot(ax=wrong)
+
+
+PLOTS = (
+    ("erf", erf.plot_erf),
+    ("shape_bias", shape_bias.plot_shape_bias),
+    ("shape_bias", shape_bias.plot_bars),
+    ("kernels", kernels.plot_kernel),
+    ("kernels", kernels.plot_radial_profile),
+    ("bench", bench.plot_times),
+    ("bench", bench.plot_speedup),
+)
+
+
+def shown_texts(figure: Figure) -> list[Text]:
+    """Texts that are drawn, without tick labels outside of the limits."""
+    figure.canvas.draw()
+    outside = set()
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+            outside |= {label for t in ticks if not low <= t.get_loc() <= high for label in (t.label1, t.label2)}
+    found = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible() and text not in outside]
+    return [text for text in found if text.get_window_extent().width]
+
+
+@pytest.mark.parametrize("size", [(4, 3), (6, 4)])
+@pytest.mark.parametrize(("kind", "plot"), PLOTS)
+def test_plots_on_a_plain_figure_have_small_text_inside_the_figure(kind, plot, size) -> None:
+    figure, ax = plt.subplots(figsize=size)
+    plot(MAKERS[kind](), ax)
+    texts = shown_texts(figure)
+    assert texts
+    for text in texts:
+        box = text.get_window_extent()
+        assert box.x0 >= 0 and box.y0 >= 0, text
+        assert box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, text
+        assert text.get_fontsize() <= 8
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("size", [(4, 3), (6, 4)])
+def test_ticks_and_legend_of_shape_bias_on_a_plain_figure(size) -> None:
+    figure, ax = plt.subplots(figsize=size)
+    shape_bias.plot_shape_bias(make_shape_bias(), ax, others=shape_bias.published_observers())
+    texts = shown_texts(figure)
+    ticks = [label for label in ax.get_xticklabels() if label.get_text()]
+    assert [label.get_text() for label in ticks] == ["0", "0.25", "0.5", "0.75", "1"]
+    assert {label.get_fontsize() for label in ticks} == {6.5}
+    legend = [text for text in texts if text.get_gid() == "legend"]
+    assert len(legend) == 7 and legend[-1].get_text() == "10 individual humans"
+    for first, second in itertools.combinations(texts, 2):
+        one, other = first.get_window_extent(), second.get_window_extent()
+        overlap = [min(getattr(one, f"{axis}1"), getattr(other, f"{axis}1")) for axis in "xy"]
+        overlap = [
+            edge - max(getattr(one, f"{a}0"), getattr(other, f"{a}0")) for edge, a in zip(overlap, "xy", strict=True)
+        ]
+        assert min(overlap) <= 0.5, (first, second)
+    assert all(box.y1 <= ax.get_window_extent().y0 for box in (text.get_window_extent() for text in legend))
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("factor", [1.05, 2.1, 3, 9, 40, 5000])
+@pytest.mark.parametrize("shortest", [1e-3, 1.3e-3, 2.2e-3, 6.4e-3])
+def test_time_has_at_least_two_labeled_ticks(shortest: float, factor: float) -> None:
+    timings = (Timing("module", shortest, shortest, 9, 2e-7), Timing("nchw", factor * shortest, 1.0, 9))
+    case = SpeedCase(Layer(1, 8, 9, 9, 3, 3), "forward", timings, "fft", "avx2", (8, 8), 1)
+    ax = bench.plot_times(dataclasses.replace(make_speed(), cases=(case,)), plt.figure(figsize=(4, 3)).add_subplot())
+    ax.figure.canvas.draw()
+    low, high = ax.get_xlim()
+    labels = [t.label1.get_text() for t in ax.xaxis.get_major_ticks() if low <= t.get_loc() <= high]
+    assert len(set(filter(None, labels))) >= 2
+    plt.close(ax.figure)
+
+
+@pytest.mark.parametrize(("kind", "plot"), PLOTS[:5])
+def test_names_without_glyphs_are_escaped_on_axes_of_the_caller(kind, plot) -> None:
+    hostile = "net\x1b[31m\n\u202e\U000fffff \u4e2d$x$"
+    one = MAKERS[kind]()
+    one = dataclasses.replace(one, run=dataclasses.replace(one.run, model=hostile))
+    if kind == "shape_bias":
+        one = dataclasses.replace(one, model=dataclasses.replace(one.model, name=hostile))
+    figure, ax = plt.subplots(figsize=(6, 4))
+    plot(one, ax)  # any warning is an error
+    figure.savefig(io.BytesIO())
+    written = "".join(text.get_text() for text in figure.findobj(Text))
+    assert "net\\x1b" in written and not {"\x1b", "\u202e", "\U000fffff", "\u4e2d"} & set(written)
+    plt.close(figure)
 
 
 def test_equality_is_by_value_and_a_bool(kind: str, result: Result, tmp_path: Path) -> None:
@@ -174,7 +267,7 @@ def test_a_kernel_is_a_heatmap_of_its_magnitude() -> None:
     result = make_kernels()
     ax = result.plot(vmin=0.1, vmax=0.9, cmap="viridis", cbar=False)
     (mesh,) = ax.collections
-    np.testing.assert_array_equal(mesh.get_array().reshape(5, 5), result.kernel("stage2.0").normalised)
+    np.testing.assert_array_equal(mesh.get_array().reshape(5, 5), result.kernel("stage2.0").normalized)
     assert mesh.get_clim() == (0.1, 0.9) and mesh.get_cmap().name == "viridis" and len(ax.figure.axes) == 1
     assert len(result.plot().figure.axes) == 2
     assert "stage1.0\nlarge" in result.plot(layer="stage1.0", variant="large").get_title(loc="left")

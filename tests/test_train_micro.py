@@ -39,7 +39,7 @@ def short(training: ModuleType, **changes: Any) -> Any:
     return training.Recipe(**{"images": 48, "batch_size": 8, "log_every": 2, **changes})
 
 
-def test_an_interrupted_training_goes_on_to_the_same_bytes(training: ModuleType, tmp_path: Path) -> None:
+def test_a_resumed_training_gives_the_same_bytes(training: ModuleType, tmp_path: Path) -> None:
     recipe = short(training)
     whole = training.train(NAME, 1, recipe, progress=False)
     state = tmp_path / "state"
@@ -97,7 +97,7 @@ def test_training_and_held_out_images_are_of_different_rows(training: ModuleType
         assert not (images.permute(0, 2, 3, 1).numpy() == seen).all(axis=(1, 2, 3)).any()
 
 
-def test_accuracy_counts_right_answers(training: ModuleType) -> None:
+def test_accuracy_is_the_fraction_of_correct_answers(training: ModuleType) -> None:
     images, labels = training.held_out(32)
     model = create_model(NAME, "random").train()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-// One validated call as the methods see it, the interface of a method, and the list of methods.
+// A validated call as passed to the methods, the interface of a method, and the list of methods.
 #ifndef REPLK_COMMON_TASK_H_
 #define REPLK_COMMON_TASK_H_
 

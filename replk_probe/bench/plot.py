@@ -14,9 +14,26 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import INK, MUTED, figure_style, new_figure, save_figure, text_points
+from replk_probe.plot_style import (
+    COLORS,
+    GRID,
+    INK,
+    MUTED,
+    PAGE,
+    apply_style,
+    by_rows,
+    check_axes,
+    drawable,
+    ensure_margins,
+    figure_style,
+    log_ticks,
+    new_figure,
+    save_figure,
+    text_points,
+)
+from replk_probe.runtime.formatting import counted
 
-from .result import SpeedCase, SpeedResult
+from .result import PASS_LABELS, SpeedCase, SpeedResult
 
 # replk-probe in the main color of all figures, torch in colors of Okabe and Ito, which color-blind readers can
 # distinguish.
@@ -26,13 +43,11 @@ _VARIANTS = {
     "fft": ("torch.fft, spectrum ready", "#009e73", "D"),
     "ours_channels_last": ("replk-probe, channels_last", "#e0a070", "^"),
     "functional": ("replk-probe, function", "#d98880", "o"),
-    "module": ("replk-probe, module in eval mode", "#b03a00", "o"),
+    "module": ("replk-probe, module in eval mode", COLORS[0], "o"),
 }
-_PASSES = {"forward": "forward", "grad_input": "gradient of the input", "grad_weight": "gradient of the weight"}
-_GRID = "#e4e4e4"
 _LEGEND_SIZE, _VALUE_SIZE = 6.0, 5.5
 _LEGEND: dict[str, Any] = {"handlelength": 1.2, "handletextpad": 0.3, "columnspacing": 1.2}
-_LEGEND |= {"frameon": False, "fontsize": _LEGEND_SIZE}
+_LEGEND |= {"borderaxespad": 0.0, "frameon": False, "fontsize": _LEGEND_SIZE}
 _FEWEST_KERNELS = 4  # on one plane, to draw time against the kernel's side
 _MOST_PANELS = 6
 _ROW = 0.19  # height of a row in inches
@@ -64,7 +79,8 @@ def plot_times(result: SpeedResult, ax: Axes | None = None, *, legend: bool = Tr
 
     Args:
         result: Result to plot, with at least one case.
-        ax: Axes to draw on; by default those of a new figure.
+        ax: Axes to draw on; by default those of a new figure. Given Axes are made smaller if the labels around them do
+            not fit into the figure.
         legend: Whether to draw the legend.
 
     Returns:
@@ -74,8 +90,9 @@ def plot_times(result: SpeedResult, ax: Axes | None = None, *, legend: bool = Tr
         InvalidInputError: There is no case.
     """
     _check_cases(result)
+    check_axes(ax)
     with figure_style():
-        ax = _rows_figure(result.cases) if ax is None else ax
+        ax = _rows_axes(result.cases, ax, top=0.06 + 0.13 * math.ceil(len(_shown_variants(result.cases)) / 2) * legend)
         _add_times(ax, result.cases)
         _label_rows(ax, result.cases)
         if legend:
@@ -89,7 +106,8 @@ def plot_speedup(result: SpeedResult, ax: Axes | None = None) -> Axes:
 
     Args:
         result: Result to plot, with at least one case.
-        ax: Axes to draw on; by default those of a new figure.
+        ax: Axes to draw on; by default those of a new figure. Given Axes are made smaller if the labels around them do
+            not fit into the figure.
 
     Returns:
         The Axes. x is the ratio of the shortest times; y is the index of the case.
@@ -98,8 +116,9 @@ def plot_speedup(result: SpeedResult, ax: Axes | None = None) -> Axes:
         InvalidInputError: There is no case.
     """
     _check_cases(result)
+    check_axes(ax)
     with figure_style():
-        ax = _rows_figure(result.cases) if ax is None else ax
+        ax = _rows_axes(result.cases, ax)
         _add_speedups(ax, result.cases)
         _label_rows(ax, result.cases)
     return ax
@@ -131,7 +150,7 @@ def _kernel_groups(cases: Sequence[SpeedCase]) -> list[list[SpeedCase]]:
 
 def _against_kernel(result: SpeedResult, groups: Sequence[Sequence[SpeedCase]]) -> Figure:
     columns = len(groups)
-    width = min(4.6 if columns == 1 else 0.9 + 2.6 * columns, 7.0)
+    width = min(4.6 if columns == 1 else 0.9 + 2.6 * columns, PAGE)
     legend_columns = 3 if width > 4.7 else 2
     legend = 0.06 + 0.125 * math.ceil(len(_VARIANTS) / legend_columns)
     # From the bottom, in inches: caption, axis, ratios, gap, times, title, legend.
@@ -150,7 +169,7 @@ def _against_kernel(result: SpeedResult, groups: Sequence[Sequence[SpeedCase]]) 
         _draw_times(times, group, limits, first=index == 0)
         _draw_ratios(ratios, group, tallest, first=index == 0)
         layer = group[0].layer
-        what = f", {_PASSES[group[0].direction]}" if columns < 4 else ""
+        what = f", {PASS_LABELS[group[0].direction]}" if columns < 4 else ""
         times.set_title(f"Input [{layer.n}, {layer.c}, {layer.h}, {layer.w}]{what}", fontsize=6.5, pad=4.0)
     _draw_legend(figure, cases, left / width, 1 - 0.03 / height, legend_columns)
     _draw_caption(figure, result, left / width)
@@ -159,7 +178,7 @@ def _against_kernel(result: SpeedResult, groups: Sequence[Sequence[SpeedCase]]) 
 
 def _draw_times(ax: Axes, group: Sequence[SpeedCase], limits: tuple[float, float], *, first: bool) -> None:
     sides = sorted({case.layer.kh for case in group})
-    for name, (_, colour, marker) in _VARIANTS.items():
+    for name, (_, color, marker) in _VARIANTS.items():
         points = [
             (case.layer.kh, 1e3 * timing.minimum)
             for case in group
@@ -169,15 +188,15 @@ def _draw_times(ax: Axes, group: Sequence[SpeedCase], limits: tuple[float, float
             ours = name == "module" or (name == "functional" and group[0].direction == "grad_weight")
             ax.plot(
                 *zip(*points, strict=True),
-                color=colour,
+                color=color,
                 marker=marker,
                 markersize=3.0 if ours else 2.2,
                 linewidth=1.6 if ours else 0.9,
                 zorder=3 if ours else 2,
             )
     ax.set_yscale("log")
+    log_ticks(ax.yaxis, *limits)
     ax.set_ylim(limits)
-    ax.yaxis.set_major_formatter("{x:g}")
     ax.tick_params(labelbottom=False)
     _against_sides(ax, sides, "Time, ms" if first else None)
 
@@ -185,8 +204,8 @@ def _draw_times(ax: Axes, group: Sequence[SpeedCase], limits: tuple[float, float
 def _against_sides(ax: Axes, sides: Sequence[int], label: str | None) -> None:
     """Axes of a panel against the side of the kernel; only the first panel has a label and tick labels."""
     ax.set_xlim(sides[0] - 1.5, sides[-1] + 1.5)
-    ax.xaxis.set_major_locator(FixedLocator(_labelled(sides)))
-    ax.grid(axis="y", color=_GRID, linewidth=0.5)
+    ax.xaxis.set_major_locator(FixedLocator(_labeled(sides)))
+    ax.grid(axis="y", color=GRID, linewidth=0.5)
     ax.tick_params(labelleft=label is not None)
     ax.set_ylabel(label or "")
     _bare(ax)
@@ -204,7 +223,7 @@ def _draw_ratios(ax: Axes, group: Sequence[SpeedCase], tallest: float, *, first:
     _against_sides(ax, sides, "Times faster than\nthe best of torch" if first else None)
 
 
-def _labelled(sides: Sequence[int]) -> list[int]:
+def _labeled(sides: Sequence[int]) -> list[int]:
     """Sides to label on the axis: the first, the last, and others at least 4 apart."""
     kept = [sides[0]]
     for side in sides[1:-1]:
@@ -216,7 +235,7 @@ def _labelled(sides: Sequence[int]) -> list[int]:
 def _per_layer(result: SpeedResult) -> Figure:
     cases = result.cases
     labels = _row_labels(cases)
-    width, top, bottom = 7.0, 0.62, 0.62
+    width, top, bottom = PAGE, 0.62, 0.62
     height = top + bottom + _ROW * len(cases)
     left = (0.16 + max(text_points(label, 6.5) for label in labels) / 72) / width
     figure = new_figure(width, height)
@@ -225,21 +244,22 @@ def _per_layer(result: SpeedResult) -> Figure:
     _add_times(times, cases)
     _add_speedups(ratios, cases)
     _label_rows(times, cases)
-    _label_rows(ratios, cases, labelled=False)
-    what = "N, C, plane, kernel" + ("" if _has_several_passes(cases) else f"; {_PASSES[cases[0].direction]}")
+    _label_rows(ratios, cases, labeled=False)
+    what = "N, C, plane, kernel" + ("" if _has_several_passes(cases) else f"; {PASS_LABELS[cases[0].direction]}")
     figure.text(0.16 / width, 1 - 0.5 / height, what, fontsize=_LEGEND_SIZE, color=MUTED)
     _draw_legend(figure, cases, 0.16 / width, 1 - 0.04 / height, 3, _mark)
     _draw_caption(figure, result, 0.16 / width)
     return figure
 
 
-def _rows_figure(cases: Sequence[SpeedCase]) -> Axes:
-    """The Axes of a new figure with a row for each case."""
-    width, top, bottom, right = 4.6, 0.5, 0.42, 0.3
-    height = top + bottom + _ROW * len(cases)
-    left = 0.16 + max(text_points(label, 6.5) for label in _row_labels(cases)) / 72
-    place = (left / width, bottom / height, (width - left - right) / width, _ROW * len(cases) / height)
-    return new_figure(width, height).add_axes(place)
+def _rows_axes(cases: Sequence[SpeedCase], ax: Axes | None, top: float = 0.06) -> Axes:
+    """Prepare Axes for a row for each case, by default those of a new figure, with ``top`` inches above them."""
+    left, right, bottom = 0.16 + max(text_points(label, 6.5) for label in _row_labels(cases)) / 72, 0.3, 0.42
+    if ax is None:
+        ax = new_figure(4.6, top + bottom + _ROW * len(cases)).add_axes((0, 0, 1, 1))
+    ensure_margins(ax, left=left, right=right, top=top, bottom=bottom)
+    apply_style(ax)
+    return ax
 
 
 def _has_several_passes(cases: Sequence[SpeedCase]) -> bool:
@@ -248,15 +268,15 @@ def _has_several_passes(cases: Sequence[SpeedCase]) -> bool:
 
 def _row_labels(cases: Sequence[SpeedCase]) -> list[str]:
     several = _has_several_passes(cases)
-    return [case.layer.label + (f"  {case.direction.replace('_', ' ')}" if several else "") for case in cases]
+    return [case.layer.label + (f"  {PASS_LABELS[case.direction]}" if several else "") for case in cases]
 
 
-def _label_rows(ax: Axes, cases: Sequence[SpeedCase], *, labelled: bool = True) -> None:
+def _label_rows(ax: Axes, cases: Sequence[SpeedCase], *, labeled: bool = True) -> None:
     ax.set_ylim(len(cases) - 0.4, -0.6)
     ax.set_yticks(range(len(cases)))
-    ax.set_yticklabels(_row_labels(cases) if labelled else [], fontsize=6.5)
+    ax.set_yticklabels(_row_labels(cases) if labeled else [], fontsize=6.5)
     ax.tick_params(left=False)
-    ax.grid(axis="x", color=_GRID, linewidth=0.5)
+    ax.grid(axis="x", color=GRID, linewidth=0.5)
     _bare(ax)
     ax.spines["left"].set_visible(False)
 
@@ -266,11 +286,11 @@ def _add_times(ax: Axes, cases: Sequence[SpeedCase]) -> None:
         times = {name: 1e3 * t.minimum for name in _VARIANTS if (t := case.timing(name)) is not None and t.minimum}
         ax.plot([min(times.values()), max(times.values())], [y, y], color="#c8c8c8", linewidth=0.6, zorder=1)
         for name, time in times.items():
-            _, colour, marker = _VARIANTS[name]
-            ax.plot(time, y, marker, color=colour, zorder=3, **_mark(name))
+            _, color, marker = _VARIANTS[name]
+            ax.plot(time, y, marker, color=color, zorder=3, **_mark(name))
     ax.set_xscale("log")
     ax.set_xlim(_time_limits(cases))
-    ax.xaxis.set_major_formatter("{x:g}")
+    log_ticks(ax.xaxis, *_time_limits(cases))
     ax.set_xlabel("Time, ms")
 
 
@@ -299,7 +319,6 @@ def _time_limits(cases: Sequence[SpeedCase]) -> tuple[float, float]:
 def _bare(ax: Axes) -> None:
     ax.set_axisbelow(True)
     ax.spines[["right", "top"]].set_visible(False)
-    ax.minorticks_off()
 
 
 def _draw_legend(
@@ -312,11 +331,10 @@ def _draw_legend(
 ) -> None:
     handles = _legend_handles(figure.axes[0], cases, mark)
     figure.legend(
-        handles=[handle for first in range(columns) for handle in handles[first::columns]],
+        handles=by_rows(handles, columns),
         loc="upper left",
         bbox_to_anchor=(x, y),
         ncols=columns,
-        borderaxespad=0.0,
         borderpad=0.2,
         **_LEGEND,
     )
@@ -325,18 +343,21 @@ def _draw_legend(
 def _legend_handles(ax: Axes, cases: Sequence[SpeedCase], mark: Callable[[str], dict[str, Any]]) -> list[Line2D]:
     """Legend handles of the measured variants, with those of replk-probe first."""
     handles = []
-    for name in reversed(_VARIANTS):
-        label, colour, marker = _VARIANTS[name]
-        if any(case.timing(name) is not None for case in cases):
-            handles += ax.plot([], [], marker, linestyle="none", color=colour, label=label, **mark(name))
+    for name in _shown_variants(cases):
+        label, color, marker = _VARIANTS[name]
+        handles += ax.plot([], [], marker, linestyle="none", color=color, label=label, **mark(name))
     return handles
+
+
+def _shown_variants(cases: Sequence[SpeedCase]) -> list[str]:
+    """The measured variants, with those of replk-probe first."""
+    return [name for name in reversed(_VARIANTS) if any(case.timing(name) is not None for case in cases)]
 
 
 def _draw_caption(figure: Figure, result: SpeedResult, x: float) -> None:
     machine = result.machine
-    threads = "1 thread" if machine.threads == 1 else f"{machine.threads} threads"
     text = (
-        f"{machine.cpu}, {threads}; {result.dtype}, shortest of the calls; "
+        f"{machine.cpu}, {counted(machine.threads, 'thread')}; {result.dtype}, shortest of the calls; "
         f"torch {machine.versions.get('torch', '?')} ({machine.torch_capability}), kernels {machine.isa or 'aten'}"
     )
-    figure.text(x, 0.05 / figure.get_figheight(), text, fontsize=5.5, color=MUTED)
+    figure.text(x, 0.05 / figure.get_figheight(), drawable(text), fontsize=5.5, color=MUTED)

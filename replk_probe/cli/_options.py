@@ -88,8 +88,16 @@ def output_option(default: str) -> Callable[[CommandT], CommandT]:
 def seed_option(purpose: str) -> Callable[[CommandT], CommandT]:
     """Add ``--seed``; ``purpose`` is its help text."""
     return click.option(
-        "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, metavar="N", help=purpose
-    )
+        "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help=purpose,
+        callback=_checked_seed,
+    )  # fmt: skip
+
+
+def _checked_seed(ctx: click.Context, option: click.Parameter, seed: int) -> int:
+    # The range of click would be printed in the help.
+    if seed >= 2**63:
+        raise click.BadParameter(f"{seed} is not in the range 0 to 2**63 - 1.", ctx, option)
+    return seed
 
 
 def slug(name: str) -> str:

@@ -38,11 +38,11 @@ def fetch_data(name: str, connect_timeout: float, force: bool) -> None:
 
     An interrupted download is resumed. A complete set is not downloaded again; a damaged one is.
     """
-    from replk_probe.shape_bias.stimuli.cue_conflict import CITATION, LICENCE, URL, fetch_cue_conflict
+    from replk_probe.shape_bias.stimuli.cue_conflict import CITATION, LICENSE, URL, fetch_cue_conflict
 
     folder = fetch_cue_conflict(force=force, connect_timeout=connect_timeout)
     note(f"{name}: {CITATION}; {URL}")
-    note(f"license: {LICENCE}")
+    note(f"license: {LICENSE}")
     show_path(folder)
 
 

@@ -245,7 +245,7 @@ def _save_compared(
     compared = {}
     for index, (folder, result) in enumerate(results.items()):
         others = [one.decisions for place, one in enumerate(named) if place != index and one.decisions is not None]
-        compared[folder] = result.beside(observers, others, source=source)
+        compared[folder] = result.with_observers(observers, others, source=source)
         compared[folder].save(folder)
         save_figures(compared[folder], folder, others=published_for(compared[folder]))
     return compared

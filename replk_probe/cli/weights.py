@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from fnmatch import fnmatch
 from pathlib import Path
@@ -50,7 +49,9 @@ def list_weights(pattern: str, as_json: bool) -> None:
             cached = cached_path(entry)
             more = {"host": entry.host, "cached": None if cached is None else str(cached)}
             record = training_record(entry) if entry.embedded else None
-            rows.append(dataclasses.asdict(entry) | more | {"embedded": bool(entry.embedded), "record": record})
+            # "licence" is the name in the output since the first version.
+            row = {"licence" if name == "license" else name: value for name, value in vars(entry).items()}
+            rows.append(row | more | {"embedded": bool(entry.embedded), "record": record})
         click.echo(json.dumps(rows, indent=2))
         return
     from replk_probe.report.text import PLAIN, table, terminal_layout
@@ -61,11 +62,11 @@ def list_weights(pattern: str, as_json: bool) -> None:
         cached_text = None if cached_path(entry) is None else "yes"
         cells = (entry.name, entry.top1, entry.input_size, entry.host, digest, cached_text)
         shown = ["-" if cell is None else str(cell) for cell in cells]
-        table_rows.append([*shown, entry.licence.split(" (")[0], entry.training])
+        table_rows.append([*shown, entry.license.split(" (")[0], entry.training])
     layout = terminal_layout()
     left = ("host", "sha256", "cached", "license", "training")
     click.echo("\n".join([*table(_HEAD, table_rows, layout, left, fit=layout is not PLAIN), ""]))
-    for license_name in sorted({entry.licence for entry in own}):
+    for license_name in sorted({entry.license for entry in own}):
         show(f"License: {license_name}")
     for provenance in sorted({entry.provenance for entry in own}):
         show(f"Weights: {provenance}")
@@ -108,13 +109,13 @@ def fetch_weights(name: str, host: Any, connect_timeout: float, force: bool) -> 
         path, source = resolved.path, resolved.info.source
         published = hub_entries(source.removeprefix("timm:")) if model.kind == "registry" else ()
         note(f"{source}" + "".join(f": {entry.provenance}" for entry in published))
-        for license_name in [entry.licence for entry in published] or ["see the documentation of torchvision"]:
+        for license_name in [entry.license for entry in published] or ["see the documentation of torchvision"]:
             note(f"license: {license_name}")
     else:
         entry = find_entry(name)
         path = fetch_entry(entry, host=host, connect_timeout=connect_timeout, force=force)
         note(f"{entry.name}: {entry.training}; {entry.provenance}")
-        note(f"license: {entry.licence}")
+        note(f"license: {entry.license}")
         if entry.remark:
             note(f"note: {entry.remark}")
     if path is not None:
@@ -146,12 +147,12 @@ def verify_weights(path: str, ema: bool, as_json: bool) -> None:
         file = cached
     info = inspect_checkpoint(file, ema=ema)
     matches = [entry.name for entry in entries_with_digest(info.sha256)]
-    promised, fetched = digest_in_name(file), noted_digest(file)
+    stated, fetched = digest_in_name(file), noted_digest(file)
     facts: dict[str, Any] = {
         "file": str(file),
         "sha256": info.sha256,
         "catalog": matches,
-        "name_promises": promised,
+        "name_promises": stated,
         "fetched_as": fetched,
         "family": info.title,
         "model": info.model,
@@ -168,11 +169,12 @@ def verify_weights(path: str, ema: bool, as_json: bool) -> None:
         facts["catalog"] = ", ".join(matches) or "no entry has this digest"
         for key, value in facts.items():
             if value is not None:
-                show(f"{key.replace('_', ' ') + ':':<15}{value}")
-    if promised and not info.sha256.startswith(promised):
+                label = "name digest" if key == "name_promises" else key.replace("_", " ")
+                show(f"{label + ':':<15}{value}")
+    if stated and not info.sha256.startswith(stated):
         raise WeightsError(
             f"{file.name} does not match the digest in its name. Its SHA-256 starts with {info.sha256[:8]} instead of "
-            f"{promised}. Fetch it again."
+            f"{stated}. Fetch it again."
         )
     if fetched and info.sha256 != fetched:
         raise WeightsError(

@@ -37,6 +37,12 @@ MAX_BLOCKS = 20
 
 FloatArray = npt.NDArray[np.float64]
 
+# Types of the entries of a saved state.
+_STATE = {
+    "done": int, "counts": list[int], "used": list[str], "skipped": list[dict[str, str]], "seconds": float,
+    "methods": list[str],
+}  # fmt: skip
+
 
 def block_bounds(n_images: int) -> tuple[int, ...]:
     """First image of each of at most 20 blocks of about equal size, and at the end the number of images."""
@@ -158,11 +164,16 @@ class RunState:
 
     def restore(self, store: Checkpoint) -> None:
         """Restore the saved state, if there is one."""
-        saved = store.load()
+        saved = store.load(_STATE)
         if saved is None:
             return
-        self.sums.done = saved.state["done"]
-        self.sums.counts = saved.state["counts"]
+        done, counts, n_blocks = saved.state["done"], saved.state["counts"], len(self.sums.counts)
+        blocks = [f"block-{block:02d}" for block, count in enumerate(counts) if count]
+        found = {name: (array.shape, array.dtype.name) for name, array in saved.arrays.items()}
+        is_known = sum(counts) + len(saved.state["skipped"]) == done <= self.sums.n_images
+        if len(counts) != n_blocks or not is_known or found != dict.fromkeys(blocks, (self.sums.size, "float64")):
+            raise store.damaged("Its sums are not those of its images. Start again without resume.")
+        self.sums.done, self.sums.counts = done, counts
         self.sums.sums = [saved.arrays.get(f"block-{block:02d}") for block in range(len(self.sums.counts))]
         self.used, self.skipped = saved.state["used"], saved.state["skipped"]
         self.seconds = saved.state["seconds"]
@@ -186,12 +197,12 @@ def result_of(
     """
     sums, skipped = state.sums, tuple(state.skipped)
     contribution = sums.mean()
-    centre, followed, centre_note = target.centre()
-    intervals = jackknife(sums.stacked(), sums.counts, thresholds, centre)
+    center, followed, center_note = target.center()
+    intervals = jackknife(sums.stacked(), sums.counts, thresholds, center)
     total = len(state.used) + len(skipped)
     skipped_note = f"{len(skipped)} of {total} images were skipped, see run.skipped." if skipped else None
     missing_note = interval_note(sums.counts) if None in intervals.values() else None
-    found = (*notes, centre_note, skipped_note, missing_note, precision_note, logarithm_note(contribution))
+    found = (*notes, center_note, skipped_note, missing_note, precision_note, logarithm_note(contribution))
     return ErfResult(
         contribution=contribution,
         run=replace(
@@ -214,12 +225,12 @@ def result_of(
         input_size=target.input_size,
         layer=target.label,
         feature_size=target.layout.size,
-        centre=centre,
-        centre_source="receptive field" if followed else "stride rule",
+        center=center,
+        center_source="receptive field" if followed else "stride rule",
         theoretical_rf=target.field.extent if followed and isinstance(target.field, Field) else None,
         ratios=tuple(
             RatioRow(protocol, threshold, answer.side, answer.ratio, intervals[protocol, threshold])
-            for (protocol, threshold), answer in area_ratios(contribution, thresholds, centre=centre).items()
+            for (protocol, threshold), answer in area_ratios(contribution, thresholds, center=center).items()
         ),
         notes=tuple(note for note in found if note),
     )

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.checks import check_choice
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 Protocol: TypeAlias = Literal["paper", "linear", "centred", "pixels"]
@@ -48,7 +49,7 @@ def area_ratio(
     scores: npt.ArrayLike,
     threshold: float,
     protocol: str = "paper",
-    centre: Sequence[float] | None = None,
+    center: Sequence[float] | None = None,
 ) -> AreaRatio:
     r"""Smallest window, or set of pixels, holding more than ``threshold`` of the total contribution.
 
@@ -58,7 +59,7 @@ def area_ratio(
       on tall maps its window wraps around from i = W // 2 + 1 on: there the same square is clipped to the map, up to
       the whole map, whose ratio is 1; ``side`` is then the longer edge of the clipped square.
     * ``"linear"``: the same square on the scores themselves, independent of their scale.
-    * ``"centred"``: as ``"linear"``, around ``centre``. A window of half-width r holds the pixels whose centers lie
+    * ``"centred"``: as ``"linear"``, around ``center``. A window of half-width r holds the pixels whose centers lie
       within r of it on both axes; r runs through every value at which pixels enter, and the smallest window is the
       first with more than one pixel. A whole-numbered center gives sides 3, 5, 7, ..., one half-way between
       pixels (527.5) gives 2, 4, 6, ...; windows are clipped to the map, and side and ratio are those of the clipped
@@ -70,7 +71,7 @@ def area_ratio(
         scores: Contribution scores, ``[H, W]``, >= 0, in arbitrary units (sums of positive input gradients).
         threshold: Fraction of the total, in (0, 1), dimensionless.
         protocol: One of :data:`PROTOCOLS`.
-        centre: (y, x) in input pixels, where whole numbers are centers of pixels; default (H // 2, W // 2). Used by
+        center: (y, x) in input pixels, where whole numbers are centers of pixels; default (H // 2, W // 2). Used by
             ``"centred"`` only.
 
     Returns:
@@ -78,19 +79,19 @@ def area_ratio(
 
     Raises:
         InvalidInputError: ``scores`` is not a non-empty 2-D array, has a negative or non-finite value or sums to zero;
-            ``threshold`` is not in (0, 1); ``protocol`` is unknown; ``centre`` lies outside the map.
+            ``threshold`` is not in (0, 1); ``protocol`` is unknown; ``center`` lies outside the map.
 
     Source:
         Ding et al., CVPR 2022, arXiv:2203.06717, section 4.2 and Table 10, and the script published with it.
     """
-    return area_ratios(scores, (threshold,), (protocol,), centre)[protocol, float(threshold)]
+    return area_ratios(scores, (threshold,), (protocol,), center)[protocol, float(threshold)]
 
 
 def area_ratios(
     scores: npt.ArrayLike,
     thresholds: Iterable[float] = DEFAULT_THRESHOLDS,
     protocols: Iterable[str] = PROTOCOLS,
-    centre: Sequence[float] | None = None,
+    center: Sequence[float] | None = None,
 ) -> dict[tuple[str, float], AreaRatio]:
     """:func:`area_ratio` for every protocol and threshold, with one pass over the map per protocol.
 
@@ -98,7 +99,7 @@ def area_ratios(
         scores: Contribution scores, as in :func:`area_ratio`.
         thresholds: Fractions of the total, each in (0, 1).
         protocols: Protocols from :data:`PROTOCOLS`.
-        centre: Center, as in :func:`area_ratio`.
+        center: Center, as in :func:`area_ratio`.
 
     Returns:
         Mapping from ``(protocol, threshold)`` to :class:`AreaRatio`, protocols first, both in the order given.
@@ -106,14 +107,14 @@ def area_ratios(
     Raises:
         InvalidInputError: As for :func:`area_ratio`.
     """
-    return measure_ratios(scores, thresholds, protocols, centre, between=False)
+    return measure_ratios(scores, thresholds, protocols, center, between=False)
 
 
 def measure_ratios(
     scores: npt.ArrayLike,
     thresholds: Iterable[float],
     protocols: Iterable[str],
-    centre: Sequence[float] | None,
+    center: Sequence[float] | None,
     *,
     between: bool,
 ) -> dict[tuple[str, float], AreaRatio]:
@@ -124,8 +125,7 @@ def measure_ratios(
     thresholds = tuple(check_threshold(threshold) for threshold in thresholds)
     protocols = tuple(protocols)
     for protocol in protocols:
-        if protocol not in PROTOCOLS:
-            raise InvalidInputError(f"Unknown protocol {protocol!r}. Choose from {', '.join(PROTOCOLS)}.")
+        check_choice("protocol", protocol, PROTOCOLS)
     raw = check_scores(scores)
     height, width = raw.shape
     middle = (float(height // 2), float(width // 2))
@@ -138,8 +138,8 @@ def measure_ratios(
         if protocol == "pixels":
             found = _pixel_sets(linear, thresholds)
         elif protocol == "centred":
-            true_centre = _check_center(centre, middle, raw.shape)
-            found = _windows(linear, thresholds, true_centre, as_script=False, between=between)
+            true_center = _check_center(center, middle, raw.shape)
+            found = _windows(linear, thresholds, true_center, as_script=False, between=between)
         else:
             values = linear if protocol == "linear" else _paper_scores(raw)
             found = _windows(values, thresholds, middle, as_script=True, between=between)
@@ -191,7 +191,7 @@ def check_scores(scores: npt.ArrayLike) -> FloatArray:
     if not np.isfinite(array).all():
         raise InvalidInputError(
             f"The contribution map has {int((~np.isfinite(array)).sum())} of {array.size} values that are not finite. "
-            "Shares of such a total are undefined. Leave the image out, or use --precision fp32."
+            "Shares of such a total are undefined. Leave the image out, or measure with precision 'fp32'."
         )
     if array.min() < 0:
         raise InvalidInputError(
@@ -215,10 +215,10 @@ class _Rings(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def _rings(height: int, width: int, centre: tuple[float, float]) -> _Rings:
-    """Windows of growing half-width around ``centre``, one for every half-width at which a pixel enters."""
-    row_distance = np.abs(np.arange(height) - centre[0])
-    column_distance = np.abs(np.arange(width) - centre[1])
+def _rings(height: int, width: int, center: tuple[float, float]) -> _Rings:
+    """Windows of growing half-width around ``center``, one for every half-width at which a pixel enters."""
+    row_distance = np.abs(np.arange(height) - center[0])
+    column_distance = np.abs(np.arange(width) - center[1])
     # Both axes must be reached before a window has a pixel at all.
     smallest = max(row_distance.min(), column_distance.min())
     half_widths = np.unique(np.concatenate([row_distance, column_distance]))
@@ -238,11 +238,11 @@ def _edges(ring: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.intp]:
 
 
 def _windows(
-    scores: FloatArray, thresholds: Sequence[float], centre: tuple[float, float], *, as_script: bool, between: bool
+    scores: FloatArray, thresholds: Sequence[float], center: tuple[float, float], *, as_script: bool, between: bool
 ) -> list[AreaRatio]:
-    """First window around ``centre`` above each threshold; ``as_script`` takes areas as the published script does."""
+    """First window around ``center`` above each threshold; ``as_script`` takes areas as the published script does."""
     height, width = scores.shape
-    rings = _rings(height, width, centre)
+    rings = _rings(height, width, center)
     held = np.cumsum(np.bincount(rings.of_pixel, weights=scores.ravel()))
     shares = held / held[-1]
     extents = np.stack([np.ptp(rings.rows, axis=1), np.ptp(rings.columns, axis=1)], axis=1)
@@ -297,18 +297,18 @@ def _paper_scores(raw: FloatArray) -> FloatArray:
 
 
 def _check_center(
-    centre: Sequence[float] | None, middle: tuple[float, float], shape: tuple[int, ...]
+    center: Sequence[float] | None, middle: tuple[float, float], shape: tuple[int, ...]
 ) -> tuple[float, float]:
-    if centre is None:
+    if center is None:
         return middle
     try:
-        y, x = (float(value) for value in centre)
+        y, x = (float(value) for value in center)
     except (TypeError, ValueError):
         y = x = math.nan
     height, width = shape
     if not (-0.5 <= y <= height - 0.5 and -0.5 <= x <= width - 0.5):
         raise InvalidInputError(
-            f"The center {centre} is invalid for a map of {height} x {width} pixels. It must be a point of the map, "
+            f"The center {center} is invalid for a map of {height} x {width} pixels. It must be a point of the map, "
             "(y, x) in input pixels. Omit it to use the middle pixel."
         )
     return y, x

@@ -19,7 +19,7 @@ def jackknife(
     block_sums: npt.ArrayLike,
     block_counts: Sequence[int],
     thresholds: Iterable[float] = DEFAULT_THRESHOLDS,
-    centre: Sequence[float] | None = None,
+    center: Sequence[float] | None = None,
     protocols: Iterable[str] = PROTOCOLS,
 ) -> dict[tuple[str, float], tuple[float, float] | None]:
     """95 % intervals of the area ratios, from the means without one block of images each.
@@ -33,7 +33,7 @@ def jackknife(
         block_sums: Sums of the contribution maps over the images of each block, ``[B, H, W]``.
         block_counts: Number of images in each block, ``[B]``; blocks without an image are left out.
         thresholds: Fractions of the total, as in :func:`area_ratios`.
-        centre: Center, as in :func:`area_ratios`.
+        center: Center, as in :func:`area_ratios`.
         protocols: Protocols, as in :func:`area_ratios`.
 
     Returns:
@@ -59,10 +59,10 @@ def jackknife(
     total = sums[used[0]].copy()
     for block in used[1:]:  # block order, as the result itself is summed
         total += sums[block]
-    estimate = area_ratios(total / n_images, thresholds, protocols, centre)
+    estimate = area_ratios(total / n_images, thresholds, protocols, center)
     if len(used) < 2:
         return dict.fromkeys(estimate)
-    crossing = measure_ratios(total / n_images, thresholds, protocols, centre, between=True)
+    crossing = measure_ratios(total / n_images, thresholds, protocols, center, between=True)
 
     left_out: list[dict[tuple[str, float], AreaRatio]] = []
     for block in used:
@@ -70,7 +70,7 @@ def jackknife(
         others = np.maximum(total - sums[block], 0.0) / (n_images - counts[block])
         if others.max() == 0:
             return dict.fromkeys(estimate)
-        left_out.append(measure_ratios(others, thresholds, protocols, centre, between=True))
+        left_out.append(measure_ratios(others, thresholds, protocols, center, between=True))
 
     shares = counts[used] / n_images
     quantile = float(stdtrit(len(used) - 1, 0.975))

@@ -23,29 +23,34 @@ from matplotlib.transforms import Affine2D
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import (
-    ALERT,
     ALERT_TEXT,
     BAR_INCHES,
+    CAPTION_SIZE,
+    COLOR_MAP,
     INK,
     MAP_INCHES,
     MUTED,
+    RANDOM_BADGE,
+    apply_style,
+    badge_style,
     block_means,
     block_side,
+    check_axes,
+    ensure_margins,
     figure_of,
     figure_style,
     fitted,
     inches_of,
     new_figure,
-    percent,
     save_figure,
     text_points,
 )
+from replk_probe.runtime.formatting import counted, percent
 
 from .result import ErfResult
 
-COLOR_MAP = "rocket"  # perceptually uniform, from black to nearly white
 _DEEPEST, _SHALLOWEST = -4, -1  # range of the lower end of the color scale, in decades below the maximum
-CAPTION_SIZE = 5.8
+_LEFT, _TOP, _BOTTOM = 0.06, 0.47, 0.3  # margins around the map in inches
 _SHARE_OF = {"paper": "log10(score + 1)", "linear": "the contribution", "centred": "the contribution"}
 
 _ON_MAP: dict[str, Any] = {
@@ -77,7 +82,8 @@ def plot_erf(
 
     Args:
         result: Result to draw.
-        ax: Axes to draw on; by default those of a new figure, one column wide.
+        ax: Axes to draw on; by default those of a new figure, one column wide. Given Axes are made smaller if the
+            labels around them do not fit into the figure.
         protocol: Protocol of the squares: ``"paper"``, ``"linear"`` or ``"centred"``.
         vmin: Lowest value of the color scale, as a fraction of the map's maximum; by default :func:`color_floor`.
         vmax: Highest value of the color scale, as a fraction of the map's maximum.
@@ -103,10 +109,14 @@ def plot_erf(
             f"A color scale from {vmin} to {vmax} is invalid. The scale is logarithmic, in fractions of the map's "
             "maximum. Give 0 < vmin < vmax."
         )
+    check_axes(ax)
     with figure_style():
         bar_axes: Axes | None = None
         if ax is None:
             ax, bar_axes = _single_figure(result, cbar)
+        else:
+            ensure_margins(ax, left=_LEFT, right=BAR_INCHES if cbar else _LEFT, top=_TOP, bottom=_BOTTOM)
+            apply_style(ax)
         height, width = result.input_size
         maximum = float(result.contribution.max()) or 1.0
         block = block_side(width, inches_of(ax)[0])
@@ -129,7 +139,10 @@ def plot_erf(
             add_color_bar(ax, mesh, bar_axes)
         _draw_squares(ax, result, protocol)
         if caption:
-            add_caption(ax, f"Layer {result.layer}", caption_of(protocol))
+            squares = caption_of(protocol)
+            if text_points(squares, CAPTION_SIZE) > inches_of(ax)[0] * 72:
+                squares = f"Squares: '{protocol}' protocol"
+            add_caption(ax, f"Layer {result.layer}", squares)
         _draw_scale_bar(ax, width)
         _draw_heading(ax, result)
         if result.run.weights.is_random:
@@ -155,9 +168,9 @@ def square_edges(result: ErfResult, protocol: str, threshold: float) -> tuple[fl
     """Square of a threshold: left, top, right, bottom, in edges of input pixels, clipped to the map."""
     row = result.row(protocol, threshold)
     height, width = result.input_size
-    centre = result.centre if protocol == "centred" else (height // 2, width // 2)
+    center = result.center if protocol == "centred" else (height // 2, width // 2)
     # A clipped window does not show its half-width: find the one whose window has this side and this area.
-    distances = [np.abs(np.arange(length) - middle) for length, middle in zip((height, width), centre, strict=True)]
+    distances = [np.abs(np.arange(length) - middle) for length, middle in zip((height, width), center, strict=True)]
     half_widths = np.unique(np.concatenate(distances))
     rows, columns = (np.searchsorted(np.sort(axis), half_widths, side="right") for axis in distances)
     off_side = np.abs(np.maximum(rows, columns) - row.side)
@@ -208,15 +221,14 @@ def _draw_heading(ax: Axes, result: ErfResult) -> None:
     height, width = result.input_size
     points = inches_of(ax)[0] * 72
     small = 6.0 if points > 170 else 5.6
-    images = "1 image" if result.n_images == 1 else f"{result.n_images} images"
     lines = [
-        (f"{images}, {run.image_source}, {height}\u00d7{width} px", small, MUTED, "normal"),
+        (f"{counted(result.n_images, 'image')}, {run.image_source}, {height}\u00d7{width} px", small, MUTED, "normal"),
         (run.weights.label, small, ALERT_TEXT if run.weights.is_random else MUTED, "normal"),
         (run.model, _name_size(run.model, points), INK, "bold"),
     ]
     up = 4.0
-    for text, size, colour, weight in lines:
-        style = {"va": "bottom", "fontsize": size, "color": colour, "fontweight": weight, **_OUTSIDE}
+    for text, size, color, weight in lines:
+        style = {"va": "bottom", "fontsize": size, "color": color, "fontweight": weight, **_OUTSIDE}
         ax.annotate(fitted(text, points, size, weight), (0, 1), xytext=(0, up), **style)
         up += size * 1.35
 
@@ -231,15 +243,11 @@ def _draw_badge(ax: Axes) -> None:
     ax.text(
         0.03,
         0.97,
-        "RANDOM WEIGHTS",
+        RANDOM_BADGE,
         transform=ax.transAxes,
-        fontsize=6.5,
-        fontweight="bold",
-        color="black",
         ha="left",
         va="top",
-        gid="random weights",
-        bbox={"boxstyle": "round,pad=0.3", "facecolor": ALERT, "edgecolor": "none"},
+        **badge_style(6.5),
     )
 
 
@@ -260,7 +268,9 @@ def caption_of(protocol: str) -> str:
 def add_color_bar(ax: Axes, mesh: Collection, bar_axes: Axes | None) -> None:
     """Add the color bar of a map, on Axes of its own or at the side of ``ax``."""
     figure = figure_of(ax)
-    place: dict[str, Any] = {"cax": bar_axes} if bar_axes is not None else {"ax": ax, "fraction": 0.046, "pad": 0.03}
+    # With a grid, the Axes would return to their position before ensure_margins.
+    own_place: dict[str, Any] = {"ax": ax, "fraction": 0.046, "pad": 0.03, "use_gridspec": False}
+    place = own_place if bar_axes is None else {"cax": bar_axes}
     bar = figure.colorbar(mesh, extend="min", **place)
     short = inches_of(bar.ax)[1] < 1.9
     bar.set_label("Contribution / max" if short else "Contribution relative to its maximum")
@@ -275,18 +285,17 @@ def add_color_bar(ax: Axes, mesh: Collection, bar_axes: Axes | None) -> None:
 def _single_figure(result: ErfResult, cbar: bool) -> tuple[Axes, Axes | None]:
     """A figure one column wide, laid out in inches so that the map is as large as it can be."""
     height, width = result.input_size
-    left, top, bottom = 0.06, 0.47, 0.3
     # A tall map is made narrower, a wide one stays as wide as the column.
     map_width = MAP_INCHES * min(1.0, 1.6 * width / height)
     map_height = map_width * height / width
-    wide, high = left + MAP_INCHES + (BAR_INCHES if cbar else left), top + max(map_height, 0.9) + bottom
+    wide, high = _LEFT + MAP_INCHES + (BAR_INCHES if cbar else _LEFT), _TOP + max(map_height, 0.9) + _BOTTOM
     figure = new_figure(wide, high)
-    ax = figure.add_axes((left / wide, (high - top - map_height) / high, map_width / wide, map_height / high))
+    ax = figure.add_axes((_LEFT / wide, (high - _TOP - map_height) / high, map_width / wide, map_height / high))
     if not cbar:
         return ax, None
     bar_height = max(map_height, 0.9)
     return ax, figure.add_axes(
-        ((left + map_width + 0.07) / wide, (high - top - bar_height) / high, 0.1 / wide, bar_height / high)
+        ((_LEFT + map_width + 0.07) / wide, (high - _TOP - bar_height) / high, 0.1 / wide, bar_height / high)
     )
 
 

@@ -9,22 +9,25 @@ from pathlib import Path
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import (
     BAR_INCHES,
+    CAPTION_SIZE,
+    GRID,
     MAP_INCHES,
     MUTED,
+    by_rows,
+    drawable,
     figure_style,
+    log_ticks,
     new_figure,
-    percent,
     save_figure,
-    shortened,
     text_points,
 )
+from replk_probe.runtime.formatting import percent, shortened
 
-from .plot import CAPTION_SIZE, add_caption, add_color_bar, caption_of, color_floor, plot_erf
+from .plot import add_caption, add_color_bar, caption_of, color_floor, plot_erf
 from .result import ErfResult
 
 _CELL_INCHES = 1.96  # three maps to a page
@@ -100,12 +103,12 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
 
 def row_labels(results: Sequence[ErfResult]) -> list[str]:
     """Unique row labels of the models in a panel, shortened if they do not fit on two lines."""
-    names = [result.run.model for result in results]
+    names = [drawable(result.run.model) for result in results]
     labels: list[str] = []
     middle = (_LABEL_LETTERS - 1) // 2
     # Two long names may differ only in the part that is left out; leave out another part then.
     for head in sorted(range(1, _LABEL_LETTERS - 1), key=lambda letters: abs(letters - middle)):
-        labels = [_wrapped(name, head) for name in names]
+        labels = [_on_two_lines(name, head) for name in names]
         if len(set(labels)) == len(set(names)):
             break
     else:
@@ -117,7 +120,7 @@ def row_labels(results: Sequence[ErfResult]) -> list[str]:
     return [label + _RANDOM * result.run.weights.is_random for label, result in zip(labels, results, strict=True)]
 
 
-def _wrapped(name: str, head: int) -> str:
+def _on_two_lines(name: str, head: int) -> str:
     """``name`` on at most two lines, broken after an underscore, dot or dash; the second one is shortened to fit."""
     if len(name) <= _LABEL_LETTERS:
         return name
@@ -157,37 +160,35 @@ def _draw_ratios(ax: Axes, results: Sequence[ErfResult], protocol: str, labels: 
         rows = [row for row in result.ratios if row.protocol == protocol]
         ax.plot([row.ratio for row in rows], [y] * len(rows), color="#c8c8c8", linewidth=0.6, zorder=1)
         for row in rows:
-            colour = colors[row.threshold]
+            color = colors[row.threshold]
             if row.ci95 is not None:
                 low, high = max(row.ci95[0], 1e-6), row.ci95[1]
-                ax.plot([low, high], [y, y], color=colour, linewidth=2.4, alpha=0.45, solid_capstyle="butt", zorder=2)
-            face = "white" if result.run.weights.is_random else colour
-            ax.plot(row.ratio, y, "o", markersize=3.6, color=colour, markerfacecolor=face, zorder=3)
+                ax.plot([low, high], [y, y], color=color, linewidth=2.4, alpha=0.45, solid_capstyle="butt", zorder=2)
+            face = "white" if result.run.weights.is_random else color
+            ax.plot(row.ratio, y, "o", markersize=3.6, color=color, markerfacecolor=face, zorder=3)
     smallest = min(row.ratio for result in results for row in result.ratios if row.protocol == protocol)
     ax.set_xscale("log")
     ax.set(xlim=(smallest / 1.7, 1.25), ylim=(len(results) - 0.4, -0.6))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    log_ticks(ax.xaxis, *ax.get_xlim(), scale=100)
     ax.set_yticks(range(len(results)))
     ax.set_yticklabels(labels, parse_math=False, fontsize=_LABEL_SIZE)
     ax.tick_params(left=False)
-    ax.grid(axis="x", color="#e4e4e4", linewidth=0.5)
+    ax.grid(axis="x", color=GRID, linewidth=0.5)
     ax.set_axisbelow(True)
-    ax.spines[["left", "right", "top"]].set_visible(False)
+    sns.despine(ax=ax, left=True)  # type: ignore[no-untyped-call]
     ax.set_xlabel(f"Area ratio, % ('{protocol}')")
 
 
 def _draw_legend(ax: Axes, results: Sequence[ErfResult], columns: int) -> None:
     """Draw the legend of the threshold colors above the first panel."""
     handles = [
-        ax.plot([], [], "o", markersize=3.6, color=colour, label=percent(threshold))[0]
-        for threshold, colour in _colors(results).items()
+        ax.plot([], [], "o", markersize=3.6, color=color, label=percent(threshold))[0]
+        for threshold, color in _colors(results).items()
     ]
     if any(result.run.weights.is_random for result in results):
         handles += ax.plot([], [], "o", markersize=3.6, color=MUTED, markerfacecolor="white", label="random weights")
     ax.legend(
-        # A legend is filled column by column, but read row by row.
-        handles=[handle for first in range(columns) for handle in handles[first::columns]],
+        handles=by_rows(handles, columns),
         loc="lower left",
         bbox_to_anchor=(0, 1),
         ncols=columns,

@@ -11,20 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.results import (
-    Result,
-    Row,
-    as_plain,
-    csv_text,
-    decode,
-    interval_cells,
-    npz_bytes,
-    read_arrays,
-    read_json,
-    reading,
-    strict_json,
-)
+from replk_probe.results import Result, Row, as_plain, csv_text, interval_cells, npz_bytes, strict_json
 from replk_probe.runtime.atomic_files import atomic_write_text
+from replk_probe.runtime.file_reading import decode, folder_of, read_arrays, read_json, reading
 from replk_probe.runtime.provenance import RunInfo
 
 if TYPE_CHECKING:
@@ -37,10 +26,12 @@ JSON_NAME = "erf.json"
 ARRAYS_NAME = "erf.npz"
 CSV_NAME = "erf.csv"
 
-CentreSource: TypeAlias = Literal["receptive field", "stride rule"]
+CenterSource: TypeAlias = Literal["receptive field", "stride rule"]
 
-# The command that writes these files.
-_COMMAND = "erf"
+# Names of fields in the JSON file that differ from those of the attributes.
+_JSON_NAMES = {"center": "centre", "center_source": "centre_source"}
+
+_ADVICE = folder_of("erf")
 
 _RUN_COLUMNS = ("model", "weights", "images", "seed", "precision", "n_images", "input_height", "input_width", "layer")
 _RATIO_COLUMNS = ("protocol", "threshold", "side", "ratio", "ci95_low", "ci95_high")
@@ -55,7 +46,7 @@ class RatioRow:
         protocol: ``"paper"``, ``"linear"``, ``"centred"`` or ``"pixels"``.
         threshold: Share of the total contribution, in (0, 1).
         side: Side of the window in input pixels.
-        ratio: Area as a fraction of the input, in (0, 1].
+        ratio: Area as a fraction of the input, in [0, 1].
         ci95: 95 % confidence interval of ``ratio``, or None where it is undefined (fewer than two images).
     """
 
@@ -64,6 +55,13 @@ class RatioRow:
     side: float
     ratio: float
     ci95: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ratio."""
+        if not 0 <= self.ratio <= 1:
+            raise InvalidInputError(
+                f"An area ratio cannot be {self.ratio}. It is a fraction of the input. Give a number in [0, 1]."
+            )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -78,8 +76,8 @@ class ErfResult(Result):
         input_size: ``(H, W)`` in pixels.
         layer: Path of the layer, followed by ``(input)`` where its input was taken.
         feature_size: ``(h, w)`` of the feature map.
-        centre: Center (y, x), in input pixels, of the receptive field of the output that was differentiated.
-        centre_source: ``"receptive field"`` where it was computed layer by layer, otherwise ``"stride rule"``.
+        center: Center (y, x), in input pixels, of the receptive field of the output that was differentiated.
+        center_source: ``"receptive field"`` where it was computed layer by layer, otherwise ``"stride rule"``.
         theoretical_rf: Side of the theoretical receptive field in input pixels, or None where it is unknown.
         ratios: One row per protocol and threshold.
         notes: Caveats of one or more sentences each.
@@ -95,8 +93,8 @@ class ErfResult(Result):
     input_size: tuple[int, int]
     layer: str
     feature_size: tuple[int, int]
-    centre: tuple[float, float]
-    centre_source: CentreSource
+    center: tuple[float, float]
+    center_source: CenterSource
     theoretical_rf: int | None
     ratios: tuple[RatioRow, ...]
     notes: tuple[str, ...] = ()
@@ -139,13 +137,13 @@ class ErfResult(Result):
         raise InvalidInputError(
             f"There is no ratio of protocol {protocol!r} at threshold {threshold}. This result has "
             f"{', '.join(self.protocols)} at {', '.join(f'{value:g}' for value in self.thresholds)}. "
-            "Choose one of those, or measure again with --thresholds."
+            "Choose one of those, or measure again with other thresholds."
         )
 
     def to_json(self) -> dict[str, Any]:
         """The result without its arrays, as plain dictionaries, lists and numbers."""
         own = [field.name for field in fields(self) if field.name not in ("contribution", "run")]
-        erf = {name: as_plain(getattr(self, name)) for name in own}
+        erf = {_JSON_NAMES.get(name, name): as_plain(getattr(self, name)) for name in own}
         return {"schema_version": SCHEMA_VERSION, "run": self.run.to_json(), "erf": erf}
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -176,10 +174,11 @@ class ErfResult(Result):
             InvalidInputError: A file is missing or damaged, or has a schema version that cannot be read.
         """
         folder = Path(directory)
-        record = read_json(folder / JSON_NAME, _COMMAND, READABLE_VERSIONS)
-        arrays = read_arrays(folder / ARRAYS_NAME, _COMMAND, {"contribution": (np.float64, 2)})
+        record = read_json(folder / JSON_NAME, _ADVICE, READABLE_VERSIONS)
+        arrays = read_arrays(folder / ARRAYS_NAME, _ADVICE, {"contribution": (np.float64, 2)})
         with reading(folder / JSON_NAME, "ERF record"):
-            return decode(cls, {**record["erf"], **arrays, "run": record["run"]})
+            renamed = {name: record["erf"][saved] for name, saved in _JSON_NAMES.items()}
+            return decode(cls, {**record["erf"], **renamed, **arrays, "run": record["run"]})
 
     def _summary(self) -> Mapping[str, object]:
         summary = {"model": self.run.model, "weights": self.run.weights.label}

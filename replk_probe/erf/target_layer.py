@@ -54,7 +54,7 @@ class TargetLayer(LayerPoint):
     field: Field | Lost
     note: str | None = None
 
-    def centre(self) -> tuple[tuple[float, float], bool, str | None]:
+    def center(self) -> tuple[tuple[float, float], bool, str | None]:
         """Center of the receptive field of the middle position.
 
         Returns:
@@ -63,7 +63,7 @@ class TargetLayer(LayerPoint):
         """
         height, width = self.input_size
         if isinstance(self.field, Field) and self.field.spatial:
-            y, x = self.field.centre(self.layout.middle)
+            y, x = self.field.center(self.layout.middle)
             if 0 <= y <= height - 1 and 0 <= x <= width - 1:
                 note = "Every output also depends on the whole image, through a gate or a norm over positions."
                 return (y, x), True, note if self.field.everywhere else None
@@ -77,6 +77,16 @@ class TargetLayer(LayerPoint):
 
 
 Layer: TypeAlias = str | nn.Module | LayerPoint | None
+
+
+def check_layer(layer: Any) -> None:
+    """Raise InvalidInputError unless ``layer`` is a name that is not blank, a module or None."""
+    is_name = isinstance(layer, str) and layer.strip()
+    if not (layer is None or is_name or isinstance(layer, nn.Module)):
+        raise InvalidInputError(
+            f"Expected a layer name or a module of the model, got {layer!r}. "
+            "Give 'stage3.5', a module path, a module such as model.layer4, or None."
+        )
 
 
 def point_of(model: nn.Module, layer: Layer) -> LayerPoint | None:
@@ -96,11 +106,7 @@ def point_of(model: nn.Module, layer: Layer) -> LayerPoint | None:
         return layer
     if isinstance(layer, str):
         return LayerPoint(resolve_layer(model, layer).path)
-    if not isinstance(layer, nn.Module):
-        raise InvalidInputError(
-            f"Expected a layer name or a module of the model, got {layer!r}. "
-            "Give 'stage3.5', a module path, a module such as model.layer4, or None."
-        )
+    check_layer(layer)
     path = next((path for path, module in model.named_modules() if module is layer), None)
     if path is None:
         raise InvalidInputError(

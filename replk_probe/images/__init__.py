@@ -5,7 +5,7 @@ This package uses PIL and numpy, but not torch.
 
 from __future__ import annotations
 
-from .decode import UnreadableImageError, check_image, decode_rgb, normalise
+from .decode import UnreadableImageError, check_image, decode_rgb, normalize
 from .folder import list_images
 from .sample import SAMPLINGS, ImageSet, sample_images
 
@@ -16,6 +16,6 @@ __all__ = [
     "check_image",
     "decode_rgb",
     "list_images",
-    "normalise",
+    "normalize",
     "sample_images",
 ]

@@ -110,7 +110,7 @@ def _to_rgb(image: Image.Image, image_id: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def normalise(array: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> npt.NDArray[np.float32]:
+def normalize(array: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> npt.NDArray[np.float32]:
     """Convert RGB bytes to the input of a model, (value / 255 - mean) / std, channels first.
 
     Args:

@@ -79,29 +79,29 @@ class Kernel(ByValue):
         return float(self.magnitude.max())
 
     @property
-    def normalised(self) -> FloatArray:
+    def normalized(self) -> FloatArray:
         """The magnitude over its maximum, in [0, 1]; zeros if there is no mass."""
         return np.asarray(self.magnitude / (self.maximum or 1.0))
 
     @property
     def relative_mass(self) -> float:
-        """Sum of :attr:`normalised`: the number of maximal entries with the same mass."""
-        return float(self.normalised.sum())
+        """Sum of :attr:`normalized`: the number of maximal entries with the same mass."""
+        return float(self.normalized.sum())
 
-    def centre_share(self, side: int) -> float:
-        """Share of the mass in the centered square of ``side``; see :func:`statistics.centre_share`."""
-        return statistics.centre_share(self.magnitude, side)
+    def center_share(self, side: int) -> float:
+        """Share of the mass in the centered square of ``side``; see :func:`statistics.center_share`."""
+        return statistics.center_share(self.magnitude, side)
 
     @property
-    def centre_shares(self) -> dict[int, float]:
-        """Value of :meth:`centre_share` for every side of a centered square in the kernel."""
+    def center_shares(self) -> dict[int, float]:
+        """Value of :meth:`center_share` for every side of a centered square in the kernel."""
         longest = max(self.kernel_size)
-        return {side: self.centre_share(side) for side in range(2 - longest % 2, longest + 1, 2)}
+        return {side: self.center_share(side) for side in range(2 - longest % 2, longest + 1, 2)}
 
     @property
-    def centre3x3_share(self) -> float:
+    def center3x3_share(self) -> float:
         """Share of the mass in the central 3 x 3 entries."""
-        return self.centre_share(3)
+        return self.center_share(3)
 
     @property
     def skeleton_share(self) -> float:
@@ -134,7 +134,7 @@ class Kernel(ByValue):
         return statistics.symmetry(self.magnitude)
 
     @property
-    def centre3x3_mean(self) -> float:
+    def center3x3_mean(self) -> float:
         """Mean of the central 3 x 3 entries, relative to the maximum."""
         return statistics.means_inside_and_outside(self.magnitude, 3)[0]
 
@@ -157,9 +157,9 @@ class Kernel(ByValue):
             "batch_norm": list(self.batch_norm),
             "maximum": self.maximum,
             "relative_mass": self.relative_mass,
-            "centre3x3_share": null_if_nan(self.centre3x3_share),
-            "centre_shares": {str(side): null_if_nan(share) for side, share in self.centre_shares.items()},
-            "centre3x3_mean": null_if_nan(self.centre3x3_mean),
+            "centre3x3_share": null_if_nan(self.center3x3_share),
+            "centre_shares": {str(side): null_if_nan(share) for side, share in self.center_shares.items()},
+            "centre3x3_mean": null_if_nan(self.center3x3_mean),
             "outside3x3_mean": null_if_nan(self.outside3x3_mean),
             "skeleton_share": null_if_nan(self.skeleton_share),
             "effective_size": {str(percent): side for percent, side in self.effective_size.items()},

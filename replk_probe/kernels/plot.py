@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from replk_probe.plot_style import INK, MUTED, figure_of, figure_style, save_figure, text_points, wrapped
+from replk_probe.plot_style import INK, MUTED, PAGE, figure_of, figure_style, fitted_lines, save_figure, text_points
 
 from .kernel import folding_text
 from .plot_gallery import draw_gallery
@@ -19,7 +19,6 @@ from .plot_heatmaps import (
     LINE,
     MARGIN,
     NAME_SIZE,
-    PAGE,
     SMALL_SIZE,
     TALLEST,
     Panel,
@@ -83,7 +82,9 @@ def draw_kernels(results: Sequence[KernelResult]) -> Figure:
     reach = max(len(line) * (side + _GAP) - _GAP for line, side in zip(lines, sides, strict=True))
     width = 2 * MARGIN + reach + _BAR
     caption = [
-        line for text in _caption(panels, len(layers)) for line in wrapped(text, (width - 2 * MARGIN) * 72, SMALL_SIZE)
+        line
+        for text in _caption(panels, len(layers))
+        for line in fitted_lines(text, (width - 2 * MARGIN) * 72, SMALL_SIZE)
     ]
     with figure_style():
         ax = sheet(width, MARGIN + sum(heights) + len(caption) * SMALL_SIZE * LINE)
@@ -202,8 +203,8 @@ def _draw_panel(ax: Axes, panel: Panel, line: Sequence[Panel], left: float, top:
     if (height, width) != (longest, longest):
         add_outline(ax, left, top, cell * longest)
     x, y = left + (longest - width) / 2 * cell, top + (longest - height) / 2 * cell
-    add_map(ax, kernel.normalised, x, y, cell)
-    add_values(ax, kernel.normalised, x, y, cell)
+    add_map(ax, kernel.normalized, x, y, cell)
+    add_values(ax, kernel.normalized, x, y, cell)
     numbers = [(text, SMALL_SIZE, MUTED, "normal") for text in numbers_lines(kernel, side)]
     add_lines(ax, numbers, left, top + cell * longest + 0.04, side)
 

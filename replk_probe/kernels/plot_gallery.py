@@ -12,14 +12,13 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import INK, MUTED, figure_of, figure_style, wrapped
+from replk_probe.plot_style import INK, MUTED, PAGE, figure_of, figure_style, fitted_lines
 
 from .kernel import folding_text
 from .plot_heatmaps import (
     LINE,
     MARGIN,
     NAME_SIZE,
-    PAGE,
     SMALL_SIZE,
     TALLEST,
     TINY_SIZE,
@@ -63,8 +62,7 @@ def draw_gallery(results: Sequence[KernelResult]) -> Figure:
     panels = [panel for panel in panels if panel.kernel.layer in layers and len(panel.kernel.strongest)]
     if not panels:
         raise InvalidInputError(
-            "There are no single channels to draw. The results contain none. Measure again with strongest "
-            "(--strongest) above 0."
+            "There are no single channels to draw. The results contain none. Measure again with strongest above 0."
         )
     kept = max(len(panel.kernel.strongest) for panel in panels)
     columns = min(kept, _ACROSS)
@@ -77,7 +75,7 @@ def draw_gallery(results: Sequence[KernelResult]) -> Figure:
     heights = [max(n * row, 3.2 * SMALL_SIZE * LINE + 0.1) + 0.05 for n, row in zip(deep, rows, strict=True)]
     fewer = f"{most * columns} of {kept} channels kept. " if most * columns < kept else ""
     folding = folding_text([panel.kernel for panel in panels])
-    caption = wrapped(
+    caption = fitted_lines(
         f"{fewer}Kernels of the channels with the largest sums of absolute weights, strongest first; {folding}each is "
         "divided by its largest absolute weight. Above each map: its channel.",
         (width - 2 * MARGIN) * 72,

@@ -16,14 +16,25 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.patches import Rectangle
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import ALERT_TEXT, INK, MIN_DPI, MUTED, figure_of, fitted, new_figure, percent, text_points
+from replk_probe.plot_style import (
+    ALERT_TEXT,
+    CAPTION_SIZE,
+    COLOR_MAP,
+    INK,
+    MIN_DPI,
+    MUTED,
+    figure_of,
+    fitted,
+    new_figure,
+    text_points,
+)
+from replk_probe.runtime.formatting import percent
 
 from .kernel import ONE_OF_SEVERAL, Kernel
 from .result import KernelResult, distinct_names
 
-COLOR_MAP = "rocket"  # perceptually uniform, from black to nearly white
-PAGE, TALLEST, MARGIN = 7.0, 9.5, 0.1  # inches
-NAME_SIZE, SMALL_SIZE, TINY_SIZE = 8.0, 5.8, 5.0
+TALLEST, MARGIN = 9.5, 0.1  # inches
+NAME_SIZE, SMALL_SIZE, TINY_SIZE = 8.0, CAPTION_SIZE, 5.0
 LINE = 1.35 / 72  # line height in inches per point of the font size
 UNIT = Normalize(0.0, 1.0)
 _PRINTED_FROM = 9.5  # minimum size of a cell with a printed value, in points
@@ -228,7 +239,7 @@ def numbers_lines(kernel: Kernel, inches: float) -> list[str]:
         sides = f"50, 90, 99 %: {within}"
     groups = [
         [f"{height}\u00d7{width}", channels],
-        [f"center 3\u00d73 {percent(kernel.centre3x3_share, 1)}"],
+        [f"center 3\u00d73 {percent(kernel.center3x3_share, 1)}"],
         [f"central row and column {percent(kernel.skeleton_share, 1)}"],
         [sides],
         [f"small branch {percent(kernel.small_branch_share, 1)}"]

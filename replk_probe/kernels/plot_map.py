@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import matplotlib as mpl
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import figure_style, new_figure
+from replk_probe.plot_style import (
+    COLOR_MAP,
+    RANDOM_BADGE,
+    apply_style,
+    check_axes,
+    drawable,
+    ensure_margins,
+    figure_style,
+    fitted,
+    inches_of,
+    new_figure,
+    text_points,
+)
 
 from .kernel import Kernel
-from .plot_heatmaps import COLOR_MAP, bar_label, variant_text
+from .plot_heatmaps import bar_label, variant_text
 from .result import KernelResult
 
 _INCHES = (3.4, 2.8)
@@ -31,7 +44,8 @@ def plot_kernel(
 
     Args:
         kernel: Kernel to plot, or the result that contains it.
-        ax: Axes to draw on; by default those of a new figure, one column wide.
+        ax: Axes to draw on; by default those of a new figure, one column wide. Given Axes are made smaller if the
+            labels around them do not fit into the figure.
         layer: Layer of the kernel in the result, by name or module path; by default the last one.
         variant: Variant of the kernel in the result; by default ``"merged"``, or the first one of a layer without it.
         vmin: Lowest value of the color scale.
@@ -52,25 +66,32 @@ def plot_kernel(
         )
     run = kernel.run if isinstance(kernel, KernelResult) else None
     chosen = _chosen(kernel, layer, variant)
+    check_axes(ax)
     with figure_style():
         if ax is None:
             ax = new_figure(*_INCHES).subplots()
+        else:
+            ensure_margins(ax, left=0.1, right=0.5 if cbar else 0.1, top=0.4, bottom=0.1)
+            apply_style(ax)
         sns.heatmap(  # type: ignore[no-untyped-call]
-            chosen.normalised,
+            chosen.normalized,
             ax=ax,
             vmin=vmin,
             vmax=vmax,
             cmap=cmap,
             cbar=cbar,
-            cbar_kws={"label": bar_label(run.aggregate if run else None)[1]} if cbar else None,
+            cbar_kws={"label": bar_label(run.aggregate if run else None)[1], "use_gridspec": False} if cbar else None,
             square=True,
             xticklabels=False,
             yticklabels=False,
             rasterized=True,
         )
-        random = ", RANDOM WEIGHTS" if run and run.weights.is_random else ""
-        title = f"{f'{run.model}, ' if run else ''}{chosen.layer}\n{variant_text(chosen)}{random}"
-        ax.set_title(title, loc="left", parse_math=False)
+        size = mpl.rcParams["axes.titlesize"]
+        points = inches_of(ax)[0] * 72 - text_points(chosen.layer, size)
+        name = fitted(f"{run.model}, " if run else "", points, size) + drawable(chosen.layer)
+        random = f", {RANDOM_BADGE}" if run and run.weights.is_random else ""
+        title = f"{name}\n{variant_text(chosen)}{random}"
+        ax.set_title(title, loc="left", parse_math=False, fontfamily=mpl.rcParams["font.family"])
     return ax
 
 

@@ -9,14 +9,14 @@ from itertools import groupby
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from replk_probe.plot_style import INK, MUTED, figure_of, figure_style, percent, wrapped
+from replk_probe.plot_style import INK, MUTED, PAGE, figure_of, figure_style, fitted_lines
+from replk_probe.runtime.formatting import counted, percent
 
 from .kernel import Kernel
 from .plot_heatmaps import (
     LINE,
     MARGIN,
     NAME_SIZE,
-    PAGE,
     SMALL_SIZE,
     TINY_SIZE,
     Panel,
@@ -67,7 +67,7 @@ def draw_overview(results: Sequence[KernelResult]) -> Figure:
     if any(_is_empty(panel.kernel) for panel in panels):
         text += " No mass: every weight is zero after folding batch norms."
     page = min(PAGE, max(_NARROWEST, 2 * MARGIN + columns * (side + _GAP) + _BAR))
-    caption = wrapped(text, (page - 2 * MARGIN) * 72, SMALL_SIZE)
+    caption = fitted_lines(text, (page - 2 * MARGIN) * 72, SMALL_SIZE)
     with figure_style():
         ax = sheet(page, MARGIN + sum(heights) + len(caption) * SMALL_SIZE * LINE + MARGIN)
         top = MARGIN
@@ -112,8 +112,7 @@ def _draw_block(ax: Axes, block: Sequence[Panel], top: float, side: float, page:
 def _which(block: Sequence[Panel]) -> str:
     """Number of layers and the variants of the kernels shown."""
     counts = Counter(variant_text(panel.kernel) for panel in block)
-    count = "1 layer" if len(block) == 1 else f"{len(block)} layers"
-    layers = f"{count} {common_path([panel.kernel.layer for panel in block])}".rstrip()
+    layers = f"{counted(len(block), 'layer')} {common_path([panel.kernel.layer for panel in block])}".rstrip()
     if len(counts) == 1:
         return f"{layers}, {next(iter(counts))}"
     return f"{layers}: " + "; ".join(f"{count} {variant}" for variant, count in counts.items())
@@ -127,7 +126,7 @@ def _draw_stamp(ax: Axes, kernel: Kernel, name: str, left: float, top: float, si
     height, width = kernel.kernel_size
     cell = cell_side(side, max(height, width))
     add_lines(ax, [(name, TINY_SIZE, INK, "normal")], left, top, side)
-    add_map(ax, kernel.normalised, left, top + _LABEL, cell)
+    add_map(ax, kernel.normalized, left, top + _LABEL, cell)
     below = top + _LABEL + cell * height + 0.02
-    share = "no mass" if _is_empty(kernel) else percent(kernel.centre3x3_share, 1)
+    share = "no mass" if _is_empty(kernel) else percent(kernel.center3x3_share, 1)
     add_lines(ax, [(f"{height}\u00d7{width}, {share}", TINY_SIZE, MUTED, "normal")], left, below, side)

@@ -11,15 +11,31 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
-from replk_probe.plot_style import INK, MUTED, figure_style, fitted, new_figure, text_points, wrapped
+from replk_probe.plot_style import (
+    COLORS,
+    GRID,
+    INK,
+    MUTED,
+    RANDOM_BADGE,
+    apply_style,
+    check_axes,
+    drawable,
+    ensure_margins,
+    figure_style,
+    fitted,
+    fitted_lines,
+    inches_of,
+    log_ticks,
+    new_figure,
+    text_points,
+)
 
 from .plot_heatmaps import LINE, SMALL_SIZE, Panel, panels_of, variant_text
 from .result import KernelResult
 
-# Colors of Okabe and Ito with enough contrast to white; line styles distinguish variants without color.
-_COLORS = ("#b03a00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#7a5195", "#56b4e9")
+# Line styles distinguish variants without color.
 _STYLES: dict[str, Any] = {"merged": "-", "large": "--", "small": ":", "column": "-.", "row": (0, (3, 1, 1, 1, 1, 1))}
 _LOWEST = 1e-4  # lower bound of the vertical axis
 _PANEL, _TALL, _ACROSS = 2.9, 1.75, 2
@@ -50,7 +66,7 @@ def draw_profiles(results: Sequence[KernelResult]) -> Figure:
         "Mean magnitude of the entries at each distance from the center, rounded to integers, relative to the "
         "kernel's maximum; one line per layer."
     )
-    caption = [line for text in (what, *sorted(weights)) for line in wrapped(text, (width - 0.2) * 72, SMALL_SIZE)]
+    caption = [line for text in (what, *sorted(weights)) for line in fitted_lines(text, (width - 0.2) * 72, SMALL_SIZE)]
     legend = 0.125 * len(styles) + 0.05
     below = len(caption) * SMALL_SIZE * LINE + 0.1
     height = legend + rows * (_TOP + _TALL + _BELOW) + below
@@ -64,12 +80,12 @@ def draw_profiles(results: Sequence[KernelResult]) -> Figure:
             inside = _PANEL if columns > 1 else width - _LEFT - _RIGHT
             ax = figure.add_axes((left / width, bottom / height, inside / width, _TALL / height))
             _add_profiles(ax, members, [style[0] for style in styles], lowest)
-            ax.set_title(group, loc="left", fontsize=7.5, fontweight="bold", color=INK, parse_math=False)
+            ax.set_title(drawable(group), loc="left", fontsize=7.5, fontweight="bold", color=INK, parse_math=False)
             if column == 0:
                 ax.set_ylabel("Magnitude / maximum")
             if row == rows - 1 or index + columns >= len(groups):
                 ax.set_xlabel("Distance from the center, entries")
-        figure.legend(
+        shown = figure.legend(
             handles=_handles(styles, width),
             loc="upper left",
             bbox_to_anchor=(0.04 / width, 1 - 0.02 / height),
@@ -78,9 +94,11 @@ def draw_profiles(results: Sequence[KernelResult]) -> Figure:
             labelspacing=0.25,
             handlelength=2.2,
         )
-        for index, text in enumerate(caption):
+        for text in shown.get_texts():
+            text.set_parse_math(False)
+        for index, line in enumerate(caption):
             y = (below - 0.05 - index * SMALL_SIZE * LINE) / height
-            figure.text(0.1 / width, y, text, fontsize=SMALL_SIZE, color=MUTED, va="top")
+            figure.text(0.1 / width, y, line, fontsize=SMALL_SIZE, color=MUTED, va="top")
     return figure
 
 
@@ -89,7 +107,8 @@ def plot_radial_profile(result: KernelResult, ax: Axes | None = None, *, legend:
 
     Args:
         result: Result to plot; line styles distinguish variants.
-        ax: Axes to draw on; by default those of a new figure, one column wide.
+        ax: Axes to draw on; by default those of a new figure, one column wide. Given Axes are made smaller if the
+            labels around them do not fit into the figure.
         legend: Whether to draw the legend.
 
     Returns:
@@ -100,16 +119,21 @@ def plot_radial_profile(result: KernelResult, ax: Axes | None = None, *, legend:
     """
     panels = panels_of([result])
     styles = {_style(panel): panel for panel in panels}
+    check_axes(ax)
     with figure_style():
         if ax is None:
             width, height = _LEFT + _PANEL + _RIGHT, _TOP + _TALL + _BELOW
             place = (_LEFT / width, _BELOW / height, _PANEL / width, _TALL / height)
             ax = new_figure(width, height).add_axes(place)
+        ensure_margins(ax, left=_LEFT, right=_RIGHT, top=_RIGHT, bottom=_BELOW)
+        apply_style(ax)
         _add_profiles(ax, panels, [model for model, _ in styles], min(map(_smallest, panels)))
         ax.set_ylabel("Magnitude / maximum")
         ax.set_xlabel("Distance from the center, entries")
         if legend:
-            ax.legend(handles=_handles(styles, _PANEL), frameon=False, fontsize=SMALL_SIZE)
+            shown = ax.legend(handles=_handles(styles, inches_of(ax)[0]), frameon=False, fontsize=SMALL_SIZE)
+            for text in shown.get_texts():
+                text.set_parse_math(False)
     return ax
 
 
@@ -133,7 +157,7 @@ def _smallest(panel: Panel) -> float:
 
 
 def _color(models: Sequence[str], model: str) -> str:
-    return _COLORS[list(dict.fromkeys(models)).index(model) % len(_COLORS)]
+    return COLORS[list(dict.fromkeys(models)).index(model) % len(COLORS)]
 
 
 def _add_profiles(ax: Axes, members: Sequence[Panel], models: Sequence[str], lowest: float) -> None:
@@ -153,13 +177,11 @@ def _add_profiles(ax: Axes, members: Sequence[Panel], models: Sequence[str], low
             gid="profile",
         )
     ax.set_yscale("log")
-    ax.set_ylim(min(lowest / 1.3, 0.45), 1.3)  # at least two tick labels, even for a flat kernel
+    ax.set_ylim(min(lowest / 1.3, 0.45), 1.3)
     ax.set_xlim(left=-0.3)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if lowest > 2e-2 else (1,), numticks=8))
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.grid(color="#e4e4e4", linewidth=0.5)
+    log_ticks(ax.yaxis, *ax.get_ylim())
+    ax.grid(color=GRID, linewidth=0.5)
     sns.despine(ax=ax)  # type: ignore[no-untyped-call]
 
 
@@ -168,7 +190,7 @@ def _handles(styles: dict[tuple[str, str], Panel], width: float) -> list[Line2D]
     models = [model for model, _ in styles]
     handles = []
     for (model, variant), panel in styles.items():
-        which = f"{variant_text(panel.kernel)}{', RANDOM WEIGHTS' if panel.is_random else ''}"
+        which = f"{variant_text(panel.kernel)}{f', {RANDOM_BADGE}' if panel.is_random else ''}"
         points = (width - 0.6) * 72 - text_points(f", {which}", SMALL_SIZE)
         label = f"{fitted(model, points, SMALL_SIZE)}, {which}"
         handles.append(Line2D([], [], color=_color(models, model), linestyle=_STYLES[variant], label=label))

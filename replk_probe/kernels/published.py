@@ -16,13 +16,13 @@ class PublishedKernel:
     Attributes:
         model: Name of the corresponding model of this package.
         variant: Variant, as in :attr:`replk_probe.kernels.Kernel.variant`.
-        centre3x3_share: Share of its mass in the central 3 x 3 entries.
+        center3x3_share: Share of its mass in the central 3 x 3 entries.
         skeleton_share: Share of its mass in the central row and column (kernel skeleton).
     """
 
     model: str
     variant: str
-    centre3x3_share: float
+    center3x3_share: float
     skeleton_share: float
 
 

@@ -43,7 +43,7 @@ def as_magnitude(values: npt.ArrayLike) -> FloatArray:
     return magnitude
 
 
-def centre_share(magnitude: FloatArray, side: int) -> float:
+def center_share(magnitude: FloatArray, side: int) -> float:
     """Share of the mass in a centered square.
 
     Args:
@@ -76,7 +76,7 @@ def effective_size(magnitude: FloatArray, share: float) -> int | None:
         share: Share in (0, 1].
 
     Returns:
-        Side from 1 to the longer side of the kernel, of the same parity (see :func:`centre_share`); None without mass.
+        Side from 1 to the longer side of the kernel, of the same parity (see :func:`center_share`); None without mass.
 
     Raises:
         InvalidInputError: ``share`` is not in (0, 1].
@@ -88,7 +88,7 @@ def effective_size(magnitude: FloatArray, share: float) -> int | None:
         )
     longest = max(magnitude.shape)
     for side in range(2 - longest % 2, longest + 1, 2):
-        if centre_share(magnitude, side) >= share - _ROUNDING:
+        if center_share(magnitude, side) >= share - _ROUNDING:
             return side
     return None
 

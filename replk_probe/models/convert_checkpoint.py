@@ -20,15 +20,15 @@ from .checkpoints.load import CheckpointReport, load_checkpoint
 from .checkpoints.rename_keys import check_scheme, in_scheme, timm_call
 from .checkpoints.write import write_safetensors
 from .equivalence import Difference, largest_difference, outputs_of
-from .factory import create_model, data_config
-from .inference.check import input_channels, random_image
+from .factory import create_model
+from .inference.check import input_channels, random_image, tolerance
 from .layers.reparam import MERGE_METHODS, Mergeable, reparameterize
+from .records import data_config
+from .summary import count_parameters
 
-# Relative differences above which nothing is written. Merging is computed in float64; rounding to the dtype of the file
-# then matters most where branches of opposite signs are summed.
+# Relative difference above which nothing is written, since merging is computed in float64. Rounding to the dtype of the
+# file then matters most where branches of opposite signs are summed.
 _MERGING = 1e-9
-_ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}
-_ROUNDING_HALF = 5e-2
 _MERGED = ("merged", "merged+fused")
 
 
@@ -115,15 +115,17 @@ def reparam_checkpoint(
     with progress_bar(total=steps, desc="verifying", unit="layer", disable=not progress) as bar:
         expected = outputs_of(network, image, layers, bar.update)
         _refuse_not_finite(expected, path)
-        names, parameters = set(network.state_dict()), _parameters(network)
-        convolutions = sum(_convolutions(network.get_submodule(layer)) for layer in layers)
+        names, parameters = set(network.state_dict()), count_parameters(network)
+        convolutions = sum(
+            isinstance(module, nn.Conv2d) for layer in layers for module in network.get_submodule(layer).modules()
+        )
         merging = None
         if merge:
             reparameterize(network)
             merging = largest_difference(expected, outputs_of(network, image, layers, bar.update))
             _refuse_above(_MERGING, merging, path, "Please report this with the name of the model.")
         tensors = _rounded(network.state_dict(), names, source.dtypes)
-        parameters_after = _parameters(network)
+        parameters_after = count_parameters(network)
         timm_model = timm_call(network) if scheme == "timm" else None
         del network  # the next network is as large
 
@@ -141,8 +143,8 @@ def reparam_checkpoint(
             again = create_model(model).double()
             written = load_checkpoint(again, temporary)
             rounding = largest_difference(expected, outputs_of(again, image, layers, bar.update))
-            tolerance = _tolerance(source) if merge else _MERGING
-            _refuse_above(tolerance, rounding, path, "Merge the float32 file that it was made from, if there is one.")
+            limit = _tolerance(source) if merge else _MERGING
+            _refuse_above(limit, rounding, path, "Merge the float32 file that it was made from, if there is one.")
     return ReparamReport(
         source=source,
         written=replace(written, path=output),
@@ -171,19 +173,19 @@ def _check_output(path: Path, output: Path, *, force: bool) -> None:
     if path.exists() and output.samefile(path):
         raise InvalidInputError(f"Cannot write {output}. It is the input file. Choose another name.")
     if not force:
-        raise InvalidInputError(f"Cannot write {output}. The file exists. Pass --force to overwrite it.")
+        raise InvalidInputError(f"Cannot write {output}. The file exists. Use force to overwrite it.")
 
 
 def _check_form(source: CheckpointReport, scheme: str, *, merge: bool) -> None:
     if merge and source.form in _MERGED:
         raise WeightsError(
             f"{source.path.name} is already merged. It is in {source.form} form, which has no branches. Use it as it "
-            "is, or only rename its tensors with --no-merge."
+            "is, or only rename its tensors without merging."
         )
     if scheme == "timm" and source.form == "train" and not merge:
         raise InvalidInputError(
             f"{source.path.name} cannot use timm's names before merging. Where it has branches, timm's ConvNeXt has "
-            "one convolution. Omit --no-merge."
+            "one convolution. Merge the branches as well."
         )
 
 
@@ -203,17 +205,9 @@ def _nothing_to_merge(network: nn.Module, model: str) -> InvalidInputError:
             "use timm.utils.reparameterize_model(model)."
         )
     return InvalidInputError(
-        f"{model} has nothing to merge. No layer of {type(network).__name__} has parallel branches. Pass --no-merge to "
-        "only rewrite its file."
+        f"{model} has nothing to merge. No layer of {type(network).__name__} has parallel branches. Rewrite its "
+        "file without merging."
     )
-
-
-def _convolutions(layer: nn.Module) -> int:
-    return sum(isinstance(module, nn.Conv2d) for module in layer.modules())
-
-
-def _parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _rounded(state: Mapping[str, Tensor], before: set[str], dtypes: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
@@ -229,7 +223,7 @@ def _rounded(state: Mapping[str, Tensor], before: set[str], dtypes: Mapping[str,
 
 def _tolerance(source: CheckpointReport) -> float:
     kinds = {dtype for dtype in source.dtypes.values() if dtype.is_floating_point}
-    return max((_ROUNDING.get(kind, _ROUNDING_HALF) for kind in kinds), default=_MERGING)
+    return max(map(tolerance, kinds), default=_MERGING)
 
 
 def _refuse_not_finite(outputs: Mapping[str, Tensor], path: Path) -> None:
@@ -242,11 +236,11 @@ def _refuse_not_finite(outputs: Mapping[str, Tensor], path: Path) -> None:
             )
 
 
-def _refuse_above(tolerance: float, found: Difference, path: Path, advice: str) -> None:
-    if found.relative <= tolerance:
+def _refuse_above(limit: float, found: Difference, path: Path, advice: str) -> None:
+    if found.relative <= limit:
         return
     place = f"of {found.layer}" if found.layer else "of the network"
     raise WeightsError(
         f"{path.name} was not rewritten. On a random image the outputs {place} would differ by {found.relative:.1e} "
-        f"of the largest, but rounding explains at most {tolerance:.0e}. {advice}"
+        f"of the largest, but rounding explains at most {limit:.0e}. {advice}"
     )

@@ -38,18 +38,10 @@ class Difference:
 def outputs_of(
     model: nn.Module, image: Tensor, layers: Sequence[str], done: Callable[[], object] = lambda: None
 ) -> dict[str, Tensor]:
-    """Compute the outputs of a network and of some of its layers for an image, in eval mode.
+    """Compute the outputs of a network (at the path "") and of some of its layers for an image, in eval mode.
 
-    Layers are compared separately because a small residual scale can hide their error in the network's output.
-
-    Args:
-        model: Network in the dtype of ``image``.
-        image: Input, ``[N, C, H, W]``.
-        layers: Module paths.
-        done: Callback that is called after each layer and at the end.
-
-    Returns:
-        Outputs by path; the path of the network's output is "".
+    Layers are compared separately because a small residual scale can hide their error in the network's output. ``done``
+    is called after each layer and at the end.
 
     Raises:
         InvalidInputError: The forward pass raises, or does not return a tensor.
@@ -87,10 +79,7 @@ def outputs_of(
 
 @contextmanager
 def _by_fft(model: nn.Module) -> Iterator[None]:
-    """Compute depthwise convolutions by FFT in this context.
-
-    In float64, torch copies every pixel once for each tap: SLaK-T takes 7 GB and minutes.
-    """
+    """Compute depthwise convolutions by FFT: in float64, torch copies each pixel for every tap (7 GB for SLaK-T)."""
     convs = [
         layer
         for layer in model.modules()

@@ -16,18 +16,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from replk_probe.errors import UnknownModelError
 
-from .architectures.slak import LayerNorm2d
-from .factory import data_config
 from .layers.large_kernel import LargeKernelConv
 from .layers.reparam import reparameterize
 from .model_id import ModelId
+from .records import data_config
 from .stages import large_kernel_layers, probe_spec
 from .weights.catalog import catalog_entries
 
 # Elementwise modules, whose output has the shape of the input. Exact types, as a subclass may do more.
 _UNCOUNTED = frozenset(
     {
-        *(nn.BatchNorm2d, nn.LayerNorm, norm.LayerNorm, norm.LayerNorm2d, LayerNorm2d),
+        *(nn.BatchNorm2d, nn.LayerNorm, norm.LayerNorm, norm.LayerNorm2d),
         *(nn.ReLU, nn.ReLU6, nn.GELU, activations.GELU, nn.SiLU, nn.Sigmoid, nn.Dropout, nn.Softmax),
     }
 )
@@ -82,16 +81,12 @@ def _passed_through(model: nn.Module) -> Iterator[None]:
     """Make norms and activations return their input: they are not counted but would take most of the time."""
     skipped = [module for module in model.modules() if type(module) in _UNCOUNTED and "forward" not in vars(module)]
     for module in skipped:
-        vars(module)["forward"] = _identity
+        vars(module)["forward"] = lambda x: x
     try:
         yield
     finally:
         for module in skipped:
             del vars(module)["forward"]
-
-
-def _identity(x: torch.Tensor) -> torch.Tensor:
-    return x
 
 
 def describe(name: str, count: bool = True) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from replk_probe.bench.result import OURS, TORCH, SpeedCase, SpeedResult
+from replk_probe.bench.result import OURS, PASS_LABELS, TORCH, SpeedCase, SpeedResult
+from replk_probe.runtime.formatting import counted
 
 from .text import PLAIN, Layout, table, wrapped
 
-_PASSES = {"forward": "forward", "grad_input": "input gradient", "grad_weight": "weight gradient"}
 _HEAD = ("layer", "module", "func.", "ours cl", "torch", "torch cl", "fft", "ratio", "GF/s", "x peak", "rel. L2")
 
 
@@ -22,7 +22,7 @@ def bench_table(
     head = [*_HEAD, *(["target"] if targets else [])]
     rows: list[Sequence[str] | str] = []
     for direction in dict.fromkeys(case.direction for case in result.cases):
-        rows.append(_PASSES[direction])
+        rows.append(PASS_LABELS[direction])
         for case in result.cases:
             if case.direction == direction:
                 target = (targets or {}).get((case.layer.label, direction))
@@ -48,7 +48,7 @@ def sweep_summary(result: SpeedResult, worst: int = 8, layout: Layout = PLAIN) -
         layout,
     )
     rows = [
-        [f"{ratio:.2f}x", case.layer.label, _PASSES[case.direction], _method(case), _ms(case.ours.minimum)]
+        [f"{ratio:.2f}x", case.layer.label, PASS_LABELS[case.direction], _method(case), _ms(case.ours.minimum)]
         + ([best.variant, _ms(best.minimum)] if (best := case.best_torch) else ["-", "-"])
         for ratio, case in known[: max(worst, len(slower))]
     ]
@@ -59,8 +59,8 @@ def sweep_summary(result: SpeedResult, worst: int = 8, layout: Layout = PLAIN) -
 def _machine(result: SpeedResult) -> Iterator[str]:
     machine = result.machine
     peak = "unknown" if machine.fma_peak is None else f"{machine.fma_peak:.0f} GFLOP/s"
-    threads = "1 thread" if machine.threads == 1 else f"{machine.threads} threads"
-    yield f"{machine.cpu}, {threads}, {result.dtype}; load {machine.load[0]:.1f} before, {machine.load[1]:.1f} after"
+    threads, load = counted(machine.threads, "thread"), machine.load
+    yield f"{machine.cpu}, {threads}, {result.dtype}; load {load[0]:.1f} before, {load[1]:.1f} after"
     yield (
         f"torch {machine.versions.get('torch', '?')} ({machine.torch_capability}); kernels {machine.isa or 'none'}"
         f" by {machine.compiler or 'no compiler'}; multiply-add peak {peak}"
@@ -94,7 +94,7 @@ def _notes(result: SpeedResult) -> Iterator[str]:
     for case in result.cases:
         for timing in case.timings:
             if timing.minimum is None and timing.note:
-                yield f"{case.layer.label}, {_PASSES[case.direction]}, {timing.variant}: {timing.note}"
+                yield f"{case.layer.label}, {PASS_LABELS[case.direction]}, {timing.variant}: {timing.note}"
 
 
 def _ms(seconds: float | None) -> str:

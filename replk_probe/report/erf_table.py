@@ -7,8 +7,9 @@ from itertools import groupby
 
 from replk_probe.erf.published import TABLE_10, PublishedErf, find_published
 from replk_probe.erf.result import ErfResult, RatioRow
+from replk_probe.runtime.formatting import counted, percent
 
-from .text import PLAIN, Layout, note_lines, table, wrapped
+from .text import PLAIN, Layout, note_lines, notes_of, table, wrapped
 
 # A comparison of models omits "linear", which differs from "paper" only by the logarithm.
 _COMPARED = ("paper", "centred", "pixels")
@@ -45,19 +46,17 @@ def erf_table(
         if row is not None:
             which = f" ({result.run.model})" if several else ""
             lines += wrapped(f"published{which}: {_comparability(result, row)}", "", layout)
-    notes = [(result.run.model, [*filter(None, [result.run.weights.note]), *result.notes]) for result in results]
-    lines += note_lines(notes, layout)
+    lines += note_lines([(result.run.model, notes_of(result.run.weights, result.notes)) for result in results], layout)
     return "\n".join(lines).rstrip()
 
 
 def _detail(result: ErfResult) -> tuple[str, str]:
     """Images, layer, precision and backend of a measurement."""
     run = result.run
-    images = "1 image" if result.n_images == 1 else f"{result.n_images} images"
     skipped = f" ({result.n_skipped} skipped)" if result.n_skipped else ""
     return (
-        f"{images}{skipped} of {run.image_source}, {_size(result.input_size)} px; layer {result.layer}, "
-        f"map {_size(result.feature_size)}; {run.precision} on {run.device}",
+        f"{counted(result.n_images, 'image')}{skipped} of {run.image_source}, {_size(result.input_size)} px; "
+        f"layer {result.layer}, map {_size(result.feature_size)}; {run.precision} on {run.device}",
         f"convolutions: {run.backend}",
     )
 
@@ -71,7 +70,7 @@ def _details(result: ErfResult, printed: PublishedErf | None) -> Rows:
         if any(row.ci95 for row in ratios):
             rows.append(["  95 %", *(f"{interval} %" if (interval := _interval(row)) else "-" for row in ratios)])
         if protocol == "paper" and printed is not None:
-            rows.append(_published(printed, result.thresholds, " %"))
+            rows.append(["  published", *(percent(printed.ratios.get(t), 1) for t in result.thresholds)])
     return rows
 
 
@@ -87,13 +86,8 @@ def _comparison(known: Sequence[tuple[ErfResult, PublishedErf | None]], threshol
             random = " (RANDOM WEIGHTS)" if result.run.weights.is_random else ""
             rows.append([result.run.model + random, *(_compared(own.get(threshold)) for threshold in thresholds)])
             if protocol == "paper" and printed is not None:
-                rows.append(_published(printed, thresholds))
+                rows.append(["  published", *(percent(printed.ratios.get(t), 1, "") for t in thresholds)])
     return rows
-
-
-def _published(printed: PublishedErf, thresholds: Sequence[float], unit: str = "") -> list[str]:
-    ratios = map(printed.ratios.get, thresholds)
-    return ["  published", *("-" if ratio is None else f"{100 * ratio:.1f}{unit}" for ratio in ratios)]
 
 
 def _comparability(result: ErfResult, row: PublishedErf) -> str:

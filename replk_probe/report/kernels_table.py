@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from replk_probe.kernels.kernel import Kernel, folding_text
 from replk_probe.kernels.published import SOURCE, find_published
 from replk_probe.kernels.result import KernelResult, distinct_names
+from replk_probe.runtime.formatting import percent
 
-from .text import PLAIN, Layout, decimals, note_lines, percent, table, wrapped
+from .text import PLAIN, Layout, decimals, note_lines, notes_of, table, wrapped
 
 _HEAD = (
     "layer", "variant", "K", "C", "3x3 %", "skeleton %", "50/90/99 %", "entropy", "mirror", "zeros %", "small %",
@@ -19,7 +20,7 @@ def kernels_table(results: Sequence[KernelResult], layout: Layout = PLAIN) -> st
     """Table of the statistics of every kernel of every model."""
     named = list(zip(distinct_names(results), results, strict=True))
     rows = [row for name, result in named for row in _rows(name, result)]
-    notes = [(name, [*filter(None, [result.run.weights.note]), *result.notes]) for name, result in named]
+    notes = [(name, notes_of(result.run.weights, result.notes)) for name, result in named]
     return "\n".join([*table(_HEAD, rows, layout), "", *_legend(results, layout), *note_lines(notes, layout)])
 
 
@@ -30,7 +31,7 @@ def _rows(name: str, result: KernelResult) -> Iterator[list[str] | str]:
         yield _cells(kernel)
         printed = find_published(run.model, kernel.path, kernel.variant)
         if printed is not None:
-            shares = [percent(printed.centre3x3_share), percent(printed.skeleton_share)]
+            shares = [percent(printed.center3x3_share, 1, ""), percent(printed.skeleton_share, 1, "")]
             yield ["  published, trained" if run.weights.is_random else "  published", *[""] * 3, *shares, *[""] * 5]
 
 
@@ -55,11 +56,11 @@ def _cells(kernel: Kernel) -> list[str]:
         kernel.variant,
         str(height) if height == width else f"{height}x{width}",
         str(kernel.channels),
-        percent(kernel.centre3x3_share),
-        percent(kernel.skeleton_share),
+        percent(kernel.center3x3_share, 1, ""),
+        percent(kernel.skeleton_share, 1, ""),
         "/".join("-" if side is None else str(side) for side in kernel.effective_size.values()),
         decimals(kernel.relative_entropy),
         decimals(kernel.symmetry["left_right"]),
-        percent(kernel.zero_fraction),
-        percent(kernel.small_branch_share),
+        percent(kernel.zero_fraction, 1, ""),
+        percent(kernel.small_branch_share, 1, ""),
     ]

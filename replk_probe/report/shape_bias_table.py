@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from replk_probe.runtime.provenance import RunInfo
+from replk_probe.runtime.formatting import percent, shortened
+from replk_probe.runtime.provenance import RunInfo, WeightsInfo
 from replk_probe.shape_bias.observers import Observer, compare_pairs
 from replk_probe.shape_bias.published import ON_WHAT, SOURCE, TITLES
 from replk_probe.shape_bias.result import ShapeBiasResult
 from replk_probe.shape_bias.statistics import Interval
 
-from .text import PLAIN, Layout, cut, decimals, note_lines, percent, table, wrapped
+from .text import OMITTED, PLAIN, Layout, decimals, note_lines, notes_of, table, wrapped
 
 _HEAD = ("observer", "bias %", "95 % interval", "mean", "median", "shape", "texture", "other", "cue acc.", "kappa")
 _LEGEND = (
@@ -40,7 +41,7 @@ def shape_bias_table(
     else:
         pooled = [one for one in imported if one.kind == "humans"]
         blocks.append(_category_lines([*models, *pooled] or imported, layout))
-    blocks.append(note_lines([(_name(result), _notes(result)) for result in results], layout))
+    blocks.append(note_lines([(_name(result), notes_of(_weights(result), result.notes)) for result in results], layout))
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
@@ -77,16 +78,16 @@ def _statistics(one: Observer) -> Iterator[str]:
     else:
         categories = "category" if counts.n_defined == 1 else "categories"
         yield (
-            f"shape bias {percent(counts.overall)} % (S / (S + T) of all decisions; {one.ci95_method} "
+            f"shape bias {percent(counts.overall, 1)} (S / (S + T) of all decisions; {one.ci95_method} "
             f"{_interval(one.ci95)}, bootstrap over {boot.resampled} {_interval(boot.overall)})"
         )
         yield (
-            f"mean of {counts.n_defined} {categories} {percent(counts.macro)} % ({_interval(boot.macro)}), "
-            f"median {percent(counts.median)} % ({_interval(boot.median)})"
+            f"mean of {counts.n_defined} {categories} {percent(counts.macro, 1)} ({_interval(boot.macro)}), "
+            f"median {percent(counts.median, 1)} ({_interval(boot.median)})"
         )
     yield (
-        f"cue accuracy {percent(counts.cue_accuracy)} % of {counts.n_conflict}; without a conflict "
-        f"{counts.congruent_correct} of {counts.n_congruent} correct ({percent(counts.congruent_accuracy)} %)"
+        f"cue accuracy {percent(counts.cue_accuracy, 1)} of {counts.n_conflict}; without a conflict "
+        f"{counts.congruent_correct} of {counts.n_congruent} correct ({percent(counts.congruent_accuracy, 1)})"
     )
 
 
@@ -96,14 +97,14 @@ def _observer_lines(observers: Sequence[Observer], random: Sequence[Observer | N
     rows = [
         [
             _title(one) + (" (RANDOM)" if any(one is other for other in random) else ""),
-            percent(one.counts.overall),
+            percent(one.counts.overall, 1, ""),
             _interval(one.ci95),
-            percent(one.counts.macro),
-            percent(one.counts.median),
+            percent(one.counts.macro, 1, ""),
+            percent(one.counts.median, 1, ""),
             str(one.counts.n_shape),
             str(one.counts.n_texture),
             str(one.counts.n_other),
-            percent(one.counts.cue_accuracy),
+            percent(one.counts.cue_accuracy, 1, ""),
             decimals(one.consistency.mean_human),
         ]
         for one in observers
@@ -123,7 +124,7 @@ def _category_lines(observers: Sequence[Observer], layout: Layout) -> list[str]:
         [category, *(_share(one, category) for one in shown)]
         for category in filter(used.__contains__, shown[0].counts.categories)
     ]
-    lines = table(["shape bias, %", *(cut(one.name, _CATEGORY) for one in shown)], rows, layout)
+    lines = table(["shape bias, %", *(shortened(one.name, _CATEGORY, mark=OMITTED) for one in shown)], rows, layout)
     more = len(observers) - len(shown)
     return [*lines, f"{more} more in the CSV file"] if more else lines
 
@@ -133,7 +134,8 @@ def _share(one: Observer, category: str) -> str:
         return "-"
     place = one.counts.categories.index(category)
     shape, texture = one.counts.shape[place], one.counts.texture[place]
-    return f"{percent(one.counts.by_category[place])} ({shape}/{shape + texture})"
+    share = percent(one.counts.by_category[place], 1, "")
+    return f"{share} ({shape}/{shape + texture})"
 
 
 def _pair_lines(results: Sequence[ShapeBiasResult], layout: Layout) -> list[str]:
@@ -159,9 +161,8 @@ def _name(result: ShapeBiasResult) -> str:
     return "imported" if result.model is None else result.model.name
 
 
-def _notes(result: ShapeBiasResult) -> list[str]:
-    own = result.run.weights.note if isinstance(result.run, RunInfo) else None
-    return [*filter(None, [own]), *result.notes]
+def _weights(result: ShapeBiasResult) -> WeightsInfo | None:
+    return result.run.weights if isinstance(result.run, RunInfo) else None
 
 
 def _with_conflict(one: Observer) -> list[str]:

@@ -11,11 +11,15 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from replk_probe.runtime.escaping import printable
+from replk_probe.runtime.formatting import shortened
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from replk_probe.runtime.provenance import WeightsInfo
+
 WIDTH = 100
+OMITTED = "..."  # in ASCII, for any terminal
 _UNLIMITED = 10_000
 _NARROWEST = 12  # minimum width of a column of names, on any terminal
 
@@ -46,14 +50,6 @@ def terminal_layout() -> Layout:
     if not console.is_terminal:
         return PLAIN
     return Layout(console.width, console.color_system is not None and not console.no_color)
-
-
-def cut(text: str, letters: int) -> str:
-    """``text`` in at most ``letters`` characters; the middle is omitted, since names differ at both ends."""
-    if len(text) <= letters:
-        return text
-    kept = max(letters - 3, 2)
-    return text[: kept // 2] + "..." + text[len(text) - (kept - kept // 2) :]
 
 
 def wrapped(text: str, prefix: str = "", layout: Layout = PLAIN) -> list[str]:
@@ -101,7 +97,7 @@ def table(
     for row in cells:
         random, secondary = any("RANDOM" in cell for cell in row), row[0].startswith(" ")
         drawn.add_row(
-            *(Text(cut(cell, width)) for cell, width in zip(row, widths, strict=True)),
+            *(Text(shortened(cell, width, mark=OMITTED)) for cell, width in zip(row, widths, strict=True)),
             style="yellow" if random else "dim" if secondary else "",
         )
     lines = iter(_drawn(drawn, layout))
@@ -116,14 +112,14 @@ def table(
     ]
 
 
-def percent(fraction: float | None) -> str:
-    """A fraction in percent with one decimal; a dash for NaN and None."""
-    return "-" if fraction is None or math.isnan(fraction) else f"{100 * fraction:.1f}"
-
-
 def decimals(value: float) -> str:
     """A number with three decimals; a dash for NaN."""
     return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def notes_of(weights: WeightsInfo | None, notes: Sequence[str]) -> list[str]:
+    """The note on the weights, if any, before the notes of a result."""
+    return [*([weights.note] if weights is not None and weights.note else []), *notes]
 
 
 def note_lines(notes: Iterable[tuple[str, Sequence[str]]], layout: Layout = PLAIN) -> list[str]:

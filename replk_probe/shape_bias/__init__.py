@@ -57,28 +57,5 @@ _HOME = {
     "register": "model_vs_human.register",
 }
 
-__all__ = [
-    "CATEGORIES",
-    "Decisions",
-    "LabelMapping",
-    "Observer",
-    "ShapeBiasConfig",
-    "ShapeBiasResult",
-    "Stimulus",
-    "StimulusSet",
-    "compare",
-    "draw_comparison",
-    "draw_contact_sheet",
-    "draw_shape_bias",
-    "load_mapping",
-    "measure_shape_bias",
-    "open_stimuli",
-    "parse_stimulus_name",
-    "plot_bars",
-    "plot_shape_bias",
-    "published_observers",
-    "read_folder",
-    "register",
-]
-
+__all__ = list(_HOME)
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError, ReplkProbeError
 from replk_probe.models.inference.check import Check, check_on, evaluating, random_image
+from replk_probe.models.inference.copying import device_and_dtype
 from replk_probe.runtime.devices import out_of_memory_explained
 
 
@@ -23,9 +24,7 @@ def compute_logits(model: nn.Module, images: Tensor) -> Tensor:
     Raises:
         InvalidInputError: The output of the model has another form.
     """
-    weight = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), None)
-    if weight is not None:
-        images = images.to(weight.device, weight.dtype, non_blocking=True)
+    images = images.to(**device_and_dtype(model), non_blocking=True)
     output = model(images)
     logits = getattr(output, "logits", output)
     if isinstance(logits, (tuple, list)) and logits:
@@ -40,11 +39,7 @@ def compute_logits(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def count_outputs(model: nn.Module, size: tuple[int, int]) -> int:
-    """Number of classes of a classifier.
-
-    Args:
-        model: The classifier.
-        size: ``(H, W)`` of its input in pixels.
+    """Number of classes of a classifier for images of ``(H, W)`` pixels.
 
     Raises:
         InvalidInputError: The model does not accept images of this size, or is not a classifier.
@@ -64,10 +59,5 @@ def count_outputs(model: nn.Module, size: tuple[int, int]) -> int:
 
 
 def outputs_check(model: nn.Module, size: tuple[int, int]) -> Check:
-    """Check that a copy of the model gives the same outputs for one random image.
-
-    Args:
-        model: The classifier.
-        size: ``(H, W)`` of its input in pixels.
-    """
+    """Check that a copy of the model gives the same outputs for one random image of ``(H, W)`` pixels."""
     return check_on(random_image(size), model, compute_logits)

@@ -10,13 +10,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from replk_probe.images import normalise
+from replk_probe.images import normalize
 
 from .stimuli.stimulus_set import StimulusSet
 
@@ -46,7 +45,7 @@ class InputImages:
         picture, (height, width) = self.stimuli.load(index), self.size
         if picture.size != (width, height):
             picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-        channels = normalise(np.asarray(picture), self.mean, self.std)
+        channels = normalize(np.asarray(picture), self.mean, self.std)
         return np.moveaxis(channels, 0, 2)
 
 
@@ -67,9 +66,7 @@ class Loader:
         """Return the loader."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Discard images that were not requested, and stop the threads."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
@@ -112,11 +109,7 @@ class Loader:
 
 
 def default_workers(*, accelerated: bool) -> int:
-    """Number of threads that keep up with the forward passes without slowing them down.
-
-    Args:
-        accelerated: Whether the network runs on another device than the CPU.
-    """
+    """Number of threads that keep up with the forward passes (on the CPU or not) without slowing them down."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(16, cores) if accelerated else max(1, min(4, cores // 4))
 

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.results import decode, nan_if_null, null_if_nan
+from replk_probe.results import as_plain, nan_if_null, null_if_nan
+from replk_probe.runtime.file_reading import decode
 
 from .decisions import HUMANS, Decisions
 from .statistics import (
@@ -102,7 +103,7 @@ class Observer:
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON values; undefined ratios are None."""
-        counts, bootstrap = self.counts, self.bootstrap
+        counts = self.counts
         rows = zip(counts.categories, counts.shape, counts.texture, counts.other, counts.by_category, strict=True)
         return {
             "observer": self.name,
@@ -112,16 +113,9 @@ class Observer:
             "macro": null_if_nan(counts.macro),
             "median": null_if_nan(counts.median),
             "n_defined": counts.n_defined,
-            "ci95": _or_list(self.ci95),
+            "ci95": as_plain(self.ci95),
             "ci95_method": self.ci95_method,
-            "bootstrap": {
-                "overall": _or_list(bootstrap.overall),
-                "macro": _or_list(bootstrap.macro),
-                "median": _or_list(bootstrap.median),
-                "resampled": bootstrap.resampled,
-                "draws": bootstrap.draws,
-                "seed": bootstrap.seed,
-            },
+            "bootstrap": as_plain(self.bootstrap),
             "shape": counts.n_shape,
             "texture": counts.n_texture,
             "other": counts.n_other,
@@ -202,10 +196,10 @@ def analyze(decisions: Sequence[Decisions], source: str = "") -> tuple[Observer,
         consistency = ErrorConsistency(
             _mean(among), {decisions[index].observer: _mean(kappa[index, human_indices]) for index in others}
         )
-        everyone = Observer.from_counts(
+        population = Observer.from_counts(
             HUMANS, "humans", pooled(members), members=members, consistency=consistency, source=source
         )
-        observers.insert(0, everyone)
+        observers.insert(0, population)
     return tuple(observers)
 
 
@@ -312,7 +306,3 @@ def _mean(values: npt.NDArray[np.float64]) -> float:
     """Mean of the defined values; NaN for none."""
     defined = values[~np.isnan(values)]
     return math.fsum(defined) / len(defined) if len(defined) else math.nan
-
-
-def _or_list(interval: Interval | None) -> list[float] | None:
-    return None if interval is None else list(interval)

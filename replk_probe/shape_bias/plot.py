@@ -11,13 +11,24 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from replk_probe.plot_style import ALERT_TEXT, INK, MUTED, figure_style, fitted, new_figure, save_figure, wrapped
+from replk_probe.plot_style import (
+    ALERT_TEXT,
+    CAPTION_SIZE,
+    INK,
+    MUTED,
+    PAGE,
+    figure_style,
+    fitted,
+    fitted_lines,
+    new_figure,
+    save_figure,
+)
 from replk_probe.runtime.provenance import RunInfo
 
 from .observers import Observer
 from .plot_categories import ROW, category_axes, category_caption, category_points
 from .plot_overall import bar_axes, bar_row, bars_caption, name_points, value_points
-from .plot_style import ABOVE, BELOW, CAPTION_SIZE, LINE, MARGIN, PAGE, arranged, styles_of
+from .plot_style import ABOVE, BELOW, LINE, MARGIN, arranged, styles_of
 from .published import ON_WHAT, SOURCE
 from .result import ShapeBiasResult
 
@@ -36,7 +47,8 @@ def plot_shape_bias(
 
     Args:
         result: Result whose model and observers to plot.
-        ax: Axes to draw on; by default those of a new figure, one column wide. Labels are drawn outside of the frame.
+        ax: Axes to draw on; by default those of a new figure, one column wide. Given Axes are made smaller if the
+            labels around them do not fit into the figure.
         others: Further observers, such as published ones, without those whose names the observers of the result have.
         legend: Whether to draw the legend below the frame.
         caption: Whether to explain the lines below the frame.
@@ -48,7 +60,7 @@ def plot_shape_bias(
     Raises:
         InvalidInputError: The result has no observers, or the categories differ.
     """
-    shown = with_others(result.everyone, result.observers, others)
+    shown = with_others(result.all_observers, result.observers, others)
     return category_axes(shown, ax, random=random_models([result]), legend=legend, caption=caption)
 
 
@@ -59,8 +71,8 @@ def plot_bars(
 
     Args:
         result: Result whose model and observers to plot.
-        ax: Axes to draw on; by default those of a new figure, one column wide. Names and numbers are drawn outside of
-            the frame.
+        ax: Axes to draw on; by default those of a new figure, one column wide. Given Axes are made smaller if the
+            labels around them do not fit into the figure.
         others: Further observers; see :func:`plot_shape_bias`.
         caption: Whether to explain bars and intervals below the frame.
 
@@ -70,7 +82,7 @@ def plot_bars(
     Raises:
         InvalidInputError: The result has no observers, or the categories differ.
     """
-    shown = with_others(result.everyone, result.observers, others)
+    shown = with_others(result.all_observers, result.observers, others)
     return bar_axes(shown, ax, random=random_models([result]), caption=caption)
 
 
@@ -96,7 +108,7 @@ def draw_observers(
     sentences = [*category_caption(shown), *bars_caption(shown)]
     if any(one.source == SOURCE for one in shown):
         sentences.append(f"{ON_WHAT}; {SOURCE.removeprefix('published: ')}.")
-    lines = wrapped(" ".join(sentences), (PAGE - 2 * MARGIN) * 72, CAPTION_SIZE)
+    lines = fitted_lines(" ".join(sentences), (PAGE - 2 * MARGIN) * 72, CAPTION_SIZE)
     body = max(ROW * (len(categories) + 1), bar_row(styles) * len(shown))
     head = (sum(_heading_sizes(heading)) * LINE + 5) / 72 if heading else 0.0
     foot = BELOW + (len(lines) * CAPTION_SIZE * LINE + 4) / 72
@@ -154,7 +166,9 @@ def draw_shape_bias(result: ShapeBiasResult, *, others: Sequence[Observer] = ())
         InvalidInputError: The result has no observers, or the categories differ.
     """
     return draw_observers(
-        with_others(result.everyone, result.observers, others), random=random_models([result]), heading=_heading(result)
+        with_others(result.all_observers, result.observers, others),
+        random=random_models([result]),
+        heading=_heading(result),
     )
 
 

@@ -11,7 +11,22 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from replk_probe.plot_style import INK, figure_style, fitted, inches_of, new_figure, text_points
+from replk_probe.plot_style import (
+    COLUMN,
+    GRID,
+    INK,
+    RANDOM_BADGE,
+    apply_style,
+    badge_style,
+    check_axes,
+    ensure_margins,
+    figure_of,
+    figure_style,
+    fitted,
+    inches_of,
+    new_figure,
+    text_points,
+)
 
 from .observers import Observer
 from .plot_icons import add_icon, has_icon
@@ -19,17 +34,13 @@ from .plot_style import (
     ABOVE,
     BADGE_SIZE,
     BELOW,
-    COLUMN,
-    GRID,
     MARGIN,
     NAME_SIZE,
     NEXT_TO,
-    RANDOM_BADGE,
     Style,
     add_lines,
     add_sample,
     arranged,
-    badge_style,
     caption_inches,
     fraction_ticks,
     styles_of,
@@ -75,9 +86,10 @@ def category_axes(
     shown = arranged(observers)
     styles = styles_of(shown, random)
     categories = shown[0].counts.categories
+    check_axes(ax)
     with figure_style():
-        if ax is None:
-            ax = _single_category_figure(shown, styles, legend, caption)
+        ax = _prepared_axes(ax, shown, styles, legend, caption)
+        row_points = inches_of(ax)[1] * 72 / (len(categories) + 1)
         middles = _row_offsets(shown)
         thin = 0.5 if sum(one.kind == "model" for one in shown) > _MANY else 0.9
         pooled = any(one.kind == "humans" for one in shown)
@@ -106,6 +118,7 @@ def category_axes(
                 gid=f"observer {style.label}",
                 **style.marker_style,
             )
+            ax.lines[-1].set_markersize(style.marker_style["markersize"] * min(max(row_points / 11, 0.75), 1.0))
         ax.axhline(0.5, color=INK, linewidth=0.6, zorder=1.5)
         ax.set(xlim=(0, 1), ylim=(len(categories) + 0.5, -0.5), xlabel="Fraction of shape decisions")
         fraction_ticks(ax.xaxis, inches_of(ax)[0])
@@ -115,12 +128,13 @@ def category_axes(
         ax.grid(axis="x", color=GRID, linewidth=0.5)
         ax.set_axisbelow(True)
         ax.set_yticks([])
-        _draw_categories(ax, categories)
+        _draw_categories(ax, categories, row_points)
         below = 27.0
         if legend:
             below = _draw_legend(ax, styles, -category_points(categories), below) + 4
         if caption:
-            add_lines(ax, category_caption(shown), below, left=-category_points(categories))
+            labels = category_points(categories)
+            add_lines(ax, category_caption(shown), (-labels, -below), inches_of(ax)[0] * 72 + labels)
     return ax
 
 
@@ -159,7 +173,9 @@ def _icon_width(categories: Sequence[str]) -> float:
     return _ICON + NEXT_TO if any(map(has_icon, categories)) else 0.0
 
 
-def _draw_categories(ax: Axes, categories: Sequence[str]) -> None:
+def _draw_categories(ax: Axes, categories: Sequence[str], row_points: float) -> None:
+    """Draw the names and icons of the rows, smaller in rows that are too low for them."""
+    size, icon = min(NAME_SIZE, 0.9 * row_points), min(_ICON, 0.95 * row_points)
     anchor = ax.get_yaxis_transform()
     left = -NEXT_TO - _icon_width(categories)
     for row, name in enumerate((_ALL, *categories)):
@@ -171,7 +187,7 @@ def _draw_categories(ax: Axes, categories: Sequence[str]) -> None:
             textcoords="offset points",
             ha="right",
             va="center_baseline",
-            fontsize=NAME_SIZE,
+            fontsize=size,
             fontweight="normal" if row else "bold",
             color=INK,
             annotation_clip=False,
@@ -179,7 +195,7 @@ def _draw_categories(ax: Axes, categories: Sequence[str]) -> None:
             gid="category",
         )
         if row and has_icon(name):
-            add_icon(ax, name, (0, row), anchor, (-NEXT_TO - _ICON / 2, 0), _ICON)
+            add_icon(ax, name, (0, row), anchor, (-NEXT_TO - _ICON / 2, 0), icon)
 
 
 def _legend_entries(styles: Sequence[Style]) -> list[tuple[Style, str]]:
@@ -206,8 +222,8 @@ def _legend_columns(styles: Sequence[Style], points: float) -> tuple[int, list[f
     return len(widths), [points]
 
 
-def _legend_inches(styles: Sequence[Style]) -> float:
-    return _legend_columns(styles, (COLUMN - 2 * MARGIN) * 72)[0] * _LEGEND_SIZE * _LEGEND_LINE / 72
+def _legend_inches(styles: Sequence[Style], points: float) -> float:
+    return (_legend_columns(styles, points)[0] * _LEGEND_SIZE * _LEGEND_LINE + 4) / 72
 
 
 def _draw_legend(ax: Axes, styles: Sequence[Style], left: float, down: float) -> float:
@@ -235,18 +251,22 @@ def _draw_legend(ax: Axes, styles: Sequence[Style], left: float, down: float) ->
     return down + rows * step
 
 
-def _single_category_figure(
-    observers: Sequence[Observer], styles: Sequence[Style], legend: bool, caption: bool
+def _prepared_axes(
+    ax: Axes | None, observers: Sequence[Observer], styles: Sequence[Style], legend: bool, caption: bool
 ) -> Axes:
-    """Create a figure one column wide, with the Axes."""
+    """Axes with space for the labels around them; by default, those of a new figure one column wide."""
     categories = observers[0].counts.categories
-    left = MARGIN + category_points(categories) / 72
-    wide = COLUMN - left - 0.12
-    body, foot = ROW * (len(categories) + 1), BELOW
+    labels, right = category_points(categories), 0.12
+    width = COLUMN if ax is None else figure_of(ax).get_figwidth() * ax.get_position().x1 + right
+    points = (width - MARGIN - right) * 72
+    foot = BELOW
     if legend:
-        foot += _legend_inches(styles)
+        foot += _legend_inches(styles, points)
     if caption:
-        foot += caption_inches(category_caption(observers))
-    height = MARGIN + ABOVE + body + foot
-    figure = new_figure(COLUMN, height)
-    return figure.add_axes((left / COLUMN, foot / height, wide / COLUMN, body / height))
+        foot += caption_inches(category_caption(observers), points)
+    if ax is None:
+        height = MARGIN + ABOVE + ROW * (len(categories) + 1) + foot
+        ax = new_figure(COLUMN, height).add_axes((0, 0, 1, 1))
+    ensure_margins(ax, left=MARGIN + labels / 72, right=right, top=MARGIN + ABOVE, bottom=foot)
+    apply_style(ax)
+    return ax

@@ -8,12 +8,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import save_figure
+from replk_probe.plot_style import RANDOM_BADGE, save_figure
 from replk_probe.runtime.provenance import RunInfo
 
 from .observers import Observer
 from .plot import conflict_stimuli, draw_observers, random_models, with_others
-from .plot_style import RANDOM_BADGE
 from .result import ShapeBiasResult
 
 

@@ -8,23 +8,33 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from replk_probe.plot_style import INK, figure_style, inches_of, new_figure, text_points
+from replk_probe.plot_style import (
+    COLUMN,
+    GRID,
+    INK,
+    RANDOM_BADGE,
+    apply_style,
+    badge_style,
+    check_axes,
+    ensure_margins,
+    figure_of,
+    figure_style,
+    inches_of,
+    new_figure,
+    text_points,
+)
 
 from .observers import Observer
 from .plot_style import (
     BADGE_SIZE,
     BELOW,
-    COLUMN,
-    GRID,
     MARGIN,
     NAME_SIZE,
     NEXT_TO,
-    RANDOM_BADGE,
     Style,
     add_lines,
     add_sample,
     arranged,
-    badge_style,
     caption_inches,
     fitted_labels,
     fraction_ticks,
@@ -59,9 +69,9 @@ def bar_axes(
     """
     shown = arranged(observers)
     styles = styles_of(shown, random)
+    check_axes(ax)
     with figure_style():
-        if ax is None:
-            ax = _single_bar_figure(shown, styles, caption)
+        ax = _prepared_axes(ax, shown, styles, caption)
         labels = fitted_labels([style.label for style in styles], _WIDEST_NAME, NAME_SIZE)
         pitch = inches_of(ax)[1] / len(shown)
         thickness = min(0.66, 0.2 / pitch)
@@ -127,7 +137,9 @@ def bar_axes(
         for side in ("right", "top"):
             ax.spines[side].set_visible(False)
         if caption:
-            add_lines(ax, bars_caption(shown), 29, left=-name_points(styles))
+            names = name_points(styles)
+            width = names + inches_of(ax)[0] * 72 + value_points(shown)
+            add_lines(ax, bars_caption(shown), (-names, -29), width)
     return ax
 
 
@@ -169,12 +181,14 @@ def _any_random(styles: Sequence[Style]) -> bool:
     return any(style.random for style in styles)
 
 
-def _single_bar_figure(observers: Sequence[Observer], styles: Sequence[Style], caption: bool) -> Axes:
+def _prepared_axes(ax: Axes | None, observers: Sequence[Observer], styles: Sequence[Style], caption: bool) -> Axes:
+    """Axes with space for the labels around them; by default, those of a new figure one column wide."""
     left, right = MARGIN + name_points(styles) / 72, MARGIN + value_points(observers) / 72
-    body, foot = (
-        max(bar_row(styles) * len(observers), 0.4),
-        BELOW + caption * caption_inches(bars_caption(observers)),
-    )
-    height = 0.1 + body + foot
-    figure = new_figure(COLUMN, height)
-    return figure.add_axes((left / COLUMN, foot / height, (COLUMN - left - right) / COLUMN, body / height))
+    width = COLUMN if ax is None else figure_of(ax).get_figwidth()
+    foot = BELOW + caption * caption_inches(bars_caption(observers), (width - 2 * MARGIN) * 72)
+    if ax is None:
+        height = 0.1 + max(bar_row(styles) * len(observers), 0.4) + foot
+        ax = new_figure(COLUMN, height).add_axes((0, 0, 1, 1))
+    ensure_margins(ax, left=left, right=right, top=0.1, bottom=foot)
+    apply_style(ax)
+    return ax

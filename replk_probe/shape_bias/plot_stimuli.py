@@ -13,10 +13,21 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import INK, MUTED, block_side, figure_style, fitted, new_figure, save_figure, text_points
+from replk_probe.plot_style import (
+    INK,
+    MUTED,
+    RANDOM_BADGE,
+    badge_style,
+    block_side,
+    drawable,
+    figure_style,
+    fitted,
+    new_figure,
+    save_figure,
+    text_points,
+)
 
 from .decisions import NO_ANSWER, Decisions
-from .plot_style import RANDOM_BADGE, badge_style
 from .statistics import OTHER, SHAPE, TEXTURE
 
 if TYPE_CHECKING:
@@ -255,7 +266,7 @@ def _draw_head(
         figure.text(x / width, (y + 0.015) / height, RANDOM_BADGE, va="baseline", **badge_style(5.6))
     elif weights is not None:
         style = {"va": "baseline", "ha": "right", "fontsize": _LEGEND_SIZE, "color": MUTED, "gid": "weights"}
-        figure.text(1 - _MARGIN / width, y / height, weights, **style)
+        figure.text(1 - _MARGIN / width, y / height, drawable(weights), parse_math=False, **style)
     y -= 0.175
     x = _MARGIN
     style = {"va": "baseline", "fontsize": _LEGEND_SIZE, "parse_math": False}

@@ -15,25 +15,27 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 from matplotlib.transforms import Transform
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import ALERT, INK, MUTED, figure_of, fitted, text_points, wrapped
+from replk_probe.plot_style import (
+    CAPTION_SIZE,
+    COLORS,
+    INK,
+    MUTED,
+    fitted,
+    fitted_lines,
+    text_points,
+)
 
 from .observers import Observer
 from .plot_icons import near
 from .published import SOURCE, TITLES
 
-RANDOM_BADGE = "RANDOM WEIGHTS"
-
-COLUMN, PAGE = 3.4, 7.0  # inches
 ABOVE, BELOW, MARGIN = 0.36, 0.4, 0.06  # inches: of a frame with its ticks and label; around a figure
 NEXT_TO = 4.0  # points between a frame and adjacent text
-NAME_SIZE, BADGE_SIZE, CAPTION_SIZE = 6.5, 5.0, 5.8
+NAME_SIZE, BADGE_SIZE = 6.5, 5.0
 LINE = 1.35  # line height relative to the font size
-GRID = "#dcdcdc"
 _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
-# The accent color of all figures for the first model, then colors of Okabe and Ito with enough contrast to white. The
-# numbers of colors and markers are coprime, so that their combinations differ.
-_COLORS = ("#b03a00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#7a5195", "#56b4e9")
+# The numbers of colors and markers are coprime, so that their combinations differ.
 _MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "p", "h")
 _SIZES = {"o": 4.3, "s": 4.1, "P": 5.4, "X": 5.2}  # points, for equal apparent size
 _HUMANS = "#8c8c8c"
@@ -110,7 +112,7 @@ def styles_of(observers: Sequence[Observer], random: Sequence[Observer] = ()) ->
         label = f"{name} ({source})" if counted[name] > 1 and source else name
         if one.kind == "model":
             is_random = any(one is other for other in random)
-            color, marker = _COLORS[models % len(_COLORS)], _MARKERS[models % len(_MARKERS)]
+            color, marker = COLORS[models % len(COLORS)], _MARKERS[models % len(_MARKERS)]
             found.append(Style(label, color, marker, _SIZES.get(marker, 5.0), random=is_random))
             models += 1
         elif one.kind == "humans":
@@ -147,26 +149,14 @@ def add_sample(ax: Axes, style: Style, at: tuple[float, float], anchor: Transfor
     )
 
 
-def badge_style(size: float) -> dict[str, Any]:
-    """Style of the badge for random weights."""
-    return {
-        "fontsize": size,
-        "fontweight": "bold",
-        "color": "black",
-        "gid": "random weights",
-        "bbox": {"boxstyle": "round,pad=0.25", "facecolor": ALERT, "edgecolor": "none"},
-    }
-
-
-def add_lines(ax: Axes, sentences: Sequence[str], down: float, left: float) -> None:
-    """Add a wrapped caption ``down`` points below the frame and ``left`` points to the right of its left side."""
-    available = figure_of(ax).get_figwidth() * 72 - 2 * MARGIN * 72
-    for index, line in enumerate(wrapped(" ".join(sentences), available, CAPTION_SIZE)):
+def add_lines(ax: Axes, sentences: Sequence[str], at: tuple[float, float], width: float) -> None:
+    """Add a caption at most ``width`` points wide, offset from the lower left corner of the frame by ``at`` points."""
+    for index, line in enumerate(fitted_lines(" ".join(sentences), width, CAPTION_SIZE)):
         ax.annotate(
             line,
             (0, 0),
             xycoords="axes fraction",
-            xytext=(left, -down - index * CAPTION_SIZE * LINE),
+            xytext=(at[0], at[1] - index * CAPTION_SIZE * LINE),
             textcoords="offset points",
             va="top",
             fontsize=CAPTION_SIZE,
@@ -182,7 +172,7 @@ def fraction_ticks(axis: XAxis, inches: float) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def caption_inches(sentences: Sequence[str]) -> float:
-    """Height of the caption of :func:`add_lines` in a figure one column wide, in inches."""
-    lines = wrapped(" ".join(sentences), (COLUMN - 2 * MARGIN) * 72, CAPTION_SIZE)
+def caption_inches(sentences: Sequence[str], width: float) -> float:
+    """Height of the caption of :func:`add_lines`, in inches; ``width`` is in points."""
+    lines = fitted_lines(" ".join(sentences), width, CAPTION_SIZE)
     return (len(lines) * CAPTION_SIZE * LINE + 4) / 72

@@ -91,19 +91,21 @@ class CueCounts:
     @property
     def n_defined(self) -> int:
         """Number of categories with a decision for one of the cues, over which ``macro`` and ``median`` are taken."""
-        return sum(not math.isnan(bias) for bias in self.by_category)
+        return len(self._defined)
+
+    @property
+    def _defined(self) -> list[float]:
+        return [bias for bias in self.by_category if not math.isnan(bias)]
 
     @property
     def macro(self) -> float:
         """Mean of the shape bias over the defined categories."""
-        defined = [bias for bias in self.by_category if not math.isnan(bias)]
-        return math.fsum(defined) / len(defined) if defined else math.nan
+        return math.fsum(self._defined) / self.n_defined if self._defined else math.nan
 
     @property
     def median(self) -> float:
         """Median of the shape bias over the defined categories."""
-        defined = [bias for bias in self.by_category if not math.isnan(bias)]
-        return float(np.median(defined)) if defined else math.nan
+        return float(np.median(self._defined)) if self._defined else math.nan
 
     @property
     def cue_accuracy(self) -> float:
@@ -159,13 +161,7 @@ class PairedComparison:
 
 
 def choices(shape: Sequence[str], texture: Sequence[str], response: Sequence[str]) -> Choices:
-    """:data:`SHAPE`, :data:`TEXTURE` or :data:`OTHER` for every stimulus; correct on one without conflict is shape.
-
-    Args:
-        shape: Category of the shape, ``[N]``.
-        texture: Category of the texture, ``[N]``.
-        response: Chosen category, ``[N]``; anything that is not a category (``na``) counts as other.
-    """
+    """:data:`SHAPE`, :data:`TEXTURE` or :data:`OTHER` per stimulus; a correct one without conflict is shape."""
     answers = np.asarray(response, dtype=str)
     followed = np.where(np.asarray(texture, dtype=str) == answers, TEXTURE, OTHER)
     return np.where(np.asarray(shape, dtype=str) == answers, SHAPE, followed).astype(np.int8)
@@ -174,14 +170,7 @@ def choices(shape: Sequence[str], texture: Sequence[str], response: Sequence[str
 def count_cues(
     shape: Sequence[str], texture: Sequence[str], response: Sequence[str], categories: Sequence[str]
 ) -> CueCounts:
-    """Count decisions, separately for stimuli whose cues conflict and agree.
-
-    Args:
-        shape: Category of the shape, ``[N]``.
-        texture: Category of the texture, ``[N]``.
-        response: Chosen category, ``[N]``, or ``na``.
-        categories: Possible categories.
-    """
+    """Count decisions, ``[N]`` categories or ``na``, separately for stimuli whose cues conflict and agree."""
     position = {name: index for index, name in enumerate(categories)}
     rows = np.array([position[name] for name in shape], dtype=np.intp)
     conflict = np.array([one != other for one, other in zip(shape, texture, strict=True)], dtype=bool)
@@ -242,26 +231,15 @@ def bootstrap_stimuli(counts: CueCounts, draws: int = DRAWS, seed: int = SEED) -
 
     Drawing n of the n stimuli of a category is equivalent to drawing its three counts from a multinomial distribution,
     so the order of the decisions does not matter.
-
-    Args:
-        counts: Counts of one observer.
-        draws: Number of resamples.
-        seed: Seed of the random generator.
     """
-    table = _table(counts)
-    return _percentiles(_redrawn(table, draws, seed)[..., :2], "stimuli", draws, seed)
+    return _percentiles(_redrawn(_table(counts), draws, seed)[..., :2], "stimuli", draws, seed)
 
 
 def bootstrap_observers(members: Sequence[CueCounts], draws: int = DRAWS, seed: int = SEED) -> BootstrapIntervals:
     """Bootstrap intervals of pooled counts over observers, who are resampled with replacement.
 
     The decisions of several humans on one stimulus are not independent, nor are those of one human, so neither
-    Wilson's interval nor a bootstrap of single decisions is valid for their sum.
-
-    Args:
-        members: Counts of each observer, over the same categories.
-        draws: Number of resamples.
-        seed: Seed of the random generator.
+    Wilson's interval nor a bootstrap of single decisions is valid for their sum. All have the same categories.
     """
     tables = np.stack([_table(member) for member in members])
     weights = np.random.default_rng(seed).multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)

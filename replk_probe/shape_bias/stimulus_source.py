@@ -71,7 +71,7 @@ def check_partial(where: object, allow_partial: bool) -> None:
     if allow_partial and where != CUE_CONFLICT:
         raise InvalidInputError(
             f"An incomplete set was allowed for stimuli other than {CUE_CONFLICT!r}. Only the published set is "
-            f"checked for completeness. Leave --allow-partial out, or give --stimuli {CUE_CONFLICT}."
+            f"checked for completeness. Leave allow_partial out, or give the stimuli {CUE_CONFLICT!r}."
         )
 
 
@@ -81,18 +81,14 @@ def scan(
     """Read a folder of stimuli, ``<shape>/<shape><i>-<texture><j>.png``, and compare it with the published set.
 
     Shape and texture are parsed from the name. Files may be at any depth, but not in a folder of another category.
-
-    Args:
-        folder: Folder of the stimuli; hidden files are ignored.
-        categories: Possible categories.
-        progress: Whether to draw a progress bar on stderr if that is a terminal.
+    Hidden files are ignored.
 
     Raises:
         InvalidInputError: No image in the folder, a name that does not parse, an unknown category, a file in the
             folder of another category, two files of one name, a file that is not an image or truncated.
     """
     root = Path(folder)
-    paths = list_images(root, "--stimuli")
+    paths = list_images(root, "stimuli")
     stimuli = _parse(root, paths, tuple(categories))
     in_order = sorted(paths, key=lambda path: (stimuli[path].shape, stimuli[path].name))
     found = {
@@ -117,7 +113,7 @@ def _open_published(folder: Path, categories: tuple[str, ...], allow_partial: bo
     names = comparison.intact
     notes: tuple[str, ...] = (comparison.note,)
     if not comparison.complete:
-        notes += (f"Only the {len(names)} intact stimuli are evaluated (--allow-partial).",)
+        notes += (f"Only the {len(names)} intact stimuli are evaluated (allow_partial).",)
     return _from_files(
         CUE_CONFLICT,
         categories,

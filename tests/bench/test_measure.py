@@ -1,4 +1,4 @@
-"""The benchmark measures what it says; how fast anything is, is for people to read."""
+"""The benchmark measures what it claims; speeds are not checked."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_the_ratio_is_of_ours_alone() -> None:
     assert case.ratio == 0.25 and case.ratio_by_layout == 1.0 and case.gflops == pytest.approx(case.layer.flops / 4e9)
 
 
-def test_an_instruction_set_can_be_forced_and_is_let_go(monkeypatch) -> None:
+def test_an_instruction_set_can_be_forced_and_released(monkeypatch) -> None:
     if not native_info().loaded:
         with pytest.raises(BackendError, match="no native kernels"):
             measure_speed(LAYERS[:1], isa="portable")
@@ -127,18 +127,23 @@ def test_what_takes_too_long_is_left_out_and_named(monkeypatch) -> None:
         ({"dtype": "int8"}, "Unknown dtype"),
         ({"isa": "mmx"}, "Unknown instruction set"),
         ({"layers": []}, "nothing to time"),
+        ({"layers": [(1, 8, 16, 16, 7, 7)]}, r"Layers cannot be given as \[\(1, 8, 16, 16, 7, 7\)\]"),
+        ({"layers": 5}, "Layers cannot be given as 5"),
+        ({"layers": LAYERS[0]}, "Expected a sequence of replk_probe.bench.Layer"),
         ({"repeats": 0}, "0 repeats"),
         ({"layers": [Layer(1, 1, 4, 4, 1000001, 1000001)]}, r"machine has"),
         ({"layers": [Layer(4096, 65536, 256, 256, 3, 3)]}, r"need about \d+ GB of memory, but this machine has"),
     ],
 )
-def test_wrong_options_are_refused_in_words(options, message: str) -> None:
+def test_wrong_options_are_clear_errors(options, message: str) -> None:
     arguments = {"layers": LAYERS[:1], "directions": ("forward",), **options}
     with pytest.raises(InvalidInputError, match=message):
         measure_speed(**arguments)
 
 
-@pytest.mark.parametrize("sizes", [(0, 1, 1, 1, 3, 3), (1, 1, 1, 1, 4, 3), (1, 1, 1, 1, 3, -1)])
+@pytest.mark.parametrize(
+    "sizes", [(0, 1, 1, 1, 3, 3), (1, 1, 1, 1, 4, 3), (1, 1, 1, 1, 3, -1), (1, 1, 1.0, 1, 3, 3), (1,) * 4 + ("3", 3)]
+)
 def test_a_layer_that_is_none_is_refused(sizes) -> None:
     with pytest.raises(InvalidInputError, match="cannot be timed"):
         Layer(*sizes)

@@ -42,7 +42,7 @@ def test_ratios_are_to_the_best_of_torch() -> None:
     assert first.gflops == pytest.approx(2 * 128 * 256**2 * 31**2 / 1e-3 / 1e9)
 
 
-def test_the_table_says_everything_within_its_width() -> None:
+def test_the_table_is_complete_within_its_width() -> None:
     table = bench_table(ROWS, {("1,128,256,31", "forward"): 9.0})
     assert max(map(len, table.splitlines())) <= WIDTH
     for text in (
@@ -78,7 +78,7 @@ def test_time_is_drawn_against_the_kernel_where_there_are_enough() -> None:
 def test_layers_are_drawn_line_by_line() -> None:
     figure = draw_speed(ROWS)
     times, ratios = figure.axes
-    assert [label.get_text() for label in times.get_yticklabels()][1] == "1,124,56,51x5  grad input"
+    assert [label.get_text() for label in times.get_yticklabels()][1] == "1,124,56,51x5  input gradient"
     assert [patch.get_width() for patch in ratios.patches] == pytest.approx([9, 0.5, 2])
     assert figure.get_figwidth() <= 7
 

@@ -30,7 +30,7 @@ def test_json_on_the_terminal(replk_probe) -> None:
     assert found["cases"][0]["layer"] == {"n": 1, "c": 2, "h": 9, "w": 9, "kh": 3, "kw": 3, "count": 1}
 
 
-def test_a_sweep_says_where_torch_is_faster(replk_probe) -> None:
+def test_a_sweep_lists_the_cases_where_torch_is_faster(replk_probe) -> None:
     done = replk_probe("bench", "--sweep", "--planes", "7", "--kernels", "3,5", "--repeats", 1)
     assert done.exit_code == 0, done.output
     assert "2 cases: the fastest torch variant is faster in" in done.stdout
@@ -60,7 +60,7 @@ def test_layers_of_a_model(replk_probe) -> None:
         (("--model", "no_such_model"), 1, "no_such_model"),
     ],
 )
-def test_wrong_usage_is_told_before_anything_is_timed(replk_probe, arguments, status: int, message: str) -> None:
+def test_wrong_usage_is_an_error_before_anything_is_timed(replk_probe, arguments, status: int, message: str) -> None:
     done = replk_probe("bench", *arguments)
     assert done.exit_code == status
     assert message in done.output
@@ -76,7 +76,7 @@ def test_wrong_usage_is_told_before_anything_is_timed(replk_probe, arguments, st
         ("REPLK_PROBE_METHOD", "blocked", "Method 'blocked' cannot compute input [1,2,256,256]"),
     ],
 )
-def test_a_wrong_environment_is_told_before_anything_is_timed(
+def test_a_wrong_environment_is_an_error_before_anything_is_timed(
     replk_probe, monkeypatch, name: str, value: str, message: str
 ) -> None:
     monkeypatch.setattr(measure, "_measure_case", lambda *_: pytest.fail("something was timed"))
@@ -86,7 +86,7 @@ def test_a_wrong_environment_is_told_before_anything_is_timed(
     assert done.exit_code == 1 and message in done.output
 
 
-def test_the_script_tells_targets(tmp_path) -> None:
+def test_the_script_prints_targets(tmp_path) -> None:
     command = [sys.executable, SCRIPT, "--shape", "1,4,9,9,31,31", "--pass", "grad-weight", "--repeats", "1"]
     done = subprocess.run([*map(str, command), "--output", tmp_path], capture_output=True, text=True, check=False)
     # 1 where a target is missed, as it may be on any machine.

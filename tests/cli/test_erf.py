@@ -184,7 +184,7 @@ def test_several_models_have_a_folder_each_and_a_comparison(
     assert len(rows) == 2 * 4 * 4 and {row["model"] for row in rows} == {f"{networks}:small", f"{networks}:wide"}
 
 
-def test_a_model_that_fails_costs_the_others_nothing(
+def test_the_other_models_are_measured_if_one_fails(
     replk_probe: Run, networks: str, folder: Path, tmp_path: Path
 ) -> None:
     names = ("small", "broken", "wide")
@@ -202,7 +202,7 @@ def test_a_model_that_fails_costs_the_others_nothing(
         assert {row["model"] for row in csv.DictReader(stream)} == {f"{networks}:small", f"{networks}:wide"}
     assert f"{networks}:small" in done.stdout and f"{networks}:wide" in done.stdout
 
-    # An error that nobody foresaw is not hushed up, but neither does it take the others along.
+    # An unexpected error is reported, and the other models are measured.
     for path in out.rglob("*.*"):
         path.unlink(missing_ok=True) if path.is_file() else None
     source = (tmp_path / networks).read_text()
@@ -267,7 +267,7 @@ def test_every_option_has_an_effect(replk_probe: Run, networks: str, folder: Pat
     assert record()[1].tobytes() == base_map.tobytes()
 
 
-def test_an_interrupted_run_says_how_to_go_on_and_does(
+def test_an_interrupted_run_prints_how_to_resume_and_resumes(
     replk_probe: Run, networks: str, folder: Path, tmp_path: Path
 ) -> None:
     # The factory's module is imported anew for every command: what stops it must outlive that.
@@ -305,7 +305,7 @@ def truncated(path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         (["--model", "replknet31"], "Unknown model 'replknet31'"),
         (["--layer", "stage9.9"], "stage9.9"),
@@ -329,7 +329,7 @@ def truncated(path: Path) -> Path:
     ids=lambda value: "-".join(value).strip("-") if isinstance(value, list) else "",
 )
 def test_bad_input_is_one_clear_line(
-    replk_probe: Run, networks: str, tmp_path: Path, options: list[str], says: str
+    replk_probe: Run, networks: str, tmp_path: Path, options: list[str], message: str
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").mkdir()
@@ -344,7 +344,7 @@ def test_bad_input_is_one_clear_line(
     failed = replk_probe("erf", *arguments)
     assert failed.exit_code == 1, failed.output
     errors = [line for line in failed.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 1 and says in errors[0] and failed.stderr.splitlines()[-1] == errors[0]
+    assert len(errors) == 1 and message in errors[0] and failed.stderr.splitlines()[-1] == errors[0]
     assert "Traceback" not in failed.output and failed.stdout == ""
     assert not list(tmp_path.glob("replk-probe-out/**/erf.*"))
 

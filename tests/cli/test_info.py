@@ -22,7 +22,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_everything_is_told(replk_probe: Run) -> None:
+def test_all_properties_are_reported(replk_probe: Run) -> None:
     info = ops.native_info()
     if not info.loaded:
         pytest.skip(f"the native library is not available: {info.load_error}")
@@ -44,7 +44,7 @@ def test_json_has_it_all(replk_probe: Run) -> None:
     assert found["torch"] == torch.__version__ and found["spectra_limit_bytes"] == 1 << 30
 
 
-def test_what_the_environment_forces_is_told(replk_probe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_forced_by_the_environment_is_reported(replk_probe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPLK_PROBE_ISA", "portable")
     monkeypatch.setenv("REPLK_PROBE_METHOD", "direct")
     text = " ".join(replk_probe("info").stdout.split())
@@ -53,14 +53,14 @@ def test_what_the_environment_forces_is_told(replk_probe: Run, monkeypatch: pyte
         assert "native portable, method direct forced" in text
 
 
-def test_a_wrong_environment_is_told_and_no_crash(replk_probe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_environment_is_an_error_and_no_crash(replk_probe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPLK_PROBE_SPECTRA_MB", "much")
     done = replk_probe("info")
     assert done.exit_code == 1 and "error REPLK_PROBE_SPECTRA_MB is 'much'." in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize("name", ["REPLK_PROBE_ISA", "REPLK_PROBE_METHOD"])
-def test_an_unknown_word_is_not_shown_as_in_use(replk_probe: Run, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_an_unknown_value_is_not_shown_as_in_use(replk_probe: Run, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     info = ops.native_info()
     if not info.loaded:
         pytest.skip(f"the native library is not available: {info.load_error}")
@@ -73,7 +73,7 @@ def test_an_unknown_word_is_not_shown_as_in_use(replk_probe: Run, monkeypatch: p
     assert done.exit_code == 1 and json.loads(done.stdout)["native"]["isa"] is None
 
 
-def test_without_a_library_it_says_why_and_what_to_do(
+def test_without_a_library_the_reason_and_advice_are_printed(
     replk_probe: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "_build_error.txt").write_text("The compiler failed with status 1: g++\nkernel.cpp:1: error: no\n")

@@ -77,7 +77,7 @@ def test_one_layer_of_one_model(replk_probe: Run, networks: str, tmp_path: Path)
         np.testing.assert_array_equal(arrays[record["kernels"][2]["array"]], result.kernel("stage1.0").magnitude)
     for words in ("3x3 %", "stage1.0", "merged", "origin of its weights unknown"):
         assert words in done.stdout
-    assert f"{100 * result.kernel('stage1.0').centre3x3_share:.1f}" in done.stdout
+    assert f"{100 * result.kernel('stage1.0').center3x3_share:.1f}" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
 
 
@@ -135,7 +135,7 @@ def test_no_gallery_without_channels(replk_probe: Run, networks: str, tmp_path: 
     assert not {"gallery.png", "gallery.pdf"} & names_in(tmp_path / "out")
 
 
-def test_random_weights_are_said_aloud(replk_probe: Run, undrawn: None, tmp_path: Path) -> None:
+def test_random_weights_are_reported(replk_probe: Run, undrawn: None, tmp_path: Path) -> None:
     done = replk_probe(
         "kernels", "--model", "mobilenetv2_k13_rep", "--model", "mobilenetv2_k13", "--weights", "random",
         "--layer", "paper", "--variant", "all", "--output", tmp_path,
@@ -144,7 +144,7 @@ def test_random_weights_are_said_aloud(replk_probe: Run, undrawn: None, tmp_path
     assert done.stderr.count("RANDOM WEIGHTS (seed 0) - the model is not trained") == 2
     assert done.stdout.count("RANDOM WEIGHTS") == 2
     lines = done.stdout.splitlines()
-    # The shares of the paper's three matrices stand under the kernels that they are of.
+    # The shares of the paper's three matrices are below their kernels.
     printed = [line.split() for line in lines if line.strip().startswith("published")]
     expected = (("8.3", "25.3"), ("22.7", "33.1"), ("15.3", "27.9"))
     assert printed[: len(expected)] == [["published,", "trained", *shares] for shares in expected]
@@ -163,7 +163,7 @@ def test_without_a_model_the_small_pair_is_measured(replk_probe: Run, tmp_path: 
     assert names_in(tmp_path / "out") == RECORDS | FIGURES
 
 
-def test_a_model_that_fails_costs_the_others_nothing(
+def test_the_other_models_are_measured_if_one_fails(
     replk_probe: Run, networks: str, undrawn: None, tmp_path: Path
 ) -> None:
     done = replk_probe(
@@ -178,7 +178,7 @@ def test_a_model_that_fails_costs_the_others_nothing(
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         (["--model", "replknet31"], "Unknown model 'replknet31'"),
         (["--layer", "stage9.0"], "It has stages 1 to 2, with 1, 2 blocks, which count from 0."),
@@ -193,12 +193,12 @@ def test_a_model_that_fails_costs_the_others_nothing(
     ],
 )
 def test_errors_are_one_line_and_write_nothing(
-    replk_probe: Run, networks: str, tmp_path: Path, options: list[str], says: str
+    replk_probe: Run, networks: str, tmp_path: Path, options: list[str], message: str
 ) -> None:
     model = [] if "--model" in options else ["--model", f"{networks}:rep"]
     done = replk_probe("kernels", *model, *options)
     assert done.exit_code == 1
-    assert says in done.stderr and done.stderr.count("Error: ") == 1 and "Traceback" not in done.output
+    assert message in done.stderr and done.stderr.count("Error: ") == 1 and "Traceback" not in done.output
     assert names_in(tmp_path) == {"networks.py"}
 
 
@@ -221,3 +221,10 @@ def test_checkpoints_that_lack_what_is_asked_for(replk_probe: Run, undrawn: None
 @pytest.mark.parametrize("option", [["--variant", "both"], ["--aggregate", "max"], ["--strongest", "-1"]])
 def test_wrong_usage(replk_probe: Run, option: list[str]) -> None:
     assert replk_probe("kernels", "--model", "replknet7", *option).exit_code == 2
+
+
+def test_help_shows_a_readable_range_of_seeds_and_large_ones_are_errors(replk_probe: Run) -> None:
+    assert "[default: 0; x>=0]" in replk_probe("kernels", "--help").stdout
+    for seed in (-1, 2**63):
+        done = replk_probe("kernels", "--seed", str(seed))
+        assert done.exit_code == 2 and f"{seed} is not in the range" in done.stderr

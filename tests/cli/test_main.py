@@ -24,7 +24,7 @@ HEAVY = ("torch", "matplotlib", "timm", "numpy", "scipy", "seaborn", "PIL")
 def script(name: str = "replk-probe") -> str:
     path = Path(sys.executable).parent / name
     if not path.exists():
-        pytest.skip(f"{name} is not installed beside {sys.executable}")
+        pytest.skip(f"{name} is not installed in the folder of {sys.executable}")
     return str(path)
 
 
@@ -111,7 +111,7 @@ def test_version(replk_probe: Run) -> None:
 
 
 @pytest.mark.parametrize("args", [["--help"], ["--version"], [], ["no-such-command"], ["erf", "--no-such-option"]])
-def test_the_module_is_the_program(args: list[str]) -> None:
+def test_python_m_replk_probe_is_the_program(args: list[str]) -> None:
     as_module = run(sys.executable, "-m", "replk_probe", *args)
     as_script = run(script(), *args)
     assert as_module.returncode == as_script.returncode
@@ -125,7 +125,7 @@ def test_the_program_exits_in_order() -> None:
     assert (done.returncode, done.stdout.splitlines()) == (0, [f"replk-probe {__version__}", "left"])
     done = run(sys.executable, "-c", f"{script} sys.argv[1:] = ['no-such']; main()")
     assert (done.returncode, done.stdout) == (2, "left\n") and "No such command" in done.stderr
-    # Called with arguments, it is a part of another program, which goes on.
+    # Called with arguments, it is part of another program, which continues.
     inside = "\ntry:\n main(['--version'])\nexcept SystemExit as end:\n print('status', end.code)"
     assert run(sys.executable, "-c", script + inside).stdout.splitlines()[1:] == ["status 0", "left"]
 
@@ -142,7 +142,7 @@ def test_unknown_command_far_from_all_lists_them(replk_probe: Run) -> None:
     assert all(name in result.stderr for name in program.COMMANDS)
 
 
-def test_an_error_of_ours_is_one_line(replk_probe: Run, failing: Callable[[BaseException], None]) -> None:
+def test_a_package_error_is_one_line(replk_probe: Run, failing: Callable[[BaseException], None]) -> None:
     failing(InvalidInputError("The folder is empty. It has no image.\nName another one."))
     result = replk_probe("erf")
     assert result.exit_code == 1
@@ -167,7 +167,7 @@ def test_interrupt(replk_probe: Run, failing: Callable[[BaseException], None]) -
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_script(shell: str) -> None:
     done = run(script(), _REPLK_PROBE_COMPLETE=f"{shell}_source")
-    # click looks for a bash new enough for completion and says so where it finds none; the script comes all the same.
+    # click reports a missing or old bash, but prints the script nevertheless.
     assert done.returncode == 0, done.stderr
     assert "_REPLK_PROBE_COMPLETE" in done.stdout
     assert "replk-probe" in done.stdout

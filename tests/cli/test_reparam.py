@@ -1,4 +1,4 @@
-"""`replk-probe reparam`, and that the other commands read what it writes."""
+"""`replk-probe reparam`, and reading its output with the other commands."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_other_commands_read_the_new_file(
     assert re.search(r"form: +merged\n", verified.stdout)
 
 
-def test_what_it_tells(replk_probe: Run, case: Case) -> None:
+def test_its_output(replk_probe: Run, case: Case) -> None:
     result = replk_probe(*case.arguments, "--to", "official")
     assert (result.exit_code, result.stderr) == (0, "")
     assert "train form, names: official" in result.stdout
@@ -100,7 +100,7 @@ def test_names_alone(replk_probe: Run, case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", ["slak"], indirect=True)
-def test_the_way_to_timm(replk_probe: Run, case: Case) -> None:
+def test_conversion_to_timm(replk_probe: Run, case: Case) -> None:
     result = replk_probe(*case.arguments, "--to", "timm")
     assert "in timm: timm.create_model('convnext_tiny', " in result.stdout
 
@@ -108,7 +108,7 @@ def test_the_way_to_timm(replk_probe: Run, case: Case) -> None:
 def test_an_existing_file_is_kept(replk_probe: Run, case: Case) -> None:
     case.out.write_text("precious")
     result = replk_probe(*case.arguments)
-    assert result.exit_code == 1 and "The file exists. Pass --force" in result.stderr
+    assert result.exit_code == 1 and "The file exists. Use force to overwrite it." in result.stderr
     assert case.out.read_text() == "precious"
     assert replk_probe(*case.arguments, "--force").exit_code == 0
     assert case.out.stat().st_size > 1000
@@ -145,7 +145,7 @@ def test_places_that_cannot_be_written_to(replk_probe: Run, case: Case, tmp_path
     if os.geteuid():
         folder.chmod(0o500)
         assert "Permission denied" in run(folder / "out.safetensors")
-    if sys.platform == "linux":  # nobody can write there, not even root
+    if sys.platform == "linux":  # not writable, not even for root
         assert "Cannot write to /proc" in run(Path("/proc/out.safetensors"))
 
 

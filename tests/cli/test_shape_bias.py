@@ -37,14 +37,14 @@ import torch
 from torch import nn
 
 class Red(nn.Module):
-    """Output k is the higher, the closer the red of the picture is to k sixteenths: sees nothing but that."""
+    """A classifier of red alone: output k is higher, the closer the mean red of the picture is to k sixteenths."""
     OUTPUTS = 16
     at = None
     calls = 0
 
     def __init__(self):
         super().__init__()
-        self.colour = nn.Parameter(torch.linspace(-2, 2, self.OUTPUTS))
+        self.color = nn.Parameter(torch.linspace(-2, 2, self.OUTPUTS))
 
     def forward(self, x):
         # Batches alone count, not the calls that look at the network.
@@ -52,7 +52,7 @@ class Red(nn.Module):
             if Red.calls == Red.at:
                 raise KeyboardInterrupt
             Red.calls += 1
-        return -(x[:, 0].mean((1, 2))[:, None] - self.colour).square()
+        return -(x[:, 0].mean((1, 2))[:, None] - self.color).square()
 
 class Wide(Red):
     OUTPUTS = 1000
@@ -138,9 +138,7 @@ def test_its_decisions_are_imported_again_with_the_same_numbers(
     }  # fmt: skip
 
 
-def test_several_models_beside_imported_observers(
-    replk_probe: Run, tmp_path: Path, networks: str, stimuli: Path
-) -> None:
+def test_several_models_with_imported_observers(replk_probe: Run, tmp_path: Path, networks: str, stimuli: Path) -> None:
     other = tmp_path / "other"
     replk_probe("shape-bias", "--model", f"{networks}:red", "--stimuli", stimuli, "--output", other)
     out = tmp_path / "out"
@@ -178,7 +176,7 @@ def test_several_models_beside_imported_observers(
     assert "folders of several models" in again.stderr and str(folders[1]) in again.stderr
 
 
-def test_models_that_files_call_alike_are_told_apart(
+def test_models_with_the_same_file_name_are_distinguished(
     replk_probe: Run, tmp_path: Path, networks: str, stimuli: Path
 ) -> None:
     other, out = tmp_path / "other.py", tmp_path / "out"
@@ -249,7 +247,7 @@ def test_a_file_name_that_is_no_text_is_refused_before_the_run(
     assert not out.exists()
 
 
-def test_published_observers_stand_beside_published_stimuli(
+def test_published_observers_are_shown_for_the_published_stimuli(
     replk_probe: Run, data_dir: Path, tmp_path: Path, networks: str
 ) -> None:
     folder = tmp_path / "some"
@@ -267,7 +265,7 @@ def test_a_failed_run_leaves_no_state(replk_probe: Run, tmp_path: Path, networks
     run = ("shape-bias", "--model", f"{networks}:lost", "--stimuli", stimuli, "--output", tmp_path / "out")
     done = replk_probe(*run, "--batch-size", 8)
     assert done.exit_code == 1
-    assert "not finite" in done.stderr and "or measure with --precision fp32" not in done.stderr
+    assert "not finite" in done.stderr and "or measure with precision" not in done.stderr
     assert not list(tmp_path.glob("out/**/*"))
 
 
@@ -311,9 +309,9 @@ def test_nothing_asked_for_offline(capsys: pytest.CaptureFixture[str]) -> None:
 
     chosen = shape_bias._without_model(("auto",), None, None)
     assert chosen == (("replknet_micro_k13_rep", "replknet_micro_k13"), ("pretrained",), "synthetic")
-    said = capsys.readouterr().err
-    assert "small models trained on synthetic data" in said
-    assert "replk-probe data fetch cue-conflict && replk-probe weights fetch replknet31b.in1k_224\n" in said
+    expected = capsys.readouterr().err
+    assert "small models trained on synthetic data" in expected
+    assert "replk-probe data fetch cue-conflict && replk-probe weights fetch replknet31b.in1k_224\n" in expected
 
 
 def test_nothing_asked_for_is_measured(replk_probe: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,7 +334,7 @@ def test_nothing_asked_for_is_measured(replk_probe: Run, tmp_path: Path, monkeyp
     assert (out / "comparison.png").is_file()
 
 
-def test_small_models_are_measured_on_what_they_know(replk_probe: Run, tmp_path: Path, stimuli: Path) -> None:
+def test_small_models_are_measured_on_their_categories(replk_probe: Run, tmp_path: Path, stimuli: Path) -> None:
     run = ("shape-bias", "--model", "replknet_micro_k13", "--workers", 0, "--output", tmp_path / "out")
     assert replk_probe(*run).exit_code == 0
     record = json.loads((tmp_path / "out" / "shape_bias.json").read_text())
@@ -368,9 +366,9 @@ def test_nothing_asked_for_with_all_in_the_cache(
         (("--stimuli", "nowhere"), "No model was given"),
         (("--weights", "random"), "No model was given"),
         (("--mapping", "labels.json"), "No model was given"),
-        (("--model", "resnet18", "--stimuli", "synthetic", "--allow-partial"), "Leave --allow-partial out"),
-        (("--model", "resnet18", "--stimuli", "nowhere", "--allow-partial"), "Leave --allow-partial out"),
-        (("--allow-partial",), "Leave --allow-partial out"),
+        (("--model", "resnet18", "--stimuli", "synthetic", "--allow-partial"), "Leave allow_partial out"),
+        (("--model", "resnet18", "--stimuli", "nowhere", "--allow-partial"), "Leave allow_partial out"),
+        (("--allow-partial",), "Leave allow_partial out"),
         (
             ("--model", "resnet18", "--weights", "random", "--stimuli", "synthetic"),
             "the 16 categories of the stimuli (",
@@ -382,7 +380,7 @@ def test_nothing_asked_for_with_all_in_the_cache(
         (("--model", "resnet18", "--weights", "random"), "cue-conflict"),
     ],
 )
-def test_a_mistake_is_one_sentence(
+def test_a_wrong_argument_is_one_sentence(
     replk_probe: Run, arguments: tuple[str, ...], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -154,7 +154,7 @@ def test_verify_by_name(replk_probe: Run) -> None:
     assert str(path) in replk_probe("weights", "verify", "slak_tiny.in1k").stdout
 
 
-def test_verify_believes_the_name(replk_probe: Run, tmp_path: Path) -> None:
+def test_verify_uses_the_given_name(replk_probe: Run, tmp_path: Path) -> None:
     result = replk_probe("weights", "verify", small_file(tmp_path / "replknet-fd08e268.pth"))
     assert result.exit_code == 1
     assert "does not match the digest in its name" in result.stderr

@@ -41,9 +41,9 @@ def test_the_result_is_that_of_the_measurement(n: int, batch_size: int) -> None:
         erf.update(batch)
     found, expected = erf.compute(), measure_erf(model.eval(), data)
     assert relative(found.contribution, expected.contribution) < 1e-3
-    assert (found.layer, found.centre, found.theoretical_rf) == (
+    assert (found.layer, found.center, found.theoretical_rf) == (
         expected.layer,
-        expected.centre,
+        expected.center,
         expected.theoretical_rf,
     )
     assert found.theoretical_rf == 11
@@ -153,11 +153,11 @@ def test_prepared_models_can_be_accumulated_and_the_result_saved(tmp_path) -> No
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [({"model": 5}, "of type int"), ({"thresholds": 0.5}, "sequence"), ({"layer": nn.ReLU()}, "not part of")],
 )
-def test_arguments_that_cannot_be_used(arguments: dict[str, object], says: str) -> None:
-    with pytest.raises(InvalidInputError, match=says):
+def test_arguments_that_cannot_be_used(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
         ErfAccumulator(**{"model": network(), **arguments})
 
 

@@ -34,10 +34,10 @@ def slow_windows(data: np.ndarray, threshold: float) -> tuple[float, float]:
     return max(data.shape), 1.0
 
 
-def slow_centred(data: np.ndarray, threshold: float, centre: tuple[float, float]) -> tuple[float, float]:
+def slow_centred(data: np.ndarray, threshold: float, center: tuple[float, float]) -> tuple[float, float]:
     height, width = data.shape
     y, x = np.mgrid[:height, :width]
-    distance = np.maximum(abs(y - centre[0]), abs(x - centre[1]))
+    distance = np.maximum(abs(y - center[0]), abs(x - center[1]))
     for radius in np.unique(distance):
         inside = distance <= radius
         rows, columns = inside.any(1).sum(), inside.any(0).sum()
@@ -87,11 +87,11 @@ def test_centred_equals_a_literal_search(shape):
     rng = np.random.default_rng(5)
     height, width = shape
     scores = rng.random(shape) ** 4
-    centres = [(height // 2, width // 2), (height / 2 - 0.5, width / 2 - 0.5), (0.3 * height, 0.7 * width - 0.5)]
-    for centre in [*centres, (0.0, width - 1.0), (-0.5, width - 0.5)]:
+    centers = [(height // 2, width // 2), (height / 2 - 0.5, width / 2 - 0.5), (0.3 * height, 0.7 * width - 0.5)]
+    for center in [*centers, (0.0, width - 1.0), (-0.5, width - 0.5)]:
         for threshold in TABLE:
-            assert area_ratio(scores, threshold, "centred", centre) == pytest.approx(
-                slow_centred(scores, threshold, centre)
+            assert area_ratio(scores, threshold, "centred", center) == pytest.approx(
+                slow_centred(scores, threshold, center)
             )
 
 
@@ -138,8 +138,8 @@ def test_paper_depends_on_the_scale_as_the_script_does_and_linear_does_not(scale
 def test_a_shifted_map_inflates_paper_as_in_the_script_but_not_centred(sigma, offset):
     # The script's numbers were taken where the logarithm is linear.
     scores = 1e-6 * gaussian(sigma, offset=offset)
-    centre = (512 + offset, 512 + offset)
-    answers = area_ratios(scores, TABLE, ("paper", "linear", "centred"), centre)
+    center = (512 + offset, 512 + offset)
+    answers = area_ratios(scores, TABLE, ("paper", "linear", "centred"), center)
     expected = [(side, (side / 1024) ** 2) for side in OFFSET_EFFECT[sigma, offset]]
     assert [answers["paper", t] for t in TABLE] == expected
     assert [answers["linear", t] for t in TABLE] == expected
@@ -223,12 +223,12 @@ def test_scale_free_protocols(protocol, factor):
 
 
 @pytest.mark.parametrize("factor", [1e-17, 1e-300, 5e-324])
-def test_the_logarithm_survives_scores_that_vanish_beside_one(factor):
+def test_the_logarithm_is_accurate_for_scores_much_smaller_than_one(factor):
     scores = factor * gaussian(5, 64)
     assert area_ratio(scores, 0.5, "paper") == area_ratio(scores, 0.5, "linear")
 
 
-def test_a_map_too_small_for_the_logarithm_is_said_to_be():
+def test_a_map_too_small_for_the_logarithm_is_noted():
     scores = gaussian(5, 64)
     assert logarithm_note(scores) is None
     small = logarithm_note(1e-4 * scores)
@@ -239,7 +239,7 @@ def test_a_map_too_small_for_the_logarithm_is_said_to_be():
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize(
-    ("scores", "said"),
+    ("scores", "message"),
     [
         (np.zeros((8, 8)), "zero everywhere"),
         (np.full((8, 8), np.nan), "not finite"),
@@ -251,8 +251,8 @@ def test_a_map_too_small_for_the_logarithm_is_said_to_be():
         (np.full((2, 2), "a"), "real numbers"),
     ],
 )
-def test_maps_without_an_answer_are_errors(protocol, scores, said):
-    with pytest.raises(InvalidInputError, match=said.replace("[", r"\[")):
+def test_maps_without_an_answer_are_errors(protocol, scores, message):
+    with pytest.raises(InvalidInputError, match=message.replace("[", r"\[")):
         area_ratio(scores, 0.5, protocol)
 
 
@@ -262,10 +262,10 @@ def test_thresholds_outside_0_1_are_errors(threshold):
         area_ratio(np.ones((8, 8)), threshold)
 
 
-@pytest.mark.parametrize("centre", [(-1, 3), (3, 8), (3,), (math.nan, 3), "ab", (1, 2, 3)])
-def test_centres_outside_the_map_are_errors(centre):
+@pytest.mark.parametrize("center", [(-1, 3), (3, 8), (3,), (math.nan, 3), "ab", (1, 2, 3)])
+def test_centers_outside_the_map_are_errors(center):
     with pytest.raises(InvalidInputError, match="The center"):
-        area_ratio(np.ones((8, 8)), 0.5, "centred", centre)
+        area_ratio(np.ones((8, 8)), 0.5, "centred", center)
 
 
 def test_an_unknown_protocol_is_an_error_that_names_the_known_ones():
@@ -298,12 +298,12 @@ def test_further_thresholds_take_no_further_pass_over_the_map(monkeypatch):
 # -- intervals --
 
 
-def slow_crossing(scores: np.ndarray, threshold: float, protocol: str, centre: tuple[float, float]) -> float:
+def slow_crossing(scores: np.ndarray, threshold: float, protocol: str, center: tuple[float, float]) -> float:
     """The ratio at which the share crosses the threshold, interpolated between windows that grow one by one."""
     if protocol == "pixels":
         return area_ratio(scores, threshold, protocol).ratio
     data = np.log10(scores + 1) if protocol == "paper" else scores
-    y, x = centre if protocol == "centred" else (scores.shape[0] // 2, scores.shape[1] // 2)
+    y, x = center if protocol == "centred" else (scores.shape[0] // 2, scores.shape[1] // 2)
     rows, columns = np.indices(scores.shape)
     distance = np.maximum(abs(rows - y), abs(columns - x))
     shares, areas = [], []
@@ -317,7 +317,7 @@ def slow_crossing(scores: np.ndarray, threshold: float, protocol: str, centre: t
 def test_jackknife_of_equal_blocks_is_the_textbook_formula():
     rng = np.random.default_rng(0)
     maps = rng.random((6, 12, 12)) ** 4
-    intervals = jackknife(maps, [1] * 6, TABLE, centre=(5.5, 5.5))
+    intervals = jackknife(maps, [1] * 6, TABLE, center=(5.5, 5.5))
     assert list(intervals) == [(protocol, t) for protocol in PROTOCOLS for t in TABLE]
     for (protocol, t), interval in intervals.items():
         estimate = area_ratio(maps.mean(0), t, protocol, (5.5, 5.5)).ratio
@@ -326,7 +326,7 @@ def test_jackknife_of_equal_blocks_is_the_textbook_formula():
         assert interval == pytest.approx((max(estimate - error, 0), min(estimate + error, 1)))
 
 
-def test_jackknife_sees_what_is_less_than_a_pixel():
+def test_the_jackknife_resolves_differences_below_one_pixel():
     maps = np.stack([gaussian(8 + 0.01 * i, 64) for i in range(20)])
     for low, high in jackknife(maps, [1] * 20, TABLE, protocols=("paper", "linear", "centred")).values():
         assert high > low
@@ -340,11 +340,11 @@ def test_jackknife_of_unequal_blocks_is_the_weighted_formula():
     n, g = 11, 5
     estimate = area_ratio(sums.sum(0) / n, 0.5, "pixels").ratio
     without = [area_ratio((sums.sum(0) - sums[j]) / (n - m), 0.5, "pixels").ratio for j, m in enumerate(counts)]
-    centre = g * estimate - sum((1 - m / n) * w for m, w in zip(counts, without, strict=True))
+    center = g * estimate - sum((1 - m / n) * w for m, w in zip(counts, without, strict=True))
     variance = 0.0
     for m, w in zip(counts, without, strict=True):
         h = n / m
-        variance += ((h * estimate - (h - 1) * w) - centre) ** 2 / (h - 1) / g
+        variance += ((h * estimate - (h - 1) * w) - center) ** 2 / (h - 1) / g
     error = 2.7764451051977934 * math.sqrt(variance)
     (interval,) = jackknife(sums, counts, (0.5,), protocols=("pixels",)).values()
     assert interval == pytest.approx((estimate - error, estimate + error))
@@ -354,7 +354,7 @@ def test_jackknife_of_unequal_blocks_is_the_weighted_formula():
 
 
 @pytest.mark.parametrize("protocol", ["paper", "linear", "pixels"])
-def test_jackknife_covers_the_truth_about_as_often_as_it_says(protocol):
+def test_jackknife_coverage_is_about_nominal(protocol):
     # Gaussians of random width, much wider than a pixel, whose mean map is known.
     offsets = np.arange(65) - 32
 

@@ -1,4 +1,4 @@
-"""The gradient under the contribution scores is what captum calls the gradient of a neuron."""
+"""The gradient of the contribution scores equals captum's neuron gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contribution scores whose values are known on paper, and what must be left alone while they are computed."""
+"""Contribution scores with known exact values, and state that must not change while they are computed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_one_convolution_gives_its_own_kernel_at_the_middle() -> None:
     assert (scores[:, :8] == 0).all() and (scores[:, 13:] == 0).all()
 
 
-def test_negative_gradients_count_as_zero_per_colour_before_they_are_added() -> None:
+def test_negative_gradients_count_as_zero_per_color_before_they_are_added() -> None:
     conv = nn.Conv2d(3, 1, 1).double()
     with torch.no_grad():
         conv.weight.copy_(torch.tensor([2.0, -5.0, 3.0]).view(1, 3, 1, 1))
@@ -172,7 +172,7 @@ def test_works_inside_contexts_that_turn_gradients_off(context: type) -> None:
     assert torch.equal(scores, expected)
 
 
-def test_autocast_of_the_caller_plays_no_part() -> None:
+def test_autocast_of_the_caller_has_no_effect() -> None:
     model, batch = Net(), images(1, 3, 9, 9).float()
     expected = contribution_scores(model, batch)
     with torch.autocast("cpu"):
@@ -186,7 +186,7 @@ def test_threads_may_share_a_model() -> None:
     class Slow(Net):
         def forward(self, x: Tensor) -> Tensor:
             if x.requires_grad:
-                together.wait(timeout=30)  # until every thread watches the layer
+                together.wait(timeout=30)  # until every thread has a hook on the layer
             return super().forward(x)
 
     plain = Net().double().eval()
@@ -202,7 +202,7 @@ def test_threads_may_share_a_model() -> None:
 
 
 def test_a_network_may_write_into_its_input() -> None:
-    class Normalising(nn.Module):
+    class Normalizing(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.conv = nn.Conv2d(3, 2, 3, padding=1)
@@ -210,7 +210,7 @@ def test_a_network_may_write_into_its_input() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.conv(x.sub_(0.5).div_(2.0))
 
-    model = Normalising().double()
+    model = Normalizing().double()
     batch = images(1, 3, 9, 9)
     before = batch.clone()
     plain = contribution_scores(model.conv, (batch - 0.5) / 2)
@@ -253,7 +253,7 @@ def test_an_empty_batch_gives_no_scores() -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "says"),
+    ("batch", "message"),
     [
         (torch.zeros(3, 8, 8), r"\[3, 8, 8\]"),
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "uint8"),
@@ -261,13 +261,13 @@ def test_an_empty_batch_gives_no_scores() -> None:
     ],
     ids=["one image", "bytes", "a name"],
 )
-def test_batches_that_cannot_be_used(batch: object, says: str) -> None:
-    with pytest.raises(InvalidInputError, match=says):
+def test_batches_that_cannot_be_used(batch: object, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
         contribution_scores(Net(), batch)
 
 
 @pytest.mark.parametrize(
-    ("model", "shape", "layer", "says"),
+    ("model", "shape", "layer", "message"),
     [
         (Net(), (1, 1, 8, 8), "stem", r"does not accept images of shape \[1, 8, 8\]"),
         (Net(), (1, 1, 8, 8), None, r"does not accept images of shape \[1, 8, 8\]"),
@@ -285,8 +285,8 @@ def test_batches_that_cannot_be_used(batch: object, says: str) -> None:
         (None, (1, 3, 8, 8), None, "an object of type NoneType"),
     ],
 )
-def test_arguments_that_cannot_be_used(model: Any, shape: tuple[int, ...], layer: Any, says: str) -> None:
-    with pytest.raises(InvalidInputError, match=says):
+def test_arguments_that_cannot_be_used(model: Any, shape: tuple[int, ...], layer: Any, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
         contribution_scores(model, torch.zeros(shape), layer)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from replk_probe.ops import native_info
 
 
 class Tiny(nn.Module):
-    """A network whose final map sits a pixel and a half off the grid of its patches."""
+    """A network whose final map is one and a half pixels off the grid of its patches."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -68,14 +70,14 @@ def test_the_map_is_the_mean_of_the_scores_in_float64() -> None:
     assert (result.n_images, result.n_skipped) == (5, 0)
     assert result.input_size == (32, 32)
     assert result.feature_size == (8, 8)
-    assert (result.centre, result.centre_source, result.theoretical_rf) == ((17.5, 17.5), "receptive field", 12)
+    assert (result.center, result.center_source, result.theoretical_rf) == ((17.5, 17.5), "receptive field", 12)
     assert result.run.image_ids == tuple(f"tensor-{i:04d}" for i in range(5))
     assert (result.run.image_source, result.run.model, result.run.weights.source) == ("tensor", "Tiny", "user-module")
     assert {row.protocol for row in result.ratios} == {"paper", "linear", "centred", "pixels"}
     assert all(row.ci95 is not None for row in result.ratios)
 
 
-def test_the_true_centre_makes_a_shifted_window_smaller() -> None:
+def test_the_true_center_makes_a_shifted_window_smaller() -> None:
     result = measure_erf(Tiny(), batch(8), thresholds=[0.99])
     assert result.row("centred", 0.99).side == 12
     assert result.row("linear", 0.99).side > 12
@@ -107,7 +109,7 @@ def test_blocks_cover_every_image_once(n: int) -> None:
     assert bounds[0] == 0 and bounds[-1] == n and len(sizes) == min(n, 20) and sizes.max() - sizes.min() <= 1
 
 
-def test_sums_do_not_depend_on_who_computed_which_block() -> None:
+def test_sums_do_not_depend_on_the_run_that_computed_each_block() -> None:
     generator = np.random.default_rng(0)
     maps = generator.random((50, 3, 4)) * 10.0 ** generator.integers(-8, 8, (50, 1, 1))
     whole = BlockSums(50, (3, 4))
@@ -166,7 +168,7 @@ def test_the_images_of_a_folder_and_of_an_image_set_are_the_same(tmp_path: Path)
     assert from_path.contribution.tobytes() == from_set.contribution.tobytes()
 
 
-def test_images_that_leave_no_interval_are_said_to() -> None:
+def test_missing_intervals_are_explained() -> None:
     images = batch(40)
     images[2:] = float("nan")
     result = measure_erf(Tiny(), images)
@@ -178,20 +180,20 @@ def test_images_that_leave_no_interval_are_said_to() -> None:
         assert not any("intervals" in note for note in measure_erf(Tiny(), images).notes)
 
 
-def test_statistics_that_nobody_gave_are_said_to_be_those_of_imagenet(tmp_path: Path) -> None:
+def test_default_statistics_are_reported_as_those_of_imagenet(tmp_path: Path) -> None:
     folder = image_folder(tmp_path, 1)
 
     def notes(model: nn.Module | str, images: Any = folder) -> str:
         return " ".join(plan_erf(model, images, ErfConfig(images=1, size=64, weights="random")).notes)
 
     assert "normalization of Tiny is unknown: ImageNet's mean" in notes(Tiny())
-    assert "ImageNet" not in notes(Tiny(), batch(1)), "these come normalised"
+    assert "ImageNet" not in notes(Tiny(), batch(1)), "these come normalized"
     for name in ("resnet10t", "torchvision:squeezenet1_1"):
         assert "ImageNet" not in notes(name), name
         assert "ImageNet" not in notes(replk_probe.create_model(name)), name
 
 
-def test_autocast_of_the_caller_plays_no_part() -> None:
+def test_autocast_of_the_caller_has_no_effect() -> None:
     model, images = Tiny(), batch(3)
     expected = measure_erf(model, images).contribution
     with torch.autocast("cpu"):
@@ -202,45 +204,47 @@ def test_autocast_of_the_caller_plays_no_part() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ({"thresholds": [1.5]}, "1.5"),
         ({"thresholds": []}, "No thresholds"),
         ({"precision": "fp8"}, "fp8"),
         ({"size": 2}, "size 2"),
         ({"images": 0}, "0 images"),
-        ({"batch_size": 0}, "Batch size 0"),
-        ({"batch_size": "2"}, "Batch size '2'"),
+        ({"batch_size": 0}, "batch size cannot be 0"),
+        ({"batch_size": "2"}, "batch size cannot be '2'"),
         ({"device": "abacus"}, "abacus"),
         ({"layer": "nowhere"}, "nowhere"),
+        ({"layer": " "}, "Expected a layer name or a module of the model, got ' '"),
+        ({"layer": 3}, "Expected a layer name or a module of the model, got 3"),
         ({"sampling": "best"}, "best"),
         ({"data": torch.zeros(3, 8, 8)}, r"\[3, 8, 8\]"),
         ({"images": torch.zeros(3, 8, 8)}, "Pass the images themselves as data"),
     ],
 )
-def test_bad_arguments(arguments: dict[str, Any], says: str) -> None:
+def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
     options = {"data": None, "images": 1, "size": 16, **arguments}
-    with pytest.raises(InvalidInputError, match=says):
+    with pytest.raises(InvalidInputError, match=message):
         measure_erf(Tiny(), **options)
 
 
 @pytest.mark.parametrize(
-    ("model", "says"),
+    ("model", "message"),
     [(5, "an object of type int"), (timm.create_model, "the function create_model"), (Tiny, "the class Tiny")],
 )
-def test_what_is_no_model(model: Any, says: str) -> None:
-    with pytest.raises(InvalidInputError, match=f"Expected an nn.Module or a model name, but got {says}"):
+def test_what_is_no_model(model: Any, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"Expected an nn.Module or a model name, but got {message}"):
         measure_erf(model, batch(1))
 
 
 def test_options_are_keywords_or_a_config() -> None:
     config = ErfConfig(thresholds=[0.5, 0.2, 0.5], size=24, images=1)
     assert (config.size, config.thresholds) == ((24, 24), (0.5, 0.2))
-    result = measure_erf(Tiny(), config=config, images=2, name="mine")
+    result = measure_erf(Tiny(), config=replace(config, images=2, name="mine"))
     assert (result.n_images, result.input_size, result.thresholds) == (2, (24, 24), (0.5, 0.2))
     assert result.run.model == "mine"
     with pytest.raises(TypeError, match="n_images"):
-        measure_erf(Tiny(), n_images=2)
+        measure_erf(Tiny(), n_images=2)  # type: ignore[call-arg]
 
 
 def test_a_prepared_model_is_measured_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +278,7 @@ def test_freed_memory_is_kept_during_the_measurement(monkeypatch: pytest.MonkeyP
             assert inside or x.is_meta
             return super().forward(x)
 
-    monkeypatch.setattr("replk_probe.erf.plan.kept_blocks", kept_blocks)
+    monkeypatch.setattr("replk_probe.runtime.devices.kept_blocks", kept_blocks)
     measure_erf(Watching(), batch(1))
     assert not inside
 
@@ -308,16 +312,16 @@ def test_torchvisions_transformer_keeps_its_function_at_its_own_size() -> None:
     ((same, _),) = resized(model, (32, 32))
     torch.testing.assert_close(same.encoder.pos_embedding, model.encoder.pos_embedding)
     result = measure_erf(model, batch(2, 48))
-    assert result.feature_size == (6, 6) and result.centre_source == "stride rule" and result.centre == (27.5, 27.5)
+    assert result.feature_size == (6, 6) and result.center_source == "stride rule" and result.center == (27.5, 27.5)
     assert result.theoretical_rf is None and model.image_size == 32
 
 
-def test_modules_are_told_apart_by_their_weights() -> None:
+def test_modules_are_distinguished_by_their_weights() -> None:
     configs = [plan_erf(Tiny(seed), batch(1)).config for seed in (0, 0, 1)]
     assert configs[0] == configs[1] != configs[2]
 
 
-def test_factories_are_told_apart_by_what_they_make(tmp_path: Path) -> None:
+def test_factories_are_distinguished_by_their_models(tmp_path: Path) -> None:
     def config(channels: int, layer: str, weights: str) -> dict[str, Any]:
         source = f"from torch import nn\ndef net():\n    return nn.Sequential(nn.Conv2d(3, {channels}, 3), {layer})\n"
         (tmp_path / "nets.py").write_text(source)
@@ -375,17 +379,45 @@ def test_a_run_with_other_options_is_not_resumed(tmp_path: Path) -> None:
     folder = image_folder(tmp_path)
     arguments: dict[str, Any] = {"images": 3, "size": 16, "checkpoint": tmp_path / "ckpt"}
     measure_erf(Tiny(), folder, **arguments)
-    for change, says in (
-        ({"seed": 1}, "created with seed 0, but this run has seed 1. Pass --seed 0"),
+    for change, message in (
+        ({"seed": 1}, "created with seed 0, but this run has seed 1. Give seed 0"),
         ({"size": 20}, r"size \[16, 16\], but this run has size \[20, 20\]"),
         ({"layer": "stem"}, "layer body, but this run has layer stem"),
         ({"images": 4}, "images 3, but this run has images 4"),
     ):
-        with pytest.raises(ResumeError, match=says):
+        with pytest.raises(ResumeError, match=message):
             measure_erf(Tiny(), folder, **{**arguments, **change}, resume=True)
     with pytest.raises(ResumeError, match="parameters"):
         measure_erf(Tiny(1), folder, **arguments, resume=True)
     measure_erf(Tiny(), folder, **arguments, resume=True, thresholds=[0.7])  # thresholds cost nothing
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"done": "3"},
+        {"done": 4},
+        {"counts": [1, 1]},
+        {"counts": [1, 0, 2]},
+        {"used": [1]},
+        {"skipped": {}},
+        {"seconds": None},
+        {"methods": "x"},
+    ],
+)
+def test_a_damaged_state_is_an_error(tmp_path: Path, change: dict[str, Any]) -> None:
+    expected = measure_erf(Tiny(), batch(3), checkpoint=tmp_path)
+    path = tmp_path / "state.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "state": record["state"] | change}))
+    with pytest.raises(ResumeError, match="damaged"):
+        measure_erf(Tiny(), batch(3), checkpoint=tmp_path, resume=True)
+    path.write_text(json.dumps(record))
+    np.save(tmp_path / record["arrays"]["block-01"], np.zeros((4, 4)))
+    with pytest.raises(ResumeError, match="Its sums are not those of its images"):
+        measure_erf(Tiny(), batch(3), checkpoint=tmp_path, resume=True)
+    np.save(tmp_path / record["arrays"]["block-01"], np.zeros((32, 32)))
+    assert measure_erf(Tiny(), batch(3), checkpoint=tmp_path, resume=True).run.image_ids == expected.run.image_ids
 
 
 def test_other_images_of_the_same_names_are_not_resumed(tmp_path: Path) -> None:
@@ -448,7 +480,7 @@ measure_erf(model, images, checkpoint=sys.argv[1])
 
 
 @pytest.mark.slow
-def test_a_killed_process_loses_one_image_at_most(tmp_path: Path) -> None:
+def test_a_killed_process_loses_at_most_one_image(tmp_path: Path) -> None:
     root = Path(replk_probe.__file__).parents[1]
     process = subprocess.Popen(
         [sys.executable, "-c", _KILLED, str(tmp_path / "ckpt")],

@@ -27,11 +27,11 @@ def gaussian(height: int, width: int, sigma: float, offset: float = 0.0) -> np.n
 
 
 def make(
-    contribution, weights=TRAINED, model="resnet101", centre=None, protocols=None, thresholds=(0.2, 0.3, 0.5, 0.99)
+    contribution, weights=TRAINED, model="resnet101", center=None, protocols=None, thresholds=(0.2, 0.3, 0.5, 0.99)
 ) -> ErfResult:
     height, width = contribution.shape
-    centre = centre or (height // 2, width // 2)
-    answers = area_ratios(contribution, thresholds, centre=centre)
+    center = center or (height // 2, width // 2)
+    answers = area_ratios(contribution, thresholds, center=center)
     rows = tuple(
         RatioRow(protocol, threshold, answer.side, answer.ratio, (answer.ratio * 0.8, min(answer.ratio * 1.2, 1.0)))
         for (protocol, threshold), answer in answers.items()
@@ -51,7 +51,7 @@ def make(
         backend="aten",
         seconds=1.0,
     )
-    return ErfResult(contribution, run, 50, 0, (height, width), "layer4", (2, 2), centre, "receptive field", None, rows)
+    return ErfResult(contribution, run, 50, 0, (height, width), "layer4", (2, 2), center, "receptive field", None, rows)
 
 
 def artists(ax, gid):
@@ -72,7 +72,7 @@ def test_the_axes_show_pixels_from_the_top_left_corner():
     assert mesh.get_rasterized()
 
 
-def test_colours_are_relative_to_the_maximum_on_a_log_scale():
+def test_colors_are_relative_to_the_maximum_on_a_log_scale():
     for scale in (1e-12, 1.0, 1e12):
         (mesh,) = plot_erf(make(scale * gaussian(32, 32, 3))).collections
         assert isinstance(mesh.norm, LogNorm) and (mesh.norm.vmin, mesh.norm.vmax) == (1e-4, 1.0)
@@ -91,7 +91,7 @@ def test_colours_are_relative_to_the_maximum_on_a_log_scale():
         (np.where(np.eye(16) > 0, 1.0, 0.0), 0.1),
     ],
 )
-def test_the_colour_floor_fits_the_map(contribution, floor):
+def test_the_color_floor_fits_the_map(contribution, floor):
     assert color_floor([make(contribution)]) == pytest.approx(floor)
 
 
@@ -112,13 +112,13 @@ def test_every_threshold_has_a_square_and_a_label_clear_of_the_others():
 
 
 def test_squares_lie_where_the_protocol_put_them():
-    result = make(gaussian(64, 64, 4, offset=3.5), centre=(35.5, 35.5))
+    result = make(gaussian(64, 64, 4, offset=3.5), center=(35.5, 35.5))
     left, top, right, bottom = square_edges(result, "centred", 0.5)
     assert (left + right) / 2 == (top + bottom) / 2 == 36.0 and right - left == result.row("centred", 0.5).side
     left, top, right, bottom = square_edges(result, "linear", 0.5)
     assert (left + right) / 2 == (top + bottom) / 2 == 32.5
     # A square that reaches the border is clipped to it.
-    flat = make(np.ones((64, 64)), centre=(35.5, 35.5))
+    flat = make(np.ones((64, 64)), center=(35.5, 35.5))
     left, top, right, bottom = square_edges(flat, "centred", 0.99)
     assert right == bottom == 64.0 and left == top == 64.0 - flat.row("centred", 0.99).side
     assert square_edges(make(np.ones((48, 96))), "paper", 0.99) == (0, 0, 96, 48)
@@ -126,13 +126,13 @@ def test_squares_lie_where_the_protocol_put_them():
 
 @pytest.mark.parametrize("protocol", ["paper", "linear", "centred"])
 @pytest.mark.parametrize(
-    ("shape", "centre"),
+    ("shape", "center"),
     [((512, 256), (255.5, 127.5)), ((40, 64), (3.0, 50.25)), ((64, 64), (10.5, 31.0)), ((33, 20), (16.0, 10.0))],
 )
-def test_a_square_covers_the_area_that_was_measured(protocol, shape, centre):
+def test_a_square_covers_the_area_that_was_measured(protocol, shape, center):
     for scores in (np.ones(shape), gaussian(*shape, 12), np.random.default_rng(0).random(shape) ** 3):
-        result = make(scores, centre=centre)
-        y, x = centre if protocol == "centred" else (shape[0] // 2, shape[1] // 2)
+        result = make(scores, center=center)
+        y, x = center if protocol == "centred" else (shape[0] // 2, shape[1] // 2)
         for threshold in (0.2, 0.3, 0.5, 0.99):
             left, top, right, bottom = square_edges(result, protocol, threshold)
             row = result.row(protocol, threshold)
@@ -140,7 +140,7 @@ def test_a_square_covers_the_area_that_was_measured(protocol, shape, centre):
             area = min(row.ratio * shape[0] * shape[1], row.side * min(shape))
             assert (right - left) * (bottom - top) == pytest.approx(area)
             assert max(right - left, bottom - top) == row.side
-            # A half-width around the centre, cut off at the borders alone.
+            # A half-width around the center, cut off at the borders alone.
             reach = max(abs(edge - middle - 0.5) for edge, middle in ((left, x), (right, x), (top, y), (bottom, y)))
             for low, high, middle, length in ((left, right, x, shape[1]), (top, bottom, y, shape[0])):
                 assert low == 0 or middle + 0.5 - low > reach - 1
@@ -169,7 +169,7 @@ def test_the_heading_names_model_weights_and_images():
     assert "RANDOM" not in text
 
 
-def test_random_weights_are_said_on_the_figure():
+def test_random_weights_are_marked_on_the_figure():
     ax = plot_erf(make(gaussian(32, 32, 3), RANDOM))
     assert len(artists(ax, "random weights")) == 1
     assert words(ax.figure).count("RANDOM WEIGHTS") == 2
@@ -189,12 +189,12 @@ def test_an_axes_of_the_caller_is_used():
     left, right = figure.subplots(1, 2)
     assert plot_erf(make(gaussian(32, 32, 3)), right) is right
     assert right.collections and not left.collections
-    assert len(figure.axes) == 3  # and a colour bar
+    assert len(figure.axes) == 3  # and a color bar
     plot_erf(make(gaussian(32, 32, 3)), left, cbar=False, caption=False)
     assert len(figure.axes) == 3
 
 
-def test_several_models_share_one_colour_scale():
+def test_several_models_share_one_color_scale():
     results = [make(gaussian(32, 32, 2), model="sharp"), make(np.ones((32, 32)), RANDOM, "flat")]
     figure = draw_comparison(results)
     meshes = [ax.collections[0] for ax in figure.axes[:2]]
@@ -217,7 +217,7 @@ LONG = "eva02_base_patch14_448.mim_in22k_ft_in22k_in1k_with_a_far_too_long_name_
         (LONG + "a", LONG + "b", "convnextv2_huge.fcmae_ft_in22k_in1k_384", "a_b", "W" * 34),
     ],
 )
-def test_rows_are_labelled_with_names_that_fit_and_differ(names):
+def test_rows_are_labeled_with_names_that_fit_and_differ(names):
     results = [make(gaussian(32, 32, 3), RANDOM, name) for name in names]
     labels = row_labels(results)
     assert len(set(labels)) == len(names)
@@ -276,7 +276,7 @@ def test_the_layer_is_named_below_its_map():
     assert "Layer stages.3" in words(draw_comparison(results))
 
 
-def test_a_long_name_is_set_smaller_above_its_map_before_it_is_cut():
+def test_a_long_name_gets_a_smaller_font_before_it_is_shortened():
     names = ["swin_tiny_patch4_window7_224", "mobilenetv2_k13_rep_noskip", "replknet31b_rep_merged_13x13"]
     figure = draw_comparison([make(gaussian(32, 32, 3), model=name) for name in names])
     assert all(name in [text.get_text() for text in ax.texts] for name, ax in zip(names, figure.axes, strict=False))

@@ -134,7 +134,7 @@ def test_everything_that_can_be_folded_is() -> None:
     assert not any(module.training for module in prepared.module.modules())
 
 
-def test_layers_behind_a_head_that_cannot_be_traced_are_folded() -> None:
+def test_layers_are_folded_although_the_head_cannot_be_traced() -> None:
     class Branching(nn.Sequential):
         def forward_features(self, x: Tensor) -> Tensor:
             return self[1](self[0](x))
@@ -159,7 +159,7 @@ def test_layers_behind_a_head_that_cannot_be_traced_are_folded() -> None:
         "stages.1.blocks.0.large_kernel.large_conv.conv",
     ],
 )
-def test_a_named_layer_stays_what_it_was(layer: str) -> None:
+def test_scores_of_a_named_layer_are_unchanged_by_preparation(layer: str) -> None:
     torch.manual_seed(0)
     model = trained_looking(SMALL["replknet"]()).double()
     batch = image(1, 3, 64, 64)
@@ -237,7 +237,7 @@ def units(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     yield request.param
 
 
-def test_precision_says_what_the_hardware_made_of_it(units: bool) -> None:
+def test_precision_records_what_the_hardware_used(units: bool) -> None:
     model = SMALL["replknet"]()
     flags = {
         precision: {
@@ -257,7 +257,7 @@ def test_float64_is_never_reduced() -> None:
     assert prepared.arithmetic.startswith("float64 throughout")
 
 
-def test_refuses_what_it_does_not_know() -> None:
+def test_unusable_arguments_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="fp16"):
         prepare(nn.Conv2d(3, 3, 3), "fp16")
 
@@ -270,15 +270,15 @@ def test_refuses_what_it_does_not_know() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "says"),
+    ("model", "message"),
     [
         ("resnet18", r"create_model\('resnet18'\)"),
         (nn.Conv2d, "the class Conv2d"),
         (None, "an object of type NoneType"),
     ],
 )
-def test_what_is_no_network_cannot_be_prepared(model: Any, says: str) -> None:
-    with pytest.raises(InvalidInputError, match=says):
+def test_what_is_no_network_cannot_be_prepared(model: Any, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
         prepare(model)
 
 
@@ -296,9 +296,9 @@ class OneSize(nn.Module):
 
 
 @pytest.mark.parametrize("build", [SMALL["replknet"], OneSize], ids=["any size", "one size"])
-@pytest.mark.parametrize(("layer", "says"), [("nope", "'nope' does not exist"), (3, "got 3"), ("", "not exist")])
-def test_a_layer_that_does_not_exist_is_told_whatever_sizes_the_model_takes(build: Any, layer: Any, says: str) -> None:
-    with pytest.raises(InvalidInputError, match=says):
+@pytest.mark.parametrize(("layer", "message"), [("nope", "'nope' does not exist"), (3, "got 3"), ("", "not exist")])
+def test_an_unknown_layer_is_an_error_for_models_of_any_input_size(build: Any, layer: Any, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
         prepare(build(), layer=layer)
 
 
@@ -404,7 +404,7 @@ AWKWARD: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", AWKWARD)
-def test_awkward_networks_keep_their_maps(name: str) -> None:
+def test_unusual_networks_keep_their_maps(name: str) -> None:
     torch.manual_seed(0)
     model = AWKWARD[name]()
     if name not in ("spectral norm", "weight norm"):
@@ -415,7 +415,7 @@ def test_awkward_networks_keep_their_maps(name: str) -> None:
     assert relative(contribution_scores(prepare(model), batch), expected) < 1e-9
 
 
-def test_what_folding_breaks_in_spite_of_all_is_seen_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_that_folding_would_change_are_detected_and_not_folded(monkeypatch: pytest.MonkeyPatch) -> None:
     def break_it(model: nn.Module, keep: str = "") -> bool:
         model.get_submodule("stem.0.conv").weight.data.mul_(1.01)
         return True
@@ -469,7 +469,8 @@ def test_a_prepared_model_is_copied_without_what_it_can_make_again() -> None:
     expected = contribution_scores(prepared, batch)
     pointwise = prepared.module.get_submodule("stages.0.blocks.0.pw1.conv")
     large = prepared.module.get_submodule("stages.0.blocks.0.large_kernel.reparam_conv")
-    assert "_frozen_cache" in vars(pointwise) and large._kernel.size > 0
+    assert type(pointwise)._frozen_cache is None, "declared, so that every layer has the attribute"
+    assert pointwise._frozen_cache and large._kernel.size > 0
     for copied in (copy.deepcopy(prepared), pickle.loads(pickle.dumps(prepared))):
         assert "_frozen_cache" not in vars(copied.module.get_submodule("stages.0.blocks.0.pw1.conv"))
         assert copied.module.get_submodule("stages.0.blocks.0.large_kernel.reparam_conv")._kernel.size == 0
@@ -543,7 +544,7 @@ def test_a_fused_relu_passes_nan_on_and_only_where_it_is_open(memory_format: Any
 
 
 class ReadTwice(nn.Module):
-    """A depthwise convolution with a ReLU, and somebody else who reads what the ReLU reads."""
+    """A depthwise convolution with a ReLU, and another reader of the ReLU's input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -554,7 +555,7 @@ class ReadTwice(nn.Module):
         return self.relu(y) + y
 
 
-def test_a_relu_is_fused_only_where_nobody_else_reads_and_no_layer_is_asked_for_in_between() -> None:
+def test_a_relu_is_fused_only_without_other_readers_or_a_target_layer_in_between() -> None:
     assert type(prepare(ReadTwice()).module.relu) is FrozenReLU
     model = trained_looking(SMALL["replknet"]())
     block = "stages.0.blocks.0"

@@ -1,4 +1,4 @@
-"""Properties of area ratios that hold for every map, centre and threshold."""
+"""Properties of area ratios that hold for every map, center and threshold."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ def maps(sides: st.SearchStrategy[int]) -> st.SearchStrategy[np.ndarray]:
 
 
 @st.composite
-def maps_with_centres(draw: Any) -> tuple[np.ndarray, tuple[float, float]]:
+def maps_with_centers(draw: Any) -> tuple[np.ndarray, tuple[float, float]]:
     scores = draw(maps(any_side))
     height, width = scores.shape
     # Quarters of pixels: distances to pixels are exact.
     return scores, (draw(st.integers(-2, 4 * height - 2)) / 4, draw(st.integers(-2, 4 * width - 2)) / 4)
 
 
-def smallest_window(scores: np.ndarray, threshold: float, centre: tuple[float, float]) -> tuple[int, float]:
+def smallest_window(scores: np.ndarray, threshold: float, center: tuple[float, float]) -> tuple[int, float]:
     """The definition, one window at a time: the first with more than one pixel that holds more than the share."""
-    distance = np.maximum(*np.abs(np.indices(scores.shape) - np.reshape(centre, (2, 1, 1))))
+    distance = np.maximum(*np.abs(np.indices(scores.shape) - np.reshape(center, (2, 1, 1))))
     for radius in np.unique(distance):
         rows, columns = (len(np.unique(pixels)) for pixels in np.nonzero(distance <= radius))
         held = scores[distance <= radius].sum() / scores.sum()
@@ -60,10 +60,10 @@ def smallest_window(scores: np.ndarray, threshold: float, centre: tuple[float, f
     raise AssertionError("the whole map holds everything")
 
 
-@given(maps_with_centres(), thresholds)
-def test_centred_is_the_smallest_window_around_the_centre(drawn, threshold):
-    scores, centre = drawn
-    assert area_ratio(scores, threshold, "centred", centre) == smallest_window(scores, threshold, centre)
+@given(maps_with_centers(), thresholds)
+def test_centred_is_the_smallest_window_around_the_center(drawn, threshold):
+    scores, center = drawn
+    assert area_ratio(scores, threshold, "centred", center) == smallest_window(scores, threshold, center)
 
 
 @given(maps(odd_side), thresholds)
@@ -88,12 +88,12 @@ def test_a_larger_share_never_takes_a_smaller_area(scores, thresholds):
         assert all(0 < ratio <= 1 and 0 < side <= max(scores.shape) for side, ratio in found)
 
 
-@given(maps_with_centres(), thresholds, st.integers(-900, 900))
+@given(maps_with_centers(), thresholds, st.integers(-900, 900))
 def test_only_paper_depends_on_the_scale(drawn, threshold, exponent):
-    scores, centre = drawn
+    scores, center = drawn
     protocols = ("linear", "centred", "pixels")
-    scaled = area_ratios(scores * 2.0**exponent, (threshold,), protocols, centre)
-    assert scaled == area_ratios(scores, (threshold,), protocols, centre)
+    scaled = area_ratios(scores * 2.0**exponent, (threshold,), protocols, center)
+    assert scaled == area_ratios(scores, (threshold,), protocols, center)
 
 
 @given(arrays.arrays(np.float64, (21, 21), elements=st.floats(1e-3, 1e3)), thresholds, st.sampled_from(WINDOWS))

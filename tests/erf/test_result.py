@@ -42,8 +42,8 @@ def make_result(**changes) -> ErfResult:
         input_size=(6, 9),
         layer="layer4",
         feature_size=(1, 2),
-        centre=(3.5, 4.0),
-        centre_source="receptive field",
+        center=(3.5, 4.0),
+        center_source="receptive field",
         theoretical_rf=None,
         ratios=tuple(
             RatioRow(protocol, threshold, answer.side, answer.ratio, None if threshold == 0.99 else (0.1, 0.4))
@@ -144,7 +144,7 @@ def test_a_map_of_another_size_is_refused():
 
 def test_numbers_that_json_cannot_hold_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(InvalidInputError, match="JSON"):
-        make_result(centre=(math.nan, 1.0)).save(tmp_path)
+        make_result(center=(math.nan, 1.0)).save(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -161,7 +161,7 @@ def edit(folder, change):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda d: (d / "erf.json").unlink(), "Cannot read .*erf.json"),
         (lambda d: (d / "erf.npz").unlink(), "Cannot read .*erf.npz"),
@@ -177,15 +177,16 @@ def edit(folder, change):
         (lambda d: edit(d, lambda r: r.update(schema_version=99)), "schema version 99.*reads 1"),
         (lambda d: edit(d, lambda r: r.pop("schema_version")), "schema version None"),
         (lambda d: edit(d, lambda r: r["erf"].pop("layer")), "not a complete ERF record.*layer"),
+        (lambda d: edit(d, lambda r: r["erf"].pop("centre")), "not a complete ERF record.*centre"),
         (lambda d: edit(d, lambda r: r["run"].pop("weights")), "not a complete ERF record.*weights"),
         (lambda d: edit(d, lambda r: r["erf"].update(centre=[1])), "not a complete ERF record"),
         (lambda d: edit(d, lambda r: r.update(erf=None)), "not a complete ERF record"),
     ],
 )
-def test_damaged_results_are_one_clear_error(tmp_path, damage, said):
+def test_damaged_results_are_one_clear_error(tmp_path, damage, message):
     make_result().save(tmp_path)
     damage(tmp_path)
-    with pytest.raises(InvalidInputError, match=said):
+    with pytest.raises(InvalidInputError, match=message):
         ErfResult.load(tmp_path)
 
 
@@ -194,7 +195,7 @@ def test_a_missing_folder_is_one_clear_error(tmp_path):
         ErfResult.load(tmp_path / "no-such")
 
 
-def test_the_arrays_are_stored_without_a_clock(tmp_path):
+def test_the_arrays_are_stored_without_timestamps(tmp_path):
     make_result().save(tmp_path)
     with zipfile.ZipFile(tmp_path / "erf.npz") as archive:
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}

@@ -75,7 +75,7 @@ def test_layer_and_layout(build: Any, size: tuple[int, int], label: str, layout:
         ("shufflenet_v2_x0_5", "conv5", (7, 7)),
     ],
 )
-def test_without_forward_features_the_last_map_before_pooling_said_aloud(
+def test_without_forward_features_the_last_map_before_pooling_is_used_and_noted(
     name: str, path: str, size: tuple[int, int]
 ) -> None:
     model = on_meta(lambda: torchvision.models.get_model(name, weights=None))
@@ -132,7 +132,7 @@ def no_other_size(_size: tuple[int, int]) -> None:
     return None
 
 
-def test_ambiguous_maps_are_told_apart_by_a_second_size_or_the_networks_own_word() -> None:
+def test_ambiguous_layouts_are_resolved_by_a_second_size_or_the_networks_attribute() -> None:
     cube = (1, 8, 8, 8)
     model = nn.Identity()
     assert layout_of(cube, (64, 64), model, "x", lambda _: (1, 8, 16, 16)).kind == "NCHW"
@@ -143,7 +143,7 @@ def test_ambiguous_maps_are_told_apart_by_a_second_size_or_the_networks_own_word
 
 
 @pytest.mark.parametrize("shape", [(1, 1000), (1, 3, 8, 8, 2), (1, 11, 7), (1, 12, 197, 64)])
-def test_anything_else_is_an_error_that_says_what_the_layer_gave(shape: tuple[int, ...]) -> None:
+def test_other_outputs_are_an_error_that_describes_them(shape: tuple[int, ...]) -> None:
     with pytest.raises(InvalidInputError, match="'deep.layer' gives .*" + str(shape[-1])):
         layout_of(shape, (224, 224), nn.Identity(), "deep.layer", no_other_size)
 
@@ -179,7 +179,7 @@ class Odd(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("layer", "says"),
+    ("layer", "message"),
     [
         ("shared", "called 2 times"),
         ("unused", "is not called"),
@@ -192,12 +192,12 @@ class Odd(nn.Module):
         ("stage9.0", "stage9.0"),
     ],
 )
-def test_layers_that_cannot_be_measured(layer: str, says: str) -> None:
-    with pytest.raises(InvalidInputError, match=says):
+def test_layers_that_cannot_be_measured(layer: str, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
         contribution_scores(Odd(), torch.randn(1, 3, 8, 8), layer)
 
 
-def test_a_layer_that_sees_parameters_alone_is_refused() -> None:
+def test_a_layer_whose_input_depends_only_on_parameters_is_refused() -> None:
     class Positions(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -221,12 +221,12 @@ def test_a_network_without_maps_is_refused() -> None:
         contribution_scores(nn.Sequential(nn.Flatten(), nn.Linear(192, 10)), torch.randn(1, 3, 8, 8))
 
 
-def test_a_network_that_fails_on_the_size_says_why() -> None:
+def test_a_network_that_fails_on_the_size_is_an_explained_error() -> None:
     with pytest.raises(UnsuitableSizeError, match="VisionTransformer does not accept images of shape"):
         find_target(timm.create_model("vit_tiny_patch16_224", depth=1), (1, 3, 100, 100))
 
 
-def test_a_head_made_for_one_size_is_no_obstacle_to_a_named_layer() -> None:
+def test_a_named_layer_can_be_measured_although_the_head_needs_one_size() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 8 * 8, 10))
     assert contribution_scores(model, torch.randn(1, 3, 16, 16), "0").shape == (1, 16, 16)
 
@@ -244,7 +244,7 @@ def test_networks_whose_shapes_depend_on_values_are_measured_too() -> None:
     assert target.layout == Layout("NCHW", (8, 8))
 
 
-def test_hooks_of_the_user_are_not_run_while_looking() -> None:
+def test_hooks_of_the_user_are_not_run_during_inspection() -> None:
     model = timm.create_model("resnet10t")
     seen: list[Tensor] = []
     model.layer1.register_forward_hook(lambda _module, _args, output: seen.append(output))

@@ -9,10 +9,10 @@ import pytest
 from replk_probe.images import dead_leaves, sample_images
 
 
-def spectrum_slope(grey: np.ndarray, low: int, high: int) -> float:
-    size = len(grey)
+def spectrum_slope(gray: np.ndarray, low: int, high: int) -> float:
+    size = len(gray)
     window = np.hanning(size)
-    amplitude = np.abs(np.fft.fft2((grey - grey.mean()) * window[:, None] * window))
+    amplitude = np.abs(np.fft.fft2((gray - gray.mean()) * window[:, None] * window))
     frequency = np.fft.fftfreq(size) * size
     radius = np.hypot(frequency[:, None], frequency).astype(int).ravel()
     mean = np.bincount(radius, amplitude.ravel()) / np.bincount(radius)
@@ -79,7 +79,7 @@ def test_radii_follow_the_inverse_cube():
     assert pytest.approx(math.log(b / a), abs=1e-6) == dead_leaves._LOG_RANGE
 
 
-def test_leaves_drawn_together_and_one_by_one_agree(monkeypatch):
+def test_leaves_drawn_together_and_separately_agree(monkeypatch):
     leaves = dead_leaves._scatter(dead_leaves._Uniform(3))
     together = dead_leaves._topmost(leaves, (96, 80))
     literal = np.zeros((96, 80), dtype=np.int32)

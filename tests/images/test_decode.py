@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.images import UnreadableImageError, check_image, decode_rgb, normalise, sample_images
+from replk_probe.images import UnreadableImageError, check_image, decode_rgb, normalize, sample_images
 
 
 def photo(height: int = 30, width: int = 40) -> np.ndarray:
@@ -22,13 +22,13 @@ def load(path, size=(30, 40)):
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.PNG", "a.webp", "a.bmp", "a.tif"])
-def test_lossless_files_come_back_as_they_are(tmp_path, name):
+def test_lossless_files_are_decoded_exactly(tmp_path, name):
     Image.fromarray(photo()).save(tmp_path / name, **({"lossless": True} if name.endswith("webp") else {}))
     assert (load(tmp_path / name) == photo()).all()
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "PA", "1", "CMYK", "YCbCr"])
-def test_every_mode_becomes_rgb_as_the_script_does_it(tmp_path, mode):
+def test_every_mode_is_converted_to_rgb_as_in_the_script(tmp_path, mode):
     name = tmp_path / ("a.jpg" if mode in ("CMYK", "YCbCr") else "a.png")
     image = (
         Image.fromarray(photo()).convert("L").convert(mode) if mode == "PA" else Image.fromarray(photo()).convert(mode)
@@ -52,7 +52,7 @@ def test_a_transparent_palette_is_silent(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path, suffix):
+def test_sixteen_bit_gray_is_scaled_not_clipped(tmp_path, suffix):
     levels = np.linspace(0, 65535, 1200).reshape(30, 40).astype(np.uint16)
     Image.fromarray(levels).save(tmp_path / f"a.{suffix}")
     array = load(tmp_path / f"a.{suffix}")
@@ -97,7 +97,7 @@ def png() -> bytes:
         ("damaged.png", png()[:60] + b"\xff" * 40 + png()[100:], ""),
     ],
 )
-def test_unreadable_files_say_why(tmp_path, name, content, reason):
+def test_unreadable_files_are_explained(tmp_path, name, content, reason):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UnreadableImageError, match=name) as caught:
         load(tmp_path / name)
@@ -119,7 +119,7 @@ def test_floating_point_pixels_are_refused(tmp_path):
         load(tmp_path / "a.tif")
 
 
-def test_a_file_that_has_gone_is_unreadable(tmp_path):
+def test_a_deleted_file_is_unreadable(tmp_path):
     Image.fromarray(photo()).save(tmp_path / "a.png")
     images = sample_images(tmp_path)
     (tmp_path / "a.png").unlink()
@@ -145,17 +145,17 @@ def test_only_images_of_the_set_are_loaded(tmp_path):
         images.load("a.png", (0, 8))
 
 
-def test_normalise_is_torchvision_s_to_tensor_and_normalize():
+def test_normalize_is_torchvision_s_to_tensor_and_normalize():
     transforms = pytest.importorskip("torchvision.transforms")
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     reference = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])(photo()).numpy()
-    array = normalise(photo(), mean, std)
+    array = normalize(photo(), mean, std)
     assert array.dtype == np.float32 and array.flags.c_contiguous
     assert (array == reference).all()
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.jpg"])
-def test_own_size_and_a_look_that_decodes_nothing(tmp_path, name):
+def test_native_size_and_check_without_decoding(tmp_path, name):
     Image.fromarray(photo()).save(tmp_path / name)
     assert check_image(tmp_path / name, name) == (30, 40)
     image = decode_rgb(tmp_path / name, name)
@@ -163,7 +163,7 @@ def test_own_size_and_a_look_that_decodes_nothing(tmp_path, name):
     assert (np.array(image) == load(tmp_path / name)).all()
 
 
-def test_a_look_finds_every_kind_of_damage_to_a_png(tmp_path):
+def test_check_image_finds_every_kind_of_damage_to_a_png(tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(photo()).save(path)
     whole = path.read_bytes()

@@ -50,12 +50,12 @@ def test_a_stratified_sample_is_as_even_as_the_classes_allow(tmp_path, n):
     assert all(taken[name] >= min(most - 1, count) for name, count in sizes.items())
 
 
-def test_fewer_images_than_asked_is_said(tmp_path):
+def test_fewer_images_than_requested_are_reported(tmp_path):
     images = sample_images(touch(tmp_path / "few", "a.jpg", "b.jpg"), n=50)
     assert images.shortfall_note == "50 images were requested, but folder:few has only 2."
 
 
-def test_the_sample_follows_the_seed_and_nothing_else(tmp_path):
+def test_the_sample_depends_only_on_the_seed(tmp_path):
     names = [f"{c}/{i}.jpg" for c in "abc" for i in range(30)]
     shuffled = random.Random(1).sample(names, len(names))
     one, two = touch(tmp_path / "one", *names), touch(tmp_path / "two", *shuffled)

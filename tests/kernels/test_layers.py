@@ -102,7 +102,7 @@ def test_a_network_that_is_one_convolution() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "spec", "says"),
+    ("name", "spec", "message"),
     [
         ("replknet31b", "stage9.0", "It has stages 1 to 4, with 2, 2, 18, 2 blocks, which count from 0."),
         ("replknet31b", "stage4.2", "It has stages 1 to 4, with 2, 2, 18, 2 blocks"),
@@ -120,10 +120,10 @@ def test_a_network_that_is_one_convolution() -> None:
         ("resnet18", "paper", "has no layer that corresponds to the paper's"),
     ],
 )
-def test_errors_name_what_exists(name: str, spec: str, says: str) -> None:
+def test_errors_list_the_valid_choices(name: str, spec: str, message: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
         find_layers(skeleton(name), [spec])
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_network_without_any_convolution() -> None:

@@ -1,4 +1,4 @@
-"""The figures of kernels: what is drawn are the numbers of the result."""
+"""Figures of kernels show the numbers of the result."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_values_are_printed_where_they_fit() -> None:
     thirteen = result(kernel("stage4.0"), kernel("stage4.0", variant="large"))
     assert len(values(draw_kernels([thirteen]))) == 2 * 169
     printed = values(draw_kernels([result(kernel("stage4.0"))]))
-    wanted = [value_text(value) for value in kernel("stage4.0").normalised.ravel()]
+    wanted = [value_text(value) for value in kernel("stage4.0").normalized.ravel()]
     assert printed == wanted
     for size in (31, 51):
         assert values(draw_kernels([result(kernel("stage1.0", size))])) == []
@@ -126,7 +126,7 @@ def test_printed_values_stay_within_their_cells() -> None:
 def test_numbers_below_a_map_are_those_of_the_result() -> None:
     one = kernel("stage4.0", zero_fraction=0.4)
     shown = " ".join(texts(draw_kernels([result(one)])))
-    assert f"center 3\u00d73 {100 * one.centre3x3_share:.1f} %" in shown
+    assert f"center 3\u00d73 {100 * one.center3x3_share:.1f} %" in shown
     assert f"central row and column {100 * one.skeleton_share:.1f} %" in shown
     assert f"50, 90, 99 % within {', '.join(map(str, one.effective_size.values()))}" in shown
     assert "small branch 20.0 %" in shown and "zeros 40.0 %" in shown and "13\u00d713, 16 channels" in shown
@@ -170,7 +170,7 @@ def test_of_many_layers_the_first_of_each_stage_and_all_in_the_overview() -> Non
     overview = draw_overview([many])
     assert len(maps(overview)) == 24
     for mesh, one in zip(maps(overview), many.kernels, strict=True):
-        np.testing.assert_allclose(mesh, one.normalised)
+        np.testing.assert_allclose(mesh, one.normalized)
     tops = {layer: t.get_position()[1] for layer in layers for t in overview.findobj(Text) if t.get_text() == layer}
     assert len(tops) == 24
     # Two stages share a line, the third takes two.
@@ -183,7 +183,7 @@ def test_of_many_layers_the_first_of_each_stage_and_all_in_the_overview() -> Non
 def test_the_overview_shows_one_kernel_of_each_layer() -> None:
     one = result(*(kernel("stage1.0", variant=variant) for variant in ("large", "merged")), kernel("stage2.0"))
     drawn = maps(draw_overview([one]))
-    np.testing.assert_allclose(drawn[0], one.kernel("stage1.0", "merged").normalised)
+    np.testing.assert_allclose(drawn[0], one.kernel("stage1.0", "merged").normalized)
     assert len(drawn) == 2
 
 
@@ -195,10 +195,10 @@ def test_the_overview_counts_what_it_shows() -> None:
     shown = texts(draw_overview([result(alone, *merged, empty)]))
     assert "5 layers: 1 single kernel; 4 merged: large + small" in shown
     assert "5\u00d75, no mass" in shown and any("No mass: every weight is zero" in text for text in shown)
-    assert f"13\u00d713, {100 * merged[0].centre3x3_share:.1f} %" in shown
+    assert f"13\u00d713, {100 * merged[0].center3x3_share:.1f} %" in shown
 
 
-def test_paths_are_shortened_to_what_tells_them_apart() -> None:
+def test_paths_are_shortened_to_the_parts_that_differ() -> None:
     assert short_names(["stages.0.blocks.0.conv_dw", "stages.1.blocks.2.conv_dw"]) == ["0.0", "1.2"]
     assert short_names(["blocks.0.conv_dw", "stem.conv"]) == ["blocks.0.conv_dw", "stem.conv"]
     assert short_names(["stage1.0", "stage1.1"]) == ["stage1.0", "stage1.1"]
@@ -210,7 +210,7 @@ def test_paths_are_shortened_to_what_tells_them_apart() -> None:
     assert short_names(["a.a", "a.a.a"]) == ["a", "a.a"]
 
 
-def test_what_names_leave_out_is_said_once() -> None:
+def test_the_omitted_part_of_names_is_printed_once() -> None:
     layers = [f"stages.3.blocks.{index}.conv_dw" for index in range(3)]
     assert common_path(layers) == "stages.3.blocks.*.conv_dw"
     assert "3 layers stages.3.blocks.*.conv_dw, merged: large + small" in texts(
@@ -220,13 +220,13 @@ def test_what_names_leave_out_is_said_once() -> None:
     assert common_path(["stage1.0", "stage2.0"]) == common_path(["conv"]) == common_path(["a.conv", "conv"]) == ""
 
 
-def test_small_branches_stand_beside_the_others_where_there_is_room() -> None:
+def test_small_branches_are_in_the_row_of_the_others_if_they_fit() -> None:
     alone = [kernel("stage4.0", 31, "large"), kernel("stage4.0", 31), kernel("stage4.0", 5, "small")]
     figure = draw_kernels([result(*alone)])
     assert len({image.get_extent()[3] for image in images(figure)}) == 1
     small = images(figure)[2].get_extent()
     assert small[1] - small[0] == pytest.approx(5 * 0.15)
-    # With a fourth of 13 x 13, whose values need room, it has a line of its own.
+    # With a fourth map of 13 x 13, whose values need space, it has a separate row.
     pair = [kernel("stage4.0", 13, "large"), kernel("stage4.0", 13), kernel("stage4.0", 5, "small")]
     other = kernel("stage4.0", branches=("large",), small_branch_share=None)
     figure = draw_kernels([result(*pair, model="with"), result(other, model="without")])
@@ -234,7 +234,7 @@ def test_small_branches_stand_beside_the_others_where_there_is_room() -> None:
     assert len(values(figure)) == 3 * 169 + 25
 
 
-def test_a_small_branch_measured_by_itself_is_shown_beside_another_result() -> None:
+def test_a_small_branch_measured_alone_is_drawn_with_another_result() -> None:
     merged, small = result(kernel("stage4.0")), result(kernel("stage4.0", 5, "small"))
     assert len(maps(draw_kernels([merged, small]))) == len(maps(draw_kernels([small, merged]))) == 2
 
@@ -248,7 +248,7 @@ def test_many_lines_of_one_layer_fit_on_a_page() -> None:
     assert height <= 10 and width <= 7
 
 
-def test_words_about_batch_norms_are_true() -> None:
+def test_the_description_of_folded_batch_norms_is_correct() -> None:
     folded = kernel("stage1.0", batch_norm=("a.bn",))
     for kernels, words in (
         ((folded,), "Absolute weights, batch norms folded in, summed"),
@@ -341,7 +341,7 @@ def test_files(tmp_path: Path) -> None:
 
 def test_kernels_without_mass_and_without_channels_can_be_drawn() -> None:
     empty = Kernel("stage1.0", "conv", "merged", np.zeros((5, 5)), 4)
-    assert math.isnan(empty.centre3x3_share)
+    assert math.isnan(empty.center3x3_share)
     figure = draw_kernels([result(empty)])
     assert "no mass" in " ".join(texts(figure))
     assert not maps(figure)[0].any()
@@ -349,7 +349,7 @@ def test_kernels_without_mass_and_without_channels_can_be_drawn() -> None:
     draw_overview([result(empty)]).draw_without_rendering()
 
 
-def test_values_are_printed_beside_larger_kernels_too() -> None:
+def test_values_are_printed_in_figures_with_larger_kernels() -> None:
     strips = [kernel("stage1.0", 51, variant=variant) for variant in ("column", "row", "large", "merged")]
     mixed = result(*strips, kernel("stage4.0"), kernel("stage4.0", variant="large"))
     assert len(values(draw_kernels([mixed]))) == 2 * 169
@@ -364,7 +364,7 @@ def test_a_sheet_of_many_layers_fits_on_a_page() -> None:
 
 
 @pytest.mark.parametrize(("kept", "drawn"), [(8, 8), (20, 20), (160, 112)])
-def test_many_channels_go_on_in_further_rows(kept: int, drawn: int) -> None:
+def test_many_channels_are_drawn_in_several_rows(kept: int, drawn: int) -> None:
     channels = {
         "strongest": np.random.default_rng(0).standard_normal((kept, 13, 13)),
         "strongest_channels": tuple((index,) for index in range(kept)),

@@ -73,7 +73,7 @@ def test_the_record_has_every_field(tmp_path: Path) -> None:
             assert arrays[entry["array"]].dtype == np.float64
             np.testing.assert_array_equal(arrays[entry["array"]], kernel.magnitude)
             assert entry["kernel_size"] == list(kernel.kernel_size)
-            assert entry["centre3x3_share"] == kernel.centre3x3_share == entry["centre_shares"]["3"]
+            assert entry["centre3x3_share"] == kernel.center3x3_share == entry["centre_shares"]["3"]
             assert entry["effective_size"] == {str(p): side for p, side in kernel.effective_size.items()}
         assert len(arrays.files) == 4
 
@@ -94,7 +94,7 @@ def test_the_table_is_that_of_the_record(tmp_path: Path) -> None:
     assert rows[3]["symmetry_transpose"] == ""  # a strip
 
 
-def test_several_models_share_a_folder_and_those_of_one_name_stay_apart(tmp_path: Path) -> None:
+def test_several_models_share_a_folder_and_get_distinct_names(tmp_path: Path) -> None:
     both = [result("net", 0), result("net", 1), result("other", 2)]
     assert distinct_names(both) == ["net #1", "net #2", "other"]
     save_results(both, tmp_path)
@@ -124,7 +124,7 @@ def test_kernels_by_name() -> None:
 
 
 def test_records_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="replk-probe kernels --output"):
+    with pytest.raises(InvalidInputError, match="'replk-probe kernels'"):
         KernelResult.load(tmp_path)
     result().save(tmp_path)
     record = json.loads((tmp_path / "kernels.json").read_text())

@@ -1,4 +1,4 @@
-"""The numbers of kernels, on kernels whose answers are known on paper, and on three that a paper prints."""
+"""Statistics of kernels with known exact values, and of three published kernels."""
 
 from __future__ import annotations
 
@@ -90,28 +90,28 @@ def gaussian(side: int, sigma: float) -> Kernel:
 @pytest.mark.parametrize("text", PRINTED)
 def test_the_printed_matrices(text: str) -> None:
     printed = kernel(np.array([line.split() for line in text.strip().splitlines()], dtype=np.float64) / 100)
-    mass, centre, skeleton, inside, outside = PRINTED[text]
+    mass, center, skeleton, inside, outside = PRINTED[text]
     assert printed.kernel_size == (13, 13) and printed.maximum == 1.0
     assert printed.relative_mass == pytest.approx(mass, abs=1e-9)
     # Each to the digits it is given in.
-    assert printed.centre3x3_share == pytest.approx(centre, abs=5e-5)
+    assert printed.center3x3_share == pytest.approx(center, abs=5e-5)
     assert printed.skeleton_share == pytest.approx(skeleton, abs=5e-5)
-    assert printed.centre3x3_mean == pytest.approx(inside, abs=5e-4)
+    assert printed.center3x3_mean == pytest.approx(inside, abs=5e-4)
     assert printed.outside3x3_mean == pytest.approx(outside, abs=5e-4)
 
 
-def test_the_claim_that_the_printed_matrices_stand_for() -> None:
+def test_the_published_claim_about_the_printed_matrices_holds() -> None:
     shares = [
-        kernel(np.array([line.split() for line in text.strip().splitlines()], dtype=np.float64)).centre3x3_share
+        kernel(np.array([line.split() for line in text.strip().splitlines()], dtype=np.float64)).center3x3_share
         for text in (BEFORE_REPARAM, AFTER_REPARAM, WITHOUT_REPARAM)
     ]
     assert [f"{100 * share:.1f}" for share in shares] == ["8.3", "22.7", "15.3"]
 
 
 @pytest.mark.parametrize("side", [3, 13, 31])
-def test_a_delta_is_all_centre(side: int) -> None:
+def test_the_center_share_of_a_delta_is_one(side: int) -> None:
     one = delta(side)
-    assert one.centre_share(1) == one.centre3x3_share == one.skeleton_share == 1.0
+    assert one.center_share(1) == one.center3x3_share == one.skeleton_share == 1.0
     assert one.effective_size == {50: 1, 90: 1, 99: 1}
     assert one.entropy == one.relative_entropy == 0.0
     assert one.relative_mass == 1.0
@@ -120,11 +120,11 @@ def test_a_delta_is_all_centre(side: int) -> None:
 
 
 @pytest.mark.parametrize("side", [3, 13, 31, 51])
-def test_a_uniform_kernel_goes_by_its_area(side: int) -> None:
+def test_shares_of_a_uniform_kernel_are_area_ratios(side: int) -> None:
     one = kernel(np.full((side, side), 0.25))
-    for inner, share in one.centre_shares.items():
+    for inner, share in one.center_shares.items():
         assert share == pytest.approx(inner**2 / side**2, rel=1e-12)
-    assert list(one.centre_shares) == list(range(1, side + 1, 2))
+    assert list(one.center_shares) == list(range(1, side + 1, 2))
     assert one.skeleton_share == pytest.approx((2 * side - 1) / side**2, rel=1e-12)
     wanted = {p: next(s for s in range(1, side + 1, 2) if 100 * s * s >= p * side * side) for p in (50, 90, 99)}
     assert one.effective_size == wanted
@@ -133,16 +133,16 @@ def test_a_uniform_kernel_goes_by_its_area(side: int) -> None:
     assert one.relative_mass == side * side
     assert one.radial_profile == pytest.approx(np.ones(len(one.radial_profile)))
     assert len(one.radial_profile) == math.floor(math.hypot(side // 2, side // 2) + 0.5) + 1
-    assert (one.centre3x3_mean, one.outside3x3_mean) == pytest.approx((1.0, 1.0 if side > 3 else math.nan), nan_ok=True)
+    assert (one.center3x3_mean, one.outside3x3_mean) == pytest.approx((1.0, 1.0 if side > 3 else math.nan), nan_ok=True)
 
 
-def test_a_cross_is_all_skeleton() -> None:
-    one = cross(13)  # 25 entries, 5 of them in the centre 3 x 3
+def test_the_skeleton_share_of_a_cross_is_one() -> None:
+    one = cross(13)  # 25 entries, 5 of them in the center 3 x 3
     assert one.skeleton_share == 1.0
-    assert one.centre3x3_share == pytest.approx(5 / 25)
+    assert one.center3x3_share == pytest.approx(5 / 25)
     assert one.effective_size == {50: 7, 90: 13, 99: 13}  # a square of side s holds 2 s - 1 entries
     assert one.entropy == pytest.approx(math.log2(25))
-    # At distance 1 lie the four of the cross and the four diagonal neighbours (1.41, rounded): half of them are 1.
+    # At distance 1 lie the four of the cross and the four diagonal neighbors (1.41, rounded): half of them are 1.
     assert one.radial_profile[:2] == pytest.approx([1.0, 0.5])
     assert set(one.symmetry.values()) == {1.0}
 
@@ -154,7 +154,7 @@ def test_a_gaussian_falls_off_as_it_should() -> None:
     total = axis[0] + 2 * sum(axis[1:])
     for side in (1, 3, 7, 13, 31):
         inside = axis[0] + 2 * sum(axis[1 : (side + 1) // 2])
-        assert one.centre_share(side) == pytest.approx((inside / total) ** 2, rel=1e-12)
+        assert one.center_share(side) == pytest.approx((inside / total) ** 2, rel=1e-12)
     assert one.skeleton_share == pytest.approx(2 / total - 1 / total**2, rel=1e-12)
     assert one.effective_size == {50: 7, 90: 13, 99: 17}
     # Within the rounding of distances by half an entry.
@@ -164,7 +164,7 @@ def test_a_gaussian_falls_off_as_it_should() -> None:
     assert 0 < one.relative_entropy < 1
 
 
-def test_symmetry_tells_the_axes_apart() -> None:
+def test_symmetry_differs_between_axes() -> None:
     left = np.zeros((5, 5))
     left[:, 0] = 1.0
     assert kernel(left).symmetry == {"left_right": 0.0, "up_down": 1.0, "rotation": 0.0, "transpose": 0.2}
@@ -177,17 +177,17 @@ def test_symmetry_tells_the_axes_apart() -> None:
 def test_strips_have_no_transpose_and_squares_are_clipped_to_them() -> None:
     strip = kernel(np.ones((51, 5)))
     assert "transpose" not in strip.symmetry
-    assert strip.centre3x3_share == pytest.approx(9 / 255)
-    assert strip.centre_share(11) == pytest.approx(55 / 255)
-    assert strip.centre_share(51) == 1.0
+    assert strip.center3x3_share == pytest.approx(9 / 255)
+    assert strip.center_share(11) == pytest.approx(55 / 255)
+    assert strip.center_share(51) == 1.0
     assert strip.skeleton_share == pytest.approx((51 + 5 - 1) / 255)
     assert strip.effective_size == {50: 27, 90: 47, 99: 51}
 
 
-def test_kernels_with_an_even_side_have_their_centre_between_entries() -> None:
+def test_kernels_with_an_even_side_have_their_center_between_entries() -> None:
     one = kernel(np.ones((4, 4)))
-    assert one.centre_shares == {2: 0.25, 4: 1.0}
-    assert one.centre3x3_share == 0.25
+    assert one.center_shares == {2: 0.25, 4: 1.0}
+    assert one.center3x3_share == 0.25
     assert one.skeleton_share == pytest.approx(12 / 16)  # two rows and two columns
     assert one.effective_size == {50: 4, 90: 4, 99: 4}
     assert math.isnan(one.radial_profile[0]) and one.radial_profile[1:].tolist() == [1.0, 1.0]
@@ -216,7 +216,7 @@ def test_what_is_no_magnitude_is_refused(values: object) -> None:
 
 def test_impossible_squares_and_shares_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="side 0"):
-        delta(3).centre_share(0)
+        delta(3).center_share(0)
     for share in (0.0, 1.5, math.nan):
         with pytest.raises(InvalidInputError, match=r"effective size for a share of .* is undefined"):
             statistics.effective_size(delta(3).magnitude, share)

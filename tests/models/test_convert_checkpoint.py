@@ -1,4 +1,4 @@
-"""Weights files merged and renamed: what is written computes the same, and what would not is never written."""
+"""Merging and renaming weights files: only files that compute the same outputs are written."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_the_dtype_of_the_file_is_kept(name: str, dtype: torch.dtype, tmp_path: 
     assert report.rounding.relative < 100 * torch.finfo(dtype).eps
 
 
-def test_what_the_file_lacks_is_not_made_up(name: str, tmp_path: Path) -> None:
+def test_missing_entries_of_the_file_are_not_invented(name: str, tmp_path: Path) -> None:
     state = {key: value for key, value in trained(name).state_dict().items() if not key.startswith("head.")}
     state = {key: value for key, value in state.items() if "num_batches_tracked" not in key}
     path, out = saved(tmp_path / "trained.pth", state), tmp_path / "merged.safetensors"
@@ -273,7 +273,7 @@ def test_what_is_merged_already_is_refused(name: str, form: str, tmp_path: Path)
 @pytest.mark.parametrize("name", ["slak"], indirect=True)
 def test_branches_have_no_names_in_timm(name: str, tmp_path: Path) -> None:
     path = saved(tmp_path / "trained.pth", trained(name).state_dict())
-    with pytest.raises(InvalidInputError, match=r"has branches, timm's ConvNeXt has one.*Omit --no-merge"):
+    with pytest.raises(InvalidInputError, match=r"has branches, timm's ConvNeXt has one.*Merge the branches"):
         reparam_checkpoint(path, tmp_path / "out.safetensors", name, scheme="timm", merge=False)
 
 
@@ -288,7 +288,7 @@ def test_files_that_do_not_fit_are_refused(name: str, tmp_path: Path) -> None:
     assert not out.exists()
 
 
-def test_outputs_that_are_not_numbers_are_the_files_fault(name: str, tmp_path: Path) -> None:
+def test_non_finite_outputs_are_an_error_about_the_file(name: str, tmp_path: Path) -> None:
     model = trained(name)
     next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d)).running_var.data[0] = -1.0
     safetensors.torch.save_file(model.state_dict(), tmp_path / "negative.safetensors")

@@ -1,4 +1,4 @@
-"""Comparing what two networks and their layers compute."""
+"""Comparison of the outputs of two networks and their layers."""
 
 from __future__ import annotations
 

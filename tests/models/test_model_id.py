@@ -42,7 +42,7 @@ def test_names(text: str, kind: Any, name: str | None, source: str, architecture
 
 
 @pytest.mark.parametrize("text", [":build", "package.module:", "nets.py", 5, None, b"resnet18", nn.Identity()])
-def test_texts_that_name_nothing(text: Any) -> None:
+def test_texts_without_a_match(text: Any) -> None:
     with pytest.raises(UnknownModelError):
         ModelId.parse(text)
 
@@ -77,15 +77,15 @@ NO_NETWORKS = [
 @pytest.mark.parametrize(
     "measure", [replk_probe.measure_erf, replk_probe.measure_shape_bias, replk_probe.measure_kernels]
 )
-@pytest.mark.parametrize(("model", "says"), NO_NETWORKS)
-def test_the_analyzers_agree_on_what_a_model_is(measure: Any, model: Any, says: str) -> None:
-    with pytest.raises(InvalidInputError, match=f"^Expected an nn.Module or a model name, but got (an|the) {says}"):
+@pytest.mark.parametrize(("model", "message"), NO_NETWORKS)
+def test_the_analyzers_agree_on_what_a_model_is(measure: Any, model: Any, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"^Expected an nn.Module or a model name, but got (an|the) {message}"):
         measure(model)
 
 
-@pytest.mark.parametrize(("model", "says"), NO_NETWORKS)
-def test_files_are_loaded_into_networks(model: Any, says: str) -> None:
-    with pytest.raises(InvalidInputError, match=f"^Expected an nn.Module, but got (an|the) {says}"):
+@pytest.mark.parametrize(("model", "message"), NO_NETWORKS)
+def test_files_are_loaded_into_networks(model: Any, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"^Expected an nn.Module, but got (an|the) {message}"):
         load_checkpoint(model, "weights.pth")
 
 

@@ -42,7 +42,7 @@ def test_a_name_that_is_no_model_is_one_of_our_errors(name: str) -> None:
 
 @settings(max_examples=25)
 @given(st.sampled_from(OWN_MODELS), st.lists(st.sampled_from(["", "", "", "-", "_"]), min_size=40), st.booleans())
-def test_the_spelling_of_a_paper_leads_to_the_name(name: str, between: list[str], upper: bool) -> None:
+def test_the_spelling_of_a_paper_is_recognized(name: str, between: list[str], upper: bool) -> None:
     spelled = "".join(letter + mark for letter, mark in zip(name, between, strict=False))
     spelled = spelled.upper() if upper else spelled
     if timm.is_model(spelled):

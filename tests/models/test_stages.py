@@ -47,7 +47,7 @@ def test_layers_by_name(name: str, spec: str, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "says"),
+    ("spec", "message"),
     [
         ("stage5.0", "stages 1 to 4, with 2, 2, 18, 2 blocks"),
         ("stage0.0", "stages 1 to 4"),
@@ -57,8 +57,8 @@ def test_layers_by_name(name: str, spec: str, path: str) -> None:
         ("", "Layer '' does not exist in RepLKNet"),
     ],
 )
-def test_unknown_layers_are_answered_with_those_there_are(spec: str, says: str) -> None:
-    with pytest.raises(InvalidInputError, match=says):
+def test_unknown_layers_are_errors_that_list_the_valid_ones(spec: str, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
         resolve_layer(on_meta("replknet31b"), spec)
 
 

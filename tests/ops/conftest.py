@@ -16,7 +16,7 @@ from replk_probe.ops._layout import layout_of
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing forced by the environment, nothing remembered from another test, random numbers of a fixed seed."""
+    """No overrides from the environment, no state of other tests, and a fixed random seed."""
     for name in ("REPLK_PROBE_ISA", "REPLK_PROBE_METHOD", "REPLK_PROBE_SPECTRA_MB"):
         monkeypatch.delenv(name, raising=False)
     _cpu._thread.calls.clear()
@@ -25,7 +25,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def native() -> ops.NativeInfo:
-    """The library; the test is skipped where there is none, saying why."""
+    """The library; without it, the test is skipped with the reason."""
     info = ops.native_info()
     if not info.loaded:
         pytest.skip(f"the native library is not available: {info.load_error}")

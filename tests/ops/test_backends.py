@@ -1,4 +1,4 @@
-"""Which backend computes what, how a choice is forced, and what is said about it."""
+"""Choice of the backend: defaults, overrides and reports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Close = Callable[..., None]
 
 @pytest.fixture
 def without_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """Runs as if nothing had been built; gives the place where the library would be."""
+    """Run as if the library had not been built; returns the path where it would be."""
     place = tmp_path / _loader.FILE_NAME
     monkeypatch.delenv("REPLK_PROBE_LIBRARY", raising=False)
     monkeypatch.setattr(_loader, "__file__", str(tmp_path / "_loader.py"))
@@ -63,7 +63,7 @@ def test_torchs_own_threads_are_used(native: ops.NativeInfo) -> None:
         pytest.skip("this torch has no OpenMP runtime that can be shared")
     assert "omp" in Path(native.openmp).name
     maps = Path("/proc/self/maps")
-    if maps.exists():  # no second runtime was loaded beside torch's
+    if maps.exists():  # no second runtime was loaded in addition to torch's
         lines = [line.split()[-1] for line in maps.read_text().splitlines() if "omp" in line and ".so" in line]
         assert str(Path(native.openmp).resolve()) in {str(Path(line).resolve()) for line in lines}
 
@@ -233,7 +233,7 @@ def test_aten_can_be_forced(native: object, monkeypatch: pytest.MonkeyPatch) -> 
         ("REPLK_PROBE_METHOD", "winograd", "REPLK_PROBE_METHOD is 'winograd'. No method has this name. Choose from"),
     ],
 )
-def test_a_wrong_word_in_the_environment_is_an_error(
+def test_a_wrong_environment_variable_is_an_error(
     native: object, monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
 ) -> None:
     x, w = torch.randn(1, 3, 9, 8), torch.randn(3, 1, 5, 5)

@@ -55,7 +55,7 @@ def compiler() -> str:
 
 
 def setup(checkout: Path, *command: str, **environment: str) -> str:
-    """Runs setup.py; gives what it says."""
+    """Run setup.py and return its output."""
     clean = {name: value for name, value in os.environ.items() if name not in ("CXX", "LDFLAGS")}
     done = subprocess.run(
         [sys.executable, "setup.py", "-q", *command],
@@ -80,8 +80,8 @@ def script(folder: Path, text: str) -> str:
 def test_in_place(checkout: Path, compiler: str) -> None:
     ops = checkout / "replk_probe" / "ops"
     (ops / "_build_error.txt").write_text("of an earlier build")
-    said = setup(checkout, "build_ext", "--inplace", CXX=compiler)
-    assert f"Built {LIBRARY} with {compiler} for portable" in said
+    output = setup(checkout, "build_ext", "--inplace", CXX=compiler)
+    assert f"Built {LIBRARY} with {compiler} for portable" in output
     assert sorted(path.name for path in ops.iterdir()) == sorted(["__init__.py", LIBRARY])
     assert ctypes.CDLL(str(ops / LIBRARY)).replk_abi_version() == 4
 
@@ -97,12 +97,12 @@ def test_the_wheel_serves_every_python_of_the_platform(checkout: Path, compiler:
 
 
 @pytest.mark.parametrize("named", ["/bin/false", "no-such-compiler", ""])
-def test_without_a_compiler_the_package_builds_and_says_why(checkout: Path, named: str) -> None:
+def test_without_a_compiler_the_package_builds_and_gives_the_reason(checkout: Path, named: str) -> None:
     ops = checkout / "replk_probe" / "ops"
     (ops / LIBRARY).write_bytes(b"of an earlier build")
     environment = {"CXX": named} if named else {"PATH": "/nowhere"}
-    said = setup(checkout, "build_ext", "--inplace", **environment)
-    assert "The native library was not built; torch's convolutions are used instead." in said
+    output = setup(checkout, "build_ext", "--inplace", **environment)
+    assert "The native library was not built; torch's convolutions are used instead." in output
     reason = (ops / "_build_error.txt").read_text()
     assert not (ops / LIBRARY).exists()
     want = {
@@ -116,7 +116,7 @@ def test_without_a_compiler_the_package_builds_and_says_why(checkout: Path, name
     assert zipfile.ZipFile(wheel).read("replk_probe/ops/_build_error.txt").decode().startswith(want)
 
 
-def test_what_the_compiler_says_is_kept(checkout: Path, compiler: str) -> None:
+def test_compiler_output_is_kept(checkout: Path, compiler: str) -> None:
     (checkout / "csrc" / "cpu" / "fft.cpp").write_text("int f( {\n")
     setup(checkout, "build_ext", "--inplace", CXX=compiler)
     reason = (checkout / "replk_probe" / "ops" / "_build_error.txt").read_text()
@@ -130,8 +130,8 @@ def test_an_instruction_set_that_the_compiler_does_not_know_is_left_out(
     limited = script(
         checkout.parent, f'for word in "$@"; do case $word in {refused}) exit 1;; esac; done\nexec {compiler} "$@"'
     )
-    said = setup(checkout, "build_ext", "--inplace", CXX=limited)
-    assert "avx512" not in said
+    output = setup(checkout, "build_ext", "--inplace", CXX=limited)
+    assert "avx512" not in output
     library = ctypes.CDLL(str(checkout / "replk_probe" / "ops" / LIBRARY))
     assert library.replk_best_isa() <= best
 
@@ -144,8 +144,8 @@ def test_an_instruction_set_whose_intrinsics_the_compiler_lacks_is_left_out(chec
         checkout.parent,
         f'for word in "$@"; do case $word in -mavx512f) set -- "-I{headers}" "$@";; esac; done\nexec {compiler} "$@"',
     )
-    said = setup(checkout, "build_ext", "--inplace", CXX=limited)
-    assert "Built" in said and "portable" in said and "avx512" not in said
+    output = setup(checkout, "build_ext", "--inplace", CXX=limited)
+    assert "Built" in output and "portable" in output and "avx512" not in output
     library = ctypes.CDLL(str(checkout / "replk_probe" / "ops" / LIBRARY))
     assert library.replk_best_isa() <= 2
 

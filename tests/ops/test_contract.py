@@ -1,4 +1,4 @@
-"""What torch expects of an operator, and what users expect of a convolution."""
+"""Requirements of torch for operators, and of users for convolutions."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from replk_probe.ops import (
     PreparedKernel,
     _cpu,
     _fallback,
+    conv_input_gradient,
     depthwise_conv2d,
     describe_backend,
-    input_gradient,
     planned_method,
     unsupported_reason,
 )
@@ -73,7 +73,7 @@ def test_gradients_in_float64(kernel: tuple[int, int], activation: Any) -> None:
         return OPS.dwconv2d_grad_weight(x, dy, *kernel)
 
     assert gradcheck(forward, (x, w, b)) and gradgradcheck(forward, (x, w, b))
-    assert gradcheck(input_gradient, (dy, w)) and gradgradcheck(input_gradient, (dy, w))
+    assert gradcheck(conv_input_gradient, (dy, w)) and gradgradcheck(conv_input_gradient, (dy, w))
     assert gradcheck(grad_weight, (x, dy)) and gradgradcheck(grad_weight, (x, dy))
 
 
@@ -284,7 +284,7 @@ def test_flops_are_counted_as_those_of_a_convolution(device: str) -> None:
     assert count(lambda: depthwise_conv2d(x, w, b).sum().backward()) == 3 * one
 
 
-# Torch 2.10's profiler warns of what nobody asked for.
+# Torch 2.10's profiler warns about options that are not used here.
 @pytest.mark.filterwarnings("ignore:.*Profiler clears events:UserWarning")
 def test_torch_modes_and_profilers_see_the_operator() -> None:
     x, w, _ = problem()
@@ -335,10 +335,10 @@ def test_every_layout_gives_the_same(layout: str, kernel: tuple[int, int], close
     assert torch.equal(grad_weight(x, dy, *kernel), grad_weight(dense, dy, *kernel))
     assert torch.equal(grad_weight(dy, x, *kernel), grad_weight(dy, dense, *kernel))
     if layout == "channels_last" and kernel == KERNEL:
-        close(input_gradient(x, w), x, w.flip(2, 3))  # torch's, which adds up in another order
+        close(conv_input_gradient(x, w), x, w.flip(2, 3))  # torch's, which adds up in another order
         return
     assert torch.equal(depthwise_conv2d(x, w, b), depthwise_conv2d(dense, w, b))
-    assert torch.equal(input_gradient(x, w), input_gradient(dense, w))
+    assert torch.equal(conv_input_gradient(x, w), conv_input_gradient(dense, w))
 
 
 def test_weights_and_biases_may_be_views(close: Close) -> None:
@@ -379,7 +379,7 @@ def test_empty_tensors(shape: tuple[int, ...], dtype: torch.dtype) -> None:
 def test_one_channel_and_kernels_above_the_plane(shape: tuple[int, ...], kernel: tuple[int, int], close: Close) -> None:
     x, w = torch.randn(shape), torch.randn(shape[1], 1, *kernel)
     close(depthwise_conv2d(x, w), x, w)
-    close(input_gradient(x, w), x, w.flip(2, 3))
+    close(conv_input_gradient(x, w), x, w.flip(2, 3))
 
 
 @pytest.mark.parametrize("kernel", [(4, 4), (3, 4), (2, 7)])
@@ -423,7 +423,7 @@ def test_aten_is_the_same_function(close: Close) -> None:
 )
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("backend", ["auto", "native", "aten"])
-def test_wrong_arguments_are_refused_in_words(
+def test_wrong_arguments_are_clear_errors(
     arguments: dict[str, Any], words: str, grad: bool, backend: str, native: object
 ) -> None:
     x, w, b = problem(grad=grad)
@@ -464,7 +464,7 @@ def test_wrong_arguments_of_the_gradients() -> None:
     with pytest.raises(InvalidInputError, match="Symmetric padding requires odd sizes"):
         OPS.dwconv2d_grad_weight(x, x, 4, 5)
     with pytest.raises(InvalidInputError, match="Symmetric padding requires odd sizes"):
-        input_gradient(x, torch.zeros(3, 1, 4, 5))
+        conv_input_gradient(x, torch.zeros(3, 1, 4, 5))
 
 
 @pytest.mark.parametrize(
@@ -474,7 +474,7 @@ def test_wrong_arguments_of_the_gradients() -> None:
         (torch.float32, "meta", "Native kernel refused: the device is meta"),
     ],
 )
-def test_a_native_kernel_that_is_demanded_and_not_there(dtype: torch.dtype, device: str, words: str) -> None:
+def test_a_required_native_kernel_that_is_not_available(dtype: torch.dtype, device: str, words: str) -> None:
     x, w = torch.zeros(SHAPE, dtype=dtype, device=device), torch.zeros(3, 1, *KERNEL, dtype=dtype, device=device)
     with pytest.raises(BackendError, match=words):
         depthwise_conv2d(x, w, backend="native")
@@ -491,7 +491,7 @@ def test_results_do_not_depend_on_the_number_of_threads(shape: tuple[int, ...], 
     try:
         for threads in (1, 2, 3, 8):
             torch.set_num_threads(threads)
-            found.append((depthwise_conv2d(x, w), input_gradient(dy, w), OPS.dwconv2d_grad_weight(x, dy, *kernel)))
+            found.append((depthwise_conv2d(x, w), conv_input_gradient(dy, w), OPS.dwconv2d_grad_weight(x, dy, *kernel)))
     finally:
         torch.set_num_threads(before)
     for others in found[1:]:
@@ -551,7 +551,7 @@ def test_small_kernels_stay_channels_last(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("kernel", [3, 5, 7, 9])
 def test_what_is_planned_is_what_computes(kernel: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch computes small channels-last kernels, and nothing else."""
+    """Torch computes only small channels-last kernels."""
     by_torch: list[str] = []
 
     def watched(name: str) -> Callable[..., Tensor]:
@@ -565,7 +565,7 @@ def test_what_is_planned_is_what_computes(kernel: int, monkeypatch: pytest.Monke
         x = torch.randn(2, 5, 12, 12).contiguous(memory_format=layout)
         calls: dict[Any, Callable[[], Tensor]] = {
             "forward": lambda x=x: depthwise_conv2d(x, w),
-            "grad_input": lambda x=x: input_gradient(x, w),
+            "grad_input": lambda x=x: conv_input_gradient(x, w),
             "grad_weight": lambda x=x: OPS.dwconv2d_grad_weight(x, x, kernel, kernel),
         }
         for direction, call in calls.items():
@@ -608,7 +608,7 @@ def test_sizes_beyond_the_library_are_left_to_torch() -> None:
         depthwise_conv2d(x, w, backend="native")
 
 
-def test_wrong_dtypes_are_told_in_words_in_every_layout() -> None:
+def test_wrong_dtypes_are_clear_errors_in_every_layout() -> None:
     conv = DepthwiseConv2d(8, 8, 3, padding=1, groups=8).eval()
     for layout in (torch.contiguous_format, torch.channels_last):
         with torch.no_grad(), pytest.raises(InvalidInputError, match="Convert one of them"):

@@ -1,4 +1,4 @@
-"""A prepared weight serves as long as it is true, takes bounded memory, and goes with its owner."""
+"""A prepared weight is used while it is valid, takes bounded memory, and is freed with its owner."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from replk_probe.errors import BackendError
-from replk_probe.ops import DepthwiseConv2d, PreparedKernel, _prepared_weights, input_gradient
+from replk_probe.ops import DepthwiseConv2d, PreparedKernel, _prepared_weights, conv_input_gradient
 from replk_probe.ops._prepared_weights import used_bytes
 
 Close = Callable[..., None]
@@ -104,7 +104,7 @@ def test_a_stale_spectrum_is_never_used(name: str) -> None:
     for _ in range(3):  # stale, made anew, used
         torch.testing.assert_close(conv(x), fresh(x), rtol=0, atol=0, equal_nan=True)
         assert conv._prepared is not None
-        want = input_gradient(dy, fresh.weight)
+        want = conv_input_gradient(dy, fresh.weight)
         found = conv._prepared.input_gradient(dy, conv.weight)
         torch.testing.assert_close(found, want, rtol=0, atol=0, equal_nan=True)
     assert kept(conv) > 0
@@ -120,8 +120,8 @@ def test_prepared_or_not_the_result_is_the_same(dtype: torch.dtype) -> None:
         x = torch.randn(n, C, H, H, dtype=dtype)
         for _ in range(2):
             assert torch.equal(prepared.forward(x, w, b, "relu"), depthwise_conv2d(x, w, b, activation="relu"))
-            assert torch.equal(prepared.input_gradient(x, w), input_gradient(x, w))
-            assert torch.equal(input_gradient(x, w, prepared=prepared), input_gradient(x, w))
+            assert torch.equal(prepared.input_gradient(x, w), conv_input_gradient(x, w))
+            assert torch.equal(conv_input_gradient(x, w, prepared=prepared), conv_input_gradient(x, w))
     # One spectrum serves both directions and every batch size.
     assert len(prepared.weights._entries) == 1 and prepared.size > 0
 
@@ -133,10 +133,10 @@ def test_gradients_use_what_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None
     before = conv._prepared.weights._entries  # type: ignore[union-attr]
     (dx,) = torch.autograd.grad(y, x, torch.ones_like(y))
     assert conv._prepared.weights._entries == before and len(before) == 1  # type: ignore[union-attr]
-    assert torch.equal(dx, input_gradient(torch.ones_like(y), conv.weight))
+    assert torch.equal(dx, conv_input_gradient(torch.ones_like(y), conv.weight))
 
 
-def test_training_keeps_nothing() -> None:
+def test_training_keeps_no_spectra() -> None:
     conv = layer().train()
     conv(torch.randn(1, C, H, H))
     assert kept(conv) == 0
@@ -146,7 +146,7 @@ def test_training_keeps_nothing() -> None:
     assert used_bytes() == kept(conv) == 0
 
 
-def test_memory_goes_with_the_module() -> None:
+def test_memory_is_freed_with_the_module() -> None:
     conv = layer()
     conv(torch.randn(1, C, H, H))
     assert used_bytes() == kept(conv) > 0
@@ -159,7 +159,7 @@ def test_memory_goes_with_the_module() -> None:
     assert used_bytes() == 0
 
 
-def test_memory_goes_with_a_replaced_weight() -> None:
+def test_memory_is_freed_when_a_weight_is_replaced() -> None:
     conv = layer()
     x = torch.randn(1, C, H, H)
     conv(x)
@@ -198,7 +198,7 @@ def test_no_lock_is_left_behind_in_a_signal_handler_or_a_fork(monkeypatch: pytes
     assert len(calls) == 2 and kept(conv) == kept(other) > 0
 
 
-def test_memory_is_counted_while_threads_come_and_go() -> None:
+def test_memory_is_counted_while_threads_start_and_end() -> None:
     stop = threading.Event()
     before = sys.getswitchinterval()
 

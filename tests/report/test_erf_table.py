@@ -34,8 +34,8 @@ def make(model="resnet101", weights=RANDOM, *, size=(1024, 1024), thresholds=(0.
         input_size=size,
         layer="layer4",
         feature_size=(32, 32),
-        centre=(512.0, 512.0),
-        centre_source="receptive field",
+        center=(512.0, 512.0),
+        center_source="receptive field",
         theoretical_rf=None,
         ratios=rows,
     )
@@ -45,7 +45,7 @@ def make(model="resnet101", weights=RANDOM, *, size=(1024, 1024), thresholds=(0.
 @pytest.mark.parametrize(
     "backend", ["native avx512: direct, fft, lanes; aten: the device is cuda", "aten " + "why " * 40]
 )
-def test_what_computed_the_convolutions_is_told(backend):
+def test_the_backend_of_the_convolutions_is_reported(backend):
     result = make()
     table = erf_table([dataclasses.replace(result, run=dataclasses.replace(result.run, backend=backend))])
     assert f"convolutions: {backend}".strip() in " ".join(table.split())
@@ -79,7 +79,7 @@ def test_every_protocol_and_threshold_is_there():
         ("timm:replknet31b", "15.0 23.4 41.4 98.6"),
     ],
 )
-def test_the_figures_of_table_10_stand_below_the_paper_row(model, figures):
+def test_the_values_of_table_10_are_below_the_paper_row(model, figures):
     lines = erf_table([make(model)]).splitlines()
     (index,) = [i for i, line in enumerate(lines) if line.startswith("  published")]
     assert lines[index].replace("%", "").split() == ["published", *figures.split()]
@@ -128,11 +128,11 @@ def test_published_figures_can_be_left_out_and_thresholds_may_differ():
     assert line.split() == ["published", "-", "3.5", "%"]
 
 
-def test_random_weights_skipped_images_and_notes_are_said():
+def test_random_weights_skipped_images_and_notes_are_reported():
     text = flat(erf_table([make("slak_tiny", n_skipped=2, notes=("The map is small.",))]))
     assert "slak_tiny: RANDOM WEIGHTS (seed 0)" in text
     assert "50 images (2 skipped)" in text and "note: The map is small." in text
-    note = "No connection, so random weights stand in."
+    note = "No connection, so the weights are random."
     assert flat(erf_table([make("a", WeightsInfo("random-init", note=note), notes=(note,))])).count(note) == 1
 
 

@@ -21,7 +21,7 @@ def result(*kernels: Kernel, model: str = "net") -> KernelResult:
     )
 
 
-def test_rows_by_hand() -> None:
+def test_rows_with_known_values() -> None:
     lines = kernels_table(
         [
             result(
@@ -51,7 +51,7 @@ def test_a_kernel_without_mass_has_dashes() -> None:
     assert row.split()[4:] == ["-", "-", "-/-/-", "-", "-", "100.0", "-"]
 
 
-def test_published_shares_stand_only_below_their_own_layer() -> None:
+def test_published_shares_are_only_below_their_layer() -> None:
     paper = kernel("stage6.1", (13, 13), path="features.15.conv.1.0")
     other = kernel("stage6.2", (13, 13), path="features.16.conv.1.0")
     assert "published" in kernels_table([result(paper, model="mobilenetv2_k13_rep")])

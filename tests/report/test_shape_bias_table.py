@@ -57,7 +57,7 @@ def test_two_models_are_compared_in_pairs(model: Decisions) -> None:
     assert "opposite cues on 2 of 4 (2 / 0), McNemar's exact p = 0.5" in " ".join(table.split())
 
 
-def test_published_observers_are_told_from_measured_ones_of_the_name() -> None:
+def test_published_observers_are_distinguished_from_measured_ones_of_the_same_name() -> None:
     published = published_observers()
     table = shape_bias_table([ShapeBiasResult.from_decisions(decided("resnet50", *["bear"] * 6))], published)
     names = [line[:30].strip() for line in table.split("\n")]
@@ -68,7 +68,7 @@ def test_published_observers_are_told_from_measured_ones_of_the_name() -> None:
 
 def test_no_line_is_too_wide(model: Decisions) -> None:
     long = model.renamed("a_name_" * 20)
-    people = [model.renamed(f"subject-{n:02}") for n in range(12)]
-    results = [ShapeBiasResult.from_decisions(one, observers=people) for one in (model, long)]
+    humans = [model.renamed(f"subject-{n:02}") for n in range(12)]
+    results = [ShapeBiasResult.from_decisions(one, observers=humans) for one in (model, long)]
     table = shape_bias_table(results, published_observers())
     assert max(map(len, table.split("\n"))) <= WIDTH

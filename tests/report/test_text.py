@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from replk_probe.report.text import Layout, cut, note_lines, table, terminal_layout, wrapped
+from replk_probe.report.text import Layout, note_lines, table, terminal_layout, wrapped
 from replk_probe.runtime.escaping import printable
+from replk_probe.runtime.formatting import shortened
 
 EVIL = "a\x1b[31m\nb\u202ec"
 ESCAPED = r"a\x1b[31m\nb\u202ec"
@@ -31,11 +32,11 @@ def test_other_text_stays() -> None:
 
 
 def test_the_middle_is_left_out() -> None:
-    assert cut("replknet_micro_k13_rep", 15) == "replkn...13_rep"
-    assert cut("short", 5) == "short"
+    assert shortened("replknet_micro_k13_rep", 15, mark="...") == "replkn...13_rep"
+    assert shortened("short", 5) == "short"
 
 
-def test_a_table_by_hand() -> None:
+def test_a_table_with_known_values() -> None:
     lines = table(("name", "n", "kind"), [["one", "1", "x"], "heading", ["  two", "22", "long"]], left=("kind",))
     assert lines == ["name    n  kind", "one     1  x", "heading", "  two  22  long"]
 

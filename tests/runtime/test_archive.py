@@ -46,7 +46,7 @@ def attempt(archive: Path, folder: Path, max_bytes: int = 1 << 20, max_files: in
         return tree(temporary)
 
 
-def test_what_is_inside_comes_out_and_nothing_stays(tmp_path: Path) -> None:
+def test_files_are_extracted_and_no_temporary_files_remain(tmp_path: Path) -> None:
     archive = good(tmp_path / "a.tar.gz")
     assert attempt(archive, tmp_path / "new") == {name.replace("/./", "/"): content for name, content in GOOD.items()}
     assert list((tmp_path / "new").iterdir()) == []
@@ -126,7 +126,7 @@ def test_more_than_allowed(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar.gz"]
 
 
-def test_a_bomb_goes_off_within_bounds(tmp_path: Path) -> None:
+def test_decompression_stops_at_the_size_limit(tmp_path: Path) -> None:
     """A header that claims gigabytes is no member yet, and would be read whole."""
     huge = tarfile.TarInfo("pax")
     huge.type, huge.size = tarfile.XHDTYPE, 1 << 32
@@ -153,7 +153,7 @@ def test_damaged_archives(tmp_path: Path, which: int) -> None:
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_random_damage_never_gets_out(tmp_path: Path, form: int) -> None:
+def test_random_damage_is_always_a_clear_error(tmp_path: Path, form: int) -> None:
     archive = tmp_path / "in" / "a.tar.gz"
     archive.parent.mkdir()
     write(archive, member("x" * 90 + "/" + "y" * 90), *(member(n, c) for n, c in GOOD.items()), format=form)

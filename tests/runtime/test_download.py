@@ -32,7 +32,7 @@ _AT_ONCE = 20.0
 
 
 @dataclass
-class Behaviour:
+class Behavior:
     """What the server does; ``requests`` holds the Range headers it has seen."""
 
     content: bytes = CONTENT
@@ -49,13 +49,13 @@ class Behaviour:
 
 class Server:
     def __init__(self) -> None:
-        self.behaviour = Behaviour()
+        self.behavior = Behavior()
         self.closing = threading.Event()
-        behaviour = self
+        behavior = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            owner: ClassVar[Server] = behaviour
+            owner: ClassVar[Server] = behavior
 
             def log_message(self, *_: object) -> None: ...
 
@@ -66,7 +66,7 @@ class Server:
 
             def do_GET(self) -> None:
                 self.close_connection = True
-                b = self.owner.behaviour
+                b = self.owner.behavior
                 if b.redirect and self.path == "/file":
                     self.send_response(302)
                     self.send_header("Location", b.redirect)
@@ -147,7 +147,7 @@ def test_digest_prefix_is_enough_and_a_good_file_is_not_fetched_again(server: Se
     dest = tmp_path / "weights.pth"
     fetch(server.url, dest, DIGEST[:8])
     fetch(server.url, dest, DIGEST[:8].upper())
-    assert server.behaviour.requests == [None]
+    assert server.behavior.requests == [None]
 
 
 def test_damaged_file_in_the_cache_is_replaced(server: Server, tmp_path: Path) -> None:
@@ -164,58 +164,58 @@ def test_force_fetches_all_of_it_again(server: Server, tmp_path: Path) -> None:
     assert fetch(server.url, dest).read_bytes() == b"damaged"  # Without a digest nothing tells that it is.
     assert fetch(server.url, dest, force=True).read_bytes() == CONTENT
     fetch(server.url, dest, DIGEST, force=True)
-    assert server.behaviour.requests == [None, None]
+    assert server.behavior.requests == [None, None]
     assert leftovers(tmp_path) == ["weights.pth"]
 
 
 def test_forced_download_that_fails_keeps_the_old_file(server: Server, tmp_path: Path) -> None:
     dest = tmp_path / "weights.pth"
     dest.write_bytes(b"old")
-    server.behaviour.status, server.behaviour.status_always = 404, True
+    server.behavior.status, server.behavior.status_always = 404, True
     with pytest.raises(WeightsError, match="404"):
         fetch(server.url, dest, force=True)
     assert dest.read_bytes() == b"old"
 
 
 @pytest.mark.parametrize("digest", [DIGEST, None])
-def test_cut_connection_goes_on_where_it_broke(server: Server, tmp_path: Path, digest: str | None) -> None:
-    server.behaviour.cut_after = 300_000
+def test_interrupted_connection_is_resumed(server: Server, tmp_path: Path, digest: str | None) -> None:
+    server.behavior.cut_after = 300_000
     fetch(server.url, tmp_path / "w", digest)
     assert (tmp_path / "w").read_bytes() == CONTENT
-    assert server.behaviour.requests == [None, "bytes=300000-"]
+    assert server.behavior.requests == [None, "bytes=300000-"]
     assert leftovers(tmp_path) == ["w"]
 
 
 def test_earlier_attempt_is_resumed(server: Server, tmp_path: Path) -> None:
-    server.behaviour.cut_after = 400_000
+    server.behavior.cut_after = 400_000
     with pytest.raises(WeightsError, match=r"stopped at 400,000 bytes.*to resume it"):
         fetch(server.url, tmp_path / "w", retries=-1)
     assert not (tmp_path / "w").exists()
     fetch(server.url, tmp_path / "w", DIGEST)
-    assert server.behaviour.requests == [None, "bytes=400000-"]
+    assert server.behavior.requests == [None, "bytes=400000-"]
 
 
 def test_server_that_ignores_ranges_is_read_from_the_start(server: Server, tmp_path: Path) -> None:
-    server.behaviour.cut_after = 300_000
-    server.behaviour.ranges = False
+    server.behavior.cut_after = 300_000
+    server.behavior.ranges = False
     fetch(server.url, tmp_path / "w", DIGEST)
     assert (tmp_path / "w").read_bytes() == CONTENT
 
 
 def test_file_changed_between_attempts(server: Server, tmp_path: Path) -> None:
-    server.behaviour.cut_after = 300_000
+    server.behavior.cut_after = 300_000
     with pytest.raises(WeightsError):
         fetch(server.url, tmp_path / "w", retries=-1)
-    server.behaviour.content, server.behaviour.etag = CONTENT[::-1], '"v2"'
+    server.behavior.content, server.behavior.etag = CONTENT[::-1], '"v2"'
     fetch(server.url, tmp_path / "w")
     assert (tmp_path / "w").read_bytes() == CONTENT[::-1]
 
 
-def test_file_changed_unnoticed_is_caught_by_its_digest(server: Server, tmp_path: Path) -> None:
-    server.behaviour.etag = None
+def test_an_undetected_change_of_the_file_is_found_by_its_digest(server: Server, tmp_path: Path) -> None:
+    server.behavior.etag = None
     (tmp_path / "w.part").write_bytes(b"x" * 1000)
     fetch(server.url, tmp_path / "w", DIGEST)
-    assert server.behaviour.requests == ["bytes=1000-", None]
+    assert server.behavior.requests == ["bytes=1000-", None]
     assert (tmp_path / "w").read_bytes() == CONTENT
 
 
@@ -228,7 +228,7 @@ def test_part_without_validator_or_digest_is_not_trusted(server: Server, tmp_pat
 def test_complete_part_needs_no_more_bytes(server: Server, tmp_path: Path) -> None:
     (tmp_path / "w.part").write_bytes(CONTENT)
     fetch(server.url, tmp_path / "w", DIGEST)
-    assert server.behaviour.requests == [f"bytes={len(CONTENT)}-"]
+    assert server.behavior.requests == [f"bytes={len(CONTENT)}-"]
 
 
 def test_part_longer_than_the_file_is_started_over(server: Server, tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_part_longer_than_the_file_is_started_over(server: Server, tmp_path: Pat
     assert (tmp_path / "w").read_bytes() == CONTENT
 
 
-def test_wrong_digest_keeps_nothing(server: Server, tmp_path: Path) -> None:
+def test_a_wrong_digest_keeps_no_file(server: Server, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=rf"wrong content.*{DIGEST[:12]}.*should start with 0123abcd"):
         fetch(server.url, tmp_path / "w", "0123abcd")
     assert leftovers(tmp_path) == []
@@ -270,7 +270,7 @@ def test_no_space_on_the_way_keeps_the_part(server: Server, tmp_path: Path, monk
         fetch(server.url, tmp_path / "w", DIGEST)
     monkeypatch.setattr(download._Transfer, "_copy", copy)
     fetch(server.url, tmp_path / "w", DIGEST)
-    assert server.behaviour.requests == [None, "bytes=1000-"]
+    assert server.behavior.requests == [None, "bytes=1000-"]
 
 
 def test_interrupted_by_the_user_leaves_the_part(
@@ -295,11 +295,11 @@ def test_interrupted_by_the_user_leaves_the_part(
     assert kept > 0
     assert not (tmp_path / "w").exists()
     fetch(server.url, tmp_path / "w", DIGEST)
-    assert server.behaviour.requests == [None, f"bytes={kept}-"]
+    assert server.behavior.requests == [None, f"bytes={kept}-"]
 
 
 def test_redirects_are_followed(server: Server, tmp_path: Path) -> None:
-    server.behaviour.redirect = "/elsewhere"
+    server.behavior.redirect = "/elsewhere"
     fetch(server.url, tmp_path / "w", DIGEST)
     assert (tmp_path / "w").read_bytes() == CONTENT
 
@@ -310,48 +310,48 @@ def test_redirects_do_not_leave_https(server: Server, tmp_path: Path, monkeypatc
 
     monkeypatch.setattr("urllib.request.HTTPSHandler.https_open", open_without_tls)
     secure = server.url.replace("http:", "https:")
-    server.behaviour.redirect = server.url.replace("/file", "/elsewhere")
+    server.behavior.redirect = server.url.replace("/file", "/elsewhere")
     with pytest.raises(
         WeightsError,
         match=r"Refused to follow a redirect from 127\.0\.0\.1:\d+ to http://.*no longer be secured by https",
     ):
         fetch(secure, tmp_path / "w", DIGEST)
-    assert server.behaviour.requests == [] and leftovers(tmp_path) == []
-    server.behaviour.redirect = secure.replace("/file", "/elsewhere")
+    assert server.behavior.requests == [] and leftovers(tmp_path) == []
+    server.behavior.redirect = secure.replace("/file", "/elsewhere")
     assert fetch(secure, tmp_path / "w", DIGEST).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
-def test_refusal_is_told_at_once(server: Server, tmp_path: Path, status: int) -> None:
-    server.behaviour.status, server.behaviour.status_always = status, True
+def test_refusal_is_reported_at_once(server: Server, tmp_path: Path, status: int) -> None:
+    server.behavior.status, server.behavior.status_always = status, True
     with pytest.raises(WeightsError, match=f"returned {status}"):
         fetch(server.url, tmp_path / "w", DIGEST)
-    assert len(server.behaviour.requests) == 1
+    assert len(server.behavior.requests) == 1
     assert leftovers(tmp_path) == []
 
 
 def test_overloaded_server_is_asked_again(server: Server, tmp_path: Path) -> None:
-    server.behaviour.status = 503
+    server.behavior.status = 503
     fetch(server.url, tmp_path / "w", DIGEST)
-    assert len(server.behaviour.requests) == 2
+    assert len(server.behavior.requests) == 2
 
 
-def test_dead_server_is_not_asked_for_ever(server: Server, tmp_path: Path) -> None:
-    server.behaviour.status, server.behaviour.status_always = 503, True
+def test_retries_of_an_unavailable_server_are_limited(server: Server, tmp_path: Path) -> None:
+    server.behavior.status, server.behavior.status_always = 503, True
     with pytest.raises(WeightsError, match="503"):
         fetch(server.url, tmp_path / "w", DIGEST, retries=2)
-    assert len(server.behaviour.requests) == 3
+    assert len(server.behavior.requests) == 3
 
 
-def test_server_that_goes_away_halfway(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_that_disconnects_halfway(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_url = download.open_url
 
     def gone(*args: Any) -> Any:
-        if server.behaviour.requests:
+        if server.behavior.requests:
             raise UnreachableError("gone")
         return open_url(*args)
 
-    server.behaviour.cut_after = 300_000
+    server.behavior.cut_after = 300_000
     monkeypatch.setattr(download, "open_url", gone)
     with pytest.raises(WeightsError, match=r"stopped at 300,000 bytes\. The server no longer responds\. Run the same"):
         fetch(server.url, tmp_path / "w", DIGEST)
@@ -359,7 +359,7 @@ def test_server_that_goes_away_halfway(server: Server, tmp_path: Path, monkeypat
 
 
 def test_html_page_is_not_taken_for_a_file(server: Server, tmp_path: Path) -> None:
-    server.behaviour.content_type = "text/html; charset=utf-8"
+    server.behavior.content_type = "text/html; charset=utf-8"
     with pytest.raises(WeightsError, match="HTML page"):
         fetch(server.url, tmp_path / "w")
 
@@ -373,15 +373,15 @@ def test_refused_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert leftovers(tmp_path) == []
 
 
-def test_silent_host_costs_no_more_than_the_budget(server: Server, tmp_path: Path) -> None:
-    server.behaviour.silent = True
+def test_silent_host_takes_no_longer_than_the_time_limit(server: Server, tmp_path: Path) -> None:
+    server.behavior.silent = True
     start = time.monotonic()
     with pytest.raises(WeightsError, match=r"No response within 0\.3 s"):
         fetch(server.url, tmp_path / "w", DIGEST, connect_timeout=0.3)
     assert time.monotonic() - start < _AT_ONCE
 
 
-def test_slow_name_lookup_costs_no_more_than_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_name_lookup_takes_no_longer_than_the_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = threading.Event()
 
     def lookup(*_: object, **__: object) -> Any:
@@ -429,7 +429,7 @@ def test_two_processes_share_one_transfer(server: Server, tmp_path: Path) -> Non
     assert [child.exitcode for child in children] == [0, 0]
     assert (tmp_path / "w").read_bytes() == CONTENT
     assert leftovers(tmp_path) == ["w"]
-    assert len(server.behaviour.requests) == 1
+    assert len(server.behavior.requests) == 1
 
 
 def test_two_threads_share_one_transfer(server: Server, tmp_path: Path) -> None:
@@ -440,7 +440,7 @@ def test_two_threads_share_one_transfer(server: Server, tmp_path: Path) -> None:
         thread.join()
     assert (tmp_path / "w").read_bytes() == CONTENT
     assert leftovers(tmp_path) == ["w"]
-    assert len(server.behaviour.requests) == 1
+    assert len(server.behavior.requests) == 1
 
 
 def test_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

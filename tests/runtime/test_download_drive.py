@@ -31,19 +31,19 @@ def test_drive_without_gdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def drive(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A stand-in for gdown that writes ``content``, or raises ``error``."""
-    told: dict[str, Any] = {"content": CONTENT, "times": 0}
+    state: dict[str, Any] = {"content": CONTENT, "times": 0}
 
     def fake(*, id: str, output: str, quiet: bool) -> str:
-        if "error" in told:
-            raise told["error"]
-        told["id"] = id
-        told["times"] += 1
-        Path(output).write_bytes(told["content"])
+        if "error" in state:
+            raise state["error"]
+        state["id"] = id
+        state["times"] += 1
+        Path(output).write_bytes(state["content"])
         return output
 
     monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download=fake))
     monkeypatch.setattr(download, "check_reachable", lambda *_: None)
-    return told
+    return state
 
 
 def test_drive_file(tmp_path: Path, drive: dict[str, Any]) -> None:
@@ -87,7 +87,7 @@ def test_drive_quota_page(tmp_path: Path, drive: dict[str, Any]) -> None:
     assert leftovers(tmp_path) == []
 
 
-def test_drive_failure_names_the_way_out(tmp_path: Path, drive: dict[str, Any]) -> None:
+def test_drive_failure_explains_the_alternative(tmp_path: Path, drive: dict[str, Any]) -> None:
     drive["error"] = RuntimeError("Too many users\nhave viewed it.")
     with pytest.raises(WeightsError, match=r"Too many users have viewed it\. Download it manually"):
         fetch_drive("some-id", tmp_path / "w")

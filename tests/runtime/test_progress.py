@@ -13,7 +13,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_silent_where_nobody_watches(capsys):
+def test_no_progress_without_a_terminal(capsys):
     assert list(progress([1, 2, 3], desc="measuring")) == [1, 2, 3]
     with progress(total=3) as bar:
         bar.update(3)
@@ -21,7 +21,7 @@ def test_silent_where_nobody_watches(capsys):
     assert captured.out == captured.err == ""
 
 
-def test_a_terminal_sees_the_count_and_the_speed(monkeypatch):
+def test_the_count_and_the_speed_are_shown_on_a_terminal(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     with progress(total=4, desc="resnet101", initial=1) as bar:
@@ -44,16 +44,16 @@ def test_slow_things_are_counted_per_second_too(monkeypatch, total):
     assert "0.10 images/s" in last and "s/ image" not in last and ("1/5" in last) == (total == 5)
 
 
-@pytest.mark.parametrize(("unit", "said"), [("B", "5.00M"), ("layer", "layers")])
-def test_units(monkeypatch, unit, said):
+@pytest.mark.parametrize(("unit", "message"), [("B", "5.00M"), ("layer", "layers")])
+def test_units(monkeypatch, unit, message):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     with progress(total=5_000_000, unit=unit):
         pass
-    assert said in terminal.getvalue()
+    assert message in terminal.getvalue()
 
 
-def test_a_caller_can_have_silence_on_a_terminal(monkeypatch):
+def test_progress_can_be_disabled_on_a_terminal(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     assert list(progress(range(3), disable=True)) == [0, 1, 2]

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 from replk_probe import __version__
-from replk_probe.results import decode
+from replk_probe.runtime.file_reading import decode
 from replk_probe.runtime.provenance import RANDOM_INIT, RunInfo, WeightsInfo, software_versions
 
 RUN = RunInfo(
@@ -25,11 +25,11 @@ RUN = RunInfo(
 )
 
 
-def test_a_record_survives_json() -> None:
+def test_a_record_is_unchanged_by_json() -> None:
     assert decode(RunInfo, json.loads(json.dumps(RUN.to_json()))) == RUN
 
 
-def test_random_weights_are_loud() -> None:
+def test_random_weights_are_prominent() -> None:
     random = WeightsInfo(source=RANDOM_INIT, seed=7)
     assert random.is_random
     assert random.label == "RANDOM WEIGHTS (seed 7)"

@@ -24,7 +24,7 @@ from replk_probe.shape_bias.decision_mapping import (
 )
 from replk_probe.shape_bias.stimuli.names import CATEGORIES
 
-# Outputs 0 to 4: a has one, b has three, the last belongs to nobody.
+# Outputs 0 to 4: a has one, b has three, the last has no category.
 SMALL = LabelMapping("small", ("alpha", "beta"), ((0,), (1, 2, 3)), 5)
 
 
@@ -34,7 +34,7 @@ def test_imagenet_mapping_has_the_published_sizes() -> None:
     assert tuple(sizes) == CATEGORIES
     assert tuple(sizes.values()) == (1, 4, 2, 49, 5, 7, 3, 6, 4, 3, 109, 2, 2, 1, 1, 8)
     assert mapping.n_outputs == 1000
-    # Neighbours in ImageNet: airliner, warplane (no member); tench is no bird.
+    # Neighbors in ImageNet: airliner, warplane (no member); tench is no bird.
     assert mapping.indices[0] == (404,)
     assert 0 not in mapping.indices[3]
 
@@ -79,11 +79,11 @@ def test_other_aggregations_decide_otherwise(
 
 def test_top_1_of_all_outputs_may_belong_to_no_category() -> None:
     logits = np.log(np.array([[0.2, 0.1, 0.1, 0.1, 0.5]]))
-    assert int(logits.argmax()) == 4  # nobody's
+    assert int(logits.argmax()) == 4  # without a category
     assert decide(category_probabilities(logits, SMALL), SMALL.categories) == ("alpha",)
 
 
-def test_among_equals_the_last_category_wins() -> None:
+def test_ties_go_to_the_last_category() -> None:
     equal = np.array([[0.25, 0.5, 0.5], [0.5, 0.25, 0.5], [0.5, 0.25, 0.25]], dtype=np.float32)
     assert decide(equal, ("alpha", "beta", "gamma")) == ("gamma", "gamma", "alpha")
     np.testing.assert_allclose(margins(equal), [0, 0, 0.5])
@@ -193,5 +193,5 @@ def test_mapping_is_chosen_by_the_number_of_outputs() -> None:
     ("n_outputs", "categories"), [(21841, CATEGORIES), (1001, CATEGORIES), (1000, ("alpha", "beta"))]
 )
 def test_an_unknown_label_space_names_the_mapping_option(n_outputs: int, categories: tuple[str, ...]) -> None:
-    with pytest.raises(InvalidInputError, match=rf"has {n_outputs} outputs.*\({categories[0]}, .*--mapping"):
+    with pytest.raises(InvalidInputError, match=rf"has {n_outputs} outputs.*\({categories[0]}, .*Give a mapping"):
         mapping_for(n_outputs, categories)

@@ -18,7 +18,7 @@ def images_of(folder: Path, size: tuple[int, int] = (32, 32)) -> InputImages:
     return InputImages(open_stimuli(folder), size, (0.5, 0.4, 0.3), (0.2, 0.25, 0.5))
 
 
-def test_values_are_normalised(small_stimuli: Path) -> None:
+def test_values_are_normalized(small_stimuli: Path) -> None:
     images = images_of(small_stimuli)
     pixels = np.asarray(images.stimuli.load(3)) / 255
     np.testing.assert_allclose(images(3), (pixels - [0.5, 0.4, 0.3]) / [0.2, 0.25, 0.5], rtol=0, atol=1e-6)

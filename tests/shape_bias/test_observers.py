@@ -47,12 +47,12 @@ def test_names_with_a_prefix_are_paired_by_the_rest() -> None:
     assert prefixed.image_ids == plain.image_ids
 
 
-def test_people_are_pooled_and_stand_first() -> None:
-    people = [observer(f"subject-0{number}", number) for number in (1, 2, 3)]
+def test_humans_are_pooled_and_come_first() -> None:
+    individuals = [observer(f"subject-0{number}", number) for number in (1, 2, 3)]
     net = observer("net", 9)
-    found = {one.name: one for one in analyze([net, *people])}
+    found = {one.name: one for one in analyze([net, *individuals])}
     assert list(found) == ["humans", "net", "subject-01", "subject-02", "subject-03"]
-    kappa = consistency_matrix([net, *people])
+    kappa = consistency_matrix([net, *individuals])
     assert found["humans"].counts.n_conflict == 3 * 1200
     assert found["humans"].consistency.mean_human == pytest.approx((kappa[1, 2] + kappa[1, 3] + kappa[2, 3]) / 3)
     assert found["humans"].consistency.by_observer == {"net": pytest.approx(kappa[0, 1:].mean())}
@@ -62,10 +62,10 @@ def test_people_are_pooled_and_stand_first() -> None:
     assert (found["humans"].ci95_method, found["net"].ci95_method) == ("bootstrap over 3 observers", "Wilson")
 
 
-def test_one_person_has_nobody_to_agree_with() -> None:
-    humans, person = analyze([observer("subject-01", 1)])
-    assert math.isnan(humans.consistency.mean_human) and math.isnan(person.consistency.mean_human)
-    assert humans.counts == person.counts
+def test_one_human_has_no_error_consistency() -> None:
+    humans, individual = analyze([observer("subject-01", 1)])
+    assert math.isnan(humans.consistency.mean_human) and math.isnan(individual.consistency.mean_human)
+    assert humans.counts == individual.counts
 
 
 def test_observers_of_other_stimuli_have_no_error_consistency() -> None:

@@ -15,6 +15,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.plot_style import fitted_lines
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo
 from replk_probe.shape_bias.decisions import Decisions
 from replk_probe.shape_bias.observers import Observer
@@ -23,7 +24,7 @@ from replk_probe.shape_bias.plot_categories import category_axes
 from replk_probe.shape_bias.plot_comparison import draw_comparison, save_comparison
 from replk_probe.shape_bias.plot_icons import _ICONS, has_icon
 from replk_probe.shape_bias.plot_overall import bar_axes, figures_of
-from replk_probe.shape_bias.plot_style import arranged, fitted_labels, styles_of, wrapped
+from replk_probe.shape_bias.plot_style import arranged, fitted_labels, styles_of
 from replk_probe.shape_bias.published import published_observers
 from replk_probe.shape_bias.result import ShapeBiasResult
 from replk_probe.shape_bias.statistics import CueCounts
@@ -70,7 +71,7 @@ def result(name="net", weights=TRAINED, observers=()):
 
 @pytest.fixture(scope="module")
 def field() -> tuple[Observer, ...]:
-    """People pooled, ten people, four networks."""
+    """Pooled humans, ten humans, four networks."""
     return published_observers()
 
 
@@ -97,7 +98,7 @@ def boxes(figure) -> list[Bbox]:
 
 
 def assert_tidy(figure) -> None:
-    """No text is cut off at the border, and none lies on another."""
+    """No text is cut off at the border or overlaps another."""
     found = boxes(figure)
     for box in found:
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
@@ -131,7 +132,7 @@ def test_the_axis_on_top_is_the_fraction_of_texture_decisions():
     assert list(places[0]) == ["0", "0.25", "0.5", "0.75", "1"]
 
 
-def test_lines_stand_at_the_micro_average():
+def test_lines_are_drawn_at_the_micro_average():
     one = observer(shape=(60, *[0] * 15), texture=(0, *[2] * 15))
     assert one.counts.overall == 60 / 90 and one.counts.macro == 1 / 16
     ax = category_axes([one])
@@ -140,7 +141,7 @@ def test_lines_stand_at_the_micro_average():
     assert "micro-average" in words(ax.figure)
 
 
-def test_people_have_ticks_and_a_line_only_where_they_are_not_pooled(field):
+def test_individual_humans_have_ticks_and_a_line_only_without_pooled_humans(field):
     ax = category_axes(field)
     assert len(artists(ax, "average Humans (10)")) == 1
     assert not artists(ax, "average subject-01") and len(artists(ax, "observer subject-01")) == 1
@@ -174,7 +175,7 @@ def test_observers_that_agree_do_not_hide_each_other():
     assert rows.index(min(rows)) == 5 and rows[:5] == sorted(rows[:5])
 
 
-def test_categories_are_labelled_in_their_order_and_the_sixteen_have_pictures():
+def test_categories_are_labeled_in_their_order_and_the_sixteen_have_pictures():
     ax = category_axes([observer()])
     labels = artists(ax, "category")
     assert [text.get_text() for text in labels] == ["all stimuli", *CATEGORIES]
@@ -213,16 +214,16 @@ def test_bars_and_intervals_are_those_of_the_observers(field):
     assert "Wilson; humans: bootstrap over 10 observers" in words(ax.figure).replace("\n", " ")
 
 
-def test_models_come_before_people_in_the_order_given(field):
+def test_models_come_before_humans_in_the_order_given(field):
     names = [one.name for one in arranged([*field, observer("mine")])]
     assert names[:6] == ["alexnet", "googlenet", "resnet50", "vgg", "mine", "humans"]
     assert names[6:] == [f"subject-{number:02d}" for number in range(1, 11)]
 
 
-def test_no_two_models_look_alike():
+def test_models_differ_in_color_or_marker():
     found = styles_of([observer(f"net{index}") for index in range(60)])
     assert len({(style.color, style.marker) for style in found}) == 60
-    # Whatever the colors style like to a reader, neighbours differ in the marker as well.
+    # Whatever the colors style like to a reader, neighbors differ in the marker as well.
     assert all(one.marker != other.marker for one, other in pairwise(found))
     assert "D" not in {style.marker for style in found}  # that of the humans
 
@@ -254,7 +255,7 @@ def test_random_weights_are_hollow_and_badged():
     assert not artists(bar_axes([trained], random=[observer("trained")]), "random weights")
 
 
-def test_observers_of_one_name_are_told_apart(field):
+def test_observers_of_the_same_name_are_distinguished(field):
     mine, imported = observer("resnet50"), observer("resnet50", source="import:folder")
     assert [style.label for style in styles_of([mine, imported])] == ["resnet50 (this run)", "resnet50 (import)"]
     published = next(one for one in field if one.name == "resnet50")
@@ -267,8 +268,8 @@ def test_labels_that_are_too_long_stay_different():
     assert len(set(labels)) == 4 and labels[3] == "short"
 
 
-def test_lines_are_broken_between_words_alone():
-    lines = wrapped("with its 95\u00a0% interval " * 5, 60.0, 6.0)
+def test_lines_are_broken_only_between_words():
+    lines = fitted_lines("with its 95\u00a0% interval " * 5, 60.0, 6.0)
     assert len(lines) > 3 and all("95\u00a0%" in line or "%" not in line for line in lines)
     assert " ".join(lines).split() == ("with its 95\u00a0% interval " * 5).split()
 
@@ -335,7 +336,7 @@ def test_both_panels_show_the_same_numbers(field):
         assert markers(left, label)[0, 0] == bar.get_width()
 
 
-def test_several_models_are_compared_beside_the_others():
+def test_several_models_are_compared_with_the_other_observers():
     imported = [Decisions.from_names("subject-01", NAMES, ANSWERS)]
     results = [result("one", observers=imported), result("two", RANDOM, observers=imported)]
     figure = draw_comparison(results, others=published_observers())

@@ -1,4 +1,4 @@
-"""Sheets of stimuli with decisions: which, in what color, where."""
+"""Contact sheets of stimuli with decisions: selection, colors and positions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def frames(figure):
     return [patch for patch in figure.patches + figure.artists if (patch.get_gid() or "").startswith("frame")]
 
 
-def test_frames_and_words_tell_the_decision():
+def test_frames_and_labels_show_the_decision():
     names = ["cat1-dog1.png", "cat2-dog1.png", "cat3-dog1.png", "cat4-dog1.png", "cat5-cat1.png"]
     decisions = Decisions.from_names("net", names, ["cat", "dog", "oven", "na", "cat"])
     figure = draw_contact_sheet(stimulus_set(names), decisions)

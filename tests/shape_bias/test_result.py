@@ -16,7 +16,7 @@ from replk_probe.shape_bias.decisions import Decisions
 from replk_probe.shape_bias.model_vs_human.raw_data import read_folder
 from replk_probe.shape_bias.result import ShapeBiasResult, with_distinct_names
 
-# S, T and other of the 1200 (people pooled: 12000), macro and median to four digits, kappa to six.
+# S, T and other of the 1200 (pooled humans: 12000), macro and median to four digits, kappa to six.
 REFERENCE = {
     "humans": (9236, 398, 2366, 0.9538, 0.9657, 0.331052),
     "alexnet": (283, 376, 541, 0.3710, 0.3729, 0.113173),
@@ -65,7 +65,7 @@ def test_raw_data_give_the_published_numbers(published: tuple[Decisions, ...], n
     assert counts.cue_accuracy == pytest.approx((shape + texture) / counts.n_conflict, rel=0, abs=1e-12)
 
 
-def test_raw_data_give_the_published_numbers_of_each_person(published: tuple[Decisions, ...]) -> None:
+def test_raw_data_give_the_published_numbers_of_each_human(published: tuple[Decisions, ...]) -> None:
     result = ShapeBiasResult.from_decisions(observers=published)
     found = [round(result.observer(f"subject-{number:02d}").counts.overall, 6) for number in range(1, 11)]
     assert tuple(found) == SUBJECTS
@@ -90,8 +90,8 @@ def test_other_models_of_the_run_count_for_the_error_consistency_alone() -> None
 
 
 def test_the_record_has_the_documented_fields() -> None:
-    people = [DECISIONS.renamed(f"subject-0{number}") for number in (1, 2)]
-    record = ShapeBiasResult.from_decisions(DECISIONS, run=RUN, observers=people).to_json()
+    humans = [DECISIONS.renamed(f"subject-0{number}") for number in (1, 2)]
+    record = ShapeBiasResult.from_decisions(DECISIONS, run=RUN, observers=humans).to_json()
     assert list(record) == ["schema_version", "run", "shape_bias", "observers", "notes"]
     assert list(record["observers"]) == ["humans", "subject-01", "subject-02"]
     assert record["run"]["model"] == "torchvision:tiny_net"
@@ -179,13 +179,13 @@ def test_the_decisions_of_a_result_are_of_one_model() -> None:
 
 
 def test_what_was_measured_is_a_model() -> None:
-    person = DECISIONS.renamed("subject-99")
+    human = DECISIONS.renamed("subject-99")
     for run, kind in ((RUN, "model"), (None, "human")):
-        model = ShapeBiasResult.from_decisions(person, run=run).model
+        model = ShapeBiasResult.from_decisions(human, run=run).model
         assert model is not None and model.kind == kind
 
 
-def test_models_of_one_name_are_told_apart() -> None:
+def test_models_of_the_same_name_are_distinguished() -> None:
     results = [
         ShapeBiasResult.from_decisions(DECISIONS.renamed(name), run=replace(RUN, model=model))
         for name, model in (("net", "net"), ("net", "torchvision:net"), ("other", "timm:other"))

@@ -45,7 +45,7 @@ def counted(rows: Sequence[tuple[str, str, str]] = TABLE) -> CueCounts:
     return count_cues(shape, texture, response, CATEGORIES)
 
 
-def test_a_table_made_by_hand() -> None:
+def test_a_table_with_known_values() -> None:
     counts = counted()
     assert (counts.shape, counts.texture, counts.other) == ((3, 0, 0), (1, 1, 0), (0, 1, 1))
     assert (counts.n_shape, counts.n_texture, counts.n_other, counts.na, counts.n_conflict) == (3, 2, 2, 1, 7)
@@ -56,7 +56,7 @@ def test_a_table_made_by_hand() -> None:
     assert (counts.congruent_accuracy, counts.n_congruent) == (0.5, 2)
 
 
-def test_the_order_of_rows_plays_no_part() -> None:
+def test_the_order_of_rows_has_no_effect() -> None:
     expected = counted()
     random = np.random.default_rng(1)
     for _ in range(20):
@@ -119,7 +119,7 @@ def test_wilson_interval_is_the_published_one(successes: int, n: int, low: float
     assert wilson_interval(0, 0) is None
 
 
-def test_bootstrap_agrees_with_wilson_where_both_hold() -> None:
+def test_bootstrap_agrees_with_wilson_where_both_are_valid() -> None:
     counts = CueCounts(CATEGORIES, (30, 40, 50), (70, 60, 50), (0, 0, 0))
     found, wilson = bootstrap_stimuli(counts).overall, wilson_interval(120, 300)
     assert found is not None and wilson is not None
@@ -129,7 +129,7 @@ def test_bootstrap_agrees_with_wilson_where_both_hold() -> None:
     assert bootstrap_stimuli(counts, seed=1).overall != found
 
 
-def test_bootstrap_of_people_is_as_wide_as_they_differ() -> None:
+def test_bootstrap_interval_of_humans_reflects_their_differences() -> None:
     alike = [CueCounts(CATEGORIES, (5, 5, 5), (5, 5, 5), (0, 0, 0))] * 10
     assert bootstrap_observers(alike).overall == (0.5, 0.5)
     unlike = [CueCounts(CATEGORIES, (10 * k, 10, 10), (10, 10, 10 * k), (0, 0, 0)) for k in (0, 1)] * 2
@@ -155,14 +155,14 @@ def test_error_consistency_is_cohens_kappa() -> None:
         assert found[row, column] == pytest.approx(expected, abs=1e-12)
 
 
-def test_error_consistency_at_its_ends() -> None:
+def test_error_consistency_at_its_limits() -> None:
     correct = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [1, 0, 1, 0], [1, 1, 1, 1]], dtype=bool)
     kappa = error_consistency(correct)
     np.testing.assert_array_equal(kappa[0], [1, 1, -1, 0, 0])
     assert kappa[4, 4] == 1  # where the expected agreement is 1 as well
 
 
-def test_error_consistency_is_taken_over_what_both_saw() -> None:
+def test_error_consistency_is_computed_over_common_stimuli() -> None:
     correct = np.array([[1, 0, 1, 1], [1, 0, 0, 1]], dtype=bool)
     seen = np.array([[1, 1, 1, 0], [1, 1, 0, 1]], dtype=bool)
     assert error_consistency(correct, seen)[0, 1] == 1

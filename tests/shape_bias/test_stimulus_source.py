@@ -43,7 +43,7 @@ def names_of(stimuli: StimulusSet) -> list[str]:
     return [f"{stimulus.shape}/{stimulus.name}" for stimulus in stimuli.stimuli]
 
 
-def test_a_folder_of_ones_own(tmp_path: Path) -> None:
+def test_a_user_folder(tmp_path: Path) -> None:
     stimuli = open_stimuli(make(tmp_path / "mine", *NAMES))
     assert (stimuli.source, len(stimuli), stimuli.size) == ("folder:mine", 5, (20, 16))
     assert stimuli.notes == ("None of the stimuli is one of the published cue-conflict set.",)
@@ -91,7 +91,7 @@ def test_the_digest_follows_names_and_contents(tmp_path: Path) -> None:
     assert scan(tmp_path).digest not in (first, other)
 
 
-def test_other_processes_can_have_it(tmp_path: Path) -> None:
+def test_other_processes_can_acquire_it(tmp_path: Path) -> None:
     stimuli = scan(make(tmp_path, *NAMES))
     copy = pickle.loads(pickle.dumps(stimuli))
     assert copy == stimuli
@@ -105,13 +105,13 @@ def test_human_names_are_stimuli_too(tmp_path: Path) -> None:
 
 def test_own_categories(tmp_path: Path) -> None:
     root = make(tmp_path, "disc/disc1-dots1.png", "dots/dots1-disc1.png")
-    with pytest.raises(InvalidInputError, match=r"'disc' is not one of the 16 categories.*--mapping"):
+    with pytest.raises(InvalidInputError, match=r"'disc' is not one of the 16 categories.*with a mapping"):
         open_stimuli(root)
     stimuli = open_stimuli(root, categories=["disc", "dots"])
     assert (stimuli.categories, len(stimuli)) == (("disc", "dots"), 2)
 
 
-def test_sizes_that_differ_are_said(tmp_path: Path) -> None:
+def test_differing_input_sizes_are_reported(tmp_path: Path) -> None:
     draw(make(tmp_path, *NAMES) / NAMES[0], size=(8, 8))
     stimuli = scan(tmp_path)
     assert stimuli.size is None
@@ -167,7 +167,7 @@ def test_the_set_that_is_drawn() -> None:
 
 def test_only_the_published_set_can_be_taken_in_part(tmp_path: Path) -> None:
     for where in (make(tmp_path, *NAMES), "synthetic"):
-        with pytest.raises(InvalidInputError, match="Leave --allow-partial out"):
+        with pytest.raises(InvalidInputError, match="Leave allow_partial out"):
             open_stimuli(where, allow_partial=True)
 
 
@@ -178,7 +178,7 @@ def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="It is a file"):
         open_stimuli(file)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InvalidInputError, match=r"No image in folder.*--stimuli"):
+    with pytest.raises(InvalidInputError, match=r"No image in folder.*Set stimuli"):
         open_stimuli(tmp_path / "empty")
 
 

@@ -127,7 +127,7 @@ REPLK_API void replk_set_gomp_parallel(void (*gomp_parallel)(void (*)(void*), vo
 REPLK_API int32_t replk_dwconv2d_plan(const replk_problem* problem, replk_plan* plan);
 
 // Prepare a weight [C,Kh,Kw] for many calls. `packed` [plan->packed_bytes], 64-byte aligned, is written. The prepared
-// weight serves forward and grad input and every batch size, if method, instruction set and tile are the same.
+// weight is valid for forward and grad input and every batch size, if method, instruction set and tile are the same.
 REPLK_API int32_t replk_dwconv2d_pack(const replk_problem* problem, const replk_plan* plan, const void* weight,
                                       void* packed);
 

@@ -19,7 +19,7 @@ class Span:
         """Number of input pixels."""
         return self.high - self.low + 1
 
-    def centre(self, index: int) -> float:
+    def center(self, index: int) -> float:
         """Center of the receptive field of position ``index``, in input pixels (whole numbers are pixel centers)."""
         return self.jump * index + (self.low + self.high) / 2
 
@@ -61,9 +61,9 @@ class Field:
         """Whether the tensor has rows or columns."""
         return any(has_place(axis) for axis in self.axes)
 
-    def centre(self, place: tuple[int, int]) -> tuple[float, float]:
+    def center(self, place: tuple[int, int]) -> tuple[float, float]:
         """Center of the receptive field of a position (row, column) of the map, in input pixels."""
-        return self.y.centre(place[0]), self.x.centre(place[1])
+        return self.y.center(place[0]), self.x.center(place[1])
 
     @property
     def extent(self) -> int | None:

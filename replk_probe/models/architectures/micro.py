@@ -35,11 +35,7 @@ _REPLKNET: Mapping[str, Any] = {
 }
 _KERNELS = {3: (3, 3, 3, 3), 7: (7, 7, 7, 7), 13: (13, 13, 13, 13), 31: (31, 31, 13, 13)}
 _REPLKNETS: dict[str, dict[str, Any]] = {
-    f"replknet_micro_k{side}{rep}": {
-        **_REPLKNET,
-        "kernel_sizes": sizes,
-        "small_kernel": _SMALL if rep else None,
-    }
+    f"replknet_micro_k{side}{rep}": {**_REPLKNET, "kernel_sizes": sizes, "small_kernel": _SMALL if rep else None}
     for side, sizes in _KERNELS.items()
     for rep in ("", "_rep")
     if side > _SMALL or not rep

@@ -165,10 +165,6 @@ class LargeKernelMobileNetV2(Reparameterizable, MeanPooled):
         logits: Tensor = x if pre_logits else self.classifier(x)
         return logits
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits, ``[N, num_classes]``."""
-        return self.forward_head(self.forward_features(x))
-
     def probe_spec(self) -> ProbeSpec:
         """One stage for each row of the setting: seven in the MobileNet V2 paper's Table 2."""
         stages: list[Stage] = []
@@ -189,11 +185,7 @@ def _conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int = 1, str
 
 
 _VARIANTS: dict[str, dict[str, Any]] = {
-    f"mobilenetv2_k{size}{rep}{skip}": {
-        "kernel_size": size,
-        "small_kernel": 3 if rep else None,
-        "shortcut": not skip,
-    }
+    f"mobilenetv2_k{size}{rep}{skip}": {"kernel_size": size, "small_kernel": 3 if rep else None, "shortcut": not skip}
     for size in (3, 9, 13)
     for rep in ("", "_rep")
     if size > 3 or not rep

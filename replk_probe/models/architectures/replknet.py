@@ -186,10 +186,6 @@ class RepLKNet(Reparameterizable, MeanPooled):
         logits: Tensor = x if pre_logits else self.head(x)
         return logits
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits, ``[N, num_classes]``."""
-        return self.forward_head(self.forward_features(x))
-
     def probe_spec(self) -> ProbeSpec:
         """The stages; every second block is a large-kernel block."""
         stages = tuple(

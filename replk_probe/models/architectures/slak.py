@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from timm.layers.drop import DropPath
+from timm.layers.norm import LayerNorm2d
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
@@ -25,14 +26,6 @@ from .registration import register_variant, timm_cfg
 __all__ = ["SLaK"]
 
 _EPS = 1e-6  # epsilon of every layer norm, as in ConvNeXt
-
-
-class LayerNorm2d(nn.LayerNorm):
-    """Layer norm over the channels of ``[N, C, H, W]``."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalize each pixel over its channels."""
-        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class SLaKBlock(nn.Module):
@@ -154,10 +147,6 @@ class SLaK(Reparameterizable, MeanPooled):
         x = self.norm(x.mean((-2, -1)))
         logits: Tensor = x if pre_logits else self.head(x)
         return logits
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits, ``[N, num_classes]``."""
-        return self.forward_head(self.forward_features(x))
 
     def probe_spec(self) -> ProbeSpec:
         """The stages; the output of the last is pooled before it is normalized."""

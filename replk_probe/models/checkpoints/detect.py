@@ -115,20 +115,13 @@ def fingerprint(shapes: Shapes) -> Fingerprint:
 
 
 def _large_kernel_network(shapes: Shapes, form: str) -> Fingerprint:
-    kernels = []
-    for stage in range(
-        1 + max((int(m[1]) for m in map(re.compile(r"^stages\.(\d+)\.").match, shapes) if m), default=-1)
-    ):
-        sides = [
-            max(shape)
-            for shape in (
-                tuple(shapes[name])[-2:]
-                for name in shapes
-                if name.startswith(f"stages.{stage}.") and ".large_kernel." in name and name.endswith("conv.weight")
-            )
-            if len(shape) == 2
-        ]
-        kernels.append(max(sides, default=0))
+    largest: dict[int, int] = {}  # side of the largest kernel of each stage
+    for name, shape in shapes.items():
+        if found := re.match(r"stages\.(\d+)\.", name):
+            is_kernel = ".large_kernel." in name and name.endswith("conv.weight") and len(shape) >= 2
+            side = max(tuple(shape)[-2:]) if is_kernel else 0
+            largest[int(found[1])] = max(largest.get(int(found[1]), 0), side)
+    kernels = [largest.get(stage, 0) for stage in range(1 + max(largest, default=-1))]
     if "stem.0.conv.weight" in shapes:
         width = shapes["stem.0.conv.weight"][0]
         title, model = _REPLKNETS.get((width, tuple(kernels)), ("", None))

@@ -82,19 +82,8 @@ def load_checkpoint(
 ) -> CheckpointReport:
     """Load a weights file into ``model`` in place; see :func:`replk_probe.models.load_checkpoint`.
 
-    Args:
-        model: The network; parameters keep their dtype and device. On the meta device they become real tensors.
-        path: Path of the file.
-        ema: Whether to load the averaged entry of the file (such as ``model_ema``) instead of the default one.
-        only: Module paths to load, or None for all. All names and shapes must match nevertheless, but other values are
-            not read if the format allows reading tensors separately.
-
-    Returns:
-        A description of the file and of what was loaded.
-
-    Raises:
-        WeightsError: The file cannot be read, is refused, contains non-finite values, or does not match the model.
-        InvalidInputError: ``model`` is not an ``nn.Module``.
+    Parameters keep their dtype and device; on the meta device they become real tensors. If ``only`` is not None, it
+    lists the module paths to load: all names and shapes must match nevertheless, but other values are not loaded.
     """
     check_network(model)
     path = _checked(path)
@@ -105,7 +94,8 @@ def load_checkpoint(
     state, merged_here = merge_fused_branches(state)
     if merged_here:
         origins.update({name: name.replace(".reparam_conv.", ".large_conv.conv.") for name in merged_here})
-    form = form_of(state) if _has_forms(model) else None
+    has_forms = all(callable(getattr(model, name, None)) for name in ("reparameterize", "fuse_bn"))
+    form = form_of(state) if has_forms else None
     skeleton = meta_copy_of(model)
     _restructure(skeleton, form)
     plan = match(skeleton, state, origins, dropped)
@@ -194,10 +184,6 @@ def _checked(path: Any) -> Path:
     return Path(path)
 
 
-def _has_forms(model: nn.Module) -> bool:
-    return callable(getattr(model, "reparameterize", None)) and callable(getattr(model, "fuse_bn", None))
-
-
 def _restructure(model: nn.Module, form: str | None) -> None:
     network: Any = model
     if form == "merged":
@@ -266,22 +252,16 @@ def _does_not_fit(
     own = model.state_dict()
     for names in (plan.missing, plan.misshaped):
         names.sort(key=lambda name: not _is_inside(name, only))  # requested modules come first
-    seems = fingerprint({name: tuple(value.shape) for name, value in plan.state.items()})
-    mine = fingerprint({name: tuple(value.shape) for name, value in own.items()})
-    parts = []
-    if plan.missing:
-        parts.append(_some("missing key", plan.missing, verb=False))
-    if plan.unexpected:
-        parts.append(_some("unexpected key", [plan.origins.get(name, name) for name in plan.unexpected], verb=False))
-    if plan.misshaped:
-        shown = [
-            f"{plan.origins.get(name, name)} {list(plan.state[name].shape)} for {list(own[name].shape)}"
-            if name in own
-            else f"{plan.origins.get(name, name)} {list(plan.state[name].shape)}"
-            for name in plan.misshaped
-        ]
-        parts.append(_some("mis-shaped key", shown, verb=False))
-    details = "; ".join(parts)
+    seems, mine = _identify(plan.state), _identify(own)
+    unexpected = [plan.origins.get(name, name) for name in plan.unexpected]
+    misshaped = [
+        # The form of the file may have tensors that the model in its current form lacks.
+        f"{plan.origins.get(name, name)} {list(plan.state[name].shape)}"
+        + (f" for {list(own[name].shape)}" if name in own else "")
+        for name in plan.misshaped
+    ]
+    kinds = (("missing key", plan.missing), ("unexpected key", unexpected), ("mis-shaped key", misshaped))
+    details = "; ".join(_some(what, names, verb=False) for what, names in kinds if names)
     return WeightsError(
         f"{path.name} does not match {type(model).__name__}. The file appears to be {seems}, the model {mine}: "
         f"{details}. {_hint(plan, own, seems, mine, form)}"

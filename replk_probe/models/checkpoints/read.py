@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from replk_probe.errors import WeightsError
@@ -104,7 +105,7 @@ def _unwrap(content: object, ema: bool, path: Path) -> tuple[Mapping[Any, Any], 
         found = ", ".join(repr(name) for name in list(content)[:5])
         raise WeightsError(
             f"{path.name} has no averaged weights. None of its entries ({found}, ...) is one of "
-            f"{', '.join(_AVERAGED_ENTRIES)}. Leave out --ema."
+            f"{', '.join(_AVERAGED_ENTRIES)}. Leave out ema."
         )
     return level, entries, averaged
 
@@ -122,7 +123,7 @@ def _read(path: Path) -> object:
     if kind:
         raise WeightsError(f"{path.name} is not a weights file. It appears to be {kind}. {_advice(kind)}")
     try:
-        return _read_safetensors(path) if _is_safetensors(start, size) else _read_torch(path, start)
+        return load_file(path, device="cpu") if _is_safetensors(start) else _read_torch(path, start)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         if wanted is None or wanted[1].endswith("."):  # The file ends in the middle of a name.
@@ -141,12 +142,6 @@ def _damaged(path: Path, error: Exception) -> WeightsError:
     return WeightsError(f"Cannot read {path.name}. It is damaged or incomplete ({reason[:120]}). {_FETCH_AGAIN}")
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(path, device="cpu")
-
-
 def _read_torch(path: Path, start: bytes) -> object:
     safe: list[Any] = [argparse.Namespace, np.dtype, (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar")]
     # Scalars of numpy that training scripts save with the weights; no arrays.
@@ -156,7 +151,7 @@ def _read_torch(path: Path, start: bytes) -> object:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(b"PK"))
 
 
-def _is_safetensors(start: bytes, size: int) -> bool:
+def _is_safetensors(start: bytes) -> bool:
     """Whether a file starts with eight bytes of header length, followed by JSON."""
     return start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= 100_000_000
 
@@ -176,11 +171,15 @@ def _what_else(path: Path, start: bytes, size: int) -> str | None:
         return _zip_kind(path)
     if start.startswith(b"\x1f\x8b"):
         return "a gzip archive"
-    if _is_safetensors(start, size):
+    if _is_safetensors(start):
         wanted = 8 + int.from_bytes(start[:8], "little")
         return f"a truncated safetensors file ({size:,} bytes)" if wanted > size else None
     if start.startswith(b"\x80"):
-        return None if _LEGACY_MAGIC in start[:32] else _pickle_kind(start)
+        if _LEGACY_MAGIC in start[:32]:
+            return None
+        if b"megengine" in start or b"numpy" in start:
+            return "a pickle of NumPy arrays, as MegEngine writes them"
+        return "a bare pickle, not written by torch.save"
     if start[257:262] == b"ustar":
         return "a tar archive"
     if all(byte >= 32 or byte in b"\t\r\n" for byte in start[:512]):
@@ -201,12 +200,6 @@ def _zip_kind(path: Path) -> str | None:
     if any(name.endswith(".weights.h5") for name in names):
         return "a Keras .keras file"
     return "a NumPy .npz archive" if any(name.endswith(".npy") for name in names) else "a zip archive without weights"
-
-
-def _pickle_kind(start: bytes) -> str | None:
-    if b"megengine" in start or b"numpy" in start:
-        return "a pickle of NumPy arrays, as MegEngine writes them"
-    return "a bare pickle, not written by torch.save"
 
 
 def _advice(kind: str) -> str:

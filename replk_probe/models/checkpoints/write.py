@@ -16,12 +16,9 @@ _SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write tensors to ``path``, usually a temporary file of :func:`~replk_probe.runtime.atomic_files.atomic_path`.
+    """Write contiguous tensors on the CPU that do not share memory to an existing file, whose mode is kept.
 
-    Args:
-        tensors: Contiguous tensors on the CPU that do not share memory.
-        path: Path of an existing file, whose mode is kept.
-        metadata: Metadata of the file's header; the entry ``format``, which other programs expect, is added.
+    The entry ``format``, which other programs expect, is added to the metadata of the header.
 
     Raises:
         OSError: The system cannot write the file; ``filename`` is ``path``.

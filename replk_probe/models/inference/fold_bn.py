@@ -18,6 +18,7 @@ from ..layers.reparam import FOLDABLE_NORMS, fuse_conv_bn, is_foldable
 
 # If two traces overlap, the one that ends last leaves the patches of the other in place.
 _TRACING = threading.Lock()
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Tracer(fx.Tracer):
@@ -78,7 +79,7 @@ def fold_neighbors(model: nn.Module, keep: str = "") -> bool:
             return None
         path = str(node.target)
         module = model.get_submodule(path)
-        alone = calls[path] == 1 and path not in read_elsewhere and not _has_hooks(module)
+        alone = calls[path] == 1 and path not in read_elsewhere and not any(getattr(module, name) for name in _HOOKS)
         return module if alone and type(module) in kinds else None
 
     changed = False
@@ -121,14 +122,9 @@ def fold_neighbors(model: nn.Module, keep: str = "") -> bool:
 
 
 def traced(model: nn.Module, tracer: Tracer | None = None) -> fx.Graph | None:
-    """The calls in ``forward_features``, or in ``forward`` if the model has no such method.
+    """The calls in ``forward_features``, or else in ``forward``; None if torch.fx cannot trace the network.
 
-    Args:
-        model: Any network, in eval mode.
-        tracer: Decides which modules are recorded as one node; by default those of torch.
-
-    Returns:
-        The graph, or None if torch.fx cannot trace the network.
+    ``tracer`` decides which modules are recorded as one node, by default those of torch; the network is in eval mode.
     """
     tracer = tracer or Tracer()
     tracer.traced_func_name = "forward_features" if hasattr(model, "forward_features") else "forward"
@@ -143,11 +139,6 @@ def traced(model: nn.Module, tracer: Tracer | None = None) -> fx.Graph | None:
 def _source(node: fx.Node) -> fx.Node | None:
     """The node whose output is the first argument of ``node``."""
     return node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, name) for name in names)
 
 
 def _on_one_side(first: fx.Node, second: fx.Node, keep: str) -> bool:

@@ -15,14 +15,9 @@ _SMALL = 0.8
 
 
 def box_of(grad: Tensor) -> Box | None:
-    """Rows and columns of a gradient outside of which it is zero.
+    """Rows and columns of a gradient, ``[N, C, H, W]``, outside of which it is zero; NaN counts as non-zero.
 
-    Args:
-        grad: Gradient, ``[N, C, H, W]``.
-
-    Returns:
-        The box, or None if it covers most of the plane or the device is not a CPU, where finding the box costs more
-        than it saves. NaN counts as non-zero.
+    None if the box covers most of the plane or the device is not a CPU, where finding the box costs more than it saves.
     """
     # Check two corners first: most gradients of a network are dense, and need no further reads.
     if grad.device.type != "cpu" or grad.numel() == 0 or grad[..., 0, 0].any() or grad[..., -1, -1].any():

@@ -1,11 +1,8 @@
 """Layers with frozen parameters, which compute only the output and the gradient of the input.
 
-Autograd keeps a convolution's input for the gradient of its weight, and a ReLU's output in full. With frozen
-parameters the input gradient of a convolution needs its weight only and that of a ReLU one flag per element, which is
-what these layers keep: less than half of the memory, and no time spent on other gradients.
-
-Each class replaces that of an existing module in place (:func:`freeze_layers`), which preserves names, hooks and
-state-dict keys.
+A convolution keeps only its weight instead of its input, and a ReLU one flag per element instead of its output: less
+than half of autograd's memory, and no time spent on other gradients. Each class replaces that of an existing module in
+place (:func:`freeze_layers`), which preserves names, hooks and state-dict keys.
 """
 
 from __future__ import annotations
@@ -104,19 +101,33 @@ def _through(grad: Tensor, is_active: Tensor) -> Tensor:
     return found
 
 
-class _Reducible(nn.Module):
+class _Frozen(nn.Module):
+    """A layer with ``run``, the output, and ``input_gradient``, the only gradient."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the output for ``input``; only the gradient of the input is computed in the backward pass."""
+        return _InputGradient.apply(input, self)  # type: ignore[no-any-return]
+
+
+class _Reducible(_Frozen):
     """A layer whose matrix products may be computed in bfloat16, with inputs and outputs in the layer's own type."""
 
+    weight: Tensor
     reduced_forward: bool = False
     reduced_backward: bool = False
+    _frozen_cache: dict[str, tuple[Any, Tensor, Tensor]] | None = None
 
-    def _derived(self, name: str, weight: Tensor, make: Callable[[Tensor], Tensor], variant: object = None) -> Tensor:
-        """A tensor derived from the weight and cached until the weight is moved, cast or replaced.
+    def _bf16(self) -> Tensor:
+        return self._derived("bf16", lambda weight: weight.bfloat16())
 
-        Only the last ``variant`` is cached. Writing through ``.data`` is not detected: the layers are private copies.
-        """
-        key = (weight.data_ptr(), weight._version, weight.dtype, weight.device, variant)
-        cache: dict[str, tuple[Any, Tensor, Tensor]] = self.__dict__.setdefault("_frozen_cache", {})
+    def _derived(self, name: str, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """A tensor derived from the weight and cached until the weight is moved, cast or replaced."""
+        weight = self.weight
+        # Writing through `.data` is not detected: the layers are private copies.
+        key = (weight.data_ptr(), weight._version, weight.dtype, weight.device)
+        if self._frozen_cache is None:
+            self._frozen_cache = {}
+        cache = self._frozen_cache
         if name not in cache or cache[name][0] != key:
             # The weight is kept as well, so that no other tensor can get its address.
             cache[name] = (key, weight.detach(), make(weight.detach()))
@@ -130,55 +141,42 @@ class _Reducible(nn.Module):
 class FrozenLinear(_Reducible, nn.Linear):
     """``nn.Linear`` with frozen parameters: ``[..., in_features] -> [..., out_features]``."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the output for ``input``; only the gradient of the input is computed in the backward pass."""
-        return _InputGradient.apply(input, self)  # type: ignore[no-any-return]
-
     def run(self, input: Tensor) -> Tensor:
         """The layer's output."""
         if not self.reduced_forward:
             return F.linear(input, self.weight, self.bias)
-        weight = self._derived("bf16", self.weight, lambda w: w.bfloat16())
         bias = None if self.bias is None else self.bias.bfloat16()
-        return F.linear(input.bfloat16(), weight, bias).to(input.dtype)
+        return F.linear(input.bfloat16(), self._bf16(), bias).to(input.dtype)
 
     def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
         """Gradient of the input, ``[..., in_features]``, from that of the output."""
         if not self.reduced_backward:
             return grad @ self.weight
-        return (grad.bfloat16() @ self._derived("bf16", self.weight, lambda w: w.bfloat16())).to(grad.dtype)
+        return (grad.bfloat16() @ self._bf16()).to(grad.dtype)
 
 
 class FrozenConv2d(_Reducible, nn.Conv2d):
     """``nn.Conv2d`` (zero padding) with frozen parameters: ``[N, C, H, W] -> [N, C', H', W']``."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the output for ``input``; only the gradient of the input is computed in the backward pass."""
-        return _InputGradient.apply(input, self)  # type: ignore[no-any-return]
-
     def run(self, input: Tensor) -> Tensor:
         """The layer's output."""
         if not self._reducible or not self.reduced_forward:
             return F.conv2d(input, self.weight, self.bias, *self._geometry)
-        weight = self._derived("bf16", self.weight, lambda w: w.bfloat16())
         bias = None if self.bias is None else self.bias.bfloat16()
-        return F.conv2d(input.bfloat16(), weight, bias, *self._geometry).to(input.dtype)
+        return F.conv2d(input.bfloat16(), self._bf16(), bias, *self._geometry).to(input.dtype)
 
     def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
         """Gradient of the input of ``shape`` from that of the output."""
         reduced = self._reducible and self.reduced_backward
         work = grad.bfloat16() if reduced else grad
         if self.kernel_size == (1, 1) and self.stride == (1, 1) and self.groups == 1 and self.padding == (0, 0):
-            turned = self._derived(
-                f"turned-{reduced}",
-                self.weight,
-                lambda w: (w.bfloat16() if reduced else w).transpose(0, 1).contiguous(),
-            )
+            dtype = torch.bfloat16 if reduced else self.weight.dtype
+            turned = self._derived(f"turned-{reduced}", lambda weight: weight.to(dtype).transpose(0, 1).contiguous())
             box = box_of(grad)
             if box is None:
                 return F.conv2d(work, turned).to(grad.dtype)
             return put_back(F.conv2d(_cut(work, box), turned).to(grad.dtype), box, grad)
-        weight = self._derived("bf16", self.weight, lambda w: w.bfloat16()) if reduced else self.weight
+        weight = self._bf16() if reduced else self.weight
         # The operator needs an input for its shape and layout only; one element, expanded, is enough.
         like = work.new_empty(1).expand(shape)
         args = (self.stride, self.padding, self.dilation, False, (0, 0), self.groups, (True, False, False))
@@ -203,6 +201,7 @@ class FrozenDepthwiseConv2d(nn.Conv2d):
 
     activation: str | None = None
     log: MethodLog | None = None
+    _kernel: PreparedKernel | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the output for ``input``; only the gradient of the input is computed in the backward pass."""
@@ -225,8 +224,9 @@ class FrozenDepthwiseConv2d(nn.Conv2d):
 
     @property
     def _prepared_kernel(self) -> PreparedKernel:
-        kernel: PreparedKernel = self.__dict__.setdefault("_kernel", PreparedKernel())
-        return kernel
+        if self._kernel is None:
+            self._kernel = PreparedKernel()
+        return self._kernel
 
 
 def _method(direction: Direction, input: Tensor, weight: Tensor) -> str:
@@ -252,11 +252,7 @@ class MethodLog:
             self._methods[key] = _method(direction, input, weight)
 
     def take(self) -> tuple[str, ...]:
-        """Return the methods recorded since the last call, and clear the record.
-
-        Returns:
-            ``"native avx512: fft"``, ``"aten: REASON"``, ...; sorted, without duplicates.
-        """
+        """Return the methods (``"native avx512: fft"``, ``"aten: REASON"``), sorted and unique; clear the record."""
         found, self._methods = self._methods, {}
         # The library's own reason may be long; the record keeps its first sentence.
         return tuple(sorted({method.partition(". ")[0] for method in found.values()}))
@@ -274,12 +270,8 @@ def planned_backend(model: nn.Module) -> str:
     return "torch"
 
 
-class FrozenBatchNorm2d(nn.BatchNorm2d):
+class FrozenBatchNorm2d(_Frozen, nn.BatchNorm2d):
     """``nn.BatchNorm2d`` in inference mode: a scale and a shift per channel."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the output for ``input``; only the gradient of the input is computed in the backward pass."""
-        return _InputGradient.apply(input, self)  # type: ignore[no-any-return]
 
     def run(self, input: Tensor) -> Tensor:
         """The layer's output from the running statistics."""

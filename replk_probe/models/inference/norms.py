@@ -60,10 +60,7 @@ def norms_behind(model: nn.Module, paths: Collection[str]) -> dict[str, str | No
 
 
 def _reader(graph: fx.Graph | None, name: str, module: nn.Module) -> fx.Node | None:
-    """The only consumer of the output of the module ``name``, apart from identities.
-
-    The node of that module itself is returned if there is no such consumer, and None if the module is not called.
-    """
+    """The only consumer, not an identity, of the module ``name``; that module without one, None if it is not called."""
     calls = [node for node in graph.nodes if node.op == "call_module" and node.target == name] if graph else []
     if not calls:
         return None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.checks import check_choice
 
 from ..layers.reparam import Mergeable
 from ..model_id import check_network
@@ -69,15 +70,7 @@ class PreparedModel:
 
 
 def module_of(model: Any, *, or_name: bool = False) -> nn.Module:
-    """The ``nn.Module`` of a network or of a prepared one.
-
-    Args:
-        model: The network.
-        or_name: Whether the error mentions that a model name is accepted as well.
-
-    Raises:
-        InvalidInputError: ``model`` is neither.
-    """
+    """The ``nn.Module`` of a network or of a prepared one, or else InvalidInputError as in :func:`check_network`."""
     if isinstance(model, PreparedModel):
         return model.module
     check_network(model, or_name=or_name)
@@ -131,8 +124,7 @@ def prepared_copy(
 
 def check_precision(precision: str) -> None:
     """Raise InvalidInputError unless ``precision`` is in :data:`PRECISIONS`."""
-    if precision not in PRECISIONS:
-        raise InvalidInputError(f"Unknown precision {precision!r}. Choose from {', '.join(PRECISIONS)}.")
+    check_choice("precision", precision, PRECISIONS)
 
 
 def _copy(model: nn.Module, keep: str, log: MethodLog, *, fold: bool, freeze: bool) -> nn.Module:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 
 
 class MeanPooled(nn.Module):
-    """Adds timm's ``get_classifier`` and ``reset_classifier`` to a network that pools by the mean.
+    """Adds ``forward`` and timm's methods for the classifier to a network that pools by the mean.
 
     Attributes:
         classifier_path: Path of the linear layer.
@@ -23,6 +23,11 @@ class MeanPooled(nn.Module):
     def get_classifier(self) -> nn.Module:
         """The last linear layer."""
         return self.get_submodule(self.classifier_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, ``[N, num_classes]``."""
+        logits: Tensor = self.forward_head(self.forward_features(x))  # type: ignore[operator]
+        return logits
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier; ``global_pool`` exists for compatibility with timm and must be ``"avg"`` or None."""

@@ -11,11 +11,7 @@ PLAIN_CONVS = (nn.Conv2d, DepthwiseConv2d)
 
 
 def with_native_kernels(conv: nn.Conv2d) -> nn.Conv2d:
-    """``conv`` as a :class:`~replk_probe.ops.DepthwiseConv2d` that shares its parameters, if the geometry allows it.
-
-    Args:
-        conv: Any convolution; one of another type or geometry is returned unchanged.
-    """
+    """``conv`` as a :class:`~replk_probe.ops.DepthwiseConv2d` that shares its parameters, if the geometry allows it."""
     if type(conv) is not nn.Conv2d or not is_same_depthwise(conv):
         return conv
     return DepthwiseConv2d.from_conv(conv)

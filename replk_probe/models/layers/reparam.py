@@ -26,7 +26,6 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 # Exact types, as for convolutions: a subclass may compute something else.
 FOLDABLE_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
-
 # Names of the method that merges branches in other packages (timm, RepVGG, RepViT).
 MERGE_METHODS = ("reparameterize", "switch_to_deploy", "fuse")
 
@@ -146,17 +145,7 @@ def merge_branches(branches: Iterable[tuple[nn.Conv2d, nn.Module]]) -> nn.Conv2d
 
 
 def merged_weight(branches: Sequence[tuple[nn.Conv2d, nn.Module]]) -> tuple[Tensor, Tensor, tuple[int, int]]:
-    """Parameters that :func:`merge_branches` computes, before rounding to the dtype of the branches.
-
-    Args:
-        branches: ``(conv, bn)`` pairs, as in :func:`merge_branches`.
-
-    Returns:
-        Weight ``[O, I/groups, Kh, Kw]`` and bias ``[O]`` in float64, and the padding of the merged convolution.
-
-    Raises:
-        InvalidInputError: The branches are not aligned on one center, or one has an activation.
-    """
+    """Weight ``[O, I/groups, Kh, Kw]`` and bias ``[O]`` in float64, and padding, of :func:`merge_branches`."""
     first = branches[0][0]
     size = (max(conv.kernel_size[0] for conv, _ in branches), max(conv.kernel_size[1] for conv, _ in branches))
     margins = [((size[0] - conv.kernel_size[0]) / 2, (size[1] - conv.kernel_size[1]) / 2) for conv, _ in branches]

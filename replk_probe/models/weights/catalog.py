@@ -7,167 +7,102 @@ small models come last.
 
 from __future__ import annotations
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from typing import Any
 
 from replk_probe.errors import WeightsError, close_hint
 
 from .embedded import embedded_entries
 from .entry import CatalogEntry
 
-_HALF = (0.5, 0.5, 0.5)
-
-_REPLKNET_LICENCE = "MIT (of github.com/DingXiaoH/RepLKNet-pytorch; the files have none of their own)"
-_SLAK_LICENCE = "MIT (of github.com/VITA-Group/SLaK; the files have none of their own)"
-_REPLKNET_SOURCE = "as published by the authors of RepLKNet (Ding et al., CVPR 2022)"
-_OPENMMLAB_SOURCE = f"{_REPLKNET_SOURCE}, converted and re-published by OpenMMLab (mmpretrain)"
-_SLAK_SOURCE = "as published by the authors of SLaK (Liu et al., ICLR 2023)"
 _OPENMMLAB = "https://download.openmmlab.com/mmclassification/v0/replknet/replknet-"
+# The variable part of the names of the files that OpenMMLab converted, and the hash prefix at its end.
+_OPENMMLAB_FILES = {
+    "replknet31b.in1k_224": ("31B_3rdparty_in1k", "fd08e268"),
+    "replknet31b.in1k_384": ("31B_3rdparty_in1k-384px", "03a170ce"),
+    "replknet31b.in22k_ft_in1k_224": ("31B_in21k-pre_3rdparty_in1k", "54ed5c46"),
+    "replknet31b.in22k_ft_in1k_384": ("31B_in21k-pre_3rdparty_in1k-384px", "76c92b24"),
+    "replknet31l.in22k_ft_in1k_384": ("31L_in21k-pre_3rdparty_in1k-384px", "dc3fc07c"),
+    "replknetxl.meg73m_ft_in1k_320": ("XL_meg73m-pre_3rdparty_in1k-320px", "88259b1d"),
+}
 
 
-def _replknet(
-    name: str,
-    drive_id: str,
-    training: str,
-    top1: float | None,
-    input_size: int,
-    mm: tuple[str, str] | None = None,
-    num_classes: int | None = 1000,
-    statistics: tuple[float, float, float] | None = None,
-    remark: str | None = None,
+def _published(
+    name: str, drive_id: str, training: str, top1: float | None, input_size: int = 224, **others: Any
 ) -> CatalogEntry:
-    """One entry; ``mm`` holds the variable part of OpenMMLab's file name and the hash prefix at its end."""
+    """One entry for a file of the authors; ``others`` are further fields of :class:`CatalogEntry`."""
+    file, sha256 = _OPENMMLAB_FILES.get(name, (None, None))
+    if name.startswith("slak"):
+        authors, repository = "SLaK (Liu et al., ICLR 2023)", "VITA-Group/SLaK"
+    else:
+        authors, repository = "RepLKNet (Ding et al., CVPR 2022)", "DingXiaoH/RepLKNet-pytorch"
+    converted = ", converted and re-published by OpenMMLab (mmpretrain)" if file else ""
     return CatalogEntry(
         name=name,
         model=name.split(".")[0],
-        url=f"{_OPENMMLAB}{mm[0]}_20221118-{mm[1]}.pth" if mm else None,
+        url=f"{_OPENMMLAB}{file}_20221118-{sha256}.pth" if file else None,
         drive_id=drive_id,
-        sha256=mm[1] if mm else None,
-        licence=_REPLKNET_LICENCE,
-        provenance=_OPENMMLAB_SOURCE if mm else _REPLKNET_SOURCE,
+        sha256=sha256,
+        license=f"MIT (of github.com/{repository}; the files have none of their own)",
+        provenance=f"as published by the authors of {authors}{converted}",
         training=training,
         top1=top1,
         input_size=input_size,
-        num_classes=num_classes,
-        mean=statistics or IMAGENET_DEFAULT_MEAN,
-        std=statistics or IMAGENET_DEFAULT_STD,
-        remark=remark,
+        **others,
     )
 
 
-def _slak(name: str, drive_id: str, top1: float) -> CatalogEntry:
-    return CatalogEntry(
-        name=name,
-        model=name.split(".")[0],
-        url=None,
-        drive_id=drive_id,
-        sha256=None,
-        licence=_SLAK_LICENCE,
-        provenance=_SLAK_SOURCE,
-        training="ImageNet-1K, 300 epochs, 40 % sparse",
-        top1=top1,
-        input_size=224,
-        remark="The authors do not state whether the plain or the averaged entry of the file has this accuracy; the "
-        "plain entry is loaded.",
-    )
-
-
+_SLAK: dict[str, Any] = {
+    "training": "ImageNet-1K, 300 epochs, 40 % sparse",
+    "remark": "The authors do not state whether the plain or the averaged entry of the file has this accuracy; the "
+    "plain entry is loaded.",
+}
 _TABLE_10 = "The paper's Table 10 (effective receptive field) was measured on these weights."
+_HALF: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+_IN1K_120 = "ImageNet-1K, 120 epochs"
+_IN22K = "ImageNet-22K"
+_IN22K_384 = "ImageNet-22K, then ImageNet-1K at 384"
 _ENTRIES = (
-    _replknet(
-        "replknet31b.in1k_224",
-        "1azQUiCxK9feYVkkrPqwVPBtNsTzDrX7S",
-        "ImageNet-1K, 300 epochs",
-        83.5,
-        224,
-        ("31B_3rdparty_in1k", "fd08e268"),
+    _published("replknet31b.in1k_224", "1azQUiCxK9feYVkkrPqwVPBtNsTzDrX7S", "ImageNet-1K, 300 epochs", 83.5),
+    _published(
+        "replknet31b.in1k_384", "1vo-P3XB6mRLUeDzmgv90dOu73uCeLfZN", "ImageNet-1K, fine-tuned at 384", 84.8, 384
     ),
-    _replknet(
-        "replknet31b.in1k_384",
-        "1vo-P3XB6mRLUeDzmgv90dOu73uCeLfZN",
-        "ImageNet-1K, fine-tuned at 384",
-        84.8,
-        384,
-        ("31B_3rdparty_in1k-384px", "03a170ce"),
+    _published("replknet31b.in22k", "1PYJiMszZYNrkZOeYwjccvxX8UHMALB7z", _IN22K, None, num_classes=21841),
+    _published(
+        "replknet31b.in22k_ft_in1k_224", "1DslZ2voXZQR1QoFY9KnbsHAeF84hzS0s", "ImageNet-22K, then ImageNet-1K", 85.2
     ),
-    _replknet(
-        "replknet31b.in22k",
-        "1PYJiMszZYNrkZOeYwjccvxX8UHMALB7z",
-        "ImageNet-22K",
-        None,
-        224,
-        num_classes=21841,
-    ),
-    _replknet(
-        "replknet31b.in22k_ft_in1k_224",
-        "1DslZ2voXZQR1QoFY9KnbsHAeF84hzS0s",
-        "ImageNet-22K, then ImageNet-1K",
-        85.2,
-        224,
-        ("31B_in21k-pre_3rdparty_in1k", "54ed5c46"),
-    ),
-    _replknet(
-        "replknet31b.in22k_ft_in1k_384",
-        "1Sc46BWdXXm2fVP-K_hKKU_W8vAB-0duX",
-        "ImageNet-22K, then ImageNet-1K at 384",
-        86.0,
-        384,
-        ("31B_in21k-pre_3rdparty_in1k-384px", "76c92b24"),
-    ),
-    _replknet(
-        "replknet31b.in1k_120ep",
-        "1aQQiGfCoiBYSw2Ms506-ZFpnC9V6891s",
-        "ImageNet-1K, 120 epochs",
-        83.07,
-        224,
-        remark=_TABLE_10,
-    ),
-    _replknet(
+    _published("replknet31b.in22k_ft_in1k_384", "1Sc46BWdXXm2fVP-K_hKKU_W8vAB-0duX", _IN22K_384, 86.0, 384),
+    _published("replknet31b.in1k_120ep", "1aQQiGfCoiBYSw2Ms506-ZFpnC9V6891s", _IN1K_120, 83.07, remark=_TABLE_10),
+    _published(
         "replknet31l.in22k",
         "16jcPsPwo5rko7ojWS9k_W-svHX-iFknY",
-        "ImageNet-22K",
+        _IN22K,
         None,
-        224,
         num_classes=21841,
         remark="Users report that its class scores are wrong; its features were used for fine-tuning.",
     ),
-    _replknet(
-        "replknet31l.in22k_ft_in1k_384",
-        "1JYXoNHuRvC33QV1pmpzMTKEni1hpWfBl",
-        "ImageNet-22K, then ImageNet-1K at 384",
-        86.6,
-        384,
-        ("31L_in21k-pre_3rdparty_in1k-384px", "dc3fc07c"),
-    ),
-    _replknet(
+    _published("replknet31l.in22k_ft_in1k_384", "1JYXoNHuRvC33QV1pmpzMTKEni1hpWfBl", _IN22K_384, 86.6, 384),
+    _published(
         "replknetxl.meg73m",
         "1CBHAEUlCzoHfiAQmMIjZhDMAIyHUmAAj",
         "MegData73M (not public)",
         None,
         320,
         num_classes=None,
-        statistics=_HALF,
         remark="The head is one of several used in training, for the classes of ImageNet-22K.",
+        **_HALF,
     ),
-    _replknet(
+    _published(
         "replknetxl.meg73m_ft_in1k_320",
         "1tPC60El34GntXByIRHb-z-Apm4Y5LX1T",
         "MegData73M (not public), then ImageNet-1K at 320",
         87.8,
         320,
-        ("XL_meg73m-pre_3rdparty_in1k-320px", "88259b1d"),
-        statistics=_HALF,
+        **_HALF,
     ),
-    _replknet(
-        "replknet13.in1k_120ep",
-        "15gohkZof_Qi4__jluUXacB_0Gvbuf5GI",
-        "ImageNet-1K, 120 epochs",
-        83.02,
-        224,
-        remark=_TABLE_10,
-    ),
-    _slak("slak_tiny.in1k", "1Iut2f5FMS_77jGPYoUJDQzDIXOsax1u4", 82.5),
-    _slak("slak_small.in1k", "1etM6KQbnlsgDAZ37adsQJ3UI8Bbv2AVe", 83.8),
-    _slak("slak_base.in1k", "1duUxUD3RSblQ6eDHd0n-u0aulwGypf1j", 84.0),
+    _published("replknet13.in1k_120ep", "15gohkZof_Qi4__jluUXacB_0Gvbuf5GI", _IN1K_120, 83.02, remark=_TABLE_10),
+    _published("slak_tiny.in1k", "1Iut2f5FMS_77jGPYoUJDQzDIXOsax1u4", top1=82.5, **_SLAK),
+    _published("slak_small.in1k", "1etM6KQbnlsgDAZ37adsQJ3UI8Bbv2AVe", top1=83.8, **_SLAK),
+    _published("slak_base.in1k", "1duUxUD3RSblQ6eDHd0n-u0aulwGypf1j", top1=84.0, **_SLAK),
     *embedded_entries(),
 )
 CATALOG: dict[str, CatalogEntry] = {entry.name: entry for entry in _ENTRIES}
@@ -215,7 +150,7 @@ def hub_entries(pattern: str) -> tuple[CatalogEntry, ...]:
                 url=None,
                 drive_id=None,
                 sha256=None,
-                licence=cfg.license or f"unstated (see {page})",
+                license=cfg.license or f"unstated (see {page})",
                 provenance=f"as published by timm at {page}"
                 + (f", originally at {cfg.origin_url}" if cfg.origin_url else ""),
                 training=(cfg.tag or "").replace("_", " "),

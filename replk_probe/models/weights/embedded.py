@@ -53,7 +53,7 @@ def _entry(record: dict[str, Any], path: Path) -> CatalogEntry:
         drive_id=None,
         sha256=record["sha256"],
         size=record["bytes"],
-        licence="MIT (of this package)",
+        license="MIT (of this package)",
         provenance="embedded: small models trained on synthetic data by scripts/train_micro.py of this project",
         training=f"{record['images']:,} synthetic images, seed {record['seed']}; "
         f"{100 * record['held_out_accuracy']:.1f} % accuracy on held-out congruent images",

@@ -34,7 +34,7 @@ class CatalogEntry:
         drive_id: Google Drive id of the authors' file, or None.
         sha256: First digits of the SHA-256 of the file at ``url``, or None if none is published.
         size: Length of the file in bytes, or None if it is not published.
-        licence: License, and what it was stated for.
+        license: License, and what it was stated for.
         provenance: Publisher of the weights.
         training: Training data and schedule.
         top1: Published ImageNet-1K top-1 accuracy in percent, or None for other class sets.
@@ -52,7 +52,7 @@ class CatalogEntry:
     url: str | None
     drive_id: str | None
     sha256: str | None
-    licence: str
+    license: str
     provenance: str
     training: str
     top1: float | None

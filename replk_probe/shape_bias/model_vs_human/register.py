@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError, UnknownModelError
@@ -15,6 +16,9 @@ from replk_probe.models import DataConfig, create_model, data_config
 from replk_probe.models.summary import own_models
 
 _TOOLBOX = "modelvshuman"
+# The class that wraps a network: its name since January 2022, and before.
+_WRAPPERS = ("PytorchModel", "PyTorchModel")
+_PREFIX = "replk_probe_"
 # Images of model-vs-human: normalized by ImageNet's statistics, at the size of its stimuli.
 _GIVEN = DataConfig()
 
@@ -22,7 +26,8 @@ _GIVEN = DataConfig()
 def register(names: Sequence[str] | None = None, *, weights: str = "pretrained") -> tuple[str, ...]:
     """Register models in model-vs-human, so that its ``Evaluate`` and ``load_model`` accept their names.
 
-    A model is built, and its weights are downloaded, when model-vs-human requests it.
+    A model is built, and its weights are downloaded, when model-vs-human requests it. Names that already denote a
+    model there, such as ``"resnet50"`` (a model of torchvision), are registered with the prefix ``replk_probe_``.
 
     Args:
         names: Model names; defaults to all models of this package. A name must be a Python identifier, since
@@ -30,10 +35,10 @@ def register(names: Sequence[str] | None = None, *, weights: str = "pretrained")
         weights: Weights of each model, as in :func:`replk_probe.create_model`.
 
     Returns:
-        The registered names.
+        The registered names, to be passed to model-vs-human, in the order of ``names``.
 
     Raises:
-        InvalidInputError: model-vs-human is not installed, or fails to import.
+        InvalidInputError: model-vs-human is not installed, fails to import, or has no wrapper for PyTorch models.
         UnknownModelError: A name cannot be registered.
     """
     chosen = tuple(own_models() if names is None else names)
@@ -46,11 +51,24 @@ def register(names: Sequence[str] | None = None, *, weights: str = "pretrained")
     registry, zoo, wrappers = (
         _toolbox(module) for module in ("models.registry", "models.pytorch.model_zoo", "models.wrappers.pytorch")
     )
+    wrapper = next((found for name in _WRAPPERS if (found := getattr(wrappers, name, None)) is not None), None)
+    if wrapper is None:
+        raise InvalidInputError(
+            f"Cannot register models with model-vs-human. Its module {wrappers.__name__} has none of the classes "
+            f"{', '.join(_WRAPPERS)}. Install a version from https://github.com/bethgelab/model-vs-human, or exchange "
+            "files with decisions.csv and --import."
+        )
+    registered = []
     for name in chosen:
-        if name not in registry.list_models("pytorch"):
-            entry = registry.register_model("pytorch")(_entry(name, weights, wrappers.PyTorchModel))
-            setattr(zoo, name, entry)
-    return chosen
+        # model-vs-human looks a name up in torchvision first, then in its own collection.
+        taken = (
+            hasattr(torchvision.models, name) or getattr(getattr(zoo, name, None), "__module__", __name__) != __name__
+        )
+        target = f"{_PREFIX}{name}" if taken else name
+        if target not in registry.list_models("pytorch"):
+            setattr(zoo, target, registry.register_model("pytorch")(_entry(target, name, weights, wrapper)))
+        registered.append(target)
+    return tuple(registered)
 
 
 class AsGiven(nn.Module):
@@ -82,13 +100,13 @@ class AsGiven(nn.Module):
         return logits
 
 
-def _entry(name: str, weights: str, wrapper: Any) -> Any:
+def _entry(target: str, name: str, weights: str, wrapper: Any) -> Any:
     """The function that model-vs-human calls for a model, which it identifies by ``__name__``."""
 
     def build(model_name: str, *args: Any) -> Any:
         return wrapper(AsGiven(create_model(name, weights)).eval(), model_name, *args)
 
-    build.__name__ = name
+    build.__name__ = target
     return build
 
 
@@ -100,5 +118,5 @@ def _toolbox(module: str) -> Any:
         found = "is not installed" if missing.partition(".")[0] == _TOOLBOX else f"lacks the package {missing}"
         raise InvalidInputError(
             f"Cannot register models with model-vs-human. The package {found}. Install it from "
-            "https://github.com/bethgelab/model-vs-human, or exchange files with decisions.csv and --import."
+            "https://github.com/bethgelab/model-vs-human, or exchange decisions.csv files."
         ) from error

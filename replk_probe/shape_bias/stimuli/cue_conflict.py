@@ -22,7 +22,7 @@ from .names import CATEGORIES
 
 NAME = "cue-conflict"
 URL = "https://github.com/bethgelab/model-vs-human/releases/download/v0.1/cue-conflict.tar.gz"
-LICENCE = "CC-BY-4.0"
+LICENSE = "CC-BY-4.0"
 CITATION = "Geirhos et al., ICLR 2019, arXiv:1811.12231"
 
 # Temporary name of the previous set while another replaces it.
@@ -73,7 +73,7 @@ def fetch_cue_conflict(
     """
     folder = cue_conflict_dir()
     _tidy(folder)
-    if not force and folder.is_dir() and _is_complete(folder, show_progress):
+    if not force and folder.is_dir() and not _problems(folder, show_progress):
         return folder
     archive = folder.with_name(f"{NAME}.tar.gz")
     try:
@@ -81,12 +81,16 @@ def fetch_cue_conflict(
     except UnreachableError as error:
         raise InvalidInputError(
             f"Cannot fetch the cue-conflict stimuli from {error.host}. {error.reason}. "
-            "Check the network, or pass a folder as --stimuli DIR, or --stimuli synthetic."
+            "Check the network, or give a folder or 'synthetic' as the stimuli."
         ) from error
     try:
         with unpacked(archive, folder, _MAX_BYTES, _MAX_FILES, show_progress) as temporary:
             content = _content(temporary)
-            _check_content(content, url, show_progress)
+            if problems := _problems(content, show_progress):
+                raise _WrongContentError(
+                    f"{url} does not contain the published cue-conflict set. {problems}. The archive was deleted; try "
+                    "again later, or unpack it yourself and give its folder as the stimuli."
+                )
             _put(content, folder)
     except (UnsafeArchiveError, _WrongContentError):
         archive.unlink(missing_ok=True)  # otherwise the next attempt would use it
@@ -96,11 +100,7 @@ def fetch_cue_conflict(
 
 
 def verify_cue_conflict(folder: Path, show_progress: bool = True) -> tuple[Comparison, dict[str, Found]]:
-    """Compare a folder with the published set, file by file.
-
-    Args:
-        folder: Folder with one folder per shape.
-        show_progress: Whether to draw a progress bar on stderr if that is a terminal.
+    """Compare a folder, which has one folder per shape, with the published set, file by file.
 
     Returns:
         The comparison with the published set, and the files by their path in the set.
@@ -108,43 +108,32 @@ def verify_cue_conflict(folder: Path, show_progress: bool = True) -> tuple[Compa
     Raises:
         InvalidInputError: The folder is missing or empty, or a file cannot be read.
     """
-    found = read_folder(folder, list_images(folder, "DIR"), show_progress)
+    found = read_folder(folder, list_images(folder, "stimuli"), show_progress)
     return compare(found), found
 
 
 def incomplete_error(folder: Path, comparison: Comparison) -> InvalidInputError:
     """Error for a folder that is not exactly the published set."""
     fetched = folder.absolute() == cue_conflict_dir().absolute()
-    partially = " evaluate the intact part with --allow-partial," if comparison.intact and fetched else ""
+    partially = " evaluate the intact part with allow_partial," if comparison.intact and fetched else ""
     return InvalidInputError(
         f"{folder} is not the published cue-conflict set. {comparison.problems}. "
-        f"Fetch it with 'replk-probe data fetch {NAME}',{partially} or use the folder as it is with --stimuli DIR."
+        f"Fetch it with 'replk-probe data fetch {NAME}',{partially} or give the folder itself as the stimuli."
     )
 
 
-def _is_complete(folder: Path, show_progress: bool) -> bool:
+def _problems(folder: Path, show_progress: bool) -> str:
+    """Differences of a folder from the published set; empty if there are none."""
     try:
-        return verify_cue_conflict(folder, show_progress)[0].complete
-    except InvalidInputError:  # an empty folder
-        return False
+        return verify_cue_conflict(folder, show_progress)[0].problems
+    except InvalidInputError:
+        return "It contains no image"
 
 
 def _content(folder: Path) -> Path:
     """The parent of the shape folders in an unpacked archive."""
     found = sorted((path for path in folder.rglob(CATEGORIES[0]) if path.is_dir()), key=lambda path: len(path.parts))
     return found[0].parent if found else folder
-
-
-def _check_content(content: Path, url: str, show_progress: bool) -> None:
-    try:
-        problems = verify_cue_conflict(content, show_progress)[0].problems
-    except InvalidInputError:
-        problems = "It contains no image"
-    if problems:
-        raise _WrongContentError(
-            f"{url} does not contain the published cue-conflict set. {problems}. The archive was deleted; try again "
-            "later, or unpack it yourself and pass its folder as --stimuli DIR."
-        )
 
 
 def _put(content: Path, folder: Path) -> None:

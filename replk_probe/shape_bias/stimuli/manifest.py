@@ -132,11 +132,7 @@ def read_folder(root: Path, paths: Sequence[str], show_progress: bool = True) ->
 
 
 def compare(found: Mapping[str, Found]) -> Comparison:
-    """Compare files with the published set. Only files that differ from it are decoded.
-
-    Args:
-        found: Files by their path in the set.
-    """
+    """Compare files, by their path in the set, with the published set; only files that differ from it are decoded."""
     manifest = cue_conflict_manifest()
     same, reencoded, altered = list[str](), list[str](), list[str]()
     for name in sorted(manifest.keys() & found.keys()):

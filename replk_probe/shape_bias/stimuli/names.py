@@ -10,23 +10,8 @@ from dataclasses import dataclass
 
 from replk_probe.errors import InvalidInputError
 
-CATEGORIES = (
-    "airplane",
-    "bear",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "car",
-    "cat",
-    "chair",
-    "clock",
-    "dog",
-    "elephant",
-    "keyboard",
-    "knife",
-    "oven",
-    "truck",
+CATEGORIES = tuple(
+    "airplane bear bicycle bird boat bottle car cat chair clock dog elephant keyboard knife oven truck".split()
 )
 
 _DIGITS = str.maketrans("", "", "0123456789")
@@ -110,7 +95,7 @@ def parse_stimulus_name(name: str, categories: Sequence[str] = CATEGORIES) -> St
             raise StimulusNameError(
                 name,
                 f"Its {cue} {category!r} is not one of the {len(categories)} categories ({', '.join(categories)}).",
-                "Remove it from the folder, or define categories with --mapping.",
+                "Remove it from the folder, or define the categories with a mapping.",
             )
     return Stimulus(name, shape, texture)
 

@@ -29,15 +29,7 @@ _CHUNK = 1 << 16  # pixels drawn together: their planes stay in a core's cache
 
 
 def draw(scenes: Scenes, size: int) -> Pixels:
-    """Draw images.
-
-    Args:
-        scenes: The N scenes.
-        size: Side in pixels.
-
-    Returns:
-        RGB, ``[N, size, size, 3]``.
-    """
+    """Draw N scenes as RGB images of ``size`` pixels, ``[N, size, size, 3]``."""
     times = -(-SMALLEST_DRAWN // size)
     side = times * size
     images = np.empty((len(scenes), size, size, 3), dtype=np.uint8)
@@ -49,14 +41,9 @@ def draw(scenes: Scenes, size: int) -> Pixels:
 
 
 def coverage(scenes: Scenes, size: int) -> tuple[Levels, Levels]:
-    """Coverage of each pixel by the figure, and by ink within the figure, from 0 to 256.
+    """Coverage of each pixel by the figure, and by ink within the figure, from 0 to 256, ``[N, size * size]`` each.
 
-    Args:
-        scenes: The N scenes.
-        size: Side in pixels, at least :data:`SMALLEST_DRAWN`.
-
-    Returns:
-        Two arrays ``[N, size * size]``.
+    The size in pixels is at least :data:`SMALLEST_DRAWN`.
     """
     radius, y, x, cosine, sine = scenes.pose.T
     # Field pixels per side of the image.
@@ -102,16 +89,8 @@ def _read(
 ) -> Levels:
     """Values of fields at the pixels of images, from 0 to 256, ``[N, size * size]``.
 
-    Args:
-        fields: Softened drawings, ``[16, SIDE, SIDE]``.
-        which: Index of the field that each image shows, ``[N]``.
-        size: Side of the images in pixels.
-        zoom: Field pixels per side of the image, ``[N]``.
-        cosine: Cosine of the clockwise rotation, ``[N]``.
-        sine: Sine of the clockwise rotation, ``[N]``.
-        middle_y: Position of the image center in the field, in field pixels from the upper edge, ``[N]``.
-        middle_x: The same from the left edge.
-        periodic: Whether a field is continued periodically; otherwise its border values are repeated.
+    ``zoom`` is the number of field pixels per side of an image, the rotation is clockwise, and the middle is that of
+    the image in field pixels. Border values are repeated unless a field is ``periodic``.
     """
     # Positions of pixels relative to the image center, in units of half a pixel, and their positions in the field.
     half = 2 * np.arange(size, dtype=np.int64) + 1 - size

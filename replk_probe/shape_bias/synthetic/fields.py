@@ -21,11 +21,7 @@ FULL = SOFTNESS**4
 
 
 def soften(mask: Mask) -> Field:
-    """Blur a drawing with a tent filter of half-width :data:`SOFTNESS` along both axes, periodically, in integers.
-
-    Returns:
-        Values from -:data:`FULL` (outside) to :data:`FULL`, ``[SIDE, SIDE]``.
-    """
+    """Blur a drawing periodically with a tent filter of half-width :data:`SOFTNESS`; -:data:`FULL` is far outside."""
     total = mask.astype(np.int16)
     for axis in (0, 0, 1, 1):
         total = box_sum(total, SOFTNESS, axis)

@@ -19,15 +19,9 @@ _WORD = (1 << 64) - 1
 
 
 def random_words(key: tuple[int, ...], rows: Integers, count: int) -> Words:
-    """Random 64-bit words.
+    """``count`` random 64-bit words for each of N row indices, ``[N, count]``, from the stream identified by ``key``.
 
-    Args:
-        key: Integers, in order, that identify the stream.
-        rows: Row indices, ``[N]``, from 0.
-        count: Number of words per row.
-
-    Returns:
-        ``[N, count]``; a word depends only on the key, its row index and its position in the row.
+    A word depends only on the key, its row index and its position in the row.
     """
     start = np.zeros(1, dtype=np.uint64)
     for part in key:

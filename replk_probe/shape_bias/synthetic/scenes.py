@@ -1,8 +1,4 @@
-"""Content of synthetic images: shape, texture, size, position, rotation and colors.
-
-Every quantity has the same distribution for all classes. Lengths are fractions of the image's side, so a scene is
-independent of the size in pixels.
-"""
+"""Content of synthetic images: shape, texture, size, position, rotation and colors, with lengths relative to a side."""
 
 from __future__ import annotations
 
@@ -69,14 +65,7 @@ class Scenes:
 
 
 def random_scenes(shape: Integers, texture: Integers, seed: int, first: int) -> Scenes:
-    """Independent scenes of an infinite sequence, starting at index ``first``.
-
-    Args:
-        shape: Category index of each shape, ``[N]``.
-        texture: Category index of each texture, ``[N]``.
-        seed: Random seed of the sequence.
-        first: Index of the first scene, from 0.
-    """
+    """Independent scenes of an infinite sequence, starting at index ``first``, with given categories, ``[N]`` each."""
     words = random_words((seed, _TRAINING), first + np.arange(len(shape)), 10)
     chance = fractions(words)
     colors = palettes()[integers_below(len(palettes()), words[:, 8])]
@@ -86,15 +75,9 @@ def random_scenes(shape: Integers, texture: Integers, seed: int, first: int) -> 
 def crossed_scenes(seed: int) -> tuple[Scenes, Integers]:
     """Combine every shape with every texture five times, ordered by shape, exemplar and texture.
 
-    - A shape has five poses, each of which occurs once with every texture.
-    - A texture has five patches, each of which occurs once with every shape.
-    - There are eighty palettes, each of which occurs once with every shape and once with every texture (a Latin
-      square).
-    - The five poses of a shape and the five patches of a texture are stratified: each quantity is drawn once from each
-      fifth of its range, which minimizes chance differences between classes.
-
-    Args:
-        seed: Random seed of poses, patches, colors and noise.
+    Poses, patches and palettes are crossed as described in the package (the palettes form a Latin square). The five
+    poses of a shape and the five patches of a texture are stratified: each quantity is drawn once from each fifth of
+    its range, which minimizes chance differences between classes.
 
     Returns:
         1280 scenes, and the patch index of each, from 0 to 4; the pose index is that of the exemplar.
@@ -162,7 +145,4 @@ def _directions(chance: Floats) -> tuple[Floats, Floats]:
     tangent = _TAN_EIGHTH * (2 * (4 * chance - quarter) - 1)
     square = tangent * tangent
     cosine, sine = (1 - square) / (1 + square), 2 * tangent / (1 + square)
-    return (
-        np.choose(quarter, [cosine, -sine, -cosine, sine]),
-        np.choose(quarter, [sine, cosine, -sine, -cosine]),
-    )
+    return np.choose(quarter, [cosine, -sine, -cosine, sine]), np.choose(quarter, [sine, cosine, -sine, -cosine])

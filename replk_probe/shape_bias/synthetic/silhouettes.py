@@ -1,9 +1,4 @@
-"""The sixteen shapes, as outlines with the same area and centroid.
-
-There are two families of eight: ``block`` to ``aitch`` have straight edges and right angles, ``disc`` to ``dumbbell``
-have arcs. Within a family only the arrangement of the edges differs, so that a single corner or curve does not identify
-the class.
-"""
+"""The sixteen shapes, as outlines with the same area and centroid: eight with straight edges, eight with arcs."""
 
 from __future__ import annotations
 
@@ -36,54 +31,6 @@ def _disc(x: Plane, y: Plane, center_x: float, center_y: float, radius: float) -
     return dx * dx + dy * dy < radius * radius
 
 
-def _block(x: Plane, y: Plane) -> Mask:
-    return _box(x, y, -1, 1, -1, 1)
-
-
-def _frame(x: Plane, y: Plane) -> Mask:
-    return _box(x, y, -1, 1, -1, 1) & ~_box(x, y, -0.5, 0.5, -0.5, 0.5)
-
-
-def _plus(x: Plane, y: Plane) -> Mask:
-    return _box(x, y, -0.36, 0.36, -1, 1) | _box(x, y, -1, 1, -0.36, 0.36)
-
-
-def _tee(x: Plane, y: Plane) -> Mask:
-    return _box(x, y, -1, 1, -1, -0.25) | _box(x, y, -0.375, 0.375, -0.25, 0.9)
-
-
-def _ell(x: Plane, y: Plane) -> Mask:
-    return _box(x, y, -0.85, 0.05, -0.95, 0.05) | _box(x, y, -0.85, 0.85, 0.05, 0.95)
-
-
-def _cup(x: Plane, y: Plane) -> Mask:
-    return _box(x, y, -1, 1, -0.9, 0.9) & ~_box(x, y, -0.34, 0.34, -0.9, 0.2)
-
-
-def _zed(x: Plane, y: Plane) -> Mask:
-    return _box(x, y, -1, 0.4, -0.85, 0) | _box(x, y, -0.4, 1, 0, 0.85)
-
-
-def _aitch(x: Plane, y: Plane) -> Mask:
-    return _box(x, y, -1, 1, -1, 1) & ~_box(x, y, -0.36, 0.36, -1, -0.3) & ~_box(x, y, -0.36, 0.36, 0.3, 1)
-
-
-def _round(x: Plane, y: Plane) -> Mask:
-    return _disc(x, y, 0, 0, 1)
-
-
-def _ring(x: Plane, y: Plane) -> Mask:
-    return _disc(x, y, 0, 0, 1) & ~_disc(x, y, 0, 0, 0.5)
-
-
-def _crescent(x: Plane, y: Plane) -> Mask:
-    return _disc(x, y, 0, 0, 1) & ~_disc(x, y, 0.75, 0, 0.72)
-
-
-def _dome(x: Plane, y: Plane) -> Mask:
-    return _disc(x, y, 0, 0, 1) & (y < 0.15)
-
-
 def _drop(x: Plane, y: Plane) -> Mask:
     # The sides are tangents of the disc with normals (0.6, 0.8), so the tip is 1 / 0.6 radii above its center.
     side = 0.8 * np.abs(x) - 0.6 * y
@@ -97,41 +44,37 @@ def _heart(x: Plane, y: Plane) -> Mask:
     return lobe | ((0.75 * away + 0.661438 * y < 0.670425) & (y > -0.4) & (away < 1.06))
 
 
+def _aitch(x: Plane, y: Plane) -> Mask:
+    return _box(x, y, -1, 1, -1, 1) & ~_box(x, y, -0.36, 0.36, -1, -0.3) & ~_box(x, y, -0.36, 0.36, 0.3, 1)
+
+
 def _trefoil(x: Plane, y: Plane) -> Mask:
     return _disc(x, y, 0, -0.6, 0.6) | _disc(x, y, 0.52, 0.3, 0.6) | _disc(x, y, -0.52, 0.3, 0.6)
 
 
-def _dumbbell(x: Plane, y: Plane) -> Mask:
-    return _disc(np.abs(x), y, 0.62, 0, 0.56) | _box(x, y, -0.62, 0.62, -0.26, 0.26)
-
-
 # In the order of the categories; the two families alternate.
 OUTLINES: dict[str, Outline] = {
-    "crescent": _crescent,
-    "tee": _tee,
-    "disc": _round,
-    "frame": _frame,
+    "crescent": lambda x, y: _disc(x, y, 0, 0, 1) & ~_disc(x, y, 0.75, 0, 0.72),
+    "tee": lambda x, y: _box(x, y, -1, 1, -1, -0.25) | _box(x, y, -0.375, 0.375, -0.25, 0.9),
+    "disc": lambda x, y: _disc(x, y, 0, 0, 1),
+    "frame": lambda x, y: _box(x, y, -1, 1, -1, 1) & ~_box(x, y, -0.5, 0.5, -0.5, 0.5),
     "heart": _heart,
-    "zed": _zed,
+    "zed": lambda x, y: _box(x, y, -1, 0.4, -0.85, 0) | _box(x, y, -0.4, 1, 0, 0.85),
     "trefoil": _trefoil,
-    "ell": _ell,
-    "ring": _ring,
-    "plus": _plus,
-    "dome": _dome,
+    "ell": lambda x, y: _box(x, y, -0.85, 0.05, -0.95, 0.05) | _box(x, y, -0.85, 0.85, 0.05, 0.95),
+    "ring": lambda x, y: _disc(x, y, 0, 0, 1) & ~_disc(x, y, 0, 0, 0.5),
+    "plus": lambda x, y: _box(x, y, -0.36, 0.36, -1, 1) | _box(x, y, -1, 1, -0.36, 0.36),
+    "dome": lambda x, y: _disc(x, y, 0, 0, 1) & (y < 0.15),
     "aitch": _aitch,
     "drop": _drop,
-    "cup": _cup,
-    "dumbbell": _dumbbell,
-    "block": _block,
+    "cup": lambda x, y: _box(x, y, -1, 1, -0.9, 0.9) & ~_box(x, y, -0.34, 0.34, -0.9, 0.2),
+    "dumbbell": lambda x, y: _disc(np.abs(x), y, 0.62, 0, 0.56) | _box(x, y, -0.62, 0.62, -0.26, 0.26),
+    "block": lambda x, y: _box(x, y, -1, 1, -1, 1),
 }
 
 
 def silhouette(shape: str) -> Mask:
-    """Mask of one shape, with the area of a disc of :data:`RADIUS` and its centroid at the center of the field.
-
-    Returns:
-        True inside, ``[SIDE, SIDE]``.
-    """
+    """Mask of one shape, ``[SIDE, SIDE]``, with the area of a disc of :data:`RADIUS`, centered at its centroid."""
     outline = OUTLINES[shape]
     middle = (np.arange(SIDE) + 0.5) / SIDE - 0.5
     # On a square with sides of 4 units, which contains every outline defined above.

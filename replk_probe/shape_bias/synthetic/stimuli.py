@@ -16,7 +16,6 @@ from replk_probe.errors import InvalidInputError
 from ..stimuli.names import Stimulus
 from ..stimuli.stimulus_set import SYNTHETIC, StimulusSet
 from .draw import Pixels, draw
-from .random_numbers import Integers
 from .scenes import EXEMPLARS, N_CLASSES, Scenes, crossed_scenes, random_scenes
 from .silhouettes import OUTLINES, shape_fields
 from .textures import TILES, texture_fields
@@ -25,24 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # Meaningless names, so that a name does not favor either cue.
-SYNTHETIC_CATEGORIES = (
-    "abim",
-    "bemu",
-    "cefa",
-    "dimo",
-    "erup",
-    "fesk",
-    "gano",
-    "hilu",
-    "iska",
-    "jeno",
-    "kelu",
-    "lomi",
-    "mavu",
-    "neto",
-    "orfi",
-    "pazu",
-)
+SYNTHETIC_CATEGORIES = tuple("abim bemu cefa dimo erup fesk gano hilu iska jeno kelu lomi mavu neto orfi pazu".split())
 # Shape and texture of each category.
 CUES = MappingProxyType(dict(zip(SYNTHETIC_CATEGORIES, zip(OUTLINES, TILES, strict=True), strict=True)))
 
@@ -154,9 +136,7 @@ class _Drawn:
         return Image.fromarray(draw(_conflict_set(self.seed)[0][index : index + 1], self.size)[0])
 
 
-@functools.lru_cache(maxsize=4)
-def _conflict_set(seed: int) -> tuple[Scenes, Integers]:
-    return crossed_scenes(seed)
+_conflict_set = functools.lru_cache(maxsize=4)(crossed_scenes)
 
 
 def _digest(stimuli: list[Stimulus], scenes: Scenes, size: int) -> str:

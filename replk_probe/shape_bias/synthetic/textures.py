@@ -1,9 +1,4 @@
-"""The sixteen textures, as periodic black-and-white drawings.
-
-Half of every tile is ink, textures are scaled to the same length of edges per area, ink and ground are swapped at
-random, and all rotations occur. A texture is therefore identified only by the arrangement of its edges, not by
-brightness, contrast, edge density or orientation.
-"""
+"""The sixteen textures, as periodic black-and-white drawings, which differ only in the arrangement of their edges."""
 
 from __future__ import annotations
 
@@ -23,9 +18,6 @@ _PIXEL = np.arange(SIDE)
 _Y, _X = np.broadcast_arrays((_PIXEL + 0.5)[:, None], (_PIXEL + 0.5)[None, :])
 _PI = 3.141592653589793
 _SQRT_HALF = 0.7071067811865476
-
-
-# -- tools ------------------------------------------------------------------------------------------------------------
 
 
 def _upper_half(values: npt.NDArray[np.generic]) -> Mask:
@@ -87,13 +79,6 @@ def _enlarged(coarse: Integers) -> Integers:
     return fine
 
 
-# -- the textures -----------------------------------------------------------------------------------------------------
-
-
-def _stripes() -> Mask:
-    return np.asarray(_Y % 64 < 32)
-
-
 def _barcode() -> Mask:
     # 256 px each of ink and ground, in as many bands as the stripes have.
     widths = (14, 40, 56, 16, 20, 58, 44, 22, 16, 48, 30, 14, 52, 34, 24, 24)
@@ -101,26 +86,10 @@ def _barcode() -> Mask:
     return np.asarray(np.broadcast_to(bands[:, None], (SIDE, SIDE)))
 
 
-def _zigzag() -> Mask:
-    return _upper_half(_wave(_Y * 6 / SIDE + 0.375 * _wave(_X * 4 / SIDE)))
-
-
-def _checks() -> Mask:
-    return np.asarray((_Y % 128 < 64) ^ (_X % 128 < 64))
-
-
 def _triangles() -> Mask:
     row, column = _Y * 6 / SIDE, _X * 5 / SIDE
     lines = np.floor(row) + np.floor(column - row / 2) + np.floor(column + row / 2)
     return np.asarray(lines % 2 == 0)
-
-
-def _dots() -> Mask:
-    return _upper_half(-_nearest(_staggered(7, 8), 60)[0])
-
-
-def _rings() -> Mask:
-    return _upper_half(-np.abs(_nearest(_staggered(4, 4), 100)[0] - 42))
 
 
 def _bricks() -> Mask:
@@ -192,26 +161,22 @@ def _crosses() -> Mask:
     return _upper_half(-reach)
 
 
-def _streaks() -> Mask:
-    return _upper_half(_enlarged(_blurred(_blurred(_noise(5, 128, 128), 3, (0,)), 15, (1,))))
-
-
 # In the order of the categories.
 TILES: dict[str, Callable[[], Mask]] = {
-    "checks": _checks,
-    "zigzag": _zigzag,
+    "checks": lambda: np.asarray((_Y % 128 < 64) ^ (_X % 128 < 64)),
+    "zigzag": lambda: _upper_half(_wave(_Y * 6 / SIDE + 0.375 * _wave(_X * 4 / SIDE))),
     "labyrinth": _labyrinth,
-    "dots": _dots,
+    "dots": lambda: _upper_half(-_nearest(_staggered(7, 8), 60)[0]),
     "bricks": _bricks,
     "scales": _scales,
-    "stripes": _stripes,
+    "stripes": lambda: np.asarray(_Y % 64 < 32),
     "crosses": _crosses,
     "cells": _cells,
     "patches": _patches,
     "weave": _weave,
-    "rings": _rings,
+    "rings": lambda: _upper_half(-np.abs(_nearest(_staggered(4, 4), 100)[0] - 42)),
     "mosaic": _mosaic,
-    "streaks": _streaks,
+    "streaks": lambda: _upper_half(_enlarged(_blurred(_blurred(_noise(5, 128, 128), 3, (0,)), 15, (1,)))),
     "triangles": _triangles,
     "barcode": _barcode,
 }

@@ -22,7 +22,7 @@ def field_of(model: nn.Module, size: int | tuple[int, int] = 1024, layer: str | 
 
 
 @pytest.mark.parametrize(
-    ("name", "centre", "extent"),
+    ("name", "center", "extent"),
     [
         # (kernel - 1) * jump summed by hand; the first 3x3 of a stage has the stride, as in torchvision and timm.
         # (Where the last one has it, as in TF-Slim, ResNet-101 has the 1027 px that are often quoted.)
@@ -32,10 +32,10 @@ def field_of(model: nn.Module, size: int | tuple[int, int] = 1024, layer: str | 
         ("vgg16", 527.5, 212),
     ],
 )
-def test_networks_whose_receptive_field_is_known(name: str, centre: float, extent: int) -> None:
+def test_networks_whose_receptive_field_is_known(name: str, center: float, extent: int) -> None:
     field = field_of(timm.create_model(name))
     assert isinstance(field, Field) and not field.everywhere
-    assert field.centre((16, 16)) == (centre, centre)
+    assert field.center((16, 16)) == (center, center)
     assert field.extent == extent
 
 
@@ -45,12 +45,12 @@ def test_vgg16_before_its_last_pool() -> None:
     assert field.extent == 196  # a figure of many textbooks
 
 
-def test_replknet_sits_in_the_middle() -> None:
+def test_replknet_is_centered() -> None:
     import replk_probe.models  # noqa: F401
 
     field = field_of(timm.create_model("replknet31b"))
     assert isinstance(field, Field)
-    assert field.centre((16, 16)) == (512.0, 512.0)
+    assert field.center((16, 16)) == (512.0, 512.0)
     # Stem 3 (stride 2) + 3 + 3 (stride 2) = 1 + 2 + 4 + 4; each depthwise kernel k adds (k - 1) * jump.
     stem = 1 + 2 + 2 * 2 + 2 * 2
     stages = 2 * 30 * 4 + 2 * 28 * 8 + 18 * 26 * 16 + 2 * 12 * 32
@@ -64,7 +64,7 @@ def test_stride_rule_is_the_middle_of_a_patch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "says"),
+    ("model", "message"),
     [
         (lambda: timm.create_model("vit_tiny_patch16_224"), "tokens"),
         (lambda: timm.create_model("swin_tiny_patch4_window7_224"), "windows"),
@@ -72,16 +72,16 @@ def test_stride_rule_is_the_middle_of_a_patch() -> None:
     ],
     ids=["vit", "swin", "upsample"],
 )
-def test_what_cannot_be_followed_is_said(model: Callable[[], nn.Module], says: str) -> None:
+def test_unsupported_operations_are_reported(model: Callable[[], nn.Module], message: str) -> None:
     field = field_of(model(), 224)
-    assert isinstance(field, Lost) and says in field.reason
+    assert isinstance(field, Lost) and message in field.reason
 
 
-def test_gates_see_everything_but_move_no_centre() -> None:
+def test_gates_have_the_full_field_and_do_not_move_the_center() -> None:
     field = field_of(timm.create_model("regnety_002"))
     assert isinstance(field, Field)
     assert field.everywhere and field.extent is None
-    assert field.centre((16, 16)) == (512.0, 512.0)
+    assert field.center((16, 16)) == (512.0, 512.0)
 
 
 class Mixed(nn.Module):
@@ -125,7 +125,7 @@ def test_the_field_is_where_the_gradient_is() -> None:
             assert found.max() == span.jump * place + span.high
 
 
-def test_writes_into_part_of_a_tensor_are_not_overlooked() -> None:
+def test_writes_into_part_of_a_tensor_are_detected() -> None:
     class Partial(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""The small models: what they are built of. Names, planes and sizes follow from their kernels alone."""
+"""The structure of the small models: names, planes and sizes follow from their kernels."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_it_has_four_stages_that_layers_are_named_by(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MICRO_MODELS)
-def test_a_state_dict_tells_whose_it_is(name: str) -> None:
+def test_the_model_of_a_state_dict_is_detected(name: str) -> None:
     model = on_meta(name)
     seen = fingerprint({key: tuple(value.shape) for key, value in model.state_dict().items()})
     assert (seen.model, seen.form) == (name, "train")
@@ -88,6 +88,6 @@ def test_planes_follow_the_strides() -> None:
 
 
 @pytest.mark.parametrize("strides", [(1, 2), (4,), (4, 3), (8, 2)])
-def test_strides_that_cannot_be_are_refused(strides: tuple[int, ...]) -> None:
+def test_invalid_strides_are_refused(strides: tuple[int, ...]) -> None:
     with pytest.raises(InvalidInputError, match="stem needs a stride of 2 or 4"):
         RepLKNet((5, 5), (1, 1), (8, 8), strides=strides)

@@ -116,7 +116,7 @@ def test_stochastic_depth_grows_to_the_rate_given() -> None:
     assert slak_rates == pytest.approx(torch.linspace(0, 0.1, 18).tolist())
 
 
-def test_initialisation_is_that_of_torch() -> None:
+def test_initialization_is_that_of_torch() -> None:
     torch.manual_seed(3)
     block = RepLKNet((7,), (1,), (16,)).stages[0].blocks[0]
     weight = block.large_kernel.large_conv.conv.weight
@@ -133,7 +133,7 @@ def test_widths_of_slak() -> None:
 
 
 @pytest.mark.parametrize(
-    ("build", "says"),
+    ("build", "message"),
     [
         (lambda: RepLKNet((31, 29), (2, 2), (8,)), "one entry for each stage"),
         (lambda: SLaK((31, 29), (2, 2), (8,)), "one entry for each stage"),
@@ -142,6 +142,6 @@ def test_widths_of_slak() -> None:
         (lambda: LargeKernelMobileNetV2(4), "odd"),
     ],
 )
-def test_impossible_networks_are_refused(build, says: str) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(InvalidInputError, match=says):
+def test_impossible_networks_are_refused(build, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InvalidInputError, match=message):
         build()

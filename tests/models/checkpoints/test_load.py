@@ -32,7 +32,7 @@ from replk_probe.runtime.atomic_files import sha256_of
 State = dict[str, Tensor]
 
 
-def randomised(model: nn.Module, seed: int = 0) -> Any:
+def randomized(model: nn.Module, seed: int = 0) -> Any:
     """The model in eval mode with numbers that the seed alone decides, running statistics among them."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in model.state_dict().items():
@@ -44,12 +44,12 @@ def randomised(model: nn.Module, seed: int = 0) -> Any:
 
 def replknet(seed: int = 0, **changes: Any) -> Any:
     config = {"kernel_sizes": (7, 7, 5, 5), "layers": (1, 1, 2, 1), "channels": (4, 8, 8, 8), "small_kernel": 3}
-    return randomised(RepLKNet(**{**config, "num_classes": 10, **changes}), seed)
+    return randomized(RepLKNet(**{**config, "num_classes": 10, **changes}), seed)
 
 
 def slak(seed: int = 0, **changes: Any) -> Any:
     config = {"kernel_sizes": (9, 9, 7, 7), "depths": (1, 1, 2, 1), "dims": (4, 4, 8, 8), "small_kernel": 3}
-    return randomised(SLaK(**{**config, "num_classes": 10, **changes}), seed)
+    return randomized(SLaK(**{**config, "num_classes": 10, **changes}), seed)
 
 
 def official(state: Mapping[str, Tensor]) -> State:
@@ -208,7 +208,7 @@ def test_wrapped(file: Path, wrap: Callable[[State], Any], wrapper: str) -> None
 
 def test_averaged_entry_must_exist(file: Path) -> None:
     save(file, {"model": official(replknet().state_dict()), "epoch": 3})
-    with pytest.raises(WeightsError, match=r"no averaged weights.*'model', 'epoch'.*--ema"):
+    with pytest.raises(WeightsError, match=r"no averaged weights.*'model', 'epoch'.*Leave out ema"):
         load_checkpoint(replknet(), file, ema=True)
 
 
@@ -261,7 +261,7 @@ def test_slak_undecomposed(file: Path) -> None:
 @pytest.mark.parametrize("kernel_size", [3, 5])
 def test_mobilenet(file: Path, form: str, kernel_size: int) -> None:
     def build(seed: int) -> Any:
-        return randomised(LargeKernelMobileNetV2(kernel_size, 3, num_classes=10), seed)
+        return randomized(LargeKernelMobileNetV2(kernel_size, 3, num_classes=10), seed)
 
     trained = build(1)
     if form != "train":
@@ -273,7 +273,7 @@ def test_mobilenet(file: Path, form: str, kernel_size: int) -> None:
 
 
 def test_torchvision_mobilenet_is_the_3x3_member(file: Path) -> None:
-    trained = randomised(torchvision.models.mobilenet_v2(num_classes=10))
+    trained = randomized(torchvision.models.mobilenet_v2(num_classes=10))
     save(file, trained.state_dict())
     model = LargeKernelMobileNetV2(3)
     assert load_checkpoint(model, file).num_classes == 10
@@ -402,7 +402,7 @@ def test_the_file_may_change_afterwards(file: Path) -> None:
 
 
 def test_timm(file: Path) -> None:
-    trained = randomised(timm.create_model("resnet10t", num_classes=7))
+    trained = randomized(timm.create_model("resnet10t", num_classes=7))
     save(file, {"state_dict": trained.state_dict(), "arch": "resnet10t"})
     model = timm.create_model("resnet10t")
     report = load_checkpoint(model, file)
@@ -422,7 +422,7 @@ def test_timm_vit_resizes_its_position_table(file: Path) -> None:
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v3_small", "resnet18"])
 def test_torchvision(file: Path, name: str) -> None:
-    trained = randomised(getattr(torchvision.models, name)(num_classes=6))
+    trained = randomized(getattr(torchvision.models, name)(num_classes=6))
     save(file, trained.state_dict(), legacy=True)
     model = getattr(torchvision.models, name)(num_classes=4)
     report = load_checkpoint(model, file)
@@ -431,7 +431,7 @@ def test_torchvision(file: Path, name: str) -> None:
 
 
 def test_torchvision_densenet_names(file: Path) -> None:
-    trained = randomised(torchvision.models.DenseNet(4, (1, 1), 8, num_classes=3))
+    trained = randomized(torchvision.models.DenseNet(4, (1, 1), 8, num_classes=3))
     state = {re.sub(r"(denselayer1\.\w+)([12])\.", r"\1.\2.", n): t for n, t in trained.state_dict().items()}
     assert any(".norm.1." in name for name in state)
     save(file, state)
@@ -525,7 +525,7 @@ def test_files_without_weights(file: Path, content: object, message: str) -> Non
         load_checkpoint(replknet(), file)
 
 
-def test_wrong_file_is_one_error_that_tells_all(file: Path) -> None:
+def test_a_wrong_file_is_one_complete_error(file: Path) -> None:
     save(file, torchvision.models.squeezenet1_1(num_classes=10).state_dict())
     model = replknet()
     before = snapshot(model)

@@ -1,4 +1,4 @@
-"""Networks of which a part is loaded, and which norm stands behind a convolution."""
+"""Networks that are loaded in part, and the norm that follows a convolution."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLACE = "stages.3.blocks.0.large_kernel"
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same weights under the authors' names in both serialisations, and as safetensors."""
+    """The same weights under the authors' names in both serializations, and as safetensors."""
     folder = tmp_path_factory.mktemp("files")
     state = create_model("replknet3", seed=5).state_dict()
     official = {re.sub(r"(?<=large_kernel\.)large_conv", "lkb_origin", name): value for name, value in state.items()}
@@ -61,7 +61,7 @@ def test_what_is_needed_and_missing_is_named_first(files: dict[str, Path], tmp_p
         create_partly("replknet3", tmp_path / "short.pth", lambda model: [PLACE])
 
 
-def test_numbers_that_are_not_read_are_not_judged(files: dict[str, Path], tmp_path: Path) -> None:
+def test_unused_numbers_are_not_checked(files: dict[str, Path], tmp_path: Path) -> None:
     state = torch.load(files["legacy.pth"])
     state["head.weight"][0, 0] = float("nan")
     torch.save(state, tmp_path / "nan.pth")
@@ -149,7 +149,7 @@ def test_norms_of_a_network_that_cannot_be_traced_as_a_whole() -> None:
 
 
 class Nested(nn.Module):
-    """The norm stands outside of the module that ends in the convolution, first in a sequence."""
+    """The norm is outside of the module that ends in the convolution, first in a sequence."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ def depthwise(kernel: int, activation: Any = None) -> ops.DepthwiseConv2d:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("inplace", [False, True])
-def test_a_closed_relu_lets_nothing_through_as_autograds_own(dtype: torch.dtype, inplace: bool) -> None:
+def test_a_closed_relu_blocks_the_gradient_as_in_autograd(dtype: torch.dtype, inplace: bool) -> None:
     x = torch.tensor([[-1.0, -2.0, -0.0, 3.0, float("nan"), -INF, INF]], dtype=dtype)
     grad = torch.tensor([[INF, float("nan"), -INF, 5.0, 7.0, INF, INF]], dtype=dtype)
     relu = nn.Sequential(nn.Identity(), nn.ReLU(inplace))
@@ -37,7 +37,7 @@ def test_a_closed_relu_lets_nothing_through_as_autograds_own(dtype: torch.dtype,
     assert found.tolist()[0][:4] == [0, 0, 0, 5]
 
 
-def test_a_closed_relu_of_a_convolution_lets_nothing_through() -> None:
+def test_a_closed_relu_of_a_convolution_blocks_the_gradient() -> None:
     conv = depthwise(9, "relu")
     freeze_layers(conv)
     x = torch.randn(1, 4, 12, 12, requires_grad=True)

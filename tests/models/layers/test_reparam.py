@@ -46,8 +46,8 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Batch norms as training leaves them: nothing at its default, scales of both signs."""
+def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Batch norms as after training: no default values, scales of both signs."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in model.modules():
@@ -67,7 +67,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 @pytest.fixture(params=FAMILIES)
 def model(request: pytest.FixtureRequest) -> nn.Module:
     torch.manual_seed(0)
-    return randomised(FAMILIES[request.param]().double())
+    return randomized(FAMILIES[request.param]().double())
 
 
 @torch.no_grad()
@@ -88,7 +88,7 @@ def test_folding_alone_merges_first(model: nn.Module) -> None:
     assert list(model.fuse_bn().state_dict()) == list(both.state_dict())
 
 
-def test_nothing_of_the_branches_is_left(model: nn.Module) -> None:
+def test_no_branches_remain(model: nn.Module) -> None:
     model.reparameterize()
     names = [name for name, _ in model.named_modules()]
     assert not [name for name in names if name.endswith(("large_conv", "small_conv", "row_conv", "column_conv"))]
@@ -102,7 +102,7 @@ def test_nothing_of_the_branches_is_left(model: nn.Module) -> None:
     ("size", "small", "width"), [(7, 3, None), (7, None, None), (9, 5, 5), (5, 5, 5), (1, 3, None)]
 )
 def test_geometry_of_the_merged_convolution(size: int, small: int | None, width: int | None, stride: int) -> None:
-    layer = randomised(LargeKernelConv(6, size, stride, small, width).double())
+    layer = randomized(LargeKernelConv(6, size, stride, small, width).double())
     x = torch.randn(2, 6, 13, 16, dtype=torch.float64)
     want = layer(x)
     layer.reparameterize()
@@ -118,7 +118,7 @@ def test_geometry_of_the_merged_convolution(size: int, small: int | None, width:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_other_dtypes_round_once(dtype: torch.dtype) -> None:
-    layer = randomised(LargeKernelConv(4, 7, small_kernel=3).to(dtype))
+    layer = randomized(LargeKernelConv(4, 7, small_kernel=3).to(dtype))
     exact = copy.deepcopy(layer).double()
     layer.reparameterize()
     exact.reparameterize()
@@ -139,39 +139,39 @@ def test_state_of_the_parameters_is_kept(training: bool, requires_grad: bool) ->
     assert all(module.training is training for module in model.modules())
 
 
-def test_functions_leave_foreign_networks_alone_where_they_cannot_be_sure() -> None:
-    class Standardised(nn.Conv2d):
+def test_functions_do_not_change_networks_whose_structure_is_uncertain() -> None:
+    class Standardized(nn.Conv2d):
         def forward(self, x: Tensor) -> Tensor:
             return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
 
     foreign = nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), Standardised(4, 4, 3), nn.BatchNorm2d(4)
+        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), Standardized(4, 4, 3), nn.BatchNorm2d(4)
     )
-    randomised(foreign.double())
+    randomized(foreign.double())
     x = torch.randn(1, 3, 8, 8, dtype=torch.float64)
     want = foreign(x)
     assert fuse_bn(reparameterize(foreign)) is foreign
     assert distance(foreign(x), want) < TOLERANCE
-    assert [type(layer) for layer in foreign] == [nn.Conv2d, nn.Identity, nn.ReLU, Standardised, nn.BatchNorm2d]
+    assert [type(layer) for layer in foreign] == [nn.Conv2d, nn.Identity, nn.ReLU, Standardized, nn.BatchNorm2d]
 
 
 def test_norms_without_scale_and_convolutions_with_bias() -> None:
     conv, bn = nn.Conv2d(4, 6, (3, 5), stride=2, padding=(1, 2), groups=2).double(), nn.BatchNorm2d(6, affine=False)
-    randomised_bn = bn.double().eval()
-    assert randomised_bn.running_mean is not None
-    randomised_bn.running_mean.normal_()
+    randomized_bn = bn.double().eval()
+    assert randomized_bn.running_mean is not None
+    randomized_bn.running_mean.normal_()
     x = torch.randn(2, 4, 9, 9, dtype=torch.float64)
-    fused = fuse_conv_bn(conv, randomised_bn)
-    assert distance(fused(x), randomised_bn(conv(x))) < TOLERANCE
+    fused = fuse_conv_bn(conv, randomized_bn)
+    assert distance(fused(x), randomized_bn(conv(x))) < TOLERANCE
     assert (fused.kernel_size, fused.stride, fused.padding, fused.groups) == ((3, 5), (2, 2), (1, 2), 2)
 
 
-def test_synchronised_norms_merge_too() -> None:
-    plain = randomised(LargeKernelConv(4, 5, small_kernel=3))
-    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(plain))
+def test_synchronized_norms_merge_too() -> None:
+    plain = randomized(LargeKernelConv(4, 5, small_kernel=3))
+    synchronized = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(plain))
     plain.reparameterize()
-    synchronised.reparameterize()
-    assert torch.equal(plain.reparam_conv.weight, synchronised.reparam_conv.weight)
+    synchronized.reparameterize()
+    assert torch.equal(plain.reparam_conv.weight, synchronized.reparam_conv.weight)
 
 
 def test_what_cannot_be_merged_is_refused() -> None:
@@ -190,7 +190,7 @@ def test_what_cannot_be_merged_is_refused() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["mobilenetv2_k9_rep", "mobilenetv2_k9"])
 def test_timm_merges_them_as_well(name: str) -> None:
-    model = randomised(timm.create_model(name))
+    model = randomized(timm.create_model(name))
     by_timm = timm.utils.reparameterize_model(model)
     assert [*by_timm.state_dict()] == [*copy.deepcopy(model).reparameterize().state_dict()]
     assert [*model.state_dict()] == [*timm.create_model(name).state_dict()]
@@ -206,7 +206,7 @@ def test_merged_equals_branches_on_every_backend(
     if backend == "native" and not native_info().loaded:
         pytest.skip("no native library here")
     torch.manual_seed(0)
-    layer = randomised(LargeKernelConv(6, size, 1, small, width))
+    layer = randomized(LargeKernelConv(6, size, 1, small, width))
     x = torch.randn(2, 6, 28, 35)
     want = copy.deepcopy(layer).double()(x.double())
     merged = copy.deepcopy(layer)
@@ -237,7 +237,7 @@ def test_every_depthwise_convolution_of_stride_one_has_native_kernels(model: nn.
 def test_an_activation_is_never_folded_across() -> None:
     conv = DepthwiseConv2d(4, 4, 3, padding=1, groups=4)
     conv.activation = "relu"
-    pair = randomised(nn.Sequential(conv, nn.BatchNorm2d(4)).double())
+    pair = randomized(nn.Sequential(conv, nn.BatchNorm2d(4)).double())
     x = torch.randn(1, 4, 9, 9, dtype=torch.float64)
     want = pair(x)
     assert torch.equal(fuse_bn(pair)(x), want) and isinstance(pair[1], nn.BatchNorm2d)

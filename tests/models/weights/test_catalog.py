@@ -1,4 +1,4 @@
-"""The catalog, and the way from what the user asks for to a file."""
+"""The catalog, and finding the file for a user's request."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 PUBLISHED = {name: entry for name, entry in CATALOG.items() if not entry.embedded}
 
 
-def test_every_entry_can_be_fetched_and_says_whose_it_is() -> None:
+def test_every_entry_can_be_fetched_and_names_its_publisher() -> None:
     assert len(PUBLISHED) == 14
     for name, entry in PUBLISHED.items():
         assert name == entry.name
         assert name.startswith(f"{entry.model}.")
         assert timm.is_model(entry.model)
-        assert entry.licence.startswith("MIT")
+        assert entry.license.startswith("MIT")
         assert "as published by" in entry.provenance
         assert entry.drive_id
         assert (entry.url is None) == (entry.sha256 is None)
@@ -159,7 +159,7 @@ def test_cached_drive_file_needs_no_network() -> None:
     assert resolve_weights("slak_tiny", "auto").path == path
 
 
-def test_the_authors_own_copy_in_the_cache_serves_as_well(fetched: list[tuple[Any, ...]]) -> None:
+def test_the_authors_copy_in_the_cache_is_used(fetched: list[tuple[Any, ...]]) -> None:
     entry = CATALOG["replknet31b.in1k_224"]
     path = fetch_entry(entry, host="drive")
     assert fetched == [(entry.drive_id, path, None)]
@@ -178,7 +178,7 @@ def test_damaged_drive_file_is_fetched_again(monkeypatch: pytest.MonkeyPatch, fo
     monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download=download))
     monkeypatch.setattr(downloads, "check_reachable", lambda *_: None)
     entry = CATALOG["slak_tiny.in1k"]
-    if force:  # Put there by hand: nobody knows what it should be.
+    if force:  # Put there by the user, with unknown contents.
         path = put(weights_path(entry), b"damaged")
         assert fetch_entry(entry).read_bytes() == b"damaged"
     else:
@@ -191,7 +191,7 @@ def test_damaged_drive_file_is_fetched_again(monkeypatch: pytest.MonkeyPatch, fo
     assert path.read_bytes() == b"weights as published"
 
 
-def test_damaged_copy_of_the_authors_does_not_stand_in(fetched: list[tuple[Any, ...]]) -> None:
+def test_damaged_copy_of_the_authors_is_not_used(fetched: list[tuple[Any, ...]]) -> None:
     entry = CATALOG["replknet31b.in1k_224"]
     copy = put(weights_path(entry, "drive"))
     copy.with_name(f"{copy.name}.sha256").write_text("0" * 64)
@@ -281,7 +281,7 @@ def test_timm_by_force(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert asked == [{"revision": None, "force_download": True}]
 
 
-def test_timm_hub_failure_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timm_hub_failure_is_a_package_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def download(*_: Any, **__: Any) -> str:
         raise RuntimeError("404\nnot found")
 

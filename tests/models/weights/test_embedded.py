@@ -1,4 +1,4 @@
-"""The weights that travel inside the package: found offline, intact, said to be what they are, and trained."""
+"""Embedded weights: found offline, intact, described correctly, and trained."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def fresh() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255, torch.from_numpy(labels)
 
 
-def normalised(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+def normalized(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     config = data_config(model)
     mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (config.mean, config.std))
     return (images - mean) / std
@@ -45,7 +45,7 @@ def test_every_small_model_has_weights_and_all_are_small() -> None:
     for entry in entries:
         assert CATALOG[entry.name] == entry == default_entry(entry.model) == catalog_entries(entry.model)[0]
         assert entry.host == "this package"
-        assert entry.licence.startswith("MIT") and "synthetic data" in entry.provenance
+        assert entry.license.startswith("MIT") and "synthetic data" in entry.provenance
         assert entries_with_digest(str(entry.sha256)) == (entry,)
         assert describe(entry.model, count=False)["weights"] == [entry.name]
     assert set(default_models()) <= {entry.model for entry in entries}
@@ -53,14 +53,14 @@ def test_every_small_model_has_weights_and_all_are_small() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", MICRO_MODELS)
-def test_they_have_learned(name: str, fresh: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_the_trained_models_are_accurate(name: str, fresh: tuple[torch.Tensor, torch.Tensor]) -> None:
     images, labels = fresh
     model = create_model(name, "pretrained")
-    right = float((model(normalised(model, images)).argmax(1) == labels).float().mean())
+    right = float((model(normalized(model, images)).argmax(1) == labels).float().mean())
     assert right >= 0.95
     untrained = create_model(name, "random")
     some = slice(FRESH // 4)  # enough: at chance the share has a standard deviation of 0.02
-    chance = float((untrained(normalised(untrained, images[some])).argmax(1) == labels[some]).float().mean())
+    chance = float((untrained(normalized(untrained, images[some])).argmax(1) == labels[some]).float().mean())
     assert chance < 0.2
 
 
@@ -121,7 +121,7 @@ def test_a_damaged_package_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_the_record_names_the_library_that_is_here() -> None:
-    """What a record calls native is what the library calls itself."""
+    """The record and the library use the same name for the native library."""
     if not native_info().loaded:
         pytest.skip("there is no native library here")
     ways = training_record(CATALOG["replknet_micro_k13.synthetic"])["convolutions"].values()

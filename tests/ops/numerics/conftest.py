@@ -277,7 +277,7 @@ class Exact:
         rounding_norm = (rounding if unit > 1e-6 else torch.zeros_like(error)).square().sum(dims).sqrt()
         norm = self.pre_activation.square().sum(dims).sqrt()
         excess = (error.square().sum(dims).sqrt() - rounding_norm).clamp_min(0) / norm
-        # A handful of numbers can cancel to anything; what can be said of them is the bound above, or that below.
+        # A few numbers can cancel to anything, so only the bound above or the one below applies.
         if error[0].numel() // (1 if self.operands.pass_name == "grad_weight" else error.shape[1]) >= 64:
             limit = 4e-7 if outcome.uses_fft else 1e-6
             assert excess.max().item() < limit, f"{label}: relative L2 error {excess.max().item():.1e}"
@@ -328,7 +328,7 @@ class Numerics:
 
 @pytest.fixture(scope="session")
 def numerics() -> Numerics:
-    """The library under test; without one (no compiler when the package was installed) there is nothing to test."""
+    """The library under test; skipped without one (no compiler when the package was installed)."""
     info = native_info()
     if info.path is None:
         pytest.skip(f"the native library is not available: {info.load_error}")

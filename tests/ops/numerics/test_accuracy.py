@@ -141,7 +141,7 @@ def test_an_empty_batch(numerics, pass_name):
 
 
 @pytest.mark.parametrize("pass_name", PASSES)
-def test_the_library_chooses_something_for_everything(numerics, pass_name):
+def test_the_library_has_a_method_for_every_problem(numerics, pass_name):
     for isa in numerics.isas:
         for kernel in KERNELS:
             for shape in [(1, 1, 1, 1), (2, 17, 7, 7), (1, 3, 20, 61)]:

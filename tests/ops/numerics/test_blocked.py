@@ -32,7 +32,7 @@ def test_complete_kernels(numerics, pass_name, height, width):
 @pytest.mark.parametrize("pass_name", ("forward", "grad_input"))
 @pytest.mark.parametrize("pixel", [(0, 0), (3, 3), (4, 0), (6, 6)])
 def test_one_pixel_far_above_the_others(numerics, pass_name, pixel):
-    """What cancels must not be larger than what is left; each channel is held against its own largest value."""
+    """Canceling terms must not exceed the result; each channel is compared relative to its largest value."""
     operands = numerics.draw(pass_name, (1, 16, 7, 7), (13, 13))
     operands.x[:, :, pixel[0], pixel[1]] *= 1e6
     operands.weight[:, :, 6, 6] *= 1e3

@@ -1,4 +1,4 @@
-"""The prime-factor FFT of whole small planes: what is special to that method."""
+"""The prime-factor FFT of whole small planes: properties of that method only."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def test_groups_shared_by_threads(numerics, pass_name):
             assert torch.equal(outcome.output, before.output) and outcome.was_stale == (packed == "stale")
 
 
-def test_the_whole_plane_is_spoilt_and_no_other(numerics):
-    """What is not finite spreads in its plane, by the sums of its spectrum, and never into a neighbouring lane."""
+def test_nan_affects_its_whole_plane_and_no_other(numerics):
+    """What is not finite spreads in its plane, by the sums of its spectrum, and never into a neighboring lane."""
     operands = numerics.draw("forward", (2, 16, 14, 14), (5, 5))
     clean = outcomes(numerics, operands)
     for value in (float("nan"), float("inf"), -float("inf")):

@@ -75,7 +75,7 @@ def test_a_prepared_weight_changes_no_bit(numerics, pass_name, shape, kernel, dt
 
 
 def test_a_prepared_weight_serves_both_passes_and_every_batch(numerics):
-    """The same bytes for forward and grad input, whatever N is, as the header says."""
+    """The same bytes for forward and grad input, whatever N is, as the header states."""
     native = numerics.native
     for shape, kernel in SHAPES:
         weight = numerics.draw("forward", shape, kernel).weight
@@ -193,7 +193,7 @@ def test_strides_change_no_bit(numerics, pass_name, layout, dtype):
                     assert torch.equal(outcome.output, dense[method, isa]), (method, isa, shape)
 
 
-def test_gaps_of_the_output_are_left_alone(numerics):
+def test_gaps_of_the_output_are_unchanged(numerics):
     for shape, kernel in SHAPES:
         operands = numerics.draw("forward", shape, kernel)
         for isa in numerics.isas:
@@ -275,7 +275,7 @@ def test_indices_beyond_32_bits(numerics, big):
     ],
     ids=str,
 )  # fmt: skip
-def test_what_makes_no_sense_is_refused(numerics, change):
+def test_invalid_values_are_refused(numerics, change):
     problem = numerics.native.problem("forward", (1, 3, 9, 9), (3, 3))
     for name, value in change.items():
         setattr(problem, name, value)

@@ -1,4 +1,4 @@
-"""What fast convolutions get wrong: neighbours of another scale, extreme numbers, numbers that are none."""
+"""Inputs that fast convolutions get wrong: neighbors of another scale, extreme and non-finite numbers."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_subject_is_the_name_after_its_prefix(model: str, subject: str) -> None:
 
 
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
-def test_people_have_prefixed_names_and_trials_without_an_answer(tmp_path: Path, line_end: bytes) -> None:
+def test_humans_have_prefixed_names_and_trials_without_an_answer(tmp_path: Path, line_end: bytes) -> None:
     path = tmp_path / "human.csv"
     path.write_bytes(HUMAN.replace(b"\n", line_end))
     (found,) = read_decisions(path)
@@ -71,7 +71,7 @@ def test_a_file_may_hold_several_observers(tmp_path: Path) -> None:
     assert read_decisions(path) == (DECISIONS, DECISIONS.renamed("other"))
 
 
-def test_a_mark_of_a_spreadsheet_and_empty_lines_do_no_harm(tmp_path: Path) -> None:
+def test_byte_order_marks_and_empty_lines_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "marked.csv"
     path.write_bytes(b"\xef\xbb\xbf" + WRITTEN + b"\r\n")
     assert read_decisions(path) == (DECISIONS,)
@@ -122,7 +122,7 @@ def test_two_files_of_one_observer_are_refused(tmp_path: Path) -> None:
         read_folder(tmp_path)
 
 
-def test_hidden_files_and_tables_of_ours_are_no_raw_data(tmp_path: Path) -> None:
+def test_hidden_files_and_own_tables_are_no_raw_data(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(WRITTEN)
     for name in (".b.csv", "._a.csv", "shape_bias.csv", "comparison.csv"):
         (tmp_path / name).write_bytes(b"\x00\x05\x16")

@@ -1,4 +1,4 @@
-"""Models registered with the toolbox; a package of its outline stands in for it."""
+"""Models registered with the toolbox, which a package with the same interface replaces."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 import replk_probe
@@ -17,17 +18,23 @@ from replk_probe.errors import InvalidInputError, UnknownModelError
 from replk_probe.models import DataConfig
 from replk_probe.shape_bias.model_vs_human.register import AsGiven, register
 
+WRAPPER = "PytorchModel"  # of modelvshuman.models.wrappers.pytorch since January 2022
+
 
 class Wrapper:
-    """What the toolbox makes of a module."""
+    """The class ``PytorchModel(model, model_name, *args)`` of model-vs-human, with the methods that it evaluates."""
 
     def __init__(self, model: nn.Module, model_name: str, *args: Any) -> None:
-        self.model, self.model_name = model, model_name
+        self.model, self.model_name, self.args = model, model_name, args
+
+    def forward_batch(self, images: Tensor) -> Any:
+        self.model.eval()
+        return self.model(images).numpy()  # without detach()
 
 
 @pytest.fixture
 def toolbox(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The parts of the toolbox that are called; gives its zoo, where it looks models up."""
+    """The modules, functions and signatures of model-vs-human that are used; gives its collection of models."""
     names = ("", ".models", ".models.registry", ".models.pytorch", ".models.pytorch.model_zoo", ".models.wrappers")
     for name in (*names, ".models.wrappers.pytorch"):
         monkeypatch.setitem(sys.modules, f"modelvshuman{name}", ModuleType(f"modelvshuman{name}"))
@@ -40,19 +47,32 @@ def toolbox(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
         return decorate
 
+    def bagnet9(model_name: str, *args: Any) -> Wrapper:
+        """A model of the toolbox's own."""
+        return Wrapper(nn.Identity(), model_name, *args)
+
     registry = sys.modules["modelvshuman.models.registry"]
+    zoo = sys.modules["modelvshuman.models.pytorch.model_zoo"]
     monkeypatch.setattr(registry, "register_model", register_model, raising=False)
     monkeypatch.setattr(registry, "list_models", lambda framework: list(registered[framework]), raising=False)
-    monkeypatch.setattr(sys.modules["modelvshuman.models.wrappers.pytorch"], "PyTorchModel", Wrapper, raising=False)
-    return sys.modules["modelvshuman.models.pytorch.model_zoo"]
+    monkeypatch.setattr(sys.modules["modelvshuman.models.wrappers.pytorch"], WRAPPER, Wrapper, raising=False)
+    monkeypatch.setattr(zoo, "bagnet9", register_model("pytorch")(bagnet9), raising=False)
+    return zoo
 
 
-def test_every_model_of_ours_is_registered_once(toolbox: ModuleType) -> None:
+def load_model(name: str) -> Any:
+    """The order in which model-vs-human looks a name up: torchvision, then its own collection."""
+    assert not hasattr(torchvision.models, name)
+    assert name in sys.modules["modelvshuman.models.registry"].list_models("pytorch")
+    return getattr(sys.modules["modelvshuman.models.pytorch.model_zoo"], name)(name)
+
+
+def test_every_model_of_the_package_is_registered_once(toolbox: ModuleType) -> None:
     names = register()
     assert {"replknet31b", "slak_tiny"} <= set(names)
     assert register() == names
     listed = sys.modules["modelvshuman.models.registry"].list_models("pytorch")
-    assert listed == list(names)
+    assert listed == ["bagnet9", *names]
     assert all(getattr(toolbox, name).__name__ == name for name in names)
 
 
@@ -68,16 +88,38 @@ def test_a_registered_model_is_built_when_asked_for(toolbox: ModuleType) -> None
     torch.testing.assert_close(found, expected.detach())
 
 
+def test_names_that_denote_another_model_get_a_prefix(toolbox: ModuleType) -> None:
+    names = register(["resnet18", "replknet3", "bagnet9"], weights="random")
+    assert names == ("replk_probe_resnet18", "replknet3", "replk_probe_bagnet9")
+    assert register(["resnet18", "replknet3", "bagnet9"], weights="random") == names
+    wrapped = load_model("replk_probe_resnet18")
+    assert wrapped.model_name == "replk_probe_resnet18"
+    images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    expected = replk_probe.create_model("resnet18", "random")(images)  # timm's, not torchvision's
+    torch.testing.assert_close(torch.from_numpy(wrapped.forward_batch(images)), expected.detach())
+    assert load_model("bagnet9").model_name == "bagnet9"
+
+
+def test_the_wrapper_of_versions_before_2022_is_found(toolbox: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrappers = sys.modules["modelvshuman.models.wrappers.pytorch"]
+    monkeypatch.delattr(wrappers, WRAPPER)
+    with pytest.raises(InvalidInputError, match="none of the classes PytorchModel, PyTorchModel"):
+        register(["replknet3"], weights="random")
+    monkeypatch.setattr(wrappers, "PyTorchModel", Wrapper, raising=False)
+    register(["replknet3"], weights="random")
+    assert isinstance(load_model("replknet3"), Wrapper)
+
+
 class Own(nn.Module):
     """Gives its input back; made for other statistics and another size."""
 
-    _replk_data_config = DataConfig((0.5, 0.5, 0.5), (0.5, 0.25, 0.5), (32, 32))
+    pretrained_cfg: ClassVar = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.25, 0.5), "input_size": (3, 32, 32)}
 
     def forward(self, images: Tensor) -> Tensor:
         return images
 
 
-def test_images_are_normalised_anew_for_models_of_other_statistics() -> None:
+def test_images_are_normalized_anew_for_models_of_other_statistics() -> None:
     pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     given = DataConfig()
     mean, std = (torch.tensor(values)[:, None, None] for values in (given.mean, given.std))
@@ -92,13 +134,13 @@ def test_names_that_are_no_identifiers_are_refused(toolbox: ModuleType) -> None:
     assert not hasattr(toolbox, "replknet31b")
 
 
-def test_without_the_toolbox_the_error_says_so() -> None:
+def test_without_the_toolbox_there_is_a_clear_error() -> None:
     assert "modelvshuman" not in sys.modules
     with pytest.raises(InvalidInputError, match="not installed"):
         register()
 
 
-def test_a_toolbox_that_lacks_a_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_toolbox_that_lacks_a_package_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(name: str) -> ModuleType:
         raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
 

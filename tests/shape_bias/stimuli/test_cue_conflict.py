@@ -213,7 +213,7 @@ def test_another_suffix_is_another_name_even_with_the_same_pixels(tmp_path: Path
 
 
 @pytest.mark.usefixtures("published")
-def test_two_that_change_places_are_altered(tmp_path: Path) -> None:
+def test_two_swapped_files_are_altered(tmp_path: Path) -> None:
     comparison, _ = verify_cue_conflict(
         lay_out(tmp_path, FILES | {NAMES[0]: FILES[NAMES[1]], NAMES[1]: FILES[NAMES[0]]})
     )
@@ -241,7 +241,7 @@ def test_the_same_bytes_of_another_shape_are_altered(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("published")
-def test_a_folder_is_reported_and_runs_all_the_same(tmp_path: Path) -> None:
+def test_differences_from_the_published_set_are_noted(tmp_path: Path) -> None:
     files = {name: FILES[name] for name in NAMES[:3]} | {
         "bear/bear1-airplane1.png": png(7),
         "dog/dog1-cat1.png": png(8),
@@ -295,7 +295,7 @@ def test_without_options_it_comes_from_where_it_was_published(server: Server, mo
 
 
 @pytest.mark.usefixtures("published")
-def test_a_broken_download_goes_on(server: Server) -> None:
+def test_an_interrupted_download_is_resumed(server: Server) -> None:
     server.content, server.cut_after = packed(FILES), 1000
     assert tree(fetch_cue_conflict(server.url)) == FILES
     assert server.ranges == [None, "bytes=1000-"]
@@ -342,7 +342,7 @@ def test_a_damaged_archive_is_fetched_again(server: Server) -> None:
 
 
 @pytest.mark.usefixtures("published")
-def test_a_good_set_survives_a_bad_fetch(server: Server) -> None:
+def test_a_valid_set_is_kept_when_a_download_fails(server: Server) -> None:
     server.content = packed(FILES)
     folder = fetch_cue_conflict(server.url)
     server.content = packed(FILES | {NAMES[0]: png(99)})
@@ -363,7 +363,7 @@ def test_a_damaged_set_is_replaced(server: Server) -> None:
 
 @pytest.mark.usefixtures("published")
 def test_an_archive_that_was_there_needs_no_network() -> None:
-    """The unpacking was interrupted, or somebody put it there by hand."""
+    """The unpacking was interrupted, or a user put it there."""
     archive = cue_conflict_dir().with_name("cue-conflict.tar.gz")
     archive.parent.mkdir(parents=True)
     archive.write_bytes(packed(FILES))
@@ -404,7 +404,7 @@ def test_what_cannot_be_replaced_stays(server: Server, monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("published")
-def test_what_killed_processes_left_is_put_back_or_removed() -> None:
+def test_leftovers_of_killed_processes_are_restored_or_removed() -> None:
     place = cue_conflict_dir().parent
     lay_out(place / ".cue-conflict.old-1-abc", FILES)
     for name in ("abandoned", "busy"):
@@ -417,7 +417,7 @@ def test_what_killed_processes_left_is_put_back_or_removed() -> None:
 
 def test_offline() -> None:
     with pytest.raises(
-        InvalidInputError, match=r"from github\.com\. .*--stimuli DIR, or --stimuli synthetic"
+        InvalidInputError, match=r"from github\.com\. .*a folder or 'synthetic' as the stimuli"
     ) as caught:
         open_stimuli("cue-conflict")
     assert isinstance(caught.value, ReplkProbeError)
@@ -437,7 +437,7 @@ def test_a_part_only_where_it_is_allowed() -> None:
     lay_out(folder, {"bear/holiday.png": png(1)})
     message = (
         r"1 missing \(airplane/airplane1-bear1.png\); 1 altered \(bear/bear1-airplane1.png\); "
-        r"1 extra \(bear/holiday.png\).*data fetch cue-conflict.*--allow-partial.*--stimuli DIR"
+        r"1 extra \(bear/holiday.png\).*data fetch cue-conflict.*allow_partial.*the folder itself as the stimuli"
     )
     with pytest.raises(InvalidInputError, match=message):
         open_stimuli("cue-conflict")
@@ -445,7 +445,7 @@ def test_a_part_only_where_it_is_allowed() -> None:
     assert [f"{stimulus.shape}/{stimulus.name}" for stimulus in stimuli.stimuli] == [NAMES[1], NAMES[2], NAMES[4]]
     assert stimuli.record["partial"] is True
     assert stimuli.record["manifest"]["missing"] == [NAMES[0]]
-    assert stimuli.notes[-1] == "Only the 3 intact stimuli are evaluated (--allow-partial)."
+    assert stimuli.notes[-1] == "Only the 3 intact stimuli are evaluated (allow_partial)."
     assert pixels(FILES[NAMES[4]]) == hashlib.sha256(stimuli.load(2).tobytes()).hexdigest()
 
 
@@ -454,7 +454,7 @@ def test_a_part_of_nothing_is_an_error() -> None:
     lay_out(cue_conflict_dir(), {NAMES[0]: png(99)})
     with pytest.raises(InvalidInputError, match=r"4 missing.*1 altered") as caught:
         open_stimuli("cue-conflict", allow_partial=True)
-    assert "--allow-partial" not in str(caught.value)
+    assert "allow_partial" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("published")

@@ -51,17 +51,17 @@ def test_a_name_that_does_not_parse(name: str) -> None:
     ],
 )
 def test_a_category_that_is_not_among_the_sixteen(name: str, cue: str, category: str) -> None:
-    with pytest.raises(InvalidInputError, match=rf"{cue} '{category}' is not one of the 16 categories.*--mapping"):
+    with pytest.raises(InvalidInputError, match=rf"{cue} '{category}' is not one of the 16 categories.*with a mapping"):
         parse_stimulus_name(name)
 
 
 @pytest.mark.parametrize("name", ["\udcff\udcfe_cat5-dog3.png", None, 3])
-def test_a_name_that_no_file_of_ours_could_hold(name: Any) -> None:
+def test_a_name_that_no_result_file_can_hold(name: Any) -> None:
     with pytest.raises(InvalidInputError, match="UTF-8"):
         parse_stimulus_name(name)
 
 
-def test_digits_are_left_out_wherever_they_stand() -> None:
+def test_digits_are_omitted_at_any_position() -> None:
     assert parse_stimulus_name("c1at-dog7.png") == Stimulus("c1at-dog7.png", "cat", "dog")
 
 

@@ -1,4 +1,4 @@
-"""The synthetic set: what its design promises, counted; and each cue told by a simple observer of its own."""
+"""The synthetic set: the properties of its design, and each cue predicted by a simple classifier."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_stimuli_are_drawn_where_they_are_loaded():
         stimuli.load(1280)
 
 
-def test_the_digest_tells_sets_apart():
+def test_the_digest_differs_between_sets():
     same = synthetic_stimuli(64)
     assert same.digest == synthetic_stimuli(np.int64(64), np.int64(0)).digest
     assert len({same.digest, synthetic_stimuli(224).digest, synthetic_stimuli(64, seed=1).digest}) == 3
@@ -98,7 +98,7 @@ def test_a_training_image_depends_on_its_number_alone():
     assert len({image.tobytes() for image in synthetic_training(512, size=16)[0]}) == 512
 
 
-def test_a_cue_can_be_varied_alone():
+def test_each_cue_can_be_varied_separately():
     drawn = [synthetic_images([3], [texture], size=64)[0] for texture in (3, 4)]
     assert not np.array_equal(*drawn)
     figure = coverage(scenes.random_scenes(np.array([3]), np.array([3]), 0, 0), 64)[0].reshape(64, 64)
@@ -172,7 +172,7 @@ def test_angles_are_spread_over_the_circle():
     assert steps.min() > 0.89 and steps.max() < 1.06
 
 
-def test_colors_have_one_contrast_and_no_part_of_their_own():
+def test_colors_have_equal_contrast_and_are_uninformative():
     palettes = scenes.palettes()
     assert len(palettes) > 10_000
     for one, other in ((0, 1), (1, 2), (0, 2)):
@@ -248,7 +248,7 @@ def test_a_scene_is_the_same_at_every_size():
     assert draw(made, 23).shape == (16, 23, 23, 3)
 
 
-def test_colors_fill_their_parts():
+def test_colors_fill_their_regions():
     made = scenes.random_scenes(CLASSES, CLASSES, 3, 0)
     images, (figure, ink) = draw(made, 96).reshape(16, -1, 3).astype(int), coverage(made, 96)
     parts = ((figure == 256) & (ink == 256), (figure == 256) & (ink == 0), figure == 0)
@@ -261,7 +261,7 @@ def test_colors_fill_their_parts():
     assert 0.02 < mixed.mean() < 0.1
 
 
-def test_drawings_are_softened_by_a_tent():
+def test_drawings_are_smoothed_by_a_triangular_filter():
     spot = np.zeros((SIDE, SIDE), dtype=bool)
     spot[0, 5] = True
     field = (soften(spot).astype(int) + FULL) // 2
@@ -282,11 +282,11 @@ def test_random_words_are_those_of_splitmix():
     assert np.bincount(drawn.ravel(), minlength=6) == pytest.approx(1000, abs=150)
 
 
-# -- what can be told from what ---------------------------------------------------------------------------------------
+# -- predictability of the cues ---------------------------------------------------------------------------------------
 
 
-def told(features: Floats, labels: npt.NDArray[np.int64], training: int, penalty: float) -> float:
-    """Share of right answers of ridge regression on standardised features, on the rows after the first ``training``."""
+def ridge_accuracy(features: Floats, labels: npt.NDArray[np.int64], training: int, penalty: float) -> float:
+    """Share of right answers of ridge regression on standardized features, on the rows after the first ``training``."""
     mean, scale = features[:training].mean(axis=0), features[:training].std(axis=0) + 1e-9
     rows = np.column_stack([(features - mean) / scale, np.ones(len(features))])
     seen, target = rows[:training], np.eye(16)[labels[:training]]
@@ -300,7 +300,7 @@ def with_products(features: Floats) -> Floats:
     return np.column_stack([z, z[:, pairs[0]] * z[:, pairs[1]]])
 
 
-def test_color_brightness_area_and_place_tell_nothing():
+def test_color_brightness_area_and_position_are_uninformative():
     n = 4800
     images, labels = synthetic_training(n)
     figure = coverage(scenes.random_scenes(labels, labels, 0, 0), 64)[0].reshape(n, 64, 64)
@@ -317,13 +317,13 @@ def test_color_brightness_area_and_place_tell_nothing():
     }
     # Chance is 1/16; its standard deviation over 1600 answers is 0.006.
     for name, features in trivial.items():
-        assert told(with_products(features), labels, 3200, 1.0) < 1 / 16 + 4 * 0.006, name
+        assert ridge_accuracy(with_products(features), labels, 3200, 1.0) < 1 / 16 + 4 * 0.006, name
 
 
-def test_shapes_are_told_from_silhouettes_and_textures_are_not():
+def test_silhouettes_predict_the_shape_but_not_the_texture():
     labels, other = np.tile(CLASSES, 100), np.tile(CLASSES, 20)
     known, seen = (scenes.random_scenes(shape, shape * 0, seed, 0) for shape, seed in ((labels, 1), (other, 2)))
-    # The nearest neighbour after taking out place and size, which are no matter of shape; angles stay as they are.
+    # The nearest neighbor after taking out place and size, which are no matter of shape; angles stay as they are.
     matched = []
     for made in (known, seen):
         pose = made.pose.copy()
@@ -338,8 +338,8 @@ def test_shapes_are_told_from_silhouettes_and_textures_are_not():
         assert len({*figure[made.texture == texture]}) == 80 and {*figure[made.texture == texture]} == {*figure}
 
 
-def test_textures_are_told_from_pieces_of_seven_pixels():
-    """Statistics of small pieces, summed over the figure: nothing that knows where a piece was, or the shape."""
+def test_patches_of_seven_pixels_predict_the_texture():
+    """Statistics of small patches, summed over the figure, without their positions or the shape."""
     training, n, side = 2400, 3200, 7
     texture = np.arange(n) % 16
     shape = random_numbers.integers_below(16, random_numbers.random_words((9,), np.arange(n), 1))[:, 0]
@@ -364,7 +364,7 @@ def test_textures_are_told_from_pieces_of_seven_pixels():
     for row, piece in enumerate(pieces):
         match = np.abs(normed((piece - mean) @ whiten) @ words.T)
         features[row] = np.concatenate([np.maximum(match - level, 0).mean(axis=0) for level in (0.3, 0.55)])
-    assert told(features, texture, training, 10.0) > 0.93
+    assert ridge_accuracy(features, texture, training, 10.0) > 0.93
 
 
 def pieces_of(image: npt.NDArray[np.uint8], figure: npt.NDArray[np.bool_], side: int) -> Floats:
