@@ -57,20 +57,10 @@ def layout_of(
     label: str,
     shape_at: Callable[[tuple[int, int]], Sequence[int] | None],
 ) -> Layout:
-    """Find rows and columns in the output of a layer.
+    """Find rows and columns in the output of a layer, whose first axis counts images.
 
-    Args:
-        shape: Shape of the output; the first axis counts images.
-        input_size: (H, W) of the images.
-        model: The network, which declares patch sizes and class tokens.
-        label: Name of the layer, for messages.
-        shape_at: Shape of the same output for images of another size, or None if the model does not accept them.
-
-    Returns:
-        The layout.
-
-    Raises:
-        InvalidInputError: The output has no rows and columns; the message says what the layer returned.
+    ``label`` names the layer in messages. ``shape_at`` gives the shape of the same output for images of another size,
+    or None if the model does not accept them. Raises InvalidInputError if the output has no rows and columns.
     """
     layout = None
     if len(shape) == 4:

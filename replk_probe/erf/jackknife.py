@@ -32,16 +32,13 @@ def jackknife(
     Args:
         block_sums: Sums of the contribution maps over the images of each block, ``[B, H, W]``.
         block_counts: Number of images in each block, ``[B]``; blocks without an image are left out.
-        thresholds: Fractions of the total, as in :func:`area_ratios`.
+        thresholds: Thresholds, as in :func:`area_ratios`.
         center: Center, as in :func:`area_ratios`.
         protocols: Protocols, as in :func:`area_ratios`.
 
     Returns:
-        Mapping from ``(protocol, threshold)`` to the interval ``(low, high)`` of the ratio, or to None if fewer than
-        two blocks have images, or if the map without one of them is zero everywhere.
-
-    Raises:
-        InvalidInputError: The shapes do not match; also as for :func:`area_ratios` on the mean over all images.
+        Interval ``(low, high)`` by ``(protocol, threshold)``; None if fewer than two blocks have images, or if the map
+        without one of them is zero everywhere.
 
     Source:
         Busing, Meijer and Van der Leeden, Statistics and Computing 9 (1999), "Delete-m jackknife for unequal m".

@@ -44,13 +44,7 @@ OPTIONS = ("model", "size", "layer", "precision", "device", "seed", "sampling", 
 def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: ErfConfig | None = None) -> ErfPlan:
     """Check the arguments, build the model and find the layer.
 
-    Args:
-        model: Model, as in :func:`~replk_probe.measure_erf`.
-        data: Images, as in :func:`~replk_probe.measure_erf`.
-        config: Options of the measurement.
-
-    Raises:
-        ReplkProbeError: As for :func:`~replk_probe.measure_erf`.
+    Arguments and errors are those of :func:`~replk_probe.measure_erf`; ``config`` holds the options.
     """
     config = config or ErfConfig()
     module = None if isinstance(model, str) else module_of(model, or_name=True)
@@ -96,11 +90,7 @@ def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: E
 
 
 def _as_prepared(model: PreparedModel, config: ErfConfig) -> tuple[ErfConfig, torch.device]:
-    """The options with the precision of a prepared model, and its device.
-
-    Raises:
-        InvalidInputError: Another precision or device was requested.
-    """
+    """The options with the precision of a prepared model, and its device, which must not contradict each other."""
     device = device_and_dtype(model.module).get("device", torch.device("cpu"))
     if config.precision not in (ErfConfig.precision, model.precision):
         raise InvalidInputError(

@@ -55,11 +55,9 @@ class TargetLayer(LayerPoint):
     note: str | None = None
 
     def center(self) -> tuple[tuple[float, float], bool, str | None]:
-        """Center of the receptive field of the middle position.
+        """Center (y, x) of the receptive field of the middle position, in input pixels.
 
-        Returns:
-            (y, x) in input pixels; whether it was traced through the layers (otherwise it is estimated from the
-            stride); and a note on it, or None.
+        Also whether it was traced through the layers (otherwise it is estimated from the stride), and a note or None.
         """
         height, width = self.input_size
         if isinstance(self.field, Field) and self.field.spatial:
@@ -90,18 +88,7 @@ def check_layer(layer: Any) -> None:
 
 
 def point_of(model: nn.Module, layer: Layer) -> LayerPoint | None:
-    """The layer that a user chose, whether or not the network calls it.
-
-    Args:
-        model: The network.
-        layer: ``"stage3.5"``, a module path, a module of the network such as ``model.layer4``, or None.
-
-    Returns:
-        The layer, or None if ``layer`` is None.
-
-    Raises:
-        InvalidInputError: The network has no such layer.
-    """
+    """The layer that a user chose by name, path or module, whether or not the network calls it; None for None."""
     if layer is None or isinstance(layer, LayerPoint):
         return layer
     if isinstance(layer, str):
@@ -122,11 +109,7 @@ class _LayerReachedError(Exception):
 
 
 def run_to(model: nn.Module, batch: Tensor, point: LayerPoint) -> Tensor:
-    """The layer's output (or input) for a batch; nothing after the layer is computed.
-
-    Raises:
-        InvalidInputError: The layer was not called, or does not give one tensor.
-    """
+    """The layer's output (or input) for a batch; nothing after the layer is computed."""
     found: list[Any] = []
 
     def stop(value: Any) -> None:
@@ -176,11 +159,7 @@ def layer_hook(module: nn.Module, side: str, call: Callable[[Any], None]) -> Ite
 
 
 def tensor_of(given: Any, point: LayerPoint, images: int) -> Tensor:
-    """The one tensor in a layer's output or input.
-
-    Raises:
-        InvalidInputError: There is none or more than one, or its first axis does not count images.
-    """
+    """The one tensor in a layer's output or input, whose first axis must count images."""
     value = given
     if isinstance(given, (tuple, list)):
         tensors = [item for item in given if isinstance(item, Tensor)]

@@ -66,11 +66,7 @@ def find_layers(model: nn.Module, layer: LayerSpec | Sequence[LayerSpec] = ALL) 
 
 
 def path_of(model: nn.Module, module: nn.Module) -> str:
-    """Path of a module in its model; ``""`` for the model itself.
-
-    Raises:
-        InvalidInputError: It is not a module of the model.
-    """
+    """Path of a module in its model; ``""`` for the model itself."""
     for path, other in model.named_modules():
         if other is module:
             return str(path)

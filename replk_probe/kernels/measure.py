@@ -100,14 +100,7 @@ class KernelPlan:
     seconds: float
 
     def run(self, *, progress: bool = False) -> KernelResult:
-        """Aggregate the weights of every layer and variant.
-
-        Args:
-            progress: Whether to draw a progress bar on stderr if that is a terminal.
-
-        Raises:
-            InvalidInputError: Weights are NaN or infinite.
-        """
+        """Aggregate the weights of every layer and variant, with a progress bar if ``progress`` is true."""
         start = time.perf_counter()
         aggregate, strongest = self.config.aggregate, self.config.strongest
         bar = progress_bar(self.variants, desc=self.name, unit="kernel", disable=not progress)
@@ -118,15 +111,7 @@ class KernelPlan:
 
 
 def plan_kernels(model: nn.Module | str, config: KernelsConfig | None = None) -> KernelPlan:
-    """Prepare a measurement: find the layers and read the weights.
-
-    Args:
-        model: Model or model name, as in :func:`measure_kernels`.
-        config: The other options; defaults to ``KernelsConfig()``.
-
-    Raises:
-        ReplkProbeError: See :func:`measure_kernels`.
-    """
+    """Find the layers and read the weights; arguments and errors are those of :func:`measure_kernels`."""
     start = time.perf_counter()
     config = config or KernelsConfig()
     if isinstance(model, str):

@@ -69,17 +69,11 @@ class Variant:
 def variants_of(
     layer: KernelLayer, variant: str, norms: Mapping[str, nn.Module] | None, merger: str | None = None
 ) -> list[Variant]:
-    """The requested variants of one layer.
+    """The requested variants of one layer; ``"all"`` includes the strips of a decomposed kernel.
 
-    Args:
-        layer: Layer from :func:`~replk_probe.kernels.layers.find_layers`.
-        variant: ``"merged"``, ``"large"``, ``"small"``, or ``"all"`` for every variant of the layer, including the
-            strips of a decomposed kernel; the kernel of a layer without branches is called merged.
-        norms: Path and batch norm after a single convolution, empty if there is none; None if it is not known.
-        merger: Path of the parent module that merges the convolution with others by its own method, if any.
-
-    Raises:
-        InvalidInputError: The layer has no such variant, or its branches are merged.
+    The kernel of a layer without branches is called merged. ``norms`` maps the path of the batch norm after a single
+    convolution to it; it is None if it is not known. ``merger`` is the path of the parent module that merges the
+    convolution with others by its own method. Raises InvalidInputError if the layer has no such variant.
     """
     if not isinstance(layer.module, LargeKernelConv):
         return [_of_conv(layer, layer.module, variant, norms, merger)]

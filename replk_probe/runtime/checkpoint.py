@@ -102,11 +102,7 @@ class Checkpoint:
         self._sweep()
 
     def load(self, kinds: Mapping[str, Any]) -> SavedState | None:
-        """The last saved state, whose entries have the types ``kinds``, or None if there is none.
-
-        Raises:
-            ResumeError: The state belongs to a run with a different configuration, or cannot be read.
-        """
+        """The last saved state, whose entries have the types ``kinds``, or None if there is none."""
         if not exists(self.folder):
             return None
         path = self.folder / _STATE
