@@ -18,17 +18,11 @@ Call = Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class Operands:
-    """Random operands of a layer.
+    """Random operands of a layer."""
 
-    Attributes:
-        x: Input, ``[N, C, H, W]``.
-        weight: Kernel, ``[C, 1, Kh, Kw]``.
-        grad: Gradient of the output, ``[N, C, H, W]``.
-    """
-
-    x: Tensor
-    weight: Tensor
-    grad: Tensor
+    x: Tensor  # input, [N, C, H, W]
+    weight: Tensor  # kernel, [C, 1, Kh, Kw]
+    grad: Tensor  # gradient of the output, [N, C, H, W]
 
     @classmethod
     def draw(cls, layer: Layer, dtype: torch.dtype) -> Operands:

@@ -52,21 +52,14 @@ def block_bounds(n_images: int) -> tuple[int, ...]:
 
 @dataclass
 class BlockSums:
-    """Sums in float64 over fixed blocks of images, each in image order, so that the result is reproducible.
+    """Sums in float64 over fixed blocks of images, each in image order, so that the result is reproducible."""
 
-    Attributes:
-        n_images: Number of images in the whole measurement.
-        size: ``(H, W)`` of the maps.
-        done: Number of images processed so far, including those that were skipped.
-        sums: Sum of the maps of each block, ``[H, W]``, or None while the block has no image.
-        counts: Number of images in each sum.
-    """
-
-    n_images: int
-    size: tuple[int, int]
-    done: int = 0
+    n_images: int  # number of images in the whole measurement
+    size: tuple[int, int]  # (H, W) of the maps
+    done: int = 0  # number of images processed so far, including those that were skipped
+    # Sum of the maps of each block, [H, W], or None while the block has no image.
     sums: list[FloatArray | None] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)  # number of images in each sum
 
     def __post_init__(self) -> None:
         """Start empty."""
@@ -127,21 +120,14 @@ class BlockSums:
 
 @dataclass
 class RunState:
-    """The state of an unfinished measurement, including the runs that this one resumes.
+    """The state of an unfinished measurement, including the runs that this one resumes."""
 
-    Attributes:
-        sums: Sums of the maps so far.
-        used: Ids of the images in the sums.
-        skipped: Images that could not be used, as ``{"id": ..., "reason": ...}``.
-        seconds: Time spent.
-        methods: Methods used for depthwise convolutions.
-    """
-
-    sums: BlockSums
-    used: list[str] = field(default_factory=list)
+    sums: BlockSums  # sums of the maps so far
+    used: list[str] = field(default_factory=list)  # ids of the images in the sums
+    # Images that could not be used, as {"id": ..., "reason": ...}.
     skipped: list[dict[str, str]] = field(default_factory=list)
     seconds: float = 0.0
-    methods: set[str] = field(default_factory=set)
+    methods: set[str] = field(default_factory=set)  # methods used for depthwise convolutions
 
     def add(self, image_id: str, scores: FloatArray | str) -> int | None:
         """Add the scores of the next image, ``[H, W]``, or why there are none; returns the block that changed."""

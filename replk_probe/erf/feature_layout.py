@@ -17,17 +17,11 @@ _USUAL_PREFIXES = (0, 1, 2, 5, 4, 9, 8, 3)
 
 @dataclass(frozen=True)
 class Layout:
-    """How the positions of the image are arranged in a tensor.
+    """How the positions of the image are arranged in a tensor."""
 
-    Attributes:
-        kind: ``"NCHW"``, ``"NHWC"`` or ``"NLC"`` (tokens, row after row).
-        size: Number of rows and columns.
-        prefix: Number of tokens before those of the image (class, distillation, registers).
-    """
-
-    kind: Literal["NCHW", "NHWC", "NLC"]
-    size: tuple[int, int]
-    prefix: int = 0
+    kind: Literal["NCHW", "NHWC", "NLC"]  # "NCHW", "NHWC" or "NLC" (tokens, row after row)
+    size: tuple[int, int]  # number of rows and columns
+    prefix: int = 0  # number of tokens before those of the image (class, distillation, registers)
 
     @property
     def middle(self) -> tuple[int, int]:

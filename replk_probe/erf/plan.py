@@ -107,28 +107,17 @@ def _as_prepared(model: PreparedModel, config: ErfConfig) -> tuple[ErfConfig, to
 
 @dataclass(eq=False)
 class ErfPlan:
-    """A measurement that is ready to run, with checked arguments.
+    """A measurement that is ready to run, with checked arguments."""
 
-    Attributes:
-        name: Name of the model in the result.
-        model: The model, which is not changed.
-        weights: Source of the weights.
-        images: The images.
-        target: The layer.
-        settings: The options.
-        device: Device of the computation.
-        notes: Notes that are known before the measurement.
-        own_code: Whether the model is a module or was made by a factory, so that its name does not identify it.
-    """
-
-    name: str
+    name: str  # name of the model in the result
     model: nn.Module | PreparedModel
-    weights: WeightsInfo
+    weights: WeightsInfo  # source of the weights
     images: ImageSet | TensorImages
     target: TargetLayer
     settings: ErfConfig
     device: torch.device
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # notes that are known before the measurement
+    # Whether the model is a module or was made by a factory, so that its name does not identify it.
     own_code: bool = False
 
     @property

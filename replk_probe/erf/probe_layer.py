@@ -89,21 +89,13 @@ def _known_final_layer(model: nn.Module) -> LayerPoint | None:
 
 @dataclass
 class _Found:
-    """Information about one layer from a forward pass.
-
-    Attributes:
-        point: The layer.
-        shape: Shape of its output.
-        field: Receptive fields of its output, if they were traced.
-        calls: Number of times it was called.
-        note: Note on how the layer was chosen, or None.
-    """
+    """Information about one layer from a forward pass."""
 
     point: LayerPoint
-    shape: tuple[int, ...]
-    field: Field | Lost | None
-    calls: int = 1
-    note: str | None = None
+    shape: tuple[int, ...]  # shape of its output
+    field: Field | Lost | None  # receptive fields of its output, if they were traced
+    calls: int = 1  # number of times it was called
+    note: str | None = None  # note on how the layer was chosen, or None
 
 
 def _check_called_once(found: _Found) -> None:

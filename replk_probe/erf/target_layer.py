@@ -19,15 +19,10 @@ from .receptive_field.tracer import Field, Lost, stride_rule
 
 @dataclass(frozen=True)
 class LayerPoint:
-    """Input or output of one module of a network.
+    """Input or output of one module of a network."""
 
-    Attributes:
-        path: Module path; "" for the network itself, None for the output of its ``forward_features``.
-        side: Whether the module's output or its input is meant.
-    """
-
-    path: str | None
-    side: Literal["output", "input"] = "output"
+    path: str | None  # module path; "" for the network itself, None for the output of its forward_features
+    side: Literal["output", "input"] = "output"  # whether the module's output or its input is meant
 
     @property
     def label(self) -> str:
@@ -40,19 +35,12 @@ class LayerPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetLayer(LayerPoint):
-    """A layer with all properties that the measurement needs, for images of one size.
+    """A layer with all properties that the measurement needs, for images of one size."""
 
-    Attributes:
-        input_size: (H, W) of the images in pixels.
-        layout: Rows and columns of the layer's output.
-        field: Receptive fields of the output, or the reason why they could not be traced.
-        note: Note on how the layer was chosen, or None.
-    """
-
-    input_size: tuple[int, int]
-    layout: Layout
-    field: Field | Lost
-    note: str | None = None
+    input_size: tuple[int, int]  # (H, W) of the images in pixels
+    layout: Layout  # rows and columns of the layer's output
+    field: Field | Lost  # receptive fields of the output, or the reason why they could not be traced
+    note: str | None = None  # note on how the layer was chosen, or None
 
     def center(self) -> tuple[tuple[float, float], bool, str | None]:
         """Center (y, x) of the receptive field of the middle position, in input pixels.

@@ -61,29 +61,17 @@ class _Uniform:
 
 @dataclass(frozen=True)
 class _Leaves:
-    """Leaves from the lowest to the topmost, in units of the image side; entry 0 is the ground.
+    """Leaves from the lowest to the topmost, in units of the image side; entry 0 is the ground."""
 
-    Attributes:
-        y: Vertical position of the center, ``[L]``.
-        x: Horizontal position of the center, ``[L]``.
-        reach: Half the side of the bounding square, ``[L]``.
-        form: Coefficients (a, b, c) of a dy**2 + b dy dx + c dx**2 <= 1, ``[3, L]``.
-        color: RGB in [0, 1], ``[3, L]``.
-        shade: Offset of the brightness, and its slopes along y and x, ``[3, L]``.
-        wave: Amplitude of stripes, and their cycles along y and x, ``[3, L]``.
-        grain: Amplitudes of the coarse and of the fine noise, ``[2, L]``.
-        shift: Position in the noise at which the leaf's texture starts, (y, x), ``[2, L]``.
-    """
-
-    y: Floats
-    x: Floats
-    reach: Floats
-    form: Floats
-    color: Floats
-    shade: Floats
-    wave: Floats
-    grain: Floats
-    shift: Floats
+    y: Floats  # vertical position of the center, [L]
+    x: Floats  # horizontal position of the center, [L]
+    reach: Floats  # half the side of the bounding square, [L]
+    form: Floats  # coefficients (a, b, c) of a dy**2 + b dy dx + c dx**2 <= 1, [3, L]
+    color: Floats  # RGB in [0, 1], [3, L]
+    shade: Floats  # offset of the brightness, and its slopes along y and x, [3, L]
+    wave: Floats  # amplitude of stripes, and their cycles along y and x, [3, L]
+    grain: Floats  # amplitudes of the coarse and of the fine noise, [2, L]
+    shift: Floats  # position in the noise at which the leaf's texture starts, (y, x), [2, L]
 
 
 def draw(image_id: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:

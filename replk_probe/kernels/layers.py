@@ -27,18 +27,12 @@ _SHOWN = 4  # layers in an error message
 
 @dataclass(frozen=True)
 class KernelLayer:
-    """One layer with a kernel.
+    """One layer with a kernel."""
 
-    Attributes:
-        name: Layer name such as ``stage4.0`` in the families of this package, otherwise the module path.
-        path: Module path.
-        module: Block of parallel branches, or convolution.
-        branch_of: Name of the block and of the branch in it, if the layer is one branch of a block.
-    """
-
-    name: str
+    name: str  # layer name such as stage4.0 in the families of this package, otherwise the module path
     path: str
-    module: KernelModule
+    module: KernelModule  # block of parallel branches, or convolution
+    # Name of the block and of the branch in it, if the layer is one branch of a block.
     branch_of: tuple[str, str] | None = None
 
 

@@ -81,23 +81,14 @@ def measure_kernels(
 
 @dataclass(frozen=True, eq=False)
 class KernelPlan:
-    """A measurement that is ready to run.
+    """A measurement that is ready to run."""
 
-    Attributes:
-        name: Name of the model in the record.
-        weights: Source of the weights.
-        specs: Names or paths of the requested layers.
-        config: The other options.
-        variants: The kernels to measure, with their layers.
-        seconds: Time that the preparation took.
-    """
-
-    name: str
-    weights: WeightsInfo
-    specs: tuple[str, ...]
-    config: KernelsConfig
-    variants: tuple[tuple[KernelLayer, Variant], ...]
-    seconds: float
+    name: str  # name of the model in the record
+    weights: WeightsInfo  # source of the weights
+    specs: tuple[str, ...]  # names or paths of the requested layers
+    config: KernelsConfig  # the other options
+    variants: tuple[tuple[KernelLayer, Variant], ...]  # the kernels to measure, with their layers
+    seconds: float  # time that the preparation took
 
     def run(self, *, progress: bool = False) -> KernelResult:
         """Aggregate the weights of every layer and variant, with a progress bar if ``progress`` is true."""

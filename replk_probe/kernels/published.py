@@ -11,19 +11,12 @@ PATH = "features.15.conv.1.0"
 
 @dataclass(frozen=True)
 class PublishedKernel:
-    """Statistics of one published matrix.
+    """Statistics of one published matrix."""
 
-    Attributes:
-        model: Name of the corresponding model of this package.
-        variant: Variant, as in :attr:`replk_probe.kernels.Kernel.variant`.
-        center3x3_share: Share of its mass in the central 3 x 3 entries.
-        skeleton_share: Share of its mass in the central row and column (kernel skeleton).
-    """
-
-    model: str
-    variant: str
-    center3x3_share: float
-    skeleton_share: float
+    model: str  # name of the corresponding model of this package
+    variant: str  # variant, as in replk_probe.kernels.Kernel.variant
+    center3x3_share: float  # share of its mass in the central 3 x 3 entries
+    skeleton_share: float  # share of its mass in the central row and column (kernel skeleton)
 
 
 PRINTED = (

@@ -24,25 +24,15 @@ _SMALL = "small"
 
 @dataclass(frozen=True)
 class Variant:
-    """One variant of a layer, computed on request.
+    """One variant of a layer, computed on request."""
 
-    Attributes:
-        name: Name, as in :attr:`replk_probe.kernels.Kernel.variant`.
-        branches: Convolutions to add up, each with its batch norm or an identity.
-        batch_norm: Paths of those batch norms.
-        large: All branches except the small one, for a layer that has both.
-        small: The small branch of such a layer.
-        notes: Notes for the reader.
-        names: Names of all branches of the layer, as in :attr:`replk_probe.kernels.Kernel.branches`.
-    """
-
-    name: str
-    branches: tuple[Branch, ...]
-    batch_norm: tuple[str, ...]
-    large: tuple[Branch, ...] = ()
-    small: tuple[Branch, ...] = ()
-    notes: tuple[str, ...] = ()
-    names: tuple[str, ...] = ("large",)
+    name: str  # name, as in replk_probe.kernels.Kernel.variant
+    branches: tuple[Branch, ...]  # convolutions to add up, each with its batch norm or an identity
+    batch_norm: tuple[str, ...]  # paths of those batch norms
+    large: tuple[Branch, ...] = ()  # all branches except the small one, for a layer that has both
+    small: tuple[Branch, ...] = ()  # the small branch of such a layer
+    notes: tuple[str, ...] = ()  # notes for the reader
+    names: tuple[str, ...] = ("large",)  # names of all branches of the layer, as in replk_probe.kernels.Kernel.branches
 
     def weight(self) -> Tensor:
         """``[O, I / groups, Kh, Kw]`` float64."""

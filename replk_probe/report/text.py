@@ -25,15 +25,10 @@ _NARROWEST = 12  # minimum width of a column of names, on any terminal
 
 
 class Layout(NamedTuple):
-    """Layout of terminal output.
+    """Layout of terminal output."""
 
-    Attributes:
-        width: Maximum number of columns. Numbers are never cut, so a table may exceed a very narrow terminal.
-        color: Whether to use ANSI colors.
-    """
-
-    width: int = WIDTH
-    color: bool = False
+    width: int = WIDTH  # maximum number of columns; numbers are never cut, so a table may exceed a very narrow terminal
+    color: bool = False  # whether to use ANSI colors
 
 
 PLAIN = Layout()

@@ -37,15 +37,10 @@ class _Record:
 
 @dataclass(frozen=True)
 class SavedState:
-    """The saved state of a run.
+    """The saved state of a run."""
 
-    Attributes:
-        state: The state given to :meth:`Checkpoint.save`.
-        arrays: Writable arrays by name.
-    """
-
-    state: dict[str, Any]
-    arrays: dict[str, npt.NDArray[Any]]
+    state: dict[str, Any]  # the state given to Checkpoint.save
+    arrays: dict[str, npt.NDArray[Any]]  # writable arrays by name
 
 
 def exists(folder: str | Path) -> bool:
