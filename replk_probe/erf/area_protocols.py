@@ -46,10 +46,7 @@ class AreaRatio(NamedTuple):
 
 
 def area_ratio(
-    scores: npt.ArrayLike,
-    threshold: float,
-    protocol: str = "paper",
-    center: Sequence[float] | None = None,
+    scores: npt.ArrayLike, threshold: float, protocol: str = "paper", center: Sequence[float] | None = None
 ) -> AreaRatio:
     r"""Smallest window, or set of pixels, holding more than ``threshold`` of the total contribution.
 

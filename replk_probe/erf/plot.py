@@ -240,15 +240,7 @@ def _name_size(name: str, points: float) -> float:
 
 def _draw_badge(ax: Axes) -> None:
     """Mark random weights, so that the map is not mistaken for that of a trained model."""
-    ax.text(
-        0.03,
-        0.97,
-        RANDOM_BADGE,
-        transform=ax.transAxes,
-        ha="left",
-        va="top",
-        **badge_style(6.5),
-    )
+    ax.text(0.03, 0.97, RANDOM_BADGE, transform=ax.transAxes, ha="left", va="top", **badge_style(6.5))
 
 
 def add_caption(ax: Axes, *lines: str) -> None:
