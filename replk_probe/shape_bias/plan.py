@@ -56,9 +56,7 @@ _SAVE_EVERY = 5.0
 
 
 def plan_shape_bias(
-    model: nn.Module | str,
-    stimuli: StimulusSet | str | Path | None = None,
-    config: ShapeBiasConfig | None = None,
+    model: nn.Module | str, stimuli: StimulusSet | str | Path | None = None, config: ShapeBiasConfig | None = None
 ) -> ShapeBiasPlan:
     """Prepare a measurement: build the model and open the stimuli.
 
@@ -229,11 +227,7 @@ class ShapeBiasPlan:
                 stack.push(_Keeper(state, store))
             bar: Any = stack.enter_context(
                 progress_bar(
-                    total=len(self.stimuli),
-                    initial=state.done,
-                    desc=self.name,
-                    unit="stimulus",
-                    disable=not progress,
+                    total=len(self.stimuli), initial=state.done, desc=self.name, unit="stimulus", disable=not progress
                 )
             )
             first = range(state.done, len(self.stimuli), self.config.batch_size)

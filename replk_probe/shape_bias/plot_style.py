@@ -15,15 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 from matplotlib.transforms import Transform
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import (
-    CAPTION_SIZE,
-    COLORS,
-    INK,
-    MUTED,
-    fitted,
-    fitted_lines,
-    text_points,
-)
+from replk_probe.plot_style import CAPTION_SIZE, COLORS, INK, MUTED, fitted, fitted_lines, text_points
 
 from .observers import Observer
 from .plot_icons import near
