@@ -86,7 +86,7 @@ class KernelPlan:
     name: str  # name of the model in the record
     weights: WeightsInfo  # source of the weights
     specs: tuple[str, ...]  # names or paths of the requested layers
-    config: KernelsConfig  # the other options
+    config: KernelsConfig
     variants: tuple[tuple[KernelLayer, Variant], ...]  # the kernels to measure, with their layers
     seconds: float  # time that the preparation took
 
