@@ -14,19 +14,13 @@ from click.shell_completion import CompletionItem
 from replk_probe import __version__
 from replk_probe.errors import ReplkProbeError, close_names
 
-PROGRAM = "replk-probe"
+from ._output import EXIT_INTERRUPTED
 
-# What a shell reports for a program ended by SIGINT: 128 + 2.
-_EXIT_INTERRUPTED = 130
+PROGRAM = "replk-probe"
 
 
 class LazyCommand(NamedTuple):
-    """Module and summary of a command; the program's help shows the summary without importing the module.
-
-    Attributes:
-        module: Module with a click command object called ``command``.
-        summary: One line, shown by ``replk-probe --help`` and by shell completion.
-    """
+    """Module with a click object ``command``, and its summary, which help and completion show without importing it."""
 
     module: str
     summary: str
@@ -98,7 +92,7 @@ class LazyGroup(click.Group):
             raise click.UsageError(printable(" ".join(error.format_message().split())), error.ctx) from error
         except KeyboardInterrupt:
             click.echo("\nInterrupted. Files that were written are complete. Run the command again.", err=True)
-            raise click.exceptions.Exit(_EXIT_INTERRUPTED) from None
+            raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
 
 
 @click.group(

@@ -49,14 +49,7 @@ def command(checkpoint: Path, model: str, output: Path, scheme: str, no_merge: b
     from replk_probe.models import reparam_checkpoint
 
     report = reparam_checkpoint(
-        checkpoint.expanduser(),
-        output,
-        model,
-        scheme=scheme,
-        merge=not no_merge,
-        ema=ema,
-        force=force,
-        progress=True,
+        checkpoint.expanduser(), output, model, scheme=scheme, merge=not no_merge, ema=ema, force=force, progress=True
     )
     show(*_lines(report))
 

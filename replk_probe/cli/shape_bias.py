@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -43,7 +43,7 @@ _IMPORT_OPTIONS = ("imported", "mapping", "output")
 
 
 @click.command()
-@model_options(required=False)
+@model_options
 @click.option(
     "--stimuli",
     metavar="DIR|cue-conflict|synthetic",
@@ -78,18 +78,13 @@ _IMPORT_OPTIONS = ("imported", "mapping", "output")
 def command(
     models: tuple[str, ...],
     weights: tuple[str, ...],
-    ema: bool,
     stimuli: str | None,
     mapping: Path | None,
     imported: Path | None,
-    batch_size: int,
-    workers: int | None,
     allow_partial: bool,
-    precision: str,
-    device: str,
-    seed: int,
     output: Path | None,
     resume: bool,
+    **options: Any,
 ) -> None:
     """Measure the shape bias of classifiers on cue-conflict stimuli.
 
@@ -110,9 +105,9 @@ def command(
         _only_imported(imported, observers, folder)
         return
     if models:
-        chosen = _Chosen(models, weights, stimuli or _default_stimuli(models))
+        chosen = stimuli or _default_stimuli(models)
     else:
-        chosen = _without_model(weights, stimuli, mapping)
+        models, weights, chosen = _without_model(weights, stimuli, mapping)
 
     from replk_probe.shape_bias.config import ShapeBiasConfig
     from replk_probe.shape_bias.plan import plan_shape_bias
@@ -120,28 +115,20 @@ def command(
     from replk_probe.shape_bias.stimuli.stimulus_set import SYNTHETIC
     from replk_probe.shape_bias.stimulus_source import check_partial, open_stimuli
 
-    config = ShapeBiasConfig(
-        mapping=None if mapping is None else load_mapping(mapping),
-        batch_size=batch_size,
-        workers=workers,
-        precision=precision,
-        device=device,
-        seed=seed,
-        ema=ema,
-    )
+    config = ShapeBiasConfig(mapping=None if mapping is None else load_mapping(mapping), **options)
     observers = _imported(imported, config.mapping)
-    weights_each = weights_of_each(chosen.models, chosen.weights)
-    folders = destinations(chosen.models, output, _DEFAULT_OUTPUT)
-    check_partial(chosen.stimuli, allow_partial)
+    weights_each = weights_of_each(models, weights)
+    folders = destinations(models, output, _DEFAULT_OUTPUT)
+    check_partial(chosen, allow_partial)
     if stimuli is not None:
         _hint_at_folder(stimuli)
     # Synthetic stimuli are generated at the input size of each model; files are read and verified once.
-    opened: StimulusSet | str = chosen.stimuli
-    if chosen.stimuli != SYNTHETIC:
+    opened: StimulusSet | str = chosen
+    if chosen != SYNTHETIC:
         categories = None if config.mapping is None else config.mapping.categories
-        opened = open_stimuli(chosen.stimuli, categories=categories, allow_partial=allow_partial)
+        opened = open_stimuli(chosen, categories=categories, allow_partial=allow_partial)
     plans = []
-    for name, source in zip(chosen.models, weights_each, strict=True):
+    for name, source in zip(models, weights_each, strict=True):
         plan = plan_shape_bias(name, opened, replace(config, weights=source))
         _check_categories(observers, plan.mapping.categories)
         announce(plan, "the decisions are random")
@@ -153,16 +140,8 @@ def command(
     )
     if results:
         compared = _save_compared(results, observers, imported)
-        _report(compared, sets, output or _DEFAULT_OUTPUT, compare=len(chosen.models) > 1)
-    raise_failures(failures, len(chosen.models))
-
-
-class _Chosen(NamedTuple):
-    """The models to measure, their weights and the stimuli."""
-
-    models: tuple[str, ...]
-    weights: tuple[str, ...]
-    stimuli: str
+        _report(compared, sets, output or _DEFAULT_OUTPUT, compare=len(models) > 1)
+    raise_failures(failures, len(models))
 
 
 def _imported(folder: Path | None, mapping: LabelMapping | None) -> tuple[Decisions, ...]:
@@ -204,26 +183,27 @@ def _refuse_without_model() -> None:
             )
 
 
-def _without_model(weights: tuple[str, ...], stimuli: str | None, mapping: Path | None) -> _Chosen:
-    """Models and stimuli to measure without ``--model``, which are noted; nothing is downloaded."""
+def _without_model(
+    weights: tuple[str, ...], stimuli: str | None, mapping: Path | None
+) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """Models, weights and stimuli to measure without ``--model``, which are noted; nothing is downloaded."""
     from replk_probe.models.weights.catalog import default_entry
     from replk_probe.models.weights.resolve import cached_path
     from replk_probe.shape_bias.stimuli.cue_conflict import cached_cue_conflict
     from replk_probe.shape_bias.stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC
 
-    entry = default_entry(_MODEL)
-    trained = entry is not None and cached_path(entry) is not None
     if weights != ("auto",) or stimuli not in (None, SYNTHETIC) or mapping is not None:
         raise InvalidInputError(
             "No model was given. --weights, --mapping and --stimuli apply to a model. Give it with --model."
         )
-    if stimuli is None and trained and entry is not None and cached_cue_conflict() is not None:
+    entry = default_entry(_MODEL)
+    if stimuli is None and entry is not None and cached_path(entry) is not None and cached_cue_conflict() is not None:
         note(f"No --model given: measuring {entry.name} on {CUE_CONFLICT}, both from the cache.")
-        return _Chosen((_MODEL,), (entry.name,), CUE_CONFLICT)
+        return (_MODEL,), (entry.name,), CUE_CONFLICT
     names, sources = named_or_default((), weights)
     fetch = f"replk-probe data fetch {CUE_CONFLICT} && replk-probe weights fetch {entry.name if entry else _MODEL}"
     note(f"For an ImageNet model, first run: {fetch}")
-    return _Chosen(names, sources, SYNTHETIC)
+    return names, sources, SYNTHETIC
 
 
 def _default_stimuli(models: Sequence[str]) -> str:

@@ -30,29 +30,20 @@ class UnreadableImageError(InvalidInputError):
 
 
 def load_rgb(path: Path, image_id: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Decode one file and warp it to ``size``.
+    """Decode one file as :func:`decode_rgb` does and warp it to ``size``, ``(H, W)`` in pixels; ``[H, W, 3]`` uint8.
 
-    As in the paper's script, PIL converts the image to RGB (an alpha channel is dropped without compositing), camera
-    orientation tags are not applied, and the whole image is warped with PIL's bicubic filter, regardless of its aspect
-    ratio. Sixteen-bit gray levels are scaled to eight bits, whereas PIL would clip them.
-
-    Args:
-        path: Path of the file.
-        image_id: Id of the image in its set, for errors.
-        size: ``(H, W)`` in pixels.
-
-    Returns:
-        RGB image, ``[H, W, 3]`` uint8.
-
-    Raises:
-        UnreadableImageError: The file is missing, truncated, not an image, or has more pixels than PIL considers safe.
+    As in the paper's script, the whole image is warped with PIL's bicubic filter, regardless of its aspect ratio.
     """
     with _opened(path, image_id) as image:
         return np.array(_to_rgb(image, image_id).resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
 def decode_rgb(path: Path, image_id: str) -> Image.Image:
-    """Decode one file as :func:`load_rgb` does, at its original size.
+    """Decode one file at its original size.
+
+    As in the paper's script, PIL converts the image to RGB (an alpha channel is dropped without compositing), and
+    camera orientation tags are not applied. Sixteen-bit gray levels are scaled to eight bits, whereas PIL would clip
+    them.
 
     Args:
         path: Path of the file.

@@ -14,7 +14,7 @@ from replk_probe.errors import InvalidInputError
 
 from . import dead_leaves
 from .decode import load_rgb
-from .folder import first_images, list_images, stratified_sample
+from .folder import list_images, stratified_sample
 
 Sampling: TypeAlias = Literal["stratified", "first"]
 SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
@@ -116,7 +116,7 @@ def sample_images(
     check_sample(n, sampling)
     folder = None if root is None else Path(root)
     candidates = dead_leaves.IDS if folder is None else list_images(folder)
-    chosen = first_images(candidates, int(n)) if sampling == "first" else stratified_sample(candidates, int(n), seed)
+    chosen = candidates[: int(n)] if sampling == "first" else stratified_sample(candidates, int(n), seed)
     return ImageSet(
         source=EMBEDDED_SOURCE if folder is None else f"folder:{folder.name or folder.resolve().name}",
         ids=chosen,

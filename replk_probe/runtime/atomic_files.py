@@ -22,13 +22,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary file that is renamed to ``path`` when the block succeeds, and removed when it fails.
 
     The temporary file is in the folder of ``path``, which is created if it does not exist, because a rename cannot
-    cross file systems. It has the suffix of ``path``, by which writers such as matplotlib and numpy choose the format.
-
-    Args:
-        path: Path of the finished file; an existing file is replaced.
-
-    Yields:
-        The path of the temporary file, which exists and is empty.
+    cross file systems. It is empty and has the suffix of ``path``, by which matplotlib and numpy choose the format.
 
     Raises:
         InvalidInputError: The folder cannot be written to, or the disk is full.
@@ -43,7 +37,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise _cannot_write(target, error) from error
     try:
         yield temporary
-        _flush_to_disk(temporary)
+        with temporary.open("r+b") as stream:  # a power failure after the rename cannot leave an empty file
+            os.fsync(stream.fileno())
         temporary.replace(target)
     except OSError as error:
         if error.errno in DISK_FULL or error.filename == str(temporary):
@@ -71,15 +66,6 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _flush_to_disk(path: Path) -> None:
-    """Flush the file to disk, so that a power failure after the rename cannot leave an empty file."""
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _cannot_write(target: Path, error: OSError) -> InvalidInputError:

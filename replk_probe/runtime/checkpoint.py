@@ -37,15 +37,10 @@ class _Record:
 
 @dataclass(frozen=True)
 class SavedState:
-    """The saved state of a run.
+    """The saved state of a run."""
 
-    Attributes:
-        state: The state given to :meth:`Checkpoint.save`.
-        arrays: Writable arrays by name.
-    """
-
-    state: dict[str, Any]
-    arrays: dict[str, npt.NDArray[Any]]
+    state: dict[str, Any]  # the state given to Checkpoint.save
+    arrays: dict[str, npt.NDArray[Any]]  # writable arrays by name
 
 
 def exists(folder: str | Path) -> bool:
@@ -102,11 +97,7 @@ class Checkpoint:
         self._sweep()
 
     def load(self, kinds: Mapping[str, Any]) -> SavedState | None:
-        """The last saved state, whose entries have the types ``kinds``, or None if there is none.
-
-        Raises:
-            ResumeError: The state belongs to a run with a different configuration, or cannot be read.
-        """
+        """The last saved state, whose entries have the types ``kinds``, or None if there is none."""
         if not exists(self.folder):
             return None
         path = self.folder / _STATE

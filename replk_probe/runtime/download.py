@@ -64,14 +64,14 @@ def fetch(
     retries: int = 3,
     force: bool = False,
 ) -> Path:
-    """Download ``url`` to ``dest``, resuming an interrupted download.
+    """Download ``url`` to ``dest``, whose folder is created, resuming an interrupted download.
 
     Data is written to ``dest`` + ``.part``; only a complete, verified file gets the final name. An existing file is
     kept if its digest and size are correct. On systems with ``flock``, a second process waits for the first.
 
     Args:
         url: An ``http`` or ``https`` address.
-        dest: Path of the file; its folder is created.
+        dest: Path of the file.
         sha256: Expected digest in hex, complete or its first digits; None to skip the check.
         size: Expected length in bytes; None to check only against the length announced by the server.
         progress: Whether to show a progress bar on stderr, if that is a terminal.
@@ -79,12 +79,8 @@ def fetch(
         retries: Maximum number of consecutive attempts without new data, once the server has responded.
         force: Whether to download again even if a correct file exists; it is kept until the new one is complete.
 
-    Returns:
-        ``dest`` as a path.
-
     Raises:
-        WeightsError: Offline, refused, not found, disk full, wrong digest or wrong size. The part file is kept if the
-            download can be resumed from it.
+        WeightsError: The part file is kept if the download can be resumed from it.
     """
     target = Path(dest)
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
@@ -400,21 +396,8 @@ def fetch_drive(
     """Download a Google Drive file with ``gdown``, which handles the confirmation page of large files.
 
     Drive publishes no digests. The digest of the downloaded file is stored in ``dest`` + ``.sha256``, so that a file
-    that was damaged later is downloaded again. A file without a stored digest is accepted without a check.
-
-    Args:
-        file_id: Google Drive id of the file.
-        dest: Path of the file; its folder is created.
-        sha256: Expected digest in hex, complete or its first digits; None for the stored one, if there is one.
-        progress: Whether ``gdown`` shows its progress bar.
-        connect_timeout: Seconds to reach Google Drive.
-        force: Whether to download again even if a correct file exists; it is kept until the new one is complete.
-
-    Returns:
-        ``dest`` as a path.
-
-    Raises:
-        WeightsError: ``gdown`` is missing, Drive cannot be reached or refuses the file, or the digest is wrong.
+    that was damaged later is downloaded again. A file without a stored digest is accepted without a check. The other
+    arguments and errors are those of :func:`fetch`.
     """
     target = Path(dest)
     if not force and is_intact(target, sha256):
@@ -519,15 +502,7 @@ class UnreachableError(WeightsError):
 
 
 def check_reachable(url: str, timeout: float = 5.0) -> None:
-    """Raise an error quickly if the host of ``url`` does not respond.
-
-    Args:
-        url: Address of the host; a proxy is used if one is configured.
-        timeout: Total seconds, including name lookup and all addresses of the host.
-
-    Raises:
-        WeightsError: No response in time.
-    """
+    """Raise an error if the host of ``url`` does not respond within ``timeout`` seconds in total; proxies are used."""
     try:
         open_url(urllib.request.Request(url, method="HEAD"), timeout).close()
     except urllib.error.HTTPError as error:  # An error status is a response.

@@ -22,19 +22,12 @@ from .stimuli.stimulus_set import StimulusSet
 
 @dataclass(frozen=True)
 class InputImages:
-    """Stimuli as inputs of a network.
-
-    Attributes:
-        stimuli: The stimuli to load.
-        size: ``(H, W)`` in pixels; stimuli of another size are warped to it with PIL's bicubic filter.
-        mean: Mean of each channel, for inputs in [0, 1].
-        std: Standard deviation of each channel, for inputs in [0, 1].
-    """
+    """Stimuli as inputs of a network."""
 
     stimuli: StimulusSet
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    size: tuple[int, int]  # (H, W) in pixels; stimuli of another size are warped to it with PIL's bicubic filter
+    mean: tuple[float, ...]  # mean of each channel, for inputs in [0, 1]
+    std: tuple[float, ...]  # standard deviation of each channel, for inputs in [0, 1]
 
     def __call__(self, index: int) -> npt.NDArray[np.float32]:
         """Load one normalized image, ``[H, W, 3]``.

@@ -40,16 +40,11 @@ class _Download:
 
 @dataclass(frozen=True)
 class ResolvedWeights:
-    """The weights chosen for a model, before they are loaded.
+    """The weights chosen for a model, before they are loaded."""
 
-    Attributes:
-        info: Provenance as far as it is known before the file is read: source and note.
-        path: File for :func:`~replk_probe.models.load_checkpoint`, or None for random weights and those of a factory.
-        data: Normalization and input size that belong to the weights, or None if only the model defines them.
-    """
-
-    info: WeightsInfo
-    path: Path | None = None
+    info: WeightsInfo  # provenance as far as it is known before the file is read: source and note
+    path: Path | None = None  # file for load_checkpoint, or None for random weights and those of a factory
+    # Normalization and input size that belong to the weights, or None if only the model defines them.
     data: DataConfig | None = None
 
 
