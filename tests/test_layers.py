@@ -24,7 +24,7 @@ PACKAGE = "replk_probe"
 ROOT = Path(replk_probe.__file__).parent
 
 # The runtime modules that everything may stand on, because they import nothing but the standard library and tqdm.
-LIGHT_RUNTIME = ("archive", "atomic_files", "download", "escaping", "progress", "provenance")
+LIGHT_RUNTIME = ("archive", "atomic_files", "download", "escaping", "paths", "progress", "provenance")
 RESULT_FILES = (
     "result",
     "kernel",
@@ -83,7 +83,7 @@ RULES = (
     Rule(tuple(f"runtime/{name}.py" for name in LIGHT_RUNTIME), LIGHT, ("tqdm",), torch_free=True),
     Rule(("runtime/__init__.py",), torch_free=True),
     Rule(("runtime/*",), ("errors", "runtime.*"), ("torch", "numpy", "tqdm")),
-    Rule(("images/*",), ("errors", "images.*"), ("PIL", "numpy"), torch_free=True),
+    Rule(("images/*",), ("errors", "runtime.paths", "images.*"), ("PIL", "numpy"), torch_free=True),
     Rule(("ops/*",), ("errors", "ops", "ops.*"), ("torch",)),
     Rule(
         ("models/*",),

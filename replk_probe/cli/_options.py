@@ -21,6 +21,28 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 _NOT_IN_SLUGS = re.compile(r"[^A-Za-z0-9._-]")
 
 
+class _Path(click.Path):
+    """A path that the file system accepts, with a leading ``~`` expanded."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path; a path that cannot be used raises an error of this package."""
+        from replk_probe.runtime.paths import usable_path
+
+        return usable_path(value, "The path" if param is None else param.opts[-1])
+
+
+PATH = _Path()
+
+connect_timeout_option = click.option(
+    "--connect-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=15.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time to wait for the first response.",
+)
+
+
 def model_options(*, required: bool) -> Callable[[CommandT], CommandT]:
     """Add ``--model``, ``--weights`` and ``--ema``.
 
@@ -101,7 +123,7 @@ def output_option(default: str) -> Callable[[CommandT], CommandT]:
     return click.option(
         "-o",
         "--output",
-        type=click.Path(path_type=Path),
+        type=PATH,
         metavar="DIR",
         help=f"Output folder. [default: {default}]",
     )
@@ -168,18 +190,18 @@ def check_writable(folder: Path) -> None:
         InvalidInputError: The folder cannot be created or written to.
     """
     existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
     reason = None
-    if not existing.is_dir():
-        reason = f"'{existing}' is not a folder"
-    else:
-        probe = existing / f".replk-probe-{os.getpid()}-{secrets.token_hex(4)}"
-        try:
+    try:
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+        if existing.is_dir():
+            probe = existing / f".replk-probe-{os.getpid()}-{secrets.token_hex(4)}"
             probe.touch(exist_ok=False)
             probe.unlink()
-        except OSError as error:
-            reason = f"'{existing}': {error.strerror or error}"
+        else:
+            reason = f"'{existing}' is not a folder"
+    except OSError as error:
+        reason = f"'{existing}': {error.strerror or error}"
     if reason is not None:
         raise InvalidInputError(f"Cannot write to {folder}. {reason}. Choose another --output.")
 

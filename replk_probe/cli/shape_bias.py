@@ -12,6 +12,7 @@ import click
 from replk_probe.errors import InvalidInputError
 
 from ._options import (
+    PATH,
     check_writable,
     compute_options,
     destinations,
@@ -52,14 +53,14 @@ _IMPORT_OPTIONS = ("imported", "mapping", "output")
 )
 @click.option(
     "--mapping",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE.json",
     help="Class indices of each category, for classifiers with other classes than ImageNet-1k.",
 )
 @click.option(
     "--import",
     "imported",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="CSV-DIR",
     help="Raw data of model-vs-human: observers to compare with the models, or to analyze without a model.",
 )

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from replk_probe.errors import InvalidInputError
 
+from .paths import usable_path
+
 _CHUNK = 1 << 20
 # Errors for which no further write can succeed.
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -33,7 +35,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         InvalidInputError: The folder cannot be written to, or the disk is full.
     """
-    target = Path(path)
+    target = usable_path(path, "The output path")
     temporary = target.parent / f".{target.stem}.{os.getpid()}-{secrets.token_hex(4)}{target.suffix}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

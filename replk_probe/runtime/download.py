@@ -29,6 +29,7 @@ from typing import IO, Any, Protocol
 from replk_probe.errors import InvalidInputError, ReplkProbeError, WeightsError
 from replk_probe.runtime.atomic_files import DISK_FULL, atomic_path, atomic_write_text, sha256_of
 from replk_probe.runtime.escaping import printable
+from replk_probe.runtime.paths import usable_path
 
 _LOG = logging.getLogger(__name__)
 _CHUNK = 1 << 18
@@ -66,7 +67,7 @@ class _TooSlowError(OSError):
 def cache_dir() -> Path:
     """Folder for downloads: ``REPLK_PROBE_CACHE``, else the cache folder of the platform. It is not created."""
     if chosen := os.environ.get("REPLK_PROBE_CACHE"):
-        return Path(chosen).expanduser()
+        return usable_path(chosen, "REPLK_PROBE_CACHE")
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "replk-probe"
     if sys.platform == "win32":
