@@ -286,7 +286,6 @@ def _report(
 
     measured = with_distinct_names(list(results.values()))
     published = published_for(measured[0])
-    click.echo(shape_bias_table(measured, published, terminal_layout()))
     for folder, result in results.items():
         if result.decisions is not None and result.decisions.counts().n_conflict:
             weights = result.run.weights if isinstance(result.run, RunInfo) else None
@@ -296,6 +295,7 @@ def _report(
     if compare:
         save_comparison(measured, output)
         save_comparison_figure(measured, output, others=published)
+    click.echo(shape_bias_table(measured, published, terminal_layout()))
     decided = sum(len(result.decisions.names) for result in measured if result.decisions is not None)
     seconds = sum(result.run.seconds for result in measured if isinstance(result.run, RunInfo))
     conclusion(decided, "decision", seconds, output if compare else next(iter(results)))
