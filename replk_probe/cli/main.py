@@ -156,6 +156,7 @@ def main(args: Sequence[str] | None = None) -> None:
                 )
             with contextlib.suppress(OSError):
                 note(f"Error: {message}")
+            _flush_streams()
     sys.exit(status)
 
 

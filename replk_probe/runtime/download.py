@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from replk_probe.errors import InvalidInputError, ReplkProbeError, WeightsError
-from replk_probe.runtime.atomic_files import DISK_FULL, atomic_path, atomic_write_text, sha256_of
+from replk_probe.runtime.atomic_files import DISK_FULL, atomic_path, atomic_write_text, is_same_file, sha256_of
 from replk_probe.runtime.escaping import printable
 from replk_probe.runtime.paths import usable_path
 
@@ -387,13 +387,13 @@ def _claimed(path: Path, done: Callable[[], bool]) -> Iterator[IO[bytes] | None]
     """
     while True:
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b") as part:
-            if _lock(part) and not _is_same_file(path, part):
+            if _lock(part) and not is_same_file(path, part.fileno()):
                 continue
             try:
                 yield None if done() else part
             finally:
                 # No data was received, or another process completed the file: remove the empty file.
-                if not part.closed and os.fstat(part.fileno()).st_size == 0 and _is_same_file(path, part):
+                if not part.closed and os.fstat(part.fileno()).st_size == 0 and is_same_file(path, part.fileno()):
                     path.unlink()
             return
 
@@ -416,13 +416,6 @@ def _lock(part: IO[bytes]) -> bool:
             time.sleep(_LOCK_POLL_SECONDS)
         except OSError:
             return False
-
-
-def _is_same_file(path: Path, part: IO[bytes]) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(part.fileno()))
-    except FileNotFoundError:
-        return False
 
 
 @contextlib.contextmanager
