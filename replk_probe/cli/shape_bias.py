@@ -111,7 +111,7 @@ def command(
         _only_imported(imported, observers, folder)
         return
     if models:
-        chosen = _Chosen(models, weights, stimuli or _default_stimuli(models))
+        chosen = _Chosen(models, weights, _default_stimuli(models) if stimuli is None else stimuli)
     else:
         chosen = _without_model(weights, stimuli, mapping)
 
