@@ -21,18 +21,18 @@ from typing import IO
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Seconds that one command may take, on a busy machine.
 LONGEST = 120
+# Commands after which importing torch once is faster than in each of them.
+WARM_AFTER = 20
 
-# Loads everything that commands need once; each line is a command, which runs in a fork of this process.
+# Each line is a command, which runs in a fork of this process. After some commands it imports what most of them need.
 _SERVER = """
 import io, json, os, sys, signal
-import matplotlib.pyplot, pandas, scipy.stats, seaborn, timm, torch, torchvision, rich.table
-import replk_probe.bench, replk_probe.erf, replk_probe.kernels, replk_probe.models, replk_probe.shape_bias
 from replk_probe.cli import main as program
-torch.set_num_threads(1)
-for name in program.COMMANDS.values():
-    __import__(name.module)
-for line in sys.stdin:
+for count, line in enumerate(sys.stdin):
     task = json.loads(line)
+    if count == task["warm_after"]:
+        import matplotlib.pyplot, scipy.stats, seaborn, timm, torch, rich.table
+        import replk_probe.erf.plan, replk_probe.kernels.measure, replk_probe.shape_bias.plan
     child = os.fork()
     if not child:
         break
@@ -113,6 +113,7 @@ class Program:
             "stderr": str(err) if stderr is None else stderr,
             "environment": {"REPLK_PROBE_CACHE": str(folder.with_name("cache")), **(environment or {})},
             "seconds": LONGEST,
+            "warm_after": WARM_AFTER,
         }
         for path in (out, err):
             path.unlink(missing_ok=True)
@@ -208,6 +209,13 @@ BELOW: dict[str, dict[str, Sequence[str]]] = {
 _MESSAGE = re.compile(r"Error: \S.*\.\n?", re.DOTALL)
 
 
+RAW_DATA = (
+    "subj,session,trial,rt,object_response,category,condition,imagename\n"
+    "net,1,1,NaN,cat,cat,0,0001_cc_0_cat_00_cat1-dog2.png\n"
+    "net,1,2,NaN,dog,cat,0,0002_cc_0_cat_00_cat2-dog3.png\n"
+)
+
+
 def prepare(folder: Path) -> None:
     """Fill a folder with the files and folders that the pool of paths names."""
     from PIL import Image
@@ -225,6 +233,8 @@ def prepare(folder: Path) -> None:
     for path in FOLDER.glob(f"{MODEL}*.safetensors"):
         shutil.copyfile(path, folder / "weights.safetensors")
     Image.new("RGB", (40, 40), (90, 60, 30)).save(folder / "image.png")
+    (folder / "raw").mkdir()
+    (folder / "raw" / "raw.csv").write_text(RAW_DATA)
     (folder / "stimuli").mkdir()
     Image.new("RGB", (64, 64), (90, 60, 30)).save(folder / "stimuli" / "cat1-dog2.png")
     for name in ("erf.json", "kernels.json", "erf.ckpt"):  # where results and states are written

@@ -201,10 +201,7 @@ def run(rng: random.Random, folder: Path) -> str:
     error: BaseException | None = None
     proxies = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     try:
-        with (
-            mock.patch.multiple(download, _MOST_HEADER_BYTES=1 << 20, **constants),
-            mock.patch.dict(os.environ, proxies, clear=True),
-        ):
+        with mock.patch.multiple(download, **constants), mock.patch.dict(os.environ, proxies, clear=True):
             download.fetch(
                 server.url, target, digest, size, progress=False, connect_timeout=1.0, retries=2, max_size=MAX_SIZE
             )
