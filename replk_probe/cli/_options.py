@@ -21,6 +21,28 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 _NOT_IN_SLUGS = re.compile(r"[^A-Za-z0-9._-]")
 
 
+class _Path(click.Path):
+    """A path that the file system accepts, with a leading ``~`` expanded."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path; a path that cannot be used raises an error of this package."""
+        from replk_probe.runtime.paths import usable_path
+
+        return usable_path(value, "The path" if param is None else param.opts[-1])
+
+
+PATH = _Path()
+
+connect_timeout_option = click.option(
+    "--connect-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=15.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time to wait for the first response.",
+)
+
+
 def model_options(command: CommandT) -> CommandT:
     """Add ``--model``, ``--weights`` and ``--ema``."""
     ema = click.option("--ema", is_flag=True, help="Use the averaged weights (model_ema) of a checkpoint.")
@@ -80,9 +102,7 @@ def choice_option(name: str, choices: Sequence[str], purpose: str) -> Callable[[
 
 def output_option(default: str) -> Callable[[CommandT], CommandT]:
     """Add ``--output``; ``default`` describes the folder that is used without it."""
-    return click.option(
-        "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help=f"Output folder. [default: {default}]"
-    )
+    return click.option("-o", "--output", type=PATH, metavar="DIR", help=f"Output folder. [default: {default}]")
 
 
 def seed_option(purpose: str) -> Callable[[CommandT], CommandT]:
@@ -140,18 +160,20 @@ def weights_of_each(models: Sequence[str], weights: Sequence[str]) -> list[str]:
 def check_writable(folder: Path) -> None:
     """Raise InvalidInputError unless a folder can be created and written to; it is not created."""
     existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir():
-        raise InvalidInputError(f"Cannot write to {folder}. '{existing}' is not a folder. Choose another --output.")
-    probe = existing / f".replk-probe-{os.getpid()}-{secrets.token_hex(4)}"
+    reason = None
     try:
-        probe.touch(exist_ok=False)
-        probe.unlink()
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+        if existing.is_dir():
+            probe = existing / f".replk-probe-{os.getpid()}-{secrets.token_hex(4)}"
+            probe.touch(exist_ok=False)
+            probe.unlink()
+        else:
+            reason = f"'{existing}' is not a folder"
     except OSError as error:
-        raise InvalidInputError(
-            f"Cannot write to {folder}. '{existing}': {error.strerror or error}. Choose another --output."
-        ) from error
+        reason = f"'{existing}': {error.strerror or error}"
+    if reason is not None:
+        raise InvalidInputError(f"Cannot write to {folder}. {reason}. Choose another --output.")
 
 
 def parse_thresholds(text: str) -> tuple[float, ...]:

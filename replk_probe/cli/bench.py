@@ -10,7 +10,7 @@ import click
 
 from replk_probe.errors import InvalidInputError
 
-from ._options import check_writable, choice_option, given_options
+from ._options import PATH, check_writable, choice_option, given_options
 from ._output import note
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ _PASSES = {"forward": "forward", "grad-input": "grad_input", "grad-weight": "gra
 @click.option("--json", "as_json", is_flag=True, help="Print JSON with unrounded numbers.")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="DIR",
     help="Also write bench.json, bench.csv, bench.png and bench.pdf to this folder.",
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._options import (
+    PATH,
     choice_option,
     compute_options,
     destinations,
@@ -37,7 +38,7 @@ _SIZE = 1024
 @click.option("--images", type=int, default=50, show_default=True, metavar="N", help="Number of images.")
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="DIR",
     help="Folder of images, flat or with class folders. [default: generated dead-leaves images]",
 )

@@ -98,7 +98,7 @@ def _report(results: list[KernelResult], folder: Path) -> None:
     from replk_probe.report.text import terminal_layout
 
     save_results(results, folder)
-    click.echo(kernels_table(results, terminal_layout()))
     save_figures(results, folder)
+    click.echo(kernels_table(results, terminal_layout()))
     seconds = sum(result.run.seconds for result in results)
     conclusion(sum(len(result.kernels) for result in results), "kernel", seconds, folder)

@@ -12,6 +12,7 @@ import click
 from replk_probe.errors import InvalidInputError
 
 from ._options import (
+    PATH,
     check_writable,
     compute_options,
     destinations,
@@ -52,14 +53,14 @@ _IMPORT_OPTIONS = ("imported", "mapping", "output")
 )
 @click.option(
     "--mapping",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE.json",
     help="Class indices of each category, for classifiers with other classes than ImageNet-1k.",
 )
 @click.option(
     "--import",
     "imported",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="CSV-DIR",
     help="Raw data of model-vs-human: observers to compare with the models, or to analyze without a model.",
 )
@@ -105,7 +106,7 @@ def command(
         _only_imported(imported, observers, folder)
         return
     if models:
-        chosen = stimuli or _default_stimuli(models)
+        chosen = _default_stimuli(models) if stimuli is None else stimuli
     else:
         models, weights, chosen = _without_model(weights, stimuli, mapping)
 
@@ -265,7 +266,6 @@ def _report(
 
     measured = with_distinct_names(list(results.values()))
     published = published_for(measured[0])
-    click.echo(shape_bias_table(measured, published, terminal_layout()))
     for folder, result in results.items():
         if result.decisions is not None and result.decisions.counts().n_conflict:
             weights = result.run.weights if isinstance(result.run, RunInfo) else None
@@ -275,6 +275,7 @@ def _report(
     if compare:
         save_comparison(measured, output)
         save_comparison_figure(measured, output, others=published)
+    click.echo(shape_bias_table(measured, published, terminal_layout()))
     decided = sum(len(result.decisions.names) for result in measured if result.decisions is not None)
     seconds = sum(result.run.seconds for result in measured if isinstance(result.run, RunInfo))
     conclusion(decided, "decision", seconds, output if compare else next(iter(results)))

@@ -153,11 +153,15 @@ class RunState:
         saved = store.load(_STATE)
         if saved is None:
             return
-        done, counts, n_blocks = saved.state["done"], saved.state["counts"], len(self.sums.counts)
+        done, counts = saved.state["done"], saved.state["counts"]
         blocks = [f"block-{block:02d}" for block, count in enumerate(counts) if count]
         found = {name: (array.shape, array.dtype.name) for name, array in saved.arrays.items()}
-        is_known = sum(counts) + len(saved.state["skipped"]) == done <= self.sums.n_images
-        if len(counts) != n_blocks or not is_known or found != dict.fromkeys(blocks, (self.sums.size, "float64")):
+        used, skipped = len(saved.state["used"]), len(saved.state["skipped"])
+        is_known = sum(counts) == used and used + skipped == done <= self.sums.n_images and saved.state["seconds"] >= 0
+        most = np.diff(block_bounds(self.sums.n_images))
+        is_known = is_known and len(counts) == len(most) and bool((np.array(counts) <= most).all()) and min(counts) >= 0
+        is_finite = all(np.isfinite(array).all() for array in saved.arrays.values())
+        if not is_known or not is_finite or found != dict.fromkeys(blocks, (self.sums.size, "float64")):
             raise store.damaged("Its sums are not those of its images. Start again without resume.")
         self.sums.done, self.sums.counts = done, counts
         self.sums.sums = [saved.arrays.get(f"block-{block:02d}") for block in range(len(self.sums.counts))]

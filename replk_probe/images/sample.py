@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.paths import usable_path
 
 from . import dead_leaves
 from .decode import load_rgb
@@ -114,7 +115,7 @@ def sample_images(
         InvalidInputError: ``n`` < 1, an unknown ``sampling``, or a folder that is missing or without images.
     """
     check_sample(n, sampling)
-    folder = None if root is None else Path(root)
+    folder = None if root is None else usable_path(root, "The image folder")
     candidates = dead_leaves.IDS if folder is None else list_images(folder)
     chosen = candidates[: int(n)] if sampling == "first" else stratified_sample(candidates, int(n), seed)
     return ImageSet(

@@ -358,7 +358,8 @@ class _State:
             return
         expected = {"probabilities": self.probabilities, "largest": self.largest}
         shapes = [{name: (array.shape, array.dtype) for name, array in one.items()} for one in (saved.arrays, expected)]
-        if shapes[0] != shapes[1] or not 0 <= saved.state["done"] <= len(self.largest):
+        in_range = 0 <= saved.state["done"] <= len(self.largest) and saved.state["seconds"] >= 0
+        if shapes[0] != shapes[1] or not in_range:
             raise store.damaged("Its arrays are not those of its stimuli. Start again without resume.")
         self.done, self.seconds = saved.state["done"], saved.state["seconds"]
         self.methods = {*saved.state["methods"]}

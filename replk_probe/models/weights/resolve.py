@@ -14,6 +14,7 @@ import torch
 
 from replk_probe.errors import WeightsError, close_hint
 from replk_probe.runtime.download import cache_dir, check_reachable, fetch, fetch_drive, is_intact
+from replk_probe.runtime.paths import usable_path
 from replk_probe.runtime.provenance import EMBEDDED, RANDOM_INIT, USER_MODULE, WeightsInfo
 
 from ..model_id import ModelId
@@ -180,7 +181,7 @@ def _named(model: ModelId, weights: str, download: _Download) -> ResolvedWeights
                 "Use that model, or other weights."
             )
         return _from_catalog(entry, download)
-    path = Path(weights).expanduser()
+    path = usable_path(weights, "The weights file")
     if path.is_file():
         return ResolvedWeights(WeightsInfo(f"file:{path.name}"), path)
     if path.is_dir():
