@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from . import _fallback
 from ._prepared_weights import PreparedWeights
 from ._schema import LIBRARY, NAMESPACE, autocast, dwconv2d, dwconv2d_grad_input, dwconv2d_grad_weight
-from ._shapes import check_tensors
+from ._shapes import check_operands
 
 
 def forward(
@@ -27,17 +28,21 @@ def forward(
     weights: PreparedWeights | None = None,
 ) -> Tensor:
     """``act(conv(input, weight) + bias)``; arguments as for :func:`replk_probe.ops._cpu.forward`."""
+    if _fallback.is_recorded():
+        return _fallback.recorded(input, weight, bias, relu)
     if torch.compiler.is_compiling():
         return _call(dwconv2d, input, weight, bias, relu, native)
-    check_tensors(input=input, weight=weight, **({} if bias is None else {"bias": bias}))
+    check_operands(input=input, weight=weight, **({} if bias is None else {"bias": bias}))
     return _call(dwconv2d, input, weight, bias, relu, native, 0 if weights is None else weights.number)
 
 
 def grad_input(grad: Tensor, weight: Tensor, native: bool = False, weights: PreparedWeights | None = None) -> Tensor:
     """Gradient of the input; arguments as for :func:`replk_probe.ops._cpu.grad_input`."""
+    if _fallback.is_recorded():
+        return _fallback.recorded(grad, weight.flip(2, 3), None, False)
     if torch.compiler.is_compiling():
         return _call(dwconv2d_grad_input, grad, weight, native)
-    check_tensors(grad=grad, weight=weight)
+    check_operands(grad=grad, weight=weight)
     return _call(dwconv2d_grad_input, grad, weight, native, 0 if weights is None else weights.number)
 
 

@@ -155,15 +155,6 @@ def test_the_function_compiles_with_every_backend(backend: Any, native: object, 
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("strict", [False, True])
-def test_exports(strict: bool, close: Close) -> None:
-    layer = DepthwiseConv2d(3, 3, KERNEL, padding=(2, 3), groups=3).eval()
-    x = torch.randn(SHAPE)
-    program = torch.export.export(layer, (x,), strict=strict)
-    assert "replk_probe.dwconv2d" in str(program.graph)
-    close(program.module()(x), x, layer.weight, layer.bias)
-
-
 def test_autocast_casts_as_a_convolution_does() -> None:
     x, w, b = problem(grad=True)
     layer = DepthwiseConv2d(3, 3, KERNEL, padding=(2, 3), groups=3).eval()
