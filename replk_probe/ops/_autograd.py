@@ -7,6 +7,7 @@ Only the gradients that are requested are computed, and only the tensors that th
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -197,6 +198,51 @@ def _function_of(operator: Any, backward: Any, setup: Any, jvp: Any, rule: Any) 
     return type(operator.__name__, (torch.autograd.Function,), members)
 
 
+def _autograd_kernel(operator: Any, decomposed: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The operator as autograd records it if it is called through torch's dispatcher, as compilers do.
+
+    Forward-mode derivatives, and the transforms of ``torch.func`` in compiled code, which cannot call a Function, are
+    those of torch's own convolution.
+    """
+
+    def kernel(*args: Any) -> Tensor:
+        tensors = [value for value in args if isinstance(value, Tensor)]
+        is_transformed = torch._C._functorch.peek_interpreter_stack() is not None
+        if is_transformed or any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):  # type: ignore[no-untyped-call]
+            return decomposed(*args)
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+            found: Tensor = _FUNCTIONS[operator].apply(*args, *_defaults(operator)[len(args) :])
+            return found
+        with torch._C._AutoDispatchBelowAutograd():
+            result: Tensor = operator(*args)
+        return result
+
+    return kernel
+
+
+def _defaults(operator: Any) -> list[Any]:
+    return [argument.default_value for argument in operator.default._schema.arguments]
+
+
+def _decomposed_forward(
+    input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, native: bool = False, prepared: int = 0
+) -> Tensor:
+    return _fallback.forward(input, weight, bias, relu)
+
+
+def _decomposed_grad_input(grad: Tensor, weight: Tensor, native: bool = False, prepared: int = 0) -> Tensor:
+    return _fallback.grad_input(grad, weight)
+
+
+def _decomposed_grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int, native: bool = False) -> Tensor:
+    return _fallback.grad_weight(input, grad, kh, kw)
+
+
+_DECOMPOSED: dict[Any, Callable[..., Tensor]] = {
+    dwconv2d: _decomposed_forward,
+    dwconv2d_grad_input: _decomposed_grad_input,
+    dwconv2d_grad_weight: _decomposed_grad_weight,
+}
 _FUNCTIONS: dict[Any, Any] = {}
 for _operator, _backward, _setup, _jvp, _axes, _result_axis in (
     (dwconv2d, _forward_backward, _forward_setup, _forward_jvp, (1, 0, 0), 1),
@@ -204,6 +250,6 @@ for _operator, _backward, _setup, _jvp, _axes, _result_axis in (
     (dwconv2d_grad_weight, _grad_weight_backward, _grad_weight_setup, _grad_weight_jvp, (1, 1), 0),
 ):
     _name, _rule = f"{NAMESPACE}::{_operator.__name__}", _vmap_rule(_operator, _axes, _result_axis)
-    torch.library.register_autograd(_name, _backward, setup_context=_setup, lib=LIBRARY)
     torch.library.register_vmap(_name, _rule, lib=LIBRARY)
     _FUNCTIONS[_operator] = _function_of(_operator, _backward, _setup, _jvp, _rule)
+    LIBRARY.impl(_operator.__name__, _autograd_kernel(_operator, _DECOMPOSED[_operator]), "Autograd")
