@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError, ReplkProbeError
+from replk_probe.models.inference.batch_norm import correct_batch_norms
 from replk_probe.models.inference.check import evaluating
 from replk_probe.models.inference.copying import device_and_dtype
 from replk_probe.models.inference.prepare import PreparedModel, module_of
 from replk_probe.runtime.devices import without_autocast
 
 from .feature_layout import Layout
-from .probe_layer import check_accepts, find_layer, find_layout
+from .layer_memory import remembered_layer, remembered_layout
+from .probe_layer import check_accepts
 from .target_layer import Layer, LayerPoint, TargetLayer, point_of, run_to
 
 
@@ -27,7 +29,12 @@ def contribution_scores(model: nn.Module | PreparedModel, batch: Tensor, layer: 
     negative entries become zero and the color channels are summed. Nothing after the layer is computed.
 
     The model is evaluated in eval mode and outside of any ``torch.autocast`` of the caller. Its modes,
-    ``requires_grad``, ``.grad`` and hooks are not changed.
+    ``requires_grad``, ``.grad`` and hooks are not changed. The layer is looked up once for each shape of the images and
+    again when a module or one of its settings changes.
+
+    Torch's own gradient of a batch norm is wrong on a CPU if the batch has one image and the norm is followed by
+    ``flatten(2).transpose(1, 2)``, as in LeViT, XCiT and EfficientFormer (torch 2.10 to 2.14; relative errors around
+    1). Here it is right. Code that calls ``torch.autograd.grad`` itself, such as OpenERF, gives the wrong map.
 
     Args:
         model: Any module that maps ``[N, C, H, W]`` to a differentiable output, or a model returned by
@@ -89,8 +96,6 @@ class InputGradient:
     def __init__(self, model: nn.Module | PreparedModel, layer: Layer = None) -> None:  # noqa: D107
         self._model: nn.Module | None = module_of(model)
         self._layer = point_of(self._model, layer)
-        self._points: dict[tuple[int, ...], LayerPoint] = {}
-        self._layouts: dict[tuple[int, ...], Layout] = {}
 
     def __call__(self, images: Tensor) -> Tensor:
         """The signed gradient ``[N, C, H, W]``, in the dtype and on the device of the model."""
@@ -101,14 +106,12 @@ class InputGradient:
                 "inside the block."
             )
         batch = _matching(images, model)
-        shape = (1, *batch.shape[1:])
-        if shape not in self._points:
-            self._points[shape] = find_layer(model, shape, self._layer)
+        point = remembered_layer(model, (1, *batch.shape[1:]), self._layer)
         if batch.shape[0] == 0:
             return batch
         with evaluating(model), without_autocast(batch.device):
             parts = torch.split(batch, 1) if _couples_images(model) else (batch,)
-            return torch.cat([self._gradient(model, part, self._points[shape]) for part in parts])
+            return torch.cat([self._gradient(model, part, point) for part in parts])
 
     def scores(self, images: Tensor) -> Tensor:
         """Contribution scores ``[N, H, W]``, as :func:`~replk_probe.erf.contribution_scores`."""
@@ -126,7 +129,7 @@ class InputGradient:
             leaf = batch.clone().requires_grad_(True)
             # The second clone lets a network write into its input.
             output = _run_to(model, leaf.clone(), point)
-            layout = self._layout(model, batch, point, output)
+            layout = _layout_of(model, batch, point, output)
             if not output.is_floating_point():
                 raise InvalidInputError(
                     f"Layer {point.label!r} gives {output.dtype} values, which have no gradient. Name another layer."
@@ -137,20 +140,19 @@ class InputGradient:
             usable = _finite(middle.detach()) & _finite(batch)
             total = middle.relu().sum()
             del output, middle
+            correct_batch_norms(total)
             (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
         if gradient is None:  # the output depends on parameters alone
             raise _cut_off(point)
         # In a network of convolutions and ReLUs a NaN propagates forward only: the gradient would not show it.
         return gradient.detach().masked_fill(~usable.view(-1, 1, 1, 1), math.nan)
 
-    def _layout(self, model: nn.Module, batch: Tensor, point: LayerPoint, output: Tensor) -> Layout:
-        size = (int(batch.shape[2]), int(batch.shape[3]))
-        if isinstance(point, TargetLayer) and point.input_size == size:
-            return point.layout
-        key = (*batch.shape[1:], *output.shape[1:])
-        if key not in self._layouts:
-            self._layouts[key] = find_layout(model, point, tuple(output.shape), size, batch.shape[1])
-        return self._layouts[key]
+
+def _layout_of(model: nn.Module, batch: Tensor, point: LayerPoint, output: Tensor) -> Layout:
+    size = (int(batch.shape[2]), int(batch.shape[3]))
+    if isinstance(point, TargetLayer) and point.input_size == size:
+        return point.layout
+    return remembered_layout(model, point, tuple(output.shape[1:]), size, int(batch.shape[1]))
 
 
 def _finite(values: Tensor) -> Tensor:

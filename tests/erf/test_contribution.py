@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -98,6 +99,63 @@ def test_images_of_a_batch_do_not_influence_each_other() -> None:
     batch = images(3, 3, 12, 12)
     one_by_one = torch.cat([contribution_scores(model, image[None]) for image in batch])
     torch.testing.assert_close(contribution_scores(model, batch), one_by_one, rtol=1e-12, atol=1e-15)
+
+
+class Tokens(nn.Module):
+    """Norms whose gradient torch computes wrong for one image: module, timm's subclass, function, training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 3, 2, 1)
+        self.norm = nn.BatchNorm2d(12)
+        self.act_norm = timm.layers.BatchNormAct2d(12, act_layer=nn.Tanh)
+        self.norm_of_image = nn.InstanceNorm2d(12, affine=True)
+        self.mix = nn.Linear(12, 12)
+        self.norm_of_features = nn.LayerNorm(12)
+        for values in self.norm.running_var, self.norm.weight, self.act_norm.running_var, self.act_norm.weight:
+            nn.init.uniform_(values, 0.5, 2.0)
+
+    def norms(self) -> list[Any]:
+        last = self.norm
+        return [
+            self.norm,
+            self.act_norm,
+            self.norm_of_image,
+            lambda x: F.batch_norm(x, last.running_mean, last.running_var, last.weight, last.bias),
+        ]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for norm in self.norms():
+            tokens = norm(x).flatten(2).transpose(1, 2)
+            x = x + self.mix(self.norm_of_features(tokens)).transpose(1, 2).unflatten(2, x.shape[2:])
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_features(x).mean((2, 3))
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_norms_before_tokens_have_the_gradient_of_finite_differences(number: int) -> None:
+    torch.manual_seed(0)
+    model = Tokens().double().eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    batch = images(number, 3, 8, 8)
+    with input_gradient(model) as gradient:
+        found = gradient(batch)
+    assert hooks_of(model) == 0 and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+    def middle(x: Tensor) -> Tensor:
+        return model.forward_features(x)[:, :, 2, 2].relu().sum((0, 1))
+
+    step = 1e-6
+    with torch.no_grad():
+        for index in itertools.product(range(number), range(3), range(8), range(8)):
+            moved = torch.zeros_like(batch)
+            moved[index] = step
+            expected = (middle(batch + moved) - middle(batch - moved)) / (2 * step)
+            assert abs(found[index] - expected) < 1e-7
+    assert found.abs().max() > 1e-3
 
 
 class Net(nn.Module):
