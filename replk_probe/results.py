@@ -210,15 +210,7 @@ def strict_json(record: Mapping[str, Any], indent: int = 2) -> str:
 
 
 def write_files(files: Mapping[str, bytes], directory: str | Path) -> None:
-    """Write files in the order given, each completely or not at all.
-
-    Args:
-        files: Contents by name.
-        directory: Folder to write to; created if it does not exist.
-
-    Raises:
-        InvalidInputError: The folder cannot be written to.
-    """
+    """Write files to a folder, which is created if it does not exist, each completely or not at all, in this order."""
     for name, content in files.items():
         atomic_write_bytes(Path(directory) / name, content)
 

@@ -24,7 +24,17 @@ PACKAGE = "replk_probe"
 ROOT = Path(replk_probe.__file__).parent
 
 # The runtime modules that all files may import, because they import only the standard library and tqdm.
-LIGHT_RUNTIME = ("archive", "atomic_files", "checks", "download", "escaping", "formatting", "progress", "provenance")
+LIGHT_RUNTIME = (
+    "archive",
+    "atomic_files",
+    "checks",
+    "download",
+    "escaping",
+    "formatting",
+    "paths",
+    "progress",
+    "provenance",
+)
 RESULT_FILES = (
     "result",
     "kernel",
@@ -84,7 +94,7 @@ RULES = (
     Rule(tuple(f"runtime/{name}.py" for name in LIGHT_RUNTIME), LIGHT, ("tqdm",), torch_free=True),
     Rule(("runtime/__init__.py",), torch_free=True),
     Rule(("runtime/*",), ("errors", "runtime.*"), ("torch", "numpy", "tqdm")),
-    Rule(("images/*",), ("errors", "images.*"), ("PIL", "numpy"), torch_free=True),
+    Rule(("images/*",), ("errors", "runtime.paths", "images.*"), ("PIL", "numpy"), torch_free=True),
     Rule(("ops/*",), ("errors", "ops", "ops.*"), ("torch",)),
     Rule(
         ("models/*",),
@@ -115,6 +125,8 @@ RULES = (
         ("torch", "numpy"),
         not_modules=PLOTS,
     ),
+    # It looks up which names model-vs-human takes from torchvision.
+    Rule(("shape_bias/model_vs_human/register.py",), ("errors", "models", "models.*"), ("torch", "torchvision")),
     Rule(
         in_analyzers("*"),
         ("errors", "models", "models.*", "images", "images.*", "runtime.*", "{package}.*"),

@@ -1,7 +1,6 @@
 """Speed of the depthwise convolution on this machine, compared with all implementations of torch.
 
-``measure_speed`` is the whole measurement. Importing this package loads nothing heavy: every name is resolved on first
-use.
+``measure_speed`` is the whole measurement. Every name is imported on first use.
 """
 
 from __future__ import annotations
@@ -11,16 +10,10 @@ from typing import TYPE_CHECKING
 from replk_probe._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .layers import MODEL_LAYERS as MODEL_LAYERS
-    from .layers import sweep_layers as sweep_layers
-    from .measure import measure_speed as measure_speed
-    from .plot import draw_speed as draw_speed
-    from .plot import plot_speedup as plot_speedup
-    from .plot import plot_times as plot_times
-    from .result import Layer as Layer
-    from .result import SpeedCase as SpeedCase
-    from .result import SpeedResult as SpeedResult
-    from .result import Timing as Timing
+    from .layers import MODEL_LAYERS, sweep_layers
+    from .measure import measure_speed
+    from .plot import draw_speed, plot_speedup, plot_times
+    from .result import Layer, SpeedCase, SpeedResult, Timing
 
 _HOME = {
     "MODEL_LAYERS": "layers",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -51,27 +53,15 @@ def sweep_layers(planes: Sequence[int] = SWEEP_PLANES, kernels: Sequence[int] = 
 def layers_of_model(name: str, size: int, batch: int = 1) -> list[Layer]:
     """The depthwise convolutions of a merged model that the operator supports: stride 1, odd kernels above 1x1.
 
-    Args:
-        name: Model name, as for :func:`replk_probe.create_model`.
-        size: Side of the input in pixels.
-        batch: Number of images.
-
-    Returns:
-        Layers in the order of the network, each with its number of occurrences.
-
-    Raises:
-        UnknownModelError: There is no such model.
-        InvalidInputError: The model has no such convolution, or does not accept an input of that size.
+    Layers are in the order of the network, each with its number of occurrences for inputs of ``size`` pixels.
     """
     model = create_model(name, "random", seed=0).eval()
     reparameterize(model)
-    found: dict[Layer, int] = {}
+    found: Counter[Layer] = Counter()
 
     def note(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         assert isinstance(module, nn.Conv2d)
-        shape, kernel = inputs[0].shape, (module.kernel_size[0], module.kernel_size[1])
-        layer = Layer(shape[0], shape[1], shape[2], shape[3], *kernel)
-        found[layer] = found.get(layer, 0) + 1
+        found[Layer(*inputs[0].shape, *module.kernel_size)] += 1
 
     hooks = [module.register_forward_pre_hook(note) for module in model.modules() if _is_covered(module)]
     try:
@@ -89,7 +79,7 @@ def layers_of_model(name: str, size: int, batch: int = 1) -> list[Layer]:
         raise InvalidInputError(
             f"{name} has no depthwise convolution of stride 1. There is nothing to time. Choose another model."
         )
-    return [Layer(*layer.shape, *layer.kernel, count=count) for layer, count in found.items()]
+    return [replace(layer, count=count) for layer, count in found.items()]
 
 
 def _is_covered(module: nn.Module) -> bool:

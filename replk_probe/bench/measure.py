@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import statistics
@@ -78,16 +79,16 @@ def measure_speed(
         error = describe_machine()["error"]
         if error is not None:
             raise BackendError(error)
-        for layer in layers:
-            for direction in directions:
-                # Raise now, not after some timings, if a forced method does not support a layer.
-                planned_method(layer.shape, layer.kernel, DTYPES[dtype], direction)  # type: ignore[arg-type]
+        work = list(itertools.product(layers, directions))
+        for layer, direction in work:
+            # Raise now, not after some timings, if a forced method does not support a layer.
+            planned_method(layer.shape, layer.kernel, DTYPES[dtype], direction)  # type: ignore[arg-type]
         used = torch.get_num_threads()
         peak = measure_fma_peak(used, isa)
-        work = [(layer, direction) for layer in layers for direction in directions]
-        cases = []
-        for layer, direction in progress_bar(work, desc="Timing", unit="case", disable=not progress):
-            cases.append(_measure_case(layer, direction, DTYPES[dtype], repeats, budget, everything, accuracy))
+        cases = tuple(
+            _measure_case(layer, direction, DTYPES[dtype], repeats, budget, everything, accuracy)
+            for layer, direction in progress_bar(work, desc="Timing", unit="case", disable=not progress)
+        )
         info = native_info()
     machine = Machine(
         cpu=describe_machine()["cpu"],
@@ -98,16 +99,11 @@ def measure_speed(
         compiler=info.compiler,
         torch_capability=torch.backends.cpu.get_cpu_capability(),
     )
-    return SpeedResult(tuple(cases), machine, dtype, repeats)
+    return SpeedResult(cases, machine, dtype, repeats)
 
 
 def _check(
-    layers: Sequence[Layer],
-    directions: Sequence[str],
-    dtype: str,
-    threads: int | None,
-    isa: str | None,
-    repeats: int,
+    layers: Sequence[Layer], directions: Sequence[str], dtype: str, threads: int | None, isa: str | None, repeats: int
 ) -> None:
     for name, value, known in [
         *(("pass", direction, PASSES) for direction in directions),
@@ -142,11 +138,11 @@ def _measure_case(
 ) -> SpeedCase:
     operands = Operands.draw(layer, dtype)
     calls = our_variants(direction, operands)
-    notes = {}
+    left_out = []
     for name, call in torch_variants(direction, operands).items():
         expected = 0.0 if everything else _expected_seconds(direction, name, operands, layer)
         if expected > _LONGEST_CALL * budget:
-            notes[name] = f"left out: about {expected:.0f} s a call"
+            left_out.append(Timing(name, None, None, 0, None, f"left out: about {expected:.0f} s a call"))
         else:
             calls[name] = call
     times, outputs = _take_turns(calls, repeats, budget)
@@ -162,14 +158,12 @@ def _measure_case(
         )
         for name, seconds in times.items()
     ]
-    timings += [Timing(name, None, None, 0, None, note) for name, note in notes.items()]
     plan, last = (
         planned_method(layer.shape, layer.kernel, dtype, direction, channels_last=is_last)  # type: ignore[arg-type]
         for is_last in (False, True)
     )
-    return SpeedCase(
-        layer, direction, tuple(timings), plan.method, plan.isa, plan.tile, plan.workspace_bytes, last.method
-    )
+    found = (*timings, *left_out)
+    return SpeedCase(layer, direction, found, plan.method, plan.isa, plan.tile, plan.workspace_bytes, last.method)
 
 
 def _take_turns(

@@ -47,6 +47,7 @@ _VARIANTS = {
 }
 _LEGEND_SIZE, _VALUE_SIZE = 6.0, 5.5
 _LEGEND: dict[str, Any] = {"handlelength": 1.2, "handletextpad": 0.3, "columnspacing": 1.2}
+_LEGEND |= {"borderaxespad": 0.0, "frameon": False, "fontsize": _LEGEND_SIZE}
 _FEWEST_KERNELS = 4  # on one plane, to draw time against the kernel's side
 _MOST_PANELS = 6
 _ROW = 0.19  # height of a row in inches
@@ -96,16 +97,7 @@ def plot_times(result: SpeedResult, ax: Axes | None = None, *, legend: bool = Tr
         _label_rows(ax, result.cases)
         if legend:
             handles = _legend_handles(ax, result.cases, _mark)
-            ax.legend(
-                handles=handles,
-                loc="lower right",
-                bbox_to_anchor=(1, 1),
-                borderaxespad=0.0,
-                ncols=2,
-                frameon=False,
-                fontsize=_LEGEND_SIZE,
-                **_LEGEND,
-            )
+            ax.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, **_LEGEND)
     return ax
 
 
@@ -203,15 +195,19 @@ def _draw_times(ax: Axes, group: Sequence[SpeedCase], limits: tuple[float, float
                 zorder=3 if ours else 2,
             )
     ax.set_yscale("log")
-    ax.set(xlim=(sides[0] - 1.5, sides[-1] + 1.5), ylim=limits)
     log_ticks(ax.yaxis, *limits)
-    if first:
-        ax.set_ylabel("Time, ms")
-    else:
-        ax.tick_params(labelleft=False)
-    ax.xaxis.set_major_locator(FixedLocator(_labeled(sides)))
+    ax.set_ylim(limits)
     ax.tick_params(labelbottom=False)
+    _against_sides(ax, sides, "Time, ms" if first else None)
+
+
+def _against_sides(ax: Axes, sides: Sequence[int], label: str | None) -> None:
+    """Axes of a panel against the side of the kernel; only the first panel has a label and tick labels."""
+    ax.set_xlim(sides[0] - 1.5, sides[-1] + 1.5)
+    ax.xaxis.set_major_locator(FixedLocator(_labeled(sides)))
     ax.grid(axis="y", color=GRID, linewidth=0.5)
+    ax.tick_params(labelleft=label is not None)
+    ax.set_ylabel(label or "")
     _bare(ax)
 
 
@@ -220,18 +216,11 @@ def _draw_ratios(ax: Axes, group: Sequence[SpeedCase], tallest: float, *, first:
     sides = [case.layer.kh for case in group]
     step = min((later - earlier for earlier, later in itertools.pairwise(sides)), default=2)
     ratios = [case.ratio or math.nan for case in group]
-    color = _VARIANTS["module"][1]
-    ax.bar(sides, ratios, width=0.75 * step, color=color, zorder=2)
+    ax.bar(sides, ratios, width=0.75 * step, color=_VARIANTS["module"][1], zorder=2)
     ax.axhline(1.0, color=INK, linewidth=0.7, zorder=3)
-    ax.set(xlim=(sides[0] - 1.5, sides[-1] + 1.5), ylim=(0, 1.12 * tallest))
-    ax.xaxis.set_major_locator(FixedLocator(_labeled(sides)))
+    ax.set_ylim(0, 1.12 * tallest)
     ax.set_xlabel("Side of the kernel")
-    if first:
-        ax.set_ylabel("Times faster than\nthe best of torch")
-    else:
-        ax.tick_params(labelleft=False)
-    ax.grid(axis="y", color=GRID, linewidth=0.5)
-    _bare(ax)
+    _against_sides(ax, sides, "Times faster than\nthe best of torch" if first else None)
 
 
 def _labeled(sides: Sequence[int]) -> list[int]:
@@ -294,12 +283,11 @@ def _label_rows(ax: Axes, cases: Sequence[SpeedCase], *, labeled: bool = True) -
 
 def _add_times(ax: Axes, cases: Sequence[SpeedCase]) -> None:
     for y, case in enumerate(cases):
-        known = [1e3 * t.minimum for name in _VARIANTS if (t := case.timing(name)) is not None and t.minimum]
-        ax.plot([min(known), max(known)], [y, y], color="#c8c8c8", linewidth=0.6, zorder=1)
-        for name, (_, color, marker) in _VARIANTS.items():
-            timing = case.timing(name)
-            if timing is not None and timing.minimum:
-                ax.plot(1e3 * timing.minimum, y, marker, color=color, zorder=3, **_mark(name))
+        times = {name: 1e3 * t.minimum for name in _VARIANTS if (t := case.timing(name)) is not None and t.minimum}
+        ax.plot([min(times.values()), max(times.values())], [y, y], color="#c8c8c8", linewidth=0.6, zorder=1)
+        for name, time in times.items():
+            _, color, marker = _VARIANTS[name]
+            ax.plot(time, y, marker, color=color, zorder=3, **_mark(name))
     ax.set_xscale("log")
     ax.set_xlim(_time_limits(cases))
     log_ticks(ax.xaxis, *_time_limits(cases))
@@ -308,24 +296,18 @@ def _add_times(ax: Axes, cases: Sequence[SpeedCase]) -> None:
 
 def _add_speedups(ax: Axes, cases: Sequence[SpeedCase]) -> None:
     for y, case in enumerate(cases):
-        ratio = case.ratio
-        if ratio is not None:
+        if (ratio := case.ratio) is not None:
             ax.barh(y, ratio, height=0.62, color=_VARIANTS["module"][1], zorder=2)
             # To the right of the line at 1, which would cross the text.
-            at = (max(ratio, 1.0), y)
-            ax.annotate(
-                f"{ratio:.1f}", at, xytext=(2, 0), textcoords="offset points", va="center", fontsize=_VALUE_SIZE
-            )
+            at: dict[str, Any] = {"xytext": (2, 0), "textcoords": "offset points", "va": "center"}
+            ax.annotate(f"{ratio:.1f}", (max(ratio, 1.0), y), fontsize=_VALUE_SIZE, **at)
     ax.set_xlabel("Times faster than the best of torch")
     ax.set_xlim(0, 1.12 * max(max((case.ratio or 0.0) for case in cases), 1.2))
     ax.axvline(1.0, color=INK, linewidth=0.7, zorder=3)
 
 
 def _mark(variant: str) -> dict[str, Any]:
-    """Marker of a variant among others on one line.
-
-    The marker of the function is hollow and larger, so that it stays visible behind that of the module.
-    """
+    """Marker of a variant among others on one line; the larger, hollow one of the function stays visible behind."""
     return {"markersize": 4.4, "markerfacecolor": "white"} if variant == "functional" else {"markersize": 3.6}
 
 
@@ -336,8 +318,7 @@ def _time_limits(cases: Sequence[SpeedCase]) -> tuple[float, float]:
 
 def _bare(ax: Axes) -> None:
     ax.set_axisbelow(True)
-    for side in ("right", "top"):
-        ax.spines[side].set_visible(False)
+    ax.spines[["right", "top"]].set_visible(False)
 
 
 def _draw_legend(
@@ -354,9 +335,6 @@ def _draw_legend(
         loc="upper left",
         bbox_to_anchor=(x, y),
         ncols=columns,
-        frameon=False,
-        fontsize=_LEGEND_SIZE,
-        borderaxespad=0.0,
         borderpad=0.2,
         **_LEGEND,
     )

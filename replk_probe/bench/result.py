@@ -233,23 +233,13 @@ class SpeedResult(Result):
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain dictionaries, lists and numbers, with the ratios and rates computed from the times."""
+        ratios = ("ratio", "ratio_of_medians", "ratio_by_layout")
         cases = [
-            as_plain(case)
-            | {
-                "ratio": case.ratio,
-                "ratio_of_medians": case.ratio_of_medians,
-                "ratio_by_layout": case.ratio_by_layout,
-                "effective_gflops": case.gflops,
-            }
+            as_plain(case) | {name: getattr(case, name) for name in ratios} | {"effective_gflops": case.gflops}
             for case in self.cases
         ]
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "machine": as_plain(self.machine),
-            "dtype": self.dtype,
-            "repeats": self.repeats,
-            "cases": cases,
-        }
+        record = {name: as_plain(getattr(self, name)) for name in ("machine", "dtype", "repeats")}
+        return {"schema_version": SCHEMA_VERSION, **record, "cases": cases}
 
     def to_dataframe(self) -> pd.DataFrame:
         """The times as a table with one row per layer, pass and variant.
@@ -285,22 +275,16 @@ class SpeedResult(Result):
         return {CSV_NAME: csv_text(rows, _CSV_COLUMNS).encode("utf-8"), JSON_NAME: text.encode("utf-8")}
 
     def _summary(self) -> Mapping[str, object]:
-        return {
-            "cpu": self.machine.cpu,
-            "threads": self.machine.threads,
-            "dtype": self.dtype,
-            "cases": len(self.cases),
-        }
+        return {"cpu": self.machine.cpu, "threads": self.machine.threads, "dtype": self.dtype, "cases": len(self.cases)}
 
     def _rows(self) -> list[Row]:
         return [_row(case, timing) for case in self.cases for timing in case.timings]
 
 
 def _row(case: SpeedCase, timing: Timing) -> Row:
-    methods: dict[str, tuple[object, ...]] = {
-        name: (case.method, case.isa, *case.tile) for name in ("module", "functional")
-    }
-    methods["ours_channels_last"] = (case.method_channels_last, None, None, None)
+    ours = (case.method, case.isa, *case.tile)
+    last = (case.method_channels_last, None, None, None)
+    methods = {"module": ours, "functional": ours, "ours_channels_last": last}
     cells = (
         *case.layer.shape,
         *case.layer.kernel,

@@ -18,17 +18,11 @@ Call = Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class Operands:
-    """Random operands of a layer.
+    """Random operands of a layer."""
 
-    Attributes:
-        x: Input, ``[N, C, H, W]``.
-        weight: Kernel, ``[C, 1, Kh, Kw]``.
-        grad: Gradient of the output, ``[N, C, H, W]``.
-    """
-
-    x: Tensor
-    weight: Tensor
-    grad: Tensor
+    x: Tensor  # input, [N, C, H, W]
+    weight: Tensor  # kernel, [C, 1, Kh, Kw]
+    grad: Tensor  # gradient of the output, [N, C, H, W]
 
     @classmethod
     def draw(cls, layer: Layer, dtype: torch.dtype) -> Operands:
@@ -55,9 +49,8 @@ def our_variants(direction: str, operands: Operands) -> dict[str, Call]:
     x, weight, grad = operands.x, operands.weight, operands.grad
     x_last, grad_last = x.to(memory_format=torch.channels_last), grad.to(memory_format=torch.channels_last)
     if direction == "forward":
-        channels, kernel = weight.shape[0], (weight.shape[2], weight.shape[3])
-        padding = (kernel[0] // 2, kernel[1] // 2)
-        module = DepthwiseConv2d(channels, channels, kernel, padding=padding, groups=channels, bias=False)
+        channels, _, kh, kw = weight.shape
+        module = DepthwiseConv2d(channels, channels, (kh, kw), padding=(kh // 2, kw // 2), groups=channels, bias=False)
         module = module.to(weight.dtype).eval().requires_grad_(False)
         module.weight.copy_(weight)
         return {
@@ -91,26 +84,19 @@ def torch_variants(direction: str, operands: Operands) -> dict[str, Call]:
 def _torch_convolution(direction: str, operands: Operands, layout: torch.memory_format) -> Call:
     x, grad = operands.x.to(memory_format=layout), operands.grad.to(memory_format=layout)
     weight = operands.weight
-    channels, kh, kw = weight.shape[0], weight.shape[2], weight.shape[3]
-    padding = (kh // 2, kw // 2)
+    channels, padding = weight.shape[0], [side // 2 for side in weight.shape[2:]]
     if direction == "forward":
         return lambda: F.conv2d(x, weight, padding=padding, groups=channels)
     is_weight = direction == "grad_weight"
-    arguments = ([0], [1, 1], list(padding), [1, 1], False, [0, 0], channels, [not is_weight, is_weight, False])
+    arguments = ([0], [1, 1], padding, [1, 1], False, [0, 0], channels, [not is_weight, is_weight, False])
 
-    def backward() -> Tensor:
-        found: Tensor = torch.ops.aten.convolution_backward(grad, x, weight, *arguments)[int(is_weight)]
-        return found
-
-    return backward
+    return lambda: torch.ops.aten.convolution_backward(grad, x, weight, *arguments)[int(is_weight)]
 
 
 def _torch_fft(direction: str, operands: Operands) -> Call:
     """FFT of whole planes in float32, of the smallest sizes for which values that wrap around are not read."""
     x, weight, grad = operands.x, operands.weight, operands.grad
-    dtype = x.dtype
-    h, w = x.shape[2:]
-    kh, kw = weight.shape[2:]
+    (h, w), (kh, kw), dtype = x.shape[2:], weight.shape[2:], x.dtype
     # Taps beyond the plane only multiply padding.
     reach_h, reach_w = min(kh // 2, h - 1), min(kw // 2, w - 1)
     size = (_fast_length(h + reach_h), _fast_length(w + reach_w))

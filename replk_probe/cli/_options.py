@@ -21,48 +21,52 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 _NOT_IN_SLUGS = re.compile(r"[^A-Za-z0-9._-]")
 
 
-def model_options(*, required: bool) -> Callable[[CommandT], CommandT]:
-    """Add ``--model``, ``--weights`` and ``--ema``.
+class _Path(click.Path):
+    """A path that the file system accepts, with a leading ``~`` expanded."""
 
-    Args:
-        required: Whether ``--model`` must be given.
-    """
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path; a path that cannot be used raises an error of this package."""
+        from replk_probe.runtime.paths import usable_path
 
-    def add(command: CommandT) -> CommandT:
-        for option in (
-            click.option("--ema", is_flag=True, help="Use the averaged weights (model_ema) of a checkpoint."),
-            click.option(
-                "--weights",
-                "weights",
-                multiple=True,
-                default=("auto",),
-                metavar="auto|pretrained|random|NAME|PATH",
-                help="auto: pretrained if available, otherwise random. Or a name from 'replk-probe weights list', or a "
-                "checkpoint file. Give it once for all models, or once per model in the same order. [default: auto]",
-            ),
-            click.option(
-                "--model",
-                "models",
-                multiple=True,
-                required=required,
-                metavar="NAME",
-                help="Name from 'replk-probe models' or from timm, torchvision:NAME, package.module:factory or "
-                "path/to/file.py:factory. Repeat to compare models."
-                + ("" if required else " [default: two small models trained on synthetic data]"),
-            ),
-        ):
-            command = option(command)
-        return command
+        return usable_path(value, "The path" if param is None else param.opts[-1])
 
-    return add
+
+PATH = _Path()
+
+connect_timeout_option = click.option(
+    "--connect-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=15.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time to wait for the first response.",
+)
+
+
+def model_options(command: CommandT) -> CommandT:
+    """Add ``--model``, ``--weights`` and ``--ema``."""
+    ema = click.option("--ema", is_flag=True, help="Use the averaged weights (model_ema) of a checkpoint.")
+    weights = click.option(
+        "--weights",
+        multiple=True,
+        default=("auto",),
+        metavar="auto|pretrained|random|NAME|PATH",
+        help="auto: pretrained if available, otherwise random. Or a name from 'replk-probe weights list', or a "
+        "checkpoint file. Give it once for all models, or once per model in the same order. [default: auto]",
+    )
+    model = click.option(
+        "--model",
+        "models",
+        multiple=True,
+        metavar="NAME",
+        help="Name from 'replk-probe models' or from timm, torchvision:NAME, package.module:factory or "
+        "path/to/file.py:factory. Repeat to compare models. [default: two small models trained on synthetic data]",
+    )
+    return model(weights(ema(command)))
 
 
 def named_or_default(models: Sequence[str], weights: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names and weights of the models to measure; without a name, those of the two small models, which is noted.
-
-    Raises:
-        InvalidInputError: Weights are given without a model.
-    """
+    """Names and weights of the models to measure; without a name, those of the two small models, which is noted."""
     if models:
         return tuple(models), tuple(weights)
     if tuple(weights) != ("auto",):
@@ -79,21 +83,21 @@ def named_or_default(models: Sequence[str], weights: Sequence[str]) -> tuple[tup
 
 def compute_options(command: CommandT) -> CommandT:
     """Add ``--precision`` and ``--device``."""
-    for option in (
-        click.option(
-            "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or cuda:N."
-        ),
-        click.option(
-            "--precision",
-            type=click.Choice(["fp32", "fast", "bf16"]),
-            default="fp32",
-            show_default=True,
-            help="fp32: strict float32. fast: float32 forward pass, reduced precision in the backward "
-            "pass. bf16: reduced precision in both passes.",
-        ),
-    ):
-        command = option(command)
-    return command
+    device = click.option(
+        "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or cuda:N."
+    )
+    precision = choice_option(
+        "--precision",
+        ["fp32", "fast", "bf16"],
+        "fp32: strict float32. fast: float32 forward pass, reduced precision in the backward pass. bf16: reduced "
+        "precision in both passes.",
+    )
+    return precision(device(command))
+
+
+def choice_option(name: str, choices: Sequence[str], purpose: str) -> Callable[[CommandT], CommandT]:
+    """An option with a few possible values, the first of which is the default; ``purpose`` is its help text."""
+    return click.option(name, type=click.Choice(choices), default=choices[0], show_default=True, help=purpose)
 
 
 def input_options(command: CommandT) -> CommandT:
@@ -155,13 +159,7 @@ def parse_statistics(option: str, text: str | None) -> tuple[float, ...] | None:
 
 def output_option(default: str) -> Callable[[CommandT], CommandT]:
     """Add ``--output``; ``default`` describes the folder that is used without it."""
-    return click.option(
-        "-o",
-        "--output",
-        type=click.Path(path_type=Path),
-        metavar="DIR",
-        help=f"Output folder. [default: {default}]",
-    )
+    return click.option("-o", "--output", type=PATH, metavar="DIR", help=f"Output folder. [default: {default}]")
 
 
 def seed_option(purpose: str) -> Callable[[CommandT], CommandT]:
@@ -185,15 +183,9 @@ def slug(name: str) -> str:
 
 
 def destinations(models: Sequence[str], output: Path | None, default: Path) -> list[Path]:
-    """Output folder of each model: ``output`` itself for one model, subfolders of it for several.
+    """Output folder of each model, which is writable: ``output`` itself for one model, subfolders of it for several.
 
-    Args:
-        models: Names of the models.
-        output: Value of ``--output``, or None.
-        default: Folder to use without ``output``, with a subfolder even for a single model.
-
-    Raises:
-        InvalidInputError: Two models would write to the same folder, or a folder is not writable.
+    Without ``output``, each model has a subfolder of ``default``, even a single one.
     """
     if len(models) == 1:
         folders = [default / slug(models[0]) if output is None else output]
@@ -211,11 +203,7 @@ def destinations(models: Sequence[str], output: Path | None, default: Path) -> l
 
 
 def weights_of_each(models: Sequence[str], weights: Sequence[str]) -> list[str]:
-    """One entry of ``--weights`` per model.
-
-    Raises:
-        InvalidInputError: The number of entries is neither one nor that of the models.
-    """
+    """One entry of ``--weights`` per model."""
     if len(weights) == 1:
         return [weights[0]] * len(models)
     if len(weights) != len(models):
@@ -227,34 +215,26 @@ def weights_of_each(models: Sequence[str], weights: Sequence[str]) -> list[str]:
 
 
 def check_writable(folder: Path) -> None:
-    """Check that a folder can be created and written to, without creating it.
-
-    Raises:
-        InvalidInputError: The folder cannot be created or written to.
-    """
+    """Raise InvalidInputError unless a folder can be created and written to; it is not created."""
     existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
     reason = None
-    if not existing.is_dir():
-        reason = f"'{existing}' is not a folder"
-    else:
-        probe = existing / f".replk-probe-{os.getpid()}-{secrets.token_hex(4)}"
-        try:
+    try:
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+        if existing.is_dir():
+            probe = existing / f".replk-probe-{os.getpid()}-{secrets.token_hex(4)}"
             probe.touch(exist_ok=False)
             probe.unlink()
-        except OSError as error:
-            reason = f"'{existing}': {error.strerror or error}"
+        else:
+            reason = f"'{existing}' is not a folder"
+    except OSError as error:
+        reason = f"'{existing}': {error.strerror or error}"
     if reason is not None:
         raise InvalidInputError(f"Cannot write to {folder}. {reason}. Choose another --output.")
 
 
 def parse_thresholds(text: str) -> tuple[float, ...]:
-    """Parse numbers separated by commas; their range is checked later.
-
-    Raises:
-        InvalidInputError: The text is not a list of numbers.
-    """
+    """Parse numbers separated by commas; their range is checked later."""
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError as error:
@@ -267,11 +247,10 @@ def parse_thresholds(text: str) -> tuple[float, ...]:
 def given_options() -> dict[str, click.Parameter]:
     """The parameters that were given on the command line, by name."""
     context = click.get_current_context()
-    found = {parameter.name or "": parameter for parameter in context.command.params}
     return {
-        name: parameter
-        for name, parameter in found.items()
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        parameter.name: parameter
+        for parameter in context.command.params
+        if parameter.name and context.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
     }
 
 
@@ -285,7 +264,7 @@ def command_line(*more: str) -> str:
         value = context.params[name]
         if isinstance(parameter, click.Option) and parameter.is_flag:
             words.append(parameter.opts[0])
-            continue
-        for item in value if parameter.multiple else (value,):
-            words += [parameter.opts[0], str(item)]
+        else:
+            for item in value if parameter.multiple else (value,):
+                words += [parameter.opts[0], str(item)]
     return shlex.join([*words, *more])

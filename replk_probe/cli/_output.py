@@ -8,14 +8,11 @@ from pathlib import Path
 
 import click
 
+EXIT_INTERRUPTED = 130  # what a shell reports for a program terminated by SIGINT: 128 + 2
+
 
 def note(text: str, fg: str | None = None) -> None:
-    """Write one line to standard error.
-
-    Args:
-        text: The line; line breaks and other control characters in it are escaped.
-        fg: Color of the text on a terminal, unless ``NO_COLOR`` is set.
-    """
+    """Write one escaped line to standard error, in the color ``fg`` on a terminal unless ``NO_COLOR`` is set."""
     from replk_probe.runtime.escaping import printable
 
     line = printable(text)
@@ -32,10 +29,7 @@ def show(*lines: str) -> None:
 
 def show_path(path: Path | str) -> None:
     """Write a path to standard output: escaped on a terminal, otherwise unchanged."""
-    if sys.stdout.isatty():
-        show(str(path))
-    else:
-        click.echo(str(path))
+    (show if sys.stdout.isatty() else click.echo)(str(path))
 
 
 def failure(name: str, error: Exception) -> None:

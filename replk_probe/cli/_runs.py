@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from replk_probe.errors import InvalidInputError, ReplkProbeError
 
 from ._options import command_line
-from ._output import failure, note
+from ._output import EXIT_INTERRUPTED, failure, note
 
-EXIT_INTERRUPTED = 130  # exit status of a program terminated by SIGINT in a shell
+if TYPE_CHECKING:
+    from replk_probe.results import Result
 
-
-class Result(Protocol):
-    """The result of a measurement."""
-
-    def save(self, directory: str | Path) -> None:
-        """Write the result to a folder."""
-
-
-ResultT = TypeVar("ResultT", bound=Result)
+ResultT = TypeVar("ResultT", bound="Result")
 
 
 def announce(plan: Any, untrained: str) -> None:
-    """Write a warning if the weights are random; all other notes are part of the table of results.
-
-    Args:
-        plan: A plan of any analyzer, with ``name`` and ``weights``.
-        untrained: Clause about the meaning of results with random weights.
-    """
+    """Warn of random weights, with the clause ``untrained``; all other notes are part of the table of results."""
     if plan.weights.is_random:
         note(f"{plan.name}: {plan.weights.label} - the model is not trained, {untrained}.", fg="yellow")
 
@@ -43,13 +32,8 @@ def measure_plans(
 ) -> tuple[dict[Path, ResultT], dict[str, Exception]]:
     """Measure one model after the other; if one fails, the others are still measured.
 
-    Args:
-        plans: One plan per model. Each is removed from the list when it has run, since models are large.
-        folders: Folder of the results of each model.
-        measure: Function that measures one plan.
-
-    Returns:
-        Results by folder, and errors by the name of the model.
+    Each plan is removed from the list when it has run, since models are large. Returns the results by folder, and the
+    errors by the name of the model.
     """
     several = len(plans) > 1
     results: dict[Path, ResultT] = {}
@@ -69,23 +53,20 @@ def measure_plans(
 
 
 def run_plan(plan: Any, folder: Path, state: str, load: Callable[[Path], ResultT], resume: bool) -> ResultT:
-    """Run one plan and save its result; if the run is interrupted, print the command that resumes it.
+    """Run one plan and save its result in ``folder``; if the run is interrupted, print the command that resumes it.
 
-    Args:
-        plan: A plan of any analyzer, with ``name``, ``run`` and ``same_run``.
-        folder: Folder of the result.
-        state: Name of its subfolder with the state of an unfinished run.
-        load: Loads a result from a folder.
-        resume: Whether to resume an unfinished run, or to use a finished one.
+    ``state`` is the subfolder with the state of an unfinished run, which ``resume`` continues; it also accepts a
+    finished result.
     """
     from replk_probe.runtime.checkpoint import discard, exists
 
     checkpoint = folder / state
     if resume and not exists(checkpoint):
-        finished = _finished(plan, folder, load)
-        if finished is not None:
-            note(f"{plan.name}: already measured, see {folder}")
-            return finished
+        with contextlib.suppress(InvalidInputError):
+            finished = load(folder)
+            if plan.same_run(finished):
+                note(f"{plan.name}: already measured, see {folder}")
+                return finished
         note(f"{plan.name}: nothing to resume in {folder}. Starting a new run.")
     elif not resume and exists(checkpoint):
         note(f"{plan.name}: discarding an unfinished run in {folder}. Use --resume to continue such a run.")
@@ -106,13 +87,7 @@ def raise_failures(
     models: int,
     advice: str = "Run the same command with --resume to keep completed work.",
 ) -> None:
-    """Raise an error if a model could not be measured.
-
-    Args:
-        failures: Errors by the name of the model.
-        models: Number of requested models.
-        advice: Advice if some of several models failed.
-    """
+    """Raise an error if any of the requested ``models`` failed; ``advice`` applies if some of several did."""
     if not failures:
         return
     first = next(iter(failures.values()))
@@ -122,15 +97,6 @@ def raise_failures(
     raise ReplkProbeError(
         f"{len(failures)} of {models} models could not be measured: {', '.join(failures)}. {first} {advice}"
     )
-
-
-def _finished(plan: Any, folder: Path, load: Callable[[Path], ResultT]) -> ResultT | None:
-    """The finished result of the same measurement, or None."""
-    try:
-        result = load(folder)
-    except InvalidInputError:
-        return None
-    return result if plan.same_run(result) else None
 
 
 def _release(error: BaseException | None) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from replk_probe.errors import InvalidInputError
 
-from ._options import check_writable
+from ._options import PATH, check_writable, choice_option, given_options
 from ._output import note
 
 if TYPE_CHECKING:
@@ -42,9 +42,7 @@ _PASSES = {"forward": "forward", "grad-input": "grad_input", "grad-weight": "gra
     default=("forward",),
     help="Pass to time. Repeat for several passes. [default: forward]",
 )
-@click.option(
-    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Data type."
-)
+@choice_option("--dtype", ["float32", "bfloat16"], "Data type.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Number of threads. [default: torch's setting]")
 @click.option("--isa", type=click.Choice(["portable", "avx2", "avx512"]), help="Instruction set of the native kernels.")
 @click.option(
@@ -59,7 +57,7 @@ _PASSES = {"forward": "forward", "grad-input": "grad_input", "grad-weight": "gra
 @click.option("--json", "as_json", is_flag=True, help="Print JSON with unrounded numbers.")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="DIR",
     help="Also write bench.json, bench.csv, bench.png and bench.pdf to this folder.",
 )
@@ -71,13 +69,9 @@ def command(
     planes: str | None,
     kernels: str | None,
     directions: tuple[str, ...],
-    dtype: str,
-    threads: int | None,
-    isa: str | None,
-    repeats: int,
-    everything: bool,
     as_json: bool,
     output: Path | None,
+    **options: Any,
 ) -> None:
     """Compare the speed of the depthwise convolution with torch.
 
@@ -89,8 +83,7 @@ def command(
         raise click.UsageError("--shape, --model and --sweep are mutually exclusive. Give only one of them.")
     if (planes is not None or kernels is not None) and not sweep:
         raise click.UsageError("--planes and --kernels require --sweep. Add --sweep.")
-    source = click.get_current_context().get_parameter_source("input_size")
-    if model is None and source is click.core.ParameterSource.COMMANDLINE:
+    if model is None and "input_size" in given_options():
         raise click.UsageError("--input-size requires --model. Add --model.")
     sides = None if planes is None else _integers("--planes", planes, "7,56,256")
     sizes = None if kernels is None else _integers("--kernels", kernels, "3,7,31")
@@ -107,14 +100,10 @@ def command(
     result = measure_speed(
         given or _layers(model, input_size, sweep, sides, sizes),
         chosen,
-        dtype=dtype,
-        threads=threads,
-        isa=isa,
-        repeats=repeats,
         # A sweep has many cases, whose results do not depend on slow variants of torch.
         budget=0.25 if sweep else 2.0,
-        everything=everything,
         progress=True,
+        **options,
     )
     if output is not None:
         result.save(output)

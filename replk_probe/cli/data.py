@@ -9,6 +9,7 @@ import click
 
 from replk_probe.errors import InvalidInputError
 
+from ._options import PATH, connect_timeout_option
 from ._output import note, show, show_path
 
 _name = click.argument("name", type=click.Choice(["cue-conflict"]))
@@ -24,14 +25,7 @@ def command() -> None:
 
 @command.command("fetch")
 @_name
-@click.option(
-    "--connect-timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=15.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Time to wait for the first response.",
-)
+@connect_timeout_option
 @click.option("--force", is_flag=True, help="Download again, even if a complete set exists.")
 def fetch_data(name: str, connect_timeout: float, force: bool) -> None:
     """Download stimuli to the cache, verify them and print their folder.
@@ -48,7 +42,7 @@ def fetch_data(name: str, connect_timeout: float, force: bool) -> None:
 
 @command.command("verify")
 @_name
-@click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@click.argument("folder", metavar="[DIR]", required=False, type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON with the names of all files.")
 def verify_data(name: str, folder: Path | None, as_json: bool) -> None:
     """Compare the stimuli in DIR, or in the cache, with the published files.

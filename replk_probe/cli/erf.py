@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ._options import (
+    PATH,
+    choice_option,
     compute_options,
     destinations,
     input_options,
@@ -36,11 +38,11 @@ _SIZE = 1024
 
 
 @click.command()
-@model_options(required=False)
+@model_options
 @click.option("--images", type=int, default=50, show_default=True, metavar="N", help="Number of images.")
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="DIR",
     help="Folder of images, flat or with class folders. [default: generated dead-leaves images]",
 )
@@ -61,34 +63,24 @@ _SIZE = 1024
 )
 @compute_options
 @seed_option("Random seed for image sampling and weight initialization.")
-@click.option(
+@choice_option(
     "--sampling",
-    type=click.Choice(["stratified", "first"]),
-    default="stratified",
-    show_default=True,
-    help="stratified: evenly over the class folders. first: the first files, as in the paper's script.",
+    ["stratified", "first"],
+    "stratified: evenly over the class folders. first: the first files, as in the paper's script.",
 )
 @output_option("replk-probe-out/erf/MODEL")
 @click.option("--resume", is_flag=True, help="Resume an interrupted run.")
 def command(
     models: tuple[str, ...],
     weights: tuple[str, ...],
-    ema: bool,
-    images: int,
     data: Path | None,
     size: str | None,
-    channels: int | None,
     mean: str | None,
     std: str | None,
-    bgr: bool,
-    layer: str | None,
     thresholds: str,
-    precision: str,
-    device: str,
-    seed: int,
-    sampling: str,
     output: Path | None,
     resume: bool,
+    **options: Any,
 ) -> None:
     """Measure the effective receptive field.
 
@@ -108,21 +100,13 @@ def command(
 
     # Invalid arguments are reported before the first model is built.
     config = ErfConfig(
-        images=images,
         size=_default_size(models) if size is None else parse_size(size),
-        layer=layer,
         thresholds=shares,
-        precision=precision,
-        device=device,
-        seed=seed,
-        sampling=sampling,
-        ema=ema,
-        channels=channels,
         mean=parse_statistics("--mean", mean),
         std=parse_statistics("--std", std),
-        bgr=bgr,
+        **options,
     )
-    sample = sample_images(data, images, seed, sampling)  # type: ignore[arg-type]
+    sample = sample_images(data, config.images, config.seed, config.sampling)  # type: ignore[arg-type]
     plans = []
     for name, source in zip(models, weights_each, strict=True):
         plan = plan_erf(name, sample, replace(config, weights=source))

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from replk_probe.errors import ReplkProbeError
 
-from ._options import check_writable, model_options, named_or_default, output_option, seed_option, slug, weights_of_each
+from ._options import (
+    check_writable,
+    choice_option,
+    model_options,
+    named_or_default,
+    output_option,
+    seed_option,
+    slug,
+    weights_of_each,
+)
 from ._output import conclusion, failure
 from ._runs import announce, raise_failures
 
@@ -21,30 +30,21 @@ _DEFAULT_OUTPUT = Path("replk-probe-out") / "kernels"
 
 
 @click.command()
-@model_options(required=False)
+@model_options
 @click.option(
     "--layer",
-    "layers",
     multiple=True,
     default=("all",),
     metavar="SPEC",
     help="stage4.0 (stages from 1, large-kernel blocks from 0), stage4, a module path, a pattern such as 'stages.3.*', "
     "all, or paper (the layer in the appendix of the RepLKNet paper). Repeat for several layers. [default: all]",
 )
-@click.option(
+@choice_option(
     "--variant",
-    type=click.Choice(["merged", "large", "small", "all"]),
-    default="merged",
-    show_default=True,
-    help="merged: large and small branch added. large, small: one branch. all: every variant that a layer has.",
+    ["merged", "large", "small", "all"],
+    "merged: large and small branch added. large, small: one branch. all: every variant that a layer has.",
 )
-@click.option(
-    "--aggregate",
-    type=click.Choice(["sum", "mean"]),
-    default="sum",
-    show_default=True,
-    help="Aggregation of absolute weights over channels.",
-)
+@choice_option("--aggregate", ["sum", "mean"], "Aggregation of absolute weights over channels.")
 @click.option(
     "--strongest",
     type=click.IntRange(0, 64),
@@ -55,17 +55,7 @@ _DEFAULT_OUTPUT = Path("replk-probe-out") / "kernels"
 )
 @seed_option("Random seed for weight initialization.")
 @output_option("replk-probe-out/kernels/MODEL; replk-probe-out/kernels for several models")
-def command(
-    models: tuple[str, ...],
-    weights: tuple[str, ...],
-    ema: bool,
-    layers: tuple[str, ...],
-    variant: str,
-    aggregate: str,
-    strongest: int,
-    seed: int,
-    output: Path | None,
-) -> None:
+def command(models: tuple[str, ...], weights: tuple[str, ...], output: Path | None, **options: Any) -> None:
     """Measure and plot the magnitude of convolution kernels.
 
     Folds batch norms, merges branches, sums absolute weights over channels and divides by the maximum, as in the
@@ -83,7 +73,7 @@ def command(
     from replk_probe.kernels.config import KernelsConfig
     from replk_probe.kernels.measure import plan_kernels
 
-    config = KernelsConfig(layer=layers, variant=variant, aggregate=aggregate, strongest=strongest, ema=ema, seed=seed)
+    config = KernelsConfig(**options)
     results: list[KernelResult] = []
     failures: dict[str, Exception] = {}
     for name, source in zip(names, weights_each, strict=True):
@@ -108,7 +98,7 @@ def _report(results: list[KernelResult], folder: Path) -> None:
     from replk_probe.report.text import terminal_layout
 
     save_results(results, folder)
-    click.echo(kernels_table(results, terminal_layout()))
     save_figures(results, folder)
+    click.echo(kernels_table(results, terminal_layout()))
     seconds = sum(result.run.seconds for result in results)
     conclusion(sum(len(result.kernels) for result in results), "kernel", seconds, folder)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import errno
 import gc
 import importlib
+import os
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
@@ -14,19 +19,13 @@ from click.shell_completion import CompletionItem
 from replk_probe import __version__
 from replk_probe.errors import ReplkProbeError, close_names
 
-PROGRAM = "replk-probe"
+from ._output import EXIT_INTERRUPTED, note
 
-# What a shell reports for a program ended by SIGINT: 128 + 2.
-_EXIT_INTERRUPTED = 130
+PROGRAM = "replk-probe"
 
 
 class LazyCommand(NamedTuple):
-    """Module and summary of a command; the program's help shows the summary without importing the module.
-
-    Attributes:
-        module: Module with a click command object called ``command``.
-        summary: One line, shown by ``replk-probe --help`` and by shell completion.
-    """
+    """Module with a click object ``command``, and its summary, which help and completion show without importing it."""
 
     module: str
     summary: str
@@ -98,7 +97,7 @@ class LazyGroup(click.Group):
             raise click.UsageError(printable(" ".join(error.format_message().split())), error.ctx) from error
         except KeyboardInterrupt:
             click.echo("\nInterrupted. Files that were written are complete. Run the command again.", err=True)
-            raise click.exceptions.Exit(_EXIT_INTERRUPTED) from None
+            raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
 
 
 @click.group(
@@ -112,15 +111,64 @@ def cli() -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the program and exit: 0 for success, 1 for an error, 2 for wrong usage, 130 when interrupted.
+    """Run the program and exit.
+
+    The status is 0 for success, 1 for an error, 2 for wrong usage and 130 when interrupted. It is also 1, without a
+    message, if the program that reads the output has closed the pipe.
 
     Args:
         args: Command-line arguments without the program's name; default ``sys.argv[1:]``.
     """
-    if args is None:
-        # Importing torch and timm creates a million objects; searching them for garbage each time takes 0.5 s.
-        gc.set_threshold(100_000)
-        # Otherwise the interpreter searches all of them again at exit, which takes another second.
-        atexit.register(gc.freeze)
     # The name is fixed so that usage lines and completion are the same under `python -m replk_probe`.
-    cli.main(args=args, prog_name=PROGRAM)
+    if args is not None:
+        cli.main(args=args, prog_name=PROGRAM)
+    # Creating the million objects of torch and timm takes 0.5 s longer if they are searched for garbage each time.
+    gc.set_threshold(100_000)
+    # Otherwise the interpreter searches all of them again at exit, which takes another second.
+    atexit.register(gc.freeze)
+    status: Any = 0
+    problem = _open_streams()
+    if problem is None:
+        try:
+            cli.main(prog_name=PROGRAM)
+        except SystemExit as end:
+            status = end.code
+        except OSError as error:
+            problem = error
+    problem = _flush_streams() or problem
+    if problem is not None:
+        status = status or 1
+        if problem.errno != errno.EPIPE:
+            reason = problem.strerror or str(problem) or type(problem).__name__
+            if problem.filename is None:
+                message = f"Cannot write the output. {reason}. Free some space or send the output to another place."
+            else:
+                message = (
+                    f"Cannot use {problem.filename}. {reason}. Check the path, its permissions and the free space."
+                )
+            with contextlib.suppress(OSError):
+                note(f"Error: {message}")
+            _flush_streams()
+    sys.exit(status)
+
+
+def _open_streams() -> OSError | None:
+    """Open closed standard streams, so that no other file takes their numbers; return an error if stdout was closed."""
+    while (number := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(number)
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")
+    return OSError(errno.EBADF, "Standard output is closed") if sys.stdout is None else None
+
+
+def _flush_streams() -> OSError | None:
+    """Write buffered output now, since the interpreter ignores errors at exit; return the error, if any."""
+    found = None
+    for stream in filter(None, (sys.__stderr__, sys.__stdout__)):
+        try:
+            stream.flush()
+        except OSError as error:
+            found = error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ._options import check_writable
+from ._options import PATH, check_writable
 from ._output import show
 
 if TYPE_CHECKING:
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=PATH)
 @click.option("--model", required=True, metavar="NAME", help="Model that CHECKPOINT belongs to.")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     metavar="OUT.safetensors",
     help="Path of the new file.",
@@ -49,14 +49,7 @@ def command(checkpoint: Path, model: str, output: Path, scheme: str, no_merge: b
     from replk_probe.models import reparam_checkpoint
 
     report = reparam_checkpoint(
-        checkpoint.expanduser(),
-        output,
-        model,
-        scheme=scheme,
-        merge=not no_merge,
-        ema=ema,
-        force=force,
-        progress=True,
+        checkpoint, output, model, scheme=scheme, merge=not no_merge, ema=ema, force=force, progress=True
     )
     show(*_lines(report))
 

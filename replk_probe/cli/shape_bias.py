@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from replk_probe.errors import InvalidInputError
 
 from ._options import (
+    PATH,
     check_writable,
     compute_options,
     destinations,
@@ -47,7 +48,7 @@ _IMPORT_OPTIONS = ("imported", "mapping", "output")
 
 
 @click.command()
-@model_options(required=False)
+@model_options
 @click.option(
     "--stimuli",
     metavar="DIR|cue-conflict|synthetic",
@@ -56,14 +57,14 @@ _IMPORT_OPTIONS = ("imported", "mapping", "output")
 )
 @click.option(
     "--mapping",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE.json",
     help="Class indices of each category, for classifiers with other classes than ImageNet-1k.",
 )
 @click.option(
     "--import",
     "imported",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="CSV-DIR",
     help="Raw data of model-vs-human: observers to compare with the models, or to analyze without a model.",
 )
@@ -84,23 +85,16 @@ _IMPORT_OPTIONS = ("imported", "mapping", "output")
 def command(
     models: tuple[str, ...],
     weights: tuple[str, ...],
-    ema: bool,
     stimuli: str | None,
     mapping: Path | None,
     imported: Path | None,
-    batch_size: int,
-    workers: int | None,
     size: str | None,
-    channels: int | None,
     mean: str | None,
     std: str | None,
-    bgr: bool,
     allow_partial: bool,
-    precision: str,
-    device: str,
-    seed: int,
     output: Path | None,
     resume: bool,
+    **options: Any,
 ) -> None:
     """Measure the shape bias of classifiers on cue-conflict stimuli.
 
@@ -121,9 +115,9 @@ def command(
         _only_imported(imported, observers, folder)
         return
     if models:
-        chosen = _Chosen(models, weights, stimuli or _default_stimuli(models))
+        chosen = _default_stimuli(models) if stimuli is None else stimuli
     else:
-        chosen = _without_model(weights, stimuli, mapping)
+        models, weights, chosen = _without_model(weights, stimuli, mapping)
 
     from replk_probe.runtime.checks import check_size
     from replk_probe.shape_bias.config import ShapeBiasConfig
@@ -134,31 +128,24 @@ def command(
 
     config = ShapeBiasConfig(
         mapping=None if mapping is None else load_mapping(mapping),
-        batch_size=batch_size,
-        workers=workers,
         size=None if size is None else check_size(parse_size(size)),
-        channels=channels,
         mean=parse_statistics("--mean", mean),
         std=parse_statistics("--std", std),
-        bgr=bgr,
-        precision=precision,
-        device=device,
-        seed=seed,
-        ema=ema,
+        **options,
     )
     observers = _imported(imported, config.mapping)
-    weights_each = weights_of_each(chosen.models, chosen.weights)
-    folders = destinations(chosen.models, output, _DEFAULT_OUTPUT)
-    check_partial(chosen.stimuli, allow_partial)
+    weights_each = weights_of_each(models, weights)
+    folders = destinations(models, output, _DEFAULT_OUTPUT)
+    check_partial(chosen, allow_partial)
     if stimuli is not None:
         _hint_at_folder(stimuli)
     # Synthetic stimuli are generated at the input size of each model; files are read and verified once.
-    opened: StimulusSet | str = chosen.stimuli
-    if chosen.stimuli != SYNTHETIC:
+    opened: StimulusSet | str = chosen
+    if chosen != SYNTHETIC:
         categories = None if config.mapping is None else config.mapping.categories
-        opened = open_stimuli(chosen.stimuli, categories=categories, allow_partial=allow_partial)
+        opened = open_stimuli(chosen, categories=categories, allow_partial=allow_partial)
     plans = []
-    for name, source in zip(chosen.models, weights_each, strict=True):
+    for name, source in zip(models, weights_each, strict=True):
         plan = plan_shape_bias(name, opened, replace(config, weights=source))
         _check_categories(observers, plan.mapping.categories)
         announce(plan, "the decisions are random")
@@ -170,16 +157,8 @@ def command(
     )
     if results:
         compared = _save_compared(results, observers, imported)
-        _report(compared, sets, output or _DEFAULT_OUTPUT, compare=len(chosen.models) > 1)
-    raise_failures(failures, len(chosen.models))
-
-
-class _Chosen(NamedTuple):
-    """The models to measure, their weights and the stimuli."""
-
-    models: tuple[str, ...]
-    weights: tuple[str, ...]
-    stimuli: str
+        _report(compared, sets, output or _DEFAULT_OUTPUT, compare=len(models) > 1)
+    raise_failures(failures, len(models))
 
 
 def _imported(folder: Path | None, mapping: LabelMapping | None) -> tuple[Decisions, ...]:
@@ -221,26 +200,27 @@ def _refuse_without_model() -> None:
             )
 
 
-def _without_model(weights: tuple[str, ...], stimuli: str | None, mapping: Path | None) -> _Chosen:
-    """Models and stimuli to measure without ``--model``, which are noted; nothing is downloaded."""
+def _without_model(
+    weights: tuple[str, ...], stimuli: str | None, mapping: Path | None
+) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """Models, weights and stimuli to measure without ``--model``, which are noted; nothing is downloaded."""
     from replk_probe.models.weights.catalog import default_entry
     from replk_probe.models.weights.resolve import cached_path
     from replk_probe.shape_bias.stimuli.cue_conflict import cached_cue_conflict
     from replk_probe.shape_bias.stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC
 
-    entry = default_entry(_MODEL)
-    trained = entry is not None and cached_path(entry) is not None
     if weights != ("auto",) or stimuli not in (None, SYNTHETIC) or mapping is not None:
         raise InvalidInputError(
             "No model was given. --weights, --mapping and --stimuli apply to a model. Give it with --model."
         )
-    if stimuli is None and trained and entry is not None and cached_cue_conflict() is not None:
+    entry = default_entry(_MODEL)
+    if stimuli is None and entry is not None and cached_path(entry) is not None and cached_cue_conflict() is not None:
         note(f"No --model given: measuring {entry.name} on {CUE_CONFLICT}, both from the cache.")
-        return _Chosen((_MODEL,), (entry.name,), CUE_CONFLICT)
+        return (_MODEL,), (entry.name,), CUE_CONFLICT
     names, sources = named_or_default((), weights)
     fetch = f"replk-probe data fetch {CUE_CONFLICT} && replk-probe weights fetch {entry.name if entry else _MODEL}"
     note(f"For an ImageNet model, first run: {fetch}")
-    return _Chosen(names, sources, SYNTHETIC)
+    return names, sources, SYNTHETIC
 
 
 def _default_stimuli(models: Sequence[str]) -> str:
@@ -302,7 +282,6 @@ def _report(
 
     measured = with_distinct_names(list(results.values()))
     published = published_for(measured[0])
-    click.echo(shape_bias_table(measured, published, terminal_layout()))
     for folder, result in results.items():
         if result.decisions is not None and result.decisions.counts().n_conflict:
             weights = result.run.weights if isinstance(result.run, RunInfo) else None
@@ -312,6 +291,7 @@ def _report(
     if compare:
         save_comparison(measured, output)
         save_comparison_figure(measured, output, others=published)
+    click.echo(shape_bias_table(measured, published, terminal_layout()))
     decided = sum(len(result.decisions.names) for result in measured if result.decisions is not None)
     seconds = sum(result.run.seconds for result in measured if isinstance(result.run, RunInfo))
     conclusion(decided, "decision", seconds, output if compare else next(iter(results)))

@@ -11,6 +11,7 @@ import click
 
 from replk_probe.errors import WeightsError
 
+from ._options import PATH, choice_option, connect_timeout_option
 from ._output import note, show, show_path
 
 _HEAD = ("name", "top-1", "px", "host", "sha256", "cached", "license", "training")
@@ -57,13 +58,11 @@ def list_weights(pattern: str, as_json: bool) -> None:
 
     table_rows = []
     for entry in entries:
-        top1 = "-" if entry.top1 is None else str(entry.top1)
-        cached_text = "-" if cached_path(entry) is None else "yes"
-        license_name = entry.license.split(" (")[0]
-        digest = entry.sha256[:8] if entry.sha256 else "-"
-        table_rows.append(
-            (entry.name, top1, str(entry.input_size), entry.host, digest, cached_text, license_name, entry.training)
-        )
+        digest = entry.sha256[:8] if entry.sha256 else None
+        cached_text = None if cached_path(entry) is None else "yes"
+        cells = (entry.name, entry.top1, entry.input_size, entry.host, digest, cached_text)
+        shown = ["-" if cell is None else str(cell) for cell in cells]
+        table_rows.append([*shown, entry.license.split(" (")[0], entry.training])
     layout = terminal_layout()
     left = ("host", "sha256", "cached", "license", "training")
     click.echo("\n".join([*table(_HEAD, table_rows, layout, left, fit=layout is not PLAIN), ""]))
@@ -81,22 +80,10 @@ def list_weights(pattern: str, as_json: bool) -> None:
 
 @command.command("fetch")
 @click.argument("name")
-@click.option(
-    "--host",
-    type=click.Choice(["auto", "openmmlab", "drive"]),
-    default="auto",
-    show_default=True,
-    help="Host to download from, for weights with several.",
-)
-@click.option(
-    "--connect-timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=15.0,
-    show_default=True,
-    help="Seconds to wait for the host to answer.",
-)
+@choice_option("--host", ["auto", "openmmlab", "drive"], "Host to download from, for weights with several.")
+@connect_timeout_option
 @click.option("--force", is_flag=True, help="Download the file again even if it is cached.")
-def fetch_weights(name: str, host: str, connect_timeout: float, force: bool) -> None:
+def fetch_weights(name: str, host: Any, connect_timeout: float, force: bool) -> None:
     """Download the weights NAME into the cache and print their path.
 
     NAME is a name from 'weights list', or a model of the catalog, of timm or of torchvision (torchvision:NAME). An
@@ -120,8 +107,7 @@ def fetch_weights(name: str, host: str, connect_timeout: float, force: bool) -> 
             note(f"license: {license_name}")
     else:
         entry = find_entry(name)
-        chosen: Any = host
-        path = fetch_entry(entry, host=chosen, connect_timeout=connect_timeout, force=force)
+        path = fetch_entry(entry, host=host, connect_timeout=connect_timeout, force=force)
         note(f"{entry.name}: {entry.training}; {entry.provenance}")
         note(f"license: {entry.license}")
         if entry.remark:
@@ -132,10 +118,10 @@ def fetch_weights(name: str, host: str, connect_timeout: float, force: bool) -> 
 
 
 @command.command("verify")
-@click.argument("path")
+@click.argument("file", metavar="PATH", type=PATH)
 @click.option("--ema", is_flag=True, help="Read the averaged entry of the file (model_ema).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def verify_weights(path: str, ema: bool, as_json: bool) -> None:
+def verify_weights(file: Path, ema: bool, as_json: bool) -> None:
     """Identify the weights file PATH: digest, catalog entry, architecture, form.
 
     PATH may also be a catalog name, for the cached file. The exit status is 1 if the file cannot be used, if it
@@ -147,11 +133,11 @@ def verify_weights(path: str, ema: bool, as_json: bool) -> None:
     from replk_probe.models.weights.resolve import cached_path, digest_in_name
     from replk_probe.runtime.download import noted_digest
 
-    file = Path(path).expanduser()
-    if not file.exists() and path in CATALOG:
-        cached = cached_path(CATALOG[path])
+    name = str(file)
+    if not file.exists() and name in CATALOG:
+        cached = cached_path(CATALOG[name])
         if cached is None:
-            raise WeightsError(f"{path} is not in the cache. Fetch it with 'replk-probe weights fetch {path}'.")
+            raise WeightsError(f"{name} is not in the cache. Fetch it with 'replk-probe weights fetch {name}'.")
         file = cached
     info = inspect_checkpoint(file, ema=ema)
     matches = [entry.name for entry in entries_with_digest(info.sha256)]

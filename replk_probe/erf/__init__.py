@@ -1,8 +1,8 @@
 """Effective receptive fields: the contribution of every input pixel to the middle of a feature map, and its extent.
 
 ``measure_erf`` is the whole measurement; ``contribution_scores``, ``prepare`` and ``area_ratio`` are its stages;
-``ErfAccumulator`` measures a model while it is trained, and ``input_gradient`` gives the gradients themselves.
-Importing this package loads nothing heavy: every name is resolved on first use.
+``ErfAccumulator`` measures a model while it is trained, and ``input_gradient`` gives the gradients themselves. Every
+name is imported on first use.
 """
 
 from __future__ import annotations
@@ -12,21 +12,17 @@ from typing import TYPE_CHECKING
 from replk_probe._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from replk_probe.models.inference.prepare import PreparedModel as PreparedModel
+    from replk_probe.models.inference.prepare import PreparedModel
 
-    from .accumulator import ErfAccumulator as ErfAccumulator
-    from .area_protocols import AreaRatio as AreaRatio
-    from .area_protocols import area_ratio as area_ratio
-    from .area_protocols import area_ratios as area_ratios
-    from .config import ErfConfig as ErfConfig
-    from .contribution import contribution_scores as contribution_scores
-    from .contribution import input_gradient as input_gradient
-    from .measure import measure_erf as measure_erf
-    from .plot import plot_erf as plot_erf
-    from .plot_comparison import draw_comparison as draw_comparison
-    from .preparation import prepare as prepare
-    from .result import ErfResult as ErfResult
-    from .result import RatioRow as RatioRow
+    from .accumulator import ErfAccumulator
+    from .area_protocols import AreaRatio, area_ratio, area_ratios
+    from .config import ErfConfig
+    from .contribution import contribution_scores, input_gradient
+    from .measure import measure_erf
+    from .plot import plot_erf
+    from .plot_comparison import draw_comparison
+    from .preparation import prepare
+    from .result import ErfResult, RatioRow
 
 _HOME = {
     "AreaRatio": "area_protocols",

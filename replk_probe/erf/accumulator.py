@@ -45,35 +45,21 @@ _STATE = {
 
 
 def block_bounds(n_images: int) -> tuple[int, ...]:
-    """First image of every block, and the number of images at the end.
-
-    Args:
-        n_images: Number of images requested, readable or not.
-
-    Returns:
-        ``min(n_images, 20) + 1`` increasing indices; blocks differ by at most one image in size.
-    """
+    """First image of each of at most 20 blocks of about equal size, and at the end the number of images."""
     blocks = min(n_images, MAX_BLOCKS)
     return tuple(block * n_images // blocks for block in range(blocks + 1))
 
 
 @dataclass
 class BlockSums:
-    """Sums in float64 over fixed blocks of images, each in image order, so that the result is reproducible.
+    """Sums in float64 over fixed blocks of images, each in image order, so that the result is reproducible."""
 
-    Attributes:
-        n_images: Number of images in the whole measurement.
-        size: ``(H, W)`` of the maps.
-        done: Number of images processed so far, including those that were skipped.
-        sums: Sum of the maps of each block, ``[H, W]``, or None while the block has no image.
-        counts: Number of images in each sum.
-    """
-
-    n_images: int
-    size: tuple[int, int]
-    done: int = 0
+    n_images: int  # number of images in the whole measurement
+    size: tuple[int, int]  # (H, W) of the maps
+    done: int = 0  # number of images processed so far, including those that were skipped
+    # Sum of the maps of each block, [H, W], or None while the block has no image.
     sums: list[FloatArray | None] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)  # number of images in each sum
 
     def __post_init__(self) -> None:
         """Start empty."""
@@ -106,10 +92,6 @@ class BlockSums:
         self.done += 1
         return block
 
-    def skip(self) -> None:
-        """Leave the next image out."""
-        self.done += 1
-
     @property
     def n_added(self) -> int:
         """Number of images in all sums."""
@@ -136,36 +118,24 @@ class BlockSums:
         return total / self.n_added
 
 
+@dataclass
 class RunState:
-    """The state of an unfinished measurement.
+    """The state of an unfinished measurement, including the runs that this one resumes."""
 
-    Attributes:
-        sums: Sums of the maps so far.
-        used: Ids of the images in the sums.
-        skipped: Images that could not be used, as ``{"id": ..., "reason": ...}``.
-        seconds: Time spent, including the runs that this one resumes.
-        methods: Methods used for depthwise convolutions, including the runs that this one resumes.
-        depths: Depth in bits of every image with more than eight bits per value.
-    """
-
-    def __init__(self, sums: BlockSums) -> None:  # noqa: D107
-        self.sums = sums
-        self.used: list[str] = []
-        self.skipped: list[dict[str, str]] = []
-        self.seconds = 0.0
-        self.methods: set[str] = set()
-        self.depths: list[int] = []
+    sums: BlockSums  # sums of the maps so far
+    used: list[str] = field(default_factory=list)  # ids of the images in the sums
+    # Images that could not be used, as {"id": ..., "reason": ...}.
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    seconds: float = 0.0
+    methods: set[str] = field(default_factory=set)  # methods used for depthwise convolutions
+    depths: list[int] = field(default_factory=list)  # in bits, of images with more than eight bits per value
 
     def add(self, image_id: str, scores: FloatArray | str) -> int | None:
-        """Add the scores of the next image, ``[H, W]``, or the reason why there are none.
-
-        Returns:
-            The block that changed, or None if the image was skipped.
-        """
+        """Add the scores of the next image, ``[H, W]``, or why there are none; returns the block that changed."""
         if not isinstance(scores, str) and not np.isfinite(scores).all():
             scores = "Its contribution scores are not finite."
         if isinstance(scores, str):
-            self.sums.skip()
+            self.sums.done += 1
             self.skipped.append({"id": image_id, "reason": scores})
             return None
         block = self.sums.add(scores)
@@ -174,15 +144,8 @@ class RunState:
 
     def save(self, store: Checkpoint, changed: set[int]) -> None:
         """Save the state; ``changed`` are the blocks that changed since the last save."""
-        state = {
-            "done": self.sums.done,
-            "counts": self.sums.counts,
-            "used": self.used,
-            "skipped": self.skipped,
-            "seconds": self.seconds,
-            "methods": sorted(self.methods),
-            "depths": self.depths,
-        }
+        state = {"done": self.sums.done, "counts": self.sums.counts, "used": self.used, "skipped": self.skipped}
+        state |= {"seconds": self.seconds, "methods": sorted(self.methods), "depths": self.depths}
         sums = {block: self.sums.sums[block] for block in changed}
         store.save(state, {f"block-{block:02d}": array for block, array in sums.items() if array is not None})
 
@@ -191,11 +154,15 @@ class RunState:
         saved = store.load(_STATE)
         if saved is None:
             return
-        done, counts, n_blocks = saved.state["done"], saved.state["counts"], len(self.sums.counts)
+        done, counts = saved.state["done"], saved.state["counts"]
         blocks = [f"block-{block:02d}" for block, count in enumerate(counts) if count]
         found = {name: (array.shape, array.dtype.name) for name, array in saved.arrays.items()}
-        is_known = sum(counts) + len(saved.state["skipped"]) == done <= self.sums.n_images
-        if len(counts) != n_blocks or not is_known or found != dict.fromkeys(blocks, (self.sums.size, "float64")):
+        used, skipped = len(saved.state["used"]), len(saved.state["skipped"])
+        is_known = sum(counts) == used and used + skipped == done <= self.sums.n_images and saved.state["seconds"] >= 0
+        most = np.diff(block_bounds(self.sums.n_images))
+        is_known = is_known and len(counts) == len(most) and bool((np.array(counts) <= most).all()) and min(counts) >= 0
+        is_finite = all(np.isfinite(array).all() for array in saved.arrays.values())
+        if not is_known or not is_finite or found != dict.fromkeys(blocks, (self.sums.size, "float64")):
             raise store.damaged("Its sums are not those of its images. Start again without resume.")
         self.sums.done, self.sums.counts = done, counts
         self.sums.sums = [saved.arrays.get(f"block-{block:02d}") for block in range(len(self.sums.counts))]
@@ -215,26 +182,16 @@ def result_of(
     notes: Sequence[str | None] = (),
     precision_note: str | None = None,
 ) -> ErfResult:
-    """The result of a measurement.
+    """The result of a measurement of at least one image; the values known here are added to ``run``.
 
-    Args:
-        state: The sums of all images, at least one.
-        target: The layer.
-        run: Provenance of the measurement; the image ids and the values known here are added.
-        thresholds: Shares of the total contribution.
-        arithmetic: The precision actually used.
-        resize: Description of how images were resized.
-        notes: Notes on the model and the images; None entries are left out.
-        precision_note: Note on the precision, or None.
+    ``arithmetic`` is the precision actually used, and ``resize`` describes how images were resized.
     """
     sums, skipped = state.sums, tuple(state.skipped)
     contribution = sums.mean()
     center, followed, center_note = target.center()
     intervals = jackknife(sums.stacked(), sums.counts, thresholds, center)
-    skipped_note = None
-    if skipped:
-        total = len(state.used) + len(skipped)
-        skipped_note = f"{len(skipped)} of {total} images were skipped, see run.skipped."
+    total = len(state.used) + len(skipped)
+    skipped_note = f"{len(skipped)} of {total} images were skipped, see run.skipped." if skipped else None
     missing_note = interval_note(sums.counts) if None in intervals.values() else None
     found = (*notes, center_note, skipped_note, missing_note, precision_note, logarithm_note(contribution))
     return ErfResult(
@@ -390,5 +347,6 @@ class ErfAccumulator:
             seconds=0.0,
             config={"model": self._name, "layer": target.label},
         )
-        notes = (target.note,)
-        return result_of(state, target, run, self._thresholds, arithmetic=arithmetic, resize="as given", notes=notes)
+        return result_of(
+            state, target, run, self._thresholds, arithmetic=arithmetic, resize="as given", notes=[target.note]
+        )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -47,10 +46,7 @@ class AreaRatio(NamedTuple):
 
 
 def area_ratio(
-    scores: npt.ArrayLike,
-    threshold: float,
-    protocol: str = "paper",
-    center: Sequence[float] | None = None,
+    scores: npt.ArrayLike, threshold: float, protocol: str = "paper", center: Sequence[float] | None = None
 ) -> AreaRatio:
     r"""Smallest window, or set of pixels, holding more than ``threshold`` of the total contribution.
 
@@ -108,23 +104,10 @@ def area_ratios(
     Raises:
         InvalidInputError: As for :func:`area_ratio`.
     """
-    return _area_ratios(scores, thresholds, protocols, center, between=False)
+    return measure_ratios(scores, thresholds, protocols, center, between=False)
 
 
-def crossing_ratios(
-    scores: npt.ArrayLike,
-    thresholds: Iterable[float],
-    protocols: Iterable[str],
-    center: Sequence[float] | None,
-) -> dict[tuple[str, float], AreaRatio]:
-    """:func:`area_ratios`, interpolated between the last window below the threshold and the first above it.
-
-    Windows grow by whole pixels; these ratios change with every change of the map, as the jackknife needs them to.
-    """
-    return _area_ratios(scores, thresholds, protocols, center, between=True)
-
-
-def _area_ratios(
+def measure_ratios(
     scores: npt.ArrayLike,
     thresholds: Iterable[float],
     protocols: Iterable[str],
@@ -132,7 +115,10 @@ def _area_ratios(
     *,
     between: bool,
 ) -> dict[tuple[str, float], AreaRatio]:
-    """:func:`area_ratios`; ``between`` interpolates between the two windows around the threshold."""
+    """:func:`area_ratios`; ``between`` interpolates between the last window below the threshold and the first above it.
+
+    Windows grow by whole pixels; interpolated ratios change with every change of the map, as the jackknife needs them.
+    """
     thresholds = tuple(check_threshold(threshold) for threshold in thresholds)
     protocols = tuple(protocols)
     for protocol in protocols:
@@ -151,24 +137,15 @@ def _area_ratios(
         elif protocol == "centred":
             true_center = _check_center(center, middle, raw.shape)
             found = _windows(linear, thresholds, true_center, as_script=False, between=between)
-        elif protocol == "linear":
-            found = _windows(linear, thresholds, middle, as_script=True, between=between)
         else:
-            found = _windows(_paper_scores(raw), thresholds, middle, as_script=True, between=between)
+            values = linear if protocol == "linear" else _paper_scores(raw)
+            found = _windows(values, thresholds, middle, as_script=True, between=between)
         answers.update({(protocol, threshold): answer for threshold, answer in zip(thresholds, found, strict=True)})
     return answers
 
 
 def logarithm_note(scores: npt.ArrayLike) -> str | None:
-    """A note if the map is too small for the paper's logarithm, else None.
-
-    Args:
-        scores: Contribution scores, as in :func:`area_ratio`.
-
-    Returns:
-        One or two sentences: below about 0.01, log10(x + 1) is proportional to x, so that ``paper`` measures the same
-        as ``linear``; below 2**-53 the published script gives no number.
-    """
+    """A note if the map is too small for the paper's logarithm, else None."""
     largest = float(check_scores(scores).max())
     if largest >= _LOG_LINEAR_BELOW:
         return None
@@ -226,22 +203,12 @@ def check_scores(scores: npt.ArrayLike) -> FloatArray:
     return array
 
 
-# -- windows ----------------------------------------------------------------------------------------------------------
+class _Rings(NamedTuple):
+    """Nested windows around one center; window k is the union of rings 0..k."""
 
-
-@dataclass(frozen=True)
-class _Rings:
-    """Nested windows around one center; window k is the union of rings 0..k.
-
-    Attributes:
-        of_pixel: Ring index of every pixel, ``[H * W]``.
-        rows: First and last-plus-one row of every window, ``[K, 2]``.
-        columns: First and last-plus-one column of every window, ``[K, 2]``.
-    """
-
-    of_pixel: npt.NDArray[np.intp]
-    rows: npt.NDArray[np.intp]
-    columns: npt.NDArray[np.intp]
+    of_pixel: npt.NDArray[np.intp]  # ring index of every pixel, [H * W]
+    rows: npt.NDArray[np.intp]  # first and last-plus-one row of every window, [K, 2]
+    columns: npt.NDArray[np.intp]  # first and last-plus-one column of every window, [K, 2]
 
 
 @lru_cache(maxsize=4)
@@ -300,8 +267,7 @@ def _between(shares: FloatArray, areas: npt.NDArray[Any], k: int, threshold: flo
     below = (shares[k - 1], areas[k - 1]) if k > 0 else (0.0, 0.0)
     rise = shares[k] - below[0]
     way = min(max((threshold - below[0]) / rise, 0.0), 1.0) if rise > 0 else 1.0
-    ratio = float(below[1] + way * (areas[k] - below[1]))
-    return AreaRatio(math.nan, ratio)
+    return AreaRatio(math.nan, float(below[1] + way * (areas[k] - below[1])))
 
 
 def _first_above(scores: FloatArray, rings: _Rings, shares: FloatArray, threshold: float, start: int) -> int:
@@ -345,15 +311,9 @@ def _check_center(
     return y, x
 
 
-# -- pixels -----------------------------------------------------------------------------------------------------------
-
-
 def _pixel_sets(scores: FloatArray, thresholds: Sequence[float]) -> list[AreaRatio]:
     """Fewest pixels above each threshold."""
     held = np.cumsum(np.sort(scores, axis=None)[::-1])
     shares = held / held[-1]
     counts = [min(int(np.searchsorted(shares, threshold, side="right")) + 1, shares.size) for threshold in thresholds]
     return [AreaRatio(math.sqrt(count), count / shares.size) for count in counts]
-
-
-# -- intervals --------------------------------------------------------------------------------------------------------

@@ -19,13 +19,9 @@ from .area_protocols import check_threshold
 
 @dataclass(frozen=True)
 class TensorImages:
-    """Images given as an array, already normalized.
+    """Images given as an array, already normalized."""
 
-    Attributes:
-        batch: ``[N, C, H, W]`` floating point.
-    """
-
-    batch: Tensor
+    batch: Tensor  # [N, C, H, W] floating point
 
     source = "tensor"
     sampling = "first"

@@ -17,17 +17,11 @@ _USUAL_PREFIXES = (0, 1, 2, 5, 4, 9, 8, 3)
 
 @dataclass(frozen=True)
 class Layout:
-    """How the positions of the image are arranged in a tensor.
+    """How the positions of the image are arranged in a tensor."""
 
-    Attributes:
-        kind: ``"NCHW"``, ``"NHWC"`` or ``"NLC"`` (tokens, row after row).
-        size: Number of rows and columns.
-        prefix: Number of tokens before those of the image (class, distillation, registers).
-    """
-
-    kind: Literal["NCHW", "NHWC", "NLC"]
-    size: tuple[int, int]
-    prefix: int = 0
+    kind: Literal["NCHW", "NHWC", "NLC"]  # "NCHW", "NHWC" or "NLC" (tokens, row after row)
+    size: tuple[int, int]  # number of rows and columns
+    prefix: int = 0  # number of tokens before those of the image (class, distillation, registers)
 
     @property
     def middle(self) -> tuple[int, int]:
@@ -57,20 +51,10 @@ def layout_of(
     label: str,
     shape_at: Callable[[tuple[int, int]], Sequence[int] | None],
 ) -> Layout:
-    """Find rows and columns in the output of a layer.
+    """Find rows and columns in the output of a layer, whose first axis counts images.
 
-    Args:
-        shape: Shape of the output; the first axis counts images.
-        input_size: (H, W) of the images.
-        model: The network, which declares patch sizes and class tokens.
-        label: Name of the layer, for messages.
-        shape_at: Shape of the same output for images of another size, or None if the model does not accept them.
-
-    Returns:
-        The layout.
-
-    Raises:
-        InvalidInputError: The output has no rows and columns; the message says what the layer returned.
+    ``label`` names the layer in messages. ``shape_at`` gives the shape of the same output for images of another size,
+    or None if the model does not accept them. Raises InvalidInputError if the output has no rows and columns.
     """
     layout = None
     if len(shape) == 4:

@@ -15,14 +15,9 @@ from replk_probe.models.inference.copying import copy_of
 
 
 def resized(model: nn.Module, size: tuple[int, int]) -> Iterator[tuple[nn.Module, str]]:
-    """Copies of a network built for images of ``size``, if the network supports it; the most likely one first.
+    """Copies of a network built for images of ``size``, each with a sentence that describes the change.
 
-    Args:
-        model: The network, which is not changed.
-        size: (H, W) in pixels.
-
-    Yields:
-        A copy, and a sentence that describes the change. The caller must check whether it accepts images of that size.
+    The most likely one is first. The caller must check whether it accepts images of that size.
     """
     pixels = f"{size[0]}x{size[1]}"
     setter = getattr(model, "set_input_size", None)

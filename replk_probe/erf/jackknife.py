@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 
 from replk_probe.errors import InvalidInputError
 
-from .area_protocols import DEFAULT_THRESHOLDS, PROTOCOLS, AreaRatio, FloatArray, area_ratios, crossing_ratios
+from .area_protocols import DEFAULT_THRESHOLDS, PROTOCOLS, AreaRatio, FloatArray, area_ratios, measure_ratios
 
 
 def jackknife(
@@ -32,16 +32,13 @@ def jackknife(
     Args:
         block_sums: Sums of the contribution maps over the images of each block, ``[B, H, W]``.
         block_counts: Number of images in each block, ``[B]``; blocks without an image are left out.
-        thresholds: Fractions of the total, as in :func:`area_ratios`.
+        thresholds: Thresholds, as in :func:`area_ratios`.
         center: Center, as in :func:`area_ratios`.
         protocols: Protocols, as in :func:`area_ratios`.
 
     Returns:
-        Mapping from ``(protocol, threshold)`` to the interval ``(low, high)`` of the ratio, or to None if fewer than
-        two blocks have images, or if the map without one of them is zero everywhere.
-
-    Raises:
-        InvalidInputError: The shapes do not match; also as for :func:`area_ratios` on the mean over all images.
+        Interval ``(low, high)`` by ``(protocol, threshold)``; None if fewer than two blocks have images, or if the map
+        without one of them is zero everywhere.
 
     Source:
         Busing, Meijer and Van der Leeden, Statistics and Computing 9 (1999), "Delete-m jackknife for unequal m".
@@ -62,7 +59,7 @@ def jackknife(
     estimate = area_ratios(total / n_images, thresholds, protocols, center)
     if len(used) < 2:
         return dict.fromkeys(estimate)
-    crossing = crossing_ratios(total / n_images, thresholds, protocols, center)
+    crossing = measure_ratios(total / n_images, thresholds, protocols, center, between=True)
 
     left_out: list[dict[tuple[str, float], AreaRatio]] = []
     for block in used:
@@ -70,7 +67,7 @@ def jackknife(
         others = np.maximum(total - sums[block], 0.0) / (n_images - counts[block])
         if others.max() == 0:
             return dict.fromkeys(estimate)
-        left_out.append(crossing_ratios(others, thresholds, protocols, center))
+        left_out.append(measure_ratios(others, thresholds, protocols, center, between=True))
 
     shares = counts[used] / n_images
     quantile = float(stdtrit(len(used) - 1, 0.975))

@@ -48,13 +48,7 @@ OPTIONS = (
 def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: ErfConfig | None = None) -> ErfPlan:
     """Check the arguments, build the model and find the layer.
 
-    Args:
-        model: Model, as in :func:`~replk_probe.measure_erf`.
-        data: Images, as in :func:`~replk_probe.measure_erf`.
-        config: Options of the measurement.
-
-    Raises:
-        ReplkProbeError: As for :func:`~replk_probe.measure_erf`.
+    Arguments and errors are those of :func:`~replk_probe.measure_erf`; ``config`` holds the options.
     """
     config = config or ErfConfig()
     if not isinstance(model, str):
@@ -104,11 +98,7 @@ def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: E
 
 
 def _as_prepared(model: PreparedModel, config: ErfConfig) -> tuple[ErfConfig, torch.device]:
-    """The options with the precision of a prepared model, and its device.
-
-    Raises:
-        InvalidInputError: Another precision or device was requested.
-    """
+    """The options with the precision of a prepared model, and its device, which must not contradict each other."""
     device = device_and_dtype(model.module).get("device", torch.device("cpu"))
     if config.precision not in (ErfConfig.precision, model.precision):
         raise InvalidInputError(
@@ -125,30 +115,18 @@ def _as_prepared(model: PreparedModel, config: ErfConfig) -> tuple[ErfConfig, to
 
 @dataclass(eq=False)
 class ErfPlan:
-    """A measurement that is ready to run, with checked arguments.
+    """A measurement that is ready to run, with checked arguments."""
 
-    Attributes:
-        name: Name of the model in the result.
-        model: The model, which is not changed.
-        weights: Source of the weights.
-        images: The images.
-        target: The layer.
-        settings: The options.
-        device: Device of the computation.
-        channels: Number of input channels.
-        notes: Notes that are known before the measurement.
-        own_code: Whether the model is a module or was made by a factory, so that its name does not identify it.
-    """
-
-    name: str
+    name: str  # name of the model in the result
     model: nn.Module | PreparedModel
-    weights: WeightsInfo
+    weights: WeightsInfo  # source of the weights
     images: ImageSet | TensorImages
     target: TargetLayer
     settings: ErfConfig
     device: torch.device
-    channels: int
-    notes: tuple[str, ...]
+    channels: int  # number of input channels
+    notes: tuple[str, ...]  # notes that are known before the measurement
+    # Whether the model is a module or was made by a factory, so that its name does not identify it.
     own_code: bool = False
 
     @property

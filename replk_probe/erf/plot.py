@@ -1,7 +1,7 @@
-"""Plot of one effective receptive field, without torch or pyplot's global state.
+"""Plot of one effective receptive field.
 
-Every number drawn is a number of the result; colors show each map relative to its own maximum, on a logarithmic scale,
-so that models whose gradients differ by orders of magnitude can share one color bar.
+Colors show each map relative to its own maximum, on a logarithmic scale, so that models whose gradients differ by
+orders of magnitude can share one color bar.
 """
 
 from __future__ import annotations
@@ -51,11 +51,7 @@ from .result import ErfResult
 
 _DEEPEST, _SHALLOWEST = -4, -1  # range of the lower end of the color scale, in decades below the maximum
 _LEFT, _TOP, _BOTTOM = 0.06, 0.47, 0.3  # margins around the map in inches
-_SHARE_OF = {
-    "paper": "log10(score + 1)",
-    "linear": "the contribution",
-    "centred": "the contribution",
-}
+_SHARE_OF = {"paper": "log10(score + 1)", "linear": "the contribution", "centred": "the contribution"}
 
 _ON_MAP: dict[str, Any] = {
     "color": "white",
@@ -101,7 +97,12 @@ def plot_erf(
     Raises:
         InvalidInputError: ``protocol`` has no squares or was not measured, or not 0 < vmin < vmax.
     """
-    _check_protocol(result, protocol)
+    if protocol not in _SHARE_OF or protocol not in result.protocols:
+        usable = [name for name in _SHARE_OF if name in result.protocols]
+        raise InvalidInputError(
+            f"Protocol {protocol!r} has no squares to draw. It defines none, or it was not measured. "
+            f"Choose from {', '.join(usable)}."
+        )
     vmin = color_floor([result]) if vmin is None else vmin
     if not 0 < vmin < vmax:
         raise InvalidInputError(
@@ -133,8 +134,7 @@ def plot_erf(
         mesh.set_transform(Affine2D().scale(block) + ax.transData)
         ax.set_aspect("equal")
         ax.set(xlim=(0, width), ylim=(height, 0))
-        for spine in ax.spines.values():
-            spine.set_visible(True)
+        ax.spines[:].set_visible(True)
         if cbar:
             add_color_bar(ax, mesh, bar_axes)
         _draw_squares(ax, result, protocol)
@@ -180,15 +180,6 @@ def square_edges(result: ErfResult, protocol: str, threshold: float) -> tuple[fl
     return float(left), float(top), float(right + 1), float(bottom + 1)
 
 
-def _check_protocol(result: ErfResult, protocol: str) -> None:
-    if protocol not in _SHARE_OF or protocol not in result.protocols:
-        usable = [name for name in _SHARE_OF if name in result.protocols]
-        raise InvalidInputError(
-            f"Protocol {protocol!r} has no squares to draw. It defines none, or it was not measured. "
-            f"Choose from {', '.join(usable)}."
-        )
-
-
 def _draw_squares(ax: Axes, result: ErfResult, protocol: str) -> None:
     """Draw the square of every threshold, with a label at the right that a line connects to the square's corner."""
     width = result.input_size[1]
@@ -196,9 +187,8 @@ def _draw_squares(ax: Axes, result: ErfResult, protocol: str) -> None:
     lowest = 0.0
     for threshold in sorted(result.thresholds, reverse=True):
         left, top, right, bottom = square_edges(result, protocol, threshold)
-        square = Rectangle(
-            (left, top), right - left, bottom - top, fill=False, edgecolor="white", linewidth=0.8, gid="square"
-        )
+        wide, high = right - left, bottom - top
+        square = Rectangle((left, top), wide, high, fill=False, edgecolor="white", linewidth=0.8, gid="square")
         square.set_path_effects([withStroke(linewidth=1.7, foreground="#000000a0")])
         ax.add_patch(square)
         # Larger squares have higher corners, so labels in this order never cross each other's lines.
@@ -219,9 +209,8 @@ def _draw_scale_bar(ax: Axes, width: int) -> None:
     point = width / (72 * inches_of(ax)[0])
     bottom = max(ax.get_ylim())
     left, y = 6 * point, bottom - 6 * point
-    (bar,) = ax.plot(
-        [left, left + length], [y, y], color="white", linewidth=2.0, solid_capstyle="butt", gid="scale bar"
-    )
+    ends = [left, left + length]
+    (bar,) = ax.plot(ends, [y, y], color="white", linewidth=2.0, solid_capstyle="butt", gid="scale bar")
     bar.set_path_effects([withStroke(linewidth=3.2, foreground="#000000a0")])
     ax.text(left, y - 4 * point, f"{length:g} px", ha="left", va="bottom", gid="scale label", **_ON_MAP)
 
@@ -239,10 +228,8 @@ def _draw_heading(ax: Axes, result: ErfResult) -> None:
     ]
     up = 4.0
     for text, size, color, weight in lines:
-        text = fitted(text, points, size, weight)
-        ax.annotate(
-            text, (0, 1), xytext=(0, up), va="bottom", fontsize=size, color=color, fontweight=weight, **_OUTSIDE
-        )
+        style = {"va": "bottom", "fontsize": size, "color": color, "fontweight": weight, **_OUTSIDE}
+        ax.annotate(fitted(text, points, size, weight), (0, 1), xytext=(0, up), **style)
         up += size * 1.35
 
 
@@ -253,15 +240,7 @@ def _name_size(name: str, points: float) -> float:
 
 def _draw_badge(ax: Axes) -> None:
     """Mark random weights, so that the map is not mistaken for that of a trained model."""
-    ax.text(
-        0.03,
-        0.97,
-        RANDOM_BADGE,
-        transform=ax.transAxes,
-        ha="left",
-        va="top",
-        **badge_style(6.5),
-    )
+    ax.text(0.03, 0.97, RANDOM_BADGE, transform=ax.transAxes, ha="left", va="top", **badge_style(6.5))
 
 
 def add_caption(ax: Axes, *lines: str) -> None:
@@ -315,19 +294,6 @@ def _single_figure(result: ErfResult, cbar: bool) -> tuple[Axes, Axes | None]:
 def save_figures(
     result: ErfResult, directory: str | Path, *, protocol: str = "paper", vmin: float | None = None
 ) -> tuple[Path, ...]:
-    """Write ``erf.png`` and ``erf.pdf``.
-
-    Args:
-        result: Result to draw.
-        directory: Folder to write to; created if it does not exist.
-        protocol: Protocol of the squares.
-        vmin: As in :func:`plot_erf`; ``color_floor(results)`` gives the figures of several models one color scale.
-
-    Returns:
-        The files written.
-
-    Raises:
-        InvalidInputError: The folder cannot be written to; also as for :func:`plot_erf`.
-    """
+    """Write the figure of :func:`plot_erf` to ``erf.png`` and ``erf.pdf``; returns the files."""
     figure = figure_of(plot_erf(result, protocol=protocol, vmin=vmin))
     return save_figure(figure, Path(directory), "erf", result.input_size[1])

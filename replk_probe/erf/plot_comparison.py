@@ -1,4 +1,4 @@
-"""Comparison figure of the effective receptive fields of several models, without torch or pyplot's global state."""
+"""Comparison figure of the effective receptive fields of several models."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
     maps = rows * tallest + (rows - 1) * gap_y
     labels = row_labels(results)
     label_room = left + max(text_points(line, _LABEL_SIZE) for label in labels for line in label.split("\n")) / 72 + 0.1
-    entries = [percent(threshold) for threshold in _thresholds(results)]
+    entries = [percent(threshold) for threshold in _colors(results)]
     entries += ["random weights"] * any(result.run.weights.is_random for result in results)
     legend_columns = _legend_columns(entries, page - label_room)
     legend_rows = math.ceil(len(entries) / legend_columns)
@@ -131,8 +131,10 @@ def _on_two_lines(name: str, head: int) -> str:
     return name[:at] + "\n" + shortened(name[at:], _LABEL_LETTERS, head)
 
 
-def _thresholds(results: Sequence[ErfResult]) -> list[float]:
-    return sorted({threshold for result in results for threshold in result.thresholds})
+def _colors(results: Sequence[ErfResult]) -> dict[float, tuple[float, float, float]]:
+    """The color of each threshold, in increasing order."""
+    thresholds = sorted({threshold for result in results for threshold in result.thresholds})
+    return dict(zip(thresholds, sns.color_palette("crest", len(thresholds)), strict=True))  # type: ignore[no-untyped-call]
 
 
 def _legend_columns(entries: Sequence[str], inches: float) -> int:
@@ -153,20 +155,17 @@ def _legend_columns(entries: Sequence[str], inches: float) -> int:
 
 def _draw_ratios(ax: Axes, results: Sequence[ErfResult], protocol: str, labels: Sequence[str]) -> None:
     """Draw the area ratio of every model and threshold with its 95 % interval, one row per model."""
-    thresholds = _thresholds(results)
-    colors = list(sns.color_palette("crest", len(thresholds)))  # type: ignore[no-untyped-call]
+    colors = _colors(results)
     for y, result in enumerate(results):
         rows = [row for row in result.ratios if row.protocol == protocol]
         ax.plot([row.ratio for row in rows], [y] * len(rows), color="#c8c8c8", linewidth=0.6, zorder=1)
         for row in rows:
-            color = colors[thresholds.index(row.threshold)]
+            color = colors[row.threshold]
             if row.ci95 is not None:
                 low, high = max(row.ci95[0], 1e-6), row.ci95[1]
                 ax.plot([low, high], [y, y], color=color, linewidth=2.4, alpha=0.45, solid_capstyle="butt", zorder=2)
-            hollow = result.run.weights.is_random
-            ax.plot(
-                row.ratio, y, "o", markersize=3.6, color=color, markerfacecolor="white" if hollow else color, zorder=3
-            )
+            face = "white" if result.run.weights.is_random else color
+            ax.plot(row.ratio, y, "o", markersize=3.6, color=color, markerfacecolor=face, zorder=3)
     smallest = min(row.ratio for result in results for row in result.ratios if row.protocol == protocol)
     ax.set_xscale("log")
     ax.set(xlim=(smallest / 1.7, 1.25), ylim=(len(results) - 0.4, -0.6))
@@ -182,11 +181,9 @@ def _draw_ratios(ax: Axes, results: Sequence[ErfResult], protocol: str, labels: 
 
 def _draw_legend(ax: Axes, results: Sequence[ErfResult], columns: int) -> None:
     """Draw the legend of the threshold colors above the first panel."""
-    thresholds = _thresholds(results)
-    colors = sns.color_palette("crest", len(thresholds))  # type: ignore[no-untyped-call]
     handles = [
         ax.plot([], [], "o", markersize=3.6, color=color, label=percent(threshold))[0]
-        for threshold, color in zip(thresholds, colors, strict=True)
+        for threshold, color in _colors(results).items()
     ]
     if any(result.run.weights.is_random for result in results):
         handles += ax.plot([], [], "o", markersize=3.6, color=MUTED, markerfacecolor="white", label="random weights")

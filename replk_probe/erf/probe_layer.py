@@ -38,15 +38,9 @@ class UnsuitableSizeError(InvalidInputError):
 
 
 def find_target(model: nn.Module, shape: Sequence[int], layer: Layer = None) -> TargetLayer:
-    """Find the layer to measure, the layout of its output and its receptive field for images of one shape.
+    """Find the layer to measure, the layout of its output and its receptive field for batches of ``shape``.
 
-    Args:
-        model: The network, which is not changed.
-        shape: Shape of the batches, ``[N, C, H, W]``.
-        layer: Layer, as in :func:`~replk_probe.erf.contribution_scores`.
-
-    Raises:
-        InvalidInputError: The model does not accept such images, or the layer is unsuitable.
+    The model is not changed. ``layer`` and errors are those of :func:`~replk_probe.erf.contribution_scores`.
     """
     _, channels, height, width = (int(size) for size in shape)
     point = point_of(model, layer) or _known_final_layer(model)
@@ -105,21 +99,13 @@ def _known_final_layer(model: nn.Module) -> LayerPoint | None:
 
 @dataclass
 class _Found:
-    """Information about one layer from a forward pass.
-
-    Attributes:
-        point: The layer.
-        shape: Shape of its output.
-        field: Receptive fields of its output, if they were traced.
-        calls: Number of times it was called.
-        note: Note on how the layer was chosen, or None.
-    """
+    """Information about one layer from a forward pass."""
 
     point: LayerPoint
-    shape: tuple[int, ...]
-    field: Field | Lost | None
-    calls: int = 1
-    note: str | None = None
+    shape: tuple[int, ...]  # shape of its output
+    field: Field | Lost | None  # receptive fields of its output, if they were traced
+    calls: int = 1  # number of times it was called
+    note: str | None = None  # note on how the layer was chosen, or None
 
 
 def _check_called_once(found: _Found) -> None:
@@ -133,11 +119,7 @@ def _check_called_once(found: _Found) -> None:
 def _probe(model: nn.Module, shape: Sequence[int], point: LayerPoint | None, *, trace: bool = False) -> _Found:
     """Run the network once, on the meta device if that is possible, otherwise without gradients.
 
-    Args:
-        model: The network, which is not changed.
-        shape: Shape of the image, ``[1, C, H, W]``.
-        point: The layer to find; None for the last map before the final norm or pooling.
-        trace: Whether to trace receptive fields.
+    ``point`` is the layer to find, or None for the last map before the final norm or pooling.
     """
     try:
         return _probe_on_meta(model, shape, point, trace=trace)

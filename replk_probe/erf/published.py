@@ -13,26 +13,16 @@ _SOURCE = "Ding et al., Scaling Up Your Kernels to 31x31, arXiv:2203.06717v1, Ta
 
 @dataclass(frozen=True)
 class PublishedErf:
-    """One row of a published table of area ratios, protocol ``paper``.
+    """One row of a published table of area ratios, protocol ``paper``."""
 
-    Attributes:
-        title: Name of the model in the table.
-        models: Names of the same architecture in this package, without a package prefix or a weights tag.
-        ratios: Threshold to area ratio as a fraction of the input, as printed (one digit after the point in percent).
-        weights: Description of the weights that were measured.
-        weights_pattern: Regular expression that the source of the same weights matches.
-        weights_sha256: First digits of the SHA-256 of the same weights, if known.
-        input_size: ``(H, W)`` in pixels.
-        source: Publication.
-    """
-
-    title: str
-    models: tuple[str, ...]
+    title: str  # name of the model in the table
+    models: tuple[str, ...]  # names of the same architecture in this package, without a package prefix or a weights tag
+    # Threshold to area ratio as a fraction of the input, as printed (one digit after the point in percent).
     ratios: dict[float, float]
-    weights: str
-    weights_pattern: str
-    weights_sha256: str | None = None
-    input_size: tuple[int, int] = (1024, 1024)
+    weights: str  # description of the weights that were measured
+    weights_pattern: str  # regular expression that the source of the same weights matches
+    weights_sha256: str | None = None  # first digits of the SHA-256 of the same weights, if known
+    input_size: tuple[int, int] = (1024, 1024)  # (H, W) in pixels
     source: str = _SOURCE
 
     def used(self, weights: WeightsInfo) -> bool:
@@ -77,11 +67,6 @@ TABLE_10: tuple[PublishedErf, ...] = (
 
 
 def find_published(model: str, table: Sequence[PublishedErf] = TABLE_10) -> PublishedErf | None:
-    """The row of a model, or None.
-
-    Args:
-        model: Name as on the command line: ``resnet101``, ``torchvision:resnet101``, ``resnet101.tv_in1k``.
-        table: Rows to search.
-    """
+    """The row of a model with a name such as ``torchvision:resnet101`` or ``resnet101.tv_in1k``, or None."""
     name = re.sub(r"^(torchvision|timm):", "", model).split(".")[0].lower()
     return next((row for row in table if name in row.models), None)

@@ -33,23 +33,9 @@ _JSON_NAMES = {"center": "centre", "center_source": "centre_source"}
 
 _ADVICE = folder_of("erf")
 
-_CSV_COLUMNS = (
-    "model",
-    "weights",
-    "images",
-    "seed",
-    "precision",
-    "n_images",
-    "input_height",
-    "input_width",
-    "layer",
-    "protocol",
-    "threshold",
-    "side",
-    "ratio",
-    "ci95_low",
-    "ci95_high",
-)
+_RUN_COLUMNS = ("model", "weights", "images", "seed", "precision", "n_images", "input_height", "input_width", "layer")
+_RATIO_COLUMNS = ("protocol", "threshold", "side", "ratio", "ci95_low", "ci95_high")
+_CSV_COLUMNS = (*_RUN_COLUMNS, *_RATIO_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -98,7 +84,7 @@ class ErfResult(Result):
     """
 
     _PLOT: ClassVar[str] = "plot_erf"
-    _HTML_COLUMNS: ClassVar[tuple[str, ...]] = ("protocol", "threshold", "side", "ratio", "ci95_low", "ci95_high")
+    _HTML_COLUMNS: ClassVar[tuple[str, ...]] = _RATIO_COLUMNS
 
     contribution: npt.NDArray[np.float64]
     run: RunInfo
@@ -171,11 +157,10 @@ class ErfResult(Result):
         return super().to_dataframe()
 
     def _files(self) -> Mapping[str, bytes]:
-        text = strict_json(self.to_json())
         return {
             ARRAYS_NAME: npz_bytes({"contribution": self.contribution}),
             CSV_NAME: csv_text(self._rows(), _CSV_COLUMNS).encode("utf-8"),
-            JSON_NAME: text.encode("utf-8"),
+            JSON_NAME: strict_json(self.to_json()).encode("utf-8"),
         }
 
     @classmethod
@@ -196,27 +181,13 @@ class ErfResult(Result):
             return decode(cls, {**record["erf"], **renamed, **arrays, "run": record["run"]})
 
     def _summary(self) -> Mapping[str, object]:
-        return {
-            "model": self.run.model,
-            "weights": self.run.weights.label,
-            "layer": self.layer,
-            "input_size": self.input_size,
-            "n_images": self.n_images,
-        }
+        summary = {"model": self.run.model, "weights": self.run.weights.label}
+        return summary | {name: getattr(self, name) for name in ("layer", "input_size", "n_images")}
 
     def _rows(self) -> list[Row]:
-        height, width = self.input_size
-        shared = {
-            "model": self.run.model,
-            "weights": self.run.weights.label,
-            "images": self.run.image_source,
-            "seed": self.run.seed,
-            "precision": self.run.precision,
-            "n_images": self.n_images,
-            "input_height": height,
-            "input_width": width,
-            "layer": self.layer,
-        }
+        run = self.run
+        cells = (run.model, run.weights.label, run.image_source, run.seed, run.precision, self.n_images)
+        shared = dict(zip(_RUN_COLUMNS, (*cells, *self.input_size, self.layer), strict=True))
         return [
             shared
             | {"protocol": row.protocol, "threshold": row.threshold, "side": row.side, "ratio": row.ratio}
@@ -226,13 +197,5 @@ class ErfResult(Result):
 
 
 def write_csv(results: Iterable[ErfResult], path: str | Path) -> None:
-    """Write one row per model, protocol and threshold.
-
-    Args:
-        results: One result per model.
-        path: File to write; replaced if it exists.
-
-    Raises:
-        InvalidInputError: The file cannot be written.
-    """
+    """Write one row per model, protocol and threshold to a file, which is replaced if it exists."""
     atomic_write_text(path, csv_text([row for result in results for row in result._rows()], _CSV_COLUMNS))

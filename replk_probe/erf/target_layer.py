@@ -19,15 +19,10 @@ from .receptive_field.tracer import Field, Lost, stride_rule
 
 @dataclass(frozen=True)
 class LayerPoint:
-    """Input or output of one module of a network.
+    """Input or output of one module of a network."""
 
-    Attributes:
-        path: Module path; "" for the network itself, None for the output of its ``forward_features``.
-        side: Whether the module's output or its input is meant.
-    """
-
-    path: str | None
-    side: Literal["output", "input"] = "output"
+    path: str | None  # module path; "" for the network itself, None for the output of its forward_features
+    side: Literal["output", "input"] = "output"  # whether the module's output or its input is meant
 
     @property
     def label(self) -> str:
@@ -40,26 +35,17 @@ class LayerPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetLayer(LayerPoint):
-    """A layer with all properties that the measurement needs, for images of one size.
+    """A layer with all properties that the measurement needs, for images of one size."""
 
-    Attributes:
-        input_size: (H, W) of the images in pixels.
-        layout: Rows and columns of the layer's output.
-        field: Receptive fields of the output, or the reason why they could not be traced.
-        note: Note on how the layer was chosen, or None.
-    """
-
-    input_size: tuple[int, int]
-    layout: Layout
-    field: Field | Lost
-    note: str | None = None
+    input_size: tuple[int, int]  # (H, W) of the images in pixels
+    layout: Layout  # rows and columns of the layer's output
+    field: Field | Lost  # receptive fields of the output, or the reason why they could not be traced
+    note: str | None = None  # note on how the layer was chosen, or None
 
     def center(self) -> tuple[tuple[float, float], bool, str | None]:
-        """Center of the receptive field of the middle position.
+        """Center (y, x) of the receptive field of the middle position, in input pixels.
 
-        Returns:
-            (y, x) in input pixels; whether it was traced through the layers (otherwise it is estimated from the
-            stride); and a note on it, or None.
+        Also whether it was traced through the layers (otherwise it is estimated from the stride), and a note or None.
         """
         height, width = self.input_size
         if isinstance(self.field, Field) and self.field.spatial:
@@ -90,18 +76,7 @@ def check_layer(layer: Any) -> None:
 
 
 def point_of(model: nn.Module, layer: Layer) -> LayerPoint | None:
-    """The layer that a user chose, whether or not the network calls it.
-
-    Args:
-        model: The network.
-        layer: ``"stage3.5"``, a module path, a module of the network such as ``model.layer4``, or None.
-
-    Returns:
-        The layer, or None if ``layer`` is None.
-
-    Raises:
-        InvalidInputError: The network has no such layer.
-    """
+    """The layer that a user chose by name, path or module, whether or not the network calls it; None for None."""
     if layer is None or isinstance(layer, LayerPoint):
         return layer
     if isinstance(layer, str):
@@ -122,11 +97,7 @@ class _LayerReachedError(Exception):
 
 
 def run_to(model: nn.Module, batch: Tensor, point: LayerPoint) -> Tensor:
-    """The layer's output (or input) for a batch; nothing after the layer is computed.
-
-    Raises:
-        InvalidInputError: The layer was not called, or does not give one tensor.
-    """
+    """The layer's output (or input) for a batch; nothing after the layer is computed."""
     found: list[Any] = []
 
     def stop(value: Any) -> None:
@@ -176,11 +147,7 @@ def layer_hook(module: nn.Module, side: str, call: Callable[[Any], None]) -> Ite
 
 
 def tensor_of(given: Any, point: LayerPoint, images: int) -> Tensor:
-    """The one tensor in a layer's output or input.
-
-    Raises:
-        InvalidInputError: There is none or more than one, or its first axis does not count images.
-    """
+    """The one tensor in a layer's output or input, whose first axis must count images."""
     value = given
     if isinstance(given, (tuple, list)):
         tensors = [item for item in given if isinstance(item, Tensor)]

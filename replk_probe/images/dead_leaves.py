@@ -61,49 +61,27 @@ class _Uniform:
 
 @dataclass(frozen=True)
 class _Leaves:
-    """Leaves from the lowest to the topmost, in units of the image side; entry 0 is the ground.
+    """Leaves from the lowest to the topmost, in units of the image side; entry 0 is the ground."""
 
-    Attributes:
-        y: Vertical position of the center, ``[L]``.
-        x: Horizontal position of the center, ``[L]``.
-        reach: Half the side of the bounding square, ``[L]``.
-        form: Coefficients (a, b, c) of a dy**2 + b dy dx + c dx**2 <= 1, ``[3, L]``.
-        color: RGB in [0, 1], ``[3, L]``.
-        shade: Offset of the brightness, and its slopes along y and x, ``[3, L]``.
-        wave: Amplitude of stripes, and their cycles along y and x, ``[3, L]``.
-        grain: Amplitudes of the coarse and of the fine noise, ``[2, L]``.
-        shift: Position in the noise at which the leaf's texture starts, (y, x), ``[2, L]``.
-    """
-
-    y: Floats
-    x: Floats
-    reach: Floats
-    form: Floats
-    color: Floats
-    shade: Floats
-    wave: Floats
-    grain: Floats
-    shift: Floats
+    y: Floats  # vertical position of the center, [L]
+    x: Floats  # horizontal position of the center, [L]
+    reach: Floats  # half the side of the bounding square, [L]
+    form: Floats  # coefficients (a, b, c) of a dy**2 + b dy dx + c dx**2 <= 1, [3, L]
+    color: Floats  # RGB in [0, 1], [3, L]
+    shade: Floats  # offset of the brightness, and its slopes along y and x, [3, L]
+    wave: Floats  # amplitude of stripes, and their cycles along y and x, [3, L]
+    grain: Floats  # amplitudes of the coarse and of the fine noise, [2, L]
+    shift: Floats  # position in the noise at which the leaf's texture starts, (y, x), [2, L]
 
 
 def draw(image_id: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Draw one image of the embedded set.
+    """Draw one image of :data:`IDS` as RGB, ``[H, W, 3]`` uint8.
 
-    Args:
-        image_id: One of :data:`IDS`.
-        size: ``(H, W)`` in pixels; the square scene is the same at every size, and warped if H and W differ.
-
-    Returns:
-        RGB image, ``[H, W, 3]`` uint8.
+    The square scene is the same at every ``size``, ``(H, W)`` in pixels, and warped if H and W differ.
     """
     uniform = _Uniform(IDS.index(image_id) + 1)
     leaves = _scatter(uniform)
-    coarse, fine = _noise(uniform, size)
-    top = _topmost(leaves, size)
-    return _soften(_paint(leaves, top, coarse, fine))
-
-
-# -- the scene --------------------------------------------------------------------------------------------------------
+    return _soften(_paint(leaves, _topmost(leaves, size), *_noise(uniform, size)))
 
 
 def _scatter(uniform: _Uniform) -> _Leaves:
@@ -154,9 +132,6 @@ def _colors(uniform: _Uniform, count: int) -> Floats:
     )
 
 
-# -- which leaf is on top ---------------------------------------------------------------------------------------------
-
-
 def _topmost(leaves: _Leaves, size: tuple[int, int]) -> npt.NDArray[np.int32]:
     """Index of the highest leaf over the center of every pixel, ``[H, W]``."""
     height, width = size
@@ -179,8 +154,6 @@ def _topmost(leaves: _Leaves, size: tuple[int, int]) -> npt.NDArray[np.int32]:
 def _draw_small(leaves: _Leaves, chosen: npt.NDArray[np.intp], reach: int, top: npt.NDArray[np.int32]) -> None:
     """Update ``top`` for all chosen leaves together, each of which extends at most ``reach`` pixels."""
     height, width = top.shape
-    if not chosen.size:
-        return
     span = np.arange(-reach, reach + 1)
     rows = np.floor(leaves.y[chosen] * height).astype(np.intp)[:, None] + span
     columns = np.floor(leaves.x[chosen] * width).astype(np.intp)[:, None] + span
@@ -208,9 +181,6 @@ def _draw_one(leaves: _Leaves, leaf: int, top: npt.NDArray[np.int32]) -> None:
     covered = a * dy * dy + dx * (b * dy + c * dx) <= 1
     region = top[first_row:last_row, first_column:last_column]
     np.maximum(region, np.int32(leaf), out=region, where=covered)
-
-
-# -- color -----------------------------------------------------------------------------------------------------------
 
 
 def _noise(uniform: _Uniform, size: tuple[int, int]) -> tuple[Plane, Plane]:

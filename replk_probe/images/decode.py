@@ -32,29 +32,20 @@ class UnreadableImageError(InvalidInputError):
 
 
 def load_rgb(path: Path, image_id: str, size: tuple[int, int]) -> Image.Image:
-    """Decode one file and warp it to ``size``.
+    """Decode one file as :func:`decode_rgb` does and warp it to ``size``, ``(H, W)`` in pixels.
 
-    As in the paper's script, PIL converts the image to RGB (an alpha channel is dropped without compositing), camera
-    orientation tags are not applied, and the whole image is warped with PIL's bicubic filter, regardless of its aspect
-    ratio. Gray levels of more than eight bits are scaled to eight bits, whereas PIL would clip them.
-
-    Args:
-        path: Path of the file.
-        image_id: Id of the image in its set, for errors.
-        size: ``(H, W)`` in pixels.
-
-    Returns:
-        RGB image; its ``info`` has the depth that was found if there are more than eight bits per value.
-
-    Raises:
-        UnreadableImageError: The file is missing, truncated, not an image, or has more pixels than PIL considers safe.
+    As in the paper's script, the whole image is warped with PIL's bicubic filter, regardless of its aspect ratio.
     """
     with _opened(path, image_id) as image:
         return _to_rgb(image, image_id).resize((size[1], size[0]), Image.Resampling.BICUBIC)
 
 
 def decode_rgb(path: Path, image_id: str) -> Image.Image:
-    """Decode one file as :func:`load_rgb` does, at its original size.
+    """Decode one file at its original size.
+
+    As in the paper's script, PIL converts the image to RGB (an alpha channel is dropped without compositing), and
+    camera orientation tags are not applied. Gray levels of more than eight bits are scaled to eight bits, by the
+    depth of the file or its range, whereas PIL would clip them; ``info`` of the image then has the depth.
 
     Args:
         path: Path of the file.

@@ -49,25 +49,13 @@ def list_images(root: Path, option: str = "data") -> tuple[str, ...]:
     return tuple(sorted(ids, key=_image_folder_order))
 
 
-def first_images(ids: Sequence[str], n: int) -> tuple[str, ...]:
-    """The first ``n`` images in ImageFolder's order, as in the published script."""
-    return tuple(ids[:n])
-
-
 def stratified_sample(ids: Sequence[str], n: int, seed: int) -> tuple[str, ...]:
     """``n`` of ``ids``, as evenly over their folders as possible.
 
     Names are hashed with the seed. One image is taken from each folder in turn, with folders and the images in each
     folder in the order of their hashes. The sample therefore depends only on the names and the seed, not on the file
-    system, and an additional image in one folder does not change the order within other folders.
-
-    Args:
-        ids: Paths relative to a root, with forward slashes; the folder that contains an image is its class.
-        n: Number of images.
-        seed: Random seed.
-
-    Returns:
-        At most ``n`` ids, in the order in which they were sampled.
+    system, and an additional image in one folder does not change the order within other folders. Ids are paths relative
+    to a root, with forward slashes; they are returned in the order in which they were sampled.
     """
     classes: dict[str, list[str]] = defaultdict(list)
     for image_id in ids:

@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.paths import usable_path
 
 from . import dead_leaves
 from .decode import load_rgb
 from .depth import DEPTH
-from .folder import first_images, list_images, stratified_sample
+from .folder import list_images, stratified_sample
 
 Sampling: TypeAlias = Literal["stratified", "first"]
 SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
@@ -120,9 +121,9 @@ def sample_images(
         InvalidInputError: ``n`` < 1, an unknown ``sampling``, or a folder that is missing or without images.
     """
     check_sample(n, sampling)
-    folder = None if root is None else Path(root)
+    folder = None if root is None else usable_path(root, "The image folder")
     candidates = dead_leaves.IDS if folder is None else list_images(folder)
-    chosen = first_images(candidates, int(n)) if sampling == "first" else stratified_sample(candidates, int(n), seed)
+    chosen = candidates[: int(n)] if sampling == "first" else stratified_sample(candidates, int(n), seed)
     return ImageSet(
         source=EMBEDDED_SOURCE if folder is None else f"folder:{folder.name or folder.resolve().name}",
         ids=chosen,

@@ -10,20 +10,16 @@ from typing import TYPE_CHECKING
 from replk_probe._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .config import KernelsConfig as KernelsConfig
-    from .kernel import Kernel as Kernel
-    from .layers import find_layers as find_layers
-    from .measure import measure_kernels as measure_kernels
-    from .plot import draw_kernels as draw_kernels
-    from .plot_gallery import draw_gallery as draw_gallery
-    from .plot_map import plot_kernel as plot_kernel
-    from .plot_overview import draw_overview as draw_overview
-    from .plot_profiles import draw_profiles as draw_profiles
-    from .plot_profiles import plot_radial_profile as plot_radial_profile
-    from .result import KernelResult as KernelResult
-    from .result import load_results as load_results
-    from .result import results_to_dataframe as results_to_dataframe
-    from .result import save_results as save_results
+    from .config import KernelsConfig
+    from .kernel import Kernel
+    from .layers import find_layers
+    from .measure import measure_kernels
+    from .plot import draw_kernels
+    from .plot_gallery import draw_gallery
+    from .plot_map import plot_kernel
+    from .plot_overview import draw_overview
+    from .plot_profiles import draw_profiles, plot_radial_profile
+    from .result import KernelResult, load_results, results_to_dataframe, save_results
 
 _HOME = {
     "Kernel": "kernel",

@@ -27,18 +27,12 @@ _SHOWN = 4  # layers in an error message
 
 @dataclass(frozen=True)
 class KernelLayer:
-    """One layer with a kernel.
+    """One layer with a kernel."""
 
-    Attributes:
-        name: Layer name such as ``stage4.0`` in the families of this package, otherwise the module path.
-        path: Module path.
-        module: Block of parallel branches, or convolution.
-        branch_of: Name of the block and of the branch in it, if the layer is one branch of a block.
-    """
-
-    name: str
+    name: str  # layer name such as stage4.0 in the families of this package, otherwise the module path
     path: str
-    module: KernelModule
+    module: KernelModule  # block of parallel branches, or convolution
+    # Name of the block and of the branch in it, if the layer is one branch of a block.
     branch_of: tuple[str, str] | None = None
 
 
@@ -66,11 +60,7 @@ def find_layers(model: nn.Module, layer: LayerSpec | Sequence[LayerSpec] = ALL) 
 
 
 def path_of(model: nn.Module, module: nn.Module) -> str:
-    """Path of a module in its model; ``""`` for the model itself.
-
-    Raises:
-        InvalidInputError: It is not a module of the model.
-    """
+    """Path of a module in its model; ``""`` for the model itself."""
     for path, other in model.named_modules():
         if other is module:
             return str(path)

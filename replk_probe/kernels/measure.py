@@ -81,33 +81,17 @@ def measure_kernels(
 
 @dataclass(frozen=True, eq=False)
 class KernelPlan:
-    """A measurement that is ready to run.
+    """A measurement that is ready to run."""
 
-    Attributes:
-        name: Name of the model in the record.
-        weights: Source of the weights.
-        specs: Names or paths of the requested layers.
-        config: The other options.
-        variants: The kernels to measure, with their layers.
-        seconds: Time that the preparation took.
-    """
-
-    name: str
-    weights: WeightsInfo
-    specs: tuple[str, ...]
+    name: str  # name of the model in the record
+    weights: WeightsInfo  # source of the weights
+    specs: tuple[str, ...]  # names or paths of the requested layers
     config: KernelsConfig
-    variants: tuple[tuple[KernelLayer, Variant], ...]
-    seconds: float
+    variants: tuple[tuple[KernelLayer, Variant], ...]  # the kernels to measure, with their layers
+    seconds: float  # time that the preparation took
 
     def run(self, *, progress: bool = False) -> KernelResult:
-        """Aggregate the weights of every layer and variant.
-
-        Args:
-            progress: Whether to draw a progress bar on stderr if that is a terminal.
-
-        Raises:
-            InvalidInputError: Weights are NaN or infinite.
-        """
+        """Aggregate the weights of every layer and variant, with a progress bar if ``progress`` is true."""
         start = time.perf_counter()
         aggregate, strongest = self.config.aggregate, self.config.strongest
         bar = progress_bar(self.variants, desc=self.name, unit="kernel", disable=not progress)
@@ -118,15 +102,7 @@ class KernelPlan:
 
 
 def plan_kernels(model: nn.Module | str, config: KernelsConfig | None = None) -> KernelPlan:
-    """Prepare a measurement: find the layers and read the weights.
-
-    Args:
-        model: Model or model name, as in :func:`measure_kernels`.
-        config: The other options; defaults to ``KernelsConfig()``.
-
-    Raises:
-        ReplkProbeError: See :func:`measure_kernels`.
-    """
+    """Find the layers and read the weights; arguments and errors are those of :func:`measure_kernels`."""
     start = time.perf_counter()
     config = config or KernelsConfig()
     if isinstance(model, str):

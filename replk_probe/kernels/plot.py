@@ -1,7 +1,4 @@
-"""Heatmaps of the kernels of several models and variants on a common scale.
-
-All values are part of the result; each map is divided by its maximum, as in the RepLKNet paper.
-"""
+"""Heatmaps of the kernels of several models and variants, each divided by its maximum, as in the RepLKNet paper."""
 
 from __future__ import annotations
 
@@ -105,17 +102,7 @@ def draw_kernels(results: Sequence[KernelResult]) -> Figure:
 def save_figures(results: Sequence[KernelResult], directory: str | Path) -> tuple[Path, ...]:
     """Write ``kernels``, ``profiles``, ``gallery`` and, for several layers, ``overview``, each as PNG and PDF.
 
-    A gallery or overview of an earlier result is removed if this result has none.
-
-    Args:
-        results: Results to draw.
-        directory: Folder to write to; created if it does not exist.
-
-    Returns:
-        The files written.
-
-    Raises:
-        InvalidInputError: There is no kernel, or the folder cannot be written to.
+    A gallery or overview of an earlier result is removed if this result has none. Returns the files.
     """
     panels = panels_of(results)
     figures = {"kernels": draw_kernels(results), "profiles": draw_profiles(results)}
@@ -208,10 +195,7 @@ def _draw_panel(ax: Axes, panel: Panel, line: Sequence[Panel], left: float, top:
     words = variant_text(kernel)
     if text_points(f"{kernel.layer}, {words}", SMALL_SIZE) > side * 72:
         words = kernel.variant
-    heading = [
-        (panel.model, NAME_SIZE, INK, "bold"),
-        (f"{kernel.layer}, {words}", SMALL_SIZE, INK, "normal"),
-    ]
+    heading = [(panel.model, NAME_SIZE, INK, "bold"), (f"{kernel.layer}, {words}", SMALL_SIZE, INK, "normal")]
     add_lines(ax, [*heading, weights_line(panel, side)], left, top, side)
     cell, longest = _cell(panel, line, side), _extent(panel, line)
     height, width = kernel.kernel_size
@@ -229,10 +213,8 @@ def _caption(panels: Sequence[Panel], shown: int) -> list[str]:
     layers = len({panel.kernel.layer for panel in panels})
     ways = {panel.result.run.aggregate for panel in panels}
     how = "summed" if ways == {"sum"} else "averaged" if ways == {"mean"} else "aggregated"
-    lines = [
-        f"Absolute weights, {folding_text([panel.kernel for panel in panels])}{how} over channels; each map is divided "
-        "by its maximum.",
-    ]
+    folding = folding_text([panel.kernel for panel in panels])
+    lines = [f"Absolute weights, {folding}{how} over channels; each map is divided by its maximum."]
     if {"small"} < {panel.kernel.variant for panel in panels}:
         lines.append("Small branches are enlarged.")
     if shown < layers:

@@ -44,13 +44,7 @@ MOST_LAYERS = 6
 
 @dataclass(frozen=True)
 class Panel:
-    """One kernel in a figure.
-
-    Attributes:
-        model: Unique name of the model.
-        result: Result that contains the kernel.
-        kernel: The kernel.
-    """
+    """One kernel in a figure, the result that contains it, and the unique name of its model."""
 
     model: str
     result: KernelResult
@@ -63,11 +57,7 @@ class Panel:
 
 
 def panels_of(results: Sequence[KernelResult]) -> list[Panel]:
-    """Every kernel of every model.
-
-    Raises:
-        InvalidInputError: There are no kernels.
-    """
+    """Every kernel of every model; there must be at least one."""
     panels = [
         Panel(name, result, kernel)
         for name, result in zip(distinct_names(results), results, strict=True)
@@ -186,44 +176,21 @@ def add_values(ax: Axes, values: npt.NDArray[np.float64], left: float, top: floa
     for (row, column), value in np.ndenumerate(values):
         red, green, blue, _ = colors(UNIT(value))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
-        ax.text(
-            left + (column + 0.5) * cell,
-            top + (row + 0.52) * cell,
-            value_text(value),
-            ha="center",
-            va="center",
-            fontsize=min(0.45 * cell * 72, 6.0),
-            color="white" if dark else "black",
-            gid="value",
-        )
+        x, y = left + (column + 0.5) * cell, top + (row + 0.52) * cell
+        text = ax.text(x, y, value_text(value), ha="center", va="center", fontsize=min(0.45 * cell * 72, 6.0))
+        text.set(color="white" if dark else "black", gid="value")
 
 
 def value_text(value: float) -> str:
     """A value with two decimals, without redundant zeros: ``.19`` for 0.19, ``1`` for 1."""
-    text = f"{value:.2f}"
-    return text.removeprefix("0") if value < 0.995 else "1"
+    return f"{value:.2f}".removeprefix("0") if value < 0.995 else "1"
 
 
-def add_lines(
-    ax: Axes,
-    lines: Iterable[tuple[str, float, str, str]],
-    left: float,
-    top: float,
-    inches: float,
-) -> float:
+def add_lines(ax: Axes, lines: Iterable[tuple[str, float, str, str]], left: float, top: float, inches: float) -> float:
     """Add lines of (text, size, color, weight), shortened to ``inches``; returns the position below the last one."""
     for text, size, color, weight in lines:
-        ax.text(
-            left,
-            top,
-            fitted(" ".join(text.split()), inches * 72, size, weight),
-            ha="left",
-            va="top",
-            fontsize=size,
-            color=color,
-            fontweight=weight,
-            parse_math=False,
-        )
+        label = fitted(" ".join(text.split()), inches * 72, size, weight)
+        ax.text(left, top, label, va="top", fontsize=size, color=color, fontweight=weight, parse_math=False)
         top += size * LINE
     return top
 
@@ -235,9 +202,9 @@ def weights_line(panel: Panel, inches: float) -> tuple[str, float, str, str]:
     short = label.rpartition(" (" if panel.is_random else " [")[0] or label
     if panel.result.run.weights.is_embedded and text_points(short, TINY_SIZE, weight) > inches * 72:
         short = "trained on synthetic data"
-    for text, size in ((label, SMALL_SIZE), (short, SMALL_SIZE), (short, TINY_SIZE)):
-        if text_points(text, size, weight) <= inches * 72:
-            return text, size, color, weight
+    for text in (label, short):
+        if text_points(text, SMALL_SIZE, weight) <= inches * 72:
+            return text, SMALL_SIZE, color, weight
     return short, TINY_SIZE, color, weight
 
 
@@ -266,12 +233,15 @@ def numbers_lines(kernel: Kernel, inches: float) -> list[str]:
     """Lines with the statistics of a kernel, shown below its map."""
     height, width = kernel.kernel_size
     channels = f"{kernel.channels} channels" + ("" if kernel.operation == "depthwise" else f", {kernel.operation}")
-    sides = ", ".join(str(side) for side in kernel.effective_size.values() if side is not None)
+    within = ", ".join(str(side) for side in kernel.effective_size.values() if side is not None)
+    sides = f"50, 90, 99 % within {within}" if within else "no mass"
+    if text_points(sides, SMALL_SIZE) > inches * 72:
+        sides = f"50, 90, 99 %: {within}"
     groups = [
         [f"{height}\u00d7{width}", channels],
         [f"center 3\u00d73 {percent(kernel.center3x3_share, 1)}"],
         [f"central row and column {percent(kernel.skeleton_share, 1)}"],
-        [_sides_text(sides, inches)],
+        [sides],
         [f"small branch {percent(kernel.small_branch_share, 1)}"]
         if kernel.small_branch_share is not None and kernel.variant == "merged"
         else [],
@@ -282,12 +252,6 @@ def numbers_lines(kernel: Kernel, inches: float) -> list[str]:
         line = ", ".join(group)
         lines += [line] * bool(line) if text_points(line, SMALL_SIZE) <= inches * 72 else group
     return lines
-
-
-def _sides_text(sides: str, inches: float) -> str:
-    """Sides of the squares with 50, 90 and 99 % of the mass, shortened if the line is too long."""
-    text = f"50, 90, 99 % within {sides}" if sides else "no mass"
-    return text if text_points(text, SMALL_SIZE) <= inches * 72 else f"50, 90, 99 %: {sides}"
 
 
 def variant_text(kernel: Kernel) -> str:

@@ -64,8 +64,7 @@ def plot_kernel(
         raise InvalidInputError(
             f"A color scale from {vmin} to {vmax} is empty. Values of the heatmap lie in [0, 1]. Give vmin < vmax."
         )
-    aggregate = kernel.run.aggregate if isinstance(kernel, KernelResult) else None
-    model = f"{kernel.run.model}, " if isinstance(kernel, KernelResult) else ""
+    run = kernel.run if isinstance(kernel, KernelResult) else None
     chosen = _chosen(kernel, layer, variant)
     check_axes(ax)
     with figure_style():
@@ -81,17 +80,17 @@ def plot_kernel(
             vmax=vmax,
             cmap=cmap,
             cbar=cbar,
-            cbar_kws={"label": bar_label(aggregate)[1], "use_gridspec": False} if cbar else None,
+            cbar_kws={"label": bar_label(run.aggregate if run else None)[1], "use_gridspec": False} if cbar else None,
             square=True,
             xticklabels=False,
             yticklabels=False,
             rasterized=True,
         )
-        random = isinstance(kernel, KernelResult) and kernel.run.weights.is_random
         size = mpl.rcParams["axes.titlesize"]
-        layer_points = text_points(chosen.layer, size)
-        name = fitted(model, inches_of(ax)[0] * 72 - layer_points, size) + drawable(chosen.layer)
-        title = f"{name}\n{variant_text(chosen)}{f', {RANDOM_BADGE}' if random else ''}"
+        points = inches_of(ax)[0] * 72 - text_points(chosen.layer, size)
+        name = fitted(f"{run.model}, " if run else "", points, size) + drawable(chosen.layer)
+        random = f", {RANDOM_BADGE}" if run and run.weights.is_random else ""
+        title = f"{name}\n{variant_text(chosen)}{random}"
         ax.set_title(title, loc="left", parse_math=False, fontfamily=mpl.rcParams["font.family"])
     return ax
 

@@ -86,11 +86,9 @@ def _rows(block: Sequence[Panel]) -> list[list[Panel]]:
     for _, group in groupby(block, key=lambda panel: stage_of(panel.kernel.layer)):
         stage = list(group)
         if len(rows[-1]) + len(stage) > _ACROSS:
-            rows.append([])
-        for panel in stage:
-            if len(rows[-1]) == _ACROSS:
-                rows.append([])
-            rows[-1].append(panel)
+            rows += [stage[start : start + _ACROSS] for start in range(0, len(stage), _ACROSS)]
+        else:
+            rows[-1] += stage
     return [row for row in rows if row]
 
 
@@ -114,9 +112,7 @@ def _draw_block(ax: Axes, block: Sequence[Panel], top: float, side: float, page:
 def _which(block: Sequence[Panel]) -> str:
     """Number of layers and the variants of the kernels shown."""
     counts = Counter(variant_text(panel.kernel) for panel in block)
-    layers = counted(len(block), "layer")
-    path = common_path([panel.kernel.layer for panel in block])
-    layers += f" {path}" if path else ""
+    layers = f"{counted(len(block), 'layer')} {common_path([panel.kernel.layer for panel in block])}".rstrip()
     if len(counts) == 1:
         return f"{layers}, {next(iter(counts))}"
     return f"{layers}: " + "; ".join(f"{count} {variant}" for variant, count in counts.items())

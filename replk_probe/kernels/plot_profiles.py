@@ -62,19 +62,15 @@ def draw_profiles(results: Sequence[KernelResult]) -> Figure:
     width = columns * (_LEFT + _PANEL + _RIGHT) if columns > 1 else _LEFT + _PANEL + 0.4 + _RIGHT
     styles = {_style(panel): panel for panel in panels}
     weights = {f"{panel.model}: {panel.result.run.weights.label}." for panel in panels}
-    caption = [
-        line
-        for text in (
-            "Mean magnitude of the entries at each distance from the center, rounded to integers, relative to the "
-            "kernel's maximum; one line per layer.",
-            *sorted(weights),
-        )
-        for line in fitted_lines(text, (width - 0.2) * 72, SMALL_SIZE)
-    ]
+    what = (
+        "Mean magnitude of the entries at each distance from the center, rounded to integers, relative to the "
+        "kernel's maximum; one line per layer."
+    )
+    caption = [line for text in (what, *sorted(weights)) for line in fitted_lines(text, (width - 0.2) * 72, SMALL_SIZE)]
     legend = 0.125 * len(styles) + 0.05
     below = len(caption) * SMALL_SIZE * LINE + 0.1
     height = legend + rows * (_TOP + _TALL + _BELOW) + below
-    lowest = min((_smallest(panel) for panel in panels), default=_LOWEST)
+    lowest = min(map(_smallest, panels))
     with figure_style():
         figure = new_figure(width, height)
         for index, (group, members) in enumerate(groups.items()):
@@ -89,10 +85,20 @@ def draw_profiles(results: Sequence[KernelResult]) -> Figure:
                 ax.set_ylabel("Magnitude / maximum")
             if row == rows - 1 or index + columns >= len(groups):
                 ax.set_xlabel("Distance from the center, entries")
-        _draw_legend(figure, styles, width, height)
-        for index, text in enumerate(caption):
+        shown = figure.legend(
+            handles=_handles(styles, width),
+            loc="upper left",
+            bbox_to_anchor=(0.04 / width, 1 - 0.02 / height),
+            frameon=False,
+            fontsize=SMALL_SIZE,
+            labelspacing=0.25,
+            handlelength=2.2,
+        )
+        for text in shown.get_texts():
+            text.set_parse_math(False)
+        for index, line in enumerate(caption):
             y = (below - 0.05 - index * SMALL_SIZE * LINE) / height
-            figure.text(0.1 / width, y, text, fontsize=SMALL_SIZE, color=MUTED, va="top")
+            figure.text(0.1 / width, y, line, fontsize=SMALL_SIZE, color=MUTED, va="top")
     return figure
 
 
@@ -177,20 +183,6 @@ def _add_profiles(ax: Axes, members: Sequence[Panel], models: Sequence[str], low
     log_ticks(ax.yaxis, *ax.get_ylim())
     ax.grid(color=GRID, linewidth=0.5)
     sns.despine(ax=ax)  # type: ignore[no-untyped-call]
-
-
-def _draw_legend(figure: Figure, styles: dict[tuple[str, str], Panel], width: float, height: float) -> None:
-    legend = figure.legend(
-        handles=_handles(styles, width),
-        loc="upper left",
-        bbox_to_anchor=(0.04 / width, 1 - 0.02 / height),
-        frameon=False,
-        fontsize=SMALL_SIZE,
-        labelspacing=0.25,
-        handlelength=2.2,
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
 
 
 def _handles(styles: dict[tuple[str, str], Panel], width: float) -> list[Line2D]:

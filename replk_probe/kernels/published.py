@@ -11,31 +11,21 @@ PATH = "features.15.conv.1.0"
 
 @dataclass(frozen=True)
 class PublishedKernel:
-    """Statistics of one published matrix.
+    """Statistics of one published matrix."""
 
-    Attributes:
-        title: Description of the matrix.
-        model: Name of the corresponding model of this package.
-        variant: Variant, as in :attr:`replk_probe.kernels.Kernel.variant`.
-        center3x3_share: Share of its mass in the central 3 x 3 entries.
-        skeleton_share: Share of its mass in the central row and column (kernel skeleton).
-    """
-
-    title: str
-    model: str
-    variant: str
-    center3x3_share: float
-    skeleton_share: float
+    model: str  # name of the corresponding model of this package
+    variant: str  # variant, as in replk_probe.kernels.Kernel.variant
+    center3x3_share: float  # share of its mass in the central 3 x 3 entries
+    skeleton_share: float  # share of its mass in the central row and column (kernel skeleton)
 
 
 PRINTED = (
-    PublishedKernel("with re-param, before merging", "mobilenetv2_k13_rep", "large", 0.0826, 0.2534),
-    PublishedKernel("with re-param, merged", "mobilenetv2_k13_rep", "merged", 0.2270, 0.3308),
-    PublishedKernel("without re-param", "mobilenetv2_k13", "merged", 0.1533, 0.2793),
+    PublishedKernel("mobilenetv2_k13_rep", "large", 0.0826, 0.2534),
+    PublishedKernel("mobilenetv2_k13_rep", "merged", 0.2270, 0.3308),
+    PublishedKernel("mobilenetv2_k13", "merged", 0.1533, 0.2793),
 )
 
 
 def find_published(model: str, path: str, variant: str) -> PublishedKernel | None:
     """Published values of one kernel, or None if there are none."""
-    found = (one for one in PRINTED if (one.model, PATH, one.variant) == (model, path, variant))
-    return next(found, None)
+    return next((one for one in PRINTED if (one.model, PATH, one.variant) == (model, path, variant)), None)

@@ -39,6 +39,13 @@ STRONGEST_NAME = "strongest.npz"
 CSV_NAME = "kernels.csv"
 
 _ADVICE = folder_of("kernels")
+_COLUMNS = (
+    *("model", "weights", "layer", "path", "variant", "kernel_height", "kernel_width", "channels", "operation"),
+    *("aggregate", "centre3x3_share", "skeleton_share", *(f"effective_size_{share}" for share in EFFECTIVE_SHARES)),
+    *("entropy_bits", "relative_entropy", "symmetry_left_right", "symmetry_up_down", "symmetry_rotation"),
+    *("symmetry_transpose", "zero_fraction", "small_branch_share", "centre3x3_mean", "outside3x3_mean"),
+    *("relative_mass", "maximum"),
+)
 
 
 @dataclass(frozen=True)
@@ -110,12 +117,9 @@ class KernelResult(Result):
         return _files([self])
 
     def _summary(self) -> Mapping[str, object]:
-        return {
-            "model": self.run.model,
-            "weights": self.run.weights.label,
-            "kernels": len(self.kernels),
-            "aggregate": self.run.aggregate,
-        }
+        run = self.run
+        summary = {"model": run.model, "weights": run.weights.label, "kernels": len(self.kernels)}
+        return summary | {"aggregate": run.aggregate}
 
     def _rows(self) -> list[Row]:
         return _rows([self])
@@ -190,17 +194,10 @@ def load_results(directory: str | Path) -> tuple[KernelResult, ...]:
         for file, axes in ((ARRAYS_NAME, 2), (STRONGEST_NAME, 3))
     )
     with reading(path, "record of kernels"):
-        return tuple(
-            KernelResult(
-                tuple(
-                    _kernel(entry, arrays[entry["array"]], strongest[entry["array"]])
-                    for entry in kernels
-                    if entry["model"] == model["name"]
-                ),
-                decode(KernelRun, model),
-            )
-            for model in models
-        )
+        found: dict[str, list[Kernel]] = {name: [] for name in names}
+        for entry, key in zip(kernels, keys, strict=True):
+            found[entry["model"]].append(_kernel(entry, arrays[key], strongest[key]))
+        return tuple(KernelResult(tuple(found[model["name"]]), decode(KernelRun, model)) for model in models)
 
 
 def results_to_dataframe(results: Iterable[KernelResult]) -> pd.DataFrame:
@@ -221,19 +218,16 @@ def results_to_dataframe(results: Iterable[KernelResult]) -> pd.DataFrame:
 
 
 def _files(results: Sequence[KernelResult]) -> dict[str, bytes]:
-    models = [
-        {"name": name} | as_plain(result.run) for name, result in zip(distinct_names(results), results, strict=True)
-    ]
-    entries = _entries(results)
+    names, entries, rows = distinct_names(results), _entries(results), _rows(results)
+    models = [{"name": name} | as_plain(result.run) for name, result in zip(names, results, strict=True)]
+    record = {"schema_version": SCHEMA_VERSION, "run": {"models": models}, "kernels": entries}
     kernels = [kernel for result in results for kernel in result.kernels]
-    keys = [entry["array"] for entry in entries]
-    text = strict_json({"schema_version": SCHEMA_VERSION, "run": {"models": models}, "kernels": entries})
-    rows = _rows(results)
+    keyed = {entry["array"]: kernel for entry, kernel in zip(entries, kernels, strict=True)}
     return {
-        ARRAYS_NAME: npz_bytes(dict(zip(keys, (kernel.magnitude for kernel in kernels), strict=True))),
-        STRONGEST_NAME: npz_bytes(dict(zip(keys, (kernel.strongest for kernel in kernels), strict=True))),
+        ARRAYS_NAME: npz_bytes({key: kernel.magnitude for key, kernel in keyed.items()}),
+        STRONGEST_NAME: npz_bytes({key: kernel.strongest for key, kernel in keyed.items()}),
         CSV_NAME: csv_text(rows, list(rows[0]) if rows else ["model"]).encode("utf-8"),
-        JSON_NAME: text.encode("utf-8"),
+        JSON_NAME: strict_json(record).encode("utf-8"),
     }
 
 
@@ -249,12 +243,8 @@ def _entries(results: Sequence[KernelResult]) -> list[Row]:
 
 
 def _kernel(entry: Row, magnitude: FloatArray, strongest: FloatArray) -> Kernel:
-    zero_fraction = nan_if_null(entry["zero_fraction"])
-    kernel = decode(
-        Kernel,
-        {**entry, "magnitude": magnitude, "strongest": strongest, "zero_fraction": zero_fraction},
-        entry["array"],
-    )
+    values = {"magnitude": magnitude, "strongest": strongest, "zero_fraction": nan_if_null(entry["zero_fraction"])}
+    kernel = decode(Kernel, entry | values, entry["array"])
     if list(kernel.kernel_size) != entry["kernel_size"] or len(strongest) != len(kernel.strongest_channels):
         raise ValueError(f"{entry['array']} does not have the size of its arrays")
     return kernel
@@ -263,19 +253,11 @@ def _kernel(entry: Row, magnitude: FloatArray, strongest: FloatArray) -> Kernel:
 def _rows(results: Sequence[KernelResult]) -> list[Row]:
     """One row per kernel, with the numbers in the JSON file."""
     aggregates = dict(zip(distinct_names(results), (result.run.aggregate for result in results), strict=True))
-    return [_row(entry, aggregates[entry["model"]]) for entry in _entries(results)]
-
-
-def _row(kernel: Row, aggregate: str) -> Row:
-    height, width = kernel["kernel_size"]
-    row = {name: kernel[name] for name in ("model", "weights", "layer", "path", "variant")}
-    row |= {"kernel_height": height, "kernel_width": width, "channels": kernel["channels"]}
-    row |= {"operation": kernel["operation"], "aggregate": aggregate}
-    numbers = {name: kernel[name] for name in ("centre3x3_share", "skeleton_share")}
-    numbers |= {f"effective_size_{share}": kernel["effective_size"][str(share)] for share in EFFECTIVE_SHARES}
-    numbers |= {name: kernel[name] for name in ("entropy_bits", "relative_entropy")}
-    symmetry = kernel["symmetry"]
-    numbers |= {f"symmetry_{name}": symmetry.get(name) for name in ("left_right", "up_down", "rotation", "transpose")}
-    single = ("zero_fraction", "small_branch_share", "centre3x3_mean", "outside3x3_mean", "relative_mass", "maximum")
-    numbers |= {name: kernel[name] for name in single}
-    return row | {name: nan_if_null(value) for name, value in numbers.items()}
+    rows = []
+    for kernel in _entries(results):
+        height, width = kernel["kernel_size"]
+        cells = kernel | {"kernel_height": height, "kernel_width": width, "aggregate": aggregates[kernel["model"]]}
+        cells |= {f"effective_size_{share}": kernel["effective_size"][str(share)] for share in EFFECTIVE_SHARES}
+        cells |= {f"symmetry_{name}": value for name, value in kernel["symmetry"].items()}
+        rows.append({name: nan_if_null(cells.get(name)) for name in _COLUMNS})
+    return rows

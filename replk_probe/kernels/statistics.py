@@ -24,11 +24,7 @@ _ROUNDING = 1e-12
 
 
 def as_magnitude(values: npt.ArrayLike) -> FloatArray:
-    """Convert ``values`` to a float64 magnitude ``[Kh, Kw]``.
-
-    Raises:
-        InvalidInputError: The rank differs, or a value is negative or not finite.
-    """
+    """Convert ``values`` to a float64 magnitude ``[Kh, Kw]``, which must be finite and non-negative."""
     magnitude = np.array(values, dtype=np.float64)
     if magnitude.ndim != 2 or magnitude.size == 0:
         raise InvalidInputError(
@@ -44,18 +40,9 @@ def as_magnitude(values: npt.ArrayLike) -> FloatArray:
 
 
 def center_share(magnitude: FloatArray, side: int) -> float:
-    """Share of the mass in a centered square.
+    """Share of the mass in a centered square: entries at most ``(side - 1) / 2`` from the center on both axes.
 
-    Args:
-        magnitude: ``[Kh, Kw]``.
-        side: Side of the square. Entries at most ``(side - 1) / 2`` from the center on both axes count; the square is
-            clipped to the kernel. In a kernel with an even side, a square of odd side is one entry narrower.
-
-    Returns:
-        Share in [0, 1].
-
-    Raises:
-        InvalidInputError: ``side`` is below 1.
+    The square is clipped to the kernel. In a kernel with an even side, a square of odd side is one entry narrower.
     """
     if side < 1:
         raise InvalidInputError(f"A centered square of side {side} is empty. Give a side of 1 or more.")
@@ -69,17 +56,9 @@ def skeleton_share(magnitude: FloatArray) -> float:
 
 
 def effective_size(magnitude: FloatArray, share: float) -> int | None:
-    """Side of the smallest centered square with at least the given share of the mass.
+    """Side of the smallest centered square with at least ``share`` of the mass; None without mass.
 
-    Args:
-        magnitude: ``[Kh, Kw]``.
-        share: Share in (0, 1].
-
-    Returns:
-        Side from 1 to the longer side of the kernel, of the same parity (see :func:`center_share`); None without mass.
-
-    Raises:
-        InvalidInputError: ``share`` is not in (0, 1].
+    It has the parity of the longer side of the kernel, which is the maximum (see :func:`center_share`).
     """
     if not 0 < share <= 1:
         raise InvalidInputError(
@@ -94,14 +73,10 @@ def effective_size(magnitude: FloatArray, share: float) -> int | None:
 
 
 def radial_profile(magnitude: FloatArray) -> FloatArray:
-    """Mean magnitude at each distance from the center, relative to the maximum.
+    """Mean magnitude at each distance from the center, relative to the maximum: ``[R]``.
 
-    Args:
-        magnitude: ``[Kh, Kw]``.
-
-    Returns:
-        ``[R]``: entry r is the mean over the entries whose Euclidean distance from the center, rounded half up, is r;
-        NaN if there is none (at 0 in a kernel with even sides) and without mass.
+    Entry r is the mean over the entries whose Euclidean distance from the center, rounded half up, is r; NaN if there
+    is none (at 0 in a kernel with even sides) and without mass.
     """
     rows, columns, _ = _distances(magnitude)
     radii = np.floor(np.hypot(rows, columns) + 0.5).astype(np.int64).ravel()
@@ -121,14 +96,9 @@ def entropy(magnitude: FloatArray) -> float:
 
 
 def symmetry(magnitude: FloatArray) -> dict[str, float]:
-    """Overlap of the kernel with its mirror images.
+    """Overlap ``sum(min(m, mirrored m)) / sum(m)`` of the kernel with its mirror images, in [0, 1].
 
-    Args:
-        magnitude: ``[Kh, Kw]``.
-
-    Returns:
-        Overlap ``sum(min(m, mirrored m)) / sum(m)`` in [0, 1] for ``left_right``, ``up_down``, ``rotation`` (by 180
-        degrees) and, for a square kernel, ``transpose``.
+    Mirrored ``left_right``, ``up_down``, by ``rotation`` (180 degrees) and, for a square kernel, by ``transpose``.
     """
     mirrored = {"left_right": magnitude[:, ::-1], "up_down": magnitude[::-1], "rotation": magnitude[::-1, ::-1]}
     if magnitude.shape[0] == magnitude.shape[1]:

@@ -24,25 +24,15 @@ _SMALL = "small"
 
 @dataclass(frozen=True)
 class Variant:
-    """One variant of a layer, computed on request.
+    """One variant of a layer, computed on request."""
 
-    Attributes:
-        name: Name, as in :attr:`replk_probe.kernels.Kernel.variant`.
-        branches: Convolutions to add up, each with its batch norm or an identity.
-        batch_norm: Paths of those batch norms.
-        large: All branches except the small one, for a layer that has both.
-        small: The small branch of such a layer.
-        notes: Notes for the reader.
-        names: Names of all branches of the layer, as in :attr:`replk_probe.kernels.Kernel.branches`.
-    """
-
-    name: str
-    branches: tuple[Branch, ...]
-    batch_norm: tuple[str, ...]
-    large: tuple[Branch, ...] = ()
-    small: tuple[Branch, ...] = ()
-    notes: tuple[str, ...] = ()
-    names: tuple[str, ...] = ("large",)
+    name: str  # name, as in replk_probe.kernels.Kernel.variant
+    branches: tuple[Branch, ...]  # convolutions to add up, each with its batch norm or an identity
+    batch_norm: tuple[str, ...]  # paths of those batch norms
+    large: tuple[Branch, ...] = ()  # all branches except the small one, for a layer that has both
+    small: tuple[Branch, ...] = ()  # the small branch of such a layer
+    notes: tuple[str, ...] = ()  # notes for the reader
+    names: tuple[str, ...] = ("large",)  # names of all branches of the layer, as in replk_probe.kernels.Kernel.branches
 
     def weight(self) -> Tensor:
         """``[O, I / groups, Kh, Kw]`` float64."""
@@ -69,17 +59,11 @@ class Variant:
 def variants_of(
     layer: KernelLayer, variant: str, norms: Mapping[str, nn.Module] | None, merger: str | None = None
 ) -> list[Variant]:
-    """The requested variants of one layer.
+    """The requested variants of one layer; ``"all"`` includes the strips of a decomposed kernel.
 
-    Args:
-        layer: Layer from :func:`~replk_probe.kernels.layers.find_layers`.
-        variant: ``"merged"``, ``"large"``, ``"small"``, or ``"all"`` for every variant of the layer, including the
-            strips of a decomposed kernel; the kernel of a layer without branches is called merged.
-        norms: Path and batch norm after a single convolution, empty if there is none; None if it is not known.
-        merger: Path of the parent module that merges the convolution with others by its own method, if any.
-
-    Raises:
-        InvalidInputError: The layer has no such variant, or its branches are merged.
+    The kernel of a layer without branches is called merged. ``norms`` maps the path of the batch norm after a single
+    convolution to it; it is None if it is not known. ``merger`` is the path of the parent module that merges the
+    convolution with others by its own method. Raises InvalidInputError if the layer has no such variant.
     """
     if not isinstance(layer.module, LargeKernelConv):
         return [_of_conv(layer, layer.module, variant, norms, merger)]

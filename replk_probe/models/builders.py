@@ -17,6 +17,7 @@ import timm
 from torch import nn
 
 from replk_probe.errors import InvalidInputError, ReplkProbeError, UnknownModelError, close_hint
+from replk_probe.runtime.paths import usable_path
 
 from .model_id import ModelId, check_network
 
@@ -106,7 +107,7 @@ def build_from_factory(model_id: ModelId, overrides: dict[str, Any]) -> nn.Modul
         InvalidInputError: The factory raises, or does not return an ``nn.Module``.
     """
     name, source = model_id.name, model_id.source
-    path = Path(source).expanduser()
+    path = usable_path(source, "The model file")
     is_file = source.endswith(".py")
     if is_file and not path.is_file():
         raise UnknownModelError(f"Unknown model {name!r}. There is no file {source}. Check the path.")

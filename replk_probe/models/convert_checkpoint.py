@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from replk_probe._version import __version__
 from replk_probe.errors import InvalidInputError, WeightsError
 from replk_probe.runtime.atomic_files import atomic_path
+from replk_probe.runtime.paths import usable_path
 from replk_probe.runtime.progress import progress as progress_bar
 
 from .checkpoints.load import CheckpointReport, load_checkpoint
@@ -99,7 +100,7 @@ def reparam_checkpoint(
         InvalidInputError: There is nothing to merge, the scheme does not apply, or ``output`` cannot be written.
         UnknownModelError: There is no model of this name.
     """
-    path, output = Path(path), Path(output)
+    path, output = usable_path(path, "The weights file"), usable_path(output, "The output file")
     _check_output(path, output, force=force)
     network = create_model(model).double()
     check_scheme(scheme, network, model)
@@ -160,14 +161,14 @@ def reparam_checkpoint(
 
 
 def _check_output(path: Path, output: Path, *, force: bool) -> None:
+    if output.is_dir():
+        raise InvalidInputError(f"Cannot write {output}. It is a folder. Pass the path of a file in it.")
     if output.suffix != ".safetensors":
         raise InvalidInputError(
             f"Cannot write {output}. Weights are only written as safetensors, which contains no code. Name it "
-            f"{output.with_suffix('.safetensors').name}; torch.save(safetensors.torch.load_file(...), ...) converts it "
+            f"{output.stem or 'weights'}.safetensors; torch.save(safetensors.torch.load_file(...), ...) converts it "
             "to .pth."
         )
-    if output.is_dir():
-        raise InvalidInputError(f"Cannot write {output}. It is a folder. Pass the path of a file in it.")
     if not output.exists():
         return
     if path.exists() and output.samefile(path):

@@ -18,22 +18,15 @@ _HUB = re.compile("hf-hub:|local-dir:|hf_hub:.*/")
 
 @dataclass(frozen=True)
 class ModelId:
-    """The parsed name of a model; whether such a model exists is only known when it is built.
+    """The parsed name of a model; whether such a model exists is only known when it is built."""
 
-    Attributes:
-        kind: ``"registry"`` (timm's registry, which includes the models of this package), ``"torchvision"``,
-            ``"factory"`` (a callable in a module or a file) or ``"hub"``.
-        name: Normalized name: ``"resnet18.a1_in1k"``, ``"torchvision:resnet101"``, ``"package.module:factory"``.
-        source: Part before the colon, such as ``"torchvision"`` or ``"path/to/file.py"``; empty for the registry.
-        architecture: Name without source and tag, such as ``"resnet18"``; for a factory the attribute's name.
-        tag: Tag of timm's weights, such as ``"a1_in1k"``, or None.
-    """
-
+    # "registry" (timm's registry, which includes the models of this package), "torchvision", "factory" (a callable in a
+    # module or a file) or "hub".
     kind: Literal["registry", "torchvision", "factory", "hub"]
-    name: str
-    source: str
-    architecture: str
-    tag: str | None = None
+    name: str  # normalized name: "resnet18.a1_in1k", "torchvision:resnet101", "package.module:factory"
+    source: str  # part before the colon, such as "torchvision" or "path/to/file.py"; empty for the registry
+    architecture: str  # name without source and tag, such as "resnet18"; for a factory the attribute's name
+    tag: str | None = None  # tag of timm's weights, such as "a1_in1k", or None
 
     @classmethod
     def parse(cls, text: Any) -> ModelId:

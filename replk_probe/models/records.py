@@ -19,15 +19,10 @@ from .weights.entry import DataConfig
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """What is known about one network.
+    """What is known about one network."""
 
-    Attributes:
-        weights: Provenance of its weights.
-        data: Preprocessing of its images, or None if its weights do not determine it.
-    """
-
-    weights: WeightsInfo
-    data: DataConfig | None = None
+    weights: WeightsInfo  # provenance of its weights
+    data: DataConfig | None = None  # preprocessing of its images, or None if its weights do not determine it
 
 
 # By the id of the network, not in a WeakKeyDictionary: a network may define equality and have no hash.

@@ -39,15 +39,10 @@ class LayerRef:
 
 @dataclass(frozen=True)
 class Stage:
-    """The blocks of one resolution.
+    """The blocks of one resolution."""
 
-    Attributes:
-        path: Path of the module whose output is that of the stage.
-        blocks: Paths of its blocks in order; separate feed-forward blocks are not counted.
-    """
-
-    path: str
-    blocks: tuple[str, ...]
+    path: str  # path of the module whose output is that of the stage
+    blocks: tuple[str, ...]  # paths of its blocks in order; separate feed-forward blocks are not counted
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from ._info import NativeInfo, describe_backend, describe_machine, measure_fma_p
 from ._layout import is_channels_last
 from ._loader import INSTRUCTION_SETS, NativeKernel
 from .functional import conv_input_gradient, depthwise_conv2d
-from .modules import DepthwiseConv2d, is_same_depthwise
+from .modules import DepthwiseConv2d, is_same_depthwise, to_torch
 from .prepared import PreparedKernel
 
 __all__ = [
@@ -27,5 +27,6 @@ __all__ = [
     "native_info",
     "native_kernels",
     "planned_method",
+    "to_torch",
     "unsupported_reason",
 ]

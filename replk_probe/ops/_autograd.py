@@ -7,15 +7,17 @@ Only the gradients that are requested are computed, and only the tensors that th
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from . import _fallback
 from ._prepared_weights import PreparedWeights
 from ._schema import LIBRARY, NAMESPACE, autocast, dwconv2d, dwconv2d_grad_input, dwconv2d_grad_weight
-from ._shapes import check_tensors
+from ._shapes import check_operands
 
 
 def forward(
@@ -27,17 +29,21 @@ def forward(
     weights: PreparedWeights | None = None,
 ) -> Tensor:
     """``act(conv(input, weight) + bias)``; arguments as for :func:`replk_probe.ops._cpu.forward`."""
+    if _fallback.is_recorded():
+        return _fallback.recorded(input, weight, bias, relu)
     if torch.compiler.is_compiling():
         return _call(dwconv2d, input, weight, bias, relu, native)
-    check_tensors(input=input, weight=weight, **({} if bias is None else {"bias": bias}))
+    check_operands(input=input, weight=weight, **({} if bias is None else {"bias": bias}))
     return _call(dwconv2d, input, weight, bias, relu, native, 0 if weights is None else weights.number)
 
 
 def grad_input(grad: Tensor, weight: Tensor, native: bool = False, weights: PreparedWeights | None = None) -> Tensor:
     """Gradient of the input; arguments as for :func:`replk_probe.ops._cpu.grad_input`."""
+    if _fallback.is_recorded():
+        return _fallback.recorded(grad, weight.flip(2, 3), None, False)
     if torch.compiler.is_compiling():
         return _call(dwconv2d_grad_input, grad, weight, native)
-    check_tensors(grad=grad, weight=weight)
+    check_operands(grad=grad, weight=weight)
     return _call(dwconv2d_grad_input, grad, weight, native, 0 if weights is None else weights.number)
 
 
@@ -192,6 +198,51 @@ def _function_of(operator: Any, backward: Any, setup: Any, jvp: Any, rule: Any) 
     return type(operator.__name__, (torch.autograd.Function,), members)
 
 
+def _autograd_kernel(operator: Any, decomposed: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The operator as autograd records it if it is called through torch's dispatcher, as compilers do.
+
+    Forward-mode derivatives, and the transforms of ``torch.func`` in compiled code, which cannot call a Function, are
+    those of torch's own convolution.
+    """
+
+    def kernel(*args: Any) -> Tensor:
+        tensors = [value for value in args if isinstance(value, Tensor)]
+        is_transformed = torch._C._functorch.peek_interpreter_stack() is not None
+        if is_transformed or any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):  # type: ignore[no-untyped-call]
+            return decomposed(*args)
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+            found: Tensor = _FUNCTIONS[operator].apply(*args, *_defaults(operator)[len(args) :])
+            return found
+        with torch._C._AutoDispatchBelowAutograd():
+            result: Tensor = operator(*args)
+        return result
+
+    return kernel
+
+
+def _defaults(operator: Any) -> list[Any]:
+    return [argument.default_value for argument in operator.default._schema.arguments]
+
+
+def _decomposed_forward(
+    input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, native: bool = False, prepared: int = 0
+) -> Tensor:
+    return _fallback.forward(input, weight, bias, relu)
+
+
+def _decomposed_grad_input(grad: Tensor, weight: Tensor, native: bool = False, prepared: int = 0) -> Tensor:
+    return _fallback.grad_input(grad, weight)
+
+
+def _decomposed_grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int, native: bool = False) -> Tensor:
+    return _fallback.grad_weight(input, grad, kh, kw)
+
+
+_DECOMPOSED: dict[Any, Callable[..., Tensor]] = {
+    dwconv2d: _decomposed_forward,
+    dwconv2d_grad_input: _decomposed_grad_input,
+    dwconv2d_grad_weight: _decomposed_grad_weight,
+}
 _FUNCTIONS: dict[Any, Any] = {}
 for _operator, _backward, _setup, _jvp, _axes, _result_axis in (
     (dwconv2d, _forward_backward, _forward_setup, _forward_jvp, (1, 0, 0), 1),
@@ -199,6 +250,6 @@ for _operator, _backward, _setup, _jvp, _axes, _result_axis in (
     (dwconv2d_grad_weight, _grad_weight_backward, _grad_weight_setup, _grad_weight_jvp, (1, 1), 0),
 ):
     _name, _rule = f"{NAMESPACE}::{_operator.__name__}", _vmap_rule(_operator, _axes, _result_axis)
-    torch.library.register_autograd(_name, _backward, setup_context=_setup, lib=LIBRARY)
     torch.library.register_vmap(_name, _rule, lib=LIBRARY)
     _FUNCTIONS[_operator] = _function_of(_operator, _backward, _setup, _jvp, _rule)
+    LIBRARY.impl(_operator.__name__, _autograd_kernel(_operator, _DECOMPOSED[_operator]), "Autograd")

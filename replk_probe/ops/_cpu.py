@@ -29,21 +29,7 @@ _MOST_CALLS = 512
 
 
 class _Call:
-    """A planned convolution of one thread.
-
-    Attributes:
-        host: Whether torch's own convolution is used.
-        key: Key in the cache.
-        alignment: Size of an element in bytes, which every address must be a multiple of.
-        arguments: Arguments of ``replk_dwconv2d_run``.
-        buffers: The last argument, complete except for the addresses.
-        channels_last: Whether the input, and therefore the result, is channels-last.
-        copies_input: Whether the input must be copied because its rows are not contiguous.
-        copies_grad: The same for the gradient that a weight gradient reads.
-        packed_key: Everything except the weight that a prepared weight depends on; None if none is prepared.
-        packed_bytes: Size of the prepared weight, in bytes.
-        workspace_bytes: Size of the scratch memory, in bytes.
-    """
+    """A planned convolution of one thread."""
 
     __slots__ = (
         "alignment",
@@ -62,20 +48,21 @@ class _Call:
         "workspace_bytes",
     )
 
-    host: bool
-    key: tuple[Any, ...]
-    alignment: int
+    host: bool  # whether torch's own convolution is used
+    key: tuple[Any, ...]  # key in the cache
+    alignment: int  # size of an element in bytes, which every address must be a multiple of
     library: Library
     problem: Problem
     plan: Plan
-    buffers: Buffers
-    arguments: tuple[Any, Any, Any]
-    channels_last: bool
-    copies_input: bool
-    copies_grad: bool
+    buffers: Buffers  # the last argument, complete except for the addresses
+    arguments: tuple[Any, Any, Any]  # arguments of replk_dwconv2d_run
+    channels_last: bool  # whether the input, and therefore the result, is channels-last
+    copies_input: bool  # whether the input must be copied because its rows are not contiguous
+    copies_grad: bool  # the same for the gradient that a weight gradient reads
+    # Everything except the weight that a prepared weight depends on; None if none is prepared.
     packed_key: tuple[Any, ...] | None
-    packed_bytes: int
-    workspace_bytes: int
+    packed_bytes: int  # size of the prepared weight, in bytes
+    workspace_bytes: int  # size of the scratch memory, in bytes
 
 
 class _Thread(threading.local):

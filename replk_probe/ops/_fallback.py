@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ._layout import hides_layout, layout_of
+from ._shapes import check_operands, check_sizes
 
 # Number of taps from which torch's depthwise convolution of contiguous tensors on a CPU drops to a hundredth of its
 # speed (measured: at 15x15), unlike the channels-last one. For dtypes that oneDNN does not support, the contiguous
@@ -23,12 +27,33 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> T
         return input.contiguous() + nothing.to(input.dtype)
     layout = layout_of(input)
     kh, kw = weight.shape[2:]
-    padding = (kh // 2, kw // 2)
-    if kh % 2 == 0 or kw % 2 == 0:
-        left, top = (kw - 1) // 2, (kh - 1) // 2
-        input, padding = F.pad(input, (left, kw - 1 - left, top, kh - 1 - top)), (0, 0)
+    input, padding = _padded(input, kh, kw)
     output = F.conv2d(_laid_out(input, kh * kw), weight, bias, padding=padding, groups=input.shape[1])
     return (output.relu() if relu else output).contiguous(memory_format=layout)
+
+
+def is_recorded() -> bool:
+    """Whether the current call is recorded for use outside of this process, in torch's own operators.
+
+    A program made by ``torch.export``, ``torch.onnx.export`` or ``torch.jit.trace`` may be loaded where this package is
+    not installed. ``torch.compile`` records the operators of this package, which are faster.
+    """
+    is_traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return torch.compiler.is_exporting() or is_traced or torch.onnx.is_in_onnx_export()
+
+
+def recorded(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    """:func:`forward` by operators that any sizes and strides of later calls fit."""
+    with warnings.catch_warnings() if torch.jit.is_tracing() else nullcontext():  # type: ignore[attr-defined, no-untyped-call]
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            # The number of channels and the shape of the weight are constants of the program.
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        check_operands(input=input, weight=weight, **({} if bias is None else {"bias": bias}))
+        check_sizes(input, weight, bias)
+        groups, _, kh, kw = map(int, weight.shape)
+    input, padding = _padded(input, kh, kw)
+    output = F.conv2d(input, weight, bias, padding=padding, groups=groups)
+    return output.relu() if relu else output
 
 
 def grad_input(grad: Tensor, weight: Tensor) -> Tensor:
@@ -46,6 +71,14 @@ def grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int) -> Tensor:
     geometry = ([1, 1], [kh // 2, kw // 2], [1, 1], False, [0, 0], channels, (False, True, False))
     found: Tensor = torch.ops.aten.convolution_backward(grad, input, like, None, *geometry)[1]
     return found.contiguous()
+
+
+def _padded(input: Tensor, kh: int, kw: int) -> tuple[Tensor, tuple[int, int]]:
+    """``input``, padded if the padding is not symmetric, and the padding of the convolution."""
+    if kh % 2 and kw % 2:
+        return input, (kh // 2, kw // 2)
+    left, top = (kw - 1) // 2, (kh - 1) // 2
+    return F.pad(input, (left, kw - 1 - left, top, kh - 1 - top)), (0, 0)
 
 
 def _laid_out(input: Tensor, taps: int) -> Tensor:

@@ -131,31 +131,19 @@ class NativeKernel:
 
 @dataclass(frozen=True)
 class Library:
-    """The loaded library.
+    """The loaded library."""
 
-    Attributes:
-        path: File of the library.
-        compiler: Name of the compiler that built it.
-        best_isa: Number of the best instruction set that both this CPU and the library support.
-        openmp: File of the OpenMP runtime whose threads it uses, which is torch's; None if it starts its own threads.
-        kernels: The kernels that this CPU can run.
-        plan: ``replk_dwconv2d_plan(Problem*, Plan*) -> status``.
-        pack: ``replk_dwconv2d_pack(Problem*, Plan*, weight, packed) -> status``.
-        run: ``replk_dwconv2d_run(Problem*, Plan*, Buffers*) -> status``.
-        status_text: ``replk_status_string(status)``.
-        measure_fma_peak: ``replk_measure_fma_peak(isa, threads, seconds) -> GFLOP/s``.
-    """
-
-    path: Path
-    compiler: str
-    best_isa: int
+    path: Path  # file of the library
+    compiler: str  # name of the compiler that built it
+    best_isa: int  # number of the best instruction set that both this CPU and the library support
+    # File of the OpenMP runtime whose threads it uses, which is torch's; None if it starts its own threads.
     openmp: str | None
-    kernels: tuple[NativeKernel, ...]
-    plan: Any
-    pack: Any
-    run: Any
-    status_text: Any
-    measure_fma_peak: Any
+    kernels: tuple[NativeKernel, ...]  # the kernels that this CPU can run
+    plan: Any  # replk_dwconv2d_plan(Problem*, Plan*) -> status
+    pack: Any  # replk_dwconv2d_pack(Problem*, Plan*, weight, packed) -> status
+    run: Any  # replk_dwconv2d_run(Problem*, Plan*, Buffers*) -> status
+    status_text: Any  # replk_status_string(status)
+    measure_fma_peak: Any  # replk_measure_fma_peak(isa, threads, seconds) -> GFLOP/s
 
 
 @functools.cache

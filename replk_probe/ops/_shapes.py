@@ -25,6 +25,21 @@ def check_tensors(**tensors: Any) -> None:
             )
 
 
+def check_operands(**tensors: Any) -> None:
+    """:func:`check_tensors`, and that no tensor is sparse.
+
+    Raises:
+        InvalidInputError: An argument is not a tensor, or not a strided one.
+    """
+    check_tensors(**tensors)
+    for name, tensor in tensors.items():
+        if isinstance(tensor, Tensor) and tensor.layout != torch.strided:
+            layout = str(tensor.layout).removeprefix("torch.")
+            raise InvalidInputError(
+                f"{name} has the layout {layout}. Convolutions read strided tensors. Convert it with to_dense()."
+            )
+
+
 def is_relu(activation: str | None) -> bool:
     """Whether a ReLU follows the convolution.
 

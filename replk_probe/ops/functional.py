@@ -61,6 +61,8 @@ def depthwise_conv2d(
     if backend not in _BACKENDS:
         names = ", ".join(map(repr, _BACKENDS))
         raise InvalidInputError(f"Unknown backend {backend!r}. Choose from {names}.")
+    if _fallback.is_recorded():
+        return _autograd.forward(input, weight, bias, relu)
     shape: tuple[int, ...] = getattr(weight, "shape", ())
     is_even = len(shape) == 4 and (shape[2] % 2 == 0 or shape[3] % 2 == 0)
     if backend == "auto" and not is_even:
@@ -68,7 +70,7 @@ def depthwise_conv2d(
     # The operator makes the same checks, but is not always called below.
     is_compiling = torch.compiler.is_compiling()
     if not is_compiling:
-        _shapes.check_tensors(input=input, weight=weight, **({} if bias is None else {"bias": bias}))
+        _shapes.check_operands(input=input, weight=weight, **({} if bias is None else {"bias": bias}))
     _shapes.check_sizes(input, weight, bias)
     if not is_compiling and not _is_autocast(input.device.type):  # autocast changes the dtypes
         _shapes.check_kinds(input, weight, bias)

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from replk_probe.errors import InvalidInputError
 
-from . import _cpu
+from . import _cpu, _fallback
 from ._choice import COMPUTED_IN, left_channels_last, unsupported_reason
 from ._layout import is_channels_last
 from ._loader import FORWARD
-from ._shapes import check_tensors, is_relu
+from ._shapes import check_operands, is_relu
 from .functional import Activation, depthwise_conv2d
 from .prepared import PreparedKernel
 
@@ -100,9 +101,9 @@ class DepthwiseConv2d(nn.Conv2d):
         if weight is None:
             weight = self.weight
         bias = parameters["bias"] if "bias" in parameters else self.bias
-        if not isinstance(input, Tensor) or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-            check_tensors(input=input)
-            # A trace records torch's convolution, as in nn.Conv2d, and can be run without this package.
+        if not isinstance(input, Tensor) or input.layout != torch.strided or _fallback.is_recorded():
+            check_operands(input=input)
+            # The recorded program contains torch's convolution, as that of nn.Conv2d.
             return self._torch(input, weight, bias)
         if not is_same_depthwise(self) or input.dim() != 4:
             if not torch.compiler.is_compiling():
@@ -148,3 +149,48 @@ class DepthwiseConv2d(nn.Conv2d):
             return f"padding_mode is {self.padding_mode!r} and only zeros are compiled"
         geometry: dict[str, Any] = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
         return unsupported_reason(input, weight, groups=self.groups, **geometry) or "the module is not depthwise"
+
+
+def to_torch(model: nn.Module) -> nn.Module:
+    """Turn every :class:`DepthwiseConv2d` of a network into an ``nn.Conv2d``, in place.
+
+    For tools that compare types, such as those for quantization and fusion. Names, parameters, parametrizations, hooks,
+    modes and every reference to a module are preserved. The inverse for one module is
+    :meth:`DepthwiseConv2d.from_conv`. Instances of other subclasses of :class:`DepthwiseConv2d` are not changed.
+
+    Args:
+        model: The network, or one convolution.
+
+    Returns:
+        The network itself.
+
+    Raises:
+        InvalidInputError: ``model`` is not an ``nn.Module``, or a convolution has an activation, which ``nn.Conv2d``
+            cannot compute. Nothing is changed then.
+    """
+    if not isinstance(model, nn.Module):
+        raise InvalidInputError(
+            f"model is of type {type(model).__name__}. Only the convolutions of a network can be replaced. "
+            "Pass an nn.Module."
+        )
+    found: dict[str, DepthwiseConv2d] = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, DepthwiseConv2d) and parametrize.type_before_parametrizations(module) is DepthwiseConv2d
+    }
+    for name, module in found.items():
+        if is_relu(module.activation):
+            raise InvalidInputError(
+                f"The convolution {name!r} has the activation {module.activation!r}. An nn.Conv2d computes none. "
+                "Set it to None and add an nn.ReLU after the convolution."
+            )
+    for module in found.values():
+        for name in ("_prepared", "activation"):
+            module.__dict__.pop(name, None)
+        kind = type(module)
+        if kind is DepthwiseConv2d:
+            module.__class__ = nn.Conv2d  # type: ignore[assignment]
+        else:  # torch made a class with a property for each parametrized tensor
+            members = {key: value for key, value in vars(kind).items() if key not in ("__dict__", "__weakref__")}
+            module.__class__ = type("ParametrizedConv2d", (nn.Conv2d,), members)
+    return model

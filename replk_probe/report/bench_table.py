@@ -17,13 +17,7 @@ def bench_table(
 ) -> str:
     """Times, ratios, rates and errors: for each layer a row of the shortest calls and a row of the medians.
 
-    Args:
-        result: The measurement.
-        targets: Ratio to the fastest torch variant that is required, by the layer's label and the pass.
-        layout: Width and colors.
-
-    Returns:
-        Lines without a newline at the end.
+    ``targets`` are ratios to the fastest torch variant that are required, by the layer's label and the pass.
     """
     head = [*_HEAD, *(["target"] if targets else [])]
     rows: list[Sequence[str] | str] = []
@@ -42,10 +36,7 @@ def bench_table(
 
 def sweep_summary(result: SpeedResult, worst: int = 8, layout: Layout = PLAIN) -> str:
     """The smallest ratios of a sweep, and every one below 1."""
-    known = sorted(
-        ((case.ratio, case) for case in result.cases if case.ratio is not None),
-        key=lambda pair: pair[0],
-    )
+    known = sorted(((case.ratio, case) for case in result.cases if case.ratio is not None), key=lambda pair: pair[0])
     if not known:
         return "No ratio was measured."
     slower = [pair for pair in known if pair[0] < 1]
@@ -77,11 +68,10 @@ def _machine(result: SpeedResult) -> Iterator[str]:
 
 
 def _shortest(case: SpeedCase, result: SpeedResult) -> list[str]:
-    timings = [case.timing(name) for name in (*OURS, *TORCH)]
     peak, error = result.machine.fma_peak, case.ours.error
     return [
         case.layer.label + (f" (x{case.layer.count})" if case.layer.count > 1 else ""),
-        *(_ms(timing.minimum if timing else None) for timing in timings),
+        *(_ms(timing.minimum if timing else None) for timing in map(case.timing, (*OURS, *TORCH))),
         _ratio(case.ratio),
         f"{case.gflops:.0f}",
         "-" if peak is None else f"{case.gflops / peak:.2f}",
@@ -90,8 +80,7 @@ def _shortest(case: SpeedCase, result: SpeedResult) -> list[str]:
 
 
 def _medians(case: SpeedCase) -> list[str]:
-    timings = [case.timing(name) for name in (*OURS, *TORCH)]
-    medians = (_ms(timing.median if timing else None) for timing in timings)
+    medians = (_ms(timing.median if timing else None) for timing in map(case.timing, (*OURS, *TORCH)))
     return [f"  median, {_method(case)}", *medians, _ratio(case.ratio_of_medians), "", "", ""]
 
 
@@ -121,5 +110,4 @@ def _ratio(ratio: float | None) -> str:
 
 
 def _method(case: SpeedCase) -> str:
-    tile = "" if not any(case.tile) else f" {case.tile[0]}x{case.tile[1]}"
-    return case.method + tile
+    return case.method + (f" {case.tile[0]}x{case.tile[1]}" if any(case.tile) else "")

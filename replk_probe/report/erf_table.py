@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 from replk_probe.erf.published import TABLE_10, PublishedErf, find_published
@@ -23,13 +23,7 @@ def erf_table(
 ) -> str:
     """Table of area ratios with 95 % intervals: every protocol for one model, or a comparison of several models.
 
-    Args:
-        results: One result per model, in the order of the table.
-        published: Published values to show below the ``paper`` rows of their models; None for none.
-        layout: Width and colors.
-
-    Returns:
-        Lines without a newline at the end.
+    Values in ``published`` are shown below the ``paper`` rows of their models.
     """
     known = [(result, find_published(result.run.model, published or ())) for result in results]
     lines: list[str] = []
@@ -41,7 +35,9 @@ def erf_table(
     thresholds = tuple(dict.fromkeys(threshold for result in results for threshold in result.thresholds))
     rows = _comparison(known, thresholds) if several else _details(*known[0])
     cell = max(len(text) for row in rows if not isinstance(row, str) for text in row[1:])
-    for place in _chunks(len(thresholds), (layout.width - (26 if several else 12)) // (cell + _GAP)):
+    fitting = max((layout.width - (26 if several else 12)) // (cell + _GAP), 1)
+    for start in range(0, len(thresholds), fitting):
+        place = slice(start, start + fitting)
         head = ["area ratio, %" if several else "protocol", *(f"{100 * t:g} %" for t in thresholds[place])]
         shown = [row if isinstance(row, str) else [row[0], *row[1:][place]] for row in rows]
         lines += ["", *table(head, shown, layout)]
@@ -74,8 +70,7 @@ def _details(result: ErfResult, printed: PublishedErf | None) -> Rows:
         if any(row.ci95 for row in ratios):
             rows.append(["  95 %", *(f"{interval} %" if (interval := _interval(row)) else "-" for row in ratios)])
         if protocol == "paper" and printed is not None:
-            cells = (printed.ratios.get(threshold) for threshold in result.thresholds)
-            rows.append(["  published", *(percent(ratio, 1) for ratio in cells)])
+            rows.append(["  published", *(percent(printed.ratios.get(t), 1) for t in result.thresholds)])
     return rows
 
 
@@ -91,8 +86,7 @@ def _comparison(known: Sequence[tuple[ErfResult, PublishedErf | None]], threshol
             random = " (RANDOM WEIGHTS)" if result.run.weights.is_random else ""
             rows.append([result.run.model + random, *(_compared(own.get(threshold)) for threshold in thresholds)])
             if protocol == "paper" and printed is not None:
-                cells = (printed.ratios.get(threshold) for threshold in thresholds)
-                rows.append(["  published", *(percent(ratio, 1, "") for ratio in cells)])
+                rows.append(["  published", *(percent(printed.ratios.get(t), 1, "") for t in thresholds)])
     return rows
 
 
@@ -100,12 +94,11 @@ def _comparability(result: ErfResult, row: PublishedErf) -> str:
     """Differences between the conditions of a published and of a measured value."""
     weights = result.run.weights
     text = f"{row.title}, {row.source}, measured with {row.weights} at {_size(row.input_size)} px"
-    differences = []
     if not row.used(weights):
-        differences.append(f"these are {weights.label if weights.is_random else 'other weights, ' + weights.label}")
+        text += f"; these are {weights.label if weights.is_random else 'other weights, ' + weights.label}"
     if tuple(result.input_size) != row.input_size:
-        differences.append(f"this input is {_size(result.input_size)} px")
-    return text + "".join(f"; {difference}" for difference in differences) + "."
+        text += f"; this input is {_size(result.input_size)} px"
+    return f"{text}."
 
 
 def _compared(row: RatioRow | None) -> str:
@@ -130,8 +123,3 @@ def _side(side: float) -> str:
 
 def _size(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
-
-
-def _chunks(count: int, length: int) -> Iterator[slice]:
-    length = max(length, 1)
-    return (slice(start, start + length) for start in range(0, count, length))

@@ -17,23 +17,11 @@ _HEAD = (
 
 
 def kernels_table(results: Sequence[KernelResult], layout: Layout = PLAIN) -> str:
-    """Table of the statistics of every kernel of every model.
-
-    Args:
-        results: One result per model, in the order of the table.
-        layout: Width and colors.
-
-    Returns:
-        Lines without a newline at the end.
-    """
-    names = distinct_names(results)
-    rows = [row for name, result in zip(names, results, strict=True) for row in _rows(name, result)]
-    lines = [*table(_HEAD, rows, layout), "", *_legend(results, layout)]
-    lines += note_lines(
-        [(name, notes_of(result.run.weights, result.notes)) for name, result in zip(names, results, strict=True)],
-        layout,
-    )
-    return "\n".join(lines)
+    """Table of the statistics of every kernel of every model."""
+    named = list(zip(distinct_names(results), results, strict=True))
+    rows = [row for name, result in named for row in _rows(name, result)]
+    notes = [(name, notes_of(result.run.weights, result.notes)) for name, result in named]
+    return "\n".join([*table(_HEAD, rows, layout), "", *_legend(results, layout), *note_lines(notes, layout)])
 
 
 def _rows(name: str, result: KernelResult) -> Iterator[list[str] | str]:

@@ -28,14 +28,7 @@ def shape_bias_table(
 ) -> str:
     """Table of all observers; for one model also of every category, for several models of every pair.
 
-    Args:
-        results: One result per model, in the order of the table, or one result without a model. Imported observers are
-            taken from the first result.
-        published: Published observers, printed below the measured ones except those whose name was imported.
-        layout: Width and colors.
-
-    Returns:
-        Lines without a newline at the end.
+    Imported observers are taken from the first result; published ones with the same name are left out.
     """
     models = [result.model for result in results if result.model is not None]
     imported = results[0].observers if results else ()
@@ -121,10 +114,7 @@ def _observer_lines(observers: Sequence[Observer], random: Sequence[Observer | N
 
 
 def _category_lines(observers: Sequence[Observer], layout: Layout) -> list[str]:
-    """Shape bias by shape category, with one column per observer, as many as fit.
-
-    Categories without conflict stimuli are omitted.
-    """
+    """Shape bias by category with conflict stimuli, with one column per observer, as many as fit."""
     label = max((len(category) for one in observers for category in one.counts.categories), default=0)
     shown = observers[: max((layout.width - label) // (_CATEGORY + 2), 1)]
     used = {category for one in shown for category in _with_conflict(one)}

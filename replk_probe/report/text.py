@@ -25,15 +25,10 @@ _NARROWEST = 12  # minimum width of a column of names, on any terminal
 
 
 class Layout(NamedTuple):
-    """Layout of terminal output.
+    """Layout of terminal output."""
 
-    Attributes:
-        width: Maximum number of columns. Numbers are never cut, so a table may exceed a very narrow terminal.
-        color: Whether to use ANSI colors.
-    """
-
-    width: int = WIDTH
-    color: bool = False
+    width: int = WIDTH  # maximum number of columns; numbers are never cut, so a table may exceed a very narrow terminal
+    color: bool = False  # whether to use ANSI colors
 
 
 PLAIN = Layout()
@@ -72,9 +67,9 @@ def table(
     Args:
         head: Column titles. The first column is left-aligned, the others are right-aligned.
         rows: Cells of each row; a plain string is a heading across all columns.
-        layout: Width and colors. Left-aligned columns are cut in the middle if the width requires it.
+        layout: Width and colors.
         left: Titles of further left-aligned columns.
-        fit: Whether to cut columns so that the table fits the width.
+        fit: Whether to cut left-aligned columns in the middle so that the table fits the width.
     """
     from rich.cells import cell_len
     from rich.table import Table
@@ -123,12 +118,7 @@ def notes_of(weights: WeightsInfo | None, notes: Sequence[str]) -> list[str]:
 
 
 def note_lines(notes: Iterable[tuple[str, Sequence[str]]], layout: Layout = PLAIN) -> list[str]:
-    """The notes of all models, each once, with the names of the models that it applies to.
-
-    Args:
-        notes: Name and notes of each model.
-        layout: Width and colors.
-    """
+    """The notes of all models, given by name, each once, with the names of the models that it applies to."""
     concerned: dict[str, list[str]] = {}
     names = []
     for name, own in notes:

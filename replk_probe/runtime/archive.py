@@ -29,26 +29,12 @@ class UnsafeArchiveError(InvalidInputError):
 
 @contextlib.contextmanager
 def unpacked(archive: Path, target: Path, max_bytes: int, max_files: int, show_progress: bool = True) -> Iterator[Path]:
-    """Unpack a ``.tar.gz`` to a temporary folder, which is removed when the block ends.
+    """Unpack a ``.tar.gz`` to a temporary folder, which is yielded, and removed when the block ends.
 
     Rename the files to keep: the folder is in the parent folder of ``target``, on the same file system. Owners, modes
-    and times of the archive are ignored.
-
-    Args:
-        archive: The archive.
-        target: Final path of the content; its parent folder is created.
-        max_bytes: Maximum sum of the sizes of the files.
-        max_files: Maximum number of members.
-        show_progress: Whether to show a progress bar on stderr, if that is a terminal.
-
-    Yields:
-        The temporary folder.
-
-    Raises:
-        UnsafeArchiveError: The archive is damaged, exceeds a maximum, or has a member that leads out of the folder,
-            that is neither a file nor a folder (such as a link or a device), or whose name occurs twice.
-        InvalidInputError: The folder cannot be written to, the disk is full, or this release of Python has no
-            ``tarfile.data_filter``.
+    and times of the archive are ignored. An archive that is damaged, has more than ``max_files`` members or
+    ``max_bytes`` bytes, or has a member that leads out of the folder, that is neither a file nor a folder (such as a
+    link or a device), or whose name occurs twice is an :class:`UnsafeArchiveError`.
     """
     if not hasattr(tarfile, "data_filter"):
         raise InvalidInputError(

@@ -5,9 +5,12 @@ A process may be killed at any moment: :meth:`Checkpoint.load` returns the last 
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
-from collections.abc import Collection, Mapping
+import weakref
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +20,13 @@ import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError, ResumeError
 
-from .atomic_files import atomic_path, atomic_write_text
-from .file_reading import decode, read_array, read_json, reading
+from .atomic_files import atomic_path, atomic_write_text, cannot_write, is_same_file, sha256_of
+from .file_reading import decode, read_array, read_json, reading, unreadable
+from .paths import usable_path
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _STATE = "state.json"
+_LOCK = "lock"
 _ADVICE = "Start again without resume."
 
 
@@ -33,19 +38,16 @@ class _Record:
     config: dict[str, Any]
     state: dict[str, Any]
     arrays: dict[str, str]
+    sha256: dict[str, str]
+    digest: str
 
 
 @dataclass(frozen=True)
 class SavedState:
-    """The saved state of a run.
+    """The saved state of a run."""
 
-    Attributes:
-        state: The state given to :meth:`Checkpoint.save`.
-        arrays: Writable arrays by name.
-    """
-
-    state: dict[str, Any]
-    arrays: dict[str, npt.NDArray[Any]]
+    state: dict[str, Any]  # the state given to Checkpoint.save
+    arrays: dict[str, npt.NDArray[Any]]  # writable arrays by name
 
 
 def exists(folder: str | Path) -> bool:
@@ -64,32 +66,49 @@ def discard(folder: str | Path) -> None:
 class Checkpoint:
     """The saved state of one run.
 
+    No other process can use the folder while this object exists and the folder has been read or written.
+
     Args:
         folder: Folder for the state only; created by the first :meth:`save`.
         config: All options that affect the numbers, as JSON values by option name.
         options: Names in ``config`` of options that can be given to resume the run, such as ``"seed"``.
         resume: Whether to keep the state that is in the folder; otherwise it is discarded.
+
+    Raises:
+        ResumeError: The state is to be discarded while another process is using it.
     """
 
     def __init__(  # noqa: D107
         self, folder: str | Path, config: Mapping[str, Any], options: Collection[str] = (), *, resume: bool = True
     ) -> None:
-        self.folder = Path(folder)
+        self.folder = usable_path(folder, "The folder of the checkpoint")
         self._config: dict[str, Any] = json.loads(json.dumps(dict(config)))
         self._options = options
         self._files: dict[str, str] = {}
+        self._sha256: dict[str, str] = {}
         self._version = 0
-        if not resume:
+        self._release: Callable[[], object] | None = None
+        self._lock = -1
+        if not resume and exists(folder):
+            self._claim()
             discard(folder)
 
     def save(self, state: Mapping[str, Any], changed: Mapping[str, npt.NDArray[Any]] | None = None) -> None:
-        """Save a state; arrays that are not in ``changed`` are kept as last saved."""
+        """Save a state; arrays that are not in ``changed`` are kept as last saved.
+
+        Raises:
+            InvalidInputError: The folder cannot be written to, or the disk is full.
+            ResumeError: Another process is using the folder.
+        """
+        self._claim()
         self._version += 1
         for name, array in (changed or {}).items():
             # A new name, because the state on disk still refers to the previous array.
             file = f"{name}.{self._version}.npy"
             with atomic_path(self.folder / file) as path, path.open("wb") as stream:
                 np.save(stream, array, allow_pickle=False)
+                stream.flush()
+                self._sha256[name] = sha256_of(path)
             self._files[name] = file
         record = {
             "schema_version": SCHEMA_VERSION,
@@ -97,34 +116,72 @@ class Checkpoint:
             "config": self._config,
             "state": dict(state),
             "arrays": self._files,
+            "sha256": self._sha256,
         }
+        record["digest"] = _digest(record)
         atomic_write_text(self.folder / _STATE, json.dumps(record, indent=1, allow_nan=False) + "\n")
         self._sweep()
 
     def load(self, kinds: Mapping[str, Any]) -> SavedState | None:
-        """The last saved state, whose entries have the types ``kinds``, or None if there is none.
-
-        Raises:
-            ResumeError: The state belongs to a run with a different configuration, or cannot be read.
-        """
+        """The last saved state, whose entries have the types ``kinds``, or None if there is none."""
         if not exists(self.folder):
             return None
+        self._claim()
         path = self.folder / _STATE
         try:
             record = read_json(path, _ADVICE, (SCHEMA_VERSION,))
             with reading(path, "state of a run"):
                 saved = decode(_Record, record)
                 state = {name: decode(kind, saved.state[name], name) for name, kind in kinds.items()}
+                if record.pop("digest") != _digest(record):
+                    raise ValueError("its digest does not match its content")
             self._compare(saved.config)
-            arrays = {name: read_array(self.folder / file, _ADVICE) for name, file in saved.arrays.items()}
+            arrays = {name: self._array(saved, name) for name in saved.arrays}
         except InvalidInputError as error:
             raise self.damaged(str(error)) from error
-        self._files, self._version = dict(saved.arrays), saved.version
+        self._files, self._sha256, self._version = dict(saved.arrays), dict(saved.sha256), saved.version
         return SavedState(state, arrays)
 
     def damaged(self, reason: str) -> ResumeError:
         """The error for a state that cannot be used; ``reason`` consists of sentences."""
         return ResumeError(f"Cannot resume {self.folder}. Its state is damaged. {reason}")
+
+    def _array(self, saved: _Record, name: str) -> npt.NDArray[Any]:
+        path = self.folder / saved.arrays[name]
+        array = read_array(path, _ADVICE)
+        if sha256_of(path) != saved.sha256.get(name):
+            raise unreadable(path, "its digest does not match its content", _ADVICE)
+        return array
+
+    def _claim(self) -> None:
+        """Lock the folder for this process, where the system has locks; it is created."""
+        path = self.folder / _LOCK
+        if self._release is not None:
+            if is_same_file(path, self._lock):
+                return
+            self._release()
+        try:
+            import fcntl
+        except ImportError:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        self._release = weakref.finalize(self, os.close, self._lock)
+        try:
+            # Not flock, which the workers that load data would inherit.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            self._release()
+            self._release = None
+            raise ResumeError(
+                f"Cannot use {self.folder}. Another process is measuring into it. Wait until it has finished, or "
+                "choose another folder."
+            ) from error
+        except OSError:  # a file system without locks
+            pass
 
     def _sweep(self) -> None:
         """Remove arrays and temporary files that the state does not refer to."""
@@ -145,6 +202,13 @@ class Checkpoint:
                 )
 
 
+def _digest(record: Mapping[str, Any]) -> str:
+    """SHA-256 of a record, whatever the order of its entries."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
 def _brief(value: Any) -> str:
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(side, int) for side in value):  # (H, W)
+        return str(value[0]) if value[0] == value[1] else f"{value[0]}x{value[1]}"
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -18,15 +18,9 @@ ConfigT = TypeVar("ConfigT", bound="DataclassInstance")
 
 
 def choose_config(kind: type[ConfigT], config: Any, given: Mapping[str, Any]) -> ConfigT:
-    """The configuration of a measurement, given either as an object or as keyword arguments.
+    """The configuration of a measurement, given as an object or as keyword arguments with the names of its fields.
 
-    Args:
-        kind: Class of the configuration, whose fields have the names and defaults of the keyword arguments.
-        config: Argument ``config`` of the measurement.
-        given: All arguments of the measurement by name; those that are not fields of ``kind`` are ignored.
-
-    Raises:
-        InvalidInputError: ``config`` has another type, there are other options as well, or an option is invalid.
+    ``given`` are all arguments of the measurement by name; those that are not fields of ``kind`` are ignored.
     """
     names = [field.name for field in fields(kind)]
     chosen = kind(**{name: given[name] for name in names})
@@ -105,11 +99,7 @@ def check_seed(seed: Any) -> int:
 
 
 def check_size(size: Any, smallest: int = 1, largest: int | None = None) -> tuple[int, int]:
-    """(H, W) in pixels of a side or a pair of sides, which are limited by ``largest`` because of their memory.
-
-    Raises:
-        InvalidInputError: ``size`` is not one or two integers in this range.
-    """
+    """(H, W) in pixels of a side or a pair of sides, which are limited by ``largest`` because of their memory."""
     pair = tuple(size) if isinstance(size, Iterable) and not isinstance(size, (str, bytes)) else (size, size)
     sides = [side for side in map(whole, pair) if side is not None]
     if len(pair) != 2 or len(sides) != 2:

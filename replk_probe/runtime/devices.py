@@ -15,12 +15,7 @@ from .malloc import kept_blocks
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """Parse a device and check that it is available.
-
-    Raises:
-        InvalidInputError: The name is not a device of torch.
-        BackendError: The device is not available on this machine.
-    """
+    """Parse a device; raises InvalidInputError if torch has no such device, BackendError if it is not available."""
     if str(device) == "auto":
         return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     try:
@@ -54,17 +49,14 @@ def device_label(device: torch.device) -> str:
 
 @contextmanager
 def out_of_memory_explained(size: tuple[int, int], smaller: str = "size") -> Iterator[None]:
-    """Turn an out-of-memory error into a :class:`BackendError` with advice.
+    """Turn an out-of-memory error for images of ``size`` into a :class:`BackendError` with advice.
 
-    Args:
-        size: ``(H, W)`` of the images in pixels.
-        smaller: Name of the option to reduce.
+    ``smaller`` is the name of the option to reduce.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        exhausted = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-        if not exhausted:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
             raise
         raise BackendError(
             f"Not enough memory for images of {size[0]}x{size[1]}. An allocation failed. "
@@ -81,7 +73,7 @@ _FLOAT32_SETTINGS: tuple[Any, ...] = (
 )
 
 
-class _Strictness:
+class _Strictness(AbstractContextManager[None]):
     """Global settings, which the first of several overlapping measurements saves and the last one restores."""
 
     def __init__(self) -> None:
@@ -89,7 +81,7 @@ class _Strictness:
         self._users = 0
         self._before: tuple[bool, bool, list[Any]] = (False, False, [])
 
-    def enter(self) -> None:
+    def __enter__(self) -> None:
         """Save the settings and make them strict."""
         cudnn = torch.backends.cudnn
         with self._lock:
@@ -102,7 +94,7 @@ class _Strictness:
             for settings in _FLOAT32_SETTINGS:
                 settings.fp32_precision = "ieee"
 
-    def leave(self) -> None:
+    def __exit__(self, *error: object) -> None:
         """Restore them."""
         cudnn = torch.backends.cudnn
         with self._lock:
@@ -117,17 +109,12 @@ class _Strictness:
 _strictness = _Strictness()
 
 
-@contextmanager
-def strict_arithmetic() -> Iterator[None]:
+def strict_arithmetic() -> AbstractContextManager[None]:
     """Compute in full float32 and with a fixed order of sums, so that a resumed run gives the same bytes.
 
     Reduced precision is selected layer by layer in :func:`~replk_probe.erf.prepare`. Threads may overlap.
     """
-    _strictness.enter()
-    try:
-        yield
-    finally:
-        _strictness.leave()
+    return _strictness
 
 
 def is_autocast(device: torch.device) -> bool:

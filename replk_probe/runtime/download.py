@@ -7,11 +7,14 @@ import email.message
 import errno
 import http.client
 import importlib
+import io
 import json
 import logging
 import os
 import queue
+import re
 import shutil
+import socket
 import sys
 import threading
 import time
@@ -23,16 +26,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from replk_probe.errors import InvalidInputError, WeightsError
-from replk_probe.runtime.atomic_files import DISK_FULL, atomic_path, atomic_write_text, sha256_of
+from replk_probe.errors import InvalidInputError, ReplkProbeError, WeightsError
+from replk_probe.runtime.atomic_files import DISK_FULL, atomic_path, atomic_write_text, is_same_file, sha256_of
+from replk_probe.runtime.escaping import printable
+from replk_probe.runtime.paths import usable_path
 
 _LOG = logging.getLogger(__name__)
 _CHUNK = 1 << 18
 _BACKOFF_SECONDS = (0.5, 1.0, 2.0, 4.0)
 _LOCK_POLL_SECONDS = 0.2
 _STALL_SECONDS = 30.0
+# A server that sends fewer bytes per second, averaged over a period of waiting, is given up.
+_SLOWEST = 1024
+_PERIOD_SECONDS = 60.0
+# Maximum size of the headers and chunk sizes before the first and between two pieces of a body.
+_MOST_HEADER_BYTES = 8 << 20
+# A failed attempt counts as progress if it brought the download this much further.
+_PROGRESS_BYTES = 1 << 16
+# Maximum size of a file of unknown size: the largest weights in one file have about 20 GB.
+_MOST_BYTES = 32 << 30
 _RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _DRIVE = "https://drive.google.com/"
+_CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/(?:([0-9]{1,18})|\*)", re.ASCII | re.IGNORECASE)
+_LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
+_VALIDATOR = re.compile(r"[ -~]{1,1000}", re.ASCII)
 
 
 class _InterruptedError(Exception):
@@ -43,10 +60,14 @@ class _StartOverError(Exception):
     """The part file does not match the current file on the server."""
 
 
+class _TooSlowError(OSError):
+    """The server sends data more slowly than the minimum rate."""
+
+
 def cache_dir() -> Path:
     """Folder for downloads: ``REPLK_PROBE_CACHE``, else the cache folder of the platform. It is not created."""
     if chosen := os.environ.get("REPLK_PROBE_CACHE"):
-        return Path(chosen).expanduser()
+        return usable_path(chosen, "REPLK_PROBE_CACHE")
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "replk-probe"
     if sys.platform == "win32":
@@ -63,43 +84,46 @@ def fetch(
     connect_timeout: float = 5.0,
     retries: int = 3,
     force: bool = False,
+    max_size: int = _MOST_BYTES,
 ) -> Path:
-    """Download ``url`` to ``dest``, resuming an interrupted download.
+    """Download ``url`` to ``dest``, whose folder is created, resuming an interrupted download.
 
     Data is written to ``dest`` + ``.part``; only a complete, verified file gets the final name. An existing file is
     kept if its digest and size are correct. On systems with ``flock``, a second process waits for the first.
 
     Args:
         url: An ``http`` or ``https`` address.
-        dest: Path of the file; its folder is created.
+        dest: Path of the file.
         sha256: Expected digest in hex, complete or its first digits; None to skip the check.
         size: Expected length in bytes; None to check only against the length announced by the server.
         progress: Whether to show a progress bar on stderr, if that is a terminal.
         connect_timeout: Total seconds for name lookup, connection, redirects and the first response.
-        retries: Maximum number of consecutive attempts without new data, once the server has responded.
+        retries: Maximum number of consecutive attempts without progress once the server has responded, and of times
+            that the server may make the download start again from the first byte.
         force: Whether to download again even if a correct file exists; it is kept until the new one is complete.
-
-    Returns:
-        ``dest`` as a path.
+        max_size: Maximum length in bytes if ``size`` is None.
 
     Raises:
-        WeightsError: Offline, refused, not found, disk full, wrong digest or wrong size. The part file is kept if the
-            download can be resumed from it.
+        WeightsError: Offline, refused, not found, too slow (less than 1 KiB per second over a minute), too large, disk
+            full, wrong digest or wrong size. The part file is kept if the download can be resumed from it.
     """
     target = Path(dest)
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise WeightsError(f"Cannot download {url}. Only http and https addresses are supported. Check the address.")
-    if not force and _is_good(target, sha256, size):
-        return target
-    part_path = target.with_name(target.name + ".part")
     try:
+        if not force and _is_good(target, sha256, size):
+            return target
+        part_path = target.with_name(target.name + ".part")
         target.parent.mkdir(parents=True, exist_ok=True)
         with _claimed(part_path, lambda: not force and _is_good(target, sha256, size)) as part:
             if part is not None:
                 if force:
                     part.truncate(0)
-                _Transfer(url, target, part_path, part, sha256, size, progress, connect_timeout, retries).run()
-    except OSError as error:
+                most = max_size if size is None else size
+                _Transfer(url, target, part_path, part, sha256, size, most, progress, connect_timeout, retries).run()
+    except ReplkProbeError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
         raise _disk_error(target, error) from error
     return target
 
@@ -132,9 +156,11 @@ class _Transfer:
     part: IO[bytes]
     sha256: str | None
     size: int | None
+    most: int
     progress: bool
     connect_timeout: float
     retries: int
+    restarts: int = 0
 
     def run(self) -> None:
         resumed = self._receive()
@@ -171,20 +197,26 @@ class _Transfer:
         self.part.seek(0)
         self._notes.unlink(missing_ok=True)
 
+    def _start_over(self) -> None:
+        """Discard the received data; a server that requires this every time is not asked for ever."""
+        self._forget()
+        self.restarts += 1
+        if self.restarts > max(self.retries, 1):
+            raise self._refused("The server does not resume an interrupted download")
+
     def _receive(self) -> bool:
         """Complete the part file; return whether data of an earlier attempt was used."""
         resumed = False
-        idle = 0
         answered = False
+        idle, furthest = 0, self._have()
         while True:
-            before = self._have()
             try:
                 resumed = self._attempt() or resumed
                 return resumed
             except _StartOverError:
-                self._forget()
+                self._start_over()
                 resumed = False
-                reason = "the file changed on the server"
+                continue
             except _InterruptedError as error:
                 answered = True
                 reason = str(error)
@@ -193,14 +225,26 @@ class _Transfer:
                 if not answered:
                     raise
                 reason = "the server no longer responds"
-            idle = 0 if self._have() > before else idle + 1
+            # Compared with the furthest byte of all attempts, because the part file may have been emptied.
+            if self._have() >= furthest + _PROGRESS_BYTES:
+                idle, furthest = 0, self._have()
+            else:
+                idle += 1
             resumed = resumed or self._have() > 0
             if idle > self.retries:
-                raise WeightsError(
-                    f"The download of {self.target.name} stopped at {self._have():,} bytes. {reason.capitalize()}. "
-                    f"Run the same command again to resume it."
-                )
+                raise self._stopped(reason)
             time.sleep(_BACKOFF_SECONDS[min(idle, len(_BACKOFF_SECONDS) - 1)] if idle else 0.0)
+
+    def _stopped(self, reason: str) -> WeightsError:
+        return WeightsError(
+            f"The download of {self.target.name} stopped at {self._have():,} bytes. {reason[:1].upper()}{reason[1:]}. "
+            "Run the same command again to resume it."
+        )
+
+    def _refused(self, reason: str) -> WeightsError:
+        return WeightsError(
+            f"Cannot download {self.target.name}. {reason}. Download {self.url} manually and pass the path of the file."
+        )
 
     def _attempt(self) -> bool:
         """Send one request; return whether it resumed from existing data."""
@@ -226,54 +270,77 @@ class _Transfer:
                     if total == have:
                         return True
                     raise _StartOverError from error
+                status = f"{error.code} {one_line(error.reason)}"
                 if error.code in _RETRY_STATUS:
-                    raise _InterruptedError(f"the server returned {error.code} {error.reason}") from error
-            raise WeightsError(
-                f"Cannot download {self.target.name}. The server returned {error.code} {error.reason} for {self.url}. "
-                f"Download the file manually and pass its path."
-            ) from error
+                    raise _InterruptedError(f"the server returned {status}") from error
+            raise self._refused(f"The server returned {status}") from error
         with contextlib.closing(response):
             if response.status == 206:
                 start, total = _content_range(response.headers.get("Content-Range"))
-                if start != have or (notes.get("total") is not None and total != notes["total"]):
+                changed = notes.get("total") is not None and total != notes["total"]
+                if start != have or changed or (total is not None and total < have):
                     raise _StartOverError
+            elif response.status != 200:
+                raise self._refused(f"The server returned {response.status} {one_line(response.reason)}")
             else:
-                self._forget()
+                if have:
+                    self._start_over()
                 have = 0
-                total = _length(response.headers)
+                total = self._announced(response.headers)
             self._refuse_early(response, have, total)
             self._write_notes(response.headers, total)
             self._copy(response, have, total)
         return have > 0
 
+    def _announced(self, headers: email.message.Message) -> int | None:
+        """The length announced by a complete response, or None if it announces none."""
+        text = str(headers.get("Content-Length") or "").strip()
+        if text and not _LENGTH.fullmatch(text):
+            raise self._refused(f"The server announces an invalid length ({one_line(text)[:40]})")
+        return int(text) if text else None
+
     def _refuse_early(self, response: Response, have: int, total: int | None) -> None:
+        for header, accepted in (("Content-Encoding", ("", "identity")), ("Transfer-Encoding", ("", "chunked"))):
+            encoding = str(response.headers.get(header) or "").strip()
+            if encoding.lower() not in accepted:  # The request accepts nothing but the file itself.
+                raise self._refused(f"The server sends it in an encoded form ({header}: {one_line(encoding)})")
         if self.size is not None and total is not None and total != self.size:
             raise WeightsError(
                 f"Refused to download {self.target.name}. The server offers {total:,} bytes, but the file should have "
                 f"{self.size:,}. The file on the server has changed; download it manually and pass its path."
             )
+        if total is not None and total > self.most:
+            raise self._refused(f"The server offers {total:,} bytes, more than the maximum of {self.most:,}")
         if self.sha256 is None and response.headers.get_content_type() == "text/html":
-            raise WeightsError(
-                f"Cannot download {self.target.name}. The server returned an HTML page instead of a file for "
-                f"{self.url}. Download the file manually and pass its path."
-            )
+            raise self._refused("The server returned an HTML page instead of a file")
         if total is not None:
             free = shutil.disk_usage(self.target.parent).free
             if total - have > free:
                 raise OSError(errno.ENOSPC, f"{total - have:,} bytes are needed and {free:,} are free")
 
     def _copy(self, response: Response, have: int, total: int | None) -> None:
+        limit = self.most if total is None else total
         with _bar(self.target.name, have, total, self.progress) as advance:
             self.part.seek(have)
             while True:
                 try:
-                    chunk = response.read(_CHUNK)
-                except (OSError, http.client.HTTPException) as error:
+                    # Not read, which waits until all of these bytes have arrived.
+                    chunk = response.read1(_CHUNK)
+                except _TooSlowError as error:
+                    raise self._stopped(str(error)) from error
+                except (OSError, http.client.HTTPException, ValueError) as error:
                     raise _InterruptedError(f"the connection was lost ({one_line(error)})") from error
                 if not chunk:
                     break
-                self.part.write(chunk)
                 have += len(chunk)
+                if have > limit:
+                    self._forget()
+                    known = self.size is not None or total is not None
+                    raise self._refused(
+                        f"The server sent more than the {limit:,} bytes "
+                        + ("that the file should have" if known else "allowed for a file of unknown size")
+                    )
+                self.part.write(chunk)
                 advance(len(chunk))
             self.part.flush()
         if total is not None and have < total:
@@ -284,12 +351,15 @@ class _Transfer:
             notes = json.loads(self._notes.read_text("utf-8"))
         except (OSError, ValueError):
             return {}
-        return notes if isinstance(notes, dict) and notes.get("url") == self.url else {}
+        valid = isinstance(notes, dict) and notes.get("url") == self.url and isinstance(notes.get("validator"), str)
+        return notes if valid else {}
 
     def _write_notes(self, headers: email.message.Message, total: int | None) -> None:
         validator = headers.get("ETag") or ""
         if not validator or validator.startswith("W/"):  # A weak tag does not guarantee equal bytes.
             validator = headers.get("Last-Modified") or ""
+        if not _VALIDATOR.fullmatch(validator):  # It could not be sent back.
+            validator = ""
         notes = {"url": self.url, "validator": validator, "total": total}
         if notes != self._read_notes():
             self._notes.write_text(json.dumps(notes), "utf-8")
@@ -314,13 +384,13 @@ def _claimed(path: Path, done: Callable[[], bool]) -> Iterator[IO[bytes] | None]
     """
     while True:
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b") as part:
-            if _lock(part) and not _is_same_file(path, part):
+            if _lock(part) and not is_same_file(path, part.fileno()):
                 continue
             try:
                 yield None if done() else part
             finally:
                 # No data was received, or another process completed the file: remove the empty file.
-                if not part.closed and os.fstat(part.fileno()).st_size == 0 and _is_same_file(path, part):
+                if not part.closed and os.fstat(part.fileno()).st_size == 0 and is_same_file(path, part.fileno()):
                     path.unlink()
             return
 
@@ -345,13 +415,6 @@ def _lock(part: IO[bytes]) -> bool:
             return False
 
 
-def _is_same_file(path: Path, part: IO[bytes]) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(part.fileno()))
-    except FileNotFoundError:
-        return False
-
-
 @contextlib.contextmanager
 def _bar(name: str, have: int, total: int | None, wanted: bool) -> Iterator[Callable[[int], object]]:
     if not (wanted and sys.stderr.isatty()):
@@ -365,28 +428,19 @@ def _bar(name: str, have: int, total: int | None, wanted: bool) -> Iterator[Call
 
 def _content_range(header: str | None) -> tuple[int | None, int | None]:
     """``"bytes 5-9/10"`` -> (5, 10); ``"bytes */10"`` -> (None, 10); anything else -> (None, None)."""
-    try:
-        span, total = (header or "").removeprefix("bytes").strip().split("/")
-        start = None if span.strip() == "*" else int(span.split("-")[0])
-        return start, None if total.strip() == "*" else int(total)
-    except ValueError:
-        return None, None
+    found = _CONTENT_RANGE.fullmatch((header or "").strip())
+    start, total = found.groups() if found else (None, None)
+    return None if start is None else int(start), None if total is None else int(total)
 
 
-def _length(headers: email.message.Message) -> int | None:
-    text = headers.get("Content-Length") or ""
-    return int(text) if text.isdigit() else None
-
-
-def _disk_error(target: Path, error: OSError) -> WeightsError:
-    if error.errno in DISK_FULL:
+def _disk_error(target: Path, error: OSError | ValueError) -> WeightsError:
+    reason = getattr(error, "strerror", None) or error
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         return WeightsError(
-            f"No space left for {target.name} in {target.parent} ({error.strerror}). "
+            f"No space left for {target.name} in {target.parent} ({reason}). "
             f"Free some space, or set REPLK_PROBE_CACHE to a folder on another disk, and run the same command again."
         )
-    return WeightsError(
-        f"Cannot write {target}. {error.strerror or error}. Set REPLK_PROBE_CACHE to a writable folder."
-    )
+    return WeightsError(f"Cannot write {target}. {reason}. Set REPLK_PROBE_CACHE to a writable folder.")
 
 
 def fetch_drive(
@@ -400,21 +454,8 @@ def fetch_drive(
     """Download a Google Drive file with ``gdown``, which handles the confirmation page of large files.
 
     Drive publishes no digests. The digest of the downloaded file is stored in ``dest`` + ``.sha256``, so that a file
-    that was damaged later is downloaded again. A file without a stored digest is accepted without a check.
-
-    Args:
-        file_id: Google Drive id of the file.
-        dest: Path of the file; its folder is created.
-        sha256: Expected digest in hex, complete or its first digits; None for the stored one, if there is one.
-        progress: Whether ``gdown`` shows its progress bar.
-        connect_timeout: Seconds to reach Google Drive.
-        force: Whether to download again even if a correct file exists; it is kept until the new one is complete.
-
-    Returns:
-        ``dest`` as a path.
-
-    Raises:
-        WeightsError: ``gdown`` is missing, Drive cannot be reached or refuses the file, or the digest is wrong.
+    that was damaged later is downloaded again. A file without a stored digest is accepted without a check. The other
+    arguments and errors are those of :func:`fetch`.
     """
     target = Path(dest)
     if not force and is_intact(target, sha256):
@@ -492,10 +533,11 @@ class Response(Protocol):
     """The part of an open HTTP response that this module uses."""
 
     status: int
+    reason: str
     headers: email.message.Message
 
-    def read(self, amount: int = ...) -> bytes:
-        """Read at most ``amount`` bytes; empty at the end."""
+    def read1(self, amount: int = ...) -> bytes:
+        """Read at most ``amount`` bytes, without waiting for more if there are some; empty at the end."""
         ...
 
     def close(self) -> None:
@@ -519,15 +561,7 @@ class UnreachableError(WeightsError):
 
 
 def check_reachable(url: str, timeout: float = 5.0) -> None:
-    """Raise an error quickly if the host of ``url`` does not respond.
-
-    Args:
-        url: Address of the host; a proxy is used if one is configured.
-        timeout: Total seconds, including name lookup and all addresses of the host.
-
-    Raises:
-        WeightsError: No response in time.
-    """
+    """Raise an error if the host of ``url`` does not respond within ``timeout`` seconds in total; proxies are used."""
     try:
         open_url(urllib.request.Request(url, method="HEAD"), timeout).close()
     except urllib.error.HTTPError as error:  # An error status is a response.
@@ -540,6 +574,8 @@ def open_url(request: urllib.request.Request, budget: float) -> Response:
     Socket timeouts apply per address and per packet, and do not cover name lookup, which blocks on an offline machine.
     Therefore the connection is opened in a thread that can be abandoned.
     """
+    if not 0 < budget <= threading.TIMEOUT_MAX:
+        raise InvalidInputError(f"The connection timeout is {budget:g} seconds. Choose a positive number, such as 15.")
     answers: queue.Queue[Response | BaseException] = queue.Queue()
     abandoned = threading.Event()
 
@@ -578,6 +614,87 @@ def _discard(answers: queue.Queue[Response | BaseException]) -> None:
             late.close()
 
 
+class _Metered(io.RawIOBase):
+    """All bytes of a connection, which must arrive at a minimum rate and must not consist of headers only.
+
+    A timeout of the socket applies to each packet: it never ends a connection that delivers one byte per second.
+    """
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self._raw = raw
+        self._waited = 0.0
+        self._received = 0
+        self._header_bytes = 0
+
+    def readable(self) -> bool:
+        """Whether the stream can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Receive some bytes."""
+        start = time.monotonic()
+        count = self._raw.readinto(buffer)
+        # Only the time of waiting for the server counts, not that of writing to a slow disk.
+        self._waited += time.monotonic() - start
+        self._received += count or 0
+        self._header_bytes += count or 0
+        if self._header_bytes > _MOST_HEADER_BYTES:
+            raise OSError(f"the server sent more than {_MOST_HEADER_BYTES:,} bytes of headers")
+        if self._waited >= _PERIOD_SECONDS:
+            if self._received < _SLOWEST * self._waited:
+                raise _TooSlowError(
+                    f"the server sent {self._received:,} bytes in {self._waited:.3g} s, less than {_SLOWEST:,} per s"
+                )
+            self._waited, self._received = 0.0, 0
+        return count
+
+    def body_received(self) -> None:
+        """Note that what was received up to now includes a piece of the body."""
+        self._header_bytes = 0
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._raw.close()
+        super().close()
+
+
+class _MeteredResponse(http.client.HTTPResponse):
+    """A response that ends with an error if the server is too slow or sends endless headers."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self._meter = _Metered(self.fp.detach())
+        self.fp = io.BufferedReader(self._meter)
+
+    def read1(self, n: int = -1) -> bytes:
+        """Read at most ``n`` bytes of the body."""
+        chunk = super().read1(n)
+        self._meter.body_received()
+        return chunk
+
+
+class _MeteredHandler(urllib.request.AbstractHTTPHandler):
+    """Opens connections whose responses are metered."""
+
+    def do_open(self, http_class: Any, req: urllib.request.Request, **http_conn_args: Any) -> http.client.HTTPResponse:
+        """The response to ``req``."""
+
+        def connect(host: str, **options: Any) -> http.client.HTTPConnection:
+            connection: http.client.HTTPConnection = http_class(host, **options)
+            connection.response_class = _MeteredResponse
+            return connection
+
+        return super().do_open(connect, req, **http_conn_args)
+
+
+class _HTTPHandler(_MeteredHandler, urllib.request.HTTPHandler):
+    """Opens ``http`` addresses."""
+
+
+class _HTTPSHandler(_MeteredHandler, urllib.request.HTTPSHandler):
+    """Opens ``https`` addresses."""
+
+
 class _NoDowngrade(urllib.request.HTTPRedirectHandler):
     """Follows redirects, except from https to an insecure address."""
 
@@ -598,6 +715,7 @@ class _NoDowngrade(urllib.request.HTTPRedirectHandler):
                 f"Refused to follow a redirect from {old.netloc} to {new.scheme}://{new.netloc}. The connection would "
                 f"no longer be secured by https. Download the file manually and pass its path."
             )
+        fp.close()  # The base class would read the body of the redirect, whatever its length.
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -606,8 +724,8 @@ def _opener() -> urllib.request.OpenerDirector:
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
+        _HTTPHandler(),
+        _HTTPSHandler(),
         _NoDowngrade(),
         urllib.request.HTTPErrorProcessor(),
         urllib.request.HTTPDefaultErrorHandler(),
@@ -618,6 +736,6 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def one_line(error: object) -> str:
-    """The message of another library's error on one line without the final period."""
-    text = " ".join((str(error) or type(error).__name__).split()).rstrip(".")
+    """The message of another library's error on one line, escaped and without the final period."""
+    text = printable(" ".join((str(error) or type(error).__name__).split()).rstrip("."))
     return text[:1].upper() + text[1:200]

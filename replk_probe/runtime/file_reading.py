@@ -31,15 +31,9 @@ _NPY_HEADERS: dict[tuple[int, int], Callable[[io.BytesIO], tuple[tuple[int, ...]
 
 
 def read_json(path: Path, advice: str, versions: Sequence[int]) -> dict[str, Any]:
-    """The record in a JSON file.
+    """The record in a JSON file, whose ``schema_version`` must be one of ``versions``.
 
-    Args:
-        path: The file.
-        advice: Sentence on what to do about a file that cannot be read.
-        versions: Values of ``schema_version`` that can be read.
-
-    Raises:
-        InvalidInputError: The file cannot be read, does not contain a record, or has another schema version.
+    ``advice``, here and below, is the sentence on what to do about a file that cannot be read.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -64,14 +58,7 @@ def read_arrays(
 ) -> dict[str, npt.NDArray[Any]]:
     """All arrays of an ``.npz`` file; nothing is unpickled, and memory is only allocated for data that exists.
 
-    Args:
-        path: The file.
-        advice: Sentence on what to do about a file that cannot be read.
-        wanted: Scalar type and number of axes of each array, by name.
-        optional: Names in ``wanted`` of arrays that may be missing.
-
-    Raises:
-        InvalidInputError: The file cannot be read, or an array is missing or has another type or number of axes.
+    ``wanted`` gives the scalar type and the number of axes of each array by name; ``optional`` names may be missing.
     """
     arrays = {}
     with _readable(path, advice), path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
@@ -93,15 +80,7 @@ def read_arrays(
 
 
 def read_csv(path: Path, advice: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header of a CSV file, and its other lines with their numbers; empty lines are left out.
-
-    Args:
-        path: The file, in UTF-8.
-        advice: Sentence on what to do about a file that cannot be read.
-
-    Raises:
-        InvalidInputError: The file cannot be read.
-    """
+    """The header of a CSV file in UTF-8, and its other lines with their numbers; empty lines are left out."""
     # utf-8-sig: spreadsheets write a byte order mark.
     with _readable(path, advice), path.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.reader(stream, strict=True)
@@ -121,14 +100,9 @@ def folder_of(command: str) -> str:
 
 @contextlib.contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
-    """Turn every error raised by a record of the wrong form into an error about the file.
+    """Turn every error raised by a record of the wrong form into an InvalidInputError about the file.
 
-    Args:
-        path: The file.
-        what: Name of the kind of record, as in "not a complete ERF record".
-
-    Raises:
-        InvalidInputError: The block raised an error.
+    ``what`` is the name of the kind of record, as in "not a complete ERF record".
     """
     try:
         yield
@@ -143,16 +117,8 @@ def decode(kind: type[_T], value: Any, where: str = "") -> _T:
     """Convert parsed JSON to a dataclass or another type, checking every field.
 
     Lists become tuples where tuples are declared. Entries without a field are ignored, and every field must have an
-    entry, because :func:`~replk_probe.results.as_plain` writes all of them.
-
-    Args:
-        kind: A dataclass, or a type that may annotate its fields.
-        value: Parsed JSON; arrays are passed through.
-        where: Path of the value in the record, for messages.
-
-    Raises:
-        ValueError: A value has another type, or a field is missing.
-        InvalidInputError: The dataclass rejects its values.
+    entry, because :func:`~replk_probe.results.as_plain` writes all of them. Arrays are passed through. ``where`` is the
+    path of the value in the record, for messages. A value of another type is a ValueError.
     """
     return typing.cast(_T, _decoded(kind, value, where))
 

@@ -20,10 +20,7 @@ def kept_blocks() -> Iterator[bool]:
 
     By default glibc maps new memory for every large tensor, and the kernel clears its pages at the first access, which
     takes as long as writing a matrix product to it. On exit, the usual thresholds are restored and unused memory is
-    returned.
-
-    Yields:
-        Whether the settings took effect (glibc only).
+    returned. Yields whether the settings took effect (glibc only).
     """
     libc = _glibc()
     if libc is None:
@@ -31,9 +28,8 @@ def kept_blocks() -> Iterator[bool]:
         return
     mallopt, malloc_trim = libc
     malloc_trim(0)  # otherwise fragments left by building the network would stay allocated
-    accepted = [mallopt(parameter, value) == 1 for parameter, value in _KEEP.items()]
     try:
-        yield all(accepted)
+        yield all([mallopt(parameter, value) == 1 for parameter, value in _KEEP.items()])
     finally:
         for parameter, value in _DEFAULT.items():
             mallopt(parameter, value)

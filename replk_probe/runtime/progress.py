@@ -28,15 +28,8 @@ def progress(
 ) -> tqdm[Item]:
     """Show the number of completed items and their rate.
 
-    Wrap an iterable, or use it as a context manager and call ``update(1)`` for each completed item.
-
-    Args:
-        iterable: Items to iterate over, or None.
-        total: Total number of items; by default the length of ``iterable``.
-        desc: Description, shown before the bar.
-        unit: Name of one item; bytes (``"B"``) are shown in kB and MB.
-        initial: Number of items completed by the run that this one resumes; they do not count for the rate.
-        disable: Whether to show nothing, even on a terminal.
+    Wrap an iterable, or use it as a context manager and call ``update(1)`` for each completed item. Items completed by
+    the run that this one resumes (``initial``) do not count for the rate; bytes (``unit="B"``) are shown in kB and MB.
     """
     stream = sys.stderr  # not a default argument: a test or a notebook may replace it after the import
     watched = stream is not None and stream.isatty()

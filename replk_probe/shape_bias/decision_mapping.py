@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.checks import whole
+from replk_probe.runtime.paths import usable_path
 
 from .stimuli.names import CATEGORIES, check_categories
 
@@ -103,7 +104,7 @@ def load_mapping(path: str | Path) -> LabelMapping:
     Raises:
         InvalidInputError: The file cannot be read, or is not a mapping.
     """
-    path = Path(path)
+    path = usable_path(path, "The mapping file")
     try:
         record = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_distinct)
     except (OSError, ValueError, RecursionError) as error:

@@ -24,22 +24,14 @@ from .stimuli.stimulus_set import StimulusSet
 
 @dataclass(frozen=True)
 class InputImages:
-    """Stimuli as inputs of a network.
-
-    Attributes:
-        stimuli: The stimuli to load.
-        size: ``(H, W)`` in pixels; stimuli of another size are warped to it with PIL's bicubic filter.
-        mean: Mean of each channel, for inputs in [0, 1].
-        std: Standard deviation of each channel, for inputs in [0, 1].
-        bgr: Whether the colors are in the order blue, green, red.
-        depths: Depth in bits of every loaded stimulus with more than eight bits per value, by index.
-    """
+    """Stimuli as inputs of a network."""
 
     stimuli: StimulusSet
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    bgr: bool = False
+    size: tuple[int, int]  # (H, W) in pixels; stimuli of another size are warped to it with PIL's bicubic filter
+    mean: tuple[float, ...]  # mean of each channel, for inputs in [0, 1]
+    std: tuple[float, ...]  # standard deviation of each channel, for inputs in [0, 1]
+    bgr: bool = False  # whether the colors are in the order blue, green, red
+    # Depth in bits of every loaded stimulus with more than eight bits per value, by index.
     depths: dict[int, int] = field(default_factory=dict)
 
     @property

@@ -58,9 +58,7 @@ _SAVE_EVERY = 5.0
 
 
 def plan_shape_bias(
-    model: nn.Module | str,
-    stimuli: StimulusSet | str | Path | None = None,
-    config: ShapeBiasConfig | None = None,
+    model: nn.Module | str, stimuli: StimulusSet | str | Path | None = None, config: ShapeBiasConfig | None = None
 ) -> ShapeBiasPlan:
     """Prepare a measurement: build the model and open the stimuli.
 
@@ -133,30 +131,18 @@ def _check_known(name: str, categories: tuple[str, ...]) -> None:
 
 @dataclass(eq=False)
 class ShapeBiasPlan:
-    """A measurement that is ready to run.
+    """A measurement that is ready to run."""
 
-    Attributes:
-        name: Name of the model in the record.
-        model: The model, which is never changed.
-        stimuli: The stimuli.
-        outputs: The model's outputs.
-        mapping: Mapping from the model's outputs to categories.
-        size: ``(H, W)`` of the input in pixels.
-        device: Device of the forward passes.
-        workers: Number of threads that load stimuli.
-        config: The other options.
-        own_code: Whether the model was passed as a module or made by a factory, so that its name does not identify it.
-    """
-
-    name: str
+    name: str  # name of the model in the record
     model: nn.Module
     stimuli: StimulusSet
-    outputs: Outputs
-    mapping: LabelMapping
-    size: tuple[int, int]
-    device: torch.device
-    workers: int
+    outputs: Outputs  # the model's outputs
+    mapping: LabelMapping  # mapping from the model's outputs to categories
+    size: tuple[int, int]  # (H, W) of the input in pixels
+    device: torch.device  # device of the forward passes
+    workers: int  # number of threads that load stimuli
     config: ShapeBiasConfig
+    # Whether the model was passed as a module or made by a factory, so that its name does not identify it.
     own_code: bool = False
 
     def __post_init__(self) -> None:
@@ -261,11 +247,7 @@ class ShapeBiasPlan:
                 stack.push(_Keeper(state, store))
             bar: Any = stack.enter_context(
                 progress_bar(
-                    total=len(self.stimuli),
-                    initial=state.done,
-                    desc=self.name,
-                    unit="stimulus",
-                    disable=not progress,
+                    total=len(self.stimuli), initial=state.done, desc=self.name, unit="stimulus", disable=not progress
                 )
             )
             first = range(state.done, len(self.stimuli), self.config.batch_size)
@@ -417,7 +399,8 @@ class _State:
         shapes = [
             {name: (array.shape, array.dtype) for name, array in one.items()} for one in (saved.arrays, self._arrays)
         ]
-        if shapes[0] != shapes[1] or not 0 <= saved.state["done"] <= len(self.largest):
+        in_range = 0 <= saved.state["done"] <= len(self.largest) and saved.state["seconds"] >= 0
+        if shapes[0] != shapes[1] or not in_range:
             raise store.damaged("Its arrays are not those of its stimuli. Start again without resume.")
         self.done, self.seconds = saved.state["done"], saved.state["seconds"]
         self.methods = {*saved.state["methods"]}

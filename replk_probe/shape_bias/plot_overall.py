@@ -46,11 +46,7 @@ _WIDEST_NAME = 108.0  # points
 
 
 def bar_axes(
-    observers: Sequence[Observer],
-    ax: Axes | None = None,
-    *,
-    random: Sequence[Observer] = (),
-    caption: bool = True,
+    observers: Sequence[Observer], ax: Axes | None = None, *, random: Sequence[Observer] = (), caption: bool = True
 ) -> Axes:
     """Draw the shape bias of every observer over all stimuli as a bar, with its 95 % interval and its value.
 

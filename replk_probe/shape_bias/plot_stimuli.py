@@ -34,11 +34,7 @@ if TYPE_CHECKING:
     from .stimuli.stimulus_set import StimulusSet
 
 # Blue, orange and gray are distinguishable with every kind of color blindness, and the markers differ as well.
-_CHOICES = {
-    SHAPE: ("shape", "#0072b2", "o"),
-    TEXTURE: ("texture", "#c65a00", "s"),
-    OTHER: ("neither", "#6e6e6e", "X"),
-}
+_CHOICES = {SHAPE: ("shape", "#0072b2", "o"), TEXTURE: ("texture", "#c65a00", "s"), OTHER: ("neither", "#6e6e6e", "X")}
 _COLUMNS = 8
 # In inches. A stimulus of 224 px is drawn with one dot per pixel at 300 dots per inch.
 _CELL, _GAP, _TEXT, _MARGIN = 0.746, 0.12, 0.38, 0.06
@@ -185,13 +181,7 @@ def _draw_stimulus(figure: Figure, stimulus_set: StimulusSet, index: int, corner
 
 
 def _draw_labels(
-    figure: Figure,
-    corner: tuple[float, float],
-    color: str,
-    marker: str,
-    answer: str,
-    cues: Sequence[str],
-    what: str,
+    figure: Figure, corner: tuple[float, float], color: str, marker: str, answer: str, cues: Sequence[str], what: str
 ) -> None:
     """Draw the frame and the text of a stimulus whose lower left corner is at ``corner``, in inches."""
     width, height = figure.get_size_inches()

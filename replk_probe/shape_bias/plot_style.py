@@ -15,15 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 from matplotlib.transforms import Transform
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import (
-    CAPTION_SIZE,
-    COLORS,
-    INK,
-    MUTED,
-    fitted,
-    fitted_lines,
-    text_points,
-)
+from replk_probe.plot_style import CAPTION_SIZE, COLORS, INK, MUTED, fitted, fitted_lines, text_points
 
 from .observers import Observer
 from .plot_icons import near
@@ -44,23 +36,14 @@ _EDGE = 0.4
 
 @dataclass(frozen=True)
 class Style:
-    """Style of one observer.
+    """Style of one observer."""
 
-    Attributes:
-        label: Unique name, or the title of a published observer.
-        color: Color of markers, bar and line.
-        marker: Marker in matplotlib's notation.
-        size: Size of the marker in points.
-        random: Whether the weights are random, shown by hollow markers.
-        individual: Whether the observer is an individual human, shown by a tick.
-    """
-
-    label: str
-    color: str
-    marker: str
-    size: float
-    random: bool = False
-    individual: bool = False
+    label: str  # unique name, or the title of a published observer
+    color: str  # color of markers, bar and line
+    marker: str  # marker in matplotlib's notation
+    size: float  # size of the marker in points
+    random: bool = False  # whether the weights are random, shown by hollow markers
+    individual: bool = False  # whether the observer is an individual human, shown by a tick
 
     @property
     def marker_style(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.images import check_image, decode_rgb, list_images
+from replk_probe.runtime.paths import usable_path
 
 from .stimuli.cue_conflict import cached_cue_conflict, fetch_cue_conflict, incomplete_error, verify_cue_conflict
 from .stimuli.manifest import Found, compare, read_folder, shown, some
@@ -56,7 +57,7 @@ def open_stimuli(
     if stimuli == CUE_CONFLICT:
         folder = cached_cue_conflict() or fetch_cue_conflict(show_progress=progress)
         return _open_published(folder, known, allow_partial, progress)
-    folder = Path(stimuli)
+    folder = usable_path(stimuli, "The folder of stimuli")
     if not folder.is_dir():
         kind = "is a file" if folder.exists() else "does not exist"
         raise InvalidInputError(
@@ -87,7 +88,7 @@ def scan(
         InvalidInputError: No image in the folder, a name that does not parse, an unknown category, a file in the
             folder of another category, two files of one name, a file that is not an image or truncated.
     """
-    root = Path(folder)
+    root = usable_path(folder, "The folder of stimuli")
     paths = list_images(root, "stimuli")
     stimuli = _parse(root, paths, tuple(categories))
     in_order = sorted(paths, key=lambda path: (stimuli[path].shape, stimuli[path].name))

@@ -44,7 +44,8 @@ def test_any_split_of_a_batch_gives_the_same_maps(name: str) -> None:
             torch.nn.init.uniform_(norm.running_var, 0.5, 2.0)
             torch.nn.init.normal_(norm.running_mean, std=0.1)
     config = model.default_cfg
-    size = config["input_size"][1:] if config.get("fixed_input_size") else (96, 96)
+    least = config.get("min_input_size", (3, 96, 96))
+    size = config["input_size"][1:] if config.get("fixed_input_size") else [max(side, 96) for side in least[1:]]
     batch = torch.randn(3, 3, *size, dtype=torch.float64)
     together = contribution_scores(model, batch)
     assert together.isfinite().all() and together.flatten(1).amax(1).min() > 0

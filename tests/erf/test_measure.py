@@ -32,6 +32,7 @@ from replk_probe.errors import BackendError, InvalidInputError, ResumeError
 from replk_probe.images import sample_images
 from replk_probe.models.architectures.replknet import RepLKNet
 from replk_probe.ops import native_info
+from replk_probe.runtime.checkpoint import Checkpoint
 
 
 class Tiny(nn.Module):
@@ -381,7 +382,7 @@ def test_a_run_with_other_options_is_not_resumed(tmp_path: Path) -> None:
     measure_erf(Tiny(), folder, **arguments)
     for change, message in (
         ({"seed": 1}, "created with seed 0, but this run has seed 1. Give seed 0"),
-        ({"size": 20}, r"size \[16, 16\], but this run has size \[20, 20\]"),
+        ({"size": 20}, "size 16, but this run has size 20. Give size 16"),
         ({"layer": "stem"}, "layer body, but this run has layer stem"),
         ({"images": 4}, "images 3, but this run has images 4"),
     ):
@@ -397,6 +398,10 @@ def test_a_run_with_other_options_is_not_resumed(tmp_path: Path) -> None:
     [
         {"done": "3"},
         {"done": 4},
+        {"done": -1},
+        {"done": 2, "counts": [-1, 1, 2]},
+        {"used": []},
+        {"seconds": -1.0},
         {"counts": [1, 1]},
         {"counts": [1, 0, 2]},
         {"used": [1]},
@@ -407,16 +412,16 @@ def test_a_run_with_other_options_is_not_resumed(tmp_path: Path) -> None:
 )
 def test_a_damaged_state_is_an_error(tmp_path: Path, change: dict[str, Any]) -> None:
     expected = measure_erf(Tiny(), batch(3), checkpoint=tmp_path)
-    path = tmp_path / "state.json"
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps({**record, "state": record["state"] | change}))
+    record = json.loads((tmp_path / "state.json").read_text())
+    arrays = {name: np.load(tmp_path / file) for name, file in record["arrays"].items()}
+    Checkpoint(tmp_path, record["config"]).save(record["state"] | change, arrays)
     with pytest.raises(ResumeError, match="damaged"):
         measure_erf(Tiny(), batch(3), checkpoint=tmp_path, resume=True)
-    path.write_text(json.dumps(record))
-    np.save(tmp_path / record["arrays"]["block-01"], np.zeros((4, 4)))
-    with pytest.raises(ResumeError, match="Its sums are not those of its images"):
-        measure_erf(Tiny(), batch(3), checkpoint=tmp_path, resume=True)
-    np.save(tmp_path / record["arrays"]["block-01"], np.zeros((32, 32)))
+    for block in (np.zeros((4, 4)), np.full((32, 32), np.nan), np.zeros((32, 32), np.float32)):
+        Checkpoint(tmp_path, record["config"]).save(record["state"], arrays | {"block-01": block})
+        with pytest.raises(ResumeError, match="Its sums are not those of its images"):
+            measure_erf(Tiny(), batch(3), checkpoint=tmp_path, resume=True)
+    Checkpoint(tmp_path, record["config"]).save(record["state"], arrays | {"block-01": np.zeros((32, 32))})
     assert measure_erf(Tiny(), batch(3), checkpoint=tmp_path, resume=True).run.image_ids == expected.run.image_ids
 
 

@@ -155,15 +155,6 @@ def test_the_function_compiles_with_every_backend(backend: Any, native: object, 
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("strict", [False, True])
-def test_exports(strict: bool, close: Close) -> None:
-    layer = DepthwiseConv2d(3, 3, KERNEL, padding=(2, 3), groups=3).eval()
-    x = torch.randn(SHAPE)
-    program = torch.export.export(layer, (x,), strict=strict)
-    assert "replk_probe.dwconv2d" in str(program.graph)
-    close(program.module()(x), x, layer.weight, layer.bias)
-
-
 def test_autocast_casts_as_a_convolution_does() -> None:
     x, w, b = problem(grad=True)
     layer = DepthwiseConv2d(3, 3, KERNEL, padding=(2, 3), groups=3).eval()
@@ -266,6 +257,50 @@ def test_transforms_of_torch_func_can_be_composed(name: str) -> None:
 
     found, want = (TRANSFORMS[name](function, x, w, b) for function in (ours, plain))
     torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
+@pytest.mark.parametrize("backend", ["auto", "native", "aten"])
+@pytest.mark.parametrize("name", ["vmap of grad", "grad of grad", "jvp", "jacfwd", "hessian", "jacrev", "vjp"])
+def test_transforms_of_torch_func_compile_in_one_graph(name: str, backend: Any, native: object) -> None:
+    x, w, b = torch.randn(4, *SHAPE), torch.randn(3, 1, *KERNEL), torch.randn(3)
+    transforms: dict[str, Callable[..., Any]] = {
+        **TRANSFORMS,
+        "jacrev": lambda f, x, w, b: func.jacrev(f, 2)(x[0], w, b),
+        "vjp": lambda f, x, w, b: func.vjp(f, x[0], w, b)[1](torch.tensor(2.0)),
+    }
+
+    def ours(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return depthwise_conv2d(x, w, b, activation="relu", backend=backend).square().sum()
+
+    def plain(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return F.conv2d(x, w, b, padding=(2, 3), groups=3).relu().square().sum()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x, w, b: transforms[name](ours, x, w, b), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, w, b), transforms[name](plain, x, w, b), rtol=1e-4, atol=1e-2)
+    torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
+@pytest.mark.parametrize("backend", ["auto", "native", "aten"])
+def test_forward_mode_derivatives(backend: Any, native: object) -> None:
+    x, w, b = problem()
+
+    def ours(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return depthwise_conv2d(x, w, b, activation="relu", backend=backend)
+
+    def plain(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return F.conv2d(x, w, b, padding=(2, 3), groups=3).relu()
+
+    tangents = (torch.randn_like(x), torch.randn_like(w), torch.randn_like(b))
+    want = func.jvp(plain, (x, w, b), tangents)
+    torch.testing.assert_close(func.jvp(ours, (x, w, b), tangents), want, rtol=1e-4, atol=1e-4)
+    direct = func.jvp(lambda x, w, b: OPS.dwconv2d(x, w, b, True), (x, w, b), tangents)
+    torch.testing.assert_close(direct, want, rtol=1e-4, atol=1e-4)
+    if backend != "native":  # float32 and bfloat16 only
+        x, w, b = small((2, 3, 4, 3)), small((3, 1, 3, 5)), small((3,))
+        assert gradcheck(ours, (x, w, b), check_forward_ad=True, check_batched_grad=True)
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

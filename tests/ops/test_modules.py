@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from replk_probe.ops import DepthwiseConv2d, depthwise_conv2d
+from replk_probe.errors import InvalidInputError
+from replk_probe.ops import DepthwiseConv2d, conv_input_gradient, depthwise_conv2d, to_torch
 
 Close = Callable[..., None]
 
@@ -235,3 +236,82 @@ def test_a_forced_method_is_taken_for_channels_last_too(monkeypatch: pytest.Monk
     monkeypatch.setenv("REPLK_PROBE_METHOD", "fft")
     with torch.no_grad():
         assert torch.equal(ours(x.to(memory_format=torch.channels_last)), ours(x))
+
+
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("kind", ["plain", "channels_last", "bfloat16", "strided", "frozen"])
+def test_to_torch_keeps_everything_except_the_type(kind: str, mode: bool) -> None:
+    conv = layer(**({"stride": 2} if kind == "strided" else {}))
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(conv), nn.BatchNorm2d(3)).train(mode)
+    model = model.to(torch.bfloat16) if kind == "bfloat16" else model
+    model = model.to(memory_format=torch.channels_last) if kind == "channels_last" else model
+    conv.weight.requires_grad_(kind != "frozen")
+    x = torch.randn(2, 3, 9, 8, dtype=conv.weight.dtype)
+    seen: list[int] = []
+    conv.register_forward_hook(lambda *_: seen.append(1))
+    want, weight, names = model(x), conv.weight, dict(model.named_modules()).keys()
+    state = {name: value.clone() for name, value in model.state_dict().items() if "batches" not in name}
+    assert to_torch(model) is model
+    assert type(model[1][0]) is nn.Conv2d and model[1][0] is conv and conv.weight is weight
+    assert weight.requires_grad == (kind != "frozen") and conv.training == mode
+    assert vars(conv).keys() == vars(nn.Conv2d(3, 3, 5)).keys() and repr(conv).startswith("Conv2d(3, 3, ")
+    assert dict(model.named_modules()).keys() == names
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in state.items() if "running" not in name)
+    torch.testing.assert_close(model(x), want, rtol=2e-2 if kind == "bfloat16" else 1e-4, atol=2e-2)
+    assert seen == [1, 1]
+    torch.testing.assert_close(DepthwiseConv2d.from_conv(conv)(x), conv(x), rtol=2e-2, atol=2e-2)
+
+
+def test_to_torch_of_one_convolution_and_of_a_parametrized_one() -> None:
+    conv = to_torch(layer())
+    assert type(conv) is nn.Conv2d
+
+    class Doubled(nn.Module):
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            return 2 * weight
+
+    x, conv = torch.randn(2, 3, 9, 8), layer().eval()
+    parametrize.register_parametrization(conv, "weight", Doubled())
+    want = conv(x)
+    to_torch(conv)
+    assert not isinstance(conv, DepthwiseConv2d) and isinstance(conv, nn.Conv2d)
+    torch.testing.assert_close(conv(x), want)
+    torch.testing.assert_close(copy.deepcopy(conv)(x), want)
+    parametrize.remove_parametrizations(conv, "weight")
+    torch.testing.assert_close(conv(x), want)
+
+
+# Quantization in torch itself is deprecated.
+@pytest.mark.filterwarnings("ignore:.*torch.ao.quantization:DeprecationWarning")
+def test_to_torch_allows_fusion_by_type() -> None:
+    model = nn.Sequential(layer(), nn.BatchNorm2d(3), nn.ReLU()).eval()
+    x = torch.randn(2, 3, 9, 8)
+    fused = torch.ao.quantization.fuse_modules(to_torch(model), [["0", "1", "2"]])
+    assert type(fused[0]).__name__ == "ConvReLU2d"
+    torch.testing.assert_close(fused(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_to_torch_refuses_what_a_convolution_cannot_be() -> None:
+    model = nn.Sequential(layer(), nn.Sequential(layer(activation="relu")))
+    with pytest.raises(InvalidInputError, match=r"convolution '1.0' has the activation 'relu'"):
+        to_torch(model)
+    assert type(model[0]) is DepthwiseConv2d
+    with pytest.raises(InvalidInputError, match="model is of type str"):
+        to_torch("resnet18")  # type: ignore[arg-type]
+
+
+# Torch warns of sparse CSR tensors.
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning")
+@pytest.mark.parametrize("convert", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr])
+def test_sparse_tensors_are_refused(convert: Callable[..., torch.Tensor]) -> None:
+    x, w = torch.randn(1, 3, 9, 8), torch.randn(3, 1, 5, 5)
+    for backend in ("auto", "native", "aten"):
+        with pytest.raises(InvalidInputError, match=r"input has the layout sparse_\w+. .* Convert it with to_dense"):
+            depthwise_conv2d(convert(x[0, 0]), w, backend=backend)  # type: ignore[arg-type]
+        with pytest.raises(InvalidInputError, match="weight has the layout sparse"):
+            depthwise_conv2d(x, convert(w[0, 0]), backend=backend)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="grad has the layout sparse"):
+        conv_input_gradient(convert(x[0, 0]), w)
+    for mode in (True, False):
+        with torch.no_grad(), pytest.raises(InvalidInputError, match="input has the layout sparse"):
+            layer().train(mode)(x.to_sparse())

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
 import hashlib
 import http.server
+import itertools
 import multiprocessing
 import socket
 import sys
 import threading
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 import pytest
 
-from replk_probe.errors import WeightsError
+from replk_probe.errors import InvalidInputError, WeightsError
 from replk_probe.runtime import download
 from replk_probe.runtime.atomic_files import atomic_path, atomic_write_text, sha256_of
 from replk_probe.runtime.download import UnreachableError, cache_dir, check_reachable, fetch
@@ -44,6 +46,7 @@ class Behavior:
     content_type: str = "application/octet-stream"
     redirect: str | None = None  # answer the first address with this one
     silent: bool = False  # keep the connection open and say nothing until the server is closed
+    answer: Callable[[IO[bytes], int], object] | None = None  # write the whole response, given the first byte wanted
     requests: list[str | None] = field(default_factory=list)
 
 
@@ -75,6 +78,11 @@ class Server:
                     return
                 wanted = self.headers.get("Range")
                 b.requests.append(wanted)
+                if b.answer is not None:
+                    first = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+                    with contextlib.suppress(OSError):
+                        b.answer(self.wfile, first)
+                    return
                 if b.silent:
                     self.owner.closing.wait(_FOR_EVER)
                     return
@@ -319,6 +327,239 @@ def test_redirects_do_not_leave_https(server: Server, tmp_path: Path, monkeypatc
     assert server.behavior.requests == [] and leftovers(tmp_path) == []
     server.behavior.redirect = secure.replace("/file", "/elsewhere")
     assert fetch(secure, tmp_path / "w", DIGEST).read_bytes() == CONTENT
+
+
+def head(*lines: str, status: str = "200 OK") -> bytes:
+    return "\r\n".join([f"HTTP/1.1 {status}", *lines, "Connection: close", "", ""]).encode("latin-1")
+
+
+def endless(*lines: str, piece: bytes = bytes(1 << 16), status: str = "200 OK") -> Callable[[IO[bytes], int], None]:
+    """A response whose body ends only when the client closes the connection."""
+
+    def answer(stream: IO[bytes], _: int) -> None:
+        stream.write(head(*lines, status=status))
+        while True:
+            stream.write(piece)
+
+    return answer
+
+
+def fails(server: Server, dest: Path, match: str, **arguments: Any) -> None:
+    """The download fails with one line; nothing is kept but a part file of at most the size of the content."""
+    start = time.monotonic()
+    with pytest.raises(WeightsError, match=match) as caught:
+        fetch(server.url, dest, **arguments)
+    assert time.monotonic() - start < _AT_ONCE
+    assert str(caught.value).isprintable()
+    assert not dest.exists()
+    assert sum(path.stat().st_size for path in dest.parent.glob("*.part")) <= len(CONTENT)
+
+
+CHUNK = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "piece"),
+    [
+        ((), CONTENT),
+        (("Transfer-Encoding: chunked",), CHUNK),
+        ((f"Content-Length: {len(CONTENT)}", "Transfer-Encoding: chunked"), CHUNK),
+    ],
+)
+@pytest.mark.parametrize("digest", [DIGEST, None])
+def test_body_longer_than_the_known_size_stops_there(
+    server: Server, tmp_path: Path, lines: tuple[str, ...], piece: bytes, digest: str | None
+) -> None:
+    server.behaviour.answer = endless(*lines, piece=piece)
+    fails(server, tmp_path / "w", r"sent more than the 1,048,576 bytes that", sha256=digest, size=len(CONTENT))
+    assert leftovers(tmp_path) == [] and len(server.behaviour.requests) == 1
+
+
+def test_body_longer_than_its_announced_length_is_cut(server: Server, tmp_path: Path) -> None:
+    server.behaviour.answer = endless(f"Content-Length: {len(CONTENT)}", piece=CONTENT)
+    assert fetch(server.url, tmp_path / "w").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("lines", [(), ("Transfer-Encoding: chunked",)])
+def test_body_of_unknown_size_has_a_maximum(server: Server, tmp_path: Path, lines: tuple[str, ...]) -> None:
+    server.behaviour.answer = endless(*lines, piece=CHUNK)
+    fails(server, tmp_path / "w", r"sent more than the 500,000 bytes allowed for a file of unknown", max_size=500_000)
+    server.behaviour.answer = endless(f"Content-Length: {10**15}")
+    fails(server, tmp_path / "w", r"offers 1,000,000,000,000,000 bytes, more than the maximum of 34,359,738,368")
+
+
+def test_range_longer_than_the_file_stops_there(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "w.part").write_bytes(CONTENT[:1000])
+    span = f"Content-Range: bytes 1000-{len(CONTENT) - 1}/{len(CONTENT)}"
+    server.behaviour.answer = endless(span, status="206 Partial Content")
+    fails(server, tmp_path / "w", r"sent more than the 1,048,576 bytes that the file should have", sha256=DIGEST)
+
+
+def ranges(kind: str) -> Callable[[IO[bytes], int], None]:
+    """A server that answers ranges wrongly; it closes every connection early, after random amounts."""
+    lengths = itertools.cycle((300_000, 500_000, 400_000))
+
+    def answer(stream: IO[bytes], first: int) -> None:
+        end, total = len(CONTENT) - 1, len(CONTENT)
+        span = {
+            "always from 0": f"bytes 0-{end}/{total}",
+            "another first byte": f"bytes {first + 1 if first else 0}-{end}/{total}",
+            "another total": f"bytes {first}-{end}/{total + first}",
+            "total below the first byte": f"bytes {first}-{end}/{first - 1}",
+            "not a range": "bytes ²-5/10",
+            "huge": f"bytes {first}-{end}/{'9' * 5000}",
+            "unknown total": f"bytes {first}-{end}/*",
+        }.get(kind)
+        if kind == "416 for ever" and first:
+            stream.write(head(f"Content-Range: bytes */{first + 1}", "Content-Length: 0", status="416 No"))
+        elif span is not None and (first or kind in ("always from 0", "not a range")):
+            stream.write(head('ETag: "a"', f"Content-Range: {span}", status="206 Partial Content"))
+        else:
+            stream.write(head('ETag: "a"', f"Content-Length: {total}"))
+        stream.write(CONTENT[: next(lengths)])
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "ignored", "416 for ever", "always from 0", "another first byte", "another total", "total below the first byte",
+        "not a range", "huge", "unknown total",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("digest", [DIGEST, None])
+def test_server_that_answers_ranges_wrongly_is_asked_a_few_times(
+    server: Server, tmp_path: Path, kind: str, digest: str | None
+) -> None:
+    server.behaviour.answer = ranges(kind)
+    fails(server, tmp_path / "w", "does not resume|stopped at|416", sha256=digest)
+    assert len(server.behaviour.requests) <= 10
+
+
+def test_a_few_bytes_per_connection_are_no_progress(server: Server, tmp_path: Path) -> None:
+    def answer(stream: IO[bytes], first: int) -> None:
+        span = f"Content-Range: bytes {first}-{len(CONTENT) - 1}/{len(CONTENT)}"
+        stream.write(head('ETag: "a"', span, status="206 Partial Content") + CONTENT[first : first + 3])
+
+    server.behaviour.answer = answer
+    fails(server, tmp_path / "w", r"stopped at 12 bytes\. The connection closed before byte 1,048,576", sha256=DIGEST)
+    assert len(server.behaviour.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("lines", "piece"),
+    [
+        ((f"Content-Length: {len(CONTENT)}",), b"x"),
+        (("Transfer-Encoding: chunked",), b"0"),  # the length of the first chunk never ends
+        (("Transfer-Encoding: chunked",), b"1\r\nx\r\n"),
+    ],
+)
+def test_a_trickle_is_given_up(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: tuple[str, ...], piece: bytes
+) -> None:
+    monkeypatch.setattr(download, "_PERIOD_SECONDS", 0.3)
+
+    def answer(stream: IO[bytes], _: int) -> None:
+        stream.write(head(*lines))
+        while not server.closing.wait(0.02):
+            stream.write(piece)
+
+    server.behaviour.answer = answer
+    fails(
+        server, tmp_path / "w", r"stopped at \d+ bytes\. The server sent \d+ bytes in 0\.\d+ s, less than 1,024 per s"
+    )
+    assert len(server.behaviour.requests) == 1
+
+
+def test_endless_headers_and_trailers(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "_MOST_HEADER_BYTES", 1 << 20)
+    server.behaviour.answer = endless(status="100 Continue", piece=b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+    fails(server, tmp_path / "w", "sent more than 1,048,576 bytes of headers")
+    body = b"%x\r\n" % len(CONTENT) + CONTENT + b"\r\n0\r\n"
+    trailer = itertools.chain([body], itertools.repeat(b"A: b\r\n" * 1000))
+
+    def answer(stream: IO[bytes], _: int) -> None:
+        stream.write(head("Transfer-Encoding: chunked"))
+        for piece in trailer:
+            stream.write(piece)
+
+    server.behaviour.answer = answer
+    fails(server, tmp_path / "w", "bytes of headers", retries=-1)
+
+
+@pytest.mark.parametrize(
+    ("length", "shown"),
+    [("²", "²"), ("-5", "-5"), ("9" * 5000, "9" * 40), ("0x10", "0x10"), ("1e3", "1e3"), ("\x1b[2J", r"\\x1b\[2J")],
+)
+def test_invalid_length_is_refused(server: Server, tmp_path: Path, length: str, shown: str) -> None:
+    server.behaviour.answer = lambda stream, _: stream.write(head(f"Content-Length: {length}") + CONTENT)
+    fails(server, tmp_path / "w", rf"announces an invalid length \({shown}\)")
+    assert len(server.behaviour.requests) == 1
+
+
+def test_missing_length_is_read_to_the_end(server: Server, tmp_path: Path) -> None:
+    server.behaviour.answer = lambda stream, _: stream.write(head() + CONTENT)
+    assert fetch(server.url, tmp_path / "w").read_bytes() == CONTENT
+    server.behaviour.answer = lambda stream, _: stream.write(head() + CONTENT[:-1])
+    fails(server, tmp_path / "v", "1,048,575 bytes but should have 1,048,576", size=len(CONTENT))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Content-Encoding: gzip", "Content-Encoding: deflate", "Content-Encoding: x-gzip, identity",
+        "Content-Encoding: \x1b[2J", "Transfer-Encoding: gzip, chunked", "Transfer-Encoding: gzip",
+    ],
+)  # fmt: skip
+def test_encoded_body_is_not_taken_for_the_file(server: Server, tmp_path: Path, line: str) -> None:
+    packed = gzip.compress(CONTENT)
+    server.behaviour.answer = lambda stream, _: stream.write(head(line, f"Content-Length: {len(packed)}") + packed)
+    fails(server, tmp_path / "w", r"sends it in an encoded form \((Content|Transfer)-Encoding: ")
+    server.behaviour.answer = lambda stream, _: stream.write(head("Content-Encoding: identity") + CONTENT)
+    assert fetch(server.url, tmp_path / "w").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("status", ["204 None", "103 Early Hints", "299 \x1b[2J\x85", "404 \x1b[2J", "503 \x9b2J"])
+def test_phrase_of_any_status_is_escaped(server: Server, tmp_path: Path, status: str) -> None:
+    server.behaviour.answer = lambda stream, _: stream.write(head("Content-Length: 0", status=status))
+    fails(server, tmp_path / "w", rf"[Tt]he server returned {status[:3]}")
+
+
+def test_redirects_end(server: Server, tmp_path: Path) -> None:
+    server.behaviour.redirect = server.url
+    fails(server, tmp_path / "w", "returned 302 .*infinite loop")
+    numbers = itertools.count()
+    server.behaviour.redirect = None
+    server.behaviour.answer = lambda stream, _: stream.write(
+        head(f"Location: /{next(numbers)}", "Content-Length: 0", status="302 Found")
+    )
+    fails(server, tmp_path / "w", "returned 302 ")
+    assert len(server.behaviour.requests) <= 12
+    # The body of a redirect is not read.
+    server.behaviour.answer = endless("Location: /again", status="302 Found")
+    fails(server, tmp_path / "w", "returned 302 ")
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 0.0, -1.0])
+def test_impossible_timeout(tmp_path: Path, seconds: float) -> None:
+    with pytest.raises(InvalidInputError, match="The connection timeout is"):
+        fetch("http://127.0.0.1:9/", tmp_path / "w", connect_timeout=seconds)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "file/w"])
+def test_impossible_destination(server: Server, tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(WeightsError, match=r"Cannot write .*REPLK_PROBE_CACHE"):
+        fetch(server.url, tmp_path / name)
+
+
+def test_damaged_notes_are_ignored(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "w.part").write_bytes(CONTENT[:1000])
+    for notes in ("[]", "{}", f'{{"url": "{server.url}", "validator": 5}}', f'{{"url": "{server.url}"}}'):
+        (tmp_path / "w.part.json").write_text(notes)
+        assert fetch(server.url, tmp_path / "w", force=True).read_bytes() == CONTENT
+    assert leftovers(tmp_path) == ["w"]
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])

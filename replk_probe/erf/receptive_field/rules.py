@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -37,37 +37,52 @@ def _tidy(atoms: Sequence[Atom]) -> Axis:
     return tuple(atom for atom in atoms if atom != ("o", 1))
 
 
-Lookup: TypeAlias = Callable[[Tensor], "Field | Lost | None"]
-Rule: TypeAlias = Callable[[Any, tuple[Any, ...], dict[str, Any], Any, Lookup], "Field | list[Field | Lost]"]
+class Call(NamedTuple):
+    """One call of a torch operation; ``lookup`` gives the receptive field of a tensor."""
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+    lookup: Callable[[Tensor], Field | Lost | None]
+
+    @property
+    def name(self) -> str:
+        """Name of the operation."""
+        return str(self.func.overloadpacket.__name__)
+
+    def argument(self, position: int, name: str, default: Any) -> Any:
+        """An optional argument."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+    def field(self, position: int = 0) -> Field:
+        """The receptive field of an operand."""
+        tensor = self.args[position]
+        field = self.lookup(tensor) if isinstance(tensor, Tensor) else None
+        if not isinstance(field, Field):
+            raise CannotFollowError("an operation whose first operand does not depend on the image")
+        return field
 
 
-def follow(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Any:
-    """Fields of the outputs of one operation: one for all, or a list with one for each.
+# One for all outputs, or one for each.
+Fields: TypeAlias = Field | list[Field | Lost]
 
-    Raises:
-        CannotFollowError: No rule covers the operation, or this case of it.
-    """
-    name = func.overloadpacket.__name__
-    rule = _RULES.get(name) or _RULES.get(name.rstrip("_"))
+
+def follow(call: Call) -> Fields:
+    """Fields of the outputs of one operation, or CannotFollowError if no rule covers it, or this case of it."""
+    rule = _RULES.get(call.name) or _RULES.get(call.name.rstrip("_"))
     if rule is not None:
-        return rule(func, args, kwargs, output, lookup)
-    if torch.Tag.pointwise in func.tags:
-        return _pointwise(func, args, kwargs, output, lookup)
-    raise CannotFollowError(f"the operation {name}")
+        return rule(call)
+    if torch.Tag.pointwise in call.func.tags:
+        return _pointwise(call)
+    raise CannotFollowError(f"the operation {call.name}")
 
 
-def _field(tensor: Any, lookup: Lookup) -> Field:
-    field = lookup(tensor) if isinstance(tensor, Tensor) else None
-    if not isinstance(field, Field):
-        raise CannotFollowError("an operation whose first operand does not depend on the image")
-    return field
-
-
-def _pointwise(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Field:
-    fields = [(t, field) for t in tensors_in((args, kwargs)) if isinstance(field := lookup(t), Field)]
-    if not isinstance(output, Tensor):
-        raise CannotFollowError(f"the operation {func.overloadpacket.__name__}")
-    return _combine([field for _, field in fields], output.shape)
+def _pointwise(call: Call) -> Field:
+    if not isinstance(call.output, Tensor):
+        raise CannotFollowError(f"the operation {call.name}")
+    fields = [field for t in tensors_in((call.args, call.kwargs)) if isinstance(field := call.lookup(t), Field)]
+    return _combine(fields, call.output.shape)
 
 
 def _combine(fields: list[Field], shape: Sequence[int]) -> Field:
@@ -93,19 +108,15 @@ def _combine(fields: list[Field], shape: Sequence[int]) -> Field:
     return Field(tuple(axes), y, x, everywhere)
 
 
-def _same(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Field:
-    return _field(args[0], lookup)
+def _copy_into(call: Call) -> Field:
+    return _combine([call.field(1)], call.args[0].shape)
 
 
-def _copy_into(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Field:
-    return _combine([_field(args[1], lookup)], args[0].shape)
-
-
-def _view(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Field:
-    field = _field(args[0], lookup)
+def _view(call: Call) -> Field:
+    field = call.field()
     queue = deque(atom for axis in field.axes for atom in axis)
     axes: list[list[Atom]] = []
-    for size in output.shape:
+    for size in call.output.shape:
         atoms: list[Atom] = []
         done = 1
         if size == 1 and queue and queue[0][1] == 1:
@@ -128,26 +139,28 @@ def _view(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any,
     return replace(field, axes=tuple(_tidy(atoms) if atoms else (("o", 1),) for atoms in axes))
 
 
-def _permute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Field:
-    field = _field(args[0], lookup)
+def _permute(call: Call) -> Field:
+    field = call.field()
     order = list(range(len(field.axes)))
-    if func.overloadpacket.__name__ == "permute":
-        order = [int(axis) for axis in args[1]]
+    if call.name == "permute":
+        order = [int(axis) for axis in call.args[1]]
     else:
-        first, second = (0, 1) if len(args) == 1 else args[1:3]
+        first, second = call.args[1:3] or (0, 1)
         order[first], order[second] = order[second], order[first]
     return replace(field, axes=tuple(field.axes[axis] for axis in order)) if len(field.axes) > 1 else field
 
 
-def _expand(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Field:
-    return _combine([_field(args[0], lookup)], output.shape)
+def _expand(call: Call) -> Field:
+    return _combine([call.field()], call.output.shape)
 
 
-def _sliding(args: tuple[Any, ...], lookup: Lookup, output: Tensor, window: Callable[[Span, int], Span]) -> Field:
+def _sliding(call: Call, window: Callable[[Span, int], Span]) -> Fields:
     """Shared by convolutions and pools; ``window(span, k)`` advances along the k-th sliding axis."""
-    field = _field(args[0], lookup)
+    field = call.field()
+    output, *others = tensors_in(call.output)
+    indices = [Lost("indices of a pool")] * len(others)
     if not field.spatial:
-        return Field(plain(output.shape), everywhere=True)
+        return [Field(plain(output.shape), everywhere=True), *indices]
     if len(field.axes) != 4 or has_place(field.axes[0]) or has_place(field.axes[1]):
         raise CannotFollowError("a convolution along axes that are not those of the image")
     axes = list(plain(output.shape))
@@ -159,7 +172,7 @@ def _sliding(args: tuple[Any, ...], lookup: Lookup, output: Tensor, window: Call
         kind = axis[0][0]
         axes[position] = ((kind, int(output.shape[position])),)
         spans[kind] = window(spans[kind], position - 2)
-    return Field(tuple(axes), spans["y"], spans["x"], field.everywhere)
+    return [Field(tuple(axes), spans["y"], spans["x"], field.everywhere), *indices]
 
 
 def _pair(value: Any, default: Sequence[int]) -> tuple[int, int]:
@@ -168,53 +181,49 @@ def _pair(value: Any, default: Sequence[int]) -> tuple[int, int]:
     return (int(values[0]), int(values[-1]))
 
 
-def _convolution(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Field:
-    weight, stride, padding, dilation, transposed = args[1], args[3], args[4], args[5], args[6]
-    if lookup(weight) is not None or transposed:
+def _convolution(call: Call) -> Fields:
+    _, weight, _, stride, padding, dilation, transposed = call.args[:7]
+    if call.lookup(weight) is not None or transposed:
         raise CannotFollowError("a convolution that enlarges the map or has a computed kernel")
     strides, paddings, dilations = (_pair(value, (1, 1)) for value in (stride, padding, dilation))
     kernel = weight.shape[2:]
     if len(kernel) != 2:
         raise CannotFollowError("a convolution along axes that are not those of the image")
-    return _sliding(args, lookup, output, lambda span, k: span.window(kernel[k], strides[k], paddings[k], dilations[k]))
+    return _sliding(call, lambda span, k: span.window(kernel[k], strides[k], paddings[k], dilations[k]))
 
 
-def _depthwise(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Field:
+def _depthwise(call: Call) -> Fields:
     """``replk_probe::dwconv2d``: stride 1, padded by half the kernel."""
-    weight = args[1]
-    if lookup(weight) is not None:
+    weight = call.args[1]
+    if call.lookup(weight) is not None:
         raise CannotFollowError("a convolution with a computed kernel")
     kernel = weight.shape[2:]
-    return _sliding(args, lookup, output, lambda span, k: span.window(kernel[k], 1, kernel[k] // 2))
+    return _sliding(call, lambda span, k: span.window(kernel[k], 1, kernel[k] // 2))
 
 
-def _pool(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Any:
+def _pool(call: Call) -> Fields:
+    args = call.args
     kernel = _pair(args[1], ())
     stride = _pair(args[2] if len(args) > 2 else (), kernel)
     padding = _pair(args[3] if len(args) > 3 else 0, ())
-    is_max = isinstance(output, tuple)
-    dilation = _pair(args[4] if is_max and len(args) > 4 else 1, ())
-    result = output[0] if is_max else output
-    field = _sliding(args, lookup, result, lambda span, k: span.window(kernel[k], stride[k], padding[k], dilation[k]))
-    return [field, Lost("indices of a pool")] if is_max else field
+    dilation = _pair(args[4] if isinstance(call.output, tuple) and len(args) > 4 else 1, ())
+    return _sliding(call, lambda span, k: span.window(kernel[k], stride[k], padding[k], dilation[k]))
 
 
-def _adaptive_pool(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Any:
-    result = output[0] if isinstance(output, tuple) else output
-    before, after = args[0].shape[-2:], result.shape[-2:]
+def _adaptive_pool(call: Call) -> Fields:
+    output, *others = tensors_in(call.output)
+    before, after = call.args[0].shape[-2:], output.shape[-2:]
     if tuple(after) == (1, 1):
-        field = Field(plain(result.shape), everywhere=True)
-    elif all(b % a == 0 for a, b in zip(after, before, strict=True)):
-        cells = [b // a for a, b in zip(after, before, strict=True)]
-        field = _sliding(args, lookup, result, lambda span, k: span.window(cells[k], cells[k]))
-    else:
+        return [Field(plain(output.shape), everywhere=True), *[Lost("indices of a pool")] * len(others)]
+    if any(b % a for a, b in zip(after, before, strict=True)):
         raise CannotFollowError("a pool with windows of several sizes")
-    return [field, Lost("indices of a pool")] if isinstance(output, tuple) else field
+    cells = [b // a for a, b in zip(after, before, strict=True)]
+    return _sliding(call, lambda span, k: span.window(cells[k], cells[k]))
 
 
-def _pad(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Field:
-    field = _field(args[0], lookup)
-    pads = [int(pad) for pad in args[1]]
+def _pad(call: Call) -> Field:
+    field = call.field()
+    pads, output = [int(pad) for pad in call.args[1]], call.output
     axes = list(field.axes)
     spans = {"y": field.y, "x": field.x}
     for k in range(len(pads) // 2):
@@ -232,35 +241,36 @@ def _pad(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, 
     return Field(tuple(axes), spans["y"], spans["x"], field.everywhere)
 
 
-def _layer_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Any:
-    field = _field(args[0], lookup)
-    normalized = field.axes[len(field.axes) - len(args[1]) :]
-    result = replace(field, everywhere=field.everywhere or any(has_place(axis) for axis in normalized))
-    return [result, *[Lost("statistics of a norm")] * (len(output) - 1)]
+def _layer_norm(call: Call) -> Fields:
+    axes = call.field().axes
+    return _normalized(call, any(has_place(axis) for axis in axes[len(axes) - len(call.args[1]) :]))
 
 
-def _group_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Any:
-    return [replace(_field(args[0], lookup), everywhere=True), *[Lost("statistics of a norm")] * (len(output) - 1)]
+def _group_norm(call: Call) -> Fields:
+    return _normalized(call, True)
 
 
-def _batch_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Any:
-    field = _field(args[0], lookup)
-    from_batch = "no_training" not in func.overloadpacket.__name__ and any(arg is True for arg in args[3:7])
-    result = replace(field, everywhere=field.everywhere or from_batch)
-    return [result, *[Lost("statistics of a norm")] * (len(output) - 1)]
+def _batch_norm(call: Call) -> Fields:
+    return _normalized(call, "no_training" not in call.name and any(arg is True for arg in call.args[3:7]))
 
 
-def _softmax(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Field:
-    field = _field(args[0], lookup)
-    return replace(field, everywhere=field.everywhere or has_place(field.axes[args[1]]))
+def _normalized(call: Call, everywhere: bool) -> Fields:
+    """The output of a norm, which may depend on the whole map, and its statistics."""
+    field = call.field()
+    result = replace(field, everywhere=field.everywhere or everywhere)
+    return [result, *[Lost("statistics of a norm")] * (len(call.output) - 1)]
 
 
-def _reduce(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Any:
-    field = _field(args[0], lookup)
-    results = list(tensors_in(output))
+def _softmax(call: Call) -> Field:
+    field = call.field()
+    return replace(field, everywhere=field.everywhere or has_place(field.axes[call.args[1]]))
+
+
+def _reduce(call: Call) -> Fields:
+    field = call.field()
+    result = next(tensors_in(call.output))
     rank = len(field.axes)
-    place = 2 if "norm" in func.overloadpacket.__name__ else 1  # norms take their order first
-    over = args[place] if len(args) > place else kwargs.get("dim")
+    over = call.argument(2 if "norm" in call.name else 1, "dim", None)  # norms take their order first
     over = list(range(rank)) if over is None or over == [] else over
     positions = {int(axis) % rank for axis in (over if isinstance(over, (list, tuple)) else [over])}
     kept = any(has_place(axis) for position, axis in enumerate(field.axes) if position not in positions)
@@ -268,25 +278,25 @@ def _reduce(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: An
     if kept and gone:
         raise CannotFollowError("a mean along rows or columns alone")
     if gone or not field.spatial:
-        return [Field(plain(result.shape), everywhere=True) for result in results]
-    if results[0].dim() == rank:
+        return Field(plain(result.shape), everywhere=True)
+    if result.dim() == rank:
         axes = tuple((("o", 1),) if position in positions else axis for position, axis in enumerate(field.axes))
     else:
         axes = tuple(axis for position, axis in enumerate(field.axes) if position not in positions)
-    return [replace(field, axes=axes) for _ in results]
+    return replace(field, axes=axes)
 
 
-def _matrix_product(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Field:
-    added = func.overloadpacket.__name__.rstrip("_") in ("addmm", "baddbmm")
-    left, right = args[1:3] if added else args[0:2]
-    of_left, of_right = lookup(left), lookup(right)
-    if (added and lookup(args[0]) is not None) or (of_left is not None and of_right is not None):
+def _matrix_product(call: Call) -> Field:
+    args, lookup = call.args, call.lookup
+    left = 1 if call.name.rstrip("_") in ("addmm", "baddbmm") else 0  # these two add a matrix first
+    of_left, of_right = lookup(args[left]), lookup(args[left + 1])
+    if (left and lookup(args[0]) is not None) or (of_left is not None and of_right is not None):
         raise CannotFollowError("attention")
-    axes = list(plain(output.shape))
+    axes = list(plain(call.output.shape))
     if isinstance(of_left, Field):
         field, kept, summed = of_left, -2, -1
     else:
-        field, kept, summed = _field(right, lookup), -1, -2
+        field, kept, summed = call.field(left + 1), -1, -2
     if not field.spatial:
         return Field(tuple(axes), everywhere=True)
     if has_place(field.axes[summed]):
@@ -297,38 +307,41 @@ def _matrix_product(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], ou
     return replace(field, axes=tuple(axes))
 
 
-def _concatenate(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Field:
-    axis = args[1] if len(args) > 1 else kwargs.get("dim", 0)
-    fields = [field for tensor in args[0] if isinstance(field := lookup(tensor), Field)]
+def _concatenate(call: Call) -> Field:
+    axis = call.argument(1, "dim", 0)
+    fields = [field for tensor in call.args[0] if isinstance(field := call.lookup(tensor), Field)]
     if any(field.spatial and has_place(field.axes[axis]) for field in fields):
         raise CannotFollowError("a concatenation with the tokens of the image")
-    return _combine(fields, output.shape)
+    return _combine(fields, call.output.shape)
 
 
-def _split(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Any:
-    field = _field(args[0], lookup)
-    position = int(args[2] if len(args) > 2 else kwargs.get("dim", 0)) % len(field.axes)
+def _split(call: Call) -> Fields:
+    field = call.field()
+    position = int(call.argument(2, "dim", 0)) % len(field.axes)
     if has_place(field.axes[position]):
         raise CannotFollowError("a partition of the image into windows")
-    axes = [(*field.axes[:position], (("o", int(t.shape[position])),), *field.axes[position + 1 :]) for t in output]
-    return [replace(field, axes=each) for each in axes]
+    return [_with_axis(field, position, (("o", int(part.shape[position])),)) for part in call.output]
 
 
-def _drop_axis(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Any:
-    field = _field(args[0], lookup)
-    position = int(args[1] if len(args) > 1 else kwargs.get("dim", 0)) % len(field.axes)
+def _with_axis(field: Field, position: int, *axes: Axis) -> Field:
+    """The field with other axes in place of the one at a position."""
+    return replace(field, axes=(*field.axes[:position], *axes, *field.axes[position + 1 :]))
+
+
+def _drop_axis(call: Call) -> Fields:
+    field = call.field()
+    position = int(call.argument(1, "dim", 0)) % len(field.axes)
     if has_place(field.axes[position]):
         raise CannotFollowError("the selection of one row or column of an image")
-    result = replace(field, axes=(*field.axes[:position], *field.axes[position + 1 :]))
-    return [result for _ in tensors_in(output)]
+    return _with_axis(field, position)
 
 
-def _slice(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Field:
-    field = _field(args[0], lookup)
-    options = dict(zip(("dim", "start", "end", "step"), args[1:], strict=False)) | kwargs
+def _slice(call: Call) -> Field:
+    field = call.field()
+    options = dict(zip(("dim", "start", "end", "step"), call.args[1:], strict=False)) | call.kwargs
     position = int(options.get("dim") or 0) % len(field.axes)
     start, step = int(options.get("start") or 0), int(options.get("step") or 1)
-    axis, size = field.axes[position], int(output.shape[position])
+    axis, size = field.axes[position], int(call.output.shape[position])
     if not has_place(axis):
         new: Axis = (("o", size),)
     elif len(axis) == 1:
@@ -342,17 +355,17 @@ def _slice(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         new = axis
     else:
         raise CannotFollowError("the selection of some tokens of an image")
-    return replace(field, axes=(*field.axes[:position], new, *field.axes[position + 1 :]))
+    return _with_axis(field, position, new)
 
 
-def _pixel_unshuffle(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, lookup: Lookup) -> Field:
-    factor = int(args[1])
-    return _sliding(args, lookup, output, lambda span, k: span.window(factor, factor))
+def _pixel_unshuffle(call: Call) -> Fields:
+    factor = int(call.args[1])
+    return _sliding(call, lambda span, k: span.window(factor, factor))
 
 
-_RULES: dict[str, Rule] = {}
+_RULES: dict[str, Callable[[Call], Fields]] = {}
 for _rule, _names in (
-    (_same, "clone detach alias contiguous lift_fresh _to_copy"),
+    (Call.field, "clone detach alias contiguous lift_fresh _to_copy"),
     (
         _pointwise,
         "where clamp prelu _prelu_kernel hardswish hardsigmoid hardtanh leaky_relu elu celu softplus mish silu",

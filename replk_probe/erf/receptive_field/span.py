@@ -41,19 +41,14 @@ Axis: TypeAlias = tuple[Atom, ...]
 
 @dataclass(frozen=True)
 class Field:
-    """Receptive field of one tensor.
+    """Receptive field of one tensor."""
 
-    Attributes:
-        axes: Atoms of each tensor axis, slowest first. A tensor without rows and columns summarizes the whole map (a
-            pooled vector, a gate).
-        y: Rows that one position depends on.
-        x: Columns that one position depends on.
-        everywhere: Whether every position also depends on the whole map, through a gate or a global normalization.
-    """
-
+    # Atoms of each tensor axis, slowest first. A tensor without rows and columns summarizes the whole map (a pooled
+    # vector, a gate).
     axes: tuple[Axis, ...]
-    y: Span = Span()
-    x: Span = Span()
+    y: Span = Span()  # rows that one position depends on
+    x: Span = Span()  # columns that one position depends on
+    # Whether every position also depends on the whole map, through a gate or a global normalization.
     everywhere: bool = False
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .rules import follow, plain, tensors_in
+from .rules import Call, follow, plain, tensors_in
 from .span import CannotFollowError, Field, Lost, Span
 
 __all__ = ["Field", "FieldTracer", "Lost", "Span", "stride_rule"]
@@ -22,11 +22,7 @@ __all__ = ["Field", "FieldTracer", "Lost", "Span", "stride_rule"]
 def stride_rule(
     place: tuple[int, int], feature_size: tuple[int, int], input_size: tuple[int, int]
 ) -> tuple[float, ...]:
-    """Center of the patch of a position, if the image is divided into as many patches as the map has positions.
-
-    Returns:
-        (y, x): ``(i + 1/2) * stride - 1/2`` with ``stride = input / feature``, in input pixels.
-    """
+    """(y, x) of a position in input pixels, estimated as ``(i + 1/2) * stride - 1/2`` with stride = input / feature."""
     return tuple(
         (index + 0.5) * pixels / places - 0.5
         for index, places, pixels in zip(place, feature_size, input_size, strict=True)
@@ -34,11 +30,7 @@ def stride_rule(
 
 
 class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows receptive fields through every operation in its context; :meth:`field_of` returns that of a tensor.
-
-    Args:
-        source: The input image, ``[1, C, H, W]``.
-    """
+    """Follows receptive fields from an image ``[1, C, H, W]`` through every operation in its context."""
 
     def __init__(self, source: Tensor) -> None:  # noqa: D107
         super().__init__()  # type: ignore[no-untyped-call]
@@ -49,12 +41,9 @@ class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def field_of(self, tensor: Tensor) -> Field | Lost | None:
         """The receptive field of a tensor; None if it does not depend on the image."""
-        entry = self._known.get(id(tensor))
-        if entry is not None:
-            return entry[1]
-        if _storage(tensor) in self._spoilt:
-            return Lost("a write into part of a tensor")
-        return None
+        if id(tensor) in self._known:
+            return self._known[id(tensor)][1]
+        return Lost("a write into part of a tensor") if _storage(tensor) in self._spoilt else None
 
     def _put(self, tensor: Tensor, field: Field | Lost) -> None:
         # The reference keeps the id from being used again; tensors on the meta device cost nothing.
@@ -71,12 +60,9 @@ class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         known = [field for field in before if field is not None]
         if not known:
             return output
+        lost = next((field for field in known if isinstance(field, Lost)), None)
         try:
-            lost = next((field for field in known if isinstance(field, Lost)), None)
-            if lost is not None:
-                fields: list[Field | Lost] | Field | Lost = lost
-            else:
-                fields = follow(func, args, kwargs, output, self.field_of)
+            fields = lost or follow(Call(func, args, kwargs, output, self.field_of))
         except CannotFollowError as error:
             fields = Lost(str(error))
         outputs = list(tensors_in(output))

@@ -58,17 +58,11 @@ _OTHERS = (
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The apparent architecture of weights.
+    """The apparent architecture of weights."""
 
-    Attributes:
-        title: Title for display, such as ``"RepLKNet-31B"`` or ``"a SqueezeNet"``.
-        model: Registry name, for models of this package; else None.
-        form: ``"train"``, ``"merged"`` or ``"merged+fused"``; None for families without such forms.
-    """
-
-    title: str
-    model: str | None = None
-    form: str | None = None
+    title: str  # title for display, such as "RepLKNet-31B" or "a SqueezeNet"
+    model: str | None = None  # registry name, for models of this package; else None
+    form: str | None = None  # "train", "merged" or "merged+fused"; None for families without such forms
 
     def __str__(self) -> str:
         """Title and form, such as ``RepLKNet-31B, merged form``."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from replk_probe.errors import WeightsError
 from replk_probe.runtime.atomic_files import sha256_of
+from replk_probe.runtime.paths import usable_path
 
 from ..inference.copying import meta_copy_of
 from ..model_id import check_network
@@ -181,7 +182,7 @@ def non_finite_error(path: Path, names: Sequence[str]) -> WeightsError:
 def _checked(path: Any) -> Path:
     if not isinstance(path, (str, os.PathLike)):
         raise WeightsError(f"Expected a path, but got {path!r}. Weights are read from files. Pass the path of a file.")
-    return Path(path)
+    return usable_path(path, "The weights file")
 
 
 def _restructure(model: nn.Module, form: str | None) -> None:

@@ -33,20 +33,14 @@ _LEGACY_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")
 
 @dataclass(frozen=True)
 class StateFile:
-    """The flat state dict of a file, and its location in the file.
+    """The flat state dict of a file, and its location in the file."""
 
-    Attributes:
-        state: Tensors by name, without prefixes.
-        wrapper: Entry that was read, nested ones joined by a dot; ``"module."`` or the like if names only have a
-            prefix; None for a flat file.
-        averaged: Whether ``wrapper`` is an average over training steps.
-        ignored: Names in the state dict whose values are not tensors.
-    """
-
-    state: dict[str, Tensor]
+    state: dict[str, Tensor]  # tensors by name, without prefixes
+    # Entry that was read, nested ones joined by a dot; "module." or the like if names only have a prefix; None for a
+    # flat file.
     wrapper: str | None
-    averaged: bool
-    ignored: tuple[str, ...]
+    averaged: bool  # whether wrapper is an average over training steps
+    ignored: tuple[str, ...]  # names in the state dict whose values are not tensors
 
 
 def read_state_file(path: Path, *, ema: bool = False, own_keys: Iterable[str] = ()) -> StateFile:

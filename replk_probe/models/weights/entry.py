@@ -25,45 +25,25 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """One set of weights, published elsewhere or included in this package.
+    """One set of weights, published elsewhere or included in this package."""
 
-    Attributes:
-        name: Name, ``MODEL.TAG``.
-        model: Registry name of the model that the weights are for.
-        url: HTTPS address, or None if only Google Drive has the file.
-        drive_id: Google Drive id of the authors' file, or None.
-        sha256: First digits of the SHA-256 of the file at ``url``, or None if none is published.
-        size: Length of the file in bytes, or None if it is not published.
-        license: License, and what it was stated for.
-        provenance: Publisher of the weights.
-        training: Training data and schedule.
-        top1: Published ImageNet-1K top-1 accuracy in percent, or None for other class sets.
-        input_size: Side in pixels at which ``top1`` was measured.
-        num_classes: Number of outputs of the classifier, or None if it is not stated.
-        mean: Mean of each channel, for inputs in [0, 1].
-        std: Standard deviation of each channel, for inputs in [0, 1].
-        remark: Additional information for users of these weights.
-        hub_id: Repository on the Hugging Face hub, for weights of timm.
-        embedded: Path of the file if it is included in this package.
-    """
-
-    name: str
-    model: str
-    url: str | None
-    drive_id: str | None
-    sha256: str | None
-    license: str
-    provenance: str
-    training: str
-    top1: float | None
-    input_size: int
-    num_classes: int | None = 1000
-    size: int | None = None
-    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
-    std: tuple[float, ...] = IMAGENET_DEFAULT_STD
-    remark: str | None = None
-    hub_id: str | None = None
-    embedded: Path | None = None
+    name: str  # name, MODEL.TAG
+    model: str  # registry name of the model that the weights are for
+    url: str | None  # HTTPS address, or None if only Google Drive has the file
+    drive_id: str | None  # Google Drive id of the authors' file, or None
+    sha256: str | None  # first digits of the SHA-256 of the file at url, or None if none is published
+    license: str  # license, and what it was stated for
+    provenance: str  # publisher of the weights
+    training: str  # training data and schedule
+    top1: float | None  # published ImageNet-1K top-1 accuracy in percent, or None for other class sets
+    input_size: int  # side in pixels at which top1 was measured
+    num_classes: int | None = 1000  # number of outputs of the classifier, or None if it is not stated
+    size: int | None = None  # length of the file in bytes, or None if it is not published
+    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN  # mean of each channel, for inputs in [0, 1]
+    std: tuple[float, ...] = IMAGENET_DEFAULT_STD  # standard deviation of each channel, for inputs in [0, 1]
+    remark: str | None = None  # additional information for users of these weights
+    hub_id: str | None = None  # repository on the Hugging Face hub, for weights of timm
+    embedded: Path | None = None  # path of the file if it is included in this package
 
     @property
     def host(self) -> str:

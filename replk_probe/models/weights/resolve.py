@@ -14,6 +14,7 @@ import torch
 
 from replk_probe.errors import WeightsError, close_hint
 from replk_probe.runtime.download import cache_dir, check_reachable, fetch, fetch_drive, is_intact
+from replk_probe.runtime.paths import usable_path
 from replk_probe.runtime.provenance import EMBEDDED, RANDOM_INIT, USER_MODULE, WeightsInfo
 
 from ..model_id import ModelId
@@ -40,16 +41,11 @@ class _Download:
 
 @dataclass(frozen=True)
 class ResolvedWeights:
-    """The weights chosen for a model, before they are loaded.
+    """The weights chosen for a model, before they are loaded."""
 
-    Attributes:
-        info: Provenance as far as it is known before the file is read: source and note.
-        path: File for :func:`~replk_probe.models.load_checkpoint`, or None for random weights and those of a factory.
-        data: Normalization and input size that belong to the weights, or None if only the model defines them.
-    """
-
-    info: WeightsInfo
-    path: Path | None = None
+    info: WeightsInfo  # provenance as far as it is known before the file is read: source and note
+    path: Path | None = None  # file for load_checkpoint, or None for random weights and those of a factory
+    # Normalization and input size that belong to the weights, or None if only the model defines them.
     data: DataConfig | None = None
 
 
@@ -185,7 +181,7 @@ def _named(model: ModelId, weights: str, download: _Download) -> ResolvedWeights
                 "Use that model, or other weights."
             )
         return _from_catalog(entry, download)
-    path = Path(weights).expanduser()
+    path = usable_path(weights, "The weights file")
     if path.is_file():
         return ResolvedWeights(WeightsInfo(f"file:{path.name}"), path)
     if path.is_dir():

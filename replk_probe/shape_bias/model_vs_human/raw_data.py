@@ -13,6 +13,7 @@ from pathlib import Path
 from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.atomic_files import atomic_write_bytes
 from replk_probe.runtime.file_reading import read_csv
+from replk_probe.runtime.paths import usable_path
 
 from ..decisions import NO_ANSWER, Decisions
 from ..stimuli.names import CATEGORIES, StimulusNameError, parse_stimulus_name
@@ -74,7 +75,7 @@ def read_decisions(path: str | Path, categories: Sequence[str] = CATEGORIES) -> 
     Raises:
         InvalidInputError: The file cannot be read, lacks a column, or has an invalid row.
     """
-    path = Path(path)
+    path = usable_path(path, "The raw data file")
     header, rows = read_csv(path, "Give raw data of model-vs-human: a CSV file in UTF-8.")
     missing = [name for name in _NEEDED if name not in header]
     if missing:
@@ -131,7 +132,7 @@ def read_folder(folder: str | Path, categories: Sequence[str] = CATEGORIES) -> t
     Raises:
         InvalidInputError: There is no such folder or no file, a file cannot be read, or two observers share a name.
     """
-    folder = Path(folder)
+    folder = usable_path(folder, "The folder of raw data")
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise InvalidInputError(

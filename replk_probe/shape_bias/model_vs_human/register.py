@@ -56,7 +56,7 @@ def register(names: Sequence[str] | None = None, *, weights: str = "pretrained")
         raise InvalidInputError(
             f"Cannot register models with model-vs-human. Its module {wrappers.__name__} has none of the classes "
             f"{', '.join(_WRAPPERS)}. Install a version from https://github.com/bethgelab/model-vs-human, or exchange "
-            "files with decisions.csv and --import."
+            "decisions.csv files."
         )
     registered = []
     for name in chosen:

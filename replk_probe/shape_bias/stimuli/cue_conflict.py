@@ -77,7 +77,14 @@ def fetch_cue_conflict(
         return folder
     archive = folder.with_name(f"{NAME}.tar.gz")
     try:
-        fetch(url, archive, progress=show_progress, connect_timeout=connect_timeout, force=force)
+        fetch(
+            url,
+            archive,
+            progress=show_progress,
+            connect_timeout=connect_timeout,
+            force=force,
+            max_size=_MAX_BYTES,
+        )
     except UnreachableError as error:
         raise InvalidInputError(
             f"Cannot fetch the cue-conflict stimuli from {error.host}. {error.reason}. "

@@ -45,23 +45,14 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Comparison of a folder with the manifest; every name is one such as ``airplane/airplane1-bicycle2.png``.
+    """Comparison of a folder with the manifest; every name is one such as ``airplane/airplane1-bicycle2.png``."""
 
-    Attributes:
-        same: Files that are identical to the published ones, byte for byte.
-        reencoded: Other files with the same pixels.
-        altered: Files with a published name and other content, or that cannot be decoded.
-        missing: Published names that do not exist, not even under another name.
-        renamed: Published names whose content exists under another name, with that name.
-        extra: Names that are not among the published ones, except those of ``renamed``.
-    """
-
-    same: tuple[str, ...]
-    reencoded: tuple[str, ...]
-    altered: tuple[str, ...]
-    missing: tuple[str, ...]
-    renamed: Mapping[str, str]
-    extra: tuple[str, ...]
+    same: tuple[str, ...]  # files that are identical to the published ones, byte for byte
+    reencoded: tuple[str, ...]  # other files with the same pixels
+    altered: tuple[str, ...]  # files with a published name and other content, or that cannot be decoded
+    missing: tuple[str, ...]  # published names that do not exist, not even under another name
+    renamed: Mapping[str, str]  # published names whose content exists under another name, with that name
+    extra: tuple[str, ...]  # names that are not among the published ones, except those of renamed
 
     @property
     def intact(self) -> tuple[str, ...]:

@@ -29,25 +29,18 @@ _TRAINING, _POSES, _PATCHES, _STRATA, _COLORS, _NOISE = range(6)
 
 @dataclass(frozen=True, eq=False)
 class Scenes:
-    """Descriptions of N images.
+    """Descriptions of N images."""
 
-    Attributes:
-        shape: Category index of the shape, ``[N]``.
-        texture: Category index of the texture, ``[N]``.
-        pose: Pose of the silhouette, ``[N, 5]``: radius of a disc of the same area, centroid (y, x) relative to the
-            image center, cosine and sine of the clockwise rotation.
-        patch: Patch of the texture, ``[N, 5]``: wavelength, point (y, x) of the tile at the image center as fractions
-            of the tile, cosine and sine of the clockwise rotation.
-        colors: Ink, ground and background in RGB levels from 0 to 255, ``[N, 3, 3]``.
-        noise: Random word from which the noise is generated, ``[N]``.
-    """
-
-    shape: Integers
-    texture: Integers
+    shape: Integers  # category index of the shape, [N]
+    texture: Integers  # category index of the texture, [N]
+    # Pose of the silhouette, [N, 5]: radius of a disc of the same area, centroid (y, x) relative to the image center,
+    # cosine and sine of the clockwise rotation.
     pose: Floats
+    # Patch of the texture, [N, 5]: wavelength, point (y, x) of the tile at the image center as fractions of the tile,
+    # cosine and sine of the clockwise rotation.
     patch: Floats
-    colors: Integers
-    noise: Words
+    colors: Integers  # ink, ground and background in RGB levels from 0 to 255, [N, 3, 3]
+    noise: Words  # random word from which the noise is generated, [N]
 
     def __len__(self) -> int:
         """Number of images."""

@@ -1,0 +1,39 @@
+"""Paths given by the user, checked before they are used."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from replk_probe.errors import InvalidInputError
+
+
+def usable_path(path: str | os.PathLike[str], name: str) -> Path:
+    """The path with a leading ``~`` expanded; the file or folder need not exist.
+
+    Args:
+        path: Path as given by the user.
+        name: Name of the option or argument, for the message.
+
+    Raises:
+        InvalidInputError: The path is empty, contains a null character, has a name that is too long for the file
+            system, or refers to the home folder of an unknown user.
+    """
+    text = os.fspath(path)
+    try:
+        if not text:
+            raise ValueError("It is empty")
+        found = Path(text).expanduser()
+        os.lstat(found)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):  # reported by whoever opens the file
+        pass
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).rstrip(".")
+        raise InvalidInputError(
+            f"{name} {_shortened(text)!r} is not a valid path. {reason[:1].upper()}{reason[1:]}. Give another path."
+        ) from error
+    return found
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."

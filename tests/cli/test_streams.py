@@ -1,0 +1,96 @@
+"""Standard streams that are full, closed or read by nobody: one line, a status other than 0, and all files written."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from replk_probe.cli.main import COMMANDS
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="no /dev/full")
+
+FUZZERS = Path(__file__).parent.parent / "fuzz"
+MODEL = ("--model", "replknet_micro_k13")
+# A command line of every command that writes to standard output, with the files that it writes.
+LINES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "bench": (("bench", "--shape", "1,1,4,4,3,3", "--repeats", "1", "--output", "out"), ("bench.json", "bench.pdf")),
+    "data": (("data", "--help"), ()),
+    "erf": (("erf", *MODEL, "--images", "1", "--size", "32", "-o", "out"), ("erf.json", "erf.pdf")),
+    "info": (("info",), ()),
+    "kernels": (
+        ("kernels", *MODEL, "--layer", "stage4.0", "--strongest", "0", "-o", "out"),
+        ("kernels.json", "profiles.pdf"),
+    ),
+    "models": (("models", "replknet_micro_k13*"), ()),
+    "reparam": (("reparam", "weights.safetensors", *MODEL, "-o", "out/w.safetensors"), ("w.safetensors",)),
+    "shape-bias": (
+        ("shape-bias", "--import", "raw", "-o", "out"),
+        ("shape_bias.json", "shape_bias.pdf"),
+    ),
+    "weights": (("weights", "list"), ()),
+}
+
+
+@pytest.fixture(scope="module")
+def command_line() -> Iterator[Any]:
+    """The module with the process in whose forks commands run."""
+    spec = importlib.util.spec_from_file_location("replk_probe_command_line", FUZZERS / "command_line.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    module.program().close()
+    del sys.modules[spec.name]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_lost_output_is_an_error(command_line: Any, name: str, tmp_path: Path) -> None:
+    arguments, files = LINES[name]
+    program = command_line.program()
+    for stdout, message in (
+        (command_line.FULL, "Error: Cannot write the output. No space left on device. Free some space or"),
+        (command_line.PIPE, ""),
+    ):
+        place = tmp_path / f"place{len(message)}"
+        place.mkdir()
+        command_line.prepare(place)
+        done = program.run(arguments, place, stdout)
+        assert done.status == 1 and "Traceback" not in done.err and "ignored" not in done.err, done.err
+        assert done.err.count("Error: ") == bool(message) and message in done.err, done.err
+        missing = [file for file in files if not (place / "out" / file).is_file()]
+        assert not missing, "all files are written before the table"
+
+
+def test_closed_streams(command_line: Any, tmp_path: Path) -> None:
+    program, closed = command_line.program(), command_line.CLOSED
+    place = tmp_path / "place"
+    place.mkdir()
+    for line in (["--version"], ["erf", "--help"], ["models", "replknet_micro_k13"]):
+        done = program.run(line, place, stdout=closed)
+        assert done.status == 1 and done.err.count("\n") == 1
+        assert done.err.startswith("Error: Cannot write the output. Standard output is closed. ")
+        assert program.run(line, place, stdout=closed, stderr=closed).status == 1
+        expected = program.run(line, place)
+        assert expected.status == 0 and program.run(line, place, stderr=closed) == expected
+    wrong = ["erf", "--size", "x"]
+    for stream in (closed, command_line.FULL, command_line.PIPE):
+        done = program.run(wrong, place, stderr=stream)
+        assert done.status in (1, 2) and done.out == ""
+    program.run(["kernels", *MODEL, "-o", "out", "--layer", "stage4.0"], place, stderr=closed)
+    assert all(b"Results in" not in path.read_bytes() for path in (place / "out").iterdir()), "no file is stderr"
+
+
+@pytest.mark.parametrize(
+    ("redirection", "message"), [(">/dev/full", "No space left"), (">&-", "is closed"), ("| true", "")]
+)
+def test_a_process_of_its_own(redirection: str, message: str) -> None:
+    script = f"'{sys.executable}' -m replk_probe --help {redirection}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == bool(message) and message in done.stderr
