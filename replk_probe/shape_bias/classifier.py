@@ -89,11 +89,11 @@ def find_outputs(model: nn.Module, size: tuple[int, int], channels: int | None =
         InvalidInputError: The model does not accept images of this size, or is not a classifier.
         BackendError: The memory does not suffice.
     """
-    shape = (2, channels or 3, *size)
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    shape = (1, channels or 3, *size)
+    images = torch.randn((2, *shape), generator=torch.Generator().manual_seed(0))
     try:
         with out_of_memory_explained(size), evaluating(model), torch.inference_mode():
-            logits = compute_logits(model, images)
+            logits = torch.cat([compute_logits(model, image) for image in images])
     except ReplkProbeError:
         raise
     except Exception as error:

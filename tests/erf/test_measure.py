@@ -460,7 +460,7 @@ class Slow(nn.Conv2d):
     images = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.requires_grad:
+        if x.requires_grad and x.shape[-1] == 16:  # not the image on which copies are compared
             Slow.images += 1
         return super().forward(x)
 
@@ -472,7 +472,7 @@ from replk_probe import measure_erf
 
 class Slow(nn.Conv2d):
     def forward(self, x):
-        if x.requires_grad:
+        if x.requires_grad and x.shape[-1] == 16:
             time.sleep(0.03)
             print("image", flush=True)
         return super().forward(x)
