@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+__all__ = ["BackendError", "InvalidInputError", "ReplkProbeError", "ResumeError", "UnknownModelError", "WeightsError"]
+
 
 class ReplkProbeError(Exception):
     """Base class: what went wrong, why, and what to do about it, in one sentence each."""

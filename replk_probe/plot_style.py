@@ -20,6 +20,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
+from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.atomic_files import atomic_path
 from replk_probe.runtime.escaping import printable
 
@@ -63,6 +64,15 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure
+
+
+def check_axes(ax: object) -> None:
+    """Raise InvalidInputError unless ``ax`` is an Axes or None."""
+    if ax is not None and not isinstance(ax, Axes):
+        raise InvalidInputError(
+            f"Expected ax as Axes of matplotlib, but got an object of type {type(ax).__name__}. "
+            "Give one Axes, or None for a new figure."
+        )
 
 
 def figure_of(ax: Axes) -> Figure:

@@ -297,3 +297,15 @@ def test_decisions_without_a_model_are_read_back_and_checked(tmp_path: Path) -> 
     (tmp_path / "shape_bias.json").write_text(json.dumps(record))
     with pytest.raises(InvalidInputError, match="names of its observers differ"):
         ShapeBiasResult.load(tmp_path)
+
+
+@pytest.mark.parametrize("ratio", [-0.01, 1.01, 1e300, -(10**300)])
+def test_area_ratios_are_fractions(ratio: float, tmp_path: Path) -> None:
+    record = json.loads(saved("erf", tmp_path, "erf.json"))
+    for good in (0, 1):
+        record["erf"]["ratios"][0]["ratio"] = good
+        (tmp_path / "erf.json").write_text(json.dumps(record))
+        assert not is_refused("erf", tmp_path)
+    record["erf"]["ratios"][0]["ratio"] = ratio
+    (tmp_path / "erf.json").write_text(json.dumps(record))
+    assert is_refused("erf", tmp_path)

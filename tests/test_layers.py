@@ -24,7 +24,7 @@ PACKAGE = "replk_probe"
 ROOT = Path(replk_probe.__file__).parent
 
 # The runtime modules that everything may stand on, because they import nothing but the standard library and tqdm.
-LIGHT_RUNTIME = ("archive", "atomic_files", "download", "escaping", "progress", "provenance")
+LIGHT_RUNTIME = ("archive", "atomic_files", "checks", "download", "escaping", "progress", "provenance")
 RESULT_FILES = (
     "result",
     "kernel",
@@ -62,7 +62,7 @@ class Rule:
 
 
 LIGHT = ("errors", "_version", *(f"runtime.{name}" for name in LIGHT_RUNTIME))
-RESULTS = ("results", *(f"{{package}}.{name}" for name in RESULT_FILES))
+RESULTS = ("results", "runtime.file_reading", *(f"{{package}}.{name}" for name in RESULT_FILES))
 PLOTS = ("*.plot", "*.plot_*")
 ANALYZERS = ("erf", "shape_bias", "kernels", "bench")
 
@@ -80,6 +80,7 @@ RULES = (
     Rule(("plot_style.py",), LIGHT, ("matplotlib", "seaborn", "numpy"), torch_free=True),
     # Of pandas and the plots, a result loads nothing before it is asked for a table or a picture.
     Rule(("results.py",), (*LIGHT, "plot_style"), ("numpy", "pandas"), torch_free=True),
+    Rule(("runtime/file_reading.py",), LIGHT, ("numpy",), torch_free=True),
     Rule(tuple(f"runtime/{name}.py" for name in LIGHT_RUNTIME), LIGHT, ("tqdm",), torch_free=True),
     Rule(("runtime/__init__.py",), torch_free=True),
     Rule(("runtime/*",), ("errors", "runtime.*"), ("torch", "numpy", "tqdm")),

@@ -28,6 +28,17 @@ def test_every_public_name_leads_somewhere(name: str) -> None:
         package.measure_erff  # noqa: B018 (reading it is the test)
 
 
+def test_the_public_errors_are_classes() -> None:
+    errors = replk_probe.errors
+    own = {name for name, value in vars(errors).items() if getattr(value, "__module__", "") == errors.__name__}
+    assert set(errors.__all__) == {name for name in own if name.endswith("Error")}
+
+
+def test_the_gradient_of_a_convolution_has_a_name_of_its_own() -> None:
+    assert replk_probe.input_gradient is replk_probe.erf.input_gradient
+    assert not hasattr(replk_probe.ops, "input_gradient") and callable(replk_probe.ops.conv_input_gradient)
+
+
 def test_the_version_is_the_installed_one() -> None:
     assert importlib.metadata.version("replk-probe") == replk_probe.__version__
 

@@ -120,6 +120,9 @@ def test_plot_returns_axes_new_or_given(result: Result) -> None:
     ax = Figure().subplots()
     assert result.plot(ax=ax) is ax and ax.has_data()
     assert not plt.get_fignums()
+    for wrong in (5, np.array([ax]), Figure()):
+        with pytest.raises(InvalidInputError, match="Expected ax as Axes of matplotlib, but got an object of type"):
+            result.plot(ax=wrong)
 
 
 def test_equality_is_by_value_and_a_bool(kind: str, result: Result, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def layers_of_model(name: str, size: int, batch: int = 1) -> list[Layer]:
             model.to("meta")(torch.empty(batch, 3, size, size, device="meta"))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise InvalidInputError(
-            f"{name} does not accept an input of {size} px. {str(error).splitlines()[0]}. Choose another --input-size."
+            f"{name} does not accept an input of {size} px. {str(error).splitlines()[0]}. Choose another size."
         ) from error
     finally:
         for hook in hooks:

@@ -13,6 +13,7 @@ import torch
 
 from replk_probe.errors import BackendError, InvalidInputError
 from replk_probe.ops import INSTRUCTION_SETS, describe_machine, measure_fma_peak, native_info, planned_method
+from replk_probe.runtime.checks import check_choice
 from replk_probe.runtime.progress import progress as progress_bar
 
 from .result import PASSES, Layer, Machine, SpeedCase, SpeedResult, Timing
@@ -113,8 +114,12 @@ def _check(
         ("dtype", dtype, tuple(DTYPES)),
         ("instruction set", isa or "portable", INSTRUCTION_SETS),
     ]:
-        if value not in known:
-            raise InvalidInputError(f"Unknown {name} {value!r}. Choose from {', '.join(known)}.")
+        check_choice(name, value, known)
+    if not isinstance(layers, Sequence) or not all(isinstance(layer, Layer) for layer in layers):
+        raise InvalidInputError(
+            f"Layers cannot be given as {layers!r}. Expected a sequence of replk_probe.bench.Layer. "
+            "Give for instance [Layer(1, 256, 64, 64, 31, 31)]."
+        )
     if not layers or not directions:
         raise InvalidInputError("There is nothing to time. Give at least one layer and one pass.")
     for layer in layers:

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import INK, MUTED, figure_style, new_figure, save_figure, text_points
+from replk_probe.plot_style import INK, MUTED, check_axes, figure_style, new_figure, save_figure, text_points
 
 from .result import SpeedCase, SpeedResult
 
@@ -73,6 +73,7 @@ def plot_times(result: SpeedResult, ax: Axes | None = None, *, legend: bool = Tr
         InvalidInputError: There is no case.
     """
     _check_cases(result)
+    check_axes(ax)
     with figure_style():
         if ax is None:
             ax = _rows_figure(result.cases)
@@ -106,6 +107,7 @@ def plot_speedup(result: SpeedResult, ax: Axes | None = None) -> Axes:
         InvalidInputError: There is no case.
     """
     _check_cases(result)
+    check_axes(ax)
     with figure_style():
         if ax is None:
             ax = _rows_figure(result.cases)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.results import Result, Row, as_plain, csv_text, decode, nan_if_null, read_json, reading, strict_json
+from replk_probe.results import Result, Row, as_plain, csv_text, nan_if_null, strict_json
+from replk_probe.runtime.checks import whole
+from replk_probe.runtime.file_reading import decode, folder_of, read_json, reading
 from replk_probe.runtime.provenance import software_versions
 
 if TYPE_CHECKING:
@@ -56,10 +58,11 @@ class Layer:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        if min(self.shape) < 1 or min(self.kernel) < 1 or not (self.kh % 2 and self.kw % 2):
+        sizes = [whole(size) or 0 for size in (*self.shape, *self.kernel, self.count)]
+        if min(sizes) < 1 or not (self.kh % 2 and self.kw % 2):
             raise InvalidInputError(
                 f"Layer {','.join(map(str, (*self.shape, *self.kernel)))} cannot be timed. Sizes must be positive "
-                "and kernels odd. Give N,C,H,W,KH,KW, for instance 1,256,64,64,31,31."
+                "integers and kernels odd. Give N,C,H,W,KH,KW, for instance 1,256,64,64,31,31."
             )
 
     @property
@@ -269,7 +272,7 @@ class SpeedResult(Result):
             InvalidInputError: The file is missing or damaged, or has a schema version that cannot be read.
         """
         path = Path(directory) / JSON_NAME
-        record = read_json(path, "bench", READABLE_VERSIONS)
+        record = read_json(path, folder_of("bench"), READABLE_VERSIONS)
         with reading(path, "benchmark record"):
             return decode(cls, record)
 

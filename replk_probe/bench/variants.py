@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from replk_probe.ops import DepthwiseConv2d, PreparedKernel, depthwise_conv2d, input_gradient
+from replk_probe.ops import DepthwiseConv2d, PreparedKernel, conv_input_gradient, depthwise_conv2d
 
 from .result import Layer
 
@@ -68,9 +68,9 @@ def our_variants(direction: str, operands: Operands) -> dict[str, Call]:
     if direction == "grad_input":
         prepared = PreparedKernel()
         return {
-            "module": lambda: input_gradient(grad, weight, prepared=prepared),
-            "functional": lambda: input_gradient(grad, weight),
-            "ours_channels_last": lambda: input_gradient(grad_last, weight, prepared=prepared),
+            "module": lambda: conv_input_gradient(grad, weight, prepared=prepared),
+            "functional": lambda: conv_input_gradient(grad, weight),
+            "ours_channels_last": lambda: conv_input_gradient(grad_last, weight, prepared=prepared),
         }
     kh, kw = weight.shape[2:]
     return {

@@ -37,6 +37,12 @@ MAX_BLOCKS = 20
 
 FloatArray = npt.NDArray[np.float64]
 
+# Types of the entries of a saved state.
+_STATE = {
+    "done": int, "counts": list[int], "used": list[str], "skipped": list[dict[str, str]], "seconds": float,
+    "methods": list[str],
+}  # fmt: skip
+
 
 def block_bounds(n_images: int) -> tuple[int, ...]:
     """First image of every block, and the number of images at the end.
@@ -179,11 +185,16 @@ class RunState:
 
     def restore(self, store: Checkpoint) -> None:
         """Restore the saved state, if there is one."""
-        saved = store.load()
+        saved = store.load(_STATE)
         if saved is None:
             return
-        self.sums.done = saved.state["done"]
-        self.sums.counts = saved.state["counts"]
+        done, counts, n_blocks = saved.state["done"], saved.state["counts"], len(self.sums.counts)
+        blocks = [f"block-{block:02d}" for block, count in enumerate(counts) if count]
+        found = {name: (array.shape, array.dtype.name) for name, array in saved.arrays.items()}
+        is_known = sum(counts) + len(saved.state["skipped"]) == done <= self.sums.n_images
+        if len(counts) != n_blocks or not is_known or found != dict.fromkeys(blocks, (self.sums.size, "float64")):
+            raise store.damaged("Its sums are not those of its images. Start again without resume.")
+        self.sums.done, self.sums.counts = done, counts
         self.sums.sums = [saved.arrays.get(f"block-{block:02d}") for block in range(len(self.sums.counts))]
         self.used, self.skipped = saved.state["used"], saved.state["skipped"]
         self.seconds = saved.state["seconds"]

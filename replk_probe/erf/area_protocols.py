@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.checks import check_choice
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 Protocol: TypeAlias = Literal["paper", "linear", "centred", "pixels"]
@@ -135,8 +136,7 @@ def _area_ratios(
     thresholds = tuple(check_threshold(threshold) for threshold in thresholds)
     protocols = tuple(protocols)
     for protocol in protocols:
-        if protocol not in PROTOCOLS:
-            raise InvalidInputError(f"Unknown protocol {protocol!r}. Choose from {', '.join(PROTOCOLS)}.")
+        check_choice("protocol", protocol, PROTOCOLS)
     raw = check_scores(scores)
     height, width = raw.shape
     middle = (float(height // 2), float(width // 2))
@@ -211,7 +211,7 @@ def check_scores(scores: npt.ArrayLike) -> FloatArray:
     if not np.isfinite(array).all():
         raise InvalidInputError(
             f"The contribution map has {int((~np.isfinite(array)).sum())} of {array.size} values that are not finite. "
-            "Shares of such a total are undefined. Leave the image out, or use --precision fp32."
+            "Shares of such a total are undefined. Leave the image out, or measure with precision 'fp32'."
         )
     if array.min() < 0:
         raise InvalidInputError(

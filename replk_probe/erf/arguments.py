@@ -13,13 +13,8 @@ from torch import Tensor
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.images import ImageSet, sample_images
-from replk_probe.models.factory import check_seed as check_seed
 
 from .area_protocols import check_threshold
-
-SMALLEST_SIDE = 3
-# One float32 map of 64 channels at half this resolution, as after a usual stem, takes 16 GiB.
-LARGEST_SIDE = 16384
 
 
 @dataclass(frozen=True)
@@ -62,30 +57,6 @@ def check_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
     if not checked:
         raise InvalidInputError("No thresholds were given. Area ratios need at least one. Give for instance 0.2,0.5.")
     return checked
-
-
-def check_size(size: int | Sequence[int]) -> tuple[int, int]:
-    """(H, W) in pixels, from 3 (the smallest square of the protocols) to 16384 each (limited by memory)."""
-    given: Any = size
-    pair: tuple[Any, ...] = (given, given)
-    if isinstance(given, Iterable) and not isinstance(given, (str, bytes)):
-        pair = tuple(given)
-    if len(pair) != 2 or not all(isinstance(side, (int, np.integer)) and not isinstance(side, bool) for side in pair):
-        raise InvalidInputError(
-            f"Images of size {size!r} cannot be measured. A size is a whole number of pixels, or a pair (height, "
-            "width). Give a side in pixels, such as 1024."
-        )
-    if min(pair) < SMALLEST_SIDE:
-        raise InvalidInputError(
-            f"Images of size {size} cannot be measured. The smallest window is {SMALLEST_SIDE} pixels wide. "
-            "Give a side in pixels, such as 1024."
-        )
-    if max(pair) > LARGEST_SIDE:
-        raise InvalidInputError(
-            f"Images of size {size} cannot be measured. Sides above {LARGEST_SIDE} pixels need too much memory for "
-            "the features of a single image. Give a smaller side, such as 1024."
-        )
-    return int(pair[0]), int(pair[1])
 
 
 def choose_images(data: Any, n: int, seed: int, sampling: str) -> ImageSet | TensorImages:

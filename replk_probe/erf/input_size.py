@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import warnings
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from replk_probe.models.inference.copying import copy_of
 
 
 def resized(model: nn.Module, size: tuple[int, int]) -> Iterator[tuple[nn.Module, str]]:
@@ -31,7 +32,7 @@ def resized(model: nn.Module, size: tuple[int, int]) -> Iterator[tuple[nn.Module
         if window is not None and "window_size" in inspect.signature(setter).parameters:
             ways.insert(0, {"window_size": window})
         for way in ways:
-            other = copy.deepcopy(model)
+            other = copy_of(model)
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # timm's interpolation uses a deprecated option of torch
@@ -42,7 +43,7 @@ def resized(model: nn.Module, size: tuple[int, int]) -> Iterator[tuple[nn.Module
             yield other, f"Built for {pixels} px: position embeddings resized{kept}."
     positions = getattr(getattr(model, "encoder", None), "pos_embedding", None)
     if isinstance(positions, Tensor) and hasattr(model, "image_size") and size[0] == size[1]:
-        other = copy.deepcopy(model)
+        other = copy_of(model)
         if _resize_torchvision_vit(other, size[0]):
             yield other, f"Built for {pixels} px: position embeddings resized."
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from replk_probe.images import ImageSet
 from replk_probe.models.inference.prepare import PreparedModel
+from replk_probe.runtime.checks import choose_config
 
 from .config import ErfConfig
 from .plan import plan_erf
@@ -21,11 +24,22 @@ def measure_erf(
     model: nn.Module | PreparedModel | str,
     data: ImageSet | str | Path | Tensor | npt.NDArray[Any] | None = None,
     *,
+    images: int = ErfConfig.images,
+    size: int | Sequence[int] = ErfConfig.size,
+    layer: str | nn.Module | None = ErfConfig.layer,
+    thresholds: Sequence[float] = ErfConfig.thresholds,
+    precision: str = ErfConfig.precision,
+    device: str | torch.device = ErfConfig.device,
+    seed: int = ErfConfig.seed,
+    sampling: str = ErfConfig.sampling,
+    weights: str | os.PathLike[str] | None = ErfConfig.weights,
+    ema: bool = ErfConfig.ema,
+    name: str | None = ErfConfig.name,
+    batch_size: int = ErfConfig.batch_size,
     config: ErfConfig | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
     progress: bool = False,
-    **options: Any,
 ) -> ErfResult:
     """Measure the effective receptive field of a model over images.
 
@@ -40,25 +54,38 @@ def measure_erf(
             :func:`replk_probe.create_model`.
         data: An :class:`~replk_probe.images.ImageSet`, a folder, or normalized images ``[N, C, H, W]`` (then the
             options ``images``, ``size`` and ``sampling`` do not apply); None for the embedded dead-leaves images.
-        config: Options as one object.
+        images: Number of images to take from a folder or from the embedded set.
+        size: Side in pixels, or (H, W), to which images are resized without keeping their aspect ratio.
+        layer: ``"stage3.5"``, a module path, a module of the model (``model.layer4``), or None for the last map before
+            the final norm.
+        thresholds: Shares of the total contribution, each in (0, 1).
+        precision: ``"fp32"``: float32 throughout. ``"fast"``: float32 forward pass, reduced-precision matrix products
+            in the backward pass. ``"bf16"``: reduced precision in both passes. A prepared model keeps its precision.
+        device: ``"auto"`` (an NVIDIA GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ... A prepared model
+            stays on its device.
+        seed: Random seed for image sampling and weight initialization.
+        sampling: ``"stratified"`` by class folder, or ``"first"``.
+        weights: For a model given by name: ``"auto"``, ``"pretrained"``, ``"random"``, a catalog name or a file.
+        ema: Whether to use the averaged entry of a weights file.
+        name: Name of the model in the result; None for the name it was created with, or that of its class.
+        batch_size: Images per step. A larger value needs more memory and changes results only by rounding.
+        config: The options as one object, instead of keyword arguments.
         checkpoint: Folder for the state of an unfinished run, saved after every step; None to save no state. It is
             kept after the last step, so that nothing is lost before the result is saved; remove it afterwards.
         resume: Whether to continue from the state in ``checkpoint``, if there is one; the result is then byte for byte
             that of an uninterrupted run, except for its seconds.
         progress: Whether to draw a progress bar on stderr, if that is a terminal.
-        **options: Any attribute of :class:`~replk_probe.erf.ErfConfig` (``images``, ``size``, ``layer``,
-            ``thresholds``, ``precision``, ``device``, ``seed``, ``sampling``, ``weights``, ``ema``, ``name``,
-            ``batch_size``), overriding ``config``.
 
     Returns:
         The mean contribution map and its area ratios.
 
     Raises:
-        InvalidInputError: An argument is invalid, or none of the images can be used.
+        InvalidInputError: An argument is invalid, ``config`` and other options are given, or none of the images can
+            be used.
         UnknownModelError: No model has this name.
         WeightsError: The weights cannot be found or do not match the model.
         BackendError: The device or precision is not available, or there is not enough memory.
         ResumeError: The saved state belongs to another run.
     """
-    settings = ErfConfig(**options) if config is None else replace(config, **options)
-    return plan_erf(model, data, settings).run(checkpoint=checkpoint, resume=resume, progress=progress)
+    config = choose_config(ErfConfig, config, locals())
+    return plan_erf(model, data, config).run(checkpoint=checkpoint, resume=resume, progress=progress)

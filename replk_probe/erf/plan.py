@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,24 +16,18 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.images import ImageSet, UnreadableImageError, normalise
 from replk_probe.models import create_model, data_config, weights_info
 from replk_probe.models.checkpoints.digest import bytes_of, bytes_of_model, digest_of
-from replk_probe.models.factory import statistics_note
 from replk_probe.models.inference.copying import device_and_dtype, on_device
 from replk_probe.models.inference.prepare import PreparedModel, module_of
 from replk_probe.models.model_id import name_of
+from replk_probe.models.records import statistics_note
 from replk_probe.runtime.checkpoint import Checkpoint, discard
-from replk_probe.runtime.devices import (
-    device_label,
-    out_of_memory_explained,
-    resolve_device,
-    strict_arithmetic,
-    without_autocast,
-)
-from replk_probe.runtime.malloc import kept_blocks
+from replk_probe.runtime.checks import check_size
+from replk_probe.runtime.devices import device_label, measuring, resolve_device
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo, software_versions
 
 from .accumulator import BlockSums, RunState, result_of
-from .arguments import TensorImages, check_size, choose_images
+from .arguments import TensorImages, choose_images
 from .config import ErfConfig
 from .contribution import InputGradient
 from .input_size import resized
@@ -44,17 +37,8 @@ from .probe_layer import UnsuitableSizeError, find_target
 from .result import ErfResult
 from .target_layer import Layer, TargetLayer, point_of
 
-# The entries of a run's configuration that are set by an option of the command line.
-OPTIONS = {
-    "model": "--model",
-    "size": "--size",
-    "layer": "--layer",
-    "precision": "--precision",
-    "device": "--device",
-    "seed": "--seed",
-    "sampling": "--sampling",
-    "images": "--images",
-}
+# The entries of a run's configuration that are options of the function and the command.
+OPTIONS = ("model", "size", "layer", "precision", "device", "seed", "sampling", "images")
 
 
 def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: ErfConfig | None = None) -> ErfPlan:
@@ -199,37 +183,31 @@ class ErfPlan:
     def run(self, *, checkpoint: str | Path | None = None, resume: bool = False, progress: bool = False) -> ErfResult:
         """Measure; the arguments are those of :func:`~replk_probe.measure_erf`."""
         state = RunState(BlockSums(len(self.images.ids), self.target.input_size))
-        store = None if checkpoint is None else Checkpoint(checkpoint, self.config, OPTIONS)
-        if store is not None and resume:
+        store = None if checkpoint is None else Checkpoint(checkpoint, self.config, OPTIONS, resume=resume)
+        if store is not None:
             state.restore(store)
-        elif store is not None:
-            discard(store.folder)
-
         start = time.perf_counter() - state.seconds
         mean, std = self._statistics()
         total = len(self.images.ids)
-        with ExitStack() as stack:
-            stack.enter_context(kept_blocks())
-            stack.enter_context(out_of_memory_explained(self.target.input_size))
+        with measuring(self.device, self.target.input_size):
             if isinstance(self.model, PreparedModel):
                 prepared = self.model
                 prepared.methods.take()  # those of earlier calls
             else:
                 prepared = prepare(on_device(self.model, self.device), self.settings.precision, self.target)
             gradient = InputGradient(prepared, self.target)
-            stack.enter_context(strict_arithmetic())
-            stack.enter_context(without_autocast(self.device))
-            bar: Any = stack.enter_context(
-                progress_bar(total=total, initial=state.sums.done, desc=self.name, unit="image", disable=not progress)
+            bar: Any = progress_bar(
+                total=total, initial=state.sums.done, desc=self.name, unit="image", disable=not progress
             )
-            while state.sums.done < total:
-                first = state.sums.done
-                changed = self._step(gradient, state, mean, std)
-                state.methods |= {*prepared.methods.take()}
-                state.seconds = time.perf_counter() - start
-                if store is not None:
-                    state.save(store, changed)
-                bar.update(state.sums.done - first)
+            with bar:
+                while state.sums.done < total:
+                    first = state.sums.done
+                    changed = self._step(gradient, state, mean, std)
+                    state.methods |= {*prepared.methods.take()}
+                    state.seconds = time.perf_counter() - start
+                    if store is not None:
+                        state.save(store, changed)
+                    bar.update(state.sums.done - first)
         if state.sums.n_added == 0:
             if store is not None:
                 discard(store.folder)

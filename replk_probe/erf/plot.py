@@ -31,6 +31,7 @@ from replk_probe.plot_style import (
     MUTED,
     block_means,
     block_side,
+    check_axes,
     figure_of,
     figure_style,
     fitted,
@@ -102,6 +103,7 @@ def plot_erf(
             f"A color scale from {vmin} to {vmax} is invalid. The scale is logarithmic, in fractions of the map's "
             "maximum. Give 0 < vmin < vmax."
         )
+    check_axes(ax)
     with figure_style():
         bar_axes: Axes | None = None
         if ax is None:

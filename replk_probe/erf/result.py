@@ -11,20 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.results import (
-    Result,
-    Row,
-    as_plain,
-    csv_text,
-    decode,
-    interval_cells,
-    npz_bytes,
-    read_arrays,
-    read_json,
-    reading,
-    strict_json,
-)
+from replk_probe.results import Result, Row, as_plain, csv_text, interval_cells, npz_bytes, strict_json
 from replk_probe.runtime.atomic_files import atomic_write_text
+from replk_probe.runtime.file_reading import decode, folder_of, read_arrays, read_json, reading
 from replk_probe.runtime.provenance import RunInfo
 
 if TYPE_CHECKING:
@@ -39,8 +28,7 @@ CSV_NAME = "erf.csv"
 
 CentreSource: TypeAlias = Literal["receptive field", "stride rule"]
 
-# The command that writes these files.
-_COMMAND = "erf"
+_ADVICE = folder_of("erf")
 
 _CSV_COLUMNS = (
     "model",
@@ -69,7 +57,7 @@ class RatioRow:
         protocol: ``"paper"``, ``"linear"``, ``"centred"`` or ``"pixels"``.
         threshold: Share of the total contribution, in (0, 1).
         side: Side of the window in input pixels.
-        ratio: Area as a fraction of the input, in (0, 1].
+        ratio: Area as a fraction of the input, in [0, 1].
         ci95: 95 % confidence interval of ``ratio``, or None where it is undefined (fewer than two images).
     """
 
@@ -78,6 +66,13 @@ class RatioRow:
     side: float
     ratio: float
     ci95: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ratio."""
+        if not 0 <= self.ratio <= 1:
+            raise InvalidInputError(
+                f"An area ratio cannot be {self.ratio}. It is a fraction of the input. Give a number in [0, 1]."
+            )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -153,7 +148,7 @@ class ErfResult(Result):
         raise InvalidInputError(
             f"There is no ratio of protocol {protocol!r} at threshold {threshold}. This result has "
             f"{', '.join(self.protocols)} at {', '.join(f'{value:g}' for value in self.thresholds)}. "
-            "Choose one of those, or measure again with --thresholds."
+            "Choose one of those, or measure again with other thresholds."
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -191,8 +186,8 @@ class ErfResult(Result):
             InvalidInputError: A file is missing or damaged, or has a schema version that cannot be read.
         """
         folder = Path(directory)
-        record = read_json(folder / JSON_NAME, _COMMAND, READABLE_VERSIONS)
-        arrays = read_arrays(folder / ARRAYS_NAME, _COMMAND, {"contribution": (np.float64, 2)})
+        record = read_json(folder / JSON_NAME, _ADVICE, READABLE_VERSIONS)
+        arrays = read_arrays(folder / ARRAYS_NAME, _ADVICE, {"contribution": (np.float64, 2)})
         with reading(folder / JSON_NAME, "ERF record"):
             return decode(cls, {**record["erf"], **arrays, "run": record["run"]})
 

@@ -79,6 +79,16 @@ class TargetLayer(LayerPoint):
 Layer: TypeAlias = str | nn.Module | LayerPoint | None
 
 
+def check_layer(layer: Any) -> None:
+    """Raise InvalidInputError unless ``layer`` is a name that is not blank, a module or None."""
+    is_name = isinstance(layer, str) and layer.strip()
+    if not (layer is None or is_name or isinstance(layer, nn.Module)):
+        raise InvalidInputError(
+            f"Expected a layer name or a module of the model, got {layer!r}. "
+            "Give 'stage3.5', a module path, a module such as model.layer4, or None."
+        )
+
+
 def point_of(model: nn.Module, layer: Layer) -> LayerPoint | None:
     """The layer that a user chose, whether or not the network calls it.
 
@@ -96,11 +106,7 @@ def point_of(model: nn.Module, layer: Layer) -> LayerPoint | None:
         return layer
     if isinstance(layer, str):
         return LayerPoint(resolve_layer(model, layer).path)
-    if not isinstance(layer, nn.Module):
-        raise InvalidInputError(
-            f"Expected a layer name or a module of the model, got {layer!r}. "
-            "Give 'stage3.5', a module path, a module such as model.layer4, or None."
-        )
+    check_layer(layer)
     path = next((path for path, module in model.named_modules() if module is layer), None)
     if path is None:
         raise InvalidInputError(

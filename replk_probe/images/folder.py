@@ -14,7 +14,7 @@ from replk_probe.errors import InvalidInputError
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
 
 
-def list_images(root: Path, option: str = "--data") -> tuple[str, ...]:
+def list_images(root: Path, option: str = "data") -> tuple[str, ...]:
     """List every image below ``root``, in the order of torchvision's ImageFolder.
 
     Hidden files and folders (with a leading dot) are left out. Links are followed, and each real folder is visited
@@ -23,7 +23,7 @@ def list_images(root: Path, option: str = "--data") -> tuple[str, ...]:
 
     Args:
         root: The folder.
-        option: Name of the option for the folder, for errors.
+        option: Name of the argument for the folder, for errors.
 
     Returns:
         Image ids, which are paths relative to ``root`` with forward slashes.

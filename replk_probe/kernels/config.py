@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.models.factory import check_seed
+from replk_probe.runtime import checks
 
 from .layers import ALL, LayerSpec
 
@@ -16,7 +16,7 @@ VARIANTS = ("merged", "large", "small", "all")
 AGGREGATES = ("sum", "mean")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KernelsConfig:
     """Options of a measurement, except the model.
 
@@ -24,6 +24,7 @@ class KernelsConfig:
 
     Raises:
         InvalidInputError: A value cannot be used.
+        WeightsError: ``weights`` is neither a name nor a path.
     """
 
     layer: LayerSpec | Sequence[LayerSpec] = ALL
@@ -36,25 +37,23 @@ class KernelsConfig:
     name: str | None = None
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Check the values, and convert them to the declared types."""
         if not self.layers or not all(map(_is_spec, self.layers)):
             raise InvalidInputError(
                 f"Layers cannot be given as {self.layer!r}. Expected a layer name, an nn.Module of the model, or a "
                 "sequence of these. Give for instance 'stage4.0', a module path, or 'all'."
             )
-        for what, value, known in (
-            ("variant", self.variant, VARIANTS),
-            ("aggregate", self.aggregate, AGGREGATES),
-        ):
-            if value not in known:
-                raise InvalidInputError(f"Unknown {what} {value!r}. Choose from {', '.join(known)}.")
-        check_seed(self.seed)
-        if self.name is not None and not isinstance(self.name, str):
-            raise InvalidInputError(f"The name {self.name!r} is not a string. Give a name for the result.")
-        if not isinstance(self.strongest, int) or isinstance(self.strongest, bool) or self.strongest < 0:
-            raise InvalidInputError(
-                f"{self.strongest} channels cannot be kept. Expected a non-negative integer. Give 0 or more."
-            )
+        checks.check_choice("variant", self.variant, VARIANTS)
+        checks.check_choice("aggregate", self.aggregate, AGGREGATES)
+        checks.check_bool("ema", self.ema)
+        checks.check_name(self.name)
+        checks.set_checked(
+            self,
+            layer=self.layer if isinstance(self.layer, (str, nn.Module)) else self.layers,
+            seed=checks.check_seed(self.seed),
+            strongest=checks.check_integer("number of strongest channels", self.strongest, 0),
+            weights=checks.check_weights(self.weights),
+        )
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:

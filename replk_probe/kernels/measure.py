@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,27 +16,29 @@ from replk_probe.models import weights_info
 from replk_probe.models.factory import create_partly
 from replk_probe.models.inference.norms import norms_behind
 from replk_probe.models.model_id import check_network, name_of
+from replk_probe.runtime.checks import choose_config
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import WeightsInfo
 
 from .config import KernelsConfig
 from .kernel import Kernel
-from .layers import ALL, KernelLayer, LayerSpec, find_layers, merger_of, operation_of, path_of
+from .layers import KernelLayer, LayerSpec, find_layers, merger_of, operation_of, path_of
 from .result import KernelResult, KernelRun
 from .variants import Variant, variants_of
 
 
 def measure_kernels(
     model: nn.Module | str,
-    layer: LayerSpec | Sequence[LayerSpec] = ALL,
-    variant: str = "merged",
+    layer: LayerSpec | Sequence[LayerSpec] = KernelsConfig.layer,
+    variant: str = KernelsConfig.variant,
     *,
-    aggregate: str = "sum",
-    strongest: int = 8,
-    weights: str | None = "auto",
-    ema: bool = False,
-    seed: int = 0,
-    name: str | None = None,
+    aggregate: str = KernelsConfig.aggregate,
+    strongest: int = KernelsConfig.strongest,
+    weights: str | os.PathLike[str] | None = KernelsConfig.weights,
+    ema: bool = KernelsConfig.ema,
+    seed: int = KernelsConfig.seed,
+    name: str | None = KernelsConfig.name,
+    config: KernelsConfig | None = None,
     progress: bool = False,
 ) -> KernelResult:
     """Measure the magnitude of the kernels of a model.
@@ -57,30 +60,22 @@ def measure_kernels(
         ema: Whether to load the averaged entry of a weights file.
         seed: Random seed for weight initialization.
         name: Name of the model in the record; defaults to its model name or class name.
+        config: The options as one object, instead of keyword arguments.
         progress: Whether to draw a progress bar on stderr if that is a terminal.
 
     Returns:
         One kernel per layer and variant, in the order of the layers.
 
     Raises:
-        InvalidInputError: An argument cannot be used, a layer does not exist or has no such variant, or weights are
-            NaN.
+        InvalidInputError: An argument cannot be used, ``config`` and other options are given, a layer does not exist or
+            has no such variant, or weights are NaN.
         UnknownModelError: No model has this name.
         WeightsError: The weights cannot be found or do not match.
 
     Source:
         Ding et al., CVPR 2022, arXiv:2203.06717, appendix "Visualizing the kernel weights".
     """
-    config = KernelsConfig(
-        layer=layer,
-        variant=variant,
-        aggregate=aggregate,
-        strongest=strongest,
-        weights=weights,
-        ema=ema,
-        seed=seed,
-        name=name,
-    )
+    config = choose_config(KernelsConfig, config, locals())
     return plan_kernels(model, config).run(progress=progress)
 
 

@@ -63,8 +63,7 @@ def draw_gallery(results: Sequence[KernelResult]) -> Figure:
     panels = [panel for panel in panels if panel.kernel.layer in layers and len(panel.kernel.strongest)]
     if not panels:
         raise InvalidInputError(
-            "There are no single channels to draw. The results contain none. Measure again with strongest "
-            "(--strongest) above 0."
+            "There are no single channels to draw. The results contain none. Measure again with strongest above 0."
         )
     kept = max(len(panel.kernel.strongest) for panel in panels)
     columns = min(kept, _ACROSS)

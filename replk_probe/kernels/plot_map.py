@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import figure_style, new_figure
+from replk_probe.plot_style import check_axes, figure_style, new_figure
 
 from .kernel import Kernel
 from .plot_heatmaps import COLOR_MAP, bar_label, variant_text
@@ -53,6 +53,7 @@ def plot_kernel(
     aggregate = kernel.run.aggregate if isinstance(kernel, KernelResult) else None
     model = f"{kernel.run.model}, " if isinstance(kernel, KernelResult) else ""
     chosen = _chosen(kernel, layer, variant)
+    check_axes(ax)
     with figure_style():
         if ax is None:
             ax = new_figure(*_INCHES).subplots()

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from replk_probe.plot_style import INK, MUTED, figure_style, fitted, new_figure, text_points, wrapped
+from replk_probe.plot_style import INK, MUTED, check_axes, figure_style, fitted, new_figure, text_points, wrapped
 
 from .plot_heatmaps import LINE, SMALL_SIZE, Panel, panels_of, variant_text
 from .result import KernelResult
@@ -96,6 +96,7 @@ def plot_radial_profile(result: KernelResult, ax: Axes | None = None, *, legend:
     """
     panels = panels_of([result])
     styles = {_style(panel): panel for panel in panels}
+    check_axes(ax)
     with figure_style():
         if ax is None:
             width, height = _LEFT + _PANEL + _RIGHT, _TOP + _TALL + _BELOW

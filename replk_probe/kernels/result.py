@@ -16,15 +16,12 @@ from replk_probe.results import (
     as_plain,
     csv_text,
     dataframe,
-    decode,
     nan_if_null,
     npz_bytes,
-    read_arrays,
-    read_json,
-    reading,
     strict_json,
     write_files,
 )
+from replk_probe.runtime.file_reading import decode, folder_of, read_arrays, read_json, reading
 from replk_probe.runtime.provenance import WeightsInfo, software_versions
 
 from .kernel import Kernel
@@ -41,8 +38,7 @@ ARRAYS_NAME = "kernels.npz"
 STRONGEST_NAME = "strongest.npz"
 CSV_NAME = "kernels.csv"
 
-# The command that writes these files.
-_COMMAND = "kernels"
+_ADVICE = folder_of("kernels")
 
 
 @dataclass(frozen=True)
@@ -103,7 +99,7 @@ class KernelResult(Result):
         more = ", ..." if len(self.kernels) > 6 else ""
         raise InvalidInputError(
             f"There is no kernel {layer!r}, {variant!r}. This result has {known}{more}. Choose one of these, or "
-            "measure again with --layer and --variant."
+            "measure again with another layer or variant."
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -181,7 +177,7 @@ def load_results(directory: str | Path) -> tuple[KernelResult, ...]:
     """
     folder = Path(directory)
     path = folder / JSON_NAME
-    record = read_json(path, _COMMAND, READABLE_VERSIONS)
+    record = read_json(path, _ADVICE, READABLE_VERSIONS)
     with reading(path, "record of kernels"):
         models = decode(list[dict[str, Any]], record["run"]["models"], "run.models")
         kernels = decode(list[dict[str, Any]], record["kernels"], "kernels")
@@ -190,7 +186,7 @@ def load_results(directory: str | Path) -> tuple[KernelResult, ...]:
         if any(kernel["model"] not in names for kernel in kernels) or len({*names}) < len(names):
             raise ValueError("its kernels and its models do not have the same names")
     arrays, strongest = (
-        read_arrays(folder / file, _COMMAND, dict.fromkeys(keys, (np.float64, axes)), optional=keys)
+        read_arrays(folder / file, _ADVICE, dict.fromkeys(keys, (np.float64, axes)), optional=keys)
         for file, axes in ((ARRAYS_NAME, 2), (STRONGEST_NAME, 3))
     )
     with reading(path, "record of kernels"):

@@ -124,7 +124,7 @@ def _of_merged(layer: KernelLayer, block: LargeKernelConv, variant: str) -> Vari
     if variant in ("large", "small"):
         raise InvalidInputError(
             f"The {variant} kernel of {layer.name} is unknown. In these weights the branches are merged into one "
-            "kernel, which cannot be split. Use --variant merged, or the checkpoint from before merging."
+            "kernel, which cannot be split. Use variant 'merged', or the checkpoint from before merging."
         )
     conv = block.get_submodule("reparam_conv")
     assert isinstance(conv, nn.Conv2d)  # created by reparameterize()
@@ -143,7 +143,7 @@ def _of_conv(
         if variant not in ("all", "merged", name):
             raise InvalidInputError(
                 f"{layer.path} is the {name} branch of {block} and has no {variant} kernel. A branch is one "
-                f"convolution. Use --layer {block} --variant {variant}."
+                f"convolution. Use layer {block!r} and variant {variant!r}."
             )
         note = f"{layer.path} is the {name} branch of {block}; the other branches are not included."
         norm = next(iter((norms or {}).values()), nn.Identity())
@@ -180,5 +180,5 @@ def _of_conv(
 
 def _no_small_branch(layer: KernelLayer) -> InvalidInputError:
     return InvalidInputError(
-        f"{layer.name} has no small branch. It was built with a single kernel. Use --variant merged for it."
+        f"{layer.name} has no small branch. It was built with a single kernel. Use variant 'merged' for it."
     )

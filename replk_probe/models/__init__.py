@@ -13,8 +13,9 @@ from .architectures.slak import SLaK
 from .checkpoints.load import CheckpointReport
 from .convert_checkpoint import ReparamReport, reparam_checkpoint
 from .equivalence import Difference
-from .factory import attach_weights_info, create_model, data_config, load_checkpoint, weights_info
+from .factory import create_model, load_checkpoint
 from .layers.reparam import fuse_bn, fuse_conv_bn, merge_branches, reparameterize
+from .records import attach_weights_info, data_config, weights_info
 from .stages import LayerRef, ProbeSpec, final_layer, large_kernel_layers, probe_spec, resolve_layer
 from .weights.entry import DataConfig
 

@@ -114,7 +114,9 @@ def build_from_factory(model_id: ModelId, overrides: dict[str, Any]) -> nn.Modul
         try:
             module = _import_file(path) if is_file else importlib.import_module(source)
         except (Exception, SystemExit) as error:  # the user's code, which may raise anything
-            raise UnknownModelError(f"Unknown model {name!r}. Importing {source} raised {_reason(error)}") from error
+            raise UnknownModelError(
+                f"Unknown model {name!r}. Importing {source} raised {_reason(error)} Correct the name or the code."
+            ) from error
         factory = _attribute(module, model_id.architecture, name)
         if isinstance(factory, nn.Module) and not overrides:
             return factory
@@ -125,7 +127,9 @@ def build_from_factory(model_id: ModelId, overrides: dict[str, Any]) -> nn.Modul
         try:
             model = factory(**overrides)
         except (Exception, SystemExit) as error:  # the user's code, which may raise anything
-            raise InvalidInputError(f"{name} failed to build the model. It raised {_reason(error)}") from error
+            raise InvalidInputError(
+                f"{name} failed to build the model. It raised {_reason(error)} Correct its options or its code."
+            ) from error
     if not isinstance(model, nn.Module):
         raise InvalidInputError(f"{name} returns {_kind(model)}. It must return an nn.Module.")
     return model
@@ -165,7 +169,8 @@ def _attribute(module: ModuleType, attribute: str, name: str) -> Any:
             hint = close_hint(part, names)
             kind = _kind(found)
             raise UnknownModelError(
-                f"Unknown model {name!r}. {kind[0].upper()}{kind[1:]} has no attribute {part!r}{hint}."
+                f"Unknown model {name!r}. {kind[0].upper()}{kind[1:]} has no attribute {part!r}{hint}. "
+                "Correct the name."
             )
         found = getattr(found, part)
     return found

@@ -20,9 +20,10 @@ from .checkpoints.load import CheckpointReport, load_checkpoint
 from .checkpoints.rename_keys import check_scheme, in_scheme, timm_call
 from .checkpoints.write import write_safetensors
 from .equivalence import Difference, largest_difference, outputs_of
-from .factory import create_model, data_config
+from .factory import create_model
 from .inference.check import input_channels, random_image
 from .layers.reparam import MERGE_METHODS, Mergeable, reparameterize
+from .records import data_config
 
 # Relative differences above which nothing is written. Merging is computed in float64; rounding to the dtype of the file
 # then matters most where branches of opposite signs are summed.
@@ -171,19 +172,19 @@ def _check_output(path: Path, output: Path, *, force: bool) -> None:
     if path.exists() and output.samefile(path):
         raise InvalidInputError(f"Cannot write {output}. It is the input file. Choose another name.")
     if not force:
-        raise InvalidInputError(f"Cannot write {output}. The file exists. Pass --force to overwrite it.")
+        raise InvalidInputError(f"Cannot write {output}. The file exists. Use force to overwrite it.")
 
 
 def _check_form(source: CheckpointReport, scheme: str, *, merge: bool) -> None:
     if merge and source.form in _MERGED:
         raise WeightsError(
             f"{source.path.name} is already merged. It is in {source.form} form, which has no branches. Use it as it "
-            "is, or only rename its tensors with --no-merge."
+            "is, or only rename its tensors without merging."
         )
     if scheme == "timm" and source.form == "train" and not merge:
         raise InvalidInputError(
             f"{source.path.name} cannot use timm's names before merging. Where it has branches, timm's ConvNeXt has "
-            "one convolution. Omit --no-merge."
+            "one convolution. Merge the branches as well."
         )
 
 
@@ -203,8 +204,8 @@ def _nothing_to_merge(network: nn.Module, model: str) -> InvalidInputError:
             "use timm.utils.reparameterize_model(model)."
         )
     return InvalidInputError(
-        f"{model} has nothing to merge. No layer of {type(network).__name__} has parallel branches. Pass --no-merge to "
-        "only rewrite its file."
+        f"{model} has nothing to merge. No layer of {type(network).__name__} has parallel branches. Rewrite its "
+        "file without merging."
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,22 +11,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from replk_probe.errors import InvalidInputError, UnknownModelError, WeightsError
+from replk_probe.errors import InvalidInputError, UnknownModelError
+from replk_probe.runtime.checks import check_bool, check_seed, check_weights
 from replk_probe.runtime.devices import resolve_device
-from replk_probe.runtime.provenance import USER_MODULE, WeightsInfo
+from replk_probe.runtime.provenance import WeightsInfo
 
 from .architectures.registration import set_weights_loader
 from .builders import builder_of
 from .checkpoints.load import CheckpointReport
 from .checkpoints.load import load_checkpoint as load_file
 from .model_id import ModelId
+from .records import attach_weights_info
 from .weights.catalog import CATALOG
-from .weights.entry import DataConfig
 from .weights.resolve import ResolvedWeights, resolve_weights
-
-_INFO = "_replk_weights_info"
-_DATA = "_replk_data_config"
-_SEEDS = 2**63
 
 
 def create_model(
@@ -58,16 +54,17 @@ def create_model(
         **overrides: Keyword arguments of the builder, such as ``num_classes=10`` or ``img_size=1024``.
 
     Returns:
-        The network. :func:`weights_info` and :func:`data_config` return its provenance and preprocessing.
+        The network. :func:`weights_info` and :func:`data_config` return its provenance and preprocessing, also for the
+        copies that this package makes, but not for those made with ``copy.deepcopy`` or a pickle.
 
     Raises:
         UnknownModelError: There is no model of this name.
-        InvalidInputError: The builder fails with these options; or the seed, the device, the dtype or the combination
-            of ``weights`` and ``pretrained`` is invalid.
+        InvalidInputError: The builder fails with these options; or the seed, the device, the dtype, a flag or the
+            combination of ``weights`` and ``pretrained`` is invalid.
         BackendError: The machine does not have the device.
         WeightsError: The weights cannot be found, downloaded, read or matched to the model.
     """
-    if pretrained:
+    if check_bool("pretrained", pretrained):
         if weights in ("random", "auto"):
             raise InvalidInputError(
                 f"Cannot combine pretrained=True with weights={weights!r}. They request different weights. "
@@ -79,7 +76,7 @@ def create_model(
             f"The dtype {dtype!r} is invalid. Networks need a floating-point type. Use one such as torch.float32."
         )
     target = None if device is None else resolve_device(device)
-    build, resolved, seed = _prepare(ModelId.parse(name), weights, seed)
+    build, resolved, seed = _prepare(ModelId.parse(name), weights, seed, ema)
     with _seeded(seed):
         model = build(overrides)
     _apply(model, resolved, seed=seed, ema=ema)
@@ -111,11 +108,11 @@ def create_partly(
 
     Raises:
         UnknownModelError: There is no model of this name.
-        InvalidInputError: The builder fails, the seed is invalid, or ``needed`` raises it.
+        InvalidInputError: The builder fails, the seed or ``ema`` is invalid, or ``needed`` raises it.
         WeightsError: The weights cannot be found, downloaded, read or matched to the model.
     """
     model_id = ModelId.parse(name)
-    build, resolved, seed = _prepare(model_id, weights, seed)
+    build, resolved, seed = _prepare(model_id, weights, seed, ema)
     model = None if resolved.path is None or model_id.kind == "factory" else _skeleton(build)
     if model is None:
         with _seeded(seed):
@@ -125,22 +122,18 @@ def create_partly(
 
 
 def _prepare(
-    model_id: ModelId, weights: Any, seed: Any
+    model_id: ModelId, weights: Any, seed: Any, ema: Any
 ) -> tuple[Callable[[dict[str, Any]], nn.Module], ResolvedWeights, int]:
     """Check the arguments and fetch the weights before the network is built, which takes a while for large ones."""
-    if weights is not None and not isinstance(weights, (str, os.PathLike)):
-        raise WeightsError(
-            f"Expected the weights as a name or a path, but got {weights!r}. "
-            "Use 'pretrained', 'random', 'auto', a catalog name or a path."
-        )
-    seed = check_seed(seed)
+    weights, seed = check_weights(weights), check_seed(seed)
+    check_bool("ema", ema)
     if model_id.name in CATALOG:
         raise UnknownModelError(
             f"Unknown model {model_id.name!r}. It is the name of a set of weights. Use the model "
             f"{CATALOG[model_id.name].model!r} with the weights {model_id.name!r}."
         )
     build = builder_of(model_id)
-    return build, resolve_weights(model_id, None if weights is None else os.fspath(weights)), seed
+    return build, resolve_weights(model_id, weights), seed
 
 
 def _skeleton(build: Callable[[dict[str, Any]], nn.Module]) -> nn.Module | None:
@@ -178,57 +171,24 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, ema: bool
 
     Raises:
         WeightsError: The file cannot be read, is refused, or does not match the model.
-        InvalidInputError: ``model`` is not an ``nn.Module``.
+        InvalidInputError: ``model`` is not an ``nn.Module``, or ``ema`` is not a bool.
     """
+    check_bool("ema", ema)
     report = load_file(model, path, ema=ema)
     attach_weights_info(model, _loaded(WeightsInfo(f"file:{report.path.name}"), report))
     return report
 
 
-def weights_info(model: nn.Module) -> WeightsInfo:
-    """Provenance of the weights of ``model``; ``"user-module"`` for models not built or loaded by this package."""
-    info = getattr(model, _INFO, None)
-    return info if isinstance(info, WeightsInfo) else WeightsInfo(USER_MODULE)
-
-
-def attach_weights_info(model: nn.Module, info: WeightsInfo) -> None:
-    """Record the provenance of the weights of ``model``; copies of the model keep the record."""
-    setattr(model, _INFO, info)
-
-
-def data_config(model: nn.Module) -> DataConfig:
-    """Normalization and input size that ``model`` was trained for, or those of ImageNet if nothing is known."""
-    config = getattr(model, _DATA, None)
-    if isinstance(config, DataConfig):
-        return config
-    known = getattr(model, "pretrained_cfg", None)
-    if known is not None and not isinstance(known, dict):
-        known = known.to_dict() if callable(getattr(known, "to_dict", None)) else None
-    if not known or not known.get("mean") or not known.get("std"):
-        return DataConfig()
-    _, height, width = known.get("input_size") or (3, 224, 224)
-    return DataConfig(tuple(known["mean"]), tuple(known["std"]), (height, width))
-
-
-def statistics_note(model: nn.Module) -> str | None:
-    """Note for models whose normalization is unknown, or None."""
-    if hasattr(model, _DATA) or getattr(model, "pretrained_cfg", None):
-        return None
-    return f"The normalization of {type(model).__name__} is unknown: ImageNet's mean and standard deviation are used."
-
-
 def _apply(
     model: nn.Module, resolved: ResolvedWeights, *, seed: int | None, ema: bool, only: Sequence[str] | None = None
 ) -> None:
-    """Load the weights that were resolved, and record their provenance and preprocessing on the model."""
+    """Load the weights that were resolved, and record their provenance and preprocessing."""
     info = resolved.info
     if resolved.path is not None:
         info = _loaded(info, load_file(model, resolved.path, ema=ema, only=only))
     elif info.is_random:
         info = replace(info, seed=seed)
-    attach_weights_info(model, info)
-    if resolved.data is not None:
-        setattr(model, _DATA, resolved.data)
+    attach_weights_info(model, info, resolved.data)
 
 
 def _loaded(info: WeightsInfo, report: CheckpointReport) -> WeightsInfo:
@@ -250,16 +210,3 @@ def _seeded(seed: int) -> Iterator[None]:
         # Not torch.manual_seed, which would seed the GPUs as well.
         torch.default_generator.manual_seed(seed)
         yield
-
-
-def check_seed(seed: Any) -> int:
-    """``seed`` as an int in [0, 2**63), the range of all generators used in this package.
-
-    Raises:
-        InvalidInputError: It is not an integer in this range.
-    """
-    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or not 0 <= int(seed) < _SEEDS:
-        raise InvalidInputError(
-            f"The seed {seed!r} is invalid. A seed is an integer of 63 bits. Use 0 to 2**63 - 1, such as 0."
-        )
-    return int(seed)

@@ -17,10 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from replk_probe.errors import UnknownModelError
 
 from .architectures.slak import LayerNorm2d
-from .factory import data_config
 from .layers.large_kernel import LargeKernelConv
 from .layers.reparam import reparameterize
 from .model_id import ModelId
+from .records import data_config
 from .stages import large_kernel_layers, probe_spec
 from .weights.catalog import catalog_entries
 

@@ -6,7 +6,7 @@ from ._choice import PlannedMethod, planned_method, unsupported_reason
 from ._info import NativeInfo, describe_backend, describe_machine, measure_fma_peak, native_info, native_kernels
 from ._layout import is_channels_last
 from ._loader import INSTRUCTION_SETS, NativeKernel
-from .functional import depthwise_conv2d, input_gradient
+from .functional import conv_input_gradient, depthwise_conv2d
 from .modules import DepthwiseConv2d, is_same_depthwise
 from .prepared import PreparedKernel
 
@@ -17,10 +17,10 @@ __all__ = [
     "NativeKernel",
     "PlannedMethod",
     "PreparedKernel",
+    "conv_input_gradient",
     "depthwise_conv2d",
     "describe_backend",
     "describe_machine",
-    "input_gradient",
     "is_channels_last",
     "is_same_depthwise",
     "measure_fma_peak",

@@ -54,7 +54,7 @@ class PreparedKernel:
         return _autograd.forward(input, weight, bias, is_relu(activation), weights=self.weights)
 
     def input_gradient(self, grad: Tensor, weight: Tensor) -> Tensor:
-        """Gradient of the input, ``[N, C, H, W]``: see :func:`replk_probe.ops.input_gradient`."""
+        """Gradient of the input, ``[N, C, H, W]``: see :func:`replk_probe.ops.conv_input_gradient`."""
         return _autograd.grad_input(grad, weight, weights=self.weights)
 
     def clear(self) -> None:

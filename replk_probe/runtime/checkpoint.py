@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from replk_probe.errors import ResumeError
+from replk_probe.errors import InvalidInputError, ResumeError
 
 from .atomic_files import atomic_path, atomic_write_text
+from .file_reading import decode, read_array, read_json, reading
 
 SCHEMA_VERSION = 1
 _STATE = "state.json"
+_ADVICE = "Start again without resume."
+
+
+@dataclass(frozen=True)
+class _Record:
+    """The content of the JSON file."""
+
+    version: int
+    config: dict[str, Any]
+    state: dict[str, Any]
+    arrays: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -55,17 +67,20 @@ class Checkpoint:
     Args:
         folder: Folder for the state only; created by the first :meth:`save`.
         config: All options that affect the numbers, as JSON values by option name.
-        options: Mapping from names in ``config`` to command-line options: ``{"seed": "--seed"}``.
+        options: Names in ``config`` of options that can be given to resume the run, such as ``"seed"``.
+        resume: Whether to keep the state that is in the folder; otherwise it is discarded.
     """
 
     def __init__(  # noqa: D107
-        self, folder: str | Path, config: Mapping[str, Any], options: Mapping[str, str] | None = None
+        self, folder: str | Path, config: Mapping[str, Any], options: Collection[str] = (), *, resume: bool = True
     ) -> None:
         self.folder = Path(folder)
         self._config: dict[str, Any] = json.loads(json.dumps(dict(config)))
-        self._options = dict(options or {})
+        self._options = options
         self._files: dict[str, str] = {}
         self._version = 0
+        if not resume:
+            discard(folder)
 
     def save(self, state: Mapping[str, Any], changed: Mapping[str, npt.NDArray[Any]] | None = None) -> None:
         """Save a state; arrays that are not in ``changed`` are kept as last saved."""
@@ -86,29 +101,30 @@ class Checkpoint:
         atomic_write_text(self.folder / _STATE, json.dumps(record, indent=1, allow_nan=False) + "\n")
         self._sweep()
 
-    def load(self) -> SavedState | None:
-        """The last saved state, or None if there is none.
+    def load(self, kinds: Mapping[str, Any]) -> SavedState | None:
+        """The last saved state, whose entries have the types ``kinds``, or None if there is none.
 
         Raises:
             ResumeError: The state belongs to a run with a different configuration, or cannot be read.
         """
         if not exists(self.folder):
             return None
+        path = self.folder / _STATE
         try:
-            record = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
-            if record["schema_version"] != SCHEMA_VERSION:
-                raise ValueError(f"schema version {record['schema_version']}")
-            saved_config, state = dict(record["config"]), dict(record["state"])
-            files, version = dict(record["arrays"]), int(record["version"])
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise self._unreadable(error) from error
-        self._compare(saved_config)
-        try:
-            arrays = {name: np.load(self.folder / file, allow_pickle=False) for name, file in files.items()}
-        except (OSError, ValueError, EOFError, TypeError, AttributeError, MemoryError) as error:
-            raise self._unreadable(error) from error
-        self._files, self._version = files, version
+            record = read_json(path, _ADVICE, (SCHEMA_VERSION,))
+            with reading(path, "state of a run"):
+                saved = decode(_Record, record)
+                state = {name: decode(kind, saved.state[name], name) for name, kind in kinds.items()}
+            self._compare(saved.config)
+            arrays = {name: read_array(self.folder / file, _ADVICE) for name, file in saved.arrays.items()}
+        except InvalidInputError as error:
+            raise self.damaged(str(error)) from error
+        self._files, self._version = dict(saved.arrays), saved.version
         return SavedState(state, arrays)
+
+    def damaged(self, reason: str) -> ResumeError:
+        """The error for a state that cannot be used; ``reason`` consists of sentences."""
+        return ResumeError(f"Cannot resume {self.folder}. Its state is damaged. {reason}")
 
     def _sweep(self) -> None:
         """Remove arrays and temporary files that the state does not refer to."""
@@ -121,18 +137,12 @@ class Checkpoint:
         for name in [*self._config, *saved]:
             old, new = saved.get(name), self._config.get(name)
             if old != new:
-                option = self._options.get(name)
-                way = f"Pass {option} {_brief(old)}, or start again" if option and old is not None else "Start again"
+                given = name in self._options and old is not None
+                way = f"Give {name} {_brief(old)}, or start again" if given else "Start again"
                 raise ResumeError(
                     f"Cannot resume {self.folder}. It was created with {name} {_brief(old)}, but this run has {name} "
-                    f"{_brief(new)}. {way} without --resume or with a new --output."
+                    f"{_brief(new)}. {way} without resume or in another folder."
                 )
-
-    def _unreadable(self, error: Exception) -> ResumeError:
-        return ResumeError(
-            f"Cannot resume {self.folder}. Its state is damaged ({type(error).__name__}: {error}). "
-            "Start again without --resume."
-        )
 
 
 def _brief(value: Any) -> str:

@@ -11,6 +11,8 @@ import torch
 
 from replk_probe.errors import BackendError, InvalidInputError
 
+from .malloc import kept_blocks
+
 
 def resolve_device(device: str | torch.device) -> torch.device:
     """Parse a device and check that it is available.
@@ -23,13 +25,13 @@ def resolve_device(device: str | torch.device) -> torch.device:
         return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     try:
         found = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise InvalidInputError(
             f"Unknown device {str(device)!r}. Torch has no device of this name. Use auto, cpu, cuda or cuda:1."
         ) from error
     if found.type == "cuda":
         if not torch.cuda.is_available():
-            raise BackendError(f"Device {str(device)!r} is not available. Torch finds no NVIDIA GPU. Use --device cpu.")
+            raise BackendError(f"Device {str(device)!r} is not available. Torch finds no NVIDIA GPU. Use cpu.")
         index = torch.cuda.current_device() if found.index is None else found.index
         if index >= torch.cuda.device_count():
             raise BackendError(
@@ -51,12 +53,12 @@ def device_label(device: torch.device) -> str:
 
 
 @contextmanager
-def out_of_memory_explained(size: tuple[int, int], smaller: str = "--size") -> Iterator[None]:
+def out_of_memory_explained(size: tuple[int, int], smaller: str = "size") -> Iterator[None]:
     """Turn an out-of-memory error into a :class:`BackendError` with advice.
 
     Args:
         size: ``(H, W)`` of the images in pixels.
-        smaller: The option to reduce.
+        smaller: Name of the option to reduce.
     """
     try:
         yield
@@ -132,3 +134,10 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Disable the caller's ``torch.autocast``, so that a model computes in its own data types."""
     kind = device.type
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
+@contextmanager
+def measuring(device: torch.device, size: tuple[int, int], smaller: str = "size") -> Iterator[None]:
+    """Context of a measurement: fast, in exact arithmetic, with advice to reduce ``smaller`` if memory is exhausted."""
+    with kept_blocks(), out_of_memory_explained(size, smaller), strict_arithmetic(), without_autocast(device):
+        yield

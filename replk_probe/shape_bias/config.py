@@ -8,16 +8,16 @@ from typing import Any
 import torch
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.models.factory import check_seed
 from replk_probe.models.inference.prepare import check_precision
+from replk_probe.runtime import checks
 from replk_probe.runtime.devices import resolve_device
 
-from .decision_mapping import LabelMapping, as_mapping, whole
+from .decision_mapping import LabelMapping, as_mapping
 from .decisions import HUMAN_PREFIX, check_observer
 from .model_vs_human.raw_data import subject_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ShapeBiasConfig:
     """Options of a measurement, except the model and the stimuli.
 
@@ -25,6 +25,7 @@ class ShapeBiasConfig:
 
     Raises:
         InvalidInputError: A value cannot be used.
+        WeightsError: ``weights`` is neither a name nor a path.
         BackendError: The device or the precision is not available.
     """
 
@@ -44,44 +45,23 @@ class ShapeBiasConfig:
     def __post_init__(self) -> None:
         """Check the values, and convert them to the declared types."""
         check_precision(self.precision)
-        checked = {
-            "seed": check_seed(self.seed),
-            "batch_size": _count("batch size", self.batch_size, 1),
-            "workers": None if self.workers is None else _count("number of workers", self.workers, 0),
-            "size": as_size(self.size),
-            "mapping": None if self.mapping is None else as_mapping(self.mapping),
-        }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+        checks.check_bool("ema", self.ema)
+        checks.check_bool("allow_partial", self.allow_partial)
         resolve_device(self.device)
         if self.name is not None:
             _check_name(self.name)
-
-
-def as_size(size: Any) -> tuple[int, int] | None:
-    """``(H, W)`` of a side or a pair of sides; None for None.
-
-    Raises:
-        InvalidInputError: A side is not a positive integer.
-    """
-    if size is None:
-        return None
-    sides = [whole(side) for side in (size if isinstance(size, (tuple, list)) else (size, size))]
-    if len(sides) != 2 or any(side is None or side < 1 for side in sides):
-        raise InvalidInputError(
-            f"Images of size {size!r} are not possible. Sizes must be positive integers in pixels. Give for instance "
-            "224, or (224, 256) for height and width."
+        checks.set_checked(
+            self,
+            mapping=None if self.mapping is None else as_mapping(self.mapping),
+            batch_size=checks.check_integer("batch size", self.batch_size, 1),
+            workers=None if self.workers is None else checks.check_integer("number of workers", self.workers, 0),
+            size=None if self.size is None else checks.check_size(self.size),
+            seed=checks.check_seed(self.seed),
+            weights=checks.check_weights(self.weights),
+            num_classes=(
+                None if self.num_classes is None else checks.check_integer("number of classes", self.num_classes, 1)
+            ),
         )
-    height, width = sides
-    assert height is not None and width is not None
-    return height, width
-
-
-def _count(what: str, value: Any, least: int) -> int:
-    number = whole(value)
-    if number is None or number < least:
-        raise InvalidInputError(f"A {what} of {value!r} is not possible. It must be an integer. Use {least} or more.")
-    return number
 
 
 def _check_name(name: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.checks import whole
 
 from .stimuli.names import CATEGORIES, check_categories
 
@@ -83,7 +83,7 @@ class LabelMapping:
             needs = f"{self.n_outputs} outputs" if self.n_outputs else f"at least {highest + 1} outputs"
             raise InvalidInputError(
                 f"The classifier has {n_outputs} outputs. The mapping {self.name} needs {needs}. "
-                "Give the mapping of the classes that it was trained on with --mapping FILE.json."
+                "Give the mapping of the classes that it was trained on."
             )
 
 
@@ -173,8 +173,8 @@ def mapping_for(
     ways = f"{len(known)} outputs, one per category" + (", or ImageNet's 1000" if known == CATEGORIES else "")
     raise InvalidInputError(
         f"The classifier has {n_outputs} outputs. No mapping to the {len(known)} categories of the stimuli "
-        f"({', '.join(known)}) is known for this number, only for {ways}. Give the class indices of each category with "
-        "--mapping FILE.json."
+        f"({', '.join(known)}) is known for this number, only for {ways}. Give a mapping with the class "
+        "indices of each category."
     )
 
 
@@ -203,7 +203,7 @@ def category_probabilities(logits: npt.NDArray[Any], mapping: LabelMapping) -> n
     if not np.isfinite(values).all():
         raise InvalidInputError(
             "The classifier gave outputs that are not finite. They do not define a decision. Check its weights and, "
-            "if the precision is reduced, measure with --precision fp32."
+            "if the precision is reduced, measure with precision 'fp32'."
         )
     exponentials = np.exp(values - values.max(axis=1, keepdims=True))
     softmax = exponentials / exponentials.sum(axis=1, keepdims=True)
@@ -228,14 +228,6 @@ def margins(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     highest = np.sort(probabilities.astype(np.float64), axis=1)[:, -2:]
     ahead: npt.NDArray[np.float64] = 1 - highest[:, 0] / np.maximum(highest[:, 1], np.finfo(np.float64).tiny)
     return ahead
-
-
-def whole(value: Any) -> int | None:
-    """Convert any integer type to int; None for everything else, including booleans."""
-    try:
-        return None if isinstance(value, (bool, np.bool_)) else operator.index(value)
-    except TypeError:
-        return None
 
 
 def _index(value: Any) -> int:

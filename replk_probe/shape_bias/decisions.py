@@ -71,7 +71,7 @@ class Decisions:
                 raise InvalidInputError(
                     f"Observer {self.observer!r} has the category {unknown[0]!r}. It is not one of the "
                     f"{len(known)} categories ({', '.join(self.categories)}). Correct it, or define "
-                    "categories with --mapping."
+                    "the categories with a mapping."
                 )
         shape, names, texture, response = zip(*sorted(zip(*columns, strict=True)), strict=True)
         for field, column in (("shape", shape), ("names", names), ("texture", texture), ("response", response)):

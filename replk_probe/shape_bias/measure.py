@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from .config import ShapeBiasConfig, as_size
-from .decision_mapping import LabelMapping, as_mapping
+from replk_probe.runtime.checks import choose_config
+
+from .config import ShapeBiasConfig
+from .decision_mapping import LabelMapping
 from .decisions import Decisions
 from .observers import check_decisions
 from .plan import plan_shape_bias
@@ -21,19 +24,20 @@ def measure_shape_bias(
     model: nn.Module | str,
     stimuli: StimulusSet | str | Path | None = None,
     *,
-    mapping: LabelMapping | Mapping[str, Sequence[int]] | str | Path | None = None,
+    mapping: LabelMapping | Mapping[str, Sequence[int]] | str | Path | None = ShapeBiasConfig.mapping,
     observers: Sequence[Decisions] = (),
-    batch_size: int = 32,
-    workers: int | None = None,
-    size: int | tuple[int, int] | None = None,
-    precision: str = "fp32",
-    device: str | torch.device = "auto",
-    seed: int = 0,
-    weights: str | None = "auto",
-    ema: bool = False,
-    num_classes: int | None = None,
-    name: str | None = None,
-    allow_partial: bool = False,
+    batch_size: int = ShapeBiasConfig.batch_size,
+    workers: int | None = ShapeBiasConfig.workers,
+    size: int | Sequence[int] | None = ShapeBiasConfig.size,
+    precision: str = ShapeBiasConfig.precision,
+    device: str | torch.device = ShapeBiasConfig.device,
+    seed: int = ShapeBiasConfig.seed,
+    weights: str | os.PathLike[str] | None = ShapeBiasConfig.weights,
+    ema: bool = ShapeBiasConfig.ema,
+    num_classes: int | None = ShapeBiasConfig.num_classes,
+    name: str | None = ShapeBiasConfig.name,
+    allow_partial: bool = ShapeBiasConfig.allow_partial,
+    config: ShapeBiasConfig | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
     progress: bool = False,
@@ -64,6 +68,8 @@ def measure_shape_bias(
         name: Name of the model in the record; defaults to its model name or class name. The part after the last colon
             is the name of the observer.
         allow_partial: Whether to evaluate the intact part of an incomplete published set; this is recorded.
+        config: The options from ``mapping`` to ``allow_partial``, except ``observers``, as one object, instead of
+            keyword arguments.
         checkpoint: Folder for the state of an unfinished run. It is kept after the last batch, so that nothing is lost
             before the result is saved; remove it afterwards.
         resume: Whether to continue from the state in ``checkpoint``, if any. The decisions and probabilities are those
@@ -74,27 +80,15 @@ def measure_shape_bias(
         The decisions and the statistics of them.
 
     Raises:
-        InvalidInputError: An argument or a stimulus cannot be used, or no mapping is known for the model's outputs.
+        InvalidInputError: An argument or a stimulus cannot be used, ``config`` and other options are given, or no
+            mapping is known for the model's outputs.
         UnknownModelError: No model has this name.
         WeightsError: The weights or the published set cannot be fetched, or do not match.
         BackendError: The device or precision is not available, or its memory does not suffice.
         ResumeError: The saved state belongs to another run.
     """
+    config = choose_config(ShapeBiasConfig, config, locals())
     others = check_decisions(observers)
-    config = ShapeBiasConfig(
-        mapping=None if mapping is None else as_mapping(mapping),
-        batch_size=batch_size,
-        workers=workers,
-        size=as_size(size),
-        precision=precision,
-        device=device,
-        seed=seed,
-        weights=weights,
-        ema=ema,
-        num_classes=num_classes,
-        name=name,
-        allow_partial=allow_partial,
-    )
     plan = plan_shape_bias(model, stimuli, config)
     result = plan.run(checkpoint=checkpoint, resume=resume, progress=progress)
     return result.beside(others) if others else result

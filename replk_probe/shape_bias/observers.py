@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.results import decode, nan_if_null, null_if_nan
+from replk_probe.results import nan_if_null, null_if_nan
+from replk_probe.runtime.file_reading import decode
 
 from .decisions import HUMANS, Decisions
 from .statistics import (

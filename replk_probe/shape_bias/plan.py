@@ -20,19 +20,13 @@ from replk_probe.images import UnreadableImageError
 from replk_probe.models import create_model, data_config, weights_info
 from replk_probe.models.architectures.micro import MICRO_MODELS
 from replk_probe.models.checkpoints.digest import bytes_of_model, digest_of
-from replk_probe.models.factory import statistics_note
 from replk_probe.models.inference.copying import on_device
 from replk_probe.models.inference.prepare import PreparedModel, prepared_copy
 from replk_probe.models.model_id import check_network, name_of
+from replk_probe.models.records import statistics_note
 from replk_probe.runtime.checkpoint import Checkpoint, discard
-from replk_probe.runtime.devices import (
-    device_label,
-    out_of_memory_explained,
-    resolve_device,
-    strict_arithmetic,
-    without_autocast,
-)
-from replk_probe.runtime.malloc import kept_blocks
+from replk_probe.runtime.devices import device_label, measuring, resolve_device
+from replk_probe.runtime.escaping import printable
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import RunInfo, software_versions
 
@@ -49,14 +43,8 @@ from .stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC, StimulusSet
 from .stimulus_source import check_partial, open_stimuli
 from .synthetic import SYNTHETIC_CATEGORIES
 
-# Command-line options that set entries of a run's record.
-OPTIONS = {
-    "model": "--model",
-    "precision": "--precision",
-    "device": "--device",
-    "stimuli": "--stimuli",
-    "batch_size": "--batch-size",
-}
+# The entries of a run's record that are options of the function and the command.
+OPTIONS = ("model", "precision", "device", "stimuli", "batch_size")
 
 # The rounding of a forward pass depends on the size of its batch. Where the first category is ahead of the second by
 # less than this times the largest output, the stimulus is evaluated again in a batch of its own. Outputs were observed
@@ -86,7 +74,7 @@ def plan_shape_bias(
     if not isinstance(model, str):
         check_network(model, or_name=True)
     if config.name is None:
-        config = replace(config, name=model if isinstance(model, str) else name_of(model))
+        config = replace(config, name=printable(model if isinstance(model, str) else name_of(model)))
     assert config.name is not None
     if stimuli is not None and not isinstance(stimuli, (StimulusSet, str, os.PathLike)):
         raise InvalidInputError(
@@ -223,21 +211,15 @@ class ShapeBiasPlan:
         self, *, checkpoint: str | Path | None = None, resume: bool = False, progress: bool = False
     ) -> ShapeBiasResult:
         """Run the measurement; the arguments are described in :func:`~replk_probe.measure_shape_bias`."""
-        store = None if checkpoint is None else Checkpoint(checkpoint, self.record, OPTIONS)
         state = _State(len(self.stimuli), len(self.mapping.categories))
-        if store is not None and resume:
+        store = None if checkpoint is None else Checkpoint(checkpoint, self.record, OPTIONS, resume=resume)
+        if store is not None:
             state.restore(store)
-        elif store is not None:
-            discard(store.folder)
         start = time.perf_counter() - state.seconds
         data = data_config(self.model)
         images = InputImages(self.stimuli, self.size, data.mean, data.std)
-        with ExitStack() as stack:
-            stack.enter_context(kept_blocks())
+        with measuring(self.device, self.size, "batch_size"), ExitStack() as stack:
             loader = stack.enter_context(Loader(images, self.workers))
-            stack.enter_context(out_of_memory_explained(self.size, "--batch-size"))
-            stack.enter_context(strict_arithmetic())
-            stack.enter_context(without_autocast(self.device))
             model = on_device(self.model, self.device)
             # A copy made in inference mode could not detect changes of its weights.
             with torch.inference_mode(False), torch.no_grad():
@@ -388,9 +370,13 @@ class _State:
         store.save(state, {"probabilities": self.probabilities, "largest": self.largest})
 
     def restore(self, store: Checkpoint) -> None:
-        saved = store.load()
+        saved = store.load({"done": int, "seconds": float, "methods": list[str]})
         if saved is None:
             return
+        expected = {"probabilities": self.probabilities, "largest": self.largest}
+        shapes = [{name: (array.shape, array.dtype) for name, array in one.items()} for one in (saved.arrays, expected)]
+        if shapes[0] != shapes[1] or not 0 <= saved.state["done"] <= len(self.largest):
+            raise store.damaged("Its arrays are not those of its stimuli. Start again without resume.")
         self.done, self.seconds = saved.state["done"], saved.state["seconds"]
         self.methods = {*saved.state["methods"]}
         self.probabilities, self.largest = saved.arrays["probabilities"], saved.arrays["largest"]

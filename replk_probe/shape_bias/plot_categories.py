@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from replk_probe.plot_style import INK, figure_style, fitted, inches_of, new_figure, text_points
+from replk_probe.plot_style import INK, check_axes, figure_style, fitted, inches_of, new_figure, text_points
 
 from .observers import Observer
 from .plot_icons import add_icon, has_icon
@@ -75,6 +75,7 @@ def category_axes(
     shown = arranged(observers)
     styles = styles_of(shown, random)
     categories = shown[0].counts.categories
+    check_axes(ax)
     with figure_style():
         if ax is None:
             ax = _single_category_figure(shown, styles, legend, caption)

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from replk_probe.plot_style import INK, figure_style, inches_of, new_figure, text_points
+from replk_probe.plot_style import INK, check_axes, figure_style, inches_of, new_figure, text_points
 
 from .observers import Observer
 from .plot_style import (
@@ -59,6 +59,7 @@ def bar_axes(
     """
     shown = arranged(observers)
     styles = styles_of(shown, random)
+    check_axes(ax)
     with figure_style():
         if ax is None:
             ax = _single_bar_figure(shown, styles, caption)

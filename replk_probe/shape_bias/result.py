@@ -18,18 +18,13 @@ from replk_probe.results import (
     Row,
     as_plain,
     csv_text,
-    decode,
-    folder_of,
     interval_cells,
     npz_bytes,
     null_if_nan,
-    read_arrays,
-    read_json,
-    reading,
     strict_json,
-    unreadable,
     write_files,
 )
+from replk_probe.runtime.file_reading import decode, folder_of, read_arrays, read_json, reading, unreadable
 from replk_probe.runtime.provenance import RunInfo, software_versions
 
 from .decisions import Decisions as Decisions
@@ -47,8 +42,7 @@ ARRAYS_NAME = "decisions.npz"
 CSV_NAME = SUMMARY_NAME
 PAIRS_NAME = "comparison.json"
 
-# The command that writes these files.
-_COMMAND = "shape-bias"
+_ADVICE = folder_of("shape-bias")
 
 _COUNT_COLUMNS = ("category", "n_conflict", "shape", "texture", "other", "shape_bias")
 _RATIO_COLUMNS = ("macro", "median", "cue_accuracy", "congruent_accuracy", "mean_human_kappa")
@@ -273,7 +267,7 @@ class ShapeBiasResult(Result):
             InvalidInputError: A file is missing or damaged, or has a schema version that cannot be read.
         """
         folder = Path(directory)
-        record = read_json(folder / JSON_NAME, _COMMAND, READABLE_VERSIONS)
+        record = read_json(folder / JSON_NAME, _ADVICE, READABLE_VERSIONS)
         with reading(folder / JSON_NAME, "shape-bias record"):
             own, given = record["shape_bias"], record["run"]
             model = None if own is None else Observer.from_json(own)
@@ -288,12 +282,12 @@ class ShapeBiasResult(Result):
         (path, arrays_path), categories = (folder / DECISIONS_NAME, folder / ARRAYS_NAME), model.counts.categories
         found = read_decisions(path, categories)
         if len(found) != 1 or found[0].observer != model.name or found[0].counts() != model.counts:
-            raise unreadable(path, f"it does not contain the decisions counted in {JSON_NAME}", folder_of(_COMMAND))
+            raise unreadable(path, f"it does not contain the decisions counted in {JSON_NAME}", _ADVICE)
         wanted = {"names": (np.str_, 1), "categories": (np.str_, 1), "probabilities": (np.float32, 2)}
-        arrays = read_arrays(arrays_path, _COMMAND, wanted, optional=["probabilities"])
+        arrays = read_arrays(arrays_path, _ADVICE, wanted, optional=["probabilities"])
         named = (*arrays["names"],) == found[0].names and (*arrays["categories"],) == categories
         if not named or not arrays.keys() <= wanted.keys():
-            raise unreadable(arrays_path, f"its arrays are not those of {DECISIONS_NAME}", folder_of(_COMMAND))
+            raise unreadable(arrays_path, f"its arrays are not those of {DECISIONS_NAME}", _ADVICE)
         with reading(arrays_path, "shape-bias record"):
             return cls(run, model, found[0], arrays.get("probabilities"), observers, notes)
 

@@ -71,7 +71,7 @@ def check_partial(where: object, allow_partial: bool) -> None:
     if allow_partial and where != CUE_CONFLICT:
         raise InvalidInputError(
             f"An incomplete set was allowed for stimuli other than {CUE_CONFLICT!r}. Only the published set is "
-            f"checked for completeness. Leave --allow-partial out, or give --stimuli {CUE_CONFLICT}."
+            f"checked for completeness. Leave allow_partial out, or give the stimuli {CUE_CONFLICT!r}."
         )
 
 
@@ -92,7 +92,7 @@ def scan(
             folder of another category, two files of one name, a file that is not an image or truncated.
     """
     root = Path(folder)
-    paths = list_images(root, "--stimuli")
+    paths = list_images(root, "stimuli")
     stimuli = _parse(root, paths, tuple(categories))
     in_order = sorted(paths, key=lambda path: (stimuli[path].shape, stimuli[path].name))
     found = {
@@ -117,7 +117,7 @@ def _open_published(folder: Path, categories: tuple[str, ...], allow_partial: bo
     names = comparison.intact
     notes: tuple[str, ...] = (comparison.note,)
     if not comparison.complete:
-        notes += (f"Only the {len(names)} intact stimuli are evaluated (--allow-partial).",)
+        notes += (f"Only the {len(names)} intact stimuli are evaluated (allow_partial).",)
     return _from_files(
         CUE_CONFLICT,
         categories,

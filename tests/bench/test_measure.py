@@ -127,6 +127,9 @@ def test_what_takes_too_long_is_left_out_and_named(monkeypatch) -> None:
         ({"dtype": "int8"}, "Unknown dtype"),
         ({"isa": "mmx"}, "Unknown instruction set"),
         ({"layers": []}, "nothing to time"),
+        ({"layers": [(1, 8, 16, 16, 7, 7)]}, r"Layers cannot be given as \[\(1, 8, 16, 16, 7, 7\)\]"),
+        ({"layers": 5}, "Layers cannot be given as 5"),
+        ({"layers": LAYERS[0]}, "Expected a sequence of replk_probe.bench.Layer"),
         ({"repeats": 0}, "0 repeats"),
         ({"layers": [Layer(1, 1, 4, 4, 1000001, 1000001)]}, r"machine has"),
         ({"layers": [Layer(4096, 65536, 256, 256, 3, 3)]}, r"need about \d+ GB of memory, but this machine has"),
@@ -138,7 +141,9 @@ def test_wrong_options_are_refused_in_words(options, message: str) -> None:
         measure_speed(**arguments)
 
 
-@pytest.mark.parametrize("sizes", [(0, 1, 1, 1, 3, 3), (1, 1, 1, 1, 4, 3), (1, 1, 1, 1, 3, -1)])
+@pytest.mark.parametrize(
+    "sizes", [(0, 1, 1, 1, 3, 3), (1, 1, 1, 1, 4, 3), (1, 1, 1, 1, 3, -1), (1, 1, 1.0, 1, 3, 3), (1,) * 4 + ("3", 3)]
+)
 def test_a_layer_that_is_none_is_refused(sizes) -> None:
     with pytest.raises(InvalidInputError, match="cannot be timed"):
         Layer(*sizes)

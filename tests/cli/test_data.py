@@ -69,10 +69,10 @@ def test_verify_a_part_of_the_real_stimuli_in_the_cache(replk_probe: Run, data_d
     result = replk_probe("data", "verify", "cue-conflict", "--json")
     assert result.exit_code == 1
     assert "1200 missing (airplane/airplane1-bicycle2.png, " in result.stderr and "and 1197 more" in result.stderr
-    assert "--allow-partial" in result.stderr
+    assert "allow_partial" in result.stderr
     facts = json.loads(result.stdout)
     assert (facts["same"], len(facts["missing"])) == (80, 1200)
     # That is of use for the set in the cache alone.
     own = replk_probe("data", "verify", "cue-conflict", data_dir / "cue-conflict" / "oven")
     assert own.exit_code == 1
-    assert "--stimuli DIR" in own.stderr and "--allow-partial" not in own.stderr
+    assert "give the folder itself as the stimuli" in own.stderr and "allow_partial" not in own.stderr

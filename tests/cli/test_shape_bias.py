@@ -267,7 +267,7 @@ def test_a_failed_run_leaves_no_state(replk_probe: Run, tmp_path: Path, networks
     run = ("shape-bias", "--model", f"{networks}:lost", "--stimuli", stimuli, "--output", tmp_path / "out")
     done = replk_probe(*run, "--batch-size", 8)
     assert done.exit_code == 1
-    assert "not finite" in done.stderr and "or measure with --precision fp32" not in done.stderr
+    assert "not finite" in done.stderr and "or measure with precision" not in done.stderr
     assert not list(tmp_path.glob("out/**/*"))
 
 
@@ -368,9 +368,9 @@ def test_nothing_asked_for_with_all_in_the_cache(
         (("--stimuli", "nowhere"), "No model was given"),
         (("--weights", "random"), "No model was given"),
         (("--mapping", "labels.json"), "No model was given"),
-        (("--model", "resnet18", "--stimuli", "synthetic", "--allow-partial"), "Leave --allow-partial out"),
-        (("--model", "resnet18", "--stimuli", "nowhere", "--allow-partial"), "Leave --allow-partial out"),
-        (("--allow-partial",), "Leave --allow-partial out"),
+        (("--model", "resnet18", "--stimuli", "synthetic", "--allow-partial"), "Leave allow_partial out"),
+        (("--model", "resnet18", "--stimuli", "nowhere", "--allow-partial"), "Leave allow_partial out"),
+        (("--allow-partial",), "Leave allow_partial out"),
         (
             ("--model", "resnet18", "--weights", "random", "--stimuli", "synthetic"),
             "the 16 categories of the stimuli (",

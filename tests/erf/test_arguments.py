@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import replk_probe
-from replk_probe.erf.arguments import LARGEST_SIDE, check_seed, check_size, check_thresholds
+from replk_probe.erf import ErfConfig
+from replk_probe.erf.arguments import check_thresholds
+from replk_probe.erf.config import LARGEST_SIDE
 from replk_probe.errors import InvalidInputError
 
 
@@ -24,16 +26,16 @@ from replk_probe.errors import InvalidInputError
         ((64, 64.0), "whole number"),
         ((64,), "whole number"),
         ((3, 64, 64), "whole number"),
-        (2, "smallest window"),
-        (-1, "smallest window"),
-        ((64, 0), "smallest window"),
-        (LARGEST_SIDE + 1, "Sides above 16384 pixels need too much memory"),
+        (2, "smallest side is 3 px"),
+        (-1, "smallest side is 3 px"),
+        ((64, 0), "smallest side is 3 px"),
+        (LARGEST_SIDE + 1, "Sides above 16384 px need too much memory"),
         ((64, 10**30), "too much memory"),
     ],
 )
 def test_sizes_that_cannot_be_measured(size: Any, says: str) -> None:
     with pytest.raises(InvalidInputError, match=says):
-        check_size(size)
+        ErfConfig(size=size)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,8 @@ def test_sizes_that_cannot_be_measured(size: Any, says: str) -> None:
     [(3, (3, 3)), (LARGEST_SIDE, (LARGEST_SIDE,) * 2), ([64, 96], (64, 96)), (np.int64(64), (64, 64))],
 )
 def test_sizes(size: Any, pair: tuple[int, int]) -> None:
-    found = check_size(size)
+    found = ErfConfig(size=size).size
+    assert isinstance(found, tuple)
     assert (found, {type(side) for side in found}) == (pair, {int})
 
 
@@ -60,13 +63,6 @@ def test_thresholds_once_each_in_their_order(thresholds: Any) -> None:
 def test_thresholds_that_are_no_shares(thresholds: Any) -> None:
     with pytest.raises(InvalidInputError, match=r"[Tt]hreshold"):
         check_thresholds(thresholds)
-
-
-@pytest.mark.parametrize("seed", [None, "0", 0.0, True, -1, 2**63])
-def test_seeds(seed: Any) -> None:
-    assert [check_seed(good) for good in (0, np.int64(7), 2**63 - 1)] == [0, 7, 2**63 - 1]
-    with pytest.raises(InvalidInputError, match="integer of 63 bits"):
-        check_seed(seed)
 
 
 @pytest.mark.parametrize("options", [{"thresholds": 0.5}, {"thresholds": "0.5"}, {"size": 64.5}, {"size": "64"}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -209,10 +211,12 @@ def test_autocast_of_the_caller_plays_no_part() -> None:
         ({"precision": "fp8"}, "fp8"),
         ({"size": 2}, "size 2"),
         ({"images": 0}, "0 images"),
-        ({"batch_size": 0}, "Batch size 0"),
-        ({"batch_size": "2"}, "Batch size '2'"),
+        ({"batch_size": 0}, "batch size cannot be 0"),
+        ({"batch_size": "2"}, "batch size cannot be '2'"),
         ({"device": "abacus"}, "abacus"),
         ({"layer": "nowhere"}, "nowhere"),
+        ({"layer": " "}, "Expected a layer name or a module of the model, got ' '"),
+        ({"layer": 3}, "Expected a layer name or a module of the model, got 3"),
         ({"sampling": "best"}, "best"),
         ({"data": torch.zeros(3, 8, 8)}, r"\[3, 8, 8\]"),
         ({"images": torch.zeros(3, 8, 8)}, "Pass the images themselves as data"),
@@ -236,11 +240,11 @@ def test_what_is_no_model(model: Any, says: str) -> None:
 def test_options_are_keywords_or_a_config() -> None:
     config = ErfConfig(thresholds=[0.5, 0.2, 0.5], size=24, images=1)
     assert (config.size, config.thresholds) == ((24, 24), (0.5, 0.2))
-    result = measure_erf(Tiny(), config=config, images=2, name="mine")
+    result = measure_erf(Tiny(), config=replace(config, images=2, name="mine"))
     assert (result.n_images, result.input_size, result.thresholds) == (2, (24, 24), (0.5, 0.2))
     assert result.run.model == "mine"
     with pytest.raises(TypeError, match="n_images"):
-        measure_erf(Tiny(), n_images=2)
+        measure_erf(Tiny(), n_images=2)  # type: ignore[call-arg]
 
 
 def test_a_prepared_model_is_measured_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +278,7 @@ def test_freed_memory_is_kept_during_the_measurement(monkeypatch: pytest.MonkeyP
             assert inside or x.is_meta
             return super().forward(x)
 
-    monkeypatch.setattr("replk_probe.erf.plan.kept_blocks", kept_blocks)
+    monkeypatch.setattr("replk_probe.runtime.devices.kept_blocks", kept_blocks)
     measure_erf(Watching(), batch(1))
     assert not inside
 
@@ -376,7 +380,7 @@ def test_a_run_with_other_options_is_not_resumed(tmp_path: Path) -> None:
     arguments: dict[str, Any] = {"images": 3, "size": 16, "checkpoint": tmp_path / "ckpt"}
     measure_erf(Tiny(), folder, **arguments)
     for change, says in (
-        ({"seed": 1}, "created with seed 0, but this run has seed 1. Pass --seed 0"),
+        ({"seed": 1}, "created with seed 0, but this run has seed 1. Give seed 0"),
         ({"size": 20}, r"size \[16, 16\], but this run has size \[20, 20\]"),
         ({"layer": "stem"}, "layer body, but this run has layer stem"),
         ({"images": 4}, "images 3, but this run has images 4"),
@@ -386,6 +390,34 @@ def test_a_run_with_other_options_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(ResumeError, match="parameters"):
         measure_erf(Tiny(1), folder, **arguments, resume=True)
     measure_erf(Tiny(), folder, **arguments, resume=True, thresholds=[0.7])  # thresholds cost nothing
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"done": "3"},
+        {"done": 4},
+        {"counts": [1, 1]},
+        {"counts": [1, 0, 2]},
+        {"used": [1]},
+        {"skipped": {}},
+        {"seconds": None},
+        {"methods": "x"},
+    ],
+)
+def test_a_damaged_state_is_an_error(tmp_path: Path, change: dict[str, Any]) -> None:
+    expected = measure_erf(Tiny(), batch(3), checkpoint=tmp_path)
+    path = tmp_path / "state.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "state": record["state"] | change}))
+    with pytest.raises(ResumeError, match="damaged"):
+        measure_erf(Tiny(), batch(3), checkpoint=tmp_path, resume=True)
+    path.write_text(json.dumps(record))
+    np.save(tmp_path / record["arrays"]["block-01"], np.zeros((4, 4)))
+    with pytest.raises(ResumeError, match="Its sums are not those of its images"):
+        measure_erf(Tiny(), batch(3), checkpoint=tmp_path, resume=True)
+    np.save(tmp_path / record["arrays"]["block-01"], np.zeros((32, 32)))
+    assert measure_erf(Tiny(), batch(3), checkpoint=tmp_path, resume=True).run.image_ids == expected.run.image_ids
 
 
 def test_other_images_of_the_same_names_are_not_resumed(tmp_path: Path) -> None:

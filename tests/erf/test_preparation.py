@@ -469,7 +469,8 @@ def test_a_prepared_model_is_copied_without_what_it_can_make_again() -> None:
     expected = contribution_scores(prepared, batch)
     pointwise = prepared.module.get_submodule("stages.0.blocks.0.pw1.conv")
     large = prepared.module.get_submodule("stages.0.blocks.0.large_kernel.reparam_conv")
-    assert "_frozen_cache" in vars(pointwise) and large._kernel.size > 0
+    assert type(pointwise)._frozen_cache is None, "declared, so that every layer has the attribute"
+    assert pointwise._frozen_cache and large._kernel.size > 0
     for copied in (copy.deepcopy(prepared), pickle.loads(pickle.dumps(prepared))):
         assert "_frozen_cache" not in vars(copied.module.get_submodule("stages.0.blocks.0.pw1.conv"))
         assert copied.module.get_submodule("stages.0.blocks.0.large_kernel.reparam_conv")._kernel.size == 0

@@ -273,7 +273,7 @@ def test_what_is_merged_already_is_refused(name: str, form: str, tmp_path: Path)
 @pytest.mark.parametrize("name", ["slak"], indirect=True)
 def test_branches_have_no_names_in_timm(name: str, tmp_path: Path) -> None:
     path = saved(tmp_path / "trained.pth", trained(name).state_dict())
-    with pytest.raises(InvalidInputError, match=r"has branches, timm's ConvNeXt has one.*Omit --no-merge"):
+    with pytest.raises(InvalidInputError, match=r"has branches, timm's ConvNeXt has one.*Merge the branches"):
         reparam_checkpoint(path, tmp_path / "out.safetensors", name, scheme="timm", merge=False)
 
 

@@ -19,9 +19,9 @@ from replk_probe.ops import (
     PreparedKernel,
     _cpu,
     _fallback,
+    conv_input_gradient,
     depthwise_conv2d,
     describe_backend,
-    input_gradient,
     planned_method,
     unsupported_reason,
 )
@@ -73,7 +73,7 @@ def test_gradients_in_float64(kernel: tuple[int, int], activation: Any) -> None:
         return OPS.dwconv2d_grad_weight(x, dy, *kernel)
 
     assert gradcheck(forward, (x, w, b)) and gradgradcheck(forward, (x, w, b))
-    assert gradcheck(input_gradient, (dy, w)) and gradgradcheck(input_gradient, (dy, w))
+    assert gradcheck(conv_input_gradient, (dy, w)) and gradgradcheck(conv_input_gradient, (dy, w))
     assert gradcheck(grad_weight, (x, dy)) and gradgradcheck(grad_weight, (x, dy))
 
 
@@ -335,10 +335,10 @@ def test_every_layout_gives_the_same(layout: str, kernel: tuple[int, int], close
     assert torch.equal(grad_weight(x, dy, *kernel), grad_weight(dense, dy, *kernel))
     assert torch.equal(grad_weight(dy, x, *kernel), grad_weight(dy, dense, *kernel))
     if layout == "channels_last" and kernel == KERNEL:
-        close(input_gradient(x, w), x, w.flip(2, 3))  # torch's, which adds up in another order
+        close(conv_input_gradient(x, w), x, w.flip(2, 3))  # torch's, which adds up in another order
         return
     assert torch.equal(depthwise_conv2d(x, w, b), depthwise_conv2d(dense, w, b))
-    assert torch.equal(input_gradient(x, w), input_gradient(dense, w))
+    assert torch.equal(conv_input_gradient(x, w), conv_input_gradient(dense, w))
 
 
 def test_weights_and_biases_may_be_views(close: Close) -> None:
@@ -379,7 +379,7 @@ def test_empty_tensors(shape: tuple[int, ...], dtype: torch.dtype) -> None:
 def test_one_channel_and_kernels_above_the_plane(shape: tuple[int, ...], kernel: tuple[int, int], close: Close) -> None:
     x, w = torch.randn(shape), torch.randn(shape[1], 1, *kernel)
     close(depthwise_conv2d(x, w), x, w)
-    close(input_gradient(x, w), x, w.flip(2, 3))
+    close(conv_input_gradient(x, w), x, w.flip(2, 3))
 
 
 @pytest.mark.parametrize("kernel", [(4, 4), (3, 4), (2, 7)])
@@ -464,7 +464,7 @@ def test_wrong_arguments_of_the_gradients() -> None:
     with pytest.raises(InvalidInputError, match="Symmetric padding requires odd sizes"):
         OPS.dwconv2d_grad_weight(x, x, 4, 5)
     with pytest.raises(InvalidInputError, match="Symmetric padding requires odd sizes"):
-        input_gradient(x, torch.zeros(3, 1, 4, 5))
+        conv_input_gradient(x, torch.zeros(3, 1, 4, 5))
 
 
 @pytest.mark.parametrize(
@@ -491,7 +491,7 @@ def test_results_do_not_depend_on_the_number_of_threads(shape: tuple[int, ...], 
     try:
         for threads in (1, 2, 3, 8):
             torch.set_num_threads(threads)
-            found.append((depthwise_conv2d(x, w), input_gradient(dy, w), OPS.dwconv2d_grad_weight(x, dy, *kernel)))
+            found.append((depthwise_conv2d(x, w), conv_input_gradient(dy, w), OPS.dwconv2d_grad_weight(x, dy, *kernel)))
     finally:
         torch.set_num_threads(before)
     for others in found[1:]:
@@ -565,7 +565,7 @@ def test_what_is_planned_is_what_computes(kernel: int, monkeypatch: pytest.Monke
         x = torch.randn(2, 5, 12, 12).contiguous(memory_format=layout)
         calls: dict[Any, Callable[[], Tensor]] = {
             "forward": lambda x=x: depthwise_conv2d(x, w),
-            "grad_input": lambda x=x: input_gradient(x, w),
+            "grad_input": lambda x=x: conv_input_gradient(x, w),
             "grad_weight": lambda x=x: OPS.dwconv2d_grad_weight(x, x, kernel, kernel),
         }
         for direction, call in calls.items():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from replk_probe.errors import BackendError
-from replk_probe.ops import DepthwiseConv2d, PreparedKernel, _prepared_weights, input_gradient
+from replk_probe.ops import DepthwiseConv2d, PreparedKernel, _prepared_weights, conv_input_gradient
 from replk_probe.ops._prepared_weights import used_bytes
 
 Close = Callable[..., None]
@@ -104,7 +104,7 @@ def test_a_stale_spectrum_is_never_used(name: str) -> None:
     for _ in range(3):  # stale, made anew, used
         torch.testing.assert_close(conv(x), fresh(x), rtol=0, atol=0, equal_nan=True)
         assert conv._prepared is not None
-        want = input_gradient(dy, fresh.weight)
+        want = conv_input_gradient(dy, fresh.weight)
         found = conv._prepared.input_gradient(dy, conv.weight)
         torch.testing.assert_close(found, want, rtol=0, atol=0, equal_nan=True)
     assert kept(conv) > 0
@@ -120,8 +120,8 @@ def test_prepared_or_not_the_result_is_the_same(dtype: torch.dtype) -> None:
         x = torch.randn(n, C, H, H, dtype=dtype)
         for _ in range(2):
             assert torch.equal(prepared.forward(x, w, b, "relu"), depthwise_conv2d(x, w, b, activation="relu"))
-            assert torch.equal(prepared.input_gradient(x, w), input_gradient(x, w))
-            assert torch.equal(input_gradient(x, w, prepared=prepared), input_gradient(x, w))
+            assert torch.equal(prepared.input_gradient(x, w), conv_input_gradient(x, w))
+            assert torch.equal(conv_input_gradient(x, w, prepared=prepared), conv_input_gradient(x, w))
     # One spectrum serves both directions and every batch size.
     assert len(prepared.weights._entries) == 1 and prepared.size > 0
 
@@ -133,7 +133,7 @@ def test_gradients_use_what_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None
     before = conv._prepared.weights._entries  # type: ignore[union-attr]
     (dx,) = torch.autograd.grad(y, x, torch.ones_like(y))
     assert conv._prepared.weights._entries == before and len(before) == 1  # type: ignore[union-attr]
-    assert torch.equal(dx, input_gradient(torch.ones_like(y), conv.weight))
+    assert torch.equal(dx, conv_input_gradient(torch.ones_like(y), conv.weight))
 
 
 def test_training_keeps_nothing() -> None:

@@ -9,7 +9,7 @@ import threading
 import pytest
 import torch
 
-from replk_probe.ops import DepthwiseConv2d, depthwise_conv2d, input_gradient
+from replk_probe.ops import DepthwiseConv2d, conv_input_gradient, depthwise_conv2d
 
 pytestmark = pytest.mark.usefixtures("native")
 
@@ -102,7 +102,7 @@ def test_threads_at_once(kernel: int, threads_inside: int) -> None:
     shapes = [(1, 8, 40 + i % 3, 33 + i) for i in range(4)]
     inputs = [torch.randn(shape) for shape in shapes]
     weight = torch.randn(8, 1, kernel, kernel)
-    wants = [(layer(x), depthwise_conv2d(x, weight), input_gradient(x, weight)) for x in inputs]
+    wants = [(layer(x), depthwise_conv2d(x, weight), conv_input_gradient(x, weight)) for x in inputs]
     wrong: list[object] = []
     before = torch.get_num_threads()
     start = threading.Barrier(4)
@@ -113,7 +113,7 @@ def test_threads_at_once(kernel: int, threads_inside: int) -> None:
             start.wait()
             for i in range(20):
                 x, want = inputs[(which + i) % 4], wants[(which + i) % 4]
-                found = (layer(x), depthwise_conv2d(x, weight), input_gradient(x, weight))
+                found = (layer(x), depthwise_conv2d(x, weight), conv_input_gradient(x, weight))
                 if not all(torch.equal(one, other) for one, other in zip(found, want, strict=True)):
                     wrong.append((which, i))
         except BaseException as error:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from replk_probe.ops import depthwise_conv2d, input_gradient
+from replk_probe.ops import conv_input_gradient, depthwise_conv2d
 
 sizes = st.integers(1, 24)
 odd = st.integers(0, 15).map(lambda half: 2 * half + 1)
@@ -53,4 +53,4 @@ def test_forward_is_that_of_float64(close: Callable[..., None], problem: Any, ac
 @given(problems())
 def test_input_gradient_is_the_convolution_with_the_flipped_kernel(close: Callable[..., None], problem: Any) -> None:
     grad, weight, _ = problem
-    close(input_gradient(grad, weight), grad, weight.flip(2, 3))
+    close(conv_input_gradient(grad, weight), grad, weight.flip(2, 3))

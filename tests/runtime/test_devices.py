@@ -36,7 +36,7 @@ def test_float32_is_strict_inside_and_as_before_outside() -> None:
 
 
 def test_running_out_of_memory_says_what_to_do() -> None:
-    with pytest.raises(BackendError, match=r"1024x512.*smaller --size"), out_of_memory_explained((1024, 512)):
+    with pytest.raises(BackendError, match=r"1024x512.*smaller size, or"), out_of_memory_explained((1024, 512)):
         raise torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(RuntimeError, match="another"), out_of_memory_explained((8, 8)):
         raise RuntimeError("another error")

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 from replk_probe import __version__
-from replk_probe.results import decode
+from replk_probe.runtime.file_reading import decode
 from replk_probe.runtime.provenance import RANDOM_INIT, RunInfo, WeightsInfo, software_versions
 
 RUN = RunInfo(

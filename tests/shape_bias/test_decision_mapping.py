@@ -193,5 +193,5 @@ def test_mapping_is_chosen_by_the_number_of_outputs() -> None:
     ("n_outputs", "categories"), [(21841, CATEGORIES), (1001, CATEGORIES), (1000, ("alpha", "beta"))]
 )
 def test_an_unknown_label_space_names_the_mapping_option(n_outputs: int, categories: tuple[str, ...]) -> None:
-    with pytest.raises(InvalidInputError, match=rf"has {n_outputs} outputs.*\({categories[0]}, .*--mapping"):
+    with pytest.raises(InvalidInputError, match=rf"has {n_outputs} outputs.*\({categories[0]}, .*Give a mapping"):
         mapping_for(n_outputs, categories)

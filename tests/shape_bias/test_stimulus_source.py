@@ -105,7 +105,7 @@ def test_human_names_are_stimuli_too(tmp_path: Path) -> None:
 
 def test_own_categories(tmp_path: Path) -> None:
     root = make(tmp_path, "disc/disc1-dots1.png", "dots/dots1-disc1.png")
-    with pytest.raises(InvalidInputError, match=r"'disc' is not one of the 16 categories.*--mapping"):
+    with pytest.raises(InvalidInputError, match=r"'disc' is not one of the 16 categories.*with a mapping"):
         open_stimuli(root)
     stimuli = open_stimuli(root, categories=["disc", "dots"])
     assert (stimuli.categories, len(stimuli)) == (("disc", "dots"), 2)
@@ -167,7 +167,7 @@ def test_the_set_that_is_drawn() -> None:
 
 def test_only_the_published_set_can_be_taken_in_part(tmp_path: Path) -> None:
     for where in (make(tmp_path, *NAMES), "synthetic"):
-        with pytest.raises(InvalidInputError, match="Leave --allow-partial out"):
+        with pytest.raises(InvalidInputError, match="Leave allow_partial out"):
             open_stimuli(where, allow_partial=True)
 
 
@@ -178,7 +178,7 @@ def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="It is a file"):
         open_stimuli(file)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InvalidInputError, match=r"No image in folder.*--stimuli"):
+    with pytest.raises(InvalidInputError, match=r"No image in folder.*Set stimuli"):
         open_stimuli(tmp_path / "empty")
 
 

@@ -104,7 +104,7 @@ def _unwrap(content: object, ema: bool, path: Path) -> tuple[Mapping[Any, Any], 
         found = ", ".join(repr(name) for name in list(content)[:5])
         raise WeightsError(
             f"{path.name} has no averaged weights. None of its entries ({found}, ...) is one of "
-            f"{', '.join(_AVERAGED_ENTRIES)}. Leave out --ema."
+            f"{', '.join(_AVERAGED_ENTRIES)}. Leave out ema."
         )
     return level, entries, averaged
 

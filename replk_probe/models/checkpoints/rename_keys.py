@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.checks import check_choice
 
 from ..architectures.mobilenet_v2 import LargeKernelMobileNetV2
 from ..architectures.replknet import RepLKNet
@@ -161,8 +162,7 @@ _WITHOUT: tuple[tuple[type[nn.Module], str, str], ...] = (
 
 def check_scheme(scheme: str, network: nn.Module, model: str) -> None:
     """Raise InvalidInputError if the scheme is unknown or does not apply to this network."""
-    if scheme not in SCHEMES:
-        raise InvalidInputError(f"Unknown naming scheme {scheme!r}. Choose from {', '.join(SCHEMES)}.")
+    check_choice("naming scheme", scheme, SCHEMES)
     if scheme == "replk-probe" or isinstance(network, SLaK):
         return
     known = [reason for family, without, reason in _WITHOUT if isinstance(network, family) and scheme == without]

@@ -11,14 +11,17 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..records import attach_weights_info, record_of
+
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def copy_of(model: ModuleT, replaced: dict[int, Any] | None = None) -> ModuleT:
     """A deep copy, also of a network that caches results of earlier passes.
 
-    Torch does not copy tensors that are part of an autograd graph (a cached attention bias, a pruned or normalized
-    weight). The copy contains their values, detached.
+    The copy keeps the record of the network's weights and preprocessing. Torch does not copy tensors that are part of
+    an autograd graph (a cached attention bias, a pruned or normalized weight). The copy contains their values,
+    detached.
 
     Args:
         model: The network, which is not changed.
@@ -29,7 +32,11 @@ def copy_of(model: ModuleT, replaced: dict[int, Any] | None = None) -> ModuleT:
         for tensor in _tensors_in(vars(module)):
             if tensor.grad_fn is not None and id(tensor) not in memo:
                 memo[id(tensor)] = tensor.detach().clone()
-    return copy.deepcopy(model, memo)
+    copied = copy.deepcopy(model, memo)
+    record = record_of(model)
+    if record is not None:
+        attach_weights_info(copied, record.weights, record.data)
+    return copied
 
 
 def on_device(model: ModuleT, device: torch.device) -> ModuleT:

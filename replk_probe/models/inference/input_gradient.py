@@ -109,6 +109,7 @@ class _Reducible(nn.Module):
 
     reduced_forward: bool = False
     reduced_backward: bool = False
+    _frozen_cache: dict[str, tuple[Any, Tensor, Tensor]] | None = None
 
     def _derived(self, name: str, weight: Tensor, make: Callable[[Tensor], Tensor], variant: object = None) -> Tensor:
         """A tensor derived from the weight and cached until the weight is moved, cast or replaced.
@@ -116,7 +117,9 @@ class _Reducible(nn.Module):
         Only the last ``variant`` is cached. Writing through ``.data`` is not detected: the layers are private copies.
         """
         key = (weight.data_ptr(), weight._version, weight.dtype, weight.device, variant)
-        cache: dict[str, tuple[Any, Tensor, Tensor]] = self.__dict__.setdefault("_frozen_cache", {})
+        if self._frozen_cache is None:
+            self._frozen_cache = {}
+        cache = self._frozen_cache
         if name not in cache or cache[name][0] != key:
             # The weight is kept as well, so that no other tensor can get its address.
             cache[name] = (key, weight.detach(), make(weight.detach()))
@@ -203,6 +206,7 @@ class FrozenDepthwiseConv2d(nn.Conv2d):
 
     activation: str | None = None
     log: MethodLog | None = None
+    _kernel: PreparedKernel | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the output for ``input``; only the gradient of the input is computed in the backward pass."""
@@ -225,8 +229,9 @@ class FrozenDepthwiseConv2d(nn.Conv2d):
 
     @property
     def _prepared_kernel(self) -> PreparedKernel:
-        kernel: PreparedKernel = self.__dict__.setdefault("_kernel", PreparedKernel())
-        return kernel
+        if self._kernel is None:
+            self._kernel = PreparedKernel()
+        return self._kernel
 
 
 def _method(direction: Direction, input: Tensor, weight: Tensor) -> str:

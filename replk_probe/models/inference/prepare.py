@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.checks import check_choice
 
 from ..layers.reparam import Mergeable
 from ..model_id import check_network
@@ -131,8 +132,7 @@ def prepared_copy(
 
 def check_precision(precision: str) -> None:
     """Raise InvalidInputError unless ``precision`` is in :data:`PRECISIONS`."""
-    if precision not in PRECISIONS:
-        raise InvalidInputError(f"Unknown precision {precision!r}. Choose from {', '.join(PRECISIONS)}.")
+    check_choice("precision", precision, PRECISIONS)
 
 
 def _copy(model: nn.Module, keep: str, log: MethodLog, *, fold: bool, freeze: bool) -> nn.Module:

@@ -148,7 +148,7 @@ def fetch_entry(
         return fetch(entry.url, path, entry.sha256, entry.size, progress, connect_timeout, force=force)
     if entry.drive_id is None or host == "openmmlab":
         place = f"{'in' if entry.embedded else 'on'} {entry.host}"
-        raise WeightsError(f"{entry.name} is not on {host}. It is {place}. Use --host auto.")
+        raise WeightsError(f"{entry.name} is not on {host}. It is {place}. Use host 'auto'.")
     return fetch_drive(entry.drive_id, path, None, progress, connect_timeout, force)
 
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.results import read_csv
 from replk_probe.runtime.atomic_files import atomic_write_bytes
+from replk_probe.runtime.file_reading import read_csv
 
 from ..decisions import NO_ANSWER, Decisions
 from ..stimuli.names import CATEGORIES, StimulusNameError, parse_stimulus_name
@@ -99,7 +99,7 @@ def read_decisions(path: str | Path, categories: Sequence[str] = CATEGORIES) -> 
         except StimulusNameError as error:
             raise InvalidInputError(
                 f"Cannot read {path}, line {line}: image {cells['imagename']!r}. {error.reason} The file was truncated "
-                "or edited, or has other categories: download it again, or define them with --mapping."
+                "or edited, or has other categories: download it again, or define them with a mapping."
             ) from error
         if stimulus.shape != cells["category"]:
             raise InvalidInputError(

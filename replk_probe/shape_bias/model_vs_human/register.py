@@ -118,5 +118,5 @@ def _toolbox(module: str) -> Any:
         found = "is not installed" if missing.partition(".")[0] == _TOOLBOX else f"lacks the package {missing}"
         raise InvalidInputError(
             f"Cannot register models with model-vs-human. The package {found}. Install it from "
-            "https://github.com/bethgelab/model-vs-human, or exchange files with decisions.csv and --import."
+            "https://github.com/bethgelab/model-vs-human, or exchange decisions.csv files."
         ) from error

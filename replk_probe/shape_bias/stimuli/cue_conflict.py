@@ -81,7 +81,7 @@ def fetch_cue_conflict(
     except UnreachableError as error:
         raise InvalidInputError(
             f"Cannot fetch the cue-conflict stimuli from {error.host}. {error.reason}. "
-            "Check the network, or pass a folder as --stimuli DIR, or --stimuli synthetic."
+            "Check the network, or give a folder or 'synthetic' as the stimuli."
         ) from error
     try:
         with unpacked(archive, folder, _MAX_BYTES, _MAX_FILES, show_progress) as temporary:
@@ -108,17 +108,17 @@ def verify_cue_conflict(folder: Path, show_progress: bool = True) -> tuple[Compa
     Raises:
         InvalidInputError: The folder is missing or empty, or a file cannot be read.
     """
-    found = read_folder(folder, list_images(folder, "DIR"), show_progress)
+    found = read_folder(folder, list_images(folder, "stimuli"), show_progress)
     return compare(found), found
 
 
 def incomplete_error(folder: Path, comparison: Comparison) -> InvalidInputError:
     """Error for a folder that is not exactly the published set."""
     fetched = folder.absolute() == cue_conflict_dir().absolute()
-    partially = " evaluate the intact part with --allow-partial," if comparison.intact and fetched else ""
+    partially = " evaluate the intact part with allow_partial," if comparison.intact and fetched else ""
     return InvalidInputError(
         f"{folder} is not the published cue-conflict set. {comparison.problems}. "
-        f"Fetch it with 'replk-probe data fetch {NAME}',{partially} or use the folder as it is with --stimuli DIR."
+        f"Fetch it with 'replk-probe data fetch {NAME}',{partially} or give the folder itself as the stimuli."
     )
 
 
@@ -143,7 +143,7 @@ def _check_content(content: Path, url: str, show_progress: bool) -> None:
     if problems:
         raise _WrongContentError(
             f"{url} does not contain the published cue-conflict set. {problems}. The archive was deleted; try again "
-            "later, or unpack it yourself and pass its folder as --stimuli DIR."
+            "later, or unpack it yourself and give its folder as the stimuli."
         )
 
 

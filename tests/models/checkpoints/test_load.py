@@ -208,7 +208,7 @@ def test_wrapped(file: Path, wrap: Callable[[State], Any], wrapper: str) -> None
 
 def test_averaged_entry_must_exist(file: Path) -> None:
     save(file, {"model": official(replknet().state_dict()), "epoch": 3})
-    with pytest.raises(WeightsError, match=r"no averaged weights.*'model', 'epoch'.*--ema"):
+    with pytest.raises(WeightsError, match=r"no averaged weights.*'model', 'epoch'.*Leave out ema"):
         load_checkpoint(replknet(), file, ema=True)
 
 

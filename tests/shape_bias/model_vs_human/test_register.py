@@ -6,7 +6,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -113,7 +113,7 @@ def test_the_wrapper_of_versions_before_2022_is_found(toolbox: ModuleType, monke
 class Own(nn.Module):
     """Gives its input back; made for other statistics and another size."""
 
-    _replk_data_config = DataConfig((0.5, 0.5, 0.5), (0.5, 0.25, 0.5), (32, 32))
+    pretrained_cfg: ClassVar = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.25, 0.5), "input_size": (3, 32, 32)}
 
     def forward(self, images: Tensor) -> Tensor:
         return images

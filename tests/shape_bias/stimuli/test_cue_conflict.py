@@ -417,7 +417,7 @@ def test_what_killed_processes_left_is_put_back_or_removed() -> None:
 
 def test_offline() -> None:
     with pytest.raises(
-        InvalidInputError, match=r"from github\.com\. .*--stimuli DIR, or --stimuli synthetic"
+        InvalidInputError, match=r"from github\.com\. .*a folder or 'synthetic' as the stimuli"
     ) as caught:
         open_stimuli("cue-conflict")
     assert isinstance(caught.value, ReplkProbeError)
@@ -437,7 +437,7 @@ def test_a_part_only_where_it_is_allowed() -> None:
     lay_out(folder, {"bear/holiday.png": png(1)})
     message = (
         r"1 missing \(airplane/airplane1-bear1.png\); 1 altered \(bear/bear1-airplane1.png\); "
-        r"1 extra \(bear/holiday.png\).*data fetch cue-conflict.*--allow-partial.*--stimuli DIR"
+        r"1 extra \(bear/holiday.png\).*data fetch cue-conflict.*allow_partial.*the folder itself as the stimuli"
     )
     with pytest.raises(InvalidInputError, match=message):
         open_stimuli("cue-conflict")
@@ -445,7 +445,7 @@ def test_a_part_only_where_it_is_allowed() -> None:
     assert [f"{stimulus.shape}/{stimulus.name}" for stimulus in stimuli.stimuli] == [NAMES[1], NAMES[2], NAMES[4]]
     assert stimuli.record["partial"] is True
     assert stimuli.record["manifest"]["missing"] == [NAMES[0]]
-    assert stimuli.notes[-1] == "Only the 3 intact stimuli are evaluated (--allow-partial)."
+    assert stimuli.notes[-1] == "Only the 3 intact stimuli are evaluated (allow_partial)."
     assert pixels(FILES[NAMES[4]]) == hashlib.sha256(stimuli.load(2).tobytes()).hexdigest()
 
 
@@ -454,7 +454,7 @@ def test_a_part_of_nothing_is_an_error() -> None:
     lay_out(cue_conflict_dir(), {NAMES[0]: png(99)})
     with pytest.raises(InvalidInputError, match=r"4 missing.*1 altered") as caught:
         open_stimuli("cue-conflict", allow_partial=True)
-    assert "--allow-partial" not in str(caught.value)
+    assert "allow_partial" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("published")

@@ -1,0 +1,130 @@
+"""Checks of arguments that are the same in several functions, and the choice between options and a configuration."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from replk_probe.errors import InvalidInputError, WeightsError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+ConfigT = TypeVar("ConfigT", bound="DataclassInstance")
+
+
+def choose_config(kind: type[ConfigT], config: Any, given: Mapping[str, Any]) -> ConfigT:
+    """The configuration of a measurement, given either as an object or as keyword arguments.
+
+    Args:
+        kind: Class of the configuration, whose fields have the names and defaults of the keyword arguments.
+        config: Argument ``config`` of the measurement.
+        given: All arguments of the measurement by name; those that are not fields of ``kind`` are ignored.
+
+    Raises:
+        InvalidInputError: ``config`` has another type, there are other options as well, or an option is invalid.
+    """
+    names = [field.name for field in fields(kind)]
+    chosen = kind(**{name: given[name] for name in names})
+    if config is None:
+        return chosen
+    if not isinstance(config, kind):
+        raise InvalidInputError(
+            f"Expected the config as a {kind.__name__}, but got an object of type {type(config).__name__}. "
+            f"Give a {kind.__name__}, or pass the options as keyword arguments."
+        )
+    default = kind()
+    values = ((name, getattr(chosen, name), getattr(default, name)) for name in names)
+    # Types first, since a module given as the layer may define equality.
+    changed = [name for name, value, usual in values if type(value) is not type(usual) or value != usual]
+    if changed:
+        raise InvalidInputError(
+            f"Got a config and also {', '.join(changed)}. Options are given either as config or as keyword arguments. "
+            f"Pass config=dataclasses.replace(config, {changed[0]}=...) instead."
+        )
+    return config
+
+
+def whole(value: Any) -> int | None:
+    """Convert any integer type to int; None for everything else, including booleans."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
+def check_integer(what: str, value: Any, least: int) -> int:
+    """``value`` as an int of at least ``least``, or an InvalidInputError that names ``what``, as in "batch size"."""
+    number = whole(value)
+    if number is None or number < least:
+        raise InvalidInputError(f"The {what} cannot be {value!r}. It must be an integer. Use {least} or more.")
+    return number
+
+
+def check_bool(name: str, value: Any) -> bool:
+    """``value``, or an InvalidInputError if it is not a bool."""
+    if not isinstance(value, bool):
+        raise InvalidInputError(f"The option {name} cannot be {value!r}. It must be a bool. Use True or False.")
+    return value
+
+
+def check_choice(what: str, value: Any, known: Sequence[str]) -> None:
+    """Raise InvalidInputError unless ``value`` is one of the ``known`` strings."""
+    if not isinstance(value, str) or value not in known:
+        raise InvalidInputError(f"Unknown {what} {value!r}. Choose from {', '.join(known)}.")
+
+
+def check_name(name: Any) -> None:
+    """Raise InvalidInputError unless ``name`` is a string or None."""
+    if name is not None and not isinstance(name, str):
+        raise InvalidInputError(f"The name {name!r} is not a string. Give a name for the result.")
+
+
+def check_weights(weights: Any) -> str | None:
+    """Weights as a string or None; a WeightsError if they are neither a name, a path nor None."""
+    if weights is not None and not isinstance(weights, (str, os.PathLike)):
+        raise WeightsError(
+            f"Expected the weights as a name or a path, but got {weights!r}. "
+            "Use 'pretrained', 'random', 'auto', a catalog name or a path."
+        )
+    return None if weights is None else os.fsdecode(weights)
+
+
+def check_seed(seed: Any) -> int:
+    """``seed`` as an int in [0, 2**63), the range of all generators used in this package, or an InvalidInputError."""
+    number = whole(seed)
+    if number is None or not 0 <= number < 2**63:
+        raise InvalidInputError(
+            f"The seed {seed!r} is invalid. A seed is an integer of 63 bits. Use 0 to 2**63 - 1, such as 0."
+        )
+    return number
+
+
+def check_size(size: Any, smallest: int = 1, largest: int | None = None) -> tuple[int, int]:
+    """(H, W) in pixels of a side or a pair of sides, which are limited by ``largest`` because of their memory.
+
+    Raises:
+        InvalidInputError: ``size`` is not one or two integers in this range.
+    """
+    pair = tuple(size) if isinstance(size, Iterable) and not isinstance(size, (str, bytes)) else (size, size)
+    sides = [side for side in map(whole, pair) if side is not None]
+    if len(pair) != 2 or len(sides) != 2:
+        reason = "A size is a whole number of pixels, or a pair (height, width)"
+    elif min(sides) < smallest:
+        reason = f"The smallest side is {smallest} px"
+    elif largest is not None and max(sides) > largest:
+        reason = f"Sides above {largest} px need too much memory for the features of a single image"
+    else:
+        return sides[0], sides[1]
+    raise InvalidInputError(
+        f"Images of size {size!r} cannot be measured. {reason}. Give a side in pixels, such as 224."
+    )
+
+
+def set_checked(config: DataclassInstance, **checked: Any) -> None:
+    """Replace values of a frozen configuration by those that were checked and converted."""
+    for name, value in checked.items():
+        object.__setattr__(config, name, value)
