@@ -38,6 +38,11 @@ class Branch:
         return self.conv is None and not self.own
 
     @property
+    def module(self) -> str | None:
+        """Path of the module that computes the convolution; None for an identity."""
+        return None if self.conv is None else self.conv.module
+
+    @property
     def extent(self) -> tuple[int, int]:
         """Height and width of the kernel, with the gaps of its dilation."""
         if self.conv is None:
@@ -109,7 +114,7 @@ class ParallelBranches:
     @property
     def modules(self) -> tuple[str, ...]:
         """Paths of the modules that compute the convolutions."""
-        return tuple(branch.conv.module for branch in self.branches if branch.conv is not None)
+        return tuple(branch.module for branch in self.branches if branch.module is not None)
 
     @property
     def problem(self) -> str | None:

@@ -223,8 +223,8 @@ def _by_timm(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | 
 
 
 def _is_inside(name: str, paths: Sequence[str]) -> bool:
-    """Whether a tensor belongs to one of the modules at ``paths``."""
-    return any(name.startswith(f"{path}.") for path in paths)
+    """Whether a tensor belongs to one of the modules at ``paths``, or is one of these itself."""
+    return any(f"{name}.".startswith(f"{path}.") for path in paths)
 
 
 def _refuse_unusable(state: Mapping[str, Tensor], origins: Mapping[str, str], skeleton: nn.Module, path: Path) -> None:
