@@ -22,6 +22,10 @@ from .layers import KernelLayer, groups_of, weight_of
 
 _NAMES = {"large_conv": "large", "column_conv": "column", "row_conv": "row", "small_conv": "small"}
 _SMALL = "small"
+_MERGED = (
+    "In these weights the branches are merged: the small one cannot be separated, and zeros are counted in the merged "
+    "kernel"
+)
 
 
 @dataclass(frozen=True)
@@ -168,18 +172,19 @@ def _of_branches(layer: KernelLayer, block: LargeKernelConv, variant: str) -> li
 
 def _of_merged(layer: KernelLayer, block: LargeKernelConv, variant: str) -> Variant:
     """The variant of a block whose branches are merged into one convolution."""
+    _check_unmerged(layer, variant)
+    conv = block.get_submodule("reparam_conv")
+    assert isinstance(conv, nn.Conv2d)  # created by reparameterize()
+    note = _MERGED + (", including the corners around the strips." if block.is_decomposed else ".")
+    return Variant("merged", (_part(conv, nn.Identity()),), conv.groups, (), notes=(note,), names=())
+
+
+def _check_unmerged(layer: KernelLayer, variant: str) -> None:
     if variant in ("large", "small"):
         raise InvalidInputError(
             f"The {variant} kernel of {layer.name} is unknown. In these weights the branches are merged into one "
             "kernel, which cannot be split. Use variant 'merged', or the checkpoint from before merging."
         )
-    conv = block.get_submodule("reparam_conv")
-    assert isinstance(conv, nn.Conv2d)  # created by reparameterize()
-    note = (
-        "In these weights the branches are merged: the small one cannot be separated, and zeros are counted in "
-        "the merged kernel" + (", including the corners around the strips." if block.is_decomposed else ".")
-    )
-    return Variant("merged", (_part(conv, nn.Identity()),), conv.groups, (), notes=(note,), names=())
 
 
 def _of_parallel(layer: KernelLayer, block: ParallelBranches, variant: str, values: Values) -> list[Variant]:
@@ -198,9 +203,16 @@ def _of_parallel(layer: KernelLayer, block: ParallelBranches, variant: str, valu
     largest = [name for name, size in area.items() if size == max(area.values())]
     small = [name for name in parts if name not in largest]
     chosen = {"merged": [*parts]}
-    if len(largest) == 1:
+    notes = []
+    is_merged = len(parts) == 1
+    if is_merged:
+        _check_unmerged(layer, variant)
+        notes.append(f"{_MERGED}.")
+    elif len(largest) == 1:
         chosen = {"large": largest, _SMALL: small} | chosen
-    if variant == "all":
+    if is_merged:
+        pass
+    elif variant == "all":
         single = small if len(largest) == 1 else [*parts]
         chosen = {f"branch {name}" if name in chosen else name: [name] for name in single if len(single) > 1} | chosen
     elif variant in chosen:
@@ -210,13 +222,12 @@ def _of_parallel(layer: KernelLayer, block: ParallelBranches, variant: str, valu
             f"{layer.name} has no {variant} kernel. Its largest branches, {', '.join(largest)}, have the same size. "
             "Use variant 'merged' or 'all'."
         )
-    notes = []
     if block.others:
         count = "1 more summand" if block.others == 1 else f"{block.others} more summands"
         notes.append(
             f"{layer.name} adds up {count} that are not convolutions of the same input: they are not included."
         )
-    both = len(largest) == 1
+    both = len(largest) == 1 and not is_merged
     return [
         Variant(
             name,
@@ -226,7 +237,7 @@ def _of_parallel(layer: KernelLayer, block: ParallelBranches, variant: str, valu
             tuple(parts[one] for one in largest if both),
             tuple(parts[one] for one in small if both),
             notes=tuple(notes),
-            names=tuple(parts),
+            names=() if is_merged else tuple(parts),
         )
         for name, names in chosen.items()
     ]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from replk_probe.errors import InvalidInputError
 
 from ..layers.reparam import dilated, summed_kernels
-from .recording import Convolution, Node, Recording, Scaling, Sum, Values, record
+from .recording import Absent, Convolution, Node, Recording, Scaling, Sum, Values, record
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +71,8 @@ class Branch:
 class ParallelBranches:
     """Convolutions of one input whose outputs are added, which is one convolution with the sum of the kernels.
 
+    Only one of them is left after :func:`~.merge.merge_parallel_branches`.
+
     Attributes:
         path: Path of the innermost module that contains all of them; ``""`` for the network itself.
         branches: The summands in the order of the sum.
@@ -127,7 +129,7 @@ class ParallelBranches:
         Args:
             branch: One of the branches.
             values: Parameters and buffers of the network, from :func:`~.recording.stored_tensors`.
-            shared: Whether to fold what follows the first sum as well.
+            shared: Whether to fold what follows the first sum as well, except for its shifts.
 
         Returns:
             Weight ``[O, I/groups, Kh, Kw]``, with the gaps of its dilation filled by zeros, and bias ``[O]``, in
@@ -143,9 +145,12 @@ class ParallelBranches:
             bias = weight.new_zeros(len(weight))
             if conv is not None and conv.bias is not None:
                 bias = conv.bias.evaluate(values)
-            for step in (*branch.own, *(branch.shared if shared else ())):
-                scale, shift = step.coefficients(values)
+            for step in branch.own:
+                scale, shift = (number.to(weight.device) for number in step.coefficients(values))
                 weight, bias = weight * scale.reshape(-1, 1, 1, 1), bias * scale + shift
+            for step in branch.shared if shared else ():
+                scale = step.coefficients(values)[0].to(weight.device)
+                weight, bias = weight * scale.reshape(-1, 1, 1, 1), bias * scale
             return weight, bias
 
     def total(self, branches: Sequence[Branch], values: Values, *, shared: bool = True) -> tuple[Tensor, Tensor]:
@@ -154,7 +159,18 @@ class ParallelBranches:
         weight, _ = summed_kernels(
             [(weight, branch.padding) for branch, (weight, _) in zip(branches, folded, strict=True)]
         )
-        return weight, torch.stack([bias for _, bias in folded]).sum(0)
+        bias = torch.stack([bias for _, bias in folded]).sum(0)
+        added: set[Scaling] = set()  # what follows a sum shifts it once, however many branches it has
+        with torch.no_grad():
+            for branch in branches if shared else ():
+                for index, step in enumerate(branch.shared):
+                    if step not in added:
+                        added.add(step)
+                        shift = step.coefficients(values)[1]
+                        for later in branch.shared[index + 1 :]:
+                            shift = shift * later.coefficients(values)[0]
+                        bias = bias + shift.to(bias.device)
+        return weight, bias
 
 
 def find_parallel_branches(model: nn.Module) -> tuple[ParallelBranches, ...]:
@@ -186,8 +202,9 @@ def _find(recording: Recording) -> Iterator[ParallelBranches]:
                 for leaf, own, shared in leaves
                 if leaf is source or (_is_branch(leaf) and leaf.inputs[0] is source)
             ]
-            if sum(not one.is_bare for one in branches) > 1:
-                yield _named(branches, len(leaves) - len(branches), in_place, recording)
+            absent = sum(isinstance(leaf, Absent) and leaf.inputs[0] is source for leaf, _, _ in leaves)
+            if sum(not one.is_bare for one in branches) + absent > 1:
+                yield _named(branches, len(leaves) - len(branches) - absent, in_place, recording)
 
 
 def _is_branch(node: Node) -> TypeGuard[Convolution]:

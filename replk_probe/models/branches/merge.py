@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from replk_probe.errors import InvalidInputError
 
 from ..layers.reparam import conv_like
 from .find import Branch, ParallelBranches, find_parallel_branches
-from .recording import Node, Values, stored_tensors
+from .recording import Node, Values, Zero, stored_tensors
 
 
 @dataclass(frozen=True)
@@ -39,21 +38,14 @@ class BranchMerging:
         return " ".join([*shown, f"The same holds for {more} more blocks."] if more else shown)
 
 
-class Zero(nn.Module):
-    """Takes the place of a branch that was merged into another one: returns the number zero as a tensor."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """A zero that can be added to the outputs of the other branches."""
-        return torch.zeros((), dtype=x.dtype, device=x.device)
-
-
 def merge_parallel_branches(model: nn.Module) -> BranchMerging:
     """Merge parallel convolutions of one input whose outputs are added, in place, whatever the modules are called.
 
     The branches are found by :func:`~.find.find_parallel_branches`. The merged convolution takes the place of one of
     them, so that the network's own ``forward`` remains valid: the batch norms of the branches become identities, and
-    the other branches :class:`Zero`. Methods of the network that merge branches are not called. In eval mode the
-    outputs remain the same except for rounding; in train mode merging changes them. The arithmetic is done in float64.
+    the other branches :class:`~.recording.Zero`. Methods of the network that merge branches are not called. In eval
+    mode the outputs remain the same except for rounding; in train mode merging changes them. The arithmetic is done in
+    float64.
 
     Args:
         model: Any network, which is changed.

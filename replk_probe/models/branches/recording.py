@@ -41,6 +41,14 @@ _ARITHMETIC = {f"{i}{name}": name for name in ("add", "sub", "mul", "div") for i
 }  # fmt: skip
 
 
+class Zero(nn.Module):
+    """Takes the place of a branch that was merged into another one: returns the number zero as a tensor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A zero that can be added to the outputs of the other branches."""
+        return torch.zeros((), dtype=x.dtype, device=x.device)
+
+
 @dataclass(frozen=True, eq=False)
 class Constant:
     """A tensor that does not depend on the input.
@@ -109,6 +117,11 @@ class Sum(Node):
     """
 
     in_place: bool = field(kw_only=True)
+
+
+@dataclass(eq=False)
+class Absent(Node):
+    """The zero in the place of a branch of its one input that was merged into another one."""
 
 
 @dataclass
@@ -205,11 +218,14 @@ class _Recorder(TorchFunctionMode):
         self._modules.append(path)
         self.recording.calls[path] += 1
 
-    def leave(self, path: str, module: nn.Module, args: object, output: object) -> None:
+    def leave(self, path: str, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         """Return to the module that called it."""
-        self._modules.pop()
         if isinstance(output, Tensor):
             self.recording.tensors.add(path)
+            source = self._value(args[0]) if isinstance(module, Zero) else None
+            if isinstance(source, Node):
+                self._values[id(output)] = self._added(Absent((source,), path, output.shape))
+        self._modules.pop()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -277,7 +293,9 @@ class _Recorder(TorchFunctionMode):
     ) -> Node:
         name = getattr(func, "__name__", "").strip("_")
         found = None
-        if alone and result.dim() == 4:
+        if all(isinstance(one, Absent) for one in inputs):
+            found = self._added(Absent(inputs[0].inputs, self._modules[-1], result.shape))
+        elif alone and result.dim() == 4:
             if name == "conv2d":
                 found = self._convolution(dict(zip(_CONV, args, strict=False)) | kwargs, result)
             elif func in _NORM:
@@ -340,7 +358,8 @@ class _Recorder(TorchFunctionMode):
         first, second = map(self._value, args[::-1] if operation == "rsub" else args)
         operation = operation.removeprefix("r")
         if isinstance(first, Node) and isinstance(second, Node):
-            if operation not in ("add", "sub") or not first.shape == second.shape == result.shape:
+            shapes = [one.shape for one in (first, second) if not isinstance(one, Absent)]
+            if operation not in ("add", "sub") or any(shape != result.shape for shape in shapes):
                 return None
             if operation == "sub":
                 second = self._scaled(second, "mul", -1.0, 1.0)

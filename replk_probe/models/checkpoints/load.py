@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from replk_probe.errors import WeightsError
 from replk_probe.runtime.atomic_files import sha256_of
 
+from ..branches.merge import merge_parallel_branches
 from ..inference.copying import meta_copy_of
+from ..layers.large_kernel import LargeKernelConv
 from ..model_id import check_network
 from .detect import Fingerprint, fingerprint, form_of
 from .match import Plan, is_recomputed, loaded_classes, match, replace_head
@@ -107,11 +109,15 @@ def load_checkpoint(
         origins.update({name: name.replace(".reparam_conv.", ".large_conv.conv.") for name in merged_here})
     form = form_of(state) if _has_forms(model) else None
     skeleton = meta_copy_of(model)
-    _restructure(skeleton, form)
+    _restructure(skeleton, form, state)
     plan = match(skeleton, state, origins, dropped)
     if plan.faults and (converted := _by_timm(skeleton, state)) is not None:
         candidate = match(skeleton, converted, {}, dropped)
         plan = candidate if candidate.faults < plan.faults else plan
+    merges_branches = bool(plan.faults) and not _has_forms(model) and bool(merge_parallel_branches(skeleton).blocks)
+    if merges_branches:
+        candidate = match(skeleton, state, origins, dropped)
+        plan = plan if candidate.faults else candidate
     if plan.faults:
         raise _does_not_fit(model, path, file, plan, form, only or ())
     wanted = {name: value for name, value in plan.state.items() if only is None or _is_inside(name, only)}
@@ -119,7 +125,9 @@ def load_checkpoint(
     digest = sha256_of(path)
     dtypes = {name: value.dtype for name, value in plan.state.items()}
 
-    _restructure(model, form)
+    _restructure(model, form, state)
+    if merges_branches:
+        merge_parallel_branches(model)
     for name, classes in plan.heads.items():
         replace_head(model, name, classes)
     on_meta = any(value.is_meta for value in own.values())
@@ -133,7 +141,7 @@ def load_checkpoint(
         sha256=digest,
         title=found.title,
         model=found.model,
-        form=form,
+        form="merged" if merges_branches else form,
         naming=naming,
         wrapper=file.wrapper,
         averaged=file.averaged,
@@ -198,8 +206,14 @@ def _has_forms(model: nn.Module) -> bool:
     return callable(getattr(model, "reparameterize", None)) and callable(getattr(model, "fuse_bn", None))
 
 
-def _restructure(model: nn.Module, form: str | None) -> None:
+def _restructure(model: nn.Module, form: str | None, state: Mapping[str, object]) -> None:
+    """Give the network the structure of the file, in place."""
     network: Any = model
+    if form == "train":
+        for path, block in model.named_modules():
+            if isinstance(block, LargeKernelConv) and block.has_equal_branches:
+                if f"{path}.small_conv.conv.weight" not in state:
+                    del block.small_conv
     if form == "merged":
         network.reparameterize()
     elif form == "merged+fused":
@@ -283,8 +297,7 @@ def _does_not_fit(
         parts.append(_some("mis-shaped key", shown, verb=False))
     details = "; ".join(parts)
     return WeightsError(
-        f"{path.name} does not match {type(model).__name__}. The file appears to be {seems}, the model {mine}: "
-        f"{details}. {_hint(plan, own, seems, mine, form)}"
+        f"{path.name} does not match {type(model).__name__}: {details}. {_hint(plan, own, seems, mine, form)}"
     )
 
 
@@ -298,7 +311,9 @@ def _hint(plan: Plan, own: Mapping[str, Tensor], seems: Fingerprint, mine: Finge
     if form and had and _FORMS.index(had) > _FORMS.index(form):
         return f"The model is already in {had} form, which cannot be undone: load the file into a new model."
     if seems.model and seems.model != mine.model:
-        return f"Use the model {seems.model}, or another file."
+        return f"The file appears to be {seems}: use the model {seems.model}, or another file."
+    if seems.title != mine.title:
+        return f"The file appears to be {seems}: use the model that it was made for, or another file."
     return "Use the model that the file was made for, or another file."
 
 

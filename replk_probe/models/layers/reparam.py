@@ -255,7 +255,8 @@ def conv_like(conv: nn.Module, weight: Tensor, bias: Tensor, **geometry: Any) ->
         **geometry: ``padding``, ``dilation``, ``stride``, ``groups`` and ``padding_mode`` if they differ.
     """
     for name in ("stride", "groups", "padding_mode"):
-        geometry.setdefault(name, getattr(conv, name))
+        if name not in geometry:
+            geometry[name] = getattr(conv, name)
     channels = weight.shape[1] * geometry["groups"], len(weight)
     # Built on the meta device so that no random numbers are drawn.
     merged = nn.Conv2d(*channels, (weight.shape[2], weight.shape[3]), **geometry, device="meta")
