@@ -256,7 +256,7 @@ def test_branches_that_another_package_merges_are_added(name: str, block: str) -
     assert (kernel.layer, kernel.variant) == (block, "merged") and len(kernel.branches) > 2 and not kernel.notes
     (merged,) = measure_kernels(timm.utils.reparameterize_model(model), block).kernels
     assert merged.branches == ("large",)
-    np.testing.assert_allclose(kernel.magnitude, merged.magnitude, rtol=1e-12)
+    np.testing.assert_allclose(kernel.magnitude, merged.magnitude, rtol=1e-6)  # timm's result is rounded to float32
 
 
 def test_one_branch_is_never_called_merged() -> None:
@@ -286,7 +286,7 @@ class Gated(nn.Module):
 def test_branches_that_are_not_one_convolution_say_so() -> None:
     (kernel,) = measure_kernels(nn.Sequential(Gated())).kernels
     assert kernel.branches == ("one of several",) and kernel.layer == "0.wide"
-    assert "they are not one convolution: their groups differ (4, 1)." in kernel.notes[0]
+    assert any("they are not one convolution: their groups differ (4, 1)." in note for note in kernel.notes)
 
 
 class OwnConvolution(nn.Module):

@@ -75,10 +75,10 @@ class Node:
         users: Tensors that are computed from it.
     """
 
-    inputs: tuple[Node, ...]
+    inputs: tuple[Node, ...] = field(repr=False)
     module: str
     shape: torch.Size
-    users: list[Node] = field(default_factory=list)
+    users: list[Node] = field(default_factory=list, repr=False)
 
 
 @dataclass(eq=False)
@@ -134,8 +134,8 @@ class Recording:
         tensors: Paths of the modules that return one tensor when they are called.
     """
 
-    nodes: list[Node] = field(default_factory=list)
-    calls: Counter[str] = field(default_factory=Counter)
+    nodes: list[Node] = field(default_factory=list, repr=False)
+    calls: Counter[str] = field(default_factory=Counter, repr=False)
     tensors: set[str] = field(default_factory=set)
 
 
