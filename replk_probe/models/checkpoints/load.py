@@ -302,11 +302,11 @@ def _does_not_fit(
 
 
 def _hint(plan: Plan, own: Mapping[str, Tensor], seems: Fingerprint, mine: Fingerprint, form: str | None) -> str:
-    decomposed = any(".column_conv." in name for name in own)
-    if decomposed and any(".large_conv." in name for name in plan.state):
-        return "The file has undecomposed kernels (lkb_origin): build the model with decomposed=False."
-    if any(".column_conv." in name for name in plan.state) and any(".large_conv." in name for name in own):
-        return "The file has decomposed kernels: build the model with decomposed=True."
+    if "downsample_layers.0.0.weight" in own and "downsample_layers.0.0.weight" in plan.state:  # both are a SLaK
+        if any(".column_conv." in name for name in own) and any(".large_conv." in name for name in plan.state):
+            return "The file has undecomposed kernels (lkb_origin): build the model with decomposed=False."
+        if any(".column_conv." in name for name in plan.state) and any(".large_conv." in name for name in own):
+            return "The file has decomposed kernels: build the model with decomposed=True."
     had = form_of(own)
     if form and had and _FORMS.index(had) > _FORMS.index(form):
         return f"The model is already in {had} form, which cannot be undone: load the file into a new model."
