@@ -265,8 +265,8 @@ def test_one_branch_is_never_called_merged() -> None:
     variants = measure_kernels(model, block, "all").kernels
     assert [kernel.variant for kernel in variants] == ["conv1", "input", "large", "small", "merged"]
     assert [kernel.kernel_size for kernel in variants] == [(1, 1), (1, 1), (3, 3), (1, 1), (3, 3)]
-    total = np.abs(variants[0].strongest.sum() + variants[1].strongest.sum())
-    assert total == pytest.approx(abs(variants[3].strongest.sum()), rel=0.5)
+    first, second, _, both, _ = (float(kernel.magnitude.sum()) for kernel in variants)
+    assert abs(first - second) <= both <= first + second  # the small kernel is the sum of the two small branches
     (alone,) = measure_kernels(model, f"{block}.conv").kernels
     assert (alone.variant, alone.branches) == ("conv", ("conv",))
     assert f"is the conv branch of {block}" in alone.notes[0]
