@@ -264,6 +264,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             name = getattr(func, "__name__", "operation").strip("_")
             self._reached(value, LayerPoint(call.path, "operation", (), call.number, call.operations, name))
 
+    def reached_features(self, given: Any) -> None:
+        """Note that ``forward_features`` returned these tensors."""
+        for item, tensor in named_tensors(given):
+            if (value := self.value_of(tensor)) is not None:
+                self._reached(value, LayerPoint(None, "output", item))
+
     def _reached(self, value: Value, point: LayerPoint) -> None:
         value.points.append(point)
         self.points[point] = value

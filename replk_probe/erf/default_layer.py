@@ -136,7 +136,9 @@ class LayerSearch:
 
     def _plain(self, point: LayerPoint) -> LayerPoint:
         """The point without the number of the call if there is only one."""
-        several = self._recorder.calls.counts[point.path or ""] > 1
+        if point.path is None:
+            return point
+        several = self._recorder.calls.counts[point.path] > 1
         item = point.item if point.side == "output" and len(self._returned(point)) > 1 else ()
         call = point.call if several else None
         return LayerPoint(point.path, point.side, item, call, point.operation, point.function)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from .default_layer import LayerSearch
 from .feature_layout import Layout, followed_layout, layout_of, no_layout
 from .receptive_field.tracer import FieldTracer, Lost
 from .target_layer import Layer, LayerPoint, TargetLayer, layer_hook, never_called, point_of, tensor_of
+
+# Layers already found, by network; a network whose structure changed is run again.
+_TARGETS: MutableMapping[nn.Module, tuple[int, dict[Any, TargetLayer]]] = WeakKeyDictionary()
 
 
 class UnsuitableSizeError(InvalidInputError):
@@ -38,11 +42,23 @@ def find_target(model: nn.Module, shape: Sequence[int], layer: Layer = None) -> 
         InvalidInputError: The model does not accept such images, or the layer is unsuitable.
     """
     _, channels, height, width = (int(size) for size in shape)
-    point = point_of(model, layer) or _known_final_layer(model)
-    found = _probe(model, (1, channels, height, width), point, trace=True)
-    if layer is not None:
+    point = point_of(model, layer)
+    structure, targets = _TARGETS.get(model, (None, {}))
+    if structure != (structure := _structure(model)):
+        targets = {}
+        _TARGETS[model] = structure, targets
+    key = channels, height, width, point
+    if key not in targets:
+        targets[key] = _find_target(model, point, channels, (height, width))
+    return targets[key]
+
+
+def _find_target(model: nn.Module, chosen: LayerPoint | None, channels: int, size: tuple[int, int]) -> TargetLayer:
+    point = chosen or _known_final_layer(model)
+    found = _probe(model, (1, channels, *size), point, trace=True)
+    if chosen is not None:
         _check_called_once(found)
-    layout, layout_note = _find_layout(model, found, (height, width), channels)
+    layout, layout_note = _find_layout(model, found, size, channels)
     return TargetLayer(
         found.point.path,
         found.point.side,
@@ -50,7 +66,7 @@ def find_target(model: nn.Module, shape: Sequence[int], layer: Layer = None) -> 
         found.point.call,
         found.point.operation,
         found.point.function,
-        input_size=(height, width),
+        input_size=size,
         layout=layout,
         field=(found.value.field if found.value is not None else None)
         or Lost("the values of the network, on which its shapes depend"),
@@ -102,6 +118,22 @@ def _find_layout(model: nn.Module, found: _Found, size: tuple[int, int], channel
     if min(layout.size) == 1:
         note = f"The layer has only {layout.size[0]}x{layout.size[1]} positions, so that its middle is not one of many."
     return layout, note
+
+
+def _structure(model: nn.Module) -> int:
+    """A number that changes with the modules, shapes and settings of a network, which decide what it computes."""
+    parts: list[Any] = []
+    for module in model.modules():
+        parts += [id(module), type(module), len(module._forward_pre_hooks)]
+        for name, value in vars(module).items():
+            plain = isinstance(value, (bool, int, float, str, type(None))) and name != "training"
+            if plain or callable(value):
+                parts += [name, value if plain else id(value)]
+            elif isinstance(value, (tuple, list)):
+                parts += [name, *(item for item in value if isinstance(item, (bool, int, float, str)))]
+        tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        parts += [(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors]
+    return hash(tuple(parts))
 
 
 def _known_final_layer(model: nn.Module) -> LayerPoint | None:
@@ -252,9 +284,14 @@ def _find_default(model: nn.Module, image: Tensor, recorder: Recorder) -> _Found
     value = search.before_reduction(output if output is not None else features)
     if value is None:
         raise InvalidInputError(f"{type(model).__name__} has no map that enters a pooling{search.suggestions()}")
-    point, value = search.point_of(value)
-    why = "forward_features does not return a map" if features else f"{type(model).__name__} has no forward_features"
-    return _Found(point, value.shape, value, note=f"{why}: measured at the last map before pooling, {point.label!r}.")
+    if len(features) == 1:
+        recorder.reached_features(features[0])
+    point, at_point = search.point_of(value)
+    name = type(model).__name__
+    why = f"forward_features of {name} does not return a map" if features else f"{name} has no forward_features"
+    where = "the map that it returns" if value in recorder.values_in(output) else "its last map before pooling"
+    note = f"{why}: measured at {where}, {point.label!r}."
+    return _Found(point, at_point.shape, at_point, note=note)
 
 
 @contextmanager
