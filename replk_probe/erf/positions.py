@@ -332,6 +332,17 @@ def _unfold(value: Value, coords: Coords) -> list[Part]:
     return [(None, source, before)]
 
 
+def _im2col(value: Value, coords: Coords) -> list[Part]:
+    source, shape = _only(value)
+    kernel, dilation, padding, stride = (_each(given, 2, ()) for given in value.args[1:5])
+    columns = (shape[3] + 2 * padding[1] - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
+    n, c, token = coords
+    channel, inside = c // (kernel[0] * kernel[1]), c % (kernel[0] * kernel[1])
+    y = token // columns * stride[0] - padding[0] + inside // kernel[1] * dilation[0]
+    x = token % columns * stride[1] - padding[1] + inside % kernel[1] * dilation[1]
+    return [(None, source, np.stack([n, channel, np.clip(y, 0, shape[2] - 1), np.clip(x, 0, shape[3] - 1)]))]
+
+
 def _index(value: Value, coords: Coords) -> list[Part]:
     source, shape = _only(value)
     if value.name == "index":
@@ -401,6 +412,7 @@ for _rule, _names in (
     (_pixel_shuffle, "pixel_shuffle"),
     (_pixel_unshuffle, "pixel_unshuffle"),
     (_unfold, "unfold"),
+    (_im2col, "im2col"),
     (_index, "index index_select gather"),
     (
         _attention,

@@ -289,8 +289,8 @@ def _find_default(model: nn.Module, image: Tensor, recorder: Recorder) -> _Found
     point, at_point = search.point_of(value)
     name = type(model).__name__
     why = f"forward_features of {name} does not return a map" if features else f"{name} has no forward_features"
-    where = "the map that it returns" if value in recorder.values_in(output) else "its last map before pooling"
-    note = f"{why}: measured at {where}, {point.label!r}."
+    returned = ", which it returns" if value in recorder.values_in(output) else ""
+    note = f"{why}: measured at its last map before pooling, {point.label!r}{returned}."
     return _Found(point, at_point.shape, at_point, note=note)
 
 
