@@ -33,8 +33,12 @@ def contribution_scores(model: nn.Module | PreparedModel, batch: Tensor, layer: 
             :func:`~replk_probe.erf.prepare`. It may be in train mode, frozen, on any device and of any floating-point
             type.
         batch: Normalized images ``[N, C, H, W]``, floating point; a copy is moved to the model's device and dtype.
-        layer: ``"stage3.5"``, a module path, a module of the model (``model.layer4``), or None for the last map before
-            the final norm (without ``forward_features``: the last 4-D map before pooling).
+        layer: ``"stage3.5"``, a module path, a module of the model (``model.layer4``), or ``"forward_features"``; with
+            the key of one of several outputs, as in ``"forward_features[1]"`` or ``"neck[out]"``. None for the last
+            map before the final norm, which is the output of ``forward_features`` or the input of the norm that ends
+            it. If that is no map, or there is no such method: the value that enters the spatial reduction (a mean or
+            pooling over positions, the choice of a class token, attention pooling), which may be the result of an
+            operation in the code of a module. It has more than one row and column.
 
     Returns:
         Scores ``[N, H, W]``, >= 0, in the dtype of the model (at least float32) and on its device. Images do not
