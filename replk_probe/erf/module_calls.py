@@ -48,6 +48,7 @@ class ModuleCalls(TorchFunctionMode):
         *,
         entered: Watcher | None = None,
         left: Watcher | None = None,
+        operating: Callable[[], None] | None = None,
         operated: Callable[[Call, Any, Tensor], None] | None = None,
     ) -> None:
         """Prepare to follow a network; nothing happens before the context is entered.
@@ -56,10 +57,12 @@ class ModuleCalls(TorchFunctionMode):
             model: The network.
             entered: Called with every module call and the arguments.
             left: Called with every module call and the output.
+            operating: Called before every function.
             operated: Called with the innermost module call, the function and its result, a tensor.
         """
         super().__init__()
-        self._model, self._entered, self._left, self._operated = model, entered, left, operated
+        self._model, self._entered, self._left = model, entered, left
+        self._operating, self._operated = operating, operated
         self._counts: Counter[str] = Counter()
         self._stack: list[Call] = []
         self._thread: int | None = None
@@ -95,6 +98,8 @@ class ModuleCalls(TorchFunctionMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Call the function and count it."""
+        if self._operating is not None:
+            self._operating()
         result = func(*args, **(kwargs or {}))
         if self._stack and isinstance(result, Tensor):
             self._stack[-1].operations += 1

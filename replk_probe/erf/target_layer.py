@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
@@ -183,15 +184,21 @@ def run_to(model: nn.Module, batch: Tensor, point: LayerPoint) -> Tensor:
     def stop_at(call: Call, _function: Any, result: Tensor) -> None:
         if (call.path, call.number, call.operations) == (point.path, point.call or 1, point.operation):
             found.append(result)
+            stop_before()
+
+    def stop_before() -> None:
+        # The gradient of a torch.autograd.Function is attached after its code has run, with gradients disabled.
+        if found and torch.is_grad_enabled() == with_gradients:
             raise _LayerReachedError
 
+    with_gradients = torch.is_grad_enabled()
     if point.path is None:
         found.append(model.forward_features(batch))  # type: ignore[operator]
     elif point.path == "" and point.side == "output":
         found.append(model(batch))
     else:
         if point.side == "operation":
-            watched: AbstractContextManager[Any] = ModuleCalls(model, operated=stop_at)
+            watched: AbstractContextManager[Any] = ModuleCalls(model, operating=stop_before, operated=stop_at)
         else:
             watched = layer_hook(model.get_submodule(point.path), point.side, stop)
         with watched:

@@ -165,6 +165,27 @@ class Gated(Trunk):
         return self.fc(self.map(x).mean((2, 3)))
 
 
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return 2 * ctx.saved_tensors[0] * grad
+
+
+class OwnFunction(Trunk):
+    """The last map is computed by a function with a backward pass of its own."""
+
+    def map(self, x: Tensor) -> Tensor:
+        return Square.apply(super().map(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.map(x).mean((2, 3)))
+
+
 @pytest.mark.parametrize(
     ("network", "label"),
     [
@@ -177,6 +198,7 @@ class Gated(Trunk):
         (PooledFeatures, "forward (add, operation 1)"),
         (FeatureDictionary, "forward_features[map]"),
         (Gated, "forward (mul, operation 5)"),
+        (OwnFunction, "forward (mul, operation 2)"),
     ],
 )
 def test_the_value_that_enters_the_reduction_is_measured(network: type[Trunk], label: str) -> None:
