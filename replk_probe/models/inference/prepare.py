@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -144,7 +145,10 @@ def _copy(model: nn.Module, keep: str, log: MethodLog, *, fold: bool, freeze: bo
         if fold:
             fold_neighbors(prepared, keep)
         freeze_layers(prepared, log)
-        prepared.to(memory_format=torch.channels_last)
+        # Module.to converts tensors of five axes as well, which torch refuses.
+        for tensor in itertools.chain(prepared.parameters(), prepared.buffers()):
+            if tensor.dim() == 4:
+                tensor.data = tensor.data.to(memory_format=torch.channels_last)
     return prepared
 
 
