@@ -23,7 +23,7 @@ from .model_structure import structure_of
 from .receptive_field.tracer import FieldTracer, Lost
 from .target_layer import Layer, LayerPoint, TargetLayer, layer_hook, never_called, point_of, tensor_of
 
-# Layers already found, by the id of the network, which may have no hash; a network whose structure changed is run again.
+# Layers already found, by the id of the network, which may have no hash. A network whose structure changed is run again.
 _TARGETS: dict[int, tuple[Hashable, dict[Any, TargetLayer]]] = {}
 
 
