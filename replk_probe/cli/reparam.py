@@ -41,8 +41,9 @@ def command(checkpoint: Path, model: str, output: Path, scheme: str, no_merge: b
     """Merge the branches in CHECKPOINT and write the result.
 
     Each large kernel, its parallel branches and their batch norms become one convolution, which gives the same result
-    in less time. Before the new file is kept, it is read back and its outputs are verified in float64 on a random
-    image. The other commands read it with --weights, whatever its naming scheme.
+    in less time. The branches of any network are found by following its forward pass. Before the new file is kept, it
+    is read back and its outputs are verified in float64 on a random image. The other commands read it with --weights,
+    whatever its naming scheme.
     """
     check_writable(output.parent)
 
@@ -77,6 +78,8 @@ def _lines(report: ReparamReport) -> list[str]:
             )
         lines.append(f"          {before:,} parameters before, {after:,} after")
         lines.append(f"          in float64: {_difference(report.merging)}")
+    if report.unmerged:
+        lines.append(f"left:     {report.unmerged}")
     size = "x".join(map(str, report.image_shape))
     lines.append(f"verified: new file read back, random image {size}, float64:")
     lines.append(f"          {_difference(report.rounding)}")

@@ -16,9 +16,7 @@ from replk_probe.models.inference.copying import device_and_dtype
 from replk_probe.models.inference.prepare import PreparedModel, module_of
 from replk_probe.runtime.devices import without_autocast
 
-from .feature_layout import Layout
-from .layer_memory import remembered_layer, remembered_layout
-from .probe_layer import check_accepts
+from .probe_layer import check_accepts, find_target
 from .target_layer import Layer, LayerPoint, TargetLayer, point_of, run_to
 
 
@@ -41,8 +39,12 @@ def contribution_scores(model: nn.Module | PreparedModel, batch: Tensor, layer: 
             :func:`~replk_probe.erf.prepare`. It may be in train mode, frozen, on any device and of any floating-point
             type.
         batch: Normalized images ``[N, C, H, W]``, floating point; a copy is moved to the model's device and dtype.
-        layer: ``"stage3.5"``, a module path, a module of the model (``model.layer4``), or None for the last map before
-            the final norm (without ``forward_features``: the last 4-D map before pooling).
+        layer: ``"stage3.5"``, a module path, a module of the model (``model.layer4``), or ``"forward_features"``; with
+            the key of one of several outputs, as in ``"forward_features[1]"`` or ``"neck[out]"``. None for the last
+            map before the final norm, which is the output of ``forward_features`` or the input of the norm that ends
+            it. If that is no map, or there is no such method: the value that enters the spatial reduction (a mean or
+            pooling over positions, the choice of a class token, attention pooling), which may be the result of an
+            operation in the code of a module. It has more than one row and column.
 
     Returns:
         Scores ``[N, H, W]``, >= 0, in the dtype of the model (at least float32) and on its device. Images do not
@@ -96,6 +98,9 @@ class InputGradient:
     def __init__(self, model: nn.Module | PreparedModel, layer: Layer = None) -> None:  # noqa: D107
         self._model: nn.Module | None = module_of(model)
         self._layer = point_of(self._model, layer)
+        self._targets: dict[tuple[int, ...], TargetLayer] = {}
+        if isinstance(self._layer, TargetLayer):
+            self._targets[self._layer.input_size] = self._layer
 
     def __call__(self, images: Tensor) -> Tensor:
         """The signed gradient ``[N, C, H, W]``, in the dtype and on the device of the model."""
@@ -106,12 +111,14 @@ class InputGradient:
                 "inside the block."
             )
         batch = _matching(images, model)
-        point = remembered_layer(model, (1, *batch.shape[1:]), self._layer)
+        shape = tuple(batch.shape[2:])
+        if shape not in self._targets:
+            self._targets[shape] = find_target(model, (1, *batch.shape[1:]), self._layer)
         if batch.shape[0] == 0:
             return batch
         with evaluating(model), without_autocast(batch.device):
             parts = torch.split(batch, 1) if _couples_images(model) else (batch,)
-            return torch.cat([self._gradient(model, part, point) for part in parts])
+            return torch.cat([self._gradient(model, part, self._targets[shape]) for part in parts])
 
     def scores(self, images: Tensor) -> Tensor:
         """Contribution scores ``[N, H, W]``, as :func:`~replk_probe.erf.contribution_scores`."""
@@ -123,20 +130,19 @@ class InputGradient:
         """Release the model."""
         self._model = self._layer = None
 
-    def _gradient(self, model: nn.Module, batch: Tensor, point: LayerPoint) -> Tensor:
+    def _gradient(self, model: nn.Module, batch: Tensor, point: TargetLayer) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():
             # Tensors made under inference_mode cannot be used by autograd until they are cloned.
             leaf = batch.clone().requires_grad_(True)
             # The second clone lets a network write into its input.
             output = _run_to(model, leaf.clone(), point)
-            layout = _layout_of(model, batch, point, output)
             if not output.is_floating_point():
                 raise InvalidInputError(
                     f"Layer {point.label!r} gives {output.dtype} values, which have no gradient. Name another layer."
                 )
             if not output.requires_grad:
                 raise _cut_off(point)
-            middle = layout.at_middle(output)
+            middle = point.layout.at_middle(output)
             usable = _finite(middle.detach()) & _finite(batch)
             total = middle.relu().sum()
             del output, middle
@@ -146,13 +152,6 @@ class InputGradient:
             raise _cut_off(point)
         # In a network of convolutions and ReLUs a NaN propagates forward only: the gradient would not show it.
         return gradient.detach().masked_fill(~usable.view(-1, 1, 1, 1), math.nan)
-
-
-def _layout_of(model: nn.Module, batch: Tensor, point: LayerPoint, output: Tensor) -> Layout:
-    size = (int(batch.shape[2]), int(batch.shape[3]))
-    if isinstance(point, TargetLayer) and point.input_size == size:
-        return point.layout
-    return remembered_layout(model, point, tuple(output.shape[1:]), size, int(batch.shape[1]))
 
 
 def _finite(values: Tensor) -> Tensor:

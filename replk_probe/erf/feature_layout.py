@@ -1,4 +1,8 @@
-"""Which axes of a layer's output are rows and columns of the image: maps, channels-last maps and tokens."""
+"""Which axes of a layer's output are rows and columns of the image: maps, channels-last maps and tokens.
+
+The positions are followed back to the image (:func:`followed_layout`). Where an operation prevents that, they are
+inferred from the shape (:func:`layout_of`).
+"""
 
 from __future__ import annotations
 
@@ -7,21 +11,32 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 
+from .dataflow import Value
+from .positions import NO_PIXEL, UNKNOWN, Coords, pixels_of
+
 # Numbers of prefix tokens in published transformers (class, distillation, 4 or 8 registers), most likely first.
 _USUAL_PREFIXES = (0, 1, 2, 5, 4, 9, 8, 3)
+
+
+# Along an axis of positions, pixels differ by at least half of the image; along channels, by a fraction of a stride.
+_SPREAD = 0.4
 
 
 @dataclass(frozen=True)
 class Layout:
     """How the positions of the image are arranged in a tensor."""
 
-    kind: Literal["NCHW", "NHWC", "NLC"]  # "NCHW", "NHWC" or "NLC" (tokens, row after row)
+    kind: Literal["NCHW", "NHWC", "NLC", "NCL"]  # "NLC" and "NCL": tokens
     size: tuple[int, int]  # number of rows and columns
     prefix: int = 0  # number of tokens before those of the image (class, distillation, registers)
+    # Index of the token of the middle position, if the tokens of the image are not one row after the other behind the
+    # prefix; None if they are.
+    token: int | None = None
 
     @property
     def middle(self) -> tuple[int, int]:
@@ -35,13 +50,78 @@ class Layout:
             return feature[:, :, y, x]
         if self.kind == "NHWC":
             return feature[:, y, x, :]
-        return feature[:, self.prefix + y * self.size[1] + x, :]
+        token = self.prefix + y * self.size[1] + x if self.token is None else self.token
+        return feature[:, token, :] if self.kind == "NLC" else feature[:, :, token]
 
     def __str__(self) -> str:
         """The layout as written in results."""
-        axes = {"NCHW": "[N, C, h, w]", "NHWC": "[N, h, w, C]", "NLC": "[N, L, C]"}[self.kind]
+        axes = {"NCHW": "[N, C, h, w]", "NHWC": "[N, h, w, C]", "NLC": "[N, L, C]", "NCL": "[N, C, L]"}[self.kind]
+        if self.kind in ("NCHW", "NHWC"):
+            return axes
         prefix = f", {self.prefix} of them prefix tokens" if self.prefix else ""
-        return axes + (f" tokens{prefix}" if self.kind == "NLC" else "")
+        order = "" if self.token is None else f", the middle one at index {self.token}"
+        return f"{axes} tokens{prefix}{order}"
+
+
+def followed_layout(value: Value, input_size: tuple[int, int]) -> Layout | Literal["unknown"] | None:
+    """The layout of a value, from the pixels that its elements belong to.
+
+    Args:
+        value: The value, for one image.
+        input_size: (H, W) of the image.
+
+    Returns:
+        The layout; None if the value has no rows and columns; ``"unknown"`` if its elements could not be followed.
+    """
+    shape = value.shape
+    if len(shape) not in (3, 4) or shape[0] != 1 or min(shape) == 0:
+        return None
+    lines = [_line(shape, axis) for axis in range(1, len(shape))]
+    pixels = pixels_of(value, np.concatenate(lines, axis=1))
+    if (pixels == UNKNOWN).any():
+        return "unknown"
+    along = np.split(pixels, np.cumsum([line.shape[1] for line in lines])[:-1], axis=1)
+    kinds = "".join(_kind_of_axis(part, input_size) for part in along)
+    if kinds in ("-yx", "-xy"):
+        return Layout("NCHW", (shape[2], shape[3]))
+    if kinds in ("yx-", "xy-"):
+        return Layout("NHWC", (shape[1], shape[2]))
+    if kinds in ("t-", "y-", "x-"):
+        return _ordered_tokens(along[0], "NLC")
+    if kinds in ("-t", "-y", "-x"):
+        return _ordered_tokens(along[1], "NCL")
+    # A single row or column cannot be told from a mean over rows or columns.
+    return "unknown" if len(shape) == 4 and min(shape[1:]) == 1 else None
+
+
+def _line(shape: Sequence[int], axis: int) -> Coords:
+    """All elements along one axis, in the middle of the others."""
+    coords = np.repeat(np.array(shape, dtype=np.int64)[:, None] // 2, shape[axis], axis=1)
+    coords[axis] = np.arange(shape[axis])
+    return coords
+
+
+def _kind_of_axis(pixels: Coords, input_size: tuple[int, int]) -> str:
+    """``"y"`` for rows, ``"x"`` for columns, ``"t"`` for tokens with both, ``"-"`` for neither."""
+    known = pixels[:, (pixels != NO_PIXEL).all(0)]
+    if known.shape[1] < 2:
+        return "-"
+    y, x = (spread >= _SPREAD * side for spread, side in zip(np.ptp(known, axis=1), input_size, strict=True))
+    return "t" if y and x else "y" if y else "x" if x else "-"
+
+
+def _ordered_tokens(pixels: Coords, kind: Literal["NLC", "NCL"]) -> Layout | None:
+    """The layout of tokens that belong to these pixels; None unless they are all positions of a grid."""
+    indices = (pixels != NO_PIXEL).all(0).nonzero()[0]
+    rows, columns = (np.unique(values, return_inverse=True) for values in pixels[:, indices])
+    size = len(rows[0]), len(columns[0])
+    place = rows[1] * size[1] + columns[1]
+    if size[0] * size[1] != len(indices) or len(np.unique(place)) != len(indices):
+        return None
+    prefix = int(indices[0])
+    middle = int(indices[(place == size[0] // 2 * size[1] + size[1] // 2).argmax()])
+    in_order = bool((np.diff(indices) == 1).all() and (np.diff(place) == 1).all())
+    return Layout(kind, size, prefix, None if in_order else middle)
 
 
 def layout_of(
@@ -62,13 +142,18 @@ def layout_of(
     elif len(shape) == 3:
         layout = _of_tokens(shape[1], input_size, model)
     if layout is None:
-        axes = ", ".join(["N", *(str(size) for size in shape[1:])])
-        raise InvalidInputError(
-            f"Layer {label!r} gives [{axes}] for images of {input_size[0]}x{input_size[1]}, in which no rows and "
-            "columns of the image can be found. Name a layer that gives a map [N, C, h, w] or [N, h, w, C], or tokens "
-            "[N, L, C] of a whole image."
-        )
+        raise no_layout(shape, input_size, label)
     return layout
+
+
+def no_layout(shape: Sequence[int], input_size: tuple[int, int], label: str) -> InvalidInputError:
+    """The error for an output without rows and columns; arguments as for :func:`layout_of`."""
+    axes = ", ".join(["N", *(str(size) for size in shape[1:])])
+    return InvalidInputError(
+        f"Layer {label!r} gives [{axes}] for images of {input_size[0]}x{input_size[1]}, in which no rows and "
+        "columns of the image can be found. Name a layer that gives a map [N, C, h, w] or [N, h, w, C], or tokens "
+        "[N, L, C] of a whole image."
+    )
 
 
 def _of_map(

@@ -50,7 +50,7 @@ def prepare(model: nn.Module, precision: str = "fp32", layer: Layer = None) -> P
     check_network(model)
     check_precision(precision)
     point, check = _check_of(model, layer)
-    return prepared_copy(model, precision, check, keep=(point.path if point else None) or "", backward=True)
+    return prepared_copy(model, precision, check, keep=point.kept if point else "", backward=True)
 
 
 def _check_of(model: nn.Module, layer: Layer) -> tuple[LayerPoint | None, Check | None]:

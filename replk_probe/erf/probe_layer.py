@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
+import weakref
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,11 +17,15 @@ from replk_probe.models.inference.check import evaluating
 from replk_probe.models.inference.copying import device_and_dtype, meta_copy_of, on_meta
 from replk_probe.models.inference.failure import ForwardFailure, explain
 
-from .feature_layout import Layout, layout_of
-from .receptive_field.tracer import Field, FieldTracer, Lost
+from .dataflow import Recorder, Value
+from .default_layer import LayerSearch
+from .feature_layout import Layout, followed_layout, layout_of, no_layout
+from .model_structure import structure_of
+from .receptive_field.tracer import FieldTracer, Lost
 from .target_layer import Layer, LayerPoint, TargetLayer, layer_hook, never_called, point_of, tensor_of
 
-_ADAPTIVE_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+# Layers already found, by the id of the network, which may have no hash. A network that changed is run again.
+_TARGETS: dict[int, tuple[Hashable, dict[Any, TargetLayer]]] = {}
 
 
 class UnsuitableSizeError(InvalidInputError):
@@ -43,17 +47,38 @@ def find_target(model: nn.Module, shape: Sequence[int], layer: Layer = None) -> 
     The model is not changed. ``layer`` and errors are those of :func:`~replk_probe.erf.contribution_scores`.
     """
     _, channels, height, width = (int(size) for size in shape)
-    point = point_of(model, layer) or _known_final_layer(model)
-    found = _probe(model, (1, channels, height, width), point, trace=True)
-    if layer is not None:
+    point = point_of(model, layer)
+    if id(model) not in _TARGETS:
+        weakref.finalize(model, _TARGETS.pop, id(model), None).atexit = False
+    known, targets = _TARGETS.get(id(model), (None, {}))
+    structure = structure_of(model)
+    if known != structure:
+        targets = {}
+        _TARGETS[id(model)] = structure, targets
+    key = channels, height, width, point
+    if key not in targets:
+        targets[key] = _find_target(model, point, channels, (height, width))
+    return targets[key]
+
+
+def _find_target(model: nn.Module, chosen: LayerPoint | None, channels: int, size: tuple[int, int]) -> TargetLayer:
+    point = chosen or _known_final_layer(model)
+    found = _probe(model, (1, channels, *size), point, trace=True)
+    if chosen is not None:
         _check_called_once(found)
+    layout, layout_note = _find_layout(model, found, size, channels)
     return TargetLayer(
         found.point.path,
         found.point.side,
-        input_size=(height, width),
-        layout=find_layout(model, found.point, found.shape, (height, width), channels),
-        field=found.field or Lost("the values of the network, on which its shapes depend"),
-        note=found.note,
+        found.point.item,
+        found.point.call,
+        found.point.operation,
+        found.point.function,
+        input_size=size,
+        layout=layout,
+        field=(found.value.field if found.value is not None else None)
+        or Lost("the values of the network, on which its shapes depend"),
+        note=" ".join(note for note in (found.note, layout_note) if note) or None,
     )
 
 
@@ -78,18 +103,29 @@ def check_accepts(model: nn.Module, shape: Sequence[int], point: LayerPoint) -> 
     _probe(model, shape, point)
 
 
-def find_layout(
-    model: nn.Module, point: LayerPoint, shape: Sequence[int], size: tuple[int, int], channels: int
-) -> Layout:
-    """The layout of a layer's output of ``shape``, for images of ``size`` with ``channels`` channels."""
+def _find_layout(model: nn.Module, found: _Found, size: tuple[int, int], channels: int) -> tuple[Layout, str | None]:
+    """The layout of a layer's output for images of ``size`` with ``channels`` channels, and a note on it."""
 
     def shape_at(other: tuple[int, int]) -> Sequence[int] | None:
         try:
-            return _probe_on_meta(model, (1, channels, *other), point).shape
+            return _probe_on_meta(model, (1, channels, *other), found.point).shape
         except Exception:
             return None  # a network for one size only, or one whose shapes depend on values
 
-    return layout_of(shape, size, model, point.label, shape_at)
+    note = None
+    layout = followed_layout(found.value, size) if found.value is not None else "unknown"
+    if layout is None:
+        raise no_layout(found.shape, size, found.point.label)
+    if layout == "unknown":
+        layout = layout_of(found.shape, size, model, found.point.label, shape_at)
+        if layout.kind == "NLC" and found.value is not None:
+            note = (
+                "The order of the tokens could not be followed: they are assumed to be the patches of the image row "
+                "by row."
+            )
+    if min(layout.size) == 1:
+        note = f"The layer has only {layout.size[0]}x{layout.size[1]} positions, so that its middle is not one of many."
+    return layout, note
 
 
 def _known_final_layer(model: nn.Module) -> LayerPoint | None:
@@ -103,13 +139,13 @@ class _Found:
 
     point: LayerPoint
     shape: tuple[int, ...]  # shape of its output
-    field: Field | Lost | None  # receptive fields of its output, if they were traced
+    value: Value | None  # how its output was computed; None if it does not depend on the image
     calls: int = 1  # number of times it was called
     note: str | None = None  # note on how the layer was chosen, or None
 
 
 def _check_called_once(found: _Found) -> None:
-    if found.calls > 1:
+    if found.calls > 1 and found.point.call is None:
         raise InvalidInputError(
             f"Layer {found.point.label!r} is called {found.calls} times in one forward pass, so that its output is "
             "ambiguous. Name the block that contains it, or a layer that is used once."
@@ -119,7 +155,7 @@ def _check_called_once(found: _Found) -> None:
 def _probe(model: nn.Module, shape: Sequence[int], point: LayerPoint | None, *, trace: bool = False) -> _Found:
     """Run the network once, on the meta device if that is possible, otherwise without gradients.
 
-    ``point`` is the layer to find, or None for the last map before the final norm or pooling.
+    ``point`` is the layer to find; None for the default, the last map before the final norm or pooling.
     """
     try:
         return _probe_on_meta(model, shape, point, trace=trace)
@@ -145,78 +181,114 @@ def _probe_on_meta(model: nn.Module, shape: Sequence[int], point: LayerPoint | N
         module._forward_hooks.clear()
         module._backward_hooks.clear()
         module.training = False
+    # Integer buffers keep their values: they may be indices of positions.
+    pairs = zip(copied.buffers(), model.buffers(), strict=True)
+    constants = {id(empty): real.cpu() for empty, real in pairs if not real.is_floating_point()}
     with on_meta():
         image = torch.empty(tuple(shape), dtype=device_and_dtype(model).get("dtype"))
-        return _run(copied, image, point, FieldTracer(image) if trace else None)
+        return _run(copied, image, point, constants, FieldTracer(image) if trace else None)
 
 
-def _run(model: nn.Module, image: Tensor, point: LayerPoint | None, tracer: FieldTracer | None = None) -> _Found:
-    def found_at(point: LayerPoint, value: Tensor) -> _Found:
-        return _Found(point, tuple(value.shape), tracer.field_of(value) if tracer is not None else None)
-
+def _run(
+    model: nn.Module,
+    image: Tensor,
+    point: LayerPoint | None,
+    constants: dict[int, Tensor] | None = None,
+    tracer: FieldTracer | None = None,
+) -> _Found:
+    recorder = Recorder(model, image, constants or {}, tracer)
     with ExitStack() as stack:
         if tracer is not None:
             stack.enter_context(tracer)
-        if point is not None and point.path is not None:
-            calls: list[_Found] = []
-
-            def record_call(given: Any, point: LayerPoint = point) -> None:
-                calls.append(found_at(point, tensor_of(given, point, 1)))
-
-            stack.enter_context(layer_hook(model.get_submodule(point.path), point.side, record_call))
-            try:
-                model(image)
-            except InvalidInputError:
-                raise
-            except Exception:
-                # A head that only accepts maps of one size does not matter: the measurement ends before it.
-                if not calls:
-                    raise
+        stack.enter_context(recorder)
+        if point is None:
+            return _find_default(model, image, recorder)
+        if point.path is None:
+            return _found_at(point, model.forward_features(image), recorder)  # type: ignore[operator]
+        calls: list[_Found] = []
+        if point.side != "operation":
+            module = model.get_submodule(point.path)
+            stack.enter_context(
+                layer_hook(module, point.side, lambda given: calls.append(_found_at(point, given, recorder)))
+            )
+        try:
+            model(image)
+        except InvalidInputError:
+            raise
+        except Exception:
+            # A head that only accepts maps of one size does not matter: the measurement ends before it.
             if not calls:
-                raise never_called(point)
-            calls[-1].calls = len(calls)
-            return calls[-1]
-
-        if point is not None or callable(getattr(model, "forward_features", None)):
-            # Norms of the network itself, not those of a block or after its last convolution.
-            inputs: dict[str, Any] = {}
-            outputs: dict[str, Any] = {}
-            for name, child in model.named_children():
-                if "norm" in name and point is None:
-                    stack.enter_context(layer_hook(child, "input", partial(inputs.__setitem__, name)))
-                    stack.enter_context(layer_hook(child, "output", partial(outputs.__setitem__, name)))
-            features = model.forward_features(image)  # type: ignore[operator]
-            norm = next((name for name, output in outputs.items() if output is features), None)
-            point = LayerPoint(None) if norm is None else LayerPoint(norm, "input")
-            return found_at(point, tensor_of(features if norm is None else inputs[norm], point, 1))
-
-        maps: dict[str, _Found] = {}
-        last: list[Tensor] = []
-
-        def record_map(path: str, module: nn.Module, output: Any) -> None:
-            # A map has at least two axes longer than 1 apart from that of the images.
-            is_map = isinstance(output, Tensor) and output.dim() == 4 and sum(size > 1 for size in output.shape[1:]) > 1
-            if not is_map or isinstance(module, _ADAPTIVE_POOLS):
-                return
-            if not last or output is not last[0]:
-                last[:] = [output]
-                maps.clear()
-            maps.pop(path, None)  # the order is that of the last calls
-            maps[path] = found_at(LayerPoint(path), output)
-
-        for path, module in model.named_modules():
-            stack.enter_context(layer_hook(module, "output", partial(record_map, path, module)))
-        model(image)
-    if not maps:
-        raise InvalidInputError(
-            f"{type(model).__name__} has no forward_features and none of its modules gives a map [N, C, h, w]. "
-            "Name the layer to measure."
+                raise
+    if point.side == "operation":
+        value = recorder.points.get(
+            LayerPoint(point.path, point.side, (), point.call or 1, point.operation, point.function)
         )
-    # The outermost module that returned the last map: 'layer4' rather than the ReLU at its end.
-    found = maps[next((path for path in reversed(maps) if path), "")]
-    tensor_of(last[0], found.point, 1)
-    found.note = (
-        f"{type(model).__name__} has no forward_features: measured at its last map before pooling, "
-        f"{found.point.label!r}."
-    )
-    return found
+        calls = [] if value is None else [_Found(point, value.shape, value)]
+    if len(calls) < (point.call or 1):
+        raise never_called(point)
+    found = calls[-1 if point.call is None else point.call - 1]
+    return replace(found, calls=len(calls))
+
+
+def _found_at(point: LayerPoint, given: Any, recorder: Recorder) -> _Found:
+    tensor = tensor_of(given, point, 1)
+    return _Found(point, tuple(tensor.shape), recorder.value_of(tensor))
+
+
+def _find_default(model: nn.Module, image: Tensor, recorder: Recorder) -> _Found:
+    """The output of ``forward_features`` if that is a map, otherwise the last map before the spatial reduction."""
+    features: list[Any] = []
+    output: Any = None
+    with _noting_features(model, features):
+        try:
+            output = model(image)
+        except InvalidInputError:
+            raise
+        except Exception:
+            # A head that only accepts maps of one size does not matter: the measurement ends before it.
+            if not features:
+                if not callable(getattr(model, "forward_features", None)):
+                    raise
+                model.forward_features(image)  # type: ignore[operator]
+    search = LayerSearch(model, recorder, (image.shape[2], image.shape[3]))
+    if len(features) == 1 and isinstance(features[0], Tensor):
+        value = recorder.value_of(features[0])
+        known = None if value is None else search.features(value)
+        if known is not None:
+            point, value = known
+            return _Found(point, value.shape, value)
+    value = search.before_reduction(output if output is not None else features)
+    if value is None:
+        raise InvalidInputError(f"{type(model).__name__} has no map that enters a pooling{search.suggestions()}")
+    if len(features) == 1:
+        recorder.reached_features(features[0])
+    point, at_point = search.point_of(value)
+    name = type(model).__name__
+    why = f"forward_features of {name} does not return a map" if features else f"{name} has no forward_features"
+    returned = ", which it returns" if value in recorder.values_in(output) else ""
+    note = f"{why}: measured at its last map before pooling, {point.label!r}{returned}."
+    return _Found(point, at_point.shape, at_point, note=note)
+
+
+@contextmanager
+def _noting_features(model: nn.Module, features: list[Any]) -> Iterator[None]:
+    """Append what ``model.forward_features`` returns in this context to a list."""
+    method = getattr(model, "forward_features", None)
+    if not callable(method):
+        yield
+        return
+    own = "forward_features" in vars(model)
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        result = method(*args, **kwargs)
+        features.append(result)
+        return result
+
+    model.forward_features = noting  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if own:
+            model.forward_features = method
+        else:
+            del model.forward_features

@@ -2,35 +2,61 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.models import resolve_layer
 
-from .feature_layout import Layout
+from .module_calls import Call, ModuleCalls
 from .receptive_field.tracer import Field, Lost, stride_rule
+
+if TYPE_CHECKING:
+    from .feature_layout import Layout
+
+# A layer name with the keys of one of its outputs: "forward_features[1]", "neck[out][0]".
+_SELECTED = re.compile(r"(?P<layer>.*?)(?P<keys>(?:\[[^\[\]]+\])*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class LayerPoint:
-    """Input or output of one module of a network."""
+    """A tensor in the forward pass of a network: the output or input of a module, or a value inside its ``forward``."""
 
     path: str | None  # module path; "" for the network itself, None for the output of its forward_features
-    side: Literal["output", "input"] = "output"  # whether the module's output or its input is meant
+    side: Literal["output", "input", "operation"] = "output"  # the result of an operation in its forward, or this side
+    item: tuple[int | str, ...] = ()  # keys that select one tensor of an output with several
+    call: int | None = None  # which of several calls of the module, from 1; None for one that is called once
+    operation: int = 0  # number of the operation among those that the module's own code calls, from 1
+    function: str = ""  # name of the operation
 
     @property
     def label(self) -> str:
         """Label in tables and results."""
+        output = "" if self.side != "output" else "".join(f"[{key}]" for key in self.item)
         if self.path is None:
-            return "forward_features"
-        name = self.path or "output of the model"
-        return f"{name} (input)" if self.side == "input" else name
+            return f"forward_features{output}"
+        name = f"{self.path or ('output of the model' if self.side == 'output' else 'forward')}{output}"
+        details = ["input"] if self.side == "input" else []
+        if self.side == "operation":
+            details = [f"{self.function}, operation {self.operation}"]
+        if self.call is not None:
+            details.append(f"call {self.call}")
+        return f"{name} ({', '.join(details)})" if details else name
+
+    @property
+    def kept(self) -> str:
+        """Path of the module across which nothing may be merged or folded; "" if any may."""
+        if self.side == "operation":
+            # No module has this name: the module itself may not be merged, but what it calls may be folded.
+            return f"{self.path}.<operation>" if self.path else "<operation>"
+        return self.path or ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +102,22 @@ def check_layer(layer: Any) -> None:
 
 
 def point_of(model: nn.Module, layer: Layer) -> LayerPoint | None:
-    """The layer that a user chose by name, path or module, whether or not the network calls it; None for None."""
+    """The layer that a user chose, whether or not the network calls it; None for None.
+
+    ``layer`` is a name, a module path, ``"forward_features"``, one of these followed by the keys of one of several
+    outputs (``"forward_features[1]"``, ``"neck[out]"``), or a module of the network. Raises InvalidInputError if the
+    network has no such layer.
+    """
     if layer is None or isinstance(layer, LayerPoint):
         return layer
     if isinstance(layer, str):
-        return LayerPoint(resolve_layer(model, layer).path)
+        found = _SELECTED.fullmatch(layer.strip())
+        name = found["layer"] if found else layer
+        keys = re.findall(r"\[([^\[\]]+)\]", found["keys"]) if found else []
+        item = tuple(int(key) if re.fullmatch(r"-?\d+", key) else key.strip("'\"") for key in keys)
+        if name == "forward_features" and callable(getattr(model, name, None)):
+            return LayerPoint(None, item=item)
+        return LayerPoint(resolve_layer(model, name).path, item=item)
     check_layer(layer)
     path = next((path for path, module in model.named_modules() if module is layer), None)
     if path is None:
@@ -92,31 +129,65 @@ def point_of(model: nn.Module, layer: Layer) -> LayerPoint | None:
     return LayerPoint(path)
 
 
+def named_tensors(given: Any, item: tuple[int | str, ...] = ()) -> Iterator[tuple[tuple[int | str, ...], Tensor]]:
+    """Every tensor in nested tuples, lists, dictionaries and dataclasses, with the keys that lead to it."""
+    if isinstance(given, Tensor):
+        yield item, given
+    elif isinstance(given, dict):
+        for key, inner in given.items():
+            yield from named_tensors(inner, (*item, key))
+    elif isinstance(given, (tuple, list)):
+        for key, inner in enumerate(given):
+            yield from named_tensors(inner, (*item, key))
+    elif is_dataclass(given) and not isinstance(given, type):
+        for entry in fields(given):
+            yield from named_tensors(getattr(given, entry.name), (*item, entry.name))
+
+
 class _LayerReachedError(Exception):
     """Ends the forward pass as soon as the layer was computed."""
 
 
 def run_to(model: nn.Module, batch: Tensor, point: LayerPoint) -> Tensor:
-    """The layer's output (or input) for a batch; nothing after the layer is computed."""
+    """The tensor at ``point`` for a batch; nothing after it is computed.
+
+    Raises InvalidInputError if the layer was not called, or does not give one tensor.
+    """
     found: list[Any] = []
 
     def stop(value: Any) -> None:
         found.append(value)
-        raise _LayerReachedError
+        if point.call in (None, len(found)):
+            raise _LayerReachedError
 
+    def stop_at(call: Call, _function: Any, result: Tensor) -> None:
+        if (call.path, call.number, call.operations) == (point.path, point.call or 1, point.operation):
+            found.append(result)
+            stop_before()
+
+    def stop_before() -> None:
+        # The gradient of a torch.autograd.Function is attached after its code has run, with gradients disabled.
+        if found and torch.is_grad_enabled() == with_gradients:
+            raise _LayerReachedError
+
+    with_gradients = torch.is_grad_enabled()
     if point.path is None:
         found.append(model.forward_features(batch))  # type: ignore[operator]
     elif point.path == "" and point.side == "output":
         found.append(model(batch))
     else:
-        with layer_hook(model.get_submodule(point.path), point.side, stop):
+        if point.side == "operation":
+            watched: AbstractContextManager[Any] = ModuleCalls(model, operating=stop_before, operated=stop_at)
+        else:
+            watched = layer_hook(model.get_submodule(point.path), point.side, stop)
+        with watched:
             try:
                 model(batch)
             except _LayerReachedError:
                 pass
     if not found:
         raise never_called(point)
-    return tensor_of(found[0], point, batch.shape[0])
+    return tensor_of(found[-1], point, batch.shape[0])
 
 
 @contextmanager
@@ -149,22 +220,37 @@ def layer_hook(module: nn.Module, side: str, call: Callable[[Any], None]) -> Ite
 def tensor_of(given: Any, point: LayerPoint, images: int) -> Tensor:
     """The one tensor in a layer's output or input, whose first axis must count images."""
     value = given
-    if isinstance(given, (tuple, list)):
-        tensors = [item for item in given if isinstance(item, Tensor)]
-        # An input may come with masks or sizes: the image's features are its first tensor.
-        if len(tensors) == 1 or (tensors and point.side == "input"):
-            value = tensors[0]
-    if not isinstance(value, Tensor):
+    for key in point.item:
+        value = _selected(value, key)
+    tensors = list(named_tensors(value))
+    # An input may come with masks or sizes: the image's features are its first tensor.
+    if len(tensors) != 1 and not (tensors and point.side == "input"):
+        advice = "Name one of the layers inside it, or wrap the model in a module that returns one tensor."
+        if tensors:
+            keys = "".join(f"[{key}]" for key in tensors[-1][0])
+            advice = f"Choose one by its key, for example '{point.label}{keys}'."
+        if point.item:
+            label = replace(point, item=()).label
+            raise InvalidInputError(
+                f"Layer {label!r} gives {_describe(given)}; {point.label!r} is not one tensor in it. {advice}"
+            )
+        raise InvalidInputError(f"Layer {point.label!r} gives {_describe(given)}, but one tensor is needed. {advice}")
+    tensor = tensors[0][1]
+    if tensor.dim() == 0 or tensor.shape[0] != images:
         raise InvalidInputError(
-            f"Layer {point.label!r} gives {_describe(given)}, but one tensor is needed. Name one of the layers "
-            "inside it, or wrap the model in a module that returns one tensor."
-        )
-    if value.dim() == 0 or value.shape[0] != images:
-        raise InvalidInputError(
-            f"Layer {point.label!r} gives [{', '.join(map(str, value.shape))}] for a batch of {images}: its first "
+            f"Layer {point.label!r} gives [{', '.join(map(str, tensor.shape))}] for a batch of {images}: its first "
             "axis does not count images. Name a layer that processes whole images."
         )
-    return value
+    return tensor
+
+
+def _selected(given: Any, key: int | str) -> Any:
+    """One entry of a tuple, list, dictionary or dataclass; None if there is no such entry."""
+    if isinstance(given, dict):
+        return next((value for name, value in given.items() if name == key or str(name) == str(key)), None)
+    if isinstance(given, (tuple, list)) and isinstance(key, int):
+        return given[key] if -len(given) <= key < len(given) else None
+    return getattr(given, str(key), None) if is_dataclass(given) or hasattr(given, "_fields") else None
 
 
 def _describe(given: Any) -> str:

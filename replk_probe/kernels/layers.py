@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.models import large_kernel_layers, resolve_layer
+from replk_probe.models.branches.find import ParallelBranches, find_parallel_branches
 from replk_probe.models.layers.large_kernel import LargeKernelConv
 from replk_probe.models.layers.reparam import MERGE_METHODS
 from replk_probe.models.stages import Specified
 
-KernelModule: TypeAlias = LargeKernelConv | nn.Conv2d
+# A block of parallel branches of this package, one found in any other network, or one convolution of any type.
+KernelModule: TypeAlias = LargeKernelConv | ParallelBranches | nn.Module
 LayerSpec: TypeAlias = str | nn.Module
 
 ALL, PAPER = "all", "paper"
@@ -34,18 +36,26 @@ class KernelLayer:
     module: KernelModule  # block of parallel branches, or convolution
     # Name of the block and of the branch in it, if the layer is one branch of a block.
     branch_of: tuple[str, str] | None = None
+    note: str | None = None  # on its selection, for the reader
+    is_apart: bool = False  # whether it is one of several parallel branches that cannot be added up
 
 
 def find_layers(model: nn.Module, layer: LayerSpec | Sequence[LayerSpec] = ALL) -> tuple[KernelLayer, ...]:
     """Find the layers with the requested kernels.
 
+    Parallel convolutions of one input whose outputs are added are one layer, named after the module that contains them.
+    They are found by following a forward pass; see
+    :func:`~replk_probe.models.branches.find.find_parallel_branches`. A module other than ``nn.Conv2d`` is a convolution
+    if it has one parameter ``[O, I / groups, Kh, Kw]`` whose name contains "weight" or "kernel".
+
     Args:
         model: Any network.
-        layer: ``"all"`` (the large kernel of every block in the families of this package, every depthwise convolution
-            in other networks); ``"paper"`` (the first layer of stride 1 at the last resolution, as in the RepLKNet
-            paper's appendix); ``"stage4.0"`` or ``"stage4"``; a module path; a pattern with ``*``, ``?`` or
-            ``[...]``; an ``nn.Module`` of the model; or a sequence of these. A pattern, or a module that contains
-            several convolutions, selects the depthwise ones if there are any, otherwise all.
+        layer: ``"all"`` (the large kernel of every block in the families of this package; in other networks every
+            depthwise convolution, or all of those larger than 1 x 1 if none is depthwise); ``"paper"`` (the first
+            layer of stride 1 at the last resolution, as in the RepLKNet paper's appendix); ``"stage4.0"`` or
+            ``"stage4"``; a module path; a pattern with ``*``, ``?`` or ``[...]``; an ``nn.Module`` of the model; or a
+            sequence of these. A pattern, or a module that contains several convolutions, selects the depthwise ones if
+            there are any, otherwise all.
 
     Returns:
         Each layer once, in the order of ``layer`` and then of the network.
@@ -56,7 +66,12 @@ def find_layers(model: nn.Module, layer: LayerSpec | Sequence[LayerSpec] = ALL) 
     found = _Network(model)
     specs = [layer] if isinstance(layer, (str, nn.Module)) else layer
     paths = dict.fromkeys(path for spec in specs for path in found.select(spec))
-    return tuple(KernelLayer(found.name(path), path, found.kernels[path], found.branch_of(path)) for path in paths)
+    return tuple(
+        KernelLayer(
+            found.name(path), path, found.kernels[path], found.branch_of(path), found.note(path), path in found.apart
+        )
+        for path in paths
+    )
 
 
 def path_of(model: nn.Module, module: nn.Module) -> str:
@@ -91,20 +106,62 @@ def _is_parallel(first: nn.Conv2d, second: nn.Conv2d) -> bool:
     return all(getattr(first, name) == getattr(second, name) for name in ("in_channels", "out_channels", "stride"))
 
 
+def groups_of(module: KernelModule) -> int:
+    """Number of groups of a convolution."""
+    if isinstance(module, LargeKernelConv):
+        return next(conv.groups for conv in module.modules() if isinstance(conv, nn.Conv2d))
+    groups = getattr(module, "groups", None)
+    if isinstance(groups, int):
+        return groups
+    outputs, inputs = weight_of(module).shape[:2]
+    return outputs if inputs == 1 else 1
+
+
 def operation_of(module: KernelModule) -> str:
     """``"depthwise"``, ``"grouped"`` or ``"dense"``."""
-    if isinstance(module, LargeKernelConv) or module.groups == module.in_channels > 1:
+    groups = groups_of(module)
+    inputs = 1
+    if not isinstance(module, LargeKernelConv):
+        weight = module.first.weight if isinstance(module, ParallelBranches) else weight_of(module)
+        inputs = weight.shape[1]
+    if groups > 1 and inputs == 1:
         return "depthwise"
-    return "grouped" if module.groups > 1 else "dense"
+    return "grouped" if groups > 1 else "dense"
+
+
+def weight_of(module: KernelModule) -> Tensor:
+    """The weight ``[O, I / groups, Kh, Kw]`` of a single convolution of any type."""
+    assert isinstance(module, nn.Module)
+    weight = getattr(module, "weight" if isinstance(module, nn.Conv2d) else _weight_name(module) or "weight")
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _weight_name(module: nn.Module) -> str | None:
+    """Name of the one kernel of a module that is not a convolution of torch's, by its shape."""
+    if isinstance(module, _ConvNd):
+        return None
+    found = [
+        name
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.dim() == 4 and max(parameter.shape[2:]) > 1 and ("weight" in name or "kernel" in name)
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _is_kernel(module: nn.Module) -> bool:
+    if isinstance(module, nn.Conv2d):
+        return max(module.kernel_size) > 1
+    return isinstance(module, LargeKernelConv) or _weight_name(module) is not None
 
 
 def _kernels(module: nn.Module, path: str = "") -> dict[str, KernelModule]:
     """Blocks of branches, and convolutions larger than 1 x 1 elsewhere, by their paths."""
     found: dict[str, KernelModule] = {}
     for name, inner in module.named_modules(prefix=path):
-        if any(name.startswith(f"{block}.") for block in found):
+        if any(isinstance(block, LargeKernelConv) and name.startswith(f"{at}.") for at, block in found.items()):
             continue  # a branch
-        if isinstance(inner, LargeKernelConv) or (isinstance(inner, nn.Conv2d) and max(inner.kernel_size) > 1):
+        if _is_kernel(inner):
             found[name] = inner
     return found
 
@@ -116,8 +173,41 @@ class _Network:
         """Find the kernels."""
         self.model = model
         self.kernels = _kernels(model)
-        self.places = large_kernel_layers(model)
+        self._blocks: dict[str, str] = {}  # path of a convolution in parallel branches -> path of these
+        self.apart: dict[str, str] = {}  # path of a convolution -> why it is not added to its parallel ones
+        if not isinstance(model, Specified):
+            self._join(find_parallel_branches(model))
+        places = large_kernel_layers(model)
+        self.places = {name: self._blocks.get(path, path) for name, path in places.items()}
         self._names = {path: name for name, path in self.places.items()} if isinstance(model, Specified) else {}
+        self._notes: dict[str, str] = {}
+
+    def _join(self, blocks: Sequence[ParallelBranches]) -> None:
+        """Replace the convolutions of each block of parallel branches by the block."""
+        for block in blocks:
+            members = [path for path in block.modules if path in self.kernels]
+            if not members or any(path in self._blocks for path in members):
+                continue  # only 1 x 1, or in a block of this package
+            if block.problem is not None:
+                where = block.path or type(self.model).__name__
+                note = f"is one of several branches that {where} adds up, but they are not one convolution"
+                self.apart |= {path: f"{note}: {block.problem}." for path in members}
+                continue
+            path = block.path
+            if path in self.kernels:
+                path = max(members, key=lambda member: max(weight_of(self.kernels[member]).shape[2:]))
+            self._blocks |= dict.fromkeys(members, path)
+            # In the place of the first of them, so that the order of the network remains.
+            self.kernels = {
+                path if name == members[0] else name: block if name == members[0] else module
+                for name, module in self.kernels.items()
+                if name == members[0] or name not in members
+            }
+
+    def note(self, path: str) -> str | None:
+        """Note on the selection of a kernel."""
+        apart = self.apart.get(path)
+        return self._notes.get(path) if apart is None else f"{self.name(path)} {apart}"
 
     def name(self, path: str) -> str:
         """Layer name such as ``stage4.0`` if the family has such names, otherwise the path."""
@@ -129,6 +219,8 @@ class _Network:
             if isinstance(module, LargeKernelConv) and path.startswith(f"{block}."):
                 name = path.removeprefix(f"{block}.").split(".")[0]
                 return (self.name(block), name) if name in module.branches() else None
+            if isinstance(module, ParallelBranches) and path != block and path in module.modules:
+                return self.name(block), next(one.name for one in module.branches if one.module == path)
         return None
 
     def select(self, spec: LayerSpec) -> list[str]:
@@ -139,12 +231,16 @@ class _Network:
         spec = spec.strip()
         if spec == ALL:
             chosen = self._depthwise([*self._names] or [*self.kernels])
-            if not chosen:
-                raise InvalidInputError(
-                    f"{type(self.model).__name__} has no depthwise convolution. Layer {ALL!r} selects those. "
-                    f"{self._existing()}"
-                )
-            return chosen
+            if chosen:
+                return chosen
+            if not self.kernels:
+                raise InvalidInputError(f"{type(self.model).__name__} has no kernel. {self._existing()}")
+            note = (
+                f"{type(self.model).__name__} has no depthwise convolution: its {len(self.kernels)} convolutions "
+                "larger than 1 x 1 are aggregated over output and input channels."
+            )
+            self._notes |= dict.fromkeys(self.kernels, note)
+            return [*self.kernels]
         if spec == PAPER:
             return [self._paper()]
         if any(letter in spec for letter in "*?["):
@@ -170,7 +266,9 @@ class _Network:
             if isinstance(module, nn.Conv2d):
                 what = "It is a 1 x 1 convolution"
             elif any(isinstance(inner, _ConvNd) and not isinstance(inner, nn.Conv2d) for inner in module.modules()):
-                what = f"It is {type(module).__name__}, and only kernels of nn.Conv2d can be measured"
+                what = (
+                    f"It is {type(module).__name__}, and only kernels of two-dimensional convolutions can be measured"
+                )
             raise InvalidInputError(
                 f"Layer {spec!r} of {type(self.model).__name__} has no kernel. {what}. {self._existing()}"
             )
@@ -196,7 +294,7 @@ class _Network:
     def _paper(self) -> str:
         """The first stride-1 depthwise kernel after the last strided one, or, if none is strided, of the last stage."""
         order = self._depthwise([*self._names] or [*self.kernels])
-        strided = [index for index, path in enumerate(order) if max(self.kernels[path].stride) > 1]
+        strided = [index for index, path in enumerate(order) if _stride_of(self.kernels[path]) > 1]
         last_stage = [
             path for name, path in self.places.items() if name.split(".")[0] == [*self.places][-1].split(".")[0]
         ]
@@ -222,7 +320,13 @@ class _Network:
         depthwise = [*self._names] or self._depthwise([*self.kernels])
         names = [self.name(path) for path in depthwise or self.kernels]
         if not names:
-            return "It has no nn.Conv2d larger than 1 x 1: use another model."
+            return "It has no two-dimensional convolution larger than 1 x 1: use another model."
         kind = "its kernels" if depthwise else "its convolutions, which are aggregated over both channel axes"
         more = f", ... ({len(names)} in total)" if len(names) > _SHOWN else ""
         return f"Choose one of {kind}: {', '.join(names[:_SHOWN])}{more}."
+
+
+def _stride_of(module: KernelModule) -> int:
+    """The larger stride of a convolution; 1 if its type does not have any."""
+    stride = getattr(module, "stride", 1)
+    return max(stride) if isinstance(stride, tuple) else int(stride)

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.models import weights_info
+from replk_probe.models.branches.find import ParallelBranches
+from replk_probe.models.branches.recording import stored_tensors
 from replk_probe.models.factory import create_partly
 from replk_probe.models.inference.norms import norms_behind
+from replk_probe.models.layers.large_kernel import LargeKernelConv
 from replk_probe.models.model_id import check_network, name_of
 from replk_probe.runtime.checks import choose_config
 from replk_probe.runtime.progress import progress as progress_bar
@@ -114,36 +117,44 @@ def plan_kernels(model: nn.Module | str, config: KernelsConfig | None = None) ->
         check_network(model, or_name=True)
         name, network = config.name or name_of(model), model
     layers = find_layers(network, config.layers)
-    norms = _norms_of(network, layers)
+    norms, values = _norms_of(network, layers), stored_tensors(network)
     variants = tuple(
         (found, one)
         for found in layers
-        for one in variants_of(found, config.variant, norms.get(found.path), merger_of(network, found.path))
+        for one in variants_of(found, config.variant, values, norms.get(found.path), merger_of(network, found.path))
     )
     specs = tuple(spec if isinstance(spec, str) else path_of(network, spec) for spec in config.layers)
     return KernelPlan(name, weights_info(network), specs, config, variants, time.perf_counter() - start)
 
 
 def _needed(skeleton: nn.Module, specs: Sequence[LayerSpec]) -> list[str]:
-    """Paths of the modules whose weights are needed for the layers."""
+    """Paths of the modules, and names of the tensors, whose values are needed for the layers."""
     layers = find_layers(skeleton, specs)
-    return [layer.path for layer in layers] + [path for norms in _norms_of(skeleton, layers).values() for path in norms]
+    needed = [path for norms in _norms_of(skeleton, layers).values() for path in norms]
+    for layer in layers:
+        block = layer.module
+        if isinstance(block, ParallelBranches):
+            needed += [name for branch in block.branches for name in branch.tensors]
+        else:
+            needed.append(layer.path)
+    return needed
 
 
 def _norms_of(network: nn.Module, layers: Sequence[KernelLayer]) -> dict[str, dict[str, nn.Module]]:
     """Path and batch norm after each single convolution, by its path; no entry if they are unknown."""
-    alone = [layer.path for layer in layers if isinstance(layer.module, nn.Conv2d)]
+    alone = [layer.path for layer in layers if not isinstance(layer.module, (LargeKernelConv, ParallelBranches))]
     found = norms_behind(network, alone)
     return {conv: {norm: network.get_submodule(norm)} if norm else {} for conv, norm in found.items()}
 
 
 def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int) -> Kernel:
     operation = operation_of(layer.module)
-    if any(conv.weight.is_meta for conv, _ in variant.branches):
+    stored = variant.stored()
+    if any(weight.is_meta for weight in stored):
         raise InvalidInputError(
             f"{layer.name} has no weights. It is on the meta device, which stores only shapes. Load weights."
         )
-    if any(conv.weight.is_complex() for conv, _ in variant.branches):
+    if any(weight.is_complex() for weight in stored):
         raise InvalidInputError(
             f"The weights of {layer.name} are complex. The magnitude is defined for real kernels. Choose another layer."
         )
@@ -155,9 +166,11 @@ def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int
             "negative variances have no magnitude. Choose an earlier checkpoint of the training."
         )
     magnitude = absolute.sum((0, 1)) if aggregate == "sum" else absolute.mean((0, 1))
-    single, places = _strongest(weight, operation, variant.branches[0][0].groups, strongest)
+    single, places = _strongest(weight, operation, variant.groups, strongest)
     notes = variant.notes
-    if operation != "depthwise":
+    if layer.note is not None:
+        notes += (layer.note,)
+    elif operation != "depthwise":
         notes += (f"{layer.name} is a {operation} convolution: aggregated over output and input channels.",)
     if any(side % 2 == 0 for side in magnitude.shape):
         notes += (

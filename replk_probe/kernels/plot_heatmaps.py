@@ -263,5 +263,7 @@ def variant_text(kernel: Kernel) -> str:
     if len(kernel.branches) < 2:
         return "single kernel"
     if kernel.variant == "merged":
-        return "merged: large + small" if "small" in kernel.branches else "merged: column + row"
+        if "large" in kernel.branches or "column" in kernel.branches:
+            return "merged: large + small" if "small" in kernel.branches else "merged: column + row"
+        return f"merged: {len(kernel.branches)} branches"
     return "large: column + row" if kernel.variant == "large" and "column" in kernel.branches else kernel.variant

@@ -37,6 +37,7 @@ from .result import KernelResult
 
 # Line styles distinguish variants without color.
 _STYLES: dict[str, Any] = {"merged": "-", "large": "--", "small": ":", "column": "-.", "row": (0, (3, 1, 1, 1, 1, 1))}
+_OTHER_STYLE: Any = (0, (5, 1, 1, 1))  # one of several small branches
 _LOWEST = 1e-4  # lower bound of the vertical axis
 _PANEL, _TALL, _ACROSS = 2.9, 1.75, 2
 _LEFT, _RIGHT, _TOP, _BELOW = 0.52, 0.1, 0.22, 0.42
@@ -169,7 +170,7 @@ def _add_profiles(ax: Axes, members: Sequence[Panel], models: Sequence[str], low
             np.arange(len(profile)),
             np.where(profile > 0, profile, np.nan),
             color=_color(models, panel.model),
-            linestyle=_STYLES[panel.kernel.variant],
+            linestyle=_STYLES.get(panel.kernel.variant, _OTHER_STYLE),
             linewidth=0.7 if several else 1.1,
             alpha=0.6 if several else 1.0,
             marker="" if several else "o",
@@ -193,5 +194,7 @@ def _handles(styles: dict[tuple[str, str], Panel], width: float) -> list[Line2D]
         which = f"{variant_text(panel.kernel)}{f', {RANDOM_BADGE}' if panel.is_random else ''}"
         points = (width - 0.6) * 72 - text_points(f", {which}", SMALL_SIZE)
         label = f"{fitted(model, points, SMALL_SIZE)}, {which}"
-        handles.append(Line2D([], [], color=_color(models, model), linestyle=_STYLES[variant], label=label))
+        handles.append(
+            Line2D([], [], color=_color(models, model), linestyle=_STYLES.get(variant, _OTHER_STYLE), label=label)
+        )
     return handles

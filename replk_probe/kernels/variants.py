@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.models.branches.find import Branch, ParallelBranches
+from replk_probe.models.branches.recording import Values
 from replk_probe.models.layers.depthwise import PLAIN_CONVS
 from replk_probe.models.layers.large_kernel import LargeKernelConv
-from replk_probe.models.layers.reparam import folded_weight, merged_weight
+from replk_probe.models.layers.reparam import folded_weight, summed_kernels
 
 from .kernel import ONE_OF_SEVERAL
-from .layers import KernelLayer
-
-Branch: TypeAlias = tuple[nn.Conv2d, nn.Module]
+from .layers import KernelLayer, groups_of, weight_of
 
 _NAMES = {"large_conv": "large", "column_conv": "column", "row_conv": "row", "small_conv": "small"}
 _SMALL = "small"
+_MERGED = (
+    "In these weights the branches are merged: the small one cannot be separated, and zeros are counted in the merged "
+    "kernel"
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One summand of a kernel, computed on request.
+
+    Attributes:
+        stored: Function that returns the weight as it is stored; an empty tensor for an identity.
+        folded: Function that returns the kernel ``[O, I / groups, Kh, Kw]`` in float64, its batch norm folded in.
+        padding: Zero padding of the convolution, by which the parts are aligned.
+    """
+
+    stored: Callable[[], Tensor]
+    folded: Callable[[], Tensor]
+    padding: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -27,44 +48,68 @@ class Variant:
     """One variant of a layer, computed on request."""
 
     name: str  # name, as in replk_probe.kernels.Kernel.variant
-    branches: tuple[Branch, ...]  # convolutions to add up, each with its batch norm or an identity
-    batch_norm: tuple[str, ...]  # paths of those batch norms
-    large: tuple[Branch, ...] = ()  # all branches except the small one, for a layer that has both
-    small: tuple[Branch, ...] = ()  # the small branch of such a layer
+    parts: tuple[Part, ...]  # kernels to add up
+    groups: int  # groups of the convolutions
+    batch_norm: tuple[str, ...]  # paths of the batch norms that are folded in
+    large: tuple[Part, ...] = ()  # all parts except the small one, for a layer that has both
+    small: tuple[Part, ...] = ()  # the small part of such a layer
     notes: tuple[str, ...] = ()  # notes for the reader
     names: tuple[str, ...] = ("large",)  # names of all branches of the layer, as in replk_probe.kernels.Kernel.branches
 
     def weight(self) -> Tensor:
         """``[O, I / groups, Kh, Kw]`` float64."""
-        if len(self.branches) > 1:
-            return merged_weight(self.branches)[0]
-        ((conv, norm),) = self.branches
-        # A single convolution may have any padding and dilation, and may even compute an activation.
-        return conv.weight.detach().cpu().double() if isinstance(norm, nn.Identity) else folded_weight(conv, norm)[0]
+        if len(self.parts) == 1:
+            return self.parts[0].folded()
+        return summed_kernels([(part.folded(), part.padding) for part in self.parts])[0]
+
+    def stored(self) -> list[Tensor]:
+        """The weights as they are stored."""
+        return [part.stored() for part in self.parts]
 
     def zero_fraction(self) -> float:
         """Share of exact zeros among the weights as they are stored."""
-        zeros = sum(int((conv.weight.detach() == 0).sum()) for conv, _ in self.branches)
-        return zeros / sum(conv.weight.numel() for conv, _ in self.branches)
+        stored = self.stored()
+        return sum(int((weight == 0).sum()) for weight in stored) / (sum(weight.numel() for weight in stored) or 1)
 
     def small_branch_share(self) -> float | None:
         """Sum of the small branch's absolute weights over that of all branches; None if it is not known."""
-        small, large = (
-            sum(float(folded_weight(*branch)[0].abs().sum()) for branch in branches)
-            for branches in (self.small, self.large)
-        )
+        small, large = (sum(float(part.folded().abs().sum()) for part in parts) for parts in (self.small, self.large))
         return small / (small + large) if self.small and small + large else None
 
 
+def _part(conv: nn.Module, norm: nn.Module) -> Part:
+    """A convolution of any type with its batch norm or an identity."""
+
+    def folded() -> Tensor:
+        # A single convolution may have any padding and dilation, and may even compute an activation.
+        if isinstance(norm, nn.Identity):
+            return weight_of(conv).detach().cpu().double()
+        if isinstance(conv, nn.Conv2d):
+            return folded_weight(conv, norm)[0]
+        weight = weight_of(conv).detach().cpu()
+        plain = nn.Conv2d(weight.shape[1], len(weight), 1, bias=False, device="meta")
+        plain.weight = nn.Parameter(weight)
+        return folded_weight(plain, norm)[0]
+
+    return Part(lambda: weight_of(conv).detach(), folded)
+
+
 def variants_of(
-    layer: KernelLayer, variant: str, norms: Mapping[str, nn.Module] | None, merger: str | None = None
+    layer: KernelLayer,
+    variant: str,
+    values: Values,
+    norms: Mapping[str, nn.Module] | None,
+    merger: str | None = None,
 ) -> list[Variant]:
     """The requested variants of one layer; ``"all"`` includes the strips of a decomposed kernel.
 
-    The kernel of a layer without branches is called merged. ``norms`` maps the path of the batch norm after a single
-    convolution to it; it is None if it is not known. ``merger`` is the path of the parent module that merges the
+    Each of several small branches is a variant too, and the kernel of a layer without branches is called merged.
+    ``values`` are the parameters and buffers of the network by name. ``norms`` maps the path of the batch norm after a
+    single convolution to it; it is None if it is not known. ``merger`` is the path of the parent module that merges the
     convolution with others by its own method. Raises InvalidInputError if the layer has no such variant.
     """
+    if isinstance(layer.module, ParallelBranches):
+        return _of_parallel(layer, layer.module, variant, values)
     if not isinstance(layer.module, LargeKernelConv):
         return [_of_conv(layer, layer.module, variant, norms, merger)]
     if layer.module.is_merged:
@@ -74,7 +119,10 @@ def variants_of(
 
 def _of_branches(layer: KernelLayer, block: LargeKernelConv, variant: str) -> list[Variant]:
     modules = {_NAMES[name]: (name, branch) for name, branch in block.branches().items()}
-    branches = {name: (branch.conv, branch.bn) for name, (_, branch) in modules.items()}
+    branches = {
+        name: replace(_part(branch.conv, branch.bn), padding=_pair(branch.conv.padding))
+        for name, (_, branch) in modules.items()
+    }
     large = [name for name in branches if name != _SMALL]
     small = [name for name in branches if name == _SMALL]
     chosen = {"large": large, "small": small, "merged": large + small}
@@ -90,10 +138,11 @@ def _of_branches(layer: KernelLayer, block: LargeKernelConv, variant: str) -> li
         Variant(
             name,
             tuple(branches[part] for part in parts),
+            groups_of(block),
             tuple(
                 f"{layer.path}.{modules[part][0]}.bn"
                 for part in parts
-                if not isinstance(branches[part][1], nn.Identity)
+                if not isinstance(modules[part][1].bn, nn.Identity)
             ),
             tuple(branches[part] for part in large if both),
             tuple(branches[part] for part in small),
@@ -105,25 +154,82 @@ def _of_branches(layer: KernelLayer, block: LargeKernelConv, variant: str) -> li
 
 def _of_merged(layer: KernelLayer, block: LargeKernelConv, variant: str) -> Variant:
     """The variant of a block whose branches are merged into one convolution."""
+    _check_unmerged(layer, variant)
+    conv = block.get_submodule("reparam_conv")
+    assert isinstance(conv, nn.Conv2d)  # created by reparameterize()
+    note = _MERGED + (", including the corners around the strips." if block.is_decomposed else ".")
+    return Variant("merged", (_part(conv, nn.Identity()),), conv.groups, (), notes=(note,), names=())
+
+
+def _check_unmerged(layer: KernelLayer, variant: str) -> None:
     if variant in ("large", "small"):
         raise InvalidInputError(
             f"The {variant} kernel of {layer.name} is unknown. In these weights the branches are merged into one "
             "kernel, which cannot be split. Use variant 'merged', or the checkpoint from before merging."
         )
-    conv = block.get_submodule("reparam_conv")
-    assert isinstance(conv, nn.Conv2d)  # created by reparameterize()
-    note = (
-        "In these weights the branches are merged: the small one cannot be separated, and zeros are counted in "
-        "the merged kernel" + (", including the corners around the strips." if block.is_decomposed else ".")
-    )
-    return Variant("merged", ((conv, nn.Identity()),), (), notes=(note,), names=())
+
+
+def _of_parallel(layer: KernelLayer, block: ParallelBranches, variant: str, values: Values) -> list[Variant]:
+    """The variants of parallel branches: the one with the largest kernel is large, the sum of the others small."""
+
+    def stored(branch: Branch) -> Tensor:
+        return torch.empty(0) if branch.conv is None else branch.conv.weight.evaluate(values)
+
+    def folded(branch: Branch) -> Tensor:
+        return block.kernel(branch, values)[0]
+
+    parts = {
+        branch.name: Part(partial(stored, branch), partial(folded, branch), branch.padding) for branch in block.branches
+    }
+    area = {branch.name: math.prod(branch.extent) for branch in block.branches}
+    largest = [name for name, size in area.items() if size == max(area.values())]
+    small = [name for name in parts if name not in largest]
+    chosen = {"merged": [*parts]}
+    notes = []
+    is_merged = len(parts) == 1
+    if is_merged:
+        _check_unmerged(layer, variant)
+        notes.append(f"{_MERGED}.")
+    elif len(largest) == 1:
+        chosen = {"large": largest, _SMALL: small} | chosen
+    if is_merged:
+        pass
+    elif variant == "all":
+        single = small if len(largest) == 1 else [*parts]
+        chosen = {f"branch {name}" if name in chosen else name: [name] for name in single if len(single) > 1} | chosen
+    elif variant in chosen:
+        chosen = {variant: chosen[variant]}
+    else:
+        raise InvalidInputError(
+            f"{layer.name} has no {variant} kernel. Its largest branches, {', '.join(largest)}, have the same size. "
+            "Use variant 'merged' or 'all'."
+        )
+    if block.others:
+        count = "1 more summand" if block.others == 1 else f"{block.others} more summands"
+        notes.append(
+            f"{layer.name} adds up {count} that are not convolutions of the same input: they are not included."
+        )
+    both = len(largest) == 1 and not is_merged
+    return [
+        Variant(
+            name,
+            tuple(parts[one] for one in names),
+            block.groups,
+            tuple(dict.fromkeys(norm for one in block.branches if one.name in names for norm in one.norms())),
+            tuple(parts[one] for one in largest if both),
+            tuple(parts[one] for one in small if both),
+            notes=tuple(notes),
+            names=() if is_merged else tuple(parts),
+        )
+        for name, names in chosen.items()
+    ]
 
 
 def _of_conv(
-    layer: KernelLayer, conv: nn.Conv2d, variant: str, norms: Mapping[str, nn.Module] | None, merger: str | None
+    layer: KernelLayer, conv: nn.Module, variant: str, norms: Mapping[str, nn.Module] | None, merger: str | None
 ) -> Variant:
     if layer.branch_of is not None:
-        block, name = layer.branch_of[0], _NAMES[layer.branch_of[1]]
+        block, name = layer.branch_of[0], _NAMES.get(layer.branch_of[1], layer.branch_of[1])
         if variant not in ("all", "merged", name):
             raise InvalidInputError(
                 f"{layer.path} is the {name} branch of {block} and has no {variant} kernel. A branch is one "
@@ -131,13 +237,13 @@ def _of_conv(
             )
         note = f"{layer.path} is the {name} branch of {block}; the other branches are not included."
         norm = next(iter((norms or {}).values()), nn.Identity())
-        return Variant(name, ((conv, norm),), tuple(norms or ()), notes=(note,), names=(name,))
+        return Variant(name, (_part(conv, norm),), groups_of(conv), tuple(norms or ()), notes=(note,), names=(name,))
     if variant == "small":
         raise _no_small_branch(layer)
     notes = []
     if type(conv) not in PLAIN_CONVS and not hasattr(conv, "parametrizations"):
         notes.append(f"{type(conv).__name__} may transform its weights in the forward pass: stored weights are shown.")
-    if "weight" not in conv._parameters and not hasattr(conv, "parametrizations"):
+    if isinstance(conv, nn.Conv2d) and "weight" not in conv._parameters and not hasattr(conv, "parametrizations"):
         notes.append(
             f"The weights of {layer.name} are recomputed by a hook in each forward pass (pruning, weight_norm): those "
             "of the last pass are shown. After loading other weights, run the network once."
@@ -147,8 +253,10 @@ def _of_conv(
             f"{merger} adds up several branches and merges them by its own method: {layer.name} is only one of them. "
             "Merge the network first, for a timm model by timm.utils.reparameterize_model(model), to measure their sum."
         )
-    if max(conv.dilation) > 1:
-        notes.append(f"{layer.name} is dilated by {max(conv.dilation)}: its kernel is shown without the gaps.")
+    dilation = getattr(conv, "dilation", 1)
+    dilation = max(dilation) if isinstance(dilation, tuple) else dilation
+    if dilation != 1:
+        notes.append(f"{layer.name} is dilated by {dilation}: its kernel is shown without the gaps.")
     if norms is None:
         notes.append(
             "No batch norm was folded into some kernels: the network cannot be traced, so it is not known which batch "
@@ -158,8 +266,12 @@ def _of_conv(
         notes.append("No batch norm was folded into kernels without a batch norm directly after the convolution.")
     norm = next(iter((norms or {}).values()), nn.Identity())
     name = "merged" if variant == "all" else variant
-    names = ("large",) if merger is None else (ONE_OF_SEVERAL,)
-    return Variant(name, ((conv, norm),), tuple(norms or ()), notes=tuple(notes), names=names)
+    names = ("large",) if merger is None and not layer.is_apart else (ONE_OF_SEVERAL,)
+    return Variant(name, (_part(conv, norm),), groups_of(conv), tuple(norms or ()), notes=tuple(notes), names=names)
+
+
+def _pair(padding: Sequence[int | str] | str) -> tuple[int, int]:
+    return int(padding[0]), int(padding[1])
 
 
 def _no_small_branch(layer: KernelLayer) -> InvalidInputError:

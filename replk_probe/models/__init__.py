@@ -10,6 +10,7 @@ from .architectures.micro import default_models
 from .architectures.mobilenet_v2 import LargeKernelMobileNetV2
 from .architectures.replknet import RepLKNet
 from .architectures.slak import SLaK
+from .branches.merge import BranchMerging, merge_parallel_branches
 from .checkpoints.load import CheckpointReport
 from .convert_checkpoint import ReparamReport, reparam_checkpoint
 from .equivalence import Difference
@@ -20,6 +21,7 @@ from .stages import LayerRef, ProbeSpec, final_layer, large_kernel_layers, probe
 from .weights.entry import DataConfig
 
 __all__ = [
+    "BranchMerging",
     "CheckpointReport",
     "DataConfig",
     "Difference",
@@ -40,6 +42,7 @@ __all__ = [
     "large_kernel_layers",
     "load_checkpoint",
     "merge_branches",
+    "merge_parallel_branches",
     "probe_spec",
     "reparam_checkpoint",
     "reparameterize",

@@ -17,12 +17,14 @@ from replk_probe.runtime.atomic_files import atomic_path
 from replk_probe.runtime.paths import usable_path
 from replk_probe.runtime.progress import progress as progress_bar
 
+from .branches.merge import BranchMerging, merge_parallel_branches
 from .checkpoints.load import CheckpointReport, load_checkpoint
 from .checkpoints.rename_keys import check_scheme, in_scheme, timm_call
 from .checkpoints.write import write_safetensors
 from .equivalence import Difference, largest_difference, outputs_of
 from .factory import create_model
 from .inference.check import input_channels, random_image, tolerance
+from .inference.copying import meta_copy_of
 from .layers.reparam import MERGE_METHODS, Mergeable, reparameterize
 from .records import data_config
 from .summary import count_parameters
@@ -47,6 +49,7 @@ class ReparamReport:
         image_shape: Shape of the random image, ``(1, C, H, W)``.
         merging: Difference from the original outputs before the weights are rounded, or None if nothing was merged.
         rounding: Difference from the original outputs with the new file.
+        unmerged: One sentence for each block of parallel branches that was left as it is, or "".
         timm_model: Call that builds the network in timm, if the file has timm's names.
     """
 
@@ -59,6 +62,7 @@ class ReparamReport:
     image_shape: tuple[int, ...]
     merging: Difference | None
     rounding: Difference
+    unmerged: str
     timm_model: str | None
 
 
@@ -76,8 +80,10 @@ def reparam_checkpoint(
     """Merge the branches in a weights file, or only rename its tensors, and write the result as safetensors.
 
     Each large kernel, its parallel branches and their batch norms become one convolution with bias, computed in
-    float64 and rounded to the dtype of the file; all other tensors keep their exact values. Before merging, after
-    merging and with the new file, the network is run in float64 on one random image of its input size.
+    float64 and rounded to the dtype of the file; all other tensors keep their exact values. In networks that are not
+    of this package, the branches are found by :func:`~.branches.merge.merge_parallel_branches`, and the merged
+    convolution has the name of one of them. Before merging, after merging and with the new file, the network is run in
+    float64 on one random image of its input size.
 
     Args:
         path: Path of the file, in any form that :func:`~replk_probe.models.load_checkpoint` reads.
@@ -105,8 +111,14 @@ def reparam_checkpoint(
     network = create_model(model).double()
     check_scheme(scheme, network, model)
     layers = _mergeable_layers(network) if merge else []
+    count = len(layers)
+    convolutions = sum(
+        isinstance(module, nn.Conv2d) for layer in layers for module in network.get_submodule(layer).modules()
+    )
+    traced = BranchMerging()
     if merge and not layers:
-        raise _nothing_to_merge(network, model)
+        traced = _mergeable_branches(network, model)
+        layers, count, convolutions = [*traced.layers], len(traced.blocks), traced.convolutions
     source = load_checkpoint(network, path, ema=ema)
     _check_form(source, scheme, merge=merge)
 
@@ -117,12 +129,12 @@ def reparam_checkpoint(
         expected = outputs_of(network, image, layers, bar.update)
         _refuse_not_finite(expected, path)
         names, parameters = set(network.state_dict()), count_parameters(network)
-        convolutions = sum(
-            isinstance(module, nn.Conv2d) for layer in layers for module in network.get_submodule(layer).modules()
-        )
         merging = None
         if merge:
-            reparameterize(network)
+            if traced.blocks:
+                merge_parallel_branches(network)
+            else:
+                reparameterize(network)
             merging = largest_difference(expected, outputs_of(network, image, layers, bar.update))
             _refuse_above(_MERGING, merging, path, "Please report this with the name of the model.")
         tensors = _rounded(network.state_dict(), names, source.dtypes)
@@ -150,12 +162,13 @@ def reparam_checkpoint(
         source=source,
         written=replace(written, path=output),
         scheme=scheme,
-        layers=len(layers),
+        layers=count,
         convolutions=convolutions,
         parameters=(parameters, parameters_after),
         image_shape=tuple(image.shape),
         merging=merging,
         rounding=rounding,
+        unmerged=traced.reasons,
         timm_model=timm_model,
     )
 
@@ -199,16 +212,20 @@ def _mergeable_layers(network: nn.Module) -> list[str]:
     return found
 
 
-def _nothing_to_merge(network: nn.Module, model: str) -> InvalidInputError:
-    if any(hasattr(module, name) for module in network.modules() for name in MERGE_METHODS):
-        return InvalidInputError(
-            f"{model} cannot be merged by this package. It has its own code for merging branches. For timm's models, "
-            "use timm.utils.reparameterize_model(model)."
+def _mergeable_branches(network: nn.Module, model: str) -> BranchMerging:
+    """What merging the parallel branches of a network that is not of this package does; it is not changed."""
+    found = BranchMerging()
+    if not type(network).__module__.startswith("timm."):
+        found = merge_parallel_branches(meta_copy_of(network))
+    elif any(hasattr(module, name) for module in network.modules() for name in MERGE_METHODS):
+        raise InvalidInputError(
+            f"{model} cannot be merged by this package. timm has its own code and its own names for that. "
+            "Use timm.utils.reparameterize_model(model)."
         )
-    return InvalidInputError(
-        f"{model} has nothing to merge. No layer of {type(network).__name__} has parallel branches. Rewrite its "
-        "file without merging."
-    )
+    if not found.blocks:
+        why = found.reasons or f"No layer of {type(network).__name__} has parallel branches."
+        raise InvalidInputError(f"{model} has nothing to merge. {why} Rewrite its file without merging.")
+    return found
 
 
 def _rounded(state: Mapping[str, Tensor], before: set[str], dtypes: Mapping[str, torch.dtype]) -> dict[str, Tensor]:

@@ -69,7 +69,8 @@ def table(
         rows: Cells of each row; a plain string is a heading across all columns.
         layout: Width and colors.
         left: Titles of further left-aligned columns.
-        fit: Whether to cut left-aligned columns in the middle so that the table fits the width.
+        fit: Whether to cut left-aligned columns in the middle so that the table fits the width, the first only as far
+            as its cells remain different.
     """
     from rich.cells import cell_len
     from rich.table import Table
@@ -81,7 +82,13 @@ def table(
     flexible = [column for column, title in enumerate(head) if column == 0 or title in left]
     gap = 2 if not fit or sum(widths) + 2 * (len(head) - 1) <= layout.width else 1
     excess = sum(widths) + gap * (len(head) - 1) - layout.width
+    names = {row[0] for row in cells}
     while fit and excess > 0 and widths[widest := max(flexible, key=widths.__getitem__)] > _NARROWEST:
+        if widest == 0 and len({shortened(name, widths[0] - 1) for name in names}) < len(names):
+            if len(flexible) == 1:
+                break
+            flexible = flexible[1:]  # no two names of rows may be alike
+            continue
         widths[widest] -= 1
         excess -= 1
 

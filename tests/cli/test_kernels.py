@@ -185,7 +185,7 @@ def test_the_other_models_are_measured_if_one_fails(
         (["--layer", "stages.0.blocks.0.pw1.conv"], "It is a 1 x 1 convolution. Choose one of its kernels: stage1.0"),
         (["--layer", "head"], "It is Linear, without a convolution larger than 1 x 1"),
         (["--layer", "nowhere.*"], "matches the pattern 'nowhere.*'"),
-        (["--model", "networks.py:dense"], "has no depthwise convolution"),
+        (["--model", "networks.py:dense", "--layer", "paper"], "has no layer that corresponds to the paper's"),
         (["--model", "networks.py:norep", "--variant", "small"], "stage1.0 has no small branch"),
         (["--weights", "missing.pth"], "no such file"),
         (["--weights", "a.pth", "--weights", "b.pth"], "--weights was given 2 times for 1 models"),

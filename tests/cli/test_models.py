@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from click.testing import CliRunner
 
 from replk_probe.cli.main import cli
@@ -47,3 +48,14 @@ def test_many_models_are_listed_without_counting() -> None:
 def test_nothing_matches() -> None:
     result = CliRunner().invoke(cli, ["models", "zzz"])
     assert result.exit_code == 1 and "No model matches 'zzz'" in result.output
+
+
+def test_the_default_list_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    from replk_probe.models import summary
+
+    counted = []
+    describe = summary.describe
+    monkeypatch.setattr(
+        summary, "describe", lambda name, count=True: counted.append(count) or describe(name, count=False)
+    )
+    assert len(run().splitlines()) == len(counted) + 1 > 40 and all(counted)

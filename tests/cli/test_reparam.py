@@ -78,7 +78,7 @@ def test_its_output(replk_probe: Run, case: Case) -> None:
     result = replk_probe(*case.arguments, "--to", "official")
     assert (result.exit_code, result.stderr) == (0, "")
     assert "train form, names: official" in result.stdout
-    assert "9 convolutions in 5 layers, into one per layer" in result.stdout
+    assert "10 convolutions in 5 layers, into one per layer" in result.stdout
     found = re.findall(r"largest difference (\S+), relative (\S+)", result.stdout)
     assert len(found) == 2  # in float64, and as written in float32
     assert float(found[0][1]) < 1e-12 < 1e-9 < float(found[1][1]) < 1e-5

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from replk_probe.erf import contribution_scores, layer_memory
+from replk_probe.erf import contribution_scores, probe_layer
 
 
 class Net(nn.Module):
@@ -34,8 +34,8 @@ class Shallow(Net):
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
-    real = layer_memory.find_layer
-    monkeypatch.setattr(layer_memory, "find_layer", lambda *args: (found.append(1), real(*args))[1])
+    real = probe_layer._find_target
+    monkeypatch.setattr(probe_layer, "_find_target", lambda *args: (found.append(1), real(*args))[1])
     return found
 
 

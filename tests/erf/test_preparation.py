@@ -602,3 +602,22 @@ def test_whole_networks_run_on_what_was_measured_to_be_fastest(name: str) -> Non
     else:
         assert methods and all(method.startswith("native") for method in methods)
         assert prepared.backend == f"native {native_info().isa}"
+
+
+def test_weights_of_five_axes_are_kept_as_they_are() -> None:
+    class Positions(nn.Module):
+        """A three-dimensional convolution over a map, as in lambda layers."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.positions = nn.Conv2d(3, 4, 3, padding=1), nn.Conv3d(1, 2, (1, 3, 3), padding=(0, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.positions(self.stem(x)[:, None]).sum(1)
+
+    model = Positions().eval()
+    batch = torch.randn(1, 3, 16, 16)
+    expected = contribution_scores(model, batch)
+    assert expected.norm() > 0
+    scores = contribution_scores(prepare(model), batch)
+    assert (scores - expected).norm() <= 1e-5 * expected.norm()

@@ -97,6 +97,26 @@ def test_dense_kernels_are_found_where_nothing_else_is() -> None:
     assert names(model, "conv1") == ["conv1"]
 
 
+@pytest.mark.parametrize(
+    ("name", "count", "first"),
+    [
+        ("resnet18", 17, "conv1"),
+        ("regnety_002", 14, "stem.conv"),
+        ("dla34", 27, "base_layer.0"),
+        ("vit_tiny_patch16_224", 1, "patch_embed.proj"),
+        ("swin_tiny_patch4_window7_224", 1, "patch_embed.proj"),
+    ],
+)
+def test_all_are_the_dense_convolutions_where_none_is_depthwise(name: str, count: int, first: str) -> None:
+    model = skeleton(name)
+    found = find_layers(model, "all")
+    assert (len(found), found[0].name) == (count, first)
+    spatial = [one for one in model.modules() if isinstance(one, nn.Conv2d) and max(one.kernel_size) > 1]
+    assert [layer.module for layer in found] == spatial
+    note = f"{type(model).__name__} has no depthwise convolution: its {count} convolutions larger than 1 x 1 are "
+    assert {layer.note for layer in found} == {f"{note}aggregated over output and input channels."}
+
+
 def test_a_network_that_is_one_convolution() -> None:
     assert names(nn.Conv2d(4, 4, 3, groups=4), "all") == ["Conv2d"]
 
@@ -114,8 +134,7 @@ def test_a_network_that_is_one_convolution() -> None:
             "It is a 1 x 1 convolution. Choose one of its kernels: stage1.0,",
         ),
         ("replknet31b", "norm", "It is BatchNorm2d, without a convolution larger than 1 x 1"),
-        ("swin_tiny_patch4_window7_224", "all", "has no depthwise convolution."),
-        ("swin_tiny_patch4_window7_224", "all", "aggregated over both channel axes: patch_embed.proj."),
+        ("swin_tiny_patch4_window7_224", "norm", "aggregated over both channel axes: patch_embed.proj."),
         ("swin_tiny_patch4_window7_224", "stage1.0", "It is SwinTransformerBlock, without a convolution"),
         ("resnet18", "paper", "has no layer that corresponds to the paper's"),
     ],
@@ -127,7 +146,7 @@ def test_errors_list_the_valid_choices(name: str, spec: str, message: str) -> No
 
 
 def test_a_network_without_any_convolution() -> None:
-    with pytest.raises(InvalidInputError, match=r"no nn\.Conv2d larger than 1 x 1"):
+    with pytest.raises(InvalidInputError, match="no two-dimensional convolution larger than 1 x 1"):
         find_layers(nn.Sequential(nn.Linear(3, 3)), ["all"])
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from torch import nn
 from torch.nn.utils import prune
 
@@ -247,20 +248,80 @@ def test_channels_of_a_grouped_convolution_are_those_of_the_network() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "layer", "block"),
-    [
-        ("mobileone_s0", "stages.0.0", "stages.0.0"),
-        ("repvit_m0_9", "stages.0.blocks.0", "stages.0.blocks.0.token_mixer"),
-    ],
+    ("name", "block"), [("mobileone_s0", "stages.0.0"), ("repvit_m0_9", "stages.0.blocks.0.token_mixer")]
 )
-def test_branches_that_another_package_merges_are_not_called_merged(name: str, layer: str, block: str) -> None:
-    model = timm.create_model(name)
-    for kernel in measure_kernels(model, layer).kernels:
-        assert kernel.branches == ("one of several",)
-        assert kernel.notes[0].startswith(f"{block} adds up several branches")
-    merged = measure_kernels(timm.utils.reparameterize_model(model), layer).kernels
-    assert [kernel.branches for kernel in merged] == [("large",)]
-    assert not any("several branches" in note for note in merged[0].notes)
+def test_branches_that_another_package_merges_are_added(name: str, block: str) -> None:
+    model = with_statistics(timm.create_model(name).double())
+    (kernel,) = measure_kernels(model, block).kernels
+    assert (kernel.layer, kernel.variant) == (block, "merged") and len(kernel.branches) > 2 and not kernel.notes
+    (merged,) = measure_kernels(timm.utils.reparameterize_model(model), block).kernels
+    assert merged.branches == ("large",)
+    np.testing.assert_allclose(kernel.magnitude, merged.magnitude, rtol=1e-6)  # timm's result is rounded to float32
+
+
+def test_one_branch_is_never_called_merged() -> None:
+    model = timm.create_model("repvit_m0_9")
+    block = "stages.0.blocks.0.token_mixer"
+    variants = measure_kernels(model, block, "all").kernels
+    assert [kernel.variant for kernel in variants] == ["conv1", "input", "large", "small", "merged"]
+    assert [kernel.kernel_size for kernel in variants] == [(1, 1), (1, 1), (3, 3), (1, 1), (3, 3)]
+    first, second, _, both, _ = (float(kernel.magnitude.sum()) for kernel in variants)
+    assert abs(first - second) <= both <= first + second  # the small kernel is the sum of the two small branches
+    (alone,) = measure_kernels(model, f"{block}.conv").kernels
+    assert (alone.variant, alone.branches) == ("conv", ("conv",))
+    assert f"is the conv branch of {block}" in alone.notes[0]
+
+
+class Gated(nn.Module):
+    """Two convolutions of one input that are added and differ in groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Conv2d(4, 4, 5, padding=2, groups=4), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.wide(x) + self.narrow(x)
+
+
+def test_branches_that_are_not_one_convolution_say_so() -> None:
+    (kernel,) = measure_kernels(nn.Sequential(Gated())).kernels
+    assert kernel.branches == ("one of several",) and kernel.layer == "0.wide"
+    assert any("they are not one convolution: their groups differ (4, 1)." in note for note in kernel.notes)
+
+
+class OwnConvolution(nn.Module):
+    """A convolution of its own type, which computes by functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 1, 5, 7))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv2d(x, self.weight, padding=(2, 3), groups=4)
+
+
+class Deformed(nn.Module):
+    """A deformable convolution and a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offsets = nn.Conv2d(4, 18, 1)
+        self.conv = torchvision.ops.DeformConv2d(4, 4, 3, padding=1, groups=2)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x, self.offsets(x)))
+
+
+def test_convolutions_of_other_types_are_found_by_the_shape_of_their_weights() -> None:
+    model = with_statistics(nn.Sequential(OwnConvolution(), nn.BatchNorm2d(4), Deformed(), nn.LayerNorm((4, 8, 8))))
+    (own,) = measure_kernels(model).kernels
+    assert (own.layer, own.kernel_size, own.operation, own.batch_norm) == ("0", (5, 7), "depthwise", ("1",))
+    wanted = (model[0].weight.detach().double()[:, 0] * scale_of(model[1])[:, None, None]).abs().sum(0)
+    np.testing.assert_allclose(own.magnitude, wanted.numpy(), rtol=1e-14)
+    (deformed,) = measure_kernels(model, "2").kernels
+    assert (deformed.layer, deformed.operation, deformed.batch_norm) == ("2.conv", "grouped", ("2.norm",))
+    assert any("DeformConv2d may transform its weights" in note for note in deformed.notes)
 
 
 def test_a_network_that_can_merge_is_no_block_of_branches() -> None:
@@ -417,7 +478,7 @@ def test_a_branch_named_by_its_path_is_called_that() -> None:
 
 @pytest.mark.parametrize("conv", [nn.Conv1d(4, 4, 7, groups=4), nn.Conv3d(4, 4, 3), nn.ConvTranspose2d(4, 4, 7)])
 def test_other_convolutions_are_named_as_what_they_are(conv: nn.Module) -> None:
-    with pytest.raises(InvalidInputError, match=r"only kernels of nn\.Conv2d can be measured"):
+    with pytest.raises(InvalidInputError, match="only kernels of two-dimensional convolutions can be measured"):
         measure_kernels(nn.Sequential(conv), "0")
     with pytest.raises(InvalidInputError, match=r"without a convolution larger than 1 x 1"):
         measure_kernels(small(), "stages.0.blocks.0.pw1")

@@ -86,3 +86,10 @@ def test_rich_is_imported_only_for_a_table() -> None:
     code = "import sys, replk_probe.cli.main, replk_probe.report.erf_table; print('rich' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_names_of_rows_are_only_cut_as_far_as_they_differ() -> None:
+    names = [f"stages.0.blocks.{block}.token_mixer.mixer.conv_kxk" for block in range(12)]
+    lines = table(("layer", "value"), [[name, "1.0"] for name in names], Layout(20))
+    shown = [line.split()[0] for line in lines[1:]]
+    assert len({*shown}) == len(names) and max(map(len, shown)) < len(names[0])

@@ -48,7 +48,7 @@ class DepthwiseLayer(nn.Sequential, Mergeable):
         """Build the layers; ``kernel_size`` is odd."""
         conv: nn.Module
         norm: nn.Module
-        if small_kernel and small_kernel < kernel_size:
+        if small_kernel and small_kernel <= kernel_size:
             conv, norm = LargeKernelConv(channels, kernel_size, stride, small_kernel), nn.Identity()
         else:
             padding = kernel_size // 2

@@ -16,7 +16,9 @@ from replk_probe.errors import WeightsError
 from replk_probe.runtime.atomic_files import sha256_of
 from replk_probe.runtime.paths import usable_path
 
+from ..branches.merge import merge_parallel_branches
 from ..inference.copying import meta_copy_of
+from ..layers.large_kernel import LargeKernelConv
 from ..model_id import check_network
 from .detect import Fingerprint, fingerprint, form_of
 from .match import Plan, is_recomputed, loaded_classes, match, replace_head
@@ -98,11 +100,15 @@ def load_checkpoint(
     has_forms = all(callable(getattr(model, name, None)) for name in ("reparameterize", "fuse_bn"))
     form = form_of(state) if has_forms else None
     skeleton = meta_copy_of(model)
-    _restructure(skeleton, form)
+    _restructure(skeleton, form, state)
     plan = match(skeleton, state, origins, dropped)
     if plan.faults and (converted := _by_timm(skeleton, state)) is not None:
         candidate = match(skeleton, converted, {}, dropped)
         plan = candidate if candidate.faults < plan.faults else plan
+    merges_branches = bool(plan.faults) and not has_forms and bool(merge_parallel_branches(skeleton).blocks)
+    if merges_branches:
+        candidate = match(skeleton, state, origins, dropped)
+        plan = plan if candidate.faults else candidate
     if plan.faults:
         raise _does_not_fit(model, path, file, plan, form, only or ())
     wanted = {name: value for name, value in plan.state.items() if only is None or _is_inside(name, only)}
@@ -110,7 +116,9 @@ def load_checkpoint(
     digest = sha256_of(path)
     dtypes = {name: value.dtype for name, value in plan.state.items()}
 
-    _restructure(model, form)
+    _restructure(model, form, state)
+    if merges_branches:
+        merge_parallel_branches(model)
     for name, classes in plan.heads.items():
         replace_head(model, name, classes)
     on_meta = any(value.is_meta for value in own.values())
@@ -124,7 +132,7 @@ def load_checkpoint(
         sha256=digest,
         title=found.title,
         model=found.model,
-        form=form,
+        form="merged" if merges_branches else form,
         naming=naming,
         wrapper=file.wrapper,
         averaged=file.averaged,
@@ -185,8 +193,14 @@ def _checked(path: Any) -> Path:
     return usable_path(path, "The weights file")
 
 
-def _restructure(model: nn.Module, form: str | None) -> None:
+def _restructure(model: nn.Module, form: str | None, state: Mapping[str, object]) -> None:
+    """Give the network the structure of the file, in place."""
     network: Any = model
+    if form == "train":
+        for path, block in model.named_modules():
+            if isinstance(block, LargeKernelConv) and block.has_equal_branches:
+                if f"{path}.small_conv.conv.weight" not in state:
+                    del block.small_conv
     if form == "merged":
         network.reparameterize()
     elif form == "merged+fused":
@@ -210,8 +224,8 @@ def _by_timm(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | 
 
 
 def _is_inside(name: str, paths: Sequence[str]) -> bool:
-    """Whether a tensor belongs to one of the modules at ``paths``."""
-    return any(name.startswith(f"{path}.") for path in paths)
+    """Whether a tensor belongs to one of the modules at ``paths``, or is one of these itself."""
+    return any(f"{name}.".startswith(f"{path}.") for path in paths)
 
 
 def _refuse_unusable(state: Mapping[str, Tensor], origins: Mapping[str, str], skeleton: nn.Module, path: Path) -> None:
@@ -264,22 +278,23 @@ def _does_not_fit(
     kinds = (("missing key", plan.missing), ("unexpected key", unexpected), ("mis-shaped key", misshaped))
     details = "; ".join(_some(what, names, verb=False) for what, names in kinds if names)
     return WeightsError(
-        f"{path.name} does not match {type(model).__name__}. The file appears to be {seems}, the model {mine}: "
-        f"{details}. {_hint(plan, own, seems, mine, form)}"
+        f"{path.name} does not match {type(model).__name__}: {details}. {_hint(plan, own, seems, mine, form)}"
     )
 
 
 def _hint(plan: Plan, own: Mapping[str, Tensor], seems: Fingerprint, mine: Fingerprint, form: str | None) -> str:
-    decomposed = any(".column_conv." in name for name in own)
-    if decomposed and any(".large_conv." in name for name in plan.state):
-        return "The file has undecomposed kernels (lkb_origin): build the model with decomposed=False."
-    if any(".column_conv." in name for name in plan.state) and any(".large_conv." in name for name in own):
-        return "The file has decomposed kernels: build the model with decomposed=True."
+    if "downsample_layers.0.0.weight" in own and "downsample_layers.0.0.weight" in plan.state:  # both are a SLaK
+        if any(".column_conv." in name for name in own) and any(".large_conv." in name for name in plan.state):
+            return "The file has undecomposed kernels (lkb_origin): build the model with decomposed=False."
+        if any(".column_conv." in name for name in plan.state) and any(".large_conv." in name for name in own):
+            return "The file has decomposed kernels: build the model with decomposed=True."
     had = form_of(own)
     if form and had and _FORMS.index(had) > _FORMS.index(form):
         return f"The model is already in {had} form, which cannot be undone: load the file into a new model."
     if seems.model and seems.model != mine.model:
-        return f"Use the model {seems.model}, or another file."
+        return f"The file appears to be {seems}: use the model {seems.model}, or another file."
+    if seems.title != mine.title:
+        return f"The file appears to be {seems}: use the model that it was made for, or another file."
     return "Use the model that the file was made for, or another file."
 
 

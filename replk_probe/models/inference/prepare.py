@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -164,7 +165,10 @@ def _copy(
         if fold:
             fold_neighbors(prepared, keep)
         freeze_layers(prepared, log, unfrozen)
-        prepared.to(memory_format=torch.channels_last)
+        # Module.to converts tensors of five axes as well, which torch refuses.
+        for tensor in itertools.chain(prepared.parameters(), prepared.buffers()):
+            if tensor.dim() == 4:
+                tensor.data = tensor.data.to(memory_format=torch.channels_last)
     return prepared
 
 

@@ -68,7 +68,7 @@ class LargeKernelConv(Mergeable):
             channels: Number of channels C.
             kernel_size: Side K of the kernel, odd.
             stride: Stride of every branch.
-            small_kernel: Side of the parallel small kernel, odd; no such branch if it is None, 0 or not below
+            small_kernel: Side of the parallel small kernel, odd; no such branch if it is None, 0 or above
                 ``kernel_size``.
             decomposed_width: Width M, odd, of a K x M and an M x K kernel that replace the K x K kernel, or None.
 
@@ -93,13 +93,19 @@ class LargeKernelConv(Mergeable):
             self.row_conv = branch((decomposed_width, kernel_size))
         else:
             self.large_conv = branch(kernel_size)
-        if small_kernel and small_kernel < kernel_size:
+        if small_kernel and small_kernel <= kernel_size:
             self.small_conv = branch(small_kernel)
 
     @property
     def is_merged(self) -> bool:
         """Whether the branches have been replaced by one convolution."""
         return "reparam_conv" in self._modules
+
+    @property
+    def has_equal_branches(self) -> bool:
+        """Whether the small kernel is as large as the large one; RepLKNet's code has such a branch, SLaK's does not."""
+        small = self.branches().get("small_conv")
+        return small is not None and small.conv.kernel_size == self.kernel_size
 
     def branches(self) -> dict[str, ConvBN]:
         """The branches by name; empty after merging."""

@@ -122,7 +122,7 @@ def fuse_conv_bn(conv: nn.Conv2d, bn: nn.Module) -> nn.Conv2d:
         InvalidInputError: ``bn`` is not a batch norm with running statistics, or ``conv`` has an activation.
     """
     weight, bias = folded_weight(conv, bn)
-    return _conv_like(conv, weight, bias, conv.kernel_size, conv.padding)
+    return conv_like(conv, weight, bias, padding=conv.padding, dilation=conv.dilation)
 
 
 def merge_branches(branches: Iterable[tuple[nn.Conv2d, nn.Module]]) -> nn.Conv2d:
@@ -141,31 +141,64 @@ def merge_branches(branches: Iterable[tuple[nn.Conv2d, nn.Module]]) -> nn.Conv2d
     """
     pairs = list(branches)
     weight, bias, padding = merged_weight(pairs)
-    return _conv_like(pairs[0][0], weight, bias, tuple(weight.shape[-2:]), padding)
+    return conv_like(pairs[0][0], weight, bias, padding=padding, dilation=(1, 1))
 
 
 def merged_weight(branches: Sequence[tuple[nn.Conv2d, nn.Module]]) -> tuple[Tensor, Tensor, tuple[int, int]]:
     """Weight ``[O, I/groups, Kh, Kw]`` and bias ``[O]`` in float64, and padding, of :func:`merge_branches`."""
-    first = branches[0][0]
-    size = (max(conv.kernel_size[0] for conv, _ in branches), max(conv.kernel_size[1] for conv, _ in branches))
-    margins = [((size[0] - conv.kernel_size[0]) / 2, (size[1] - conv.kernel_size[1]) / 2) for conv, _ in branches]
-    paddings = {
-        (int(conv.padding[0]) + dy, int(conv.padding[1]) + dx)
-        for (conv, _), (dy, dx) in zip(branches, margins, strict=True)
-    }
-    aligned = len(paddings) == 1 and all(d.is_integer() for margin in margins for d in margin)
-    if not aligned or any(conv.stride != first.stride or conv.dilation != (1, 1) for conv, _ in branches):
-        raise InvalidInputError(
-            "These branches cannot be merged: their kernels, paddings and strides do not share one center. "
-            "Use odd kernels with a padding of half their size and the same stride."
-        )
     folded = [folded_weight(conv, bn) for conv, bn in branches]
+    if any(conv.stride != branches[0][0].stride for conv, _ in branches):
+        raise _not_aligned()
+    weight, padding = summed_kernels(
+        [
+            (dilated(weight, conv.dilation), (int(conv.padding[0]), int(conv.padding[1])))
+            for (conv, _), (weight, _) in zip(branches, folded, strict=True)
+        ]
+    )
+    return weight, reduce(torch.add, [bias for _, bias in folded]), padding
+
+
+def dilated(weight: Tensor, dilation: tuple[int, ...]) -> Tensor:
+    """A kernel ``[O, I/groups, Kh, Kw]`` with zeros in its gaps: a side ``k`` becomes ``dilation * (k - 1) + 1``."""
+    if tuple(dilation) == (1, 1):
+        return weight
+    (dy, dx), (height, width) = dilation, weight.shape[2:]
+    spread = weight.new_zeros(*weight.shape[:2], dy * (height - 1) + 1, dx * (width - 1) + 1)
+    spread[..., ::dy, ::dx] = weight
+    return spread
+
+
+def summed_kernels(kernels: Sequence[tuple[Tensor, tuple[int, int]]]) -> tuple[Tensor, tuple[int, int]]:
+    """The sum of kernels of different sizes, aligned on one center.
+
+    Args:
+        kernels: Weight ``[O, I/groups, Kh, Kw]`` and zero padding of convolutions of the same channels, groups and
+            stride, without dilation; see :func:`dilated`.
+
+    Returns:
+        Weight of the largest height and the largest width among them, and its padding.
+
+    Raises:
+        InvalidInputError: The kernels are not aligned on one center.
+    """
+    size = [max(weight.shape[axis] for weight, _ in kernels) for axis in (2, 3)]
+    margins = [((size[0] - weight.shape[2]) / 2, (size[1] - weight.shape[3]) / 2) for weight, _ in kernels]
+    paddings = {(py + dy, px + dx) for (_, (py, px)), (dy, dx) in zip(kernels, margins, strict=True)}
+    if len(paddings) != 1 or not all(side.is_integer() for margin in margins for side in margin):
+        raise _not_aligned()
     padded = [
         nn.functional.pad(weight, (int(dx), int(dx), int(dy), int(dy)))
-        for (weight, _), (dy, dx) in zip(folded, margins, strict=True)
+        for (weight, _), (dy, dx) in zip(kernels, margins, strict=True)
     ]
     py, px = paddings.pop()
-    return reduce(torch.add, padded), reduce(torch.add, [bias for _, bias in folded]), (int(py), int(px))
+    return reduce(torch.add, padded), (int(py), int(px))
+
+
+def _not_aligned() -> InvalidInputError:
+    return InvalidInputError(
+        "These branches cannot be merged: their kernels, paddings and strides do not share one center. "
+        "Use odd kernels with a padding of half their size and the same stride."
+    )
 
 
 def folded_weight(conv: nn.Conv2d, bn: nn.Module) -> tuple[Tensor, Tensor]:
@@ -200,15 +233,24 @@ def _double(tensor: Tensor) -> Tensor:
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).to(torch.float64)
 
 
-def _conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor, kernel_size: Any, padding: Any) -> nn.Conv2d:
-    """A convolution like ``conv`` with other parameters; built on meta so that no random numbers are drawn."""
-    geometry: dict[str, Any] = {
-        name: getattr(conv, name)
-        for name in ("in_channels", "out_channels", "stride", "dilation", "groups", "padding_mode")
-    }
-    merged = nn.Conv2d(**geometry, kernel_size=kernel_size, padding=padding, device="meta")
-    place: dict[str, Any] = {"dtype": conv.weight.dtype, "device": conv.weight.device}
-    requires_grad = conv.weight.requires_grad
-    merged.weight = nn.Parameter(weight.to(**place), requires_grad=requires_grad)
-    merged.bias = nn.Parameter(bias.to(**place), requires_grad=requires_grad)
+def conv_like(conv: nn.Module, weight: Tensor, bias: Tensor, **geometry: Any) -> nn.Conv2d:
+    """A convolution in the place of another one.
+
+    Args:
+        conv: Module with a ``weight``, whose dtype, device, mode and ``requires_grad`` the new one is given, as well as
+            its geometry.
+        weight: ``[O, I/groups, Kh, Kw]``.
+        bias: ``[O]``.
+        **geometry: ``padding``, ``dilation``, ``stride``, ``groups`` and ``padding_mode`` if they differ.
+    """
+    for name in ("stride", "groups", "padding_mode"):
+        if name not in geometry:
+            geometry[name] = getattr(conv, name)
+    channels = weight.shape[1] * geometry["groups"], len(weight)
+    # Built on the meta device so that no random numbers are drawn.
+    merged = nn.Conv2d(*channels, (weight.shape[2], weight.shape[3]), **geometry, device="meta")
+    own = next(parameter for parameter in conv.parameters() if parameter.dim() == 4)
+    merged.weight, merged.bias = (
+        nn.Parameter(value.to(own.device, own.dtype), requires_grad=own.requires_grad) for value in (weight, bias)
+    )
     return with_native_kernels(merged.train(conv.training))

@@ -555,9 +555,42 @@ def test_merged_file_of_another_size_leaves_the_model_unmerged(file: Path) -> No
     save(file, official(replknet(channels=(4, 8, 8, 12)).reparameterize().state_dict()))
     model = replknet()
     before = snapshot(model)
-    with pytest.raises(WeightsError, match="merged form"):
+    with pytest.raises(WeightsError, match=r"\d+ mis-shaped keys \(.* for \[") as caught:
         load_checkpoint(model, file)
+    assert "appears to be" not in str(caught.value)  # what differs is named, not two networks of the same name
     assert unchanged(model, before)
+
+
+@pytest.mark.parametrize("form", ["train", "merged"])
+def test_a_small_kernel_as_large_as_the_large_one(file: Path, form: str) -> None:
+    trained = replknet(seed=3, kernel_sizes=(13, 11, 9, 5), small_kernel=5)
+    names = [name for name in trained.state_dict() if name.endswith("small_conv.conv.weight")]
+    assert len(names) == 5  # one for each block, in the last stage as well
+    x = torch.randn(1, 3, 64, 64)
+    expected = trained(x)
+    if form == "merged":
+        trained.reparameterize()
+    save(file, official(trained.state_dict()))
+    model = replknet(kernel_sizes=(13, 11, 9, 5), small_kernel=5)
+    load_checkpoint(model, file)
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_files_of_code_without_a_branch_as_large_as_the_kernel(file: Path) -> None:
+    """SLaK's code adds the small branch to larger kernels only."""
+
+    def net() -> nn.Module:
+        return SLaK((9, 7, 7, 5), (1, 1, 1, 1), (4, 4, 8, 8), small_kernel=5, decomposed=False).eval()
+
+    without = net()
+    assert without.stages[3][0].large_kernel.has_equal_branches
+    del without.stages[3][0].large_kernel.small_conv
+    save(file, official(without.state_dict()))
+    model = net()
+    load_checkpoint(model, file)
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(model(x), without(x))
+    assert set(model.state_dict()) == set(without.state_dict())
 
 
 def test_known_model_is_named_in_the_error(tmp_path: Path) -> None:
@@ -567,7 +600,7 @@ def test_known_model_is_named_in_the_error(tmp_path: Path) -> None:
     save(path, {name: torch.zeros(()).expand(tensor.shape) for name, tensor in official(state).items()})
     with torch.device("meta"):
         model = timm.create_model("replknet31b")
-    with pytest.raises(WeightsError, match=r"appears to be RepLKNet-31L, train form, .*Use the model replknet31l"):
+    with pytest.raises(WeightsError, match=r"appears to be RepLKNet-31L, train form: use the model replknet31l"):
         load_checkpoint(model, path)
 
 

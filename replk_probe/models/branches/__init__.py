@@ -1,0 +1,1 @@
+"""Parallel convolutions in any network: finding them in a recorded forward pass, and replacing them by their sum."""
