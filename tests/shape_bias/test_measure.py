@@ -155,7 +155,8 @@ def test_a_damaged_state_is_an_error(
 ) -> None:
     options: dict[str, Any] = {"size": 32, "batch_size": 8, "checkpoint": tmp_path}
     plan = plan_shape_bias(small_net, small_stimuli, ShapeBiasConfig(size=(32, 32), batch_size=8))
-    numbers = {"probabilities": np.zeros((32, 16), np.float32), "largest": np.zeros(32, np.float32)}
+    numbers: dict[str, Any] = {"probabilities": np.zeros((32, 16), np.float32), "largest": np.zeros(32, np.float32)}
+    numbers["depths"] = np.zeros(32, np.uint8)
     state = {"done": 0, "seconds": 0.0, "methods": []}
     Checkpoint(tmp_path, plan.record).save(state, numbers)
     assert decided(measure_shape_bias(small_net, small_stimuli, **options, resume=True)) == decided(plan.run())
