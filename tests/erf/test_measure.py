@@ -344,7 +344,7 @@ class Interrupted(Tiny):
     stop_after: int | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if not x.is_meta and x.requires_grad:
+        if not x.is_meta and x.requires_grad and x.shape[-1] != 96:  # not the image on which copies are compared
             if Interrupted.calls == Interrupted.stop_after:
                 raise KeyboardInterrupt
             Interrupted.calls += 1
