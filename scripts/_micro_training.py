@@ -86,6 +86,16 @@ class Recipe:
         return self.learning_rate * (1 + math.cos(math.pi * (step - rising) / max(self.steps - rising, 1))) / 2
 
 
+# Types of the entries of a saved state.
+_STATE = {
+    "step": int,
+    "seconds": float,
+    "log": list[dict[str, Any]],
+    "sums": list[float],
+    "convolutions": dict[str, dict[str, str]],
+}
+
+
 @dataclass
 class Run:
     """One training, finished or not."""
@@ -362,12 +372,12 @@ def _keep(run: Run, store: Checkpoint) -> None:
     for index, entry in run.optimizer.state_dict()["state"].items():
         tensors.update({f"optimiser.{index}.{name}": value.contiguous() for name, value in entry.items()})
     packed: npt.NDArray[np.uint8] = np.frombuffer(save(tensors), dtype=np.uint8)
-    numbers = {name: getattr(run, name) for name in ("step", "seconds", "log", "sums", "convolutions")}
+    numbers = {name: getattr(run, name) for name in _STATE}
     store.save(numbers, {"tensors": packed})
 
 
 def _restore(run: Run, store: Checkpoint) -> None:
-    saved = store.load()
+    saved = store.load(_STATE)
     if saved is None:
         return
     tensors = load(saved.arrays["tensors"].tobytes())

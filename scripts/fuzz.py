@@ -23,7 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "tests" / "fuzz"
-sys.path.insert(0, str(ROOT))  # the package beside these fuzzers, not one that is installed
+sys.path.insert(0, str(ROOT))  # the package next to these fuzzers, not one that is installed
 Fuzzer = Callable[[random.Random, Path], Any]
 
 

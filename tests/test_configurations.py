@@ -43,7 +43,7 @@ def test_defaults_agree(kind: type, measure: Callable[..., Any], command: click.
         name = RENAMED.get(option, option)
         if name in defaults:
             # Several models have several weights, and several layers may be measured.
-            given = given[0] if option in ("weights", "layers") else given
+            given = given[0] if isinstance(given, tuple) else given
             given = tuple(map(float, given.split(","))) if name == "thresholds" else given
             assert given == getattr(normalized, name), name
             compared.add(name)
@@ -57,7 +57,9 @@ def test_options_are_given_in_one_way_only(kind: type, measure: Callable[..., An
     with pytest.raises(InvalidInputError, match=says):
         measure("resnet18", config=kind(), seed=np.int64(1), name="mine")
     for wrong in ({"seed": 1}, kind, *(other() for other in CONFIGS if other is not kind)):
-        with pytest.raises(InvalidInputError, match=f"Expected the config as a {kind.__name__}, but got an object of"):
+        with pytest.raises(
+            InvalidInputError, match=f"Expected config to be an instance of {kind.__name__}, but got an"
+        ):
             measure("resnet18", config=wrong)
     # A keyword with the value of the default is no second way.
     with pytest.raises(WeightsError, match=r"none\.pth"):

@@ -282,16 +282,18 @@ def _report(
 
     measured = with_distinct_names(list(results.values()))
     published = published_for(measured[0])
-    for folder, result in results.items():
-        if result.decisions is not None and result.decisions.counts().n_conflict:
-            weights = result.run.weights if isinstance(result.run, RunInfo) else None
-            small = weights.label if weights is not None and weights.is_embedded else None
-            random = weights is not None and weights.is_random
-            save_contact_sheet(sets[folder], result.decisions, folder, random=random, weights=small)
-    if compare:
-        save_comparison(measured, output)
-        save_comparison_figure(measured, output, others=published)
-    click.echo(shape_bias_table(measured, published, terminal_layout()))
+    try:
+        for folder, result in results.items():
+            if result.decisions is not None and result.decisions.counts().n_conflict:
+                weights = result.run.weights if isinstance(result.run, RunInfo) else None
+                small = weights.label if weights is not None and weights.is_embedded else None
+                random = weights is not None and weights.is_random
+                save_contact_sheet(sets[folder], result.decisions, folder, random=random, weights=small)
+        if compare:
+            save_comparison(measured, output)
+            save_comparison_figure(measured, output, others=published)
+    finally:  # The numbers are printed even if a figure cannot be drawn.
+        click.echo(shape_bias_table(measured, published, terminal_layout()))
     decided = sum(len(result.decisions.names) for result in measured if result.decisions is not None)
     seconds = sum(result.run.seconds for result in measured if isinstance(result.run, RunInfo))
     conclusion(decided, "decision", seconds, output if compare else next(iter(results)))

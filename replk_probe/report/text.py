@@ -84,7 +84,7 @@ def table(
     excess = sum(widths) + gap * (len(head) - 1) - layout.width
     names = {row[0] for row in cells}
     while fit and excess > 0 and widths[widest := max(flexible, key=widths.__getitem__)] > _NARROWEST:
-        if widest == 0 and len({shortened(name, widths[0] - 1) for name in names}) < len(names):
+        if widest == 0 and len({shortened(name, widths[0] - 1, mark=OMITTED) for name in names}) < len(names):
             if len(flexible) == 1:
                 break
             flexible = flexible[1:]  # no two names of rows may be alike

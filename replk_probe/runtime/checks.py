@@ -28,8 +28,8 @@ def choose_config(kind: type[ConfigT], config: Any, given: Mapping[str, Any]) ->
         return chosen
     if not isinstance(config, kind):
         raise InvalidInputError(
-            f"Expected the config as a {kind.__name__}, but got an object of type {type(config).__name__}. "
-            f"Give a {kind.__name__}, or pass the options as keyword arguments."
+            f"Expected config to be an instance of {kind.__name__}, but got an object of type {type(config).__name__}. "
+            f"Construct a {kind.__name__}, or pass the options as keyword arguments."
         )
     default = kind()
     values = ((name, getattr(chosen, name), getattr(default, name)) for name in names)

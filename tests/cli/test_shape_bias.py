@@ -219,7 +219,7 @@ def test_stimuli_without_a_conflict_are_measured_all_the_same(
         assert json.loads((out / "comparison.json").read_text())["pairs"] == []
 
 
-def test_the_table_is_printed_before_the_sheets_are_drawn(
+def test_the_table_is_printed_even_if_the_sheets_cannot_be_drawn(
     replk_probe: Run, tmp_path: Path, networks: str, stimuli: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object, **__: object) -> None:
@@ -376,7 +376,7 @@ def test_nothing_asked_for_with_all_in_the_cache(
         (("--model", "resnet18", "--weights", "random", "--stimuli", "nowhere"), "Cannot find stimuli at 'nowhere'"),
         (("--model", "resnet18", "--mapping", "nowhere.json"), "Cannot read the mapping nowhere.json"),
         (("--model", "resnet18", "--device", "abacus"), "abacus"),
-        (("--model", "resnet18", "--weights", "random", "--stimuli", "synthetic"), "--mapping"),
+        (("--model", "resnet18", "--weights", "random", "--stimuli", "synthetic"), "Give a mapping"),
         (("--model", "resnet18", "--weights", "random"), "cue-conflict"),
     ],
 )
@@ -442,7 +442,7 @@ def test_a_head_of_another_size_names_the_mapping(
     done = replk_probe(*run)
     assert done.exit_code == 1
     assert "17 outputs" in done.stderr
-    assert "--mapping" in done.stderr
+    assert "Give a mapping" in done.stderr
     assert not (tmp_path / "out").exists()
     mapping = tmp_path / "labels.json"
     mapping.write_text(json.dumps({category: [index + 1] for index, category in enumerate(CATEGORIES)}))

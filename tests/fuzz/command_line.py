@@ -100,7 +100,7 @@ class Program:
 
         Args:
             arguments: Arguments of ``replk-probe``.
-            folder: Current folder of the command, beside which its output is stored.
+            folder: Current folder of the command; its output is stored in the parent folder.
             stdout: ``FULL``, ``CLOSED`` or ``PIPE`` (whose reader has gone), or None to capture the output.
             stderr: As ``stdout``.
             environment: Additional environment variables.

@@ -370,28 +370,28 @@ CHUNK = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
 def test_body_longer_than_the_known_size_stops_there(
     server: Server, tmp_path: Path, lines: tuple[str, ...], piece: bytes, digest: str | None
 ) -> None:
-    server.behaviour.answer = endless(*lines, piece=piece)
+    server.behavior.answer = endless(*lines, piece=piece)
     fails(server, tmp_path / "w", r"sent more than the 1,048,576 bytes that", sha256=digest, size=len(CONTENT))
-    assert leftovers(tmp_path) == [] and len(server.behaviour.requests) == 1
+    assert leftovers(tmp_path) == [] and len(server.behavior.requests) == 1
 
 
 def test_body_longer_than_its_announced_length_is_cut(server: Server, tmp_path: Path) -> None:
-    server.behaviour.answer = endless(f"Content-Length: {len(CONTENT)}", piece=CONTENT)
+    server.behavior.answer = endless(f"Content-Length: {len(CONTENT)}", piece=CONTENT)
     assert fetch(server.url, tmp_path / "w").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("lines", [(), ("Transfer-Encoding: chunked",)])
 def test_body_of_unknown_size_has_a_maximum(server: Server, tmp_path: Path, lines: tuple[str, ...]) -> None:
-    server.behaviour.answer = endless(*lines, piece=CHUNK)
+    server.behavior.answer = endless(*lines, piece=CHUNK)
     fails(server, tmp_path / "w", r"sent more than the 500,000 bytes allowed for a file of unknown", max_size=500_000)
-    server.behaviour.answer = endless(f"Content-Length: {10**15}")
+    server.behavior.answer = endless(f"Content-Length: {10**15}")
     fails(server, tmp_path / "w", r"offers 1,000,000,000,000,000 bytes, more than the maximum of 34,359,738,368")
 
 
 def test_range_longer_than_the_file_stops_there(server: Server, tmp_path: Path) -> None:
     (tmp_path / "w.part").write_bytes(CONTENT[:1000])
     span = f"Content-Range: bytes 1000-{len(CONTENT) - 1}/{len(CONTENT)}"
-    server.behaviour.answer = endless(span, status="206 Partial Content")
+    server.behavior.answer = endless(span, status="206 Partial Content")
     fails(server, tmp_path / "w", r"sent more than the 1,048,576 bytes that the file should have", sha256=DIGEST)
 
 
@@ -432,9 +432,9 @@ def ranges(kind: str) -> Callable[[IO[bytes], int], None]:
 def test_server_that_answers_ranges_wrongly_is_asked_a_few_times(
     server: Server, tmp_path: Path, kind: str, digest: str | None
 ) -> None:
-    server.behaviour.answer = ranges(kind)
+    server.behavior.answer = ranges(kind)
     fails(server, tmp_path / "w", "does not resume|stopped at|416", sha256=digest)
-    assert len(server.behaviour.requests) <= 10
+    assert len(server.behavior.requests) <= 10
 
 
 def test_a_few_bytes_per_connection_are_no_progress(server: Server, tmp_path: Path) -> None:
@@ -442,9 +442,9 @@ def test_a_few_bytes_per_connection_are_no_progress(server: Server, tmp_path: Pa
         span = f"Content-Range: bytes {first}-{len(CONTENT) - 1}/{len(CONTENT)}"
         stream.write(head('ETag: "a"', span, status="206 Partial Content") + CONTENT[first : first + 3])
 
-    server.behaviour.answer = answer
+    server.behavior.answer = answer
     fails(server, tmp_path / "w", r"stopped at 12 bytes\. The connection closed before byte 1,048,576", sha256=DIGEST)
-    assert len(server.behaviour.requests) == 4
+    assert len(server.behavior.requests) == 4
 
 
 @pytest.mark.parametrize(
@@ -465,16 +465,16 @@ def test_a_trickle_is_given_up(
         while not server.closing.wait(0.02):
             stream.write(piece)
 
-    server.behaviour.answer = answer
+    server.behavior.answer = answer
     fails(
         server, tmp_path / "w", r"stopped at \d+ bytes\. The server sent \d+ bytes in 0\.\d+ s, less than 1,024 per s"
     )
-    assert len(server.behaviour.requests) == 1
+    assert len(server.behavior.requests) == 1
 
 
 def test_endless_headers_and_trailers(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "_MOST_HEADER_BYTES", 1 << 20)
-    server.behaviour.answer = endless(status="100 Continue", piece=b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+    server.behavior.answer = endless(status="100 Continue", piece=b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
     fails(server, tmp_path / "w", "sent more than 1,048,576 bytes of headers")
     body = b"%x\r\n" % len(CONTENT) + CONTENT + b"\r\n0\r\n"
     trailer = itertools.chain([body], itertools.repeat(b"A: b\r\n" * 1000))
@@ -484,7 +484,7 @@ def test_endless_headers_and_trailers(server: Server, tmp_path: Path, monkeypatc
         for piece in trailer:
             stream.write(piece)
 
-    server.behaviour.answer = answer
+    server.behavior.answer = answer
     fails(server, tmp_path / "w", "bytes of headers", retries=-1)
 
 
@@ -493,15 +493,15 @@ def test_endless_headers_and_trailers(server: Server, tmp_path: Path, monkeypatc
     [("²", "²"), ("-5", "-5"), ("9" * 5000, "9" * 40), ("0x10", "0x10"), ("1e3", "1e3"), ("\x1b[2J", r"\\x1b\[2J")],
 )
 def test_invalid_length_is_refused(server: Server, tmp_path: Path, length: str, shown: str) -> None:
-    server.behaviour.answer = lambda stream, _: stream.write(head(f"Content-Length: {length}") + CONTENT)
+    server.behavior.answer = lambda stream, _: stream.write(head(f"Content-Length: {length}") + CONTENT)
     fails(server, tmp_path / "w", rf"announces an invalid length \({shown}\)")
-    assert len(server.behaviour.requests) == 1
+    assert len(server.behavior.requests) == 1
 
 
 def test_missing_length_is_read_to_the_end(server: Server, tmp_path: Path) -> None:
-    server.behaviour.answer = lambda stream, _: stream.write(head() + CONTENT)
+    server.behavior.answer = lambda stream, _: stream.write(head() + CONTENT)
     assert fetch(server.url, tmp_path / "w").read_bytes() == CONTENT
-    server.behaviour.answer = lambda stream, _: stream.write(head() + CONTENT[:-1])
+    server.behavior.answer = lambda stream, _: stream.write(head() + CONTENT[:-1])
     fails(server, tmp_path / "v", "1,048,575 bytes but should have 1,048,576", size=len(CONTENT))
 
 
@@ -514,30 +514,30 @@ def test_missing_length_is_read_to_the_end(server: Server, tmp_path: Path) -> No
 )  # fmt: skip
 def test_encoded_body_is_not_taken_for_the_file(server: Server, tmp_path: Path, line: str) -> None:
     packed = gzip.compress(CONTENT)
-    server.behaviour.answer = lambda stream, _: stream.write(head(line, f"Content-Length: {len(packed)}") + packed)
+    server.behavior.answer = lambda stream, _: stream.write(head(line, f"Content-Length: {len(packed)}") + packed)
     fails(server, tmp_path / "w", r"sends it in an encoded form \((Content|Transfer)-Encoding: ")
-    server.behaviour.answer = lambda stream, _: stream.write(head("Content-Encoding: identity") + CONTENT)
+    server.behavior.answer = lambda stream, _: stream.write(head("Content-Encoding: identity") + CONTENT)
     assert fetch(server.url, tmp_path / "w").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("status", ["204 None", "103 Early Hints", "299 \x1b[2J\x85", "404 \x1b[2J", "503 \x9b2J"])
 def test_phrase_of_any_status_is_escaped(server: Server, tmp_path: Path, status: str) -> None:
-    server.behaviour.answer = lambda stream, _: stream.write(head("Content-Length: 0", status=status))
+    server.behavior.answer = lambda stream, _: stream.write(head("Content-Length: 0", status=status))
     fails(server, tmp_path / "w", rf"[Tt]he server returned {status[:3]}")
 
 
 def test_redirects_end(server: Server, tmp_path: Path) -> None:
-    server.behaviour.redirect = server.url
+    server.behavior.redirect = server.url
     fails(server, tmp_path / "w", "returned 302 .*infinite loop")
     numbers = itertools.count()
-    server.behaviour.redirect = None
-    server.behaviour.answer = lambda stream, _: stream.write(
+    server.behavior.redirect = None
+    server.behavior.answer = lambda stream, _: stream.write(
         head(f"Location: /{next(numbers)}", "Content-Length: 0", status="302 Found")
     )
     fails(server, tmp_path / "w", "returned 302 ")
-    assert len(server.behaviour.requests) <= 12
+    assert len(server.behavior.requests) <= 12
     # The body of a redirect is not read.
-    server.behaviour.answer = endless("Location: /again", status="302 Found")
+    server.behavior.answer = endless("Location: /again", status="302 Found")
     fails(server, tmp_path / "w", "returned 302 ")
 
 

@@ -362,7 +362,7 @@ def cases() -> ModuleType:
 def test_published_kinds_of_blocks(cases: ModuleType, name: str, share: float) -> None:
     torch.set_default_dtype(torch.float32)
     (kernel,) = measure_kernels(getattr(cases, name)()).kernels
-    assert kernel.variant == "merged" and kernel.centre3x3_share == pytest.approx(share, abs=5e-4)
+    assert kernel.variant == "merged" and kernel.center3x3_share == pytest.approx(share, abs=5e-4)
     torch.set_default_dtype(torch.float64)  # the merging of the networks' own code is as exact as their type
     parallel, merged = (measure_kernels(getattr(cases, f"{name}{form}")()).kernels[0] for form in ("", "_merged"))
     torch.testing.assert_close(

@@ -690,7 +690,7 @@ def _plan(model: nn.Module, state: State) -> Any:
 
     renamed, origins, dropped, _ = load.to_own_names(state, model.state_dict())
     skeleton = load.meta_copy_of(model)
-    load._restructure(skeleton, form_of(renamed))
+    load._restructure(skeleton, form_of(renamed), renamed)
     return match(skeleton, renamed, origins, dropped)
 
 
