@@ -53,7 +53,7 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
     """
     if not results:
         raise InvalidInputError(
-            "There is no result to compare. A comparison figure needs at least one. Give a non-empty list of results."
+            "The list of results is empty. A comparison figure needs at least one result. Pass a non-empty list."
         )
     columns = min(len(results), 3)
     rows = math.ceil(len(results) / columns)

@@ -166,7 +166,9 @@ def save_results(results: Sequence[KernelResult], directory: str | Path) -> None
         InvalidInputError: ``results`` is empty, or the folder cannot be written to.
     """
     if not results:
-        raise InvalidInputError("There is no result to save. A record requires at least one model. Give some results.")
+        raise InvalidInputError(
+            "The list of results is empty. A record requires at least one result. Pass a non-empty list."
+        )
     write_files(_files(results), directory)
 
 

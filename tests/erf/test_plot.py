@@ -290,7 +290,7 @@ def test_any_number_of_models_of_any_shape_can_be_compared(count):
     figure.canvas.draw()
     width, height = figure.get_size_inches()
     assert width <= 7.01 and height < 12
-    with pytest.raises(InvalidInputError, match="There is no result"):
+    with pytest.raises(InvalidInputError, match="The list of results is empty"):
         draw_comparison([])
 
 

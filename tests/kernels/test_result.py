@@ -104,7 +104,7 @@ def test_several_models_share_a_folder_and_get_distinct_names(tmp_path: Path) ->
         np.testing.assert_array_equal(first.kernels[0].magnitude, second.kernels[0].magnitude)
     with pytest.raises(InvalidInputError, match="contains 3 models"):
         KernelResult.load(tmp_path)
-    with pytest.raises(InvalidInputError, match="no result to save"):
+    with pytest.raises(InvalidInputError, match="list of results is empty"):
         save_results([], tmp_path)
 
 
