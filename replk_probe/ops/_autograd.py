@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import _fallback
+from . import _fallback, _sharding
 from ._prepared_weights import PreparedWeights
 from ._schema import LIBRARY, NAMESPACE, autocast, dwconv2d, dwconv2d_grad_input, dwconv2d_grad_weight
 from ._shapes import check_operands
@@ -206,6 +206,7 @@ def _autograd_kernel(operator: Any, decomposed: Callable[..., Tensor]) -> Callab
     """
 
     def kernel(*args: Any) -> Tensor:
+        _sharding.register_if_used()
         tensors = [value for value in args if isinstance(value, Tensor)]
         is_transformed = torch._C._functorch.peek_interpreter_stack() is not None
         if is_transformed or any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):  # type: ignore[no-untyped-call]

@@ -39,7 +39,9 @@ def is_recorded() -> bool:
     not installed. ``torch.compile`` records the operators of this package, which are faster.
     """
     is_traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return torch.compiler.is_exporting() or is_traced or torch.onnx.is_in_onnx_export()
+    # In code that torch 2.10 compiles, is_exporting() is always true; the flag that it returns elsewhere is not.
+    is_exported = torch.compiler.is_exporting() and getattr(torch.compiler, "_is_exporting_flag", True)
+    return is_exported or is_traced or torch.onnx.is_in_onnx_export()
 
 
 def recorded(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
