@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from replk_probe.ops import DepthwiseConv2d, depthwise_conv2d
@@ -72,4 +73,12 @@ def compare(rank: int, folder: str) -> None:
 
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch is built without Gloo")
 def test_operators_on_distributed_tensors(tmp_path: Path) -> None:
-    mp.spawn(compare, (str(tmp_path),), nprocs=PROCESSES)  # type: ignore[no-untyped-call]
+    commands = [[sys.executable, __file__, str(rank), str(tmp_path)] for rank in range(PROCESSES)]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+
+
+if __name__ == "__main__":
+    compare(int(sys.argv[1]), sys.argv[2])
