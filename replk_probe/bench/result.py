@@ -137,6 +137,18 @@ class SpeedCase:
     workspace_bytes: int
     method_channels_last: str = "aten"
 
+    def __post_init__(self) -> None:
+        """Check that this package was measured.
+
+        Raises:
+            InvalidInputError: No variant of this package has a time.
+        """
+        if all(self.timing(name) is None for name in OURS):
+            raise InvalidInputError(
+                f"The case {self.layer} has no time of this package, with which the others are compared. Add one of "
+                f"{', '.join(OURS)}."
+            )
+
     def timing(self, variant: str) -> Timing | None:
         """The timing of one variant, or None if it was not measured."""
         return next((one for one in self.timings if one.variant == variant and one.minimum is not None), None)

@@ -8,12 +8,14 @@ import dataclasses
 import io
 import json
 import math
+import os
+import struct
 import types
 import typing
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, BinaryIO, Literal, TypeVar, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +64,8 @@ def read_arrays(
     """
     arrays = {}
     with _readable(path, advice), path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
+        if _declared_entries(stream) != len(archive.infolist()):
+            raise ValueError("its directory is damaged")
         for info in archive.infolist():
             name = info.filename.removesuffix(".npy")
             if name not in wanted or name in arrays:
@@ -77,6 +81,16 @@ def read_arrays(
             found = f"{arrays[name].dtype} of shape {list(arrays[name].shape)}"
             raise unreadable(path, f"{name} is {found}, not {scalar.__name__} with {axes} axes", advice)
     return arrays
+
+
+def _declared_entries(stream: BinaryIO) -> int:
+    """The number of entries in the end record of a zip archive, which ``zipfile`` does not compare with those it finds.
+
+    Archives with a comment, which :func:`numpy.savez` never writes, have another end.
+    """
+    stream.seek(-22, os.SEEK_END)
+    signature, entries = struct.unpack("<4s6xH10x", stream.read(22))
+    return entries if signature == b"PK\5\6" else -1
 
 
 def read_csv(path: Path, advice: str) -> tuple[list[str], list[tuple[int, list[str]]]]:

@@ -16,7 +16,7 @@ fuzz = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fuzz)
 
 # Seconds in which no further case is started, and the number of cases after which none is.
-LONGEST, MOST = 2.0, 40
+LONGEST, MOST = 2.0, 500
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no /dev/full")
