@@ -149,20 +149,28 @@ class RunState:
         sums = {block: self.sums.sums[block] for block in changed}
         store.save(state, {f"block-{block:02d}": array for block, array in sums.items() if array is not None})
 
-    def restore(self, store: Checkpoint) -> None:
-        """Restore the saved state, if there is one."""
+    def restore(self, store: Checkpoint, ids: Sequence[str]) -> None:
+        """Restore the saved state, if there is one, of a measurement of the images ``ids``."""
         saved = store.load(_STATE)
         if saved is None:
             return
-        done, counts = saved.state["done"], saved.state["counts"]
+        done, counts, skipped = (saved.state[name] for name in ("done", "counts", "skipped"))
+        # The other entries follow from the number of images and those that were skipped.
+        reasons = {one.get("id"): one.get("reason") for one in skipped if len(one) == 2}
+        indices = [index for index in range(max(0, min(done, len(ids)))) if ids[index] not in reasons]
+        expected, _ = np.histogram(indices, block_bounds(len(ids)))
         blocks = [f"block-{block:02d}" for block, count in enumerate(counts) if count]
-        found = {name: (array.shape, array.dtype.name) for name, array in saved.arrays.items()}
-        used, skipped = len(saved.state["used"]), len(saved.state["skipped"])
-        is_known = sum(counts) == used and used + skipped == done <= self.sums.n_images and saved.state["seconds"] >= 0
-        most = np.diff(block_bounds(self.sums.n_images))
-        is_known = is_known and len(counts) == len(most) and bool((np.array(counts) <= most).all()) and min(counts) >= 0
-        is_finite = all(np.isfinite(array).all() for array in saved.arrays.values())
-        if not is_known or not is_finite or found != dict.fromkeys(blocks, (self.sums.size, "float64")):
+        arrays = {name: (array.shape, array.dtype.name) for name, array in saved.arrays.items()}
+        is_known = (
+            saved.state["seconds"] >= 0
+            and len(reasons) == len(skipped) == done - len(indices)
+            and None not in reasons.values()
+            and saved.state["used"] == [ids[index] for index in indices]
+            and counts == expected.tolist()
+            and arrays == dict.fromkeys(blocks, (self.sums.size, "float64"))
+            and all(np.isfinite(array).all() for array in saved.arrays.values())
+        )
+        if not is_known:
             raise store.damaged("Its sums are not those of its images. Start again without resume.")
         self.sums.done, self.sums.counts = done, counts
         self.sums.sums = [saved.arrays.get(f"block-{block:02d}") for block in range(len(self.sums.counts))]

@@ -188,7 +188,7 @@ class ErfPlan:
         state = RunState(BlockSums(len(self.images.ids), self.target.input_size))
         store = None if checkpoint is None else Checkpoint(checkpoint, self.config, OPTIONS, resume=resume)
         if store is not None:
-            state.restore(store)
+            state.restore(store, self.images.ids)
         start = time.perf_counter() - state.seconds
         mean, std = self._statistics()
         total = len(self.images.ids)
