@@ -34,17 +34,24 @@ _MOST_HTML_ROWS = 20
 
 
 class ByValue:
-    """Equality by value: ``==`` compares every field and returns a bool, arrays and NaN included."""
+    """Equality by value: ``==`` compares the fields and returns a bool, arrays and NaN included.
+
+    Fields declared with ``compare=False``, which record when and where something was computed, are ignored.
+    """
 
     __hash__ = None  # type: ignore[assignment]  # the fields include arrays and dictionaries
 
     def __eq__(self, other: object) -> bool:
-        """Whether both are of one type and all fields are equal."""
+        """Whether both are of one type and all compared fields are equal."""
         return type(self) is type(other) and same_value(self, other)
 
 
 class Result(ByValue, ABC):
-    """Base class of results. Subclasses are frozen dataclasses in the module ``result`` of an analyzer."""
+    """Base class of results. Subclasses are frozen dataclasses in the module ``result`` of an analyzer.
+
+    Two results are equal if their numbers, models, weights and options are. The time that a measurement took, its
+    device and the versions of software are not compared, so that a repeated measurement with the same numbers is equal.
+    """
 
     # Name of the function in the analyzer's package that draws a result, and names of the columns shown in a notebook.
     _PLOT: ClassVar[str]
@@ -137,7 +144,9 @@ def same_value(left: object, right: object) -> bool:
         return left.keys() == right.keys() and all(same_value(left[name], right[name]) for name in left)
     if dataclasses.is_dataclass(left) and dataclasses.is_dataclass(right):
         return type(left) is type(right) and all(
-            same_value(getattr(left, field.name), getattr(right, field.name)) for field in dataclasses.fields(left)
+            same_value(getattr(left, field.name), getattr(right, field.name))
+            for field in dataclasses.fields(left)
+            if field.compare
         )
     if isinstance(left, float) and isinstance(right, float) and math.isnan(left):
         return math.isnan(right)

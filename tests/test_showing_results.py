@@ -234,6 +234,21 @@ def test_results_that_differ_somewhere_are_not_equal() -> None:
     assert make_kernels().kernels[0] == make_kernels().kernels[0] != make_kernels().kernels[1]
 
 
+def test_results_are_equal_wherever_and_however_fast_they_were_computed() -> None:
+    elsewhere = {"seconds": 99.0, "versions": {"torch": "0"}}
+    for one in (make_erf(), make_shape_bias(), make_kernels()):
+        changes = elsewhere | ({} if isinstance(one, KernelResult) else {"device": "cuda:0 (NAME)"})
+        assert dataclasses.replace(one, run=dataclasses.replace(one.run, **changes)) == one
+        assert dataclasses.replace(one, run=dataclasses.replace(one.run, model="other")) != one
+    given = ShapeBiasResult.from_decisions(observers=HUMANS)
+    assert dataclasses.replace(given, run=dataclasses.replace(given.run, versions={})) == given
+    # The times of a benchmark are what it measures.
+    speed = make_speed()
+    slower = dataclasses.replace(speed.cases[0].timings[0], minimum=1.0)
+    case = dataclasses.replace(speed.cases[0], timings=(slower, *speed.cases[0].timings[1:]))
+    assert dataclasses.replace(speed, cases=(case, *speed.cases[1:])) != speed
+
+
 def test_the_representation_is_one_short_line(result: Result) -> None:
     text = repr(result)
     assert text.startswith(f"{type(result).__name__}(") and "\n" not in text and len(text) < 160

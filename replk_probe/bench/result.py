@@ -214,6 +214,8 @@ class Machine:
 class SpeedResult(Result):
     """A benchmark of several layers.
 
+    Its numbers are the times of one machine; equality compares them as well as the machine.
+
     Attributes:
         cases: One case per layer and pass.
         machine: Machine and software of the measurement.

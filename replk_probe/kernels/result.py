@@ -52,6 +52,8 @@ _COLUMNS = (
 class KernelRun:
     """The provenance of one measurement of one model.
 
+    Equality ignores when and where it was computed: ``seconds`` and ``versions``.
+
     Attributes:
         model: Name as given on the command line, or the class name of the caller's module.
         weights: See :class:`~replk_probe.runtime.provenance.WeightsInfo`.
@@ -67,8 +69,8 @@ class KernelRun:
     layers: tuple[str, ...]
     variant: str
     aggregate: str
-    seconds: float
-    versions: dict[str, str] = field(default_factory=software_versions)
+    seconds: float = field(compare=False)
+    versions: dict[str, str] = field(default_factory=software_versions, compare=False)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

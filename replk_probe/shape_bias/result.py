@@ -53,6 +53,8 @@ _CSV_COLUMNS = ("observer", "kind", "source", *_COUNT_COLUMNS, "ci95_low", "ci95
 class GivenDecisions:
     """The provenance of imported decisions, instead of a :class:`RunInfo`.
 
+    Equality ignores the versions of software.
+
     Attributes:
         source: Source of the decisions, such as ``"import:cue-conflict"``.
         files: SHA-256 of each file that was read, by base name.
@@ -61,7 +63,7 @@ class GivenDecisions:
 
     source: str
     files: dict[str, str] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=software_versions)
+    versions: dict[str, str] = field(default_factory=software_versions, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON values; ``model`` is None."""
