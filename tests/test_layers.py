@@ -31,6 +31,7 @@ LIGHT_RUNTIME = (
     "download",
     "escaping",
     "formatting",
+    "nested",
     "paths",
     "progress",
     "provenance",
