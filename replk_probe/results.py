@@ -14,7 +14,6 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -53,9 +52,7 @@ class Result(ByValue, ABC):
     device and the versions of software are not compared, so that a repeated measurement with the same numbers is equal.
     """
 
-    # Name of the function in the analyzer's package that draws a result, and names of the columns shown in a notebook.
-    _PLOT: ClassVar[str]
-    _HTML_COLUMNS: ClassVar[tuple[str, ...]]
+    _HTML_COLUMNS: ClassVar[tuple[str, ...]]  # names of the columns shown in a notebook
 
     @abstractmethod
     def _files(self) -> Mapping[str, bytes]:
@@ -86,8 +83,9 @@ class Result(ByValue, ABC):
         """The table of this result."""
         return dataframe(self._rows())
 
+    @abstractmethod
     def plot(self, ax: Axes | None = None, **kwargs: Any) -> Axes:
-        """Draw this result with the plot function of its analyzer.
+        """Draw this result with a plot function of its analyzer.
 
         Args:
             ax: Axes to draw on; by default those of a new figure.
@@ -99,9 +97,6 @@ class Result(ByValue, ABC):
         Raises:
             InvalidInputError: There is nothing to draw, or an argument is invalid.
         """
-        package = import_module(type(self).__module__.rpartition(".")[0])
-        axes: Axes = getattr(package, self._PLOT)(self, ax, **kwargs)
-        return axes
 
     def __repr__(self) -> str:
         """One line with the name of the class and a few properties."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -37,7 +38,9 @@ from .plot_heatmaps import (
 )
 from .plot_overview import draw_overview
 from .plot_profiles import draw_profiles
-from .result import KernelResult
+
+if TYPE_CHECKING:
+    from .result import KernelResult
 
 _LARGEST, _LEAST = 2.6, 0.5  # largest map in inches, and the smallest factor by which it is reduced to fit a page
 _GAP, _BELOW, _BAR = 0.16, 0.14, 0.72

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -33,7 +34,9 @@ from .plot_heatmaps import (
     variant_text,
     weights_line,
 )
-from .result import KernelResult
+
+if TYPE_CHECKING:
+    from .result import KernelResult
 
 COLOR_MAP = "vlag"  # diverging, perceptually uniform on both sides of zero
 _NORM = Normalize(-1.0, 1.0)

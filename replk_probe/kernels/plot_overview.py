@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,7 +34,9 @@ from .plot_heatmaps import (
     variant_text,
     weights_line,
 )
-from .result import KernelResult
+
+if TYPE_CHECKING:
+    from .result import KernelResult
 
 _ACROSS, _GAP, _BAR = 9, 0.06, 0.62
 _LARGEST, _NARROWEST = 1.3, 4.0  # largest map and narrowest page, in inches

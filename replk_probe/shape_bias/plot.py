@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,6 +18,8 @@ from replk_probe.plot_style import (
     INK,
     MUTED,
     PAGE,
+    check_all_drawable,
+    check_drawable,
     figure_style,
     fitted,
     fitted_lines,
@@ -30,7 +33,9 @@ from .plot_categories import ROW, category_axes, category_caption, category_poin
 from .plot_overall import bar_axes, bar_row, bars_caption, name_points, value_points
 from .plot_style import ABOVE, BELOW, LINE, MARGIN, arranged, styles_of
 from .published import ON_WHAT, SOURCE
-from .result import ShapeBiasResult
+
+if TYPE_CHECKING:
+    from .result import ShapeBiasResult
 
 _BETWEEN, _WIDEST_BAR_ROW = 0.16, 0.4  # inches
 
@@ -48,7 +53,7 @@ def plot_shape_bias(
     Args:
         result: Result whose model and observers to plot.
         ax: Axes to draw on; by default those of a new figure, one column wide. Given Axes are made smaller if the
-            labels around them do not fit into the figure.
+            labels around them do not fit between them and their neighbors.
         others: Further observers, such as published ones, without those whose names the observers of the result have.
         legend: Whether to draw the legend below the frame.
         caption: Whether to explain the lines below the frame.
@@ -58,9 +63,9 @@ def plot_shape_bias(
         the number of the category from 1.
 
     Raises:
-        InvalidInputError: The result has no observers, or the categories differ.
+        InvalidInputError: An argument has the wrong type, the result has no observers, or the categories differ.
     """
-    shown = with_others(result.all_observers, result.observers, others)
+    shown = _observers_of(result, others)
     return category_axes(shown, ax, random=random_models([result]), legend=legend, caption=caption)
 
 
@@ -72,7 +77,7 @@ def plot_bars(
     Args:
         result: Result whose model and observers to plot.
         ax: Axes to draw on; by default those of a new figure, one column wide. Given Axes are made smaller if the
-            labels around them do not fit into the figure.
+            labels around them do not fit between them and their neighbors.
         others: Further observers; see :func:`plot_shape_bias`.
         caption: Whether to explain bars and intervals below the frame.
 
@@ -80,9 +85,9 @@ def plot_bars(
         The Axes. x is the shape bias, y the number of the observer: models first, then humans.
 
     Raises:
-        InvalidInputError: The result has no observers, or the categories differ.
+        InvalidInputError: An argument has the wrong type, the result has no observers, or the categories differ.
     """
-    shown = with_others(result.all_observers, result.observers, others)
+    shown = _observers_of(result, others)
     return bar_axes(shown, ax, random=random_models([result]), caption=caption)
 
 
@@ -163,10 +168,10 @@ def draw_shape_bias(result: ShapeBiasResult, *, others: Sequence[Observer] = ())
         A figure as wide as a page (7 inches).
 
     Raises:
-        InvalidInputError: The result has no observers, or the categories differ.
+        InvalidInputError: An argument has the wrong type, the result has no observers, or the categories differ.
     """
     return draw_observers(
-        with_others(result.all_observers, result.observers, others),
+        _observers_of(result, others),
         random=random_models([result]),
         heading=_heading(result),
     )
@@ -189,10 +194,16 @@ def save_figures(
     return save_figure(draw_shape_bias(result, others=others), Path(directory), "shape_bias", width=1)
 
 
+def _observers_of(result: ShapeBiasResult, others: Sequence[Observer]) -> tuple[Observer, ...]:
+    check_drawable(result, "ShapeBiasResult")
+    return with_others(result.all_observers, result.observers, others)
+
+
 def with_others(
     shown: Sequence[Observer], imported: Sequence[Observer], others: Sequence[Observer]
 ) -> tuple[Observer, ...]:
     """``shown``, and those of ``others`` whose names are not among the imported observers."""
+    check_all_drawable(others, "Observer")
     known = {one.name for one in imported}
     return (*shown, *(one for one in others if one.name not in known))
 

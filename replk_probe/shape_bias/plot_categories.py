@@ -16,7 +16,6 @@ from replk_probe.plot_style import (
     GRID,
     INK,
     RANDOM_BADGE,
-    apply_style,
     badge_style,
     check_axes,
     ensure_margins,
@@ -24,8 +23,9 @@ from replk_probe.plot_style import (
     figure_style,
     fitted,
     inches_of,
-    new_figure,
+    prepared_axes,
     text_points,
+    width_around,
 )
 
 from .observers import Observer
@@ -134,7 +134,7 @@ def category_axes(
             below = _draw_legend(ax, styles, -category_points(categories), below) + 4
         if caption:
             labels = category_points(categories)
-            add_lines(ax, category_caption(shown), (-labels, -below), inches_of(ax)[0] * 72 + labels)
+            add_lines(ax, category_caption(shown), (-labels, -below), width_around(ax, labels))
     return ax
 
 
@@ -228,7 +228,7 @@ def _legend_inches(styles: Sequence[Style], points: float) -> float:
 
 def _draw_legend(ax: Axes, styles: Sequence[Style], left: float, down: float) -> float:
     """Add the legend below the frame, column by column; returns its lower end, in points below the frame."""
-    available = inches_of(ax)[0] * 72 - left
+    available = width_around(ax, -left)
     rows, widths = _legend_columns(styles, available)
     step = _LEGEND_SIZE * _LEGEND_LINE
     below: dict[str, Any] = {
@@ -256,17 +256,15 @@ def _prepared_axes(
 ) -> Axes:
     """Axes with space for the labels around them; by default, those of a new figure one column wide."""
     categories = observers[0].counts.categories
-    labels, right = category_points(categories), 0.12
-    width = COLUMN if ax is None else figure_of(ax).get_figwidth() * ax.get_position().x1 + right
-    points = (width - MARGIN - right) * 72
+    labels, is_new = category_points(categories), ax is None
+    ax = prepared_axes(ax, (COLUMN, 1), left=MARGIN + labels / 72, right=0.12)
+    points = width_around(ax, labels)
     foot = BELOW
     if legend:
         foot += _legend_inches(styles, points)
     if caption:
         foot += caption_inches(category_caption(observers), points)
-    if ax is None:
-        height = MARGIN + ABOVE + ROW * (len(categories) + 1) + foot
-        ax = new_figure(COLUMN, height).add_axes((0, 0, 1, 1))
-    ensure_margins(ax, left=MARGIN + labels / 72, right=right, top=MARGIN + ABOVE, bottom=foot)
-    apply_style(ax)
+    if is_new:
+        figure_of(ax).set_figheight(MARGIN + ABOVE + ROW * (len(categories) + 1) + foot)
+    ensure_margins(ax, top=MARGIN + ABOVE, bottom=foot)
     return ax

@@ -13,15 +13,15 @@ from replk_probe.plot_style import (
     GRID,
     INK,
     RANDOM_BADGE,
-    apply_style,
     badge_style,
     check_axes,
     ensure_margins,
     figure_of,
     figure_style,
     inches_of,
-    new_figure,
+    prepared_axes,
     text_points,
+    width_around,
 )
 
 from .observers import Observer
@@ -134,8 +134,7 @@ def bar_axes(
             ax.spines[side].set_visible(False)
         if caption:
             names = name_points(styles)
-            width = names + inches_of(ax)[0] * 72 + value_points(shown)
-            add_lines(ax, bars_caption(shown), (-names, -29), width)
+            add_lines(ax, bars_caption(shown), (-names, -29), width_around(ax, names + value_points(shown)))
     return ax
 
 
@@ -179,12 +178,10 @@ def _any_random(styles: Sequence[Style]) -> bool:
 
 def _prepared_axes(ax: Axes | None, observers: Sequence[Observer], styles: Sequence[Style], caption: bool) -> Axes:
     """Axes with space for the labels around them; by default, those of a new figure one column wide."""
-    left, right = MARGIN + name_points(styles) / 72, MARGIN + value_points(observers) / 72
-    width = COLUMN if ax is None else figure_of(ax).get_figwidth()
-    foot = BELOW + caption * caption_inches(bars_caption(observers), (width - 2 * MARGIN) * 72)
-    if ax is None:
-        height = 0.1 + max(bar_row(styles) * len(observers), 0.4) + foot
-        ax = new_figure(COLUMN, height).add_axes((0, 0, 1, 1))
-    ensure_margins(ax, left=left, right=right, top=0.1, bottom=foot)
-    apply_style(ax)
+    names, values, is_new = name_points(styles), value_points(observers), ax is None
+    ax = prepared_axes(ax, (COLUMN, 1), left=MARGIN + names / 72, right=MARGIN + values / 72)
+    foot = BELOW + caption * caption_inches(bars_caption(observers), width_around(ax, names + values))
+    if is_new:
+        figure_of(ax).set_figheight(0.1 + max(bar_row(styles) * len(observers), 0.4) + foot)
+    ensure_margins(ax, top=0.1, bottom=foot)
     return ax

@@ -19,6 +19,7 @@ from replk_probe.plot_style import (
     RANDOM_BADGE,
     badge_style,
     block_side,
+    check_drawable,
     drawable,
     figure_style,
     fitted,
@@ -26,6 +27,7 @@ from replk_probe.plot_style import (
     save_figure,
     text_points,
 )
+from replk_probe.runtime.checks import whole
 
 from .decisions import NO_ANSWER, Decisions
 from .statistics import OTHER, SHAPE, TEXTURE
@@ -71,6 +73,8 @@ def draw_contact_sheet(
         InvalidInputError: There is no decision on a stimulus with a cue conflict, or a name is not among these stimuli.
         UnreadableImageError: A stimulus is missing or damaged.
     """
+    check_drawable(stimulus_set, "StimulusSet")
+    check_drawable(decisions, "Decisions")
     response = dict(zip(decisions.image_ids, decisions.response, strict=True))
     choice = dict(zip(decisions.image_ids, decisions.choices().tolist(), strict=True))
     usable = [
@@ -144,9 +148,10 @@ def spread_over(groups: Sequence[Sequence[int]], count: int) -> list[int]:
 
 
 def _spread(stimulus_set: StimulusSet, usable: Sequence[int], count: int) -> list[int]:
-    if count < 1:
+    if (whole(count) or 0) < 1:
         raise InvalidInputError(
-            f"A contact sheet of {count} stimuli cannot be drawn. The number must be positive. Give 1 or more."
+            f"A contact sheet of {count!r} stimuli cannot be drawn. The number must be a positive integer. "
+            "Give 1 or more."
         )
     by_shape: dict[str, list[int]] = {}
     for index in usable:
