@@ -114,8 +114,8 @@ RULES = (
     Rule(in_analyzers(*RESULT_FILES), (*LIGHT, *RESULTS), ("numpy", "scipy"), torch_free=True),
     Rule(
         in_analyzers("plot", "plot_*"),
-        (*LIGHT, "plot_style", "{package}.plot", "{package}.plot_*", *RESULTS),
-        ("matplotlib", "seaborn", "numpy", "scipy"),
+        (*LIGHT, "plot_style", "{package}.plot", "{package}.plot_*", *RESULTS, "{package}.synthetic.*"),
+        ("matplotlib", "contourpy", "seaborn", "numpy", "scipy"),
         torch_free=True,
     ),
     # Stimuli are files or drawings, which do not need torch.

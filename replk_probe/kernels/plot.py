@@ -217,9 +217,9 @@ def _caption(panels: Sequence[Panel], shown: int) -> list[str]:
     ways = {panel.result.run.aggregate for panel in panels}
     how = "summed" if ways == {"sum"} else "averaged" if ways == {"mean"} else "aggregated"
     folding = folding_text([panel.kernel for panel in panels])
-    lines = [f"Absolute weights, {folding}{how} over channels; each map is divided by its maximum."]
+    lines = [f"The maps show absolute weights, {folding}{how} over channels, each divided by its maximum."]
     if {"small"} < {panel.kernel.variant for panel in panels}:
         lines.append("Small branches are enlarged.")
     if shown < layers:
-        lines.append(f"{shown} of {layers} layers; the overview shows all of them.")
+        lines.append(f"This figure shows {shown} of {layers} layers; the overview shows all of them.")
     return lines

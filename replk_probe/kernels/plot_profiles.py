@@ -63,12 +63,13 @@ def draw_profiles(results: Sequence[KernelResult]) -> Figure:
     rows = math.ceil(len(groups) / columns)
     width = columns * (_LEFT + _PANEL + _RIGHT) if columns > 1 else _LEFT + _PANEL + 0.4 + _RIGHT
     styles = {_style(panel): panel for panel in panels}
-    weights = {f"{panel.model}: {panel.result.run.weights.label}." for panel in panels}
+    # In the order of the legend.
+    weights = dict.fromkeys(f"{panel.model}: {panel.result.run.weights.label}." for panel in panels)
     what = (
-        "Mean magnitude of the entries at each distance from the center, rounded to integers, relative to the "
-        "kernel's maximum; one line per layer."
+        "Each line shows the mean magnitude of the entries of a layer at each distance from the center, rounded to "
+        "integers, relative to the maximum of the kernel."
     )
-    caption = [line for text in (what, *sorted(weights)) for line in fitted_lines(text, (width - 0.2) * 72, SMALL_SIZE)]
+    caption = [line for text in (what, *weights) for line in fitted_lines(text, (width - 0.2) * 72, SMALL_SIZE)]
     legend = 0.125 * len(styles) + 0.05
     below = len(caption) * SMALL_SIZE * LINE + 0.1
     height = legend + rows * (_TOP + _TALL + _BELOW) + below

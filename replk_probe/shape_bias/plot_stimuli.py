@@ -30,13 +30,17 @@ from replk_probe.plot_style import (
 from replk_probe.runtime.checks import whole
 
 from .decisions import NO_ANSWER, Decisions
+from .plot_style import OTHER_COLOR, SHAPE_COLOR, TEXTURE_COLOR
 from .statistics import OTHER, SHAPE, TEXTURE
 
 if TYPE_CHECKING:
     from .stimuli.stimulus_set import StimulusSet
 
-# Blue, orange and gray are distinguishable with every kind of color blindness, and the markers differ as well.
-_CHOICES = {SHAPE: ("shape", "#0072b2", "o"), TEXTURE: ("texture", "#c65a00", "s"), OTHER: ("neither", "#6e6e6e", "X")}
+_CHOICES = {
+    SHAPE: ("shape", SHAPE_COLOR, "o"),
+    TEXTURE: ("texture", TEXTURE_COLOR, "s"),
+    OTHER: ("neither", OTHER_COLOR, "X"),
+}
 _COLUMNS = 8
 # In inches. A stimulus of 224 px is drawn with one dot per pixel at 300 dots per inch.
 _CELL, _GAP, _TEXT, _MARGIN = 0.746, 0.12, 0.38, 0.06
