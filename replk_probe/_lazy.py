@@ -1,4 +1,4 @@
-"""Public names that are looked up on first use (PEP 562), so that importing a package loads nothing heavy."""
+"""Public names of packages (PEP 562): what ``dir()`` lists, and names that are looked up on first use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 def lazy_names(
     package: str, home: Mapping[str, str], subpackages: Sequence[str] = ()
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The ``__getattr__`` and the ``__dir__`` of a package.
+    """The ``__getattr__`` and the ``__dir__`` of a package whose import loads nothing heavy.
 
     Args:
         package: ``__name__`` of the package.
@@ -28,7 +28,9 @@ def lazy_names(
         namespace[name] = getattr(importlib.import_module(f".{home[name]}", package), name)
         return namespace[name]
 
-    def names() -> list[str]:
-        return sorted({*namespace, *home, *subpackages})
+    return look_up, public_names(package)
 
-    return look_up, names
+
+def public_names(package: str) -> Callable[[], list[str]]:
+    """The ``__dir__`` of a package: the names in ``__all__``, for instance for tab completion."""
+    return lambda: sorted(sys.modules[package].__all__)

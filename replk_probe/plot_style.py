@@ -17,12 +17,17 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import Colormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.gridspec import GridSpec
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.transforms import Bbox
 
-from replk_probe.errors import InvalidInputError
+from replk_probe.errors import InvalidInputError, close_names
 from replk_probe.runtime.atomic_files import atomic_path
 from replk_probe.runtime.escaping import printable
 from replk_probe.runtime.formatting import shortened
@@ -78,6 +83,18 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def prepared_axes(ax: Axes | None, inches: tuple[float, float], **margins: float) -> Axes:
+    """``ax``, or Axes of a new figure of this width and height, in the style of all figures.
+
+    ``margins`` are those of :func:`ensure_margins`.
+    """
+    if ax is None:
+        ax = new_figure(*inches).add_axes((0, 0, 1, 1))
+    ensure_margins(ax, **margins)
+    _apply_style(ax)
+    return ax
+
+
 def check_axes(ax: object) -> None:
     """Raise InvalidInputError unless ``ax`` is an Axes or None."""
     if ax is not None and not isinstance(ax, Axes):
@@ -87,6 +104,54 @@ def check_axes(ax: object) -> None:
         )
 
 
+def check_drawable(value: object, kind: str) -> None:
+    """Raise InvalidInputError unless ``value`` is an instance of the class named ``kind``.
+
+    By name, because the classes of results import the functions that draw them; importing the classes there would be
+    a circle.
+    """
+    if kind not in (base.__name__ for base in type(value).__mro__):
+        raise InvalidInputError(
+            f"Expected an object of type {kind} to draw, but got one of type {type(value).__name__}. Every function "
+            f"draws one type of object. Give an instance of {kind}."
+        )
+
+
+def check_all_drawable(values: object, kind: str) -> None:
+    """Raise InvalidInputError unless ``values`` is a sequence of instances of the class named ``kind``."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
+        raise InvalidInputError(
+            f"Expected a sequence of objects of type {kind} to draw, but got an object of type "
+            f"{type(values).__name__}. The function draws several of them. Give a list, such as [result]."
+        )
+    for value in values:
+        check_drawable(value, kind)
+
+
+def check_color_map(cmap: object) -> None:
+    """Raise InvalidInputError unless ``cmap`` is a color map or the name of one in matplotlib's registry."""
+    if isinstance(cmap, Colormap) or (isinstance(cmap, str) and cmap in mpl.colormaps):
+        return
+    similar = close_names(cmap, mpl.colormaps) if isinstance(cmap, str) else []
+    raise InvalidInputError(
+        f"Unknown color map {cmap!r}. It is neither a Colormap nor a name known to matplotlib or seaborn. "
+        f"Use for instance {', '.join(similar or ('rocket', 'viridis', 'gray'))}."
+    )
+
+
+def check_limits(vmin: object, vmax: object, *, logarithmic: bool = False) -> None:
+    """Raise InvalidInputError unless a color scale from ``vmin`` to ``vmax`` has a positive length, and is positive."""
+    try:
+        if (0 if logarithmic else -math.inf) < vmin < vmax < math.inf:  # type: ignore[operator]
+            return
+    except (TypeError, ValueError):
+        pass  # not numbers
+    raise InvalidInputError(
+        f"A color scale from {vmin!r} to {vmax!r} is invalid. It is in fractions of the maximum"
+        f"{' and logarithmic' if logarithmic else ''}. Give numbers with {'0 < ' if logarithmic else ''}vmin < vmax."
+    )
+
+
 def figure_of(ax: Axes) -> Figure:
     """The top-level figure of an Axes, which may be in a subfigure."""
     return ax.figure.canvas.figure
@@ -94,12 +159,18 @@ def figure_of(ax: Axes) -> Figure:
 
 def inches_of(ax: Axes) -> tuple[float, float]:
     """Width and height of the Axes as drawn, in inches."""
-    ax.apply_aspect()
+    ax.apply_aspect(_place_of(ax))
     box = ax.get_window_extent()
     return box.width / figure_of(ax).dpi, box.height / figure_of(ax).dpi
 
 
-def apply_style(ax: Axes) -> None:
+def _place_of(ax: Axes) -> Bbox:
+    """Position of the Axes before its aspect is applied, in fractions of the figure."""
+    locator = ax.get_axes_locator()
+    return ax.get_position(original=True) if locator is None else locator(ax, None)  # type: ignore[arg-type]
+
+
+def _apply_style(ax: Axes) -> None:
     """Give Axes that were created outside of :func:`figure_style` its fonts, sizes and line widths."""
     settings: Any = mpl.rcParams
     for axis, name in ((ax.xaxis, "xtick"), (ax.yaxis, "ytick")):
@@ -115,19 +186,92 @@ def apply_style(ax: Axes) -> None:
 
 
 def ensure_margins(ax: Axes, *, left: float = 0.0, right: float = 0.0, top: float = 0.0, bottom: float = 0.0) -> None:
-    """Shrink Axes that have less space than this to the borders of their figure, in inches, for labels outside of them.
+    """Shrink Axes that have less space than this around them, in inches, for labels outside of them.
 
-    Axes of a figure with a layout engine (``layout="constrained"``) are unchanged, since it finds space for all labels.
+    The space ends at the border of the figure, or halfway to the next one of several subplots. Axes of a figure with a
+    layout engine (``layout="constrained"``) are unchanged, since it finds space for all labels.
     """
-    figure = ax.figure
-    if figure.get_layout_engine() is not None:
-        return
-    width, height = figure.bbox.width / figure.dpi, figure.bbox.height / figure.dpi
-    place = ax.get_position()
-    x0, x1 = max(place.x0, left / width), min(place.x1, 1 - right / width)
-    y0, y1 = max(place.y0, bottom / height), min(place.y1, 1 - top / height)
-    if x0 < x1 and y0 < y1:
-        ax.set_position((x0, y0, x1 - x0, y1 - y0))
+    known = ax.get_axes_locator()
+    margins = (left, right, top, bottom)
+    if known is None:
+        ax.set_axes_locator(_Margins(ax, margins))
+    elif isinstance(known, _Margins):
+        known.inches = tuple(map(max, known.inches, margins))
+
+
+def width_around(ax: Axes, labels: float) -> float:
+    """Width of Axes with labels that are ``labels`` points wide, in points; at most that of the space for both.
+
+    With a layout engine, the Axes have their final width only when they are drawn.
+    """
+    available = _area_of(ax).width * ax.figure.bbox.width / ax.figure.dpi
+    return min(inches_of(ax)[0] * 72 + labels, available * 72 - 8)
+
+
+class _Margins:
+    """Locator of Axes with margins, which computes their position whenever they are drawn.
+
+    A fixed position would be wrong after ``tight_layout()``, and ``bbox_inches="tight"`` would ignore these Axes.
+    """
+
+    def __init__(self, ax: Axes, inches: tuple[float, ...]) -> None:
+        self.get_subplotspec = ax.get_subplotspec  # as tight_layout expects
+        self.inches = inches
+
+    def __call__(self, ax: Axes, renderer: object) -> Bbox:
+        figure, place = ax.figure, ax.get_position(original=True)
+        if figure.get_layout_engine() is not None:
+            return place
+        width, height = figure.bbox.width / figure.dpi, figure.bbox.height / figure.dpi
+        left, right, top, bottom = self.inches
+        area = _area_of(ax)
+        x0, x1 = max(place.x0, area.x0 + left / width), min(place.x1, area.x1 - right / width)
+        y0, y1 = max(place.y0, area.y0 + bottom / height), min(place.y1, area.y1 - top / height)
+        return Bbox.from_extents(x0, y0, x1, y1) if x0 < x1 and y0 < y1 else place
+
+
+def _area_of(ax: Axes) -> Bbox:
+    """The part of the figure that belongs to an Axes and its labels, in fractions of the figure."""
+    spec = ax.get_subplotspec()
+    if spec is None:
+        return Bbox.unit()
+    grid, rows, columns = spec.get_gridspec(), spec.rowspan, spec.colspan
+    bottoms, tops, lefts, rights = (list(map(float, edges)) for edges in grid.get_grid_positions(ax.figure))  # type: ignore[arg-type]
+    # From left to right and from top to bottom; a grid in a cell of another one ends there.
+    nested = not isinstance(grid, GridSpec)
+    x = [lefts[0] if nested else 0.0, *_middles(rights, lefts), rights[-1] if nested else 1.0]
+    y = [tops[0] if nested else 1.0, *_middles(bottoms, tops), bottoms[-1] if nested else 0.0]
+    return Bbox.from_extents(x[columns.start], y[rows.stop], x[columns.stop], y[rows.start])
+
+
+def _middles(ends: Sequence[float], starts: Sequence[float]) -> list[float]:
+    """Middles of the gaps between each cell and the next one."""
+    return [(end + start) / 2 for end, start in zip(ends[:-1], starts[1:], strict=True)]
+
+
+def side_bar(ax: Axes, mappable: ScalarMappable, label: str, short: str, *, cax: Axes | None = None) -> Colorbar:
+    """Add a color bar at the right side of a map, as high as the map, or for a flat map a third of its width.
+
+    Args:
+        ax: Axes of the map, whose aspect is set.
+        mappable: The colors of the map.
+        label: Label of the bar.
+        short: Label of a bar that is too short for ``label``.
+        cax: Axes to draw the bar on instead.
+    """
+    if cax is None:
+        width, height = inches_of(ax)
+        available = _place_of(ax).height * ax.figure.bbox.height / ax.figure.dpi
+        tall = max(height, min(width / 3, available)) / height
+        cax = ax.inset_axes((1 + 0.07 / width, (1 - tall) / 2, 0.1 / width, tall))
+    bar = figure_of(ax).colorbar(mappable, cax=cax, extend="min" if isinstance(mappable.norm, LogNorm) else None)
+    points = inches_of(cax)[1] * 72
+    bar.set_label(label if text_points(label, mpl.rcParams["axes.labelsize"]) <= points else short)
+    bar.outline.set_linewidth(0.6)
+    cax.tick_params(width=0.6, size=2.5)
+    if bar.solids is not None:
+        bar.solids.set_rasterized(True)
+    return bar
 
 
 def log_ticks(axis: Axis, low: float, high: float, scale: float = 1.0) -> None:

@@ -14,7 +14,6 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -34,21 +33,26 @@ _MOST_HTML_ROWS = 20
 
 
 class ByValue:
-    """Equality by value: ``==`` compares every field and returns a bool, arrays and NaN included."""
+    """Equality by value: ``==`` compares the fields and returns a bool, arrays and NaN included.
+
+    Fields declared with ``compare=False``, which record when and where something was computed, are ignored.
+    """
 
     __hash__ = None  # type: ignore[assignment]  # the fields include arrays and dictionaries
 
     def __eq__(self, other: object) -> bool:
-        """Whether both are of one type and all fields are equal."""
+        """Whether both are of one type and all compared fields are equal."""
         return type(self) is type(other) and same_value(self, other)
 
 
 class Result(ByValue, ABC):
-    """Base class of results. Subclasses are frozen dataclasses in the module ``result`` of an analyzer."""
+    """Base class of results. Subclasses are frozen dataclasses in the module ``result`` of an analyzer.
 
-    # Name of the function in the analyzer's package that draws a result, and names of the columns shown in a notebook.
-    _PLOT: ClassVar[str]
-    _HTML_COLUMNS: ClassVar[tuple[str, ...]]
+    Two results are equal if their numbers, models, weights and options are. The time that a measurement took, its
+    device and the versions of software are not compared, so that a repeated measurement with the same numbers is equal.
+    """
+
+    _HTML_COLUMNS: ClassVar[tuple[str, ...]]  # names of the columns shown in a notebook
 
     @abstractmethod
     def _files(self) -> Mapping[str, bytes]:
@@ -79,8 +83,9 @@ class Result(ByValue, ABC):
         """The table of this result."""
         return dataframe(self._rows())
 
+    @abstractmethod
     def plot(self, ax: Axes | None = None, **kwargs: Any) -> Axes:
-        """Draw this result with the plot function of its analyzer.
+        """Draw this result with a plot function of its analyzer.
 
         Args:
             ax: Axes to draw on; by default those of a new figure.
@@ -92,9 +97,6 @@ class Result(ByValue, ABC):
         Raises:
             InvalidInputError: There is nothing to draw, or an argument is invalid.
         """
-        package = import_module(type(self).__module__.rpartition(".")[0])
-        axes: Axes = getattr(package, self._PLOT)(self, ax, **kwargs)
-        return axes
 
     def __repr__(self) -> str:
         """One line with the name of the class and a few properties."""
@@ -137,7 +139,9 @@ def same_value(left: object, right: object) -> bool:
         return left.keys() == right.keys() and all(same_value(left[name], right[name]) for name in left)
     if dataclasses.is_dataclass(left) and dataclasses.is_dataclass(right):
         return type(left) is type(right) and all(
-            same_value(getattr(left, field.name), getattr(right, field.name)) for field in dataclasses.fields(left)
+            same_value(getattr(left, field.name), getattr(right, field.name))
+            for field in dataclasses.fields(left)
+            if field.compare
         )
     if isinstance(left, float) and isinstance(right, float) and math.isnan(left):
         return math.isnan(right)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import pydoc
 from collections.abc import Callable
 from typing import Any
 
@@ -61,9 +62,22 @@ def test_options_are_given_in_one_way_only(kind: type, measure: Callable[..., An
             InvalidInputError, match=f"Expected config to be an instance of {kind.__name__}, but got an"
         ):
             measure("resnet18", config=wrong)
-    # A keyword with the value of the default is no second way.
+    # The value of the default is no exception.
+    with pytest.raises(InvalidInputError, match=r"Got a config and also (seed, ema|ema, seed)"):
+        measure("resnet18", config=kind(), ema=kind.ema, seed=kind.seed)
     with pytest.raises(WeightsError, match=r"none\.pth"):
-        measure("resnet18", config=kind(weights="none.pth"), seed=0, ema=False)
+        measure("resnet18", config=kind(weights="none.pth"))
+
+
+@pytest.mark.parametrize(("kind", "measure", "_command"), MEASUREMENTS)
+def test_signatures_are_readable(kind: type, measure: Callable[..., Any], _command: object) -> None:
+    text = str(inspect.signature(measure))
+    assert "seed: 'int' = 0" in text and "args" not in text.replace("kwargs", "")
+    assert measure.__name__ in pydoc.render_doc(measure)
+    # Options and fields have the same order, and the documentation names the first and the last one.
+    names = [field.name for field in dataclasses.fields(kind)]
+    options = [name for name in inspect.signature(measure).parameters if name in names]
+    assert f"The options from ``{options[0]}`` to ``{options[-1]}``" in str(measure.__doc__)
 
 
 def test_a_module_with_its_own_equality_is_no_default() -> None:

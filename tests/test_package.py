@@ -23,7 +23,7 @@ def test_every_public_name_can_be_imported(name: str) -> None:
     package = importlib.import_module(f"replk_probe{name}")
     for public in package.__all__:
         assert getattr(package, public) is not None
-        assert public in dir(package)
+    assert dir(package) == sorted(package.__all__)
     with pytest.raises(AttributeError, match=f"module 'replk_probe{name}' has no attribute 'measure_erff'"):
         package.measure_erff  # noqa: B018 (reading it is the test)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import importlib
+import inspect
 import io
 import itertools
 import re
@@ -19,6 +20,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from replk_probe import bench, erf, kernels, shape_bias
 from replk_probe.bench.result import Layer, Machine, SpeedCase, SpeedResult, Timing
@@ -142,7 +144,7 @@ def shown_texts(figure: Figure) -> list[Text]:
     """Texts that are drawn, without tick labels outside of the limits."""
     figure.canvas.draw()
     outside = set()
-    for ax in figure.axes:
+    for ax in figure.findobj(Axes):
         for axis in (ax.xaxis, ax.yaxis):
             low, high = sorted(axis.get_view_interval())
             ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
@@ -164,6 +166,116 @@ def test_plots_on_a_plain_figure_have_small_text_inside_the_figure(kind, plot, s
         assert box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, text
         assert text.get_fontsize() <= 8
     plt.close(figure)
+
+
+@pytest.mark.parametrize("layout", ["none", "tight_layout() afterwards", "constrained", "tight"])
+@pytest.mark.parametrize(("kind", "plot"), PLOTS)
+def test_subplots_do_not_overlap_their_neighbors(kind, plot, layout) -> None:
+    engine = layout if layout in ("constrained", "tight") else None
+    figure, axes = plt.subplots(2, 2, layout=engine)
+    for ax in axes.flat:
+        plot(MAKERS[kind](), ax)
+    if "afterwards" in layout:
+        figure.tight_layout()
+    figure.canvas.draw()
+    boxes = [ax.get_tightbbox() for ax in figure.axes]
+    for box in boxes:
+        assert min(box.x0, box.y0, figure.bbox.x1 - box.x1, figure.bbox.y1 - box.y1) >= 0
+    for one, other in itertools.combinations(boxes, 2):
+        wide, high = (min(a[1], b[1]) - max(a[0], b[0]) for a, b in zip(*corners(one, other), strict=True))
+        assert min(wide, high) <= 0
+    # All of them are in the figure that a notebook shows.
+    whole = figure.get_tightbbox()
+    assert whole.width * figure.dpi >= max(box.x1 for box in boxes) - min(box.x0 for box in boxes) - 1
+    plt.close(figure)
+
+
+def corners(*boxes: Bbox) -> list[list[tuple[float, float]]]:
+    """The intervals of x and y of each box."""
+    return [[(box.x0, box.x1), (box.y0, box.y1)] for box in boxes]
+
+
+@pytest.mark.parametrize("figsize", [(4, 3), (6.4, 4.8), (9, 3)])
+@pytest.mark.parametrize(("kind", "plot"), [("erf", erf.plot_erf), ("kernels", kernels.plot_kernel)])
+def test_the_color_bar_has_the_height_of_its_map(kind, plot, figsize) -> None:
+    figure, axes = plt.subplots(1, 2, figsize=figsize)
+    for ax in axes:
+        plot(MAKERS[kind](), ax)
+        (bar,) = ax.child_axes
+        figure.canvas.draw()
+        shown, own = bar.get_window_extent(), ax.get_window_extent()
+        # The arrow of the lowest values is not part of the bar's frame.
+        arrow = 0.06 * own.height if kind == "erf" else 0
+        assert shown.y1 == pytest.approx(own.y1) and shown.y0 == pytest.approx(own.y0, abs=arrow + 1e-6)
+        assert shown.x0 > own.x1
+    plt.close(figure)
+
+
+def test_axes_in_nested_grids_and_with_a_locator_of_their_own_stay_where_they_are() -> None:
+    figure = plt.figure()
+    outer = figure.add_gridspec(1, 2)
+    inner = [figure.add_subplot(cell) for cell in outer[1].subgridspec(2, 1)]
+    for ax in inner:
+        kernels.plot_kernel(make_kernels(), ax)
+    figure.canvas.draw()
+    left = outer[1].get_position(figure).x0 * figure.bbox.width
+    for ax in inner:
+        assert ax.get_tightbbox().x0 >= left
+    locator = inner[0].get_axes_locator()
+    ax = figure.add_axes((0, 0, 0.3, 0.3))
+    ax.set_axes_locator(fixed := lambda ax, renderer: ax.get_position(original=True))
+    bench.plot_speedup(make_speed(), ax)
+    assert ax.get_axes_locator() is fixed and inner[0].get_axes_locator() is locator
+    plt.close(figure)
+
+
+FIGURES = (
+    *((package, name) for package in (erf, shape_bias, kernels, bench) for name in package.__all__
+      if name.startswith(("plot_", "draw_"))),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("package", "name"), FIGURES, ids=lambda value: value if isinstance(value, str) else "")
+def test_what_a_function_cannot_draw_is_an_error_of_this_package(package, name) -> None:
+    draw = getattr(package, name)
+    own = MAKERS[package.__name__.rpartition(".")[2]]()
+    others = [maker() for maker in MAKERS.values()]
+    wrong = [5, None, "result", b"result", {}, [5], [None], *([one] for one in others if type(one) is not type(own))]
+    wrong += [one for one in others if type(one) is not type(own)]
+    several = "results" in inspect.signature(draw).parameters
+    wrong.append(own if several else [own])
+    more = (others[1].decisions,) if name == "draw_contact_sheet" else ()
+    for value in wrong:
+        with pytest.raises(InvalidInputError, match=r"Expected .* to draw, but got .*\. Give "):
+            draw(value, *more)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("erf", {"cmap": "nope"}, "Unknown color map 'nope'.*Use for instance"),
+        ("kernels", {"cmap": "virids"}, "Unknown color map 'virids'.*Use for instance viridis"),
+        ("kernels", {"cmap": 5}, "Unknown color map 5"),
+        ("erf", {"vmin": 0}, "A color scale from 0 to 1.0 is invalid.*0 < vmin < vmax"),
+        ("erf", {"vmax": "1"}, "to '1' is invalid"),
+        ("erf", {"vmax": np.inf}, "to inf is invalid"),
+        ("kernels", {"vmin": np.nan}, "from nan to 1.0 is invalid"),
+        ("kernels", {"vmin": 2}, "from 2 to 1.0 is invalid"),
+        ("erf", {"protocol": 3}, "Protocol 3 has no squares to draw.*Choose from paper"),
+        ("erf", {"protocol": []}, "Choose from paper"),
+        ("kernels", {"layer": 3}, "There is no kernel 3"),
+        ("kernels", {"variant": []}, "There is no kernel"),
+        ("shape_bias", {"others": 5}, "Expected a sequence of objects of type Observer"),
+        ("shape_bias", {"others": [make_shape_bias()]}, "Expected an object of type Observer.*ShapeBiasResult"),
+        ("shape_bias", {"others": make_shape_bias()}, "Expected a sequence of objects of type Observer"),
+    ],
+)
+def test_options_of_plots_that_cannot_be_used(kind, options, message) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        MAKERS[kind]().plot(**options)
+    if kind == "shape_bias":
+        with pytest.raises(InvalidInputError, match=message):
+            shape_bias.plot_bars(make_shape_bias(), **options)
 
 
 @pytest.mark.parametrize("size", [(4, 3), (6, 4)])
@@ -234,6 +346,21 @@ def test_results_that_differ_somewhere_are_not_equal() -> None:
     assert make_kernels().kernels[0] == make_kernels().kernels[0] != make_kernels().kernels[1]
 
 
+def test_results_are_equal_wherever_and_however_fast_they_were_computed() -> None:
+    elsewhere = {"seconds": 99.0, "versions": {"torch": "0"}}
+    for one in (make_erf(), make_shape_bias(), make_kernels()):
+        changes = elsewhere | ({} if isinstance(one, KernelResult) else {"device": "cuda:0 (NAME)"})
+        assert dataclasses.replace(one, run=dataclasses.replace(one.run, **changes)) == one
+        assert dataclasses.replace(one, run=dataclasses.replace(one.run, model="other")) != one
+    given = ShapeBiasResult.from_decisions(observers=HUMANS)
+    assert dataclasses.replace(given, run=dataclasses.replace(given.run, versions={})) == given
+    # The times of a benchmark are what it measures.
+    speed = make_speed()
+    slower = dataclasses.replace(speed.cases[0].timings[0], minimum=1.0)
+    case = dataclasses.replace(speed.cases[0], timings=(slower, *speed.cases[0].timings[1:]))
+    assert dataclasses.replace(speed, cases=(case, *speed.cases[1:])) != speed
+
+
 def test_the_representation_is_one_short_line(result: Result) -> None:
     text = repr(result)
     assert text.startswith(f"{type(result).__name__}(") and "\n" not in text and len(text) < 160
@@ -269,7 +396,7 @@ def test_a_kernel_is_a_heatmap_of_its_magnitude() -> None:
     (mesh,) = ax.collections
     np.testing.assert_array_equal(mesh.get_array().reshape(5, 5), result.kernel("stage2.0").normalized)
     assert mesh.get_clim() == (0.1, 0.9) and mesh.get_cmap().name == "viridis" and len(ax.figure.axes) == 1
-    assert len(result.plot().figure.axes) == 2
+    assert len(result.plot().child_axes) == 1
     assert "stage1.0\nlarge" in result.plot(layer="stage1.0", variant="large").get_title(loc="left")
     assert "RANDOM WEIGHTS" in make_kernels(source=RANDOM_INIT).plot().get_title(loc="left")
     kernels.plot_kernel(result.kernels[0])
@@ -277,8 +404,6 @@ def test_a_kernel_is_a_heatmap_of_its_magnitude() -> None:
         result.plot(layer="stage9")
     with pytest.raises(InvalidInputError, match="single kernel"):
         kernels.plot_kernel(result.kernels[0], layer="stage1.0")
-    with pytest.raises(InvalidInputError, match="empty"):
-        result.plot(vmin=1.0, vmax=0.0)
     with pytest.raises(InvalidInputError, match="nothing to draw"):
         dataclasses.replace(result, kernels=()).plot()
 

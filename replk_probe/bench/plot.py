@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,20 +20,24 @@ from replk_probe.plot_style import (
     INK,
     MUTED,
     PAGE,
-    apply_style,
     by_rows,
     check_axes,
+    check_drawable,
     drawable,
     ensure_margins,
+    figure_of,
     figure_style,
+    inches_of,
     log_ticks,
     new_figure,
+    prepared_axes,
     save_figure,
     text_points,
 )
 from replk_probe.runtime.formatting import counted
 
-from .result import PASS_LABELS, SpeedCase, SpeedResult
+if TYPE_CHECKING:
+    from .result import SpeedCase, SpeedResult
 
 # replk-probe in the main color of all figures, torch in colors of Okabe and Ito, which color-blind readers can
 # distinguish.
@@ -50,7 +54,7 @@ _LEGEND: dict[str, Any] = {"handlelength": 1.2, "handletextpad": 0.3, "columnspa
 _LEGEND |= {"borderaxespad": 0.0, "frameon": False, "fontsize": _LEGEND_SIZE}
 _FEWEST_KERNELS = 4  # on one plane, to draw time against the kernel's side
 _MOST_PANELS = 6
-_ROW = 0.19  # height of a row in inches
+_ROW, _ABOVE = 0.19, 0.06  # height of a row and of the space above the rows, in inches
 
 
 def draw_speed(result: SpeedResult) -> Figure:
@@ -66,7 +70,7 @@ def draw_speed(result: SpeedResult) -> Figure:
         A figure at most as wide as a page (7 inches).
 
     Raises:
-        InvalidInputError: There is no case.
+        InvalidInputError: An argument has the wrong type, or there is no case.
     """
     _check_cases(result)
     groups = _kernel_groups(result.cases)
@@ -80,24 +84,31 @@ def plot_times(result: SpeedResult, ax: Axes | None = None, *, legend: bool = Tr
     Args:
         result: Result to plot, with at least one case.
         ax: Axes to draw on; by default those of a new figure. Given Axes are made smaller if the labels around them do
-            not fit into the figure.
+            not fit between them and their neighbors.
         legend: Whether to draw the legend.
 
     Returns:
         The Axes. x, logarithmic, is the time of a call in milliseconds; y is the index of the case.
 
     Raises:
-        InvalidInputError: There is no case.
+        InvalidInputError: An argument has the wrong type, or there is no case.
     """
     _check_cases(result)
     check_axes(ax)
     with figure_style():
-        ax = _rows_axes(result.cases, ax, top=0.06 + 0.13 * math.ceil(len(_shown_variants(result.cases)) / 2) * legend)
+        is_new = ax is None
+        ax = _rows_axes(result.cases, ax)
         _add_times(ax, result.cases)
         _label_rows(ax, result.cases)
         if legend:
             handles = _legend_handles(ax, result.cases, _mark)
-            ax.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, **_LEGEND)
+            entry = max(text_points(str(handle.get_label()), _LEGEND_SIZE) for handle in handles) + 3 * _LEGEND_SIZE
+            columns = 2 if 2 * entry <= inches_of(ax)[0] * 72 + _label_points(result.cases) else 1
+            above = 0.13 * math.ceil(len(handles) / columns)
+            if is_new:
+                figure_of(ax).set_figheight(figure_of(ax).get_figheight() + above)
+            ensure_margins(ax, top=_ABOVE + above)
+            ax.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=columns, **_LEGEND)
     return ax
 
 
@@ -107,13 +118,13 @@ def plot_speedup(result: SpeedResult, ax: Axes | None = None) -> Axes:
     Args:
         result: Result to plot, with at least one case.
         ax: Axes to draw on; by default those of a new figure. Given Axes are made smaller if the labels around them do
-            not fit into the figure.
+            not fit between them and their neighbors.
 
     Returns:
         The Axes. x is the ratio of the shortest times; y is the index of the case.
 
     Raises:
-        InvalidInputError: There is no case.
+        InvalidInputError: An argument has the wrong type, or there is no case.
     """
     _check_cases(result)
     check_axes(ax)
@@ -131,6 +142,7 @@ def save_figures(result: SpeedResult, directory: str | Path) -> tuple[Path, ...]
 
 
 def _check_cases(result: SpeedResult) -> None:
+    check_drawable(result, "SpeedResult")
     if not result.cases:
         raise InvalidInputError("There is nothing to draw. The benchmark has no cases. Time at least one layer first.")
 
@@ -169,7 +181,7 @@ def _against_kernel(result: SpeedResult, groups: Sequence[Sequence[SpeedCase]]) 
         _draw_times(times, group, limits, first=index == 0)
         _draw_ratios(ratios, group, tallest, first=index == 0)
         layer = group[0].layer
-        what = f", {PASS_LABELS[group[0].direction]}" if columns < 4 else ""
+        what = f", {group[0].pass_label}" if columns < 4 else ""
         times.set_title(f"Input [{layer.n}, {layer.c}, {layer.h}, {layer.w}]{what}", fontsize=6.5, pad=4.0)
     _draw_legend(figure, cases, left / width, 1 - 0.03 / height, legend_columns)
     _draw_caption(figure, result, left / width)
@@ -234,10 +246,9 @@ def _labeled(sides: Sequence[int]) -> list[int]:
 
 def _per_layer(result: SpeedResult) -> Figure:
     cases = result.cases
-    labels = _row_labels(cases)
     width, top, bottom = PAGE, 0.62, 0.62
     height = top + bottom + _ROW * len(cases)
-    left = (0.16 + max(text_points(label, 6.5) for label in labels) / 72) / width
+    left = (0.16 + _label_points(cases) / 72) / width
     figure = new_figure(width, height)
     times = figure.add_axes((left, bottom / height, 0.58 - left, _ROW * len(cases) / height))
     ratios = figure.add_axes((0.62, bottom / height, 0.31, _ROW * len(cases) / height))
@@ -245,21 +256,22 @@ def _per_layer(result: SpeedResult) -> Figure:
     _add_speedups(ratios, cases)
     _label_rows(times, cases)
     _label_rows(ratios, cases, labeled=False)
-    what = "N, C, plane, kernel" + ("" if _has_several_passes(cases) else f"; {PASS_LABELS[cases[0].direction]}")
+    what = "N, C, plane, kernel" + ("" if _has_several_passes(cases) else f"; {cases[0].pass_label}")
     figure.text(0.16 / width, 1 - 0.5 / height, what, fontsize=_LEGEND_SIZE, color=MUTED)
     _draw_legend(figure, cases, 0.16 / width, 1 - 0.04 / height, 3, _mark)
     _draw_caption(figure, result, 0.16 / width)
     return figure
 
 
-def _rows_axes(cases: Sequence[SpeedCase], ax: Axes | None, top: float = 0.06) -> Axes:
-    """Prepare Axes for a row for each case, by default those of a new figure, with ``top`` inches above them."""
-    left, right, bottom = 0.16 + max(text_points(label, 6.5) for label in _row_labels(cases)) / 72, 0.3, 0.42
-    if ax is None:
-        ax = new_figure(4.6, top + bottom + _ROW * len(cases)).add_axes((0, 0, 1, 1))
-    ensure_margins(ax, left=left, right=right, top=top, bottom=bottom)
-    apply_style(ax)
-    return ax
+def _rows_axes(cases: Sequence[SpeedCase], ax: Axes | None) -> Axes:
+    """Prepare Axes for a row for each case, by default those of a new figure."""
+    left, right, bottom = 0.16 + _label_points(cases) / 72, 0.3, 0.42
+    inches = 4.6, _ABOVE + bottom + _ROW * len(cases)
+    return prepared_axes(ax, inches, left=left, right=right, top=_ABOVE, bottom=bottom)
+
+
+def _label_points(cases: Sequence[SpeedCase]) -> float:
+    return max(text_points(label, 6.5) for label in _row_labels(cases))
 
 
 def _has_several_passes(cases: Sequence[SpeedCase]) -> bool:
@@ -268,7 +280,7 @@ def _has_several_passes(cases: Sequence[SpeedCase]) -> bool:
 
 def _row_labels(cases: Sequence[SpeedCase]) -> list[str]:
     several = _has_several_passes(cases)
-    return [case.layer.label + (f"  {PASS_LABELS[case.direction]}" if several else "") for case in cases]
+    return [case.layer.label + (f"  {case.pass_label}" if several else "") for case in cases]
 
 
 def _label_rows(ax: Axes, cases: Sequence[SpeedCase], *, labeled: bool = True) -> None:

@@ -16,6 +16,7 @@ from replk_probe.runtime.provenance import software_versions
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 SCHEMA_VERSION = 1
 READABLE_VERSIONS = (1,)
@@ -154,6 +155,11 @@ class SpeedCase:
         return next((one for one in self.timings if one.variant == variant and one.minimum is not None), None)
 
     @property
+    def pass_label(self) -> str:
+        """Name of the pass for the reader, such as ``"input gradient"``."""
+        return PASS_LABELS[self.direction]
+
+    @property
     def ours(self) -> Timing:
         """Timing of this package for NCHW operands, with a prepared kernel if the pass has one."""
         return next(timing for name in OURS if (timing := self.timing(name)) is not None)
@@ -226,6 +232,8 @@ class Machine:
 class SpeedResult(Result):
     """A benchmark of several layers.
 
+    Its numbers are the times of one machine; equality compares them as well as the machine.
+
     Attributes:
         cases: One case per layer and pass.
         machine: Machine and software of the measurement.
@@ -233,7 +241,6 @@ class SpeedResult(Result):
         repeats: Number of timed calls requested for each variant.
     """
 
-    _PLOT: ClassVar[str] = "plot_times"
     _HTML_COLUMNS: ClassVar[tuple[str, ...]] = (
         "n", "c", "h", "w", "kh", "kw", "pass", "variant", "ms_min", "ms_median", "method",
     )  # fmt: skip
@@ -263,6 +270,12 @@ class SpeedResult(Result):
             ``tile_w`` and ``note`` (texts, and None where they do not apply).
         """
         return super().to_dataframe()
+
+    def plot(self, ax: Axes | None = None, **kwargs: Any) -> Axes:
+        """Draw this result; arguments and errors are those of :func:`~replk_probe.bench.plot_times`."""
+        from .plot import plot_times
+
+        return plot_times(self, ax, **kwargs)
 
     @classmethod
     def load(cls, directory: str | Path) -> SpeedResult:

@@ -280,6 +280,14 @@ class ErfAccumulator:
         self._name = name_of(self._module) if name is None else name
         self.reset()
 
+    def __repr__(self) -> str:
+        """One line with the model, the layer, the number of images in the mean and of those skipped, and their size."""
+        point, state = self._target or self._layer, self._state
+        facts: dict[str, object] = {"model": self._name, "layer": None if point is None else point.label}
+        facts |= {"images": len(state.used) if state else 0, "skipped": len(state.skipped) if state else 0}
+        facts["input_size"] = self._target.input_size if self._target else None
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in facts.items())})"
+
     def reset(self) -> None:
         """Forget all images. Images of another size may follow."""
         self._gradient: InputGradient | None = None

@@ -102,6 +102,15 @@ class InputGradient:
         if isinstance(self._layer, TargetLayer):
             self._targets[self._layer.input_size] = self._layer
 
+    def __repr__(self) -> str:
+        """One line with the class of the model, the layer, and the sizes of the images so far."""
+        if self._model is None:
+            return f"{type(self).__name__}(closed)"
+        # The default layer is known from the first images on.
+        point = self._layer or next(iter(self._targets.values()), None)
+        layer = None if point is None else point.label
+        return f"{type(self).__name__}(model={type(self._model).__name__!r}, layer={layer!r}, sizes={[*self._targets]})"
+
     def __call__(self, images: Tensor) -> Tensor:
         """The signed gradient ``[N, C, H, W]``, in the dtype and on the device of the model."""
         model = self._model

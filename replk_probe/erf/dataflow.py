@@ -12,8 +12,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from replk_probe.runtime.nested import instances_in
+
 from .module_calls import Call, ModuleCalls
-from .receptive_field.rules import tensors_in
 from .receptive_field.tracer import Field, FieldTracer, Lost
 from .target_layer import LayerPoint, named_tensors
 
@@ -80,7 +81,7 @@ class Value:
     @property
     def operands(self) -> list[Operand]:
         """The tensors among the arguments."""
-        return list(_operands_in((self.args, self.kwargs)))
+        return list(instances_in(Operand, (self.args, self.kwargs)))
 
     def dominators(self) -> Iterator[Value]:
         """This value and its dominators, back to the image."""
@@ -97,16 +98,6 @@ def _common(first: Value, second: Value) -> Value:
         assert first.dominator is not None  # every chain ends at the image
         first = first.dominator
     return first
-
-
-def _operands_in(given: Any) -> Iterator[Operand]:
-    if isinstance(given, Operand):
-        yield given
-    elif isinstance(given, (tuple, list)):
-        for item in given:
-            yield from _operands_in(item)
-    elif isinstance(given, dict):
-        yield from _operands_in(list(given.values()))
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -168,14 +159,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run the operation and record its outputs if one of its inputs depends on the image."""
         kwargs = kwargs or {}
-        tensors = list(tensors_in((args, kwargs)))
+        tensors = list(instances_in(Tensor, (args, kwargs)))
         sources = tuple(value for tensor in tensors if (value := self.value_of(tensor)) is not None)
         given = self._replaced((args, kwargs)) if sources else ((), {})
         output = func(*args, **kwargs)
         if not sources:
             self._keep_constant(func, args, kwargs, output)
             return output
-        for number, tensor in enumerate(tensors_in(output)):
+        for number, tensor in enumerate(instances_in(Tensor, output)):
             value = self._add(tensor, func.overloadpacket.__name__, sources, given, number)
             value.pointwise = torch.Tag.pointwise in func.tags
             if any(tensor is argument for argument in tensors):

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from replk_probe.images import ImageSet
 from replk_probe.models.inference.prepare import PreparedModel
-from replk_probe.runtime.checks import choose_config
+from replk_probe.runtime.checks import choose_config, config_or_options
 
 from .config import ErfConfig
 from .plan import plan_erf
 from .result import ErfResult
 
 
+@config_or_options(ErfConfig)
 def measure_erf(
     model: nn.Module | PreparedModel | str,
     data: ImageSet | str | Path | Tensor | npt.NDArray[Any] | None = None,
@@ -81,7 +82,9 @@ def measure_erf(
             and blue. None for that of the network.
         std: Standard deviation of the inputs in [0, 1], by which they are divided, as ``mean``.
         bgr: Whether the network takes the colors in the order blue, green, red.
-        config: The options as one object, instead of keyword arguments.
+        config: The options from ``images`` to ``bgr`` as one object, instead of separate arguments: none of these may
+            be given together with it, not even with the value of its default. Use :func:`dataclasses.replace` to
+            change an option of a configuration.
         checkpoint: Folder for the state of an unfinished run, saved after every step; None to save no state. It is
             kept after the last step, so that nothing is lost before the result is saved; remove it afterwards.
         resume: Whether to continue from the state in ``checkpoint``, if there is one; the result is then byte for byte
@@ -92,8 +95,8 @@ def measure_erf(
         The mean contribution map and its area ratios.
 
     Raises:
-        InvalidInputError: An argument is invalid, ``config`` and other options are given, or none of the images can
-            be used.
+        InvalidInputError: An argument is invalid, ``config`` is given together with other options, or none
+            of the images can be used.
         UnknownModelError: No model has this name.
         WeightsError: The weights cannot be found or do not match the model.
         BackendError: The device or precision is not available, or there is not enough memory.

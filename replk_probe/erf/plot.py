@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.collections import Collection
 from matplotlib.colors import Colormap, LogNorm
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
@@ -31,23 +30,27 @@ from replk_probe.plot_style import (
     MAP_INCHES,
     MUTED,
     RANDOM_BADGE,
-    apply_style,
     badge_style,
     block_means,
     block_side,
     check_axes,
-    ensure_margins,
+    check_color_map,
+    check_drawable,
+    check_limits,
     figure_of,
     figure_style,
     fitted,
     inches_of,
-    new_figure,
+    prepared_axes,
     save_figure,
+    side_bar,
     text_points,
 )
 from replk_probe.runtime.formatting import counted, percent
 
-from .result import ErfResult
+if TYPE_CHECKING:
+    from .result import ErfResult
+
 
 _DEEPEST, _SHALLOWEST = -4, -1  # range of the lower end of the color scale, in decades below the maximum
 _LEFT, _TOP, _BOTTOM = 0.06, 0.47, 0.3  # margins around the map in inches
@@ -83,7 +86,7 @@ def plot_erf(
     Args:
         result: Result to draw.
         ax: Axes to draw on; by default those of a new figure, one column wide. Given Axes are made smaller if the
-            labels around them do not fit into the figure.
+            labels around them do not fit between them and their neighbors.
         protocol: Protocol of the squares: ``"paper"``, ``"linear"`` or ``"centred"``.
         vmin: Lowest value of the color scale, as a fraction of the map's maximum; by default :func:`color_floor`.
         vmax: Highest value of the color scale, as a fraction of the map's maximum.
@@ -95,29 +98,27 @@ def plot_erf(
         The Axes. x and y are edges of input pixels: pixel (0, 0) covers [0, 1] x [0, 1].
 
     Raises:
-        InvalidInputError: ``protocol`` has no squares or was not measured, or not 0 < vmin < vmax.
+        InvalidInputError: An argument has the wrong type, ``protocol`` has no squares or was not measured, ``cmap`` is
+            unknown, or not 0 < vmin < vmax.
     """
-    if protocol not in _SHARE_OF or protocol not in result.protocols:
-        usable = [name for name in _SHARE_OF if name in result.protocols]
+    check_drawable(result, "ErfResult")
+    usable = [name for name in _SHARE_OF if name in result.protocols]
+    if protocol not in usable:
         raise InvalidInputError(
             f"Protocol {protocol!r} has no squares to draw. It defines none, or it was not measured. "
             f"Choose from {', '.join(usable)}."
         )
     vmin = color_floor([result]) if vmin is None else vmin
-    if not 0 < vmin < vmax:
-        raise InvalidInputError(
-            f"A color scale from {vmin} to {vmax} is invalid. The scale is logarithmic, in fractions of the map's "
-            "maximum. Give 0 < vmin < vmax."
-        )
+    check_limits(vmin, vmax, logarithmic=True)
+    check_color_map(cmap)
     check_axes(ax)
+    height, width = result.input_size
     with figure_style():
-        bar_axes: Axes | None = None
-        if ax is None:
-            ax, bar_axes = _single_figure(result, cbar)
-        else:
-            ensure_margins(ax, left=_LEFT, right=BAR_INCHES if cbar else _LEFT, top=_TOP, bottom=_BOTTOM)
-            apply_style(ax)
-        height, width = result.input_size
+        right = BAR_INCHES if cbar else _LEFT
+        # As large as a column allows: a tall map is made narrower, a wide one stays as wide as the column.
+        map_width = MAP_INCHES * min(1.0, 1.6 * width / height)
+        inches = _LEFT + map_width + right, _TOP + map_width * max(height / width, 1 / 3) + _BOTTOM
+        ax = prepared_axes(ax, inches, left=_LEFT, right=right, top=_TOP, bottom=_BOTTOM)
         maximum = float(result.contribution.max()) or 1.0
         block = block_side(width, inches_of(ax)[0])
         sns.heatmap(  # type: ignore[no-untyped-call]
@@ -136,7 +137,7 @@ def plot_erf(
         ax.set(xlim=(0, width), ylim=(height, 0))
         ax.spines[:].set_visible(True)
         if cbar:
-            add_color_bar(ax, mesh, bar_axes)
+            add_color_bar(ax)
         _draw_squares(ax, result, protocol)
         if caption:
             squares = caption_of(protocol)
@@ -257,38 +258,11 @@ def caption_of(protocol: str) -> str:
     return f"Squares: share of {_SHARE_OF[protocol]}, '{protocol}' protocol"
 
 
-def add_color_bar(ax: Axes, mesh: Collection, bar_axes: Axes | None) -> None:
-    """Add the color bar of a map, on Axes of its own or at the side of ``ax``."""
-    figure = figure_of(ax)
-    # With a grid, the Axes would return to their position before ensure_margins.
-    own_place: dict[str, Any] = {"ax": ax, "fraction": 0.046, "pad": 0.03, "use_gridspec": False}
-    place = own_place if bar_axes is None else {"cax": bar_axes}
-    bar = figure.colorbar(mesh, extend="min", **place)
-    short = inches_of(bar.ax)[1] < 1.9
-    bar.set_label("Contribution / max" if short else "Contribution relative to its maximum")
-    bar.outline.set_linewidth(0.6)
+def add_color_bar(ax: Axes, cax: Axes | None = None) -> None:
+    """Add the color bar of a map, at its side or on Axes of its own."""
+    bar = side_bar(ax, ax.collections[0], "Contribution relative to its maximum", "Contribution / max", cax=cax)
     bar.ax.yaxis.set_major_locator(LogLocator(numticks=12))
     bar.ax.yaxis.set_minor_locator(NullLocator())
-    bar.ax.tick_params(width=0.6, size=2.5)
-    if bar.solids is not None:
-        bar.solids.set_rasterized(True)
-
-
-def _single_figure(result: ErfResult, cbar: bool) -> tuple[Axes, Axes | None]:
-    """A figure one column wide, laid out in inches so that the map is as large as it can be."""
-    height, width = result.input_size
-    # A tall map is made narrower, a wide one stays as wide as the column.
-    map_width = MAP_INCHES * min(1.0, 1.6 * width / height)
-    map_height = map_width * height / width
-    wide, high = _LEFT + MAP_INCHES + (BAR_INCHES if cbar else _LEFT), _TOP + max(map_height, 0.9) + _BOTTOM
-    figure = new_figure(wide, high)
-    ax = figure.add_axes((_LEFT / wide, (high - _TOP - map_height) / high, map_width / wide, map_height / high))
-    if not cbar:
-        return ax, None
-    bar_height = max(map_height, 0.9)
-    return ax, figure.add_axes(
-        ((_LEFT + map_width + 0.07) / wide, (high - _TOP - bar_height) / high, 0.1 / wide, bar_height / high)
-    )
 
 
 def save_figures(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -18,6 +19,7 @@ from replk_probe.plot_style import (
     MAP_INCHES,
     MUTED,
     by_rows,
+    check_all_drawable,
     drawable,
     figure_style,
     log_ticks,
@@ -28,7 +30,9 @@ from replk_probe.plot_style import (
 from replk_probe.runtime.formatting import percent, shortened
 
 from .plot import add_caption, add_color_bar, caption_of, color_floor, plot_erf
-from .result import ErfResult
+
+if TYPE_CHECKING:
+    from .result import ErfResult
 
 _CELL_INCHES = 1.96  # three maps to a page
 _LABEL_SIZE, _LEGEND_SIZE = 6.5, 6.0
@@ -51,6 +55,7 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
     Raises:
         InvalidInputError: ``results`` is empty; also as for :func:`plot_erf`.
     """
+    check_all_drawable(results, "ErfResult")
     if not results:
         raise InvalidInputError(
             "The list of results is empty. A comparison figure needs at least one result. Pass a non-empty list."
@@ -86,7 +91,7 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
         bar_axes = figure.add_axes(
             ((edge + 0.07) / page, (total - top - bar_height) / total, 0.1 / page, bar_height / total)
         )
-        add_color_bar(figure.axes[0], figure.axes[0].collections[0], bar_axes)
+        add_color_bar(figure.axes[0], bar_axes)
         figure.text(
             left / page, (total - top - maps - 0.26) / total, caption_of(protocol), fontsize=CAPTION_SIZE, color=MUTED
         )

@@ -18,6 +18,7 @@ from replk_probe.runtime.provenance import RunInfo
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 SCHEMA_VERSION = 1
 READABLE_VERSIONS = (1,)
@@ -83,7 +84,6 @@ class ErfResult(Result):
         notes: Caveats of one or more sentences each.
     """
 
-    _PLOT: ClassVar[str] = "plot_erf"
     _HTML_COLUMNS: ClassVar[tuple[str, ...]] = _RATIO_COLUMNS
 
     contribution: npt.NDArray[np.float64]
@@ -155,6 +155,12 @@ class ErfResult(Result):
             ``side`` (pixels), ``ratio`` (fraction of the input), ``ci95_low`` and ``ci95_high`` (NaN where undefined).
         """
         return super().to_dataframe()
+
+    def plot(self, ax: Axes | None = None, **kwargs: Any) -> Axes:
+        """Draw this result; arguments and errors are those of :func:`~replk_probe.erf.plot_erf`."""
+        from .plot import plot_erf
+
+        return plot_erf(self, ax, **kwargs)
 
     def _files(self) -> Mapping[str, bytes]:
         return {

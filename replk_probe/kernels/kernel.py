@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from replk_probe.results import ByValue, null_if_nan
 
 from . import statistics
 from .statistics import EFFECTIVE_SHARES, FloatArray
+
+if TYPE_CHECKING:
+    from .result import KernelResult
 
 # Branch name of a kernel that is one of several parallel ones that another package merges.
 ONE_OF_SEVERAL = "one of several"
@@ -178,3 +181,12 @@ def folding_text(kernels: Sequence[Kernel]) -> str:
     """``"batch norms folded in, "`` for a sentence about all kernels; empty if there were no batch norms."""
     folded = [bool(kernel.batch_norm) for kernel in kernels]
     return "batch norms folded in" + ("" if all(folded) else " where present") + ", " if any(folded) else ""
+
+
+def distinct_names(results: Sequence[KernelResult]) -> list[str]:
+    """Names of the models, with a number appended to those that are not unique."""
+    names = [result.run.model for result in results]
+    return [
+        f"{name} #{names[: index + 1].count(name)}" if names.count(name) > 1 else name
+        for index, name in enumerate(names)
+    ]

@@ -19,7 +19,7 @@ from replk_probe.models.factory import create_partly
 from replk_probe.models.inference.norms import norms_behind
 from replk_probe.models.layers.large_kernel import LargeKernelConv
 from replk_probe.models.model_id import check_network, name_of
-from replk_probe.runtime.checks import choose_config
+from replk_probe.runtime.checks import choose_config, config_or_options
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import WeightsInfo
 
@@ -30,6 +30,7 @@ from .result import KernelResult, KernelRun
 from .variants import Variant, variants_of
 
 
+@config_or_options(KernelsConfig)
 def measure_kernels(
     model: nn.Module | str,
     layer: LayerSpec | Sequence[LayerSpec] = KernelsConfig.layer,
@@ -63,15 +64,17 @@ def measure_kernels(
         ema: Whether to load the averaged entry of a weights file.
         seed: Random seed for weight initialization.
         name: Name of the model in the record; defaults to its model name or class name.
-        config: The options as one object, instead of keyword arguments.
+        config: The options from ``layer`` to ``name`` as one object, instead of separate arguments: none of these may
+            be given together with it, not even with the value of its default. Use :func:`dataclasses.replace` to
+            change an option of a configuration.
         progress: Whether to draw a progress bar on stderr if that is a terminal.
 
     Returns:
         One kernel per layer and variant, in the order of the layers.
 
     Raises:
-        InvalidInputError: An argument cannot be used, ``config`` and other options are given, a layer does not exist or
-            has no such variant, or weights are NaN.
+        InvalidInputError: An argument cannot be used, ``config`` is given together with other options, a layer does
+            not exist or has no such variant, or weights are NaN.
         UnknownModelError: No model has this name.
         WeightsError: The weights cannot be found or do not match.
 

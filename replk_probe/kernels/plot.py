@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -37,7 +38,9 @@ from .plot_heatmaps import (
 )
 from .plot_overview import draw_overview
 from .plot_profiles import draw_profiles
-from .result import KernelResult
+
+if TYPE_CHECKING:
+    from .result import KernelResult
 
 _LARGEST, _LEAST = 2.6, 0.5  # largest map in inches, and the smallest factor by which it is reduced to fit a page
 _GAP, _BELOW, _BAR = 0.16, 0.14, 0.72
@@ -214,9 +217,9 @@ def _caption(panels: Sequence[Panel], shown: int) -> list[str]:
     ways = {panel.result.run.aggregate for panel in panels}
     how = "summed" if ways == {"sum"} else "averaged" if ways == {"mean"} else "aggregated"
     folding = folding_text([panel.kernel for panel in panels])
-    lines = [f"Absolute weights, {folding}{how} over channels; each map is divided by its maximum."]
+    lines = [f"The maps show absolute weights, {folding}{how} over channels, each divided by its maximum."]
     if {"small"} < {panel.kernel.variant for panel in panels}:
         lines.append("Small branches are enlarged.")
     if shown < layers:
-        lines.append(f"{shown} of {layers} layers; the overview shows all of them.")
+        lines.append(f"This figure shows {shown} of {layers} layers; the overview shows all of them.")
     return lines

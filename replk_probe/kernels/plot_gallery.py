@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -33,7 +34,9 @@ from .plot_heatmaps import (
     variant_text,
     weights_line,
 )
-from .result import KernelResult
+
+if TYPE_CHECKING:
+    from .result import KernelResult
 
 COLOR_MAP = "vlag"  # diverging, perceptually uniform on both sides of zero
 _NORM = Normalize(-1.0, 1.0)
@@ -73,11 +76,11 @@ def draw_gallery(results: Sequence[KernelResult]) -> Figure:
     most = max(1, min(math.ceil(kept / columns), int(TALLEST / sum(rows))))
     deep = [min(most, math.ceil(len(panel.kernel.strongest) / columns)) for panel in panels]
     heights = [max(n * row, 3.2 * SMALL_SIZE * LINE + 0.1) + 0.05 for n, row in zip(deep, rows, strict=True)]
-    fewer = f"{most * columns} of {kept} channels kept. " if most * columns < kept else ""
+    fewer = f"This figure shows {most * columns} of {kept} channels that were kept. " if most * columns < kept else ""
     folding = folding_text([panel.kernel for panel in panels])
     caption = fitted_lines(
-        f"{fewer}Kernels of the channels with the largest sums of absolute weights, strongest first; {folding}each is "
-        "divided by its largest absolute weight. Above each map: its channel.",
+        f"{fewer}The maps are the kernels of the channels with the largest sums of absolute weights, strongest first, "
+        f"{folding}each divided by its largest absolute weight. The number above a map is its channel.",
         (width - 2 * MARGIN) * 72,
         SMALL_SIZE,
     )

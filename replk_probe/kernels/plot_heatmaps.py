@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from replk_probe.plot_style import (
     INK,
     MIN_DPI,
     MUTED,
+    check_all_drawable,
     figure_of,
     fitted,
     new_figure,
@@ -30,8 +32,10 @@ from replk_probe.plot_style import (
 )
 from replk_probe.runtime.formatting import percent
 
-from .kernel import ONE_OF_SEVERAL, Kernel
-from .result import KernelResult, distinct_names
+from .kernel import ONE_OF_SEVERAL, Kernel, distinct_names
+
+if TYPE_CHECKING:
+    from .result import KernelResult
 
 TALLEST, MARGIN = 9.5, 0.1  # inches
 NAME_SIZE, SMALL_SIZE, TINY_SIZE = 8.0, CAPTION_SIZE, 5.0
@@ -58,6 +62,7 @@ class Panel:
 
 def panels_of(results: Sequence[KernelResult]) -> list[Panel]:
     """Every kernel of every model; there must be at least one."""
+    check_all_drawable(results, "KernelResult")
     panels = [
         Panel(name, result, kernel)
         for name, result in zip(distinct_names(results), results, strict=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import matplotlib as mpl
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -9,22 +11,27 @@ from matplotlib.colors import Colormap
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import (
+    BAR_INCHES,
     COLOR_MAP,
     RANDOM_BADGE,
-    apply_style,
     check_axes,
+    check_color_map,
+    check_drawable,
+    check_limits,
     drawable,
-    ensure_margins,
     figure_style,
     fitted,
     inches_of,
-    new_figure,
+    prepared_axes,
+    side_bar,
     text_points,
 )
 
 from .kernel import Kernel
 from .plot_heatmaps import bar_label, variant_text
-from .result import KernelResult
+
+if TYPE_CHECKING:
+    from .result import KernelResult
 
 _INCHES = (3.4, 2.8)
 
@@ -45,7 +52,7 @@ def plot_kernel(
     Args:
         kernel: Kernel to plot, or the result that contains it.
         ax: Axes to draw on; by default those of a new figure, one column wide. Given Axes are made smaller if the
-            labels around them do not fit into the figure.
+            labels around them do not fit between them and their neighbors.
         layer: Layer of the kernel in the result, by name or module path; by default the last one.
         variant: Variant of the kernel in the result; by default ``"merged"``, or the first one of a layer without it.
         vmin: Lowest value of the color scale.
@@ -57,35 +64,30 @@ def plot_kernel(
         The Axes. Entry (0, 0) of the kernel covers [0, 1] x [0, 1]; y points downwards.
 
     Raises:
-        InvalidInputError: The result does not contain the kernel, ``layer`` or ``variant`` is given for a single
-            kernel, or ``vmin >= vmax``.
+        InvalidInputError: An argument has the wrong type, the result does not contain the kernel, ``layer`` or
+            ``variant`` is given for a single kernel, ``cmap`` is unknown, or ``vmin >= vmax``.
     """
-    if not vmin < vmax:
-        raise InvalidInputError(
-            f"A color scale from {vmin} to {vmax} is empty. Values of the heatmap lie in [0, 1]. Give vmin < vmax."
-        )
-    run = kernel.run if isinstance(kernel, KernelResult) else None
+    check_limits(vmin, vmax)
+    check_color_map(cmap)
     chosen = _chosen(kernel, layer, variant)
+    run = None if isinstance(kernel, Kernel) else kernel.run
     check_axes(ax)
     with figure_style():
-        if ax is None:
-            ax = new_figure(*_INCHES).subplots()
-        else:
-            ensure_margins(ax, left=0.1, right=0.5 if cbar else 0.1, top=0.4, bottom=0.1)
-            apply_style(ax)
+        ax = prepared_axes(ax, _INCHES, left=0.1, right=BAR_INCHES if cbar else 0.1, top=0.4, bottom=0.1)
         sns.heatmap(  # type: ignore[no-untyped-call]
             chosen.normalized,
             ax=ax,
             vmin=vmin,
             vmax=vmax,
             cmap=cmap,
-            cbar=cbar,
-            cbar_kws={"label": bar_label(run.aggregate if run else None)[1], "use_gridspec": False} if cbar else None,
+            cbar=False,
             square=True,
             xticklabels=False,
             yticklabels=False,
             rasterized=True,
         )
+        if cbar:
+            side_bar(ax, ax.collections[-1], *bar_label(run.aggregate if run else None))
         size = mpl.rcParams["axes.titlesize"]
         points = inches_of(ax)[0] * 72 - text_points(chosen.layer, size)
         name = fitted(f"{run.model}, " if run else "", points, size) + drawable(chosen.layer)
@@ -103,6 +105,7 @@ def _chosen(kernel: Kernel | KernelResult, layer: str | None, variant: str | Non
                 "Omit them, or give the result."
             )
         return kernel
+    check_drawable(kernel, "KernelResult")
     if not kernel.kernels:
         raise InvalidInputError("There is nothing to draw. The result has no kernel. Measure at least one layer.")
     layer = kernel.kernels[-1].layer if layer is None else layer

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,7 +34,9 @@ from .plot_heatmaps import (
     variant_text,
     weights_line,
 )
-from .result import KernelResult
+
+if TYPE_CHECKING:
+    from .result import KernelResult
 
 _ACROSS, _GAP, _BAR = 9, 0.06, 0.62
 _LARGEST, _NARROWEST = 1.3, 4.0  # largest map and narrowest page, in inches
@@ -61,11 +64,11 @@ def draw_overview(results: Sequence[KernelResult]) -> Figure:
     row_height = side + 2 * _LABEL + 0.05
     heights = [_HEADING + len(_rows(block)) * row_height + 0.1 for block in blocks]
     text = (
-        "Each map is divided by its maximum. Above: layer (without the common parts of module paths). Below: kernel "
-        "size, and share of the mass in the center 3\u00d73."
+        "Each map is divided by its maximum. The line above a map names its layer (without the common parts of module "
+        "paths); the line below gives the size of the kernel and the share of its mass in the central 3\u00d73 entries."
     )
     if any(_is_empty(panel.kernel) for panel in panels):
-        text += " No mass: every weight is zero after folding batch norms."
+        text += ' "No mass" means that every weight is zero after folding batch norms.'
     page = min(PAGE, max(_NARROWEST, 2 * MARGIN + columns * (side + _GAP) + _BAR))
     caption = fitted_lines(text, (page - 2 * MARGIN) * 72, SMALL_SIZE)
     with figure_style():

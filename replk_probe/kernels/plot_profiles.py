@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import seaborn as sns
@@ -19,21 +19,22 @@ from replk_probe.plot_style import (
     INK,
     MUTED,
     RANDOM_BADGE,
-    apply_style,
     check_axes,
     drawable,
-    ensure_margins,
     figure_style,
     fitted,
     fitted_lines,
     inches_of,
     log_ticks,
     new_figure,
+    prepared_axes,
     text_points,
 )
 
 from .plot_heatmaps import LINE, SMALL_SIZE, Panel, panels_of, variant_text
-from .result import KernelResult
+
+if TYPE_CHECKING:
+    from .result import KernelResult
 
 # Line styles distinguish variants without color.
 _STYLES: dict[str, Any] = {"merged": "-", "large": "--", "small": ":", "column": "-.", "row": (0, (3, 1, 1, 1, 1, 1))}
@@ -62,12 +63,13 @@ def draw_profiles(results: Sequence[KernelResult]) -> Figure:
     rows = math.ceil(len(groups) / columns)
     width = columns * (_LEFT + _PANEL + _RIGHT) if columns > 1 else _LEFT + _PANEL + 0.4 + _RIGHT
     styles = {_style(panel): panel for panel in panels}
-    weights = {f"{panel.model}: {panel.result.run.weights.label}." for panel in panels}
+    # In the order of the legend.
+    weights = dict.fromkeys(f"{panel.model}: {panel.result.run.weights.label}." for panel in panels)
     what = (
-        "Mean magnitude of the entries at each distance from the center, rounded to integers, relative to the "
-        "kernel's maximum; one line per layer."
+        "Each line shows the mean magnitude of the entries of a layer at each distance from the center, rounded to "
+        "integers, relative to the maximum of the kernel."
     )
-    caption = [line for text in (what, *sorted(weights)) for line in fitted_lines(text, (width - 0.2) * 72, SMALL_SIZE)]
+    caption = [line for text in (what, *weights) for line in fitted_lines(text, (width - 0.2) * 72, SMALL_SIZE)]
     legend = 0.125 * len(styles) + 0.05
     below = len(caption) * SMALL_SIZE * LINE + 0.1
     height = legend + rows * (_TOP + _TALL + _BELOW) + below
@@ -109,25 +111,21 @@ def plot_radial_profile(result: KernelResult, ax: Axes | None = None, *, legend:
     Args:
         result: Result to plot; line styles distinguish variants.
         ax: Axes to draw on; by default those of a new figure, one column wide. Given Axes are made smaller if the
-            labels around them do not fit into the figure.
+            labels around them do not fit between them and their neighbors.
         legend: Whether to draw the legend.
 
     Returns:
         The Axes. x is the distance from the center in entries; y, logarithmic, the magnitude divided by its maximum.
 
     Raises:
-        InvalidInputError: The result has no kernel.
+        InvalidInputError: An argument has the wrong type, or the result has no kernel.
     """
     panels = panels_of([result])
     styles = {_style(panel): panel for panel in panels}
     check_axes(ax)
     with figure_style():
-        if ax is None:
-            width, height = _LEFT + _PANEL + _RIGHT, _TOP + _TALL + _BELOW
-            place = (_LEFT / width, _BELOW / height, _PANEL / width, _TALL / height)
-            ax = new_figure(width, height).add_axes(place)
-        ensure_margins(ax, left=_LEFT, right=_RIGHT, top=_RIGHT, bottom=_BELOW)
-        apply_style(ax)
+        inches = _LEFT + _PANEL + _RIGHT, _RIGHT + _TALL + _BELOW
+        ax = prepared_axes(ax, inches, left=_LEFT, right=_RIGHT, top=_RIGHT, bottom=_BELOW)
         _add_profiles(ax, panels, [model for model, _ in styles], min(map(_smallest, panels)))
         ax.set_ylabel("Magnitude / maximum")
         ax.set_xlabel("Distance from the center, entries")

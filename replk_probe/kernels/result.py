@@ -25,10 +25,12 @@ from replk_probe.runtime.file_reading import decode, folder_of, read_arrays, rea
 from replk_probe.runtime.provenance import WeightsInfo, software_versions
 
 from .kernel import Kernel
+from .kernel import distinct_names as distinct_names
 from .statistics import EFFECTIVE_SHARES, FloatArray
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 SCHEMA_VERSION = 1
 READABLE_VERSIONS = (1,)
@@ -52,6 +54,8 @@ _COLUMNS = (
 class KernelRun:
     """The provenance of one measurement of one model.
 
+    Equality ignores when and where it was computed: ``seconds`` and ``versions``.
+
     Attributes:
         model: Name as given on the command line, or the class name of the caller's module.
         weights: See :class:`~replk_probe.runtime.provenance.WeightsInfo`.
@@ -67,8 +71,8 @@ class KernelRun:
     layers: tuple[str, ...]
     variant: str
     aggregate: str
-    seconds: float
-    versions: dict[str, str] = field(default_factory=software_versions)
+    seconds: float = field(compare=False)
+    versions: dict[str, str] = field(default_factory=software_versions, compare=False)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -80,7 +84,6 @@ class KernelResult(Result):
         run: Provenance of the measurement.
     """
 
-    _PLOT: ClassVar[str] = "plot_kernel"
     _HTML_COLUMNS: ClassVar[tuple[str, ...]] = (
         "layer", "variant", "kernel_height", "kernel_width", "centre3x3_share", "skeleton_share", "effective_size_90",
     )  # fmt: skip
@@ -113,6 +116,12 @@ class KernelResult(Result):
         """The statistics of the kernels as a table; see :func:`results_to_dataframe`."""
         return super().to_dataframe()
 
+    def plot(self, ax: Axes | None = None, **kwargs: Any) -> Axes:
+        """Draw this result; arguments and errors are those of :func:`~replk_probe.kernels.plot_kernel`."""
+        from .plot_map import plot_kernel
+
+        return plot_kernel(self, ax, **kwargs)
+
     def _files(self) -> Mapping[str, bytes]:
         return _files([self])
 
@@ -141,15 +150,6 @@ class KernelResult(Result):
                 "Load all of them with replk_probe.kernels.load_results."
             )
         return results[0]
-
-
-def distinct_names(results: Sequence[KernelResult]) -> list[str]:
-    """Names of the models, with a number appended to those that are not unique."""
-    names = [result.run.model for result in results]
-    return [
-        f"{name} #{names[: index + 1].count(name)}" if names.count(name) > 1 else name
-        for index, name in enumerate(names)
-    ]
 
 
 def save_results(results: Sequence[KernelResult], directory: str | Path) -> None:

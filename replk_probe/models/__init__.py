@@ -5,6 +5,8 @@ Importing this package registers the models, so that ``timm.create_model("replkn
 
 from __future__ import annotations
 
+from replk_probe._lazy import public_names
+
 from .architectures.convnext import LargeKernelConvNeXt
 from .architectures.micro import default_models
 from .architectures.mobilenet_v2 import LargeKernelMobileNetV2
@@ -49,3 +51,5 @@ __all__ = [
     "resolve_layer",
     "weights_info",
 ]
+
+__dir__ = public_names(__name__)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from replk_probe._lazy import public_names
+
 from ._choice import PlannedMethod, planned_method, unsupported_reason
 from ._info import NativeInfo, describe_backend, describe_machine, measure_fma_peak, native_info, native_kernels
 from ._layout import is_channels_last
@@ -30,3 +32,5 @@ __all__ = [
     "to_torch",
     "unsupported_reason",
 ]
+
+__dir__ = public_names(__name__)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import operator
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from replk_probe.errors import InvalidInputError, WeightsError
 
@@ -15,30 +17,50 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 ConfigT = TypeVar("ConfigT", bound="DataclassInstance")
+Parameters = ParamSpec("Parameters")
+Returned = TypeVar("Returned")
+
+
+def config_or_options(
+    kind: type[DataclassInstance],
+) -> Callable[[Callable[Parameters, Returned]], Callable[Parameters, Returned]]:
+    """Decorator of a function that takes the options of ``kind`` as its argument ``config`` or as separate arguments.
+
+    If ``config`` is given, an explicit argument with the name of a field is an error, even if its value is the default.
+    The decorated function has the same signature.
+    """
+    names = {field.name for field in fields(kind)}
+
+    def decorate(function: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def checked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned:
+            if kwargs.get("config") is not None:
+                given = [name for name in signature.bind(*args, **kwargs).arguments if name in names]
+                if given:
+                    raise InvalidInputError(
+                        f"Got a config and also {', '.join(given)}. Options are given either as config or as separate "
+                        f"arguments. Pass config=dataclasses.replace(config, {given[0]}=...) instead."
+                    )
+            return function(*args, **kwargs)
+
+        return checked
+
+    return decorate
 
 
 def choose_config(kind: type[ConfigT], config: Any, given: Mapping[str, Any]) -> ConfigT:
-    """The configuration of a measurement, given as an object or as keyword arguments with the names of its fields.
+    """``config``, or if it is None, the configuration of the arguments with the names of its fields.
 
-    ``given`` are all arguments of the measurement by name; those that are not fields of ``kind`` are ignored.
+    ``given`` are all arguments of the function by name; those that are not fields of ``kind`` are ignored.
     """
-    names = [field.name for field in fields(kind)]
-    chosen = kind(**{name: given[name] for name in names})
     if config is None:
-        return chosen
+        return kind(**{field.name: given[field.name] for field in fields(kind)})
     if not isinstance(config, kind):
         raise InvalidInputError(
             f"Expected config to be an instance of {kind.__name__}, but got an object of type {type(config).__name__}. "
-            f"Construct a {kind.__name__}, or pass the options as keyword arguments."
-        )
-    default = kind()
-    values = ((name, getattr(chosen, name), getattr(default, name)) for name in names)
-    # Types first, since a module given as the layer may define equality.
-    changed = [name for name, value, usual in values if type(value) is not type(usual) or value != usual]
-    if changed:
-        raise InvalidInputError(
-            f"Got a config and also {', '.join(changed)}. Options are given either as config or as keyword arguments. "
-            f"Pass config=dataclasses.replace(config, {changed[0]}=...) instead."
+            f"Construct a {kind.__name__}, or pass the options as separate arguments."
         )
     return config
 

@@ -67,6 +67,8 @@ class WeightsInfo:
 class RunInfo:
     """Provenance of one measurement of one model.
 
+    Equality ignores when and where it was computed: ``device``, ``seconds`` and ``versions``.
+
     Attributes:
         model: Name as given on the command line, or the class name of the caller's module.
         weights: Provenance of the weights.
@@ -94,13 +96,13 @@ class RunInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     seed: int
-    device: str
+    device: str = field(compare=False)
     precision: str
     backend: str
-    seconds: float
+    seconds: float = field(compare=False)
     skipped: tuple[dict[str, str], ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=lambda: software_versions())
+    versions: dict[str, str] = field(default_factory=lambda: software_versions(), compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The provenance as plain dictionaries, lists and numbers."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from replk_probe.runtime.checks import choose_config
+from replk_probe.runtime.checks import choose_config, config_or_options
 
 from .config import ShapeBiasConfig
 from .decision_mapping import LabelMapping
@@ -20,6 +20,7 @@ from .result import ShapeBiasResult
 from .stimuli.stimulus_set import StimulusSet
 
 
+@config_or_options(ShapeBiasConfig)
 def measure_shape_bias(
     model: nn.Module | str,
     stimuli: StimulusSet | str | Path | None = None,
@@ -78,8 +79,9 @@ def measure_shape_bias(
         mean: Mean of the inputs, as in :func:`~replk_probe.measure_erf`.
         std: Standard deviation of the inputs, as in :func:`~replk_probe.measure_erf`.
         bgr: Whether the model takes the colors in the order blue, green, red.
-        config: The options from ``mapping`` to ``bgr``, except ``observers``, as one object, instead of
-            keyword arguments.
+        config: The options from ``mapping`` to ``bgr``, except ``observers``, as one object, instead of separate
+            arguments: none of these may be given together with it, not even with the value of its default. Use
+            :func:`dataclasses.replace` to change an option of a configuration.
         checkpoint: Folder for the state of an unfinished run. It is kept after the last batch, so that nothing is lost
             before the result is saved; remove it afterwards.
         resume: Whether to continue from the state in ``checkpoint``, if any. The decisions and probabilities are those
@@ -90,8 +92,8 @@ def measure_shape_bias(
         The decisions and the statistics of them.
 
     Raises:
-        InvalidInputError: An argument or a stimulus cannot be used, ``config`` and other options are given, or no
-            mapping is known for the model's outputs.
+        InvalidInputError: An argument or a stimulus cannot be used, ``config`` is given together with other
+            options, or no mapping is known for the model's outputs.
         UnknownModelError: No model has this name.
         WeightsError: The weights or the published set cannot be fetched, or do not match.
         BackendError: The device or precision is not available, or its memory does not suffice.

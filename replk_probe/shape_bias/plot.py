@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,6 +18,8 @@ from replk_probe.plot_style import (
     INK,
     MUTED,
     PAGE,
+    check_all_drawable,
+    check_drawable,
     figure_style,
     fitted,
     fitted_lines,
@@ -27,12 +30,14 @@ from replk_probe.runtime.provenance import RunInfo
 
 from .observers import Observer
 from .plot_categories import ROW, category_axes, category_caption, category_points
-from .plot_overall import bar_axes, bar_row, bars_caption, name_points, value_points
+from .plot_overall import bar_axes, bar_row, bars_caption, error_axes, error_points, name_points, value_points
 from .plot_style import ABOVE, BELOW, LINE, MARGIN, arranged, styles_of
 from .published import ON_WHAT, SOURCE
-from .result import ShapeBiasResult
 
-_BETWEEN, _WIDEST_BAR_ROW = 0.16, 0.4  # inches
+if TYPE_CHECKING:
+    from .result import ShapeBiasResult
+
+_BETWEEN, _WIDEST_BAR_ROW, _LEAST_GAP = 0.16, 0.4, 0.3  # inches
 
 
 def plot_shape_bias(
@@ -48,19 +53,20 @@ def plot_shape_bias(
     Args:
         result: Result whose model and observers to plot.
         ax: Axes to draw on; by default those of a new figure, one column wide. Given Axes are made smaller if the
-            labels around them do not fit into the figure.
+            labels around them do not fit between them and their neighbors.
         others: Further observers, such as published ones, without those whose names the observers of the result have.
         legend: Whether to draw the legend below the frame.
         caption: Whether to explain the lines below the frame.
 
     Returns:
-        The Axes. x is the fraction of shape decisions among those for shape or texture; y is 0 for all stimuli, then
-        the number of the category from 1.
+        The Axes. x is the fraction of shape decisions among those for shape or texture, on an axis from 0 to 1, or over
+        the upper or lower tenth of it if that contains all fractions; y is 0 for all stimuli, then the number of the
+        category from 1.
 
     Raises:
-        InvalidInputError: The result has no observers, or the categories differ.
+        InvalidInputError: An argument has the wrong type, the result has no observers, or the categories differ.
     """
-    shown = with_others(result.all_observers, result.observers, others)
+    shown = _observers_of(result, others)
     return category_axes(shown, ax, random=random_models([result]), legend=legend, caption=caption)
 
 
@@ -72,7 +78,7 @@ def plot_bars(
     Args:
         result: Result whose model and observers to plot.
         ax: Axes to draw on; by default those of a new figure, one column wide. Given Axes are made smaller if the
-            labels around them do not fit into the figure.
+            labels around them do not fit between them and their neighbors.
         others: Further observers; see :func:`plot_shape_bias`.
         caption: Whether to explain bars and intervals below the frame.
 
@@ -80,9 +86,9 @@ def plot_bars(
         The Axes. x is the shape bias, y the number of the observer: models first, then humans.
 
     Raises:
-        InvalidInputError: The result has no observers, or the categories differ.
+        InvalidInputError: An argument has the wrong type, the result has no observers, or the categories differ.
     """
-    shown = with_others(result.all_observers, result.observers, others)
+    shown = _observers_of(result, others)
     return bar_axes(shown, ax, random=random_models([result]), caption=caption)
 
 
@@ -90,6 +96,8 @@ def draw_observers(
     observers: Sequence[Observer], *, random: Sequence[Observer] = (), heading: Sequence[tuple[str, bool]] = ()
 ) -> Figure:
     """Draw the shape bias by category, and bars next to it, which also serve as the legend.
+
+    If there is space, bars below these show the decisions that were not for the shape.
 
     Args:
         observers: Observers to show, with the same categories.
@@ -107,21 +115,24 @@ def draw_observers(
     categories = shown[0].counts.categories
     sentences = [*category_caption(shown), *bars_caption(shown)]
     if any(one.source == SOURCE for one in shown):
-        sentences.append(f"{ON_WHAT}; {SOURCE.removeprefix('published: ')}.")
+        sentences.append(f"{ON_WHAT}. Source: {SOURCE.removeprefix('published: ')}.")
     lines = fitted_lines(" ".join(sentences), (PAGE - 2 * MARGIN) * 72, CAPTION_SIZE)
     body = max(ROW * (len(categories) + 1), bar_row(styles) * len(shown))
     head = (sum(_heading_sizes(heading)) * LINE + 5) / 72 if heading else 0.0
     foot = BELOW + (len(lines) * CAPTION_SIZE * LINE + 4) / 72
     height = MARGIN + head + ABOVE + body + foot
     left = MARGIN + category_points(categories) / 72
+    # A few bars are placed at the top instead of being spread over the whole height.
+    bars = min(body, _WIDEST_BAR_ROW * len(shown))
+    free = body - 2 * bars - BELOW
     names, values = name_points(styles) / 72, value_points(shown) / 72
+    if free >= _LEAST_GAP:
+        values = max(values, error_points(shown) / 72)
     frames = PAGE - left - _BETWEEN - names - values - MARGIN
     wide = 0.62 * frames
     with figure_style():
         figure = new_figure(PAGE, height)
         first = figure.add_axes((left / PAGE, foot / height, wide / PAGE, body / height))
-        # A few bars are placed at the top instead of being spread over the whole height.
-        bars = min(body, _WIDEST_BAR_ROW * len(shown))
         second = figure.add_axes(
             (
                 (left + wide + _BETWEEN + names) / PAGE,
@@ -132,6 +143,10 @@ def draw_observers(
         )
         category_axes(shown, first, random=random, legend=False, caption=False)
         bar_axes(shown, second, random=random, caption=False)
+        if free >= _LEAST_GAP:
+            place = second.get_position(original=True)
+            third = figure.add_axes((place.x0, (foot + free - _LEAST_GAP) / height, place.width, place.height))
+            error_axes(shown, third, random=random)
         down = MARGIN * 72
         for index, ((line, warns), size) in enumerate(zip(heading, _heading_sizes(heading), strict=True)):
             weight = "normal" if index else "bold"
@@ -163,10 +178,10 @@ def draw_shape_bias(result: ShapeBiasResult, *, others: Sequence[Observer] = ())
         A figure as wide as a page (7 inches).
 
     Raises:
-        InvalidInputError: The result has no observers, or the categories differ.
+        InvalidInputError: An argument has the wrong type, the result has no observers, or the categories differ.
     """
     return draw_observers(
-        with_others(result.all_observers, result.observers, others),
+        _observers_of(result, others),
         random=random_models([result]),
         heading=_heading(result),
     )
@@ -189,10 +204,16 @@ def save_figures(
     return save_figure(draw_shape_bias(result, others=others), Path(directory), "shape_bias", width=1)
 
 
+def _observers_of(result: ShapeBiasResult, others: Sequence[Observer]) -> tuple[Observer, ...]:
+    check_drawable(result, "ShapeBiasResult")
+    return with_others(result.all_observers, result.observers, others)
+
+
 def with_others(
     shown: Sequence[Observer], imported: Sequence[Observer], others: Sequence[Observer]
 ) -> tuple[Observer, ...]:
     """``shown``, and those of ``others`` whose names are not among the imported observers."""
+    check_all_drawable(others, "Observer")
     known = {one.name for one in imported}
     return (*shown, *(one for one in others if one.name not in known))
 

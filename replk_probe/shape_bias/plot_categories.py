@@ -16,7 +16,6 @@ from replk_probe.plot_style import (
     GRID,
     INK,
     RANDOM_BADGE,
-    apply_style,
     badge_style,
     check_axes,
     ensure_margins,
@@ -24,8 +23,9 @@ from replk_probe.plot_style import (
     figure_style,
     fitted,
     inches_of,
-    new_figure,
+    prepared_axes,
     text_points,
+    width_around,
 )
 
 from .observers import Observer
@@ -42,6 +42,7 @@ from .plot_style import (
     add_sample,
     arranged,
     caption_inches,
+    fraction_limits,
     fraction_ticks,
     styles_of,
 )
@@ -77,8 +78,9 @@ def category_axes(
         caption: Whether to explain the lines below the legend.
 
     Returns:
-        The Axes. x is the fraction of shape decisions among those for shape or texture; y is 0 for all stimuli, then
-        the number of the category from 1.
+        The Axes. x is the fraction of shape decisions among those for shape or texture, on an axis from 0 to 1, or over
+        the upper or lower tenth of it if that contains all fractions; y is 0 for all stimuli, then the number of the
+        category from 1.
 
     Raises:
         InvalidInputError: No observers, or their categories differ.
@@ -120,11 +122,12 @@ def category_axes(
             )
             ax.lines[-1].set_markersize(style.marker_style["markersize"] * min(max(row_points / 11, 0.75), 1.0))
         ax.axhline(0.5, color=INK, linewidth=0.6, zorder=1.5)
-        ax.set(xlim=(0, 1), ylim=(len(categories) + 0.5, -0.5), xlabel="Fraction of shape decisions")
-        fraction_ticks(ax.xaxis, inches_of(ax)[0])
+        low, high = _limits(shown)
+        ax.set(xlim=(low, high), ylim=(len(categories) + 0.5, -0.5), xlabel="Fraction of shape decisions")
+        fraction_ticks(ax.xaxis, inches_of(ax)[0], (low, high))
         top = ax.secondary_xaxis("top", functions=(_reverse, _reverse))
         top.set_xlabel("Fraction of texture decisions")
-        fraction_ticks(top.xaxis, inches_of(ax)[0])
+        fraction_ticks(top.xaxis, inches_of(ax)[0], (1 - high, 1 - low))
         ax.grid(axis="x", color=GRID, linewidth=0.5)
         ax.set_axisbelow(True)
         ax.set_yticks([])
@@ -134,19 +137,26 @@ def category_axes(
             below = _draw_legend(ax, styles, -category_points(categories), below) + 4
         if caption:
             labels = category_points(categories)
-            add_lines(ax, category_caption(shown), (-labels, -below), inches_of(ax)[0] * 72 + labels)
+            add_lines(ax, category_caption(shown), (-labels, -below), width_around(ax, labels))
     return ax
 
 
 def category_caption(observers: Sequence[Observer]) -> list[str]:
     """Sentences that explain rows, lines and markers."""
     sentences = [
-        "Top row and vertical lines: decisions for the shape, S / (S + T), over all stimuli with a cue conflict "
-        "(micro-average). Other rows: over the stimuli of that shape."
+        "The top row and the vertical lines show the fraction of decisions for the shape, S / (S + T), over all "
+        "stimuli with a cue conflict (micro-average), and the other rows that over the stimuli of one shape."
     ]
     if any(math.isnan(bias) for one in observers for bias in one.counts.by_category):
-        sentences.append("No marker: no decision for shape or texture.")
+        sentences.append("A missing marker means that there was no decision for shape or texture.")
+    low, high = _limits(observers)
+    if high - low < 1:
+        sentences.append(f"The axis covers only fractions from {low:g} to {high:g}.")
     return sentences
+
+
+def _limits(observers: Sequence[Observer]) -> tuple[float, float]:
+    return fraction_limits(x for one in observers for x in (one.counts.overall, *one.counts.by_category))
 
 
 def category_points(categories: Sequence[str]) -> float:
@@ -228,7 +238,7 @@ def _legend_inches(styles: Sequence[Style], points: float) -> float:
 
 def _draw_legend(ax: Axes, styles: Sequence[Style], left: float, down: float) -> float:
     """Add the legend below the frame, column by column; returns its lower end, in points below the frame."""
-    available = inches_of(ax)[0] * 72 - left
+    available = width_around(ax, -left)
     rows, widths = _legend_columns(styles, available)
     step = _LEGEND_SIZE * _LEGEND_LINE
     below: dict[str, Any] = {
@@ -256,17 +266,15 @@ def _prepared_axes(
 ) -> Axes:
     """Axes with space for the labels around them; by default, those of a new figure one column wide."""
     categories = observers[0].counts.categories
-    labels, right = category_points(categories), 0.12
-    width = COLUMN if ax is None else figure_of(ax).get_figwidth() * ax.get_position().x1 + right
-    points = (width - MARGIN - right) * 72
+    labels, is_new = category_points(categories), ax is None
+    ax = prepared_axes(ax, (COLUMN, 1), left=MARGIN + labels / 72, right=0.12)
+    points = width_around(ax, labels)
     foot = BELOW
     if legend:
         foot += _legend_inches(styles, points)
     if caption:
         foot += caption_inches(category_caption(observers), points)
-    if ax is None:
-        height = MARGIN + ABOVE + ROW * (len(categories) + 1) + foot
-        ax = new_figure(COLUMN, height).add_axes((0, 0, 1, 1))
-    ensure_margins(ax, left=MARGIN + labels / 72, right=right, top=MARGIN + ABOVE, bottom=foot)
-    apply_style(ax)
+    if is_new:
+        figure_of(ax).set_figheight(MARGIN + ABOVE + ROW * (len(categories) + 1) + foot)
+    ensure_margins(ax, top=MARGIN + ABOVE, bottom=foot)
     return ax

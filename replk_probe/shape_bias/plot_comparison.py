@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import RANDOM_BADGE, save_figure
+from replk_probe.plot_style import RANDOM_BADGE, check_all_drawable, save_figure
 from replk_probe.runtime.provenance import RunInfo
 
 from .observers import Observer
 from .plot import conflict_stimuli, draw_observers, random_models, with_others
-from .result import ShapeBiasResult
+
+if TYPE_CHECKING:
+    from .result import ShapeBiasResult
 
 
 def draw_comparison(results: Sequence[ShapeBiasResult], *, others: Sequence[Observer] = ()) -> Figure:
@@ -29,6 +32,7 @@ def draw_comparison(results: Sequence[ShapeBiasResult], *, others: Sequence[Obse
     Raises:
         InvalidInputError: No result with a model, or the categories differ.
     """
+    check_all_drawable(results, "ShapeBiasResult")
     models = [result.model for result in results if result.model is not None]
     if not models:
         raise InvalidInputError(

@@ -1,17 +1,22 @@
-"""Icons of the 16 categories as vector paths."""
+"""Icons of the 16 categories, and the shapes of the synthetic ones, as vector paths."""
 
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 import numpy as np
+from contourpy import LineType, contour_generator
 from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.transforms import Affine2D, ScaledTranslation, Transform
 
 from replk_probe.plot_style import INK, figure_of
+
+from .synthetic.silhouettes import RADIUS, REACH, silhouette
+from .synthetic.stimuli import CUES
 
 _PAPER = "white"
 _SIDE = 100.0
@@ -128,7 +133,7 @@ _ICONS: dict[str, tuple[_Layer, ...]] = {
 
 def has_icon(category: str) -> bool:
     """Whether there is an icon of the category."""
-    return category in _ICONS
+    return category in _ICONS or category in CUES
 
 
 def add_icon(
@@ -147,14 +152,28 @@ def add_icon(
     scale = size / _SIDE
     to_points = Affine2D().translate(-_SIDE / 2, -_SIDE / 2).scale(scale, -scale).translate(*points)
     place = near(ax, at, anchor)
-    for kind, outline in _ICONS[category]:
+    for kind, path in _layers(category):
         style: dict[str, Any] = {"facecolor": INK if kind == "ink" else _PAPER, "linewidth": 0}
         if isinstance(kind, float):
             color = INK if kind > 0 else _PAPER
             style = {"fill": False, "edgecolor": color, "linewidth": abs(kind) * scale, "capstyle": "round"}
-        patch = PathPatch(_path(outline), clip_on=False, gid=f"icon {category}", zorder=2, **style)
+        patch = PathPatch(path, clip_on=False, gid=f"icon {category}", zorder=2, **style)
         patch.set_transform(to_points + place)
         ax.add_artist(patch)
+
+
+@cache
+def _layers(category: str) -> tuple[tuple[str | float, Path], ...]:
+    if category in _ICONS:
+        return tuple((kind, _path(outline)) for kind, outline in _ICONS[category])
+    # Half the resolution is fine enough; the padding closes outlines at the border.
+    mask = np.pad(silhouette(CUES[category][0])[::2, ::2].astype(float), 1)
+    # Outlines of holes have the opposite direction.
+    outlines = contour_generator(z=mask, line_type=LineType.Separate).lines(0.5)
+    shape = Path.make_compound_path(*(Path(np.asarray(outline), closed=True) for outline in outlines))
+    zoom = _SIDE / (RADIUS * REACH)  # the longest shape fills the square
+    height, width = mask.shape
+    return (("ink", shape.transformed(Affine2D().translate(-width / 2, -height / 2).scale(zoom).translate(50, 50))),)
 
 
 def near(ax: Axes, at: tuple[float, float], anchor: Transform) -> Transform:

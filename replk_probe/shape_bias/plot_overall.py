@@ -7,21 +7,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from replk_probe.plot_style import (
     COLUMN,
     GRID,
     INK,
     RANDOM_BADGE,
-    apply_style,
     badge_style,
     check_axes,
     ensure_margins,
     figure_of,
     figure_style,
     inches_of,
-    new_figure,
+    prepared_axes,
     text_points,
+    width_around,
 )
 
 from .observers import Observer
@@ -31,6 +33,8 @@ from .plot_style import (
     MARGIN,
     NAME_SIZE,
     NEXT_TO,
+    OTHER_COLOR,
+    TEXTURE_COLOR,
     Style,
     add_lines,
     add_sample,
@@ -68,40 +72,11 @@ def bar_axes(
     check_axes(ax)
     with figure_style():
         ax = _prepared_axes(ax, shown, styles, caption)
-        labels = fitted_labels([style.label for style in styles], _WIDEST_NAME, NAME_SIZE)
+        _draw_names(ax, shown, styles)
         pitch = inches_of(ax)[1] / len(shown)
         thickness = min(0.66, 0.2 / pitch)
-        for y, (one, style, label) in enumerate(zip(shown, styles, labels, strict=True)):
+        for y, (one, style) in enumerate(zip(shown, styles, strict=True)):
             overall = one.counts.overall
-            anchor = ax.get_yaxis_transform()
-            add_sample(ax, style, (0, y), anchor, (-NEXT_TO - 3.5, 0))
-            ax.annotate(
-                label,
-                (0, y),
-                xycoords=anchor,
-                xytext=(-NEXT_TO - 9, 4.2 * style.random),
-                textcoords="offset points",
-                ha="right",
-                va="center_baseline",
-                fontsize=NAME_SIZE,
-                fontweight="bold" if one.source == "measured" else "normal",
-                color=INK,
-                annotation_clip=False,
-                parse_math=False,
-                gid="name",
-            )
-            if style.random:
-                ax.annotate(
-                    RANDOM_BADGE,
-                    (0, y),
-                    xycoords=anchor,
-                    xytext=(-NEXT_TO - 10, -4.2),
-                    textcoords="offset points",
-                    ha="right",
-                    va="center_baseline",
-                    annotation_clip=False,
-                    **badge_style(BADGE_SIZE),
-                )
             if not math.isnan(overall):
                 face: dict[str, Any] = {"color": style.tint, "linewidth": 0}
                 if style.random:
@@ -113,30 +88,112 @@ def bar_axes(
                     [low, high], [y, y], color=style.color, linewidth=1.0, zorder=3, gid="interval", clip_on=False,
                     marker="|", markersize=min(3.6, 40 * pitch * thickness), markeredgewidth=0.8,
                 )  # fmt: skip
-            ax.annotate(
-                figures_of(one),
-                (1, y),
-                xycoords=anchor,
-                xytext=(NEXT_TO + 2, 0),
-                textcoords="offset points",
-                va="center_baseline",
-                fontsize=_VALUE_SIZE,
-                color=INK,
-                annotation_clip=False,
-                gid="figures",
-            )
+            _draw_value(ax, y, figures_of(one))
         ax.set(xlim=(0, 1), ylim=(len(shown) - 0.5, -0.5), xlabel="Shape bias")
         fraction_ticks(ax.xaxis, inches_of(ax)[0])
-        ax.grid(axis="x", color=GRID, linewidth=0.5)
-        ax.set_axisbelow(True)
-        ax.set_yticks([])
-        for side in ("right", "top"):
-            ax.spines[side].set_visible(False)
+        _draw_frame(ax)
         if caption:
             names = name_points(styles)
-            width = names + inches_of(ax)[0] * 72 + value_points(shown)
-            add_lines(ax, bars_caption(shown), (-names, -29), width)
+            add_lines(ax, bars_caption(shown), (-names, -29), width_around(ax, names + value_points(shown)))
     return ax
+
+
+def error_axes(observers: Sequence[Observer], ax: Axes, *, random: Sequence[Observer] = ()) -> None:
+    """Draw the decisions for the texture and for neither cue as stacked bars, in percent of the conflict stimuli."""
+    shown = arranged(observers)
+    styles = styles_of(shown, random)
+    pitch = inches_of(ax)[1] / len(shown)
+    for y, one in enumerate(shown):
+        left = 0.0
+        for name, color, count in _errors(one):
+            share = 100 * count / one.counts.n_conflict if one.counts.n_conflict else 0.0
+            ax.barh(y, share, left=left, height=min(0.66, 0.2 / pitch), color=color, linewidth=0, gid=name)
+            left += share
+        _draw_value(ax, y, _errors_text(one))
+    _draw_names(ax, shown, styles)
+    ax.set(xlim=(0, None), ylim=(len(shown) - 0.5, -0.5), xlabel="Decisions not for the shape, %")
+    ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    _draw_frame(ax)
+    handles = [Patch(color=color, linewidth=0, label=name) for name, color, _ in _errors(shown[0])]
+    ax.legend(
+        handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=_VALUE_SIZE,
+        handlelength=1.0, handleheight=0.7, handletextpad=0.4, borderaxespad=0.1, borderpad=0.1,
+    )  # fmt: skip
+
+
+def _errors(observer: Observer) -> tuple[tuple[str, str, int], ...]:
+    """Name, color and number of the decisions that were not for the shape."""
+    counts = observer.counts
+    return ("texture", TEXTURE_COLOR, counts.n_texture), ("neither", OTHER_COLOR, counts.n_other)
+
+
+def _errors_text(observer: Observer) -> str:
+    return ", ".join(f"{count} {name}" for name, _, count in _errors(observer))
+
+
+def error_points(observers: Sequence[Observer]) -> float:
+    """Width of the texts right of the bars of :func:`error_axes`, in points."""
+    return max(text_points(_errors_text(one), _VALUE_SIZE) for one in observers) + NEXT_TO + 2
+
+
+def _draw_names(ax: Axes, observers: Sequence[Observer], styles: Sequence[Style]) -> None:
+    """Draw the name and the marker of every observer left of its bar."""
+    labels = fitted_labels([style.label for style in styles], _WIDEST_NAME, NAME_SIZE)
+    anchor = ax.get_yaxis_transform()
+    for y, (one, style, label) in enumerate(zip(observers, styles, labels, strict=True)):
+        add_sample(ax, style, (0, y), anchor, (-NEXT_TO - 3.5, 0))
+        ax.annotate(
+            label,
+            (0, y),
+            xycoords=anchor,
+            xytext=(-NEXT_TO - 9, 4.2 * style.random),
+            textcoords="offset points",
+            ha="right",
+            va="center_baseline",
+            fontsize=NAME_SIZE,
+            fontweight="bold" if one.source == "measured" else "normal",
+            color=INK,
+            annotation_clip=False,
+            parse_math=False,
+            gid="name",
+        )
+        if style.random:
+            ax.annotate(
+                RANDOM_BADGE,
+                (0, y),
+                xycoords=anchor,
+                xytext=(-NEXT_TO - 10, -4.2),
+                textcoords="offset points",
+                ha="right",
+                va="center_baseline",
+                annotation_clip=False,
+                **badge_style(BADGE_SIZE),
+            )
+
+
+def _draw_value(ax: Axes, y: int, text: str) -> None:
+    """Draw a text right of a bar."""
+    ax.annotate(
+        text,
+        (1, y),
+        xycoords=ax.get_yaxis_transform(),
+        xytext=(NEXT_TO + 2, 0),
+        textcoords="offset points",
+        va="center_baseline",
+        fontsize=_VALUE_SIZE,
+        color=INK,
+        annotation_clip=False,
+        gid="figures",
+    )
+
+
+def _draw_frame(ax: Axes) -> None:
+    ax.grid(axis="x", color=GRID, linewidth=0.5)
+    ax.set_axisbelow(True)
+    ax.set_yticks([])
+    for side in ("right", "top"):
+        ax.spines[side].set_visible(False)
 
 
 def bars_caption(observers: Sequence[Observer]) -> list[str]:
@@ -144,7 +201,7 @@ def bars_caption(observers: Sequence[Observer]) -> list[str]:
     methods = list(dict.fromkeys(one.ci95_method for one in observers if one.ci95 is not None and one.kind != "humans"))
     methods += [f"humans: {one.ci95_method}" for one in observers if one.kind == "humans" and one.ci95 is not None]
     how = f" ({'; '.join(methods)})" if methods else ""
-    return [f"Bars: micro-average with its 95\u00a0% interval{how}."]
+    return [f"Bars show the micro-average with its 95\u00a0% interval{how}."]
 
 
 def figures_of(observer: Observer) -> str:
@@ -179,12 +236,10 @@ def _any_random(styles: Sequence[Style]) -> bool:
 
 def _prepared_axes(ax: Axes | None, observers: Sequence[Observer], styles: Sequence[Style], caption: bool) -> Axes:
     """Axes with space for the labels around them; by default, those of a new figure one column wide."""
-    left, right = MARGIN + name_points(styles) / 72, MARGIN + value_points(observers) / 72
-    width = COLUMN if ax is None else figure_of(ax).get_figwidth()
-    foot = BELOW + caption * caption_inches(bars_caption(observers), (width - 2 * MARGIN) * 72)
-    if ax is None:
-        height = 0.1 + max(bar_row(styles) * len(observers), 0.4) + foot
-        ax = new_figure(COLUMN, height).add_axes((0, 0, 1, 1))
-    ensure_margins(ax, left=left, right=right, top=0.1, bottom=foot)
-    apply_style(ax)
+    names, values, is_new = name_points(styles), value_points(observers), ax is None
+    ax = prepared_axes(ax, (COLUMN, 1), left=MARGIN + names / 72, right=MARGIN + values / 72)
+    foot = BELOW + caption * caption_inches(bars_caption(observers), width_around(ax, names + values))
+    if is_new:
+        figure_of(ax).set_figheight(0.1 + max(bar_row(styles) * len(observers), 0.4) + foot)
+    ensure_margins(ax, top=0.1, bottom=foot)
     return ax

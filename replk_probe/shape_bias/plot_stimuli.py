@@ -19,6 +19,7 @@ from replk_probe.plot_style import (
     RANDOM_BADGE,
     badge_style,
     block_side,
+    check_drawable,
     drawable,
     figure_style,
     fitted,
@@ -26,15 +27,20 @@ from replk_probe.plot_style import (
     save_figure,
     text_points,
 )
+from replk_probe.runtime.checks import whole
 
 from .decisions import NO_ANSWER, Decisions
+from .plot_style import OTHER_COLOR, SHAPE_COLOR, TEXTURE_COLOR
 from .statistics import OTHER, SHAPE, TEXTURE
 
 if TYPE_CHECKING:
     from .stimuli.stimulus_set import StimulusSet
 
-# Blue, orange and gray are distinguishable with every kind of color blindness, and the markers differ as well.
-_CHOICES = {SHAPE: ("shape", "#0072b2", "o"), TEXTURE: ("texture", "#c65a00", "s"), OTHER: ("neither", "#6e6e6e", "X")}
+_CHOICES = {
+    SHAPE: ("shape", SHAPE_COLOR, "o"),
+    TEXTURE: ("texture", TEXTURE_COLOR, "s"),
+    OTHER: ("neither", OTHER_COLOR, "X"),
+}
 _COLUMNS = 8
 # In inches. A stimulus of 224 px is drawn with one dot per pixel at 300 dots per inch.
 _CELL, _GAP, _TEXT, _MARGIN = 0.746, 0.12, 0.38, 0.06
@@ -71,6 +77,8 @@ def draw_contact_sheet(
         InvalidInputError: There is no decision on a stimulus with a cue conflict, or a name is not among these stimuli.
         UnreadableImageError: A stimulus is missing or damaged.
     """
+    check_drawable(stimulus_set, "StimulusSet")
+    check_drawable(decisions, "Decisions")
     response = dict(zip(decisions.image_ids, decisions.response, strict=True))
     choice = dict(zip(decisions.image_ids, decisions.choices().tolist(), strict=True))
     usable = [
@@ -144,9 +152,10 @@ def spread_over(groups: Sequence[Sequence[int]], count: int) -> list[int]:
 
 
 def _spread(stimulus_set: StimulusSet, usable: Sequence[int], count: int) -> list[int]:
-    if count < 1:
+    if (whole(count) or 0) < 1:
         raise InvalidInputError(
-            f"A contact sheet of {count} stimuli cannot be drawn. The number must be positive. Give 1 or more."
+            f"A contact sheet of {count!r} stimuli cannot be drawn. The number must be a positive integer. "
+            "Give 1 or more."
         )
     by_shape: dict[str, list[int]] = {}
     for index in usable:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,8 @@ _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "p", "h")
 _SIZES = {"o": 4.3, "s": 4.1, "P": 5.4, "X": 5.2}  # points, for equal apparent size
 _HUMANS = "#8c8c8c"
+# Blue, orange and gray are distinguishable with every kind of color blindness.
+SHAPE_COLOR, TEXTURE_COLOR, OTHER_COLOR = "#0072b2", "#c65a00", "#6e6e6e"  # decisions for the cues, and for neither
 _EDGE = 0.4
 
 
@@ -149,9 +152,18 @@ def add_lines(ax: Axes, sentences: Sequence[str], at: tuple[float, float], width
         )
 
 
-def fraction_ticks(axis: XAxis, inches: float) -> None:
-    """Set ticks from 0 to 1 on an axis of the given length, fewer on a short one."""
-    axis.set_major_locator(FixedLocator(_TICKS if inches > 1.1 else _TICKS[::2]))
+def fraction_limits(fractions: Iterable[float]) -> tuple[float, float]:
+    """Limits of an axis of fractions: 0 and 1, or those of the upper or lower tenth if it contains all of them."""
+    known = [fraction for fraction in fractions if not math.isnan(fraction)]
+    if known and min(known) >= 0.9:
+        return 0.9, 1.0
+    return (0.0, 0.1) if known and max(known) <= 0.1 else (0.0, 1.0)
+
+
+def fraction_ticks(axis: XAxis, inches: float, limits: tuple[float, float] = (0.0, 1.0)) -> None:
+    """Set ticks between the limits of an axis of the given length, fewer on a short one."""
+    low, high = limits
+    axis.set_major_locator(FixedLocator([low + tick * (high - low) for tick in _TICKS[:: 1 if inches > 1.1 else 2]]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 

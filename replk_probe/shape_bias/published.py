@@ -26,7 +26,7 @@ SOURCE = (
 )
 
 # Shown with the published observers, since the stimuli of a measurement may differ.
-ON_WHAT = "Published observers: on the 1200 published stimuli with a cue conflict"
+ON_WHAT = "Published observers decided on the 1200 published stimuli with a cue conflict"
 
 # Display names; those of single humans stay as they are.
 TITLES = {

@@ -33,6 +33,7 @@ from .observers import Observer, analyze, check_decisions, compare_pairs, consis
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 SCHEMA_VERSION = 1
 READABLE_VERSIONS = (1,)
@@ -53,6 +54,8 @@ _CSV_COLUMNS = ("observer", "kind", "source", *_COUNT_COLUMNS, "ci95_low", "ci95
 class GivenDecisions:
     """The provenance of imported decisions, instead of a :class:`RunInfo`.
 
+    Equality ignores the versions of software.
+
     Attributes:
         source: Source of the decisions, such as ``"import:cue-conflict"``.
         files: SHA-256 of each file that was read, by base name.
@@ -61,7 +64,7 @@ class GivenDecisions:
 
     source: str
     files: dict[str, str] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=software_versions)
+    versions: dict[str, str] = field(default_factory=software_versions, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON values; ``model`` is None."""
@@ -82,7 +85,6 @@ class ShapeBiasResult(Result):
         notes: Caveats, each at least one sentence.
     """
 
-    _PLOT: ClassVar[str] = "plot_shape_bias"
     _HTML_COLUMNS: ClassVar[tuple[str, ...]] = (
         "observer", "category", "n_conflict", "shape", "texture", "other", "shape_bias", "ci95_low", "ci95_high",
     )  # fmt: skip
@@ -228,6 +230,12 @@ class ShapeBiasResult(Result):
             ``mean_human_kappa`` (error consistency). Undefined numbers are NaN.
         """
         return super().to_dataframe()
+
+    def plot(self, ax: Axes | None = None, **kwargs: Any) -> Axes:
+        """Draw this result; arguments and errors are those of :func:`~replk_probe.shape_bias.plot_shape_bias`."""
+        from .plot import plot_shape_bias
+
+        return plot_shape_bias(self, ax, **kwargs)
 
     def _files(self) -> Mapping[str, bytes]:
         files: dict[str, bytes] = {}

@@ -256,7 +256,7 @@ def test_published_observers_are_shown_for_the_published_stimuli(
     done = replk_probe(*run)
     assert done.exit_code == 0, done.output
     assert "Humans (10), published" in done.stdout
-    assert "Published observers: on the 1200 published stimuli" in done.stdout
+    assert "Published observers decided on the 1200 published stimuli" in done.stdout
     # Rows are the shapes there are.
     assert "\nbear " in done.stdout and "\noven " not in done.stdout
 

@@ -161,6 +161,19 @@ def test_arguments_that_cannot_be_used(arguments: dict[str, object], message: st
         ErfAccumulator(**{"model": network(), **arguments})
 
 
+def test_the_representation_states_what_was_added() -> None:
+    erf = ErfAccumulator(network(), name="net")
+    assert repr(erf) == "ErfAccumulator(model='net', layer=None, images=0, skipped=0, input_size=None)"
+    batch = images(3)
+    batch[1] = torch.nan
+    erf.update(batch)
+    layer = erf.compute().layer
+    assert repr(erf) == f"ErfAccumulator(model='net', layer={layer!r}, images=2, skipped=1, input_size=(32, 32))"
+    erf.reset()
+    assert "images=0, skipped=0, input_size=None" in repr(erf)
+    assert "layer='4'" in repr(ErfAccumulator(network(), layer="4"))
+
+
 def test_blocks_grow_without_losing_an_image() -> None:
     maps = np.random.default_rng(0).random((45, 2, 3))
     sums = BlockSums(20, (2, 3))

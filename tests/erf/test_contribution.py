@@ -358,14 +358,17 @@ def test_weights_made_under_inference_mode_are_refused_clearly() -> None:
 def test_the_input_gradient_is_signed_and_leaves_no_hook() -> None:
     model, batch = Net().train(), images(2, 3, 9, 9).float()
     with input_gradient(model, layer=model.late) as gradient:
+        assert repr(gradient) == "InputGradient(model='Net', layer='late', sizes=[])"
         found = gradient(batch)
         assert found.shape == batch.shape and (found < 0).any() and not found.requires_grad
         assert torch.equal(gradient.scores(batch), contribution_scores(model, batch, "late"))
         assert torch.equal(found.clamp_min(0).sum(1), gradient.scores(batch))
         assert gradient(images(1, 3, 7, 8)).shape == (1, 3, 7, 8)
         assert hooks_of(model) == 0 and all(module.training for module in model.modules())
+        assert repr(gradient) == "InputGradient(model='Net', layer='late', sizes=[(9, 9), (7, 8)])"
     with pytest.raises(InvalidInputError, match="closed at the end of its 'with' block"):
         gradient(batch)
+    assert repr(gradient) == "InputGradient(closed)"
 
 
 def test_hooks_of_the_input_gradient_are_gone_after_an_exception() -> None:

@@ -189,9 +189,9 @@ def test_an_axes_of_the_caller_is_used():
     left, right = figure.subplots(1, 2)
     assert plot_erf(make(gaussian(32, 32, 3)), right) is right
     assert right.collections and not left.collections
-    assert len(figure.axes) == 3  # and a color bar
+    assert len(right.child_axes) == 1  # the color bar
     plot_erf(make(gaussian(32, 32, 3)), left, cbar=False, caption=False)
-    assert len(figure.axes) == 3
+    assert not left.child_axes and figure.axes == [left, right]
 
 
 def test_several_models_share_one_color_scale():

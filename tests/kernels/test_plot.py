@@ -94,7 +94,7 @@ def test_maps_are_the_magnitudes_over_their_maxima_on_one_scale() -> None:
     for text in ("with", "without", "stage4.0, large", "stage4.0, merged: large + small", "stage4.0, single kernel"):
         assert text in shown
     assert shown.count("file:net.pth") == 3
-    assert any("each map is divided by its maximum" in text for text in shown)
+    assert any("each divided by its maximum" in text for text in shown)
 
 
 def test_values_are_printed_where_they_fit() -> None:
@@ -194,7 +194,7 @@ def test_the_overview_counts_what_it_shows() -> None:
     assert "3 layers, merged: large + small" in texts(draw_overview([result(*merged)]))
     shown = texts(draw_overview([result(alone, *merged, empty)]))
     assert "5 layers: 1 single kernel; 4 merged: large + small" in shown
-    assert "5\u00d75, no mass" in shown and any("No mass: every weight is zero" in text for text in shown)
+    assert "5\u00d75, no mass" in shown and any('No mass" means that every weight is zero' in text for text in shown)
     assert f"13\u00d713, {100 * merged[0].center3x3_share:.1f} %" in shown
 
 
@@ -251,12 +251,12 @@ def test_many_lines_of_one_layer_fit_on_a_page() -> None:
 def test_the_description_of_folded_batch_norms_is_correct() -> None:
     folded = kernel("stage1.0", batch_norm=("a.bn",))
     for kernels, words in (
-        ((folded,), "Absolute weights, batch norms folded in, summed"),
-        ((folded, kernel("stage2.0")), "Absolute weights, batch norms folded in where present, summed"),
-        ((kernel("stage1.0"),), "Absolute weights, summed"),
+        ((folded,), "The maps show absolute weights, batch norms folded in, summed"),
+        ((folded, kernel("stage2.0")), "The maps show absolute weights, batch norms folded in where present, summed"),
+        ((kernel("stage1.0"),), "The maps show absolute weights, summed"),
     ):
         assert any(words in text for text in texts(draw_kernels([result(*kernels)])))
-        folded_in = any("batch norms folded in" in text for text in texts(draw_gallery([result(*kernels)])))
+        folded_in = "batch norms folded in" in " ".join(texts(draw_gallery([result(*kernels)])))
         assert folded_in == ("folded" in words)
 
 
@@ -275,6 +275,13 @@ def test_profiles_are_those_of_the_result() -> None:
     assert len(figure.legends[0].get_texts()) == 2
     low, high = panels["Stage 1"].get_ylim()
     assert low < min(one.radial_profile.min() for one in first.kernels) and high > 1
+
+
+def test_the_weights_below_profiles_are_in_the_order_of_the_legend() -> None:
+    figure = draw_profiles([result(kernel("stage1.0"), model=name) for name in ("b", "c", "a")])
+    legend = [text.get_text()[0] for text in figure.legends[0].get_texts()]
+    below = [text.get_text()[0] for text in figure.texts if ": file:net.pth" in text.get_text()]
+    assert legend == below == ["b", "c", "a"]
 
 
 def test_the_gallery_has_the_strongest_channels_with_their_signs() -> None:

@@ -63,7 +63,7 @@ def test_published_observers_are_distinguished_from_measured_ones_of_the_same_na
     names = [line[:30].strip() for line in table.split("\n")]
     assert "resnet50" in names
     assert "ResNet-50, published" in names
-    assert "Published observers: on the 1200 published stimuli with a cue conflict." in table
+    assert "Published observers decided on the 1200 published stimuli with a cue conflict." in table
 
 
 def test_no_line_is_too_wide(model: Decisions) -> None:

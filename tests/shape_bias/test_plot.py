@@ -29,6 +29,7 @@ from replk_probe.shape_bias.published import published_observers
 from replk_probe.shape_bias.result import ShapeBiasResult
 from replk_probe.shape_bias.statistics import CueCounts
 from replk_probe.shape_bias.stimuli.names import CATEGORIES
+from replk_probe.shape_bias.synthetic import SYNTHETIC_CATEGORIES
 
 TRAINED = WeightsInfo("file:model.safetensors", sha256="0123456789abcdef")
 RANDOM = WeightsInfo("random-init", seed=0)
@@ -132,6 +133,49 @@ def test_the_axis_on_top_is_the_fraction_of_texture_decisions():
     assert list(places[0]) == ["0", "0.25", "0.5", "0.75", "1"]
 
 
+@pytest.mark.parametrize(
+    ("shape", "texture", "limits"),
+    [(74, 1, (0.9, 1)), (3, 72, (0, 0.1)), (75, 0, (0.9, 1)), (60, 15, (0, 1)), (0, 0, (0, 1))],
+)
+def test_the_axis_covers_a_tenth_that_contains_all_fractions(shape, texture, limits):
+    ax = category_axes([observer(shape=(shape,) * 16, texture=(texture,) * 16)])
+    ax.figure.canvas.draw()
+    (top,) = ax.child_axes
+    assert ax.get_xlim() == pytest.approx(limits)
+    shown, reverse = ([float(text.get_text()) for text in one.get_xticklabels()] for one in (ax, top))
+    assert shown == pytest.approx(np.linspace(*limits, 5)) and sorted(reverse) == pytest.approx(
+        1 - np.array(shown[::-1])
+    )
+    assert ("covers only fractions from" in words(ax.figure).replace("\n", " ")) == (limits != (0, 1))
+    assert_tidy(ax.figure)
+
+
+def test_decisions_not_for_the_shape_are_shown_where_there_is_space(field):
+    one = observer("net", shape=(74,) * 16, texture=(1,) * 16)
+    two = observer("other", shape=(30,) * 16, texture=(15,) * 16)
+    figure = draw_observers([one, two])
+    _, bars, errors = figure.axes
+    widths = [[bar.get_width() for bar in artists(errors, kind)] for kind in ("texture", "neither")]
+    for index, counts in enumerate((one.counts, two.counts)):
+        expected = [100 * number / counts.n_conflict for number in (counts.n_texture, counts.n_other)]
+        assert [width[index] for width in widths] == pytest.approx(expected)
+    assert [text.get_text() for text in artists(errors, "name")] == [text.get_text() for text in artists(bars, "name")]
+    assert f"{two.counts.n_texture} texture, {two.counts.n_other} neither" in words(figure)
+    assert_tidy(figure)
+    assert len(draw_observers(field).axes) == 2
+
+
+def test_every_synthetic_category_has_the_icon_of_its_shape():
+    ax = category_axes([observer(categories=SYNTHETIC_CATEGORIES)])
+    for name in SYNTHETIC_CATEGORIES:
+        (icon,) = artists(ax, f"icon {name}")
+        box = icon.get_path().get_extents()
+        assert 40 < max(box.width, box.height) <= 101 and 0 <= box.x0 and box.x1 <= 100
+    # The ring has a hole.
+    ring, disc = (artists(ax, f"icon {name}")[0].get_path() for name in ("iska", "cefa"))
+    assert [list(path.codes).count(path.MOVETO) for path in (ring, disc)] == [2, 1]
+
+
 def test_lines_are_drawn_at_the_micro_average():
     one = observer(shape=(60, *[0] * 15), texture=(0, *[2] * 15))
     assert one.counts.overall == 60 / 90 and one.counts.macro == 1 / 16
@@ -154,8 +198,8 @@ def test_a_category_without_decisions_for_a_cue_has_no_marker():
     one = observer(shape=(0, *range(1, 16)), texture=(0, *[5] * 15))
     ax = category_axes([one])
     assert 1.0 not in markers(ax, "net")[:, 1] and len(markers(ax, "net")) == 16
-    assert "No marker" in words(ax.figure)
-    assert "No marker" not in words(category_axes([observer()]).figure)
+    assert "A missing marker" in words(ax.figure)
+    assert "A missing marker" not in words(category_axes([observer()]).figure)
 
 
 def test_an_observer_that_never_followed_a_cue_is_undefined():
@@ -304,12 +348,12 @@ def test_the_page_names_model_weights_stimuli_and_source():
         "file:model.safetensors [01234567]",
         "6 stimuli with a cue conflict, cue-conflict, 224\u00d7256 px",
         "Humans (10)",
-        "Published observers: on the 1200 published stimuli with a cue conflict; Geirhos et al., ICLR 2019,",
+        "Published observers decided on the 1200 published stimuli with a cue conflict. Source: Geirhos et al.,",
         "arXiv:1811.12231",
     ):
         assert part in text
     assert "RANDOM" not in text
-    assert words(draw_shape_bias(result(weights=RANDOM))).count("RANDOM WEIGHTS") == 2
+    assert words(draw_shape_bias(result(weights=RANDOM))).count("RANDOM WEIGHTS") == 3  # heading, bars, decisions
     assert "arXiv" not in words(draw_shape_bias(result()))
 
 
@@ -354,7 +398,7 @@ def test_several_models_are_compared_with_the_other_observers():
 def test_names_are_never_read_as_formulas():
     figure = draw_observers([observer("a$_{x$b")], heading=[("a$_{x$b", False)])
     figure.canvas.draw()
-    assert words(figure).count("a$_{x$b") == 2
+    assert words(figure).count("a$_{x$b") == 3  # heading, bars, and decisions not for the shape
 
 
 def test_an_axes_of_the_caller_is_used():

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+from replk_probe.runtime.nested import instances_in
+
 from .span import Atom, Axis, CannotFollowError, Field, Lost, Span, has_place
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Every tensor in nested tuples, lists and dictionaries."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors_in(item)
-    elif isinstance(value, dict):
-        yield from tensors_in(list(value.values()))
 
 
 def plain(shape: Sequence[int]) -> tuple[Axis, ...]:
@@ -81,7 +72,8 @@ def follow(call: Call) -> Fields:
 def _pointwise(call: Call) -> Field:
     if not isinstance(call.output, Tensor):
         raise CannotFollowError(f"the operation {call.name}")
-    fields = [field for t in tensors_in((call.args, call.kwargs)) if isinstance(field := call.lookup(t), Field)]
+    given = instances_in(Tensor, (call.args, call.kwargs))
+    fields = [field for tensor in given if isinstance(field := call.lookup(tensor), Field)]
     return _combine(fields, call.output.shape)
 
 
@@ -157,7 +149,7 @@ def _expand(call: Call) -> Field:
 def _sliding(call: Call, window: Callable[[Span, int], Span]) -> Fields:
     """Shared by convolutions and pools; ``window(span, k)`` advances along the k-th sliding axis."""
     field = call.field()
-    output, *others = tensors_in(call.output)
+    output, *others = instances_in(Tensor, call.output)
     indices = [Lost("indices of a pool")] * len(others)
     if not field.spatial:
         return [Field(plain(output.shape), everywhere=True), *indices]
@@ -211,7 +203,7 @@ def _pool(call: Call) -> Fields:
 
 
 def _adaptive_pool(call: Call) -> Fields:
-    output, *others = tensors_in(call.output)
+    output, *others = instances_in(Tensor, call.output)
     before, after = call.args[0].shape[-2:], output.shape[-2:]
     if tuple(after) == (1, 1):
         return [Field(plain(output.shape), everywhere=True), *[Lost("indices of a pool")] * len(others)]
@@ -268,7 +260,7 @@ def _softmax(call: Call) -> Field:
 
 def _reduce(call: Call) -> Fields:
     field = call.field()
-    result = next(tensors_in(call.output))
+    result = next(instances_in(Tensor, call.output))
     rank = len(field.axes)
     over = call.argument(2 if "norm" in call.name else 1, "dim", None)  # norms take their order first
     over = list(range(rank)) if over is None or over == [] else over

@@ -13,7 +13,9 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .rules import Call, follow, plain, tensors_in
+from replk_probe.runtime.nested import instances_in
+
+from .rules import Call, follow, plain
 from .span import CannotFollowError, Field, Lost, Span
 
 __all__ = ["Field", "FieldTracer", "Lost", "Span", "stride_rule"]
@@ -54,7 +56,7 @@ class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run the operation, then give its outputs the field that follows from its inputs."""
         kwargs = kwargs or {}
-        tensors = list(tensors_in((args, kwargs)))
+        tensors = list(instances_in(Tensor, (args, kwargs)))
         before = [self.field_of(tensor) for tensor in tensors]
         output = func(*args, **kwargs)
         known = [field for field in before if field is not None]
@@ -65,7 +67,7 @@ class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             fields = lost or follow(Call(func, args, kwargs, output, self.field_of))
         except CannotFollowError as error:
             fields = Lost(str(error))
-        outputs = list(tensors_in(output))
+        outputs = list(instances_in(Tensor, output))
         each = fields if isinstance(fields, list) else [fields] * len(outputs)
         for tensor, field in zip(outputs, each, strict=True):
             if any(tensor is argument for argument in tensors):
