@@ -76,7 +76,7 @@ def named_or_default(models: Sequence[str], weights: Sequence[str]) -> tuple[tup
     from replk_probe.models import default_models
 
     names = default_models()
-    note(f"No --model given: measuring {' and '.join(names)}, small models trained on synthetic data.")
+    note(f"No --model given: measuring {len(names)} small models trained on synthetic data.")
     # Not auto: results with random weights would be meaningless.
     return names, ("pretrained",)
 

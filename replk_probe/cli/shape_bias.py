@@ -218,8 +218,7 @@ def _without_model(
         note(f"No --model given: measuring {entry.name} on {CUE_CONFLICT}, both from the cache.")
         return (_MODEL,), (entry.name,), CUE_CONFLICT
     names, sources = named_or_default((), weights)
-    fetch = f"replk-probe data fetch {CUE_CONFLICT} && replk-probe weights fetch {entry.name if entry else _MODEL}"
-    note(f"For an ImageNet model, first run: {fetch}")
+    note(f"For an ImageNet model: replk-probe shape-bias --model {_MODEL}")
     return names, sources, SYNTHETIC
 
 

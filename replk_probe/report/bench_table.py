@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from replk_probe.bench.result import OURS, PASS_LABELS, TORCH, SpeedCase, SpeedResult
-from replk_probe.runtime.formatting import counted
+from replk_probe.runtime.formatting import counted, dimensions
 
 from .text import PLAIN, Layout, table, wrapped
 
@@ -110,4 +110,4 @@ def _ratio(ratio: float | None) -> str:
 
 
 def _method(case: SpeedCase) -> str:
-    return case.method + (f" {case.tile[0]}x{case.tile[1]}" if any(case.tile) else "")
+    return case.method + (f" {dimensions(case.tile)}" if any(case.tile) else "")

@@ -122,7 +122,7 @@ def test_nothing_asked_for_is_measured_on_the_small_models(
     monkeypatch.chdir(tmp_path)
     done = replk_probe("erf", "--images", 3)
     assert done.exit_code == 0, done.output
-    assert "No --model given: measuring replknet_micro_k13_rep and replknet_micro_k13, small models" in done.stderr
+    assert "No --model given: measuring 2 small models trained on synthetic data." in done.stderr
     assert len(done.output.splitlines()) <= 20
     assert "RANDOM" not in done.output
     out = tmp_path / "replk-probe-out" / "erf"
