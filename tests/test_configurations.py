@@ -122,7 +122,7 @@ def test_every_configuration_checks_itself(kind: type, options: Any, error: type
         (ErfConfig, {"layer": ["stage1"]}, "got \\['stage1'\\]"),
         (ErfConfig, {"images": True}, "True images"),
         (ErfConfig, {"batch_size": 1.0}, "batch size cannot be 1.0. It must be an integer. Use 1 or more"),
-        (ErfConfig, {"device": None}, "Unknown device 'None'"),
+        (ErfConfig, {"device": None}, "Unknown device None. A device is a name or a torch.device."),
         (ErfConfig, {"precision": ["fp32"]}, "Unknown precision"),
         (KernelsConfig, {"aggregate": np.array(["sum", "mean"])}, "Unknown aggregate"),
         (KernelsConfig, {"variant": None}, "Unknown variant None"),

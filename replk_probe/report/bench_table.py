@@ -90,7 +90,8 @@ def _notes(result: SpeedResult) -> Iterator[str]:
     if any(case.method_channels_last == "aten" != case.method for case in result.cases):
         yield "Small kernels in channels_last are computed by torch's own convolution."
     largest = max(case.workspace_bytes for case in result.cases)
-    yield f"Scratch memory of a call: at most {largest / 2**20:.1f} MB."
+    amount = f"{largest / 2**20:.1f} MB" if largest >= 2**20 else f"{largest / 2**10:.0f} kB"
+    yield f"Scratch memory of a call: {f'at most {amount}' if largest else 'none'}."
     for case in result.cases:
         for timing in case.timings:
             if timing.minimum is None and timing.note:

@@ -79,8 +79,8 @@ def plan_shape_bias(
     assert config.name is not None
     if stimuli is not None and not isinstance(stimuli, (StimulusSet, str, os.PathLike)):
         raise InvalidInputError(
-            f"Stimuli cannot be given as {type(stimuli).__name__}. Expected a StimulusSet, a folder or the name of a "
-            f"set. Give a StimulusSet, a path, {CUE_CONFLICT!r} or {SYNTHETIC!r}."
+            f"Expected stimuli as a StimulusSet, a folder or the name of a set, but got an object of type "
+            f"{type(stimuli).__name__}. Give a StimulusSet, a path, {CUE_CONFLICT!r} or {SYNTHETIC!r}."
         )
     check_partial(stimuli, config.allow_partial)
     if stimuli is None:

@@ -363,9 +363,12 @@ def test_nothing_asked_for_with_all_in_the_cache(
     ("arguments", "words"),
     [
         (("--import", "nowhere"), "Cannot import nowhere"),
-        (("--stimuli", "nowhere"), "No model was given"),
-        (("--weights", "random"), "No model was given"),
-        (("--mapping", "labels.json"), "No model was given"),
+        (
+            ("--stimuli", "nowhere"),
+            "--stimuli was given without --model. The default models classify only the synthetic",
+        ),
+        (("--weights", "random"), "--weights was given without --model."),
+        (("--mapping", "labels.json"), "--mapping was given without --model."),
         (("--model", "resnet18", "--stimuli", "synthetic", "--allow-partial"), "Leave allow_partial out"),
         (("--model", "resnet18", "--stimuli", "nowhere", "--allow-partial"), "Leave allow_partial out"),
         (("--allow-partial",), "Leave allow_partial out"),
