@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 import pytest
 import timm
 from click.testing import Result
 
-# Imported before the functions that these modules use are replaced.
 from replk_probe.models.weights import resolve
 
 Run = Callable[..., Result]
@@ -31,6 +31,9 @@ def test_before_any_slow_step(
     def slow(*_arguments: object, **_options: object) -> None:
         raise AssertionError("a slow step before the refusal")
 
+    # Imported before the functions that they use are replaced.
+    for module in ("replk_probe.erf.plan", "replk_probe.kernels.measure", "replk_probe.shape_bias.plan"):
+        importlib.import_module(module)
     monkeypatch.setattr("replk_probe.shape_bias.stimulus_source.open_stimuli", slow)
     monkeypatch.setattr("replk_probe.images.sample_images", slow)
     monkeypatch.setattr(timm, "create_model", slow)
