@@ -240,7 +240,7 @@ def weights_of(run: Run) -> bytes:
     """The trained network as safetensors, with separate branches and batch norms."""
     state = {name: value.contiguous() for name, value in run.model.state_dict().items()}
     images = run.recipe.steps * run.recipe.batch_size
-    what = f"{run.name}, a small model trained on synthetic data ({images} images, seed {run.seed}); licence: MIT"
+    what = f"{run.name}, a small model trained on synthetic data ({images} images, seed {run.seed}); license: MIT"
     # A single entry, because the order of several would vary from call to call.
     return bytes(save(state, {"description": what}))
 

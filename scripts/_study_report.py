@@ -54,10 +54,10 @@ _NETWORKS: Columns = (
     ("ERF at 50 %, pixels", lambda one: erf_ratio(one, 0.5, "pixels")),
 )
 _KERNELS: Columns = (
-    ("centre 3x3 of stage1.0", lambda one: center_share(one, "stage1.0", "merged")),
+    ("center 3x3 of stage1.0", lambda one: center_share(one, "stage1.0", "merged")),
     ("of it before training", lambda one: initial_share(one, "stage1.0")),
     ("of it before merging", lambda one: center_share(one, "stage1.0", "large") if one["rep"] else math.nan),
-    ("centre 3x3 of stage4.0", lambda one: center_share(one, "stage4.0", "merged")),
+    ("center 3x3 of stage4.0", lambda one: center_share(one, "stage4.0", "merged")),
     ("of that before training", lambda one: initial_share(one, "stage4.0")),
     ("of that before merging", lambda one: center_share(one, "stage4.0", "large") if one["rep"] else math.nan),
 )

@@ -66,12 +66,12 @@ def test_the_table_has_means_and_deviations_by_setting(report: ModuleType, tmp_p
     assert float(rep["ERF at 50 %, %"]) == 25.0
     assert float(rep["ERF at 50 %, pixels, %"]) == 12.5
     shares = [
-        float(rep[f"{name}, %"]) for name in ("centre 3x3 of stage1.0", "of it before training", "of it before merging")
+        float(rep[f"{name}, %"]) for name in ("center 3x3 of stage1.0", "of it before training", "of it before merging")
     ]
     assert shares == pytest.approx([20.0, 5.0, 10.0])
     shares = [
         float(rep[f"{name}, %"])
-        for name in ("centre 3x3 of stage4.0", "of that before training", "of that before merging")
+        for name in ("center 3x3 of stage4.0", "of that before training", "of that before merging")
     ]
     assert shares == pytest.approx([80.0, 20.0, 40.0])
     assert plain["of it before merging, %"] == plain["of that before merging, %"] == ""

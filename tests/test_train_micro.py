@@ -119,7 +119,7 @@ def test_everything_is_written_down(training: ModuleType, tmp_path: Path) -> Non
     assert "synthetic data" in record["what"] and "ImageNet" in record["what"]
     assert record["held_out_accuracy"] == training.accuracy(run.model, *training.held_out(64))
     with safe_open(tmp_path / "it.safetensors", "pt") as file:
-        assert "trained on synthetic data (16 images, seed 2); licence: MIT" in file.metadata()["description"]
+        assert "trained on synthetic data (16 images, seed 2); license: MIT" in file.metadata()["description"]
     rows = list(csv.DictReader((tmp_path / "it.csv").read_text().splitlines()))
     assert [row["images"] for row in rows] == ["16"]
     ways = record["convolutions"]

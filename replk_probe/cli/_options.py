@@ -71,12 +71,13 @@ def named_or_default(models: Sequence[str], weights: Sequence[str]) -> tuple[tup
         return tuple(models), tuple(weights)
     if tuple(weights) != ("auto",):
         raise InvalidInputError(
-            "No model was given. --weights selects the weights of a model. Give the model with --model."
+            "--weights was given without --model. The default models are measured with their own weights. "
+            "Give a model with --model, or omit --weights."
         )
     from replk_probe.models import default_models
 
     names = default_models()
-    note(f"No --model given: measuring {' and '.join(names)}, small models trained on synthetic data.")
+    note(f"No --model given: measuring {len(names)} small models trained on synthetic data.")
     # Not auto: results with random weights would be meaningless.
     return names, ("pretrained",)
 
@@ -203,15 +204,22 @@ def destinations(models: Sequence[str], output: Path | None, default: Path) -> l
 
 
 def weights_of_each(models: Sequence[str], weights: Sequence[str]) -> list[str]:
-    """One entry of ``--weights`` per model."""
-    if len(weights) == 1:
-        return [weights[0]] * len(models)
-    if len(weights) != len(models):
+    """One entry of ``--weights`` per model, which exists, as the model does; nothing is downloaded or built."""
+    from replk_probe.models.builders import builder_of
+    from replk_probe.models.model_id import ModelId
+    from replk_probe.models.weights.resolve import check_weights_exist
+
+    if len(weights) not in (1, len(models)):
         raise InvalidInputError(
             f"--weights was given {len(weights)} times for {len(models)} models. The numbers must match. "
             "Give it once for all models, or once per model in the order of --model."
         )
-    return list(weights)
+    each = list(weights) if len(weights) == len(models) else [*weights] * len(models)
+    for name, source in zip(models, each, strict=True):
+        model = ModelId.parse(name)
+        builder_of(model)
+        check_weights_exist(model, source)
+    return each
 
 
 def check_writable(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -32,9 +33,11 @@ def show_path(path: Path | str) -> None:
     (show if sys.stdout.isatty() else click.echo)(str(path))
 
 
-def failure(name: str, error: Exception) -> None:
-    """Write the error of one of several models to standard error."""
-    note(f"{name}: failed. {' '.join(str(error).split())}", fg="red")
+def failure(name: str, error: Exception, before: Mapping[str, Exception]) -> None:
+    """Write the error of one of several models to standard error, unless it is that of a model that failed before."""
+    same = next((other for other, known in before.items() if str(known) == str(error)), None)
+    reason = " ".join(str(error).split()) if same is None else f"The reason is the same as for {same}."
+    note(f"{name}: failed. {reason}", fg="red")
 
 
 def conclusion(count: int, noun: str, seconds: float, folder: Path | None) -> None:

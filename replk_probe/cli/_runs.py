@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -45,10 +45,10 @@ def measure_plans(
         except click.exceptions.Exit:  # interrupted
             raise
         except Exception as error:  # also errors in the code of a model, which do not affect the others
-            failures[name] = error
             _release(error)
             if several:
-                failure(name, error)
+                failure(name, error, failures)
+            failures[name] = error
     return results, failures
 
 
@@ -82,20 +82,26 @@ def run_plan(plan: Any, folder: Path, state: str, load: Callable[[Path], ResultT
     return result
 
 
-def raise_failures(
-    failures: dict[str, Exception],
-    models: int,
-    advice: str = "Run the same command with --resume to keep completed work.",
-) -> None:
-    """Raise an error if any of the requested ``models`` failed; ``advice`` applies if some of several did."""
+def resume_advice(results: Collection[object], folders: Sequence[Path], state: str) -> str:
+    """The advice after a failure, by whether there are results or states of unfinished runs to resume from."""
+    from replk_probe.runtime.checkpoint import exists
+
+    if results or any(exists(folder / state) for folder in folders):
+        return "Run the same command with --resume to keep completed work."
+    return "Nothing was saved."
+
+
+def raise_failures(failures: dict[str, Exception], models: int, advice: str) -> None:
+    """Raise an error if any of the requested ``models`` failed; ``advice`` applies if there are several."""
     if not failures:
         return
     first = next(iter(failures.values()))
     unexpected = next((error for error in failures.values() if not isinstance(error, ReplkProbeError)), None)
     if models == 1 or unexpected is not None:
         raise unexpected or first
+    names = ", ".join(failures)
     raise ReplkProbeError(
-        f"{len(failures)} of {models} models could not be measured: {', '.join(failures)}. {first} {advice}"
+        f"{len(failures)} of {models} models could not be measured: {names}. The reasons are printed above. {advice}"
     )
 
 

@@ -26,7 +26,7 @@ from ._options import (
     weights_of_each,
 )
 from ._output import conclusion, note
-from ._runs import announce, measure_plans, raise_failures, run_plan
+from ._runs import announce, measure_plans, raise_failures, resume_advice, run_plan
 
 if TYPE_CHECKING:
     from replk_probe.erf.plan import ErfPlan
@@ -52,7 +52,7 @@ _SIZE = 1024
     "--layer",
     metavar="SPEC",
     help="Target layer: stage3.5 (stages from 1, blocks from 0) or a module path. "
-    "[default: the last feature map before the final norm]",
+    "[default: the last map before the final norm, or else the map that enters the pooling]",
 )
 @click.option(
     "--thresholds",
@@ -116,7 +116,7 @@ def command(
     results, failures = measure_plans(plans, folders, lambda plan, folder: _measure(plan, folder, resume))
     if results:
         _report(results, output or _DEFAULT_OUTPUT, compare=len(models) > 1)
-    raise_failures(failures, len(models))
+    raise_failures(failures, len(models), resume_advice(results, folders, _CHECKPOINT))
 
 
 def _default_size(models: Sequence[str]) -> int:

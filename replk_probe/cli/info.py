@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from ._output import show
-
-_NAME, _WIDTH = 17, 100
+_NAME = 17  # width of the column of names
 
 
 @click.command()
@@ -30,43 +27,40 @@ def command(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
-        show(*_lines(found))
+        from replk_probe.report.text import terminal_layout, wrapped
+
+        layout = terminal_layout()
+        for name, text in _rows(found):
+            for line in text.splitlines() or [""]:
+                # Paths and compiler names are not split, so that they can be copied.
+                click.echo("\n".join(wrapped(line, f"{name:<{_NAME}}", layout, break_words=False)))
+                name = ""
     if found["error"]:
         # Not by an exception: the error is part of the table, which users paste into bug reports.
         click.get_current_context().exit(1)
 
 
-def _lines(found: dict[str, Any]) -> Iterator[str]:
+def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and texts; a row without a name continues the previous one."""
+    from replk_probe.runtime.formatting import counted
+
     native = found["native"]
-    yield from _row("CPU", f"{found['cpu']}, {_count(found['cores'], 'core')}: {' '.join(found['cpu_features'])}")
-    yield from _row("torch", f"{found['torch']}, {_count(found['torch_threads'], 'thread')}")
+    yield "CPU", f"{found['cpu']}, {counted(found['cores'], 'core')}: {' '.join(found['cpu_features'])}"
+    yield "torch", f"{found['torch']}, {counted(found['torch_threads'], 'thread')}"
     if native["loaded"]:
-        yield from _row("native library", native["path"])
-        yield from _row("", f"interface {native['abi_version']}, built by {native['compiler']}")
+        yield "native library", native["path"]
+        yield "", f"interface {native['abi_version']}, built by {native['compiler']}"
         best = "" if native["isa"] == native["best_isa"] else f" (best: {native['best_isa']})"
-        yield from _row("instruction set", f"{native['isa'] or 'none, see the error below'}{best}")
-        yield from _row("methods", ", ".join(native["methods"]) or "none")
-        yield from _row("threads", f"torch's own ({native['openmp']})" if native["openmp"] else "started by each call")
+        yield "instruction set", f"{native['isa'] or 'none, see the error below'}{best}"
+        yield "methods", ", ".join(native["methods"]) or "none"
+        yield "threads", f"those of torch ({native['openmp']})" if native["openmp"] else "started by each call"
     else:
-        yield from _row("native library", f"not loaded. {native['load_error']}")
+        yield "native library", f"not loaded. {native['load_error']}"
     for index, (dtype, backend) in enumerate(found["backends"].items()):
-        yield from _row("" if index else "backend", f"{dtype:<10}{backend}")
+        yield "" if index else "backend", f"{dtype:<10}{backend}"
     if found["spectra_limit_bytes"] is not None:
-        yield from _row("prepared kernels", f"at most {found['spectra_limit_bytes'] >> 20} MB")
+        yield "prepared kernels", f"at most {found['spectra_limit_bytes'] >> 20} MB"
     for index, (name, value) in enumerate(found["environment"].items()):
-        yield from _row("" if index else "environment", f"{name}={value}")
+        yield "" if index else "environment", f"{name}={value}"
     if found["error"]:
-        yield from _row("error", found["error"])
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def _row(name: str, text: str) -> Iterator[str]:
-    """A name and its text, wrapped with a hanging indent; paths and compiler names are not split."""
-    label = name
-    for line in text.splitlines() or [""]:
-        for part in textwrap.wrap(line, _WIDTH - _NAME, break_long_words=False, break_on_hyphens=False) or [""]:
-            yield f"{label:<{_NAME}}{part}".rstrip()
-            label = ""
+        yield "error", found["error"]

@@ -82,12 +82,12 @@ def command(models: tuple[str, ...], weights: tuple[str, ...], output: Path | No
             announce(plan, "the kernels are those of the initialization")
             results.append(plan.run(progress=True))
         except ReplkProbeError as error:
-            failures[name] = error
             if len(names) > 1:
-                failure(name, error)
+                failure(name, error, failures)
+            failures[name] = error
     if results:
         _report(results, folder)
-    raise_failures(failures, len(names), f"The other results are in {folder}." if results else "Nothing was written.")
+    raise_failures(failures, len(names), f"The other results are in {folder}." if results else "Nothing was saved.")
 
 
 def _report(results: list[KernelResult], folder: Path) -> None:

@@ -48,14 +48,12 @@ def command(pattern: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([describe(name, count=counted) for name in names], indent=2))
         return
-    from replk_probe.report.text import PLAIN, table, terminal_layout
+    from replk_probe.report.text import table, terminal_layout
     from replk_probe.runtime.progress import progress
 
     with progress(names, desc="Counting", unit="model") as bar:
         rows = [_cells(describe(name, count=counted)) for name in bar]
-    layout = terminal_layout()
-    lines = table(_HEAD, rows, layout, left=("family", "kernels", "weights"), fit=layout is not PLAIN)
-    click.echo("\n".join(lines))
+    click.echo("\n".join(table(_HEAD, rows, terminal_layout(), left=("family", "kernels", "weights"))))
     if not counted:
         note(f"{len(names)} models: parameters and MACs are counted for at most {_MOST_COUNTED} models.")
 

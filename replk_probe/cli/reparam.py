@@ -57,6 +57,8 @@ def command(checkpoint: Path, model: str, output: Path, scheme: str, no_merge: b
 
 def _lines(report: ReparamReport) -> list[str]:
     """Lines for the terminal."""
+    from replk_probe.runtime.formatting import dimensions
+
     source, written = report.source, report.written
     form = "" if source.form is None else f", {source.form} form"
     naming = "replk-probe" if source.naming == "own" else source.naming
@@ -80,7 +82,7 @@ def _lines(report: ReparamReport) -> list[str]:
         lines.append(f"          in float64: {_difference(report.merging)}")
     if report.unmerged:
         lines.append(f"left:     {report.unmerged}")
-    size = "x".join(map(str, report.image_shape))
+    size = dimensions(report.image_shape)
     lines.append(f"verified: new file read back, random image {size}, float64:")
     lines.append(f"          {_difference(report.rounding)}")
     lines.append(f"written:  {written.path}, names: {report.scheme}, sha256 {written.sha256[:8]}")

@@ -29,7 +29,7 @@ from ._options import (
     weights_of_each,
 )
 from ._output import conclusion, note
-from ._runs import announce, measure_plans, raise_failures, run_plan
+from ._runs import announce, measure_plans, raise_failures, resume_advice, run_plan
 
 if TYPE_CHECKING:
     from replk_probe.shape_bias.decision_mapping import LabelMapping
@@ -126,6 +126,7 @@ def command(
     from replk_probe.shape_bias.stimuli.stimulus_set import SYNTHETIC
     from replk_probe.shape_bias.stimulus_source import check_partial, open_stimuli
 
+    weights_each = weights_of_each(models, weights)
     config = ShapeBiasConfig(
         mapping=None if mapping is None else load_mapping(mapping),
         size=None if size is None else check_size(parse_size(size)),
@@ -134,7 +135,6 @@ def command(
         **options,
     )
     observers = _imported(imported, config.mapping)
-    weights_each = weights_of_each(models, weights)
     folders = destinations(models, output, _DEFAULT_OUTPUT)
     check_partial(chosen, allow_partial)
     if stimuli is not None:
@@ -158,7 +158,7 @@ def command(
     if results:
         compared = _save_compared(results, observers, imported)
         _report(compared, sets, output or _DEFAULT_OUTPUT, compare=len(models) > 1)
-    raise_failures(failures, len(models))
+    raise_failures(failures, len(models), resume_advice(results, folders, _CHECKPOINT))
 
 
 def _imported(folder: Path | None, mapping: LabelMapping | None) -> tuple[Decisions, ...]:
@@ -209,17 +209,20 @@ def _without_model(
     from replk_probe.shape_bias.stimuli.cue_conflict import cached_cue_conflict
     from replk_probe.shape_bias.stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC
 
-    if weights != ("auto",) or stimuli not in (None, SYNTHETIC) or mapping is not None:
+    option = "--mapping" if mapping is not None else "--stimuli" if stimuli not in (None, SYNTHETIC) else None
+    if option is not None:
         raise InvalidInputError(
-            "No model was given. --weights, --mapping and --stimuli apply to a model. Give it with --model."
+            f"{option} was given without --model. The default models classify only the synthetic stimuli. "
+            f"Give a model with --model, or omit {option}."
         )
+    if weights != ("auto",):
+        return *named_or_default((), weights), SYNTHETIC
     entry = default_entry(_MODEL)
     if stimuli is None and entry is not None and cached_path(entry) is not None and cached_cue_conflict() is not None:
         note(f"No --model given: measuring {entry.name} on {CUE_CONFLICT}, both from the cache.")
         return (_MODEL,), (entry.name,), CUE_CONFLICT
     names, sources = named_or_default((), weights)
-    fetch = f"replk-probe data fetch {CUE_CONFLICT} && replk-probe weights fetch {entry.name if entry else _MODEL}"
-    note(f"For an ImageNet model, first run: {fetch}")
+    note(f"For an ImageNet model: replk-probe shape-bias --model {_MODEL}")
     return names, sources, SYNTHETIC
 
 

@@ -54,7 +54,7 @@ def list_weights(pattern: str, as_json: bool) -> None:
             rows.append(row | more | {"embedded": bool(entry.embedded), "record": record})
         click.echo(json.dumps(rows, indent=2))
         return
-    from replk_probe.report.text import PLAIN, table, terminal_layout
+    from replk_probe.report.text import table, terminal_layout, wrapped
 
     table_rows = []
     for entry in entries:
@@ -63,19 +63,18 @@ def list_weights(pattern: str, as_json: bool) -> None:
         cells = (entry.name, entry.top1, entry.input_size, entry.host, digest, cached_text)
         shown = ["-" if cell is None else str(cell) for cell in cells]
         table_rows.append([*shown, entry.license.split(" (")[0], entry.training])
-    layout = terminal_layout()
     left = ("host", "sha256", "cached", "license", "training")
-    click.echo("\n".join([*table(_HEAD, table_rows, layout, left, fit=layout is not PLAIN), ""]))
-    for license_name in sorted({entry.license for entry in own}):
-        show(f"License: {license_name}")
-    for provenance in sorted({entry.provenance for entry in own}):
-        show(f"Weights: {provenance}")
+    layout = terminal_layout()
+    footer = [f"License: {name}" for name in sorted({entry.license for entry in own})]
+    footer += [f"Weights: {provenance}" for provenance in sorted({entry.provenance for entry in own})]
     if any(entry.host == "Google Drive" for entry in entries):
-        show("Files on Google Drive require gdown: pip install gdown")
+        footer.append("Files on Google Drive require gdown: pip install gdown")
     if len(entries) > len(own):
-        show("Weights of timm are published at https://huggingface.co/timm; --json shows the origin of each.")
+        footer.append("Weights of timm are published at https://huggingface.co/timm; --json shows the origin of each.")
     elif pattern == "*":
-        show("To list weights of timm, pass a pattern: replk-probe weights list 'swin_tiny*'")
+        footer.append("To list weights of timm, pass a pattern: replk-probe weights list 'swin_tiny*'")
+    lines = [*table(_HEAD, table_rows, layout, left, optional=("training",)), ""]
+    click.echo("\n".join([*lines, *(line for text in footer for line in wrapped(text, "", layout))]))
 
 
 @command.command("fetch")

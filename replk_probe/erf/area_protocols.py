@@ -229,7 +229,7 @@ def _rings(height: int, width: int, center: tuple[float, float]) -> _Rings:
 def _edges(ring: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.intp]:
     """First and last-plus-one index of the pixels within ring k, for every k: ``[count, 2]``."""
     held = np.cumsum(np.bincount(ring, minlength=count))
-    # Ring numbers fall towards the center and rise again, so the pixels of a window are contiguous.
+    # Ring numbers fall toward the center and rise again, so the pixels of a window are contiguous.
     first = np.searchsorted(-np.minimum.accumulate(ring), -np.arange(count))
     return np.stack([first, first + held], axis=1)
 

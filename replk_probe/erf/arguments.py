@@ -67,9 +67,11 @@ def choose_images(data: Any, n: int, seed: int, sampling: str) -> ImageSet | Ten
         return sample_images(data, n, seed, sampling)  # type: ignore[arg-type]
     batch = torch.from_numpy(data) if isinstance(data, np.ndarray) else data
     if not isinstance(batch, Tensor) or batch.dim() != 4 or batch.numel() == 0 or not batch.is_floating_point():
-        given = f"{batch.dtype} {list(batch.shape)}" if isinstance(batch, Tensor) else type(data).__name__
+        given = f"an object of type {type(data).__name__}"
+        if isinstance(batch, Tensor):
+            given = f"{batch.dtype} {list(batch.shape)}"
         raise InvalidInputError(
-            f"Expected images as data, got {given}. Give an ImageSet, a folder or normalized floating-point images "
+            f"Expected images as data, but got {given}. Give an ImageSet, a folder or normalized floating-point images "
             "[N, C, H, W]."
         )
     return TensorImages(batch.detach())

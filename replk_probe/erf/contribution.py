@@ -189,10 +189,11 @@ def _cut_off(point: LayerPoint) -> InvalidInputError:
 def check_batch(batch: Tensor) -> None:
     """Raise InvalidInputError unless the batch is a floating-point tensor ``[N, C, H, W]``."""
     if not isinstance(batch, Tensor) or batch.dim() != 4:
-        given = f"[{', '.join(map(str, batch.shape))}]" if isinstance(batch, Tensor) else type(batch).__name__
+        tensor = isinstance(batch, Tensor)
+        given = f"a tensor {list(batch.shape)}" if tensor else f"an object of type {type(batch).__name__}"
         raise InvalidInputError(
-            f"The batch is {given}. Contribution scores need images as a tensor [N, C, H, W]; "
-            "add a batch dimension to a single image."
+            f"Expected the batch as a tensor [N, C, H, W], but got {given}. Contribution scores are computed for "
+            "batches of images. Add a batch dimension to a single image."
         )
     if not batch.is_floating_point():
         raise InvalidInputError(

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from replk_probe.models.inference.copying import copy_of
+from replk_probe.runtime.formatting import dimensions
 
 
 def resized(model: nn.Module, size: tuple[int, int]) -> Iterator[tuple[nn.Module, str]]:
@@ -19,7 +20,7 @@ def resized(model: nn.Module, size: tuple[int, int]) -> Iterator[tuple[nn.Module
 
     The most likely one is first. The caller must check whether it accepts images of that size.
     """
-    pixels = f"{size[0]}x{size[1]}"
+    pixels = dimensions(size)
     setter = getattr(model, "set_input_size", None)
     if callable(setter):
         ways: list[dict[str, Any]] = [{}]
@@ -34,7 +35,7 @@ def resized(model: nn.Module, size: tuple[int, int]) -> Iterator[tuple[nn.Module
                     other.set_input_size(img_size=size, **way)  # type: ignore[operator]
             except (TypeError, ValueError, AssertionError, RuntimeError):
                 continue  # a method of the same name with another meaning
-            kept = f", windows of {window[0]}x{window[1]} kept" if window and way else ""
+            kept = f", windows of {dimensions(window)} kept" if window and way else ""
             yield other, f"Built for {pixels} px: position embeddings resized{kept}."
     positions = getattr(getattr(model, "encoder", None), "pos_embedding", None)
     if isinstance(positions, Tensor) and hasattr(model, "image_size") and size[0] == size[1]:

@@ -63,7 +63,8 @@ def measure_erf(
         images: Number of images to take from a folder or from the embedded set.
         size: Side in pixels, or (H, W), to which images are resized without keeping their aspect ratio.
         layer: ``"stage3.5"``, a module path, a module of the model (``model.layer4``), or None for the last map before
-            the final norm.
+            the final norm, or else the value that enters the spatial reduction (see
+            :func:`~replk_probe.erf.contribution_scores`).
         thresholds: Shares of the total contribution, each in (0, 1).
         precision: ``"fp32"``: float32 throughout. ``"fast"``: float32 forward pass, reduced-precision matrix products
             in the backward pass. ``"bf16"``: reduced precision in both passes. A prepared model keeps its precision.

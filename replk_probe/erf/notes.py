@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from replk_probe.runtime.formatting import dimensions
+
 # A norm or layer scale of this size makes its branch negligible compared with the shortcut.
 _CLOSED = 1e-4
 
@@ -24,7 +26,7 @@ def interval_note(counts: Sequence[int]) -> str | None:
 
 def trained_size_note(trained: tuple[int, int], measured: tuple[int, int]) -> str:
     """A note on whether a small model of this package is measured at the image size on which it was trained."""
-    size, other = (f"{height}x{width} px" for height, width in (trained, measured))
+    size, other = (f"{dimensions(size)} px" for size in (trained, measured))
     if trained == measured:
         return f"Measured at {size}, the size of the training images of this small model."
     return f"This small model was trained on images of {size}, but is measured at {other}."

@@ -155,7 +155,8 @@ def _check_called_once(found: _Found) -> None:
 def _probe(model: nn.Module, shape: Sequence[int], point: LayerPoint | None, *, trace: bool = False) -> _Found:
     """Run the network once, on the meta device if that is possible, otherwise without gradients.
 
-    ``point`` is the layer to find; None for the default, the last map before the final norm or pooling.
+    ``point`` is the layer to find; None for the default, the last map before the final norm, or else the
+    value that enters the spatial reduction.
     """
     try:
         return _probe_on_meta(model, shape, point, trace=trace)

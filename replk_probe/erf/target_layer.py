@@ -261,7 +261,7 @@ def _describe(given: Any) -> str:
     if isinstance(given, (tuple, list)):
         items = ", ".join(_describe(item) for item in given[:6])
         return f"a {type(given).__name__} ({items}{', ...' if len(given) > 6 else ''})"
-    return type(given).__name__
+    return "None" if given is None else f"an object of type {type(given).__name__}"
 
 
 def never_called(point: LayerPoint) -> InvalidInputError:

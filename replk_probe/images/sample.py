@@ -138,10 +138,10 @@ def sample_images(
 def check_sample(n: Any, sampling: Any) -> None:
     """Raise InvalidInputError unless ``n`` is a number of images and ``sampling`` one of :data:`SAMPLINGS`."""
     if not isinstance(n, numbers.Integral) or isinstance(n, bool) or n < 1:
-        given = str(n) if n is None or isinstance(n, numbers.Number | str) else f"{type(n).__name__} of"
+        given = repr(n) if n is None or isinstance(n, numbers.Number | str) else f"an object of type {type(n).__name__}"
         raise InvalidInputError(
-            f"Cannot measure {given} images. The number of images must be an integer of at least 1. Pass the images "
-            "themselves as data."
+            f"The number of images cannot be {given}. It must be an integer of at least 1. Pass the images themselves "
+            "as data."
         )
     if sampling not in SAMPLINGS:
         raise InvalidInputError(f"Unknown sampling {sampling!r}. Choose from {', '.join(SAMPLINGS)}.")

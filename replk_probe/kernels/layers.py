@@ -234,7 +234,9 @@ class _Network:
             if chosen:
                 return chosen
             if not self.kernels:
-                raise InvalidInputError(f"{type(self.model).__name__} has no kernel. {self._existing()}")
+                raise InvalidInputError(
+                    f"No layer of {type(self.model).__name__} has a kernel to measure. {self._existing()}"
+                )
             note = (
                 f"{type(self.model).__name__} has no depthwise convolution: its {len(self.kernels)} convolutions "
                 "larger than 1 x 1 are aggregated over output and input channels."
@@ -262,12 +264,13 @@ class _Network:
             self.kernels |= branches
             inside = [*branches]
         if not inside:
-            what = f"It is {type(module).__name__}, without a convolution larger than 1 x 1"
+            what = f"It is a module of type {type(module).__name__}, without a convolution larger than 1 x 1"
             if isinstance(module, nn.Conv2d):
                 what = "It is a 1 x 1 convolution"
             elif any(isinstance(inner, _ConvNd) and not isinstance(inner, nn.Conv2d) for inner in module.modules()):
                 what = (
-                    f"It is {type(module).__name__}, and only kernels of two-dimensional convolutions can be measured"
+                    f"It is a module of type {type(module).__name__}, and only kernels of two-dimensional convolutions "
+                    "can be measured"
                 )
             raise InvalidInputError(
                 f"Layer {spec!r} of {type(self.model).__name__} has no kernel. {what}. {self._existing()}"

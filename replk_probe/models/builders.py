@@ -20,6 +20,7 @@ from replk_probe.errors import InvalidInputError, ReplkProbeError, UnknownModelE
 from replk_probe.runtime.paths import usable_path
 
 from .model_id import ModelId, check_network
+from .weights.catalog import CATALOG
 
 # torchvision makes these two renormalize their input when it loads their weights.
 _RENORMALIZING = ("googlenet", "inception_v3")
@@ -29,13 +30,21 @@ def builder_of(model: ModelId) -> Callable[[dict[str, Any]], nn.Module]:
     """The callable that builds a model from its options; user code is only imported when it is called.
 
     Raises:
-        UnknownModelError: The registry or torchvision has no such model, or it is a model of a hub.
+        UnknownModelError: The registry or torchvision has no such model, there is no such file, it is a model of a
+            hub, or it is the name of weights.
     """
+    if model.name in CATALOG:
+        raise UnknownModelError(
+            f"Unknown model {model.name!r}. It is the name of a set of weights. Use the model "
+            f"{CATALOG[model.name].model!r} with the weights {model.name!r}."
+        )
     if model.kind == "torchvision":
         return _torchvision_builder(model)
     if model.kind == "hub":
         raise _on_a_hub(model)
     if model.kind == "factory":
+        if model.source.endswith(".py") and not usable_path(model.source, "The model file").is_file():
+            raise UnknownModelError(f"Unknown model {model.name!r}. There is no such file. Check the path.")
         return partial(build_from_factory, model)
     if not model.is_registered:
         raise _unknown(model)
@@ -103,14 +112,12 @@ def build_from_factory(model_id: ModelId, overrides: dict[str, Any]) -> nn.Modul
         overrides: Keyword arguments of the factory.
 
     Raises:
-        UnknownModelError: There is no such file, module or attribute, or the code cannot be imported.
+        UnknownModelError: There is no such module or attribute, or the code cannot be imported.
         InvalidInputError: The factory raises, or does not return an ``nn.Module``.
     """
     name, source = model_id.name, model_id.source
     path = usable_path(source, "The model file")
     is_file = source.endswith(".py")
-    if is_file and not path.is_file():
-        raise UnknownModelError(f"Unknown model {name!r}. There is no file {source}. Check the path.")
     with _importable(path.resolve().parent if is_file else Path.cwd()):
         try:
             module = _import_file(path) if is_file else importlib.import_module(source)

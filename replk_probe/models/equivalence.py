@@ -70,8 +70,8 @@ def outputs_of(
             handle.remove()
     if not isinstance(output, Tensor):
         raise InvalidInputError(
-            f"{type(model).__name__} cannot be verified. It returns {type(output).__name__} instead of one tensor of "
-            "class scores. Use a model that returns a tensor."
+            f"{type(model).__name__} cannot be verified. It returns an object of type {type(output).__name__} "
+            "instead of one tensor of class scores. Use a model that returns a tensor."
         )
     done()
     return {**found, "": output}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from replk_probe.errors import InvalidInputError, UnknownModelError
+from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.checks import check_bool, check_seed, check_weights
 from replk_probe.runtime.devices import resolve_device
 from replk_probe.runtime.provenance import WeightsInfo
@@ -22,7 +22,6 @@ from .checkpoints.load import CheckpointReport
 from .checkpoints.load import load_checkpoint as load_file
 from .model_id import ModelId
 from .records import attach_weights_info
-from .weights.catalog import CATALOG
 from .weights.resolve import ResolvedWeights, resolve_weights
 
 
@@ -127,11 +126,6 @@ def _prepare(
     """Check the arguments and fetch the weights before the network is built, which takes a while for large ones."""
     weights, seed = check_weights(weights), check_seed(seed)
     check_bool("ema", ema)
-    if model_id.name in CATALOG:
-        raise UnknownModelError(
-            f"Unknown model {model_id.name!r}. It is the name of a set of weights. Use the model "
-            f"{CATALOG[model_id.name].model!r} with the weights {model_id.name!r}."
-        )
     build = builder_of(model_id)
     return build, resolve_weights(model_id, weights), seed
 

@@ -12,6 +12,7 @@ import timm
 import torch
 from timm.layers import activations, norm
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from replk_probe.errors import UnknownModelError
@@ -30,6 +31,21 @@ _UNCOUNTED = frozenset(
         *(nn.ReLU, nn.ReLU6, nn.GELU, activations.GELU, nn.SiLU, nn.Sigmoid, nn.Dropout, nn.Softmax),
     }
 )
+# Methods with which networks initialize their weights.
+_INITIALIZERS = frozenset(
+    getattr(torch.Tensor, f"{name}_")
+    for name in ("fill", "zero", "normal", "uniform", "erfinv", "mul", "add", "clamp", "copy")
+)
+
+
+class _Uninitialized(TorchFunctionMode):
+    """Skips the initialization of tensors on the meta device: it has no effect, but is slow Python code in torch."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The tensor itself for an initialization, otherwise the result of the function."""
+        if func in _INITIALIZERS and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def own_models() -> list[str]:
@@ -119,7 +135,7 @@ def describe(name: str, count: bool = True) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with torch.device("meta"):
+            with torch.device("meta"), _Uninitialized():
                 model = timm.create_model(name)
             return row | _counts(model)
     except Exception:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from replk_probe.bench.result import OURS, PASS_LABELS, TORCH, SpeedCase, SpeedResult
-from replk_probe.runtime.formatting import counted
+from replk_probe.runtime.formatting import counted, dimensions
 
 from .text import PLAIN, Layout, table, wrapped
 
@@ -90,7 +90,8 @@ def _notes(result: SpeedResult) -> Iterator[str]:
     if any(case.method_channels_last == "aten" != case.method for case in result.cases):
         yield "Small kernels in channels_last are computed by torch's own convolution."
     largest = max(case.workspace_bytes for case in result.cases)
-    yield f"Scratch memory of a call: at most {largest / 2**20:.1f} MB."
+    amount = f"{largest / 2**20:.1f} MB" if largest >= 2**20 else f"{largest / 2**10:.0f} kB"
+    yield f"Scratch memory of a call: {f'at most {amount}' if largest else 'none'}."
     for case in result.cases:
         for timing in case.timings:
             if timing.minimum is None and timing.note:
@@ -110,4 +111,4 @@ def _ratio(ratio: float | None) -> str:
 
 
 def _method(case: SpeedCase) -> str:
-    return case.method + (f" {case.tile[0]}x{case.tile[1]}" if any(case.tile) else "")
+    return case.method + (f" {dimensions(case.tile)}" if any(case.tile) else "")

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from replk_probe.kernels.kernel import Kernel, folding_text
 from replk_probe.kernels.published import SOURCE, find_published
 from replk_probe.kernels.result import KernelResult, distinct_names
-from replk_probe.runtime.formatting import percent
+from replk_probe.runtime.formatting import dimensions, percent
 
 from .text import PLAIN, Layout, decimals, note_lines, notes_of, table, wrapped
 
 _HEAD = (
-    "layer", "variant", "K", "C", "3x3 %", "skeleton %", "50/90/99 %", "entropy", "mirror", "zeros %", "small %",
+    "layer", "variant", "K", "C", "3x3 %", "skeleton %", "50/90/99 %", "entropy", "mirror", "zero %", "small %",
 )  # fmt: skip
 
 
@@ -21,7 +21,8 @@ def kernels_table(results: Sequence[KernelResult], layout: Layout = PLAIN) -> st
     named = list(zip(distinct_names(results), results, strict=True))
     rows = [row for name, result in named for row in _rows(name, result)]
     notes = [(name, notes_of(result.run.weights, result.notes)) for name, result in named]
-    return "\n".join([*table(_HEAD, rows, layout), "", *_legend(results, layout), *note_lines(notes, layout)])
+    lines = table(_HEAD, rows, layout, optional=("mirror", "zero %"))
+    return "\n".join([*lines, "", *_legend(results, lines[0], layout), *note_lines(notes, layout)])
 
 
 def _rows(name: str, result: KernelResult) -> Iterator[list[str] | str]:
@@ -35,14 +36,14 @@ def _rows(name: str, result: KernelResult) -> Iterator[list[str] | str]:
             yield ["  published, trained" if run.weights.is_random else "  published", *[""] * 3, *shares, *[""] * 5]
 
 
-def _legend(results: Sequence[KernelResult], layout: Layout) -> Iterator[str]:
+def _legend(results: Sequence[KernelResult], head: str, layout: Layout) -> Iterator[str]:
     ways = " and ".join(dict.fromkeys(result.run.aggregate for result in results))
     kernels = [(result.run.model, kernel) for result in results for kernel in result.kernels]
+    mirror = "mirror: left-right symmetry; " if "mirror" in head else ""
     yield from wrapped(
         f"Absolute weights, {folding_text([kernel for _, kernel in kernels])}{ways} over C channels. 3x3, skeleton: "
-        "share of the central 3x3, and of the central row and column. 50/90/99 %: side of the centered square with "
-        "that share. entropy: 1 for a uniform kernel. mirror: left-right symmetry. zeros: weights stored as 0. "
-        "small: share of the small branch.",
+        "share of the central 3x3, and of the central row and column; 50/90/99 %: side of the square with that "
+        f"share; entropy: 1 if uniform; {mirror}small: share of the small branch.",
         layout=layout,
     )
     if any(find_published(model, kernel.path, kernel.variant) for model, kernel in kernels):
@@ -54,7 +55,7 @@ def _cells(kernel: Kernel) -> list[str]:
     return [
         kernel.layer,
         kernel.variant,
-        str(height) if height == width else f"{height}x{width}",
+        str(height) if height == width else dimensions(kernel.kernel_size),
         str(kernel.channels),
         percent(kernel.center3x3_share, 1, ""),
         percent(kernel.skeleton_share, 1, ""),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from replk_probe.runtime.formatting import percent, shortened
+from replk_probe.runtime.formatting import dimensions, percent, shortened
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo
 from replk_probe.shape_bias.observers import Observer, compare_pairs
 from replk_probe.shape_bias.published import ON_WHAT, SOURCE, TITLES
@@ -16,10 +16,13 @@ from replk_probe.shape_bias.statistics import Interval
 from .text import OMITTED, PLAIN, Layout, decimals, note_lines, notes_of, table, wrapped
 
 _HEAD = ("observer", "bias %", "95 % interval", "mean", "median", "shape", "texture", "other", "cue acc.", "kappa")
-_LEGEND = (
-    "bias, mean and median over the shape categories, and cue accuracy in percent; shape, texture, other: decisions "
-    "on stimuli with a cue conflict; kappa: mean error consistency with humans."
-)
+_LEGEND = {
+    "bias %": "bias %: shape / (shape + texture) of the decisions on stimuli with a cue conflict",
+    "mean": "mean: of the shape categories, in %",
+    "median": "median: likewise",
+    "cue acc.": "cue acc.: decisions for shape or texture, in %",
+    "kappa": "kappa: mean error consistency with humans",
+}
 _CATEGORY = 16  # maximum length of an observer's name above its column
 
 
@@ -64,10 +67,9 @@ def _detail(result: ShapeBiasResult) -> str:
     if result.model is None or not isinstance(result.run, RunInfo):
         return ""
     counts, run = result.model.counts, result.run
-    height, width = run.input_size
     return (
-        f"{counts.n_conflict + counts.n_congruent} stimuli of {run.image_source}, {counts.n_conflict} of them with "
-        f"a cue conflict; {height}x{width} px; {run.precision} on {run.device}"
+        f"{counts.n_conflict + counts.n_congruent} stimuli of {run.image_source}, {counts.n_conflict} with a cue "
+        f"conflict; {dimensions(run.input_size)} px; {run.precision} on {run.device}"
     )
 
 
@@ -109,7 +111,11 @@ def _observer_lines(observers: Sequence[Observer], random: Sequence[Observer | N
         ]
         for one in observers
     ]
-    lines = [*table(_HEAD, rows, layout), *wrapped(_LEGEND, "", layout)]
+    optional = ["median", "mean"]
+    optional.insert(2 if any(row[-1] != "-" for row in rows) else 0, "kappa")
+    lines = table(_HEAD, rows, layout, optional=optional)
+    legend = "; ".join(text for title, text in _LEGEND.items() if title in lines[0])
+    lines += wrapped(f"{legend}.", "", layout)
     return lines + (wrapped(f"{ON_WHAT}.", "", layout) if any(one.source == SOURCE for one in observers) else [])
 
 
@@ -141,17 +147,17 @@ def _share(one: Observer, category: str) -> str:
 def _pair_lines(results: Sequence[ShapeBiasResult], layout: Layout) -> list[str]:
     """Comparison of each pair of models on their common stimuli."""
     pairs = list(compare_pairs([result.decisions for result in results if result.decisions is not None]))
-    lines = ["Differences in shape bias on the same stimuli"] if pairs else []
+    lines: list[str] = []
     for first, second, pair in pairs:
         who = f"{first} - {second}"
         if math.isnan(pair.difference):
-            lines += wrapped(f"{who}: undefined, because one of them followed no cue", "  ", layout)
+            lines += wrapped(f"{who}: undefined, because one of them followed no cue", "", layout)
             continue
         opposite = f"{pair.first_only + pair.second_only} of {pair.n_pairs} ({pair.first_only} / {pair.second_only})"
         lines += wrapped(
-            f"{who}: {100 * pair.difference:+.1f} points ({_interval(pair.ci95, signed=True)}); opposite cues on "
-            f"{opposite}, McNemar's exact p = {pair.p_value:.2g}",
-            "  ",
+            f"{who}: {100 * pair.difference:+.1f} points of shape bias ({_interval(pair.ci95, signed=True)}); opposite "
+            f"cues on {opposite}, McNemar's exact p = {pair.p_value:.2g}",
+            "",
             layout,
         )
     return lines

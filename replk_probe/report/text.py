@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import os
+import re
 import sys
 import textwrap
 from collections.abc import Collection, Iterable, Sequence
@@ -22,6 +24,8 @@ WIDTH = 100
 OMITTED = "..."  # in ASCII, for any terminal
 _UNLIMITED = 10_000
 _NARROWEST = 12  # minimum width of a column of names, on any terminal
+READABLE = 24  # columns are omitted before a name is cut to less than this
+_TRAILING = re.compile(r" +((?:\x1b\[[0-9;]*m)*)$")
 
 
 class Layout(NamedTuple):
@@ -29,29 +33,40 @@ class Layout(NamedTuple):
 
     width: int = WIDTH  # maximum number of columns; numbers are never cut, so a table may exceed a very narrow terminal
     color: bool = False  # whether to use ANSI colors
+    cut_tables: bool = True  # whether ``width`` also applies to tables; otherwise, they are as wide as their cells
+
+    @property
+    def table_width(self) -> int:
+        """Maximum width of a table."""
+        return self.width if self.cut_tables else _UNLIMITED
 
 
 PLAIN = Layout()
 
 
 def terminal_layout() -> Layout:
-    """Layout of standard output; :data:`PLAIN` if it is not a terminal.
+    """Layout of standard output: as wide as ``COLUMNS`` if it is set, or else as the terminal.
 
-    ``NO_COLOR``, ``FORCE_COLOR``, ``COLUMNS`` and ``TERM`` are respected.
+    If standard output is not a terminal and ``COLUMNS`` is not set, tables are not cut, as another program reads them.
+    ``NO_COLOR``, ``FORCE_COLOR`` and ``TERM`` are respected.
     """
     from rich.console import Console
 
     console = Console(file=sys.stdout)
-    if not console.is_terminal:
-        return PLAIN
-    return Layout(console.width, console.color_system is not None and not console.no_color)
+    color = console.color_system is not None and not console.no_color
+    if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal():
+        return Layout(max(console.width, _NARROWEST), color)
+    return Layout(color=color, cut_tables=False)
 
 
-def wrapped(text: str, prefix: str = "", layout: Layout = PLAIN) -> list[str]:
-    """Escape ``text`` and wrap it into lines; ``prefix`` starts the first line and indents the others."""
+def wrapped(text: str, prefix: str = "", layout: Layout = PLAIN, *, break_words: bool = True) -> list[str]:
+    """Escape ``text`` and wrap it into lines; ``prefix`` starts the first line and indents the others.
+
+    ``break_words`` selects whether words that are longer than a line are broken.
+    """
     return textwrap.wrap(
         printable(text), layout.width, initial_indent=prefix, subsequent_indent=" " * len(prefix),
-        break_on_hyphens=False,
+        break_on_hyphens=False, break_long_words=break_words,
     )  # fmt: skip
 
 
@@ -60,17 +75,19 @@ def table(
     rows: Iterable[Sequence[str] | str],
     layout: Layout = PLAIN,
     left: Collection[str] = (),
-    fit: bool = True,
+    optional: Sequence[str] = (),
 ) -> list[str]:
     """Format a table as lines, with escaped cells.
+
+    If the table is too wide, columns are omitted, and left-aligned columns are cut in the middle. The cells of the
+    first column remain different from each other, and numbers are never cut.
 
     Args:
         head: Column titles. The first column is left-aligned, the others are right-aligned.
         rows: Cells of each row; a plain string is a heading across all columns.
         layout: Width and colors.
         left: Titles of further left-aligned columns.
-        fit: Whether to cut left-aligned columns in the middle so that the table fits the width, the first only as far
-            as its cells remain different.
+        optional: Titles of the columns that may be omitted, in this order, before names become hard to read.
     """
     from rich.cells import cell_len
     from rich.table import Table
@@ -78,28 +95,31 @@ def table(
 
     body = [row if isinstance(row, str) else [printable(cell) for cell in row] for row in rows]
     cells = [row for row in body if not isinstance(row, str)]
-    widths = [max(cell_len(row[column]) for row in [head, *cells]) for column in range(len(head))]
-    flexible = [column for column, title in enumerate(head) if column == 0 or title in left]
-    gap = 2 if not fit or sum(widths) + 2 * (len(head) - 1) <= layout.width else 1
-    excess = sum(widths) + gap * (len(head) - 1) - layout.width
+    widths = {column: max(cell_len(row[column]) for row in [head, *cells]) for column in range(len(head))}
+    aligned = [column for column, title in enumerate(head) if column == 0 or title in left]
+    for title in optional:
+        least = sum(min(width, READABLE) if column in aligned else width for column, width in widths.items())
+        if least + len(widths) - 1 > layout.table_width:
+            del widths[head.index(title)]
+    gap = 2 if sum(widths.values()) + 2 * (len(widths) - 1) <= layout.table_width else 1
+    excess = sum(widths.values()) + gap * (len(widths) - 1) - layout.table_width
     names = {row[0] for row in cells}
-    while fit and excess > 0 and widths[widest := max(flexible, key=widths.__getitem__)] > _NARROWEST:
+    flexible = [column for column in aligned if column in widths]
+    while excess > 0 and flexible and widths[widest := max(flexible, key=widths.__getitem__)] > _NARROWEST:
         if widest == 0 and len({shortened(name, widths[0] - 1, mark=OMITTED) for name in names}) < len(names):
-            if len(flexible) == 1:
-                break
-            flexible = flexible[1:]  # no two names of rows may be alike
+            flexible.remove(0)  # no two names of rows may be alike
             continue
         widths[widest] -= 1
         excess -= 1
 
     drawn = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="bold")
-    for column, (title, width) in enumerate(zip(head, widths, strict=True)):
-        justify: Literal["left", "right"] = "left" if column in flexible else "right"
-        drawn.add_column(Text(title), justify=justify, width=width, no_wrap=True)
+    for column, width in widths.items():
+        justify: Literal["left", "right"] = "left" if column in aligned else "right"
+        drawn.add_column(Text(head[column]), justify=justify, width=width, no_wrap=True)
     for row in cells:
         random, secondary = any("RANDOM" in cell for cell in row), row[0].startswith(" ")
         drawn.add_row(
-            *(Text(shortened(cell, width, mark=OMITTED)) for cell, width in zip(row, widths, strict=True)),
+            *(Text(shortened(row[column], width, mark=OMITTED)) for column, width in widths.items()),
             style="yellow" if random else "dim" if secondary else "",
         )
     lines = iter(_drawn(drawn, layout))
@@ -151,4 +171,4 @@ def _drawn(renderable: RenderableType, layout: Layout) -> list[str]:
         color_system="standard" if layout.color else None,
         legacy_windows=False,
     ).print(renderable, crop=False, highlight=False)
-    return [line.rstrip() for line in stream.getvalue().splitlines()]
+    return [_TRAILING.sub(r"\1", line) for line in stream.getvalue().splitlines()]

@@ -21,9 +21,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise InvalidInputError(
-            f"Unknown device {str(device)!r}. Torch has no device of this name. Use auto, cpu, cuda or cuda:1."
-        ) from error
+        named = isinstance(device, str)
+        reason = "Torch has no device of this name" if named else "A device is a name or a torch.device"
+        raise InvalidInputError(f"Unknown device {device!r}. {reason}. Use auto, cpu, cuda or cuda:1.") from error
     if found.type == "cuda":
         if not torch.cuda.is_available():
             raise BackendError(f"Device {str(device)!r} is not available. Torch finds no NVIDIA GPU. Use cpu.")

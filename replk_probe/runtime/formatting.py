@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 
 def percent(fraction: float | None, decimals: int | None = None, unit: str = " %") -> str:
@@ -21,6 +22,11 @@ def percent(fraction: float | None, decimals: int | None = None, unit: str = " %
 def counted(number: int, noun: str) -> str:
     """A number with a regular noun: ``"1 image"``, ``"2 images"``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def dimensions(sizes: Iterable[int]) -> str:
+    """Sizes as text, such as a height and a width: ``"224x160"``."""
+    return "x".join(map(str, sizes))
 
 
 def shortened(text: str, letters: int, head: int | None = None, mark: str = "\u2026") -> str:

@@ -259,8 +259,8 @@ def check_decisions(decisions: Sequence[Decisions]) -> tuple[Decisions, ...]:
     wrong = [one for one in decisions if not isinstance(one, Decisions)] if several else [decisions]
     if wrong:
         raise InvalidInputError(
-            f"Observers cannot be given as {type(wrong[0]).__name__}. Expected a sequence with the Decisions of each. "
-            "Read them with read_folder, or make them with Decisions.from_names."
+            "Expected observers as a sequence with the Decisions of each, but got an object of type "
+            f"{type(wrong[0]).__name__}. Read them with read_folder, or make them with Decisions.from_names."
         )
     check_names(decisions)
     return tuple(decisions)

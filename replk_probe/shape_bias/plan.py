@@ -29,6 +29,7 @@ from replk_probe.models.records import statistics_note
 from replk_probe.runtime.checkpoint import Checkpoint, discard
 from replk_probe.runtime.devices import device_label, measuring, resolve_device
 from replk_probe.runtime.escaping import printable
+from replk_probe.runtime.formatting import dimensions
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import RunInfo, software_versions
 
@@ -78,8 +79,8 @@ def plan_shape_bias(
     assert config.name is not None
     if stimuli is not None and not isinstance(stimuli, (StimulusSet, str, os.PathLike)):
         raise InvalidInputError(
-            f"Stimuli cannot be given as {type(stimuli).__name__}. Expected a StimulusSet, a folder or the name of a "
-            f"set. Give a StimulusSet, a path, {CUE_CONFLICT!r} or {SYNTHETIC!r}."
+            f"Expected stimuli as a StimulusSet, a folder or the name of a set, but got an object of type "
+            f"{type(stimuli).__name__}. Give a StimulusSet, a path, {CUE_CONFLICT!r} or {SYNTHETIC!r}."
         )
     check_partial(stimuli, config.allow_partial)
     if stimuli is None:
@@ -195,8 +196,8 @@ class ShapeBiasPlan:
         """Description of the resizing of the stimuli."""
         if self.stimuli.size == self.size:
             return "none"
-        found = "their own sizes" if self.stimuli.size is None else _pixels(self.stimuli.size)
-        return f"bicubic, warped from {found} to {_pixels(self.size)}"
+        found = "their own sizes" if self.stimuli.size is None else dimensions(self.stimuli.size)
+        return f"bicubic, warped from {found} to {dimensions(self.size)}"
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -204,10 +205,10 @@ class ShapeBiasPlan:
         resized = None
         if self.resize != "none":
             resized = (
-                f"The stimuli were resized ({self.resize} px), since the model's input is {_pixels(self.size)} px."
+                f"The stimuli were resized ({self.resize} px), since the model's input is {dimensions(self.size)} px."
             )
         ordered = None
-        if self.mapping.name == ONE_EACH:
+        if self.mapping.name == ONE_EACH and not _is_embedded(self.model):
             ordered = "The model's outputs are assumed to be the categories in alphabetical order."
         statistics = None
         if self.config.mean is None or self.config.std is None:
@@ -406,7 +407,3 @@ class _State:
         self.methods = {*saved.state["methods"]}
         self.probabilities, self.largest = saved.arrays["probabilities"], saved.arrays["largest"]
         self.depths = saved.arrays["depths"]
-
-
-def _pixels(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"

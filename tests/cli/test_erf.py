@@ -56,6 +56,9 @@ ERROR = torch.OutOfMemoryError("too much")
 def broken():
     return Broken(nn.Conv2d(3, 4, 3), nn.ReLU())
 
+def broken_too():
+    return broken()
+
 def wide():
     return Net(nn.Conv2d(3, 4, 7, stride=2, padding=3), nn.ReLU(), nn.Conv2d(4, 4, 5, padding=2))
 '''
@@ -122,7 +125,7 @@ def test_nothing_asked_for_is_measured_on_the_small_models(
     monkeypatch.chdir(tmp_path)
     done = replk_probe("erf", "--images", 3)
     assert done.exit_code == 0, done.output
-    assert "No --model given: measuring replknet_micro_k13_rep and replknet_micro_k13, small models" in done.stderr
+    assert "No --model given: measuring 2 small models trained on synthetic data." in done.stderr
     assert len(done.output.splitlines()) <= 20
     assert "RANDOM" not in done.output
     out = tmp_path / "replk-probe-out" / "erf"
@@ -150,7 +153,7 @@ def test_weights_belong_to_a_model(replk_probe: Run, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     done = replk_probe("erf", "--weights", "random")
     assert done.exit_code == 1
-    assert "No model was given" in done.stderr
+    assert "--weights was given without --model. The default models are measured with their own weights." in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -198,6 +201,8 @@ def test_the_other_models_are_measured_if_one_fails(
     assert all(names_in(out / f"networks.py-{name}") == FILES for name in ("small", "wide"))
     assert not list(out.glob("networks.py-broken/erf.*"))
     assert {"comparison.png", "comparison.pdf", "comparison.csv"} <= names_in(out)
+    assert done.stderr.splitlines()[-1].endswith("Run the same command with --resume to keep completed work.")
+
     with (out / "comparison.csv").open() as stream:
         assert {row["model"] for row in csv.DictReader(stream)} == {f"{networks}:small", f"{networks}:wide"}
     assert f"{networks}:small" in done.stdout and f"{networks}:wide" in done.stdout
@@ -211,6 +216,19 @@ def test_the_other_models_are_measured_if_one_fails(
         replk_probe("erf", *arguments)
     assert all(names_in(out / f"networks.py-{name}") == FILES for name in ("small", "wide"))
     assert (out / "comparison.csv").exists()
+
+
+def test_a_reason_is_printed_once_if_all_models_fail(
+    replk_probe: Run, networks: str, folder: Path, tmp_path: Path
+) -> None:
+    arguments = ("--model", f"{networks}:broken", "--model", f"{networks}:broken_too")
+    done = replk_probe("erf", *arguments, "--data", folder, "--images", 2, "--size", 32, "--output", tmp_path / "out")
+    assert done.exit_code == 1 and done.output.count("Not enough memory") == 1
+    assert f"{networks}:broken_too: failed. The reason is the same as for {networks}:broken." in done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        f"Error: 2 of 2 models could not be measured: {networks}:broken, {networks}:broken_too. "
+        "The reasons are printed above. Nothing was saved."
+    )
 
 
 def test_an_interruption_ends_the_run_of_several_models(replk_probe: Run, networks: str, tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_the_other_models_are_measured_if_one_fails(
         (["--model", "replknet31"], "Unknown model 'replknet31'"),
         (["--layer", "stage9.0"], "It has stages 1 to 2, with 1, 2 blocks, which count from 0."),
         (["--layer", "stages.0.blocks.0.pw1.conv"], "It is a 1 x 1 convolution. Choose one of its kernels: stage1.0"),
-        (["--layer", "head"], "It is Linear, without a convolution larger than 1 x 1"),
+        (["--layer", "head"], "It is a module of type Linear, without a convolution larger than 1 x 1"),
         (["--layer", "nowhere.*"], "matches the pattern 'nowhere.*'"),
         (["--model", "networks.py:dense", "--layer", "paper"], "has no layer that corresponds to the paper's"),
         (["--model", "networks.py:norep", "--variant", "small"], "stage1.0 has no small branch"),

@@ -160,7 +160,7 @@ def test_several_models_with_imported_observers(replk_probe: Run, tmp_path: Path
     assert set(record["observers"]) == {"humans", "subject-01"}
     assert record["shape_bias"]["error_consistency"]["mean_human"] == 1.0  # its own decisions under another name
     assert set(record["shape_bias"]["error_consistency"]["by_observer"]) == {"subject-01", "wide"}
-    assert "Differences in shape bias" in done.stdout
+    assert "points of shape bias" in done.stdout
     compared = json.loads((out / "comparison.json").read_text())
     assert compared["schema_version"] == 1
     (pair,) = compared["pairs"]
@@ -304,14 +304,14 @@ def test_an_interrupted_run_is_continued(
 
 
 def test_nothing_asked_for_offline(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a model, the small ones on drawn stimuli are announced with the two commands for the real thing."""
+    """Without a model, the small ones on drawn stimuli are announced with the command for an ImageNet model."""
     from replk_probe.cli import shape_bias
 
     chosen = shape_bias._without_model(("auto",), None, None)
     assert chosen == (("replknet_micro_k13_rep", "replknet_micro_k13"), ("pretrained",), "synthetic")
     expected = capsys.readouterr().err
     assert "small models trained on synthetic data" in expected
-    assert "replk-probe data fetch cue-conflict && replk-probe weights fetch replknet31b.in1k_224\n" in expected
+    assert "For an ImageNet model: replk-probe shape-bias --model replknet31b\n" in expected
 
 
 def test_nothing_asked_for_is_measured(replk_probe: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,9 +363,12 @@ def test_nothing_asked_for_with_all_in_the_cache(
     ("arguments", "words"),
     [
         (("--import", "nowhere"), "Cannot import nowhere"),
-        (("--stimuli", "nowhere"), "No model was given"),
-        (("--weights", "random"), "No model was given"),
-        (("--mapping", "labels.json"), "No model was given"),
+        (
+            ("--stimuli", "nowhere"),
+            "--stimuli was given without --model. The default models classify only the synthetic",
+        ),
+        (("--weights", "random"), "--weights was given without --model."),
+        (("--mapping", "labels.json"), "--mapping was given without --model."),
         (("--model", "resnet18", "--stimuli", "synthetic", "--allow-partial"), "Leave allow_partial out"),
         (("--model", "resnet18", "--stimuli", "nowhere", "--allow-partial"), "Leave allow_partial out"),
         (("--allow-partial",), "Leave allow_partial out"),

@@ -104,7 +104,7 @@ def test_folders_that_cannot_be_used_are_one_clear_error(tmp_path):
 
 @pytest.mark.parametrize("n", [0, -1, 1.5, True, None, "3"])
 def test_a_number_of_images_that_makes_no_sense_is_one_clear_error(n):
-    with pytest.raises(InvalidInputError, match=f"Cannot measure {n} images"):
+    with pytest.raises(InvalidInputError, match=f"The number of images cannot be {n!r}"):
         sample_images(None, n=n)
 
 

@@ -133,9 +133,13 @@ def test_a_network_that_is_one_convolution() -> None:
             "stages.0.blocks.0.pw1.conv",
             "It is a 1 x 1 convolution. Choose one of its kernels: stage1.0,",
         ),
-        ("replknet31b", "norm", "It is BatchNorm2d, without a convolution larger than 1 x 1"),
+        ("replknet31b", "norm", "It is a module of type BatchNorm2d, without a convolution larger than 1 x 1"),
         ("swin_tiny_patch4_window7_224", "norm", "aggregated over both channel axes: patch_embed.proj."),
-        ("swin_tiny_patch4_window7_224", "stage1.0", "It is SwinTransformerBlock, without a convolution"),
+        (
+            "swin_tiny_patch4_window7_224",
+            "stage1.0",
+            "It is a module of type SwinTransformerBlock, without a convolution",
+        ),
         ("resnet18", "paper", "has no layer that corresponds to the paper's"),
     ],
 )

@@ -72,7 +72,7 @@ def test_networks_that_return_something_else() -> None:
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             return x, x
 
-    with pytest.raises(InvalidInputError, match="It returns tuple instead of one tensor"):
+    with pytest.raises(InvalidInputError, match="It returns an object of type tuple instead of one tensor"):
         outputs_of(Pair(), torch.zeros(1, 3, 4, 4), [])
 
 

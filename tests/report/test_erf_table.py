@@ -12,7 +12,7 @@ from replk_probe.erf.area_protocols import area_ratios
 from replk_probe.erf.published import TABLE_10, find_published
 from replk_probe.erf.result import ErfResult, RatioRow
 from replk_probe.report.erf_table import erf_table
-from replk_probe.report.text import WIDTH
+from replk_probe.report.text import WIDTH, Layout
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo
 
 RANDOM = WeightsInfo("random-init", seed=0)
@@ -174,3 +174,23 @@ def test_tables_need_neither_torch_nor_matplotlib():
     code = "import sys, replk_probe.report.erf_table; print('torch' in sys.modules, 'matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize(("width", "narrow"), [(80, True), (120, False)])
+def test_a_comparison_is_one_table_at_every_usual_width(width: int, narrow: bool) -> None:
+    results = [make("replknet_micro_k13_rep"), make("resnet101", WeightsInfo("file:a.pth"))]
+    lines = erf_table(results, layout=Layout(width)).splitlines()
+    assert max(map(len, lines)) <= width
+    assert sum(line.startswith("area ratio, %") for line in lines) == 1
+    row = results[1].row("centred", 0.3)
+    number, (low, high) = (f"{100 * row.ratio:#.3g}"), (f"{100 * end:#.3g}" for end in row.ci95)
+    if narrow:
+        (found,) = [line.split() for line in lines if line.startswith("resnet101 ") and " centred " in line]
+        assert found[3] == number
+        paper = results[1].row("paper", 0.3)
+        place = next(i for i, line in enumerate(lines) if line.startswith("resnet101 ") and " paper " in line)
+        assert lines[place + 1].split()[:2] == ["95", "%"]
+        assert lines[place + 1].split()[3] == "-".join(f"{100 * end:#.3g}" for end in paper.ci95)
+        assert lines[place + 2].split()[:2] == ["published", "1.0"]
+    else:
+        assert any(f"{number} ({low}-{high})" in line for line in lines[lines.index("centred") :])

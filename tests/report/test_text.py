@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -46,7 +47,7 @@ def test_names_are_cut_and_numbers_are_not() -> None:
     head, row = table(("name", "n"), rows, Layout(30))
     assert head == "name".ljust(29) + "n" and row == "nnnnnnnn...nnnnnnEND 123456789"
     assert table(("name", "n"), rows, Layout(10))[1] == "nnnn...nnEND 123456789"
-    assert table(("name", "n"), rows, Layout(30), fit=False)[1] == "n" * 40 + "END  123456789"
+    assert table(("name", "n"), rows, Layout(30, cut_tables=False))[1] == "n" * 40 + "END  123456789"
 
 
 def test_cells_headings_and_paragraphs_are_escaped() -> None:
@@ -69,7 +70,15 @@ def test_colors_are_for_terminals() -> None:
     rows = [["net (RANDOM WEIGHTS)", "1"]]
     assert "\x1b[" not in "".join(table(("name", "n"), rows))
     assert "\x1b[33m" in table(("name", "n"), rows, Layout(color=True))[1]
-    assert terminal_layout() == Layout(100, False)
+
+
+def test_tables_are_cut_to_the_terminal_or_to_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert terminal_layout() == Layout(100, False, cut_tables=False)
+    monkeypatch.setenv("COLUMNS", "120")
+    assert terminal_layout() == Layout(120, False, cut_tables=True)
+    monkeypatch.setenv("COLUMNS", "0")
+    assert terminal_layout().width > 0
 
 
 @pytest.mark.parametrize(("variable", "color"), [("NO_COLOR", False), ("FORCE_COLOR", True)])
@@ -93,3 +102,25 @@ def test_names_of_rows_are_only_cut_as_far_as_they_differ() -> None:
     lines = table(("layer", "value"), [[name, "1.0"] for name in names], Layout(20))
     shown = [line.split()[0] for line in lines[1:]]
     assert len({*shown}) == len(names) and max(map(len, shown)) < len(names[0])
+
+
+def test_columns_are_omitted_before_names_become_unreadable() -> None:
+    head, rows = ("name", "a", "b", "kind"), [["n" * 22, "1", "2", "k" * 40], ["m" * 22, "3", "4", "k" * 40]]
+
+    def show(width: int) -> list[str]:
+        return [" ".join(line.split()) for line in table(head, rows, Layout(width), ("kind",), ("b", "kind"))]
+
+    assert show(51)[0] == "name a b kind" and "n" * 22 + " 1 2 " in show(51)[1]
+    assert show(50)[0] == "name a kind"
+    assert show(40)[0] == "name a" and show(40)[1] == "n" * 22 + " 1"
+
+
+@pytest.mark.parametrize("color", [False, True])
+@pytest.mark.parametrize("width", [30, 60, 80])
+def test_no_line_is_wider_than_the_terminal(color: bool, width: int) -> None:
+    rows = [["a_name_" * 6 + str(number), "1.0", "text " * 9] for number in range(3)]
+    lines = table(("name", "value", "training"), rows, Layout(width, color), left=("training",))
+    visible = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in lines]
+    assert max(map(len, visible)) <= width and not any(line.endswith(" ") for line in visible)
+    assert visible[0].startswith("name ")
+    assert len({line.split()[0] for line in visible[1:]}) == 3

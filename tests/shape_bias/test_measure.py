@@ -291,7 +291,7 @@ def test_outputs_that_are_not_finite_are_refused(small_net: nn.Module, small_sti
         ({"size": True}, "size True"),
         ({"batch_size": True}, "batch size cannot be True"),
         ({"batch_size": 2.0}, r"batch size cannot be 2\.0"),
-        ({"stimuli": 3}, "Stimuli cannot be given as int"),
+        ({"stimuli": 3}, "but got an object of type int"),
         ({"name": 3}, "cannot be called 3"),
         ({"name": ""}, "cannot be called ''"),
         ({"name": "a:"}, "cannot be called ''"),
@@ -318,7 +318,7 @@ def test_whole_numbers_may_be_numpys(small_net: nn.Module, small_stimuli: Path) 
 
 
 def test_observers_are_checked_before_the_run(small_stimuli: Path) -> None:
-    with pytest.raises(InvalidInputError, match="Observers cannot be given as str"):
+    with pytest.raises(InvalidInputError, match="but got an object of type str"):
         measure_shape_bias(Fails(), small_stimuli, observers="humans")  # type: ignore[arg-type]
 
 

@@ -130,7 +130,7 @@ def test_stimuli_have_names_that_can_be_written() -> None:
 
 @pytest.mark.parametrize("wrong", [observer("net", 0), "net", analyze([observer("net", 0)]), 3, [None]])
 def test_observers_are_a_sequence_of_decisions(wrong: Any) -> None:
-    with pytest.raises(InvalidInputError, match="Observers cannot be given as"):
+    with pytest.raises(InvalidInputError, match="Expected observers as a sequence"):
         ShapeBiasResult.from_decisions(observers=wrong)
 
 

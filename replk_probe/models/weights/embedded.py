@@ -62,6 +62,6 @@ def _entry(record: dict[str, Any], path: Path) -> CatalogEntry:
         num_classes=record["classes"],
         mean=tuple(record["mean"]),
         std=tuple(record["std"]),
-        remark=f"Small model for {side} px images, trained on synthetic data; not an ImageNet result.",
+        remark=f"Small model trained on synthetic data at {side} px; not an ImageNet result.",
         embedded=path.with_suffix(".safetensors"),
     )

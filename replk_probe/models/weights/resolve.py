@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -87,11 +89,17 @@ def resolve_weights(
             note = f"Using random weights: no pretrained weights available. {' '.join(str(error).split())}"
             resolved = ResolvedWeights(WeightsInfo(RANDOM_INIT, note=note))
     else:
-        resolved = _named(model, weights, download)
+        resolved = _named(model, weights)(download)
     if resolved.data is None and model.kind == "torchvision":
         # Unlike timm's, models of torchvision define no normalization: that of the first recipe is used.
         resolved = replace(resolved, data=_torchvision_data(next(iter(_torchvision_weights(model)), None)))
     return resolved
+
+
+def check_weights_exist(model: ModelId, weights: str) -> None:
+    """Raise WeightsError if ``weights`` is neither a name that is known for the model nor a file; nothing is loaded."""
+    if weights not in ("auto", "pretrained", "random"):
+        _named(model, weights)
 
 
 def weights_path(entry: CatalogEntry, host: Host = "auto") -> Path:
@@ -171,8 +179,8 @@ def _none_known(model: ModelId, reason: str) -> WeightsError:
     return WeightsError(f"No pretrained weights are known for {model}. {reason}")
 
 
-def _named(model: ModelId, weights: str, download: _Download) -> ResolvedWeights:
-    """The weights with this catalog name (in full or without the model), path, or tag of timm or torchvision."""
+def _named(model: ModelId, weights: str) -> Callable[[_Download], ResolvedWeights]:
+    """How to get the weights with this catalog name (in full or without the model), path, or tag."""
     entry = CATALOG.get(weights) or CATALOG.get(f"{model}.{weights}")
     if entry is not None:
         if model.kind != "factory" and entry.model != model.name:
@@ -180,22 +188,22 @@ def _named(model: ModelId, weights: str, download: _Download) -> ResolvedWeights
                 f"The weights {entry.name} do not match {model}. They are for {entry.model}. "
                 "Use that model, or other weights."
             )
-        return _from_catalog(entry, download)
+        return partial(_from_catalog, entry)
     path = usable_path(weights, "The weights file")
     if path.is_file():
-        return ResolvedWeights(WeightsInfo(f"file:{path.name}"), path)
+        return lambda _: ResolvedWeights(WeightsInfo(f"file:{path.name}"), path)
     if path.is_dir():
         raise WeightsError(f"Cannot read weights from {weights}. It is a folder. Pass the file in it.")
     known = [*CATALOG, "auto", "pretrained", "random"]
     if model.kind == "torchvision":
         tags = _torchvision_tags(model)
         if weights in tags:
-            return _torchvision(model, weights, download)
+            return partial(_torchvision, model, weights)
         known += tags
     elif model.kind == "registry" and not model.is_own:
         tags, tag = _timm_tags(model), weights.removeprefix(f"{model.architecture}.")
         if tag in tags:
-            return _timm(model, tag, download)
+            return partial(_timm, model, tag)
         known += tags
     raise WeightsError(
         f"No weights {weights!r} for {model}. There is no such file and no such name"

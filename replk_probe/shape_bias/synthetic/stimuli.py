@@ -59,7 +59,7 @@ def synthetic_stimuli(size: int = 224, seed: int = 0) -> StimulusSet:
         size=(side, side),
         digest=_digest(stimuli, scenes, side),
         loader=_Drawn(side, start),
-        notes=("Synthetic stimuli: abstract shapes and textures. The result does not apply to photographs.",),
+        notes=("Synthetic stimuli: abstract drawings. The result does not apply to photos.",),
         record={"synthetic": {"size": side, "seed": start, "cues": {name: list(cues) for name, cues in CUES.items()}}},
     )
 

@@ -1,0 +1,67 @@
+"""The output of the commands without ``--model`` in a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+fcntl = pytest.importorskip("fcntl", reason="pseudo-terminals need POSIX")
+termios = pytest.importorskip("termios", reason="pseudo-terminals need POSIX")
+
+_STYLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def terminal_lines(arguments: tuple[str, ...], columns: int, folder: Path) -> list[str]:
+    """Run a command in a pseudo-terminal, and return the lines that remain on its screen, without colors."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
+    root = str(Path(__file__).resolve().parents[2])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "replk_probe", *arguments],
+        stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder,
+        env=environment | {"TERM": "xterm", "PYTHONPATH": root},
+    )  # fmt: skip
+    os.close(theirs)
+    written = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # how Linux reports the end
+            break
+        if not part:
+            break
+        written += part
+    os.close(ours)
+    os.close(ours)
+    text = _STYLE.sub("", written.decode()).replace("\r\n", "\n")
+    assert process.wait() == 0, text
+    # Progress bars return to the start of their line and overwrite it.
+    return [line.rsplit("\r", 1)[-1].rstrip() for line in text.rstrip("\n").split("\n")]
+
+
+@pytest.mark.parametrize("command", ["erf", "shape-bias", "kernels"])
+def test_at_most_20_lines_of_80_columns(command: str, tmp_path: Path) -> None:
+    more = {"erf": ("--images", "10"), "shape-bias": ("--workers", "0"), "kernels": ("--strongest", "0")}[command]
+    lines = terminal_lines((command, *more), 80, tmp_path)
+    assert len(lines) <= 20, "\n".join(lines)
+    assert max(map(len, lines)) <= 80, "\n".join(lines)
+    text = "\n".join(lines)
+    assert text.count("not an ImageNet result") == 1 and lines[-1].endswith(f"Results in replk-probe-out/{command}")
+    for name in ("replknet_micro_k13_rep", "replknet_micro_k13"):
+        assert f"{name}: small model trained on synthetic data [" in text
+    tables = {"erf": "area ratio, %", "shape-bias": "observer", "kernels": "layer"}
+    assert sum(line.startswith(tables[command]) for line in lines) == 1
+
+
+def test_weights_are_listed_in_80_columns(tmp_path: Path) -> None:
+    lines = terminal_lines(("weights", "list"), 80, tmp_path)
+    assert max(map(len, lines)) <= 80
+    rows = [line.split()[0] for line in lines[1 : lines.index("")]]
+    assert len({*rows}) == len(rows) > 20 and "replknet31b.in22k_ft_in1k_224" in rows
