@@ -27,7 +27,8 @@ class WeightsInfo:
         sha256: Hex digest of the weights file, or None if there is none.
         seed: Seed of the random initialization, or None for weights that were loaded.
         form: Structure found in the file (``"train"``, ``"merged"``, ``"merged+fused"``), or None.
-        wrapper: Entry of the file that was read (``"model"``, ``"model_ema"``, ...), or None for a flat file.
+        wrapper: Entry of the file that was read (``"model"``, ``"model_ema"``, ...), followed by the prefix of the
+            names if one was chosen (``"teacher.backbone."``); None for a flat file.
         dropped: Keys of the file without a counterpart in the model, which were left out on purpose.
         note: One sentence for the reader, for instance why random weights are used instead of trained ones.
     """

@@ -232,11 +232,11 @@ class _Recorder(TorchFunctionMode):
     ) -> Any:
         """Call the function, and record what it returns and changes."""
         kwargs = kwargs or {}
-        given = list(_tensors([args, kwargs]))
+        given = list(tensors_in([args, kwargs]))
         versions = [tensor._version for tensor in given]
         returned = func(*args, **kwargs)
         changed = [t for t, version in zip(given, versions, strict=True) if t._version != version]
-        results = list(_tensors(returned))
+        results = list(tensors_in(returned))
         self._alive += results
         inputs = tuple(value for value in map(self._value, given) if isinstance(value, Node))
         for index, result in enumerate(results):
@@ -268,7 +268,7 @@ class _Recorder(TorchFunctionMode):
 
     def _constant(self, func: Callable[..., Any], args: Any, kwargs: Any, index: int, result: Tensor) -> Constant:
         """The result of a function of constants, computed again from their values when it is needed."""
-        known = {id(tensor): self._value(tensor) for tensor in _tensors([args, kwargs])}
+        known = {id(tensor): self._value(tensor) for tensor in tensors_in([args, kwargs])}
 
         def evaluate(values: Values) -> Tensor:
             def replaced(argument: Any) -> Any:
@@ -283,7 +283,7 @@ class _Recorder(TorchFunctionMode):
                 return argument
 
             outcome = func(*map(replaced, args), **{name: replaced(value) for name, value in kwargs.items()})
-            return _wide(list(_tensors(outcome))[index])
+            return _wide(list(tensors_in(outcome))[index])
 
         names = [value.names for value in known.values() if isinstance(value, Constant)]
         return Constant(result.shape, evaluate, frozenset().union(*names))
@@ -412,16 +412,16 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
     """Tensors in nested lists, tuples and dictionaries."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors_in(item)
     elif isinstance(value, dict):
         for item in value.values():
-            yield from _tensors(item)
+            yield from tensors_in(item)
 
 
 def _renamed(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -21,12 +21,12 @@ from ..branches.merge import merge_parallel_branches
 from ..inference.copying import meta_copy_of
 from ..layers.large_kernel import LargeKernelConv
 from ..model_id import check_network
+from ..weight_values import is_finite, is_negative_variance
 from .detect import Fingerprint, fingerprint, form_of
 from .entries import StateFile
 from .match import Plan, is_recomputed, loaded_classes, match, replace_head
 from .read import read_state_files
 from .rename_keys import merge_fused_branches, to_own_names
-from .values import is_finite, is_negative_variance
 
 _FORMS = ("train", "merged", "merged+fused")
 _SHOWN_KEYS = 3
