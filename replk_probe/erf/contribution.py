@@ -116,14 +116,14 @@ class InputGradient:
         batch = _matching(images, model)
         shape = tuple(batch.shape[2:])
         if shape not in self._targets:
-            self._targets[shape] = find_target(model, (1, *batch.shape[1:]), self._layer)
-        point = self._targets[shape]
-        check_run_values(model, batch.shape, partial(run_to, point=point))
+            point = find_target(model, (1, *batch.shape[1:]), self._layer)
+            check_run_values(model, batch.shape, partial(run_to, point=point))
+            self._targets[shape] = point
         if batch.shape[0] == 0:
             return batch
         with evaluating(model), without_autocast(batch.device):
             parts = torch.split(batch, 1) if _couples_images(model) else (batch,)
-            return torch.cat([self._gradient(model, part, point) for part in parts])
+            return torch.cat([self._gradient(model, part, self._targets[shape]) for part in parts])
 
     def scores(self, images: Tensor) -> Tensor:
         """Contribution scores ``[N, H, W]``, as :func:`~replk_probe.erf.contribution_scores`."""

@@ -50,7 +50,8 @@ def _extremes(value: Tensor) -> tuple[float, ...]:
 def check_run_values(model: nn.Module, shape: Sequence[int], run: Callable[[nn.Module, Tensor], object]) -> None:
     """Raise InvalidInputError if weights that a forward pass reads are NaN, infinite or negative variances.
 
-    Weights that it does not read may have any values. The weights are only read again after a change.
+    Weights that it does not read may have any values. Weights are read again after a change that torch counts as a
+    new version.
 
     Args:
         model: The network.
@@ -96,7 +97,8 @@ def _unusable(model: nn.Module) -> dict[str, str]:
     except RuntimeError:  # tensors of inference mode have no version
         state = None
     known, found = _KNOWN.get(id(model), (None, {}))
-    if state is None or state != known:
+    # Changes through `.data` are not counted in versions: weights that were corrected must not be refused.
+    if found or state is None or state != known:
         found = {name: what for name, value in tensors if (what := _defect(name, value))}
         if id(model) not in _KNOWN:
             weakref.finalize(model, _KNOWN.pop, id(model), None).atexit = False
