@@ -100,9 +100,9 @@ def _names_in(path: Path, *, is_zip: bool) -> set[str]:
     names = set()
     for found in _NAMES.finditer(content):
         module, name = found[1].decode(), found[2].decode()
-        # Pickles of torch have the names of Python 2.
-        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
-        names.add(f"{module}.{name}")
+        # Pickles of torch have the names of Python 2, of which torch translates most.
+        new_module, new_name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        names |= {f"{module}.{name}", f"{new_module}.{new_name}"}
         if len(names) > _MOST_NAMES:
             return set()
     return names
