@@ -39,12 +39,13 @@ def _extremes(value: Tensor) -> tuple[float, ...]:
     """Smallest and largest value, NaN if any value is NaN; empty for integers and for tensors without values."""
     if not value.is_floating_point() or not value.numel():
         return ()
-    for axis, stride in enumerate(value.stride()):
-        if stride == 0:  # An expanded axis repeats the same elements.
-            value = value.narrow(axis, 0, 1)
+    if 0 in value.stride():  # An expanded axis repeats the same elements.
+        for axis, stride in enumerate(value.stride()):
+            value = value.narrow(axis, 0, 1) if stride == 0 else value
     wide = value.float() if value.element_size() == 1 else value  # aminmax does not support float8.
-    # In one pass without a mask: aminmax propagates NaN.
-    return tuple(extreme.item() for extreme in torch.aminmax(wide.detach()))
+    with torch.no_grad():
+        smallest, largest = torch.aminmax(wide)  # in one pass without a mask: it propagates NaN
+    return smallest.item(), largest.item()
 
 
 def check_run_values(model: nn.Module, shape: Sequence[int], run: Callable[[nn.Module, Tensor], object]) -> None:

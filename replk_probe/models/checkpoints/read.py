@@ -17,6 +17,7 @@ from .entries import StateFile, state_files
 from .torch_file import read_torch_file
 
 _SNIFFED_BYTES = 4096
+_ZIP = b"PK\x03\x04"
 _FETCH_AGAIN = (
     "Fetch it again ('replk-probe weights fetch NAME --force' for weights in the catalog) and compare its SHA-256."
 )
@@ -62,36 +63,41 @@ def _read(path: Path) -> object:
             start = stream.read(_SNIFFED_BYTES)
     except OSError as error:
         raise WeightsError(f"Cannot read weights from {path}. {error.strerror or error}. Check the path.") from error
-    kind = _what_else(path, start, status.st_size)
+    kind = _what_else(start, status.st_size)
     if kind:
-        raise WeightsError(f"{path.name} is not a weights file. It appears to be {kind}. {_advice(kind)}")
+        raise _no_weights_file(path, kind)
     try:
         if _is_safetensors(start):
             return load_file(path, device="cpu")
-        return read_torch_file(path, is_zip=start.startswith(b"PK"))
-    except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if wanted is None or wanted[1].endswith("."):  # The file ends in the middle of a name.
-            raise _damaged(path, error) from error
-        raise WeightsError(
-            f"Refused to read {path.name}. Loading it would run {wanted[1]}, which a state dict does not need. "
-            "Ask its author to save a plain state dict or safetensors."
-        ) from error
+        return read_torch_file(path, is_zip=start.startswith(_ZIP))
     except Exception as error:
         # Parsers raise all kinds of exceptions for damaged files; each of them means that the file cannot be used.
-        raise _damaged(path, error) from error
+        raise _unreadable(path, start, error) from error
 
 
-def _damaged(path: Path, error: Exception) -> WeightsError:
+def _no_weights_file(path: Path, kind: str) -> WeightsError:
+    return WeightsError(f"{path.name} is not a weights file. It appears to be {kind}. {_advice(kind)}")
+
+
+def _unreadable(path: Path, start: bytes, error: Exception) -> WeightsError:
+    kind = _zip_kind(path) if start.startswith(_ZIP) else None
+    if kind:
+        return _no_weights_file(path, kind)
     reason = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, pickle.UnpicklingError):
-        # torch puts its general advice around the reason.
-        reason = reason.rpartition("WeightsUnpickler error: ")[2].partition(" Check the documentation")[0]
+    if not isinstance(error, pickle.UnpicklingError):
+        return WeightsError(f"Cannot read {path.name}. It is damaged or incomplete ({reason[:120]}). {_FETCH_AGAIN}")
+    wanted = re.search(r"GLOBAL ([\w.]+)", reason)
+    if wanted is not None and not wanted[1].endswith("."):  # The file may end in the middle of a name.
         return WeightsError(
-            f"Cannot read {path.name}. It is damaged or incomplete, or contains objects that a state dict does not "
-            f"need ({reason[:120]}). Fetch it again, or ask its author to save a plain state dict or safetensors."
+            f"Refused to read {path.name}. Loading it would run {wanted[1]}, which a state dict does not need. "
+            "Ask its author to save a plain state dict or safetensors."
         )
-    return WeightsError(f"Cannot read {path.name}. It is damaged or incomplete ({reason[:120]}). {_FETCH_AGAIN}")
+    # torch puts its general advice around the reason.
+    reason = reason.rpartition("WeightsUnpickler error: ")[2].partition(" Check the documentation")[0]
+    return WeightsError(
+        f"Cannot read {path.name}. It is damaged or incomplete, or contains objects that a state dict does not "
+        f"need ({reason[:120]}). Fetch it again, or ask its author to save a plain state dict or safetensors."
+    )
 
 
 def _is_safetensors(start: bytes) -> bool:
@@ -99,7 +105,7 @@ def _is_safetensors(start: bytes) -> bool:
     return start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= 100_000_000
 
 
-def _what_else(path: Path, start: bytes, size: int) -> str | None:
+def _what_else(start: bytes, size: int) -> str | None:
     """The apparent kind of a file that cannot hold weights, or None for one that may."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     if size == 0:
@@ -110,8 +116,8 @@ def _what_else(path: Path, start: bytes, size: int) -> str | None:
         return "a Git LFS pointer"
     if start.startswith(b"\x89HDF\r\n"):
         return "a Keras .h5 file"
-    if start.startswith(b"PK\x03\x04"):
-        return _zip_kind(path)
+    if start.startswith(_ZIP):
+        return None
     if start.startswith(b"\x1f\x8b"):
         return "a gzip archive"
     if _is_safetensors(start):
