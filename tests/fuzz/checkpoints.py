@@ -159,12 +159,12 @@ def _write(path: Path, rng: random.Random, network: nn.Module) -> None:
         return
     legacy = rng.random() < 0.4
     buffer = io.BytesIO()
-    protocol = rng.choice([2, 2, 2, 2, 4, 5])
+    protocol = rng.choice([2] * 20 + [4, 5])
     torch.save(content, buffer, pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy)
     data = buffer.getvalue()
     kind = rng.random()
-    if kind > 0.6:
-        path.write_bytes(data if kind > 0.7 else _mutated(data, rng))
+    if kind > 0.35:
+        path.write_bytes(data if kind > 0.4 else _mutated(data, rng))
     elif legacy:
         path.write_bytes(_mutated(data, rng))
     else:  # mutate the records, so that the archive itself stays valid
