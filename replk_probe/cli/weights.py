@@ -153,6 +153,7 @@ def verify_weights(file: Path, as_json: bool, **selection: Any) -> None:
         "form": info.form,
         "naming": info.naming,
         "wrapper": info.wrapper,
+        "prefix": info.prefix,
         "averaged": info.averaged,
         "tensors": info.tensors,
         "num_classes": info.num_classes,

@@ -142,7 +142,7 @@ class ErfPlan:
             "weights": self.weights.source,
             "sha256 of the weights": self.weights.sha256,
             "seed of the weights": self.weights.seed,
-            **({"entry of the weights": self.weights.wrapper} if self.weights.wrapper else {}),
+            **({"entry of the weights": [self.weights.wrapper, self.weights.prefix]} if self.weights.wrapper else {}),
             "parameters": self._parameters,
             "size": list(self.target.input_size),
             "layer": self.target.label,

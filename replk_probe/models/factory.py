@@ -229,6 +229,7 @@ def _loaded(info: WeightsInfo, report: CheckpointReport) -> WeightsInfo:
         sha256=report.sha256,
         form=report.form,
         wrapper=report.wrapper,
+        prefix=report.prefix,
         dropped=report.dropped,
         note=" ".join(note for note in (info.note, report.note) if note) or None,
     )

@@ -13,6 +13,10 @@ RANDOM_INIT = "random-init"
 USER_MODULE = "user-module"
 EMBEDDED = "embedded:"  # prefix of the source of weights that are included in this package
 
+# Entries of a checkpoint with its weights, in the order in which they are looked up. Training scripts of RepLKNet and
+# SLaK write "model", most others "state_dict"; both may nest.
+USUAL_ENTRIES = ("model", "state_dict", "model_state_dict", "model_weights", "module", "net", "params")
+
 _PACKAGES = ("torch", "torchvision", "timm", "numpy")
 
 
@@ -27,10 +31,10 @@ class WeightsInfo:
         sha256: Hex digest of the weights file, or None if there is none.
         seed: Seed of the random initialization, or None for weights that were loaded.
         form: Structure found in the file (``"train"``, ``"merged"``, ``"merged+fused"``), or None.
-        wrapper: Entry of the file that was read (``"model"``, ``"model_ema"``, ...), followed by the prefix of the
-            names if one was chosen (``"teacher.backbone."``); None for a flat file.
+        wrapper: Entry of the file that was read (``"model"``, ``"model_ema"``, ...), or None for a flat file.
         dropped: Keys of the file without a counterpart in the model, which were left out on purpose.
         note: One sentence for the reader, for instance why random weights are used instead of trained ones.
+        prefix: Beginning that was removed from the names in the entry (``"module."``), or None.
     """
 
     source: str
@@ -40,6 +44,7 @@ class WeightsInfo:
     wrapper: str | None = None
     dropped: tuple[str, ...] = ()
     note: str | None = None
+    prefix: str | None = None
 
     @property
     def is_random(self) -> bool:
@@ -59,8 +64,9 @@ class WeightsInfo:
         if self.source == USER_MODULE:
             return "user-module, origin of its weights unknown"
         source = "small model trained on synthetic data" if self.is_embedded else self.source
-        # The average over training steps differs from the last state in the same file.
-        entry = f", {self.wrapper}" if self.wrapper and "ema" in self.wrapper else ""
+        # Results of an average over training steps or of a teacher differ from those of other entries of the file.
+        is_usual = not self.wrapper or self.wrapper == self.prefix or {*self.wrapper.split(".")} <= {*USUAL_ENTRIES}
+        entry = "" if is_usual else f", {self.wrapper}"
         return source + entry + (f" [{self.sha256[:8]}]" if self.sha256 else "")
 
 

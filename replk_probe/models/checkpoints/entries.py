@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from replk_probe.errors import WeightsError
+from replk_probe.runtime.provenance import USUAL_ENTRIES
 
 from .torch_file import StandIn
 
-# In this order: training scripts of RepLKNet and SLaK write "model", most others "state_dict"; both may nest.
-_ENTRIES = ("model", "state_dict", "model_state_dict", "model_weights", "module", "net", "params")
 _AVERAGED_ENTRIES = ("model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "ema", "params_ema")
 # Parts of the names of averages in self-supervised training.
 _AVERAGED_PARTS = frozenset({*_AVERAGED_ENTRIES, "encoder_k", "momentum_encoder", "target_encoder", "target_network"})
@@ -45,8 +44,9 @@ class StateFile:
 
     Attributes:
         state: Tensors by name, without prefixes.
-        wrapper: Names of the entries that were read and the prefix, joined by dots, such as ``"model"`` or
-            ``"teacher.backbone."``; ``"module."`` or the like if names only have a usual prefix; None for a flat file.
+        wrapper: Entry that was read, nested ones joined by dots; the prefix if the file has no entries; None for a flat
+            file.
+        prefix: Beginning that was removed from the names in the entry; "" if none was.
         averaged: Whether it is an average over training steps.
         ignored: Names in the entry that were left out.
         is_usual: Whether the entry and prefix follow from their usual names or from the arguments, and not from those
@@ -56,6 +56,7 @@ class StateFile:
 
     state: dict[str, Tensor]
     wrapper: str | None
+    prefix: str
     averaged: bool
     ignored: tuple[str, ...]
     is_usual: bool
@@ -110,7 +111,8 @@ def state_files(
             given = (("entry", ".".join(names)), ("prefix", chosen.prefix))
             yield StateFile(
                 state,
-                ".".join([*names, *([chosen.prefix] if chosen.prefix else [])]) or usual or None,
+                ".".join(names) or chosen.prefix + usual or None,
+                chosen.prefix + usual,
                 averaged or _is_averaged(chosen.prefix.split(".")),
                 tuple(str(name) for name in level if name not in kept),
                 is_usual and index == 0,
@@ -199,7 +201,7 @@ def _unwrap(content: Mapping[Any, Any], path: Path, ema: bool, start: Entry) -> 
     for _ in range(_DEEPEST):
         inside = {name for name, value in level.items() if isinstance(name, str) and isinstance(value, Mapping)}
         averages = [name for name in _AVERAGED_ENTRIES if name in inside]
-        plain = [name for name in _ENTRIES if name in inside]
+        plain = [name for name in USUAL_ENTRIES if name in inside]
         if averages and not averaged and (ema or not plain):
             name, averaged = averages[0], True
         elif plain:

@@ -58,6 +58,7 @@ class CheckpointReport:
             file: the model keeps its own, and its class scores are meaningless) or ``"dropped"`` (not in the model);
             None if the file was not loaded.
         dtypes: Type in the file of each tensor that was loaded, by its name in the model.
+        prefix: Beginning that was removed from the names in the entry (``"module."``), or None.
     """
 
     path: Path
@@ -75,6 +76,7 @@ class CheckpointReport:
     missing: tuple[str, ...] = ()
     head: str | None = None
     dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
+    prefix: str | None = None
 
     @property
     def note(self) -> str | None:
@@ -140,6 +142,7 @@ def load_checkpoint(
         form="merged" if merges_branches else form,
         naming=naming,
         wrapper=file.wrapper,
+        prefix=_prefix(file, naming),
         averaged=file.averaged,
         tensors=len(file.state),
         num_classes=loaded_classes(model, plan),
@@ -228,6 +231,7 @@ def inspect_checkpoint(
         form=found.form,
         naming=naming,
         wrapper=file.wrapper,
+        prefix=_prefix(file, naming),
         averaged=file.averaged,
         tensors=len(file.state),
         num_classes=int(heads[0].shape[0]) if heads and heads[0].ndim else None,
@@ -308,6 +312,10 @@ def _refuse_unusable(state: Mapping[str, Tensor], origins: Mapping[str, str], sk
 def _not_finite(state: Mapping[str, Tensor], origins: Mapping[str, str]) -> tuple[str, ...]:
     """Names in the file of the tensors with NaN or infinite values."""
     return tuple(origins.get(name, name) for name, value in state.items() if not is_finite(value))
+
+
+def _prefix(file: StateFile, naming: str) -> str | None:
+    return file.prefix + ("backbone." if naming == "mmpretrain" else "") or None
 
 
 def _identify(state: Mapping[str, Tensor]) -> Fingerprint:

@@ -20,7 +20,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from replk_probe.errors import WeightsError
+import replk_probe.models
+from replk_probe.errors import InvalidInputError, WeightsError
 from replk_probe.models.checkpoints.load import inspect_checkpoint, load_checkpoint
 
 State = dict[str, Tensor]
@@ -50,27 +51,33 @@ STATE, OTHER = network(1).state_dict(), network(2).state_dict()
 
 
 @pytest.mark.parametrize(
-    ("content", "wrapper"),
+    ("content", "wrapper", "prefix"),
     [
-        ({"teacher": STATE, "epoch": 3}, "teacher"),
-        ({"model_weights": STATE}, "model_weights"),
-        ({"a": {"b": STATE}, "optimizer": {"x": torch.zeros(3)}}, "a.b"),
-        ({"ema_model": STATE}, "ema_model"),
-        (under("net.", STATE), "net."),
-        (under("encoder.", STATE), "encoder."),
-        ({"state_dict": under("model.backbone.", STATE)}, "state_dict"),
-        ({"state_dict": {**under("module.encoder_q.", STATE), **under("module.encoder_k.", OTHER)}},
-         "state_dict.module.encoder_q."),
-        ({"student": {**under("backbone.", STATE), "head.mlp.0.weight": torch.zeros(2)}}, "student"),
-        ({**STATE, **under("ema.", OTHER)}, None),
+        ({"teacher": STATE, "epoch": 3}, "teacher", None),
+        ({"teacher": STATE, "loss": torch.tensor(3.0)}, "teacher", None),
+        ({"model_weights": STATE}, "model_weights", None),
+        ({"a": {"b": STATE}, "optimizer": {"x": torch.zeros(3)}}, "a.b", None),
+        ({"ema_model": STATE}, "ema_model", None),
+        (under("net.", STATE), "net.", "net."),
+        (under("encoder.", STATE), "encoder.", "encoder."),
+        ({**under("encoder.", STATE), "decoder.weight": torch.zeros(3)}, "encoder.", "encoder."),
+        ({"state_dict": under("module.", STATE)}, "state_dict", "module."),
+        ({"state_dict": under("model.backbone.", STATE)}, "state_dict", "model.backbone."),
+        ({"state_dict": {**under("module.encoder_q.", STATE), **under("module.encoder_k.", OTHER),
+                         "module.queue": torch.zeros(3)}}, "state_dict", "module.encoder_q."),
+        ({"student": {**under("module.backbone.", STATE), "module.head.mlp.0.weight": torch.zeros(2)}},
+         "student", "module.backbone."),
+        ({**STATE, **under("ema.", OTHER)}, None, None),
+        ({**under("model.", STATE), **under("model_ema.", OTHER)}, "model.", "model."),
     ],
 )  # fmt: skip
-def test_prefixes_and_entries_are_found(file: Path, content: Any, wrapper: str | None) -> None:
+def test_prefixes_and_entries_are_found(file: Path, content: Any, wrapper: str | None, prefix: str | None) -> None:
     torch.save(content, file)
     model = network(3)
-    report = load_checkpoint(model, file)
+    report = replk_probe.models.load_checkpoint(model, file)
     assert equal(model, network(1))
-    assert report.wrapper == wrapper
+    info = replk_probe.models.weights_info(model)
+    assert (report.wrapper, report.prefix) == (info.wrapper, info.prefix) == (wrapper, prefix)
 
 
 def test_momentum_encoder_and_copies_beside_the_weights_are_averages(file: Path) -> None:
@@ -102,6 +109,26 @@ def test_ambiguous_files_list_the_candidates(file: Path) -> None:
     with pytest.raises(WeightsError, match=r"entry='teacher' \(9 tensors\); entry='student' \(9 tensors\)"):
         inspect_checkpoint(file)
     assert inspect_checkpoint(file, entry="teacher").tensors == 9
+
+
+def test_an_entry_may_hold_entries(file: Path) -> None:
+    torch.save({"old": {"state": {"net": OTHER}}, "new": {"state": {"net": STATE, "ema": OTHER}}}, file)
+    for options in ({"entry": "new"}, {"entry": "new.state"}, {"entry": "new.state.net"}):
+        model = network(3)
+        load_checkpoint(model, file, **options)
+        assert equal(model, network(1))
+    model = network(3)
+    assert load_checkpoint(model, file, entry="new.state", ema=True).wrapper == "new.state.ema"
+    assert equal(model, network(2))
+
+
+@pytest.mark.parametrize("options", [{"entry": 3}, {"entry": ""}, {"prefix": b"net."}, {"ema": 1}])
+def test_options_of_other_types(file: Path, options: dict[str, Any]) -> None:
+    torch.save(STATE, file)
+    with pytest.raises(InvalidInputError, match=f"The option {next(iter(options))} cannot be"):
+        replk_probe.models.load_checkpoint(network(3), file, **options)
+    with pytest.raises(InvalidInputError, match=f"The option {next(iter(options))} cannot be"):
+        replk_probe.measure_erf("replknet_micro_k3", weights=file, **options)
 
 
 def test_projection_head_is_dropped(file: Path) -> None:
