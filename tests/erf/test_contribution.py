@@ -6,6 +6,7 @@ import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -330,6 +331,20 @@ def test_unusable_weights_before_the_layer_are_named(name: str, value: float, de
         contribution_scores(model, batch, "1")
     with pytest.raises(InvalidInputError, match=message):
         measure_erf(model, batch, layer="1")
+
+
+def test_unusable_weights_of_a_factory_are_named(tmp_path: Path) -> None:
+    source = tmp_path / "net.py"
+    source.write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3))\n"
+        "    net[1].running_var[2] = -1e-6\n"
+        "    return net\n"
+    )
+    with pytest.raises(InvalidInputError, match=r"1\.running_var has negative variances"):
+        measure_erf(f"{source}:make", torch.randn(1, 3, 16, 16), layer="2")
+    assert measure_erf(f"{source}:make", torch.randn(1, 3, 16, 16), layer="0").contribution.any()
 
 
 def test_weights_that_no_module_of_their_own_reads_are_named() -> None:

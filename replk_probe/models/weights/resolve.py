@@ -182,10 +182,10 @@ def _named(model: ModelId, weights: str, download: _Download) -> ResolvedWeights
             )
         return _from_catalog(entry, download)
     path = usable_path(weights, "The weights file")
-    if path.is_file():
-        return ResolvedWeights(WeightsInfo(f"file:{path.name}"), path)
     if path.is_dir():
         raise WeightsError(f"Cannot read weights from {weights}. It is a folder. Pass the file in it.")
+    if path.exists():
+        return ResolvedWeights(WeightsInfo(f"file:{path.name}"), path)
     known = [*CATALOG, "auto", "pretrained", "random"]
     if model.kind == "torchvision":
         tags = _torchvision_tags(model)

@@ -365,6 +365,8 @@ def test_pipes_and_devices_are_refused(tmp_path: Path) -> None:
     for path in (pipe, Path("/dev/zero")):
         with pytest.raises(WeightsError, match="not a regular file"):
             load_checkpoint(network(), path)
+        with pytest.raises(WeightsError, match="not a regular file"):
+            replk_probe.measure_kernels("replknet_micro_k3", weights=path)
 
 
 def test_time_is_linear_in_the_number_of_names(file: Path) -> None:
