@@ -25,7 +25,9 @@ def run(script: str | Path, *args: object) -> str:
 @pytest.mark.slow
 def test_the_erf_benchmark_compares_every_variant(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
-    printed = run(SCRIPTS / "bench_erf.py", "--model", "replknet_micro_k13_rep", "--size", 64, "--repeats", 1, "--json", out)
+    printed = run(
+        SCRIPTS / "bench_erf.py", "--model", "replknet_micro_k13_rep", "--size", 64, "--repeats", 1, "--json", out
+    )
     rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
     assert [row["variant"] for row in rows] == ["plain", "fp32", "fast", "bf16"]
     assert all(row["seconds_median"] > 0 and row["peak_GB"] > 0 for row in rows)

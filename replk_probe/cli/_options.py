@@ -43,9 +43,22 @@ connect_timeout_option = click.option(
 )
 
 
+def selection_options(command: CommandT) -> CommandT:
+    """Add ``--ema``, ``--entry`` and ``--prefix``."""
+    prefix = click.option(
+        "--prefix",
+        metavar="TEXT",
+        help="Load the tensors of a checkpoint whose names start with TEXT, and remove it from the names.",
+    )
+    entry = click.option(
+        "--entry", metavar="NAME", help="Load this entry of a checkpoint, such as teacher or state.net."
+    )
+    ema = click.option("--ema", is_flag=True, help="Load the averaged weights (model_ema) of a checkpoint.")
+    return ema(entry(prefix(command)))
+
+
 def model_options(command: CommandT) -> CommandT:
-    """Add ``--model``, ``--weights`` and ``--ema``."""
-    ema = click.option("--ema", is_flag=True, help="Use the averaged weights (model_ema) of a checkpoint.")
+    """Add ``--model``, ``--weights``, ``--ema``, ``--entry`` and ``--prefix``."""
     weights = click.option(
         "--weights",
         multiple=True,
@@ -62,7 +75,7 @@ def model_options(command: CommandT) -> CommandT:
         help="Name from 'replk-probe models' or from timm, torchvision:NAME, package.module:factory or "
         "path/to/file.py:factory. Repeat to compare models. [default: two small models trained on synthetic data]",
     )
-    return model(weights(ema(command)))
+    return model(weights(selection_options(command)))
 
 
 def named_or_default(models: Sequence[str], weights: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._options import PATH, check_writable
+from ._options import PATH, check_writable, selection_options
 from ._output import show
 
 if TYPE_CHECKING:
@@ -35,9 +35,11 @@ if TYPE_CHECKING:
     "package. timm: timm's ConvNeXt, for a merged SLaK or large-kernel ConvNeXt.",
 )
 @click.option("--no-merge", is_flag=True, help="Only rename tensors, without merging branches.")
-@click.option("--ema", is_flag=True, help="Read the averaged entry (model_ema) of CHECKPOINT.")
+@selection_options
 @click.option("--force", is_flag=True, help="Overwrite OUT if it exists.")
-def command(checkpoint: Path, model: str, output: Path, scheme: str, no_merge: bool, ema: bool, force: bool) -> None:
+def command(
+    checkpoint: Path, model: str, output: Path, scheme: str, no_merge: bool, force: bool, **selection: Any
+) -> None:
     """Merge the branches in CHECKPOINT and write the result.
 
     Each large kernel, its parallel branches and their batch norms become one convolution, which gives the same result
@@ -50,7 +52,7 @@ def command(checkpoint: Path, model: str, output: Path, scheme: str, no_merge: b
     from replk_probe.models import reparam_checkpoint
 
     report = reparam_checkpoint(
-        checkpoint, output, model, scheme=scheme, merge=not no_merge, ema=ema, force=force, progress=True
+        checkpoint, output, model, scheme=scheme, merge=not no_merge, force=force, progress=True, **selection
     )
     show(*_lines(report))
 

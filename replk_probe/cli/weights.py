@@ -11,7 +11,7 @@ import click
 
 from replk_probe.errors import WeightsError
 
-from ._options import PATH, choice_option, connect_timeout_option
+from ._options import PATH, choice_option, connect_timeout_option, selection_options
 from ._output import note, show, show_path
 
 _HEAD = ("name", "top-1", "px", "host", "sha256", "cached", "license", "training")
@@ -118,9 +118,9 @@ def fetch_weights(name: str, host: Any, connect_timeout: float, force: bool) -> 
 
 @command.command("verify")
 @click.argument("file", metavar="PATH", type=PATH)
-@click.option("--ema", is_flag=True, help="Read the averaged entry of the file (model_ema).")
+@selection_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def verify_weights(file: Path, ema: bool, as_json: bool) -> None:
+def verify_weights(file: Path, as_json: bool, **selection: Any) -> None:
     """Identify the weights file PATH: digest, catalog entry, architecture, form.
 
     PATH may also be a catalog name, for the cached file. The exit status is 1 if the file cannot be used, if it
@@ -138,7 +138,7 @@ def verify_weights(file: Path, ema: bool, as_json: bool) -> None:
         if cached is None:
             raise WeightsError(f"{name} is not in the cache. Fetch it with 'replk-probe weights fetch {name}'.")
         file = cached
-    info = inspect_checkpoint(file, ema=ema)
+    info = inspect_checkpoint(file, **selection)
     matches = [entry.name for entry in entries_with_digest(info.sha256)]
     stated, fetched = digest_in_name(file), noted_digest(file)
     facts: dict[str, Any] = {
@@ -152,6 +152,7 @@ def verify_weights(file: Path, ema: bool, as_json: bool) -> None:
         "form": info.form,
         "naming": info.naming,
         "wrapper": info.wrapper,
+        "prefix": info.prefix,
         "averaged": info.averaged,
         "tensors": info.tensors,
         "num_classes": info.num_classes,

@@ -45,6 +45,8 @@ class ErfConfig:
     sampling: str = "stratified"
     weights: str | None = "auto"
     ema: bool = False
+    entry: str | None = None
+    prefix: str | None = None
     name: str | None = None
     batch_size: int = 1
     channels: int | None = None
@@ -58,7 +60,7 @@ class ErfConfig:
         check_sample(self.images, self.sampling)
         check_precision(self.precision)
         check_layer(self.layer)
-        checks.check_bool("ema", self.ema)
+        checks.check_selection(self.ema, self.entry, self.prefix)
         checks.check_bool("bgr", self.bgr)
         resolve_device(self.device)
         checks.set_checked(

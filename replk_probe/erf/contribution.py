@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from replk_probe.models.inference.batch_norm import correct_batch_norms
 from replk_probe.models.inference.check import evaluating
 from replk_probe.models.inference.copying import device_and_dtype
 from replk_probe.models.inference.prepare import PreparedModel, module_of
+from replk_probe.models.weight_values import check_run_values
 from replk_probe.runtime.devices import without_autocast
 
 from .probe_layer import check_accepts, find_target
@@ -53,7 +55,8 @@ def contribution_scores(model: nn.Module | PreparedModel, batch: Tensor, layer: 
 
     Raises:
         InvalidInputError: The model, the batch or the layer is unsuitable; the message contains what the layer
-            returned, or what the forward pass raised for images of this shape.
+            returned, or what the forward pass raised for images of this shape. Also if weights before the layer are
+            NaN or infinite, or variances negative.
 
     Source:
         Ding et al., CVPR 2022, arXiv:2203.06717, section 4.2 and the script published with it.
@@ -122,7 +125,9 @@ class InputGradient:
         batch = _matching(images, model)
         shape = tuple(batch.shape[2:])
         if shape not in self._targets:
-            self._targets[shape] = find_target(model, (1, *batch.shape[1:]), self._layer)
+            point = find_target(model, (1, *batch.shape[1:]), self._layer)
+            check_run_values(model, batch.shape, partial(run_to, point=point))
+            self._targets[shape] = point
         if batch.shape[0] == 0:
             return batch
         with evaluating(model), without_autocast(batch.device):

@@ -35,6 +35,8 @@ def measure_erf(
     sampling: str = ErfConfig.sampling,
     weights: str | os.PathLike[str] | None = ErfConfig.weights,
     ema: bool = ErfConfig.ema,
+    entry: str | None = ErfConfig.entry,
+    prefix: str | None = ErfConfig.prefix,
     name: str | None = ErfConfig.name,
     batch_size: int = ErfConfig.batch_size,
     channels: int | None = ErfConfig.channels,
@@ -74,6 +76,8 @@ def measure_erf(
         sampling: ``"stratified"`` by class folder, or ``"first"``.
         weights: For a model given by name: ``"auto"``, ``"pretrained"``, ``"random"``, a catalog name or a file.
         ema: Whether to use the averaged entry of a weights file.
+        entry: Entry of a weights file to load, as in :func:`replk_probe.create_model`.
+        prefix: Prefix of the names in a weights file, as in :func:`replk_probe.create_model`.
         name: Name of the model in the result; None for the name it was created with, or that of its class.
         batch_size: Images per step. A larger value needs more memory and changes results only by rounding.
         channels: Number of input channels of the network: 1 for the luminance of the images; with more than 3, their

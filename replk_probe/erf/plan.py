@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from replk_probe.models.inference.copying import device_and_dtype, on_device
 from replk_probe.models.inference.prepare import PreparedModel, module_of
 from replk_probe.models.model_id import name_of
 from replk_probe.models.records import statistics_note
+from replk_probe.models.weight_values import check_run_values
 from replk_probe.runtime.checkpoint import Checkpoint, discard
 from replk_probe.runtime.checks import check_size
 from replk_probe.runtime.devices import device_label, measuring, resolve_device
@@ -37,7 +39,7 @@ from .notes import closed_branches_note, trained_size_note
 from .preparation import prepare
 from .probe_layer import UnsuitableSizeError, find_target
 from .result import ErfResult
-from .target_layer import Layer, TargetLayer, point_of
+from .target_layer import Layer, TargetLayer, point_of, run_to
 
 # The entries of a run's configuration that are options of the function and the command.
 OPTIONS = (
@@ -71,6 +73,7 @@ def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: E
         channels = takes
         check_channels(channels, config.bgr)
         module, target, note = _located(model, (1, channels, *size), config)
+    check_run_values(module, (1, channels, *target.input_size), partial(run_to, point=target))
     from_files = not isinstance(images, TensorImages)
     # A copy that was rebuilt for another size keeps the record of its weights.
     weights = weights_info(module)
@@ -139,6 +142,7 @@ class ErfPlan:
             "weights": self.weights.source,
             "sha256 of the weights": self.weights.sha256,
             "seed of the weights": self.weights.seed,
+            **({"entry of the weights": [self.weights.wrapper, self.weights.prefix]} if self.weights.wrapper else {}),
             "parameters": self._parameters,
             "size": list(self.target.input_size),
             "layer": self.target.label,
@@ -314,7 +318,8 @@ def _located(
 ) -> tuple[nn.Module, TargetLayer, str | None]:
     """The model, built or rebuilt for images of this shape, with its layer and a note on the rebuilding."""
     if isinstance(model, str):
-        return _build(model, shape, config.layer, weights=config.weights, seed=config.seed, ema=config.ema)
+        options = {name: getattr(config, name) for name in ("weights", "seed", "ema", "entry", "prefix")}
+        return _build(model, shape, config.layer, **options)
     if isinstance(model, PreparedModel):
         return model.module, find_target(model.module, shape, config.layer), None
     return _fit(model, shape, config.layer)

@@ -33,6 +33,8 @@ class KernelsConfig:
     strongest: int = 8
     weights: str | None = "auto"
     ema: bool = False
+    entry: str | None = None
+    prefix: str | None = None
     seed: int = 0
     name: str | None = None
 
@@ -45,7 +47,7 @@ class KernelsConfig:
             )
         checks.check_choice("variant", self.variant, VARIANTS)
         checks.check_choice("aggregate", self.aggregate, AGGREGATES)
-        checks.check_bool("ema", self.ema)
+        checks.check_selection(self.ema, self.entry, self.prefix)
         checks.check_name(self.name)
         checks.set_checked(
             self,

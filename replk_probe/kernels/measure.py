@@ -19,6 +19,7 @@ from replk_probe.models.factory import create_partly
 from replk_probe.models.inference.norms import norms_behind
 from replk_probe.models.layers.large_kernel import LargeKernelConv
 from replk_probe.models.model_id import check_network, name_of
+from replk_probe.models.weight_values import check_stored_values
 from replk_probe.runtime.checks import choose_config, config_or_options
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import WeightsInfo
@@ -40,6 +41,8 @@ def measure_kernels(
     strongest: int = KernelsConfig.strongest,
     weights: str | os.PathLike[str] | None = KernelsConfig.weights,
     ema: bool = KernelsConfig.ema,
+    entry: str | None = KernelsConfig.entry,
+    prefix: str | None = KernelsConfig.prefix,
     seed: int = KernelsConfig.seed,
     name: str | None = KernelsConfig.name,
     config: KernelsConfig | None = None,
@@ -62,6 +65,8 @@ def measure_kernels(
         weights: Weights of a model given by name: ``"auto"``, ``"pretrained"``, ``"random"``, a catalog name or a file,
             from which only the required tensors are read.
         ema: Whether to load the averaged entry of a weights file.
+        entry: Entry of a weights file to load, as in :func:`replk_probe.create_model`.
+        prefix: Prefix of the names in a weights file, as in :func:`replk_probe.create_model`.
         seed: Random seed for weight initialization.
         name: Name of the model in the record; defaults to its model name or class name.
         config: The options from ``layer`` to ``name`` as one object, instead of separate arguments: none of these may
@@ -113,13 +118,15 @@ def plan_kernels(model: nn.Module | str, config: KernelsConfig | None = None) ->
     config = config or KernelsConfig()
     if isinstance(model, str):
         name = config.name or model
+        options = {name: getattr(config, name) for name in ("weights", "seed", "ema", "entry", "prefix")}
         network = create_partly(
-            model, config.weights, lambda skeleton: _needed(skeleton, config.layers), seed=config.seed, ema=config.ema
+            model, needed=lambda skeleton: _needed(skeleton, find_layers(skeleton, config.layers)), **options
         )
     else:
         check_network(model, or_name=True)
         name, network = config.name or name_of(model), model
     layers = find_layers(network, config.layers)
+    check_stored_values(network, _needed(network, layers))
     norms, values = _norms_of(network, layers), stored_tensors(network)
     variants = tuple(
         (found, one)
@@ -130,10 +137,9 @@ def plan_kernels(model: nn.Module | str, config: KernelsConfig | None = None) ->
     return KernelPlan(name, weights_info(network), specs, config, variants, time.perf_counter() - start)
 
 
-def _needed(skeleton: nn.Module, specs: Sequence[LayerSpec]) -> list[str]:
+def _needed(network: nn.Module, layers: Sequence[KernelLayer]) -> list[str]:
     """Paths of the modules, and names of the tensors, whose values are needed for the layers."""
-    layers = find_layers(skeleton, specs)
-    needed = [path for norms in _norms_of(skeleton, layers).values() for path in norms]
+    needed = [path for norms in _norms_of(network, layers).values() for path in norms]
     for layer in layers:
         block = layer.module
         if isinstance(block, ParallelBranches):

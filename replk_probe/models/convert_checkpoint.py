@@ -74,6 +74,8 @@ def reparam_checkpoint(
     scheme: str = "replk-probe",
     merge: bool = True,
     ema: bool = False,
+    entry: str | None = None,
+    prefix: str | None = None,
     force: bool = False,
     progress: bool = False,
 ) -> ReparamReport:
@@ -94,6 +96,8 @@ def reparam_checkpoint(
             ConvNeXt.
         merge: Whether to merge the branches; otherwise only names change.
         ema: Whether to read the averaged entry of the file.
+        entry: Entry of the file to read, as in :func:`~replk_probe.models.create_model`.
+        prefix: Prefix of the names in the file, as in :func:`~replk_probe.models.create_model`.
         force: Whether to overwrite ``output`` if it exists.
         progress: Whether to show a progress bar on a terminal.
 
@@ -119,7 +123,7 @@ def reparam_checkpoint(
     if merge and not layers:
         traced = _mergeable_branches(network, model)
         layers, count, convolutions = [*traced.layers], len(traced.blocks), traced.convolutions
-    source = load_checkpoint(network, path, ema=ema)
+    source = load_checkpoint(network, path, ema=ema, entry=entry, prefix=prefix)
     _check_form(source, scheme, merge=merge)
 
     image = random_image(data_config(network).input_size, input_channels(network), torch.float64)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.runtime.checks import check_bool, check_seed, check_weights
+from replk_probe.runtime.checks import check_bool, check_seed, check_selection, check_weights
 from replk_probe.runtime.devices import resolve_device
 from replk_probe.runtime.provenance import WeightsInfo
 
@@ -32,6 +32,8 @@ def create_model(
     pretrained: bool = False,
     seed: int = 0,
     ema: bool = False,
+    entry: str | None = None,
+    prefix: str | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     **overrides: Any,
@@ -48,6 +50,8 @@ def create_model(
         pretrained: As in timm: True is the same as ``weights="pretrained"``.
         seed: Seed of the random initialization, in [0, 2**63). The global random state does not change.
         ema: Whether to load the averaged entry of a checkpoint.
+        entry: Entry of a checkpoint to load, as in :func:`load_checkpoint`.
+        prefix: Prefix of the names in a checkpoint, as in :func:`load_checkpoint`.
         device: Device that the network is moved to after loading, or None to leave it on the CPU.
         dtype: Floating-point type that the network is converted to after loading, or None.
         **overrides: Keyword arguments of the builder, such as ``num_classes=10`` or ``img_size=1024``.
@@ -75,10 +79,11 @@ def create_model(
             f"The dtype {dtype!r} is invalid. Networks need a floating-point type. Use one such as torch.float32."
         )
     target = None if device is None else resolve_device(device)
-    build, resolved, seed = _prepare(ModelId.parse(name), weights, seed, ema)
+    check_selection(ema, entry, prefix)
+    build, resolved, seed = _prepare(ModelId.parse(name), weights, seed)
     with _seeded(seed):
         model = build(overrides)
-    _apply(model, resolved, seed=seed, ema=ema)
+    _apply(model, resolved, seed, ema=ema, entry=entry, prefix=prefix)
     return model.eval().to(device=target, dtype=dtype)
 
 
@@ -89,6 +94,8 @@ def create_partly(
     *,
     seed: int = 0,
     ema: bool = False,
+    entry: str | None = None,
+    prefix: str | None = None,
 ) -> nn.Module:
     """Build a network of which only some modules are loaded; its forward pass cannot be run.
 
@@ -101,6 +108,8 @@ def create_partly(
         needed: Function that maps the network, still without weights, to the module paths that are needed.
         seed: Seed, as in :func:`create_model`.
         ema: Whether to load the averaged entry of a checkpoint.
+        entry: Entry to load, as in :func:`load_checkpoint`.
+        prefix: Prefix of the names, as in :func:`load_checkpoint`.
 
     Returns:
         The network, in eval mode.
@@ -110,22 +119,22 @@ def create_partly(
         InvalidInputError: The builder fails, the seed or ``ema`` is invalid, or ``needed`` raises it.
         WeightsError: The weights cannot be found, downloaded, read or matched to the model.
     """
+    check_selection(ema, entry, prefix)
     model_id = ModelId.parse(name)
-    build, resolved, seed = _prepare(model_id, weights, seed, ema)
+    build, resolved, seed = _prepare(model_id, weights, seed)
     model = None if resolved.path is None or model_id.kind == "factory" else _skeleton(build)
     if model is None:
         with _seeded(seed):
             model = build({})
-    _apply(model, resolved, seed=seed, ema=ema, only=needed(model))
+    _apply(model, resolved, seed, ema=ema, entry=entry, prefix=prefix, only=needed(model))
     return model.eval()
 
 
 def _prepare(
-    model_id: ModelId, weights: Any, seed: Any, ema: Any
+    model_id: ModelId, weights: Any, seed: Any
 ) -> tuple[Callable[[dict[str, Any]], nn.Module], ResolvedWeights, int]:
     """Check the arguments and fetch the weights before the network is built, which takes a while for large ones."""
     weights, seed = check_weights(weights), check_seed(seed)
-    check_bool("ema", ema)
     build = builder_of(model_id)
     return build, resolve_weights(model_id, weights), seed
 
@@ -141,45 +150,67 @@ def _skeleton(build: Callable[[dict[str, Any]], nn.Module]) -> nn.Module | None:
 
 def load_weights(model: nn.Module, name: str, weights: str) -> None:
     """Load named weights into an existing model, as timm's ``pretrained=True`` requires."""
-    _apply(model, resolve_weights(ModelId.parse(name), weights), seed=None, ema=False)
+    _apply(model, resolve_weights(ModelId.parse(name), weights), None)
 
 
 # The architectures are registered before this module can be imported; see `registration`.
 set_weights_loader(load_weights)
 
 
-def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, ema: bool = False) -> CheckpointReport:
+def load_checkpoint(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    ema: bool = False,
+    entry: str | None = None,
+    prefix: str | None = None,
+) -> CheckpointReport:
     """Load a weights file into ``model`` in place and record its provenance for later measurements.
 
     Files of RepLKNet (train, merged and deep-fused form), SLaK, mmpretrain, timm and torchvision are supported, flat or
     nested, ``.pth`` in both serializations or safetensors. The model is merged or fused to match the file, and its
     classifier is given the file's number of classes. After an error the model is unchanged.
 
+    Objects of other classes in the file are neither imported nor executed.
+
+    Weights are searched in this order: in the entry with a usual name (``model``, ``state_dict``,
+    ``model_state_dict``, ``model_weights``, ``module``, ``net``, ``params``, which may nest), or in the file itself; if
+    none of these entries exists, in all entries. If the names in an entry are not those of the model, any prefix is
+    removed under which all of them occur, and the other tensors are left out. An average over training steps
+    (``model_ema``, ``ema``, ``encoder_k`` and the like) is only taken with ``ema`` or if there is nothing else. If
+    several sets of weights match, as for ``teacher`` and ``student``, the error lists them.
+
     Args:
         model: The network.
         path: Path of the file.
         ema: Whether to load the averaged entry of the file (such as ``model_ema``) instead of the default one.
+        entry: Entry of the file to load, nested ones joined by dots, such as ``"teacher"`` or ``"state.net"``; None to
+            choose it as above.
+        prefix: Beginning of the names to load, which is removed from them, such as ``"module.encoder_q."``; None to
+            choose it as above.
 
     Returns:
         A description of the file and of what was loaded.
 
     Raises:
         WeightsError: The file cannot be read, is refused, or does not match the model.
-        InvalidInputError: ``model`` is not an ``nn.Module``, or ``ema`` is not a bool.
+        InvalidInputError: ``model`` is not an ``nn.Module``, ``ema`` is not a bool, or ``entry`` or
+            ``prefix`` is not a string.
     """
-    check_bool("ema", ema)
-    report = load_file(model, path, ema=ema)
+    check_selection(ema, entry, prefix)
+    report = load_file(model, path, ema=ema, entry=entry, prefix=prefix)
     attach_weights_info(model, _loaded(WeightsInfo(f"file:{report.path.name}"), report))
     return report
 
 
-def _apply(
-    model: nn.Module, resolved: ResolvedWeights, *, seed: int | None, ema: bool, only: Sequence[str] | None = None
-) -> None:
-    """Load the weights that were resolved, and record their provenance and preprocessing."""
+def _apply(model: nn.Module, resolved: ResolvedWeights, seed: int | None, **selection: Any) -> None:
+    """Load the weights that were resolved, and record their provenance and preprocessing.
+
+    ``selection`` are the options of :func:`.checkpoints.load.load_checkpoint`.
+    """
     info = resolved.info
     if resolved.path is not None:
-        info = _loaded(info, load_file(model, resolved.path, ema=ema, only=only))
+        info = _loaded(info, load_file(model, resolved.path, **selection))
     elif info.is_random:
         info = replace(info, seed=seed)
     attach_weights_info(model, info, resolved.data)
@@ -192,6 +223,7 @@ def _loaded(info: WeightsInfo, report: CheckpointReport) -> WeightsInfo:
         sha256=report.sha256,
         form=report.form,
         wrapper=report.wrapper,
+        prefix=report.prefix,
         dropped=report.dropped,
         note=" ".join(note for note in (info.note, report.note) if note) or None,
     )

@@ -88,6 +88,17 @@ def check_bool(name: str, value: Any) -> bool:
     return value
 
 
+def check_selection(ema: Any, entry: Any, prefix: Any) -> None:
+    """Raise InvalidInputError unless the options that select weights in a file are a bool and strings or None."""
+    check_bool("ema", ema)
+    for name, value in (("entry", entry), ("prefix", prefix)):
+        if value is not None and (not isinstance(value, str) or not value):
+            raise InvalidInputError(
+                f"The option {name} cannot be {value!r}. It must be a string that is not empty. Use None to choose it "
+                "automatically."
+            )
+
+
 def check_choice(what: str, value: Any, known: Sequence[str]) -> None:
     """Raise InvalidInputError unless ``value`` is one of the ``known`` strings."""
     if not isinstance(value, str) or value not in known:

@@ -13,6 +13,10 @@ RANDOM_INIT = "random-init"
 USER_MODULE = "user-module"
 EMBEDDED = "embedded:"  # prefix of the source of weights that are included in this package
 
+# Entries of a checkpoint with its weights, in the order in which they are looked up. Training scripts of RepLKNet and
+# SLaK write "model", most others "state_dict"; both may nest.
+USUAL_ENTRIES = ("model", "state_dict", "model_state_dict", "model_weights", "module", "net", "params")
+
 _PACKAGES = ("torch", "torchvision", "timm", "numpy")
 
 
@@ -30,6 +34,7 @@ class WeightsInfo:
         wrapper: Entry of the file that was read (``"model"``, ``"model_ema"``, ...), or None for a flat file.
         dropped: Keys of the file without a counterpart in the model, which were left out on purpose.
         note: One sentence for the reader, for instance why random weights are used instead of trained ones.
+        prefix: Beginning that was removed from the names in the entry (``"module."``), or None.
     """
 
     source: str
@@ -39,6 +44,7 @@ class WeightsInfo:
     wrapper: str | None = None
     dropped: tuple[str, ...] = ()
     note: str | None = None
+    prefix: str | None = None
 
     @property
     def is_random(self) -> bool:
@@ -58,8 +64,9 @@ class WeightsInfo:
         if self.source == USER_MODULE:
             return "user-module, origin of its weights unknown"
         source = "small model trained on synthetic data" if self.is_embedded else self.source
-        # The average over training steps differs from the last state in the same file.
-        entry = f", {self.wrapper}" if self.wrapper and "ema" in self.wrapper else ""
+        # Results of an average over training steps or of a teacher differ from those of other entries of the file.
+        is_usual = not self.wrapper or self.wrapper == self.prefix or {*self.wrapper.split(".")} <= {*USUAL_ENTRIES}
+        entry = "" if is_usual else f", {self.wrapper}"
         return source + entry + (f" [{self.sha256[:8]}]" if self.sha256 else "")
 
 

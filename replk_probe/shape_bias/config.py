@@ -39,6 +39,8 @@ class ShapeBiasConfig:
     seed: int = 0
     weights: str | None = "auto"
     ema: bool = False
+    entry: str | None = None
+    prefix: str | None = None
     num_classes: int | None = None
     name: str | None = None
     allow_partial: bool = False
@@ -50,7 +52,7 @@ class ShapeBiasConfig:
     def __post_init__(self) -> None:
         """Check the values, and convert them to the declared types."""
         check_precision(self.precision)
-        checks.check_bool("ema", self.ema)
+        checks.check_selection(self.ema, self.entry, self.prefix)
         checks.check_bool("allow_partial", self.allow_partial)
         checks.check_bool("bgr", self.bgr)
         resolve_device(self.device)

@@ -35,6 +35,8 @@ def measure_shape_bias(
     seed: int = ShapeBiasConfig.seed,
     weights: str | os.PathLike[str] | None = ShapeBiasConfig.weights,
     ema: bool = ShapeBiasConfig.ema,
+    entry: str | None = ShapeBiasConfig.entry,
+    prefix: str | None = ShapeBiasConfig.prefix,
     num_classes: int | None = ShapeBiasConfig.num_classes,
     name: str | None = ShapeBiasConfig.name,
     allow_partial: bool = ShapeBiasConfig.allow_partial,
@@ -71,6 +73,8 @@ def measure_shape_bias(
         seed: Random seed for weight initialization.
         weights: Weights of a model given by name: ``"auto"``, ``"pretrained"``, ``"random"``, a catalog name or a file.
         ema: Whether to load the averaged entry of a weights file.
+        entry: Entry of a weights file to load, as in :func:`replk_probe.create_model`.
+        prefix: Prefix of the names in a weights file, as in :func:`replk_probe.create_model`.
         num_classes: Number of classes of a model given by name, if its weights do not determine it.
         name: Name of the model in the record; defaults to its model name or class name. The part after the last colon
             is the name of the observer.

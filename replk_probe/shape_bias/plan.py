@@ -26,6 +26,7 @@ from replk_probe.models.inference.copying import on_device
 from replk_probe.models.inference.prepare import PreparedModel, prepared_copy
 from replk_probe.models.model_id import check_network, name_of
 from replk_probe.models.records import statistics_note
+from replk_probe.models.weight_values import check_run_values
 from replk_probe.runtime.checkpoint import Checkpoint, discard
 from replk_probe.runtime.devices import device_label, measuring, resolve_device
 from replk_probe.runtime.escaping import printable
@@ -90,7 +91,8 @@ def plan_shape_bias(
         stimuli = open_stimuli(stimuli, categories=categories, allow_partial=config.allow_partial)
     if isinstance(model, str):
         options: dict[str, Any] = {} if config.num_classes is None else {"num_classes": config.num_classes}
-        module = create_model(model, config.weights, seed=config.seed, ema=config.ema, **options)
+        options |= {name: getattr(config, name) for name in ("weights", "seed", "ema", "entry", "prefix")}
+        module = create_model(model, **options)
     else:
         module = model
     if _is_embedded(module) and config.mapping is None and isinstance(stimuli, StimulusSet):
@@ -101,6 +103,7 @@ def plan_shape_bias(
     device = resolve_device(config.device)
     outputs = find_outputs(module, size, config.channels)
     check_channels(outputs.channels, config.bgr)
+    check_run_values(module, (1, outputs.channels, *size), compute_logits)
     return ShapeBiasPlan(
         name=config.name,
         model=module,
@@ -166,6 +169,7 @@ class ShapeBiasPlan:
             "weights": self.weights.source,
             "sha256 of the weights": self.weights.sha256,
             "seed of the weights": self.weights.seed,
+            **({"entry of the weights": [self.weights.wrapper, self.weights.prefix]} if self.weights.wrapper else {}),
             "parameters": self._parameters,
             "stimuli": self.stimuli.source,
             "digest of the stimuli": self.stimuli.digest,

@@ -404,6 +404,8 @@ def test_a_wrong_argument_is_one_sentence(
         ("--device", "cpu"),
         ("--seed", "0"),
         ("--ema", None),
+        ("--entry", "teacher"),
+        ("--prefix", "net."),
         ("--resume", None),
         ("--allow-partial", None),
     ],

@@ -6,6 +6,7 @@ import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from replk_probe.erf import contribution_scores, input_gradient
+from replk_probe.erf import contribution_scores, input_gradient, measure_erf
 from replk_probe.erf.probe_layer import find_target
 from replk_probe.errors import InvalidInputError
 
@@ -279,9 +280,9 @@ def test_a_network_may_write_into_its_input() -> None:
 def test_non_finite_gradients_stay_visible() -> None:
     model = nn.Conv2d(3, 1, 3, padding=1)
     with torch.no_grad():
-        model.weight[0, 0, 0, 0] = float("nan")
-        model.bias.fill_(float("inf"))
-    assert not torch.isfinite(contribution_scores(model, torch.ones(1, 3, 8, 8))).all()
+        model.weight.fill_(2e38)  # The sum over the channels of the image overflows.
+    scores = contribution_scores(model, torch.full((1, 3, 8, 8), 1e-3))
+    assert torch.isinf(scores).any() and not torch.isnan(scores).any()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -302,8 +303,70 @@ def test_an_image_that_is_not_finite_has_no_scores_and_the_others_have_theirs(
 def test_features_that_are_not_finite_give_no_scores() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1))
     with torch.no_grad():
-        model[0].bias.fill_(float("nan"))
+        model[0].bias.fill_(3e38)
+        model[2].weight.fill_(3e38)
     assert contribution_scores(model, torch.randn(1, 3, 8, 8), "2").isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "defect"),
+    [
+        ("0.weight", float("nan"), "values that are not finite"),
+        ("0.bias", -float("inf"), "values that are not finite"),
+        ("1.running_mean", float("inf"), "values that are not finite"),
+        ("1.running_var", -1e-9, "negative variances"),
+    ],
+)
+def test_unusable_weights_before_the_layer_are_named(name: str, value: float, defect: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, padding=1))
+    batch = torch.randn(2, 3, 8, 8)
+    expected = contribution_scores(model, batch, "1")
+    with torch.no_grad():
+        model[2].weight.fill_(float("nan"))  # after the layer
+    assert torch.equal(contribution_scores(model, batch, "1"), expected)
+    with torch.no_grad():
+        model.state_dict()[name][1] = value
+    message = rf"Sequential cannot be used\. {name} has {defect}\."
+    with pytest.raises(InvalidInputError, match=message):
+        contribution_scores(model, batch, "1")
+    with pytest.raises(InvalidInputError, match=message):
+        measure_erf(model, batch, layer="1")
+
+
+def test_unusable_weights_of_a_factory_are_named(tmp_path: Path) -> None:
+    source = tmp_path / "net.py"
+    source.write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3))\n"
+        "    net[1].running_var[2] = -1e-6\n"
+        "    return net\n"
+    )
+    with pytest.raises(InvalidInputError, match=r"1\.running_var has negative variances"):
+        measure_erf(f"{source}:make", torch.randn(1, 3, 16, 16), layer="2")
+    assert measure_erf(f"{source}:make", torch.randn(1, 3, 16, 16), layer="0").contribution.any()
+
+
+def test_weights_that_no_module_of_their_own_reads_are_named() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches = nn.Conv2d(3, 8, 4, 4)
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tokens = self.patches(x).flatten(2).transpose(1, 2)
+            return self.attention(tokens, tokens, tokens)[0]
+
+    model, batch = Attention(), torch.randn(1, 3, 16, 16)
+    with torch.no_grad():
+        model.attention.out_proj.weight[0, 0] = float("nan")
+    assert contribution_scores(model, batch, "patches").isfinite().all()
+    with pytest.raises(InvalidInputError, match=r"attention\.out_proj\.weight has values that are not finite"):
+        contribution_scores(model, batch, "attention[0]")
+    with torch.no_grad():
+        model.attention.out_proj.weight[0, 0] = 0.0
+    assert contribution_scores(model, batch, "attention[0]").isfinite().all()
 
 
 def test_an_empty_batch_gives_no_scores() -> None:

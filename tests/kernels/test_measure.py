@@ -448,7 +448,17 @@ def test_a_norm_that_starts_at_zero_leaves_no_mass() -> None:
 
 def test_models_that_cannot_be_used() -> None:
     model = small()
-    model.stages[0].blocks[0].large_kernel.large_conv.bn.running_var.data[0] = float("nan")
+    variances = model.stages[0].blocks[0].large_kernel.large_conv.bn.running_var
+    name = r"stages\.0\.blocks\.0\.large_kernel\.large_conv\.bn\.running_var"
+    for value, defect in ((float("nan"), "values that are not finite"), (-1e-9, "negative variances")):
+        variances.data[0] = value
+        with pytest.raises(InvalidInputError, match=rf"{name} has {defect}"):
+            measure_kernels(model, "stage1.0")
+        measure_kernels(model, "stage2.0")
+    model = small()
+    block = model.stages[0].blocks[0].large_kernel.large_conv
+    block.double()
+    block.conv.weight.data[0] = block.bn.weight.data[0] = 1e300
     with pytest.raises(InvalidInputError, match=r"stage1\.0, with batch norms folded in, are not all finite"):
         measure_kernels(model, "stage1.0")
     with torch.device("meta"):

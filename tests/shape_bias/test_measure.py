@@ -273,8 +273,16 @@ def test_outputs_may_be_wrapped(small_net: nn.Module, small_stimuli: Path) -> No
 
 def test_outputs_that_are_not_finite_are_refused(small_net: nn.Module, small_stimuli: Path) -> None:
     with torch.no_grad():
-        small_net.get_parameter("head.bias")[3] = torch.nan
+        small_net.get_parameter("head.bias")[3] = 3e38
+        small_net.get_parameter("head.weight")[3] = 3e38
     with pytest.raises(InvalidInputError, match="not finite"):
+        measure_shape_bias(small_net, small_stimuli, size=32)
+
+
+def test_weights_that_are_not_finite_are_named(small_net: nn.Module, small_stimuli: Path) -> None:
+    with torch.no_grad():
+        small_net.get_parameter("head.bias")[3] = torch.nan
+    with pytest.raises(InvalidInputError, match=r"head\.bias has values that are not finite"):
         measure_shape_bias(small_net, small_stimuli, size=32)
 
 
@@ -339,7 +347,8 @@ def test_a_state_is_kept_only_after_the_first_batch(
         measure_shape_bias(Interrupted(small_net), small_stimuli, size=32, batch_size=8, checkpoint=state)
     assert state.exists() == (done > 0)
     with torch.no_grad():
-        small_net.get_parameter("head.bias")[3] = torch.nan
+        small_net.get_parameter("head.bias")[3] = 3e38
+        small_net.get_parameter("head.weight")[3] = 3e38
     with pytest.raises(InvalidInputError, match="not finite"):
         measure_shape_bias(small_net, small_stimuli, size=32, batch_size=8, checkpoint=state)
     assert not state.exists()

@@ -101,7 +101,7 @@ def fingerprint(shapes: Shapes) -> Fingerprint:
     if "classifier.6.weight" in shapes and len(kernel) == 4:
         return Fingerprint("AlexNet" if kernel[-1] == 11 else "a VGG")
     for pattern, title in _OTHERS:
-        if any(re.search(pattern, name) for name in shapes):
+        if any(map(re.compile(pattern).search, shapes)):
             large = title == "a MobileNet V2" and form is not None
             return _mobilenet(shapes, form) if large else Fingerprint(title)
     first = ", ".join(list(shapes)[:3])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +21,17 @@ from ..branches.merge import merge_parallel_branches
 from ..inference.copying import meta_copy_of
 from ..layers.large_kernel import LargeKernelConv
 from ..model_id import check_network
+from ..weight_values import is_finite, is_negative_variance
 from .detect import Fingerprint, fingerprint, form_of
+from .entries import StateFile
 from .match import Plan, is_recomputed, loaded_classes, match, replace_head
-from .read import StateFile, read_state_file
+from .read import read_state_files
 from .rename_keys import merge_fused_branches, to_own_names
 
 _FORMS = ("train", "merged", "merged+fused")
 _SHOWN_KEYS = 3
+# State dicts of one file that are compared with a model.
+_MOST_CANDIDATES = 12
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class CheckpointReport:
             file: the model keeps its own, and its class scores are meaningless) or ``"dropped"`` (not in the model);
             None if the file was not loaded.
         dtypes: Type in the file of each tensor that was loaded, by its name in the model.
+        prefix: Beginning that was removed from the names in the entry (``"module."``), or None.
     """
 
     path: Path
@@ -70,6 +76,7 @@ class CheckpointReport:
     missing: tuple[str, ...] = ()
     head: str | None = None
     dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
+    prefix: str | None = None
 
     @property
     def note(self) -> str | None:
@@ -81,7 +88,13 @@ class CheckpointReport:
 
 
 def load_checkpoint(
-    model: nn.Module, path: str | os.PathLike[str], *, ema: bool = False, only: Sequence[str] | None = None
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    ema: bool = False,
+    entry: str | None = None,
+    prefix: str | None = None,
+    only: Sequence[str] | None = None,
 ) -> CheckpointReport:
     """Load a weights file into ``model`` in place; see :func:`replk_probe.models.load_checkpoint`.
 
@@ -91,26 +104,20 @@ def load_checkpoint(
     check_network(model)
     path = _checked(path)
     own = model.state_dict()
-    file = read_state_file(path, ema=ema, own_keys=own)
-    state, origins, dropped, naming = to_own_names(file.state, own)
-    dropped += file.ignored
-    state, merged_here = merge_fused_branches(state)
-    if merged_here:
-        origins.update({name: name.replace(".reparam_conv.", ".large_conv.conv.") for name in merged_here})
     has_forms = all(callable(getattr(model, name, None)) for name in ("reparameterize", "fuse_bn"))
-    form = form_of(state) if has_forms else None
-    skeleton = meta_copy_of(model)
-    _restructure(skeleton, form, state)
-    plan = match(skeleton, state, origins, dropped)
-    if plan.faults and (converted := _by_timm(skeleton, state)) is not None:
-        candidate = match(skeleton, converted, {}, dropped)
-        plan = candidate if candidate.faults < plan.faults else plan
+    candidates: list[_Candidate] = []
+    files = read_state_files(path, ema=ema, entry=entry, prefix=prefix, own=own)
+    for file in itertools.islice(files, _MOST_CANDIDATES):
+        candidates.append(_compared(model, own, file, has_forms=has_forms))
+        if file.is_usual and not candidates[-1].plan.faults:
+            break
+    file, state, plan, form, naming, skeleton = _chosen(candidates, path, ema=ema)
     merges_branches = bool(plan.faults) and not has_forms and bool(merge_parallel_branches(skeleton).blocks)
     if merges_branches:
-        candidate = match(skeleton, state, origins, dropped)
-        plan = plan if candidate.faults else candidate
+        merged = match(skeleton, state, plan.origins, list(file.ignored))
+        plan = plan if merged.faults else merged
     if plan.faults:
-        raise _does_not_fit(model, path, file, plan, form, only or ())
+        raise _does_not_fit(model, path, file, [one.file for one in candidates], plan, form, only or ())
     wanted = {name: value for name, value in plan.state.items() if only is None or _is_inside(name, only)}
     _refuse_unusable(wanted, plan.origins, skeleton, path)
     digest = sha256_of(path)
@@ -135,6 +142,7 @@ def load_checkpoint(
         form="merged" if merges_branches else form,
         naming=naming,
         wrapper=file.wrapper,
+        prefix=_prefix(file, naming),
         averaged=file.averaged,
         tensors=len(file.state),
         num_classes=loaded_classes(model, plan),
@@ -145,12 +153,60 @@ def load_checkpoint(
     )
 
 
-def inspect_checkpoint(path: str | os.PathLike[str], *, ema: bool = False) -> CheckpointReport:
+class _Candidate(NamedTuple):
+    """A state dict of a file, renamed and compared with the model."""
+
+    file: StateFile
+    state: dict[str, Tensor]
+    plan: Plan
+    form: str | None
+    naming: str
+    skeleton: nn.Module
+
+
+def _compared(model: nn.Module, own: Mapping[str, Tensor], file: StateFile, *, has_forms: bool) -> _Candidate:
+    state, origins, dropped, naming = to_own_names(file.state, own)
+    dropped += file.ignored
+    state, merged_here = merge_fused_branches(state)
+    if merged_here:
+        origins.update({name: name.replace(".reparam_conv.", ".large_conv.conv.") for name in merged_here})
+    form = form_of(state) if has_forms else None
+    skeleton = meta_copy_of(model)
+    _restructure(skeleton, form, state)
+    plan = match(skeleton, state, origins, dropped)
+    if plan.faults and (converted := _by_timm(skeleton, state)) is not None:
+        candidate = match(skeleton, converted, {}, dropped)
+        plan = candidate if candidate.faults < plan.faults else plan
+    return _Candidate(file, state, plan, form, naming, skeleton)
+
+
+def _chosen(candidates: Sequence[_Candidate], path: Path, *, ema: bool) -> _Candidate:
+    """The candidate with the usual names if it matches the model, otherwise the only one that does, or the closest."""
+    fitting = [one for one in candidates if not one.plan.faults]
+    usual = [one for one in fitting if one.file.is_usual]
+    fitting = usual or [one for one in fitting if one.file.averaged == ema] or fitting
+    if len(fitting) > 1:
+        raise _ambiguous(path, [one.file for one in fitting])
+    return fitting[0] if fitting else min(candidates, key=lambda one: one.plan.faults)
+
+
+def _ambiguous(path: Path, files: Sequence[StateFile]) -> WeightsError:
+    return WeightsError(
+        f"{path.name} has several sets of weights. Any of these may be meant: {'; '.join(map(str, files))}. "
+        "Choose one with the options entry and prefix."
+    )
+
+
+def inspect_checkpoint(
+    path: str | os.PathLike[str], *, ema: bool = False, entry: str | None = None, prefix: str | None = None
+) -> CheckpointReport:
     """Read a weights file without a model and describe it.
 
     Args:
         path: Path of the file.
         ema: Whether to read the averaged entry.
+        entry: Entry to read, or None for the usual one.
+        prefix: Prefix of the names to read, which is removed from them, or None.
 
     Returns:
         The report, without the fields that describe the loading.
@@ -159,7 +215,10 @@ def inspect_checkpoint(path: str | os.PathLike[str], *, ema: bool = False) -> Ch
         WeightsError: The file cannot be read, is refused or contains no weights.
     """
     path = _checked(path)
-    file = read_state_file(path, ema=ema)
+    files = list(itertools.islice(read_state_files(path, ema=ema, entry=entry, prefix=prefix), _MOST_CANDIDATES))
+    file = files[0]
+    if len(files) > 1 and not file.is_usual:
+        raise _ambiguous(path, files)
     state, origins, _, naming = to_own_names(file.state, {})
     found = _identify(merge_fused_branches(state)[0])
     heads = [state[name] for name in ("head.weight", "fc.weight", "classifier.weight") if name in state]
@@ -172,9 +231,10 @@ def inspect_checkpoint(path: str | os.PathLike[str], *, ema: bool = False) -> Ch
         form=found.form,
         naming=naming,
         wrapper=file.wrapper,
+        prefix=_prefix(file, naming),
         averaged=file.averaged,
         tensors=len(file.state),
-        num_classes=int(heads[0].shape[0]) if heads else None,
+        num_classes=int(heads[0].shape[0]) if heads and heads[0].ndim else None,
         not_finite=_not_finite(state, origins),
     )
 
@@ -229,40 +289,48 @@ def _is_inside(name: str, paths: Sequence[str]) -> bool:
 
 
 def _refuse_unusable(state: Mapping[str, Tensor], origins: Mapping[str, str], skeleton: nn.Module, path: Path) -> None:
-    """Raise WeightsError for quantized weights and for values that are not finite."""
+    """Raise WeightsError for quantized or complex weights, values that are not finite and negative variances."""
     own = skeleton.state_dict()
     for name, value in state.items():
         if own[name].is_floating_point() and not value.is_floating_point():
+            kind, other = ("complex", "real") if value.is_complex() else ("quantized", "floating-point")
             raise WeightsError(
-                f"{path.name} contains quantized weights. {origins.get(name, name)} is {value.dtype}, and the model "
-                f"computes in {own[name].dtype}. Pass the floating-point file."
+                f"{path.name} contains {kind} weights. {origins.get(name, name)} is {value.dtype}, and the model "
+                f"computes in {own[name].dtype}. Pass the {other} file."
             )
     broken = _not_finite(state, origins)
     if broken:
         raise non_finite_error(path, broken)
+    negative = [origins.get(name, name) for name, value in state.items() if is_negative_variance(name, value)]
+    if negative:
+        raise WeightsError(
+            f"{path.name} contains negative variances. {_some('tensor', negative)} below zero. "
+            "Fetch the file again, or use an earlier checkpoint of the training."
+        )
 
 
 def _not_finite(state: Mapping[str, Tensor], origins: Mapping[str, str]) -> tuple[str, ...]:
     """Names in the file of the tensors with NaN or infinite values."""
-    return tuple(
-        origins.get(name, name)
-        for name, value in state.items()
-        if value.is_floating_point() and value.numel() and not _is_finite(value)
-    )
+    return tuple(origins.get(name, name) for name, value in state.items() if not is_finite(value))
 
 
-def _is_finite(value: Tensor) -> bool:
-    """Whether all values are finite, in one pass without a mask: aminmax propagates NaN."""
-    wide = value.float() if value.element_size() == 1 else value  # aminmax does not support float8.
-    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(wide))
+def _prefix(file: StateFile, naming: str) -> str | None:
+    return file.prefix + ("backbone." if naming == "mmpretrain" else "") or None
 
 
 def _identify(state: Mapping[str, Tensor]) -> Fingerprint:
-    return fingerprint({name: tuple(value.shape) for name, value in state.items()})
+    # A weight without dimensions matches no network; it is described as a vector of one element.
+    return fingerprint({name: tuple(value.shape) or (1,) for name, value in state.items()})
 
 
 def _does_not_fit(
-    model: nn.Module, path: Path, file: StateFile, plan: Plan, form: str | None, only: Sequence[str]
+    model: nn.Module,
+    path: Path,
+    file: StateFile,
+    others: Sequence[StateFile],
+    plan: Plan,
+    form: str | None,
+    only: Sequence[str],
 ) -> WeightsError:
     own = model.state_dict()
     for names in (plan.missing, plan.misshaped):
@@ -277,9 +345,12 @@ def _does_not_fit(
     ]
     kinds = (("missing key", plan.missing), ("unexpected key", unexpected), ("mis-shaped key", misshaped))
     details = "; ".join(_some(what, names, verb=False) for what, names in kinds if names)
-    return WeightsError(
-        f"{path.name} does not match {type(model).__name__}: {details}. {_hint(plan, own, seems, mine, form)}"
-    )
+    hint = _hint(plan, own, seems, mine, form)
+    if file is not others[0]:
+        details = f"{details}, of {file}"
+    if len(others) > 1 and not others[0].is_usual:
+        hint = f"It has {'; '.join(map(str, others))}: choose one with the options entry and prefix, or another file."
+    return WeightsError(f"{path.name} does not match {type(model).__name__}: {details}. {hint}")
 
 
 def _hint(plan: Plan, own: Mapping[str, Tensor], seems: Fingerprint, mine: Fingerprint, form: str | None) -> str:

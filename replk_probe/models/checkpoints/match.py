@@ -39,20 +39,33 @@ def match(model: nn.Module, state: dict[str, Tensor], origins: dict[str, str], d
     own = model.state_dict()
     plan = Plan(dict(state), origins, list(dropped))
     plan.missing = [name for name in own if name not in state and not is_recomputed(name)]
+    has_head = any(key.startswith("head.") for key in own)
     for name in [name for name in state if name not in own]:
-        head = name.startswith("head.") and not any(key.startswith("head.") for key in own)
+        head = name.startswith("head.") and not has_head
         if head or is_recomputed(name) or _AUXILIARY.match(name):
             plan.dropped.append(origins.get(name, name))
             del plan.state[name]
             plan.head = "dropped" if head else plan.head
         else:
             plan.unexpected.append(name)
+    _drop_projection(model, own, plan)
     plan.misshaped = [name for name in own if name in state and own[name].shape != state[name].shape]
     if plan.misshaped and (heads := _other_heads(model, own, state, plan.misshaped)):
         plan.heads, plan.misshaped, plan.head = heads, [], "replaced"
     if plan.missing and not plan.misshaped and not plan.heads and _is_headless(model, own, set(plan.missing)):
         plan.missing, plan.head = [], "missing"
     return plan
+
+
+def _drop_projection(model: nn.Module, own: Mapping[str, Tensor], plan: Plan) -> None:
+    """Drop a projection that self-supervised training put in the place of the classifier, which then is missing."""
+    start = f"{_classifier_name(model)}." if plan.unexpected else ""
+    if start and all(name.startswith(start) for name in plan.unexpected):
+        if {name for name in own if name.startswith(start)} <= {*plan.missing}:
+            plan.dropped += [plan.origins.get(name, name) for name in plan.unexpected]
+            for name in plan.unexpected:
+                del plan.state[name]
+            plan.unexpected = []
 
 
 def _other_heads(
@@ -68,8 +81,10 @@ def _other_heads(
             return {}
         if len(mine) != len(theirs) or not theirs or mine[1:] != theirs[1:]:
             return {}
-        if heads.setdefault(module, theirs[0]) != theirs[0]:
+        parts = (state.get(f"{module}.{part}") for part in ("weight", "bias"))
+        if any(part is not None and part.shape[:1] != theirs[:1] for part in parts):
             return {}
+        heads[module] = theirs[0]
     # Several heads (distilled or auxiliary) share the number of classes; layers of another network would not.
     last = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
     classifier = _classifier_name(model)

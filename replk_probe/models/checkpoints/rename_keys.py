@@ -127,6 +127,7 @@ def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:
 def merge_fused_branches(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Sum branches whose batch norms were folded: the result of the authors' fusing code without prior merging."""
     stems = [name.removesuffix("conv.bias") for name in state if name.endswith(".large_kernel.large_conv.conv.bias")]
+    stems = [stem for stem in stems if _can_be_added(state, stem)]
     if not stems:
         return state, []
     merged = dict(state)
@@ -143,6 +144,18 @@ def merge_fused_branches(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], l
         merged[f"{target}weight"], merged[f"{target}bias"] = weight, bias
         made += [f"{target}weight", f"{target}bias"]
     return merged, made
+
+
+def _can_be_added(state: Mapping[str, Tensor], stem: str) -> bool:
+    """Whether the branches have shapes that can be added; others match no model."""
+    small = stem.replace("large_conv.", "small_conv.conv.")
+    weight, bias = state.get(f"{stem}conv.weight"), state[f"{stem}conv.bias"]
+    small_weight, small_bias = state.get(f"{small}weight", weight), state.get(f"{small}bias", bias)
+    if weight is None or small_weight is None or weight.ndim != 4 or small_weight.ndim != 4:
+        return False
+    height, width = (a - b for a, b in zip(weight.shape[2:], small_weight.shape[2:], strict=True))
+    same = weight.shape[:2] == small_weight.shape[:2] and bias.shape == small_bias.shape
+    return same and height == width >= 0 and height % 2 == 0
 
 
 _RENAME: dict[str, Callable[[str], str]] = {

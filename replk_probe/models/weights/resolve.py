@@ -190,10 +190,10 @@ def _named(model: ModelId, weights: str) -> Callable[[_Download], ResolvedWeight
             )
         return partial(_from_catalog, entry)
     path = usable_path(weights, "The weights file")
-    if path.is_file():
-        return lambda _: ResolvedWeights(WeightsInfo(f"file:{path.name}"), path)
     if path.is_dir():
         raise WeightsError(f"Cannot read weights from {weights}. It is a folder. Pass the file in it.")
+    if path.exists():
+        return lambda _: ResolvedWeights(WeightsInfo(f"file:{path.name}"), path)
     known = [*CATALOG, "auto", "pretrained", "random"]
     if model.kind == "torchvision":
         tags = _torchvision_tags(model)
