@@ -290,10 +290,17 @@ def test_files_that_do_not_fit_are_refused(name: str, tmp_path: Path) -> None:
 
 def test_non_finite_outputs_are_an_error_about_the_file(name: str, tmp_path: Path) -> None:
     model = trained(name)
-    next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d)).running_var.data[0] = -1.0
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms[0].running_var.data[0] = -1.0
     safetensors.torch.save_file(model.state_dict(), tmp_path / "negative.safetensors")
-    with pytest.raises(WeightsError, match=r"negative\.safetensors was not rewritten\. .* are NaN or infinite"):
+    with pytest.raises(WeightsError, match=r"negative variances\. 1 tensor \(.*\.running_var\) is below zero"):
         reparam_checkpoint(tmp_path / "negative.safetensors", tmp_path / "out.safetensors", name)
+    norms[0].running_var.data[0] = 1.0
+    for norm in norms:
+        norm.weight.data.fill_(3e38)  # the outputs overflow
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "large.safetensors")
+    with pytest.raises(WeightsError, match=r"large\.safetensors was not rewritten\. .* are NaN or infinite"):
+        reparam_checkpoint(tmp_path / "large.safetensors", tmp_path / "out.safetensors", name)
     assert not (tmp_path / "out.safetensors").exists()
 
 
