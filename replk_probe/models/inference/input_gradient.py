@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
@@ -331,6 +332,16 @@ class FrozenBatchNorm2d(_Frozen, nn.BatchNorm2d):
         return (grad * scale[:, None, None]).to(grad.dtype)
 
 
+class FrozenBatchNormAct2d(FrozenBatchNorm2d, BatchNormAct2d):
+    """Timm's ``BatchNormAct2d`` in inference mode: a scale and a shift per channel, and an activation."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the output for ``input``; the gradient of the activation is that of autograd."""
+        if is_autocast(input.device):
+            return BatchNormAct2d.forward(self, input)  # type: ignore[no-any-return]
+        return self.act(self.drop(_InputGradient.apply(input, self)))  # type: ignore[no-any-return]
+
+
 class FrozenReLU(nn.ReLU):
     """``nn.ReLU`` that saves one flag per element."""
 
@@ -346,6 +357,7 @@ class FrozenReLU(nn.ReLU):
 
 _FROZEN: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm2d: FrozenBatchNorm2d,
+    BatchNormAct2d: FrozenBatchNormAct2d,
     nn.Conv2d: FrozenConv2d,
     DepthwiseConv2d: FrozenConv2d,
     nn.Linear: FrozenLinear,

@@ -181,10 +181,10 @@ def _describe(precision: str, reduced: bool, weight: Tensor, backward: bool) -> 
         return f"{own} throughout (fast was requested, but only affects gradients, and none are computed)"
     if not reduced:
         return f"{own} throughout ({precision} was requested, but needs bfloat16 matrix instructions)"
-    products = f"bfloat16 products with {own} sums"
+    products = f"bfloat16 products with {own} sums in large layers"
     if not backward:
         return products
-    return f"{products} in both passes" if precision == "bf16" else f"{own} forward, {products} backward"
+    return f"{products}, in both passes" if precision == "bf16" else f"{own} forward, {products} backward"
 
 
 def _has_bfloat16_units(device: torch.device) -> bool:
