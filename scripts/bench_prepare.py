@@ -18,13 +18,14 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from replk_probe.erf import contribution_scores, prepare
+from replk_probe.erf import input_gradient, prepare
 from replk_probe.erf.probe_layer import find_target
 from replk_probe.erf.target_layer import TargetLayer, run_to
 from replk_probe.models import create_model
@@ -98,9 +99,13 @@ def main() -> None:
         model = build(name)
         plain = partial(plain_scores, model, image, find_target(model, image.shape, None))
         prepared = {precision: prepare(model, precision) for precision in PRECISIONS}
-        variants = {"plain": plain} | {key: partial(contribution_scores, of, image) for key, of in prepared.items()}
-        expected, found = (variants[key]().double() for key in ("plain", "fp32"))
-        seconds = times(variants, args.repeats)
+        with ExitStack() as stack:
+            variants = {"plain": plain}
+            for precision, copied in prepared.items():
+                gradient = stack.enter_context(input_gradient(copied))  # the layer is looked up once, as in measure_erf
+                variants[precision] = partial(gradient.scores, image)
+            expected, found = (variants[key]().double() for key in ("plain", "fp32"))
+            seconds = times(variants, args.repeats)
         row = {
             "model": name,
             "plain_ms": [1e3 * statistics.median(seconds["plain"]), 1e3 * min(seconds["plain"])],

@@ -39,7 +39,7 @@ AUTOGRAD_BELOW = 2**20
 
 # Measured: with fewer products, or fewer per converted value, float32 is as fast as bfloat16.
 _LEAST_PRODUCTS = 2**24
-_LEAST_REUSE = 24
+_LEAST_REUSE = 48
 
 
 class _InputGradient(torch.autograd.Function):
