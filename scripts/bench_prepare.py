@@ -100,7 +100,7 @@ def main() -> None:
         plain = partial(plain_scores, model, image, find_target(model, image.shape, None))
         prepared = {precision: prepare(model, precision) for precision in PRECISIONS}
         with ExitStack() as stack:
-            variants = {"plain": plain}
+            variants: dict[str, Callable[[], Tensor]] = {"plain": plain}
             for precision, copied in prepared.items():
                 gradient = stack.enter_context(input_gradient(copied))  # the layer is looked up once, as in measure_erf
                 variants[precision] = partial(gradient.scores, image)

@@ -338,7 +338,7 @@ class FrozenBatchNormAct2d(FrozenBatchNorm2d, BatchNormAct2d):
     def forward(self, input: Tensor) -> Tensor:
         """Return the output for ``input``; the gradient of the activation is that of autograd."""
         if is_autocast(input.device):
-            return BatchNormAct2d.forward(self, input)  # type: ignore[no-any-return]
+            return BatchNormAct2d.forward(self, input)  # type: ignore[no-any-return, no-untyped-call]
         return self.act(self.drop(_InputGradient.apply(input, self)))  # type: ignore[no-any-return]
 
 
