@@ -36,6 +36,17 @@ def test_the_erf_benchmark_compares_every_variant(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_preparation_benchmark_compares_every_precision_with_plain_torch(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    options = ("--size", 64, "--repeats", 1, "--threads", 1, "--json", out)
+    printed = run(SCRIPTS / "bench_prepare.py", "--models", "resnet10t", *options)
+    (row,) = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert row["model"] == "resnet10t" and row["map_relative_l2"] < 1e-2
+    assert all(min(row[precision]) > 0 for precision in ("fp32", "fast", "bf16"))
+    assert "Ratio of the medians" in printed
+
+
+@pytest.mark.slow
 def test_the_kernels_benchmark_compares_with_a_simple_implementation() -> None:
     printed = run(SCRIPTS / "bench_kernels.py", "--model", "replknet_micro_k13_rep", "--repeats", 1)
     assert "replknet_micro_k13_rep, 4 kernels" in printed

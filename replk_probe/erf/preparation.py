@@ -25,7 +25,8 @@ def prepare(model: nn.Module, precision: str = "fp32", layer: Layer = None) -> P
 
     Parameters are frozen, parallel branches merged, batch norms and ReLUs folded, and weights stored channels-last.
     Depthwise convolutions are computed by :mod:`replk_probe.ops`, which caches the spectra of their kernels, and layers
-    keep only what the gradient of the input needs. Module names are unchanged, except for merged branches.
+    keep only what the gradient of the input needs; layers with fewer than 2**20 input elements are left to autograd,
+    which is faster there. Module names are unchanged, except for merged branches.
     The copy is compared with the original on one small random image; any optimization that changes the features of an
     unusual network is left out.
 
@@ -33,8 +34,8 @@ def prepare(model: nn.Module, precision: str = "fp32", layer: Layer = None) -> P
         model: The network, in any floating-point type and on any device. It is not changed.
         precision: ``"fp32"``: every product in the model's own type. ``"fast"``: bfloat16 matrix products with float32
             sums in the backward pass, whose rounding changes no ReLU's sign. ``"bf16"``: in both passes. The last two
-            apply to float32 weights, on hardware with matrix instructions for bfloat16; elsewhere they equal
-            ``"fp32"``.
+            apply to float32 weights, in layers so large that the conversions take less time than they save, on
+            hardware with matrix instructions for bfloat16; elsewhere they equal ``"fp32"``.
         layer: The layer that will be measured, as in :func:`~replk_probe.erf.contribution_scores`: nothing is merged
             or folded across it.
 

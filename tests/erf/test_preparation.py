@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import timm
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from replk_probe.erf import area_ratio, contribution_scores, prepare
@@ -20,6 +22,7 @@ from replk_probe.models.architectures.replknet import RepLKNet
 from replk_probe.models.architectures.slak import SLaK
 from replk_probe.models.inference.fold_bn import fold_neighbors
 from replk_probe.models.inference.input_gradient import (
+    FrozenBatchNormAct2d,
     FrozenConv2d,
     FrozenDepthwiseConv2d,
     FrozenReLU,
@@ -84,6 +87,8 @@ SMALL: dict[str, Any] = {
     "convnext": lambda: LargeKernelConvNeXt(depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), layer_scale=1.0),
     "resnet": lambda: timm.create_model("resnet18", num_classes=10),
     "timm-convnext": lambda: timm.create_model("convnext_atto", num_classes=10, ls_init_value=1.0),
+    "timm-mobilenet": lambda: timm.create_model("mobilenetv3_small_050", num_classes=10),
+    "timm-regnet": lambda: timm.create_model("regnety_002", num_classes=10),
     "oddities": Oddities,
 }
 
@@ -132,6 +137,45 @@ def test_everything_that_can_be_folded_is() -> None:
     assert norms == ["norm"]
     assert not any(parameter.requires_grad for parameter in prepared.module.parameters())
     assert not any(module.training for module in prepared.module.modules())
+
+
+class NormsWithActivations(nn.Sequential):
+    """Norms with an activation after a plain and a large depthwise convolution, each followed by a ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            OrderedDict(
+                conv=nn.Conv2d(3, 6, 3, padding=1),
+                norm=BatchNormAct2d(6, act_layer=nn.Hardswish),
+                relu=nn.ReLU(),
+                large=depthwise((9, 9)),
+                large_norm=BatchNormAct2d(6, act_layer=nn.Tanh, drop_layer=nn.Dropout2d),
+                large_relu=nn.ReLU(),
+                kept=BatchNormAct2d(6, act_layer=nn.Identity),
+                last=nn.Conv2d(6, 6, 1),
+            )
+        )
+
+
+@pytest.mark.parametrize("layer", [None, "conv", "norm", "norm.act", "large_norm.drop", "large_norm.act", "kept.act"])
+def test_norms_with_activations_become_their_activations(layer: str | None) -> None:
+    model = trained_looking(NormsWithActivations()).double()
+    batch = image(2, 3, 24, 20)
+    prepared = prepare(model, layer=layer)
+    assert relative(contribution_scores(prepared, batch, layer), contribution_scores(model, batch, layer)) < 1e-9
+    if layer is None:
+        kinds = {name: type(module) for name, module in prepared.module.named_children()}
+        assert kinds["norm"] is kinds["large_norm"] is nn.Sequential and kinds["kept"] is FrozenBatchNormAct2d
+        assert type(prepared.module.get_submodule("norm.act")) is nn.Hardswish
+
+
+def test_a_norm_with_an_activation_and_a_hook_is_not_folded() -> None:
+    model = trained_looking(NormsWithActivations()).double()
+    model.norm.register_forward_hook(lambda module, args, output: 2 * output + 1)
+    batch = image(1, 3, 24, 20)
+    prepared = prepare(model)
+    assert type(prepared.module.norm) is FrozenBatchNormAct2d
+    assert relative(contribution_scores(prepared, batch), contribution_scores(model, batch)) < 1e-9
 
 
 def test_layers_are_folded_although_the_head_cannot_be_traced() -> None:
@@ -216,7 +260,8 @@ def kept_bytes(model: nn.Module, batch: Tensor) -> int:
     return sum(kept.values())
 
 
-def test_keeps_less_than_a_third_of_the_activations() -> None:
+def test_keeps_less_than_a_third_of_the_activations_of_large_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replk_probe.models.inference.input_gradient.AUTOGRAD_BELOW", 0)  # as if the image were large
     model = SMALL["replknet"]().eval()
     batch = image(1, 3, 128, 128).float()
     assert kept_bytes(prepare(model).module, batch) < kept_bytes(model, batch.clone()) / 3
@@ -467,12 +512,9 @@ def test_a_prepared_model_is_copied_without_what_it_can_make_again() -> None:
     prepared = prepare(SMALL["replknet"]())
     batch = image(1, 3, 64, 64).float()
     expected = contribution_scores(prepared, batch)
-    pointwise = prepared.module.get_submodule("stages.0.blocks.0.pw1.conv")
     large = prepared.module.get_submodule("stages.0.blocks.0.large_kernel.reparam_conv")
-    assert type(pointwise)._frozen_cache is None, "declared, so that every layer has the attribute"
-    assert pointwise._frozen_cache and large._kernel.size > 0
+    assert large._kernel.size > 0
     for copied in (copy.deepcopy(prepared), pickle.loads(pickle.dumps(prepared))):
-        assert "_frozen_cache" not in vars(copied.module.get_submodule("stages.0.blocks.0.pw1.conv"))
         assert copied.module.get_submodule("stages.0.blocks.0.large_kernel.reparam_conv")._kernel.size == 0
         assert torch.equal(contribution_scores(copied, batch), expected)
 

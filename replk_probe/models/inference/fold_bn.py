@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from timm.layers.norm_act import BatchNormAct2d
 from torch import fx, nn
 
 from replk_probe.ops import DepthwiseConv2d, is_same_depthwise
@@ -30,8 +31,8 @@ class Tracer(fx.Tracer):
         self._thread = threading.get_ident()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether a call is recorded as one node: modules of torch, and the subclass of one of them here."""
-        return type(m) is DepthwiseConv2d or super().is_leaf_module(m, module_qualified_name)
+        """Whether a call is recorded as one node: modules of torch, and subclasses of them that can be folded."""
+        return type(m) in (DepthwiseConv2d, BatchNormAct2d) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -60,7 +61,8 @@ def fold_neighbors(model: nn.Module, keep: str = "") -> bool:
     A trace is one path through the code, which may differ from the one for real images, so compare the results.
 
     Args:
-        model: The network, changed in place; folded norms and ReLUs become identities of the same name.
+        model: The network, changed in place; folded norms and ReLUs become identities of the same name,
+            and norms that include an activation become that activation.
         keep: Path of a module whose input and output must not change. The output of ``forward_features``, if there is
             such a method, is always preserved.
 
@@ -85,18 +87,19 @@ def fold_neighbors(model: nn.Module, keep: str = "") -> bool:
     changed = False
     folded: set[fx.Node] = set()  # norms that have become identities
     for node in graph.nodes:
-        bn, source = only(node, *FOLDABLE_NORMS), _source(node)
+        bn, source = only(node, *FOLDABLE_NORMS, BatchNormAct2d), _source(node)
         if bn is None or bn.running_var is None or source is None:
             continue
         conv = only(source, *PLAIN_CONVS)
         if isinstance(conv, nn.Conv2d) and is_foldable(conv) and _on_one_side(source, node, keep):
             if len(source.users) == 1:
                 _replace(model, str(source.target), fuse_conv_bn(conv, bn))
-                _replace(model, str(node.target), nn.Identity())
-                folded.add(node)
+                _replace(model, str(node.target), _rest_of(bn))
+                if not isinstance(bn, BatchNormAct2d):
+                    folded.add(node)
                 changed = True
                 continue
-        reader = next(iter(node.users)) if len(node.users) == 1 else None
+        reader = next(iter(node.users)) if len(node.users) == 1 and not isinstance(bn, BatchNormAct2d) else None
         conv = only(reader, *PLAIN_CONVS)
         if reader is not None and isinstance(conv, nn.Conv2d) and is_foldable(conv) and _is_pointwise(conv):
             if _on_one_side(node, reader, keep):
@@ -149,6 +152,13 @@ def _on_one_side(first: fx.Node, second: fx.Node, keep: str) -> bool:
 
 def _is_pointwise(conv: nn.Conv2d) -> bool:
     return conv.kernel_size == (1, 1) and conv.padding in ((0, 0), "valid") and conv.groups == 1
+
+
+def _rest_of(bn: nn.Module) -> nn.Module:
+    """What a norm computes after the normalization, under the same names."""
+    if not isinstance(bn, BatchNormAct2d):
+        return nn.Identity()
+    return nn.Sequential(OrderedDict(drop=bn.drop, act=bn.act))
 
 
 def _fuse_bn_conv(bn: nn.Module, conv: nn.Conv2d) -> nn.Conv2d:

@@ -1,17 +1,20 @@
 """Layers with frozen parameters, which compute only the output and the gradient of the input.
 
 A convolution keeps only its weight instead of its input, and a ReLU one flag per element instead of its output: less
-than half of autograd's memory, and no time spent on other gradients. Each class replaces that of an existing module in
+than half of autograd's memory. For small inputs, where the time of such a call matters more than its memory, the layers
+can be computed by torch's own class instead (:func:`use_autograd`). Each class replaces that of an existing module in
 place (:func:`freeze_layers`), which preserves names, hooks and state-dict keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Collection
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
@@ -30,6 +33,13 @@ from ..layers.depthwise import activation_of
 from .gradient_box import Box, box_of, grown, put_back
 
 Direction = Literal["forward", "grad_input"]
+
+# Number of input elements below which autograd's layers are faster than frozen ones; they keep at most 4 MB in float32.
+AUTOGRAD_BELOW = 2**20
+
+# Measured: with fewer products, or fewer per converted value, float32 is as fast as bfloat16.
+_LEAST_PRODUCTS = 2**24
+_LEAST_REUSE = 48
 
 
 class _InputGradient(torch.autograd.Function):
@@ -83,17 +93,19 @@ class _Depthwise(torch.autograd.Function):
         return ctx.module.input_gradient(grad), None
 
 
-def _is_same(known: Tensor, weight: Tensor) -> bool:
-    """Whether two weights have the same type, device and values."""
-    if (known.dtype, known.device) != (weight.dtype, weight.device):
-        return False
-    return weight.is_meta or torch.equal(known, weight)
-
-
 def _cut(grad: Tensor, box: Box) -> Tensor:
     """The box of ``grad``, ``[N, C, H, W]``, as a dense tensor in the layout of ``grad``."""
     layout = torch.contiguous_format if grad.is_contiguous() else torch.channels_last
     return grad[:, :, box[0], box[1]].contiguous(memory_format=layout)
+
+
+def _pointwise(grad: Tensor, weight: Tensor) -> Tensor:
+    """Input gradient of a 1 x 1 convolution, ``[N, C, H, W]`` from ``[N, C', H, W]``, in the layout of ``grad``."""
+    # Measured: a product is as fast as torch's convolution with the transposed weight, which would have to be cached.
+    matrix, (images, _, *size) = weight.flatten(1), grad.shape
+    if grad.is_contiguous():
+        return torch.bmm(matrix.T.expand(images, -1, -1), grad.flatten(2)).view(images, -1, *size)
+    return (grad.permute(0, 2, 3, 1) @ matrix).permute(0, 3, 1, 2)
 
 
 def _is_active(output: Tensor) -> Tensor:
@@ -112,11 +124,17 @@ def _through(grad: Tensor, is_active: Tensor) -> Tensor:
 class _Frozen(nn.Module):
     """A layer with ``run``, the output, and ``input_gradient``, the only gradient."""
 
+    autograd_below: int = 0
+
     def forward(self, input: Tensor) -> Tensor:
         """Return the output for ``input``; only the gradient of the input is computed in the backward pass."""
-        if is_autocast(input.device):  # by torch's class, because the casts must be part of the graph
+        # Under autocast by torch's class, because the casts must be part of the graph.
+        if is_autocast(input.device) or self._is_left_to_autograd(input):
             return super().forward(input)  # type: ignore[no-any-return]
         return _InputGradient.apply(input, self)  # type: ignore[no-any-return]
+
+    def _is_left_to_autograd(self, input: Tensor) -> bool:
+        return input.numel() < self.autograd_below
 
 
 class _Reducible(_Frozen):
@@ -125,26 +143,23 @@ class _Reducible(_Frozen):
     weight: Tensor
     reduced_forward: bool = False
     reduced_backward: bool = False
-    _frozen_cache: dict[str, tuple[Tensor, Tensor]] | None = None
 
-    def _bf16(self) -> Tensor:
-        return self._derived("bf16", lambda weight: weight.bfloat16())
+    def _is_left_to_autograd(self, input: Tensor) -> bool:
+        is_reduced = (self.reduced_forward or self.reduced_backward) and self._gains(input.shape)
+        return not is_reduced and super()._is_left_to_autograd(input)
 
-    def _derived(self, name: str, make: Callable[[Tensor], Tensor]) -> Tensor:
-        """A tensor derived from the weight and cached until the weight is moved, cast or changed."""
-        weight = self.weight.detach()
-        if self._frozen_cache is None:
-            self._frozen_cache = {}
-        cache = self._frozen_cache
-        known = cache.get(name)
-        # Values are compared, because torch does not record what is written through `.data`.
-        if known is None or not _is_same(known[0], weight):
-            known = cache[name] = (weight.clone(), make(weight))
-        return known[1]
+    def _gains(self, shape: torch.Size) -> bool:
+        """Whether bfloat16 products are faster for an input of ``shape``, the conversions included."""
+        if self.weight.dtype != torch.float32:  # float64 is a deliberate choice
+            return False
+        values, positions = self._extent(shape)
+        products = positions * self.weight.numel()
+        converted = values + positions * self.weight.shape[0] + self.weight.numel()
+        return products >= max(_LEAST_PRODUCTS, _LEAST_REUSE * converted)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """State without the cache, for copies and pickles."""
-        return {name: value for name, value in self.__dict__.items() if name != "_frozen_cache"}
+    def _extent(self, shape: torch.Size) -> tuple[int, int]:
+        """Number of values of an input of ``shape``, and of positions of the output."""
+        return shape.numel(), shape.numel() // max(shape[-1], 1)
 
 
 class FrozenLinear(_Reducible, nn.Linear):
@@ -152,16 +167,16 @@ class FrozenLinear(_Reducible, nn.Linear):
 
     def run(self, input: Tensor) -> Tensor:
         """The layer's output."""
-        if not self.reduced_forward:
+        if not self.reduced_forward or not self._gains(input.shape):
             return F.linear(input, self.weight, self.bias)
         bias = None if self.bias is None else self.bias.bfloat16()
-        return F.linear(input.bfloat16(), self._bf16(), bias).to(input.dtype)
+        return F.linear(input.bfloat16(), self.weight.bfloat16(), bias).to(input.dtype)
 
     def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
         """Gradient of the input, ``[..., in_features]``, from that of the output."""
-        if not self.reduced_backward:
+        if not self.reduced_backward or not self._gains(shape):
             return grad @ self.weight
-        return (grad.bfloat16() @ self._bf16()).to(grad.dtype)
+        return (grad.bfloat16() @ self.weight.bfloat16()).to(grad.dtype)
 
 
 class FrozenConv2d(_Reducible, nn.Conv2d):
@@ -169,25 +184,23 @@ class FrozenConv2d(_Reducible, nn.Conv2d):
 
     def run(self, input: Tensor) -> Tensor:
         """The layer's output."""
-        if not self._reducible or not self.reduced_forward:
+        if not self.reduced_forward or not self._gains(input.shape):
             return F.conv2d(input, self.weight, self.bias, *self._geometry)
         bias = None if self.bias is None else self.bias.bfloat16()
-        return F.conv2d(input.bfloat16(), self._bf16(), bias, *self._geometry).to(input.dtype)
+        return F.conv2d(input.bfloat16(), self.weight.bfloat16(), bias, *self._geometry).to(input.dtype)
 
     def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
         """Gradient of the input of ``shape`` from that of the output."""
-        reduced = self._reducible and self.reduced_backward
-        work = grad.bfloat16() if reduced else grad
+        reduced = self.reduced_backward and self._gains(shape)
+        work, weight = (grad.bfloat16(), self.weight.bfloat16()) if reduced else (grad, self.weight)
         if self.kernel_size == (1, 1) and self.stride == (1, 1) and self.groups == 1 and self.padding == (0, 0):
-            dtype = torch.bfloat16 if reduced else self.weight.dtype
-            turned = self._derived(f"turned-{reduced}", lambda weight: weight.to(dtype).transpose(0, 1).contiguous())
             box = box_of(grad)
             if box is None:
-                return F.conv2d(work, turned).to(grad.dtype)
-            return put_back(F.conv2d(_cut(work, box), turned).to(grad.dtype), box, grad)
-        weight = self._bf16() if reduced else self.weight
-        # The operator needs an input for its shape and layout only; one element, expanded, is enough.
-        like = work.new_empty(1).expand(shape)
+                return _pointwise(work, weight).to(grad.dtype)
+            return put_back(_pointwise(_cut(work, box), weight).to(grad.dtype), box, grad)
+        # The operator needs an input for its shape and layout only, and reads none of its values.
+        layout = torch.contiguous_format if grad.is_contiguous() else torch.channels_last
+        like = torch.empty(shape, dtype=work.dtype, device=work.device, memory_format=layout)
         args = (self.stride, self.padding, self.dilation, False, (0, 0), self.groups, (True, False, False))
         found: Tensor = torch.ops.aten.convolution_backward(work, like, weight, None, *args)[0]
         return found.to(grad.dtype)
@@ -196,10 +209,13 @@ class FrozenConv2d(_Reducible, nn.Conv2d):
     def _geometry(self) -> tuple[Any, Any, Any, int]:
         return self.stride, self.padding, self.dilation, self.groups
 
-    @property
-    def _reducible(self) -> bool:
-        # A depthwise convolution is not a matrix product, and float64 is a deliberate choice.
-        return self.groups == 1 and self.weight.dtype == torch.float32
+    def _gains(self, shape: torch.Size) -> bool:
+        # A depthwise convolution is not a matrix product.
+        return self.groups == 1 and super()._gains(shape)
+
+    def _extent(self, shape: torch.Size) -> tuple[int, int]:
+        # Of one image, so that its values do not depend on the size of the batch.
+        return shape[1:].numel(), shape[2:].numel() // math.prod(self.stride)
 
 
 class FrozenDepthwiseConv2d(nn.Conv2d):
@@ -209,14 +225,16 @@ class FrozenDepthwiseConv2d(nn.Conv2d):
     """
 
     activation: str | None = None
+    autograd_below: int = 0
     log: MethodLog | None = None
     _kernel: PreparedKernel | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the output for ``input``; only the gradient of the input is computed in the backward pass."""
-        if is_autocast(input.device):
-            if self.log is not None:
-                self.log.add_autocast()
+        is_cast = is_autocast(input.device)
+        if is_cast and self.log is not None:
+            self.log.add_autocast()
+        if is_cast or self._is_left_to_autograd(input):
             output = super().forward(input)
             return output if self.activation is None else output.relu()
         return _Depthwise.apply(input, self)  # type: ignore[no-any-return]
@@ -235,6 +253,14 @@ class FrozenDepthwiseConv2d(nn.Conv2d):
             self.log.add("grad_input", part, self.weight)
         found = self._prepared_kernel.input_gradient(part, self.weight)
         return found if box is None else put_back(found, box, grad)
+
+    def _is_left_to_autograd(self, input: Tensor) -> bool:
+        """Whether torch computes both passes in any case, and the input is small."""
+        if input.numel() >= self.autograd_below:
+            return False
+        log = self.log or MethodLog()
+        directions: tuple[Direction, ...] = ("forward", "grad_input")
+        return all(log.add(direction, input, self.weight).startswith("aten") for direction in directions)
 
     @property
     def _prepared_kernel(self) -> PreparedKernel:
@@ -259,11 +285,12 @@ class MethodLog:
     def __init__(self) -> None:  # noqa: D107
         self._methods: dict[Any, str] = {}
 
-    def add(self, direction: Direction, input: Tensor, weight: Tensor) -> None:
-        """Add the method of one call."""
+    def add(self, direction: Direction, input: Tensor, weight: Tensor) -> str:
+        """Add the method of one call, and return it."""
         key = (direction, input.shape, weight.shape, is_channels_last(input), input.dtype, input.device)
         if key not in self._methods:
             self._methods[key] = _method(direction, input, weight)
+        return self._methods[key]
 
     def add_autocast(self) -> None:
         """Add a call under ``torch.autocast``, which torch computes."""
@@ -305,16 +332,32 @@ class FrozenBatchNorm2d(_Frozen, nn.BatchNorm2d):
         return (grad * scale[:, None, None]).to(grad.dtype)
 
 
+class FrozenBatchNormAct2d(FrozenBatchNorm2d, BatchNormAct2d):
+    """Timm's ``BatchNormAct2d`` in inference mode: a scale and a shift per channel, and an activation."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the output for ``input``; the gradient of the activation is that of autograd."""
+        if is_autocast(input.device):
+            return BatchNormAct2d.forward(self, input)  # type: ignore[no-any-return, no-untyped-call]
+        return self.act(self.drop(_InputGradient.apply(input, self)))  # type: ignore[no-any-return]
+
+
 class FrozenReLU(nn.ReLU):
     """``nn.ReLU`` that saves one flag per element."""
 
+    autograd_below: int = 0
+
     def forward(self, input: Tensor) -> Tensor:
         """Return the output for ``input``; only the gradient of the input is computed in the backward pass."""
-        return _ReluSigns.apply(input, self.inplace and not input.is_leaf)  # type: ignore[no-any-return]
+        inplace = self.inplace and not input.is_leaf
+        if input.numel() < self.autograd_below:
+            return F.relu(input, inplace)
+        return _ReluSigns.apply(input, inplace)  # type: ignore[no-any-return]
 
 
 _FROZEN: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm2d: FrozenBatchNorm2d,
+    BatchNormAct2d: FrozenBatchNormAct2d,
     nn.Conv2d: FrozenConv2d,
     DepthwiseConv2d: FrozenConv2d,
     nn.Linear: FrozenLinear,
@@ -359,6 +402,18 @@ def reduce_precision(model: nn.Module, *, forward: bool, backward: bool) -> None
     for module in model.modules():
         if isinstance(module, _Reducible):
             module.reduced_forward, module.reduced_backward = forward, backward
+
+
+def use_autograd(model: nn.Module) -> None:
+    """Compute frozen layers with small inputs by torch's own classes, in place.
+
+    Batch norms are excluded, because torch's own gradient may be wrong (see
+    :func:`~replk_probe.models.inference.batch_norm.correct_batch_norms`), and so are native depthwise convolutions and
+    products in bfloat16.
+    """
+    for module in model.modules():
+        if isinstance(module, _Reducible | FrozenDepthwiseConv2d | FrozenReLU):
+            module.autograd_below = AUTOGRAD_BELOW
 
 
 def _can_freeze(module: nn.Module) -> bool:

@@ -18,7 +18,7 @@ from ..model_id import check_network
 from .check import Check
 from .copying import copy_of
 from .fold_bn import fold_neighbors
-from .input_gradient import MethodLog, freeze_layers, planned_backend, reduce_precision
+from .input_gradient import MethodLog, freeze_layers, planned_backend, reduce_precision, use_autograd
 from .layer_check import differing_layers
 
 PRECISIONS = ("fp32", "fast", "bf16")
@@ -105,6 +105,7 @@ def prepared_copy(
     check_precision(precision)
     log = MethodLog()
     prepared, left_out = _verified_copy(model, keep, log, check)
+    use_autograd(prepared)  # afterwards, because the check is for the frozen layers
     weight = next((p for p in prepared.parameters() if p.is_floating_point()), torch.empty(0))
     wanted = (precision == "bf16" or (precision == "fast" and backward)) and left_out != _NOTHING_FROZEN
     reduced = wanted and weight.dtype == torch.float32 and _has_bfloat16_units(weight.device)
@@ -180,10 +181,10 @@ def _describe(precision: str, reduced: bool, weight: Tensor, backward: bool) -> 
         return f"{own} throughout (fast was requested, but only affects gradients, and none are computed)"
     if not reduced:
         return f"{own} throughout ({precision} was requested, but needs bfloat16 matrix instructions)"
-    products = f"bfloat16 products with {own} sums"
+    products = f"bfloat16 products with {own} sums in large layers"
     if not backward:
         return products
-    return f"{products} in both passes" if precision == "bf16" else f"{own} forward, {products} backward"
+    return f"{products}, in both passes" if precision == "bf16" else f"{own} forward, {products} backward"
 
 
 def _has_bfloat16_units(device: torch.device) -> bool:

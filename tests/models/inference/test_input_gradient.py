@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -9,7 +10,13 @@ import torch
 from torch import nn
 
 from replk_probe import ops
-from replk_probe.models.inference.input_gradient import FrozenDepthwiseConv2d, MethodLog, freeze_layers
+from replk_probe.models.inference.input_gradient import (
+    FrozenDepthwiseConv2d,
+    MethodLog,
+    freeze_layers,
+    reduce_precision,
+    use_autograd,
+)
 
 INF = float("inf")
 
@@ -75,3 +82,71 @@ def test_nothing_is_left_of_what_a_layer_had_prepared(padding: int) -> None:
     freeze_layers(conv)
     assert "_prepared" not in vars(conv) and isinstance(conv, FrozenDepthwiseConv2d) == (padding == 15)
     torch.testing.assert_close(conv(x), want)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("geometry", [
+    {"kernel_size": 1}, {"kernel_size": 1, "stride": 2}, {"kernel_size": 3, "padding": 1, "stride": 2},
+    {"kernel_size": 3, "dilation": 2, "groups": 2},
+])  # fmt: skip
+def test_input_gradients_of_convolutions_are_those_of_autograd(
+    memory_format: Any, images: int, geometry: dict[str, Any]
+) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 10, **geometry).double().eval().to(memory_format=memory_format)
+    x = torch.randn(images, 6, 12, 9, dtype=torch.float64).contiguous(memory_format=memory_format).requires_grad_()
+    frozen = copy.deepcopy(conv)
+    freeze_layers(frozen)
+    want, found = conv(x), frozen(x)
+    grad = torch.randn_like(want)
+    torch.testing.assert_close(found, want)
+    for sparse in (grad, grad * (torch.arange(want.shape[3]) == 2)):
+        wanted, given = (torch.autograd.grad(output, x, sparse, retain_graph=True)[0] for output in (want, found))
+        torch.testing.assert_close(given, wanted)
+        assert given.is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(4, 4, 3, padding=1), (1, 4, 8, 8)),
+        (nn.Conv2d(4, 4, 3, padding=1, groups=4), (1, 4, 8, 8)),
+        (nn.Linear(4, 4), (1, 4)),
+        (nn.Sequential(nn.Identity(), nn.ReLU()), (1, 4)),
+    ],
+)
+def test_layers_with_small_inputs_are_left_to_autograd(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    layer = layer.eval().to(memory_format=torch.channels_last) if len(shape) == 4 else layer
+    x = torch.randn(shape).requires_grad_()
+    x = x if len(shape) == 2 else x.contiguous(memory_format=torch.channels_last)
+    freeze_layers(layer)
+    want = layer(x)
+    assert want.grad_fn.name().startswith(("_InputGradient", "_Depthwise", "_ReluSigns"))
+    use_autograd(layer)
+    found = layer(x)
+    assert found.grad_fn.name().startswith(("Convolution", "Addmm", "Relu"))
+    assert torch.equal(found, want)
+    torch.testing.assert_close(*(torch.autograd.grad(output.sum(), x)[0] for output in (found, want)))
+
+
+@pytest.mark.skipif(not ops.native_info().loaded, reason="the native library was not built")
+def test_native_convolutions_are_not_left_to_autograd() -> None:
+    conv, log = depthwise(13), MethodLog()
+    freeze_layers(conv, log)
+    use_autograd(conv)
+    assert conv(torch.randn(1, 4, 12, 12, requires_grad=True)).grad_fn.name().startswith("_Depthwise")
+
+
+@pytest.mark.parametrize(("channels", "size", "is_reduced"), [(128, 64, True), (128, 8, False), (8, 512, False)])
+def test_products_are_reduced_only_where_this_saves_more_than_the_conversions_cost(
+    channels: int, size: int, is_reduced: bool
+) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(channels, channels, 1).eval()
+    x = torch.randn(1, channels, size, size)
+    want = conv(x)
+    freeze_layers(conv)
+    reduce_precision(conv, forward=True, backward=True)
+    use_autograd(conv)
+    assert ((conv(x) - want).abs().max() > 1e-4).item() is is_reduced
