@@ -46,7 +46,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def isolated(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Set an empty weights cache and block internet access, except for tests marked ``network``."""
+    """Set an empty weights cache and block internet access, except for tests marked ``network``.
+
+    Tables are as wide as in a pipe: the workers of pytest-xdist are told the width of its terminal.
+    """
+    monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setenv("REPLK_PROBE_CACHE", str(tmp_path_factory.mktemp("cache")))
     if request.node.get_closest_marker("network"):
         return

@@ -39,7 +39,6 @@ def terminal_lines(arguments: tuple[str, ...], columns: int, folder: Path) -> li
             break
         written += part
     os.close(ours)
-    os.close(ours)
     text = _STYLE.sub("", written.decode()).replace("\r\n", "\n")
     assert process.wait() == 0, text
     # Progress bars return to the start of their line and overwrite it.

@@ -330,7 +330,7 @@ def truncated(path: Path) -> Path:
         (["--layer", "nowhere"], "'nowhere' does not exist"),
         (["--thresholds", "1.5"], "1.5"),
         (["--thresholds", "many"], "'many'"),
-        (["--images", "0"], "0 images"),
+        (["--images", "0"], "number of images cannot be 0"),
         (["--size", "1"], "size 1"),
         (["--size", "3"], "does not accept images"),
         (["--device", "abacus"], "abacus"),

@@ -131,7 +131,7 @@ def test_factories_in_modules(factory: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("resnet18.nonsense", UnknownModelError, "resnet18.a1_in1k"),
         ("torchvision:resnet11", UnknownModelError, "similar: resnet101"),
         ("torchvision:fasterrcnn_resnet50_fpn", UnknownModelError, "no classifier"),
-        ("nowhere.py:build", UnknownModelError, "no file nowhere.py"),
+        ("nowhere.py:build", UnknownModelError, "There is no such file"),
         ("no_such_package.nets:build", UnknownModelError, "No module named"),
         ("torch.nn:Identty", UnknownModelError, "similar: Identity"),
         (":build", UnknownModelError, "One side of the colon"),
