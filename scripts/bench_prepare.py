@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -68,10 +69,12 @@ def times(variants: dict[str, Callable[[], Tensor]], repeats: int) -> dict[str, 
     for run in 2 * [*variants.values()]:
         run()
     seconds: dict[str, list[float]] = {name: [] for name in variants}
+    order, generator = list(variants), random.Random(0)
     for _ in range(repeats):
-        for name, run in variants.items():
+        generator.shuffle(order)  # no variant always follows the same other one
+        for name in order:
             start = clock()
-            run()
+            variants[name]()
             seconds[name].append(clock() - start)
     return seconds
 
