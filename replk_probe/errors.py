@@ -59,3 +59,7 @@ def close_hint(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
 
 def _letters(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

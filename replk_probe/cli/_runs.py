@@ -24,7 +24,7 @@ ResultT = TypeVar("ResultT", bound="Result")
 def announce(plan: Any, untrained: str) -> None:
     """Warn of random weights, with the clause ``untrained``; all other notes are part of the table of results."""
     if plan.weights.is_random:
-        note(f"{plan.name}: {plan.weights.label} - the model is not trained, {untrained}.", fg="yellow")
+        note(f"{plan.name}: {plan.weights.label}. The model is not trained: {untrained}.", fg="yellow")
 
 
 def measure_plans(

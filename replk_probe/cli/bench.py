@@ -56,6 +56,7 @@ _PASSES = {"forward": "forward", "grad-input": "grad_input", "grad-weight": "gra
 @click.option("--all", "everything", is_flag=True, help="Include slow variants (several seconds per call).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON with unrounded numbers.")
 @click.option(
+    "-o",
     "--output",
     type=PATH,
     metavar="DIR",

@@ -27,6 +27,7 @@ _BASELINES = (
 # Building one of timm's models to count its parameters takes about half a second. The default list has 44.
 _MOST_COUNTED = 60
 _HEAD = ("name", "family", "kernels", "params", "merged", "MACs", "px", "weights")
+_LEFT = ("family", "kernels", "weights")
 
 
 @click.command()
@@ -53,7 +54,7 @@ def command(pattern: str | None, as_json: bool) -> None:
 
     with progress(names, desc="Counting", unit="model") as bar:
         rows = [_cells(describe(name, count=counted)) for name in bar]
-    click.echo("\n".join(table(_HEAD, rows, terminal_layout(), left=("family", "kernels", "weights"))))
+    click.echo("\n".join(table(_HEAD, rows, terminal_layout(), _LEFT, ("px", "merged"))))
     if not counted:
         note(f"{len(names)} models: parameters and MACs are counted for at most {_MOST_COUNTED} models.")
 

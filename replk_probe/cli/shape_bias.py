@@ -212,7 +212,7 @@ def _without_model(
     option = "--mapping" if mapping is not None else "--stimuli" if stimuli not in (None, SYNTHETIC) else None
     if option is not None:
         raise InvalidInputError(
-            f"{option} was given without --model. The default models classify only the synthetic stimuli. "
+            f"{option} was given without --model. It needs a model that was chosen for it. "
             f"Give a model with --model, or omit {option}."
         )
     if weights != ("auto",):

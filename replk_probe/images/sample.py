@@ -139,10 +139,8 @@ def check_sample(n: Any, sampling: Any) -> None:
     """Raise InvalidInputError unless ``n`` is a number of images and ``sampling`` one of :data:`SAMPLINGS`."""
     if not isinstance(n, numbers.Integral) or isinstance(n, bool) or n < 1:
         given = repr(n) if n is None or isinstance(n, numbers.Number | str) else f"an object of type {type(n).__name__}"
-        raise InvalidInputError(
-            f"The number of images cannot be {given}. It must be an integer of at least 1. Pass the images themselves "
-            "as data."
-        )
+        advice = "" if isinstance(n, numbers.Number | str) else " Pass the images themselves as data."
+        raise InvalidInputError(f"The number of images cannot be {given}. It must be an integer of at least 1.{advice}")
     if sampling not in SAMPLINGS:
         raise InvalidInputError(f"Unknown sampling {sampling!r}. Choose from {', '.join(SAMPLINGS)}.")
 

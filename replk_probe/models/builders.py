@@ -99,7 +99,7 @@ def _unknown(model: ModelId) -> UnknownModelError:
         return UnknownModelError(f"Unknown model {name!r}. {arch} has no weights with that tag. {hint}.")
     hint = close_hint(name, timm.list_models())
     return UnknownModelError(
-        f"Unknown model {name!r}. No builder has that name{hint}. List them with 'replk-probe models'."
+        f"Unknown model {name!r}. There is no model of that name{hint}. List the models with 'replk-probe models'."
     )
 
 

@@ -125,7 +125,7 @@ def _compared(
         if all(protocol in result.protocols for result, _ in known):
             for result, printed in known:
                 own = {row.threshold: row for row in result.ratios if row.protocol == protocol}
-                random = " (RANDOM WEIGHTS)" if result.run.weights.is_random else ""
+                random = " (RANDOM)" if result.run.weights.is_random else ""
                 shown = printed.ratios if printed is not None and protocol == "paper" else {}
                 yield (
                     protocol,

@@ -54,7 +54,7 @@ def terminal_layout() -> Layout:
 
     console = Console(file=sys.stdout)
     color = console.color_system is not None and not console.no_color
-    if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal():
+    if sys.stdout.isatty() or os.environ.get("COLUMNS", "").strip("0").isdecimal():
         return Layout(max(console.width, _NARROWEST), color)
     return Layout(color=color, cut_tables=False)
 
@@ -105,7 +105,13 @@ def table(
     excess = sum(widths.values()) + gap * (len(widths) - 1) - layout.table_width
     names = {row[0] for row in cells}
     flexible = [column for column in aligned if column in widths]
-    while excess > 0 and flexible and widths[widest := max(flexible, key=widths.__getitem__)] > _NARROWEST:
+
+    def rank(column: int) -> tuple[bool, int]:
+        """The names of rows are cut last, because users copy them."""
+        return column != 0, widths[column]
+
+    while excess > 0 and (flexible := [column for column in flexible if widths[column] > _NARROWEST]):
+        widest = max(flexible, key=rank)
         if widest == 0 and len({shortened(name, widths[0] - 1, mark=OMITTED) for name in names}) < len(names):
             flexible.remove(0)  # no two names of rows may be alike
             continue

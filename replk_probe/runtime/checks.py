@@ -60,7 +60,7 @@ def choose_config(kind: type[ConfigT], config: Any, given: Mapping[str, Any]) ->
     if not isinstance(config, kind):
         raise InvalidInputError(
             f"Expected config to be an instance of {kind.__name__}, but got an object of type {type(config).__name__}. "
-            f"Construct a {kind.__name__}, or pass the options as separate arguments."
+            f"Pass a configuration of that class, or the options as separate arguments."
         )
     return config
 

@@ -141,7 +141,7 @@ def test_random_weights_are_reported(replk_probe: Run, undrawn: None, tmp_path: 
         "--layer", "paper", "--variant", "all", "--output", tmp_path,
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert done.stderr.count("RANDOM WEIGHTS (seed 0) - the model is not trained") == 2
+    assert done.stderr.count("RANDOM WEIGHTS (seed 0). The model is not trained") == 2
     assert done.stdout.count("RANDOM WEIGHTS") == 2
     lines = done.stdout.splitlines()
     # The shares of the paper's three matrices are below their kernels.

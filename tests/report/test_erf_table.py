@@ -158,7 +158,7 @@ def test_tables_are_plain_and_at_most_100_columns_wide(count):
 def test_several_models_end_in_a_summary():
     text = erf_table([make("resnet101"), make("replknet31b", WeightsInfo("catalog:replknet31b.in1k_120ep"))])
     summary = text[text.index("area ratio, %") :]
-    assert "resnet101 (RANDOM WEIGHTS)" in summary and "\npaper, with 95 % intervals\n" in summary
+    assert "resnet101 (RANDOM)" in summary and "\npaper, with 95 % intervals\n" in summary
     assert "\ncentred\n" in summary and "\npixels\n" in summary
     assert "replknet31b (RANDOM" not in summary
     assert "area ratio" not in erf_table([make()])

@@ -127,7 +127,7 @@ class _Choice:
 
 
 def _choices(tensors: Mapping[str, Tensor], own: Collection[str], prefix: str | None) -> list[_Choice]:
-    """All names of an entry; those with each prefix of a copy of the model's names; and those beside such copies."""
+    """All names of an entry; those with each prefix of a copy of the model's names; and the rest."""
 
     def beginning(start: str) -> _Choice:
         return _Choice(start, [name for name in tensors if name.startswith(start)])
@@ -135,8 +135,8 @@ def _choices(tensors: Mapping[str, Tensor], own: Collection[str], prefix: str | 
     if prefix is not None:
         return [beginning(prefix)]
     found = _prefixes(tensors, own)
-    beside = [name for name in tensors if not name.startswith(tuple(found))] if found else []
-    return [_Choice("", list(tensors)), *map(beginning, found), *([_Choice("", beside)] if beside else [])]
+    rest = [name for name in tensors if not name.startswith(tuple(found))] if found else []
+    return [_Choice("", list(tensors)), *map(beginning, found), *([_Choice("", rest)] if rest else [])]
 
 
 def _prefixes(names: Iterable[str], own: Collection[str]) -> list[str]:
