@@ -133,22 +133,23 @@ def main(args: Sequence[str] | None = None) -> None:
             cli.main(prog_name=PROGRAM)
         except SystemExit as end:
             status = end.code
+            if isinstance(sys.stdout, click.utils.PacifyFlushWrapper):  # click's sign of a closed pipe
+                problem = BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         except OSError as error:
             problem = error
     problem = _flush_streams() or problem
     if problem is not None:
         status = status or 1
-        if problem.errno != errno.EPIPE:
-            reason = problem.strerror or str(problem) or type(problem).__name__
-            if problem.filename is None:
-                message = f"Cannot write the output. {reason}. Free some space or send the output to another place."
-            else:
-                message = (
-                    f"Cannot use {problem.filename}. {reason}. Check the path, its permissions and the free space."
-                )
-            with contextlib.suppress(OSError):
-                note(f"Error: {message}")
-            _flush_streams()
+        reason = problem.strerror or str(problem) or type(problem).__name__
+        if problem.errno == errno.EPIPE:
+            message = "Cannot write the output. The program that reads it has ended. Send the output to another place."
+        elif problem.filename is None:
+            message = f"Cannot write the output. {reason}. Free some space or send the output to another place."
+        else:
+            message = f"Cannot use {problem.filename}. {reason}. Check the path, its permissions and the free space."
+        with contextlib.suppress(OSError):
+            note(f"Error: {message}")
+        _flush_streams()
     sys.exit(status)
 
 

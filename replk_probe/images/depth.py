@@ -40,7 +40,8 @@ def eight_bits(image: Image.Image) -> Image.Image:
     if low < 0 or high > 65535:
         raise UnsuitableLevelsError(f"values from {low} to {high}, which are not within 0 to 65535")
     depth = max(_depth_of_file(image, levels) or _depth_of(high), _depth_of(high))
-    scaled = Image.fromarray((levels * 255 // (2**depth - 1)).astype(np.uint8))
+    most = 2**depth - 1
+    scaled = Image.fromarray(((levels * 255 + most // 2) // most).astype(np.uint8))  # rounded
     scaled.info[DEPTH] = depth
     return scaled
 

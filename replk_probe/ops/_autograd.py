@@ -51,7 +51,15 @@ def _call(operator: Any, *args: Any) -> Tensor:
     """Call an operator such that the transforms of ``torch.func``, which need a Function, can differentiate it."""
     found: Tensor
     # Compilers and symbolic traces record the operator itself.
-    if torch.compiler.is_compiling() or not isinstance(args[0], Tensor) or not _is_differentiated(args):
+    if torch.compiler.is_compiling() or not isinstance(args[0], Tensor):
+        return operator(*args)  # type: ignore[no-any-return]
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    if len(levels) > 2:
+        # In several nested transforms, such as a Hessian, torch cannot call a Function inside the rule of another one.
+        return _DECOMPOSED[operator](*args)
+    # Tangents below a vmap cannot be looked up.
+    is_batched = bool(levels) and levels[-1].key() == torch._C._functorch.TransformType.Vmap
+    if not is_batched and not _is_differentiated(args):
         found = operator(*args)
     else:
         device = args[0].device.type

@@ -240,6 +240,8 @@ TRANSFORMS: dict[str, Callable[..., Any]] = {
     "jvp": lambda f, x, w, b: func.jvp(f, (x[0], w, b), (x[1], -w, b)),
     "jacfwd": lambda f, x, w, b: func.jacfwd(f, 2)(x[0], w, b),
     "hessian": lambda f, x, w, b: func.hessian(f, 2)(x[0], w, b),
+    "hessian of a scale": lambda f, x, w, b: func.hessian(lambda s: f(x[0], w * s, b))(torch.ones(())),
+    "jacrev of jacrev": lambda f, x, w, b: func.jacrev(func.jacrev(lambda s: f(x[0] * s, w, b)))(torch.ones(())),
 }
 
 
