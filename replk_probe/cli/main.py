@@ -127,13 +127,13 @@ def main(args: Sequence[str] | None = None) -> None:
     # Otherwise the interpreter searches all of them again at exit, which takes another second.
     atexit.register(gc.freeze)
     status: Any = 0
-    problem = _open_streams()
+    problem, stdout = _open_streams(), sys.stdout
     if problem is None:
         try:
             cli.main(prog_name=PROGRAM)
         except SystemExit as end:
             status = end.code
-            if isinstance(sys.stdout, click.utils.PacifyFlushWrapper):  # click's sign of a closed pipe
+            if sys.stdout is not stdout:  # click wraps it if it is a closed pipe
                 problem = BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         except OSError as error:
             problem = error

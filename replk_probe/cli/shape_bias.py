@@ -204,6 +204,8 @@ def _without_model(
     weights: tuple[str, ...], stimuli: str | None, mapping: Path | None
 ) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     """Models, weights and stimuli to measure without ``--model``, which are noted; nothing is downloaded."""
+    if weights != ("auto",):
+        named_or_default((), weights)  # raises, before anything heavy is imported
     from replk_probe.models.weights.catalog import default_entry
     from replk_probe.models.weights.resolve import cached_path
     from replk_probe.shape_bias.stimuli.cue_conflict import cached_cue_conflict
@@ -215,8 +217,6 @@ def _without_model(
             f"{option} was given without --model. It needs a model that was chosen for it. "
             f"Give a model with --model, or omit {option}."
         )
-    if weights != ("auto",):
-        return *named_or_default((), weights), SYNTHETIC
     entry = default_entry(_MODEL)
     if stimuli is None and entry is not None and cached_path(entry) is not None and cached_cue_conflict() is not None:
         note(f"No --model given: measuring {entry.name} on {CUE_CONFLICT}, both from the cache.")

@@ -53,7 +53,7 @@ def _call(operator: Any, *args: Any) -> Tensor:
     # Compilers and symbolic traces record the operator itself.
     if torch.compiler.is_compiling() or not isinstance(args[0], Tensor):
         return operator(*args)  # type: ignore[no-any-return]
-    levels = torch._C._functorch.get_interpreter_stack() or ()
+    levels: list[Any] = torch._C._functorch.get_interpreter_stack() or []
     if len(levels) > 2:
         # In several nested transforms, such as a Hessian, torch cannot call a Function inside the rule of another one.
         return _DECOMPOSED[operator](*args)
