@@ -211,7 +211,7 @@ def test_autocast_of_the_caller_has_no_effect() -> None:
         ({"thresholds": []}, "No thresholds"),
         ({"precision": "fp8"}, "fp8"),
         ({"size": 2}, "size 2"),
-        ({"images": 0}, "0 images"),
+        ({"images": 0}, "number of images cannot be 0"),
         ({"batch_size": 0}, "batch size cannot be 0"),
         ({"batch_size": "2"}, "batch size cannot be '2'"),
         ({"device": "abacus"}, "abacus"),

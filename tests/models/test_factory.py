@@ -126,7 +126,7 @@ def test_factories_in_modules(factory: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("replknet31", UnknownModelError, r"similar: .*replknet31b"),
         ("RepLKNet-31B", UnknownModelError, r"similar: replknet31b"),
         ("xqzzy", UnknownModelError, "replk-probe models"),
-        ("", UnknownModelError, "No builder"),
+        ("", UnknownModelError, "There is no model of that name"),
         ("replknet31b.in1k_224", UnknownModelError, "set of weights"),
         ("resnet18.nonsense", UnknownModelError, "resnet18.a1_in1k"),
         ("torchvision:resnet11", UnknownModelError, "similar: resnet101"),
