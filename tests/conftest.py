@@ -48,7 +48,7 @@ def isolated(
 ) -> None:
     """Set an empty weights cache and block internet access, except for tests marked ``network``.
 
-    Tables are as wide as in a pipe: the workers of pytest-xdist are told the width of its terminal.
+    ``COLUMNS`` is removed, because pytest-xdist sets it for its workers and tables would be cut to that width.
     """
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setenv("REPLK_PROBE_CACHE", str(tmp_path_factory.mktemp("cache")))

@@ -214,7 +214,7 @@ def _without_model(
     option = "--mapping" if mapping is not None else "--stimuli" if stimuli not in (None, SYNTHETIC) else None
     if option is not None:
         raise InvalidInputError(
-            f"{option} was given without --model. It needs a model that was chosen for it. "
+            f"{option} was given without --model. The default models are measured on their own stimuli and categories. "
             f"Give a model with --model, or omit {option}."
         )
     entry = default_entry(_MODEL)

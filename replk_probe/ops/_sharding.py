@@ -1,7 +1,7 @@
 """How a ``DTensor`` distributes the three operators: by images or by channels.
 
 Importing ``torch.distributed.tensor`` takes a second, so the strategies are registered when an operator is first called
-after somebody else has imported it. Planes that are split along their rows or columns are gathered first.
+after another module has imported it. Planes that are split along their rows or columns are gathered first.
 """
 
 from __future__ import annotations

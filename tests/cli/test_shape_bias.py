@@ -365,7 +365,7 @@ def test_nothing_asked_for_with_all_in_the_cache(
         (("--import", "nowhere"), "Cannot import nowhere"),
         (
             ("--stimuli", "nowhere"),
-            "--stimuli was given without --model. It needs a model that was chosen for it",
+            "--stimuli was given without --model. The default models are measured on their own stimuli",
         ),
         (("--weights", "random"), "--weights was given without --model."),
         (("--mapping", "labels.json"), "--mapping was given without --model."),

@@ -219,7 +219,7 @@ def _unwrap(content: Mapping[Any, Any], path: Path, ema: bool, start: Entry) -> 
 
 
 def _nested(content: Mapping[Any, Any]) -> dict[Entry, Mapping[Any, Any]]:
-    """The dictionaries inside others; each one is visited once, whatever the file makes of it."""
+    """The dictionaries inside others; each one is visited once, even if the file refers to it repeatedly."""
     found: dict[Entry, Mapping[Any, Any]] = {}
     seen = {id(content)}
     level: list[tuple[Entry, Mapping[Any, Any]]] = [((), content)]

@@ -1,4 +1,4 @@
-"""Reading files of ``torch.save`` with torch's restricted unpickler, and nothing for the classes that it refuses."""
+"""Reading files of ``torch.save`` with torch's restricted unpickler, without objects of the classes it refuses."""
 
 from __future__ import annotations
 
