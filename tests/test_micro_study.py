@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import importlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
@@ -84,37 +83,44 @@ def test_the_table_has_means_and_deviations_by_setting(report: ModuleType, tmp_p
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
-def test_what_is_trained_or_measured_already_is_kept(tmp_path: Path) -> None:
+def test_what_is_trained_or_measured_already_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    training, train_micro, study = (
+        importlib.import_module(name) for name in ("_micro_training", "train_micro", "micro_study")
+    )
+    monkeypatch.setattr(training, "HELD_OUT_IMAGES", 64)
+    monkeypatch.setattr(training, "_WATCHED", 16)
+    monkeypatch.setattr(study, "_ERF_IMAGES", 4)
     out, figure, reuse = tmp_path / "out", tmp_path / "figure", tmp_path / "reuse"
-    train = [sys.executable, str(SCRIPTS / "train_micro.py"), "--images", "128", "--output", str(reuse)]
-    subprocess.run([*train, "--model", "replknet_micro_k3"], check=True, capture_output=True)
-    command = [sys.executable, str(SCRIPTS / "micro_study.py"), "--model", "replknet_micro_k3", "--images", "128"]
-    command += ["--seeds", "2", "--output", str(out), "--reuse", str(reuse)]
-    first = subprocess.run([*command, "--train-only"], check=True, capture_output=True, text=True).stdout
+
+    def run(*options: object, main: Any = study.main) -> Result:
+        common = ["--model", "replknet_micro_k3", *([] if "--images" in options else ["--images", "64"])]
+        return CliRunner().invoke(main, [*common, *map(str, options)])
+
+    command = ("--seeds", 2, "--output", out, "--reuse", reuse)
+    assert run("--output", reuse, main=train_micro.main).exit_code == 0
+    first = run(*command, "--train-only").stdout
     assert "seed 0: already trained" in first and "seed 1: " in first
     weights = out / "replknet_micro_k3" / "seed0" / "weights.safetensors"
     assert weights.read_bytes() == (reuse / "replknet_micro_k3.safetensors").read_bytes()
     assert not list(out.rglob("measures.json"))
-    second = subprocess.run([*command, "--figure", str(figure)], check=True, capture_output=True, text=True).stdout
+    second = run(*command, "--figure", figure).stdout
     assert "already trained" not in second and second.count("shape bias ") >= 2
     found = [json.loads(path.read_text()) for path in sorted(out.rglob("measures.json"))]
     assert [one["seed"] for one in found] == [0, 1]
     assert found[0]["sha256"] != found[1]["sha256"]
     for one in found:
-        assert one["erf_images"] == 50 and sum(one["decisions"].values()) == 1200
+        assert one["erf_images"] == 4 and sum(one["decisions"].values()) == 1200
         assert [kernel["layer"] for kernel in one["kernels"]] == [f"stage{n}.0" for n in (1, 2, 3, 4)]
         assert all(kernel["centre3x3_share"] == pytest.approx(1.0) for kernel in one["kernels"])
-    again = subprocess.run([*command, "--figure", str(figure)], check=True, capture_output=True, text=True).stdout
-    assert "seed" not in again
+    again = run(*command, "--figure", figure)
+    assert again.exit_code == 0 and "seed" not in again.stdout
     (row,) = read(figure / "table.csv")
     assert row["trainings"] == "2"
-    report = [*command, "--report-only", "--figure", str(figure)]
+    report = (*command, "--report-only", "--figure", figure)
     stale = out / "replknet_micro_k3" / "seed1" / "measures.json"
-    stale.write_text(stale.read_text().replace('"erf_images": 50', '"erf_images": 40'))
-    refused = subprocess.run(report, capture_output=True, text=True)
-    assert refused.returncode == 1 and "was measured in another way" in refused.stderr
-    refused = subprocess.run([*report, "--images", "192"], capture_output=True, text=True)
-    assert refused.returncode == 1 and "has another recipe" in refused.stderr
-    other = subprocess.run([*command, "--images", "192"], capture_output=True, text=True)
-    assert other.returncode == 1 and "has another recipe" in other.stderr
+    stale.write_text(stale.read_text().replace('"erf_images": 4', '"erf_images": 5'))
+    refused = run(*report)
+    assert refused.exit_code == 1 and "was measured in another way" in refused.stderr
+    for other in (run(*report, "--images", 96), run(*command, "--images", 96)):
+        assert other.exit_code == 1 and "has another recipe" in other.stderr

@@ -7,14 +7,13 @@ import dataclasses
 import hashlib
 import importlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors import safe_open
 
 from replk_probe.errors import ResumeError
@@ -141,20 +140,20 @@ def test_recipes_differ_in_their_config(training: ModuleType) -> None:
         assert training._new_run(NAME, 0, other).config != run.config
 
 
-@pytest.mark.slow
-def test_the_script_trains_and_draws_and_trains_nothing_twice(tmp_path: Path) -> None:
+def test_the_script_trains_and_draws_and_trains_nothing_twice(training: ModuleType, tmp_path: Path) -> None:
+    main = importlib.import_module("train_micro").main
     out, figure = tmp_path / "out", tmp_path / "figure"
-    command = [sys.executable, str(SCRIPTS / "train_micro.py"), "--model", NAME, "--images", "128"]
-    command += ["--output", str(out), "--figure", str(figure)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert f"{NAME}: " in done.stdout and "accuracy on held-out images after 128 images" in done.stdout
+    command = ["--model", NAME, "--images", "64", "--output", str(out), "--figure", str(figure)]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    assert f"{NAME}: " in done.stdout and "accuracy on held-out images after 64 images" in done.stdout
     assert {path.name for path in out.iterdir()} == {f"{NAME}.safetensors", f"{NAME}.json", f"{NAME}.csv"}
     assert (figure / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert (figure / "data.csv").read_text().startswith("model,seed,step,images,")
     written = (out / f"{NAME}.json").stat().st_mtime_ns
-    again = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "already trained" in again.stderr
+    again = CliRunner().invoke(main, command)
+    assert again.exit_code == 0 and "already trained" in again.stderr
     assert (out / f"{NAME}.json").stat().st_mtime_ns == written
-    other = subprocess.run([*command, "--seed", "1"], check=False, capture_output=True, text=True)
-    assert other.returncode == 1
+    other = CliRunner().invoke(main, [*command, "--seed", "1"])
+    assert other.exit_code == 1
     assert "is from another run" in other.stderr

@@ -1,7 +1,8 @@
-"""The output of the commands without ``--model`` in a terminal of 80 columns."""
+"""The commands without ``--model``: their output in a terminal of 80 columns, and their files."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import struct
@@ -55,8 +56,29 @@ def test_at_most_20_lines_of_80_columns(command: str, tmp_path: Path) -> None:
     assert text.count("not an ImageNet result") == 1 and lines[-1].endswith(f"Results in replk-probe-out/{command}")
     for name in ("replknet_micro_k13_rep", "replknet_micro_k13"):
         assert f"{name}: small model trained on synthetic data [" in text
+    assert "No --model given: measuring 2 small models trained on synthetic data." in text and "RANDOM" not in text
     tables = {"erf": "area ratio, %", "shape-bias": "observer", "kernels": "layer"}
     assert sum(line.startswith(tables[command]) for line in lines) == 1
+    out = tmp_path / "replk-probe-out" / command
+    if command == "kernels":
+        assert {"kernels.json", "kernels.pdf", "profiles.pdf", "overview.pdf"} <= {path.name for path in out.iterdir()}
+        return
+    assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("replknet_micro_k13_rep", "replknet_micro_k13"):
+        stem = command.replace("-", "_")
+        files = {path.name for path in (out / name).iterdir()}
+        assert {f"{stem}.{suffix}" for suffix in ("json", "csv", "png", "pdf")} <= files
+        record = json.loads((out / name / f"{stem}.json").read_text())
+        assert record["run"]["weights"]["source"] == f"embedded:{name}.synthetic"
+        assert record["run"]["input_size"] == [64, 64]
+        if command == "shape-bias":
+            assert record["run"]["image_source"].startswith("synthetic")
+            assert record["shape_bias"]["n_conflict"] == 1200
+            # Trained, so that hardly a decision follows neither cue.
+            assert record["shape_bias"]["cue_accuracy"] > 0.8
+        else:
+            note = "Measured at 64x64 px, the size of the training images of this small model."
+            assert note in record["erf"]["notes"] and text.count(note) == 1
 
 
 def test_weights_are_listed_in_80_columns(tmp_path: Path) -> None:

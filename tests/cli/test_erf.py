@@ -119,27 +119,6 @@ def test_one_model_writes_its_files_into_the_output_itself(
     assert "RANDOM WEIGHTS" in done.stderr and done.output.count("last map before pooling") == 1
 
 
-def test_nothing_asked_for_is_measured_on_the_small_models(
-    replk_probe: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    done = replk_probe("erf", "--images", 3)
-    assert done.exit_code == 0, done.output
-    assert "No --model given: measuring 2 small models trained on synthetic data." in done.stderr
-    assert len(done.output.splitlines()) <= 20
-    assert "RANDOM" not in done.output
-    out = tmp_path / "replk-probe-out" / "erf"
-    for name in ("replknet_micro_k13_rep", "replknet_micro_k13"):
-        assert names_in(out / name) == FILES
-        assert f"{name}: small model trained on synthetic data [" in done.stdout
-        record = json.loads((out / name / "erf.json").read_text())
-        assert record["run"]["weights"]["source"] == f"embedded:{name}.synthetic"
-        assert record["run"]["input_size"] == [64, 64]
-        note = "Measured at 64x64 px, the size of the training images of this small model."
-        assert note in record["erf"]["notes"] and done.output.count(note) == 1
-    assert (out / "comparison.png").is_file()
-
-
 def test_small_models_at_another_size(replk_probe: Run, tmp_path: Path) -> None:
     run = ("erf", "--model", "replknet_micro_k13", "--images", 1)
     done = replk_probe(*run, "--size", 96, "--output", tmp_path / "96")

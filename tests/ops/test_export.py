@@ -152,9 +152,16 @@ def test_onnx_runtime_gives_the_same_results(use: str, opset: int, tmp_path: Pat
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["replknet_micro_k31_rep", "mobilenetv2_micro_k13_rep", "slak_tiny"])
-def test_models_are_exported_to_onnx(name: str, tmp_path: Path) -> None:
-    model = create_model(name, "random", seed=0).eval()
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("replknet_micro_k31_rep", {}),
+        ("mobilenetv2_micro_k13_rep", {}),
+        ("slak_tiny", {"depths": (1, 1, 1, 1), "dims": (16, 32, 64, 128)}),
+    ],
+)
+def test_models_are_exported_to_onnx(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    model = create_model(name, "random", seed=0, **options).eval()
     assert any(isinstance(module, DepthwiseConv2d) for module in model.modules())
     images = torch.randn(2, 3, 64, 64), torch.randn(3, 3, 96, 64)
     for found, image in zip(run_onnx(model, tmp_path / "model.onnx", 18, *images), images, strict=True):

@@ -1,0 +1,22 @@
+"""Settings of the tests of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+
+@pytest.fixture(autouse=True)
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let figures be drawn but not rendered, which takes most of the time of a command.
+
+    The tests of the plots render them, as do commands that are run as processes.
+    """
+
+    def write(figure: Figure, target: Path, *, format: str, **options: Any) -> None:
+        Path(target).write_bytes(format.encode())
+
+    monkeypatch.setattr(Figure, "savefig", write)
