@@ -104,16 +104,17 @@ def check_axes(ax: object) -> None:
         )
 
 
-def check_drawable(value: object, kind: str) -> None:
-    """Raise InvalidInputError unless ``value`` is an instance of the class named ``kind``.
+def check_drawable(value: object, *kinds: str) -> None:
+    """Raise InvalidInputError unless ``value`` is an instance of one of the classes named ``kinds``.
 
     By name, because the classes of results import the functions that draw them; importing the classes there would be
     a circle.
     """
-    if kind not in (base.__name__ for base in type(value).__mro__):
+    if not {base.__name__ for base in type(value).__mro__} & {*kinds}:
+        expected = " or ".join(kinds)
         raise InvalidInputError(
-            f"Expected an object of type {kind} to draw, but got one of type {type(value).__name__}. Every function "
-            f"draws one type of object. Give an instance of {kind}."
+            f"Expected an object of type {expected} to draw, but got one of type {type(value).__name__}. Other objects "
+            f"have plots of their own. Give an instance of {expected}."
         )
 
 

@@ -61,6 +61,7 @@ _ON_MAP: dict[str, Any] = {
     "fontsize": 6.5,
     "bbox": {"boxstyle": "square,pad=0.15", "facecolor": "#000000", "edgecolor": "none"},
 }
+_BADGE_SIZE = 6.5
 _OUTSIDE: dict[str, Any] = {
     "xycoords": "axes fraction",
     "textcoords": "offset points",
@@ -241,7 +242,13 @@ def _name_size(name: str, points: float) -> float:
 
 def _draw_badge(ax: Axes) -> None:
     """Mark random weights, so that the map is not mistaken for that of a trained model."""
-    ax.text(0.03, 0.97, RANDOM_BADGE, transform=ax.transAxes, ha="left", va="top", **badge_style(6.5))
+    labels = [label for label in ax.texts if label.get_gid() == "square label"]
+    widths = [text_points(label.get_text(), _ON_MAP["fontsize"]) for label in labels]
+    # At the top left, unless a label of a square at the top right would be covered.
+    needed = text_points(RANDOM_BADGE, _BADGE_SIZE, "bold") + max(widths, default=0.0) + 20
+    corner = (0.03, 0.97, "left", "top") if needed < inches_of(ax)[0] * 72 else (0.97, 0.03, "right", "bottom")
+    x, y, ha, va = corner
+    ax.text(x, y, RANDOM_BADGE, transform=ax.transAxes, ha=ha, va=va, **badge_style(_BADGE_SIZE))
 
 
 def add_caption(ax: Axes, *lines: str) -> None:

@@ -43,8 +43,8 @@ def list_images(root: Path, option: str = "data") -> tuple[str, ...]:
         ) from error
     if not ids:
         raise InvalidInputError(
-            f"No image in folder {root}. Images are files ending in {', '.join(sorted(SUFFIXES))}, at any depth. "
-            f"Set {option} to a folder with such files, or omit it."
+            f"No image in the folder {str(root)!r}. Images are files ending in {', '.join(sorted(SUFFIXES))}, at any "
+            f"depth. Set {option} to a folder with such files, or omit it."
         )
     return tuple(sorted(ids, key=_image_folder_order))
 

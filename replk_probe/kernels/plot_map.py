@@ -105,7 +105,7 @@ def _chosen(kernel: Kernel | KernelResult, layer: str | None, variant: str | Non
                 "Omit them, or give the result."
             )
         return kernel
-    check_drawable(kernel, "KernelResult")
+    check_drawable(kernel, "Kernel", "KernelResult")
     if not kernel.kernels:
         raise InvalidInputError("There is nothing to draw. The result has no kernel. Measure at least one layer.")
     layer = kernel.kernels[-1].layer if layer is None else layer

@@ -98,7 +98,7 @@ def test_folders_that_cannot_be_used_are_one_clear_error(tmp_path):
     (tmp_path / "file.jpg").write_bytes(b"")
     with pytest.raises(InvalidInputError, match="is a file"):
         sample_images(tmp_path / "file.jpg")
-    with pytest.raises(InvalidInputError, match="No image in folder"):
+    with pytest.raises(InvalidInputError, match="No image in the folder"):
         sample_images(touch(tmp_path / "texts", "a.txt"))
 
 

@@ -178,7 +178,7 @@ def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="It is a file"):
         open_stimuli(file)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InvalidInputError, match=r"No image in folder.*Set stimuli"):
+    with pytest.raises(InvalidInputError, match=r"No image in the folder.*Set stimuli"):
         open_stimuli(tmp_path / "empty")
 
 
