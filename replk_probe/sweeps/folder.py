@@ -1,0 +1,194 @@
+"""The folder of a sweep: results, states of jobs and reasons of failures.
+
+A job is done when its result folder exists, which is renamed to its name when it is complete. Nothing else has to be
+consistent: ``sweep.json`` and ``sweep.csv`` are written anew from the folders.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from replk_probe.errors import InvalidInputError
+from replk_probe.results import strict_json
+from replk_probe.runtime.atomic_files import atomic_write_text, cannot_write
+from replk_probe.runtime.file_reading import read_json
+from replk_probe.runtime.provenance import software_versions
+
+from .job import Job
+
+SCHEMA_VERSION = 1
+SUMMARY_NAME = "sweep.json"
+RECORD_NAME = "job.json"
+
+_LOCK = "sweep.lock"
+_FAILED = "failed"
+_UNFINISHED = "unfinished"
+_ADVICE = "Give the folder of a sweep, which 'replk-probe sweep FILE.toml --output DIR' writes."
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """Paths and files in the folder of a sweep."""
+
+    root: Path
+    _records: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
+
+    def result(self, job: Job) -> Path:
+        """Folder of a job's result; it exists if the job is done."""
+        return self.root / job.folder
+
+    def unfinished(self, job: Job) -> Path:
+        """Folder for whatever a job writes until it is done."""
+        return self.root / _UNFINISHED / job.key
+
+    def failure(self, job: Job) -> Path:
+        """File with the reason why a job failed; it exists if the job failed."""
+        return self.root / _FAILED / f"{job.key}.txt"
+
+    def state(self, job: Job) -> str:
+        """``"done"``, ``"failed"`` or ``"pending"``."""
+        if self.result(job).is_dir():
+            return "done"
+        return "failed" if self.failure(job).is_file() else "pending"
+
+    def reason(self, job: Job) -> str:
+        """The reason why a job failed, in one line."""
+        return self.failure(job).read_text(encoding="utf-8").partition("\n")[0]
+
+    def record(self, job: Job) -> dict[str, Any]:
+        """What was recorded about a job that is done, such as its time."""
+        if job.key not in self._records:  # it does not change
+            path = self.result(job) / RECORD_NAME
+            self._records[job.key] = read_json(path, "Remove its folder and run the sweep again.", (SCHEMA_VERSION,))
+        return self._records[job.key]
+
+    def fail(self, job: Job, reason: str, traceback: str) -> None:
+        """Record that a job failed."""
+        line = " ".join(reason.split())
+        atomic_write_text(self.failure(job), f"{line}\n\nJob: {job.label}\n\n{traceback}")
+
+    def succeed(self, job: Job) -> None:
+        """Remove the failure of an earlier attempt."""
+        self.failure(job).unlink(missing_ok=True)
+
+    def remove_empty(self) -> None:
+        """Remove empty folders of failures and unfinished jobs; no worker may be running."""
+        for folder in (self.root / _FAILED, self.root / _UNFINISHED):
+            with contextlib.suppress(OSError):  # it does not exist, or has files of other jobs
+                folder.rmdir()
+
+    def discard(self, job: Job) -> None:
+        """Remove the result of a job, its failure and its unfinished state."""
+        self._records.pop(job.key, None)
+        for folder in (self.result(job), self.unfinished(job)):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.failure(job).unlink(missing_ok=True)
+
+    def write_summary(self, jobs: Sequence[Job], running: Mapping[str, float] | None = None) -> dict[str, Any]:
+        """Write ``sweep.json``; ``running`` has the seconds since jobs were started, by key."""
+        running = running or {}
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "versions": software_versions(),
+            "jobs": [self._entry(job, running) for job in jobs],
+        }
+        atomic_write_text(self.root / SUMMARY_NAME, strict_json(record))
+        return record
+
+    def _entry(self, job: Job, running: Mapping[str, float]) -> dict[str, Any]:
+        state = self.state(job)
+        entry = {
+            "key": job.key,
+            "label": job.label,
+            "analyzer": job.analyzer,
+            "model": job.name,
+            "settings": {name: value for name, value in job.options.items() if value is not None},
+            "varied": dict(job.varied),
+            "threads": job.threads,
+            "folder": job.folder,
+            "state": "running" if job.key in running and state != "done" else state,
+        }
+        if state == "done":
+            recorded = self.record(job)
+            entry |= {"weights": recorded["weights"], "seconds": recorded["seconds"]}
+        elif job.key in running:
+            entry["seconds"] = round(running[job.key], 1)
+        elif state == "failed":
+            entry["reason"] = self.reason(job)
+        return entry
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let no other process run a sweep in this folder, where the system has locks.
+
+        Raises:
+            InvalidInputError: Another process does, or the folder cannot be written to.
+        """
+        path = self.root / _LOCK
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        try:
+            _lock(lock, self.root)
+            os.ftruncate(lock, 0)
+            os.write(lock, f"process {os.getpid()} on {platform.node()}\n".encode())
+            yield
+        finally:
+            # The file is kept: another process may have opened it already.
+            os.close(lock)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        # The system releases this lock when the process ends, in whatever way.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+        raise InvalidInputError(
+            f"Cannot run a sweep in {folder}. It is in use by {owner}. Wait until it has finished, or choose another "
+            "--output."
+        ) from error
+    except OSError:  # a file system without locks
+        pass
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Read ``sweep.json``.
+
+    Raises:
+        InvalidInputError: The folder has no such file, or it cannot be read.
+    """
+    record = read_json(folder / SUMMARY_NAME, _ADVICE, (SCHEMA_VERSION,))
+    if not isinstance(record.get("jobs"), list):
+        raise InvalidInputError(f"{folder / SUMMARY_NAME} has no list of jobs. It was edited. Run the sweep again.")
+    return record
+
+
+def jobs_of(record: Mapping[str, Any]) -> list[Job]:
+    """The jobs in the record of a sweep."""
+    return [
+        Job(
+            entry["key"], entry["analyzer"], entry["model"], entry["model"], entry["settings"], entry["varied"],
+            entry["threads"],
+        )
+        for entry in record["jobs"]
+    ]  # fmt: skip
+
+
+def canonical(value: Any) -> str:
+    """A setting as text for a table: strings unchanged, other values as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
