@@ -25,7 +25,7 @@ _POSITION = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)$")
 
 EXAMPLE = """\
 # A sweep: every model below is measured by every analyzer below, with every combination of the settings in the matrix.
-# Run it with:  replk-probe sweep THIS_FILE --workers 2
+# Run it with:  replk-probe sweep THIS_FILE
 # Paths are relative to the folder of this file.
 
 # Names from 'replk-probe models' or from timm, patterns such as "convnext*.fb_in1k", "torchvision:NAME" or
@@ -108,8 +108,8 @@ def read_document(config: str | os.PathLike[str] | Mapping[str, Any]) -> Documen
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "It is not UTF-8 text"
         raise InvalidInputError(
-            f"Cannot read {path}. {reason}. Give a TOML file, for instance the one that 'replk-probe sweep --init' "
-            "writes."
+            f"Cannot read {path}. {reason}. Give a TOML file. The help of 'replk-probe sweep' "
+            "explains how to get an example."
         ) from error
     try:
         return Document(tomllib.loads(text), str(path), path.resolve().parent, text)

@@ -31,7 +31,7 @@ RECORD_NAME = "job.json"
 _LOCK = "sweep.lock"
 _FAILED = "failed"
 _UNFINISHED = "unfinished"
-_ADVICE = "Give the folder of a sweep, which 'replk-probe sweep FILE.toml --output DIR' writes."
+_ADVICE = "Give the output folder of 'replk-probe sweep'."
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def _lock(descriptor: int, folder: Path) -> None:
         owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
         raise InvalidInputError(
             f"Cannot run a sweep in {folder}. It is in use by {owner}. Wait until it has finished, or choose another "
-            "--output."
+            "folder."
         ) from error
     except OSError:  # a file system without locks
         pass

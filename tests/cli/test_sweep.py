@@ -26,7 +26,7 @@ def test_the_example_can_be_listed(replk_probe: Run, tmp_path: Path) -> None:
 def test_usage(replk_probe: Run, tmp_path: Path) -> None:
     assert replk_probe("sweep").exit_code == 2
     missing = replk_probe("sweep", "--status", tmp_path)
-    assert missing.exit_code == 1 and "Give the folder of a sweep" in missing.stderr
+    assert missing.exit_code == 1 and "Give the output folder of" in missing.stderr
 
 
 @pytest.mark.slow

@@ -132,7 +132,7 @@ def test_states_are_read_from_the_folder(tmp_path: Path) -> None:
     folder.remove_empty()
     assert [job["state"] for job in SweepResult.load(folder.root).jobs] == ["pending", "running"]
     assert [path.name for path in folder.root.iterdir()] == ["sweep.json"]
-    with pytest.raises(InvalidInputError, match="Give the folder of a sweep"):
+    with pytest.raises(InvalidInputError, match="Give the output folder of"):
         SweepResult.load(tmp_path)
 
 

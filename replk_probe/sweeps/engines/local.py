@@ -6,6 +6,7 @@ an executor with several processes would end the tasks of all of them.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -101,7 +102,7 @@ class LocalEngine:
         if late:
             worker.kill()
             failure: Failure | None = Failure(
-                f"The job took longer than {self._timeout:g} s. It was ended. Give a longer --timeout."
+                f"The job took longer than {self._timeout:g} s. It was ended. Give a longer timeout."
             )
         elif not worker.future.done():
             return None
@@ -183,6 +184,7 @@ def _prepare(threads: int, max_memory: int | None, gpu: str | None) -> None:
     # Ctrl-C reaches all processes of a terminal; the main process ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    gc.set_threshold(100_000)  # as in the main program: creating the objects of torch and timm takes longer otherwise
     for name in _THREAD_VARIABLES:
         os.environ[name] = str(threads)
     if gpu is not None:
