@@ -41,6 +41,18 @@ class SweepFolder:
     root: Path
     _records: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a process runs a sweep in this folder, as far as this machine knows."""
+        try:
+            lock = os.open(self.root / _LOCK, os.O_RDWR)
+        except OSError:
+            return False
+        try:
+            return not _lock(lock)
+        finally:
+            os.close(lock)
+
     def result(self, job: Job) -> Path:
         """Folder of a job's result; it exists if the job is done."""
         return self.root / job.folder
@@ -98,32 +110,24 @@ class SweepFolder:
         record = {
             "schema_version": SCHEMA_VERSION,
             "versions": software_versions(),
-            "jobs": [self._entry(job, running) for job in jobs],
+            "jobs": [_described(job) | self.progress(job, running.get(job.key)) for job in jobs],
         }
         atomic_write_text(self.root / SUMMARY_NAME, strict_json(record))
         return record
 
-    def _entry(self, job: Job, running: Mapping[str, float]) -> dict[str, Any]:
+    def progress(self, job: Job, seconds: float | None = None) -> dict[str, Any]:
+        """State of a job, and depending on it ``seconds``, ``weights`` and ``reason``.
+
+        Args:
+            job: The job.
+            seconds: Time for which it has been running, or None if it is not.
+        """
         state = self.state(job)
-        entry = {
-            "key": job.key,
-            "label": job.label,
-            "analyzer": job.analyzer,
-            "model": job.name,
-            "settings": {name: value for name, value in job.options.items() if value is not None},
-            "varied": dict(job.varied),
-            "threads": job.threads,
-            "folder": job.folder,
-            "state": "running" if job.key in running and state != "done" else state,
-        }
         if state == "done":
-            recorded = self.record(job)
-            entry |= {"weights": recorded["weights"], "seconds": recorded["seconds"]}
-        elif job.key in running:
-            entry["seconds"] = round(running[job.key], 1)
-        elif state == "failed":
-            entry["reason"] = self.reason(job)
-        return entry
+            return {"state": state} | {name: self.record(job)[name] for name in ("weights", "seconds")}
+        if seconds is not None:
+            return {"state": "running", "seconds": round(seconds, 1)}
+        return {"state": state} | ({"reason": self.reason(job)} if state == "failed" else {})
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -139,7 +143,12 @@ class SweepFolder:
         except OSError as error:
             raise cannot_write(path, error) from error
         try:
-            _lock(lock, self.root)
+            if not _lock(lock):
+                owner = os.pread(lock, 200, 0).decode(errors="replace").strip() or "another process"
+                raise InvalidInputError(
+                    f"Cannot run a sweep in {self.root}. It is in use by {owner}. Wait until it has finished, or "
+                    "choose another folder."
+                )
             os.ftruncate(lock, 0)
             os.write(lock, f"process {os.getpid()} on {platform.node()}\n".encode())
             yield
@@ -148,22 +157,21 @@ class SweepFolder:
             os.close(lock)
 
 
-def _lock(descriptor: int, folder: Path) -> None:
+def _lock(descriptor: int) -> bool:
+    """Lock an open file; whether it was free, or the system has no locks."""
     try:
         import fcntl
     except ImportError:
-        return
+        return True
     try:
-        # The system releases this lock when the process ends, in whatever way.
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
-        raise InvalidInputError(
-            f"Cannot run a sweep in {folder}. It is in use by {owner}. Wait until it has finished, or choose another "
-            "folder."
-        ) from error
+        # The system releases this lock when the process ends, in whatever way. Unlike lockf, closing another descriptor
+        # of the file does not release it, and it is also seen within the process. New processes do not inherit it.
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     except OSError:  # a file system without locks
         pass
+    return True
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -178,15 +186,30 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return record
 
 
-def jobs_of(record: Mapping[str, Any]) -> list[Job]:
-    """The jobs in the record of a sweep."""
+def _described(job: Job) -> dict[str, Any]:
+    return {
+        "key": job.key,
+        "label": job.label,
+        "analyzer": job.analyzer,
+        "model": job.name,
+        "settings": {name: value for name, value in job.options.items() if value is not None},
+        "varied": dict(job.varied),
+        "threads": job.threads,
+        "folder": job.folder,
+    }
+
+
+def described_jobs(record: Mapping[str, Any]) -> list[tuple[Job, dict[str, Any]]]:
+    """The jobs in the record of a sweep, each with its description there."""
     return [
-        Job(
-            entry["key"], entry["analyzer"], entry["model"], entry["model"], entry["settings"], entry["varied"],
-            entry["threads"],
+        (
+            Job(
+                one["key"], one["analyzer"], one["model"], one["model"], one["settings"], one["varied"], one["threads"]
+            ),
+            {name: value for name, value in one.items() if name not in ("state", "seconds", "weights", "reason")},
         )
-        for entry in record["jobs"]
-    ]  # fmt: skip
+        for one in record["jobs"]
+    ]
 
 
 def canonical(value: Any) -> str:

@@ -12,7 +12,7 @@ from replk_probe.results import Row, csv_text, dataframe
 from replk_probe.runtime.atomic_files import atomic_write_text
 from replk_probe.runtime.file_reading import read_csv
 
-from .folder import SweepFolder, canonical, jobs_of, read_summary
+from .folder import SweepFolder, canonical, described_jobs, read_summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,11 +71,10 @@ class SweepResult:
         """
         record = read_summary(Path(folder))
         place = SweepFolder(Path(folder))
-        found = []
-        for entry, job in zip(record["jobs"], jobs_of(record), strict=True):
-            state = place.state(job)  # the file is a few seconds old while the sweep is running
-            kept = entry["state"] == "running" and state == "pending"
-            found.append(entry if kept else entry | {"state": state})
+        # The file is a few seconds old while the sweep is running, and may be much older than its end.
+        is_running = place.is_running
+        seconds = {one["key"]: one["seconds"] for one in record["jobs"] if one["state"] == "running" and is_running}
+        found = [description | place.progress(job, seconds.get(job.key)) for job, description in described_jobs(record)]
         return cls(Path(folder), tuple(found))
 
     @property

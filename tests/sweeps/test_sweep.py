@@ -125,13 +125,15 @@ def test_states_are_read_from_the_folder(tmp_path: Path) -> None:
     first, second = plan_jobs(read_document(config))
     folder.fail(first, "It is\nbroken.", "Traceback")
     folder.write_summary([first, second], {second.key: 3.21})
-    loaded = SweepResult.load(folder.root)
-    assert [job["state"] for job in loaded.jobs] == ["failed", "running"]
-    assert loaded.failed == {"kernels/resnet18": "It is broken."} and loaded.jobs[1]["seconds"] == 3.2
+    with folder.locked():
+        loaded = SweepResult.load(folder.root)
+        assert [job["state"] for job in loaded.jobs] == ["failed", "running"]
+        assert loaded.failed == {"kernels/resnet18": "It is broken."} and loaded.jobs[1]["seconds"] == 3.2
     folder.succeed(first)
     folder.remove_empty()
-    assert [job["state"] for job in SweepResult.load(folder.root).jobs] == ["pending", "running"]
-    assert [path.name for path in folder.root.iterdir()] == ["sweep.json"]
+    # The process that ran the second job has ended.
+    assert [job["state"] for job in SweepResult.load(folder.root).jobs] == ["pending", "pending"]
+    assert {path.name for path in folder.root.iterdir()} == {"sweep.json", "sweep.lock"}
     with pytest.raises(InvalidInputError, match="Give the output folder of"):
         SweepResult.load(tmp_path)
 
