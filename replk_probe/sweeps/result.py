@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from replk_probe.errors import InvalidInputError
 from replk_probe.results import Row, csv_text, dataframe
 from replk_probe.runtime.atomic_files import atomic_write_text
-from replk_probe.runtime.file_reading import read_csv
+from replk_probe.runtime.file_reading import read_csv, reading
 
-from .folder import SweepFolder, canonical, described_jobs, read_summary
+from .folder import SUMMARY_NAME, SweepFolder, canonical, described_jobs, read_summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,10 +71,13 @@ class SweepResult:
         """
         record = read_summary(Path(folder))
         place = SweepFolder(Path(folder))
-        # The file is a few seconds old while the sweep is running, and may be much older than its end.
-        is_running = place.is_running
-        seconds = {one["key"]: one["seconds"] for one in record["jobs"] if one["state"] == "running" and is_running}
-        found = [description | place.progress(job, seconds.get(job.key)) for job, description in described_jobs(record)]
+        with reading(place.root / SUMMARY_NAME, "record of a sweep"):
+            # The file is a few seconds old while the sweep is running, and may be much older than its end.
+            is_running = place.is_running
+            seconds = {one["key"]: one["seconds"] for one in record["jobs"] if one["state"] == "running" and is_running}
+            found = [
+                description | place.progress(job, seconds.get(job.key)) for job, description in described_jobs(record)
+            ]
         return cls(Path(folder), tuple(found))
 
     @property

@@ -102,6 +102,10 @@ def sweep(
             folder.write_summary(jobs)
         result = SweepResult.load(folder.root)
         result.write_table()
+        if jobs[0].figures:
+            from .comparison import draw_comparisons
+
+            draw_comparisons(folder, jobs, {job.key for job in pending})
     return result
 
 
