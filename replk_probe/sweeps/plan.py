@@ -12,7 +12,7 @@ from typing import Any
 
 import timm
 
-from replk_probe.errors import ReplkProbeError, close_hint
+from replk_probe.errors import InvalidInputError, ReplkProbeError, close_hint
 from replk_probe.models.builders import builder_of
 from replk_probe.models.model_id import ModelId
 from replk_probe.models.weights.resolve import check_weights_exist, has_pretrained
@@ -168,12 +168,10 @@ def _checked(
             if option not in analyzer.inputs:
                 analyzer.configure({option: absolute})
             elif not isinstance(value, str):
-                raise document.error(
-                    where, f"{value!r} is not a path. The option {option} is a string. Write it in quotes."
+                raise InvalidInputError(
+                    f"{value!r} is not a path. The option {option} is a string. Write it in quotes."
                 )
         except ReplkProbeError as error:
-            if str(error).startswith(document.name):
-                raise
             raise document.error(where, str(error)) from error
         found[option] = absolute, where
     return found
@@ -269,7 +267,10 @@ def _weights(model: str, weights: str) -> str:
 
 
 def _decides(model: _Model, config: Any, analyzer: Analyzer, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that decides the bytes of a result, as JSON values; contents of files instead of their places."""
+    """Everything that decides the bytes of a result, as JSON values; contents of files instead of their places.
+
+    The code of a factory in a package is not known before it is imported, so that its changes make no new jobs.
+    """
     values = {name: value for name, value in as_plain(config).items() if name not in _WITHOUT_EFFECT}
     weights, parsed, versions = Path(options["weights"]), ModelId.parse(model.model), software_versions()
     if weights.is_file():

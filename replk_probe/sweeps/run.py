@@ -103,7 +103,7 @@ def sweep(
         result = SweepResult.load(folder.root)
         result.write_table()
         if jobs[0].figures:
-            from .comparison import draw_comparisons
+            from .comparison import draw_comparisons  # importing matplotlib takes a second
 
             draw_comparisons(folder, jobs, {job.key for job in pending})
     return result
