@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from . import models as models
     from . import ops as ops
     from . import shape_bias as shape_bias
+    from . import sweeps as sweeps
     from .erf import ErfAccumulator as ErfAccumulator
     from .erf import ErfResult as ErfResult
     from .erf import input_gradient as input_gradient
@@ -29,26 +30,31 @@ if TYPE_CHECKING:
     from .models import load_checkpoint as load_checkpoint
     from .shape_bias import ShapeBiasResult as ShapeBiasResult
     from .shape_bias import measure_shape_bias as measure_shape_bias
+    from .sweeps import SweepResult as SweepResult
+    from .sweeps import sweep as sweep
 
 _HOME = {
     "ErfAccumulator": "erf",
     "ErfResult": "erf",
     "KernelResult": "kernels",
     "ShapeBiasResult": "shape_bias",
+    "SweepResult": "sweeps",
     "create_model": "models",
     "input_gradient": "erf",
     "load_checkpoint": "models",
     "measure_erf": "erf",
     "measure_kernels": "kernels",
     "measure_shape_bias": "shape_bias",
+    "sweep": "sweeps",
 }
-_SUBPACKAGES = ("bench", "erf", "errors", "images", "kernels", "models", "ops", "shape_bias")
+_SUBPACKAGES = ("bench", "erf", "errors", "images", "kernels", "models", "ops", "shape_bias", "sweeps")
 
 __all__ = [
     "ErfAccumulator",
     "ErfResult",
     "KernelResult",
     "ShapeBiasResult",
+    "SweepResult",
     "__version__",
     "bench",
     "create_model",
@@ -64,6 +70,8 @@ __all__ = [
     "models",
     "ops",
     "shape_bias",
+    "sweep",
+    "sweeps",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME, _SUBPACKAGES)

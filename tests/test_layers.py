@@ -141,6 +141,20 @@ RULES = (
         ("torch", "numpy", "captum"),
         not_modules=PLOTS,
     ),
+    # The folder of a sweep is read without torch.
+    Rule(("sweeps/__init__.py",), ("sweeps.*",), torch_free=True),
+    Rule(
+        ("sweeps/document.py", "sweeps/folder.py", "sweeps/job.py", "sweeps/result.py", "sweeps/engines/*"),
+        (*LIGHT, "results", "runtime.file_reading", "sweeps.*"),
+        ("tomllib", "tomli"),
+        torch_free=True,
+    ),
+    # Workers draw the figures of their results.
+    Rule(
+        ("sweeps/*",),
+        (*LIGHT, "runtime.*", "results", "models.*", "images", *(f"{name}.*" for name in ANALYZERS), "sweeps.*"),
+        ("torch", "timm"),
+    ),
     Rule(("report/text.py",), LIGHT, ("rich",), torch_free=True),
     Rule(
         ("report/*",),

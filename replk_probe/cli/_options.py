@@ -18,8 +18,6 @@ from ._output import note
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
-_NOT_IN_SLUGS = re.compile(r"[^A-Za-z0-9._-]")
-
 
 class _Path(click.Path):
     """A path that the file system accepts, with a leading ``~`` expanded."""
@@ -191,16 +189,13 @@ def _checked_seed(ctx: click.Context, option: click.Parameter, seed: int) -> int
     return seed
 
 
-def slug(name: str) -> str:
-    """A model's name as a folder name: every character outside ``[A-Za-z0-9._-]`` becomes ``-``."""
-    return _NOT_IN_SLUGS.sub("-", name)
-
-
 def destinations(models: Sequence[str], output: Path | None, default: Path) -> list[Path]:
     """Output folder of each model, which is writable: ``output`` itself for one model, subfolders of it for several.
 
     Without ``output``, each model has a subfolder of ``default``, even a single one.
     """
+    from replk_probe.runtime.paths import slug
+
     if len(models) == 1:
         folders = [default / slug(models[0]) if output is None else output]
     else:

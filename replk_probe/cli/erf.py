@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
 _DEFAULT_OUTPUT = Path("replk-probe-out") / "erf"
 _CHECKPOINT = "erf.ckpt"
-_SIZE = 1024
 
 
 @click.command()
@@ -46,7 +44,7 @@ _SIZE = 1024
     metavar="DIR",
     help="Folder of images, flat or with class folders. [default: generated dead-leaves images]",
 )
-@size_option(f"Input size; images are resized to PX x PX or H x W. [default: {_SIZE}; 64 for the small models]")
+@size_option("Input size; images are resized to PX x PX or H x W. [default: 1024; 64 for the small models]")
 @input_options
 @click.option(
     "--layer",
@@ -94,13 +92,13 @@ def command(
     weights_each = weights_of_each(models, weights)
     folders = destinations(models, output, _DEFAULT_OUTPUT)
 
-    from replk_probe.erf.config import ErfConfig
+    from replk_probe.erf.config import ErfConfig, default_size
     from replk_probe.erf.plan import plan_erf
     from replk_probe.images import sample_images
 
     # Invalid arguments are reported before the first model is built.
     config = ErfConfig(
-        size=_default_size(models) if size is None else parse_size(size),
+        size=default_size(models) if size is None else parse_size(size),
         thresholds=shares,
         mean=parse_statistics("--mean", mean),
         std=parse_statistics("--std", std),
@@ -117,13 +115,6 @@ def command(
     if results:
         _report(results, output or _DEFAULT_OUTPUT, compare=len(models) > 1)
     raise_failures(failures, len(models), resume_advice(results, folders, _CHECKPOINT))
-
-
-def _default_size(models: Sequence[str]) -> int:
-    """Input size: the training size for the small models, otherwise the paper's size."""
-    from replk_probe.models.architectures.micro import INPUT_SIZE, MICRO_MODELS
-
-    return INPUT_SIZE if {*models} <= {*MICRO_MODELS} else _SIZE
 
 
 def _measure(plan: ErfPlan, folder: Path, resume: bool) -> ErfResult:

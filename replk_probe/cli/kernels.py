@@ -17,7 +17,6 @@ from ._options import (
     named_or_default,
     output_option,
     seed_option,
-    slug,
     weights_of_each,
 )
 from ._output import conclusion, failure
@@ -65,6 +64,8 @@ def command(models: tuple[str, ...], weights: tuple[str, ...], output: Path | No
     Writes kernels.json, kernels.npz, kernels.csv and strongest.npz; kernels, profiles and gallery as PNG and PDF; and
     an overview if there are several layers.
     """
+    from replk_probe.runtime.paths import slug
+
     names, chosen = named_or_default(models, weights)
     weights_each = weights_of_each(names, chosen)
     folder = output or (_DEFAULT_OUTPUT / slug(names[0]) if len(names) == 1 else _DEFAULT_OUTPUT)

@@ -40,6 +40,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "models": LazyCommand("replk_probe.cli.models", "List models with kernel sizes, parameters, MACs and weights."),
     "reparam": LazyCommand("replk_probe.cli.reparam", "Merge the branches in a checkpoint, or rename its tensors."),
     "shape-bias": LazyCommand("replk_probe.cli.shape_bias", "Measure the shape bias on cue-conflict stimuli."),
+    "sweep": LazyCommand("replk_probe.cli.sweep", "Measure many models by several analyzers, in worker processes."),
     "weights": LazyCommand("replk_probe.cli.weights", "List, download and verify pretrained weights."),
 }
 

@@ -25,7 +25,6 @@ from ._options import (
     parse_statistics,
     seed_option,
     size_option,
-    slug,
     weights_of_each,
 )
 from ._output import conclusion, note
@@ -104,6 +103,7 @@ def command(
     Writes shape_bias.json, decisions.csv (raw data in the format of model-vs-human), decisions.npz, shape_bias.csv,
     shape_bias.png and shape_bias.pdf; for several models, one folder per model and a comparison.
     """
+    from replk_probe.runtime.paths import slug
     from replk_probe.shape_bias.decision_mapping import load_mapping
 
     # Invalid arguments are reported before the first model is built.
@@ -115,7 +115,9 @@ def command(
         _only_imported(imported, observers, folder)
         return
     if models:
-        chosen = _default_stimuli(models) if stimuli is None else stimuli
+        from replk_probe.shape_bias.plan import default_stimuli
+
+        chosen = default_stimuli(models) if stimuli is None else stimuli
     else:
         models, weights, chosen = _without_model(weights, stimuli, mapping)
 
@@ -224,14 +226,6 @@ def _without_model(
     names, sources = named_or_default((), weights)
     note(f"For an ImageNet model: replk-probe shape-bias --model {_MODEL}")
     return names, sources, SYNTHETIC
-
-
-def _default_stimuli(models: Sequence[str]) -> str:
-    """Default stimuli: the synthetic set for the small models trained on it, otherwise the published stimuli."""
-    from replk_probe.models.architectures.micro import MICRO_MODELS
-    from replk_probe.shape_bias.stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC
-
-    return SYNTHETIC if {*models} <= {*MICRO_MODELS} else CUE_CONFLICT
 
 
 def _only_imported(source: Path, observers: Sequence[Decisions], folder: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from replk_probe.images.sample import check_sample
+from replk_probe.models.architectures.micro import INPUT_SIZE, MICRO_MODELS
 from replk_probe.models.inference.prepare import check_precision
 from replk_probe.runtime import checks
 from replk_probe.runtime.devices import resolve_device
@@ -75,3 +76,8 @@ class ErfConfig:
             mean=checks.check_statistics("mean", self.mean),
             std=checks.check_statistics("std", self.std, above=0),
         )
+
+
+def default_size(models: Collection[str]) -> int:
+    """Default input size: the training size for the small models, otherwise the size in the paper."""
+    return INPUT_SIZE if {*models} <= {*MICRO_MODELS} else 1024

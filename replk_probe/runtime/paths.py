@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from replk_probe.errors import InvalidInputError
+
+_NOT_IN_SLUGS = re.compile(r"[^A-Za-z0-9._-]")
 
 
 def usable_path(path: str | os.PathLike[str], name: str) -> Path:
@@ -33,6 +36,11 @@ def usable_path(path: str | os.PathLike[str], name: str) -> Path:
             f"{name} {_shortened(text)!r} is not a valid path. {reason[:1].upper()}{reason[1:]}. Give another path."
         ) from error
     return found
+
+
+def slug(name: str) -> str:
+    """A model's name as a folder name: every character outside ``[A-Za-z0-9._-]`` becomes ``-``."""
+    return _NOT_IN_SLUGS.sub("-", name)
 
 
 def _shortened(text: str) -> str:

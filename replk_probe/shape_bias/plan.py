@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,6 +116,11 @@ def plan_shape_bias(
         config=config,
         own_code=not isinstance(model, str) or ":" in model,
     )
+
+
+def default_stimuli(models: Collection[str]) -> str:
+    """Default stimuli: the synthetic set for the small models trained on it, otherwise the published stimuli."""
+    return SYNTHETIC if {*models} <= {*MICRO_MODELS} else CUE_CONFLICT
 
 
 def _is_embedded(model: nn.Module | str) -> bool:

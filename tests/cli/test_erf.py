@@ -15,10 +15,11 @@ import torch
 from click.testing import Result
 from PIL import Image
 
-from replk_probe.cli._options import check_writable, slug
+from replk_probe.cli._options import check_writable
 from replk_probe.cli._runs import _release
 from replk_probe.erf import ErfResult
 from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.paths import slug
 
 Run = Callable[..., Result]
 

@@ -102,6 +102,18 @@ def check_weights_exist(model: ModelId, weights: str) -> None:
         _named(model, weights)
 
 
+def has_pretrained(model: ModelId) -> bool:
+    """Whether ``"pretrained"`` weights are known for the model; nothing is downloaded, so that they may be unreachable.
+
+    Those that a factory loads itself do not count.
+    """
+    if model.kind == "torchvision":
+        return bool(_torchvision_tags(model))
+    if model.kind == "factory":
+        return False
+    return default_entry(model.name) is not None or (not model.is_own and _timm_config(model, model.tag) is not None)
+
+
 def weights_path(entry: CatalogEntry, host: Host = "auto") -> Path:
     """Path of a catalog entry's file in the cache, whether it exists or not."""
     name = entry.filename if host != "drive" else f"{entry.name}.pth"
@@ -255,10 +267,17 @@ def _timm_tags(model: ModelId) -> list[str]:
     return [name.removeprefix(f"{model.architecture}.") for name in names]
 
 
-def _timm(model: ModelId, tag: str | None, download: _Download) -> ResolvedWeights:
+def _timm_config(model: ModelId, tag: str | None) -> Any:
+    """Timm's description of the weights of a model, or None if there is none with a file to download."""
     name = f"{model.architecture}.{tag}" if tag else model.name
     cfg = timm.get_pretrained_cfg(name) if timm.is_model(model.architecture) else None
-    if cfg is None or not (cfg.hf_hub_id or cfg.url):
+    return cfg if cfg is not None and (cfg.hf_hub_id or cfg.url) else None
+
+
+def _timm(model: ModelId, tag: str | None, download: _Download) -> ResolvedWeights:
+    name = f"{model.architecture}.{tag}" if tag else model.name
+    cfg = _timm_config(model, tag)
+    if cfg is None:
         raise _none_known(model, "timm lists none. Pass a path, or use random.")
     _, height, width = cfg.input_size
     info = WeightsInfo(f"timm:{model.architecture}.{cfg.tag}" if cfg.tag else f"timm:{name}")

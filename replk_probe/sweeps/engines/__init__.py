@@ -1,0 +1,1 @@
+"""Engines: where tasks run. An engine knows nothing of jobs, models and results."""

@@ -1,0 +1,51 @@
+"""The interface between a sweep and an engine."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a task failed: one line for the user, and details."""
+
+    reason: str
+    details: str = ""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A task that has ended, with the reason if it failed."""
+
+    task: str
+    failure: Failure | None = None
+
+
+class Engine(Protocol):
+    """Runs tasks, several at the same time. Tasks are functions of modules, with arguments that can be pickled."""
+
+    @property
+    def free(self) -> int:
+        """Number of tasks that :meth:`submit` accepts now."""
+
+    def submit(self, task: str, function: Callable[..., None], *args: Any) -> None:
+        """Start a task, whose name is ``task``. It may run more than once if its process is killed."""
+
+    def wait(self, seconds: float) -> list[Finished]:
+        """Wait until at least one task has ended, at most for the given time; return those that have."""
+
+    def close(self) -> None:
+        """End all processes, also those that are running tasks."""
+
+
+def attempt(function: Callable[..., None], *args: Any) -> Failure | None:
+    """Call a function in a worker; an error is returned as text, since not every error can be pickled."""
+    try:
+        function(*args)
+    except (Exception, SystemExit) as error:
+        text = " ".join(str(error).split())
+        return Failure(text or type(error).__name__, traceback.format_exc())
+    return None

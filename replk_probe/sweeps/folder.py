@@ -1,0 +1,217 @@
+"""The folder of a sweep: results, states of jobs and reasons of failures.
+
+A job is done when its result folder exists, which is renamed to its name when it is complete. Nothing else has to be
+consistent: ``sweep.json`` and ``sweep.csv`` are written anew from the folders.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from replk_probe.errors import InvalidInputError
+from replk_probe.results import strict_json
+from replk_probe.runtime.atomic_files import atomic_write_text, cannot_write
+from replk_probe.runtime.file_reading import read_json
+from replk_probe.runtime.provenance import software_versions
+
+from .job import Job
+
+SCHEMA_VERSION = 1
+SUMMARY_NAME = "sweep.json"
+RECORD_NAME = "job.json"
+
+_LOCK = "sweep.lock"
+_FAILED = "failed"
+_UNFINISHED = "unfinished"
+_ADVICE = "Give the output folder of 'replk-probe sweep'."
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """Paths and files in the folder of a sweep."""
+
+    root: Path
+    _records: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a process runs a sweep in this folder, as far as this machine knows."""
+        try:
+            lock = os.open(self.root / _LOCK, os.O_RDWR)
+        except OSError:
+            return False
+        try:
+            return not _lock(lock)
+        finally:
+            os.close(lock)
+
+    def result(self, job: Job) -> Path:
+        """Folder of a job's result; it exists if the job is done."""
+        return self.root / job.folder
+
+    def unfinished(self, job: Job) -> Path:
+        """Folder for whatever a job writes until it is done."""
+        return self.root / _UNFINISHED / job.key
+
+    def failure(self, job: Job) -> Path:
+        """File with the reason why a job failed; it exists if the job failed."""
+        return self.root / _FAILED / f"{job.key}.txt"
+
+    def state(self, job: Job) -> str:
+        """``"done"``, ``"failed"`` or ``"pending"``."""
+        if self.result(job).is_dir():
+            return "done"
+        return "failed" if self.failure(job).is_file() else "pending"
+
+    def reason(self, job: Job) -> str:
+        """The reason why a job failed, in one line."""
+        return self.failure(job).read_text(encoding="utf-8").partition("\n")[0]
+
+    def record(self, job: Job) -> dict[str, Any]:
+        """What was recorded about a job that is done, such as its time."""
+        if job.key not in self._records:  # it does not change
+            path = self.result(job) / RECORD_NAME
+            self._records[job.key] = read_json(path, "Remove its folder and run the sweep again.", (SCHEMA_VERSION,))
+        return self._records[job.key]
+
+    def fail(self, job: Job, reason: str, traceback: str) -> None:
+        """Record that a job failed."""
+        line = " ".join(reason.split())
+        atomic_write_text(self.failure(job), f"{line}\n\nJob: {job.label}\n\n{traceback}")
+
+    def succeed(self, job: Job) -> None:
+        """Remove the failure of an earlier attempt."""
+        self.failure(job).unlink(missing_ok=True)
+
+    def remove_empty(self) -> None:
+        """Remove empty folders of failures and unfinished jobs; no worker may be running."""
+        for folder in (self.root / _FAILED, self.root / _UNFINISHED):
+            with contextlib.suppress(OSError):  # it does not exist, or has files of other jobs
+                folder.rmdir()
+
+    def discard(self, job: Job) -> None:
+        """Remove the result of a job, its failure and its unfinished state."""
+        self._records.pop(job.key, None)
+        for folder in (self.result(job), self.unfinished(job)):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.failure(job).unlink(missing_ok=True)
+
+    def write_summary(self, jobs: Sequence[Job], running: Mapping[str, float] | None = None) -> dict[str, Any]:
+        """Write ``sweep.json``; ``running`` has the seconds since jobs were started, by key."""
+        running = running or {}
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "versions": software_versions(),
+            "jobs": [_described(job) | self.progress(job, running.get(job.key)) for job in jobs],
+        }
+        atomic_write_text(self.root / SUMMARY_NAME, strict_json(record))
+        return record
+
+    def progress(self, job: Job, seconds: float | None = None) -> dict[str, Any]:
+        """State of a job, and depending on it ``seconds``, ``weights`` and ``reason``.
+
+        Args:
+            job: The job.
+            seconds: Time for which it has been running, or None if it is not.
+        """
+        state = self.state(job)
+        if state == "done":
+            return {"state": state} | {name: self.record(job)[name] for name in ("weights", "seconds")}
+        if seconds is not None:
+            return {"state": "running", "seconds": round(seconds, 1)}
+        return {"state": state} | ({"reason": self.reason(job)} if state == "failed" else {})
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let no other process run a sweep in this folder, where the system has locks.
+
+        Raises:
+            InvalidInputError: Another process does, or the folder cannot be written to.
+        """
+        path = self.root / _LOCK
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        try:
+            if not _lock(lock):
+                owner = os.pread(lock, 200, 0).decode(errors="replace").strip() or "another process"
+                raise InvalidInputError(
+                    f"Cannot run a sweep in {self.root}. It is in use by {owner}. Wait until it has finished, or "
+                    "choose another folder."
+                )
+            os.ftruncate(lock, 0)
+            os.write(lock, f"process {os.getpid()} on {platform.node()}\n".encode())
+            yield
+        finally:
+            # The file is kept: another process may have opened it already.
+            os.close(lock)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock an open file; whether it was free, or the system has no locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        # The system releases this lock when the process ends, in whatever way. Unlike lockf, closing another descriptor
+        # of the file does not release it, and it is also seen within the process. New processes do not inherit it.
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Read ``sweep.json``.
+
+    Raises:
+        InvalidInputError: The folder has no such file, or it cannot be read.
+    """
+    record = read_json(folder / SUMMARY_NAME, _ADVICE, (SCHEMA_VERSION,))
+    if not isinstance(record.get("jobs"), list):
+        raise InvalidInputError(f"{folder / SUMMARY_NAME} has no list of jobs. It was edited. Run the sweep again.")
+    return record
+
+
+def _described(job: Job) -> dict[str, Any]:
+    return {
+        "key": job.key,
+        "label": job.label,
+        "analyzer": job.analyzer,
+        "model": job.name,
+        "settings": {name: value for name, value in job.options.items() if value is not None},
+        "varied": dict(job.varied),
+        "threads": job.threads,
+        "folder": job.folder,
+    }
+
+
+def described_jobs(record: Mapping[str, Any]) -> list[tuple[Job, dict[str, Any]]]:
+    """The jobs in the record of a sweep, each with its description there."""
+    return [
+        (
+            Job(
+                one["key"], one["analyzer"], one["model"], one["model"], one["settings"], one["varied"], one["threads"]
+            ),
+            {name: value for name, value in one.items() if name not in ("state", "seconds", "weights", "reason")},
+        )
+        for one in record["jobs"]
+    ]
+
+
+def canonical(value: Any) -> str:
+    """A setting as text for a table: strings unchanged, other values as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

@@ -1,0 +1,52 @@
+"""One job of a sweep: one model, one analyzer, one choice of settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from replk_probe.runtime.paths import slug
+
+_LONGEST_NAME = 60
+
+
+@dataclass(frozen=True)
+class Job:
+    """A measurement that a worker can do from this description alone.
+
+    Attributes:
+        key: Digest of everything that decides the bytes of the result, 16 hex digits.
+        analyzer: ``"erf"``, ``"shape-bias"`` or ``"kernels"``.
+        model: Name of the model, as for :func:`replk_probe.create_model`; the path of a factory is absolute.
+        name: Name of the model in the results, as written in the file.
+        options: The options of the analyzer's command by name; paths are absolute.
+        varied: The options that distinguish jobs of one analyzer, with their values.
+        threads: Number of threads of the computation.
+        figures: Whether the figures are drawn.
+    """
+
+    key: str
+    analyzer: str
+    model: str
+    name: str
+    options: Mapping[str, Any]
+    varied: Mapping[str, Any]
+    threads: int = 1
+    figures: bool = True
+
+    @property
+    def folder(self) -> str:
+        """Folder of the result, relative to that of the sweep."""
+        return f"{self.analyzer}/{slug(self.name)[-_LONGEST_NAME:]}-{self.key}"
+
+    @property
+    def label(self) -> str:
+        """Short description such as ``"erf/resnet18 seed=0"``."""
+        return " ".join([f"{self.analyzer}/{self.name}", *(f"{name}={value}" for name, value in self.varied.items())])
+
+    def matches(self, pattern: str) -> bool:
+        """Whether a pattern matches the model, ``ANALYZER/MODEL``, the label or the key."""
+        names = (self.name, f"{self.analyzer}/{self.name}", self.label, self.key)
+        return any(fnmatchcase(name, pattern) for name in names)

@@ -1,0 +1,137 @@
+"""The results of a sweep: the states of its jobs, and all numbers as one long table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from replk_probe.errors import InvalidInputError
+from replk_probe.results import Row, csv_text, dataframe
+from replk_probe.runtime.atomic_files import atomic_write_text
+from replk_probe.runtime.file_reading import read_csv, reading
+
+from .folder import SUMMARY_NAME, SweepFolder, canonical, described_jobs, read_summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLE_NAME = "sweep.csv"
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The table of an analyzer's result.
+
+    Attributes:
+        file: Name of the CSV file.
+        items: Columns that identify a row.
+        others: Columns that are neither numbers of the result nor identify a row.
+    """
+
+    file: str
+    items: tuple[str, ...]
+    others: tuple[str, ...]
+
+
+_TABLES = {
+    "erf": _Table(
+        "erf.csv",
+        ("layer", "protocol", "threshold"),
+        ("model", "weights", "images", "seed", "precision", "input_height", "input_width"),
+    ),
+    "shape-bias": _Table("shape_bias.csv", ("observer", "category"), ("kind", "source")),
+    "kernels": _Table("kernels.csv", ("layer", "variant"), ("model", "weights", "path", "operation", "aggregate")),
+}
+_FIRST = ("key", "analyzer", "model", "weights")
+_LAST = ("item", "metric", "value")
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """The results of a sweep, which are read from its folder.
+
+    Attributes:
+        folder: Folder of the sweep.
+        jobs: Record of each job as in ``sweep.json``: ``key``, ``label``, ``analyzer``, ``model``, ``settings``,
+            ``folder``, ``state`` (``"done"``, ``"failed"``, ``"running"`` or ``"pending"``) and, depending on the
+            state, ``seconds``, ``weights`` and ``reason``.
+    """
+
+    folder: Path
+    jobs: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> SweepResult:
+        """Read the folder of a sweep, which may be running.
+
+        Raises:
+            InvalidInputError: The folder is not that of a sweep.
+        """
+        record = read_summary(Path(folder))
+        place = SweepFolder(Path(folder))
+        with reading(place.root / SUMMARY_NAME, "record of a sweep"):
+            # The file is a few seconds old while the sweep is running, and may be much older than its end.
+            is_running = place.is_running
+            seconds = {one["key"]: one["seconds"] for one in record["jobs"] if one["state"] == "running" and is_running}
+            found = [
+                description | place.progress(job, seconds.get(job.key)) for job, description in described_jobs(record)
+            ]
+        return cls(Path(folder), tuple(found))
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Reason of each failure, by the label of the job."""
+        return {job["label"]: job.get("reason", "") for job in self.jobs if job["state"] == "failed"}
+
+    def count(self, state: str) -> int:
+        """Number of jobs in a state."""
+        return sum(job["state"] == state for job in self.jobs)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """All numbers of the jobs that are done, one per row, as in ``sweep.csv``.
+
+        Returns:
+            A data frame with the columns ``key``, ``analyzer``, ``model``, ``weights``, one column for each setting
+            that differs between jobs, ``item`` (the row of the result's own table, such as
+            ``"layer=stage4 threshold=0.5"``), ``metric`` (its column) and ``value`` (NaN if it is undefined).
+        """
+        rows = [row | {"value": float(row["value"] or "nan")} for row in self._rows()]
+        return dataframe(rows)
+
+    def write_table(self) -> Path:
+        """Write ``sweep.csv`` and return its path; equal results give equal bytes."""
+        path = self.folder / TABLE_NAME
+        atomic_write_text(path, csv_text(self._rows(), (*_FIRST, *self._varied(), *_LAST)))
+        return path
+
+    def _varied(self) -> tuple[str, ...]:
+        """The settings that differ between jobs, which have columns of their own."""
+        return tuple(dict.fromkeys(name for job in self.jobs for name in job["varied"]))
+
+    def _rows(self) -> Iterator[Row]:
+        settings = self._varied()
+        for job in self.jobs:
+            if job["state"] != "done":
+                continue
+            shared = {name: job[name] for name in _FIRST}
+            shared |= {name: canonical(job["varied"][name]) if name in job["varied"] else "" for name in settings}
+            for item, metric, value in _numbers(self.folder / job["folder"], _TABLES[job["analyzer"]]):
+                yield shared | {"item": item, "metric": metric, "value": value}
+
+
+def _numbers(folder: Path, table: _Table) -> Iterator[tuple[str, str, str]]:
+    """Every number of a result: its row, its column and its text."""
+    path = folder / table.file
+    header, rows = read_csv(path, "Remove its folder and run the sweep again.")
+    for _, row in rows:
+        cells = dict(zip(header, row, strict=True))
+        if missing := [name for name in table.items if name not in cells]:
+            raise InvalidInputError(
+                f"{path} has no column {missing[0]!r}. It was edited. Remove its folder and run the sweep again."
+            )
+        item = " ".join(f"{name}={cells[name]}" for name in table.items)
+        for name, text in cells.items():
+            if name not in table.items and name not in table.others:
+                yield item, name, text

@@ -1,0 +1,207 @@
+"""Running a sweep: jobs that are not done yet, on an engine."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.checks import check_choice, check_integer
+from replk_probe.runtime.escaping import printable
+from replk_probe.runtime.paths import usable_path
+from replk_probe.runtime.progress import progress as progress_bar
+
+from .analyzers import prepare_inputs
+from .document import read_document
+from .engines.interface import Engine
+from .engines.local import LocalEngine
+from .folder import SweepFolder
+from .job import Job
+from .plan import plan_jobs
+from .result import SweepResult
+from .work import execute
+
+ENGINES = ("local",)
+DEFAULT_OUTPUT = Path("replk-probe-out") / "sweep"
+
+_SUMMARY_EVERY = 5.0  # seconds between two versions of sweep.json
+_LINE_EVERY = 60.0  # seconds between two lines where there is no terminal
+
+
+def sweep(
+    config: str | os.PathLike[str] | Mapping[str, Any],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    workers: int | None = None,
+    engine: str = "local",
+    timeout: float | None = None,
+    max_memory: int | None = None,
+    only: Sequence[str] | str = (),
+    retry_failed: bool = False,
+    fresh: bool = False,
+    progress: bool = False,
+) -> SweepResult:
+    """Measure many models by several analyzers.
+
+    A job is one model, one analyzer and one choice of settings. Jobs that are done are not done again, so that a sweep
+    that was interrupted continues when it is called again. A job that fails does not stop the others.
+
+    The workers are new processes, which import the main module of a program. A script must call this function under
+    ``if __name__ == "__main__":``.
+
+    Args:
+        config: Path of a TOML file as described by ``replk-probe sweep --init``, or its content as a dictionary.
+        output: Folder of the results; by default ``replk-probe-out/sweep`` and the name of the file.
+        workers: Number of worker processes. By default, one for each GPU, or as many as the cores suffice for.
+        engine: ``"local"`` for processes on this machine.
+        timeout: Seconds that a job may take, or None.
+        max_memory: Bytes that the data of a worker may take, or None. Linux only.
+        only: Patterns of models, of ``ANALYZER/MODEL``, or of keys; other jobs are not run. Empty for all jobs.
+        retry_failed: Whether jobs that failed in an earlier run are tried again.
+        fresh: Whether the jobs are done again, even if they are done; their results are removed first.
+        progress: Whether to draw a progress bar on stderr if that is a terminal, and otherwise write a line a minute.
+
+    Returns:
+        The states of the jobs and their numbers. Jobs that failed do not raise an error.
+
+    Raises:
+        InvalidInputError: Something in the file cannot be used, an argument is invalid, or another process is running a
+            sweep in the folder.
+        WeightsError: The published stimuli are needed and cannot be downloaded.
+    """
+    check_choice("engine", engine, ENGINES)
+    count = None if workers is None else check_integer("number of workers", workers, 1)
+    for name, value in (("timeout", timeout), ("max_memory", max_memory)):
+        if value is not None and not value > 0:
+            raise InvalidInputError(f"The option {name} cannot be {value!r}. It must be positive. Give more, or None.")
+    jobs, chosen = planned(config, only)
+    folder = SweepFolder(output_folder(config, output))
+    with folder.locked():
+        if fresh:
+            for job in chosen:
+                folder.discard(job)
+        again = ("pending", "failed") if retry_failed else ("pending",)
+        pending = [job for job in chosen if folder.state(job) in again]
+        if pending:
+            prepare_inputs(pending)
+            devices = _gpus_for(pending)
+            number = min(count or len(devices) or _fitting(pending[0].threads), len(pending))
+            _run(
+                LocalEngine(
+                    number, threads=pending[0].threads, timeout=timeout, max_memory=max_memory, gpus=devices
+                ),
+                folder, jobs, pending, progress,
+            )  # fmt: skip
+        else:
+            folder.write_summary(jobs)
+        result = SweepResult.load(folder.root)
+        result.write_table()
+        if jobs[0].figures:
+            from .comparison import draw_comparisons  # importing matplotlib takes a second
+
+            draw_comparisons(folder, jobs, {job.key for job in pending})
+    return result
+
+
+def planned(
+    config: str | os.PathLike[str] | Mapping[str, Any], only: Sequence[str] | str = ()
+) -> tuple[list[Job], list[Job]]:
+    """The jobs of a sweep, and those that match one of the patterns.
+
+    Raises:
+        InvalidInputError: Something in the file cannot be used, or no job matches a pattern.
+    """
+    jobs = plan_jobs(read_document(config))
+    patterns = (only,) if isinstance(only, str) else tuple(only)
+    for pattern in patterns:
+        if not any(job.matches(pattern) for job in jobs):
+            names = ", ".join(dict.fromkeys(f"{job.analyzer}/{job.name}" for job in jobs[:6]))
+            raise InvalidInputError(
+                f"No job matches {pattern!r}. Patterns are compared with models and ANALYZER/MODEL. Use for instance "
+                f"{names}."
+            )
+    return jobs, [job for job in jobs if not patterns or any(map(job.matches, patterns))]
+
+
+def output_folder(config: str | os.PathLike[str] | Mapping[str, Any], output: str | os.PathLike[str] | None) -> Path:
+    """Folder of a sweep: ``output``, or the default one with the name of the file."""
+    if output is not None:
+        return usable_path(output, "The output folder")
+    return DEFAULT_OUTPUT if isinstance(config, Mapping) else DEFAULT_OUTPUT / Path(config).stem
+
+
+def _run(engine: Engine, folder: SweepFolder, jobs: Sequence[Job], pending: Sequence[Job], progress: bool) -> None:
+    """Run jobs and record their failures.
+
+    A job is one task. A long job can become several, whose results are joined when the last one has ended: they are
+    submitted here, under names that start with the key of their job.
+    """
+    waiting = list(reversed(pending))
+    running: dict[str, tuple[Job, float]] = {}
+    begin = time.monotonic()
+    summary_at = line_at = begin
+    bar: Any = progress_bar(total=len(pending), unit="job", disable=not progress)
+    done = 0
+    try:
+        with bar:
+            folder.write_summary(jobs)
+            while waiting or running:
+                while waiting and engine.free:
+                    job = waiting.pop()
+                    running[job.key] = job, time.monotonic()
+                    engine.submit(job.key, execute, job, folder.root)
+                bar.set_description_str(printable(_names(running)))
+                for finished in engine.wait(1.0):
+                    job, _ = running.pop(finished.task)
+                    if finished.failure is None:
+                        folder.succeed(job)
+                    else:
+                        folder.fail(job, finished.failure.reason, finished.failure.details)
+                    done += 1
+                    bar.update(1)
+                now = time.monotonic()
+                if now - summary_at > _SUMMARY_EVERY:
+                    summary_at = now
+                    folder.write_summary(jobs, {key: now - since for key, (_, since) in running.items()})
+                if progress and bar.disable and now - line_at > _LINE_EVERY and sys.stderr is not None:
+                    line_at = now
+                    rate = done / (now - begin) * 60
+                    sys.stderr.write(
+                        printable(f"{done} of {len(pending)} jobs, {rate:.3g} per minute. Running: {_names(running)}")
+                        + "\n"
+                    )
+    finally:
+        engine.close()
+        folder.remove_empty()
+        folder.write_summary(jobs)
+
+
+def _names(running: Mapping[str, tuple[Job, float]]) -> str:
+    """The running jobs in a few words."""
+    labels = [job.label for job, _ in running.values()]
+    return ", ".join(labels[:2]) + (f" and {len(labels) - 2} more" if len(labels) > 2 else "")
+
+
+def _fitting(threads: int) -> int:
+    """Number of workers with this number of threads for which the cores suffice."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(cores // threads, 1)
+
+
+def _gpus_for(jobs: Sequence[Job]) -> tuple[str, ...]:
+    """The GPUs as values of ``CUDA_VISIBLE_DEVICES``, one for each worker.
+
+    Empty if there is at most one, if no job uses one, or if a job names one, which has another number in a worker.
+    """
+    devices = {str(job.options.get("device", "auto")) for job in jobs}
+    if devices <= {"cpu"} or not devices <= {"auto", "cpu", "cuda"} or not torch.cuda.is_available():
+        return ()
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(index) for index in range(torch.cuda.device_count())] if given is None else given.split(",")
+    return tuple(names) if len(names) > 1 else ()

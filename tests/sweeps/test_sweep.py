@@ -1,0 +1,220 @@
+"""Whole sweeps, with worker processes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import replk_probe
+from replk_probe.errors import InvalidInputError
+from replk_probe.sweeps import SweepResult
+from replk_probe.sweeps.document import read_document
+from replk_probe.sweeps.folder import SweepFolder
+from replk_probe.sweeps.plan import plan_jobs
+
+FACTORY = """\
+import os
+from pathlib import Path
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Conv2d(3, 4, 5, padding=2), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1))
+
+def broken():
+    raise ValueError("no such network")
+
+def killed_once():
+    marker = Path(__file__).with_name("marker")
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), 9)
+    return build()
+"""
+SWEEP = """\
+models = ["resnet18", { model = "replknet_micro_k13", weights = "pretrained" }]
+weights = "random"
+figures = false
+[erf]
+images = 2
+[erf.matrix]
+size = [64, 48]
+[kernels]
+layer = "all"
+"""
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file that may not differ between two runs: the records have times."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix in (".csv", ".npz", ".png", ".pdf")
+    }
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_changes_no_byte(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(SWEEP)
+    one = replk_probe.sweep(path, tmp_path / "one", workers=1)
+    two = replk_probe.sweep(path, tmp_path / "two", workers=2)
+    assert one.count("done") == two.count("done") == 6
+    assert contents(one.folder) == contents(two.folder) and len(contents(one.folder)) == 1 + 4 * 2 + 2 * 3
+    frame = one.to_dataframe()
+    assert {*frame.columns} == {"key", "analyzer", "model", "weights", "size", "item", "metric", "value"}
+    assert set(frame["size"]) == {"64", "48", ""}
+    ratios = frame[(frame["metric"] == "ratio") & (frame["model"] == "resnet18") & (frame["size"] == "64")]
+    alone = replk_probe.measure_erf("resnet18", images=2, size=64, weights="random")
+    assert [*ratios["value"]] == [row.ratio for row in alone.ratios]
+    # A result is that of the single command.
+    folder = next((one.folder / "erf").glob("resnet18-*"))
+    assert replk_probe.ErfResult.load(folder).run.model == "resnet18"
+
+    # Nothing is done again, and new settings leave old results.
+    before = {file: file.stat().st_mtime_ns for file in one.folder.rglob("*.npz")}
+    path.write_text(SWEEP.replace("[64, 48]", "[48, 32]").replace('"resnet18", ', ""))
+    more = replk_probe.sweep(path, one.folder, workers=1)
+    after = {file: file.stat().st_mtime_ns for file in one.folder.rglob("*.npz")}
+    assert {*before.items()} < {*after.items()} and len(after) == len(before) + 1
+    assert len(more.jobs) == 3 and SweepResult.load(one.folder).jobs == more.jobs
+
+
+@pytest.mark.slow
+def test_failures_are_kept_and_the_sweep_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(FACTORY)
+    path = tmp_path / "a.toml"
+    path.write_text('models = ["net.py:broken", "net.py:killed_once"]\nfigures = false\n[kernels]\n')
+    result = replk_probe.sweep(path, tmp_path / "out", workers=1)
+    assert [job["state"] for job in result.jobs] == ["failed", "done"]
+    assert list(result.failed) == ["kernels/net.py:broken"]
+    (failure,) = (tmp_path / "out" / "failed").iterdir()
+    assert failure.stem == result.jobs[0]["key"]
+    lines = failure.read_text().splitlines()
+    assert "no such network" in lines[0] and "Traceback (most recent call last):" in lines
+    assert (tmp_path / "marker").exists() and not (tmp_path / "out" / "unfinished").exists()
+    assert {row["model"] for row in csv.DictReader(io.StringIO((tmp_path / "out" / "sweep.csv").read_text()))} == {
+        "net.py:killed_once"
+    }
+
+    # It is not tried again without being asked to.
+    stamp = failure.stat().st_mtime_ns
+    replk_probe.sweep(path, tmp_path / "out", workers=1)
+    assert failure.stat().st_mtime_ns == stamp
+    again = replk_probe.sweep(path, tmp_path / "out", workers=1, retry_failed=True)
+    assert failure.stat().st_mtime_ns > stamp and again.count("failed") == 1
+
+
+def planned(tmp_path: Path, **values: Any) -> tuple[dict[str, Any], SweepFolder]:
+    config = {"models": ["resnet18", "resnet34"], "weights": "random", "kernels": {}} | values
+    return config, SweepFolder(tmp_path / "out")
+
+
+def test_states_are_read_from_the_folder(tmp_path: Path) -> None:
+    config, folder = planned(tmp_path)
+    first, second = plan_jobs(read_document(config))
+    folder.fail(first, "It is\nbroken.", "Traceback")
+    folder.write_summary([first, second], {second.key: 3.21})
+    with folder.locked():
+        loaded = SweepResult.load(folder.root)
+        assert [job["state"] for job in loaded.jobs] == ["failed", "running"]
+        assert loaded.failed == {"kernels/resnet18": "It is broken."} and loaded.jobs[1]["seconds"] == 3.2
+    folder.succeed(first)
+    folder.remove_empty()
+    # The process that ran the second job has ended.
+    assert [job["state"] for job in SweepResult.load(folder.root).jobs] == ["pending", "pending"]
+    assert {path.name for path in folder.root.iterdir()} == {"sweep.json", "sweep.lock"}
+    with pytest.raises(InvalidInputError, match="Give the output folder of"):
+        SweepResult.load(tmp_path)
+
+
+def test_only_one_sweep_runs_in_a_folder(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom replk_probe.sweeps.folder import SweepFolder\n"
+        "with SweepFolder(Path(sys.argv[1])).locked():\n    print('locked', flush=True)\n    sys.stdin.read()\n"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None and other.stdout.readline() == "locked\n"
+    config, _ = planned(tmp_path)
+    with pytest.raises(InvalidInputError, match=f"in use by process {other.pid} on "):
+        replk_probe.sweep(config, tmp_path)
+    other.kill()
+    other.communicate()
+    with SweepFolder(tmp_path).locked():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "slurm"}, "Unknown engine 'slurm'"),
+        ({"workers": 0}, "The number of workers cannot be 0"),
+        ({"timeout": 0}, "The option timeout cannot be 0"),
+        ({"max_memory": math.nan}, "The option max_memory cannot be nan"),
+        ({"only": "vit*"}, r"No job matches 'vit\*'.*kernels/resnet18, kernels/resnet34"),
+    ],
+)
+def test_arguments_are_checked(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    config, folder = planned(tmp_path)
+    with pytest.raises(InvalidInputError, match=message):
+        replk_probe.sweep(config, folder.root, **options)
+    assert not folder.root.exists()
+
+
+@pytest.mark.slow
+def test_only_and_fresh(tmp_path: Path) -> None:
+    config, folder = planned(tmp_path, figures=False)
+    result = replk_probe.sweep(config, folder.root, only="kernels/resnet18", workers=1)
+    assert [job["state"] for job in result.jobs] == ["done", "pending"]
+    stamp = folder.root.joinpath(result.jobs[0]["folder"]).stat().st_mtime_ns
+    replk_probe.sweep(config, folder.root, only="*18", workers=1, fresh=True)
+    assert folder.root.joinpath(result.jobs[0]["folder"]).stat().st_mtime_ns > stamp
+    assert json.loads((folder.root / "sweep.json").read_text())["jobs"][1]["state"] == "pending"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="lists processes in /proc")
+def test_a_killed_sweep_leaves_no_process_and_is_continued(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.toml", tmp_path / "out"
+    path.write_text(SWEEP.replace("[64, 48]", "[48]"))
+    command = [sys.executable, "-m", "replk_probe", "sweep", path, "--output", out, "--workers", "2"]
+    undisturbed = replk_probe.sweep(path, tmp_path / "undisturbed", workers=1)
+    first = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    until = time.monotonic() + 120
+    while not list(out.glob("*/*/job.json")) and time.monotonic() < until:
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    done = {file: file.stat().st_mtime_ns for file in out.glob("*/*/job.json") if "unfinished" not in file.parts}
+    while members(first.pid) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert members(first.pid) == []
+    subprocess.run(command, check=True, capture_output=True)
+    assert contents(out) == contents(undisturbed.folder)
+    assert done and all(file.stat().st_mtime_ns == stamp for file, stamp in done.items())
+    assert {file.name for file in out.iterdir()} == {"erf", "kernels", "sweep.csv", "sweep.json", "sweep.lock"}
+
+
+def members(session: int) -> list[int]:
+    """The processes of a session."""
+    found = []
+    for path in Path("/proc").iterdir():
+        try:
+            if path.name.isdigit() and os.getsid(int(path.name)) == session:
+                state = (path / "stat").read_text().rpartition(")")[2].split()[0]
+                found += [int(path.name)] if state != "Z" else []
+        except OSError:
+            continue
+    return found
