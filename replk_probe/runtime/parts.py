@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from replk_probe.errors import InvalidInputError
 
@@ -50,3 +51,8 @@ def in_order(bounds: Sequence[int], parts: Iterable[range]) -> list[range]:
             f"{bounds[-1]} images exactly once. Give all ranges that one call of parts() returned."
         )
     return found
+
+
+def part_folders(folder: Path, parts: Iterable[range]) -> dict[range, Path]:
+    """A folder for the state of each part; parts of a measurement that was divided otherwise have other folders."""
+    return {part: folder / f"part-{part.start}-{part.stop}" for part in parts}

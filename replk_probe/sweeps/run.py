@@ -14,6 +14,7 @@ import torch
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.checks import check_choice, check_integer
+from replk_probe.runtime.devices import visible_gpus
 from replk_probe.runtime.escaping import printable
 from replk_probe.runtime.paths import usable_path
 from replk_probe.runtime.progress import progress as progress_bar
@@ -259,6 +260,5 @@ def _gpus_for(jobs: Sequence[Job]) -> tuple[str, ...]:
     devices = {str(job.options.get("device", "auto")) for job in jobs}
     if devices <= {"cpu"} or not devices <= {"auto", "cpu", "cuda"} or not torch.cuda.is_available():
         return ()
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [str(index) for index in range(torch.cuda.device_count())] if given is None else given.split(",")
+    names = visible_gpus()
     return tuple(names) if len(names) > 1 else ()

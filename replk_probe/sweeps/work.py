@@ -17,6 +17,7 @@ from replk_probe.errors import ResumeError
 from replk_probe.results import strict_json
 from replk_probe.runtime.atomic_files import atomic_write_text
 from replk_probe.runtime.checkpoint import discard
+from replk_probe.runtime.parts import part_folders
 from replk_probe.runtime.provenance import software_versions
 
 from .analyzers import ANALYZERS
@@ -31,7 +32,7 @@ def execute_part(job: Job, root: Path, index: int, count: int) -> None:
         return
     torch.set_num_threads(job.threads)
     plan = ANALYZERS[job.analyzer].plan(job)
-    parts = list(_parts(plan, folder.unfinished(job), count).items())
+    parts = list(part_folders(folder.unfinished(job), plan.parts(count)).items())
     if index < len(parts):  # there can be fewer
         _run_part(plan, *parts[index])
     del plan
@@ -84,13 +85,8 @@ def _result(job: Job, unfinished: Path, count: int) -> Any:
         state = unfinished / "state"
         result = _resumed(partial(plan.run, checkpoint=state, resume=True), state)
     else:
-        result = _join(plan, _parts(plan, unfinished, count))
+        result = _join(plan, part_folders(unfinished, plan.parts(count)))
     return analyzer.complete(job, result)
-
-
-def _parts(plan: Any, unfinished: Path, count: int) -> dict[range, Path]:
-    """The folder of each part of a job. Those of another number of parts have other names, unless they fit."""
-    return {part: unfinished / f"part-{part.start}-{part.stop}" for part in plan.parts(count)}
 
 
 def _run_part(plan: Any, part: range, state: Path) -> None:
