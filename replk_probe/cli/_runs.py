@@ -74,7 +74,7 @@ def run_plan(plan: Any, folder: Path, state: str, load: Callable[[Path], ResultT
             finished, resume = _to_resume(plan, folder, [*parts.values()] or [checkpoint], load, resume)
             if process is not None and not resume:
                 shutil.rmtree(checkpoint, ignore_errors=True)
-    if finished is not None if process is None else gathered(finished is not None)[0]:
+    if gathered(finished is not None)[0]:
         return finished
     try:
         result: ResultT | None = (

@@ -62,13 +62,15 @@ def use_own_gpu(device: str) -> None:
 def gathered(value: Any) -> list[Any]:
     """The values of all processes by rank; waits until each of them has called this function.
 
+    Without torchrun, there is only this process.
+
     Args:
         value: A JSON value.
 
     Raises:
         ReplkProbeError: A process did not start, or the connection is lost.
     """
-    return _gathered(_meeting(), value)
+    return [value] if this_process() is None else _gathered(_meeting(), value)
 
 
 @contextmanager
