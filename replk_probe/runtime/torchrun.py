@@ -157,6 +157,5 @@ def _gathered(meeting: _Meeting, value: Any, seconds: float = float("inf")) -> l
         return [json.loads(store.get(key)) for key in keys]
     except RuntimeError as error:
         raise ReplkProbeError(
-            "The connection to the other processes of torchrun is lost. One of them has ended. Run the command again "
-            "with --resume."
+            "The connection to the other processes of torchrun is lost. One of them has ended. Resume the run."
         ) from error

@@ -113,6 +113,15 @@ def test_decompression_bombs_are_refused(tmp_path, monkeypatch):
             load(tmp_path / "a.png")
 
 
+def test_the_number_of_pixels_does_not_depend_on_filters_of_warnings(tmp_path, monkeypatch):
+    """Filters are global: another thread may restore them while a file is decoded."""
+    Image.fromarray(photo(200, 300)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
+    monkeypatch.setattr("warnings.simplefilter", lambda *_: None)
+    with pytest.warns(Image.DecompressionBombWarning), pytest.raises(UnreadableImageError, match="more pixels"):
+        load(tmp_path / "a.png")
+
+
 def test_floating_point_pixels_are_refused(tmp_path):
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(UnreadableImageError, match="floating-point"):
