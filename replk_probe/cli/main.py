@@ -177,21 +177,21 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _run_silently() -> Any:
     """Run the command in another process than the first one of torchrun, which writes what all would; its status."""
-    stderr, sys.stdout, sys.stderr = sys.stderr, Path(os.devnull).open("w", encoding="utf-8"), io.StringIO()
-    status: Any = 0
-    try:
-        cli.main(prog_name=PROGRAM)
-    except SystemExit as end:
-        status = end.code
-    except Exception as error:
-        status = 1
-        note(f"Error: {type(error).__name__}: {error}")
-    if status not in (0, EXIT_INTERRUPTED):
+    errors = io.StringIO()
+    status: Any = None
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
+        try:
+            cli.main(prog_name=PROGRAM)
+        except SystemExit as end:
+            status = end.code
+        except Exception as error:
+            status = 1
+            note(f"Error: {type(error).__name__}: {error}")
+    if status not in (None, 0, EXIT_INTERRUPTED):
         # torchrun ends all processes when one has failed. The first one is given time to write its error; if it does
         # not fail, this is an error of this process alone.
         time.sleep(_SILENT_SECONDS)
-        if stderr is not None:
-            stderr.write("\n".join(sys.stderr.getvalue().splitlines()[-1:]) + "\n")
+        note(errors.getvalue().rstrip("\n").rpartition("\n")[2])
     return status
 
 

@@ -10,9 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner
 
 import replk_probe
+from replk_probe.cli import main
+from replk_probe.cli._options import command_line
+from replk_probe.cli._output import note
 from replk_probe.errors import InvalidInputError, ReplkProbeError, WeightsError
 from replk_probe.runtime import torchrun
 
@@ -182,6 +187,36 @@ def test_an_error_of_one_process_is_raised_in_all(
     assert torchrun.gathered(3) == [3, {"any": "value"}]
     with pytest.raises(ReplkProbeError, match=r"Only 1 of 2 processes of torchrun have started.*within 0\.1 s"):
         torchrun._gathered(meeting, None, 0.1)
+
+
+def test_an_error_of_a_silent_process_alone_is_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_: object) -> None:
+        print("output")  # noqa: T201
+        note("a note")
+        raise ValueError("it broke")
+
+    monkeypatch.setattr(main, "_SILENT_SECONDS", 0.0)
+    for function, status, written in (
+        (fail, 1, "Error: ValueError: it broke\n"),
+        (lambda **_: sys.exit(0), 0, ""),
+        (lambda **_: sys.exit(130), 130, ""),
+    ):
+        monkeypatch.setattr(main.cli, "main", function)
+        assert main._run_silently() == status
+        assert capsys.readouterr() == ("", written)
+
+
+def test_the_command_that_resumes_starts_all_processes(process: Callable[[int, int], None]) -> None:
+    @click.command()
+    @click.option("--model")
+    def command(model: str) -> None:
+        click.echo(command_line("--resume"))
+
+    process(0, 4)
+    shown = CliRunner().invoke(command, ["--model", "a"], prog_name="replk-probe erf").output
+    assert shown == "torchrun --nproc-per-node 4 -m replk_probe erf --model a --resume\n"
 
 
 def test_processes_that_do_not_start(process: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch) -> None:
