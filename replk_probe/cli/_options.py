@@ -272,8 +272,13 @@ def given_options() -> dict[str, click.Parameter]:
 
 def command_line(*more: str) -> str:
     """The current command line, with the flags ``more`` appended."""
+    from replk_probe.runtime.torchrun import this_process
+
     context = click.get_current_context()
     words = context.command_path.split()
+    process = this_process()
+    if process is not None:
+        words[:1] = ["torchrun", "--nproc-per-node", str(process.count), "-m", "replk_probe"]
     for name, parameter in given_options().items():
         if parameter.opts[0] in more:
             continue

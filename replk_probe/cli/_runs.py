@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,7 +29,7 @@ def announce(plan: Any, untrained: str) -> None:
 
 
 def measure_plans(
-    plans: list[Any], folders: Sequence[Path], measure: Callable[[Any, Path], ResultT]
+    plans: list[Any], folders: Sequence[Path], measure: Callable[[Any, Path], ResultT | None]
 ) -> tuple[dict[Path, ResultT], dict[str, Exception]]:
     """Measure one model after the other; if one fails, the others are still measured.
 
@@ -41,7 +42,9 @@ def measure_plans(
     for folder in folders:
         name = plans[0].name
         try:
-            results[folder] = measure(plans.pop(0), folder)
+            result = measure(plans.pop(0), folder)
+            if result is not None:  # the first process of torchrun has it
+                results[folder] = result
         except click.exceptions.Exit:  # interrupted
             raise
         except Exception as error:  # also errors in the code of a model, which do not affect the others
@@ -52,33 +55,78 @@ def measure_plans(
     return results, failures
 
 
-def run_plan(plan: Any, folder: Path, state: str, load: Callable[[Path], ResultT], resume: bool) -> ResultT:
+def run_plan(plan: Any, folder: Path, state: str, load: Callable[[Path], ResultT], resume: bool) -> ResultT | None:
     """Run one plan and save its result in ``folder``; if the run is interrupted, print the command that resumes it.
 
     ``state`` is the subfolder with the state of an unfinished run, which ``resume`` continues; it also accepts a
-    finished result.
+    finished result. Under torchrun, each process measures a part, and only the first one returns the result.
     """
-    from replk_probe.runtime.checkpoint import discard, exists
+    from replk_probe.runtime.checkpoint import discard
+    from replk_probe.runtime.parts import part_folders
+    from replk_probe.runtime.torchrun import gathered, this_process, together
 
     checkpoint = folder / state
-    if resume and not exists(checkpoint):
-        with contextlib.suppress(InvalidInputError):
-            finished = load(folder)
-            if plan.same_run(finished):
-                note(f"{plan.name}: already measured, see {folder}")
-                return finished
-        note(f"{plan.name}: nothing to resume in {folder}. Starting a new run.")
-    elif not resume and exists(checkpoint):
-        note(f"{plan.name}: discarding an unfinished run in {folder}. Use --resume to continue such a run.")
+    process = this_process()
+    parts = {} if process is None else part_folders(checkpoint, plan.parts(process.count))
+    finished: ResultT | None = None
+    with together():
+        if process is None or process.rank == 0:
+            finished, resume = _to_resume(plan, folder, [*parts.values()] or [checkpoint], load, resume)
+            if process is not None and not resume:
+                shutil.rmtree(checkpoint, ignore_errors=True)
+    if gathered(finished is not None)[0]:
+        return finished
     try:
-        result: ResultT = plan.run(checkpoint=checkpoint, resume=resume, progress=True)
+        result: ResultT | None = (
+            plan.run(checkpoint=checkpoint, resume=resume, progress=True)
+            if process is None
+            else _run_part_and_join(plan, parts, process.rank)
+        )
     except KeyboardInterrupt:
         click.echo(err=True)
         note("Interrupted. Completed work is kept. Resume with:")
         note(f"  {command_line('--resume')}")
         raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
-    result.save(folder)
-    discard(checkpoint)
+    if result is not None:
+        result.save(folder)
+        discard(checkpoint)
+        if process is not None:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    return result
+
+
+def _to_resume(
+    plan: Any, folder: Path, states: Sequence[Path], load: Callable[[Path], ResultT], resume: bool
+) -> tuple[ResultT | None, bool]:
+    """The result if the run is finished, and whether there is a state to resume from; notes what is done instead."""
+    from replk_probe.runtime.checkpoint import exists
+
+    if any(map(exists, states)):
+        if not resume:
+            note(f"{plan.name}: discarding an unfinished run in {folder}. Use --resume to continue such a run.")
+        return None, resume
+    if resume:
+        with contextlib.suppress(InvalidInputError):
+            finished = load(folder)
+            if plan.same_run(finished):
+                note(f"{plan.name}: already measured, see {folder}")
+                return finished, False
+        note(f"{plan.name}: nothing to resume in {folder}. Starting a new run.")
+    return None, False
+
+
+def _run_part_and_join(plan: Any, parts: Mapping[range, Path], rank: int) -> Any:
+    """Measure the part of this process; in the first process, join all parts."""
+    from replk_probe.runtime.torchrun import together
+
+    with together():
+        if rank < len(parts):
+            part = [*parts][rank]
+            plan.run_part(part, parts[part], progress=rank == 0)
+    result = None
+    with together():
+        if rank == 0:
+            result = plan.join(parts)
     return result
 
 
@@ -86,7 +134,8 @@ def resume_advice(results: Collection[object], folders: Sequence[Path], state: s
     """The advice after a failure, by whether there are results or states of unfinished runs to resume from."""
     from replk_probe.runtime.checkpoint import exists
 
-    if results or any(exists(folder / state) for folder in folders):
+    states = [place for folder in folders for place in (folder / state, *(folder / state).glob("part-*"))]
+    if results or any(map(exists, states)):
         return "Run the same command with --resume to keep completed work."
     return "Nothing was saved."
 

@@ -85,6 +85,9 @@ def command(
     Computes the contribution of every input pixel to the center of the last feature map, averaged over images, and the
     area of the smallest centered square that contains 20, 30, 50 and 99 % of it.
 
+    Several GPUs or cores: torchrun --nproc-per-node N -m replk_probe erf ... divides the images among N processes and
+    gives the same bytes as one process with the same number of threads (torchrun sets OMP_NUM_THREADS=1).
+
     Writes erf.json, erf.npz, erf.csv, erf.png and erf.pdf; for several models, one folder per model and a comparison.
     """
     shares = parse_thresholds(thresholds)
@@ -95,7 +98,9 @@ def command(
     from replk_probe.erf.config import ErfConfig, default_size
     from replk_probe.erf.plan import plan_erf
     from replk_probe.images import sample_images
+    from replk_probe.runtime.torchrun import together, use_own_gpu
 
+    use_own_gpu(options["device"])
     # Invalid arguments are reported before the first model is built.
     config = ErfConfig(
         size=default_size(models) if size is None else parse_size(size),
@@ -106,10 +111,11 @@ def command(
     )
     sample = sample_images(data, config.images, config.seed, config.sampling)  # type: ignore[arg-type]
     plans = []
-    for name, source in zip(models, weights_each, strict=True):
-        plan = plan_erf(name, sample, replace(config, weights=source))
-        announce(plan, "the map shows the network as initialized")
-        plans.append(plan)
+    with together():
+        for name, source in zip(models, weights_each, strict=True):
+            plan = plan_erf(name, sample, replace(config, weights=source))
+            announce(plan, "the map shows the network as initialized")
+            plans.append(plan)
 
     results, failures = measure_plans(plans, folders, lambda plan, folder: _measure(plan, folder, resume))
     if results:
@@ -117,13 +123,14 @@ def command(
     raise_failures(failures, len(models), resume_advice(results, folders, _CHECKPOINT))
 
 
-def _measure(plan: ErfPlan, folder: Path, resume: bool) -> ErfResult:
-    """Run one plan, write its results and its figures."""
+def _measure(plan: ErfPlan, folder: Path, resume: bool) -> ErfResult | None:
+    """Run one plan, write its results and its figures; None if another process does."""
     from replk_probe.erf.plot import save_figures
     from replk_probe.erf.result import ErfResult
 
     result = run_plan(plan, folder, _CHECKPOINT, ErfResult.load, resume)
-    save_figures(result, folder)  # also of a finished run, which may have been killed before its figures were drawn
+    if result is not None:
+        save_figures(result, folder)  # also of a finished run, which may have been killed before its figures were drawn
     return result
 
 

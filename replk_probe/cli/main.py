@@ -7,8 +7,10 @@ import contextlib
 import errno
 import gc
 import importlib
+import io
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +46,11 @@ COMMANDS: dict[str, LazyCommand] = {
     "weights": LazyCommand("replk_probe.cli.weights", "List, download and verify pretrained weights."),
 }
 
+# Commands that divide their work among the processes of torchrun.
+_DIVIDED = ("erf", "shape-bias")
+# Seconds for which a process of torchrun waits for the first one to fail as well.
+_SILENT_SECONDS = 10.0
+
 
 class LazyGroup(click.Group):
     """A group that imports a command only when it is used."""
@@ -72,7 +79,16 @@ class LazyGroup(click.Group):
             close = close_names(args[0], COMMANDS)
             hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else f"Commands: {', '.join(COMMANDS)}."
             ctx.fail(f"No such command {args[0]!r}. {hint}")
-        return super().resolve_command(ctx, args)
+        from replk_probe.runtime.torchrun import this_process
+
+        found = super().resolve_command(ctx, args)
+        process = this_process()
+        if process is not None and found[0] not in _DIVIDED and not ctx.resilient_parsing:
+            raise ReplkProbeError(
+                f"The command {found[0]} cannot run in {process.count} processes of torchrun. Only "
+                f"{' and '.join(_DIVIDED)} divide their work. Run replk-probe {found[0]} without torchrun."
+            )
+        return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing them."""
@@ -120,6 +136,8 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: Command-line arguments without the program's name; default ``sys.argv[1:]``.
     """
+    from replk_probe.runtime.torchrun import this_process
+
     # The name is fixed so that usage lines and completion are the same under `python -m replk_probe`.
     if args is not None:
         cli.main(args=args, prog_name=PROGRAM)
@@ -127,6 +145,9 @@ def main(args: Sequence[str] | None = None) -> None:
     gc.set_threshold(100_000)
     # Otherwise the interpreter searches all of them again at exit, which takes another second.
     atexit.register(gc.freeze)
+    process = this_process()
+    if process is not None and process.rank > 0:
+        sys.exit(_run_silently())
     status: Any = 0
     problem, stdout = _open_streams(), sys.stdout
     if problem is None:
@@ -152,6 +173,26 @@ def main(args: Sequence[str] | None = None) -> None:
             note(f"Error: {message}")
         _flush_streams()
     sys.exit(status)
+
+
+def _run_silently() -> Any:
+    """Run the command in another process than the first one of torchrun, which writes what all would; its status."""
+    errors = io.StringIO()
+    status: Any = None
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
+        try:
+            cli.main(prog_name=PROGRAM)
+        except SystemExit as end:
+            status = end.code
+        except Exception as error:
+            status = 1
+            note(f"Error: {type(error).__name__}: {error}")
+    if status not in (None, 0, EXIT_INTERRUPTED):
+        # torchrun ends all processes when one has failed. The first one is given time to write its error; if it does
+        # not fail, this is an error of this process alone.
+        time.sleep(_SILENT_SECONDS)
+        note(errors.getvalue().rstrip("\n").rpartition("\n")[2])
+    return status
 
 
 def _open_streams() -> OSError | None:

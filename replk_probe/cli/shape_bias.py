@@ -122,6 +122,7 @@ def command(
         models, weights, chosen = _without_model(weights, stimuli, mapping)
 
     from replk_probe.runtime.checks import check_size
+    from replk_probe.runtime.torchrun import together, use_own_gpu
     from replk_probe.shape_bias.config import ShapeBiasConfig
     from replk_probe.shape_bias.plan import plan_shape_bias
     from replk_probe.shape_bias.result import ShapeBiasResult
@@ -129,6 +130,7 @@ def command(
     from replk_probe.shape_bias.stimulus_source import check_partial, open_stimuli
 
     weights_each = weights_of_each(models, weights)
+    use_own_gpu(options["device"])
     config = ShapeBiasConfig(
         mapping=None if mapping is None else load_mapping(mapping),
         size=None if size is None else check_size(parse_size(size)),
@@ -147,11 +149,12 @@ def command(
         categories = None if config.mapping is None else config.mapping.categories
         opened = open_stimuli(chosen, categories=categories, allow_partial=allow_partial)
     plans = []
-    for name, source in zip(models, weights_each, strict=True):
-        plan = plan_shape_bias(name, opened, replace(config, weights=source))
-        _check_categories(observers, plan.mapping.categories)
-        announce(plan, "the decisions are random")
-        plans.append(plan)
+    with together():
+        for name, source in zip(models, weights_each, strict=True):
+            plan = plan_shape_bias(name, opened, replace(config, weights=source))
+            _check_categories(observers, plan.mapping.categories)
+            announce(plan, "the decisions are random")
+            plans.append(plan)
 
     sets = {folder: plan.stimuli for folder, plan in zip(folders, plans, strict=True)}
     results, failures = measure_plans(

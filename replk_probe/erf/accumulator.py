@@ -130,40 +130,58 @@ class RunState:
     methods: set[str] = field(default_factory=set)  # methods used for depthwise convolutions
     depths: list[int] = field(default_factory=list)  # in bits, of images with more than eight bits per value
 
-    def add(self, image_id: str, scores: FloatArray | str) -> int | None:
-        """Add the scores of the next image, ``[H, W]``, or why there are none; returns the block that changed."""
+    def __post_init__(self) -> None:
+        """Note where the state begins: that of a part of a measurement does not begin at the first image."""
+        self._first = self.sums.done
+        self._changed: set[int] = set()  # blocks that have changed since the state was saved
+
+    def add(self, image_id: str, scores: FloatArray | str) -> None:
+        """Add the scores of the next image, ``[H, W]``, or why there are none."""
         if not isinstance(scores, str) and not np.isfinite(scores).all():
             scores = "Its contribution scores are not finite."
         if isinstance(scores, str):
             self.sums.done += 1
             self.skipped.append({"id": image_id, "reason": scores})
-            return None
-        block = self.sums.add(scores)
+            return
+        self._changed.add(self.sums.add(scores))
         self.used.append(image_id)
-        return block
 
-    def save(self, store: Checkpoint, changed: set[int]) -> None:
-        """Save the state; ``changed`` are the blocks that changed since the last save."""
+    def extend(self, part: RunState) -> None:
+        """Add the state of a part that begins at the next image and at the next block."""
+        for block, count in enumerate(part.sums.counts):
+            if count:
+                self.sums.sums[block], self.sums.counts[block] = part.sums.sums[block], count
+        self.sums.done = part.sums.done
+        self.used += part.used
+        self.skipped += part.skipped
+        self.seconds += part.seconds
+        self.methods |= part.methods
+        self.depths += part.depths
+
+    def save(self, store: Checkpoint) -> None:
+        """Save the state; sums that have not changed since the last time are not written again."""
         state = {"done": self.sums.done, "counts": self.sums.counts, "used": self.used, "skipped": self.skipped}
         state |= {"seconds": self.seconds, "methods": sorted(self.methods), "depths": self.depths}
-        sums = {block: self.sums.sums[block] for block in changed}
+        sums = {block: self.sums.sums[block] for block in sorted(self._changed)}
         store.save(state, {f"block-{block:02d}": array for block, array in sums.items() if array is not None})
+        self._changed.clear()
 
-    def restore(self, store: Checkpoint, ids: Sequence[str]) -> None:
-        """Restore the saved state, if there is one, of a measurement of the images ``ids``."""
+    def restore(self, store: Checkpoint, ids: Sequence[str], end: int) -> None:
+        """Restore the saved state, if there is one, of a measurement of the images ``ids`` up to index ``end``."""
         saved = store.load(_STATE)
         if saved is None:
             return
         done, counts, skipped = (saved.state[name] for name in ("done", "counts", "skipped"))
         # The other entries follow from the number of images and those that were skipped.
         reasons = {one.get("id"): one.get("reason") for one in skipped if len(one) == 2}
-        indices = [index for index in range(max(0, min(done, len(ids)))) if ids[index] not in reasons]
+        indices = [index for index in range(self._first, min(done, end)) if ids[index] not in reasons]
         expected, _ = np.histogram(indices, block_bounds(len(ids)))
         blocks = [f"block-{block:02d}" for block, count in enumerate(counts) if count]
         arrays = {name: (array.shape, array.dtype.name) for name, array in saved.arrays.items()}
         is_known = (
             saved.state["seconds"] >= 0
-            and len(reasons) == len(skipped) == done - len(indices)
+            and self._first <= done <= end
+            and len(reasons) == len(skipped) == done - self._first - len(indices)
             and None not in reasons.values()
             and saved.state["used"] == [ids[index] for index in indices]
             and counts == expected.tolist()

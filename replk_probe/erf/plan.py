@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,13 +25,15 @@ from replk_probe.models.inference.prepare import PreparedModel, module_of
 from replk_probe.models.model_id import name_of
 from replk_probe.models.records import statistics_note
 from replk_probe.models.weight_values import check_run_values
-from replk_probe.runtime.checkpoint import Checkpoint, discard
+from replk_probe.runtime.ahead import computed_ahead
+from replk_probe.runtime.checkpoint import Checkpoint, Keeper, discard
 from replk_probe.runtime.checks import check_size
 from replk_probe.runtime.devices import device_label, measuring, resolve_device
+from replk_probe.runtime.parts import check_part, in_order, split
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo, software_versions
 
-from .accumulator import BlockSums, RunState, result_of
+from .accumulator import BlockSums, FloatArray, RunState, block_bounds, result_of
 from .arguments import TensorImages, choose_images
 from .config import ErfConfig
 from .contribution import InputGradient
@@ -45,6 +48,9 @@ from .target_layer import Layer, TargetLayer, point_of, run_to
 OPTIONS = (
     "model", "size", "layer", "precision", "device", "seed", "sampling", "images", "channels", "mean", "std", "bgr"
 )  # fmt: skip
+
+# Threads that load images while the model computes.
+_THREADS = 2
 
 
 def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: ErfConfig | None = None) -> ErfPlan:
@@ -173,7 +179,10 @@ class ErfPlan:
 
     def __post_init__(self) -> None:
         """Check the statistics, and compute digests of modules, arrays and files, which names do not identify."""
-        self._statistics()
+        self._mean, self._std = self._statistics()
+        self._all = range(len(self.images.ids))
+        bounds = block_bounds(len(self._all))
+        self._bounds = [bound for bound in bounds if bound % self.settings.batch_size == 0 or bound == bounds[-1]]
         self._parameters = digest_of(bytes_of_model(module_of(self.model))) if self.own_code else None
         given = [self.images.batch] if isinstance(self.images, TensorImages) else []
         names = (image_id.encode("utf-8", "surrogateescape") for image_id in self.images.ids)
@@ -187,15 +196,95 @@ class ErfPlan:
         same = all(config.get(key) == value for key, value in self.config.items())
         return same and thresholds == list(self.settings.thresholds)
 
+    def parts(self, count: int) -> list[range]:
+        """Divide the measurement into at most ``count`` parts of about equal length.
+
+        Each part can be measured by :meth:`run_part` in a process of its own, in any order. They begin where neither
+        the order of the sums nor the images of a batch differ from those of :meth:`run`.
+
+        Returns:
+            Indices of the images of each part, in order.
+
+        Raises:
+            InvalidInputError: ``count`` is not a positive integer.
+        """
+        return split(self._bounds, count)
+
+    def run_part(self, part: range, folder: str | Path, *, progress: bool = False) -> None:
+        """Measure a part, or continue it, and keep its state in a folder for :meth:`join`.
+
+        Args:
+            part: One of the ranges that :meth:`parts` returned.
+            folder: Folder for the state of this part only; the state of an interrupted attempt is continued.
+            progress: Whether to draw a progress bar on stderr if that is a terminal.
+
+        Raises:
+            InvalidInputError: ``part`` is not a part of this measurement.
+            ResumeError: The state in the folder is damaged, or belongs to another part or another measurement.
+        """
+        check_part(self._bounds, part)
+        state, store = self._restored(part, folder)
+        if state.sums.done < part.stop:
+            with self._measured(part, state, store, progress):
+                pass
+
+    def join(self, parts: Mapping[range, str | Path]) -> ErfResult:
+        """The result of a measurement whose parts are complete: that of :meth:`run`, with the sum of their times.
+
+        Args:
+            parts: Folder of each part, which is kept.
+
+        Raises:
+            InvalidInputError: The parts do not cover every image exactly once, or no image could be used.
+            ResumeError: The state of a part is missing, incomplete or damaged, or belongs to another measurement.
+        """
+        whole, _ = self._restored(self._all)
+        for part in in_order(self._bounds, parts):
+            state, store = self._restored(part, parts[part])
+            if store is not None and state.sums.done < part.stop:
+                raise store.incomplete()
+            whole.extend(state)
+        return self._run(whole, None, False)
+
     def run(self, *, checkpoint: str | Path | None = None, resume: bool = False, progress: bool = False) -> ErfResult:
         """Measure; the arguments are those of :func:`~replk_probe.measure_erf`."""
-        state = RunState(BlockSums(len(self.images.ids), self.target.input_size))
-        store = None if checkpoint is None else Checkpoint(checkpoint, self.config, OPTIONS, resume=resume)
-        if store is not None:
-            state.restore(store, self.images.ids)
+        return self._run(*self._restored(self._all, checkpoint, resume=resume), progress)
+
+    def _restored(
+        self, part: range, folder: str | Path | None = None, *, resume: bool = True
+    ) -> tuple[RunState, Checkpoint | None]:
+        """The state of a part, which is empty if none is saved in the folder, and where it is saved."""
+        state = RunState(BlockSums(len(self.images.ids), self.target.input_size, done=part.start))
+        if folder is None:
+            return state, None
+        entry = {} if part == self._all else {"part": f"{part.start} to {part.stop - 1}"}
+        store = Checkpoint(folder, self.config | entry, OPTIONS, resume=resume)
+        state.restore(store, self.images.ids, part.stop)
+        return state, store
+
+    def _run(self, state: RunState, store: Checkpoint | None, progress: bool) -> ErfResult:
+        """The result, after the images that are not in the state were added to it."""
+        with self._measured(self._all, state, store, progress) as prepared:
+            if state.sums.n_added == 0:
+                if store is not None:
+                    discard(store.folder)
+                worst = state.skipped[0]
+                raise InvalidInputError(
+                    f"None of the {len(self._all)} images could be used. The first one, {worst['id']!r}: "
+                    f"{worst['reason']} Give images that can be read and whose gradients are finite."
+                )
+            if not state.sums.mean().any():
+                self._check_signs(InputGradient(prepared, self.target), state)
+            return self._result(state, prepared)
+
+    @contextmanager
+    def _measured(
+        self, part: range, state: RunState, store: Checkpoint | None, progress: bool
+    ) -> Iterator[PreparedModel]:
+        """Add the images of a part that are not in the state; yields the model."""
         start = time.perf_counter() - state.seconds
-        mean, std = self._statistics()
-        total = len(self.images.ids)
+        todo = range(state.sums.done, part.stop)
+        size = self.settings.batch_size
         with measuring(self.device, self.target.input_size):
             if isinstance(self.model, PreparedModel):
                 prepared = self.model
@@ -203,73 +292,57 @@ class ErfPlan:
             else:
                 prepared = prepare(on_device(self.model, self.device), self.settings.precision, self.target)
             gradient = InputGradient(prepared, self.target)
+            threads = 0 if isinstance(self.images, TensorImages) else _THREADS
+            ahead = computed_ahead(self._load, todo, threads=threads, waiting=size + 1)
             bar: Any = progress_bar(
-                total=total, initial=state.sums.done, desc=self.name, unit="image", disable=not progress
+                total=len(part), initial=todo.start - part.start, desc=self.name, unit="image", disable=not progress
             )
-            with bar:
-                while state.sums.done < total:
-                    first = state.sums.done
-                    changed = self._step(gradient, state, mean, std)
-                    state.methods |= {*prepared.methods.take()}
-                    state.seconds = time.perf_counter() - start
-                    if store is not None:
-                        state.save(store, changed)
-                    bar.update(state.sums.done - first)
-        if state.sums.n_added == 0:
-            if store is not None:
-                discard(store.folder)
-            worst = state.skipped[0]
-            raise InvalidInputError(
-                f"None of the {total} images could be used. The first one, {worst['id']!r}: {worst['reason']} "
-                "Give images that can be read and whose gradients are finite."
-            )
-        if not state.sums.mean().any():
-            self._check_signs(gradient, state, mean, std)
-        return self._result(state, prepared, mean, std)
+            with ahead as images, bar, Keeper(store, state.save) as keeper:
+                for first in todo[::size]:
+                    ids = self.images.ids[first : min(first + size, part.stop)]
+                    loaded, depths = zip(*itertools.islice(images, len(ids)), strict=True)
+                    scores = self._scores(gradient, loaded)
+                    with keeper.change():
+                        for image_id, found in zip(ids, scores, strict=True):
+                            state.add(image_id, found)
+                        state.depths += [depth for depth in depths if depth is not None]
+                        state.methods |= {*prepared.methods.take()}
+                        state.seconds = time.perf_counter() - start
+                    bar.update(len(ids))
+            yield prepared
 
-    def _step(self, gradient: InputGradient, state: RunState, mean: Sequence[float], std: Sequence[float]) -> set[int]:
-        """Process the next images; returns the blocks that changed."""
-        first = state.sums.done
-        ids = self.images.ids[first : first + self.settings.batch_size]
-        loaded = [self._load(first + offset, image_id, state, mean, std) for offset, image_id in enumerate(ids)]
-        usable = [image for image in loaded if isinstance(image, Tensor)]
-        scores = iter(())
-        if usable:
-            batch = torch.stack(usable).to(self.device)
-            scores = iter(gradient.scores(batch).double().cpu().numpy())
-        changed = {
-            state.add(image_id, image if isinstance(image, str) else next(scores))
-            for image_id, image in zip(ids, loaded, strict=True)
-        }
-        return {block for block in changed if block is not None}
+    def _scores(self, gradient: InputGradient, loaded: Sequence[Tensor | str]) -> list[FloatArray | str]:
+        """The scores ``[H, W]`` of the images of a batch, or the reasons why they cannot be used."""
+        checked = [
+            "The image has values that are not finite."
+            if isinstance(image, Tensor) and not bool(torch.isfinite(image).all())
+            else image
+            for image in loaded
+        ]
+        usable = [image.to(self.device, non_blocking=True) for image in checked if isinstance(image, Tensor)]
+        found = iter(gradient.scores(torch.stack(usable)).double().cpu().numpy() if usable else ())
+        return [image if isinstance(image, str) else next(found) for image in checked]
 
-    def _check_signs(
-        self, gradient: InputGradient, state: RunState, mean: Sequence[float], std: Sequence[float]
-    ) -> None:
+    def _check_signs(self, gradient: InputGradient, state: RunState) -> None:
         """Raise InvalidInputError if the gradient of the first image has negative values only; the map is zero."""
-        image_id = state.used[0]
-        image = self._load(self.images.ids.index(image_id), image_id, state, mean, std)
+        image, _ = self._load(self.images.ids.index(state.used[0]))
         if isinstance(image, Tensor) and bool((gradient(image[None].to(self.device)) < 0).any()):
             raise InvalidInputError(
                 f"The contribution map is zero everywhere. All gradients of layer {self.target.label!r} are negative: "
                 "every pixel that is increased lowers it. Choose another layer, other images or other weights."
             )
 
-    def _load(
-        self, index: int, image_id: str, state: RunState, mean: Sequence[float], std: Sequence[float]
-    ) -> Tensor | str:
-        """One normalized image ``[C, H, W]``, or the reason why it cannot be used; its depth is added to ``state``."""
+    def _load(self, index: int) -> tuple[Tensor | str, int | None]:
+        """One normalized image ``[C, H, W]``, or the reason why it cannot be used; its depth if it exceeds 8 bits."""
         if isinstance(self.images, TensorImages):
-            image = self.images.batch[index].detach()
-        else:
-            try:
-                rgb, depth = self.images.load_with_depth(image_id, self.target.input_size)
-            except UnreadableImageError as error:
-                return str(error)
-            if depth is not None:
-                state.depths.append(depth)
-            image = torch.from_numpy(normalize(with_channels(rgb, self.channels, bgr=self.settings.bgr), mean, std))
-        return image if bool(torch.isfinite(image).all()) else "The image has values that are not finite."
+            return self.images.batch[index].detach(), None
+        try:
+            rgb, depth = self.images.load_with_depth(self.images.ids[index], self.target.input_size)
+        except UnreadableImageError as error:
+            return str(error), None
+        pixels = with_channels(rgb, self.channels, bgr=self.settings.bgr)
+        image = torch.from_numpy(normalize(pixels, self._mean, self._std))
+        return image.pin_memory() if self.device.type == "cuda" else image, depth
 
     def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of the input per channel; 0 and 1 for images that are normalized already."""
@@ -283,17 +356,15 @@ class ErfPlan:
         )
         return mean, std
 
-    def _result(
-        self, state: RunState, prepared: PreparedModel, mean: tuple[float, ...], std: tuple[float, ...]
-    ) -> ErfResult:
+    def _result(self, state: RunState, prepared: PreparedModel) -> ErfResult:
         run = RunInfo(
             model=self.name,
             weights=self.weights,
             image_source=self.images.source,
             image_ids=(),
             input_size=self.target.input_size,
-            mean=mean,
-            std=std,
+            mean=self._mean,
+            std=self._std,
             seed=self.settings.seed,
             device=device_label(self.device),
             precision=self.settings.precision,

@@ -15,6 +15,8 @@ from replk_probe.errors import InvalidInputError
 
 from .depth import DEPTH, UnsuitableLevelsError, check_upper_bytes, eight_bits
 
+_TOO_LARGE = "more pixels than can be decoded safely"
+
 
 class UnreadableImageError(InvalidInputError):
     """An image that cannot be used.
@@ -89,11 +91,14 @@ def _opened(path: Path, image_id: str) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore")  # PIL warns about metadata that this package does not use
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
+                # Not only by PIL's warning, whose filters other threads may have replaced.
+                if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                    raise UnreadableImageError(image_id, _TOO_LARGE)
                 yield image
     except UnidentifiedImageError as error:
         raise UnreadableImageError(image_id, "not an image, despite its name") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UnreadableImageError(image_id, "more pixels than can be decoded safely") from error
+        raise UnreadableImageError(image_id, _TOO_LARGE) from error
     except UnreadableImageError:
         raise
     # Decoders raise many exceptions for damaged files: OSError, SyntaxError, ValueError, struct.error, ...

@@ -9,8 +9,10 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from replk_probe.errors import InvalidInputError, ResumeError
+from replk_probe.errors import InvalidInputError, ReplkProbeError, ResumeError
 
 from .atomic_files import atomic_path, atomic_write_text, cannot_write, is_same_file, sha256_of
 from .file_reading import decode, read_array, read_json, reading, unreadable
 from .paths import usable_path
 
 SCHEMA_VERSION = 2
+# Seconds between two saved states of a run: the most that a crash can cost.
+SAVE_EVERY = 5.0
+
 _STATE = "state.json"
 _LOCK = "lock"
 _ADVICE = "Start again without resume."
@@ -146,6 +151,10 @@ class Checkpoint:
         """The error for a state that cannot be used; ``reason`` consists of sentences."""
         return ResumeError(f"Cannot resume {self.folder}. Its state is damaged. {reason}")
 
+    def incomplete(self) -> ResumeError:
+        """The error for the state of a part that is needed but missing or not complete."""
+        return ResumeError(f"Cannot use {self.folder}. It does not have a complete part. Run the part again.")
+
     def _array(self, saved: _Record, name: str) -> npt.NDArray[Any]:
         path = self.folder / saved.arrays[name]
         array = read_array(path, _ADVICE)
@@ -200,6 +209,59 @@ class Checkpoint:
                     f"Cannot resume {self.folder}. It was created with {name} {_brief(old)}, but this run has {name} "
                     f"{_brief(new)}. {way} without resume or in another folder."
                 )
+
+
+class Keeper:
+    """Context manager that saves the state of a run every few seconds and at its end, for instance by an interrupt.
+
+    Args:
+        store: Where the state is saved, or None if it is not.
+        save: Function that saves the state.
+        recurs: Function that tells whether a resumed run would fail with the same error; its state is discarded.
+    """
+
+    def __init__(  # noqa: D107
+        self,
+        store: Checkpoint | None,
+        save: Callable[[Checkpoint], object],
+        recurs: Callable[[BaseException], bool] = lambda error: False,
+    ) -> None:
+        self._store = store
+        self._save = save
+        self._recurs = recurs
+        self._saved_at = time.monotonic()
+        self._has_changed = False
+        self._is_changing = False
+
+    def __enter__(self) -> Keeper:
+        """Return the keeper."""
+        return self
+
+    @contextmanager
+    def change(self) -> Iterator[None]:
+        """Context of each change of the state. A state whose change was interrupted is not saved."""
+        self._is_changing = True
+        yield
+        self._is_changing, self._has_changed = False, True
+        if time.monotonic() - self._saved_at >= SAVE_EVERY:
+            self._write()
+            self._saved_at, self._has_changed = time.monotonic(), False
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Save what has changed since the last time."""
+        if self._store is not None and error is not None and self._recurs(error):
+            discard(self._store.folder)
+        elif self._has_changed and not self._is_changing:
+            self._write()
+
+    def _write(self) -> None:
+        if self._store is None:
+            return
+        try:
+            self._save(self._store)
+        except ReplkProbeError:
+            self._store = None  # the state that was saved before is kept
+            raise
 
 
 def _digest(record: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -40,6 +41,14 @@ def resolve_device(device: str | torch.device) -> torch.device:
             "Use cpu or cuda."
         )
     return torch.device("cpu")
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs as values of ``CUDA_VISIBLE_DEVICES`` that select one of them; does not initialize CUDA."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return [str(index) for index in range(torch.cuda.device_count())]
+    return [name for name in given.split(",") if name]
 
 
 def device_label(device: torch.device) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,11 @@ from replk_probe.models.inference.prepare import PreparedModel, prepared_copy
 from replk_probe.models.model_id import check_network, name_of
 from replk_probe.models.records import statistics_note
 from replk_probe.models.weight_values import check_run_values
-from replk_probe.runtime.checkpoint import Checkpoint, discard
+from replk_probe.runtime.checkpoint import Checkpoint, Keeper
 from replk_probe.runtime.devices import device_label, measuring, resolve_device
 from replk_probe.runtime.escaping import printable
 from replk_probe.runtime.formatting import dimensions
+from replk_probe.runtime.parts import check_part, in_order, split
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import RunInfo, software_versions
 
@@ -54,9 +55,6 @@ OPTIONS = ("model", "precision", "device", "stimuli", "batch_size", "channels", 
 # less than this times the largest output, the stimulus is evaluated again in a batch of its own. Outputs were observed
 # to differ by 5e-7 of the largest in float32, and by up to a unit in the last place of bfloat16, which has eight bits.
 _NEAR_TIE = {"float32": 2e-5, "reduced": 1e-3}
-
-# Seconds between two saved states: the most that a crash can cost.
-_SAVE_EVERY = 5.0
 
 
 def plan_shape_bias(
@@ -163,6 +161,8 @@ class ShapeBiasPlan:
             fitted_statistics(known if own is None else own, channels, bgr=given.bgr)
             for known, own in ((data.mean, given.mean), (data.std, given.std))
         )
+        self._all = range(len(self.stimuli))
+        self._bounds = [*self._all[:: given.batch_size], len(self.stimuli)]
 
     @property
     def record(self) -> dict[str, Any]:
@@ -236,14 +236,90 @@ class ShapeBiasPlan:
         saved = result.run.config
         return all(saved.get(key) == value for key, value in self.record.items())
 
+    def parts(self, count: int) -> list[range]:
+        """Divide the measurement into at most ``count`` parts of about equal length.
+
+        Each part can be measured by :meth:`run_part` in a process of its own, in any order. They begin where the
+        stimuli of a batch do not differ from those of :meth:`run`.
+
+        Returns:
+            Indices of the stimuli of each part, in order.
+
+        Raises:
+            InvalidInputError: ``count`` is not a positive integer.
+        """
+        return split(self._bounds, count)
+
+    def run_part(self, part: range, folder: str | Path, *, progress: bool = False) -> None:
+        """Measure a part, or continue it, and keep its state in a folder for :meth:`join`.
+
+        Args:
+            part: One of the ranges that :meth:`parts` returned.
+            folder: Folder for the state of this part only; the state of an interrupted attempt is continued.
+            progress: Whether to draw a progress bar on stderr if that is a terminal.
+
+        Raises:
+            InvalidInputError: ``part`` is not a part of this measurement, or a stimulus cannot be used.
+            ResumeError: The state in the folder is damaged, or belongs to another part or another measurement.
+        """
+        check_part(self._bounds, part)
+        state, store = self._restored(part, folder)
+        if state.done < len(part):
+            with self._measured(part, state, store, progress):
+                pass
+
+    def join(self, parts: Mapping[range, str | Path]) -> ShapeBiasResult:
+        """The result of a measurement whose parts are complete: that of :meth:`run`, with the sum of their times.
+
+        Args:
+            parts: Folder of each part, which is kept.
+
+        Raises:
+            InvalidInputError: The parts do not cover every stimulus exactly once.
+            ResumeError: The state of a part is missing, incomplete or damaged, or belongs to another measurement.
+        """
+        whole, _ = self._restored(self._all)
+        for part in in_order(self._bounds, parts):
+            state, store = self._restored(part, parts[part])
+            if store is not None and state.done < len(part):
+                raise store.incomplete()
+            whole.extend(state)
+        return self._run(whole, None, False)
+
     def run(
         self, *, checkpoint: str | Path | None = None, resume: bool = False, progress: bool = False
     ) -> ShapeBiasResult:
         """Run the measurement; the arguments are described in :func:`~replk_probe.measure_shape_bias`."""
-        state = _State(len(self.stimuli), len(self.mapping.categories))
-        store = None if checkpoint is None else Checkpoint(checkpoint, self.record, OPTIONS, resume=resume)
-        if store is not None:
-            state.restore(store)
+        return self._run(*self._restored(self._all, checkpoint, resume=resume), progress)
+
+    def _restored(
+        self, part: range, folder: str | Path | None = None, *, resume: bool = True
+    ) -> tuple[_State, Checkpoint | None]:
+        """The state of a part, which is empty if none is saved in the folder, and where it is saved."""
+        state = _State(len(part), len(self.mapping.categories))
+        if folder is None:
+            return state, None
+        entry = {} if part == self._all else {"part": f"{part.start} to {part.stop - 1}"}
+        store = Checkpoint(folder, self.record | entry, OPTIONS, resume=resume)
+        state.restore(store)
+        return state, store
+
+    def _run(self, state: _State, store: Checkpoint | None, progress: bool) -> ShapeBiasResult:
+        """The result, after the stimuli that are not in the state were added to it."""
+        with self._measured(self._all, state, store, progress) as (prepared, loader):
+            start = time.perf_counter() - state.seconds
+            near_ties = self._near_ties(prepared, state)
+            probabilities = state.probabilities.copy()
+            for indices, found, _ in self._forward(prepared, loader, [range(one, one + 1) for one in near_ties]):
+                probabilities[indices] = found
+            state.seconds = time.perf_counter() - start
+            return self._result(state, probabilities, prepared, len(near_ties))
+
+    @contextmanager
+    def _measured(
+        self, part: range, state: _State, store: Checkpoint | None, progress: bool
+    ) -> Iterator[tuple[PreparedModel, Loader]]:
+        """Add the stimuli of a part that are not in the state; yields the model and a loader of the stimuli."""
         start = time.perf_counter() - state.seconds
         images = InputImages(self.stimuli, self.size, self._mean, self._std, self.config.bgr)
         with measuring(self.device, self.size, "batch_size"), ExitStack() as stack:
@@ -253,33 +329,22 @@ class ShapeBiasPlan:
             with torch.inference_mode(False), torch.no_grad():
                 prepared = prepared_copy(model, self.config.precision, outputs_check(model, self.size, images.channels))
             stack.enter_context(torch.inference_mode())
-            if store is not None:
-                stack.push(_Keeper(state, store))
+            keeper = stack.enter_context(Keeper(store, state.save, _recurs))
             bar: Any = stack.enter_context(
-                progress_bar(
-                    total=len(self.stimuli), initial=state.done, desc=self.name, unit="stimulus", disable=not progress
-                )
+                progress_bar(total=len(part), initial=state.done, desc=self.name, unit="stimulus", disable=not progress)
             )
-            first = range(state.done, len(self.stimuli), self.config.batch_size)
-            batches = [range(begin, min(begin + self.config.batch_size, len(self.stimuli))) for begin in first]
-            saved_at = time.perf_counter()
+            first = range(part.start + state.done, part.stop, self.config.batch_size)
+            batches = [range(begin, min(begin + self.config.batch_size, part.stop)) for begin in first]
             for indices, found, largest in self._forward(prepared, loader, batches):
-                state.probabilities[indices], state.largest[indices] = found, largest
-                state.depths[indices] = [images.depths.get(index, 0) for index in indices]
-                state.done = indices.stop
-                state.methods |= {*prepared.methods.take()}
-                now = time.perf_counter()
-                state.seconds = now - start
-                if store is not None and now - saved_at > _SAVE_EVERY:
-                    state.save(store)
-                    saved_at = now
+                with keeper.change():
+                    rows = slice(indices.start - part.start, indices.stop - part.start)
+                    state.probabilities[rows], state.largest[rows] = found, largest
+                    state.depths[rows] = [images.depths.get(index, 0) for index in indices]
+                    state.done = rows.stop
+                    state.methods |= {*prepared.methods.take()}
+                    state.seconds = time.perf_counter() - start
                 bar.update(len(indices))
-            near_ties = self._near_ties(prepared, state)
-            probabilities = state.probabilities.copy()
-            for indices, found, _ in self._forward(prepared, loader, [range(one, one + 1) for one in near_ties]):
-                probabilities[indices] = found
-            state.seconds = time.perf_counter() - start
-        return self._result(state, probabilities, prepared, images, len(near_ties))
+            yield prepared, loader
 
     def _forward(
         self, prepared: PreparedModel, loader: Loader, batches: Sequence[range]
@@ -322,7 +387,6 @@ class ShapeBiasPlan:
         state: _State,
         probabilities: npt.NDArray[np.float32],
         prepared: PreparedModel,
-        images: InputImages,
         n_near_ties: int,
     ) -> ShapeBiasResult:
         stimuli = self.stimuli.stimuli
@@ -343,8 +407,8 @@ class ShapeBiasPlan:
             image_source=self.stimuli.source,
             image_ids=decisions.names,
             input_size=self.size,
-            mean=images.mean,
-            std=images.std,
+            mean=self._mean,
+            std=self._std,
             seed=self.config.seed,
             device=device_label(self.device),
             precision=self.config.precision,
@@ -367,24 +431,13 @@ class ShapeBiasPlan:
         )
 
 
-class _Keeper:
-    """Saves the state when the run ends, for instance by an interrupt, unless a resumed run would fail again."""
-
-    def __init__(self, state: _State, store: Checkpoint) -> None:
-        self._state, self._store = state, store
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        # A file that cannot be read may be readable the next time.
-        if isinstance(error, InvalidInputError) and not isinstance(error, UnreadableImageError):
-            discard(self._store.folder)
-        elif self._state.done:
-            self._state.save(self._store)
+def _recurs(error: BaseException) -> bool:
+    """Whether a resumed run would fail again; a file that cannot be read may be readable the next time."""
+    return isinstance(error, InvalidInputError) and not isinstance(error, UnreadableImageError)
 
 
 class _State:
-    """State of an unfinished measurement, in memory and on disk."""
+    """State of an unfinished measurement or a part of it, in memory and on disk."""
 
     def __init__(self, n_stimuli: int, n_categories: int) -> None:
         self.done = 0
@@ -397,6 +450,15 @@ class _State:
     @property
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {"probabilities": self.probabilities, "largest": self.largest, "depths": self.depths}
+
+    def extend(self, part: _State) -> None:
+        """Add the state of the part that follows."""
+        rows = slice(self.done, self.done + part.done)
+        for name, array in self._arrays.items():
+            array[rows] = part._arrays[name]
+        self.done += part.done
+        self.seconds += part.seconds
+        self.methods |= part.methods
 
     def save(self, store: Checkpoint) -> None:
         state = {"done": self.done, "seconds": self.seconds, "methods": sorted(self.methods)}

@@ -11,22 +11,32 @@ from pathlib import Path
 from typing import Any
 
 from replk_probe.erf.config import ErfConfig, default_size
-from replk_probe.erf.plan import plan_erf
+from replk_probe.erf.plan import ErfPlan, plan_erf
 from replk_probe.errors import InvalidInputError
-from replk_probe.images import sample_images
+from replk_probe.images import ImageSet, sample_images
 from replk_probe.kernels.config import KernelsConfig
-from replk_probe.kernels.measure import plan_kernels
+from replk_probe.kernels.measure import KernelPlan, plan_kernels
 from replk_probe.results import Result
 from replk_probe.runtime.atomic_files import sha256_of
+from replk_probe.runtime.checks import check_size
 from replk_probe.shape_bias.config import ShapeBiasConfig
 from replk_probe.shape_bias.model_vs_human.raw_data import csv_files, read_folder
-from replk_probe.shape_bias.plan import default_stimuli, plan_shape_bias
+from replk_probe.shape_bias.plan import ShapeBiasPlan, default_stimuli, plan_shape_bias
+from replk_probe.shape_bias.result import ShapeBiasResult
 from replk_probe.shape_bias.stimuli.cue_conflict import cached_cue_conflict, fetch_cue_conflict
 from replk_probe.shape_bias.stimuli.names import CATEGORIES
-from replk_probe.shape_bias.stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC
+from replk_probe.shape_bias.stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC, StimulusSet
 from replk_probe.shape_bias.stimulus_source import check_partial, open_stimuli
 
 from .job import Job
+
+# Loading a model costs each part of a job seconds; measuring this many pixels takes a core longer. A part of shape-bias
+# has more of them, since it needs no gradients.
+_ERF_PART = 8_000_000
+_SHAPE_BIAS_PART = 16_000_000
+
+_STIMULI = 1280  # in the published set and in the synthetic one
+_USUAL_SIDE = 224
 
 
 @dataclass(frozen=True)
@@ -38,16 +48,29 @@ class Analyzer:
         inputs: Further options, which name files or sets of images.
         defaults: Function from the name of a model to options that depend on it.
         digests: Function from the options to digests of what the inputs contain.
-        measure: Function that does a job, with its state in a folder.
+        plan: Function that prepares the measurement of a job, in the process that runs it.
         draw: Function that draws the figures of a result into a folder.
+        complete: Function that adds to a result what is not measured.
+        pixels: Function from the options to the number of input pixels.
+        part_pixels: Least number of input pixels in a part of a job. None for jobs that are never divided and keep no
+            state.
     """
 
     config: type[Any]
     inputs: tuple[str, ...]
     defaults: Callable[[str], dict[str, Any]]
     digests: Callable[[Mapping[str, Any], Any], dict[str, Any]]
-    measure: Callable[[Job, Path], Result]
+    plan: Callable[[Job], Any]
     draw: Callable[[Any, Path], object]
+    complete: Callable[[Job, Any], Result] = lambda job, result: result
+    pixels: Callable[[Mapping[str, Any], Any], int] = lambda options, config: 0
+    part_pixels: int | None = None
+
+    def most_parts(self, job: Job) -> int:
+        """Number of parts into which a job can be divided so that measuring one takes longer than loading the model."""
+        if self.part_pixels is None:
+            return 1
+        return max(self.pixels(job.options, self.configure(job.options)) // self.part_pixels, 1)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -71,17 +94,25 @@ def prepare_inputs(jobs: list[Job]) -> None:
 
 def forget_files() -> None:
     """Forget the digests of files, which may have changed since."""
-    for function in (digest_of_file, _digest_of_stimuli, _digest_of_files):
+    for function in (digest_of_file, _stimuli_in, _digest_of_files):
         function.cache_clear()
 
 
-def _measure_erf(job: Job, state: Path) -> Result:
-    plan = plan_erf(job.model, job.options.get("data"), ANALYZERS["erf"].configure(job.options))
-    return plan.run(checkpoint=state, resume=True)
+def _plan_erf(job: Job) -> ErfPlan:
+    return plan_erf(job.model, job.options.get("data"), ANALYZERS["erf"].configure(job.options))
+
+
+def _erf_images(options: Mapping[str, Any], config: ErfConfig) -> ImageSet:
+    return sample_images(options.get("data"), config.images, config.seed, config.sampling)  # type: ignore[arg-type]
+
+
+def _erf_pixels(options: Mapping[str, Any], config: ErfConfig) -> int:
+    height, width = check_size(config.size)
+    return len(_erf_images(options, config)) * height * width
 
 
 def _erf_digests(options: Mapping[str, Any], config: ErfConfig) -> dict[str, Any]:
-    images = sample_images(options.get("data"), config.images, config.seed, config.sampling)  # type: ignore[arg-type]
+    images = _erf_images(options, config)
     if images.root is None:
         return {"data": images.source}
     return {"data": _digest_of_files(images.root, images.ids)}
@@ -93,8 +124,8 @@ def _draw_erf(result: Any, folder: Path) -> None:
     save_figures(result, folder)
 
 
-def _measure_kernels(job: Job, state: Path) -> Result:
-    return plan_kernels(job.model, ANALYZERS["kernels"].configure(job.options)).run()
+def _plan_kernels(job: Job) -> KernelPlan:
+    return plan_kernels(job.model, ANALYZERS["kernels"].configure(job.options))
 
 
 def _draw_kernels(result: Any, folder: Path) -> None:
@@ -103,16 +134,28 @@ def _draw_kernels(result: Any, folder: Path) -> None:
     save_figures([result], folder)
 
 
-def _measure_shape_bias(job: Job, state: Path) -> Result:
+def _plan_shape_bias(job: Job) -> ShapeBiasPlan:
     config = ANALYZERS["shape-bias"].configure(job.options)
     if config.workers is None:  # the other cores belong to other jobs
         config = replace(config, workers=job.threads)
-    result = plan_shape_bias(job.model, job.options["stimuli"], config).run(checkpoint=state, resume=True)
+    return plan_shape_bias(job.model, job.options["stimuli"], config)
+
+
+def _with_observers(job: Job, result: ShapeBiasResult) -> ShapeBiasResult:
     observers = job.options.get("import")
     if observers is None:
         return result
-    found = read_folder(Path(observers), _categories(config))
+    found = read_folder(Path(observers), _categories(ANALYZERS["shape-bias"].configure(job.options)))
     return result.with_observers(found, source=f"import:{Path(observers).name}")
+
+
+def _shape_bias_pixels(options: Mapping[str, Any], config: ShapeBiasConfig) -> int:
+    stimuli = options["stimuli"]
+    is_file_set = stimuli not in (CUE_CONFLICT, SYNTHETIC)
+    count = len(_stimuli_in(stimuli, _categories(config))) if is_file_set else _STIMULI
+    # The model knows its size, but it is not built here; most models have this one.
+    height, width = config.size or (_USUAL_SIDE, _USUAL_SIDE)
+    return count * height * width
 
 
 def _shape_bias_digests(options: Mapping[str, Any], config: ShapeBiasConfig) -> dict[str, Any]:
@@ -121,7 +164,8 @@ def _shape_bias_digests(options: Mapping[str, Any], config: ShapeBiasConfig) -> 
     found: dict[str, Any] = {"stimuli": stimuli}
     # The published set is verified when it is opened.
     if stimuli not in (CUE_CONFLICT, SYNTHETIC):
-        found["stimuli"] = _digest_of_stimuli(stimuli, _categories(config))
+        opened = _stimuli_in(stimuli, _categories(config))
+        found["stimuli"] = [opened.source, opened.digest]
     if observers is not None:
         folder = Path(observers)
         read_folder(folder, _categories(config))
@@ -147,9 +191,8 @@ def digest_of_file(path: Path) -> str:
 
 
 @cache
-def _digest_of_stimuli(folder: str, categories: tuple[str, ...]) -> list[str]:
-    stimuli = open_stimuli(folder, categories=categories, progress=False)
-    return [stimuli.source, stimuli.digest]
+def _stimuli_in(folder: str, categories: tuple[str, ...]) -> StimulusSet:
+    return open_stimuli(folder, categories=categories, progress=False)
 
 
 @cache
@@ -173,23 +216,28 @@ ANALYZERS = {
         inputs=("data",),
         defaults=lambda model: {"size": default_size([model])},
         digests=_erf_digests,
-        measure=_measure_erf,
+        plan=_plan_erf,
         draw=_draw_erf,
+        pixels=_erf_pixels,
+        part_pixels=_ERF_PART,
     ),
     "shape-bias": Analyzer(
         config=ShapeBiasConfig,
         inputs=("stimuli", "import"),
         defaults=lambda model: {"stimuli": default_stimuli([model])},
         digests=_shape_bias_digests,
-        measure=_measure_shape_bias,
+        plan=_plan_shape_bias,
         draw=_draw_shape_bias,
+        complete=_with_observers,
+        pixels=_shape_bias_pixels,
+        part_pixels=_SHAPE_BIAS_PART,
     ),
     "kernels": Analyzer(
         config=KernelsConfig,
         inputs=(),
         defaults=lambda model: {},
         digests=lambda options, config: {},
-        measure=_measure_kernels,
+        plan=_plan_kernels,
         draw=_draw_kernels,
     ),
 }

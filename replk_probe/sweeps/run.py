@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import torch
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.checks import check_choice, check_integer
+from replk_probe.runtime.devices import visible_gpus
 from replk_probe.runtime.escaping import printable
 from replk_probe.runtime.paths import usable_path
 from replk_probe.runtime.progress import progress as progress_bar
 
-from .analyzers import prepare_inputs
+from .analyzers import ANALYZERS, prepare_inputs
 from .document import read_document
 from .engines.interface import Engine
 from .engines.local import LocalEngine
@@ -25,7 +27,7 @@ from .folder import SweepFolder
 from .job import Job
 from .plan import plan_jobs
 from .result import SweepResult
-from .work import execute
+from .work import execute, execute_part
 
 ENGINES = ("local",)
 DEFAULT_OUTPUT = Path("replk-probe-out") / "sweep"
@@ -60,7 +62,7 @@ def sweep(
         output: Folder of the results; by default ``replk-probe-out/sweep`` and the name of the file.
         workers: Number of worker processes. By default, one for each GPU, or as many as the cores suffice for.
         engine: ``"local"`` for processes on this machine.
-        timeout: Seconds that a job may take, or None.
+        timeout: Seconds that a job, or each part of a long one, may take, or None.
         max_memory: Bytes that the data of a worker may take, or None. Linux only.
         only: Patterns of models, of ``ANALYZER/MODEL``, or of keys; other jobs are not run. Empty for all jobs.
         retry_failed: Whether jobs that failed in an earlier run are tried again.
@@ -91,12 +93,14 @@ def sweep(
         if pending:
             prepare_inputs(pending)
             devices = _gpus_for(pending)
-            number = min(count or len(devices) or _fitting(pending[0].threads), len(pending))
+            wanted = count or len(devices) or _fitting(pending[0].threads)
+            counts = {job.key: _number_of_parts(job, folder, wanted) for job in pending}
             _run(
                 LocalEngine(
-                    number, threads=pending[0].threads, timeout=timeout, max_memory=max_memory, gpus=devices
+                    min(wanted, sum(counts.values())),
+                    threads=pending[0].threads, timeout=timeout, max_memory=max_memory, gpus=devices,
                 ),
-                folder, jobs, pending, progress,
+                folder, jobs, pending, counts, progress,
             )  # fmt: skip
         else:
             folder.write_summary(jobs)
@@ -136,14 +140,45 @@ def output_folder(config: str | os.PathLike[str] | Mapping[str, Any], output: st
     return DEFAULT_OUTPUT if isinstance(config, Mapping) else DEFAULT_OUTPUT / Path(config).stem
 
 
-def _run(engine: Engine, folder: SweepFolder, jobs: Sequence[Job], pending: Sequence[Job], progress: bool) -> None:
+@dataclass(frozen=True)
+class _Task:
+    """What a worker does: a job, a part of it, or the joining of its parts. Its name starts with the job's key."""
+
+    name: str
+    job: Job
+    function: Callable[..., None]
+    args: tuple[Any, ...] = ()
+
+    @property
+    def ends_job(self) -> bool:
+        """Whether the result of the job is complete after this task."""
+        return self.function is execute
+
+
+def _tasks(job: Job, count: int) -> list[_Task]:
+    """The tasks with which a job begins: the whole job, or ``count`` parts of it."""
+    if count == 1:
+        return [_Task(job.key, job, execute)]
+    return [_Task(f"{job.key}-{index + 1}-of-{count}", job, execute_part, (index, count)) for index in range(count)]
+
+
+def _run(
+    engine: Engine,
+    folder: SweepFolder,
+    jobs: Sequence[Job],
+    pending: Sequence[Job],
+    counts: Mapping[str, int],
+    progress: bool,
+) -> None:
     """Run jobs and record their failures.
 
-    A job is one task. A long job can become several, whose results are joined when the last one has ended: they are
-    submitted here, under names that start with the key of their job.
+    A job is one task, or several tasks for its parts and one more, which joins them when the last part has ended.
+    ``counts`` has the number of parts of each job by its key.
     """
-    waiting = list(reversed(pending))
-    running: dict[str, tuple[Job, float]] = {}
+    waiting = [task for job in reversed(pending) for task in reversed(_tasks(job, counts[job.key]))]
+    left = dict(counts)  # number of parts that have not ended
+    tasks: dict[str, _Task] = {}  # those that are running
+    running: dict[str, tuple[Job, float]] = {}  # jobs that have begun, with the time of their first task
     begin = time.monotonic()
     summary_at = line_at = begin
     bar: Any = progress_bar(total=len(pending), unit="job", disable=not progress)
@@ -153,16 +188,27 @@ def _run(engine: Engine, folder: SweepFolder, jobs: Sequence[Job], pending: Sequ
             folder.write_summary(jobs)
             while waiting or running:
                 while waiting and engine.free:
-                    job = waiting.pop()
-                    running[job.key] = job, time.monotonic()
-                    engine.submit(job.key, execute, job, folder.root)
+                    task = waiting.pop()
+                    tasks[task.name] = task
+                    running.setdefault(task.job.key, (task.job, time.monotonic()))
+                    engine.submit(task.name, task.function, task.job, folder.root, *task.args)
                 bar.set_description_str(printable(_names(running)))
                 for finished in engine.wait(1.0):
-                    job, _ = running.pop(finished.task)
-                    if finished.failure is None:
+                    task = tasks.pop(finished.task)
+                    job = task.job
+                    if job.key not in running:  # another part of it has failed
+                        continue
+                    if finished.failure is not None:
+                        folder.fail(job, finished.failure.reason, finished.failure.details)
+                        waiting = [other for other in waiting if other.job.key != job.key]
+                    elif task.ends_job:
                         folder.succeed(job)
                     else:
-                        folder.fail(job, finished.failure.reason, finished.failure.details)
+                        left[job.key] -= 1
+                        if not left[job.key]:
+                            waiting.append(_Task(job.key, job, execute, (counts[job.key],)))
+                        continue
+                    del running[job.key]
                     done += 1
                     bar.update(1)
                 now = time.monotonic()
@@ -180,6 +226,18 @@ def _run(engine: Engine, folder: SweepFolder, jobs: Sequence[Job], pending: Sequ
         engine.close()
         folder.remove_empty()
         folder.write_summary(jobs)
+
+
+def _number_of_parts(job: Job, folder: SweepFolder, workers: int) -> int:
+    """Number of parts of a job, which never affects its result: one for each worker if the job is long enough."""
+    if workers == 1 or not _is_shared(folder):
+        return 1
+    return min(workers, ANALYZERS[job.analyzer].most_parts(job))
+
+
+def _is_shared(folder: SweepFolder) -> bool:
+    """Whether workers can read the states of parts that other workers have written: not on an object store."""
+    return isinstance(folder.root, Path)
 
 
 def _names(running: Mapping[str, tuple[Job, float]]) -> str:
@@ -202,6 +260,5 @@ def _gpus_for(jobs: Sequence[Job]) -> tuple[str, ...]:
     devices = {str(job.options.get("device", "auto")) for job in jobs}
     if devices <= {"cpu"} or not devices <= {"auto", "cpu", "cuda"} or not torch.cuda.is_available():
         return ()
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [str(index) for index in range(torch.cuda.device_count())] if given is None else given.split(",")
+    names = visible_gpus()
     return tuple(names) if len(names) > 1 else ()

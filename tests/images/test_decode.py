@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -111,6 +112,16 @@ def test_decompression_bombs_are_refused(tmp_path, monkeypatch):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         with pytest.raises(UnreadableImageError, match="more pixels"):
             load(tmp_path / "a.png")
+
+
+def test_the_number_of_pixels_does_not_depend_on_filters_of_warnings(tmp_path, monkeypatch):
+    """Filters are global: another thread may restore them while a file is decoded."""
+    Image.fromarray(photo(200, 300)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
+    simplefilter = warnings.simplefilter
+    monkeypatch.setattr("warnings.simplefilter", lambda *_: simplefilter("ignore"))
+    with pytest.raises(UnreadableImageError, match="more pixels"):
+        load(tmp_path / "a.png")
 
 
 def test_floating_point_pixels_are_refused(tmp_path):

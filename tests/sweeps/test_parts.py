@@ -1,0 +1,242 @@
+"""Jobs that are divided into parts: when, in which order the tasks run, and that the bytes are those of one task."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import replk_probe
+from replk_probe.sweeps import SweepResult
+from replk_probe.sweeps.analyzers import ANALYZERS
+from replk_probe.sweeps.document import read_document
+from replk_probe.sweeps.engines.interface import Failure, Finished
+from replk_probe.sweeps.folder import SweepFolder
+from replk_probe.sweeps.job import Job
+from replk_probe.sweeps.plan import plan_jobs
+from replk_probe.sweeps.run import _number_of_parts, _run
+from replk_probe.sweeps.work import execute, execute_part
+
+NETWORK = """\
+import os
+from pathlib import Path
+from torch import nn
+
+class Killed(nn.Conv2d):
+    images = 0
+
+    def forward(self, x):
+        marker = Path(__file__).with_name("marker")
+        if x.requires_grad and not x.is_meta and x.shape[-1] == 20:
+            Killed.images += 1
+            if Killed.images == 3 and not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), 9)
+        return super().forward(x)
+
+def build():
+    return Killed(3, 4, 5, padding=2)
+"""
+
+
+def jobs_of(**config: Any) -> list[Job]:
+    return plan_jobs(read_document({"figures": False, "weights": "random", **config}))
+
+
+def contents(folder: Path) -> dict[str, object]:
+    """Every file of a result; of records all but the times."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != "job.json":
+            found[path.name] = path.read_bytes()
+        if path.name in ("erf.json", "shape_bias.json"):
+            record = json.loads(path.read_text())
+            del record["run"]["seconds"]
+            found[path.name] = json.dumps(record)
+    return found
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+# ------------------------------------------------------------------------------------------- number of parts
+
+
+@pytest.mark.parametrize(
+    ("config", "parts"),
+    [
+        ({"erf": {"images": 50, "size": 1024}}, 6),  # 52 megapixels
+        ({"erf": {"images": 50, "size": [1024, 512]}}, 3),
+        ({"erf": {"images": 50, "size": 96}}, 1),
+        ({"shape-bias": {"stimuli": "synthetic", "size": [224, 224]}}, 4),  # 64 megapixels
+        ({"shape-bias": {"stimuli": "synthetic"}}, 4),
+        ({"shape-bias": {"stimuli": "synthetic", "size": [64, 64]}}, 1),
+        ({"kernels": {}}, 1),
+    ],
+)
+def test_only_long_jobs_are_divided(config: dict[str, Any], parts: int, tmp_path: Path) -> None:
+    (job,) = jobs_of(models=["resnet18"], **config)
+    folder = SweepFolder(tmp_path)
+    assert [_number_of_parts(job, folder, workers) for workers in (1, 2, 3, 100)] == [
+        1, min(2, parts), min(3, parts), parts
+    ]  # fmt: skip
+
+
+def test_the_images_of_a_folder_are_counted(tmp_path: Path) -> None:
+    for index in range(3):
+        (tmp_path / f"{index}.png").touch()
+    (job,) = jobs_of(models=["resnet18"], erf={"images": 50, "size": 2048, "data": str(tmp_path)})
+    assert ANALYZERS["erf"].most_parts(job) == 1  # 12.6 megapixels
+
+
+# ------------------------------------------------------------------------------------------------------ tasks
+
+
+class Script:
+    """An engine that runs nothing: a function decides which of the running tasks end."""
+
+    def __init__(self, workers: int, decide: Callable[[list[str]], list[Finished]]) -> None:
+        self.workers, self.decide = workers, decide
+        self.running: list[str] = []
+        self.submitted: list[tuple[str, str, tuple[Any, ...]]] = []
+        self.is_closed = False
+
+    @property
+    def free(self) -> int:
+        return self.workers - len(self.running)
+
+    def submit(self, task: str, function: Callable[..., None], *args: Any) -> None:
+        self.running.append(task)
+        self.submitted.append((task, function.__name__, args[2:]))
+
+    def wait(self, seconds: float) -> list[Finished]:
+        ended = self.decide(self.running)
+        for finished in ended:
+            self.running.remove(finished.task)
+        return ended
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def two_jobs() -> tuple[Job, Job]:
+    first, second = jobs_of(models=["resnet18", "resnet34"], erf={"images": 4, "size": 32})
+    return first, second
+
+
+def test_parts_are_joined_when_the_last_one_has_ended(tmp_path: Path) -> None:
+    first, second = two_jobs()
+    folder, states = SweepFolder(tmp_path), set()
+
+    def last_begun_ends(running: list[str]) -> list[Finished]:
+        folder.write_summary([first, second], {first.key: 1.0})
+        with folder.locked():
+            states.add(SweepResult.load(tmp_path).jobs[0]["state"])
+        return [Finished(running[-1])]
+
+    engine = Script(2, last_begun_ends)
+    _run(engine, folder, [first, second], [first, second], {first.key: 3, second.key: 1}, False)
+    names = [f"{first.key}-{number}-of-3" for number in (1, 2, 3)]
+    assert engine.submitted == [
+        (names[0], "execute_part", (0, 3)),
+        (names[1], "execute_part", (1, 3)),
+        (names[2], "execute_part", (2, 3)),
+        (second.key, "execute", ()),
+        (first.key, "execute", (3,)),
+    ]
+    assert engine.is_closed and engine.running == [] and states == {"running"}
+
+
+def test_a_part_that_fails_fails_its_job_once(tmp_path: Path) -> None:
+    first, second = two_jobs()
+
+    def decide(running: list[str]) -> list[Finished]:
+        parts = [task for task in running if task.startswith(first.key)]
+        if len(running) == 2 and len(parts) == 2:
+            return [Finished(parts[1], Failure("It is broken.", "Traceback"))]
+        return [Finished(task) for task in running if task.startswith(second.key)]
+
+    engine = Script(2, decide)
+    folder = SweepFolder(tmp_path)
+    _run(engine, folder, [first, second], [first, second], {first.key: 4, second.key: 1}, False)
+    # Parts 3 and 4 are not started, and the sweep does not wait for part 1, which is running.
+    assert [task for task, *_ in engine.submitted] == [f"{first.key}-1-of-4", f"{first.key}-2-of-4", second.key]
+    assert engine.running == [f"{first.key}-1-of-4"] and engine.is_closed
+    assert folder.state(first) == "failed" and folder.reason(first) == "It is broken."
+
+
+def test_other_parts_of_a_failed_job_are_ignored(tmp_path: Path) -> None:
+    first, second = two_jobs()
+    folder = SweepFolder(tmp_path)
+    waits = iter(range(9))
+
+    def decide(running: list[str]) -> list[Finished]:
+        if next(waits) == 0:
+            return [Finished(task, Failure(f"Part {task[-6]} is broken.")) for task in running if "-of-" in task]
+        return [Finished(second.key)]
+
+    engine = Script(3, decide)
+    _run(engine, folder, [first, second], [first, second], {first.key: 2, second.key: 1}, False)
+    assert folder.reason(first) == "Part 1 is broken." and len(engine.submitted) == 3
+
+
+# ------------------------------------------------------------------------------------------------------ bytes
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"erf": {"images": 7, "size": 32}},
+        {"erf": {"images": 7, "size": 32, "batch_size": 2}},
+        {"shape-bias": {"stimuli": "synthetic", "size": [16, 16], "batch_size": 100}},
+    ],
+)
+def test_the_number_of_parts_changes_no_byte(config: dict[str, Any], tmp_path: Path) -> None:
+    (job,) = jobs_of(models=["replknet_micro_k13"], **config)
+    whole, parts = SweepFolder(tmp_path / "whole"), SweepFolder(tmp_path / "parts")
+    execute(job, whole.root)
+    for index in (0, 2):  # interrupted, and resumed with fewer workers
+        execute_part(job, parts.root, index, 3)
+    unfinished = parts.unfinished(job)
+    assert len([*unfinished.iterdir()]) == 2
+    for index in (1, 0):
+        execute_part(job, parts.root, index, 2)
+    times = {path: path.stat().st_mtime_ns for path in unfinished.glob("*/state.json")}
+    execute_part(job, parts.root, 0, 2)
+    assert {path: path.stat().st_mtime_ns for path in unfinished.glob("*/state.json")} == times
+    # A state that is damaged and one that is missing are measured again.
+    first, second = sorted(unfinished.glob("part-*"), key=lambda path: path.stat().st_mtime_ns)[-2:]
+    (first / "state.json").write_text("{}")
+    shutil.rmtree(second)
+    execute(job, parts.root, 2)
+    assert contents(parts.result(job)) == contents(whole.result(job)) and contents(whole.root)
+    assert not unfinished.exists()
+    execute_part(job, parts.root, 0, 2)  # run again after its process was killed: the job is done
+    assert not unfinished.exists()
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_changes_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ANALYZERS, "erf", replace(ANALYZERS["erf"], part_pixels=1))
+    (tmp_path / "net.py").write_text(NETWORK)
+    path = tmp_path / "a.toml"
+    path.write_text('models = ["net.py:build"]\nweights = "auto"\nfigures = false\n[erf]\nimages = 10\nsize = 20\n')
+    results = {}
+    for workers in (2, 3, 1):  # a worker is killed in the first run
+        result = replk_probe.sweep(path, tmp_path / str(workers), workers=workers)
+        assert result.count("done") == 1 and not (result.folder / "unfinished").exists()
+        results[workers] = contents(result.folder / "erf") | {"table": (result.folder / "sweep.csv").read_bytes()}
+        assert (tmp_path / "marker").exists()
+    assert results[2] == results[1] and results[3] == results[1]
+    assert {*results[1]} == {"erf.csv", "erf.json", "erf.npz", "table"}
