@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -232,13 +230,15 @@ def weights_of_each(models: Sequence[str], weights: Sequence[str]) -> list[str]:
 
 def check_writable(folder: Path) -> None:
     """Raise InvalidInputError unless a folder can be created and written to; it is not created."""
+    from replk_probe.runtime.atomic_files import temporary_path
+
     existing = folder
     reason = None
     try:
         while not existing.exists() and existing != existing.parent:
             existing = existing.parent
         if existing.is_dir():
-            probe = existing / f".replk-probe-{os.getpid()}-{secrets.token_hex(4)}"
+            probe = temporary_path(existing / "probe")
             probe.touch(exist_ok=False)
             probe.unlink()
         else:

@@ -14,6 +14,7 @@ import pytest
 from replk_probe.errors import ResumeError
 from replk_probe.runtime.atomic_files import atomic_path
 from replk_probe.runtime.checkpoint import Checkpoint, discard, exists
+from replk_probe.runtime.processes import HOST
 
 CONFIG = {"seed": 0, "layer": None, "size": (4, 4)}
 
@@ -197,7 +198,9 @@ def test_a_full_disk_keeps_the_last_state(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-from replk_probe.runtime.atomic_files import atomic_path
+from pathlib import Path
+from replk_probe.runtime.atomic_files import atomic_path, temporary_path
+temporary_path(Path(sys.argv[1])).mkdir()
 with atomic_path(sys.argv[1]) as temporary:
     temporary.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -207,14 +210,18 @@ with atomic_path(sys.argv[1]) as temporary:
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
     path = tmp_path / "erf.json"
-    subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
-    (orphan,) = tmp_path.iterdir()
-    assert orphan.name.startswith(".erf.")
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "table.csv")], check=False)
+    orphans = [*tmp_path.iterdir()]
+    assert len(orphans) == 2 and all(orphan.name.startswith(f".table.{HOST}-") for orphan in orphans)
+    elsewhere = tmp_path / orphans[0].name.replace(f"{HOST}-", "another-")
+    elsewhere.write_text("of another machine, whose processes are not known")
     with atomic_path(path) as temporary:
         temporary.write_text("whole")
+        assert not any(orphan.exists() for orphan in orphans), "whatever file they were for"
         with atomic_path(path) as other:
-            assert temporary.exists() and not orphan.exists(), "that of a running process is kept"
+            assert temporary.exists(), "that of a running process is kept"
             other.write_text("other")
+    elsewhere.unlink()
     assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("erf.json", "whole")]
 
 
