@@ -8,7 +8,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["BackendError", "InvalidInputError", "ReplkProbeError", "ResumeError", "UnknownModelError", "WeightsError"]
+__all__ = [
+    "BackendError", "InvalidInputError", "ReplkProbeError", "ResumeError", "ResumeWarning", "UnknownModelError",
+    "WeightsError",
+]  # fmt: skip
 
 
 class ReplkProbeError(Exception):
@@ -33,6 +36,10 @@ class BackendError(ReplkProbeError):
 
 class ResumeError(ReplkProbeError):
     """An unfinished run that cannot be resumed with the given options."""
+
+
+class ResumeWarning(UserWarning):
+    """A run that is resumed in another way than it was interrupted, for instance from an older state."""
 
 
 def close_names(name: str, known: Iterable[str], *, most: int = 3, cutoff: float = 0.6) -> list[str]:

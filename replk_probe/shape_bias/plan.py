@@ -27,7 +27,7 @@ from replk_probe.models.inference.prepare import PreparedModel, prepared_copy
 from replk_probe.models.model_id import check_network, name_of
 from replk_probe.models.records import statistics_note
 from replk_probe.models.weight_values import check_run_values
-from replk_probe.runtime.checkpoint import Checkpoint, discard
+from replk_probe.runtime.checkpoint import Checkpoint, SavedState, discard
 from replk_probe.runtime.devices import device_label, measuring, resolve_device
 from replk_probe.runtime.escaping import printable
 from replk_probe.runtime.formatting import dimensions
@@ -403,16 +403,20 @@ class _State:
         store.save(state, self._arrays)
 
     def restore(self, store: Checkpoint) -> None:
-        saved = store.load({"done": int, "seconds": float, "methods": list[str]})
+        saved = store.load({"done": int, "seconds": float, "methods": list[str]}, self._fault)
         if saved is None:
             return
+        self.done, self.seconds = saved.state["done"], saved.state["seconds"]
+        self.methods = {*saved.state["methods"]}
+        self.probabilities, self.largest = saved.arrays["probabilities"], saved.arrays["largest"]
+        self.depths = saved.arrays["depths"]
+
+    def _fault(self, saved: SavedState) -> str | None:
+        """What is wrong with a saved state of these stimuli."""
         shapes = [
             {name: (array.shape, array.dtype) for name, array in one.items()} for one in (saved.arrays, self._arrays)
         ]
         in_range = 0 <= saved.state["done"] <= len(self.largest) and saved.state["seconds"] >= 0
         if shapes[0] != shapes[1] or not in_range:
-            raise store.damaged("Its arrays are not those of its stimuli. Start again without resume.")
-        self.done, self.seconds = saved.state["done"], saved.state["seconds"]
-        self.methods = {*saved.state["methods"]}
-        self.probabilities, self.largest = saved.arrays["probabilities"], saved.arrays["largest"]
-        self.depths = saved.arrays["depths"]
+            return "Its arrays are not those of its stimuli."
+        return None
