@@ -8,10 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = [
-    "BackendError", "InvalidInputError", "ReplkProbeError", "ResumeError", "ResumeWarning", "UnknownModelError",
-    "WeightsError",
-]  # fmt: skip
+__all__ = ["BackendError", "InvalidInputError", "ReplkProbeError", "ResumeError", "UnknownModelError", "WeightsError"]
 
 
 class ReplkProbeError(Exception):
@@ -36,10 +33,6 @@ class BackendError(ReplkProbeError):
 
 class ResumeError(ReplkProbeError):
     """An unfinished run that cannot be resumed with the given options."""
-
-
-class ResumeWarning(UserWarning):
-    """A run that is resumed in another way than it was interrupted, for instance from an older state."""
 
 
 def close_names(name: str, known: Iterable[str], *, most: int = 3, cutoff: float = 0.6) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Callable, Collection, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +26,18 @@ def announce(plan: Any, untrained: str) -> None:
     """Warn of random weights, with the clause ``untrained``; all other notes are part of the table of results."""
     if plan.weights.is_random:
         note(f"{plan.name}: {plan.weights.label}. The model is not trained: {untrained}.", fg="yellow")
+
+
+def lock_folders(*folders: Path) -> None:
+    """Let no other process write to these folders until this command ends.
+
+    Raises:
+        InvalidInputError: Another process does; the message names it.
+    """
+    from replk_probe.runtime.locks import locked
+
+    for folder in dict.fromkeys(folders):
+        click.get_current_context().with_resource(locked(folder))
 
 
 def measure_plans(
@@ -71,7 +84,8 @@ def run_plan(plan: Any, folder: Path, state: str, load: Callable[[Path], ResultT
     elif not resume and exists(checkpoint):
         note(f"{plan.name}: discarding an unfinished run in {folder}. Use --resume to continue such a run.")
     try:
-        result: ResultT = plan.run(checkpoint=checkpoint, resume=resume, progress=True)
+        with _warnings_as_notes(plan.name):
+            result: ResultT = plan.run(checkpoint=checkpoint, resume=resume, progress=True)
     except KeyboardInterrupt:
         click.echo(err=True)
         note("Interrupted. Completed work is kept. Resume with:")
@@ -80,6 +94,25 @@ def run_plan(plan: Any, folder: Path, state: str, load: Callable[[Path], ResultT
     result.save(folder)
     discard(checkpoint)
     return result
+
+
+@contextlib.contextmanager
+def _warnings_as_notes(name: str) -> Iterator[None]:
+    """Write the warnings about a resumed run as notes on the model of that name; others are left as they are."""
+    from replk_probe.runtime.checkpoint import ResumeWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ResumeWarning)
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, ResumeWarning):
+                note(f"{name}: {message}", fg="yellow")
+            else:
+                usual(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def resume_advice(results: Collection[object], folders: Sequence[Path], state: str) -> str:

@@ -25,7 +25,7 @@ from ._options import (
     weights_of_each,
 )
 from ._output import conclusion, note
-from ._runs import announce, measure_plans, raise_failures, resume_advice, run_plan
+from ._runs import announce, lock_folders, measure_plans, raise_failures, resume_advice, run_plan
 
 if TYPE_CHECKING:
     from replk_probe.erf.plan import ErfPlan
@@ -111,6 +111,7 @@ def command(
         announce(plan, "the map shows the network as initialized")
         plans.append(plan)
 
+    lock_folders(*folders, *([output or _DEFAULT_OUTPUT] if len(models) > 1 else []))
     results, failures = measure_plans(plans, folders, lambda plan, folder: _measure(plan, folder, resume))
     if results:
         _report(results, output or _DEFAULT_OUTPUT, compare=len(models) > 1)

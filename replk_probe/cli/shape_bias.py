@@ -28,7 +28,7 @@ from ._options import (
     weights_of_each,
 )
 from ._output import conclusion, note
-from ._runs import announce, measure_plans, raise_failures, resume_advice, run_plan
+from ._runs import announce, lock_folders, measure_plans, raise_failures, resume_advice, run_plan
 
 if TYPE_CHECKING:
     from replk_probe.shape_bias.decision_mapping import LabelMapping
@@ -112,6 +112,7 @@ def command(
         folder = output or _DEFAULT_OUTPUT / slug(imported.resolve().name)
         observers = _imported(imported, None if mapping is None else load_mapping(mapping))
         check_writable(folder)
+        lock_folders(folder)
         _only_imported(imported, observers, folder)
         return
     if models:
@@ -154,6 +155,7 @@ def command(
         plans.append(plan)
 
     sets = {folder: plan.stimuli for folder, plan in zip(folders, plans, strict=True)}
+    lock_folders(*folders, *([output or _DEFAULT_OUTPUT] if len(models) > 1 else []))
     results, failures = measure_plans(
         plans, folders, lambda plan, folder: run_plan(plan, folder, _CHECKPOINT, ShapeBiasResult.load, resume)
     )

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from replk_probe.errors import InvalidInputError, ResumeError, ResumeWarning
+from replk_probe.errors import InvalidInputError, ResumeError
 
 from .atomic_files import atomic_path, atomic_write_text, cannot_write, sha256_of
 from .file_reading import decode, read_array, read_json, reading, unreadable
@@ -31,6 +31,10 @@ _STATE, _PREVIOUS = "state.json", "previous.json"
 _SET_ASIDE = ".damaged"  # added to the names of damaged files
 _ADVICE = "Start again without resume."
 _THREADS = "threads"
+
+
+class ResumeWarning(UserWarning):
+    """A run that is resumed in another way than it was interrupted, for instance from an older state."""
 
 
 @dataclass(frozen=True)

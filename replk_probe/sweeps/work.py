@@ -15,6 +15,7 @@ from replk_probe.errors import ResumeError
 from replk_probe.results import strict_json
 from replk_probe.runtime.atomic_files import atomic_write_text
 from replk_probe.runtime.checkpoint import discard
+from replk_probe.runtime.locks import InUseError
 from replk_probe.runtime.provenance import software_versions
 
 from .analyzers import ANALYZERS
@@ -35,7 +36,9 @@ def execute(job: Job, root: Path) -> None:
     analyzer = ANALYZERS[job.analyzer]
     try:
         result = analyzer.measure(job, state)
-    except ResumeError:
+    except ResumeError as error:
+        if isinstance(error.__cause__, InUseError):
+            raise
         # The state of an earlier attempt cannot be used. Nobody chose to resume it, so it is not worth an error.
         discard(state)
         result = analyzer.measure(job, state)

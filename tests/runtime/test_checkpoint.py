@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from replk_probe.erf.accumulator import BlockSums, RunState
-from replk_probe.errors import ResumeError, ResumeWarning
+from replk_probe.errors import ResumeError
 from replk_probe.runtime.atomic_files import atomic_path
-from replk_probe.runtime.checkpoint import Checkpoint, discard, exists
+from replk_probe.runtime.checkpoint import Checkpoint, ResumeWarning, discard, exists
 from replk_probe.runtime.locks import LOCK_NAME
 from replk_probe.runtime.processes import HOST
 
