@@ -105,6 +105,17 @@ def compute_options(command: CommandT) -> CommandT:
     return precision(device(command))
 
 
+def resume_options(command: CommandT) -> CommandT:
+    """Add ``--resume`` and ``--allow-other-device``."""
+    other = click.option(
+        "--allow-other-device",
+        is_flag=True,
+        help="Resume a run also on another device, with other versions of its software or another method of "
+        "convolution. The last digits can differ.",
+    )
+    return click.option("--resume", is_flag=True, help="Resume an interrupted run.")(other(command))
+
+
 def choice_option(name: str, choices: Sequence[str], purpose: str) -> Callable[[CommandT], CommandT]:
     """An option with a few possible values, the first of which is the default; ``purpose`` is its help text."""
     return click.option(name, type=click.Choice(choices), default=choices[0], show_default=True, help=purpose)

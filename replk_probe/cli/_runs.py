@@ -65,11 +65,13 @@ def measure_plans(
     return results, failures
 
 
-def run_plan(plan: Any, folder: Path, state: str, load: Callable[[Path], ResultT], resume: bool) -> ResultT:
+def run_plan(
+    plan: Any, folder: Path, state: str, load: Callable[[Path], ResultT], resume: bool, allow_other_device: bool
+) -> ResultT:
     """Run one plan and save its result in ``folder``; if the run is interrupted, print the command that resumes it.
 
-    ``state`` is the subfolder with the state of an unfinished run, which ``resume`` continues; it also accepts a
-    finished result.
+    ``state`` is the subfolder with the state of an unfinished run, which ``resume`` continues, with
+    ``allow_other_device`` also on another device; it also accepts a finished result.
     """
     from replk_probe.runtime.checkpoint import discard, exists
 
@@ -85,7 +87,9 @@ def run_plan(plan: Any, folder: Path, state: str, load: Callable[[Path], ResultT
         note(f"{plan.name}: discarding an unfinished run in {folder}. Use --resume to continue such a run.")
     try:
         with _warnings_as_notes(plan.name):
-            result: ResultT = plan.run(checkpoint=checkpoint, resume=resume, progress=True)
+            result: ResultT = plan.run(
+                checkpoint=checkpoint, resume=resume, allow_other_device=allow_other_device, progress=True
+            )
     except KeyboardInterrupt:
         click.echo(err=True)
         note("Interrupted. Completed work is kept. Resume with:")

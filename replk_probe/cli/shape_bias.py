@@ -23,6 +23,7 @@ from ._options import (
     output_option,
     parse_size,
     parse_statistics,
+    resume_options,
     seed_option,
     size_option,
     weights_of_each,
@@ -80,7 +81,7 @@ _IMPORT_OPTIONS = ("imported", "mapping", "output")
 @compute_options
 @seed_option("Random seed for weight initialization.")
 @output_option("replk-probe-out/shape-bias/MODEL")
-@click.option("--resume", is_flag=True, help="Resume an interrupted run.")
+@resume_options
 def command(
     models: tuple[str, ...],
     weights: tuple[str, ...],
@@ -93,6 +94,7 @@ def command(
     allow_partial: bool,
     output: Path | None,
     resume: bool,
+    allow_other_device: bool,
     **options: Any,
 ) -> None:
     """Measure the shape bias of classifiers on cue-conflict stimuli.
@@ -157,7 +159,9 @@ def command(
     sets = {folder: plan.stimuli for folder, plan in zip(folders, plans, strict=True)}
     lock_folders(*folders, *([output or _DEFAULT_OUTPUT] if len(models) > 1 else []))
     results, failures = measure_plans(
-        plans, folders, lambda plan, folder: run_plan(plan, folder, _CHECKPOINT, ShapeBiasResult.load, resume)
+        plans,
+        folders,
+        lambda plan, folder: run_plan(plan, folder, _CHECKPOINT, ShapeBiasResult.load, resume, allow_other_device),
     )
     if results:
         compared = _save_compared(results, observers, imported)

@@ -20,6 +20,7 @@ from replk_probe.images.depth import depth_note
 from replk_probe.models import create_model, data_config, weights_info
 from replk_probe.models.checkpoints.digest import bytes_of, bytes_of_model, digest_of
 from replk_probe.models.inference.copying import device_and_dtype, on_device
+from replk_probe.models.inference.environment import environment_of
 from replk_probe.models.inference.prepare import PreparedModel, module_of
 from replk_probe.models.model_id import name_of
 from replk_probe.models.records import statistics_note
@@ -187,16 +188,29 @@ class ErfPlan:
         same = all(config.get(key) == value for key, value in self.config.items())
         return same and thresholds == list(self.settings.thresholds)
 
-    def run(self, *, checkpoint: str | Path | None = None, resume: bool = False, progress: bool = False) -> ErfResult:
+    def run(
+        self,
+        *,
+        checkpoint: str | Path | None = None,
+        resume: bool = False,
+        allow_other_device: bool = False,
+        progress: bool = False,
+    ) -> ErfResult:
         """Measure; the arguments are those of :func:`~replk_probe.measure_erf`."""
         state = RunState(BlockSums(len(self.images.ids), self.target.input_size))
-        store = None if checkpoint is None else Checkpoint(checkpoint, self.config, OPTIONS, resume=resume)
+        store = None
+        if checkpoint is not None:
+            store = Checkpoint(
+                checkpoint, self.config, OPTIONS, resume=resume,
+                environment=environment_of(self.device), allow_other_device=allow_other_device,
+            )  # fmt: skip
         if store is not None:
             state.restore(store, self.images.ids)
+        threads = None if store is None else store.environment["threads"]
         start = time.perf_counter() - state.seconds
         mean, std = self._statistics()
         total = len(self.images.ids)
-        with measuring(self.device, self.target.input_size):
+        with measuring(self.device, self.target.input_size, threads=threads):
             if isinstance(self.model, PreparedModel):
                 prepared = self.model
                 prepared.methods.take()  # those of earlier calls

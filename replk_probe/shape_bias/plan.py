@@ -23,6 +23,7 @@ from replk_probe.models import create_model, data_config, weights_info
 from replk_probe.models.architectures.micro import MICRO_MODELS
 from replk_probe.models.checkpoints.digest import bytes_of_model, digest_of
 from replk_probe.models.inference.copying import on_device
+from replk_probe.models.inference.environment import environment_of
 from replk_probe.models.inference.prepare import PreparedModel, prepared_copy
 from replk_probe.models.model_id import check_network, name_of
 from replk_probe.models.records import statistics_note
@@ -237,16 +238,27 @@ class ShapeBiasPlan:
         return all(saved.get(key) == value for key, value in self.record.items())
 
     def run(
-        self, *, checkpoint: str | Path | None = None, resume: bool = False, progress: bool = False
+        self,
+        *,
+        checkpoint: str | Path | None = None,
+        resume: bool = False,
+        allow_other_device: bool = False,
+        progress: bool = False,
     ) -> ShapeBiasResult:
         """Run the measurement; the arguments are described in :func:`~replk_probe.measure_shape_bias`."""
         state = _State(len(self.stimuli), len(self.mapping.categories))
-        store = None if checkpoint is None else Checkpoint(checkpoint, self.record, OPTIONS, resume=resume)
+        store = None
+        if checkpoint is not None:
+            store = Checkpoint(
+                checkpoint, self.record, OPTIONS, resume=resume,
+                environment=environment_of(self.device), allow_other_device=allow_other_device,
+            )  # fmt: skip
         if store is not None:
             state.restore(store)
+        threads = None if store is None else store.environment["threads"]
         start = time.perf_counter() - state.seconds
         images = InputImages(self.stimuli, self.size, self._mean, self._std, self.config.bgr)
-        with measuring(self.device, self.size, "batch_size"), ExitStack() as stack:
+        with measuring(self.device, self.size, "batch_size", threads), ExitStack() as stack:
             loader = stack.enter_context(Loader(images, self.workers))
             model = on_device(self.model, self.device)
             # A copy made in inference mode could not detect changes of its weights.
