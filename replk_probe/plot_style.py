@@ -28,7 +28,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from replk_probe.errors import InvalidInputError, close_names
-from replk_probe.runtime.atomic_files import atomic_path
+from replk_probe.runtime.atomic_files import atomic_write_bytes
 from replk_probe.runtime.escaping import printable
 from replk_probe.runtime.formatting import shortened
 
@@ -392,7 +392,8 @@ def save_figure(figure: Figure, folder: Path, stem: str, width: int) -> tuple[Pa
     with figure_style():
         for suffix, extra in metadata.items():
             target = folder / f"{stem}.{suffix}"
-            with atomic_path(target) as path:
-                figure.savefig(path, format=suffix, dpi=dpi, metadata=extra)
+            stream = io.BytesIO()  # matplotlib does not report every error of writing a file
+            figure.savefig(stream, format=suffix, dpi=dpi, metadata=extra)
+            atomic_write_bytes(target, stream.getvalue())
             written.append(target)
     return tuple(written)

@@ -32,7 +32,9 @@ LIGHT_RUNTIME = (
     "escaping",
     "formatting",
     "nested",
+    "locks",
     "paths",
+    "processes",
     "progress",
     "provenance",
 )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -105,6 +103,17 @@ def compute_options(command: CommandT) -> CommandT:
         "precision in both passes.",
     )
     return precision(device(command))
+
+
+def resume_options(command: CommandT) -> CommandT:
+    """Add ``--resume`` and ``--allow-other-device``."""
+    other = click.option(
+        "--allow-other-device",
+        is_flag=True,
+        help="Resume a run also on another device, with other versions of its software or another method of "
+        "convolution. The last digits can differ.",
+    )
+    return click.option("--resume", is_flag=True, help="Resume an interrupted run.")(other(command))
 
 
 def choice_option(name: str, choices: Sequence[str], purpose: str) -> Callable[[CommandT], CommandT]:
@@ -232,13 +241,15 @@ def weights_of_each(models: Sequence[str], weights: Sequence[str]) -> list[str]:
 
 def check_writable(folder: Path) -> None:
     """Raise InvalidInputError unless a folder can be created and written to; it is not created."""
+    from replk_probe.runtime.atomic_files import temporary_path
+
     existing = folder
     reason = None
     try:
         while not existing.exists() and existing != existing.parent:
             existing = existing.parent
         if existing.is_dir():
-            probe = existing / f".replk-probe-{os.getpid()}-{secrets.token_hex(4)}"
+            probe = temporary_path(existing / "probe")
             probe.touch(exist_ok=False)
             probe.unlink()
         else:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import shutil
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +27,22 @@ def announce(plan: Any, untrained: str) -> None:
     """Warn of random weights, with the clause ``untrained``; all other notes are part of the table of results."""
     if plan.weights.is_random:
         note(f"{plan.name}: {plan.weights.label}. The model is not trained: {untrained}.", fg="yellow")
+
+
+def lock_folders(*folders: Path) -> None:
+    """Let no other process write to these folders until this command ends; torchrun's first process does it for all.
+
+    Raises:
+        InvalidInputError: Another process does; the message names it.
+    """
+    from replk_probe.runtime.locks import locked
+    from replk_probe.runtime.torchrun import this_process, together
+
+    process = this_process()
+    with together():
+        if process is None or process.rank == 0:
+            for folder in dict.fromkeys(folders):
+                click.get_current_context().with_resource(locked(folder))
 
 
 def measure_plans(
@@ -55,11 +72,14 @@ def measure_plans(
     return results, failures
 
 
-def run_plan(plan: Any, folder: Path, state: str, load: Callable[[Path], ResultT], resume: bool) -> ResultT | None:
+def run_plan(
+    plan: Any, folder: Path, state: str, load: Callable[[Path], ResultT], resume: bool, allow_other_device: bool
+) -> ResultT | None:
     """Run one plan and save its result in ``folder``; if the run is interrupted, print the command that resumes it.
 
-    ``state`` is the subfolder with the state of an unfinished run, which ``resume`` continues; it also accepts a
-    finished result. Under torchrun, each process measures a part, and only the first one returns the result.
+    ``state`` is the subfolder with the state of an unfinished run, which ``resume`` continues, with
+    ``allow_other_device`` also on another device; it also accepts a finished result. Under torchrun, each process
+    measures a part, and only the first one returns the result.
     """
     from replk_probe.runtime.checkpoint import discard
     from replk_probe.runtime.parts import part_folders
@@ -77,11 +97,12 @@ def run_plan(plan: Any, folder: Path, state: str, load: Callable[[Path], ResultT
     if gathered(finished is not None)[0]:
         return finished
     try:
-        result: ResultT | None = (
-            plan.run(checkpoint=checkpoint, resume=resume, progress=True)
-            if process is None
-            else _run_part_and_join(plan, parts, process.rank)
-        )
+        with _warnings_as_notes(plan.name):
+            result: ResultT | None = (
+                plan.run(checkpoint=checkpoint, resume=resume, allow_other_device=allow_other_device, progress=True)
+                if process is None
+                else _run_part_and_join(plan, parts, process.rank, allow_other_device)
+            )
     except KeyboardInterrupt:
         click.echo(err=True)
         note("Interrupted. Completed work is kept. Resume with:")
@@ -115,19 +136,38 @@ def _to_resume(
     return None, False
 
 
-def _run_part_and_join(plan: Any, parts: Mapping[range, Path], rank: int) -> Any:
+def _run_part_and_join(plan: Any, parts: Mapping[range, Path], rank: int, allow_other_device: bool) -> Any:
     """Measure the part of this process; in the first process, join all parts."""
     from replk_probe.runtime.torchrun import together
 
     with together():
         if rank < len(parts):
             part = [*parts][rank]
-            plan.run_part(part, parts[part], progress=rank == 0)
+            plan.run_part(part, parts[part], allow_other_device=allow_other_device, progress=rank == 0)
     result = None
     with together():
         if rank == 0:
-            result = plan.join(parts)
+            result = plan.join(parts, allow_other_device=allow_other_device)
     return result
+
+
+@contextlib.contextmanager
+def _warnings_as_notes(name: str) -> Iterator[None]:
+    """Write the warnings about a resumed run as notes on the model of that name; others are left as they are."""
+    from replk_probe.runtime.checkpoint import ResumeWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ResumeWarning)
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, ResumeWarning):
+                note(f"{name}: {message}", fg="yellow")
+            else:
+                usual(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def resume_advice(results: Collection[object], folders: Sequence[Path], state: str) -> str:

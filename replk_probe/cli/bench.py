@@ -12,6 +12,7 @@ from replk_probe.errors import InvalidInputError
 
 from ._options import PATH, check_writable, choice_option, given_options
 from ._output import note
+from ._runs import lock_folders
 
 if TYPE_CHECKING:
     from replk_probe.bench.result import Layer
@@ -98,6 +99,8 @@ def command(
     from replk_probe.report.bench_table import bench_table, sweep_summary
     from replk_probe.report.text import terminal_layout
 
+    if output is not None:
+        lock_folders(output)
     result = measure_speed(
         given or _layers(model, input_size, sweep, sides, sizes),
         chosen,

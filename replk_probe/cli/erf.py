@@ -20,12 +20,13 @@ from ._options import (
     parse_size,
     parse_statistics,
     parse_thresholds,
+    resume_options,
     seed_option,
     size_option,
     weights_of_each,
 )
 from ._output import conclusion, note
-from ._runs import announce, measure_plans, raise_failures, resume_advice, run_plan
+from ._runs import announce, lock_folders, measure_plans, raise_failures, resume_advice, run_plan
 
 if TYPE_CHECKING:
     from replk_probe.erf.plan import ErfPlan
@@ -67,7 +68,7 @@ _CHECKPOINT = "erf.ckpt"
     "stratified: evenly over the class folders. first: the first files, as in the paper's script.",
 )
 @output_option("replk-probe-out/erf/MODEL")
-@click.option("--resume", is_flag=True, help="Resume an interrupted run.")
+@resume_options
 def command(
     models: tuple[str, ...],
     weights: tuple[str, ...],
@@ -78,6 +79,7 @@ def command(
     thresholds: str,
     output: Path | None,
     resume: bool,
+    allow_other_device: bool,
     **options: Any,
 ) -> None:
     """Measure the effective receptive field.
@@ -117,18 +119,21 @@ def command(
             announce(plan, "the map shows the network as initialized")
             plans.append(plan)
 
-    results, failures = measure_plans(plans, folders, lambda plan, folder: _measure(plan, folder, resume))
+    lock_folders(*folders, *([output or _DEFAULT_OUTPUT] if len(models) > 1 else []))
+    results, failures = measure_plans(
+        plans, folders, lambda plan, folder: _measure(plan, folder, resume, allow_other_device)
+    )
     if results:
         _report(results, output or _DEFAULT_OUTPUT, compare=len(models) > 1)
     raise_failures(failures, len(models), resume_advice(results, folders, _CHECKPOINT))
 
 
-def _measure(plan: ErfPlan, folder: Path, resume: bool) -> ErfResult | None:
+def _measure(plan: ErfPlan, folder: Path, resume: bool, allow_other_device: bool) -> ErfResult | None:
     """Run one plan, write its results and its figures; None if another process does."""
     from replk_probe.erf.plot import save_figures
     from replk_probe.erf.result import ErfResult
 
-    result = run_plan(plan, folder, _CHECKPOINT, ErfResult.load, resume)
+    result = run_plan(plan, folder, _CHECKPOINT, ErfResult.load, resume, allow_other_device)
     if result is not None:
         save_figures(result, folder)  # also of a finished run, which may have been killed before its figures were drawn
     return result

@@ -20,7 +20,7 @@ from ._options import (
     weights_of_each,
 )
 from ._output import conclusion, failure
-from ._runs import announce, raise_failures
+from ._runs import announce, lock_folders, raise_failures
 
 if TYPE_CHECKING:
     from replk_probe.kernels.result import KernelResult
@@ -75,6 +75,7 @@ def command(models: tuple[str, ...], weights: tuple[str, ...], output: Path | No
     from replk_probe.kernels.measure import plan_kernels
 
     config = KernelsConfig(**options)
+    lock_folders(folder)
     results: list[KernelResult] = []
     failures: dict[str, Exception] = {}
     for name, source in zip(names, weights_each, strict=True):

@@ -23,12 +23,13 @@ from ._options import (
     output_option,
     parse_size,
     parse_statistics,
+    resume_options,
     seed_option,
     size_option,
     weights_of_each,
 )
 from ._output import conclusion, note
-from ._runs import announce, measure_plans, raise_failures, resume_advice, run_plan
+from ._runs import announce, lock_folders, measure_plans, raise_failures, resume_advice, run_plan
 
 if TYPE_CHECKING:
     from replk_probe.shape_bias.decision_mapping import LabelMapping
@@ -80,7 +81,7 @@ _IMPORT_OPTIONS = ("imported", "mapping", "output")
 @compute_options
 @seed_option("Random seed for weight initialization.")
 @output_option("replk-probe-out/shape-bias/MODEL")
-@click.option("--resume", is_flag=True, help="Resume an interrupted run.")
+@resume_options
 def command(
     models: tuple[str, ...],
     weights: tuple[str, ...],
@@ -93,6 +94,7 @@ def command(
     allow_partial: bool,
     output: Path | None,
     resume: bool,
+    allow_other_device: bool,
     **options: Any,
 ) -> None:
     """Measure the shape bias of classifiers on cue-conflict stimuli.
@@ -112,6 +114,7 @@ def command(
         folder = output or _DEFAULT_OUTPUT / slug(imported.resolve().name)
         observers = _imported(imported, None if mapping is None else load_mapping(mapping))
         check_writable(folder)
+        lock_folders(folder)
         _only_imported(imported, observers, folder)
         return
     if models:
@@ -157,8 +160,11 @@ def command(
             plans.append(plan)
 
     sets = {folder: plan.stimuli for folder, plan in zip(folders, plans, strict=True)}
+    lock_folders(*folders, *([output or _DEFAULT_OUTPUT] if len(models) > 1 else []))
     results, failures = measure_plans(
-        plans, folders, lambda plan, folder: run_plan(plan, folder, _CHECKPOINT, ShapeBiasResult.load, resume)
+        plans,
+        folders,
+        lambda plan, folder: run_plan(plan, folder, _CHECKPOINT, ShapeBiasResult.load, resume, allow_other_device),
     )
     if results:
         compared = _save_compared(results, observers, imported)

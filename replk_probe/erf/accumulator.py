@@ -18,7 +18,7 @@ from replk_probe.models.inference.copying import device_and_dtype
 from replk_probe.models.inference.input_gradient import planned_backend
 from replk_probe.models.inference.prepare import PreparedModel, module_of
 from replk_probe.models.model_id import name_of
-from replk_probe.runtime.checkpoint import Checkpoint
+from replk_probe.runtime.checkpoint import Checkpoint, SavedState
 from replk_probe.runtime.devices import device_label, strict_arithmetic
 from replk_probe.runtime.provenance import RunInfo
 
@@ -168,9 +168,17 @@ class RunState:
 
     def restore(self, store: Checkpoint, ids: Sequence[str], end: int) -> None:
         """Restore the saved state, if there is one, of a measurement of the images ``ids`` up to index ``end``."""
-        saved = store.load(_STATE)
+        saved = store.load(_STATE, lambda saved: self._fault(saved, ids, end))
         if saved is None:
             return
+        self.sums.done, self.sums.counts = saved.state["done"], saved.state["counts"]
+        self.sums.sums = [saved.arrays.get(f"block-{block:02d}") for block in range(len(self.sums.counts))]
+        self.used, self.skipped = saved.state["used"], saved.state["skipped"]
+        self.seconds = saved.state["seconds"]
+        self.methods, self.depths = {*saved.state["methods"]}, saved.state["depths"]
+
+    def _fault(self, saved: SavedState, ids: Sequence[str], end: int) -> str | None:
+        """What is wrong with a saved state of a measurement of the images ``ids`` up to index ``end``."""
         done, counts, skipped = (saved.state[name] for name in ("done", "counts", "skipped"))
         # The other entries follow from the number of images and those that were skipped.
         reasons = {one.get("id"): one.get("reason") for one in skipped if len(one) == 2}
@@ -188,13 +196,7 @@ class RunState:
             and arrays == dict.fromkeys(blocks, (self.sums.size, "float64"))
             and all(np.isfinite(array).all() for array in saved.arrays.values())
         )
-        if not is_known:
-            raise store.damaged("Its sums are not those of its images. Start again without resume.")
-        self.sums.done, self.sums.counts = done, counts
-        self.sums.sums = [saved.arrays.get(f"block-{block:02d}") for block in range(len(self.sums.counts))]
-        self.used, self.skipped = saved.state["used"], saved.state["skipped"]
-        self.seconds = saved.state["seconds"]
-        self.methods, self.depths = {*saved.state["methods"]}, saved.state["depths"]
+        return None if is_known else "Its sums are not those of its images."
 
 
 def result_of(

@@ -46,6 +46,7 @@ def measure_erf(
     config: ErfConfig | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    allow_other_device: bool = False,
     progress: bool = False,
 ) -> ErfResult:
     """Measure the effective receptive field of a model over images.
@@ -94,6 +95,9 @@ def measure_erf(
             kept after the last step, so that nothing is lost before the result is saved; remove it afterwards.
         resume: Whether to continue from the state in ``checkpoint``, if there is one; the result is then byte for byte
             that of an uninterrupted run, except for its seconds.
+        allow_other_device: Whether a run can be resumed on another device, with other versions of its software or with
+            other methods of convolution. Its last digits can then differ. The number of threads is that of the run
+            that is resumed in any case.
         progress: Whether to draw a progress bar on stderr, if that is a terminal.
 
     Returns:
@@ -105,7 +109,9 @@ def measure_erf(
         UnknownModelError: No model has this name.
         WeightsError: The weights cannot be found or do not match the model.
         BackendError: The device or precision is not available, or there is not enough memory.
-        ResumeError: The saved state belongs to another run.
+        ResumeError: The saved state belongs to another run or another device, or is damaged.
     """
     config = choose_config(ErfConfig, config, locals())
-    return plan_erf(model, data, config).run(checkpoint=checkpoint, resume=resume, progress=progress)
+    return plan_erf(model, data, config).run(
+        checkpoint=checkpoint, resume=resume, allow_other_device=allow_other_device, progress=progress
+    )

@@ -21,6 +21,7 @@ from replk_probe.images.depth import depth_note
 from replk_probe.models import create_model, data_config, weights_info
 from replk_probe.models.checkpoints.digest import bytes_of, bytes_of_model, digest_of
 from replk_probe.models.inference.copying import device_and_dtype, on_device
+from replk_probe.models.inference.environment import environment_of
 from replk_probe.models.inference.prepare import PreparedModel, module_of
 from replk_probe.models.model_id import name_of
 from replk_probe.models.records import statistics_note
@@ -210,12 +211,15 @@ class ErfPlan:
         """
         return split(self._bounds, count)
 
-    def run_part(self, part: range, folder: str | Path, *, progress: bool = False) -> None:
+    def run_part(
+        self, part: range, folder: str | Path, *, allow_other_device: bool = False, progress: bool = False
+    ) -> None:
         """Measure a part, or continue it, and keep its state in a folder for :meth:`join`.
 
         Args:
             part: One of the ranges that :meth:`parts` returned.
             folder: Folder for the state of this part only; the state of an interrupted attempt is continued.
+            allow_other_device: Whether an attempt of another device is continued.
             progress: Whether to draw a progress bar on stderr if that is a terminal.
 
         Raises:
@@ -223,16 +227,17 @@ class ErfPlan:
             ResumeError: The state in the folder is damaged, or belongs to another part or another measurement.
         """
         check_part(self._bounds, part)
-        state, store = self._restored(part, folder)
+        state, store = self._restored(part, folder, allow_other_device=allow_other_device)
         if state.sums.done < part.stop:
             with self._measured(part, state, store, progress):
                 pass
 
-    def join(self, parts: Mapping[range, str | Path]) -> ErfResult:
+    def join(self, parts: Mapping[range, str | Path], *, allow_other_device: bool = False) -> ErfResult:
         """The result of a measurement whose parts are complete: that of :meth:`run`, with the sum of their times.
 
         Args:
             parts: Folder of each part, which is kept.
+            allow_other_device: Whether parts of another device are used.
 
         Raises:
             InvalidInputError: The parts do not cover every image exactly once, or no image could be used.
@@ -240,25 +245,36 @@ class ErfPlan:
         """
         whole, _ = self._restored(self._all)
         for part in in_order(self._bounds, parts):
-            state, store = self._restored(part, parts[part])
+            state, store = self._restored(part, parts[part], allow_other_device=allow_other_device)
             if store is not None and state.sums.done < part.stop:
                 raise store.incomplete()
             whole.extend(state)
         return self._run(whole, None, False)
 
-    def run(self, *, checkpoint: str | Path | None = None, resume: bool = False, progress: bool = False) -> ErfResult:
+    def run(
+        self,
+        *,
+        checkpoint: str | Path | None = None,
+        resume: bool = False,
+        allow_other_device: bool = False,
+        progress: bool = False,
+    ) -> ErfResult:
         """Measure; the arguments are those of :func:`~replk_probe.measure_erf`."""
-        return self._run(*self._restored(self._all, checkpoint, resume=resume), progress)
+        restored = self._restored(self._all, checkpoint, resume=resume, allow_other_device=allow_other_device)
+        return self._run(*restored, progress)
 
     def _restored(
-        self, part: range, folder: str | Path | None = None, *, resume: bool = True
+        self, part: range, folder: str | Path | None = None, *, resume: bool = True, allow_other_device: bool = False
     ) -> tuple[RunState, Checkpoint | None]:
         """The state of a part, which is empty if none is saved in the folder, and where it is saved."""
         state = RunState(BlockSums(len(self.images.ids), self.target.input_size, done=part.start))
         if folder is None:
             return state, None
         entry = {} if part == self._all else {"part": f"{part.start} to {part.stop - 1}"}
-        store = Checkpoint(folder, self.config | entry, OPTIONS, resume=resume)
+        store = Checkpoint(
+            folder, self.config | entry, OPTIONS, resume=resume,
+            environment=environment_of(self.device), allow_other_device=allow_other_device,
+        )  # fmt: skip
         state.restore(store, self.images.ids, part.stop)
         return state, store
 
@@ -285,7 +301,8 @@ class ErfPlan:
         start = time.perf_counter() - state.seconds
         todo = range(state.sums.done, part.stop)
         size = self.settings.batch_size
-        with measuring(self.device, self.target.input_size):
+        threads = None if store is None else store.environment["threads"]
+        with measuring(self.device, self.target.input_size, threads=threads):
             if isinstance(self.model, PreparedModel):
                 prepared = self.model
                 prepared.methods.take()  # those of earlier calls

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
-import os
-import secrets
 import shutil
 import sys
 import tarfile
@@ -15,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.runtime.atomic_files import DISK_FULL
+from replk_probe.runtime.atomic_files import DISK_FULL, temporary_path
 from replk_probe.runtime.progress import progress
 
 _CHUNK = 1 << 20
@@ -41,10 +39,11 @@ def unpacked(archive: Path, target: Path, max_bytes: int, max_files: int, show_p
             f"Cannot unpack {archive.name}. Python {sys.version.split()[0]} cannot filter the members of an archive. "
             "Use Python 3.10.12, 3.11.4, or a later release."
         )
-    folder = target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}"
+    folder = None
     try:
         try:
-            folder.mkdir(parents=True)
+            folder = temporary_path(target)
+            folder.mkdir()
             _unpack(archive, folder, max_bytes, max_files, show_progress)
         except UnsafeArchiveError:
             raise
@@ -60,7 +59,8 @@ def unpacked(archive: Path, target: Path, max_bytes: int, max_files: int, show_p
             ) from error
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _unpack(archive: Path, folder: Path, max_bytes: int, max_files: int, show_progress: bool) -> None:

@@ -6,23 +6,22 @@ import contextlib
 import errno
 import hashlib
 import os
-import platform
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from replk_probe.errors import InvalidInputError
 
 from .paths import usable_path
+from .processes import HOST, is_running
 
 _CHUNK = 1 << 20
 # Errors for which no further write can succeed.
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _INCOMPLETE = re.compile(r"\d requested and \d+ written")
-# Several machines may write to one folder; the number of a process is known on its own machine only.
-_HOST = re.sub(r"[^A-Za-z0-9]", "", platform.node())[:24]
-_PROCESS = re.compile(r"([0-9]{1,10})-[0-9a-f]{8}\b")
+_TEMPORARY = re.compile(rf"\..{{0,32}}\.{HOST}-([0-9]{{1,10}})-[0-9a-f]{{8}}(\..*)?", re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -31,18 +30,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The temporary file is in the folder of ``path``, which is created if it does not exist, because a rename cannot
     cross file systems. It is empty and has the suffix of ``path``, by which matplotlib and numpy choose the format.
-    Temporary files of ``path`` that killed processes left behind are removed.
+    Temporary files in this folder that killed processes left behind are removed.
 
     Raises:
         InvalidInputError: The folder cannot be written to, or the disk is full.
     """
     target = usable_path(path, "The output path")
-    # Shortened, because a valid name could become too long.
-    prefix = f".{target.stem[:32]}.{_HOST}-"
-    temporary = target.parent / f"{prefix}{os.getpid()}-{secrets.token_hex(4)}{target.suffix[:16]}"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_orphans(target.parent, prefix)
+        temporary = temporary_path(target)
         # Not tempfile.mkstemp, whose mode 0600 would deny access that the umask grants.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
@@ -89,24 +84,26 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def _remove_orphans(folder: Path, prefix: str) -> None:
-    """Remove the temporary files with this prefix whose process, on this machine, no longer exists."""
-    for path in folder.iterdir():
-        found = _PROCESS.match(path.name.removeprefix(prefix)) if path.name.startswith(prefix) else None
-        if found is not None and not _is_running(int(found[1])):
+def temporary_path(target: Path) -> Path:
+    """A new name in the folder of ``target``, which is created if it does not exist.
+
+    The name has the suffix of ``target`` and tells which process writes the file. Temporary files and folders there
+    whose process no longer exists on this machine are removed.
+
+    Raises:
+        OSError: The folder cannot be created or read.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for path in target.parent.iterdir():
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is None or is_running(int(found[1])):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
-
-
-def _is_running(process: int) -> bool:
-    if os.name == "nt":  # where signal 0 is not a mere question
-        return True
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # a process of another user
-        pass
-    return True
+    # Shortened, because a valid name could become too long.
+    return target.parent / f".{target.stem[:32]}.{HOST}-{os.getpid()}-{secrets.token_hex(4)}{target.suffix[:16]}"
 
 
 def cannot_write(target: Path, error: OSError) -> InvalidInputError:

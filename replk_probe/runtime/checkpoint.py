@@ -1,15 +1,16 @@
 """An unfinished run on disk: a small JSON state that names its arrays and is replaced atomically.
 
-A process may be killed at any moment: :meth:`Checkpoint.load` returns the last state that was saved completely.
+A process may be killed at any moment: :meth:`Checkpoint.load` returns the last state that was saved completely. The
+state before it is kept as well, and used if the last one is damaged. Arrays that both refer to are stored once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,17 +23,23 @@ import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError, ReplkProbeError, ResumeError
 
-from .atomic_files import atomic_path, atomic_write_text, cannot_write, is_same_file, sha256_of
+from .atomic_files import atomic_path, atomic_write_text, cannot_write, sha256_of
 from .file_reading import decode, read_array, read_json, reading, unreadable
+from .locks import FolderLock, InUseError
 from .paths import usable_path
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 # Seconds between two saved states of a run: the most that a crash can cost.
 SAVE_EVERY = 5.0
 
-_STATE = "state.json"
-_LOCK = "lock"
+_STATE, _PREVIOUS = "state.json", "previous.json"
+_SET_ASIDE = ".damaged"  # added to the names of damaged files
 _ADVICE = "Start again without resume."
+_THREADS = "threads"
+
+
+class ResumeWarning(UserWarning):
+    """A run that is resumed in another way than it was interrupted, for instance from an older state."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class _Record:
 
     version: int
     config: dict[str, Any]
+    environment: dict[str, Any]
     state: dict[str, Any]
     arrays: dict[str, str]
     sha256: dict[str, str]
@@ -57,14 +65,15 @@ class SavedState:
 
 def exists(folder: str | Path) -> bool:
     """Whether a folder contains a saved state of any run."""
-    return (Path(folder) / _STATE).is_file()
+    return any((Path(folder) / name).is_file() for name in (_STATE, _PREVIOUS))
 
 
 def discard(folder: str | Path) -> None:
     """Remove a saved state and its folder, if there is one."""
     if exists(folder):
-        # Remove the state first: without it the arrays are meaningless.
-        (Path(folder) / _STATE).unlink(missing_ok=True)
+        # Remove the states first: without them the arrays are meaningless.
+        for name in (_PREVIOUS, _STATE):
+            (Path(folder) / name).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -78,22 +87,38 @@ class Checkpoint:
         config: All options that affect the numbers, as JSON values by option name.
         options: Names in ``config`` of options that can be given to resume the run, such as ``"seed"``.
         resume: Whether to keep the state that is in the folder; otherwise it is discarded.
+        environment: What affects the rounding without being an option, as JSON values by name: the device and its
+            software, and the number of ``threads``.
+        allow_other_device: Whether a run of another device can be resumed.
+
+    Attributes:
+        environment: The argument, with the number of threads of the run that is resumed.
 
     Raises:
         ResumeError: The state is to be discarded while another process is using it.
     """
 
     def __init__(  # noqa: D107
-        self, folder: str | Path, config: Mapping[str, Any], options: Collection[str] = (), *, resume: bool = True
+        self,
+        folder: str | Path,
+        config: Mapping[str, Any],
+        options: Collection[str] = (),
+        *,
+        resume: bool = True,
+        environment: Mapping[str, Any] | None = None,
+        allow_other_device: bool = False,
     ) -> None:
         self.folder = usable_path(folder, "The folder of the checkpoint")
+        self.environment: dict[str, Any] = json.loads(json.dumps(dict(environment or {})))
         self._config: dict[str, Any] = json.loads(json.dumps(dict(config)))
         self._options = options
+        self._allow_other_device = allow_other_device
         self._files: dict[str, str] = {}
         self._sha256: dict[str, str] = {}
         self._version = 0
-        self._release: Callable[[], object] | None = None
-        self._lock = -1
+        self._text: str | None = None  # content of the last state
+        self._files_before: Collection[str] = ()  # arrays of the state before it
+        self._lock: FolderLock | None = None
         if not resume and exists(folder):
             self._claim()
             discard(folder)
@@ -101,114 +126,181 @@ class Checkpoint:
     def save(self, state: Mapping[str, Any], changed: Mapping[str, npt.NDArray[Any]] | None = None) -> None:
         """Save a state; arrays that are not in ``changed`` are kept as last saved.
 
+        If it cannot be saved, the last one stays.
+
         Raises:
             InvalidInputError: The folder cannot be written to, or the disk is full.
             ResumeError: Another process is using the folder.
         """
         self._claim()
-        self._version += 1
-        for name, array in (changed or {}).items():
-            # A new name, because the state on disk still refers to the previous array.
-            file = f"{name}.{self._version}.npy"
-            with atomic_path(self.folder / file) as path, path.open("wb") as stream:
-                np.save(stream, array, allow_pickle=False)
-                stream.flush()
-                self._sha256[name] = sha256_of(path)
-            self._files[name] = file
-        record = {
-            "schema_version": SCHEMA_VERSION,
-            "version": self._version,
-            "config": self._config,
-            "state": dict(state),
-            "arrays": self._files,
-            "sha256": self._sha256,
-        }
-        record["digest"] = _digest(record)
-        atomic_write_text(self.folder / _STATE, json.dumps(record, indent=1, allow_nan=False) + "\n")
-        self._sweep()
+        version, files, digests = self._version + 1, dict(self._files), dict(self._sha256)
+        try:
+            for name, array in (changed or {}).items():
+                # A new name, because the states on disk still refer to the previous arrays.
+                files[name] = f"{name}.{version}.npy"
+                with atomic_path(self.folder / files[name]) as path, path.open("wb") as stream:
+                    np.save(stream, array, allow_pickle=False)
+                    stream.flush()
+                    digests[name] = sha256_of(path)
+            record = {
+                "schema_version": SCHEMA_VERSION,
+                "version": version,
+                "config": self._config,
+                "environment": self.environment,
+                "state": dict(state),
+                "arrays": files,
+                "sha256": digests,
+            }
+            record["digest"] = _digest(record)
+            text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+            if self._text is None:
+                (self.folder / _PREVIOUS).unlink(missing_ok=True)
+            else:
+                atomic_write_text(self.folder / _PREVIOUS, self._text)
+                self._files_before = self._files.values()
+            atomic_write_text(self.folder / _STATE, text)
+            self._text, self._version, self._files, self._sha256 = text, version, files, digests
+        finally:
+            self._sweep()
 
-    def load(self, kinds: Mapping[str, Any]) -> SavedState | None:
-        """The last saved state, whose entries have the types ``kinds``, or None if there is none."""
+    def load(
+        self, kinds: Mapping[str, Any], fault: Callable[[SavedState], str | None] = lambda saved: None
+    ) -> SavedState | None:
+        """The last saved state that is not damaged, or None if there is none.
+
+        Damaged files of a state after it are renamed, which is a :class:`ResumeWarning`.
+
+        Args:
+            kinds: Types of the entries of the state.
+            fault: Function that returns a sentence if the content of a state cannot be that of this run.
+
+        Raises:
+            ResumeError: The states are damaged, belong to another run or another device, or another process is using
+                the folder.
+        """
         if not exists(self.folder):
             return None
         self._claim()
-        path = self.folder / _STATE
-        try:
-            record = read_json(path, _ADVICE, (SCHEMA_VERSION,))
-            with reading(path, "state of a run"):
-                saved = decode(_Record, record)
-                state = {name: decode(kind, saved.state[name], name) for name, kind in kinds.items()}
-                if record.pop("digest") != _digest(record):
-                    raise ValueError("its digest does not match its content")
-            self._compare(saved.config)
-            arrays = {name: self._array(saved, name) for name in saved.arrays}
-        except InvalidInputError as error:
-            raise self.damaged(str(error)) from error
-        self._files, self._sha256, self._version = dict(saved.arrays), dict(saved.sha256), saved.version
-        return SavedState(state, arrays)
+        reasons: list[str] = []
+        for path in (self.folder / _STATE, self.folder / _PREVIOUS):
+            if not path.is_file():  # set aside by an earlier run
+                continue
+            try:
+                record, saved = self._read(path, kinds)
+                reason = fault(saved)
+            except InvalidInputError as error:
+                reason = str(error)
+            else:
+                if reason is None:
+                    break
+                reason = f"{reason} {_ADVICE}"
+            reasons.append(reason)
+        else:
+            raise ResumeError(f"Cannot resume {self.folder}. Its state is damaged. {reasons[0]}")
+        self._take_environment(record.environment)
+        self._files, self._sha256, self._version = dict(record.arrays), dict(record.sha256), record.version
+        self._text = path.read_text(encoding="utf-8")
+        self._files_before = self._arrays_of(_PREVIOUS)
+        if reasons:
+            self._set_aside()
+            _warn(
+                f"The last state in {self.folder} is damaged, and the one before it is used. "
+                f"{reasons[0].rpartition('. ')[0]}. The damaged files were renamed to end in {_SET_ASIDE}."
+            )
+        return saved
 
-    def damaged(self, reason: str) -> ResumeError:
-        """The error for a state that cannot be used; ``reason`` consists of sentences."""
-        return ResumeError(f"Cannot resume {self.folder}. Its state is damaged. {reason}")
+    def _read(self, path: Path, kinds: Mapping[str, Any]) -> tuple[_Record, SavedState]:
+        """The content of a state and its arrays; InvalidInputError if anything is damaged."""
+        record = read_json(path, _ADVICE, (SCHEMA_VERSION,))
+        with reading(path, "state of a run"):
+            saved = decode(_Record, record)
+            state = {name: decode(kind, saved.state[name], name) for name, kind in kinds.items()}
+            if record.pop("digest") != _digest(record):
+                raise ValueError("its digest does not match its content")
+        self._compare(saved.config)
+        arrays = {}
+        for name, file in saved.arrays.items():
+            arrays[name] = read_array(self.folder / file, _ADVICE)
+            if sha256_of(self.folder / file) != saved.sha256.get(name):
+                raise unreadable(self.folder / file, "its digest does not match its content", _ADVICE)
+        return saved, SavedState(state, arrays)
+
+    def _set_aside(self) -> None:
+        """Rename the files that belong to a damaged state only."""
+        try:
+            for path in [self.folder / _STATE, *self.folder.glob("*.npy")]:
+                if path.name not in self._files.values() and path.exists():
+                    path.replace(path.with_name(path.name + _SET_ASIDE))
+        except OSError as error:
+            raise cannot_write(self.folder / _STATE, error) from error
 
     def incomplete(self) -> ResumeError:
         """The error for the state of a part that is needed but missing or not complete."""
         return ResumeError(f"Cannot use {self.folder}. It does not have a complete part. Run the part again.")
 
-    def _array(self, saved: _Record, name: str) -> npt.NDArray[Any]:
-        path = self.folder / saved.arrays[name]
-        array = read_array(path, _ADVICE)
-        if sha256_of(path) != saved.sha256.get(name):
-            raise unreadable(path, "its digest does not match its content", _ADVICE)
-        return array
+    def _arrays_of(self, name: str) -> Collection[str]:
+        """The arrays that a state names, as far as it can be read."""
+        try:
+            found: Collection[str] = read_json(self.folder / name, _ADVICE, (SCHEMA_VERSION,))["arrays"].values()
+        except (InvalidInputError, LookupError, AttributeError):
+            return ()
+        return found
 
     def _claim(self) -> None:
-        """Lock the folder for this process, where the system has locks; it is created."""
-        path = self.folder / _LOCK
-        if self._release is not None:
-            if is_same_file(path, self._lock):
-                return
-            self._release()
-        try:
-            import fcntl
-        except ImportError:
+        """Lock the folder for this process; it is created."""
+        if self._lock is not None and self._lock.is_held:
             return
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise cannot_write(path, error) from error
-        self._release = weakref.finalize(self, os.close, self._lock)
-        try:
-            # Not flock, which the workers that load data would inherit.
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            self._release()
-            self._release = None
-            raise ResumeError(
-                f"Cannot use {self.folder}. Another process is measuring into it. Wait until it has finished, or "
-                "choose another folder."
-            ) from error
-        except OSError:  # a file system without locks
-            pass
+            self._lock = FolderLock(self.folder, again=True)
+        except InUseError as error:
+            raise ResumeError(str(error)) from error
+        weakref.finalize(self, self._lock.release)
 
     def _sweep(self) -> None:
-        """Remove arrays and temporary files that the state does not refer to."""
-        keep = {_STATE, *self._files.values()}
-        for path in self.folder.iterdir():
-            if path.name not in keep and path.suffix in (".npy", ".json"):
+        """Remove the arrays that neither of the two states refers to."""
+        keep = {*self._files.values(), *self._files_before}
+        for path in self.folder.glob("*.npy"):
+            if path.name not in keep:
                 path.unlink(missing_ok=True)
 
     def _compare(self, saved: Mapping[str, Any]) -> None:
         for name in [*self._config, *saved]:
             old, new = saved.get(name), self._config.get(name)
-            if old != new:
+            if old != new and not (name == "device" and self._allow_other_device):
                 given = name in self._options and old is not None
                 way = f"Give {name} {_brief(old)}, or start again" if given else "Start again"
                 raise ResumeError(
                     f"Cannot resume {self.folder}. It was created with {name} {_brief(old)}, but this run has {name} "
                     f"{_brief(new)}. {way} without resume or in another folder."
                 )
+
+    def _take_environment(self, saved: Mapping[str, Any]) -> None:
+        """Compare the environment with that of the run that is resumed, and take over its number of threads."""
+        for name in [*self.environment, *saved]:
+            old, new = saved.get(name), self.environment.get(name)
+            if old == new:
+                continue
+            if name == _THREADS and old is not None and new is not None:
+                _warn(
+                    f"The run in {self.folder} was started with {old} threads, but this process has {new}. Results "
+                    f"depend on this number. The run is resumed with {old}."
+                )
+                self.environment[_THREADS] = old
+                continue
+            difference = f"It was created with {name} {_brief(old)}, but this run has {name} {_brief(new)}."
+            if not self._allow_other_device:
+                raise ResumeError(
+                    f"Cannot resume {self.folder}. {difference} Resume it where it was started, give "
+                    "allow-other-device, or start again without resume or in another folder."
+                )
+            _warn(
+                f"The run in {self.folder} is resumed on another device. {difference} The result can differ in its "
+                "last digits from that of one device."
+            )
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, ResumeWarning, stacklevel=2)
 
 
 class Keeper:

@@ -138,7 +138,19 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def measuring(device: torch.device, size: tuple[int, int], smaller: str = "size") -> Iterator[None]:
-    """Context of a measurement: fast, in exact arithmetic, with advice to reduce ``smaller`` if memory is exhausted."""
+def measuring(
+    device: torch.device, size: tuple[int, int], smaller: str = "size", threads: int | None = None
+) -> Iterator[None]:
+    """Context of a measurement: fast, in exact arithmetic, with advice to reduce ``smaller`` if memory is exhausted.
+
+    ``threads`` is the number of threads of torch meanwhile, or None to leave it unchanged.
+    """
+    before = torch.get_num_threads()
     with kept_blocks(), out_of_memory_explained(size, smaller), strict_arithmetic(), without_autocast(device):
-        yield
+        try:
+            if threads not in (None, before):
+                torch.set_num_threads(threads)
+            yield
+        finally:
+            if threads not in (None, before):
+                torch.set_num_threads(before)

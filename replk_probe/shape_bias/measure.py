@@ -47,6 +47,7 @@ def measure_shape_bias(
     config: ShapeBiasConfig | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    allow_other_device: bool = False,
     progress: bool = False,
 ) -> ShapeBiasResult:
     """Measure the shape bias of a classifier.
@@ -90,6 +91,9 @@ def measure_shape_bias(
             before the result is saved; remove it afterwards.
         resume: Whether to continue from the state in ``checkpoint``, if any. The decisions and probabilities are those
             of an uninterrupted run.
+        allow_other_device: Whether a run can be resumed on another device, with other versions of its software or with
+            other methods of convolution. Its last digits can then differ. The number of threads is that of the run
+            that is resumed in any case.
         progress: Whether to draw a progress bar on stderr if that is a terminal.
 
     Returns:
@@ -101,10 +105,10 @@ def measure_shape_bias(
         UnknownModelError: No model has this name.
         WeightsError: The weights or the published set cannot be fetched, or do not match.
         BackendError: The device or precision is not available, or its memory does not suffice.
-        ResumeError: The saved state belongs to another run.
+        ResumeError: The saved state belongs to another run or another device, or is damaged.
     """
     config = choose_config(ShapeBiasConfig, config, locals())
     others = check_decisions(observers)
     plan = plan_shape_bias(model, stimuli, config)
-    result = plan.run(checkpoint=checkpoint, resume=resume, progress=progress)
+    result = plan.run(checkpoint=checkpoint, resume=resume, allow_other_device=allow_other_device, progress=progress)
     return result.with_observers(others) if others else result

@@ -23,11 +23,12 @@ from replk_probe.models import create_model, data_config, weights_info
 from replk_probe.models.architectures.micro import MICRO_MODELS
 from replk_probe.models.checkpoints.digest import bytes_of_model, digest_of
 from replk_probe.models.inference.copying import on_device
+from replk_probe.models.inference.environment import environment_of
 from replk_probe.models.inference.prepare import PreparedModel, prepared_copy
 from replk_probe.models.model_id import check_network, name_of
 from replk_probe.models.records import statistics_note
 from replk_probe.models.weight_values import check_run_values
-from replk_probe.runtime.checkpoint import Checkpoint, Keeper
+from replk_probe.runtime.checkpoint import Checkpoint, Keeper, SavedState
 from replk_probe.runtime.devices import device_label, measuring, resolve_device
 from replk_probe.runtime.escaping import printable
 from replk_probe.runtime.formatting import dimensions
@@ -250,12 +251,15 @@ class ShapeBiasPlan:
         """
         return split(self._bounds, count)
 
-    def run_part(self, part: range, folder: str | Path, *, progress: bool = False) -> None:
+    def run_part(
+        self, part: range, folder: str | Path, *, allow_other_device: bool = False, progress: bool = False
+    ) -> None:
         """Measure a part, or continue it, and keep its state in a folder for :meth:`join`.
 
         Args:
             part: One of the ranges that :meth:`parts` returned.
             folder: Folder for the state of this part only; the state of an interrupted attempt is continued.
+            allow_other_device: Whether an attempt of another device is continued.
             progress: Whether to draw a progress bar on stderr if that is a terminal.
 
         Raises:
@@ -263,16 +267,17 @@ class ShapeBiasPlan:
             ResumeError: The state in the folder is damaged, or belongs to another part or another measurement.
         """
         check_part(self._bounds, part)
-        state, store = self._restored(part, folder)
+        state, store = self._restored(part, folder, allow_other_device=allow_other_device)
         if state.done < len(part):
             with self._measured(part, state, store, progress):
                 pass
 
-    def join(self, parts: Mapping[range, str | Path]) -> ShapeBiasResult:
+    def join(self, parts: Mapping[range, str | Path], *, allow_other_device: bool = False) -> ShapeBiasResult:
         """The result of a measurement whose parts are complete: that of :meth:`run`, with the sum of their times.
 
         Args:
             parts: Folder of each part, which is kept.
+            allow_other_device: Whether parts of another device are used.
 
         Raises:
             InvalidInputError: The parts do not cover every stimulus exactly once.
@@ -280,27 +285,36 @@ class ShapeBiasPlan:
         """
         whole, _ = self._restored(self._all)
         for part in in_order(self._bounds, parts):
-            state, store = self._restored(part, parts[part])
+            state, store = self._restored(part, parts[part], allow_other_device=allow_other_device)
             if store is not None and state.done < len(part):
                 raise store.incomplete()
             whole.extend(state)
         return self._run(whole, None, False)
 
     def run(
-        self, *, checkpoint: str | Path | None = None, resume: bool = False, progress: bool = False
+        self,
+        *,
+        checkpoint: str | Path | None = None,
+        resume: bool = False,
+        allow_other_device: bool = False,
+        progress: bool = False,
     ) -> ShapeBiasResult:
         """Run the measurement; the arguments are described in :func:`~replk_probe.measure_shape_bias`."""
-        return self._run(*self._restored(self._all, checkpoint, resume=resume), progress)
+        restored = self._restored(self._all, checkpoint, resume=resume, allow_other_device=allow_other_device)
+        return self._run(*restored, progress)
 
     def _restored(
-        self, part: range, folder: str | Path | None = None, *, resume: bool = True
+        self, part: range, folder: str | Path | None = None, *, resume: bool = True, allow_other_device: bool = False
     ) -> tuple[_State, Checkpoint | None]:
         """The state of a part, which is empty if none is saved in the folder, and where it is saved."""
         state = _State(len(part), len(self.mapping.categories))
         if folder is None:
             return state, None
         entry = {} if part == self._all else {"part": f"{part.start} to {part.stop - 1}"}
-        store = Checkpoint(folder, self.record | entry, OPTIONS, resume=resume)
+        store = Checkpoint(
+            folder, self.record | entry, OPTIONS, resume=resume,
+            environment=environment_of(self.device), allow_other_device=allow_other_device,
+        )  # fmt: skip
         state.restore(store)
         return state, store
 
@@ -321,8 +335,9 @@ class ShapeBiasPlan:
     ) -> Iterator[tuple[PreparedModel, Loader]]:
         """Add the stimuli of a part that are not in the state; yields the model and a loader of the stimuli."""
         start = time.perf_counter() - state.seconds
+        threads = None if store is None else store.environment["threads"]
         images = InputImages(self.stimuli, self.size, self._mean, self._std, self.config.bgr)
-        with measuring(self.device, self.size, "batch_size"), ExitStack() as stack:
+        with measuring(self.device, self.size, "batch_size", threads), ExitStack() as stack:
             loader = stack.enter_context(Loader(images, self.workers))
             model = on_device(self.model, self.device)
             # A copy made in inference mode could not detect changes of its weights.
@@ -465,16 +480,20 @@ class _State:
         store.save(state, self._arrays)
 
     def restore(self, store: Checkpoint) -> None:
-        saved = store.load({"done": int, "seconds": float, "methods": list[str]})
+        saved = store.load({"done": int, "seconds": float, "methods": list[str]}, self._fault)
         if saved is None:
             return
+        self.done, self.seconds = saved.state["done"], saved.state["seconds"]
+        self.methods = {*saved.state["methods"]}
+        self.probabilities, self.largest = saved.arrays["probabilities"], saved.arrays["largest"]
+        self.depths = saved.arrays["depths"]
+
+    def _fault(self, saved: SavedState) -> str | None:
+        """What is wrong with a saved state of these stimuli."""
         shapes = [
             {name: (array.shape, array.dtype) for name, array in one.items()} for one in (saved.arrays, self._arrays)
         ]
         in_range = 0 <= saved.state["done"] <= len(self.largest) and saved.state["seconds"] >= 0
         if shapes[0] != shapes[1] or not in_range:
-            raise store.damaged("Its arrays are not those of its stimuli. Start again without resume.")
-        self.done, self.seconds = saved.state["done"], saved.state["seconds"]
-        self.methods = {*saved.state["methods"]}
-        self.probabilities, self.largest = saved.arrays["probabilities"], saved.arrays["largest"]
-        self.depths = saved.arrays["depths"]
+            return "Its arrays are not those of its stimuli."
+        return None

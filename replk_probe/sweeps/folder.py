@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import platform
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.results import strict_json
-from replk_probe.runtime.atomic_files import atomic_write_text, cannot_write
+from replk_probe.runtime.atomic_files import atomic_write_text
 from replk_probe.runtime.file_reading import read_json
+from replk_probe.runtime.locks import is_in_use, locked
 from replk_probe.runtime.provenance import software_versions
 
 from .job import Job
@@ -28,7 +28,6 @@ SCHEMA_VERSION = 1
 SUMMARY_NAME = "sweep.json"
 RECORD_NAME = "job.json"
 
-_LOCK = "sweep.lock"
 _FAILED = "failed"
 _UNFINISHED = "unfinished"
 _ADVICE = "Give the output folder of 'replk-probe sweep'."
@@ -44,14 +43,7 @@ class SweepFolder:
     @property
     def is_running(self) -> bool:
         """Whether a process runs a sweep in this folder, as far as this machine knows."""
-        try:
-            lock = os.open(self.root / _LOCK, os.O_RDWR)
-        except OSError:
-            return False
-        try:
-            return not _lock(lock)
-        finally:
-            os.close(lock)
+        return is_in_use(self.root)
 
     def result(self, job: Job) -> Path:
         """Folder of a job's result; it exists if the job is done."""
@@ -129,49 +121,13 @@ class SweepFolder:
             return {"state": "running", "seconds": round(seconds, 1)}
         return {"state": state} | ({"reason": self.reason(job)} if state == "failed" else {})
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Let no other process run a sweep in this folder, where the system has locks.
+    def locked(self) -> AbstractContextManager[None]:
+        """Let no other process run a sweep in this folder.
 
         Raises:
             InvalidInputError: Another process does, or the folder cannot be written to.
         """
-        path = self.root / _LOCK
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise cannot_write(path, error) from error
-        try:
-            if not _lock(lock):
-                owner = os.pread(lock, 200, 0).decode(errors="replace").strip() or "another process"
-                raise InvalidInputError(
-                    f"Cannot run a sweep in {self.root}. It is in use by {owner}. Wait until it has finished, or "
-                    "choose another folder."
-                )
-            os.ftruncate(lock, 0)
-            os.write(lock, f"process {os.getpid()} on {platform.node()}\n".encode())
-            yield
-        finally:
-            # The file is kept: another process may have opened it already.
-            os.close(lock)
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock an open file; whether it was free, or the system has no locks."""
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        # The system releases this lock when the process ends, in whatever way. Unlike lockf, closing another descriptor
-        # of the file does not release it, and it is also seen within the process. New processes do not inherit it.
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        pass
-    return True
+        return locked(self.root)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

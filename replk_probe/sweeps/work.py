@@ -17,6 +17,7 @@ from replk_probe.errors import ResumeError
 from replk_probe.results import strict_json
 from replk_probe.runtime.atomic_files import atomic_write_text
 from replk_probe.runtime.checkpoint import discard
+from replk_probe.runtime.locks import InUseError
 from replk_probe.runtime.parts import part_folders
 from replk_probe.runtime.provenance import software_versions
 
@@ -97,7 +98,9 @@ def _join(plan: Any, parts: Mapping[range, Path]) -> Any:
     """The result of a job whose parts have ended; those whose state was damaged or removed since are measured here."""
     try:
         return plan.join(parts)
-    except ResumeError:
+    except ResumeError as error:
+        if isinstance(error.__cause__, InUseError):
+            raise
         for part, state in parts.items():
             _run_part(plan, part, state)
         return plan.join(parts)
@@ -110,7 +113,9 @@ def _resumed(run: Callable[[], Any], state: Path) -> Any:
     """
     try:
         return run()
-    except ResumeError:
+    except ResumeError as error:
+        if isinstance(error.__cause__, InUseError):
+            raise
         discard(state)
         return run()
 

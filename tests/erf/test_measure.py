@@ -31,8 +31,10 @@ from replk_probe.erf.plan import plan_erf
 from replk_probe.errors import BackendError, InvalidInputError, ResumeError
 from replk_probe.images import sample_images
 from replk_probe.models.architectures.replknet import RepLKNet
+from replk_probe.models.inference import environment
+from replk_probe.models.inference.environment import environment_of
 from replk_probe.ops import native_info
-from replk_probe.runtime.checkpoint import Checkpoint
+from replk_probe.runtime.checkpoint import Checkpoint, ResumeWarning
 
 
 class Tiny(nn.Module):
@@ -376,6 +378,65 @@ def test_a_resumed_run_gives_the_same_bytes(stop_after: int, tmp_path: Path, mon
     assert files_of(resumed, tmp_path / "a") == files_of(whole, tmp_path / "b")
 
 
+def interrupted_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the state of a run of :class:`Interrupted` in a folder."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Interrupted, "calls", 0)
+        patch.setattr(Interrupted, "stop_after", 2)
+        with pytest.raises(KeyboardInterrupt):
+            measure_erf(Interrupted(), batch(4), checkpoint=folder)
+
+
+def test_a_run_is_resumed_with_its_number_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+
+    def watched(self: Tiny, x: Tensor) -> Tensor:
+        used.append(torch.get_num_threads())
+        return self.body(self.stem(x))
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        interrupted_run(tmp_path, monkeypatch)
+        torch.set_num_threads(1)
+        monkeypatch.setattr(Tiny, "forward", watched)
+        with pytest.warns(ResumeWarning, match=r"was started with 3 threads, but this process has 1\. .* with 3"):
+            measure_erf(Interrupted(), batch(4), checkpoint=tmp_path, resume=True)
+        assert used[-1] == 3 and torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_run_is_resumed_on_its_device_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted_run(tmp_path, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(environment, "describe_machine", lambda: {"cpu": "Another Processor"})
+        with pytest.raises(ResumeError, match=r"but this run has processor Another Processor\. .*allow-other-device"):
+            measure_erf(Interrupted(), batch(4), checkpoint=tmp_path, resume=True)
+        with pytest.warns(ResumeWarning, match="is resumed on another device"):
+            found = measure_erf(Interrupted(), batch(4), checkpoint=tmp_path, resume=True, allow_other_device=True)
+    np.testing.assert_array_equal(found.contribution, measure_erf(Interrupted(), batch(4)).contribution)
+
+
+def test_the_environment_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = tmp_path / "version"
+    driver.write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build\nGCC 12.2.0")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 90800)
+    monkeypatch.setattr(environment, "_DRIVER", driver)
+    found = environment_of(torch.device("cuda", 0))
+    assert found == {
+        "threads": torch.get_num_threads(), "GPU": "NVIDIA H200", "driver version": "570.86.15",
+        "CUDA version": "12.8", "cuDNN version": 90800, "convolutions": "aten (the device is cuda)",
+    }  # fmt: skip
+    Checkpoint(tmp_path / "ckpt", {}, environment=found).save({})
+    for name, value in (("GPU", "NVIDIA A100"), ("driver version", None), ("cuDNN version", 91000)):
+        other = Checkpoint(tmp_path / "ckpt", {}, environment={**found, name: value})
+        with pytest.raises(ResumeError, match=f"created with {name} {found[name]}, but this run has {name}"):
+            other.load({})
+
+
 def test_a_run_with_other_options_is_not_resumed(tmp_path: Path) -> None:
     folder = image_folder(tmp_path)
     arguments: dict[str, Any] = {"images": 3, "size": 16, "checkpoint": tmp_path / "ckpt"}
@@ -414,14 +475,18 @@ def test_a_damaged_state_is_an_error(tmp_path: Path, change: dict[str, Any]) -> 
     expected = measure_erf(Tiny(), batch(3), checkpoint=tmp_path)
     record = json.loads((tmp_path / "state.json").read_text())
     arrays = {name: np.load(tmp_path / file) for name, file in record["arrays"].items()}
-    Checkpoint(tmp_path, record["config"]).save(record["state"] | change, arrays)
+
+    def saved(state: dict[str, Any], arrays: dict[str, Any]) -> None:
+        Checkpoint(tmp_path, record["config"], environment=record["environment"]).save(state, arrays)
+
+    saved(record["state"] | change, arrays)
     with pytest.raises(ResumeError, match="damaged"):
         measure_erf(Tiny(), batch(3), checkpoint=tmp_path, resume=True)
     for block in (np.zeros((4, 4)), np.full((32, 32), np.nan), np.zeros((32, 32), np.float32)):
-        Checkpoint(tmp_path, record["config"]).save(record["state"], arrays | {"block-01": block})
+        saved(record["state"], arrays | {"block-01": block})
         with pytest.raises(ResumeError, match="Its sums are not those of its images"):
             measure_erf(Tiny(), batch(3), checkpoint=tmp_path, resume=True)
-    Checkpoint(tmp_path, record["config"]).save(record["state"], arrays | {"block-01": np.zeros((32, 32))})
+    saved(record["state"], arrays | {"block-01": np.zeros((32, 32))})
     assert measure_erf(Tiny(), batch(3), checkpoint=tmp_path, resume=True).run.image_ids == expected.run.image_ids
 
 
@@ -570,4 +635,9 @@ def test_a_resumed_run_knows_what_the_first_part_ran_on(tmp_path: Path, monkeypa
         pytest.skip("no native library here")
     whole = measure_erf(large_kernels(), batch(2, 64), checkpoint=tmp_path)
     monkeypatch.setenv("REPLK_PROBE_METHOD", "aten")
-    assert measure_erf(large_kernels(), batch(2, 64), checkpoint=tmp_path, resume=True).run.backend == whole.run.backend
+    arguments: dict[str, Any] = {"checkpoint": tmp_path, "resume": True}
+    with pytest.raises(ResumeError, match=r"created with convolutions native .*, but this run has convolutions aten"):
+        measure_erf(large_kernels(), batch(2, 64), **arguments)
+    with pytest.warns(ResumeWarning, match="convolutions native"):
+        resumed = measure_erf(large_kernels(), batch(2, 64), **arguments, allow_other_device=True)
+    assert resumed.run.backend == whole.run.backend

@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 from replk_probe.erf import ErfResult, measure_erf
 from replk_probe.errors import InvalidInputError, ResumeError
+from replk_probe.runtime.checkpoint import ResumeWarning
+from replk_probe.runtime.locks import LOCK_NAME
 
 DONE, IMAGES = 3, 5
 # Fields of the state that are copied into the result: the time and the methods of the operator.
@@ -83,7 +86,7 @@ def run(rng: random.Random, folder: Path) -> str:
         AssertionError: Another result or another error came out.
     """
     files = dict(saved())
-    name = rng.choice([name for name in files if name != "lock"])
+    name = rng.choice([name for name in files if name != LOCK_NAME])
     copied = False
     if name == "state.json" and rng.random() < 0.7:
         files[name], copied = changed(files[name], rng)
@@ -98,7 +101,9 @@ def run(rng: random.Random, folder: Path) -> str:
         if rng.random() < 0.5:
             (folder / name).mkdir()
     try:
-        found = measure_erf(Net(), images(), layer="body", checkpoint=folder, resume=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResumeWarning)  # the state before it is used
+            found = measure_erf(Net(), images(), layer="body", checkpoint=folder, resume=True)
         same = np.array_equal(found.contribution, whole().contribution) and found.run.image_ids == whole().run.image_ids
         assert copied or (same and found.run.skipped == whole().run.skipped), "another result came out"
     except (ResumeError, InvalidInputError) as error:

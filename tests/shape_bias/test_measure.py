@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from replk_probe.errors import InvalidInputError, ResumeError
 from replk_probe.images import UnreadableImageError
 from replk_probe.models import create_model
-from replk_probe.runtime.checkpoint import Checkpoint
+from replk_probe.models.inference import environment
+from replk_probe.models.inference.environment import environment_of
+from replk_probe.runtime.checkpoint import Checkpoint, ResumeWarning
 from replk_probe.runtime.provenance import RunInfo
 from replk_probe.shape_bias.config import ShapeBiasConfig
 from replk_probe.shape_bias.decision_mapping import LabelMapping, imagenet_mapping
@@ -147,6 +149,25 @@ def test_a_resumed_run_gives_the_same(
         measure_shape_bias(net, small_stimuli, size=32, batch_size=4, checkpoint=tmp_path / "state", resume=True)
 
 
+def test_a_run_is_resumed_on_its_device_only(
+    small_net: nn.Module, small_stimuli: Path, tmp_path: Path, interrupted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"size": 32, "batch_size": 8, "checkpoint": tmp_path}
+    interrupted(2)
+    with pytest.raises(KeyboardInterrupt):
+        measure_shape_bias(Interrupted(small_net), small_stimuli, **options)
+    interrupted(None)
+    monkeypatch.setattr(environment, "describe_machine", lambda: {"cpu": "Another Processor"})
+    with pytest.raises(ResumeError, match="but this run has processor Another Processor"):
+        measure_shape_bias(Interrupted(small_net), small_stimuli, **options, resume=True)
+    with pytest.warns(ResumeWarning, match="is resumed on another device"):
+        found = measure_shape_bias(
+            Interrupted(small_net), small_stimuli, **options, resume=True, allow_other_device=True
+        )
+    expected = measure_shape_bias(Interrupted(small_net), small_stimuli, size=32, batch_size=8)
+    assert decided(found) == decided(expected)
+
+
 @pytest.mark.parametrize(
     ("field", "value"), [("done", 10**6), ("done", -1), ("seconds", "0"), ("methods", [3]), ("done", None)]
 )
@@ -158,7 +179,7 @@ def test_a_damaged_state_is_an_error(
     numbers: dict[str, Any] = {"probabilities": np.zeros((32, 16), np.float32), "largest": np.zeros(32, np.float32)}
     numbers["depths"] = np.zeros(32, np.uint8)
     state = {"done": 0, "seconds": 0.0, "methods": []}
-    Checkpoint(tmp_path, plan.record).save(state, numbers)
+    Checkpoint(tmp_path, plan.record, environment=environment_of(plan.device)).save(state, numbers)
     assert decided(measure_shape_bias(small_net, small_stimuli, **options, resume=True)) == decided(plan.run())
     for damaged, arrays in (
         (state | {field: value}, numbers),
@@ -166,7 +187,7 @@ def test_a_damaged_state_is_an_error(
         (state, numbers | {"probabilities": np.zeros((32, 16))}),
         (state, {"largest": numbers["largest"]}),
     ):
-        Checkpoint(tmp_path, plan.record).save(damaged, arrays)
+        Checkpoint(tmp_path, plan.record, environment=environment_of(plan.device)).save(damaged, arrays)
         with pytest.raises(ResumeError, match="damaged"):
             measure_shape_bias(small_net, small_stimuli, **options, resume=True)
 

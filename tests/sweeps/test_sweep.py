@@ -133,7 +133,7 @@ def test_states_are_read_from_the_folder(tmp_path: Path) -> None:
     folder.remove_empty()
     # The process that ran the second job has ended.
     assert [job["state"] for job in SweepResult.load(folder.root).jobs] == ["pending", "pending"]
-    assert {path.name for path in folder.root.iterdir()} == {"sweep.json", "sweep.lock"}
+    assert {path.name for path in folder.root.iterdir()} == {"sweep.json"}
     with pytest.raises(InvalidInputError, match="Give the output folder of"):
         SweepResult.load(tmp_path)
 
@@ -204,7 +204,7 @@ def test_a_killed_sweep_leaves_no_process_and_is_continued(tmp_path: Path) -> No
     subprocess.run(command, check=True, capture_output=True)
     assert contents(out) == contents(undisturbed.folder)
     assert done and all(file.stat().st_mtime_ns == stamp for file, stamp in done.items())
-    assert {file.name for file in out.iterdir()} == {"erf", "kernels", "sweep.csv", "sweep.json", "sweep.lock"}
+    assert {file.name for file in out.iterdir()} == {"erf", "kernels", "sweep.csv", "sweep.json"}
 
 
 def members(session: int) -> list[int]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+
+from replk_probe.runtime.atomic_files import temporary_path
 
 _SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 
@@ -25,14 +28,20 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mappi
     """
     texts = {"format": "pt", **metadata}
     mode = path.stat().st_mode
+    # safetensors writes to a file with a random name first, which would stay if the process were killed.
+    folder = temporary_path(path)
+    folder.mkdir()
     try:
-        save_file(dict(tensors), path, texts)
+        save_file(dict(tensors), folder / path.name, texts)
+        (folder / path.name).replace(path)
     except SafetensorError as error:
         found = _SYSTEM_ERROR.search(str(error))
         if found is None:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
-    path.chmod(mode)  # safetensors replaces the file by one that only its owner may read
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    path.chmod(mode)  # only its owner may read a file that safetensors wrote
     _put_in_order(path)
 
 

@@ -1,0 +1,54 @@
+"""What decides the rounding of a result besides its options: the device, its software and the number of threads."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from replk_probe.errors import BackendError
+from replk_probe.ops import describe_backend, describe_machine, native_info
+
+_DRIVER = Path("/proc/driver/nvidia/version")
+
+
+def environment_of(device: torch.device) -> dict[str, Any]:
+    """The environment of a measurement on ``device`` as JSON values, which a resumed run has to have as well.
+
+    Sums are split among threads, so that maps differ in their last digits between numbers of threads.
+    """
+    threads: dict[str, Any] = {"threads": torch.get_num_threads()}
+    if device.type == "cpu":
+        return threads | {
+            "processor": describe_machine()["cpu"],
+            "instruction set of torch": torch.backends.cpu.get_cpu_capability(),
+            "convolutions": _convolutions(device),
+        }
+    return threads | {
+        "GPU": torch.cuda.get_device_name(device),
+        "driver version": _driver_version(),
+        "CUDA version": torch.version.cuda,
+        "cuDNN version": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        "convolutions": _convolutions(device),
+    }
+
+
+def _convolutions(device: torch.device) -> str:
+    """What computes large depthwise convolutions; the plan of each follows from it and the number of threads."""
+    try:
+        backend = describe_backend(device)
+    except BackendError as error:  # the network may have none
+        return str(error)
+    compiler = native_info().compiler
+    return f"{backend}, {compiler}" if backend.startswith("native") and compiler else backend
+
+
+def _driver_version() -> str | None:
+    """Version of the NVIDIA driver, or None if it is not known."""
+    try:
+        found = re.search(r"\b\d+\.\d+(\.\d+)?\b", _DRIVER.read_text(encoding="utf-8"))
+    except OSError:  # not Linux
+        return None
+    return found and found[0]
