@@ -248,8 +248,10 @@ class Checkpoint:
 
     def _claim(self) -> None:
         """Lock the folder for this process; it is created."""
-        if self._lock is not None and self._lock.is_held:
-            return
+        if self._lock is not None:
+            if self._lock.is_held:
+                return
+            self._lock.release()
         try:
             self._lock = FolderLock(self.folder, again=True)
         except InUseError as error:
@@ -276,7 +278,7 @@ class Checkpoint:
 
     def _take_environment(self, saved: Mapping[str, Any]) -> None:
         """Compare the environment with that of the run that is resumed, and take over its number of threads."""
-        for name in [*self.environment, *saved]:
+        for name in dict.fromkeys([*self.environment, *saved]):
             old, new = saved.get(name), self.environment.get(name)
             if old == new:
                 continue

@@ -47,11 +47,11 @@ class FolderLock:
 
     def __init__(self, folder: Path, *, again: bool = False) -> None:  # noqa: D107
         self._path = folder / LOCK_NAME
-        self._created = [one for one in (folder, *folder.parents) if not one.exists()]
+        self._created: list[Path] = []
         self._descriptor = -1
         with _mutex:
             try:
-                folder.mkdir(parents=True, exist_ok=True)
+                self._created = [one for one in (folder, *folder.parents) if not one.exists()]
                 own = next((other for other in _held if other._is_on(self._path)), None)
                 if own is None:
                     self._acquire()
@@ -92,6 +92,7 @@ class FolderLock:
     def _acquire(self) -> None:
         """Lock the file and write the name of this process into it."""
         for attempt in range(_ATTEMPTS):
+            self._path.parent.mkdir(parents=True, exist_ok=True)  # whoever held the lock may have removed it
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
             free, by_pid = _lock(self._descriptor)
             if free and is_same_file(self._path, self._descriptor):

@@ -7,9 +7,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import Result
 
+from replk_probe.erf import ErfConfig, ErfResult
+from replk_probe.erf.plan import plan_erf
+from replk_probe.models.inference import environment
 from replk_probe.runtime.locks import FolderLock
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no locks and no SIGKILL")
@@ -40,6 +44,25 @@ def test_the_process_that_is_writing_there_is_named(
     assert done.exit_code == 1 and not list(tmp_path.iterdir())
     assert f"Error: Cannot use {tmp_path}. It is in use by process " in done.stderr
     assert done.stderr.endswith("Wait until it has finished, or choose another folder.\n")
+
+
+def test_a_damaged_state_and_another_device_are_noted(
+    replk_probe: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "erf.ckpt"
+    measured = plan_erf("replknet_micro_k3", None, ErfConfig(images=2, size=32)).run(checkpoint=state)
+    (state / "state.json").write_bytes(b"half a")
+    arguments = ("erf", *MODEL, "--images", 2, "--size", 32, "--output", tmp_path, "--resume")
+    monkeypatch.setattr(environment, "describe_machine", lambda: {"cpu": "Another Processor"})
+    done = replk_probe(*arguments)
+    assert done.exit_code == 1 and "has processor Another Processor. Resume it where it was started" in done.stderr
+    done = replk_probe(*arguments, "--allow-other-device")
+    assert done.exit_code == 0
+    notes = [line for line in done.stderr.splitlines() if line.startswith("replknet_micro_k3: The")]
+    assert len(notes) == 2 and "is resumed on another device. It was created with processor" in notes[0]
+    assert "state.json" in notes[1] and "The damaged files were renamed to end in .damaged." in notes[1]
+    np.testing.assert_array_equal(ErfResult.load(tmp_path).contribution, measured.contribution)
+    assert not state.exists()
 
 
 # The file system is asked to keep each file before it gets its name.
