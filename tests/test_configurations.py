@@ -19,6 +19,7 @@ from replk_probe.cli import erf as erf_command
 from replk_probe.cli import kernels as kernels_command
 from replk_probe.cli import shape_bias as shape_bias_command
 from replk_probe.erf import ErfConfig
+from replk_probe.erf.config import default_size
 from replk_probe.errors import BackendError, InvalidInputError, WeightsError
 from replk_probe.kernels import KernelsConfig
 from replk_probe.shape_bias import ShapeBiasConfig
@@ -49,7 +50,7 @@ def test_defaults_agree(kind: type, measure: Callable[..., Any], command: click.
             assert given == getattr(normalized, name), name
             compared.add(name)
     assert {"weights", "ema", "seed"} <= compared and len(compared) >= 6
-    assert erf_command._SIZE == ErfConfig.size
+    assert default_size(["resnet18"]) == ErfConfig.size
 
 
 @pytest.mark.parametrize(("kind", "measure", "_command"), MEASUREMENTS)

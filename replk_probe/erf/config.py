@@ -80,4 +80,4 @@ class ErfConfig:
 
 def default_size(models: Collection[str]) -> int:
     """Default input size: the training size for the small models, otherwise the size in the paper."""
-    return INPUT_SIZE if {*models} <= {*MICRO_MODELS} else 1024
+    return INPUT_SIZE if {*models} <= {*MICRO_MODELS} else ErfConfig.size

@@ -162,11 +162,16 @@ def test_states_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> Non
     place = Path(places[second])
     record = json.loads((place / "state.json").read_text())
     arrays = {name: np.load(place / file) for name, file in record["arrays"].items()}
+
+    def saved_as(state: dict[str, Any]) -> None:
+        store = checkpoint.Checkpoint(place, record["config"], environment=record["environment"])
+        store.save(state, arrays)
+
     for change in ({"done": first.stop - 1}, {"done": 27}, {"used": []}, {"counts": [1] * 20}):
-        checkpoint.Checkpoint(place, record["config"]).save(record["state"] | change, arrays)
+        saved_as(record["state"] | change)
         with pytest.raises(ResumeError, match="damaged"):
             one.join(places)
-    checkpoint.Checkpoint(place, record["config"]).save(record["state"], arrays)
+    saved_as(record["state"])
     one.join(places)
     with next(place.glob("block-*.npy")).open("r+b") as stream:
         stream.seek(-3, 2)

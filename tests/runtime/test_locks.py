@@ -125,6 +125,8 @@ def test_a_forked_process_holds_no_lock(tmp_path: Path) -> None:
         ("", True),
         ("\0\xff", True),
     ],
+    # Not with the numbers of processes, which differ between the workers of pytest-xdist.
+    ids=["of a process that ended", "of this process", "of its parent", "elsewhere", "empty", "damaged"],
 )
 def test_without_locks_the_process_in_the_file_counts(
     tmp_path: Path, owner: str, free: bool, monkeypatch: pytest.MonkeyPatch
