@@ -146,7 +146,7 @@ RULES = (
     Rule(
         ("sweeps/document.py", "sweeps/folder.py", "sweeps/job.py", "sweeps/result.py", "sweeps/engines/*"),
         (*LIGHT, "results", "runtime.file_reading", "sweeps.*"),
-        ("tomllib", "tomli"),
+        ("tomllib", "tomli", "ray"),
         torch_free=True,
     ),
     # Workers draw the figures of their results.

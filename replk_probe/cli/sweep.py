@@ -35,7 +35,16 @@ _MOST_NAMED = 20
 @click.option(
     "--workers", type=click.IntRange(1), metavar="N", help="Worker processes. [default: one per GPU, or by cores]"
 )
-@click.option("--engine", type=click.Choice(["local"]), default="local", show_default=True, help="Where jobs run.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Processes on this machine, or tasks of Ray.",
+)
+@click.option(
+    "--address", metavar="ADDR", help="Ray cluster, such as auto or HOST:6379. [default: a Ray on this machine]"
+)
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Time after which a job fails."
 )

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -27,7 +27,7 @@ from .plan import plan_jobs
 from .result import SweepResult
 from .work import execute
 
-ENGINES = ("local",)
+ENGINES = ("local", "ray")
 DEFAULT_OUTPUT = Path("replk-probe-out") / "sweep"
 
 _SUMMARY_EVERY = 5.0  # seconds between two versions of sweep.json
@@ -40,6 +40,7 @@ def sweep(
     *,
     workers: int | None = None,
     engine: str = "local",
+    address: str | None = None,
     timeout: float | None = None,
     max_memory: int | None = None,
     only: Sequence[str] | str = (),
@@ -59,9 +60,11 @@ def sweep(
         config: Path of a TOML file as described by ``replk-probe sweep --init``, or its content as a dictionary.
         output: Folder of the results; by default ``replk-probe-out/sweep`` and the name of the file.
         workers: Number of worker processes. By default, one for each GPU, or as many as the cores suffice for.
-        engine: ``"local"`` for processes on this machine.
+        engine: ``"local"`` for processes on this machine, or ``"ray"`` for tasks of Ray.
+        address: Address of a Ray cluster, such as ``"auto"`` or ``"HOST:6379"``. By default, the engine ``"ray"``
+            starts a Ray on this machine.
         timeout: Seconds that a job may take, or None.
-        max_memory: Bytes that the data of a worker may take, or None. Linux only.
+        max_memory: Bytes that the data of a worker may take, or None. Linux only. Ray also reserves them.
         only: Patterns of models, of ``ANALYZER/MODEL``, or of keys; other jobs are not run. Empty for all jobs.
         retry_failed: Whether jobs that failed in an earlier run are tried again.
         fresh: Whether the jobs are done again, even if they are done; their results are removed first.
@@ -74,8 +77,14 @@ def sweep(
         InvalidInputError: Something in the file cannot be used, an argument is invalid, or another process is running a
             sweep in the folder.
         WeightsError: The published stimuli are needed and cannot be downloaded.
+        BackendError: The engine is ``"ray"``, and Ray is not installed.
     """
     check_choice("engine", engine, ENGINES)
+    if address is not None and engine != "ray":
+        raise InvalidInputError(
+            f"The address {address!r} was given with the engine {engine!r}. Only Ray has one. Use the engine 'ray', or "
+            "leave it out."
+        )
     count = None if workers is None else check_integer("number of workers", workers, 1)
     for name, value in (("timeout", timeout), ("max_memory", max_memory)):
         if value is not None and not value > 0:
@@ -90,14 +99,9 @@ def sweep(
         pending = [job for job in chosen if folder.state(job) in again]
         if pending:
             prepare_inputs(pending)
-            devices = _gpus_for(pending)
-            number = min(count or len(devices) or _fitting(pending[0].threads), len(pending))
-            _run(
-                LocalEngine(
-                    number, threads=pending[0].threads, timeout=timeout, max_memory=max_memory, gpus=devices
-                ),
-                folder, jobs, pending, progress,
-            )  # fmt: skip
+            limits: _Limits = {"threads": pending[0].threads, "timeout": timeout, "max_memory": max_memory}
+            made = _ray(pending, count, limits, address) if engine == "ray" else _local(pending, count, limits)
+            _run(made, folder, jobs, pending, progress)
         else:
             folder.write_summary(jobs)
         result = SweepResult.load(folder.root)
@@ -155,7 +159,7 @@ def _run(engine: Engine, folder: SweepFolder, jobs: Sequence[Job], pending: Sequ
                 while waiting and engine.free:
                     job = waiting.pop()
                     running[job.key] = job, time.monotonic()
-                    engine.submit(job.key, execute, job, folder.root)
+                    engine.submit(job.key, execute, job, folder.root.absolute())
                 bar.set_description_str(printable(_names(running)))
                 for finished in engine.wait(1.0):
                     job, _ = running.pop(finished.task)
@@ -182,6 +186,36 @@ def _run(engine: Engine, folder: SweepFolder, jobs: Sequence[Job], pending: Sequ
         folder.write_summary(jobs)
 
 
+class _Limits(TypedDict):
+    """What all engines are asked for."""
+
+    threads: int
+    timeout: float | None
+    max_memory: int | None
+
+
+def _local(jobs: Sequence[Job], workers: int | None, limits: _Limits) -> Engine:
+    """Processes on this machine, no more than there are jobs."""
+    devices = _gpus_for(jobs)
+    number = min(workers or len(devices) or _fitting(limits["threads"]), len(jobs))
+    return LocalEngine(number, **limits, gpus=devices)
+
+
+def _ray(jobs: Sequence[Job], workers: int | None, limits: _Limits, address: str | None) -> Engine:
+    """Tasks of Ray; on this machine no more than there are jobs, on a cluster as many as it can run."""
+    from .engines.ray import RayEngine
+
+    named = [device for device in _devices(jobs) if device not in ("auto", "cpu", "cuda")]
+    if named:
+        raise InvalidInputError(
+            f"The device {named[0]!r} cannot be used with Ray. Ray chooses the GPU of each job. Write device = 'cuda'."
+        )
+    gpus = int(_use_gpu(jobs))
+    if address is None:
+        workers = min(workers or (torch.cuda.device_count() if gpus else _fitting(limits["threads"])), len(jobs))
+    return RayEngine(workers, **limits, gpus=gpus, address=address)
+
+
 def _names(running: Mapping[str, tuple[Job, float]]) -> str:
     """The running jobs in a few words."""
     labels = [job.label for job, _ in running.values()]
@@ -199,9 +233,17 @@ def _gpus_for(jobs: Sequence[Job]) -> tuple[str, ...]:
 
     Empty if there is at most one, if no job uses one, or if a job names one, which has another number in a worker.
     """
-    devices = {str(job.options.get("device", "auto")) for job in jobs}
-    if devices <= {"cpu"} or not devices <= {"auto", "cpu", "cuda"} or not torch.cuda.is_available():
+    if not _devices(jobs) <= {"auto", "cpu", "cuda"} or not _use_gpu(jobs):
         return ()
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [str(index) for index in range(torch.cuda.device_count())] if given is None else given.split(",")
     return tuple(names) if len(names) > 1 else ()
+
+
+def _devices(jobs: Sequence[Job]) -> set[str]:
+    return {str(job.options.get("device", "auto")) for job in jobs}
+
+
+def _use_gpu(jobs: Sequence[Job]) -> bool:
+    """Whether a job uses a GPU, of which this machine has one."""
+    return not _devices(jobs) <= {"cpu"} and torch.cuda.is_available()
