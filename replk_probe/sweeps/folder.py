@@ -91,8 +91,12 @@ class SweepFolder:
         """Remove the failure of an earlier attempt."""
         self.failure(job).unlink(missing_ok=True)
 
-    def remove_empty(self) -> None:
-        """Remove empty folders of failures and unfinished jobs; no worker may be running."""
+    def clean(self, jobs: Sequence[Job]) -> None:
+        """Remove what killed processes left of jobs that are done, and empty folders; no worker may be running."""
+        for job in jobs:
+            if self.state(job) == "done":
+                shutil.rmtree(self.unfinished(job), ignore_errors=True)
+                self.succeed(job)
         for folder in (self.root / _FAILED, self.root / _UNFINISHED):
             with contextlib.suppress(OSError):  # it does not exist, or has files of other jobs
                 folder.rmdir()

@@ -103,6 +103,7 @@ def sweep(
             made = _ray(pending, count, limits, address) if engine == "ray" else _local(pending, count, limits)
             _run(made, folder, jobs, pending, progress)
         else:
+            folder.clean(jobs)
             folder.write_summary(jobs)
         result = SweepResult.load(folder.root)
         result.write_table()
@@ -182,7 +183,7 @@ def _run(engine: Engine, folder: SweepFolder, jobs: Sequence[Job], pending: Sequ
                     )
     finally:
         engine.close()
-        folder.remove_empty()
+        folder.clean(jobs)
         folder.write_summary(jobs)
 
 

@@ -130,12 +130,24 @@ def test_states_are_read_from_the_folder(tmp_path: Path) -> None:
         assert [job["state"] for job in loaded.jobs] == ["failed", "running"]
         assert loaded.failed == {"kernels/resnet18": "It is broken."} and loaded.jobs[1]["seconds"] == 3.2
     folder.succeed(first)
-    folder.remove_empty()
+    folder.clean([first, second])
     # The process that ran the second job has ended.
     assert [job["state"] for job in SweepResult.load(folder.root).jobs] == ["pending", "pending"]
     assert {path.name for path in folder.root.iterdir()} == {"sweep.json", "sweep.lock"}
     with pytest.raises(InvalidInputError, match="Give the output folder of"):
         SweepResult.load(tmp_path)
+
+
+def test_what_a_killed_process_left_of_a_finished_job_is_removed(tmp_path: Path) -> None:
+    config, folder = planned(tmp_path)
+    first, second = plan_jobs(read_document(config))
+    folder.result(first).mkdir(parents=True)
+    for job in (first, second):
+        (folder.unfinished(job) / "state").mkdir(parents=True)
+        folder.fail(job, "It is broken.", "Traceback")
+    folder.clean([first, second])
+    assert not folder.unfinished(first).exists() and not folder.failure(first).exists()
+    assert folder.unfinished(second).is_dir() and folder.failure(second).is_file()
 
 
 def test_only_one_sweep_runs_in_a_folder(tmp_path: Path) -> None:
