@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.results import strict_json
@@ -27,9 +27,10 @@ from .job import Job
 SCHEMA_VERSION = 1
 SUMMARY_NAME = "sweep.json"
 RECORD_NAME = "job.json"
+FAILED = "failed"
+COMPARISONS = "comparison"
 
 _LOCK = "sweep.lock"
-_FAILED = "failed"
 _UNFINISHED = "unfinished"
 _ADVICE = "Give the output folder of 'replk-probe sweep'."
 
@@ -40,6 +41,17 @@ class SweepFolder:
 
     root: Path
     _records: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
+    summary_every: ClassVar[float] = 5.0  # seconds between two versions of sweep.json
+
+    @property
+    def url(self) -> str | None:
+        """URL of the sweep, or None if it is a folder of this machine or of a shared file system."""
+        return None
+
+    @property
+    def address(self) -> Path | str:
+        """What a worker needs to find the folder: an absolute path or a URL."""
+        return self.root.absolute()
 
     @property
     def is_running(self) -> bool:
@@ -53,6 +65,20 @@ class SweepFolder:
         finally:
             os.close(lock)
 
+    def location(self, name: str) -> Path | str:
+        """Path or URL of a file of the sweep, for the user."""
+        return self.root / name
+
+    def fetch(self, names: Sequence[str]) -> None:
+        """Make files of the sweep available in ``root``, where they are already."""
+
+    def complete_result(self, job: Job) -> Path:
+        """Folder with all files of a result."""
+        return self.result(job)
+
+    def publish(self, name: str) -> None:
+        """Store a file or folder that was written in ``root``, where it is already."""
+
     def result(self, job: Job) -> Path:
         """Folder of a job's result; it exists if the job is done."""
         return self.root / job.folder
@@ -63,7 +89,7 @@ class SweepFolder:
 
     def failure(self, job: Job) -> Path:
         """File with the reason why a job failed; it exists if the job failed."""
-        return self.root / _FAILED / f"{job.key}.txt"
+        return self.root / FAILED / f"{job.key}.txt"
 
     def state(self, job: Job) -> str:
         """``"done"``, ``"failed"`` or ``"pending"``."""
@@ -97,7 +123,7 @@ class SweepFolder:
             if self.state(job) == "done":
                 shutil.rmtree(self.unfinished(job), ignore_errors=True)
                 self.succeed(job)
-        for folder in (self.root / _FAILED, self.root / _UNFINISHED):
+        for folder in (self.root / FAILED, self.root / _UNFINISHED):
             with contextlib.suppress(OSError):  # it does not exist, or has files of other jobs
                 folder.rmdir()
 
@@ -132,6 +158,18 @@ class SweepFolder:
         if seconds is not None:
             return {"state": "running", "seconds": round(seconds, 1)}
         return {"state": state} | ({"reason": self.reason(job)} if state == "failed" else {})
+
+    def read_summary(self) -> dict[str, Any]:
+        """Read ``sweep.json``.
+
+        Raises:
+            InvalidInputError: The folder has no such file, or it cannot be read.
+        """
+        path = self.root / SUMMARY_NAME
+        record = read_json(path, _ADVICE, (SCHEMA_VERSION,))
+        if not isinstance(record.get("jobs"), list):
+            raise InvalidInputError(f"{path} has no list of jobs. It was edited. Run the sweep again.")
+        return record
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -176,18 +214,6 @@ def _lock(descriptor: int) -> bool:
     except OSError:  # a file system without locks
         pass
     return True
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """Read ``sweep.json``.
-
-    Raises:
-        InvalidInputError: The folder has no such file, or it cannot be read.
-    """
-    record = read_json(folder / SUMMARY_NAME, _ADVICE, (SCHEMA_VERSION,))
-    if not isinstance(record.get("jobs"), list):
-        raise InvalidInputError(f"{folder / SUMMARY_NAME} has no list of jobs. It was edited. Run the sweep again.")
-    return record
 
 
 def _described(job: Job) -> dict[str, Any]:

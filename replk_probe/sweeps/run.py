@@ -14,7 +14,6 @@ import torch
 from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.checks import check_choice, check_integer
 from replk_probe.runtime.escaping import printable
-from replk_probe.runtime.paths import usable_path
 from replk_probe.runtime.progress import progress as progress_bar
 
 from .analyzers import prepare_inputs
@@ -25,12 +24,13 @@ from .folder import SweepFolder
 from .job import Job
 from .plan import plan_jobs
 from .result import SweepResult
+from .stored_folder import open_folder
+from .upload import execute_and_upload
 from .work import execute
 
 ENGINES = ("local", "ray")
 DEFAULT_OUTPUT = Path("replk-probe-out") / "sweep"
 
-_SUMMARY_EVERY = 5.0  # seconds between two versions of sweep.json
 _LINE_EVERY = 60.0  # seconds between two lines where there is no terminal
 
 
@@ -58,7 +58,8 @@ def sweep(
 
     Args:
         config: Path of a TOML file as described by ``replk-probe sweep --init``, or its content as a dictionary.
-        output: Folder of the results; by default ``replk-probe-out/sweep`` and the name of the file.
+        output: Folder of the results, or a URL of fsspec such as ``s3://bucket/folder``; by default
+            ``replk-probe-out/sweep`` and the name of the file.
         workers: Number of worker processes. By default, one for each GPU, or as many as the cores suffice for.
         engine: ``"local"`` for processes on this machine, or ``"ray"`` for tasks of Ray.
         address: Address of a Ray cluster, such as ``"auto"`` or ``"HOST:6379"``. By default, the engine ``"ray"``
@@ -90,7 +91,7 @@ def sweep(
         if value is not None and not value > 0:
             raise InvalidInputError(f"The option {name} cannot be {value!r}. It must be positive. Give more, or None.")
     jobs, chosen = planned(config, only)
-    folder = SweepFolder(output_folder(config, output))
+    folder = sweep_folder(config, output)
     with folder.locked():
         if fresh:
             for job in chosen:
@@ -105,7 +106,7 @@ def sweep(
         else:
             folder.clean(jobs)
             folder.write_summary(jobs)
-        result = SweepResult.load(folder.root)
+        result = SweepResult.read(folder)
         result.write_table()
         if jobs[0].figures:
             from .comparison import draw_comparisons  # importing matplotlib takes a second
@@ -134,11 +135,13 @@ def planned(
     return jobs, [job for job in jobs if not patterns or any(map(job.matches, patterns))]
 
 
-def output_folder(config: str | os.PathLike[str] | Mapping[str, Any], output: str | os.PathLike[str] | None) -> Path:
+def sweep_folder(
+    config: str | os.PathLike[str] | Mapping[str, Any], output: str | os.PathLike[str] | None
+) -> SweepFolder:
     """Folder of a sweep: ``output``, or the default one with the name of the file."""
     if output is not None:
-        return usable_path(output, "The output folder")
-    return DEFAULT_OUTPUT if isinstance(config, Mapping) else DEFAULT_OUTPUT / Path(config).stem
+        return open_folder(output)
+    return open_folder(DEFAULT_OUTPUT if isinstance(config, Mapping) else DEFAULT_OUTPUT / Path(config).stem)
 
 
 def _run(engine: Engine, folder: SweepFolder, jobs: Sequence[Job], pending: Sequence[Job], progress: bool) -> None:
@@ -160,7 +163,7 @@ def _run(engine: Engine, folder: SweepFolder, jobs: Sequence[Job], pending: Sequ
                 while waiting and engine.free:
                     job = waiting.pop()
                     running[job.key] = job, time.monotonic()
-                    engine.submit(job.key, execute, job, folder.root.absolute())
+                    engine.submit(job.key, execute if folder.url is None else execute_and_upload, job, folder.address)
                 bar.set_description_str(printable(_names(running)))
                 for finished in engine.wait(1.0):
                     job, _ = running.pop(finished.task)
@@ -171,7 +174,7 @@ def _run(engine: Engine, folder: SweepFolder, jobs: Sequence[Job], pending: Sequ
                     done += 1
                     bar.update(1)
                 now = time.monotonic()
-                if now - summary_at > _SUMMARY_EVERY:
+                if now - summary_at > folder.summary_every:
                     summary_at = now
                     folder.write_summary(jobs, {key: now - since for key, (_, since) in running.items()})
                 if progress and bar.disable and now - line_at > _LINE_EVERY and sys.stderr is not None:
