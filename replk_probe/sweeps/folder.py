@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.results import strict_json
-from replk_probe.runtime.atomic_files import atomic_write_text, cannot_write
+from replk_probe.runtime.atomic_files import atomic_write_text, cannot_write, is_same_file
 from replk_probe.runtime.file_reading import read_json
 from replk_probe.runtime.provenance import software_versions
 
@@ -32,6 +32,7 @@ COMPARISONS = "comparison"
 
 _LOCK = "sweep.lock"
 _UNFINISHED = "unfinished"
+_CLAIM = ".lock"
 _ADVICE = "Give the output folder of 'replk-probe sweep'."
 
 
@@ -123,6 +124,8 @@ class SweepFolder:
             if self.state(job) == "done":
                 shutil.rmtree(self.unfinished(job), ignore_errors=True)
                 self.succeed(job)
+        for claim in (self.root / _UNFINISHED).glob(f"*{_CLAIM}"):
+            claim.unlink(missing_ok=True)
         for folder in (self.root / FAILED, self.root / _UNFINISHED):
             with contextlib.suppress(OSError):  # it does not exist, or has files of other jobs
                 folder.rmdir()
@@ -158,6 +161,34 @@ class SweepFolder:
         if seconds is not None:
             return {"state": "running", "seconds": round(seconds, 1)}
         return {"state": state} | ({"reason": self.reason(job)} if state == "failed" else {})
+
+    @contextlib.contextmanager
+    def claimed(self, task: str) -> Iterator[None]:
+        """Wait until no other process does a task, where the system has locks.
+
+        Ray may run a task again before its first process has ended, for instance after the main process was killed.
+        """
+        path = self.root / _UNFINISHED / f"{task}{_CLAIM}"
+        while True:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                claim = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            except FileNotFoundError:  # the empty folder was removed in between
+                continue
+            except OSError as error:
+                raise cannot_write(path, error) from error
+            _lock(claim, wait=True)
+            if is_same_file(path, claim):
+                break
+            os.close(claim)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows removes no open file
+                path.unlink()
+            os.close(claim)
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()
 
     def read_summary(self) -> dict[str, Any]:
         """Read ``sweep.json``.
@@ -199,7 +230,7 @@ class SweepFolder:
             os.close(lock)
 
 
-def _lock(descriptor: int) -> bool:
+def _lock(descriptor: int, wait: bool = False) -> bool:
     """Lock an open file; whether it was free, or the system has no locks."""
     try:
         import fcntl
@@ -208,7 +239,7 @@ def _lock(descriptor: int) -> bool:
     try:
         # The system releases this lock when the process ends, in whatever way. Unlike lockf, closing another descriptor
         # of the file does not release it, and it is also seen within the process. New processes do not inherit it.
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks

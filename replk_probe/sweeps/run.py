@@ -25,8 +25,8 @@ from .job import Job
 from .plan import plan_jobs
 from .result import SweepResult
 from .stored_folder import open_folder
-from .upload import execute_and_upload
 from .work import execute
+from .worker import run_task
 
 ENGINES = ("local", "ray")
 DEFAULT_OUTPUT = Path("replk-probe-out") / "sweep"
@@ -163,7 +163,7 @@ def _run(engine: Engine, folder: SweepFolder, jobs: Sequence[Job], pending: Sequ
                 while waiting and engine.free:
                     job = waiting.pop()
                     running[job.key] = job, time.monotonic()
-                    engine.submit(job.key, execute if folder.url is None else execute_and_upload, job, folder.address)
+                    engine.submit(job.key, run_task, job.key, folder.address, execute, job)
                 bar.set_description_str(printable(_names(running)))
                 for finished in engine.wait(1.0):
                     job, _ = running.pop(finished.task)

@@ -21,7 +21,8 @@ from replk_probe.sweeps.document import read_document
 from replk_probe.sweeps.plan import plan_jobs
 from replk_probe.sweeps.storage import Storage, is_url
 from replk_probe.sweeps.stored_folder import StoredFolder, open_folder
-from replk_probe.sweeps.upload import execute_and_upload
+from replk_probe.sweeps.work import execute
+from replk_probe.sweeps.worker import run_task
 
 KERNELS: dict[str, Any] = {"models": ["resnet10t", "resnet18"], "weights": "random", "figures": False, "kernels": {}}
 
@@ -101,7 +102,7 @@ def test_states_are_those_of_the_storage(memory: str) -> None:
     # Half of a record, of a process that was killed while it wrote it.
     storage.write(f"{first.folder}/job.json", b'{"schema')
     assert StoredFolder.open(memory).state(first) == "failed"
-    execute_and_upload(first, memory)
+    run_task(first.key, memory, execute, first)
     folder.succeed(first)
     assert StoredFolder.open(memory).state(first) == folder.state(first) == "done"
     assert not [name for name in storage.names() if name.startswith("failed/")]
@@ -125,18 +126,18 @@ def test_a_process_that_has_not_reported_for_long_is_taken_for_dead(memory: str)
 def test_a_job_interrupted_before_its_marker_is_done_again(memory: str) -> None:
     storage = Storage(memory)
     job, _ = plan_jobs(read_document(KERNELS))
-    execute_and_upload(job, memory)
+    run_task(job.key, memory, execute, job)
     before = {name: storage.read(name) for name in storage.names()}
     assert f"{job.folder}/job.json" in before
     storage.delete(f"{job.folder}/job.json")
     assert StoredFolder.open(memory).state(job) == "pending"
-    execute_and_upload(job, memory)
+    run_task(job.key, memory, execute, job)
     assert set(storage.names()) == set(before) and contents(storage) == {
         name: content for name, content in before.items() if not name.endswith(".json")
     }
     # A job that is done is not done again.
     record = storage.read(f"{job.folder}/job.json")
-    execute_and_upload(job, memory)
+    run_task(job.key, memory, execute, job)
     assert storage.read(f"{job.folder}/job.json") == record
 
 
