@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -217,11 +218,10 @@ class Soak:
             assert self.nodes is not None
             kind = self.nodes.remove_or_add()
         elif kind == "worker":
-            # The workers of Ray are processes of its nodes, which this process has started.
+            # The workers of Ray are processes of its nodes, which this process has started; they have the keys of jobs.
             known = descendants(os.getpid()) if variant == "ray" else started
-            workers = [
-                one for one, _ in known if command_of(one).startswith("ray::_run") or "spawn_main" in command_of(one)
-            ]
+            is_worker = re.compile(r"ray::[0-9a-f]{16}" if variant == "ray" else "spawn_main")
+            workers = [process for process, _ in known if is_worker.search(command_of(process))]
             if not workers:
                 return
             kill(self.chance.choice(workers))
