@@ -25,9 +25,10 @@ shift 2
 # . /shared/venv/bin/activate
 
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+ip=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{ print $1 }')
 # Several batch jobs can share a node, so that each has a port of its own.
 port=$((20000 + SLURM_JOB_ID % 10000))
-address=$head:$port
+address=$ip:$port
 export RAY_USAGE_STATS_ENABLED=0
 # Ray ends tasks when the memory of a node is used up. By default, it runs them again without end.
 export RAY_task_oom_retries=3
@@ -37,7 +38,7 @@ resources=(--num-cpus "$SLURM_CPUS_PER_TASK" --num-gpus "${SLURM_GPUS_ON_NODE:-0
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 
 srun --nodes=1 --ntasks=1 --nodelist="$head" \
-    ray start --head --block --port="$port" --include-dashboard=false "${resources[@]}" &
+    ray start --head --block --node-ip-address="$ip" --port="$port" --include-dashboard=false "${resources[@]}" &
 until ray health-check --address "$address" >/dev/null 2>&1; do sleep 2; done
 
 others=$((SLURM_JOB_NUM_NODES - 1))
