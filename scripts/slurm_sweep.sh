@@ -30,6 +30,9 @@ ip=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{
 port=$((20000 + SLURM_JOB_ID % 10000))
 address=$ip:$port
 export RAY_USAGE_STATS_ENABLED=0
+# Other users of the nodes must not run code in this cluster. Ray reads the token from ~/.ray, which all nodes share; create
+# it once with: ray get-auth-token --generate
+export RAY_AUTH_MODE=token
 # Ray ends tasks when the memory of a node is used up. By default, it runs them again without end.
 export RAY_task_oom_retries=3
 

@@ -222,7 +222,7 @@ def _connect(ray: Any, address: str | None, cores: int) -> None:
             address=address or "local", log_to_driver=False, logging_level=logging.ERROR,
             **({} if address else local),
         )  # fmt: skip
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         reason = " ".join(str(error).split())
         where = f"connect to Ray at {address}" if address else "start Ray on this machine"
         raise InvalidInputError(
