@@ -219,11 +219,14 @@ class Soak:
             kind = self.nodes.remove_or_add()
         elif kind == "worker":
             # The workers of Ray are processes of its nodes, which this process has started; they have the keys of jobs.
-            known = descendants(os.getpid()) if variant == "ray" else started
+            root = os.getpid() if variant == "ray" else driver.pid
             is_worker = re.compile(r"ray::[0-9a-f]{16}" if variant == "ray" else "spawn_main")
-            workers = [process for process, _ in known if is_worker.search(command_of(process))]
-            if not workers:
-                return
+            workers: list[int] = []
+            while not workers:  # they start later
+                if driver.poll() is not None:
+                    return
+                time.sleep(0.1)
+                workers = [process for process, _ in descendants(root) if is_worker.search(command_of(process))]
             kill(self.chance.choice(workers))
         else:
             if kind == "everything":
