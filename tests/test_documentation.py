@@ -15,8 +15,10 @@ from click.testing import Result
 import replk_probe
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "csrc/README.md")
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "csrc/README.md", *PAGES)
+# What users read.
+GUIDES = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", *PAGES))
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -31,9 +33,9 @@ def anchors(path: Path) -> set[str]:
 
 
 def commands() -> list[str]:
-    """Every command line of ours in the README: in shell blocks, and in code spans that begin with it."""
-    lines = [line for block in blocks(README, "sh") for line in block.splitlines()]
-    lines += re.findall(r"`(replk-probe [^`]+)`", README)
+    """Every command line of ours in the guides: in shell blocks, and in code spans that begin with it."""
+    lines = [line for block in blocks(GUIDES, "sh") for line in block.splitlines()]
+    lines += re.findall(r"`(replk-probe [^`]+)`", GUIDES)
     parts = [part.strip() for line in lines for part in re.split(r"&&|;", line.partition("  #")[0])]
     return sorted({part for part in parts if part.startswith("replk-probe ")})
 
@@ -55,13 +57,13 @@ def test_there_are_commands() -> None:
 
 
 @pytest.mark.parametrize("command", commands())
-def test_commands_have_the_options_that_the_readme_gives_them(command: str, replk_probe: Callable[..., Result]) -> None:
+def test_commands_have_the_options_that_the_guides_give_them(command: str, replk_probe: Callable[..., Result]) -> None:
     # --help runs nothing, but click refuses unknown commands and options before it prints anything.
     done = replk_probe(*shlex.split(command)[1:], "--help")
     assert done.exit_code == 0 and done.stdout.startswith("Usage: "), done.output
 
 
-@pytest.mark.parametrize("code", blocks(README, "python"))
+@pytest.mark.parametrize("code", blocks(GUIDES, "python"))
 def test_python_examples_compile_and_import_what_exists(code: str) -> None:
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.ImportFrom):

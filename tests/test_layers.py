@@ -145,10 +145,14 @@ RULES = (
     ),
     # The folder of a sweep is read without torch.
     Rule(("sweeps/__init__.py",), ("sweeps.*",), torch_free=True),
+    Rule(("sweeps/storage.py",), LIGHT, ("fsspec",), torch_free=True),
     Rule(
-        ("sweeps/document.py", "sweeps/folder.py", "sweeps/job.py", "sweeps/result.py", "sweeps/engines/*"),
+        (
+            *(f"sweeps/{name}.py" for name in ("document", "folder", "job", "result", "stored_folder")),
+            "sweeps/engines/*",
+        ),
         (*LIGHT, "results", "runtime.file_reading", "sweeps.*"),
-        ("tomllib", "tomli"),
+        ("tomllib", "tomli", "ray"),
         torch_free=True,
     ),
     # Workers draw the figures of their results.

@@ -27,7 +27,18 @@ class _Path(click.Path):
         return usable_path(value, "The path" if param is None else param.opts[-1])
 
 
+class _PathOrUrl(_Path):
+    """A path as above, or a URL such as ``s3://bucket/folder``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, or the URL unchanged."""
+        from replk_probe.sweeps.storage import is_url
+
+        return value if is_url(value) else super().convert(value, param, ctx)
+
+
 PATH = _Path()
+PATH_OR_URL = _PathOrUrl()
 
 connect_timeout_option = click.option(
     "--connect-timeout",

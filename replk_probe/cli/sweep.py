@@ -10,7 +10,7 @@ import click
 
 from replk_probe.errors import InvalidInputError, ReplkProbeError
 
-from ._options import PATH, output_option
+from ._options import PATH, PATH_OR_URL
 from ._output import note, show, show_path
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _MOST_NAMED = 20
 @click.command()
 @click.argument("file", type=PATH, required=False, metavar="FILE.toml")
 @click.option("--init", is_flag=True, help=f"Write a commented example to FILE.toml (default {_EXAMPLE_NAME}).")
-@click.option("--status", type=PATH, metavar="DIR", help="Show the states of the jobs of the sweep in DIR.")
+@click.option("--status", type=PATH_OR_URL, metavar="DIR", help="Show the states of the jobs of the sweep in DIR.")
 @click.option("--dry-run", is_flag=True, help="List the jobs and their states, and run nothing.")
 @click.option(
     "--only",
@@ -35,7 +35,16 @@ _MOST_NAMED = 20
 @click.option(
     "--workers", type=click.IntRange(1), metavar="N", help="Worker processes. [default: one per GPU, or by cores]"
 )
-@click.option("--engine", type=click.Choice(["local"]), default="local", show_default=True, help="Where jobs run.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Processes on this machine, or tasks of Ray.",
+)
+@click.option(
+    "--address", metavar="ADDR", help="Ray cluster, such as auto or HOST:6379. [default: a Ray on this machine]"
+)
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Time after which a job fails."
 )
@@ -44,16 +53,22 @@ _MOST_NAMED = 20
 @click.option(
     "--resume/--fresh", default=True, show_default=True, help="Keep the results in the folder, or measure again."
 )
-@output_option("replk-probe-out/sweep/FILE")
+@click.option(
+    "-o",
+    "--output",
+    type=PATH_OR_URL,
+    metavar="DIR",
+    help="Output folder, or a URL such as s3://BUCKET/FOLDER. [default: replk-probe-out/sweep/FILE]",
+)
 def command(
     file: Path | None,
     init: bool,
-    status: Path | None,
+    status: Path | str | None,
     dry_run: bool,
     only: tuple[str, ...],
     max_memory: str | None,
     resume: bool,
-    output: Path | None,
+    output: Path | str | None,
     **options: Any,
 ) -> None:
     """Measure many models by several analyzers.
@@ -74,15 +89,13 @@ def command(
         raise click.UsageError("Missing argument 'FILE.toml'. Write an example with 'replk-probe sweep --init'.")
     memory = None if max_memory is None else _parse_bytes(max_memory)
 
-    from replk_probe.sweeps.run import output_folder, planned, sweep
+    from replk_probe.sweeps.run import planned, sweep, sweep_folder
 
     if dry_run:
-        from replk_probe.sweeps.folder import SweepFolder
-
-        folder = SweepFolder(output_folder(file, output))
+        folder = sweep_folder(file, output)
         _, chosen = planned(file, only)
         show(*(f"{job.key}  {folder.state(job):7}  {job.label}" for job in chosen))
-        note(f"{len(chosen)} jobs. Results in {folder.root}")
+        note(f"{len(chosen)} jobs. Results in {folder.location('')}")
         return
     result = sweep(file, output, only=only, max_memory=memory, fresh=not resume, progress=True, **options)
     _report(result)
@@ -95,8 +108,8 @@ def _report(result: SweepResult) -> None:
         note(f"{random} of {len(result.jobs)} jobs measured models with random weights.", fg="yellow")
     pending = result.count("pending")
     more = f", {pending} not run" if pending else ""
-    note(f"{result.count('done')} of {len(result.jobs)} jobs are done{more}. Results in {result.folder}")
-    show_path(result.folder / "sweep.csv")
+    note(f"{result.count('done')} of {len(result.jobs)} jobs are done{more}. Results in {result.location('')}")
+    show_path(result.location("sweep.csv"))
     failed = result.failed
     if failed:
         named = list(failed)[:_MOST_NAMED]
@@ -104,12 +117,12 @@ def _report(result: SweepResult) -> None:
             note(f"{label}: failed. {failed[label]}", fg="red")
         names = ", ".join(named) + (f" and {len(failed) - len(named)} more" if len(failed) > len(named) else "")
         raise ReplkProbeError(
-            f"{len(failed)} of {len(result.jobs)} jobs failed: {names}. The details are in {result.folder / 'failed'}. "
-            "Run the same command with --retry-failed to try them again."
+            f"{len(failed)} of {len(result.jobs)} jobs failed: {names}. The details are in "
+            f"{result.location('failed')}. Run the same command with --retry-failed to try them again."
         )
 
 
-def _show_status(folder: Path) -> None:
+def _show_status(folder: Path | str) -> None:
     from replk_probe.sweeps.result import SweepResult
 
     result = SweepResult.load(folder)

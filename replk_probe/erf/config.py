@@ -78,6 +78,6 @@ class ErfConfig:
         )
 
 
-def default_size(models: Collection[str]) -> int:
+def default_size(models: Collection[str]) -> int | tuple[int, int]:
     """Default input size: the training size for the small models, otherwise the size in the paper."""
     return INPUT_SIZE if {*models} <= {*MICRO_MODELS} else ErfConfig.size

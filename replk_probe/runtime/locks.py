@@ -123,6 +123,36 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+@contextlib.contextmanager
+def file_locked(path: Path) -> Iterator[None]:
+    """Wait for the lock on a file, where the system has locks; the file is created first and removed at the end.
+
+    Raises:
+        InvalidInputError: The file cannot be created.
+    """
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # the empty folder was removed in between
+            continue
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if is_same_file(path, descriptor):
+            break
+        os.close(descriptor)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows removes no open file
+            path.unlink()
+        os.close(descriptor)
+
+
 def is_in_use(folder: Path) -> bool:
     """Whether a process holds the lock on a folder, as far as this machine knows."""
     path = folder / LOCK_NAME

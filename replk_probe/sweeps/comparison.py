@@ -16,10 +16,9 @@ from replk_probe.shape_bias.plot_comparison import save_comparison as save_shape
 from replk_probe.shape_bias.published import published_for
 from replk_probe.shape_bias.result import ShapeBiasResult, save_comparison, with_distinct_names
 
-from .folder import SweepFolder, canonical
+from .folder import COMPARISONS, SweepFolder, canonical
 from .job import Job
 
-_COMPARISONS = "comparison"
 _REASON = "failed.txt"
 # The panels of more models are too small, and the table has all numbers.
 _MOST_MODELS = 24
@@ -37,14 +36,15 @@ def draw_comparisons(folder: SweepFolder, jobs: Sequence[Job], changed: Collecti
         changed: Keys of the jobs that were done since the comparisons were drawn; others are not drawn again.
     """
     for name, members in _groups([job for job in jobs if folder.state(job) == "done"]):
-        target = folder.root / _COMPARISONS / name
+        target = folder.root / COMPARISONS / name
         if not 2 <= len(members) <= _MOST_MODELS or (target.is_dir() and not {job.key for job in members} & {*changed}):
             continue
         try:
-            _DRAW[members[0].analyzer]([folder.result(job) for job in members], target)
+            _DRAW[members[0].analyzer]([folder.complete_result(job) for job in members], target)
             (target / _REASON).unlink(missing_ok=True)
         except ReplkProbeError as error:
             atomic_write_text(target / _REASON, f"{error}\n")
+        folder.publish(f"{COMPARISONS}/{name}")
 
 
 def _groups(jobs: Sequence[Job]) -> Iterator[tuple[str, list[Job]]]:

@@ -9,17 +9,17 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.results import strict_json
 from replk_probe.runtime.atomic_files import atomic_write_text
 from replk_probe.runtime.file_reading import read_json
-from replk_probe.runtime.locks import is_in_use, locked
+from replk_probe.runtime.locks import file_locked, is_in_use, locked
 from replk_probe.runtime.provenance import software_versions
 
 from .job import Job
@@ -27,9 +27,11 @@ from .job import Job
 SCHEMA_VERSION = 1
 SUMMARY_NAME = "sweep.json"
 RECORD_NAME = "job.json"
+FAILED = "failed"
+COMPARISONS = "comparison"
 
-_FAILED = "failed"
 _UNFINISHED = "unfinished"
+_CLAIM = ".lock"
 _ADVICE = "Give the output folder of 'replk-probe sweep'."
 
 
@@ -39,11 +41,36 @@ class SweepFolder:
 
     root: Path
     _records: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
+    summary_every: ClassVar[float] = 5.0  # seconds between two versions of sweep.json
+
+    @property
+    def url(self) -> str | None:
+        """URL of the sweep, or None if it is a folder of this machine or of a shared file system."""
+        return None
+
+    @property
+    def address(self) -> Path | str:
+        """What a worker needs to find the folder: an absolute path or a URL."""
+        return self.root.absolute()
 
     @property
     def is_running(self) -> bool:
         """Whether a process runs a sweep in this folder, as far as this machine knows."""
         return is_in_use(self.root)
+
+    def location(self, name: str) -> Path | str:
+        """Path or URL of a file of the sweep, for the user."""
+        return self.root / name
+
+    def fetch(self, names: Sequence[str]) -> None:
+        """Make files of the sweep available in ``root``, where they are already."""
+
+    def complete_result(self, job: Job) -> Path:
+        """Folder with all files of a result."""
+        return self.result(job)
+
+    def publish(self, name: str) -> None:
+        """Store a file or folder that was written in ``root``, where it is already."""
 
     def result(self, job: Job) -> Path:
         """Folder of a job's result; it exists if the job is done."""
@@ -55,7 +82,7 @@ class SweepFolder:
 
     def failure(self, job: Job) -> Path:
         """File with the reason why a job failed; it exists if the job failed."""
-        return self.root / _FAILED / f"{job.key}.txt"
+        return self.root / FAILED / f"{job.key}.txt"
 
     def state(self, job: Job) -> str:
         """``"done"``, ``"failed"`` or ``"pending"``."""
@@ -83,9 +110,15 @@ class SweepFolder:
         """Remove the failure of an earlier attempt."""
         self.failure(job).unlink(missing_ok=True)
 
-    def remove_empty(self) -> None:
-        """Remove empty folders of failures and unfinished jobs; no worker may be running."""
-        for folder in (self.root / _FAILED, self.root / _UNFINISHED):
+    def clean(self, jobs: Sequence[Job]) -> None:
+        """Remove what killed processes left of jobs that are done, and empty folders; no worker may be running."""
+        for job in jobs:
+            if self.state(job) == "done":
+                shutil.rmtree(self.unfinished(job), ignore_errors=True)
+                self.succeed(job)
+        for claim in (self.root / _UNFINISHED).glob(f"*{_CLAIM}"):
+            claim.unlink(missing_ok=True)
+        for folder in (self.root / FAILED, self.root / _UNFINISHED):
             with contextlib.suppress(OSError):  # it does not exist, or has files of other jobs
                 folder.rmdir()
 
@@ -121,6 +154,30 @@ class SweepFolder:
             return {"state": "running", "seconds": round(seconds, 1)}
         return {"state": state} | ({"reason": self.reason(job)} if state == "failed" else {})
 
+    @contextlib.contextmanager
+    def claimed(self, task: str) -> Iterator[None]:
+        """Wait until no other process does a task, where the system has locks.
+
+        Ray may run a task again before its first process has ended, for instance after the main process was killed.
+        """
+        unfinished = self.root / _UNFINISHED
+        with file_locked(unfinished / f"{task}{_CLAIM}"):
+            yield
+        with contextlib.suppress(OSError):
+            unfinished.rmdir()
+
+    def read_summary(self) -> dict[str, Any]:
+        """Read ``sweep.json``.
+
+        Raises:
+            InvalidInputError: The folder has no such file, or it cannot be read.
+        """
+        path = self.root / SUMMARY_NAME
+        record = read_json(path, _ADVICE, (SCHEMA_VERSION,))
+        if not isinstance(record.get("jobs"), list):
+            raise InvalidInputError(f"{path} has no list of jobs. It was edited. Run the sweep again.")
+        return record
+
     def locked(self) -> AbstractContextManager[None]:
         """Let no other process run a sweep in this folder.
 
@@ -128,18 +185,6 @@ class SweepFolder:
             InvalidInputError: Another process does, or the folder cannot be written to.
         """
         return locked(self.root)
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """Read ``sweep.json``.
-
-    Raises:
-        InvalidInputError: The folder has no such file, or it cannot be read.
-    """
-    record = read_json(folder / SUMMARY_NAME, _ADVICE, (SCHEMA_VERSION,))
-    if not isinstance(record.get("jobs"), list):
-        raise InvalidInputError(f"{folder / SUMMARY_NAME} has no list of jobs. It was edited. Run the sweep again.")
-    return record
 
 
 def _described(job: Job) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,8 @@ from replk_probe.results import Row, csv_text, dataframe
 from replk_probe.runtime.atomic_files import atomic_write_text
 from replk_probe.runtime.file_reading import read_csv, reading
 
-from .folder import SUMMARY_NAME, SweepFolder, canonical, described_jobs, read_summary
+from .folder import SUMMARY_NAME, SweepFolder, canonical, described_jobs
+from .stored_folder import open_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +54,7 @@ class SweepResult:
     """The results of a sweep, which are read from its folder.
 
     Attributes:
-        folder: Folder of the sweep.
+        folder: Folder of the sweep; for a URL, a folder with copies, which is removed with this object.
         jobs: Record of each job as in ``sweep.json``: ``key``, ``label``, ``analyzer``, ``model``, ``settings``,
             ``folder``, ``state`` (``"done"``, ``"failed"``, ``"running"`` or ``"pending"``) and, depending on the
             state, ``seconds``, ``weights`` and ``reason``.
@@ -61,16 +62,24 @@ class SweepResult:
 
     folder: Path
     jobs: tuple[Mapping[str, Any], ...]
+    _place: SweepFolder = field(repr=False, compare=False)
 
     @classmethod
     def load(cls, folder: str | Path) -> SweepResult:
         """Read the folder of a sweep, which may be running.
 
+        Args:
+            folder: Path or URL of the folder.
+
         Raises:
             InvalidInputError: The folder is not that of a sweep.
         """
-        record = read_summary(Path(folder))
-        place = SweepFolder(Path(folder))
+        return cls.read(open_folder(folder))
+
+    @classmethod
+    def read(cls, place: SweepFolder) -> SweepResult:
+        """Read a folder that is open already; see :meth:`load`."""
+        record = place.read_summary()
         with reading(place.root / SUMMARY_NAME, "record of a sweep"):
             # The file is a few seconds old while the sweep is running, and may be much older than its end.
             is_running = place.is_running
@@ -78,12 +87,16 @@ class SweepResult:
             found = [
                 description | place.progress(job, seconds.get(job.key)) for job, description in described_jobs(record)
             ]
-        return cls(Path(folder), tuple(found))
+        return cls(place.root, tuple(found), place)
 
     @property
     def failed(self) -> dict[str, str]:
         """Reason of each failure, by the label of the job."""
         return {job["label"]: job.get("reason", "") for job in self.jobs if job["state"] == "failed"}
+
+    def location(self, name: str) -> Path | str:
+        """Path or URL of a file of the sweep."""
+        return self._place.location(name)
 
     def count(self, state: str) -> int:
         """Number of jobs in a state."""
@@ -104,6 +117,7 @@ class SweepResult:
         """Write ``sweep.csv`` and return its path; equal results give equal bytes."""
         path = self.folder / TABLE_NAME
         atomic_write_text(path, csv_text(self._rows(), (*_FIRST, *self._varied(), *_LAST)))
+        self._place.publish(TABLE_NAME)
         return path
 
     def _varied(self) -> tuple[str, ...]:
@@ -112,9 +126,9 @@ class SweepResult:
 
     def _rows(self) -> Iterator[Row]:
         settings = self._varied()
-        for job in self.jobs:
-            if job["state"] != "done":
-                continue
+        done = [job for job in self.jobs if job["state"] == "done"]
+        self._place.fetch([f"{job['folder']}/{_TABLES[job['analyzer']].file}" for job in done])
+        for job in done:
             shared = {name: job[name] for name in _FIRST}
             shared |= {name: canonical(job["varied"][name]) if name in job["varied"] else "" for name in settings}
             for item, metric, value in _numbers(self.folder / job["folder"], _TABLES[job["analyzer"]]):

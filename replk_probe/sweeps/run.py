@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -16,7 +16,6 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.checks import check_choice, check_integer
 from replk_probe.runtime.devices import visible_gpus
 from replk_probe.runtime.escaping import printable
-from replk_probe.runtime.paths import usable_path
 from replk_probe.runtime.progress import progress as progress_bar
 
 from .analyzers import ANALYZERS, prepare_inputs
@@ -27,12 +26,13 @@ from .folder import SweepFolder
 from .job import Job
 from .plan import plan_jobs
 from .result import SweepResult
+from .stored_folder import open_folder
 from .work import execute, execute_part
+from .worker import run_task
 
-ENGINES = ("local",)
+ENGINES = ("local", "ray")
 DEFAULT_OUTPUT = Path("replk-probe-out") / "sweep"
 
-_SUMMARY_EVERY = 5.0  # seconds between two versions of sweep.json
 _LINE_EVERY = 60.0  # seconds between two lines where there is no terminal
 
 
@@ -42,6 +42,7 @@ def sweep(
     *,
     workers: int | None = None,
     engine: str = "local",
+    address: str | None = None,
     timeout: float | None = None,
     max_memory: int | None = None,
     only: Sequence[str] | str = (),
@@ -59,11 +60,14 @@ def sweep(
 
     Args:
         config: Path of a TOML file as described by ``replk-probe sweep --init``, or its content as a dictionary.
-        output: Folder of the results; by default ``replk-probe-out/sweep`` and the name of the file.
+        output: Folder of the results, or a URL of fsspec such as ``s3://bucket/folder``; by default
+            ``replk-probe-out/sweep`` and the name of the file.
         workers: Number of worker processes. By default, one for each GPU, or as many as the cores suffice for.
-        engine: ``"local"`` for processes on this machine.
+        engine: ``"local"`` for processes on this machine, or ``"ray"`` for tasks of Ray.
+        address: Address of a Ray cluster, such as ``"auto"`` or ``"HOST:6379"``. By default, the engine ``"ray"``
+            starts a Ray on this machine.
         timeout: Seconds that a job, or each part of a long one, may take, or None.
-        max_memory: Bytes that the data of a worker may take, or None. Linux only.
+        max_memory: Bytes that the data of a worker may take, or None. Linux only. Ray also reserves them.
         only: Patterns of models, of ``ANALYZER/MODEL``, or of keys; other jobs are not run. Empty for all jobs.
         retry_failed: Whether jobs that failed in an earlier run are tried again.
         fresh: Whether the jobs are done again, even if they are done; their results are removed first.
@@ -76,14 +80,20 @@ def sweep(
         InvalidInputError: Something in the file cannot be used, an argument is invalid, or another process is running a
             sweep in the folder.
         WeightsError: The published stimuli are needed and cannot be downloaded.
+        BackendError: The engine is ``"ray"``, and Ray is not installed.
     """
     check_choice("engine", engine, ENGINES)
+    if address is not None and engine != "ray":
+        raise InvalidInputError(
+            f"The address {address!r} was given with the engine {engine!r}. Only Ray has one. Use the engine 'ray', or "
+            "leave it out."
+        )
     count = None if workers is None else check_integer("number of workers", workers, 1)
     for name, value in (("timeout", timeout), ("max_memory", max_memory)):
         if value is not None and not value > 0:
             raise InvalidInputError(f"The option {name} cannot be {value!r}. It must be positive. Give more, or None.")
     jobs, chosen = planned(config, only)
-    folder = SweepFolder(output_folder(config, output))
+    folder = sweep_folder(config, output)
     with folder.locked():
         if fresh:
             for job in chosen:
@@ -92,19 +102,22 @@ def sweep(
         pending = [job for job in chosen if folder.state(job) in again]
         if pending:
             prepare_inputs(pending)
-            devices = _gpus_for(pending)
-            wanted = count or len(devices) or _fitting(pending[0].threads)
-            counts = {job.key: _number_of_parts(job, folder, wanted) for job in pending}
-            _run(
-                LocalEngine(
-                    min(wanted, sum(counts.values())),
-                    threads=pending[0].threads, timeout=timeout, max_memory=max_memory, gpus=devices,
-                ),
-                folder, jobs, pending, counts, progress,
-            )  # fmt: skip
+            limits: _Limits = {"threads": pending[0].threads, "timeout": timeout, "max_memory": max_memory}
+            devices = _gpus_for(pending) if engine == "local" else ()
+            most = count if address else count or len(devices) or _fitting_here(pending, engine)
+            counts = {job.key: _number_of_parts(job, folder, most) for job in pending}
+            tasks = sum(counts.values())
+            number = None if most is None else min(most, tasks)
+            made = (
+                LocalEngine(number or 1, **limits, gpus=devices)
+                if engine == "local"
+                else _ray(pending, number, limits, address)
+            )
+            _run(made, folder, jobs, pending, counts, progress)
         else:
+            folder.clean(jobs)
             folder.write_summary(jobs)
-        result = SweepResult.load(folder.root)
+        result = SweepResult.read(folder)
         result.write_table()
         if jobs[0].figures:
             from .comparison import draw_comparisons  # importing matplotlib takes a second
@@ -133,11 +146,13 @@ def planned(
     return jobs, [job for job in jobs if not patterns or any(map(job.matches, patterns))]
 
 
-def output_folder(config: str | os.PathLike[str] | Mapping[str, Any], output: str | os.PathLike[str] | None) -> Path:
+def sweep_folder(
+    config: str | os.PathLike[str] | Mapping[str, Any], output: str | os.PathLike[str] | None
+) -> SweepFolder:
     """Folder of a sweep: ``output``, or the default one with the name of the file."""
     if output is not None:
-        return usable_path(output, "The output folder")
-    return DEFAULT_OUTPUT if isinstance(config, Mapping) else DEFAULT_OUTPUT / Path(config).stem
+        return open_folder(output)
+    return open_folder(DEFAULT_OUTPUT if isinstance(config, Mapping) else DEFAULT_OUTPUT / Path(config).stem)
 
 
 @dataclass(frozen=True)
@@ -191,7 +206,7 @@ def _run(
                     task = waiting.pop()
                     tasks[task.name] = task
                     running.setdefault(task.job.key, (task.job, time.monotonic()))
-                    engine.submit(task.name, task.function, task.job, folder.root, *task.args)
+                    engine.submit(task.name, run_task, task.name, folder.address, task.function, task.job, *task.args)
                 bar.set_description_str(printable(_names(running)))
                 for finished in engine.wait(1.0):
                     task = tasks.pop(finished.task)
@@ -212,7 +227,7 @@ def _run(
                     done += 1
                     bar.update(1)
                 now = time.monotonic()
-                if now - summary_at > _SUMMARY_EVERY:
+                if now - summary_at > folder.summary_every:
                     summary_at = now
                     folder.write_summary(jobs, {key: now - since for key, (_, since) in running.items()})
                 if progress and bar.disable and now - line_at > _LINE_EVERY and sys.stderr is not None:
@@ -224,20 +239,45 @@ def _run(
                     )
     finally:
         engine.close()
-        folder.remove_empty()
+        folder.clean(jobs)
         folder.write_summary(jobs)
 
 
-def _number_of_parts(job: Job, folder: SweepFolder, workers: int) -> int:
-    """Number of parts of a job, which never affects its result: one for each worker if the job is long enough."""
-    if workers == 1 or not _is_shared(folder):
-        return 1
-    return min(workers, ANALYZERS[job.analyzer].most_parts(job))
+def _number_of_parts(job: Job, folder: SweepFolder, workers: int | None) -> int:
+    """Number of parts of a job, which never affects its result: one for each worker if the job is long enough.
+
+    ``workers`` is None if it is not known. Workers cannot read the states of parts that others have written if the
+    folder is a URL.
+    """
+    parts = 1 if folder.url is not None else ANALYZERS[job.analyzer].most_parts(job)
+    return parts if workers is None else min(workers, parts)
 
 
-def _is_shared(folder: SweepFolder) -> bool:
-    """Whether workers can read the states of parts that other workers have written: not on an object store."""
-    return isinstance(folder.root, Path)
+class _Limits(TypedDict):
+    """What all engines are asked for."""
+
+    threads: int
+    timeout: float | None
+    max_memory: int | None
+
+
+def _ray(jobs: Sequence[Job], workers: int | None, limits: _Limits, address: str | None) -> Engine:
+    """Tasks of Ray."""
+    from .engines.ray import RayEngine
+
+    named = [device for device in _devices(jobs) if device not in ("auto", "cpu", "cuda")]
+    if named:
+        raise InvalidInputError(
+            f"The device {named[0]!r} cannot be used with Ray. Ray chooses the GPU of each job. Write device = 'cuda'."
+        )
+    return RayEngine(workers, **limits, gpus=int(_use_gpu(jobs)), address=address)
+
+
+def _fitting_here(jobs: Sequence[Job], engine: str) -> int:
+    """Number of workers for which the GPUs or cores of this machine suffice."""
+    if engine == "ray" and _use_gpu(jobs):
+        return torch.cuda.device_count()
+    return _fitting(jobs[0].threads)
 
 
 def _names(running: Mapping[str, tuple[Job, float]]) -> str:
@@ -257,8 +297,16 @@ def _gpus_for(jobs: Sequence[Job]) -> tuple[str, ...]:
 
     Empty if there is at most one, if no job uses one, or if a job names one, which has another number in a worker.
     """
-    devices = {str(job.options.get("device", "auto")) for job in jobs}
-    if devices <= {"cpu"} or not devices <= {"auto", "cpu", "cuda"} or not torch.cuda.is_available():
+    if not _devices(jobs) <= {"auto", "cpu", "cuda"} or not _use_gpu(jobs):
         return ()
     names = visible_gpus()
     return tuple(names) if len(names) > 1 else ()
+
+
+def _devices(jobs: Sequence[Job]) -> set[str]:
+    return {str(job.options.get("device", "auto")) for job in jobs}
+
+
+def _use_gpu(jobs: Sequence[Job]) -> bool:
+    """Whether a job uses a GPU, of which this machine has one."""
+    return not _devices(jobs) <= {"cpu"} and torch.cuda.is_available()

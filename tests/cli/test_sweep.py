@@ -25,6 +25,14 @@ def test_the_example_can_be_listed(replk_probe: Run, tmp_path: Path) -> None:
 
 def test_usage(replk_probe: Run, tmp_path: Path) -> None:
     assert replk_probe("sweep").exit_code == 2
+    path = tmp_path / "a.toml"
+    path.write_text('models = ["resnet18"]\nweights = "random"\n[kernels]\n')
+    refused = replk_probe("sweep", path, "--address", "auto")
+    assert refused.exit_code == 1 and "Only Ray has one" in refused.stderr
+    listed = replk_probe("sweep", path, "--dry-run", "--output", "memory://nothing/there")
+    assert "1 jobs. Results in memory://nothing/there\n" in listed.stderr
+    unknown = replk_probe("sweep", "--status", "memory://nothing/there")
+    assert unknown.exit_code == 1 and "Cannot read memory://nothing/there/sweep.json" in unknown.stderr
     missing = replk_probe("sweep", "--status", tmp_path)
     assert missing.exit_code == 1 and "Give the output folder of" in missing.stderr
 

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -130,12 +131,41 @@ def test_states_are_read_from_the_folder(tmp_path: Path) -> None:
         assert [job["state"] for job in loaded.jobs] == ["failed", "running"]
         assert loaded.failed == {"kernels/resnet18": "It is broken."} and loaded.jobs[1]["seconds"] == 3.2
     folder.succeed(first)
-    folder.remove_empty()
+    folder.clean([first, second])
     # The process that ran the second job has ended.
     assert [job["state"] for job in SweepResult.load(folder.root).jobs] == ["pending", "pending"]
     assert {path.name for path in folder.root.iterdir()} == {"sweep.json"}
     with pytest.raises(InvalidInputError, match="Give the output folder of"):
         SweepResult.load(tmp_path)
+
+
+def test_what_a_killed_process_left_of_a_finished_job_is_removed(tmp_path: Path) -> None:
+    config, folder = planned(tmp_path)
+    first, second = plan_jobs(read_document(config))
+    folder.result(first).mkdir(parents=True)
+    for job in (first, second):
+        (folder.unfinished(job) / "state").mkdir(parents=True)
+        folder.fail(job, "It is broken.", "Traceback")
+    folder.clean([first, second])
+    assert not folder.unfinished(first).exists() and not folder.failure(first).exists()
+    assert folder.unfinished(second).is_dir() and folder.failure(second).is_file()
+
+
+def test_a_task_waits_until_no_other_process_does_it(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom replk_probe.sweeps.folder import SweepFolder\n"
+        "with SweepFolder(Path(sys.argv[1])).claimed('a'):\n    print('claimed', flush=True)\n    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", script, tmp_path]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    for _ in range(3):
+        readable, _, _ = select.select([one.stdout for one in processes], [], [], 60)
+        (claimed,) = [one for one in processes if one.stdout in readable]
+        assert claimed.stdout is not None and claimed.stdout.readline() == "claimed\n"
+        processes.remove(claimed)
+        claimed.kill() if len(processes) == 2 else claimed.communicate("")
+        claimed.communicate()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_only_one_sweep_runs_in_a_folder(tmp_path: Path) -> None:

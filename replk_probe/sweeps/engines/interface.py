@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,17 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """End all processes, also those that are running tasks."""
+
+
+def prepare_process(max_memory: int | None) -> None:
+    """Prepare a worker process; ``max_memory`` is the limit of its data in bytes, which only Linux enforces."""
+    gc.set_threshold(100_000)  # as in the main program: creating the objects of torch and timm takes longer otherwise
+    if max_memory is not None and sys.platform == "linux":
+        import resource
+
+        # Allocations beyond it fail with an error that names the reason, unlike those that the system ends.
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (max_memory, hard))
 
 
 def attempt(function: Callable[..., None], *args: Any) -> Failure | None:

@@ -6,7 +6,6 @@ an executor with several processes would end the tasks of all of them.
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import signal
@@ -23,12 +22,10 @@ from typing import Any
 
 from replk_probe.errors import InvalidInputError
 
-from .interface import Failure, Finished, attempt
+from .interface import THREAD_VARIABLES, Failure, Finished, attempt, prepare_process
 
 # A task whose process was killed this often is not tried again: it may be the reason.
 MOST_ATTEMPTS = 3
-
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class LocalEngine:
@@ -184,16 +181,11 @@ def _prepare(threads: int, max_memory: int | None, gpu: str | None) -> None:
     # Ctrl-C reaches all processes of a terminal; the main process ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    gc.set_threshold(100_000)  # as in the main program: creating the objects of torch and timm takes longer otherwise
-    for name in _THREAD_VARIABLES:
+    for name in THREAD_VARIABLES:
         os.environ[name] = str(threads)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    if max_memory is not None:
-        import resource
-
-        # Allocations beyond it fail with an error that names the reason, unlike those that the system ends.
-        resource.setrlimit(resource.RLIMIT_DATA, (max_memory, max_memory))
+    prepare_process(max_memory)
 
 
 def _end_with_parent() -> None:
