@@ -116,8 +116,10 @@ class Script:
         return self.workers - len(self.running)
 
     def submit(self, task: str, function: Callable[..., None], *args: Any) -> None:
+        name, _, work, _, *which = args  # of the task, folder, function, job
+        assert name == task and function.__name__ == "run_task"
         self.running.append(task)
-        self.submitted.append((task, function.__name__, args[2:]))
+        self.submitted.append((task, work.__name__, tuple(which)))
 
     def wait(self, seconds: float) -> list[Finished]:
         ended = self.decide(self.running)

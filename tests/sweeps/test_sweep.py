@@ -6,12 +6,9 @@ import csv
 import io
 import json
 import math
-import os
 import select
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -212,39 +209,3 @@ def test_only_and_fresh(tmp_path: Path) -> None:
     replk_probe.sweep(config, folder.root, only="*18", workers=1, fresh=True)
     assert folder.root.joinpath(result.jobs[0]["folder"]).stat().st_mtime_ns > stamp
     assert json.loads((folder.root / "sweep.json").read_text())["jobs"][1]["state"] == "pending"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="lists processes in /proc")
-def test_a_killed_sweep_leaves_no_process_and_is_continued(tmp_path: Path) -> None:
-    path, out = tmp_path / "a.toml", tmp_path / "out"
-    path.write_text(SWEEP.replace("[64, 48]", "[48]"))
-    command = [sys.executable, "-m", "replk_probe", "sweep", path, "--output", out, "--workers", "2"]
-    undisturbed = replk_probe.sweep(path, tmp_path / "undisturbed", workers=1)
-    first = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-    until = time.monotonic() + 120
-    while not list(out.glob("*/*/job.json")) and time.monotonic() < until:
-        time.sleep(0.02)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    done = {file: file.stat().st_mtime_ns for file in out.glob("*/*/job.json") if "unfinished" not in file.parts}
-    while members(first.pid) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert members(first.pid) == []
-    subprocess.run(command, check=True, capture_output=True)
-    assert contents(out) == contents(undisturbed.folder)
-    assert done and all(file.stat().st_mtime_ns == stamp for file, stamp in done.items())
-    assert {file.name for file in out.iterdir()} == {"erf", "kernels", "sweep.csv", "sweep.json"}
-
-
-def members(session: int) -> list[int]:
-    """The processes of a session."""
-    found = []
-    for path in Path("/proc").iterdir():
-        try:
-            if path.name.isdigit() and os.getsid(int(path.name)) == session:
-                state = (path / "stat").read_text().rpartition(")")[2].split()[0]
-                found += [int(path.name)] if state != "Z" else []
-        except OSError:
-            continue
-    return found
