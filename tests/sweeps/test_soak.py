@@ -20,4 +20,4 @@ def test_a_killed_sweep_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"sweeps": ' in done.stdout and "All sweeps ended with the same bytes" in done.stdout
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("replk-probe-*")) == []  # torch has a cache there
