@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -166,3 +167,29 @@ def test_the_tasks_of_a_removed_node_run_again(cluster: Any, tmp_path: Path) -> 
     assert ended(engine, 2) == {"first": None, "second": None}
     assert len(processes(tmp_path, 3)) == 3
     engine.close()
+
+
+LOST = """
+import os
+import ray._private.worker
+from replk_probe.errors import BackendError
+from replk_probe.sweeps.engines.ray import RayEngine
+
+engine = RayEngine(1)
+engine.submit("first", os.system, "sleep 60")
+engine.wait(5)
+ray._private.worker._global_node.kill_raylet()
+try:
+    while True:
+        assert engine.wait(1) == []
+except BackendError as error:
+    print(error)
+engine.close()
+"""
+
+
+def test_a_lost_connection_is_no_failure_of_the_jobs() -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", LOST], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "\nThe connection to Ray is lost. " in f"\n{done.stdout}"

@@ -97,14 +97,25 @@ class RayEngine:
         self._running[remote.remote(task, self._starts, self._max_memory, function, args)] = task
 
     def wait(self, seconds: float) -> list[Finished]:
-        """Wait for tasks, and end those that have run for too long."""
+        """Wait for tasks, and end those that have run for too long.
+
+        Raises:
+            BackendError: The processes of Ray on this machine have ended.
+        """
         waiting = list(self._running)
         if not waiting:
             return []
-        self._ray.wait(waiting, timeout=seconds)
-        ended, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0)
-        found = [Finished(self._running.pop(one), self._outcome(one)) for one in ended]
-        return found + self._end_late() if self._starts is not None else found
+        errors = self._ray.exceptions
+        try:
+            self._ray.wait(waiting, timeout=seconds)
+            ended, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0)
+            found = [Finished(self._running.pop(one), self._outcome(one)) for one in ended]
+            return found + self._end_late() if self._starts is not None else found
+        except (errors.LocalRayletDiedError, errors.RayActorError, errors.RaySystemError, errors.RpcError) as error:
+            raise BackendError(
+                "The connection to Ray is lost. Its processes on this machine have ended. Start Ray again if it does "
+                "not belong to this sweep, and run the same command again: jobs that are done are kept."
+            ) from error
 
     def close(self) -> None:
         """End all tasks and the connection, and the Ray on this machine if it was started here."""
@@ -136,6 +147,8 @@ class RayEngine:
                 "memory. Give --max-memory, so that fewer jobs run on a node, or a smaller size.",
                 str(error),
             )
+        except (errors.LocalRayletDiedError, errors.RaySystemError, errors.RpcError):
+            raise  # no failure of the job
         except errors.RayError as error:
             text = str(error).strip()
             return Failure(
