@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from matplotlib.figure import Figure
@@ -16,7 +15,7 @@ def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
     The tests of the plots render them, as do commands that are run as processes.
     """
 
-    def write(figure: Figure, target: Path, *, format: str, **options: Any) -> None:
-        Path(target).write_bytes(format.encode())
+    def write(figure: Figure, stream: IO[bytes], *, format: str, **options: Any) -> None:
+        stream.write(format.encode())
 
     monkeypatch.setattr(Figure, "savefig", write)
