@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -104,6 +105,9 @@ def read_document(config: str | os.PathLike[str] | Mapping[str, Any]) -> Documen
         return Document(config, "The sweep", Path.cwd())
     path = usable_path(config, "The sweep file")
     try:
+        # A pipe or a device might never end.
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "It is not a regular file")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "It is not UTF-8 text"

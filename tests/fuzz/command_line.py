@@ -186,6 +186,11 @@ OPTIONS: dict[str, dict[str, Sequence[str] | None]] = {
         "--weights": PATHS, "--workers": ("0",), "--batch-size": NUMBERS, "--resume": None, "--allow-partial": None,
     },
     "reparam": {"--output": PATHS, "--model": (MODEL, *NAMES), "--to": ("official", "timm"), "--no-merge": None},
+    "sweep": {
+        "--output": (*PATHS, "memory://x", "file:///x", "file://", "nope://x", "s3://", "://"), "--only": NAMES,
+        "--status": PATHS, "--init": None, "--workers": NUMBERS, "--max-memory": NUMBERS, "--timeout": NUMBERS,
+        "--engine": ("local", "x"), "--address": NAMES, "--fresh": None, "--retry-failed": None,
+    },
     "data": {"--json": None, "--connect-timeout": NUMBERS, "--force": None},
     "weights": {"--json": None, "--connect-timeout": NUMBERS, "--ema": None, "--host": ("drive", "x")},
     "info": {"--json": None, "--help": None},
@@ -198,15 +203,18 @@ FIXED: dict[str, tuple[str, ...]] = {
     "kernels": ("--model", MODEL, "--layer", "stage4.0", "--strongest", "0"),
     "shape-bias": ("--model", MODEL, "--workers", "0", "--stimuli", "stimuli"),
     "reparam": ("weights.safetensors", "--model", MODEL),
+    "sweep": ("--dry-run",),
 }
 # The commands below a command, with the pool of their argument.
 BELOW: dict[str, dict[str, Sequence[str]]] = {
     "data": {"fetch": ("cue-conflict", "x"), "verify": ("cue-conflict", "")},
     "weights": {"list": ("*", "[", "nope", *PATHS), "fetch": (f"{MODEL}.synthetic", *NAMES), "verify": PATHS},
     "models": {"": ("replknet_micro*", "[", *PATHS)},
+    "sweep": {"": ("sweep.toml", "bad.toml", *PATHS)},
     "info": {"": ()},
 }
-_MESSAGE = re.compile(r"Error: \S.*\.\n?", re.DOTALL)
+# The last line may also end with a list, as click's "Got unexpected extra argument (x)".
+_MESSAGE = re.compile(r"Error: \S.*[.)]\n?", re.DOTALL)
 
 
 RAW_DATA = (
@@ -229,6 +237,8 @@ def prepare(folder: Path) -> None:
     (folder / "unreadable.json").write_bytes(b"\xff\xfe{")
     (folder / "bad.py").write_text("def make():\n    raise OSError(5, 'from the model')\n")
     (folder / "file.py").write_text("def f(:\n")
+    (folder / "sweep.toml").write_text(f'models = ["{MODEL}", "bad.py:make"]\n[erf]\nimages = 1\nsize = 32\n')
+    (folder / "bad.toml").write_text('models = ["nope"]\n[erf\n')
     os.mkfifo(folder / "fifo")
     for path in FOLDER.glob(f"{MODEL}*.safetensors"):
         shutil.copyfile(path, folder / "weights.safetensors")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,9 @@ def test_the_example_is_valid(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text(EXAMPLE)
     assert read_document(path).values["erf"]["matrix"] == {"seed": [0, 1]}
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    with pytest.raises(InvalidInputError, match="is not a regular file"):
+        read_document(tmp_path / "pipe.toml")
