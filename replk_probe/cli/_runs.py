@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from replk_probe.errors import InvalidInputError, ReplkProbeError
+from replk_probe.errors import InvalidInputError, ReplkProbeError, ResumeError
 
 from ._options import command_line
 from ._output import EXIT_INTERRUPTED, failure, note
 
 if TYPE_CHECKING:
     from replk_probe.results import Result
+    from replk_probe.runtime.torchrun import Process
 
 ResultT = TypeVar("ResultT", bound="Result")
 
@@ -81,27 +82,36 @@ def run_plan(
     ``allow_other_device`` also on another device; it also accepts a finished result. Under torchrun, each process
     measures a part, and only the first one returns the result.
     """
-    from replk_probe.runtime.checkpoint import discard
-    from replk_probe.runtime.parts import part_folders
+    from replk_probe.runtime.checkpoint import ResumeWarning, discard, exists
+    from replk_probe.runtime.parts import part_folders, saved_parts
     from replk_probe.runtime.torchrun import gathered, this_process, together
 
     checkpoint = folder / state
     process = this_process()
-    parts = {} if process is None else part_folders(checkpoint, plan.parts(process.count))
+    # A run that was divided is resumed with the same parts, whatever the number of processes is.
+    ranges = saved_parts(checkpoint, plan.parts(1)[0].stop) if resume else []
+    if not ranges and process is not None:
+        ranges = plan.parts(process.count)
+    parts = part_folders(checkpoint, ranges)
     finished: ResultT | None = None
     with together():
         if process is None or process.rank == 0:
+            if parts and resume and exists(checkpoint):
+                raise ResumeError(
+                    f"Cannot resume {checkpoint}. The run was started without torchrun. Resume it without torchrun, or "
+                    "start again without resume."
+                )
             finished, resume = _to_resume(plan, folder, [*parts.values()] or [checkpoint], load, resume)
-            if process is not None and not resume:
+            if not resume and (parts or not exists(checkpoint)):
                 shutil.rmtree(checkpoint, ignore_errors=True)
     if gathered(finished is not None)[0]:
         return finished
     try:
-        with _warnings_as_notes(plan.name):
+        with warnings_as_notes(ResumeWarning, f"{plan.name}: "):
             result: ResultT | None = (
                 plan.run(checkpoint=checkpoint, resume=resume, allow_other_device=allow_other_device, progress=True)
-                if process is None
-                else _run_part_and_join(plan, parts, process.rank, allow_other_device)
+                if not parts
+                else _run_parts_and_join(plan, parts, process, allow_other_device)
             )
     except KeyboardInterrupt:
         click.echo(err=True)
@@ -111,7 +121,7 @@ def run_plan(
     if result is not None:
         result.save(folder)
         discard(checkpoint)
-        if process is not None:
+        if parts:
             shutil.rmtree(checkpoint, ignore_errors=True)
     return result
 
@@ -136,13 +146,15 @@ def _to_resume(
     return None, False
 
 
-def _run_part_and_join(plan: Any, parts: Mapping[range, Path], rank: int, allow_other_device: bool) -> Any:
-    """Measure the part of this process; in the first process, join all parts."""
+def _run_parts_and_join(
+    plan: Any, parts: Mapping[range, Path], process: Process | None, allow_other_device: bool
+) -> Any:
+    """Measure the parts of this process; in the first process, join all parts."""
     from replk_probe.runtime.torchrun import together
 
+    rank, count = (0, 1) if process is None else (process.rank, process.count)
     with together():
-        if rank < len(parts):
-            part = [*parts][rank]
+        for part in [*parts][rank::count]:
             plan.run_part(part, parts[part], allow_other_device=allow_other_device, progress=rank == 0)
     result = None
     with together():
@@ -152,17 +164,15 @@ def _run_part_and_join(plan: Any, parts: Mapping[range, Path], rank: int, allow_
 
 
 @contextlib.contextmanager
-def _warnings_as_notes(name: str) -> Iterator[None]:
-    """Write the warnings about a resumed run as notes on the model of that name; others are left as they are."""
-    from replk_probe.runtime.checkpoint import ResumeWarning
-
+def warnings_as_notes(kind: type[Warning], prefix: str = "") -> Iterator[None]:
+    """Write the warnings of a class as notes that begin with ``prefix``; others are left as they are."""
     with warnings.catch_warnings():
-        warnings.simplefilter("always", ResumeWarning)
+        warnings.simplefilter("always", kind)
         usual = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-            if issubclass(category, ResumeWarning):
-                note(f"{name}: {message}", fg="yellow")
+            if issubclass(category, kind):
+                note(f"{prefix}{message}", fg="yellow")
             else:
                 usual(message, category, *where, **more)
 

@@ -12,6 +12,7 @@ from replk_probe.errors import InvalidInputError, ReplkProbeError
 
 from ._options import PATH, PATH_OR_URL
 from ._output import note, show, show_path
+from ._runs import warnings_as_notes
 
 if TYPE_CHECKING:
     from replk_probe.sweeps.result import SweepResult
@@ -90,6 +91,7 @@ def command(
     memory = None if max_memory is None else _parse_bytes(max_memory)
 
     from replk_probe.sweeps.run import planned, sweep, sweep_folder
+    from replk_probe.sweeps.stored_folder import SweepWarning
 
     if dry_run:
         folder = sweep_folder(file, output)
@@ -97,7 +99,8 @@ def command(
         show(*(f"{job.key}  {folder.state(job):7}  {job.label}" for job in chosen))
         note(f"{len(chosen)} jobs. Results in {folder.location('')}")
         return
-    result = sweep(file, output, only=only, max_memory=memory, fresh=not resume, progress=True, **options)
+    with warnings_as_notes(SweepWarning):
+        result = sweep(file, output, only=only, max_memory=memory, fresh=not resume, progress=True, **options)
     _report(result)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from replk_probe.errors import InvalidInputError
+from replk_probe.errors import InvalidInputError, ResumeError
 
+from .checkpoint import exists
 from .checks import check_integer
 
 
@@ -51,6 +53,33 @@ def in_order(bounds: Sequence[int], parts: Iterable[range]) -> list[range]:
             f"{bounds[-1]} images exactly once. Give all ranges that one call of parts() returned."
         )
     return found
+
+
+def saved_parts(folder: Path, total: int) -> list[range]:
+    """The parts of a run whose states are in a folder of :func:`part_folders`, and the ranges between them.
+
+    Args:
+        folder: Folder of the run.
+        total: Number of images of the measurement.
+
+    Returns:
+        Ranges that together cover the measurement; empty if there are no states.
+
+    Raises:
+        ResumeError: The states belong to runs that were divided in several ways.
+    """
+    names = (re.fullmatch(r"part-(\d+)-(\d+)", path.name) for path in folder.glob("part-*") if exists(path))
+    found = sorted((int(name[1]), int(name[2])) for name in names if name)
+    parts, end = [], 0
+    for first, last in found:
+        if not end <= first < last <= total:
+            raise ResumeError(
+                f"Cannot resume {folder}. Its states belong to runs that were divided in several ways. Start again "
+                "without resume."
+            )
+        parts += [range(end, first)] * (end < first) + [range(first, last)]
+        end = last
+    return parts + [range(end, total)] * (0 < end < total)
 
 
 def part_folders(folder: Path, parts: Iterable[range]) -> dict[range, Path]:

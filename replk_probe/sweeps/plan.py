@@ -14,11 +14,12 @@ import timm
 
 from replk_probe.errors import InvalidInputError, ReplkProbeError, close_hint
 from replk_probe.models.builders import builder_of
+from replk_probe.models.inference.environment import environment_of
 from replk_probe.models.model_id import ModelId
 from replk_probe.models.weights.resolve import check_weights_exist, has_pretrained
 from replk_probe.results import as_plain
 from replk_probe.runtime.checks import check_bool, check_integer
-from replk_probe.runtime.devices import device_label, resolve_device
+from replk_probe.runtime.devices import resolve_device
 from replk_probe.runtime.paths import usable_path
 from replk_probe.runtime.provenance import software_versions
 from replk_probe.shape_bias.stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC
@@ -276,7 +277,11 @@ def _decides(model: _Model, config: Any, analyzer: Analyzer, options: Mapping[st
     if weights.is_file():
         values["weights"] = [weights.name, digest_of_file(weights)]
     if "device" in values:
-        values["device"] = device_label(resolve_device(config.device))
+        values["device"] = {
+            name: value
+            for name, value in environment_of(resolve_device(config.device)).items()
+            if name != "threads"  # those of the worker, which are part of the key
+        }
     if parsed.source.endswith(".py"):
         values["factory"] = digest_of_file(Path(parsed.source))
     return {

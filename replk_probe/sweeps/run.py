@@ -94,6 +94,11 @@ def sweep(
             raise InvalidInputError(f"The option {name} cannot be {value!r}. It must be positive. Give more, or None.")
     jobs, chosen = planned(config, only)
     folder = sweep_folder(config, output)
+    if folder.url is not None and folder.url.startswith("memory:"):
+        raise InvalidInputError(
+            f"Results cannot be stored under {folder.url}. Worker processes do not share their memory. Give a folder "
+            "or another URL."
+        )
     with folder.locked():
         if fresh:
             for job in chosen:

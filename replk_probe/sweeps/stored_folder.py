@@ -21,14 +21,20 @@ from pathlib import Path
 from typing import Any
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.atomic_files import temporary_path
 from replk_probe.runtime.paths import usable_path
+from replk_probe.runtime.processes import HOST, is_running
 
 from .folder import COMPARISONS, FAILED, RECORD_NAME, SUMMARY_NAME, SweepFolder
 from .job import Job
 from .storage import Storage, is_url
 
 _LOCK = "sweep.lock"
-_LIVE = 120.0  # seconds after which a process is taken for dead that has written nothing
+_LIVE = 120.0  # seconds without a report after which a process of another machine is assumed to have ended
+
+
+class SweepWarning(UserWarning):
+    """A sweep that may be running twice."""
 
 
 def open_folder(folder: str | os.PathLike[str]) -> SweepFolder:
@@ -58,7 +64,8 @@ class StoredFolder(SweepFolder):
         """Copy the states of all jobs."""
         storage = Storage(url)
         names = storage.names()
-        root = Path(tempfile.mkdtemp(prefix="replk-probe-sweep-"))
+        root = temporary_path(Path(tempfile.gettempdir(), "replk-probe-sweep"))
+        root.mkdir(mode=0o700)
         folder = cls(root, storage=storage)
         weakref.finalize(folder, shutil.rmtree, root, ignore_errors=True)
         records = [name for name in names if name.count("/") == 2 and name.endswith(f"/{RECORD_NAME}")]
@@ -153,13 +160,15 @@ class StoredFolder(SweepFolder):
             warnings.warn(
                 f"A sweep in {self.url} may be running: {owner} reported less than {_LIVE:g} s ago. Two at once do the "
                 "same jobs twice. Stop one of them if that process has not ended.",
+                SweepWarning,
                 stacklevel=3,
             )
         self._report()
         try:
             yield
         finally:
-            self._there.delete(_LOCK)
+            if self._report_of(self._there.read(_LOCK)).get("owner") == _owner_name():
+                self._there.delete(_LOCK)
 
     @property
     def _there(self) -> Storage:
@@ -168,11 +177,26 @@ class StoredFolder(SweepFolder):
 
     def _owner(self) -> str | None:
         """The process that runs a sweep here, as far as is known."""
+        report = self._report_of(self._there.read(_LOCK))
         with contextlib.suppress(ValueError, LookupError, TypeError):
-            report = json.loads(self._there.read(_LOCK) or b"")
-            return str(report["owner"]) if time.time() - float(report["time"]) < _LIVE else None
+            here = report["host"] == HOST
+            if is_running(int(report["process"])) if here else time.time() - float(report["time"]) < _LIVE:
+                return str(report["owner"])
         return None
 
     def _report(self) -> None:
-        report = {"owner": f"process {os.getpid()} on {platform.node()}", "time": time.time()}
+        report = {"owner": _owner_name(), "process": os.getpid(), "host": HOST, "time": time.time()}
         self._there.write(_LOCK, json.dumps(report).encode())
+
+    @staticmethod
+    def _report_of(content: bytes | None) -> dict[str, Any]:
+        """The report of a process; empty if there is none, or if it is damaged."""
+        try:
+            report = json.loads(content or b"{}")
+        except ValueError:
+            return {}
+        return report if isinstance(report, dict) else {}
+
+
+def _owner_name() -> str:
+    return f"process {os.getpid()} on {platform.node()}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import shutil
 import time
@@ -29,7 +28,7 @@ from .job import Job
 def execute_part(job: Job, root: Path, index: int, count: int) -> None:
     """Measure one of ``count`` parts of a job; continue an attempt that was killed."""
     folder = SweepFolder(root)
-    if folder.result(job).is_dir():
+    if folder.state(job) == "done":
         return
     torch.set_num_threads(job.threads)
     plan = ANALYZERS[job.analyzer].plan(job)
@@ -46,7 +45,7 @@ def execute(job: Job, root: Path, count: int = 1) -> None:
     If ``count`` is larger than 1, the job was divided into that many parts, which are joined.
     """
     folder = SweepFolder(root)
-    if folder.result(job).is_dir():
+    if folder.state(job) == "done":
         return
     torch.set_num_threads(job.threads)
     start = time.perf_counter()
@@ -70,8 +69,8 @@ def execute(job: Job, root: Path, count: int = 1) -> None:
     atomic_write_text(complete / RECORD_NAME, strict_json(record))
     target = folder.result(job)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError, NotADirectoryError):
-        complete.rename(target)
+    shutil.rmtree(target, ignore_errors=True)  # without a valid record
+    complete.rename(target)
     shutil.rmtree(unfinished, ignore_errors=True)
     del result
     _free_memory()
@@ -107,10 +106,7 @@ def _join(plan: Any, parts: Mapping[range, Path]) -> Any:
 
 
 def _resumed(run: Callable[[], Any], state: Path) -> Any:
-    """Run; if the state of an earlier attempt cannot be used, from the beginning.
-
-    Nobody chose to resume it, so it is not worth an error.
-    """
+    """Run, from the beginning if the state of an earlier attempt cannot be used."""
     try:
         return run()
     except ResumeError as error:

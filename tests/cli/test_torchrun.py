@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 import replk_probe
 from replk_probe.cli import main
@@ -79,18 +79,22 @@ def test_two_processes_give_the_bytes_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_error_of_one_process_is_one_line(tmp_path: Path) -> None:
+def test_an_error_of_one_process_is_one_line(tmp_path: Path, replk_probe: Callable[..., Result]) -> None:
     (tmp_path / "net.py").write_text(NETWORK)
-    failed = run(
-        "erf", "--model", f"{tmp_path}/net.py:broken", "--images", 4, "--size", 20, "--output", tmp_path / "out",
-        processes=2,
-    )  # fmt: skip
+    command = ("erf", "--model", f"{tmp_path}/net.py:broken", "--images", 4, "--size", 20, "--output")
+    failed = run(*command, tmp_path / "out", processes=2)
     assert failed.returncode != 0
     lines = [line for line in failed.stderr.splitlines() if "it broke" in line]
     assert len(lines) == 1, failed.stderr
     assert lines[0].startswith("Error: Process 1 of torchrun failed with RuntimeError: it broke.")
     # What the first process has measured is kept.
     assert [*tmp_path.glob("out/erf.ckpt/part-0-2/state.json")]
+    # It is resumed by any number of processes, here by one.
+    done = replk_probe(*command, tmp_path / "out", "--resume")
+    assert done.exit_code == 0 and "nothing to resume" not in done.stderr, done.output
+    assert not (tmp_path / "out" / "erf.ckpt").exists()
+    assert replk_probe(*command, tmp_path / "whole").exit_code == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 @pytest.mark.slow

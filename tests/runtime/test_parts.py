@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import pytest
 
-from replk_probe.errors import InvalidInputError
+from replk_probe.errors import InvalidInputError, ResumeError
 from replk_probe.runtime.ahead import computed_ahead
-from replk_probe.runtime.parts import check_part, in_order, split
+from replk_probe.runtime.checkpoint import Checkpoint
+from replk_probe.runtime.parts import check_part, in_order, part_folders, saved_parts, split
 
 
 @pytest.mark.parametrize("bounds", [[0, 1], [0, 3, 6, 7], [0, 2, 5, 7, 10], [*range(51)], [0, 90, 100]])
@@ -39,6 +41,20 @@ def test_other_ranges_are_no_parts(part: range) -> None:
 def test_parts_must_form_a_whole(parts: list[range]) -> None:
     with pytest.raises(InvalidInputError, match="do not form a whole"):
         in_order([0, 2, 5], parts)
+
+
+def test_parts_are_found_by_their_states(tmp_path: Path) -> None:
+    assert saved_parts(tmp_path, 9) == []
+    for part in (range(2, 4), range(4, 6)):
+        (folder,) = part_folders(tmp_path, [part]).values()
+        Checkpoint(folder, {}).save({})
+    (tmp_path / "part-6-9").mkdir()
+    assert saved_parts(tmp_path, 9) == [range(2), range(2, 4), range(4, 6), range(6, 9)]
+    with pytest.raises(ResumeError, match="divided in several ways"):
+        saved_parts(tmp_path, 5)
+    Checkpoint(tmp_path / "part-3-5", {}).save({})
+    with pytest.raises(ResumeError, match="divided in several ways"):
+        saved_parts(tmp_path, 9)
 
 
 def test_values_are_in_order_and_at_most_a_few_ahead() -> None:

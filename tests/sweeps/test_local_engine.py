@@ -62,7 +62,13 @@ def test_a_process_killed_while_idle_is_replaced(engine: LocalEngine) -> None:
 def test_a_task_that_ends_its_process_fails_after_some_attempts(engine: LocalEngine) -> None:
     engine.submit("deadly", os._exit, 1)
     failure = ended(engine, 1)["deadly"]
-    assert failure is not None and f"killed {MOST_ATTEMPTS} times" in failure.reason
+    assert failure is not None and f"ended {MOST_ATTEMPTS} times" in failure.reason
+
+
+def test_a_task_that_interrupts_itself_fails(engine: LocalEngine) -> None:
+    engine.submit("interrupted", signal.default_int_handler, 2, None)
+    failure = ended(engine, 1)["interrupted"]
+    assert failure is not None and failure.reason == "KeyboardInterrupt"
 
 
 def test_a_task_that_takes_too_long_is_ended() -> None:

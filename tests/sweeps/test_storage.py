@@ -16,11 +16,12 @@ from click.testing import Result
 
 import replk_probe
 from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.processes import HOST
 from replk_probe.sweeps import SweepResult
 from replk_probe.sweeps.document import read_document
 from replk_probe.sweeps.plan import plan_jobs
 from replk_probe.sweeps.storage import Storage, is_url
-from replk_probe.sweeps.stored_folder import StoredFolder, open_folder
+from replk_probe.sweeps.stored_folder import StoredFolder, SweepWarning, open_folder
 from replk_probe.sweeps.work import execute
 from replk_probe.sweeps.worker import run_task
 
@@ -35,6 +36,11 @@ def memory() -> str:
 def contents(storage: Storage) -> dict[str, bytes | None]:
     """Every file that may not differ between two runs."""
     return {name: storage.read(name) for name in storage.names() if name.endswith((".csv", ".npz", ".png", ".pdf"))}
+
+
+def test_a_sweep_is_not_stored_in_memory() -> None:
+    with pytest.raises(InvalidInputError, match="do not share their memory"):
+        replk_probe.sweep({"models": ["resnet10t"], "weights": "random", "kernels": {}}, "memory://a")
 
 
 def test_urls_are_not_paths(tmp_path: Path) -> None:
@@ -94,7 +100,7 @@ def test_states_are_those_of_the_storage(memory: str) -> None:
         assert [job["state"] for job in loaded.jobs] == ["failed", "running"]
         assert loaded.failed == {"kernels/resnet10t": "It is broken."}
         with (
-            pytest.warns(UserWarning, match=f"may be running: process {os.getpid()} on "),
+            pytest.warns(SweepWarning, match=f"may be running: process {os.getpid()} on "),
             open_folder(memory).locked(),
         ):
             pass
@@ -111,13 +117,26 @@ def test_states_are_those_of_the_storage(memory: str) -> None:
     assert storage.names() == ["sweep.json"]
 
 
-def test_a_process_that_has_not_reported_for_long_is_taken_for_dead(memory: str) -> None:
+@pytest.mark.parametrize(
+    ("process", "host", "ago", "running"),
+    [(1, "elsewhere", 1000, False), (1, "elsewhere", 1, True), (2**31 - 1, HOST, 1, False), (1, HOST, 1000, True)],
+)
+def test_processes_elsewhere_run_while_they_report(
+    memory: str, process: int, host: str, ago: float, running: bool
+) -> None:
     storage = Storage(memory)
-    storage.write("sweep.lock", json.dumps({"owner": "process 1 on a", "time": time.time() - 1000}).encode())
+    report = {"owner": "process 1 on a", "process": process, "host": host, "time": time.time() - ago}
+    storage.write("sweep.lock", json.dumps(report).encode())
     folder = StoredFolder.open(memory)
-    assert not folder.is_running
+    assert folder.is_running == running
+
+
+def test_a_damaged_report_counts_for_nothing(memory: str) -> None:
+    storage, folder = Storage(memory), StoredFolder.open(memory)
     with folder.locked():
         assert folder.is_running
+        storage.write("sweep.lock", b'{"owner": "process 1 on a"}')
+    assert storage.read("sweep.lock") is not None, "it is that of another process"
     storage.write("sweep.lock", b"{}")
     assert not folder.is_running
 

@@ -60,7 +60,7 @@ def attempt(function: Callable[..., None], *args: Any) -> Failure | None:
     """Call a function in a worker; an error is returned as text, since not every error can be pickled."""
     try:
         function(*args)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # also KeyboardInterrupt, which only the code of a model raises here
         text = " ".join(str(error).split())
         return Failure(text or type(error).__name__, traceback.format_exc())
     return None

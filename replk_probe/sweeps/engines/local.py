@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for_end
 from typing import Any
 
@@ -76,7 +76,7 @@ class LocalEngine:
         """Wait for tasks; those whose process was killed are started again."""
         busy = [worker for worker in self._workers if worker.task is not None]
         now = time.monotonic()
-        until = min([now + seconds, *(worker.deadline for worker in busy)])
+        until = min([now + seconds, *(worker.begun + self._timeout for worker in busy if self._timeout is not None)])
         wait_for([worker.future for worker in busy if worker.future], until - now, FIRST_COMPLETED)
         return [finished for worker in busy if (finished := self._check(worker)) is not None]
 
@@ -89,13 +89,13 @@ class LocalEngine:
 
     def _start(self, worker: _Worker) -> None:
         worker.attempts += 1
-        worker.deadline = float("inf") if self._timeout is None else time.monotonic() + self._timeout
         worker.start()
 
     def _check(self, worker: _Worker) -> Finished | None:
         """The end of a worker's task, or None if the task is running, perhaps again."""
         assert worker.task is not None and worker.future is not None
-        late = not worker.future.done() and time.monotonic() >= worker.deadline
+        seconds = time.monotonic() - worker.begun
+        late = not worker.future.done() and self._timeout is not None and seconds >= self._timeout
         if late:
             worker.kill()
             failure: Failure | None = Failure(
@@ -111,9 +111,10 @@ class LocalEngine:
                 if worker.attempts < MOST_ATTEMPTS:
                     self._start(worker)
                     return None
+                limit = "" if worker.max_memory is None else f", or the limit of {worker.max_memory:,} bytes is too low"
                 failure = Failure(
-                    f"The process of the job was killed {worker.attempts} times. The system may have too little "
-                    "memory. Use fewer workers or a smaller size."
+                    f"The process of the job ended {worker.attempts} times. The system may have too little memory"
+                    f"{limit}. Use fewer workers or a smaller size{', or a higher limit' if limit else ''}."
                 )
         if late:
             worker.stop()
@@ -133,7 +134,7 @@ class _Worker:
     call: tuple[Callable[..., None], tuple[Any, ...]] | None = None
     future: Future[Failure | None] | None = None
     attempts: int = 0
-    deadline: float = field(default=float("inf"))
+    begun: float = float("inf")  # when the process began the task, after it was started and had imported its module
     _executor: ProcessPoolExecutor | None = None
     _process: Future[int] | None = None
 
@@ -141,6 +142,7 @@ class _Worker:
         """Send the task to the process, which is started if there is none."""
         assert self.call is not None
         function, args = self.call
+        self.begun = time.monotonic()
         for fresh in (False, True):
             if self._executor is None:
                 # Not fork: the threads of torch do not survive it.
@@ -151,6 +153,8 @@ class _Worker:
                     initargs=(self.threads, self.max_memory, self.gpu),
                 )
                 self._process = self._executor.submit(os.getpid)
+                self.begun = float("inf")
+                self._executor.submit(_imported, function).add_done_callback(self._begin)
             try:
                 self.future = self._executor.submit(attempt, function, *args)
                 return
@@ -158,6 +162,9 @@ class _Worker:
                 self.stop()
                 if fresh:
                     raise
+
+    def _begin(self, imported: Future[None]) -> None:
+        self.begun = time.monotonic()
 
     def kill(self) -> None:
         """Kill the process."""
@@ -188,8 +195,12 @@ def _prepare(threads: int, max_memory: int | None, gpu: str | None) -> None:
     prepare_process(max_memory)
 
 
+def _imported(function: Callable[..., None]) -> None:
+    """Do nothing: the process has imported the module of the function when it calls this."""
+
+
 def _end_with_parent() -> None:
-    """End this process when its parent has ended; it would wait for tasks for ever."""
+    """End this process when its parent has ended; otherwise it would never end."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait_for_end([parent.sentinel])
