@@ -44,7 +44,7 @@ _MOST_NAMED = 20
     help="Processes on this machine, or tasks of Ray.",
 )
 @click.option(
-    "--address", metavar="ADDR", help="Ray cluster, such as auto or HOST:6379. [default: a Ray on this machine]"
+    "--address", metavar="ADDR", help="Ray cluster, such as auto or HOST:6379. [default: a local Ray instance]"
 )
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Time after which a job fails."

@@ -18,7 +18,7 @@ from .processes import HOST, is_running
 
 LOCK_NAME = ".replk-probe.lock"
 
-# Whoever asks whether a folder is in use locks it for a moment.
+# A process that checks whether a folder is in use locks it briefly.
 _ATTEMPTS, _PAUSE = 4, 0.05
 _LONGEST_OWNER = 400
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def _host() -> str:
-    """Name of this machine, in letters and digits; containers that number processes on their own are told apart."""
+    """Name of this machine, in letters and digits; containers with numbers of their own have other names."""
     name = re.sub(r"[^A-Za-z0-9]", "", platform.node())[:24]
     with contextlib.suppress(OSError):  # not Linux
         number = Path("/proc/self/ns/pid").stat().st_ino
@@ -25,7 +25,7 @@ HOST = _host()
 
 def is_running(process: int) -> bool:
     """Whether this machine has a process of that number; True if it cannot be known."""
-    if os.name == "nt":  # where signal 0 is not a mere question
+    if os.name == "nt":  # where signal 0 ends a process
         return True
     try:
         os.kill(process, 0)

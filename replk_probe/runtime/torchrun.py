@@ -105,8 +105,8 @@ def _described(error: Exception) -> tuple[str, str]:
     process = this_process()
     assert process is not None
     return "ReplkProbeError", (
-        f"Process {process.rank} of torchrun failed with {type(error).__name__}: {error}. It was not expected. Run the "
-        "command without torchrun to see where."
+        f"Process {process.rank} of torchrun failed with {type(error).__name__}: {error}. Run the command "
+        "without torchrun to see the details."
     )
 
 
@@ -132,7 +132,7 @@ def _meeting() -> _Meeting:
 
 @dataclass
 class _Meeting:
-    """A store that all processes share, and the number of times that they have met."""
+    """A store that all processes share, and the number of exchanges so far."""
 
     process: Process
     store: Any

@@ -153,7 +153,7 @@ def _shape_bias_pixels(options: Mapping[str, Any], config: ShapeBiasConfig) -> i
     stimuli = options["stimuli"]
     is_file_set = stimuli not in (CUE_CONFLICT, SYNTHETIC)
     count = len(_stimuli_in(stimuli, _categories(config))) if is_file_set else _STIMULI
-    # The model knows its size, but it is not built here; most models have this one.
+    # The size of the model is not known before it is built. Most models have this one.
     height, width = config.size or (_USUAL_SIDE, _USUAL_SIDE)
     return count * height * width
 

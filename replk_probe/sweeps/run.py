@@ -65,7 +65,7 @@ def sweep(
         workers: Number of worker processes. By default, one for each GPU, or as many as the cores suffice for.
         engine: ``"local"`` for processes on this machine, or ``"ray"`` for tasks of Ray.
         address: Address of a Ray cluster, such as ``"auto"`` or ``"HOST:6379"``. By default, the engine ``"ray"``
-            starts a Ray on this machine.
+            starts a local Ray instance.
         timeout: Seconds that a job, or each part of a long one, may take, or None.
         max_memory: Bytes that the data of a worker may take, or None. Linux only. Ray also reserves them.
         only: Patterns of models, of ``ANALYZER/MODEL``, or of keys; other jobs are not run. Empty for all jobs.
@@ -286,7 +286,7 @@ def _fitting_here(jobs: Sequence[Job], engine: str) -> int:
 
 
 def _names(running: Mapping[str, tuple[Job, float]]) -> str:
-    """The running jobs in a few words."""
+    """The names of the running jobs, shortened."""
     labels = [job.label for job, _ in running.values()]
     return ", ".join(labels[:2]) + (f" and {len(labels) - 2} more" if len(labels) > 2 else "")
 

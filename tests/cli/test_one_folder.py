@@ -14,6 +14,7 @@ from click.testing import Result
 from replk_probe.erf import ErfConfig, ErfResult
 from replk_probe.erf.plan import plan_erf
 from replk_probe.models.inference import environment
+from replk_probe.runtime import checkpoint
 from replk_probe.runtime.locks import FolderLock
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no locks and no SIGKILL")
@@ -49,6 +50,7 @@ def test_the_process_that_is_writing_there_is_named(
 def test_a_damaged_state_and_another_device_are_noted(
     replk_probe: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(checkpoint, "SAVE_EVERY", 0.0)
     state = tmp_path / "erf.ckpt"
     measured = plan_erf("replknet_micro_k3", None, ErfConfig(images=2, size=32)).run(checkpoint=state)
     (state / "state.json").write_bytes(b"half a")
@@ -72,6 +74,9 @@ from pathlib import Path
 from click.testing import CliRunner
 import replk_probe.erf.plan, replk_probe.erf.plot
 from replk_probe.cli.main import PROGRAM, cli
+from replk_probe.runtime import checkpoint
+
+checkpoint.SAVE_EVERY = 0.0  # after each image
 
 root, moments = Path(sys.argv[1]), [int(text) for text in sys.argv[2].split(",")]
 

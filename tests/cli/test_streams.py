@@ -33,7 +33,7 @@ LINES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("shape-bias", "--import", "raw", "-o", "out"),
         ("shape_bias.json", "shape_bias.pdf"),
     ),
-    "sweep": (("sweep", "--init"), ("../sweep.toml",)),
+    "sweep": (("sweep", "sweep.toml", "--dry-run"), ()),
     "weights": (("weights", "list"), ()),
 }
 

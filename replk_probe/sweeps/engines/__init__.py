@@ -1,1 +1,1 @@
-"""Engines: where tasks run. An engine knows nothing of jobs, models and results."""
+"""Engines: where tasks run. Engines do not depend on jobs, models and results."""

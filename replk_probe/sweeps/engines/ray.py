@@ -1,4 +1,4 @@
-"""Tasks on a Ray cluster, or on a Ray that is started on this machine.
+"""Tasks on a Ray cluster, or on a local Ray instance.
 
 Ray places the tasks, runs those again whose process or node was lost, and watches the nodes.
 """
@@ -20,7 +20,7 @@ MOST_RETRIES = 5
 
 # Tasks that are submitted at least, running or waiting: a cluster grows with the number of tasks that wait.
 _FEWEST_SUBMITTED = 64
-_COUNT_EVERY = 10.0  # seconds between two looks at the size of the cluster
+_COUNT_EVERY = 10.0  # seconds after which the size of the cluster is read again
 _OBJECT_STORE = 100 << 20  # bytes of shared memory; tasks return only the reasons of failures
 
 
@@ -118,7 +118,7 @@ class RayEngine:
             ) from error
 
     def close(self) -> None:
-        """End all tasks and the connection, and the Ray on this machine if it was started here."""
+        """End all tasks and the connection, and the local Ray instance if it was started here."""
         try:
             for one in self._running:
                 self._ray.cancel(one, force=True)
@@ -228,7 +228,7 @@ def _import_ray() -> Any:
 
 
 def _connect(ray: Any, address: str | None, cores: int) -> None:
-    """Connect to a cluster, or start a Ray with that many cores."""
+    """Connect to a cluster, or start a local Ray instance with that many cores."""
     local = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     try:
         ray.init(
