@@ -175,7 +175,7 @@ class SweepFolder:
         path = self.root / SUMMARY_NAME
         record = read_json(path, _ADVICE, (SCHEMA_VERSION,))
         if not isinstance(record.get("jobs"), list):
-            raise InvalidInputError(f"{path} has no list of jobs. It was edited. Run the sweep again.")
+            raise InvalidInputError(f"{path} has no list of jobs. It may have been edited. Run the sweep again.")
         return record
 
     def locked(self) -> AbstractContextManager[None]:
