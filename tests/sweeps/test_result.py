@@ -48,5 +48,7 @@ def test_every_number_is_in_the_table(tmp_path: Path) -> None:
 )
 def test_a_damaged_table_is_refused(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / TABLE.file).write_text(text)
-    with pytest.raises(InvalidInputError, match=rf"{reason}\. It may have .* Remove its folder and run the sweep again"):
+    with pytest.raises(
+        InvalidInputError, match=rf"{reason}\. It may have .* Remove its folder and run the sweep again"
+    ):
         [*_numbers(tmp_path, TABLE)]
