@@ -86,6 +86,13 @@ class Document:
     folder: Path
     text: str | None = None
 
+    def value(self, keys: Keys) -> Any:
+        """The value at ``keys`` as it was written."""
+        found: Any = self.values
+        for key in keys:
+            found = found[key]
+        return found
+
     def error(self, keys: Keys, reason: str) -> InvalidInputError:
         """An error about the value at ``keys``; ``reason`` consists of sentences."""
         line = None if self.text is None or not keys else _line_of(self.text, keys)
