@@ -160,7 +160,8 @@ def _parsed_beginning(text: str) -> Mapping[str, Any] | None:
     """The values in the first lines of a file, which may end in a list of lists; None if they are not valid."""
     for closing in ("", "\n]", "\n]]"):
         with contextlib.suppress(tomllib.TOMLDecodeError):
-            return tomllib.loads(text + closing)
+            values: Mapping[str, Any] = tomllib.loads(text + closing)
+            return values
     return None
 
 

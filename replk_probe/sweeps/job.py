@@ -9,6 +9,8 @@ from typing import Any
 
 from replk_probe.runtime.paths import slug
 
+# Options of a model with a column of their own in the table, which are not settings.
+OWN_COLUMN = ("weights", "name")
 _LONGEST_NAME = 60
 
 

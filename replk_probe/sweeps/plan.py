@@ -26,15 +26,13 @@ from replk_probe.shape_bias.stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC
 
 from .analyzers import ANALYZERS, Analyzer, digest_of_file, forget_files
 from .document import Document, Keys
-from .job import Job
+from .job import OWN_COLUMN, Job
 
 # Options of a sweep itself.
 _OWN = ("models", "matrix", "threads", "figures")
 _PATHS = ("data", "stimuli", "mapping", "import", "weights")
 # Options that change how fast a result is computed, but not the result.
 _WITHOUT_EFFECT = ("workers",)
-# Options with a column of their own in the table.
-_OWN_COLUMN = ("weights", "name")
 _VERSIONS = ("replk-probe", "torch", "torchvision", "timm")
 
 
@@ -259,7 +257,7 @@ def _job(
     distinct = {
         option: document.value(settings[option][1])
         for option in dict.fromkeys(varied)
-        if option in settings and option not in _OWN_COLUMN
+        if option in settings and option not in OWN_COLUMN
     }
     return Job(key, analyzer, model.model, options["name"], options, distinct, threads, figures)
 

@@ -115,7 +115,9 @@ def test_paths_are_named_as_written(tmp_path: Path) -> None:
         (place / "photos").mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(place / "photos" / "a.png")
         path = place / "a.toml"
-        path.write_text('models = ["resnet18"]\nweights = "random"\n[erf]\nimages = 1\n[erf.matrix]\ndata = ["photos"]\n')
+        path.write_text(
+            'models = ["resnet18"]\nweights = "random"\n[erf]\nimages = 1\n[erf.matrix]\ndata = ["photos"]\n'
+        )
         (job,) = plan_jobs(read_document(path))
         assert job.options["data"] == str(place / "photos")
         texts.append((job.key, job.label, job.varied))
