@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -85,6 +86,13 @@ class Document:
     folder: Path
     text: str | None = None
 
+    def value(self, keys: Keys) -> Any:
+        """The value at ``keys`` as it was written."""
+        found: Any = self.values
+        for key in keys:
+            found = found[key]
+        return found
+
     def error(self, keys: Keys, reason: str) -> InvalidInputError:
         """An error about the value at ``keys``; ``reason`` consists of sentences."""
         line = None if self.text is None or not keys else _line_of(self.text, keys)
@@ -108,7 +116,7 @@ def read_document(config: str | os.PathLike[str] | Mapping[str, Any]) -> Documen
         # A pipe or a device might never end.
         if path.exists() and not path.is_file():
             raise OSError(errno.EINVAL, "It is not a regular file")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "It is not UTF-8 text"
         raise InvalidInputError(
@@ -129,17 +137,16 @@ def read_document(config: str | os.PathLike[str] | Mapping[str, Any]) -> Documen
 def _line_of(text: str, keys: Keys) -> int | None:
     """Number of the line on which the value at ``keys`` begins, or the innermost table or list around it.
 
-    The parser does not report positions. The line is found by parsing the beginnings of the text that are valid: the
-    value begins after the last beginning that does not have it.
+    The parser does not report positions. The line is found by parsing the beginnings of the text that are valid, with
+    the lists closed in which they end: the value begins after the last beginning that does not have it.
     """
     lines = text.splitlines(keepends=True)
     best: tuple[int, int] | None = None  # number of keys found, line
     before = 0  # number of lines in the last valid beginning
     depth_before = 0
     for count in range(len(lines) + 1):
-        try:
-            values = tomllib.loads("".join(lines[:count]))
-        except tomllib.TOMLDecodeError:
+        values = _parsed_beginning("".join(lines[:count]))
+        if values is None:
             continue
         depth = _depth(values, keys)
         if depth > depth_before and (best is None or depth > best[0]):
@@ -147,6 +154,15 @@ def _line_of(text: str, keys: Keys) -> int | None:
             best = depth, first + 1
         before, depth_before = count, max(depth, depth_before)
     return None if best is None else best[1]
+
+
+def _parsed_beginning(text: str) -> Mapping[str, Any] | None:
+    """The values in the first lines of a file, which may end in a list of lists; None if they are not valid."""
+    for closing in ("", "\n]", "\n]]"):
+        with contextlib.suppress(tomllib.TOMLDecodeError):
+            values: Mapping[str, Any] = tomllib.loads(text + closing)
+            return values
+    return None
 
 
 def _is_content(line: str) -> bool:

@@ -1,7 +1,7 @@
 """The folder of a sweep: results, states of jobs and reasons of failures.
 
-A job is done when its result folder exists, which is renamed to its name when it is complete. Nothing else has to be
-consistent: ``sweep.json`` and ``sweep.csv`` are written anew from the folders.
+A job is done when its result folder exists, which is renamed to its name when it is complete and has a record,
+``job.json``. Nothing else has to be consistent: ``sweep.json`` and ``sweep.csv`` are written anew from the folders.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ RECORD_NAME = "job.json"
 FAILED = "failed"
 COMPARISONS = "comparison"
 
+_RECORDED = ("weights", "seconds")  # what is shown of the record of a job
 _UNFINISHED = "unfinished"
 _CLAIM = ".lock"
 _ADVICE = "Give the output folder of 'replk-probe sweep'."
@@ -73,7 +74,7 @@ class SweepFolder:
         """Store a file or folder that was written in ``root``, where it is already."""
 
     def result(self, job: Job) -> Path:
-        """Folder of a job's result; it exists if the job is done."""
+        """Folder of a job's result; it exists and has a record if the job is done."""
         return self.root / job.folder
 
     def unfinished(self, job: Job) -> Path:
@@ -86,7 +87,7 @@ class SweepFolder:
 
     def state(self, job: Job) -> str:
         """``"done"``, ``"failed"`` or ``"pending"``."""
-        if self.result(job).is_dir():
+        if self._is_done(job):
             return "done"
         return "failed" if self.failure(job).is_file() else "pending"
 
@@ -100,6 +101,12 @@ class SweepFolder:
             path = self.result(job) / RECORD_NAME
             self._records[job.key] = read_json(path, "Remove its folder and run the sweep again.", (SCHEMA_VERSION,))
         return self._records[job.key]
+
+    def _is_done(self, job: Job) -> bool:
+        """Whether the result of a job and its record exist; a result with a damaged record is measured again."""
+        with contextlib.suppress(InvalidInputError):
+            return self.result(job).is_dir() and {*_RECORDED} <= {*self.record(job)}
+        return False
 
     def fail(self, job: Job, reason: str, traceback: str) -> None:
         """Record that a job failed."""
@@ -149,7 +156,7 @@ class SweepFolder:
         """
         state = self.state(job)
         if state == "done":
-            return {"state": state} | {name: self.record(job)[name] for name in ("weights", "seconds")}
+            return {"state": state} | {name: self.record(job)[name] for name in _RECORDED}
         if seconds is not None:
             return {"state": "running", "seconds": round(seconds, 1)}
         return {"state": state} | ({"reason": self.reason(job)} if state == "failed" else {})
@@ -175,7 +182,7 @@ class SweepFolder:
         path = self.root / SUMMARY_NAME
         record = read_json(path, _ADVICE, (SCHEMA_VERSION,))
         if not isinstance(record.get("jobs"), list):
-            raise InvalidInputError(f"{path} has no list of jobs. It was edited. Run the sweep again.")
+            raise InvalidInputError(f"{path} has no list of jobs. It may have been edited. Run the sweep again.")
         return record
 
     def locked(self) -> AbstractContextManager[None]:

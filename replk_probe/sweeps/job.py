@@ -9,6 +9,8 @@ from typing import Any
 
 from replk_probe.runtime.paths import slug
 
+# Options of a model with a column of their own in the table, which are not settings.
+OWN_COLUMN = ("weights", "name")
 _LONGEST_NAME = 60
 
 
@@ -22,9 +24,10 @@ class Job:
         model: Name of the model, as for :func:`replk_probe.create_model`; the path of a factory is absolute.
         name: Name of the model in the results, as written in the file.
         options: The options of the analyzer's command by name; paths are absolute.
-        varied: The options that distinguish jobs of one analyzer, with their values.
+        varied: The options that distinguish jobs of one analyzer, with their values as written in the file.
         threads: Number of threads of the computation.
         figures: Whether the figures are drawn.
+        distinction: What distinguishes the job from others that have the same label without it; usually empty.
     """
 
     key: str
@@ -35,6 +38,7 @@ class Job:
     varied: Mapping[str, Any]
     threads: int = 1
     figures: bool = True
+    distinction: str = ""
 
     @property
     def folder(self) -> str:
@@ -44,7 +48,8 @@ class Job:
     @property
     def label(self) -> str:
         """Short description such as ``"erf/resnet18 seed=0"``."""
-        return " ".join([f"{self.analyzer}/{self.name}", *(f"{name}={value}" for name, value in self.varied.items())])
+        settings = [f"{name}={value}" for name, value in self.varied.items()]
+        return " ".join([f"{self.analyzer}/{self.name}", *settings, *filter(None, [self.distinction])])
 
     def matches(self, pattern: str) -> bool:
         """Whether a pattern matches the model, ``ANALYZER/MODEL``, the label or the key."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,13 @@ from replk_probe.shape_bias.stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC
 
 from .analyzers import ANALYZERS, Analyzer, digest_of_file, forget_files
 from .document import Document, Keys
-from .job import Job
+from .job import OWN_COLUMN, Job
 
 # Options of a sweep itself.
 _OWN = ("models", "matrix", "threads", "figures")
 _PATHS = ("data", "stimuli", "mapping", "import", "weights")
 # Options that change how fast a result is computed, but not the result.
 _WITHOUT_EFFECT = ("workers",)
-# Options with a column of their own in the table.
-_OWN_COLUMN = ("weights", "name")
 _VERSIONS = ("replk-probe", "torch", "torchvision", "timm")
 
 
@@ -63,6 +62,7 @@ def plan_jobs(document: Document) -> list[Job]:
     threads = _own(document, "threads", 1, lambda value: check_integer("number of threads", value, 1))
     figures = _own(document, "figures", True, lambda value: check_bool("figures", value))
     jobs: dict[str, Job] = {}
+    weights: dict[str, str] = {}
     for name in asked:
         analyzer = ANALYZERS[name]
         own = _options(document, document.values[name], (name,), ("matrix",), analyzer.options)
@@ -81,7 +81,15 @@ def plan_jobs(document: Document) -> list[Job]:
                 varied = [*axes, *(one for other in models for one in other.options)]
                 job = _job(document, name, model, settings, varied, threads, figures)
                 jobs.setdefault(job.key, job)
-    return list(jobs.values())
+                written = document.value(settings["weights"][1]) if "weights" in settings else job.options["weights"]
+                weights.setdefault(job.key, f"weights={written}")
+    return _distinct(_distinct(list(jobs.values()), weights), {key: f"key={key}" for key in jobs})
+
+
+def _distinct(jobs: Sequence[Job], distinctions: Mapping[str, str]) -> list[Job]:
+    """The jobs; those with equal labels have a distinction, which is given for each job by its key."""
+    counts = Counter(job.label for job in jobs)
+    return [replace(job, distinction=distinctions[job.key]) if counts[job.label] > 1 else job for job in jobs]
 
 
 def _asked_analyzers(document: Document) -> list[str]:
@@ -248,9 +256,9 @@ def _job(
     record = {"analyzer": analyzer, "threads": threads, **decides}
     key = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
     distinct = {
-        option: settings[option][0]
+        option: document.value(settings[option][1])
         for option in dict.fromkeys(varied)
-        if option in settings and option not in _OWN_COLUMN
+        if option in settings and option not in OWN_COLUMN
     }
     return Job(key, analyzer, model.model, options["name"], options, distinct, threads, figures)
 

@@ -22,29 +22,51 @@ TABLE_NAME = "sweep.csv"
 
 
 @dataclass(frozen=True)
-class _Table:
+class Table:
     """The table of an analyzer's result.
 
     Attributes:
         file: Name of the CSV file.
         items: Columns that identify a row.
         others: Columns that are neither numbers of the result nor identify a row.
+        numbers: Columns of the numbers, in the order of the file.
     """
 
     file: str
     items: tuple[str, ...]
     others: tuple[str, ...]
+    numbers: tuple[str, ...]
 
 
-_TABLES = {
-    "erf": _Table(
+TABLES = {
+    "erf": Table(
         "erf.csv",
         ("layer", "protocol", "threshold"),
         ("model", "weights", "images", "seed", "precision", "input_height", "input_width"),
+        ("n_images", "side", "ratio", "ci95_low", "ci95_high"),
     ),
-    "shape-bias": _Table("shape_bias.csv", ("observer", "category"), ("kind", "source")),
-    "kernels": _Table("kernels.csv", ("layer", "variant"), ("model", "weights", "path", "operation", "aggregate")),
+    "shape-bias": Table(
+        "shape_bias.csv",
+        ("observer", "category"),
+        ("kind", "source"),
+        (
+            *("n_conflict", "shape", "texture", "other", "shape_bias", "ci95_low", "ci95_high"),
+            *("macro", "median", "cue_accuracy", "congruent_accuracy", "mean_human_kappa"),
+        ),
+    ),
+    "kernels": Table(
+        "kernels.csv",
+        ("layer", "variant"),
+        ("model", "weights", "path", "operation", "aggregate"),
+        (
+            *("kernel_height", "kernel_width", "channels", "centre3x3_share", "skeleton_share"),
+            *("effective_size_50", "effective_size_90", "effective_size_99", "entropy_bits", "relative_entropy"),
+            *("symmetry_left_right", "symmetry_up_down", "symmetry_rotation", "symmetry_transpose", "zero_fraction"),
+            *("small_branch_share", "centre3x3_mean", "outside3x3_mean", "relative_mass", "maximum"),
+        ),
+    ),
 }
+_ADVICE = "Remove its folder and run the sweep again."
 _FIRST = ("key", "analyzer", "model", "weights")
 _LAST = ("item", "metric", "value")
 
@@ -127,25 +149,37 @@ class SweepResult:
     def _rows(self) -> Iterator[Row]:
         settings = self._varied()
         done = [job for job in self.jobs if job["state"] == "done"]
-        self._place.fetch([f"{job['folder']}/{_TABLES[job['analyzer']].file}" for job in done])
+        self._place.fetch([f"{job['folder']}/{TABLES[job['analyzer']].file}" for job in done])
         for job in done:
             shared = {name: job[name] for name in _FIRST}
             shared |= {name: canonical(job["varied"][name]) if name in job["varied"] else "" for name in settings}
-            for item, metric, value in _numbers(self.folder / job["folder"], _TABLES[job["analyzer"]]):
+            for item, metric, value in _numbers(self.folder / job["folder"], TABLES[job["analyzer"]]):
                 yield shared | {"item": item, "metric": metric, "value": value}
 
 
-def _numbers(folder: Path, table: _Table) -> Iterator[tuple[str, str, str]]:
+def _numbers(folder: Path, table: Table) -> Iterator[tuple[str, str, str]]:
     """Every number of a result: its row, its column and its text."""
     path = folder / table.file
-    header, rows = read_csv(path, "Remove its folder and run the sweep again.")
-    for _, row in rows:
-        cells = dict(zip(header, row, strict=True))
-        if missing := [name for name in table.items if name not in cells]:
+    header, rows = read_csv(path, _ADVICE)
+    missing = [name for name in (*table.items, *table.others, *table.numbers) if name not in header]
+    if missing or not rows:
+        lack = f"column {missing[0]!r}" if missing else "rows"
+        raise InvalidInputError(f"{path} has no {lack}. It may have been edited or truncated. {_ADVICE}")
+    for line, row in rows:
+        cells = dict(zip(header, row, strict=False))
+        if len(row) != len(header) or not all(_is_number(cells[name]) for name in table.numbers):
             raise InvalidInputError(
-                f"{path} has no column {missing[0]!r}. It was edited. Remove its folder and run the sweep again."
+                f"Line {line} of {path} is not a row of the table. It may have been edited or truncated. {_ADVICE}"
             )
         item = " ".join(f"{name}={cells[name]}" for name in table.items)
-        for name, text in cells.items():
-            if name not in table.items and name not in table.others:
-                yield item, name, text
+        for name in table.numbers:
+            yield item, name, cells[name]
+
+
+def _is_number(text: str) -> bool:
+    """Whether a cell is a number, or empty because it is undefined."""
+    try:
+        float(text or "nan")
+    except ValueError:
+        return False
+    return True

@@ -40,7 +40,9 @@ mean.red = 1
         (("erf", "images"), "line 10, erf.images"),
         (("erf", "thresholds"), "line 12, erf.thresholds"),
         (("erf", "matrix", "seed", 1), "line 18, erf.matrix.seed[1]"),
-        (("models", 1, "size"), "line 2, models[1].size"),
+        (("models", 0), "line 3, models[0]"),
+        (("models", 1, "size"), "line 4, models[1].size"),
+        (("erf", "thresholds", 1), "line 14, erf.thresholds[1]"),
         (("kernels", "mean", "red"), "line 20, kernels.mean.red"),
         (("erf", "layer"), "line 8, erf.layer"),  # the table that lacks it
     ],
@@ -67,6 +69,22 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"\xff")
     with pytest.raises(InvalidInputError, match="not UTF-8"):
         read_document(tmp_path / "bytes.toml")
+
+
+def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(TEXT, encoding="utf-8-sig")
+    document = read_document(path)
+    assert document.values["weights"] == "auto"
+    assert "line 6" in str(document.error(("weights",), "Reason."))
+
+
+def test_an_error_names_the_line_in_a_list_of_lists(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('[erf.matrix]\nsize = [  # a ]\n    [\n        64, 64,\n    ],\n    # "]"\n    [96, 0],\n]\n')
+    document = read_document(path)
+    assert "line 3, " in str(document.error(("erf", "matrix", "size", 0), "Reason."))
+    assert "line 7, " in str(document.error(("erf", "matrix", "size", 1), "Reason."))
 
 
 def test_a_dictionary_has_no_lines() -> None:

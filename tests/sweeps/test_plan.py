@@ -109,6 +109,36 @@ def test_the_key_depends_on_the_contents_of_files(tmp_path: Path) -> None:
     assert len({first.key, second.key, third.key}) == 3
 
 
+def test_paths_are_named_as_written(tmp_path: Path) -> None:
+    texts = []
+    for place in (tmp_path / "a", tmp_path / "b"):
+        (place / "photos").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(place / "photos" / "a.png")
+        path = place / "a.toml"
+        path.write_text(
+            'models = ["resnet18"]\nweights = "random"\n[erf]\nimages = 1\n[erf.matrix]\ndata = ["photos"]\n'
+        )
+        (job,) = plan_jobs(read_document(path))
+        assert job.options["data"] == str(place / "photos")
+        texts.append((job.key, job.label, job.varied))
+    assert texts[0] == texts[1] == (texts[0][0], "erf/resnet18 data=photos", {"data": "photos"})
+
+
+def test_labels_are_distinct(tmp_path: Path) -> None:
+    for name in ("a.pth", "b.pth"):
+        (tmp_path / name).write_text(name)
+    path = tmp_path / "a.toml"
+    path.write_text(
+        'weights = "random"\nmodels = [{ model = "resnet18", weights = "a.pth" }, '
+        '{ model = "resnet18", weights = "b.pth" }, "resnet34"]\n[kernels]\n'
+    )
+    labels = ["kernels/resnet18 weights=a.pth", "kernels/resnet18 weights=b.pth", "kernels/resnet34"]
+    assert [job.label for job in plan_jobs(read_document(path))] == labels
+    # Models that differ only in what the label does not show.
+    found = jobs(models=[{"model": one, "name": "mine"} for one in ("resnet18", "resnet34")])
+    assert [job.label for job in found] == [f"kernels/mine key={job.key}" for job in found]
+
+
 def test_every_option_of_the_configurations_can_be_given() -> None:
     for analyzer in ANALYZERS.values():
         assert {field.name for field in fields(analyzer.config)} <= {*analyzer.options}

@@ -18,7 +18,8 @@ import replk_probe
 from replk_probe.errors import InvalidInputError
 from replk_probe.sweeps import SweepResult
 from replk_probe.sweeps.document import read_document
-from replk_probe.sweeps.folder import SweepFolder
+from replk_probe.sweeps.folder import RECORD_NAME, SweepFolder
+from replk_probe.sweeps.job import Job
 from replk_probe.sweeps.plan import plan_jobs
 
 FACTORY = """\
@@ -118,6 +119,27 @@ def planned(tmp_path: Path, **values: Any) -> tuple[dict[str, Any], SweepFolder]
     return config, SweepFolder(tmp_path / "out")
 
 
+def record_result(folder: SweepFolder, job: Job) -> Path:
+    """A result folder without a result; return the path of its record."""
+    folder.result(job).mkdir(parents=True)
+    path = folder.result(job) / RECORD_NAME
+    path.write_text('{"schema_version": 1, "weights": "random", "seconds": 1.0}')
+    return path
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", '{"schema_version": 1, "weights": "random"}'])
+def test_a_result_with_a_damaged_record_is_not_done(tmp_path: Path, text: str | None) -> None:
+    config, folder = planned(tmp_path)
+    first, second = plan_jobs(read_document(config))
+    record_result(folder, second)
+    record = record_result(folder, first)
+    assert folder.state(first) == folder.state(second) == "done"
+    record.unlink() if text is None else record.write_text(text)
+    again = SweepFolder(folder.root)
+    again.write_summary([first, second])
+    assert [job["state"] for job in SweepResult.load(folder.root).jobs] == ["pending", "done"]
+
+
 def test_states_are_read_from_the_folder(tmp_path: Path) -> None:
     config, folder = planned(tmp_path)
     first, second = plan_jobs(read_document(config))
@@ -139,7 +161,7 @@ def test_states_are_read_from_the_folder(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_of_a_finished_job_is_removed(tmp_path: Path) -> None:
     config, folder = planned(tmp_path)
     first, second = plan_jobs(read_document(config))
-    folder.result(first).mkdir(parents=True)
+    record_result(folder, first)
     for job in (first, second):
         (folder.unfinished(job) / "state").mkdir(parents=True)
         folder.fail(job, "It is broken.", "Traceback")

@@ -1,0 +1,54 @@
+"""The table of a sweep, without worker processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from replk_probe.erf import result as erf
+from replk_probe.errors import InvalidInputError
+from replk_probe.kernels import result as kernels
+from replk_probe.shape_bias import result as shape_bias
+from replk_probe.sweeps.result import TABLES, _numbers
+
+TABLE = TABLES["erf"]
+HEADER = ",".join(erf._CSV_COLUMNS)
+CELLS = "resnet18,random,images,0,fp32,2,64,64,stage4,paper,0.5,31,0.25,,"
+
+
+def test_the_tables_have_every_column_of_the_results() -> None:
+    columns = {"erf": erf._CSV_COLUMNS, "shape-bias": shape_bias._CSV_COLUMNS, "kernels": kernels._COLUMNS}
+    for name, table in TABLES.items():
+        assert {*table.items, *table.others, *table.numbers} == {*columns[name]}
+        assert table.numbers == tuple(column for column in columns[name] if column in table.numbers)
+
+
+def test_every_number_is_in_the_table(tmp_path: Path) -> None:
+    (tmp_path / TABLE.file).write_text(f"{HEADER}\n{CELLS}\n")
+    item = "layer=stage4 protocol=paper threshold=0.5"
+    assert [*_numbers(tmp_path, TABLE)] == [
+        (item, "n_images", "2"),
+        (item, "side", "31"),
+        (item, "ratio", "0.25"),
+        (item, "ci95_low", ""),
+        (item, "ci95_high", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", r"erf\.csv has no column 'layer'"),
+        (f"{HEADER}\n", r"erf\.csv has no rows"),
+        (f"{HEADER.replace('ratio', 'share')}\n{CELLS}\n", r"erf\.csv has no column 'ratio'"),
+        (f"{HEADER}\n{CELLS}\n{CELLS[:40]}", r"Line 3 of .*erf\.csv is not a row of the table"),
+        (f"{HEADER}\n{CELLS.replace('0.25', 'x')}\n", r"Line 2 of .*erf\.csv is not a row of the table"),
+    ],
+)
+def test_a_damaged_table_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / TABLE.file).write_text(text)
+    with pytest.raises(
+        InvalidInputError, match=rf"{reason}\. It may have .* Remove its folder and run the sweep again"
+    ):
+        [*_numbers(tmp_path, TABLE)]
