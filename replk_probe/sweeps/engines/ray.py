@@ -137,14 +137,14 @@ class RayEngine:
             failure: Failure | None = self._ray.get(task)
         except errors.OutOfMemoryError as error:
             return Failure(
-                "Ray ended the process of the job because its node had too little memory. Give --max-memory, so that "
+                "Ray ended the process of the job because its node had too little memory. Give max_memory, so that "
                 "fewer jobs run on a node, or a smaller size.",
                 str(error),
             )
         except (errors.WorkerCrashedError, errors.NodeDiedError) as error:
             return Failure(
                 f"The process or node of the job was lost {MOST_RETRIES + 1} times. The system may have too little "
-                "memory. Give --max-memory, so that fewer jobs run on a node, or a smaller size.",
+                "memory. Give max_memory, so that fewer jobs run on a node, or a smaller size.",
                 str(error),
             )
         except (errors.LocalRayletDiedError, errors.RaySystemError, errors.RpcError):
