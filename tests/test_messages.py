@@ -15,7 +15,7 @@ ROOT = Path(replk_probe.__file__).parent
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] != "cli")
 
 # A whole command line may be quoted in a message, with its options.
-COMMANDS = re.compile(r"'replk-probe [^']*'|pip install [^.]*")
+COMMANDS = re.compile(r"'(?:replk-probe|ray) [^']*'|pip install [^.]*")
 
 
 def options(source: str) -> Iterator[str]:
