@@ -181,8 +181,8 @@ def test_an_error_of_one_process_is_raised_in_all(
         1 / 0  # noqa: B018
     assert json.loads(store.values["replk-probe/1/0"]) == [
         "ReplkProbeError",
-        "Process 0 of torchrun failed with ZeroDivisionError: division by zero. It was not expected. Run the command "
-        "without torchrun to see where.",
+        "Process 0 of torchrun failed with ZeroDivisionError: division by zero. Run the command "
+        "without torchrun to see the details.",
     ]
     with pytest.raises(WeightsError, match=r"No weights\."), torchrun.together():
         pass

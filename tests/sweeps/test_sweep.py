@@ -63,13 +63,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_the_number_of_workers_changes_no_byte(tmp_path: Path) -> None:
+def test_results_are_those_of_the_single_commands(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text(SWEEP)
     one = replk_probe.sweep(path, tmp_path / "one", workers=1)
-    two = replk_probe.sweep(path, tmp_path / "two", workers=2)
-    assert one.count("done") == two.count("done") == 6
-    assert contents(one.folder) == contents(two.folder) and len(contents(one.folder)) == 1 + 4 * 2 + 2 * 3
+    assert one.count("done") == 6 and len(contents(one.folder)) == 1 + 4 * 2 + 2 * 3
     frame = one.to_dataframe()
     assert {*frame.columns} == {"key", "analyzer", "model", "weights", "size", "item", "metric", "value"}
     assert set(frame["size"]) == {"64", "48", ""}
