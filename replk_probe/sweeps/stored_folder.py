@@ -158,8 +158,8 @@ class StoredFolder(SweepFolder):
         owner = self._owner()
         if owner is not None:
             warnings.warn(
-                f"A sweep in {self.url} may be running: {owner} reported less than {_LIVE:g} s ago. Two at once do the "
-                "same jobs twice. Stop one of them if that process has not ended.",
+                f"A sweep in {self.url} may be running: {owner} reported less than {_LIVE:g} s ago. Two "
+                "sweeps at the same time measure the same jobs twice. Stop one of them if that process has not ended.",
                 SweepWarning,
                 stacklevel=3,
             )

@@ -1,4 +1,4 @@
-"""What decides the rounding of a result besides its options: the device, its software and the number of threads."""
+"""The environment that affects the rounding of a result: the device, its software and the number of threads."""
 
 from __future__ import annotations
 
