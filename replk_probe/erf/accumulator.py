@@ -135,6 +135,11 @@ class RunState:
         self._first = self.sums.done
         self._changed: set[int] = set()  # blocks that have changed since the state was saved
 
+    @property
+    def done(self) -> int:
+        """Index of the next image."""
+        return self.sums.done
+
     def add(self, image_id: str, scores: FloatArray | str) -> None:
         """Add the scores of the next image, ``[H, W]``, or why there are none."""
         if not isinstance(scores, str) and not np.isfinite(scores).all():

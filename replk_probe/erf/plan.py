@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +29,7 @@ from replk_probe.runtime.ahead import computed_ahead
 from replk_probe.runtime.checkpoint import Checkpoint, Keeper, discard
 from replk_probe.runtime.checks import check_size
 from replk_probe.runtime.devices import device_label, measuring, resolve_device
-from replk_probe.runtime.parts import check_part, in_order, split
+from replk_probe.runtime.parts import Divisible
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo, software_versions
 
@@ -44,11 +43,6 @@ from .preparation import prepare
 from .probe_layer import UnsuitableSizeError, find_target
 from .result import ErfResult
 from .target_layer import Layer, TargetLayer, point_of, run_to
-
-# The entries of a run's configuration that are options of the function and the command.
-OPTIONS = (
-    "model", "size", "layer", "precision", "device", "seed", "sampling", "images", "channels", "mean", "std", "bgr"
-)  # fmt: skip
 
 # Threads that load images while the model computes.
 _THREADS = 2
@@ -124,7 +118,7 @@ def _as_prepared(model: PreparedModel, config: ErfConfig) -> tuple[ErfConfig, to
 
 
 @dataclass(eq=False)
-class ErfPlan:
+class ErfPlan(Divisible[RunState, ErfResult]):
     """A measurement that is ready to run, with checked arguments."""
 
     name: str  # name of the model in the result
@@ -139,9 +133,13 @@ class ErfPlan:
     # Whether the model is a module or was made by a factory, so that its name does not identify it.
     own_code: bool = False
 
+    _options = (
+        "model", "size", "layer", "precision", "device", "seed", "sampling", "images", "channels", "mean", "std", "bgr"
+    )  # fmt: skip
+
     @property
-    def config(self) -> dict[str, Any]:
-        """Everything that determines the contribution map: equal configurations give equal bytes."""
+    def record(self) -> dict[str, Any]:
+        """Everything that determines the contribution map: equal records give equal bytes."""
         versions = software_versions()
         return {
             "model": self.name,
@@ -181,8 +179,7 @@ class ErfPlan:
     def __post_init__(self) -> None:
         """Check the statistics, and compute digests of modules, arrays and files, which names do not identify."""
         self._mean, self._std = self._statistics()
-        self._all = range(len(self.images.ids))
-        bounds = block_bounds(len(self._all))
+        bounds = block_bounds(len(self.images.ids))
         self._bounds = [bound for bound in bounds if bound % self.settings.batch_size == 0 or bound == bounds[-1]]
         self._parameters = digest_of(bytes_of_model(module_of(self.model))) if self.own_code else None
         given = [self.images.batch] if isinstance(self.images, TensorImages) else []
@@ -194,89 +191,18 @@ class ErfPlan:
     def same_run(self, result: ErfResult) -> bool:
         """Whether a finished result has the configuration of this plan."""
         config, thresholds = result.run.config, result.run.config.get("thresholds")
-        same = all(config.get(key) == value for key, value in self.config.items())
+        same = all(config.get(key) == value for key, value in self.record.items())
         return same and thresholds == list(self.settings.thresholds)
 
-    def parts(self, count: int) -> list[range]:
-        """Divide the measurement into at most ``count`` parts of about equal length.
+    @property
+    def _environment(self) -> Mapping[str, Any]:
+        return environment_of(self.device)
 
-        Each part can be measured by :meth:`run_part` in a process of its own, in any order. They begin where neither
-        the order of the sums nor the images of a batch differ from those of :meth:`run`.
-
-        Returns:
-            Indices of the images of each part, in order.
-
-        Raises:
-            InvalidInputError: ``count`` is not a positive integer.
-        """
-        return split(self._bounds, count)
-
-    def run_part(
-        self, part: range, folder: str | Path, *, allow_other_device: bool = False, progress: bool = False
-    ) -> None:
-        """Measure a part, or continue it, and keep its state in a folder for :meth:`join`.
-
-        Args:
-            part: One of the ranges that :meth:`parts` returned.
-            folder: Folder for the state of this part only; the state of an interrupted attempt is continued.
-            allow_other_device: Whether an attempt of another device is continued.
-            progress: Whether to draw a progress bar on stderr if that is a terminal.
-
-        Raises:
-            InvalidInputError: ``part`` is not a part of this measurement.
-            ResumeError: The state in the folder is damaged, or belongs to another part or another measurement.
-        """
-        check_part(self._bounds, part)
-        state, store = self._restored(part, folder, allow_other_device=allow_other_device)
-        if state.sums.done < part.stop:
-            with self._measured(part, state, store, progress):
-                pass
-
-    def join(self, parts: Mapping[range, str | Path], *, allow_other_device: bool = False) -> ErfResult:
-        """The result of a measurement whose parts are complete: that of :meth:`run`, with the sum of their times.
-
-        Args:
-            parts: Folder of each part, which is kept.
-            allow_other_device: Whether parts of another device are used.
-
-        Raises:
-            InvalidInputError: The parts do not cover every image exactly once, or no image could be used.
-            ResumeError: The state of a part is missing, incomplete or damaged, or belongs to another measurement.
-        """
-        whole, _ = self._restored(self._all)
-        for part in in_order(self._bounds, parts):
-            state, store = self._restored(part, parts[part], allow_other_device=allow_other_device)
-            if store is not None and state.sums.done < part.stop:
-                raise store.incomplete()
-            whole.extend(state)
-        return self._run(whole, None, False)
-
-    def run(
-        self,
-        *,
-        checkpoint: str | Path | None = None,
-        resume: bool = False,
-        allow_other_device: bool = False,
-        progress: bool = False,
-    ) -> ErfResult:
-        """Measure; the arguments are those of :func:`~replk_probe.measure_erf`."""
-        restored = self._restored(self._all, checkpoint, resume=resume, allow_other_device=allow_other_device)
-        return self._run(*restored, progress)
-
-    def _restored(
-        self, part: range, folder: str | Path | None = None, *, resume: bool = True, allow_other_device: bool = False
-    ) -> tuple[RunState, Checkpoint | None]:
-        """The state of a part, which is empty if none is saved in the folder, and where it is saved."""
+    def _state(self, part: range, store: Checkpoint | None) -> RunState:
         state = RunState(BlockSums(len(self.images.ids), self.target.input_size, done=part.start))
-        if folder is None:
-            return state, None
-        entry = {} if part == self._all else {"part": f"{part.start} to {part.stop - 1}"}
-        store = Checkpoint(
-            folder, self.config | entry, OPTIONS, resume=resume,
-            environment=environment_of(self.device), allow_other_device=allow_other_device,
-        )  # fmt: skip
-        state.restore(store, self.images.ids, part.stop)
-        return state, store
+        if store is not None:
+            state.restore(store, self.images.ids, part.stop)
+        return state
 
     def _run(self, state: RunState, store: Checkpoint | None, progress: bool) -> ErfResult:
         """The result, after the images that are not in the state were added to it."""
@@ -387,7 +313,7 @@ class ErfPlan:
             precision=self.settings.precision,
             backend=prepared.backend_used(state.methods),
             seconds=0.0,
-            config=self.config,
+            config=self.record,
         )
         return result_of(
             state,

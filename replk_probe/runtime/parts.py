@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from replk_probe.errors import InvalidInputError, ResumeError
 
-from .checkpoint import exists
+from .checkpoint import Checkpoint, exists
 from .checks import check_integer
 
 
@@ -85,3 +88,149 @@ def saved_parts(folder: Path, total: int) -> list[range]:
 def part_folders(folder: Path, parts: Iterable[range]) -> dict[range, Path]:
     """A folder for the state of each part; parts of a measurement that was divided otherwise have other folders."""
     return {part: folder / f"part-{part.start}-{part.stop}" for part in parts}
+
+
+class PartState(Protocol):
+    """The state of an unfinished measurement or of a part of it."""
+
+    @property
+    def done(self) -> int:
+        """Index of the next image."""
+
+    def extend(self, part: Any) -> None:
+        """Add the state of the part that follows."""
+
+
+StateT = TypeVar("StateT", bound=PartState)
+ResultT = TypeVar("ResultT")
+
+
+class Divisible(ABC, Generic[StateT, ResultT]):
+    """A measurement of images that can be interrupted, continued, and divided into parts with the same result.
+
+    Attributes:
+        _bounds: Indices of images where parts may begin and end, from 0 to the number of images.
+        _options: The entries of :attr:`record` that are options of the function and the command.
+    """
+
+    _bounds: Sequence[int]
+    _options: ClassVar[tuple[str, ...]]
+
+    @property
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """Everything that determines the result: equal records give equal bytes."""
+
+    @property
+    @abstractmethod
+    def _environment(self) -> Mapping[str, Any]:
+        """The environment, which determines the rounding of the result."""
+
+    @abstractmethod
+    def _state(self, part: range, store: Checkpoint | None) -> StateT:
+        """The saved state of a part, or an empty one if none is saved or ``store`` is None."""
+
+    @abstractmethod
+    def _measured(
+        self, part: range, state: StateT, store: Checkpoint | None, progress: bool
+    ) -> AbstractContextManager[Any]:
+        """Add the images of a part that are not in the state."""
+
+    @abstractmethod
+    def _run(self, state: StateT, store: Checkpoint | None, progress: bool) -> ResultT:
+        """The result, after the images that are not in the state were added to it."""
+
+    def parts(self, count: int) -> list[range]:
+        """Divide the measurement into at most ``count`` parts of about equal length.
+
+        Each part can be measured by :meth:`run_part` in a process of its own, in any order. They begin where neither
+        the order of sums nor the images of a batch differ from those of :meth:`run`.
+
+        Returns:
+            Indices of the images of each part, in order.
+
+        Raises:
+            InvalidInputError: ``count`` is not a positive integer.
+        """
+        return split(self._bounds, count)
+
+    def run_part(
+        self, part: range, folder: str | Path, *, allow_other_device: bool = False, progress: bool = False
+    ) -> None:
+        """Measure a part, or continue it, and keep its state in a folder for :meth:`join`.
+
+        Args:
+            part: One of the ranges that :meth:`parts` returned.
+            folder: Folder for the state of this part only; the state of an interrupted attempt is continued.
+            allow_other_device: Whether an attempt of another device is continued.
+            progress: Whether to draw a progress bar on stderr if that is a terminal.
+
+        Raises:
+            InvalidInputError: ``part`` is not a part of this measurement, or an image cannot be used.
+            ResumeError: The state in the folder is damaged, or belongs to another part or another measurement.
+        """
+        check_part(self._bounds, part)
+        state, store = self._restored(part, folder, allow_other_device=allow_other_device)
+        if state.done < part.stop:
+            with self._measured(part, state, store, progress):
+                pass
+
+    def join(self, parts: Mapping[range, str | Path], *, allow_other_device: bool = False) -> ResultT:
+        """The result of a measurement whose parts are complete: that of :meth:`run`, with the sum of their times.
+
+        Args:
+            parts: Folder of each part, which is kept.
+            allow_other_device: Whether parts of another device are used.
+
+        Raises:
+            InvalidInputError: The parts do not cover every image exactly once, or no image could be used.
+            ResumeError: The state of a part is missing, incomplete or damaged, or belongs to another measurement.
+        """
+        whole = self._state(self._all, None)
+        for part in in_order(self._bounds, parts):
+            state, store = self._restored(part, parts[part], allow_other_device=allow_other_device)
+            if store is not None and state.done < part.stop:
+                raise store.incomplete()
+            whole.extend(state)
+        return self._run(whole, None, False)
+
+    def run(
+        self,
+        *,
+        checkpoint: str | Path | None = None,
+        resume: bool = False,
+        allow_other_device: bool = False,
+        progress: bool = False,
+    ) -> ResultT:
+        """Measure.
+
+        Args:
+            checkpoint: Folder in which the state is saved, or None.
+            resume: Whether to continue from the state in that folder, if there is one.
+            allow_other_device: Whether a state of another device is continued.
+            progress: Whether to draw a progress bar on stderr if that is a terminal.
+
+        Raises:
+            InvalidInputError: An image cannot be used.
+            ResumeError: The state is damaged, or belongs to another measurement.
+        """
+        restored = self._restored(self._all, checkpoint, resume=resume, allow_other_device=allow_other_device)
+        return self._run(*restored, progress)
+
+    @property
+    def _all(self) -> range:
+        """Indices of all images."""
+        return range(self._bounds[-1])
+
+    def _restored(
+        self, part: range, folder: str | Path | None, *, resume: bool = True, allow_other_device: bool = False
+    ) -> tuple[StateT, Checkpoint | None]:
+        """The state of a part, which is empty if none is saved in the folder, and where it is saved."""
+        store = None
+        if folder is not None:
+            entry = {} if part == self._all else {"part": f"{part.start} to {part.stop - 1}"}
+            store = Checkpoint(
+                folder, self.record | entry, self._options, resume=resume,
+                environment=self._environment, allow_other_device=allow_other_device,
+            )  # fmt: skip
+        return self._state(part, store), store

@@ -32,7 +32,7 @@ from replk_probe.runtime.checkpoint import Checkpoint, Keeper, SavedState
 from replk_probe.runtime.devices import device_label, measuring, resolve_device
 from replk_probe.runtime.escaping import printable
 from replk_probe.runtime.formatting import dimensions
-from replk_probe.runtime.parts import check_part, in_order, split
+from replk_probe.runtime.parts import Divisible
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import RunInfo, software_versions
 
@@ -48,9 +48,6 @@ from .stimuli.names import CATEGORIES
 from .stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC, StimulusSet
 from .stimulus_source import check_partial, open_stimuli
 from .synthetic import SYNTHETIC_CATEGORIES
-
-# The entries of a run's record that are options of the function and the command.
-OPTIONS = ("model", "precision", "device", "stimuli", "batch_size", "channels", "mean", "std", "bgr", "size")
 
 # The rounding of a forward pass depends on the size of its batch. Where the first category is ahead of the second by
 # less than this times the largest output, the stimulus is evaluated again in a batch of its own. Outputs were observed
@@ -138,7 +135,7 @@ def _check_known(name: str, categories: tuple[str, ...]) -> None:
 
 
 @dataclass(eq=False)
-class ShapeBiasPlan:
+class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
     """A measurement that is ready to run."""
 
     name: str  # name of the model in the record
@@ -153,6 +150,8 @@ class ShapeBiasPlan:
     # Whether the model was passed as a module or made by a factory, so that its name does not identify it.
     own_code: bool = False
 
+    _options = ("model", "precision", "device", "stimuli", "batch_size", "channels", "mean", "std", "bgr", "size")
+
     def __post_init__(self) -> None:
         """Identify a module by its parameters, since its name may stay the same when they change."""
         self.weights = weights_info(self.model)
@@ -162,8 +161,7 @@ class ShapeBiasPlan:
             fitted_statistics(known if own is None else own, channels, bgr=given.bgr)
             for known, own in ((data.mean, given.mean), (data.std, given.std))
         )
-        self._all = range(len(self.stimuli))
-        self._bounds = [*self._all[:: given.batch_size], len(self.stimuli)]
+        self._bounds = [*range(0, len(self.stimuli), given.batch_size), len(self.stimuli)]
 
     @property
     def record(self) -> dict[str, Any]:
@@ -237,86 +235,15 @@ class ShapeBiasPlan:
         saved = result.run.config
         return all(saved.get(key) == value for key, value in self.record.items())
 
-    def parts(self, count: int) -> list[range]:
-        """Divide the measurement into at most ``count`` parts of about equal length.
+    @property
+    def _environment(self) -> Mapping[str, Any]:
+        return environment_of(self.device)
 
-        Each part can be measured by :meth:`run_part` in a process of its own, in any order. They begin where the
-        stimuli of a batch do not differ from those of :meth:`run`.
-
-        Returns:
-            Indices of the stimuli of each part, in order.
-
-        Raises:
-            InvalidInputError: ``count`` is not a positive integer.
-        """
-        return split(self._bounds, count)
-
-    def run_part(
-        self, part: range, folder: str | Path, *, allow_other_device: bool = False, progress: bool = False
-    ) -> None:
-        """Measure a part, or continue it, and keep its state in a folder for :meth:`join`.
-
-        Args:
-            part: One of the ranges that :meth:`parts` returned.
-            folder: Folder for the state of this part only; the state of an interrupted attempt is continued.
-            allow_other_device: Whether an attempt of another device is continued.
-            progress: Whether to draw a progress bar on stderr if that is a terminal.
-
-        Raises:
-            InvalidInputError: ``part`` is not a part of this measurement, or a stimulus cannot be used.
-            ResumeError: The state in the folder is damaged, or belongs to another part or another measurement.
-        """
-        check_part(self._bounds, part)
-        state, store = self._restored(part, folder, allow_other_device=allow_other_device)
-        if state.done < len(part):
-            with self._measured(part, state, store, progress):
-                pass
-
-    def join(self, parts: Mapping[range, str | Path], *, allow_other_device: bool = False) -> ShapeBiasResult:
-        """The result of a measurement whose parts are complete: that of :meth:`run`, with the sum of their times.
-
-        Args:
-            parts: Folder of each part, which is kept.
-            allow_other_device: Whether parts of another device are used.
-
-        Raises:
-            InvalidInputError: The parts do not cover every stimulus exactly once.
-            ResumeError: The state of a part is missing, incomplete or damaged, or belongs to another measurement.
-        """
-        whole, _ = self._restored(self._all)
-        for part in in_order(self._bounds, parts):
-            state, store = self._restored(part, parts[part], allow_other_device=allow_other_device)
-            if store is not None and state.done < len(part):
-                raise store.incomplete()
-            whole.extend(state)
-        return self._run(whole, None, False)
-
-    def run(
-        self,
-        *,
-        checkpoint: str | Path | None = None,
-        resume: bool = False,
-        allow_other_device: bool = False,
-        progress: bool = False,
-    ) -> ShapeBiasResult:
-        """Run the measurement; the arguments are described in :func:`~replk_probe.measure_shape_bias`."""
-        restored = self._restored(self._all, checkpoint, resume=resume, allow_other_device=allow_other_device)
-        return self._run(*restored, progress)
-
-    def _restored(
-        self, part: range, folder: str | Path | None = None, *, resume: bool = True, allow_other_device: bool = False
-    ) -> tuple[_State, Checkpoint | None]:
-        """The state of a part, which is empty if none is saved in the folder, and where it is saved."""
-        state = _State(len(part), len(self.mapping.categories))
-        if folder is None:
-            return state, None
-        entry = {} if part == self._all else {"part": f"{part.start} to {part.stop - 1}"}
-        store = Checkpoint(
-            folder, self.record | entry, OPTIONS, resume=resume,
-            environment=environment_of(self.device), allow_other_device=allow_other_device,
-        )  # fmt: skip
-        state.restore(store)
-        return state, store
+    def _state(self, part: range, store: Checkpoint | None) -> _State:
+        state = _State(part, len(self.mapping.categories))
+        if store is not None:
+            state.restore(store)
+        return state
 
     def _run(self, state: _State, store: Checkpoint | None, progress: bool) -> ShapeBiasResult:
         """The result, after the stimuli that are not in the state were added to it."""
@@ -346,16 +273,22 @@ class ShapeBiasPlan:
             stack.enter_context(torch.inference_mode())
             keeper = stack.enter_context(Keeper(store, state.save, _recurs))
             bar: Any = stack.enter_context(
-                progress_bar(total=len(part), initial=state.done, desc=self.name, unit="stimulus", disable=not progress)
+                progress_bar(
+                    total=len(part),
+                    initial=state.done - part.start,
+                    desc=self.name,
+                    unit="stimulus",
+                    disable=not progress,
+                )
             )
-            first = range(part.start + state.done, part.stop, self.config.batch_size)
+            first = range(state.done, part.stop, self.config.batch_size)
             batches = [range(begin, min(begin + self.config.batch_size, part.stop)) for begin in first]
             for indices, found, largest in self._forward(prepared, loader, batches):
                 with keeper.change():
                     rows = slice(indices.start - part.start, indices.stop - part.start)
                     state.probabilities[rows], state.largest[rows] = found, largest
                     state.depths[rows] = [images.depths.get(index, 0) for index in indices]
-                    state.done = rows.stop
+                    state.done = indices.stop
                     state.methods |= {*prepared.methods.take()}
                     state.seconds = time.perf_counter() - start
                 bar.update(len(indices))
@@ -454,11 +387,12 @@ def _recurs(error: BaseException) -> bool:
 class _State:
     """State of an unfinished measurement or a part of it, in memory and on disk."""
 
-    def __init__(self, n_stimuli: int, n_categories: int) -> None:
-        self.done = 0
-        self.probabilities = np.zeros((n_stimuli, n_categories), dtype=np.float32)
-        self.largest = np.zeros(n_stimuli, dtype=np.float32)
-        self.depths = np.zeros(n_stimuli, dtype=np.uint8)  # 0 for eight bits per value
+    def __init__(self, part: range, n_categories: int) -> None:
+        self.part = part
+        self.done = part.start
+        self.probabilities = np.zeros((len(part), n_categories), dtype=np.float32)
+        self.largest = np.zeros(len(part), dtype=np.float32)
+        self.depths = np.zeros(len(part), dtype=np.uint8)  # 0 for eight bits per value
         self.seconds = 0.0
         self.methods: set[str] = set()
 
@@ -468,10 +402,10 @@ class _State:
 
     def extend(self, part: _State) -> None:
         """Add the state of the part that follows."""
-        rows = slice(self.done, self.done + part.done)
+        rows = slice(self.done - self.part.start, part.done - self.part.start)
         for name, array in self._arrays.items():
             array[rows] = part._arrays[name]
-        self.done += part.done
+        self.done = part.done
         self.seconds += part.seconds
         self.methods |= part.methods
 
@@ -493,7 +427,7 @@ class _State:
         shapes = [
             {name: (array.shape, array.dtype) for name, array in one.items()} for one in (saved.arrays, self._arrays)
         ]
-        in_range = 0 <= saved.state["done"] <= len(self.largest) and saved.state["seconds"] >= 0
+        in_range = self.part.start <= saved.state["done"] <= self.part.stop and saved.state["seconds"] >= 0
         if shapes[0] != shapes[1] or not in_range:
             return "Its arrays are not those of its stimuli."
         return None

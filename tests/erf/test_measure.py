@@ -320,7 +320,7 @@ def test_torchvisions_transformer_keeps_its_function_at_its_own_size() -> None:
 
 
 def test_modules_are_distinguished_by_their_weights() -> None:
-    configs = [plan_erf(Tiny(seed), batch(1)).config for seed in (0, 0, 1)]
+    configs = [plan_erf(Tiny(seed), batch(1)).record for seed in (0, 0, 1)]
     assert configs[0] == configs[1] != configs[2]
 
 
@@ -328,7 +328,7 @@ def test_factories_are_distinguished_by_their_models(tmp_path: Path) -> None:
     def config(channels: int, layer: str, weights: str) -> dict[str, Any]:
         source = f"from torch import nn\ndef net():\n    return nn.Sequential(nn.Conv2d(3, {channels}, 3), {layer})\n"
         (tmp_path / "nets.py").write_text(source)
-        return plan_erf(f"{tmp_path}/nets.py:net", batch(1), ErfConfig(layer="0", weights=weights)).config
+        return plan_erf(f"{tmp_path}/nets.py:net", batch(1), ErfConfig(layer="0", weights=weights)).record
 
     for weights in ("auto", "random"):
         assert config(4, "nn.ReLU()", weights) == config(4, "nn.ReLU()", weights)
@@ -510,7 +510,7 @@ def test_other_images_of_the_same_names_are_not_resumed(tmp_path: Path) -> None:
     measure_erf(Tiny(), folder, size=16, checkpoint=tmp_path / "ckpt")
     with pytest.raises(ResumeError, match="image files"):
         measure_erf(Tiny(), other, size=16, checkpoint=tmp_path / "ckpt", resume=True)
-    assert plan_erf(Tiny(), None, ErfConfig(images=2, size=16)).config["image files"] is None
+    assert plan_erf(Tiny(), None, ErfConfig(images=2, size=16)).record["image files"] is None
 
 
 def test_a_new_run_replaces_an_old_state(tmp_path: Path) -> None:
