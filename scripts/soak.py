@@ -183,7 +183,7 @@ class Soak:
             while True:
                 may_kill = self.counts["kills"] < most_kills and time.monotonic() < until
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    driver.wait(self.chance.uniform(0, self.seconds) if may_kill else None)
+                    driver.wait(self.chance.uniform(0, 2 * self.seconds) if may_kill else None)
                 if driver.returncode is not None:
                     log = self.out.with_suffix(".log").read_text(errors="replace")
                     check(driver.returncode == 0, f"the sweep failed:\n{log[-3000:]}")
