@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from replk_probe.errors import InvalidInputError, ReplkProbeError
-from replk_probe.sweeps import ENGINES
 
 from ._options import PATH, PATH_OR_URL
 from ._output import note, show, show_path
@@ -39,7 +38,7 @@ _MOST_NAMED = 20
 )
 @click.option(
     "--engine",
-    type=click.Choice(ENGINES),
+    type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
     help="Processes on this machine, or tasks of Ray.",

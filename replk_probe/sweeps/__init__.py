@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 from replk_probe._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .engines.interface import ENGINES as ENGINES
     from .result import SweepResult as SweepResult
     from .run import sweep as sweep
 
-_HOME = {"ENGINES": "engines.interface", "SweepResult": "result", "sweep": "run"}
+_HOME = {"SweepResult": "result", "sweep": "run"}
 
-__all__ = ["ENGINES", "SweepResult", "sweep"]
+__all__ = ["SweepResult", "sweep"]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -20,7 +20,7 @@ from replk_probe.runtime.progress import progress as progress_bar
 
 from .analyzers import ANALYZERS, prepare_inputs
 from .document import read_document
-from .engines.interface import ENGINES, Engine
+from .engines.interface import Engine
 from .engines.local import LocalEngine
 from .folder import SweepFolder
 from .job import Job
@@ -30,6 +30,7 @@ from .stored_folder import open_folder
 from .work import execute, execute_part
 from .worker import run_task
 
+ENGINES = ("local", "ray")
 DEFAULT_OUTPUT = Path("replk-probe-out") / "sweep"
 
 _LINE_EVERY = 60.0  # seconds between two lines where there is no terminal
