@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import sys
@@ -24,6 +25,10 @@ from .weights.catalog import CATALOG
 
 # torchvision makes these two renormalize their input when it loads their weights.
 _RENORMALIZING = ("googlenet", "inception_v3")
+
+_IMPORTS = (ast.Import, ast.ImportFrom)
+# Functions with which code creates names that cannot be found in its text.
+_CREATE_NAMES = frozenset({"globals", "setattr", "exec", "vars"})
 
 
 def builder_of(model: ModelId) -> Callable[[dict[str, Any]], nn.Module]:
@@ -143,6 +148,34 @@ def build_from_factory(model_id: ModelId, overrides: dict[str, Any]) -> nn.Modul
         raise InvalidInputError(f"{name} returns {_kind(model)}. It must return an nn.Module.")
     check_network(model)
     return model
+
+
+def check_factory(model: ModelId) -> None:
+    """Check that a file defines the factory of a model, without running its code; nothing is checked in packages.
+
+    Raises:
+        UnknownModelError: The file is not Python code, or no statement in it gives anything the factory's name.
+    """
+    if not model.source.endswith(".py"):
+        return
+    path = usable_path(model.source, "The model file")
+    try:
+        nodes = list(ast.walk(ast.parse(path.read_bytes(), str(path))))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UnknownModelError(f"Unknown model {model.name!r}. {_reason(error)} Correct the file.") from error
+    names = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
+    names |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    imported = [(one.asname or one.name).partition(".")[0] for node in nodes if isinstance(node, _IMPORTS)
+                for one in node.names]  # fmt: skip
+    first = model.architecture.partition(".")[0]
+    # Names may also be created when the code runs.
+    if "*" not in imported and "__getattr__" not in names and first not in {*names, *imported}:
+        if any(isinstance(node, ast.Name) and node.id in _CREATE_NAMES for node in nodes):
+            return
+        raise UnknownModelError(
+            f"Unknown model {model.name!r}. {path.name} defines no {first!r}{close_hint(first, sorted(names))}. "
+            "Correct the name."
+        )
 
 
 @contextmanager

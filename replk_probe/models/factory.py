@@ -130,6 +130,15 @@ def create_partly(
     return model.eval()
 
 
+def create_skeleton(name: str) -> nn.Module | None:
+    """The network on the meta device, without values of its tensors, or None if its builder needs real tensors.
+
+    Raises:
+        UnknownModelError: There is no model of this name.
+    """
+    return _skeleton(builder_of(ModelId.parse(name)))
+
+
 def _prepare(
     model_id: ModelId, weights: Any, seed: Any
 ) -> tuple[Callable[[dict[str, Any]], nn.Module], ResolvedWeights, int]:

@@ -10,12 +10,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from replk_probe.erf.config import ErfConfig, default_size
 from replk_probe.erf.plan import ErfPlan, plan_erf
+from replk_probe.erf.target_layer import point_of
 from replk_probe.errors import InvalidInputError
 from replk_probe.images import ImageSet, sample_images
 from replk_probe.kernels.config import KernelsConfig
+from replk_probe.kernels.layers import find_layers
 from replk_probe.kernels.measure import KernelPlan, plan_kernels
+from replk_probe.models.factory import create_skeleton
 from replk_probe.results import Result
 from replk_probe.runtime.atomic_files import sha256_of
 from replk_probe.runtime.checks import check_size
@@ -49,6 +54,7 @@ class Analyzer:
         defaults: Function from the name of a model to options that depend on it.
         digests: Function from the options to digests of what the inputs contain.
         plan: Function that prepares the measurement of a job, in the process that runs it.
+        find_layer: Function that raises an error if a network, without values of its tensors, has no such layer.
         draw: Function that draws the figures of a result into a folder.
         complete: Function that adds to a result what is not measured.
         pixels: Function from the options to the number of input pixels.
@@ -62,6 +68,7 @@ class Analyzer:
     digests: Callable[[Mapping[str, Any], Any], dict[str, Any]]
     plan: Callable[[Job], Any]
     draw: Callable[[Any, Path], object]
+    find_layer: Callable[[nn.Module, Any], object] = lambda network, layer: None
     complete: Callable[[Job, Any], Result] = lambda job, result: result
     pixels: Callable[[Mapping[str, Any], Any], int] = lambda options, config: 0
     part_pixels: int | None = None
@@ -93,8 +100,8 @@ def prepare_inputs(jobs: list[Job]) -> None:
 
 
 def forget_files() -> None:
-    """Forget the digests of files, which may have changed since."""
-    for function in (digest_of_file, _stimuli_in, _digest_of_files):
+    """Forget the digests of files and what else may have changed since."""
+    for function in (digest_of_file, network_of, _stimuli_in, _digest_of_files):
         function.cache_clear()
 
 
@@ -185,6 +192,12 @@ def _categories(config: ShapeBiasConfig) -> tuple[str, ...]:
 
 
 @cache
+def network_of(model: str) -> nn.Module | None:
+    """A network without values of its tensors, which is built once for all jobs; None if that is not possible."""
+    return create_skeleton(model)
+
+
+@cache
 def digest_of_file(path: Path) -> str:
     """SHA-256 of a file, which is read once for all jobs."""
     return sha256_of(path)
@@ -218,6 +231,7 @@ ANALYZERS = {
         digests=_erf_digests,
         plan=_plan_erf,
         draw=_draw_erf,
+        find_layer=point_of,
         pixels=_erf_pixels,
         part_pixels=_ERF_PART,
     ),
@@ -239,5 +253,6 @@ ANALYZERS = {
         digests=lambda options, config: {},
         plan=_plan_kernels,
         draw=_draw_kernels,
+        find_layer=find_layers,
     ),
 }

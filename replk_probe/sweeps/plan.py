@@ -14,7 +14,7 @@ from typing import Any
 import timm
 
 from replk_probe.errors import InvalidInputError, ReplkProbeError, close_hint
-from replk_probe.models.builders import builder_of
+from replk_probe.models.builders import builder_of, check_factory
 from replk_probe.models.inference.environment import environment_of
 from replk_probe.models.model_id import ModelId
 from replk_probe.models.weights.resolve import check_weights_exist, has_pretrained
@@ -25,7 +25,7 @@ from replk_probe.runtime.paths import usable_path
 from replk_probe.runtime.provenance import software_versions
 from replk_probe.shape_bias.stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC
 
-from .analyzers import ANALYZERS, Analyzer, digest_of_file, forget_files
+from .analyzers import ANALYZERS, Analyzer, digest_of_file, forget_files, network_of
 from .document import Document, Keys
 from .job import OWN_COLUMN, Job
 
@@ -228,6 +228,8 @@ def _model(document: Document, entry: Any, keys: Keys, known: Collection[str]) -
             if model.kind == "factory" and model.source.endswith(".py"):
                 path = f"{document.folder / usable_path(model.source, 'The model file')}:{model.architecture}"
             builder_of(ModelId.parse(path))
+            if model.kind == "factory":
+                check_factory(ModelId.parse(path))
         except ReplkProbeError as error:
             raise document.error(keys, str(error)) from error
         yield _Model(path, name, options, keys)
@@ -251,6 +253,9 @@ def _job(
         config = kind.configure(options)
         where = next((settings[name][1] for name in kind.inputs if name in settings), (analyzer,))
         decides = _decides(model, config, kind, options)
+        if "layer" in settings:
+            where = settings["layer"][1]
+            _check_layer(model.model, kind, config.layer)
     except ReplkProbeError as error:
         raise document.error(where, str(error)) from error
     record = {"analyzer": analyzer, "threads": threads, **decides}
@@ -261,6 +266,16 @@ def _job(
         if option in settings and option not in OWN_COLUMN
     }
     return Job(key, analyzer, model.model, options["name"], options, distinct, threads, figures)
+
+
+def _check_layer(model: str, analyzer: Analyzer, layer: Any) -> None:
+    """Raise InvalidInputError if a network has no such layer. The code of factories is only run by the jobs."""
+    # Every network has these, or the job fails with the reason.
+    if layer in (None, "all", "paper") or ModelId.parse(model).kind == "factory":
+        return
+    network = network_of(model)
+    if network is not None:
+        analyzer.find_layer(network, layer)
 
 
 def _weights(model: str, weights: str) -> str:

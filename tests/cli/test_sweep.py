@@ -3,11 +3,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import Result
 
-from replk_probe.cli.sweep import _parse_bytes
+from replk_probe.cli.sweep import _parse_bytes, command
 from replk_probe.errors import InvalidInputError
+from replk_probe.sweeps.run import ENGINES
 
 Run = Callable[..., Result]
 
@@ -55,3 +57,8 @@ def test_sizes_in_bytes() -> None:
     for text in ("G", "0", "-1G", "8 X"):
         with pytest.raises(InvalidInputError, match="Cannot parse --max-memory"):
             _parse_bytes(text)
+
+
+def test_every_engine_can_be_chosen() -> None:
+    choice = next(option.type for option in command.params if option.name == "engine")
+    assert isinstance(choice, click.Choice) and tuple(choice.choices) == ENGINES

@@ -65,7 +65,7 @@ def test_patterns_are_expanded() -> None:
 
 def test_auto_is_decided_without_a_download(tmp_path: Path) -> None:
     net = tmp_path / "net.py"
-    net.write_text("")
+    net.write_text("build = None")
     names = ["resnet18", "replknet_micro_k13", "torchvision:resnet18", UNPUBLISHED, f"{net}:build"]
     found = jobs(models=names, weights="auto")
     assert [job.options["weights"] for job in found] == ["pretrained", "pretrained", "pretrained", "random", "auto"]
@@ -166,9 +166,19 @@ def test_every_option_of_the_configurations_can_be_given() -> None:
         ('models = ["resnet18"]\nthreads = 0\n[kernels]', r"line 2, threads: The number of threads cannot be 0"),
         ('models = ["resnet18"]\n[erf]\nbatch-size = 1\nbatch_size = 2', r"line 4, erf\.batch_size: .*given twice"),
         ('models = ["none.py:build"]\n[kernels]', r"line 1, models\[0\]: .*There is no such file"),
+        ('models = ["nets.py:bild"]\n[erf]', r"line 1, models\[0\]: .*nets\.py defines no 'bild' \(similar: build\)"),
+        ('models = ["broken.py:build"]\n[erf]', r"line 1, models\[0\]: .*SyntaxError"),
+        ('models = ["resnet18"]\n[erf]\nlayer = "layer9"', r"line 3, erf\.layer: .*layer9"),
+        ('models = ["resnet18", "slak_tiny"]\n[kernels]\nlayer = "layer1"', r"line 3, kernels\.layer: .*layer1"),
+        (
+            'models = ["resnet18"]\n[kernels.matrix]\nlayer = ["layer1", "layer9"]',
+            r"line 3, kernels\.matrix\.layer\[1\]: .*layer9",
+        ),
     ],
 )
 def test_everything_is_checked_first(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "nets.py").write_text("def build():\n    raise AssertionError('not run')\n")
+    (tmp_path / "broken.py").write_text("def build(\n")
     path = tmp_path / "a.toml"
     path.write_text(text)
     with pytest.raises(InvalidInputError, match=message):
