@@ -129,6 +129,7 @@ class RunState:
     seconds: float = 0.0
     methods: set[str] = field(default_factory=set)  # methods used for depthwise convolutions
     depths: list[int] = field(default_factory=list)  # in bits, of images with more than eight bits per value
+    device_notes: list[str] = field(default_factory=list)  # on other devices that the measurement was continued on
 
     def __post_init__(self) -> None:
         """Note where the state begins: that of a part of a measurement does not begin at the first image."""

@@ -322,7 +322,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             self.settings.thresholds,
             arithmetic=prepared.arithmetic,
             resize="as given" if isinstance(self.images, TensorImages) else "bicubic, warped to input_size",
-            notes=(*self.notes, depth_note(state.depths)),
+            notes=(*self.notes, depth_note(state.depths), *state.device_notes),
             precision_note=prepared.note,
         )
 

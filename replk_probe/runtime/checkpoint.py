@@ -36,6 +36,7 @@ _STATE, _PREVIOUS = "state.json", "previous.json"
 _SET_ASIDE = ".damaged"  # added to the names of damaged files
 _ADVICE = "Start again without resume."
 _THREADS = "threads"
+_CHANGES = "changes"  # the entry of the environment for what other devices the run had before
 
 
 class ResumeWarning(UserWarning):
@@ -278,9 +279,10 @@ class Checkpoint:
 
     def _take_environment(self, saved: Mapping[str, Any]) -> None:
         """Compare the environment with that of the run that is resumed, and take over its number of threads."""
+        changes = dict.fromkeys(saved.get(_CHANGES, ()))
         for name in dict.fromkeys([*self.environment, *saved]):
             old, new = saved.get(name), self.environment.get(name)
-            if old == new:
+            if old == new or name == _CHANGES:
                 continue
             if name == _THREADS and old is not None and new is not None:
                 _warn(
@@ -299,6 +301,20 @@ class Checkpoint:
                 f"The run in {self.folder} is resumed on another device. {difference} The result can differ in its "
                 "last digits from that of one device."
             )
+            changes[f"{name} {_brief(old)}, then {_brief(new)}"] = None
+        if changes:
+            self.environment[_CHANGES] = [*changes]
+
+    @property
+    def device_note(self) -> str | None:
+        """A note for the result if the run was resumed on another device; None if it was not."""
+        changes = self.environment.get(_CHANGES)
+        if not changes:
+            return None
+        return (
+            f"The measurement was continued on another device ({'; '.join(changes)}). The result can differ in its "
+            "last digits from that of one device."
+        )
 
 
 def _warn(text: str) -> None:

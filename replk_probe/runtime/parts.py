@@ -97,6 +97,10 @@ class PartState(Protocol):
     def done(self) -> int:
         """Index of the next image."""
 
+    @property
+    def device_notes(self) -> list[str]:
+        """Notes on devices that the measurement was continued on."""
+
     def extend(self, part: Any) -> None:
         """Add the state of the part that follows."""
 
@@ -192,6 +196,7 @@ class Divisible(ABC, Generic[StateT, ResultT]):
             if store is not None and state.done < part.stop:
                 raise store.incomplete()
             whole.extend(state)
+            whole.device_notes.extend(note for note in state.device_notes if note not in whole.device_notes)
         return self._run(whole, None, False)
 
     def run(
@@ -233,4 +238,7 @@ class Divisible(ABC, Generic[StateT, ResultT]):
                 folder, self.record | entry, self._options, resume=resume,
                 environment=self._environment, allow_other_device=allow_other_device,
             )  # fmt: skip
-        return self._state(part, store), store
+        state = self._state(part, store)
+        if store is not None and store.device_note is not None:
+            state.device_notes.append(store.device_note)
+        return state, store

@@ -375,7 +375,7 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
             decisions,
             run=run,
             probabilities=probabilities[[row[name] for name in decisions.names]],
-            notes=[note for note in (*self.notes, depth_note(depths), prepared.note) if note],
+            notes=[note for note in (*self.notes, depth_note(depths), *state.device_notes, prepared.note) if note],
         )
 
 
@@ -395,6 +395,7 @@ class _State:
         self.depths = np.zeros(len(part), dtype=np.uint8)  # 0 for eight bits per value
         self.seconds = 0.0
         self.methods: set[str] = set()
+        self.device_notes: list[str] = []
 
     @property
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:

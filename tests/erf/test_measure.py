@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -415,7 +416,10 @@ def test_a_run_is_resumed_on_its_device_only(tmp_path: Path, monkeypatch: pytest
             measure_erf(Interrupted(), batch(4), checkpoint=tmp_path, resume=True)
         with pytest.warns(ResumeWarning, match="is resumed on another device"):
             found = measure_erf(Interrupted(), batch(4), checkpoint=tmp_path, resume=True, allow_other_device=True)
-    np.testing.assert_array_equal(found.contribution, measure_erf(Interrupted(), batch(4)).contribution)
+    whole = measure_erf(Interrupted(), batch(4))
+    np.testing.assert_array_equal(found.contribution, whole.contribution)
+    (note,) = {*found.notes} - {*whole.notes}
+    assert re.match(r"The measurement was continued on another device \(processor .*, then Another Processor\)\.", note)
 
 
 def test_the_environment_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

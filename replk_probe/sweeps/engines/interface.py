@@ -45,9 +45,16 @@ class Engine(Protocol):
         """End all processes, also those that are running tasks."""
 
 
-def prepare_process(max_memory: int | None) -> None:
-    """Prepare a worker process; ``max_memory`` is the limit of its data in bytes, which only Linux enforces."""
+def prepare_process() -> None:
+    """Prepare a worker process."""
     gc.set_threshold(100_000)  # as in the main program: creating the objects of torch and timm takes longer otherwise
+
+
+def limit_memory(max_memory: int | None) -> None:
+    """Limit the data of this process, in bytes; only Linux enforces it.
+
+    Call it after everything has been imported, so that a limit that is too low fails a task and not an import.
+    """
     if max_memory is not None and sys.platform == "linux":
         import resource
 
@@ -62,5 +69,7 @@ def attempt(function: Callable[..., None], *args: Any) -> Failure | None:
         function(*args)
     except BaseException as error:  # also KeyboardInterrupt, which only the code of a model raises here
         text = " ".join(str(error).split())
+        if isinstance(error, MemoryError) and not text:
+            text = "The memory that the process may take does not suffice. Use a smaller size, or a higher limit."
         return Failure(text or type(error).__name__, traceback.format_exc())
     return None

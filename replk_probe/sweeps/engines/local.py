@@ -22,7 +22,7 @@ from typing import Any
 
 from replk_probe.errors import InvalidInputError
 
-from .interface import THREAD_VARIABLES, Failure, Finished, attempt, prepare_process
+from .interface import THREAD_VARIABLES, Failure, Finished, attempt, limit_memory, prepare_process
 
 # A task whose process was killed this often is not tried again: it may be the reason.
 MOST_ATTEMPTS = 3
@@ -150,11 +150,12 @@ class _Worker:
                     1,
                     multiprocessing.get_context("spawn"),
                     initializer=_prepare,
-                    initargs=(self.threads, self.max_memory, self.gpu),
+                    initargs=(self.threads, self.gpu),
                 )
                 self._process = self._executor.submit(os.getpid)
                 self.begun = float("inf")
-                self._executor.submit(_imported, function).add_done_callback(self._begin)
+                imported = self._executor.submit(_imported, self.max_memory, function, *args)
+                imported.add_done_callback(self._begin)
             try:
                 self.future = self._executor.submit(attempt, function, *args)
                 return
@@ -183,7 +184,7 @@ class _Worker:
         self._executor = self._process = None
 
 
-def _prepare(threads: int, max_memory: int | None, gpu: str | None) -> None:
+def _prepare(threads: int, gpu: str | None) -> None:
     """Prepare a worker process, before torch is imported."""
     # Ctrl-C reaches all processes of a terminal; the main process ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -192,11 +193,12 @@ def _prepare(threads: int, max_memory: int | None, gpu: str | None) -> None:
         os.environ[name] = str(threads)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    prepare_process(max_memory)
+    prepare_process()
 
 
-def _imported(function: Callable[..., None]) -> None:
-    """Do nothing: the process has imported the module of the function when it calls this."""
+def _imported(max_memory: int | None, *call: Any) -> None:
+    """Limit the memory: the process has imported the modules of a task when it calls this."""
+    limit_memory(max_memory)
 
 
 def _end_with_parent() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from replk_probe.errors import BackendError, InvalidInputError
 
-from .interface import THREAD_VARIABLES, Failure, Finished, attempt, prepare_process
+from .interface import THREAD_VARIABLES, Failure, Finished, attempt, limit_memory, prepare_process
 
 # Ray also counts the removal of a node, for which the task is not the reason, so that these are more than local ones.
 MOST_RETRIES = 5
@@ -206,7 +206,8 @@ class _Clock:
 
 def _run(task: str, clock: Any, max_memory: int | None, function: Callable[..., None], args: tuple[Any, ...]) -> Any:
     """Run a task in a worker of Ray."""
-    prepare_process(max_memory)
+    prepare_process()
+    limit_memory(max_memory)
     if clock is not None:
         clock.begin.remote(task)
     return attempt(function, *args)
