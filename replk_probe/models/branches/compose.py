@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import TypeAlias
 
@@ -100,7 +100,7 @@ class Composition:
 
     path: str
     names: tuple[str, ...]
-    parts: tuple[ChannelPart, ...]
+    parts: tuple[ChannelPart, ...] = field(repr=False)
 
     @property
     def convolutions(self) -> tuple[Convolution, ...]:
@@ -115,7 +115,8 @@ class Composition:
     @property
     def channels(self) -> tuple[int, ...]:
         """Channels of the output that are convolved; the others are those of the input, possibly scaled."""
-        first, found = 0, []
+        first = 0
+        found: list[int] = []
         for part in self.parts:
             found += [] if part.is_identity else range(first, first + part.channels)
             first += part.channels
@@ -137,15 +138,9 @@ class Composition:
         return frozenset().union(*names, *(step.names for step in self._steps if isinstance(step, Scaling)))
 
     @property
-    def has_shift(self) -> bool:
-        """Whether something that is convolved again was shifted, by a bias or a batch norm."""
-        chains = [chain for part in self.parts for chain in part.chains]
-        return any(
-            step.bias is not None if isinstance(step, Convolution) else isinstance(step, Scaling) and step.shifts
-            for chain in chains
-            for index, (step, _) in enumerate(chain)
-            if any(isinstance(later, Convolution) for later, _ in chain[index + 1 :])
-        )
+    def is_series(self) -> bool:
+        """Whether some of the convolutions read the output of others, with which they differ at the borders."""
+        return any(_length(chain) > 1 for part in self.parts for chain in part.chains)
 
     def norms(self) -> tuple[str, ...]:
         """Paths of the modules that scale or shift, such as batch norms."""
@@ -267,7 +262,7 @@ class _Composer:
         return _opaque(node) if any(part.is_residual for part in parts) else parts
 
     def _use(self, *nodes: Node, across: bool = False) -> None:
-        """Mark tensors that are continued, possibly across residual connections, and those that they are channels of."""
+        """Mark tensors that are continued, also if they are residual connections, and what they are channels of."""
         for node in nodes:
             if across or not any(part.is_residual for part in self._parts[node]):
                 self._inner.add(node)
@@ -294,12 +289,10 @@ class _Composer:
         convs = tuple(dict.fromkeys(conv for part in parts for conv in part.convolutions))
         if not any(max(conv.weight.shape[2:]) > 1 for conv in convs):
             return None
-        is_series = any(_length(chain) > 1 for part in parts for chain in part.chains)
+        composition = Composition(*_names([conv.module for conv in convs], self.recording), _joined(parts))
         is_spread = len(convs) == 1 and max(convs[0].dilation) > 1
-        parts = _joined(parts)
-        if not (is_series or is_spread or (len(parts) > 1 and len(convs) > 1)):
-            return None
-        return Composition(*_names([conv.module for conv in convs], self.recording), parts)
+        has_parts = len(convs) > 1 and len(composition.parts) > 1
+        return composition if composition.is_series or is_spread or has_parts else None
 
 
 def _opaque(node: Node) -> tuple[ChannelPart, ...]:

@@ -361,7 +361,7 @@ class _Recorder(TorchFunctionMode):
             return None
         if _memory_of(whole) is not _memory_of(result) or not whole.stride(1):
             return None
-        start = (result.storage_offset() - whole.storage_offset()) // whole.stride(1)
+        start = int(result.storage_offset() - whole.storage_offset()) // whole.stride(1)
         return self._added(Channels((source,), self._modules[-1], result.shape, start=start))
 
     def _concatenation(self, inputs: tuple[Node, ...], result: Tensor) -> Node | None:
