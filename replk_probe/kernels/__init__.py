@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .layers import find_layers
     from .measure import measure_kernels
     from .plot import draw_kernels
+    from .plot_composed import draw_composed
     from .plot_gallery import draw_gallery
     from .plot_map import plot_kernel
     from .plot_overview import draw_overview
@@ -28,6 +29,7 @@ _HOME = {
     "find_layers": "layers",
     "load_results": "result",
     "measure_kernels": "measure",
+    "draw_composed": "plot_composed",
     "draw_gallery": "plot_gallery",
     "draw_kernels": "plot",
     "draw_overview": "plot_overview",
@@ -42,6 +44,7 @@ __all__ = [
     "Kernel",
     "KernelResult",
     "KernelsConfig",
+    "draw_composed",
     "draw_gallery",
     "draw_kernels",
     "draw_overview",

@@ -63,7 +63,7 @@ def _metrics(kernel: Kernel) -> tuple[str, ...]:
     shares = (found.low_frequency_share, found.middle_frequency_share, found.high_frequency_share)
     return (
         "/".join(percent(share, 0, "") for share in shares),
-        "-" if found.orientation is None else f"{found.orientation:.0f}",
+        "-" if found.orientation is None else str(round(found.orientation) % 180),
         "/".join(_decimals(one) for one in (found.anisotropy, found.channel_anisotropy)),
         _decimals(found.distance_mean),
         "-" if found.rank_mean is None else f"{found.rank_mean:.1f}",
