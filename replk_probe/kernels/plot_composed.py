@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 _LARGEST = 1.9  # inches
 _GAP, _BELOW, _BAR = 0.16, 0.14, 0.72
-_HEADING = (NAME_SIZE + 2 * SMALL_SIZE) * LINE + 0.05
+_SPACE = 0.05
+_HEADING = (NAME_SIZE + 2 * SMALL_SIZE) * LINE + _SPACE + 0.03
 
 
 def draw_composed(results: Sequence[KernelResult]) -> Figure:
@@ -115,7 +116,7 @@ def _draw_line(ax: Axes, line: Sequence[Panel], top: float, side: float, width: 
     """Draw the heading of a row, and each map with its name and numbers."""
     whole = line[-1]
     heading = [(f"{whole.model}, {whole.kernel.layer}", NAME_SIZE, INK, "bold"), weights_line(whole, width)]
-    below = add_lines(ax, heading, MARGIN, top, width)
+    below = add_lines(ax, heading, MARGIN, top, width) + _SPACE
     longest = _longest(line)
     cell = cell_side(side, longest)
     for index, panel in enumerate(line):

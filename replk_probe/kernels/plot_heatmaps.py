@@ -262,7 +262,7 @@ def numbers_lines(kernel: Kernel, inches: float) -> list[str]:
 def variant_text(kernel: Kernel) -> str:
     """Description of a kernel's variant."""
     if kernel.variant == COMPOSED:
-        return "composed" if len(kernel.composed_of) < 2 else f"composed of {len(kernel.composed_of)}"
+        return "composed" if len(kernel.composed_of) < 2 else f"composed of {len(kernel.composed_of)} kernels"
     if kernel.variant == "merged" and not kernel.branches:
         return "merged in the weights"
     if kernel.branches == (ONE_OF_SEVERAL,):

@@ -202,7 +202,7 @@ def record(model: nn.Module) -> list[Recording]:
 
 def _record(root: nn.Module, path: str, module: nn.Module, sides: tuple[int, ...]) -> Iterator[Recording]:
     weights = [p for p in module.parameters() if p.dim() == 4]
-    if len(weights) < 2:
+    if not weights or (len(weights) < 2 and module is not root):
         return
     conv = next((layer for layer in module.modules() if isinstance(layer, nn.Conv2d)), None)
     channels = weights[0].shape[1] if conv is None else conv.in_channels
