@@ -51,7 +51,7 @@ def compose_layers(network: nn.Module, layers: Sequence[KernelLayer]) -> Compose
         layer.path: (f"{layer.name} is not composed with another kernel: {composed.separated[path]}.",)
         for layer in layers
         for path in _convolutions(layer)
-        if path in composed.separated
+        if path in composed.separated and not any(path in one.modules for one in composed.found)
     }
     if layers and not found:
         if not composed.is_traced:
