@@ -27,6 +27,8 @@ BANDS = (1 / 6, 1 / 3)
 # Share of the energy that the rank refers to.
 ENERGY = 0.9
 _ROUNDING = 1e-9
+# Entries of a kernel up to which its spectrum is computed as a product of matrices.
+_LARGEST_PRODUCT = 64
 _MOST_ENTRIES = 1 << 18  # entries of the arrays that are in memory at the same time
 
 
@@ -109,9 +111,7 @@ def measure_channels(kernels: FloatArray) -> ChannelStatistics:
     parts: list[FloatArray] = []
     for start in range(0, len(kernels), chunk):
         some = kernels[start : start + chunk] / largest[start : start + chunk, None, None]
-        spectrum = rfft2(some, size)
-        energy = (spectrum.real**2 + spectrum.imag**2).reshape(len(some), -1)
-        parts.append(np.stack([*(energy @ forms).T, _distances(some), _ranks(some)]))
+        parts.append(np.stack([*(_energies(some, size) @ forms).T, _distances(some), _ranks(some)]))
     total, low, middle, across, down, mixed, distance, rank = np.concatenate(parts, axis=1)
     first, second = (min(max(float((band / total).mean()), 0.0), 1.0) for band in (low, middle))
     trace = across + down
@@ -146,6 +146,18 @@ def compare_kernels(kernels: FloatArray, others: FloatArray) -> KernelChange:
         relative_norm=float(np.linalg.norm(first - second)) / norms[1] if norms[1] else None,
         cosine=None if cosine is None else max(-1.0, min(1.0, cosine)),
     )
+
+
+def _energies(kernels: FloatArray, size: list[int]) -> FloatArray:
+    """Energy spectrum ``[N, F]`` of each kernel, sampled on a grid of ``size``."""
+    count, height, width = kernels.shape
+    if height * width > _LARGEST_PRODUCT:
+        spectrum = rfft2(kernels, size)
+        return np.asarray((spectrum.real**2 + spectrum.imag**2).reshape(count, -1))
+    # Many small transforms are much faster as one product of matrices.
+    basis = rfft2(np.eye(height * width).reshape(-1, height, width), size).reshape(height * width, -1)
+    flat = kernels.reshape(count, -1)
+    return np.asarray((flat @ basis.real) ** 2 + (flat @ basis.imag) ** 2)
 
 
 def _quadratic_forms(height: int, width: int, size: list[int]) -> FloatArray:
@@ -196,6 +208,9 @@ def _distances(kernels: FloatArray) -> FloatArray:
 
 def _ranks(kernels: FloatArray) -> FloatArray:
     """Number of singular values of each kernel that have at least 90 % of its energy."""
-    energy = np.linalg.svd(kernels, compute_uv=False) ** 2
+    mirrored = kernels.transpose(0, 2, 1)
+    square = kernels @ mirrored if kernels.shape[1] <= kernels.shape[2] else mirrored @ kernels
+    # Squares of the singular values, the largest first; faster than the singular values themselves.
+    energy = np.linalg.eigvalsh(square)[:, ::-1]
     held = energy.cumsum(1) / energy.sum(1, keepdims=True)
     return np.asarray((held < ENERGY - _ROUNDING).sum(1) + 1.0)
