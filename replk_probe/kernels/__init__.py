@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from replk_probe._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .channel_statistics import ChannelStatistics, KernelChange
     from .config import KernelsConfig
     from .kernel import Kernel
     from .layers import find_layers
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from .result import KernelResult, load_results, results_to_dataframe, save_results
 
 _HOME = {
+    "ChannelStatistics": "channel_statistics",
     "Kernel": "kernel",
+    "KernelChange": "channel_statistics",
     "KernelsConfig": "config",
     "KernelResult": "result",
     "find_layers": "layers",
@@ -41,7 +44,9 @@ _HOME = {
 }
 
 __all__ = [
+    "ChannelStatistics",
     "Kernel",
+    "KernelChange",
     "KernelResult",
     "KernelsConfig",
     "draw_composed",

@@ -63,7 +63,7 @@ def measure_kernels(
     The batch norm of each branch is folded into it, the branches are padded to one size and added, and absolute values
     are aggregated over channels, all in float64. Each kernel also has statistics of its single channels (spatial
     frequencies, orientation, distance, rank); see
-    :class:`~replk_probe.kernels.channel_statistics.ChannelStatistics`.
+    :class:`~replk_probe.kernels.ChannelStatistics`.
 
     Args:
         model: Model, which is never changed, or model name as in :func:`replk_probe.create_model`.

@@ -227,9 +227,11 @@ def results_to_dataframe(results: Iterable[KernelResult]) -> pd.DataFrame:
         ``skeleton_share`` (share of the central row and column), ``effective_size_50``, ``_90`` and ``_99``,
         ``entropy_bits``, ``relative_entropy``, ``symmetry_left_right``, ``_up_down``, ``_rotation`` and ``_transpose``,
         ``zero_fraction``, ``small_branch_share``, ``centre3x3_mean``, ``outside3x3_mean``, ``relative_mass``,
-        ``maximum``, the attributes of :class:`~replk_probe.kernels.channel_statistics.ChannelStatistics` and those of
-        :class:`~replk_probe.kernels.channel_statistics.KernelChange`, as ``change_relative_norm`` and
-        ``change_cosine``. Shares are fractions in [0, 1]; undefined numbers are NaN.
+        ``maximum``; ``low_frequency_share``, ``middle_frequency_share``, ``high_frequency_share``, ``orientation``,
+        ``anisotropy``, ``channel_anisotropy``, ``distance_mean``, ``distance_median``, ``rank_mean`` and
+        ``rank_median`` (see :class:`~replk_probe.kernels.ChannelStatistics`); ``change_relative_norm`` and
+        ``change_cosine`` (see :class:`~replk_probe.kernels.KernelChange`). Shares are fractions in [0, 1];
+        undefined numbers are NaN.
     """
     return dataframe(_rows(list(results)))
 
