@@ -45,6 +45,7 @@ RESULT_FILES = (
     "jackknife",
     "published",
     "statistics",
+    "channel_statistics",
     "model_vs_human.raw_data",
     "stimuli.names",
     "decision_mapping",

@@ -52,9 +52,29 @@ _DEFAULT_OUTPUT = Path("replk-probe-out") / "kernels"
     metavar="K",
     help="Number of channels per layer in the gallery.",
 )
+@click.option(
+    "--compose",
+    is_flag=True,
+    help="Add the kernels that depthwise convolutions in series, dilated, or on parts of the channels amount to, where "
+    "nothing nonlinear lies between them.",
+)
+@click.option(
+    "--against",
+    metavar="FILE",
+    help="Another checkpoint of the same network, with which the kernels are compared: relative norm of the difference "
+    "and cosine. Or another value of --weights, such as random.",
+)
+@click.option(
+    "--metrics",
+    is_flag=True,
+    help="Also print spatial frequencies, orientation, distance and rank of the kernels of single channels, which are "
+    "always in the files.",
+)
 @seed_option("Random seed for weight initialization.")
 @output_option("replk-probe-out/kernels/MODEL; replk-probe-out/kernels for several models")
-def command(models: tuple[str, ...], weights: tuple[str, ...], output: Path | None, **options: Any) -> None:
+def command(
+    models: tuple[str, ...], weights: tuple[str, ...], output: Path | None, metrics: bool, **options: Any
+) -> None:
     """Measure and plot the magnitude of convolution kernels.
 
     Folds batch norms, merges branches, sums absolute weights over channels and divides by the maximum, as in the
@@ -62,7 +82,7 @@ def command(models: tuple[str, ...], weights: tuple[str, ...], output: Path | No
     skeleton), effective size, entropy, symmetry, zeros, and the share of the small branch.
 
     Writes kernels.json, kernels.npz, kernels.csv and strongest.npz; kernels, profiles and gallery as PNG and PDF; and
-    an overview if there are several layers.
+    an overview if there are several layers, and composed if there are composed kernels.
     """
     from replk_probe.runtime.paths import slug
 
@@ -88,19 +108,21 @@ def command(models: tuple[str, ...], weights: tuple[str, ...], output: Path | No
                 failure(name, error, failures)
             failures[name] = error
     if results:
-        _report(results, folder)
+        _report(results, folder, metrics)
     raise_failures(failures, len(names), f"The other results are in {folder}." if results else "Nothing was saved.")
 
 
-def _report(results: list[KernelResult], folder: Path) -> None:
+def _report(results: list[KernelResult], folder: Path, metrics: bool) -> None:
     """Save the results, draw the figures and print the table."""
     from replk_probe.kernels.plot import save_figures
     from replk_probe.kernels.result import save_results
-    from replk_probe.report.kernels_table import kernels_table
+    from replk_probe.report.kernels_table import channels_table, kernels_table
     from replk_probe.report.text import terminal_layout
 
     save_results(results, folder)
     save_figures(results, folder)
     click.echo(kernels_table(results, terminal_layout()))
+    if metrics or any(result.run.against is not None for result in results):
+        click.echo("\n" + channels_table(results, terminal_layout(), metrics=metrics))
     seconds = sum(result.run.seconds for result in results)
     conclusion(sum(len(result.kernels) for result in results), "kernel", seconds, folder)

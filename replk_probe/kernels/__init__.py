@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from replk_probe._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .channel_statistics import ChannelStatistics, KernelChange
     from .config import KernelsConfig
     from .kernel import Kernel
     from .layers import find_layers
     from .measure import measure_kernels
     from .plot import draw_kernels
+    from .plot_composed import draw_composed
     from .plot_gallery import draw_gallery
     from .plot_map import plot_kernel
     from .plot_overview import draw_overview
@@ -22,12 +24,15 @@ if TYPE_CHECKING:
     from .result import KernelResult, load_results, results_to_dataframe, save_results
 
 _HOME = {
+    "ChannelStatistics": "channel_statistics",
     "Kernel": "kernel",
+    "KernelChange": "channel_statistics",
     "KernelsConfig": "config",
     "KernelResult": "result",
     "find_layers": "layers",
     "load_results": "result",
     "measure_kernels": "measure",
+    "draw_composed": "plot_composed",
     "draw_gallery": "plot_gallery",
     "draw_kernels": "plot",
     "draw_overview": "plot_overview",
@@ -39,9 +44,12 @@ _HOME = {
 }
 
 __all__ = [
+    "ChannelStatistics",
     "Kernel",
+    "KernelChange",
     "KernelResult",
     "KernelsConfig",
+    "draw_composed",
     "draw_gallery",
     "draw_kernels",
     "draw_overview",

@@ -31,6 +31,8 @@ class KernelsConfig:
     variant: str = "merged"
     aggregate: str = "sum"
     strongest: int = 8
+    compose: bool = False
+    against: str | None = None
     weights: str | None = "auto"
     ema: bool = False
     entry: str | None = None
@@ -52,6 +54,8 @@ class KernelsConfig:
         checks.set_checked(
             self,
             layer=self.layer if isinstance(self.layer, (str, nn.Module)) else self.layers,
+            compose=checks.check_bool("compose", self.compose),
+            against=checks.check_weights(self.against),
             seed=checks.check_seed(self.seed),
             strongest=checks.check_integer("number of strongest channels", self.strongest, 0),
             weights=checks.check_weights(self.weights),

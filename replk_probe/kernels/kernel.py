@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from replk_probe.results import ByValue, null_if_nan
+from replk_probe.results import ByValue, as_plain, null_if_nan
 
 from . import statistics
+from .channel_statistics import ChannelStatistics, KernelChange
 from .statistics import EFFECTIVE_SHARES, FloatArray
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # Branch name of a kernel that is one of several parallel ones that another package merges.
 ONE_OF_SEVERAL = "one of several"
+# Variant of a kernel that several convolutions amount to.
+COMPOSED = "composed"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +32,8 @@ class Kernel(ByValue):
         layer: Layer name such as ``stage4.0`` in the families of this package, otherwise the module path.
         path: Module path.
         variant: ``"merged"``: all branches added up; ``"large"``: without the small branch; ``"small"``: the small
-            branch only; ``"column"`` and ``"row"``: the strips of a decomposed kernel, whose sum is ``"large"``.
+            branch only; ``"column"`` and ``"row"``: the strips of a decomposed kernel, whose sum is ``"large"``;
+            ``"composed"``: the kernel that convolutions in series, dilated, or on parts of the channels amount to.
         magnitude: ``[Kh, Kw]`` float64, read-only: absolute weights, their batch norm folded in, aggregated over
             channels; not normalized.
         channels: Output channels.
@@ -37,7 +41,8 @@ class Kernel(ByValue):
             well.
         branches: Names of the parallel branches of the layer: ``("large", "small")``, ``("large",)`` for a single
             kernel, ``("column", "row", "small")``; empty if they are merged in the weights and cannot be known;
-            ``("one of several",)`` for one branch of a block that another package merges.
+            ``("one of several",)`` for one branch of a block that another package merges; names of the convolutions,
+            with their channels if these are only some, of a composed kernel.
         zero_fraction: Share of the weights that are exactly 0 as they are stored, before branches are padded or added.
         small_branch_share: Sum of the small branch's absolute weights over that of all branches; None if the
             layer has no small branch or its weights are merged.
@@ -45,6 +50,9 @@ class Kernel(ByValue):
         strongest: Signed kernels ``[N, Kh, Kw]`` of single channels with the largest sums of absolute weights.
         strongest_channels: Channels of these kernels: (channel,), or (output, input) channel if an output has several.
         notes: Notes for the reader.
+        composed_of: Paths of the convolutions of a composed kernel in their order; empty for other kernels.
+        channel_statistics: Statistics of the signed kernels of single channels; None in files of earlier versions.
+        change: Difference from the other checkpoint; None if none was given, or if that one has no such kernel.
     """
 
     layer: str
@@ -60,6 +68,9 @@ class Kernel(ByValue):
     strongest: FloatArray = field(default_factory=lambda: np.zeros((0, 1, 1)))
     strongest_channels: tuple[tuple[int, ...], ...] = ()
     notes: tuple[str, ...] = ()
+    composed_of: tuple[str, ...] = ()
+    channel_statistics: ChannelStatistics | None = None
+    change: KernelChange | None = None
 
     def __post_init__(self) -> None:
         """Copy the arrays and make them read-only."""
@@ -174,6 +185,9 @@ class Kernel(ByValue):
             "small_branch_share": self.small_branch_share,
             "strongest_channels": [list(place) for place in self.strongest_channels],
             "notes": list(self.notes),
+            "composed_of": list(self.composed_of),
+            "channel_statistics": as_plain(self.channel_statistics),
+            "change": as_plain(self.change),
         }
 
 

@@ -13,13 +13,15 @@ from torch.nn.modules.conv import _ConvNd
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.models import large_kernel_layers, resolve_layer
+from replk_probe.models.branches.compose import Composition
 from replk_probe.models.branches.find import ParallelBranches, find_parallel_branches
 from replk_probe.models.layers.large_kernel import LargeKernelConv
 from replk_probe.models.layers.reparam import MERGE_METHODS
 from replk_probe.models.stages import Specified
 
-# A block of parallel branches of this package, one found in any other network, or one convolution of any type.
-KernelModule: TypeAlias = LargeKernelConv | ParallelBranches | nn.Module
+# A block of parallel branches of this package, one found in any other network, convolutions that are composed, or one
+# convolution of any type.
+KernelModule: TypeAlias = LargeKernelConv | ParallelBranches | Composition | nn.Module
 LayerSpec: TypeAlias = str | nn.Module
 
 ALL, PAPER = "all", "paper"
@@ -119,6 +121,8 @@ def groups_of(module: KernelModule) -> int:
 
 def operation_of(module: KernelModule) -> str:
     """``"depthwise"``, ``"grouped"`` or ``"dense"``."""
+    if isinstance(module, Composition):
+        return "depthwise"
     groups = groups_of(module)
     inputs = 1
     if not isinstance(module, LargeKernelConv):

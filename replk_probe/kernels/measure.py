@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.models import weights_info
+from replk_probe.models import load_checkpoint, weights_info
+from replk_probe.models.branches.compose import Composition
 from replk_probe.models.branches.find import ParallelBranches
 from replk_probe.models.branches.recording import stored_tensors
 from replk_probe.models.factory import create_partly
+from replk_probe.models.inference.copying import copy_of
 from replk_probe.models.inference.norms import norms_behind
 from replk_probe.models.layers.large_kernel import LargeKernelConv
 from replk_probe.models.model_id import check_network, name_of
@@ -24,11 +27,16 @@ from replk_probe.runtime.checks import choose_config, config_or_options
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import WeightsInfo
 
+from .channel_statistics import compare_kernels, measure_channels
+from .composed import ComposedLayers, compose_layers, composed_variant
 from .config import KernelsConfig
 from .kernel import Kernel
 from .layers import KernelLayer, LayerSpec, find_layers, merger_of, operation_of, path_of
 from .result import KernelResult, KernelRun
 from .variants import Variant, variants_of
+
+# The kernels of another checkpoint, by path and name of the variant.
+Others: TypeAlias = Mapping[tuple[str, str], Variant]
 
 
 @config_or_options(KernelsConfig)
@@ -39,6 +47,8 @@ def measure_kernels(
     *,
     aggregate: str = KernelsConfig.aggregate,
     strongest: int = KernelsConfig.strongest,
+    compose: bool = KernelsConfig.compose,
+    against: str | os.PathLike[str] | None = KernelsConfig.against,
     weights: str | os.PathLike[str] | None = KernelsConfig.weights,
     ema: bool = KernelsConfig.ema,
     entry: str | None = KernelsConfig.entry,
@@ -51,7 +61,9 @@ def measure_kernels(
     """Measure the magnitude of the kernels of a model.
 
     The batch norm of each branch is folded into it, the branches are padded to one size and added, and absolute values
-    are aggregated over channels, all in float64.
+    are aggregated over channels, all in float64. Each kernel also has statistics of its single channels (spatial
+    frequencies, orientation, distance, rank); see
+    :class:`~replk_probe.kernels.ChannelStatistics`.
 
     Args:
         model: Model, which is never changed, or model name as in :func:`replk_probe.create_model`.
@@ -62,6 +74,12 @@ def measure_kernels(
             ``"all"`` for every variant that a layer has.
         aggregate: ``"sum"`` or ``"mean"`` over channels. Shares and figures do not depend on it.
         strongest: Number of single channels of each kernel to keep: those with the largest sums of absolute weights.
+        compose: Whether to add the kernels that depthwise convolutions in series, dilated, or on parts of the channels
+            amount to, as variant ``"composed"``, wherever nothing but batch norms, scales for each channel and sums
+            lies between them; see :func:`~replk_probe.models.branches.compose.find_compositions`.
+        against: Weights file with another checkpoint of the same network, with which the kernels are compared; it is
+            read with the same ``ema``, ``entry`` and ``prefix``. For a model given by name, also the other values of
+            ``weights``, such as ``"random"`` for the initialization with the same seed.
         weights: Weights of a model given by name: ``"auto"``, ``"pretrained"``, ``"random"``, a catalog name or a file,
             from which only the required tensors are read.
         ema: Whether to load the averaged entry of a weights file.
@@ -75,7 +93,7 @@ def measure_kernels(
         progress: Whether to draw a progress bar on stderr if that is a terminal.
 
     Returns:
-        One kernel per layer and variant, in the order of the layers.
+        One kernel per layer and variant, in the order of the layers, and after them the composed kernels.
 
     Raises:
         InvalidInputError: An argument cannot be used, ``config`` is given together with other options, a layer does
@@ -100,15 +118,25 @@ class KernelPlan:
     config: KernelsConfig
     variants: tuple[tuple[KernelLayer, Variant], ...]  # the kernels to measure, with their layers
     seconds: float  # time that the preparation took
+    others: Others | None  # those of the other checkpoint, if there is one
+    against: WeightsInfo | None  # source of the weights of the other checkpoint
 
     def run(self, *, progress: bool = False) -> KernelResult:
         """Aggregate the weights of every layer and variant, with a progress bar if ``progress`` is true."""
         start = time.perf_counter()
         aggregate, strongest = self.config.aggregate, self.config.strongest
         bar = progress_bar(self.variants, desc=self.name, unit="kernel", disable=not progress)
-        kernels = tuple(_kernel(layer, variant, aggregate, strongest) for layer, variant in bar)
-        seconds = self.seconds + time.perf_counter() - start
-        run = KernelRun(self.name, self.weights, self.specs, self.config.variant, aggregate, seconds)
+        kernels = tuple(_kernel(layer, variant, aggregate, strongest, self.others) for layer, variant in bar)
+        run = KernelRun(
+            self.name,
+            self.weights,
+            self.specs,
+            self.config.variant,
+            aggregate,
+            self.seconds + time.perf_counter() - start,
+            compose=self.config.compose,
+            against=self.against,
+        )
         return KernelResult(kernels, run)
 
 
@@ -117,24 +145,65 @@ def plan_kernels(model: nn.Module | str, config: KernelsConfig | None = None) ->
     start = time.perf_counter()
     config = config or KernelsConfig()
     if isinstance(model, str):
-        name = config.name or model
-        options = {name: getattr(config, name) for name in ("weights", "seed", "ema", "entry", "prefix")}
-        network = create_partly(
-            model, needed=lambda skeleton: _needed(skeleton, find_layers(skeleton, config.layers)), **options
-        )
+        name, network = config.name or model, _created(model, config.weights, config)
     else:
         check_network(model, or_name=True)
         name, network = config.name or name_of(model), model
-    layers = find_layers(network, config.layers)
-    check_stored_values(network, _needed(network, layers))
-    norms, values = _norms_of(network, layers), stored_tensors(network)
-    variants = tuple(
-        (found, one)
-        for found in layers
-        for one in variants_of(found, config.variant, values, norms.get(found.path), merger_of(network, found.path))
-    )
+    variants = _variants_in(network, config, config.layers)
+    against, others = None, None
+    if config.against is not None:
+        other = _other_checkpoint(model, config.against, config)
+        against = weights_info(other)
+        # A module that was given is one of the network, not of its copy.
+        same = [
+            spec if isinstance(spec, str) else other.get_submodule(path_of(network, spec)) for spec in config.layers
+        ]
+        others = {(layer.path, variant.name): variant for layer, variant in _variants_in(other, config, same)}
     specs = tuple(spec if isinstance(spec, str) else path_of(network, spec) for spec in config.layers)
-    return KernelPlan(name, weights_info(network), specs, config, variants, time.perf_counter() - start)
+    return KernelPlan(
+        name, weights_info(network), specs, config, variants, time.perf_counter() - start, others, against
+    )
+
+
+def _created(name: str, weights: str | None, config: KernelsConfig) -> nn.Module:
+    """The network of this name, with the values that the measurement needs."""
+    options = {name: getattr(config, name) for name in ("seed", "ema", "entry", "prefix")}
+    return create_partly(name, weights, lambda skeleton: _needed(skeleton, _layers_in(skeleton, config)), **options)
+
+
+def _other_checkpoint(model: nn.Module | str, against: str, config: KernelsConfig) -> nn.Module:
+    """The network with the weights of another checkpoint."""
+    if isinstance(model, str):
+        return _created(model, against, config)
+    other = copy_of(model)
+    load_checkpoint(other, against, ema=config.ema, entry=config.entry, prefix=config.prefix)
+    return other
+
+
+def _layers_in(network: nn.Module, config: KernelsConfig) -> tuple[KernelLayer, ...]:
+    """The layers to measure, with those whose kernels are composed."""
+    layers = find_layers(network, config.layers)
+    return layers + (compose_layers(network, layers).layers if config.compose else ())
+
+
+def _variants_in(
+    network: nn.Module, config: KernelsConfig, specs: Sequence[LayerSpec]
+) -> tuple[tuple[KernelLayer, Variant], ...]:
+    """The kernels to measure, with their layers."""
+    stored = find_layers(network, specs)
+    composed = compose_layers(network, stored) if config.compose else ComposedLayers((), {})
+    check_stored_values(network, _needed(network, stored + composed.layers))
+    norms, values = _norms_of(network, stored), stored_tensors(network)
+    found: list[tuple[KernelLayer, Variant]] = []
+    for layer in stored:
+        merger = merger_of(network, layer.path)
+        for variant in variants_of(layer, config.variant, values, norms.get(layer.path), merger):
+            notes = variant.notes + composed.notes.get(layer.path, ())
+            found.append((layer, replace(variant, notes=notes)))
+    for layer in composed.layers:
+        assert isinstance(layer.module, Composition)
+        found.append((layer, composed_variant(layer.module, values)))
+    return tuple(found)
 
 
 def _needed(network: nn.Module, layers: Sequence[KernelLayer]) -> list[str]:
@@ -144,6 +213,8 @@ def _needed(network: nn.Module, layers: Sequence[KernelLayer]) -> list[str]:
         block = layer.module
         if isinstance(block, ParallelBranches):
             needed += [name for branch in block.branches for name in branch.tensors]
+        elif isinstance(block, Composition):
+            needed += block.tensors
         else:
             needed.append(layer.path)
     return needed
@@ -151,12 +222,14 @@ def _needed(network: nn.Module, layers: Sequence[KernelLayer]) -> list[str]:
 
 def _norms_of(network: nn.Module, layers: Sequence[KernelLayer]) -> dict[str, dict[str, nn.Module]]:
     """Path and batch norm after each single convolution, by its path; no entry if they are unknown."""
-    alone = [layer.path for layer in layers if not isinstance(layer.module, (LargeKernelConv, ParallelBranches))]
+    alone = [
+        layer.path for layer in layers if not isinstance(layer.module, (LargeKernelConv, ParallelBranches, Composition))
+    ]
     found = norms_behind(network, alone)
     return {conv: {norm: network.get_submodule(norm)} if norm else {} for conv, norm in found.items()}
 
 
-def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int) -> Kernel:
+def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int, others: Others | None) -> Kernel:
     operation = operation_of(layer.module)
     stored = variant.stored()
     if any(weight.is_meta for weight in stored):
@@ -176,6 +249,8 @@ def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int
         )
     magnitude = absolute.sum((0, 1)) if aggregate == "sum" else absolute.mean((0, 1))
     single, places = _strongest(weight, operation, variant.groups, strongest)
+    if variant.channels is not None:
+        places = tuple((variant.channels[output],) for (output,) in places)
     notes = variant.notes
     if layer.note is not None:
         notes += (layer.note,)
@@ -188,6 +263,18 @@ def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int
         )
     if not bool(absolute.any()):
         notes += (f"{layer.name} has no mass: every weight is zero after folding batch norms.",)
+    change = None
+    if others is not None:
+        other = others.get((layer.path, variant.name))
+        compared = None if other is None else other.weight().cpu()
+        if compared is not None and compared.shape == weight.shape and bool(torch.isfinite(compared).all()):
+            change = compare_kernels(weight.numpy(), compared.numpy())
+        else:
+            notes += (
+                f"{layer.name} ({variant.name}) is not compared: the other checkpoint has no finite kernel of this "
+                "variant and size.",
+            )
+    composition = layer.module if isinstance(layer.module, Composition) else None
     return Kernel(
         layer=layer.name,
         path=layer.path,
@@ -202,6 +289,9 @@ def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int
         strongest=single,
         strongest_channels=places,
         notes=notes,
+        composed_of=() if composition is None else composition.modules,
+        channel_statistics=measure_channels(weight.flatten(0, 1).numpy()),
+        change=change,
     )
 
 

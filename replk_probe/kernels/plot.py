@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 from replk_probe.plot_style import INK, MUTED, PAGE, figure_of, figure_style, fitted_lines, save_figure, text_points
 
-from .kernel import folding_text
+from .kernel import COMPOSED, folding_text
+from .plot_composed import draw_composed
 from .plot_gallery import draw_gallery
 from .plot_heatmaps import (
     LINE,
@@ -67,6 +68,8 @@ def draw_kernels(results: Sequence[KernelResult]) -> Figure:
         InvalidInputError: There is no kernel.
     """
     panels = panels_of(results)
+    # Composed kernels have a figure of their own, next to those that they are composed of.
+    panels = [panel for panel in panels if panel.kernel.variant != COMPOSED] or panels
     layers = shown_layers(panels)
     while True:
         lines = _lines([panel for panel in panels if panel.kernel.layer in layers], layers)
@@ -103,9 +106,9 @@ def draw_kernels(results: Sequence[KernelResult]) -> Figure:
 
 
 def save_figures(results: Sequence[KernelResult], directory: str | Path) -> tuple[Path, ...]:
-    """Write ``kernels``, ``profiles``, ``gallery`` and, for several layers, ``overview``, each as PNG and PDF.
+    """Write ``kernels``, ``profiles``, ``gallery``, for several layers ``overview``, and ``composed``, as PNG and PDF.
 
-    A gallery or overview of an earlier result is removed if this result has none. Returns the files.
+    A gallery, overview or ``composed`` of an earlier result is removed if this result has none. Returns the files.
     """
     panels = panels_of(results)
     figures = {"kernels": draw_kernels(results), "profiles": draw_profiles(results)}
@@ -113,8 +116,10 @@ def save_figures(results: Sequence[KernelResult], directory: str | Path) -> tupl
         figures["gallery"] = draw_gallery(results)
     if len({panel.kernel.layer for panel in panels}) > 1:
         figures["overview"] = draw_overview(results)
+    if any(panel.kernel.variant == COMPOSED for panel in panels):
+        figures["composed"] = draw_composed(results)
     folder = Path(directory)
-    for stem in {"gallery", "overview"} - set(figures):
+    for stem in {"gallery", "overview", "composed"} - set(figures):
         for kind in ("png", "pdf"):
             (folder / f"{stem}.{kind}").unlink(missing_ok=True)
     return tuple(path for stem, figure in figures.items() for path in save_figure(figure, folder, stem, width=1))

@@ -32,7 +32,7 @@ from replk_probe.plot_style import (
 )
 from replk_probe.runtime.formatting import percent
 
-from .kernel import ONE_OF_SEVERAL, Kernel, distinct_names
+from .kernel import COMPOSED, ONE_OF_SEVERAL, Kernel, distinct_names
 
 if TYPE_CHECKING:
     from .result import KernelResult
@@ -261,6 +261,8 @@ def numbers_lines(kernel: Kernel, inches: float) -> list[str]:
 
 def variant_text(kernel: Kernel) -> str:
     """Description of a kernel's variant."""
+    if kernel.variant == COMPOSED:
+        return "composed" if len(kernel.composed_of) < 2 else f"composed of {len(kernel.composed_of)} kernels"
     if kernel.variant == "merged" and not kernel.branches:
         return "merged in the weights"
     if kernel.branches == (ONE_OF_SEVERAL,):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,6 +24,7 @@ from replk_probe.results import (
 from replk_probe.runtime.file_reading import decode, folder_of, read_arrays, read_json, reading
 from replk_probe.runtime.provenance import WeightsInfo, software_versions
 
+from .channel_statistics import ChannelStatistics, KernelChange
 from .kernel import Kernel
 from .kernel import distinct_names as distinct_names
 from .statistics import EFFECTIVE_SHARES, FloatArray
@@ -40,6 +41,10 @@ ARRAYS_NAME = "kernels.npz"
 STRONGEST_NAME = "strongest.npz"
 CSV_NAME = "kernels.csv"
 
+# Entries that files of earlier versions lack.
+_ADDED_TO_RUN: Row = {"compose": False, "against": None}
+_ADDED_TO_KERNEL: Row = {"composed_of": [], "channel_statistics": None, "change": None}
+
 _ADVICE = folder_of("kernels")
 _COLUMNS = (
     *("model", "weights", "layer", "path", "variant", "kernel_height", "kernel_width", "channels", "operation"),
@@ -47,6 +52,8 @@ _COLUMNS = (
     *("entropy_bits", "relative_entropy", "symmetry_left_right", "symmetry_up_down", "symmetry_rotation"),
     *("symmetry_transpose", "zero_fraction", "small_branch_share", "centre3x3_mean", "outside3x3_mean"),
     *("relative_mass", "maximum"),
+    *(field.name for field in fields(ChannelStatistics)),
+    *(f"change_{field.name}" for field in fields(KernelChange)),
 )
 
 
@@ -62,6 +69,8 @@ class KernelRun:
         layers: Layers as requested.
         variant: Variant as requested.
         aggregate: ``"sum"`` or ``"mean"`` over channels.
+        compose: Whether composed kernels were requested.
+        against: Weights of the other checkpoint that the kernels are compared with, or None.
         seconds: Wall-clock time of the measurement.
         versions: Versions of replk-probe and of the packages it depends on.
     """
@@ -73,6 +82,8 @@ class KernelRun:
     aggregate: str
     seconds: float = field(compare=False)
     versions: dict[str, str] = field(default_factory=software_versions, compare=False)
+    compose: bool = False
+    against: WeightsInfo | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -199,7 +210,9 @@ def load_results(directory: str | Path) -> tuple[KernelResult, ...]:
         found: dict[str, list[Kernel]] = {name: [] for name in names}
         for entry, key in zip(kernels, keys, strict=True):
             found[entry["model"]].append(_kernel(entry, arrays[key], strongest[key]))
-        return tuple(KernelResult(tuple(found[model["name"]]), decode(KernelRun, model)) for model in models)
+        return tuple(
+            KernelResult(tuple(found[model["name"]]), decode(KernelRun, _ADDED_TO_RUN | model)) for model in models
+        )
 
 
 def results_to_dataframe(results: Iterable[KernelResult]) -> pd.DataFrame:
@@ -213,8 +226,12 @@ def results_to_dataframe(results: Iterable[KernelResult]) -> pd.DataFrame:
         ``kernel_height``, ``kernel_width``, ``channels``, ``operation``, ``aggregate``, ``centre3x3_share``,
         ``skeleton_share`` (share of the central row and column), ``effective_size_50``, ``_90`` and ``_99``,
         ``entropy_bits``, ``relative_entropy``, ``symmetry_left_right``, ``_up_down``, ``_rotation`` and ``_transpose``,
-        ``zero_fraction``, ``small_branch_share``, ``centre3x3_mean``, ``outside3x3_mean``, ``relative_mass`` and
-        ``maximum``. Shares are fractions in [0, 1]; undefined numbers are NaN.
+        ``zero_fraction``, ``small_branch_share``, ``centre3x3_mean``, ``outside3x3_mean``, ``relative_mass``,
+        ``maximum``; ``low_frequency_share``, ``middle_frequency_share``, ``high_frequency_share``, ``orientation``,
+        ``anisotropy``, ``channel_anisotropy``, ``distance_mean``, ``distance_median``, ``rank_mean`` and
+        ``rank_median`` (see :class:`~replk_probe.kernels.ChannelStatistics`); ``change_relative_norm`` and
+        ``change_cosine`` (see :class:`~replk_probe.kernels.KernelChange`). Shares are fractions in [0, 1];
+        undefined numbers are NaN.
     """
     return dataframe(_rows(list(results)))
 
@@ -246,7 +263,7 @@ def _entries(results: Sequence[KernelResult]) -> list[Row]:
 
 def _kernel(entry: Row, magnitude: FloatArray, strongest: FloatArray) -> Kernel:
     values = {"magnitude": magnitude, "strongest": strongest, "zero_fraction": nan_if_null(entry["zero_fraction"])}
-    kernel = decode(Kernel, entry | values, entry["array"])
+    kernel = decode(Kernel, _ADDED_TO_KERNEL | entry | values, entry["array"])
     if list(kernel.kernel_size) != entry["kernel_size"] or len(strongest) != len(kernel.strongest_channels):
         raise ValueError(f"{entry['array']} does not have the size of its arrays")
     return kernel
@@ -261,5 +278,7 @@ def _rows(results: Sequence[KernelResult]) -> list[Row]:
         cells = kernel | {"kernel_height": height, "kernel_width": width, "aggregate": aggregates[kernel["model"]]}
         cells |= {f"effective_size_{share}": kernel["effective_size"][str(share)] for share in EFFECTIVE_SHARES}
         cells |= {f"symmetry_{name}": value for name, value in kernel["symmetry"].items()}
+        cells |= kernel["channel_statistics"] or {}
+        cells |= {f"change_{name}": value for name, value in (kernel["change"] or {}).items()}
         rows.append({name: nan_if_null(cells.get(name)) for name in _COLUMNS})
     return rows

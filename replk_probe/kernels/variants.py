@@ -55,6 +55,7 @@ class Variant:
     small: tuple[Part, ...] = ()  # the small part of such a layer
     notes: tuple[str, ...] = ()  # notes for the reader
     names: tuple[str, ...] = ("large",)  # names of all branches of the layer, as in replk_probe.kernels.Kernel.branches
+    channels: tuple[int, ...] | None = None  # output channels that the weights are those of; None for all
 
     def weight(self) -> Tensor:
         """``[O, I / groups, Kh, Kw]`` float64."""
@@ -111,6 +112,7 @@ def variants_of(
     if isinstance(layer.module, ParallelBranches):
         return _of_parallel(layer, layer.module, variant, values)
     if not isinstance(layer.module, LargeKernelConv):
+        assert isinstance(layer.module, nn.Module)
         return [_of_conv(layer, layer.module, variant, norms, merger)]
     if layer.module.is_merged:
         return [_of_merged(layer, layer.module, variant)]

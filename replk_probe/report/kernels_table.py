@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
+from replk_probe.kernels.channel_statistics import ChannelStatistics, KernelChange
 from replk_probe.kernels.kernel import Kernel, folding_text
 from replk_probe.kernels.published import SOURCE, find_published
 from replk_probe.kernels.result import KernelResult, distinct_names
@@ -14,6 +16,8 @@ from .text import PLAIN, Layout, decimals, note_lines, notes_of, table, wrapped
 _HEAD = (
     "layer", "variant", "K", "C", "3x3 %", "skeleton %", "50/90/99 %", "entropy", "mirror", "zero %", "small %",
 )  # fmt: skip
+_METRICS = ("low/mid/high %", "angle", "aniso", "dist", "rank")
+_CHANGE = ("change", "cosine")
 
 
 def kernels_table(results: Sequence[KernelResult], layout: Layout = PLAIN) -> str:
@@ -23,6 +27,56 @@ def kernels_table(results: Sequence[KernelResult], layout: Layout = PLAIN) -> st
     notes = [(name, notes_of(result.run.weights, result.notes)) for name, result in named]
     lines = table(_HEAD, rows, layout, optional=("mirror", "zero %"))
     return "\n".join([*lines, "", *_legend(results, lines[0], layout), *note_lines(notes, layout)])
+
+
+def channels_table(results: Sequence[KernelResult], layout: Layout = PLAIN, *, metrics: bool = True) -> str:
+    """Table of the statistics of single channels, and of the change against another checkpoint.
+
+    Args:
+        results: One result per model.
+        layout: Layout of the terminal.
+        metrics: Whether to include the statistics of single channels; the change is included if there is any.
+    """
+    changed = any(result.run.against is not None for result in results)
+    head = ("layer", "variant", *_METRICS * metrics, *_CHANGE * changed)
+    rows: list[list[str] | str] = []
+    for name, result in zip(distinct_names(results), results, strict=True):
+        against = result.run.against
+        rows.append(f"{name}: {result.run.weights.label}" + (f", against {against.label}" if against else ""))
+        rows += [
+            [kernel.layer, kernel.variant, *_metrics(kernel) * metrics, *_change(kernel) * changed]
+            for kernel in result.kernels
+        ]
+    legend = (
+        "low/mid/high %: share of the energy below 1/6, below 1/3 and above 1/3 cycle per pixel; angle: degrees along "
+        "which the kernels vary least, 0 if horizontal; aniso: anisotropy of the layer and of its channels, 0 to 1; "
+        "dist: mean distance from the center, 1 in the corners; rank: singular values with 90 % of the energy. "
+    ) * metrics + (
+        "change: norm of the difference from the other checkpoint over the norm of its kernel; cosine: of the angle "
+        "between the two."
+    ) * changed
+    return "\n".join([*table(head, rows, layout), "", *wrapped(legend.strip(), layout=layout)])
+
+
+def _metrics(kernel: Kernel) -> tuple[str, ...]:
+    found = kernel.channel_statistics or ChannelStatistics()
+    shares = (found.low_frequency_share, found.middle_frequency_share, found.high_frequency_share)
+    return (
+        "/".join(percent(share, 0, "") for share in shares),
+        "-" if found.orientation is None else str(round(found.orientation) % 180),
+        "/".join(_decimals(one) for one in (found.anisotropy, found.channel_anisotropy)),
+        _decimals(found.distance_mean),
+        "-" if found.rank_mean is None else f"{found.rank_mean:.1f}",
+    )
+
+
+def _change(kernel: Kernel) -> tuple[str, ...]:
+    change = kernel.change or KernelChange(None, None)
+    return _decimals(change.relative_norm), _decimals(change.cosine)
+
+
+def _decimals(value: float | None) -> str:
+    return decimals(math.nan if value is None else value)
 
 
 def _rows(name: str, result: KernelResult) -> Iterator[list[str] | str]:

@@ -31,7 +31,7 @@ from .job import OWN_COLUMN, Job
 
 # Options of a sweep itself.
 _OWN = ("models", "matrix", "threads", "figures")
-_PATHS = ("data", "stimuli", "mapping", "import", "weights")
+_PATHS = ("data", "stimuli", "mapping", "import", "weights", "against")
 # Options that change how fast a result is computed, but not the result.
 _WITHOUT_EFFECT = ("workers",)
 _VERSIONS = ("replk-probe", "torch", "torchvision", "timm")
@@ -191,7 +191,7 @@ def _absolute(document: Document, option: str, value: Any) -> Any:
     if option not in _PATHS or not isinstance(value, str) or value in (CUE_CONFLICT, SYNTHETIC):
         return value
     path = document.folder / usable_path(value, option)
-    return str(path) if option != "weights" or path.is_file() else value
+    return str(path) if option not in ("weights", "against") or path.is_file() else value
 
 
 def _models(document: Document, known: Collection[str]) -> list[_Model]:
@@ -299,6 +299,8 @@ def _decides(model: _Model, config: Any, analyzer: Analyzer, options: Mapping[st
     weights, parsed, versions = Path(options["weights"]), ModelId.parse(model.model), software_versions()
     if weights.is_file():
         values["weights"] = [weights.name, digest_of_file(weights)]
+    if values.get("against") is not None and Path(values["against"]).is_file():
+        values["against"] = [Path(values["against"]).name, digest_of_file(Path(values["against"]))]
     if "device" in values:
         values["device"] = {
             name: value

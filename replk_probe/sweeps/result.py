@@ -30,14 +30,21 @@ class Table:
         items: Columns that identify a row.
         others: Columns that are neither numbers of the result nor identify a row.
         numbers: Columns of the numbers, in the order of the file.
+        added: Those of them that results of earlier versions lack.
     """
 
     file: str
     items: tuple[str, ...]
     others: tuple[str, ...]
     numbers: tuple[str, ...]
+    added: tuple[str, ...] = ()
 
 
+_KERNELS_ADDED = (
+    *("low_frequency_share", "middle_frequency_share", "high_frequency_share", "orientation", "anisotropy"),
+    *("channel_anisotropy", "distance_mean", "distance_median", "rank_mean", "rank_median"),
+    *("change_relative_norm", "change_cosine"),
+)
 TABLES = {
     "erf": Table(
         "erf.csv",
@@ -63,7 +70,9 @@ TABLES = {
             *("effective_size_50", "effective_size_90", "effective_size_99", "entropy_bits", "relative_entropy"),
             *("symmetry_left_right", "symmetry_up_down", "symmetry_rotation", "symmetry_transpose", "zero_fraction"),
             *("small_branch_share", "centre3x3_mean", "outside3x3_mean", "relative_mass", "maximum"),
+            *_KERNELS_ADDED,
         ),
+        _KERNELS_ADDED,
     ),
 }
 _ADVICE = "Remove its folder and run the sweep again."
@@ -161,18 +170,19 @@ def _numbers(folder: Path, table: Table) -> Iterator[tuple[str, str, str]]:
     """Every number of a result: its row, its column and its text."""
     path = folder / table.file
     header, rows = read_csv(path, _ADVICE)
-    missing = [name for name in (*table.items, *table.others, *table.numbers) if name not in header]
+    numbers = [name for name in table.numbers if name in header or name not in table.added]
+    missing = [name for name in (*table.items, *table.others, *numbers) if name not in header]
     if missing or not rows:
         lack = f"column {missing[0]!r}" if missing else "rows"
         raise InvalidInputError(f"{path} has no {lack}. It may have been edited or truncated. {_ADVICE}")
     for line, row in rows:
         cells = dict(zip(header, row, strict=False))
-        if len(row) != len(header) or not all(_is_number(cells[name]) for name in table.numbers):
+        if len(row) != len(header) or not all(_is_number(cells[name]) for name in numbers):
             raise InvalidInputError(
                 f"Line {line} of {path} is not a row of the table. It may have been edited or truncated. {_ADVICE}"
             )
         item = " ".join(f"{name}={cells[name]}" for name in table.items)
-        for name in table.numbers:
+        for name in numbers:
             yield item, name, cells[name]
 
 

@@ -28,6 +28,11 @@ from replk_probe.models.architectures.replknet import RepLKNet
 def plain():
     return nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 5, padding=2, groups=8), nn.BatchNorm2d(8))
 
+def series():
+    return nn.Sequential(
+        nn.Conv2d(8, 8, 5, padding=2, groups=8), nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8), nn.Conv2d(8, 4, 1)
+    )
+
 def dense():
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Linear(4, 4))
 
@@ -127,6 +132,43 @@ def test_every_option_has_an_effect(replk_probe: Run, undrawn: None, tmp_path: P
     by_file = measure("--weights", tmp_path / "weights.pth")
     assert by_file.run.weights.source == "file:weights.pth" and by_file.run.weights.wrapper == "model"
     assert measure("--weights", tmp_path / "weights.pth", "--ema").run.weights.wrapper == "model_ema"
+
+
+def test_composed_kernels_and_their_figure(replk_probe: Run, networks: str, tmp_path: Path) -> None:
+    done = replk_probe("kernels", "--model", f"{networks}:series", "--compose", "--output", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert names_in(tmp_path / "out") == RECORDS | FIGURES | OVERVIEW | {"composed.png", "composed.pdf"}
+    kernels = KernelResult.load(tmp_path / "out").kernels
+    assert [(kernel.path, kernel.variant) for kernel in kernels] == [("0", "merged"), ("1", "merged"), ("", "composed")]
+    assert kernels[2].kernel_size == (9, 9) and "composed" in done.stdout
+    done = replk_probe("kernels", "--model", f"{networks}:plain", "--compose", "--output", tmp_path / "none")
+    assert done.exit_code == 0 and "No kernels were composed: none of the" in done.stdout
+
+
+def test_statistics_of_channels_are_printed_on_request(replk_probe: Run, networks: str, undrawn: None) -> None:
+    run = ("kernels", "--model", "replknet_micro_k13_rep", "--layer", "stage4.0")
+    plain, full = replk_probe(*run), replk_probe(*run, "--metrics")
+    assert "low/mid/high %" not in plain.stdout and "relative norm" not in plain.stdout
+    for words in ("low/mid/high %", "angle", "aniso", "dist", "rank"):
+        assert words in full.stdout
+    assert "cosine" not in full.stdout
+    assert max(map(len, full.stdout.splitlines())) <= 100
+
+
+def test_kernels_are_compared_with_another_checkpoint(replk_probe: Run, undrawn: None, tmp_path: Path) -> None:
+    model = create_model("mobilenetv2_k9_rep", seed=1)
+    torch.save(model.state_dict(), tmp_path / "one.pth")
+    torch.save(create_model("mobilenetv2_k13_rep").state_dict(), tmp_path / "other.pth")
+    run = ("kernels", "--model", "mobilenetv2_k9_rep", "--layer", "stage4.0", "--output", tmp_path / "out")
+    done = replk_probe(*run, "--weights", "random", "--against", tmp_path / "one.pth")
+    assert done.exit_code == 0, done.output
+    (kernel,) = KernelResult.load(tmp_path / "out").kernels
+    assert kernel.change is not None and kernel.change.relative_norm is not None
+    assert f"{kernel.change.relative_norm:.3f}" in done.stdout and "against file:one.pth" in done.stdout
+    done = replk_probe(*run, "--weights", "random", "--against", tmp_path / "other.pth")
+    assert done.exit_code == 1
+    assert done.stderr.count("Error: ") == 1 and "other.pth" in done.stderr and "Traceback" not in done.output
+    assert len([line for line in done.stderr.splitlines() if line.startswith("Error")]) == 1
 
 
 def test_no_gallery_without_channels(replk_probe: Run, networks: str, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ FIELDS = {
     "model", "weights", "layer", "path", "variant", "kernel_size", "channels", "operation", "aggregated_over",
     "branches", "batch_norm", "maximum", "relative_mass", "centre3x3_share", "centre_shares", "centre3x3_mean",
     "outside3x3_mean", "skeleton_share", "effective_size", "radial_profile", "entropy_bits", "relative_entropy",
-    "symmetry", "zero_fraction", "small_branch_share", "strongest_channels", "notes", "array",
+    "symmetry", "zero_fraction", "small_branch_share", "strongest_channels", "notes", "array", "composed_of",
+    "channel_statistics", "change",
 }  # fmt: skip
 
 

@@ -52,3 +52,15 @@ def test_a_damaged_table_is_refused(tmp_path: Path, text: str, reason: str) -> N
         InvalidInputError, match=rf"{reason}\. It may have .* Remove its folder and run the sweep again"
     ):
         [*_numbers(tmp_path, TABLE)]
+
+
+def test_columns_that_were_added_later_may_be_missing(tmp_path: Path) -> None:
+    table = TABLES["kernels"]
+    old = [column for column in kernels._COLUMNS if column not in table.added]
+    (tmp_path / table.file).write_text(",".join(old) + "\n" + ",".join("0" for _ in old) + "\n")
+    found = [name for _, name, _ in _numbers(tmp_path, table)]
+    assert found == [name for name in table.numbers if name not in table.added]
+    assert set(table.added) < set(table.numbers)
+    (tmp_path / table.file).write_text(",".join(old[:-1]) + "\n" + ",".join("0" for _ in old[:-1]) + "\n")
+    with pytest.raises(InvalidInputError, match="has no column 'maximum'"):
+        [*_numbers(tmp_path, table)]

@@ -36,6 +36,9 @@ _NORM = {
     torch.batch_norm: ("input", "weight", "bias", "mean", "var", "training", "momentum", "eps"),
 }
 _SAME_VALUE = frozenset({"clone", "contiguous", "to", "detach"})
+# Functions whose results may be consecutive channels of their input.
+_PARTS = frozenset({"split", "split_with_sizes", "chunk", "tensor_split", "narrow", "getitem"})
+_JOINED = frozenset({"cat", "concat", "concatenate"})
 # Names of torch's functions and of the operators of tensors, without underscores.
 _ARITHMETIC = {f"{i}{name}": name for name in ("add", "sub", "mul", "div") for i in ("", "i")} | {
     "radd": "add", "rmul": "mul", "rsub": "rsub", "truediv": "div", "itruediv": "div",
@@ -74,12 +77,14 @@ class Node:
         module: Path of the innermost module that computes it.
         shape: Its shape.
         users: Tensors that are computed from it.
+        operation: Name of the function that computes it; empty for the input and for the subclasses.
     """
 
     inputs: tuple[Node, ...] = field(repr=False)
     module: str
     shape: torch.Size
     users: list[Node] = field(default_factory=list, repr=False)
+    operation: str = ""
 
 
 @dataclass(eq=False)
@@ -118,6 +123,33 @@ class Sum(Node):
     """
 
     in_place: bool = field(kw_only=True)
+
+
+@dataclass(eq=False)
+class Channels(Node):
+    """Consecutive channels of its input.
+
+    Attributes:
+        start: The first of them.
+    """
+
+    start: int = field(kw_only=True)
+
+
+@dataclass(eq=False)
+class Concatenation(Node):
+    """The channels of all of its inputs, one after the other."""
+
+
+@dataclass(eq=False)
+class Padded(Node):
+    """Its input with a border, whatever the values there.
+
+    Attributes:
+        before: Rows and columns that are added before the first ones; negative if they are removed.
+    """
+
+    before: tuple[int, int] = field(kw_only=True)
 
 
 @dataclass(eq=False)
@@ -170,7 +202,7 @@ def record(model: nn.Module) -> list[Recording]:
 
 def _record(root: nn.Module, path: str, module: nn.Module, sides: tuple[int, ...]) -> Iterator[Recording]:
     weights = [p for p in module.parameters() if p.dim() == 4]
-    if len(weights) < 2:
+    if not weights or (len(weights) < 2 and module is not root):
         return
     conv = next((layer for layer in module.modules() if isinstance(layer, nn.Conv2d)), None)
     channels = weights[0].shape[1] if conv is None else conv.in_channels
@@ -247,9 +279,14 @@ class _Recorder(TorchFunctionMode):
                 self._values[id(result)] = self._node(func, args, kwargs, inputs, result, isinstance(returned, Tensor))
             elif id(result) not in self._values or changed:
                 self._values[id(result)] = self._constant(func, args, kwargs, index, result)
-        for tensor in changed:
-            if inputs and not any(tensor is result for result in results):
-                self._values[id(tensor)] = self._added(Node(inputs, self._modules[-1], tensor.shape))
+        for tensor in changed if inputs else ():
+            if not any(tensor is result for result in results):
+                self._values[id(tensor)] = self._opaque(func, inputs, tensor)
+            # Parts of one tensor share its memory.
+            memory = _memory_of(tensor)
+            for other in self._alive:
+                if _memory_of(other) is memory and other is not tensor and id(other) in self._values:
+                    self._values[id(other)] = self._opaque(func, inputs, other)
         return returned
 
     def _value(self, argument: Any) -> Node | Constant | float | None:
@@ -266,6 +303,10 @@ class _Recorder(TorchFunctionMode):
         for source in node.inputs:
             source.users.append(node)
         return node
+
+    def _opaque(self, func: Callable[..., Any], inputs: tuple[Node, ...], result: Tensor) -> Node:
+        """A tensor of which only the function that computes it is known."""
+        return self._added(Node(inputs, self._modules[-1], result.shape, operation=_name_of(func)))
 
     def _constant(self, func: Callable[..., Any], args: Any, kwargs: Any, index: int, result: Tensor) -> Constant:
         """The result of a function of constants, computed again from their values when it is needed."""
@@ -292,20 +333,49 @@ class _Recorder(TorchFunctionMode):
     def _node(
         self, func: Callable[..., Any], args: Any, kwargs: Any, inputs: tuple[Node, ...], result: Tensor, alone: bool
     ) -> Node:
-        name = getattr(func, "__name__", "").strip("_")
+        name = _name_of(func)
         found = None
         if all(isinstance(one, Absent) for one in inputs):
             found = self._added(Absent(inputs[0].inputs, self._modules[-1], result.shape))
+        elif name in _PARTS and len(inputs) == 1 and result.dim() == 4:
+            found = self._channels(next(instances_in(Tensor, args)), inputs[0], result)
         elif alone and result.dim() == 4:
             if name == "conv2d":
                 found = self._convolution(dict(zip(_CONV, args, strict=False)) | kwargs, result)
             elif func in _NORM:
                 found = self._norm(dict(zip(_NORM[func], args, strict=False)) | _renamed(kwargs))
+            elif name in _JOINED:
+                found = self._concatenation(inputs, result)
+            elif name == "pad" and len(inputs) == 1:
+                found = self._padded(dict(zip(("input", "pad"), args, strict=False)) | kwargs, inputs[0], result)
             elif name in _SAME_VALUE and len(inputs) == 1 and inputs[0].shape == result.shape:
                 found = inputs[0]
             else:
                 found = self._arithmetic(name, args, kwargs, result)
-        return found or self._added(Node(inputs, self._modules[-1], result.shape))
+        return found or self._opaque(func, inputs, result)
+
+    def _channels(self, whole: Tensor, source: Node, result: Tensor) -> Node | None:
+        """A view of consecutive channels."""
+        sides = [tuple(one.shape[:1] + one.shape[2:]) for one in (whole, result)]
+        if whole.dim() != 4 or sides[0] != sides[1] or whole.stride() != result.stride():
+            return None
+        if _memory_of(whole) is not _memory_of(result) or not whole.stride(1):
+            return None
+        start = int(result.storage_offset() - whole.storage_offset()) // whole.stride(1)
+        return self._added(Channels((source,), self._modules[-1], result.shape, start=start))
+
+    def _concatenation(self, inputs: tuple[Node, ...], result: Tensor) -> Node | None:
+        sides = {one.shape[:1] + one.shape[2:] for one in inputs if len(one.shape) == 4}
+        if sides != {result.shape[:1] + result.shape[2:]} or sum(one.shape[1] for one in inputs) != result.shape[1]:
+            return None
+        return self._added(Concatenation(inputs, self._modules[-1], result.shape))
+
+    def _padded(self, given: dict[str, Any], source: Node, result: Tensor) -> Node | None:
+        pad = [operator.index(number) for number in given.get("pad", ())]
+        if len(pad) not in (2, 4) or source.shape[:2] != result.shape[:2]:
+            return None
+        before = (pad[2] if len(pad) == 4 else 0, pad[0])
+        return self._added(Padded((source,), self._modules[-1], result.shape, before=before))
 
     def _convolution(self, given: dict[str, Any], result: Tensor) -> Node | None:
         source, weight, bias = (self._value(given.get(name)) for name in ("input", "weight", "bias"))
@@ -401,6 +471,15 @@ class _Recorder(TorchFunctionMode):
     ) -> Node:
         module, shape = self._modules[-1], source.shape
         return self._added(Scaling((source,), module, shape, coefficients=coefficients, names=names, shifts=shifts))
+
+
+def _name_of(func: Callable[..., Any]) -> str:
+    return getattr(func, "__name__", "").strip("_")
+
+
+def _memory_of(tensor: Tensor) -> Tensor:
+    """The tensor that owns the memory of a view; the tensor itself if it is none."""
+    return tensor if tensor._base is None else tensor._base
 
 
 def _stored(name: str, values: Values) -> Tensor:
