@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.utils import reparameterize_model
+from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -149,7 +149,7 @@ def merge_by_own_methods(model: nn.Module, keep: str = "") -> OwnMerging:
     for dtype in (torch.float64, torch.float32):
         merged = copy_of(original).to(dtype)
         try:
-            with _unchanged(model):
+            with unchanged(model):
                 blocks = call_merge_methods(merged, keep)
         except _MergeError as error:
             reason = reason or str(error)
@@ -224,10 +224,11 @@ def like(merged: nn.Module, model: nn.Module) -> nn.Module:
     """``merged`` with the floating-point types and the device of ``model``, in place."""
     own = stored_tensors(model)
     first = next((tensor for tensor in own.values() if tensor.is_floating_point()), torch.empty(0))
+    merged = merged.to(first.device)
     for name, tensor in stored_tensors(merged).items():
         wanted = own.get(name, first)
-        dtype = wanted.dtype if tensor.is_floating_point() and wanted.is_floating_point() else tensor.dtype
-        tensor.data = tensor.data.to(wanted.device, dtype)
+        if tensor.is_floating_point() and wanted.is_floating_point():
+            tensor.data = tensor.data.to(wanted.dtype)
     return merged
 
 
@@ -247,7 +248,7 @@ def _structure(module: nn.Module) -> tuple[object, ...]:
 
 
 @contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
+def unchanged(model: nn.Module) -> Iterator[None]:
     """Undo what methods of a copy change in the original: attributes of classes, and modules that functions refer to."""
     kinds = {kind for module in model.modules() for kind in type(module).__mro__ if kind is not object}
     classes = [(kind, dict(vars(kind))) for kind in kinds]
