@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from replk_probe.errors import InvalidInputError
 from replk_probe.models import weights_info
 from replk_probe.models.branches.find import ParallelBranches
+from replk_probe.models.branches.own_methods import merge_by_own_methods
 from replk_probe.models.branches.recording import stored_tensors
-from replk_probe.models.factory import create_partly
+from replk_probe.models.factory import create_model, create_partly
 from replk_probe.models.inference.norms import norms_behind
 from replk_probe.models.layers.large_kernel import LargeKernelConv
 from replk_probe.models.model_id import check_network, name_of
@@ -26,7 +27,7 @@ from replk_probe.runtime.provenance import WeightsInfo
 
 from .config import KernelsConfig
 from .kernel import Kernel
-from .layers import KernelLayer, LayerSpec, find_layers, merger_of, operation_of, path_of
+from .layers import KernelLayer, LayerSpec, find_layers, merger_of, need_own_methods, operation_of, path_of
 from .result import KernelResult, KernelRun
 from .variants import Variant, variants_of
 
@@ -127,6 +128,10 @@ def plan_kernels(model: nn.Module | str, config: KernelsConfig | None = None) ->
         name, network = config.name or name_of(model), model
     layers = find_layers(network, config.layers)
     check_stored_values(network, _needed(network, layers))
+    if need_own_methods(network, layers):
+        if isinstance(model, str) and any(tensor.is_meta for tensor in stored_tensors(network).values()):
+            network = create_model(model, **options)  # the merged copy is compared with the entire network
+        layers = find_layers(network, config.layers, merge_by_own_methods(network))
     norms, values = _norms_of(network, layers), stored_tensors(network)
     variants = tuple(
         (found, one)
@@ -151,7 +156,11 @@ def _needed(network: nn.Module, layers: Sequence[KernelLayer]) -> list[str]:
 
 def _norms_of(network: nn.Module, layers: Sequence[KernelLayer]) -> dict[str, dict[str, nn.Module]]:
     """Path and batch norm after each single convolution, by its path; no entry if they are unknown."""
-    alone = [layer.path for layer in layers if not isinstance(layer.module, (LargeKernelConv, ParallelBranches))]
+    alone = [
+        layer.path
+        for layer in layers
+        if isinstance(layer.module, nn.Module) and not isinstance(layer.module, LargeKernelConv)
+    ]
     found = norms_behind(network, alone)
     return {conv: {norm: network.get_submodule(norm)} if norm else {} for conv, norm in found.items()}
 
@@ -177,6 +186,8 @@ def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int
     magnitude = absolute.sum((0, 1)) if aggregate == "sum" else absolute.mean((0, 1))
     single, places = _strongest(weight, operation, variant.groups, strongest)
     notes = variant.notes
+    if layer.own_note is not None:
+        notes += (layer.own_note,)
     if layer.note is not None:
         notes += (layer.note,)
     elif operation != "depthwise":

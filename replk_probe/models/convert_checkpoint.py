@@ -52,6 +52,7 @@ class ReparamReport:
         rounding: Difference from the original outputs with the new file.
         unmerged: One sentence for each block of parallel branches that was left as it is, and one if the network's own
             methods were not used or merged in float32, or "".
+        own_methods: Number of these layers that were merged by the network's own methods.
         timm_model: Call that builds the network in timm, if the file has timm's names.
     """
 
@@ -65,6 +66,7 @@ class ReparamReport:
     merging: Difference | None
     rounding: Difference
     unmerged: str
+    own_methods: int
     timm_model: str | None
 
 
@@ -184,6 +186,7 @@ def reparam_checkpoint(
         merging=merging,
         rounding=rounding,
         unmerged=" ".join(filter(None, (own.note, traced.reasons))),
+        own_methods=len(own.blocks),
         timm_model=timm_model,
     )
 
@@ -228,7 +231,7 @@ def _mergeable_layers(network: nn.Module) -> list[str]:
 
 
 def _mergeable_branches(network: nn.Module, model: str, own: OwnMerging | None = None) -> BranchMerging:
-    """What merging the parallel branches of a network of another package does, after its own methods; it is not changed.
+    """What is merged in a network of another package after its own methods, without changing it.
 
     Raises InvalidInputError if neither merges anything.
     """

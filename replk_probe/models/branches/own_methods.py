@@ -1,4 +1,4 @@
-"""Merging by the methods that the modules of other packages have for it, on a copy that is compared with the original."""
+"""Merging by methods of the modules of other packages, on a copy that is compared with the original."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class _FactoryDtype(TorchFunctionMode):
 
 
 def merge_method(module: nn.Module) -> str | None:
-    """Name of the method by which a module of another package merges its branches, if it can be called without arguments.
+    """Name of the method without arguments by which a module of another package merges its branches, or None.
 
     Source:
         ``timm.utils.reparameterize_model``, which calls the first three of these methods, in this order.
@@ -209,7 +209,9 @@ def call_merge_methods(model: nn.Module, keep: str = "") -> tuple[str, ...]:
                 returned = merge(model, method, "")
                 if returned is not model:
                     become(model, returned)
-    return tuple(path for path in blocks if not any(f"{path}.".startswith(f"{outer}.") for outer in blocks if outer != path))
+    return tuple(
+        path for path in blocks if not any(f"{path}.".startswith(f"{outer}.") for outer in blocks if outer != path)
+    )
 
 
 def become(model: nn.Module, merged: nn.Module) -> None:
@@ -249,7 +251,7 @@ def _structure(module: nn.Module) -> tuple[object, ...]:
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Undo what methods of a copy change in the original: attributes of classes, and modules that functions refer to."""
+    """Undo what methods of a copy change in the original: attributes of classes, and modules in closures."""
     kinds = {kind for module in model.modules() for kind in type(module).__mro__ if kind is not object}
     classes = [(kind, dict(vars(kind))) for kind in kinds]
     states = [
