@@ -13,7 +13,9 @@ from torch import Tensor, nn
 CHANNELS = 8
 
 
-def depthwise(size: int | tuple[int, int], dilation: int = 1, channels: int = CHANNELS, bias: bool = False) -> nn.Conv2d:
+def depthwise(
+    size: int | tuple[int, int], dilation: int = 1, channels: int = CHANNELS, bias: bool = False
+) -> nn.Conv2d:
     """A depthwise convolution that keeps the size of the map."""
     height, width = (size, size) if isinstance(size, int) else size
     padding = (dilation * (height - 1) // 2, dilation * (width - 1) // 2)
@@ -107,7 +109,9 @@ class Dilated(nn.Module):
             return
         kernel, bias = folded(self.origin, self.origin_bn)
         for size, rate in self.BRANCHES:
-            part, shift = folded(self.get_submodule(f"dilated_{size}_{rate}"), self.get_submodule(f"norm_{size}_{rate}"))
+            part, shift = folded(
+                self.get_submodule(f"dilated_{size}_{rate}"), self.get_submodule(f"norm_{size}_{rate}")
+            )
             spread = F.conv_transpose2d(part, torch.ones(1, 1, 1, 1, dtype=self.dtype), stride=rate)
             margin = (13 - spread.shape[-1]) // 2
             kernel, bias = kernel + F.pad(spread, [margin] * 4), bias + shift
