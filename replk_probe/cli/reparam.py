@@ -43,7 +43,7 @@ def command(
     """Merge the branches in CHECKPOINT and write the result.
 
     Each large kernel, its parallel branches and their batch norms become one convolution, which gives the same result
-    in less time. Networks of other packages are merged by methods of their own modules, such as switch_to_deploy, if the
+    in less time. Networks of other packages are merged by methods of their modules, such as switch_to_deploy, if the
     outputs remain the same; other branches are found by following the forward pass. Before the new file is kept, it is
     read back and its outputs are verified in float64 on a random image. The other commands read it with --weights,
     whatever its naming scheme.
