@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -254,10 +253,10 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     """Undo what methods of a copy change in the original: attributes of classes, and modules in closures."""
     kinds = {kind for module in model.modules() for kind in type(module).__mro__ if kind is not object}
     classes = [(kind, dict(vars(kind))) for kind in kinds]
-    states = [
-        (module, {name: copy.copy(value) if isinstance(value, dict) else value for name, value in vars(module).items()})
-        for module in model.modules()
-    ]
+    attributes = [vars(module) for module in model.modules()]
+    inner = [value for state in attributes for value in state.values() if isinstance(value, dict)]
+    # The dictionaries themselves are kept: handles of hooks refer to them.
+    states = [(state, dict(state)) for state in (*attributes, *inner)]
     try:
         yield
     finally:
@@ -268,9 +267,10 @@ def unchanged(model: nn.Module) -> Iterator[None]:
             for name in before:
                 if now.get(name) is not before[name]:
                     setattr(kind, name, before[name])
-        for module, state in states:
-            vars(module).clear()
-            vars(module).update(state)
+        for state, before in states:
+            if [*map(id, state.values())] != [*map(id, before.values())] or state.keys() != before.keys():
+                state.clear()
+                state.update(before)
 
 
 def _compared(original: nn.Module, merged: nn.Module, blocks: tuple[str, ...], dtype: torch.dtype) -> OwnMerging:

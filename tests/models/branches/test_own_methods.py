@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from replk_probe.erf.preparation import prepare
+from replk_probe.erf import measure_erf, prepare
 from replk_probe.errors import InvalidInputError, WeightsError
 from replk_probe.kernels import measure_kernels
 from replk_probe.models import create_model, load_checkpoint, reparam_checkpoint
@@ -246,6 +246,7 @@ class Closure(Block):
             self.small = None
 
         self.function = merge
+        self.register_forward_hook(lambda module, args, output: output)
 
     def switch_to_deploy(self) -> None:
         self.function()
@@ -321,6 +322,33 @@ def test_the_note_states_the_difference() -> None:
     assert f"{own.difference.relative:.1e} of the largest" in own.note and "methods were not used" in own.note
     left_out = prepare(model).left_out
     assert f"differ by {own.difference.relative:.1e}" in left_out
+
+
+class Skipping(Block):
+    """An identity, which the method adds wrongly, so that following the forward pass finds one convolution only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.large(x) if self.more else self.large(x) + x
+
+    def fuse(self) -> None:
+        self.large.weight.data[:, :, 2, 3] += 1
+        self.more = nn.Identity()
+
+
+def test_results_contain_the_difference() -> None:
+    model = net(Skipping())
+    images = torch.randn(1, 3, 96, 96)
+    relative = f"{merge_by_own_methods(model).difference.relative:.1e}"  # type: ignore[union-attr]
+    (kernel,) = measure_kernels(model).kernels
+    assert any(f"would differ by {relative} of the largest" in note for note in kernel.notes)
+    weight = model.get_submodule("1.large").weight.detach().double()
+    np.testing.assert_array_equal(kernel.magnitude, weight.abs().sum((0, 1)).numpy())  # type: ignore[operator]
+    result = measure_erf(model, images, layer="1")
+    assert f"would differ by {relative} of the largest" in str(result.run.to_json())
 
 
 class Root(Exact):
