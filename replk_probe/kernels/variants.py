@@ -279,8 +279,7 @@ def _of_conv(
         )
     if merger is not None:
         notes.append(
-            f"{merger} adds up several branches and merges them by its own method: {layer.name} is only one of them. "
-            "Merge the network first, for a timm model by timm.utils.reparameterize_model(model), to measure their sum."
+            f"{merger} adds up several branches and merges them by its own method: {layer.name} is only one of them."
         )
     dilation = getattr(conv, "dilation", 1)
     dilation = max(dilation) if isinstance(dilation, tuple) else dilation

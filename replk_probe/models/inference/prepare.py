@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.checks import check_choice
 
+from ..branches.find import find_parallel_branches
 from ..branches.merge import merge_parallel_branches
 from ..branches.own_methods import like, merge_by_own_methods
 from ..layers.reparam import Mergeable, Reparameterizable
@@ -152,7 +153,7 @@ def _verified_copy(model: nn.Module, keep: str, log: MethodLog, check: Check | N
         if check.passes(prepared):
             more = ", ..." if len(unfrozen) > _MOST_NAMED else ""
             named = f"layers as they are: {', '.join(unfrozen[:_MOST_NAMED])}{more}"
-            return prepared, named if fold else f"{_NOTHING_FOLDED}, {named}"
+            return prepared, _joined(ways[-1][1], "" if fold else _NOTHING_FOLDED, named)
     return original, _NOTHING_FROZEN
 
 
@@ -166,12 +167,12 @@ def _merged(model: nn.Module, keep: str) -> tuple[nn.Module, str]:
     if own.difference is not None and not reason and own.difference.relative > tolerance(dtype):
         reason = f"they merge in {str(own.dtype).removeprefix('torch.')}"
     left_out = f"branches not merged by the network's own methods ({reason})" if reason else ""
-    try:
-        merged = copy_of(model) if own.network is None or reason else like(own.network, model)
-    except Exception:  # the model's own code; a network that cannot be copied is an error of the next copy
-        return model, left_out
-    found = merge_parallel_branches(merged, keep)
-    return (merged if found.blocks or (own.network is not None and not reason) else model), left_out
+    merged = None if reason or own.network is None else like(own.network, model)
+    if merged is None and find_parallel_branches(model):
+        merged = copy_of(model)
+    if merged is not None:
+        merge_parallel_branches(merged, keep)
+    return model if merged is None else merged, left_out
 
 
 def _joined(*texts: str) -> str:

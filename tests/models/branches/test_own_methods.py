@@ -61,7 +61,7 @@ def assert_same(model: nn.Module, before: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("name", TIMM)
-def test_networks_of_timm(name: str, tmp_path: Path) -> None:
+def test_networks_of_timm(name: str) -> None:
     model = trained(name)
     before, random_state = state_of(model), torch.random.get_rng_state()
     own = merge_by_own_methods(model)
@@ -81,12 +81,20 @@ def test_networks_of_timm(name: str, tmp_path: Path) -> None:
     prepared = prepare(model)
     assert prepared.left_out == "" and len([*prepared.module.modules()]) < len([*model.modules()])
 
-    torch.save(before, tmp_path / "trained.pth")
+
+@pytest.mark.parametrize("name", ["repvgg_a0", "shvit_s1", "iformer_t"])
+def test_files_of_timm(name: str, tmp_path: Path) -> None:
+    model = trained(name)
+    kernels = measure_kernels(model).kernels
+    torch.save(model.state_dict(), tmp_path / "trained.pth")
     out = tmp_path / "merged.safetensors"
     report = reparam_checkpoint(tmp_path / "trained.pth", out, name)
     assert report.merging is not None and report.merging.relative < 1e-9 and report.unmerged == ""
     assert report.own_methods == report.layers == TIMM[name][0]
-    merged.load_state_dict(load_file(out))  # under timm's own names
+    for path in (tmp_path / "trained.pth", out):  # read in part, on the meta device
+        for kernel, other in zip(kernels, measure_kernels(name, weights=str(path)).kernels, strict=True):
+            np.testing.assert_allclose(kernel.magnitude, other.magnitude, rtol=1e-4, atol=1e-5 * other.maximum)
+    timm.utils.reparameterize_model(model).load_state_dict(load_file(out))  # under timm's own names
     assert load_checkpoint(timm.create_model(name), out).form == "merged"
     with pytest.raises(WeightsError, match="is already merged"):
         reparam_checkpoint(out, tmp_path / "again.safetensors", name)
