@@ -77,8 +77,8 @@ def _lines(report: ReparamReport) -> list[str]:
         before, after = report.parameters
         if report.own_methods:
             lines.append(
-                f"merged:   {report.layers} layers with {report.convolutions} convolutions, "
-                f"{report.own_methods} of them by the network's own methods"
+                f"merged:   {report.layers} layers with {report.convolutions} convolutions; "
+                f"the network's own methods merged {report.own_methods} of these layers"
             )
         elif report.convolutions > report.layers:
             lines.append(f"merged:   {report.convolutions} convolutions in {report.layers} layers, into one per layer")

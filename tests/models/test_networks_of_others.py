@@ -71,7 +71,7 @@ def test_the_commands_of_the_page(replk_probe: Callable[..., Result], tmp_path: 
     merged = tmp_path / "merged.safetensors"
     done = replk_probe("reparam", str(tmp_path / "trained.pth"), "--model", name, "-o", str(merged))
     assert done.exit_code == 0, done.output
-    assert "merged:   2 layers with 10 convolutions, 2 of them by the network's own methods" in done.output
+    assert "2 layers with 10 convolutions; the network's own methods merged 2 of these layers" in done.output
     out = tmp_path / "kernels"
     done = replk_probe("kernels", "--model", name, "--weights", str(merged), "--variant", "all", "-o", str(out))
     assert done.exit_code == 0, done.output
