@@ -43,8 +43,9 @@ def command(
     """Merge the branches in CHECKPOINT and write the result.
 
     Each large kernel, its parallel branches and their batch norms become one convolution, which gives the same result
-    in less time. The branches of any network are found by following its forward pass. Before the new file is kept, it
-    is read back and its outputs are verified in float64 on a random image. The other commands read it with --weights,
+    in less time. Networks of other packages are merged by methods of their modules, such as switch_to_deploy, if the
+    outputs remain the same; other branches are found by following the forward pass. Before the new file is kept, it is
+    read back and its outputs are verified in float64 on a random image. The other commands read it with --weights,
     whatever its naming scheme.
     """
     check_writable(output.parent)
@@ -74,7 +75,12 @@ def _lines(report: ReparamReport) -> list[str]:
         lines.append(f"note:     {source.note}")
     if report.merging is not None:
         before, after = report.parameters
-        if report.convolutions > report.layers:
+        if report.own_methods:
+            lines.append(
+                f"merged:   {report.layers} layers with {report.convolutions} convolutions; "
+                f"the network's own methods merged {report.own_methods} of these layers"
+            )
+        elif report.convolutions > report.layers:
             lines.append(f"merged:   {report.convolutions} convolutions in {report.layers} layers, into one per layer")
         else:
             lines.append(

@@ -15,13 +15,16 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.models import large_kernel_layers, resolve_layer
 from replk_probe.models.branches.compose import Composition
 from replk_probe.models.branches.find import ParallelBranches, find_parallel_branches
+from replk_probe.models.branches.own_methods import OwnMerging, has_merge_methods, merge_method
+from replk_probe.models.branches.recording import stored_tensors
 from replk_probe.models.layers.large_kernel import LargeKernelConv
-from replk_probe.models.layers.reparam import MERGE_METHODS
 from replk_probe.models.stages import Specified
 
-# A block of parallel branches of this package, one found in any other network, convolutions that are composed, or one
-# convolution of any type.
-KernelModule: TypeAlias = LargeKernelConv | ParallelBranches | Composition | nn.Module
+from .own_merging import OwnKernel, common_path, is_equal, is_merged_elsewhere, own_kernel
+
+# A block of parallel branches of this package, one found in any other network, one that such a network merges by its
+# own methods, convolutions that are composed, or one convolution of any type.
+KernelModule: TypeAlias = LargeKernelConv | ParallelBranches | OwnKernel | Composition | nn.Module
 LayerSpec: TypeAlias = str | nn.Module
 
 ALL, PAPER = "all", "paper"
@@ -40,9 +43,12 @@ class KernelLayer:
     branch_of: tuple[str, str] | None = None
     note: str | None = None  # on its selection, for the reader
     is_apart: bool = False  # whether it is one of several parallel branches that cannot be added up
+    own_note: str | None = None  # on its merging by the network's own methods
 
 
-def find_layers(model: nn.Module, layer: LayerSpec | Sequence[LayerSpec] = ALL) -> tuple[KernelLayer, ...]:
+def find_layers(
+    model: nn.Module, layer: LayerSpec | Sequence[LayerSpec] = ALL, own: OwnMerging | None = None
+) -> tuple[KernelLayer, ...]:
     """Find the layers with the requested kernels.
 
     Parallel convolutions of one input whose outputs are added are one layer, named after the module that contains them.
@@ -58,6 +64,8 @@ def find_layers(model: nn.Module, layer: LayerSpec | Sequence[LayerSpec] = ALL) 
             ``"stage4"``; a module path; a pattern with ``*``, ``?`` or ``[...]``; an ``nn.Module`` of the model; or a
             sequence of these. A pattern, or a module that contains several convolutions, selects the depthwise ones if
             there are any, otherwise all.
+        own: A copy of the network that was merged by its own methods, from which kernels are taken that cannot be
+            found by following a forward pass.
 
     Returns:
         Each layer once, in the order of ``layer`` and then of the network.
@@ -65,15 +73,32 @@ def find_layers(model: nn.Module, layer: LayerSpec | Sequence[LayerSpec] = ALL) 
     Raises:
         InvalidInputError: A layer does not exist or has no kernel; the message names existing layers.
     """
-    found = _Network(model)
+    found = _Network(model, own or OwnMerging())
     specs = [layer] if isinstance(layer, (str, nn.Module)) else layer
     paths = dict.fromkeys(path for spec in specs for path in found.select(spec))
     return tuple(
         KernelLayer(
-            found.name(path), path, found.kernels[path], found.branch_of(path), found.note(path), path in found.apart
+            found.name(path),
+            path,
+            found.kernels[path],
+            found.branch_of(path),
+            found.note(path),
+            path in found.apart,
+            found.own_note(path),
         )
         for path in paths
     )
+
+
+def need_own_methods(model: nn.Module, layers: Sequence[KernelLayer]) -> bool:
+    """Whether some of the layers may be merged by methods of the network, into a kernel that is not known otherwise."""
+    return has_merge_methods(model) and any(_is_unknown(model, layer.path, layer.module) for layer in layers)
+
+
+def _is_unknown(model: nn.Module, path: str, module: KernelModule) -> bool:
+    if isinstance(module, LargeKernelConv) or (isinstance(module, ParallelBranches) and not module.others):
+        return False
+    return is_merged_elsewhere(model, path)
 
 
 def path_of(model: nn.Module, module: nn.Module) -> str:
@@ -95,7 +120,7 @@ def merger_of(model: nn.Module, path: str) -> str | None:
     parts = path.split(".")
     for end in range(len(parts) - 1, 0, -1):
         around = model.get_submodule(".".join(parts[:end]))
-        if any(hasattr(around, name) for name in MERGE_METHODS):
+        if merge_method(around):
             convs = [inner for inner in around.modules() if isinstance(inner, nn.Conv2d)]
             # An entire network may also have such a method, but its convolutions are not parallel.
             if len(convs) > 1 and all(_is_parallel(inner, conv) for inner in convs if max(inner.kernel_size) > 1):
@@ -112,6 +137,8 @@ def groups_of(module: KernelModule) -> int:
     """Number of groups of a convolution."""
     if isinstance(module, LargeKernelConv):
         return next(conv.groups for conv in module.modules() if isinstance(conv, nn.Conv2d))
+    if isinstance(module, OwnKernel):
+        return module.merged.groups
     groups = getattr(module, "groups", None)
     if isinstance(groups, int):
         return groups
@@ -135,6 +162,8 @@ def operation_of(module: KernelModule) -> str:
 
 def weight_of(module: KernelModule) -> Tensor:
     """The weight ``[O, I / groups, Kh, Kw]`` of a single convolution of any type."""
+    if isinstance(module, OwnKernel):
+        return module.merged.weight
     assert isinstance(module, nn.Module)
     weight = getattr(module, "weight" if isinstance(module, nn.Conv2d) else _weight_name(module) or "weight")
     assert isinstance(weight, Tensor)
@@ -173,14 +202,15 @@ def _kernels(module: nn.Module, path: str = "") -> dict[str, KernelModule]:
 class _Network:
     """The kernels of one network, by path and by name."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, own: OwnMerging) -> None:
         """Find the kernels."""
-        self.model = model
+        self.model, self._own = model, own
         self.kernels = _kernels(model)
         self._blocks: dict[str, str] = {}  # path of a convolution in parallel branches -> path of these
         self.apart: dict[str, str] = {}  # path of a convolution -> why it is not added to its parallel ones
         if not isinstance(model, Specified):
             self._join(find_parallel_branches(model))
+            self._join_own(own)
         places = large_kernel_layers(model)
         self.places = {name: self._blocks.get(path, path) for name, path in places.items()}
         self._names = {path: name for name, path in self.places.items()} if isinstance(model, Specified) else {}
@@ -201,12 +231,51 @@ class _Network:
             if path in self.kernels:
                 path = max(members, key=lambda member: max(weight_of(self.kernels[member]).shape[2:]))
             self._blocks |= dict.fromkeys(members, path)
-            # In the place of the first of them, so that the order of the network remains.
-            self.kernels = {
-                path if name == members[0] else name: block if name == members[0] else module
-                for name, module in self.kernels.items()
-                if name == members[0] or name not in members
-            }
+            self._replace(members, path, block)
+
+    def _join_own(self, own: OwnMerging) -> None:
+        """Replace convolutions that a method of the network merges by the merged one, unless it is known already."""
+        for block in own.blocks if own.network is not None else ():
+            assert own.network is not None
+            members = [path for path in self.kernels if not block or f"{path}.".startswith(f"{block}.")]
+            merged = _kernels(own.network.get_submodule(block), block)
+            if not members or len(merged) != 1:
+                continue
+            ((place, conv),) = merged.items()
+            if not isinstance(conv, nn.Conv2d) or (len(members) == 1 and self._is_known(members[0], conv)):
+                continue
+            path = common_path([*members, place])
+            self._blocks |= dict.fromkeys(_kernels(self.model.get_submodule(path), path), path)
+            self._replace(members, path, own_kernel(self.model, conv, path))
+            for member in members:
+                self.apart.pop(member, None)
+
+    def _is_known(self, path: str, merged: nn.Conv2d) -> bool:
+        """Whether a kernel, with its batch norm folded in, equals the merged one."""
+        known = self.kernels[path]
+        if isinstance(known, ParallelBranches):
+            return is_equal(known.total(known.branches, stored_tensors(self.model))[0], merged.weight)
+        if not isinstance(known, nn.Conv2d):
+            return False
+        branch = next(iter(own_kernel(self.model, known, path).branches.values()))
+        return is_equal(branch.folded(), merged.weight)
+
+    def _replace(self, members: Sequence[str], path: str, block: KernelModule) -> None:
+        """Put a block in the place of the first of its convolutions, so that the order of the network remains."""
+        self.kernels = {
+            path if name == members[0] else name: block if name == members[0] else module
+            for name, module in self.kernels.items()
+            if name == members[0] or name not in members
+        }
+
+    def own_note(self, path: str) -> str | None:
+        """Note on the methods of the network that merge a kernel."""
+        if isinstance(self.kernels[path], OwnKernel):
+            merged = (
+                "Kernels that the network's own methods merge include everything that these add up, such as identities."
+            )
+            return f"{merged} {self._own.note}".strip()
+        return self._own.note if self._own.reason and _is_unknown(self.model, path, self.kernels[path]) else None
 
     def note(self, path: str) -> str | None:
         """Note on the selection of a kernel."""
@@ -225,6 +294,8 @@ class _Network:
                 return (self.name(block), name) if name in module.branches() else None
             if isinstance(module, ParallelBranches) and path != block and path in module.modules:
                 return self.name(block), next(one.name for one in module.branches if one.module == path)
+            if isinstance(module, OwnKernel) and path != block and f"{path}.".startswith(f"{block}." if block else ""):
+                return self.name(block), path.removeprefix(block).removeprefix(".")
         return None
 
     def select(self, spec: LayerSpec) -> list[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,8 +17,9 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.models import load_checkpoint, weights_info
 from replk_probe.models.branches.compose import Composition
 from replk_probe.models.branches.find import ParallelBranches
+from replk_probe.models.branches.own_methods import merge_by_own_methods
 from replk_probe.models.branches.recording import stored_tensors
-from replk_probe.models.factory import create_partly
+from replk_probe.models.factory import create_model, create_partly
 from replk_probe.models.inference.copying import copy_of
 from replk_probe.models.inference.norms import norms_behind
 from replk_probe.models.layers.large_kernel import LargeKernelConv
@@ -31,7 +33,7 @@ from .channel_statistics import compare_kernels, measure_channels
 from .composed import ComposedLayers, compose_layers, composed_variant
 from .config import KernelsConfig
 from .kernel import Kernel
-from .layers import KernelLayer, LayerSpec, find_layers, merger_of, operation_of, path_of
+from .layers import KernelLayer, LayerSpec, find_layers, merger_of, need_own_methods, operation_of, path_of
 from .result import KernelResult, KernelRun
 from .variants import Variant, variants_of
 
@@ -149,7 +151,7 @@ def plan_kernels(model: nn.Module | str, config: KernelsConfig | None = None) ->
     else:
         check_network(model, or_name=True)
         name, network = config.name or name_of(model), model
-    variants = _variants_in(network, config, config.layers)
+    variants = _variants_in(network, config, config.layers, partial(_whole, model, config.weights, config))
     against, others = None, None
     if config.against is not None:
         other = _other_checkpoint(model, config.against, config)
@@ -158,7 +160,8 @@ def plan_kernels(model: nn.Module | str, config: KernelsConfig | None = None) ->
         same = [
             spec if isinstance(spec, str) else other.get_submodule(path_of(network, spec)) for spec in config.layers
         ]
-        others = {(layer.path, variant.name): variant for layer, variant in _variants_in(other, config, same)}
+        whole = partial(_whole, model if isinstance(model, str) else other, config.against, config)
+        others = {(layer.path, variant.name): variant for layer, variant in _variants_in(other, config, same, whole)}
     specs = tuple(spec if isinstance(spec, str) else path_of(network, spec) for spec in config.layers)
     return KernelPlan(
         name, weights_info(network), specs, config, variants, time.perf_counter() - start, others, against
@@ -167,8 +170,18 @@ def plan_kernels(model: nn.Module | str, config: KernelsConfig | None = None) ->
 
 def _created(name: str, weights: str | None, config: KernelsConfig) -> nn.Module:
     """The network of this name, with the values that the measurement needs."""
-    options = {name: getattr(config, name) for name in ("seed", "ema", "entry", "prefix")}
-    return create_partly(name, weights, lambda skeleton: _needed(skeleton, _layers_in(skeleton, config)), **options)
+    return create_partly(
+        name, weights, lambda skeleton: _needed(skeleton, _layers_in(skeleton, config)), **_selection(config)
+    )
+
+
+def _whole(model: nn.Module | str, weights: str | None, config: KernelsConfig) -> nn.Module:
+    """The network with all values."""
+    return create_model(model, weights, **_selection(config)) if isinstance(model, str) else model
+
+
+def _selection(config: KernelsConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in ("seed", "ema", "entry", "prefix")}
 
 
 def _other_checkpoint(model: nn.Module | str, against: str, config: KernelsConfig) -> nn.Module:
@@ -187,12 +200,16 @@ def _layers_in(network: nn.Module, config: KernelsConfig) -> tuple[KernelLayer, 
 
 
 def _variants_in(
-    network: nn.Module, config: KernelsConfig, specs: Sequence[LayerSpec]
+    network: nn.Module, config: KernelsConfig, specs: Sequence[LayerSpec], whole: Callable[[], nn.Module]
 ) -> tuple[tuple[KernelLayer, Variant], ...]:
-    """The kernels to measure, with their layers."""
+    """The kernels to measure, with their layers; ``whole`` returns the network with all values."""
     stored = find_layers(network, specs)
     composed = compose_layers(network, stored) if config.compose else ComposedLayers((), {})
     check_stored_values(network, _needed(network, stored + composed.layers))
+    if need_own_methods(network, stored):
+        if any(tensor.is_meta for tensor in stored_tensors(network).values()):
+            network = whole()  # the merged copy is compared with the entire network
+        stored = find_layers(network, specs, merge_by_own_methods(network))
     norms, values = _norms_of(network, stored), stored_tensors(network)
     found: list[tuple[KernelLayer, Variant]] = []
     for layer in stored:
@@ -223,7 +240,9 @@ def _needed(network: nn.Module, layers: Sequence[KernelLayer]) -> list[str]:
 def _norms_of(network: nn.Module, layers: Sequence[KernelLayer]) -> dict[str, dict[str, nn.Module]]:
     """Path and batch norm after each single convolution, by its path; no entry if they are unknown."""
     alone = [
-        layer.path for layer in layers if not isinstance(layer.module, (LargeKernelConv, ParallelBranches, Composition))
+        layer.path
+        for layer in layers
+        if isinstance(layer.module, nn.Module) and not isinstance(layer.module, LargeKernelConv)
     ]
     found = norms_behind(network, alone)
     return {conv: {norm: network.get_submodule(norm)} if norm else {} for conv, norm in found.items()}
@@ -252,6 +271,8 @@ def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int
     if variant.channels is not None:
         places = tuple((variant.channels[output],) for (output,) in places)
     notes = variant.notes
+    if layer.own_note is not None:
+        notes += (layer.own_note,)
     if layer.note is not None:
         notes += (layer.note,)
     elif operation != "depthwise":

@@ -19,6 +19,7 @@ from replk_probe.models.layers.reparam import folded_weight, summed_kernels
 
 from .kernel import ONE_OF_SEVERAL
 from .layers import KernelLayer, groups_of, weight_of
+from .own_merging import OwnBranch, OwnKernel, stored_weights
 
 _NAMES = {"large_conv": "large", "column_conv": "column", "row_conv": "row", "small_conv": "small"}
 _SMALL = "small"
@@ -111,6 +112,8 @@ def variants_of(
     """
     if isinstance(layer.module, ParallelBranches):
         return _of_parallel(layer, layer.module, variant, values)
+    if isinstance(layer.module, OwnKernel):
+        return _of_own(layer, layer.module, variant)
     if not isinstance(layer.module, LargeKernelConv):
         assert isinstance(layer.module, nn.Module)
         return [_of_conv(layer, layer.module, variant, norms, merger)]
@@ -227,6 +230,32 @@ def _of_parallel(layer: KernelLayer, block: ParallelBranches, variant: str, valu
     ]
 
 
+def _of_own(layer: KernelLayer, block: OwnKernel, variant: str) -> list[Variant]:
+    """The variants of convolutions that the network's own methods merge: each of them, and the merged kernel."""
+    names = tuple(f"branch {name}" if name in ("large", _SMALL, "merged") else name for name in block.branches)
+    branches = dict(zip(names, block.branches.values(), strict=True))
+    area = {name: math.prod(branch.conv.kernel_size) for name, branch in branches.items()}
+    largest = [name for name, size in area.items() if size == max(area.values())]
+    if variant == _SMALL or (variant == "large" and len(largest) != 1):
+        raise InvalidInputError(
+            f"{layer.name} has no {variant} kernel. The network's own methods merge it from {', '.join(names)}. "
+            "Use variant 'merged' or 'all'."
+        )
+
+    def norms(ones: Sequence[OwnBranch]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(one.norm[0] for one in ones if one.norm))
+
+    def single(name: str, branch: OwnBranch) -> Variant:
+        part = Part(lambda: branch.conv.weight.detach(), branch.folded)
+        return Variant(name, (part,), branch.conv.groups, norms([branch]), names=names)
+
+    merged = Part(lambda: stored_weights(block), lambda: block.merged.weight.detach().cpu().double())
+    found = [Variant("merged", (merged,), block.merged.groups, norms([*branches.values()]), names=names)]
+    if variant == "large":
+        return [single("large", branches[largest[0]])]
+    return [single(*item) for item in branches.items()] + found if variant == "all" else found
+
+
 def _of_conv(
     layer: KernelLayer, conv: nn.Module, variant: str, norms: Mapping[str, nn.Module] | None, merger: str | None
 ) -> Variant:
@@ -252,8 +281,7 @@ def _of_conv(
         )
     if merger is not None:
         notes.append(
-            f"{merger} adds up several branches and merges them by its own method: {layer.name} is only one of them. "
-            "Merge the network first, for a timm model by timm.utils.reparameterize_model(model), to measure their sum."
+            f"{merger} adds up several branches and merges them by its own method: {layer.name} is only one of them."
         )
     dilation = getattr(conv, "dilation", 1)
     dilation = max(dilation) if isinstance(dilation, tuple) else dilation

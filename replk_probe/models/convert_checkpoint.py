@@ -18,6 +18,7 @@ from replk_probe.runtime.paths import usable_path
 from replk_probe.runtime.progress import progress as progress_bar
 
 from .branches.merge import BranchMerging, merge_parallel_branches
+from .branches.own_methods import OwnMerging, has_merge_methods, merge_by_own_methods
 from .checkpoints.load import CheckpointReport, load_checkpoint
 from .checkpoints.rename_keys import check_scheme, in_scheme, timm_call
 from .checkpoints.write import write_safetensors
@@ -25,7 +26,7 @@ from .equivalence import Difference, largest_difference, outputs_of
 from .factory import create_model
 from .inference.check import input_channels, random_image, tolerance
 from .inference.copying import meta_copy_of
-from .layers.reparam import MERGE_METHODS, Mergeable, reparameterize
+from .layers.reparam import Mergeable, reparameterize
 from .records import data_config
 from .summary import count_parameters
 
@@ -49,7 +50,9 @@ class ReparamReport:
         image_shape: Shape of the random image, ``(1, C, H, W)``.
         merging: Difference from the original outputs before the weights are rounded, or None if nothing was merged.
         rounding: Difference from the original outputs with the new file.
-        unmerged: One sentence for each block of parallel branches that was left as it is, or "".
+        unmerged: One sentence for each block of parallel branches that was left as it is, and one if the network's own
+            methods were not used or merged in float32, or "".
+        own_methods: Number of these layers that were merged by the network's own methods.
         timm_model: Call that builds the network in timm, if the file has timm's names.
     """
 
@@ -63,6 +66,7 @@ class ReparamReport:
     merging: Difference | None
     rounding: Difference
     unmerged: str
+    own_methods: int
     timm_model: str | None
 
 
@@ -82,8 +86,10 @@ def reparam_checkpoint(
     """Merge the branches in a weights file, or only rename its tensors, and write the result as safetensors.
 
     Each large kernel, its parallel branches and their batch norms become one convolution with bias, computed in
-    float64 and rounded to the dtype of the file; all other tensors keep their exact values. In networks that are not
-    of this package, the branches are found by :func:`~.branches.merge.merge_parallel_branches`, and the merged
+    float64 and rounded to the dtype of the file; all other tensors keep their exact values. Networks that are not of
+    this package are merged by the methods of their own modules, such as ``switch_to_deploy``, if the outputs remain the
+    same, and have the names that these methods choose; see :func:`~.branches.own_methods.merge_by_own_methods`. The
+    branches that they leave are found by :func:`~.branches.merge.merge_parallel_branches`, and the merged
     convolution has the name of one of them. Before merging, after merging and with the new file, the network is run in
     float64 on one random image of its input size.
 
@@ -119,12 +125,17 @@ def reparam_checkpoint(
     convolutions = sum(
         isinstance(module, nn.Conv2d) for layer in layers for module in network.get_submodule(layer).modules()
     )
-    traced = BranchMerging()
-    if merge and not layers:
-        traced = _mergeable_branches(network, model)
-        layers, count, convolutions = [*traced.layers], len(traced.blocks), traced.convolutions
+    foreign = merge and not layers
+    if foreign and not has_merge_methods(network):
+        _mergeable_branches(network, model)  # raises if there is nothing, before the file is read
     source = load_checkpoint(network, path, ema=ema, entry=entry, prefix=prefix)
     _check_form(source, scheme, merge=merge)
+    own, traced = OwnMerging(), BranchMerging()
+    if foreign:
+        own = merge_by_own_methods(network)
+        traced = _mergeable_branches(network, model, own)
+        layers = [*own.layers, *traced.layers]
+        count, convolutions = len(own.blocks) + len(traced.blocks), own.convolutions + traced.convolutions
 
     image = random_image(data_config(network).input_size, input_channels(network), torch.float64)
     steps = (3 if merge else 2) * (len(layers) + 1)
@@ -135,12 +146,14 @@ def reparam_checkpoint(
         names, parameters = set(network.state_dict()), count_parameters(network)
         merging = None
         if merge:
-            if traced.blocks:
+            if foreign:
+                network = own.network or network
                 merge_parallel_branches(network)
             else:
                 reparameterize(network)
             merging = largest_difference(expected, outputs_of(network, image, layers, bar.update))
-            _refuse_above(_MERGING, merging, path, "Please report this with the name of the model.")
+            limit = max(_MERGING, own.limit)
+            _refuse_above(limit, merging, path, "Please report this with the name of the model.")
         tensors = _rounded(network.state_dict(), names, source.dtypes)
         parameters_after = count_parameters(network)
         timm_model = timm_call(network) if scheme == "timm" else None
@@ -172,7 +185,8 @@ def reparam_checkpoint(
         image_shape=tuple(image.shape),
         merging=merging,
         rounding=rounding,
-        unmerged=traced.reasons,
+        unmerged=" ".join(filter(None, (own.note, traced.reasons))),
+        own_methods=len(own.blocks),
         timm_model=timm_model,
     )
 
@@ -216,18 +230,15 @@ def _mergeable_layers(network: nn.Module) -> list[str]:
     return found
 
 
-def _mergeable_branches(network: nn.Module, model: str) -> BranchMerging:
-    """What merging the parallel branches of a network that is not of this package does; it is not changed."""
-    found = BranchMerging()
-    if not type(network).__module__.startswith("timm."):
-        found = merge_parallel_branches(meta_copy_of(network))
-    elif any(hasattr(module, name) for module in network.modules() for name in MERGE_METHODS):
-        raise InvalidInputError(
-            f"{model} cannot be merged by this package. timm has its own code and its own names for that. "
-            "Use timm.utils.reparameterize_model(model)."
-        )
-    if not found.blocks:
-        why = found.reasons or f"No layer of {type(network).__name__} has parallel branches."
+def _mergeable_branches(network: nn.Module, model: str, own: OwnMerging | None = None) -> BranchMerging:
+    """What is merged in a network of another package after its own methods, without changing it.
+
+    Raises InvalidInputError if neither merges anything.
+    """
+    own = own or OwnMerging()
+    found = merge_parallel_branches(meta_copy_of(own.network or network))
+    if not found.blocks and own.network is None:
+        why = found.reasons or own.note or f"No layer of {type(network).__name__} has parallel branches."
         raise InvalidInputError(f"{model} has nothing to merge. {why} Rewrite its file without merging.")
     return found
 

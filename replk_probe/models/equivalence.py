@@ -34,7 +34,6 @@ class Difference:
     layer: str
 
 
-@torch.no_grad()
 def outputs_of(
     model: nn.Module, image: Tensor, layers: Sequence[str], done: Callable[[], object] = lambda: None
 ) -> dict[str, Tensor]:
@@ -46,28 +45,14 @@ def outputs_of(
     Raises:
         InvalidInputError: The forward pass raises, or does not return a tensor.
     """
-    found: dict[str, Tensor] = {}
-
-    def keep(path: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            found[path] = output.clone()  # later layers may overwrite it in place
-            done()
-
-        return hook
-
-    hooks = [model.get_submodule(path).register_forward_hook(keep(path)) for path in layers]
     try:
-        with evaluating(model), _by_fft(model):
-            output = model(image)
+        found, output = run_with_layers(model, image, layers, done)
     except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise InvalidInputError(
             f"{type(model).__name__} cannot be verified. On a random image of {list(image.shape)} in {image.dtype}, "
             f"the forward pass raised: {reason[:200]}. Use a model that can be run in this dtype."
         ) from error
-    finally:
-        for handle in hooks:
-            handle.remove()
     if not isinstance(output, Tensor):
         raise InvalidInputError(
             f"{type(model).__name__} cannot be verified. It returns an object of type {type(output).__name__} "
@@ -75,6 +60,34 @@ def outputs_of(
         )
     done()
     return {**found, "": output}
+
+
+@torch.no_grad()
+def run_with_layers(
+    model: nn.Module, image: Tensor, layers: Sequence[str], done: Callable[[], object] = lambda: None
+) -> tuple[dict[str, Tensor], Any]:
+    """Run a network in eval mode, and return the tensors that some of its layers return, by path, and its own output.
+
+    Layers that return something else are left out. ``done`` is called after each layer. Errors of the forward pass are
+    not caught.
+    """
+    found: dict[str, Tensor] = {}
+
+    def keep(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                found[path] = output.clone()  # later layers may overwrite it in place
+            done()
+
+        return hook
+
+    hooks = [model.get_submodule(path).register_forward_hook(keep(path)) for path in layers]
+    try:
+        with evaluating(model), _by_fft(model):
+            return found, model(image)
+    finally:
+        for handle in hooks:
+            handle.remove()
 
 
 @contextmanager
@@ -86,6 +99,7 @@ def _by_fft(model: nn.Module) -> Iterator[None]:
         if isinstance(layer, nn.Conv2d)
         and type(layer) in PLAIN_CONVS
         and is_same_depthwise(layer)
+        and max(layer.kernel_size) > 3  # for smaller ones, the copies are faster
         and activation_of(layer) is None
     ]
     try:

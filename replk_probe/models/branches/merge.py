@@ -38,7 +38,7 @@ class BranchMerging:
         return " ".join([*shown, f"The same holds for {more} more blocks."] if more else shown)
 
 
-def merge_parallel_branches(model: nn.Module) -> BranchMerging:
+def merge_parallel_branches(model: nn.Module, keep: str = "") -> BranchMerging:
     """Merge parallel convolutions of one input whose outputs are added, in place, whatever the modules are called.
 
     The branches are found by :func:`~.find.find_parallel_branches`. The merged convolution takes the place of one of
@@ -49,6 +49,7 @@ def merge_parallel_branches(model: nn.Module) -> BranchMerging:
 
     Args:
         model: Any network, which is changed.
+        keep: Path of a module whose input and output must not change; branches are not merged across it.
 
     Returns:
         What was merged and what was not, with the reasons.
@@ -59,7 +60,7 @@ def merge_parallel_branches(model: nn.Module) -> BranchMerging:
     for found in find_parallel_branches(model):
         for shared in dict.fromkeys(branch.shared for branch in found.branches):
             branches = [one for one in found.branches if one.shared == shared and not _stays(one, found)]
-            if sum(one.conv is not None for one in branches) and len(branches) > 1:
+            if sum(one.conv is not None for one in branches) and len(branches) > 1 and not _crosses(branches, keep):
                 part = replace(found, branches=tuple(branches))
                 reason = _merge(model, part, values)
                 if reason is None:
@@ -112,6 +113,14 @@ def _merge(model: nn.Module, part: ParallelBranches, values: Values) -> str | No
         for path in others:
             _put(model, path, nn.Identity())
     return None
+
+
+def _crosses(branches: Sequence[Branch], keep: str) -> bool:
+    """Whether the module ``keep`` is, or is inside of, a module of the branches, or contains only some of these."""
+    modules = {path for one in branches for path in (one.module, *(step.module for step in one.own)) if path}
+    inside = [f"{path}.".startswith(f"{keep}.") for path in modules]
+    within = any(f"{keep}.".startswith(f"{path}.") for path in modules)
+    return bool(keep) and (within or (any(inside) and not all(inside)))
 
 
 def _stays(branch: Branch, found: ParallelBranches) -> bool:

@@ -28,7 +28,7 @@ from ..inference.copying import meta_copy_of, on_meta
 Values = Mapping[str, Tensor]
 
 # Sizes of the image, in this order: networks with windows or position tables accept only some.
-_SIDES = (224, 256, 384, 64)
+SIDES = (224, 256, 384, 64)
 _SIDE_OF_MODULES = 32
 _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _NORM = {
@@ -197,12 +197,13 @@ def record(model: nn.Module) -> list[Recording]:
     for module in copied.modules():
         if isinstance(module, DepthwiseConv2d) and module.activation is None:
             vars(module)["forward"] = partial(_plain_convolution, module)
-    return list(_record(copied, "", copied, _SIDES))
+    return list(_record(copied, "", copied, SIDES))
 
 
 def _record(root: nn.Module, path: str, module: nn.Module, sides: tuple[int, ...]) -> Iterator[Recording]:
     weights = [p for p in module.parameters() if p.dim() == 4]
-    if not weights or (len(weights) < 2 and module is not root):
+    # A layer alone shows nothing, unless it is all there is.
+    if not weights or (module is not root and not module._modules):
         return
     conv = next((layer for layer in module.modules() if isinstance(layer, nn.Conv2d)), None)
     channels = weights[0].shape[1] if conv is None else conv.in_channels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,9 @@ from replk_probe.runtime.atomic_files import sha256_of
 from replk_probe.runtime.paths import usable_path
 
 from ..branches.merge import merge_parallel_branches
-from ..inference.copying import meta_copy_of
+from ..branches.own_methods import become, call_merge_methods, has_merge_methods, like, unchanged
+from ..branches.recording import stored_tensors
+from ..inference.copying import copy_of, meta_copy_of
 from ..layers.large_kernel import LargeKernelConv
 from ..model_id import check_network
 from ..weight_values import is_finite, is_negative_variance
@@ -112,10 +114,14 @@ def load_checkpoint(
         if file.is_usual and not candidates[-1].plan.faults:
             break
     file, state, plan, form, naming, skeleton = _chosen(candidates, path, ema=ema)
-    merges_branches = bool(plan.faults) and not has_forms and bool(merge_parallel_branches(skeleton).blocks)
-    if merges_branches:
-        merged = match(skeleton, state, plan.origins, list(file.ignored))
-        plan = plan if merged.faults else merged
+    merge = None
+    for candidate in _MERGING if plan.faults and not has_forms else ():
+        structure = meta_copy_of(model)
+        if candidate(structure):
+            merged = match(structure, state, plan.origins, list(file.ignored))
+            if not merged.faults:
+                merge, plan, skeleton = candidate, merged, structure
+                break
     if plan.faults:
         raise _does_not_fit(model, path, file, [one.file for one in candidates], plan, form, only or ())
     wanted = {name: value for name, value in plan.state.items() if only is None or _is_inside(name, only)}
@@ -124,8 +130,11 @@ def load_checkpoint(
     dtypes = {name: value.dtype for name, value in plan.state.items()}
 
     _restructure(model, form, state)
-    if merges_branches:
-        merge_parallel_branches(model)
+    if merge is not None and not merge(model):
+        raise WeightsError(
+            f"{path.name} is merged, and the branches of {type(model).__name__} could not be merged with the values "
+            "that it has now. Load the file into a new model."
+        )
     for name, classes in plan.heads.items():
         replace_head(model, name, classes)
     on_meta = any(value.is_meta for value in own.values())
@@ -139,7 +148,7 @@ def load_checkpoint(
         sha256=digest,
         title=found.title,
         model=found.model,
-        form="merged" if merges_branches else form,
+        form=form if merge is None else "merged",
         naming=naming,
         wrapper=file.wrapper,
         prefix=_prefix(file, naming),
@@ -265,6 +274,37 @@ def _restructure(model: nn.Module, form: str | None, state: Mapping[str, object]
         network.reparameterize()
     elif form == "merged+fused":
         network.fuse_bn()
+
+
+def _merge_by_recording(model: nn.Module) -> bool:
+    return bool(merge_parallel_branches(model).blocks)
+
+
+def _merge_by_own_methods(model: nn.Module) -> bool:
+    """Give a network the structure that the methods of its own modules give a copy of it, in place."""
+    if not has_merge_methods(model):
+        return False
+    try:
+        copied = copy_of(model)
+        on_meta = any(tensor.is_meta for tensor in stored_tensors(copied).values())
+        if on_meta:  # the methods may compute values that torch cannot combine with tensors without any
+            copied.to_empty(device="cpu")
+        with unchanged(model):
+            blocks = call_merge_methods(copied)
+    except Exception:  # the model's own code, which may raise anything
+        return False
+    if blocks:
+        become(model, meta_copy_of(copied) if on_meta else like(copied, model))
+    return bool(blocks)
+
+
+def _merge_by_both(model: nn.Module) -> bool:
+    return _merge_by_own_methods(model) and _merge_by_recording(model)
+
+
+# Ways in which a file of a network of another package may have been merged. Each changes the network in place and
+# returns whether anything was merged.
+_MERGING: tuple[Callable[[nn.Module], bool], ...] = (_merge_by_recording, _merge_by_own_methods, _merge_by_both)
 
 
 def _by_timm(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | None:

@@ -97,12 +97,16 @@ def _classifier_name(model: nn.Module) -> str | None:
     """Name of the classifier: the result of ``get_classifier``, or else the last layer with weights."""
     ask: object = getattr(model, "get_classifier", None)
     if callable(ask):
-        answer = ask()
-        candidates = answer if isinstance(answer, tuple | list) else (answer,)
-        for name, module in model.named_modules():
-            if any(module is candidate for candidate in candidates) and not isinstance(module, nn.Identity):
-                return str(name)
-        return None
+        try:
+            answer = ask()
+        except AttributeError:  # in a merged network, the layers of the classifier may have other names
+            pass
+        else:
+            candidates = answer if isinstance(answer, tuple | list) else (answer,)
+            for name, module in model.named_modules():
+                if any(module is candidate for candidate in candidates) and not isinstance(module, nn.Identity):
+                    return str(name)
+            return None
     layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     return str(layers[-1]) if layers else None
 

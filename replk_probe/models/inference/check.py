@@ -90,9 +90,11 @@ def is_near(found: Tensor, expected: Tensor) -> bool:
     return bool(difference <= tolerance(expected.dtype) * expected.double().norm())
 
 
-def random_image(size: Sequence[int], channels: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
-    """One image of standard normal numbers, ``[1, channels, H, W]``, the same in every call."""
-    return torch.randn(1, channels, *size, dtype=dtype, generator=torch.Generator().manual_seed(0))
+def random_image(
+    size: Sequence[int], channels: int = 3, dtype: torch.dtype = torch.float32, *, seed: int = 0
+) -> Tensor:
+    """One image of standard normal numbers, ``[1, channels, H, W]``, the same in every call with this seed."""
+    return torch.randn(1, channels, *size, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
 def input_channels(model: nn.Module) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from timm.layers.norm_act import BatchNormAct2d
 from torch import fx, nn
 
+from ..branches.recording import Convolution, Scaling, record
 from ..layers.depthwise import activation_of
 from ..layers.reparam import FOLDABLE_NORMS
 from .fold_bn import Tracer, traced
@@ -25,7 +26,8 @@ def norms_behind(model: nn.Module, paths: Collection[str]) -> dict[str, str | No
 
     The parent module of a convolution is traced without the modules that it calls, and if the convolution is its last
     step, the parent of that one. This needs few modules, and also works for a network that torch.fx cannot trace as a
-    whole. Norms that include an activation count as well.
+    whole. For convolutions in modules that cannot be traced, one forward pass is recorded on the meta device. Norms
+    that include an activation count as well.
 
     Args:
         model: Any network, possibly on the meta device, since nothing is computed.
@@ -56,6 +58,21 @@ def norms_behind(model: nn.Module, paths: Collection[str]) -> dict[str, str | No
         else:
             if last == "":  # nothing in the network follows
                 found[path] = None
+    unknown = [path for path in paths if path not in found]
+    return found | _recorded(model, unknown) if unknown else found
+
+
+def _recorded(model: nn.Module, paths: Collection[str]) -> dict[str, str | None]:
+    """The same for convolutions that are computed once, from a recorded forward pass."""
+    found: dict[str, str | None] = {}
+    for recording in record(model):
+        outputs = [node for node in recording.nodes if isinstance(node, Convolution) and node.module in paths]
+        for node in outputs:
+            is_only = recording.calls[node.module] == 1 and sum(one.module == node.module for one in outputs) == 1
+            if is_only and node.users:  # otherwise the norm may be outside of the module that was run
+                reader = node.users[0] if len(node.users) == 1 else None
+                is_norm = isinstance(reader, Scaling) and recording.calls[reader.module] == 1
+                found[node.module] = _norm_at(model, reader.module, "call_module") if reader and is_norm else None
     return found
 
 

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.checks import check_choice
 
-from ..layers.reparam import Mergeable
+from ..branches.find import find_parallel_branches
+from ..branches.merge import merge_parallel_branches
+from ..branches.own_methods import like, merge_by_own_methods
+from ..layers.reparam import Mergeable, Reparameterizable
 from ..model_id import check_network
-from .check import Check
-from .copying import copy_of
+from .check import Check, tolerance
+from .copying import copy_of, device_and_dtype
 from .fold_bn import fold_neighbors
 from .input_gradient import MethodLog, freeze_layers, planned_backend, reduce_precision, use_autograd
 from .layer_check import differing_layers
@@ -24,6 +27,7 @@ from .layer_check import differing_layers
 PRECISIONS = ("fp32", "fast", "bf16")
 
 _NOTHING_FOLDED = "batch norms not folded"
+_NOTHING_MERGED = "branches not merged"
 _NOTHING_FROZEN = "layers as they are"
 _MOST_NAMED = 3
 
@@ -89,13 +93,14 @@ def prepared_copy(
 ) -> PreparedModel:
     """A fast copy of ``model`` in inference mode.
 
-    Parameters are frozen, parallel branches merged, batch norms and ReLUs folded, weights stored channels-last, and
-    depthwise convolutions computed by :mod:`replk_probe.ops`. Optimizations with which ``check`` fails are left out.
+    Parameters are frozen, parallel branches merged (by the methods of the network's own modules if these give the same
+    outputs), batch norms and ReLUs folded, weights stored channels-last, and depthwise convolutions computed by
+    :mod:`replk_probe.ops`. Optimizations with which ``check`` fails are left out.
 
     Args:
         model: The network, in any floating-point type and on any device. It is not changed.
         precision: One of :data:`PRECISIONS`.
-        check: Comparison with the original; if None, nothing is folded.
+        check: Comparison with the original; if None, nothing is folded, and only branches of this package are merged.
         keep: Path of a module across which nothing is merged or folded.
         backward: Whether gradients of the input will be computed, so that ``"fast"`` has an effect.
 
@@ -131,11 +136,16 @@ def check_precision(precision: str) -> None:
 
 def _verified_copy(model: nn.Module, keep: str, log: MethodLog, check: Check | None) -> tuple[nn.Module, str]:
     """A copy that passes ``check``, with as many optimizations as possible, and a description of those left out."""
-    for fold in (True, False) if check is not None else (False,):
-        prepared = _copy(model, keep, log, fold=fold, freeze=True)
-        if check is None or check.passes(prepared):
-            return prepared, "" if fold else _NOTHING_FOLDED
-    assert check is not None  # without it, the copy was returned
+    if check is None:
+        return _copy(model, keep, log, fold=False, freeze=True), _NOTHING_FOLDED
+    merged, unmerged = _merged(model, keep)
+    ways = [(merged, unmerged, True), (model, _NOTHING_MERGED, True), (model, _NOTHING_MERGED, False)]
+    if merged is model:
+        ways = [(model, unmerged, True), (model, unmerged, False)]
+    for network, left_out, fold in ways:
+        prepared = _copy(network, keep, log, fold=fold, freeze=True)
+        if check.passes(prepared):
+            return prepared, _joined(left_out, "" if fold else _NOTHING_FOLDED)
     original = _copy(model, keep, log, fold=False, freeze=False)
     unfrozen = differing_layers(original, check)
     for fold in (True, False) if unfrozen else ():
@@ -143,8 +153,30 @@ def _verified_copy(model: nn.Module, keep: str, log: MethodLog, check: Check | N
         if check.passes(prepared):
             more = ", ..." if len(unfrozen) > _MOST_NAMED else ""
             named = f"layers as they are: {', '.join(unfrozen[:_MOST_NAMED])}{more}"
-            return prepared, named if fold else f"{_NOTHING_FOLDED}, {named}"
+            return prepared, _joined(ways[-1][1], "" if fold else _NOTHING_FOLDED, named)
     return original, _NOTHING_FROZEN
+
+
+def _merged(model: nn.Module, keep: str) -> tuple[nn.Module, str]:
+    """A copy of a network of another package with merged branches, or the network itself, and what was left out."""
+    if isinstance(model, Reparameterizable):
+        return model, ""
+    own = merge_by_own_methods(model, keep)
+    dtype = device_and_dtype(model).get("dtype", torch.float32)
+    reason = own.reason
+    if own.difference is not None and not reason and own.difference.relative > tolerance(dtype):
+        reason = f"they merge in {str(own.dtype).removeprefix('torch.')}"
+    left_out = f"branches not merged by the network's own methods ({reason})" if reason else ""
+    merged = None if reason or own.network is None else like(own.network, model)
+    if merged is None and find_parallel_branches(model):
+        merged = copy_of(model)
+    if merged is not None:
+        merge_parallel_branches(merged, keep)
+    return model if merged is None else merged, left_out
+
+
+def _joined(*texts: str) -> str:
+    return ", ".join(filter(None, texts))
 
 
 def _copy(

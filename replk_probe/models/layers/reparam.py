@@ -26,8 +26,9 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 # Exact types, as for convolutions: a subclass may compute something else.
 FOLDABLE_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
-# Names of the method that merges branches in other packages (timm, RepVGG, RepViT).
-MERGE_METHODS = ("reparameterize", "switch_to_deploy", "fuse")
+# Names of the method that merges branches in other packages (RepViT, MobileOne, RepVGG, RepLKNet, OverLoCK), in the
+# order of timm.utils.reparameterize_model.
+MERGE_METHODS = ("fuse", "reparameterize", "switch_to_deploy", "merge_kernel", "merge_dilated_branches")
 
 
 class Mergeable(nn.Module):
