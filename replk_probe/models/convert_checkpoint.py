@@ -25,7 +25,7 @@ from .equivalence import Difference, largest_difference, outputs_of
 from .factory import create_model
 from .inference.check import input_channels, random_image, tolerance
 from .inference.copying import meta_copy_of
-from .layers.reparam import MERGE_METHODS, Mergeable, reparameterize
+from .layers.reparam import MERGE_METHODS, Foldable, Mergeable, merge_as_published
 from .records import data_config
 from .summary import count_parameters
 
@@ -138,7 +138,7 @@ def reparam_checkpoint(
             if traced.blocks:
                 merge_parallel_branches(network)
             else:
-                reparameterize(network)
+                merge_as_published(network)
             merging = largest_difference(expected, outputs_of(network, image, layers, bar.update))
             _refuse_above(_MERGING, merging, path, "Please report this with the name of the model.")
         tensors = _rounded(network.state_dict(), names, source.dtypes)

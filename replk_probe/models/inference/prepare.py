@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.checks import check_choice
 
-from ..layers.reparam import Mergeable
+from ..layers.reparam import Foldable, Mergeable
 from ..model_id import check_network
 from .check import Check
 from .copying import copy_of
@@ -164,6 +164,9 @@ def _copy(
             if isinstance(module, Mergeable) and not keep.startswith(f"{name}."):
                 module.reparameterize()
         if fold:
+            for name, module in list(prepared.named_modules()):
+                if isinstance(module, Foldable) and not keep.startswith(f"{name}."):
+                    module.fold_norms()
             fold_neighbors(prepared, keep)
         freeze_layers(prepared, log, unfrozen)
         # Module.to converts tensors of five axes as well, which torch refuses.
