@@ -17,7 +17,6 @@ from replk_probe.models.branches.find import ParallelBranches
 from replk_probe.models.branches.recording import stored_tensors
 from replk_probe.models.factory import create_partly
 from replk_probe.models.inference.norms import norms_behind
-from replk_probe.models.layers.large_kernel import LargeKernelConv
 from replk_probe.models.model_id import check_network, name_of
 from replk_probe.models.weight_values import check_stored_values
 from replk_probe.runtime.checks import choose_config, config_or_options
@@ -150,8 +149,8 @@ def _needed(network: nn.Module, layers: Sequence[KernelLayer]) -> list[str]:
 
 
 def _norms_of(network: nn.Module, layers: Sequence[KernelLayer]) -> dict[str, dict[str, nn.Module]]:
-    """Path and batch norm after each single convolution, by its path; no entry if they are unknown."""
-    alone = [layer.path for layer in layers if not isinstance(layer.module, (LargeKernelConv, ParallelBranches))]
+    """Path and batch norm after each single convolution or block of branches, by its path; no entry if unknown."""
+    alone = [layer.path for layer in layers if not isinstance(layer.module, ParallelBranches)]
     found = norms_behind(network, alone)
     return {conv: {norm: network.get_submodule(norm)} if norm else {} for conv, norm in found.items()}
 

@@ -1,4 +1,4 @@
-"""RepLKNet, SLaK, UniRepLKNet and related architectures in timm's registry, their weights, re-parameterization and layer names.
+"""RepLKNet, SLaK, UniRepLKNet and related architectures in timm's registry, and their weights and layer names.
 
 Importing this package registers the models, so that ``timm.create_model("replknet31b")`` works.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,8 @@ def reparam_checkpoint(
     """Merge the branches in a weights file, or only rename its tensors, and write the result as safetensors.
 
     Each large kernel, its parallel branches and their batch norms become one convolution with bias, computed in
-    float64 and rounded to the dtype of the file; all other tensors keep their exact values. In networks that are not
+    float64 and rounded to the dtype of the file; all other tensors keep their exact values. In a UniRepLKNet, all norms
+    and scales of its blocks are folded as well, as in the files that its authors' code merges. In networks that are not
     of this package, the branches are found by :func:`~.branches.merge.merge_parallel_branches`, and the merged
     convolution has the name of one of them. Before merging, after merging and with the new file, the network is run in
     float64 on one random image of its input size.
@@ -91,9 +92,9 @@ def reparam_checkpoint(
         path: Path of the file, in any form that :func:`~replk_probe.models.load_checkpoint` reads.
         output: Path of the new file, ``*.safetensors``.
         model: Name of the network, as for :func:`~replk_probe.models.create_model`.
-        scheme: Naming scheme of the new file. ``"official"``: as in the code of RepLKNet's and SLaK's authors;
-            ``"replk-probe"``: as in the model; ``"timm"``: as in timm's ConvNeXt, for a merged SLaK or large-kernel
-            ConvNeXt.
+        scheme: Naming scheme of the new file. ``"official"``: as in the code of RepLKNet's, SLaK's and UniRepLKNet's
+            authors; ``"replk-probe"``: as in the model; ``"timm"``: as in timm's ConvNeXt, for a merged SLaK or
+            large-kernel ConvNeXt.
         merge: Whether to merge the branches; otherwise only names change.
         ema: Whether to read the averaged entry of the file.
         entry: Entry of the file to read, as in :func:`~replk_probe.models.create_model`.
@@ -114,17 +115,16 @@ def reparam_checkpoint(
     _check_output(path, output, force=force)
     network = create_model(model).double()
     check_scheme(scheme, network, model)
-    layers = _mergeable_layers(network) if merge else []
-    count = len(layers)
-    convolutions = sum(
-        isinstance(module, nn.Conv2d) for layer in layers for module in network.get_submodule(layer).modules()
-    )
+    blocks = _mergeable_blocks(network) if merge else {}
+    layers, count = [layer for path, block in blocks.items() for layer in _compared(path, block)], len(blocks)
+    convolutions = sum(map(_convolutions_in, blocks.values()))
+    can_fold = any(isinstance(block, Foldable) for block in blocks.values())
     traced = BranchMerging()
     if merge and not layers:
         traced = _mergeable_branches(network, model)
         layers, count, convolutions = [*traced.layers], len(traced.blocks), traced.convolutions
     source = load_checkpoint(network, path, ema=ema, entry=entry, prefix=prefix)
-    _check_form(source, scheme, merge=merge)
+    _check_form(source, scheme, merge=merge, finished=_MERGED[1:] if can_fold else _MERGED)
 
     image = random_image(data_config(network).input_size, input_channels(network), torch.float64)
     steps = (3 if merge else 2) * (len(layers) + 1)
@@ -194,8 +194,8 @@ def _check_output(path: Path, output: Path, *, force: bool) -> None:
         raise InvalidInputError(f"Cannot write {output}. The file exists. Use force to overwrite it.")
 
 
-def _check_form(source: CheckpointReport, scheme: str, *, merge: bool) -> None:
-    if merge and source.form in _MERGED:
+def _check_form(source: CheckpointReport, scheme: str, *, merge: bool, finished: Sequence[str]) -> None:
+    if merge and source.form in finished:
         raise WeightsError(
             f"{source.path.name} is already merged. It is in {source.form} form, which has no branches. Use it as it "
             "is, or only rename its tensors without merging."
@@ -207,13 +207,24 @@ def _check_form(source: CheckpointReport, scheme: str, *, merge: bool) -> None:
         )
 
 
-def _mergeable_layers(network: nn.Module) -> list[str]:
-    """Paths of the outermost layers that have branches or a batch norm to merge."""
-    found: list[str] = []
+def _mergeable_blocks(network: nn.Module) -> dict[str, nn.Module]:
+    """The outermost blocks that have branches or norms to merge, by their paths."""
+    found: dict[str, nn.Module] = {}
     for path, module in network.named_modules():
-        if isinstance(module, Mergeable) and not any(path.startswith(f"{outer}.") for outer in found):
-            found.append(path)
+        if isinstance(module, Mergeable | Foldable) and not any(path.startswith(f"{outer}.") for outer in found):
+            found[path] = module
     return found
+
+
+def _compared(path: str, block: nn.Module) -> list[str]:
+    """Paths of the layers whose outputs merging the block must preserve."""
+    return [f"{path}.{name}" for name in block.preserved_layers] if isinstance(block, Foldable) else [path]
+
+
+def _convolutions_in(block: nn.Module) -> int:
+    """Number of convolutions that are merged; those of channel attention in a block are not."""
+    convs = [module for module in block.modules() if isinstance(module, nn.Conv2d)]
+    return sum(not isinstance(block, Foldable) or max(conv.kernel_size) > 1 for conv in convs)
 
 
 def _mergeable_branches(network: nn.Module, model: str) -> BranchMerging:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ from .rename_keys import merge_fused_branches, to_own_names
 
 _FORMS = ("train", "merged", "merged+fused")
 _SHOWN_KEYS = 3
+# A tensor of a branch of a large kernel: number of the stage from 0, and name of the branch.
+_BRANCH = re.compile(r"stages\.(\d+)\..*\.((?:large|column|row|small|dilated)_conv\w*)\.(?:conv|bn)\.\w+")
 # State dicts of one file that are compared with a model.
 _MOST_CANDIDATES = 12
 
@@ -366,7 +369,24 @@ def _hint(plan: Plan, own: Mapping[str, Tensor], seems: Fingerprint, mine: Finge
         return f"The file appears to be {seems}: use the model {seems.model}, or another file."
     if seems.title != mine.title:
         return f"The file appears to be {seems}: use the model that it was made for, or another file."
+    lacking = _lacking_branches(plan)
+    if lacking:
+        return f"The file lacks {lacking}: use the complete file, or a model without these layers."
     return "Use the model that the file was made for, or another file."
+
+
+def _lacking_branches(plan: Plan) -> str:
+    """The branches of large kernels to which all differences are limited, such as ``small_conv in stages 3, 4``."""
+    stages: dict[str, set[int]] = {}
+    for name in plan.missing:
+        found = _BRANCH.fullmatch(name)
+        if found is None or plan.unexpected or plan.misshaped:
+            return ""
+        stages.setdefault(found[2], set()).add(int(found[1]) + 1)
+    return "; ".join(
+        f"{branch} in stage{'s' * (len(numbers) > 1)} {', '.join(map(str, sorted(numbers)))}"
+        for branch, numbers in stages.items()
+    )
 
 
 def _some(what: str, names: list[str], verb: bool = True) -> str:

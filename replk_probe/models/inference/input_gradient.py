@@ -432,7 +432,7 @@ def _summed_products(input: Tensor, output: Tensor, factor: Tensor) -> Tensor:
 
 def _chunks(rows: Tensor) -> tuple[Tensor, ...]:
     """``[P, C]`` in parts of consecutive rows; only the CPU gains from several."""
-    return rows.split(max(_CHUNK // rows.shape[1], 1)) if rows.device.type == "cpu" else (rows,)
+    return torch.split(rows, max(_CHUNK // rows.shape[1], 1)) if rows.device.type == "cpu" else (rows,)
 
 
 _FROZEN: dict[type[nn.Module], type[nn.Module]] = {

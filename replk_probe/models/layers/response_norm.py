@@ -26,6 +26,6 @@ class GeluResponseNorm(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalized activations."""
         y = F.gelu(input)
-        norm = torch.linalg.vector_norm(y, dim=(1, 2), keepdim=True)
-        y = (self.gamma * (norm / (norm.mean(-1, keepdim=True) + EPS)) + 1) * y
+        norm: Tensor = torch.linalg.vector_norm(y, dim=(1, 2), keepdim=True)
+        y = y * (self.gamma * (norm / (norm.mean(-1, keepdim=True) + EPS)) + 1)
         return y if self.beta is None else y + self.beta
