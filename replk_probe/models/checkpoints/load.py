@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from replk_probe.errors import WeightsError
 from replk_probe.runtime.atomic_files import sha256_of
 from replk_probe.runtime.paths import usable_path
+from replk_probe.runtime.provenance import NO_CLASSIFIER
 
 from ..branches.merge import merge_parallel_branches
 from ..inference.copying import meta_copy_of
@@ -86,7 +87,7 @@ class CheckpointReport:
         """One sentence for the reader if the file has no classifier, or None."""
         if self.head == "missing":
             norm = " and no final norm" if any(name.startswith("norm.") for name in self.missing) else ""
-            return f"The file has no classifier{norm}: features are trained, class scores are not."
+            return f"{NO_CLASSIFIER}{norm}: features are trained, class scores are not."
         return None
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from replk_probe import measure_kernels, measure_shape_bias
 from replk_probe.errors import InvalidInputError, WeightsError
 from replk_probe.models import UniRepLKNet, create_model, load_checkpoint, reparam_checkpoint
 from replk_probe.models.architectures.unireplknet import UniRepLKNetBlock
@@ -250,6 +251,28 @@ def test_prepared_copy_folds_everything() -> None:
     assert isinstance(blocks[1].norm, nn.BatchNorm2d) and blocks[1].dwconv.is_merged
 
 
+def test_kernels_of_every_form_are_those_of_the_merged_file() -> None:
+    model = small()
+    found = measure_kernels(model)
+    assert [kernel.layer for kernel in found.kernels] == ["stage1.0", "stage2.0", "stage3.0", "stage3.1", "stage4.0"]
+    assert found.kernels[1].batch_norm[0] == "stages.1.0.dwconv.large_conv.bn"
+    assert found.kernels[1].batch_norm[-1] == "stages.1.0.norm"
+    branches = measure_kernels(model, "stage2.0", variant="all")
+    sides = {"5x5 dilation 1": 5, "7x7 dilation 2": 13, "3x3 dilation 3": 7, "3x3 dilation 4": 9, "3x3 dilation 5": 11}
+    sides |= dict.fromkeys(("large", "small", "merged"), 13)
+    assert {kernel.variant: len(kernel.magnitude) for kernel in branches.kernels} == sides
+    # The 3 x 3 kernel with dilation 5 has zeros in its gaps.
+    spread = branches.kernels[4].magnitude
+    assert (spread[::5, ::5] > 0).all() and spread.sum() == pytest.approx(spread[::5, ::5].sum(), rel=1e-12)
+    for change in (model.reparameterize, model.fuse_bn):
+        change()
+        again = measure_kernels(model)
+        for before, after in zip(found.kernels, again.kernels, strict=True):
+            assert after.magnitude == pytest.approx(before.magnitude, rel=1e-12)
+    weight = model.stages[1][0].dwconv.reparam_conv.weight
+    assert found.kernels[1].magnitude == pytest.approx(weight.detach().abs().sum((0, 1)).numpy(), rel=1e-12)
+
+
 # Files
 
 
@@ -288,6 +311,16 @@ def test_backbones_of_detectors_have_no_classifier(tmp_path: Path) -> None:
         assert (
             report.note == "The file has no classifier and no final norm: features are trained, class scores are not."
         )
+
+
+def test_class_scores_need_a_classifier(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(NET)
+    file = tmp_path / "backbone.pth"
+    torch.save({name: value for name, value in official(small(1)).items() if not name.startswith("head.")}, file)
+    with pytest.raises(InvalidInputError) as caught:
+        measure_shape_bias(f"{tmp_path / 'net.py'}:small", "synthetic", weights=str(file))
+    assert re.search(r"cannot classify with .*backbone\.pth\. The file has no classifier: features", str(caught.value))
+    assert "\n" not in str(caught.value)
 
 
 def refused(file: Path, state: dict[str, Tensor]) -> str:
