@@ -5,7 +5,7 @@ convolutions and the default allocator settings. The variants take turns in one 
 memory is that of a new child process for each variant.
 
     python scripts/bench_erf.py                                # RepLKNet-31B at 1024 x 1024
-    python scripts/bench_erf.py --model slak_tiny --repeats 5
+    python scripts/bench_erf.py --model unireplknet_t --repeats 5
 """
 
 from __future__ import annotations

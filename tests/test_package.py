@@ -46,5 +46,5 @@ def test_the_version_is_the_installed_one() -> None:
 
 
 def test_the_architectures_are_classes() -> None:
-    for name in ("LargeKernelConvNeXt", "LargeKernelMobileNetV2", "RepLKNet", "SLaK"):
+    for name in ("LargeKernelConvNeXt", "LargeKernelMobileNetV2", "RepLKNet", "SLaK", "UniRepLKNet"):
         assert isinstance(getattr(replk_probe.models, name), type)

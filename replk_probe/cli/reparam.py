@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     type=click.Choice(["official", "replk-probe", "timm"]),
     default="replk-probe",
     show_default=True,
-    help="Naming scheme of the tensors. official: the code of RepLKNet's and SLaK's authors. replk-probe: this "
-    "package. timm: timm's ConvNeXt, for a merged SLaK or large-kernel ConvNeXt.",
+    help="Naming scheme of the tensors. official: the code of RepLKNet's, SLaK's and UniRepLKNet's authors. "
+    "replk-probe: this package. timm: timm's ConvNeXt, for a merged SLaK or large-kernel ConvNeXt.",
 )
 @click.option("--no-merge", is_flag=True, help="Only rename tensors, without merging branches.")
 @selection_options

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from replk_probe.models.layers.response_norm import GeluResponseNorm
 from replk_probe.runtime.formatting import dimensions
 
 # A norm or layer scale of this size makes its branch negligible compared with the shortcut.
@@ -34,12 +35,16 @@ def trained_size_note(trained: tuple[int, int], measured: tuple[int, int]) -> st
 
 def closed_branches_note(model: nn.Module) -> str | None:
     """A note if random weights suppress residual branches, as in networks that initialize their scales to zero."""
+    # A response norm is an identity if its parameters are zero.
+    norms = [module for module in model.modules() if isinstance(module, GeluResponseNorm)]
+    open_ones = {id(parameter) for norm in norms for parameter in norm.parameters()}
     closed = [
         name
         for name, parameter in model.named_parameters()
         if parameter.dim() >= 1
         and parameter.numel() == max(parameter.shape)  # one scale for each channel
         and not name.endswith("bias")
+        and id(parameter) not in open_ones
         and bool((parameter.detach().abs() <= _CLOSED).all())
     ]
     if not closed:

@@ -22,7 +22,6 @@ from replk_probe.models.branches.recording import stored_tensors
 from replk_probe.models.factory import create_model, create_partly
 from replk_probe.models.inference.copying import copy_of
 from replk_probe.models.inference.norms import norms_behind
-from replk_probe.models.layers.large_kernel import LargeKernelConv
 from replk_probe.models.model_id import check_network, name_of
 from replk_probe.models.weight_values import check_stored_values
 from replk_probe.runtime.checks import choose_config, config_or_options
@@ -238,12 +237,8 @@ def _needed(network: nn.Module, layers: Sequence[KernelLayer]) -> list[str]:
 
 
 def _norms_of(network: nn.Module, layers: Sequence[KernelLayer]) -> dict[str, dict[str, nn.Module]]:
-    """Path and batch norm after each single convolution, by its path; no entry if they are unknown."""
-    alone = [
-        layer.path
-        for layer in layers
-        if isinstance(layer.module, nn.Module) and not isinstance(layer.module, LargeKernelConv)
-    ]
+    """Path and batch norm after each single convolution or block of branches, by its path; no entry if unknown."""
+    alone = [layer.path for layer in layers if isinstance(layer.module, nn.Module)]
     found = norms_behind(network, alone)
     return {conv: {norm: network.get_submodule(norm)} if norm else {} for conv, norm in found.items()}
 

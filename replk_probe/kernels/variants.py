@@ -14,14 +14,15 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.models.branches.find import Branch, ParallelBranches
 from replk_probe.models.branches.recording import Values
 from replk_probe.models.layers.depthwise import PLAIN_CONVS
-from replk_probe.models.layers.large_kernel import LargeKernelConv
-from replk_probe.models.layers.reparam import folded_weight, summed_kernels
+from replk_probe.models.layers.large_kernel import ConvBN, LargeKernelConv
+from replk_probe.models.layers.reparam import dilated, folded_weight, summed_kernels
 
 from .kernel import ONE_OF_SEVERAL
 from .layers import KernelLayer, groups_of, weight_of
 from .own_merging import OwnBranch, OwnKernel, stored_weights
 
 _NAMES = {"large_conv": "large", "column_conv": "column", "row_conv": "row", "small_conv": "small"}
+_LARGE = ("large_conv", "column_conv", "row_conv")
 _SMALL = "small"
 _MERGED = (
     "In these weights the branches are merged: the small one cannot be separated, and zeros are counted in the merged "
@@ -88,12 +89,26 @@ def _part(conv: nn.Module, norm: nn.Module) -> Part:
             return weight_of(conv).detach().cpu().double()
         if isinstance(conv, nn.Conv2d):
             return folded_weight(conv, norm)[0]
-        weight = weight_of(conv).detach().cpu()
-        plain = nn.Conv2d(weight.shape[1], len(weight), 1, bias=False, device="meta")
-        plain.weight = nn.Parameter(weight)
-        return folded_weight(plain, norm)[0]
+        return _scaled(weight_of(conv).detach().cpu(), norm)
 
     return Part(lambda: weight_of(conv).detach(), folded)
+
+
+def _branch_part(branch: ConvBN, norm: nn.Module) -> Part:
+    """A branch with its own batch norm and the one after the sum of the branches, its dilation filled with zeros."""
+
+    def folded() -> Tensor:
+        weight = dilated(folded_weight(branch.conv, branch.bn)[0], branch.conv.dilation)
+        return weight if isinstance(norm, nn.Identity) else _scaled(weight, norm)
+
+    return replace(_part(branch.conv, branch.bn), folded=folded, padding=_pair(branch.conv.padding))
+
+
+def _scaled(weight: Tensor, norm: nn.Module) -> Tensor:
+    """A kernel ``[O, I / groups, Kh, Kw]`` of any convolution in float64 with its batch norm."""
+    plain = nn.Conv2d(weight.shape[1], len(weight), 1, bias=False, device="meta")
+    plain.weight = nn.Parameter(weight)
+    return folded_weight(plain, norm)[0]
 
 
 def variants_of(
@@ -107,8 +122,9 @@ def variants_of(
 
     Each of several small branches is a variant too, and the kernel of a layer without branches is called merged.
     ``values`` are the parameters and buffers of the network by name. ``norms`` maps the path of the batch norm after a
-    single convolution to it; it is None if it is not known. ``merger`` is the path of the parent module that merges the
-    convolution with others by its own method. Raises InvalidInputError if the layer has no such variant.
+    single convolution or the sum of branches to it; it is None if it is not known. ``merger`` is the path of the parent
+    module that merges the convolution with others by its own method. Raises InvalidInputError if the layer has no such
+    variant.
     """
     if isinstance(layer.module, ParallelBranches):
         return _of_parallel(layer, layer.module, variant, values)
@@ -118,22 +134,22 @@ def variants_of(
         assert isinstance(layer.module, nn.Module)
         return [_of_conv(layer, layer.module, variant, norms, merger)]
     if layer.module.is_merged:
-        return [_of_merged(layer, layer.module, variant)]
-    return _of_branches(layer, layer.module, variant)
+        return [_of_merged(layer, layer.module, variant, norms or {})]
+    return _of_branches(layer, layer.module, variant, norms or {})
 
 
-def _of_branches(layer: KernelLayer, block: LargeKernelConv, variant: str) -> list[Variant]:
-    modules = {_NAMES[name]: (name, branch) for name, branch in block.branches().items()}
-    branches = {
-        name: replace(_part(branch.conv, branch.bn), padding=_pair(branch.conv.padding))
-        for name, (_, branch) in modules.items()
-    }
-    large = [name for name in branches if name != _SMALL]
-    small = [name for name in branches if name == _SMALL]
+def _of_branches(
+    layer: KernelLayer, block: LargeKernelConv, variant: str, norms: Mapping[str, nn.Module]
+) -> list[Variant]:
+    modules = {_name_of(name, branch): (name, branch) for name, branch in block.branches().items()}
+    norm = next(iter(norms.values()), nn.Identity())
+    branches = {name: _branch_part(branch, norm) for name, (_, branch) in modules.items()}
+    large = [name for name, (child, _) in modules.items() if child in _LARGE]
+    small = [name for name in branches if name not in large]
     chosen = {"large": large, "small": small, "merged": large + small}
     if variant == "all":
-        strips = {name: [name] for name in large if name != "large"}
-        chosen = strips | (chosen if small else {"merged": large})
+        single = [name for name in large if name != "large"] + (small if len(small) > 1 else [])
+        chosen = {name: [name] for name in single} | (chosen if small else {"merged": large})
     elif chosen[variant]:
         chosen = {variant: chosen[variant]}
     else:
@@ -148,7 +164,8 @@ def _of_branches(layer: KernelLayer, block: LargeKernelConv, variant: str) -> li
                 f"{layer.path}.{modules[part][0]}.bn"
                 for part in parts
                 if not isinstance(modules[part][1].bn, nn.Identity)
-            ),
+            )
+            + tuple(norms),
             tuple(branches[part] for part in large if both),
             tuple(branches[part] for part in small),
             names=tuple(branches),
@@ -157,13 +174,20 @@ def _of_branches(layer: KernelLayer, block: LargeKernelConv, variant: str) -> li
     ]
 
 
-def _of_merged(layer: KernelLayer, block: LargeKernelConv, variant: str) -> Variant:
+def _name_of(child: str, branch: ConvBN) -> str:
+    """Name of a branch for the reader, such as ``large`` or ``3x3 dilation 2``."""
+    (height, width), (rate, _) = branch.conv.kernel_size, branch.conv.dilation
+    return _NAMES.get(child, f"{height}x{width} dilation {rate}")
+
+
+def _of_merged(layer: KernelLayer, block: LargeKernelConv, variant: str, norms: Mapping[str, nn.Module]) -> Variant:
     """The variant of a block whose branches are merged into one convolution."""
     _check_unmerged(layer, variant)
     conv = block.get_submodule("reparam_conv")
     assert isinstance(conv, nn.Conv2d)  # created by reparameterize()
     note = _MERGED + (", including the corners around the strips." if block.is_decomposed else ".")
-    return Variant("merged", (_part(conv, nn.Identity()),), conv.groups, (), notes=(note,), names=())
+    norm = next(iter(norms.values()), nn.Identity())
+    return Variant("merged", (_part(conv, norm),), conv.groups, tuple(norms), notes=(note,), names=())
 
 
 def _check_unmerged(layer: KernelLayer, variant: str) -> None:

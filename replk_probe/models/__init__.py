@@ -1,4 +1,4 @@
-"""RepLKNet, SLaK and related architectures in timm's registry, their weights, re-parameterization and layer names.
+"""RepLKNet, SLaK, UniRepLKNet and related architectures in timm's registry, and their weights and layer names.
 
 Importing this package registers the models, so that ``timm.create_model("replknet31b")`` works.
 """
@@ -12,6 +12,7 @@ from .architectures.micro import default_models
 from .architectures.mobilenet_v2 import LargeKernelMobileNetV2
 from .architectures.replknet import RepLKNet
 from .architectures.slak import SLaK
+from .architectures.unireplknet import UniRepLKNet
 from .branches.merge import BranchMerging, merge_parallel_branches
 from .checkpoints.load import CheckpointReport
 from .convert_checkpoint import ReparamReport, reparam_checkpoint
@@ -34,6 +35,7 @@ __all__ = [
     "RepLKNet",
     "ReparamReport",
     "SLaK",
+    "UniRepLKNet",
     "attach_weights_info",
     "create_model",
     "data_config",

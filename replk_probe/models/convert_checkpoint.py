@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from .equivalence import Difference, largest_difference, outputs_of
 from .factory import create_model
 from .inference.check import input_channels, random_image, tolerance
 from .inference.copying import meta_copy_of
-from .layers.reparam import Mergeable, reparameterize
+from .layers.reparam import Foldable, Mergeable, merge_as_published
 from .records import data_config
 from .summary import count_parameters
 
@@ -86,7 +86,8 @@ def reparam_checkpoint(
     """Merge the branches in a weights file, or only rename its tensors, and write the result as safetensors.
 
     Each large kernel, its parallel branches and their batch norms become one convolution with bias, computed in
-    float64 and rounded to the dtype of the file; all other tensors keep their exact values. Networks that are not of
+    float64 and rounded to the dtype of the file; all other tensors keep their exact values. In a UniRepLKNet, all norms
+    and scales of its blocks are folded as well, as in the files that its authors' code merges. Networks that are not of
     this package are merged by the methods of their own modules, such as ``switch_to_deploy``, if the outputs remain the
     same, and have the names that these methods choose; see :func:`~.branches.own_methods.merge_by_own_methods`. The
     branches that they leave are found by :func:`~.branches.merge.merge_parallel_branches`, and the merged
@@ -97,9 +98,9 @@ def reparam_checkpoint(
         path: Path of the file, in any form that :func:`~replk_probe.models.load_checkpoint` reads.
         output: Path of the new file, ``*.safetensors``.
         model: Name of the network, as for :func:`~replk_probe.models.create_model`.
-        scheme: Naming scheme of the new file. ``"official"``: as in the code of RepLKNet's and SLaK's authors;
-            ``"replk-probe"``: as in the model; ``"timm"``: as in timm's ConvNeXt, for a merged SLaK or large-kernel
-            ConvNeXt.
+        scheme: Naming scheme of the new file. ``"official"``: as in the code of RepLKNet's, SLaK's and UniRepLKNet's
+            authors; ``"replk-probe"``: as in the model; ``"timm"``: as in timm's ConvNeXt, for a merged SLaK or
+            large-kernel ConvNeXt.
         merge: Whether to merge the branches; otherwise only names change.
         ema: Whether to read the averaged entry of the file.
         entry: Entry of the file to read, as in :func:`~replk_probe.models.create_model`.
@@ -120,16 +121,15 @@ def reparam_checkpoint(
     _check_output(path, output, force=force)
     network = create_model(model).double()
     check_scheme(scheme, network, model)
-    layers = _mergeable_layers(network) if merge else []
-    count = len(layers)
-    convolutions = sum(
-        isinstance(module, nn.Conv2d) for layer in layers for module in network.get_submodule(layer).modules()
-    )
+    blocks = _mergeable_blocks(network) if merge else {}
+    layers, count = [layer for path, block in blocks.items() for layer in _compared(path, block)], len(blocks)
+    convolutions = sum(map(_convolutions_in, blocks.values()))
+    can_fold = any(isinstance(block, Foldable) for block in blocks.values())
     foreign = merge and not layers
     if foreign and not has_merge_methods(network):
         _mergeable_branches(network, model)  # raises if there is nothing, before the file is read
     source = load_checkpoint(network, path, ema=ema, entry=entry, prefix=prefix)
-    _check_form(source, scheme, merge=merge)
+    _check_form(source, scheme, merge=merge, finished=_MERGED[1:] if can_fold else _MERGED)
     own, traced = OwnMerging(), BranchMerging()
     if foreign:
         own = merge_by_own_methods(network)
@@ -150,7 +150,7 @@ def reparam_checkpoint(
                 network = own.network or network
                 merge_parallel_branches(network)
             else:
-                reparameterize(network)
+                merge_as_published(network)
             merging = largest_difference(expected, outputs_of(network, image, layers, bar.update))
             limit = max(_MERGING, own.limit)
             _refuse_above(limit, merging, path, "Please report this with the name of the model.")
@@ -208,8 +208,8 @@ def _check_output(path: Path, output: Path, *, force: bool) -> None:
         raise InvalidInputError(f"Cannot write {output}. The file exists. Use force to overwrite it.")
 
 
-def _check_form(source: CheckpointReport, scheme: str, *, merge: bool) -> None:
-    if merge and source.form in _MERGED:
+def _check_form(source: CheckpointReport, scheme: str, *, merge: bool, finished: Sequence[str]) -> None:
+    if merge and source.form in finished:
         raise WeightsError(
             f"{source.path.name} is already merged. It is in {source.form} form, which has no branches. Use it as it "
             "is, or only rename its tensors without merging."
@@ -221,13 +221,24 @@ def _check_form(source: CheckpointReport, scheme: str, *, merge: bool) -> None:
         )
 
 
-def _mergeable_layers(network: nn.Module) -> list[str]:
-    """Paths of the outermost layers that have branches or a batch norm to merge."""
-    found: list[str] = []
+def _mergeable_blocks(network: nn.Module) -> dict[str, nn.Module]:
+    """The outermost blocks that have branches or norms to merge, by their paths."""
+    found: dict[str, nn.Module] = {}
     for path, module in network.named_modules():
-        if isinstance(module, Mergeable) and not any(path.startswith(f"{outer}.") for outer in found):
-            found.append(path)
+        if isinstance(module, Mergeable | Foldable) and not any(path.startswith(f"{outer}.") for outer in found):
+            found[path] = module
     return found
+
+
+def _compared(path: str, block: nn.Module) -> list[str]:
+    """Paths of the layers whose outputs merging the block must preserve."""
+    return [f"{path}.{name}" for name in block.preserved_layers] if isinstance(block, Foldable) else [path]
+
+
+def _convolutions_in(block: nn.Module) -> int:
+    """Number of convolutions that are merged; those of channel attention in a block are not."""
+    convs = [module for module in block.modules() if isinstance(module, nn.Conv2d)]
+    return sum(not isinstance(block, Foldable) or max(conv.kernel_size) > 1 for conv in convs)
 
 
 def _mergeable_branches(network: nn.Module, model: str, own: OwnMerging | None = None) -> BranchMerging:

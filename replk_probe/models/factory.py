@@ -176,9 +176,10 @@ def load_checkpoint(
 ) -> CheckpointReport:
     """Load a weights file into ``model`` in place and record its provenance for later measurements.
 
-    Files of RepLKNet (train, merged and deep-fused form), SLaK, mmpretrain, timm and torchvision are supported, flat or
-    nested, ``.pth`` in both serializations or safetensors. The model is merged or fused to match the file, and its
-    classifier is given the file's number of classes. After an error the model is unchanged.
+    Files of RepLKNet (train, merged and deep-fused form), SLaK, UniRepLKNet (before and after merging), mmpretrain,
+    timm and torchvision are supported, flat or nested, ``.pth`` in both serializations or safetensors. The model is
+    merged or fused to match the file, and its classifier is given the file's number of classes. After an error the
+    model is unchanged.
 
     Objects of other classes in the file are neither imported nor executed.
 

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from replk_probe.errors import UnknownModelError
 
 from .layers.large_kernel import LargeKernelConv
-from .layers.reparam import reparameterize
+from .layers.reparam import merge_as_published
 from .model_id import ModelId
 from .records import data_config
 from .stages import large_kernel_layers, probe_spec
@@ -161,7 +161,7 @@ def _counts(model: nn.Module) -> dict[str, Any]:
         "family": probe_spec(model).family,
         "kernel_sizes": _kernel_sizes(model),
         "parameters": parameters,
-        "parameters_merged": count_parameters(reparameterize(model)),
+        "parameters_merged": count_parameters(merge_as_published(model)),
         "macs": unmerged - max(saved, 0),
         "macs_unmerged": unmerged,
     }

@@ -18,6 +18,8 @@ EMBEDDED = "embedded:"  # prefix of the source of weights that are included in t
 USUAL_ENTRIES = ("model", "state_dict", "model_state_dict", "model_weights", "module", "net", "params")
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy")
+# Beginning of the note on such a file.
+NO_CLASSIFIER = "The file has no classifier"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class WeightsInfo:
     def is_random(self) -> bool:
         """Whether the weights are random, which tables and figures must state."""
         return self.source == RANDOM_INIT
+
+    @property
+    def lacks_classifier(self) -> bool:
+        """Whether the weights are those of a file without a classifier, so that class scores have no meaning."""
+        return NO_CLASSIFIER in (self.note or "")
 
     @property
     def is_embedded(self) -> bool:

@@ -89,6 +89,11 @@ def plan_shape_bias(
         options: dict[str, Any] = {} if config.num_classes is None else {"num_classes": config.num_classes}
         options |= {name: getattr(config, name) for name in ("weights", "seed", "ema", "entry", "prefix")}
         module = create_model(model, **options)
+        weights = weights_info(module)
+        if weights.lacks_classifier:
+            raise InvalidInputError(
+                f"{model} cannot classify with {config.weights}. {weights.note} Use weights with a classifier."
+            )
     else:
         module = model
     if _is_embedded(module) and config.mapping is None and isinstance(stimuli, StimulusSet):

@@ -20,6 +20,7 @@ from replk_probe.models.architectures.convnext import LargeKernelConvNeXt
 from replk_probe.models.architectures.mobilenet_v2 import LargeKernelMobileNetV2
 from replk_probe.models.architectures.replknet import RepLKNet
 from replk_probe.models.architectures.slak import SLaK
+from replk_probe.models.architectures.unireplknet import UniRepLKNet
 from replk_probe.models.inference.fold_bn import fold_neighbors
 from replk_probe.models.inference.input_gradient import (
     FrozenBatchNormAct2d,
@@ -83,6 +84,7 @@ SMALL: dict[str, Any] = {
     ),
     # A layer scale of one, as at 1e-6 the blocks would hardly count and nothing in them could be found wrong.
     "slak": lambda: SLaK(kernel_sizes=(51, 49, 47, 13), depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), layer_scale=1.0),
+    "unireplknet": lambda: UniRepLKNet((1, 1, 2, 1), (8, 8, 16, 16), ((3,), (17,), (13, 3), (7,)), layer_scale=1.0),
     "mobilenet": lambda: LargeKernelMobileNetV2(13, small_kernel=3),
     "convnext": lambda: LargeKernelConvNeXt(depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), layer_scale=1.0),
     "resnet": lambda: timm.create_model("resnet18", num_classes=10),

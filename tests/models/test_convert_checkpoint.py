@@ -304,7 +304,7 @@ def test_non_finite_outputs_are_an_error_about_the_file(name: str, tmp_path: Pat
 
 
 def test_a_wrong_merge_is_never_written(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = convert_checkpoint.reparameterize
+    right = convert_checkpoint.merge_as_published
 
     def wrong(model: Any) -> None:
         right(model)
@@ -312,7 +312,7 @@ def test_a_wrong_merge_is_never_written(name: str, tmp_path: Path, monkeypatch: 
             model.stages[2].blocks[2].large_kernel.reparam_conv.weight[3, 0, 0, 6] *= 1 + 1e-6
 
     path, out = saved(tmp_path / "trained.pth", trained(name).state_dict()), tmp_path / "folder" / "out.safetensors"
-    monkeypatch.setattr(convert_checkpoint, "reparameterize", wrong)
+    monkeypatch.setattr(convert_checkpoint, "merge_as_published", wrong)
     with pytest.raises(WeightsError, match=r"was not rewritten.*of stages\.2\.blocks\.2\.large_kernel would differ"):
         reparam_checkpoint(path, out, name)
     assert not out.parent.exists()

@@ -26,6 +26,7 @@ def on_meta(name: str) -> nn.Module:
         ("replknet31b", "stage3", "stages.2"),
         ("replknet31b", "stages.3.blocks.0.large_kernel", "stages.3.blocks.0.large_kernel"),
         ("slak_tiny", "stage4.2", "stages.3.2"),
+        ("unireplknet_a", "stage3.5", "stages.2.5"),
         ("mobilenetv2_k13_rep", "stage6.1", "features.15"),
         ("mobilenetv2_k13", "stage6", "features.16"),
         ("resnet50", "stage1.0", "layer1.0"),
@@ -74,6 +75,7 @@ def test_networks_without_known_stages() -> None:
     [
         ("replknet31b", ("stages.3", "output")),
         ("slak_tiny", ("stages.3", "output")),
+        ("unireplknet_a", ("stages.3", "output")),
         ("mobilenetv2_k3", ("features", "output")),
         ("resnet50", ("layer4", "output")),
         ("convnext_tiny", ("stages", "output")),
@@ -93,6 +95,7 @@ def test_last_map_before_the_final_norm(name: str, want: tuple[str, str] | None)
     [
         ("replknet31b", 24, "stage4.1", "stages.3.blocks.2.large_kernel"),
         ("slak_tiny", 18, "stage4.2", "stages.3.2.large_kernel"),
+        ("unireplknet_t", 27, "stage4.2", "stages.3.2.dwconv"),
         ("mobilenetv2_k13_rep", 17, "stage7.0", "features.17.conv.1.0"),
         ("mobilenetv2_k13", 17, "stage7.0", "features.17.conv.1.0"),
         ("convnext_tiny", 18, "stage4.2", "stages.3.blocks.2.conv_dw"),

@@ -114,8 +114,9 @@ def test_mobilenet(size: int, noskip: str) -> None:
 def test_the_table_covers_every_model() -> None:
     mobilenets = {f"mobilenetv2_k{size}{noskip}" for size in MOBILENET for noskip in ("", "_noskip")}
     mobilenets |= {f"mobilenetv2_k{size}_rep{noskip}" for size in (9, 13) for noskip in ("", "_noskip")}
-    # Those of micro.py are counted in test_micro.py.
-    assert set(own_models()) == {*REPLKNET, *BRANCHED, *mobilenets, *MICRO_MODELS}
+    unireplknets = {f"unireplknet_{size}" for size in (*"afpntsbl", "xl")}
+    # Those of micro.py and unireplknet.py are counted in test_micro.py and test_unireplknet.py.
+    assert set(own_models()) == {*REPLKNET, *BRANCHED, *mobilenets, *unireplknets, *MICRO_MODELS}
 
 
 @pytest.mark.parametrize("name", ["replknet31b", "slak_tiny", "mobilenetv2_k13_rep"])

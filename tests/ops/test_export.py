@@ -158,6 +158,7 @@ def test_onnx_runtime_gives_the_same_results(use: str, opset: int, tmp_path: Pat
         ("replknet_micro_k31_rep", {}),
         ("mobilenetv2_micro_k13_rep", {}),
         ("slak_tiny", {"depths": (1, 1, 1, 1), "dims": (16, 32, 64, 128)}),
+        ("unireplknet_a", {"depths": (1, 1), "dims": (8, 16), "kernel_sizes": ((3,), (13,))}),
     ],
 )
 def test_models_are_exported_to_onnx(name: str, options: dict[str, Any], tmp_path: Path) -> None:

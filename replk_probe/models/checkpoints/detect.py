@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from .rename_keys import is_unireplknet
+
 Shapes = Mapping[str, Sequence[int]]
 
 # Width of the first stage and kernel of each stage -> name in print, name in the registry.
@@ -29,6 +31,17 @@ _SLAKS: dict[tuple[int, int], tuple[str, str | None]] = {
     (96, 27): ("ConvNeXt-S with 31x31 kernels", "convnext_small_k31"),
     (128, 27): ("ConvNeXt-B with 31x31 kernels", "convnext_base_k31"),
 }
+_UNIREPLKNETS = {
+    (40, 6): "A",
+    (48, 6): "F",
+    (64, 6): "P",
+    (80, 8): "N",
+    (80, 18): "T",
+    (96, 27): "S",
+    (128, 27): "B",
+    (192, 27): "L",
+    (256, 27): "XL",
+}
 _RESNETS = {
     (False, 2): "ResNet-18",
     (False, 6): "ResNet-34",
@@ -38,7 +51,6 @@ _RESNETS = {
 }
 # Pattern of a name that only this architecture has -> title. The first match counts.
 _OTHERS = (
-    (r"dwconv\.(lk_origin|origin_bn)", "a UniRepLKNet"),
     (r"^downsample_layers\.0\.0\.weight$", "a ConvNeXt, the authors' naming"),
     (r"^stages\.0\.blocks\.0\.conv_dw\.weight$", "a ConvNeXt, timm's naming"),
     (r"^features\.1\.0\.layer_scale$", "a ConvNeXt, torchvision's naming"),
@@ -72,6 +84,10 @@ class Fingerprint:
 def form_of(names: Sequence[str] | Mapping[str, object]) -> str | None:
     """The form that tensor names of this package's models imply, or None for other networks."""
     keys = set(names)
+    if is_unireplknet(keys):
+        if any(key.endswith(".pwconv2.bias") for key in keys):
+            return "merged+fused"
+        return "merged" if any(key.endswith(".dwconv.reparam_conv.weight") for key in keys) else "train"
     if not _is_mobilenet(keys) and not any(".large_kernel." in key for key in keys):
         return None
     # The stem and the first depthwise layer only have a bias after their batch norm has been folded.
@@ -92,6 +108,8 @@ def fingerprint(shapes: Shapes) -> Fingerprint:
         The most specific description; for unknown networks the number of tensors and the first names.
     """
     form = form_of(shapes)
+    if is_unireplknet(shapes):
+        return _unireplknet(shapes, form)
     if form is not None and not _is_mobilenet(shapes):
         return _large_kernel_network(shapes, form)
     if "layer1.0.conv1.weight" in shapes:
@@ -131,6 +149,16 @@ def _large_kernel_network(shapes: Shapes, form: str) -> Fingerprint:
     if family == "SLaK" and width not in (96, 128) and any(".large_conv." in name for name in shapes):
         title, model = f"{title} with undecomposed kernels (lkb_origin)", None
     return Fingerprint(title, model, form)
+
+
+def _unireplknet(shapes: Shapes, form: str | None) -> Fingerprint:
+    # Every form has the first 1 x 1 convolution of the first block, [4 C, C].
+    width = next((shape[-1] for name, shape in shapes.items() if name == "stages.0.0.pwconv1.weight"), 0)
+    blocks = _count(shapes, r"^stages\.2\.(\d+)\.")
+    size = _UNIREPLKNETS.get((width, blocks))
+    if size is None:
+        return Fingerprint(f"a UniRepLKNet of width {width} with {blocks} blocks in stage 3", None, form)
+    return Fingerprint(f"UniRepLKNet-{size}", f"unireplknet_{size.lower()}", form)
 
 
 def _mobilenet(shapes: Shapes, form: str | None) -> Fingerprint:

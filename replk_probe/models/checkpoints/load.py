@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from replk_probe.errors import WeightsError
 from replk_probe.runtime.atomic_files import sha256_of
 from replk_probe.runtime.paths import usable_path
+from replk_probe.runtime.provenance import NO_CLASSIFIER
 
 from ..branches.merge import merge_parallel_branches
 from ..branches.own_methods import become, call_merge_methods, has_merge_methods, like, unchanged
@@ -32,6 +34,8 @@ from .rename_keys import merge_fused_branches, to_own_names
 
 _FORMS = ("train", "merged", "merged+fused")
 _SHOWN_KEYS = 3
+# A tensor of a branch of a large kernel: number of the stage from 0, and name of the branch.
+_BRANCH = re.compile(r"stages\.(\d+)\..*\.((?:large|column|row|small|dilated)_conv\w*)\.(?:conv|bn)\.\w+")
 # State dicts of one file that are compared with a model.
 _MOST_CANDIDATES = 12
 
@@ -85,7 +89,7 @@ class CheckpointReport:
         """One sentence for the reader if the file has no classifier, or None."""
         if self.head == "missing":
             norm = " and no final norm" if any(name.startswith("norm.") for name in self.missing) else ""
-            return f"The file has no classifier{norm}: features are trained, class scores are not."
+            return f"{NO_CLASSIFIER}{norm}: features are trained, class scores are not."
         return None
 
 
@@ -406,7 +410,24 @@ def _hint(plan: Plan, own: Mapping[str, Tensor], seems: Fingerprint, mine: Finge
         return f"The file appears to be {seems}: use the model {seems.model}, or another file."
     if seems.title != mine.title:
         return f"The file appears to be {seems}: use the model that it was made for, or another file."
+    lacking = _lacking_branches(plan)
+    if lacking:
+        return f"The file lacks {lacking}: use the complete file, or a model without these layers."
     return "Use the model that the file was made for, or another file."
+
+
+def _lacking_branches(plan: Plan) -> str:
+    """The branches of large kernels to which all differences are limited, such as ``small_conv in stages 3, 4``."""
+    stages: dict[str, set[int]] = {}
+    for name in plan.missing:
+        found = _BRANCH.fullmatch(name)
+        if found is None or plan.unexpected or plan.misshaped:
+            return ""
+        stages.setdefault(found[2], set()).add(int(found[1]) + 1)
+    return "; ".join(
+        f"{branch} in stage{'s' * (len(numbers) > 1)} {', '.join(map(str, sorted(numbers)))}"
+        for branch, numbers in stages.items()
+    )
 
 
 def _some(what: str, names: list[str], verb: bool = True) -> str:

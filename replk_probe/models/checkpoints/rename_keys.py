@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor, nn
 
@@ -13,6 +13,7 @@ from replk_probe.runtime.checks import check_choice
 from ..architectures.mobilenet_v2 import LargeKernelMobileNetV2
 from ..architectures.replknet import RepLKNet
 from ..architectures.slak import SLaK
+from ..architectures.unireplknet import UniRepLKNet
 
 # Names of the branches in the authors' files -> names in this package. SLaK's authors renamed theirs twice.
 _BRANCHES = {
@@ -26,6 +27,7 @@ _BRANCHES = {
 _BRANCH = re.compile(rf"(?<=\.large_kernel\.)({'|'.join(_BRANCHES)})(?=\.)")
 _OFFICIAL = {"large_conv": "lkb_origin", "reparam_conv": "lkb_reparam", "column_conv": "LoRA1", "row_conv": "LoRA2"}
 _OWN_BRANCH = re.compile(rf"(?<=\.large_kernel\.)({'|'.join(_OFFICIAL)})(?=\.)")
+_BLOCK = r"(stages\.\d+\.\d+)"
 # A merged SLaK is timm's ConvNeXt with other kernels: patterns for names in this package -> names in timm. The first
 # match counts.
 _TO_TIMM = (
@@ -46,7 +48,35 @@ _FROM_TIMM = (
     (r"head\.norm\.", r"norm."),
     (r"head\.fc\.", r"head."),
 )
-# Norms that detectors and segmenters add after each stage of RepLKNet or SLaK.
+# UniRepLKNet: patterns for names in the authors' files -> names in this package, and the reverse. A merged large kernel
+# has the name of the one before merging, but also a bias.
+_FROM_UNIREPLKNET = (
+    (rf"{_BLOCK}\.dwconv\.lk_origin\.", r"\1.dwconv.large_conv.conv."),
+    (rf"{_BLOCK}\.dwconv\.origin_bn\.", r"\1.dwconv.large_conv.bn."),
+    (rf"{_BLOCK}\.dwconv\.dil_conv_k(\d+)_(\d+)\.", r"\1.dwconv.dilated_conv_k\2_d\3.conv."),
+    (rf"{_BLOCK}\.dwconv\.dil_bn_k(\d+)_(\d+)\.", r"\1.dwconv.dilated_conv_k\2_d\3.bn."),
+    (rf"{_BLOCK}\.pwconv1\.1\.", r"\1.pwconv1."),
+    (rf"{_BLOCK}\.act\.1\.", r"\1.act."),
+    (rf"{_BLOCK}\.pwconv2\.0\.", r"\1.pwconv2."),
+    (rf"{_BLOCK}\.pwconv2\.2\.", r"\1.pwconv2_bn."),
+)
+_FROM_MERGED_UNIREPLKNET = (
+    (rf"{_BLOCK}\.dwconv\.lk_origin\.", r"\1.dwconv.reparam_conv."),
+    *_FROM_UNIREPLKNET,
+)
+_TO_UNIREPLKNET = (
+    (rf"{_BLOCK}\.dwconv\.(?:large_conv\.conv|reparam_conv)\.", r"\1.dwconv.lk_origin."),
+    (rf"{_BLOCK}\.dwconv\.large_conv\.bn\.", r"\1.dwconv.origin_bn."),
+    (rf"{_BLOCK}\.dwconv\.dilated_conv_k(\d+)_d(\d+)\.conv\.", r"\1.dwconv.dil_conv_k\2_\3."),
+    (rf"{_BLOCK}\.dwconv\.dilated_conv_k(\d+)_d(\d+)\.bn\.", r"\1.dwconv.dil_bn_k\2_\3."),
+    (rf"{_BLOCK}\.pwconv1\.", r"\1.pwconv1.1."),
+    (rf"{_BLOCK}\.act\.", r"\1.act.1."),
+    (rf"{_BLOCK}\.pwconv2\.", r"\1.pwconv2.0."),
+    (rf"{_BLOCK}\.pwconv2_bn\.", r"\1.pwconv2.2."),
+)
+_UNIREPLKNET = re.compile(r"(backbone\.)?stages\.\d+\.\d+\.(dwconv\.(lk_origin|dil_conv)|act\.1\.gamma)")
+_OWN_UNIREPLKNET = re.compile(rf"{_BLOCK}\.act\.gamma")
+# Norms that detectors and segmenters add after each stage of RepLKNet, SLaK or UniRepLKNet.
 _STAGE_NORM = re.compile(r"(stages\.\d+\.norm|norm\d)\.(weight|bias|running_mean|running_var|num_batches_tracked)")
 _TASK_HEADS = re.compile(r"(decode_head|auxiliary_head|neck|rpn_head|roi_head|bbox_head|mask_head)\.")
 # torchvision's DenseNet files have a dot where its modules have none.
@@ -71,7 +101,11 @@ def to_own_names(
     )
     stages = [int(m[1]) for m in map(re.compile(r"(?:backbone\.)?stages\.(\d+)\.").match, state) if m]
     last_norm = f"stages.{max(stages, default=3)}.norm."
-    large = any(".large_kernel." in name for name in state)
+    unireplknet: tuple[tuple[str, str], ...] = ()
+    if any(map(_UNIREPLKNET.match, state)):
+        merged = any(name.endswith(".dwconv.lk_origin.bias") for name in state)
+        unireplknet = _FROM_MERGED_UNIREPLKNET if merged else _FROM_UNIREPLKNET
+    large = bool(unireplknet) or any(".large_kernel." in name or _OWN_UNIREPLKNET.search(name) for name in state)
     # The model is checked as well, because files of timm's own ConvNeXt have the same names.
     timm = "stages.0.blocks.0.conv_dw.weight" in state and any(".large_kernel." in name for name in own)
     renamed: dict[str, Tensor] = {}
@@ -91,7 +125,7 @@ def to_own_names(
             # This is the classifier in the multi-task head of the pre-trained XL model.
             new = re.sub(r"^head\.cls_22k\.", "head.", new)
             new = _DENSE.sub(r"\1\2", new)
-            branch = _BRANCH.sub(lambda found: _BRANCHES[found[1]], new)
+            branch = _renamed(_BRANCH.sub(lambda found: _BRANCHES[found[1]], new), unireplknet)
             official = official or branch != new
             new = branch
             if (large and _STAGE_NORM.fullmatch(new)) or (backbone and _TASK_HEADS.match(new)):
@@ -103,6 +137,16 @@ def to_own_names(
         origins[new] = name
     naming = "mmpretrain" if backbone else "timm" if timm else "official" if official else "own"
     return renamed, origins, dropped, naming
+
+
+def is_unireplknet(names: Iterable[str]) -> bool:
+    """Whether these are names in this package's UniRepLKNet."""
+    return any(map(_OWN_UNIREPLKNET.fullmatch, names))
+
+
+def unireplknet_name(name: str) -> str:
+    """The name in the code of UniRepLKNet's authors for a name in this package."""
+    return _renamed(name, _TO_UNIREPLKNET)
 
 
 def official_name(name: str) -> str:
@@ -168,6 +212,7 @@ SCHEMES = tuple(_RENAME)
 # Architectures to which a scheme does not apply, and why.
 _WITHOUT: tuple[tuple[type[nn.Module], str, str], ...] = (
     (RepLKNet, "timm", "timm has no RepLKNet"),
+    (UniRepLKNet, "timm", "timm has no UniRepLKNet"),
     (LargeKernelMobileNetV2, "timm", "timm's MobileNet V2 only has 3 x 3 kernels without bias"),
     (LargeKernelMobileNetV2, "official", "no code for a MobileNet V2 with large kernels was published"),
 )
@@ -179,18 +224,20 @@ def check_scheme(scheme: str, network: nn.Module, model: str) -> None:
     if scheme == "replk-probe" or isinstance(network, SLaK):
         return
     known = [reason for family, without, reason in _WITHOUT if isinstance(network, family) and scheme == without]
-    if isinstance(network, RepLKNet) and not known:
+    has_official = isinstance(network, RepLKNet | UniRepLKNet)
+    if has_official and not known:
         return
     elsewhere = type(network).__module__.startswith("timm.")
     others = "its own names are timm's" if elsewhere else "its tensors have no other names"
     reason = known[0] if known else others
-    usable = "official or replk-probe" if isinstance(network, RepLKNet) else "replk-probe"
+    usable = "official or replk-probe" if has_official else "replk-probe"
     raise InvalidInputError(f"The naming scheme {scheme!r} does not apply to {model}: {reason}. Use {usable}.")
 
 
 def in_scheme(scheme: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors renamed to a scheme that :func:`check_scheme` accepts."""
-    return {_RENAME[scheme](name): tensor for name, tensor in tensors.items()}
+    rename = unireplknet_name if scheme == "official" and is_unireplknet(tensors) else _RENAME[scheme]
+    return {rename(name): tensor for name, tensor in tensors.items()}
 
 
 def timm_call(network: nn.Module) -> str | None:

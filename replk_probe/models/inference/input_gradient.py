@@ -30,6 +30,7 @@ from replk_probe.ops import (
 from replk_probe.runtime.devices import is_autocast
 
 from ..layers.depthwise import activation_of
+from ..layers.response_norm import EPS, GeluResponseNorm
 from .gradient_box import Box, box_of, grown, put_back
 
 Direction = Literal["forward", "grad_input"]
@@ -40,6 +41,8 @@ AUTOGRAD_BELOW = 2**20
 # Measured: with fewer products, or fewer per converted value, float32 is as fast as bfloat16.
 _LEAST_PRODUCTS = 2**24
 _LEAST_REUSE = 48
+# Number of values that several elementwise operations process one after the other, so that they stay in the cache.
+_CHUNK = 2**20
 
 
 class _InputGradient(torch.autograd.Function):
@@ -91,6 +94,23 @@ class _Depthwise(torch.autograd.Function):
         for is_active in ctx.saved_tensors:
             grad = _through(grad, is_active)
         return ctx.module.input_gradient(grad), None
+
+
+class _GeluResponseNorm(torch.autograd.Function):
+    """A :class:`GeluResponseNorm` with frozen parameters; saves its input only, half of what autograd saves."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, module: FrozenGeluResponseNorm) -> Tensor:
+        ctx.module = module
+        output, norm = module.activations(input)
+        ctx.save_for_backward(input, norm)
+        output *= module.scale(norm)
+        return output if module.beta is None else output.add_(module.beta)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.module.input_gradient(grad, *ctx.saved_tensors), None
 
 
 def _cut(grad: Tensor, box: Box) -> Tensor:
@@ -355,12 +375,73 @@ class FrozenReLU(nn.ReLU):
         return _ReluSigns.apply(input, inplace)  # type: ignore[no-any-return]
 
 
+class FrozenGeluResponseNorm(GeluResponseNorm):
+    """A :class:`GeluResponseNorm` with frozen parameters: ``[N, H, W, C] -> [N, H, W, C]``."""
+
+    autograd_below: int = 0
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the output for ``input``; only the gradient of the input is computed in the backward pass."""
+        if is_autocast(input.device) or input.numel() < self.autograd_below:
+            return super().forward(input)
+        return _GeluResponseNorm.apply(input, self)  # type: ignore[no-any-return]
+
+    def activations(self, input: Tensor) -> tuple[Tensor, Tensor]:
+        """GELU of the input, and its norm over H and W, ``[N, 1, 1, C]``."""
+        output = torch.empty_like(input, memory_format=torch.contiguous_format)
+        squares = [_summed_products(input[index], output[index], output[index]) for index in range(len(input))]
+        return output, torch.stack(squares).sqrt().to(input.dtype)
+
+    def scale(self, norm: Tensor) -> Tensor:
+        """Factor of each activation, ``[N, 1, 1, C]``, from the norm of the activations."""
+        return self.gamma * (norm / (norm.mean(-1, keepdim=True) + EPS)) + 1
+
+    def input_gradient(self, grad: Tensor, input: Tensor, norm: Tensor) -> Tensor:
+        """Gradient of the input, ``[N, H, W, C]``, from that of the output and the norm of the activations."""
+        found = torch.empty_like(input, memory_format=torch.contiguous_format)
+        products = [_summed_products(input[index], found[index], grad[index]) for index in range(len(input))]
+        # The gradient of each factor, then of each norm, which is part of its own ratio and of the mean.
+        ratio_grad = self.gamma * torch.stack(products).to(norm.dtype)
+        mean = norm.mean(-1, keepdim=True) + EPS
+        norm_grad = ratio_grad / mean - (ratio_grad * norm).mean(-1, keepdim=True) / mean**2
+        # As in autograd, a norm of zero has the gradient zero.
+        through_norm = torch.where(norm > 0, norm_grad / norm, 0)
+        scale = self.scale(norm)
+        for index in range(len(input)):
+            rows = (part[index].flatten(0, 1) for part in (input, found, grad))
+            for x, y, given in zip(*map(_chunks, rows), strict=True):
+                inner = torch.addcmul(given * scale[index, 0], y, through_norm[index, 0])
+                torch.ops.aten.gelu_backward.grad_input(inner, x, grad_input=y)
+        return found
+
+
+def _summed_products(input: Tensor, output: Tensor, factor: Tensor) -> Tensor:
+    """Write the GELU of ``input``, ``[H, W, C]``, to ``output``, and sum its products with ``factor`` over H and W.
+
+    Returns:
+        The sums, ``[1, 1, C]``, in float32 for narrower types.
+    """
+    wide = torch.promote_types(input.dtype, torch.float32)
+    total = torch.zeros(input.shape[-1], dtype=wide, device=input.device)
+    rows = (part.flatten(0, 1) for part in (input, output, factor))
+    for x, y, other in zip(*map(_chunks, rows), strict=True):
+        torch.ops.aten.gelu.out(x, out=y)
+        total += (y * other).sum(0, dtype=wide)
+    return total[None, None]
+
+
+def _chunks(rows: Tensor) -> tuple[Tensor, ...]:
+    """``[P, C]`` in parts of consecutive rows; only the CPU gains from several."""
+    return torch.split(rows, max(_CHUNK // rows.shape[1], 1)) if rows.device.type == "cpu" else (rows,)
+
+
 _FROZEN: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm2d: FrozenBatchNorm2d,
     BatchNormAct2d: FrozenBatchNormAct2d,
     nn.Conv2d: FrozenConv2d,
     DepthwiseConv2d: FrozenConv2d,
     nn.Linear: FrozenLinear,
+    GeluResponseNorm: FrozenGeluResponseNorm,
     nn.ReLU: FrozenReLU,
 }
 
@@ -412,7 +493,7 @@ def use_autograd(model: nn.Module) -> None:
     products in bfloat16.
     """
     for module in model.modules():
-        if isinstance(module, _Reducible | FrozenDepthwiseConv2d | FrozenReLU):
+        if isinstance(module, _Reducible | FrozenDepthwiseConv2d | FrozenReLU | FrozenGeluResponseNorm):
             module.autograd_below = AUTOGRAD_BELOW
 
 

@@ -16,7 +16,7 @@ from replk_probe.runtime.checks import check_choice
 from ..branches.find import find_parallel_branches
 from ..branches.merge import merge_parallel_branches
 from ..branches.own_methods import like, merge_by_own_methods
-from ..layers.reparam import Mergeable, Reparameterizable
+from ..layers.reparam import Foldable, Mergeable, Reparameterizable
 from ..model_id import check_network
 from .check import Check, tolerance
 from .copying import copy_of, device_and_dtype
@@ -196,6 +196,9 @@ def _copy(
             if isinstance(module, Mergeable) and not keep.startswith(f"{name}."):
                 module.reparameterize()
         if fold:
+            for name, module in list(prepared.named_modules()):
+                if isinstance(module, Foldable) and not keep.startswith(f"{name}."):
+                    module.fold_norms()
             fold_neighbors(prepared, keep)
         freeze_layers(prepared, log, unfrozen)
         # Module.to converts tensors of five axes as well, which torch refuses.

@@ -39,8 +39,30 @@ class Mergeable(nn.Module):
         raise NotImplementedError
 
 
+class Foldable(nn.Module):
+    """A block that can fold norms and scales that do not directly follow a convolution in an ``nn.Sequential``.
+
+    Attributes:
+        preserved_layers: Paths in the block of the layers whose outputs do not change.
+    """
+
+    preserved_layers: tuple[str, ...]
+
+    def fold_norms(self) -> None:
+        """Merge the branches of the block and fold its norms, in place; repeated calls have no effect."""
+        raise NotImplementedError
+
+
 class Reparameterizable(nn.Module):
     """Adds :meth:`reparameterize` and :meth:`fuse_bn` to a network."""
+
+    def merge_as_published(self) -> Self:
+        """Bring the network into the form of its authors' merged files, in place: by default :meth:`reparameterize`.
+
+        Returns:
+            The network itself.
+        """
+        return self.reparameterize()
 
     def reparameterize(self) -> Self:
         """Merge the depthwise branches, each with its own batch norm, in place; repeated calls have no effect.
@@ -80,6 +102,8 @@ def reparameterize(model: ModuleT) -> ModuleT:
 def fuse_bn(model: ModuleT) -> ModuleT:
     """Merge branches, then fold every batch norm that directly follows a convolution in an ``nn.Sequential``, in place.
 
+    Blocks that are :class:`Foldable` fold their own norms.
+
     Args:
         model: Any network; only layers for which folding is exact are changed.
 
@@ -88,9 +112,23 @@ def fuse_bn(model: ModuleT) -> ModuleT:
     """
     reparameterize(model)
     for module in list(model.modules()):
-        if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+        if isinstance(module, Foldable):
+            module.fold_norms()
+        elif isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
             fold_sequence(module)
     return model
+
+
+def merge_as_published(model: ModuleT) -> ModuleT:
+    """Merge a network in place; see :meth:`Reparameterizable.merge_as_published`.
+
+    Args:
+        model: Any network; one without branches is returned unchanged.
+
+    Returns:
+        ``model``.
+    """
+    return model.merge_as_published() if isinstance(model, Reparameterizable) else reparameterize(model)
 
 
 def is_foldable(conv: nn.Module) -> bool:
@@ -226,6 +264,40 @@ def folded_weight(conv: nn.Conv2d, bn: nn.Module) -> tuple[Tensor, Tensor]:
     if bn.affine:
         bias = bias + _double(bn.bias)
     return weight * scale.reshape(-1, 1, 1, 1), bias
+
+
+def fuse_linear_bn(linear: nn.Linear, bn: nn.Module, shift: Tensor | None, scale: Tensor | None) -> nn.Linear:
+    """The linear layer that equals ``scale * bn(linear(x + shift))`` with the running statistics of ``bn``.
+
+    Args:
+        linear: Linear layer from I to O features, with or without bias; not modified.
+        bn: Batch norm of its outputs, or ``nn.Identity``; not modified.
+        shift: Added to the inputs, ``[I]``, or None.
+        scale: Factor of the outputs, ``[O]``, or None.
+
+    Returns:
+        A new linear layer with bias. Dtype, device, mode and ``requires_grad`` are those of ``linear``. The arithmetic
+        is done in float64.
+
+    Raises:
+        InvalidInputError: ``bn`` is not a batch norm with running statistics.
+    """
+    pointwise = nn.Conv2d(linear.in_features, linear.out_features, 1, bias=False, device="meta")
+    weight = _double(linear.weight)
+    bias = weight.new_zeros(linear.out_features) if linear.bias is None else _double(linear.bias)
+    if shift is not None:
+        bias = bias + weight @ _double(shift)
+    pointwise.weight, pointwise.bias = nn.Parameter(weight[:, :, None, None]), nn.Parameter(bias)
+    folded, bias = folded_weight(pointwise, bn)
+    weight = folded[:, :, 0, 0]
+    if scale is not None:
+        weight, bias = weight * _double(scale)[:, None], bias * _double(scale)
+    fused = nn.Linear(linear.in_features, linear.out_features, device="meta").train(linear.training)
+    fused.weight, fused.bias = (
+        nn.Parameter(value.to(linear.weight.device, linear.weight.dtype), linear.weight.requires_grad)
+        for value in (weight, bias)
+    )
+    return fused
 
 
 def _double(tensor: Tensor) -> Tensor:

@@ -15,12 +15,14 @@ from replk_probe.models import data_config
 from replk_probe.models.architectures.mobilenet_v2 import LargeKernelMobileNetV2
 from replk_probe.models.architectures.replknet import RepLKNet
 from replk_probe.models.architectures.slak import SLaK
+from replk_probe.models.architectures.unireplknet import UniRepLKNet
 from replk_probe.models.summary import own_models
 
 SMALL = [
     lambda **more: RepLKNet((7, 5), (1, 2), (8, 12), **more),
     lambda **more: SLaK((7, 5), (1, 2), (8, 12), **more),
     lambda **more: LargeKernelMobileNetV2(5, 3, **more),
+    lambda **more: UniRepLKNet((1, 2), (8, 12), ((3,), (7, 5)), **more),
 ]
 
 
@@ -43,7 +45,8 @@ def test_names() -> None:
     ]
     assert timm.list_models("mobilenetv2_micro*") == ["mobilenetv2_micro_k13", "mobilenetv2_micro_k13_rep"]
     assert timm.list_models("slak_*") == ["slak_base", "slak_small", "slak_tiny"]
-    assert len(own_models()) == 32
+    assert timm.list_models("unireplknet_*") == [f"unireplknet_{size}" for size in [*"abflnpst", "xl"]]
+    assert len(own_models()) == 41
 
 
 def test_the_package_alone_stays_light_and_registers_silently() -> None:
@@ -65,7 +68,9 @@ def test_preprocessing_is_that_of_the_published_weights() -> None:
     assert (base.input_size, large.input_size, xl.input_size) == ((224, 224), (384, 384), (320, 320))
 
 
-@pytest.mark.parametrize("name", ["replknet31b", "slak_tiny", "convnext_tiny_k31", "mobilenetv2_k9_rep"])
+@pytest.mark.parametrize(
+    "name", ["replknet31b", "slak_tiny", "convnext_tiny_k31", "mobilenetv2_k9_rep", "unireplknet_a"]
+)
 def test_names_in_the_configuration_exist(name: str) -> None:
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=7)
@@ -96,7 +101,7 @@ def test_features_head_and_classifier(build) -> None:  # type: ignore[no-untyped
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["replknet3", "mobilenetv2_k3"])
+@pytest.mark.parametrize("name", ["replknet3", "mobilenetv2_k3", "unireplknet_a"])
 def test_features_only(name: str) -> None:
     with torch.device("meta"):
         backbone = timm.create_model(name, features_only=True)
@@ -110,10 +115,15 @@ def test_stochastic_depth_grows_to_the_rate_given() -> None:
         model = timm.create_model("replknet31b", drop_path_rate=0.3)
         rates = [getattr(block.drop_path, "drop_prob", 0.0) for stage in model.stages for block in stage.blocks]
         slak = timm.create_model("slak_tiny", drop_path_rate=0.1)
+        unireplknet = timm.create_model("unireplknet_a", drop_path_rate=0.1)
+        unireplknet_rates = [
+            getattr(block.drop_path, "drop_prob", 0.0) for stage in unireplknet.stages for block in stage
+        ]
         slak_rates = [getattr(block.drop_path, "drop_prob", 0.0) for stage in slak.stages for block in stage]
     # A large-kernel block and its feed-forward block share a rate.
     assert rates[::2] == rates[1::2] == pytest.approx(torch.linspace(0, 0.3, 24).tolist())
     assert slak_rates == pytest.approx(torch.linspace(0, 0.1, 18).tolist())
+    assert unireplknet_rates == pytest.approx(torch.linspace(0, 0.1, 12).tolist())
 
 
 def test_initialization_is_that_of_torch() -> None:

@@ -649,6 +649,9 @@ KEY_FILES = {
     "SLaK-T": "slak_tiny",
     "SLaK-S": "slak_small",
     "SLaK-B": "slak_base",
+    "UniRepLKNet-A": "unireplknet_a",
+    "UniRepLKNet-T": "unireplknet_t",
+    "UniRepLKNet-S": "unireplknet_s",
 }
 
 

@@ -16,6 +16,7 @@ from replk_probe.models.architectures.convnext import LargeKernelConvNeXt
 from replk_probe.models.architectures.mobilenet_v2 import LargeKernelMobileNetV2
 from replk_probe.models.architectures.replknet import RepLKNet
 from replk_probe.models.architectures.slak import SLaK
+from replk_probe.models.architectures.unireplknet import UniRepLKNet
 from replk_probe.models.layers.large_kernel import ConvBN, LargeKernelConv
 from replk_probe.ops import DepthwiseConv2d, depthwise_conv2d, native_info
 
@@ -40,6 +41,7 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "slak, whole kernels": lambda: slak(False),
     "slak, whole kernels, no branch": lambda: slak(False, None),
     "convnext": lambda: LargeKernelConvNeXt((11, 9), depths=(1, 2), dims=(8, 12), layer_scale=1.0),
+    "unireplknet": lambda: UniRepLKNet((2, 2), (8, 12), ((3, 7), (5, 9)), layer_scale=1.0),
     "mobilenet": lambda: LargeKernelMobileNetV2(9),
     "mobilenet, branch": lambda: LargeKernelMobileNetV2(9, 3),
     "mobilenet, branch, no shortcut": lambda: LargeKernelMobileNetV2(9, 3, shortcut=False),
@@ -224,7 +226,7 @@ def test_every_depthwise_convolution_of_stride_one_has_native_kernels(model: nn.
     def check() -> None:
         for name, conv in model.named_modules():
             if isinstance(conv, nn.Conv2d):
-                covered = conv.groups > 1 and conv.stride == (1, 1)
+                covered = conv.groups > 1 and conv.stride == conv.dilation == (1, 1)
                 assert type(conv) is (DepthwiseConv2d if covered else nn.Conv2d), name
 
     check()
