@@ -80,7 +80,7 @@ def test_list_of_timm(replk_probe: Run) -> None:
 
 def test_fetch_from_timm(replk_probe: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = small_file(tmp_path / "model.safetensors")
-    monkeypatch.setattr("timm.models._hub.hf_hub_download", lambda *_, **__: str(path))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: str(path))
     result = replk_probe("weights", "fetch", "resnet101.tv_in1k")
     assert result.stdout == f"{path}\n"
     assert "license: bsd-3-clause" in result.stderr

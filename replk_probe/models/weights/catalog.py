@@ -51,6 +51,47 @@ def _published(
     )
 
 
+_UNIREPLKNET_REPOSITORY = "DingXiaoH/UniRepLKNet"
+# For the others, the hub's answer to a request has the digest.
+_UNIREPLKNET_DIGESTS = {
+    "unireplknet_a.in1k_224": "a0ef11d8514590413a11493850e4882bb2c15c4c0203f97481158c7c58d76128",
+    "unireplknet_f.in1k_224": "b070ba01e853df306ac9d945f3c3592506595908adc1333d09983209fef7d5c8",
+    "unireplknet_p.in1k_224": "36363a5df396c0550b67208c50cd1936d7154839ad8f791937e952b6093a83d4",
+    "unireplknet_s.in22k_ft_in1k_384": "120fd52aeb737512807600c53d89d86b0f2e81172b8049768e7ce52c389accfa",
+    "unireplknet_s.in22k": "0ce556076536e876e407592fce67f5cbdb6245c6dfbc35e8cdc25b51a3ccfe43",
+    "unireplknet_b.in22k": "aa3d4d70eb992e5e9f4dee0a4542fbad71c3cea7e2f08c03720c7308c1d62c51",
+    "unireplknet_b.in22k_ft_in1k_384": "cb37d591f7eec89bc08b49b727798722aa9f4c465c7358936f6573d568dcab2a",
+    "unireplknet_l.in22k": "b46656fb33fab335b1a2844822c76b325ba4c404186303649d84762e08ef5fb2",
+    "unireplknet_xl.in22k_ft_in1k_384": "a5fb3d98f978dc4925cd50d3f3f8fd0c7dc5e47a8b4f22a68decb0c56fadf268",
+}
+
+
+def _unireplknet(variant: str, tag: str, top1: float | None = None) -> CatalogEntry:
+    """One entry for a file of UniRepLKNet's authors."""
+    training, input_size, file = {
+        "in1k_224": ("ImageNet-1K, 300 epochs", 224, f"in1k_224_acc{top1:.2f}" if top1 else ""),
+        "in22k": (_IN22K, 224, "in22k_pretrain"),
+        "in22k_ft_in1k_384": (_IN22K_384, 384, f"in22k_to_in1k_384_acc{top1:.2f}" if top1 else ""),
+    }[tag]
+    name = f"unireplknet_{variant}.{tag}"
+    return CatalogEntry(
+        name=name,
+        model=f"unireplknet_{variant}",
+        url=None,
+        drive_id=None,
+        sha256=_UNIREPLKNET_DIGESTS.get(name),
+        license="Apache-2.0 (of github.com/AILab-CVC/UniRepLKNet)",
+        provenance=f"as published by the authors of UniRepLKNet (Ding et al., CVPR 2024) at "
+        f"https://huggingface.co/{_UNIREPLKNET_REPOSITORY}",
+        training=training,
+        top1=top1,
+        input_size=input_size,
+        num_classes=None if tag == "in22k" else 1000,
+        hub_id=_UNIREPLKNET_REPOSITORY,
+        hub_file=f"unireplknet_{variant}_{file}.pth",
+    )
+
+
 _SLAK: dict[str, Any] = {
     "training": "ImageNet-1K, 300 epochs, 40 % sparse",
     "remark": "The authors do not state whether the plain or the averaged entry of the file has this accuracy; the "
@@ -103,6 +144,15 @@ _ENTRIES = (
     _published("slak_tiny.in1k", "1Iut2f5FMS_77jGPYoUJDQzDIXOsax1u4", top1=82.5, **_SLAK),
     _published("slak_small.in1k", "1etM6KQbnlsgDAZ37adsQJ3UI8Bbv2AVe", top1=83.8, **_SLAK),
     _published("slak_base.in1k", "1duUxUD3RSblQ6eDHd0n-u0aulwGypf1j", top1=84.0, **_SLAK),
+    *(
+        _unireplknet(variant, "in1k_224", top1)
+        for variant, top1 in zip("afpnts", (77.03, 78.58, 80.23, 81.64, 83.21, 83.91), strict=True)
+    ),
+    *(
+        _unireplknet(variant, tag, accuracy)
+        for variant, top1 in {"s": 86.44, "b": 87.40, "l": 87.88, "xl": 87.96}.items()
+        for tag, accuracy in (("in22k_ft_in1k_384", top1), ("in22k", None))
+    ),
     *embedded_entries(),
 )
 CATALOG: dict[str, CatalogEntry] = {entry.name: entry for entry in _ENTRIES}
@@ -116,6 +166,8 @@ _DEFAULTS = {
     "slak_tiny": "slak_tiny.in1k",
     "slak_small": "slak_small.in1k",
     "slak_base": "slak_base.in1k",
+    **{f"unireplknet_{variant}": f"unireplknet_{variant}.in1k_224" for variant in "afpnts"},
+    **{f"unireplknet_{variant}": f"unireplknet_{variant}.in22k_ft_in1k_384" for variant in ("b", "l", "xl")},
     **{entry.model: entry.name for entry in embedded_entries()},
 }
 

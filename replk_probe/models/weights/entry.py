@@ -29,9 +29,9 @@ class CatalogEntry:
 
     name: str  # name, MODEL.TAG
     model: str  # registry name of the model that the weights are for
-    url: str | None  # HTTPS address, or None if only Google Drive has the file
+    url: str | None  # HTTPS address, or None if only Google Drive or the Hugging Face hub has the file
     drive_id: str | None  # Google Drive id of the authors' file, or None
-    sha256: str | None  # first digits of the SHA-256 of the file at url, or None if none is published
+    sha256: str | None  # first digits of the SHA-256 of the file, or None if none is published
     license: str  # license, and what it was stated for
     provenance: str  # publisher of the weights
     training: str  # training data and schedule
@@ -42,16 +42,17 @@ class CatalogEntry:
     mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN  # mean of each channel, for inputs in [0, 1]
     std: tuple[float, ...] = IMAGENET_DEFAULT_STD  # standard deviation of each channel, for inputs in [0, 1]
     remark: str | None = None  # additional information for users of these weights
-    hub_id: str | None = None  # repository on the Hugging Face hub, for weights of timm
+    hub_id: str | None = None  # repository on the Hugging Face hub
+    hub_file: str | None = None  # name of the file in that repository; None for weights of timm, which finds it
     embedded: Path | None = None  # path of the file if it is included in this package
 
     @property
     def host(self) -> str:
-        """``"this package"``, ``"OpenMMLab"``, ``"Google Drive"`` or ``"timm hub"``."""
+        """``"this package"``, ``"OpenMMLab"``, ``"Google Drive"``, ``"Hugging Face"`` or ``"timm hub"``."""
         if self.embedded:
             return "this package"
         if self.hub_id:
-            return "timm hub"
+            return "Hugging Face" if self.hub_file else "timm hub"
         return "OpenMMLab" if self.url else "Google Drive"
 
     @property
@@ -62,4 +63,6 @@ class CatalogEntry:
     @property
     def filename(self) -> str:
         """Name of the file in the cache."""
+        if self.hub_file:
+            return self.hub_file
         return self.url.rsplit("/", 1)[-1] if self.url else f"{self.name}.pth"

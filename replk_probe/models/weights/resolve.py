@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ import timm
 import torch
 
 from replk_probe.errors import WeightsError, close_hint
-from replk_probe.runtime.download import cache_dir, check_reachable, fetch, fetch_drive, is_intact
+from replk_probe.runtime.download import cache_dir, fetch, fetch_drive, is_intact
 from replk_probe.runtime.paths import usable_path
 from replk_probe.runtime.provenance import EMBEDDED, RANDOM_INIT, USER_MODULE, WeightsInfo
 
@@ -23,6 +22,7 @@ from ..model_id import ModelId
 from .catalog import CATALOG, default_entry
 from .embedded import checked_file
 from .entry import CatalogEntry, DataConfig
+from .hub import cached_hub_file, fetch_from_hub, fetch_verified
 
 Host = Literal["auto", "openmmlab", "drive"]
 
@@ -122,7 +122,9 @@ def weights_path(entry: CatalogEntry, host: Host = "auto") -> Path:
 
 def cached_path(entry: CatalogEntry) -> Path | None:
     """The cached file of a catalog entry from any host, or None; its digest is not checked."""
-    if entry.hub_id:  # The hub's client keeps these in its own cache.
+    if entry.hub_file is not None:
+        return cached_hub_file(entry.hub_id or "", entry.hub_file)
+    if entry.hub_id:  # The names of timm's files on the hub are not known.
         return None
     if entry.embedded:
         return entry.embedded
@@ -140,9 +142,11 @@ def fetch_entry(
 ) -> Path:
     """Download the file of a catalog entry into the cache; embedded weights need no download.
 
+    Files of the Hugging Face hub are downloaded into the cache of its client.
+
     Args:
         entry: Catalog entry.
-        host: Host; ``"auto"`` uses the cache, then OpenMMLab, then Google Drive for files that OpenMMLab does not have.
+        host: Host; ``"auto"`` uses the cache, then the host of the entry: OpenMMLab before Google Drive.
         connect_timeout: Seconds to wait for the host to answer.
         progress: Whether to show a progress bar on a terminal.
         force: Whether to download the file again even if it is cached.
@@ -151,10 +155,12 @@ def fetch_entry(
         Path of the file, after checking its digest: the published one, or that of the first download from Google Drive.
 
     Raises:
-        WeightsError: See :func:`replk_probe.runtime.download.fetch`.
+        WeightsError: See :func:`replk_probe.runtime.download.fetch` and :func:`~.hub.fetch_verified`.
     """
     if entry.embedded and host == "auto":
         return checked_file(entry)
+    if entry.hub_id and entry.hub_file and host == "auto":
+        return fetch_verified(entry.hub_id, entry.hub_file, entry.sha256, connect_timeout, force=force)
     path = weights_path(entry, host)
     if host == "auto" and not force and not path.is_file():
         copy = cached_path(entry)
@@ -286,32 +292,10 @@ def _timm(model: ModelId, tag: str | None, download: _Download) -> ResolvedWeigh
 
 
 def _from_hub(cfg: Any, download: _Download) -> Path:
-    """The file that timm would load, through the hub's client and cache."""
-    from timm.models import _hub
-
-    hub: Any = _hub
+    """The file that timm would load."""
     repository, _, revision = cfg.hf_hub_id.partition("@")
     files = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else _HUB_FILES
-    for file in () if download.force else files:
-        try:
-            return Path(hub.hf_hub_download(repository, file, revision=revision or None, local_files_only=True))
-        except Exception:
-            # The client reports a file missing from the cache by one of several errors.
-            continue
-    # The client's own timeouts and retries are much longer.
-    check_reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), download.timeout)
-    failure: Exception | None = None
-    more = {"force_download": True} if download.force else {}
-    for file in files:
-        try:
-            return Path(hub.hf_hub_download(repository, file, revision=revision or None, **more))
-        except Exception as error:
-            # Errors come from three underlying libraries; the last one is reported.
-            failure = error
-    reason = " ".join(str(failure).split())[:160].rstrip(".")
-    raise WeightsError(
-        f"Cannot fetch {repository} from the Hugging Face hub. {reason}. Pass a path, or use random."
-    ) from failure
+    return fetch_from_hub(repository, files, download.timeout, revision=revision or None, force=download.force)
 
 
 def _into_torch_hub(url: str, download: _Download) -> Path:

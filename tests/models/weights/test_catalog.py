@@ -14,7 +14,7 @@ import timm
 import replk_probe.models  # noqa: F401 (registers our models)
 from replk_probe.errors import WeightsError
 from replk_probe.models.model_id import ModelId
-from replk_probe.models.weights import resolve
+from replk_probe.models.weights import hub, resolve
 from replk_probe.models.weights.catalog import (
     CATALOG,
     catalog_entries,
@@ -62,15 +62,15 @@ PUBLISHED = {name: entry for name, entry in CATALOG.items() if not entry.embedde
 
 
 def test_every_entry_can_be_fetched_and_names_its_publisher() -> None:
-    assert len(PUBLISHED) == 14
+    assert len(PUBLISHED) == 28
     for name, entry in PUBLISHED.items():
         assert name == entry.name
         assert name.startswith(f"{entry.model}.")
         assert timm.is_model(entry.model)
-        assert entry.license.startswith("MIT")
+        assert entry.license.startswith(("MIT", "Apache-2.0"))
         assert "as published by" in entry.provenance
-        assert entry.drive_id
-        assert (entry.url is None) == (entry.sha256 is None)
+        assert (entry.drive_id is None) == (entry.hub_file is not None)
+        assert entry.hub_file or (entry.url is None) == (entry.sha256 is None)
         if entry.url:
             assert entry.url.startswith("https://")
             assert digest_in_name(Path(entry.url)) == entry.sha256
@@ -112,7 +112,7 @@ def test_random_needs_nothing() -> None:
 @pytest.mark.parametrize("model", ["replknet31b", "slak_tiny", "torchvision:resnet101", "resnet10t", "replknet25"])
 def test_offline(model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("timm.models._hub.hf_hub_download", not_in_cache)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", not_in_cache)
     resolved = resolve_weights(model, "auto")
     assert (resolved.info.source, resolved.path) == ("random-init", None)
     assert resolved.info.note is not None
@@ -258,11 +258,11 @@ def test_torchvision(
 def test_timm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, weights: str, tag: str) -> None:
     asked: list[tuple[str, str]] = []
 
-    def download(repository: str, file: str, revision: str | None = None, local_files_only: bool = False) -> str:
+    def download(repository: str, file: str, **_: Any) -> str:
         asked.append((repository, file))
         return str(put(tmp_path / file))
 
-    monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     resolved = resolve_weights(model, weights)
     assert resolved.info.source == f"timm:resnet101.{tag}"
     assert asked == [(f"timm/resnet101.{tag}", "model.safetensors")]
@@ -275,18 +275,18 @@ def test_timm_by_force(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         asked.append(how)
         return str(put(tmp_path / file))
 
-    monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
-    monkeypatch.setattr(resolve, "check_reachable", lambda *_: None)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr(hub, "check_reachable", lambda *_: None)
     resolve_weights("resnet101", "pretrained", force=True)
-    assert asked == [{"revision": None, "force_download": True}]
+    assert asked == [{"revision": None, "endpoint": "https://huggingface.co", "force_download": True}]
 
 
 def test_timm_hub_failure_is_a_package_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def download(*_: Any, **__: Any) -> str:
         raise RuntimeError("404\nnot found")
 
-    monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
-    monkeypatch.setattr(resolve, "check_reachable", lambda *_: None)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr(hub, "check_reachable", lambda *_: None)
     with pytest.raises(
         WeightsError, match=r"Cannot fetch timm/resnet10t\.\w+ from the Hugging Face hub\. 404 not found"
     ):
