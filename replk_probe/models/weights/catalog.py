@@ -69,7 +69,7 @@ _UNIREPLKNET_DIGESTS = {
 def _unireplknet(variant: str, tag: str, top1: float | None = None) -> CatalogEntry:
     """One entry for a file of UniRepLKNet's authors."""
     training, input_size, file = {
-        "in1k_224": ("ImageNet-1K, 300 epochs", 224, f"in1k_224_acc{top1:.2f}" if top1 else ""),
+        "in1k_224": ("ImageNet-1K", 224, f"in1k_224_acc{top1:.2f}" if top1 else ""),
         "in22k": (_IN22K, 224, "in22k_pretrain"),
         "in22k_ft_in1k_384": (_IN22K_384, 384, f"in22k_to_in1k_384_acc{top1:.2f}" if top1 else ""),
     }[tag]

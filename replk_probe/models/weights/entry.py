@@ -48,11 +48,11 @@ class CatalogEntry:
 
     @property
     def host(self) -> str:
-        """``"this package"``, ``"OpenMMLab"``, ``"Google Drive"``, ``"Hugging Face"`` or ``"timm hub"``."""
+        """``"this package"``, ``"OpenMMLab"``, ``"Google Drive"``, ``"HF hub"`` or ``"timm hub"``."""
         if self.embedded:
             return "this package"
         if self.hub_id:
-            return "Hugging Face" if self.hub_file else "timm hub"
+            return "HF hub" if self.hub_file else "timm hub"
         return "OpenMMLab" if self.url else "Google Drive"
 
     @property

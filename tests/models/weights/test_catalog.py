@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import types
 from pathlib import Path
@@ -84,13 +85,28 @@ def test_catalog_equals_the_published_lists(data_dir: Path) -> None:
         pytest.skip(f"there is no list of published weights at {path}")
     facts = json.loads(path.read_text())["weights"]
     ids = {value for name, value in facts["google_drive"].items() if "OLD_WRONG_FILE" not in name}
-    assert {entry.drive_id for entry in PUBLISHED.values()} == ids
+    assert {entry.drive_id for entry in PUBLISHED.values() if entry.drive_id} == ids
     for published in facts["openmmlab"]:
         (entry,) = [entry for entry in CATALOG.values() if entry.url == published["url"]]
         assert entry.sha256 == published["sha256_prefix"]
         assert entry.drive_id == facts["google_drive"][published["converted_from"]]
         assert entry.top1 == pytest.approx(published["top1"], abs=0.25)
     assert sum(entry.url is not None for entry in CATALOG.values()) == len(facts["openmmlab"]) == 6
+
+
+def test_catalog_of_unireplknet_equals_the_published_lists(data_dir: Path) -> None:
+    path = data_dir.parent / "facts" / "FAMILIES.md"
+    if not path.is_file():
+        pytest.skip(f"there is no list of published weights at {path}")
+    tags = {"": "in1k_224", "22k-1k 384": "in22k_ft_in1k_384", "22k": "in22k"}
+    known = re.findall(r"^(a|f|p|s|b|l|xl) +([\d.]+|22k-1k 384|22k) +([0-9a-f]{64})$", path.read_text(), re.MULTILINE)
+    assert len(known) == 9
+    digests = {f"unireplknet_{size}.{tags.get(what, 'in1k_224')}": digest for size, what, digest in known}
+    found = {name: entry for name, entry in PUBLISHED.items() if entry.hub_file}
+    assert {name: entry.sha256 for name, entry in found.items() if entry.sha256} == digests
+    text = path.read_text()
+    for name, entry in found.items():
+        assert entry.top1 is None or f"{entry.top1:.2f}" in text, name
 
 
 def test_find_entry() -> None:

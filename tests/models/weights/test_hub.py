@@ -104,9 +104,9 @@ def test_a_file_is_fetched_once_and_verified(hub: Hub, sha256: str | None) -> No
 
 def test_catalog_entries_are_found_in_the_cache_of_the_hub(hub: Hub) -> None:
     entry = CATALOG["unireplknet_n.in1k_224"]
-    assert entry.host == "Hugging Face" and entry.sha256 is None and cached_path(entry) is None
+    assert entry.host == "HF hub" and entry.sha256 is None and cached_path(entry) is None
     assert fetch_entry(entry) == cached_path(entry)
-    with pytest.raises(WeightsError, match=r"is not on drive\. It is on Hugging Face\. Use host 'auto'\."):
+    with pytest.raises(WeightsError, match=r"is not on drive\. It is on HF hub\. Use host 'auto'\."):
         fetch_entry(entry, host="drive")
 
 
