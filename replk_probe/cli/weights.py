@@ -60,7 +60,8 @@ def list_weights(pattern: str, as_json: bool) -> None:
     for entry in entries:
         digest = entry.sha256[:8] if entry.sha256 else None
         cached_text = None if cached_path(entry) is None else "yes"
-        cells = (entry.name, entry.top1, entry.input_size, entry.host, digest, cached_text)
+        host = entry.host.removeprefix("Google ")  # the column is narrow, and the footer has the full name
+        cells = (entry.name, entry.top1, entry.input_size, host, digest, cached_text)
         shown = ["-" if cell is None else str(cell) for cell in cells]
         table_rows.append([*shown, entry.license.split(" (")[0], entry.training])
     left = ("host", "sha256", "cached", "license", "training")
