@@ -60,7 +60,7 @@ def list_weights(pattern: str, as_json: bool) -> None:
     for entry in entries:
         digest = entry.sha256[:8] if entry.sha256 else None
         cached_text = None if cached_path(entry) is None else "yes"
-        host = entry.host.removeprefix("Google ")  # the column is narrow, and the footer has the full name
+        host = entry.host.removeprefix("Google ").removeprefix("this ")  # the column is narrow
         cells = (entry.name, entry.top1, entry.input_size, host, digest, cached_text)
         shown = ["-" if cell is None else str(cell) for cell in cells]
         table_rows.append([*shown, entry.license.split(" (")[0], entry.training])
