@@ -52,7 +52,7 @@ def test_list_of_what_is_in_the_package(replk_probe: Run) -> None:
     listed = replk_probe("weights", "list", "replknet_micro*")
     assert listed.exit_code == 0
     (line,) = [line for line in listed.stdout.splitlines() if line.startswith("replknet_micro_k13.synthetic ")]
-    assert "this package" in line and "  yes  " in line and "accuracy on held-out congruent images" in line
+    assert "package" in line and "  yes  " in line and "accuracy on held-out congruent images" in line
     assert "Weights: embedded: small models trained on synthetic data" in listed.stdout
     (row,) = json.loads(replk_probe("weights", "list", "replknet_micro_k13.*", "--json").stdout)
     assert row["embedded"] is True and row["record"]["sha256"] == row["sha256"] and row["num_classes"] == 16
