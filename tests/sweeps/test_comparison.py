@@ -101,7 +101,9 @@ def test_models_with_different_default_sizes_are_not_compared() -> None:
 
 
 def test_names_of_comparisons_are_short_and_distinct(tmp_path: Path) -> None:
-    values = {"models": ["resnet10t", "resnet18"], "kernels": {"matrix": {"layer": ["a" * 240, "b/*", "b-*"]}}}
+    net = tmp_path / "net.py"
+    net.write_text("one = two = None\n")  # the layers of these are not looked up
+    values = {"models": [f"{net}:one", f"{net}:two"], "kernels": {"matrix": {"layer": ["a" * 240, "b/*", "b-*"]}}}
     long, first, second = grouped(values)
     assert len(long) < 100 and long.startswith("kernels-layer-aaa")
     assert first != second and first.startswith("kernels-layer-b--") and second.startswith("kernels-layer-b--")
