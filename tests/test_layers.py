@@ -103,7 +103,7 @@ RULES = (
     Rule(
         ("models/*",),
         (*LIGHT, "runtime.devices", "ops", "ops.*", "models", "models.*"),
-        ("timm", "torch", "torchvision", "safetensors", "numpy", "gdown"),
+        ("timm", "torch", "torchvision", "safetensors", "numpy", "gdown", "huggingface_hub"),
     ),
     # An analyzer's __init__ may import everything inside it, but not load torch, which reading results does not need.
     Rule(in_analyzers("__init__"), ("{package}.*",), torch_free=True),

@@ -42,5 +42,6 @@ def failure(name: str, error: Exception, before: Mapping[str, Exception]) -> Non
 
 def conclusion(count: int, noun: str, seconds: float, folder: Path | None) -> None:
     """Write the duration of a measurement and the folder of its results to standard error."""
-    speed = f" ({count / seconds:.3g} per second)" if seconds > 0 else ""
+    rate = count / seconds if seconds > 0 else 0.0
+    speed = f" ({rate:.0f} per second)" if rate >= 100 else f" ({rate:.3g} per second)" if rate else ""
     note(f"{count} {noun}{'' if count == 1 else 's'} in {seconds:.1f} s{speed}. Results in {folder}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.machinery
 import importlib.util
 import sys
 import warnings
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import timm
@@ -189,9 +190,23 @@ def _importable(folder: Path) -> Iterator[None]:
         sys.path[:] = before
 
 
+class _SourceLoader(importlib.machinery.SourceFileLoader):
+    """Always compiles the file.
+
+    Compiled code in ``__pycache__`` counts as current if the file has the same length and the same second of its last
+    change, so that an edit could be missed; none is written into the user's folder either.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
 def _import_file(path: Path) -> ModuleType:
     # The prefix keeps the file from shadowing an installed package of the same name.
-    spec = importlib.util.spec_from_file_location(f"_replk_probe_file_{path.stem}", path)
+    name = f"_replk_probe_file_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path, loader=_SourceLoader(name, str(path)))
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} cannot be imported")
     module = importlib.util.module_from_spec(spec)

@@ -100,7 +100,7 @@ def _stated_digest(path: Path, repository: str, file: str, timeout: float) -> st
         endpoint = _endpoint()
         url = huggingface_hub.hf_hub_url(repository, file, endpoint=endpoint)
         try:
-            stated = huggingface_hub.get_hf_file_metadata(url, timeout=timeout, endpoint=endpoint).etag or ""
+            stated = huggingface_hub.get_hf_file_metadata(url, timeout=timeout).etag or ""
         except Exception as error:
             reason = " ".join(str(error).split())[:160].rstrip(".")
             raise WeightsError(f"Cannot verify {file} of {repository}. {reason}. Try again later.") from error
