@@ -242,10 +242,13 @@ def numbers_lines(kernel: Kernel, inches: float) -> list[str]:
     sides = f"50, 90, 99 % within {within}" if within else "no mass"
     if text_points(sides, SMALL_SIZE) > inches * 72:
         sides = f"50, 90, 99 %: {within}"
+    skeleton = f"central row and column {percent(kernel.skeleton_share, 1)}"
+    if text_points(skeleton, SMALL_SIZE) > inches * 72:
+        skeleton = skeleton.removeprefix("central ")
     groups = [
         [f"{height}\u00d7{width}", channels],
         [f"center 3\u00d73 {percent(kernel.center3x3_share, 1)}"],
-        [f"central row and column {percent(kernel.skeleton_share, 1)}"],
+        [skeleton],
         [sides],
         [f"small branch {percent(kernel.small_branch_share, 1)}"]
         if kernel.small_branch_share is not None and kernel.variant == "merged"
