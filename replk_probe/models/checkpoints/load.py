@@ -81,7 +81,7 @@ class CheckpointReport:
     dropped: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     head: str | None = None
-    dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
+    dtypes: Mapping[str, torch.dtype] = field(default_factory=dict, repr=False)
     prefix: str | None = None
 
     @property
