@@ -60,8 +60,7 @@ def compose_layers(network: nn.Module, layers: Sequence[KernelLayer]) -> Compose
             reason = "only depthwise convolutions are composed, and none of the layers is one"
         else:
             reason = (
-                "none of the layers is a dilated depthwise convolution or follows another one with the same channels "
-                "without an operation between them that is not linear in each channel"
+                "none of the depthwise convolutions is dilated, or directly follows another one with the same channels"
             )
         first = layers[0].path
         notes[first] = (f"No kernels were composed: {reason}.", *notes.get(first, ()))

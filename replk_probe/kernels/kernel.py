@@ -52,6 +52,7 @@ class Kernel(ByValue):
         notes: Notes for the reader.
         composed_of: Paths of the convolutions of a composed kernel in their order; empty for other kernels.
         channel_statistics: Statistics of the signed kernels of single channels; None in files of earlier versions.
+        dilation: Distance in rows and columns between the entries of the magnitude, which has no gaps.
         change: Difference from the other checkpoint; None if none was given, or if that one has no such kernel.
     """
 
@@ -71,6 +72,7 @@ class Kernel(ByValue):
     composed_of: tuple[str, ...] = ()
     channel_statistics: ChannelStatistics | None = None
     change: KernelChange | None = None
+    dilation: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
         """Copy the arrays and make them read-only."""
@@ -86,6 +88,14 @@ class Kernel(ByValue):
         """(Kh, Kw)."""
         height, width = self.magnitude.shape
         return height, width
+
+    @property
+    def spread(self) -> FloatArray:
+        """:attr:`normalized` with zeros in the gaps of the dilation."""
+        (height, width), (down, across) = self.kernel_size, self.dilation
+        found = np.zeros((down * (height - 1) + 1, across * (width - 1) + 1))
+        found[::down, ::across] = self.normalized
+        return found
 
     @property
     def maximum(self) -> float:
@@ -188,6 +198,7 @@ class Kernel(ByValue):
             "composed_of": list(self.composed_of),
             "channel_statistics": as_plain(self.channel_statistics),
             "change": as_plain(self.change),
+            "dilation": list(self.dilation),
         }
 
 

@@ -122,8 +122,9 @@ def merger_of(model: nn.Module, path: str) -> str | None:
         around = model.get_submodule(".".join(parts[:end]))
         if merge_method(around):
             convs = [inner for inner in around.modules() if isinstance(inner, nn.Conv2d)]
+            parallel = [inner for inner in convs if _is_parallel(inner, conv)]
             # An entire network may also have such a method, but its convolutions are not parallel.
-            if len(convs) > 1 and all(_is_parallel(inner, conv) for inner in convs if max(inner.kernel_size) > 1):
+            if len(parallel) > 1 and {*parallel} >= {inner for inner in convs if max(inner.kernel_size) > 1}:
                 return ".".join(parts[:end])
     return None
 

@@ -167,6 +167,12 @@ def plan_kernels(model: nn.Module | str, config: KernelsConfig | None = None) ->
     )
 
 
+def _lacks_values(network: nn.Module, needed: Sequence[str]) -> bool:
+    """Whether some of the modules and tensors are on the meta device."""
+    starts = tuple(f"{name}." for name in needed)
+    return any(value.is_meta for name, value in stored_tensors(network).items() if f"{name}.".startswith(starts))
+
+
 def _created(name: str, weights: str | None, config: KernelsConfig) -> nn.Module:
     """The network of this name, with the values that the measurement needs."""
     return create_partly(
@@ -203,6 +209,9 @@ def _variants_in(
 ) -> tuple[tuple[KernelLayer, Variant], ...]:
     """The kernels to measure, with their layers; ``whole`` returns the network with all values."""
     stored = find_layers(network, specs)
+    if _lacks_values(network, _needed(network, stored)):  # a file in merged form, whose modules have other names
+        network = whole()
+        stored = find_layers(network, specs)
     composed = compose_layers(network, stored) if config.compose else ComposedLayers((), {})
     check_stored_values(network, _needed(network, stored + composed.layers))
     if need_own_methods(network, stored):
@@ -281,14 +290,14 @@ def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int
         notes += (f"{layer.name} has no mass: every weight is zero after folding batch norms.",)
     change = None
     if others is not None:
-        other = others.get((layer.path, variant.name))
+        other = _same_kernel(others, layer.path, variant.name)
         compared = None if other is None else other.weight().cpu()
         if compared is not None and compared.shape == weight.shape and bool(torch.isfinite(compared).all()):
             change = compare_kernels(weight.numpy(), compared.numpy())
         else:
             notes += (
-                f"{layer.name} ({variant.name}) is not compared: the other checkpoint has no finite kernel of this "
-                "variant and size.",
+                "Kernels without a change are not compared: the other checkpoint has no finite kernel of this variant "
+                "and size.",
             )
     composition = layer.module if isinstance(layer.module, Composition) else None
     return Kernel(
@@ -308,7 +317,20 @@ def _kernel(layer: KernelLayer, variant: Variant, aggregate: str, strongest: int
         composed_of=() if composition is None else composition.modules,
         channel_statistics=measure_channels(weight.flatten(0, 1).numpy()),
         change=change,
+        dilation=variant.dilation,
     )
+
+
+def _same_kernel(others: Others, path: str, name: str) -> Variant | None:
+    """The kernel of the other checkpoint; in a merged network it is the only one inside its block, or the reverse."""
+    if (path, name) in others:
+        return others[path, name]
+    inside = [
+        variant
+        for (other, variant_name), variant in others.items()
+        if variant_name == name and (other.startswith(f"{path}.") or path.startswith(f"{other}."))
+    ]
+    return inside[0] if len(inside) == 1 else None
 
 
 def _strongest(

@@ -49,8 +49,8 @@ def draw_composed(results: Sequence[KernelResult]) -> Figure:
             are shown, or fewer if they do not fit on a page.
 
     Returns:
-        A figure at most as wide as a page (7 inches). All maps of one row have cells of the same size. A dilated kernel
-        is drawn without the gaps between its entries, which only the composed kernel has.
+        A figure at most as wide as a page (7 inches). All maps of one row have cells of the same size. Dilated
+        kernels are drawn with the gaps between their entries.
 
     Raises:
         InvalidInputError: There is no composed kernel.
@@ -99,7 +99,7 @@ def _lines(panels: Sequence[Panel]) -> list[list[Panel]]:
 
 
 def _longest(line: Sequence[Panel]) -> int:
-    return max(max(panel.kernel.kernel_size) for panel in line)
+    return max(max(map(int, panel.kernel.spread.shape)) for panel in line)
 
 
 def _map_side(line: Sequence[Panel], side: float) -> float:
@@ -125,11 +125,12 @@ def _draw_line(ax: Axes, line: Sequence[Panel], top: float, side: float, width: 
         if text_points(name, SMALL_SIZE) > side * 72:
             name = name.rpartition(".")[2]
         add_lines(ax, [(name, SMALL_SIZE, INK, "normal")], left, below, side)
-        height, across = kernel.kernel_size
+        shown = kernel.spread
+        height, across = shown.shape
         at = top + _HEADING
         if (height, across) != (longest, longest):
             add_outline(ax, left, at, cell * longest)
-        add_map(ax, kernel.normalized, left + (longest - across) / 2 * cell, at + (longest - height) / 2 * cell, cell)
+        add_map(ax, shown, left + (longest - across) / 2 * cell, at + (longest - height) / 2 * cell, cell)
         numbers = [(text, SMALL_SIZE, MUTED, "normal") for text in _numbers(kernel)]
         add_lines(ax, numbers, left, at + cell * longest + 0.04, side)
 
@@ -138,8 +139,9 @@ def _numbers(kernel: Kernel) -> list[str]:
     """Lines below a map, which also fit below a narrow one."""
     height, width = kernel.kernel_size
     within = kernel.effective_size[90]
+    gaps = f" dilation {max(kernel.dilation)}" if max(kernel.dilation) > 1 else ""
     return [
-        f"{height}\u00d7{width}, {kernel.channels} channels",
+        f"{height}\u00d7{width}{gaps}, {kernel.channels} channels",
         f"center 3\u00d73 {percent(kernel.center3x3_share, 1)}",
         "no mass" if within is None else f"90 % within {within}\u00d7{within}",
     ]
@@ -152,7 +154,6 @@ def _caption(lines: Sequence[Sequence[Panel]], count: int) -> str:
     folding = folding_text([panel.kernel for panel in panels])
     text = (
         "The last map of each row shows the kernel that the convolutions to the left of it amount to, away from the "
-        f"borders; dilated kernels are drawn without their gaps. Absolute weights, {folding}{how} over channels, each "
-        "map divided by its maximum."
+        f"borders. Absolute weights, {folding}{how} over channels, each map divided by its maximum."
     )
     return text + (f" This figure shows {len(lines)} of {count} composed kernels." if len(lines) < count else "")

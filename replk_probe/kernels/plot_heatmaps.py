@@ -245,8 +245,9 @@ def numbers_lines(kernel: Kernel, inches: float) -> list[str]:
     skeleton = f"central row and column {percent(kernel.skeleton_share, 1)}"
     if text_points(skeleton, SMALL_SIZE) > inches * 72:
         skeleton = skeleton.removeprefix("central ")
+    gaps = f" dilation {max(kernel.dilation)}" if max(kernel.dilation) > 1 else ""
     groups = [
-        [f"{height}\u00d7{width}", channels],
+        [f"{height}\u00d7{width}{gaps}", channels],
         [f"center 3\u00d73 {percent(kernel.center3x3_share, 1)}"],
         [skeleton],
         [sides],
@@ -270,10 +271,15 @@ def variant_text(kernel: Kernel) -> str:
         return "merged in the weights"
     if kernel.branches == (ONE_OF_SEVERAL,):
         return "one of several branches"
+    if kernel.variant == "merged" and kernel.branches not in (("large",), ()):
+        if "small" in kernel.branches:
+            return "merged: large + small"
+        if "column" in kernel.branches:
+            return "merged: column + row"
+        if "large" in kernel.branches:
+            return f"merged: large + {len(kernel.branches) - 1} dilated"
+        count = len(kernel.branches)
+        return f"merged: {count} branches" if count > 1 else f"merged: {kernel.branches[0]} and more"
     if len(kernel.branches) < 2:
-        return "single kernel"
-    if kernel.variant == "merged":
-        if "large" in kernel.branches or "column" in kernel.branches:
-            return "merged: large + small" if "small" in kernel.branches else "merged: column + row"
-        return f"merged: {len(kernel.branches)} branches"
+        return "single kernel" if kernel.variant in ("merged", "large") else kernel.variant
     return "large: column + row" if kernel.variant == "large" and "column" in kernel.branches else kernel.variant

@@ -43,7 +43,7 @@ CSV_NAME = "kernels.csv"
 
 # Entries that files of earlier versions lack.
 _ADDED_TO_RUN: Row = {"compose": False, "against": None}
-_ADDED_TO_KERNEL: Row = {"composed_of": [], "channel_statistics": None, "change": None}
+_ADDED_TO_KERNEL: Row = {"composed_of": [], "channel_statistics": None, "change": None, "dilation": [1, 1]}
 
 _ADVICE = folder_of("kernels")
 _COLUMNS = (

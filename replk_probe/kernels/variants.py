@@ -58,6 +58,7 @@ class Variant:
     notes: tuple[str, ...] = ()  # notes for the reader
     names: tuple[str, ...] = ("large",)  # names of all branches of the layer, as in replk_probe.kernels.Kernel.branches
     channels: tuple[int, ...] | None = None  # output channels that the weights are those of; None for all
+    dilation: tuple[int, int] = (1, 1)  # of a kernel without the gaps between its entries
 
     def weight(self) -> Tensor:
         """``[O, I / groups, Kh, Kw]`` float64."""
@@ -307,21 +308,31 @@ def _of_conv(
         notes.append(
             f"{merger} adds up several branches and merges them by its own method: {layer.name} is only one of them."
         )
-    dilation = getattr(conv, "dilation", 1)
-    dilation = max(dilation) if isinstance(dilation, tuple) else dilation
-    if dilation != 1:
-        notes.append(f"{layer.name} is dilated by {dilation}: its kernel is shown without the gaps.")
+    given = getattr(conv, "dilation", 1)
+    dilation = (int(given[0]), int(given[-1])) if isinstance(given, tuple) else (int(given), int(given))
+    if max(dilation) > 1:
+        notes.append(
+            f"{layer.name} is dilated by {max(dilation)}: its numbers are those of the kernel without the gaps."
+        )
     if norms is None:
         notes.append(
             "No batch norm was folded into some kernels: the network cannot be traced, so it is not known which batch "
             "norm follows the convolution."
         )
     elif not norms:
-        notes.append("No batch norm was folded into kernels without a batch norm directly after the convolution.")
+        notes.append("Some convolutions are not directly followed by a batch norm, so that none was folded into them.")
     norm = next(iter((norms or {}).values()), nn.Identity())
     name = "merged" if variant == "all" else variant
     names = ("large",) if merger is None and not layer.is_apart else (ONE_OF_SEVERAL,)
-    return Variant(name, (_part(conv, norm),), groups_of(conv), tuple(norms or ()), notes=tuple(notes), names=names)
+    return Variant(
+        name,
+        (_part(conv, norm),),
+        groups_of(conv),
+        tuple(norms or ()),
+        notes=tuple(notes),
+        names=names,
+        dilation=dilation,
+    )
 
 
 def _pair(padding: Sequence[int | str] | str) -> tuple[int, int]:

@@ -76,7 +76,7 @@ def test_only_kernels_of_the_requested_layers_are_composed() -> None:
     layers = [(one.layer, one.variant) for one in measure_kernels(van(), "4.conv0", compose=True).kernels]
     assert layers == [("4.conv0", "merged"), ("4", "composed")]
     (alone,) = measure_kernels(van(), "2", compose=True).kernels
-    assert alone.notes[-1].startswith("No kernels were composed: none of the layers is a dilated depthwise convolution")
+    assert alone.notes[-1].startswith("No kernels were composed: none of the depthwise convolutions is dilated")
 
 
 def test_the_notes_state_why_nothing_was_composed() -> None:
@@ -93,7 +93,7 @@ def test_the_notes_state_why_nothing_was_composed() -> None:
 
     text = notes(nn.Sequential(conv(), nn.GELU(), conv()))
     assert "2 is not composed with another kernel: gelu lies between it and 0." in text
-    assert "No kernels were composed: none of the layers" in text
+    assert "No kernels were composed: none of the depthwise convolutions" in text
     assert "No kernels were composed: no forward pass of the network could be recorded." in notes(Refusing())
     dense = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))
     assert "No kernels were composed: only depthwise convolutions are composed" in notes(dense)
@@ -209,7 +209,18 @@ def test_against_a_merged_file(tmp_path: Path) -> None:
     changes = {kernel.variant: kernel.change for kernel in result.kernels}
     assert changes["large"] is None and changes["small"] is None
     assert changes["merged"] is not None and changes["merged"].relative_norm == pytest.approx(0, abs=1e-6)
-    assert "stage4.0 (large) is not compared: the other checkpoint has no finite kernel of this" in result.notes[-2]
+    assert "the other checkpoint has no finite kernel of this variant" in result.notes[-1]
+
+
+@pytest.mark.parametrize("name", ["mobileone_s0", "fastvit_t8"])
+def test_merged_kernels_of_other_packages_are_compared_with_their_branches(tmp_path: Path, name: str) -> None:
+    torch.manual_seed(0)
+    torch.save(timm.create_model(name).state_dict(), tmp_path / "a.pth")
+    replk_probe.models.reparam_checkpoint(tmp_path / "a.pth", tmp_path / "b.safetensors", name)
+    result = measure_kernels(name, weights=tmp_path / "b.safetensors", against=tmp_path / "a.pth")
+    changes = [kernel.change for kernel in result.kernels]
+    assert all(change is not None and change.relative_norm < 1e-6 for change in changes)
+    assert not any("own method" in note for note in result.notes)
 
 
 def test_against_files_that_do_not_fit(tmp_path: Path) -> None:

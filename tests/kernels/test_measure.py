@@ -183,7 +183,7 @@ def test_norms_are_folded_in_any_network() -> None:
     np.testing.assert_allclose(kernel.magnitude, wanted.numpy(), rtol=1e-14)
     assert kernel.batch_norm == ("blocks.1.0.bn2",)
     (plain,) = measure_kernels(timm.create_model("convnext_atto"), "stage4.0").kernels
-    assert plain.batch_norm == () and "without a batch norm directly after" in plain.notes[0]
+    assert plain.batch_norm == () and "not directly followed by a batch norm" in plain.notes[0]
 
 
 def test_a_network_whose_norms_cannot_be_found_is_noted() -> None:

@@ -19,7 +19,7 @@ FIELDS = {
     "branches", "batch_norm", "maximum", "relative_mass", "centre3x3_share", "centre_shares", "centre3x3_mean",
     "outside3x3_mean", "skeleton_share", "effective_size", "radial_profile", "entropy_bits", "relative_entropy",
     "symmetry", "zero_fraction", "small_branch_share", "strongest_channels", "notes", "array", "composed_of",
-    "channel_statistics", "change",
+    "channel_statistics", "change", "dilation",
 }  # fmt: skip
 
 

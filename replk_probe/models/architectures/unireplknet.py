@@ -145,6 +145,11 @@ class UniRepLKNet(Reparameterizable, MeanPooled):
                 f"depths, dims and kernel_sizes need one entry for each stage, but got {len(depths)}, {len(dims)} and "
                 f"{len(kernels)}."
             )
+        if not all(isinstance(sizes, Sequence) for sizes in kernels):
+            raise InvalidInputError(
+                f"kernel_sizes is {kernel_sizes!r}. Each stage has a list with one side for each block. Write for "
+                "instance [[3, 3], [13, 13]] for two stages of two blocks."
+            )
         if [len(sizes) for sizes in kernels] != list(depths):
             raise InvalidInputError(
                 f"kernel_sizes needs one entry for each block, but has {[len(sizes) for sizes in kernels]} for depths "

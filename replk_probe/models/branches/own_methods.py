@@ -20,7 +20,7 @@ from ..equivalence import Difference, largest_difference, run_with_layers
 from ..inference.check import input_channels, random_image, tolerance
 from ..inference.copying import copy_of
 from ..layers.reparam import MERGE_METHODS, Mergeable, Reparameterizable
-from ..records import data_config
+from ..records import data_config, weights_info
 from .recording import SIDES, stored_tensors
 
 # Largest relative difference for weights that were merged in float32, evaluated in float64. Measured: 1e-7 to 1e-6.
@@ -115,8 +115,10 @@ def merge_method(module: nn.Module) -> str | None:
 
 
 def has_merge_methods(model: nn.Module) -> bool:
-    """Whether a network of another package, or any of its modules, has such a method."""
-    return not isinstance(model, Reparameterizable) and any(merge_method(module) for module in model.modules())
+    """Whether a network of another package, or any of its modules, has such a method and was not merged by its file."""
+    if isinstance(model, Reparameterizable) or weights_info(model).form == "merged":
+        return False
+    return any(merge_method(module) for module in model.modules())
 
 
 def merge_by_own_methods(model: nn.Module, keep: str = "") -> OwnMerging:
@@ -177,7 +179,7 @@ def call_merge_methods(model: nn.Module, keep: str = "") -> tuple[str, ...]:
         before = _structure(module)
         try:
             merged = _merged(module, method)
-        except Exception as error:  # the model's own code, which may raise anything
+        except (Exception, SystemExit) as error:  # the model's own code, which may raise anything
             what = " ".join(f"{type(error).__name__}: {error}".split())
             raise _MergeError(f"{method} of {path or type(model).__name__} raised {what[:200]}") from error
         if merged is not module:

@@ -115,6 +115,7 @@ def test_initialization() -> None:
         ({"kernel_sizes": KERNELS[:3]}, "one entry for each stage"),
         ({"kernel_sizes": ((3,), (13,), (13,), (7,))}, "one entry for each block"),
         ({"kernel_sizes": ((3,), (19,), (13, 3), (7,))}, "must be among"),
+        ({"kernel_sizes": (13, 13, 13, 13)}, "Each stage has a list"),
         ({"kernel_sizes": None}, "no published UniRepLKNet with depths"),
         ({"dims": (4, 6, 8, 8)}, "multiples of 4"),
     ],
