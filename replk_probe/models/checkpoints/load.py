@@ -24,7 +24,7 @@ from ..branches.own_methods import become, call_merge_methods, has_merge_methods
 from ..branches.recording import stored_tensors
 from ..inference.copying import copy_of, meta_copy_of
 from ..layers.large_kernel import LargeKernelConv
-from ..model_id import check_network
+from ..model_id import check_network, name_of
 from ..weight_values import is_finite, is_negative_variance
 from .detect import Fingerprint, fingerprint, form_of
 from .entries import StateFile
@@ -394,7 +394,7 @@ def _does_not_fit(
         details = f"{details}, of {file}"
     if len(others) > 1 and not others[0].is_usual:
         hint = f"It has {'; '.join(map(str, others))}: choose one with the options entry and prefix, or another file."
-    return WeightsError(f"{path.name} does not match {type(model).__name__}: {details}. {hint}")
+    return WeightsError(f"{path.name} does not match {name_of(model)}. {hint} It differs in {details}.")
 
 
 def _hint(plan: Plan, own: Mapping[str, Tensor], seems: Fingerprint, mine: Fingerprint, form: str | None) -> str:
