@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import minimize
 
@@ -129,19 +128,21 @@ class _Search:
         self._start = np.array(
             [math.log(amplitude), 0.0, 0.0, -precision[0, 0] / 2, -precision[0, 1], -precision[1, 1] / 2]
         )
-        self._last = (np.full(6, np.nan), math.nan, np.empty(0), np.empty(0))
+        self._terms, self._last = self._start, self._evaluate(self._start)
 
     def result(self, spread: float, turn: float) -> Gaussian | None:
         """The minimum, with the angle nearest to ``turn``; ``spread`` is the sum of squares about the mean."""
         found = minimize(
-            lambda terms: self._at(terms)[1],
-            self._start,
-            jac=lambda terms: self._at(terms)[2],
-            hess=lambda terms: self._at(terms)[3],
+            self._loss,
+            self._start.tolist(),
+            jac=self._gradient,
+            hess=self._hessian,
             method="trust-exact",
-            options={"gtol": _GRADIENT, "maxiter": _MOST_STEPS},
+            tol=_GRADIENT,
+            options={"maxiter": _MOST_STEPS},
         )
-        terms, loss, gradient, hessian = self._at(found.x)
+        terms = np.asarray(found.x)
+        loss, gradient, _ = self._at(terms)
         if not _is_gaussian(terms) or loss >= _TOO_LARGE or np.abs(gradient).max() > 1e3 * _GRADIENT:
             return None
         precision = -np.array([[2 * terms[3], terms[4]], [terms[4], 2 * terms[5]]])
@@ -165,10 +166,19 @@ class _Search:
             r_squared=r_squared,
         )
 
-    def _at(self, terms: npt.NDArray[np.float64]) -> tuple[FloatArray, float, FloatArray, FloatArray]:
-        """The terms, and there half the sum of squares (relative to that of the map), its gradient and its Hessian."""
-        if not np.array_equal(terms, self._last[0]):
-            self._last = (terms.copy(), *self._evaluate(terms))
+    def _loss(self, terms: FloatArray) -> float:
+        return self._at(terms)[0]
+
+    def _gradient(self, terms: FloatArray) -> FloatArray:
+        return self._at(terms)[1]
+
+    def _hessian(self, terms: FloatArray) -> FloatArray:
+        return self._at(terms)[2]
+
+    def _at(self, terms: FloatArray) -> tuple[float, FloatArray, FloatArray]:
+        """Half the sum of squares relative to that of the map, its gradient and its Hessian; evaluated once in a row."""
+        if not np.array_equal(terms, self._terms):
+            self._terms, self._last = terms.copy(), self._evaluate(terms)
         return self._last
 
     def _evaluate(self, terms: FloatArray) -> tuple[float, FloatArray, FloatArray]:
