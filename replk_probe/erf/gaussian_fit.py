@@ -22,8 +22,10 @@ _GRADIENT = 1e-8
 _MOST_STEPS = 200
 _TOO_LARGE = 1e30  # loss of polynomials that are not the logarithm of a Gaussian; the search turns back
 _LARGEST_EXPONENT = 100.0  # exp(2 * 100) is far from the overflow of float64
-# Beyond these sigmas, in pixels and in lengths of the map, the map does not determine the Gaussian.
-_NARROWEST = 0.2
+# Beyond these sigmas, in pixels and in lengths of the map, the map does not determine the Gaussian: the neighbors of the
+# central pixel are below 0.4 % of it, or the map is almost uniform.
+_NARROWEST = 0.3
+_NARROWEST_START = 0.5  # from narrower ones, the gradient of the sum of squares is too small to begin with
 _WIDEST = 10.0
 _FILTER_SIGMA = 2.0  # of the filter that finds a start, in cells of each level of the pyramid
 
@@ -60,8 +62,8 @@ def fit_gaussian(scores: FloatArray, start: Gaussian | None = None) -> Gaussian 
 
     Returns:
         The Gaussian; None if the map does not determine one: the sum of squares has no minimum, or only one with a
-        standard deviation below 0.2 pixels or above ten lengths of the map, or the Gaussian is no closer to the map
-        than its mean.
+        standard deviation below 0.3 pixels or above ten lengths of the map, or its center lies outside the map, or the
+        Gaussian is no closer to the map than its mean.
     """
     spread = float(np.sum((scores - scores.mean()) ** 2))
     if min(scores.shape) < 3 or spread <= 1e-24 * float(np.sum(scores * scores)):
@@ -86,7 +88,7 @@ def _starts(scores: FloatArray) -> Iterator[_Start]:
     rows, columns = scores.sum(axis=1) / total, scores.sum(axis=0) / total
     center = float(np.sum(rows * y)), float(np.sum(columns * x))
     variances = [np.sum(rows * (y - center[0]) ** 2), np.sum(columns * (x - center[1]) ** 2)]
-    yield center, np.diag(np.maximum(variances, _NARROWEST**2)), float(scores.max())
+    yield center, np.diag(np.maximum(variances, _NARROWEST_START**2)), float(scores.max())
 
     level, cell, found = scores, 1, []
     while True:
@@ -154,13 +156,14 @@ class _Search:
         sigma = np.sqrt(variances[[1 - along_x, along_x]])
         if sigma.min() < _NARROWEST or sigma.max() > _WIDEST * max(self._scores.shape):
             return None
-        y, x = (float(value) for value in self._center + offset * self._unit)
+        center = self._center + offset * self._unit
         r_squared = 1.0 - 2 * loss * self._norm / spread
-        if r_squared <= 0:
+        # Pixels have a length of one.
+        if r_squared <= 0 or (center < -0.5).any() or (center > np.array(self._scores.shape) - 0.5).any():
             return None
         return Gaussian(
             amplitude=math.exp(terms[0] + float(np.sum(terms[1:3] * offset)) / 2),
-            center=(y, x),
+            center=(float(center[0]), float(center[1])),
             sigma=(float(sigma[0]), float(sigma[1])),
             angle=float(angles[along_x]) + turn,
             r_squared=r_squared,
@@ -176,7 +179,7 @@ class _Search:
         return self._at(terms)[2]
 
     def _at(self, terms: FloatArray) -> tuple[float, FloatArray, FloatArray]:
-        """Half the sum of squares relative to that of the map, its gradient and its Hessian; evaluated once in a row."""
+        """Half the sum of squares relative to that of the map, its gradient and its Hessian, kept for the next call."""
         if not np.array_equal(terms, self._terms):
             self._terms, self._last = terms.copy(), self._evaluate(terms)
         return self._last

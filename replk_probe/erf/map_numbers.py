@@ -54,7 +54,7 @@ class GaussianFit:
     Attributes:
         amplitude: Value at the center, in the units of the map.
         amplitude_ci95: Interval of ``amplitude``.
-        center: Center (y, x) in input pixels; it may lie outside the map.
+        center: Center (y, x) in input pixels.
         center_ci95: Intervals of ``center``.
         sigma: Standard deviations in input pixels, along the axis nearest to y and along the axis nearest to x.
         sigma_ci95: Intervals of ``sigma``.
@@ -119,8 +119,8 @@ class ErfNumbers:
             1 - (H - 2) (W - 2) / (H W) for a uniform map of at least two pixels in each direction.
         border_share_ci95: Interval of ``border_share``.
         gaussian: Least-squares fit of a Gaussian, or None if the map does not determine one: the sum of squares has no
-            minimum, or only one with a sigma below 0.2 pixels or above ten lengths of the map, or the Gaussian is no
-            closer to the map than its mean.
+            minimum, or only one with a sigma below 0.3 pixels or above ten lengths of the map, or its center lies
+            outside the map, or the Gaussian is no closer to the map than its mean.
 
     Source:
         Shannon, Bell System Technical Journal 27 (1948), for the entropy; Born and Wolf, "Principles of Optics",

@@ -148,7 +148,9 @@ def _limits(name: str, shape: tuple[int, ...], largest_radius: int) -> tuple[npt
     """Smallest and largest possible value of a number."""
     if name in ("center_of_mass", "peak"):
         return (0, 0), (shape[0] - 1, shape[1] - 1)
-    if name in ("center_offset", "gaussian.center", "gaussian.angle"):
+    if name == "gaussian.center":
+        return (-0.5, -0.5), (shape[0] - 0.5, shape[1] - 0.5)
+    if name in ("center_offset", "gaussian.angle"):
         return -math.inf, math.inf
     if name == "threshold_radii":
         return 0, largest_radius
