@@ -22,8 +22,8 @@ _GRADIENT = 1e-8
 _MOST_STEPS = 200
 _TOO_LARGE = 1e30  # loss of polynomials that are not the logarithm of a Gaussian; the search turns back
 _LARGEST_EXPONENT = 100.0  # exp(2 * 100) is far from the overflow of float64
-# Beyond these sigmas, in pixels and in lengths of the map, the map does not determine the Gaussian: the neighbors of the
-# central pixel are below 0.4 % of it, or the map is almost uniform.
+# Beyond these sigmas, in pixels and in lengths of the map, the map does not determine the Gaussian: next to its center
+# it is below 0.4 % of the maximum, or it is almost uniform.
 _NARROWEST = 0.3
 _NARROWEST_START = 0.5  # from narrower ones, the gradient of the sum of squares is too small to begin with
 _WIDEST = 10.0
@@ -148,13 +148,18 @@ class _Search:
         if not _is_gaussian(terms) or loss >= _TOO_LARGE or np.abs(gradient).max() > 1e3 * _GRADIENT:
             return None
         precision = -np.array([[2 * terms[3], terms[4]], [terms[4], 2 * terms[5]]])
-        offset = np.linalg.solve(precision, terms[1:3])
-        variances, axes = np.linalg.eigh(np.linalg.inv(precision) * np.outer(self._unit, self._unit))
+        curvatures, axes = np.linalg.eigh(precision)
+        widest = _WIDEST * max(self._scores.shape)
+        if curvatures[0] * (widest / self._unit.min()) ** 2 < 1:  # wider than that, perhaps too wide to invert
+            return None
+        covariance = (axes / curvatures) @ axes.T
+        offset = covariance @ terms[1:3]
+        variances, axes = np.linalg.eigh(covariance * np.outer(self._unit, self._unit))
         # Axis 1 has the smallest angle from the x axis, or from the direction of the start; axes have no sign.
         angles = (np.degrees(np.arctan2(axes[0], axes[1])) - turn + 90) % 180 - 90
         along_x = int(-45 <= angles[1] < 45)
-        sigma = np.sqrt(variances[[1 - along_x, along_x]])
-        if sigma.min() < _NARROWEST or sigma.max() > _WIDEST * max(self._scores.shape):
+        sigma = np.sqrt(np.maximum(variances[[1 - along_x, along_x]], 0.0))
+        if sigma.min() < _NARROWEST or sigma.max() > widest:
             return None
         center = self._center + offset * self._unit
         r_squared = 1.0 - 2 * loss * self._norm / spread

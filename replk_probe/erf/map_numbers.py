@@ -150,7 +150,14 @@ class ErfNumbers:
     gaussian: GaussianFit | None
 
     def __post_init__(self) -> None:
-        """Check the fractions."""
+        """Check the fractions, and that every number of a list has an interval if one has."""
+        for name in ("radial_share", "threshold_radii"):
+            values, intervals = getattr(self, name), getattr(self, f"{name}_ci95")
+            if intervals is not None and len(intervals) != len(values):
+                raise InvalidInputError(
+                    f"{name}_ci95 has {len(intervals)} intervals for {len(values)} numbers. Each number needs one. "
+                    "Give as many intervals as numbers."
+                )
         shares = {f"share within {radius} px": share for radius, share in self.radial_share}
         fractions = {name: getattr(self, name) for name in ("effective_area", "radial_area", "border_share")}
         for name, value in (fractions | shares).items():
