@@ -132,7 +132,7 @@ def test_numbers_are_printed_on_request(replk_probe: Run, networks: str, folder:
     assert [line.split("  ")[0] for line in added if line] == ["number", "effective area", "peak, y", "peak, x"]
     record = json.loads((tmp_path / "out/erf.json").read_text())["erf"]["numbers"]
     assert f"{100 * record['effective_area']:#.4g}" in added[3]
-    assert len(record["effective_area_ci95"]) == 2 and record["peak"] == [int(line.split()[2]) for line in added[4:6]]
+    assert len(record["effective_area_ci95"]) == 2 and record["peak"] == [float(line.split()[2]) for line in added[4:6]]
 
 
 def test_small_models_at_another_size(replk_probe: Run, tmp_path: Path) -> None:
