@@ -59,7 +59,12 @@ def numbers_with_intervals(
     place = check_center(center, raw.shape)
     values = _measured(raw, thresholds, place)
     fit = _fit(raw)
-    left_out = blocks.left_out(lambda others: _measured(others, thresholds, place) | _as_values(_fit(others, fit)))
+
+    def measured_without(others: FloatArray) -> _Values:
+        refit = None if fit is None else _fit(others, start=fit)
+        return _measured(others, thresholds, place) | _as_values(refit)
+
+    left_out = blocks.left_out(measured_without)
     values |= _as_values(fit)
     ends: dict[str, tuple[Interval, ...]] = {}
     for name, estimates in values.items():
