@@ -109,7 +109,8 @@ def test_the_columns_are_in_the_documentation(kind: str, result: Result) -> None
         kind == "kernels"
     )
     for name in result.to_dataframe().columns:
-        suffix = re.sub(r"^(symmetry|effective_size)", "", name)
+        # The ends of the intervals have the names of the numbers, followed by the same suffixes.
+        suffix = re.sub(r"^(symmetry|effective_size)|_ci95_(low|high)$", "", name)
         assert f"``{name}``" in text or f"``{suffix}``" in text
 
 

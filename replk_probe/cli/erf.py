@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,12 @@ _CHECKPOINT = "erf.ckpt"
     metavar="T,T,...",
     help="Fractions of the total contribution, in (0, 1).",
 )
+@click.option(
+    "--numbers",
+    metavar="NAME,NAME,...",
+    help="Further numbers of the map to print: all, or names of erf.numbers in erf.json, such as "
+    "center_offset,effective_area,gaussian. They are always saved.",
+)
 @compute_options
 @seed_option("Random seed for image sampling and weight initialization.")
 @choice_option(
@@ -77,6 +84,7 @@ def command(
     mean: str | None,
     std: str | None,
     thresholds: str,
+    numbers: str | None,
     output: Path | None,
     resume: bool,
     allow_other_device: bool,
@@ -100,10 +108,12 @@ def command(
     from replk_probe.erf.config import ErfConfig, default_size
     from replk_probe.erf.plan import plan_erf
     from replk_probe.images import sample_images
+    from replk_probe.report.erf_numbers_table import parse_numbers
     from replk_probe.runtime.torchrun import together, use_own_gpu
 
     use_own_gpu(options["device"])
     # Invalid arguments are reported before the first model is built.
+    names = () if numbers is None else parse_numbers(numbers)
     config = ErfConfig(
         size=default_size(models) if size is None else parse_size(size),
         thresholds=shares,
@@ -124,7 +134,7 @@ def command(
         plans, folders, lambda plan, folder: _measure(plan, folder, resume, allow_other_device)
     )
     if results:
-        _report(results, output or _DEFAULT_OUTPUT, compare=len(models) > 1)
+        _report(results, output or _DEFAULT_OUTPUT, names, compare=len(models) > 1)
     raise_failures(failures, len(models), resume_advice(results, folders, _CHECKPOINT))
 
 
@@ -139,11 +149,12 @@ def _measure(plan: ErfPlan, folder: Path, resume: bool, allow_other_device: bool
     return result
 
 
-def _report(results: dict[Path, ErfResult], output: Path, *, compare: bool) -> None:
-    """Print the table; draw the comparison of several models."""
+def _report(results: dict[Path, ErfResult], output: Path, numbers: Sequence[str], *, compare: bool) -> None:
+    """Print the tables; draw the comparison of several models."""
     from replk_probe.erf.plot import color_floor, save_figures
     from replk_probe.erf.plot_comparison import save_comparison
     from replk_probe.erf.result import write_csv
+    from replk_probe.report.erf_numbers_table import erf_numbers_table
     from replk_probe.report.erf_table import erf_table
     from replk_probe.report.text import terminal_layout
 
@@ -157,6 +168,8 @@ def _report(results: dict[Path, ErfResult], output: Path, *, compare: bool) -> N
         save_comparison(measured, output)
         write_csv(measured, output / "comparison.csv")
     click.echo(erf_table(measured, layout=terminal_layout()))
+    if numbers:
+        click.echo("\n" + erf_numbers_table(measured, numbers, terminal_layout()))
     for result in measured:
         for skipped in result.run.skipped:
             note(f"{result.run.model}: skipped {skipped['id']}: {skipped['reason']}")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .area_protocols import AreaRatio, area_ratio, area_ratios
     from .config import ErfConfig
     from .contribution import contribution_scores, input_gradient
+    from .map_numbers import ErfNumbers, GaussianFit
+    from .map_statistics import erf_numbers
     from .measure import measure_erf
     from .plot import plot_erf
     from .plot_comparison import draw_comparison
@@ -28,12 +30,15 @@ _HOME = {
     "AreaRatio": "area_protocols",
     "ErfAccumulator": "accumulator",
     "ErfConfig": "config",
+    "ErfNumbers": "map_numbers",
     "ErfResult": "result",
+    "GaussianFit": "map_numbers",
     "PreparedModel": "preparation",
     "RatioRow": "result",
     "area_ratio": "area_protocols",
     "area_ratios": "area_protocols",
     "contribution_scores": "contribution",
+    "erf_numbers": "map_statistics",
     "input_gradient": "contribution",
     "measure_erf": "measure",
     "draw_comparison": "plot_comparison",
@@ -45,13 +50,16 @@ __all__ = [
     "AreaRatio",
     "ErfAccumulator",
     "ErfConfig",
+    "ErfNumbers",
     "ErfResult",
+    "GaussianFit",
     "PreparedModel",
     "RatioRow",
     "area_ratio",
     "area_ratios",
     "contribution_scores",
     "draw_comparison",
+    "erf_numbers",
     "input_gradient",
     "measure_erf",
     "plot_erf",

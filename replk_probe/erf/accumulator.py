@@ -25,7 +25,8 @@ from replk_probe.runtime.provenance import RunInfo
 from .area_protocols import DEFAULT_THRESHOLDS, area_ratios, logarithm_note
 from .arguments import TensorImages, check_thresholds
 from .contribution import InputGradient, check_batch
-from .jackknife import jackknife
+from .jackknife import Blocks, jackknife
+from .map_statistics import numbers_with_intervals
 from .notes import interval_note
 from .probe_layer import find_target
 from .receptive_field.tracer import Field
@@ -223,7 +224,8 @@ def result_of(
     sums, skipped = state.sums, tuple(state.skipped)
     contribution = sums.mean()
     center, followed, center_note = target.center()
-    intervals = jackknife(sums.stacked(), sums.counts, thresholds, center)
+    stacked = sums.stacked()
+    intervals = jackknife(stacked, sums.counts, thresholds, center)
     total = len(state.used) + len(skipped)
     skipped_note = f"{len(skipped)} of {total} images were skipped, see run.skipped." if skipped else None
     missing_note = interval_note(sums.counts) if None in intervals.values() else None
@@ -258,6 +260,7 @@ def result_of(
             for (protocol, threshold), answer in area_ratios(contribution, thresholds, center=center).items()
         ),
         notes=tuple(note for note in found if note),
+        numbers=numbers_with_intervals(Blocks(stacked, sums.counts), thresholds, center),
     )
 
 

@@ -124,8 +124,7 @@ def measure_ratios(
     for protocol in protocols:
         check_choice("protocol", protocol, PROTOCOLS)
     raw = check_scores(scores)
-    height, width = raw.shape
-    middle = (float(height // 2), float(width // 2))
+    middle = check_center(None, raw.shape)
     # Dividing by the maximum first, as the script does, makes the sums over a uniform map whole numbers, hence exact,
     # and keeps huge scores from overflowing.
     linear = raw / raw.max()
@@ -135,7 +134,7 @@ def measure_ratios(
         if protocol == "pixels":
             found = _pixel_sets(linear, thresholds)
         elif protocol == "centred":
-            true_center = _check_center(center, middle, raw.shape)
+            true_center = check_center(center, raw.shape)
             found = _windows(linear, thresholds, true_center, as_script=False, between=between)
         else:
             values = linear if protocol == "linear" else _paper_scores(raw)
@@ -293,16 +292,15 @@ def _paper_scores(raw: FloatArray) -> FloatArray:
     return np.asarray(logs / largest if largest > 0 else raw / raw.max())
 
 
-def _check_center(
-    center: Sequence[float] | None, middle: tuple[float, float], shape: tuple[int, ...]
-) -> tuple[float, float]:
+def check_center(center: Sequence[float] | None, shape: tuple[int, ...]) -> tuple[float, float]:
+    """``center`` as (y, x), by default the middle pixel, or InvalidInputError if it is not a point of the map."""
+    height, width = shape
     if center is None:
-        return middle
+        return float(height // 2), float(width // 2)
     try:
         y, x = (float(value) for value in center)
     except (TypeError, ValueError):
         y = x = math.nan
-    height, width = shape
     if not (-0.5 <= y <= height - 0.5 and -0.5 <= x <= width - 0.5):
         raise InvalidInputError(
             f"The center {center} is invalid for a map of {height} x {width} pixels. It must be a point of the map, "

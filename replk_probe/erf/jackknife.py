@@ -1,10 +1,10 @@
-"""95 % intervals of area ratios by the jackknife over blocks of images."""
+"""95 % intervals by the jackknife over blocks of images."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,9 @@ from scipy.special import stdtrit
 
 from replk_probe.errors import InvalidInputError
 
-from .area_protocols import DEFAULT_THRESHOLDS, PROTOCOLS, AreaRatio, FloatArray, area_ratios, measure_ratios
+from .area_protocols import DEFAULT_THRESHOLDS, PROTOCOLS, FloatArray, area_ratios, measure_ratios
+
+_T = TypeVar("_T")
 
 
 def jackknife(
@@ -43,40 +45,64 @@ def jackknife(
     Source:
         Busing, Meijer and Van der Leeden, Statistics and Computing 9 (1999), "Delete-m jackknife for unequal m".
     """
-    sums = np.asarray(block_sums, dtype=np.float64)
-    counts = np.asarray(block_counts)
-    if sums.ndim != 3 or counts.shape != sums.shape[:1] or (counts < 0).any() or counts.sum() == 0:
-        raise InvalidInputError(
-            f"Block sums of shape {list(sums.shape)} do not match image counts {counts.tolist()}. Each block needs a "
-            "sum and a count, and at least one image is needed. Give sums [B, H, W] and B counts."
-        )
-    used = [int(block) for block in np.flatnonzero(counts)]
-    n_images = int(counts.sum())
+    blocks = Blocks(block_sums, block_counts)
     thresholds, protocols = tuple(thresholds), tuple(protocols)
-    total = sums[used[0]].copy()
-    for block in used[1:]:  # block order, as the result itself is summed
-        total += sums[block]
-    estimate = area_ratios(total / n_images, thresholds, protocols, center)
-    if len(used) < 2:
+    estimate = area_ratios(blocks.mean, thresholds, protocols, center)
+    left_out = blocks.left_out(lambda others: measure_ratios(others, thresholds, protocols, center, between=True))
+    if left_out is None:
         return dict.fromkeys(estimate)
-    crossing = measure_ratios(total / n_images, thresholds, protocols, center, between=True)
-
-    left_out: list[dict[tuple[str, float], AreaRatio]] = []
-    for block in used:
-        # The subtraction may leave -eps where one block holds everything.
-        others = np.maximum(total - sums[block], 0.0) / (n_images - counts[block])
-        if others.max() == 0:
-            return dict.fromkeys(estimate)
-        left_out.append(measure_ratios(others, thresholds, protocols, center, between=True))
-
-    shares = counts[used] / n_images
-    quantile = float(stdtrit(len(used) - 1, 0.975))
+    crossing = measure_ratios(blocks.mean, thresholds, protocols, center, between=True)
     intervals: dict[tuple[str, float], tuple[float, float] | None] = {}
     for key, (_, ratio) in estimate.items():
-        without = np.array([answers[key].ratio for answers in left_out])
-        error = quantile * _jackknife_error(crossing[key].ratio, without, shares)
+        error = blocks.half_width(crossing[key].ratio, np.array([answers[key].ratio for answers in left_out]))
         intervals[key] = (max(ratio - error, 0.0), min(ratio + error, 1.0))
     return intervals
+
+
+class Blocks:
+    """Sums of maps over blocks of images, and the jackknife of any number that is computed from their mean.
+
+    Attributes:
+        mean: Mean over all images, ``[H, W]``.
+    """
+
+    def __init__(self, block_sums: npt.ArrayLike, block_counts: Sequence[int]) -> None:
+        """Arguments are those of :func:`jackknife`."""
+        sums = np.asarray(block_sums, dtype=np.float64)
+        counts = np.asarray(block_counts)
+        if sums.ndim != 3 or counts.shape != sums.shape[:1] or (counts < 0).any() or counts.sum() == 0:
+            raise InvalidInputError(
+                f"Block sums of shape {list(sums.shape)} do not match image counts {counts.tolist()}. Each block needs "
+                "a sum and a count, and at least one image is needed. Give sums [B, H, W] and B counts."
+            )
+        self._sums, self._counts = sums, counts
+        self._used = [int(block) for block in np.flatnonzero(counts)]
+        self._n_images = int(counts.sum())
+        self._total = sums[self._used[0]].copy()
+        for block in self._used[1:]:  # block order, as the result itself is summed
+            self._total += sums[block]
+        self.mean: FloatArray = self._total / self._n_images
+
+    def left_out(self, measure: Callable[[FloatArray], _T]) -> list[_T] | None:
+        """``measure`` of the mean without each block.
+
+        None if fewer than two blocks have images, or if the mean without one of them is zero everywhere.
+        """
+        if len(self._used) < 2:
+            return None
+        found = []
+        for block in self._used:
+            # The subtraction may leave -eps where one block holds everything.
+            others = np.maximum(self._total - self._sums[block], 0.0) / (self._n_images - self._counts[block])
+            if others.max() == 0:
+                return None
+            found.append(measure(others))
+        return found
+
+    def half_width(self, estimate: float, left_out: FloatArray) -> float:
+        """Half the width of the 95 % interval of ``estimate``, from its values without each block."""
+        quantile = float(stdtrit(len(self._used) - 1, 0.975))
+        return quantile * _jackknife_error(estimate, left_out, self._counts[self._used] / self._n_images)
 
 
 def _jackknife_error(estimate: float, left_out: FloatArray, shares: npt.NDArray[Any]) -> float:

@@ -16,6 +16,9 @@ from replk_probe.runtime.atomic_files import atomic_write_text
 from replk_probe.runtime.file_reading import decode, folder_of, read_arrays, read_json, reading
 from replk_probe.runtime.provenance import RunInfo
 
+from .latex import booktabs, latex_interval, latex_number, latex_text
+from .map_numbers import NUMBER_COLUMNS, NUMBER_LABELS, ErfNumbers, number_cells
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
@@ -36,7 +39,7 @@ _ADVICE = folder_of("erf")
 
 _RUN_COLUMNS = ("model", "weights", "images", "seed", "precision", "n_images", "input_height", "input_width", "layer")
 _RATIO_COLUMNS = ("protocol", "threshold", "side", "ratio", "ci95_low", "ci95_high")
-_CSV_COLUMNS = (*_RUN_COLUMNS, *_RATIO_COLUMNS)
+_CSV_COLUMNS = (*_RUN_COLUMNS, *_RATIO_COLUMNS, *NUMBER_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class ErfResult(Result):
         theoretical_rf: Side of the theoretical receptive field in input pixels, or None where it is unknown.
         ratios: One row per protocol and threshold.
         notes: Caveats of one or more sentences each.
+        numbers: Further numbers of the map; None in files of earlier versions.
     """
 
     _HTML_COLUMNS: ClassVar[tuple[str, ...]] = _RATIO_COLUMNS
@@ -98,6 +102,7 @@ class ErfResult(Result):
     theoretical_rf: int | None
     ratios: tuple[RatioRow, ...]
     notes: tuple[str, ...] = ()
+    numbers: ErfNumbers | None = None
 
     def __post_init__(self) -> None:
         """Copy and check the map, so that it cannot change."""
@@ -152,9 +157,43 @@ class ErfResult(Result):
         Returns:
             A data frame with the columns of ``erf.csv``: ``model``, ``weights``, ``images``, ``seed``, ``precision``,
             ``n_images``, ``input_height`` and ``input_width`` (pixels), ``layer``, ``protocol``, ``threshold``,
-            ``side`` (pixels), ``ratio`` (fraction of the input), ``ci95_low`` and ``ci95_high`` (NaN where undefined).
+            ``side`` (pixels), ``ratio`` (fraction of the input), ``ci95_low`` and ``ci95_high`` (NaN where undefined),
+            and the numbers of :class:`~replk_probe.erf.ErfNumbers`: ``threshold_radius`` (that of the row's threshold),
+            and in every row alike ``center_of_mass_y``, ``center_of_mass_x``, ``center_offset_y``,
+            ``center_offset_x``, ``standard_deviation_y``, ``standard_deviation_x``, ``standard_deviation_ratio``,
+            ``effective_area``, ``peak_y``, ``peak_x``, ``radial_area``, ``border_share``, ``gaussian_amplitude``,
+            ``gaussian_center_y``, ``gaussian_center_x``, ``gaussian_sigma_y``, ``gaussian_sigma_x``,
+            ``gaussian_angle`` and ``gaussian_r_squared``. Each is followed by the ends of its interval, whose columns
+            have the same name with ``_ci95_low`` and ``_ci95_high`` at the end. The curve ``radial_share`` is only in
+            ``erf.json``.
         """
         return super().to_dataframe()
+
+    def to_latex(self) -> str:
+        """The area ratios and the numbers of the map as a LaTeX table.
+
+        Returns:
+            A ``tabular`` with one row per number: its name, unit, value (four significant digits) and 95 % interval.
+            It needs the LaTeX package ``booktabs``.
+        """
+        groups = [
+            [
+                _latex_row(f"area ratio, {protocol}, {100 * row.threshold:g} %", "%", row.ratio, row.ci95)
+                for row in self.ratios
+                if row.protocol == protocol
+            ]
+            for protocol in self.protocols
+        ]
+        if self.numbers is not None:
+            groups.append(
+                [
+                    _latex_row(f"radius, {100 * threshold:g} %", "px", radius, interval)
+                    for threshold, radius, interval in self.numbers.radii()
+                ]
+            )
+            groups.append([_latex_row(*NUMBER_LABELS[name], *one) for name, one in self.numbers.named().items()])
+        head = (latex_text(self.run.model), "unit", "value", r"95 \% interval")
+        return booktabs("llrr", head, groups)
 
     def plot(self, ax: Axes | None = None, **kwargs: Any) -> Axes:
         """Draw this result; arguments and errors are those of :func:`~replk_probe.erf.plot_erf`."""
@@ -184,7 +223,7 @@ class ErfResult(Result):
         arrays = read_arrays(folder / ARRAYS_NAME, _ADVICE, {"contribution": (np.float64, 2)})
         with reading(folder / JSON_NAME, "ERF record"):
             renamed = {name: record["erf"][saved] for name, saved in _JSON_NAMES.items()}
-            return decode(cls, {**record["erf"], **renamed, **arrays, "run": record["run"]})
+            return decode(cls, {"numbers": None, **record["erf"], **renamed, **arrays, "run": record["run"]})
 
     def _summary(self) -> Mapping[str, object]:
         summary = {"model": self.run.model, "weights": self.run.weights.label}
@@ -198,8 +237,14 @@ class ErfResult(Result):
             shared
             | {"protocol": row.protocol, "threshold": row.threshold, "side": row.side, "ratio": row.ratio}
             | interval_cells(row.ci95)
+            | number_cells(self.numbers, row.threshold)
             for row in self.ratios
         ]
+
+
+def _latex_row(label: str, unit: str, value: float, interval: tuple[float, float] | None) -> tuple[str, ...]:
+    scale = 100.0 if unit == "%" else 1.0
+    return latex_text(label), latex_text(unit), latex_number(scale * value), latex_interval(interval, scale)
 
 
 def write_csv(results: Iterable[ErfResult], path: str | Path) -> None:

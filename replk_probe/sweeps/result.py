@@ -31,6 +31,7 @@ class Table:
         others: Columns that are neither numbers of the result nor identify a row.
         numbers: Columns of the numbers, in the order of the file.
         added: Those of them that results of earlier versions lack.
+        repeated: Those of them that are the same in every row, and are taken from the first one.
     """
 
     file: str
@@ -38,6 +39,7 @@ class Table:
     others: tuple[str, ...]
     numbers: tuple[str, ...]
     added: tuple[str, ...] = ()
+    repeated: tuple[str, ...] = ()
 
 
 _KERNELS_ADDED = (
@@ -45,12 +47,24 @@ _KERNELS_ADDED = (
     *("channel_anisotropy", "distance_mean", "distance_median", "rank_mean", "rank_median"),
     *("change_relative_norm", "change_cosine"),
 )
+_ERF_ADDED = tuple(
+    f"{name}{end}"
+    for name in (
+        *("threshold_radius", "center_of_mass_y", "center_of_mass_x", "center_offset_y", "center_offset_x"),
+        *("standard_deviation_y", "standard_deviation_x", "standard_deviation_ratio", "effective_area"),
+        *("peak_y", "peak_x", "radial_area", "border_share", "gaussian_amplitude", "gaussian_center_y"),
+        *("gaussian_center_x", "gaussian_sigma_y", "gaussian_sigma_x", "gaussian_angle", "gaussian_r_squared"),
+    )
+    for end in ("", "_ci95_low", "_ci95_high")
+)
 TABLES = {
     "erf": Table(
         "erf.csv",
         ("layer", "protocol", "threshold"),
         ("model", "weights", "images", "seed", "precision", "input_height", "input_width"),
-        ("n_images", "side", "ratio", "ci95_low", "ci95_high"),
+        ("n_images", "side", "ratio", "ci95_low", "ci95_high", *_ERF_ADDED),
+        _ERF_ADDED,
+        _ERF_ADDED[3:],  # a radius belongs to a threshold, but the others to the whole map
     ),
     "shape-bias": Table(
         "shape_bias.csv",
@@ -183,7 +197,12 @@ def _numbers(folder: Path, table: Table) -> Iterator[tuple[str, str, str]]:
             )
         item = " ".join(f"{name}={cells[name]}" for name in table.items)
         for name in numbers:
-            yield item, name, cells[name]
+            if name not in table.repeated:
+                yield item, name, cells[name]
+    first = dict(zip(header, rows[0][1], strict=True))
+    for name in numbers:
+        if name in table.repeated:
+            yield f"{table.items[0]}={first[table.items[0]]}", name, first[name]
 
 
 def _is_number(text: str) -> bool:

@@ -120,6 +120,21 @@ def test_one_model_writes_its_files_into_the_output_itself(
     assert "RANDOM WEIGHTS" in done.stderr and done.output.count("last map before pooling") == 1
 
 
+def test_numbers_are_printed_on_request(replk_probe: Run, networks: str, folder: Path, tmp_path: Path) -> None:
+    arguments = (
+        "erf", "--model", f"{networks}:small", "--weights", "random", "--data", folder, "--images", 3, "--size", 32,
+        "--output", tmp_path / "out",
+    )  # fmt: skip
+    without = replk_probe(*arguments)
+    done = replk_probe(*arguments, "--numbers", "effective_area,peak")
+    assert without.exit_code == done.exit_code == 0, done.output
+    added = done.stdout.removeprefix(without.stdout.rstrip("\n")).split("\n")
+    assert [line.split("  ")[0] for line in added if line] == ["number", "effective area", "peak, y", "peak, x"]
+    record = json.loads((tmp_path / "out/erf.json").read_text())["erf"]["numbers"]
+    assert f"{100 * record['effective_area']:#.4g}" in added[3]
+    assert len(record["effective_area_ci95"]) == 2 and record["peak"] == [float(line.split()[2]) for line in added[4:6]]
+
+
 def test_small_models_at_another_size(replk_probe: Run, tmp_path: Path) -> None:
     run = ("erf", "--model", "replknet_micro_k13", "--images", 1)
     done = replk_probe(*run, "--size", 96, "--output", tmp_path / "96")
@@ -310,6 +325,7 @@ def truncated(path: Path) -> Path:
         (["--layer", "nowhere"], "'nowhere' does not exist"),
         (["--thresholds", "1.5"], "1.5"),
         (["--thresholds", "many"], "'many'"),
+        (["--numbers", "peak,width"], "The number 'width' is unknown"),
         (["--images", "0"], "number of images cannot be 0"),
         (["--size", "1"], "size 1"),
         (["--size", "3"], "does not accept images"),

@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 
 from replk_probe.erf.area_protocols import area_ratios
+from replk_probe.erf.jackknife import Blocks
+from replk_probe.erf.latex import latex_number
+from replk_probe.erf.map_numbers import NUMBER_COLUMNS, ErfNumbers
+from replk_probe.erf.map_statistics import erf_numbers, numbers_with_intervals
 from replk_probe.erf.result import ErfResult, RatioRow, write_csv
 from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo
@@ -199,3 +203,109 @@ def test_the_arrays_are_stored_without_timestamps(tmp_path):
     make_result().save(tmp_path)
     with zipfile.ZipFile(tmp_path / "erf.npz") as archive:
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def numbers(n_images: int = 4) -> ErfNumbers:
+    y, x = np.indices((6, 9))
+    shape = np.exp(-((y - 2.5) ** 2) / 4 - (x - 4) ** 2 / 9)
+    maps = shape * np.random.default_rng(1).uniform(0.8, 1.2, (n_images, 6, 9))
+    return numbers_with_intervals(Blocks(maps, [1] * n_images), (0.2, 0.99))
+
+
+@pytest.mark.parametrize(
+    "numbers", [numbers(), numbers(1), erf_numbers(np.ones((6, 9)), (0.2, 0.99))], ids=["all", "one image", "uniform"]
+)
+def test_numbers_are_saved_and_loaded(numbers, tmp_path):
+    result = make_result(numbers=numbers)
+    result.save(tmp_path)
+    loaded = ErfResult.load(tmp_path)
+    assert loaded == result and loaded.numbers == numbers
+    loaded.save(tmp_path / "again")
+    first, second = (json.loads((folder / "erf.json").read_text()) for folder in (tmp_path, tmp_path / "again"))
+    assert json.dumps(first["erf"]["numbers"]) == json.dumps(second["erf"]["numbers"])
+
+
+def test_the_record_of_the_numbers_has_the_promised_names(tmp_path):
+    make_result(numbers=numbers()).save(tmp_path)
+    record = json.loads((tmp_path / "erf.json").read_text())["erf"]["numbers"]
+    names = ("center_of_mass", "standard_deviation", "effective_area", "peak", "radial_share", "border_share")
+    for owner, promised in (
+        (record, names),
+        (record["gaussian"], ("amplitude", "center", "sigma", "angle", "r_squared")),
+    ):
+        for name in promised:
+            value, interval = np.array(owner[name]), np.array(owner[f"{name}_ci95"])
+            assert interval.shape == (*(value[:, 1] if name == "radial_share" else value).shape, 2)
+        assert [name for name in owner if not name.endswith("_ci95") and f"{name}_ci95" not in owner] in (
+            [],
+            ["gaussian"],
+        )
+    assert [radius for radius, _ in record["radial_share"]] == list(range(len(record["radial_share"])))
+
+
+def test_files_of_earlier_versions_have_no_numbers(tmp_path):
+    make_result(numbers=numbers()).save(tmp_path)
+    edit(tmp_path, lambda record: record["erf"].pop("numbers"))
+    assert ErfResult.load(tmp_path) == make_result() and make_result().numbers is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda saved: saved.update(effective_area=1.5), "'effective_area' cannot be 1.5"),
+        (lambda saved: saved["radial_share"].__setitem__(2, [2, -0.1]), "'share within 2 px' cannot be -0.1"),
+        (lambda saved: saved["gaussian"].pop("angle"), "gaussian: it lacks 'angle'"),
+        (lambda saved: saved.update(peak=[1.5, 2]), r"numbers.peak\[0\] is 1.5, not an integer"),
+        (lambda saved: saved.pop("border_share_ci95"), "lacks 'border_share_ci95'"),
+        (lambda saved: saved["radial_share_ci95"].pop(), "radial_share_ci95"),
+        (lambda saved: saved["threshold_radii_ci95"].pop(), "threshold_radii_ci95"),
+    ],
+)
+def test_damaged_numbers_are_refused(tmp_path, change, message):
+    make_result(numbers=numbers()).save(tmp_path)
+    edit(tmp_path, lambda record: change(record["erf"]["numbers"]))
+    with pytest.raises(InvalidInputError, match=f"not a complete ERF record.*{message}"):
+        ErfResult.load(tmp_path)
+
+
+def test_the_table_has_the_numbers_after_its_other_columns(tmp_path):
+    result = make_result(numbers=numbers())
+    result.save(tmp_path)
+    make_result().save(tmp_path / "without")
+    reader = csv.DictReader(io.StringIO((tmp_path / "erf.csv").read_text()))
+    rows = list(reader)
+    assert reader.fieldnames[-len(NUMBER_COLUMNS) :] == list(NUMBER_COLUMNS)
+    assert reader.fieldnames[: -len(NUMBER_COLUMNS)][-4:] == ["side", "ratio", "ci95_low", "ci95_high"]
+    radii = {threshold: (radius, interval) for threshold, radius, interval in result.numbers.radii()}
+    for row in rows:
+        radius, (low, high) = radii[float(row["threshold"])]
+        found = [float(row[f"threshold_radius{end}"]) for end in ("", "_ci95_low", "_ci95_high")]
+        assert found == [radius, low, high]
+        for name, (value, (low, high)) in result.numbers.named().items():
+            assert [float(row[f"{name}{end}"]) for end in ("", "_ci95_low", "_ci95_high")] == [value, low, high]
+    for row in csv.DictReader(io.StringIO((tmp_path / "without" / "erf.csv").read_text())):
+        assert {row[name] for name in NUMBER_COLUMNS} == {""}
+
+
+def test_latex_has_every_number():
+    text = make_result(numbers=numbers(), run=dataclasses.replace(make_result().run, model="a_b&c^d")).to_latex()
+    lines = text.splitlines()
+    assert lines[:3] == [
+        r"\begin{tabular}{llrr}",
+        r"\toprule",
+        r"a\_b\&c\textasciicircum{}d & unit & value & 95 \% interval \\",
+    ]
+    assert lines[-2:] == [r"\bottomrule", r"\end{tabular}"] and text.count(r"\midrule") == 4 + 2
+    rows = [line for line in lines[3:-2] if line != r"\midrule"]
+    assert len(rows) == 8 + 2 + 19 and all(len(row.split(" & ")) == 4 and row.endswith(r" \\") for row in rows)
+    ratio = make_result().row("paper", 0.2).ratio
+    assert rows[0] == rf"area ratio, paper, 20 \% & \% & ${100 * ratio:#.4g}$ & [$10.00$, $40.00$] \\"
+    assert rows[1].endswith("$ &  \\\\")  # no interval
+    assert any(row.startswith(r"effective area & \% & ") for row in rows)
+    assert "nan" not in text and make_result().to_latex().count(r"\midrule") == 4
+
+
+def test_latex_numbers():
+    assert [latex_number(value) for value in (0.0, -3.25, 1.5e-9, 123456.0, math.nan)] == [
+        "$0.000$", r"$-3.250$", r"$1.500 \times 10^{-9}$", r"$1.235 \times 10^{5}$", "",
+    ]  # fmt: skip

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from replk_probe.bench.result import Layer, Machine, SpeedCase, SpeedResult, Timing
+from replk_probe.erf.jackknife import Blocks
+from replk_probe.erf.map_statistics import numbers_with_intervals
 from replk_probe.erf.result import ErfResult, RatioRow
 from replk_probe.errors import InvalidInputError
 from replk_probe.kernels.kernel import Kernel
@@ -33,6 +35,7 @@ RUN = RunInfo(
 )  # fmt: skip
 NAMES = ("bear1-cat1.png", "bear2-bear1.png", "cat10-bear1.png", "cat2-dog3.png")
 RANDOM = np.random.default_rng(0)
+PEAK = np.outer([1, 2, 4, 4, 2, 1], [1, 2, 3, 5, 6, 5, 3, 2, 1])
 DECISIONS = Decisions.from_names("net", NAMES, ("bear", "bear", "bear", "oven"))
 PEOPLE = [Decisions.from_names(f"subject-0{i}", NAMES, ("bear", "na", "cat", "dog")) for i in (1, 2)]
 
@@ -40,6 +43,9 @@ RESULTS: dict[str, Result] = {
     "erf": ErfResult(
         RANDOM.random((6, 9)), RUN, 2, 1, (6, 9), "layer4", (1, 2), (3.5, 4.0), "receptive field", None,
         (RatioRow("paper", 0.2, 3, 0.25, (0.1, 0.4)), RatioRow("linear", 0.99, 7.0, 0.5)), ("A note.",),
+        numbers_with_intervals(
+            Blocks(PEAK * np.random.default_rng(1).uniform(0.9, 1.1, (3, 6, 9)), [1] * 3)
+        ),
     ),
     "shape_bias": ShapeBiasResult.from_decisions(
         DECISIONS, observers=PEOPLE, run=RUN, probabilities=RANDOM.random((4, 16)).astype(np.float32)
@@ -72,8 +78,8 @@ FILES = [
 ]  # fmt: skip
 
 
-# Dictionaries and lists whose entries are not known beforehand.
-OF_ANY_LENGTH = {"versions", "observers", "skipped", "by_observer", "by_category", "files"}
+# Dictionaries and lists whose entries are not known beforehand, and entries that files of earlier versions lack.
+OF_ANY_LENGTH = {"versions", "observers", "skipped", "by_observer", "by_category", "files", "numbers"}
 
 
 def read_back(kind: str, folder: Path) -> Result | None:

@@ -13,7 +13,7 @@ from replk_probe.shape_bias import result as shape_bias
 from replk_probe.sweeps.result import TABLES, _numbers
 
 TABLE = TABLES["erf"]
-HEADER = ",".join(erf._CSV_COLUMNS)
+HEADER = ",".join(column for column in erf._CSV_COLUMNS if column not in TABLE.added)
 CELLS = "resnet18,random,images,0,fp32,2,64,64,stage4,paper,0.5,31,0.25,,"
 
 
@@ -34,6 +34,19 @@ def test_every_number_is_in_the_table(tmp_path: Path) -> None:
         (item, "ci95_low", ""),
         (item, "ci95_high", ""),
     ]
+
+
+def test_numbers_of_the_whole_map_are_listed_once(tmp_path: Path) -> None:
+    header = ",".join((*HEADER.split(","), *TABLE.added))
+    rows = [",".join((cells, *map(str, range(len(TABLE.added))))) for cells in (CELLS, CELLS.replace("0.5", "0.9"))]
+    (tmp_path / TABLE.file).write_text("\n".join((header, *rows)))
+    found = [*_numbers(tmp_path, TABLE)]
+    items = [item for item, name, _ in found if name == "threshold_radius"]
+    assert items == ["layer=stage4 protocol=paper threshold=0.5", "layer=stage4 protocol=paper threshold=0.9"]
+    assert [one for one in found if one[1] in TABLE.repeated] == [
+        ("layer=stage4", name, str(index)) for index, name in enumerate(TABLE.added) if name in TABLE.repeated
+    ]
+    assert len(found) == 2 * (5 + 3) + len(TABLE.repeated)
 
 
 @pytest.mark.parametrize(

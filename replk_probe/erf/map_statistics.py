@@ -1,0 +1,181 @@
+"""Computation of the numbers of a contribution map, and of their intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import xlogy
+
+from .area_protocols import DEFAULT_THRESHOLDS, FloatArray, check_center, check_scores, check_threshold
+from .gaussian_fit import Gaussian, fit_gaussian
+from .jackknife import Blocks
+from .map_numbers import ErfNumbers, GaussianFit, Interval
+
+_Values = dict[str, FloatArray]  # each number as an array [K]; those of the Gaussian are missing if there is none
+
+
+def erf_numbers(
+    scores: npt.ArrayLike,
+    thresholds: Iterable[float] = DEFAULT_THRESHOLDS,
+    center: Sequence[float] | None = None,
+) -> ErfNumbers:
+    """The numbers that follow from a contribution map alone, without intervals.
+
+    Args:
+        scores: Contribution scores, ``[H, W]``, >= 0, in arbitrary units.
+        thresholds: Fractions of the total, each in (0, 1), for ``threshold_radii``.
+        center: Center (y, x) of the receptive field in input pixels, where whole numbers are centers of pixels; default
+            (H // 2, W // 2). Used by ``center_offset``, ``radial_share``, ``radial_area`` and ``threshold_radii``.
+
+    Returns:
+        The numbers; :class:`ErfNumbers` has their definitions, units and sources.
+
+    Raises:
+        InvalidInputError: ``scores`` is not a non-empty 2-D array, has a negative or non-finite value or sums to zero;
+            a threshold is not in (0, 1); ``center`` lies outside the map.
+    """
+    raw = check_scores(scores)
+    thresholds = tuple(map(check_threshold, thresholds))
+    values = _measured(raw, thresholds, check_center(center, raw.shape)) | _as_values(_fit(raw))
+    return _as_numbers(values, thresholds, {})
+
+
+def numbers_with_intervals(
+    blocks: Blocks, thresholds: Iterable[float] = DEFAULT_THRESHOLDS, center: Sequence[float] | None = None
+) -> ErfNumbers:
+    """The numbers of the mean over all images, as in :func:`erf_numbers`, with 95 % intervals.
+
+    Intervals are those of the delete-one-group jackknife that the area ratios have, limited to possible values. They
+    are None if fewer than two blocks have images, or if the map without one of them is zero everywhere. Those of the
+    Gaussian are None as well if the map without one of the blocks does not determine one.
+    """
+    raw = check_scores(blocks.mean)
+    thresholds = tuple(map(check_threshold, thresholds))
+    place = check_center(center, raw.shape)
+    values = _measured(raw, thresholds, place)
+    fit = _fit(raw)
+
+    def measured_without(others: FloatArray) -> _Values:
+        refit = None if fit is None else _fit(others, start=fit)
+        return _measured(others, thresholds, place) | _as_values(refit)
+
+    left_out = blocks.left_out(measured_without)
+    values |= _as_values(fit)
+    ends: dict[str, tuple[Interval, ...]] = {}
+    for name, estimates in values.items():
+        if left_out is None or not all(name in one and np.isfinite(one[name]).all() for one in (values, *left_out)):
+            continue
+        others = np.array([one[name] for one in left_out])
+        low, high = _limits(name, raw.shape, len(values["radial_share"]) - 1)
+        errors = [blocks.half_width(one, others[:, index]) for index, one in enumerate(estimates.tolist())]
+        least, most = np.maximum(estimates - errors, low), np.minimum(estimates + errors, high)
+        ends[name] = tuple(zip(least.tolist(), most.tolist(), strict=True))
+    return _as_numbers(values, thresholds, ends)
+
+
+def _measured(raw: FloatArray, thresholds: Sequence[float], center: tuple[float, float]) -> _Values:
+    """All numbers but those of the Gaussian."""
+    scores = raw / raw.max()
+    height, width = scores.shape
+    rows, columns = scores.sum(axis=1), scores.sum(axis=0)
+    total = float(rows.sum())
+    moments = [_moments(rows), _moments(columns)]
+    mass, deviation = (np.array(pair) for pair in zip(*moments, strict=True))
+    entropy = math.log(total) - float(np.sum(xlogy(scores, scores))) / total
+    shares, area = _radial_share(scores, center)
+    border = scores[0].sum() + scores[1:, 0].sum()
+    border += scores[-1, 1:].sum() if height > 1 else 0.0
+    border += scores[1:-1, -1].sum() if width > 1 else 0.0
+    return {
+        "center_of_mass": mass,
+        "center_offset": mass - center,
+        "standard_deviation": deviation,
+        "standard_deviation_ratio": np.array([deviation[0] / deviation[1] if deviation[1] > 0 else math.nan]),
+        "effective_area": np.array([min(math.exp(entropy) / scores.size, 1.0)]),
+        "peak": np.array(divmod(int(scores.argmax()), width), dtype=np.float64),
+        "radial_share": shares,
+        "radial_area": np.array([area]),
+        "threshold_radii": np.array([_radius(shares, threshold) for threshold in thresholds]),
+        "border_share": np.array([min(float(border) / total, 1.0)]),
+    }
+
+
+def _moments(profile: FloatArray) -> tuple[float, float]:
+    """Mean and standard deviation of the position in a profile, in pixels."""
+    positions, total = np.arange(len(profile)), profile.sum()
+    mean = float(np.sum(profile * positions) / total)
+    return mean, math.sqrt(float(np.sum(profile * (positions - mean) ** 2) / total))
+
+
+@lru_cache(maxsize=4)
+def _radii(height: int, width: int, center: tuple[float, float]) -> npt.NDArray[np.intp]:
+    """Smallest whole radius within which each pixel lies, ``[H * W]``."""
+    # Squares of distances in half or quarter pixels are exact, and so are the roots of those that are squares.
+    squares = np.add.outer((np.arange(height) - center[0]) ** 2, (np.arange(width) - center[1]) ** 2)
+    radii: npt.NDArray[np.intp] = np.ceil(np.sqrt(squares)).astype(np.intp).ravel()
+    return radii
+
+
+def _radial_share(scores: FloatArray, center: tuple[float, float]) -> tuple[FloatArray, float]:
+    """The share within every whole radius, and the area under this curve as a fraction of the largest radius."""
+    held = np.cumsum(np.bincount(_radii(*scores.shape, center), weights=scores.ravel()))
+    shares = held / held[-1]
+    largest = len(shares) - 1
+    # The trapezoidal rule with unit steps.
+    return shares, float((shares.sum() - (shares[0] + shares[-1]) / 2) / largest) if largest > 0 else 1.0
+
+
+def _radius(shares: FloatArray, threshold: float) -> float:
+    """Radius at which the curve, linear between whole radii, reaches the threshold."""
+    after = int(np.searchsorted(shares, threshold))
+    if after == 0:
+        return 0.0
+    return after - float((shares[after] - threshold) / (shares[after] - shares[after - 1]))
+
+
+def _fit(raw: FloatArray, start: Gaussian | None = None) -> Gaussian | None:
+    """The Gaussian of a map in the units of the map; ``start`` is that of a similar map."""
+    largest = float(raw.max())
+    fit = fit_gaussian(raw / largest, start and start._replace(amplitude=start.amplitude / largest))
+    return fit and fit._replace(amplitude=fit.amplitude * largest)
+
+
+def _as_values(fit: Gaussian | None) -> _Values:
+    return {} if fit is None else {f"gaussian.{name}": np.atleast_1d(value) for name, value in fit._asdict().items()}
+
+
+def _limits(name: str, shape: tuple[int, ...], largest_radius: int) -> tuple[npt.ArrayLike, npt.ArrayLike]:
+    """Smallest and largest possible value of a number."""
+    if name in ("center_of_mass", "peak"):
+        return (0, 0), (shape[0] - 1, shape[1] - 1)
+    if name == "gaussian.center":
+        return (-0.5, -0.5), (shape[0] - 0.5, shape[1] - 0.5)
+    if name in ("center_offset", "gaussian.angle"):
+        return -math.inf, math.inf
+    if name == "threshold_radii":
+        return 0, largest_radius
+    fractions = ("effective_area", "radial_share", "radial_area", "border_share", "gaussian.r_squared")
+    return 0, 1 if name in fractions else math.inf
+
+
+def _as_numbers(values: _Values, thresholds: Sequence[float], ends: Mapping[str, tuple[Interval, ...]]) -> ErfNumbers:
+    """The numbers as they are saved; those of one entry are not in tuples."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        is_list = name in ("radial_share", "threshold_radii")
+        numbers, interval = tuple(value.tolist()), ends.get(name)
+        is_single = len(numbers) == 1 and not is_list
+        found[name] = numbers[0] if is_single else numbers
+        found[f"{name}_ci95"] = interval[0] if interval is not None and is_single else interval
+    found["peak"] = tuple(map(int, found["peak"]))
+    found["radial_share"] = tuple(enumerate(found["radial_share"]))
+    found["threshold_radii"] = tuple(zip(thresholds, found["threshold_radii"], strict=True))
+    if math.isnan(found["standard_deviation_ratio"]):
+        found["standard_deviation_ratio"] = None
+    fit = {name.removeprefix("gaussian."): found.pop(name) for name in [*found] if name.startswith("gaussian.")}
+    return ErfNumbers(**found, gaussian=GaussianFit(**fit) if fit else None)
