@@ -212,8 +212,8 @@ def test_against_a_merged_file(tmp_path: Path) -> None:
     assert "the other checkpoint has no finite kernel of this variant" in result.notes[-1]
 
 
-@pytest.mark.parametrize("name", ["mobileone_s0", "fastvit_t8"])
-def test_merged_kernels_of_other_packages_are_compared_with_their_branches(tmp_path: Path, name: str) -> None:
+def test_merged_kernels_of_other_packages_are_compared_with_their_branches(tmp_path: Path) -> None:
+    name = "mobileone_s0"
     torch.manual_seed(0)
     torch.save(timm.create_model(name).state_dict(), tmp_path / "a.pth")
     replk_probe.models.reparam_checkpoint(tmp_path / "a.pth", tmp_path / "b.safetensors", name)

@@ -82,7 +82,7 @@ def test_networks_of_timm(name: str) -> None:
     assert prepared.left_out == "" and len([*prepared.module.modules()]) < len([*model.modules()])
 
 
-@pytest.mark.parametrize("name", ["repvgg_a0", "shvit_s1", "iformer_t"])
+@pytest.mark.parametrize("name", ["repvgg_a0", "shvit_s1"])
 def test_files_of_timm(name: str, tmp_path: Path) -> None:
     model = trained(name)
     kernels = measure_kernels(model).kernels
