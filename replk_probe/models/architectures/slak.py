@@ -17,11 +17,10 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 
-from ..layers.classifier import MeanPooled, linear_classifier
+from ..layers.classifier import linear_classifier
 from ..layers.large_kernel import LargeKernelConv
-from ..layers.reparam import Reparameterizable
-from ..stages import ProbeSpec, Stage
 from .registration import register_variant, timm_cfg
+from .staged import Staged
 
 __all__ = ["SLaK"]
 
@@ -50,7 +49,7 @@ class SLaKBlock(nn.Module):
         return x + y
 
 
-class SLaK(Reparameterizable, MeanPooled):
+class SLaK(Staged):
     """SLaK with dense weights; ``[N, in_chans, H, W]`` to ``[N, num_classes]``, total stride 32.
 
     The published weights are sparse only in that some values are zero. Modules and parameters are named as in the
@@ -135,26 +134,6 @@ class SLaK(Reparameterizable, MeanPooled):
         ]
         self.norm = nn.LayerNorm(widths[-1], eps=_EPS)
         self.head = linear_classifier(widths[-1], num_classes)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The last map before pooling and the final norm, ``[N, C, H / 32, W / 32]``."""
-        for downsample, stage in zip(self.downsample_layers, self.stages, strict=True):
-            x = stage(downsample(x))
-        return x
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pooling, final norm and, unless ``pre_logits``, the classifier."""
-        x = self.norm(x.mean((-2, -1)))
-        logits: Tensor = x if pre_logits else self.head(x)
-        return logits
-
-    def probe_spec(self) -> ProbeSpec:
-        """The stages; the output of the last is pooled before it is normalized."""
-        stages = tuple(
-            Stage(f"stages.{number}", tuple(f"stages.{number}.{index}" for index in range(depth)))
-            for number, depth in enumerate(self.depths)
-        )
-        return ProbeSpec(self.family, stages, (stages[-1].path, "output"))
 
 
 _VARIANTS: Mapping[str, Mapping[str, Any]] = {

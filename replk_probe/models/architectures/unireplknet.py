@@ -1,4 +1,4 @@
-"""UniRepLKNet: large kernels with parallel dilated branches, few of them, in a network of ConvNeXt V2's kind.
+"""UniRepLKNet: a few large kernels with parallel dilated branches, in a network similar to ConvNeXt V2.
 
 Source: Ding et al., "UniRepLKNet: A Universal Perception Large-Kernel ConvNet", CVPR 2024, arXiv:2311.15599.
 """
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 
-from ..layers.classifier import MeanPooled, linear_classifier
+from ..layers.classifier import linear_classifier
 from ..layers.depthwise import with_native_kernels
 from ..layers.large_kernel import DILATED_BRANCHES, LargeKernelConv
-from ..layers.reparam import Foldable, Reparameterizable, fuse_bn, fuse_conv_bn, fuse_linear_bn
+from ..layers.reparam import Foldable, fuse_bn, fuse_conv_bn, fuse_linear_bn
 from ..layers.response_norm import GeluResponseNorm
-from ..stages import ProbeSpec, Stage
 from .registration import register_variant, timm_cfg
+from .staged import Staged
 
 __all__ = ["UniRepLKNet"]
 
@@ -103,7 +103,7 @@ class UniRepLKNetBlock(Foldable):
         self.act.beta = self.gamma = None
 
 
-class UniRepLKNet(Reparameterizable, MeanPooled):
+class UniRepLKNet(Staged):
     """UniRepLKNet; ``[N, in_chans, H, W]`` to ``[N, num_classes]``, total stride 32.
 
     :meth:`reparameterize` merges the branches of the large kernels. :meth:`fuse_bn` also folds the norms of all blocks
@@ -208,26 +208,6 @@ class UniRepLKNet(Reparameterizable, MeanPooled):
     def merge_as_published(self) -> UniRepLKNet:
         """Merge the branches and fold all norms, as the authors' code does; the same as :meth:`fuse_bn`."""
         return fuse_bn(self)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The last map before pooling and the final norm, ``[N, C, H / 32, W / 32]``."""
-        for downsample, stage in zip(self.downsample_layers, self.stages, strict=True):
-            x = stage(downsample(x))
-        return x
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pooling, final norm and, unless ``pre_logits``, the classifier."""
-        x = self.norm(x.mean((-2, -1)))
-        logits: Tensor = x if pre_logits else self.head(x)
-        return logits
-
-    def probe_spec(self) -> ProbeSpec:
-        """The stages; the output of the last is pooled before it is normalized."""
-        stages = tuple(
-            Stage(f"stages.{number}", tuple(f"stages.{number}.{index}" for index in range(depth)))
-            for number, depth in enumerate(self.depths)
-        )
-        return ProbeSpec(self.family, stages, (stages[-1].path, "output"))
 
 
 def _default_kernel_sizes(depths: Sequence[int]) -> list[tuple[int, ...]]:
