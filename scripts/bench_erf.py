@@ -6,6 +6,11 @@ memory is that of a new child process for each variant.
 
     python scripts/bench_erf.py                                # RepLKNet-31B at 1024 x 1024
     python scripts/bench_erf.py --model unireplknet_t --repeats 5
+
+With ``--openerf``, the time of an image by OpenERF (``pip install openerf``) is compared on one thread at 224 x 224.
+OpenERF computes one image at a time, replk-probe as many as it chooses.
+
+    python scripts/bench_erf.py --openerf --repeats 9
 """
 
 from __future__ import annotations
@@ -19,11 +24,14 @@ import statistics
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from replk_probe.erf import area_ratio, contribution_scores, prepare
+from replk_probe.erf.batch_size import automatic_batch_size
+from replk_probe.erf.probe_layer import find_target
 from replk_probe.models import create_model
 from replk_probe.models.inference.prepare import PreparedModel
 from replk_probe.ops import DepthwiseConv2d
@@ -31,12 +39,18 @@ from replk_probe.runtime.malloc import kept_blocks
 
 VARIANTS = ("plain", "fp32", "fast", "bf16")
 THRESHOLDS = (0.2, 0.3, 0.5, 0.99)
+AGAINST_OPENERF = ("resnet50", "vit_small_patch16_224", "convnext_tiny")
 
 
-def scores(model: torch.nn.Module | PreparedModel, image: torch.Tensor, variant: str) -> torch.Tensor:
-    """Compute one map; the allocator is tuned only for replk-probe's variants, as in `measure_erf`."""
-    with nullcontext() if variant == "plain" else kept_blocks():
-        return contribution_scores(model, image)[0]
+def scores_of(model: PreparedModel, images: torch.Tensor) -> torch.Tensor:
+    """Compute one map for each image, with the settings of the allocator that `measure_erf` uses."""
+    with kept_blocks():
+        return contribution_scores(model, images)
+
+
+def scores(model: torch.nn.Module | PreparedModel, image: torch.Tensor) -> torch.Tensor:
+    """Compute one map; the allocator is tuned only for replk-probe's variants."""
+    return scores_of(model, image)[0] if isinstance(model, PreparedModel) else contribution_scores(model, image)[0]
 
 
 def build(name: str, variant: str) -> torch.nn.Module | PreparedModel:
@@ -64,8 +78,40 @@ def peak_gigabytes(args: argparse.Namespace, variant: str) -> float:
 
 def child(args: argparse.Namespace) -> None:
     """Measure one image and print the peak memory of this process."""
-    scores(build(args.model, args.child), draw_image(args.size), args.child)
+    scores(build(args.model, args.child), draw_image(args.size))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+
+
+def against_openerf(repeats: int) -> None:
+    """Compare the CPU time of an image with that of OpenERF, and print it."""
+    from openerf.erf import _compute_positive_input_gradients_from_forward_features as openerf_scores
+
+    torch.set_num_threads(1)
+    side, device = 224, torch.device("cpu")
+    print(f"CPU ms of a {side} x {side} image, one thread ({torch.backends.cpu.get_cpu_capability()}), {repeats} rounds")
+    print("model                    variant   images at once   median (min)   ratio of medians")
+    for name in AGAINST_OPENERF:
+        model = create_model(name, "random", seed=0)
+        batch = automatic_batch_size(model, find_target(model, (1, 3, side, side)), 3, device, own_code=False)
+        images = draw_image(side).repeat(batch, 1, 1, 1)
+
+        def published(model: torch.nn.Module = model, image: torch.Tensor = images[:1]) -> None:
+            openerf_scores(model, image.clone().requires_grad_(True), "forward_features")
+
+        ways: dict[str, tuple[Callable[[], object], int]] = {"OpenERF": (published, 1)}
+        for variant in VARIANTS[1:]:
+            ways[variant] = (partial(scores_of, prepare(model, variant), images), batch)
+        times: dict[str, list[float]] = {variant: [] for variant in ways}
+        for turn in range(repeats + 1):
+            for variant, (run, count) in ways.items():
+                start = time.process_time()
+                run()
+                if turn:  # the first one is a warm-up
+                    times[variant].append(1e3 * (time.process_time() - start) / count)
+        for variant, (_, count) in ways.items():
+            median = statistics.median(times[variant])
+            ratio = statistics.median(times["OpenERF"]) / median
+            print(f"{name:24} {variant:9} {count:14} {median:8.0f} ({min(times[variant]):3.0f}) {ratio:18.2f}x")
 
 
 def main() -> None:
@@ -74,21 +120,25 @@ def main() -> None:
     parser.add_argument("--model", default="replknet31b")
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--openerf", action="store_true", help="Compare with OpenERF instead.")
     parser.add_argument("--json", help="File to which the results are written as JSON.")
     parser.add_argument("--child", choices=VARIANTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         return child(args)
 
+    if args.openerf:
+        return against_openerf(args.repeats)
+
     memory = {variant: peak_gigabytes(args, variant) for variant in VARIANTS}
     image = draw_image(args.size)
     models = {variant: build(args.model, variant) for variant in VARIANTS}
-    maps = {variant: scores(model, image, variant).double() for variant, model in models.items()}
+    maps = {variant: scores(model, image).double() for variant, model in models.items()}
     seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     for _ in range(args.repeats):
         for variant, model in models.items():
             start = time.perf_counter()
-            scores(model, image, variant)
+            scores(model, image)
             seconds[variant].append(time.perf_counter() - start)
 
     sides = {

@@ -68,6 +68,12 @@ _CHECKPOINT = "erf.ckpt"
     "center_offset,effective_area,gaussian. They are always saved.",
 )
 @compute_options
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Images per step. [default: up to 4 on a CPU and 16 on a GPU, fewer if they are large]",
+)
 @seed_option("Random seed for image sampling and weight initialization.")
 @choice_option(
     "--sampling",

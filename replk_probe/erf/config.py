@@ -49,7 +49,7 @@ class ErfConfig:
     entry: str | None = None
     prefix: str | None = None
     name: str | None = None
-    batch_size: int = 1
+    batch_size: int | None = None
     channels: int | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
@@ -71,7 +71,7 @@ class ErfConfig:
             thresholds=check_thresholds(self.thresholds),
             seed=checks.check_seed(self.seed),
             weights=checks.check_weights(self.weights),
-            batch_size=checks.check_integer("batch size", self.batch_size, 1),
+            batch_size=None if self.batch_size is None else checks.check_integer("batch size", self.batch_size, 1),
             channels=None if self.channels is None else checks.check_integer("number of channels", self.channels, 1),
             mean=checks.check_statistics("mean", self.mean),
             std=checks.check_statistics("std", self.std, above=0),

@@ -38,7 +38,7 @@ def measure_erf(
     entry: str | None = ErfConfig.entry,
     prefix: str | None = ErfConfig.prefix,
     name: str | None = ErfConfig.name,
-    batch_size: int = ErfConfig.batch_size,
+    batch_size: int | None = ErfConfig.batch_size,
     channels: int | None = ErfConfig.channels,
     mean: float | Sequence[float] | None = ErfConfig.mean,
     std: float | Sequence[float] | None = ErfConfig.std,
@@ -80,7 +80,9 @@ def measure_erf(
         entry: Entry of a weights file to load, as in :func:`replk_probe.create_model`.
         prefix: Prefix of the names in a weights file, as in :func:`replk_probe.create_model`.
         name: Name of the model in the result; None for the name it was created with, or that of its class.
-        batch_size: Images per step. A larger value needs more memory and changes results only by rounding.
+        batch_size: Images per step. A larger value needs more memory and changes results only by rounding. None for up
+            to 4 images of 224 x 224 pixels or less on a CPU, and up to 16 on a GPU, as many as fit into half of the
+            memory of the device; 1 for a module or factory of the user that does not treat images independently.
         channels: Number of input channels of the network: 1 for the luminance of the images; with more than 3, their
             colors are repeated in order. None for 3, or for the number that the first convolution takes if the network
             does not accept 3.

@@ -35,6 +35,7 @@ from replk_probe.runtime.provenance import RunInfo, WeightsInfo, software_versio
 
 from .accumulator import BlockSums, FloatArray, RunState, block_bounds, result_of
 from .arguments import TensorImages, choose_images
+from .batch_size import automatic_batch_size
 from .config import ErfConfig
 from .contribution import InputGradient
 from .input_size import resized
@@ -87,6 +88,8 @@ def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: E
         closed_branches_note(module) if weights.is_random else None,
         images.shortfall_note,
     )
+    own_code = not isinstance(model, str) or ":" in model
+    batch_size = config.batch_size or automatic_batch_size(module, target, channels, device, own_code=own_code)
     return ErfPlan(
         name=config.name or (model if isinstance(model, str) else name_of(module)),
         model=model if isinstance(model, PreparedModel) else module,
@@ -97,7 +100,8 @@ def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: E
         device=device,
         channels=channels,
         notes=tuple(text for text in notes if text),
-        own_code=not isinstance(model, str) or ":" in model,
+        batch_size=batch_size,
+        own_code=own_code,
     )
 
 
@@ -130,6 +134,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
     device: torch.device
     channels: int  # number of input channels
     notes: tuple[str, ...]  # notes that are known before the measurement
+    batch_size: int = 1  # number of images at once
     # Whether the model is a module or was made by a factory, so that its name does not identify it.
     own_code: bool = False
 
@@ -158,7 +163,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             "sampling": self.images.sampling,
             "image_ids": self._image_ids,
             "image files": self._image_files,
-            "batch_size": self.settings.batch_size,
+            "batch_size": self.batch_size,
             **self._input_options,
             **{f"version of {package}": versions[package] for package in ("replk-probe", "torch", "timm")},
         }
@@ -180,7 +185,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
         """Check the statistics, and compute digests of modules, arrays and files, which names do not identify."""
         self._mean, self._std = self._statistics()
         bounds = block_bounds(len(self.images.ids))
-        self._bounds = [bound for bound in bounds if bound % self.settings.batch_size == 0 or bound == bounds[-1]]
+        self._bounds = [bound for bound in bounds if bound % self.batch_size == 0 or bound == bounds[-1]]
         self._parameters = digest_of(bytes_of_model(module_of(self.model))) if self.own_code else None
         given = [self.images.batch] if isinstance(self.images, TensorImages) else []
         names = (image_id.encode("utf-8", "surrogateescape") for image_id in self.images.ids)
@@ -226,7 +231,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
         """Add the images of a part that are not in the state; yields the model."""
         start = time.perf_counter() - state.seconds
         todo = range(state.sums.done, part.stop)
-        size = self.settings.batch_size
+        size = self.batch_size
         threads = None if store is None else store.environment["threads"]
         with measuring(self.device, self.target.input_size, threads=threads):
             if isinstance(self.model, PreparedModel):

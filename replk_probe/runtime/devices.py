@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,10 @@ import torch
 from replk_probe.errors import BackendError, InvalidInputError
 
 from .malloc import kept_blocks
+
+# Assumed where the operating system does not say how much there is.
+_USUAL_MEMORY = 8 << 30
+_CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -49,6 +54,20 @@ def visible_gpus() -> list[str]:
     if given is None:
         return [str(index) for index in range(torch.cuda.device_count())]
     return [name for name in given.split(",") if name]
+
+
+def memory_of(device: torch.device) -> int:
+    """Total memory of a device in bytes; of a CPU that of the machine, or the limit of the container if it is lower."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows
+        total = _USUAL_MEMORY
+    for path in _CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):  # "max" where there is no limit
+            total = min(total, int(Path(path).read_text(encoding="ascii")))
+    return total
 
 
 def device_label(device: torch.device) -> str:

@@ -365,15 +365,15 @@ def test_a_resumed_run_gives_the_same_bytes(stop_after: int, tmp_path: Path, mon
     images = batch(23)
     images[2, 0, 0, 0] = float("inf")
     images[22, 0, 0, 0] = float("nan")
-    whole = measure_erf(Interrupted(), images, checkpoint=tmp_path / "other")
+    whole = measure_erf(Interrupted(), images, batch_size=1, checkpoint=tmp_path / "other")
 
     monkeypatch.setattr(Interrupted, "calls", 0)
     monkeypatch.setattr(Interrupted, "stop_after", stop_after)
     with pytest.raises(KeyboardInterrupt):
-        measure_erf(Interrupted(), images, checkpoint=tmp_path / "ckpt")
+        measure_erf(Interrupted(), images, batch_size=1, checkpoint=tmp_path / "ckpt")
     monkeypatch.setattr(Interrupted, "stop_after", None)
     monkeypatch.setattr(Interrupted, "calls", 0)
-    resumed = measure_erf(Interrupted(), images, checkpoint=tmp_path / "ckpt", resume=True)
+    resumed = measure_erf(Interrupted(), images, batch_size=1, checkpoint=tmp_path / "ckpt", resume=True)
 
     assert Interrupted.calls == 21 - stop_after, "images that were done are not measured again"
     assert files_of(resumed, tmp_path / "a") == files_of(whole, tmp_path / "b")
@@ -385,7 +385,7 @@ def interrupted_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(Interrupted, "calls", 0)
         patch.setattr(Interrupted, "stop_after", 2)
         with pytest.raises(KeyboardInterrupt):
-            measure_erf(Interrupted(), batch(4), checkpoint=folder)
+            measure_erf(Interrupted(), batch(4), batch_size=1, checkpoint=folder)
 
 
 def test_a_run_is_resumed_with_its_number_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,7 +402,7 @@ def test_a_run_is_resumed_with_its_number_of_threads(tmp_path: Path, monkeypatch
         torch.set_num_threads(1)
         monkeypatch.setattr(Tiny, "forward", watched)
         with pytest.warns(ResumeWarning, match=r"was started with 3 threads, but this process has 1\. .* with 3"):
-            measure_erf(Interrupted(), batch(4), checkpoint=tmp_path, resume=True)
+            measure_erf(Interrupted(), batch(4), batch_size=1, checkpoint=tmp_path, resume=True)
         assert used[-1] == 3 and torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
@@ -413,10 +413,12 @@ def test_a_run_is_resumed_on_its_device_only(tmp_path: Path, monkeypatch: pytest
     with monkeypatch.context() as patch:
         patch.setattr(environment, "describe_machine", lambda: {"cpu": "Another Processor"})
         with pytest.raises(ResumeError, match=r"but this run has processor Another Processor\. .*allow-other-device"):
-            measure_erf(Interrupted(), batch(4), checkpoint=tmp_path, resume=True)
+            measure_erf(Interrupted(), batch(4), batch_size=1, checkpoint=tmp_path, resume=True)
         with pytest.warns(ResumeWarning, match="is resumed on another device"):
-            found = measure_erf(Interrupted(), batch(4), checkpoint=tmp_path, resume=True, allow_other_device=True)
-    whole = measure_erf(Interrupted(), batch(4))
+            found = measure_erf(
+                Interrupted(), batch(4), batch_size=1, checkpoint=tmp_path, resume=True, allow_other_device=True
+            )
+    whole = measure_erf(Interrupted(), batch(4), batch_size=1)
     np.testing.assert_array_equal(found.contribution, whole.contribution)
     (note,) = {*found.notes} - {*whole.notes}
     assert re.match(r"The measurement was continued on another device \(processor .*, then Another Processor\)\.", note)

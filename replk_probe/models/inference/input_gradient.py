@@ -196,7 +196,9 @@ class FrozenLinear(_Reducible, nn.Linear):
         """Gradient of the input, ``[..., in_features]``, from that of the output."""
         if not self.reduced_backward or not self._gains(shape):
             return grad @ self.weight
-        return (grad.bfloat16() @ self.weight.bfloat16()).to(grad.dtype)
+        # One product of two matrices: torch expands the weight for each image of a bfloat16 gradient with more axes.
+        rows = grad.reshape(-1, self.out_features).bfloat16()
+        return (rows @ self.weight.bfloat16()).to(grad.dtype).view(shape)
 
 
 class FrozenConv2d(_Reducible, nn.Conv2d):
