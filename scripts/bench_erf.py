@@ -88,7 +88,9 @@ def against_openerf(repeats: int) -> None:
 
     torch.set_num_threads(1)
     side, device = 224, torch.device("cpu")
-    print(f"CPU ms of a {side} x {side} image, one thread ({torch.backends.cpu.get_cpu_capability()}), {repeats} rounds")
+    print(
+        f"CPU ms of a {side} x {side} image, one thread ({torch.backends.cpu.get_cpu_capability()}), {repeats} rounds"
+    )
     print("model                    variant   images at once   median (min)   ratio of medians")
     for name in AGAINST_OPENERF:
         model = create_model(name, "random", seed=0)

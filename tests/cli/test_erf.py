@@ -287,7 +287,7 @@ def test_an_interrupted_run_prints_how_to_resume_and_resumes(
     source = (tmp_path / networks).read_text()
     arguments = (
         "erf", "--model", f"{networks}:small", "--weights", "random", "--data", folder, "--images", 4, "--size", 24,
-        "--output",
+        "--batch-size", 1, "--output",
     )  # fmt: skip
     assert replk_probe(*arguments, tmp_path / "whole").exit_code == 0
     assert replk_probe(*arguments, tmp_path / "out").exit_code == 0

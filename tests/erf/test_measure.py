@@ -554,7 +554,7 @@ class Slow(nn.Conv2d):
 torch.manual_seed(0)
 model = Slow(3, 4, 5, padding=2)
 images = torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(5))
-measure_erf(model, images, checkpoint=sys.argv[1])
+measure_erf(model, images, batch_size=1, checkpoint=sys.argv[1])
 """
 
 
@@ -580,9 +580,9 @@ def test_a_killed_process_loses_at_most_one_image(tmp_path: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Slow(3, 4, 5, padding=2)
-    whole = measure_erf(model, batch(12, 16))
+    whole = measure_erf(model, batch(12, 16), batch_size=1)
     counted = Slow.images
-    resumed = measure_erf(model, batch(12, 16), checkpoint=tmp_path / "ckpt", resume=True)
+    resumed = measure_erf(model, batch(12, 16), batch_size=1, checkpoint=tmp_path / "ckpt", resume=True)
     assert 12 <= seen + Slow.images - counted <= 13
     for name, result in {"whole": whole, "resumed": resumed}.items():
         result.save(tmp_path / name)

@@ -68,7 +68,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plan(folder: Path | Tensor, **options: Any) -> ErfPlan:
-    return plan_erf(Net(), folder, ErfConfig(**({"size": SIZE, "images": 26, "sampling": "first"} | options)))
+    return plan_erf(
+        Net(), folder, ErfConfig(**({"size": SIZE, "images": 26, "sampling": "first", "batch_size": 1} | options))
+    )
 
 
 def measured(plan: ErfPlan, count: int, root: Path, seed: int = 0) -> ErfResult:

@@ -199,7 +199,7 @@ def test_other_parts_of_a_failed_job_are_ignored(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        {"erf": {"images": 7, "size": 32}},
+        {"erf": {"images": 7, "size": 32, "batch_size": 1}},
         {"erf": {"images": 7, "size": 32, "batch_size": 2}},
         {"shape-bias": {"stimuli": "synthetic", "size": [16, 16], "batch_size": 100}},
     ],
@@ -233,7 +233,9 @@ def test_the_number_of_workers_changes_no_byte(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(ANALYZERS, "erf", replace(ANALYZERS["erf"], part_pixels=1))
     (tmp_path / "net.py").write_text(NETWORK)
     path = tmp_path / "a.toml"
-    path.write_text('models = ["net.py:build"]\nweights = "auto"\nfigures = false\n[erf]\nimages = 10\nsize = 20\n')
+    path.write_text(
+        'models = ["net.py:build"]\nweights = "auto"\nfigures = false\n[erf]\nimages = 10\nsize = 20\nbatch_size = 1\n'
+    )
     results = {}
     for workers in (2, 3, 1):  # a worker is killed in the first run
         result = replk_probe.sweep(path, tmp_path / str(workers), workers=workers)
