@@ -29,7 +29,7 @@ from replk_probe.plot_style import (
 )
 from replk_probe.runtime.formatting import percent, shortened
 
-from .plot import add_caption, add_color_bar, caption_of, color_floor, plot_erf
+from .plot import add_caption, add_color_bar, caption_of, color_floor, layer_lines, plot_erf
 
 if TYPE_CHECKING:
     from .result import ErfResult
@@ -85,7 +85,7 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
             ax = figure.add_axes((x / page, y / total, cell / page, tallest / total))
             ax.set_anchor("NW")
             plot_erf(result, ax, protocol=protocol, vmin=vmin, cbar=False, caption=False)
-            add_caption(ax, f"Layer {result.layer}")
+            add_caption(ax, *layer_lines(result))
         edge = left + columns * cell + (columns - 1) * gap_x
         bar_height = min(tallest, 2.6)
         bar_axes = figure.add_axes(

@@ -74,7 +74,8 @@ def _detail(result: ErfResult) -> str:
     skipped = f" ({result.n_skipped} skipped)" if result.n_skipped else ""
     return (
         f"{counted(result.n_images, 'image')}{skipped} of {run.image_source}, {dimensions(result.input_size)} px; "
-        f"layer {result.layer}, map {dimensions(result.feature_size)}; {run.precision} on {run.device}"
+        f"layer {result.layer}, map {dimensions(result.feature_size)}; "
+        f"{f'{result.definition}; ' if result.definition else ''}{run.precision} on {run.device}"
     )
 
 
