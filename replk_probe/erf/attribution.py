@@ -59,7 +59,7 @@ def attribution_record(attribution: str, seed: int) -> dict[str, Any]:
     """The entry of a result's configuration; empty for the gradient."""
     if attribution == DEFAULT:
         return {}
-    return {"attribution": {"method": attribution, **options_of(attribution, {}, seed)}}
+    return {"attribution": {"name": attribution, **options_of(attribution, {}, seed)}}
 
 
 def check_modules(attribution: str, model: nn.Module, *, prepared: bool) -> None:

@@ -196,6 +196,9 @@ class InputGradient:
             # One at a time: the features of an image may depend on its batch, and its noise may not.
             for image in torch.split(batch.clone(), 1) if batch.shape[0] else ():
                 finite = bool(image.isfinite().all())
+                if not finite:
+                    found.append(torch.full_like(image, math.nan))
+                    continue
                 try:
                     part = attributed(network, image, selected, attribution, options)
                 except AssertionError as error:

@@ -41,7 +41,7 @@ from .config import ErfConfig
 from .contribution import InputGradient
 from .convention import Convention, convention_of, convention_record
 from .input_size import resized
-from .notes import closed_branches_note, trained_size_note
+from .notes import closed_branches_note, constant_sum_note, trained_size_note
 from .preparation import prepare
 from .probe_layer import UnsuitableSizeError
 from .result import ErfResult
@@ -92,6 +92,7 @@ def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: E
         statistics_note(module) if from_files and (config.mean is None or config.std is None) else None,
         channels_note(channels, bgr=config.bgr) if from_files else None,
         closed_branches_note(module) if weights.is_random else None,
+        constant_sum_note(module, target, convention_of(config.convention)),
         images.shortfall_note,
     )
     return ErfPlan(

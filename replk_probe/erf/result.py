@@ -125,7 +125,7 @@ class ErfResult(Result):
         """Convention and attribution where they are not the usual ones, as written in figures; otherwise ""."""
         convention, attribution = (self.run.config.get(name) for name in ("convention", "attribution"))
         parts = [f"{convention['name']} convention"] if convention else []
-        return ", ".join([*parts, *([attribution["method"]] if attribution else [])])
+        return ", ".join([*parts, *([attribution["name"]] if attribution else [])])
 
     @property
     def protocols(self) -> tuple[str, ...]:
