@@ -53,7 +53,8 @@ if TYPE_CHECKING:
 
 
 _DEEPEST, _SHALLOWEST = -4, -1  # range of the lower end of the color scale, in decades below the maximum
-_LEFT, _TOP, _BOTTOM, _LINE = 0.06, 0.47, 0.3, 0.12  # margins around the map, and a line of the caption, in inches
+_LEFT, _TOP, _BOTTOM = 0.06, 0.47, 0.3  # margins around the map in inches
+CAPTION_LINE = 0.12  # height of a line of the caption in inches
 _SHARE_OF = {"paper": "log10(score + 1)", "linear": "the contribution", "centred": "the contribution"}
 
 _ON_MAP: dict[str, Any] = {
@@ -118,7 +119,7 @@ def plot_erf(
         right = BAR_INCHES if cbar else _LEFT
         # As large as a column allows: a tall map is made narrower, a wide one stays as wide as the column.
         map_width = MAP_INCHES * min(1.0, 1.6 * width / height)
-        bottom = _BOTTOM + (_LINE if result.definition else 0)
+        bottom = _BOTTOM + CAPTION_LINE * (len(layer_lines(result)) - 1)
         inches = _LEFT + map_width + right, _TOP + map_width * max(height / width, 1 / 3) + bottom
         ax = prepared_axes(ax, inches, left=_LEFT, right=right, top=_TOP, bottom=bottom)
         maximum = float(result.contribution.max()) or 1.0
