@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -122,12 +123,34 @@ def attributed(network: Truncated, image: Tensor, select: Select, attribution: s
         elif attribution == "smooth-grad":
             found = _smooth_grad(attr.NoiseTunnel(attr.NeuronGradient(network, layer)), leaf, select, **options)
         elif attribution == "guided-backprop":
-            found = attr.NeuronGuidedBackprop(network, layer).attribute(leaf, select)
+            with _own_inputs(network):
+                found = attr.NeuronGuidedBackprop(network, layer).attribute(leaf, select)
         elif attribution == "deconvolution":
-            found = attr.NeuronDeconvolution(network, layer).attribute(leaf, select)
+            with _own_inputs(network):
+                found = attr.NeuronDeconvolution(network, layer).attribute(leaf, select)
         else:
             found = _occlusion(attr.Occlusion(lambda images: select(network(images))), image, **options)
     return found.detach().to(image.dtype)
+
+
+@contextmanager
+def _own_inputs(network: nn.Module) -> Iterator[None]:
+    """Give each ReLU an input that nothing else reads, in this context.
+
+    Captum replaces the gradient of the input of a ReLU. Where that input is also read by a shortcut, as before a
+    pre-activation, it would replace the gradient of the shortcut as well.
+    """
+
+    def alias(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0].view_as(args[0]), *args[1:])
+
+    relus = [module for module in network.modules() if isinstance(module, nn.ReLU)]
+    handles = [relu.register_forward_pre_hook(alias) for relu in relus]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _smooth_grad(tunnel: Any, image: Tensor, select: Select, *, noise: float, seed: int, **options: Any) -> Tensor:

@@ -40,8 +40,10 @@ class NeuronERF:
       ``seed`` (0), with which every image gets the same noise; ``nt_samples_batch_size`` (1), ``nt_type``.
     - ``"guided-backprop"`` (Springenberg et al., ICLR 2015 workshop, arXiv:1412.6806) and ``"deconvolution"`` (Zeiler
       and Fergus, ECCV 2014, arXiv:1311.2901): the gradients of ``nn.ReLU`` modules are replaced, as in
-      ``NeuronGuidedBackprop`` and ``NeuronDeconvolution``. Functional ReLUs, that of the convention and other
-      activations keep their gradient. They need the network itself, not a prepared copy.
+      ``NeuronGuidedBackprop`` and ``NeuronDeconvolution``, but not those of shortcuts that read the same input, which
+      captum replaces as well. Functional ReLUs, that of the convention and other activations, such as ``nn.ReLU6``,
+      keep their gradient. The modules must be those of the network itself, not of a prepared copy, and may be in
+      place.
     - ``"occlusion"``: decrease of the value when a window of the image is replaced, as in ``Occlusion``:
       ``baselines`` (0), ``windows`` (16) along each axis, side by side, or ``sliding_window_shapes`` and ``strides``;
       ``perturbations_per_eval`` (1). It needs ``windows`` ** 2 + 1 forward passes.

@@ -146,6 +146,29 @@ def test_guided_backprop_passes_positive_gradients_of_open_relus_only() -> None:
     assert at_middle("guided-backprop") == [0.0, 0.0, 0.0] and at_middle("deconvolution") == [3.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+def test_the_gradient_of_a_shortcut_around_a_relu_is_not_replaced(inplace: bool) -> None:
+    class PreActivation(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.relu = nn.Conv2d(3, 1, 1, bias=False), nn.ReLU(inplace)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            return 2 * self.relu(x.clone() if inplace else x) - 3 * x
+
+    model = PreActivation().double()
+    nn.init.ones_(model.conv.weight)
+    images = torch.ones(1, 3, 3, 3, dtype=torch.float64)
+    erf = NeuronERF(model, convention="luo2016")
+    # Twice from the open ReLU, and minus three times from the shortcut.
+    for name in ("gradient", "guided-backprop", "deconvolution"):
+        assert erf.attribute(images, attribution=name)[0, :, 1, 1].tolist() == [-1.0, -1.0, -1.0], name
+    # The ReLU is closed, and a deconvolution passes its gradient in any case.
+    for name, expected in (("gradient", -3.0), ("guided-backprop", -3.0), ("deconvolution", -1.0)):
+        assert erf.attribute(-images, attribution=name)[0, :, 1, 1].tolist() == [expected] * 3, name
+
+
 @pytest.mark.parametrize("name", ATTRIBUTIONS)
 def test_relus_in_place_change_nothing(name: str) -> None:
     images = batch()
