@@ -67,6 +67,24 @@ _CHECKPOINT = "erf.ckpt"
     help="Further numbers of the map to print: all, or names of erf.numbers in erf.json, such as "
     "center_offset,effective_area,gaussian. They are always saved.",
 )
+@choice_option(
+    "--convention",
+    ["replknet", "openerf", "mambair", "luo2016"],
+    "Definition of the map: what is differentiated, and how signs, colors and images are combined.",
+)
+@choice_option(
+    "--attribution",
+    [
+        "gradient",
+        "input-x-gradient",
+        "integrated-gradients",
+        "smooth-grad",
+        "guided-backprop",
+        "deconvolution",
+        "occlusion",
+    ],
+    "How the features are attributed to the pixels.",
+)
 @compute_options
 @click.option(
     "--batch-size",

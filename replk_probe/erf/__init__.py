@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from .area_protocols import AreaRatio, area_ratio, area_ratios
     from .config import ErfConfig
     from .contribution import contribution_scores, input_gradient
+    from .convention import CONVENTIONS, Convention
     from .map_numbers import ErfNumbers, GaussianFit
     from .map_statistics import erf_numbers
     from .measure import measure_erf
+    from .neuron_erf import NeuronERF
     from .plot import plot_erf
     from .plot_comparison import draw_comparison
     from .preparation import prepare
@@ -28,11 +30,14 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AreaRatio": "area_protocols",
+    "CONVENTIONS": "convention",
+    "Convention": "convention",
     "ErfAccumulator": "accumulator",
     "ErfConfig": "config",
     "ErfNumbers": "map_numbers",
     "ErfResult": "result",
     "GaussianFit": "map_numbers",
+    "NeuronERF": "neuron_erf",
     "PreparedModel": "preparation",
     "RatioRow": "result",
     "area_ratio": "area_protocols",
@@ -47,12 +52,15 @@ _HOME = {
 }
 
 __all__ = [
+    "CONVENTIONS",
     "AreaRatio",
+    "Convention",
     "ErfAccumulator",
     "ErfConfig",
     "ErfNumbers",
     "ErfResult",
     "GaussianFit",
+    "NeuronERF",
     "PreparedModel",
     "RatioRow",
     "area_ratio",

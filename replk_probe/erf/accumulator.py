@@ -24,11 +24,14 @@ from replk_probe.runtime.provenance import RunInfo
 
 from .area_protocols import DEFAULT_THRESHOLDS, area_ratios, logarithm_note
 from .arguments import TensorImages, check_thresholds
+from .attribution import DEFAULT as GRADIENT
+from .attribution import attribution_record
+from .choose_target import target_for
 from .contribution import InputGradient, check_batch
+from .convention import DEFAULT, Convention, convention_of, convention_record
 from .jackknife import Blocks, jackknife
 from .map_statistics import numbers_with_intervals
 from .notes import interval_note
-from .probe_layer import find_target
 from .receptive_field.tracer import Field
 from .result import ErfResult, RatioRow
 from .target_layer import Layer, TargetLayer, point_of
@@ -214,6 +217,7 @@ def result_of(
     *,
     arithmetic: str,
     resize: str,
+    convention: str | Convention = DEFAULT,
     notes: Sequence[str | None] = (),
     precision_note: str | None = None,
 ) -> ErfResult:
@@ -222,10 +226,11 @@ def result_of(
     ``arithmetic`` is the precision actually used, and ``resize`` describes how images were resized.
     """
     sums, skipped = state.sums, tuple(state.skipped)
-    contribution = sums.mean()
+    map_of = convention_of(convention).map_of
+    contribution = map_of(sums.mean())
     center, followed, center_note = target.center()
     stacked = sums.stacked()
-    intervals = jackknife(stacked, sums.counts, thresholds, center)
+    intervals = jackknife(stacked, sums.counts, thresholds, center, map_of=map_of)
     total = len(state.used) + len(skipped)
     skipped_note = f"{len(skipped)} of {total} images were skipped, see run.skipped." if skipped else None
     missing_note = interval_note(sums.counts) if None in intervals.values() else None
@@ -260,7 +265,7 @@ def result_of(
             for (protocol, threshold), answer in area_ratios(contribution, thresholds, center=center).items()
         ),
         notes=tuple(note for note in found if note),
-        numbers=numbers_with_intervals(Blocks(stacked, sums.counts), thresholds, center),
+        numbers=numbers_with_intervals(Blocks(stacked, sums.counts, map_of), thresholds, center),
     )
 
 
@@ -289,6 +294,8 @@ class ErfAccumulator:
         layer: Layer = None,
         *,
         thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
+        convention: str | Convention = DEFAULT,
+        attribution: str = GRADIENT,
         name: str | None = None,
     ) -> None:
         """Start without images.
@@ -297,6 +304,8 @@ class ErfAccumulator:
             model: Model, as in :func:`~replk_probe.erf.contribution_scores`.
             layer: Layer, as in :func:`~replk_probe.erf.contribution_scores`.
             thresholds: Shares of the total contribution, each in (0, 1).
+            convention: Convention, as in :func:`~replk_probe.measure_erf`.
+            attribution: Attribution, as in :func:`~replk_probe.measure_erf`.
             name: Name of the model in the result; None for the name it was created with, or that of its class.
 
         Raises:
@@ -306,6 +315,8 @@ class ErfAccumulator:
         self._module = module_of(model)
         self._layer = point_of(self._module, layer)
         self._thresholds = check_thresholds(thresholds)
+        self._convention, self._attribution = convention_of(convention), attribution
+        self._record = convention_record(convention) | attribution_record(attribution, 0)
         self._name = name_of(self._module) if name is None else name
         self.reset()
 
@@ -342,8 +353,8 @@ class ErfAccumulator:
             stack.enter_context(strict_arithmetic())
             target, gradient, state = self._target, self._gradient, self._state
             if target is None or gradient is None or state is None:
-                target = find_target(self._module, images.shape, self._layer)
-                gradient = InputGradient(self._module, target)
+                target = target_for(self._module, images.shape, self._layer, self._convention)
+                gradient = InputGradient(self._model, target, self._convention, self._attribution)
                 state = RunState(BlockSums(MAX_BLOCKS, target.input_size))
             if tuple(images.shape[2:]) != target.input_size:
                 raise InvalidInputError(
@@ -355,7 +366,7 @@ class ErfAccumulator:
         for values in scores:
             if state.sums.done == state.sums.n_images:
                 state.sums = state.sums.in_larger_blocks()
-            state.add(TensorImages.id_of(state.sums.done), values)
+            state.add(TensorImages.id_of(state.sums.done), self._convention.summand(values))
         state.seconds += time.perf_counter() - start
 
     def compute(self) -> ErfResult:
@@ -390,8 +401,15 @@ class ErfAccumulator:
             precision=precision,
             backend=backend,
             seconds=0.0,
-            config={"model": self._name, "layer": target.label},
+            config={"model": self._name, "layer": target.label, **self._record},
         )
         return result_of(
-            state, target, run, self._thresholds, arithmetic=arithmetic, resize="as given", notes=[target.note]
+            state,
+            target,
+            run,
+            self._thresholds,
+            arithmetic=arithmetic,
+            resize="as given",
+            convention=self._convention,
+            notes=[target.note],
         )

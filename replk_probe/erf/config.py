@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from replk_probe.errors import InvalidInputError
 from replk_probe.images.sample import check_sample
 from replk_probe.models.architectures.micro import INPUT_SIZE, MICRO_MODELS
 from replk_probe.models.inference.prepare import check_precision
@@ -16,6 +17,9 @@ from replk_probe.runtime.devices import resolve_device
 
 from .area_protocols import DEFAULT_THRESHOLDS
 from .arguments import check_thresholds
+from .attribution import DEFAULT as GRADIENT
+from .attribution import WITH_OWN_MODULES, check_attribution
+from .convention import DEFAULT, Convention, convention_of
 from .target_layer import check_layer
 
 # The smallest square of the protocols.
@@ -40,6 +44,8 @@ class ErfConfig:
     size: int | tuple[int, int] = 1024
     layer: str | nn.Module | None = None
     thresholds: Sequence[float] = DEFAULT_THRESHOLDS
+    convention: str | Convention = DEFAULT
+    attribution: str = GRADIENT
     precision: str = "fp32"
     device: str | torch.device = "auto"
     seed: int = 0
@@ -61,6 +67,13 @@ class ErfConfig:
         check_sample(self.images, self.sampling)
         check_precision(self.precision)
         check_layer(self.layer)
+        convention = convention_of(self.convention)
+        check_attribution(self.attribution)
+        if self.attribution in WITH_OWN_MODULES and self.precision != "fp32":
+            raise InvalidInputError(
+                f"Attribution {self.attribution!r} cannot be computed with precision {self.precision!r}. It needs the "
+                "network as it is, not a prepared copy. Use precision 'fp32'."
+            )
         checks.check_selection(self.ema, self.entry, self.prefix)
         checks.check_bool("bgr", self.bgr)
         resolve_device(self.device)
@@ -69,6 +82,7 @@ class ErfConfig:
             images=int(self.images),
             size=checks.check_size(self.size, SMALLEST_SIDE, LARGEST_SIDE),
             thresholds=check_thresholds(self.thresholds),
+            convention=convention if convention.name == "custom" else convention.name,
             seed=checks.check_seed(self.seed),
             weights=checks.check_weights(self.weights),
             batch_size=None if self.batch_size is None else checks.check_integer("batch size", self.batch_size, 1),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +19,27 @@ from replk_probe.models.inference.prepare import PreparedModel, module_of
 from replk_probe.models.weight_values import check_run_values
 from replk_probe.runtime.devices import without_autocast
 
-from .probe_layer import check_accepts, find_target
+from .attribution import DEFAULT as GRADIENT
+from .attribution import Select, Truncated, attributed, check_modules, options_of
+from .choose_target import target_for
+from .convention import DEFAULT, Convention, convention_of
+from .probe_layer import check_accepts
 from .target_layer import Layer, LayerPoint, TargetLayer, point_of, run_to
 
 
-def contribution_scores(model: nn.Module | PreparedModel, batch: Tensor, layer: Layer = None) -> Tensor:
+def contribution_scores(
+    model: nn.Module | PreparedModel,
+    batch: Tensor,
+    layer: Layer = None,
+    *,
+    convention: str | Convention = DEFAULT,
+    attribution: str = GRADIENT,
+) -> Tensor:
     """Contribution of every input pixel to the middle position of a layer, per image.
 
     The gradient of the sum over channels of ReLU(feature at (h // 2, w // 2)) with respect to the normalized input;
-    negative entries become zero and the color channels are summed. Nothing after the layer is computed.
+    negative entries become zero and the color channels are summed. Nothing after the layer is computed. Other
+    definitions are chosen with ``convention`` and ``attribution``.
 
     The model is evaluated in eval mode and outside of any ``torch.autocast`` of the caller. Its modes,
     ``requires_grad``, ``.grad`` and hooks are not changed. The layer is looked up once for each shape of the images and
@@ -47,6 +60,9 @@ def contribution_scores(model: nn.Module | PreparedModel, batch: Tensor, layer: 
             it. If that is no map, or there is no such method: the value that enters the spatial reduction (a mean or
             pooling over positions, the choice of a class token, attention pooling), which may be the result of an
             operation in the code of a module. It has more than one row and column.
+        convention: Name in :data:`~replk_probe.erf.CONVENTIONS`, or a :class:`~replk_probe.erf.Convention`. The mean
+            over images is not part of the scores.
+        attribution: ``"gradient"``, or another attribution of :class:`~replk_probe.erf.NeuronERF`.
 
     Returns:
         Scores ``[N, H, W]``, >= 0, in the dtype of the model (at least float32) and on its device. Images do not
@@ -61,11 +77,17 @@ def contribution_scores(model: nn.Module | PreparedModel, batch: Tensor, layer: 
     Source:
         Ding et al., CVPR 2022, arXiv:2203.06717, section 4.2 and the script published with it.
     """
-    return InputGradient(model, layer).scores(batch)
+    return InputGradient(model, layer, convention, attribution).scores(batch)
 
 
 @contextmanager
-def input_gradient(model: nn.Module | PreparedModel, layer: Layer = None) -> Iterator[InputGradient]:
+def input_gradient(
+    model: nn.Module | PreparedModel,
+    layer: Layer = None,
+    *,
+    convention: str | Convention = DEFAULT,
+    attribution: str = GRADIENT,
+) -> Iterator[InputGradient]:
     """Signed input gradients of the middle position of a layer, as a context manager.
 
     ::
@@ -80,15 +102,18 @@ def input_gradient(model: nn.Module | PreparedModel, layer: Layer = None) -> Ite
     Args:
         model: Model, as in :func:`~replk_probe.erf.contribution_scores`.
         layer: Layer, as in :func:`~replk_probe.erf.contribution_scores`.
+        convention: Convention, as in :func:`~replk_probe.erf.contribution_scores`.
+        attribution: Attribution, as in :func:`~replk_probe.erf.contribution_scores`.
 
     Yields:
         A callable from normalized images ``[N, C, H, W]`` to the derivative, of the same shape, of the sum over
-        channels of ReLU(feature at the middle) of each image with respect to that image.
+        channels of ReLU(feature at the middle) of each image with respect to that image; with another convention or
+        attribution, that of its scalar, or its signed attribution.
 
     Raises:
         InvalidInputError: As for :func:`~replk_probe.erf.contribution_scores`; also for calls after the context ends.
     """
-    gradient = InputGradient(model, layer)
+    gradient = InputGradient(model, layer, convention, attribution)
     try:
         yield gradient
     finally:
@@ -98,9 +123,20 @@ def input_gradient(model: nn.Module | PreparedModel, layer: Layer = None) -> Ite
 class InputGradient:
     """Callable that computes the input gradient of the middle position of one layer; see :func:`input_gradient`."""
 
-    def __init__(self, model: nn.Module | PreparedModel, layer: Layer = None) -> None:  # noqa: D107
+    def __init__(  # noqa: D107
+        self,
+        model: nn.Module | PreparedModel,
+        layer: Layer = None,
+        convention: str | Convention = DEFAULT,
+        attribution: str = GRADIENT,
+        *,
+        seed: int = 0,
+    ) -> None:
         self._model: nn.Module | None = module_of(model)
+        self._prepared = isinstance(model, PreparedModel)
         self._layer = point_of(self._model, layer)
+        self._convention = convention_of(convention)
+        self._attribution, self._options = attribution, options_of(attribution, {}, seed)
         self._targets: dict[tuple[int, ...], TargetLayer] = {}
         if isinstance(self._layer, TargetLayer):
             self._targets[self._layer.input_size] = self._layer
@@ -115,7 +151,69 @@ class InputGradient:
         return f"{type(self).__name__}(model={type(self._model).__name__!r}, layer={layer!r}, sizes={[*self._targets]})"
 
     def __call__(self, images: Tensor) -> Tensor:
-        """The signed gradient ``[N, C, H, W]``, in the dtype and on the device of the model."""
+        """The signed gradient or attribution ``[N, C, H, W]``, in the dtype and on the device of the model."""
+        if self._attribution != GRADIENT:
+            return self.attribute(images, None, self._attribution, self._options)
+        model, batch, point = self._checked(images)
+        if batch.shape[0] == 0:
+            return batch
+        with evaluating(model), without_autocast(batch.device):
+            parts = torch.split(batch, 1) if _couples_images(model) else (batch,)
+            return torch.cat([self._gradient(model, part, point) for part in parts])
+
+    def attribute(
+        self, images: Tensor, select: Select | None, attribution: str, options: dict[str, Any],
+        position: tuple[int, int] | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Signed attributions ``[N, C, H, W]`` by captum.
+
+        Args:
+            images: Normalized images ``[N, C, H, W]``.
+            select: Function from the features of a layer to one value per image; None for the convention's scalar.
+            attribution: One of :data:`~replk_probe.erf.attribution.OPTIONS`.
+            options: All its options.
+            position: Row and column of the feature map for the convention's scalar; None for those of the convention.
+        """
+        model, batch, point = self._checked(images)
+        check_modules(attribution, model, prepared=self._prepared)
+        layout = point.layout if position is None else point.layout.at(position)
+        finite = True
+
+        def selected(features: Tensor) -> Tensor:
+            nonlocal finite
+            if torch.is_grad_enabled():
+                _check_values(features, point)
+            middle = layout.at_middle(features) if select is None else features
+            chosen = self._convention.objective(middle) if select is None else select(features)
+            finite = finite and bool(middle.isfinite().all())
+            if chosen.requires_grad:
+                correct_batch_norms(chosen)
+            return chosen
+
+        network = Truncated(model, partial(_run_to, model, point=point))
+        found = []
+        with evaluating(model), without_autocast(batch.device), torch.inference_mode(False), torch.enable_grad():
+            # One at a time: the features of an image may depend on its batch, and its noise may not.
+            for image in torch.split(batch.clone(), 1) if batch.shape[0] else ():
+                finite = bool(image.isfinite().all())
+                if not finite:
+                    found.append(torch.full_like(image, math.nan))
+                    continue
+                try:
+                    part = attributed(network, image, selected, attribution, options)
+                except AssertionError as error:
+                    raise InvalidInputError(
+                        f"Captum cannot compute attribution {attribution!r} with these options: {error}"
+                    ) from error
+                except RuntimeError as error:
+                    if "not have been used in the graph" in str(error):
+                        raise _cut_off(point) from error
+                    raise
+                found.append(part if finite else torch.full_like(part, math.nan))
+        return torch.cat(found) if found else batch
+
+    def _checked(self, images: Tensor) -> tuple[nn.Module, Tensor, TargetLayer]:
+        """The model, the images on its device, and its layer for images of their size."""
         model = self._model
         if model is None:
             raise InvalidInputError(
@@ -125,20 +223,14 @@ class InputGradient:
         batch = _matching(images, model)
         shape = tuple(batch.shape[2:])
         if shape not in self._targets:
-            point = find_target(model, (1, *batch.shape[1:]), self._layer)
+            point = target_for(model, (1, *batch.shape[1:]), self._layer, self._convention)
             check_run_values(model, batch.shape, partial(run_to, point=point))
             self._targets[shape] = point
-        if batch.shape[0] == 0:
-            return batch
-        with evaluating(model), without_autocast(batch.device):
-            parts = torch.split(batch, 1) if _couples_images(model) else (batch,)
-            return torch.cat([self._gradient(model, part, self._targets[shape]) for part in parts])
+        return model, batch, self._targets[shape]
 
     def scores(self, images: Tensor) -> Tensor:
         """Contribution scores ``[N, H, W]``, as :func:`~replk_probe.erf.contribution_scores`."""
-        gradient = self(images)
-        # clamp_min keeps NaN and infinity: whoever adds the scores up has to find them.
-        return gradient.clamp_min(0).to(torch.promote_types(gradient.dtype, torch.float32)).sum(dim=1)
+        return self._convention.scores(self(images))
 
     def close(self) -> None:
         """Release the model."""
@@ -150,15 +242,10 @@ class InputGradient:
             leaf = batch.clone().requires_grad_(True)
             # The second clone lets a network write into its input.
             output = _run_to(model, leaf.clone(), point)
-            if not output.is_floating_point():
-                raise InvalidInputError(
-                    f"Layer {point.label!r} gives {output.dtype} values, which have no gradient. Name another layer."
-                )
-            if not output.requires_grad:
-                raise _cut_off(point)
+            _check_values(output, point)
             middle = point.layout.at_middle(output)
             usable = _finite(middle.detach()) & _finite(batch)
-            total = middle.relu().sum()
+            total = self._convention.objective(middle).sum()
             del output, middle
             correct_batch_norms(total)
             (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
@@ -182,6 +269,16 @@ def _run_to(model: nn.Module, batch: Tensor, point: LayerPoint) -> Tensor:
         if "can't allocate memory" not in str(error):
             check_accepts(model, (1, *batch.shape[1:]), point)
         raise
+
+
+def _check_values(output: Tensor, point: LayerPoint) -> None:
+    """Raise InvalidInputError unless the values of a layer have a gradient."""
+    if not output.is_floating_point():
+        raise InvalidInputError(
+            f"Layer {point.label!r} gives {output.dtype} values, which have no gradient. Name another layer."
+        )
+    if not output.requires_grad:
+        raise _cut_off(point)
 
 
 def _cut_off(point: LayerPoint) -> InvalidInputError:

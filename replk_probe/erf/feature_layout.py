@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -34,14 +34,25 @@ class Layout:
     kind: Literal["NCHW", "NHWC", "NLC", "NCL"]  # "NLC" and "NCL": tokens
     size: tuple[int, int]  # number of rows and columns
     prefix: int = 0  # number of tokens before those of the image (class, distillation, registers)
-    # Index of the token of the middle position, if the tokens of the image are not one row after the other behind the
-    # prefix; None if they are.
-    token: int | None = None
+    # Indices of the tokens of the positions, row by row, if the tokens of the image are not one row after the other
+    # behind the prefix; None if they are.
+    order: tuple[int, ...] | None = None
+    position: tuple[int, int] | None = None  # row and column to be measured; None for (h // 2, w // 2)
 
     @property
     def middle(self) -> tuple[int, int]:
-        """The position at which the effective receptive field is measured: (h // 2, w // 2)."""
-        return self.size[0] // 2, self.size[1] // 2
+        """The position at which the effective receptive field is measured."""
+        return self.position or (self.size[0] // 2, self.size[1] // 2)
+
+    def at(self, position: Sequence[int]) -> Layout:
+        """The layout with another row and column to be measured, which it must have."""
+        row, column = position
+        if not (0 <= row < self.size[0] and 0 <= column < self.size[1]):
+            raise InvalidInputError(
+                f"The position {row},{column} is outside the feature map of {self.size[0]}x{self.size[1]}. Give a row "
+                "and a column, counted from 0."
+            )
+        return replace(self, position=(row, column))
 
     def at_middle(self, feature: Tensor) -> Tensor:
         """The features at the middle position of every image: ``[N, C]``."""
@@ -50,8 +61,13 @@ class Layout:
             return feature[:, :, y, x]
         if self.kind == "NHWC":
             return feature[:, y, x, :]
-        token = self.prefix + y * self.size[1] + x if self.token is None else self.token
-        return feature[:, token, :] if self.kind == "NLC" else feature[:, :, token]
+        return feature[:, self._token, :] if self.kind == "NLC" else feature[:, :, self._token]
+
+    @property
+    def _token(self) -> int:
+        """Index of the token at the measured position."""
+        place = self.middle[0] * self.size[1] + self.middle[1]
+        return self.prefix + place if self.order is None else self.order[place]
 
     def __str__(self) -> str:
         """The layout as written in results."""
@@ -59,7 +75,7 @@ class Layout:
         if self.kind in ("NCHW", "NHWC"):
             return axes
         prefix = f", {self.prefix} of them prefix tokens" if self.prefix else ""
-        order = "" if self.token is None else f", the middle one at index {self.token}"
+        order = "" if self.order is None else f", the middle one at index {self._token}"
         return f"{axes} tokens{prefix}{order}"
 
 
@@ -119,9 +135,8 @@ def _ordered_tokens(pixels: Coords, kind: Literal["NLC", "NCL"]) -> Layout | Non
     if size[0] * size[1] != len(indices) or len(np.unique(place)) != len(indices):
         return None
     prefix = int(indices[0])
-    middle = int(indices[(place == size[0] // 2 * size[1] + size[1] // 2).argmax()])
     in_order = bool((np.diff(indices) == 1).all() and (np.diff(place) == 1).all())
-    return Layout(kind, size, prefix, None if in_order else middle)
+    return Layout(kind, size, prefix, None if in_order else tuple(indices[place.argsort()].tolist()))
 
 
 def layout_of(

@@ -23,6 +23,7 @@ def jackknife(
     thresholds: Iterable[float] = DEFAULT_THRESHOLDS,
     center: Sequence[float] | None = None,
     protocols: Iterable[str] = PROTOCOLS,
+    map_of: Callable[[FloatArray], FloatArray] | None = None,
 ) -> dict[tuple[str, float], tuple[float, float] | None]:
     """95 % intervals of the area ratios, from the means without one block of images each.
 
@@ -37,6 +38,7 @@ def jackknife(
         thresholds: Thresholds, as in :func:`area_ratios`.
         center: Center, as in :func:`area_ratios`.
         protocols: Protocols, as in :func:`area_ratios`.
+        map_of: Function from a mean to the map that is measured; None for the mean itself.
 
     Returns:
         Interval ``(low, high)`` by ``(protocol, threshold)``; None if fewer than two blocks have images, or if the map
@@ -45,7 +47,7 @@ def jackknife(
     Source:
         Busing, Meijer and Van der Leeden, Statistics and Computing 9 (1999), "Delete-m jackknife for unequal m".
     """
-    blocks = Blocks(block_sums, block_counts)
+    blocks = Blocks(block_sums, block_counts, map_of)
     thresholds, protocols = tuple(thresholds), tuple(protocols)
     estimate = area_ratios(blocks.mean, thresholds, protocols, center)
     left_out = blocks.left_out(lambda others: measure_ratios(others, thresholds, protocols, center, between=True))
@@ -63,10 +65,15 @@ class Blocks:
     """Sums of maps over blocks of images, and the jackknife of any number that is computed from their mean.
 
     Attributes:
-        mean: Mean over all images, ``[H, W]``.
+        mean: Mean over all images, ``[H, W]``, or the map that is computed from it.
     """
 
-    def __init__(self, block_sums: npt.ArrayLike, block_counts: Sequence[int]) -> None:
+    def __init__(
+        self,
+        block_sums: npt.ArrayLike,
+        block_counts: Sequence[int],
+        map_of: Callable[[FloatArray], FloatArray] | None = None,
+    ) -> None:
         """Arguments are those of :func:`jackknife`."""
         sums = np.asarray(block_sums, dtype=np.float64)
         counts = np.asarray(block_counts)
@@ -81,7 +88,8 @@ class Blocks:
         self._total = sums[self._used[0]].copy()
         for block in self._used[1:]:  # block order, as the result itself is summed
             self._total += sums[block]
-        self.mean: FloatArray = self._total / self._n_images
+        self._map_of = map_of or (lambda mean: mean)
+        self.mean: FloatArray = self._map_of(self._total / self._n_images)
 
     def left_out(self, measure: Callable[[FloatArray], _T]) -> list[_T] | None:
         """``measure`` of the mean without each block.
@@ -96,7 +104,7 @@ class Blocks:
             others = np.maximum(self._total - self._sums[block], 0.0) / (self._n_images - self._counts[block])
             if others.max() == 0:
                 return None
-            found.append(measure(others))
+            found.append(measure(self._map_of(others)))
         return found
 
     def half_width(self, estimate: float, left_out: FloatArray) -> float:

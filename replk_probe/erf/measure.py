@@ -16,6 +16,7 @@ from replk_probe.models.inference.prepare import PreparedModel
 from replk_probe.runtime.checks import choose_config, config_or_options
 
 from .config import ErfConfig
+from .convention import Convention
 from .plan import plan_erf
 from .result import ErfResult
 
@@ -29,6 +30,8 @@ def measure_erf(
     size: int | Sequence[int] = ErfConfig.size,
     layer: str | nn.Module | None = ErfConfig.layer,
     thresholds: Sequence[float] = ErfConfig.thresholds,
+    convention: str | Convention = ErfConfig.convention,
+    attribution: str = ErfConfig.attribution,
     precision: str = ErfConfig.precision,
     device: str | torch.device = ErfConfig.device,
     seed: int = ErfConfig.seed,
@@ -69,6 +72,13 @@ def measure_erf(
             the final norm, or else the value that enters the spatial reduction (see
             :func:`~replk_probe.erf.contribution_scores`).
         thresholds: Shares of the total contribution, each in (0, 1).
+        convention: Definition of the map: a name in :data:`~replk_probe.erf.CONVENTIONS` (``"replknet"``,
+            ``"openerf"``, ``"mambair"``, ``"luo2016"``) or a :class:`~replk_probe.erf.Convention`, which describes
+            them.
+        attribution: How the features are attributed to the pixels: ``"gradient"``, ``"input-x-gradient"``,
+            ``"integrated-gradients"``, ``"smooth-grad"``, ``"guided-backprop"``, ``"deconvolution"`` or
+            ``"occlusion"``; :class:`~replk_probe.erf.NeuronERF` describes them. Signs and colors are reduced as the
+            convention says.
         precision: ``"fp32"``: float32 throughout. ``"fast"``: float32 forward pass, reduced-precision matrix products
             in the backward pass. ``"bf16"``: reduced precision in both passes. A prepared model keeps its precision.
         device: ``"auto"`` (an NVIDIA GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ... A prepared model

@@ -9,6 +9,9 @@ from torch import nn
 from replk_probe.models.layers.response_norm import GeluResponseNorm
 from replk_probe.runtime.formatting import dimensions
 
+from .convention import Convention
+from .target_layer import TargetLayer
+
 # A norm or layer scale of this size makes its branch negligible compared with the shortcut.
 _CLOSED = 1e-4
 
@@ -31,6 +34,20 @@ def trained_size_note(trained: tuple[int, int], measured: tuple[int, int]) -> st
     if trained == measured:
         return f"Measured at {size}, the size of the training images of this small model."
     return f"This small model was trained on images of {size}, but is measured at {other}."
+
+
+def constant_sum_note(model: nn.Module, target: TargetLayer, convention: Convention) -> str | None:
+    """A note if a convention adds the channels after a norm that makes their sum a constant."""
+    if convention.relu or target.path is not None:
+        return None
+    for name, module in model.named_children():
+        weight = module.weight if isinstance(module, nn.LayerNorm) and "norm" in name else None
+        if weight is not None and bool((weight == weight.flatten()[0]).all()):
+            return (
+                f"The weights of the final norm {name!r} are all equal, so that the sum of its channels is a constant "
+                "and the map is rounding error. Choose a convention with ReLU or a layer before this norm."
+            )
+    return None
 
 
 def closed_branches_note(model: nn.Module) -> str | None:

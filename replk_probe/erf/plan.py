@@ -21,7 +21,7 @@ from replk_probe.models import create_model, data_config, weights_info
 from replk_probe.models.checkpoints.digest import bytes_of, bytes_of_model, digest_of
 from replk_probe.models.inference.copying import device_and_dtype, on_device
 from replk_probe.models.inference.environment import environment_of
-from replk_probe.models.inference.prepare import PreparedModel, module_of
+from replk_probe.models.inference.prepare import PreparedModel, module_of, unprepared
 from replk_probe.models.model_id import name_of
 from replk_probe.models.records import statistics_note
 from replk_probe.models.weight_values import check_run_values
@@ -35,15 +35,21 @@ from replk_probe.runtime.provenance import RunInfo, WeightsInfo, software_versio
 
 from .accumulator import BlockSums, FloatArray, RunState, block_bounds, result_of
 from .arguments import TensorImages, choose_images
+from .attribution import WITH_OWN_MODULES, attribution_record, check_modules
 from .batch_size import automatic_batch_size
+from .choose_target import target_for
 from .config import ErfConfig
 from .contribution import InputGradient
+from .convention import Convention, convention_of, convention_record
 from .input_size import resized
-from .notes import closed_branches_note, trained_size_note
+from .notes import closed_branches_note, constant_sum_note, trained_size_note
 from .preparation import prepare
-from .probe_layer import UnsuitableSizeError, find_target
+from .probe_layer import UnsuitableSizeError
 from .result import ErfResult
 from .target_layer import Layer, TargetLayer, point_of, run_to
+
+# Entries of the record that exist only where an option differs from the usual one.
+_OPTIONAL = ("entry of the weights", "mean", "std", "channels", "bgr", "convention", "attribution")
 
 # Threads that load images while the model computes.
 _THREADS = 2
@@ -75,6 +81,7 @@ def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: E
         channels = takes
         check_channels(channels, config.bgr)
         module, target, note = _located(model, (1, channels, *size), config)
+    check_modules(config.attribution, module, prepared=isinstance(model, PreparedModel))
     check_run_values(module, (1, channels, *target.input_size), partial(run_to, point=target))
     from_files = not isinstance(images, TensorImages)
     # A copy that was rebuilt for another size keeps the record of its weights.
@@ -86,6 +93,7 @@ def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: E
         statistics_note(module) if from_files and (config.mean is None or config.std is None) else None,
         channels_note(channels, bgr=config.bgr) if from_files else None,
         closed_branches_note(module) if weights.is_random else None,
+        constant_sum_note(module, target, convention_of(config.convention)),
         images.shortfall_note,
     )
     own_code = not isinstance(model, str) or ":" in model
@@ -165,6 +173,8 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             "image files": self._image_files,
             "batch_size": self.batch_size,
             **self._input_options,
+            **convention_record(self.settings.convention),
+            **attribution_record(self.settings.attribution, self.settings.seed),
             **{f"version of {package}": versions[package] for package in ("replk-probe", "torch", "timm")},
         }
 
@@ -196,7 +206,9 @@ class ErfPlan(Divisible[RunState, ErfResult]):
     def same_run(self, result: ErfResult) -> bool:
         """Whether a finished result has the configuration of this plan."""
         config, thresholds = result.run.config, result.run.config.get("thresholds")
-        same = all(config.get(key) == value for key, value in self.record.items())
+        # Some entries exist only where an option is not the usual one.
+        record = dict.fromkeys(_OPTIONAL) | self.record
+        same = all(config.get(key) == value for key, value in record.items())
         return same and thresholds == list(self.settings.thresholds)
 
     @property
@@ -221,7 +233,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
                     f"{worst['reason']} Give images that can be read and whose gradients are finite."
                 )
             if not state.sums.mean().any():
-                self._check_signs(InputGradient(prepared, self.target), state)
+                self._check_signs(self._gradient(prepared), state)
             return self._result(state, prepared)
 
     @contextmanager
@@ -237,9 +249,11 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             if isinstance(self.model, PreparedModel):
                 prepared = self.model
                 prepared.methods.take()  # those of earlier calls
+            elif self.settings.attribution in WITH_OWN_MODULES:
+                prepared = unprepared(on_device(self.model, self.device))
             else:
                 prepared = prepare(on_device(self.model, self.device), self.settings.precision, self.target)
-            gradient = InputGradient(prepared, self.target)
+            gradient = self._gradient(prepared)
             threads = 0 if isinstance(self.images, TensorImages) else _THREADS
             ahead = computed_ahead(self._load, todo, threads=threads, waiting=size + 1)
             bar: Any = progress_bar(
@@ -269,7 +283,18 @@ class ErfPlan(Divisible[RunState, ErfResult]):
         ]
         usable = [image.to(self.device, non_blocking=True) for image in checked if isinstance(image, Tensor)]
         found = iter(gradient.scores(torch.stack(usable)).double().cpu().numpy() if usable else ())
-        return [image if isinstance(image, str) else next(found) for image in checked]
+        summand = self._convention.summand
+        return [image if isinstance(image, str) else summand(next(found)) for image in checked]
+
+    @property
+    def _convention(self) -> Convention:
+        return convention_of(self.settings.convention)
+
+    def _gradient(self, prepared: PreparedModel) -> InputGradient:
+        # The modules of an unprepared model are those of the network.
+        model = prepared.module if self.settings.attribution in WITH_OWN_MODULES else prepared
+        options = self.settings
+        return InputGradient(model, self.target, options.convention, options.attribution, seed=options.seed)
 
     def _check_signs(self, gradient: InputGradient, state: RunState) -> None:
         """Raise InvalidInputError if the gradient of the first image has negative values only; the map is zero."""
@@ -328,6 +353,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             arithmetic=prepared.arithmetic,
             resize="as given" if isinstance(self.images, TensorImages) else "bicubic, warped to input_size",
             notes=(*self.notes, depth_note(state.depths), *state.device_notes),
+            convention=self._convention,
             precision_note=prepared.note,
         )
 
@@ -336,43 +362,46 @@ def _located(
     model: nn.Module | PreparedModel | str, shape: tuple[int, ...], config: ErfConfig
 ) -> tuple[nn.Module, TargetLayer, str | None]:
     """The model, built or rebuilt for images of this shape, with its layer and a note on the rebuilding."""
+    convention = convention_of(config.convention)
     if isinstance(model, str):
         options = {name: getattr(config, name) for name in ("weights", "seed", "ema", "entry", "prefix")}
-        return _build(model, shape, config.layer, **options)
+        return _build(model, shape, config.layer, convention, **options)
     if isinstance(model, PreparedModel):
-        return model.module, find_target(model.module, shape, config.layer), None
-    return _fit(model, shape, config.layer)
+        return model.module, target_for(model.module, shape, config.layer, convention), None
+    return _fit(model, shape, config.layer, convention)
 
 
-def _fit(model: nn.Module, shape: tuple[int, ...], layer: Layer) -> tuple[nn.Module, TargetLayer, str | None]:
+def _fit(
+    model: nn.Module, shape: tuple[int, ...], layer: Layer, convention: Convention
+) -> tuple[nn.Module, TargetLayer, str | None]:
     """The model, or a copy of it built for images of this shape, with its layer."""
     point = point_of(model, layer)
     try:
-        return model, find_target(model, shape, point), None
+        return model, target_for(model, shape, point, convention), None
     except UnsuitableSizeError as error:
         if error.failure.cause != "size":
             raise
         for other, note in resized(model, (shape[2], shape[3])):
             try:
-                return other, find_target(other, shape, point), note
+                return other, target_for(other, shape, point, convention), note
             except UnsuitableSizeError:
                 continue
         raise error
 
 
 def _build(
-    name: str, shape: tuple[int, ...], layer: Layer, **options: Any
+    name: str, shape: tuple[int, ...], layer: Layer, convention: Convention, **options: Any
 ) -> tuple[nn.Module, TargetLayer, str | None]:
     """:func:`_fit` for a model given by name, which may also be built for a size from the start."""
     model = create_model(name, **options)
     try:
-        return _fit(model, shape, layer)
+        return _fit(model, shape, layer, convention)
     except UnsuitableSizeError as error:
         if error.failure.cause != "size":
             raise
         try:
             fitted = create_model(name, **options, img_size=(shape[2], shape[3]))
-            target = find_target(fitted, shape, layer)
+            target = target_for(fitted, shape, layer, convention)
         except Exception:
             # The network has no such argument, or it does not help: the first error is the one to report.
             raise error from None

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
 _DEEPEST, _SHALLOWEST = -4, -1  # range of the lower end of the color scale, in decades below the maximum
 _LEFT, _TOP, _BOTTOM = 0.06, 0.47, 0.3  # margins around the map in inches
+CAPTION_LINE = 0.12  # height of a line of the caption in inches
 _SHARE_OF = {"paper": "log10(score + 1)", "linear": "the contribution", "centred": "the contribution"}
 
 _ON_MAP: dict[str, Any] = {
@@ -118,8 +119,9 @@ def plot_erf(
         right = BAR_INCHES if cbar else _LEFT
         # As large as a column allows: a tall map is made narrower, a wide one stays as wide as the column.
         map_width = MAP_INCHES * min(1.0, 1.6 * width / height)
-        inches = _LEFT + map_width + right, _TOP + map_width * max(height / width, 1 / 3) + _BOTTOM
-        ax = prepared_axes(ax, inches, left=_LEFT, right=right, top=_TOP, bottom=_BOTTOM)
+        bottom = _BOTTOM + CAPTION_LINE * (len(layer_lines(result)) - 1)
+        inches = _LEFT + map_width + right, _TOP + map_width * max(height / width, 1 / 3) + bottom
+        ax = prepared_axes(ax, inches, left=_LEFT, right=right, top=_TOP, bottom=bottom)
         maximum = float(result.contribution.max()) or 1.0
         block = block_side(width, inches_of(ax)[0])
         sns.heatmap(  # type: ignore[no-untyped-call]
@@ -144,7 +146,7 @@ def plot_erf(
             squares = caption_of(protocol)
             if text_points(squares, CAPTION_SIZE) > inches_of(ax)[0] * 72:
                 squares = f"Squares: '{protocol}' protocol"
-            add_caption(ax, f"Layer {result.layer}", squares)
+            add_caption(ax, *layer_lines(result), squares)
         _draw_scale_bar(ax, width)
         _draw_heading(ax, result)
         if result.run.weights.is_random:
@@ -258,6 +260,11 @@ def add_caption(ax: Axes, *lines: str) -> None:
         text = fitted(line, points, CAPTION_SIZE)
         down = 4 + index * CAPTION_SIZE * 1.35
         ax.annotate(text, (0, 0), xytext=(0, -down), va="top", fontsize=CAPTION_SIZE, color=MUTED, **_OUTSIDE)
+
+
+def layer_lines(result: ErfResult) -> list[str]:
+    """The layer, and on another line the convention and the attribution where they are not the usual ones."""
+    return [f"Layer {result.layer}", *([f"Map: {result.definition}"] if result.definition else [])]
 
 
 def caption_of(protocol: str) -> str:

@@ -29,7 +29,7 @@ from replk_probe.plot_style import (
 )
 from replk_probe.runtime.formatting import percent, shortened
 
-from .plot import add_caption, add_color_bar, caption_of, color_floor, plot_erf
+from .plot import CAPTION_LINE, add_caption, add_color_bar, caption_of, color_floor, layer_lines, plot_erf
 
 if TYPE_CHECKING:
     from .result import ErfResult
@@ -62,7 +62,8 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
         )
     columns = min(len(results), 3)
     rows = math.ceil(len(results) / columns)
-    left, top, gap_x, gap_y = 0.08, 0.5, 0.16, 0.68
+    caption = CAPTION_LINE * (max(len(layer_lines(result)) for result in results) - 1)  # beyond the first line
+    left, top, gap_x, gap_y = 0.08, 0.5, 0.16, 0.68 + caption
     cell = _CELL_INCHES if columns == 3 else MAP_INCHES
     page = max(left + columns * cell + (columns - 1) * gap_x + BAR_INCHES, 5.5)
     tallest = cell * max(min(result.input_size[0] / result.input_size[1], 1.6) for result in results)
@@ -74,7 +75,7 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
     legend_columns = _legend_columns(entries, page - label_room)
     legend_rows = math.ceil(len(entries) / legend_columns)
     lines = (0.28 if any("\n" in label for label in labels) else 0.19) * len(results)
-    total = top + maps + 0.48 + 0.14 * legend_rows + lines + 0.42
+    total = top + maps + caption + 0.48 + 0.14 * legend_rows + lines + 0.42
     vmin = color_floor(results)
     with figure_style():
         figure = new_figure(page, total)
@@ -85,16 +86,15 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
             ax = figure.add_axes((x / page, y / total, cell / page, tallest / total))
             ax.set_anchor("NW")
             plot_erf(result, ax, protocol=protocol, vmin=vmin, cbar=False, caption=False)
-            add_caption(ax, f"Layer {result.layer}")
+            add_caption(ax, *layer_lines(result))
         edge = left + columns * cell + (columns - 1) * gap_x
         bar_height = min(tallest, 2.6)
         bar_axes = figure.add_axes(
             ((edge + 0.07) / page, (total - top - bar_height) / total, 0.1 / page, bar_height / total)
         )
         add_color_bar(figure.axes[0], bar_axes)
-        figure.text(
-            left / page, (total - top - maps - 0.26) / total, caption_of(protocol), fontsize=CAPTION_SIZE, color=MUTED
-        )
+        below = (total - top - maps - caption - 0.26) / total
+        figure.text(left / page, below, caption_of(protocol), fontsize=CAPTION_SIZE, color=MUTED)
         panels = [name for name in dict.fromkeys((protocol, "centred")) if all(name in r.protocols for r in results)]
         panel = (page - label_room - 0.1 - 0.15 * (len(panels) - 1)) / len(panels)
         for index, name in enumerate(panels):

@@ -121,6 +121,13 @@ class ErfResult(Result):
         object.__setattr__(self, "contribution", contribution)
 
     @property
+    def definition(self) -> str:
+        """Convention and attribution where they are not the usual ones, as written in figures; otherwise ""."""
+        convention, attribution = (self.run.config.get(name) for name in ("convention", "attribution"))
+        parts = [f"{convention['name']} convention"] if convention else []
+        return ", ".join([*parts, *([attribution["name"]] if attribution else [])])
+
+    @property
     def protocols(self) -> tuple[str, ...]:
         """Protocols of the rows, in order."""
         return tuple(dict.fromkeys(row.protocol for row in self.ratios))

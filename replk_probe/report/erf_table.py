@@ -74,7 +74,8 @@ def _detail(result: ErfResult) -> str:
     skipped = f" ({result.n_skipped} skipped)" if result.n_skipped else ""
     return (
         f"{counted(result.n_images, 'image')}{skipped} of {run.image_source}, {dimensions(result.input_size)} px; "
-        f"layer {result.layer}, map {dimensions(result.feature_size)}; {run.precision} on {run.device}"
+        f"layer {result.layer}, map {dimensions(result.feature_size)}; "
+        f"{f'{result.definition}; ' if result.definition else ''}{run.precision} on {run.device}"
     )
 
 
@@ -143,6 +144,8 @@ def _comparability(result: ErfResult, row: PublishedErf) -> str:
         text += f"; these are {weights.label if weights.is_random else 'other weights, ' + weights.label}"
     if tuple(result.input_size) != row.input_size:
         text += f"; this input is {dimensions(result.input_size)} px"
+    if result.definition:
+        text += f"; this map is defined otherwise ({result.definition})"
     return f"{text}."
 
 

@@ -111,7 +111,7 @@ def prepared_copy(
     log = MethodLog()
     prepared, left_out = _verified_copy(model, keep, log, check)
     use_autograd(prepared)  # afterwards, because the check is for the frozen layers
-    weight = next((p for p in prepared.parameters() if p.is_floating_point()), torch.empty(0))
+    weight = _first_weight(prepared)
     wanted = (precision == "bf16" or (precision == "fast" and backward)) and left_out != _NOTHING_FROZEN
     reduced = wanted and weight.dtype == torch.float32 and _has_bfloat16_units(weight.device)
     if reduced:
@@ -127,6 +127,25 @@ def prepared_copy(
         backend=planned_backend(prepared),
         methods=log,
     )
+
+
+def unprepared(model: nn.Module) -> PreparedModel:
+    """The network itself, not a copy, for what needs its own modules."""
+    weight = _first_weight(model)
+    return PreparedModel(
+        module=model,
+        precision="fp32",
+        dtype=weight.dtype,
+        reduced=False,
+        arithmetic=_describe("fp32", False, weight, True),
+        left_out=_NOTHING_FROZEN,
+        backend=planned_backend(model),
+        methods=MethodLog(),
+    )
+
+
+def _first_weight(model: nn.Module) -> Tensor:
+    return next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
 
 
 def check_precision(precision: str) -> None:
