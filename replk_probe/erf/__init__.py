@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .area_protocols import AreaRatio, area_ratio, area_ratios
     from .config import ErfConfig
     from .contribution import contribution_scores, input_gradient
+    from .imported import import_erf
     from .map_numbers import ErfNumbers, GaussianFit
     from .map_statistics import erf_numbers
     from .measure import measure_erf
@@ -39,6 +40,7 @@ _HOME = {
     "area_ratios": "area_protocols",
     "contribution_scores": "contribution",
     "erf_numbers": "map_statistics",
+    "import_erf": "imported",
     "input_gradient": "contribution",
     "measure_erf": "measure",
     "draw_comparison": "plot_comparison",
@@ -60,6 +62,7 @@ __all__ = [
     "contribution_scores",
     "draw_comparison",
     "erf_numbers",
+    "import_erf",
     "input_gradient",
     "measure_erf",
     "plot_erf",

@@ -30,7 +30,9 @@ JSON_NAME = "erf.json"
 ARRAYS_NAME = "erf.npz"
 CSV_NAME = "erf.csv"
 
-CenterSource: TypeAlias = Literal["receptive field", "stride rule"]
+IMPORTED = "imported"  # entry of the configuration of an imported map: the name of its file
+
+CenterSource: TypeAlias = Literal["receptive field", "stride rule", "middle pixel", "given"]
 
 # Names of fields in the JSON file that differ from those of the attributes.
 _JSON_NAMES = {"center": "centre", "center_source": "centre_source"}
@@ -75,13 +77,14 @@ class ErfResult(Result):
     Attributes:
         contribution: Contribution scores, mean over images, ``[H, W]`` float64, finite and >= 0, read-only.
         run: Provenance of the measurement.
-        n_images: Number of images in the mean.
+        n_images: Number of images in the mean, or None where it is unknown (an imported map).
         n_skipped: Number of images left out (``run.skipped`` has their ids and the reasons).
         input_size: ``(H, W)`` in pixels.
         layer: Path of the layer, followed by ``(input)`` where its input was taken.
-        feature_size: ``(h, w)`` of the feature map.
+        feature_size: ``(h, w)`` of the feature map, or None where it is unknown (an imported map).
         center: Center (y, x), in input pixels, of the receptive field of the output that was differentiated.
-        center_source: ``"receptive field"`` where it was computed layer by layer, otherwise ``"stride rule"``.
+        center_source: ``"receptive field"`` where it was computed layer by layer, otherwise ``"stride rule"``; for an
+            imported map ``"middle pixel"`` or ``"given"``.
         theoretical_rf: Side of the theoretical receptive field in input pixels, or None where it is unknown.
         ratios: One row per protocol and threshold.
         notes: Caveats of one or more sentences each.
@@ -92,11 +95,11 @@ class ErfResult(Result):
 
     contribution: npt.NDArray[np.float64]
     run: RunInfo
-    n_images: int
+    n_images: int | None
     n_skipped: int
     input_size: tuple[int, int]
     layer: str
-    feature_size: tuple[int, int]
+    feature_size: tuple[int, int] | None
     center: tuple[float, float]
     center_source: CenterSource
     theoretical_rf: int | None
@@ -119,6 +122,11 @@ class ErfResult(Result):
             )
         contribution.setflags(write=False)
         object.__setattr__(self, "contribution", contribution)
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the map was not measured here (:func:`~replk_probe.erf.import_erf`)."""
+        return IMPORTED in self.run.config
 
     @property
     def protocols(self) -> tuple[str, ...]:
