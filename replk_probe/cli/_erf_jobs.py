@@ -25,6 +25,7 @@ class Job(NamedTuple):
     weights: str
     size: Size
     label: str  # differs from those of the other measurements
+    base: Path  # folder of all sizes
     folder: Path
 
 
@@ -68,9 +69,9 @@ def choose_jobs(
     names = [*labels, *(result.run.model for result in imported)]
     folders = destinations(names, output, DEFAULT_OUTPUT)
     measured = [
-        Job(model, source, size, label, folder)
+        Job(model, source, size, label, folder, folder)
         if len(sizes) == 1
-        else Job(model, source, size, f"{label}, {_size_name(size)} px", folder / _size_name(size))
+        else Job(model, source, size, f"{label}, {_size_name(size)} px", folder, folder / _size_name(size))
         for model, source, label, folder in zip(models, each, labels, folders, strict=False)
         for size in sizes
     ]

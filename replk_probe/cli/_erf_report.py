@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 def draw_result(result: ErfResult, folder: Path) -> None:
     """Draw the figures of one result."""
     from replk_probe.erf.plot import save_figures
+    from replk_probe.erf.plot_series import save_convergence
 
     save_figures(result, folder)
+    save_convergence(result, folder)
 
 
 def draw_and_print(
@@ -30,6 +32,7 @@ def draw_and_print(
     """Print the tables; draw the comparison of several results."""
     from replk_probe.erf.plot import color_floor, save_figures
     from replk_probe.erf.plot_comparison import save_comparison
+    from replk_probe.erf.plot_series import save_checkpoints, save_sizes
     from replk_probe.erf.result import write_csv
     from replk_probe.report.erf_numbers_table import erf_numbers_table
     from replk_probe.report.erf_table import erf_table
@@ -42,6 +45,13 @@ def draw_and_print(
         if color_floor([result]) != shared:
             save_figures(result, folder, vmin=shared)
     several = len(jobs.measured) + len(jobs.imported) > 1
+    done = [job for job in jobs.measured if job.folder in results]
+    for base in dict.fromkeys(job.base for job in done):
+        sizes = [results[job.folder] for job in done if job.base == base]
+        if len(sizes) > 1:
+            save_sizes(sizes, base)
+    if len(done) == len({job.weights for job in done}) > len({(job.model, job.size) for job in done}) == 1:
+        save_checkpoints([results[job.folder] for job in done], jobs.output)
     if several:
         save_comparison(found, jobs.output)
         write_csv(found, jobs.output / "comparison.csv")
@@ -51,8 +61,8 @@ def draw_and_print(
     for result in found:
         for skipped in result.run.skipped:
             note(f"{result.run.model}: skipped {skipped['id']}: {skipped['reason']}")
-    measured = [results[job.folder] for job in jobs.measured if job.folder in results]
-    if measured:
+    if done:
+        measured = [results[job.folder] for job in done]
         images, seconds = sum(result.n_images or 0 for result in measured), sum(r.run.seconds for r in measured)
         conclusion(images, "image", seconds, jobs.output if several else next(iter(results)))
     else:

@@ -64,6 +64,13 @@ _CHECKPOINT = "erf.ckpt"
     help="Fractions of the total contribution, in (0, 1).",
 )
 @click.option(
+    "--until",
+    type=float,
+    metavar="SHARE",
+    help="Add images until half the 95 % interval of every ratio of 'centred' and 'pixels', relative to the ratio, is "
+    "at most this, such as 0.02; --images is then the largest number.",
+)
+@click.option(
     "--numbers",
     metavar="NAME,NAME,...",
     help="Further numbers of the map to print: all, or names of erf.numbers in erf.json, such as "

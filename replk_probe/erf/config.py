@@ -16,6 +16,7 @@ from replk_probe.runtime.devices import resolve_device
 
 from .area_protocols import DEFAULT_THRESHOLDS
 from .arguments import check_thresholds
+from .convergence import check_until
 from .target_layer import check_layer
 
 # The smallest square of the protocols.
@@ -54,6 +55,7 @@ class ErfConfig:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     bgr: bool = False
+    until: float | None = None
 
     def __post_init__(self) -> None:
         """Check the values, and convert them to the declared types."""
@@ -75,6 +77,7 @@ class ErfConfig:
             channels=None if self.channels is None else checks.check_integer("number of channels", self.channels, 1),
             mean=checks.check_statistics("mean", self.mean),
             std=checks.check_statistics("std", self.std, above=0),
+            until=check_until(self.until),
         )
 
 

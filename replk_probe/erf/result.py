@@ -16,6 +16,7 @@ from replk_probe.runtime.atomic_files import atomic_write_text
 from replk_probe.runtime.file_reading import decode, folder_of, read_arrays, read_json, reading
 from replk_probe.runtime.provenance import RunInfo
 
+from .convergence import Convergence
 from .latex import booktabs, latex_interval, latex_number, latex_text
 from .map_numbers import NUMBER_COLUMNS, NUMBER_LABELS, ErfNumbers, number_cells
 
@@ -89,6 +90,8 @@ class ErfResult(Result):
         ratios: One row per protocol and threshold.
         notes: Caveats of one or more sentences each.
         numbers: Further numbers of the map; None in files of earlier versions.
+        convergence: The area ratios as functions of the number of images; None for an imported map, and in files of
+            earlier versions.
     """
 
     _HTML_COLUMNS: ClassVar[tuple[str, ...]] = _RATIO_COLUMNS
@@ -106,6 +109,7 @@ class ErfResult(Result):
     ratios: tuple[RatioRow, ...]
     notes: tuple[str, ...] = ()
     numbers: ErfNumbers | None = None
+    convergence: Convergence | None = None
 
     def __post_init__(self) -> None:
         """Copy and check the map, so that it cannot change."""
@@ -231,7 +235,9 @@ class ErfResult(Result):
         arrays = read_arrays(folder / ARRAYS_NAME, _ADVICE, {"contribution": (np.float64, 2)})
         with reading(folder / JSON_NAME, "ERF record"):
             renamed = {name: record["erf"][saved] for name, saved in _JSON_NAMES.items()}
-            return decode(cls, {"numbers": None, **record["erf"], **renamed, **arrays, "run": record["run"]})
+            return decode(
+                cls, {"numbers": None, "convergence": None, **record["erf"], **renamed, **arrays, "run": record["run"]}
+            )
 
     def _summary(self) -> Mapping[str, object]:
         summary = {"model": self.run.model, "weights": self.run.weights.label}
