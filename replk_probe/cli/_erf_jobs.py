@@ -141,4 +141,5 @@ def _short(source: str, others: set[str]) -> str:
 
 
 def _size_name(size: Size) -> str:
-    return str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}"
+    height, width = (size, size) if isinstance(size, int) else size
+    return str(height) if height == width else f"{height}x{width}"

@@ -56,8 +56,8 @@ def measure_erf_series(
     """
     if "size" in options or (config is not None and options):
         raise InvalidInputError(
-            f"The options {', '.join(options)} cannot be given here. Sizes are given as sizes, and other options either "
-            "as config or as separate arguments. Omit them."
+            f"The options {', '.join(options)} cannot be given here. Sizes are the argument sizes, and other options "
+            "are given either as config or as separate arguments. Omit them."
         )
     pairs = [check_size(size) for size in sizes]
     if not pairs or len({*pairs}) < len(pairs):
