@@ -23,7 +23,7 @@ def distinct_labels(results: Sequence[ErfResult]) -> list[str]:
         members = [index for index, other in enumerate(names) if other == name]
         aspects = [[aspect(results[index]) for index in members] for aspect in _ASPECTS]
         if len({*aspects[0]}) < len({result.run.weights.sha256 for result in (results[index] for index in members)}):
-            aspects[0] = [results[index].run.weights.label for index in members]
+            aspects[0] = [results[index].run.weights.label.removeprefix("file:") for index in members]
         for index, *values in zip(members, *(one for one in aspects if len({*one}) > 1), strict=True):
             labels[index] = ", ".join([name, *values])
     return labels

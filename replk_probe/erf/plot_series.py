@@ -131,20 +131,26 @@ def draw_sizes(results: Sequence[ErfResult], *, protocol: str = "pixels") -> Fig
     return figure
 
 
-def draw_checkpoints(results: Sequence[ErfResult]) -> Figure:
+def draw_checkpoints(results: Sequence[ErfResult], names: Sequence[str] | None = None) -> Figure:
     """Draw the area ratios of ``"centred"`` and ``"pixels"`` of one model against its checkpoints.
 
     Args:
         results: Results of one model with several weights, in the order of the figure.
+        names: Name of each checkpoint, such as ``"epoch 1"``; None for the names of the weights.
 
     Raises:
-        InvalidInputError: There are fewer than two results; or their models, layers or thresholds differ.
+        InvalidInputError: There are fewer than two results; their models, layers or thresholds differ; or there are not
+            as many names as results.
     """
     for protocol in CRITERION:
         _check_series(results, protocol, "checkpoints")
     places = list(range(len(results)))
     model = results[0].run.model
-    names = [label.removeprefix(f"{model}, ") for label in distinct_labels(results)]
+    names = [label.removeprefix(f"{model}, ") for label in distinct_labels(results)] if names is None else names
+    if len(names) != len(results):
+        raise InvalidInputError(
+            f"There are {len(names)} names for {len(results)} checkpoints. Each checkpoint has one. Give as many."
+        )
     with figure_style():
         figure, axes = _panels(results[0], [], 2, bottom=0.95)
         for ax, protocol in zip(axes, CRITERION, strict=True):

@@ -138,5 +138,5 @@ def test_labels_name_what_differs() -> None:
     assert distinct_labels([one]) == ["net"]
     assert distinct_labels([first, second]) == ["net, a.pth", "net, b.pth"]
     same = loaded("file:a.pth", "3" * 64)
-    assert distinct_labels([first, same]) == ["net, file:a.pth [11111111]", "net, file:a.pth [33333333]"]
+    assert distinct_labels([first, same]) == ["net, a.pth [11111111]", "net, a.pth [33333333]"]
     assert distinct_labels([first, dataclasses.replace(first, layer="stage1")]) == ["net, unknown", "net, stage1"]
