@@ -27,6 +27,7 @@ from replk_probe.plot_style import (
     log_ticks,
     new_figure,
     save_figure,
+    text_points,
 )
 from replk_probe.runtime.formatting import counted, percent
 
@@ -152,14 +153,16 @@ def draw_checkpoints(results: Sequence[ErfResult], names: Sequence[str] | None =
             f"There are {len(names)} names for {len(results)} checkpoints. Each checkpoint has one. Give as many."
         )
     with figure_style():
-        figure, axes = _panels(results[0], [], 2, bottom=0.95)
+        shown = [fitted(name, 90, CAPTION_SIZE) for name in names]
+        longest = max(text_points(name, CAPTION_SIZE) for name in shown) / 72
+        # The names are turned by 40 degrees.
+        figure, axes = _panels(results[0], [], 2, bottom=0.2 + 0.65 * longest)
         for ax, protocol in zip(axes, CRITERION, strict=True):
             _draw(ax, _curves(results, places, protocol), bands=False)
             _percent_axis(ax, protocol)
             ax.set_xticks(places)
             ax.set_xticklabels(
-                [fitted(name, 90, CAPTION_SIZE) for name in names],
-                rotation=40, ha="right", rotation_mode="anchor", fontsize=CAPTION_SIZE, parse_math=False,
+                shown, rotation=40, ha="right", rotation_mode="anchor", fontsize=CAPTION_SIZE, parse_math=False,
             )  # fmt: skip
             ax.set_xlim(-0.4, len(results) - 0.6)
         _legend(axes[0], results[0].thresholds)
