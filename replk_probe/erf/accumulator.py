@@ -26,7 +26,7 @@ from .area_protocols import DEFAULT_THRESHOLDS, area_ratios, logarithm_note, sat
 from .arguments import TensorImages, check_thresholds
 from .contribution import InputGradient, check_batch
 from .convergence import convergence_note, convergence_of
-from .jackknife import Blocks, jackknife
+from .jackknife import Blocks, half_widths, intervals_of
 from .map_statistics import numbers_with_intervals
 from .notes import interval_note
 from .probe_layer import find_target
@@ -249,9 +249,11 @@ def result_of(
     center, followed, center_note = target.center()
     stacked = sums.stacked()
     blocks = Blocks(stacked, sums.counts)
-    intervals = jackknife(stacked, sums.counts, thresholds, center)
+    ratios = area_ratios(contribution, thresholds, center=center)
+    errors = half_widths(blocks, thresholds, center)
+    intervals = intervals_of(ratios, errors)
     numbers = numbers_with_intervals(blocks, thresholds, center)
-    convergence = convergence_of(stacked, sums.counts, thresholds, center, until)
+    convergence = convergence_of(stacked, sums.counts, thresholds, center, until, whole=(ratios, errors))
     total = len(state.used) + len(skipped)
     skipped_note = f"{len(skipped)} of {total} images were skipped, see run.skipped." if skipped else None
     missing_note = interval_note(sums.counts) if None in intervals.values() else None
@@ -292,7 +294,7 @@ def result_of(
         theoretical_rf=target.field.extent if followed and isinstance(target.field, Field) else None,
         ratios=tuple(
             RatioRow(protocol, threshold, answer.side, answer.ratio, intervals[protocol, threshold])
-            for (protocol, threshold), answer in area_ratios(contribution, thresholds, center=center).items()
+            for (protocol, threshold), answer in ratios.items()
         ),
         notes=tuple(note for note in found if note),
         numbers=numbers,

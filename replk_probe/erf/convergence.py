@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from replk_probe.errors import InvalidInputError
 
-from .area_protocols import FloatArray, Protocol, area_ratios
+from .area_protocols import AreaRatio, FloatArray, Protocol, area_ratios
 from .jackknife import Blocks, half_widths
 
 # The protocols whose ratios describe the network; those of a measurement with ``until`` must converge.
@@ -17,7 +17,7 @@ CRITERION: tuple[Protocol, ...] = ("centred", "pixels")
 # An interval over fewer blocks is itself too uncertain to end a measurement.
 FEWEST_BLOCKS = 10
 # Every further point costs as many evaluations of the ratios as it has blocks.
-_POINTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 18, 20)
+_POINTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Convergence:
     """The area ratios as functions of the number of images.
 
     Images are added in the order of the measurement, in whole blocks: those over which intervals are computed, at most
-    20. There are at most 13 points: after 1 to 6, 8, 10, 12, 14, 16, 18 and 20 blocks, and after all of them. The last
+    20. There are at most 10 points: after 1, 2, 3, 4, 6, 8, 10, 12, 16 and 20 blocks, and after all of them. The last
     point is the result itself.
 
     Attributes:
@@ -77,6 +77,8 @@ def convergence_of(
     thresholds: Sequence[float],
     center: Sequence[float],
     until: float | None = None,
+    *,
+    whole: tuple[Mapping[tuple[str, float], AreaRatio], Mapping[tuple[str, float], float] | None] | None = None,
 ) -> Convergence:
     """The area ratios as functions of the number of images.
 
@@ -86,21 +88,27 @@ def convergence_of(
         thresholds: Thresholds, as in :func:`~replk_probe.erf.area_ratios`.
         center: Center, as in :func:`~replk_probe.erf.area_ratios`.
         until: Relative half-width of the criterion, or None.
+        whole: The area ratios of all images and their half-widths, if they are known.
     """
     used = [block for block, count in enumerate(block_counts) if count]
     n_images: list[int] = []
     curves: dict[tuple[str, float], list[tuple[float, float | None]]] = {}
     for point in sorted({*(point for point in _POINTS if point < len(used)), len(used)}):
-        blocks = Blocks(block_sums[used[:point]], [block_counts[block] for block in used[:point]])
+        end = used[point - 1] + 1
+        blocks = Blocks(block_sums[:end], block_counts[:end])
         if blocks.mean.max() == 0:  # the first images may have no contribution at all
             continue
         n_images.append(blocks.n_images)
-        halves = half_widths(blocks, thresholds, center)
-        for key, answer in area_ratios(blocks.mean, thresholds, center=center).items():
+        if whole is not None and point == len(used):
+            ratios, halves = whole
+        else:
+            ratios = area_ratios(blocks.mean, thresholds, center=center)
+            halves = half_widths(blocks, thresholds, center)
+        for key, answer in ratios.items():
             curves.setdefault(key, []).append((answer.ratio, None if halves is None else halves[key]))
     converged = None if until is None else has_converged(Blocks(block_sums, block_counts), thresholds, center, until)
-    ratios = tuple(RatioCurve(*key, *zip(*points, strict=True)) for key, points in curves.items())
-    return Convergence(tuple(n_images), ratios, until, converged)
+    found = tuple(RatioCurve(*key, *zip(*points, strict=True)) for key, points in curves.items())
+    return Convergence(tuple(n_images), found, until, converged)
 
 
 def has_converged(blocks: Blocks, thresholds: Sequence[float], center: Sequence[float], until: float) -> bool:

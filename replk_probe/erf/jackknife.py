@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 
 from replk_probe.errors import InvalidInputError
 
-from .area_protocols import DEFAULT_THRESHOLDS, PROTOCOLS, FloatArray, area_ratios, measure_ratios
+from .area_protocols import DEFAULT_THRESHOLDS, PROTOCOLS, AreaRatio, FloatArray, area_ratios, measure_ratios
 
 _T = TypeVar("_T")
 
@@ -48,7 +48,13 @@ def jackknife(
     blocks = Blocks(block_sums, block_counts)
     thresholds, protocols = tuple(thresholds), tuple(protocols)
     estimate = area_ratios(blocks.mean, thresholds, protocols, center)
-    errors = half_widths(blocks, thresholds, center, protocols)
+    return intervals_of(estimate, half_widths(blocks, thresholds, center, protocols))
+
+
+def intervals_of(
+    estimate: Mapping[tuple[str, float], AreaRatio], errors: Mapping[tuple[str, float], float] | None
+) -> dict[tuple[str, float], tuple[float, float] | None]:
+    """The intervals around area ratios from their :func:`half_widths`, clipped to [0, 1]."""
     if errors is None:
         return dict.fromkeys(estimate)
     return {key: (max(ratio - errors[key], 0.0), min(ratio + errors[key], 1.0)) for key, (_, ratio) in estimate.items()}
