@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import re
@@ -67,6 +68,19 @@ def test_figures_are_rebuilt_from_their_commands(tmp_path: Path) -> None:
     assert (figure / "data.csv").read_text(encoding="utf-8").startswith("model,")
     (figure / "command.txt").write_text("replk-probe erf --data $NO_SUCH_VARIABLE_HERE\n", encoding="utf-8")
     assert "small: skipped, because an environment variable" in run(scripts / "make_figures.py", "small")
+
+
+def test_a_network_is_measured_while_it_is_trained(tmp_path: Path) -> None:
+    options = ("--epochs", 2, "--steps", 2, "--batch-size", 8, "--images", 3, "--size", 32, "--output", tmp_path)
+    printed = run(SCRIPTS / "erf_in_training.py", *options)
+    assert [line.partition(":")[0] for line in printed.splitlines()] == ["epoch 0", "epoch 1", "epoch 2"]
+    assert (tmp_path / "erf_in_training.png").read_bytes().startswith(b"\x89PNG")
+    with (tmp_path / "erf_in_training.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 3 * 16 and {row["epoch"] for row in rows} == {"0", "1", "2"}
+    ratios = [row["ratio"] for row in rows if (row["protocol"], row["threshold"]) == ("pixels", "0.5")]
+    assert len({*ratios}) == 3  # the network changes
+    assert f"{100 * float(ratios[0]):.1f} %" in printed
 
 
 def test_the_manifest_is_what_its_script_makes_of_the_stimuli(tmp_path: Path, data_dir: Path) -> None:

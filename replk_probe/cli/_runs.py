@@ -47,18 +47,21 @@ def lock_folders(*folders: Path) -> None:
 
 
 def measure_plans(
-    plans: list[Any], folders: Sequence[Path], measure: Callable[[Any, Path], ResultT | None]
+    plans: list[Any],
+    folders: Sequence[Path],
+    measure: Callable[[Any, Path], ResultT | None],
+    labels: Sequence[str] | None = None,
 ) -> tuple[dict[Path, ResultT], dict[str, Exception]]:
     """Measure one model after the other; if one fails, the others are still measured.
 
     Each plan is removed from the list when it has run, since models are large. Returns the results by folder, and the
-    errors by the name of the model.
+    errors by the label of the measurement, which is by default the name of the model.
     """
     several = len(plans) > 1
+    labels = [plan.name for plan in plans] if labels is None else labels
     results: dict[Path, ResultT] = {}
     failures: dict[str, Exception] = {}
-    for folder in folders:
-        name = plans[0].name
+    for name, folder in zip(labels, folders, strict=True):
         try:
             result = measure(plans.pop(0), folder)
             if result is not None:  # the first process of torchrun has it

@@ -9,31 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ._erf_jobs import Jobs, choose_jobs, parse_sizes, read_maps
+from ._erf_report import draw_and_print, draw_result
 from ._options import (
     PATH,
     choice_option,
     compute_options,
-    destinations,
     input_options,
     model_options,
     named_or_default,
     output_option,
-    parse_size,
     parse_statistics,
     parse_thresholds,
     resume_options,
     seed_option,
-    size_option,
-    weights_of_each,
 )
-from ._output import conclusion, note
 from ._runs import announce, lock_folders, measure_plans, raise_failures, resume_advice, run_plan
 
 if TYPE_CHECKING:
     from replk_probe.erf.plan import ErfPlan
+    from replk_probe.erf.published import PublishedErf
     from replk_probe.erf.result import ErfResult
 
-_DEFAULT_OUTPUT = Path("replk-probe-out") / "erf"
 _CHECKPOINT = "erf.ckpt"
 
 
@@ -46,7 +43,12 @@ _CHECKPOINT = "erf.ckpt"
     metavar="DIR",
     help="Folder of images, flat or with class folders. [default: generated dead-leaves images]",
 )
-@size_option("Input size; images are resized to PX x PX or H x W. [default: 1024; 64 for the small models]")
+@click.option(
+    "--size",
+    metavar="PX|HxW,...",
+    help="Input size; images are resized to PX x PX or H x W. Several sizes are measured one by one, with a figure. "
+    "[default: 1024; 64 for the small models]",
+)
 @input_options
 @click.option(
     "--layer",
@@ -60,6 +62,13 @@ _CHECKPOINT = "erf.ckpt"
     show_default=True,
     metavar="T,T,...",
     help="Fractions of the total contribution, in (0, 1).",
+)
+@click.option(
+    "--until",
+    type=float,
+    metavar="SHARE",
+    help="Add images until half the 95 % interval of every ratio of 'centred' and 'pixels', relative to the ratio, is "
+    "at most this, such as 0.02; --images is then the largest number.",
 )
 @click.option(
     "--numbers",
@@ -85,6 +94,26 @@ _CHECKPOINT = "erf.ckpt"
     ],
     "How the features are attributed to the pixels.",
 )
+@click.option(
+    "--from",
+    "sources",
+    multiple=True,
+    type=PATH,
+    metavar="FILE|DIR",
+    help="Contribution map of another tool (.npy or .npz), or a folder of a result or of such files. Repeat to "
+    "compare; also together with --model.",
+)
+@click.option(
+    "--label", "map_labels", multiple=True, metavar="NAME", help="Name of the map of --from. [default: file name]"
+)
+@click.option(
+    "--compare",
+    "references",
+    multiple=True,
+    metavar="published|NAME",
+    help="Show published numbers of the same models and layers: all, or those of replknet, openerf, tf-sepnet or "
+    "megengine. [default: replknet]",
+)
 @compute_options
 @click.option(
     "--batch-size",
@@ -109,6 +138,9 @@ def command(
     std: str | None,
     thresholds: str,
     numbers: str | None,
+    sources: tuple[Path, ...],
+    map_labels: tuple[str, ...],
+    references: tuple[str, ...],
     output: Path | None,
     resume: bool,
     allow_other_device: bool,
@@ -123,14 +155,16 @@ def command(
     gives the same bytes as one process with the same number of threads (torchrun sets OMP_NUM_THREADS=1).
 
     Writes erf.json, erf.npz, erf.csv, erf.png and erf.pdf; for several models, one folder per model and a comparison.
+    One --model with several --weights compares checkpoints.
     """
     shares = parse_thresholds(thresholds)
-    models, weights = named_or_default(models, weights)
-    weights_each = weights_of_each(models, weights)
-    folders = destinations(models, output, _DEFAULT_OUTPUT)
+    maps = read_maps(sources, map_labels, shares)
+    if models or not maps or weights != ("auto",):
+        models, weights = named_or_default(models, weights)
 
     from replk_probe.erf.config import ErfConfig, default_size
     from replk_probe.erf.plan import plan_erf
+    from replk_probe.erf.published import TABLE_10, check_references
     from replk_probe.images import sample_images
     from replk_probe.report.erf_numbers_table import parse_numbers
     from replk_probe.runtime.torchrun import together, use_own_gpu
@@ -138,65 +172,60 @@ def command(
     use_own_gpu(options["device"])
     # Invalid arguments are reported before the first model is built.
     names = () if numbers is None else parse_numbers(numbers)
+    published = check_references(references) if references else TABLE_10
     config = ErfConfig(
-        size=default_size(models) if size is None else parse_size(size),
-        thresholds=shares,
-        mean=parse_statistics("--mean", mean),
-        std=parse_statistics("--std", std),
-        **options,
+        thresholds=shares, mean=parse_statistics("--mean", mean), std=parse_statistics("--std", std), **options
     )
-    sample = sample_images(data, config.images, config.seed, config.sampling)  # type: ignore[arg-type]
+    sizes = [default_size(models)] if size is None else parse_sizes(size)
+    configs = {one: replace(config, size=one) for one in sizes}
+    jobs = choose_jobs(models, weights, sizes, maps, output)
     plans = []
-    with together():
-        for name, source in zip(models, weights_each, strict=True):
-            plan = plan_erf(name, sample, replace(config, weights=source))
-            announce(plan, "the map shows the network as initialized")
-            plans.append(plan)
+    if jobs.measured:
+        sample = sample_images(data, config.images, config.seed, config.sampling)  # type: ignore[arg-type]
+        with together():
+            for job in jobs.measured:
+                plan = plan_erf(job.model, sample, replace(configs[job.size], weights=job.weights))
+                announce(plan, "the map shows the network as initialized")
+                plans.append(plan)
+    _run(jobs, plans, names, published, resume, allow_other_device)
 
-    lock_folders(*folders, *([output or _DEFAULT_OUTPUT] if len(models) > 1 else []))
+
+def _run(
+    jobs: Jobs,
+    plans: list[ErfPlan],
+    numbers: Sequence[str],
+    published: Sequence[PublishedErf],
+    resume: bool,
+    allow_other_device: bool,
+) -> None:
+    """Run the plans, save and print all results."""
+    from replk_probe.runtime.torchrun import this_process
+
+    lock_folders(*jobs.folders)
+    folders = [job.folder for job in jobs.measured]
     results, failures = measure_plans(
-        plans, folders, lambda plan, folder: _measure(plan, folder, resume, allow_other_device)
+        plans,
+        folders,
+        lambda plan, folder: _measure(plan, folder, resume, allow_other_device),
+        [job.label for job in jobs.measured],
     )
+    process = this_process()
+    if process is None or process.rank == 0:
+        for result, folder in jobs.imported:
+            result.save(folder)
+            draw_result(result, folder)
+            results[folder] = result
     if results:
-        _report(results, output or _DEFAULT_OUTPUT, names, compare=len(models) > 1)
-    raise_failures(failures, len(models), resume_advice(results, folders, _CHECKPOINT))
+        draw_and_print(results, jobs, numbers, published)
+    raise_failures(failures, len(folders), resume_advice(results, folders, _CHECKPOINT))
 
 
 def _measure(plan: ErfPlan, folder: Path, resume: bool, allow_other_device: bool) -> ErfResult | None:
     """Run one plan, write its results and its figures; None if another process does."""
-    from replk_probe.erf.plot import save_figures
     from replk_probe.erf.result import ErfResult
 
     result = run_plan(plan, folder, _CHECKPOINT, ErfResult.load, resume, allow_other_device)
     if result is not None:
-        save_figures(result, folder)  # also of a finished run, which may have been killed before its figures were drawn
+        # Also of a finished run, which may have been killed before its figures were drawn.
+        draw_result(result, folder)
     return result
-
-
-def _report(results: dict[Path, ErfResult], output: Path, numbers: Sequence[str], *, compare: bool) -> None:
-    """Print the tables; draw the comparison of several models."""
-    from replk_probe.erf.plot import color_floor, save_figures
-    from replk_probe.erf.plot_comparison import save_comparison
-    from replk_probe.erf.result import write_csv
-    from replk_probe.report.erf_numbers_table import erf_numbers_table
-    from replk_probe.report.erf_table import erf_table
-    from replk_probe.report.text import terminal_layout
-
-    measured = list(results.values())
-    shared = color_floor(measured)
-    for folder, result in results.items():
-        # Drawing takes seconds, and most maps already have the common color floor.
-        if color_floor([result]) != shared:
-            save_figures(result, folder, vmin=shared)
-    if compare:
-        save_comparison(measured, output)
-        write_csv(measured, output / "comparison.csv")
-    click.echo(erf_table(measured, layout=terminal_layout()))
-    if numbers:
-        click.echo("\n" + erf_numbers_table(measured, numbers, terminal_layout()))
-    for result in measured:
-        for skipped in result.run.skipped:
-            note(f"{result.run.model}: skipped {skipped['id']}: {skipped['reason']}")
-    seconds = sum(result.run.seconds for result in measured)
-    folder = output if compare else next(iter(results))
-    conclusion(sum(result.n_images for result in measured), "image", seconds, folder)

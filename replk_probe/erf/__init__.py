@@ -19,19 +19,24 @@ if TYPE_CHECKING:
     from .config import ErfConfig
     from .contribution import contribution_scores, input_gradient
     from .convention import CONVENTIONS, Convention
+    from .convergence import Convergence
+    from .imported import import_erf
     from .map_numbers import ErfNumbers, GaussianFit
     from .map_statistics import erf_numbers
     from .measure import measure_erf
     from .neuron_erf import NeuronERF
     from .plot import plot_erf
     from .plot_comparison import draw_comparison
+    from .plot_series import draw_checkpoints, draw_convergence, draw_sizes
     from .preparation import prepare
     from .result import ErfResult, RatioRow
+    from .size_series import measure_erf_series
 
 _HOME = {
     "AreaRatio": "area_protocols",
     "CONVENTIONS": "convention",
     "Convention": "convention",
+    "Convergence": "convergence",
     "ErfAccumulator": "accumulator",
     "ErfConfig": "config",
     "ErfNumbers": "map_numbers",
@@ -44,9 +49,14 @@ _HOME = {
     "area_ratios": "area_protocols",
     "contribution_scores": "contribution",
     "erf_numbers": "map_statistics",
+    "import_erf": "imported",
     "input_gradient": "contribution",
     "measure_erf": "measure",
+    "measure_erf_series": "size_series",
+    "draw_checkpoints": "plot_series",
     "draw_comparison": "plot_comparison",
+    "draw_convergence": "plot_series",
+    "draw_sizes": "plot_series",
     "plot_erf": "plot",
     "prepare": "preparation",
 }
@@ -55,6 +65,7 @@ __all__ = [
     "CONVENTIONS",
     "AreaRatio",
     "Convention",
+    "Convergence",
     "ErfAccumulator",
     "ErfConfig",
     "ErfNumbers",
@@ -66,10 +77,15 @@ __all__ = [
     "area_ratio",
     "area_ratios",
     "contribution_scores",
+    "draw_checkpoints",
     "draw_comparison",
+    "draw_convergence",
+    "draw_sizes",
     "erf_numbers",
+    "import_erf",
     "input_gradient",
     "measure_erf",
+    "measure_erf_series",
     "plot_erf",
     "prepare",
 ]

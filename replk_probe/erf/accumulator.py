@@ -22,14 +22,15 @@ from replk_probe.runtime.checkpoint import Checkpoint, SavedState
 from replk_probe.runtime.devices import device_label, strict_arithmetic
 from replk_probe.runtime.provenance import RunInfo
 
-from .area_protocols import DEFAULT_THRESHOLDS, area_ratios, logarithm_note
+from .area_protocols import DEFAULT_THRESHOLDS, area_ratios, logarithm_note, saturation_note
 from .arguments import TensorImages, check_thresholds
 from .attribution import DEFAULT as GRADIENT
 from .attribution import attribution_record
 from .choose_target import target_for
 from .contribution import InputGradient, check_batch
 from .convention import DEFAULT, Convention, convention_of, convention_record
-from .jackknife import Blocks, jackknife
+from .convergence import convergence_note, convergence_of
+from .jackknife import Blocks, half_widths, intervals_of
 from .map_statistics import numbers_with_intervals
 from .notes import interval_note
 from .receptive_field.tracer import Field
@@ -46,6 +47,14 @@ _STATE = {
     "done": int, "counts": list[int], "used": list[str], "skipped": list[dict[str, str]], "seconds": float,
     "methods": list[str], "depths": list[int],
 }  # fmt: skip
+
+
+def capacity_of(done: int) -> int:
+    """Number of images for which growing blocks have room after ``done`` images."""
+    capacity = MAX_BLOCKS
+    while capacity < done:
+        capacity *= 2
+    return capacity
 
 
 def block_bounds(n_images: int) -> tuple[int, ...]:
@@ -134,6 +143,8 @@ class RunState:
     methods: set[str] = field(default_factory=set)  # methods used for depthwise convolutions
     depths: list[int] = field(default_factory=list)  # in bits, of images with more than eight bits per value
     device_notes: list[str] = field(default_factory=list)  # on other devices that the measurement was continued on
+    # Whether the number of images is not known in advance: blocks are merged in pairs whenever all of them are full.
+    grows: bool = False
 
     def __post_init__(self) -> None:
         """Note where the state begins: that of a part of a measurement does not begin at the first image."""
@@ -147,6 +158,9 @@ class RunState:
 
     def add(self, image_id: str, scores: FloatArray | str) -> None:
         """Add the scores of the next image, ``[H, W]``, or why there are none."""
+        if self.grows and self.sums.done == self.sums.n_images:
+            self.sums = self.sums.in_larger_blocks()
+            self._changed = {block for block, count in enumerate(self.sums.counts) if count}
         if not isinstance(scores, str) and not np.isfinite(scores).all():
             scores = "Its contribution scores are not finite."
         if isinstance(scores, str):
@@ -181,8 +195,10 @@ class RunState:
         saved = store.load(_STATE, lambda saved: self._fault(saved, ids, end))
         if saved is None:
             return
-        self.sums.done, self.sums.counts = saved.state["done"], saved.state["counts"]
-        self.sums.sums = [saved.arrays.get(f"block-{block:02d}") for block in range(len(self.sums.counts))]
+        done, counts = saved.state["done"], saved.state["counts"]
+        sums = [saved.arrays[f"block-{block:02d}"] if count else None for block, count in enumerate(counts)]
+        n_images = capacity_of(done) if self.grows else self.sums.n_images
+        self.sums = BlockSums(n_images, self.sums.size, done, sums, counts)
         self.used, self.skipped = saved.state["used"], saved.state["skipped"]
         self.seconds = saved.state["seconds"]
         self.methods, self.depths = {*saved.state["methods"]}, saved.state["depths"]
@@ -193,9 +209,14 @@ class RunState:
         # The other entries follow from the number of images and those that were skipped.
         reasons = {one.get("id"): one.get("reason") for one in skipped if len(one) == 2}
         indices = [index for index in range(self._first, min(done, end)) if ids[index] not in reasons]
-        expected, _ = np.histogram(indices, block_bounds(len(ids)))
+        expected, _ = np.histogram(indices, block_bounds(capacity_of(done) if self.grows else len(ids)))
         blocks = [f"block-{block:02d}" for block, count in enumerate(counts) if count]
-        arrays = {name: (array.shape, array.dtype.name) for name, array in saved.arrays.items()}
+        # Blocks that were merged with others leave their arrays.
+        arrays = {
+            name: (array.shape, array.dtype.name)
+            for name, array in saved.arrays.items()
+            if name in blocks or not self.grows
+        }
         is_known = (
             saved.state["seconds"] >= 0
             and self._first <= done <= end
@@ -220,21 +241,37 @@ def result_of(
     convention: str | Convention = DEFAULT,
     notes: Sequence[str | None] = (),
     precision_note: str | None = None,
+    until: float | None = None,
 ) -> ErfResult:
     """The result of a measurement of at least one image; the values known here are added to ``run``.
 
-    ``arithmetic`` is the precision actually used, and ``resize`` describes how images were resized.
+    ``arithmetic`` is the precision actually used, ``resize`` describes how images were resized, and ``until`` is the
+    relative half-width at which the measurement was to end.
     """
     sums, skipped = state.sums, tuple(state.skipped)
     map_of = convention_of(convention).map_of
     contribution = map_of(sums.mean())
     center, followed, center_note = target.center()
     stacked = sums.stacked()
-    intervals = jackknife(stacked, sums.counts, thresholds, center, map_of=map_of)
+    blocks = Blocks(stacked, sums.counts, map_of)
+    ratios = area_ratios(contribution, thresholds, center=center)
+    errors = half_widths(blocks, thresholds, center)
+    intervals = intervals_of(ratios, errors)
+    numbers = numbers_with_intervals(blocks, thresholds, center)
+    convergence = convergence_of(stacked, sums.counts, thresholds, center, until, map_of=map_of, whole=(ratios, errors))
     total = len(state.used) + len(skipped)
     skipped_note = f"{len(skipped)} of {total} images were skipped, see run.skipped." if skipped else None
     missing_note = interval_note(sums.counts) if None in intervals.values() else None
-    found = (*notes, center_note, skipped_note, missing_note, precision_note, logarithm_note(contribution))
+    found = (
+        *notes,
+        center_note,
+        skipped_note,
+        missing_note,
+        precision_note,
+        logarithm_note(contribution),
+        convergence_note(blocks, thresholds, center, until) if until and not convergence.converged else None,
+        saturation_note(contribution, center, numbers.border_share),
+    )
     return ErfResult(
         contribution=contribution,
         run=replace(
@@ -262,10 +299,11 @@ def result_of(
         theoretical_rf=target.field.extent if followed and isinstance(target.field, Field) else None,
         ratios=tuple(
             RatioRow(protocol, threshold, answer.side, answer.ratio, intervals[protocol, threshold])
-            for (protocol, threshold), answer in area_ratios(contribution, thresholds, center=center).items()
+            for (protocol, threshold), answer in ratios.items()
         ),
         notes=tuple(note for note in found if note),
-        numbers=numbers_with_intervals(Blocks(stacked, sums.counts, map_of), thresholds, center),
+        numbers=numbers,
+        convergence=convergence,
     )
 
 
@@ -355,7 +393,7 @@ class ErfAccumulator:
             if target is None or gradient is None or state is None:
                 target = target_for(self._module, images.shape, self._layer, self._convention)
                 gradient = InputGradient(self._model, target, self._convention, self._attribution)
-                state = RunState(BlockSums(MAX_BLOCKS, target.input_size))
+                state = RunState(BlockSums(MAX_BLOCKS, target.input_size), grows=True)
             if tuple(images.shape[2:]) != target.input_size:
                 raise InvalidInputError(
                     f"Images of {list(images.shape[2:])} pixels cannot be added to images of "
@@ -364,8 +402,6 @@ class ErfAccumulator:
             scores = gradient.scores(images).double().cpu().numpy()
         self._target, self._gradient, self._state, self._channels = target, gradient, state, images.shape[1]
         for values in scores:
-            if state.sums.done == state.sums.n_images:
-                state.sums = state.sums.in_larger_blocks()
             state.add(TensorImages.id_of(state.sums.done), self._convention.summand(values))
         state.seconds += time.perf_counter() - start
 

@@ -157,6 +157,26 @@ def logarithm_note(scores: npt.ArrayLike) -> str | None:
     return note
 
 
+def saturation_note(scores: npt.ArrayLike, center: Sequence[float], border_share: float) -> str | None:
+    """A note if the image, rather than the network, limits the numbers of a map, else None.
+
+    The protocol is ``"centred"``: by definition, ``"pixels"`` never needs more than half of the image for 50 %.
+
+    Args:
+        scores: Contribution scores, as in :func:`area_ratio`.
+        center: Center (y, x) of the receptive field in input pixels.
+        border_share: Share of the outermost ring of pixels (:attr:`~replk_probe.erf.ErfNumbers.border_share`).
+    """
+    found = []
+    if area_ratio(scores, 0.5, "centred", center).ratio > 0.5:
+        found.append("more than half of it is needed for 50 % of the contribution ('centred')")
+    height, width = np.shape(scores)
+    uniform = 1 - max(height - 2, 0) * max(width - 2, 0) / (height * width)
+    if border_share > uniform + _TIE:
+        found.append("its border ring contributes more than that of a uniform map")
+    return f"The image limits these numbers: {' and '.join(found)}. Measure larger images." if found else None
+
+
 def check_threshold(threshold: float) -> float:
     """``threshold`` as a float, or InvalidInputError if it is not a number in (0, 1)."""
     try:

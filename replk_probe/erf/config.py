@@ -20,6 +20,7 @@ from .arguments import check_thresholds
 from .attribution import DEFAULT as GRADIENT
 from .attribution import WITH_OWN_MODULES, check_attribution
 from .convention import DEFAULT, Convention, convention_of
+from .convergence import check_until
 from .target_layer import check_layer
 
 # The smallest square of the protocols.
@@ -60,6 +61,7 @@ class ErfConfig:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     bgr: bool = False
+    until: float | None = None
 
     def __post_init__(self) -> None:
         """Check the values, and convert them to the declared types."""
@@ -89,6 +91,7 @@ class ErfConfig:
             channels=None if self.channels is None else checks.check_integer("number of channels", self.channels, 1),
             mean=checks.check_statistics("mean", self.mean),
             std=checks.check_statistics("std", self.std, above=0),
+            until=check_until(self.until),
         )
 
 

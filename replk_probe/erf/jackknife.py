@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 
 from replk_probe.errors import InvalidInputError
 
-from .area_protocols import DEFAULT_THRESHOLDS, PROTOCOLS, FloatArray, area_ratios, measure_ratios
+from .area_protocols import DEFAULT_THRESHOLDS, PROTOCOLS, AreaRatio, FloatArray, area_ratios, measure_ratios
 
 _T = TypeVar("_T")
 
@@ -50,15 +50,34 @@ def jackknife(
     blocks = Blocks(block_sums, block_counts, map_of)
     thresholds, protocols = tuple(thresholds), tuple(protocols)
     estimate = area_ratios(blocks.mean, thresholds, protocols, center)
+    return intervals_of(estimate, half_widths(blocks, thresholds, center, protocols))
+
+
+def intervals_of(
+    estimate: Mapping[tuple[str, float], AreaRatio], errors: Mapping[tuple[str, float], float] | None
+) -> dict[tuple[str, float], tuple[float, float] | None]:
+    """The intervals around area ratios from their :func:`half_widths`, clipped to [0, 1]."""
+    if errors is None:
+        return dict.fromkeys(estimate)
+    return {key: (max(ratio - errors[key], 0.0), min(ratio + errors[key], 1.0)) for key, (_, ratio) in estimate.items()}
+
+
+def half_widths(
+    blocks: Blocks,
+    thresholds: Iterable[float] = DEFAULT_THRESHOLDS,
+    center: Sequence[float] | None = None,
+    protocols: Iterable[str] = PROTOCOLS,
+) -> dict[tuple[str, float], float] | None:
+    """Half the widths of the intervals of :func:`jackknife` before they are clipped; None where those are None."""
+    thresholds, protocols = tuple(thresholds), tuple(protocols)
     left_out = blocks.left_out(lambda others: measure_ratios(others, thresholds, protocols, center, between=True))
     if left_out is None:
-        return dict.fromkeys(estimate)
+        return None
     crossing = measure_ratios(blocks.mean, thresholds, protocols, center, between=True)
-    intervals: dict[tuple[str, float], tuple[float, float] | None] = {}
-    for key, (_, ratio) in estimate.items():
-        error = blocks.half_width(crossing[key].ratio, np.array([answers[key].ratio for answers in left_out]))
-        intervals[key] = (max(ratio - error, 0.0), min(ratio + error, 1.0))
-    return intervals
+    return {
+        key: blocks.half_width(ratio, np.array([answers[key].ratio for answers in left_out]))
+        for key, (_, ratio) in crossing.items()
+    }
 
 
 class Blocks:
@@ -66,6 +85,7 @@ class Blocks:
 
     Attributes:
         mean: Mean over all images, ``[H, W]``, or the map that is computed from it.
+        n_images: Number of images in all blocks.
     """
 
     def __init__(
@@ -84,12 +104,17 @@ class Blocks:
             )
         self._sums, self._counts = sums, counts
         self._used = [int(block) for block in np.flatnonzero(counts)]
-        self._n_images = int(counts.sum())
+        self.n_images = int(counts.sum())
         self._total = sums[self._used[0]].copy()
         for block in self._used[1:]:  # block order, as the result itself is summed
             self._total += sums[block]
         self._map_of = map_of or (lambda mean: mean)
-        self.mean: FloatArray = self._map_of(self._total / self._n_images)
+        self.mean: FloatArray = self._map_of(self._total / self.n_images)
+
+    @property
+    def n_used(self) -> int:
+        """Number of blocks that have images."""
+        return len(self._used)
 
     def left_out(self, measure: Callable[[FloatArray], _T]) -> list[_T] | None:
         """``measure`` of the mean without each block.
@@ -101,7 +126,7 @@ class Blocks:
         found = []
         for block in self._used:
             # The subtraction may leave -eps where one block holds everything.
-            others = np.maximum(self._total - self._sums[block], 0.0) / (self._n_images - self._counts[block])
+            others = np.maximum(self._total - self._sums[block], 0.0) / (self.n_images - self._counts[block])
             if others.max() == 0:
                 return None
             found.append(measure(self._map_of(others)))
@@ -110,7 +135,7 @@ class Blocks:
     def half_width(self, estimate: float, left_out: FloatArray) -> float:
         """Half the width of the 95 % interval of ``estimate``, from its values without each block."""
         quantile = float(stdtrit(len(self._used) - 1, 0.975))
-        return quantile * _jackknife_error(estimate, left_out, self._counts[self._used] / self._n_images)
+        return quantile * _jackknife_error(estimate, left_out, self._counts[self._used] / self.n_images)
 
 
 def _jackknife_error(estimate: float, left_out: FloatArray, shares: npt.NDArray[Any]) -> float:

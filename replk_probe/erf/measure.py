@@ -46,6 +46,7 @@ def measure_erf(
     mean: float | Sequence[float] | None = ErfConfig.mean,
     std: float | Sequence[float] | None = ErfConfig.std,
     bgr: bool = ErfConfig.bgr,
+    until: float | None = ErfConfig.until,
     config: ErfConfig | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
@@ -66,7 +67,7 @@ def measure_erf(
         data: An :class:`~replk_probe.images.ImageSet`, a folder, or normalized images ``[N, C, H, W]`` (then the
             options ``images``, ``size``, ``sampling``, ``channels``, ``mean``, ``std`` and ``bgr`` do not apply); None
             for the embedded dead-leaves images.
-        images: Number of images to take from a folder or from the embedded set.
+        images: Number of images to take from a folder or from the embedded set; with ``until``, the largest number.
         size: Side in pixels, or (H, W), to which images are resized without keeping their aspect ratio.
         layer: ``"stage3.5"``, a module path, a module of the model (``model.layer4``), or None for the last map before
             the final norm, or else the value that enters the spatial reduction (see
@@ -100,7 +101,11 @@ def measure_erf(
             and blue. None for that of the network.
         std: Standard deviation of the inputs in [0, 1], by which they are divided, as ``mean``.
         bgr: Whether the network takes the colors in the order blue, green, red.
-        config: The options from ``images`` to ``bgr`` as one object, instead of separate arguments: none of these may
+        until: Relative half-width, in (0, 1), at which the measurement ends: images are added until half the 95 %
+            interval of every area ratio of the protocols ``"centred"`` and ``"pixels"``, divided by the ratio, is at
+            most this. It is checked from 10 images on, at every fifth to tenth of the images so far; all images are
+            used if it is never reached, which a note says. None to measure all images.
+        config: The options from ``images`` to ``until`` as one object, instead of separate arguments: none of these may
             be given together with it, not even with the value of its default. Use :func:`dataclasses.replace` to
             change an option of a configuration.
         checkpoint: Folder for the state of an unfinished run, saved after every step; None to save no state. It is

@@ -33,7 +33,7 @@ from replk_probe.runtime.parts import Divisible
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo, software_versions
 
-from .accumulator import BlockSums, FloatArray, RunState, block_bounds, result_of
+from .accumulator import MAX_BLOCKS, BlockSums, FloatArray, RunState, block_bounds, result_of
 from .arguments import TensorImages, choose_images
 from .attribution import WITH_OWN_MODULES, attribution_record, check_modules
 from .batch_size import automatic_batch_size
@@ -41,7 +41,9 @@ from .choose_target import target_for
 from .config import ErfConfig
 from .contribution import InputGradient
 from .convention import Convention, convention_of, convention_record
+from .convergence import has_converged, next_check
 from .input_size import resized
+from .jackknife import Blocks
 from .notes import closed_branches_note, constant_sum_note, trained_size_note
 from .preparation import prepare
 from .probe_layer import UnsuitableSizeError
@@ -147,7 +149,8 @@ class ErfPlan(Divisible[RunState, ErfResult]):
     own_code: bool = False
 
     _options = (
-        "model", "size", "layer", "precision", "device", "seed", "sampling", "images", "channels", "mean", "std", "bgr"
+        "model", "size", "layer", "precision", "device", "seed", "sampling", "images", "channels", "mean", "std", "bgr",
+        "until",
     )  # fmt: skip
 
     @property
@@ -175,6 +178,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             **self._input_options,
             **convention_record(self.settings.convention),
             **attribution_record(self.settings.attribution, self.settings.seed),
+            **({} if self.settings.until is None else {"until": self.settings.until}),
             **{f"version of {package}": versions[package] for package in ("replk-probe", "torch", "timm")},
         }
 
@@ -216,7 +220,9 @@ class ErfPlan(Divisible[RunState, ErfResult]):
         return environment_of(self.device)
 
     def _state(self, part: range, store: Checkpoint | None) -> RunState:
-        state = RunState(BlockSums(len(self.images.ids), self.target.input_size, done=part.start))
+        grows = self.settings.until is not None
+        n_images = MAX_BLOCKS if grows else len(self.images.ids)
+        state = RunState(BlockSums(n_images, self.target.input_size, done=part.start), grows=grows)
         if store is not None:
             state.restore(store, self.images.ids, part.stop)
         return state
@@ -260,8 +266,11 @@ class ErfPlan(Divisible[RunState, ErfResult]):
                 total=len(part), initial=todo.start - part.start, desc=self.name, unit="image", disable=not progress
             )
             with ahead as images, bar, Keeper(store, state.save) as keeper:
-                for first in todo[::size]:
-                    ids = self.images.ids[first : min(first + size, part.stop)]
+                while state.done < part.stop and not self._is_enough(state):
+                    end = min(state.done + size, part.stop)
+                    if self.settings.until is not None:
+                        end = min(end, next_check(state.done))
+                    ids = self.images.ids[state.done : end]
                     loaded, depths = zip(*itertools.islice(images, len(ids)), strict=True)
                     scores = self._scores(gradient, loaded)
                     with keeper.change():
@@ -272,6 +281,25 @@ class ErfPlan(Divisible[RunState, ErfResult]):
                         state.seconds = time.perf_counter() - start
                     bar.update(len(ids))
             yield prepared
+
+    def _is_enough(self, state: RunState) -> bool:
+        """Whether the measurement ends before all images are used; it is checked after few numbers of images."""
+        until, done = self.settings.until, state.done
+        if until is None or done == 0 or next_check(done - 1) != done or state.sums.n_added == 0:
+            return False
+        blocks = Blocks(state.sums.stacked(), state.sums.counts, self._convention.map_of)
+        return bool(blocks.mean.any()) and has_converged(
+            blocks, self.settings.thresholds, self.target.center()[0], until
+        )
+
+    def parts(self, count: int) -> list[range]:
+        """The parts of the measurement; one with ``until`` has a single one, since its length is not known."""
+        if self.settings.until is not None and count > 1:
+            raise InvalidInputError(
+                f"A measurement until a relative half-width of {self.settings.until:g} cannot be divided into {count} "
+                "parts. The number of its images is not known in advance. Measure it in one process."
+            )
+        return super().parts(count)
 
     def _scores(self, gradient: InputGradient, loaded: Sequence[Tensor | str]) -> list[FloatArray | str]:
         """The scores ``[H, W]`` of the images of a batch, or the reasons why they cannot be used."""
@@ -355,6 +383,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             notes=(*self.notes, depth_note(state.depths), *state.device_notes),
             convention=self._convention,
             precision_note=prepared.note,
+            until=self.settings.until,
         )
 
 

@@ -225,8 +225,9 @@ def _draw_heading(ax: Axes, result: ErfResult) -> None:
     height, width = result.input_size
     points = inches_of(ax)[0] * 72
     small = 6.0 if points > 170 else 5.6
+    images = "" if result.n_images is None else f"{counted(result.n_images, 'image')}, "
     lines = [
-        (f"{counted(result.n_images, 'image')}, {run.image_source}, {height}\u00d7{width} px", small, MUTED, "normal"),
+        (f"{images}{run.image_source}, {height}\u00d7{width} px", small, MUTED, "normal"),
         (run.weights.label, small, ALERT_TEXT if run.weights.is_random else MUTED, "normal"),
         (run.model, _name_size(run.model, points), INK, "bold"),
     ]

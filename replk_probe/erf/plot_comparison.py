@@ -29,6 +29,7 @@ from replk_probe.plot_style import (
 )
 from replk_probe.runtime.formatting import percent, shortened
 
+from .labels import distinct_labels
 from .plot import CAPTION_LINE, add_caption, add_color_bar, caption_of, color_floor, layer_lines, plot_erf
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
 
     Args:
         results: One result per model, in the order of the figure.
-        protocol: Protocol of the squares and of the area ratios; ratios of ``"centred"`` are always shown as well.
+        protocol: Protocol of the squares and of the area ratios; ratios of ``"centred"`` are always shown as well,
+            or those of ``"pixels"`` if all maps are imported.
 
     Returns:
         A figure at most as wide as a page (7 inches).
@@ -95,7 +97,9 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
         add_color_bar(figure.axes[0], bar_axes)
         below = (total - top - maps - caption - 0.26) / total
         figure.text(left / page, below, caption_of(protocol), fontsize=CAPTION_SIZE, color=MUTED)
-        panels = [name for name in dict.fromkeys((protocol, "centred")) if all(name in r.protocols for r in results)]
+        # An imported map is centered at its middle pixel, where "centred" repeats the squares of the map.
+        second = "pixels" if all(result.is_imported for result in results) else "centred"
+        panels = [name for name in dict.fromkeys((protocol, second)) if all(name in r.protocols for r in results)]
         panel = (page - label_room - 0.1 - 0.15 * (len(panels) - 1)) / len(panels)
         for index, name in enumerate(panels):
             x = label_room + index * (panel + 0.15)
@@ -108,7 +112,7 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
 
 def row_labels(results: Sequence[ErfResult]) -> list[str]:
     """Unique row labels of the models in a panel, shortened if they do not fit on two lines."""
-    names = [drawable(result.run.model) for result in results]
+    names = list(map(drawable, distinct_labels(results)))
     labels: list[str] = []
     middle = (_LABEL_LETTERS - 1) // 2
     # Two long names may differ only in the part that is left out; leave out another part then.

@@ -16,6 +16,7 @@ from replk_probe.runtime.atomic_files import atomic_write_text
 from replk_probe.runtime.file_reading import decode, folder_of, read_arrays, read_json, reading
 from replk_probe.runtime.provenance import RunInfo
 
+from .convergence import Convergence
 from .latex import booktabs, latex_interval, latex_number, latex_text
 from .map_numbers import NUMBER_COLUMNS, NUMBER_LABELS, ErfNumbers, number_cells
 
@@ -30,7 +31,9 @@ JSON_NAME = "erf.json"
 ARRAYS_NAME = "erf.npz"
 CSV_NAME = "erf.csv"
 
-CenterSource: TypeAlias = Literal["receptive field", "stride rule"]
+IMPORTED = "imported"  # entry of the configuration of an imported map: the name of its file
+
+CenterSource: TypeAlias = Literal["receptive field", "stride rule", "middle pixel", "given"]
 
 # Names of fields in the JSON file that differ from those of the attributes.
 _JSON_NAMES = {"center": "centre", "center_source": "centre_source"}
@@ -75,34 +78,38 @@ class ErfResult(Result):
     Attributes:
         contribution: Contribution scores, mean over images, ``[H, W]`` float64, finite and >= 0, read-only.
         run: Provenance of the measurement.
-        n_images: Number of images in the mean.
+        n_images: Number of images in the mean, or None where it is unknown (an imported map).
         n_skipped: Number of images left out (``run.skipped`` has their ids and the reasons).
         input_size: ``(H, W)`` in pixels.
         layer: Path of the layer, followed by ``(input)`` where its input was taken.
-        feature_size: ``(h, w)`` of the feature map.
+        feature_size: ``(h, w)`` of the feature map, or None where it is unknown (an imported map).
         center: Center (y, x), in input pixels, of the receptive field of the output that was differentiated.
-        center_source: ``"receptive field"`` where it was computed layer by layer, otherwise ``"stride rule"``.
+        center_source: ``"receptive field"`` where it was computed layer by layer, otherwise ``"stride rule"``; for an
+            imported map ``"middle pixel"`` or ``"given"``.
         theoretical_rf: Side of the theoretical receptive field in input pixels, or None where it is unknown.
         ratios: One row per protocol and threshold.
         notes: Caveats of one or more sentences each.
         numbers: Further numbers of the map; None in files of earlier versions.
+        convergence: The area ratios as functions of the number of images; None for an imported map, and in files of
+            earlier versions.
     """
 
     _HTML_COLUMNS: ClassVar[tuple[str, ...]] = _RATIO_COLUMNS
 
     contribution: npt.NDArray[np.float64]
     run: RunInfo
-    n_images: int
+    n_images: int | None
     n_skipped: int
     input_size: tuple[int, int]
     layer: str
-    feature_size: tuple[int, int]
+    feature_size: tuple[int, int] | None
     center: tuple[float, float]
     center_source: CenterSource
     theoretical_rf: int | None
     ratios: tuple[RatioRow, ...]
     notes: tuple[str, ...] = ()
     numbers: ErfNumbers | None = None
+    convergence: Convergence | None = None
 
     def __post_init__(self) -> None:
         """Copy and check the map, so that it cannot change."""
@@ -126,6 +133,11 @@ class ErfResult(Result):
         convention, attribution = (self.run.config.get(name) for name in ("convention", "attribution"))
         parts = [f"{convention['name']} convention"] if convention else []
         return ", ".join([*parts, *([attribution["name"]] if attribution else [])])
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the map was not measured here (:func:`~replk_probe.erf.import_erf`)."""
+        return IMPORTED in self.run.config
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -230,7 +242,9 @@ class ErfResult(Result):
         arrays = read_arrays(folder / ARRAYS_NAME, _ADVICE, {"contribution": (np.float64, 2)})
         with reading(folder / JSON_NAME, "ERF record"):
             renamed = {name: record["erf"][saved] for name, saved in _JSON_NAMES.items()}
-            return decode(cls, {"numbers": None, **record["erf"], **renamed, **arrays, "run": record["run"]})
+            return decode(
+                cls, {"numbers": None, "convergence": None, **record["erf"], **renamed, **arrays, "run": record["run"]}
+            )
 
     def _summary(self) -> Mapping[str, object]:
         summary = {"model": self.run.model, "weights": self.run.weights.label}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from replk_probe.erf.labels import distinct_labels
 from replk_probe.erf.map_numbers import NUMBER_LABELS
 from replk_probe.erf.result import ErfResult
 from replk_probe.errors import InvalidInputError
@@ -47,9 +48,9 @@ def parse_numbers(text: str) -> tuple[str, ...]:
 def erf_numbers_table(results: Sequence[ErfResult], names: Sequence[str], layout: Layout = PLAIN) -> str:
     """Table of the chosen numbers with 95 % intervals, one number a line, for each model."""
     rows: list[list[str] | str] = []
-    for result in results:
+    for result, label in zip(results, distinct_labels(results), strict=True):
         if len(results) > 1:
-            rows.append(result.run.model)
+            rows.append(label)
         for label, unit, value, interval in _chosen(result, names):
             scale = 100.0 if unit == "%" else 1.0
             ends = "-" if interval is None else " to ".join(_shown(scale * end) for end in interval)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from replk_probe.erf.published import TABLE_10, PublishedErf, find_published
-from replk_probe.erf.result import ErfResult, RatioRow
+from replk_probe.erf.labels import distinct_labels
+from replk_probe.erf.published import TABLE_10, PublishedErf, published_rows
+from replk_probe.erf.result import IMPORTED, ErfResult, RatioRow
 from replk_probe.runtime.formatting import counted, dimensions, percent
+from replk_probe.runtime.provenance import UNKNOWN
 
 from .text import PLAIN, READABLE, Layout, note_lines, notes_of, table, wrapped
 
@@ -16,6 +18,8 @@ _COMPARED = ("paper", "centred", "pixels")
 _GAP = 2
 
 Rows = list[list[str] | str]
+# A result, its label, and the published rows of its model by protocol.
+Known = Sequence[tuple[ErfResult, str, dict[str, PublishedErf]]]
 
 
 def erf_table(
@@ -24,13 +28,17 @@ def erf_table(
     """Table of area ratios with 95 % intervals: every protocol for one model, or a comparison of several models.
 
     If a comparison would be too wide, only its first protocol has intervals. Values in ``published`` are shown below
-    the ``paper`` rows of their models.
+    the rows of their models and protocols.
     """
-    known = [(result, find_published(result.run.model, published or ())) for result in results]
+    labels_of = distinct_labels(results)
+    known: Known = [
+        (result, label, published_rows(result.run.model, result.layer, published or ()))
+        for result, label in zip(results, labels_of, strict=True)
+    ]
     lines: list[str] = []
-    for detail, group in groupby(results, _detail):
-        for result in group:
-            lines += wrapped(f"{result.run.model}: {result.run.weights.label}", "", layout)
+    for detail, group in groupby(known, lambda one: _detail(one[0])):
+        for result, label, _ in group:
+            lines += wrapped(f"{label}: {result.run.weights.label}", "", layout)
         lines += wrapped(detail, "  ", layout)
     several = len(results) > 1
     thresholds = tuple(dict.fromkeys(threshold for result in results for threshold in result.thresholds))
@@ -40,13 +48,13 @@ def erf_table(
             labels, rows = ["area ratio, %", "protocol"], _narrow_comparison(known, thresholds)
     else:
         lines += wrapped(f"convolutions: {results[0].run.backend}", "  ", layout)
-        labels, rows = ["protocol"], _details(*known[0])
+        labels, rows = ["protocol"], _details(results[0], known[0][2])
     lines += [*_blocks(labels, rows, thresholds, layout), ""]
-    for result, row in known:
-        if row is not None:
-            which = f" ({result.run.model})" if several else ""
-            lines += wrapped(f"published{which}: {_comparability(result, row)}", "", layout)
-    lines += note_lines([(result.run.model, notes_of(result.run.weights, result.notes)) for result in results], layout)
+    for result, label, printed in known:
+        which = f" ({label})" if several else ""
+        for text in dict.fromkeys(_comparability(result, row) for row in printed.values()):
+            lines += wrapped(f"published{which}: {text}", "", layout)
+    lines += note_lines([(label, notes_of(result.run.weights, result.notes)) for result, label, _ in known], layout)
     return "\n".join(lines).rstrip()
 
 
@@ -71,15 +79,20 @@ def _fitting(labels: list[str], rows: Rows, layout: Layout) -> int:
 def _detail(result: ErfResult) -> str:
     """Images, layer and precision of a measurement."""
     run = result.run
+    if result.is_imported:
+        digest = f" [{run.config['sha256'][:8]}]" if "sha256" in run.config else ""
+        return f"imported from {run.config[IMPORTED]}{digest}, {dimensions(result.input_size)} px"
+    images = "unknown images" if result.n_images is None else counted(result.n_images, "image")
+    size = "of unknown size" if result.feature_size is None else dimensions(result.feature_size)
     skipped = f" ({result.n_skipped} skipped)" if result.n_skipped else ""
     return (
-        f"{counted(result.n_images, 'image')}{skipped} of {run.image_source}, {dimensions(result.input_size)} px; "
-        f"layer {result.layer}, map {dimensions(result.feature_size)}; "
+        f"{images}{skipped} of {run.image_source}, {dimensions(result.input_size)} px; "
+        f"layer {result.layer}, map {size}; "
         f"{f'{result.definition}; ' if result.definition else ''}{run.precision} on {run.device}"
     )
 
 
-def _details(result: ErfResult, printed: PublishedErf | None) -> Rows:
+def _details(result: ErfResult, printed: dict[str, PublishedErf]) -> Rows:
     """Rows of sides, ratios and intervals for every protocol."""
     rows: Rows = []
     for protocol in result.protocols:
@@ -89,17 +102,19 @@ def _details(result: ErfResult, printed: PublishedErf | None) -> Rows:
             rows.append(
                 ["  95 %", *(f"{interval} %" if (interval := _interval(row, " to ")) else "-" for row in ratios)]
             )
-        if protocol == "paper" and printed is not None:
-            rows.append(["  published", *(percent(printed.ratios.get(t), 1) for t in result.thresholds)])
+        if protocol in printed:
+            rows.append(["  published", *(_printed(printed[protocol], t, " %") for t in result.thresholds)])
     return rows
 
 
-def _comparison(known: Sequence[tuple[ErfResult, PublishedErf | None]], thresholds: Sequence[float]) -> Rows:
+def _comparison(known: Known, thresholds: Sequence[float]) -> Rows:
     """Rows of ratios and intervals for every model, with a heading for each protocol."""
     rows: Rows = []
     for protocol, group in groupby(_compared(known, thresholds), lambda item: item[0]):
-        rows.append(f"{protocol}, with 95 % intervals" if protocol == _COMPARED[0] else protocol)
-        for _, name, ratios, printed in group:
+        members = [*group]
+        has_intervals = protocol == _COMPARED[0] and any(any(map(_interval, ratios)) for _, _, ratios, _ in members)
+        rows.append(f"{protocol}, with 95 % intervals" if has_intervals else protocol)
+        for _, name, ratios, printed in members:
             rows.append(
                 [name, *(f"{_ratio(row)} ({_interval(row)})" if _interval(row) else _ratio(row) for row in ratios)]
             )
@@ -107,7 +122,7 @@ def _comparison(known: Sequence[tuple[ErfResult, PublishedErf | None]], threshol
     return rows
 
 
-def _narrow_comparison(known: Sequence[tuple[ErfResult, PublishedErf | None]], thresholds: Sequence[float]) -> Rows:
+def _narrow_comparison(known: Known, thresholds: Sequence[float]) -> Rows:
     """Rows of ratios for every model and protocol, with rows of intervals for the first protocol."""
     rows: Rows = []
     for protocol, name, ratios, printed in _compared(known, thresholds):
@@ -118,35 +133,42 @@ def _narrow_comparison(known: Sequence[tuple[ErfResult, PublishedErf | None]], t
     return rows
 
 
-def _compared(
-    known: Sequence[tuple[ErfResult, PublishedErf | None]], thresholds: Sequence[float]
-) -> Iterator[tuple[str, str, list[RatioRow | None], list[str]]]:
-    """Protocol, model, ratios and published ratios of every row of a comparison."""
-    for protocol in _COMPARED:
-        if all(protocol in result.protocols for result, _ in known):
-            for result, printed in known:
+def _compared(known: Known, thresholds: Sequence[float]) -> Iterator[tuple[str, str, list[RatioRow | None], list[str]]]:
+    """Protocol, label, ratios and published ratios of every row of a comparison."""
+    has_published = {protocol for _, _, printed in known for protocol in printed}
+    for protocol in (*_COMPARED, *({"linear"} & has_published)):
+        if all(protocol in result.protocols for result, _, _ in known):
+            for result, label, printed in known:
                 own = {row.threshold: row for row in result.ratios if row.protocol == protocol}
                 random = " (RANDOM)" if result.run.weights.is_random else ""
-                shown = printed.ratios if printed is not None and protocol == "paper" else {}
+                row = printed.get(protocol)
                 yield (
                     protocol,
-                    result.run.model + random,
+                    label + random,
                     [own.get(threshold) for threshold in thresholds],
-                    [percent(shown.get(threshold), 1, "") for threshold in thresholds] if shown else [],
+                    [] if row is None else [_printed(row, threshold) for threshold in thresholds],
                 )
 
 
 def _comparability(result: ErfResult, row: PublishedErf) -> str:
     """Differences between the conditions of a published and of a measured value."""
     weights = result.run.weights
-    text = f"{row.title}, {row.source}, measured with {row.weights} at {dimensions(row.input_size)} px"
+    size = "an unknown size" if row.input_size is None else f"{dimensions(row.input_size)} px"
+    text = f"{row.title}, {row.source}, measured with {row.weights} at {size}"
     if not row.used(weights):
-        text += f"; these are {weights.label if weights.is_random else 'other weights, ' + weights.label}"
+        is_plain = weights.is_random or weights.source == UNKNOWN
+        text += f"; these are {weights.label if is_plain else 'other weights, ' + weights.label}"
     if tuple(result.input_size) != row.input_size:
         text += f"; this input is {dimensions(result.input_size)} px"
     if result.definition:
         text += f"; this map is defined otherwise ({result.definition})"
     return f"{text}."
+
+
+def _printed(row: PublishedErf, threshold: float, unit: str = "") -> str:
+    """A published ratio as printed: one decimal in percent, or more where it is small."""
+    ratio = row.ratios.get(threshold)
+    return percent(ratio, 1 if ratio is None or ratio == round(ratio, 3) else 2, unit)
 
 
 def _ratio(row: RatioRow | None) -> str:

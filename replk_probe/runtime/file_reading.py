@@ -56,11 +56,12 @@ def read_json(path: Path, advice: str, versions: Sequence[int]) -> dict[str, Any
 
 
 def read_arrays(
-    path: Path, advice: str, wanted: Mapping[str, tuple[type[np.generic], int]], *, optional: Iterable[str] = ()
+    path: Path, advice: str, wanted: Mapping[str, tuple[type[np.generic], int]] | None, *, optional: Iterable[str] = ()
 ) -> dict[str, npt.NDArray[Any]]:
     """All arrays of an ``.npz`` file; nothing is unpickled, and memory is only allocated for data that exists.
 
-    ``wanted`` gives the scalar type and the number of axes of each array by name; ``optional`` names may be missing.
+    ``wanted`` gives the scalar type and the number of axes of each array by name, or is None if the names are not
+    known; ``optional`` names may be missing.
     """
     arrays = {}
     with _readable(path, advice), path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
@@ -68,12 +69,12 @@ def read_arrays(
             raise ValueError("its directory is damaged")
         for info in archive.infolist():
             name = info.filename.removesuffix(".npy")
-            if name not in wanted or name in arrays:
+            if (wanted is not None and name not in wanted) or name in arrays:
                 raise ValueError(f"it has an unexpected array {name!a}")
             if info.file_size > _LARGEST_ARRAY:
                 raise ValueError(f"{info.filename} declares {info.file_size} bytes, more than any result has")
             arrays[name] = _array(archive.read(info), info.filename)  # reading all of it verifies the checksum
-    for name, (scalar, axes) in wanted.items():
+    for name, (scalar, axes) in (wanted or {}).items():
         if name not in arrays:
             if name not in optional:
                 raise unreadable(path, f"it has no array {name!r}", advice)

@@ -11,6 +11,7 @@ from replk_probe._version import __version__
 
 RANDOM_INIT = "random-init"
 USER_MODULE = "user-module"
+UNKNOWN = "unknown"
 EMBEDDED = "embedded:"  # prefix of the source of weights that are included in this package
 
 # Entries of a checkpoint with its weights, in the order in which they are looked up. Training scripts of RepLKNet and
@@ -28,8 +29,8 @@ class WeightsInfo:
 
     Attributes:
         source: ``"random-init"``, ``"catalog:NAME"``, ``"embedded:NAME"`` (included in this package), ``"timm:TAG"``,
-            ``"torchvision:TAG"``, ``"file:NAME"`` (base name of the file), or ``"user-module"`` for a module passed by
-            the caller with its own weights.
+            ``"torchvision:TAG"``, ``"file:NAME"`` (base name of the file), ``"user-module"`` for a module passed by the
+            caller with its own weights, or ``"unknown"`` for an imported result.
         sha256: Hex digest of the weights file, or None if there is none.
         seed: Seed of the random initialization, or None for weights that were loaded.
         form: Structure found in the file (``"train"``, ``"merged"``, ``"merged+fused"``), or None.
@@ -70,6 +71,8 @@ class WeightsInfo:
             return "RANDOM WEIGHTS" + ("" if self.seed is None else f" (seed {self.seed})")
         if self.source == USER_MODULE:
             return "user-module, origin of its weights unknown"
+        if self.source == UNKNOWN:
+            return "unknown weights"
         source = "small model trained on synthetic data" if self.is_embedded else self.source
         # Results of an average over training steps or of a teacher differ from those of other entries of the file.
         is_usual = not self.wrapper or self.wrapper == self.prefix or {*self.wrapper.split(".")} <= {*USUAL_ENTRIES}
@@ -86,13 +89,14 @@ class RunInfo:
     Attributes:
         model: Name as given on the command line, or the class name of the caller's module.
         weights: Provenance of the weights.
-        image_source: ``"folder:NAME"``, ``"embedded:dead-leaves"`` or ``"tensor"``.
+        image_source: ``"folder:NAME"``, ``"embedded:dead-leaves"``, ``"tensor"``, or ``"imported:FILE"`` for a map that
+            was not measured here.
         image_ids: Ids of the images that were measured, in the order of summation.
         input_size: ``(H, W)`` in pixels.
         mean: Mean of each channel that was subtracted, for inputs in [0, 1].
         std: Standard deviation of each channel by which inputs were divided.
         seed: Seed of the image sample.
-        device: ``"cpu"`` or ``"cuda:0 (NAME)"``.
+        device: ``"cpu"`` or ``"cuda:0 (NAME)"``; ``"unknown"`` for an imported map, as the next two.
         precision: Requested precision, ``"fp32"``, ``"fast"`` or ``"bf16"``; ``config["arithmetic"]`` is the precision
             actually used.
         backend: Backend that computed the large-kernel convolutions.

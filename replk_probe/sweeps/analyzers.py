@@ -77,7 +77,10 @@ class Analyzer:
         """Number of parts into which a job can be divided so that measuring one takes longer than loading the model."""
         if self.part_pixels is None:
             return 1
-        return max(self.pixels(job.options, self.configure(job.options)) // self.part_pixels, 1)
+        config = self.configure(job.options)
+        if getattr(config, "until", None) is not None:  # the number of images is not known in advance
+            return 1
+        return max(self.pixels(job.options, config) // self.part_pixels, 1)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -127,8 +130,10 @@ def _erf_digests(options: Mapping[str, Any], config: ErfConfig) -> dict[str, Any
 
 def _draw_erf(result: Any, folder: Path) -> None:
     from replk_probe.erf.plot import save_figures
+    from replk_probe.erf.plot_series import save_convergence
 
     save_figures(result, folder)
+    save_convergence(result, folder)
 
 
 def _plan_kernels(job: Job) -> KernelPlan:

@@ -71,7 +71,7 @@ def test_two_processes_give_the_bytes_of_one(tmp_path: Path) -> None:
     one = run(*arguments, "--output", tmp_path / "one")
     two = run(*arguments, "--output", tmp_path / "two", processes=2)
     assert one.returncode == two.returncode == 0, two.stderr
-    assert contents(tmp_path / "one") == contents(tmp_path / "two") and len(contents(tmp_path / "one")) == 13
+    assert contents(tmp_path / "one") == contents(tmp_path / "two") and len(contents(tmp_path / "one")) == 17
     assert two.stdout == one.stdout and two.stderr.count("Results in") == 1
     assert not [*tmp_path.glob("two/*/erf.ckpt")]
     again = run(*arguments, "--output", tmp_path / "two", "--resume", processes=2)

@@ -1,0 +1,270 @@
+"""Figures of area ratios against the number of images, the input size, and the checkpoints of a training run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from replk_probe.errors import InvalidInputError
+from replk_probe.plot_style import (
+    ALERT_TEXT,
+    CAPTION_SIZE,
+    GRID,
+    INK,
+    MUTED,
+    check_all_drawable,
+    check_drawable,
+    figure_style,
+    fitted,
+    log_ticks,
+    new_figure,
+    save_figure,
+    text_points,
+)
+from replk_probe.runtime.formatting import counted, percent
+
+from .convergence import CRITERION
+from .labels import distinct_labels, size_label
+
+if TYPE_CHECKING:
+    from .result import ErfResult
+
+# Fewer points show no course.
+_FEWEST_POINTS = 4
+_WIDTH, _PANEL_HEIGHT = 5.6, 2.0  # inches
+_LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 0.55, 0.12, 0.62, 0.46, 0.62
+_LEGEND: dict[str, Any] = {
+    "loc": "lower left", "bbox_to_anchor": (0, 1.0), "frameon": False, "fontsize": CAPTION_SIZE, "handlelength": 1.4,
+    "handletextpad": 0.3, "columnspacing": 1.0, "borderaxespad": 0.1,
+}  # fmt: skip
+
+
+class _Curve(NamedTuple):
+    """A number at every x, with the ends of its intervals (NaN where undefined)."""
+
+    x: Sequence[float]
+    values: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+def has_convergence(result: ErfResult) -> bool:
+    """Whether a result has enough numbers of images for :func:`draw_convergence`."""
+    return result.convergence is not None and len(result.convergence.n_images) >= _FEWEST_POINTS
+
+
+def draw_convergence(result: ErfResult) -> Figure:
+    """Draw the area ratios of ``"centred"`` and ``"pixels"`` against the number of images, with 95 % bands.
+
+    Raises:
+        InvalidInputError: ``result`` is no result, or has fewer than four numbers of images.
+    """
+    check_drawable(result, "ErfResult")
+    convergence = result.convergence
+    if convergence is None or not has_convergence(result):
+        raise InvalidInputError(
+            f"{result.run.model} has no convergence to draw. At least {_FEWEST_POINTS} blocks of images are needed. "
+            "Measure more images."
+        )
+    with figure_style():
+        figure, axes = _panels(result, [result.run.weights.label], len(CRITERION))
+        for ax, protocol in zip(axes, CRITERION, strict=True):
+            curves = {}
+            for curve in (one for one in convergence.ratios if one.protocol == protocol):
+                values = np.array(curve.values)
+                halves = np.array([math.nan if half is None else half for half in curve.half_widths])
+                low, high = np.maximum(values - halves, 0), np.minimum(values + halves, 1)
+                curves[curve.threshold] = _Curve(convergence.n_images, values.tolist(), low.tolist(), high.tolist())
+            _draw(ax, curves, bands=True)
+            ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            ax.set_xlabel("Number of images")
+            _percent_axis(ax, protocol)
+        _legend(axes[0], result.thresholds)
+    return figure
+
+
+def draw_sizes(results: Sequence[ErfResult], *, protocol: str = "pixels") -> Figure:
+    """Draw the area ratio of one model, and the side of a square of that area in pixels, against the input size.
+
+    Args:
+        results: Results of one model at several input sizes, in any order.
+        protocol: Protocol of the area ratio. ``"pixels"`` is defined without a center.
+
+    Raises:
+        InvalidInputError: There are fewer than two results; their models, layers or thresholds differ; or the protocol
+            was not measured.
+    """
+    _check_series(results, protocol, "sizes")
+    ordered = sorted(results, key=lambda result: math.prod(result.input_size))
+    sides = [math.sqrt(math.prod(result.input_size)) for result in ordered]
+    with figure_style():
+        figure, axes = _panels(ordered[0], [ordered[0].run.weights.label], 2)
+        _draw(axes[0], _curves(ordered, sides, protocol), bands=False)
+        _percent_axis(axes[0], protocol)
+        lengths = {
+            threshold: _Curve(
+                sides, *([math.sqrt(share) * side for share, side in zip(one, sides, strict=True)] for one in curve[1:])
+            )
+            for threshold, curve in _curves(ordered, sides, protocol).items()
+        }
+        _draw(axes[1], lengths, bands=False)
+        dashes: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 1}
+        axes[1].legend(handles=axes[1].plot(sides, sides, label="whole image", **dashes), **_LEGEND)
+        axes[1].set_yscale("log")
+        log_ticks(axes[1].yaxis, *axes[1].get_ylim())
+        axes[1].set_ylabel(f"Square root of area, px ('{protocol}')")
+        for ax in axes:
+            ax.set_xscale("log")
+            ax.xaxis.set_major_locator(FixedLocator(sides))
+            names = dict(zip(sides, (size_label(result.input_size) for result in ordered), strict=True))
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda side, _, names=names: names.get(side, "")[:-3]))
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.set_xlabel("Input size, px")
+        _legend(axes[0], ordered[0].thresholds)
+    return figure
+
+
+def draw_checkpoints(results: Sequence[ErfResult], names: Sequence[str] | None = None) -> Figure:
+    """Draw the area ratios of ``"centred"`` and ``"pixels"`` of one model against its checkpoints.
+
+    Args:
+        results: Results of one model with several weights, in the order of the figure.
+        names: Name of each checkpoint, such as ``"epoch 1"``; None for the names of the weights.
+
+    Raises:
+        InvalidInputError: There are fewer than two results; their models, layers or thresholds differ; or there are not
+            as many names as results.
+    """
+    for protocol in CRITERION:
+        _check_series(results, protocol, "checkpoints")
+    places = list(range(len(results)))
+    model = results[0].run.model
+    names = [label.removeprefix(f"{model}, ") for label in distinct_labels(results)] if names is None else names
+    if len(names) != len(results):
+        raise InvalidInputError(
+            f"There are {len(names)} names for {len(results)} checkpoints. Each checkpoint has one. Give as many."
+        )
+    with figure_style():
+        shown = [fitted(name, 90, CAPTION_SIZE) for name in names]
+        longest = max(text_points(name, CAPTION_SIZE) for name in shown) / 72
+        # The names are turned by 40 degrees.
+        figure, axes = _panels(results[0], [], 2, bottom=0.2 + 0.65 * longest)
+        for ax, protocol in zip(axes, CRITERION, strict=True):
+            _draw(ax, _curves(results, places, protocol), bands=False)
+            _percent_axis(ax, protocol)
+            ax.set_xticks(places)
+            ax.set_xticklabels(
+                shown, rotation=40, ha="right", rotation_mode="anchor", fontsize=CAPTION_SIZE, parse_math=False,
+            )  # fmt: skip
+            ax.set_xlim(-0.4, len(results) - 0.6)
+        _legend(axes[0], results[0].thresholds)
+    return figure
+
+
+def save_convergence(result: ErfResult, directory: str | Path) -> tuple[Path, ...]:
+    """Write :func:`draw_convergence` to ``erf_convergence.png`` and ``.pdf``, if there are enough blocks of images."""
+    return _save(draw_convergence(result), directory, "erf_convergence") if has_convergence(result) else ()
+
+
+def save_sizes(results: Sequence[ErfResult], directory: str | Path) -> tuple[Path, ...]:
+    """Write :func:`draw_sizes` to ``erf_sizes.png`` and ``.pdf``; returns the files."""
+    return _save(draw_sizes(results), directory, "erf_sizes")
+
+
+def save_checkpoints(results: Sequence[ErfResult], directory: str | Path) -> tuple[Path, ...]:
+    """Write :func:`draw_checkpoints` to ``erf_checkpoints.png`` and ``.pdf``; returns the files."""
+    return _save(draw_checkpoints(results), directory, "erf_checkpoints")
+
+
+def _save(figure: Figure, directory: str | Path, stem: str) -> tuple[Path, ...]:
+    return save_figure(figure, Path(directory), stem, 100)
+
+
+def _check_series(results: Sequence[ErfResult], protocol: str, what: str) -> None:
+    check_all_drawable(results, "ErfResult")
+    kinds = {(result.run.model, result.layer, result.thresholds) for result in results}
+    if len(results) < 2 or len(kinds) > 1:
+        raise InvalidInputError(
+            f"These {len(results)} results are no series of {what}. A series has at least two results of one model, "
+            "layer and list of thresholds. Give such results."
+        )
+    for result in results:
+        result.row(protocol, result.thresholds[0])
+
+
+def _curves(results: Sequence[ErfResult], x: Sequence[float], protocol: str) -> dict[float, _Curve]:
+    """The ratios of several results for each threshold, at the places ``x``."""
+    curves = {}
+    for threshold in results[0].thresholds:
+        rows = [result.row(protocol, threshold) for result in results]
+        low, high = zip(*(row.ci95 or (math.nan, math.nan) for row in rows), strict=True)
+        curves[threshold] = _Curve(x, [row.ratio for row in rows], low, high)
+    return curves
+
+
+def _panels(result: ErfResult, lines: Sequence[str], count: int, bottom: float = _BOTTOM) -> tuple[Figure, list[Axes]]:
+    """A figure with a heading and panels side by side."""
+    height = _TOP + _PANEL_HEIGHT + bottom
+    figure = new_figure(_WIDTH, height)
+    width = (_WIDTH - _LEFT - _RIGHT - (count - 1) * _GAP) / count
+    axes = [
+        figure.add_axes(
+            ((_LEFT + index * (width + _GAP)) / _WIDTH, bottom / height, width / _WIDTH, _PANEL_HEIGHT / height)
+        )
+        for index in range(count)
+    ]
+    room = (_WIDTH - _LEFT - _RIGHT) * 72
+    images = [] if result.n_images is None else [counted(result.n_images, "image")]
+    facts = ", ".join([*lines, *images, result.run.image_source, f"layer {result.layer}"])
+    style: dict[str, Any] = {"ha": "left", "va": "top", "parse_math": False}
+    x = _LEFT / _WIDTH
+    figure.text(
+        x, 1 - 0.08 / height, fitted(result.run.model, room, 8, "bold"), fontsize=8, weight="bold", color=INK, **style
+    )
+    color = ALERT_TEXT if result.run.weights.is_random and lines else MUTED
+    figure.text(x, 1 - 0.24 / height, fitted(facts, room, CAPTION_SIZE), fontsize=CAPTION_SIZE, color=color, **style)
+    return figure, axes
+
+
+def _colors(thresholds: Sequence[float]) -> dict[float, tuple[float, float, float]]:
+    ordered = sorted(thresholds)
+    return dict(zip(ordered, sns.color_palette("crest", len(ordered)), strict=True))  # type: ignore[no-untyped-call]
+
+
+def _draw(ax: Axes, curves: dict[float, _Curve], *, bands: bool) -> None:
+    """Draw a curve for each threshold with bands or bars of its intervals."""
+    colors = _colors([*curves])
+    for threshold, curve in curves.items():
+        color = colors[threshold]
+        ax.plot(
+            curve.x, curve.values, "-o", markersize=3.0, linewidth=1.0, color=color, zorder=3, label=percent(threshold)
+        )
+        if bands:
+            ax.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.22, linewidth=0, zorder=2)
+        else:
+            ax.vlines(curve.x, curve.low, curve.high, color=color, linewidth=2.4, alpha=0.45, zorder=2)
+    ax.grid(color=GRID, linewidth=0.5)
+    ax.set_axisbelow(True)
+    sns.despine(ax=ax)  # type: ignore[no-untyped-call]
+
+
+def _percent_axis(ax: Axes, protocol: str) -> None:
+    """A logarithmic axis of area ratios, over the values that are drawn."""
+    drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in ax.lines])
+    low, high = max(float(np.nanmin(drawn)) / 1.7, 1e-7), 1.25
+    ax.set_yscale("log")
+    ax.set_ylim(low, high)
+    log_ticks(ax.yaxis, low, high, scale=100)
+    ax.set_ylabel(f"Area ratio, % ('{protocol}')")
+
+
+def _legend(ax: Axes, thresholds: Sequence[float]) -> None:
+    ax.legend(ncols=len(thresholds), **_LEGEND)
