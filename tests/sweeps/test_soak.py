@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="lists processes in /proc")
 def test_a_killed_sweep_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
-    # With this seed, the main process is killed in the middle of the first sweep, and its workers have to end themselves.
+    # With this seed, the main process is killed in the middle of the first sweep; its workers have to end themselves.
     options = ["--kills", "1", "--minutes", "5", "--engine", "local", "--seed", "7"]
     command = [sys.executable, ROOT / "scripts" / "soak.py", *options]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
