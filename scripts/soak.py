@@ -262,11 +262,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the random moments (default 0)")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="replk-probe-soak-"))
-    until = time.monotonic() + 60 * options.minutes
     engines = list(VARIANTS) if options.engine == "both" else [options.engine]
     print(f"Working in {folder}", flush=True)
     soak = Soak(folder, random.Random(options.seed), engines)
     print(f"The undisturbed sweep took {soak.seconds:.0f} s", flush=True)
+    until = time.monotonic() + 60 * options.minutes
     try:
         while soak.counts["kills"] < options.kills and time.monotonic() < until:
             soak.until_done(options.kills, until)

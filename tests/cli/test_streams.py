@@ -46,6 +46,8 @@ def command_line() -> Iterator[Any]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
+    # Most of the commands need torch, which is imported once instead of in each of them.
+    module.WARM_AFTER = 0
     yield module
     module.program().close()
     del sys.modules[spec.name]
@@ -89,9 +91,15 @@ def test_closed_streams(command_line: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("redirection", "message"), [(">/dev/full", "No space left"), (">&-", "is closed"), ("| true", "has ended")]
+    ("arguments", "redirection", "message"),
+    [
+        ("--help", ">/dev/full", "No space left"),
+        ("--help", ">&-", "is closed"),
+        ("--help", "| true", "has ended"),
+        ("models replknet_micro_k13", ">&-", "is closed"),  # imports torch
+    ],
 )
-def test_a_process_of_its_own(redirection: str, message: str) -> None:
-    script = f"'{sys.executable}' -m replk_probe --help {redirection}; exit ${{PIPESTATUS[0]}}"
+def test_a_process_of_its_own(arguments: str, redirection: str, message: str) -> None:
+    script = f"'{sys.executable}' -m replk_probe {arguments} {redirection}; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and message in done.stderr

@@ -317,6 +317,7 @@ def test_what_cannot_be_drawn_is_one_clear_error():
         plot_erf(make(gaussian(16, 16, 3)), vmin=0.0)
 
 
+@pytest.mark.no_cover
 def test_files_are_written_and_their_bytes_repeat(tmp_path):
     result = make(gaussian(64, 64, 5), RANDOM)
     written = save_figures(result, tmp_path / "one")

@@ -212,6 +212,7 @@ def test_against_a_merged_file(tmp_path: Path) -> None:
     assert "the other checkpoint has no finite kernel of this variant" in result.notes[-1]
 
 
+@pytest.mark.no_cover
 def test_merged_kernels_of_other_packages_are_compared_with_their_branches(tmp_path: Path) -> None:
     name = "mobileone_s0"
     torch.manual_seed(0)

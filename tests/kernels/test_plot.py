@@ -303,6 +303,7 @@ def test_nothing_to_draw() -> None:
             draw([])
 
 
+@pytest.mark.no_cover
 def test_text_stays_on_the_page() -> None:
     long = "package.module.with.a.long.name:factory_of_networks"
     layers = [f"stages.{stage}.blocks.{block}.spatial_mixing.depthwise" for stage in range(4) for block in range(2)]
@@ -325,6 +326,7 @@ def test_text_stays_on_the_page() -> None:
                 assert box.y0 >= -1 and box.y1 <= height + 1, (draw.__name__, item.get_text())
 
 
+@pytest.mark.no_cover
 def test_files(tmp_path: Path) -> None:
     one = result(kernel("stage4.0"))
     written = save_figures([one], tmp_path)

@@ -71,6 +71,7 @@ def operators(program: torch.export.ExportedProgram) -> set[str]:
     return {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
 
 
+@pytest.mark.no_cover
 @pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("use", USES)
@@ -139,6 +140,7 @@ def run_onnx(model: nn.Module, path: Path, opset: int, *images: Tensor) -> list[
     return [torch.from_numpy(session.run(None, {name: image.numpy()})[0]) for image in images]
 
 
+@pytest.mark.no_cover
 # The exporter and the packages that it uses warn of their own deprecations.
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("native")
@@ -151,6 +153,7 @@ def test_onnx_runtime_gives_the_same_results(use: str, opset: int, tmp_path: Pat
         torch.testing.assert_close(found, model(image).detach(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.no_cover
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "options"),

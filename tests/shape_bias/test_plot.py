@@ -419,6 +419,7 @@ def test_what_cannot_be_drawn_is_one_clear_error():
         bar_axes([observer("a"), observer("b", categories=ABSTRACT)])
 
 
+@pytest.mark.no_cover
 def test_files_are_written_and_their_bytes_repeat(tmp_path):
     for folder in ("first", "second"):
         written = save_figures(result(weights=RANDOM), tmp_path / folder, others=published_observers())

@@ -316,6 +316,7 @@ def double() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("name", "count"), [("fastvit_t8", 20), ("mobileone_s0", 43), ("repvit_m0_9", 23)])
 @pytest.mark.usefixtures("double")
 @torch.no_grad()

@@ -60,6 +60,7 @@ def assert_same(model: nn.Module, before: dict[str, Tensor]) -> None:
     assert [*after] == [*before] and all(torch.equal(after[name], value) for name, value in before.items())
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("name", TIMM)
 def test_networks_of_timm(name: str) -> None:
     model = trained(name)
@@ -82,6 +83,7 @@ def test_networks_of_timm(name: str) -> None:
     assert prepared.left_out == "" and len([*prepared.module.modules()]) < len([*model.modules()])
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("name", ["repvgg_a0", "shvit_s1"])
 def test_files_of_timm(name: str, tmp_path: Path) -> None:
     model = trained(name)
@@ -100,6 +102,7 @@ def test_files_of_timm(name: str, tmp_path: Path) -> None:
         reparam_checkpoint(out, tmp_path / "again.safetensors", name)
 
 
+@pytest.mark.no_cover
 def test_an_identity_that_a_method_adds_belongs_to_the_kernel() -> None:
     model = trained("shvit_s1")
     block = "stages.0.blocks.0.conv"
