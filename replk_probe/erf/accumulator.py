@@ -28,6 +28,7 @@ from .contribution import InputGradient, check_batch
 from .jackknife import Blocks, jackknife
 from .map_statistics import numbers_with_intervals
 from .notes import interval_note
+from .objective import check_target
 from .probe_layer import find_target
 from .receptive_field.tracer import Field
 from .result import ErfResult, RatioRow
@@ -288,6 +289,7 @@ class ErfAccumulator:
         model: nn.Module | PreparedModel,
         layer: Layer = None,
         *,
+        target: str | None = None,
         thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
         name: str | None = None,
     ) -> None:
@@ -296,6 +298,7 @@ class ErfAccumulator:
         Args:
             model: Model, as in :func:`~replk_probe.erf.contribution_scores`.
             layer: Layer, as in :func:`~replk_probe.erf.contribution_scores`.
+            target: Target, as in :func:`~replk_probe.erf.contribution_scores`.
             thresholds: Shares of the total contribution, each in (0, 1).
             name: Name of the model in the result; None for the name it was created with, or that of its class.
 
@@ -304,7 +307,7 @@ class ErfAccumulator:
         """
         self._model = model
         self._module = module_of(model)
-        self._layer = point_of(self._module, layer)
+        self._layer, self._objective = point_of(self._module, layer), check_target(target)
         self._thresholds = check_thresholds(thresholds)
         self._name = name_of(self._module) if name is None else name
         self.reset()
@@ -342,7 +345,7 @@ class ErfAccumulator:
             stack.enter_context(strict_arithmetic())
             target, gradient, state = self._target, self._gradient, self._state
             if target is None or gradient is None or state is None:
-                target = find_target(self._module, images.shape, self._layer)
+                target = find_target(self._module, images.shape, self._layer, self._objective)
                 gradient = InputGradient(self._module, target)
                 state = RunState(BlockSums(MAX_BLOCKS, target.input_size))
             if tuple(images.shape[2:]) != target.input_size:
@@ -390,7 +393,8 @@ class ErfAccumulator:
             precision=precision,
             backend=backend,
             seconds=0.0,
-            config={"model": self._name, "layer": target.label},
+            config={"model": self._name, "layer": target.label}
+            | ({} if self._objective is None else {"target": self._objective}),
         )
         return result_of(
             state, target, run, self._thresholds, arithmetic=arithmetic, resize="as given", notes=[target.note]

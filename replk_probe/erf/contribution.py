@@ -18,11 +18,14 @@ from replk_probe.models.inference.prepare import PreparedModel, module_of
 from replk_probe.models.weight_values import check_run_values
 from replk_probe.runtime.devices import without_autocast
 
+from .objective import check_target, objective
 from .probe_layer import check_accepts, find_target
 from .target_layer import Layer, LayerPoint, TargetLayer, point_of, run_to
 
 
-def contribution_scores(model: nn.Module | PreparedModel, batch: Tensor, layer: Layer = None) -> Tensor:
+def contribution_scores(
+    model: nn.Module | PreparedModel, batch: Tensor, layer: Layer = None, *, target: str | None = None
+) -> Tensor:
     """Contribution of every input pixel to the middle position of a layer, per image.
 
     The gradient of the sum over channels of ReLU(feature at (h // 2, w // 2)) with respect to the normalized input;
@@ -41,12 +44,20 @@ def contribution_scores(model: nn.Module | PreparedModel, batch: Tensor, layer: 
             :func:`~replk_probe.erf.prepare`. It may be in train mode, frozen, on any device and of any floating-point
             type.
         batch: Normalized images ``[N, C, H, W]``, floating point; a copy is moved to the model's device and dtype.
-        layer: ``"stage3.5"``, a module path, a module of the model (``model.layer4``), or ``"forward_features"``; with
-            the key of one of several outputs, as in ``"forward_features[1]"`` or ``"neck[out]"``. None for the last
+        layer: ``"stage3.5"``, a module path, a module of the model (``model.layer4``), ``"forward_features"``, or
+            ``"forward"`` for the output of the network. With the number of one of several calls, from 1 or from -1 at
+            the end, as in ``"act@2"`` or ``"act@-1"``, and with the keys of one of several outputs (a tuple, list,
+            dictionary or dataclass), as in ``"neck:out"``, ``"backbone:0"``, ``"act@2:out:1"`` or
+            ``"forward_features[1]"``. A detector of torchvision takes the batch as it is: its own resizing,
+            normalization and post-processing are left out. None for the last
             map before the final norm, which is the output of ``forward_features`` or the input of the norm that ends
             it. If that is no map, or there is no such method: the value that enters the spatial reduction (a mean or
             pooling over positions, the choice of a class token, attention pooling), which may be the result of an
             operation in the code of a module. It has more than one row and column.
+        target: None for all features of the layer, as above; or ``"logit:K"`` for the logit of class K, counted from 0,
+            whatever its sign (no ReLU is applied to it): the value of channel K at the middle position of a dense
+            output, or the logit itself if the output ``[N, K]`` has no positions. The layer is then by default the
+            output of the network; of a dictionary the entry ``"logits"``, ``"out"`` or ``"last_hidden_state"``.
 
     Returns:
         Scores ``[N, H, W]``, >= 0, in the dtype of the model (at least float32) and on its device. Images do not
@@ -61,11 +72,13 @@ def contribution_scores(model: nn.Module | PreparedModel, batch: Tensor, layer: 
     Source:
         Ding et al., CVPR 2022, arXiv:2203.06717, section 4.2 and the script published with it.
     """
-    return InputGradient(model, layer).scores(batch)
+    return InputGradient(model, layer, target).scores(batch)
 
 
 @contextmanager
-def input_gradient(model: nn.Module | PreparedModel, layer: Layer = None) -> Iterator[InputGradient]:
+def input_gradient(
+    model: nn.Module | PreparedModel, layer: Layer = None, *, target: str | None = None
+) -> Iterator[InputGradient]:
     """Signed input gradients of the middle position of a layer, as a context manager.
 
     ::
@@ -80,15 +93,16 @@ def input_gradient(model: nn.Module | PreparedModel, layer: Layer = None) -> Ite
     Args:
         model: Model, as in :func:`~replk_probe.erf.contribution_scores`.
         layer: Layer, as in :func:`~replk_probe.erf.contribution_scores`.
+        target: Target, as in :func:`~replk_probe.erf.contribution_scores`.
 
     Yields:
         A callable from normalized images ``[N, C, H, W]`` to the derivative, of the same shape, of the sum over
-        channels of ReLU(feature at the middle) of each image with respect to that image.
+        channels of ReLU(feature at the middle) of each image, or of the target, with respect to that image.
 
     Raises:
         InvalidInputError: As for :func:`~replk_probe.erf.contribution_scores`; also for calls after the context ends.
     """
-    gradient = InputGradient(model, layer)
+    gradient = InputGradient(model, layer, target)
     try:
         yield gradient
     finally:
@@ -98,9 +112,11 @@ def input_gradient(model: nn.Module | PreparedModel, layer: Layer = None) -> Ite
 class InputGradient:
     """Callable that computes the input gradient of the middle position of one layer; see :func:`input_gradient`."""
 
-    def __init__(self, model: nn.Module | PreparedModel, layer: Layer = None) -> None:  # noqa: D107
+    def __init__(  # noqa: D107
+        self, model: nn.Module | PreparedModel, layer: Layer = None, target: str | None = None
+    ) -> None:
         self._model: nn.Module | None = module_of(model)
-        self._layer = point_of(self._model, layer)
+        self._layer, self._target = point_of(self._model, layer), check_target(target)
         self._targets: dict[tuple[int, ...], TargetLayer] = {}
         if isinstance(self._layer, TargetLayer):
             self._targets[self._layer.input_size] = self._layer
@@ -125,7 +141,7 @@ class InputGradient:
         batch = _matching(images, model)
         shape = tuple(batch.shape[2:])
         if shape not in self._targets:
-            point = find_target(model, (1, *batch.shape[1:]), self._layer)
+            point = find_target(model, (1, *batch.shape[1:]), self._layer, self._target)
             check_run_values(model, batch.shape, partial(run_to, point=point))
             self._targets[shape] = point
         if batch.shape[0] == 0:
@@ -158,7 +174,7 @@ class InputGradient:
                 raise _cut_off(point)
             middle = point.layout.at_middle(output)
             usable = _finite(middle.detach()) & _finite(batch)
-            total = middle.relu().sum()
+            total = objective(middle, point.logit)
             del output, middle
             correct_batch_norms(total)
             (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)

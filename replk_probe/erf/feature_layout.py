@@ -31,7 +31,7 @@ _SPREAD = 0.4
 class Layout:
     """How the positions of the image are arranged in a tensor."""
 
-    kind: Literal["NCHW", "NHWC", "NLC", "NCL"]  # "NLC" and "NCL": tokens
+    kind: Literal["NCHW", "NHWC", "NLC", "NCL", "NC"]  # "NLC" and "NCL": tokens; "NC": one vector for the whole image
     size: tuple[int, int]  # number of rows and columns
     prefix: int = 0  # number of tokens before those of the image (class, distillation, registers)
     # Index of the token of the middle position, if the tokens of the image are not one row after the other behind the
@@ -45,6 +45,8 @@ class Layout:
 
     def at_middle(self, feature: Tensor) -> Tensor:
         """The features at the middle position of every image: ``[N, C]``."""
+        if self.kind == "NC":
+            return feature
         y, x = self.middle
         if self.kind == "NCHW":
             return feature[:, :, y, x]
@@ -55,8 +57,8 @@ class Layout:
 
     def __str__(self) -> str:
         """The layout as written in results."""
-        axes = {"NCHW": "[N, C, h, w]", "NHWC": "[N, h, w, C]", "NLC": "[N, L, C]", "NCL": "[N, C, L]"}[self.kind]
-        if self.kind in ("NCHW", "NHWC"):
+        axes = f"[{', '.join(self.kind.replace('HW', 'hw'))}]"
+        if self.kind in ("NCHW", "NHWC", "NC"):
             return axes
         prefix = f", {self.prefix} of them prefix tokens" if self.prefix else ""
         order = "" if self.token is None else f", the middle one at index {self.token}"

@@ -134,7 +134,8 @@ class ErfPlan(Divisible[RunState, ErfResult]):
     own_code: bool = False
 
     _options = (
-        "model", "size", "layer", "precision", "device", "seed", "sampling", "images", "channels", "mean", "std", "bgr"
+        "model", "size", "layer", "target", "precision", "device", "seed", "sampling", "images", "channels", "mean", "std",
+        "bgr",
     )  # fmt: skip
 
     @property
@@ -151,6 +152,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             "parameters": self._parameters,
             "size": list(self.target.input_size),
             "layer": self.target.label,
+            **({} if self.settings.target is None else {"target": self.settings.target}),
             "precision": self.settings.precision,
             "device": str(self.device),
             "data": self.images.source,
@@ -333,41 +335,43 @@ def _located(
     """The model, built or rebuilt for images of this shape, with its layer and a note on the rebuilding."""
     if isinstance(model, str):
         options = {name: getattr(config, name) for name in ("weights", "seed", "ema", "entry", "prefix")}
-        return _build(model, shape, config.layer, **options)
+        return _build(model, shape, config.layer, config.target, **options)
     if isinstance(model, PreparedModel):
-        return model.module, find_target(model.module, shape, config.layer), None
-    return _fit(model, shape, config.layer)
+        return model.module, find_target(model.module, shape, config.layer, config.target), None
+    return _fit(model, shape, config.layer, config.target)
 
 
-def _fit(model: nn.Module, shape: tuple[int, ...], layer: Layer) -> tuple[nn.Module, TargetLayer, str | None]:
+def _fit(
+    model: nn.Module, shape: tuple[int, ...], layer: Layer, objective: str | None
+) -> tuple[nn.Module, TargetLayer, str | None]:
     """The model, or a copy of it built for images of this shape, with its layer."""
     point = point_of(model, layer)
     try:
-        return model, find_target(model, shape, point), None
+        return model, find_target(model, shape, point, objective), None
     except UnsuitableSizeError as error:
         if error.failure.cause != "size":
             raise
         for other, note in resized(model, (shape[2], shape[3])):
             try:
-                return other, find_target(other, shape, point), note
+                return other, find_target(other, shape, point, objective), note
             except UnsuitableSizeError:
                 continue
         raise error
 
 
 def _build(
-    name: str, shape: tuple[int, ...], layer: Layer, **options: Any
+    name: str, shape: tuple[int, ...], layer: Layer, objective: str | None, **options: Any
 ) -> tuple[nn.Module, TargetLayer, str | None]:
     """:func:`_fit` for a model given by name, which may also be built for a size from the start."""
     model = create_model(name, **options)
     try:
-        return _fit(model, shape, layer)
+        return _fit(model, shape, layer, objective)
     except UnsuitableSizeError as error:
         if error.failure.cause != "size":
             raise
         try:
             fitted = create_model(name, **options, img_size=(shape[2], shape[3]))
-            target = find_target(fitted, shape, layer)
+            target = find_target(fitted, shape, layer, objective)
         except Exception:
             # The network has no such argument, or it does not help: the first error is the one to report.
             raise error from None

@@ -1,0 +1,38 @@
+"""What is differentiated: the features at one position of a layer, or the logit of one class there."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import Tensor
+
+from replk_probe.errors import InvalidInputError
+
+_LOGIT = re.compile(r"logit:(?P<index>\d{1,9})")
+
+
+def check_target(target: Any) -> str | None:
+    """The target without blanks around it; InvalidInputError unless it is None or ``"logit:K"`` with K >= 0."""
+    if target is None:
+        return None
+    if isinstance(target, str) and _LOGIT.fullmatch(target.strip()):
+        return target.strip()
+    raise InvalidInputError(
+        f"The target {target!r} is invalid. It names the class whose logit is differentiated. Write 'logit:K' with the "
+        "index K of a class, which counts from 0, or None for all features of a layer."
+    )
+
+
+def logit_of(target: str | None) -> int | None:
+    """The index of the class that a target names, or None; errors as in :func:`check_target`."""
+    found = _LOGIT.fullmatch(check_target(target) or "")
+    return None if found is None else int(found["index"])
+
+
+def objective(features: Tensor, logit: int | None) -> Tensor:
+    """The number whose gradient is the contribution, from the features ``[N, C]`` at one position of every image.
+
+    The sum of their ReLU; or with the index of a class, the sum over images of its logit, whatever its sign.
+    """
+    return features.relu().sum() if logit is None else features[:, logit].sum()
