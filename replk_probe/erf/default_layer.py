@@ -14,6 +14,8 @@ from .feature_layout import Layout, followed_layout, layout_of
 from .target_layer import LayerPoint, main_item
 
 _ADAPTIVE_POOLS = ("_adaptive_avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
+# Pools that also take a map of one position, of an image as small as the network's stride.
+_POOLS_OF_ONE = (*_ADAPTIVE_POOLS, "mean")
 _MATRIX_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 # The parts of a linear layer, and rearrangements of its result into heads.
 _PROJECTIONS = (
@@ -83,6 +85,8 @@ class LayerSearch:
             self._seen.add(value.index)
             if self.layout(value) is not None:
                 yield value
+            elif value.name in _POOLS_OF_ONE and _is_single_position(value.sources[0]):
+                yield value.sources[0]
             elif _is_attention(value):
                 work.append(_projected(value))
             else:

@@ -25,6 +25,8 @@ _USUAL_PREFIXES = (0, 1, 2, 5, 4, 9, 8, 3)
 
 # Along an axis of positions, pixels differ by at least half of the image; along channels, by a fraction of a stride.
 _SPREAD = 0.4
+# Two or three positions of a network without padding are closer together: a stride is a smaller share of the image.
+_SPREAD_PER_POSITION = 0.1
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ def _kind_of_axis(pixels: Coords, input_size: tuple[int, int]) -> str:
     known = pixels[:, (pixels != NO_PIXEL).all(0)]
     if known.shape[1] < 2:
         return "-"
-    y, x = (spread >= _SPREAD * side for spread, side in zip(np.ptp(known, axis=1), input_size, strict=True))
+    least = min(_SPREAD, _SPREAD_PER_POSITION * known.shape[1])
+    y, x = (spread >= least * side for spread, side in zip(np.ptp(known, axis=1), input_size, strict=True))
     return "t" if y and x else "y" if y else "x" if x else "-"
 
 

@@ -134,8 +134,8 @@ class ErfPlan(Divisible[RunState, ErfResult]):
     own_code: bool = False
 
     _options = (
-        "model", "size", "layer", "target", "precision", "device", "seed", "sampling", "images", "channels", "mean", "std",
-        "bgr",
+        "model", "size", "layer", "target", "precision", "device", "seed", "sampling", "images", "channels", "mean",
+        "std", "bgr",
     )  # fmt: skip
 
     @property
