@@ -143,6 +143,8 @@ def _comparability(result: ErfResult, row: PublishedErf) -> str:
         text += f"; these are {weights.label if weights.is_random else 'other weights, ' + weights.label}"
     if tuple(result.input_size) != row.input_size:
         text += f"; this input is {dimensions(result.input_size)} px"
+    if result.run.config.get("target"):
+        text += "; this is the map of one logit"
     return f"{text}."
 
 
