@@ -53,8 +53,15 @@ _CHECKPOINT = "erf.ckpt"
 @click.option(
     "--layer",
     metavar="SPEC",
-    help="Target layer: stage3.5 (stages from 1, blocks from 0) or a module path. "
+    help="Target layer: stage3.5 (stages from 1, blocks from 0) or a module path; act@-1 for one of several calls, "
+    "neck:out for one of several outputs. "
     "[default: the last map before the final norm, or else the map that enters the pooling]",
+)
+@click.option(
+    "--target",
+    metavar="logit:K",
+    help="Differentiate the logit of class K (from 0) at the middle of the network's output, or of --layer, instead of "
+    "the features.",
 )
 @click.option(
     "--thresholds",

@@ -33,6 +33,7 @@ from .convergence import convergence_note, convergence_of
 from .jackknife import Blocks, half_widths, intervals_of
 from .map_statistics import numbers_with_intervals
 from .notes import interval_note
+from .objective import check_target
 from .receptive_field.tracer import Field
 from .result import ErfResult, RatioRow
 from .target_layer import Layer, TargetLayer, point_of
@@ -331,6 +332,7 @@ class ErfAccumulator:
         model: nn.Module | PreparedModel,
         layer: Layer = None,
         *,
+        target: str | None = None,
         thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
         convention: str | Convention = DEFAULT,
         attribution: str = GRADIENT,
@@ -341,6 +343,7 @@ class ErfAccumulator:
         Args:
             model: Model, as in :func:`~replk_probe.erf.contribution_scores`.
             layer: Layer, as in :func:`~replk_probe.erf.contribution_scores`.
+            target: Target, as in :func:`~replk_probe.erf.contribution_scores`.
             thresholds: Shares of the total contribution, each in (0, 1).
             convention: Convention, as in :func:`~replk_probe.measure_erf`.
             attribution: Attribution, as in :func:`~replk_probe.measure_erf`.
@@ -351,7 +354,7 @@ class ErfAccumulator:
         """
         self._model = model
         self._module = module_of(model)
-        self._layer = point_of(self._module, layer)
+        self._layer, self._objective = point_of(self._module, layer), check_target(target)
         self._thresholds = check_thresholds(thresholds)
         self._convention, self._attribution = convention_of(convention), attribution
         self._record = convention_record(convention) | attribution_record(attribution, 0)
@@ -391,7 +394,7 @@ class ErfAccumulator:
             stack.enter_context(strict_arithmetic())
             target, gradient, state = self._target, self._gradient, self._state
             if target is None or gradient is None or state is None:
-                target = target_for(self._module, images.shape, self._layer, self._convention)
+                target = target_for(self._module, images.shape, self._layer, self._convention, self._objective)
                 gradient = InputGradient(self._model, target, self._convention, self._attribution)
                 state = RunState(BlockSums(MAX_BLOCKS, target.input_size), grows=True)
             if tuple(images.shape[2:]) != target.input_size:
@@ -437,7 +440,8 @@ class ErfAccumulator:
             precision=precision,
             backend=backend,
             seconds=0.0,
-            config={"model": self._name, "layer": target.label, **self._record},
+            config={"model": self._name, "layer": target.label, **self._record}
+            | ({} if self._objective is None else {"target": self._objective}),
         )
         return result_of(
             state,

@@ -15,18 +15,25 @@ from .probe_layer import UnsuitableSizeError, find_target
 from .target_layer import Layer, LayerPoint, TargetLayer
 
 
-def target_for(model: nn.Module, shape: Sequence[int], layer: Layer, convention: Convention) -> TargetLayer:
+def target_for(
+    model: nn.Module, shape: Sequence[int], layer: Layer, convention: Convention, target: str | None = None
+) -> TargetLayer:
     """As :func:`find_target`, with the default layer and the position of a convention."""
-    target = None
-    if layer is None and convention.final_norm == "after" and callable(getattr(model, "forward_features", None)):
+    found = None
+    if (
+        layer is None
+        and target is None
+        and convention.final_norm == "after"
+        and callable(getattr(model, "forward_features", None))
+    ):
         try:
-            target = find_target(model, shape, LayerPoint(None))
+            found = find_target(model, shape, LayerPoint(None))
         except UnsuitableSizeError:
             raise
         except InvalidInputError:
             pass  # the output is no map: the default layer remains
-    target = target or find_target(model, shape, layer)
-    return replace(target, layout=_placed(target, model, convention.position))
+    found = found or find_target(model, shape, layer, target)
+    return replace(found, layout=_placed(found, model, convention.position))
 
 
 def _placed(target: TargetLayer, model: nn.Module, rule: str) -> Layout:

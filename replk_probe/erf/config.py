@@ -21,6 +21,7 @@ from .attribution import DEFAULT as GRADIENT
 from .attribution import WITH_OWN_MODULES, check_attribution
 from .convention import DEFAULT, Convention, convention_of
 from .convergence import check_until
+from .objective import check_target
 from .target_layer import check_layer
 
 # The smallest square of the protocols.
@@ -44,6 +45,7 @@ class ErfConfig:
     images: int = 50
     size: int | tuple[int, int] = 1024
     layer: str | nn.Module | None = None
+    target: str | None = None
     thresholds: Sequence[float] = DEFAULT_THRESHOLDS
     convention: str | Convention = DEFAULT
     attribution: str = GRADIENT
@@ -83,6 +85,7 @@ class ErfConfig:
             self,
             images=int(self.images),
             size=checks.check_size(self.size, SMALLEST_SIDE, LARGEST_SIDE),
+            target=check_target(self.target),
             thresholds=check_thresholds(self.thresholds),
             convention=convention if convention.name == "custom" else convention.name,
             seed=checks.check_seed(self.seed),

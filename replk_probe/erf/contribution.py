@@ -23,6 +23,7 @@ from .attribution import DEFAULT as GRADIENT
 from .attribution import Select, Truncated, attributed, check_modules, options_of
 from .choose_target import target_for
 from .convention import DEFAULT, Convention, convention_of
+from .objective import check_target, objective
 from .probe_layer import check_accepts
 from .target_layer import Layer, LayerPoint, TargetLayer, point_of, run_to
 
@@ -32,6 +33,7 @@ def contribution_scores(
     batch: Tensor,
     layer: Layer = None,
     *,
+    target: str | None = None,
     convention: str | Convention = DEFAULT,
     attribution: str = GRADIENT,
 ) -> Tensor:
@@ -54,12 +56,20 @@ def contribution_scores(
             :func:`~replk_probe.erf.prepare`. It may be in train mode, frozen, on any device and of any floating-point
             type.
         batch: Normalized images ``[N, C, H, W]``, floating point; a copy is moved to the model's device and dtype.
-        layer: ``"stage3.5"``, a module path, a module of the model (``model.layer4``), or ``"forward_features"``; with
-            the key of one of several outputs, as in ``"forward_features[1]"`` or ``"neck[out]"``. None for the last
+        layer: ``"stage3.5"``, a module path, a module of the model (``model.layer4``), ``"forward_features"``, or
+            ``"forward"`` for the output of the network. With the number of one of several calls, from 1 or from -1 at
+            the end, as in ``"act@2"`` or ``"act@-1"``, and with the keys of one of several outputs (a tuple, list,
+            dictionary or dataclass), as in ``"neck:out"``, ``"backbone:0"``, ``"act@2:out:1"`` or
+            ``"forward_features[1]"``. A detector of torchvision takes the batch as it is: its own resizing,
+            normalization and post-processing are left out. None for the last
             map before the final norm, which is the output of ``forward_features`` or the input of the norm that ends
             it. If that is no map, or there is no such method: the value that enters the spatial reduction (a mean or
             pooling over positions, the choice of a class token, attention pooling), which may be the result of an
             operation in the code of a module. It has more than one row and column.
+        target: None for all features of the layer, as above; or ``"logit:K"`` for the logit of class K, counted from 0,
+            whatever its sign (no ReLU is applied to it): the value of channel K at the middle position of a dense
+            output, or the logit itself if the output ``[N, K]`` has no positions. The layer is then by default the
+            output of the network; of a dictionary the entry ``"logits"``, ``"out"`` or ``"last_hidden_state"``.
         convention: Name in :data:`~replk_probe.erf.CONVENTIONS`, or a :class:`~replk_probe.erf.Convention`. The mean
             over images is not part of the scores.
         attribution: ``"gradient"``, or another attribution of :class:`~replk_probe.erf.NeuronERF`.
@@ -77,7 +87,7 @@ def contribution_scores(
     Source:
         Ding et al., CVPR 2022, arXiv:2203.06717, section 4.2 and the script published with it.
     """
-    return InputGradient(model, layer, convention, attribution).scores(batch)
+    return InputGradient(model, layer, convention, attribution, target=target).scores(batch)
 
 
 @contextmanager
@@ -85,6 +95,7 @@ def input_gradient(
     model: nn.Module | PreparedModel,
     layer: Layer = None,
     *,
+    target: str | None = None,
     convention: str | Convention = DEFAULT,
     attribution: str = GRADIENT,
 ) -> Iterator[InputGradient]:
@@ -102,18 +113,19 @@ def input_gradient(
     Args:
         model: Model, as in :func:`~replk_probe.erf.contribution_scores`.
         layer: Layer, as in :func:`~replk_probe.erf.contribution_scores`.
+        target: Target, as in :func:`~replk_probe.erf.contribution_scores`.
         convention: Convention, as in :func:`~replk_probe.erf.contribution_scores`.
         attribution: Attribution, as in :func:`~replk_probe.erf.contribution_scores`.
 
     Yields:
         A callable from normalized images ``[N, C, H, W]`` to the derivative, of the same shape, of the sum over
-        channels of ReLU(feature at the middle) of each image with respect to that image; with another convention or
-        attribution, that of its scalar, or its signed attribution.
+        channels of ReLU(feature at the middle) of each image with respect to that image; with a target or another
+        convention, that of the logit or the convention's scalar; with another attribution, that attribution, signed.
 
     Raises:
         InvalidInputError: As for :func:`~replk_probe.erf.contribution_scores`; also for calls after the context ends.
     """
-    gradient = InputGradient(model, layer, convention, attribution)
+    gradient = InputGradient(model, layer, convention, attribution, target=target)
     try:
         yield gradient
     finally:
@@ -130,11 +142,12 @@ class InputGradient:
         convention: str | Convention = DEFAULT,
         attribution: str = GRADIENT,
         *,
+        target: str | None = None,
         seed: int = 0,
     ) -> None:
         self._model: nn.Module | None = module_of(model)
         self._prepared = isinstance(model, PreparedModel)
-        self._layer = point_of(self._model, layer)
+        self._layer, self._target = point_of(self._model, layer), check_target(target)
         self._convention = convention_of(convention)
         self._attribution, self._options = attribution, options_of(attribution, {}, seed)
         self._targets: dict[tuple[int, ...], TargetLayer] = {}
@@ -184,7 +197,7 @@ class InputGradient:
             if torch.is_grad_enabled():
                 _check_values(features, point)
             middle = layout.at_middle(features) if select is None else features
-            chosen = self._convention.objective(middle) if select is None else select(features)
+            chosen = objective(middle, self._convention, point.logit) if select is None else select(features)
             finite = finite and bool(middle.isfinite().all())
             if chosen.requires_grad:
                 correct_batch_norms(chosen)
@@ -223,7 +236,7 @@ class InputGradient:
         batch = _matching(images, model)
         shape = tuple(batch.shape[2:])
         if shape not in self._targets:
-            point = target_for(model, (1, *batch.shape[1:]), self._layer, self._convention)
+            point = target_for(model, (1, *batch.shape[1:]), self._layer, self._convention, self._target)
             check_run_values(model, batch.shape, partial(run_to, point=point))
             self._targets[shape] = point
         return model, batch, self._targets[shape]
@@ -245,7 +258,7 @@ class InputGradient:
             _check_values(output, point)
             middle = point.layout.at_middle(output)
             usable = _finite(middle.detach()) & _finite(batch)
-            total = self._convention.objective(middle).sum()
+            total = objective(middle, self._convention, point.logit).sum()
             del output, middle
             correct_batch_norms(total)
             (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)

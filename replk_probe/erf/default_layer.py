@@ -11,9 +11,11 @@ from replk_probe.errors import InvalidInputError
 
 from .dataflow import Recorder, Value
 from .feature_layout import Layout, followed_layout, layout_of
-from .target_layer import LayerPoint
+from .target_layer import LayerPoint, main_item
 
 _ADAPTIVE_POOLS = ("_adaptive_avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
+# Pools that also take a map of one position, of an image as small as the network's stride.
+_POOLS_OF_ONE = (*_ADAPTIVE_POOLS, "mean")
 _MATRIX_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 # The parts of a linear layer, and rearrangements of its result into heads.
 _PROJECTIONS = (
@@ -21,8 +23,8 @@ _PROJECTIONS = (
     *("unbind", "select", "split", "split_with_sizes", "slice"),
 )
 _POWERS = ("clamp", "clamp_min", "pow", "abs", "exp")
-# Entries of an output that hold the result of the network rather than something else.
-_MAIN_OUTPUTS = ("logits", "out", "last_hidden_state")
+# Operations that move the positions of an image without changing any value.
+_REARRANGEMENTS = ("permute", "transpose", "view", "_unsafe_view", "clone", "unsqueeze", "squeeze")
 _MOST_LAYERS_IN_AN_ERROR = 5
 
 
@@ -63,8 +65,8 @@ class LayerSearch:
         It is the last value of this kind on the way to the output. Where several are reduced and joined, such as the
         class tokens of two branches, it is the one computed last; of several maps that are returned, the last one.
         """
-        if isinstance(output, dict):
-            output = next((output[key] for key in _MAIN_OUTPUTS if output.get(key) is not None), output)
+        for key in main_item(output):
+            output = output[key]
         values = self._recorder.values_in(output)
         maps = [value for value in values if self.layout(value) is not None]
         for value in maps[-1:] or values:
@@ -83,6 +85,8 @@ class LayerSearch:
             self._seen.add(value.index)
             if self.layout(value) is not None:
                 yield value
+            elif value.name in _POOLS_OF_ONE and _is_single_position(value.sources[0]):
+                yield value.sources[0]
             elif _is_attention(value):
                 work.append(_projected(value))
             else:
@@ -119,6 +123,9 @@ class LayerSearch:
             # Rather a call of one of several than the whole network, and rather that than an operation.
             points.sort(key=lambda point: (point.side == "operation", not point.path))
             if not points:
+                # Functions such as einsum rearrange a map before they reduce it.
+                if value.name in _REARRANGEMENTS and self.layout(value.sources[0]) is not None:
+                    return self.point_of(value.sources[0])
                 raise InvalidInputError(
                     f"The last map of {type(self._model).__name__} before pooling is computed by {value.name} inside "
                     f"a function that cannot be interrupted{self.suggestions()}"
@@ -187,6 +194,8 @@ def _is_single_position(value: Value) -> bool:
     for above in value.dominators():
         if above.name == "convolution":
             return True
+        if above.name == "cat":
+            return all(map(_is_single_position, above.sources))
         if not above.pointwise and "batch_norm" not in above.name:
             return False
     return False

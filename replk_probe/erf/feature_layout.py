@@ -25,13 +25,15 @@ _USUAL_PREFIXES = (0, 1, 2, 5, 4, 9, 8, 3)
 
 # Along an axis of positions, pixels differ by at least half of the image; along channels, by a fraction of a stride.
 _SPREAD = 0.4
+# Two or three positions of a network without padding are closer together: a stride is a smaller share of the image.
+_SPREAD_PER_POSITION = 0.1
 
 
 @dataclass(frozen=True)
 class Layout:
     """How the positions of the image are arranged in a tensor."""
 
-    kind: Literal["NCHW", "NHWC", "NLC", "NCL"]  # "NLC" and "NCL": tokens
+    kind: Literal["NCHW", "NHWC", "NLC", "NCL", "NC"]  # "NLC" and "NCL": tokens; "NC": one vector for the whole image
     size: tuple[int, int]  # number of rows and columns
     prefix: int = 0  # number of tokens before those of the image (class, distillation, registers)
     # Indices of the tokens of the positions, row by row, if the tokens of the image are not one row after the other
@@ -56,6 +58,8 @@ class Layout:
 
     def at_middle(self, feature: Tensor) -> Tensor:
         """The features at the middle position of every image: ``[N, C]``."""
+        if self.kind == "NC":
+            return feature
         y, x = self.middle
         if self.kind == "NCHW":
             return feature[:, :, y, x]
@@ -71,8 +75,8 @@ class Layout:
 
     def __str__(self) -> str:
         """The layout as written in results."""
-        axes = {"NCHW": "[N, C, h, w]", "NHWC": "[N, h, w, C]", "NLC": "[N, L, C]", "NCL": "[N, C, L]"}[self.kind]
-        if self.kind in ("NCHW", "NHWC"):
+        axes = f"[{', '.join(self.kind.replace('HW', 'hw'))}]"
+        if self.kind in ("NCHW", "NHWC", "NC"):
             return axes
         prefix = f", {self.prefix} of them prefix tokens" if self.prefix else ""
         order = "" if self.order is None else f", the middle one at index {self._token}"
@@ -122,7 +126,8 @@ def _kind_of_axis(pixels: Coords, input_size: tuple[int, int]) -> str:
     known = pixels[:, (pixels != NO_PIXEL).all(0)]
     if known.shape[1] < 2:
         return "-"
-    y, x = (spread >= _SPREAD * side for spread, side in zip(np.ptp(known, axis=1), input_size, strict=True))
+    least = min(_SPREAD, _SPREAD_PER_POSITION * known.shape[1])
+    y, x = (spread >= least * side for spread, side in zip(np.ptp(known, axis=1), input_size, strict=True))
     return "t" if y and x else "y" if y else "x" if x else "-"
 
 

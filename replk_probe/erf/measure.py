@@ -29,6 +29,7 @@ def measure_erf(
     images: int = ErfConfig.images,
     size: int | Sequence[int] = ErfConfig.size,
     layer: str | nn.Module | None = ErfConfig.layer,
+    target: str | None = ErfConfig.target,
     thresholds: Sequence[float] = ErfConfig.thresholds,
     convention: str | Convention = ErfConfig.convention,
     attribution: str = ErfConfig.attribution,
@@ -70,7 +71,11 @@ def measure_erf(
         images: Number of images to take from a folder or from the embedded set; with ``until``, the largest number.
         size: Side in pixels, or (H, W), to which images are resized without keeping their aspect ratio.
         layer: ``"stage3.5"``, a module path, a module of the model (``model.layer4``), or None for the last map before
-            the final norm, or else the value that enters the spatial reduction (see
+            the final norm, or else the value that enters the spatial reduction. ``"act@-1"`` names a call of a layer
+            with several, and ``"neck:out"`` or ``"backbone:0"`` one of several outputs (see
+            :func:`~replk_probe.erf.contribution_scores`).
+        target: ``"logit:K"`` for the logit of class K at the middle position, without ReLU, instead of all features of
+            the layer, which is then by default the output of the network (see
             :func:`~replk_probe.erf.contribution_scores`).
         thresholds: Shares of the total contribution, each in (0, 1).
         convention: Definition of the map: a name in :data:`~replk_probe.erf.CONVENTIONS` (``"replknet"``,

@@ -149,8 +149,8 @@ class ErfPlan(Divisible[RunState, ErfResult]):
     own_code: bool = False
 
     _options = (
-        "model", "size", "layer", "precision", "device", "seed", "sampling", "images", "channels", "mean", "std", "bgr",
-        "until",
+        "model", "size", "layer", "target", "precision", "device", "seed", "sampling", "images", "channels", "mean",
+        "std", "bgr", "until",
     )  # fmt: skip
 
     @property
@@ -167,6 +167,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             "parameters": self._parameters,
             "size": list(self.target.input_size),
             "layer": self.target.label,
+            **({} if self.settings.target is None else {"target": self.settings.target}),
             "precision": self.settings.precision,
             "device": str(self.device),
             "data": self.images.source,
@@ -391,46 +392,47 @@ def _located(
     model: nn.Module | PreparedModel | str, shape: tuple[int, ...], config: ErfConfig
 ) -> tuple[nn.Module, TargetLayer, str | None]:
     """The model, built or rebuilt for images of this shape, with its layer and a note on the rebuilding."""
-    convention = convention_of(config.convention)
     if isinstance(model, str):
         options = {name: getattr(config, name) for name in ("weights", "seed", "ema", "entry", "prefix")}
-        return _build(model, shape, config.layer, convention, **options)
+        return _build(model, shape, config, **options)
     if isinstance(model, PreparedModel):
-        return model.module, target_for(model.module, shape, config.layer, convention), None
-    return _fit(model, shape, config.layer, convention)
+        return model.module, _target(model.module, shape, config.layer, config), None
+    return _fit(model, shape, config)
 
 
-def _fit(
-    model: nn.Module, shape: tuple[int, ...], layer: Layer, convention: Convention
-) -> tuple[nn.Module, TargetLayer, str | None]:
+def _target(model: nn.Module, shape: tuple[int, ...], layer: Layer, config: ErfConfig) -> TargetLayer:
+    return target_for(model, shape, layer, convention_of(config.convention), config.target)
+
+
+def _fit(model: nn.Module, shape: tuple[int, ...], config: ErfConfig) -> tuple[nn.Module, TargetLayer, str | None]:
     """The model, or a copy of it built for images of this shape, with its layer."""
-    point = point_of(model, layer)
+    point = point_of(model, config.layer)
     try:
-        return model, target_for(model, shape, point, convention), None
+        return model, _target(model, shape, point, config), None
     except UnsuitableSizeError as error:
         if error.failure.cause != "size":
             raise
         for other, note in resized(model, (shape[2], shape[3])):
             try:
-                return other, target_for(other, shape, point, convention), note
+                return other, _target(other, shape, point, config), note
             except UnsuitableSizeError:
                 continue
         raise error
 
 
 def _build(
-    name: str, shape: tuple[int, ...], layer: Layer, convention: Convention, **options: Any
+    name: str, shape: tuple[int, ...], config: ErfConfig, **options: Any
 ) -> tuple[nn.Module, TargetLayer, str | None]:
     """:func:`_fit` for a model given by name, which may also be built for a size from the start."""
     model = create_model(name, **options)
     try:
-        return _fit(model, shape, layer, convention)
+        return _fit(model, shape, config)
     except UnsuitableSizeError as error:
         if error.failure.cause != "size":
             raise
         try:
             fitted = create_model(name, **options, img_size=(shape[2], shape[3]))
-            target = target_for(fitted, shape, layer, convention)
+            target = _target(fitted, shape, config.layer, config)
         except Exception:
             # The network has no such argument, or it does not help: the first error is the one to report.
             raise error from None

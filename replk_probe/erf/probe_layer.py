@@ -13,16 +13,19 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.models import final_layer
+from replk_probe.models.detectors import taking_batches, transforms_images
 from replk_probe.models.inference.check import evaluating
 from replk_probe.models.inference.copying import device_and_dtype, meta_copy_of, on_meta
 from replk_probe.models.inference.failure import ForwardFailure, explain
+from replk_probe.runtime.formatting import counted
 
 from .dataflow import Recorder, Value
 from .default_layer import LayerSearch
 from .feature_layout import Layout, followed_layout, layout_of, no_layout
 from .model_structure import structure_of
+from .objective import logit_of
 from .receptive_field.tracer import FieldTracer, Lost
-from .target_layer import Layer, LayerPoint, TargetLayer, layer_hook, never_called, point_of, tensor_of
+from .target_layer import Layer, LayerPoint, TargetLayer, layer_hook, main_item, never_called, point_of, tensor_of
 
 # Layers already found, by the id of the network, which may have no hash. A network that changed is run again.
 _TARGETS: dict[int, tuple[Hashable, dict[Any, TargetLayer]]] = {}
@@ -41,13 +44,14 @@ class UnsuitableSizeError(InvalidInputError):
         self.failure = failure
 
 
-def find_target(model: nn.Module, shape: Sequence[int], layer: Layer = None) -> TargetLayer:
+def find_target(model: nn.Module, shape: Sequence[int], layer: Layer = None, target: str | None = None) -> TargetLayer:
     """Find the layer to measure, the layout of its output and its receptive field for batches of ``shape``.
 
-    The model is not changed. ``layer`` and errors are those of :func:`~replk_probe.erf.contribution_scores`.
+    The model is not changed. ``layer``, ``target`` and errors are those of
+    :func:`~replk_probe.erf.contribution_scores`.
     """
     _, channels, height, width = (int(size) for size in shape)
-    point = point_of(model, layer)
+    point, logit = point_of(model, layer), logit_of(target)
     if id(model) not in _TARGETS:
         weakref.finalize(model, _TARGETS.pop, id(model), None).atexit = False
     known, targets = _TARGETS.get(id(model), (None, {}))
@@ -55,18 +59,33 @@ def find_target(model: nn.Module, shape: Sequence[int], layer: Layer = None) -> 
     if known != structure:
         targets = {}
         _TARGETS[id(model)] = structure, targets
-    key = channels, height, width, point
+    key = channels, height, width, point, logit
     if key not in targets:
-        targets[key] = _find_target(model, point, channels, (height, width))
+        targets[key] = _find_target(model, point, logit, channels, (height, width))
     return targets[key]
 
 
-def _find_target(model: nn.Module, chosen: LayerPoint | None, channels: int, size: tuple[int, int]) -> TargetLayer:
+def _find_target(
+    model: nn.Module, chosen: LayerPoint | None, logit: int | None, channels: int, size: tuple[int, int]
+) -> TargetLayer:
+    if chosen is None and logit is not None:
+        chosen = LayerPoint("")  # logits are what the network returns
     point = chosen or _known_final_layer(model)
     found = _probe(model, (1, channels, *size), point, trace=True)
     if chosen is not None:
         _check_called_once(found)
-    layout, layout_note = _find_layout(model, found, size, channels)
+    layout_note = None
+    if logit is not None and len(found.shape) == 2:
+        layout = Layout("NC", (1, 1))
+    else:
+        layout, layout_note = _find_layout(model, found, size, channels)
+    if logit is not None:
+        _check_logit(logit, layout, found)
+    input_note = (
+        f"The images enter {type(model).__name__} as they are, without its own resizing and normalization."
+        if transforms_images(model)
+        else None
+    )
     return TargetLayer(
         found.point.path,
         found.point.side,
@@ -78,8 +97,18 @@ def _find_target(model: nn.Module, chosen: LayerPoint | None, channels: int, siz
         layout=layout,
         field=(found.value.field if found.value is not None else None)
         or Lost("the values of the network, on which its shapes depend"),
-        note=" ".join(note for note in (found.note, layout_note) if note) or None,
+        note=" ".join(note for note in (found.note, input_note, layout_note) if note) or None,
+        logit=logit,
     )
+
+
+def _check_logit(logit: int, layout: Layout, found: _Found) -> None:
+    classes = layout.at_middle(torch.empty(found.shape, device="meta")).shape[1]
+    if logit >= classes:
+        raise InvalidInputError(
+            f"There is no logit {logit} in layer {found.point.label!r}. It gives {classes} features, which count from "
+            f"0. Choose a class up to {classes - 1}, or another layer."
+        )
 
 
 def find_layer(model: nn.Module, shape: Sequence[int], layer: Layer = None) -> LayerPoint:
@@ -129,6 +158,8 @@ def _find_layout(model: nn.Module, found: _Found, size: tuple[int, int], channel
 
 
 def _known_final_layer(model: nn.Module) -> LayerPoint | None:
+    if transforms_images(model):
+        return LayerPoint("backbone")  # the boxes that a detector returns are no map
     known = final_layer(model)
     return None if known is None else LayerPoint(known.path, known.side)
 
@@ -146,10 +177,28 @@ class _Found:
 
 def _check_called_once(found: _Found) -> None:
     if found.calls > 1 and found.point.call is None:
+        name = replace(found.point, item=()).name
         raise InvalidInputError(
             f"Layer {found.point.label!r} is called {found.calls} times in one forward pass, so that its output is "
-            "ambiguous. Name the block that contains it, or a layer that is used once."
+            f"ambiguous. Name one of its calls, '{name}@1' to '{name}@{found.calls}' (or '{name}@-1' for the last), "
+            "the block that contains it, or a layer that is used once."
         )
+
+
+def _call_number(point: LayerPoint, calls: int) -> int | None:
+    """The number of the call, from 1; None for a module that is called once, if no call was chosen by number."""
+    if calls == 0:
+        raise never_called(replace(point, call=None))
+    if point.call is None:
+        return None
+    if not 1 <= abs(point.call) <= calls:
+        name = replace(point, call=None, item=()).name
+        advice = f"a call from '{name}@1' to '{name}@{calls}', or '{name}@-1' for the last one"
+        raise InvalidInputError(
+            f"Layer {point.name!r} does not exist, because {name!r} is called {counted(calls, 'time')} in one forward "
+            f"pass. Name {advice if calls > 1 else 'it without a number'}."
+        )
+    return point.call if point.call > 0 else calls + 1 + point.call
 
 
 def _probe(model: nn.Module, shape: Sequence[int], point: LayerPoint | None, *, trace: bool = False) -> _Found:
@@ -197,23 +246,32 @@ def _run(
     constants: dict[int, Tensor] | None = None,
     tracer: FieldTracer | None = None,
 ) -> _Found:
-    recorder = Recorder(model, image, constants or {}, tracer)
+    recorder, network = Recorder(model, image, constants or {}, tracer), taking_batches(model)
     with ExitStack() as stack:
         if tracer is not None:
             stack.enter_context(tracer)
         stack.enter_context(recorder)
         if point is None:
-            return _find_default(model, image, recorder)
-        if point.path is None:
-            return _found_at(point, model.forward_features(image), recorder)  # type: ignore[operator]
-        calls: list[_Found] = []
-        if point.side != "operation":
-            module = model.get_submodule(point.path)
-            stack.enter_context(
-                layer_hook(module, point.side, lambda given: calls.append(_found_at(point, given, recorder)))
-            )
+            return _find_default(model, network, image, recorder)
+        calls: list[_Found | InvalidInputError] = []
+
+        def note_call(given: Any) -> None:
+            try:
+                calls.append(_found_at(point, given, recorder))
+            except InvalidInputError as error:
+                if point.call is None:
+                    raise
+                calls.append(error)  # which does not matter if another call was chosen
+
+        if point.path and point.side != "operation":
+            stack.enter_context(layer_hook(model.get_submodule(point.path), point.side, note_call))
         try:
-            model(image)
+            if point.path is None:
+                note_call(model.forward_features(image))  # type: ignore[operator]
+            else:
+                output = network(image)
+                if not point.path and point.side == "output":
+                    note_call(output)
         except InvalidInputError:
             raise
         except Exception:
@@ -221,28 +279,33 @@ def _run(
             if not calls:
                 raise
     if point.side == "operation":
-        value = recorder.points.get(
-            LayerPoint(point.path, point.side, (), point.call or 1, point.operation, point.function)
-        )
-        calls = [] if value is None else [_Found(point, value.shape, value)]
-    if len(calls) < (point.call or 1):
-        raise never_called(point)
-    found = calls[-1 if point.call is None else point.call - 1]
-    return replace(found, calls=len(calls))
+        operation = LayerPoint(point.path, point.side, (), point.call or 1, point.operation, point.function)
+        value = recorder.points.get(operation)
+        if value is None:
+            raise never_called(point)
+        return _Found(point, value.shape, value)
+    call = _call_number(point, len(calls))
+    found = calls[-1 if call is None else call - 1]
+    if isinstance(found, InvalidInputError):
+        raise found
+    # A module that is called once has the same label whether or not its call was numbered.
+    return replace(found, calls=len(calls), point=replace(found.point, call=call if len(calls) > 1 else None))
 
 
 def _found_at(point: LayerPoint, given: Any, recorder: Recorder) -> _Found:
+    if point.path == "" and not point.item:
+        point = replace(point, item=main_item(given))
     tensor = tensor_of(given, point, 1)
     return _Found(point, tuple(tensor.shape), recorder.value_of(tensor))
 
 
-def _find_default(model: nn.Module, image: Tensor, recorder: Recorder) -> _Found:
+def _find_default(model: nn.Module, network: nn.Module, image: Tensor, recorder: Recorder) -> _Found:
     """The output of ``forward_features`` if that is a map, otherwise the last map before the spatial reduction."""
     features: list[Any] = []
     output: Any = None
     with _noting_features(model, features):
         try:
-            output = model(image)
+            output = network(image)
         except InvalidInputError:
             raise
         except Exception:

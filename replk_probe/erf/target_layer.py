@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.models import resolve_layer
+from replk_probe.models.detectors import taking_batches
 
 from .module_calls import Call, ModuleCalls
 from .receptive_field.tracer import Field, Lost, stride_rule
@@ -21,8 +23,13 @@ from .receptive_field.tracer import Field, Lost, stride_rule
 if TYPE_CHECKING:
     from .feature_layout import Layout
 
-# A layer name with the keys of one of its outputs: "forward_features[1]", "neck[out][0]".
-_SELECTED = re.compile(r"(?P<layer>.*?)(?P<keys>(?:\[[^\[\]]+\])*)", re.DOTALL)
+# A layer name with the number of a call and the keys of one of its outputs: "act@-1", "neck:out:0", "neck[out][0]".
+_SELECTED = re.compile(r"(?P<layer>.+?)(?:@(?P<call>-?\d+))?(?P<keys>(?::[^:\[\]]+|\[[^\[\]]+\])*)", re.DOTALL)
+_KEY = re.compile(r"[:\[]([^:\[\]]+)")
+# Entries of an output that hold the result of the network rather than something else.
+_MAIN_OUTPUTS = ("logits", "out", "last_hidden_state")
+_MOST_DESCRIBED = 6
+_LONGEST_STRING = 40
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,9 @@ class LayerPoint:
     path: str | None  # module path; "" for the network itself, None for the output of its forward_features
     side: Literal["output", "input", "operation"] = "output"  # the result of an operation in its forward, or this side
     item: tuple[int | str, ...] = ()  # keys that select one tensor of an output with several
-    call: int | None = None  # which of several calls of the module, from 1; None for one that is called once
+    # Which of several calls of the module, from 1, or from -1 at the end while their number is not known; None for a
+    # module that is called once.
+    call: int | None = None
     operation: int = 0  # number of the operation among those that the module's own code calls, from 1
     function: str = ""  # name of the operation
 
@@ -51,6 +60,13 @@ class LayerPoint:
         return f"{name} ({', '.join(details)})" if details else name
 
     @property
+    def name(self) -> str:
+        """The name under which the user can choose the output of this module."""
+        name = "forward_features" if self.path is None else self.path or "forward"
+        call = "" if self.call is None else f"@{self.call}"
+        return f"{name}{call}{''.join(f'[{key}]' for key in self.item)}"
+
+    @property
     def kept(self) -> str:
         """Path of the module across which nothing may be merged or folded; "" if any may."""
         if self.side == "operation":
@@ -67,6 +83,13 @@ class TargetLayer(LayerPoint):
     layout: Layout  # rows and columns of the layer's output
     field: Field | Lost  # receptive fields of the output, or the reason why they could not be traced
     note: str | None = None  # note on how the layer was chosen, or None
+    logit: int | None = None  # index of the class whose logit is differentiated; None for all features
+
+    @property
+    def label(self) -> str:
+        """Label in tables and results."""
+        label = super().label
+        return label if self.logit is None else f"{label}, logit {self.logit}"
 
     def center(self) -> tuple[tuple[float, float], bool, str | None]:
         """Center (y, x) of the receptive field of the middle position, in input pixels.
@@ -74,6 +97,9 @@ class TargetLayer(LayerPoint):
         Also whether it was traced through the layers (otherwise it is estimated from the stride), and a note or None.
         """
         height, width = self.input_size
+        if self.layout.kind == "NC":
+            note = "The output has no positions: the center of the windows is the middle of the image."
+            return ((height - 1) / 2, (width - 1) / 2), False, note
         if isinstance(self.field, Field) and self.field.spatial:
             y, x = self.field.center(self.layout.middle)
             if 0 <= y <= height - 1 and 0 <= x <= width - 1:
@@ -104,20 +130,26 @@ def check_layer(layer: Any) -> None:
 def point_of(model: nn.Module, layer: Layer) -> LayerPoint | None:
     """The layer that a user chose, whether or not the network calls it; None for None.
 
-    ``layer`` is a name, a module path, ``"forward_features"``, one of these followed by the keys of one of several
-    outputs (``"forward_features[1]"``, ``"neck[out]"``), or a module of the network. Raises InvalidInputError if the
-    network has no such layer.
+    ``layer`` is a name, a module path, ``"forward_features"`` or ``"forward"`` (what these methods of the network
+    return), one of these followed by the number of one of several calls (``"act@2"``, ``"act@-1"`` for the last) and
+    the keys of one of several outputs (``"neck:out"``, ``"neck:out:1"``, ``"neck[out][1]"``), or a module of the
+    network. Raises InvalidInputError if the network has no such layer.
     """
     if layer is None or isinstance(layer, LayerPoint):
         return layer
     if isinstance(layer, str):
-        found = _SELECTED.fullmatch(layer.strip())
-        name = found["layer"] if found else layer
-        keys = re.findall(r"\[([^\[\]]+)\]", found["keys"]) if found else []
-        item = tuple(int(key) if re.fullmatch(r"-?\d+", key) else key.strip("'\"") for key in keys)
-        if name == "forward_features" and callable(getattr(model, name, None)):
-            return LayerPoint(None, item=item)
-        return LayerPoint(resolve_layer(model, name).path, item=item)
+        name, call, item = _parsed(model, layer.strip())
+        if call == 0:
+            raise InvalidInputError(
+                f"Layer {layer!r} names call 0. The calls of a layer are counted from 1, or from -1 at the end. Write "
+                f"'{name}@1' for the first one, or '{name}@-1' for the last one."
+            )
+        modules = dict(model.named_children())
+        if name == "forward_features" and name not in modules and callable(getattr(model, name, None)):
+            return LayerPoint(None, item=item, call=call)
+        if name == "forward" and name not in modules:
+            return LayerPoint("", item=item, call=call)
+        return LayerPoint(resolve_layer(model, name).path, item=item, call=call)
     check_layer(layer)
     path = next((path for path, module in model.named_modules() if module is layer), None)
     if path is None:
@@ -127,6 +159,24 @@ def point_of(model: nn.Module, layer: Layer) -> LayerPoint | None:
             "or its name."
         )
     return LayerPoint(path)
+
+
+def _parsed(model: nn.Module, layer: str) -> tuple[str, int | None, tuple[int | str, ...]]:
+    """The name of a layer, the number of the call and the keys of the output."""
+    found = _SELECTED.fullmatch(layer)
+    # A module may have any name without a dot.
+    if found is None or layer in dict(model.named_modules()):
+        return layer, None, ()
+    keys = [key.strip("'\"") for key in _KEY.findall(found["keys"])]
+    item = tuple(int(key) if re.fullmatch(r"-?\d+", key) else key for key in keys)
+    return found["layer"], None if found["call"] is None else int(found["call"]), item
+
+
+def main_item(output: Any) -> tuple[str, ...]:
+    """The key of the result of a network in a dictionary with several tensors; () if there is none."""
+    if isinstance(output, dict) and len(list(named_tensors(output))) > 1:
+        return next(((key,) for key in _MAIN_OUTPUTS if output.get(key) is not None), ())
+    return ()
 
 
 def named_tensors(given: Any, item: tuple[int | str, ...] = ()) -> Iterator[tuple[tuple[int | str, ...], Tensor]]:
@@ -174,7 +224,7 @@ def run_to(model: nn.Module, batch: Tensor, point: LayerPoint) -> Tensor:
     if point.path is None:
         found.append(model.forward_features(batch))  # type: ignore[operator]
     elif point.path == "" and point.side == "output":
-        found.append(model(batch))
+        found.append(taking_batches(model)(batch))
     else:
         if point.side == "operation":
             watched: AbstractContextManager[Any] = ModuleCalls(model, operating=stop_before, operated=stop_at)
@@ -182,7 +232,7 @@ def run_to(model: nn.Module, batch: Tensor, point: LayerPoint) -> Tensor:
             watched = layer_hook(model.get_submodule(point.path), point.side, stop)
         with watched:
             try:
-                model(batch)
+                taking_batches(model)(batch)
             except _LayerReachedError:
                 pass
     if not found:
@@ -226,9 +276,12 @@ def tensor_of(given: Any, point: LayerPoint, images: int) -> Tensor:
     # An input may come with masks or sizes: the image's features are its first tensor.
     if len(tensors) != 1 and not (tensors and point.side == "input"):
         advice = "Name one of the layers inside it, or wrap the model in a module that returns one tensor."
-        if tensors:
-            keys = "".join(f"[{key}]" for key in tensors[-1][0])
-            advice = f"Choose one by its key, for example '{point.label}{keys}'."
+        chosen = point.item if tensors else ()
+        choices = [(*chosen, *keys) for keys, _ in tensors or named_tensors(given)]
+        if isinstance(given, Tensor):
+            advice = f"Name {replace(point, item=()).name!r} without a key."
+        elif choices:
+            advice = f"Choose one by its key, for example {replace(point, item=choices[-1]).name!r}."
         if point.item:
             label = replace(point, item=()).label
             raise InvalidInputError(
@@ -256,12 +309,30 @@ def _selected(given: Any, key: int | str) -> Any:
 def _describe(given: Any) -> str:
     if isinstance(given, Tensor):
         return f"[{', '.join(map(str, given.shape))}]"
-    if isinstance(given, dict):
-        return "a dict with " + (", ".join(map(repr, list(given)[:6])) or "nothing")
-    if isinstance(given, (tuple, list)):
-        items = ", ".join(_describe(item) for item in given[:6])
-        return f"a {type(given).__name__} ({items}{', ...' if len(given) > 6 else ''})"
+    if isinstance(given, dict) and given:
+        return f"a dict with {_described_entries(given)}"
+    if isinstance(given, (tuple, list)) and given:
+        return f"a {type(given).__name__} ({', '.join(map(_describe, given[:_MOST_DESCRIBED]))}{_more(given)})"
+    if isinstance(given, (dict, tuple, list)):
+        return f"an empty {type(given).__name__}"
+    if is_dataclass(given) and not isinstance(given, type):
+        entries = {entry.name: getattr(given, entry.name) for entry in fields(given)}
+        return f"a dataclass {type(given).__name__} with {_described_entries(entries)}"
+    if isinstance(given, str):
+        text = given if len(given) <= _LONGEST_STRING else f"{given[:_LONGEST_STRING]}..."
+        return f"the string {text!r}"
     return "None" if given is None else f"an object of type {type(given).__name__}"
+
+
+def _described_entries(given: dict[Any, Any]) -> str:
+    """Keys of a dictionary, and what its entries are."""
+    shown = dict(itertools.islice(given.items(), _MOST_DESCRIBED))
+    more = _more(given)
+    return f"{', '.join(map(repr, shown))}{more} ({', '.join(map(_describe, shown.values()))}{more})"
+
+
+def _more(given: Sized) -> str:
+    return ", ..." if len(given) > _MOST_DESCRIBED else ""
 
 
 def never_called(point: LayerPoint) -> InvalidInputError:

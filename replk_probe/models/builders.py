@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.machinery
 import importlib.util
+import inspect
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -78,11 +79,17 @@ def _torchvision_builder(model: ModelId) -> Callable[[dict[str, Any]], nn.Module
     from torchvision import models
 
     registry: Any = models
-    name, known = model.architecture, registry.list_models(module=models)
+    modules = (models, models.segmentation, models.detection, models.video)
+    name, known = model.architecture, [one for module in modules for one in registry.list_models(module=module)]
     if name not in known:
         hint = close_hint(name, known) or f" (there are {len(known)}, such as {', '.join(known[:3])})"
-        raise UnknownModelError(f"Unknown model '{model}'. torchvision has no classifier of that name{hint}.")
-    defaults = {"transform_input": True} if name in _RENORMALIZING else {}
+        raise UnknownModelError(
+            f"Unknown model '{model}'. torchvision has no model of that name for classification, segmentation, "
+            f"detection or video{hint}."
+        )
+    defaults: dict[str, Any] = {"transform_input": True} if name in _RENORMALIZING else {}
+    if "weights_backbone" in inspect.signature(registry.get_model_builder(name)).parameters:
+        defaults["weights_backbone"] = None  # otherwise those of ImageNet are downloaded
     return partial(_built, model, partial(registry.get_model, name, weights=None, **defaults))
 
 

@@ -14,6 +14,7 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.checks import whole
 from replk_probe.runtime.provenance import USER_MODULE, WeightsInfo
 
+from .detectors import transforms_images
 from .weights.entry import DataConfig
 
 
@@ -96,6 +97,9 @@ def _known_data(model: nn.Module) -> DataConfig | None:
                 raise _unusable(where, "mean and std", (mean, std), f"one number or {channels} are needed")
             means, stds = (values * channels if len(values) == 1 else values for values in (means, stds))
             return DataConfig(means, stds, size)
+    if transforms_images(model):
+        transform: Any = model.transform
+        return DataConfig(tuple(transform.image_mean), tuple(transform.image_std))
     return None
 
 

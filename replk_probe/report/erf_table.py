@@ -162,6 +162,8 @@ def _comparability(result: ErfResult, row: PublishedErf) -> str:
         text += f"; this input is {dimensions(result.input_size)} px"
     if result.definition:
         text += f"; this map is defined otherwise ({result.definition})"
+    if result.run.config.get("target"):
+        text += "; this is the map of one logit"
     return f"{text}."
 
 

@@ -37,7 +37,7 @@ def compute_logits(model: nn.Module, images: Tensor) -> Tensor:
     output = model(images)
     logits = _logits_in(output, len(images))
     if not _is_logits(logits, len(images)):
-        found = str(list(logits.shape)) if isinstance(logits, Tensor) else f"an object of type {type(logits).__name__}"
+        found = str(list(logits.shape)) if isinstance(logits, Tensor) else f"an object of type {type(output).__name__}"
         raise InvalidInputError(
             f"{type(model).__name__} gives {found} for images {list(images.shape)}. A decision requires one number per "
             "class. Give a classifier whose output is [N, classes]."

@@ -130,7 +130,7 @@ def test_factories_in_modules(factory: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("replknet31b.in1k_224", UnknownModelError, "set of weights"),
         ("resnet18.nonsense", UnknownModelError, "resnet18.a1_in1k"),
         ("torchvision:resnet11", UnknownModelError, "similar: resnet101"),
-        ("torchvision:fasterrcnn_resnet50_fpn", UnknownModelError, "no classifier"),
+        ("torchvision:raft_small", UnknownModelError, "no model of that name for classification, segmentation, detec"),
         ("nowhere.py:build", UnknownModelError, "There is no such file"),
         ("no_such_package.nets:build", UnknownModelError, "No module named"),
         ("torch.nn:Identty", UnknownModelError, "similar: Identity"),

@@ -254,7 +254,10 @@ def _torchvision_data(weight: Any) -> DataConfig | None:
     if weight is None:
         return None
     preset = weight.transforms()
-    side = int(preset.crop_size[0])
+    if not hasattr(preset, "mean"):  # a detector's, which its own transform normalizes
+        return None
+    # Segmentation networks are trained on crops, but evaluated on whole images of this size.
+    side = int((preset.crop_size if hasattr(preset, "crop_size") else preset.resize_size)[0])
     return DataConfig(tuple(preset.mean), tuple(preset.std), (side, side))
 
 
