@@ -46,6 +46,7 @@ RESULT_FILES = (
     "gaussian_fit",
     "latex",
     "map_numbers",
+    "position_rule",
     "map_statistics",
     "published",
     "statistics",

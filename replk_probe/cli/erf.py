@@ -55,6 +55,14 @@ _CHECKPOINT = "erf.ckpt"
     "[default: the last map before the final norm, or else the map that enters the pooling]",
 )
 @click.option(
+    "--position",
+    default="center",
+    show_default=True,
+    metavar="POSITION",
+    help="Position of the feature map: center, Y,X (row and column from 0), grid:RxC or random:N (a map for each, and "
+    "their recentered mean), or mean (of all positions, not recentered).",
+)
+@click.option(
     "--thresholds",
     default="0.2,0.3,0.5,0.99",
     show_default=True,
@@ -68,7 +76,7 @@ _CHECKPOINT = "erf.ckpt"
     "center_offset,effective_area,gaussian. They are always saved.",
 )
 @compute_options
-@seed_option("Random seed for image sampling and weight initialization.")
+@seed_option("Random seed for image sampling, weight initialization and random positions.")
 @choice_option(
     "--sampling",
     ["stratified", "first"],
@@ -98,7 +106,8 @@ def command(
     Several GPUs or cores: torchrun --nproc-per-node N -m replk_probe erf ... divides the images among N processes and
     gives the same bytes as one process with the same number of threads (torchrun sets OMP_NUM_THREADS=1).
 
-    Writes erf.json, erf.npz, erf.csv, erf.png and erf.pdf; for several models, one folder per model and a comparison.
+    Writes erf.json, erf.npz, erf.csv, erf.png and erf.pdf, and erf_positions.png and .pdf for several positions; for
+    several models, one folder per model and a comparison.
     """
     shares = parse_thresholds(thresholds)
     models, weights = named_or_default(models, weights)

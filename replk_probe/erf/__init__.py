@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from .measure import measure_erf
     from .plot import plot_erf
     from .plot_comparison import draw_comparison
+    from .plot_positions import draw_positions
     from .preparation import prepare
-    from .result import ErfResult, RatioRow
+    from .result import ErfResult, MeasuredPosition, RatioRow
 
 _HOME = {
     "AreaRatio": "area_protocols",
@@ -33,6 +34,7 @@ _HOME = {
     "ErfNumbers": "map_numbers",
     "ErfResult": "result",
     "GaussianFit": "map_numbers",
+    "MeasuredPosition": "result",
     "PreparedModel": "preparation",
     "RatioRow": "result",
     "area_ratio": "area_protocols",
@@ -42,6 +44,7 @@ _HOME = {
     "input_gradient": "contribution",
     "measure_erf": "measure",
     "draw_comparison": "plot_comparison",
+    "draw_positions": "plot_positions",
     "plot_erf": "plot",
     "prepare": "preparation",
 }
@@ -53,12 +56,14 @@ __all__ = [
     "ErfNumbers",
     "ErfResult",
     "GaussianFit",
+    "MeasuredPosition",
     "PreparedModel",
     "RatioRow",
     "area_ratio",
     "area_ratios",
     "contribution_scores",
     "draw_comparison",
+    "draw_positions",
     "erf_numbers",
     "input_gradient",
     "measure_erf",

@@ -19,6 +19,7 @@ from replk_probe.models.inference.input_gradient import planned_backend
 from replk_probe.models.inference.prepare import PreparedModel, module_of
 from replk_probe.models.model_id import name_of
 from replk_probe.runtime.checkpoint import Checkpoint, SavedState
+from replk_probe.runtime.checks import check_seed
 from replk_probe.runtime.devices import device_label, strict_arithmetic
 from replk_probe.runtime.provenance import RunInfo
 
@@ -27,7 +28,9 @@ from .arguments import TensorImages, check_thresholds
 from .contribution import InputGradient, check_batch
 from .jackknife import Blocks, jackknife
 from .map_statistics import numbers_with_intervals
+from .measured_positions import measured_position, position_note, recentering_of
 from .notes import interval_note
+from .position_rule import CENTER, parse_position
 from .probe_layer import find_target
 from .receptive_field.tracer import Field
 from .result import ErfResult, RatioRow
@@ -56,7 +59,7 @@ class BlockSums:
     """Sums in float64 over fixed blocks of images, each in image order, so that the result is reproducible."""
 
     n_images: int  # number of images in the whole measurement
-    size: tuple[int, int]  # (H, W) of the maps
+    size: tuple[int, ...]  # shape of the maps of one image: (H, W), or (P, H, W) for several positions
     done: int = 0  # number of images processed so far, including those that were skipped
     # Sum of the maps of each block, [H, W], or None while the block has no image.
     sums: list[FloatArray | None] = field(default_factory=list)
@@ -222,14 +225,26 @@ def result_of(
     ``arithmetic`` is the precision actually used, and ``resize`` describes how images were resized.
     """
     sums, skipped = state.sums, tuple(state.skipped)
-    contribution = sums.mean()
+    maps = sums.mean()
     center, followed, center_note = target.center()
     stacked = sums.stacked()
-    intervals = jackknife(stacked, sums.counts, thresholds, center)
+    recentering = recentering_of(target) if target.position.is_several else None
+    positions = tuple(
+        measured_position(target, place, stacked[:, index] if recentering else stacked, sums.counts, thresholds)
+        for index, place in enumerate(target.places)
+    )
+    contribution = maps if recentering is None else recentering.mean(maps)
+    if recentering is not None:
+        stacked = np.stack([recentering.mean(block) for block in stacked])
+    middle = positions[0].middle if positions and recentering is None else None
+    intervals = jackknife(stacked, sums.counts, thresholds, center, middle=middle)
     total = len(state.used) + len(skipped)
     skipped_note = f"{len(skipped)} of {total} images were skipped, see run.skipped." if skipped else None
     missing_note = interval_note(sums.counts) if None in intervals.values() else None
-    found = (*notes, center_note, skipped_note, missing_note, precision_note, logarithm_note(contribution))
+    found = (
+        *notes, center_note, position_note(target), skipped_note, missing_note, precision_note,
+        logarithm_note(contribution),
+    )  # fmt: skip
     return ErfResult(
         contribution=contribution,
         run=replace(
@@ -257,10 +272,15 @@ def result_of(
         theoretical_rf=target.field.extent if followed and isinstance(target.field, Field) else None,
         ratios=tuple(
             RatioRow(protocol, threshold, answer.side, answer.ratio, intervals[protocol, threshold])
-            for (protocol, threshold), answer in area_ratios(contribution, thresholds, center=center).items()
+            for (protocol, threshold), answer in area_ratios(
+                contribution, thresholds, center=center, middle=middle
+            ).items()
         ),
         notes=tuple(note for note in found if note),
         numbers=numbers_with_intervals(Blocks(stacked, sums.counts), thresholds, center),
+        position=str(target.position),
+        positions=positions,
+        position_maps=None if recentering is None else maps,
     )
 
 
@@ -288,16 +308,21 @@ class ErfAccumulator:
         model: nn.Module | PreparedModel,
         layer: Layer = None,
         *,
+        position: str | Sequence[int] = CENTER,
         thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
         name: str | None = None,
+        seed: int = 0,
     ) -> None:
         """Start without images.
 
         Args:
             model: Model, as in :func:`~replk_probe.erf.contribution_scores`.
             layer: Layer, as in :func:`~replk_probe.erf.contribution_scores`.
+            position: Position, as in :func:`~replk_probe.erf.contribution_scores`. A grid or random positions need
+                20 maps of memory for each position.
             thresholds: Shares of the total contribution, each in (0, 1).
             name: Name of the model in the result; None for the name it was created with, or that of its class.
+            seed: Seed of random positions.
 
         Raises:
             InvalidInputError: An argument is invalid.
@@ -307,6 +332,7 @@ class ErfAccumulator:
         self._layer = point_of(self._module, layer)
         self._thresholds = check_thresholds(thresholds)
         self._name = name_of(self._module) if name is None else name
+        self._position, self._seed = parse_position(position), check_seed(seed)
         self.reset()
 
     def __repr__(self) -> str:
@@ -342,9 +368,9 @@ class ErfAccumulator:
             stack.enter_context(strict_arithmetic())
             target, gradient, state = self._target, self._gradient, self._state
             if target is None or gradient is None or state is None:
-                target = find_target(self._module, images.shape, self._layer)
+                target = find_target(self._module, images.shape, self._layer).at(self._position, self._seed)
                 gradient = InputGradient(self._module, target)
-                state = RunState(BlockSums(MAX_BLOCKS, target.input_size))
+                state = RunState(BlockSums(MAX_BLOCKS, target.map_shape))
             if tuple(images.shape[2:]) != target.input_size:
                 raise InvalidInputError(
                     f"Images of {list(images.shape[2:])} pixels cannot be added to images of "
@@ -385,12 +411,12 @@ class ErfAccumulator:
             input_size=target.input_size,
             mean=(0.0,) * self._channels,
             std=(1.0,) * self._channels,
-            seed=0,
+            seed=self._seed,
             device=device_label(place.get("device", torch.device("cpu"))),
             precision=precision,
             backend=backend,
             seconds=0.0,
-            config={"model": self._name, "layer": target.label},
+            config={"model": self._name, "layer": target.label, **target.position.recorded()},
         )
         return result_of(
             state, target, run, self._thresholds, arithmetic=arithmetic, resize="as given", notes=[target.note]

@@ -89,6 +89,7 @@ def area_ratios(
     thresholds: Iterable[float] = DEFAULT_THRESHOLDS,
     protocols: Iterable[str] = PROTOCOLS,
     center: Sequence[float] | None = None,
+    middle: Sequence[int] | None = None,
 ) -> dict[tuple[str, float], AreaRatio]:
     """:func:`area_ratio` for every protocol and threshold, with one pass over the map per protocol.
 
@@ -97,6 +98,8 @@ def area_ratios(
         thresholds: Fractions of the total, each in (0, 1).
         protocols: Protocols from :data:`PROTOCOLS`.
         center: Center, as in :func:`area_ratio`.
+        middle: Pixel (y, x) in the middle of the windows of ``"paper"`` and ``"linear"``; default (H // 2, W // 2). At
+            another pixel, windows that reach beyond the map are clipped to it, and so is their area.
 
     Returns:
         Mapping from ``(protocol, threshold)`` to :class:`AreaRatio`, protocols first, both in the order given.
@@ -104,7 +107,7 @@ def area_ratios(
     Raises:
         InvalidInputError: As for :func:`area_ratio`.
     """
-    return measure_ratios(scores, thresholds, protocols, center, between=False)
+    return measure_ratios(scores, thresholds, protocols, center, middle, between=False)
 
 
 def measure_ratios(
@@ -112,6 +115,7 @@ def measure_ratios(
     thresholds: Iterable[float],
     protocols: Iterable[str],
     center: Sequence[float] | None,
+    middle: Sequence[int] | None = None,
     *,
     between: bool,
 ) -> dict[tuple[str, float], AreaRatio]:
@@ -124,7 +128,8 @@ def measure_ratios(
     for protocol in protocols:
         check_choice("protocol", protocol, PROTOCOLS)
     raw = check_scores(scores)
-    middle = check_center(None, raw.shape)
+    usual = check_center(None, raw.shape)
+    pixel = check_center(middle, raw.shape)
     # Dividing by the maximum first, as the script does, makes the sums over a uniform map whole numbers, hence exact,
     # and keeps huge scores from overflowing.
     linear = raw / raw.max()
@@ -138,7 +143,7 @@ def measure_ratios(
             found = _windows(linear, thresholds, true_center, as_script=False, between=between)
         else:
             values = linear if protocol == "linear" else _paper_scores(raw)
-            found = _windows(values, thresholds, middle, as_script=True, between=between)
+            found = _windows(values, thresholds, pixel, as_script=pixel == usual, between=between)
         answers.update({(protocol, threshold): answer for threshold, answer in zip(thresholds, found, strict=True)})
     return answers
 

@@ -16,6 +16,7 @@ from replk_probe.runtime.devices import resolve_device
 
 from .area_protocols import DEFAULT_THRESHOLDS
 from .arguments import check_thresholds
+from .position_rule import CENTER, parse_position
 from .target_layer import check_layer
 
 # The smallest square of the protocols.
@@ -39,6 +40,7 @@ class ErfConfig:
     images: int = 50
     size: int | tuple[int, int] = 1024
     layer: str | nn.Module | None = None
+    position: str | Sequence[int] = CENTER
     thresholds: Sequence[float] = DEFAULT_THRESHOLDS
     precision: str = "fp32"
     device: str | torch.device = "auto"
@@ -68,6 +70,7 @@ class ErfConfig:
             self,
             images=int(self.images),
             size=checks.check_size(self.size, SMALLEST_SIDE, LARGEST_SIDE),
+            position=str(parse_position(self.position)),
             thresholds=check_thresholds(self.thresholds),
             seed=checks.check_seed(self.seed),
             weights=checks.check_weights(self.weights),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -16,14 +16,23 @@ from replk_probe.models.inference.check import evaluating
 from replk_probe.models.inference.copying import device_and_dtype
 from replk_probe.models.inference.prepare import PreparedModel, module_of
 from replk_probe.models.weight_values import check_run_values
+from replk_probe.runtime.checks import check_seed
 from replk_probe.runtime.devices import without_autocast
 
+from .position_rule import CENTER, parse_position
 from .probe_layer import check_accepts, find_target
 from .target_layer import Layer, LayerPoint, TargetLayer, point_of, run_to
 
 
-def contribution_scores(model: nn.Module | PreparedModel, batch: Tensor, layer: Layer = None) -> Tensor:
-    """Contribution of every input pixel to the middle position of a layer, per image.
+def contribution_scores(
+    model: nn.Module | PreparedModel,
+    batch: Tensor,
+    layer: Layer = None,
+    *,
+    position: str | Sequence[int] = CENTER,
+    seed: int = 0,
+) -> Tensor:
+    """Contribution of every input pixel to the middle position of a layer, or to another one, per image.
 
     The gradient of the sum over channels of ReLU(feature at (h // 2, w // 2)) with respect to the normalized input;
     negative entries become zero and the color channels are summed. Nothing after the layer is computed.
@@ -47,26 +56,35 @@ def contribution_scores(model: nn.Module | PreparedModel, batch: Tensor, layer: 
             it. If that is no map, or there is no such method: the value that enters the spatial reduction (a mean or
             pooling over positions, the choice of a class token, attention pooling), which may be the result of an
             operation in the code of a module. It has more than one row and column.
+        position: Position of the feature map, counted from 0. ``"center"``: (h // 2, w // 2). ``"Y,X"`` or ``(y, x)``:
+            this row and column. ``"grid:RxC"``: positions i (h - 1) / (R - 1) by j (w - 1) / (C - 1), rounded to whole
+            numbers (halves up), i from 0 to R - 1 and j from 0 to C - 1, so that the first and last row and column are
+            among them; a grid of one row takes row h // 2. ``"random:N"``: N different positions. ``"mean"``: the
+            mean, over all positions, of the sum over channels of ReLU(feature).
+        seed: Seed of random positions.
 
     Returns:
-        Scores ``[N, H, W]``, >= 0, in the dtype of the model (at least float32) and on its device. Images do not
-        influence each other. Non-finite gradients stay non-finite; the scores of an image are NaN everywhere if the
-        image or its features at the middle position are not finite.
+        Scores ``[N, H, W]``, >= 0, in the dtype of the model (at least float32) and on its device; ``[N, P, H, W]`` for
+        a grid or random positions, which are in reading order and not shifted. Images do not influence each other.
+        Non-finite gradients stay non-finite; the scores of an image are NaN everywhere if the image or its features at
+        one of the positions are not finite.
 
     Raises:
-        InvalidInputError: The model, the batch or the layer is unsuitable; the message contains what the layer
-            returned, or what the forward pass raised for images of this shape. Also if weights before the layer are
-            NaN or infinite, or variances negative.
+        InvalidInputError: The model, the batch, the layer or the position is unsuitable; the message contains what the
+            layer returned, or what the forward pass raised for images of this shape. Also if weights before the layer
+            are NaN or infinite, or variances negative.
 
     Source:
         Ding et al., CVPR 2022, arXiv:2203.06717, section 4.2 and the script published with it.
     """
-    return InputGradient(model, layer).scores(batch)
+    return InputGradient(model, layer, position, seed).scores(batch)
 
 
 @contextmanager
-def input_gradient(model: nn.Module | PreparedModel, layer: Layer = None) -> Iterator[InputGradient]:
-    """Signed input gradients of the middle position of a layer, as a context manager.
+def input_gradient(
+    model: nn.Module | PreparedModel, layer: Layer = None, *, position: str | Sequence[int] = CENTER, seed: int = 0
+) -> Iterator[InputGradient]:
+    """Signed input gradients of the middle position of a layer, or of another one, as a context manager.
 
     ::
 
@@ -80,15 +98,18 @@ def input_gradient(model: nn.Module | PreparedModel, layer: Layer = None) -> Ite
     Args:
         model: Model, as in :func:`~replk_probe.erf.contribution_scores`.
         layer: Layer, as in :func:`~replk_probe.erf.contribution_scores`.
+        position: Position, as in :func:`~replk_probe.erf.contribution_scores`.
+        seed: Seed of random positions.
 
     Yields:
         A callable from normalized images ``[N, C, H, W]`` to the derivative, of the same shape, of the sum over
-        channels of ReLU(feature at the middle) of each image with respect to that image.
+        channels of ReLU(feature at the position) of each image with respect to that image; ``[N, P, C, H, W]`` for a
+        grid or random positions.
 
     Raises:
         InvalidInputError: As for :func:`~replk_probe.erf.contribution_scores`; also for calls after the context ends.
     """
-    gradient = InputGradient(model, layer)
+    gradient = InputGradient(model, layer, position, seed)
     try:
         yield gradient
     finally:
@@ -96,10 +117,20 @@ def input_gradient(model: nn.Module | PreparedModel, layer: Layer = None) -> Ite
 
 
 class InputGradient:
-    """Callable that computes the input gradient of the middle position of one layer; see :func:`input_gradient`."""
+    """Callable that computes the input gradient of a position of one layer; see :func:`input_gradient`.
 
-    def __init__(self, model: nn.Module | PreparedModel, layer: Layer = None) -> None:  # noqa: D107
+    The position of a :class:`TargetLayer` is the one that it has.
+    """
+
+    def __init__(  # noqa: D107
+        self,
+        model: nn.Module | PreparedModel,
+        layer: Layer = None,
+        position: str | Sequence[int] = CENTER,
+        seed: int = 0,
+    ) -> None:
         self._model: nn.Module | None = module_of(model)
+        self._position, self._seed = parse_position(position), check_seed(seed)
         self._layer = point_of(self._model, layer)
         self._targets: dict[tuple[int, ...], TargetLayer] = {}
         if isinstance(self._layer, TargetLayer):
@@ -125,11 +156,12 @@ class InputGradient:
         batch = _matching(images, model)
         shape = tuple(batch.shape[2:])
         if shape not in self._targets:
-            point = find_target(model, (1, *batch.shape[1:]), self._layer)
+            point = find_target(model, (1, *batch.shape[1:]), self._layer).at(self._position, self._seed)
             check_run_values(model, batch.shape, partial(run_to, point=point))
             self._targets[shape] = point
         if batch.shape[0] == 0:
-            return batch
+            several = self._targets[shape].map_shape[: -len(shape)]
+            return batch.reshape(0, *several, *batch.shape[1:])
         with evaluating(model), without_autocast(batch.device):
             parts = torch.split(batch, 1) if _couples_images(model) else (batch,)
             return torch.cat([self._gradient(model, part, self._targets[shape]) for part in parts])
@@ -137,8 +169,9 @@ class InputGradient:
     def scores(self, images: Tensor) -> Tensor:
         """Contribution scores ``[N, H, W]``, as :func:`~replk_probe.erf.contribution_scores`."""
         gradient = self(images)
+        channels = 1 - images.dim()
         # clamp_min keeps NaN and infinity: whoever adds the scores up has to find them.
-        return gradient.clamp_min(0).to(torch.promote_types(gradient.dtype, torch.float32)).sum(dim=1)
+        return gradient.clamp_min(0).to(torch.promote_types(gradient.dtype, torch.float32)).sum(dim=channels)
 
     def close(self) -> None:
         """Release the model."""
@@ -156,16 +189,24 @@ class InputGradient:
                 )
             if not output.requires_grad:
                 raise _cut_off(point)
-            middle = point.layout.at_middle(output)
-            usable = _finite(middle.detach()) & _finite(batch)
-            total = middle.relu().sum()
-            del output, middle
-            correct_batch_norms(total)
-            (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
-        if gradient is None:  # the output depends on parameters alone
+            usable = _finite(batch)
+            totals = []
+            for features in point.features(output):
+                usable &= _finite(features.detach())
+                positions = features.shape[1] if features.dim() == 3 else 1
+                totals.append(features.relu().sum() / positions if positions > 1 else features.relu().sum())
+            correct_batch_norms(output)
+            del output, features
+            gradients: list[Tensor | None] = []
+            while totals:  # one forward pass: the graph is kept until the last position
+                total = totals.pop(0)
+                gradients += torch.autograd.grad(total, leaf, retain_graph=bool(totals), allow_unused=True)
+        known = [gradient for gradient in gradients if gradient is not None]
+        if not known:  # the output depends on parameters alone
             raise _cut_off(point)
         # In a network of convolutions and ReLUs a NaN propagates forward only: the gradient would not show it.
-        return gradient.detach().masked_fill(~usable.view(-1, 1, 1, 1), math.nan)
+        found = torch.stack(known, dim=1) if point.position.is_several else known[0]
+        return found.detach().masked_fill(~usable.view(-1, *(1,) * (found.dim() - 1)), math.nan)
 
 
 def _finite(values: Tensor) -> Tensor:

@@ -34,24 +34,37 @@ class Layout:
     kind: Literal["NCHW", "NHWC", "NLC", "NCL"]  # "NLC" and "NCL": tokens
     size: tuple[int, int]  # number of rows and columns
     prefix: int = 0  # number of tokens before those of the image (class, distillation, registers)
-    # Index of the token of the middle position, if the tokens of the image are not one row after the other behind the
-    # prefix; None if they are.
-    token: int | None = None
+    # Index of the token of every position, row by row, if the tokens of the image are not one row after the other
+    # behind the prefix; None if they are.
+    tokens: tuple[int, ...] | None = None
 
     @property
     def middle(self) -> tuple[int, int]:
         """The position at which the effective receptive field is measured: (h // 2, w // 2)."""
         return self.size[0] // 2, self.size[1] // 2
 
-    def at_middle(self, feature: Tensor) -> Tensor:
-        """The features at the middle position of every image: ``[N, C]``."""
-        y, x = self.middle
-        if self.kind == "NCHW":
-            return feature[:, :, y, x]
-        if self.kind == "NHWC":
-            return feature[:, y, x, :]
-        token = self.prefix + y * self.size[1] + x if self.token is None else self.token
+    def at(self, feature: Tensor, place: Sequence[int]) -> Tensor:
+        """The features at one position of every image: ``[N, C]``."""
+        if self.kind in ("NCHW", "NHWC"):
+            before = 2 if self.kind == "NCHW" else 1
+            index: tuple[Any, ...] = (*(slice(None),) * before, *place)
+            return feature[index]
+        token = self.token_at(place)
         return feature[:, token, :] if self.kind == "NLC" else feature[:, :, token]
+
+    def everywhere(self, feature: Tensor) -> Tensor:
+        """The features at all positions of every image: ``[N, P, C]``, in reading order."""
+        if self.kind == "NCHW":
+            return feature.flatten(2).transpose(1, 2)
+        if self.kind == "NHWC":
+            return feature.flatten(1, -2)
+        tokens = [self.token_at(place) for place in np.ndindex(self.size)]
+        return feature[:, tokens, :] if self.kind == "NLC" else feature[:, :, tokens].transpose(1, 2)
+
+    def token_at(self, place: Sequence[int]) -> int:
+        """Index of the token of a position."""
+        index = int(np.ravel_multi_index(tuple(place), self.size))
+        return self.prefix + index if self.tokens is None else self.tokens[index]
 
     def __str__(self) -> str:
         """The layout as written in results."""
@@ -59,7 +72,7 @@ class Layout:
         if self.kind in ("NCHW", "NHWC"):
             return axes
         prefix = f", {self.prefix} of them prefix tokens" if self.prefix else ""
-        order = "" if self.token is None else f", the middle one at index {self.token}"
+        order = "" if self.tokens is None else f", the middle one at index {self.token_at(self.middle)}"
         return f"{axes} tokens{prefix}{order}"
 
 
@@ -119,9 +132,8 @@ def _ordered_tokens(pixels: Coords, kind: Literal["NLC", "NCL"]) -> Layout | Non
     if size[0] * size[1] != len(indices) or len(np.unique(place)) != len(indices):
         return None
     prefix = int(indices[0])
-    middle = int(indices[(place == size[0] // 2 * size[1] + size[1] // 2).argmax()])
     in_order = bool((np.diff(indices) == 1).all() and (np.diff(place) == 1).all())
-    return Layout(kind, size, prefix, None if in_order else middle)
+    return Layout(kind, size, prefix, None if in_order else tuple(indices[np.argsort(place)].tolist()))
 
 
 def layout_of(

@@ -23,6 +23,7 @@ def jackknife(
     thresholds: Iterable[float] = DEFAULT_THRESHOLDS,
     center: Sequence[float] | None = None,
     protocols: Iterable[str] = PROTOCOLS,
+    middle: Sequence[int] | None = None,
 ) -> dict[tuple[str, float], tuple[float, float] | None]:
     """95 % intervals of the area ratios, from the means without one block of images each.
 
@@ -37,6 +38,7 @@ def jackknife(
         thresholds: Thresholds, as in :func:`area_ratios`.
         center: Center, as in :func:`area_ratios`.
         protocols: Protocols, as in :func:`area_ratios`.
+        middle: Middle of windows, as in :func:`area_ratios`.
 
     Returns:
         Interval ``(low, high)`` by ``(protocol, threshold)``; None if fewer than two blocks have images, or if the map
@@ -47,11 +49,11 @@ def jackknife(
     """
     blocks = Blocks(block_sums, block_counts)
     thresholds, protocols = tuple(thresholds), tuple(protocols)
-    estimate = area_ratios(blocks.mean, thresholds, protocols, center)
-    left_out = blocks.left_out(lambda others: measure_ratios(others, thresholds, protocols, center, between=True))
+    estimate = area_ratios(blocks.mean, thresholds, protocols, center, middle)
+    left_out = blocks.left_out(lambda one: measure_ratios(one, thresholds, protocols, center, middle, between=True))
     if left_out is None:
         return dict.fromkeys(estimate)
-    crossing = measure_ratios(blocks.mean, thresholds, protocols, center, between=True)
+    crossing = measure_ratios(blocks.mean, thresholds, protocols, center, middle, between=True)
     intervals: dict[tuple[str, float], tuple[float, float] | None] = {}
     for key, (_, ratio) in estimate.items():
         error = blocks.half_width(crossing[key].ratio, np.array([answers[key].ratio for answers in left_out]))

@@ -28,6 +28,7 @@ def measure_erf(
     images: int = ErfConfig.images,
     size: int | Sequence[int] = ErfConfig.size,
     layer: str | nn.Module | None = ErfConfig.layer,
+    position: str | Sequence[int] = ErfConfig.position,
     thresholds: Sequence[float] = ErfConfig.thresholds,
     precision: str = ErfConfig.precision,
     device: str | torch.device = ErfConfig.device,
@@ -68,12 +69,17 @@ def measure_erf(
         layer: ``"stage3.5"``, a module path, a module of the model (``model.layer4``), or None for the last map before
             the final norm, or else the value that enters the spatial reduction (see
             :func:`~replk_probe.erf.contribution_scores`).
+        position: Position of the feature map: ``"center"``, ``"Y,X"`` or ``(y, x)``, ``"grid:RxC"``, ``"random:N"`` or
+            ``"mean"``, as in :func:`~replk_probe.erf.contribution_scores`. For a grid and random positions the result
+            has the map of each position, and its contribution is their mean, each map shifted by whole pixels so that
+            the centers of the receptive fields coincide. This takes one forward pass and P backward passes per image,
+            and up to 20 P maps of H x W float64 in memory.
         thresholds: Shares of the total contribution, each in (0, 1).
         precision: ``"fp32"``: float32 throughout. ``"fast"``: float32 forward pass, reduced-precision matrix products
             in the backward pass. ``"bf16"``: reduced precision in both passes. A prepared model keeps its precision.
         device: ``"auto"`` (an NVIDIA GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ... A prepared model
             stays on its device.
-        seed: Random seed for image sampling and weight initialization.
+        seed: Random seed for image sampling, weight initialization and random positions.
         sampling: ``"stratified"`` by class folder, or ``"first"``.
         weights: For a model given by name: ``"auto"``, ``"pretrained"``, ``"random"``, a catalog name or a file.
         ema: Whether to use the averaged entry of a weights file.

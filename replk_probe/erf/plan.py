@@ -74,6 +74,7 @@ def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: E
         channels = takes
         check_channels(channels, config.bgr)
         module, target, note = _located(model, (1, channels, *size), config)
+    target = target.at(config.position, config.seed)
     check_run_values(module, (1, channels, *target.input_size), partial(run_to, point=target))
     from_files = not isinstance(images, TensorImages)
     # A copy that was rebuilt for another size keeps the record of its weights.
@@ -134,7 +135,8 @@ class ErfPlan(Divisible[RunState, ErfResult]):
     own_code: bool = False
 
     _options = (
-        "model", "size", "layer", "precision", "device", "seed", "sampling", "images", "channels", "mean", "std", "bgr"
+        "model", "size", "layer", "position", "precision", "device", "seed", "sampling", "images", "channels", "mean",
+        "std", "bgr"
     )  # fmt: skip
 
     @property
@@ -151,6 +153,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             "parameters": self._parameters,
             "size": list(self.target.input_size),
             "layer": self.target.label,
+            **self.target.position.recorded(),
             "precision": self.settings.precision,
             "device": str(self.device),
             "data": self.images.source,
@@ -199,7 +202,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
         return environment_of(self.device)
 
     def _state(self, part: range, store: Checkpoint | None) -> RunState:
-        state = RunState(BlockSums(len(self.images.ids), self.target.input_size, done=part.start))
+        state = RunState(BlockSums(len(self.images.ids), self.target.map_shape, done=part.start))
         if store is not None:
             state.restore(store, self.images.ids, part.stop)
         return state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
@@ -18,6 +18,7 @@ from replk_probe.runtime.provenance import RunInfo
 
 from .latex import booktabs, latex_interval, latex_number, latex_text
 from .map_numbers import NUMBER_COLUMNS, NUMBER_LABELS, ErfNumbers, number_cells
+from .position_rule import CENTER, parse_position
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,6 +69,27 @@ class RatioRow:
             )
 
 
+@dataclass(frozen=True)
+class MeasuredPosition:
+    """A position of the feature map and the area ratios of its own map.
+
+    Attributes:
+        place: Row and column in the feature map, from 0.
+        center: Center (y, x) of its receptive field in input pixels, within the image.
+        middle: Pixel (y, x) in the middle of the windows of ``"paper"`` and ``"linear"``: (H // 2, W // 2) for the
+            middle position, and otherwise as far from it, in whole pixels, as the centers of the receptive fields are
+            from each other.
+        border_distance: Number of positions between it and the nearest border of the feature map, 0 at the border.
+        ratios: One row per protocol and threshold; empty if its map is zero everywhere.
+    """
+
+    place: tuple[int, ...]
+    center: tuple[float, ...]
+    middle: tuple[int, ...]
+    border_distance: int
+    ratios: tuple[RatioRow, ...] = ()
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class ErfResult(Result):
     """The effective receptive field of one model, averaged over images.
@@ -86,6 +108,12 @@ class ErfResult(Result):
         ratios: One row per protocol and threshold.
         notes: Caveats of one or more sentences each.
         numbers: Further numbers of the map; None in files of earlier versions.
+        position: Position of the feature map that was measured, as given: ``"center"`` for (h // 2, w // 2). For
+            several positions, ``contribution`` is the mean of their maps, each shifted to the center of the receptive
+            field of the middle position.
+        positions: The positions of the rule, in reading order; empty for ``"center"`` and ``"mean"``.
+        position_maps: The map of each of several positions, not shifted, ``[P, H, W]`` float64, read-only; otherwise
+            None.
     """
 
     _HTML_COLUMNS: ClassVar[tuple[str, ...]] = _RATIO_COLUMNS
@@ -103,9 +131,12 @@ class ErfResult(Result):
     ratios: tuple[RatioRow, ...]
     notes: tuple[str, ...] = ()
     numbers: ErfNumbers | None = None
+    position: str = "center"
+    positions: tuple[MeasuredPosition, ...] = ()
+    position_maps: npt.NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
-        """Copy and check the map, so that it cannot change."""
+        """Copy and check the maps, so that they cannot change."""
         contribution = np.array(self.contribution, dtype=np.float64)
         if contribution.shape != tuple(self.input_size):
             raise InvalidInputError(
@@ -119,6 +150,23 @@ class ErfResult(Result):
             )
         contribution.setflags(write=False)
         object.__setattr__(self, "contribution", contribution)
+        if self.position_maps is not None:
+            maps = np.array(self.position_maps, dtype=np.float64)
+            expected = (len(self.positions), *self.input_size)
+            if maps.shape != expected or not np.isfinite(maps).all() or (maps < 0).any():
+                raise InvalidInputError(
+                    f"The maps of the positions have shape {list(maps.shape)} or negative or non-finite entries. This "
+                    f"result needs finite scores {list(expected)}. Give one map for each position."
+                )
+            maps.setflags(write=False)
+            object.__setattr__(self, "position_maps", maps)
+
+    @property
+    def middle(self) -> tuple[int, ...]:
+        """Pixel (y, x) in the middle of the windows of ``"paper"`` and ``"linear"``."""
+        if self.position_maps is None and self.positions:
+            return self.positions[0].middle
+        return tuple(length // 2 for length in self.input_size)
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -147,7 +195,10 @@ class ErfResult(Result):
 
     def to_json(self) -> dict[str, Any]:
         """The result without its arrays, as plain dictionaries, lists and numbers."""
-        own = [field.name for field in fields(self) if field.name not in ("contribution", "run")]
+        left_out = {"contribution", "run", "position_maps"}
+        if self.position == CENTER:
+            left_out |= {"position", "positions"}
+        own = [field.name for field in fields(self) if field.name not in left_out]
         erf = {_JSON_NAMES.get(name, name): as_plain(getattr(self, name)) for name in own}
         return {"schema_version": SCHEMA_VERSION, "run": self.run.to_json(), "erf": erf}
 
@@ -165,7 +216,8 @@ class ErfResult(Result):
             ``gaussian_center_y``, ``gaussian_center_x``, ``gaussian_sigma_y``, ``gaussian_sigma_x``,
             ``gaussian_angle`` and ``gaussian_r_squared``. Each is followed by the ends of its interval, whose columns
             have the same name with ``_ci95_low`` and ``_ci95_high`` at the end. The curve ``radial_share`` is only in
-            ``erf.json``.
+            ``erf.json``. Results of other positions than the middle one have a column ``position`` as well; those of
+            several positions have rows without numbers for each of them (``"0,3"``), after those of the mean.
         """
         return super().to_dataframe()
 
@@ -202,9 +254,12 @@ class ErfResult(Result):
         return plot_erf(self, ax, **kwargs)
 
     def _files(self) -> Mapping[str, bytes]:
+        arrays = {"contribution": self.contribution}
+        if self.position_maps is not None:
+            arrays["position_maps"] = self.position_maps
         return {
-            ARRAYS_NAME: npz_bytes({"contribution": self.contribution}),
-            CSV_NAME: csv_text(self._rows(), _CSV_COLUMNS).encode("utf-8"),
+            ARRAYS_NAME: npz_bytes(arrays),
+            CSV_NAME: _csv_of(self._rows()).encode("utf-8"),
             JSON_NAME: strict_json(self.to_json()).encode("utf-8"),
         }
 
@@ -220,10 +275,16 @@ class ErfResult(Result):
         """
         folder = Path(directory)
         record = read_json(folder / JSON_NAME, _ADVICE, READABLE_VERSIONS)
-        arrays = read_arrays(folder / ARRAYS_NAME, _ADVICE, {"contribution": (np.float64, 2)})
         with reading(folder / JSON_NAME, "ERF record"):
-            renamed = {name: record["erf"][saved] for name, saved in _JSON_NAMES.items()}
-            return decode(cls, {"numbers": None, **record["erf"], **renamed, **arrays, "run": record["run"]})
+            later: dict[str, Any] = {"numbers": None, "position": CENTER, "positions": []}
+            erf = later | record["erf"] | {name: record["erf"][saved] for name, saved in _JSON_NAMES.items()}
+            rule = parse_position(erf["position"])
+        kinds: dict[str, tuple[type, int]] = {"contribution": (np.float64, 2)}
+        if rule.is_several:
+            kinds["position_maps"] = (np.float64, 3)
+        arrays = read_arrays(folder / ARRAYS_NAME, _ADVICE, kinds)
+        with reading(folder / JSON_NAME, "ERF record"):
+            return decode(cls, {"position_maps": None, **erf, **arrays, "run": record["run"]})
 
     def _summary(self) -> Mapping[str, object]:
         summary = {"model": self.run.model, "weights": self.run.weights.label}
@@ -233,13 +294,27 @@ class ErfResult(Result):
         run = self.run
         cells = (run.model, run.weights.label, run.image_source, run.seed, run.precision, self.n_images)
         shared = dict(zip(_RUN_COLUMNS, (*cells, *self.input_size, self.layer), strict=True))
-        return [
-            shared
-            | {"protocol": row.protocol, "threshold": row.threshold, "side": row.side, "ratio": row.ratio}
-            | interval_cells(row.ci95)
-            | number_cells(self.numbers, row.threshold)
-            for row in self.ratios
+        rows = [shared | _ratio_cells(row) | number_cells(self.numbers, row.threshold) for row in self.ratios]
+        if self.position == CENTER:
+            return rows
+        rows = [row | {"position": self.position} for row in rows]
+        return rows + [
+            shared | _ratio_cells(row) | number_cells(None, row.threshold) | {"position": ",".join(map(str, one.place))}
+            for one in (self.positions if self.position_maps is not None else ())
+            for row in one.ratios
         ]
+
+
+def _ratio_cells(row: RatioRow) -> Row:
+    cells = {"protocol": row.protocol, "threshold": row.threshold, "side": row.side, "ratio": row.ratio}
+    return cells | interval_cells(row.ci95)
+
+
+def _csv_of(rows: Sequence[Row]) -> str:
+    """The rows as CSV, with a column of positions if one of them is not the middle one."""
+    if not any("position" in row for row in rows):
+        return csv_text(rows, _CSV_COLUMNS)
+    return csv_text([{"position": CENTER} | row for row in rows], (*_CSV_COLUMNS, "position"))
 
 
 def _latex_row(label: str, unit: str, value: float, interval: tuple[float, float] | None) -> tuple[str, ...]:
@@ -249,4 +324,4 @@ def _latex_row(label: str, unit: str, value: float, interval: tuple[float, float
 
 def write_csv(results: Iterable[ErfResult], path: str | Path) -> None:
     """Write one row per model, protocol and threshold to a file, which is replaced if it exists."""
-    atomic_write_text(path, csv_text([row for result in results for row in result._rows()], _CSV_COLUMNS))
+    atomic_write_text(path, _csv_of([row for result in results for row in result._rows()]))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from replk_probe.erf.position_rule import CENTER
 from replk_probe.erf.published import TABLE_10, PublishedErf, find_published
 from replk_probe.erf.result import ErfResult, RatioRow
 from replk_probe.runtime.formatting import counted, dimensions, percent
 
+from .erf_positions_table import position_lines
 from .text import PLAIN, READABLE, Layout, note_lines, notes_of, table, wrapped
 
 # A comparison of models omits "linear", which differs from "paper" only by the logarithm.
@@ -42,6 +44,7 @@ def erf_table(
         lines += wrapped(f"convolutions: {results[0].run.backend}", "  ", layout)
         labels, rows = ["protocol"], _details(*known[0])
     lines += [*_blocks(labels, rows, thresholds, layout), ""]
+    lines += [line for result in results for line in position_lines(result, layout)]
     for result, row in known:
         if row is not None:
             which = f" ({result.run.model})" if several else ""
@@ -72,9 +75,10 @@ def _detail(result: ErfResult) -> str:
     """Images, layer and precision of a measurement."""
     run = result.run
     skipped = f" ({result.n_skipped} skipped)" if result.n_skipped else ""
+    position = "" if result.position == CENTER else f", position {result.position}"
     return (
         f"{counted(result.n_images, 'image')}{skipped} of {run.image_source}, {dimensions(result.input_size)} px; "
-        f"layer {result.layer}, map {dimensions(result.feature_size)}; {run.precision} on {run.device}"
+        f"layer {result.layer}, map {dimensions(result.feature_size)}{position}; {run.precision} on {run.device}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -19,7 +20,7 @@ class Span:
         """Number of input pixels."""
         return self.high - self.low + 1
 
-    def center(self, index: int) -> float:
+    def center(self, index: float) -> float:
         """Center of the receptive field of position ``index``, in input pixels (whole numbers are pixel centers)."""
         return self.jump * index + (self.low + self.high) / 2
 
@@ -56,7 +57,7 @@ class Field:
         """Whether the tensor has rows or columns."""
         return any(has_place(axis) for axis in self.axes)
 
-    def center(self, place: tuple[int, int]) -> tuple[float, float]:
+    def center(self, place: Sequence[float]) -> tuple[float, float]:
         """Center of the receptive field of a position (row, column) of the map, in input pixels."""
         return self.y.center(place[0]), self.x.center(place[1])
 

@@ -21,9 +21,7 @@ from .span import CannotFollowError, Field, Lost, Span
 __all__ = ["Field", "FieldTracer", "Lost", "Span", "stride_rule"]
 
 
-def stride_rule(
-    place: tuple[int, int], feature_size: tuple[int, int], input_size: tuple[int, int]
-) -> tuple[float, ...]:
+def stride_rule(place: Sequence[float], feature_size: Sequence[int], input_size: Sequence[int]) -> tuple[float, ...]:
     """(y, x) of a position in input pixels, estimated as ``(i + 1/2) * stride - 1/2`` with stride = input / feature."""
     return tuple(
         (index + 0.5) * pixels / places - 0.5
