@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .plot import plot_erf
     from .plot_comparison import draw_comparison
     from .plot_positions import draw_positions
+    from .plot_volume import draw_volume
     from .preparation import prepare
     from .result import ErfResult, MeasuredPosition, RatioRow
 
@@ -45,6 +46,7 @@ _HOME = {
     "measure_erf": "measure",
     "draw_comparison": "plot_comparison",
     "draw_positions": "plot_positions",
+    "draw_volume": "plot_volume",
     "plot_erf": "plot",
     "prepare": "preparation",
 }
@@ -64,6 +66,7 @@ __all__ = [
     "contribution_scores",
     "draw_comparison",
     "draw_positions",
+    "draw_volume",
     "erf_numbers",
     "input_gradient",
     "measure_erf",

@@ -156,7 +156,7 @@ class InputGradient:
         batch = _matching(images, model)
         shape = tuple(batch.shape[2:])
         if shape not in self._targets:
-            point = find_target(model, (1, *batch.shape[1:]), self._layer).at(self._position, self._seed)
+            point = find_target(model, batch.shape, self._layer).at(self._position, self._seed)
             check_run_values(model, batch.shape, partial(run_to, point=point))
             self._targets[shape] = point
         if batch.shape[0] == 0:
@@ -233,13 +233,14 @@ def _cut_off(point: LayerPoint) -> InvalidInputError:
 
 
 def check_batch(batch: Tensor) -> None:
-    """Raise InvalidInputError unless the batch is a floating-point tensor ``[N, C, H, W]``."""
-    if not isinstance(batch, Tensor) or batch.dim() != 4:
+    """Raise InvalidInputError unless the batch is a floating-point tensor ``[N, C, *spatial]`` of one to three axes."""
+    if not isinstance(batch, Tensor) or not 3 <= batch.dim() <= 5:
         tensor = isinstance(batch, Tensor)
         given = f"a tensor {list(batch.shape)}" if tensor else f"an object of type {type(batch).__name__}"
         raise InvalidInputError(
             f"Expected the batch as a tensor [N, C, H, W], but got {given}. Contribution scores are computed for "
-            "batches of images. Add a batch dimension to a single image."
+            "batches of images, or of sequences [N, C, L] or volumes [N, C, D, H, W]. Add a batch dimension to a "
+            "single image."
         )
     if not batch.is_floating_point():
         raise InvalidInputError(

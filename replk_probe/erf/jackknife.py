@@ -72,10 +72,11 @@ class Blocks:
         """Arguments are those of :func:`jackknife`."""
         sums = np.asarray(block_sums, dtype=np.float64)
         counts = np.asarray(block_counts)
-        if sums.ndim != 3 or counts.shape != sums.shape[:1] or (counts < 0).any() or counts.sum() == 0:
+        if not 2 <= sums.ndim <= 4 or counts.shape != sums.shape[:1] or (counts < 0).any() or counts.sum() == 0:
             raise InvalidInputError(
                 f"Block sums of shape {list(sums.shape)} do not match image counts {counts.tolist()}. Each block needs "
-                "a sum and a count, and at least one image is needed. Give sums [B, H, W] and B counts."
+                "a sum and a count, and at least one image is needed. Give sums [B, H, W] (or [B, L] or [B, D, H, W]) "
+                "and B counts."
             )
         self._sums, self._counts = sums, counts
         self._used = [int(block) for block in np.flatnonzero(counts)]

@@ -61,19 +61,19 @@ def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: E
         config, device = _as_prepared(model, config)
     images = choose_images(data, config.images, config.seed, config.sampling)
     if isinstance(images, TensorImages):
-        _, channels, *size = images.batch.shape
+        count, channels, *size = images.batch.shape
     else:
-        channels, size = config.channels or 3, [*check_size(config.size)]
+        count, channels, size = 1, config.channels or 3, [*check_size(config.size)]
         check_channels(channels, config.bgr)
     try:
-        module, target, note = _located(model, (1, channels, *size), config)
+        module, target, note = _located(model, (count, channels, *size), config)
     except UnsuitableSizeError as error:
         takes = error.failure.channels
         if takes is None or config.channels is not None or isinstance(images, TensorImages):
             raise
         channels = takes
         check_channels(channels, config.bgr)
-        module, target, note = _located(model, (1, channels, *size), config)
+        module, target, note = _located(model, (count, channels, *size), config)
     target = target.at(config.position, config.seed)
     check_run_values(module, (1, channels, *target.input_size), partial(run_to, point=target))
     from_files = not isinstance(images, TensorImages)
@@ -283,7 +283,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
         if isinstance(self.images, TensorImages):
             return self.images.batch[index].detach(), None
         try:
-            rgb, depth = self.images.load_with_depth(self.images.ids[index], self.target.input_size)
+            rgb, depth = self.images.load_with_depth(self.images.ids[index], check_size(self.target.input_size))
         except UnreadableImageError as error:
             return str(error), None
         pixels = with_channels(rgb, self.channels, bgr=self.settings.bgr)
@@ -348,7 +348,7 @@ def _fit(model: nn.Module, shape: tuple[int, ...], layer: Layer) -> tuple[nn.Mod
     try:
         return model, find_target(model, shape, point), None
     except UnsuitableSizeError as error:
-        if error.failure.cause != "size":
+        if error.failure.cause != "size" or len(shape) != 4:
             raise
         for other, note in resized(model, (shape[2], shape[3])):
             try:
@@ -366,7 +366,7 @@ def _build(
     try:
         return _fit(model, shape, layer)
     except UnsuitableSizeError as error:
-        if error.failure.cause != "size":
+        if error.failure.cause != "size" or len(shape) != 4:
             raise
         try:
             fitted = create_model(name, **options, img_size=(shape[2], shape[3]))

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.patches import Rectangle
@@ -18,13 +17,10 @@ from matplotlib.patheffects import withStroke
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import (
-    ALERT_TEXT,
     BAR_INCHES,
     CAPTION_SIZE,
     COLOR_MAP,
-    INK,
     MAP_INCHES,
-    MUTED,
     RANDOM_BADGE,
     badge_style,
     check_axes,
@@ -33,16 +29,18 @@ from replk_probe.plot_style import (
     check_limits,
     figure_of,
     figure_style,
-    fitted,
     inches_of,
     prepared_axes,
     save_figure,
     text_points,
 )
-from replk_probe.runtime.formatting import counted, percent
+from replk_probe.runtime.formatting import percent
 
-from .plot_map import ON_MAP, add_color_bar, draw_map, draw_scale_bar, floor_of
+from .plot_labels import add_caption, draw_heading
+from .plot_map import ON_MAP, add_color_bar, draw_map, draw_scale_bar, floor_of, window_edges
 from .plot_positions import save_positions
+from .plot_sequence import plot_sequence
+from .plot_volume import plot_volume
 from .position_rule import CENTER
 
 if TYPE_CHECKING:
@@ -53,13 +51,6 @@ _LEFT, _TOP, _BOTTOM = 0.06, 0.47, 0.3  # margins around the map in inches
 _SHARE_OF = {"paper": "log10(score + 1)", "linear": "the contribution", "centred": "the contribution"}
 
 _BADGE_SIZE = 6.5
-_OUTSIDE: dict[str, Any] = {
-    "xycoords": "axes fraction",
-    "textcoords": "offset points",
-    "ha": "left",
-    "annotation_clip": False,
-    "parse_math": False,
-}
 
 
 def plot_erf(
@@ -87,7 +78,9 @@ def plot_erf(
         caption: Whether to state the layer and the meaning of the squares below the map.
 
     Returns:
-        The Axes. x and y are edges of input pixels: pixel (0, 0) covers [0, 1] x [0, 1].
+        The Axes. x and y are edges of input pixels: pixel (0, 0) covers [0, 1] x [0, 1]. A sequence is drawn as a
+        curve. Of a volume, six panels are drawn if ``ax`` is None (see :func:`~replk_probe.erf.draw_volume`), otherwise
+        the slice of rows and columns through the center.
 
     Raises:
         InvalidInputError: An argument has the wrong type, ``protocol`` has no squares or was not measured, ``cmap`` is
@@ -104,6 +97,10 @@ def plot_erf(
     check_limits(vmin, vmax, logarithmic=True)
     check_color_map(cmap)
     check_axes(ax)
+    if len(result.input_size) == 1:
+        return plot_sequence(result, ax, protocol=protocol, caption=caption)
+    if len(result.input_size) == 3:
+        return plot_volume(result, ax, protocol=protocol, vmin=vmin, vmax=vmax, cmap=cmap, caption=caption)
     height, width = result.input_size
     with figure_style():
         right = BAR_INCHES if cbar else _LEFT
@@ -122,7 +119,7 @@ def plot_erf(
             position = "" if result.position == CENTER else f", position {result.position}"
             add_caption(ax, f"Layer {result.layer}{position}", squares)
         draw_scale_bar(ax, width)
-        _draw_heading(ax, result)
+        draw_heading(ax, result)
         if result.run.weights.is_random:
             _draw_badge(ax)
     return ax
@@ -139,18 +136,8 @@ def color_floor(results: Sequence[ErfResult]) -> float:
 
 def square_edges(result: ErfResult, protocol: str, threshold: float) -> tuple[float, float, float, float]:
     """Square of a threshold: left, top, right, bottom, in edges of input pixels, clipped to the map."""
-    row = result.row(protocol, threshold)
-    height, width = result.input_size
-    center = result.center if protocol == "centred" else result.middle
-    # A clipped window does not show its half-width: find the one whose window has this side and this area.
-    distances = [np.abs(np.arange(length) - middle) for length, middle in zip((height, width), center, strict=True)]
-    half_widths = np.unique(np.concatenate(distances))
-    rows, columns = (np.searchsorted(np.sort(axis), half_widths, side="right") for axis in distances)
-    off_side = np.abs(np.maximum(rows, columns) - row.side)
-    off_area = np.abs(rows * columns - row.ratio * height * width)
-    half_width = half_widths[np.lexsort((off_area, off_side))[0]]
-    (top, bottom), (left, right) = (np.flatnonzero(axis <= half_width)[[0, -1]] for axis in distances)
-    return float(left), float(top), float(right + 1), float(bottom + 1)
+    (top, bottom), (left, right) = window_edges(result, protocol, threshold)
+    return float(left), float(top), float(right), float(bottom)
 
 
 def _draw_squares(ax: Axes, result: ErfResult, protocol: str) -> None:
@@ -174,29 +161,6 @@ def _draw_squares(ax: Axes, result: ErfResult, protocol: str) -> None:
             line.set_path_effects([withStroke(linewidth=1.2, foreground="#000000a0")])
 
 
-def _draw_heading(ax: Axes, result: ErfResult) -> None:
-    """Draw model, weights and images above the map, each on a line."""
-    run = result.run
-    height, width = result.input_size
-    points = inches_of(ax)[0] * 72
-    small = 6.0 if points > 170 else 5.6
-    lines = [
-        (f"{counted(result.n_images, 'image')}, {run.image_source}, {height}\u00d7{width} px", small, MUTED, "normal"),
-        (run.weights.label, small, ALERT_TEXT if run.weights.is_random else MUTED, "normal"),
-        (run.model, _name_size(run.model, points), INK, "bold"),
-    ]
-    up = 4.0
-    for text, size, color, weight in lines:
-        style = {"va": "bottom", "fontsize": size, "color": color, "fontweight": weight, **_OUTSIDE}
-        ax.annotate(fitted(text, points, size, weight), (0, 1), xytext=(0, up), **style)
-        up += size * 1.35
-
-
-def _name_size(name: str, points: float) -> float:
-    """Largest font size at which the name fits above the map, but no smaller than that of the lines below it."""
-    return next((size for size in (8.0, 7.5, 7.0, 6.5) if text_points(name, size, "bold") <= points), 6.0)
-
-
 def _draw_badge(ax: Axes) -> None:
     """Mark random weights, so that the map is not mistaken for that of a trained model."""
     labels = [label for label in ax.texts if label.get_gid() == "square label"]
@@ -206,15 +170,6 @@ def _draw_badge(ax: Axes) -> None:
     corner = (0.03, 0.97, "left", "top") if needed < inches_of(ax)[0] * 72 else (0.97, 0.03, "right", "bottom")
     x, y, ha, va = corner
     ax.text(x, y, RANDOM_BADGE, transform=ax.transAxes, ha=ha, va=va, **badge_style(_BADGE_SIZE))
-
-
-def add_caption(ax: Axes, *lines: str) -> None:
-    """Add small lines below the map, none of them wider than the map."""
-    points = inches_of(ax)[0] * 72
-    for index, line in enumerate(lines):
-        text = fitted(line, points, CAPTION_SIZE)
-        down = 4 + index * CAPTION_SIZE * 1.35
-        ax.annotate(text, (0, 0), xytext=(0, -down), va="top", fontsize=CAPTION_SIZE, color=MUTED, **_OUTSIDE)
 
 
 def caption_of(protocol: str) -> str:
@@ -230,7 +185,7 @@ def save_figures(
     For several positions, their figure is written to ``erf_positions.png`` and ``erf_positions.pdf`` as well.
     """
     figure = figure_of(plot_erf(result, protocol=protocol, vmin=vmin))
-    written = save_figure(figure, Path(directory), "erf", result.input_size[1])
-    if result.position_maps is None:
+    written = save_figure(figure, Path(directory), "erf", result.input_size[-1])
+    if result.position_maps is None or len(result.input_size) != 2:
         return written
     return (*written, *save_positions(result, directory))

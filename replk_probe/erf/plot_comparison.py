@@ -29,7 +29,8 @@ from replk_probe.plot_style import (
 )
 from replk_probe.runtime.formatting import percent, shortened
 
-from .plot import add_caption, caption_of, color_floor, plot_erf
+from .plot import caption_of, color_floor, plot_erf
+from .plot_labels import add_caption
 from .plot_map import add_color_bar
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Affine2D
 
 from replk_probe.plot_style import COLOR_MAP, block_means, block_side, inches_of, side_bar
+
+if TYPE_CHECKING:
+    from .result import ErfResult
 
 _DEEPEST, _SHALLOWEST = -4, -1  # range of the lower end of the color scale, in decades below the maximum
 ON_MAP: dict[str, Any] = {
@@ -81,3 +84,18 @@ def add_color_bar(ax: Axes, cax: Axes | None = None) -> None:
     bar = side_bar(ax, ax.collections[0], "Contribution relative to its maximum", "Contribution / max", cax=cax)
     bar.ax.yaxis.set_major_locator(LogLocator(numticks=12))
     bar.ax.yaxis.set_minor_locator(NullLocator())
+
+
+def window_edges(result: ErfResult, protocol: str, threshold: float) -> tuple[tuple[int, int], ...]:
+    """First and last-plus-one pixel of the window of a threshold along every axis, clipped to the map."""
+    row = result.row(protocol, threshold)
+    center = result.center if protocol == "centred" else result.middle
+    # A clipped window does not show its half-width: find the one whose window has this side and this area.
+    distances = [np.abs(np.arange(length) - middle) for length, middle in zip(result.input_size, center, strict=True)]
+    half_widths = np.unique(np.concatenate(distances))
+    extents = np.stack([np.searchsorted(np.sort(axis), half_widths, side="right") for axis in distances])
+    off_side = np.abs(extents.max(axis=0) - row.side)
+    off_area = np.abs(extents.prod(axis=0) - row.ratio * result.contribution.size)
+    half_width = half_widths[np.lexsort((off_area, off_side))[0]]
+    ends = [np.flatnonzero(axis <= half_width)[[0, -1]] for axis in distances]
+    return tuple((int(first), int(last) + 1) for first, last in ends)

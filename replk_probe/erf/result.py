@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,8 +17,9 @@ from replk_probe.runtime.atomic_files import atomic_write_text
 from replk_probe.runtime.file_reading import decode, folder_of, read_arrays, read_json, reading
 from replk_probe.runtime.provenance import RunInfo
 
+from .area_protocols import RATIO_NAMES
 from .latex import booktabs, latex_interval, latex_number, latex_text
-from .map_numbers import NUMBER_COLUMNS, NUMBER_LABELS, ErfNumbers, number_cells
+from .map_numbers import ALL_LABELS, NUMBER_COLUMNS, ErfNumbers, number_cells
 from .position_rule import CENTER, parse_position
 
 if TYPE_CHECKING:
@@ -99,7 +101,8 @@ class ErfResult(Result):
         run: Provenance of the measurement.
         n_images: Number of images in the mean.
         n_skipped: Number of images left out (``run.skipped`` has their ids and the reasons).
-        input_size: ``(H, W)`` in pixels.
+        input_size: ``(H, W)`` in pixels; ``(L,)`` for sequences ``[N, C, L]``, ``(D, H, W)`` for volumes
+            ``[N, C, D, H, W]``, whose maps and positions have the same axes.
         layer: Path of the layer, followed by ``(input)`` where its input was taken.
         feature_size: ``(h, w)`` of the feature map.
         center: Center (y, x), in input pixels, of the receptive field of the output that was differentiated.
@@ -122,10 +125,10 @@ class ErfResult(Result):
     run: RunInfo
     n_images: int
     n_skipped: int
-    input_size: tuple[int, int]
+    input_size: tuple[int, ...]
     layer: str
-    feature_size: tuple[int, int]
-    center: tuple[float, float]
+    feature_size: tuple[int, ...]
+    center: tuple[float, ...]
     center_source: CenterSource
     theoretical_rf: int | None
     ratios: tuple[RatioRow, ...]
@@ -150,6 +153,13 @@ class ErfResult(Result):
             )
         contribution.setflags(write=False)
         object.__setattr__(self, "contribution", contribution)
+        axes = {len(self.input_size), len(self.feature_size), len(self.center)}
+        axes |= set() if self.numbers is None else {len(self.numbers.peak)}
+        if len(axes) != 1 or not 1 <= contribution.ndim <= 3:
+            raise InvalidInputError(
+                f"The input size, feature size, center and numbers have {sorted(axes)} axes. All must have those of "
+                "the input, of which there are one to three. Give one entry for each axis."
+            )
         if self.position_maps is not None:
             maps = np.array(self.position_maps, dtype=np.float64)
             expected = (len(self.positions), *self.input_size)
@@ -167,6 +177,11 @@ class ErfResult(Result):
         if self.position_maps is None and self.positions:
             return self.positions[0].middle
         return tuple(length // 2 for length in self.input_size)
+
+    @property
+    def ratio_name(self) -> str:
+        """``"area ratio"``, ``"length ratio"`` for sequences or ``"volume ratio"`` for volumes."""
+        return RATIO_NAMES[self.contribution.ndim]
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -230,7 +245,7 @@ class ErfResult(Result):
         """
         groups = [
             [
-                _latex_row(f"area ratio, {protocol}, {100 * row.threshold:g} %", "%", row.ratio, row.ci95)
+                _latex_row(f"{self.ratio_name}, {protocol}, {100 * row.threshold:g} %", "%", row.ratio, row.ci95)
                 for row in self.ratios
                 if row.protocol == protocol
             ]
@@ -243,7 +258,7 @@ class ErfResult(Result):
                     for threshold, radius, interval in self.numbers.radii()
                 ]
             )
-            groups.append([_latex_row(*NUMBER_LABELS[name], *one) for name, one in self.numbers.named().items()])
+            groups.append([_latex_row(*ALL_LABELS[name], *one) for name, one in self.numbers.named().items()])
         head = (latex_text(self.run.model), "unit", "value", r"95 \% interval")
         return booktabs("llrr", head, groups)
 
@@ -278,10 +293,10 @@ class ErfResult(Result):
         with reading(folder / JSON_NAME, "ERF record"):
             later: dict[str, Any] = {"numbers": None, "position": CENTER, "positions": []}
             erf = later | record["erf"] | {name: record["erf"][saved] for name, saved in _JSON_NAMES.items()}
-            rule = parse_position(erf["position"])
-        kinds: dict[str, tuple[type, int]] = {"contribution": (np.float64, 2)}
+            rule, axes = parse_position(erf["position"]), len(erf["input_size"])
+        kinds: dict[str, tuple[type, int]] = {"contribution": (np.float64, axes)}
         if rule.is_several:
-            kinds["position_maps"] = (np.float64, 3)
+            kinds["position_maps"] = (np.float64, axes + 1)
         arrays = read_arrays(folder / ARRAYS_NAME, _ADVICE, kinds)
         with reading(folder / JSON_NAME, "ERF record"):
             return decode(cls, {"position_maps": None, **erf, **arrays, "run": record["run"]})
@@ -293,13 +308,16 @@ class ErfResult(Result):
     def _rows(self) -> list[Row]:
         run = self.run
         cells = (run.model, run.weights.label, run.image_source, run.seed, run.precision, self.n_images)
-        shared = dict(zip(_RUN_COLUMNS, (*cells, *self.input_size, self.layer), strict=True))
-        rows = [shared | _ratio_cells(row) | number_cells(self.numbers, row.threshold) for row in self.ratios]
+        *depth, height, width = (math.nan, *self.input_size)[-max(len(self.input_size), 2) :]
+        shared: Row = dict(zip(_RUN_COLUMNS, (*cells, height, width, self.layer), strict=True))
+        further: Row = {"input_depth": depth[0]} if depth else {}
+        rows = [shared | _ratio_cells(row) | number_cells(self.numbers, row.threshold) | further for row in self.ratios]
         if self.position == CENTER:
             return rows
         rows = [row | {"position": self.position} for row in rows]
+        further |= number_cells(None, 0.0)
         return rows + [
-            shared | _ratio_cells(row) | number_cells(None, row.threshold) | {"position": ",".join(map(str, one.place))}
+            shared | _ratio_cells(row) | further | {"position": ",".join(map(str, one.place))}
             for one in (self.positions if self.position_maps is not None else ())
             for row in one.ratios
         ]
@@ -311,10 +329,10 @@ def _ratio_cells(row: RatioRow) -> Row:
 
 
 def _csv_of(rows: Sequence[Row]) -> str:
-    """The rows as CSV, with a column of positions if one of them is not the middle one."""
-    if not any("position" in row for row in rows):
-        return csv_text(rows, _CSV_COLUMNS)
-    return csv_text([{"position": CENTER} | row for row in rows], (*_CSV_COLUMNS, "position"))
+    """The rows as CSV, with further columns only if rows have them: positions other than the middle, volumes."""
+    columns = tuple(dict.fromkeys((*_CSV_COLUMNS, *(name for row in rows for name in row))))
+    absent: Row = dict.fromkeys(columns, math.nan) | {"position": CENTER}
+    return csv_text([absent | row for row in rows], columns)
 
 
 def _latex_row(label: str, unit: str, value: float, interval: tuple[float, float] | None) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ class LayerPoint:
 class TargetLayer(LayerPoint):
     """A layer with all properties that the measurement needs, for images of one size."""
 
-    input_size: tuple[int, int]  # (H, W) of the images in pixels
+    input_size: tuple[int, ...]  # (H, W) of the images in pixels, or the sides of inputs with other numbers of axes
     layout: Layout  # rows and columns of the layer's output
     field: Field | Lost  # receptive fields of the output, or the reason why they could not be traced
     note: str | None = None  # note on how the layer was chosen, or None
@@ -93,7 +93,7 @@ class TargetLayer(LayerPoint):
             return (self.layout.everywhere(output),)
         return tuple(self.layout.at(output, place) for place in self.places or (self.layout.middle,))
 
-    def center(self) -> tuple[tuple[float, float], bool, str | None]:
+    def center(self) -> tuple[tuple[float, ...], bool, str | None]:
         """Center (y, x) of the receptive field of the position, in input pixels, within the image.
 
         It is that of the middle position for several positions, to which their maps are shifted, and the mean of all
@@ -105,22 +105,21 @@ class TargetLayer(LayerPoint):
             place = self.places[0]
         elif self.position.kind == "mean":
             place = [(length - 1) / 2 for length in self.layout.size]
-        y, x = self.center_of(place)
+        center = self.center_of(place)
         if self._is_followed:
             note = "Every output also depends on the whole image, through a gate or a norm over positions."
-            return (y, x), True, note if isinstance(self.field, Field) and self.field.everywhere else None
+            return center, True, note if isinstance(self.field, Field) and self.field.everywhere else None
         reason = self.field.reason if isinstance(self.field, Lost) else "the pooling of the whole map"
         note = (
             f"The receptive field cannot be followed through {reason}: its center is estimated as "
             "(i + 1/2) stride - 1/2, the middle of the output's share of the image."
         )
-        return (y, x), False, note
+        return center, False, note
 
-    def center_of(self, place: Sequence[float]) -> tuple[float, float]:
+    def center_of(self, place: Sequence[float]) -> tuple[float, ...]:
         """Center (y, x) of the receptive field of a position, in input pixels, moved into the image if outside."""
         limits = (length - 1 for length in self.input_size)
-        y, x = (min(max(value, 0.0), limit) for value, limit in zip(self._unlimited(place), limits, strict=True))
-        return y, x
+        return tuple(min(max(value, 0.0), limit) for value, limit in zip(self._unlimited(place), limits, strict=True))
 
     def shift_of(self, place: Sequence[float]) -> tuple[int, ...]:
         """Center of a position minus that of the middle one, in whole pixels; halves are rounded up."""

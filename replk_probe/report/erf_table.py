@@ -37,9 +37,9 @@ def erf_table(
     several = len(results) > 1
     thresholds = tuple(dict.fromkeys(threshold for result in results for threshold in result.thresholds))
     if several:
-        labels, rows = ["area ratio, %"], _comparison(known, thresholds)
+        labels, rows = [f"{results[0].ratio_name}, %"], _comparison(known, thresholds)
         if _fitting(labels, rows, layout) < len(thresholds):
-            labels, rows = ["area ratio, %", "protocol"], _narrow_comparison(known, thresholds)
+            labels, rows = [f"{results[0].ratio_name}, %", "protocol"], _narrow_comparison(known, thresholds)
     else:
         lines += wrapped(f"convolutions: {results[0].run.backend}", "  ", layout)
         labels, rows = ["protocol"], _details(*known[0])
@@ -74,10 +74,11 @@ def _fitting(labels: list[str], rows: Rows, layout: Layout) -> int:
 def _detail(result: ErfResult) -> str:
     """Images, layer and precision of a measurement."""
     run = result.run
+    kind, unit = ("image", " px") if len(result.input_size) == 2 else ("input", "")
     skipped = f" ({result.n_skipped} skipped)" if result.n_skipped else ""
     position = "" if result.position == CENTER else f", position {result.position}"
     return (
-        f"{counted(result.n_images, 'image')}{skipped} of {run.image_source}, {dimensions(result.input_size)} px; "
+        f"{counted(result.n_images, kind)}{skipped} of {run.image_source}, {dimensions(result.input_size)}{unit}; "
         f"layer {result.layer}, map {dimensions(result.feature_size)}{position}; {run.precision} on {run.device}"
     )
 
