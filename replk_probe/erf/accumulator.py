@@ -373,7 +373,7 @@ class ErfAccumulator:
                 state = RunState(BlockSums(MAX_BLOCKS, target.map_shape))
             if tuple(images.shape[2:]) != target.input_size:
                 raise InvalidInputError(
-                    f"Images of {list(images.shape[2:])} pixels cannot be added to images of "
+                    f"Images {list(images.shape)} of {list(images.shape[2:])} pixels cannot be added to images of "
                     f"{list(target.input_size)}. A mean needs maps of one size. Call reset() before another size."
                 )
             scores = gradient.scores(images).double().cpu().numpy()
