@@ -398,7 +398,7 @@ def test_trained_weights_on_real_images(replk_probe: Run, data_dir: Path, tmp_pa
     assert record["erf"]["layer"] == "classifier.2"
 
 
-def test_positions_are_measured_and_drawn(replk_probe: Callable[..., Result], tmp_path: Path) -> None:
+def test_positions_are_measured_and_drawn(replk_probe: Run, tmp_path: Path) -> None:
     arguments = ["erf", "--model", "test_resnet", "--images", "2", "--size", "64", "--layer", "layer3"]
     arguments += ["--weights", "random", "--output", str(tmp_path)]
     done = replk_probe(*arguments, "--position", "grid:2x2")
