@@ -48,6 +48,7 @@ RESULT_FILES = (
     "labels",
     "latex",
     "map_numbers",
+    "position_rule",
     "map_statistics",
     "published",
     "statistics",

@@ -64,6 +64,14 @@ _CHECKPOINT = "erf.ckpt"
     "the features.",
 )
 @click.option(
+    "--position",
+    default="center",
+    show_default=True,
+    metavar="POSITION",
+    help="Position of the feature map: center, Y,X (row and column from 0), grid:RxC or random:N (a map for each, and "
+    "their recentered mean), or mean (of all positions, not recentered).",
+)
+@click.option(
     "--thresholds",
     default="0.2,0.3,0.5,0.99",
     show_default=True,
@@ -128,7 +136,7 @@ _CHECKPOINT = "erf.ckpt"
     metavar="N",
     help="Images per step. [default: up to 4 on a CPU and 16 on a GPU, fewer if they are large]",
 )
-@seed_option("Random seed for image sampling and weight initialization.")
+@seed_option("Random seed for image sampling, weight initialization and random positions.")
 @choice_option(
     "--sampling",
     ["stratified", "first"],
@@ -161,8 +169,8 @@ def command(
     Several GPUs or cores: torchrun --nproc-per-node N -m replk_probe erf ... divides the images among N processes and
     gives the same bytes as one process with the same number of threads (torchrun sets OMP_NUM_THREADS=1).
 
-    Writes erf.json, erf.npz, erf.csv, erf.png and erf.pdf; for several models, one folder per model and a comparison.
-    One --model with several --weights compares checkpoints.
+    Writes erf.json, erf.npz, erf.csv, erf.png and erf.pdf, and erf_positions.png and .pdf for several positions; for
+    several models, one folder per model and a comparison. One --model with several --weights compares checkpoints.
     """
     shares = parse_thresholds(thresholds)
     maps = read_maps(sources, map_labels, shares)

@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from .neuron_erf import NeuronERF
     from .plot import plot_erf
     from .plot_comparison import draw_comparison
+    from .plot_positions import draw_positions
     from .plot_series import draw_checkpoints, draw_convergence, draw_sizes
+    from .plot_volume import draw_volume
     from .preparation import prepare
-    from .result import ErfResult, RatioRow
+    from .result import ErfResult, MeasuredPosition, RatioRow
     from .size_series import measure_erf_series
 
 _HOME = {
@@ -42,6 +44,7 @@ _HOME = {
     "ErfNumbers": "map_numbers",
     "ErfResult": "result",
     "GaussianFit": "map_numbers",
+    "MeasuredPosition": "result",
     "NeuronERF": "neuron_erf",
     "PreparedModel": "preparation",
     "RatioRow": "result",
@@ -57,6 +60,8 @@ _HOME = {
     "draw_comparison": "plot_comparison",
     "draw_convergence": "plot_series",
     "draw_sizes": "plot_series",
+    "draw_positions": "plot_positions",
+    "draw_volume": "plot_volume",
     "plot_erf": "plot",
     "prepare": "preparation",
 }
@@ -71,6 +76,7 @@ __all__ = [
     "ErfNumbers",
     "ErfResult",
     "GaussianFit",
+    "MeasuredPosition",
     "NeuronERF",
     "PreparedModel",
     "RatioRow",
@@ -80,7 +86,9 @@ __all__ = [
     "draw_checkpoints",
     "draw_comparison",
     "draw_convergence",
+    "draw_positions",
     "draw_sizes",
+    "draw_volume",
     "erf_numbers",
     "import_erf",
     "input_gradient",

@@ -19,6 +19,7 @@ from replk_probe.models.inference.input_gradient import planned_backend
 from replk_probe.models.inference.prepare import PreparedModel, module_of
 from replk_probe.models.model_id import name_of
 from replk_probe.runtime.checkpoint import Checkpoint, SavedState
+from replk_probe.runtime.checks import check_seed
 from replk_probe.runtime.devices import device_label, strict_arithmetic
 from replk_probe.runtime.provenance import RunInfo
 
@@ -32,8 +33,10 @@ from .convention import DEFAULT, Convention, convention_of, convention_record
 from .convergence import convergence_note, convergence_of
 from .jackknife import Blocks, half_widths, intervals_of
 from .map_statistics import numbers_with_intervals
+from .measured_positions import map_function, measured_position, position_note, recentering_of
 from .notes import interval_note
 from .objective import check_target
+from .position_rule import CENTER, parse_position
 from .receptive_field.tracer import Field
 from .result import ErfResult, RatioRow
 from .target_layer import Layer, TargetLayer, point_of
@@ -69,7 +72,7 @@ class BlockSums:
     """Sums in float64 over fixed blocks of images, each in image order, so that the result is reproducible."""
 
     n_images: int  # number of images in the whole measurement
-    size: tuple[int, int]  # (H, W) of the maps
+    size: tuple[int, ...]  # shape of the maps of one image: (H, W), or (P, H, W) for several positions
     done: int = 0  # number of images processed so far, including those that were skipped
     # Sum of the maps of each block, [H, W], or None while the block has no image.
     sums: list[FloatArray | None] = field(default_factory=list)
@@ -250,22 +253,35 @@ def result_of(
     relative half-width at which the measurement was to end.
     """
     sums, skipped = state.sums, tuple(state.skipped)
-    map_of = convention_of(convention).map_of
-    contribution = map_of(sums.mean())
+    each_map = convention_of(convention).map_of
+    map_of = map_function(target, each_map)
+    maps = each_map(sums.mean())
     center, followed, center_note = target.center()
     stacked = sums.stacked()
+    recentering = recentering_of(target) if target.position.is_several else None
+    positions = tuple(
+        measured_position(
+            target, place, stacked[:, index] if recentering else stacked, sums.counts, thresholds, each_map
+        )
+        for index, place in enumerate(target.places)
+    )
+    contribution = maps if recentering is None else recentering.mean(maps)
+    middle = positions[0].middle if positions and recentering is None else None
     blocks = Blocks(stacked, sums.counts, map_of)
-    ratios = area_ratios(contribution, thresholds, center=center)
-    errors = half_widths(blocks, thresholds, center)
+    ratios = area_ratios(contribution, thresholds, center=center, middle=middle)
+    errors = half_widths(blocks, thresholds, center, middle=middle)
     intervals = intervals_of(ratios, errors)
     numbers = numbers_with_intervals(blocks, thresholds, center)
-    convergence = convergence_of(stacked, sums.counts, thresholds, center, until, map_of=map_of, whole=(ratios, errors))
+    convergence = convergence_of(
+        stacked, sums.counts, thresholds, center, until, middle=middle, map_of=map_of, whole=(ratios, errors)
+    )
     total = len(state.used) + len(skipped)
     skipped_note = f"{len(skipped)} of {total} images were skipped, see run.skipped." if skipped else None
     missing_note = interval_note(sums.counts) if None in intervals.values() else None
     found = (
         *notes,
         center_note,
+        position_note(target),
         skipped_note,
         missing_note,
         precision_note,
@@ -305,6 +321,9 @@ def result_of(
         notes=tuple(note for note in found if note),
         numbers=numbers,
         convergence=convergence,
+        position=str(target.position),
+        positions=positions,
+        position_maps=None if recentering is None else maps,
     )
 
 
@@ -333,10 +352,12 @@ class ErfAccumulator:
         layer: Layer = None,
         *,
         target: str | None = None,
+        position: str | Sequence[int] = CENTER,
         thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
         convention: str | Convention = DEFAULT,
         attribution: str = GRADIENT,
         name: str | None = None,
+        seed: int = 0,
     ) -> None:
         """Start without images.
 
@@ -344,10 +365,13 @@ class ErfAccumulator:
             model: Model, as in :func:`~replk_probe.erf.contribution_scores`.
             layer: Layer, as in :func:`~replk_probe.erf.contribution_scores`.
             target: Target, as in :func:`~replk_probe.erf.contribution_scores`.
+            position: Position, as in :func:`~replk_probe.erf.contribution_scores`. A grid or random positions need
+                20 maps of memory for each position.
             thresholds: Shares of the total contribution, each in (0, 1).
             convention: Convention, as in :func:`~replk_probe.measure_erf`.
             attribution: Attribution, as in :func:`~replk_probe.measure_erf`.
             name: Name of the model in the result; None for the name it was created with, or that of its class.
+            seed: Seed of random positions.
 
         Raises:
             InvalidInputError: An argument is invalid.
@@ -359,6 +383,7 @@ class ErfAccumulator:
         self._convention, self._attribution = convention_of(convention), attribution
         self._record = convention_record(convention) | attribution_record(attribution, 0)
         self._name = name_of(self._module) if name is None else name
+        self._position, self._seed = parse_position(position), check_seed(seed)
         self.reset()
 
     def __repr__(self) -> str:
@@ -395,11 +420,12 @@ class ErfAccumulator:
             target, gradient, state = self._target, self._gradient, self._state
             if target is None or gradient is None or state is None:
                 target = target_for(self._module, images.shape, self._layer, self._convention, self._objective)
+                target = target.at(self._position, self._seed)
                 gradient = InputGradient(self._model, target, self._convention, self._attribution)
-                state = RunState(BlockSums(MAX_BLOCKS, target.input_size), grows=True)
+                state = RunState(BlockSums(MAX_BLOCKS, target.map_shape), grows=True)
             if tuple(images.shape[2:]) != target.input_size:
                 raise InvalidInputError(
-                    f"Images of {list(images.shape[2:])} pixels cannot be added to images of "
+                    f"Images {list(images.shape)} of {list(images.shape[2:])} pixels cannot be added to images of "
                     f"{list(target.input_size)}. A mean needs maps of one size. Call reset() before another size."
                 )
             scores = gradient.scores(images).double().cpu().numpy()
@@ -435,12 +461,12 @@ class ErfAccumulator:
             input_size=target.input_size,
             mean=(0.0,) * self._channels,
             std=(1.0,) * self._channels,
-            seed=0,
+            seed=self._seed,
             device=device_label(place.get("device", torch.device("cpu"))),
             precision=precision,
             backend=backend,
             seconds=0.0,
-            config={"model": self._name, "layer": target.label, **self._record}
+            config={"model": self._name, "layer": target.label, **self._record, **target.position.recorded()}
             | ({} if self._objective is None else {"target": self._objective}),
         )
         return result_of(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
@@ -20,6 +20,8 @@ from replk_probe.runtime.checks import check_choice
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 Protocol: TypeAlias = Literal["paper", "linear", "centred", "pixels"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+# What the ratios are by the number of axes of the map.
+RATIO_NAMES = {1: "length ratio", 2: "area ratio", 3: "volume ratio"}
 DEFAULT_THRESHOLDS = (0.2, 0.3, 0.5, 0.99)  # the four of the paper's Table 10
 
 # Sums in another order differ by at most n * eps = 1e-10 relative for 1024 x 1024 terms; a share closer to its
@@ -37,8 +39,8 @@ class AreaRatio(NamedTuple):
 
     Attributes:
         side: Side in input pixels: a whole number for windows (the longer edge of the window after clipping to the
-            map), the square root of the area for ``"pixels"``.
-        ratio: Area as a fraction of the map, in (0, 1].
+            map), the square root of the area for ``"pixels"`` (of a volume the cube root, of a sequence the number).
+        ratio: Area as a fraction of the map, in (0, 1]; of a sequence the length, of a volume the volume.
     """
 
     side: float
@@ -64,6 +66,9 @@ def area_ratio(
     * ``"pixels"``: the fewest pixels, wherever they lie, taken in order of decreasing score; ``side`` is the square
       root of their number.
 
+    Maps of one axis ``[L]`` and of three ``[D, H, W]`` have the same protocols: the windows are intervals and boxes
+    that extend equally far along every axis, clipped to the map, and areas are lengths and volumes.
+
     Args:
         scores: Contribution scores, ``[H, W]``, >= 0, in arbitrary units (sums of positive input gradients).
         threshold: Fraction of the total, in (0, 1), dimensionless.
@@ -75,8 +80,8 @@ def area_ratio(
         Side in input pixels and area as a fraction of ``H * W``.
 
     Raises:
-        InvalidInputError: ``scores`` is not a non-empty 2-D array, has a negative or non-finite value or sums to zero;
-            ``threshold`` is not in (0, 1); ``protocol`` is unknown; ``center`` lies outside the map.
+        InvalidInputError: ``scores`` is not a non-empty array of one to three axes, has a negative or non-finite value
+            or sums to zero; ``threshold`` is not in (0, 1); ``protocol`` is unknown; ``center`` lies outside the map.
 
     Source:
         Ding et al., CVPR 2022, arXiv:2203.06717, section 4.2 and Table 10, and the script published with it.
@@ -89,6 +94,7 @@ def area_ratios(
     thresholds: Iterable[float] = DEFAULT_THRESHOLDS,
     protocols: Iterable[str] = PROTOCOLS,
     center: Sequence[float] | None = None,
+    middle: Sequence[int] | None = None,
 ) -> dict[tuple[str, float], AreaRatio]:
     """:func:`area_ratio` for every protocol and threshold, with one pass over the map per protocol.
 
@@ -97,6 +103,8 @@ def area_ratios(
         thresholds: Fractions of the total, each in (0, 1).
         protocols: Protocols from :data:`PROTOCOLS`.
         center: Center, as in :func:`area_ratio`.
+        middle: Pixel (y, x) in the middle of the windows of ``"paper"`` and ``"linear"``; default (H // 2, W // 2). At
+            another pixel, windows that reach beyond the map are clipped to it, and so is their area.
 
     Returns:
         Mapping from ``(protocol, threshold)`` to :class:`AreaRatio`, protocols first, both in the order given.
@@ -104,7 +112,7 @@ def area_ratios(
     Raises:
         InvalidInputError: As for :func:`area_ratio`.
     """
-    return measure_ratios(scores, thresholds, protocols, center, between=False)
+    return measure_ratios(scores, thresholds, protocols, center, middle, between=False)
 
 
 def measure_ratios(
@@ -112,6 +120,7 @@ def measure_ratios(
     thresholds: Iterable[float],
     protocols: Iterable[str],
     center: Sequence[float] | None,
+    middle: Sequence[int] | None = None,
     *,
     between: bool,
 ) -> dict[tuple[str, float], AreaRatio]:
@@ -124,7 +133,8 @@ def measure_ratios(
     for protocol in protocols:
         check_choice("protocol", protocol, PROTOCOLS)
     raw = check_scores(scores)
-    middle = check_center(None, raw.shape)
+    usual = check_center(None, raw.shape)
+    pixel = check_center(middle, raw.shape)
     # Dividing by the maximum first, as the script does, makes the sums over a uniform map whole numbers, hence exact,
     # and keeps huge scores from overflowing.
     linear = raw / raw.max()
@@ -138,7 +148,7 @@ def measure_ratios(
             found = _windows(linear, thresholds, true_center, as_script=False, between=between)
         else:
             values = linear if protocol == "linear" else _paper_scores(raw)
-            found = _windows(values, thresholds, middle, as_script=True, between=between)
+            found = _windows(values, thresholds, pixel, as_script=pixel == usual, between=between)
         answers.update({(protocol, threshold): answer for threshold, answer in zip(thresholds, found, strict=True)})
     return answers
 
@@ -199,10 +209,10 @@ def check_scores(scores: npt.ArrayLike) -> FloatArray:
         raise InvalidInputError(
             f"The contribution scores are not an array of real numbers ({error}). Give an array [H, W]."
         ) from error
-    if array.ndim != 2 or array.size == 0:
+    if not 1 <= array.ndim <= 3 or array.size == 0:
         raise InvalidInputError(
             f"The contribution scores have shape {list(array.shape)}. An area ratio needs a map of at least one pixel. "
-            "Give an array [H, W], for instance the mean over images."
+            "Give an array [H, W], for instance the mean over images, or [L] or [D, H, W]."
         )
     if not np.isfinite(array).all():
         raise InvalidInputError(
@@ -226,23 +236,21 @@ class _Rings(NamedTuple):
     """Nested windows around one center; window k is the union of rings 0..k."""
 
     of_pixel: npt.NDArray[np.intp]  # ring index of every pixel, [H * W]
-    rows: npt.NDArray[np.intp]  # first and last-plus-one row of every window, [K, 2]
-    columns: npt.NDArray[np.intp]  # first and last-plus-one column of every window, [K, 2]
+    # First and last-plus-one row of every window, [K, 2], and likewise for the other axes.
+    edges: tuple[npt.NDArray[np.intp], ...]
 
 
 @lru_cache(maxsize=4)
-def _rings(height: int, width: int, center: tuple[float, float]) -> _Rings:
+def _rings(size: tuple[int, ...], center: tuple[float, ...]) -> _Rings:
     """Windows of growing half-width around ``center``, one for every half-width at which a pixel enters."""
-    row_distance = np.abs(np.arange(height) - center[0])
-    column_distance = np.abs(np.arange(width) - center[1])
-    # Both axes must be reached before a window has a pixel at all.
-    smallest = max(row_distance.min(), column_distance.min())
-    half_widths = np.unique(np.concatenate([row_distance, column_distance]))
+    distances = [np.abs(np.arange(length) - middle) for length, middle in zip(size, center, strict=True)]
+    # All axes must be reached before a window has a pixel at all.
+    smallest = max(distance.min() for distance in distances)
+    half_widths = np.unique(np.concatenate(distances))
     half_widths = half_widths[half_widths >= smallest]
-    row_ring = np.searchsorted(half_widths, row_distance)
-    column_ring = np.searchsorted(half_widths, column_distance)
-    of_pixel = np.maximum.outer(row_ring, column_ring).ravel()
-    return _Rings(of_pixel, _edges(row_ring, len(half_widths)), _edges(column_ring, len(half_widths)))
+    rings = [np.searchsorted(half_widths, distance) for distance in distances]
+    of_pixel = reduce(np.maximum.outer, rings).ravel()
+    return _Rings(of_pixel, tuple(_edges(ring, len(half_widths)) for ring in rings))
 
 
 def _edges(ring: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.intp]:
@@ -254,14 +262,13 @@ def _edges(ring: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.intp]:
 
 
 def _windows(
-    scores: FloatArray, thresholds: Sequence[float], center: tuple[float, float], *, as_script: bool, between: bool
+    scores: FloatArray, thresholds: Sequence[float], center: tuple[float, ...], *, as_script: bool, between: bool
 ) -> list[AreaRatio]:
     """First window around ``center`` above each threshold; ``as_script`` takes areas as the published script does."""
-    height, width = scores.shape
-    rings = _rings(height, width, center)
+    rings = _rings(scores.shape, center)
     held = np.cumsum(np.bincount(rings.of_pixel, weights=scores.ravel()))
     shares = held / held[-1]
-    extents = np.stack([np.ptp(rings.rows, axis=1), np.ptp(rings.columns, axis=1)], axis=1)
+    extents = np.stack([np.ptp(edges, axis=1) for edges in rings.edges], axis=1)
     # From 3 px for a whole-numbered center: the first window of more than one pixel, or the only one of one pixel.
     start = min(int(np.searchsorted(extents.max(axis=1), 2)), len(shares) - 1)
 
@@ -269,15 +276,15 @@ def _windows(
     for threshold in thresholds:
         k = _first_above(scores, rings, shares, threshold, start)
         if between:
-            answers.append(_between(shares, extents.prod(axis=1) / (height * width), k, threshold))
-        elif as_script and 1 <= k < height // 2 and k <= width // 2:
-            side = 2 * k + 1
+            answers.append(_between(shares, extents.prod(axis=1) / scores.size, k, threshold))
+        elif as_script and scores.ndim == 2 and 1 <= k < scores.shape[0] // 2 and k <= scores.shape[1] // 2:
+            side, (height, width) = 2 * k + 1, scores.shape
             # The order of the script's own operations, for the last bit. On a map of even width and two rows more than
             # columns its largest window is a column wider than the map; the whole map is used instead.
             answers.append(AreaRatio(side, min(side / height * side / width, 1.0)))
         else:
-            rows, columns = (int(extent) for extent in extents[k])
-            answers.append(AreaRatio(max(rows, columns), rows * columns / (height * width)))
+            sides = extents[k].tolist()
+            answers.append(AreaRatio(max(sides), math.prod(sides) / scores.size))
     return answers
 
 
@@ -298,8 +305,8 @@ def _first_above(scores: FloatArray, rings: _Rings, shares: FloatArray, threshol
     if doubtful < sure:
         total = np.sum(scores)
         for k in range(doubtful, sure):
-            (top, bottom), (left, right) = rings.rows[k], rings.columns[k]
-            if np.sum(scores[top:bottom, left:right]) / total > threshold:
+            window = tuple(slice(*edges[k]) for edges in rings.edges)
+            if np.sum(scores[window]) / total > threshold:
                 return k
     return sure
 
@@ -312,21 +319,21 @@ def _paper_scores(raw: FloatArray) -> FloatArray:
     return np.asarray(logs / largest if largest > 0 else raw / raw.max())
 
 
-def check_center(center: Sequence[float] | None, shape: tuple[int, ...]) -> tuple[float, float]:
+def check_center(center: Sequence[float] | None, shape: tuple[int, ...]) -> tuple[float, ...]:
     """``center`` as (y, x), by default the middle pixel, or InvalidInputError if it is not a point of the map."""
-    height, width = shape
     if center is None:
-        return float(height // 2), float(width // 2)
+        return tuple(float(length // 2) for length in shape)
     try:
-        y, x = (float(value) for value in center)
+        point = tuple(float(value) for value in center)
     except (TypeError, ValueError):
-        y = x = math.nan
-    if not (-0.5 <= y <= height - 0.5 and -0.5 <= x <= width - 0.5):
+        point = ()
+    inside = all(-0.5 <= value <= length - 0.5 for value, length in zip(point, shape, strict=False))
+    if len(point) != len(shape) or not inside:
         raise InvalidInputError(
-            f"The center {center} is invalid for a map of {height} x {width} pixels. It must be a point of the map, "
-            "(y, x) in input pixels. Omit it to use the middle pixel."
+            f"The center {center} is invalid for a map of {' x '.join(map(str, shape))} pixels. It must be a point of "
+            "the map, (y, x) in input pixels. Omit it to use the middle pixel."
         )
-    return y, x
+    return point
 
 
 def _pixel_sets(scores: FloatArray, thresholds: Sequence[float]) -> list[AreaRatio]:
@@ -334,4 +341,9 @@ def _pixel_sets(scores: FloatArray, thresholds: Sequence[float]) -> list[AreaRat
     held = np.cumsum(np.sort(scores, axis=None)[::-1])
     shares = held / held[-1]
     counts = [min(int(np.searchsorted(shares, threshold, side="right")) + 1, shares.size) for threshold in thresholds]
-    return [AreaRatio(math.sqrt(count), count / shares.size) for count in counts]
+    return [AreaRatio(_edge(count, scores.ndim), count / shares.size) for count in counts]
+
+
+def _edge(count: int, axes: int) -> float:
+    """Edge of the square with this number of pixels, or of an interval or a cube."""
+    return math.sqrt(count) if axes == 2 else float(count) if axes == 1 else float(np.cbrt(count))

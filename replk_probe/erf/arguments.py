@@ -21,7 +21,7 @@ from .area_protocols import check_threshold
 class TensorImages:
     """Images given as an array, already normalized."""
 
-    batch: Tensor  # [N, C, H, W] floating point
+    batch: Tensor  # [N, C, H, W] floating point, or with one or three axes instead of H and W
 
     source = "tensor"
     sampling = "first"
@@ -66,12 +66,17 @@ def choose_images(data: Any, n: int, seed: int, sampling: str) -> ImageSet | Ten
     if data is None or isinstance(data, (str, Path)):
         return sample_images(data, n, seed, sampling)  # type: ignore[arg-type]
     batch = torch.from_numpy(data) if isinstance(data, np.ndarray) else data
-    if not isinstance(batch, Tensor) or batch.dim() != 4 or batch.numel() == 0 or not batch.is_floating_point():
+    if (
+        not isinstance(batch, Tensor)
+        or not 3 <= batch.dim() <= 5
+        or batch.numel() == 0
+        or not batch.is_floating_point()
+    ):
         given = f"an object of type {type(data).__name__}"
         if isinstance(batch, Tensor):
             given = f"{batch.dtype} {list(batch.shape)}"
         raise InvalidInputError(
             f"Expected images as data, but got {given}. Give an ImageSet, a folder or normalized floating-point images "
-            "[N, C, H, W]."
+            "[N, C, H, W], sequences [N, C, L] or volumes [N, C, D, H, W]."
         )
     return TensorImages(batch.detach())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -38,8 +39,8 @@ def automatic_batch_size(
         own_code: Whether the network is not one of a library. Its features are then computed for two images together
             and apart; if they differ, the batch size is 1.
     """
-    height, width = target.input_size
-    most = min(_MOST_IMAGES[device.type], _MOST_PIXELS[device.type] // (height * width))
+    pixels = math.prod(target.input_size)
+    most = min(_MOST_IMAGES[device.type], _MOST_PIXELS[device.type] // pixels)
     if most < 2:
         return 1
     needed = _bytes_for_an_image(model, target, channels)

@@ -44,4 +44,4 @@ def _placed(target: TargetLayer, model: nn.Module, rule: str) -> Layout:
         rule = "upper-left" if of_patches or layout.kind in ("NLC", "NCL") else "lower-right"
     if rule == "lower-right":
         return layout
-    return layout.at(((layout.size[0] - 1) // 2, (layout.size[1] - 1) // 2))
+    return replace(layout, chosen=tuple((length - 1) // 2 for length in layout.size))

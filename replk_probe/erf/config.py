@@ -22,6 +22,7 @@ from .attribution import WITH_OWN_MODULES, check_attribution
 from .convention import DEFAULT, Convention, convention_of
 from .convergence import check_until
 from .objective import check_target
+from .position_rule import CENTER, parse_position
 from .target_layer import check_layer
 
 # The smallest square of the protocols.
@@ -46,6 +47,7 @@ class ErfConfig:
     size: int | tuple[int, int] = 1024
     layer: str | nn.Module | None = None
     target: str | None = None
+    position: str | Sequence[int] = CENTER
     thresholds: Sequence[float] = DEFAULT_THRESHOLDS
     convention: str | Convention = DEFAULT
     attribution: str = GRADIENT
@@ -86,6 +88,7 @@ class ErfConfig:
             images=int(self.images),
             size=checks.check_size(self.size, SMALLEST_SIDE, LARGEST_SIDE),
             target=check_target(self.target),
+            position=str(parse_position(self.position)),
             thresholds=check_thresholds(self.thresholds),
             convention=convention if convention.name == "custom" else convention.name,
             seed=checks.check_seed(self.seed),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from replk_probe.models.inference.check import evaluating
 from replk_probe.models.inference.copying import device_and_dtype
 from replk_probe.models.inference.prepare import PreparedModel, module_of
 from replk_probe.models.weight_values import check_run_values
+from replk_probe.runtime.checks import check_seed
 from replk_probe.runtime.devices import without_autocast
 
 from .attribution import DEFAULT as GRADIENT
@@ -24,6 +25,7 @@ from .attribution import Select, Truncated, attributed, check_modules, options_o
 from .choose_target import target_for
 from .convention import DEFAULT, Convention, convention_of
 from .objective import check_target, objective
+from .position_rule import CENTER, parse_position
 from .probe_layer import check_accepts
 from .target_layer import Layer, LayerPoint, TargetLayer, point_of, run_to
 
@@ -34,10 +36,12 @@ def contribution_scores(
     layer: Layer = None,
     *,
     target: str | None = None,
+    position: str | Sequence[int] = CENTER,
     convention: str | Convention = DEFAULT,
     attribution: str = GRADIENT,
+    seed: int = 0,
 ) -> Tensor:
-    """Contribution of every input pixel to the middle position of a layer, per image.
+    """Contribution of every input pixel to the middle position of a layer, or to another one, per image.
 
     The gradient of the sum over channels of ReLU(feature at (h // 2, w // 2)) with respect to the normalized input;
     negative entries become zero and the color channels are summed. Nothing after the layer is computed. Other
@@ -73,21 +77,29 @@ def contribution_scores(
         convention: Name in :data:`~replk_probe.erf.CONVENTIONS`, or a :class:`~replk_probe.erf.Convention`. The mean
             over images is not part of the scores.
         attribution: ``"gradient"``, or another attribution of :class:`~replk_probe.erf.NeuronERF`.
+        position: Position of the feature map, counted from 0. ``"center"``: (h // 2, w // 2). ``"Y,X"`` or ``(y, x)``:
+            this row and column. ``"grid:RxC"``: positions i (h - 1) / (R - 1) by j (w - 1) / (C - 1), rounded to whole
+            numbers (halves up), i from 0 to R - 1 and j from 0 to C - 1, so that the first and last row and column are
+            among them; a grid of one row takes row h // 2. ``"random:N"``: N different positions. ``"mean"``: the
+            mean, over all positions, of the sum over channels of ReLU(feature).
+        seed: Seed of random positions.
 
     Returns:
-        Scores ``[N, H, W]``, >= 0, in the dtype of the model (at least float32) and on its device. Images do not
-        influence each other. Non-finite gradients stay non-finite; the scores of an image are NaN everywhere if the
-        image or its features at the middle position are not finite.
+        Scores ``[N, H, W]``, >= 0, in the dtype of the model (at least float32) and on its device; ``[N, P, H, W]`` for
+        a grid or random positions, which are in reading order and not shifted. Images do not influence each other.
+        Non-finite gradients stay non-finite; the scores of an image are NaN everywhere if the image or its features at
+        one of the positions are not finite.
 
     Raises:
-        InvalidInputError: The model, the batch or the layer is unsuitable; the message contains what the layer
-            returned, or what the forward pass raised for images of this shape. Also if weights before the layer are
-            NaN or infinite, or variances negative.
+        InvalidInputError: The model, the batch, the layer or the position is unsuitable; the message contains what the
+            layer returned, or what the forward pass raised for images of this shape. Also if weights before the layer
+            are NaN or infinite, or variances negative.
 
     Source:
         Ding et al., CVPR 2022, arXiv:2203.06717, section 4.2 and the script published with it.
     """
-    return InputGradient(model, layer, convention, attribution, target=target).scores(batch)
+    gradient = InputGradient(model, layer, convention, attribution, target=target, position=position, seed=seed)
+    return gradient.scores(batch)
 
 
 @contextmanager
@@ -96,10 +108,12 @@ def input_gradient(
     layer: Layer = None,
     *,
     target: str | None = None,
+    position: str | Sequence[int] = CENTER,
     convention: str | Convention = DEFAULT,
     attribution: str = GRADIENT,
+    seed: int = 0,
 ) -> Iterator[InputGradient]:
-    """Signed input gradients of the middle position of a layer, as a context manager.
+    """Signed input gradients of the middle position of a layer, or of another one, as a context manager.
 
     ::
 
@@ -114,18 +128,21 @@ def input_gradient(
         model: Model, as in :func:`~replk_probe.erf.contribution_scores`.
         layer: Layer, as in :func:`~replk_probe.erf.contribution_scores`.
         target: Target, as in :func:`~replk_probe.erf.contribution_scores`.
+        position: Position, as in :func:`~replk_probe.erf.contribution_scores`.
         convention: Convention, as in :func:`~replk_probe.erf.contribution_scores`.
         attribution: Attribution, as in :func:`~replk_probe.erf.contribution_scores`.
+        seed: Seed of random positions and of the noise of an attribution.
 
     Yields:
         A callable from normalized images ``[N, C, H, W]`` to the derivative, of the same shape, of the sum over
-        channels of ReLU(feature at the middle) of each image with respect to that image; with a target or another
+        channels of ReLU(feature at the position) of each image with respect to that image; with a target or another
         convention, that of the logit or the convention's scalar; with another attribution, that attribution, signed.
+        The shape is ``[N, P, C, H, W]`` for a grid or random positions.
 
     Raises:
         InvalidInputError: As for :func:`~replk_probe.erf.contribution_scores`; also for calls after the context ends.
     """
-    gradient = InputGradient(model, layer, convention, attribution, target=target)
+    gradient = InputGradient(model, layer, convention, attribution, target=target, position=position, seed=seed)
     try:
         yield gradient
     finally:
@@ -133,7 +150,10 @@ def input_gradient(
 
 
 class InputGradient:
-    """Callable that computes the input gradient of the middle position of one layer; see :func:`input_gradient`."""
+    """Callable that computes the input gradient of a position of one layer; see :func:`input_gradient`.
+
+    The position of a :class:`TargetLayer` is the one that it has.
+    """
 
     def __init__(  # noqa: D107
         self,
@@ -143,11 +163,13 @@ class InputGradient:
         attribution: str = GRADIENT,
         *,
         target: str | None = None,
+        position: str | Sequence[int] = CENTER,
         seed: int = 0,
     ) -> None:
         self._model: nn.Module | None = module_of(model)
         self._prepared = isinstance(model, PreparedModel)
         self._layer, self._target = point_of(self._model, layer), check_target(target)
+        self._position, self._seed = parse_position(position), check_seed(seed)
         self._convention = convention_of(convention)
         self._attribution, self._options = attribution, options_of(attribution, {}, seed)
         self._targets: dict[tuple[int, ...], TargetLayer] = {}
@@ -169,14 +191,14 @@ class InputGradient:
             return self.attribute(images, None, self._attribution, self._options)
         model, batch, point = self._checked(images)
         if batch.shape[0] == 0:
-            return batch
+            return _empty(batch, point)
         with evaluating(model), without_autocast(batch.device):
             parts = torch.split(batch, 1) if _couples_images(model) else (batch,)
             return torch.cat([self._gradient(model, part, point) for part in parts])
 
     def attribute(
         self, images: Tensor, select: Select | None, attribution: str, options: dict[str, Any],
-        position: tuple[int, int] | None = None,
+        position: str | Sequence[int] | None = None,
     ) -> Tensor:  # fmt: skip
         """Signed attributions ``[N, C, H, W]`` by captum.
 
@@ -185,20 +207,36 @@ class InputGradient:
             select: Function from the features of a layer to one value per image; None for the convention's scalar.
             attribution: One of :data:`~replk_probe.erf.attribution.OPTIONS`.
             options: All its options.
-            position: Row and column of the feature map for the convention's scalar; None for those of the convention.
+            position: Position of the convention's scalar, as in :func:`contribution_scores`; None for that of the
+                object.
         """
         model, batch, point = self._checked(images)
         check_modules(attribution, model, prepared=self._prepared)
-        layout = point.layout if position is None else point.layout.at(position)
+        if position is not None:
+            point = point.at(position, self._seed)
+        if batch.shape[0] == 0:
+            return _empty(batch, point)
+        several = select is None and point.position.is_several
+        parts = [
+            self._attributed(model, batch, point, index, select, attribution, options)
+            for index in range(len(point.places) if several else 1)
+        ]
+        return torch.stack(parts, dim=1) if several else parts[0]
+
+    def _attributed(
+        self, model: nn.Module, batch: Tensor, point: TargetLayer, index: int, select: Select | None, attribution: str,
+        options: dict[str, Any],
+    ) -> Tensor:  # fmt: skip
+        """:meth:`attribute` for the position with this index."""
         finite = True
 
-        def selected(features: Tensor) -> Tensor:
+        def selected(output: Tensor) -> Tensor:
             nonlocal finite
             if torch.is_grad_enabled():
-                _check_values(features, point)
-            middle = layout.at_middle(features) if select is None else features
-            chosen = objective(middle, self._convention, point.logit) if select is None else select(features)
-            finite = finite and bool(middle.isfinite().all())
+                _check_values(output, point)
+            features = point.features(output)[index] if select is None else output
+            chosen = self._value(features, point) if select is None else select(output)
+            finite = finite and bool(features.isfinite().all())
             if chosen.requires_grad:
                 correct_batch_norms(chosen)
             return chosen
@@ -207,7 +245,7 @@ class InputGradient:
         found = []
         with evaluating(model), without_autocast(batch.device), torch.inference_mode(False), torch.enable_grad():
             # One at a time: the features of an image may depend on its batch, and its noise may not.
-            for image in torch.split(batch.clone(), 1) if batch.shape[0] else ():
+            for image in torch.split(batch.clone(), 1):
                 finite = bool(image.isfinite().all())
                 if not finite:
                     found.append(torch.full_like(image, math.nan))
@@ -223,7 +261,7 @@ class InputGradient:
                         raise _cut_off(point) from error
                     raise
                 found.append(part if finite else torch.full_like(part, math.nan))
-        return torch.cat(found) if found else batch
+        return torch.cat(found)
 
     def _checked(self, images: Tensor) -> tuple[nn.Module, Tensor, TargetLayer]:
         """The model, the images on its device, and its layer for images of their size."""
@@ -236,18 +274,33 @@ class InputGradient:
         batch = _matching(images, model)
         shape = tuple(batch.shape[2:])
         if shape not in self._targets:
-            point = target_for(model, (1, *batch.shape[1:]), self._layer, self._convention, self._target)
+            point = target_for(model, batch.shape, self._layer, self._convention, self._target)
+            point = point.at(self._position, self._seed)
             check_run_values(model, batch.shape, partial(run_to, point=point))
             self._targets[shape] = point
         return model, batch, self._targets[shape]
 
     def scores(self, images: Tensor) -> Tensor:
         """Contribution scores ``[N, H, W]``, as :func:`~replk_probe.erf.contribution_scores`."""
-        return self._convention.scores(self(images))
+        gradient = self(images)
+        point = self._targets[tuple(images.shape[2:])]
+        if not point.position.is_several:
+            return self._convention.scores(gradient)
+        return self._convention.scores(gradient.flatten(0, 1)).reshape(*gradient.shape[:2], *images.shape[2:])
 
     def close(self) -> None:
         """Release the model."""
         self._model = self._layer = None
+
+    def _value(self, features: Tensor, point: TargetLayer) -> Tensor:
+        """The number of each image that is differentiated, ``[N]``.
+
+        ``features`` are those of one position, ``[N, C]``, or of several, ``[N, P, C]``, over which its mean is taken.
+        """
+        if features.dim() == 2:
+            return objective(features, self._convention, point.logit)
+        values = objective(features.flatten(0, 1), self._convention, point.logit)
+        return values.reshape(features.shape[:2]).mean(1)
 
     def _gradient(self, model: nn.Module, batch: Tensor, point: TargetLayer) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():
@@ -256,16 +309,28 @@ class InputGradient:
             # The second clone lets a network write into its input.
             output = _run_to(model, leaf.clone(), point)
             _check_values(output, point)
-            middle = point.layout.at_middle(output)
-            usable = _finite(middle.detach()) & _finite(batch)
-            total = objective(middle, self._convention, point.logit).sum()
-            del output, middle
-            correct_batch_norms(total)
-            (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
-        if gradient is None:  # the output depends on parameters alone
+            usable = _finite(batch)
+            totals = []
+            for features in point.features(output):
+                usable &= _finite(features.detach())
+                totals.append(self._value(features, point).sum())
+            correct_batch_norms(output)
+            del output, features
+            gradients: list[Tensor | None] = []
+            while totals:  # one forward pass: the graph is kept until the last position
+                total = totals.pop(0)
+                gradients += torch.autograd.grad(total, leaf, retain_graph=bool(totals), allow_unused=True)
+        known = [gradient for gradient in gradients if gradient is not None]
+        if not known:  # the output depends on parameters alone
             raise _cut_off(point)
         # In a network of convolutions and ReLUs a NaN propagates forward only: the gradient would not show it.
-        return gradient.detach().masked_fill(~usable.view(-1, 1, 1, 1), math.nan)
+        found = torch.stack(known, dim=1) if point.position.is_several else known[0]
+        return found.detach().masked_fill(~usable.view(-1, *(1,) * (found.dim() - 1)), math.nan)
+
+
+def _empty(batch: Tensor, point: TargetLayer) -> Tensor:
+    """The gradients of a batch without images."""
+    return batch.reshape(0, *point.map_shape[: 2 - batch.dim()], *batch.shape[1:])
 
 
 def _finite(values: Tensor) -> Tensor:
@@ -302,13 +367,14 @@ def _cut_off(point: LayerPoint) -> InvalidInputError:
 
 
 def check_batch(batch: Tensor) -> None:
-    """Raise InvalidInputError unless the batch is a floating-point tensor ``[N, C, H, W]``."""
-    if not isinstance(batch, Tensor) or batch.dim() != 4:
+    """Raise InvalidInputError unless the batch is a floating-point tensor ``[N, C, *spatial]`` of one to three axes."""
+    if not isinstance(batch, Tensor) or not 3 <= batch.dim() <= 5:
         tensor = isinstance(batch, Tensor)
         given = f"a tensor {list(batch.shape)}" if tensor else f"an object of type {type(batch).__name__}"
         raise InvalidInputError(
             f"Expected the batch as a tensor [N, C, H, W], but got {given}. Contribution scores are computed for "
-            "batches of images. Add a batch dimension to a single image."
+            "batches of images, or of sequences [N, C, L] or volumes [N, C, D, H, W]. Add a batch dimension to a "
+            "single image."
         )
     if not batch.is_floating_point():
         raise InvalidInputError(

@@ -78,6 +78,7 @@ def convergence_of(
     center: Sequence[float],
     until: float | None = None,
     *,
+    middle: Sequence[int] | None = None,
     map_of: Callable[[FloatArray], FloatArray] | None = None,
     whole: tuple[Mapping[tuple[str, float], AreaRatio], Mapping[tuple[str, float], float] | None] | None = None,
 ) -> Convergence:
@@ -89,6 +90,7 @@ def convergence_of(
         thresholds: Thresholds, as in :func:`~replk_probe.erf.area_ratios`.
         center: Center, as in :func:`~replk_probe.erf.area_ratios`.
         until: Relative half-width of the criterion, or None.
+        middle: Middle of windows, as in :func:`~replk_probe.erf.area_ratios`.
         map_of: Function from a mean to the map that is measured; None for the mean itself.
         whole: The area ratios of all images and their half-widths, if they are known.
     """
@@ -104,8 +106,8 @@ def convergence_of(
         if whole is not None and point == len(used):
             ratios, halves = whole
         else:
-            ratios = area_ratios(blocks.mean, thresholds, center=center)
-            halves = half_widths(blocks, thresholds, center)
+            ratios = area_ratios(blocks.mean, thresholds, center=center, middle=middle)
+            halves = half_widths(blocks, thresholds, center, middle=middle)
         for key, answer in ratios.items():
             curves.setdefault(key, []).append((answer.ratio, None if halves is None else halves[key]))
     everything = Blocks(block_sums, block_counts, map_of)

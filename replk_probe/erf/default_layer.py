@@ -13,7 +13,9 @@ from .dataflow import Recorder, Value
 from .feature_layout import Layout, followed_layout, layout_of
 from .target_layer import LayerPoint, main_item
 
-_ADAPTIVE_POOLS = ("_adaptive_avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
+_ADAPTIVE_POOLS = tuple(
+    f"{name}{axes}d" for axes in (2, 3) for name in ("_adaptive_avg_pool", "adaptive_avg_pool", "adaptive_max_pool")
+)
 # Pools that also take a map of one position, of an image as small as the network's stride.
 _POOLS_OF_ONE = (*_ADAPTIVE_POOLS, "mean")
 _MATRIX_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
@@ -34,22 +36,26 @@ class LayerSearch:
     Args:
         model: The network.
         recorder: Its forward pass.
-        input_size: (H, W) of the image.
+        input_size: (H, W) of the image, or as many sides as the input has axes.
     """
 
-    def __init__(self, model: nn.Module, recorder: Recorder, input_size: tuple[int, int]) -> None:  # noqa: D107
+    def __init__(self, model: nn.Module, recorder: Recorder, input_size: tuple[int, ...]) -> None:  # noqa: D107
         self._model, self._recorder, self._input_size = model, recorder, input_size
         self._layouts: dict[int, Layout | None] = {}
         self._seen: set[int] = set()
 
     def layout(self, value: Value) -> Layout | None:
-        """The layout of a value with more than one row and column of the image, otherwise None."""
+        """The layout of a value with more than one row and column of the image, otherwise None.
+
+        Of an input that is not an image, there may be a single position along some axes.
+        """
         if value.index not in self._layouts:
             self._layouts[value.index] = self._find_layout(value)
         return self._layouts[value.index]
 
     def _find_layout(self, value: Value) -> Layout | None:
-        if value.index == 0 or not value.is_floating or len(value.shape) not in (3, 4) or value.shape[0] != 1:
+        rank = len(self._input_size)
+        if value.index == 0 or not value.is_floating or len(value.shape) not in (3, rank + 2) or value.shape[0] != 1:
             return None
         layout = followed_layout(value, self._input_size)
         if layout == "unknown":
@@ -57,7 +63,9 @@ class LayerSearch:
                 layout = layout_of(value.shape, self._input_size, self._model, "", lambda _: None)
             except InvalidInputError:
                 layout = None
-        return layout if layout is not None and min(layout.size) > 1 else None
+        if layout is None or (min if rank == 2 else max)(layout.size) == 1:
+            return None
+        return layout
 
     def before_reduction(self, output: Any) -> Value | None:
         """The last map or token sequence before the spatial reduction of what a network returned.

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.formatting import dimensions
 
 from .dataflow import Value
 from .positions import NO_PIXEL, UNKNOWN, Coords, pixels_of
+from .receptive_field.span import AXES
 
 # Numbers of prefix tokens in published transformers (class, distillation, 4 or 8 registers), most likely first.
 _USUAL_PREFIXES = (0, 1, 2, 5, 4, 9, 8, 3)
@@ -33,68 +35,71 @@ _SPREAD_PER_POSITION = 0.1
 class Layout:
     """How the positions of the image are arranged in a tensor."""
 
-    kind: Literal["NCHW", "NHWC", "NLC", "NCL", "NC"]  # "NLC" and "NCL": tokens; "NC": one vector for the whole image
-    size: tuple[int, int]  # number of rows and columns
+    # "NLC" and "NCL": tokens of images or volumes, or positions of sequences; "NC": one vector for the whole image
+    kind: Literal["NCHW", "NHWC", "NCDHW", "NDHWC", "NLC", "NCL", "NC"]
+    size: tuple[int, ...]  # number of rows and columns, or of positions along each axis of the input
     prefix: int = 0  # number of tokens before those of the image (class, distillation, registers)
-    # Indices of the tokens of the positions, row by row, if the tokens of the image are not one row after the other
+    # Index of the token of every position, row by row, if the tokens of the image are not one row after the other
     # behind the prefix; None if they are.
-    order: tuple[int, ...] | None = None
-    position: tuple[int, int] | None = None  # row and column to be measured; None for (h // 2, w // 2)
+    tokens: tuple[int, ...] | None = None
+    # The position in the middle that a convention chooses on maps of an even size; None for (h // 2, w // 2).
+    chosen: tuple[int, ...] | None = None
 
     @property
-    def middle(self) -> tuple[int, int]:
+    def middle(self) -> tuple[int, ...]:
         """The position at which the effective receptive field is measured."""
-        return self.position or (self.size[0] // 2, self.size[1] // 2)
+        return self.chosen or tuple(length // 2 for length in self.size)
 
-    def at(self, position: Sequence[int]) -> Layout:
-        """The layout with another row and column to be measured, which it must have."""
-        row, column = position
-        if not (0 <= row < self.size[0] and 0 <= column < self.size[1]):
-            raise InvalidInputError(
-                f"The position {row},{column} is outside the feature map of {self.size[0]}x{self.size[1]}. Give a row "
-                "and a column, counted from 0."
-            )
-        return replace(self, position=(row, column))
-
-    def at_middle(self, feature: Tensor) -> Tensor:
-        """The features at the middle position of every image: ``[N, C]``."""
+    def at(self, feature: Tensor, place: Sequence[int]) -> Tensor:
+        """The features at one position of every image: ``[N, C]``."""
         if self.kind == "NC":
             return feature
-        y, x = self.middle
-        if self.kind == "NCHW":
-            return feature[:, :, y, x]
-        if self.kind == "NHWC":
-            return feature[:, y, x, :]
-        return feature[:, self._token, :] if self.kind == "NLC" else feature[:, :, self._token]
+        if "L" not in self.kind:
+            before = 2 if self.kind[1] == "C" else 1
+            index: tuple[Any, ...] = (*(slice(None),) * before, *place)
+            return feature[index]
+        token = self.token_at(place)
+        return feature[:, token, :] if self.kind == "NLC" else feature[:, :, token]
 
-    @property
-    def _token(self) -> int:
-        """Index of the token at the measured position."""
-        place = self.middle[0] * self.size[1] + self.middle[1]
-        return self.prefix + place if self.order is None else self.order[place]
+    def everywhere(self, feature: Tensor) -> Tensor:
+        """The features at all positions of every image: ``[N, P, C]``, in reading order."""
+        if self.kind == "NC":
+            return feature[:, None]
+        if "L" not in self.kind:
+            return feature.flatten(2).transpose(1, 2) if self.kind[1] == "C" else feature.flatten(1, -2)
+        tokens = [self.token_at(place) for place in np.ndindex(self.size)]
+        return feature[:, tokens, :] if self.kind == "NLC" else feature[:, :, tokens].transpose(1, 2)
+
+    def token_at(self, place: Sequence[int]) -> int:
+        """Index of the token of a position."""
+        index = int(np.ravel_multi_index(tuple(place), self.size))
+        return self.prefix + index if self.tokens is None else self.tokens[index]
 
     def __str__(self) -> str:
         """The layout as written in results."""
-        axes = f"[{', '.join(self.kind.replace('HW', 'hw'))}]"
-        if self.kind in ("NCHW", "NHWC", "NC"):
+        names = {"D": "d", "H": "h", "W": "w"}
+        axes = f"[{', '.join(names.get(name, name) for name in self.kind)}]"
+        if "L" not in self.kind:
             return axes
+        if len(self.size) == 1 and not self.prefix and self.tokens is None:
+            return axes.replace("L", "l")
         prefix = f", {self.prefix} of them prefix tokens" if self.prefix else ""
-        order = "" if self.order is None else f", the middle one at index {self._token}"
+        order = "" if self.tokens is None else f", the middle one at index {self.token_at(self.middle)}"
         return f"{axes} tokens{prefix}{order}"
 
 
-def followed_layout(value: Value, input_size: tuple[int, int]) -> Layout | Literal["unknown"] | None:
+def followed_layout(value: Value, input_size: Sequence[int]) -> Layout | Literal["unknown"] | None:
     """The layout of a value, from the pixels that its elements belong to.
 
     Args:
         value: The value, for one image.
-        input_size: (H, W) of the image.
+        input_size: (H, W) of the image, or as many sides as the input has axes.
 
     Returns:
         The layout; None if the value has no rows and columns; ``"unknown"`` if its elements could not be followed.
     """
-    shape = value.shape
-    if len(shape) not in (3, 4) or shape[0] != 1 or min(shape) == 0:
+    shape, rank = value.shape, len(input_size)
+    if len(shape) not in (3, rank + 2) or shape[0] != 1 or min(shape) == 0:
         return None
     lines = [_line(shape, axis) for axis in range(1, len(shape))]
     pixels = pixels_of(value, np.concatenate(lines, axis=1))
@@ -106,12 +111,22 @@ def followed_layout(value: Value, input_size: tuple[int, int]) -> Layout | Liter
         return Layout("NCHW", (shape[2], shape[3]))
     if kinds in ("yx-", "xy-"):
         return Layout("NHWC", (shape[1], shape[2]))
-    if kinds in ("t-", "y-", "x-"):
+    if rank == 3 and len(shape) == 5 and kinds != "----":
+        if kinds[0] == "-" and _are_axes(kinds[1:], shape[2:]):
+            return Layout("NCDHW", shape[2:])
+        if kinds[-1] == "-" and _are_axes(kinds[:-1], shape[1:-1]):
+            return Layout("NDHWC", shape[1:-1])
+    if kinds in ("t-", "z-", "y-", "x-"):
         return _ordered_tokens(along[0], "NLC")
-    if kinds in ("-t", "-y", "-x"):
+    if kinds in ("-t", "-z", "-y", "-x"):
         return _ordered_tokens(along[1], "NCL")
     # A single row or column cannot be told from a mean over rows or columns.
-    return "unknown" if len(shape) == 4 and min(shape[1:]) == 1 else None
+    return "unknown" if len(shape) == rank + 2 and min(shape[1:]) == 1 else None
+
+
+def _are_axes(kinds: str, sizes: Sequence[int]) -> bool:
+    """Whether three axes are those of a volume in order; one of a single position has no kind."""
+    return all(kind == name or (kind == "-" and n == 1) for kind, name, n in zip(kinds, AXES, sizes, strict=True))
 
 
 def _line(shape: Sequence[int], axis: int) -> Coords:
@@ -121,54 +136,65 @@ def _line(shape: Sequence[int], axis: int) -> Coords:
     return coords
 
 
-def _kind_of_axis(pixels: Coords, input_size: tuple[int, int]) -> str:
-    """``"y"`` for rows, ``"x"`` for columns, ``"t"`` for tokens with both, ``"-"`` for neither."""
+def _kind_of_axis(pixels: Coords, input_size: Sequence[int]) -> str:
+    """``"y"`` for rows, ``"x"`` for columns, ``"t"`` for tokens with several of the axes, ``"-"`` for none."""
     known = pixels[:, (pixels != NO_PIXEL).all(0)]
     if known.shape[1] < 2:
         return "-"
     least = min(_SPREAD, _SPREAD_PER_POSITION * known.shape[1])
-    y, x = (spread >= least * side for spread, side in zip(np.ptp(known, axis=1), input_size, strict=True))
-    return "t" if y and x else "y" if y else "x" if x else "-"
+    spread = zip(AXES[-len(input_size) :], np.ptp(known, axis=1), input_size, strict=True)
+    found = [name for name, pixels_apart, side in spread if pixels_apart >= least * side]
+    return "t" if len(found) > 1 else found[0] if found else "-"
 
 
 def _ordered_tokens(pixels: Coords, kind: Literal["NLC", "NCL"]) -> Layout | None:
     """The layout of tokens that belong to these pixels; None unless they are all positions of a grid."""
     indices = (pixels != NO_PIXEL).all(0).nonzero()[0]
-    rows, columns = (np.unique(values, return_inverse=True) for values in pixels[:, indices])
-    size = len(rows[0]), len(columns[0])
-    place = rows[1] * size[1] + columns[1]
-    if size[0] * size[1] != len(indices) or len(np.unique(place)) != len(indices):
+    axes = [np.unique(values, return_inverse=True) for values in pixels[:, indices]]
+    size = tuple(len(values) for values, _ in axes)
+    place = np.ravel_multi_index(tuple(inverse for _, inverse in axes), size)
+    if math.prod(size) != len(indices) or len(np.unique(place)) != len(indices):
         return None
     prefix = int(indices[0])
     in_order = bool((np.diff(indices) == 1).all() and (np.diff(place) == 1).all())
-    return Layout(kind, size, prefix, None if in_order else tuple(indices[place.argsort()].tolist()))
+    return Layout(kind, size, prefix, None if in_order else tuple(indices[np.argsort(place)].tolist()))
 
 
 def layout_of(
     shape: Sequence[int],
-    input_size: tuple[int, int],
+    input_size: Sequence[int],
     model: nn.Module,
     label: str,
-    shape_at: Callable[[tuple[int, int]], Sequence[int] | None],
+    shape_at: Callable[[tuple[int, ...]], Sequence[int] | None],
 ) -> Layout:
     """Find rows and columns in the output of a layer, whose first axis counts images.
 
     ``label`` names the layer in messages. ``shape_at`` gives the shape of the same output for images of another size,
     or None if the model does not accept them. Raises InvalidInputError if the output has no rows and columns.
     """
-    layout = None
-    if len(shape) == 4:
-        layout = _of_map((shape[1], shape[2], shape[3]), input_size, model, shape_at)
+    layout, rank = None, len(input_size)
+    if rank != 2:
+        if len(shape) == rank + 2:
+            layout = Layout("NCL" if rank == 1 else "NCDHW", tuple(shape[2:]))
+    elif len(shape) == 4:
+        size = input_size[0], input_size[1]
+        layout = _of_map((shape[1], shape[2], shape[3]), size, model, shape_at)
     elif len(shape) == 3:
-        layout = _of_tokens(shape[1], input_size, model)
+        layout = _of_tokens(shape[1], (input_size[0], input_size[1]), model)
     if layout is None:
         raise no_layout(shape, input_size, label)
     return layout
 
 
-def no_layout(shape: Sequence[int], input_size: tuple[int, int], label: str) -> InvalidInputError:
+def no_layout(shape: Sequence[int], input_size: Sequence[int], label: str) -> InvalidInputError:
     """The error for an output without rows and columns; arguments as for :func:`layout_of`."""
     axes = ", ".join(["N", *(str(size) for size in shape[1:])])
+    if len(input_size) != 2:
+        spatial = "l" if len(input_size) == 1 else "d, h, w"
+        return InvalidInputError(
+            f"Layer {label!r} gives [{axes}] for inputs of size {dimensions(input_size)}, in which no positions of the "
+            f"input can be found. Name a layer that gives [N, C, {spatial}] or [N, {spatial}, C]."
+        )
     return InvalidInputError(
         f"Layer {label!r} gives [{axes}] for images of {input_size[0]}x{input_size[1]}, in which no rows and "
         "columns of the image can be found. Name a layer that gives a map [N, C, h, w] or [N, h, w, C], or tokens "
@@ -180,7 +206,7 @@ def _of_map(
     shape: tuple[int, int, int],
     input_size: tuple[int, int],
     model: nn.Module,
-    shape_at: Callable[[tuple[int, int]], Sequence[int] | None],
+    shape_at: Callable[[tuple[int, ...]], Sequence[int] | None],
 ) -> Layout | None:
     first = Layout("NCHW", (shape[1], shape[2]))
     last = Layout("NHWC", (shape[0], shape[1]))
@@ -203,7 +229,7 @@ def _of_map(
     return last if str(getattr(declared, "value", declared)) == "NHWC" else first
 
 
-def _proportional(size: tuple[int, int], input_size: tuple[int, int]) -> bool:
+def _proportional(size: Sequence[int], input_size: tuple[int, int]) -> bool:
     """Whether a map of this size can be the downsampled image; padding may change it by one position."""
     aspect = input_size[0] / input_size[1]
     return size[0] <= 4 * input_size[0] and abs(size[0] - size[1] * aspect) <= max(1.0, aspect)

@@ -24,6 +24,7 @@ def jackknife(
     center: Sequence[float] | None = None,
     protocols: Iterable[str] = PROTOCOLS,
     map_of: Callable[[FloatArray], FloatArray] | None = None,
+    middle: Sequence[int] | None = None,
 ) -> dict[tuple[str, float], tuple[float, float] | None]:
     """95 % intervals of the area ratios, from the means without one block of images each.
 
@@ -39,6 +40,7 @@ def jackknife(
         center: Center, as in :func:`area_ratios`.
         protocols: Protocols, as in :func:`area_ratios`.
         map_of: Function from a mean to the map that is measured; None for the mean itself.
+        middle: Middle of windows, as in :func:`area_ratios`.
 
     Returns:
         Interval ``(low, high)`` by ``(protocol, threshold)``; None if fewer than two blocks have images, or if the map
@@ -49,8 +51,8 @@ def jackknife(
     """
     blocks = Blocks(block_sums, block_counts, map_of)
     thresholds, protocols = tuple(thresholds), tuple(protocols)
-    estimate = area_ratios(blocks.mean, thresholds, protocols, center)
-    return intervals_of(estimate, half_widths(blocks, thresholds, center, protocols))
+    estimate = area_ratios(blocks.mean, thresholds, protocols, center, middle)
+    return intervals_of(estimate, half_widths(blocks, thresholds, center, protocols, middle))
 
 
 def intervals_of(
@@ -67,13 +69,14 @@ def half_widths(
     thresholds: Iterable[float] = DEFAULT_THRESHOLDS,
     center: Sequence[float] | None = None,
     protocols: Iterable[str] = PROTOCOLS,
+    middle: Sequence[int] | None = None,
 ) -> dict[tuple[str, float], float] | None:
     """Half the widths of the intervals of :func:`jackknife` before they are clipped; None where those are None."""
     thresholds, protocols = tuple(thresholds), tuple(protocols)
-    left_out = blocks.left_out(lambda others: measure_ratios(others, thresholds, protocols, center, between=True))
+    left_out = blocks.left_out(lambda one: measure_ratios(one, thresholds, protocols, center, middle, between=True))
     if left_out is None:
         return None
-    crossing = measure_ratios(blocks.mean, thresholds, protocols, center, between=True)
+    crossing = measure_ratios(blocks.mean, thresholds, protocols, center, middle, between=True)
     return {
         key: blocks.half_width(ratio, np.array([answers[key].ratio for answers in left_out]))
         for key, (_, ratio) in crossing.items()
@@ -97,10 +100,11 @@ class Blocks:
         """Arguments are those of :func:`jackknife`."""
         sums = np.asarray(block_sums, dtype=np.float64)
         counts = np.asarray(block_counts)
-        if sums.ndim != 3 or counts.shape != sums.shape[:1] or (counts < 0).any() or counts.sum() == 0:
+        if sums.ndim < 2 or counts.shape != sums.shape[:1] or (counts < 0).any() or counts.sum() == 0:
             raise InvalidInputError(
                 f"Block sums of shape {list(sums.shape)} do not match image counts {counts.tolist()}. Each block needs "
-                "a sum and a count, and at least one image is needed. Give sums [B, H, W] and B counts."
+                "a sum and a count, and at least one image is needed. Give sums [B, H, W] (or [B, L] or [B, D, H, W]) "
+                "and B counts."
             )
         self._sums, self._counts = sums, counts
         self._used = [int(block) for block in np.flatnonzero(counts)]

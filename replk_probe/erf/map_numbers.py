@@ -35,6 +35,14 @@ _COLUMNS = (
     ("gaussian_r_squared", "Gaussian, R squared", ""),
 )
 NUMBER_LABELS = {name: (label, unit) for name, label, unit in _COLUMNS}
+# Numbers with one entry for each axis of the input.
+POSITIONS = ("center_of_mass", "center_offset", "standard_deviation", "peak")
+# The numbers along the first axis of an input with three.
+_LABELS_Z = {
+    f"{name}_z": (NUMBER_LABELS[f"{name}_y"][0].removesuffix("y") + "z", NUMBER_LABELS[f"{name}_y"][1])
+    for name in POSITIONS
+}
+ALL_LABELS = NUMBER_LABELS | _LABELS_Z
 THRESHOLD_RADIUS = "threshold_radius"
 # Columns of the CSV file: each number is followed by its interval.
 NUMBER_COLUMNS = tuple(
@@ -90,6 +98,9 @@ class ErfNumbers:
     multiplied by a constant, except the amplitude of the Gaussian. Each ``ci95`` is a 95 % interval of the number
     before it by the jackknife over blocks of images, or None where it is undefined (fewer than two images).
 
+    Maps of sequences have one position instead of two, (x,), and those of volumes three, (z, y, x), in the order of the
+    axes of the input; areas are lengths and volumes, and the border ring is the two ends or the outermost shell.
+
     Attributes:
         center_of_mass: Mean position (y, x), in pixels.
         center_of_mass_ci95: Intervals of ``center_of_mass``.
@@ -97,7 +108,8 @@ class ErfNumbers:
         center_offset_ci95: Intervals of ``center_offset``.
         standard_deviation: Standard deviations of the position about the center of mass along y and x, in pixels.
         standard_deviation_ci95: Intervals of ``standard_deviation``.
-        standard_deviation_ratio: Standard deviation along y divided by that along x, or None where that is zero.
+        standard_deviation_ratio: Standard deviation along y divided by that along x, or None where that is zero, and
+            for sequences and volumes.
         standard_deviation_ratio_ci95: Interval of ``standard_deviation_ratio``.
         effective_area: exp(entropy) / (H * W), a fraction of the image in (0, 1]: the number of pixels of a uniform map
             with the same entropy (natural logarithm), divided by the number of pixels of the image.
@@ -120,25 +132,25 @@ class ErfNumbers:
         border_share_ci95: Interval of ``border_share``.
         gaussian: Least-squares fit of a Gaussian, or None if the map does not determine one: the sum of squares has no
             minimum, or only one with a sigma below 0.3 pixels or above ten lengths of the map, or its center lies
-            outside the map, or the Gaussian is no closer to the map than its mean.
+            outside the map, or the Gaussian is no closer to the map than its mean; also for sequences and volumes.
 
     Source:
         Shannon, Bell System Technical Journal 27 (1948), for the entropy; Born and Wolf, "Principles of Optics",
         section 8.8.4, for the encircled energy. The others are elementary moments of a distribution.
     """
 
-    center_of_mass: Pair
-    center_of_mass_ci95: tuple[Interval, Interval] | None = None
-    center_offset: Pair
-    center_offset_ci95: tuple[Interval, Interval] | None = None
-    standard_deviation: Pair
-    standard_deviation_ci95: tuple[Interval, Interval] | None = None
+    center_of_mass: tuple[float, ...]
+    center_of_mass_ci95: tuple[Interval, ...] | None = None
+    center_offset: tuple[float, ...]
+    center_offset_ci95: tuple[Interval, ...] | None = None
+    standard_deviation: tuple[float, ...]
+    standard_deviation_ci95: tuple[Interval, ...] | None = None
     standard_deviation_ratio: float | None
     standard_deviation_ratio_ci95: Interval | None = None
     effective_area: float
     effective_area_ci95: Interval | None = None
-    peak: tuple[int, int]
-    peak_ci95: tuple[Interval, Interval] | None = None
+    peak: tuple[int, ...]
+    peak_ci95: tuple[Interval, ...] | None = None
     radial_share: tuple[tuple[int, float], ...]
     radial_share_ci95: tuple[Interval, ...] | None = None
     radial_area: float
@@ -151,7 +163,13 @@ class ErfNumbers:
 
     def __post_init__(self) -> None:
         """Check the fractions, and that every number of a list has an interval if one has."""
-        for name in ("radial_share", "threshold_radii"):
+        axes = {name: len(getattr(self, name)) for name in POSITIONS}
+        if len({*axes.values()}) != 1 or not 1 <= len(self.peak) <= 3:
+            raise InvalidInputError(
+                f"The numbers {', '.join(axes)} have {', '.join(map(str, axes.values()))} entries. Each needs one for "
+                "each axis of the input. Give one to three of each."
+            )
+        for name in ("radial_share", "threshold_radii", *POSITIONS):
             values, intervals = getattr(self, name), getattr(self, f"{name}_ci95")
             if intervals is not None and len(intervals) != len(values):
                 raise InvalidInputError(
@@ -172,15 +190,21 @@ class ErfNumbers:
         return [(*one, interval) for one, interval in zip(self.threshold_radii, intervals, strict=True)]
 
     def named(self) -> dict[str, tuple[float, Interval | None]]:
-        """Every number with its interval, by its name in :data:`NUMBER_LABELS`; NaN where it is undefined."""
-        found: dict[str, tuple[float, Interval | None]] = dict.fromkeys(NUMBER_LABELS, (math.nan, None))
+        """Every number with its interval, by its name in :data:`ALL_LABELS`; NaN where it is undefined.
+
+        Of sequences and volumes, only those that are defined.
+        """
+        rank = len(self.peak)
+        names = NUMBER_LABELS if rank == 2 else ()
+        found: dict[str, tuple[float, Interval | None]] = dict.fromkeys(names, (math.nan, None))
         for prefix, owner in (("", self), ("gaussian_", self.gaussian)):
             for name in [] if owner is None else owner.__dataclass_fields__:
                 if name in ("radial_share", "threshold_radii", "gaussian") or name.endswith("_ci95"):
                     continue
                 value, interval = getattr(owner, name), getattr(owner, f"{name}_ci95")
                 if isinstance(value, tuple):
-                    for axis, one, ends in zip("yx", value, interval or (None, None), strict=True):
+                    names_of_axes = "zyx"[-len(value) :]
+                    for axis, one, ends in zip(names_of_axes, value, interval or (None,) * len(value), strict=True):
                         found[f"{prefix}{name}_{axis}"] = (one, ends)
                 elif value is not None:
                     found[f"{prefix}{name}"] = (value, interval)
@@ -188,7 +212,10 @@ class ErfNumbers:
 
 
 def number_cells(numbers: ErfNumbers | None, threshold: float) -> Row:
-    """The cells of :data:`NUMBER_COLUMNS` in the row of one threshold; NaN where a number is undefined."""
+    """The cells of :data:`NUMBER_COLUMNS` in the row of one threshold; NaN where a number is undefined.
+
+    Volumes have further cells for their first axis, whose names contain ``_z``.
+    """
     cells: dict[str, Any] = dict.fromkeys(NUMBER_COLUMNS, math.nan)
     if numbers is None:
         return cells

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from scipy.special import xlogy
 from .area_protocols import DEFAULT_THRESHOLDS, FloatArray, check_center, check_scores, check_threshold
 from .gaussian_fit import Gaussian, fit_gaussian
 from .jackknife import Blocks
-from .map_numbers import ErfNumbers, GaussianFit, Interval
+from .map_numbers import POSITIONS, ErfNumbers, GaussianFit, Interval
 
 _Values = dict[str, FloatArray]  # each number as an array [K]; those of the Gaussian are missing if there is none
 
@@ -27,7 +27,7 @@ def erf_numbers(
     """The numbers that follow from a contribution map alone, without intervals.
 
     Args:
-        scores: Contribution scores, ``[H, W]``, >= 0, in arbitrary units.
+        scores: Contribution scores, ``[H, W]``, >= 0, in arbitrary units, or ``[L]`` or ``[D, H, W]``.
         thresholds: Fractions of the total, each in (0, 1), for ``threshold_radii``.
         center: Center (y, x) of the receptive field in input pixels, where whole numbers are centers of pixels; default
             (H // 2, W // 2). Used by ``center_offset``, ``radial_share``, ``radial_area`` and ``threshold_radii``.
@@ -36,8 +36,8 @@ def erf_numbers(
         The numbers; :class:`ErfNumbers` has their definitions, units and sources.
 
     Raises:
-        InvalidInputError: ``scores`` is not a non-empty 2-D array, has a negative or non-finite value or sums to zero;
-            a threshold is not in (0, 1); ``center`` lies outside the map.
+        InvalidInputError: ``scores`` is not a non-empty array of one to three axes, has a negative or non-finite value
+            or sums to zero; a threshold is not in (0, 1); ``center`` lies outside the map.
     """
     raw = check_scores(scores)
     thresholds = tuple(map(check_threshold, thresholds))
@@ -78,31 +78,42 @@ def numbers_with_intervals(
     return _as_numbers(values, thresholds, ends)
 
 
-def _measured(raw: FloatArray, thresholds: Sequence[float], center: tuple[float, float]) -> _Values:
+def _measured(raw: FloatArray, thresholds: Sequence[float], center: tuple[float, ...]) -> _Values:
     """All numbers but those of the Gaussian."""
     scores = raw / raw.max()
-    height, width = scores.shape
-    rows, columns = scores.sum(axis=1), scores.sum(axis=0)
-    total = float(rows.sum())
-    moments = [_moments(rows), _moments(columns)]
-    mass, deviation = (np.array(pair) for pair in zip(*moments, strict=True))
+    axes = range(scores.ndim)
+    profiles = [scores.sum(axis=tuple(other for other in axes if other != axis)) for axis in axes]
+    total = float(profiles[0].sum())
+    mass, deviation = (np.array(numbers) for numbers in zip(*map(_moments, profiles), strict=True))
     entropy = math.log(total) - float(np.sum(xlogy(scores, scores))) / total
     shares, area = _radial_share(scores, center)
-    border = scores[0].sum() + scores[1:, 0].sum()
-    border += scores[-1, 1:].sum() if height > 1 else 0.0
-    border += scores[1:-1, -1].sum() if width > 1 else 0.0
+    ratio = deviation[0] / deviation[1] if scores.ndim == 2 and deviation[1] > 0 else math.nan
+    border = _border_sum(scores)
     return {
         "center_of_mass": mass,
         "center_offset": mass - center,
         "standard_deviation": deviation,
-        "standard_deviation_ratio": np.array([deviation[0] / deviation[1] if deviation[1] > 0 else math.nan]),
+        "standard_deviation_ratio": np.array([ratio]),
         "effective_area": np.array([min(math.exp(entropy) / scores.size, 1.0)]),
-        "peak": np.array(divmod(int(scores.argmax()), width), dtype=np.float64),
+        "peak": np.array(np.unravel_index(scores.argmax(), scores.shape), dtype=np.float64),
         "radial_share": shares,
         "radial_area": np.array([area]),
         "threshold_radii": np.array([_radius(shares, threshold) for threshold in thresholds]),
         "border_share": np.array([min(float(border) / total, 1.0)]),
     }
+
+
+def _border_sum(scores: FloatArray) -> float:
+    """Sum over the outermost pixels of a map."""
+    if scores.ndim != 2:
+        outer = scores.copy()
+        outer[(slice(1, -1),) * scores.ndim] = 0.0
+        return float(outer.sum())
+    height, width = scores.shape
+    border = scores[0].sum() + scores[1:, 0].sum()
+    border += scores[-1, 1:].sum() if height > 1 else 0.0
+    border += scores[1:-1, -1].sum() if width > 1 else 0.0
+    return float(border)
 
 
 def _moments(profile: FloatArray) -> tuple[float, float]:
@@ -113,17 +124,18 @@ def _moments(profile: FloatArray) -> tuple[float, float]:
 
 
 @lru_cache(maxsize=4)
-def _radii(height: int, width: int, center: tuple[float, float]) -> npt.NDArray[np.intp]:
+def _radii(size: tuple[int, ...], center: tuple[float, ...]) -> npt.NDArray[np.intp]:
     """Smallest whole radius within which each pixel lies, ``[H * W]``."""
     # Squares of distances in half or quarter pixels are exact, and so are the roots of those that are squares.
-    squares = np.add.outer((np.arange(height) - center[0]) ** 2, (np.arange(width) - center[1]) ** 2)
+    along = [(np.arange(length) - middle) ** 2 for length, middle in zip(size, center, strict=True)]
+    squares = reduce(np.add.outer, along)
     radii: npt.NDArray[np.intp] = np.ceil(np.sqrt(squares)).astype(np.intp).ravel()
     return radii
 
 
-def _radial_share(scores: FloatArray, center: tuple[float, float]) -> tuple[FloatArray, float]:
+def _radial_share(scores: FloatArray, center: tuple[float, ...]) -> tuple[FloatArray, float]:
     """The share within every whole radius, and the area under this curve as a fraction of the largest radius."""
-    held = np.cumsum(np.bincount(_radii(*scores.shape, center), weights=scores.ravel()))
+    held = np.cumsum(np.bincount(_radii(scores.shape, center), weights=scores.ravel()))
     shares = held / held[-1]
     largest = len(shares) - 1
     # The trapezoidal rule with unit steps.
@@ -139,7 +151,9 @@ def _radius(shares: FloatArray, threshold: float) -> float:
 
 
 def _fit(raw: FloatArray, start: Gaussian | None = None) -> Gaussian | None:
-    """The Gaussian of a map in the units of the map; ``start`` is that of a similar map."""
+    """The Gaussian of a map in the units of the map; ``start`` is that of a similar map. None without two axes."""
+    if raw.ndim != 2:
+        return None
     largest = float(raw.max())
     fit = fit_gaussian(raw / largest, start and start._replace(amplitude=start.amplitude / largest))
     return fit and fit._replace(amplitude=fit.amplitude * largest)
@@ -152,7 +166,7 @@ def _as_values(fit: Gaussian | None) -> _Values:
 def _limits(name: str, shape: tuple[int, ...], largest_radius: int) -> tuple[npt.ArrayLike, npt.ArrayLike]:
     """Smallest and largest possible value of a number."""
     if name in ("center_of_mass", "peak"):
-        return (0, 0), (shape[0] - 1, shape[1] - 1)
+        return (0,) * len(shape), tuple(length - 1 for length in shape)
     if name == "gaussian.center":
         return (-0.5, -0.5), (shape[0] - 0.5, shape[1] - 0.5)
     if name in ("center_offset", "gaussian.angle"):
@@ -167,7 +181,7 @@ def _as_numbers(values: _Values, thresholds: Sequence[float], ends: Mapping[str,
     """The numbers as they are saved; those of one entry are not in tuples."""
     found: dict[str, Any] = {}
     for name, value in values.items():
-        is_list = name in ("radial_share", "threshold_radii")
+        is_list = name in ("radial_share", "threshold_radii", *POSITIONS)
         numbers, interval = tuple(value.tolist()), ends.get(name)
         is_single = len(numbers) == 1 and not is_list
         found[name] = numbers[0] if is_single else numbers

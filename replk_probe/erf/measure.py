@@ -30,6 +30,7 @@ def measure_erf(
     size: int | Sequence[int] = ErfConfig.size,
     layer: str | nn.Module | None = ErfConfig.layer,
     target: str | None = ErfConfig.target,
+    position: str | Sequence[int] = ErfConfig.position,
     thresholds: Sequence[float] = ErfConfig.thresholds,
     convention: str | Convention = ErfConfig.convention,
     attribution: str = ErfConfig.attribution,
@@ -77,6 +78,11 @@ def measure_erf(
         target: ``"logit:K"`` for the logit of class K at the middle position, without ReLU, instead of all features of
             the layer, which is then by default the output of the network (see
             :func:`~replk_probe.erf.contribution_scores`).
+        position: Position of the feature map: ``"center"``, ``"Y,X"`` or ``(y, x)``, ``"grid:RxC"``, ``"random:N"`` or
+            ``"mean"``, as in :func:`~replk_probe.erf.contribution_scores`. For a grid and random positions the result
+            has the map of each position, and its contribution is their mean, each map shifted by whole pixels so that
+            the centers of the receptive fields coincide. This takes one forward pass and P backward passes per image,
+            and up to 20 P maps of H x W float64 in memory.
         thresholds: Shares of the total contribution, each in (0, 1).
         convention: Definition of the map: a name in :data:`~replk_probe.erf.CONVENTIONS` (``"replknet"``,
             ``"openerf"``, ``"mambair"``, ``"luo2016"``) or a :class:`~replk_probe.erf.Convention`, which describes
@@ -89,7 +95,7 @@ def measure_erf(
             in the backward pass. ``"bf16"``: reduced precision in both passes. A prepared model keeps its precision.
         device: ``"auto"`` (an NVIDIA GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ... A prepared model
             stays on its device.
-        seed: Random seed for image sampling and weight initialization.
+        seed: Random seed for image sampling, weight initialization and random positions.
         sampling: ``"stratified"`` by class folder, or ``"first"``.
         weights: For a model given by name: ``"auto"``, ``"pretrained"``, ``"random"``, a catalog name or a file.
         ema: Whether to use the averaged entry of a weights file.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
@@ -80,7 +80,7 @@ class NeuronERF:
         self,
         inputs: Tensor,
         neuron_selector: NeuronSelector | None = None,
-        position: tuple[int, int] | None = None,
+        position: str | Sequence[int] | None = None,
         attribution: str = GRADIENT,
         **options: Any,
     ) -> Tensor:
@@ -91,8 +91,8 @@ class NeuronERF:
             neuron_selector: As in captum: index of one neuron in the output of the layer without its first axis, such
                 as ``(channel, row, column)``; slices stand for the sum of several neurons; or a function from the
                 output to one value per image. None for the scalar of the convention.
-            position: Row and column of the feature map for the scalar of the convention, counted from 0; None for the
-                position of the convention.
+            position: Position of the feature map for the scalar of the convention, as in
+                :func:`~replk_probe.erf.contribution_scores`; None for the middle one.
             attribution: Attribution, see the class.
             **options: Options of the attribution, see the class.
 

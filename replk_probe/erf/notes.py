@@ -28,7 +28,7 @@ def interval_note(counts: Sequence[int]) -> str | None:
     return "No 95 % intervals: without one of the blocks of images the map is zero everywhere."
 
 
-def trained_size_note(trained: tuple[int, int], measured: tuple[int, int]) -> str:
+def trained_size_note(trained: Sequence[int], measured: Sequence[int]) -> str:
     """A note on whether a small model of this package is measured at the image size on which it was trained."""
     size, other = (f"{dimensions(size)} px" for size in (trained, measured))
     if trained == measured:

@@ -44,6 +44,7 @@ from .convention import Convention, convention_of, convention_record
 from .convergence import has_converged, next_check
 from .input_size import resized
 from .jackknife import Blocks
+from .measured_positions import map_function
 from .notes import closed_branches_note, constant_sum_note, trained_size_note
 from .preparation import prepare
 from .probe_layer import UnsuitableSizeError
@@ -70,19 +71,20 @@ def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: E
         config, device = _as_prepared(model, config)
     images = choose_images(data, config.images, config.seed, config.sampling)
     if isinstance(images, TensorImages):
-        _, channels, *size = images.batch.shape
+        count, channels, *size = images.batch.shape
     else:
-        channels, size = config.channels or 3, [*check_size(config.size)]
+        count, channels, size = 1, config.channels or 3, [*check_size(config.size)]
         check_channels(channels, config.bgr)
     try:
-        module, target, note = _located(model, (1, channels, *size), config)
+        module, target, note = _located(model, (count, channels, *size), config)
     except UnsuitableSizeError as error:
         takes = error.failure.channels
         if takes is None or config.channels is not None or isinstance(images, TensorImages):
             raise
         channels = takes
         check_channels(channels, config.bgr)
-        module, target, note = _located(model, (1, channels, *size), config)
+        module, target, note = _located(model, (count, channels, *size), config)
+    target = target.at(config.position, config.seed)
     check_modules(config.attribution, module, prepared=isinstance(model, PreparedModel))
     check_run_values(module, (1, channels, *target.input_size), partial(run_to, point=target))
     from_files = not isinstance(images, TensorImages)
@@ -149,8 +151,8 @@ class ErfPlan(Divisible[RunState, ErfResult]):
     own_code: bool = False
 
     _options = (
-        "model", "size", "layer", "target", "precision", "device", "seed", "sampling", "images", "channels", "mean",
-        "std", "bgr", "until",
+        "model", "size", "layer", "target", "position", "precision", "device", "seed", "sampling", "images", "channels",
+        "mean", "std", "bgr", "until",
     )  # fmt: skip
 
     @property
@@ -168,6 +170,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             "size": list(self.target.input_size),
             "layer": self.target.label,
             **({} if self.settings.target is None else {"target": self.settings.target}),
+            **self.target.position.recorded(),
             "precision": self.settings.precision,
             "device": str(self.device),
             "data": self.images.source,
@@ -223,7 +226,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
     def _state(self, part: range, store: Checkpoint | None) -> RunState:
         grows = self.settings.until is not None
         n_images = MAX_BLOCKS if grows else len(self.images.ids)
-        state = RunState(BlockSums(n_images, self.target.input_size, done=part.start), grows=grows)
+        state = RunState(BlockSums(n_images, self.target.map_shape, done=part.start), grows=grows)
         if store is not None:
             state.restore(store, self.images.ids, part.stop)
         return state
@@ -288,7 +291,8 @@ class ErfPlan(Divisible[RunState, ErfResult]):
         until, done = self.settings.until, state.done
         if until is None or done == 0 or next_check(done - 1) != done or state.sums.n_added == 0:
             return False
-        blocks = Blocks(state.sums.stacked(), state.sums.counts, self._convention.map_of)
+        map_of = map_function(self.target, self._convention.map_of)
+        blocks = Blocks(state.sums.stacked(), state.sums.counts, map_of)
         return bool(blocks.mean.any()) and has_converged(
             blocks, self.settings.thresholds, self.target.center()[0], until
         )
@@ -339,7 +343,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
         if isinstance(self.images, TensorImages):
             return self.images.batch[index].detach(), None
         try:
-            rgb, depth = self.images.load_with_depth(self.images.ids[index], self.target.input_size)
+            rgb, depth = self.images.load_with_depth(self.images.ids[index], check_size(self.target.input_size))
         except UnreadableImageError as error:
             return str(error), None
         pixels = with_channels(rgb, self.channels, bgr=self.settings.bgr)
@@ -410,7 +414,7 @@ def _fit(model: nn.Module, shape: tuple[int, ...], config: ErfConfig) -> tuple[n
     try:
         return model, _target(model, shape, point, config), None
     except UnsuitableSizeError as error:
-        if error.failure.cause != "size":
+        if error.failure.cause != "size" or len(shape) != 4:
             raise
         for other, note in resized(model, (shape[2], shape[3])):
             try:
@@ -428,7 +432,7 @@ def _build(
     try:
         return _fit(model, shape, config)
     except UnsuitableSizeError as error:
-        if error.failure.cause != "size":
+        if error.failure.cause != "size" or len(shape) != 4:
             raise
         try:
             fitted = create_model(name, **options, img_size=(shape[2], shape[3]))

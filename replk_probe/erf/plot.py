@@ -6,70 +6,50 @@ orders of magnitude can share one color bar.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LogNorm
+from matplotlib.colors import Colormap
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogLocator, NullLocator
-from matplotlib.transforms import Affine2D
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import (
-    ALERT_TEXT,
     BAR_INCHES,
     CAPTION_SIZE,
     COLOR_MAP,
-    INK,
     MAP_INCHES,
-    MUTED,
     RANDOM_BADGE,
     badge_style,
-    block_means,
-    block_side,
     check_axes,
     check_color_map,
     check_drawable,
     check_limits,
     figure_of,
     figure_style,
-    fitted,
     inches_of,
     prepared_axes,
     save_figure,
-    side_bar,
     text_points,
 )
-from replk_probe.runtime.formatting import counted, percent
+from replk_probe.runtime.formatting import percent
+
+from .plot_labels import CAPTION_LINE, add_caption, draw_heading, layer_lines
+from .plot_map import ON_MAP, add_color_bar, draw_map, draw_scale_bar, floor_of, window_edges
+from .plot_positions import save_positions
+from .plot_sequence import plot_sequence
+from .plot_volume import plot_volume
 
 if TYPE_CHECKING:
     from .result import ErfResult
 
 
-_DEEPEST, _SHALLOWEST = -4, -1  # range of the lower end of the color scale, in decades below the maximum
 _LEFT, _TOP, _BOTTOM = 0.06, 0.47, 0.3  # margins around the map in inches
-CAPTION_LINE = 0.12  # height of a line of the caption in inches
 _SHARE_OF = {"paper": "log10(score + 1)", "linear": "the contribution", "centred": "the contribution"}
 
-_ON_MAP: dict[str, Any] = {
-    "color": "white",
-    "fontsize": 6.5,
-    "bbox": {"boxstyle": "square,pad=0.15", "facecolor": "#000000", "edgecolor": "none"},
-}
 _BADGE_SIZE = 6.5
-_OUTSIDE: dict[str, Any] = {
-    "xycoords": "axes fraction",
-    "textcoords": "offset points",
-    "ha": "left",
-    "annotation_clip": False,
-    "parse_math": False,
-}
 
 
 def plot_erf(
@@ -97,7 +77,9 @@ def plot_erf(
         caption: Whether to state the layer and the meaning of the squares below the map.
 
     Returns:
-        The Axes. x and y are edges of input pixels: pixel (0, 0) covers [0, 1] x [0, 1].
+        The Axes. x and y are edges of input pixels: pixel (0, 0) covers [0, 1] x [0, 1]. A sequence is drawn as a
+        curve. Of a volume, six panels are drawn if ``ax`` is None (see :func:`~replk_probe.erf.draw_volume`), otherwise
+        the slice of rows and columns through the center.
 
     Raises:
         InvalidInputError: An argument has the wrong type, ``protocol`` has no squares or was not measured, ``cmap`` is
@@ -114,6 +96,10 @@ def plot_erf(
     check_limits(vmin, vmax, logarithmic=True)
     check_color_map(cmap)
     check_axes(ax)
+    if len(result.input_size) == 1:
+        return plot_sequence(result, ax, protocol=protocol, caption=caption)
+    if len(result.input_size) == 3:
+        return plot_volume(result, ax, protocol=protocol, vmin=vmin, vmax=vmax, cmap=cmap, caption=caption)
     height, width = result.input_size
     with figure_style():
         right = BAR_INCHES if cbar else _LEFT
@@ -122,23 +108,7 @@ def plot_erf(
         bottom = _BOTTOM + CAPTION_LINE * (len(layer_lines(result)) - 1)
         inches = _LEFT + map_width + right, _TOP + map_width * max(height / width, 1 / 3) + bottom
         ax = prepared_axes(ax, inches, left=_LEFT, right=right, top=_TOP, bottom=bottom)
-        maximum = float(result.contribution.max()) or 1.0
-        block = block_side(width, inches_of(ax)[0])
-        sns.heatmap(  # type: ignore[no-untyped-call]
-            np.clip(block_means(result.contribution / maximum, block), vmin, vmax),
-            ax=ax,
-            cmap=cmap,
-            norm=LogNorm(vmin, vmax),
-            cbar=False,
-            xticklabels=False,
-            yticklabels=False,
-            rasterized=True,
-        )
-        mesh = ax.collections[-1]
-        mesh.set_transform(Affine2D().scale(block) + ax.transData)
-        ax.set_aspect("equal")
-        ax.set(xlim=(0, width), ylim=(height, 0))
-        ax.spines[:].set_visible(True)
+        draw_map(ax, result.contribution, vmin, vmax, cmap)
         if cbar:
             add_color_bar(ax)
         _draw_squares(ax, result, protocol)
@@ -147,8 +117,8 @@ def plot_erf(
             if text_points(squares, CAPTION_SIZE) > inches_of(ax)[0] * 72:
                 squares = f"Squares: '{protocol}' protocol"
             add_caption(ax, *layer_lines(result), squares)
-        _draw_scale_bar(ax, width)
-        _draw_heading(ax, result)
+        draw_scale_bar(ax, width)
+        draw_heading(ax, result)
         if result.run.weights.is_random:
             _draw_badge(ax)
     return ax
@@ -160,28 +130,13 @@ def color_floor(results: Sequence[ErfResult]) -> float:
     It is the decade below the fifth percentile of the non-zero scores, so that a nearly flat map is not drawn in one
     color; for several maps, the lowest of their values.
     """
-    decades = []
-    for result in results:
-        scores = result.contribution[result.contribution > 0]
-        low = float(np.percentile(scores, 5) / scores.max()) if scores.size else 1.0
-        decades.append(math.floor(math.log10(max(low, 1e-300))))
-    return float(10.0 ** min(max(min(decades, default=_DEEPEST), _DEEPEST), _SHALLOWEST))
+    return floor_of([result.contribution for result in results])
 
 
 def square_edges(result: ErfResult, protocol: str, threshold: float) -> tuple[float, float, float, float]:
     """Square of a threshold: left, top, right, bottom, in edges of input pixels, clipped to the map."""
-    row = result.row(protocol, threshold)
-    height, width = result.input_size
-    center = result.center if protocol == "centred" else (height // 2, width // 2)
-    # A clipped window does not show its half-width: find the one whose window has this side and this area.
-    distances = [np.abs(np.arange(length) - middle) for length, middle in zip((height, width), center, strict=True)]
-    half_widths = np.unique(np.concatenate(distances))
-    rows, columns = (np.searchsorted(np.sort(axis), half_widths, side="right") for axis in distances)
-    off_side = np.abs(np.maximum(rows, columns) - row.side)
-    off_area = np.abs(rows * columns - row.ratio * height * width)
-    half_width = half_widths[np.lexsort((off_area, off_side))[0]]
-    (top, bottom), (left, right) = (np.flatnonzero(axis <= half_width)[[0, -1]] for axis in distances)
-    return float(left), float(top), float(right + 1), float(bottom + 1)
+    (top, bottom), (left, right) = window_edges(result, protocol, threshold)
+    return float(left), float(top), float(right), float(bottom)
 
 
 def _draw_squares(ax: Axes, result: ErfResult, protocol: str) -> None:
@@ -198,55 +153,17 @@ def _draw_squares(ax: Axes, result: ErfResult, protocol: str) -> None:
         # Larger squares have higher corners, so labels in this order never cross each other's lines.
         lowest = at = max(top + 5.5 * point, lowest + 9.5 * point)
         text = f"{percent(threshold)}: {result.row(protocol, threshold).side:g} px"
-        ax.text(width - 4 * point, at, text, ha="right", va="center", gid="square label", **_ON_MAP)
+        ax.text(width - 4 * point, at, text, ha="right", va="center", gid="square label", **ON_MAP)
         text_left = width - (6.5 + 3.6 * len(text)) * point
         if right < text_left - 5 * point:
             (line,) = ax.plot([right, text_left], [top, at], color="white", linewidth=0.5, gid="leader")
             line.set_path_effects([withStroke(linewidth=1.2, foreground="#000000a0")])
 
 
-def _draw_scale_bar(ax: Axes, width: int) -> None:
-    """Draw a bar of a round number of pixels, about a fifth of the width."""
-    target = max(width / 5, 1.0)
-    decade = 10 ** math.floor(math.log10(target))
-    length = max(candidate * decade for candidate in (1, 2, 5) if candidate * decade <= target)
-    point = width / (72 * inches_of(ax)[0])
-    bottom = max(ax.get_ylim())
-    left, y = 6 * point, bottom - 6 * point
-    ends = [left, left + length]
-    (bar,) = ax.plot(ends, [y, y], color="white", linewidth=2.0, solid_capstyle="butt", gid="scale bar")
-    bar.set_path_effects([withStroke(linewidth=3.2, foreground="#000000a0")])
-    ax.text(left, y - 4 * point, f"{length:g} px", ha="left", va="bottom", gid="scale label", **_ON_MAP)
-
-
-def _draw_heading(ax: Axes, result: ErfResult) -> None:
-    """Draw model, weights and images above the map, each on a line."""
-    run = result.run
-    height, width = result.input_size
-    points = inches_of(ax)[0] * 72
-    small = 6.0 if points > 170 else 5.6
-    images = "" if result.n_images is None else f"{counted(result.n_images, 'image')}, "
-    lines = [
-        (f"{images}{run.image_source}, {height}\u00d7{width} px", small, MUTED, "normal"),
-        (run.weights.label, small, ALERT_TEXT if run.weights.is_random else MUTED, "normal"),
-        (run.model, _name_size(run.model, points), INK, "bold"),
-    ]
-    up = 4.0
-    for text, size, color, weight in lines:
-        style = {"va": "bottom", "fontsize": size, "color": color, "fontweight": weight, **_OUTSIDE}
-        ax.annotate(fitted(text, points, size, weight), (0, 1), xytext=(0, up), **style)
-        up += size * 1.35
-
-
-def _name_size(name: str, points: float) -> float:
-    """Largest font size at which the name fits above the map, but no smaller than that of the lines below it."""
-    return next((size for size in (8.0, 7.5, 7.0, 6.5) if text_points(name, size, "bold") <= points), 6.0)
-
-
 def _draw_badge(ax: Axes) -> None:
     """Mark random weights, so that the map is not mistaken for that of a trained model."""
     labels = [label for label in ax.texts if label.get_gid() == "square label"]
-    widths = [text_points(label.get_text(), _ON_MAP["fontsize"]) for label in labels]
+    widths = [text_points(label.get_text(), ON_MAP["fontsize"]) for label in labels]
     # At the top left, unless a label of a square at the top right would be covered.
     needed = text_points(RANDOM_BADGE, _BADGE_SIZE, "bold") + max(widths, default=0.0) + 20
     corner = (0.03, 0.97, "left", "top") if needed < inches_of(ax)[0] * 72 else (0.97, 0.03, "right", "bottom")
@@ -254,35 +171,20 @@ def _draw_badge(ax: Axes) -> None:
     ax.text(x, y, RANDOM_BADGE, transform=ax.transAxes, ha=ha, va=va, **badge_style(_BADGE_SIZE))
 
 
-def add_caption(ax: Axes, *lines: str) -> None:
-    """Add small lines below the map, none of them wider than the map."""
-    points = inches_of(ax)[0] * 72
-    for index, line in enumerate(lines):
-        text = fitted(line, points, CAPTION_SIZE)
-        down = 4 + index * CAPTION_SIZE * 1.35
-        ax.annotate(text, (0, 0), xytext=(0, -down), va="top", fontsize=CAPTION_SIZE, color=MUTED, **_OUTSIDE)
-
-
-def layer_lines(result: ErfResult) -> list[str]:
-    """The layer, and on another line the convention and the attribution where they are not the usual ones."""
-    return [f"Layer {result.layer}", *([f"Map: {result.definition}"] if result.definition else [])]
-
-
 def caption_of(protocol: str) -> str:
     """The meaning of the squares of a protocol."""
     return f"Squares: share of {_SHARE_OF[protocol]}, '{protocol}' protocol"
 
 
-def add_color_bar(ax: Axes, cax: Axes | None = None) -> None:
-    """Add the color bar of a map, at its side or on Axes of its own."""
-    bar = side_bar(ax, ax.collections[0], "Contribution relative to its maximum", "Contribution / max", cax=cax)
-    bar.ax.yaxis.set_major_locator(LogLocator(numticks=12))
-    bar.ax.yaxis.set_minor_locator(NullLocator())
-
-
 def save_figures(
     result: ErfResult, directory: str | Path, *, protocol: str = "paper", vmin: float | None = None
 ) -> tuple[Path, ...]:
-    """Write the figure of :func:`plot_erf` to ``erf.png`` and ``erf.pdf``; returns the files."""
+    """Write the figure of :func:`plot_erf` to ``erf.png`` and ``erf.pdf``; returns the files.
+
+    For several positions, their figure is written to ``erf_positions.png`` and ``erf_positions.pdf`` as well.
+    """
     figure = figure_of(plot_erf(result, protocol=protocol, vmin=vmin))
-    return save_figure(figure, Path(directory), "erf", result.input_size[1])
+    written = save_figure(figure, Path(directory), "erf", result.input_size[-1])
+    if result.position_maps is None or len(result.input_size) != 2:
+        return written
+    return (*written, *save_positions(result, directory))

@@ -30,7 +30,9 @@ from replk_probe.plot_style import (
 from replk_probe.runtime.formatting import percent, shortened
 
 from .labels import distinct_labels
-from .plot import CAPTION_LINE, add_caption, add_color_bar, caption_of, color_floor, layer_lines, plot_erf
+from .plot import caption_of, color_floor, plot_erf
+from .plot_labels import CAPTION_LINE, add_caption, layer_lines
+from .plot_map import add_color_bar
 
 if TYPE_CHECKING:
     from .result import ErfResult

@@ -37,7 +37,8 @@ def pixels_of(value: Value, coords: Coords) -> Coords:
         coords: Indices of the elements, ``[axes, n]``.
 
     Returns:
-        (y, x) for each element, ``[2, n]``; both are :data:`NO_PIXEL` or :data:`UNKNOWN` where there is none.
+        (y, x) for each element, ``[2, n]``, or as many coordinates as the input has axes; all are :data:`NO_PIXEL` or
+        :data:`UNKNOWN` where there is none.
     """
     return _Search().run(value, coords)
 
@@ -48,7 +49,8 @@ class _Search:
 
     def run(self, value: Value, coords: Coords) -> Coords:
         total = coords.shape[1]
-        found = np.full((2, total), UNKNOWN, dtype=np.int64)
+        image = [*value.dominators()][-1]
+        found = np.full((len(image.shape) - 2, total), UNKNOWN, dtype=np.int64)
         # Elements, the value they belong to, and other operands in which to look for them if this one fails.
         work: list[tuple[npt.NDArray[np.int64], Value, Coords, tuple[Any, ...]]] = [
             (np.arange(total), value, coords, ())
@@ -59,7 +61,7 @@ class _Search:
             if self._steps > _MOST_STEPS:
                 break
             if value.index == 0:
-                found[:, which] = coords[2:4]
+                found[:, which] = coords[2:]
                 continue
             try:
                 parts, alternative = self._before(value, coords)
@@ -398,12 +400,18 @@ for _rule, _names in (
     (_roll, "roll"),
     (_pad, "constant_pad_nd"),
     (_convolution, "convolution _convolution"),
-    (_pool, "max_pool1d_with_indices max_pool2d_with_indices avg_pool1d avg_pool2d max_pool2d"),
+    (
+        _pool,
+        "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d "
+        "max_pool2d",
+    ),
     (
         _resampled,
         "_adaptive_avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest1d upsample_nearest2d "
         "_upsample_nearest_exact2d upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa "
-        "_upsample_bicubic2d_aa reflection_pad2d replication_pad2d",
+        "_upsample_bicubic2d_aa reflection_pad2d replication_pad2d _adaptive_avg_pool3d adaptive_avg_pool3d "
+        "adaptive_max_pool3d upsample_linear1d upsample_nearest3d upsample_trilinear3d reflection_pad1d "
+        "reflection_pad3d replication_pad1d replication_pad3d",
     ),
     (
         _reduce,

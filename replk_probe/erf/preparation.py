@@ -58,6 +58,8 @@ def _check_of(model: nn.Module, layer: Layer) -> tuple[LayerPoint | None, Check 
     """The layer, and its output for a small random image; None for whatever cannot be found."""
     error: InvalidInputError | None = None
     known = point_of(model, layer)  # checked first: a layer that does not exist is an error at every size
+    if isinstance(known, TargetLayer) and len(known.input_size) != 2:
+        return known, None  # nothing is folded in networks of sequences and volumes
     for size in ((_CHECKED_AT, _CHECKED_AT), data_config(model).input_size):
         image = random_image(size, input_channels(model)).to(**device_and_dtype(model))
         try:

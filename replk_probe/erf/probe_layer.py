@@ -17,7 +17,7 @@ from replk_probe.models.detectors import taking_batches, transforms_images
 from replk_probe.models.inference.check import evaluating
 from replk_probe.models.inference.copying import device_and_dtype, meta_copy_of, on_meta
 from replk_probe.models.inference.failure import ForwardFailure, explain
-from replk_probe.runtime.formatting import counted
+from replk_probe.runtime.formatting import counted, dimensions
 
 from .dataflow import Recorder, Value
 from .default_layer import LayerSearch
@@ -50,7 +50,8 @@ def find_target(model: nn.Module, shape: Sequence[int], layer: Layer = None, tar
     The model is not changed. ``layer``, ``target`` and errors are those of
     :func:`~replk_probe.erf.contribution_scores`.
     """
-    _, channels, height, width = (int(size) for size in shape)
+    _, channels, *size = (int(length) for length in shape)
+    _check_axes(model, shape)
     point, logit = point_of(model, layer), logit_of(target)
     if id(model) not in _TARGETS:
         weakref.finalize(model, _TARGETS.pop, id(model), None).atexit = False
@@ -59,14 +60,25 @@ def find_target(model: nn.Module, shape: Sequence[int], layer: Layer = None, tar
     if known != structure:
         targets = {}
         _TARGETS[id(model)] = structure, targets
-    key = channels, height, width, point, logit
+    key = channels, *size, point, logit
     if key not in targets:
-        targets[key] = _find_target(model, point, logit, channels, (height, width))
+        targets[key] = _find_target(model, point, logit, channels, tuple(size))
     return targets[key]
 
 
+def _check_axes(model: nn.Module, shape: Sequence[int]) -> None:
+    """Raise InvalidInputError if a network of images alone is given inputs of one axis, such as a single image."""
+    kinds = {kind for kind in (nn.Conv1d, nn.Conv2d) for module in model.modules() if isinstance(module, kind)}
+    if len(shape) == 3 and kinds == {nn.Conv2d}:
+        raise InvalidInputError(
+            f"Expected the batch as a tensor [N, C, H, W], but got a tensor {list(shape)}. The convolutions of "
+            f"{type(model).__name__} have two axes, and inputs [N, C, L] have one. Add a batch dimension to a single "
+            "image."
+        )
+
+
 def _find_target(
-    model: nn.Module, chosen: LayerPoint | None, logit: int | None, channels: int, size: tuple[int, int]
+    model: nn.Module, chosen: LayerPoint | None, logit: int | None, channels: int, size: tuple[int, ...]
 ) -> TargetLayer:
     if chosen is None and logit is not None:
         chosen = LayerPoint("")  # logits are what the network returns
@@ -76,7 +88,7 @@ def _find_target(
         _check_called_once(found)
     layout_note = None
     if logit is not None and len(found.shape) == 2:
-        layout = Layout("NC", (1, 1))
+        layout = Layout("NC", (1,) * len(size))
     else:
         layout, layout_note = _find_layout(model, found, size, channels)
     if logit is not None:
@@ -103,7 +115,7 @@ def _find_target(
 
 
 def _check_logit(logit: int, layout: Layout, found: _Found) -> None:
-    classes = layout.at_middle(torch.empty(found.shape, device="meta")).shape[1]
+    classes = layout.at(torch.empty(found.shape, device="meta"), layout.middle).shape[1]
     if logit >= classes:
         raise InvalidInputError(
             f"There is no logit {logit} in layer {found.point.label!r}. It gives {classes} features, which count from "
@@ -132,10 +144,10 @@ def check_accepts(model: nn.Module, shape: Sequence[int], point: LayerPoint) -> 
     _probe(model, shape, point)
 
 
-def _find_layout(model: nn.Module, found: _Found, size: tuple[int, int], channels: int) -> tuple[Layout, str | None]:
+def _find_layout(model: nn.Module, found: _Found, size: tuple[int, ...], channels: int) -> tuple[Layout, str | None]:
     """The layout of a layer's output for images of ``size`` with ``channels`` channels, and a note on it."""
 
-    def shape_at(other: tuple[int, int]) -> Sequence[int] | None:
+    def shape_at(other: tuple[int, ...]) -> Sequence[int] | None:
         try:
             return _probe_on_meta(model, (1, channels, *other), found.point).shape
         except Exception:
@@ -147,13 +159,15 @@ def _find_layout(model: nn.Module, found: _Found, size: tuple[int, int], channel
         raise no_layout(found.shape, size, found.point.label)
     if layout == "unknown":
         layout = layout_of(found.shape, size, model, found.point.label, shape_at)
-        if layout.kind == "NLC" and found.value is not None:
+        if len(size) != 2:
+            note = "The order of the layer's positions could not be followed: they are assumed to be that of the input."
+        elif layout.kind == "NLC" and found.value is not None:
             note = (
                 "The order of the tokens could not be followed: they are assumed to be the patches of the image row "
                 "by row."
             )
-    if min(layout.size) == 1:
-        note = f"The layer has only {layout.size[0]}x{layout.size[1]} positions, so that its middle is not one of many."
+    if (min if len(size) == 2 else max)(layout.size) == 1:
+        note = f"The layer has only {dimensions(layout.size)} positions, so that its middle is not one of many."
     return layout, note
 
 
@@ -314,7 +328,7 @@ def _find_default(model: nn.Module, network: nn.Module, image: Tensor, recorder:
                 if not callable(getattr(model, "forward_features", None)):
                     raise
                 model.forward_features(image)  # type: ignore[operator]
-    search = LayerSearch(model, recorder, (image.shape[2], image.shape[3]))
+    search = LayerSearch(model, recorder, tuple(image.shape[2:]))
     if len(features) == 1 and isinstance(features[0], Tensor):
         value = recorder.value_of(features[0])
         known = None if value is None else search.features(value)

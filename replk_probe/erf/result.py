@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
@@ -16,9 +17,11 @@ from replk_probe.runtime.atomic_files import atomic_write_text
 from replk_probe.runtime.file_reading import decode, folder_of, read_arrays, read_json, reading
 from replk_probe.runtime.provenance import RunInfo
 
+from .area_protocols import RATIO_NAMES
 from .convergence import Convergence
 from .latex import booktabs, latex_interval, latex_number, latex_text
-from .map_numbers import NUMBER_COLUMNS, NUMBER_LABELS, ErfNumbers, number_cells
+from .map_numbers import ALL_LABELS, NUMBER_COLUMNS, ErfNumbers, number_cells
+from .position_rule import CENTER, parse_position
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,6 +74,27 @@ class RatioRow:
             )
 
 
+@dataclass(frozen=True)
+class MeasuredPosition:
+    """A position of the feature map and the area ratios of its own map.
+
+    Attributes:
+        place: Row and column in the feature map, from 0.
+        center: Center (y, x) of its receptive field in input pixels, within the image.
+        middle: Pixel (y, x) in the middle of the windows of ``"paper"`` and ``"linear"``: (H // 2, W // 2) for the
+            middle position, and otherwise as far from it, in whole pixels, as the centers of the receptive fields are
+            from each other.
+        border_distance: Number of positions between it and the nearest border of the feature map, 0 at the border.
+        ratios: One row per protocol and threshold; empty if its map is zero everywhere.
+    """
+
+    place: tuple[int, ...]
+    center: tuple[float, ...]
+    middle: tuple[int, ...]
+    border_distance: int
+    ratios: tuple[RatioRow, ...] = ()
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class ErfResult(Result):
     """The effective receptive field of one model, averaged over images.
@@ -80,7 +104,8 @@ class ErfResult(Result):
         run: Provenance of the measurement.
         n_images: Number of images in the mean, or None where it is unknown (an imported map).
         n_skipped: Number of images left out (``run.skipped`` has their ids and the reasons).
-        input_size: ``(H, W)`` in pixels.
+        input_size: ``(H, W)`` in pixels; ``(L,)`` for sequences ``[N, C, L]``, ``(D, H, W)`` for volumes
+            ``[N, C, D, H, W]``, whose maps and positions have the same axes.
         layer: Path of the layer, followed by ``(input)`` where its input was taken.
         feature_size: ``(h, w)`` of the feature map, or None where it is unknown (an imported map).
         center: Center (y, x), in input pixels, of the receptive field of the output that was differentiated.
@@ -92,6 +117,12 @@ class ErfResult(Result):
         numbers: Further numbers of the map; None in files of earlier versions.
         convergence: The area ratios as functions of the number of images; None for an imported map, and in files of
             earlier versions.
+        position: Position of the feature map that was measured, as given: ``"center"`` for (h // 2, w // 2). For
+            several positions, ``contribution`` is the mean of their maps, each shifted to the center of the receptive
+            field of the middle position.
+        positions: The positions of the rule, in reading order; empty for ``"center"`` and ``"mean"``.
+        position_maps: The map of each of several positions, not shifted, ``[P, H, W]`` float64, read-only; otherwise
+            None.
     """
 
     _HTML_COLUMNS: ClassVar[tuple[str, ...]] = _RATIO_COLUMNS
@@ -100,19 +131,22 @@ class ErfResult(Result):
     run: RunInfo
     n_images: int | None
     n_skipped: int
-    input_size: tuple[int, int]
+    input_size: tuple[int, ...]
     layer: str
-    feature_size: tuple[int, int] | None
-    center: tuple[float, float]
+    feature_size: tuple[int, ...] | None
+    center: tuple[float, ...]
     center_source: CenterSource
     theoretical_rf: int | None
     ratios: tuple[RatioRow, ...]
     notes: tuple[str, ...] = ()
     numbers: ErfNumbers | None = None
     convergence: Convergence | None = None
+    position: str = "center"
+    positions: tuple[MeasuredPosition, ...] = ()
+    position_maps: npt.NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
-        """Copy and check the map, so that it cannot change."""
+        """Copy and check the maps, so that they cannot change."""
         contribution = np.array(self.contribution, dtype=np.float64)
         if contribution.shape != tuple(self.input_size):
             raise InvalidInputError(
@@ -126,6 +160,35 @@ class ErfResult(Result):
             )
         contribution.setflags(write=False)
         object.__setattr__(self, "contribution", contribution)
+        axes = {len(self.input_size), len(self.feature_size or self.input_size), len(self.center)}
+        axes |= set() if self.numbers is None else {len(self.numbers.peak)}
+        if len(axes) != 1 or not 1 <= contribution.ndim <= 3:
+            raise InvalidInputError(
+                f"The input size, feature size, center and numbers have {sorted(axes)} axes. All must have those of "
+                "the input, of which there are one to three. Give one entry for each axis."
+            )
+        if self.position_maps is not None:
+            maps = np.array(self.position_maps, dtype=np.float64)
+            expected = (len(self.positions), *self.input_size)
+            if maps.shape != expected or not np.isfinite(maps).all() or (maps < 0).any():
+                raise InvalidInputError(
+                    f"The maps of the positions have shape {list(maps.shape)} or negative or non-finite entries. This "
+                    f"result needs finite scores {list(expected)}. Give one map for each position."
+                )
+            maps.setflags(write=False)
+            object.__setattr__(self, "position_maps", maps)
+
+    @property
+    def middle(self) -> tuple[int, ...]:
+        """Pixel (y, x) in the middle of the windows of ``"paper"`` and ``"linear"``."""
+        if self.position_maps is None and self.positions:
+            return self.positions[0].middle
+        return tuple(length // 2 for length in self.input_size)
+
+    @property
+    def ratio_name(self) -> str:
+        """``"area ratio"``, ``"length ratio"`` for sequences or ``"volume ratio"`` for volumes."""
+        return RATIO_NAMES[self.contribution.ndim]
 
     @property
     def definition(self) -> str:
@@ -166,7 +229,10 @@ class ErfResult(Result):
 
     def to_json(self) -> dict[str, Any]:
         """The result without its arrays, as plain dictionaries, lists and numbers."""
-        own = [field.name for field in fields(self) if field.name not in ("contribution", "run")]
+        left_out = {"contribution", "run", "position_maps"}
+        if self.position == CENTER:
+            left_out |= {"position", "positions"}
+        own = [field.name for field in fields(self) if field.name not in left_out]
         erf = {_JSON_NAMES.get(name, name): as_plain(getattr(self, name)) for name in own}
         return {"schema_version": SCHEMA_VERSION, "run": self.run.to_json(), "erf": erf}
 
@@ -184,7 +250,8 @@ class ErfResult(Result):
             ``gaussian_center_y``, ``gaussian_center_x``, ``gaussian_sigma_y``, ``gaussian_sigma_x``,
             ``gaussian_angle`` and ``gaussian_r_squared``. Each is followed by the ends of its interval, whose columns
             have the same name with ``_ci95_low`` and ``_ci95_high`` at the end. The curve ``radial_share`` is only in
-            ``erf.json``.
+            ``erf.json``. Results of other positions than the middle one have a column ``position`` as well; those of
+            several positions have rows without numbers for each of them (``"0,3"``), after those of the mean.
         """
         return super().to_dataframe()
 
@@ -197,7 +264,7 @@ class ErfResult(Result):
         """
         groups = [
             [
-                _latex_row(f"area ratio, {protocol}, {100 * row.threshold:g} %", "%", row.ratio, row.ci95)
+                _latex_row(f"{self.ratio_name}, {protocol}, {100 * row.threshold:g} %", "%", row.ratio, row.ci95)
                 for row in self.ratios
                 if row.protocol == protocol
             ]
@@ -210,7 +277,7 @@ class ErfResult(Result):
                     for threshold, radius, interval in self.numbers.radii()
                 ]
             )
-            groups.append([_latex_row(*NUMBER_LABELS[name], *one) for name, one in self.numbers.named().items()])
+            groups.append([_latex_row(*ALL_LABELS[name], *one) for name, one in self.numbers.named().items()])
         head = (latex_text(self.run.model), "unit", "value", r"95 \% interval")
         return booktabs("llrr", head, groups)
 
@@ -221,9 +288,12 @@ class ErfResult(Result):
         return plot_erf(self, ax, **kwargs)
 
     def _files(self) -> Mapping[str, bytes]:
+        arrays = {"contribution": self.contribution}
+        if self.position_maps is not None:
+            arrays["position_maps"] = self.position_maps
         return {
-            ARRAYS_NAME: npz_bytes({"contribution": self.contribution}),
-            CSV_NAME: csv_text(self._rows(), _CSV_COLUMNS).encode("utf-8"),
+            ARRAYS_NAME: npz_bytes(arrays),
+            CSV_NAME: _csv_of(self._rows()).encode("utf-8"),
             JSON_NAME: strict_json(self.to_json()).encode("utf-8"),
         }
 
@@ -239,12 +309,16 @@ class ErfResult(Result):
         """
         folder = Path(directory)
         record = read_json(folder / JSON_NAME, _ADVICE, READABLE_VERSIONS)
-        arrays = read_arrays(folder / ARRAYS_NAME, _ADVICE, {"contribution": (np.float64, 2)})
         with reading(folder / JSON_NAME, "ERF record"):
-            renamed = {name: record["erf"][saved] for name, saved in _JSON_NAMES.items()}
-            return decode(
-                cls, {"numbers": None, "convergence": None, **record["erf"], **renamed, **arrays, "run": record["run"]}
-            )
+            later: dict[str, Any] = {"numbers": None, "convergence": None, "position": CENTER, "positions": []}
+            erf = later | record["erf"] | {name: record["erf"][saved] for name, saved in _JSON_NAMES.items()}
+            rule, axes = parse_position(erf["position"]), len(erf["input_size"])
+        kinds: dict[str, tuple[type, int]] = {"contribution": (np.float64, axes)}
+        if rule.is_several:
+            kinds["position_maps"] = (np.float64, axes + 1)
+        arrays = read_arrays(folder / ARRAYS_NAME, _ADVICE, kinds)
+        with reading(folder / JSON_NAME, "ERF record"):
+            return decode(cls, {"position_maps": None, **erf, **arrays, "run": record["run"]})
 
     def _summary(self) -> Mapping[str, object]:
         summary = {"model": self.run.model, "weights": self.run.weights.label}
@@ -253,14 +327,31 @@ class ErfResult(Result):
     def _rows(self) -> list[Row]:
         run = self.run
         cells = (run.model, run.weights.label, run.image_source, run.seed, run.precision, self.n_images)
-        shared = dict(zip(_RUN_COLUMNS, (*cells, *self.input_size, self.layer), strict=True))
-        return [
-            shared
-            | {"protocol": row.protocol, "threshold": row.threshold, "side": row.side, "ratio": row.ratio}
-            | interval_cells(row.ci95)
-            | number_cells(self.numbers, row.threshold)
-            for row in self.ratios
+        *depth, height, width = (math.nan, *self.input_size)[-max(len(self.input_size), 2) :]
+        shared: Row = dict(zip(_RUN_COLUMNS, (*cells, height, width, self.layer), strict=True))
+        further: Row = {"input_depth": depth[0]} if depth else {}
+        rows = [shared | _ratio_cells(row) | number_cells(self.numbers, row.threshold) | further for row in self.ratios]
+        if self.position == CENTER:
+            return rows
+        rows = [row | {"position": self.position} for row in rows]
+        further |= number_cells(None, 0.0)
+        return rows + [
+            shared | _ratio_cells(row) | further | {"position": ",".join(map(str, one.place))}
+            for one in (self.positions if self.position_maps is not None else ())
+            for row in one.ratios
         ]
+
+
+def _ratio_cells(row: RatioRow) -> Row:
+    cells = {"protocol": row.protocol, "threshold": row.threshold, "side": row.side, "ratio": row.ratio}
+    return cells | interval_cells(row.ci95)
+
+
+def _csv_of(rows: Sequence[Row]) -> str:
+    """The rows as CSV, with further columns only if rows have them: positions other than the middle, volumes."""
+    columns = tuple(dict.fromkeys((*_CSV_COLUMNS, *(name for row in rows for name in row))))
+    absent: Row = dict.fromkeys(columns, math.nan) | {"position": CENTER}
+    return csv_text([absent | row for row in rows], columns)
 
 
 def _latex_row(label: str, unit: str, value: float, interval: tuple[float, float] | None) -> tuple[str, ...]:
@@ -270,4 +361,4 @@ def _latex_row(label: str, unit: str, value: float, interval: tuple[float, float
 
 def write_csv(results: Iterable[ErfResult], path: str | Path) -> None:
     """Write one row per model, protocol and threshold to a file, which is replaced if it exists."""
-    atomic_write_text(path, csv_text([row for result in results for row in result._rows()], _CSV_COLUMNS))
+    atomic_write_text(path, _csv_of([row for result in results for row in result._rows()]))

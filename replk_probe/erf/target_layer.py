@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import threading
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -18,6 +19,7 @@ from replk_probe.models import resolve_layer
 from replk_probe.models.detectors import taking_batches
 
 from .module_calls import Call, ModuleCalls
+from .position_rule import MIDDLE, Place, PositionRule, parse_position
 from .receptive_field.tracer import Field, Lost, stride_rule
 
 if TYPE_CHECKING:
@@ -79,11 +81,13 @@ class LayerPoint:
 class TargetLayer(LayerPoint):
     """A layer with all properties that the measurement needs, for images of one size."""
 
-    input_size: tuple[int, int]  # (H, W) of the images in pixels
+    input_size: tuple[int, ...]  # (H, W) of the images in pixels, or the sides of inputs with other numbers of axes
     layout: Layout  # rows and columns of the layer's output
     field: Field | Lost  # receptive fields of the output, or the reason why they could not be traced
     note: str | None = None  # note on how the layer was chosen, or None
     logit: int | None = None  # index of the class whose logit is differentiated; None for all features
+    position: PositionRule = MIDDLE
+    places: tuple[Place, ...] = ()  # positions of the rule in this layer; none for the middle and for all at once
 
     @property
     def label(self) -> str:
@@ -91,27 +95,75 @@ class TargetLayer(LayerPoint):
         label = super().label
         return label if self.logit is None else f"{label}, logit {self.logit}"
 
-    def center(self) -> tuple[tuple[float, float], bool, str | None]:
-        """Center (y, x) of the receptive field of the middle position, in input pixels.
+    def at(self, position: Any, seed: int = 0) -> TargetLayer:
+        """This layer with another position to measure, as in :func:`~replk_probe.erf.contribution_scores`."""
+        rule = parse_position(position)
+        if rule.kind == "center":
+            return self if self.position == rule else replace(self, position=rule, places=())
+        return replace(self, position=rule, places=rule.places(self.layout.size, self.label, seed))
 
-        Also whether it was traced through the layers (otherwise it is estimated from the stride), and a note or None.
+    @property
+    def map_shape(self) -> tuple[int, ...]:
+        """Shape of the scores of one image: ``(H, W)``, or ``(P, H, W)`` for a rule of several positions."""
+        return (len(self.places), *self.input_size) if self.position.is_several else self.input_size
+
+    def features(self, output: Tensor) -> tuple[Tensor, ...]:
+        """The features of every image of which a map is computed: ``[N, C]`` for each position.
+
+        For all positions at once ``[N, P, C]``, whose map is the mean over P.
         """
-        height, width = self.input_size
+        if self.position.kind == "mean":
+            return (self.layout.everywhere(output),)
+        return tuple(self.layout.at(output, place) for place in self.places or (self.layout.middle,))
+
+    def center(self) -> tuple[tuple[float, ...], bool, str | None]:
+        """Center (y, x) of the receptive field of the position, in input pixels, within the image.
+
+        It is that of the middle position for several positions, to which their maps are shifted, and the mean of all
+        centers for all positions at once. Also whether it was traced through the layers (otherwise it is estimated from
+        the stride), and a note or None.
+        """
         if self.layout.kind == "NC":
             note = "The output has no positions: the center of the windows is the middle of the image."
-            return ((height - 1) / 2, (width - 1) / 2), False, note
-        if isinstance(self.field, Field) and self.field.spatial:
-            y, x = self.field.center(self.layout.middle)
-            if 0 <= y <= height - 1 and 0 <= x <= width - 1:
-                note = "Every output also depends on the whole image, through a gate or a norm over positions."
-                return (y, x), True, note if self.field.everywhere else None
-        y, x = stride_rule(self.layout.middle, self.layout.size, self.input_size)
+            return tuple((length - 1) / 2 for length in self.input_size), False, note
+        place: Sequence[float] = self.layout.middle
+        if self.position.kind == "at":
+            place = self.places[0]
+        elif self.position.kind == "mean":
+            place = [(length - 1) / 2 for length in self.layout.size]
+        center = self.center_of(place)
+        if self._is_followed:
+            note = "Every output also depends on the whole image, through a gate or a norm over positions."
+            return center, True, note if isinstance(self.field, Field) and self.field.everywhere else None
         reason = self.field.reason if isinstance(self.field, Lost) else "the pooling of the whole map"
         note = (
             f"The receptive field cannot be followed through {reason}: its center is estimated as "
             "(i + 1/2) stride - 1/2, the middle of the output's share of the image."
         )
-        return (y, x), False, note
+        return center, False, note
+
+    def center_of(self, place: Sequence[float]) -> tuple[float, ...]:
+        """Center (y, x) of the receptive field of a position, in input pixels, moved into the image if outside."""
+        limits = (length - 1 for length in self.input_size)
+        return tuple(min(max(value, 0.0), limit) for value, limit in zip(self._unlimited(place), limits, strict=True))
+
+    def shift_of(self, place: Sequence[float]) -> tuple[int, ...]:
+        """Center of a position minus that of the middle one, in whole pixels; halves are rounded up."""
+        pairs = zip(self._unlimited(place), self._unlimited(self.layout.middle), strict=True)
+        return tuple(math.floor(own - middle + 0.5) for own, middle in pairs)
+
+    @property
+    def _is_followed(self) -> bool:
+        """Whether the receptive field of the middle position was traced, and its center lies in the image."""
+        if not (isinstance(self.field, Field) and self.field.spatial):
+            return False
+        centers = zip(self.field.center(self.layout.middle), self.input_size, strict=True)
+        return all(0 <= value <= length - 1 for value, length in centers)
+
+    def _unlimited(self, place: Sequence[float]) -> tuple[float, ...]:
+        if self._is_followed and isinstance(self.field, Field):
+            return self.field.center(place)
+        return stride_rule(place, self.layout.size, self.input_size)
 
 
 Layer: TypeAlias = str | nn.Module | LayerPoint | None

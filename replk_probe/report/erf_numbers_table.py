@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from replk_probe.erf.labels import distinct_labels
-from replk_probe.erf.map_numbers import NUMBER_LABELS
+from replk_probe.erf.map_numbers import ALL_LABELS, NUMBER_LABELS
 from replk_probe.erf.result import ErfResult
 from replk_probe.errors import InvalidInputError
 
@@ -64,7 +64,8 @@ def _chosen(result: ErfResult, names: Sequence[str]) -> Iterator[Number]:
     if numbers is not None and not {_ALL, _RADII}.isdisjoint(names):
         for threshold, radius, interval in numbers.radii():
             yield f"radius, {100 * threshold:g} %", "px", radius, interval
-    for name, (label, unit) in NUMBER_LABELS.items():
+    known = NUMBER_LABELS if len(result.input_size) == 2 else {name: ALL_LABELS[name] for name in named}
+    for name, (label, unit) in known.items():
         if any(one in (_ALL, name) or (one in _GROUPS and name.startswith(f"{one}_")) for one in names):
             yield label, unit, *named.get(name, (math.nan, None))
 

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from replk_probe.erf.labels import distinct_labels
+from replk_probe.erf.position_rule import CENTER
 from replk_probe.erf.published import TABLE_10, PublishedErf, published_rows
 from replk_probe.erf.result import IMPORTED, ErfResult, RatioRow
 from replk_probe.runtime.formatting import counted, dimensions, percent
 from replk_probe.runtime.provenance import UNKNOWN
 
+from .erf_positions_table import position_lines
 from .text import PLAIN, READABLE, Layout, note_lines, notes_of, table, wrapped
 
 # A comparison of models omits "linear", which differs from "paper" only by the logarithm.
@@ -43,13 +45,14 @@ def erf_table(
     several = len(results) > 1
     thresholds = tuple(dict.fromkeys(threshold for result in results for threshold in result.thresholds))
     if several:
-        labels, rows = ["area ratio, %"], _comparison(known, thresholds)
+        labels, rows = [f"{results[0].ratio_name}, %"], _comparison(known, thresholds)
         if _fitting(labels, rows, layout) < len(thresholds):
-            labels, rows = ["area ratio, %", "protocol"], _narrow_comparison(known, thresholds)
+            labels, rows = [f"{results[0].ratio_name}, %", "protocol"], _narrow_comparison(known, thresholds)
     else:
         lines += wrapped(f"convolutions: {results[0].run.backend}", "  ", layout)
         labels, rows = ["protocol"], _details(results[0], known[0][2])
     lines += [*_blocks(labels, rows, thresholds, layout), ""]
+    lines += [line for result in results for line in position_lines(result, layout)]
     for result, label, printed in known:
         which = f" ({label})" if several else ""
         for text in dict.fromkeys(_comparability(result, row) for row in printed.values()):
@@ -79,15 +82,17 @@ def _fitting(labels: list[str], rows: Rows, layout: Layout) -> int:
 def _detail(result: ErfResult) -> str:
     """Images, layer and precision of a measurement."""
     run = result.run
+    kind, unit = ("image", " px") if len(result.input_size) == 2 else ("input", "")
     if result.is_imported:
         digest = f" [{run.config['sha256'][:8]}]" if "sha256" in run.config else ""
-        return f"imported from {run.config[IMPORTED]}{digest}, {dimensions(result.input_size)} px"
-    images = "unknown images" if result.n_images is None else counted(result.n_images, "image")
+        return f"imported from {run.config[IMPORTED]}{digest}, {dimensions(result.input_size)}{unit}"
+    images = f"unknown {kind}s" if result.n_images is None else counted(result.n_images, kind)
     size = "of unknown size" if result.feature_size is None else dimensions(result.feature_size)
     skipped = f" ({result.n_skipped} skipped)" if result.n_skipped else ""
+    position = "" if result.position == CENTER else f", position {result.position}"
     return (
-        f"{images}{skipped} of {run.image_source}, {dimensions(result.input_size)} px; "
-        f"layer {result.layer}, map {size}; "
+        f"{images}{skipped} of {run.image_source}, {dimensions(result.input_size)}{unit}; "
+        f"layer {result.layer}, map {size}{position}; "
         f"{f'{result.definition}; ' if result.definition else ''}{run.precision} on {run.device}"
     )
 

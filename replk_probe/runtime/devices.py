@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 
 from replk_probe.errors import BackendError, InvalidInputError
 
+from .formatting import dimensions
 from .malloc import kept_blocks
 
 # Assumed where the operating system does not say how much there is.
@@ -76,7 +77,7 @@ def device_label(device: torch.device) -> str:
 
 
 @contextmanager
-def out_of_memory_explained(size: tuple[int, int], smaller: str = "size") -> Iterator[None]:
+def out_of_memory_explained(size: Sequence[int], smaller: str = "size") -> Iterator[None]:
     """Turn an out-of-memory error for images of ``size`` into a :class:`BackendError` with advice.
 
     ``smaller`` is the name of the option to reduce.
@@ -87,7 +88,7 @@ def out_of_memory_explained(size: tuple[int, int], smaller: str = "size") -> Ite
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
             raise
         raise BackendError(
-            f"Not enough memory for images of {size[0]}x{size[1]}. An allocation failed. "
+            f"Not enough memory for images of {dimensions(size)}. An allocation failed. "
             f"Use a smaller {smaller}, or a device with more memory."
         ) from error
 
@@ -158,7 +159,7 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 @contextmanager
 def measuring(
-    device: torch.device, size: tuple[int, int], smaller: str = "size", threads: int | None = None
+    device: torch.device, size: Sequence[int], smaller: str = "size", threads: int | None = None
 ) -> Iterator[None]:
     """Context of a measurement: fast, in exact arithmetic, with advice to reduce ``smaller`` if memory is exhausted.
 

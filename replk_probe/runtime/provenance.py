@@ -92,7 +92,7 @@ class RunInfo:
         image_source: ``"folder:NAME"``, ``"embedded:dead-leaves"``, ``"tensor"``, or ``"imported:FILE"`` for a map that
             was not measured here.
         image_ids: Ids of the images that were measured, in the order of summation.
-        input_size: ``(H, W)`` in pixels.
+        input_size: ``(H, W)`` in pixels, or the sides of sequences and volumes.
         mean: Mean of each channel that was subtracted, for inputs in [0, 1].
         std: Standard deviation of each channel by which inputs were divided.
         seed: Seed of the image sample.
@@ -110,7 +110,7 @@ class RunInfo:
     weights: WeightsInfo
     image_source: str
     image_ids: tuple[str, ...]
-    input_size: tuple[int, int]
+    input_size: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     seed: int

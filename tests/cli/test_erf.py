@@ -396,3 +396,14 @@ def test_trained_weights_on_real_images(replk_probe: Run, data_dir: Path, tmp_pa
     assert record["run"]["weights"]["source"] == "file:squeezenet1_0_imagenet.safetensors"
     assert len(record["run"]["weights"]["sha256"]) == 64
     assert record["erf"]["layer"] == "classifier.2"
+
+
+def test_positions_are_measured_and_drawn(replk_probe: Run, tmp_path: Path) -> None:
+    arguments = ["erf", "--model", "test_resnet", "--images", "2", "--size", "64", "--layer", "layer3"]
+    arguments += ["--weights", "random", "--output", str(tmp_path)]
+    done = replk_probe(*arguments, "--position", "grid:2x2")
+    assert done.exit_code == 0, done.output
+    assert "position grid:2x2" in done.output and "'pixels' protocol" in done.output
+    assert {"erf_positions.png", "erf_positions.pdf"} <= names_in(tmp_path)
+    outside = replk_probe(*arguments, "--position", "4,0")
+    assert outside.exit_code != 0 and "has 4x4 positions" in outside.output

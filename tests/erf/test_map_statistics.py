@@ -241,7 +241,7 @@ def test_properties_of_every_map(scores: np.ndarray) -> None:
         (np.zeros((4, 4)), "zero everywhere"),
         (-np.ones((4, 4)), "negative values"),
         (np.full((4, 4), np.nan), "not finite"),
-        (np.ones(4), "have shape"),
+        (np.ones((1, 1, 4, 4)), "have shape"),
     ],
 )
 def test_a_map_without_numbers_is_refused(scores: np.ndarray, reason: str) -> None:

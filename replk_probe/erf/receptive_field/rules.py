@@ -92,12 +92,12 @@ def _combine(fields: list[Field], shape: Sequence[int]) -> Field:
             if len(placed) != len(maps) or any(axis != placed[0] for axis in placed) or size != shape[position]:
                 raise CannotFollowError("a combination of maps of different layouts")
             axes[position] = placed[0]
-    y, x = maps[0].y, maps[0].x
+    spans = maps[0].spans
     for other in maps[1:]:
-        if other.y.jump != y.jump or other.x.jump != x.jump:
+        if any(span.jump != other.spans[name].jump for name, span in spans.items()):
             raise CannotFollowError("a combination of maps of different strides")
-        y, x = y.union(other.y), x.union(other.x)
-    return Field(tuple(axes), y, x, everywhere)
+        spans = {name: span.union(other.spans[name]) for name, span in spans.items()}
+    return Field(tuple(axes), **spans, everywhere=everywhere)
 
 
 def _copy_into(call: Call) -> Field:
@@ -153,34 +153,35 @@ def _sliding(call: Call, window: Callable[[Span, int], Span]) -> Fields:
     indices = [Lost("indices of a pool")] * len(others)
     if not field.spatial:
         return [Field(plain(output.shape), everywhere=True), *indices]
-    if len(field.axes) != 4 or has_place(field.axes[0]) or has_place(field.axes[1]):
+    if len(field.axes) < 3 or has_place(field.axes[0]) or has_place(field.axes[1]):
         raise CannotFollowError("a convolution along axes that are not those of the image")
     axes = list(plain(output.shape))
-    spans = {"y": field.y, "x": field.x}
-    for position in (2, 3):
+    spans = field.spans
+    for position in range(2, len(field.axes)):
         axis = field.axes[position]
+        if axis == (("o", 1),) and output.shape[position] == 1:
+            continue  # torch pools sequences as images of one row
         if len(axis) != 1 or axis[0][0] == "o":
             raise CannotFollowError("a convolution along axes that are not those of the image")
         kind = axis[0][0]
         axes[position] = ((kind, int(output.shape[position])),)
         spans[kind] = window(spans[kind], position - 2)
-    return [Field(tuple(axes), spans["y"], spans["x"], field.everywhere), *indices]
+    return [Field(tuple(axes), **spans, everywhere=field.everywhere), *indices]
 
 
-def _pair(value: Any, default: Sequence[int]) -> tuple[int, int]:
+def _each(value: Any, default: Sequence[int], count: int) -> list[int]:
+    """One number for each of ``count`` axes, of which one may be given for all."""
     values = list(value) if isinstance(value, (tuple, list)) else [value]
-    values = values or list(default)
-    return (int(values[0]), int(values[-1]))
+    numbers = [int(number) for number in values or default]
+    return numbers * count if len(numbers) == 1 else numbers
 
 
 def _convolution(call: Call) -> Fields:
     _, weight, _, stride, padding, dilation, transposed = call.args[:7]
     if call.lookup(weight) is not None or transposed:
         raise CannotFollowError("a convolution that enlarges the map or has a computed kernel")
-    strides, paddings, dilations = (_pair(value, (1, 1)) for value in (stride, padding, dilation))
     kernel = weight.shape[2:]
-    if len(kernel) != 2:
-        raise CannotFollowError("a convolution along axes that are not those of the image")
+    strides, paddings, dilations = (_each(value, (1,), len(kernel)) for value in (stride, padding, dilation))
     return _sliding(call, lambda span, k: span.window(kernel[k], strides[k], paddings[k], dilations[k]))
 
 
@@ -195,17 +196,18 @@ def _depthwise(call: Call) -> Fields:
 
 def _pool(call: Call) -> Fields:
     args = call.args
-    kernel = _pair(args[1], ())
-    stride = _pair(args[2] if len(args) > 2 else (), kernel)
-    padding = _pair(args[3] if len(args) > 3 else 0, ())
-    dilation = _pair(args[4] if isinstance(call.output, tuple) and len(args) > 4 else 1, ())
+    count = args[0].dim() - 2
+    kernel = _each(args[1], (), count)
+    stride = _each(args[2] if len(args) > 2 else (), kernel, count)
+    padding = _each(args[3] if len(args) > 3 else 0, (), count)
+    dilation = _each(args[4] if isinstance(call.output, tuple) and len(args) > 4 else 1, (), count)
     return _sliding(call, lambda span, k: span.window(kernel[k], stride[k], padding[k], dilation[k]))
 
 
 def _adaptive_pool(call: Call) -> Fields:
     output, *others = instances_in(Tensor, call.output)
-    before, after = call.args[0].shape[-2:], output.shape[-2:]
-    if tuple(after) == (1, 1):
+    before, after = call.args[0].shape[2:], output.shape[2:]
+    if set(after) == {1}:
         return [Field(plain(output.shape), everywhere=True), *[Lost("indices of a pool")] * len(others)]
     if any(b % a for a, b in zip(after, before, strict=True)):
         raise CannotFollowError("a pool with windows of several sizes")
@@ -217,7 +219,7 @@ def _pad(call: Call) -> Field:
     field = call.field()
     pads, output = [int(pad) for pad in call.args[1]], call.output
     axes = list(field.axes)
-    spans = {"y": field.y, "x": field.x}
+    spans = field.spans
     for k in range(len(pads) // 2):
         position = len(axes) - 1 - k
         if not has_place(axes[position]):
@@ -230,7 +232,7 @@ def _pad(call: Call) -> Field:
             span = spans[kind]
             shift = pads[2 * k] * span.jump
             spans[kind] = Span(span.jump, span.low - shift, span.high - shift)
-    return Field(tuple(axes), spans["y"], spans["x"], field.everywhere)
+    return Field(tuple(axes), **spans, everywhere=field.everywhere)
 
 
 def _layer_norm(call: Call) -> Fields:
@@ -339,10 +341,10 @@ def _slice(call: Call) -> Field:
     elif len(axis) == 1:
         kind, extent = axis[0]
         new = ((kind, size),)
-        span = field.y if kind == "y" else field.x
+        span = field.spans[kind]
         first = span.jump * (min(start, extent) if start >= 0 else max(start + extent, 0))
         moved = Span(span.jump * step, span.low + first, span.high + first)
-        field = replace(field, y=moved) if kind == "y" else replace(field, x=moved)
+        field = replace(field, **field.spans | {kind: moved})  # type: ignore[arg-type]
     elif size == math.prod(atom[1] for atom in axis):
         new = axis
     else:
@@ -368,9 +370,13 @@ for _rule, _names in (
     (_expand, "expand"),
     (_convolution, "convolution _convolution"),
     (_depthwise, "dwconv2d"),
-    (_pool, "max_pool2d_with_indices avg_pool2d max_pool2d"),
-    (_adaptive_pool, "_adaptive_avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d"),
-    (_pad, "constant_pad_nd reflection_pad2d replication_pad2d"),
+    (_pool, "max_pool2d_with_indices avg_pool2d max_pool2d max_pool3d_with_indices avg_pool3d"),
+    (
+        _adaptive_pool,
+        "_adaptive_avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d "
+        "_adaptive_avg_pool3d adaptive_avg_pool3d adaptive_max_pool3d",
+    ),
+    (_pad, "constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d replication_pad3d"),
     (_layer_norm, "native_layer_norm"),
     (_group_norm, "native_group_norm"),
     (

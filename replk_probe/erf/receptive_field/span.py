@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -19,7 +20,7 @@ class Span:
         """Number of input pixels."""
         return self.high - self.low + 1
 
-    def center(self, index: int) -> float:
+    def center(self, index: float) -> float:
         """Center of the receptive field of position ``index``, in input pixels (whole numbers are pixel centers)."""
         return self.jump * index + (self.low + self.high) / 2
 
@@ -34,7 +35,11 @@ class Span:
         return Span(self.jump, min(self.low, other.low), max(self.high, other.high))
 
 
-# One axis of a tensor is a product of atoms: rows ("y"), columns ("x") or anything else ("o"), with their sizes.
+# Names of the axes of the input, the last ones if there are fewer than three.
+AXES = "zyx"
+
+# One axis of a tensor is a product of atoms: rows ("y"), columns ("x"), the first of three axes of the input ("z"), or
+# anything else ("o"), with their sizes. The only axis of a sequence is "x".
 Atom: TypeAlias = tuple[str, int]
 Axis: TypeAlias = tuple[Atom, ...]
 
@@ -50,20 +55,27 @@ class Field:
     x: Span = Span()  # columns that one position depends on
     # Whether every position also depends on the whole map, through a gate or a global normalization.
     everywhere: bool = False
+    z: Span = Span()  # along the first axis of an input with three, such as the frames of a video
+
+    @property
+    def spans(self) -> dict[str, Span]:
+        """The input positions that one position depends on, by the name of the axis."""
+        return {"z": self.z, "y": self.y, "x": self.x}
 
     @property
     def spatial(self) -> bool:
         """Whether the tensor has rows or columns."""
         return any(has_place(axis) for axis in self.axes)
 
-    def center(self, place: tuple[int, int]) -> tuple[float, float]:
+    def center(self, place: Sequence[float]) -> tuple[float, ...]:
         """Center of the receptive field of a position (row, column) of the map, in input pixels."""
-        return self.y.center(place[0]), self.x.center(place[1])
+        names = AXES[-len(place) :]
+        return tuple(self.spans[name].center(index) for name, index in zip(names, place, strict=True))
 
     @property
     def extent(self) -> int | None:
         """Side of the theoretical receptive field in pixels, the longer one; None if it is the whole image."""
-        return None if self.everywhere else max(self.y.extent, self.x.extent)
+        return None if self.everywhere else max(span.extent for span in self.spans.values())
 
 
 @dataclass(frozen=True)

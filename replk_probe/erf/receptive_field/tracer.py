@@ -16,14 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from replk_probe.runtime.nested import instances_in
 
 from .rules import Call, follow, plain
-from .span import CannotFollowError, Field, Lost, Span
+from .span import AXES, CannotFollowError, Field, Lost, Span
 
 __all__ = ["Field", "FieldTracer", "Lost", "Span", "stride_rule"]
 
 
-def stride_rule(
-    place: tuple[int, int], feature_size: tuple[int, int], input_size: tuple[int, int]
-) -> tuple[float, ...]:
+def stride_rule(place: Sequence[float], feature_size: Sequence[int], input_size: Sequence[int]) -> tuple[float, ...]:
     """(y, x) of a position in input pixels, estimated as ``(i + 1/2) * stride - 1/2`` with stride = input / feature."""
     return tuple(
         (index + 0.5) * pixels / places - 0.5
@@ -32,14 +30,15 @@ def stride_rule(
 
 
 class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows receptive fields from an image ``[1, C, H, W]`` through every operation in its context."""
+    """Follows receptive fields from an input ``[1, C, *spatial]`` through every operation in its context."""
 
     def __init__(self, source: Tensor) -> None:  # noqa: D107
         super().__init__()  # type: ignore[no-untyped-call]
         self._known: dict[int, tuple[Tensor, Field | Lost]] = {}
         self._spoilt: set[int] = set()
-        batch, channels, height, width = source.shape
-        self._put(source, Field((*plain((batch, channels)), (("y", height),), (("x", width),))))
+        batch, channels, *size = source.shape
+        axes = ((atom,) for atom in zip(AXES[-len(size) :], size, strict=True))
+        self._put(source, Field((*plain((batch, channels)), *axes)))
 
     def field_of(self, tensor: Tensor) -> Field | Lost | None:
         """The receptive field of a tensor; None if it does not depend on the image."""

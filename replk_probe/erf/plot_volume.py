@@ -1,0 +1,202 @@
+"""Figure of the effective receptive field in a volume or a video: slices through its center, and projections."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+
+from replk_probe.errors import InvalidInputError
+from replk_probe.plot_style import (
+    ALERT_TEXT,
+    BAR_INCHES,
+    CAPTION_SIZE,
+    COLOR_MAP,
+    INK,
+    MUTED,
+    PAGE,
+    check_drawable,
+    figure_style,
+    fitted,
+    new_figure,
+    prepared_axes,
+)
+from replk_probe.runtime.formatting import counted, dimensions, percent
+
+from .plot_labels import add_caption, draw_heading
+from .plot_map import add_color_bar, draw_map, draw_scale_bar, floor_of, window_edges
+
+if TYPE_CHECKING:
+    from .result import ErfResult
+
+_LEFT, _TOP, _BOTTOM, _GAP, _GROUP_GAP = 0.32, 0.72, 0.48, 0.1, 0.45  # inches
+_SMALLEST, _LARGEST = 0.3, 1.0  # side of the first axis relative to that of the others
+
+
+class _Plane(NamedTuple):
+    """A plane of a volume: the axes along rows and columns, and the axis across it."""
+
+    rows: int
+    columns: int
+    across: int
+
+
+_FRONT, _SIDE, _BOTTOM_PLANE = _Plane(1, 2, 0), _Plane(1, 0, 2), _Plane(0, 2, 1)
+
+
+def draw_volume(
+    result: ErfResult,
+    *,
+    protocol: str = "paper",
+    vmin: float | None = None,
+    vmax: float = 1.0,
+    cmap: str | Colormap = COLOR_MAP,
+) -> Figure:
+    """Draw the map of a volume or video ``[D, H, W]`` as three slices and three projections.
+
+    The slices go through the center of the receptive field, and have the box of every threshold; the projections are
+    sums along the axis that is not shown. The first axis is drawn larger than the others if it is much shorter.
+
+    Args:
+        result: Result of inputs ``[N, C, D, H, W]``.
+        protocol: Protocol of the boxes, as in :func:`~replk_probe.erf.plot_erf`.
+        vmin: Lowest value of the color scale, as a fraction of the maximum of each panel.
+        vmax: Highest value of the color scale.
+        cmap: Color map.
+
+    Returns:
+        A figure as wide as a page (7 inches).
+
+    Raises:
+        InvalidInputError: The result is not that of a volume.
+    """
+    check_drawable(result, "ErfResult")
+    if len(result.input_size) != 3:
+        raise InvalidInputError(
+            f"A map of size {dimensions(result.input_size)} is no volume. Slices and projections need three axes. Use "
+            "plot_erf for images and sequences."
+        )
+    depth, height, width = result.input_size
+    # The first axis may be frames: its scale is its own.
+    share = min(max(depth / max(height, width), _SMALLEST), _LARGEST)
+    group = (PAGE - 2 * _LEFT - _GROUP_GAP - BAR_INCHES) / 2
+    across = (group - _GAP) / (1 + share)
+    unit = across / max(height, width)
+    wide, tall, deep = width * unit, height * unit, share * across
+    total = _TOP + tall + _GAP + deep + _BOTTOM
+    slices = {plane: _slice(result, plane) for plane in (_FRONT, _SIDE, _BOTTOM_PLANE)}
+    sums = {plane: _projection(result, plane) for plane in slices}
+    vmin = floor_of([*slices.values(), *sums.values()]) if vmin is None else vmin
+    with figure_style():
+        figure = new_figure(PAGE, total)
+        titles = ("Slices through the center", "Projections (sums)")
+        for number, (title, panels) in enumerate(zip(titles, (slices, sums), strict=True)):
+            left, top = _LEFT + number * (group + _GROUP_GAP), total - _TOP
+            places = {
+                _FRONT: (left, top - tall, wide, tall),
+                _SIDE: (left + wide + _GAP, top - tall, deep, tall),
+                _BOTTOM_PLANE: (left, top - tall - _GAP - deep, wide, deep),
+            }
+            for plane, values in panels.items():
+                x, y, w, h = places[plane]
+                ax = figure.add_axes((x / PAGE, y / total, w / PAGE, h / total))
+                draw_map(ax, values, vmin, vmax, cmap)
+                ax.set_aspect("auto")
+                if panels is slices:
+                    _draw_boxes(ax, result, plane, protocol)
+                if plane is _FRONT:
+                    ax.set_ylabel(f"y, {height} px", labelpad=2)
+                    figure.text(x / PAGE, (top + 0.05) / total, title, fontsize=7.0, color=INK, va="bottom")
+                else:
+                    ax.set_xlabel(f"z, {depth}" if plane is _SIDE else f"x, {width} px", labelpad=2)
+                if plane is _BOTTOM_PLANE:
+                    ax.set_ylabel(f"z, {depth}", labelpad=2)
+        draw_scale_bar(figure.axes[0], width)
+        bar_axes = figure.add_axes(
+            ((PAGE - BAR_INCHES - 0.08) / PAGE, (total - _TOP - tall) / total, 0.1 / PAGE, tall / total)
+        )
+        add_color_bar(figure.axes[0], bar_axes)
+        _draw_text(figure, result, protocol, total)
+    return figure
+
+
+def plot_volume(
+    result: ErfResult,
+    ax: Axes | None,
+    *,
+    protocol: str,
+    vmin: float | None,
+    vmax: float,
+    cmap: str | Colormap,
+    caption: bool,
+) -> Axes:
+    """The first Axes of :func:`draw_volume`, or the slice of rows and columns through the center on given Axes."""
+    if ax is None:
+        return draw_volume(result, protocol=protocol, vmin=vmin, vmax=vmax, cmap=cmap).axes[0]
+    values = _slice(result, _FRONT)
+    with figure_style():
+        ax = prepared_axes(ax, (1, 1), left=0.06, right=0.06, top=0.47, bottom=0.3)
+        draw_map(ax, values, floor_of([values]) if vmin is None else vmin, vmax, cmap)
+        _draw_boxes(ax, result, _FRONT, protocol)
+        draw_scale_bar(ax, result.input_size[-1])
+        draw_heading(ax, result)
+        if caption:
+            add_caption(ax, f"Layer {result.layer}", f"Slice at z = {_index(result, 0)}; boxes: '{protocol}' protocol")
+    return ax
+
+
+def _index(result: ErfResult, axis: int) -> int:
+    """Index of the slice through the center of the receptive field."""
+    return min(max(round(result.center[axis]), 0), result.input_size[axis] - 1)
+
+
+def _slice(result: ErfResult, plane: _Plane) -> npt.NDArray[np.float64]:
+    values: npt.NDArray[np.float64] = np.take(result.contribution, _index(result, plane.across), axis=plane.across)
+    return values if plane.rows < plane.columns else values.T
+
+
+def _projection(result: ErfResult, plane: _Plane) -> npt.NDArray[np.float64]:
+    values: npt.NDArray[np.float64] = result.contribution.sum(axis=plane.across)
+    return values if plane.rows < plane.columns else values.T
+
+
+def _draw_boxes(ax: Axes, result: ErfResult, plane: _Plane, protocol: str) -> None:
+    """Draw the box of every threshold where it meets a slice."""
+    for threshold in result.thresholds:
+        edges = window_edges(result, protocol, threshold)
+        (top, bottom), (left, right) = edges[plane.rows], edges[plane.columns]
+        box = Rectangle(
+            (left, top), right - left, bottom - top, fill=False, edgecolor="white", linewidth=0.8, gid="box"
+        )
+        box.set_path_effects([withStroke(linewidth=1.7, foreground="#000000a0")])
+        ax.add_patch(box)
+
+
+def _draw_text(figure: Figure, result: ErfResult, protocol: str, total: float) -> None:
+    run = result.run
+    points = (PAGE - 2 * _LEFT) * 72
+    conditions = (
+        f"{counted(result.n_images or 0, 'input')}, {run.image_source}, {dimensions(result.input_size)}; layer "
+        f"{result.layer}, map {dimensions(result.feature_size or ())}"
+    )
+    lines = [
+        (run.model, 8.0, INK, "bold"),
+        (run.weights.label, 6.0, ALERT_TEXT if run.weights.is_random else MUTED, "normal"),
+        (conditions, 6.0, MUTED, "normal"),
+    ]
+    down = 0.06
+    for text, size, color, weight in lines:
+        shown = fitted(text, points, size, weight)
+        figure.text(
+            _LEFT / PAGE, 1 - down / total, shown, va="top", fontsize=size, color=color, weight=weight, parse_math=False
+        )
+        down += size * 1.45 / 72
+    sides = ", ".join(f"{percent(one)}: {result.row(protocol, one).side:g}" for one in sorted(result.thresholds))
+    caption = f"Boxes: '{protocol}' protocol, longest side {sides}. Each panel is relative to its own maximum."
+    figure.text(_LEFT / PAGE, 0.1 / total, fitted(caption, points, CAPTION_SIZE), fontsize=CAPTION_SIZE, color=MUTED)
