@@ -58,7 +58,7 @@ def build(name: str) -> nn.Module:
 def plain_scores(model: nn.Module, image: Tensor, target: TargetLayer) -> Tensor:
     """The map, by autograd alone."""
     leaf = image.clone().requires_grad_(True)
-    middle = target.layout.at_middle(run_to(model, leaf, target))
+    middle = target.layout.at(run_to(model, leaf, target), target.layout.middle)
     (gradient,) = torch.autograd.grad(middle.relu().sum(), leaf)
     return gradient.clamp_min(0).sum(1)
 

@@ -543,7 +543,7 @@ def test_towers_of_transformers(case: Any) -> None:
     def middle(x: Tensor) -> Tensor:
         model(x)
         given = features[-1]
-        return target.layout.at_middle(given if isinstance(given, Tensor) else given[0])
+        return target.layout.at(given if isinstance(given, Tensor) else given[0], target.layout.middle)
 
     expected = plain_scores(middle, batch)
     handle.remove()
