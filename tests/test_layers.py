@@ -48,6 +48,7 @@ RESULT_FILES = (
     "labels",
     "latex",
     "map_numbers",
+    "occlusion_rows",
     "position_rule",
     "map_statistics",
     "published",

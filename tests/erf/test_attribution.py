@@ -63,7 +63,7 @@ def close(ours: Tensor, theirs: Tensor, bound: float = 1e-13) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=bound * float(theirs.abs().max()))
 
 
-@pytest.mark.parametrize("selector", [None, (1, 3, 5), (slice(None), 3, 5), middle], ids=str)
+@pytest.mark.parametrize("selector", [None, (1, 3, 5), (slice(None), 3, 5), middle], ids=["scalar", "neuron", "channels", "function"])
 @pytest.mark.filterwarnings("ignore:Setting backward hooks", "ignore:Input Tensor 0 did not")
 def test_attributions_are_those_of_captum(selector: Any) -> None:
     model, images = small(), batch()
@@ -248,7 +248,7 @@ def test_a_position_replaces_that_of_the_convention() -> None:
     leaf = images.clone().requires_grad_()
     theirs = attr.NeuronGradient(model, model[5]).attribute(leaf, lambda f: f[:, :, 3, 5].relu().sum(1))
     close(found, theirs)
-    with pytest.raises(InvalidInputError, match=r"position 8,0 is outside the feature map of 8x8"):
+    with pytest.raises(InvalidInputError, match=r"Position 8,0 is outside the feature map"):
         erf.attribute(images, position=(8, 0))
     with pytest.raises(InvalidInputError, match="selector and also a position"):
         erf.attribute(images, (0, 1, 2), position=(3, 5))

@@ -167,7 +167,7 @@ def test_a_result_that_has_not_converged_says_so(replk_probe: Run, tmp_path: Pat
 def test_an_interrupted_measurement_ends_at_the_same_image(stop_at: int, tmp_path: Path) -> None:
     batch = images(80)
     width = relative_width(Scaled().eval(), batch[:20], [0.5])
-    options: dict[str, Any] = dict(layer="second", thresholds=[0.5], until=width / 1.7)
+    options: dict[str, Any] = dict(layer="second", thresholds=[0.5], until=width / 1.7, batch_size=1)
     whole = measure_erf(Scaled().eval(), batch, **options)
     assert whole.n_images is not None and whole.n_images > 20
     model = Scaled().eval()
