@@ -80,21 +80,15 @@ class UniRepLKNetBlock(Foldable):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` plus its residual branch."""
-        is_folded = self.gamma is None
-        if is_folded:
-            # The native operators compute contiguous planes. The layer norm before each stage returns channels-last.
-            x = x.contiguous()
+        # The layer norm before each stage returns channels-last maps, the convolution after it such gradients.
+        x = self.act.arranged(x)
         y: Tensor = self.se(self.norm(self.dwconv(x))).permute(0, 2, 3, 1)
         y = self.pwconv2(self.act(self.pwconv1(y))).permute(0, 3, 1, 2)
         y = self.pwconv2_bn(y)
         if self.gamma is not None:
             y = self.gamma[:, None, None] * y
         y = self.drop_path(y)
-        y = y + x
-        if is_folded and y.requires_grad:
-            # As above: the convolution after each stage returns a channels-last gradient.
-            y.register_hook(torch.Tensor.contiguous)  # type: ignore[no-untyped-call]
-        return y
+        return self.act.arranged(x + y)
 
     def fold_norms(self) -> None:
         """Fold ``norm`` into ``dwconv``; ``act.beta``, ``pwconv2_bn`` and ``gamma`` into ``pwconv2``."""

@@ -47,6 +47,8 @@ _LEAST_PRODUCTS = 2**24
 _LEAST_REUSE = 48
 # Number of values that several elementwise operations process one after the other, so that they stay in the cache.
 _CHUNK = 2**20
+# Measured: on maps with fewer positions, one product for each image is slower than one for all.
+_LEAST_POSITIONS = 2**10
 
 
 class _InputGradient(torch.autograd.Function):
@@ -117,6 +119,34 @@ class _GeluResponseNorm(torch.autograd.Function):
         return ctx.module.input_gradient(grad, *ctx.saved_tensors), None
 
 
+class _LinearOfPlanes(torch.autograd.Function):
+    """A :class:`FrozenLinear` at every position of ``[N, C, H, W]``."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, module: FrozenLinear) -> Tensor:
+        ctx.module, ctx.shape = module, input.permute(0, 2, 3, 1).shape
+        output = module.product(input, module.weight.T, ctx.shape, module.reduced_forward)
+        return output if module.bias is None else output.add_(module.bias[:, None, None])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        module: FrozenLinear = ctx.module
+        return module.product(grad, module.weight, ctx.shape, module.reduced_backward), None
+
+
+class _ContiguousPlanes(torch.autograd.Function):
+    """The input and its gradient, ``[N, C, H, W]``, as contiguous planes."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, input: Tensor) -> Tensor:
+        return input.contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.contiguous()
+
+
 def _cut(grad: Tensor, box: Box) -> Tensor:
     """The box of ``grad``, ``[N, C, H, W]``, as a dense tensor in the layout of ``grad``."""
     layout = torch.contiguous_format if grad.is_contiguous() else torch.channels_last
@@ -133,23 +163,11 @@ def _pointwise(grad: Tensor, weight: Tensor) -> Tensor:
 
 
 def _planes(maps: Tensor) -> Tensor | None:
-    """``[N, H, W, C]`` as a contiguous ``[N, C, H, W]`` view; None if it is not one permuted."""
-    planes = maps.permute(0, 3, 1, 2) if maps.dim() == 4 else None
-    return planes if planes is not None and planes.is_contiguous() and not maps.is_contiguous() else None
-
-
-def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear``, which permutes contiguous planes to channels-last, without permuting them."""
-    planes = _planes(input)
-    if planes is None:
-        return F.linear(input, weight, bias)
-    images, _, *size = planes.shape
-    matrices = weight.expand(images, -1, -1)
-    if bias is None:
-        found = torch.bmm(matrices, planes.flatten(2))
-    else:
-        found = torch.baddbmm(bias[:, None], matrices, planes.flatten(2))
-    return found.view(images, -1, *size).permute(0, 2, 3, 1)
+    """``[N, H, W, C]`` as contiguous ``[N, C, H, W]`` if it is a permutation of such a tensor, else None."""
+    if maps.dim() != 4 or maps.is_contiguous() or maps.shape[1:3].numel() < _LEAST_POSITIONS:
+        return None
+    planes = maps.permute(0, 3, 1, 2)
+    return planes if planes.is_contiguous() else None
 
 
 def _is_active(output: Tensor) -> Tensor:
@@ -209,18 +227,32 @@ class _Reducible(_Frozen):
 class FrozenLinear(_Reducible, nn.Linear):
     """``nn.Linear`` with frozen parameters: ``[..., in_features] -> [..., out_features]``."""
 
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the output for ``input``, without permuting maps that are contiguous planes."""
+        planes = _planes(input)
+        if planes is None or is_autocast(input.device) or self._is_left_to_autograd(input):
+            return super().forward(input)
+        found: Tensor = _LinearOfPlanes.apply(planes, self)
+        return found.permute(0, 2, 3, 1)
+
     def run(self, input: Tensor) -> Tensor:
         """The layer's output."""
         if not self.reduced_forward or not self._gains(input.shape):
-            return _linear(input, self.weight, self.bias)
+            return F.linear(input, self.weight, self.bias)
         bias = None if self.bias is None else self.bias.bfloat16()
-        return _linear(input.bfloat16(), self.weight.bfloat16(), bias).to(input.dtype)
+        return F.linear(input.bfloat16(), self.weight.bfloat16(), bias).to(input.dtype)
 
     def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
         """Gradient of the input, ``[..., in_features]``, from that of the output."""
         if not self.reduced_backward or not self._gains(shape):
-            return _linear(grad, self.weight.T)
-        return _linear(grad.bfloat16(), self.weight.bfloat16().T).to(grad.dtype)
+            return grad @ self.weight
+        return (grad.bfloat16() @ self.weight.bfloat16()).to(grad.dtype)
+
+    def product(self, maps: Tensor, weight: Tensor, shape: torch.Size, reduced: bool) -> Tensor:
+        """``weight.T`` times the vector at each position, ``[N, C, H, W]``; ``shape`` is that of the layer's input."""
+        if not reduced or not self._gains(shape):
+            return _pointwise(maps, weight)
+        return _pointwise(maps.bfloat16(), weight.bfloat16()).to(maps.dtype)
 
 
 class FrozenConv2d(_Reducible, nn.Conv2d):
@@ -410,6 +442,13 @@ class FrozenGeluResponseNorm(GeluResponseNorm):
             return super().forward(input)
         return _GeluResponseNorm.apply(input, self)  # type: ignore[no-any-return]
 
+    def arranged(self, maps: Tensor) -> Tensor:
+        """``maps``, and their gradient, as contiguous planes if the native GELU, which needs them, will be used."""
+        is_small = maps.numel() < self.autograd_below or maps.shape[2:].numel() < _LEAST_POSITIONS
+        if is_small or is_autocast(maps.device) or not is_gelu_native(maps):
+            return maps
+        return _ContiguousPlanes.apply(maps)  # type: ignore[no-any-return]
+
     def activations(self, input: Tensor) -> tuple[Tensor, Tensor]:
         """GELU of the input, and its norm over H and W, ``[N, 1, 1, C]``."""
         planes = _planes(input)
@@ -428,7 +467,7 @@ class FrozenGeluResponseNorm(GeluResponseNorm):
         """Gradient of the input, ``[N, H, W, C]``, from that of the output and the norm of the activations."""
         planes = _planes(input)
         if planes is not None and is_gelu_native(planes):
-            maps = grad.permute(0, 3, 1, 2)
+            maps = grad.permute(0, 3, 1, 2).contiguous()  # once for both functions
             scales = self._grad_scales(gelu_products(planes, maps)[:, None, None], norm)
             return gelu_grad_input(planes, maps, *(scale[:, 0, 0] for scale in scales)).permute(0, 2, 3, 1)
         found = torch.empty_like(input, memory_format=torch.contiguous_format)

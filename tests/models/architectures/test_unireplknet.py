@@ -244,6 +244,7 @@ def test_frozen_response_norm(shape: tuple[int, ...], monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("shape", [(2, 12, 5, 7), (1, 8, 40, 33), (1, 4, 1, 2)])
 def test_frozen_layers_of_contiguous_planes(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """The native GELU and the products of planes, forward and backward, against torch's own layers in float64."""
+    monkeypatch.setattr(input_gradient, "_LEAST_POSITIONS", 1)
     channels = shape[1]
     layers = [nn.Linear(channels, 2 * channels), GeluResponseNorm(2 * channels), nn.Linear(2 * channels, channels)]
     branch = randomized(nn.Sequential(*layers))
@@ -276,7 +277,9 @@ def test_frozen_layers_of_contiguous_planes(shape: tuple[int, ...], monkeypatch:
     assert not called
 
 
-def test_prepared_blocks_compute_contiguous_planes() -> None:
+@pytest.mark.skipif(not native_info().loaded, reason="the native library was not built")
+def test_prepared_blocks_compute_contiguous_planes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(input_gradient, "_LEAST_POSITIONS", 1)
     prepared = small().float()
     prepared.fuse_bn()
     freeze_layers(prepared)
