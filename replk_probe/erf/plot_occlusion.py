@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import COLORS, GRID, check_drawable, figure_style, save_figure
+from replk_probe.plot_style import COLORS, GRID, MUTED, check_drawable, figure_style, save_figure
 
 from .occlusion_rows import ALL_FILLS, FILLS, KEPT, OcclusionRow
 from .plot_series import LEGEND, panels
@@ -47,8 +48,13 @@ def draw_occlusion(result: ErfResult) -> Figure:
         for ax, quantity in zip(axes, _QUANTITIES, strict=True):
             _draw(ax, result.occlusion, quantity)
         # The colors are explained above one panel, the markers above the other.
-        for ax, names in zip(axes, ([name for _, name in _KEPT.values()], FILLS), strict=True):
-            ax.legend(handles=[line for line in ax.lines if line.get_label() in names], ncols=3, **LEGEND)
+        lines = [Line2D([], [], color=color, label=name) for color, name in _KEPT.values()]
+        markers = [
+            Line2D([], [], color=MUTED, marker=marker, markersize=3, linestyle="none", label=fill)
+            for fill, marker in _MARKERS.items()
+        ]
+        for ax, handles in zip(axes, (lines, markers), strict=True):
+            ax.legend(handles=handles, ncols=3, **LEGEND)
     return figure
 
 
@@ -60,10 +66,10 @@ def save_occlusion(result: ErfResult, directory: str | Path) -> tuple[Path, ...]
 
 
 def _draw(ax: Axes, rows: Sequence[OcclusionRow], quantity: str) -> None:
-    for kept, (color, name) in _KEPT.items():
+    for kept, (color, _) in _KEPT.items():
         means = _known(rows, kept, ALL_FILLS, quantity)
         places = [100 * row.threshold for row in means]
-        ax.plot(places, [getattr(row, quantity) for row in means], color=color, linewidth=1.2, label=name, zorder=3)
+        ax.plot(places, [getattr(row, quantity) for row in means], color=color, linewidth=1.2, zorder=3)
         bounds = [getattr(row, f"{quantity}_ci95") for row in means]
         if bounds and all(bounds):
             low, high = zip(*bounds, strict=True)
@@ -77,8 +83,6 @@ def _draw(ax: Axes, rows: Sequence[OcclusionRow], quantity: str) -> None:
                 color=color,
                 markersize=3,
                 linestyle="none",
-                # The markers of both colors mean the same.
-                label=f"_{fill}" if kept == KEPT[0] else fill,
                 zorder=4,
             )
     ax.set(xlim=(0, 100), xlabel="Share of the contribution in the window, %", ylabel=_QUANTITIES[quantity])
