@@ -24,11 +24,13 @@ from .default_layer import LayerSearch
 from .feature_layout import Layout, followed_layout, layout_of, no_layout
 from .model_structure import structure_of
 from .objective import logit_of
-from .receptive_field.tracer import FieldTracer, Lost
+from .receptive_field.tracer import Field, FieldTracer, Lost
 from .target_layer import Layer, LayerPoint, TargetLayer, layer_hook, main_item, never_called, point_of, tensor_of
 
 # Layers already found, by the id of the network, which may have no hash. A network that changed is run again.
 _TARGETS: dict[int, tuple[Hashable, dict[Any, TargetLayer]]] = {}
+
+_LOST = Lost("the values of the network, on which its shapes depend")
 
 
 class UnsuitableSizeError(InvalidInputError):
@@ -107,11 +109,29 @@ def _find_target(
         found.point.function,
         input_size=size,
         layout=layout,
-        field=(found.value.field if found.value is not None else None)
-        or Lost("the values of the network, on which its shapes depend"),
+        field=(found.value.field if found.value is not None else None) or _LOST,
         note=" ".join(note for note in (found.note, input_note, layout_note) if note) or None,
         logit=logit,
     )
+
+
+def field_of_other_input(model: nn.Module, shape: Sequence[int], first: TargetLayer) -> Field | Lost | None:
+    """The receptive field of a layer in another input than the one for which it was found, of ``shape``.
+
+    ``model`` is the network as a function of that input. The result is None if the positions of the layer are not
+    positions of that input.
+    """
+    size = tuple(int(length) for length in shape[2:])
+    point = LayerPoint(first.path, first.side, first.item, first.call, first.operation, first.function)
+    value = _probe(model, (1, *shape[1:]), point, trace=True).value
+    if value is None or len(size) != len(first.input_size):
+        return None
+    field, layout = value.field, followed_layout(value, size)
+    traced = isinstance(field, Field) and field.spatial
+    if layout == "unknown" and traced:
+        return field
+    is_same = isinstance(layout, Layout) and (layout.kind, layout.size) == (first.layout.kind, first.layout.size)
+    return field or _LOST if is_same else None
 
 
 def _check_logit(logit: int, layout: Layout, found: _Found) -> None:
