@@ -13,12 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.formatting import counted
 
 from .choose_target import target_for
 from .convention import Convention
-from .probe_layer import field_of_other_input
+from .probe_layer import UnsuitableSizeError, field_of_other_input
 from .receptive_field.tracer import Lost
 from .target_layer import Layer, TargetLayer, point_of
+
+_LONGEST = 300
 
 
 def check_inputs(inputs: Any) -> None:
@@ -71,12 +74,22 @@ def find_targets(
 
     The layer, by default the last map before pooling that depends on the first input, and the order of its positions
     are those for the first input. For another input, only the centers of the receptive fields are its own: traced
-    through the layers, estimated from the stride if the positions are known to be those of that input, or else the
-    middle of the input.
+    through the layers, estimated from the stride if it has the size of the first input or the positions can be followed
+    to it, or else the middle of the input.
     """
     # forward_features takes a single input.
     before = replace(convention, final_norm="before")
-    first = target_for(with_inputs(model, 0, shapes[1:]), (1, *shapes[0]), point_of(model, layer), before, target)
+    bound = with_inputs(model, 0, shapes[1:])
+    try:
+        first = target_for(bound, (1, *shapes[0]), point_of(model, layer), before, target)
+    except UnsuitableSizeError as error:
+        reason = next(iter(str(error.__cause__).strip().splitlines()), "")[:_LONGEST].rstrip(".")
+        raise InvalidInputError(
+            f"{type(model).__name__} cannot be run on {counted(len(shapes), 'input')} of shape "
+            f"{', '.join(str(list(shape)) for shape in shapes)}. The forward pass raised "
+            f"{type(error.__cause__).__name__}: {reason}. Give one input for each argument of its "
+            "forward, with sizes that belong together."
+        ) from error
     if first.path is None:
         raise InvalidInputError(
             "The output of forward_features cannot be measured with several inputs. It is computed from one of them. "

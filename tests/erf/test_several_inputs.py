@@ -151,6 +151,29 @@ def test_a_value_that_cannot_be_traced_has_the_center_of_the_stride() -> None:
     assert any("cannot be followed" in note for note in second.notes)
 
 
+def test_channels_of_two_inputs_are_joined() -> None:
+    class Joined(nn.Module):
+        def __init__(self, *after: nn.Module) -> None:
+            super().__init__()
+            torch.manual_seed(4)
+            self.one, self.two = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(1, 4, 5, padding=2)
+            self.after = nn.Sequential(nn.Conv2d(8, 4, 3, stride=2, padding=1), *after)
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return self.after(torch.cat([self.one(a), self.two(b)], 1))
+
+    model = Joined()
+    results = measure_erf(model, inputs=PAIR, layer="after")
+    for result, one in zip(results, by_autograd(model, PAIR, lambda out: out[:, :, 3, 3].relu().sum()), strict=True):
+        np.testing.assert_allclose(result.contribution, one, rtol=1e-5, atol=1e-8)
+    assert [one.theoretical_rf for one in results] == [5, 7]
+    assert [one.center for one in results] == [(6.0, 6.0), (6.0, 6.0)]
+    # Behind an upsampling, whose receptive fields are not traced, inputs of the same size have the same center.
+    results = measure_erf(Joined(nn.Upsample(scale_factor=2.0, mode="bilinear")), inputs=PAIR, layer="after")
+    assert [one.center_source for one in results] == ["stride rule", "stride rule"]
+    assert [one.center for one in results] == [(6.0, 7.0), (6.0, 7.0)]
+
+
 def test_an_operation_in_the_code_of_the_network() -> None:
     inputs = images(3, 12, 12), images(3, 12, 12, seed=8)
     model = Product()
@@ -289,6 +312,25 @@ def test_unsuitable_options(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InvalidInputError, match=says) as caught:
         measure_erf(Sum(), inputs=PAIR, **{"layer": "forward", **options})
     assert "\n" not in str(caught.value)
+
+
+def test_the_wrong_number_of_inputs_or_sizes_that_do_not_fit() -> None:
+    for inputs, says in (
+        (
+            PAIR[:1],
+            r"Sum cannot be run on 1 input of shape \[3, 12, 14\]\. .* missing 1 required positional argument: 'b'",
+        ),
+        (
+            (*PAIR, PAIR[0]),
+            r"Sum cannot be run on 3 inputs of shape .* Give one input for each argument of its forward",
+        ),
+        ((PAIR[0], PAIR[1][..., :9]), r"Sum cannot be run on 2 inputs of shape \[3, 12, 14\], \[1, 12, 9\]\."),
+    ):
+        with pytest.raises(InvalidInputError, match=says) as caught:
+            measure_erf(Sum(), inputs=inputs, layer="forward")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InvalidInputError, match=r"or give measure_erf all of its inputs as inputs=\(a, b\)\."):
+        measure_erf(Sum(), PAIR[0], layer="forward")
 
 
 def test_an_input_that_has_no_effect_is_named() -> None:
