@@ -192,8 +192,8 @@ def saturation_note(scores: npt.ArrayLike, center: Sequence[float], border_share
     found = []
     if area_ratio(scores, 0.5, "centred", center).ratio > 0.5:
         found.append("more than half of it is needed for 50 % of the contribution ('centred')")
-    height, width = np.shape(scores)
-    uniform = 1 - max(height - 2, 0) * max(width - 2, 0) / (height * width)
+    size = np.shape(scores)
+    uniform = 1 - math.prod(max(length - 2, 0) for length in size) / math.prod(size)
     if border_share > uniform + _TIE:
         found.append("its border ring contributes more than that of a uniform map")
     return f"The image limits these numbers: {' and '.join(found)}. Measure larger images." if found else None
