@@ -30,7 +30,7 @@ from .result import ErfResult
 from .several_inputs import check_inputs
 from .target_layer import TargetLayer
 
-_UNUSED = ("attribution", "precision", "until")
+_UNUSED = ("attribution", "precision", "until", "check")
 
 
 def measured_inputs(
@@ -39,7 +39,8 @@ def measured_inputs(
     """One result for each of several inputs, as :func:`~replk_probe.measure_erf` with ``inputs``.
 
     The network itself is measured in its own floating-point type, or a prepared model as it is. The state is not saved,
-    and only the gradient is computed, so that ``attribution``, ``precision`` and ``until`` must be the usual ones.
+    and only the gradient is computed, so that ``attribution``, ``precision``, ``until`` and ``check`` must be the
+    usual ones.
     """
     for name in _UNUSED:
         usual = next(field.default for field in fields(config) if field.name == name)

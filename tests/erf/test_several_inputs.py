@@ -303,6 +303,7 @@ def test_unsuitable_inputs(inputs: Any, says: str) -> None:
         ({"attribution": "occlusion"}, "Option attribution='occlusion' cannot be used with several inputs"),
         ({"precision": "bf16"}, "Option precision='bf16' cannot be used with several inputs"),
         ({"until": 0.1}, r"Option until=0\.1 cannot be used with several inputs"),
+        ({"check": "occlusion"}, r"Option check='occlusion' cannot be used with several inputs"),
         ({"layer": "one"}, "Layer 'one' has no gradient with respect to input 2"),
         ({"layer": "two"}, "Layer 'two' has no gradient"),
         ({"position": "99,0"}, "99"),
