@@ -139,7 +139,7 @@ _CHECKPOINT = "erf.ckpt"
     "--batch-size",
     type=click.IntRange(1),
     metavar="N",
-    help="Images per step. [default: up to 4 on a CPU and 16 on a GPU, fewer if they are large]",
+    help="Images per step. [default: up to 4 on a CPU and 16 on a GPU, fewer if they are few or large]",
 )
 @seed_option("Random seed for image sampling, weight initialization and random positions.")
 @choice_option(

@@ -134,7 +134,8 @@ def measure_erf(
         name: Name of the model in the result; None for the name it was created with, or that of its class.
         batch_size: Images per step. A larger value needs more memory and changes results only by rounding. None for up
             to 4 images of 224 x 224 pixels or less on a CPU, and up to 16 on a GPU, as many as fit into half of the
-            memory of the device; 1 for a module or factory of the user that does not treat images independently.
+            memory of the device; 1 for a module or factory of the user that does not treat images independently. These
+            batches end where a block of images does, of which there are 20.
         channels: Number of input channels of the network: 1 for the luminance of the images; with more than 3, their
             colors are repeated in order. None for 3, or for the number that the first convolution takes if the network
             does not accept 3.

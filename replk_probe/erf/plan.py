@@ -222,7 +222,10 @@ class ErfPlan(Divisible[RunState, ErfResult]):
         """Check the statistics, and compute digests of modules, arrays and files, which names do not identify."""
         self._mean, self._std = self._statistics()
         bounds = block_bounds(len(self.images.ids))
-        self._bounds = [bound for bound in bounds if bound % self.batch_size == 0 or bound == bounds[-1]]
+        # Batches of an automatic size end with a block, so that every block can begin a part.
+        self._bounds = bounds
+        if self.settings.batch_size is not None:
+            self._bounds = [bound for bound in bounds if bound % self.batch_size == 0 or bound == bounds[-1]]
         self._parameters = digest_of(bytes_of_model(module_of(self.model))) if self.own_code else None
         given = [self.images.batch] if isinstance(self.images, TensorImages) else []
         names = (image_id.encode("utf-8", "surrogateescape") for image_id in self.images.ids)
@@ -336,6 +339,8 @@ class ErfPlan(Divisible[RunState, ErfResult]):
                     end = min(state.done + size, part.stop)
                     if self.settings.until is not None:
                         end = min(end, next_check(state.done))
+                    elif self.settings.batch_size is None:
+                        end = min(end, next(bound for bound in self._bounds if bound > state.done))
                     ids = self.images.ids[state.done : end]
                     loaded, depths = zip(*itertools.islice(images, len(ids)), strict=True)
                     scores = self._scores(gradient, loaded)
