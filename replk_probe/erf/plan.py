@@ -52,7 +52,10 @@ from .result import ErfResult
 from .target_layer import Layer, TargetLayer, point_of, run_to
 
 # Entries of the record that exist only where an option differs from the usual one.
-_OPTIONAL = ("entry of the weights", "mean", "std", "channels", "bgr", "convention", "attribution")
+_OPTIONAL = (
+    "entry of the weights", "mean", "std", "channels", "bgr", "convention", "attribution", "target", "position",
+    "until",
+)  # fmt: skip
 
 # Threads that load images while the model computes.
 _THREADS = 2

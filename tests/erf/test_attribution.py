@@ -63,7 +63,9 @@ def close(ours: Tensor, theirs: Tensor, bound: float = 1e-13) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=bound * float(theirs.abs().max()))
 
 
-@pytest.mark.parametrize("selector", [None, (1, 3, 5), (slice(None), 3, 5), middle], ids=["scalar", "neuron", "channels", "function"])
+@pytest.mark.parametrize(
+    "selector", [None, (1, 3, 5), (slice(None), 3, 5), middle], ids=["scalar", "neuron", "channels", "function"]
+)
 @pytest.mark.filterwarnings("ignore:Setting backward hooks", "ignore:Input Tensor 0 did not")
 def test_attributions_are_those_of_captum(selector: Any) -> None:
     model, images = small(), batch()

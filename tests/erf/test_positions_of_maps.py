@@ -81,7 +81,7 @@ def test_random_positions_follow_from_the_seed() -> None:
             r"Position 8,0 is outside the feature map\. The feature map of layer '0' has 8x8 positions.*0,0 to 7,7",
         ),
         ("-1,0", "Position -1,0 is outside"),
-        ("3", r"Position '3' has 1 numbers\..*one number for each of its 2 axes"),
+        ("3", r"Position '3' has 1 number\..*one number for each of its 2 axes"),
         ("1,2,3", "has 3 numbers"),
         ("grid:9x2", "A grid of 9x2 positions is too large.*at most grid:8x8"),
         ("random:65", "65 different positions cannot be drawn.*at most random:64"),
