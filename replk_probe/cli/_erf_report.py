@@ -17,15 +17,6 @@ if TYPE_CHECKING:
     from ._erf_jobs import Jobs
 
 
-def draw_result(result: ErfResult, folder: Path) -> None:
-    """Draw the figures of one result."""
-    from replk_probe.erf.plot import save_figures
-    from replk_probe.erf.plot_series import save_convergence
-
-    save_figures(result, folder)
-    save_convergence(result, folder)
-
-
 def draw_and_print(
     results: Mapping[Path, ErfResult], jobs: Jobs, numbers: Sequence[str], published: Sequence[PublishedErf]
 ) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._erf_jobs import Jobs, choose_jobs, parse_sizes, read_maps
-from ._erf_report import draw_and_print, draw_result
+from ._erf_report import draw_and_print
 from ._options import (
     PATH,
     choice_option,
@@ -91,6 +91,11 @@ _CHECKPOINT = "erf.ckpt"
     metavar="NAME,NAME,...",
     help="Further numbers of the map to print: all, or names of erf.numbers in erf.json, such as "
     "center_offset,effective_area,gaussian. They are always saved.",
+)
+@click.option(
+    "--check",
+    type=click.Choice(["occlusion"]),
+    help="occlusion: also replace what lies outside of each window, or the window, and compare the features.",
 )
 @choice_option(
     "--convention",
@@ -223,6 +228,7 @@ def _run(
     allow_other_device: bool,
 ) -> None:
     """Run the plans, save and print all results."""
+    from replk_probe.erf.plot_all import save_all_figures
     from replk_probe.runtime.torchrun import this_process
 
     lock_folders(*jobs.folders)
@@ -237,7 +243,7 @@ def _run(
     if process is None or process.rank == 0:
         for result, folder in jobs.imported:
             result.save(folder)
-            draw_result(result, folder)
+            save_all_figures(result, folder)
             results[folder] = result
     if results:
         draw_and_print(results, jobs, numbers, published)
@@ -246,10 +252,11 @@ def _run(
 
 def _measure(plan: ErfPlan, folder: Path, resume: bool, allow_other_device: bool) -> ErfResult | None:
     """Run one plan, write its results and its figures; None if another process does."""
+    from replk_probe.erf.plot_all import save_all_figures
     from replk_probe.erf.result import ErfResult
 
     result = run_plan(plan, folder, _CHECKPOINT, ErfResult.load, resume, allow_other_device)
     if result is not None:
         # Also of a finished run, which may have been killed before its figures were drawn.
-        draw_result(result, folder)
+        save_all_figures(result, folder)
     return result

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from .map_statistics import erf_numbers
     from .measure import measure_erf
     from .neuron_erf import NeuronERF
+    from .occlusion_rows import OcclusionRow
     from .plot import plot_erf
     from .plot_comparison import draw_comparison
+    from .plot_occlusion import draw_occlusion
     from .plot_positions import draw_positions
     from .plot_series import draw_checkpoints, draw_convergence, draw_sizes
     from .plot_volume import draw_volume
@@ -46,6 +48,7 @@ _HOME = {
     "GaussianFit": "map_numbers",
     "MeasuredPosition": "result",
     "NeuronERF": "neuron_erf",
+    "OcclusionRow": "occlusion_rows",
     "PreparedModel": "preparation",
     "RatioRow": "result",
     "area_ratio": "area_protocols",
@@ -60,6 +63,7 @@ _HOME = {
     "draw_comparison": "plot_comparison",
     "draw_convergence": "plot_series",
     "draw_sizes": "plot_series",
+    "draw_occlusion": "plot_occlusion",
     "draw_positions": "plot_positions",
     "draw_volume": "plot_volume",
     "plot_erf": "plot",
@@ -78,6 +82,7 @@ __all__ = [
     "GaussianFit",
     "MeasuredPosition",
     "NeuronERF",
+    "OcclusionRow",
     "PreparedModel",
     "RatioRow",
     "area_ratio",
@@ -86,6 +91,7 @@ __all__ = [
     "draw_checkpoints",
     "draw_comparison",
     "draw_convergence",
+    "draw_occlusion",
     "draw_positions",
     "draw_sizes",
     "draw_volume",

@@ -36,6 +36,7 @@ from .map_statistics import numbers_with_intervals
 from .measured_positions import map_function, measured_position, position_note, recentering_of
 from .notes import interval_note
 from .objective import check_target
+from .occlusion_rows import Compared
 from .position_rule import CENTER, parse_position
 from .receptive_field.tracer import Field
 from .result import ErfResult, RatioRow
@@ -49,7 +50,7 @@ FloatArray = npt.NDArray[np.float64]
 # Types of the entries of a saved state.
 _STATE = {
     "done": int, "counts": list[int], "used": list[str], "skipped": list[dict[str, str]], "seconds": float,
-    "methods": list[str], "depths": list[int],
+    "methods": list[str], "depths": list[int], "occluded": list[list[tuple[float, float] | None]],
 }  # fmt: skip
 
 
@@ -147,6 +148,8 @@ class RunState:
     methods: set[str] = field(default_factory=set)  # methods used for depthwise convolutions
     depths: list[int] = field(default_factory=list)  # in bits, of images with more than eight bits per value
     device_notes: list[str] = field(default_factory=list)  # on other devices that the measurement was continued on
+    # Comparisons of the occlusion check for the images so far, which begins after the last image was added.
+    occluded: list[Compared] = field(default_factory=list)
     # Whether the number of images is not known in advance: blocks are merged in pairs whenever all of them are full.
     grows: bool = False
 
@@ -190,6 +193,7 @@ class RunState:
         """Save the state; sums that have not changed since the last time are not written again."""
         state = {"done": self.sums.done, "counts": self.sums.counts, "used": self.used, "skipped": self.skipped}
         state |= {"seconds": self.seconds, "methods": sorted(self.methods), "depths": self.depths}
+        state |= {"occluded": self.occluded}
         sums = {block: self.sums.sums[block] for block in sorted(self._changed)}
         store.save(state, {f"block-{block:02d}": array for block, array in sums.items() if array is not None})
         self._changed.clear()
@@ -206,6 +210,7 @@ class RunState:
         self.used, self.skipped = saved.state["used"], saved.state["skipped"]
         self.seconds = saved.state["seconds"]
         self.methods, self.depths = {*saved.state["methods"]}, saved.state["depths"]
+        self.occluded = saved.state["occluded"]
 
     def _fault(self, saved: SavedState, ids: Sequence[str], end: int) -> str | None:
         """What is wrong with a saved state of a measurement of the images ``ids`` up to index ``end``."""
@@ -228,6 +233,7 @@ class RunState:
             and None not in reasons.values()
             and saved.state["used"] == [ids[index] for index in indices]
             and counts == expected.tolist()
+            and len(saved.state["occluded"]) <= len(indices)
             and arrays == dict.fromkeys(blocks, (self.sums.size, "float64"))
             and all(np.isfinite(array).all() for array in saved.arrays.values())
         )

@@ -153,6 +153,18 @@ def measure_ratios(
     return answers
 
 
+def centered_windows(
+    scores: npt.ArrayLike, thresholds: Sequence[float], center: Sequence[float]
+) -> list[tuple[slice, ...]]:
+    """The windows of protocol ``"centred"``: rows and columns of the smallest one above each threshold.
+
+    Arguments and errors are those of :func:`area_ratios`.
+    """
+    raw = check_scores(scores)
+    rings, _, found = _crossings(raw / raw.max(), thresholds, check_center(center, raw.shape))
+    return [tuple(slice(*edges[k].tolist()) for edges in rings.edges) for k in found]
+
+
 def logarithm_note(scores: npt.ArrayLike) -> str | None:
     """A note if the map is too small for the paper's logarithm, else None."""
     largest = float(check_scores(scores).max())
@@ -240,6 +252,10 @@ class _Rings(NamedTuple):
     # First and last-plus-one row of every window, [K, 2], and likewise for the other axes.
     edges: tuple[npt.NDArray[np.intp], ...]
 
+    def extents(self) -> npt.NDArray[np.intp]:
+        """Numbers of rows and columns (or along each axis) of every window, ``[K, 2]``."""
+        return np.stack([np.ptp(edges, axis=1) for edges in self.edges], axis=1)
+
 
 @lru_cache(maxsize=4)
 def _rings(size: tuple[int, ...], center: tuple[float, ...]) -> _Rings:
@@ -262,20 +278,27 @@ def _edges(ring: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.intp]:
     return np.stack([first, first + held], axis=1)
 
 
+def _crossings(
+    scores: FloatArray, thresholds: Sequence[float], center: tuple[float, ...]
+) -> tuple[_Rings, FloatArray, list[int]]:
+    """The windows around ``center``, the share in each, and the index of the first one above each threshold."""
+    rings = _rings(scores.shape, center)
+    held = np.cumsum(np.bincount(rings.of_pixel, weights=scores.ravel()))
+    shares = held / held[-1]
+    # From 3 px for a whole-numbered center: the first window of more than one pixel, or the only one of one pixel.
+    start = min(int(np.searchsorted(rings.extents().max(axis=1), 2)), len(shares) - 1)
+    return rings, shares, [_first_above(scores, rings, shares, threshold, start) for threshold in thresholds]
+
+
 def _windows(
     scores: FloatArray, thresholds: Sequence[float], center: tuple[float, ...], *, as_script: bool, between: bool
 ) -> list[AreaRatio]:
     """First window around ``center`` above each threshold; ``as_script`` takes areas as the published script does."""
-    rings = _rings(scores.shape, center)
-    held = np.cumsum(np.bincount(rings.of_pixel, weights=scores.ravel()))
-    shares = held / held[-1]
-    extents = np.stack([np.ptp(edges, axis=1) for edges in rings.edges], axis=1)
-    # From 3 px for a whole-numbered center: the first window of more than one pixel, or the only one of one pixel.
-    start = min(int(np.searchsorted(extents.max(axis=1), 2)), len(shares) - 1)
+    rings, shares, found = _crossings(scores, thresholds, center)
+    extents = rings.extents()
 
     answers = []
-    for threshold in thresholds:
-        k = _first_above(scores, rings, shares, threshold, start)
+    for threshold, k in zip(thresholds, found, strict=True):
         if between:
             answers.append(_between(shares, extents.prod(axis=1) / scores.size, k, threshold))
         elif as_script and scores.ndim == 2 and 1 <= k < scores.shape[0] // 2 and k <= scores.shape[1] // 2:

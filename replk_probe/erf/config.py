@@ -22,6 +22,7 @@ from .attribution import WITH_OWN_MODULES, check_attribution
 from .convention import DEFAULT, Convention, convention_of
 from .convergence import check_until
 from .objective import check_target
+from .occlusion_rows import CHECKS, check_single
 from .position_rule import CENTER, parse_position
 from .target_layer import check_layer
 
@@ -66,6 +67,7 @@ class ErfConfig:
     std: Sequence[float] | None = None
     bgr: bool = False
     until: float | None = None
+    check: str | None = None
 
     def __post_init__(self) -> None:
         """Check the values, and convert them to the declared types."""
@@ -82,6 +84,9 @@ class ErfConfig:
             )
         checks.check_selection(self.ema, self.entry, self.prefix)
         checks.check_bool("bgr", self.bgr)
+        if self.check is not None:
+            checks.check_choice("check", self.check, CHECKS)
+            check_single(parse_position(self.position))
         resolve_device(self.device)
         checks.set_checked(
             self,

@@ -49,6 +49,7 @@ def measure_erf(
     std: float | Sequence[float] | None = ErfConfig.std,
     bgr: bool = ErfConfig.bgr,
     until: float | None = ErfConfig.until,
+    check: str | None = ErfConfig.check,
     config: ErfConfig | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
@@ -116,7 +117,10 @@ def measure_erf(
             interval of every area ratio of the protocols ``"centred"`` and ``"pixels"``, divided by the ratio, is at
             most this. It is checked from 10 images on, at every fifth to tenth of the images so far; all images are
             used if it is never reached, which a note says. None to measure all images.
-        config: The options from ``images`` to ``until`` as one object, instead of separate arguments: none of these may
+        check: ``"occlusion"`` to compare the features at the position with those of images of which everything outside
+            of the windows of ``centred``, or the windows themselves, are replaced (see
+            :class:`~replk_probe.erf.OcclusionRow`): at most 12 forward passes for each image. None for no check.
+        config: The options from ``images`` to ``check`` as one object, instead of separate arguments: none of these may
             be given together with it, not even with the value of its default. Use :func:`dataclasses.replace` to
             change an option of a configuration.
         checkpoint: Folder for the state of an unfinished run, saved after every step; None to save no state. It is

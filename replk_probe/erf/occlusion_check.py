@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from replk_probe.models.inference.check import evaluating
 from replk_probe.models.inference.copying import device_and_dtype
 
-from .occlusion_rows import KEPT, Occlusion
+from .occlusion_rows import KEPT, Compared, Occlusion
 from .target_layer import TargetLayer, run_to
 
 # An image is blurred by resizing it to this share of its sides and back.
@@ -53,7 +53,7 @@ def compare(
     other: Tensor | None,
     occlusions: Sequence[Occlusion],
     batch_size: int,
-) -> list[tuple[float, float]]:
+) -> Compared:
     """Cosine and relative distance between the features of an image and those of each of its occlusions.
 
     Args:
@@ -65,7 +65,7 @@ def compare(
         batch_size: Images at once.
 
     Returns:
-        For each occlusion the cosine, in [-1, 1], and the norm of the difference divided by that of the features; NaN
+        For each occlusion the cosine, in [-1, 1], and the norm of the difference divided by that of the features; None
         where the features are zero or not finite.
     """
     fills = fills_of(image, other)
@@ -79,9 +79,9 @@ def compare(
     return [_compared(own, features) for features in changed]
 
 
-def _compared(own: npt.NDArray[np.float64], features: npt.NDArray[np.float64]) -> tuple[float, float]:
+def _compared(own: npt.NDArray[np.float64], features: npt.NDArray[np.float64]) -> tuple[float, float] | None:
     norm, other = float(np.linalg.norm(own)), float(np.linalg.norm(features))
     if not (0 < norm < math.inf and 0 < other < math.inf):
-        return math.nan, math.nan
+        return None
     cosine = float(own @ features) / norm / other
     return min(max(cosine, -1.0), 1.0), float(np.linalg.norm(features - own)) / norm

@@ -12,13 +12,20 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
-Window: TypeAlias = tuple[slice, slice]
+from replk_probe.errors import InvalidInputError
 
+from .position_rule import PositionRule
+
+Window: TypeAlias = tuple[slice, ...]
+# Cosine and relative distance for each occlusion of an image; None where they are undefined.
+Compared: TypeAlias = list[tuple[float, float] | None]
+
+CHECKS = ("occlusion",)
 FILLS = ("mean color", "blurred image", "other image")
 ALL_FILLS = "all"
 KEPT = ("window", "surroundings")
 
-# Passes for each image besides that of the untouched one.
+# Forward passes for each image, that of the untouched image included.
 MOST_PASSES = 12
 # Share of the contribution from which on a window should matter more than the rest of the image.
 _MOST_OF_IT = 0.5
@@ -35,7 +42,8 @@ class OcclusionRow:
         fill: What the part was replaced with: ``"mean color"`` (of the image), ``"blurred image"`` (resized to 1/32 of
             its sides and back), ``"other image"`` (the one before it in the measurement), or ``"all"`` for the mean of
             the three.
-        n_images: Number of images; at most 12 occlusions are computed for each image, so that more take turns.
+        n_images: Number of images, of each fill for ``"all"``. At most 11 occlusions are computed for each image, so
+            that more of them take turns.
         cosine: Cosine between the two feature vectors, mean over images, in [-1, 1]; None if it is undefined.
         cosine_ci95: 95 % confidence interval of ``cosine``; None for fewer than two images.
         distance: Norm of the difference divided by the norm of the features of the whole image, mean over images.
@@ -63,7 +71,16 @@ class Occlusion:
     fill: str  # one of FILLS
 
 
-def occlusions_of(windows: Mapping[float, Window], size: tuple[int, int], *, several: bool) -> list[Occlusion]:
+def check_single(rule: PositionRule) -> None:
+    """Raise InvalidInputError unless a rule chooses one position, whose features can be compared."""
+    if rule.kind not in ("center", "at"):
+        raise InvalidInputError(
+            f"The occlusion check cannot be made with position {str(rule)!r}. It compares the features at one "
+            "position. Give center, or a row and column of the feature map."
+        )
+
+
+def occlusions_of(windows: Mapping[float, Window], size: tuple[int, ...], *, several: bool) -> list[Occlusion]:
     """All occlusions of the windows of the thresholds, except those that are the whole image.
 
     Args:
@@ -75,19 +92,17 @@ def occlusions_of(windows: Mapping[float, Window], size: tuple[int, int], *, sev
     return [
         Occlusion(threshold, window, kept, fill)
         for (threshold, window), kept, fill in product(windows.items(), KEPT, fills)
-        if (window[0].stop - window[0].start, window[1].stop - window[1].start) != size
+        if not _is_whole(window, size)
     ]
 
 
 def turn_of(occlusions: Sequence[Occlusion], image: int) -> list[int]:
-    """Indices of the occlusions of one image: at most 12, so that more of them take turns over the images."""
-    turns = max(-(-len(occlusions) // MOST_PASSES), 1)
+    """Indices of the occlusions of one image: at most 11, so that more of them take turns over the images."""
+    turns = max(-(-len(occlusions) // (MOST_PASSES - 1)), 1)
     return list(range(image % turns, len(occlusions), turns))
 
 
-def summarize(
-    occlusions: Sequence[Occlusion], values: Sequence[Sequence[tuple[float, float]]]
-) -> tuple[OcclusionRow, ...]:
+def summarize(occlusions: Sequence[Occlusion], values: Sequence[Compared]) -> tuple[OcclusionRow, ...]:
     """Means over images with 95 % intervals, for each occlusion, and for all fills of a window together.
 
     Args:
@@ -96,12 +111,12 @@ def summarize(
 
     Returns:
         One row for each occlusion, and after the fills of a window a row for all of them: its values are the means over
-        the fills. Intervals are those of Student's t over images.
+        the fills. Intervals are those of Student's t over images; for several fills, they are upper bounds.
     """
     found: list[list[tuple[float, float]]] = [[] for _ in occlusions]
     for image, compared in enumerate(values):
         for index, value in zip(turn_of(occlusions, image), compared, strict=True):
-            if not math.isnan(value[0]):
+            if value is not None:
                 found[index].append(value)
     rows: list[OcclusionRow] = []
     group: list[int] = []
@@ -120,7 +135,7 @@ def _row(one: Occlusion, fill: str, groups: Sequence[Sequence[tuple[float, float
     rows, columns = one.window
     numbers = [np.array([value[which] for value in group]) for which in (0, 1) for group in groups if group]
     half = len(numbers) // 2
-    cosine, distance = _mean(numbers[:half]), _mean(numbers[half:])
+    cosine, distance = _mean(numbers[:half], (-1.0, 1.0)), _mean(numbers[half:], (0.0, math.inf))
     return OcclusionRow(
         threshold=one.threshold,
         window=(rows.stop - rows.start, columns.stop - columns.start),
@@ -134,17 +149,31 @@ def _row(one: Occlusion, fill: str, groups: Sequence[Sequence[tuple[float, float
     )
 
 
-def _mean(groups: Sequence[npt.NDArray[np.float64]]) -> tuple[float | None, tuple[float, float] | None]:
-    """The mean of the means of independent groups of images, and its 95 % interval; None if there are too few."""
+def _mean(
+    groups: Sequence[npt.NDArray[np.float64]], limits: tuple[float, float]
+) -> tuple[float | None, tuple[float, float] | None]:
+    """The mean of the means of groups of images, and its 95 % interval within ``limits``; None if there are too few."""
     if not groups:
         return None, None
     mean = float(np.mean([group.mean() for group in groups]))
     if min(map(len, groups)) < 2:
         return mean, None
-    # Fills of the same image are not independent: the errors are added, which overestimates the interval.
+    # The error of a mean is at most the mean of the errors; it is smaller if the fills have different images.
     error = float(np.mean([group.std(ddof=1) / math.sqrt(len(group)) for group in groups]))
     quantile = float(stdtrit(min(map(len, groups)) - 1, 0.975))
-    return mean, (mean - quantile * error, mean + quantile * error)
+    return mean, (max(mean - quantile * error, limits[0]), min(mean + quantile * error, limits[1]))
+
+
+def whole_image_note(windows: Mapping[float, Window], size: tuple[int, ...]) -> str | None:
+    """A note on the windows that are the whole image, of which nothing can be replaced, or None."""
+    found = [f"{100 * threshold:g} %" for threshold, window in windows.items() if _is_whole(window, size)]
+    if not found:
+        return None
+    return f"The occlusion check leaves out {', '.join(found)}, where the window is the whole image."
+
+
+def _is_whole(window: Window, size: tuple[int, ...]) -> bool:
+    return tuple(part.stop - part.start for part in window) == size
 
 
 def disagreement_note(rows: Sequence[OcclusionRow]) -> str | None:

@@ -34,6 +34,7 @@ from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo, software_versions
 
 from .accumulator import MAX_BLOCKS, BlockSums, FloatArray, RunState, block_bounds, result_of
+from .area_protocols import centered_windows
 from .arguments import TensorImages, choose_images
 from .attribution import WITH_OWN_MODULES, attribution_record, check_modules
 from .batch_size import automatic_batch_size
@@ -46,6 +47,15 @@ from .input_size import resized
 from .jackknife import Blocks
 from .measured_positions import map_function
 from .notes import closed_branches_note, constant_sum_note, trained_size_note
+from .occlusion_check import compare
+from .occlusion_rows import (
+    Compared,
+    disagreement_note,
+    occlusions_of,
+    summarize,
+    turn_of,
+    whole_image_note,
+)
 from .preparation import prepare
 from .probe_layer import UnsuitableSizeError
 from .result import ErfResult
@@ -53,8 +63,8 @@ from .target_layer import Layer, TargetLayer, point_of, run_to
 
 # Entries of the record that exist only where an option differs from the usual one.
 _OPTIONAL = (
-    "entry of the weights", "mean", "std", "channels", "bgr", "convention", "attribution", "target", "position",
-    "until",
+    "entry of the weights", "mean", "std", "channels", "bgr", "target", "position", "convention", "attribution",
+    "until", "check",
 )  # fmt: skip
 
 # Threads that load images while the model computes.
@@ -88,6 +98,11 @@ def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: E
         check_channels(channels, config.bgr)
         module, target, note = _located(model, (count, channels, *size), config)
     target = target.at(config.position, config.seed)
+    if config.check is not None and len(target.input_size) != 2:
+        raise InvalidInputError(
+            f"The occlusion check cannot be made for inputs of {len(target.input_size)} axes. It replaces parts of "
+            "images. Leave it out."
+        )
     check_modules(config.attribution, module, prepared=isinstance(model, PreparedModel))
     check_run_values(module, (1, channels, *target.input_size), partial(run_to, point=target))
     from_files = not isinstance(images, TensorImages)
@@ -155,7 +170,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
 
     _options = (
         "model", "size", "layer", "target", "position", "precision", "device", "seed", "sampling", "images", "channels",
-        "mean", "std", "bgr", "until",
+        "mean", "std", "bgr", "until", "check",
     )  # fmt: skip
 
     @property
@@ -186,6 +201,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             **convention_record(self.settings.convention),
             **attribution_record(self.settings.attribution, self.settings.seed),
             **({} if self.settings.until is None else {"until": self.settings.until}),
+            **({} if self.settings.check is None else {"check": self.settings.check}),
             **{f"version of {package}": versions[package] for package in ("replk-probe", "torch", "timm")},
         }
 
@@ -247,7 +263,51 @@ class ErfPlan(Divisible[RunState, ErfResult]):
                 )
             if not state.sums.mean().any():
                 self._check_signs(self._gradient(prepared), state)
-            return self._result(state, prepared)
+            result = self._result(state, prepared)
+            return result if self.settings.check is None else self._checked(result, state, store, prepared, progress)
+
+    def _checked(
+        self, result: ErfResult, state: RunState, store: Checkpoint | None, prepared: PreparedModel, progress: bool
+    ) -> ErfResult:
+        """The result with the rows of the occlusion check."""
+        start, count = time.perf_counter() - state.seconds, len(state.used)
+        found = centered_windows(result.contribution, result.thresholds, result.center)
+        windows = dict(zip(result.thresholds, found, strict=True))
+        occlusions = occlusions_of(windows, self.target.input_size, several=count > 1)
+        done = len(state.occluded)
+        # The image before each one replaces parts of it.
+        indices = [self.images.ids.index(state.used[index % count]) for index in range(done - 1, count)]
+        bar: Any = progress_bar(
+            total=count, initial=done, desc=f"{self.name}, occlusion", unit="image", disable=not progress
+        )
+        ahead = computed_ahead(self._load, indices, threads=self._threads, waiting=2)
+        with ahead as images, bar, Keeper(store, state.save) as keeper:
+            other, _ = next(images)
+            for index, (image, _) in enumerate(images, done):
+                chosen = [occlusions[one] for one in turn_of(occlusions, index)]
+                values: Compared = [None] * len(chosen)
+                # A file may have been removed since its contribution was measured.
+                if isinstance(image, Tensor) and isinstance(other, Tensor):
+                    another = other if count > 1 else None
+                    values = compare(prepared.module, self.target, image, another, chosen, self.batch_size)
+                with keeper.change():
+                    state.occluded.append(values)
+                    state.seconds = time.perf_counter() - start
+                other = image
+                bar.update(1)
+        rows = summarize(occlusions, state.occluded)
+        notes = (whole_image_note(windows, self.target.input_size), disagreement_note(rows))
+        return replace(
+            result,
+            occlusion=rows,
+            run=replace(result.run, seconds=round(state.seconds, 3)),
+            notes=(*result.notes, *(note for note in notes if note)),
+        )
+
+    @property
+    def _threads(self) -> int:
+        """Number of threads that load images ahead."""
+        return 0 if isinstance(self.images, TensorImages) else _THREADS
 
     @contextmanager
     def _measured(
@@ -267,8 +327,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             else:
                 prepared = prepare(on_device(self.model, self.device), self.settings.precision, self.target)
             gradient = self._gradient(prepared)
-            threads = 0 if isinstance(self.images, TensorImages) else _THREADS
-            ahead = computed_ahead(self._load, todo, threads=threads, waiting=size + 1)
+            ahead = computed_ahead(self._load, todo, threads=self._threads, waiting=size + 1)
             bar: Any = progress_bar(
                 total=len(part), initial=todo.start - part.start, desc=self.name, unit="image", disable=not progress
             )

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _FEWEST_POINTS = 4
 _WIDTH, _PANEL_HEIGHT = 5.6, 2.0  # inches
 _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 0.55, 0.12, 0.62, 0.46, 0.62
-_LEGEND: dict[str, Any] = {
+LEGEND: dict[str, Any] = {
     "loc": "lower left", "bbox_to_anchor": (0, 1.0), "frameon": False, "fontsize": CAPTION_SIZE, "handlelength": 1.4,
     "handletextpad": 0.3, "columnspacing": 1.0, "borderaxespad": 0.1,
 }  # fmt: skip
@@ -76,7 +76,7 @@ def draw_convergence(result: ErfResult) -> Figure:
             "Measure more images."
         )
     with figure_style():
-        figure, axes = _panels(result, conditions(result), len(CRITERION))
+        figure, axes = panels(result, conditions(result), len(CRITERION))
         for ax, protocol in zip(axes, CRITERION, strict=True):
             curves = {}
             for curve in (one for one in convergence.ratios if one.protocol == protocol):
@@ -108,7 +108,7 @@ def draw_sizes(results: Sequence[ErfResult], *, protocol: str = "pixels") -> Fig
     ordered = sorted(results, key=lambda result: math.prod(result.input_size))
     sides = [math.sqrt(math.prod(result.input_size)) for result in ordered]
     with figure_style():
-        figure, axes = _panels(ordered[0], conditions(ordered[0], has_sizes=False), 2)
+        figure, axes = panels(ordered[0], conditions(ordered[0], has_sizes=False), 2)
         _draw(axes[0], _curves(ordered, sides, protocol), bands=False)
         _percent_axis(axes[0], protocol)
         lengths = {
@@ -119,7 +119,7 @@ def draw_sizes(results: Sequence[ErfResult], *, protocol: str = "pixels") -> Fig
         }
         _draw(axes[1], lengths, bands=False)
         dashes: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 1}
-        axes[1].legend(handles=axes[1].plot(sides, sides, label="whole image", **dashes), **_LEGEND)
+        axes[1].legend(handles=axes[1].plot(sides, sides, label="whole image", **dashes), **LEGEND)
         axes[1].set_yscale("log")
         log_ticks(axes[1].yaxis, *axes[1].get_ylim())
         axes[1].set_ylabel(f"Square root of area, px ('{protocol}')")
@@ -158,7 +158,7 @@ def draw_checkpoints(results: Sequence[ErfResult], names: Sequence[str] | None =
         shown = [fitted(name, 90, CAPTION_SIZE) for name in names]
         longest = max(text_points(name, CAPTION_SIZE) for name in shown) / 72
         # The names are turned by 40 degrees.
-        figure, axes = _panels(
+        figure, axes = panels(
             results[0], conditions(results[0]), len(CRITERION), bottom=0.2 + 0.65 * longest, has_weights=False
         )
         for ax, protocol in zip(axes, CRITERION, strict=True):
@@ -216,7 +216,7 @@ def _curves(results: Sequence[ErfResult], x: Sequence[float], protocol: str) -> 
     return curves
 
 
-def _panels(
+def panels(
     result: ErfResult, facts: str, count: int, *, bottom: float = _BOTTOM, has_weights: bool = True
 ) -> tuple[Figure, list[Axes]]:
     """A figure with a heading and panels side by side."""
@@ -279,4 +279,4 @@ def _percent_axis(ax: Axes, protocol: str) -> None:
 
 
 def _legend(ax: Axes, thresholds: Sequence[float]) -> None:
-    ax.legend(ncols=len(thresholds), **_LEGEND)
+    ax.legend(ncols=len(thresholds), **LEGEND)

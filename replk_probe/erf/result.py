@@ -21,6 +21,7 @@ from .area_protocols import RATIO_NAMES
 from .convergence import Convergence
 from .latex import booktabs, latex_interval, latex_number, latex_text
 from .map_numbers import ALL_LABELS, NUMBER_COLUMNS, ErfNumbers, number_cells
+from .occlusion_rows import OcclusionRow
 from .position_rule import CENTER, parse_position
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ class ErfResult(Result):
             several positions, ``contribution`` is the mean of their maps, each shifted to the center of the receptive
             field of the middle position.
         positions: The positions of the rule, in reading order; empty for ``"center"`` and ``"mean"``.
+        occlusion: The rows of the occlusion check; empty if it was not made.
         position_maps: The map of each of several positions, not shifted, ``[P, H, W]`` float64, read-only; otherwise
             None.
     """
@@ -146,6 +148,7 @@ class ErfResult(Result):
     position: str = "center"
     positions: tuple[MeasuredPosition, ...] = ()
     position_maps: npt.NDArray[np.float64] | None = None
+    occlusion: tuple[OcclusionRow, ...] = ()
 
     def __post_init__(self) -> None:
         """Copy and check the maps, so that they cannot change."""
@@ -241,6 +244,8 @@ class ErfResult(Result):
         left_out = {"contribution", "run", "position_maps"}
         if self.position == CENTER:
             left_out |= {"position", "positions"}
+        if not self.occlusion:
+            left_out |= {"occlusion"}
         own = [field.name for field in fields(self) if field.name not in left_out]
         erf = {_JSON_NAMES.get(name, name): as_plain(getattr(self, name)) for name in own}
         return {"schema_version": SCHEMA_VERSION, "run": self.run.to_json(), "erf": erf}
@@ -321,6 +326,7 @@ class ErfResult(Result):
         record = read_json(folder / JSON_NAME, _ADVICE, READABLE_VERSIONS)
         with reading(folder / JSON_NAME, "ERF record"):
             later: dict[str, Any] = {"numbers": None, "convergence": None, "position": CENTER, "positions": []}
+            later |= {"occlusion": []}
             erf = later | record["erf"] | {name: record["erf"][saved] for name, saved in _JSON_NAMES.items()}
             rule, axes = parse_position(erf["position"]), len(erf["input_size"])
         kinds: dict[str, tuple[type, int]] = {"contribution": (np.float64, axes)}

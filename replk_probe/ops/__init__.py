@@ -9,6 +9,7 @@ from ._info import NativeInfo, describe_backend, describe_machine, measure_fma_p
 from ._layout import is_channels_last
 from ._loader import INSTRUCTION_SETS, NativeKernel
 from .functional import conv_input_gradient, depthwise_conv2d
+from .gelu import gelu_grad_input, gelu_products, gelu_with_squares, is_gelu_native
 from .modules import DepthwiseConv2d, is_same_depthwise, to_torch
 from .prepared import PreparedKernel
 
@@ -23,7 +24,11 @@ __all__ = [
     "depthwise_conv2d",
     "describe_backend",
     "describe_machine",
+    "gelu_grad_input",
+    "gelu_products",
+    "gelu_with_squares",
     "is_channels_last",
+    "is_gelu_native",
     "is_same_depthwise",
     "measure_fma_peak",
     "native_info",

@@ -267,9 +267,7 @@ def make_plan(
     Raises:
         BackendError: There is no library, or the environment forces a method or instruction set that cannot be used.
     """
-    library = _loader.find_library()
-    if isinstance(library, str):
-        raise BackendError(f"Native kernel refused: the native library is not available. {library}")
+    library = loaded_library()
     isa, method = forced_numbers(library, force)
     problem = _loader.Problem(
         direction,
@@ -287,6 +285,18 @@ def make_plan(
         problem.method = _loader.METHODS["reference"]
         plan = _plan(library, problem, native)
     return problem, plan
+
+
+def loaded_library() -> _loader.Library:
+    """The native library.
+
+    Raises:
+        BackendError: There is no library.
+    """
+    library = _loader.find_library()
+    if isinstance(library, str):
+        raise BackendError(f"Native kernel refused: the native library is not available. {library}")
+    return library
 
 
 def forced_numbers(library: _loader.Library, force: Forced | None = None) -> tuple[int, int]:

@@ -226,17 +226,18 @@ def _run(call: _Call) -> None:
         call.buffers.workspace, call.buffers.workspace_bytes = memory.data_ptr(), memory.numel()
     status = call.library.run(*call.arguments)
     if status:
-        raise BackendError(_failed(call, status))
+        raise BackendError(failure(call.library, status))
 
 
 def _pack(call: _Call, weight: int, memory: int) -> None:
     status = call.library.pack(call.problem, call.plan, weight, memory)
     if status:
-        raise BackendError(_failed(call, status))
+        raise BackendError(failure(call.library, status))
 
 
-def _failed(call: _Call, status: int) -> str:
-    reason = call.library.status_text(status).decode()
+def failure(library: Library, status: int) -> str:
+    """Message about a call that the library refused although it had been checked."""
+    reason = library.status_text(status).decode()
     return (
         f"The native library failed: {reason} (status {status}). This is a bug in replk-probe. "
         "Report it with the output of 'replk-probe info', and set REPLK_PROBE_METHOD=aten until it is fixed."

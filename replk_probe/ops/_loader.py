@@ -143,6 +143,10 @@ class Library:
     pack: Any  # replk_dwconv2d_pack(Problem*, Plan*, weight, packed) -> status
     run: Any  # replk_dwconv2d_run(Problem*, Plan*, Buffers*) -> status
     status_text: Any  # replk_status_string(status)
+    # Their first arguments are the instruction set, threads, rows and columns; they return a status.
+    gelu_forward: Any  # replk_gelu_forward(..., input, output, squares)
+    gelu_products: Any  # replk_gelu_products(..., input, grad, products)
+    gelu_grad_input: Any  # replk_gelu_grad_input(..., input, grad, grad_scale, output_scale, output)
     measure_fma_peak: Any  # replk_measure_fma_peak(isa, threads, seconds) -> GFLOP/s
 
 
@@ -188,6 +192,7 @@ def _open(path: Path) -> Library | str:
     if version != ABI_VERSION:
         return f"It is from another build: its interface has version {version}, and this package needs {ABI_VERSION}."
     problem, plan = ctypes.POINTER(Problem), ctypes.POINTER(Plan)
+    gelu = (ctypes.c_int32, ctypes.c_int32, ctypes.c_int64, ctypes.c_int64)
     signatures: dict[str, tuple[Any, tuple[Any, ...]]] = {
         "replk_best_isa": (ctypes.c_int32, ()),
         "replk_compiler": (ctypes.c_char_p, ()),
@@ -197,6 +202,9 @@ def _open(path: Path) -> Library | str:
         "replk_dwconv2d_plan": (ctypes.c_int32, (problem, plan)),
         "replk_dwconv2d_pack": (ctypes.c_int32, (problem, plan, ctypes.c_void_p, ctypes.c_void_p)),
         "replk_dwconv2d_run": (ctypes.c_int32, (problem, plan, ctypes.POINTER(Buffers))),
+        "replk_gelu_forward": (ctypes.c_int32, (*gelu, *[ctypes.c_void_p] * 3)),
+        "replk_gelu_products": (ctypes.c_int32, (*gelu, *[ctypes.c_void_p] * 3)),
+        "replk_gelu_grad_input": (ctypes.c_int32, (*gelu, *[ctypes.c_void_p] * 5)),
         "replk_measure_fma_peak": (ctypes.c_double, (ctypes.c_int32, ctypes.c_int32, ctypes.c_double)),
     }
     functions: dict[str, Any] = {}
@@ -220,6 +228,9 @@ def _open(path: Path) -> Library | str:
         pack=functions["pack"],
         run=functions["run"],
         status_text=functions["status_string"],
+        gelu_forward=functions["gelu_forward"],
+        gelu_products=functions["gelu_products"],
+        gelu_grad_input=functions["gelu_grad_input"],
         measure_fma_peak=functions["measure_fma_peak"],
     )
 

@@ -12,6 +12,7 @@ from replk_probe.erf.result import IMPORTED, ErfResult, RatioRow
 from replk_probe.runtime.formatting import counted, dimensions, percent
 from replk_probe.runtime.provenance import UNKNOWN
 
+from .erf_occlusion_table import occlusion_lines
 from .erf_positions_table import position_lines
 from .text import PLAIN, READABLE, Layout, note_lines, notes_of, table, wrapped
 
@@ -56,6 +57,7 @@ def erf_table(
         labels, rows = ["protocol"], _details(results[0], known[0][2])
     lines += [*_blocks(labels, rows, thresholds, layout), ""]
     lines += [line for result, label, _ in known for line in position_lines(result, label, layout)]
+    lines += [line for result, label, _ in known for line in occlusion_lines(result, label, layout)]
     for result, label, printed in known:
         which = f" ({label})" if several else ""
         for text in dict.fromkeys(_comparability(result, row) for row in printed.values()):

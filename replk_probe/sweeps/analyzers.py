@@ -129,11 +129,9 @@ def _erf_digests(options: Mapping[str, Any], config: ErfConfig) -> dict[str, Any
 
 
 def _draw_erf(result: Any, folder: Path) -> None:
-    from replk_probe.erf.plot import save_figures
-    from replk_probe.erf.plot_series import save_convergence
+    from replk_probe.erf.plot_all import save_all_figures
 
-    save_figures(result, folder)
-    save_convergence(result, folder)
+    save_all_figures(result, folder)
 
 
 def _plan_kernels(job: Job) -> KernelPlan:

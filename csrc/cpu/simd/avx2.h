@@ -21,10 +21,18 @@ static inline Vec broadcast(float a) { return {_mm256_set1_ps(a)}; }
 static inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
 static inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
 static inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
+static inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
 static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }    // a b + c
 static inline Vec fnma(Vec a, Vec b, Vec c) { return {_mm256_fnmadd_ps(a.v, b.v, c.v)}; }  // c - a b
-// If either operand of max is NaN, the result is the second operand.
+// If either operand of min or max is NaN, the result is the second operand.
 static inline Vec relu(Vec a) { return {_mm256_max_ps(_mm256_setzero_ps(), a.v)}; }
+static inline Vec at_most(Vec a, float limit) { return {_mm256_min_ps(_mm256_set1_ps(limit), a.v)}; }  // keeps NaN
+// `negative` in the lanes whose sign bit in `a` is set, `other` elsewhere.
+static inline Vec by_sign(Vec a, Vec negative, Vec other) { return {_mm256_blendv_ps(other.v, negative.v, a.v)}; }
+// The number whose sign and exponent are the lowest nine bits of each lane.
+static inline Vec from_low_bits(Vec a) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a.v), 23))};
+}
 static inline float sum(Vec a) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));

@@ -21,10 +21,20 @@ static inline Vec broadcast(float a) { return {_mm512_set1_ps(a)}; }
 static inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 static inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 static inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+static inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
 static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }    // a b + c
 static inline Vec fnma(Vec a, Vec b, Vec c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }  // c - a b
-// If either operand of max is NaN, the result is the second operand.
+// If either operand of min or max is NaN, the result is the second operand.
 static inline Vec relu(Vec a) { return {_mm512_max_ps(_mm512_setzero_ps(), a.v)}; }
+static inline Vec at_most(Vec a, float limit) { return {_mm512_min_ps(_mm512_set1_ps(limit), a.v)}; }  // keeps NaN
+// `negative` in the lanes whose sign bit in `a` is set, `other` elsewhere.
+static inline Vec by_sign(Vec a, Vec negative, Vec other) {
+  return {_mm512_mask_mov_ps(other.v, _mm512_movepi32_mask(_mm512_castps_si512(a.v)), negative.v)};
+}
+// The number whose sign and exponent are the lowest nine bits of each lane.
+static inline Vec from_low_bits(Vec a) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a.v), 23))};
+}
 static inline float sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
 
 static inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }

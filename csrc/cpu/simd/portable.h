@@ -2,7 +2,9 @@
 #ifndef REPLK_CPU_SIMD_PORTABLE_H_
 #define REPLK_CPU_SIMD_PORTABLE_H_
 
+#include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include "common/bfloat16.h"
 
@@ -40,6 +42,7 @@ static inline Vec zero() { return broadcast(0.0f); }
 static inline Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
 static inline Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
 static inline Vec operator*(Vec a, Vec b) { return {a.v * b.v}; }
+static inline Vec operator/(Vec a, Vec b) { return {a.v / b.v}; }
 static inline Vec load(const float* p) { return {*reinterpret_cast<const NativeUnaligned*>(p)}; }
 static inline void store(float* p, Vec a) { *reinterpret_cast<NativeUnaligned*>(p) = a.v; }
 #else
@@ -51,6 +54,9 @@ static inline Vec operator-(Vec a, Vec b) {
 }
 static inline Vec operator*(Vec a, Vec b) {
   return each([&](int i) { return a.v[i] * b.v[i]; });
+}
+static inline Vec operator/(Vec a, Vec b) {
+  return each([&](int i) { return a.v[i] / b.v[i]; });
 }
 static inline Vec load(const float* p) {
   return each([&](int i) { return p[i]; });
@@ -65,6 +71,25 @@ static inline Vec fnma(Vec a, Vec b, Vec c) { return c - a * b; }
 // Not `a > 0 ? a : 0`, which would replace NaN by 0.
 static inline Vec relu(Vec a) {
   return each([&](int i) { return a.v[i] < 0.0f ? 0.0f : a.v[i]; });
+}
+static inline Vec at_most(Vec a, float limit) {
+  return each([&](int i) { return a.v[i] > limit ? limit : a.v[i]; });  // keeps NaN
+}
+// `negative` in the lanes whose sign bit in `a` is set, `other` elsewhere.
+static inline Vec by_sign(Vec a, Vec negative, Vec other) {
+  return each([&](int i) { return std::signbit(a.v[i]) ? negative.v[i] : other.v[i]; });
+}
+// The number whose sign and exponent are the lowest nine bits of each lane.
+static inline Vec from_low_bits(Vec a) {
+  return each([&](int i) {
+    const float lane = a.v[i];
+    uint32_t bits;
+    std::memcpy(&bits, &lane, sizeof bits);
+    bits <<= 23;
+    float number;
+    std::memcpy(&number, &bits, sizeof number);
+    return number;
+  });
 }
 static inline float sum(Vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
 static inline void stream(float* p, Vec a) { store(p, a); }

@@ -1,4 +1,5 @@
-// Depthwise 2-D convolution on a CPU: the C interface of the library and the only header that bindings include.
+// Depthwise 2-D convolution and GELU on a CPU: the C interface of the library and the only header that bindings
+// include.
 //
 //   forward      y[n,c,i,j]   = act(bias[c] + sum_{u,v} x[n,c,i+u-Kh/2,j+v-Kw/2] w[c,u,v])      act: none or ReLU
 //   grad input   dx[n,c,i,j]  = sum_{u,v} dy[n,c,i-u+Kh/2,j-v+Kw/2] w[c,u,v]
@@ -133,6 +134,25 @@ REPLK_API int32_t replk_dwconv2d_pack(const replk_problem* problem, const replk_
 
 // Compute. If `packed` is null, the weight is prepared inside the call.
 REPLK_API int32_t replk_dwconv2d_run(const replk_problem* problem, const replk_plan* plan, replk_buffers* buffers);
+
+// GELU (the exact form, y = x Phi(x) with the normal distribution Phi) of float32 maps, with what global response
+// normalization needs. Maps are dense [rows,columns], one row for each image and channel, and may be aligned to their
+// elements only. `isa` is a replk_isa, `threads` 1 to 1024; results do not depend on `threads`. If u is 2^-24, y has an
+// error of at most (8 + 2 x^2) u |y|, and its derivative one of (8 + 2 x^2) u (1 + |x|).
+//
+// y, and the sums of y^2 over each row: `output` [rows,columns] and `squares` [rows] are written.
+REPLK_API int32_t replk_gelu_forward(int32_t isa, int32_t threads, int64_t rows, int64_t columns, const float* input,
+                                     float* output, double* squares);
+
+// The sums of y grad over each row: `products` [rows] is written.
+REPLK_API int32_t replk_gelu_products(int32_t isa, int32_t threads, int64_t rows, int64_t columns, const float* input,
+                                      const float* grad, double* products);
+
+// y' (grad_scale grad + output_scale y), with the derivative y' and one scale of each kind [rows] for every row:
+// `output` [rows,columns], which may be `grad` or `input`, is written.
+REPLK_API int32_t replk_gelu_grad_input(int32_t isa, int32_t threads, int64_t rows, int64_t columns, const float* input,
+                                        const float* grad, const float* grad_scale, const float* output_scale,
+                                        float* output);
 
 // Measure the multiply-add peak of `threads` threads from registers for `seconds` (0 to 60), in 10^9 floating-point
 // operations per second: the roofline of direct methods. Returns 0 for an unavailable instruction set or an invalid

@@ -80,13 +80,15 @@ class UniRepLKNetBlock(Foldable):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` plus its residual branch."""
+        # The layer norm before each stage returns channels-last maps, the convolution after it such gradients.
+        x = self.act.arranged(x)
         y: Tensor = self.se(self.norm(self.dwconv(x))).permute(0, 2, 3, 1)
         y = self.pwconv2(self.act(self.pwconv1(y))).permute(0, 3, 1, 2)
         y = self.pwconv2_bn(y)
         if self.gamma is not None:
             y = self.gamma[:, None, None] * y
         y = self.drop_path(y)
-        return x + y
+        return self.act.arranged(x + y)
 
     def fold_norms(self) -> None:
         """Fold ``norm`` into ``dwconv``; ``act.beta``, ``pwconv2_bn`` and ``gamma`` into ``pwconv2``."""

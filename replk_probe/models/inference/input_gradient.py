@@ -22,7 +22,11 @@ from replk_probe.ops import (
     DepthwiseConv2d,
     PreparedKernel,
     describe_backend,
+    gelu_grad_input,
+    gelu_products,
+    gelu_with_squares,
     is_channels_last,
+    is_gelu_native,
     is_same_depthwise,
     planned_method,
     unsupported_reason,
@@ -43,6 +47,8 @@ _LEAST_PRODUCTS = 2**24
 _LEAST_REUSE = 48
 # Number of values that several elementwise operations process one after the other, so that they stay in the cache.
 _CHUNK = 2**20
+# Measured: on maps with fewer positions, one product for each image is slower than one for all.
+_LEAST_POSITIONS = 2**10
 
 
 class _InputGradient(torch.autograd.Function):
@@ -113,6 +119,34 @@ class _GeluResponseNorm(torch.autograd.Function):
         return ctx.module.input_gradient(grad, *ctx.saved_tensors), None
 
 
+class _LinearOfPlanes(torch.autograd.Function):
+    """A :class:`FrozenLinear` at every position of ``[N, C, H, W]``."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, module: FrozenLinear) -> Tensor:
+        ctx.module, ctx.shape = module, input.permute(0, 2, 3, 1).shape
+        output = module.product(input, module.weight.T, ctx.shape, module.reduced_forward)
+        return output if module.bias is None else output.add_(module.bias[:, None, None])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        module: FrozenLinear = ctx.module
+        return module.product(grad, module.weight, ctx.shape, module.reduced_backward), None
+
+
+class _ContiguousPlanes(torch.autograd.Function):
+    """The input and its gradient, ``[N, C, H, W]``, as contiguous planes."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, input: Tensor) -> Tensor:
+        return input.contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.contiguous()
+
+
 def _cut(grad: Tensor, box: Box) -> Tensor:
     """The box of ``grad``, ``[N, C, H, W]``, as a dense tensor in the layout of ``grad``."""
     layout = torch.contiguous_format if grad.is_contiguous() else torch.channels_last
@@ -126,6 +160,14 @@ def _pointwise(grad: Tensor, weight: Tensor) -> Tensor:
     if grad.is_contiguous():
         return torch.bmm(matrix.T.expand(images, -1, -1), grad.flatten(2)).view(images, -1, *size)
     return (grad.permute(0, 2, 3, 1) @ matrix).permute(0, 3, 1, 2)
+
+
+def _planes(maps: Tensor) -> Tensor | None:
+    """``[N, H, W, C]`` as contiguous ``[N, C, H, W]`` if it is a permutation of such a tensor, else None."""
+    if maps.dim() != 4 or maps.is_contiguous() or maps.shape[1:3].numel() < _LEAST_POSITIONS:
+        return None
+    planes = maps.permute(0, 3, 1, 2)
+    return planes if planes.is_contiguous() else None
 
 
 def _is_active(output: Tensor) -> Tensor:
@@ -185,6 +227,14 @@ class _Reducible(_Frozen):
 class FrozenLinear(_Reducible, nn.Linear):
     """``nn.Linear`` with frozen parameters: ``[..., in_features] -> [..., out_features]``."""
 
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the output for ``input``, without permuting maps that are contiguous planes."""
+        planes = _planes(input)
+        if planes is None or is_autocast(input.device) or self._is_left_to_autograd(input):
+            return super().forward(input)
+        found: Tensor = _LinearOfPlanes.apply(planes, self)
+        return found.permute(0, 2, 3, 1)
+
     def run(self, input: Tensor) -> Tensor:
         """The layer's output."""
         if not self.reduced_forward or not self._gains(input.shape):
@@ -199,6 +249,12 @@ class FrozenLinear(_Reducible, nn.Linear):
         # One product of two matrices: torch expands the weight for each image of a bfloat16 gradient with more axes.
         rows = grad.reshape(-1, self.out_features).bfloat16()
         return (rows @ self.weight.bfloat16()).to(grad.dtype).view(shape)
+
+    def product(self, maps: Tensor, weight: Tensor, shape: torch.Size, reduced: bool) -> Tensor:
+        """``weight.T`` times the vector at each position, ``[N, C, H, W]``; ``shape`` is that of the layer's input."""
+        if not reduced or not self._gains(shape):
+            return _pointwise(maps, weight)
+        return _pointwise(maps.bfloat16(), weight.bfloat16()).to(maps.dtype)
 
 
 class FrozenConv2d(_Reducible, nn.Conv2d):
@@ -388,8 +444,19 @@ class FrozenGeluResponseNorm(GeluResponseNorm):
             return super().forward(input)
         return _GeluResponseNorm.apply(input, self)  # type: ignore[no-any-return]
 
+    def arranged(self, maps: Tensor) -> Tensor:
+        """``maps``, and their gradient, as contiguous planes if the native GELU, which needs them, will be used."""
+        is_small = maps.numel() < self.autograd_below or maps.shape[2:].numel() < _LEAST_POSITIONS
+        if is_small or is_autocast(maps.device) or not is_gelu_native(maps):
+            return maps
+        return _ContiguousPlanes.apply(maps)  # type: ignore[no-any-return]
+
     def activations(self, input: Tensor) -> tuple[Tensor, Tensor]:
         """GELU of the input, and its norm over H and W, ``[N, 1, 1, C]``."""
+        planes = _planes(input)
+        if planes is not None and is_gelu_native(planes):
+            maps, sums = gelu_with_squares(planes)
+            return maps.permute(0, 2, 3, 1), sums[:, None, None].sqrt().to(input.dtype)
         output = torch.empty_like(input, memory_format=torch.contiguous_format)
         squares = [_summed_products(input[index], output[index], output[index]) for index in range(len(input))]
         return output, torch.stack(squares).sqrt().to(input.dtype)
@@ -400,21 +467,32 @@ class FrozenGeluResponseNorm(GeluResponseNorm):
 
     def input_gradient(self, grad: Tensor, input: Tensor, norm: Tensor) -> Tensor:
         """Gradient of the input, ``[N, H, W, C]``, from that of the output and the norm of the activations."""
+        planes = _planes(input)
+        if planes is not None and is_gelu_native(planes):
+            maps = grad.permute(0, 3, 1, 2).contiguous()  # once for both functions
+            scales = self._grad_scales(gelu_products(planes, maps)[:, None, None], norm)
+            return gelu_grad_input(planes, maps, *(scale[:, 0, 0] for scale in scales)).permute(0, 2, 3, 1)
         found = torch.empty_like(input, memory_format=torch.contiguous_format)
         products = [_summed_products(input[index], found[index], grad[index]) for index in range(len(input))]
-        # The gradient of each factor, then of each norm, which is part of its own ratio and of the mean.
-        ratio_grad = self.gamma * torch.stack(products).to(norm.dtype)
-        mean = norm.mean(-1, keepdim=True) + EPS
-        norm_grad = ratio_grad / mean - (ratio_grad * norm).mean(-1, keepdim=True) / mean**2
-        # As in autograd, a norm of zero has the gradient zero.
-        through_norm = torch.where(norm > 0, norm_grad / norm, 0)
-        scale = self.scale(norm)
+        scale, through_norm = self._grad_scales(torch.stack(products), norm)
         for index in range(len(input)):
             rows = (part[index].flatten(0, 1) for part in (input, found, grad))
             for x, y, given in zip(*map(_chunks, rows), strict=True):
                 inner = torch.addcmul(given * scale[index, 0], y, through_norm[index, 0])
                 torch.ops.aten.gelu_backward.grad_input(inner, x, grad_input=y)
         return found
+
+    def _grad_scales(self, products: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of the output's gradient and of the activation in the gradient of the activation, ``[N, 1, 1, C]``.
+
+        ``products`` are the sums over H and W of the activation times the output's gradient.
+        """
+        # The gradient of each factor, then of each norm, which is part of its own ratio and of the mean.
+        ratio_grad = self.gamma * products.to(norm.dtype)
+        mean = norm.mean(-1, keepdim=True) + EPS
+        norm_grad = ratio_grad / mean - (ratio_grad * norm).mean(-1, keepdim=True) / mean**2
+        # As in autograd, a norm of zero has the gradient zero.
+        return self.scale(norm), torch.where(norm > 0, norm_grad / norm, 0)
 
 
 def _summed_products(input: Tensor, output: Tensor, factor: Tensor) -> Tensor:

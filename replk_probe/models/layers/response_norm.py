@@ -29,3 +29,7 @@ class GeluResponseNorm(nn.Module):
         norm: Tensor = torch.linalg.vector_norm(y, dim=(1, 2), keepdim=True)
         y = y * (self.gamma * (norm / (norm.mean(-1, keepdim=True) + EPS)) + 1)
         return y if self.beta is None else y + self.beta
+
+    def arranged(self, maps: Tensor) -> Tensor:
+        """``maps``, ``[N, C', H, W]``, in the memory format in which the layers around this one are fastest."""
+        return maps

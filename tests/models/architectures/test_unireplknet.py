@@ -20,12 +20,14 @@ from replk_probe.models import UniRepLKNet, create_model, load_checkpoint, repar
 from replk_probe.models.architectures.unireplknet import UniRepLKNetBlock
 from replk_probe.models.checkpoints.detect import Fingerprint, fingerprint
 from replk_probe.models.checkpoints.rename_keys import in_scheme
+from replk_probe.models.inference import input_gradient
 from replk_probe.models.inference.check import check_on, random_image
 from replk_probe.models.inference.input_gradient import FrozenDepthwiseConv2d, FrozenGeluResponseNorm, freeze_layers
 from replk_probe.models.inference.prepare import prepared_copy
 from replk_probe.models.layers.large_kernel import DILATED_BRANCHES, LargeKernelConv
 from replk_probe.models.layers.response_norm import GeluResponseNorm
 from replk_probe.models.summary import count_parameters, describe
+from replk_probe.ops import native_info
 
 TOLERANCE = 1e-12  # relative, in float64
 # Parameters and number of keys, before and after merging.
@@ -237,6 +239,60 @@ def test_frozen_response_norm(shape: tuple[int, ...], monkeypatch: pytest.Monkey
     layout = weights.transpose(1, 2).contiguous().transpose(1, 2)
     assert distance(torch.autograd.grad(found, x, layout)[0], gradient) < TOLERANCE
     assert torch.autograd.gradcheck(layer, x.detach()[..., 1:2, :].clone().requires_grad_(True)) or shape[2] == 1
+
+
+@pytest.mark.parametrize("shape", [(2, 12, 5, 7), (1, 8, 40, 33), (1, 4, 1, 2)])
+def test_frozen_layers_of_contiguous_planes(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The native GELU and the products of planes, forward and backward, against torch's own layers in float64."""
+    monkeypatch.setattr(input_gradient, "_LEAST_POSITIONS", 1)
+    channels = shape[1]
+    layers = [nn.Linear(channels, 2 * channels), GeluResponseNorm(2 * channels), nn.Linear(2 * channels, channels)]
+    branch = randomized(nn.Sequential(*layers))
+    planes = torch.randn(shape)
+    weights = torch.randn(shape).permute(0, 2, 3, 1)
+
+    def outputs(x: Tensor, of_output: Tensor) -> tuple[Tensor, Tensor]:
+        x.requires_grad_(True)
+        y = branch(x.permute(0, 2, 3, 1))
+        return y.detach(), torch.autograd.grad(y, x, of_output)[0]
+
+    expected = outputs(planes.double(), weights.double())
+    freeze_layers(branch.float())
+    called = []
+    names = ("gelu_with_squares", "gelu_products", "gelu_grad_input")
+    for name in names:
+        function = getattr(input_gradient, name)
+        monkeypatch.setattr(input_gradient, name, lambda *args, f=function: called.append(f.__name__) or f(*args))
+    # The second gradient is in another layout than the input.
+    for of_output in (weights, weights.contiguous()):
+        found = outputs(planes.clone(), of_output)
+        for one, other in zip(found, expected, strict=True):
+            assert (one.double() - other).norm() / other.norm() < 2e-6
+        assert found[0].permute(0, 3, 1, 2).is_contiguous() and found[1].is_contiguous()
+    assert called == (list(names) * 2 if native_info().loaded else [])
+    monkeypatch.setenv("REPLK_PROBE_METHOD", "aten")
+    called.clear()
+    for one, other in zip(outputs(planes.clone(), weights), expected, strict=True):
+        assert (one.double() - other).norm() / other.norm() < 2e-6
+    assert not called
+
+
+@pytest.mark.skipif(not native_info().loaded, reason="the native library was not built")
+def test_prepared_blocks_compute_contiguous_planes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(input_gradient, "_LEAST_POSITIONS", 1)
+    prepared = small().float()
+    prepared.fuse_bn()
+    freeze_layers(prepared)
+    layouts: list[bool] = []
+    for stage in prepared.stages:
+        for block in stage:
+            block.pwconv2.register_forward_hook(lambda _, args, out: layouts.append(args[0].is_contiguous()))
+            block.dwconv.register_full_backward_hook(
+                lambda _, found, given: layouts.append(not given[0].is_contiguous())
+            )
+    x = torch.randn(1, 3, 96, 96, requires_grad=True)
+    prepared.forward_features(x).sum().backward()
+    assert len(layouts) == 10 and not any(layouts)
 
 
 def test_prepared_copy_folds_everything() -> None:
