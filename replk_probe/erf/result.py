@@ -293,7 +293,12 @@ class ErfResult(Result):
                 ]
             )
             groups.append([_latex_row(*ALL_LABELS[name], *one) for name, one in self.numbers.named().items()])
-        head = (latex_text(self.run.model), "unit", "value", r"95 \% interval")
+        head = (
+            latex_text(", ".join(part for part in (self.run.model, self.definition) if part)),
+            "unit",
+            "value",
+            r"95 \% interval",
+        )
         return booktabs("llrr", head, groups)
 
     def plot(self, ax: Axes | None = None, **kwargs: Any) -> Axes:
@@ -338,7 +343,8 @@ class ErfResult(Result):
 
     def _summary(self) -> Mapping[str, object]:
         summary = {"model": self.run.model, "weights": self.run.weights.label}
-        return summary | {name: getattr(self, name) for name in ("layer", "input_size", "n_images")}
+        summary |= {name: getattr(self, name) for name in ("layer", "input_size", "n_images")}
+        return summary | self.unusual_options | ({} if self.position == CENTER else {"position": self.position})
 
     def _rows(self) -> list[Row]:
         run = self.run
