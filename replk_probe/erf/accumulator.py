@@ -316,7 +316,8 @@ def result_of(
         n_skipped=len(skipped),
         input_size=target.input_size,
         layer=target.label,
-        feature_size=target.layout.size,
+        # Of one of several inputs, the layer may have positions along other axes.
+        feature_size=target.layout.size if len(target.layout.size) == len(target.input_size) else None,
         center=center,
         center_source="receptive field" if followed else "stride rule",
         theoretical_rf=target.field.extent if followed and isinstance(target.field, Field) else None,

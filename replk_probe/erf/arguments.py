@@ -77,6 +77,7 @@ def choose_images(data: Any, n: int, seed: int, sampling: str) -> ImageSet | Ten
             given = f"{batch.dtype} {list(batch.shape)}"
         raise InvalidInputError(
             f"Expected images as data, but got {given}. Give an ImageSet, a folder or normalized floating-point images "
-            "[N, C, H, W], sequences [N, C, L] or volumes [N, C, D, H, W]."
+            "[N, C, H, W], sequences [N, C, L] or volumes [N, C, D, H, W]; or the inputs of a network with several as "
+            "inputs=(a, b)."
         )
     return TensorImages(batch.detach())

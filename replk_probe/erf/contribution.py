@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +28,39 @@ from .convention import DEFAULT, Convention, convention_of
 from .objective import check_target, objective
 from .position_rule import CENTER, parse_position
 from .probe_layer import check_accepts
+from .several_inputs import check_inputs, find_targets, with_inputs
 from .target_layer import Layer, LayerPoint, TargetLayer, point_of, run_to
 
+_OF_SEVERAL = "Name a layer that depends on every input, or set target to 'logit:0' for a value of the output."
 
+
+@overload
 def contribution_scores(
     model: nn.Module | PreparedModel,
     batch: Tensor,
+    layer: Layer = ...,
+    *,
+    target: str | None = ...,
+    position: str | Sequence[int] = ...,
+    convention: str | Convention = ...,
+    attribution: str = ...,
+    seed: int = ...,
+) -> Tensor: ...
+@overload
+def contribution_scores(
+    model: nn.Module | PreparedModel,
+    batch: tuple[Tensor, ...],
+    layer: Layer = ...,
+    *,
+    target: str | None = ...,
+    position: str | Sequence[int] = ...,
+    convention: str | Convention = ...,
+    attribution: str = ...,
+    seed: int = ...,
+) -> tuple[Tensor, ...]: ...
+def contribution_scores(
+    model: nn.Module | PreparedModel,
+    batch: Tensor | tuple[Tensor, ...],
     layer: Layer = None,
     *,
     target: str | None = None,
@@ -40,7 +68,7 @@ def contribution_scores(
     convention: str | Convention = DEFAULT,
     attribution: str = GRADIENT,
     seed: int = 0,
-) -> Tensor:
+) -> Tensor | tuple[Tensor, ...]:
     """Contribution of every input pixel to the middle position of a layer, or to another one, per image.
 
     The gradient of the sum over channels of ReLU(feature at (h // 2, w // 2)) with respect to the normalized input;
@@ -59,7 +87,9 @@ def contribution_scores(
         model: Any module that maps ``[N, C, H, W]`` to a differentiable output, or a model returned by
             :func:`~replk_probe.erf.prepare`. It may be in train mode, frozen, on any device and of any floating-point
             type.
-        batch: Normalized images ``[N, C, H, W]``, floating point; a copy is moved to the model's device and dtype.
+        batch: Normalized images ``[N, C, H, W]``, floating point; a copy is moved to the model's device and dtype. A
+            tuple of such tensors for a network that is called with several, ``model(a, b)``, as in
+            :func:`~replk_probe.measure_erf`.
         layer: ``"stage3.5"``, a module path, a module of the model (``model.layer4``), ``"forward_features"``, or
             ``"forward"`` for the output of the network. With the number of one of several calls, from 1 or from -1 at
             the end, as in ``"act@2"`` or ``"act@-1"``, and with the keys of one of several outputs (a tuple, list,
@@ -99,7 +129,7 @@ def contribution_scores(
         Ding et al., CVPR 2022, arXiv:2203.06717, section 4.2 and the script published with it.
     """
     gradient = InputGradient(model, layer, convention, attribution, target=target, position=position, seed=seed)
-    return gradient.scores(batch)
+    return gradient.scores_of_inputs(batch) if isinstance(batch, (tuple, list)) else gradient.scores(batch)
 
 
 @contextmanager
@@ -173,6 +203,8 @@ class InputGradient:
         self._convention = convention_of(convention)
         self._attribution, self._options = attribution, options_of(attribution, {}, seed)
         self._targets: dict[tuple[int, ...], TargetLayer] = {}
+        # Those of several inputs, by their shapes without the first axis.
+        self._several: dict[tuple[tuple[int, ...], ...], tuple[TargetLayer, ...]] = {}
         if isinstance(self._layer, TargetLayer):
             self._targets[self._layer.input_size] = self._layer
 
@@ -194,7 +226,54 @@ class InputGradient:
             return _empty(batch, point)
         with evaluating(model), without_autocast(batch.device):
             parts = torch.split(batch, 1) if _couples_images(model) else (batch,)
-            return torch.cat([self._gradient(model, part, point) for part in parts])
+            return torch.cat([self._gradient(model, (part,), point)[0] for part in parts])
+
+    def of_inputs(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The signed gradient of each of several inputs of the network, ``[N, C, *spatial]``, from one backward pass.
+
+        For a grid or random positions ``[N, P, C, *spatial]``. The layer and its positions are those of the first
+        input.
+        """
+        if self._attribution != GRADIENT:
+            raise InvalidInputError(
+                f"Attribution {self._attribution!r} cannot be computed for several inputs. Captum's attributions "
+                "are computed for one image at a time. Use attribution 'gradient'."
+            )
+        targets = self.targets_of(inputs)
+        model, point = self._open(), targets[0]
+        batches = tuple(_matching(batch, model) for batch in inputs)
+        if batches[0].shape[0] == 0:
+            return tuple(_empty(batch, one) for batch, one in zip(batches, targets, strict=True))
+        with evaluating(model), without_autocast(batches[0].device):
+            parts = zip(*(torch.split(batch, 1) for batch in batches), strict=True)
+            found = [self._gradient(model, part, point) for part in (parts if _couples_images(model) else (batches,))]
+        return tuple(torch.cat(each) for each in zip(*found, strict=True))
+
+    def targets_of(self, inputs: Sequence[Tensor]) -> tuple[TargetLayer, ...]:
+        """The layer as seen from each of several inputs."""
+        model = self._open()
+        check_inputs(inputs)
+        for batch in inputs:
+            check_batch(batch)
+        shapes = tuple(tuple(batch.shape[1:]) for batch in inputs)
+        if shapes not in self._several:
+            first, *others = find_targets(model, shapes, self._layer, self._convention, self._target)
+            first = first.at(self._position, self._seed)
+            if first.places and len({len(batch.shape) for batch in inputs}) > 1:
+                raise InvalidInputError(
+                    f"Position {first.position} cannot be measured for inputs of shapes "
+                    f"{', '.join(str(list(batch.shape)) for batch in inputs)}. It is recorded for each input, which "
+                    "must all have the same number of axes. Use position 'center' or 'mean'."
+                )
+            check_run_values(with_inputs(model, 0, shapes[1:]), (1, *shapes[0]), partial(run_to, point=first))
+            placed = (replace(other, position=first.position, places=first.places) for other in others)
+            self._several[shapes] = (first, *placed)
+        return self._several[shapes]
+
+    def scores_of_inputs(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Contribution scores of each of several inputs, ``[N, *spatial]`` or ``[N, P, *spatial]``."""
+        pairs = zip(self.of_inputs(inputs), self.targets_of(inputs), strict=True)
+        return tuple(self._scores(gradient, point) for gradient, point in pairs)
 
     def attribute(
         self, images: Tensor, select: Select | None, attribution: str, options: dict[str, Any],
@@ -263,14 +342,18 @@ class InputGradient:
                 found.append(part if finite else torch.full_like(part, math.nan))
         return torch.cat(found)
 
-    def _checked(self, images: Tensor) -> tuple[nn.Module, Tensor, TargetLayer]:
-        """The model, the images on its device, and its layer for images of their size."""
-        model = self._model
-        if model is None:
+    def _open(self) -> nn.Module:
+        """The model, which is released when the object is closed."""
+        if self._model is None:
             raise InvalidInputError(
                 "This input gradient was closed at the end of its 'with' block, where the model was released. Call it "
                 "inside the block."
             )
+        return self._model
+
+    def _checked(self, images: Tensor) -> tuple[nn.Module, Tensor, TargetLayer]:
+        """The model, the images on its device, and its layer for images of their size."""
+        model = self._open()
         batch = _matching(images, model)
         shape = tuple(batch.shape[2:])
         if shape not in self._targets:
@@ -282,11 +365,12 @@ class InputGradient:
 
     def scores(self, images: Tensor) -> Tensor:
         """Contribution scores ``[N, H, W]``, as :func:`~replk_probe.erf.contribution_scores`."""
-        gradient = self(images)
-        point = self._targets[tuple(images.shape[2:])]
+        return self._scores(self(images), self._targets[tuple(images.shape[2:])])
+
+    def _scores(self, gradient: Tensor, point: TargetLayer) -> Tensor:
         if not point.position.is_several:
             return self._convention.scores(gradient)
-        return self._convention.scores(gradient.flatten(0, 1)).reshape(*gradient.shape[:2], *images.shape[2:])
+        return self._convention.scores(gradient.flatten(0, 1)).reshape(*gradient.shape[:2], *gradient.shape[3:])
 
     def close(self) -> None:
         """Release the model."""
@@ -302,30 +386,38 @@ class InputGradient:
         values = objective(features.flatten(0, 1), self._convention, point.logit)
         return values.reshape(features.shape[:2]).mean(1)
 
-    def _gradient(self, model: nn.Module, batch: Tensor, point: TargetLayer) -> Tensor:
+    def _gradient(self, model: nn.Module, inputs: tuple[Tensor, ...], point: TargetLayer) -> tuple[Tensor, ...]:
+        """The gradient of every input, from one forward pass and one backward pass for each position."""
         with torch.inference_mode(False), torch.enable_grad():
             # Tensors made under inference_mode cannot be used by autograd until they are cloned.
-            leaf = batch.clone().requires_grad_(True)
+            leaves = tuple(batch.clone().requires_grad_(True) for batch in inputs)
             # The second clone lets a network write into its input.
-            output = _run_to(model, leaf.clone(), point)
+            first, *others = (leaf.clone() for leaf in leaves)
+            output = _run_to(with_inputs(model, 0, others) if others else model, first, point)
             _check_values(output, point)
-            usable = _finite(batch)
+            usable = _finite(inputs[0])
+            for batch in inputs[1:]:
+                usable &= _finite(batch)
             totals = []
             for features in point.features(output):
                 usable &= _finite(features.detach())
                 totals.append(self._value(features, point).sum())
             correct_batch_norms(output)
             del output, features
-            gradients: list[Tensor | None] = []
+            gradients: list[tuple[Tensor | None, ...]] = []
             while totals:  # one forward pass: the graph is kept until the last position
                 total = totals.pop(0)
-                gradients += torch.autograd.grad(total, leaf, retain_graph=bool(totals), allow_unused=True)
-        known = [gradient for gradient in gradients if gradient is not None]
-        if not known:  # the output depends on parameters alone
-            raise _cut_off(point)
-        # In a network of convolutions and ReLUs a NaN propagates forward only: the gradient would not show it.
-        found = torch.stack(known, dim=1) if point.position.is_several else known[0]
-        return found.detach().masked_fill(~usable.view(-1, *(1,) * (found.dim() - 1)), math.nan)
+                gradients.append(torch.autograd.grad(total, leaves, retain_graph=bool(totals), allow_unused=True))
+        found = []
+        for number, each in enumerate(zip(*gradients, strict=True), 1):
+            known = [gradient for gradient in each if gradient is not None]
+            if not known:  # the output depends on parameters or on other inputs alone
+                raise _cut_off(point) if len(inputs) == 1 else _cut_off(point, f"input {number}", _OF_SEVERAL)
+            # In a network of convolutions and ReLUs a NaN propagates forward only: the gradient would not show it.
+            stacked = torch.stack(known, dim=1) if point.position.is_several else known[0]
+            unusable = ~usable.view(-1, *(1,) * (stacked.dim() - 1))
+            found.append(stacked.detach().masked_fill(unusable, math.nan))
+        return tuple(found)
 
 
 def _empty(batch: Tensor, point: TargetLayer) -> Tensor:
@@ -359,10 +451,10 @@ def _check_values(output: Tensor, point: LayerPoint) -> None:
         raise _cut_off(point)
 
 
-def _cut_off(point: LayerPoint) -> InvalidInputError:
+def _cut_off(point: LayerPoint, source: str = "the image", advice: str = "Name another layer.") -> InvalidInputError:
     return InvalidInputError(
-        f"Layer {point.label!r} has no gradient with respect to the image: it does not depend on the image, or is "
-        "separated from it by no_grad, detach or a step without derivative. Name another layer."
+        f"Layer {point.label!r} has no gradient with respect to {source}: it does not depend on {source}, or is "
+        f"separated from it by no_grad, detach or a step without derivative. {advice}"
     )
 
 

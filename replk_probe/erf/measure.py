@@ -3,29 +3,50 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, Protocol, cast, overload
 
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from replk_probe.errors import InvalidInputError
 from replk_probe.images import ImageSet
 from replk_probe.models.inference.prepare import PreparedModel
 from replk_probe.runtime.checks import choose_config, config_or_options
 
 from .config import ErfConfig
 from .convention import Convention
+from .measured_inputs import measured_inputs
 from .plan import plan_erf
 from .result import ErfResult
 
+Parameters = ParamSpec("Parameters")
 
+
+class _Measure(Protocol[Parameters]):
+    """The type of :func:`measure_erf`, which returns several results if ``inputs`` is given."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # ``inputs`` is None in all other calls
+        self, model: nn.Module | PreparedModel | str, *, inputs: Sequence[Tensor | npt.NDArray[Any]], **options: Any
+    ) -> tuple[ErfResult, ...]: ...
+    @overload
+    def __call__(self, *args: Parameters.args, **kwargs: Parameters.kwargs) -> ErfResult: ...
+
+
+def _typed(function: Callable[Parameters, ErfResult | tuple[ErfResult, ...]]) -> _Measure[Parameters]:
+    return cast(_Measure[Parameters], function)
+
+
+@_typed
 @config_or_options(ErfConfig)
 def measure_erf(
     model: nn.Module | PreparedModel | str,
     data: ImageSet | str | Path | Tensor | npt.NDArray[Any] | None = None,
     *,
+    inputs: Sequence[Tensor | npt.NDArray[Any]] | None = None,
     images: int = ErfConfig.images,
     size: int | Sequence[int] = ErfConfig.size,
     layer: str | nn.Module | None = ErfConfig.layer,
@@ -55,7 +76,7 @@ def measure_erf(
     resume: bool = False,
     allow_other_device: bool = False,
     progress: bool = False,
-) -> ErfResult:
+) -> ErfResult | tuple[ErfResult, ...]:
     """Measure the effective receptive field of a model over images.
 
     ::
@@ -70,6 +91,14 @@ def measure_erf(
         data: An :class:`~replk_probe.images.ImageSet`, a folder, or normalized images ``[N, C, H, W]`` (then the
             options ``images``, ``size``, ``sampling``, ``channels``, ``mean``, ``std`` and ``bgr`` do not apply); None
             for the embedded dead-leaves images.
+        inputs: Instead of ``data``, the inputs of a network that is called with several, ``model(a, b)``: a tuple of
+            normalized tensors ``[N, C, *spatial]`` with the same N, whose channels and sizes may differ. One forward
+            pass and one backward pass give the maps of all. The network itself is measured, or a prepared model as it
+            is; ``batch_size`` is 1 by default. The layer and its positions are those of the first input, and the
+            layer must depend on every input. The center of another input is that of its own receptive field. If
+            that cannot be traced, it is estimated from the stride for an input of the size of the first one, or one to
+            which the positions can be followed, and is the middle of the input otherwise. The options ``attribution``,
+            ``precision``, ``until``, ``check``, ``checkpoint`` and ``resume`` cannot be used.
         images: Number of images to take from a folder or from the embedded set; with ``until``, the largest number.
         size: Side in pixels, or (H, W), to which images are resized without keeping their aspect ratio.
         layer: ``"stage3.5"``, a module path, a module of the model (``model.layer4``), or None for the last map before
@@ -133,7 +162,8 @@ def measure_erf(
         progress: Whether to draw a progress bar on stderr, if that is a terminal.
 
     Returns:
-        The mean contribution map and its area ratios.
+        The mean contribution map and its area ratios; with ``inputs``, a tuple with the result of each input, named
+        ``"MODEL (input 1)"`` and so on, in their order.
 
     Raises:
         InvalidInputError: An argument is invalid, ``config`` is given together with other options, or none
@@ -144,6 +174,13 @@ def measure_erf(
         ResumeError: The saved state belongs to another run or another device, or is damaged.
     """
     config = choose_config(ErfConfig, config, locals())
+    if inputs is not None:
+        if data is not None or checkpoint is not None or resume:
+            raise InvalidInputError(
+                "Got inputs and also data, checkpoint or resume. Several inputs replace the images, and the state of "
+                "their measurement is not saved. Omit the other arguments."
+            )
+        return measured_inputs(model, inputs, config, progress=progress)
     return plan_erf(model, data, config).run(
         checkpoint=checkpoint, resume=resume, allow_other_device=allow_other_device, progress=progress
     )

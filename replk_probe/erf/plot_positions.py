@@ -60,10 +60,15 @@ def draw_positions(result: ErfResult) -> Figure:
         InvalidInputError: The result has no maps of several positions, or is not one of images.
     """
     check_drawable(result, "ErfResult")
-    if result.position_maps is None or len(result.input_size) != 2:
+    if len(result.input_size) != 2:
         raise InvalidInputError(
-            f"There are no positions to draw. This result is that of position {result.position!r} and input size "
-            f"{dimensions(result.input_size)}. Measure images with a position such as grid:3x3."
+            f"There are no positions to draw for inputs of size {dimensions(result.input_size)}. This figure is for "
+            "images only. Draw their mean with plot_erf, or use the maps in result.position_maps."
+        )
+    if result.position_maps is None:
+        raise InvalidInputError(
+            f"There are no positions to draw. This result is that of position {result.position!r}. Measure a position "
+            "such as grid:3x3."
         )
     rows, columns, shown = _arrangement(result)
     height, width = result.input_size

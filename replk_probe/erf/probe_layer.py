@@ -24,11 +24,14 @@ from .default_layer import LayerSearch
 from .feature_layout import Layout, followed_layout, layout_of, no_layout
 from .model_structure import structure_of
 from .objective import logit_of
-from .receptive_field.tracer import FieldTracer, Lost
+from .receptive_field.span import AXES
+from .receptive_field.tracer import Field, FieldTracer, Lost
 from .target_layer import Layer, LayerPoint, TargetLayer, layer_hook, main_item, never_called, point_of, tensor_of
 
 # Layers already found, by the id of the network, which may have no hash. A network that changed is run again.
 _TARGETS: dict[int, tuple[Hashable, dict[Any, TargetLayer]]] = {}
+
+_LOST = Lost("the values of the network, on which its shapes depend")
 
 
 class UnsuitableSizeError(InvalidInputError):
@@ -40,7 +43,8 @@ class UnsuitableSizeError(InvalidInputError):
 
     def __init__(self, failure: ForwardFailure) -> None:
         """Build the message from the cause."""
-        super().__init__(failure.message)
+        several = ", or give measure_erf all of its inputs as inputs=(a, b)." if failure.cause == "arguments" else "."
+        super().__init__(failure.message.removesuffix(".") + several)
         self.failure = failure
 
 
@@ -107,11 +111,34 @@ def _find_target(
         found.point.function,
         input_size=size,
         layout=layout,
-        field=(found.value.field if found.value is not None else None)
-        or Lost("the values of the network, on which its shapes depend"),
+        field=(found.value.field if found.value is not None else None) or _LOST,
         note=" ".join(note for note in (found.note, input_note, layout_note) if note) or None,
         logit=logit,
     )
+
+
+def field_of_other_input(model: nn.Module, shape: Sequence[int], first: TargetLayer) -> Field | Lost | None:
+    """The receptive field of a layer in another input than the one for which it was found, of ``shape``.
+
+    ``model`` is the network as a function of that input. The result is None if it is not traced and the positions of
+    the layer are not known to be positions of that input: it has another size, and they cannot be followed to it.
+    """
+    size = tuple(int(length) for length in shape[2:])
+    point = LayerPoint(first.path, first.side, first.item, first.call, first.operation, first.function)
+    value = _probe(model, (1, *shape[1:]), point, trace=True).value
+    if value is None or len(size) != len(first.input_size):
+        return None
+    if first.layout.kind == "NC":
+        return _LOST
+    field, layout = value.field, followed_layout(value, size)
+    is_same = isinstance(layout, Layout) and (layout.kind, layout.size) == (first.layout.kind, first.layout.size)
+    if isinstance(field, Field) and field.spatial and not is_same:
+        # Of channels that come from several inputs, only some can be followed to this one.
+        places = [atom for axis in field.axes for atom in axis if atom[0] != "o"]
+        if places == [*zip(AXES[-len(size) :], first.layout.size, strict=True)]:
+            return field
+        field = None
+    return field or _LOST if is_same or size == first.input_size else None
 
 
 def _check_logit(logit: int, layout: Layout, found: _Found) -> None:

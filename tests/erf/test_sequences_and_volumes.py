@@ -90,7 +90,7 @@ def test_positions_of_a_sequence(position: Any) -> None:
     if isinstance(position, str) and position.startswith(("grid", "random")):
         np.testing.assert_allclose(result.position_maps, scores[0].numpy(), rtol=1e-6)
         assert result.contribution.argmax() == measure_erf(sequence_network(), SEQUENCES).contribution.argmax()
-        with pytest.raises(InvalidInputError, match="There are no positions to draw"):
+        with pytest.raises(InvalidInputError, match=r"There are no positions to draw for .* images only\."):
             draw_positions(result)
     else:
         np.testing.assert_allclose(result.contribution, scores[0].numpy(), rtol=1e-6)
@@ -255,6 +255,24 @@ def test_inputs_that_do_not_fit_are_errors_of_one_line() -> None:
 
     with pytest.raises(InvalidInputError, match=r"inputs of size 64, in which no positions .*\[N, C, l\]"):
         contribution_scores(nn.Sequential(Flat()), SEQUENCES, "0")
+
+    class Patches(nn.Module):
+        """A network without convolutions, which do not show the number of axes that it takes."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(48, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            n, c, h, w = x.shape
+            patches = x.reshape(n, c, h // 4, 4, w // 4, 4).permute(0, 2, 4, 1, 3, 5)
+            return self.body(patches.reshape(n, -1, 48))
+
+    with pytest.raises(
+        InvalidInputError, match=r"inputs of shape \[16, 16\].*add a batch dimension to a single"
+    ) as caught:
+        measure_erf(Patches(), torch.zeros(3, 16, 16))
+    assert "\n" not in str(caught.value)
 
 
 def test_figures_of_sequences_and_volumes(tmp_path: Path) -> None:

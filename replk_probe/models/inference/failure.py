@@ -36,8 +36,12 @@ class ForwardFailure:
 
 
 def explain(error: Exception, model: nn.Module, shape: Sequence[int]) -> ForwardFailure:
-    """Explain the error that the forward pass of a network raised for images of ``shape``, ``[N, C, H, W]``."""
-    name, images = type(model).__name__, f"images of shape {[int(side) for side in shape[1:]]}"
+    """Explain the error that the forward pass of a network raised for images of ``shape``, ``[N, C, H, W]``.
+
+    Inputs may also have one or three axes instead of H and W.
+    """
+    kind = "images" if len(shape) == 4 else "inputs"
+    name, images = type(model).__name__, f"{kind} of shape {[int(side) for side in shape[1:]]}"
     reason = next(iter(str(error).strip().splitlines()), "")[:_LONGEST].rstrip(".")
     raised = f"The forward pass raised: {reason or type(error).__name__}."
     channels = _channels(str(error), model, int(shape[1]))
@@ -59,9 +63,9 @@ def explain(error: Exception, model: nn.Module, shape: Sequence[int]) -> Forward
             "model, or wrap it in a module that takes images.",
             "code",
         )
-    return ForwardFailure(
-        f"{name} does not accept {images}. {raised} Choose another size, or a model built for this one.", "size"
-    )
+    # A single image [C, H, W] looks like a batch of sequences.
+    advice = "add a batch dimension to a single image" if len(shape) == 3 else "a model built for this one"
+    return ForwardFailure(f"{name} does not accept {images}. {raised} Choose another size, or {advice}.", "size")
 
 
 def _channels(reason: str, model: nn.Module, given: int) -> int | None:
