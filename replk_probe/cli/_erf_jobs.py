@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.runtime.formatting import counted
 
 from ._options import destinations, parse_size, weights_of_each
 
@@ -110,6 +109,8 @@ def read_maps(sources: Sequence[Path], labels: Sequence[str], thresholds: Sequen
     Raises:
         InvalidInputError: A map cannot be read, or labels and maps do not match.
     """
+    from replk_probe.runtime.formatting import counted
+
     if labels and len(labels) != len(sources):
         raise InvalidInputError(
             f"--label was given {counted(len(labels), 'time')} and --from {counted(len(sources), 'time')}. The numbers "
