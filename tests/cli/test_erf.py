@@ -405,5 +405,7 @@ def test_positions_are_measured_and_drawn(replk_probe: Run, tmp_path: Path) -> N
     assert done.exit_code == 0, done.output
     assert "position grid:2x2" in done.output and "'pixels' protocol" in done.output
     assert {"erf_positions.png", "erf_positions.pdf"} <= names_in(tmp_path)
+    assert replk_probe(*arguments).exit_code == 0
+    assert not {"erf_positions.png", "erf_positions.pdf"} & names_in(tmp_path), "figures of the result before"
     outside = replk_probe(*arguments, "--position", "4,0")
     assert outside.exit_code != 0 and "has 4x4 positions" in outside.output
