@@ -11,6 +11,7 @@ from replk_probe.errors import InvalidInputError
 from ._options import destinations, parse_size, weights_of_each
 
 if TYPE_CHECKING:
+    from replk_probe.erf.config import ErfConfig
     from replk_probe.erf.result import ErfResult
 
 DEFAULT_OUTPUT = Path("replk-probe-out") / "erf"
@@ -23,9 +24,9 @@ class Job(NamedTuple):
 
     model: str
     weights: str
-    size: Size
+    config: ErfConfig
     label: str  # differs from those of the other measurements
-    base: Path  # folder of all sizes
+    base: Path  # folder of all sizes of one model, convention and attribution
     folder: Path
 
 
@@ -53,11 +54,13 @@ class Jobs(NamedTuple):
 def choose_jobs(
     models: Sequence[str],
     weights: Sequence[str],
-    sizes: Sequence[Size],
+    configs: Sequence[ErfConfig],
     imported: Sequence[ErfResult],
     output: Path | None,
 ) -> Jobs:
     """The measurements and imported maps, with a folder for each.
+
+    ``configs`` are the options of the measurements of each model, which differ in convention, attribution and size.
 
     Raises:
         InvalidInputError: Weights and models do not match, or two results would have the same folder.
@@ -65,16 +68,22 @@ def choose_jobs(
     if len(models) == 1 < len({*weights}) == len(weights):
         models = [*models] * len(weights)
     each = weights_of_each(models, weights) if models else []
+    from replk_probe.erf.labels import distinct_labels
+
     labels = _labels(models, each)
-    names = [*labels, *(result.run.model for result in imported)]
-    folders = destinations(names, output, DEFAULT_OUTPUT)
-    measured = [
-        Job(model, source, size, label, folder, folder)
-        if len(sizes) == 1
-        else Job(model, source, size, f"{label}, {_size_name(size)} px", folder, folder / _size_name(size))
-        for model, source, label, folder in zip(models, each, labels, folders, strict=False)
-        for size in sizes
-    ]
+    folders = destinations([*labels, *distinct_labels(imported)], output, DEFAULT_OUTPUT)
+    has_sizes = len({config.size for config in configs}) > 1
+    measured = []
+    for model, source, label, folder in zip(models, each, labels, folders, strict=False):
+        for config in configs:
+            names = [
+                str(getattr(config, name))
+                for name in ("convention", "attribution")
+                if len({getattr(one, name) for one in configs}) > 1
+            ]
+            base, size = folder.joinpath(*names), _size_name(config.size)
+            unique = ", ".join([label, *names, *([f"{size} px"] if has_sizes else [])])
+            measured.append(Job(model, source, config, unique, base, base / size if has_sizes else base))
     root = folders[0] if len(folders) == 1 else output or DEFAULT_OUTPUT
     found = [Import(result, folder) for result, folder in zip(imported, folders[len(labels) :], strict=True)]
     return Jobs(measured, found, root)
@@ -100,10 +109,12 @@ def read_maps(sources: Sequence[Path], labels: Sequence[str], thresholds: Sequen
     Raises:
         InvalidInputError: A map cannot be read, or labels and maps do not match.
     """
+    from replk_probe.runtime.formatting import counted
+
     if labels and len(labels) != len(sources):
         raise InvalidInputError(
-            f"--label was given {len(labels)} times for {len(sources)} uses of --from. The numbers must match. Give it "
-            "once for each --from in the same order, or omit it."
+            f"--label was given {counted(len(labels), 'time')} and --from {counted(len(sources), 'time')}. The numbers "
+            "must match. Give --label once for each --from in the same order, or omit it."
         )
     if not sources:
         return []

@@ -41,7 +41,7 @@ def draw_and_print(
         sizes = [results[job.folder] for job in done if job.base == base]
         if len(sizes) > 1:
             save_sizes(sizes, base)
-    if len(done) == len({job.weights for job in done}) > len({(job.model, job.size) for job in done}) == 1:
+    if len(done) == len({job.weights for job in done}) > len({job.model for job in done}) == 1:
         save_checkpoints([results[job.folder] for job in done], jobs.output)
     if several:
         save_comparison(found, jobs.output)

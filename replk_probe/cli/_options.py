@@ -127,9 +127,14 @@ def resume_options(command: CommandT) -> CommandT:
     return click.option("--resume", is_flag=True, help="Resume an interrupted run.")(other(command))
 
 
-def choice_option(name: str, choices: Sequence[str], purpose: str) -> Callable[[CommandT], CommandT]:
+def choice_option(
+    name: str, choices: Sequence[str], purpose: str, *, multiple: bool = False
+) -> Callable[[CommandT], CommandT]:
     """An option with a few possible values, the first of which is the default; ``purpose`` is its help text."""
-    return click.option(name, type=click.Choice(choices), default=choices[0], show_default=True, help=purpose)
+    default = [choices[0]] if multiple else choices[0]
+    return click.option(
+        name, type=click.Choice(choices), default=default, multiple=multiple, show_default=True, help=purpose
+    )
 
 
 def input_options(command: CommandT) -> CommandT:
@@ -225,7 +230,7 @@ def destinations(models: Sequence[str], output: Path | None, default: Path) -> l
             names = " and ".join(repr(model) for model, other in zip(models, folders, strict=True) if other == folder)
             raise InvalidInputError(
                 f"Models {names} would both write to {folder}. Each model needs its own folder. "
-                "Measure one of them in a separate run with another --output."
+                "Measure one of them in a separate run with another --output, or name a map by --label."
             )
         check_writable(folder)
     return folders

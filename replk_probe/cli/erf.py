@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -99,7 +100,8 @@ _CHECKPOINT = "erf.ckpt"
 @choice_option(
     "--convention",
     ["replknet", "openerf", "mambair", "luo2016"],
-    "Definition of the map: what is differentiated, and how signs, colors and images are combined.",
+    "Definition of the map: what is differentiated, and how signs, colors and images are combined. Repeat to compare.",
+    multiple=True,
 )
 @choice_option(
     "--attribution",
@@ -112,7 +114,8 @@ _CHECKPOINT = "erf.ckpt"
         "deconvolution",
         "occlusion",
     ],
-    "How the features are attributed to the pixels.",
+    "How the features are attributed to the pixels. Repeat to compare.",
+    multiple=True,
 )
 @click.option(
     "--from",
@@ -158,6 +161,8 @@ def command(
     std: str | None,
     thresholds: str,
     numbers: str | None,
+    convention: tuple[str, ...],
+    attribution: tuple[str, ...],
     sources: tuple[Path, ...],
     map_labels: tuple[str, ...],
     references: tuple[str, ...],
@@ -175,7 +180,8 @@ def command(
     gives the same bytes as one process with the same number of threads (torchrun sets OMP_NUM_THREADS=1).
 
     Writes erf.json, erf.npz, erf.csv, erf.png and erf.pdf, and erf_positions.png and .pdf for several positions; for
-    several models, one folder per model and a comparison. One --model with several --weights compares checkpoints.
+    several models, conventions or attributions, one folder for each and a comparison. One --model with several
+    --weights compares checkpoints.
     """
     shares = parse_thresholds(thresholds)
     maps = read_maps(sources, map_labels, shares)
@@ -197,14 +203,17 @@ def command(
         thresholds=shares, mean=parse_statistics("--mean", mean), std=parse_statistics("--std", std), **options
     )
     sizes = [default_size(models)] if size is None else parse_sizes(size)
-    configs = {one: replace(config, size=one) for one in sizes}
-    jobs = choose_jobs(models, weights, sizes, maps, output)
+    configs = [
+        replace(config, convention=name, attribution=method, size=one)
+        for name, method, one in itertools.product(dict.fromkeys(convention), dict.fromkeys(attribution), sizes)
+    ]
+    jobs = choose_jobs(models, weights, configs, maps, output)
     plans = []
     if jobs.measured:
         sample = sample_images(data, config.images, config.seed, config.sampling)  # type: ignore[arg-type]
         with together():
             for job in jobs.measured:
-                plan = plan_erf(job.model, sample, replace(configs[job.size], weights=job.weights))
+                plan = plan_erf(job.model, sample, replace(job.config, weights=job.weights))
                 announce(plan, "the map shows the network as initialized")
                 plans.append(plan)
     _run(jobs, plans, names, published, resume, allow_other_device)

@@ -180,23 +180,24 @@ def logarithm_note(scores: npt.ArrayLike) -> str | None:
 
 
 def saturation_note(scores: npt.ArrayLike, center: Sequence[float], border_share: float) -> str | None:
-    """A note if the image, rather than the network, limits the numbers of a map, else None.
+    """A note if the image or other input, rather than the network, limits the numbers of a map, else None.
 
     The protocol is ``"centred"``: by definition, ``"pixels"`` never needs more than half of the image for 50 %.
 
     Args:
         scores: Contribution scores, as in :func:`area_ratio`.
-        center: Center (y, x) of the receptive field in input pixels.
+        center: Center of the receptive field in input pixels, as there.
         border_share: Share of the outermost ring of pixels (:attr:`~replk_probe.erf.ErfNumbers.border_share`).
     """
     found = []
     if area_ratio(scores, 0.5, "centred", center).ratio > 0.5:
         found.append("more than half of it is needed for 50 % of the contribution ('centred')")
-    size = np.shape(scores)
-    uniform = 1 - math.prod(max(length - 2, 0) for length in size) / math.prod(size)
+    shape = np.shape(scores)
+    uniform = 1 - math.prod(max(length - 2, 0) for length in shape) / math.prod(shape)
     if border_share > uniform + _TIE:
-        found.append("its border ring contributes more than that of a uniform map")
-    return f"The image limits these numbers: {' and '.join(found)}. Measure larger images." if found else None
+        found.append(f"its border{' ring' * (len(shape) == 2)} contributes more than that of a uniform map")
+    kind = "image" if len(shape) == 2 else "input"
+    return f"The {kind} limits these numbers: {' and '.join(found)}. Measure larger {kind}s." if found else None
 
 
 def check_threshold(threshold: float) -> float:

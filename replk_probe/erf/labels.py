@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 def distinct_labels(results: Sequence[ErfResult]) -> list[str]:
-    """The name of each model; where it is repeated, followed by what differs: weights, input size or layer.
+    """The name of each model; where it is repeated, followed by what differs.
 
-    For instance ``"resnet18, epoch10.pth"`` or ``"resnet18, 224 px"``.
+    That is weights, input size, layer (and logit), convention, attribution or position. For instance
+    ``"resnet18, epoch10.pth"`` or ``"resnet18, 224 px"``.
     """
     names = [result.run.model for result in results]
     labels = list(names)
@@ -29,6 +30,13 @@ def distinct_labels(results: Sequence[ErfResult]) -> list[str]:
     return labels
 
 
+def row_names(results: Sequence[ErfResult]) -> list[str]:
+    """The :func:`distinct_labels` without the name of the model if it is the same in all of several results."""
+    labels = distinct_labels(results)
+    (model, *others) = {result.run.model for result in results}
+    return labels if others or model in labels else [label.removeprefix(f"{model}, ") for label in labels]
+
+
 def size_label(size: Sequence[int]) -> str:
     """An input size: one side of a square, or height and width."""
     return f"{size[0] if len({*size}) == 1 else dimensions(size)} px"
@@ -38,4 +46,7 @@ _ASPECTS: tuple[Callable[[ErfResult], str], ...] = (
     lambda result: result.run.weights.source.removeprefix("file:"),
     lambda result: size_label(result.input_size),
     lambda result: result.layer,
+    lambda result: f"{result.unusual_options.get('convention', 'replknet')} convention",
+    lambda result: result.unusual_options.get("attribution", "gradient"),
+    lambda result: f"position {result.position}",
 )

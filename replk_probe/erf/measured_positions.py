@@ -79,8 +79,8 @@ def map_function(target: TargetLayer, each: Callable[[FloatArray], FloatArray]) 
 
 def position_note(target: TargetLayer) -> str | None:
     """A note on the position that was measured; None for the middle one."""
-    kind = target.position.kind
-    if kind == "center":
+    kind, middle = target.position.kind, ",".join(map(str, target.layout.middle))
+    if kind == "center" or str(target.position) == middle:
         return None
     if kind == "mean":
         return (
@@ -91,7 +91,7 @@ def position_note(target: TargetLayer) -> str | None:
     if kind == "at":
         return (
             f"Measured at position {target.position} of the feature map instead of its middle "
-            f"{','.join(map(str, target.layout.middle))}. The windows of 'paper' and 'linear' are moved with it."
+            f"{middle}. The windows of 'paper' and 'linear' are moved with it."
         )
     return recentering_of(target).note
 

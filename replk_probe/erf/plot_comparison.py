@@ -29,7 +29,7 @@ from replk_probe.plot_style import (
 )
 from replk_probe.runtime.formatting import percent, shortened
 
-from .labels import distinct_labels
+from .labels import row_names
 from .plot import caption_of, color_floor, plot_erf
 from .plot_labels import CAPTION_LINE, add_caption, layer_lines
 from .plot_map import add_color_bar
@@ -114,7 +114,7 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
 
 def row_labels(results: Sequence[ErfResult]) -> list[str]:
     """Unique row labels of the models in a panel, shortened if they do not fit on two lines."""
-    names = list(map(drawable, distinct_labels(results)))
+    names = list(map(drawable, row_names(results)))
     labels: list[str] = []
     middle = (_LABEL_LETTERS - 1) // 2
     # Two long names may differ only in the part that is left out; leave out another part then.

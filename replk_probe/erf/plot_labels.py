@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.axes import Axes
 
 from replk_probe.plot_style import ALERT_TEXT, CAPTION_SIZE, INK, MUTED, fitted, inches_of, text_points
-from replk_probe.runtime.formatting import counted
+from replk_probe.runtime.formatting import counted, dimensions
 
 from .position_rule import CENTER
 
@@ -51,8 +51,20 @@ def _name_size(name: str, points: float) -> float:
     return next((size for size in (8.0, 7.5, 7.0, 6.5) if text_points(name, size, "bold") <= points), 6.0)
 
 
+def conditions(result: ErfResult, *, has_sizes: bool = True) -> str:
+    """Images, input, layer, position and definition of a measurement, on one line; the sizes can be left out."""
+    is_image = len(result.input_size) == 2
+    images = [] if result.n_images is None else [counted(result.n_images, "image" if is_image else "input")]
+    size = f", {dimensions(result.input_size)}{' px' * is_image}" if has_sizes else ""
+    map_size = f", map {dimensions(result.feature_size)}" if has_sizes and result.feature_size else ""
+    position = "" if result.position == CENTER else f", position {result.position}"
+    definition = f"; {result.definition}" if result.definition else ""
+    source = ", ".join([*images, result.run.image_source])
+    return f"{source}{size}; layer {result.layer}{map_size}{position}{definition}"
+
+
 def layer_lines(result: ErfResult) -> list[str]:
-    """The layer, and on another line the convention and the attribution where they are not the usual ones."""
+    """The layer, and on another line the definition of the map where it is not the usual one."""
     position = "" if result.position == CENTER else f", position {result.position}"
     return [f"Layer {result.layer}{position}", *([f"Map: {result.definition}"] if result.definition else [])]
 

@@ -15,6 +15,7 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import COLORS, GRID, MUTED, check_drawable, figure_style, save_figure
 
 from .occlusion_rows import ALL_FILLS, FILLS, KEPT, OcclusionRow
+from .plot_labels import conditions
 from .plot_series import LEGEND, panels
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def draw_occlusion(result: ErfResult) -> Figure:
             "image are left out. Measure with check='occlusion'."
         )
     with figure_style():
-        figure, axes = panels(result, [result.run.weights.label], 2)
+        figure, axes = panels(result, conditions(result), 2)
         for ax, quantity in zip(axes, _QUANTITIES, strict=True):
             _draw(ax, result.occlusion, quantity)
         # The colors are explained above one panel, the markers above the other.

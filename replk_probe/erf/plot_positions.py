@@ -29,15 +29,17 @@ from replk_probe.plot_style import (
     new_figure,
     save_figure,
 )
-from replk_probe.runtime.formatting import counted, dimensions, percent
+from replk_probe.runtime.formatting import dimensions, percent
 
+from .plot_labels import conditions
 from .plot_map import add_color_bar, draw_map, draw_scale_bar, floor_of
 from .position_rule import parse_position
 
 if TYPE_CHECKING:
-    from .result import ErfResult
+    from .result import ErfResult, MeasuredPosition
 
 _MOST_PANELS = 36  # smaller panels would show nothing
+_MOST_NAMES = 6  # of positions along an axis
 _PANEL_PROTOCOLS = ("pixels", "centred")
 _LEFT, _TOP, _BOTTOM, _GAP, _TITLE = 0.1, 0.5, 0.46, 0.07, 0.17  # inches
 _RIGHT = 2.0  # width of the panels of ratios in inches
@@ -112,7 +114,7 @@ def _arrangement(result: ErfResult) -> tuple[int, int, Sequence[int]]:
         rows = len({one.place[0] for one in result.positions})
         return rows, count // rows, range(count)
     shown = range(count) if count <= _MOST_PANELS else np.linspace(0, count - 1, _MOST_PANELS).round().astype(int)
-    columns = max(math.ceil(math.sqrt(len(shown))), 3)
+    columns = len(shown) if len(shown) <= 3 else math.ceil(math.sqrt(len(shown)))
     return math.ceil(len(shown) / columns), columns, [int(index) for index in shown]
 
 
@@ -122,61 +124,71 @@ def _draw_place(ax: Axes, result: ErfResult, index: int) -> None:
     y, x = one.center
     ax.plot([x + 0.5], [y + 0.5], "+", color="white", markersize=5, markeredgewidth=1.6, gid="center halo")
     ax.plot([x + 0.5], [y + 0.5], "+", color=INK, markersize=4.5, markeredgewidth=0.7, gid="center")
-    ax.set_title(f"position {','.join(map(str, one.place))}", fontsize=6.0, color=INK, pad=2.0)
+    ax.set_title(f"position {_name(one)}", fontsize=6.0, color=INK, pad=2.0)
+
+
+def _name(one: MeasuredPosition) -> str:
+    return ",".join(map(str, one.place))
 
 
 def _draw_ratios(ax: Axes, result: ErfResult, protocol: str, *, is_last: bool) -> None:
-    """Draw the ratio of every position and threshold against the distance from the border, with means as lines."""
+    """Draw the ratio of every position and threshold against the distance from the border, with means as lines.
+
+    If all positions are equally far from the border, they are drawn in reading order instead.
+    """
+    has_distances = len({one.border_distance for one in result.positions}) > 1
+    places = [one.border_distance if has_distances else number for number, one in enumerate(result.positions, 1)]
     thresholds = sorted(result.thresholds)
     colors = sns.color_palette("crest", len(thresholds))  # type: ignore[no-untyped-call]
     values: list[float] = []
     for threshold, color in zip(thresholds, colors, strict=True):
         points = [
-            (one.border_distance, row.ratio)
-            for one in result.positions
+            (place, row.ratio)
+            for place, one in zip(places, result.positions, strict=True)
             for row in one.ratios
             if row.protocol == protocol and row.threshold == threshold
         ]
         if not points:
             continue
-        distances, ratios = np.array(points).T
+        x, ratios = np.array(points).T
         values += ratios.tolist()
-        ax.plot(distances, ratios, "o", color=color, markersize=2.6, alpha=0.65, markeredgewidth=0, gid="position")
-        steps = np.unique(distances)
-        means = [float(ratios[distances == step].mean()) for step in steps]
-        ax.plot(steps, means, color=color, linewidth=1.0, gid="mean")
+        ax.plot(x, ratios, "o", color=color, markersize=2.6, alpha=0.65, markeredgewidth=0, gid="position")
+        steps = np.unique(x)
+        means = [float(ratios[x == step].mean()) for step in steps]
+        if has_distances:
+            ax.plot(steps, means, color=color, linewidth=1.0, gid="mean")
         ax.annotate(
             percent(threshold), (steps[-1], means[-1]), xytext=(4, 0), textcoords="offset points", va="center",
             fontsize=6.0, color=color, annotation_clip=False,
         )  # fmt: skip
-    largest = max((one.border_distance for one in result.positions), default=0)
-    ax.set(xlim=(-0.08 * max(largest, 1), 1.24 * max(largest, 1)), yscale="log")
+    first, last = min(places), max(*places, min(places) + 1)
+    ax.set(xlim=(first - 0.08 * (last - first), last + 0.24 * (last - first)), yscale="log")
     if values:
         low, high = min(values) / 1.3, min(max(values) * 1.3, 1.2)
         ax.set_ylim(low, high)
         log_ticks(ax.yaxis, low, high, 100)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    if has_distances or len(places) > _MOST_NAMES:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    else:
+        ax.set_xticks(places, [_name(one) for one in result.positions])
     ax.set_ylabel("Area ratio (%)")
     ax.set_title(f"'{protocol}' protocol", fontsize=6.5, color=INK, pad=2.5, loc="left")
     ax.grid(color=GRID, linewidth=0.5)
     ax.set_axisbelow(True)
     if is_last:
-        ax.set_xlabel("Distance from the border (positions)")
+        label = "Position" if len(places) <= _MOST_NAMES else "Position in reading order"
+        ax.set_xlabel("Distance from the border (positions)" if has_distances else label)
 
 
 def _draw_heading(figure: Figure, result: ErfResult, shown: int, total: float) -> None:
     run = result.run
     points = (PAGE - 2 * _LEFT) * 72
-    of_all = "" if shown == len(result.positions) else f", maps of {shown} drawn"
+    of_all = "" if shown == len(result.positions) else f"; maps of {shown} drawn"
     lines = [
         (run.model, 8.0, INK, "bold"),
         (run.weights.label, 6.0, ALERT_TEXT if run.weights.is_random else MUTED, "normal"),
-        (
-            f"{counted(result.n_images or 0, 'image')}, {run.image_source}, {dimensions(result.input_size)} px; layer "
-            f"{result.layer}, map {dimensions(result.feature_size or ())}, positions {result.position}{of_all}",
-            6.0, MUTED, "normal",
-        ),
-    ]  # fmt: skip
+        (f"{conditions(result)}{of_all}", 6.0, MUTED, "normal"),
+    ]
     down = 0.06
     for text, size, color, weight in lines:
         style: dict[str, Any] = {"fontsize": size, "color": color, "fontweight": weight, "va": "top"}

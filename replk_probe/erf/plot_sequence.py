@@ -12,7 +12,7 @@ from replk_probe.plot_style import COLORS, GRID, INK, MUTED, RANDOM_BADGE, badge
 from replk_probe.plot_style import COLUMN as COLUMN
 from replk_probe.runtime.formatting import percent
 
-from .plot_labels import add_caption, draw_heading
+from .plot_labels import CAPTION_LINE, add_caption, draw_heading, layer_lines
 from .plot_map import window_edges
 
 if TYPE_CHECKING:
@@ -27,8 +27,10 @@ def plot_sequence(result: ErfResult, ax: Axes | None = None, *, protocol: str, c
 
     Arguments are those of :func:`~replk_probe.erf.plot_erf`.
     """
+    lines = layer_lines(result)
+    bottom = _BOTTOM + CAPTION_LINE * (len(lines) - 1)
     with figure_style():
-        ax = prepared_axes(ax, (COLUMN, _TOP + _HEIGHT + _BOTTOM), left=_LEFT, right=_RIGHT, top=_TOP, bottom=_BOTTOM)
+        ax = prepared_axes(ax, (COLUMN, _TOP + _HEIGHT + bottom), left=_LEFT, right=_RIGHT, top=_TOP, bottom=bottom)
         (length,) = result.input_size
         scores = result.contribution / (float(result.contribution.max()) or 1.0)
         color = COLORS[0]
@@ -61,7 +63,7 @@ def plot_sequence(result: ErfResult, ax: Axes | None = None, *, protocol: str, c
         draw_heading(ax, result)
         if caption:
             bars = f"Bars: intervals of the '{protocol}' protocol; dashed: center of the field"
-            add_caption(ax, f"Layer {result.layer}", bars, below=25)
+            add_caption(ax, *lines, bars, below=25)
         if result.run.weights.is_random:
             ax.text(0.02, 0.62, RANDOM_BADGE, transform=ax.transAxes, ha="left", va="center", **badge_style(6.0))
         ax.tick_params(color=MUTED)

@@ -29,10 +29,11 @@ from replk_probe.plot_style import (
     save_figure,
     text_points,
 )
-from replk_probe.runtime.formatting import counted, percent
+from replk_probe.runtime.formatting import percent
 
 from .convergence import CRITERION
-from .labels import distinct_labels, size_label
+from .labels import row_names, size_label
+from .plot_labels import conditions
 
 if TYPE_CHECKING:
     from .result import ErfResult
@@ -75,7 +76,7 @@ def draw_convergence(result: ErfResult) -> Figure:
             "Measure more images."
         )
     with figure_style():
-        figure, axes = panels(result, [result.run.weights.label], len(CRITERION))
+        figure, axes = panels(result, conditions(result), len(CRITERION))
         for ax, protocol in zip(axes, CRITERION, strict=True):
             curves = {}
             for curve in (one for one in convergence.ratios if one.protocol == protocol):
@@ -99,14 +100,15 @@ def draw_sizes(results: Sequence[ErfResult], *, protocol: str = "pixels") -> Fig
         protocol: Protocol of the area ratio. ``"pixels"`` is defined without a center.
 
     Raises:
-        InvalidInputError: There are fewer than two results; their models, layers or thresholds differ; or the protocol
+        InvalidInputError: There are fewer than two results; their models, layers, positions, definitions or
+            thresholds differ; or the protocol
             was not measured.
     """
     _check_series(results, protocol, "sizes")
     ordered = sorted(results, key=lambda result: math.prod(result.input_size))
     sides = [math.sqrt(math.prod(result.input_size)) for result in ordered]
     with figure_style():
-        figure, axes = panels(ordered[0], [ordered[0].run.weights.label], 2)
+        figure, axes = panels(ordered[0], conditions(ordered[0], has_sizes=False), 2)
         _draw(axes[0], _curves(ordered, sides, protocol), bands=False)
         _percent_axis(axes[0], protocol)
         lengths = {
@@ -140,14 +142,14 @@ def draw_checkpoints(results: Sequence[ErfResult], names: Sequence[str] | None =
         names: Name of each checkpoint, such as ``"epoch 1"``; None for the names of the weights.
 
     Raises:
-        InvalidInputError: There are fewer than two results; their models, layers or thresholds differ; or there are not
+        InvalidInputError: There are fewer than two results; their models, layers, positions, definitions or
+            thresholds differ; or there are not
             as many names as results.
     """
     for protocol in CRITERION:
         _check_series(results, protocol, "checkpoints")
     places = list(range(len(results)))
-    model = results[0].run.model
-    names = [label.removeprefix(f"{model}, ") for label in distinct_labels(results)] if names is None else names
+    names = row_names(results) if names is None else names
     if len(names) != len(results):
         raise InvalidInputError(
             f"There are {len(names)} names for {len(results)} checkpoints. Each checkpoint has one. Give as many."
@@ -156,7 +158,9 @@ def draw_checkpoints(results: Sequence[ErfResult], names: Sequence[str] | None =
         shown = [fitted(name, 90, CAPTION_SIZE) for name in names]
         longest = max(text_points(name, CAPTION_SIZE) for name in shown) / 72
         # The names are turned by 40 degrees.
-        figure, axes = panels(results[0], [], 2, bottom=0.2 + 0.65 * longest)
+        figure, axes = panels(
+            results[0], conditions(results[0]), len(CRITERION), bottom=0.2 + 0.65 * longest, has_weights=False
+        )
         for ax, protocol in zip(axes, CRITERION, strict=True):
             _draw(ax, _curves(results, places, protocol), bands=False)
             _percent_axis(ax, protocol)
@@ -190,11 +194,13 @@ def _save(figure: Figure, directory: str | Path, stem: str) -> tuple[Path, ...]:
 
 def _check_series(results: Sequence[ErfResult], protocol: str, what: str) -> None:
     check_all_drawable(results, "ErfResult")
-    kinds = {(result.run.model, result.layer, result.thresholds) for result in results}
+    kinds = {
+        (result.run.model, result.layer, result.thresholds, result.position, result.definition) for result in results
+    }
     if len(results) < 2 or len(kinds) > 1:
         raise InvalidInputError(
             f"These {len(results)} results are no series of {what}. A series has at least two results of one model, "
-            "layer and list of thresholds. Give such results."
+            "layer, position, definition and list of thresholds. Give such results."
         )
     for result in results:
         result.row(protocol, result.thresholds[0])
@@ -210,7 +216,9 @@ def _curves(results: Sequence[ErfResult], x: Sequence[float], protocol: str) -> 
     return curves
 
 
-def panels(result: ErfResult, lines: Sequence[str], count: int, bottom: float = _BOTTOM) -> tuple[Figure, list[Axes]]:
+def panels(
+    result: ErfResult, facts: str, count: int, *, bottom: float = _BOTTOM, has_weights: bool = True
+) -> tuple[Figure, list[Axes]]:
     """A figure with a heading and panels side by side."""
     height = _TOP + _PANEL_HEIGHT + bottom
     figure = new_figure(_WIDTH, height)
@@ -222,15 +230,19 @@ def panels(result: ErfResult, lines: Sequence[str], count: int, bottom: float = 
         for index in range(count)
     ]
     room = (_WIDTH - _LEFT - _RIGHT) * 72
-    images = [] if result.n_images is None else [counted(result.n_images, "image")]
-    facts = ", ".join([*lines, *images, result.run.image_source, f"layer {result.layer}"])
-    style: dict[str, Any] = {"ha": "left", "va": "top", "parse_math": False}
-    x = _LEFT / _WIDTH
-    figure.text(
-        x, 1 - 0.08 / height, fitted(result.run.model, room, 8, "bold"), fontsize=8, weight="bold", color=INK, **style
-    )
-    color = ALERT_TEXT if result.run.weights.is_random and lines else MUTED
-    figure.text(x, 1 - 0.24 / height, fitted(facts, room, CAPTION_SIZE), fontsize=CAPTION_SIZE, color=color, **style)
+    weights = result.run.weights
+    lines = [
+        (result.run.model, 8.0, INK, "bold"),
+        *([(weights.label, CAPTION_SIZE, ALERT_TEXT if weights.is_random else MUTED, "normal")] if has_weights else []),
+        (facts, CAPTION_SIZE, MUTED, "normal"),
+    ]
+    down = 0.06
+    for text, size, color, weight in lines:
+        figure.text(
+            _LEFT / _WIDTH, 1 - down / height, fitted(text, room, size, weight), va="top", fontsize=size, color=color,
+            weight=weight, parse_math=False,
+        )  # fmt: skip
+        down += size * 1.45 / 72
     return figure, axes
 
 

@@ -27,9 +27,9 @@ from replk_probe.plot_style import (
     new_figure,
     prepared_axes,
 )
-from replk_probe.runtime.formatting import counted, dimensions, percent
+from replk_probe.runtime.formatting import dimensions, percent
 
-from .plot_labels import add_caption, draw_heading
+from .plot_labels import CAPTION_LINE, add_caption, conditions, draw_heading, layer_lines
 from .plot_map import add_color_bar, draw_map, draw_scale_bar, floor_of, window_edges
 
 if TYPE_CHECKING:
@@ -140,14 +140,16 @@ def plot_volume(
     if ax is None:
         return draw_volume(result, protocol=protocol, vmin=vmin, vmax=vmax, cmap=cmap).axes[0]
     values = _slice(result, _FRONT)
+    lines = layer_lines(result)
+    bottom = 0.3 + CAPTION_LINE * (len(lines) - 1)
     with figure_style():
-        ax = prepared_axes(ax, (1, 1), left=0.06, right=0.06, top=0.47, bottom=0.3)
+        ax = prepared_axes(ax, (1, 1), left=0.06, right=0.06, top=0.47, bottom=bottom)
         draw_map(ax, values, floor_of([values]) if vmin is None else vmin, vmax, cmap)
         _draw_boxes(ax, result, _FRONT, protocol)
         draw_scale_bar(ax, result.input_size[-1])
         draw_heading(ax, result)
         if caption:
-            add_caption(ax, f"Layer {result.layer}", f"Slice at z = {_index(result, 0)}; boxes: '{protocol}' protocol")
+            add_caption(ax, *lines, f"Slice at z = {_index(result, 0)}; boxes: '{protocol}' protocol")
     return ax
 
 
@@ -181,14 +183,10 @@ def _draw_boxes(ax: Axes, result: ErfResult, plane: _Plane, protocol: str) -> No
 def _draw_text(figure: Figure, result: ErfResult, protocol: str, total: float) -> None:
     run = result.run
     points = (PAGE - 2 * _LEFT) * 72
-    conditions = (
-        f"{counted(result.n_images or 0, 'input')}, {run.image_source}, {dimensions(result.input_size)}; layer "
-        f"{result.layer}, map {dimensions(result.feature_size or ())}"
-    )
     lines = [
         (run.model, 8.0, INK, "bold"),
         (run.weights.label, 6.0, ALERT_TEXT if run.weights.is_random else MUTED, "normal"),
-        (conditions, 6.0, MUTED, "normal"),
+        (conditions(result), 6.0, MUTED, "normal"),
     ]
     down = 0.06
     for text, size, color, weight in lines:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.checks import whole
-from replk_probe.runtime.formatting import dimensions
+from replk_probe.runtime.formatting import counted, dimensions
 
 Place: TypeAlias = tuple[int, ...]  # indices of a position along the axes of a feature map, from 0
 
@@ -79,8 +79,8 @@ class PositionRule:
         values = self.values * len(size) if self.kind == "grid" and len(self.values) == 1 else self.values
         if len(values) != len(size):
             raise InvalidInputError(
-                f"Position {str(self)!r} has {len(values)} numbers. {whole_map}. Give one number for each of its "
-                f"{len(size)} axes."
+                f"Position {str(self)!r} has {counted(len(values), 'number')}. {whole_map}. Give one number for each "
+                f"of its {len(size)} axes."
             )
         if self.kind == "grid":
             if any(count > length for count, length in zip(values, size, strict=True)):

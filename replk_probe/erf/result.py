@@ -47,6 +47,8 @@ _ADVICE = folder_of("erf")
 _RUN_COLUMNS = ("model", "weights", "images", "seed", "precision", "n_images", "input_height", "input_width", "layer")
 _RATIO_COLUMNS = ("protocol", "threshold", "side", "ratio", "ci95_low", "ci95_high")
 _CSV_COLUMNS = (*_RUN_COLUMNS, *_RATIO_COLUMNS, *NUMBER_COLUMNS)
+# Values of further columns in the rows of results that were measured as usual.
+_USUAL: Row = {"convention": "replknet", "attribution": "gradient", "target": "features", "position": CENTER}
 
 
 @dataclass(frozen=True)
@@ -194,11 +196,18 @@ class ErfResult(Result):
         return RATIO_NAMES[self.contribution.ndim]
 
     @property
+    def unusual_options(self) -> dict[str, str]:
+        """The convention, attribution and target by name, each only where it is not the usual one."""
+        config = self.run.config
+        recorded = {name: config[name]["name"] for name in ("convention", "attribution") if config.get(name)}
+        return recorded | ({"target": config["target"]} if config.get("target") else {})
+
+    @property
     def definition(self) -> str:
         """Convention and attribution where they are not the usual ones, as written in figures; otherwise ""."""
-        convention, attribution = (self.run.config.get(name) for name in ("convention", "attribution"))
-        parts = [f"{convention['name']} convention"] if convention else []
-        return ", ".join([*parts, *([attribution["name"]] if attribution else [])])
+        parts = {"convention": "", "attribution": ""} | self.unusual_options
+        convention = f"{parts['convention']} convention" if parts["convention"] else ""
+        return ", ".join(part for part in (convention, parts["attribution"]) if part)
 
     @property
     def is_imported(self) -> bool:
@@ -255,8 +264,9 @@ class ErfResult(Result):
             ``gaussian_center_y``, ``gaussian_center_x``, ``gaussian_sigma_y``, ``gaussian_sigma_x``,
             ``gaussian_angle`` and ``gaussian_r_squared``. Each is followed by the ends of its interval, whose columns
             have the same name with ``_ci95_low`` and ``_ci95_high`` at the end. The curve ``radial_share`` is only in
-            ``erf.json``. Results of other positions than the middle one have a column ``position`` as well; those of
-            several positions have rows without numbers for each of them (``"0,3"``), after those of the mean.
+            ``erf.json``. Columns ``convention``, ``attribution``, ``target`` and ``position`` exist only where that
+            option is not the usual one. Results of several positions have rows without numbers for each of them
+            (position ``"0,3"``), after those of the mean.
         """
         return super().to_dataframe()
 
@@ -283,7 +293,12 @@ class ErfResult(Result):
                 ]
             )
             groups.append([_latex_row(*ALL_LABELS[name], *one) for name, one in self.numbers.named().items()])
-        head = (latex_text(self.run.model), "unit", "value", r"95 \% interval")
+        head = (
+            latex_text(", ".join(part for part in (self.run.model, self.definition) if part)),
+            "unit",
+            "value",
+            r"95 \% interval",
+        )
         return booktabs("llrr", head, groups)
 
     def plot(self, ax: Axes | None = None, **kwargs: Any) -> Axes:
@@ -328,14 +343,15 @@ class ErfResult(Result):
 
     def _summary(self) -> Mapping[str, object]:
         summary = {"model": self.run.model, "weights": self.run.weights.label}
-        return summary | {name: getattr(self, name) for name in ("layer", "input_size", "n_images")}
+        summary |= {name: getattr(self, name) for name in ("layer", "input_size", "n_images")}
+        return summary | self.unusual_options | ({} if self.position == CENTER else {"position": self.position})
 
     def _rows(self) -> list[Row]:
         run = self.run
         cells = (run.model, run.weights.label, run.image_source, run.seed, run.precision, self.n_images)
         *depth, height, width = (math.nan, *self.input_size)[-max(len(self.input_size), 2) :]
         shared: Row = dict(zip(_RUN_COLUMNS, (*cells, height, width, self.layer), strict=True))
-        further: Row = {"input_depth": depth[0]} if depth else {}
+        further: Row = {**({"input_depth": depth[0]} if depth else {}), **self.unusual_options}
         rows = [shared | _ratio_cells(row) | number_cells(self.numbers, row.threshold) | further for row in self.ratios]
         if self.position == CENTER:
             return rows
@@ -354,9 +370,9 @@ def _ratio_cells(row: RatioRow) -> Row:
 
 
 def _csv_of(rows: Sequence[Row]) -> str:
-    """The rows as CSV, with further columns only if rows have them: positions other than the middle, volumes."""
+    """The rows as CSV, with further columns only if rows have them: unusual options and positions, volumes."""
     columns = tuple(dict.fromkeys((*_CSV_COLUMNS, *(name for row in rows for name in row))))
-    absent: Row = dict.fromkeys(columns, math.nan) | {"position": CENTER}
+    absent: Row = dict.fromkeys(columns, math.nan) | _USUAL
     return csv_text([absent | row for row in rows], columns)
 
 

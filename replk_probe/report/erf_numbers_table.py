@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from replk_probe.erf.labels import distinct_labels
+from replk_probe.erf.labels import row_names
 from replk_probe.erf.map_numbers import ALL_LABELS, NUMBER_LABELS
 from replk_probe.erf.result import ErfResult
 from replk_probe.errors import InvalidInputError
@@ -48,7 +48,7 @@ def parse_numbers(text: str) -> tuple[str, ...]:
 def erf_numbers_table(results: Sequence[ErfResult], names: Sequence[str], layout: Layout = PLAIN) -> str:
     """Table of the chosen numbers with 95 % intervals, one number a line, for each model."""
     rows: list[list[str] | str] = []
-    for result, label in zip(results, distinct_labels(results), strict=True):
+    for result, label in zip(results, row_names(results), strict=True):
         if len(results) > 1:
             rows.append(label)
         for label, unit, value, interval in _chosen(result, names):

@@ -12,11 +12,11 @@ _PROTOCOL = "pixels"
 _MOST = 25
 
 
-def position_lines(result: ErfResult, layout: Layout = PLAIN) -> list[str]:
+def position_lines(result: ErfResult, label: str, layout: Layout = PLAIN) -> list[str]:
     """The area ratios of every position of a result of several positions, as lines; none for other results."""
     if result.position_maps is None or _PROTOCOL not in result.protocols:
         return []
-    heading = f"{result.run.model}: {result.ratio_name} of each position, %, '{_PROTOCOL}' protocol"
+    heading = f"{label}: {result.ratio_name} of each position, %, '{_PROTOCOL}' protocol"
     if len(result.positions) > _MOST:
         return [*wrapped(f"{heading}: {len(result.positions)} positions, see erf.csv.", "", layout), ""]
     rows = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from replk_probe.erf.labels import distinct_labels
+from replk_probe.erf.labels import distinct_labels, row_names
 from replk_probe.erf.position_rule import CENTER
 from replk_probe.erf.published import TABLE_10, PublishedErf, published_rows
 from replk_probe.erf.result import IMPORTED, ErfResult, RatioRow
@@ -44,16 +44,19 @@ def erf_table(
             lines += wrapped(f"{label}: {result.run.weights.label}", "", layout)
         lines += wrapped(detail, "  ", layout)
     several = len(results) > 1
+    short: Known = [
+        (result, name, printed) for (result, _, printed), name in zip(known, row_names(results), strict=True)
+    ]
     thresholds = tuple(dict.fromkeys(threshold for result in results for threshold in result.thresholds))
     if several:
-        labels, rows = [f"{results[0].ratio_name}, %"], _comparison(known, thresholds)
+        labels, rows = [f"{results[0].ratio_name}, %"], _comparison(short, thresholds)
         if _fitting(labels, rows, layout) < len(thresholds):
-            labels, rows = [f"{results[0].ratio_name}, %", "protocol"], _narrow_comparison(known, thresholds)
+            labels, rows = [f"{results[0].ratio_name}, %", "protocol"], _narrow_comparison(short, thresholds)
     else:
         lines += wrapped(f"convolutions: {results[0].run.backend}", "  ", layout)
         labels, rows = ["protocol"], _details(results[0], known[0][2])
     lines += [*_blocks(labels, rows, thresholds, layout), ""]
-    lines += [line for result in results for line in position_lines(result, layout)]
+    lines += [line for result, label, _ in known for line in position_lines(result, label, layout)]
     lines += [line for result, label, _ in known for line in occlusion_lines(result, label, layout)]
     for result, label, printed in known:
         which = f" ({label})" if several else ""
@@ -171,6 +174,8 @@ def _comparability(result: ErfResult, row: PublishedErf) -> str:
         text += f"; this map is defined otherwise ({result.definition})"
     if result.run.config.get("target"):
         text += "; this is the map of one logit"
+    if result.position != CENTER:
+        text += f"; this is position {result.position}"
     return f"{text}."
 
 

@@ -223,9 +223,11 @@ def _array(content: bytes, name: str) -> npt.NDArray[Any]:
     if version not in _NPY_HEADERS:
         raise ValueError(f"{name} has version {version} of the .npy format")
     shape, _, dtype = _NPY_HEADERS[version](stream)
+    if dtype.hasobject:
+        raise ValueError(f"the array {name} has Python objects, which are not read")
     there, claimed = len(content) - stream.tell(), math.prod(shape) * dtype.itemsize
-    if dtype.hasobject or there != claimed:
-        raise ValueError(f"{name} declares {claimed} bytes of {dtype} but has {there}")
+    if there != claimed:
+        raise ValueError(f"the array {name} declares {claimed} bytes of {dtype} but has {there}")
     return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
 
 

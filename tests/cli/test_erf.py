@@ -304,7 +304,7 @@ def test_an_interrupted_run_prints_how_to_resume_and_resumes(
     assert other.exit_code == 1 and "seed 0" in other.stderr and "seed 1" in other.stderr
     resumed = replk_probe(*arguments, tmp_path / "out", "--resume")
     assert resumed.exit_code == 0, resumed.output
-    assert names_in(tmp_path / "out") == FILES | {"erf_convergence.png", "erf_convergence.pdf"}
+    assert names_in(tmp_path / "out") == FILES | {"erf_convergence.png", "erf_convergence.pdf"}  # of four blocks
     for name in ("erf.npz", "erf.csv"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     again = replk_probe(*arguments, tmp_path / "out", "--resume")
@@ -405,5 +405,7 @@ def test_positions_are_measured_and_drawn(replk_probe: Run, tmp_path: Path) -> N
     assert done.exit_code == 0, done.output
     assert "position grid:2x2" in done.output and "'pixels' protocol" in done.output
     assert {"erf_positions.png", "erf_positions.pdf"} <= names_in(tmp_path)
+    assert replk_probe(*arguments).exit_code == 0
+    assert not {"erf_positions.png", "erf_positions.pdf"} & names_in(tmp_path), "figures of the result before"
     outside = replk_probe(*arguments, "--position", "4,0")
     assert outside.exit_code != 0 and "has 4x4 positions" in outside.output

@@ -81,7 +81,19 @@ def test_two_processes_give_the_bytes_of_one(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_error_of_one_process_is_one_line(tmp_path: Path, replk_probe: Callable[..., Result]) -> None:
     (tmp_path / "net.py").write_text(NETWORK)
-    command = ("erf", "--model", f"{tmp_path}/net.py:broken", "--images", 4, "--size", 20, "--output")
+    # One image at once: a batch of all four would be the part of one process.
+    command = (
+        "erf",
+        "--model",
+        f"{tmp_path}/net.py:broken",
+        "--images",
+        4,
+        "--size",
+        20,
+        "--batch-size",
+        1,
+        "--output",
+    )
     failed = run(*command, tmp_path / "out", processes=2)
     assert failed.returncode != 0
     lines = [line for line in failed.stderr.splitlines() if "it broke" in line]

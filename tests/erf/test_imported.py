@@ -218,8 +218,8 @@ def test_labels_belong_to_maps(replk_probe: Run, tmp_path: Path, a_map: np.ndarr
     path = saved(tmp_path / "maps", a_map)
     saved(tmp_path / "maps", a_map, "b.npy")
     for arguments, reason in (
-        (("--from", path, "--label", "a", "--label", "b"), "--label was given 2 times for 1 uses of --from"),
-        (("--label", "a"), "--label was given 1 times for 0 uses of --from"),
+        (("--from", path, "--label", "a", "--label", "b"), "--label was given 2 times and --from 1 time"),
+        (("--label", "a"), "--label was given 1 time and --from 0 times"),
         (("--from", tmp_path / "maps", "--label", "a"), "has 2 maps"),
         (("--from", path, "--from", path), "would both write to"),
         (("--from", path, "--compare", "nonsense"), "There are no published numbers called 'nonsense'"),

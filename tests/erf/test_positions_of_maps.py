@@ -81,7 +81,7 @@ def test_random_positions_follow_from_the_seed() -> None:
             r"Position 8,0 is outside the feature map\. The feature map of layer '0' has 8x8 positions.*0,0 to 7,7",
         ),
         ("-1,0", "Position -1,0 is outside"),
-        ("3", r"Position '3' has 1 numbers\..*one number for each of its 2 axes"),
+        ("3", r"Position '3' has 1 number\..*one number for each of its 2 axes"),
         ("1,2,3", "has 3 numbers"),
         ("grid:9x2", "A grid of 9x2 positions is too large.*at most grid:8x8"),
         ("random:65", "65 different positions cannot be drawn.*at most random:64"),
@@ -322,3 +322,19 @@ def test_any_number_of_positions_is_drawn(position: str, panels: int) -> None:
     assert sum(ax.get_title().startswith("position") for ax in figure.axes) == panels
     width, height = figure.get_size_inches()
     assert width == 7 and height < 8
+
+
+def test_the_middle_needs_no_note_and_other_positions_are_in_the_summary() -> None:
+    middle = measure_erf(box(), IMAGES, layer="0", position="4,4")
+    assert not any("instead of its middle" in note for note in middle.notes)
+    corner = measure_erf(box(), IMAGES, layer="0", position="0,0", convention="openerf")
+    assert "position='0,0'" in repr(corner) and "convention='openerf'" in repr(corner)
+    assert "position" not in repr(measure_erf(box(), IMAGES, layer="0"))
+    assert "openerf convention" in corner.to_latex()
+
+
+def test_positions_at_the_same_distance_are_drawn_by_name() -> None:
+    figure = draw_positions(measure_erf(box(), IMAGES[:1], layer="0", position="grid:2x2"))
+    panel = next(ax for ax in figure.axes if ax.get_title(loc="left") == "'pixels' protocol")
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["0,0", "0,7", "7,0", "7,7"]
+    assert not [line for line in panel.lines if line.get_gid() == "mean"]

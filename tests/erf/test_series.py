@@ -20,7 +20,7 @@ from replk_probe.erf import (
     measure_erf,
     measure_erf_series,
 )
-from replk_probe.erf.labels import distinct_labels
+from replk_probe.erf.labels import distinct_labels, row_names
 from replk_probe.errors import InvalidInputError
 from replk_probe.models import create_model
 from replk_probe.runtime.provenance import WeightsInfo
@@ -140,3 +140,53 @@ def test_labels_name_what_differs() -> None:
     same = loaded("file:a.pth", "3" * 64)
     assert distinct_labels([first, same]) == ["net, a.pth [11111111]", "net, a.pth [33333333]"]
     assert distinct_labels([first, dataclasses.replace(first, layer="stage1")]) == ["net, unknown", "net, stage1"]
+
+
+def test_results_of_other_definitions_or_positions_are_told_apart(series: tuple[ErfResult, ...]) -> None:
+    first = series[0]
+    other = dataclasses.replace(first, run=dataclasses.replace(first.run, config={"convention": {"name": "openerf"}}))
+    assert distinct_labels([first, other]) == [f"{MODEL}, replknet convention", f"{MODEL}, openerf convention"]
+    assert row_names([first, other]) == ["replknet convention", "openerf convention"]
+    assert row_names([first]) == row_names([first, first])[:1] == [MODEL]
+    placed = dataclasses.replace(first, position="0,0")
+    assert row_names([first, placed]) == ["position center", "position 0,0"]
+    for results in ([first, dataclasses.replace(series[1], position="0,0")], [series[1], other]):
+        with pytest.raises(InvalidInputError, match="are no series of sizes"):
+            draw_sizes(results)
+
+
+def test_conventions_attributions_and_sizes_of_one_model(replk_probe: Run, tmp_path: Path) -> None:
+    run = ("erf", "--model", MODEL, "--images", 2, "--size", "32,48", "--output", tmp_path)
+    done = replk_probe(*run, "--convention", "openerf", "--convention", "replknet", "--convention", "openerf")
+    assert done.exit_code == 0, done.output
+    assert {"openerf", "replknet", "comparison.csv"} <= names_in(tmp_path)
+    assert {"erf_sizes.png", "32", "48"} <= names_in(tmp_path / "openerf")
+    rows = list(csv.DictReader((tmp_path / "comparison.csv").read_text().splitlines()))
+    assert [row["convention"] for row in rows[:: len(rows) // 4]] == ["openerf", "openerf", "replknet", "replknet"]
+    columns = (tmp_path / "replknet" / "32" / "erf.csv").read_text().splitlines()[0].split(",")
+    assert not {"convention", "attribution", "target", "position"} & {*columns}
+    result = ErfResult.load(tmp_path / "openerf" / "48")
+    assert result == measure_erf(MODEL, images=2, size=48, convention="openerf")
+    assert set(result.to_dataframe()["convention"]) == {"openerf"}
+    both = replk_probe(
+        "erf", "--model", MODEL, "--images", 2, "--size", 32, "--output", tmp_path / "both",
+        "--attribution", "gradient", "--attribution", "input-x-gradient",
+    )  # fmt: skip
+    assert both.exit_code == 0 and "input-x-gradient" in both.output, both.output
+    assert {"gradient", "input-x-gradient", "comparison.png"} <= names_in(tmp_path / "both")
+    # Saved results of one model are compared without labels.
+    again = replk_probe(
+        "erf", "--from", tmp_path / "both" / "gradient", "--from", tmp_path / "both" / "input-x-gradient",
+        "--output", tmp_path / "again",
+    )  # fmt: skip
+    assert again.exit_code == 0, again.output
+    assert f"{MODEL}-input-x-gradient" in {name.replace("--", "-") for name in names_in(tmp_path / "again")}
+
+
+def test_headings_state_the_definition(series: tuple[ErfResult, ...]) -> None:
+    config = {"convention": {"name": "openerf"}, "attribution": {"name": "smooth-grad"}}
+    changed = [
+        dataclasses.replace(one, position="0,0", run=dataclasses.replace(one.run, config=config)) for one in series
+    ]
+    texts = [text.get_text() for text in draw_sizes(changed).texts]
+    assert any(text.endswith("position 0,0; openerf convention, smooth-grad") for text in texts)
