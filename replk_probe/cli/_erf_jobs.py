@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from replk_probe.errors import InvalidInputError
 
-from ._options import destinations, parse_size, weights_of_each
+from ._options import destinations, given_options, parse_size, weights_of_each
 
 if TYPE_CHECKING:
     from replk_probe.erf.config import ErfConfig
     from replk_probe.erf.result import ErfResult
 
 DEFAULT_OUTPUT = Path("replk-probe-out") / "erf"
+
+# Parameters of the command that apply to imported maps.
+_OF_MAPS = ("sources", "map_labels", "thresholds", "numbers", "references", "output")
 
 Size = int | tuple[int, int]
 
@@ -101,6 +104,16 @@ def parse_sizes(text: str) -> list[Size]:
             f"The sizes {text!r} contain one twice. A series has one result for each size. Give each size once."
         )
     return sizes
+
+
+def check_without_model() -> None:
+    """Raise InvalidInputError for an option that has no effect on imported maps, which are not measured."""
+    given = [parameter.opts[0] for name, parameter in given_options().items() if name not in _OF_MAPS]
+    if given:
+        raise InvalidInputError(
+            f"{', '.join(given)} was given without --model. The maps of --from are not measured. Give a model with "
+            f"--model, or omit {'it' if len(given) == 1 else 'them'}."
+        )
 
 
 def read_maps(sources: Sequence[Path], labels: Sequence[str], thresholds: Sequence[float]) -> list[ErfResult]:

@@ -229,8 +229,8 @@ def destinations(models: Sequence[str], output: Path | None, default: Path) -> l
         if folders.count(folder) > 1:
             names = " and ".join(repr(model) for model, other in zip(models, folders, strict=True) if other == folder)
             raise InvalidInputError(
-                f"Models {names} would both write to {folder}. Each model needs its own folder. "
-                "Measure one of them in a separate run with another --output, or name a map by --label."
+                f"{names} would both write to {folder}. Each result needs its own folder. Measure one of them in a "
+                "separate run with another --output, or name a map by --label."
             )
         check_writable(folder)
     return folders

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._erf_jobs import Jobs, choose_jobs, parse_sizes, read_maps
+from ._erf_jobs import Jobs, check_without_model, choose_jobs, parse_sizes, read_maps
 from ._erf_report import draw_and_print
 from ._options import (
     PATH,
@@ -134,8 +134,8 @@ _CHECKPOINT = "erf.ckpt"
     "references",
     multiple=True,
     metavar="published|NAME",
-    help="Show published numbers of the same models and layers: all, or those of replknet, openerf, tf-sepnet or "
-    "megengine. [default: replknet]",
+    help="published: show the published numbers of the same model, layer and weights. replknet, openerf, tf-sepnet or "
+    "megengine: show those of this source, also beside other weights. [default: replknet]",
 )
 @compute_options
 @click.option(
@@ -179,14 +179,16 @@ def command(
     Several GPUs or cores: torchrun --nproc-per-node N -m replk_probe erf ... divides the images among N processes and
     gives the same bytes as one process with the same number of threads (torchrun sets OMP_NUM_THREADS=1).
 
-    Writes erf.json, erf.npz, erf.csv, erf.png and erf.pdf, and erf_positions.png and .pdf for several positions; for
-    several models, conventions or attributions, one folder for each and a comparison. One --model with several
-    --weights compares checkpoints.
+    Writes erf.json, erf.npz, erf.csv, erf.png and erf.pdf, and figures of the convergence (from four blocks of images
+    on), of several positions and of the occlusion check; for several models, conventions or attributions, one folder
+    for each and a comparison. One --model with several --weights compares checkpoints.
     """
     shares = parse_thresholds(thresholds)
     maps = read_maps(sources, map_labels, shares)
     if models or not maps or weights != ("auto",):
         models, weights = named_or_default(models, weights)
+    else:
+        check_without_model()
 
     from replk_probe.erf.config import ErfConfig, default_size
     from replk_probe.erf.plan import plan_erf

@@ -293,7 +293,8 @@ def result_of(
         precision_note,
         logarithm_note(contribution),
         convergence_note(blocks, thresholds, center, until) if until and not convergence.converged else None,
-        saturation_note(contribution, center, numbers.border_share),
+        # A position near the border is limited by it at any size.
+        None if target.position.kind == "at" else saturation_note(contribution, center, numbers.border_share),
     )
     return ErfResult(
         contribution=contribution,

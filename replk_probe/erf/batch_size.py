@@ -36,8 +36,8 @@ def automatic_batch_size(
         target: The layer that is measured.
         channels: Number of channels of the images.
         device: Device of the measurement.
-        own_code: Whether the network is not one of a library. Its features are then computed for two images together
-            and apart; if they differ, the batch size is 1.
+        own_code: Whether the network is not one of a library. Its features are then computed for that number of images
+            together and apart; if they differ, the batch size is 1.
     """
     pixels = math.prod(target.input_size)
     most = min(_MOST_IMAGES[device.type], _MOST_PIXELS[device.type] // pixels)
@@ -45,7 +45,7 @@ def automatic_batch_size(
         return 1
     needed = _bytes_for_an_image(model, target, channels)
     most = min(most, int(_SHARE * memory_of(device)) // needed) if needed else 1
-    if most < 2 or (own_code and not _are_independent(model, target, channels)):
+    if most < 2 or (own_code and not _are_independent(model, target, channels, most)):
         return 1
     return most
 
@@ -79,9 +79,9 @@ def _bytes_for_an_image(model: nn.Module, target: TargetLayer, channels: int) ->
     return max(int(counted.total) // 2, 1)
 
 
-def _are_independent(model: nn.Module, target: TargetLayer, channels: int) -> bool:
-    """Whether the features of two images together equal those of each alone."""
-    images = torch.cat([random_image(target.input_size, channels, seed=seed) for seed in (0, 1)])
+def _are_independent(model: nn.Module, target: TargetLayer, channels: int, count: int) -> bool:
+    """Whether the features of several images together equal those of each alone."""
+    images = torch.cat([random_image(target.input_size, channels, seed=seed) for seed in range(count)])
     images = images.to(**device_and_dtype(model))
     try:
         with evaluating(model), torch.no_grad():

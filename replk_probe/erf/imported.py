@@ -85,7 +85,7 @@ def import_erf(
 
 
 def maps_in(path: Path) -> list[Path]:
-    """The sources for :func:`import_erf` that a path stands for: itself, or the files of maps in a folder.
+    """The sources for :func:`import_erf` that a path stands for: itself, or the maps or results in a folder.
 
     Raises:
         InvalidInputError: The folder has neither a result nor files of maps.
@@ -93,8 +93,10 @@ def maps_in(path: Path) -> list[Path]:
     if not path.is_dir() or _own_folder(path) is not None:
         return [path]
     found = sorted(one for one in path.iterdir() if one.suffix.lower() in _SUFFIXES)
+    # A command with several results writes each to a folder of its own, and a series of sizes to one below.
+    found = found or sorted(one.parent for one in [*path.glob(f"*/{JSON_NAME}"), *path.glob(f"*/*/{JSON_NAME}")])
     if not found:
-        raise unreadable(path, "the folder has no erf.json and no .npy or .npz files", folder_of("erf"))
+        raise unreadable(path, "neither it nor its folders have erf.json, .npy or .npz files", folder_of("erf"))
     return found
 
 

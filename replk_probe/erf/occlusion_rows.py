@@ -98,8 +98,17 @@ def occlusions_of(windows: Mapping[float, Window], size: tuple[int, ...], *, sev
 
 def turn_of(occlusions: Sequence[Occlusion], image: int) -> list[int]:
     """Indices of the occlusions of one image: at most 11, so that more of them take turns over the images."""
-    turns = max(-(-len(occlusions) // (MOST_PASSES - 1)), 1)
-    return list(range(image % turns, len(occlusions), turns))
+    turns = _turns(occlusions)
+    # Every image has all fills, also where there are as many turns as fills.
+    shift = turns % len(FILLS) == 0
+    return [
+        index for index in range(len(occlusions)) if (index + shift * (index // len(FILLS))) % turns == image % turns
+    ]
+
+
+def _turns(occlusions: Sequence[Occlusion]) -> int:
+    """Number of images that together have every occlusion once."""
+    return max(-(-len(occlusions) // (MOST_PASSES - 1)), 1)
 
 
 def summarize(occlusions: Sequence[Occlusion], values: Sequence[Compared]) -> tuple[OcclusionRow, ...]:
@@ -133,7 +142,9 @@ def summarize(occlusions: Sequence[Occlusion], values: Sequence[Compared]) -> tu
 def _row(one: Occlusion, fill: str, groups: Sequence[Sequence[tuple[float, float]]]) -> OcclusionRow:
     """The row of one or several fills: the mean of their means."""
     rows, columns = one.window
-    numbers = [np.array([value[which] for value in group]) for which in (0, 1) for group in groups if group]
+    # The mean over the fills is not known if an image for one of them is missing.
+    known = groups if all(groups) else []
+    numbers = [np.array([value[which] for value in group]) for which in (0, 1) for group in known]
     half = len(numbers) // 2
     cosine, distance = _mean(numbers[:half], (-1.0, 1.0)), _mean(numbers[half:], (0.0, math.inf))
     return OcclusionRow(
@@ -174,6 +185,17 @@ def whole_image_note(windows: Mapping[float, Window], size: tuple[int, ...]) -> 
 
 def _is_whole(window: Window, size: tuple[int, ...]) -> bool:
     return tuple(part.stop - part.start for part in window) == size
+
+
+def few_images_note(occlusions: Sequence[Occlusion], images: int) -> str | None:
+    """A note if there are too few images for every occlusion, or None."""
+    turns = _turns(occlusions)
+    if images >= turns:
+        return None
+    return (
+        f"The occlusion check has {len(occlusions)} occlusions, of which at most {MOST_PASSES - 1} are computed for "
+        f"each image: at least {turns} images are needed for all of them."
+    )
 
 
 def disagreement_note(rows: Sequence[OcclusionRow]) -> str | None:

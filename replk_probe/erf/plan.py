@@ -51,6 +51,7 @@ from .occlusion_check import compare
 from .occlusion_rows import (
     Compared,
     disagreement_note,
+    few_images_note,
     occlusions_of,
     summarize,
     turn_of,
@@ -64,7 +65,7 @@ from .target_layer import Layer, TargetLayer, point_of, run_to
 # Entries of the record that exist only where an option differs from the usual one.
 _OPTIONAL = (
     "entry of the weights", "mean", "std", "channels", "bgr", "target", "position", "convention", "attribution",
-    "until", "check",
+    "until", "check", "given_layer",
 )  # fmt: skip
 
 # Threads that load images while the model computes.
@@ -200,6 +201,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             **self._input_options,
             **convention_record(self.settings.convention),
             **attribution_record(self.settings.attribution, self.settings.seed),
+            **({} if self.settings.layer is None else {"given_layer": True}),
             **({} if self.settings.until is None else {"until": self.settings.until}),
             **({} if self.settings.check is None else {"check": self.settings.check}),
             **{f"version of {package}": versions[package] for package in ("replk-probe", "torch", "timm")},
@@ -299,7 +301,11 @@ class ErfPlan(Divisible[RunState, ErfResult]):
                 other = image
                 bar.update(1)
         rows = summarize(occlusions, state.occluded)
-        notes = (whole_image_note(windows, self.target.input_size), disagreement_note(rows))
+        notes = (
+            whole_image_note(windows, self.target.input_size),
+            few_images_note(occlusions, count),
+            disagreement_note(rows),
+        )
         return replace(
             result,
             occlusion=rows,

@@ -10,6 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import COLORS, GRID, MUTED, check_drawable, figure_style, save_figure
@@ -86,11 +87,12 @@ def _draw(ax: Axes, rows: Sequence[OcclusionRow], quantity: str) -> None:
                 linestyle="none",
                 zorder=4,
             )
-    ax.set(xlim=(0, 100), xlabel="Share of the contribution in the window, %", ylabel=_QUANTITIES[quantity])
+    ax.set(xlim=(0, 103), xlabel="Share of the contribution in the window, %", ylabel=_QUANTITIES[quantity])
     if quantity == "distance":
         ax.set_ylim(bottom=0)
     else:
-        ax.set_ylim(top=1.02)
+        ax.set_ylim(top=1.03)
+        ax.yaxis.set_major_locator(MaxNLocator(6, prune="upper"))
     ax.grid(color=GRID, linewidth=0.5)
     ax.set_axisbelow(True)
     sns.despine(ax=ax)  # type: ignore[no-untyped-call]

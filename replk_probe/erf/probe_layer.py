@@ -370,9 +370,11 @@ def _find_default(model: nn.Module, network: nn.Module, image: Tensor, recorder:
     point, at_point = search.point_of(value)
     name = type(model).__name__
     why = f"forward_features of {name} does not return a map" if features else f"{name} has no forward_features"
-    returned = ", which it returns" if value in recorder.values_in(output) else ""
-    note = f"{why}: measured at its last map before pooling, {point.label!r}{returned}."
-    return _Found(point, at_point.shape, at_point, note=note)
+    place = "its last map before pooling"
+    returned = recorder.values_in(output)
+    if value in returned:
+        place = "the map that it returns" if len(returned) == 1 else "the last map that it returns"
+    return _Found(point, at_point.shape, at_point, note=f"{why}: measured at {place}, {point.label!r}.")
 
 
 @contextmanager

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.runtime.provenance import WeightsInfo
+from replk_probe.runtime.provenance import UNKNOWN, WeightsInfo
 
 _SOURCE = "Ding et al., Scaling Up Your Kernels to 31x31, arXiv:2203.06717v1, Table 10"
 
@@ -28,12 +28,21 @@ class PublishedErf:
     protocol: str = "paper"
     layer: str | None = None  # regular expression of the layer that was measured; None for the default layer
     is_own_code: bool = False  # whether no package has the network, so that the name of its factory is compared
+    convention: str = "replknet"  # name of the convention of the map
+    needs_same_weights: bool = False  # whether the row is left out beside other weights
 
     def used(self, weights: WeightsInfo) -> bool:
         """Whether ``weights`` are those of the table, by their digest or by their name."""
         if self.weights_sha256 and weights.sha256 and weights.sha256.startswith(self.weights_sha256):
             return True
-        return self.weights_pattern is not None and re.fullmatch(self.weights_pattern, weights.source) is not None
+        return self._is_pattern_of(weights.source)
+
+    def agrees(self, model: str, weights: WeightsInfo) -> bool:
+        """Whether the weights of a model are those of the table; those of an imported map are named by its tag."""
+        return self.used(weights) or (weights.source == UNKNOWN and self._is_pattern_of(f"timm:{model}"))
+
+    def _is_pattern_of(self, source: str) -> bool:
+        return self.weights_pattern is not None and re.fullmatch(self.weights_pattern, source) is not None
 
 
 TABLE_10: tuple[PublishedErf, ...] = (
@@ -94,6 +103,7 @@ def _openerf(model: str, side: int, linear: Sequence[float], pixels: Sequence[fl
             input_size=(side, side),
             source="its map of 1000 validation images of ImageNet, by its own convention",
             protocol=protocol,
+            convention="openerf",
         )
         for protocol, ratios in (("linear", linear), ("pixels", pixels))
     ]
@@ -140,28 +150,40 @@ def find_published(model: str, table: Sequence[PublishedErf] = TABLE_10) -> Publ
     return next((row for row in table if _is_named(row, model)), None)
 
 
-def published_rows(model: str, layer: str, table: Sequence[PublishedErf]) -> dict[str, PublishedErf]:
-    """The first row of a model and layer for each protocol."""
-    rows = [row for row in table if _is_named(row, model) and (row.layer is None or re.fullmatch(row.layer, layer))]
+def published_rows(
+    model: str, layer: str, weights: WeightsInfo, table: Sequence[PublishedErf], *, is_default_layer: bool = True
+) -> dict[str, PublishedErf]:
+    """The first row of a model and layer for each protocol, and of the same weights if the row needs them."""
+    rows = [
+        row
+        for row in table
+        if _is_named(row, model)
+        and (is_default_layer if row.layer is None else re.fullmatch(row.layer, layer))
+        and (not row.needs_same_weights or row.agrees(model, weights))
+    ]
     return {row.protocol: row for row in reversed(rows)}
 
 
 def check_references(names: Iterable[str]) -> tuple[PublishedErf, ...]:
-    """The rows of the references with these names, or of all references for ``"published"``.
+    """The rows of the references with these names, or for ``"published"`` those of all, beside the same weights only.
 
     Raises:
         InvalidInputError: A name is unknown.
     """
-    rows: dict[int, PublishedErf] = {}
-    for name in names:
+    rows: list[PublishedErf] = []
+    for name in dict.fromkeys(names):
         if name != ALL_REFERENCES and name not in REFERENCES:
             raise InvalidInputError(
                 f"There are no published numbers called {name!r}. A comparison needs the name of a reference. Choose "
                 f"from {', '.join((ALL_REFERENCES, *REFERENCES))}."
             )
-        chosen = REFERENCES.values() if name == ALL_REFERENCES else [REFERENCES[name]]
-        rows.update((id(row), row) for reference in chosen for row in reference)
-    return tuple(rows.values())
+        if name == ALL_REFERENCES:
+            every = (row for reference in REFERENCES.values() for row in reference)
+            rows += [replace(row, needs_same_weights=True) for row in every]
+        else:
+            rows += REFERENCES[name]
+    # The rows of a name are shown whatever the weights.
+    return tuple(sorted(rows, key=lambda row: row.needs_same_weights))
 
 
 def _is_named(row: PublishedErf, model: str) -> bool:

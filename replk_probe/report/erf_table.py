@@ -35,8 +35,7 @@ def erf_table(
     """
     labels_of = distinct_labels(results)
     known: Known = [
-        (result, label, published_rows(result.run.model, result.layer, published or ()))
-        for result, label in zip(results, labels_of, strict=True)
+        (result, label, _published(result, published or ())) for result, label in zip(results, labels_of, strict=True)
     ]
     lines: list[str] = []
     for detail, group in groupby(known, lambda one: _detail(one[0])):
@@ -160,9 +159,16 @@ def _compared(known: Known, thresholds: Sequence[float]) -> Iterator[tuple[str, 
                 )
 
 
+def _published(result: ErfResult, table: Sequence[PublishedErf]) -> dict[str, PublishedErf]:
+    run = result.run
+    return published_rows(
+        run.model, result.layer, run.weights, table, is_default_layer=not run.config.get("given_layer", False)
+    )
+
+
 def _comparability(result: ErfResult, row: PublishedErf) -> str:
     """Differences between the conditions of a published and of a measured value."""
-    weights = result.run.weights
+    run, weights = result.run, result.run.weights
     size = "an unknown size" if row.input_size is None else f"{dimensions(row.input_size)} px"
     text = f"{row.title}, {row.source}, measured with {row.weights} at {size}"
     if not row.used(weights):
@@ -170,9 +176,11 @@ def _comparability(result: ErfResult, row: PublishedErf) -> str:
         text += f"; these are {weights.label if is_plain else 'other weights, ' + weights.label}"
     if tuple(result.input_size) != row.input_size:
         text += f"; this input is {dimensions(result.input_size)} px"
-    if result.definition:
-        text += f"; this map is defined otherwise ({result.definition})"
-    if result.run.config.get("target"):
+    attribution, convention = (run.config.get(name) for name in ("attribution", "convention"))
+    other = attribution or (convention["name"] if convention else "replknet") != row.convention
+    if other and not result.is_imported:
+        text += f"; this map is defined otherwise ({result.definition or 'replknet convention'})"
+    if run.config.get("target"):
         text += "; this is the map of one logit"
     if result.position != CENTER:
         text += f"; this is position {result.position}"

@@ -380,6 +380,10 @@ def _digest(record: Mapping[str, Any]) -> str:
 
 
 def _brief(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, dict) and isinstance(value.get("name"), str):
+        return str(value["name"])
     if isinstance(value, list) and len(value) == 2 and all(isinstance(side, int) for side in value):  # (H, W)
         return str(value[0]) if value[0] == value[1] else f"{value[0]}x{value[1]}"
     text = value if isinstance(value, str) else json.dumps(value)

@@ -117,7 +117,7 @@ def test_one_model_writes_its_files_into_the_output_itself(
     result = ErfResult.load(tmp_path / "out")
     assert result.contribution.shape == (32, 32) and result.contribution.dtype == np.float64
     assert "paper" in done.stdout and "RANDOM WEIGHTS" in done.stdout
-    assert "RANDOM WEIGHTS" in done.stderr and done.output.count("last map before pooling") == 1
+    assert "RANDOM WEIGHTS" in done.stderr and done.output.count("map that it returns") == 1
 
 
 def test_numbers_are_printed_on_request(replk_probe: Run, networks: str, folder: Path, tmp_path: Path) -> None:
@@ -409,3 +409,13 @@ def test_positions_are_measured_and_drawn(replk_probe: Run, tmp_path: Path) -> N
     assert not {"erf_positions.png", "erf_positions.pdf"} & names_in(tmp_path), "figures of the result before"
     outside = replk_probe(*arguments, "--position", "4,0")
     assert outside.exit_code != 0 and "has 4x4 positions" in outside.output
+
+
+def test_options_without_a_model_are_refused(replk_probe: Run, tmp_path: Path) -> None:
+    np.save(tmp_path / "map.npy", np.ones((8, 8)))
+    arguments = ("erf", "--from", tmp_path / "map.npy", "--output", tmp_path / "out")
+    failed = replk_probe(*arguments, "--check", "occlusion", "--layer", "layer1")
+    assert failed.exit_code == 1 and failed.stderr.count("\n") == 1
+    assert "--check, --layer was given without --model" in failed.stderr or "--layer, --check" in failed.stderr
+    assert not (tmp_path / "out").exists()
+    assert replk_probe(*arguments, "--thresholds", "0.4", "--numbers", "peak").exit_code == 0

@@ -353,7 +353,7 @@ def test_networks_that_return_maps(build: Callable[[], nn.Module], label: str) -
         model = build()
     target = find_target(model, (1, 3, 128, 128))
     assert target.label.endswith(label) and min(target.layout.size) > 1
-    assert target.note is not None and "which it returns" in target.note
+    assert target.note is not None and "map that it returns" in target.note
 
 
 class UNet(nn.Module):

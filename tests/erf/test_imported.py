@@ -171,7 +171,7 @@ def test_archives_of_several_maps_and_folders(tmp_path: Path, a_map: np.ndarray)
         import_erf(tmp_path / "two.npz")
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(InvalidInputError, match="The folder has no"):
+    with pytest.raises(InvalidInputError, match="Neither it nor its folders have"):
         maps_in(empty)
     assert maps_in(saved(tmp_path / "maps", a_map)) == [tmp_path / "maps" / "their.npy"]
     saved(tmp_path / "maps", a_map, "a.npy")
@@ -226,3 +226,11 @@ def test_labels_belong_to_maps(replk_probe: Run, tmp_path: Path, a_map: np.ndarr
     ):
         done = replk_probe("erf", *arguments, "--output", tmp_path / "out")
         assert done.exit_code == 1 and done.stderr.strip().count("\n") == 0 and reason in done.stderr, done.output
+
+
+def test_a_folder_of_results_has_one_map_each(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        import_erf(np.random.default_rng(0).random((8, 8)), name).save(tmp_path / name)
+    import_erf(np.ones((6, 6)), "c").save(tmp_path / "sizes" / "6")
+    found = [import_erf(path).run.model for path in maps_in(tmp_path)]
+    assert found == ["a", "b", "c"]

@@ -111,6 +111,14 @@ def test_at_most_12_passes_for_an_image_and_every_occlusion_as_often() -> None:
         assert times.min() >= 1 and np.ptp(times) <= 1
 
 
+def test_every_image_has_every_fill() -> None:
+    window = (slice(0, 3), slice(0, 3))
+    occlusions = occlusions_of({0.2: window, 0.3: window, 0.5: window, 0.99: window}, (24, 24), several=True)
+    for image in range(3):
+        turn = turn_of(occlusions, image)
+        assert len(turn) == 8 and {occlusions[index].fill for index in turn} == {*FILLS}
+
+
 def test_windows_of_the_whole_image_are_left_out() -> None:
     whole, part = (slice(0, 24), slice(0, 24)), (slice(0, 24), slice(0, 23))
     assert {one.threshold for one in occlusions_of({0.5: part, 0.99: whole}, (24, 24), several=True)} == {0.5}
@@ -179,6 +187,17 @@ def test_one_image_has_no_other_image_and_no_intervals() -> None:
     result = measure_erf(Net(), images(1), check="occlusion", thresholds=[0.5])
     assert {row.fill for row in result.occlusion} == {"mean color", "blurred image", ALL_FILLS}
     assert all(row.cosine_ci95 is None and row.n_images == 1 for row in result.occlusion)
+
+
+def test_too_few_images_for_all_occlusions_are_noted() -> None:
+    result = measure_erf(Net(), images(2), check="occlusion", thresholds=[0.1, 0.2, 0.3, 0.31])
+    assert any("at least 3 images are needed for all of them" in note for note in result.notes)
+    for one in result.occlusion:
+        # A mean over the fills that lacks one of them would be another number.
+        assert (one.cosine is None) == (one.n_images == 0)
+    assert {one.n_images for one in result.occlusion} == {0, 1}
+    erf_table([result])
+    draw_occlusion(result)
 
 
 def test_features_of_zero_have_no_cosine() -> None:
