@@ -116,7 +116,7 @@ def measure_erf(
         thresholds: Shares of the total contribution, each in (0, 1).
         convention: Definition of the map: a name in :data:`~replk_probe.erf.CONVENTIONS` (``"replknet"``,
             ``"openerf"``, ``"mambair"``, ``"luo2016"``) or a :class:`~replk_probe.erf.Convention`, which describes
-            them.
+            them. With ``"openerf"`` and precision ``"fp32"``, the network itself is measured, not a prepared copy.
         attribution: How the features are attributed to the pixels: ``"gradient"``, ``"input-x-gradient"``,
             ``"integrated-gradients"``, ``"smooth-grad"``, ``"guided-backprop"``, ``"deconvolution"`` or
             ``"occlusion"``; :class:`~replk_probe.erf.NeuronERF` describes them. Signs and colors are reduced as the

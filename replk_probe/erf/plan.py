@@ -331,7 +331,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             if isinstance(self.model, PreparedModel):
                 prepared = self.model
                 prepared.methods.take()  # those of earlier calls
-            elif self.settings.attribution in WITH_OWN_MODULES:
+            elif self._on_network_itself:
                 prepared = unprepared(on_device(self.model, self.device))
             else:
                 prepared = prepare(on_device(self.model, self.device), self.settings.precision, self.target)
@@ -391,6 +391,17 @@ class ErfPlan(Divisible[RunState, ErfResult]):
         found = iter(gradient.scores(torch.stack(usable)).double().cpu().numpy() if usable else ())
         summand = self._convention.summand
         return [image if isinstance(image, str) else summand(next(found)) for image in checked]
+
+    @property
+    def _on_network_itself(self) -> bool:
+        """Whether the network itself is measured instead of a prepared copy.
+
+        The rounding of a copy can change the sign of a feature before a ReLU, so that the map of another tool would not
+        be reproduced to more than 1e-3.
+        """
+        options = self.settings
+        reproduces = options.convention == "openerf" and options.precision == ErfConfig.precision
+        return reproduces or options.attribution in WITH_OWN_MODULES
 
     @property
     def _convention(self) -> Convention:

@@ -37,8 +37,8 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take seconds."""
-    for package in ("erf", "kernels", "shape_bias"):
-        monkeypatch.setattr(f"replk_probe.{package}.plot.save_figures", lambda *_, **__: None)
+    for function in ("erf.plot_all.save_all_figures", "kernels.plot.save_figures", "shape_bias.plot.save_figures"):
+        monkeypatch.setattr(f"replk_probe.{function}", lambda *_, **__: None)
 
 
 @pytest.mark.parametrize("command", ["erf", "shape-bias", "kernels", "reparam", "weights verify"])

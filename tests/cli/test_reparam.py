@@ -57,7 +57,7 @@ def case(tmp_path: Path, request: pytest.FixtureRequest) -> Case:
 def test_other_commands_read_the_new_file(
     replk_probe: Run, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replk_probe.erf.plot.save_figures", lambda *_, **__: None)  # which take seconds
+    monkeypatch.setattr("replk_probe.erf.plot_all.save_all_figures", lambda *_, **__: None)  # which take seconds
     assert replk_probe(*case.arguments).exit_code == 0
     maps = []
     for weights in (case.weights, case.out):

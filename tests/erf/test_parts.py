@@ -152,7 +152,7 @@ def test_states_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> Non
         one.join({first: places[second], second: places[second]})
     with pytest.raises(ResumeError, match="does not have a complete part"):
         one.join({first: tmp_path / "none", second: places[second]})
-    with pytest.raises(ResumeError, match="created with part 0 to 12, but this run has part null"):
+    with pytest.raises(ResumeError, match="created with part 0 to 12, but this run has part none"):
         one.run(checkpoint=places[first], resume=True)
     with pytest.raises(ResumeError, match="created with seed 0, but this run has seed 1"):
         plan(folder, seed=1).join(places)
