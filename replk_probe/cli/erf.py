@@ -135,7 +135,7 @@ _CHECKPOINT = "erf.ckpt"
     multiple=True,
     metavar="published|NAME",
     help="published: show the published numbers of the same model, layer and weights. replknet, openerf, tf-sepnet or "
-    "megengine: show those of this source, also beside other weights. [default: replknet]",
+    "megengine: show those of this source, also for other weights. [default: replknet]",
 )
 @compute_options
 @click.option(

@@ -55,7 +55,7 @@ _STATE = {
 
 
 def capacity_of(done: int) -> int:
-    """Number of images for which growing blocks have room after ``done`` images."""
+    """Capacity of growing blocks, in images, after ``done`` images."""
     capacity = MAX_BLOCKS
     while capacity < done:
         capacity *= 2

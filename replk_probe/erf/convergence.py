@@ -110,8 +110,9 @@ def convergence_of(
             halves = half_widths(blocks, thresholds, center, middle=middle)
         for key, answer in ratios.items():
             curves.setdefault(key, []).append((answer.ratio, None if halves is None else halves[key]))
-    everything = Blocks(block_sums, block_counts, map_of)
-    converged = None if until is None else has_converged(everything, thresholds, center, until)
+    converged = None
+    if until is not None:
+        converged = has_converged(Blocks(block_sums, block_counts, map_of), thresholds, center, until)
     found = tuple(RatioCurve(*key, *zip(*points, strict=True)) for key, points in curves.items())
     return Convergence(tuple(n_images), found, until, converged)
 

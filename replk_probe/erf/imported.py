@@ -67,8 +67,8 @@ def import_erf(
         The result. The scale of the map matters only to the protocol ``paper``, which takes logarithms.
 
     Raises:
-        InvalidInputError: The file cannot be read; it is no map ``[H, W]`` of finite real numbers >= 0, not all of them
-            zero; a threshold is not in (0, 1); or ``center`` lies outside the map.
+        InvalidInputError: The file cannot be read; it is not a map ``[H, W]`` of finite real numbers >= 0, not all of
+            them zero; a threshold is not in (0, 1); or ``center`` lies outside the map.
     """
     check_name(name)
     thresholds = tuple(dict.fromkeys(map(check_threshold, thresholds)))

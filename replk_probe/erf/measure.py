@@ -120,7 +120,7 @@ def measure_erf(
         attribution: How the features are attributed to the pixels: ``"gradient"``, ``"input-x-gradient"``,
             ``"integrated-gradients"``, ``"smooth-grad"``, ``"guided-backprop"``, ``"deconvolution"`` or
             ``"occlusion"``; :class:`~replk_probe.erf.NeuronERF` describes them. Signs and colors are reduced as the
-            convention says.
+            convention defines.
         precision: ``"fp32"``: float32 throughout. ``"fast"``: float32 forward pass, reduced-precision matrix products
             in the backward pass. ``"bf16"``: reduced precision in both passes. A prepared model keeps its precision.
         device: ``"auto"`` (an NVIDIA GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ... A prepared model

@@ -113,7 +113,7 @@ class NeuronERF:
         return self._gradient.attribute(inputs, select, attribution, options_of(attribution, options), position)
 
     def scores(self, attributions: Tensor) -> Tensor:
-        """Contribution scores ``[N, H, W]``, >= 0: attributions ``[N, C, H, W]``, reduced as the convention says."""
+        """Contribution scores ``[N, H, W]``, >= 0: attributions ``[N, C, H, W]``, reduced as the convention defines."""
         return self._convention.scores(attributions)
 
 

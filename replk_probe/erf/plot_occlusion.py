@@ -37,7 +37,8 @@ def draw_occlusion(result: ErfResult) -> Figure:
         A figure with two panels: lines with 95 % bands for the mean over the fills, and a marker for each fill.
 
     Raises:
-        InvalidInputError: ``result`` is no result, has no occlusion check, or all its windows are the whole image.
+        InvalidInputError: ``result`` is not an :class:`ErfResult`, has no occlusion check, or all its windows are the
+            whole image.
     """
     check_drawable(result, "ErfResult")
     if not result.occlusion:

@@ -66,7 +66,7 @@ def draw_convergence(result: ErfResult) -> Figure:
     """Draw the area ratios of ``"centred"`` and ``"pixels"`` against the number of images, with 95 % bands.
 
     Raises:
-        InvalidInputError: ``result`` is no result, or has fewer than four numbers of images.
+        InvalidInputError: ``result`` is not an :class:`ErfResult`, or has fewer than four numbers of images.
     """
     check_drawable(result, "ErfResult")
     convergence = result.convergence
@@ -199,8 +199,8 @@ def _check_series(results: Sequence[ErfResult], protocol: str, what: str) -> Non
     }
     if len(results) < 2 or len(kinds) > 1:
         raise InvalidInputError(
-            f"These {len(results)} results are no series of {what}. A series has at least two results of one model, "
-            "layer, position, definition and list of thresholds. Give such results."
+            f"These {len(results)} results do not form a series of {what}. A series has at least two results of one "
+            "model, layer, position, definition and list of thresholds. Give such results."
         )
     for result in results:
         result.row(protocol, result.thresholds[0])

@@ -79,8 +79,8 @@ def draw_volume(
     check_drawable(result, "ErfResult")
     if len(result.input_size) != 3:
         raise InvalidInputError(
-            f"A map of size {dimensions(result.input_size)} is no volume. Slices and projections need three axes. Use "
-            "plot_erf for images and sequences."
+            f"A map of size {dimensions(result.input_size)} is not a volume. Slices and projections need three axes. "
+            "Use plot_erf for images and sequences."
         )
     depth, height, width = result.input_size
     # The first axis may be frames: its scale is its own.

@@ -29,7 +29,7 @@ class PublishedErf:
     layer: str | None = None  # regular expression of the layer that was measured; None for the default layer
     is_own_code: bool = False  # whether no package has the network, so that the name of its factory is compared
     convention: str = "replknet"  # name of the convention of the map
-    needs_same_weights: bool = False  # whether the row is left out beside other weights
+    needs_same_weights: bool = False  # whether the row is shown for these weights only
 
     def used(self, weights: WeightsInfo) -> bool:
         """Whether ``weights`` are those of the table, by their digest or by their name."""
@@ -165,7 +165,7 @@ def published_rows(
 
 
 def check_references(names: Iterable[str]) -> tuple[PublishedErf, ...]:
-    """The rows of the references with these names, or for ``"published"`` those of all, beside the same weights only.
+    """The rows of the references with these names, or for ``"published"`` those of all that need the same weights.
 
     Raises:
         InvalidInputError: A name is unknown.

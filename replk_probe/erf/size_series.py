@@ -62,7 +62,7 @@ def measure_erf_series(
     pairs = [check_size(size) for size in sizes]
     if not pairs or len({*pairs}) < len(pairs):
         raise InvalidInputError(
-            f"The sizes {[*sizes]} are no series. A series has one result for each size. Give each size once."
+            f"The sizes {[*sizes]} do not form a series. A series has one result for each size. Give each size once."
         )
     base = ErfConfig(**options) if config is None else config
     # All of them are checked before the first one is measured.

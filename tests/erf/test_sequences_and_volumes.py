@@ -299,5 +299,5 @@ def test_figures_of_sequences_and_volumes(tmp_path: Path) -> None:
     assert plot_erf(volume).figure is not own.figure and volume.plot() is not None
     several = measure_erf(volume_network(), VOLUMES, position="grid:2")
     assert {path.name for path in save_figures(several, tmp_path)} == {"erf.png", "erf.pdf"}
-    with pytest.raises(InvalidInputError, match="is no volume"):
+    with pytest.raises(InvalidInputError, match="is not a volume"):
         draw_volume(result)

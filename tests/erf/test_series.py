@@ -60,10 +60,10 @@ def test_the_figure_has_ratios_and_sides(series: tuple[ErfResult, ...]) -> None:
 
 def test_what_is_no_series(series: tuple[ErfResult, ...]) -> None:
     for results in (series[:1], [series[0], import_erf(torch.ones(4, 4).numpy(), "other")]):
-        with pytest.raises(InvalidInputError, match="are no series of sizes"):
+        with pytest.raises(InvalidInputError, match="do not form a series of sizes"):
             draw_sizes(results)
     for sizes in ([], [32, 32], [32, (32, 32)]):
-        with pytest.raises(InvalidInputError, match="are no series"):
+        with pytest.raises(InvalidInputError, match="do not form a series"):
             measure_erf_series(MODEL, sizes=sizes)
     with pytest.raises(InvalidInputError, match="cannot be given here"):
         measure_erf_series(MODEL, sizes=[32], config=ErfConfig(), images=2)
@@ -151,7 +151,7 @@ def test_results_of_other_definitions_or_positions_are_told_apart(series: tuple[
     placed = dataclasses.replace(first, position="0,0")
     assert row_names([first, placed]) == ["position center", "position 0,0"]
     for results in ([first, dataclasses.replace(series[1], position="0,0")], [series[1], other]):
-        with pytest.raises(InvalidInputError, match="are no series of sizes"):
+        with pytest.raises(InvalidInputError, match="do not form a series of sizes"):
             draw_sizes(results)
 
 
