@@ -39,6 +39,9 @@ def of_others(name: str) -> nn.Module:
 
 def trained(name: str) -> nn.Module:
     """A network of timm with random parameters and buffers."""
+    # The weights must not depend on the tests that ran before: the bound of a prepared copy holds for most weights
+    # only, because rounding can change the sign of a feature before a ReLU.
+    torch.manual_seed(0)
     model = timm.create_model(name).eval()
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
