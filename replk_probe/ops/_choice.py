@@ -7,7 +7,7 @@ import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, SupportsIndex
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -16,8 +16,8 @@ from replk_probe.errors import BackendError, InvalidInputError
 
 from . import _loader
 from ._shapes import check_tensors
+from .methods.interface import Direction
 
-Direction = Literal["forward", "grad_input", "grad_weight"]
 _DIRECTIONS: dict[Direction, int] = {
     "forward": _loader.FORWARD,
     "grad_input": _loader.GRAD_INPUT,
