@@ -47,6 +47,7 @@ def test_defaults_agree(kind: type, measure: Callable[..., Any], command: click.
             # Several models have several weights, and several layers may be measured.
             given = given[0] if isinstance(given, tuple) else given
             given = tuple(map(float, given.split(","))) if name == "thresholds" else given
+            given = tuple(given.split(",")) if name == "until_ratios" else given
             assert given == getattr(normalized, name), name
             compared.add(name)
     assert {"weights", "ema", "seed"} <= compared and len(compared) >= 6

@@ -83,8 +83,15 @@ _CHECKPOINT = "erf.ckpt"
     "--until",
     type=float,
     metavar="SHARE",
-    help="Add images until half the 95 % interval of every ratio of 'centred' and 'pixels', relative to the ratio, is "
-    "at most this, such as 0.02; --images is then the largest number.",
+    help="Add images until half the 95 % interval of every ratio of --until-ratios, relative to the ratio, is at most "
+    "this, such as 0.02; --images is then the largest number.",
+)
+@click.option(
+    "--until-ratios",
+    default="centred,pixels",
+    show_default=True,
+    metavar="NAME,NAME,...",
+    help="Ratios for --until: protocols for all thresholds, or with one of them, such as pixels@0.5.",
 )
 @click.option(
     "--numbers",
@@ -160,6 +167,7 @@ def command(
     mean: str | None,
     std: str | None,
     thresholds: str,
+    until_ratios: str,
     numbers: str | None,
     convention: tuple[str, ...],
     attribution: tuple[str, ...],
@@ -202,7 +210,11 @@ def command(
     names = () if numbers is None else parse_numbers(numbers)
     published = check_references(references) if references else TABLE_10
     config = ErfConfig(
-        thresholds=shares, mean=parse_statistics("--mean", mean), std=parse_statistics("--std", std), **options
+        thresholds=shares,
+        until_ratios=tuple(name.strip() for name in until_ratios.split(",")),
+        mean=parse_statistics("--mean", mean),
+        std=parse_statistics("--std", std),
+        **options,
     )
     sizes = [default_size(models)] if size is None else parse_sizes(size)
     configs = [

@@ -23,17 +23,16 @@ from replk_probe.runtime.checks import check_seed
 from replk_probe.runtime.devices import device_label, strict_arithmetic
 from replk_probe.runtime.provenance import RunInfo
 
-from .area_protocols import DEFAULT_THRESHOLDS, area_ratios, logarithm_note, saturation_note
+from .area_protocols import DEFAULT_THRESHOLDS, logarithm_note, saturation_note
 from .arguments import TensorImages, check_thresholds
 from .attribution import DEFAULT as GRADIENT
 from .attribution import attribution_record
 from .choose_target import target_for
 from .contribution import InputGradient, check_batch
 from .convention import DEFAULT, Convention, convention_of, convention_record
-from .convergence import convergence_note, convergence_of
-from .jackknife import Blocks, half_widths, intervals_of
-from .map_statistics import numbers_with_intervals
-from .measured_positions import map_function, measured_position, position_note, recentering_of
+from .convergence import Criterion, MeasuredBlocks, convergence_of
+from .jackknife import Blocks, intervals_of
+from .measured_positions import map_function, measured_position, position_note, recentering_of, window_middle
 from .notes import interval_note
 from .objective import check_target
 from .occlusion_rows import Compared
@@ -251,12 +250,12 @@ def result_of(
     convention: str | Convention = DEFAULT,
     notes: Sequence[str | None] = (),
     precision_note: str | None = None,
-    until: float | None = None,
+    criterion: Criterion | None = None,
 ) -> ErfResult:
     """The result of a measurement of at least one image; the values known here are added to ``run``.
 
-    ``arithmetic`` is the precision actually used, ``resize`` describes how images were resized, and ``until`` is the
-    relative half-width at which the measurement was to end.
+    ``arithmetic`` is the precision actually used, ``resize`` describes how images were resized, and ``criterion`` is
+    the one by which the measurement was to end.
     """
     sums, skipped = state.sums, tuple(state.skipped)
     each_map = convention_of(convention).map_of
@@ -272,14 +271,13 @@ def result_of(
         for index, place in enumerate(target.places)
     )
     contribution = maps if recentering is None else recentering.mean(maps)
-    middle = positions[0].middle if positions and recentering is None else None
+    middle = window_middle(target)
     blocks = Blocks(stacked, sums.counts, map_of)
-    ratios = area_ratios(contribution, thresholds, center=center, middle=middle)
-    errors = half_widths(blocks, thresholds, center, middle=middle)
-    intervals = intervals_of(ratios, errors)
-    numbers = numbers_with_intervals(blocks, thresholds, center)
+    measured = MeasuredBlocks.of(blocks, thresholds, center, middle)
+    intervals = intervals_of(measured.ratios, measured.half_widths)
+    numbers = measured.statistics.numbers()
     convergence = convergence_of(
-        stacked, sums.counts, thresholds, center, until, middle=middle, map_of=map_of, whole=(ratios, errors)
+        stacked, sums.counts, thresholds, center, criterion, middle=middle, map_of=map_of, whole=measured
     )
     total = len(state.used) + len(skipped)
     skipped_note = f"{len(skipped)} of {total} images were skipped, see run.skipped." if skipped else None
@@ -292,7 +290,7 @@ def result_of(
         missing_note,
         precision_note,
         logarithm_note(contribution),
-        convergence_note(blocks, thresholds, center, until) if until and not convergence.converged else None,
+        criterion.note(blocks, thresholds, center, middle) if criterion and not convergence.converged else None,
         # A position near the border is limited by it at any size.
         None if target.position.kind == "at" else saturation_note(contribution, center, numbers.border_share),
     )
@@ -324,7 +322,7 @@ def result_of(
         theoretical_rf=target.field.extent if followed and isinstance(target.field, Field) else None,
         ratios=tuple(
             RatioRow(protocol, threshold, answer.side, answer.ratio, intervals[protocol, threshold])
-            for (protocol, threshold), answer in ratios.items()
+            for (protocol, threshold), answer in measured.ratios.items()
         ),
         notes=tuple(note for note in found if note),
         numbers=numbers,

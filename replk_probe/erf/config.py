@@ -20,7 +20,7 @@ from .arguments import check_thresholds
 from .attribution import DEFAULT as GRADIENT
 from .attribution import WITH_OWN_MODULES, check_attribution
 from .convention import DEFAULT, Convention, convention_of
-from .convergence import check_until
+from .convergence import CRITERION, Criterion, check_until, check_until_ratios
 from .objective import check_target
 from .occlusion_rows import CHECKS, check_single
 from .position_rule import CENTER, parse_position
@@ -67,6 +67,7 @@ class ErfConfig:
     std: Sequence[float] | None = None
     bgr: bool = False
     until: float | None = None
+    until_ratios: Sequence[str] = CRITERION
     check: str | None = None
 
     def __post_init__(self) -> None:
@@ -104,6 +105,17 @@ class ErfConfig:
             std=checks.check_statistics("std", self.std, above=0),
             until=check_until(self.until),
         )
+        checks.set_checked(self, until_ratios=check_until_ratios(self.until_ratios, self.thresholds))
+        if self.until is None and self.until_ratios != CRITERION:
+            raise InvalidInputError(
+                f"The option until_ratios={','.join(self.until_ratios)!r} needs the option until. It chooses the "
+                "ratios whose intervals end a measurement. Give until, such as 0.02, or omit until_ratios."
+            )
+
+    @property
+    def criterion(self) -> Criterion | None:
+        """The criterion by which the measurement ends, or None for a fixed number of images."""
+        return None if self.until is None else Criterion(self.until, tuple(self.until_ratios))
 
 
 def default_size(models: Collection[str]) -> int | tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Area ratios as functions of the number of images, and the criterion by which a measurement ends."""
+"""Ratios and numbers as functions of the number of images, and the criterion by which a measurement ends."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 from replk_probe.errors import InvalidInputError
 
-from .area_protocols import AreaRatio, FloatArray, Protocol, area_ratios
+from .area_protocols import PROTOCOLS, AreaRatio, FloatArray, Protocol, area_ratios
 from .jackknife import Blocks, half_widths
+from .map_statistics import MapStatistics, statistics_of
 
 # The protocols whose ratios describe the network; those of a measurement with ``until`` must converge.
 CRITERION: tuple[Protocol, ...] = ("centred", "pixels")
@@ -40,8 +41,27 @@ class RatioCurve:
 
 
 @dataclass(frozen=True)
+class NumberCurve:
+    """One number of the map as a function of the number of images.
+
+    Attributes:
+        name: Name of the number, as in the columns of ``erf.csv``: ``"effective_area"``, ``"center_of_mass_y"``, ...
+        threshold: Threshold of a ``"threshold_radius"``, otherwise None.
+        values: The number of the mean over the first images, in the unit of :class:`~replk_probe.erf.ErfNumbers`; one
+            for each entry of ``Convergence.n_images``; None where it is undefined.
+        half_widths: Half the widths of their 95 % intervals, as in :class:`RatioCurve`. Those of the Gaussian are None
+            except for the last.
+    """
+
+    name: str
+    threshold: float | None
+    values: tuple[float | None, ...]
+    half_widths: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
 class Convergence:
-    """The area ratios as functions of the number of images.
+    """The area ratios and the numbers of the map as functions of the number of images.
 
     Images are added in the order of the measurement, in whole blocks: those over which intervals are computed, at most
     20. There are at most 10 points: after 1, 2, 3, 4, 6, 8, 10, 12, 16 and 20 blocks, and after all of them. The last
@@ -51,24 +71,108 @@ class Convergence:
         n_images: Number of images in the mean, ascending.
         ratios: A curve for each protocol and threshold of the result, in the order of its rows.
         until: Relative half-width at which the measurement was to end, or None if it had a fixed number of images.
-        converged: Whether every ratio of the protocols ``"centred"`` and ``"pixels"`` reached it, over at least 10
-            blocks; None without ``until``.
+        converged: Whether every ratio of ``criterion`` reached it, over at least 10 blocks; None without ``until``.
+        numbers: A curve for each number of :class:`~replk_probe.erf.ErfNumbers` except ``radial_share``; empty in files
+            of earlier versions.
+        criterion: The ratios that ``until`` refers to: protocols, or protocols with a threshold (``"pixels@0.5"``).
     """
 
     n_images: tuple[int, ...]
     ratios: tuple[RatioCurve, ...]
     until: float | None = None
     converged: bool | None = None
+    numbers: tuple[NumberCurve, ...] = ()
+    criterion: tuple[str, ...] = CRITERION
 
     def __post_init__(self) -> None:
         """Check that every curve has a value for each number of images."""
-        for curve in self.ratios:
+        curves: list[tuple[str, RatioCurve | NumberCurve]] = [(repr(curve.name), curve) for curve in self.numbers]
+        curves += [(f"{curve.protocol!r} at {curve.threshold:g}", curve) for curve in self.ratios]
+        for name, curve in curves:
             if not len(curve.values) == len(curve.half_widths) == len(self.n_images):
                 raise InvalidInputError(
-                    f"The curve of {curve.protocol!r} at {curve.threshold:g} has {len(curve.values)} values and "
+                    f"The curve of {name} has {len(curve.values)} values and "
                     f"{len(curve.half_widths)} half-widths for {len(self.n_images)} numbers of images. Each number of "
                     "images needs one of both. Give curves of that length."
                 )
+
+
+@dataclass(frozen=True)
+class MeasuredBlocks:
+    """Everything that is measured over blocks of images.
+
+    Attributes:
+        ratios: The area ratios of the mean over all images.
+        half_widths: Half the widths of their intervals, or None where those are undefined.
+        statistics: The numbers of the mean, with their errors.
+    """
+
+    ratios: Mapping[tuple[str, float], AreaRatio]
+    half_widths: Mapping[tuple[str, float], float] | None
+    statistics: MapStatistics
+
+    @classmethod
+    def of(
+        cls,
+        blocks: Blocks,
+        thresholds: Sequence[float],
+        center: Sequence[float],
+        middle: Sequence[int] | None = None,
+        *,
+        has_fit_errors: bool = True,
+    ) -> MeasuredBlocks:
+        """Measure blocks; arguments are those of :func:`convergence_of`."""
+        return cls(
+            area_ratios(blocks.mean, thresholds, center=center, middle=middle),
+            half_widths(blocks, thresholds, center, middle=middle),
+            statistics_of(blocks, thresholds, center, has_fit_errors=has_fit_errors),
+        )
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """The criterion by which a measurement ends.
+
+    Attributes:
+        until: Largest half-width of an interval relative to its ratio, in (0, 1).
+        ratios: The ratios that must reach it: protocols, or protocols with a threshold (``"pixels@0.5"``).
+    """
+
+    until: float
+    ratios: tuple[str, ...] = CRITERION
+
+    def widest(
+        self, blocks: Blocks, thresholds: Sequence[float], center: Sequence[float], middle: Sequence[int] | None = None
+    ) -> tuple[tuple[str, float], float]:
+        """The ratio with the largest relative half-width, and that width; infinite where undefined."""
+        chosen = {key for name in self.ratios for key in _named_ratios(name, thresholds)}
+        protocols = tuple(protocol for protocol in PROTOCOLS if any(protocol == one for one, _ in chosen))
+        ratios = area_ratios(blocks.mean, thresholds, protocols, center, middle)
+        halves = half_widths(blocks, thresholds, center, protocols, middle)
+        widths = {key: math.inf if halves is None else halves[key] / ratios[key].ratio for key in ratios}
+        widest = max((key for key in ratios if key in chosen), key=lambda key: widths[key])
+        return widest, widths[widest]
+
+    def is_met(
+        self, blocks: Blocks, thresholds: Sequence[float], center: Sequence[float], middle: Sequence[int] | None = None
+    ) -> bool:
+        """Whether no relative half-width is above ``until``, over enough blocks."""
+        return blocks.n_used >= FEWEST_BLOCKS and self.widest(blocks, thresholds, center, middle)[1] <= self.until
+
+    def note(
+        self, blocks: Blocks, thresholds: Sequence[float], center: Sequence[float], middle: Sequence[int] | None = None
+    ) -> str:
+        """Why a measurement has not converged."""
+        if blocks.n_used < FEWEST_BLOCKS:
+            return (
+                f"Not converged: {blocks.n_images} images are too few for the criterion, which needs at least "
+                f"{FEWEST_BLOCKS} blocks of images. Measure more images."
+            )
+        (protocol, threshold), width = self.widest(blocks, thresholds, center, middle)
+        return (
+            f"Not converged: with all {blocks.n_images} images, the relative half-width of {protocol!r} at "
+            f"{100 * threshold:g} % is {width:.2g}, above {self.until:g}. Measure more images."
+        )
 
 
 def convergence_of(
@@ -76,63 +180,55 @@ def convergence_of(
     block_counts: Sequence[int],
     thresholds: Sequence[float],
     center: Sequence[float],
-    until: float | None = None,
+    criterion: Criterion | None = None,
     *,
     middle: Sequence[int] | None = None,
     map_of: Callable[[FloatArray], FloatArray] | None = None,
-    whole: tuple[Mapping[tuple[str, float], AreaRatio], Mapping[tuple[str, float], float] | None] | None = None,
+    whole: MeasuredBlocks | None = None,
 ) -> Convergence:
-    """The area ratios as functions of the number of images.
+    """The area ratios and the numbers of the map as functions of the number of images.
 
     Args:
         block_sums: Sums of the contribution maps over the images of each block, ``[B, H, W]``.
         block_counts: Number of images in each block, ``[B]``; blocks without an image are left out.
         thresholds: Thresholds, as in :func:`~replk_probe.erf.area_ratios`.
         center: Center, as in :func:`~replk_probe.erf.area_ratios`.
-        until: Relative half-width of the criterion, or None.
+        criterion: Criterion by which the measurement was to end, or None.
         middle: Middle of windows, as in :func:`~replk_probe.erf.area_ratios`.
         map_of: Function from a mean to the map that is measured; None for the mean itself.
-        whole: The area ratios of all images and their half-widths, if they are known.
+        whole: What was measured over all blocks, if it is known.
     """
     used = [block for block, count in enumerate(block_counts) if count]
     n_images: list[int] = []
     curves: dict[tuple[str, float], list[tuple[float, float | None]]] = {}
+    points: list[dict[tuple[str, float | None], tuple[float, float | None]]] = []
     for point in sorted({*(point for point in _POINTS if point < len(used)), len(used)}):
         end = used[point - 1] + 1
         blocks = Blocks(block_sums[:end], block_counts[:end], map_of)
         if blocks.mean.max() == 0:  # the first images may have no contribution at all
             continue
         n_images.append(blocks.n_images)
-        if whole is not None and point == len(used):
-            ratios, halves = whole
-        else:
-            ratios = area_ratios(blocks.mean, thresholds, center=center, middle=middle)
-            halves = half_widths(blocks, thresholds, center, middle=middle)
-        for key, answer in ratios.items():
-            curves.setdefault(key, []).append((answer.ratio, None if halves is None else halves[key]))
+        is_whole = point == len(used)
+        measured = whole if is_whole else None
+        if measured is None:
+            measured = MeasuredBlocks.of(blocks, thresholds, center, middle, has_fit_errors=is_whole)
+        for key, answer in measured.ratios.items():
+            half = None if measured.half_widths is None else measured.half_widths[key]
+            curves.setdefault(key, []).append((answer.ratio, half))
+        points.append(measured.statistics.entries())
     converged = None
-    if until is not None:
-        converged = has_converged(Blocks(block_sums, block_counts, map_of), thresholds, center, until)
-    found = tuple(RatioCurve(*key, *zip(*points, strict=True)) for key, points in curves.items())
-    return Convergence(tuple(n_images), found, until, converged)
-
-
-def has_converged(blocks: Blocks, thresholds: Sequence[float], center: Sequence[float], until: float) -> bool:
-    """Whether the relative half-width of every ratio of the criterion is at most ``until``, over enough blocks."""
-    return blocks.n_used >= FEWEST_BLOCKS and _widest(blocks, thresholds, center)[1] <= until
-
-
-def convergence_note(blocks: Blocks, thresholds: Sequence[float], center: Sequence[float], until: float) -> str:
-    """Why a measurement has not converged."""
-    if blocks.n_used < FEWEST_BLOCKS:
-        return (
-            f"Not converged: {blocks.n_images} images are too few for the criterion, which needs at least "
-            f"{FEWEST_BLOCKS} blocks of images. Measure more images."
-        )
-    (protocol, threshold), width = _widest(blocks, thresholds, center)
-    return (
-        f"Not converged: with all {blocks.n_images} images, the relative half-width of {protocol!r} at "
-        f"{100 * threshold:g} % is {width:.2g}, above {until:g}. Measure more images."
+    if criterion is not None:
+        converged = criterion.is_met(Blocks(block_sums, block_counts, map_of), thresholds, center, middle)
+    return Convergence(
+        n_images=tuple(n_images),
+        ratios=tuple(RatioCurve(*key, *zip(*found, strict=True)) for key, found in curves.items()),
+        until=None if criterion is None else criterion.until,
+        converged=converged,
+        numbers=tuple(
+            NumberCurve(*key, *zip(*(one.get(key, (None, None)) for one in points), strict=True))
+            for key in dict.fromkeys(key for one in points for key in one)
+        ),
+        criterion=CRITERION if criterion is None else criterion.ratios,
     )
 
 
@@ -163,10 +259,25 @@ def check_until(until: Any) -> float | None:
     return value
 
 
-def _widest(blocks: Blocks, thresholds: Sequence[float], center: Sequence[float]) -> tuple[tuple[str, float], float]:
-    """The ratio of the criterion with the largest relative half-width, and that width; infinite where undefined."""
-    ratios = area_ratios(blocks.mean, thresholds, CRITERION, center)
-    halves = half_widths(blocks, thresholds, center, CRITERION)
-    widths = {key: math.inf if halves is None else halves[key] / answer.ratio for key, answer in ratios.items()}
-    widest = max(widths, key=lambda key: widths[key])
-    return widest, widths[widest]
+def check_until_ratios(names: Any, thresholds: Sequence[float]) -> tuple[str, ...]:
+    """The names of the ratios of a criterion, or InvalidInputError if one is not a ratio of the measurement."""
+    given = (names,) if isinstance(names, str) else names
+    found = tuple(given) if isinstance(given, Sequence) else ()
+    for name in found or (names,):
+        if not isinstance(name, str) or not _named_ratios(name, thresholds):
+            raise InvalidInputError(
+                f"The option until_ratios cannot contain {name!r}. It lists protocols ({', '.join(PROTOCOLS)}), each "
+                "with or without one of the thresholds of the measurement. Give for example 'pixels' or "
+                f"'pixels@{thresholds[0]:g}'."
+            )
+    return tuple(dict.fromkeys(found))
+
+
+def _named_ratios(name: str, thresholds: Sequence[float]) -> list[tuple[str, float]]:
+    """The protocol and thresholds of ``"pixels"`` or ``"pixels@0.5"``; empty if there are none of that name."""
+    protocol, at, number = name.partition("@")
+    try:
+        chosen = {float(number)} if at else set(thresholds)
+    except ValueError:
+        return []
+    return [(protocol, threshold) for threshold in thresholds if protocol in PROTOCOLS and threshold in chosen]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, reduce
 from typing import Any
 
@@ -14,7 +15,7 @@ from scipy.special import xlogy
 from .area_protocols import DEFAULT_THRESHOLDS, FloatArray, check_center, check_scores, check_threshold
 from .gaussian_fit import Gaussian, fit_gaussian
 from .jackknife import Blocks
-from .map_numbers import POSITIONS, ErfNumbers, GaussianFit, Interval
+from .map_numbers import POSITIONS, THRESHOLD_RADIUS, ErfNumbers, GaussianFit, Interval
 
 _Values = dict[str, FloatArray]  # each number as an array [K]; those of the Gaussian are missing if there is none
 
@@ -54,28 +55,85 @@ def numbers_with_intervals(
     are None if fewer than two blocks have images, or if the map without one of them is zero everywhere. Those of the
     Gaussian are None as well if the map without one of the blocks does not determine one.
     """
+    return statistics_of(blocks, thresholds, center).numbers()
+
+
+@dataclass(frozen=True)
+class MapStatistics:
+    """The numbers of a map before they are arranged as :class:`ErfNumbers`.
+
+    Attributes:
+        values: Each number as an array with its entries. Those of the Gaussian are missing if there is none.
+        errors: Half the widths of the 95 % intervals of ``values``, before those are limited to possible values;
+            without those that are undefined.
+        shape: Shape of the map.
+        thresholds: Thresholds of the radii.
+    """
+
+    values: Mapping[str, FloatArray]
+    errors: Mapping[str, FloatArray]
+    shape: tuple[int, ...]
+    thresholds: tuple[float, ...]
+
+    def numbers(self) -> ErfNumbers:
+        """The numbers with their intervals."""
+        ends: dict[str, tuple[Interval, ...]] = {}
+        for name, errors in self.errors.items():
+            low, high = _limits(name, self.shape, len(self.values["radial_share"]) - 1)
+            least, most = np.maximum(self.values[name] - errors, low), np.minimum(self.values[name] + errors, high)
+            ends[name] = tuple(zip(least.tolist(), most.tolist(), strict=True))
+        return _as_numbers(self.values, self.thresholds, ends)
+
+    def entries(self) -> dict[tuple[str, float | None], tuple[float, float | None]]:
+        """Value and half-width by the name in :data:`ALL_LABELS`, without ``radial_share``.
+
+        The radii of the thresholds have the name :data:`THRESHOLD_RADIUS` and their threshold, all others None.
+        """
+        found: dict[tuple[str, float | None], tuple[float, float | None]] = {}
+        for name, values in self.values.items():
+            keys: list[tuple[str, float | None]] = [(name.replace(".", "_"), None)]
+            if name == "radial_share" or not np.isfinite(values).all():
+                continue
+            if name == "threshold_radii":
+                keys = [(THRESHOLD_RADIUS, threshold) for threshold in self.thresholds]
+            elif len(values) > 1 or name in POSITIONS:
+                keys = [(f"{keys[0][0]}_{axis}", None) for axis in "zyx"[-len(values) :]]
+            errors = self.errors[name].tolist() if name in self.errors else [None] * len(values)
+            found |= dict(zip(keys, zip(values.tolist(), errors, strict=True), strict=True))
+        return found
+
+
+def statistics_of(
+    blocks: Blocks,
+    thresholds: Iterable[float] = DEFAULT_THRESHOLDS,
+    center: Sequence[float] | None = None,
+    *,
+    has_fit_errors: bool = True,
+) -> MapStatistics:
+    """The numbers of the mean over all images with the errors of :func:`numbers_with_intervals`.
+
+    ``has_fit_errors`` is whether the Gaussian, whose fit takes longer than all other numbers, has errors.
+    """
     raw = check_scores(blocks.mean)
     thresholds = tuple(map(check_threshold, thresholds))
     place = check_center(center, raw.shape)
-    values = _measured(raw, thresholds, place)
     fit = _fit(raw)
+    values = _measured(raw, thresholds, place) | _as_values(fit)
 
     def measured_without(others: FloatArray) -> _Values:
-        refit = None if fit is None else _fit(others, start=fit)
+        refit = None if fit is None or not has_fit_errors else _fit(others, start=fit)
         return _measured(others, thresholds, place) | _as_values(refit)
 
     left_out = blocks.left_out(measured_without)
-    values |= _as_values(fit)
-    ends: dict[str, tuple[Interval, ...]] = {}
+    errors = {}
     for name, estimates in values.items():
         if left_out is None or not all(name in one and np.isfinite(one[name]).all() for one in (values, *left_out)):
             continue
         others = np.array([one[name] for one in left_out])
-        low, high = _limits(name, raw.shape, len(values["radial_share"]) - 1)
-        errors = [blocks.half_width(one, others[:, index]) for index, one in enumerate(estimates.tolist())]
-        least, most = np.maximum(estimates - errors, low), np.minimum(estimates + errors, high)
-        ends[name] = tuple(zip(least.tolist(), most.tolist(), strict=True))
-    return _as_numbers(values, thresholds, ends)
+        errors[name] = np.array(
+            [blocks.half_width(one, others[:, index]) for index, one in enumerate(estimates.tolist())]
+        )
+    return MapStatistics(values, errors, raw.shape, thresholds)
 
 
 def _measured(raw: FloatArray, thresholds: Sequence[float], center: tuple[float, ...]) -> _Values:
@@ -177,7 +235,9 @@ def _limits(name: str, shape: tuple[int, ...], largest_radius: int) -> tuple[npt
     return 0, 1 if name in fractions else math.inf
 
 
-def _as_numbers(values: _Values, thresholds: Sequence[float], ends: Mapping[str, tuple[Interval, ...]]) -> ErfNumbers:
+def _as_numbers(
+    values: Mapping[str, FloatArray], thresholds: Sequence[float], ends: Mapping[str, tuple[Interval, ...]]
+) -> ErfNumbers:
     """The numbers as they are saved; those of one entry are not in tuples."""
     found: dict[str, Any] = {}
     for name, value in values.items():

@@ -70,6 +70,7 @@ def measure_erf(
     std: float | Sequence[float] | None = ErfConfig.std,
     bgr: bool = ErfConfig.bgr,
     until: float | None = ErfConfig.until,
+    until_ratios: Sequence[str] = ErfConfig.until_ratios,
     check: str | None = ErfConfig.check,
     config: ErfConfig | None = None,
     checkpoint: str | Path | None = None,
@@ -144,9 +145,11 @@ def measure_erf(
         std: Standard deviation of the inputs in [0, 1], by which they are divided, as ``mean``.
         bgr: Whether the network takes the colors in the order blue, green, red.
         until: Relative half-width, in (0, 1), at which the measurement ends: images are added until half the 95 %
-            interval of every area ratio of the protocols ``"centred"`` and ``"pixels"``, divided by the ratio, is at
-            most this. It is checked from 10 images on, at every fifth to tenth of the images so far; all images are
-            used if it is never reached, which a note says. None to measure all images.
+            interval of every ratio of ``until_ratios``, divided by the ratio, is at most this. It is checked from 10
+            images on, at every fifth to tenth of the images so far; all images are used if it is never reached, which a
+            note says. None to measure all images.
+        until_ratios: The ratios for ``until``: protocols for all thresholds, or protocols with one of them, such as
+            ``"pixels@0.5"``.
         check: ``"occlusion"`` to compare the features at the position with those of images of which everything outside
             of the windows of ``centred``, or the windows themselves, are replaced (see
             :class:`~replk_probe.erf.OcclusionRow`): at most 12 forward passes for each image. None for no check.

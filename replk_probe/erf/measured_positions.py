@@ -106,6 +106,11 @@ def middle_of(target: TargetLayer, place: Sequence[int]) -> tuple[int, ...]:
     return tuple(min(max(length // 2 + by, 0), length - 1) for length, by in zip(target.input_size, shift, strict=True))
 
 
+def window_middle(target: TargetLayer) -> tuple[int, ...] | None:
+    """:func:`middle_of` the single position that was chosen; None for the middle, the mean and several positions."""
+    return middle_of(target, target.places[0]) if target.places and not target.position.is_several else None
+
+
 def measured_position(
     target: TargetLayer,
     place: Sequence[int],

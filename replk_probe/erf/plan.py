@@ -42,10 +42,10 @@ from .choose_target import target_for
 from .config import ErfConfig
 from .contribution import InputGradient
 from .convention import Convention, convention_of, convention_record
-from .convergence import has_converged, next_check
+from .convergence import CRITERION, next_check
 from .input_size import resized
 from .jackknife import Blocks
-from .measured_positions import map_function
+from .measured_positions import map_function, window_middle
 from .notes import closed_branches_note, constant_sum_note, trained_size_note
 from .occlusion_check import compare
 from .occlusion_rows import (
@@ -65,7 +65,7 @@ from .target_layer import Layer, TargetLayer, point_of, run_to
 # Entries of the record that exist only where an option differs from the usual one.
 _OPTIONAL = (
     "entry of the weights", "mean", "std", "channels", "bgr", "target", "position", "convention", "attribution",
-    "until", "check", "given_layer",
+    "until", "until_ratios", "check", "given_layer",
 )  # fmt: skip
 
 # Threads that load images while the model computes.
@@ -171,7 +171,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
 
     _options = (
         "model", "size", "layer", "target", "position", "precision", "device", "seed", "sampling", "images", "channels",
-        "mean", "std", "bgr", "until", "check",
+        "mean", "std", "bgr", "until", "until_ratios", "check",
     )  # fmt: skip
 
     @property
@@ -202,10 +202,17 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             **convention_record(self.settings.convention),
             **attribution_record(self.settings.attribution, self.settings.seed),
             **({} if self.settings.layer is None else {"given_layer": True}),
-            **({} if self.settings.until is None else {"until": self.settings.until}),
+            **self._until,
             **({} if self.settings.check is None else {"check": self.settings.check}),
             **{f"version of {package}": versions[package] for package in ("replk-probe", "torch", "timm")},
         }
+
+    @property
+    def _until(self) -> dict[str, Any]:
+        """The criterion, without the ratios if they are the usual ones."""
+        until, ratios = self.settings.until, self.settings.until_ratios
+        found = {} if until is None else {"until": until}
+        return found if ratios == CRITERION else found | {"until_ratios": list(ratios)}
 
     @property
     def _input_options(self) -> dict[str, Any]:
@@ -361,13 +368,13 @@ class ErfPlan(Divisible[RunState, ErfResult]):
 
     def _is_enough(self, state: RunState) -> bool:
         """Whether the measurement ends before all images are used; it is checked after few numbers of images."""
-        until, done = self.settings.until, state.done
-        if until is None or done == 0 or next_check(done - 1) != done or state.sums.n_added == 0:
+        criterion, done = self.settings.criterion, state.done
+        if criterion is None or done == 0 or next_check(done - 1) != done or state.sums.n_added == 0:
             return False
         map_of = map_function(self.target, self._convention.map_of)
         blocks = Blocks(state.sums.stacked(), state.sums.counts, map_of)
-        return bool(blocks.mean.any()) and has_converged(
-            blocks, self.settings.thresholds, self.target.center()[0], until
+        return bool(blocks.mean.any()) and criterion.is_met(
+            blocks, self.settings.thresholds, self.target.center()[0], window_middle(self.target)
         )
 
     def parts(self, count: int) -> list[range]:
@@ -472,7 +479,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             notes=(*self.notes, depth_note(state.depths), *state.device_notes),
             convention=self._convention,
             precision_note=prepared.note,
-            until=self.settings.until,
+            criterion=self.settings.criterion,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,8 +31,9 @@ from replk_probe.plot_style import (
 )
 from replk_probe.runtime.formatting import percent
 
-from .convergence import CRITERION
+from .convergence import CRITERION, NumberCurve, RatioCurve
 from .labels import row_names, size_label
+from .map_numbers import ALL_LABELS, THRESHOLD_RADIUS
 from .plot_labels import conditions
 
 if TYPE_CHECKING:
@@ -62,11 +63,17 @@ def has_convergence(result: ErfResult) -> bool:
     return result.convergence is not None and len(result.convergence.n_images) >= _FEWEST_POINTS
 
 
-def draw_convergence(result: ErfResult) -> Figure:
-    """Draw the area ratios of ``"centred"`` and ``"pixels"`` against the number of images, with 95 % bands.
+def draw_convergence(result: ErfResult, curves: Sequence[str] = CRITERION) -> Figure:
+    """Draw ratios and numbers of the map against the number of images, with 95 % bands.
+
+    Args:
+        result: Result to draw.
+        curves: One name for each panel: a protocol, or the name of a number in ``result.convergence.numbers``, such as
+            ``"effective_area"``.
 
     Raises:
-        InvalidInputError: ``result`` is not an :class:`ErfResult`, or has fewer than four numbers of images.
+        InvalidInputError: ``result`` is not an :class:`ErfResult`, or has fewer than four numbers of images; or it has
+            no ratio or number of a name.
     """
     check_drawable(result, "ErfResult")
     convergence = result.convergence
@@ -75,20 +82,43 @@ def draw_convergence(result: ErfResult) -> Figure:
             f"{result.run.model} has no convergence to draw. At least {_FEWEST_POINTS} blocks of images are needed. "
             "Measure more images."
         )
+    found: list[list[RatioCurve | NumberCurve]] = []
+    for name in curves:
+        found.append([one for one in convergence.ratios if one.protocol == name])
+        found[-1] += [one for one in convergence.numbers if one.name == name]
+        if not found[-1]:
+            known = dict.fromkeys((*result.protocols, *(one.name for one in convergence.numbers)))
+            raise InvalidInputError(
+                f"{result.run.model} has no convergence of {name!r}. Choose from {', '.join(known)}."
+            )
     with figure_style():
-        figure, axes = panels(result, conditions(result), len(CRITERION))
-        for ax, protocol in zip(axes, CRITERION, strict=True):
-            curves = {}
-            for curve in (one for one in convergence.ratios if one.protocol == protocol):
-                values = np.array(curve.values)
-                halves = np.array([math.nan if half is None else half for half in curve.half_widths])
-                low, high = np.maximum(values - halves, 0), np.minimum(values + halves, 1)
-                curves[curve.threshold] = _Curve(convergence.n_images, values.tolist(), low.tolist(), high.tolist())
-            _draw(ax, curves, bands=True)
+        figure, axes = panels(result, conditions(result), len(found))
+        for ax, ones in zip(axes, found, strict=True):
+            first = ones[0]
+            lines: dict[float | None, _Curve] = {}
+            for one in ones:
+                values, halves = (
+                    np.array([math.nan if value is None else value for value in column])
+                    for column in (one.values, one.half_widths)
+                )
+                low, high = values - halves, values + halves
+                if isinstance(first, RatioCurve):
+                    low, high = np.maximum(low, 0), np.minimum(high, 1)
+                lines[one.threshold] = _Curve(convergence.n_images, values.tolist(), low.tolist(), high.tolist())
+            _draw(ax, lines, bands=True)
             ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             ax.set_xlabel("Number of images")
-            _percent_axis(ax, protocol)
-        _legend(axes[0], result.thresholds)
+            if isinstance(first, RatioCurve):
+                _percent_axis(ax, first.protocol)
+            else:
+                label, unit = (ALL_LABELS | {THRESHOLD_RADIUS: ("radius", "px")})[first.name]
+                scale = 100 if unit == "%" else 1
+                ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _, scale=scale: f"{scale * value:.4g}"))
+                ax.set_ylabel(f"{label[0].upper()}{label[1:]}{f', {unit}' if unit else ''}")
+        for ax, ones in zip(axes, found, strict=True):
+            if ones[0].threshold is not None:
+                _legend(ax, result.thresholds)
+                break
     return figure
 
 
@@ -246,19 +276,18 @@ def panels(
     return figure, axes
 
 
-def _colors(thresholds: Sequence[float]) -> dict[float, tuple[float, float, float]]:
+def _colors(thresholds: Sequence[Any]) -> dict[Any, tuple[float, float, float]]:
     ordered = sorted(thresholds)
     return dict(zip(ordered, sns.color_palette("crest", len(ordered)), strict=True))  # type: ignore[no-untyped-call]
 
 
-def _draw(ax: Axes, curves: dict[float, _Curve], *, bands: bool) -> None:
-    """Draw a curve for each threshold with bands or bars of its intervals."""
+def _draw(ax: Axes, curves: Mapping[Any, _Curve], *, bands: bool) -> None:
+    """Draw a curve for each threshold, or for None, with bands or bars of its intervals."""
     colors = _colors([*curves])
     for threshold, curve in curves.items():
         color = colors[threshold]
-        ax.plot(
-            curve.x, curve.values, "-o", markersize=3.0, linewidth=1.0, color=color, zorder=3, label=percent(threshold)
-        )
+        label = None if threshold is None else percent(threshold)
+        ax.plot(curve.x, curve.values, "-o", markersize=3.0, linewidth=1.0, color=color, zorder=3, label=label)
         if bands:
             ax.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.22, linewidth=0, zorder=2)
         else:

@@ -18,7 +18,7 @@ from replk_probe.runtime.file_reading import decode, folder_of, read_arrays, rea
 from replk_probe.runtime.provenance import RunInfo
 
 from .area_protocols import RATIO_NAMES
-from .convergence import Convergence
+from .convergence import CRITERION, Convergence
 from .latex import booktabs, latex_interval, latex_number, latex_text
 from .map_numbers import ALL_LABELS, NUMBER_COLUMNS, ErfNumbers, number_cells
 from .occlusion_rows import OcclusionRow
@@ -333,6 +333,8 @@ class ErfResult(Result):
             later: dict[str, Any] = {"numbers": None, "convergence": None, "position": CENTER, "positions": []}
             later |= {"occlusion": []}
             erf = later | record["erf"] | {name: record["erf"][saved] for name, saved in _JSON_NAMES.items()}
+            if erf["convergence"] is not None:
+                erf["convergence"] = {"numbers": [], "criterion": CRITERION} | erf["convergence"]
             rule, axes = parse_position(erf["position"]), len(erf["input_size"])
         kinds: dict[str, tuple[type, int]] = {"contribution": (np.float64, axes)}
         if rule.is_several:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from replk_probe.erf import ErfConfig, ErfResult, area_ratios, draw_convergence, erf_numbers, measure_erf
 from replk_probe.erf.accumulator import BlockSums, RunState, capacity_of
 from replk_probe.erf.area_protocols import saturation_note
-from replk_probe.erf.convergence import Convergence, convergence_of, has_converged, next_check
+from replk_probe.erf.convergence import Convergence, Criterion, convergence_of, next_check
 from replk_probe.erf.jackknife import Blocks, jackknife
 from replk_probe.erf.plan import plan_erf
 from replk_probe.erf.plot_series import has_convergence, save_convergence
@@ -51,6 +52,7 @@ def images(count: int) -> Tensor:
 
 def test_every_point_is_the_result_of_the_first_images() -> None:
     model, batch = Scaled().eval(), images(20)
+    limited = {"border_share", "effective_area", "radial_area", "peak_y", "peak_x", "threshold_radius"}
     whole = measure_erf(model, batch, layer="second", thresholds=[0.3, 0.9])
     curve = whole.convergence
     assert curve is not None and curve.n_images == (1, 2, 3, 4, 6, 8, 10, 12, 16, 20)
@@ -66,17 +68,39 @@ def test_every_point_is_the_result_of_the_first_images() -> None:
             else:
                 ends = max(row.ratio - half, 0), min(row.ratio + half, 1)  # type: ignore[operator]
                 assert ends == pytest.approx(row.ci95, rel=1e-6, abs=1e-9)
+        assert part.numbers is not None
+        named = {(name, None): found for name, found in part.numbers.named().items()}
+        named |= {("threshold_radius", at): (radius, ends) for at, radius, ends in part.numbers.radii()}
+        assert {*named} == {(number.name, number.threshold) for number in curve.numbers}
+        for number in curve.numbers:
+            value, interval = named[number.name, number.threshold]
+            expected = None if math.isnan(value) else pytest.approx(value, rel=1e-6, abs=1e-6)
+            assert number.values[index] == expected, number.name
+            half = number.half_widths[index]
+            if number.name.startswith("gaussian") and count < 20:
+                assert half is None
+            elif interval is None or half is None:
+                assert interval is half is None, number.name
+            else:  # the interval is limited to possible values
+                low, high = (end - value for end in interval)
+                assert (-low, high) <= (half * (1 + 1e-6) + 1e-9,) * 2
+                assert max(-low, high) == pytest.approx(half, rel=1e-6, abs=1e-9) or number.name in limited
 
 
 def test_blocks_of_several_images_are_whole_and_equal_maps_have_no_width() -> None:
     one = np.exp(-((np.arange(9) - 4.0) ** 2))
     same = np.stack([count * np.outer(one, one) for count in (2, 0, 3, 2)])
-    found = convergence_of(same, [2, 0, 3, 2], (0.5,), (4, 4), until=0.5)
+    found = convergence_of(same, [2, 0, 3, 2], (0.5,), (4, 4), Criterion(0.5))
     assert found.n_images == (2, 5, 7)
     assert all(curve.half_widths[0] is None and max(curve.half_widths[1:]) < 1e-12 for curve in found.ratios)  # type: ignore[type-var]
     assert len({curve.values for curve in found.ratios if curve.protocol == "pixels"}) == 1
     assert found.converged is False  # three blocks are too few
-    ten = convergence_of(np.stack([np.outer(one, one)] * 10), [1] * 10, (0.5,), (4, 4), until=0.5)
+    for curve in found.numbers:
+        assert len({round(value, 9) for value in curve.values if value is not None}) == 1, curve.name
+        assert curve.half_widths[0] is None
+        is_fit = curve.name.startswith("gaussian")
+        assert (curve.half_widths[1] is None) == is_fit and curve.half_widths[2] == pytest.approx(0, abs=1e-6)
+    ten = convergence_of(np.stack([np.outer(one, one)] * 10), [1] * 10, (0.5,), (4, 4), Criterion(0.5))
     assert ten.converged is True
 
 
@@ -209,8 +233,52 @@ def test_the_criterion_names_the_widest_ratio() -> None:
         if key[0] in ("centred", "pixels")
     }
     largest = max(widths.values())
-    assert has_converged(blocks, (0.2, 0.5), (4, 4), largest * 1.001)
-    assert not has_converged(blocks, (0.2, 0.5), (4, 4), largest * 0.999)
+    assert Criterion(largest * 1.001).is_met(blocks, (0.2, 0.5), (4, 4))
+    assert not Criterion(largest * 0.999).is_met(blocks, (0.2, 0.5), (4, 4))
+    chosen = widths["pixels", 0.5]
+    assert chosen < largest
+    for names in (("pixels@0.5",), ("pixels@0.5", "pixels@0.50")):
+        assert Criterion(chosen * 1.001, names).is_met(blocks, (0.2, 0.5), (4, 4))
+        assert Criterion(chosen, names).widest(blocks, (0.2, 0.5), (4, 4)) == (("pixels", 0.5), pytest.approx(chosen))
+    assert not Criterion(chosen * 0.999, ("pixels@0.5",)).is_met(blocks, (0.2, 0.5), (4, 4))
+
+
+def test_the_windows_of_a_criterion_are_those_of_the_position() -> None:
+    sums = np.random.default_rng(0).random((12, 9, 9)) ** 4
+    moved = Criterion(0.5, ("linear",)).widest(Blocks(sums, [1] * 12), (0.5,), (2, 2), (2, 2))
+    blocks = Blocks(sums, [1] * 12)
+    ratio = area_ratios(blocks.mean, (0.5,), ("linear",), (2, 2), (2, 2))["linear", 0.5].ratio
+    interval = jackknife(sums, [1] * 12, (0.5,), (2, 2), ("linear",), middle=(2, 2))["linear", 0.5]
+    assert interval is not None and moved[1] == pytest.approx((interval[1] - interval[0]) / 2 / ratio, rel=1e-6)
+    assert moved != Criterion(0.5, ("linear",)).widest(blocks, (0.5,), (2, 2))
+
+
+def test_the_ratios_of_the_criterion_can_be_chosen(replk_probe: Run, tmp_path: Path) -> None:
+    model, batch = Scaled().eval(), images(30)
+    widths: dict[tuple[str, float], float] = {}
+    whole = measure_erf(model, batch[:12], layer="second", thresholds=[0.3, 0.9])
+    for curve in whole.convergence.ratios:  # type: ignore[union-attr]
+        widths[curve.protocol, curve.threshold] = curve.half_widths[-1] / curve.values[-1]  # type: ignore[operator]
+    name, threshold = min(widths, key=lambda key: widths[key])
+    until = widths[name, threshold] * 1.001
+    options: dict[str, Any] = dict(layer="second", thresholds=[0.3, 0.9], until=until)
+    result = measure_erf(model, batch, **options, until_ratios=[f"{name}@{threshold}"])
+    assert result.n_images is not None and result.n_images <= 12
+    assert result.convergence is not None and result.convergence.criterion == (f"{name}@{threshold}",)
+    assert result.run.config["until_ratios"] == [f"{name}@{threshold}"]
+    result.save(tmp_path)
+    assert ErfResult.load(tmp_path) == result
+    plain = measure_erf(model, batch, **options)
+    assert plain.n_images is not None and plain.n_images > result.n_images and "until_ratios" not in plain.run.config
+    arguments = "erf", "--model", "replknet_micro_k13", "--images", 3, "--size", 32, "-o", tmp_path / "none"
+    for text in ("pixel", "pixels@0.4", "pixels@", "", "pixels@x", "centred,"):
+        bad = replk_probe(*arguments, "--until", "0.1", "--until-ratios", text)
+        assert bad.exit_code == 1 and bad.stderr.count("\n") == 1 and "until_ratios cannot contain" in bad.stderr
+    bad = replk_probe(*arguments, "--until-ratios", "pixels")
+    assert bad.exit_code == 1 and "needs the option until" in bad.stderr
+    for given in (5, None, [3], ()):
+        with pytest.raises(InvalidInputError, match="until_ratios cannot contain"):
+            ErfConfig(until=0.1, until_ratios=given)  # type: ignore[arg-type]
 
 
 def test_the_figure(tmp_path: Path) -> None:
@@ -221,6 +289,12 @@ def test_the_figure(tmp_path: Path) -> None:
     (line, *_) = right.lines
     assert list(line.get_xdata()) == [1, 2, 3, 4, 6]
     assert [path.name for path in save_convergence(result, tmp_path)] == ["erf_convergence.png", "erf_convergence.pdf"]
+    numbers = draw_convergence(result, ["effective_area", "threshold_radius", "gaussian_sigma_x"])
+    labels = [ax.get_ylabel() for ax in numbers.axes]
+    assert labels == ["Effective area, %", "Radius, px", "Gaussian, sigma x, px"]
+    assert [len(ax.lines) for ax in numbers.axes] == [1, 4, 1]
+    with pytest.raises(InvalidInputError, match=r"has no convergence of 'area'\. Choose from paper, .*effective_area"):
+        draw_convergence(result, ["area"])
     few = measure_erf(Scaled().eval(), images(3), layer="second")
     assert not has_convergence(few) and save_convergence(few, tmp_path) == ()
     with pytest.raises(InvalidInputError, match="has no convergence to draw"):
