@@ -20,9 +20,12 @@ def check_target(target: Any) -> str | None:
         return None
     if isinstance(target, str) and _LOGIT.fullmatch(target.strip()):
         return target.strip()
+    advice = "Write 'logit:K' with the index K of a class, which counts from 0, or omit the target."
+    if str(target).strip().isdecimal():
+        advice = f"Write 'logit:{int(target)}', or omit the target."
     raise InvalidInputError(
-        f"The target {target!r} is invalid. It names the class whose logit is differentiated. Write 'logit:K' with the "
-        "index K of a class, which counts from 0, or None for all features of a layer."
+        f"The target {target!r} is invalid. It names the class whose logit is differentiated instead of all features "
+        f"of a layer. {advice}"
     )
 
 

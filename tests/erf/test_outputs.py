@@ -312,7 +312,7 @@ def test_targets_that_are_none(target: Any) -> None:
         lambda: ErfAccumulator(Segmenter(), target=target),
         lambda: ErfConfig(target=target),
     ):
-        with pytest.raises(InvalidInputError, match=r"The target .* is invalid.* Write 'logit:K'"):
+        with pytest.raises(InvalidInputError, match=r"The target .* is invalid.* Write 'logit:[K3]'"):
             call()
 
 
@@ -434,7 +434,7 @@ def test_the_command_line_names_calls_outputs_and_logits(
         (["--layer", "act"], "'act@1' to 'act@2'"),
         (["--layer", "forward:p3"], "Choose one by its key, for example 'forward[aux]'"),
         (["--target", "logit:3"], "There is no logit 3"),
-        (["--target", "17"], "Write 'logit:K'"),
+        (["--target", "17"], "Write 'logit:17'"),
     ],
 )
 def test_bad_names_are_one_line(replk_probe: Run, networks: str, options: list[str], says: str, tmp_path: Path) -> None:
