@@ -9,9 +9,9 @@ The gradient of the weight is the product of the same windows with the gradient 
 
     D_kh[j, k] = sum_{n, h, w0} grad[n, h, w0 + j] * x[n, h + kh - KH // 2, start + k],    dw[kh, kw] = sum_j D_kh[j, k]
 
-Rows start at multiples of ``VEC`` elements, 16 bytes, so all planes are read and copied 16 bytes at a time; ``T`` absorbs
-any shift. Strides between images, channels and rows are given in units of ``VEC``, which tells the compiler about it.
-Sums have a fixed order, and no kernel uses atomic operations.
+Rows start at multiples of ``VEC`` elements, 16 bytes, so planes are copied to shared memory 16 bytes at a time; ``T``
+absorbs any shift. Strides between images, channels and rows are given in units of ``VEC``, which tells the compiler
+about it. Sums have a fixed order, and no kernel uses atomic operations.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def spread_weights(
     kw = rest % LENGTH + rest // LENGTH - OFFSET
     inside = (index < total) & (kh >= 0) & (kh < KH) & (kw >= 0) & (kw < KW)
     tap = (KH - 1 - kh) * KW + (KW - 1 - kw) if FLIP else kh * KW + kw
-    tl.store(table + index, tl.load(weight + (row // ROWS) * (KH * KW) + tap, mask=inside, other=0.0), mask=index < total)
+    taps = tl.load(weight + (row // ROWS) * (KH * KW) + tap, mask=inside, other=0.0)
+    tl.store(table + index, taps, mask=index < total)
 
 
 @triton.jit(do_not_specialize=["N", "H", "XW", "YW", "XN", "XC", "XH", "YN", "YC", "YH"])

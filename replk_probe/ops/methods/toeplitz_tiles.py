@@ -79,37 +79,42 @@ def tilings(problem: ConvProblem, capability: tuple[int, int]) -> Iterator[Tilin
         yield from _of_convolution(problem, capability)
 
 
+# Four numbers of the tables below.
+_Shape = tuple[int, int, int, int]
+
+
 # Convolution ------------------------------------------------------------------------------------------------------
 
-
-def _of_convolution(problem: ConvProblem, capability: tuple[int, int]) -> Iterator[Tiling]:
-    shapes = _SHAPES_3XTF32 if problem.dtype == "float32" else _SHAPES
-    found = [_convolution(problem, *shape) for shape in shapes]
-    rows = problem.n * problem.h
-    fitting = [one for one in found if _rows(one) <= power_of_two(rows)] or found[-1:]
-    yield from sorted(fitting, key=lambda one: one.blocks < _ENOUGH_BLOCKS)
-
-
-# Rows of a product, output rows for each row of it, columns of the Toeplitz matrices together, warps, stages.
-_SHAPES = (
-    (256, 4, 8, 3),
-    (256, 4, 8, 2),
+# Rows of a product, output rows for each of them, warps, stages.
+_WIDE_SHAPES: tuple[_Shape, ...] = ((256, 4, 8, 3),)
+_SHAPES: tuple[_Shape, ...] = (
     (128, 4, 8, 3),
-    (128, 4, 8, 2),
-    (64, 4, 4, 2),
-    (64, 2, 4, 2),
+    (128, 2, 4, 3),
+    (64, 2, 4, 3),
+    (64, 1, 4, 3),
     (64, 1, 4, 2),
     (32, 1, 4, 2),
     (16, 1, 4, 2),
 )
-_SHAPES_3XTF32 = _SHAPES
+# The three products of float32 take more registers: larger tiles would use the stack.
+_SHAPES_OF_FLOAT32: tuple[_Shape, ...] = ((128, 2, 8, 2), (64, 2, 4, 2), (64, 1, 4, 2), (32, 1, 4, 2), (16, 1, 4, 2))
 
 
-def _rows(tiling: Tiling) -> int:
-    return int(tiling.constants["BM"]) * int(tiling.constants["GROUP"])
+def _of_convolution(problem: ConvProblem, capability: tuple[int, int]) -> Iterator[Tiling]:
+    shapes = _SHAPES_OF_FLOAT32 if problem.dtype == "float32" else _SHAPES
+    if problem.dtype != "float32" and _is_wide(capability):
+        shapes = _WIDE_SHAPES + shapes
+    # A group of rows takes kh + group - 1 steps instead of kh.
+    shapes = tuple(shape for shape in shapes if shape[1] <= max(1, (problem.kh + 2) // 3))
+    rows = power_of_two(problem.n * problem.h)
+    shapes = tuple(shape for shape in shapes if shape[0] * shape[1] <= rows) or shapes[-1:]
+    found = [_convolution(problem, capability, *shape) for shape in shapes]
+    yield from sorted(found, key=lambda tiling: tiling.blocks < _ENOUGH_BLOCKS)
 
 
-def _convolution(problem: ConvProblem, bm: int, group: int, warps: int, stages: int) -> Tiling:
+def _convolution(
+    problem: ConvProblem, capability: tuple[int, int], bm: int, group: int, warps: int, stages: int
+) -> Tiling:
     vec, kh, kw = vector_of(problem.dtype), problem.kh, problem.kw
     width = round_up(problem.w, vec)
     bn = _columns(problem)
@@ -117,21 +122,87 @@ def _convolution(problem: ConvProblem, bm: int, group: int, warps: int, stages: 
     is_whole = round_up(width, 16) <= round_up(window, 16)
     if is_whole:
         lead, window = 0, width
-    bk, chunks = _chunks(window)
-    # Taps run from `least` to `most` over all tiles.
+    bk, chunks = _chunks(window, _largest_chunk(problem, capability))
+    # Taps of the Toeplitz matrices run from `least` to `most` over all tiles, far beyond the kernel.
     furthest = round_up(problem.w, bn) - bn if is_whole else lead
     least, most = kw // 2 - furthest - (bn - 1), kw // 2 - lead + bk * chunks - 1
     offset = max(0, -least)
     nb = _images(problem, bm, group)
     tiles = -(-problem.n // nb) * -(-problem.h // (bm // nb * group)) * -(-problem.w // bn)
-    size = 16 // vec
-    constants = {
+    constants: dict[str, int | bool | str] = {
         "KH": kh, "KW": kw, "GROUP": group, "NB": nb, "BM": bm, "BN": bn, "BK": bk, "CHUNKS": chunks, "LEAD": lead,
         "WHOLE": is_whole, "VEC": vec, "YVEC": vec if problem.w % vec == 0 else 1, "OFFSET": offset,
         "LENGTH": round_up(most + offset + 1, vec), "PRECISION": _precision(problem),
     }  # fmt: skip
-    shared = stages * (bm + group * bn) * bk * chunks * size
-    return Tiling(MappingProxyType(constants), problem.c * tiles, warps, stages, max(shared, bm * group * bn * size))
+    shared = _shared_bytes(problem, capability, stages, bm * bk * chunks, group * bn * bk * chunks)
+    shared = max(shared, _shared_bytes(problem, capability, 1, bm * group * bn, 0))
+    return Tiling(MappingProxyType(constants), problem.c * tiles, warps, stages, shared)
+
+
+def _images(problem: ConvProblem, bm: int, group: int) -> int:
+    """Images of a tile, a power of two: those with the fewest steps of all tiles, then the fewest."""
+    half = problem.kh // 2
+
+    def steps(nb: int) -> int:
+        rows, total = bm // nb * group, 0
+        for h0 in range(0, problem.h, rows):
+            low = -min(h0 + rows - group, problem.h - 1, half)
+            total += min(problem.h - h0, half + group) - low
+        return total * -(-problem.n // nb)
+
+    return min(_powers(bm), key=lambda nb: (steps(nb), nb))
+
+
+# Gradient of the weight -------------------------------------------------------------------------------------------
+
+# Rows of a tile, columns of the gradient of the output for all kernel rows of a group, warps, stages.
+_SHAPES_OF_GRADIENT: tuple[_Shape, ...] = ((64, 128, 8, 3), (64, 64, 4, 3), (32, 64, 4, 2), (16, 32, 4, 2))
+_WIDE_SHAPES_OF_GRADIENT: tuple[_Shape, ...] = ((128, 128, 8, 2), (64, 128, 4, 3), (64, 64, 4, 2), (16, 32, 4, 2))
+_SHAPES_OF_FLOAT32_GRADIENT: tuple[_Shape, ...] = ((32, 128, 8, 2), (16, 128, 8, 2), (16, 64, 4, 2))
+_WIDE_SHAPES_OF_FLOAT32_GRADIENT: tuple[_Shape, ...] = ((64, 64, 4, 2), (32, 64, 4, 2), (16, 64, 4, 2))
+
+
+def _of_correlation(problem: ConvProblem, capability: tuple[int, int]) -> Iterator[Tiling]:
+    if problem.dtype == "float32":
+        shapes = _WIDE_SHAPES_OF_FLOAT32_GRADIENT if _is_wide(capability) else _SHAPES_OF_FLOAT32_GRADIENT
+    else:
+        shapes = _WIDE_SHAPES_OF_GRADIENT if _is_wide(capability) else _SHAPES_OF_GRADIENT
+    rows = power_of_two(problem.n * problem.h)
+    for shape in tuple(shape for shape in shapes if shape[0] <= rows) or shapes[-1:]:
+        yield _correlation(problem, capability, *shape)
+
+
+def _correlation(
+    problem: ConvProblem, capability: tuple[int, int], bm: int, columns: int, warps: int, stages: int
+) -> Tiling:
+    vec, kh, kw = vector_of(problem.dtype), problem.kh, problem.kw
+    width = round_up(problem.w, vec)
+    bn = _columns(problem)
+    lead, window = (0, width) if width <= bn else _window(kw, bn, vec)
+    bk = min(max(16, power_of_two(window)), 64)
+    chunks = -(-window // bk)
+    group = min(columns // bn, power_of_two(kh))
+
+    def tiles(nb: int) -> int:
+        return -(-problem.n // nb) * -(-problem.h // (bm // nb)) * -(-width // bn)
+
+    nb = min(_powers(bm), key=lambda nb: (tiles(nb), nb))
+    blocks = problem.c * -(-kh // group) * chunks
+    splits = max(1, min(-(-_SPLIT_BELOW // max(1, blocks)), tiles(nb) // _TILES_OF_A_SPLIT))
+    kwp = power_of_two(kw)
+    constants: dict[str, int | bool | str] = {
+        "KH": kh, "KW": kw, "KWP": kwp, "GROUP": group, "NB": nb, "BM": bm, "BN": bn, "BK": bk, "CHUNKS": chunks,
+        "LEAD": lead, "VEC": vec, "PRECISION": _precision(problem),
+    }  # fmt: skip
+    shared = _shared_bytes(problem, capability, stages, bm * bk, bm * group * bn)
+    shared = max(shared, 4 * group * bn * max(bk, kwp) + _BARRIERS)
+    return Tiling(MappingProxyType(constants), blocks * splits, warps, stages, shared, splits)
+
+
+# Both -------------------------------------------------------------------------------------------------------------
+
+# Bytes for the barriers of a pipeline and for exchange between warps.
+_BARRIERS = 1024
 
 
 def _columns(problem: ConvProblem) -> int:
@@ -145,64 +216,35 @@ def _window(kw: int, bn: int, vec: int) -> tuple[int, int]:
     return lead, lead + bn + kw // 2
 
 
-def _chunks(window: int) -> tuple[int, int]:
+def _chunks(window: int, most: int) -> tuple[int, int]:
     """Power of two and number of chunks of it that cover a window with the fewest pixels, then the fewest chunks."""
-    sizes = (16, 32, 64) if window <= 48 else (32, 64)
+    sizes = [size for size in ((16, 32, 64) if window <= 48 else (32, 64)) if size <= most]
     size = min(sizes, key=lambda size: (round_up(window, size), -size))
     return size, round_up(window, size) // size
 
 
-def _images(problem: ConvProblem, bm: int, group: int) -> int:
-    """Images of a tile, a power of two, for which the fewest steps are made, and then the fewest images."""
-    half = problem.kh // 2
+def _largest_chunk(problem: ConvProblem, capability: tuple[int, int]) -> int:
+    """Pixels of a window that are multiplied at a time, limited by the registers of the three products of float32."""
+    return 32 if problem.dtype == "float32" and not _is_wide(capability) else 64
 
-    def steps(nb: int) -> int:
-        rows, total = bm // nb * group, 0
-        for h0 in range(0, problem.h, rows):
-            low = -min(h0 + rows - group, problem.h - 1, half)
-            total += min(problem.h - h0, half + group) - low
-        return total * -(-problem.n // nb)
 
-    return min((1 << bit for bit in range(bm.bit_length())), key=lambda nb: (steps(nb), nb))
+def _is_wide(capability: tuple[int, int]) -> bool:
+    """Whether tensor cores read operands from shared memory (``wgmma`` and ``tcgen05``), not only from registers."""
+    return capability[0] in (9, 10)
+
+
+def _shared_bytes(problem: ConvProblem, capability: tuple[int, int], stages: int, first: int, second: int) -> int:
+    """Upper bound of the shared memory of a pipeline with two operands of these numbers of elements."""
+    size = 16 // vector_of(problem.dtype)
+    if problem.dtype == "float32":  # the small parts of the second operand as well
+        return (stages * (first + second) + second) * size + _BARRIERS
+    buffers = stages if _is_wide(capability) else max(1, stages - 1)
+    return buffers * (first + second) * size + _BARRIERS
+
+
+def _powers(most: int) -> tuple[int, ...]:
+    return tuple(1 << bit for bit in range(most.bit_length()))
 
 
 def _precision(problem: ConvProblem) -> str:
     return "tf32x3" if problem.dtype == "float32" else "ieee"
-
-
-# Gradient of the weight -------------------------------------------------------------------------------------------
-
-
-def _of_correlation(problem: ConvProblem, capability: tuple[int, int]) -> Iterator[Tiling]:
-    for bm, columns, warps, stages in _SHAPES_OF_GRADIENT:
-        yield _correlation(problem, bm, columns, warps, stages)
-
-
-# Rows of a tile, columns of the gradient together, warps, stages.
-_SHAPES_OF_GRADIENT = ((64, 128, 4, 3), (64, 128, 4, 2), (64, 64, 4, 2), (32, 64, 4, 2), (32, 32, 4, 2))
-
-
-def _correlation(problem: ConvProblem, bm: int, columns: int, warps: int, stages: int) -> Tiling:
-    vec, kh, kw = vector_of(problem.dtype), problem.kh, problem.kw
-    width = round_up(problem.w, vec)
-    bn = _columns(problem)
-    lead, window = (0, width) if width <= bn else _window(kw, bn, vec)
-    bk = min(max(16, power_of_two(window)), 64)
-    chunks = -(-window // bk)
-    group = min(columns // bn, power_of_two(kh))
-    # Images of a tile, a power of two, with which there are the fewest tiles, and then the fewest images.
-    nb = min(
-        (1 << bit for bit in range(bm.bit_length())),
-        key=lambda nb: (-(-problem.n // nb) * -(-problem.h // (bm // nb)), nb),
-    )
-    tiles = -(-problem.n // nb) * -(-problem.h // (bm // nb)) * -(-width // bn)
-    blocks = problem.c * -(-kh // group) * chunks
-    splits = max(1, min(-(-_SPLIT_BELOW // blocks), tiles // _TILES_OF_A_SPLIT)) if blocks else 1
-    kwp = power_of_two(kw)
-    size = 16 // vec
-    constants = {
-        "KH": kh, "KW": kw, "KWP": kwp, "GROUP": group, "NB": nb, "BM": bm, "BN": bn, "BK": bk, "CHUNKS": chunks,
-        "LEAD": lead, "VEC": vec, "PRECISION": _precision(problem),
-    }  # fmt: skip
-    shared = max(stages * bm * (bk + group * bn) * size, group * bn * max(bk, kwp) * 4)
-    return Tiling(MappingProxyType(constants), blocks * splits, warps, stages, shared, splits)

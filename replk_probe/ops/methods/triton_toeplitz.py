@@ -25,7 +25,8 @@ class TritonToeplitz:
     """Forward with bias and ReLU, and both gradients, on GPUs with a compute capability of at least 8.0.
 
     float16 and bfloat16 are multiplied as they are and summed in float32; float32 is multiplied as three products of
-    TF32 numbers, which keeps its precision. Planes are read with any strides between images, channels and rows, if
+    TF32 numbers, which keeps its precision. A NaN or an infinity in a plane makes other outputs of the same tile NaN as well, because
+    windows are multiplied by zeros where the kernel does not reach. Planes are read with any strides between images, channels and rows, if
     rows start at multiples of 16 bytes and their pixels are adjacent. All other tensors are copied to such planes
     first: channels-last ones, and those with a width that is not a multiple of 16 bytes. Sums have a fixed order.
     """
@@ -125,7 +126,7 @@ def _launch(
 ) -> None:
     """Start a kernel on the device of ``tensor`` and on the current stream of that device."""
     kernel = getattr(_kernels(), name)
-    with torch.cuda.device_of(tensor):
+    with torch.cuda.device_of(tensor):  # type: ignore[no-untyped-call]
         kernel[(tiling.blocks,)](
             *args, **tiling.constants, **(more or {}), num_warps=tiling.warps, num_stages=tiling.stages
         )
@@ -154,7 +155,8 @@ def _capability(device: torch.device) -> tuple[int, int]:
 
 def _problem(direction: Direction, tensor: Tensor, kh: int, kw: int) -> ConvProblem:
     dtype = str(tensor.dtype).removeprefix("torch.")
-    return ConvProblem(direction, dtype, is_channels_last(tensor), *map(int, tensor.shape), int(kh), int(kw))
+    n, c, h, w = map(int, tensor.shape)
+    return ConvProblem(direction, dtype, is_channels_last(tensor), n, c, h, w, int(kh), int(kw))
 
 
 def _tiling(problem: ConvProblem, device: torch.device) -> Tiling:
@@ -173,7 +175,7 @@ def _scratch_elements(problem: ConvProblem, tiling: Tiling) -> int:
 
 
 def _in_planes(tensor: Tensor, vec: int) -> Tensor:
-    """``tensor``, or a copy, with rows of adjacent pixels that start at multiples of ``vec`` elements, padded by zeros."""
+    """``tensor``, or a zero-padded copy, with adjacent pixels in rows that start at multiples of ``vec`` elements."""
     missing = -tensor.shape[3] % vec
     if missing:
         return F.pad(tensor, (0, missing)).contiguous()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from replk_probe.ops.methods import triton_toeplitz
+from replk_probe.ops.methods import toeplitz_tiles, triton_toeplitz
 from replk_probe.ops.methods.triton_toeplitz import TritonToeplitz
 
 
@@ -73,6 +73,8 @@ def interpret(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[int, int]], Tr
         if isinstance(value, JITFunction)
     }
     monkeypatch.setattr(triton_toeplitz, "_kernels", lambda: SimpleNamespace(**kernels))
+
+    toeplitz_tiles.tiling_of.cache_clear()  # tests replace its tables
 
     def method(capability: tuple[int, int]) -> TritonToeplitz:
         monkeypatch.setattr(triton_toeplitz, "_capability", lambda device: capability)
