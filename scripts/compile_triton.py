@@ -40,6 +40,7 @@ from replk_probe.ops.methods.toeplitz_tiles import Tiling, shared_limit, tiling_
 
 CAPABILITIES = ((8, 0), (9, 0), (10, 0), (12, 0))
 MOST_REGISTERS = 255
+MOST_TENSOR_MEMORY = 512
 
 # N, C, H, W, Kh, Kw: RepLKNet at 224 and 1024 px, SLaK, odd widths, small and very large kernels.
 SIZES = (
@@ -48,7 +49,6 @@ SIZES = (
     (64, 384, 64, 64, 13, 13),
     (64, 384, 16, 16, 7, 7),
     (1, 128, 256, 256, 31, 31),
-    (1, 256, 128, 128, 29, 29),
     (1, 512, 64, 64, 27, 27),
     (64, 128, 56, 56, 51, 5),
     (8, 96, 57, 57, 21, 21),
@@ -80,6 +80,7 @@ class Compiled:
         shared: Bytes of shared memory of a block.
         bound: The bound by which the configuration was offered, in bytes.
         limit: The limit of the card, in bytes.
+        tensor_memory: Columns of tensor memory of a block; 0 before compute capability 10.
         loop: Instructions of a step of the inner loop; only with disassembly.
         matrix_instructions: Those of them for the tensor cores.
         share_of_peak: Upper bound of the share of the peak of the tensor cores, from these instructions.
@@ -97,6 +98,7 @@ class Compiled:
     shared: int
     bound: int
     limit: int
+    tensor_memory: int
     loop: int | None = None
     matrix_instructions: int | None = None
     share_of_peak: float | None = None
@@ -110,6 +112,10 @@ class Compiled:
         found += [f"{self.local} bytes of local memory"] if self.local else []
         if self.shared > min(self.bound, self.limit):
             found.append(f"{self.shared} bytes of shared memory, bound {self.bound}, limit {self.limit}")
+        if self.tensor_memory > MOST_TENSOR_MEMORY:
+            found.append(f"{self.tensor_memory} columns of tensor memory")
+        if self.loop == 0:
+            found.append("no loop")
         return found
 
 
@@ -157,6 +163,7 @@ def examine(problem: ConvProblem, tiling: Tiling, capability: tuple[int, int], i
         shared=int(kernel.metadata.shared),
         bound=tiling.shared_bytes,
         limit=shared_limit(capability),
+        tensor_memory=int(getattr(kernel.metadata, "tmem_size", None) or 0),
         **({} if listing is None else inner_loop(listing, problem, tiling, capability)),
     )
 

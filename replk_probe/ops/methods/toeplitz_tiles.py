@@ -13,6 +13,9 @@ from .interface import ConvProblem
 _SHARED_KB = {(8, 0): 163, (8, 6): 99, (8, 7): 163, (8, 9): 99, (9, 0): 227, (10, 0): 227, (10, 3): 227, (12, 0): 99}
 _SMALLEST_SHARED_KB = 99
 
+# Columns of the tensor memory of a multiprocessor with a compute capability of 10.
+_TENSOR_MEMORY_COLUMNS = 512
+
 # Elements of 16 bytes.
 _ELEMENTS = {"float16": 8, "bfloat16": 8, "float32": 4}
 DTYPES = tuple(_ELEMENTS)
@@ -97,19 +100,29 @@ _SHAPES: tuple[_Shape, ...] = (
     (16, 1, 4, 2),
 )
 # The three products of float32 take more registers: larger tiles would use the stack.
-_SHAPES_OF_FLOAT32: tuple[_Shape, ...] = ((128, 2, 8, 2), (64, 2, 4, 2), (64, 1, 4, 2), (32, 1, 4, 2), (16, 1, 4, 2))
+_SHAPES_OF_FLOAT32: tuple[_Shape, ...] = ((128, 1, 8, 2), (64, 1, 4, 2), (32, 1, 4, 2), (16, 1, 4, 2))
+_WIDE_SHAPES_OF_FLOAT32: tuple[_Shape, ...] = ((128, 2, 8, 2), (64, 2, 4, 2))
 
 
 def _of_convolution(problem: ConvProblem, capability: tuple[int, int]) -> Iterator[Tiling]:
-    shapes = _SHAPES_OF_FLOAT32 if problem.dtype == "float32" else _SHAPES
-    if problem.dtype != "float32" and _is_wide(capability):
-        shapes = _WIDE_SHAPES + shapes
+    is_float32 = problem.dtype == "float32"
+    shapes = _SHAPES_OF_FLOAT32 if is_float32 else _SHAPES
+    if _is_wide(capability):
+        shapes = (_WIDE_SHAPES_OF_FLOAT32 if is_float32 else _WIDE_SHAPES) + shapes
     # A group of rows takes kh + group - 1 steps instead of kh.
     shapes = tuple(shape for shape in shapes if shape[1] <= max(1, (problem.kh + 2) // 3))
     rows = power_of_two(problem.n * problem.h)
     shapes = tuple(shape for shape in shapes if shape[0] * shape[1] <= rows) or shapes[-1:]
     found = [_convolution(problem, capability, *shape) for shape in shapes]
+    if capability[0] == 10:
+        found = [tiling for tiling in found if _tensor_memory_columns(tiling) <= _TENSOR_MEMORY_COLUMNS]
     yield from sorted(found, key=lambda tiling: tiling.blocks < _ENOUGH_BLOCKS)
+
+
+def _tensor_memory_columns(tiling: Tiling) -> int:
+    """Columns of 128 sums for ``tcgen05``: one set for each chunk of a step, and one for the next step."""
+    rows, group, bn, chunks = (int(tiling.constants[name]) for name in ("BM", "GROUP", "BN", "CHUNKS"))
+    return -(-rows // 128) * group * bn * (chunks + 1)
 
 
 def _convolution(

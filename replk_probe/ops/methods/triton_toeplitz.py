@@ -18,6 +18,8 @@ from .interface import ConvProblem, Direction
 from .toeplitz_tiles import DTYPES, Tiling, round_up, shared_limit, tiling_of, tilings, vector_of
 
 _LEAST_CAPABILITY = (8, 0)
+# One compute capability for each kind of tiles.
+_KINDS = ((8, 0), (9, 0))
 _TABLE_BLOCK = 1024
 
 
@@ -25,10 +27,12 @@ class TritonToeplitz:
     """Forward with bias and ReLU, and both gradients, on GPUs with a compute capability of at least 8.0.
 
     float16 and bfloat16 are multiplied as they are and summed in float32; float32 is multiplied as three products of
-    TF32 numbers, which keeps its precision. A NaN or an infinity in a plane makes other outputs of the same tile NaN as well, because
-    windows are multiplied by zeros where the kernel does not reach. Planes are read with any strides between images, channels and rows, if
-    rows start at multiples of 16 bytes and their pixels are adjacent. All other tensors are copied to such planes
-    first: channels-last ones, and those with a width that is not a multiple of 16 bytes. Sums have a fixed order.
+    TF32 numbers, which keeps its precision. Sums have a fixed order. A NaN or an infinity in a plane makes other
+    outputs of the same tile NaN as well, because windows are multiplied by zeros where the kernel does not reach.
+
+    Planes are read with any strides between images, channels and rows, if rows start at multiples of 16 bytes and
+    their pixels are adjacent. All other tensors are copied to such planes first: channels-last ones, and those whose
+    width is not a multiple of 16 bytes.
     """
 
     name = "triton-toeplitz"
@@ -60,13 +64,14 @@ class TritonToeplitz:
         planes = problem.n * problem.c * problem.h * round_up(problem.w, vec) * size
         # A copy to planes, and where the width is padded, a contiguous one before it.
         copies = planes * (2 if problem.w % vec else 1)
-        # Capabilities differ in tiles and therefore in the length of a row of the table.
         most = 0
-        for tiling in tilings(problem, _LEAST_CAPABILITY):
+        for tiling in (one for capability in _KINDS for one in tilings(problem, capability)):
             if problem.direction == "grad_weight":
                 most = max(most, 4 * _scratch_elements(problem, tiling))
             else:
                 most = max(most, size * _table_elements(problem, tiling))
+        # A contiguous copy of the weight, or its gradient before it is rounded.
+        most += 4 * problem.c * problem.kh * problem.kw
         if problem.direction == "grad_weight":
             return 2 * copies + most
         return copies + (planes if problem.channels_last else 0) + most

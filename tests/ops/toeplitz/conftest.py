@@ -74,6 +74,10 @@ def interpret(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[int, int]], Tr
     }
     monkeypatch.setattr(triton_toeplitz, "_kernels", lambda: SimpleNamespace(**kernels))
 
+    # Checks of overflow in every integer operation double the time.
+    options = interpreter.InterpreterOptions(sanitize_overflow=False)
+    monkeypatch.setattr(interpreter.interpreter_builder, "options", options)
+    monkeypatch.setattr(toeplitz_tiles, "_SPLIT_BELOW", 1)  # fewer blocks
     toeplitz_tiles.tiling_of.cache_clear()  # tests replace its tables
 
     def method(capability: tuple[int, int]) -> TritonToeplitz:
