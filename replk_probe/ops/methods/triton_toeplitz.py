@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 from functools import lru_cache
@@ -138,7 +137,10 @@ def _launch(
 
 
 def _kernels() -> Any:
-    return importlib.import_module("replk_probe.ops.methods.toeplitz_kernels")
+    """The module of the kernels, which imports Triton."""
+    from . import toeplitz_kernels
+
+    return toeplitz_kernels
 
 
 @lru_cache(maxsize=1)

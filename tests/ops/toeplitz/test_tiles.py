@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from replk_probe.ops import methods
 from replk_probe.ops.methods import toeplitz_tiles, triton_toeplitz
 from replk_probe.ops.methods.interface import ConvMethod, ConvProblem, Direction
 from replk_probe.ops.methods.toeplitz_tiles import shared_limit, tiling_of, tilings
@@ -111,6 +112,7 @@ def test_devices_that_are_refused(on_a_card: None, monkeypatch: pytest.MonkeyPat
 def test_missing_triton_is_named(on_a_card: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "replk_probe.ops.methods.toeplitz_kernels", raising=False)
+    monkeypatch.delattr(methods, "toeplitz_kernels", raising=False)
     refusal = TritonToeplitz().refusal(PROBLEM, CUDA)
     assert refusal is not None and refusal.startswith("Triton cannot be imported (ModuleNotFoundError: ")
 
