@@ -107,6 +107,8 @@ RULES = (
     Rule(("runtime/__init__.py",), torch_free=True),
     Rule(("runtime/*",), ("errors", "runtime.*"), ("torch", "numpy", "tqdm")),
     Rule(("images/*",), ("errors", "runtime.paths", "images.*"), ("PIL", "numpy"), torch_free=True),
+    # Only loaded where it is used, because Triton is optional.
+    Rule(("ops/methods/toeplitz_kernels.py",), (), ("triton",)),
     Rule(("ops/*",), ("errors", "ops", "ops.*"), ("torch",)),
     Rule(
         ("models/*",),
