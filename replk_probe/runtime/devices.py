@@ -13,6 +13,7 @@ import torch
 
 from replk_probe.errors import BackendError, InvalidInputError
 
+from .float32_settings import Float32Settings, make_strict
 from .formatting import dimensions
 from .malloc import kept_blocks
 
@@ -93,22 +94,13 @@ def out_of_memory_explained(size: Sequence[int], smaller: str = "size") -> Itera
         ) from error
 
 
-# Backends in which torch may round float32 products to fewer bits by default.
-_FLOAT32_SETTINGS: tuple[Any, ...] = (
-    torch.backends.cuda.matmul,
-    torch.backends.cudnn.conv,  # type: ignore[attr-defined]
-    torch.backends.mkldnn.matmul,  # type: ignore[attr-defined]
-    torch.backends.mkldnn.conv,  # type: ignore[attr-defined]
-)
-
-
 class _Strictness(AbstractContextManager[None]):
     """Global settings, which the first of several overlapping measurements saves and the last one restores."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users = 0
-        self._before: tuple[bool, bool, list[Any]] = (False, False, [])
+        self._before: tuple[bool, bool, Float32Settings] | None = None
 
     def __enter__(self) -> None:
         """Save the settings and make them strict."""
@@ -117,22 +109,18 @@ class _Strictness(AbstractContextManager[None]):
             self._users += 1
             if self._users > 1:
                 return
-            rounding = [settings.fp32_precision for settings in _FLOAT32_SETTINGS]
-            self._before = cudnn.deterministic, cudnn.benchmark, rounding
+            self._before = cudnn.deterministic, cudnn.benchmark, make_strict()
             cudnn.deterministic, cudnn.benchmark = True, False
-            for settings in _FLOAT32_SETTINGS:
-                settings.fp32_precision = "ieee"
 
     def __exit__(self, *error: object) -> None:
         """Restore them."""
         cudnn = torch.backends.cudnn
         with self._lock:
             self._users -= 1
-            if self._users:
+            if self._users or self._before is None:
                 return
             cudnn.deterministic, cudnn.benchmark, rounding = self._before
-            for settings, value in zip(_FLOAT32_SETTINGS, rounding, strict=True):
-                settings.fp32_precision = value
+            rounding.restore()
 
 
 _strictness = _Strictness()
@@ -141,7 +129,14 @@ _strictness = _Strictness()
 def strict_arithmetic() -> AbstractContextManager[None]:
     """Compute in full float32 and with a fixed order of sums, so that a resumed run gives the same bytes.
 
-    Reduced precision is selected layer by layer in :func:`~replk_probe.erf.prepare`. Threads may overlap.
+    Reduced precision is selected layer by layer in :func:`~replk_probe.erf.prepare`. Threads may overlap. A network
+    may read torch's settings or change them in a context manager of its own, for instance
+    ``torch.backends.cudnn.flags()``, in which its own values are used.
+
+    cuDNN is restricted to deterministic algorithms and does not time several of them (``benchmark``): which one is
+    fastest differs between runs, and so would the last digits. Input gradients of depthwise convolutions sum each
+    value in one thread, without atomic additions, and would not need the restriction, but it cannot be set for them
+    alone. What it costs was not measured.
     """
     return _strictness
 
