@@ -74,7 +74,7 @@ def compare(
     with evaluating(model), torch.no_grad():
         for first in range(0, len(images), batch_size):
             batch = torch.stack(images[first : first + batch_size]).to(**device_and_dtype(model))
-            rows.append(target.features(run_to(model, batch, target))[0].double().cpu())
+            rows.append(target.features(run_to(model, batch, target))[0].cpu().double())
     own, *changed = torch.cat(rows).numpy()
     return [_compared(own, features) for features in changed]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from replk_probe.runtime.devices import without_autocast
+from replk_probe.runtime.devices import as_float64, strict_arithmetic, without_autocast
 
 from .batch_norm import correct_batch_norms
 from .reentrant import without_reentrant_checkpoints
@@ -60,7 +60,7 @@ def check_on(
     """
 
     def run(network: nn.Module) -> tuple[Tensor, ...]:
-        with evaluating(network), without_autocast(image.device):
+        with strict_arithmetic(), evaluating(network), without_autocast(image.device):
             with torch.set_grad_enabled(gradient):
                 leaf = image.clone().requires_grad_(gradient)
                 output = outputs(network, leaf.clone())
@@ -86,8 +86,8 @@ def is_near(found: Tensor, expected: Tensor) -> bool:
     """Whether two tensors are equal except for rounding."""
     if found.shape != expected.shape:
         return False
-    difference = (found.double() - expected.double()).norm()
-    return bool(difference <= tolerance(expected.dtype) * expected.double().norm())
+    exact = as_float64(expected)
+    return bool((as_float64(found) - exact).norm() <= tolerance(expected.dtype) * exact.norm())
 
 
 def random_image(

@@ -31,7 +31,7 @@ from replk_probe.ops import (
     planned_method,
     unsupported_reason,
 )
-from replk_probe.runtime.devices import is_autocast
+from replk_probe.runtime.devices import as_float64, is_autocast
 
 from ..layers.depthwise import activation_of
 from ..layers.response_norm import EPS, GeluResponseNorm
@@ -404,7 +404,7 @@ class FrozenBatchNorm2d(_Frozen, nn.BatchNorm2d):
     def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
         """Gradient of the input: that of the output times the scale."""
         assert self.running_var is not None  # checked by freeze_layers
-        scale = torch.rsqrt(self.running_var.double() + self.eps).to(self.running_var.dtype)
+        scale = torch.rsqrt(as_float64(self.running_var) + self.eps).to(self.running_var)
         if self.affine:
             scale = scale * self.weight
         return (grad * scale[:, None, None]).to(grad.dtype)

@@ -244,6 +244,8 @@ def _describe(precision: str, reduced: bool, weight: Tensor, backward: bool) -> 
 def _has_bfloat16_units(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "xpu":
+        return bool(torch.xpu.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
     if hasattr(torch.cpu, "get_capabilities"):
