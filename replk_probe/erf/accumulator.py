@@ -19,6 +19,7 @@ from replk_probe.models.inference.environment import versions_on
 from replk_probe.models.inference.input_gradient import planned_backend
 from replk_probe.models.inference.prepare import PreparedModel, module_of
 from replk_probe.models.model_id import name_of
+from replk_probe.ops.cudnn_layout import contiguous_note
 from replk_probe.runtime.checkpoint import Checkpoint, SavedState
 from replk_probe.runtime.checks import check_seed
 from replk_probe.runtime.devices import device_label, experimental_note, preserved_generators, strict_arithmetic
@@ -488,5 +489,5 @@ class ErfAccumulator:
             arithmetic=arithmetic,
             resize="as given",
             convention=self._convention,
-            notes=[target.note, experimental_note(device)],
+            notes=[target.note, experimental_note(device), contiguous_note(module, device)],
         )

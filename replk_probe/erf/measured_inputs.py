@@ -18,6 +18,7 @@ from replk_probe.models.inference.copying import device_and_dtype, on_device
 from replk_probe.models.inference.environment import versions_on
 from replk_probe.models.inference.prepare import PreparedModel, module_of, unprepared
 from replk_probe.models.model_id import name_of
+from replk_probe.ops.cudnn_layout import contiguous_note
 from replk_probe.runtime.devices import device_label, experimental_note, measuring, resolve_device
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import RunInfo
@@ -117,7 +118,7 @@ def measured_inputs(
             arithmetic=model.arithmetic,
             resize="as given",
             convention=config.convention,
-            notes=[target.note, experimental_note(device)],
+            notes=[target.note, experimental_note(device), contiguous_note(model.module, device)],
             precision_note=model.note,
         )
         results.append(result)

@@ -25,6 +25,7 @@ from replk_probe.models.inference.prepare import PreparedModel, module_of, unpre
 from replk_probe.models.model_id import name_of
 from replk_probe.models.records import statistics_note
 from replk_probe.models.weight_values import check_run_values
+from replk_probe.ops.cudnn_layout import contiguous_note
 from replk_probe.runtime.ahead import computed_ahead
 from replk_probe.runtime.checkpoint import Checkpoint, Keeper, discard
 from replk_probe.runtime.checks import check_size
@@ -471,7 +472,12 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             self.settings.thresholds,
             arithmetic=prepared.arithmetic,
             resize="as given" if isinstance(self.images, TensorImages) else "bicubic, warped to input_size",
-            notes=(*self.notes, depth_note(state.depths), *state.device_notes),
+            notes=(
+                *self.notes,
+                depth_note(state.depths),
+                *state.device_notes,
+                contiguous_note(prepared.module, self.device),
+            ),
             convention=self._convention,
             precision_note=prepared.note,
             until=self.settings.until,

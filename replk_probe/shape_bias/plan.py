@@ -28,6 +28,7 @@ from replk_probe.models.inference.prepare import PreparedModel, prepared_copy
 from replk_probe.models.model_id import check_network, name_of
 from replk_probe.models.records import statistics_note
 from replk_probe.models.weight_values import check_run_values
+from replk_probe.ops.cudnn_layout import contiguous_note
 from replk_probe.runtime.checkpoint import Checkpoint, Keeper, SavedState
 from replk_probe.runtime.devices import (
     device_label,
@@ -361,6 +362,7 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
             categories=self.mapping.categories,
         )
         depths = state.depths[state.depths > 0].tolist()
+        computed = contiguous_note(prepared.module, self.device), prepared.note
         row = {stimulus.name: index for index, stimulus in enumerate(stimuli)}
         run = RunInfo(
             model=self.name,
@@ -389,7 +391,7 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
             decisions,
             run=run,
             probabilities=probabilities[[row[name] for name in decisions.names]],
-            notes=[note for note in (*self.notes, depth_note(depths), *state.device_notes, prepared.note) if note],
+            notes=[note for note in (*self.notes, depth_note(depths), *state.device_notes, *computed) if note],
         )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from replk_probe.ops.cudnn_layout import with_engines
 from replk_probe.runtime.devices import as_float64, strict_arithmetic, without_autocast
 
 from .batch_norm import correct_batch_norms
@@ -59,13 +61,16 @@ def check_on(
         gradient: Whether to compare the gradient of the image as well, if there is one.
     """
 
+    def computed(network: nn.Module) -> tuple[Tensor, ...]:
+        leaf = image.clone().requires_grad_(gradient)
+        output = outputs(network, leaf.clone())
+        found = output.detach().clone()
+        return (found, *input_gradient(output, leaf)) if output.requires_grad else (found,)
+
     def run(network: nn.Module) -> tuple[Tensor, ...]:
         with strict_arithmetic(), evaluating(network), without_autocast(image.device):
             with torch.set_grad_enabled(gradient):
-                leaf = image.clone().requires_grad_(gradient)
-                output = outputs(network, leaf.clone())
-                found = output.detach().clone()
-                return (found, *input_gradient(output, leaf)) if output.requires_grad else (found,)
+                return with_engines(partial(computed, network), image.device)
 
     return Check(run, run(model))
 
