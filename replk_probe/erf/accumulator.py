@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from replk_probe.errors import InvalidInputError
 from replk_probe.models import weights_info
 from replk_probe.models.inference.copying import device_and_dtype
+from replk_probe.models.inference.cudnn_passes import contiguous_note
 from replk_probe.models.inference.environment import versions_on
 from replk_probe.models.inference.input_gradient import planned_backend
 from replk_probe.models.inference.prepare import PreparedModel, module_of
 from replk_probe.models.model_id import name_of
-from replk_probe.ops.cudnn_layout import contiguous_note
 from replk_probe.runtime.checkpoint import Checkpoint, SavedState
 from replk_probe.runtime.checks import check_seed
 from replk_probe.runtime.devices import device_label, experimental_note, preserved_generators, strict_arithmetic

@@ -16,9 +16,9 @@ from replk_probe.errors import InvalidInputError, ReplkProbeError
 from replk_probe.models.inference.batch_norm import correct_batch_norms
 from replk_probe.models.inference.check import evaluating
 from replk_probe.models.inference.copying import device_and_dtype
+from replk_probe.models.inference.cudnn_passes import is_missing_engine, with_engines
 from replk_probe.models.inference.prepare import PreparedModel, module_of
 from replk_probe.models.weight_values import check_run_values
-from replk_probe.ops.cudnn_layout import is_missing_engine, with_engines
 from replk_probe.runtime.checks import check_seed
 from replk_probe.runtime.devices import is_out_of_memory, without_autocast
 

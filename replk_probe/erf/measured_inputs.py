@@ -15,10 +15,10 @@ from torch import nn
 from replk_probe.errors import InvalidInputError
 from replk_probe.models import create_model, weights_info
 from replk_probe.models.inference.copying import device_and_dtype, on_device
+from replk_probe.models.inference.cudnn_passes import contiguous_note
 from replk_probe.models.inference.environment import versions_on
 from replk_probe.models.inference.prepare import PreparedModel, module_of, unprepared
 from replk_probe.models.model_id import name_of
-from replk_probe.ops.cudnn_layout import contiguous_note
 from replk_probe.runtime.devices import device_label, experimental_note, measuring, resolve_device
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import RunInfo

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from replk_probe.models.inference.check import evaluating
 from replk_probe.models.inference.copying import device_and_dtype
-from replk_probe.ops.cudnn_layout import with_engines
+from replk_probe.models.inference.cudnn_passes import with_engines
 
 from .occlusion_rows import KEPT, Compared, Occlusion
 from .target_layer import TargetLayer, run_to

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from replk_probe.errors import InvalidInputError, ReplkProbeError
 from replk_probe.models.inference.check import Check, check_on, evaluating, random_image
 from replk_probe.models.inference.copying import device_and_dtype
+from replk_probe.models.inference.cudnn_passes import with_engines
 from replk_probe.models.inference.failure import explain
-from replk_probe.ops.cudnn_layout import with_engines
 from replk_probe.runtime.devices import out_of_memory_explained
 
 # Largest distance of the sum of probabilities from 1, by rounding to the type of the outputs.

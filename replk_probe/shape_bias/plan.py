@@ -23,12 +23,12 @@ from replk_probe.models import create_model, data_config, weights_info
 from replk_probe.models.architectures.micro import MICRO_MODELS
 from replk_probe.models.checkpoints.digest import bytes_of_model, digest_of
 from replk_probe.models.inference.copying import on_device
+from replk_probe.models.inference.cudnn_passes import contiguous_note
 from replk_probe.models.inference.environment import environment_of, versions_on
 from replk_probe.models.inference.prepare import PreparedModel, prepared_copy
 from replk_probe.models.model_id import check_network, name_of
 from replk_probe.models.records import statistics_note
 from replk_probe.models.weight_values import check_run_values
-from replk_probe.ops.cudnn_layout import contiguous_note
 from replk_probe.runtime.checkpoint import Checkpoint, Keeper, SavedState
 from replk_probe.runtime.devices import (
     device_label,

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from replk_probe import measure_erf, measure_shape_bias
 from replk_probe.erf import ErfAccumulator, contribution_scores, prepare
+from replk_probe.models.inference.cudnn_passes import contiguous_note
 from replk_probe.ops import DepthwiseConv2d, _fallback, cudnn_layout
 from replk_probe.ops._layout import has_channels_last_strides
 from replk_probe.shape_bias.stimulus_source import open_stimuli
@@ -70,7 +71,7 @@ class Net(nn.Module):
 @pytest.fixture(autouse=True)
 def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU is the device of cuDNN 9.24.0, which has not failed yet; native kernels are not used."""
-    monkeypatch.setattr(cudnn_layout, "_DEVICES", ("cpu",))
+    monkeypatch.setattr(cudnn_layout, "DEVICES", ["cpu"])
     monkeypatch.setattr(cudnn_layout, "_without_engine", set())
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 92400)
     monkeypatch.setenv("REPLK_PROBE_METHOD", "aten")
@@ -161,7 +162,7 @@ def test_an_old_cudnn_is_not_used_for_channels_last(images: Tensor, monkeypatch:
     np.testing.assert_allclose(found.contribution, expected.contribution, rtol=1e-5, atol=1e-9)
     reason = "because cuDNN 9.10.2 is older than 9.24 and can give wrong results"
     assert any(reason in note for note in found.notes) and any(reason in note for note in accumulator.compute().notes)
-    assert cudnn_layout.contiguous_note(nn.Conv2d(4, 4, 3), torch.device("cpu")) is None
+    assert contiguous_note(nn.Conv2d(4, 4, 3), torch.device("cpu")) is None
 
 
 @pytest.mark.parametrize("version", [91002, 92400])

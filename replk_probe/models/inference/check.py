@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from replk_probe.ops.cudnn_layout import with_engines
+from replk_probe.models.inference.cudnn_passes import with_engines
 from replk_probe.runtime.devices import as_float64, strict_arithmetic, without_autocast
 
 from .batch_norm import correct_batch_norms
