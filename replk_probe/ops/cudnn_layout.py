@@ -21,7 +21,7 @@ _LOGGER = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
 
 # Types of the devices whose convolutions torch passes to cuDNN.
-DEVICES = ["cuda"]
+_DEVICES = ("cuda",)
 _RIGHT_FROM = 92400
 # Parts of the messages of torch and of cuDNN.
 _NO_ENGINE = ("unable to find an engine", "No valid execution plans built", "CUDNN_STATUS_NOT_SUPPORTED")
@@ -30,12 +30,17 @@ _NO_ENGINE = ("unable to find an engine", "No valid execution plans built", "CUD
 _without_engine: set[torch.device] = set()
 
 
+def has_cudnn(device: torch.device) -> bool:
+    """Whether torch passes convolutions on a device to cuDNN."""
+    return device.type in _DEVICES and torch.version.hip is None
+
+
 def contiguous_reason(device: torch.device) -> str | None:
     """Why depthwise convolutions of torch are computed on contiguous tensors on a device, or None if they are not.
 
     A clause such as ``"cuDNN 9.10.2 is older than 9.24 and ..."``.
     """
-    if device.type not in DEVICES or torch.version.hip is not None:
+    if not has_cudnn(device):
         return None
     version: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
     if version is not None and version < _RIGHT_FROM:
@@ -81,7 +86,7 @@ def remember_missing_engine(device: torch.device) -> None:
 
 def is_passed_to_cudnn(*tensors: Tensor) -> bool:
     """Whether torch passes a depthwise convolution of these tensors to cuDNN as a channels-last one."""
-    if tensors[0].device.type not in DEVICES or torch.compiler.is_compiling():
+    if not has_cudnn(tensors[0].device) or torch.compiler.is_compiling():
         return False
     return any(not hides_layout(tensor) and has_channels_last_strides(tensor) for tensor in tensors)
 

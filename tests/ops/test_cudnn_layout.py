@@ -71,7 +71,7 @@ class Net(nn.Module):
 @pytest.fixture(autouse=True)
 def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU is the device of cuDNN 9.24.0, which has not failed yet; native kernels are not used."""
-    monkeypatch.setattr(cudnn_layout, "DEVICES", ["cpu"])
+    monkeypatch.setattr(cudnn_layout, "_DEVICES", ("cpu",))
     monkeypatch.setattr(cudnn_layout, "_without_engine", set())
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 92400)
     monkeypatch.setenv("REPLK_PROBE_METHOD", "aten")

@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from replk_probe.ops import is_channels_last
 from replk_probe.ops.cudnn_layout import (
-    DEVICES,
     contiguous_reason,
+    has_cudnn,
     in_contiguous_format,
     is_missing_engine,
     is_passed_to_cudnn,
@@ -43,7 +43,7 @@ def with_engines(compute: Callable[[], ResultT], device: torch.device) -> Result
         with _convolutions_of_torch(device):
             return compute()
     except RuntimeError as error:
-        if device.type not in DEVICES or contiguous_reason(device) is not None or not is_missing_engine(error):
+        if not has_cudnn(device) or contiguous_reason(device) is not None or not is_missing_engine(error):
             raise
     with _ContiguousDepthwise():  # type: ignore[no-untyped-call]
         found = compute()
