@@ -200,9 +200,9 @@ def strict_arithmetic() -> AbstractContextManager[None]:
     ``torch.backends.cudnn.flags()``, in which its own values are used.
 
     cuDNN is restricted to deterministic algorithms and does not time several of them (``benchmark``): which one is
-    fastest differs between runs, and so would the last digits. Input gradients of depthwise convolutions sum each
-    value in one thread, without atomic additions, and would not need the restriction, but it cannot be set for them
-    alone. What it costs was not measured.
+    fastest differs between runs, and so would the last digits. Torch's own input gradients of depthwise convolutions
+    have no atomic additions and would not need the restriction, but it cannot be set for them alone. What it costs was
+    not measured.
     """
     return _strictness
 
