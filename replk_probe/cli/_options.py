@@ -105,7 +105,11 @@ def named_or_default(models: Sequence[str], weights: Sequence[str]) -> tuple[tup
 def compute_options(command: CommandT) -> CommandT:
     """Add ``--precision`` and ``--device``."""
     device = click.option(
-        "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or cuda:N."
+        "--device",
+        default="auto",
+        show_default=True,
+        metavar="DEVICE",
+        help="auto, cpu, cuda or cuda:N; experimental: mps (Apple) and xpu (Intel). auto is an NVIDIA GPU or the CPU.",
     )
     precision = choice_option(
         "--precision",

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from replk_probe.errors import InvalidInputError
 from replk_probe.models import weights_info
 from replk_probe.models.inference.copying import device_and_dtype
+from replk_probe.models.inference.cudnn_passes import contiguous_note
+from replk_probe.models.inference.environment import versions_on
 from replk_probe.models.inference.input_gradient import planned_backend
 from replk_probe.models.inference.prepare import PreparedModel, module_of
 from replk_probe.models.model_id import name_of
 from replk_probe.runtime.checkpoint import Checkpoint, SavedState
 from replk_probe.runtime.checks import check_seed
-from replk_probe.runtime.devices import device_label, strict_arithmetic
+from replk_probe.runtime.devices import device_label, experimental_note, preserved_generators, strict_arithmetic
 from replk_probe.runtime.provenance import RunInfo
 
 from .area_protocols import DEFAULT_THRESHOLDS, logarithm_note, saturation_note
@@ -421,7 +423,7 @@ class ErfAccumulator:
         check_batch(images)
         device = device_and_dtype(self._module).get("device", images.device)
         with ExitStack() as stack:
-            stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+            stack.enter_context(preserved_generators(device))
             stack.enter_context(strict_arithmetic())
             target, gradient, state = self._target, self._gradient, self._state
             if target is None or gradient is None or state is None:
@@ -434,7 +436,7 @@ class ErfAccumulator:
                     f"Images {list(images.shape)} of {list(images.shape[2:])} pixels cannot be added to images of "
                     f"{list(target.input_size)}. A mean needs maps of one size. Call reset() before another size."
                 )
-            scores = gradient.scores(images).double().cpu().numpy()
+            scores = gradient.scores(images).cpu().double().numpy()
         self._target, self._gradient, self._state, self._channels = target, gradient, state, images.shape[1]
         for values in scores:
             state.add(TensorImages.id_of(state.sums.done), self._convention.summand(values))
@@ -453,6 +455,7 @@ class ErfAccumulator:
             )
         model, module = self._model, self._module
         place = device_and_dtype(module)
+        device = place.get("device", torch.device("cpu"))
         if isinstance(model, PreparedModel):
             state.methods |= {*model.methods.take()}
             precision, backend, arithmetic = model.precision, model.backend_used(state.methods), model.arithmetic
@@ -468,12 +471,13 @@ class ErfAccumulator:
             mean=(0.0,) * self._channels,
             std=(1.0,) * self._channels,
             seed=self._seed,
-            device=device_label(place.get("device", torch.device("cpu"))),
+            device=device_label(device),
             precision=precision,
             backend=backend,
             seconds=0.0,
             config={"model": self._name, "layer": target.label, **self._record, **target.position.recorded()}
             | ({} if self._objective is None else {"target": self._objective}),
+            versions=versions_on(device),
         )
         return result_of(
             state,
@@ -483,5 +487,5 @@ class ErfAccumulator:
             arithmetic=arithmetic,
             resize="as given",
             convention=self._convention,
-            notes=[target.note],
+            notes=[target.note, experimental_note(device), contiguous_note(module, device)],
         )

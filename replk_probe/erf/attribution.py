@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.checks import check_choice
+from replk_probe.runtime.devices import preserved_generators
 
 # The options of each attribution that are recorded, with their defaults.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -156,9 +157,8 @@ def _own_inputs(network: nn.Module) -> Iterator[None]:
 def _smooth_grad(tunnel: Any, image: Tensor, select: Select, *, noise: float, seed: int, **options: Any) -> Tensor:
     """Mean gradient of noisy images, whose standard deviation is ``noise`` times the range of the values."""
     spread = float(image.detach().max() - image.detach().min())
-    devices = [image.device] if image.device.type == "cuda" else []
     # The same noise for each image, so that a map does not depend on the order of the images.
-    with torch.random.fork_rng(devices):
+    with preserved_generators(image.device):
         torch.manual_seed(seed)
         found: Tensor = tunnel.attribute(image, **{"stdevs": noise * spread, **options}, neuron_selector=select)
     return found

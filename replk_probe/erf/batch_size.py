@@ -10,15 +10,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from replk_probe.models.inference.check import evaluating, is_near, random_image
-from replk_probe.models.inference.copying import device_and_dtype, meta_copy_of, on_meta
-from replk_probe.runtime.devices import memory_of
+from replk_probe.models.inference.copying import device_and_dtype, meta_copy_of, on_device, on_meta
+from replk_probe.runtime.devices import memory_of, strict_arithmetic
 
 from .target_layer import TargetLayer, run_to
 
-# Pixels at once. Measured on a CPU with ResNet-50, ViT-S and ConvNeXt-T: beyond four images of 224 x 224 pixels, the
-# time of an image does not decrease any more. On a GPU, larger batches are needed to use all of its processors.
-_MOST_PIXELS = {"cpu": 4 * 224**2, "cuda": 16 * 224**2}
-_MOST_IMAGES = {"cpu": 4, "cuda": 16}
+# Images of 224 x 224 pixels at once. Measured on a CPU with ResNet-50, ViT-S and ConvNeXt-T: beyond four, the time of
+# an image does not decrease any more. On a GPU, larger batches are needed to use all of its processors.
+_MOST_IMAGES, _MOST_IMAGES_ON_GPU = 4, 16
 # Share of the memory of the device that the values computed by the network may take.
 _SHARE = 0.5
 
@@ -40,12 +39,13 @@ def automatic_batch_size(
             together and apart; if they differ, the batch size is 1.
     """
     pixels = math.prod(target.input_size)
-    most = min(_MOST_IMAGES[device.type], _MOST_PIXELS[device.type] // pixels)
+    images = _MOST_IMAGES if device.type == "cpu" else _MOST_IMAGES_ON_GPU
+    most = min(images, images * 224**2 // pixels)
     if most < 2:
         return 1
     needed = _bytes_for_an_image(model, target, channels)
     most = min(most, int(_SHARE * memory_of(device)) // needed) if needed else 1
-    if most < 2 or (own_code and not _are_independent(model, target, channels, most)):
+    if most < 2 or (own_code and not _are_independent(on_device(model, device), target, channels, most)):
         return 1
     return most
 
@@ -84,7 +84,7 @@ def _are_independent(model: nn.Module, target: TargetLayer, channels: int, count
     images = torch.cat([random_image(target.input_size, channels, seed=seed) for seed in range(count)])
     images = images.to(**device_and_dtype(model))
     try:
-        with evaluating(model), torch.no_grad():
+        with strict_arithmetic(), evaluating(model), torch.no_grad():
             together = run_to(model, images.clone(), target).detach().clone()
             alone = [run_to(model, image.clone(), target).detach().clone() for image in torch.split(images, 1)]
     except Exception:

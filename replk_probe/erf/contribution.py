@@ -16,10 +16,11 @@ from replk_probe.errors import InvalidInputError, ReplkProbeError
 from replk_probe.models.inference.batch_norm import correct_batch_norms
 from replk_probe.models.inference.check import evaluating
 from replk_probe.models.inference.copying import device_and_dtype
+from replk_probe.models.inference.cudnn_passes import is_missing_engine, with_engines
 from replk_probe.models.inference.prepare import PreparedModel, module_of
 from replk_probe.models.weight_values import check_run_values
 from replk_probe.runtime.checks import check_seed
-from replk_probe.runtime.devices import without_autocast
+from replk_probe.runtime.devices import is_out_of_memory, without_autocast
 
 from .attribution import DEFAULT as GRADIENT
 from .attribution import Select, Truncated, attributed, check_modules, options_of
@@ -226,7 +227,8 @@ class InputGradient:
             return _empty(batch, point)
         with evaluating(model), without_autocast(batch.device):
             parts = torch.split(batch, 1) if _couples_images(model) else (batch,)
-            return torch.cat([self._gradient(model, (part,), point)[0] for part in parts])
+            passes = (partial(self._gradient, model, (part,), point) for part in parts)
+            return torch.cat([with_engines(one, batch.device)[0] for one in passes])
 
     def of_inputs(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The signed gradient of each of several inputs of the network, ``[N, C, *spatial]``, from one backward pass.
@@ -246,7 +248,11 @@ class InputGradient:
             return tuple(_empty(batch, one) for batch, one in zip(batches, targets, strict=True))
         with evaluating(model), without_autocast(batches[0].device):
             parts = zip(*(torch.split(batch, 1) for batch in batches), strict=True)
-            found = [self._gradient(model, part, point) for part in (parts if _couples_images(model) else (batches,))]
+            passes = (
+                partial(self._gradient, model, part, point)
+                for part in (parts if _couples_images(model) else (batches,))
+            )
+            found = [with_engines(one, batches[0].device) for one in passes]
         return tuple(torch.cat(each) for each in zip(*found, strict=True))
 
     def targets_of(self, inputs: Sequence[Tensor]) -> tuple[TargetLayer, ...]:
@@ -330,7 +336,8 @@ class InputGradient:
                     found.append(torch.full_like(image, math.nan))
                     continue
                 try:
-                    part = attributed(network, image, selected, attribution, options)
+                    one = partial(attributed, network, image, selected, attribution, options)
+                    part = with_engines(one, batch.device)
                 except AssertionError as error:
                     raise InvalidInputError(
                         f"Captum cannot compute attribution {attribution!r} with these options: {error}"
@@ -433,10 +440,10 @@ def _finite(values: Tensor) -> Tensor:
 def _run_to(model: nn.Module, batch: Tensor, point: LayerPoint) -> Tensor:
     try:
         return run_to(model, batch, point)
-    except (ReplkProbeError, MemoryError, torch.OutOfMemoryError):
+    except ReplkProbeError:
         raise
     except Exception as error:
-        if "can't allocate memory" not in str(error):
+        if not (is_out_of_memory(error) or is_missing_engine(error)):
             check_accepts(model, (1, *batch.shape[1:]), point)
         raise
 

@@ -124,8 +124,8 @@ def measure_erf(
             convention defines.
         precision: ``"fp32"``: float32 throughout. ``"fast"``: float32 forward pass, reduced-precision matrix products
             in the backward pass. ``"bf16"``: reduced precision in both passes. A prepared model keeps its precision.
-        device: ``"auto"`` (an NVIDIA GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ... A prepared model
-            stays on its device.
+        device: ``"auto"`` (an NVIDIA GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ..., or
+            experimentally ``"mps"`` (Apple) and ``"xpu"`` (Intel). A prepared model stays on its device.
         seed: Random seed for image sampling, weight initialization and random positions.
         sampling: ``"stratified"`` by class folder, or ``"first"``.
         weights: For a model given by name: ``"auto"``, ``"pretrained"``, ``"random"``, a catalog name or a file.

@@ -15,9 +15,11 @@ from torch import nn
 from replk_probe.errors import InvalidInputError
 from replk_probe.models import create_model, weights_info
 from replk_probe.models.inference.copying import device_and_dtype, on_device
+from replk_probe.models.inference.cudnn_passes import contiguous_note
+from replk_probe.models.inference.environment import versions_on
 from replk_probe.models.inference.prepare import PreparedModel, module_of, unprepared
 from replk_probe.models.model_id import name_of
-from replk_probe.runtime.devices import device_label, measuring, resolve_device
+from replk_probe.runtime.devices import device_label, experimental_note, measuring, resolve_device
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import RunInfo
 
@@ -76,7 +78,7 @@ def measured_inputs(
         for first in range(0, count, step):
             part = [batch[first : first + step] for batch in given]
             for state, scores in zip(states, gradient.scores_of_inputs(part), strict=True):
-                for index, values in enumerate(scores.double().cpu().numpy(), first):
+                for index, values in enumerate(scores.cpu().double().numpy(), first):
                     state.add(TensorImages.id_of(index), convention.summand(values))
             bar.update(len(part[0]))
             methods |= {*model.methods.take()}
@@ -106,6 +108,7 @@ def measured_inputs(
                 **target.position.recorded(),
                 **convention_record(config.convention),
             },
+            versions=versions_on(device),
         )
         result = result_of(
             state,
@@ -115,7 +118,7 @@ def measured_inputs(
             arithmetic=model.arithmetic,
             resize="as given",
             convention=config.convention,
-            notes=[target.note],
+            notes=[target.note, experimental_note(device), contiguous_note(model.module, device)],
             precision_note=model.note,
         )
         results.append(result)

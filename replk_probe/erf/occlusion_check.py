@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from replk_probe.models.inference.check import evaluating
 from replk_probe.models.inference.copying import device_and_dtype
+from replk_probe.models.inference.cudnn_passes import with_engines
 
 from .occlusion_rows import KEPT, Compared, Occlusion
 from .target_layer import TargetLayer, run_to
@@ -74,7 +76,8 @@ def compare(
     with evaluating(model), torch.no_grad():
         for first in range(0, len(images), batch_size):
             batch = torch.stack(images[first : first + batch_size]).to(**device_and_dtype(model))
-            rows.append(target.features(run_to(model, batch, target))[0].double().cpu())
+            output = with_engines(partial(run_to, model, batch, target), batch.device)
+            rows.append(target.features(output)[0].cpu().double())
     own, *changed = torch.cat(rows).numpy()
     return [_compared(own, features) for features in changed]
 

@@ -20,7 +20,8 @@ from replk_probe.images.depth import depth_note
 from replk_probe.models import create_model, data_config, weights_info
 from replk_probe.models.checkpoints.digest import bytes_of, bytes_of_model, digest_of
 from replk_probe.models.inference.copying import device_and_dtype, on_device
-from replk_probe.models.inference.environment import environment_of
+from replk_probe.models.inference.cudnn_passes import contiguous_note
+from replk_probe.models.inference.environment import environment_of, versions_on
 from replk_probe.models.inference.prepare import PreparedModel, module_of, unprepared
 from replk_probe.models.model_id import name_of
 from replk_probe.models.records import statistics_note
@@ -28,7 +29,7 @@ from replk_probe.models.weight_values import check_run_values
 from replk_probe.runtime.ahead import computed_ahead
 from replk_probe.runtime.checkpoint import Checkpoint, Keeper, discard
 from replk_probe.runtime.checks import check_size
-from replk_probe.runtime.devices import device_label, measuring, resolve_device
+from replk_probe.runtime.devices import device_label, experimental_note, measuring, resolve_device
 from replk_probe.runtime.parts import Divisible
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo, software_versions
@@ -118,6 +119,7 @@ def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: E
         closed_branches_note(module) if weights.is_random else None,
         constant_sum_note(module, target, convention_of(config.convention)),
         images.shortfall_note,
+        experimental_note(device),
     )
     own_code = not isinstance(model, str) or ":" in model
     batch_size = config.batch_size or automatic_batch_size(module, target, channels, device, own_code=own_code)
@@ -395,7 +397,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             for image in loaded
         ]
         usable = [image.to(self.device, non_blocking=True) for image in checked if isinstance(image, Tensor)]
-        found = iter(gradient.scores(torch.stack(usable)).double().cpu().numpy() if usable else ())
+        found = iter(gradient.scores(torch.stack(usable)).cpu().double().numpy() if usable else ())
         summand = self._convention.summand
         return [image if isinstance(image, str) else summand(next(found)) for image in checked]
 
@@ -468,6 +470,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             backend=prepared.backend_used(state.methods),
             seconds=0.0,
             config=self.record,
+            versions=versions_on(self.device),
         )
         return result_of(
             state,
@@ -476,7 +479,12 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             self.settings.thresholds,
             arithmetic=prepared.arithmetic,
             resize="as given" if isinstance(self.images, TensorImages) else "bicubic, warped to input_size",
-            notes=(*self.notes, depth_note(state.depths), *state.device_notes),
+            notes=(
+                *self.notes,
+                depth_note(state.depths),
+                *state.device_notes,
+                contiguous_note(prepared.module, self.device),
+            ),
             convention=self._convention,
             precision_note=prepared.note,
             criterion=self.settings.criterion,

@@ -34,8 +34,9 @@ def prepare(model: nn.Module, precision: str = "fp32", layer: Layer = None) -> P
         model: The network, in any floating-point type and on any device. It is not changed.
         precision: ``"fp32"``: every product in the model's own type. ``"fast"``: bfloat16 matrix products with float32
             sums in the backward pass, whose rounding changes no ReLU's sign. ``"bf16"``: in both passes. The last two
-            apply to float32 weights, in layers so large that the conversions take less time than they save, on
-            hardware with matrix instructions for bfloat16; elsewhere they equal ``"fp32"``.
+            apply to float32 weights, in layers so large that the conversions take less time than they save (of
+            depthwise convolutions on a GPU only), on hardware with matrix instructions for bfloat16; elsewhere they
+            equal ``"fp32"``.
         layer: The layer that will be measured, as in :func:`~replk_probe.erf.contribution_scores`: nothing is merged
             or folded across it.
 

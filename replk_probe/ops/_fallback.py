@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ._layout import hides_layout, layout_of
 from ._shapes import check_operands, check_sizes
+from .cudnn_layout import convolved
 
 # Number of taps from which torch's depthwise convolution of contiguous tensors on a CPU drops to a hundredth of its
 # speed (measured: at 15x15), unlike the channels-last one. For dtypes that oneDNN does not support, the contiguous
@@ -28,7 +29,11 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> T
     layout = layout_of(input)
     kh, kw = weight.shape[2:]
     input, padding = _padded(input, kh, kw)
-    output = F.conv2d(_laid_out(input, kh * kw), weight, bias, padding=padding, groups=input.shape[1])
+
+    def convolve(input: Tensor, weight: Tensor) -> Tensor:
+        return F.conv2d(input, weight, bias, padding=padding, groups=input.shape[1])
+
+    output = convolved(convolve, _laid_out(input, kh * kw), weight)
     return (output.relu() if relu else output).contiguous(memory_format=layout)
 
 
@@ -71,8 +76,12 @@ def grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int) -> Tensor:
     # The operator uses only the shape of the weight, so a single element is expanded.
     like = input.new_empty(1).expand(channels, 1, kh, kw)
     geometry = ([1, 1], [kh // 2, kw // 2], [1, 1], False, [0, 0], channels, (False, True, False))
-    found: Tensor = torch.ops.aten.convolution_backward(grad, input, like, None, *geometry)[1]
-    return found.contiguous()
+
+    def convolve(grad: Tensor, input: Tensor) -> Tensor:
+        found: Tensor = torch.ops.aten.convolution_backward(grad, input, like, None, *geometry)[1]
+        return found
+
+    return convolved(convolve, grad, input).contiguous()
 
 
 def _padded(input: Tensor, kh: int, kw: int) -> tuple[Tensor, tuple[int, int]]:

@@ -29,8 +29,11 @@ def is_channels_last(tensor: Tensor) -> bool:
     """
     if tensor.is_contiguous() or hides_layout(tensor):
         return False
-    if tensor.is_contiguous(memory_format=torch.channels_last):
-        return True
+    return tensor.is_contiguous(memory_format=torch.channels_last) or has_channels_last_strides(tensor)
+
+
+def has_channels_last_strides(tensor: Tensor) -> bool:
+    """Whether torch's convolutions take ``[N, C, H, W]`` as channels-last, which may be contiguous at the same time."""
     shape, strides = tensor.shape, tensor.stride()
     least = 0
     for axis in (1, 3, 2, 0):

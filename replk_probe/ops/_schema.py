@@ -146,7 +146,7 @@ for _name, _operator in (
     ("dwconv2d_grad_input", dwconv2d_grad_input),
     ("dwconv2d_grad_weight", dwconv2d_grad_weight),
 ):
-    for _device in ("cpu", "cuda"):
+    for _device in ("cpu", "cuda", "mps", "xpu"):
         _register_autocast(_name, _operator, _device)
 
 

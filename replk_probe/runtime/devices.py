@@ -5,24 +5,45 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from replk_probe.errors import BackendError, InvalidInputError
 
+from .float32_settings import Float32Settings, make_strict
 from .formatting import dimensions
 from .malloc import kept_blocks
 
 # Assumed where the operating system does not say how much there is.
 _USUAL_MEMORY = 8 << 30
+# What the devices other than a CPU are; each has a module of this name in torch.
+_GPUS = {"cuda": "NVIDIA GPU", "mps": "GPU of Apple", "xpu": "GPU of Intel"}
+_EXPERIMENTAL = ("mps", "xpu")
+# Parts of the messages of failed allocations that torch raises as a RuntimeError: those of a CPU, of CUDA, of Apple's
+# GPUs, and of the libraries that allocate memory of their own.
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+    "CUFFT_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "MPS backend out of memory",
+)
 _CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """Parse a device; raises InvalidInputError if torch has no such device, BackendError if it is not available."""
+    """Parse a device; raises InvalidInputError if torch has no such device, BackendError if it is not available.
+
+    ``"auto"`` is an NVIDIA GPU if there is one, otherwise the CPU.
+    """
     if str(device) == "auto":
         return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     try:
@@ -31,22 +52,36 @@ def resolve_device(device: str | torch.device) -> torch.device:
         named = isinstance(device, str)
         reason = "Torch has no device of this name" if named else "A device is a name or a torch.device"
         raise InvalidInputError(f"Unknown device {device!r}. {reason}. Use auto, cpu, cuda or cuda:1.") from error
-    if found.type == "cuda":
-        if not torch.cuda.is_available():
-            raise BackendError(f"Device {str(device)!r} is not available. Torch finds no NVIDIA GPU. Use cpu.")
-        index = torch.cuda.current_device() if found.index is None else found.index
-        if index >= torch.cuda.device_count():
-            raise BackendError(
-                f"Device {str(device)!r} is not available. This machine has {torch.cuda.device_count()} GPUs, "
-                "numbered from 0. Use another number."
-            )
-        return torch.device("cuda", index)
-    if found.type != "cpu":
+    if found.type == "cpu":
+        return torch.device("cpu")
+    if found.type not in _GPUS:
         raise BackendError(
-            f"Device {str(device)!r} is not supported. Networks are measured on a CPU or an NVIDIA GPU. "
-            "Use cpu or cuda."
+            f"Device {str(device)!r} is not supported. Networks are measured on a CPU, or on a GPU of NVIDIA, Apple or "
+            "Intel. Use cpu, cuda, mps or xpu."
         )
-    return torch.device("cpu")
+    module: Any = getattr(torch, found.type)
+    if not module.is_available():
+        raise BackendError(f"Device {str(device)!r} is not available. Torch finds no {_GPUS[found.type]}. Use cpu.")
+    index = found.index
+    if index is None:
+        index = 0 if found.type == "mps" else module.current_device()
+    if index >= module.device_count():
+        count = module.device_count()
+        raise BackendError(
+            f"Device {str(device)!r} is not available. This machine has {count} GPU{'s' * (count != 1)}, numbered "
+            "from 0. Use another number."
+        )
+    return torch.device(found.type, index)
+
+
+def experimental_note(device: torch.device) -> str | None:
+    """A note for results of a device whose support is experimental; None for a CPU or an NVIDIA GPU."""
+    if device.type not in _EXPERIMENTAL:
+        return None
+    return (
+        f"Measured on device {device}, whose support is experimental: results of this kind of device were not compared "
+        "with those of a CPU."
+    )
 
 
 def visible_gpus() -> list[str]:
@@ -59,8 +94,10 @@ def visible_gpus() -> list[str]:
 
 def memory_of(device: torch.device) -> int:
     """Total memory of a device in bytes; of a CPU that of the machine, or the limit of the container if it is lower."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory())
+    if device.type in _GPUS:
+        return int(getattr(torch, device.type).get_device_properties(device).total_memory)
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # Windows
@@ -71,9 +108,39 @@ def memory_of(device: torch.device) -> int:
     return total
 
 
+def device_name(device: torch.device) -> str:
+    """Name of a GPU, such as ``"NVIDIA H200"``."""
+    if device.type == "mps":
+        return str(torch.backends.mps.get_name())
+    return str(getattr(torch, device.type).get_device_name(device))
+
+
 def device_label(device: torch.device) -> str:
     """Label of a device, ``"cpu"`` or ``"cuda:0 (NAME)"``."""
-    return str(device) if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({device_name(device)})" if device.type in _GPUS else str(device)
+
+
+@contextmanager
+def preserved_generators(*devices: torch.device) -> Iterator[None]:
+    """Restore the random number generators of the CPU and of these devices on leaving."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng([]))
+        for device in dict.fromkeys(devices):
+            if device.type in _GPUS:
+                stack.enter_context(torch.random.fork_rng([device], device_type=device.type))
+        yield
+
+
+def as_float64(tensor: Tensor) -> Tensor:
+    """The tensor in float64, on the CPU if its device is a GPU of Apple, which has no float64."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that an allocation failed, on any device or in a library such as cuDNN."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
 @contextmanager
@@ -85,21 +152,12 @@ def out_of_memory_explained(size: Sequence[int], smaller: str = "size") -> Itera
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise BackendError(
             f"Not enough memory for images of {dimensions(size)}. An allocation failed. "
             f"Use a smaller {smaller}, or a device with more memory."
         ) from error
-
-
-# Backends in which torch may round float32 products to fewer bits by default.
-_FLOAT32_SETTINGS: tuple[Any, ...] = (
-    torch.backends.cuda.matmul,
-    torch.backends.cudnn.conv,  # type: ignore[attr-defined]
-    torch.backends.mkldnn.matmul,  # type: ignore[attr-defined]
-    torch.backends.mkldnn.conv,  # type: ignore[attr-defined]
-)
 
 
 class _Strictness(AbstractContextManager[None]):
@@ -108,7 +166,7 @@ class _Strictness(AbstractContextManager[None]):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users = 0
-        self._before: tuple[bool, bool, list[Any]] = (False, False, [])
+        self._before: tuple[bool, bool, Float32Settings] | None = None
 
     def __enter__(self) -> None:
         """Save the settings and make them strict."""
@@ -117,22 +175,18 @@ class _Strictness(AbstractContextManager[None]):
             self._users += 1
             if self._users > 1:
                 return
-            rounding = [settings.fp32_precision for settings in _FLOAT32_SETTINGS]
-            self._before = cudnn.deterministic, cudnn.benchmark, rounding
+            self._before = cudnn.deterministic, cudnn.benchmark, make_strict()
             cudnn.deterministic, cudnn.benchmark = True, False
-            for settings in _FLOAT32_SETTINGS:
-                settings.fp32_precision = "ieee"
 
     def __exit__(self, *error: object) -> None:
         """Restore them."""
         cudnn = torch.backends.cudnn
         with self._lock:
             self._users -= 1
-            if self._users:
+            if self._users or self._before is None:
                 return
             cudnn.deterministic, cudnn.benchmark, rounding = self._before
-            for settings, value in zip(_FLOAT32_SETTINGS, rounding, strict=True):
-                settings.fp32_precision = value
+            rounding.restore()
 
 
 _strictness = _Strictness()
@@ -141,7 +195,14 @@ _strictness = _Strictness()
 def strict_arithmetic() -> AbstractContextManager[None]:
     """Compute in full float32 and with a fixed order of sums, so that a resumed run gives the same bytes.
 
-    Reduced precision is selected layer by layer in :func:`~replk_probe.erf.prepare`. Threads may overlap.
+    Reduced precision is selected layer by layer in :func:`~replk_probe.erf.prepare`. Threads may overlap. A network
+    may read torch's settings or change them in a context manager of its own, for instance
+    ``torch.backends.cudnn.flags()``, in which its own values are used.
+
+    cuDNN is restricted to deterministic algorithms and does not time several of them (``benchmark``): which one is
+    fastest differs between runs, and so would the last digits. Torch's own input gradients of depthwise convolutions
+    have no atomic additions and would not need the restriction, but it cannot be set for them alone. What it costs was
+    not measured.
     """
     return _strictness
 

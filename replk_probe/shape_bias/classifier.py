@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from replk_probe.errors import InvalidInputError, ReplkProbeError
 from replk_probe.models.inference.check import Check, check_on, evaluating, random_image
 from replk_probe.models.inference.copying import device_and_dtype
+from replk_probe.models.inference.cudnn_passes import with_engines
 from replk_probe.models.inference.failure import explain
 from replk_probe.runtime.devices import out_of_memory_explained
 
@@ -33,8 +34,8 @@ def compute_logits(model: nn.Module, images: Tensor) -> Tensor:
     Raises:
         InvalidInputError: The output of the model has another form.
     """
-    images = images.to(**device_and_dtype(model), non_blocking=True)
-    output = model(images)
+    place = device_and_dtype(model)
+    output = with_engines(lambda: model(images.to(**place, non_blocking=True)), place.get("device", images.device))
     logits = _logits_in(output, len(images))
     if not _is_logits(logits, len(images)):
         found = str(list(logits.shape)) if isinstance(logits, Tensor) else f"an object of type {type(output).__name__}"

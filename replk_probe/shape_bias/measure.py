@@ -70,7 +70,8 @@ def measure_shape_bias(
             another size are resized to it, which is recorded.
         precision: ``"fp32"`` for strict float32; ``"fast"``, which is the same, since there are no gradients;
             ``"bf16"`` for bfloat16 products with float32 sums.
-        device: ``"auto"`` (an NVIDIA GPU if available), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
+        device: ``"auto"`` (an NVIDIA GPU if available), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ..., or
+            experimentally ``"mps"`` (Apple) and ``"xpu"`` (Intel).
         seed: Random seed for weight initialization.
         weights: Weights of a model given by name: ``"auto"``, ``"pretrained"``, ``"random"``, a catalog name or a file.
         ema: Whether to load the averaged entry of a weights file.

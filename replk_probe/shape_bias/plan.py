@@ -23,13 +23,20 @@ from replk_probe.models import create_model, data_config, weights_info
 from replk_probe.models.architectures.micro import MICRO_MODELS
 from replk_probe.models.checkpoints.digest import bytes_of_model, digest_of
 from replk_probe.models.inference.copying import on_device
-from replk_probe.models.inference.environment import environment_of
+from replk_probe.models.inference.cudnn_passes import contiguous_note
+from replk_probe.models.inference.environment import environment_of, versions_on
 from replk_probe.models.inference.prepare import PreparedModel, prepared_copy
 from replk_probe.models.model_id import check_network, name_of
 from replk_probe.models.records import statistics_note
 from replk_probe.models.weight_values import check_run_values
 from replk_probe.runtime.checkpoint import Checkpoint, Keeper, SavedState
-from replk_probe.runtime.devices import device_label, measuring, resolve_device
+from replk_probe.runtime.devices import (
+    device_label,
+    experimental_note,
+    measuring,
+    out_of_memory_explained,
+    resolve_device,
+)
 from replk_probe.runtime.escaping import printable
 from replk_probe.runtime.formatting import dimensions
 from replk_probe.runtime.parts import Divisible
@@ -102,7 +109,9 @@ def plan_shape_bias(
     if not isinstance(stimuli, StimulusSet):
         stimuli = open_stimuli(SYNTHETIC, size=max(size))
     device = resolve_device(config.device)
-    outputs = find_outputs(module, size, config.channels)
+    with out_of_memory_explained(size):
+        placed = on_device(module, device)  # on a GPU, a forward pass on the CPU would take longer than the rest
+    outputs = find_outputs(placed, size, config.channels)
     check_channels(outputs.channels, config.bgr)
     check_run_values(module, (1, outputs.channels, *size), compute_logits)
     return ShapeBiasPlan(
@@ -230,7 +239,7 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
         softmax = None
         if self.outputs.are_probabilities:
             softmax = "The model's outputs are probabilities: they are used without another softmax."
-        notes = (*self.stimuli.notes, statistics, channels, resized, ordered, softmax)
+        notes = (*self.stimuli.notes, statistics, channels, resized, ordered, softmax, experimental_note(self.device))
         return tuple(note for note in notes if note)
 
     def same_run(self, result: ShapeBiasResult) -> bool:
@@ -353,6 +362,7 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
             categories=self.mapping.categories,
         )
         depths = state.depths[state.depths > 0].tolist()
+        computed = contiguous_note(prepared.module, self.device), prepared.note
         row = {stimulus.name: index for index, stimulus in enumerate(stimuli)}
         run = RunInfo(
             model=self.name,
@@ -375,12 +385,13 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
                 "decided one by one": n_near_ties,
                 "stimuli record": dict(self.stimuli.record),
             },
+            versions=versions_on(self.device),
         )
         return ShapeBiasResult.from_decisions(
             decisions,
             run=run,
             probabilities=probabilities[[row[name] for name in decisions.names]],
-            notes=[note for note in (*self.notes, depth_note(depths), *state.device_notes, prepared.note) if note],
+            notes=[note for note in (*self.notes, depth_note(depths), *state.device_notes, *computed) if note],
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -64,6 +66,26 @@ def test_the_values_fit_into_half_of_the_memory(monkeypatch: pytest.MonkeyPatch)
         assert size_of(Tiny(), 32) == min(images, 4)
     monkeypatch.setattr(batch_size, "memory_of", lambda _: one_image)
     assert size_of(Tiny(), 32) == 1
+
+
+class Elsewhere(Tiny):
+    """A network whose forward pass must not run before the network is moved to the device of the measurement."""
+
+    is_moved = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert self.is_moved or images.is_meta
+        return super().forward(images)
+
+
+def test_features_are_compared_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def moved(model: nn.Module, device: torch.device) -> nn.Module:
+        copied = copy.deepcopy(model)
+        copied.is_moved = True  # type: ignore[assignment]
+        return copied
+
+    monkeypatch.setattr(batch_size, "on_device", moved, raising=False)
+    assert size_of(Elsewhere(), 32) == 4
 
 
 def test_the_map_does_not_depend_on_the_size_except_for_rounding() -> None:

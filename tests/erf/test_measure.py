@@ -33,9 +33,10 @@ from replk_probe.errors import BackendError, InvalidInputError, ResumeError
 from replk_probe.images import sample_images
 from replk_probe.models.architectures.replknet import RepLKNet
 from replk_probe.models.inference import environment
-from replk_probe.models.inference.environment import environment_of
+from replk_probe.models.inference.environment import environment_of, versions_on
 from replk_probe.ops import native_info
 from replk_probe.runtime.checkpoint import Checkpoint, ResumeWarning
+from replk_probe.runtime.provenance import software_versions
 
 
 class Tiny(nn.Module):
@@ -431,11 +432,18 @@ def test_the_environment_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 90800)
     monkeypatch.setattr(environment, "_DRIVER", driver)
+    monkeypatch.setattr(environment, "_triton_version", lambda: {"Triton version": "3.8.0"})
     found = environment_of(torch.device("cuda", 0))
     assert found == {
         "threads": torch.get_num_threads(), "GPU": "NVIDIA H200", "driver version": "570.86.15",
-        "CUDA version": "12.8", "cuDNN version": 90800, "convolutions": "aten (the device is cuda)",
+        "CUDA version": "12.8", "cuDNN version": 90800, "Triton version": "3.8.0",
+        "convolutions": "aten (the device is cuda)",
     }  # fmt: skip
+    versions = versions_on(torch.device("cuda", 0))
+    assert versions == {**software_versions(), **{
+        "driver version": "570.86.15", "CUDA version": "12.8", "cuDNN version": "90800", "Triton version": "3.8.0",
+    }}  # fmt: skip
+    assert versions_on(torch.device("cpu")) == software_versions()
     Checkpoint(tmp_path / "ckpt", {}, environment=found).save({})
     for name, value in (("GPU", "NVIDIA A100"), ("driver version", None), ("cuDNN version", 91000)):
         other = Checkpoint(tmp_path / "ckpt", {}, environment={**found, name: value})

@@ -6,7 +6,7 @@ import copy
 import pickle
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import timm
@@ -297,6 +297,53 @@ def test_precision_records_what_the_hardware_used(units: bool) -> None:
     assert flags == {"fp32": {(False, False)}, "fast": {(False, units)}, "bf16": {(units, units)}}
     assert ("bfloat16 products" in prepare(model, "fast").arithmetic) is units
     assert prepare(model, "fp32").arithmetic == "float32 throughout"
+
+
+class WatchedPrecision(nn.Module):
+    """Records the precision of convolutions and products in each forward pass of any copy."""
+
+    found: ClassVar[set[tuple[str, ...]]] = set()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not images.is_meta:
+            backends: Any = torch.backends
+            settings = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul, backends.mkldnn.conv)
+            WatchedPrecision.found.add(tuple(one.fp32_precision for one in settings))
+        found: Tensor = self.body(images)
+        return found
+
+
+def test_copies_are_checked_in_strict_float32() -> None:
+    WatchedPrecision.found.clear()
+    assert prepare(WatchedPrecision(), layer="body").left_out == ""
+    assert WatchedPrecision.found == {("ieee",) * 4}
+
+
+def test_large_depthwise_convolutions_are_reduced_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def scores(precision: str) -> tuple[Tensor, Any]:
+        prepared = prepare(model, precision, layer="1")
+        return contribution_scores(prepared, image(1, 8, 128, 128).float(), layer="1"), prepared
+
+    monkeypatch.setattr("replk_probe.models.inference.prepare._has_bfloat16_units", lambda device: True)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(8, 8, 13, padding=6, groups=8), nn.Conv2d(8, 8, 3, padding=1, groups=8))
+    exact = scores("fp32")[0]
+    for precision in ("fast", "bf16"):
+        found, prepared = scores(precision)  # on a CPU
+        assert torch.equal(found, exact) and "depthwise" not in prepared.arithmetic
+    monkeypatch.setattr("replk_probe.models.inference.input_gradient.is_depthwise_reduced", lambda device: True)
+    for precision, passes in (("fast", "float32 forward, {} backward"), ("bf16", "{}, in both passes")):
+        found, prepared = scores(precision)
+        assert 1e-4 < relative(found, exact.double()) < 2e-2
+        products = "bfloat16 products with float32 sums in large layers and depthwise convolutions"
+        assert prepared.arithmetic == passes.format(products)
+        assert "depthwise" not in prepare(nn.Sequential(model[1]), precision).arithmetic
+    large, small = (module for module in prepared.module.modules() if isinstance(module, FrozenDepthwiseConv2d))
+    assert (large.is_reducible, small.is_reducible) == (True, False)
 
 
 def test_float64_is_never_reduced() -> None:

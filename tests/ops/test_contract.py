@@ -171,6 +171,12 @@ def test_autocast_casts_as_a_convolution_does() -> None:
         assert depthwise_conv2d(x, w, b).dtype == torch.float16
 
 
+@pytest.mark.parametrize("device", ["CPU", "CUDA", "MPS", "XPU"])
+def test_autocast_is_registered_for_every_device(device: str) -> None:
+    for name in ("dwconv2d", "dwconv2d_grad_input", "dwconv2d_grad_weight"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"replk_probe::{name}", f"Autocast{device}")
+
+
 def test_autocast_within_a_transform_of_torch_func() -> None:
     x, w, _ = problem()
 

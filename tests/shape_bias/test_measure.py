@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from replk_probe.models.inference import environment
 from replk_probe.models.inference.environment import environment_of
 from replk_probe.runtime.checkpoint import Checkpoint, ResumeWarning
 from replk_probe.runtime.provenance import RunInfo
+from replk_probe.shape_bias import plan
 from replk_probe.shape_bias.config import ShapeBiasConfig
 from replk_probe.shape_bias.decision_mapping import LabelMapping, imagenet_mapping
 from replk_probe.shape_bias.decisions import Decisions
@@ -90,6 +92,31 @@ def test_workers_and_batches_change_nothing(
     assert decided(found) == decided(expected)
     assert found.probabilities is not None and expected.probabilities is not None
     np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=1e-4, atol=1e-9)
+
+
+class Elsewhere(nn.Module):
+    """A classifier whose forward pass must not run before it is moved to the device of the measurement."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.is_moved = net, False
+
+    def forward(self, images: Tensor) -> Any:
+        assert self.is_moved
+        return self.net(images)
+
+
+def test_outputs_are_counted_on_the_device(
+    small_net: nn.Module, small_stimuli: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def moved(model: nn.Module, device: torch.device) -> nn.Module:
+        copied = copy.deepcopy(model)
+        copied.is_moved = True  # type: ignore[assignment]
+        return copied
+
+    monkeypatch.setattr(plan, "on_device", moved)
+    found = measure_shape_bias(Elsewhere(small_net), small_stimuli, size=32)
+    assert decided(found).response == decided(measure_shape_bias(small_net, small_stimuli, size=32)).response
 
 
 class Rounding(nn.Module):

@@ -14,6 +14,7 @@ from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from replk_probe.runtime.devices import preserved_generators
 from replk_probe.runtime.nested import instances_in
 
 from ..equivalence import Difference, largest_difference, run_with_layers
@@ -201,8 +202,8 @@ def call_merge_methods(model: nn.Module, keep: str = "") -> tuple[str, ...]:
             if replaced[id(child)][1] is not child:
                 setattr(module, name, replaced[id(child)][1])
 
-    devices = {tensor.device.index or 0 for tensor in weights if tensor.device.type == "cuda"}
-    with torch.no_grad(), torch.random.fork_rng(devices=sorted(devices)):  # new layers draw random numbers
+    devices = (tensor.device for tensor in weights)
+    with torch.no_grad(), preserved_generators(*devices):  # new layers draw random numbers
         with _FactoryDtype(weights[0].dtype if weights else torch.float32):
             if any(merge_method(module) for module in list(model.modules())[1:]):
                 visit(model, "")

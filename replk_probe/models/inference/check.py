@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from replk_probe.runtime.devices import without_autocast
+from replk_probe.models.inference.cudnn_passes import with_engines
+from replk_probe.runtime.devices import as_float64, strict_arithmetic, without_autocast
 
 from .batch_norm import correct_batch_norms
 from .reentrant import without_reentrant_checkpoints
@@ -59,13 +61,16 @@ def check_on(
         gradient: Whether to compare the gradient of the image as well, if there is one.
     """
 
+    def computed(network: nn.Module) -> tuple[Tensor, ...]:
+        leaf = image.clone().requires_grad_(gradient)
+        output = outputs(network, leaf.clone())
+        found = output.detach().clone()
+        return (found, *input_gradient(output, leaf)) if output.requires_grad else (found,)
+
     def run(network: nn.Module) -> tuple[Tensor, ...]:
-        with evaluating(network), without_autocast(image.device):
+        with strict_arithmetic(), evaluating(network), without_autocast(image.device):
             with torch.set_grad_enabled(gradient):
-                leaf = image.clone().requires_grad_(gradient)
-                output = outputs(network, leaf.clone())
-                found = output.detach().clone()
-                return (found, *input_gradient(output, leaf)) if output.requires_grad else (found,)
+                return with_engines(partial(computed, network), image.device)
 
     return Check(run, run(model))
 
@@ -86,8 +91,8 @@ def is_near(found: Tensor, expected: Tensor) -> bool:
     """Whether two tensors are equal except for rounding."""
     if found.shape != expected.shape:
         return False
-    difference = (found.double() - expected.double()).norm()
-    return bool(difference <= tolerance(expected.dtype) * expected.double().norm())
+    exact = as_float64(expected)
+    return bool((as_float64(found) - exact).norm() <= tolerance(expected.dtype) * exact.norm())
 
 
 def random_image(

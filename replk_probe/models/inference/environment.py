@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import platform
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,8 @@ import torch
 
 from replk_probe.errors import BackendError
 from replk_probe.ops import describe_backend, describe_machine, native_info
+from replk_probe.runtime.devices import device_name
+from replk_probe.runtime.provenance import software_versions
 
 _DRIVER = Path("/proc/driver/nvidia/version")
 
@@ -26,13 +31,33 @@ def environment_of(device: torch.device) -> dict[str, Any]:
             "instruction set of torch": torch.backends.cpu.get_cpu_capability(),
             "convolutions": _convolutions(device),
         }
-    return threads | {
-        "GPU": torch.cuda.get_device_name(device),
-        "driver version": _driver_version(),
-        "CUDA version": torch.version.cuda,
-        "cuDNN version": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
-        "convolutions": _convolutions(device),
-    }
+    return threads | {"GPU": device_name(device)} | _software_of(device) | {"convolutions": _convolutions(device)}
+
+
+def versions_on(device: torch.device) -> dict[str, str]:
+    """Versions of everything that affects the numbers of a measurement on ``device``, for its record."""
+    return software_versions() | {name: str(version or "unknown") for name, version in _software_of(device).items()}
+
+
+def _software_of(device: torch.device) -> dict[str, Any]:
+    """Versions of the software of a GPU by name; empty for a CPU."""
+    if device.type == "cuda":
+        return {
+            "driver version": _driver_version(),
+            "CUDA version": torch.version.cuda,
+            "cuDNN version": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+            **_triton_version(),
+        }
+    if device.type == "xpu":
+        return {"driver version": torch.xpu.get_device_properties(device).driver_version, **_triton_version()}
+    return {"macOS version": platform.mac_ver()[0]} if device.type == "mps" else {}
+
+
+def _triton_version() -> dict[str, str]:
+    """The version of Triton, which compiles kernels for a GPU; empty where it is not installed."""
+    with suppress(importlib.metadata.PackageNotFoundError):
+        return {"Triton version": importlib.metadata.version("triton")}
+    return {}
 
 
 def _convolutions(device: torch.device) -> str:

@@ -13,6 +13,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import fx, nn
 
 from replk_probe.ops import DepthwiseConv2d, is_same_depthwise
+from replk_probe.runtime.devices import as_float64
 
 from ..layers.depthwise import PLAIN_CONVS
 from ..layers.reparam import FOLDABLE_NORMS, fuse_conv_bn, is_foldable
@@ -165,13 +166,13 @@ def _fuse_bn_conv(bn: nn.Module, conv: nn.Conv2d) -> nn.Conv2d:
     """The 1 x 1 convolution that equals ``conv(bn(x))``, computed in float64."""
     # The norm as a 1 x 1 depthwise convolution; the result is the product of the two matrices.
     channels = conv.in_channels
-    unit = nn.Conv2d(channels, channels, 1, groups=channels, bias=False, device=conv.weight.device).double()
+    weight = as_float64(conv.weight.detach())
+    unit = nn.Conv2d(channels, channels, 1, groups=channels, bias=False, device=weight.device).double()
     nn.init.ones_(unit.weight)
     norm = fuse_conv_bn(unit, bn)
     fused = fuse_conv_bn(conv, nn.Identity())
-    weight = conv.weight.detach().double()
     assert norm.bias is not None and fused.bias is not None  # fuse_conv_bn always gives one
-    shift = (weight[:, :, 0, 0] @ norm.bias) + (0 if conv.bias is None else conv.bias.detach().double())
+    shift = (weight[:, :, 0, 0] @ norm.bias) + (0 if conv.bias is None else as_float64(conv.bias.detach()))
     with torch.no_grad():
         fused.weight.copy_(weight * norm.weight.reshape(1, -1, 1, 1))
         fused.bias.copy_(shift)

@@ -31,7 +31,8 @@ from replk_probe.ops import (
     planned_method,
     unsupported_reason,
 )
-from replk_probe.runtime.devices import is_autocast
+from replk_probe.ops.cudnn_layout import contiguous_reason
+from replk_probe.runtime.devices import as_float64, is_autocast
 
 from ..layers.depthwise import activation_of
 from ..layers.response_norm import EPS, GeluResponseNorm
@@ -304,6 +305,8 @@ class FrozenDepthwiseConv2d(nn.Conv2d):
 
     activation: str | None = None
     autograd_below: int = 0
+    reduced_forward: bool = False
+    reduced_backward: bool = False
     log: MethodLog | None = None
     _kernel: PreparedKernel | None = None
 
@@ -319,32 +322,59 @@ class FrozenDepthwiseConv2d(nn.Conv2d):
 
     def run(self, input: Tensor) -> Tensor:
         """The layer's output after the activation, in the layout of ``input``."""
+        tensors = (input, self.weight, self.bias)
+        if self.reduced_forward and self._gains(input):
+            tensors = (input.bfloat16(), self.weight.bfloat16(), None if self.bias is None else self.bias.bfloat16())
         if self.log is not None:
-            self.log.add("forward", input, self.weight)
-        return self._prepared_kernel.forward(input, self.weight, self.bias, self.activation)
+            self.log.add("forward", *tensors[:2])
+        return self._prepared_kernel.forward(*tensors, self.activation).to(input.dtype)
 
     def input_gradient(self, grad: Tensor) -> Tensor:
         """Gradient of the input from that of the convolution, before the activation, in the layout of ``grad``."""
         box = grown(box_of(grad), self.kernel_size, grad)
-        part = grad if box is None else _cut(grad, box)
+        part, weight = grad if box is None else _cut(grad, box), self.weight
+        if self.reduced_backward and self._gains(grad):
+            part, weight = part.bfloat16(), weight.bfloat16()
         if self.log is not None:
-            self.log.add("grad_input", part, self.weight)
-        found = self._prepared_kernel.input_gradient(part, self.weight)
+            self.log.add("grad_input", part, weight)
+        found = self._prepared_kernel.input_gradient(part, weight).to(grad.dtype)
         return found if box is None else put_back(found, box, grad)
 
     def _is_left_to_autograd(self, input: Tensor) -> bool:
         """Whether torch computes both passes in any case, and the input is small."""
-        if input.numel() >= self.autograd_below:
+        if input.numel() >= self.autograd_below or contiguous_reason(input.device) is not None:
+            return False
+        if (self.reduced_forward or self.reduced_backward) and self._gains(input):
             return False
         log = self.log or MethodLog()
         directions: tuple[Direction, ...] = ("forward", "grad_input")
         return all(log.add(direction, input, self.weight).startswith("aten") for direction in directions)
 
     @property
+    def is_reducible(self) -> bool:
+        """Whether products are reduced on maps that are large enough."""
+        taps = self.kernel_size[0] * self.kernel_size[1]
+        # The rule of matrix products, which was not measured for these: a value of the input and one of the output are
+        # converted for each position.
+        is_reused = taps >= 2 * _LEAST_REUSE
+        return is_reused and self.weight.dtype == torch.float32 and is_depthwise_reduced(self.weight.device)
+
+    def _gains(self, input: Tensor) -> bool:
+        """Whether products are reduced for an input or a gradient."""
+        # Of one image, so that its values do not depend on the size of the batch.
+        products = input.shape[2:].numel() * self.weight.numel()
+        return self.is_reducible and products >= _LEAST_PRODUCTS
+
+    @property
     def _prepared_kernel(self) -> PreparedKernel:
         if self._kernel is None:
             self._kernel = PreparedKernel()
         return self._kernel
+
+
+def is_depthwise_reduced(device: torch.device) -> bool:
+    """Whether large depthwise convolutions are reduced to bfloat16 on a device."""
+    return device.type != "cpu"
 
 
 def _method(direction: Direction, input: Tensor, weight: Tensor) -> str:
@@ -404,7 +434,7 @@ class FrozenBatchNorm2d(_Frozen, nn.BatchNorm2d):
     def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
         """Gradient of the input: that of the output times the scale."""
         assert self.running_var is not None  # checked by freeze_layers
-        scale = torch.rsqrt(self.running_var.double() + self.eps).to(self.running_var.dtype)
+        scale = torch.rsqrt(as_float64(self.running_var) + self.eps).to(self.running_var)
         if self.affine:
             scale = scale * self.weight
         return (grad * scale[:, None, None]).to(grad.dtype)
@@ -559,9 +589,12 @@ def frozen_class(module: nn.Module) -> type[nn.Module] | None:
 
 
 def reduce_precision(model: nn.Module, *, forward: bool, backward: bool) -> None:
-    """Compute the matrix products of frozen layers in bfloat16, with float32 sums, in either pass."""
+    """Compute the products of large frozen layers in bfloat16, with float32 sums, in either pass.
+
+    Depthwise convolutions are reduced on a GPU only.
+    """
     for module in model.modules():
-        if isinstance(module, _Reducible):
+        if isinstance(module, _Reducible | FrozenDepthwiseConv2d):
             module.reduced_forward, module.reduced_backward = forward, backward
 
 

@@ -21,7 +21,14 @@ from ..model_id import check_network
 from .check import Check, tolerance
 from .copying import copy_of, device_and_dtype
 from .fold_bn import fold_neighbors
-from .input_gradient import MethodLog, freeze_layers, planned_backend, reduce_precision, use_autograd
+from .input_gradient import (
+    FrozenDepthwiseConv2d,
+    MethodLog,
+    freeze_layers,
+    planned_backend,
+    reduce_precision,
+    use_autograd,
+)
 from .layer_check import differing_layers
 
 PRECISIONS = ("fp32", "fast", "bf16")
@@ -122,7 +129,7 @@ def prepared_copy(
         precision=precision,
         dtype=weight.dtype,
         reduced=reduced,
-        arithmetic=_describe(precision, reduced, weight, backward),
+        arithmetic=_describe(precision, reduced, weight, backward, depthwise=_reduces_depthwise(prepared)),
         left_out=left_out,
         backend=planned_backend(prepared),
         methods=log,
@@ -227,7 +234,11 @@ def _copy(
     return prepared
 
 
-def _describe(precision: str, reduced: bool, weight: Tensor, backward: bool) -> str:
+def _reduces_depthwise(model: nn.Module) -> bool:
+    return any(isinstance(module, FrozenDepthwiseConv2d) and module.is_reducible for module in model.modules())
+
+
+def _describe(precision: str, reduced: bool, weight: Tensor, backward: bool, *, depthwise: bool = False) -> str:
     own = str(weight.dtype).removeprefix("torch.")
     if precision == "fp32":
         return f"{own} throughout"
@@ -235,7 +246,7 @@ def _describe(precision: str, reduced: bool, weight: Tensor, backward: bool) -> 
         return f"{own} throughout (fast was requested, but only affects gradients, and none are computed)"
     if not reduced:
         return f"{own} throughout ({precision} was requested, but needs bfloat16 matrix instructions)"
-    products = f"bfloat16 products with {own} sums in large layers"
+    products = f"bfloat16 products with {own} sums in large layers{' and depthwise convolutions' * depthwise}"
     if not backward:
         return products
     return f"{products}, in both passes" if precision == "bf16" else f"{own} forward, {products} backward"
@@ -244,6 +255,8 @@ def _describe(precision: str, reduced: bool, weight: Tensor, backward: bool) -> 
 def _has_bfloat16_units(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "xpu":
+        return bool(torch.xpu.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
     if hasattr(torch.cpu, "get_capabilities"):

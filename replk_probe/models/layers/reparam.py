@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.devices import as_float64
 
 from .depthwise import PLAIN_CONVS, activation_of, with_native_kernels
 
@@ -248,21 +249,21 @@ def folded_weight(conv: nn.Conv2d, bn: nn.Module) -> tuple[Tensor, Tensor]:
             f"A convolution with the activation {activation!r} cannot be folded or merged. It is not linear. "
             "Set its activation to None and apply the activation after it."
         )
-    weight = _double(conv.weight)
-    bias = weight.new_zeros(conv.out_channels) if conv.bias is None else _double(conv.bias)
+    weight = as_float64(conv.weight.detach())
+    bias = weight.new_zeros(conv.out_channels) if conv.bias is None else as_float64(conv.bias.detach())
     if isinstance(bn, nn.Identity):
         return weight, bias
     if not isinstance(bn, nn.modules.batchnorm._BatchNorm) or bn.running_mean is None or bn.running_var is None:
         raise InvalidInputError(
             f"{type(bn).__name__} cannot be folded into a convolution. Only a batch norm with running statistics can."
         )
-    scale = (_double(bn.running_var) + bn.eps).rsqrt()
-    shift = -_double(bn.running_mean)
+    scale = (as_float64(bn.running_var.detach()) + bn.eps).rsqrt()
+    shift = -as_float64(bn.running_mean.detach())
     if bn.affine:
-        scale = scale * _double(bn.weight)
+        scale = scale * as_float64(bn.weight.detach())
     bias = (bias + shift) * scale
     if bn.affine:
-        bias = bias + _double(bn.bias)
+        bias = bias + as_float64(bn.bias.detach())
     return weight * scale.reshape(-1, 1, 1, 1), bias
 
 
@@ -283,27 +284,21 @@ def fuse_linear_bn(linear: nn.Linear, bn: nn.Module, shift: Tensor | None, scale
         InvalidInputError: ``bn`` is not a batch norm with running statistics.
     """
     pointwise = nn.Conv2d(linear.in_features, linear.out_features, 1, bias=False, device="meta")
-    weight = _double(linear.weight)
-    bias = weight.new_zeros(linear.out_features) if linear.bias is None else _double(linear.bias)
+    weight = as_float64(linear.weight.detach())
+    bias = weight.new_zeros(linear.out_features) if linear.bias is None else as_float64(linear.bias.detach())
     if shift is not None:
-        bias = bias + weight @ _double(shift)
+        bias = bias + weight @ as_float64(shift.detach())
     pointwise.weight, pointwise.bias = nn.Parameter(weight[:, :, None, None]), nn.Parameter(bias)
     folded, bias = folded_weight(pointwise, bn)
     weight = folded[:, :, 0, 0]
     if scale is not None:
-        weight, bias = weight * _double(scale)[:, None], bias * _double(scale)
+        weight, bias = weight * as_float64(scale.detach())[:, None], bias * as_float64(scale.detach())
     fused = nn.Linear(linear.in_features, linear.out_features, device="meta").train(linear.training)
     fused.weight, fused.bias = (
         nn.Parameter(value.to(linear.weight.device, linear.weight.dtype), linear.weight.requires_grad)
         for value in (weight, bias)
     )
     return fused
-
-
-def _double(tensor: Tensor) -> Tensor:
-    # Apple's GPU has no float64, so this is computed on the CPU.
-    tensor = tensor.detach()
-    return (tensor.cpu() if tensor.device.type == "mps" else tensor).to(torch.float64)
 
 
 def conv_like(conv: nn.Module, weight: Tensor, bias: Tensor, **geometry: Any) -> nn.Conv2d:
