@@ -20,6 +20,7 @@ from replk_probe.models.inference.prepare import PreparedModel, module_of
 from replk_probe.models.weight_values import check_run_values
 from replk_probe.runtime.checks import check_seed
 from replk_probe.runtime.devices import without_autocast
+from replk_probe.runtime.memory import is_out_of_memory
 
 from .attribution import DEFAULT as GRADIENT
 from .attribution import Select, Truncated, attributed, check_modules, options_of
@@ -433,10 +434,10 @@ def _finite(values: Tensor) -> Tensor:
 def _run_to(model: nn.Module, batch: Tensor, point: LayerPoint) -> Tensor:
     try:
         return run_to(model, batch, point)
-    except (ReplkProbeError, MemoryError, torch.OutOfMemoryError):
+    except ReplkProbeError:
         raise
     except Exception as error:
-        if "can't allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             check_accepts(model, (1, *batch.shape[1:]), point)
         raise
 

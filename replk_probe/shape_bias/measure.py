@@ -27,7 +27,7 @@ def measure_shape_bias(
     *,
     mapping: LabelMapping | Mapping[str, Sequence[int]] | str | Path | None = ShapeBiasConfig.mapping,
     observers: Sequence[Decisions] = (),
-    batch_size: int = ShapeBiasConfig.batch_size,
+    batch_size: int | None = ShapeBiasConfig.batch_size,
     workers: int | None = ShapeBiasConfig.workers,
     size: int | Sequence[int] | None = ShapeBiasConfig.size,
     precision: str = ShapeBiasConfig.precision,
