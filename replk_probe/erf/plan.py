@@ -273,7 +273,9 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             if not state.sums.mean().any():
                 self._check_signs(self._gradient(prepared), state)
             result = self._result(state, prepared)
-            return result if self.settings.check is None else self._checked(result, state, store, prepared, progress)
+            if self.settings.check is not None:
+                result = self._checked(result, state, store, prepared, progress)
+            return self._with_batch_sizes(result, state)
 
     def _checked(
         self, result: ErfResult, state: RunState, store: Checkpoint | None, prepared: PreparedModel, progress: bool
@@ -320,6 +322,14 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             run=replace(result.run, seconds=round(state.seconds, 3)),
             notes=(*result.notes, *(note for note in notes if note)),
         )
+
+    def _with_batch_sizes(self, result: ErfResult, state: RunState) -> ErfResult:
+        """The result with the numbers of images at once, if they are not that of the plan."""
+        if not state.batch_sizes:
+            return result
+        run = replace(result.run, config={**result.run.config, "batch_sizes": state.batch_sizes})
+        note = batch_note(state.batch_sizes, "images")
+        return replace(result, run=run, notes=(*result.notes, note) if note else result.notes)
 
     @property
     def _threads(self) -> int:
@@ -499,7 +509,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             precision=self.settings.precision,
             backend=prepared.backend_used(state.methods),
             seconds=0.0,
-            config=self.record | ({"batch_sizes": state.batch_sizes} if state.batch_sizes else {}),
+            config=self.record,
         )
         return result_of(
             state,
@@ -508,7 +518,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             self.settings.thresholds,
             arithmetic=prepared.arithmetic,
             resize="as given" if isinstance(self.images, TensorImages) else "bicubic, warped to input_size",
-            notes=(*self.notes, depth_note(state.depths), *state.device_notes, batch_note(state.batch_sizes, "images")),
+            notes=(*self.notes, depth_note(state.depths), *state.device_notes),
             convention=self._convention,
             precision_note=prepared.note,
             until=self.settings.until,
