@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -74,6 +75,7 @@ _OPTIONAL = (
 
 # Threads that load images while the model computes.
 _THREADS = 2
+_NOT_FINITE = "The image has values that are not finite."
 
 
 def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: ErfConfig | None = None) -> ErfPlan:
@@ -410,7 +412,8 @@ class ErfPlan(Divisible[RunState, ErfResult]):
 
     def _batch_size_of(self, state: RunState) -> int:
         """Number of images at once."""
-        return state.batch_sizes[-1] if state.batch_sizes else self.batch_size
+        # The state may be that of a GPU with more memory.
+        return min([self.batch_size, *state.batch_sizes])
 
     def _note_batch_size(self, state: RunState, size: int) -> None:
         """Note a number of images at once, which is smaller than before if the memory did not suffice."""
@@ -475,13 +478,15 @@ class ErfPlan(Divisible[RunState, ErfResult]):
     def _load(self, index: int) -> Loaded:
         """One normalized image ``[C, H, W]``, or the reason why it cannot be used; its depth if it exceeds 8 bits."""
         if isinstance(self.images, TensorImages):
-            return _if_finite(self.images.batch[index].detach()), None
+            given = self.images.batch[index].detach()
+            return given if bool(torch.isfinite(given).all()) else _NOT_FINITE, None
         try:
             rgb, depth = self.images.load_with_depth(self.images.ids[index], check_size(self.target.input_size))
         except UnreadableImageError as error:
             return str(error), None
         pixels = with_channels(rgb, self.channels, bgr=self.settings.bgr)
-        return _if_finite(torch.from_numpy(normalize(pixels, self._mean, self._std))), depth
+        image = normalize(pixels, self._mean, self._std)
+        return torch.from_numpy(image) if np.isfinite(image).all() else _NOT_FINITE, depth
 
     def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of the input per channel; 0 and 1 for images that are normalized already."""
@@ -523,10 +528,6 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             precision_note=prepared.note,
             until=self.settings.until,
         )
-
-
-def _if_finite(image: Tensor) -> Tensor | str:
-    return image if bool(torch.isfinite(image).all()) else "The image has values that are not finite."
 
 
 def _located(

@@ -32,18 +32,18 @@ class ScoredBatch:
 
     depths: tuple[int, ...]
     methods: frozenset[str]
-    _images: Sequence[Tensor | str]
+    _reasons: Sequence[str | None]  # of images that cannot be used
     _scores: Callable[[], Tensor] | None  # None if no image can be used
     _convention: Convention
 
     def __len__(self) -> int:
         """Number of images, including those that cannot be used."""
-        return len(self._images)
+        return len(self._reasons)
 
     def scores(self) -> list[FloatArray | str]:
         """Wait for the scores ``[H, W]`` of each image, or the reasons why it cannot be used."""
         found = iter(() if self._scores is None else self._scores().double().numpy())
-        return [image if isinstance(image, str) else self._convention.summand(next(found)) for image in self._images]
+        return [self._convention.summand(next(found)) if reason is None else reason for reason in self._reasons]
 
 
 class BatchScorer:
@@ -82,7 +82,7 @@ class BatchScorer:
         return ScoredBatch(
             depths=tuple(depth for depth in depths if depth is not None),
             methods=frozenset(self._take_methods()),
-            _images=images,
+            _reasons=[image if isinstance(image, str) else None for image in images],
             _scores=scores,
             _convention=self._convention,
         )

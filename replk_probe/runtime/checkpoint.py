@@ -270,7 +270,9 @@ class Checkpoint:
     def _compare(self, saved: Mapping[str, Any]) -> None:
         for name in [*self._config, *saved]:
             old, new = saved.get(name), self._config.get(name)
-            if old != new and not (name == "device" and self._allow_other_device):
+            # On a GPU, an automatic batch size is found from its memory.
+            follows_device = name == "device" or (name == "batch_size" and "auto" in (old, new))
+            if old != new and not (follows_device and self._allow_other_device):
                 given = name in self._options and old is not None
                 way = f"Give {name} {_brief(old)}, or start again" if given else "Start again"
                 raise ResumeError(

@@ -336,7 +336,8 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
 
     def _batch_size_of(self, state: _State) -> int:
         """Number of stimuli at once."""
-        return state.batch_sizes[-1] if state.batch_sizes else self._batch_size
+        # The state may be that of a GPU with more memory.
+        return min([self._batch_size, *state.batch_sizes])
 
     def _forward(
         self,

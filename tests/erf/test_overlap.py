@@ -256,6 +256,23 @@ def test_a_resumed_run_does_not_look_for_another_size(tmp_path: Path, free_image
         plan_of(2).run(checkpoint=tmp_path / "state", resume=True)
 
 
+def test_a_run_of_a_gpu_is_continued_on_a_cpu(tmp_path: Path, free_images: Callable[[int], None]) -> None:
+    free_images(8)
+    Net.stop_at = 4
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(erf_plan, "automatic_batch_size", lambda *args, **options: 8)
+        plan_of(None).run(checkpoint=tmp_path)
+    Net.stop_at = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(erf_plan, "is_measurable", lambda device: False)
+        patch.setattr(erf_plan, "automatic_batch_size", lambda *args, **options: 1)
+        with pytest.raises(ResumeError, match="created with batch_size auto, but this run has batch_size 1"):
+            plan_of(None).run(checkpoint=tmp_path, resume=True)
+        Net.batches = []
+        found = plan_of(None).run(checkpoint=tmp_path, resume=True, allow_other_device=True)
+    assert found.n_images == 45 and {*Net.batches} == {1}
+
+
 @pytest.mark.usefixtures("overlapping")
 def test_the_occlusion_check_has_the_size_of_the_run(
     free_images: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
