@@ -37,6 +37,15 @@ class _PathOrUrl(_Path):
         return value if is_url(value) else super().convert(value, param, ctx)
 
 
+class _BatchSize(click.IntRange):
+    """A number of images at once, or the word auto."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or ``"auto"``."""
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
+BATCH_SIZE = _BatchSize(1)
 PATH = _Path()
 PATH_OR_URL = _PathOrUrl()
 

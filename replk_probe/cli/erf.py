@@ -13,6 +13,7 @@ import click
 from ._erf_jobs import Jobs, check_without_model, choose_jobs, parse_sizes, read_maps
 from ._erf_report import draw_and_print
 from ._options import (
+    BATCH_SIZE,
     PATH,
     choice_option,
     compute_options,
@@ -147,9 +148,10 @@ _CHECKPOINT = "erf.ckpt"
 @compute_options
 @click.option(
     "--batch-size",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Images per step. [default: up to 4 on a CPU and 16 on a GPU, fewer if they are few or large]",
+    type=BATCH_SIZE,
+    metavar="N|auto",
+    help="Images per step, halved if the memory does not suffice. auto: up to 4 on a CPU, fewer if they are large; up "
+    "to 16 on a GPU, as many as fit into its free memory; fewer if there are few. [default: auto]",
 )
 @seed_option("Random seed for image sampling, weight initialization and random positions.")
 @choice_option(

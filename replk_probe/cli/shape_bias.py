@@ -12,6 +12,7 @@ import click
 from replk_probe.errors import InvalidInputError
 
 from ._options import (
+    BATCH_SIZE,
     PATH,
     check_writable,
     compute_options,
@@ -68,7 +69,15 @@ _IMPORT_OPTIONS = ("imported", "mapping", "output")
     metavar="CSV-DIR",
     help="Raw data of model-vs-human: observers to compare with the models, or to analyze without a model.",
 )
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, metavar="N", help="Batch size.")
+@click.option(
+    "--batch-size",
+    type=BATCH_SIZE,
+    default=32,
+    show_default=True,
+    metavar="N|auto",
+    help="Stimuli per forward pass, halved if the memory does not suffice. auto: 32 on a CPU; up to 64 on a GPU, as "
+    "many as fit into its free memory.",
+)
 @click.option(
     "--workers",
     type=click.IntRange(0),

@@ -52,6 +52,7 @@ FloatArray = npt.NDArray[np.float64]
 _STATE = {
     "done": int, "counts": list[int], "used": list[str], "skipped": list[dict[str, str]], "seconds": float,
     "methods": list[str], "depths": list[int], "occluded": list[list[tuple[float, float] | None]],
+    "batch_sizes": list[int] | None,
 }  # fmt: skip
 
 
@@ -151,6 +152,8 @@ class RunState:
     device_notes: list[str] = field(default_factory=list)  # on other devices that the measurement was continued on
     # Comparisons of the occlusion check for the images so far, which begins after the last image was added.
     occluded: list[Compared] = field(default_factory=list)
+    # Numbers of images at once, in descending order, the last of which is in use; empty if it is that of the plan.
+    batch_sizes: list[int] = field(default_factory=list)
     # Whether the number of images is not known in advance: blocks are merged in pairs whenever all of them are full.
     grows: bool = False
 
@@ -189,12 +192,13 @@ class RunState:
         self.seconds += part.seconds
         self.methods |= part.methods
         self.depths += part.depths
+        self.batch_sizes = sorted({*self.batch_sizes, *part.batch_sizes}, reverse=True)
 
     def save(self, store: Checkpoint) -> None:
         """Save the state; sums that have not changed since the last time are not written again."""
         state = {"done": self.sums.done, "counts": self.sums.counts, "used": self.used, "skipped": self.skipped}
         state |= {"seconds": self.seconds, "methods": sorted(self.methods), "depths": self.depths}
-        state |= {"occluded": self.occluded}
+        state |= {"occluded": self.occluded} | ({"batch_sizes": self.batch_sizes} if self.batch_sizes else {})
         sums = {block: self.sums.sums[block] for block in sorted(self._changed)}
         store.save(state, {f"block-{block:02d}": array for block, array in sums.items() if array is not None})
         self._changed.clear()
@@ -212,6 +216,7 @@ class RunState:
         self.seconds = saved.state["seconds"]
         self.methods, self.depths = {*saved.state["methods"]}, saved.state["depths"]
         self.occluded = saved.state["occluded"]
+        self.batch_sizes = saved.state["batch_sizes"] or []
 
     def _fault(self, saved: SavedState, ids: Sequence[str], end: int) -> str | None:
         """What is wrong with a saved state of a measurement of the images ``ids`` up to index ``end``."""
@@ -235,6 +240,7 @@ class RunState:
             and saved.state["used"] == [ids[index] for index in indices]
             and counts == expected.tolist()
             and len(saved.state["occluded"]) <= len(indices)
+            and min(saved.state["batch_sizes"] or [1]) > 0
             and arrays == dict.fromkeys(blocks, (self.sums.size, "float64"))
             and all(np.isfinite(array).all() for array in saved.arrays.values())
         )

@@ -12,12 +12,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from replk_probe.models.inference.check import evaluating, is_near, random_image
 from replk_probe.models.inference.copying import device_and_dtype, meta_copy_of, on_device, on_meta
 from replk_probe.runtime.devices import memory_of, strict_arithmetic
+from replk_probe.runtime.memory import fitting_batch_size, is_measurable
 
+from .contribution import InputGradient
 from .target_layer import TargetLayer, run_to
 
-# Images of 224 x 224 pixels at once. Measured on a CPU with ResNet-50, ViT-S and ConvNeXt-T: beyond four, the time of
-# an image does not decrease any more. On a GPU, larger batches are needed to use all of its processors.
-_MOST_IMAGES, _MOST_IMAGES_ON_GPU = 4, 16
+# Pixels at once. Measured on a CPU with ResNet-50, ViT-S and ConvNeXt-T: beyond four images of 224 x 224 pixels, the
+# time of an image does not decrease any more. On a GPU, larger batches are needed to use all of its processors, and its
+# free memory is measured; these pixels take 200 MB of the host, as float32 images of three channels.
+_MOST_PIXELS = {"cuda": 16 * 1024**2}
+_MOST_IMAGES = {"cuda": 16}
+_PIXELS_ELSEWHERE, _IMAGES_ELSEWHERE = 4 * 224**2, 4
 # Share of the memory of the device that the values computed by the network may take.
 _SHARE = 0.5
 
@@ -28,7 +33,8 @@ def automatic_batch_size(
     """Number of images at once, at which a measurement is fast and its values fit into half of the device's memory.
 
     It depends on the image size, the network and the total memory of the device, and not on what is free at the moment,
-    so that a measurement that is repeated gives the same bytes.
+    so that a measurement that is repeated gives the same bytes. Of a device whose free memory is measured it is the
+    largest number, which :func:`measured_batch_size` reduces.
 
     Args:
         model: The network.
@@ -39,15 +45,45 @@ def automatic_batch_size(
             together and apart; if they differ, the batch size is 1.
     """
     pixels = math.prod(target.input_size)
-    images = _MOST_IMAGES if device.type == "cpu" else _MOST_IMAGES_ON_GPU
-    most = min(images, images * 224**2 // pixels)
+    most = min(
+        _MOST_IMAGES.get(device.type, _IMAGES_ELSEWHERE), _MOST_PIXELS.get(device.type, _PIXELS_ELSEWHERE) // pixels
+    )
     if most < 2:
         return 1
     needed = _bytes_for_an_image(model, target, channels)
+    if needed and is_measurable(device):
+        return most
     most = min(most, int(_SHARE * memory_of(device)) // needed) if needed else 1
     if most < 2 or (own_code and not _are_independent(on_device(model, device), target, channels, most)):
         return 1
     return most
+
+
+def measured_batch_size(
+    gradient: InputGradient,
+    model: nn.Module,
+    target: TargetLayer,
+    channels: int,
+    device: torch.device,
+    most: int,
+    *,
+    own_code: bool,
+) -> int:
+    """Number of images at once for which the free memory of the device suffices; a random image is measured for it.
+
+    Args:
+        gradient: What computes the scores of images.
+        model: The network on its device, as it is measured.
+        target: The layer that is measured.
+        channels: Number of channels of the images.
+        device: Device of the measurement.
+        most: Largest number of images.
+        own_code: Whether the network is not one of a library. The features of two images are then computed together
+            and apart; if they differ, the batch size is 1.
+    """
+    image = random_image(target.input_size, channels)
+    size = fitting_batch_size(device, lambda: gradient.scores(image), most)
+    return 1 if size > 1 and own_code and not _are_independent(model, target, channels, 2) else size
 
 
 class _Bytes(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -99,7 +99,7 @@ class ErfConfig:
             convention=convention if convention.name == "custom" else convention.name,
             seed=checks.check_seed(self.seed),
             weights=checks.check_weights(self.weights),
-            batch_size=None if self.batch_size is None else checks.check_integer("batch size", self.batch_size, 1),
+            batch_size=checks.check_batch_size(self.batch_size),
             channels=None if self.channels is None else checks.check_integer("number of channels", self.channels, 1),
             mean=checks.check_statistics("mean", self.mean),
             std=checks.check_statistics("std", self.std, above=0),

@@ -133,10 +133,13 @@ def measure_erf(
         entry: Entry of a weights file to load, as in :func:`replk_probe.create_model`.
         prefix: Prefix of the names in a weights file, as in :func:`replk_probe.create_model`.
         name: Name of the model in the result; None for the name it was created with, or that of its class.
-        batch_size: Images per step. A larger value needs more memory and changes results only by rounding. None for up
-            to 4 images of 224 x 224 pixels or less on a CPU, and up to 16 on a GPU, as many as fit into half of the
-            memory of the device; 1 for a module or factory of the user that does not treat images independently. These
-            batches end where a block of images does, of which there are 20.
+        batch_size: Images per step. A larger value needs more memory and changes results only by rounding. If the
+            memory does not suffice, the batches are halved, which a note says. None (or ``"auto"``) for up to 4 images
+            of 224 x 224 pixels or less on a CPU, as many as fit into half of its memory; on a GPU for up to 16 images,
+            as many as fit into its free memory when the run begins, for which one random image is measured; 1 for a
+            module or factory of the user that does not treat images independently. These batches end where a block of
+            images does, of which there are 20. Equal sizes give equal bytes: of a number found from the free memory,
+            the record of the result has the value as ``batch_sizes``, and a resumed run uses it again.
         channels: Number of input channels of the network: 1 for the luminance of the images; with more than 3, their
             colors are repeated in order. None for 3, or for the number that the first convolution takes if the network
             does not accept 3.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,15 +31,18 @@ from replk_probe.runtime.ahead import computed_ahead
 from replk_probe.runtime.checkpoint import Checkpoint, Keeper, discard
 from replk_probe.runtime.checks import check_size
 from replk_probe.runtime.devices import device_label, experimental_note, measuring, resolve_device
+from replk_probe.runtime.memory import batch_note, is_measurable, with_smaller_batches
 from replk_probe.runtime.parts import Divisible
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo, software_versions
+from replk_probe.runtime.transfer import transfer_for
+from replk_probe.runtime.worker import Worker
 
-from .accumulator import MAX_BLOCKS, BlockSums, FloatArray, RunState, block_bounds, result_of
+from .accumulator import MAX_BLOCKS, BlockSums, RunState, block_bounds, result_of
 from .area_protocols import centered_windows
 from .arguments import TensorImages, choose_images
 from .attribution import WITH_OWN_MODULES, attribution_record, check_modules
-from .batch_size import automatic_batch_size
+from .batch_size import automatic_batch_size, measured_batch_size
 from .choose_target import target_for
 from .config import ErfConfig
 from .contribution import InputGradient
@@ -61,6 +65,7 @@ from .occlusion_rows import (
 from .preparation import prepare
 from .probe_layer import UnsuitableSizeError
 from .result import ErfResult
+from .scored_batches import BatchScorer, Loaded, ScoredBatch
 from .target_layer import Layer, TargetLayer, point_of, run_to
 
 # Entries of the record that exist only where an option differs from the usual one.
@@ -71,6 +76,7 @@ _OPTIONAL = (
 
 # Threads that load images while the model computes.
 _THREADS = 2
+_NOT_FINITE = "The image has values that are not finite."
 
 
 def plan_erf(model: nn.Module | PreparedModel | str, data: Any = None, config: ErfConfig | None = None) -> ErfPlan:
@@ -167,7 +173,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
     device: torch.device
     channels: int  # number of input channels
     notes: tuple[str, ...]  # notes that are known before the measurement
-    batch_size: int = 1  # number of images at once
+    batch_size: int = 1  # number of images at once; the largest if it is found from the free memory of the device
     # Whether the model is a module or was made by a factory, so that its name does not identify it.
     own_code: bool = False
 
@@ -199,7 +205,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             "sampling": self.images.sampling,
             "image_ids": self._image_ids,
             "image files": self._image_files,
-            "batch_size": self.batch_size,
+            "batch_size": "auto" if self._finds_batch_size else self.batch_size,
             **self._input_options,
             **convention_record(self.settings.convention),
             **attribution_record(self.settings.attribution, self.settings.seed),
@@ -278,7 +284,9 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             if not state.sums.mean().any():
                 self._check_signs(self._gradient(prepared), state)
             result = self._result(state, prepared)
-            return result if self.settings.check is None else self._checked(result, state, store, prepared, progress)
+            if self.settings.check is not None:
+                result = self._checked(result, state, store, prepared, progress)
+            return self._with_batch_sizes(result, state)
 
     def _checked(
         self, result: ErfResult, state: RunState, store: Checkpoint | None, prepared: PreparedModel, progress: bool
@@ -300,11 +308,15 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             for index, (image, _) in enumerate(images, done):
                 chosen = [occlusions[one] for one in turn_of(occlusions, index)]
                 values: Compared = [None] * len(chosen)
+                size = self._batch_size_of(state)
                 # A file may have been removed since its contribution was measured.
                 if isinstance(image, Tensor) and isinstance(other, Tensor):
                     another = other if count > 1 else None
-                    values = compare(prepared.module, self.target, image, another, chosen, self.batch_size)
+                    values, size = with_smaller_batches(
+                        partial(compare, prepared.module, self.target, image, another, chosen), size
+                    )
                 with keeper.change():
+                    self._note_batch_size(state, size)
                     state.occluded.append(values)
                     state.seconds = time.perf_counter() - start
                 other = image
@@ -322,6 +334,14 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             notes=(*result.notes, *(note for note in notes if note)),
         )
 
+    def _with_batch_sizes(self, result: ErfResult, state: RunState) -> ErfResult:
+        """The result with the numbers of images at once, if they are not that of the plan."""
+        if not state.batch_sizes:
+            return result
+        run = replace(result.run, config={**result.run.config, "batch_sizes": state.batch_sizes})
+        note = batch_note(state.batch_sizes, "images")
+        return replace(result, run=run, notes=(*result.notes, note) if note else result.notes)
+
     @property
     def _threads(self) -> int:
         """Number of threads that load images ahead."""
@@ -334,7 +354,6 @@ class ErfPlan(Divisible[RunState, ErfResult]):
         """Add the images of a part that are not in the state; yields the model."""
         start = time.perf_counter() - state.seconds
         todo = range(state.sums.done, part.stop)
-        size = self.batch_size
         threads = None if store is None else store.environment["threads"]
         with measuring(self.device, self.target.input_size, threads=threads):
             if isinstance(self.model, PreparedModel):
@@ -345,33 +364,80 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             else:
                 prepared = prepare(on_device(self.model, self.device), self.settings.precision, self.target)
             gradient = self._gradient(prepared)
+            if todo and self._finds_batch_size and self.batch_size > 1 and not state.batch_sizes:
+                state.batch_sizes = [self._measured_batch_size(gradient, prepared)]
+            size = self._batch_size_of(state)
+            transfer = transfer_for(self.device)
             ahead = computed_ahead(self._load, todo, threads=self._threads, waiting=size + 1)
             bar: Any = progress_bar(
                 total=len(part), initial=todo.start - part.start, desc=self.name, unit="image", disable=not progress
             )
-            with ahead as images, bar, Keeper(store, state.save) as keeper:
-                while state.done < part.stop and not self._is_enough(state):
-                    end = min(state.done + size, part.stop)
-                    if self.settings.until is not None:
-                        end = min(end, next_check(state.done))
-                    elif self.settings.batch_size is None:
-                        end = min(end, next(bound for bound in self._bounds if bound > state.done))
-                    ids = self.images.ids[state.done : end]
-                    loaded, depths = zip(*itertools.islice(images, len(ids)), strict=True)
-                    scores = self._scores(gradient, loaded)
+            with ahead as images, bar, Keeper(store, state.save) as keeper, Worker(transfer.depth) as worker:
+                scorer = BatchScorer(gradient, images, transfer, self._convention, prepared.methods.take)
+
+                def add(batch: ScoredBatch, first: int, size: int) -> None:
+                    scores = batch.scores()
                     with keeper.change():
-                        for image_id, found in zip(ids, scores, strict=True):
+                        for image_id, found in zip(self.images.ids[first : first + len(batch)], scores, strict=True):
                             state.add(image_id, found)
-                        state.depths += [depth for depth in depths if depth is not None]
-                        state.methods |= {*prepared.methods.take()}
+                        state.depths += batch.depths
+                        state.methods |= batch.methods
+                        self._note_batch_size(state, size)
                         state.seconds = time.perf_counter() - start
-                    bar.update(len(ids))
+                    bar.update(len(batch))
+
+                first = state.done
+                while first < part.stop:
+                    if self._is_checked_at(first):
+                        worker.finish()
+                        if self._is_enough(state):
+                            break
+                    end = self._end_of_batch(first, min(first + size, part.stop))
+                    batch = scorer.next_batch(end - first, worker.finish)
+                    size = size if len(batch) == end - first else len(batch)
+                    worker.submit(add, batch, first, size)
+                    first += len(batch)
             yield prepared
 
+    def _end_of_batch(self, first: int, end: int) -> int:
+        """Where the batch that begins at ``first`` and may extend to ``end`` ends."""
+        if self.settings.until is not None:
+            return min(end, next_check(first))
+        if self.settings.batch_size is None:
+            return min(end, next(bound for bound in self._bounds if bound > first))
+        return end
+
+    @property
+    def _finds_batch_size(self) -> bool:
+        """Whether the number of images at once is found from the free memory when the measurement begins."""
+        return self.settings.batch_size is None and is_measurable(self.device)
+
+    def _measured_batch_size(self, gradient: InputGradient, prepared: PreparedModel) -> int:
+        size = measured_batch_size(
+            gradient, prepared.module, self.target, self.channels, self.device, self.batch_size, own_code=self.own_code
+        )
+        prepared.methods.take()  # those of the random image
+        return size
+
+    def _batch_size_of(self, state: RunState) -> int:
+        """Number of images at once."""
+        # The state may be that of a GPU with more memory.
+        return min([self.batch_size, *state.batch_sizes])
+
+    def _note_batch_size(self, state: RunState, size: int) -> None:
+        """Note a number of images at once, which is smaller than before if the memory did not suffice."""
+        before = self._batch_size_of(state)
+        if size < before:
+            state.batch_sizes = [*(state.batch_sizes or [before]), size]
+
+    def _is_checked_at(self, done: int) -> bool:
+        """Whether the measurement may end after this number of images."""
+        return self.settings.until is not None and done > 0 and next_check(done - 1) == done
+
     def _is_enough(self, state: RunState) -> bool:
-        """Whether the measurement ends before all images are used; it is checked after few numbers of images."""
-        criterion, done = self.settings.criterion, state.done
-        if criterion is None or done == 0 or next_check(done - 1) != done or state.sums.n_added == 0:
+        """Whether the measurement ends before all images are used."""
+        criterion = self.settings.criterion
+        if criterion is None or state.sums.n_added == 0:
             return False
         map_of = map_function(self.target, self._convention.map_of)
         blocks = Blocks(state.sums.stacked(), state.sums.counts, map_of)
@@ -387,19 +453,6 @@ class ErfPlan(Divisible[RunState, ErfResult]):
                 "parts. The number of its images is not known in advance. Measure it in one process."
             )
         return super().parts(count)
-
-    def _scores(self, gradient: InputGradient, loaded: Sequence[Tensor | str]) -> list[FloatArray | str]:
-        """The scores ``[H, W]`` of the images of a batch, or the reasons why they cannot be used."""
-        checked = [
-            "The image has values that are not finite."
-            if isinstance(image, Tensor) and not bool(torch.isfinite(image).all())
-            else image
-            for image in loaded
-        ]
-        usable = [image.to(self.device, non_blocking=True) for image in checked if isinstance(image, Tensor)]
-        found = iter(gradient.scores(torch.stack(usable)).cpu().double().numpy() if usable else ())
-        summand = self._convention.summand
-        return [image if isinstance(image, str) else summand(next(found)) for image in checked]
 
     @property
     def _on_network_itself(self) -> bool:
@@ -431,17 +484,18 @@ class ErfPlan(Divisible[RunState, ErfResult]):
                 "every pixel that is increased lowers it. Choose another layer, other images or other weights."
             )
 
-    def _load(self, index: int) -> tuple[Tensor | str, int | None]:
+    def _load(self, index: int) -> Loaded:
         """One normalized image ``[C, H, W]``, or the reason why it cannot be used; its depth if it exceeds 8 bits."""
         if isinstance(self.images, TensorImages):
-            return self.images.batch[index].detach(), None
+            given = self.images.batch[index].detach()
+            return given if bool(torch.isfinite(given).all()) else _NOT_FINITE, None
         try:
             rgb, depth = self.images.load_with_depth(self.images.ids[index], check_size(self.target.input_size))
         except UnreadableImageError as error:
             return str(error), None
         pixels = with_channels(rgb, self.channels, bgr=self.settings.bgr)
-        image = torch.from_numpy(normalize(pixels, self._mean, self._std))
-        return image.pin_memory() if self.device.type == "cuda" else image, depth
+        image = normalize(pixels, self._mean, self._std)
+        return torch.from_numpy(image) if np.isfinite(image).all() else _NOT_FINITE, depth
 
     def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of the input per channel; 0 and 1 for images that are normalized already."""

@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 import time
+import typing
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -172,7 +173,7 @@ class Checkpoint:
         Damaged files of a state after it are renamed, which is a :class:`ResumeWarning`.
 
         Args:
-            kinds: Types of the entries of the state.
+            kinds: Types of the entries of the state; one that may be None may be missing.
             fault: Function that returns a sentence if the content of a state cannot be that of this run.
 
         Raises:
@@ -215,7 +216,7 @@ class Checkpoint:
         record = read_json(path, _ADVICE, (SCHEMA_VERSION,))
         with reading(path, "state of a run"):
             saved = decode(_Record, record)
-            state = {name: decode(kind, saved.state[name], name) for name, kind in kinds.items()}
+            state = {name: decode(kind, _entry(saved.state, name, kind), name) for name, kind in kinds.items()}
             if record.pop("digest") != _digest(record):
                 raise ValueError("its digest does not match its content")
         self._compare(saved.config)
@@ -269,7 +270,9 @@ class Checkpoint:
     def _compare(self, saved: Mapping[str, Any]) -> None:
         for name in [*self._config, *saved]:
             old, new = saved.get(name), self._config.get(name)
-            if old != new and not (name == "device" and self._allow_other_device):
+            # On a GPU, an automatic batch size is found from its memory.
+            follows_device = name == "device" or (name == "batch_size" and "auto" in (old, new))
+            if old != new and not (follows_device and self._allow_other_device):
                 given = name in self._options and old is not None
                 way = f"Give {name} {_brief(old)}, or start again" if given else "Start again"
                 raise ResumeError(
@@ -372,6 +375,11 @@ class Keeper:
         except ReplkProbeError:
             self._store = None  # the state that was saved before is kept
             raise
+
+
+def _entry(state: Mapping[str, Any], name: str, kind: Any) -> Any:
+    """An entry of a state, or None if its type permits that and the state does not have it."""
+    return state.get(name) if type(None) in typing.get_args(kind) else state[name]
 
 
 def _digest(record: Mapping[str, Any]) -> str:

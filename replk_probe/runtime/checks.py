@@ -81,6 +81,12 @@ def check_integer(what: str, value: Any, least: int) -> int:
     return number
 
 
+def check_batch_size(value: Any) -> int | None:
+    """A number of images at once of at least 1, or None for ``"auto"`` or None, by which it is chosen automatically."""
+    automatic = value is None or (isinstance(value, str) and value == "auto")
+    return None if automatic else check_integer("batch size", value, 1)
+
+
 def check_bool(name: str, value: Any) -> bool:
     """``value``, or an InvalidInputError if it is not a bool."""
     if not isinstance(value, bool):

@@ -27,6 +27,7 @@ _EXPERIMENTAL = ("mps", "xpu")
 # GPUs, and of the libraries that allocate memory of their own.
 _OUT_OF_MEMORY = (
     "can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
     "CUDA error: out of memory",
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",

@@ -17,6 +17,8 @@ from .decision_mapping import LabelMapping, as_mapping
 from .decisions import HUMAN_PREFIX, check_observer
 from .model_vs_human.raw_data import subject_of
 
+DEFAULT_BATCH_SIZE = 32
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShapeBiasConfig:
@@ -31,7 +33,7 @@ class ShapeBiasConfig:
     """
 
     mapping: LabelMapping | None = None
-    batch_size: int = 32
+    batch_size: int | None = DEFAULT_BATCH_SIZE
     workers: int | None = None
     size: tuple[int, int] | None = None
     precision: str = "fp32"
@@ -61,7 +63,7 @@ class ShapeBiasConfig:
         checks.set_checked(
             self,
             mapping=None if self.mapping is None else as_mapping(self.mapping),
-            batch_size=checks.check_integer("batch size", self.batch_size, 1),
+            batch_size=checks.check_batch_size(self.batch_size),
             workers=None if self.workers is None else checks.check_integer("number of workers", self.workers, 0),
             size=None if self.size is None else checks.check_size(self.size),
             seed=checks.check_seed(self.seed),

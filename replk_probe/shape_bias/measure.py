@@ -27,7 +27,7 @@ def measure_shape_bias(
     *,
     mapping: LabelMapping | Mapping[str, Sequence[int]] | str | Path | None = ShapeBiasConfig.mapping,
     observers: Sequence[Decisions] = (),
-    batch_size: int = ShapeBiasConfig.batch_size,
+    batch_size: int | None = ShapeBiasConfig.batch_size,
     workers: int | None = ShapeBiasConfig.workers,
     size: int | Sequence[int] | None = ShapeBiasConfig.size,
     precision: str = ShapeBiasConfig.precision,
@@ -64,6 +64,9 @@ def measure_shape_bias(
             outputs, and to one output per category if there are as many outputs as categories.
         observers: Decisions of other observers, to be compared with the model's.
         batch_size: Number of stimuli per forward pass. Decisions do not depend on it: near ties are decided one by one.
+            If the memory does not suffice, the batches are halved, which a note says. None (or ``"auto"``) for 32 on a
+            CPU, and on a GPU for up to 64, as many as fit into its free memory when the run begins; a resumed run uses
+            the same number.
         workers: Number of data-loading threads; 0 loads in the main thread. Defaults to a number that depends on the
             number of cores. With workers, the ``loader`` of a custom stimulus set must be thread-safe.
         size: Side, or ``(H, W)``, of the model's input in pixels; defaults to the model's own input size. Stimuli of

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from replk_probe.images.depth import depth_note
 from replk_probe.models import create_model, data_config, weights_info
 from replk_probe.models.architectures.micro import MICRO_MODELS
 from replk_probe.models.checkpoints.digest import bytes_of_model, digest_of
+from replk_probe.models.inference.check import random_image
 from replk_probe.models.inference.copying import on_device
 from replk_probe.models.inference.cudnn_passes import contiguous_note
 from replk_probe.models.inference.environment import environment_of, versions_on
@@ -39,12 +42,15 @@ from replk_probe.runtime.devices import (
 )
 from replk_probe.runtime.escaping import printable
 from replk_probe.runtime.formatting import dimensions
+from replk_probe.runtime.memory import batch_note, fitting_batch_size, is_measurable, with_smaller_batches
 from replk_probe.runtime.parts import Divisible
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import RunInfo, software_versions
+from replk_probe.runtime.transfer import Transfer, transfer_for
+from replk_probe.runtime.worker import Worker
 
 from .classifier import Outputs, compute_logits, find_outputs, outputs_check
-from .config import ShapeBiasConfig
+from .config import DEFAULT_BATCH_SIZE, ShapeBiasConfig
 from .decision_mapping import ONE_EACH, LabelMapping, category_probabilities, decide, mapping_for, margins
 from .decisions import Decisions
 from .loading import InputImages, Loader, default_workers
@@ -60,6 +66,9 @@ from .synthetic import SYNTHETIC_CATEGORIES
 # less than this times the largest output, the stimulus is evaluated again in a batch of its own. Outputs were observed
 # to differ by 5e-7 of the largest in float32, and by up to a unit in the last place of bfloat16, which has eight bits.
 _NEAR_TIE = {"float32": 2e-5, "reduced": 1e-3}
+
+# Pixels and stimuli at once, at most, where the free memory is measured. Parts of a run begin at multiples of it.
+_MOST_PIXELS, _MOST_STIMULI = 64 * 224**2, 64
 
 
 def plan_shape_bias(
@@ -175,7 +184,12 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
             fitted_statistics(known if own is None else own, channels, bgr=given.bgr)
             for known, own in ((data.mean, given.mean), (data.std, given.std))
         )
-        self._bounds = [*range(0, len(self.stimuli), given.batch_size), len(self.stimuli)]
+        self._finds_batch_size = given.batch_size is None and is_measurable(self.device)
+        self._batch_size = given.batch_size or DEFAULT_BATCH_SIZE
+        if self._finds_batch_size:  # the largest one, a power of two, as the one that is found
+            most = min(_MOST_PIXELS // math.prod(self.size), _MOST_STIMULI)
+            self._batch_size = 1 << max(most, 1).bit_length() - 1
+        self._bounds = [*range(0, len(self.stimuli), self._batch_size), len(self.stimuli)]
 
     @property
     def record(self) -> dict[str, Any]:
@@ -196,7 +210,7 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
             "digest of the mapping": digest_of([repr(mapping).encode()]),
             "precision": self.config.precision,
             "device": str(self.device),
-            "batch_size": self.config.batch_size,
+            "batch_size": "auto" if self._finds_batch_size else self._batch_size,
             **self._input_options,
             **{f"version of {package}": versions[package] for package in ("replk-probe", "torch", "timm")},
         }
@@ -261,30 +275,41 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
 
     def _run(self, state: _State, store: Checkpoint | None, progress: bool) -> ShapeBiasResult:
         """The result, after the stimuli that are not in the state were added to it."""
-        with self._measured(self._all, state, store, progress) as (prepared, loader):
+        with self._measured(self._all, state, store, progress) as (prepared, loader, transfer):
             start = time.perf_counter() - state.seconds
             near_ties = self._near_ties(prepared, state)
             probabilities = state.probabilities.copy()
-            for indices, found, _ in self._forward(prepared, loader, [range(one, one + 1) for one in near_ties]):
-                probabilities[indices] = found
+
+            def replace_row(batch: _Batch) -> None:
+                probabilities[batch.indices], _ = self._numbers(batch.logits())
+
+            with Worker(transfer.depth) as worker:
+                alone = [range(one, one + 1) for one in near_ties]
+                for batch in self._forward(prepared, loader, transfer, alone, 1, worker.finish):
+                    worker.submit(replace_row, batch)
             state.seconds = time.perf_counter() - start
             return self._result(state, probabilities, prepared, len(near_ties))
 
     @contextmanager
     def _measured(
         self, part: range, state: _State, store: Checkpoint | None, progress: bool
-    ) -> Iterator[tuple[PreparedModel, Loader]]:
-        """Add the stimuli of a part that are not in the state; yields the model and a loader of the stimuli."""
+    ) -> Iterator[tuple[PreparedModel, Loader, Transfer]]:
+        """Add the stimuli of a part that are not in the state; yields the model, a loader of stimuli, and copies."""
         start = time.perf_counter() - state.seconds
         threads = None if store is None else store.environment["threads"]
         images = InputImages(self.stimuli, self.size, self._mean, self._std, self.config.bgr)
-        with measuring(self.device, self.size, "batch_size", threads), ExitStack() as stack:
+        with measuring(self.device, self.size, threads=threads), ExitStack() as stack:
             loader = stack.enter_context(Loader(images, self.workers))
             model = on_device(self.model, self.device)
             # A copy made in inference mode could not detect changes of its weights.
             with torch.inference_mode(False), torch.no_grad():
                 prepared = prepared_copy(model, self.config.precision, outputs_check(model, self.size, images.channels))
             stack.enter_context(torch.inference_mode())
+            if self._finds_batch_size and self._batch_size > 1 and not state.batch_sizes and state.done < part.stop:
+                one = partial(compute_logits, prepared.module, random_image(self.size, images.channels))
+                state.batch_sizes = [fitting_batch_size(self.device, one, self._batch_size)]
+                prepared.methods.take()  # those of the random image
+            transfer = transfer_for(self.device)
             keeper = stack.enter_context(Keeper(store, state.save, _recurs))
             bar: Any = stack.enter_context(
                 progress_bar(
@@ -295,49 +320,79 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
                     disable=not progress,
                 )
             )
-            first = range(state.done, part.stop, self.config.batch_size)
-            batches = [range(begin, min(begin + self.config.batch_size, part.stop)) for begin in first]
-            for indices, found, largest in self._forward(prepared, loader, batches):
+
+            def add(batch: _Batch) -> None:
+                found, largest = self._numbers(batch.logits())
                 with keeper.change():
-                    rows = slice(indices.start - part.start, indices.stop - part.start)
+                    rows = slice(batch.indices.start - part.start, batch.indices.stop - part.start)
                     state.probabilities[rows], state.largest[rows] = found, largest
-                    state.depths[rows] = [images.depths.get(index, 0) for index in indices]
-                    state.done = indices.stop
-                    state.methods |= {*prepared.methods.take()}
+                    state.depths[rows] = [images.depths.get(index, 0) for index in batch.indices]
+                    state.done = batch.indices.stop
+                    state.methods |= batch.methods
+                    before = self._batch_size_of(state)
+                    if batch.size < before:
+                        state.batch_sizes = [*(state.batch_sizes or [before]), batch.size]
                     state.seconds = time.perf_counter() - start
-                bar.update(len(indices))
-            yield prepared, loader
+                bar.update(len(batch.indices))
+
+            size = self._batch_size_of(state)
+            first = range(state.done, part.stop, size)
+            batches = [range(begin, min(begin + size, part.stop)) for begin in first]
+            with Worker(transfer.depth) as worker:
+                for batch in self._forward(prepared, loader, transfer, batches, size, worker.finish):
+                    worker.submit(add, batch)
+            yield prepared, loader, transfer
+
+    def _batch_size_of(self, state: _State) -> int:
+        """Number of stimuli at once."""
+        # The state may be that of a GPU with more memory.
+        return min([self._batch_size, *state.batch_sizes])
 
     def _forward(
-        self, prepared: PreparedModel, loader: Loader, batches: Sequence[range]
-    ) -> Iterator[tuple[range, npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
-        """Yield the indices, category probabilities ``[N, categories]`` and largest outputs ``[N]`` of each batch."""
-        pinned = self.device.type == "cuda"
+        self,
+        prepared: PreparedModel,
+        loader: Loader,
+        transfer: Transfer,
+        batches: Sequence[range],
+        size: int,
+        release: Callable[[], object],
+    ) -> Iterator[_Batch]:
+        """Begin the forward pass of each batch of at most ``size`` stimuli, or of fewer if the memory does not suffice.
+
+        ``release`` is called before an attempt with fewer stimuli.
+        """
 
         def allocate(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-            memory: npt.NDArray[np.float32] = torch.empty(shape, pin_memory=pinned).numpy()
+            memory: npt.NDArray[np.float32] = transfer.empty(shape).numpy()
             return memory
 
-        waiting: tuple[range, Tensor] | None = None
-        for indices, batch in zip(batches, loader.batches(batches, allocate), strict=True):
-            # Channels-last, like the arrays.
-            logits = compute_logits(prepared.module, torch.from_numpy(batch).permute(0, 3, 1, 2))
-            # Results are read one batch later, so that a GPU can compute the next batch meanwhile.
-            if waiting is not None:
-                yield waiting[0], *self._numbers(waiting[1])
-            waiting = indices, logits
-        if waiting is not None:
-            yield waiting[0], *self._numbers(waiting[1])
+        for indices, images in zip(batches, loader.batches(batches, allocate), strict=True):
+            done = 0
+            while done < len(indices):
+                most = min(size, len(indices) - done)
+                begin = partial(self._begin, prepared, transfer, images[done:])
+                logits, count = with_smaller_batches(begin, most, release)
+                size = size if count == most else count
+                yield _Batch(indices[done : done + count], size, frozenset(prepared.methods.take()), logits)
+                done += count
+
+    def _begin(
+        self, prepared: PreparedModel, transfer: Transfer, images: npt.NDArray[np.float32], count: int
+    ) -> Callable[[], Tensor]:
+        batch = transfer.upload(torch.from_numpy(images[:count]))
+        # Channels-last, like the arrays.
+        return transfer.download(compute_logits(prepared.module, batch.permute(0, 3, 1, 2)))
 
     def _numbers(self, logits: Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        values = logits.float().cpu().numpy()
+        """Category probabilities ``[N, categories]`` and largest outputs ``[N]``."""
+        values = logits.float().numpy()
         if self.outputs.are_probabilities:  # the softmax of their logarithms
             values = np.log(np.maximum(values, np.finfo(np.float32).tiny))
         return category_probabilities(values, self.mapping), np.abs(values).max(axis=1)
 
     def _near_ties(self, prepared: PreparedModel, state: _State) -> list[int]:
         """Indices of the stimuli whose decision could depend on the composition of their batch."""
-        if self.config.batch_size == 1:
+        if max(state.batch_sizes or [self._batch_size]) == 1:
             return []
         # float16 and bfloat16, as the dtype of the model or only of its products
         reduced = prepared.reduced or prepared.dtype in (torch.float16, torch.bfloat16)
@@ -362,7 +417,6 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
             categories=self.mapping.categories,
         )
         depths = state.depths[state.depths > 0].tolist()
-        computed = contiguous_note(prepared.module, self.device), prepared.note
         row = {stimulus.name: index for index, stimulus in enumerate(stimuli)}
         run = RunInfo(
             model=self.name,
@@ -383,21 +437,40 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
                 "resize": self.resize,
                 "arithmetic": prepared.arithmetic,
                 "decided one by one": n_near_ties,
+                **({"batch_sizes": state.batch_sizes} if state.batch_sizes else {}),
                 "stimuli record": dict(self.stimuli.record),
             },
             versions=versions_on(self.device),
+        )
+        notes = (
+            *self.notes,
+            depth_note(depths),
+            *state.device_notes,
+            batch_note(state.batch_sizes, "stimuli"),
+            contiguous_note(prepared.module, self.device),
+            prepared.note,
         )
         return ShapeBiasResult.from_decisions(
             decisions,
             run=run,
             probabilities=probabilities[[row[name] for name in decisions.names]],
-            notes=[note for note in (*self.notes, depth_note(depths), *state.device_notes, *computed) if note],
+            notes=[note for note in notes if note],
         )
 
 
 def _recurs(error: BaseException) -> bool:
     """Whether a resumed run would fail again; a file that cannot be read may be readable the next time."""
     return isinstance(error, InvalidInputError) and not isinstance(error, UnreadableImageError)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Stimuli whose outputs are being computed."""
+
+    indices: range
+    size: int  # number of stimuli at once, which is smaller than before if the memory did not suffice
+    methods: frozenset[str]  # methods used for depthwise convolutions
+    logits: Callable[[], Tensor]  # waits for the outputs, in the memory of the host
 
 
 class _State:
@@ -412,6 +485,8 @@ class _State:
         self.seconds = 0.0
         self.methods: set[str] = set()
         self.device_notes: list[str] = []
+        # Numbers of stimuli at once, in descending order, the last of which is in use; empty if it is that of the plan.
+        self.batch_sizes: list[int] = []
 
     @property
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:
@@ -425,19 +500,22 @@ class _State:
         self.done = part.done
         self.seconds += part.seconds
         self.methods |= part.methods
+        self.batch_sizes = sorted({*self.batch_sizes, *part.batch_sizes}, reverse=True)
 
     def save(self, store: Checkpoint) -> None:
         state = {"done": self.done, "seconds": self.seconds, "methods": sorted(self.methods)}
-        store.save(state, self._arrays)
+        store.save(state | ({"batch_sizes": self.batch_sizes} if self.batch_sizes else {}), self._arrays)
 
     def restore(self, store: Checkpoint) -> None:
-        saved = store.load({"done": int, "seconds": float, "methods": list[str]}, self._fault)
+        kinds = {"done": int, "seconds": float, "methods": list[str], "batch_sizes": list[int] | None}
+        saved = store.load(kinds, self._fault)
         if saved is None:
             return
         self.done, self.seconds = saved.state["done"], saved.state["seconds"]
         self.methods = {*saved.state["methods"]}
         self.probabilities, self.largest = saved.arrays["probabilities"], saved.arrays["largest"]
         self.depths = saved.arrays["depths"]
+        self.batch_sizes = saved.state["batch_sizes"] or []
 
     def _fault(self, saved: SavedState) -> str | None:
         """What is wrong with a saved state of these stimuli."""
@@ -445,6 +523,6 @@ class _State:
             {name: (array.shape, array.dtype) for name, array in one.items()} for one in (saved.arrays, self._arrays)
         ]
         in_range = self.part.start <= saved.state["done"] <= self.part.stop and saved.state["seconds"] >= 0
-        if shapes[0] != shapes[1] or not in_range:
+        if shapes[0] != shapes[1] or not in_range or min(saved.state["batch_sizes"] or [1]) < 1:
             return "Its arrays are not those of its stimuli."
         return None
