@@ -107,6 +107,8 @@ RULES = (
     Rule(("runtime/__init__.py",), torch_free=True),
     Rule(("runtime/*",), ("errors", "runtime.*"), ("torch", "numpy", "tqdm")),
     Rule(("images/*",), ("errors", "runtime.paths", "images.*"), ("PIL", "numpy"), torch_free=True),
+    # Choices are stored in the cache folder and sent to other processes.
+    Rule(("ops/tuning/*",), ("errors", "_version", "ops", "ops.*", "runtime.*"), ("torch",)),
     Rule(("ops/*",), ("errors", "ops", "ops.*"), ("torch",)),
     Rule(
         ("models/*",),

@@ -156,8 +156,10 @@ def _run_parts_and_join(
     from replk_probe.runtime.torchrun import together
 
     rank, count = (0, 1) if process is None else (process.rank, process.count)
+    own = {part: parts[part] for part in [*parts][rank::count]}
+    plan.agree_on_methods(own, allow_other_device=allow_other_device, progress=rank == 0)
     with together():
-        for part in [*parts][rank::count]:
+        for part in own:
             plan.run_part(part, parts[part], allow_other_device=allow_other_device, progress=rank == 0)
     result = None
     with together():

@@ -71,6 +71,7 @@ def measure_erf(
     bgr: bool = ErfConfig.bgr,
     until: float | None = ErfConfig.until,
     check: str | None = ErfConfig.check,
+    tune: str = ErfConfig.tune,
     config: ErfConfig | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
@@ -150,7 +151,11 @@ def measure_erf(
         check: ``"occlusion"`` to compare the features at the position with those of images of which everything outside
             of the windows of ``centred``, or the windows themselves, are replaced (see
             :class:`~replk_probe.erf.OcclusionRow`): at most 12 forward passes for each image. None for no check.
-        config: The options from ``images`` to ``check`` as one object, instead of separate arguments: none of these may
+        tune: Whether the methods of large depthwise convolutions are chosen by measurement before the first image:
+            ``"auto"`` on an NVIDIA GPU, in runs that take at least ten times as long as that; ``"force"`` in every
+            run, on a CPU as well; ``"off"`` never. A run uses the same methods throughout, also if it is resumed, and
+            records those that differ from the default (see :func:`replk_probe.ops.tune`).
+        config: The options from ``images`` to ``tune`` as one object, instead of separate arguments: none of these may
             be given together with it, not even with the value of its default. Use :func:`dataclasses.replace` to
             change an option of a configuration.
         checkpoint: Folder for the state of an unfinished run, saved after every step; None to save no state. It is

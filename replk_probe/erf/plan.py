@@ -22,11 +22,12 @@ from replk_probe.models.checkpoints.digest import bytes_of, bytes_of_model, dige
 from replk_probe.models.inference.copying import device_and_dtype, on_device
 from replk_probe.models.inference.environment import environment_of
 from replk_probe.models.inference.prepare import PreparedModel, module_of, unprepared
+from replk_probe.models.inference.run_methods import choose_methods, fixed_methods, may_tune
 from replk_probe.models.model_id import name_of
 from replk_probe.models.records import statistics_note
 from replk_probe.models.weight_values import check_run_values
 from replk_probe.runtime.ahead import computed_ahead
-from replk_probe.runtime.checkpoint import Checkpoint, Keeper, discard
+from replk_probe.runtime.checkpoint import METHODS, Checkpoint, Keeper, discard
 from replk_probe.runtime.checks import check_size
 from replk_probe.runtime.devices import device_label, measuring, resolve_device
 from replk_probe.runtime.parts import Divisible
@@ -327,7 +328,9 @@ class ErfPlan(Divisible[RunState, ErfResult]):
         todo = range(state.sums.done, part.stop)
         size = self.batch_size
         threads = None if store is None else store.environment["threads"]
-        with measuring(self.device, self.target.input_size, threads=threads):
+        self._begin(part, state, store, progress)
+        methods = fixed_methods(state.chosen, self.device, store)
+        with measuring(self.device, self.target.input_size, threads=threads), methods:
             if isinstance(self.model, PreparedModel):
                 prepared = self.model
                 prepared.methods.take()  # those of earlier calls
@@ -342,11 +345,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             )
             with ahead as images, bar, Keeper(store, state.save) as keeper:
                 while state.done < part.stop and not self._is_enough(state):
-                    end = min(state.done + size, part.stop)
-                    if self.settings.until is not None:
-                        end = min(end, next_check(state.done))
-                    elif self.settings.batch_size is None:
-                        end = min(end, next(bound for bound in self._bounds if bound > state.done))
+                    end = self._batch_end(state.done, part.stop)
                     ids = self.images.ids[state.done : end]
                     loaded, depths = zip(*itertools.islice(images, len(ids)), strict=True)
                     scores = self._scores(gradient, loaded)
@@ -358,6 +357,44 @@ class ErfPlan(Divisible[RunState, ErfResult]):
                         state.seconds = time.perf_counter() - start
                     bar.update(len(ids))
             yield prepared
+
+    @property
+    def _may_tune(self) -> bool:
+        return may_tune(self.settings.tune, self.device)
+
+    def _choose_methods(self, progress: bool) -> dict[str, str]:
+        """The methods that are fastest for the first batch."""
+        nothing, sizes = range(0, 0), self._batch_sizes()
+        loaded = [self._load(index)[0] for index in range(sizes[0])]
+        if not all(isinstance(image, Tensor) for image in loaded):
+            return {}
+        with self._measured(nothing, self._state(nothing, None), None, False) as prepared:
+            gradient = self._gradient(prepared)
+            return choose_methods(
+                lambda: self._scores(gradient, loaded),
+                self.device,
+                tune=self.settings.tune,
+                images=len(self._all),
+                sizes=sizes,
+                progress=progress,
+            )
+
+    def _batch_sizes(self) -> list[int]:
+        """Numbers of images of the batches, in order."""
+        sizes, done = [], 0
+        while done < self._all.stop:
+            sizes.append(self._batch_end(done, self._all.stop) - done)
+            done += sizes[-1]
+        return sizes
+
+    def _batch_end(self, done: int, stop: int) -> int:
+        """Index of the image after the batch that begins at ``done``, in a part that ends at ``stop``."""
+        end = min(done + self.batch_size, stop)
+        if self.settings.until is not None:
+            return min(end, next_check(done))
+        if self.settings.batch_size is None:
+            return min(end, next(bound for bound in self._bounds if bound > done))
+        return end
 
     def _is_enough(self, state: RunState) -> bool:
         """Whether the measurement ends before all images are used; it is checked after few numbers of images."""
@@ -460,7 +497,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             precision=self.settings.precision,
             backend=prepared.backend_used(state.methods),
             seconds=0.0,
-            config=self.record,
+            config=self.record | ({METHODS: state.chosen} if state.chosen else {}),
         )
         return result_of(
             state,

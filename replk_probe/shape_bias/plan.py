@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -25,10 +26,11 @@ from replk_probe.models.checkpoints.digest import bytes_of_model, digest_of
 from replk_probe.models.inference.copying import on_device
 from replk_probe.models.inference.environment import environment_of
 from replk_probe.models.inference.prepare import PreparedModel, prepared_copy
+from replk_probe.models.inference.run_methods import choose_methods, fixed_methods, may_tune
 from replk_probe.models.model_id import check_network, name_of
 from replk_probe.models.records import statistics_note
 from replk_probe.models.weight_values import check_run_values
-from replk_probe.runtime.checkpoint import Checkpoint, Keeper, SavedState
+from replk_probe.runtime.checkpoint import METHODS, Checkpoint, Keeper, SavedState
 from replk_probe.runtime.devices import device_label, measuring, resolve_device
 from replk_probe.runtime.escaping import printable
 from replk_probe.runtime.formatting import dimensions
@@ -269,7 +271,9 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
         start = time.perf_counter() - state.seconds
         threads = None if store is None else store.environment["threads"]
         images = InputImages(self.stimuli, self.size, self._mean, self._std, self.config.bgr)
-        with measuring(self.device, self.size, "batch_size", threads), ExitStack() as stack:
+        self._begin(part, state, store, progress)
+        methods = fixed_methods(state.chosen, self.device, store)
+        with measuring(self.device, self.size, "batch_size", threads), methods, ExitStack() as stack:
             loader = stack.enter_context(Loader(images, self.workers))
             model = on_device(self.model, self.device)
             # A copy made in inference mode could not detect changes of its weights.
@@ -298,6 +302,23 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
                     state.seconds = time.perf_counter() - start
                 bar.update(len(indices))
             yield prepared, loader
+
+    @property
+    def _may_tune(self) -> bool:
+        return may_tune(self.config.tune, self.device)
+
+    def _choose_methods(self, progress: bool) -> dict[str, str]:
+        """The methods that are fastest for the first batch."""
+        nothing, sizes = range(0, 0), [end - begin for begin, end in itertools.pairwise(self._bounds)]
+        with self._measured(nothing, self._state(nothing, None), None, False) as (prepared, loader):
+            return choose_methods(
+                lambda: [*self._forward(prepared, loader, [range(sizes[0])])],
+                self.device,
+                tune=self.config.tune,
+                images=len(self.stimuli),
+                sizes=sizes,
+                progress=progress,
+            )
 
     def _forward(
         self, prepared: PreparedModel, loader: Loader, batches: Sequence[range]
@@ -373,6 +394,7 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
                 "resize": self.resize,
                 "arithmetic": prepared.arithmetic,
                 "decided one by one": n_near_ties,
+                **({METHODS: state.chosen} if state.chosen else {}),
                 "stimuli record": dict(self.stimuli.record),
             },
         )
@@ -401,6 +423,7 @@ class _State:
         self.seconds = 0.0
         self.methods: set[str] = set()
         self.device_notes: list[str] = []
+        self.chosen: dict[str, str] = {}  # methods of convolutions, by problem; empty if the usual ones are used
 
     @property
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from replk_probe.errors import BackendError
 from replk_probe.ops import describe_backend, describe_machine, native_info
+from replk_probe.ops.tuning.device import DRIVER, driver_version
 
-_DRIVER = Path("/proc/driver/nvidia/version")
+_DRIVER = DRIVER
 
 
 def environment_of(device: torch.device) -> dict[str, Any]:
@@ -47,8 +46,4 @@ def _convolutions(device: torch.device) -> str:
 
 def _driver_version() -> str | None:
     """Version of the NVIDIA driver, or None if it is not known."""
-    try:
-        found = re.search(r"\b\d+\.\d+(\.\d+)?\b", _DRIVER.read_text(encoding="utf-8"))
-    except OSError:  # not Linux
-        return None
-    return found and found[0]
+    return driver_version(_DRIVER)
