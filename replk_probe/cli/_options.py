@@ -103,13 +103,7 @@ def named_or_default(models: Sequence[str], weights: Sequence[str]) -> tuple[tup
 
 
 def compute_options(command: CommandT) -> CommandT:
-    """Add ``--precision``, ``--device`` and ``--tune``."""
-    tune = choice_option(
-        "--tune",
-        ["auto", "off", "force"],
-        "Choose the methods of large depthwise convolutions by measurement. auto: on a GPU, in long runs. force: in "
-        "all runs, on a CPU as well.",
-    )
+    """Add ``--precision`` and ``--device``."""
     device = click.option(
         "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or cuda:N."
     )
@@ -119,7 +113,7 @@ def compute_options(command: CommandT) -> CommandT:
         "fp32: strict float32. fast: float32 forward pass, reduced precision in the backward pass. bf16: reduced "
         "precision in both passes.",
     )
-    return precision(device(tune(command)))
+    return precision(device(command))
 
 
 def resume_options(command: CommandT) -> CommandT:
@@ -141,6 +135,14 @@ def choice_option(
     return click.option(
         name, type=click.Choice(choices), default=default, multiple=multiple, show_default=True, help=purpose
     )
+
+
+tune_option = choice_option(
+    "--tune",
+    ["auto", "off", "force"],
+    "Choose the methods of large depthwise convolutions by measurement. auto: on a GPU, in long runs. force: in all "
+    "runs, on a CPU as well.",
+)
 
 
 def input_options(command: CommandT) -> CommandT:

@@ -24,6 +24,7 @@ from ._options import (
     parse_thresholds,
     resume_options,
     seed_option,
+    tune_option,
 )
 from ._runs import announce, lock_folders, measure_plans, raise_failures, resume_advice, run_plan
 
@@ -138,6 +139,7 @@ _CHECKPOINT = "erf.ckpt"
     "megengine: show those of this source, also for other weights. [default: replknet]",
 )
 @compute_options
+@tune_option
 @click.option(
     "--batch-size",
     type=click.IntRange(1),

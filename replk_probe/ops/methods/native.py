@@ -41,7 +41,7 @@ class NativeMethod:
         try:
             self._planned(problem)
         except BackendError as error:
-            return str(error).partition(". ")[0]
+            return str(error).partition(". ")[0].rpartition(": ")[2]
         return None
 
     def workspace_bytes(self, problem: ConvProblem) -> int:
