@@ -294,7 +294,7 @@ def _plan_call(
     (isa, method), version = way
     if version is not None and method in (None, "", "auto") and not native and choices.state.active:
         chosen = _chosen(direction, input, kernel)
-        if chosen is not None and chosen.name not in METHODS:
+        if chosen is not None and METHODS.get(chosen.name, HOST) == HOST:
             call.elsewhere = chosen
             return call
         method = method if chosen is None else chosen.name
