@@ -99,7 +99,7 @@ def measure_erf(
             layer must depend on every input. The center of another input is that of its own receptive field. If
             that cannot be traced, it is estimated from the stride for an input of the size of the first one, or one to
             which the positions can be followed, and is the middle of the input otherwise. The options ``attribution``,
-            ``precision``, ``until``, ``check``, ``checkpoint`` and ``resume`` cannot be used.
+            ``precision``, ``until``, ``check``, ``checkpoint`` and ``resume`` cannot be used; ``tune`` has no effect.
         images: Number of images to take from a folder or from the embedded set; with ``until``, the largest number.
         size: Side in pixels, or (H, W), to which images are resized without keeping their aspect ratio.
         layer: ``"stage3.5"``, a module path, a module of the model (``model.layer4``), or None for the last map before

@@ -329,7 +329,12 @@ class ErfPlan(Divisible[RunState, ErfResult]):
         size = self.batch_size
         threads = None if store is None else store.environment["threads"]
         self._begin(part, state, store, progress)
-        methods = fixed_methods(state.chosen, self.device, store)
+        methods = fixed_methods(
+            state.chosen,
+            self.device,
+            folder=None if store is None else store.folder,
+            other_device=bool(state.device_notes),
+        )
         with measuring(self.device, self.target.input_size, threads=threads), methods:
             if isinstance(self.model, PreparedModel):
                 prepared = self.model

@@ -272,7 +272,12 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
         threads = None if store is None else store.environment["threads"]
         images = InputImages(self.stimuli, self.size, self._mean, self._std, self.config.bgr)
         self._begin(part, state, store, progress)
-        methods = fixed_methods(state.chosen, self.device, store)
+        methods = fixed_methods(
+            state.chosen,
+            self.device,
+            folder=None if store is None else store.folder,
+            other_device=bool(state.device_notes),
+        )
         with measuring(self.device, self.size, "batch_size", threads), methods, ExitStack() as stack:
             loader = stack.enter_context(Loader(images, self.workers))
             model = on_device(self.model, self.device)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 
@@ -17,9 +17,6 @@ from replk_probe.ops.tuning.choosing import BUDGET
 from replk_probe.ops.tuning.device import Device, TorchDevice
 from replk_probe.ops.tuning.store import default_folder
 from replk_probe.ops.tuning.tuner import parse_problem, tune_problems, unmeasured, worthwhile
-
-if TYPE_CHECKING:
-    from replk_probe.runtime.checkpoint import Checkpoint
 
 TUNE = ("auto", "off", "force")
 # A run is tuned without being asked only if it takes at least this many times as long as the measurements.
@@ -32,13 +29,16 @@ def may_tune(tune: str, device: torch.device) -> bool:
 
 
 @contextmanager
-def fixed_methods(methods: Mapping[str, str], device: torch.device, store: Checkpoint | None = None) -> Iterator[None]:
+def fixed_methods(
+    methods: Mapping[str, str], device: torch.device, *, folder: Path | None = None, other_device: bool = False
+) -> Iterator[None]:
     """Context in which the convolutions of a run are computed by its methods, and by no others.
 
     Args:
         methods: Names of methods by the text of their problems; the default applies to all other problems.
         device: Device of the run.
-        store: State of the run. If it is continued on another device, methods that are not available are left out.
+        folder: Folder of the state of the run, for the message.
+        other_device: Whether the run is continued on another device; methods that are not available are left out.
 
     Raises:
         ResumeError: A method of the run is not available here.
@@ -50,8 +50,8 @@ def fixed_methods(methods: Mapping[str, str], device: torch.device, store: Check
         method = f"the device is {device}" if tunable is None else tunable.method(name, problem)
         if not isinstance(method, str):
             found[str(device), problem] = method
-        elif store is None or store.device_note is None:
-            what = "use the methods of this run" if store is None else f"resume {store.folder}"
+        elif not other_device:
+            what = "use the methods of this run" if folder is None else f"resume {folder}"
             raise ResumeError(
                 f"Cannot {what}. The method {name} is not available for the convolution {text}: {method}. Resume it "
                 "where it was started, or start again without resume."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ _LARGE_GAIN = 0.5
 _ROUNDS, _MOST_REPEATS, _ENOUGH_TIMES = 4, 7, 5
 # A method whose first time is this many times that of the fastest is not timed again.
 _HOPELESS = 4.0
+_NO_MEMORY = "not enough memory"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Choice:
     refused: dict[str, str] = field(default_factory=dict)
     default: str = "aten"
     warning: str | None = None
+
+    @property
+    def lasts(self) -> bool:
+        """Whether the choice holds for other processes, which may have more free memory."""
+        return bool(self.seconds) and not any(reason.startswith(_NO_MEMORY) for reason in self.refused.values())
 
     @property
     def gain(self) -> float | None:
@@ -70,7 +77,8 @@ def choose(
         device: The device.
         problem: The problem.
         clock: Function that returns the time in seconds.
-        budget: Seconds after which no other method is checked. Timing takes at most the rest of it, or half of it.
+        budget: Seconds after which no other method is checked, once one is right. Timing takes at most the rest of it,
+            or half of it.
     """
     default = device.default
     begun = clock()
@@ -78,7 +86,7 @@ def choose(
     wrong: dict[str, float] = {}
     right: list[str] = []
     for name, reason in device.methods(problem).items():
-        if reason is None and name != default and clock() - begun > budget:
+        if reason is None and right and clock() - begun > budget:
             reason = "no time was left to check it"
         if reason is None:
             reason = _fault(device, name, problem, wrong)
@@ -113,15 +121,14 @@ def _fault(device: Device, name: str, problem: ConvProblem, wrong: dict[str, flo
     try:
         needed, free = device.workspace_bytes(name, problem), device.free_bytes()
         if needed > free // 2:
-            return f"it needs {needed >> 20} MB, more than half of the free memory"
+            return f"{_NO_MEMORY}: it needs {needed >> 20} MB, more than half of what is free"
         share = device.check(name, problem)
     except Exception as error:  # a kernel that does not compile, no memory, a problem that a library refuses
         return described(error)
     if share <= 1:
         return None
     wrong[name] = share
-    # A NaN is above every bound.
-    return "wrong results: not finite" if share != share else f"wrong results: {share:.3g} times the bound"
+    return f"wrong results: {share:.3g} times the bound" if math.isfinite(share) else "wrong results: not finite"
 
 
 def _times(
@@ -164,5 +171,5 @@ def _is_clearly_faster(candidate: list[float], default: list[float]) -> bool:
 def described(error: Exception) -> str:
     """An exception as a reason: its class and the beginning of its text."""
     if isinstance(error, torch.OutOfMemoryError):
-        return "there is not enough memory"
+        return _NO_MEMORY
     return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}"[:200]

@@ -126,11 +126,11 @@ def tune(
         )
     if any(tensor.device != place for tensor in (*module.parameters(), *module.buffers(), *inputs)):
         module, inputs = copy.deepcopy(module).to(place), [one.to(place) for one in inputs]
-    with choices.collecting() as problems:
-        _run_once(module, inputs)
     tunable = TorchDevice(place, prepared=not module.training)
     if place.type == "cpu" and not force:
-        problems = {}
+        return TuningResult(tunable.label, ())
+    with choices.collecting() as problems:
+        _run_once(module, inputs)
     found = tune_together(tunable, problems, folder=default_folder(), force=force, budget=budget)
     methods = {
         (tunable.label, problem): None if choice.method == tunable.default else tunable.method(choice.method, problem)
@@ -196,7 +196,8 @@ def tune_problems(
         choice = None if force else _known.get(key) or _stored(device, environment, problem, folder)
         if choice is None:
             choice = choose(device, problem, clock=clock, budget=budget)
-            write_choice(folder, environment, problem, choice)
+            if choice.lasts:
+                write_choice(folder, environment, problem, choice)
             _warn(choice)
         _known[key] = found[problem] = choice
     return found

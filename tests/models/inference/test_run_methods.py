@@ -153,16 +153,11 @@ def test_a_run_whose_method_is_gone_is_not_resumed(
 
 
 def test_a_run_that_continues_on_another_device_leaves_out_what_is_not_available() -> None:
-    class Store:
-        folder = Path("run")
-        device_note = "The measurement was continued on another device."
-
     chosen = {"forward float32 nchw 1x4x20x20 9x9": "triton-nothing"}
-    with fixed_methods(chosen, CPU, Store()):  # type: ignore[arg-type]
+    with fixed_methods(chosen, CPU, other_device=True):
         assert not choices.state.active
-    for store in (None, type("Same", (Store,), {"device_note": None})()):
-        with pytest.raises(ResumeError, match="no method has this name"), fixed_methods(chosen, CPU, store):
-            pass
+    with pytest.raises(ResumeError, match="no method has this name"), fixed_methods(chosen, CPU):
+        pass
     with pytest.raises(ResumeError, match="the device is xpu:0"), fixed_methods(chosen, torch.device("xpu", 0)):
         pass
 

@@ -53,15 +53,20 @@ def test_card_3_a_candidate_is_slower(card: Card) -> None:
     assert hopeless.refused == {"torch-fft": "slower: 20 ms"} and hopeless.seconds["torch-fft"] == 2e-2
 
 
-def test_card_4_no_memory(card: Card) -> None:
+def test_card_4_no_memory(card: Card, tmp_path: Path) -> None:
     small = card({"aten": 1e-2, "torch-fft": 1e-3}, memory=100 << 20, workspaces={"torch-fft": 60 << 20})
     choice = decided(small)
     assert choice.method == "aten"
-    assert choice.refused == {"torch-fft": "it needs 60 MB, more than half of the free memory"}
+    assert choice.refused == {"torch-fft": "not enough memory: it needs 60 MB, more than half of what is free"}
     full = card({"aten": 1e-2, "torch-fft": 1e-3}, errors={"torch-fft": torch.OutOfMemoryError("CUDA out of memory")})
-    assert decided(full).refused == {"torch-fft": "there is not enough memory"}
+    assert decided(full).refused == {"torch-fft": "not enough memory"}
     nothing = card({"aten": 1e-2}, errors={"aten": torch.OutOfMemoryError("CUDA out of memory")})
     assert (decided(nothing).method, decided(nothing).warning) == ("aten", None)
+    # There may be more memory in another process.
+    for device in (small, full, nothing):
+        forget()
+        tune_problems(device, [PROBLEM], folder=tmp_path, clock=device.clock)
+    assert stored_choices(tmp_path) == []
 
 
 def test_card_5_the_cache_is_damaged(card: Card, tmp_path: Path) -> None:
@@ -153,6 +158,10 @@ def test_the_budget_ends_checks_and_timing(card: Card) -> None:
     slow = card({"aten": 1e-3, "torch-fft": 1e-4, "triton-toeplitz": 1e-4}, check_seconds=1.5)
     choice = decided(slow)
     assert choice.refused == {"triton-toeplitz": "no time was left to check it"} and choice.method == "torch-fft"
+    # If the default is wrong, the search goes on until a method is right.
+    late = card({"aten": 1e-3, "torch-fft": 1e-3, "aten-nchw": 1e-3}, shares={"aten": 2.0}, check_seconds=1.5)
+    late.shares["torch-fft"] = 2.0
+    assert decided(late).method == "aten-nchw"
     # Calls of seconds: one of each, which is enough for a factor of ten but not for a tenth.
     long = card({"aten": 5.0, "torch-fft": 0.5})
     assert decided(long).method == "torch-fft" and long.timed.count("aten") == 1
