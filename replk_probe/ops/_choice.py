@@ -181,6 +181,8 @@ def planned_method(
 ) -> PlannedMethod:
     """Method of a convolution of the given sizes on this machine, in the current environment.
 
+    Methods chosen by :func:`replk_probe.ops.tune` are not considered; see :func:`replk_probe.ops.chosen_method`.
+
     Args:
         input_shape: Shape of the input, (N, C, H, W).
         kernel_size: Kernel size, an integer or (Kh, Kw).

@@ -35,9 +35,11 @@ class NativeMethod:
         """Why the library does not compute the problem by this method, or None."""
         if device.type != "cpu":
             return f"the device is {device} and only CPU kernels are compiled"
+        if self.name == "auto":  # the library's choice includes torch's convolution
+            return None
         reason = uncovered(problem.torch_dtype)
-        if reason is not None or self.name == "auto":
-            return None if self.name == "auto" else reason  # the library's choice includes torch's convolution
+        if reason is not None:
+            return reason
         try:
             self._planned(problem)
         except BackendError as error:

@@ -104,8 +104,10 @@ def tune(
 
     Raises:
         InvalidInputError: An argument has the wrong type.
-        BackendError: Convolutions on this kind of device are not tuned.
+        BackendError: The device is not available, or convolutions on devices of its kind are not tuned.
     """
+    from replk_probe.runtime.devices import resolve_device
+
     if not isinstance(module, nn.Module):
         raise InvalidInputError(
             f"module is of type {type(module).__name__}. Only the convolutions of a network can be tuned. "
@@ -117,9 +119,7 @@ def tune(
             "example_input has no tensors. The network is run once to find its convolutions. "
             "Pass one batch, or a sequence of tensors."
         )
-    place = inputs[0].device if device is None else torch.device(device)
-    if place.type == "cuda" and place.index is None:
-        place = torch.device("cuda", torch.cuda.current_device())
+    place = inputs[0].device if device is None else resolve_device(device)
     if place.type not in ("cpu", "cuda"):
         raise BackendError(
             f"The device is {place}. Convolutions are tuned on an NVIDIA GPU and on a CPU only. Leave out the tuning."
