@@ -109,6 +109,8 @@ RULES = (
     Rule(("images/*",), ("errors", "runtime.paths", "images.*"), ("PIL", "numpy"), torch_free=True),
     # Only loaded where it is used, because Triton is optional.
     Rule(("ops/methods/toeplitz_kernels.py",), (), ("triton",)),
+    # Choices are stored in the cache folder and sent to other processes.
+    Rule(("ops/tuning/*",), ("errors", "_version", "ops", "ops.*", "runtime.*"), ("torch",)),
     Rule(("ops/*",), ("errors", "ops", "ops.*"), ("torch",)),
     Rule(
         ("models/*",),

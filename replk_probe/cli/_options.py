@@ -150,6 +150,14 @@ def choice_option(
     )
 
 
+tune_option = choice_option(
+    "--tune",
+    ["auto", "off", "force"],
+    "Choose the methods of large depthwise convolutions by measurement. auto: on a GPU, in long runs. force: in all "
+    "runs, on a CPU as well.",
+)
+
+
 def input_options(command: CommandT) -> CommandT:
     """Add ``--channels``, ``--mean``, ``--std`` and ``--bgr``."""
     for option in (

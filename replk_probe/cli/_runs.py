@@ -85,6 +85,7 @@ def run_plan(
     ``allow_other_device`` also on another device; it also accepts a finished result. Under torchrun, each process
     measures a part, and only the first one returns the result.
     """
+    from replk_probe.ops.tuning.choices import TuningWarning
     from replk_probe.runtime.checkpoint import ResumeWarning, discard, exists
     from replk_probe.runtime.parts import part_folders, saved_parts
     from replk_probe.runtime.torchrun import gathered, this_process, together
@@ -110,7 +111,8 @@ def run_plan(
     if gathered(finished is not None)[0]:
         return finished
     try:
-        with warnings_as_notes(ResumeWarning, f"{plan.name}: "):
+        prefix = f"{plan.name}: "
+        with warnings_as_notes(ResumeWarning, prefix), warnings_as_notes(TuningWarning, prefix):
             result: ResultT | None = (
                 plan.run(checkpoint=checkpoint, resume=resume, allow_other_device=allow_other_device, progress=True)
                 if not parts
@@ -156,8 +158,10 @@ def _run_parts_and_join(
     from replk_probe.runtime.torchrun import together
 
     rank, count = (0, 1) if process is None else (process.rank, process.count)
+    own = {part: parts[part] for part in [*parts][rank::count]}
+    plan.agree_on_methods(own, allow_other_device=allow_other_device, progress=rank == 0)
     with together():
-        for part in [*parts][rank::count]:
+        for part in own:
             plan.run_part(part, parts[part], allow_other_device=allow_other_device, progress=rank == 0)
     result = None
     with together():

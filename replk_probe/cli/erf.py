@@ -25,6 +25,7 @@ from ._options import (
     parse_thresholds,
     resume_options,
     seed_option,
+    tune_option,
 )
 from ._runs import announce, lock_folders, measure_plans, raise_failures, resume_advice, run_plan
 
@@ -146,6 +147,7 @@ _CHECKPOINT = "erf.ckpt"
     "megengine: show those of this source, also for other weights. [default: replknet]",
 )
 @compute_options
+@tune_option
 @click.option(
     "--batch-size",
     type=BATCH_SIZE,

@@ -9,21 +9,22 @@ from typing import Any
 import click
 
 _NAME = 17  # width of the column of names
+_MOST_CHOICES = 20
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON with all details.")
 def command(as_json: bool) -> None:
-    """Show the CPU, the native library and the convolution backend.
+    """Show the CPU, the native library, the convolution backend, the GPU and the stored choices of methods.
 
     Environment variables for tests and bug reports: REPLK_PROBE_ISA (portable, avx2, avx512) and REPLK_PROBE_METHOD
     (direct, fft, blocked, blocked-pfa, reference, aten) force a choice. REPLK_PROBE_SPECTRA_MB limits the memory of
     prepared kernels. REPLK_PROBE_LIBRARY is the path of another library. An invalid value is reported with exit status
     1; if the library cannot be loaded, torch's convolution is used.
     """
-    from replk_probe.ops import describe_machine
+    from replk_probe.ops import describe_machine, describe_tuning
 
-    found = describe_machine()
+    found = describe_machine() | {"tuning": describe_tuning()}
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
@@ -60,7 +61,35 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "" if index else "backend", f"{dtype:<10}{backend}"
     if found["spectra_limit_bytes"] is not None:
         yield "prepared kernels", f"at most {found['spectra_limit_bytes'] >> 20} MB"
+    yield from _tuning_rows(found["tuning"])
     for index, (name, value) in enumerate(found["environment"].items()):
         yield "" if index else "environment", f"{name}={value}"
     if found["error"]:
         yield "error", found["error"]
+
+
+def _tuning_rows(tuning: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The GPU, what it lacks, and the methods that were chosen by measurement."""
+    from replk_probe.runtime.formatting import counted
+
+    versions = [f"{name} {tuning[key]}" for name, key in (("cuDNN", "cudnn"), ("Triton", "triton")) if tuning[key]]
+    yield "GPU", f"{tuning['gpu'] or 'none'}, {', '.join(versions)}"
+    if tuning["missing"]:
+        yield "", f"not available: {'; '.join(tuning['missing'])}"
+    chosen = tuning["choices"]
+    if not chosen:
+        return
+    yield "tuning", f"{counted(len(chosen), 'choice')} in {tuning['folder']}"
+    device = None
+    for one in chosen[:_MOST_CHOICES]:
+        if one["environment"].get("device") != device:
+            device = one["environment"].get("device")
+            yield "", f"on {device}:"
+        gain = "" if one["gain"] is None else f", {one['gain']:.2f} times the speed of {one['default']}"
+        gain = "" if one["method"] == one["default"] else gain
+        yield "", f"{one['problem']}: {one['method']}{gain} ({one['reason']}; {one['time'][:10]})"
+        refused = "; ".join(f"{name} ({reason})" for name, reason in one["refused"].items())
+        if refused:
+            yield "", f"  not used: {refused}"
+    if len(chosen) > _MOST_CHOICES:
+        yield "", f"and {len(chosen) - _MOST_CHOICES} more, see --json"

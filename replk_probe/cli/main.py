@@ -37,12 +37,13 @@ COMMANDS: dict[str, LazyCommand] = {
     "bench": LazyCommand("replk_probe.cli.bench", "Compare the speed of the depthwise convolution with torch."),
     "data": LazyCommand("replk_probe.cli.data", "Download and verify published stimuli."),
     "erf": LazyCommand("replk_probe.cli.erf", "Measure the effective receptive field."),
-    "info": LazyCommand("replk_probe.cli.info", "Show the CPU, the native library and the convolution backend."),
+    "info": LazyCommand("replk_probe.cli.info", "Show the CPU, the GPU and the backend of convolutions."),
     "kernels": LazyCommand("replk_probe.cli.kernels", "Measure and plot the magnitude of convolution kernels."),
     "models": LazyCommand("replk_probe.cli.models", "List models with kernel sizes, parameters, MACs and weights."),
     "reparam": LazyCommand("replk_probe.cli.reparam", "Merge the branches in a checkpoint, or rename its tensors."),
     "shape-bias": LazyCommand("replk_probe.cli.shape_bias", "Measure the shape bias on cue-conflict stimuli."),
     "sweep": LazyCommand("replk_probe.cli.sweep", "Measure many models by several analyzers, in worker processes."),
+    "tune": LazyCommand("replk_probe.cli.tune", "Choose the fastest methods for the convolutions of a model."),
     "weights": LazyCommand("replk_probe.cli.weights", "List, download and verify pretrained weights."),
 }
 

@@ -27,6 +27,7 @@ from ._options import (
     resume_options,
     seed_option,
     size_option,
+    tune_option,
     weights_of_each,
 )
 from ._output import conclusion, note
@@ -88,6 +89,7 @@ _IMPORT_OPTIONS = ("imported", "mapping", "output")
 @input_options
 @click.option("--allow-partial", is_flag=True, help="Evaluate the intact stimuli of an incomplete cue-conflict set.")
 @compute_options
+@tune_option
 @seed_option("Random seed for weight initialization.")
 @output_option("replk-probe-out/shape-bias/MODEL")
 @resume_options

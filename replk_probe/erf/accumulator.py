@@ -156,6 +156,8 @@ class RunState:
     batch_sizes: list[int] = field(default_factory=list)
     # Whether the number of images is not known in advance: blocks are merged in pairs whenever all of them are full.
     grows: bool = False
+    # Methods of convolutions that were chosen for the run, by problem; empty if the usual ones are used.
+    chosen: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Note where the state begins: that of a part of a measurement does not begin at the first image."""

@@ -12,6 +12,7 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.images.sample import check_sample
 from replk_probe.models.architectures.micro import INPUT_SIZE, MICRO_MODELS
 from replk_probe.models.inference.prepare import check_precision
+from replk_probe.models.inference.run_methods import TUNE
 from replk_probe.runtime import checks
 from replk_probe.runtime.devices import resolve_device
 
@@ -69,12 +70,14 @@ class ErfConfig:
     until: float | None = None
     until_ratios: Sequence[str] = CRITERION
     check: str | None = None
+    tune: str = "auto"
 
     def __post_init__(self) -> None:
         """Check the values, and convert them to the declared types."""
         checks.check_name(self.name)
         check_sample(self.images, self.sampling)
         check_precision(self.precision)
+        checks.check_choice("value of tune", self.tune, TUNE)
         check_layer(self.layer)
         convention = convention_of(self.convention)
         check_attribution(self.attribution)

@@ -72,6 +72,7 @@ def measure_erf(
     until: float | None = ErfConfig.until,
     until_ratios: Sequence[str] = ErfConfig.until_ratios,
     check: str | None = ErfConfig.check,
+    tune: str = ErfConfig.tune,
     config: ErfConfig | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
@@ -99,7 +100,7 @@ def measure_erf(
             layer must depend on every input. The center of another input is that of its own receptive field. If
             that cannot be traced, it is estimated from the stride for an input of the size of the first one, or one to
             which the positions can be followed, and is the middle of the input otherwise. The options ``attribution``,
-            ``precision``, ``until``, ``check``, ``checkpoint`` and ``resume`` cannot be used.
+            ``precision``, ``until``, ``check``, ``checkpoint`` and ``resume`` cannot be used; ``tune`` has no effect.
         images: Number of images to take from a folder or from the embedded set; with ``until``, the largest number.
         size: Side in pixels, or (H, W), to which images are resized without keeping their aspect ratio.
         layer: ``"stage3.5"``, a module path, a module of the model (``model.layer4``), or None for the last map before
@@ -156,7 +157,11 @@ def measure_erf(
         check: ``"occlusion"`` to compare the features at the position with those of images of which everything outside
             of the windows of ``centred``, or the windows themselves, are replaced (see
             :class:`~replk_probe.erf.OcclusionRow`): at most 12 forward passes for each image. None for no check.
-        config: The options from ``images`` to ``check`` as one object, instead of separate arguments: none of these may
+        tune: Whether the methods of large depthwise convolutions are chosen by measurement before the first image:
+            ``"auto"`` on an NVIDIA GPU, in runs that take at least ten times as long as that; ``"force"`` in every
+            run, on a CPU as well; ``"off"`` never. A run uses the same methods throughout, also if it is resumed, and
+            records those that differ from the default (see :func:`replk_probe.ops.tune`).
+        config: The options from ``images`` to ``tune`` as one object, instead of separate arguments: none of these may
             be given together with it, not even with the value of its default. Use :func:`dataclasses.replace` to
             change an option of a configuration.
         checkpoint: Folder for the state of an unfinished run, saved after every step; None to save no state. It is

@@ -24,11 +24,12 @@ from replk_probe.models.inference.copying import device_and_dtype, on_device
 from replk_probe.models.inference.cudnn_passes import contiguous_note
 from replk_probe.models.inference.environment import environment_of, versions_on
 from replk_probe.models.inference.prepare import PreparedModel, module_of, unprepared
+from replk_probe.models.inference.run_methods import choose_methods, fixed_methods, may_tune
 from replk_probe.models.model_id import name_of
 from replk_probe.models.records import statistics_note
 from replk_probe.models.weight_values import check_run_values
 from replk_probe.runtime.ahead import computed_ahead
-from replk_probe.runtime.checkpoint import Checkpoint, Keeper, discard
+from replk_probe.runtime.checkpoint import METHODS, Checkpoint, Keeper, discard
 from replk_probe.runtime.checks import check_size
 from replk_probe.runtime.devices import device_label, experimental_note, measuring, resolve_device
 from replk_probe.runtime.memory import batch_note, is_measurable, with_smaller_batches
@@ -355,7 +356,14 @@ class ErfPlan(Divisible[RunState, ErfResult]):
         start = time.perf_counter() - state.seconds
         todo = range(state.sums.done, part.stop)
         threads = None if store is None else store.environment["threads"]
-        with measuring(self.device, self.target.input_size, threads=threads):
+        self._begin(part, state, store, progress)
+        methods = fixed_methods(
+            state.chosen,
+            self.device,
+            folder=None if store is None else store.folder,
+            other_device=bool(state.device_notes),
+        )
+        with measuring(self.device, self.target.input_size, threads=threads), methods:
             if isinstance(self.model, PreparedModel):
                 prepared = self.model
                 prepared.methods.take()  # those of earlier calls
@@ -406,6 +414,44 @@ class ErfPlan(Divisible[RunState, ErfResult]):
         if self.settings.batch_size is None:
             return min(end, next(bound for bound in self._bounds if bound > first))
         return end
+
+    @property
+    def _may_tune(self) -> bool:
+        return may_tune(self.settings.tune, self.device)
+
+    def _choose_methods(self, progress: bool) -> dict[str, str]:
+        """The methods that are fastest for the first batch."""
+        nothing = range(0, 0)
+        with self._measured(nothing, self._state(nothing, None), None, False) as prepared:
+            gradient, transfer = self._gradient(prepared), transfer_for(self.device)
+            size = self.batch_size
+            if self._finds_batch_size and size > 1:
+                size = self._measured_batch_size(gradient, prepared)
+            sizes = self._batch_sizes(size)
+            loaded = [self._load(index) for index in range(sizes[0])]
+            if not all(isinstance(image, Tensor) for image, _ in loaded):
+                return {}
+
+            def first_batch() -> object:
+                scorer = BatchScorer(gradient, iter(loaded), transfer, self._convention, prepared.methods.take)
+                return scorer.next_batch(len(loaded), lambda: None).scores()
+
+            return choose_methods(
+                first_batch,
+                self.device,
+                tune=self.settings.tune,
+                images=len(self._all),
+                sizes=sizes,
+                progress=progress,
+            )
+
+    def _batch_sizes(self, size: int) -> list[int]:
+        """Numbers of images of the batches of at most ``size`` images, in order."""
+        sizes, done = [], 0
+        while done < self._all.stop:
+            sizes.append(self._end_of_batch(done, min(done + size, self._all.stop)) - done)
+            done += sizes[-1]
+        return sizes
 
     @property
     def _finds_batch_size(self) -> bool:
@@ -523,7 +569,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             precision=self.settings.precision,
             backend=prepared.backend_used(state.methods),
             seconds=0.0,
-            config=self.record,
+            config=self.record | ({METHODS: state.chosen} if state.chosen else {}),
             versions=versions_on(self.device),
         )
         return result_of(

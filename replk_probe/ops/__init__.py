@@ -12,6 +12,9 @@ from .functional import conv_input_gradient, depthwise_conv2d
 from .gelu import gelu_grad_input, gelu_products, gelu_with_squares, is_gelu_native
 from .modules import DepthwiseConv2d, is_same_depthwise, to_torch
 from .prepared import PreparedKernel
+from .tuning.choices import TuningWarning, chosen_method
+from .tuning.description import clear_tuning, describe_tuning
+from .tuning.tuner import TunedConvolution, TuningResult, tune
 
 __all__ = [
     "INSTRUCTION_SETS",
@@ -20,10 +23,16 @@ __all__ = [
     "NativeKernel",
     "PlannedMethod",
     "PreparedKernel",
+    "TunedConvolution",
+    "TuningResult",
+    "TuningWarning",
+    "chosen_method",
+    "clear_tuning",
     "conv_input_gradient",
     "depthwise_conv2d",
     "describe_backend",
     "describe_machine",
+    "describe_tuning",
     "gelu_grad_input",
     "gelu_products",
     "gelu_with_squares",
@@ -35,6 +44,7 @@ __all__ = [
     "native_kernels",
     "planned_method",
     "to_torch",
+    "tune",
     "unsupported_reason",
 ]
 

@@ -155,12 +155,15 @@ def uncovered(dtype: torch.dtype) -> str | None:
     return f"the native library is not available. {library}" if isinstance(library, str) else None
 
 
-def left_channels_last(direction: int, taps: int, pixels: int) -> str | None:
-    """Why channels-last tensors are computed by torch in that format, or None if they are converted to planes."""
+def left_channels_last(direction: int, taps: int, pixels: int, method: str | None) -> str | None:
+    """Why channels-last tensors are computed by torch in that format, or None if they are converted to planes.
+
+    ``method`` is the method that the environment or a choice forces.
+    """
     least = _IN_PLANES_FROM[direction]
     if direction != _loader.GRAD_WEIGHT and pixels > _SMALL_PLANE:
         least = _IN_LARGE_PLANES_FROM
-    if taps >= least or forced()[1] not in (None, "", "auto"):
+    if taps >= least or method not in (None, "", "auto"):
         return None
     side = math.isqrt(least)
     return f"kernels below {side}x{side} are faster channels-last"
@@ -177,6 +180,8 @@ def planned_method(
     threads: int | None = None,
 ) -> PlannedMethod:
     """Method of a convolution of the given sizes on this machine, in the current environment.
+
+    Methods chosen by :func:`replk_probe.ops.tune` are not considered; see :func:`replk_probe.ops.chosen_method`.
 
     Args:
         input_shape: Shape of the input, (N, C, H, W).
@@ -213,7 +218,7 @@ def planned_method(
     elif 0 in shape:
         reason = "the output is empty"
     if reason is None and channels_last:
-        reason = left_channels_last(_DIRECTIONS[direction], kernel[0] * kernel[1], shape[2] * shape[3])
+        reason = left_channels_last(_DIRECTIONS[direction], kernel[0] * kernel[1], shape[2] * shape[3], forced()[1])
     if reason is not None:
         return PlannedMethod("aten", reason=reason)
     problem, plan = make_plan(

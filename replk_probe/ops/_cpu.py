@@ -19,13 +19,29 @@ from replk_probe.errors import BackendError
 from . import _fallback, _shapes
 from ._choice import COMPUTED_IN, Forced, forced, left_channels_last, make_plan, uncovered_tensors
 from ._layout import in_channels_last, in_planes, is_channels_last, layout_of
-from ._loader import FORWARD, GRAD_INPUT, GRAD_WEIGHT, HOST, Buffers, Library, Plan, Problem, find_library
+from ._loader import (
+    FORWARD,
+    GRAD_INPUT,
+    GRAD_WEIGHT,
+    HOST,
+    METHODS,
+    Buffers,
+    Library,
+    Plan,
+    Problem,
+    find_library,
+)
 from ._prepared_weights import PreparedWeights
+from .methods.interface import ConvMethod, Direction
+from .tuning import choices
 
 _LOGGER = logging.getLogger(__name__)
 
 # Plans cached per thread. A network has a few dozen; beyond this number the cache is cleared.
 _MOST_CALLS = 512
+# Instruction set and method as set in the environment or by the caller, and the version of the choices if they apply.
+_Way = tuple[Forced, int | None]
+_DIRECTIONS: dict[int, Direction] = {FORWARD: "forward", GRAD_INPUT: "grad_input", GRAD_WEIGHT: "grad_weight"}
 
 
 class _Call:
@@ -38,6 +54,7 @@ class _Call:
         "channels_last",
         "copies_grad",
         "copies_input",
+        "elsewhere",
         "host",
         "key",
         "library",
@@ -48,7 +65,8 @@ class _Call:
         "workspace_bytes",
     )
 
-    host: bool  # whether torch's own convolution is used
+    host: bool  # whether the library is not used
+    elsewhere: Any  # what computes the three operators instead: torch's own convolution, or a method that was chosen
     key: tuple[Any, ...]  # key in the cache
     alignment: int  # size of an element in bytes, which every address must be a multiple of
     library: Library
@@ -84,6 +102,7 @@ def forward(
     relu: bool,
     native: bool,
     prepared: PreparedWeights | None = None,
+    force: Forced | None = None,
 ) -> Tensor:
     """``act(conv(input, weight) + bias)``.
 
@@ -94,30 +113,31 @@ def forward(
         relu: Whether a ReLU follows.
         native: Raise an error instead of using torch's own convolution.
         prepared: Cache of the prepared weight.
+        force: Instruction set and method; by default those of the environment, or the method that was chosen.
 
     Returns:
         ``[N, C, H, W]``, in the memory format of ``input``.
     """
     kind = None if bias is None else (bias.shape, bias.dtype)
-    threads, force = torch.get_num_threads(), forced()
+    threads, way = torch.get_num_threads(), _way(force)
     is_prepared = prepared is not None
     sizes = (input.shape, input.stride(), weight.shape)
-    key = (*sizes, input.dtype, weight.dtype, kind, relu, native, is_prepared, threads, force)
+    key = (*sizes, input.dtype, weight.dtype, kind, relu, native, is_prepared, threads, way)
     call = _thread.calls.pop(key, None)
     if call is None:
         _shapes.check_forward(input, weight, bias)
         wide = COMPUTED_IN.get(input.dtype)
         if wide is not None:
             bias = None if bias is None else bias.to(wide)
-            return forward(input.to(wide), weight.to(wide), bias, relu, native, prepared).to(input.dtype)
+            return forward(input.to(wide), weight.to(wide), bias, relu, native, prepared, force).to(input.dtype)
         call = _plan_call(
-            key, FORWARD, input, weight.shape[2:], None, threads, force, relu=relu, native=native, prepared=is_prepared
+            key, FORWARD, input, weight.shape[2:], None, threads, way, relu=relu, native=native, prepared=is_prepared
         )
     if call.host:
         _put_back(call)
-        return _fallback.forward(input, weight, bias, relu)
+        return call.elsewhere.forward(input, weight, bias, relu)  # type: ignore[no-any-return]
     if (input.data_ptr() | weight.data_ptr()) % call.alignment:
-        return forward(_aligned(input), _aligned(weight), bias, relu, native, prepared)
+        return forward(_aligned(input), _aligned(weight), bias, relu, native, prepared, force)
     bias_address = None
     if bias is not None:
         bias = bias if bias.is_contiguous() else bias.contiguous()
@@ -127,44 +147,50 @@ def forward(
     return _convolve(call, input, weight, prepared)
 
 
-def grad_input(grad: Tensor, weight: Tensor, native: bool, prepared: PreparedWeights | None = None) -> Tensor:
+def grad_input(
+    grad: Tensor,
+    weight: Tensor,
+    native: bool,
+    prepared: PreparedWeights | None = None,
+    force: Forced | None = None,
+) -> Tensor:
     """Gradient of the input, ``[N, C, H, W]``, in the memory format of ``grad``; see :func:`forward`."""
-    threads, force = torch.get_num_threads(), forced()
+    threads, way = torch.get_num_threads(), _way(force)
     is_prepared = prepared is not None
-    key = (grad.shape, grad.stride(), weight.shape, grad.dtype, weight.dtype, native, is_prepared, threads, force)
+    key = (grad.shape, grad.stride(), weight.shape, grad.dtype, weight.dtype, native, is_prepared, threads, way)
     call = _thread.calls.pop(key, None)
     if call is None:
         _shapes.check_grad_input(grad, weight)
         wide = COMPUTED_IN.get(grad.dtype)
         if wide is not None:
-            return grad_input(grad.to(wide), weight.to(wide), native, prepared).to(grad.dtype)
+            return grad_input(grad.to(wide), weight.to(wide), native, prepared, force).to(grad.dtype)
         call = _plan_call(
-            key, GRAD_INPUT, grad, weight.shape[2:], None, threads, force, native=native, prepared=is_prepared
+            key, GRAD_INPUT, grad, weight.shape[2:], None, threads, way, native=native, prepared=is_prepared
         )
     if call.host:
         _put_back(call)
-        return _fallback.grad_input(grad, weight)
+        return call.elsewhere.grad_input(grad, weight)  # type: ignore[no-any-return]
     if (grad.data_ptr() | weight.data_ptr()) % call.alignment:
-        return grad_input(_aligned(grad), _aligned(weight), native, prepared)
+        return grad_input(_aligned(grad), _aligned(weight), native, prepared, force)
     return _convolve(call, grad, weight, prepared)
 
 
-def grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int, native: bool) -> Tensor:
+def grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int, native: bool, force: Forced | None = None) -> Tensor:
     """Gradient of the weight, ``[C, 1, Kh, Kw]``, contiguous, from input and output gradient; see :func:`forward`."""
-    threads, force = torch.get_num_threads(), forced()
+    threads, way = torch.get_num_threads(), _way(force)
     key = (input.shape, input.stride(), input.dtype, grad.shape, grad.stride(), grad.dtype, kh, kw, native, threads)
-    call = _thread.calls.pop((key, force), None)
+    call = _thread.calls.pop((key, way), None)
     if call is None:
         _shapes.check_grad_weight(input, grad, kh, kw)
         wide = COMPUTED_IN.get(input.dtype)
         if wide is not None:
-            return grad_weight(input.to(wide), grad.to(wide), kh, kw, native).to(input.dtype)
-        call = _plan_call((key, force), GRAD_WEIGHT, input, (kh, kw), grad, threads, force, native=native)
+            return grad_weight(input.to(wide), grad.to(wide), kh, kw, native, force).to(input.dtype)
+        call = _plan_call((key, way), GRAD_WEIGHT, input, (kh, kw), grad, threads, way, native=native)
     if call.host:
         _put_back(call)
-        return _fallback.grad_weight(input, grad, kh, kw)
+        return call.elsewhere.grad_weight(input, grad, kh, kw)  # type: ignore[no-any-return]
     if (input.data_ptr() | grad.data_ptr()) % call.alignment:
-        return grad_weight(_aligned(input), _aligned(grad), kh, kw, native)
+        return grad_weight(_aligned(input), _aligned(grad), kh, kw, native, force)
     if call.copies_input:
         input = in_planes(input)
     if call.copies_grad:
@@ -175,6 +201,11 @@ def grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int, native: bool) -> 
     _run(call)
     _put_back(call)
     return output
+
+
+def _way(force: Forced | None) -> _Way:
+    """What decides on the method besides the sizes: the environment and the current choices, or ``force`` alone."""
+    return (forced(), choices.state.version) if force is None else (force, None)
 
 
 def _convolve(call: _Call, input: Tensor, weight: Tensor, prepared: PreparedWeights | None) -> Tensor:
@@ -251,7 +282,7 @@ def _plan_call(
     kernel: Any,
     grad: Tensor | None,
     threads: int,
-    force: Forced,
+    way: _Way,
     *,
     relu: bool = False,
     native: bool,
@@ -259,16 +290,23 @@ def _plan_call(
 ) -> _Call:
     """Plan a convolution that is not in the cache of this thread."""
     call = _Call()
+    call.key, call.host, call.elsewhere = key, True, _fallback
+    (isa, method), version = way
+    if version is not None and method in (None, "", "auto") and not native and choices.state.active:
+        chosen = _chosen(direction, input, kernel)
+        if chosen is not None and METHODS.get(chosen.name, HOST) == HOST:
+            call.elsewhere = chosen
+            return call
+        method = method if chosen is None else chosen.name
     reason = uncovered_tensors(input)
     if reason is not None and native:
         raise BackendError(refusal(reason))
     if reason is not None:
         log_fallback(reason)
     library = find_library()
-    call.host = True
     call.channels_last = is_channels_last(input) and (grad is None or is_channels_last(grad))
     if reason is None and call.channels_last and not native:
-        reason = left_channels_last(direction, kernel[0] * kernel[1], input.shape[2] * input.shape[3])
+        reason = left_channels_last(direction, kernel[0] * kernel[1], input.shape[2] * input.shape[3], method)
     if reason is None and not isinstance(library, str) and input.numel():
         call.problem, call.plan = make_plan(
             direction,
@@ -279,14 +317,20 @@ def _plan_call(
             relu=relu,
             prepared=prepared,
             native=native,
-            force=force,
+            force=(isa, method),
         )
         call.host = call.plan.method == HOST
         if not call.host:
             call.library = library
             _fill(call, direction, input, grad)
-    call.key = key
     return call
+
+
+def _chosen(direction: int, input: Tensor, kernel: Any) -> ConvMethod | None:
+    """The method that was chosen for a call and takes it, or None."""
+    problem = choices.problem_of(_DIRECTIONS[direction], input, kernel)
+    chosen = choices.chosen_for("cpu", problem)
+    return None if chosen is None or chosen.refusal(problem, input.device) is not None else chosen
 
 
 def _put_back(call: _Call) -> None:

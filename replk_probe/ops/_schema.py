@@ -24,6 +24,7 @@ from ._choice import uncovered_tensors
 from ._layout import layout_of
 from ._prepared_weights import find_prepared
 from ._shapes import check_forward, check_grad_input, check_grad_weight
+from .tuning import choices
 
 NAMESPACE = "replk_probe"
 LIBRARY: Any = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
@@ -46,19 +47,19 @@ def _forward_elsewhere(
 ) -> Tensor:
     check_forward(input, weight, bias)
     _elsewhere(input, native)
-    return _fallback.forward(input, weight, bias, relu)
+    return choices.compute("forward", input, weight.shape[2:], _fallback.forward, (input, weight, bias, relu))
 
 
 def _grad_input_elsewhere(grad: Tensor, weight: Tensor, native: bool = False, prepared: int = 0) -> Tensor:
     check_grad_input(grad, weight)
     _elsewhere(grad, native)
-    return _fallback.grad_input(grad, weight)
+    return choices.compute("grad_input", grad, weight.shape[2:], _fallback.grad_input, (grad, weight))
 
 
 def _grad_weight_elsewhere(input: Tensor, grad: Tensor, kh: int, kw: int, native: bool = False) -> Tensor:
     check_grad_weight(input, grad, kh, kw)
     _elsewhere(input, native)
-    return _fallback.grad_weight(input, grad, kh, kw)
+    return choices.compute("grad_weight", input, (kh, kw), _fallback.grad_weight, (input, grad, kh, kw))
 
 
 def _elsewhere(tensor: Tensor, native: bool) -> None:

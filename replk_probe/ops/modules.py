@@ -12,12 +12,13 @@ from torch.nn.utils import parametrize
 from replk_probe.errors import InvalidInputError
 
 from . import _cpu, _fallback
-from ._choice import COMPUTED_IN, left_channels_last, unsupported_reason
+from ._choice import COMPUTED_IN, forced, left_channels_last, unsupported_reason
 from ._layout import is_channels_last
 from ._loader import FORWARD
 from ._shapes import check_operands, is_relu
 from .functional import Activation, depthwise_conv2d
 from .prepared import PreparedKernel
+from .tuning import choices
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -109,7 +110,7 @@ class DepthwiseConv2d(nn.Conv2d):
             if not torch.compiler.is_compiling():
                 _cpu.log_fallback(self._reason(input, weight))
             return self._torch(input, weight, bias)
-        if not torch.is_grad_enabled() and self._stays_channels_last(input, weight):
+        if not torch.is_grad_enabled() and not choices.state.active and self._stays_channels_last(input, weight):
             # Bypasses the operator, whose overhead is noticeable in a call of 0.2 ms.
             return self._torch(input, weight, bias)
         if self.training or torch.compiler.is_compiling():
@@ -141,7 +142,7 @@ class DepthwiseConv2d(nn.Conv2d):
             and input.dtype == weight.dtype
             and input.dtype not in COMPUTED_IN
             and input.shape[1] == self.in_channels
-            and left_channels_last(FORWARD, taps, input.shape[2] * input.shape[3]) is not None
+            and left_channels_last(FORWARD, taps, input.shape[2] * input.shape[3], forced()[1]) is not None
         )
 
     def _reason(self, input: Tensor, weight: Tensor) -> str:

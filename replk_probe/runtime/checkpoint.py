@@ -37,6 +37,8 @@ _STATE, _PREVIOUS = "state.json", "previous.json"
 _SET_ASIDE = ".damaged"  # added to the names of damaged files
 _ADVICE = "Start again without resume."
 _THREADS = "threads"
+# The entry of the environment for the methods of convolutions that were chosen for the run; a resumed run has the same.
+METHODS = "chosen methods"
 _CHANGES = "changes"  # the entry of the environment for what other devices the run had before
 
 
@@ -287,6 +289,9 @@ class Checkpoint:
             old, new = saved.get(name), self.environment.get(name)
             if old == new or name == _CHANGES:
                 continue
+            if name == METHODS:
+                self.environment[METHODS] = old
+                continue
             if name == _THREADS and old is not None and new is not None:
                 _warn(
                     f"The run in {self.folder} was started with {old} threads, but this process has {new}. Results "
@@ -307,6 +312,17 @@ class Checkpoint:
             changes[f"{name} {_brief(old)}, then {_brief(new)}"] = None
         if changes:
             self.environment[_CHANGES] = [*changes]
+
+    @property
+    def methods(self) -> dict[str, str]:
+        """The methods of convolutions that were chosen for the run, by problem; empty if the usual ones are used."""
+        return dict(self.environment.get(METHODS, {}))
+
+    @methods.setter
+    def methods(self, methods: Mapping[str, str]) -> None:
+        self.environment.pop(METHODS, None)
+        if methods:
+            self.environment[METHODS] = dict(methods)
 
     @property
     def device_note(self) -> str | None:

@@ -14,6 +14,7 @@ from replk_probe.errors import InvalidInputError, ResumeError
 
 from .checkpoint import Checkpoint, exists
 from .checks import check_integer
+from .torchrun import gathered, this_process, together
 
 
 def split(bounds: Sequence[int], count: int) -> list[range]:
@@ -101,6 +102,9 @@ class PartState(Protocol):
     def device_notes(self) -> list[str]:
         """Notes on devices that the measurement was continued on."""
 
+    # Methods of convolutions that were chosen for the measurement, by problem.
+    chosen: dict[str, str]
+
     def extend(self, part: Any) -> None:
         """Add the state of the part that follows."""
 
@@ -119,6 +123,8 @@ class Divisible(ABC, Generic[StateT, ResultT]):
 
     _bounds: Sequence[int]
     _options: ClassVar[tuple[str, ...]]
+    # The methods of convolutions on which the processes of torchrun have agreed; None in other runs.
+    _agreed: dict[str, str] | None = None
 
     @property
     @abstractmethod
@@ -140,6 +146,15 @@ class Divisible(ABC, Generic[StateT, ResultT]):
     ) -> AbstractContextManager[Any]:
         """Add the images of a part that are not in the state."""
 
+    @property
+    @abstractmethod
+    def _may_tune(self) -> bool:
+        """Whether methods of convolutions may be chosen for this measurement; equal in all processes."""
+
+    @abstractmethod
+    def _choose_methods(self, progress: bool) -> dict[str, str]:
+        """The methods of convolutions for this measurement, by problem."""
+
     @abstractmethod
     def _run(self, state: StateT, store: Checkpoint | None, progress: bool) -> ResultT:
         """The result, after the images that are not in the state were added to it."""
@@ -157,6 +172,38 @@ class Divisible(ABC, Generic[StateT, ResultT]):
             InvalidInputError: ``count`` is not a positive integer.
         """
         return split(self._bounds, count)
+
+    def agree_on_methods(
+        self, parts: Mapping[range, str | Path], *, allow_other_device: bool = False, progress: bool = False
+    ) -> None:
+        """Use the same methods of convolutions in all processes of torchrun, each of which calls this function.
+
+        They are those of the parts that have been begun, or those that the first process chooses. Without this call,
+        parts are measured by the usual methods.
+
+        Args:
+            parts: The folders of the parts that this process measures.
+            allow_other_device: As in :meth:`run_part`.
+            progress: Whether to draw a progress bar on stderr if that is a terminal.
+
+        Raises:
+            ResumeError: Parts have been begun with different methods.
+        """
+        if not self._may_tune:
+            return
+        process, begun = this_process(), []
+        with together():
+            for part, folder in parts.items():
+                state, _ = self._restored(part, folder, allow_other_device=allow_other_device)
+                begun += [state.chosen] if state.done > part.start else []
+        saved = [methods for each in gathered(begun) for methods in each]
+        chosen = _same(saved) if saved else {}
+        if not saved:
+            with together():
+                if process is None or process.rank == 0:
+                    chosen = self._choose_methods(progress)
+            chosen = gathered(chosen)[0]
+        self._agreed = chosen
 
     def run_part(
         self, part: range, folder: str | Path, *, allow_other_device: bool = False, progress: bool = False
@@ -190,13 +237,15 @@ class Divisible(ABC, Generic[StateT, ResultT]):
             InvalidInputError: The parts do not cover every image exactly once, or no image could be used.
             ResumeError: The state of a part is missing, incomplete or damaged, or belongs to another measurement.
         """
-        whole = self._state(self._all, None)
+        whole, chosen = self._state(self._all, None), []
         for part in in_order(self._bounds, parts):
             state, store = self._restored(part, parts[part], allow_other_device=allow_other_device)
             if store is not None and state.done < part.stop:
                 raise store.incomplete()
             whole.extend(state)
+            chosen.append(state.chosen)
             whole.device_notes.extend(note for note in state.device_notes if note not in whole.device_notes)
+        whole.chosen = _same(chosen)
         return self._run(whole, None, False)
 
     def run(
@@ -239,6 +288,33 @@ class Divisible(ABC, Generic[StateT, ResultT]):
                 environment=self._environment, allow_other_device=allow_other_device,
             )  # fmt: skip
         state = self._state(part, store)
+        if store is not None:
+            state.chosen = store.methods
         if store is not None and store.device_note is not None:
             state.device_notes.append(store.device_note)
         return state, store
+
+    def _begin(self, part: range, state: StateT, store: Checkpoint | None, progress: bool) -> None:
+        """Choose the methods of convolutions of a run or a part that has not been begun."""
+        if state.done > part.start or part.stop == part.start:
+            return
+        if self._agreed is not None:
+            state.chosen = self._agreed
+        elif part == self._all and self._may_tune:
+            state.chosen = self._choose_methods(progress)
+        if store is not None:
+            store.methods = state.chosen
+
+
+def _same(methods: Sequence[dict[str, str]]) -> dict[str, str]:
+    """The methods of all parts.
+
+    Raises:
+        ResumeError: They differ.
+    """
+    if any(one != methods[0] for one in methods):
+        raise ResumeError(
+            "Cannot join the parts of this measurement. Their convolutions were computed by different methods. "
+            "Start again without resume."
+        )
+    return methods[0]

@@ -10,6 +10,7 @@ import torch
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.models.inference.prepare import check_precision
+from replk_probe.models.inference.run_methods import TUNE
 from replk_probe.runtime import checks
 from replk_probe.runtime.devices import resolve_device
 
@@ -50,10 +51,12 @@ class ShapeBiasConfig:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     bgr: bool = False
+    tune: str = "auto"
 
     def __post_init__(self) -> None:
         """Check the values, and convert them to the declared types."""
         check_precision(self.precision)
+        checks.check_choice("value of tune", self.tune, TUNE)
         checks.check_selection(self.ema, self.entry, self.prefix)
         checks.check_bool("allow_partial", self.allow_partial)
         checks.check_bool("bgr", self.bgr)

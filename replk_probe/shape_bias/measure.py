@@ -44,6 +44,7 @@ def measure_shape_bias(
     mean: float | Sequence[float] | None = ShapeBiasConfig.mean,
     std: float | Sequence[float] | None = ShapeBiasConfig.std,
     bgr: bool = ShapeBiasConfig.bgr,
+    tune: str = ShapeBiasConfig.tune,
     config: ShapeBiasConfig | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
@@ -88,7 +89,11 @@ def measure_shape_bias(
         mean: Mean of the inputs, as in :func:`~replk_probe.measure_erf`.
         std: Standard deviation of the inputs, as in :func:`~replk_probe.measure_erf`.
         bgr: Whether the model takes the colors in the order blue, green, red.
-        config: The options from ``mapping`` to ``bgr``, except ``observers``, as one object, instead of separate
+        tune: Whether the methods of large depthwise convolutions are chosen by measurement before the first stimulus:
+            ``"auto"`` on an NVIDIA GPU, in runs that take at least ten times as long as that; ``"force"`` in every
+            run, on a CPU as well; ``"off"`` never. A run uses the same methods throughout, also if it is resumed, and
+            records those that differ from the default (see :func:`replk_probe.ops.tune`).
+        config: The options from ``mapping`` to ``tune``, except ``observers``, as one object, instead of separate
             arguments: none of these may be given together with it, not even with the value of its default. Use
             :func:`dataclasses.replace` to change an option of a configuration.
         checkpoint: Folder for the state of an unfinished run. It is kept after the last batch, so that nothing is lost

@@ -29,10 +29,11 @@ from replk_probe.models.inference.copying import on_device
 from replk_probe.models.inference.cudnn_passes import contiguous_note
 from replk_probe.models.inference.environment import environment_of, versions_on
 from replk_probe.models.inference.prepare import PreparedModel, prepared_copy
+from replk_probe.models.inference.run_methods import choose_methods, fixed_methods, may_tune
 from replk_probe.models.model_id import check_network, name_of
 from replk_probe.models.records import statistics_note
 from replk_probe.models.weight_values import check_run_values
-from replk_probe.runtime.checkpoint import Checkpoint, Keeper, SavedState
+from replk_probe.runtime.checkpoint import METHODS, Checkpoint, Keeper, SavedState
 from replk_probe.runtime.devices import (
     device_label,
     experimental_note,
@@ -298,7 +299,14 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
         start = time.perf_counter() - state.seconds
         threads = None if store is None else store.environment["threads"]
         images = InputImages(self.stimuli, self.size, self._mean, self._std, self.config.bgr)
-        with measuring(self.device, self.size, threads=threads), ExitStack() as stack:
+        self._begin(part, state, store, progress)
+        methods = fixed_methods(
+            state.chosen,
+            self.device,
+            folder=None if store is None else store.folder,
+            other_device=bool(state.device_notes),
+        )
+        with measuring(self.device, self.size, threads=threads), methods, ExitStack() as stack:
             loader = stack.enter_context(Loader(images, self.workers))
             model = on_device(self.model, self.device)
             # A copy made in inference mode could not detect changes of its weights.
@@ -306,9 +314,7 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
                 prepared = prepared_copy(model, self.config.precision, outputs_check(model, self.size, images.channels))
             stack.enter_context(torch.inference_mode())
             if self._finds_batch_size and self._batch_size > 1 and not state.batch_sizes and state.done < part.stop:
-                one = partial(compute_logits, prepared.module, random_image(self.size, images.channels))
-                state.batch_sizes = [fitting_batch_size(self.device, one, self._batch_size)]
-                prepared.methods.take()  # those of the random image
+                state.batch_sizes = [self._measured_batch_size(prepared)]
             transfer = transfer_for(self.device)
             keeper = stack.enter_context(Keeper(store, state.save, _recurs))
             bar: Any = stack.enter_context(
@@ -348,6 +354,39 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
         # The state may be that of a GPU with more memory.
         return min([self._batch_size, *state.batch_sizes])
 
+    def _measured_batch_size(self, prepared: PreparedModel) -> int:
+        """Number of stimuli at once for which the free memory of the device suffices."""
+        one = partial(compute_logits, prepared.module, random_image(self.size, len(self._mean)))
+        size = fitting_batch_size(self.device, one, self._batch_size)
+        prepared.methods.take()  # those of the random image
+        return size
+
+    @property
+    def _may_tune(self) -> bool:
+        return may_tune(self.config.tune, self.device)
+
+    def _choose_methods(self, progress: bool) -> dict[str, str]:
+        """The methods that are fastest for the first batch."""
+        nothing, count = range(0, 0), len(self.stimuli)
+        with self._measured(nothing, self._state(nothing, None), None, False) as (prepared, loader, transfer):
+            size = self._batch_size
+            if self._finds_batch_size and size > 1:
+                size = self._measured_batch_size(prepared)
+            sizes = [min(begin + size, count) - begin for begin in range(0, count, size)]
+
+            def first_batch() -> object:
+                batches = self._forward(prepared, loader, transfer, [range(sizes[0])], sizes[0], lambda: None)
+                return [batch.logits() for batch in batches]
+
+            return choose_methods(
+                first_batch,
+                self.device,
+                tune=self.config.tune,
+                images=count,
+                sizes=sizes,
+                progress=progress,
+            )
+
     def _forward(
         self,
         prepared: PreparedModel,
@@ -370,13 +409,13 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
             done = 0
             while done < len(indices):
                 most = min(size, len(indices) - done)
-                begin = partial(self._begin, prepared, transfer, images[done:])
+                begin = partial(self._begin_batch, prepared, transfer, images[done:])
                 logits, count = with_smaller_batches(begin, most, release)
                 size = size if count == most else count
                 yield _Batch(indices[done : done + count], size, frozenset(prepared.methods.take()), logits)
                 done += count
 
-    def _begin(
+    def _begin_batch(
         self, prepared: PreparedModel, transfer: Transfer, images: npt.NDArray[np.float32], count: int
     ) -> Callable[[], Tensor]:
         batch = transfer.upload(torch.from_numpy(images[:count]))
@@ -438,6 +477,7 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
                 "arithmetic": prepared.arithmetic,
                 "decided one by one": n_near_ties,
                 **({"batch_sizes": state.batch_sizes} if state.batch_sizes else {}),
+                **({METHODS: state.chosen} if state.chosen else {}),
                 "stimuli record": dict(self.stimuli.record),
             },
             versions=versions_on(self.device),
@@ -487,6 +527,7 @@ class _State:
         self.device_notes: list[str] = []
         # Numbers of stimuli at once, in descending order, the last of which is in use; empty if it is that of the plan.
         self.batch_sizes: list[int] = []
+        self.chosen: dict[str, str] = {}  # methods of convolutions, by problem; empty if the usual ones are used
 
     @property
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import re
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from replk_probe.errors import BackendError
 from replk_probe.ops import describe_backend, describe_machine, native_info
+from replk_probe.ops.tuning.device import DRIVER, driver_version
 from replk_probe.runtime.devices import device_name
 from replk_probe.runtime.provenance import software_versions
 
-_DRIVER = Path("/proc/driver/nvidia/version")
+_DRIVER = DRIVER
 
 
 def environment_of(device: torch.device) -> dict[str, Any]:
@@ -72,8 +71,4 @@ def _convolutions(device: torch.device) -> str:
 
 def _driver_version() -> str | None:
     """Version of the NVIDIA driver, or None if it is not known."""
-    try:
-        found = re.search(r"\b\d+\.\d+(\.\d+)?\b", _DRIVER.read_text(encoding="utf-8"))
-    except OSError:  # not Linux
-        return None
-    return found and found[0]
+    return driver_version(_DRIVER)

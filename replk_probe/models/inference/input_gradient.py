@@ -21,6 +21,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from replk_probe.ops import (
     DepthwiseConv2d,
     PreparedKernel,
+    chosen_method,
     describe_backend,
     gelu_grad_input,
     gelu_products,
@@ -378,7 +379,13 @@ def is_depthwise_reduced(device: torch.device) -> bool:
 
 
 def _method(direction: Direction, input: Tensor, weight: Tensor) -> str:
-    """Method by which :mod:`replk_probe.ops` computes a convolution: ``"native ISA: METHOD"`` or ``"aten: REASON"``."""
+    """Method by which :mod:`replk_probe.ops` computes a convolution: ``"native ISA: METHOD"`` or ``"aten: REASON"``.
+
+    A method that was chosen by measurement is ``"tuned: METHOD"``.
+    """
+    chosen = chosen_method(direction, input, weight.shape[2:])
+    if chosen is not None:
+        return f"tuned: {chosen}"
     reason = unsupported_reason(input, weight)
     if reason is None:
         layout = is_channels_last(input)

@@ -1,0 +1,63 @@
+"""The methods among which the tuner chooses on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from .. import _loader
+from .interface import ConvMethod
+from .layouts import AtenMethod
+from .native import NativeMethod
+
+# What computes a convolution for which nothing was chosen: on a CPU the library decides.
+DEFAULTS = {"cuda": "aten", "cpu": "auto"}
+
+_LAYOUTS: Mapping[str, torch.memory_format] = {
+    "aten-nchw": torch.contiguous_format,
+    "aten-channels-last": torch.channels_last,
+}
+_OF_THE_LIBRARY = ("direct", "fft", "blocked", "blocked-pfa")
+
+
+def methods_on(device: torch.device, *, prepared: bool = True) -> dict[str, ConvMethod | str]:
+    """The methods by name, the default first; instead of one that cannot be used, the reason.
+
+    Args:
+        device: Device of the tensors.
+        prepared: Whether the native library prepares weights once for many calls.
+    """
+    found: dict[str, ConvMethod | str]
+    if device.type == "cpu":
+        found = {"auto": NativeMethod("auto", prepared=prepared), "aten": AtenMethod("aten")}
+        if not isinstance(_loader.find_library(), str):
+            found |= {name: NativeMethod(name, prepared=prepared) for name in _OF_THE_LIBRARY}
+        return found | {"torch-fft": _torch_fft()}
+    found = {"aten": AtenMethod("aten")}
+    found |= {name: AtenMethod(name, layout) for name, layout in _LAYOUTS.items()}
+    return found | {"torch-fft": _torch_fft(), "triton-toeplitz": _triton_toeplitz()}
+
+
+def _torch_fft() -> ConvMethod | str:
+    try:
+        from .torch_fft import TorchFFT  # type: ignore[import-not-found, unused-ignore]
+
+        method: ConvMethod = TorchFFT()
+    except Exception as error:
+        return _reason(error)
+    return method
+
+
+def _triton_toeplitz() -> ConvMethod | str:
+    try:
+        from .triton_toeplitz import TritonToeplitz  # type: ignore[import-not-found, unused-ignore]
+
+        method: ConvMethod = TritonToeplitz()
+    except Exception as error:  # no Triton, no compiler, or a version with another interface
+        return _reason(error)
+    return method
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}"[:200]

@@ -1,0 +1,293 @@
+"""Tuning: the problems of a network are measured, and the best methods are used from then on."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from replk_probe.errors import BackendError, InvalidInputError
+
+from ..methods.interface import ConvProblem
+from . import choices
+from .choosing import BUDGET, Choice, choose, is_worthwhile
+from .device import Device, TorchDevice
+from .store import default_folder, read_choice, write_choice
+
+# Choices of this process that were measured or checked in it, by environment and problem.
+_known: dict[tuple[tuple[tuple[str, str], ...], ConvProblem], Choice] = {}
+
+
+@dataclass(frozen=True)
+class TunedConvolution:
+    """The choice for one convolution.
+
+    Attributes:
+        problem: Direction, dtype, memory format and sizes, such as
+            ``"forward float32 nchw 64x384x32x32 31x31"``; the number of images stands for a range.
+        method: Name of the chosen method.
+        default: Name of the method that is used without tuning.
+        reason: Why it was chosen, a clause without a period.
+        seconds: Median time of a call by method, of those that were timed.
+        refused: Why a method was not timed, by method.
+    """
+
+    problem: str
+    method: str
+    default: str
+    reason: str
+    seconds: Mapping[str, float]
+    refused: Mapping[str, str]
+
+    @property
+    def gain(self) -> float | None:
+        """Time of the default divided by that of the chosen method, or None if one of them was not timed."""
+        times = self.seconds.get(self.default), self.seconds.get(self.method)
+        return None if times[0] is None or times[1] is None else times[0] / times[1]
+
+
+@dataclass(frozen=True)
+class TuningResult:
+    """The choices for the convolutions of a network on a device.
+
+    Attributes:
+        device: The device, such as ``"cuda:0"``.
+        convolutions: One choice for each problem, in the order of their first calls.
+    """
+
+    device: str
+    convolutions: tuple[TunedConvolution, ...]
+
+    @property
+    def methods(self) -> dict[str, str]:
+        """The method of each problem for which another one than the default was chosen."""
+        return {one.problem: one.method for one in self.convolutions if one.method != one.default}
+
+
+def tune(
+    module: nn.Module,
+    example_input: Tensor | Sequence[Tensor],
+    *,
+    device: str | torch.device | None = None,
+    force: bool = False,
+    budget: float = BUDGET,
+) -> TuningResult:
+    """Find the fastest methods for the depthwise convolutions of a network, and use them from now on.
+
+    The network is run once, and its convolutions of at least 7x7 and 2^27 multiply-adds are measured: every method,
+    including torch's own, is compared with the answer in float64 and then timed. Another method than the default is
+    chosen only if it takes at most 0.9 of the time. Choices are stored in the folder ``tuning`` of the cache
+    (``REPLK_PROBE_CACHE``) for this device and these versions of the software; in later processes they are checked
+    again, but not timed. Operator calls never measure anything: they look the choice up.
+
+    On a CPU the native library chooses by a table, and nothing is measured unless ``force`` is set. In processes
+    of torchrun the first one measures for all of them, and all have to call this function.
+
+    Args:
+        module: The network, or a layer. Its parameters, buffers and gradients are not changed. The backward pass is
+            run as well, unless gradients are disabled.
+        example_input: Input of the network, or several as a sequence: one batch as it will be used.
+        device: Device to tune for; the network and the input are copied to it if they are on another one. None for the
+            device of the input.
+        force: Whether to measure although a choice is stored, and on a CPU.
+        budget: Seconds for one convolution.
+
+    Returns:
+        The choices. It is empty if no convolution of the network is large enough.
+
+    Raises:
+        InvalidInputError: An argument has the wrong type.
+        BackendError: The device is not available, or convolutions on devices of its kind are not tuned.
+    """
+    from replk_probe.runtime.devices import resolve_device
+
+    if not isinstance(module, nn.Module):
+        raise InvalidInputError(
+            f"module is of type {type(module).__name__}. Only the convolutions of a network can be tuned. "
+            "Pass an nn.Module."
+        )
+    inputs = [example_input] if isinstance(example_input, Tensor) else list(example_input)
+    if not inputs or not all(isinstance(one, Tensor) for one in inputs):
+        raise InvalidInputError(
+            "example_input has no tensors. The network is run once to find its convolutions. "
+            "Pass one batch, or a sequence of tensors."
+        )
+    place = inputs[0].device if device is None else resolve_device(device)
+    if place.type not in ("cpu", "cuda"):
+        raise BackendError(
+            f"The device is {place}. Convolutions are tuned on an NVIDIA GPU and on a CPU only. Leave out the tuning."
+        )
+    if any(tensor.device != place for tensor in (*module.parameters(), *module.buffers(), *inputs)):
+        module, inputs = copy.deepcopy(module).to(place), [one.to(place) for one in inputs]
+    tunable = TorchDevice(place, prepared=not module.training)
+    if place.type == "cpu" and not force:
+        return TuningResult(tunable.label, ())
+    with choices.collecting() as problems:
+        _run_once(module, inputs)
+    found = tune_together(tunable, problems, folder=default_folder(), force=force, budget=budget)
+    methods = {
+        (tunable.label, problem): None if choice.method == tunable.default else tunable.method(choice.method, problem)
+        for problem, choice in found.items()
+    }
+    choices.install({key: None if isinstance(method, str) else method for key, method in methods.items()})
+    return TuningResult(tunable.label, tuple(described(problem, choice) for problem, choice in found.items()))
+
+
+def described(problem: ConvProblem, choice: Choice) -> TunedConvolution:
+    """A choice as users see it."""
+    return TunedConvolution(
+        str(problem), choice.method, choice.default, choice.reason, dict(choice.seconds), dict(choice.refused)
+    )
+
+
+def tune_together(
+    device: Device,
+    problems: Iterable[ConvProblem],
+    *,
+    folder: Path,
+    force: bool = False,
+    budget: float = BUDGET,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[ConvProblem, Choice]:
+    """:func:`tune_problems` for all processes of torchrun, in the first one; each has to call this function."""
+    from replk_probe.runtime.torchrun import gathered, this_process, together
+
+    process = this_process()
+    if process is None:
+        return tune_problems(device, problems, folder=folder, force=force, budget=budget, clock=clock)
+    every = [ConvProblem(**one) for own in gathered([asdict(problem) for problem in problems]) for one in own]
+    found: dict[ConvProblem, Choice] = {}
+    with together():
+        if process.rank == 0:
+            found = tune_problems(device, every, folder=folder, force=force, budget=budget, clock=clock)
+    sent = gathered([[asdict(problem), asdict(choice)] for problem, choice in found.items()])[0]
+    return {ConvProblem(**problem): Choice(**choice) for problem, choice in sent}
+
+
+def tune_problems(
+    device: Device,
+    problems: Iterable[ConvProblem],
+    *,
+    folder: Path,
+    force: bool = False,
+    budget: float = BUDGET,
+    clock: Callable[[], float] = time.perf_counter,
+    progress: bool = False,
+) -> dict[ConvProblem, Choice]:
+    """The choice for each problem that is large enough, by its bucket: known in this process, stored, or measured.
+
+    A stored choice is checked once in a process. Choices are stored in ``folder``, if it can be written to.
+    """
+    from replk_probe.runtime.progress import progress as progress_bar
+
+    found: dict[ConvProblem, Choice] = {}
+    buckets = worthwhile(problems)
+    environment = device.environment if buckets else {}
+    bar: Any = progress_bar(buckets, desc="Tuning", unit="convolution", disable=not progress)
+    for problem in bar:
+        key = (tuple(sorted(environment.items())), problem)
+        choice = None if force else _known.get(key) or _stored(device, environment, problem, folder)
+        if choice is None:
+            choice = choose(device, problem, clock=clock, budget=budget)
+            if choice.lasts:
+                write_choice(folder, environment, problem, choice)
+            _warn(choice)
+        _known[key] = found[problem] = choice
+    return found
+
+
+def worthwhile(problems: Iterable[ConvProblem]) -> list[ConvProblem]:
+    """The buckets of the problems that are large enough to be measured, each once."""
+    return list(dict.fromkeys(problem.bucket for problem in problems if is_worthwhile(problem)))
+
+
+def unmeasured(device: Device, problems: Iterable[ConvProblem], folder: Path) -> list[ConvProblem]:
+    """The buckets for which no choice is known or stored."""
+    buckets = worthwhile(problems)
+    environment = device.environment if buckets else {}
+    known = tuple(sorted(environment.items()))
+    return [one for one in buckets if (known, one) not in _known and read_choice(folder, environment, one) is None]
+
+
+def _stored(device: Device, environment: Mapping[str, str], problem: ConvProblem, folder: Path) -> Choice | None:
+    """The stored choice, if its method is still there and right; a card may fail."""
+    stored = read_choice(folder, environment, problem)
+    if stored is None:
+        return None
+    choice = stored.choice
+    try:
+        is_right = device.check(choice.method, problem) <= 1
+    except Exception:
+        is_right = False
+    return choice if is_right else None
+
+
+def _warn(choice: Choice) -> None:
+    import warnings
+
+    if choice.warning is not None:
+        warnings.warn(choice.warning, choices.TuningWarning, stacklevel=3)
+
+
+def _run_once(module: nn.Module, inputs: Sequence[Tensor]) -> None:
+    """Run a network forward and, unless gradients are disabled, backward, without any lasting effect."""
+    device = inputs[0].device
+    with _unchanged(module, device):
+        if not torch.is_grad_enabled():
+            module(*inputs)
+            return
+        given = [one.detach().clone().requires_grad_(one.is_floating_point()) for one in inputs]
+        outputs = [one for one in _tensors_in(module(*given)) if one.requires_grad and one.is_floating_point()]
+        wanted = [one for one in (*given, *module.parameters()) if one.requires_grad]
+        if outputs and wanted:
+            torch.autograd.grad([one.sum() for one in outputs], wanted, allow_unused=True)
+
+
+@contextmanager
+def _unchanged(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Restore the buffers of a network, such as running statistics, and the state of the random generators."""
+    before = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, value in before:
+                    buffer.copy_(value)
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors_in(item)
+
+
+def parse_problem(text: str) -> ConvProblem:
+    """The problem of a text like that of ``str(problem)``.
+
+    Raises:
+        InvalidInputError: The text is none of a problem.
+    """
+    try:
+        direction, dtype, layout, sizes, kernel = text.split()
+        numbers = [int(number) for number in (*sizes.split("x"), *kernel.split("x"))]
+        found = ConvProblem(direction, dtype, layout == "nhwc", *numbers)  # type: ignore[arg-type]
+        found.torch_dtype  # noqa: B018 (an unknown one raises an error)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InvalidInputError(
+            f"{text!r} is not a convolution. A text like 'forward float32 nchw 1x64x32x32 13x13' is required. "
+            "Start the run again without resume."
+        ) from error
+    return found

@@ -1,0 +1,187 @@
+"""`replk_probe.ops.tune`, `replk-probe tune` and what `replk-probe info` says of it, on a CPU."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import Result
+from torch import Tensor, nn
+
+from replk_probe import ops
+from replk_probe.errors import BackendError, InvalidInputError
+from replk_probe.ops.methods.interface import ConvProblem
+from replk_probe.ops.tuning import choices, choosing, description, tuner
+from replk_probe.ops.tuning.choosing import Choice
+from replk_probe.ops.tuning.store import default_folder, write_choice
+
+Run = Callable[..., Result]
+
+
+class Network(nn.Module):
+    """A stem, a large kernel and values that a pass changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.large = ops.DepthwiseConv2d(4, 4, 9, padding=4, groups=4)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        return {"maps": [self.large(self.norm(self.stem(x))).relu()], "size": x.shape}
+
+
+@pytest.fixture
+def direct(monkeypatch: pytest.MonkeyPatch, native: ops.NativeInfo) -> list[ConvProblem]:
+    """Measures problems of any size, by choosing the direct method; returns the problems."""
+    measured: list[ConvProblem] = []
+
+    def choose(device: Any, problem: ConvProblem, **options: Any) -> Choice:
+        measured.append(problem)
+        seconds = {"auto": 2e-3, "direct": 1e-3}
+        return Choice("direct", "the fastest of the methods that are right", seconds, {"fft": "slower: 9 ms"}, "auto")
+
+    monkeypatch.setattr(choosing, "LEAST_MULTIPLY_ADDS", 1)
+    monkeypatch.setattr(tuner, "choose", choose)
+    return measured
+
+
+def test_a_network_is_tuned_as_it_is_used(direct: list[ConvProblem]) -> None:
+    network, x = Network(), torch.randn(2, 3, 10, 12)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    seed = torch.get_rng_state()
+    found = ops.tune(network, x, force=True)
+    sizes = "float32 nchw 2x4x10x12 9x9"
+    directions = ("forward", "grad_input", "grad_weight")
+    # The backward pass needs the weight gradient before the input gradient or after it.
+    assert sorted(one.problem for one in found.convolutions) == [f"{direction} {sizes}" for direction in directions]
+    assert found.device == "cpu" and {*found.methods.values()} == {"direct"}
+    assert all(
+        (one.default, one.gain, one.refused["fft"]) == ("auto", 2.0, "slower: 9 ms") for one in found.convolutions
+    )
+    # Neither the network nor its gradients nor the random numbers have changed.
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters()) and x.grad is None
+    assert torch.equal(torch.get_rng_state(), seed) and network.training
+    assert ops.chosen_method("forward", torch.empty(2, 4, 10, 12), (9, 9)) == "direct"
+    assert len(direct) == 3 and len(ops.tune(network, x, force=True).convolutions) == 3 and len(direct) == 6
+    # The choices of a network in training do not apply to one in eval mode, whose weights are prepared.
+    with torch.no_grad():
+        found = ops.tune(network.eval(), x, force=True)
+    assert [one.problem for one in found.convolutions] == [f"forward {sizes}"] and len(direct) == 7
+
+
+def test_on_a_cpu_nothing_is_measured_unless_it_is_forced(direct: list[ConvProblem]) -> None:
+    assert ops.tune(Network(), torch.randn(1, 3, 8, 8)).convolutions == () and direct == []
+    assert not choices.state.active and not default_folder().exists()
+
+
+def test_small_convolutions_are_not_measured() -> None:
+    found = ops.tune(Network(), [torch.randn(1, 3, 8, 8)], force=True)
+    assert found.convolutions == () and found.methods == {}
+
+
+def test_a_layer_is_measured_on_this_processor(monkeypatch: pytest.MonkeyPatch, native: ops.NativeInfo) -> None:
+    """The methods themselves, with the real clock."""
+    monkeypatch.setattr(choosing, "LEAST_MULTIPLY_ADDS", 1)
+    layer = ops.DepthwiseConv2d(8, 8, 13, padding=6, groups=8).eval()
+    x = torch.randn(1, 8, 16, 16)
+    with torch.no_grad():
+        before = layer(x)
+        (found,) = ops.tune(layer, x, force=True, budget=0.2).convolutions
+        assert {"auto", "aten"} <= {*found.seconds} and all(seconds > 0 for seconds in found.seconds.values())
+        assert found.method in ("auto", "aten", "direct", "fft", "blocked", "blocked-pfa", "torch-fft")
+        assert not any("wrong" in reason for reason in found.refused.values())
+        torch.testing.assert_close(layer(x), before, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((torch.randn, torch.ones(1)), "module is of type builtin_function_or_method"),
+        ((nn.Identity(), []), "example_input has no tensors"),
+        ((nn.Identity(), [1]), "example_input has no tensors"),
+    ],
+)
+def test_wrong_arguments(arguments: Any, says: str) -> None:
+    with pytest.raises(InvalidInputError, match=says):
+        ops.tune(*arguments)
+
+
+def test_other_devices_are_refused() -> None:
+    with pytest.raises(BackendError, match="The device is meta"):
+        ops.tune(nn.Identity(), torch.ones(1, device="meta"))
+
+
+def test_texts_of_problems_are_read_back() -> None:
+    problem = ConvProblem("grad_weight", "bfloat16", True, 4, 3, 2, 1, 61, 31)
+    assert tuner.parse_problem(str(problem)) == problem
+    for text in (
+        "",
+        "forward float32 nchw 1x2x3x4",
+        "forward float31 nchw 1x2x3x4 5x6",
+        "forward float32 nchw 1x2 5x6",
+    ):
+        with pytest.raises(InvalidInputError, match="is not a convolution"):
+            tuner.parse_problem(text)
+
+
+# Commands ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_tunes_a_model_and_info_lists_the_choices(replk_probe: Run, direct: list[ConvProblem]) -> None:
+    arguments = ("tune", "--model", "replknet_micro_k13", "--device", "cpu")
+    done = replk_probe(*arguments)
+    assert done.exit_code == 0 and "Give --force to measure" in done.stderr and done.stdout == "" and direct == []
+    done = replk_probe(*arguments, "--force", "--size", 64)
+    head, *rows = done.stdout.splitlines()
+    assert head.split()[:3] == ["convolution", "method", "speed"] and f"({len(direct)} convolutions)" in rows[-1]
+    assert len(rows) == len(direct) + 1 and all(" direct  2.00x  1 ms  auto " in row for row in rows[:-1])
+    text = " ".join(replk_probe("info").stdout.split())
+    # In eval mode, images are processed by the forward pass and the input gradient.
+    assert f"tuning {len(direct)} choices in" in text
+    assert "13x13: direct, 2.00 times the speed of auto (the fastest of the methods that are right; 20" in text
+    assert "not used: fft (slower: 9 ms)" in text
+    found = json.loads(replk_probe("info", "--json").stdout)["tuning"]
+    assert len(found["choices"]) == len(direct) and found["folder"] == str(default_folder())
+    one = found["choices"][0]
+    assert (one["method"], one["gain"], one["seconds"]["auto"]) == ("direct", 2.0, 2e-3) and one["environment"][
+        "device"
+    ]
+    assert replk_probe("tune", "--clear").stdout == f"Removed {len(direct)} stored choices.\n"
+    assert "tuning" not in replk_probe("info").stdout
+
+
+def test_the_command_says_that_nothing_is_large_enough(replk_probe: Run) -> None:
+    done = replk_probe("tune", "--model", "replknet_micro_k3", "--device", "cpu", "--force")
+    assert "no convolution of replknet_micro_k3 is large enough" in done.stderr and done.exit_code == 0
+
+
+@pytest.mark.parametrize("arguments", [(), ("--clear", "--model", "resnet18"), ("--clear", "--force")])
+def test_the_command_takes_a_model_or_clear(replk_probe: Run, arguments: tuple[str, ...]) -> None:
+    done = replk_probe("tune", *arguments)
+    assert done.exit_code == 1 and "--clear" in done.stderr
+
+
+def test_info_says_what_a_gpu_lacks(replk_probe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(description, "cudnn_version", lambda: "none")
+    monkeypatch.setattr(description, "triton_version", lambda: None)
+    text = " ".join(replk_probe("info").stdout.split())
+    assert "GPU none, cuDNN none not available: torch finds no NVIDIA GPU (" in text
+    assert "there is no cuDNN; Triton is not installed" in text
+    found = json.loads(replk_probe("info", "--json").stdout)["tuning"]
+    assert found["gpu"] is None and found["triton"] is None and len(found["missing"]) == 3
+
+
+def test_info_lists_the_first_of_many_choices(replk_probe: Run, tmp_path: Path) -> None:
+    for size in range(1, 24):
+        problem = ConvProblem("forward", "float32", False, 1, 8, size, size, 31, 31)
+        write_choice(default_folder(), {"device": "A card"}, problem, Choice("aten", "no other method is faster"))
+    text = " ".join(replk_probe("info").stdout.split())
+    assert text.count("no other method is faster") == 20 and "and 3 more, see --json" in text
+    assert text.count("on A card:") == 1 and "times the speed" not in text
