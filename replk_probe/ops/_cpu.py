@@ -17,12 +17,16 @@ from torch import Tensor
 from replk_probe.errors import BackendError
 
 from . import _fallback, _shapes
-from ._choice import COMPUTED_IN, Forced, forced, left_channels_last, make_plan, uncovered_tensors
+from ._choice import COMPUTED_IN, Forced, forced, left_channels_last, make_plan, torch_fft, uncovered_tensors
 from ._layout import in_channels_last, in_planes, is_channels_last, layout_of
 from ._loader import FORWARD, GRAD_INPUT, GRAD_WEIGHT, HOST, Buffers, Library, Plan, Problem, find_library
 from ._prepared_weights import PreparedWeights
+from .methods.interface import ConvProblem, Direction
+from .methods.torch_fft import TorchFFT
 
 _LOGGER = logging.getLogger(__name__)
+
+_DIRECTIONS: dict[int, Direction] = {FORWARD: "forward", GRAD_INPUT: "grad_input", GRAD_WEIGHT: "grad_weight"}
 
 # Plans cached per thread. A network has a few dozen; beyond this number the cache is cleared.
 _MOST_CALLS = 512
@@ -38,6 +42,7 @@ class _Call:
         "channels_last",
         "copies_grad",
         "copies_input",
+        "fft",
         "host",
         "key",
         "library",
@@ -48,7 +53,8 @@ class _Call:
         "workspace_bytes",
     )
 
-    host: bool  # whether torch's own convolution is used
+    host: bool  # whether torch computes it, by its own convolution or by `fft`
+    fft: TorchFFT | None
     key: tuple[Any, ...]  # key in the cache
     alignment: int  # size of an element in bytes, which every address must be a multiple of
     library: Library
@@ -115,7 +121,7 @@ def forward(
         )
     if call.host:
         _put_back(call)
-        return _fallback.forward(input, weight, bias, relu)
+        return (call.fft or _fallback).forward(input, weight, bias, relu)
     if (input.data_ptr() | weight.data_ptr()) % call.alignment:
         return forward(_aligned(input), _aligned(weight), bias, relu, native, prepared)
     bias_address = None
@@ -143,7 +149,7 @@ def grad_input(grad: Tensor, weight: Tensor, native: bool, prepared: PreparedWei
         )
     if call.host:
         _put_back(call)
-        return _fallback.grad_input(grad, weight)
+        return (call.fft or _fallback).grad_input(grad, weight)
     if (grad.data_ptr() | weight.data_ptr()) % call.alignment:
         return grad_input(_aligned(grad), _aligned(weight), native, prepared)
     return _convolve(call, grad, weight, prepared)
@@ -162,7 +168,7 @@ def grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int, native: bool) -> 
         call = _plan_call((key, force), GRAD_WEIGHT, input, (kh, kw), grad, threads, force, native=native)
     if call.host:
         _put_back(call)
-        return _fallback.grad_weight(input, grad, kh, kw)
+        return (call.fft or _fallback).grad_weight(input, grad, kh, kw)
     if (input.data_ptr() | grad.data_ptr()) % call.alignment:
         return grad_weight(_aligned(input), _aligned(grad), kh, kw, native)
     if call.copies_input:
@@ -285,6 +291,9 @@ def _plan_call(
         if not call.host:
             call.library = library
             _fill(call, direction, input, grad)
+    if call.host:
+        dtype = str(input.dtype).removeprefix("torch.")
+        call.fft = torch_fft(ConvProblem(_DIRECTIONS[direction], dtype, call.channels_last, *input.shape, *kernel))
     call.key = key
     return call
 
