@@ -122,9 +122,9 @@ class SpeedCase:
         direction: ``"forward"``, ``"grad_input"`` or ``"grad_weight"``.
         timings: One timing per variant, with those of this package first.
         method: Method of this package for NCHW operands: ``"fft"``, ``"direct"``, ``"blocked"``, ``"blocked-pfa"``,
-            ``"reference"`` or ``"aten"``.
+            ``"reference"``, ``"aten"`` or ``"torch-fft"``.
         method_channels_last: Method of this package for channels-last operands.
-        isa: Instruction set of this package's kernel, or None for ``"aten"``.
+        isa: Instruction set of this package's kernel, or None for ``"aten"`` and ``"torch-fft"``.
         tile: Lengths of the transforms; (0, 0) for other methods.
         workspace_bytes: Scratch memory of one call of this package's kernel.
     """

@@ -16,7 +16,8 @@ from replk_probe.errors import BackendError, InvalidInputError
 
 from . import _loader
 from ._shapes import check_tensors
-from .methods.interface import Direction
+from .methods.interface import ConvProblem, Direction
+from .methods.torch_fft import TorchFFT
 
 _DIRECTIONS: dict[Direction, int] = {
     "forward": _loader.FORWARD,
@@ -37,6 +38,17 @@ COMPUTED_IN = {torch.float16: torch.float32}
 _IN_PLANES_FROM = {_loader.FORWARD: 9 * 9, _loader.GRAD_INPUT: 9 * 9, _loader.GRAD_WEIGHT: 4 * 4}
 _IN_LARGE_PLANES_FROM, _SMALL_PLANE = 11 * 11, 40 * 40
 
+# What the methods compute with that are not in the native library.
+FORCED_TORCH = {"aten": "convolution", TorchFFT.name: "Fourier transforms"}
+
+_TORCH_FFT = TorchFFT()
+# Number of multiply-adds for each point of the transforms from which these are at least 1.5 times as fast as torch's
+# convolution in both memory formats. The first is reached by 15x15 to 21x21, depending on the plane; the second, for
+# what oneDNN computes, by 61x61 on planes of 112x112 and 53x53 on 256x256. Measured on one thread of a Xeon with
+# AVX-512, and with oneDNN limited to AVX2: 2.4 to 11 times as fast as oneDNN (1.0 to 2.1 times from 1600), all others
+# from 2.3 times (1.4 times from 120).
+_FFT_FROM, _FFT_FROM_OF_ONEDNN = 150, 2200
+
 # Instruction set and method as set in the environment; None if unset.
 Forced = tuple[str | None, str | None]
 
@@ -51,13 +63,14 @@ class PlannedMethod:
     """Method and memory of one convolution.
 
     Attributes:
-        method: ``direct``, ``fft``, ``blocked``, ``blocked-pfa``, ``reference``, or ``aten`` for torch's convolution.
-        isa: ``portable``, ``avx2`` or ``avx512``; None for ``aten``.
-        tile: Lengths of the transforms of ``fft`` and ``blocked-pfa``, rows and columns; else (0, 0).
+        method: ``direct``, ``fft``, ``blocked``, ``blocked-pfa`` or ``reference``; ``aten`` for torch's convolution, or
+            ``torch-fft`` for torch's Fourier transforms.
+        isa: ``portable``, ``avx2`` or ``avx512``; None for ``aten`` and ``torch-fft``.
+        tile: Lengths of the transforms of ``fft``, ``blocked-pfa`` and ``torch-fft``, rows and columns; else (0, 0).
         workspace_bytes: Scratch memory of a call for all threads together, in bytes.
         packed_bytes: Memory of a prepared weight, in bytes; 0 if the method does not prepare weights.
         threads: Maximum number of threads.
-        reason: Why the method is ``aten``; else None.
+        reason: Why the method is ``aten`` or ``torch-fft``; else None.
     """
 
     method: str
@@ -149,10 +162,42 @@ def uncovered(dtype: torch.dtype) -> str | None:
         raise InvalidInputError(f"dtype is {dtype!r}. A torch.dtype is required. Use for example torch.float32.")
     if dtype not in _loader.DTYPES and dtype not in COMPUTED_IN:
         return f"dtype is {dtype} and only float32, bfloat16 and float16 are computed natively"
-    if forced()[1] == "aten":
-        return f"{METHOD_VARIABLE}=aten forces torch's convolution"
+    method = forced()[1] or ""
+    if method in FORCED_TORCH:
+        return f"{METHOD_VARIABLE}={method} forces torch's {FORCED_TORCH[method]}"
     library = _loader.find_library()
     return f"the native library is not available. {library}" if isinstance(library, str) else None
+
+
+def torch_fft(problem: ConvProblem) -> TorchFFT | None:
+    """The method by Fourier transforms if it computes a problem on a CPU without the native kernels, else None.
+
+    Torch's convolution computes the others, and all that are left to torch where the library is available.
+    """
+    method = forced()[1]
+    is_possible = problem.multiply_adds and problem.kh % 2 and problem.kw % 2
+    if not is_possible or method == "aten" or _TORCH_FFT.refusal(problem, torch.device("cpu")) is not None:
+        return None
+    if method != TorchFFT.name and (not isinstance(_loader.find_library(), str) or not _is_faster_by_fft(problem)):
+        return None
+    return _TORCH_FFT
+
+
+def _is_faster_by_fft(problem: ConvProblem) -> bool:
+    taps = min(problem.kh, 2 * problem.h - 1) * min(problem.kw, 2 * problem.w - 1)
+    least = _FFT_FROM_OF_ONEDNN if _is_by_onednn(problem) else _FFT_FROM
+    return taps * problem.h * problem.w >= least * _TORCH_FFT.points(problem, torch.device("cpu"))
+
+
+def _is_by_onednn(problem: ConvProblem) -> bool:
+    """Whether torch computes a convolution by the kernels of oneDNN, which has no fast ones for weight gradients."""
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not has_onednn or problem.direction == "grad_weight":
+        return False
+    if problem.dtype == "bfloat16":
+        has_bfloat16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return has_bfloat16
+    return problem.dtype == "float32"
 
 
 def left_channels_last(direction: int, taps: int, pixels: int, method: str | None) -> str | None:
@@ -220,7 +265,14 @@ def planned_method(
     if reason is None and channels_last:
         reason = left_channels_last(_DIRECTIONS[direction], kernel[0] * kernel[1], shape[2] * shape[3], forced()[1])
     if reason is not None:
-        return PlannedMethod("aten", reason=reason)
+        computed = COMPUTED_IN.get(dtype, dtype)
+        sizes = ConvProblem(direction, str(computed).removeprefix("torch."), channels_last, *shape, *kernel)
+        fft = torch_fft(sizes)
+        if fft is None:
+            return PlannedMethod("aten", reason=reason)
+        tile, memory = fft.tile_and_workspace(sizes, torch.device("cpu"))
+        most = torch.get_num_threads() if threads is None else threads
+        return PlannedMethod(fft.name, tile=tile, workspace_bytes=memory, threads=most, reason=reason)
     problem, plan = make_plan(
         _DIRECTIONS[direction],
         shape,
@@ -322,10 +374,13 @@ def forced_numbers(library: _loader.Library, force: Forced | None = None) -> tup
             f"{ISA_VARIABLE} is {wanted_isa!r}. This CPU, or the library as built, supports up to "
             f"{_loader.ISA_NAMES[library.best_isa]}. Set that, or unset it."
         )
+    if wanted_method == TorchFFT.name:
+        return isa, _loader.HOST
     if wanted_method and wanted_method not in _loader.METHODS:
+        names = (*(name for name in _loader.METHODS if name != "auto"), TorchFFT.name)
         raise BackendError(
             f"{METHOD_VARIABLE} is {wanted_method!r}. No method has this name. "
-            f"Choose from {', '.join(name for name in _loader.METHODS if name != 'auto')}, or unset it."
+            f"Choose from {', '.join(names)}, or unset it."
         )
     return isa, _loader.METHODS[wanted_method or "auto"]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from replk_probe.errors import BackendError
 
 from . import _fallback, _shapes
-from ._choice import COMPUTED_IN, Forced, forced, left_channels_last, make_plan, uncovered_tensors
+from ._choice import COMPUTED_IN, Forced, forced, left_channels_last, make_plan, torch_fft, uncovered_tensors
 from ._layout import in_channels_last, in_planes, is_channels_last, layout_of
 from ._loader import (
     FORWARD,
@@ -32,7 +32,7 @@ from ._loader import (
     find_library,
 )
 from ._prepared_weights import PreparedWeights
-from .methods.interface import ConvMethod, Direction
+from .methods.interface import ConvMethod, ConvProblem, Direction
 from .tuning import choices
 
 _LOGGER = logging.getLogger(__name__)
@@ -323,6 +323,10 @@ def _plan_call(
         if not call.host:
             call.library = library
             _fill(call, direction, input, grad)
+    if call.host:
+        dtype = str(input.dtype).removeprefix("torch.")
+        problem = ConvProblem(_DIRECTIONS[direction], dtype, call.channels_last, *input.shape, *kernel)
+        call.elsewhere = torch_fft(problem) or _fallback
     return call
 
 

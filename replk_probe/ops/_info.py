@@ -13,7 +13,7 @@ import torch
 from replk_probe.errors import BackendError
 
 from . import _loader
-from ._choice import COMPUTED_IN, ISA_VARIABLE, METHOD_VARIABLE, forced_numbers, uncovered
+from ._choice import COMPUTED_IN, FORCED_TORCH, ISA_VARIABLE, METHOD_VARIABLE, forced, forced_numbers, uncovered
 from ._prepared_weights import SPECTRA_VARIABLE, limit_bytes, used_bytes
 
 # The reported CPU features that the kernels use or may use in the future.
@@ -103,7 +103,8 @@ def measure_fma_peak(threads: int, isa: str | None = None, seconds: float = 0.2)
 def describe_backend(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> str:
     """The backend of a supported convolution, as stored in results: ``"native avx512"``, or ``"aten (REASON)"``.
 
-    A method forced by ``REPLK_PROBE_METHOD`` is included.
+    A method forced by ``REPLK_PROBE_METHOD`` is included. ``"aten or torch-fft"`` if that depends on the sizes, see
+    :func:`replk_probe.ops.planned_method`.
 
     Args:
         device: Device of the tensors.
@@ -118,8 +119,10 @@ def describe_backend(device: str | torch.device = "cpu", dtype: torch.dtype = to
         return f"aten (the device is {device.type})"
     reason = uncovered(dtype)
     if reason is not None:
+        is_chosen = forced()[1] not in FORCED_TORCH and isinstance(_loader.find_library(), str)
+        found = "aten or torch-fft" if is_chosen else "torch-fft" if forced()[1] == "torch-fft" else "aten"
         # The first sentence only: the full reason may be long.
-        return f"aten ({reason.partition('. ')[0]})"
+        return f"{found} ({reason.partition('. ')[0]})"
     library = _loader.find_library()
     assert not isinstance(library, str)  # this would have been a reason
     isa, method = forced_numbers(library)

@@ -23,9 +23,9 @@ FILE_NAME = "libreplk_dwconv2d" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.
 # Path of another file to load, for example one built with a sanitizer.
 LIBRARY_VARIABLE = "REPLK_PROBE_LIBRARY"
 _INSTALL = (
-    "Until it is installed, torch's own convolution is used, which is many times slower for large kernels. Install a "
-    "C++17 compiler (g++ or clang++; CXX names another one) and install the package again from the same source: "
-    "pip install --force-reinstall --no-deps --no-cache-dir SOURCE."
+    "Until it is installed, torch's own convolution and Fourier transforms are used, which are many times slower for "
+    "large kernels. Install a C++17 compiler (g++ or clang++; CXX names another one) and install the package again "
+    "from the same source: pip install --force-reinstall --no-deps --no-cache-dir SOURCE."
 )
 _NAME_ANOTHER = f"Set {LIBRARY_VARIABLE} to a library that this package's setup.py built, or unset it to use its own."
 # Written by setup.py if the library could not be built.

@@ -31,7 +31,8 @@ def depthwise_conv2d(
     ``y[n,c,i,j] = act(bias[c] + sum_uv x[n,c,i+u-Kh//2,j+v-Kw//2] w[c,0,u,v])``. Differentiable to any order; only the
     gradients that are requested are computed. Tensors are never modified, and the result does not depend on the
     number of threads. float32, bfloat16 and float16 (both with float32 sums, rounded once) on a CPU are computed
-    natively, everything else by torch; :func:`unsupported_reason` explains why.
+    natively, everything else by torch; :func:`unsupported_reason` explains why. If the native library is not available,
+    torch computes by Fourier transforms where these are faster, see :func:`planned_method`.
 
     A non-finite value may spread over its plane but never disappears. Since transforms sum over whole tiles, values
     above 1e33 may overflow even if the results would not. Taps that overlap only padding for every result are not

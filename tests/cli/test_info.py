@@ -89,4 +89,4 @@ def test_without_a_library_the_reason_and_advice_are_printed(
     assert "It could not be built when the package was installed. The compiler failed" in text
     assert "kernel.cpp:1: error: no" in text
     assert "Until it is installed, torch's own convolution" in text and "--no-cache-dir" in text
-    assert "backend float32 aten (the native library is not available)" in text
+    assert "backend float32 aten or torch-fft (the native library is not available)" in text

@@ -14,7 +14,9 @@ import torch
 
 from replk_probe import ops
 from replk_probe.errors import BackendError, InvalidInputError
-from replk_probe.ops import _cpu, _loader
+from replk_probe.models.inference.input_gradient import MethodLog, freeze_layers
+from replk_probe.ops import _cpu, _fallback, _loader
+from replk_probe.ops.methods.torch_fft import TorchFFT
 
 Close = Callable[..., None]
 
@@ -119,10 +121,72 @@ def test_without_a_library_torch_computes(
     )
     info = ops.native_info()
     assert not info.loaded and info.path is None and info.methods == () and str(without_library) in str(info.load_error)
-    assert ops.describe_backend() == "aten (the native library is not available)"
+    assert ops.describe_backend() == "aten or torch-fft (the native library is not available)"
     assert ops.planned_method((1, 3, 9, 8), 5).method == "aten"
     with pytest.raises(BackendError, match="Native kernel refused: the native library is not available"):
         ops.depthwise_conv2d(x, w, backend="native")
+
+
+SIZES = [((1, 2, 28, 28), 17), ((1, 2, 28, 28), 13), ((1, 2, 8, 8), 61), ((1, 1, 128, 128), 61), ((1, 1, 64, 64), 31)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_without_a_library_large_kernels_are_computed_by_fourier_transforms(
+    without_library: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is planned is what computes; torch's convolution may be in a format in which it is fast."""
+    used: list[str] = []
+    for method, label in ((_fallback, "aten"), (TorchFFT, "torch-fft")):
+        for direction in ("forward", "grad_input", "grad_weight"):
+            real = getattr(method, direction)
+            watched = lambda *args, real=real, label=label: (used.append(label), real(*args))[1]  # noqa: E731
+            monkeypatch.setattr(method, direction, watched)
+    has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if dtype == torch.bfloat16:
+        has_onednn = has_onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    by_fft = {direction: [True, False, False, True, True] for direction in ("forward", "grad_input", "grad_weight")}
+    if dtype != torch.float64 and has_onednn:
+        by_fft["forward"] = by_fft["grad_input"] = [False, False, False, True, False]
+    for index, (shape, kernel) in enumerate(SIZES):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            x = torch.randn(shape).to(dtype).contiguous(memory_format=layout)
+            w = torch.randn(shape[1], 1, kernel, kernel).to(dtype)
+            calls: dict[Any, Callable[[], torch.Tensor]] = {
+                "forward": lambda x=x, w=w: ops.depthwise_conv2d(x, w),
+                "grad_input": lambda x=x, w=w: ops.conv_input_gradient(x, w),
+                "grad_weight": lambda x=x, w=w: torch.ops.replk_probe.dwconv2d_grad_weight(x, x, *w.shape[2:]),
+            }
+            for direction, call in calls.items():
+                is_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+                planned = ops.planned_method(shape, kernel, dtype, direction, channels_last=is_last)
+                assert planned.method == ("torch-fft" if by_fft[direction][index] else "aten")
+                assert planned.isa is None
+                assert ("dtype is torch.float64" if dtype == torch.float64 else "not available") in str(planned.reason)
+                used.clear()
+                call()
+                assert used[0] == planned.method  # torch's input gradient is a forward pass
+                monkeypatch.setenv("REPLK_PROBE_METHOD", "aten")
+                if shape[2] < 128:  # which takes long
+                    used.clear()
+                    call()
+                    assert used[0] == "aten"
+                assert "aten" == ops.planned_method(shape, kernel, dtype, direction).method
+                assert ops.describe_backend(dtype=dtype).startswith("aten (")
+                monkeypatch.delenv("REPLK_PROBE_METHOD")
+    assert ops.describe_backend(dtype=dtype).startswith("aten or torch-fft (")
+
+
+def test_with_a_library_torchs_part_stays_torchs_convolution(native: ops.NativeInfo) -> None:
+    for direction in ("forward", "grad_input", "grad_weight"):
+        assert ops.planned_method((1, 1, 128, 128), 61, torch.float64, direction).method == "aten"  # type: ignore[arg-type]
+    assert ops.planned_method((1, 1, 128, 128), 255, direction="grad_weight").method == "aten"
+
+
+def test_the_method_of_a_frozen_layer_is_recorded(without_library: Path) -> None:
+    conv, log = ops.DepthwiseConv2d(1, 1, 61, padding=30, groups=1), MethodLog()
+    freeze_layers(conv, log)
+    conv(torch.randn(1, 1, 128, 128))
+    assert [method.partition(". ")[0] for method in log.take()] == ["torch-fft: the native library is not available"]
 
 
 def test_why_nothing_was_built_is_passed_on(without_library: Path) -> None:

@@ -379,19 +379,18 @@ def is_depthwise_reduced(device: torch.device) -> bool:
 
 
 def _method(direction: Direction, input: Tensor, weight: Tensor) -> str:
-    """Method by which :mod:`replk_probe.ops` computes a convolution: ``"native ISA: METHOD"`` or ``"aten: REASON"``.
+    """Method of :mod:`replk_probe.ops` for a convolution: ``"native ISA: METHOD"``, ``"aten: REASON"`` or the like.
 
     A method that was chosen by measurement is ``"tuned: METHOD"``.
     """
     chosen = chosen_method(direction, input, weight.shape[2:])
     if chosen is not None:
         return f"tuned: {chosen}"
-    reason = unsupported_reason(input, weight)
-    if reason is None:
-        layout = is_channels_last(input)
-        plan = planned_method(input.shape, weight.shape[2:], input.dtype, direction, channels_last=layout)
-        reason = plan.reason
-    return f"native {plan.isa}: {plan.method}" if reason is None else f"aten: {reason}"
+    if input.device.type != "cpu":
+        return f"aten: {unsupported_reason(input, weight)}"
+    layout = is_channels_last(input)
+    plan = planned_method(input.shape, weight.shape[2:], input.dtype, direction, channels_last=layout)
+    return f"native {plan.isa}: {plan.method}" if plan.reason is None else f"{plan.method}: {plan.reason}"
 
 
 class MethodLog:

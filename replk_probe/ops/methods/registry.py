@@ -10,6 +10,7 @@ from .. import _loader
 from .interface import ConvMethod
 from .layouts import AtenMethod
 from .native import NativeMethod
+from .torch_fft import TorchFFT
 
 # What computes a convolution for which nothing was chosen: on a CPU the library decides.
 DEFAULTS = {"cuda": "aten", "cpu": "auto"}
@@ -33,25 +34,15 @@ def methods_on(device: torch.device, *, prepared: bool = True) -> dict[str, Conv
         found = {"auto": NativeMethod("auto", prepared=prepared), "aten": AtenMethod("aten")}
         if not isinstance(_loader.find_library(), str):
             found |= {name: NativeMethod(name, prepared=prepared) for name in _OF_THE_LIBRARY}
-        return found | {"torch-fft": _torch_fft()}
+        return found | {TorchFFT.name: TorchFFT()}
     found = {"aten": AtenMethod("aten")}
     found |= {name: AtenMethod(name, layout) for name, layout in _LAYOUTS.items()}
-    return found | {"torch-fft": _torch_fft(), "triton-toeplitz": _triton_toeplitz()}
-
-
-def _torch_fft() -> ConvMethod | str:
-    try:
-        from .torch_fft import TorchFFT  # type: ignore[import-not-found, unused-ignore]
-
-        method: ConvMethod = TorchFFT()
-    except Exception as error:
-        return _reason(error)
-    return method
+    return found | {TorchFFT.name: TorchFFT(), "triton-toeplitz": _triton_toeplitz()}
 
 
 def _triton_toeplitz() -> ConvMethod | str:
     try:
-        from .triton_toeplitz import TritonToeplitz  # type: ignore[import-not-found, unused-ignore]
+        from .triton_toeplitz import TritonToeplitz
 
         method: ConvMethod = TritonToeplitz()
     except Exception as error:  # no Triton, no compiler, or a version with another interface
