@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from replk_probe.errors import InvalidInputError
+from replk_probe.errors import InvalidInputError, ReplkProbeError
 
 from ._options import compute_options, given_options
 from ._output import note, show
@@ -21,7 +21,9 @@ _HEAD = ("convolution", "method", "speed", "time", "default", "reason")
 
 @click.command()
 @click.option("--model", metavar="NAME", help="Name as for 'replk-probe erf'; its weights do not matter.")
-@click.option("--size", type=click.IntRange(1), metavar="PX", help="Side of the images. [default: that of the model]")
+@click.option(
+    "--size", type=click.IntRange(1, 16384), metavar="PX", help="Side of the images. [default: that of the model]"
+)
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Images at once.")
 @compute_options
 @click.option("--force", is_flag=True, help="Measure also what is stored already, and on a CPU.")
@@ -52,6 +54,7 @@ def command(
 
     from replk_probe.models import create_model, data_config
     from replk_probe.models.inference.copying import on_device
+    from replk_probe.models.inference.failure import explain
     from replk_probe.models.inference.prepare import prepared_copy
     from replk_probe.ops import TuningWarning, tune
     from replk_probe.report.text import table, terminal_layout
@@ -63,7 +66,12 @@ def command(
     with measuring(place, (height, width)), warnings_as_notes(TuningWarning):
         prepared = prepared_copy(on_device(network, place), precision, None, backward=True)
         images = torch.rand((batch_size, 3, height, width), device=place)
-        found = tune(prepared.module, images, force=force)
+        try:
+            found = tune(prepared.module, images, force=force)
+        except (ReplkProbeError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise InvalidInputError(explain(error, network, tuple(images.shape)).message) from error
     if not found.convolutions:
         if place.type == "cpu" and not force:
             note("Nothing was measured: the native library chooses by a table. Give --force to measure.")

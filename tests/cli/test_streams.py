@@ -34,6 +34,7 @@ LINES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("shape_bias.json", "shape_bias.pdf"),
     ),
     "sweep": (("sweep", "sweep.toml", "--dry-run"), ()),
+    "tune": (("tune", "--clear"), ()),
     "weights": (("weights", "list"), ()),
 }
 

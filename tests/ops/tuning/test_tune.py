@@ -167,6 +167,15 @@ def test_the_command_takes_a_model_or_clear(replk_probe: Run, arguments: tuple[s
     assert done.exit_code == 1 and "--clear" in done.stderr
 
 
+def test_a_size_that_a_network_does_not_accept_is_explained(replk_probe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **options: Any) -> Any:
+        raise RuntimeError("Kernel size can't be greater than actual input size")
+
+    monkeypatch.setattr(tuner, "_run_once", fail)
+    done = replk_probe("tune", "--model", "replknet_micro_k3", "--device", "cpu", "--force", "--size", 8)
+    assert done.exit_code == 1 and done.stderr.startswith("Error: ") and "8" in done.stderr
+
+
 def test_info_says_what_a_gpu_lacks(replk_probe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(description, "cudnn_version", lambda: "none")
