@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .. import _fallback
 from .._layout import layout_of
+from ..cudnn_layout import in_contiguous_format
 from .interface import ConvProblem
 
 
@@ -59,8 +60,7 @@ class AtenMethod:
         """
         if self._layout is None:
             return weight
-        kernels = weight.contiguous().view(-1)
         if self._layout == torch.contiguous_format:
-            return kernels.view(weight.shape)
+            return in_contiguous_format(weight)
         channels, _, kh, kw = weight.shape
-        return kernels.view(channels, kh, kw, 1).permute(0, 3, 1, 2)
+        return weight.contiguous().view(channels, kh, kw, 1).permute(0, 3, 1, 2)
