@@ -22,7 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from replk_probe import bench, erf, kernels, shape_bias
+from replk_probe import attribution, bench, erf, kernels, shape_bias
+from replk_probe.attribution.result import AttributedImage, AttributionResult, ErfWindow
 from replk_probe.bench.result import Layer, Machine, SpeedCase, SpeedResult, Timing
 from replk_probe.erf.result import ErfResult, RatioRow
 from replk_probe.errors import InvalidInputError
@@ -77,8 +78,24 @@ def make_speed() -> SpeedResult:
     return SpeedResult(cases, Machine("<i>cpu</i>", 2, (0.1, 0.2), None, None, None, "AVX2", {}), "float32", 9)
 
 
-MAKERS = {"erf": make_erf, "shape_bias": make_shape_bias, "kernels": make_kernels, "bench": make_speed}
-TABLES = {"erf": "erf.csv", "shape_bias": "shape_bias.csv", "kernels": "kernels.csv", "bench": "bench.csv"}
+def make_attribution() -> AttributionResult:
+    windows = tuple(
+        ErfWindow(threshold=share, top=2, left=1, bottom=9, right=5, area=0.1, share=0.3) for share in (0.5, 0.99)
+    )
+    image = AttributedImage(
+        id=f"{NAME}.jpg", target=3, target_name=NAME, predicted=1, predicted_name=None, score=2.0, probability=0.25,
+        total=-1.0, entropy_bits=5.0, effective_area=0.5, peak=(3, 4), position=(0, 1), center=(4.5, 3.5),
+        windows=windows,
+    )  # fmt: skip
+    maps, pictures = np.random.default_rng(0).normal(size=(1, 16, 16)), np.full((1, 16, 16, 3), 99)
+    return AttributionResult(maps, pictures, (image,), make_erf().run, "saliency", "layer4", "image")
+
+
+MAKERS = {
+    "erf": make_erf, "shape_bias": make_shape_bias, "kernels": make_kernels, "bench": make_speed,
+    "attribution": make_attribution,
+}  # fmt: skip
+TABLES = {name: f"{name}.csv" for name in MAKERS}
 
 
 @pytest.fixture(params=MAKERS)
@@ -138,6 +155,7 @@ PLOTS = (
     ("kernels", kernels.plot_radial_profile),
     ("bench", bench.plot_times),
     ("bench", bench.plot_speedup),
+    ("attribution", attribution.plot_attribution),
 )
 
 
@@ -231,7 +249,7 @@ def test_axes_in_nested_grids_and_with_a_locator_of_their_own_stay_where_they_ar
 
 
 FIGURES = (
-    *((package, name) for package in (erf, shape_bias, kernels, bench) for name in package.__all__
+    *((package, name) for package in (erf, shape_bias, kernels, bench, attribution) for name in package.__all__
       if name.startswith(("plot_", "draw_"))),
 )  # fmt: skip
 
@@ -380,7 +398,7 @@ def test_html_is_short_and_does_without_a_figure_where_none_can_be_drawn() -> No
     assert text.count("<tr>") == 21 and "10 more rows" in text and "<img" not in text
 
 
-@pytest.mark.parametrize("package", [erf, shape_bias, kernels, bench])
+@pytest.mark.parametrize("package", [erf, shape_bias, kernels, bench, attribution])
 def test_plot_functions_are_public_and_no_module_hides_them(package) -> None:
     folder = Path(package.__file__).parent
     public = [name for name in package.__all__ if name.startswith(("plot_", "draw_"))]

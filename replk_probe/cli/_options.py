@@ -102,18 +102,20 @@ def named_or_default(models: Sequence[str], weights: Sequence[str]) -> tuple[tup
     return names, ("pretrained",)
 
 
+device_option = click.option(
+    "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or cuda:N."
+)
+
+
 def compute_options(command: CommandT) -> CommandT:
     """Add ``--precision`` and ``--device``."""
-    device = click.option(
-        "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or cuda:N."
-    )
     precision = choice_option(
         "--precision",
         ["fp32", "fast", "bf16"],
         "fp32: strict float32. fast: float32 forward pass, reduced precision in the backward pass. bf16: reduced "
         "precision in both passes.",
     )
-    return precision(device(command))
+    return precision(device_option(command))
 
 
 def resume_options(command: CommandT) -> CommandT:
