@@ -17,7 +17,6 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 
 from replk_probe.plot_style import (
-    ALERT_TEXT,
     BAR_INCHES,
     CAPTION_SIZE,
     COLOR_MAP,
@@ -40,7 +39,7 @@ from replk_probe.runtime.formatting import percent
 if TYPE_CHECKING:
     from .result import AttributedImage, AttributionResult
 
-_LEFT, _TOP, _BOTTOM = 0.06, 0.58, 0.3  # margins around the map in inches
+_LEFT, _TOP, _BOTTOM = 0.06, 0.58, 0.42  # margins around the map in inches
 _PERCENTILE = 99
 _OPACITY = 0.75  # share of the color of the attribution; the rest is the brightness of the image
 _BADGE_SIZE = 6.5
@@ -145,7 +144,8 @@ def heading_lines(result: AttributionResult, index: int) -> list[tuple[str, floa
         (image.id, 8.0, INK, "bold"),
         (target_text(image), 6.0, INK, "normal"),
         (f"{result.run.model}, {result.method}", 6.0, MUTED, "normal"),
-        (weights.label, 6.0, ALERT_TEXT if weights.is_random else MUTED, "normal"),
+        # The badge on the map says that weights are random.
+        *([] if weights.is_random else [(weights.label, 6.0, MUTED, "normal")]),
     ]
 
 
@@ -156,17 +156,17 @@ def target_text(image: AttributedImage) -> str:
 
 
 def numbers_lines(image: AttributedImage) -> list[str]:
-    """The shares in the windows, and their areas, on two lines."""
+    """The windows, their shares and their areas, each on a line."""
     if image.effective_area is None:
         return ["Zero everywhere"]
-    area = f"Effective area {percent(image.effective_area, 1)} of the image"
+    effective = f"Effective area: {percent(image.effective_area, 1)}"
     if not image.windows:
-        return [area]
+        return [effective]
     thresholds, shares, areas = (
         ", ".join(f"{100 * getattr(window, name):.2g}" for window in image.windows)
         for name in ("threshold", "share", "area")
     )
-    return [f"Windows of {thresholds} % of the ERF hold {shares} %", f"in {areas} % of the area. {area}"]
+    return [f"Windows: {thresholds} % of the ERF", f"Attribution: {shares} %", f"Area: {areas} %. {effective}"]
 
 
 def add_lines(

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from replk_probe.plot_style import (
-    ALERT_TEXT,
     CAPTION_SIZE,
     COLUMN,
     INK,
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 
 MOST_IMAGES = 12
 _MARGIN, _GAP, _BETWEEN = 0.1, 0.05, 0.2  # around the figure, in a pair, between pairs, in inches
-_ABOVE, _BELOW, _BAR = 0.3, 0.3, 0.42  # for the text of a pair and for the color bar, in inches
+_ABOVE, _BELOW, _BAR = 0.3, 0.42, 0.42  # for the text of a pair and for the color bar, in inches
 _LINE = 1.35 / 72  # line height in inches per point of the font size
 _TALLEST = 3.0  # height of a map in inches
 
@@ -108,10 +107,12 @@ def draw_attributions(result: AttributionResult) -> Figure:
 
 def _heading(result: AttributionResult) -> list[tuple[str, float, str, str]]:
     weights = result.run.weights
+    # The badges on the maps say that weights are random.
+    label = [] if weights.is_random else [(weights.label, 6.0, MUTED, "normal")]
     layer = "" if result.layer is None else f", positions of layer {result.layer}"
     return [
         (result.run.model, 8.0, INK, "bold"),
-        (weights.label, 6.0, ALERT_TEXT if weights.is_random else MUTED, "normal"),
+        *label,
         (f"{result.method}{layer}", 6.0, MUTED, "normal"),
     ]
 

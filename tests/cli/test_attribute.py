@@ -10,7 +10,7 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
-from replk_probe import AttributionResult
+from replk_probe import AttributionResult, measure_erf
 
 Run = Callable[..., Result]
 
@@ -56,7 +56,7 @@ def test_random_weights_are_stated_and_one_folder_per_model(replk_probe: Run, pi
 
 
 def test_the_windows_of_a_measured_erf(replk_probe: Run, pictures: list[str]) -> None:
-    assert replk_probe("erf", "--model", MODEL, "--images", 2, "-o", "erf").exit_code == 0
+    measure_erf(MODEL, images=2, size=64, device="cpu").save("erf")
     assert replk_probe("attribute", pictures[0], "--model", MODEL, "--erf", "erf", "-o", "out").exit_code == 0
     found = AttributionResult.load("out")
     assert (found.erf, found.run.config["erf"]["n_images"]) == (MODEL, 2)
