@@ -14,6 +14,7 @@ from replk_probe.erf.result import ErfResult
 from replk_probe.erf.target_layer import TargetLayer
 from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.formatting import dimensions
+from replk_probe.runtime.provenance import WeightsInfo
 
 from .result import ErfWindow
 
@@ -99,14 +100,15 @@ def measured_windows(
     return tuple(found)
 
 
-def check_erf(erf: ErfResult, name: str, target: TargetLayer) -> str | None:
-    """Check that a result is an effective receptive field of these positions; returns a note if its size differs.
+def check_erf(erf: ErfResult, name: str, weights: WeightsInfo, target: TargetLayer) -> list[str]:
+    """Check that a result is an effective receptive field of these positions; returns notes on what differs.
 
     An imported map, whose model and layer are not known, is only checked for its axes.
 
     Args:
         erf: The result.
         name: Name of the model.
+        weights: Source of its weights.
         target: The layer.
 
     Raises:
@@ -125,9 +127,12 @@ def check_erf(erf: ErfResult, name: str, target: TargetLayer) -> str | None:
                     f"A window describes only its own positions. Give a result of the same {what}, or omit it to "
                     "measure the windows on the images."
                 )
-    if erf.input_size == target.input_size:
-        return None
-    return (
-        f"The effective receptive field was measured on images of {dimensions(erf.input_size)} px: its windows have "
-        f"the same number of pixels here, where images have {dimensions(target.input_size)} px."
-    )
+    notes = []
+    if erf.run.weights != weights and not erf.is_imported:
+        notes.append(f"The effective receptive field was measured with other weights: {erf.run.weights.label}.")
+    if erf.input_size != target.input_size:
+        notes.append(
+            f"The effective receptive field was measured on images of {dimensions(erf.input_size)} px: its windows "
+            f"have the same number of pixels here, where images have {dimensions(target.input_size)} px."
+        )
+    return notes

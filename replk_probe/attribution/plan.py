@@ -96,7 +96,7 @@ def plan_attribution(
     name = config.name or (model if isinstance(model, str) else name_of(network))
     target, notes = _positions(network, (1, outputs.channels, *size), config, required=field is not None)
     if field is not None and target is not None:
-        notes += [check_erf(field, name, target)]
+        notes += check_erf(field, name, weights, target)
     inputs = load_inputs(given, Preprocessing(size, mean, std, config.bgr))
     if not isinstance(given, Tensor):
         notes += [channels_note(outputs.channels, bgr=config.bgr), depth_note(inputs.depths)]
@@ -113,7 +113,8 @@ def plan_attribution(
         chosen=_chosen_class(config.target, outputs.classes, names, name),
         target=target,
         erf=field,
-        statistics=(mean, std),
+        # Tensors are normalized already.
+        statistics=((0.0,) * len(mean), (1.0,) * len(std)) if isinstance(given, Tensor) else (mean, std),
         device=resolve_device(config.device),
         config=config,
         notes=tuple(note for note in notes if note),
@@ -340,26 +341,24 @@ class AttributionPlan:
         return "the image" if self._cam_layer is None else f"layer {self._cam_layer.label!r}"
 
     def _grad_cam(self, image_id: str, image: Tensor, score: Any) -> Tensor:
-        size = (image.shape[2], image.shape[3])
-        if self._cam_layer is None:
-            assert self.target is not None
-            self._cam_layer = self.target
-            found = grad_cam(self._network, score, self._cam_layer, image)
-            # The patch tokens of the last layer do not reach a class token that is chosen there.
-            earlier = last_block(self._network) if self.config.layer is None else None
-            if not found.any() and earlier is not None:
-                self._cam_layer = find_target(self._network, image.shape, earlier)
-                self._notes.append(
-                    f"The class scores do not depend on the positions of layer {self.target.label!r}, as where a class "
-                    f"token is chosen: Grad-CAM was computed at {self._cam_layer.label!r}."
-                )
+        is_first, self._cam_layer = self._cam_layer is None, self._cam_layer or self.target
+        assert self._cam_layer is not None
         found = grad_cam(self._network, score, self._cam_layer, image)
+        # The patch tokens of the last layer do not reach a class token that is chosen there.
+        earlier = last_block(self._network) if is_first and self.config.layer is None and not found.any() else None
+        if earlier is not None:
+            last, self._cam_layer = self._cam_layer, find_target(self._network, image.shape, earlier)
+            self._notes.append(
+                f"The class scores do not depend on the positions of layer {last.label!r}, as where a class token is "
+                f"chosen: Grad-CAM was computed at {self._cam_layer.label!r}."
+            )
+            found = grad_cam(self._network, score, self._cam_layer, image)
         if not found.any():
             self._notes.append(
                 f"The class scores of {image_id} do not depend on the positions of layer {self._cam_layer.label!r}, or "
                 "their effects cancel. Where a class token is chosen, an earlier layer may be suitable."
             )
-        return resized(found, size)[0, 0]
+        return resized(found, (image.shape[2], image.shape[3]))[0, 0]
 
 
 # Names of methods that differ from those of the attributions of features.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import captum.attr
@@ -16,6 +17,7 @@ from replk_probe import measure_attribution, measure_erf
 from replk_probe.attribution.config import METHODS
 from replk_probe.attribution.result import AttributionResult
 from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.provenance import WeightsInfo
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
@@ -238,6 +240,14 @@ def test_the_effective_receptive_field_must_be_that_of_the_same_layer_and_model(
     options = {"method": "saliency", "target": 0, "device": "cpu"}
     found = measure_attribution(model, IMAGES, erf, layer="conv", **options)
     assert any("24x24 px" in note for note in found.notes)
+    with pytest.raises(InvalidInputError, match="Its inputs have 1 axes"):
+        sequence = dataclasses.replace(
+            erf, contribution=erf.contribution[0], input_size=(24,), feature_size=(24,), center=(12.0,), numbers=None
+        )
+        measure_attribution(model, IMAGES, sequence, layer="conv", **options)
+    other = dataclasses.replace(erf, run=dataclasses.replace(erf.run, weights=WeightsInfo("file:other.pth")))
+    found = measure_attribution(model, IMAGES, other, layer="conv", **options)
+    assert any("with other weights: file:other.pth" in note for note in found.notes)
     with pytest.raises(InvalidInputError, match="is that of model 'Shifted', but the attribution that of 'other'"):
         measure_attribution(model, IMAGES, erf, layer="conv", name="other", **options)
     with pytest.raises(InvalidInputError, match="is that of layer 'conv'"):
