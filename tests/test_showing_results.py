@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import dataclasses
 import importlib
@@ -33,6 +34,7 @@ from replk_probe.results import Result
 from replk_probe.runtime.provenance import RANDOM_INIT, RunInfo, WeightsInfo
 from replk_probe.shape_bias.decisions import Decisions
 from replk_probe.shape_bias.result import ShapeBiasResult
+from replk_probe.sweeps.result import SweepResult
 
 NAME = "<b>net</b>"
 NAMES = ("bear1-cat1.png", "bear2-bear1.png", "cat10-bear1.png", "cat2-dog3.png")
@@ -390,6 +392,41 @@ def test_html_has_a_table_and_a_figure_and_every_text_is_escaped(result: Result)
     assert "<table>" in text and 'src="data:image/png;base64,' in text
     assert NAME not in text and "<i>" not in text and ("&lt;b&gt;net" in text or "&lt;i&gt;cpu" in text)
     assert "nan" not in re.sub(r'src="[^"]*"', "", text)
+
+
+def displayed(result: object) -> dict[str, str]:
+    """What a notebook shows, by its type: that of IPython if it is installed, or else of the methods it calls."""
+    try:
+        from IPython.core.formatters import DisplayFormatter
+    except ImportError:
+        return {"text/html": result._repr_html_(), "text/plain": repr(result)}
+    return DisplayFormatter().format(result)[0]
+
+
+def test_a_notebook_shows_a_small_figure_with_a_description(result: Result) -> None:
+    shown = displayed(result)
+    assert shown["text/plain"] == repr(result)
+    (found,) = re.findall(r'<img alt="([^"]*)" style="[^"]*" src="data:image/png;base64,([^"]*)"/>', shown["text/html"])
+    assert found[0].startswith(f"Figure of {type(result).__name__}, ")
+    content = base64.b64decode(found[1])
+    assert content.startswith(b"\x89PNG") and len(content) < 300_000
+
+
+def test_a_figure_that_fails_leaves_the_table(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Result) -> None:
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr(type(result), "plot", fail)
+    text = displayed(result)["text/html"]
+    assert "<table>" in text and "<img" not in text
+
+
+def test_a_notebook_shows_the_jobs_of_a_sweep() -> None:
+    job = {"label": NAME, "analyzer": "erf", "model": NAME, "state": "done"}
+    failed = job | {"state": "failed", "reason": "<script>"}
+    text = displayed(SweepResult(Path("out"), (job, failed), None))["text/html"]
+    assert text.count("<tr>") == 3 and "failed: 1" in text and "running" not in text
+    assert NAME not in text and "<script>" not in text and "&lt;script&gt;" in text
 
 
 def test_html_is_short_and_does_without_a_figure_where_none_can_be_drawn() -> None:
