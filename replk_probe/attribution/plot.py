@@ -21,7 +21,6 @@ from replk_probe.plot_style import (
     CAPTION_SIZE,
     COLOR_MAP,
     INK,
-    MAP_INCHES,
     MUTED,
     RANDOM_BADGE,
     badge_style,
@@ -31,6 +30,7 @@ from replk_probe.plot_style import (
     figure_style,
     fitted,
     inches_of,
+    map_inches,
     prepared_axes,
     side_bar,
 )
@@ -80,7 +80,7 @@ def plot_attribution(
     height, width = result.maps.shape[1:]
     with figure_style():
         right = BAR_INCHES if cbar else _LEFT
-        map_width = MAP_INCHES * min(1.0, 1.6 * width / height)
+        map_width = map_inches() * min(1.0, 1.6 * width / height)
         inches = _LEFT + map_width + right, _TOP + map_width * max(height / width, 1 / 3) + _BOTTOM
         ax = prepared_axes(ax, inches, left=_LEFT, right=right, top=_TOP, bottom=_BOTTOM)
         draw_overlay(ax, result, index, cmap)

@@ -12,15 +12,15 @@ from matplotlib.figure import Figure
 
 from replk_probe.plot_style import (
     CAPTION_SIZE,
-    COLUMN,
     INK,
     MUTED,
-    PAGE,
     check_drawable,
+    column_width,
     figure_style,
     fitted,
     fitted_lines,
     new_figure,
+    page_width,
     save_figure,
 )
 from replk_probe.runtime.formatting import counted
@@ -62,7 +62,7 @@ def draw_attributions(result: AttributionResult) -> Figure:
     check_drawable(result, "AttributionResult")
     count = min(len(result.images), MOST_IMAGES)
     columns = min(count, 2)
-    width = COLUMN if columns == 1 else PAGE
+    width = column_width() if columns == 1 else page_width()
     pair = (width - 2 * _MARGIN - (columns - 1) * _BETWEEN) / columns
     rows, columns_of_map = result.maps.shape[1:]
     side = (pair - _GAP) / 2

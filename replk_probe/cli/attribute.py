@@ -24,6 +24,7 @@ from ._options import (
     parse_thresholds,
     seed_option,
     size_option,
+    style_option,
     weights_of_each,
 )
 from ._output import conclusion
@@ -83,6 +84,7 @@ _DEFAULT_OUTPUT = Path("replk-probe-out") / "attribution"
 @input_options
 @device_option
 @seed_option("Random seed for weight initialization and the noise of smooth-grad.")
+@style_option
 @output_option("replk-probe-out/attribution/METHOD/MODEL")
 def command(
     images: tuple[Path, ...],

@@ -26,6 +26,7 @@ from ._options import (
     resume_options,
     seed_option,
     size_option,
+    style_option,
     weights_of_each,
 )
 from ._output import conclusion, note
@@ -80,6 +81,7 @@ _IMPORT_OPTIONS = ("imported", "mapping", "output")
 @click.option("--allow-partial", is_flag=True, help="Evaluate the intact stimuli of an incomplete cue-conflict set.")
 @compute_options
 @seed_option("Random seed for weight initialization.")
+@style_option
 @output_option("replk-probe-out/shape-bias/MODEL")
 @resume_options
 def command(
