@@ -530,7 +530,7 @@ class _MagnifiedPdf(FigureCanvasPdf):
         super().__init__(figure)
         self._factor = factor
 
-    def print_pdf(self, filename: Any, *, bbox_inches_restore: Any = None, metadata: Any = None) -> None:
+    def print_pdf(self, filename: Any, *, bbox_inches_restore: Any = None, metadata: Any = None, **_: Any) -> None:
         """Write the figure, as the method of the base class does."""
         dpi = self.figure.dpi
         self.figure.dpi = 72  # points, the unit of PDF
