@@ -11,6 +11,7 @@ from ._lazy import lazy_names
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from . import attribution as attribution
     from . import bench as bench
     from . import erf as erf
     from . import errors as errors
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from . import ops as ops
     from . import shape_bias as shape_bias
     from . import sweeps as sweeps
+    from .attribution import AttributionResult as AttributionResult
+    from .attribution import measure_attribution as measure_attribution
     from .erf import ErfAccumulator as ErfAccumulator
     from .erf import ErfResult as ErfResult
     from .erf import input_gradient as input_gradient
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from .sweeps import sweep as sweep
 
 _HOME = {
+    "AttributionResult": "attribution",
     "ErfAccumulator": "erf",
     "ErfResult": "erf",
     "KernelResult": "kernels",
@@ -42,20 +46,23 @@ _HOME = {
     "create_model": "models",
     "input_gradient": "erf",
     "load_checkpoint": "models",
+    "measure_attribution": "attribution",
     "measure_erf": "erf",
     "measure_kernels": "kernels",
     "measure_shape_bias": "shape_bias",
     "sweep": "sweeps",
 }
-_SUBPACKAGES = ("bench", "erf", "errors", "images", "kernels", "models", "ops", "shape_bias", "sweeps")
+_SUBPACKAGES = ("attribution", "bench", "erf", "errors", "images", "kernels", "models", "ops", "shape_bias", "sweeps")
 
 __all__ = [
+    "AttributionResult",
     "ErfAccumulator",
     "ErfResult",
     "KernelResult",
     "ShapeBiasResult",
     "SweepResult",
     "__version__",
+    "attribution",
     "bench",
     "create_model",
     "erf",
@@ -64,6 +71,7 @@ __all__ = [
     "input_gradient",
     "kernels",
     "load_checkpoint",
+    "measure_attribution",
     "measure_erf",
     "measure_kernels",
     "measure_shape_bias",

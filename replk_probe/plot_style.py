@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +19,9 @@ import numpy.typing as npt
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends import backend_pdf
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Colormap, LogNorm
@@ -29,16 +34,17 @@ from matplotlib.transforms import Bbox
 
 from replk_probe.errors import InvalidInputError, close_names
 from replk_probe.runtime.atomic_files import atomic_write_bytes
+from replk_probe.runtime.checks import check_choice
 from replk_probe.runtime.escaping import printable
 from replk_probe.runtime.formatting import shortened
 
 MIN_DPI = 300
 _SCREEN_DPI = 150
-MAP_INCHES = 2.56  # 1024 px at 400 dots per inch: one dot per input pixel
+_MAP_INCHES = 2.56  # 1024 px at 400 dots per inch: one dot per input pixel
 BAR_INCHES = 0.72  # color bar with tick labels and label
 _FINEST_DPI = 400  # maps of higher resolution are drawn as means over blocks of pixels
 
-PAGE, COLUMN = 7.0, 3.4  # widths of figures in inches
+LABEL_SIZE = 7.0  # of labels as drawn, in points
 CAPTION_SIZE = 5.8  # points
 RANDOM_BADGE = "RANDOM WEIGHTS"
 COLOR_MAP = "rocket"  # perceptually uniform, from black to nearly white
@@ -48,10 +54,10 @@ COLORS = ("#b03a00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#7a5195", "#56
 INK, MUTED, ALERT, ALERT_TEXT = "#1a1a1a", "#5a5a5a", "#ffb000", "#b03a00"
 _STYLE: dict[str, Any] = {
     "font.family": ["DejaVu Sans"],  # included in matplotlib, so that figures are the same everywhere
-    "font.size": 7.0,
+    "font.size": LABEL_SIZE,
     "axes.linewidth": 0.6,
     "axes.titlesize": 8.0,
-    "axes.labelsize": 7.0,
+    "axes.labelsize": LABEL_SIZE,
     "xtick.labelsize": 6.5,
     "ytick.labelsize": 6.5,
     "xtick.major.width": 0.6,
@@ -65,7 +71,77 @@ _STYLE: dict[str, Any] = {
     "pdf.fonttype": 42,  # embeds the font, so that text can be selected
 }
 
+# Width and height in the first lines of an SVG file.
+_SVG_SIZE = re.compile(rb'(?P<name>width|height)="(?P<points>[0-9.]+)pt"')
+
 _Entry = TypeVar("_Entry")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Properties of figures as they are saved.
+
+    Attributes:
+        column: Width of a figure of one column, in inches.
+        page: Width of a figure of a whole page or slide, in inches.
+        text: Size of labels, in points; titles are a seventh larger and captions a sixth smaller.
+        formats: File formats, as endings.
+    """
+
+    column: float
+    page: float
+    text: float
+    formats: tuple[str, ...]
+
+    @property
+    def magnification(self) -> float:
+        """Size of a figure as saved divided by its size as drawn."""
+        return self.text / LABEL_SIZE
+
+
+USUAL = Preset(3.4, 7.0, LABEL_SIZE, ("png", "pdf"))
+PRESETS = {
+    # The narrower of CVPR (columns of 3.25 in, text of 6.875 in) and ICML (3.25 in, 6.75 in).
+    "paper": Preset(3.25, 6.75, 8.0, ("png", "pdf", "svg")),
+    # Half and almost all of a slide of 13.33 x 7.5 in.
+    "talk": Preset(6.2, 12.6, 14.0, ("png", "pdf", "svg")),
+    "notebook": Preset(4.8, 9.6, 10.0, ("png", "svg")),
+}
+_current: ContextVar[Preset] = ContextVar("preset", default=USUAL)
+
+
+@contextmanager
+def figure_preset(name: str) -> Iterator[None]:
+    """Context manager in which figures are drawn and saved as ``"paper"``, ``"talk"`` or ``"notebook"``.
+
+    Raises:
+        InvalidInputError: There is no preset of this name.
+    """
+    check_choice("figure style", name, tuple(PRESETS))
+    token = _current.set(PRESETS[name])
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def preset() -> Preset:
+    """The preset of this context."""
+    return _current.get()
+
+
+def column_width() -> float:
+    """Width in inches at which a figure of one column is drawn."""
+    return _drawn(preset().column)
+
+
+def page_width() -> float:
+    """Width in inches at which a figure of a page is drawn."""
+    return _drawn(preset().page)
+
+
+def _drawn(inches: float) -> float:
+    return inches if preset() is USUAL else inches / preset().magnification
 
 
 @contextmanager
@@ -81,6 +157,11 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure
+
+
+def map_inches() -> float:
+    """Width of a map that fills a column together with its color bar, in inches."""
+    return _MAP_INCHES - (USUAL.column - column_width())
 
 
 def prepared_axes(ax: Axes | None, inches: tuple[float, float], **margins: float) -> Axes:
@@ -381,19 +462,90 @@ def png_bytes(figure: Figure) -> bytes:
 
 
 def save_figure(figure: Figure, folder: Path, stem: str, width: int) -> tuple[Path, ...]:
-    """Write a figure, whose first map is ``width`` pixels wide, as PNG and PDF; returns the files."""
+    """Write a figure, whose first map is ``width`` pixels wide, in the formats of the preset; returns the files.
+
+    These are PNG and PDF unless a preset was chosen.
+    """
     # An integer number of dots per cell of the first map, so that resampling causes no moiré pattern.
     inches = inches_of(figure.axes[0])[0]
     cells = width / block_side(width, inches)
-    dpi = math.ceil(MIN_DPI * inches / cells) * cells / inches
+    factor = 1.0
+    if preset() is not USUAL:
+        factor = min(preset().magnification, preset().page / figure.get_figwidth())
+    dpi = math.ceil(MIN_DPI * factor * inches / cells) * cells / inches
     # No timestamp, so that equal results give equal bytes.
-    metadata: dict[str, dict[str, Any]] = {"png": {}, "pdf": {"CreationDate": None}}
+    metadata: dict[str, dict[str, Any]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
     written = []
     with figure_style():
-        for suffix, extra in metadata.items():
+        for suffix in preset().formats:
             target = folder / f"{stem}.{suffix}"
             stream = io.BytesIO()  # matplotlib does not report every error of writing a file
-            figure.savefig(stream, format=suffix, dpi=dpi, metadata=extra)
+            if preset() is USUAL:
+                figure.savefig(stream, format=suffix, dpi=dpi, metadata=metadata[suffix])
+            else:
+                _save_magnified(figure, stream, suffix, dpi, metadata[suffix], factor)
             atomic_write_bytes(target, stream.getvalue())
             written.append(target)
     return tuple(written)
+
+
+def _save_magnified(
+    figure: Figure, stream: io.BytesIO, suffix: str, dpi: float, metadata: dict[str, Any], factor: float
+) -> None:
+    """Write a figure whose width is ``factor`` times that of the figure.
+
+    Args:
+        figure: The figure.
+        stream: Stream to write to.
+        suffix: ``"png"``, ``"pdf"`` or ``"svg"``.
+        dpi: Dots per inch of the figure as drawn, for PNG and the pixels inside the others.
+        metadata: Metadata of the file.
+        factor: Magnification.
+    """
+    if suffix == "pdf":
+        try:
+            _MagnifiedPdf(figure, factor).print_figure(stream, format="pdf", dpi=dpi, metadata=metadata)
+        finally:
+            FigureCanvasAgg(figure)
+    elif suffix == "svg":
+        drawn = io.BytesIO()
+        # A fixed salt, so that equal figures give equal bytes. Text is saved as outlines, which need no font.
+        with mpl.rc_context({"svg.hashsalt": "replk-probe", "svg.fonttype": "path"}):
+            figure.savefig(drawn, format="svg", dpi=dpi, metadata=metadata)
+        # The first two are those of the page, whose coordinates stay the same.
+        resized = _SVG_SIZE.sub(
+            lambda found: b'%s="%.6gpt"' % (found["name"], factor * float(found["points"])), drawn.getvalue(), count=2
+        )
+        stream.write(resized)
+    else:
+        # The size of a PNG file in inches is its number of dots by this number.
+        dots = round(dpi / factor / 0.0254)
+        figure.savefig(stream, format="png", dpi=dpi, metadata=metadata, pil_kwargs={"dpi": (dots * 0.0254,) * 2})
+
+
+class _MagnifiedPdf(FigureCanvasPdf):
+    """A canvas that writes PDF files in which the coordinates of the page are magnified."""
+
+    def __init__(self, figure: Figure, factor: float) -> None:
+        super().__init__(figure)
+        self._factor = factor
+
+    def print_pdf(self, filename: Any, *, bbox_inches_restore: Any = None, metadata: Any = None, **_: Any) -> None:
+        """Write the figure, as the method of the base class does."""
+        dpi = self.figure.dpi
+        self.figure.dpi = 72  # points, the unit of PDF
+        width, height = self.figure.get_size_inches()
+        pdf: Any = backend_pdf
+        file = pdf.PdfFile(filename, metadata=metadata)
+        try:
+            file.newPage(width * self._factor, height * self._factor)
+            file.output(self._factor, 0, 0, self._factor, 0, 0, pdf.Op.concat_matrix)
+            vector = pdf.RendererPdf(file, dpi, height, width)
+            renderer = pdf.MixedModeRenderer(
+                self.figure, width, height, dpi, vector, bbox_inches_restore=bbox_inches_restore
+            )
+            self.figure.draw(renderer)
+            renderer.finalize()
+            file.finalize()
+        finally:
+            file.close()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from replk_probe.errors import InvalidInputError, ReplkProbeError
+from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.atomic_files import atomic_write_bytes
 from replk_probe.runtime.escaping import printable
 
@@ -103,28 +103,47 @@ class Result(ByValue, ABC):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._summary().items())})"
 
     def _repr_html_(self) -> str:
-        """A table and the figure, for a notebook."""
-        rows = self._rows()
-        facts = "".join(f"<li>{_text(name)}: {_text(value)}</li>" for name, value in self._summary().items())
-        head = "".join(f"<th>{_text(name)}</th>" for name in self._HTML_COLUMNS)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{_text(row[name])}</td>" for name in self._HTML_COLUMNS) + "</tr>"
-            for row in rows[:_MOST_HTML_ROWS]
-        )
-        more = f"<p>{len(rows) - _MOST_HTML_ROWS} more rows.</p>" if len(rows) > _MOST_HTML_ROWS else ""
-        return (
-            f"<div><b>{_text(type(self).__name__)}</b><ul>{facts}</ul><table><thead><tr>{head}</tr></thead>"
-            f"<tbody>{body}</tbody></table>{more}{self._html_figure()}</div>"
+        """A table and the figure, which is drawn when a notebook shows the result."""
+        return html_table(
+            type(self).__name__, self._summary(), self._HTML_COLUMNS, self._rows(), below=self._html_figure()
         )
 
     def _html_figure(self) -> str:
-        from replk_probe.plot_style import figure_of, png_bytes
-
         try:
+            from replk_probe.plot_style import figure_of, png_bytes
+
             content = png_bytes(figure_of(self.plot()))
-        except ReplkProbeError:  # nothing in this result can be drawn
+        except Exception:  # Whatever prevents the figure, the table is shown.
             return ""
-        return f'<img alt="Figure" src="data:image/png;base64,{base64.b64encode(content).decode("ascii")}"/>'
+        facts = ", ".join(str(value) for value in (type(self).__name__, *self._summary().values()))
+        return (
+            f'<img alt="Figure of {_text(facts)}" style="max-width: 100%" '
+            f'src="data:image/png;base64,{base64.b64encode(content).decode("ascii")}"/>'
+        )
+
+
+def html_table(
+    title: str, facts: Mapping[str, object], columns: Sequence[str], rows: Sequence[Row], *, below: str = ""
+) -> str:
+    """A list of facts and the first rows of a table as HTML, with every text escaped.
+
+    Args:
+        title: Heading.
+        facts: Entries of the list by name.
+        columns: Columns of the table.
+        rows: Rows of the table; how many were left out is stated.
+        below: HTML after the table.
+    """
+    entries = "".join(f"<li>{_text(name)}: {_text(value)}</li>" for name, value in facts.items())
+    head = "".join(f"<th>{_text(name)}</th>" for name in columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{_text(row[name])}</td>" for name in columns) + "</tr>" for row in rows[:_MOST_HTML_ROWS]
+    )
+    more = f"<p>{len(rows) - _MOST_HTML_ROWS} more rows.</p>" if len(rows) > _MOST_HTML_ROWS else ""
+    return (
+        f"<div><b>{_text(title)}</b><ul>{entries}</ul><table><thead><tr>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table>{more}{below}</div>"
+    )
 
 
 def same_value(left: object, right: object) -> bool:

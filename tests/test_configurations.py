@@ -1,8 +1,9 @@
-"""The options of the three measurements: as keywords or as a configuration, with one set of defaults."""
+"""The options of the four measurements: as keywords or as a configuration, with one set of defaults."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import pydoc
 from collections.abc import Callable
@@ -15,6 +16,8 @@ import torch
 from torch import nn
 
 import replk_probe
+from replk_probe.attribution import AttributionConfig
+from replk_probe.cli import attribute as attribute_command
 from replk_probe.cli import erf as erf_command
 from replk_probe.cli import kernels as kernels_command
 from replk_probe.cli import shape_bias as shape_bias_command
@@ -24,10 +27,18 @@ from replk_probe.errors import BackendError, InvalidInputError, WeightsError
 from replk_probe.kernels import KernelsConfig
 from replk_probe.shape_bias import ShapeBiasConfig
 
+
+@functools.wraps(replk_probe.measure_attribution)
+def measure_images(model: nn.Module | str, **options: Any) -> Any:
+    """An attribution, which needs images."""
+    return replk_probe.measure_attribution(model, torch.zeros(1, 3, 8, 8), **options)
+
+
 MEASUREMENTS: list[tuple[type, Callable[..., Any], click.Command]] = [
     (ErfConfig, replk_probe.measure_erf, erf_command.command),
     (KernelsConfig, replk_probe.measure_kernels, kernels_command.command),
     (ShapeBiasConfig, replk_probe.measure_shape_bias, shape_bias_command.command),
+    (AttributionConfig, measure_images, attribute_command.command),
 ]
 CONFIGS = [kind for kind, _, _ in MEASUREMENTS]
 # The size is left to the model in the command; names of several models and layers are plural there.

@@ -86,7 +86,7 @@ class Rule:
 LIGHT = ("errors", "_version", *(f"runtime.{name}" for name in LIGHT_RUNTIME))
 RESULTS = ("results", "runtime.file_reading", *(f"{{package}}.{name}" for name in RESULT_FILES))
 PLOTS = ("*.plot", "*.plot_*")
-ANALYZERS = ("erf", "shape_bias", "kernels", "bench")
+ANALYZERS = ("erf", "shape_bias", "kernels", "bench", "attribution")
 
 
 def in_analyzers(*names: str) -> tuple[str, ...]:
@@ -146,6 +146,16 @@ RULES = (
         ("bench/*",),
         ("errors", "models", "models.*", "ops", "ops.*", "runtime.*", "{package}.*"),
         ("torch", "numpy"),
+        not_modules=PLOTS,
+    ),
+    # It compares attributions of a classifier with its effective receptive field.
+    Rule(
+        ("attribution/*",),
+        (
+            *("errors", "models", "models.*", "images", "images.*", "runtime.*", "erf.*", "{package}.*"),
+            *("shape_bias.classifier", "shape_bias.synthetic"),
+        ),
+        ("torch", "numpy", "captum"),
         not_modules=PLOTS,
     ),
     # It looks up which names model-vs-human takes from torchvision.

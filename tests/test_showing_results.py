@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import dataclasses
 import importlib
@@ -22,7 +23,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from replk_probe import bench, erf, kernels, shape_bias
+from replk_probe import attribution, bench, erf, kernels, shape_bias
+from replk_probe.attribution.result import AttributedImage, AttributionResult, ErfWindow
 from replk_probe.bench.result import Layer, Machine, SpeedCase, SpeedResult, Timing
 from replk_probe.erf.result import ErfResult, RatioRow
 from replk_probe.errors import InvalidInputError
@@ -32,6 +34,7 @@ from replk_probe.results import Result
 from replk_probe.runtime.provenance import RANDOM_INIT, RunInfo, WeightsInfo
 from replk_probe.shape_bias.decisions import Decisions
 from replk_probe.shape_bias.result import ShapeBiasResult
+from replk_probe.sweeps.result import SweepResult
 
 NAME = "<b>net</b>"
 NAMES = ("bear1-cat1.png", "bear2-bear1.png", "cat10-bear1.png", "cat2-dog3.png")
@@ -77,8 +80,24 @@ def make_speed() -> SpeedResult:
     return SpeedResult(cases, Machine("<i>cpu</i>", 2, (0.1, 0.2), None, None, None, "AVX2", {}), "float32", 9)
 
 
-MAKERS = {"erf": make_erf, "shape_bias": make_shape_bias, "kernels": make_kernels, "bench": make_speed}
-TABLES = {"erf": "erf.csv", "shape_bias": "shape_bias.csv", "kernels": "kernels.csv", "bench": "bench.csv"}
+def make_attribution() -> AttributionResult:
+    windows = tuple(
+        ErfWindow(threshold=share, top=2, left=1, bottom=9, right=5, area=0.1, share=0.3) for share in (0.5, 0.99)
+    )
+    image = AttributedImage(
+        id=f"{NAME}.jpg", target=3, target_name=NAME, predicted=1, predicted_name=None, score=2.0, probability=0.25,
+        total=-1.0, entropy_bits=5.0, effective_area=0.5, peak=(3, 4), position=(0, 1), center=(4.5, 3.5),
+        windows=windows,
+    )  # fmt: skip
+    maps, pictures = np.random.default_rng(0).normal(size=(1, 16, 16)), np.full((1, 16, 16, 3), 99)
+    return AttributionResult(maps, pictures, (image,), make_erf().run, "saliency", "layer4", "image")
+
+
+MAKERS = {
+    "erf": make_erf, "shape_bias": make_shape_bias, "kernels": make_kernels, "bench": make_speed,
+    "attribution": make_attribution,
+}  # fmt: skip
+TABLES = {name: f"{name}.csv" for name in MAKERS}
 
 
 @pytest.fixture(params=MAKERS)
@@ -138,6 +157,7 @@ PLOTS = (
     ("kernels", kernels.plot_radial_profile),
     ("bench", bench.plot_times),
     ("bench", bench.plot_speedup),
+    ("attribution", attribution.plot_attribution),
 )
 
 
@@ -231,7 +251,7 @@ def test_axes_in_nested_grids_and_with_a_locator_of_their_own_stay_where_they_ar
 
 
 FIGURES = (
-    *((package, name) for package in (erf, shape_bias, kernels, bench) for name in package.__all__
+    *((package, name) for package in (erf, shape_bias, kernels, bench, attribution) for name in package.__all__
       if name.startswith(("plot_", "draw_"))),
 )  # fmt: skip
 
@@ -374,13 +394,48 @@ def test_html_has_a_table_and_a_figure_and_every_text_is_escaped(result: Result)
     assert "nan" not in re.sub(r'src="[^"]*"', "", text)
 
 
+def displayed(result: object) -> dict[str, str]:
+    """What a notebook shows, by its type: that of IPython if it is installed, or else of the methods it calls."""
+    try:
+        from IPython.core.formatters import DisplayFormatter
+    except ImportError:
+        return {"text/html": result._repr_html_(), "text/plain": repr(result)}
+    return DisplayFormatter().format(result)[0]
+
+
+def test_a_notebook_shows_a_small_figure_with_a_description(result: Result) -> None:
+    shown = displayed(result)
+    assert shown["text/plain"] == repr(result)
+    (found,) = re.findall(r'<img alt="([^"]*)" style="[^"]*" src="data:image/png;base64,([^"]*)"/>', shown["text/html"])
+    assert found[0].startswith(f"Figure of {type(result).__name__}, ")
+    content = base64.b64decode(found[1])
+    assert content.startswith(b"\x89PNG") and len(content) < 300_000
+
+
+def test_a_figure_that_fails_leaves_the_table(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Result) -> None:
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr(type(result), "plot", fail)
+    text = displayed(result)["text/html"]
+    assert "<table>" in text and "<img" not in text
+
+
+def test_a_notebook_shows_the_jobs_of_a_sweep() -> None:
+    job = {"label": NAME, "analyzer": "erf", "model": NAME, "state": "done"}
+    failed = job | {"state": "failed", "reason": "<script>"}
+    text = displayed(SweepResult(Path("out"), (job, failed), None))["text/html"]
+    assert text.count("<tr>") == 3 and "failed: 1" in text and "running" not in text
+    assert NAME not in text and "<script>" not in text and "&lt;script&gt;" in text
+
+
 def test_html_is_short_and_does_without_a_figure_where_none_can_be_drawn() -> None:
     rows = tuple(RatioRow("pixels", 0.01 * i, 3.0, 0.1) for i in range(1, 31))
     text = make_erf(ratios=rows)._repr_html_()
     assert text.count("<tr>") == 21 and "10 more rows" in text and "<img" not in text
 
 
-@pytest.mark.parametrize("package", [erf, shape_bias, kernels, bench])
+@pytest.mark.parametrize("package", [erf, shape_bias, kernels, bench, attribution])
 def test_plot_functions_are_public_and_no_module_hides_them(package) -> None:
     folder = Path(package.__file__).parent
     public = [name for name in package.__all__ if name.startswith(("plot_", "draw_"))]

@@ -19,7 +19,6 @@ from replk_probe.plot_style import (
     GRID,
     INK,
     MUTED,
-    PAGE,
     by_rows,
     check_axes,
     check_drawable,
@@ -30,6 +29,7 @@ from replk_probe.plot_style import (
     inches_of,
     log_ticks,
     new_figure,
+    page_width,
     prepared_axes,
     save_figure,
     text_points,
@@ -162,7 +162,7 @@ def _kernel_groups(cases: Sequence[SpeedCase]) -> list[list[SpeedCase]]:
 
 def _against_kernel(result: SpeedResult, groups: Sequence[Sequence[SpeedCase]]) -> Figure:
     columns = len(groups)
-    width = min(4.6 if columns == 1 else 0.9 + 2.6 * columns, PAGE)
+    width = min(4.6 if columns == 1 else 0.9 + 2.6 * columns, page_width())
     legend_columns = 3 if width > 4.7 else 2
     legend = 0.06 + 0.125 * math.ceil(len(_VARIANTS) / legend_columns)
     # From the bottom, in inches: caption, axis, ratios, gap, times, title, legend.
@@ -246,7 +246,7 @@ def _labeled(sides: Sequence[int]) -> list[int]:
 
 def _per_layer(result: SpeedResult) -> Figure:
     cases = result.cases
-    width, top, bottom = PAGE, 0.62, 0.62
+    width, top, bottom = page_width(), 0.62, 0.62
     height = top + bottom + _ROW * len(cases)
     left = (0.16 + _label_points(cases) / 72) / width
     figure = new_figure(width, height)

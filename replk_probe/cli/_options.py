@@ -111,22 +111,24 @@ def named_or_default(models: Sequence[str], weights: Sequence[str]) -> tuple[tup
     return names, ("pretrained",)
 
 
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="DEVICE",
+    help="auto, cpu, cuda or cuda:N; experimental: mps (Apple) and xpu (Intel). auto is an NVIDIA GPU or the CPU.",
+)
+
+
 def compute_options(command: CommandT) -> CommandT:
     """Add ``--precision`` and ``--device``."""
-    device = click.option(
-        "--device",
-        default="auto",
-        show_default=True,
-        metavar="DEVICE",
-        help="auto, cpu, cuda or cuda:N; experimental: mps (Apple) and xpu (Intel). auto is an NVIDIA GPU or the CPU.",
-    )
     precision = choice_option(
         "--precision",
         ["fp32", "fast", "bf16"],
         "fp32: strict float32. fast: float32 forward pass, reduced precision in the backward pass. bf16: reduced "
         "precision in both passes.",
     )
-    return precision(device(command))
+    return precision(device_option(command))
 
 
 def resume_options(command: CommandT) -> CommandT:
@@ -213,6 +215,27 @@ def parse_statistics(option: str, text: str | None) -> tuple[float, ...] | None:
             f"Cannot parse {option} {text!r}. Expected numbers separated by commas. For example: {option} "
             "0.485,0.456,0.406."
         ) from error
+
+
+def style_option(command: CommandT) -> CommandT:
+    """Add ``--style``, which applies to all figures of the command and is not passed to it."""
+    option = click.option(
+        "--style",
+        type=click.Choice(["paper", "talk", "notebook"]),
+        callback=_use_style,
+        expose_value=False,
+        help="Figures for a paper (columns of 3.25 in, text of 6.75 in, labels of 8 points; also as SVG), for slides "
+        "or for a notebook. [default: 3.4 and 7 in, labels of 7 points]",
+    )
+    return option(command)
+
+
+def _use_style(ctx: click.Context, option: click.Parameter, style: str | None) -> None:
+    if style is not None and not ctx.resilient_parsing:
+        from replk_probe.plot_style import figure_preset
+
+        ctx.meta[str(option.name)] = style
+        ctx.with_resource(figure_preset(style))
 
 
 def output_option(default: str) -> Callable[[CommandT], CommandT]:
@@ -330,7 +353,8 @@ def command_line(*more: str) -> str:
     for name, parameter in given_options().items():
         if parameter.opts[0] in more:
             continue
-        value = context.params[name]
+        # Options that are not passed to the command store their value themselves.
+        value = context.params[name] if name in context.params else context.meta[name]
         if isinstance(parameter, click.Option) and parameter.is_flag:
             words.append(parameter.opts[0])
         else:

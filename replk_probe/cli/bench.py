@@ -10,7 +10,7 @@ import click
 
 from replk_probe.errors import InvalidInputError
 
-from ._options import PATH, check_writable, choice_option, given_options
+from ._options import PATH, check_writable, choice_option, given_options, style_option
 from ._output import note
 from ._runs import lock_folders
 
@@ -56,6 +56,7 @@ _PASSES = {"forward": "forward", "grad-input": "grad_input", "grad-weight": "gra
 )
 @click.option("--all", "everything", is_flag=True, help="Include slow variants (several seconds per call).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON with unrounded numbers.")
+@style_option
 @click.option(
     "-o",
     "--output",

@@ -25,6 +25,7 @@ from ._options import (
     parse_thresholds,
     resume_options,
     seed_option,
+    style_option,
     tune_option,
 )
 from ._runs import announce, lock_folders, measure_plans, raise_failures, resume_advice, run_plan
@@ -161,6 +162,7 @@ _CHECKPOINT = "erf.ckpt"
     ["stratified", "first"],
     "stratified: evenly over the class folders. first: the first files, as in the paper's script.",
 )
+@style_option
 @output_option("replk-probe-out/erf/MODEL")
 @resume_options
 def command(

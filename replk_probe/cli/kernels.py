@@ -17,6 +17,7 @@ from ._options import (
     named_or_default,
     output_option,
     seed_option,
+    style_option,
     weights_of_each,
 )
 from ._output import conclusion, failure
@@ -71,6 +72,7 @@ _DEFAULT_OUTPUT = Path("replk-probe-out") / "kernels"
     "always in the files.",
 )
 @seed_option("Random seed for weight initialization.")
+@style_option
 @output_option("replk-probe-out/kernels/MODEL; replk-probe-out/kernels for several models")
 def command(
     models: tuple[str, ...], weights: tuple[str, ...], output: Path | None, metrics: bool, **options: Any

@@ -34,6 +34,7 @@ class LazyCommand(NamedTuple):
 
 
 COMMANDS: dict[str, LazyCommand] = {
+    "attribute": LazyCommand("replk_probe.cli.attribute", "Attribute class scores to the pixels of images."),
     "bench": LazyCommand("replk_probe.cli.bench", "Compare the speed of the depthwise convolution with torch."),
     "data": LazyCommand("replk_probe.cli.data", "Download and verify published stimuli."),
     "erf": LazyCommand("replk_probe.cli.erf", "Measure the effective receptive field."),

@@ -27,6 +27,7 @@ from ._options import (
     resume_options,
     seed_option,
     size_option,
+    style_option,
     tune_option,
     weights_of_each,
 )
@@ -91,6 +92,7 @@ _IMPORT_OPTIONS = ("imported", "mapping", "output")
 @compute_options
 @tune_option
 @seed_option("Random seed for weight initialization.")
+@style_option
 @output_option("replk-probe-out/shape-bias/MODEL")
 @resume_options
 def command(

@@ -143,7 +143,7 @@ def _measured(raw: FloatArray, thresholds: Sequence[float], center: tuple[float,
     profiles = [scores.sum(axis=tuple(other for other in axes if other != axis)) for axis in axes]
     total = float(profiles[0].sum())
     mass, deviation = (np.array(numbers) for numbers in zip(*map(_moments, profiles), strict=True))
-    entropy = math.log(total) - float(np.sum(xlogy(scores, scores))) / total
+    entropy = entropy_of(scores, total)
     shares, area = _radial_share(scores, center)
     ratio = deviation[0] / deviation[1] if scores.ndim == 2 and deviation[1] > 0 else math.nan
     border = _border_sum(scores)
@@ -159,6 +159,11 @@ def _measured(raw: FloatArray, thresholds: Sequence[float], center: tuple[float,
         "threshold_radii": np.array([_radius(shares, threshold) for threshold in thresholds]),
         "border_share": np.array([min(float(border) / total, 1.0)]),
     }
+
+
+def entropy_of(scores: FloatArray, total: float) -> float:
+    """Entropy in nats of scores, >= 0, as a distribution over pixels; ``total`` is their sum."""
+    return math.log(total) - float(np.sum(xlogy(scores, scores))) / total
 
 
 def _border_sum(scores: FloatArray) -> float:

@@ -20,7 +20,6 @@ from replk_probe.plot_style import (
     BAR_INCHES,
     CAPTION_SIZE,
     COLOR_MAP,
-    MAP_INCHES,
     RANDOM_BADGE,
     badge_style,
     check_axes,
@@ -30,6 +29,7 @@ from replk_probe.plot_style import (
     figure_of,
     figure_style,
     inches_of,
+    map_inches,
     prepared_axes,
     save_figure,
     text_points,
@@ -104,7 +104,7 @@ def plot_erf(
     with figure_style():
         right = BAR_INCHES if cbar else _LEFT
         # As large as a column allows: a tall map is made narrower, a wide one stays as wide as the column.
-        map_width = MAP_INCHES * min(1.0, 1.6 * width / height)
+        map_width = map_inches() * min(1.0, 1.6 * width / height)
         bottom = _BOTTOM + CAPTION_LINE * (len(layer_lines(result)) - 1)
         inches = _LEFT + map_width + right, _TOP + map_width * max(height / width, 1 / 3) + bottom
         ax = prepared_axes(ax, inches, left=_LEFT, right=right, top=_TOP, bottom=bottom)

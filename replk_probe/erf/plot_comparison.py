@@ -16,13 +16,13 @@ from replk_probe.plot_style import (
     BAR_INCHES,
     CAPTION_SIZE,
     GRID,
-    MAP_INCHES,
     MUTED,
     by_rows,
     check_all_drawable,
     drawable,
     figure_style,
     log_ticks,
+    map_inches,
     new_figure,
     save_figure,
     text_points,
@@ -68,7 +68,7 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
     rows = math.ceil(len(results) / columns)
     caption = CAPTION_LINE * (max(len(layer_lines(result)) for result in results) - 1)  # beyond the first line
     left, top, gap_x, gap_y = 0.08, 0.5, 0.16, 0.68 + caption
-    cell = _CELL_INCHES if columns == 3 else MAP_INCHES
+    cell = _CELL_INCHES if columns == 3 else map_inches()
     page = max(left + columns * cell + (columns - 1) * gap_x + BAR_INCHES, 5.5)
     tallest = cell * max(min(result.input_size[0] / result.input_size[1], 1.6) for result in results)
     maps = rows * tallest + (rows - 1) * gap_y

@@ -21,12 +21,12 @@ from replk_probe.plot_style import (
     GRID,
     INK,
     MUTED,
-    PAGE,
     check_drawable,
     figure_style,
     fitted,
     log_ticks,
     new_figure,
+    page_width,
     save_figure,
 )
 from replk_probe.runtime.formatting import dimensions, percent
@@ -72,7 +72,8 @@ def draw_positions(result: ErfResult) -> Figure:
         )
     rows, columns, shown = _arrangement(result)
     height, width = result.input_size
-    maps_width = PAGE - _RIGHT - _PANEL_GAP - BAR_INCHES - _LEFT - 0.1
+    page = page_width()
+    maps_width = page - _RIGHT - _PANEL_GAP - BAR_INCHES - _LEFT - 0.1
     cell = min((maps_width - (columns - 1) * _GAP) / columns, 1.6)
     tall = cell * min(max(height / width, 1 / 3), 2.0)
     maps_height = rows * (tall + _TITLE) + (rows - 1) * _GAP
@@ -80,19 +81,19 @@ def draw_positions(result: ErfResult) -> Figure:
     total = _TOP + inner + _BOTTOM
     vmin = floor_of([result.position_maps[index] for index in shown])
     with figure_style():
-        figure = new_figure(PAGE, total)
+        figure = new_figure(page, total)
         for number, index in enumerate(shown):
             row, column = divmod(number, columns)
             x = _LEFT + column * (cell + _GAP)
             y = total - _TOP - row * (tall + _TITLE + _GAP) - _TITLE - tall
-            ax = figure.add_axes((x / PAGE, y / total, cell / PAGE, tall / total))
+            ax = figure.add_axes((x / page, y / total, cell / page, tall / total))
             draw_map(ax, result.position_maps[index], vmin)
             _draw_place(ax, result, index)
         draw_scale_bar(figure.axes[0], width)
         edge = _LEFT + columns * cell + (columns - 1) * _GAP
         bar = min(maps_height - _TITLE, 2.6)
         bar_axes = figure.add_axes(
-            ((edge + 0.07) / PAGE, (total - _TOP - _TITLE - bar) / total, 0.1 / PAGE, bar / total)
+            ((edge + 0.07) / page, (total - _TOP - _TITLE - bar) / total, 0.1 / page, bar / total)
         )
         add_color_bar(figure.axes[0], bar_axes)
         known = [name for name in _PANEL_PROTOCOLS if any(row.protocol == name for row in result.ratios)]
@@ -100,7 +101,7 @@ def draw_positions(result: ErfResult) -> Figure:
         panel = (inner - _TITLE - gap * (len(known) - 1)) / max(len(known), 1)
         for number, protocol in enumerate(known):
             y = total - _TOP - _TITLE - (number + 1) * panel - number * gap
-            ax = figure.add_axes(((PAGE - _RIGHT - 0.1) / PAGE, y / total, _RIGHT / PAGE, panel / total))
+            ax = figure.add_axes(((page - _RIGHT - 0.1) / page, y / total, _RIGHT / page, panel / total))
             _draw_ratios(ax, result, protocol, is_last=number == len(known) - 1)
         _draw_heading(figure, result, len(shown), total)
     return figure
@@ -182,7 +183,8 @@ def _draw_ratios(ax: Axes, result: ErfResult, protocol: str, *, is_last: bool) -
 
 def _draw_heading(figure: Figure, result: ErfResult, shown: int, total: float) -> None:
     run = result.run
-    points = (PAGE - 2 * _LEFT) * 72
+    page = page_width()
+    points = (page - 2 * _LEFT) * 72
     of_all = "" if shown == len(result.positions) else f"; maps of {shown} drawn"
     lines = [
         (run.model, 8.0, INK, "bold"),
@@ -192,10 +194,10 @@ def _draw_heading(figure: Figure, result: ErfResult, shown: int, total: float) -
     down = 0.06
     for text, size, color, weight in lines:
         style: dict[str, Any] = {"fontsize": size, "color": color, "fontweight": weight, "va": "top"}
-        figure.text(_LEFT / PAGE, 1 - down / total, fitted(text, points, size, weight), parse_math=False, **style)
+        figure.text(_LEFT / page, 1 - down / total, fitted(text, points, size, weight), parse_math=False, **style)
         down += size * 1.45 / 72
     figure.text(
-        _LEFT / PAGE, 0.1 / total, "Cross: center of the position's receptive field. Not shifted.",
+        _LEFT / page, 0.1 / total, "Cross: center of the position's receptive field. Not shifted.",
         fontsize=CAPTION_SIZE, color=MUTED,
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from replk_probe.plot_style import COLORS, GRID, INK, MUTED, RANDOM_BADGE, badge_style, figure_style, prepared_axes
-from replk_probe.plot_style import COLUMN as COLUMN
+from replk_probe.plot_style import column_width as column_width
 from replk_probe.runtime.formatting import percent
 
 from .plot_labels import CAPTION_LINE, add_caption, draw_heading, layer_lines
@@ -30,7 +30,8 @@ def plot_sequence(result: ErfResult, ax: Axes | None = None, *, protocol: str, c
     lines = layer_lines(result)
     bottom = _BOTTOM + CAPTION_LINE * (len(lines) - 1)
     with figure_style():
-        ax = prepared_axes(ax, (COLUMN, _TOP + _HEIGHT + bottom), left=_LEFT, right=_RIGHT, top=_TOP, bottom=bottom)
+        inches = column_width(), _TOP + _HEIGHT + bottom
+        ax = prepared_axes(ax, inches, left=_LEFT, right=_RIGHT, top=_TOP, bottom=bottom)
         (length,) = result.input_size
         scores = result.contribution / (float(result.contribution.max()) or 1.0)
         color = COLORS[0]

@@ -20,11 +20,11 @@ from replk_probe.plot_style import (
     COLOR_MAP,
     INK,
     MUTED,
-    PAGE,
     check_drawable,
     figure_style,
     fitted,
     new_figure,
+    page_width,
     prepared_axes,
 )
 from replk_probe.runtime.formatting import dimensions, percent
@@ -85,7 +85,8 @@ def draw_volume(
     depth, height, width = result.input_size
     # The first axis may be frames: its scale is its own.
     share = min(max(depth / max(height, width), _SMALLEST), _LARGEST)
-    group = (PAGE - 2 * _LEFT - _GROUP_GAP - BAR_INCHES) / 2
+    page = page_width()
+    group = (page - 2 * _LEFT - _GROUP_GAP - BAR_INCHES) / 2
     across = (group - _GAP) / (1 + share)
     unit = across / max(height, width)
     wide, tall, deep = width * unit, height * unit, share * across
@@ -94,7 +95,7 @@ def draw_volume(
     sums = {plane: _projection(result, plane) for plane in slices}
     vmin = floor_of([*slices.values(), *sums.values()]) if vmin is None else vmin
     with figure_style():
-        figure = new_figure(PAGE, total)
+        figure = new_figure(page, total)
         titles = ("Slices through the center", "Projections (sums)")
         for number, (title, panels) in enumerate(zip(titles, (slices, sums), strict=True)):
             left, top = _LEFT + number * (group + _GROUP_GAP), total - _TOP
@@ -105,21 +106,21 @@ def draw_volume(
             }
             for plane, values in panels.items():
                 x, y, w, h = places[plane]
-                ax = figure.add_axes((x / PAGE, y / total, w / PAGE, h / total))
+                ax = figure.add_axes((x / page, y / total, w / page, h / total))
                 draw_map(ax, values, vmin, vmax, cmap)
                 ax.set_aspect("auto")
                 if panels is slices:
                     _draw_boxes(ax, result, plane, protocol)
                 if plane is _FRONT:
                     ax.set_ylabel(f"y, {height} px", labelpad=2)
-                    figure.text(x / PAGE, (top + 0.05) / total, title, fontsize=7.0, color=INK, va="bottom")
+                    figure.text(x / page, (top + 0.05) / total, title, fontsize=7.0, color=INK, va="bottom")
                 else:
                     ax.set_xlabel(f"z, {depth}" if plane is _SIDE else f"x, {width} px", labelpad=2)
                 if plane is _BOTTOM_PLANE:
                     ax.set_ylabel(f"z, {depth}", labelpad=2)
         draw_scale_bar(figure.axes[0], width)
         bar_axes = figure.add_axes(
-            ((PAGE - BAR_INCHES - 0.08) / PAGE, (total - _TOP - tall) / total, 0.1 / PAGE, tall / total)
+            ((page - BAR_INCHES - 0.08) / page, (total - _TOP - tall) / total, 0.1 / page, tall / total)
         )
         add_color_bar(figure.axes[0], bar_axes)
         _draw_text(figure, result, protocol, total)
@@ -182,7 +183,8 @@ def _draw_boxes(ax: Axes, result: ErfResult, plane: _Plane, protocol: str) -> No
 
 def _draw_text(figure: Figure, result: ErfResult, protocol: str, total: float) -> None:
     run = result.run
-    points = (PAGE - 2 * _LEFT) * 72
+    page = page_width()
+    points = (page - 2 * _LEFT) * 72
     lines = [
         (run.model, 8.0, INK, "bold"),
         (run.weights.label, 6.0, ALERT_TEXT if run.weights.is_random else MUTED, "normal"),
@@ -192,9 +194,9 @@ def _draw_text(figure: Figure, result: ErfResult, protocol: str, total: float) -
     for text, size, color, weight in lines:
         shown = fitted(text, points, size, weight)
         figure.text(
-            _LEFT / PAGE, 1 - down / total, shown, va="top", fontsize=size, color=color, weight=weight, parse_math=False
+            _LEFT / page, 1 - down / total, shown, va="top", fontsize=size, color=color, weight=weight, parse_math=False
         )
         down += size * 1.45 / 72
     sides = ", ".join(f"{percent(one)}: {result.row(protocol, one).side:g}" for one in sorted(result.thresholds))
     caption = f"Boxes: '{protocol}' protocol, longest side {sides}. Each panel is relative to its own maximum."
-    figure.text(_LEFT / PAGE, 0.1 / total, fitted(caption, points, CAPTION_SIZE), fontsize=CAPTION_SIZE, color=MUTED)
+    figure.text(_LEFT / page, 0.1 / total, fitted(caption, points, CAPTION_SIZE), fontsize=CAPTION_SIZE, color=MUTED)

@@ -12,7 +12,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from replk_probe.plot_style import INK, MUTED, PAGE, figure_of, figure_style, fitted_lines, save_figure, text_points
+from replk_probe.plot_style import (
+    INK,
+    MUTED,
+    figure_of,
+    figure_style,
+    fitted_lines,
+    page_width,
+    save_figure,
+    text_points,
+)
 
 from .kernel import COMPOSED, folding_text
 from .plot_composed import draw_composed
@@ -161,7 +170,7 @@ def _side(line: Sequence[Panel], columns: int) -> float:
     """Side of a map in inches, equal in all rows unless a larger one allows values to be printed."""
 
     def shared(count: int) -> float:
-        return min(_LARGEST, (PAGE - 2 * MARGIN - _BAR - (count - 1) * _GAP) / count)
+        return min(_LARGEST, (page_width() - 2 * MARGIN - _BAR - (count - 1) * _GAP) / count)
 
     has_values = _longest(line) <= _PRINTED_SIDE and not all(map(_is_small, line))
     return shared(max(len(line), _ACROSS_PRINTED) if has_values and columns > _ACROSS_PRINTED else columns)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import INK, MUTED, PAGE, figure_of, figure_style, fitted_lines, text_points
+from replk_probe.plot_style import INK, MUTED, figure_of, figure_style, fitted_lines, page_width, text_points
 from replk_probe.runtime.formatting import percent
 
 from .kernel import COMPOSED, Kernel, folding_text
@@ -62,7 +62,7 @@ def draw_composed(results: Sequence[KernelResult]) -> Figure:
             "has some."
         )
     columns = max(map(len, lines))
-    side = min(_LARGEST, (PAGE - 2 * MARGIN - _BAR - (columns - 1) * _GAP) / columns)
+    side = min(_LARGEST, (page_width() - 2 * MARGIN - _BAR - (columns - 1) * _GAP) / columns)
     fitting = max(1, min(MOST_LAYERS, int(TALLEST / max(_height(line, side) for line in lines))))
     shown = lines
     if len(lines) > fitting:

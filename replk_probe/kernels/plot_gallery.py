@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import INK, MUTED, PAGE, figure_of, figure_style, fitted_lines
+from replk_probe.plot_style import INK, MUTED, figure_of, figure_style, fitted_lines, page_width
 
 from .kernel import folding_text
 from .plot_heatmaps import (
@@ -69,7 +69,7 @@ def draw_gallery(results: Sequence[KernelResult]) -> Figure:
         )
     kept = max(len(panel.kernel.strongest) for panel in panels)
     columns = min(kept, _ACROSS)
-    side = min(_LARGEST, (PAGE - 2 * MARGIN - _LABELS - _BAR - (columns - 1) * _GAP) / columns)
+    side = min(_LARGEST, (page_width() - 2 * MARGIN - _LABELS - _BAR - (columns - 1) * _GAP) / columns)
     width = max(2 * MARGIN + _LABELS + columns * side + (columns - 1) * _GAP + _BAR, 3.4)
     rows = [_CHANNEL + side * _aspect(panel) + 0.03 for panel in panels]
     # The maximum number of rows per layer that fits on a page.

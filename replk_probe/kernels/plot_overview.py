@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from replk_probe.plot_style import INK, MUTED, PAGE, figure_of, figure_style, fitted_lines
+from replk_probe.plot_style import INK, MUTED, figure_of, figure_style, fitted_lines, page_width
 from replk_probe.runtime.formatting import counted, percent
 
 from .kernel import Kernel
@@ -60,7 +60,7 @@ def draw_overview(results: Sequence[KernelResult]) -> Figure:
     panels = one_variant(panels_of(results))
     blocks = [list(group) for _, group in groupby(panels, key=lambda panel: panel.model)]
     columns = max(len(row) for block in blocks for row in _rows(block))
-    side = min(_LARGEST, (PAGE - 2 * MARGIN - _BAR - (columns - 1) * _GAP) / columns)
+    side = min(_LARGEST, (page_width() - 2 * MARGIN - _BAR - (columns - 1) * _GAP) / columns)
     row_height = side + 2 * _LABEL + 0.05
     heights = [_HEADING + len(_rows(block)) * row_height + 0.1 for block in blocks]
     text = (
@@ -69,7 +69,7 @@ def draw_overview(results: Sequence[KernelResult]) -> Figure:
     )
     if any(_is_empty(panel.kernel) for panel in panels):
         text += ' "No mass" means that every weight is zero after folding batch norms.'
-    page = min(PAGE, max(_NARROWEST, 2 * MARGIN + columns * (side + _GAP) + _BAR))
+    page = min(page_width(), max(_NARROWEST, 2 * MARGIN + columns * (side + _GAP) + _BAR))
     caption = fitted_lines(text, (page - 2 * MARGIN) * 72, SMALL_SIZE)
     with figure_style():
         ax = sheet(page, MARGIN + sum(heights) + len(caption) * SMALL_SIZE * LINE + MARGIN)

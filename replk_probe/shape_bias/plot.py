@@ -17,13 +17,13 @@ from replk_probe.plot_style import (
     CAPTION_SIZE,
     INK,
     MUTED,
-    PAGE,
     check_all_drawable,
     check_drawable,
     figure_style,
     fitted,
     fitted_lines,
     new_figure,
+    page_width,
     save_figure,
 )
 from replk_probe.runtime.provenance import RunInfo
@@ -116,7 +116,8 @@ def draw_observers(
     sentences = [*category_caption(shown), *bars_caption(shown)]
     if any(one.source == SOURCE for one in shown):
         sentences.append(f"{ON_WHAT}. Source: {SOURCE.removeprefix('published: ')}.")
-    lines = fitted_lines(" ".join(sentences), (PAGE - 2 * MARGIN) * 72, CAPTION_SIZE)
+    page = page_width()
+    lines = fitted_lines(" ".join(sentences), (page - 2 * MARGIN) * 72, CAPTION_SIZE)
     body = max(ROW * (len(categories) + 1), bar_row(styles) * len(shown))
     head = (sum(_heading_sizes(heading)) * LINE + 5) / 72 if heading else 0.0
     foot = BELOW + (len(lines) * CAPTION_SIZE * LINE + 4) / 72
@@ -128,16 +129,16 @@ def draw_observers(
     names, values = name_points(styles) / 72, value_points(shown) / 72
     if free >= _LEAST_GAP:
         values = max(values, error_points(shown) / 72)
-    frames = PAGE - left - _BETWEEN - names - values - MARGIN
+    frames = page - left - _BETWEEN - names - values - MARGIN
     wide = 0.62 * frames
     with figure_style():
-        figure = new_figure(PAGE, height)
-        first = figure.add_axes((left / PAGE, foot / height, wide / PAGE, body / height))
+        figure = new_figure(page, height)
+        first = figure.add_axes((left / page, foot / height, wide / page, body / height))
         second = figure.add_axes(
             (
-                (left + wide + _BETWEEN + names) / PAGE,
+                (left + wide + _BETWEEN + names) / page,
                 (foot + body - bars) / height,
-                (frames - wide) / PAGE,
+                (frames - wide) / page,
                 bars / height,
             )
         )
@@ -151,9 +152,9 @@ def draw_observers(
         for index, ((line, warns), size) in enumerate(zip(heading, _heading_sizes(heading), strict=True)):
             weight = "normal" if index else "bold"
             figure.text(
-                MARGIN / PAGE,
+                MARGIN / page,
                 1 - down / 72 / height,
-                fitted(line, (PAGE - 2 * MARGIN) * 72, size, weight),
+                fitted(line, (page - 2 * MARGIN) * 72, size, weight),
                 va="top",
                 fontsize=size,
                 fontweight=weight,
@@ -163,7 +164,7 @@ def draw_observers(
             down += size * LINE
         for index, line in enumerate(lines):
             y = (foot - BELOW) * 72 - index * CAPTION_SIZE * LINE
-            figure.text(MARGIN / PAGE, y / 72 / height, line, va="top", fontsize=CAPTION_SIZE, color=MUTED)
+            figure.text(MARGIN / page, y / 72 / height, line, va="top", fontsize=CAPTION_SIZE, color=MUTED)
     return figure
 
 

@@ -12,12 +12,12 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from replk_probe.plot_style import (
-    COLUMN,
     GRID,
     INK,
     RANDOM_BADGE,
     badge_style,
     check_axes,
+    column_width,
     ensure_margins,
     figure_of,
     figure_style,
@@ -267,7 +267,7 @@ def _prepared_axes(
     """Axes with space for the labels around them; by default, those of a new figure one column wide."""
     categories = observers[0].counts.categories
     labels, is_new = category_points(categories), ax is None
-    ax = prepared_axes(ax, (COLUMN, 1), left=MARGIN + labels / 72, right=0.12)
+    ax = prepared_axes(ax, (column_width(), 1), left=MARGIN + labels / 72, right=0.12)
     points = width_around(ax, labels)
     foot = BELOW
     if legend:

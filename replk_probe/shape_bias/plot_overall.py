@@ -11,12 +11,12 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from replk_probe.plot_style import (
-    COLUMN,
     GRID,
     INK,
     RANDOM_BADGE,
     badge_style,
     check_axes,
+    column_width,
     ensure_margins,
     figure_of,
     figure_style,
@@ -237,7 +237,7 @@ def _any_random(styles: Sequence[Style]) -> bool:
 def _prepared_axes(ax: Axes | None, observers: Sequence[Observer], styles: Sequence[Style], caption: bool) -> Axes:
     """Axes with space for the labels around them; by default, those of a new figure one column wide."""
     names, values, is_new = name_points(styles), value_points(observers), ax is None
-    ax = prepared_axes(ax, (COLUMN, 1), left=MARGIN + names / 72, right=MARGIN + values / 72)
+    ax = prepared_axes(ax, (column_width(), 1), left=MARGIN + names / 72, right=MARGIN + values / 72)
     foot = BELOW + caption * caption_inches(bars_caption(observers), width_around(ax, names + values))
     if is_new:
         figure_of(ax).set_figheight(0.1 + max(bar_row(styles) * len(observers), 0.4) + foot)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.results import Row, csv_text, dataframe
+from replk_probe.results import Row, csv_text, dataframe, html_table
 from replk_probe.runtime.atomic_files import atomic_write_text
 from replk_probe.runtime.file_reading import read_csv, reading
 
@@ -142,6 +142,15 @@ class SweepResult:
     def location(self, name: str) -> Path | str:
         """Path or URL of a file of the sweep."""
         return self._place.location(name)
+
+    def _repr_html_(self) -> str:
+        """The states of the jobs as a table, for a notebook."""
+        states = {state: self.count(state) for state in ("done", "failed", "running", "pending")}
+        facts = {"folder": self.folder, **{state: count for state, count in states.items() if count}}
+        columns = ("label", "analyzer", "model", "state", "reason")
+        return html_table(
+            type(self).__name__, facts, columns, [{name: job.get(name) for name in columns} for job in self.jobs]
+        )
 
     def count(self, state: str) -> int:
         """Number of jobs in a state."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from replk_probe.attribution.result import AttributedImage, AttributionResult, ErfWindow
 from replk_probe.bench.result import Layer, Machine, SpeedCase, SpeedResult, Timing
 from replk_probe.erf.jackknife import Blocks
 from replk_probe.erf.map_statistics import numbers_with_intervals
@@ -70,11 +71,23 @@ RESULTS: dict[str, Result] = {
         ),
         Machine("A processor", 2, (0.1, 0.2), 480.0, "avx512", None, "AVX512", {"torch": "2"}), "float32", 9,
     ),
+    "attribution": AttributionResult(
+        RANDOM.normal(size=(1, 6, 9)), RANDOM.integers(0, 256, (1, 6, 9, 3)),
+        (
+            AttributedImage(
+                id="a.jpg", target=3, target_name="cat", predicted=1, predicted_name=None, score=1.5, probability=0.25,
+                total=-2.0, entropy_bits=3.0, effective_area=0.5, peak=(2, 3), position=(0, 1), center=(2.5, 4.0),
+                windows=(ErfWindow(threshold=0.5, top=1, left=0, bottom=6, right=9, area=0.8, share=0.9),),
+            ),
+        ),
+        RUN, "saliency", "layer4", "image", ("A note.",),
+    ),
 }  # fmt: skip
 FILES = [
     ("erf", "erf.json"), ("erf", "erf.npz"), ("shape_bias", "shape_bias.json"), ("shape_bias", "decisions.csv"),
     ("shape_bias", "decisions.npz"), ("kernels", "kernels.json"), ("kernels", "kernels.npz"),
     ("kernels", "strongest.npz"), ("bench", "bench.json"),
+    ("attribution", "attribution.json"), ("attribution", "attribution.npz"),
 ]  # fmt: skip
 
 

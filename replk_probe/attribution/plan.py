@@ -1,0 +1,365 @@
+"""An attribution that is ready to run: whatever can be checked quickly is checked before the first image."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import warnings
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from replk_probe.erf.area_protocols import FloatArray
+from replk_probe.erf.attribution import DEFAULT as GRADIENT
+from replk_probe.erf.attribution import Truncated, attributed, check_modules, options_of
+from replk_probe.erf.map_statistics import entropy_of
+from replk_probe.erf.probe_layer import find_target
+from replk_probe.erf.result import ErfResult
+from replk_probe.erf.target_layer import TargetLayer
+from replk_probe.errors import InvalidInputError, close_hint
+from replk_probe.images.channels import channels_note, check_channels, fitted_statistics
+from replk_probe.images.depth import depth_note
+from replk_probe.models import create_model, data_config, weights_info
+from replk_probe.models.checkpoints.digest import bytes_of, bytes_of_model, digest_of
+from replk_probe.models.class_names import class_names
+from replk_probe.models.inference.batch_norm import correct_batch_norms
+from replk_probe.models.inference.check import evaluating
+from replk_probe.models.inference.copying import device_and_dtype, on_device
+from replk_probe.models.inference.prepare import unprepared
+from replk_probe.models.model_id import check_network, name_of
+from replk_probe.models.records import statistics_note
+from replk_probe.models.weight_values import check_run_values
+from replk_probe.runtime.devices import device_label, measuring, resolve_device
+from replk_probe.runtime.progress import progress as progress_bar
+from replk_probe.runtime.provenance import RunInfo, WeightsInfo
+from replk_probe.shape_bias.classifier import Outputs, compute_logits, find_outputs
+from replk_probe.shape_bias.synthetic import SYNTHETIC_CATEGORIES
+
+from .config import GRAD_CAM, OCCLUSION, SALIENCY, AttributionConfig
+from .erf_windows import check_erf, measured_windows, most_attributed, windows_of_result, windows_on_image
+from .grad_cam import grad_cam, last_block, resized
+from .inputs import Inputs, Preprocessing, check_images, load_inputs
+from .result import AttributedImage, AttributionResult, ErfWindow
+
+ON_IMAGE = "image"
+
+
+def plan_attribution(
+    model: nn.Module | str,
+    images: Any,
+    erf: ErfResult | str | os.PathLike[str] | None = None,
+    config: AttributionConfig | None = None,
+) -> AttributionPlan:
+    """Check the arguments, build the model, find its layer and load the images.
+
+    Arguments and errors are those of :func:`~replk_probe.measure_attribution`; ``config`` holds the options.
+    """
+    config = config or AttributionConfig()
+    check_network(model, or_name=True)
+    given = check_images(images)
+    field = ErfResult.load(Path(erf)) if isinstance(erf, (str, os.PathLike)) else erf
+    if not (field is None or isinstance(field, ErfResult)):
+        raise InvalidInputError(
+            f"Expected erf as an ErfResult or the folder of one, but got an object of type {type(field).__name__}. "
+            "Give the result of measure_erf, or None to measure the windows on the images."
+        )
+    network = model
+    if isinstance(network, str):
+        options = {name: getattr(config, name) for name in ("weights", "seed", "ema", "entry", "prefix")}
+        network = create_model(network, **options)
+    weights = weights_info(network)
+    if weights.lacks_classifier:
+        raise InvalidInputError(
+            f"{model if isinstance(model, str) else name_of(network)} has no class scores with these weights. "
+            f"{weights.note} Use weights with a classifier."
+        )
+    check_modules(config.method, network, prepared=False)
+    data = data_config(network)
+    size = config.size or data.input_size
+    channels = config.channels
+    if isinstance(given, Tensor):
+        channels, size = given.shape[1], (given.shape[2], given.shape[3])
+    outputs = find_outputs(network, size, channels)
+    check_channels(outputs.channels, config.bgr)
+    check_run_values(network, (1, outputs.channels, *size), compute_logits)
+    mean, std = (
+        fitted_statistics(known if own is None else own, outputs.channels, bgr=config.bgr)
+        for known, own in ((data.mean, config.mean), (data.std, config.std))
+    )
+    names = SYNTHETIC_CATEGORIES if weights.is_embedded else class_names(network, outputs.classes)
+    name = config.name or (model if isinstance(model, str) else name_of(network))
+    target, notes = _positions(network, (1, outputs.channels, *size), config, required=field is not None)
+    if field is not None and target is not None:
+        notes += check_erf(field, name, weights, target)
+    inputs = load_inputs(given, Preprocessing(size, mean, std, config.bgr))
+    if not isinstance(given, Tensor):
+        notes += [channels_note(outputs.channels, bgr=config.bgr), depth_note(inputs.depths)]
+        notes += [statistics_note(network)] if config.mean is None or config.std is None else []
+    if outputs.are_probabilities:
+        notes.append("The model's outputs are probabilities: scores are probabilities, not logits.")
+    return AttributionPlan(
+        name=name,
+        model=network,
+        weights=weights,
+        inputs=inputs,
+        outputs=outputs,
+        class_names=names,
+        chosen=_chosen_class(config.target, outputs.classes, names, name),
+        target=target,
+        erf=field,
+        # Tensors are normalized already.
+        statistics=((0.0,) * len(mean), (1.0,) * len(std)) if isinstance(given, Tensor) else (mean, std),
+        device=resolve_device(config.device),
+        config=config,
+        notes=tuple(note for note in notes if note),
+        own_code=not isinstance(model, str) or ":" in model,
+    )
+
+
+def _positions(
+    model: nn.Module, shape: tuple[int, ...], config: AttributionConfig, *, required: bool
+) -> tuple[TargetLayer | None, list[str | None]]:
+    """The layer with the positions, or None if the network has none that is required, and notes."""
+    try:
+        target = find_target(model, shape, config.layer)
+    except InvalidInputError as error:
+        if required or config.layer is not None or config.method == GRAD_CAM:
+            raise
+        return None, [f"There are no windows of an effective receptive field. {error}"]
+    return target, [target.note]
+
+
+def _chosen_class(target: int | str | None, classes: int, names: tuple[str, ...] | None, model: str) -> int | None:
+    """The index of the class that was requested; None for the predicted one."""
+    if isinstance(target, str):
+        matching = [index for index, name in enumerate(names or ()) if name.lower() == target.lower()]
+        if len(matching) == 1:
+            return matching[0]
+        reason = f"{model} has no class of this name{close_hint(target, names or ())}"
+        if matching:
+            reason = f"Classes {' and '.join(map(str, matching))} have this name"
+        elif names is None:
+            reason = f"The names of the {classes} classes of {model} are unknown"
+        raise InvalidInputError(f"Unknown target {target!r}. {reason}. Give the index of a class, which counts from 0.")
+    if target is not None and target >= classes:
+        raise InvalidInputError(
+            f"There is no class {target}. {model} has {classes} classes, which count from 0. Choose a class up to "
+            f"{classes - 1}."
+        )
+    return target
+
+
+@dataclass(eq=False)
+class AttributionPlan:
+    """A measurement that is ready to run, with checked arguments."""
+
+    name: str  # name of the model in the result
+    model: nn.Module
+    weights: WeightsInfo  # source of the weights
+    inputs: Inputs
+    outputs: Outputs
+    class_names: tuple[str, ...] | None
+    chosen: int | None  # index of the class whose score is attributed; None for the predicted one
+    target: TargetLayer | None  # layer whose positions have the windows
+    erf: ErfResult | None  # effective receptive field with the windows; None to measure them on each image
+    statistics: tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
+    device: torch.device
+    config: AttributionConfig
+    notes: tuple[str, ...]  # notes that are known before the measurement
+    own_code: bool = False  # whether the name of the model does not identify it
+
+    def run(self, *, progress: bool = False) -> AttributionResult:
+        """Attribute the images one by one, with a progress bar if ``progress`` is true."""
+        start = time.perf_counter()
+        self._network = on_device(self.model, self.device)
+        self._cam_layer: TargetLayer | None = None
+        self._notes = [*self.notes]
+        size = (self.inputs.batch.shape[2], self.inputs.batch.shape[3])
+        found = []
+        bar = progress_bar(self.inputs.ids, desc=self.name, unit="image", disable=not progress)
+        with measuring(self.device, size), evaluating(self._network):
+            with torch.inference_mode(False), torch.enable_grad():
+                for index, image_id in enumerate(bar):
+                    image = self.inputs.batch[index : index + 1].to(**device_and_dtype(self._network))
+                    found.append(self._measured(image_id, image.to(self.device)))
+        mean, std = self.statistics
+        run = RunInfo(
+            model=self.name,
+            weights=self.weights,
+            image_source=self.inputs.source,
+            image_ids=self.inputs.ids,
+            input_size=size,
+            mean=mean,
+            std=std,
+            seed=self.config.seed,
+            device=device_label(self.device),
+            precision="fp32",
+            backend=unprepared(self._network).backend,
+            seconds=round(time.perf_counter() - start, 3),
+            config=self._record,
+        )
+        return AttributionResult(
+            maps=np.stack([values for _, values in found]),
+            pictures=self.inputs.pictures,
+            images=tuple(image for image, _ in found),
+            run=run,
+            method=self.config.method,
+            layer=None if self.target is None else self.target.label,
+            erf=None if self.target is None else ON_IMAGE if self.erf is None else self.erf.run.model,
+            notes=tuple(dict.fromkeys(self._notes)),
+        )
+
+    @property
+    def _record(self) -> dict[str, Any]:
+        """All other options that affect the numbers."""
+        method = self.config.method
+        options = {} if method == GRAD_CAM else options_of(_NAMES.get(method, method), {}, self.config.seed)
+        record: dict[str, Any] = {"method": method, **options, "target": self.config.target}
+        if self._cam_layer is not None:
+            layout = self._cam_layer.layout
+            record |= {"layer of grad-cam": self._cam_layer.label, "map of grad-cam": list(layout.size)}
+            record["interpolation"] = "bilinear"
+        if self.erf is not None:
+            run = self.erf.run
+            record["erf"] = {
+                "model": run.model,
+                "weights": run.weights.label,
+                "layer": self.erf.layer,
+                "input_size": list(self.erf.input_size),
+                "n_images": self.erf.n_images,
+            }
+        record |= {"thresholds": list(self.config.thresholds), "protocol": "centred"}
+        record["digest of the images"] = digest_of(bytes_of([self.inputs.batch]))
+        record["parameters"] = digest_of(bytes_of_model(self._network)) if self.own_code else None
+        if self.inputs.source != "tensor":
+            record["resize"] = "bicubic, warped to input_size"
+        return record
+
+    def _measured(self, image_id: str, image: Tensor) -> tuple[AttributedImage, FloatArray]:
+        """The numbers of one image, and its map ``[H, W]``."""
+        with torch.no_grad():
+            scores = compute_logits(self._network, image)[0].double().cpu()
+        if not bool(torch.isfinite(image).all()) or not bool(torch.isfinite(scores).all()):
+            raise InvalidInputError(
+                f"Image {image_id} cannot be attributed. It, or the class scores of {self.name} for it, have values "
+                "that are not finite. Leave it out, or use other weights."
+            )
+        predicted = int(scores.argmax())
+        target = predicted if self.chosen is None else self.chosen
+        values = self._attribution(image_id, image, target).double().cpu().numpy()
+        if not np.isfinite(values).all():
+            raise InvalidInputError(
+                f"Image {image_id} cannot be attributed. Its attributions have values that are not finite. Use another "
+                "method, or leave it out."
+            )
+        names = self.class_names
+        shares = scores if self.outputs.are_probabilities else scores.softmax(0)
+        numbers = AttributedImage(
+            id=image_id,
+            target=target,
+            target_name=None if names is None else names[target],
+            predicted=predicted,
+            predicted_name=None if names is None else names[predicted],
+            score=float(scores[target]),
+            probability=float(shares[target]),
+            total=float(values.sum()),
+        )
+        absolute = np.abs(values)
+        if not absolute.any():
+            self._notes.append(f"The attribution of {image_id} is zero everywhere: its other numbers are undefined.")
+            return numbers, values
+        weights = absolute / absolute.max()
+        entropy = entropy_of(weights, float(weights.sum()))
+        y, x = divmod(int(absolute.argmax()), absolute.shape[1])
+        numbers = replace(
+            numbers,
+            entropy_bits=max(entropy, 0.0) / math.log(2),
+            effective_area=min(math.exp(entropy) / absolute.size, 1.0),
+            peak=(y, x),
+        )
+        return self._with_windows(numbers, image, weights), values
+
+    def _with_windows(self, numbers: AttributedImage, image: Tensor, absolute: FloatArray) -> AttributedImage:
+        """The numbers with those of the most attributed position."""
+        if self.target is None:
+            return numbers
+        place, thresholds = most_attributed(absolute, self.target), self.config.thresholds
+        y, x = self.target.center_of(place)
+        if self.erf is None:
+            windows = windows_on_image(self._network, self.target, place, image, thresholds)
+        else:
+            windows = windows_of_result(self.erf, thresholds, (y, x), absolute.shape)
+        measured: tuple[ErfWindow, ...] = ()
+        if windows is None:
+            self._notes.append(
+                f"{numbers.id} has no windows: no feature at position {place} of layer {self.target.label} grows with "
+                "any pixel."
+            )
+        else:
+            measured = measured_windows(absolute, windows, thresholds)
+        return replace(numbers, position=place, center=(y, x), windows=measured)
+
+    def _attribution(self, image_id: str, image: Tensor, target: int) -> Tensor:
+        """The signed attribution of every pixel of an image, ``[H, W]``."""
+
+        def score(logits: Tensor) -> Tensor:
+            if logits.requires_grad:
+                correct_batch_norms(logits)
+            return logits[:, target]
+
+        method = self.config.method
+        try:
+            with warnings.catch_warnings():
+                # Captum warns that it sets hooks.
+                warnings.simplefilter("ignore")
+                if method == GRAD_CAM:
+                    return self._grad_cam(image_id, image, lambda images: score(compute_logits(self._network, images)))
+                network = Truncated(self._network, partial(compute_logits, self._network))
+                name = _NAMES.get(method, method)
+                found = attributed(network, image, score, name, options_of(name, {}, self.config.seed))[0]
+        except RuntimeError as error:
+            if "not have been used in the graph" in str(error) or "does not require grad" in str(error):
+                raise InvalidInputError(
+                    f"The class scores of {self.name} have no gradient with respect to {self._source_of_gradient}. "
+                    "They do not depend on it, or are separated from it by no_grad, detach or a step without "
+                    "derivative. Use the method 'occlusion', or another layer."
+                ) from error
+            raise
+        if method == SALIENCY:
+            return found.abs().sum(0)
+        # Occlusion replaces all channels of a window at once: each has the decrease of the score.
+        return found.mean(0) if method == OCCLUSION else found.sum(0)
+
+    @property
+    def _source_of_gradient(self) -> str:
+        return "the image" if self._cam_layer is None else f"layer {self._cam_layer.label!r}"
+
+    def _grad_cam(self, image_id: str, image: Tensor, score: Any) -> Tensor:
+        is_first, self._cam_layer = self._cam_layer is None, self._cam_layer or self.target
+        assert self._cam_layer is not None
+        found = grad_cam(self._network, score, self._cam_layer, image)
+        # The patch tokens of the last layer do not reach a class token that is chosen there.
+        earlier = last_block(self._network) if is_first and self.config.layer is None and not found.any() else None
+        if earlier is not None:
+            last, self._cam_layer = self._cam_layer, find_target(self._network, image.shape, earlier)
+            self._notes.append(
+                f"The class scores do not depend on the positions of layer {last.label!r}, as where a class token is "
+                f"chosen: Grad-CAM was computed at {self._cam_layer.label!r}."
+            )
+            found = grad_cam(self._network, score, self._cam_layer, image)
+        if not found.any():
+            self._notes.append(
+                f"The class scores of {image_id} do not depend on the positions of layer {self._cam_layer.label!r}, or "
+                "their effects cancel. Where a class token is chosen, an earlier layer may be suitable."
+            )
+        return resized(found, (image.shape[2], image.shape[3]))[0, 0]
+
+
+# Names of methods that differ from those of the attributions of features.
+_NAMES = {SALIENCY: GRADIENT}

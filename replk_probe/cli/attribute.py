@@ -1,0 +1,159 @@
+"""`replk-probe attribute`: attributions of class scores to the pixels of images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from replk_probe.errors import InvalidInputError
+
+from ._options import (
+    PATH,
+    choice_option,
+    destinations,
+    device_option,
+    input_options,
+    model_options,
+    named_or_default,
+    output_option,
+    parse_size,
+    parse_statistics,
+    parse_thresholds,
+    seed_option,
+    size_option,
+    style_option,
+    weights_of_each,
+)
+from ._output import conclusion
+from ._runs import announce, lock_folders, measure_plans, raise_failures
+
+if TYPE_CHECKING:
+    from replk_probe.attribution.plan import AttributionPlan
+    from replk_probe.attribution.result import AttributionResult
+
+_DEFAULT_OUTPUT = Path("replk-probe-out") / "attribution"
+
+
+@click.command()
+@click.argument("images", nargs=-1, type=PATH, metavar="IMAGE...")
+@model_options
+@choice_option(
+    "--method",
+    [
+        "saliency",
+        "input-x-gradient",
+        "integrated-gradients",
+        "smooth-grad",
+        "guided-backprop",
+        "deconvolution",
+        "grad-cam",
+        "occlusion",
+    ],
+    "Method of attribution.",
+)
+@click.option(
+    "--target",
+    metavar="CLASS",
+    help="Index (from 0) or name of the class whose score is attributed. [default: the predicted class of each image]",
+)
+@click.option(
+    "--erf",
+    "field",
+    type=PATH,
+    metavar="DIR",
+    help="Folder of an ERF of the same model and layer, whose windows are used. [default: the windows are measured on "
+    "each image]",
+)
+@click.option(
+    "--layer",
+    metavar="SPEC",
+    help="Layer of the positions, and of grad-cam, as in 'replk-probe erf'. [default: that of the ERF; for grad-cam of "
+    "a class token, the input of the last block]",
+)
+@size_option("Input size; images are resized to PX x PX or H x W. [default: that of the model]")
+@click.option(
+    "--thresholds",
+    default="0.2,0.3,0.5,0.99",
+    show_default=True,
+    metavar="T,T,...",
+    help="Shares of the ERF inside the windows, in (0, 1).",
+)
+@input_options
+@device_option
+@seed_option("Random seed for weight initialization and the noise of smooth-grad.")
+@style_option
+@output_option("replk-probe-out/attribution/METHOD/MODEL")
+def command(
+    images: tuple[Path, ...],
+    models: tuple[str, ...],
+    weights: tuple[str, ...],
+    field: Path | None,
+    size: str | None,
+    thresholds: str,
+    mean: str | None,
+    std: str | None,
+    output: Path | None,
+    **options: Any,
+) -> None:
+    """Attribute class scores to the pixels of images.
+
+    Computes which pixels of each IMAGE (a file or a folder) the score of a class depends on, by captum, and how much of
+    that lies inside the effective receptive field (ERF) of the most attributed position of the last feature map.
+
+    Writes attribution.json, attribution.npz, attribution.csv, attribution.png and attribution.pdf; for several models,
+    one folder for each.
+    """
+    if not images:
+        raise InvalidInputError(
+            "No image was given. An attribution is that of an image. For example: replk-probe attribute photo.jpg "
+            "--model resnet50."
+        )
+    models, weights = named_or_default(models, weights)
+    weights_each = weights_of_each(models, weights)
+    folders = destinations(models, output, _DEFAULT_OUTPUT / options["method"])
+
+    from replk_probe.attribution.config import AttributionConfig
+    from replk_probe.attribution.plan import plan_attribution
+    from replk_probe.runtime.checks import check_size
+
+    config = AttributionConfig(
+        size=None if size is None else check_size(parse_size(size)),
+        thresholds=parse_thresholds(thresholds),
+        mean=parse_statistics("--mean", mean),
+        std=parse_statistics("--std", std),
+        **options,
+    )
+    plans = []
+    for name, source in zip(models, weights_each, strict=True):
+        plan = plan_attribution(name, images, field, replace(config, weights=source))
+        announce(plan, "the attributions are those of the initialization")
+        plans.append(plan)
+    lock_folders(*folders)
+    results, failures = measure_plans(plans, folders, _measure)
+    if results:
+        _report(list(results.values()), folders[0] if len(folders) == 1 else folders[0].parent)
+    saved = f"The other results are in {folders[0].parent}." if results else "Nothing was saved."
+    raise_failures(failures, len(folders), saved)
+
+
+def _measure(plan: AttributionPlan, folder: Path) -> AttributionResult:
+    """Run one plan, write its result and its figure."""
+    from replk_probe.attribution.plot_images import save_figures
+
+    result = plan.run(progress=True)
+    result.save(folder)
+    save_figures(result, folder)
+    return result
+
+
+def _report(results: list[AttributionResult], folder: Path) -> None:
+    """Print the table."""
+    from replk_probe.report.attribution_table import attribution_table
+    from replk_probe.report.text import terminal_layout
+
+    click.echo(attribution_table(results, terminal_layout()))
+    seconds = sum(result.run.seconds for result in results)
+    conclusion(sum(len(result.images) for result in results), "image", seconds, folder)

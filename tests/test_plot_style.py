@@ -1,0 +1,92 @@
+"""Figures in the sizes of papers, talks and notebooks."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from matplotlib.figure import Figure
+from PIL import Image
+
+from replk_probe.cli._options import command_line, style_option
+from replk_probe.errors import InvalidInputError
+from replk_probe.plot_style import (
+    LABEL_SIZE,
+    PRESETS,
+    column_width,
+    figure_preset,
+    figure_style,
+    map_inches,
+    new_figure,
+    page_width,
+    preset,
+    save_figure,
+)
+
+
+def drawn(width: float) -> Figure:
+    with figure_style():
+        figure = new_figure(width, 1.0)
+        ax = figure.add_axes((0.2, 0.4, 0.7, 0.5))
+        ax.set_xlabel("label")
+    return figure
+
+
+def inches(path: Path) -> tuple[float, ...]:
+    """Width and height of the page of a file."""
+    if path.suffix == ".png":
+        with Image.open(path) as image:
+            assert min(image.info["dpi"]) >= 299.9
+            return tuple(side / dots for side, dots in zip(image.size, image.info["dpi"], strict=True))
+    text = path.read_text(encoding="latin-1")
+    if path.suffix == ".svg":
+        return tuple(float(found) / 72 for found in re.findall(r'(?:width|height)="([\d.]+)pt"', text)[:2])
+    box = re.search(r"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", text)
+    return tuple(float(found) / 72 for found in box.groups())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_files_have_the_size_of_the_preset(name: str, tmp_path: Path) -> None:
+    with figure_preset(name):
+        chosen = preset()
+        assert LABEL_SIZE * chosen.magnification == pytest.approx(chosen.text)
+        for width, expected in (
+            (column_width(), chosen.column), (page_width(), chosen.page),
+            # A figure that could not be drawn narrower is not wider than a page.
+            (1.5 * page_width(), chosen.page),
+        ):  # fmt: skip
+            written = save_figure(drawn(width), tmp_path, "figure", 10)
+            assert [path.suffix for path in written] == [f".{suffix}" for suffix in chosen.formats]
+            for path in written:
+                # Dots are whole numbers.
+                assert inches(path) == pytest.approx((expected, expected / width), abs=0.01)
+        first = {path: path.read_bytes() for path in written}
+        assert {path: path.read_bytes() for path in save_figure(drawn(width), tmp_path, "figure", 10)} == first
+        if "pdf" in chosen.formats:
+            # The font is embedded.
+            assert b"/FontFile2" in first[tmp_path / "figure.pdf"]
+
+
+def test_a_preset_ends_with_its_context(tmp_path: Path) -> None:
+    usual = column_width(), page_width(), map_inches()
+    with pytest.raises(InvalidInputError, match=r"Unknown figure style 'poster'\. Choose from paper, talk, notebook"):
+        figure_preset("poster").__enter__()
+    with figure_preset("paper"):
+        assert column_width() == pytest.approx(3.25 * 7 / 8) and map_inches() < usual[2]
+    assert (column_width(), page_width(), map_inches()) == usual == (3.4, 7.0, 2.56)
+    assert [path.suffix for path in save_figure(drawn(3.4), tmp_path, "figure", 10)] == [".png", ".pdf"]
+
+
+def test_the_option_applies_to_the_command_and_is_repeated_in_its_command_line() -> None:
+    @click.command()
+    @style_option
+    @click.option("--seed", type=int)
+    def command(seed: int) -> None:
+        click.echo(f"{preset().text} {command_line('--resume')}")
+
+    done = CliRunner().invoke(command, ["--style", "talk", "--seed", "3"], prog_name="probe")
+    assert done.stdout == "14.0 probe --style talk --seed 3 --resume\n"
+    assert CliRunner().invoke(command, [], prog_name="probe").stdout == "7.0 probe --resume\n"
