@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,13 +14,26 @@ import pytest
 # A file system of its own, which only this process and its children see.
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
 
+# Each line is a case, which runs in a fork of this process: importing torch takes longer than some of the commands.
 SCRIPT = """
-import gc, subprocess, sys
+import gc, json, os, subprocess, sys
 from pathlib import Path
 from click.testing import CliRunner
+import replk_probe.erf.plan, replk_probe.erf.plot, replk_probe.kernels.measure, replk_probe.shape_bias.plan
 from replk_probe.cli.main import PROGRAM, cli
 
-root, sizes, again, arguments = Path(sys.argv[1]), sys.argv[2].split(","), sys.argv[3].split(), sys.argv[4:]
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+else:
+    sys.exit()
+
+os.dup2(2, 1)
+environment, folder, sizes, again, *arguments = json.loads(line)
+os.environ.update(environment)
+root, sizes, again = Path(folder), sizes.split(","), again.split()
 ROOM = "64m"
 subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "none", root], check=True)
 
@@ -50,14 +66,25 @@ for size in sizes:
 """
 
 
-@pytest.fixture(scope="session")
-def mounts(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Skip a test where a process may not mount a file system."""
+@pytest.fixture(scope="module")
+def run_case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., int]]:
+    """Function that runs a case and returns its exit status; skips where a process may not mount a file system."""
     command = [*NAMESPACE, "mount", "-t", "tmpfs", "none", tmp_path_factory.mktemp("mounts")]
     try:
         subprocess.run(command, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("file systems cannot be mounted here")
+    command = [*NAMESPACE, sys.executable, "-c", SCRIPT]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        ask, answer = process.stdin, process.stdout
+
+        def run(*case: str) -> int:
+            print(json.dumps([{**os.environ}, *case]), file=ask, flush=True)
+            return int(answer.readline())
+
+        yield run
+        ask.close()
 
 
 @pytest.mark.slow
@@ -72,8 +99,6 @@ def mounts(tmp_path_factory: pytest.TempPathFactory) -> None:
     ids=["erf", "kernels", "shape-bias"],
 )
 def test_a_disk_that_becomes_full(
-    mounts: None, tmp_path: Path, sizes: str, again: str, arguments: tuple[str, ...]
+    run_case: Callable[..., int], tmp_path: Path, sizes: str, again: str, arguments: tuple[str, ...]
 ) -> None:
-    command = [*NAMESPACE, sys.executable, "-c", SCRIPT, str(tmp_path), sizes, again, *arguments]
-    done = subprocess.run([*command, "--model", "replknet_micro_k3"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert run_case(str(tmp_path), sizes, again, *arguments, "--model", "replknet_micro_k3") == 0

@@ -158,9 +158,12 @@ def test_onnx_runtime_gives_the_same_results(use: str, opset: int, tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("replknet_micro_k31_rep", {}),
-        ("mobilenetv2_micro_k13_rep", {}),
-        ("slak_tiny", {"depths": (1, 1, 1, 1), "dims": (16, 32, 64, 128)}),
+        (
+            "replknet_micro_k31_rep",
+            {"layers": (1, 1), "channels": (16, 32), "strides": (4, 2), "kernel_sizes": (31, 13)},
+        ),
+        ("mobilenetv2_micro_k13_rep", {"setting": ((1, 16, 1, 1), (3, 24, 2, 2))}),
+        ("slak_tiny", {"depths": (1, 1), "dims": (16, 32), "kernel_sizes": (51, 49)}),
         ("unireplknet_a", {"depths": (1, 1), "dims": (8, 16), "kernel_sizes": ((3,), (13,))}),
     ],
 )

@@ -228,6 +228,7 @@ def test_the_number_of_parts_changes_no_byte(config: dict[str, Any], tmp_path: P
     assert not unfinished.exists()
 
 
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.slow
 def test_the_number_of_workers_changes_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ANALYZERS, "erf", replace(ANALYZERS["erf"], part_pixels=1))

@@ -178,6 +178,7 @@ def run_and_compare(config: dict[str, Any], url: str, tmp_path: Path, replk_prob
 
 
 @pytest.mark.no_cover
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.slow
 def test_a_sweep_in_a_file_url(tmp_path: Path, replk_probe: Any) -> None:
     config = KERNELS | {"models": ["replknet_micro_k3", "replknet_micro_k7"], "figures": True}

@@ -87,6 +87,7 @@ def test_results_are_those_of_the_single_commands(tmp_path: Path) -> None:
     assert len(more.jobs) == 3 and SweepResult.load(one.folder).jobs == more.jobs
 
 
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.slow
 def test_failures_are_kept_and_the_sweep_goes_on(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(FACTORY)
@@ -220,6 +221,7 @@ def test_arguments_are_checked(tmp_path: Path, options: dict[str, Any], message:
     assert not folder.root.exists()
 
 
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.slow
 def test_only_and_fresh(tmp_path: Path) -> None:
     config, folder = planned(tmp_path, figures=False)
