@@ -41,6 +41,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "kernels": LazyCommand("replk_probe.cli.kernels", "Measure and plot the magnitude of convolution kernels."),
     "models": LazyCommand("replk_probe.cli.models", "List models with kernel sizes, parameters, MACs and weights."),
     "reparam": LazyCommand("replk_probe.cli.reparam", "Merge the branches in a checkpoint, or rename its tensors."),
+    "report": LazyCommand("replk_probe.cli.report", "Collect results in one HTML page."),
     "shape-bias": LazyCommand("replk_probe.cli.shape_bias", "Measure the shape bias on cue-conflict stimuli."),
     "sweep": LazyCommand("replk_probe.cli.sweep", "Measure many models by several analyzers, in worker processes."),
     "weights": LazyCommand("replk_probe.cli.weights", "List, download and verify pretrained weights."),

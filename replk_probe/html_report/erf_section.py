@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +11,14 @@ from typing import Any
 from replk_probe.collection import Saved
 from replk_probe.erf.area_protocols import PROTOCOLS
 from replk_probe.erf.labels import distinct_labels, size_label
+from replk_probe.erf.map_numbers import ALL_LABELS
 from replk_probe.erf.plot import color_floor, square_edges
 from replk_probe.erf.result import ErfResult
 from replk_probe.plot_style import figure_of, png_bytes
 from replk_probe.runtime.formatting import counted, dimensions, percent
 
 from .charts import Chart, Curve, Tick, line_chart
-from .map_images import block_of, map_image, set_image
+from .map_images import block_of, map_image, set_images
 from .number_texts import Badge, Cell, Interval, badge, interval_text, number, percent_text, share, side_text
 
 # Protocol and threshold that the page shows first, where they were measured.
@@ -136,7 +138,9 @@ def conditions_of(result: ErfResult) -> str:
     """Size, images and layer of a measurement, in a few words."""
     unit = size_label(result.input_size) if len(result.input_size) == 2 else dimensions(result.input_size)
     images = [] if result.n_images is None else [counted(result.n_images, "image")]
-    further = [part for part in (result.definition, *([] if result.position == "center" else [result.position])) if part]
+    further = [
+        part for part in (result.definition, *([] if result.position == "center" else [result.position])) if part
+    ]
     return ", ".join([unit, *images, result.layer, *further])
 
 
@@ -151,18 +155,19 @@ def _card(result: ErfResult, label: str, style: int, floor: float, thresholds: S
     height, width = result.input_size if is_map else (1, 1)
     scores = result.contribution
     values: dict[str, dict[str, dict[str, Any]]] = {}
+    counts = {row.threshold: round(row.ratio * scores.size) for row in result.ratios if row.protocol == "pixels"}
+    outside = dict(zip(counts, set_images(scores, [*counts.values()]), strict=True)) if is_map else {}
     for row in result.ratios:
         entry: dict[str, Any] = {
             "ratio": percent_text(row.ratio),
             "interval": interval_text(row.ci95),
             "side": side_text(row.side),
-            "value": row.ratio,
         }
         if is_map and row.protocol != "pixels":
             left, top, right, bottom = square_edges(result, row.protocol, row.threshold)
             entry["window"] = [left, top, right - left, bottom - top]
         elif is_map:
-            entry["outside"] = set_image(scores, round(row.ratio * scores.size))
+            entry["outside"] = outside[row.threshold]
         values.setdefault(row.protocol, {})[threshold_key(row.threshold)] = entry
     return ErfCard(
         name=label,
@@ -188,8 +193,6 @@ def _card(result: ErfResult, label: str, style: int, floor: float, thresholds: S
 
 def _numbers(result: ErfResult) -> list[tuple[str, str, Cell]]:
     """Label, unit and value of every further number of a map."""
-    from replk_probe.erf.map_numbers import ALL_LABELS
-
     if result.numbers is None:
         return []
     rows: list[tuple[str, str, Cell]] = []
@@ -241,10 +244,9 @@ def _convergence(
         for curve in result.convergence.ratios:
             if (curve.protocol, curve.threshold) != (protocol, threshold):
                 continue
-            ends = [None if half is None else half for half in curve.half_widths]
             points = [
                 (float(n), value, None if half is None else (max(value - half, 0.0), min(value + half, 1.0)))
-                for n, value, half in zip(result.convergence.n_images, curve.values, ends, strict=True)
+                for n, value, half in zip(result.convergence.n_images, curve.values, curve.half_widths, strict=True)
             ]
             curves.append(Curve(label, style, result.run.weights.is_random, points, marks=True))
     if not any(len(curve.points) > 1 for curve in curves):
@@ -267,13 +269,13 @@ def _figure(result: ErfResult) -> str:
 
 
 def _decades(floor: float) -> float:
-    from math import log10
-
-    return -log10(floor)
+    return -math.log10(floor)
 
 
 def _power(power: int) -> str:
     return "1" if power == 0 else f"10{''.join(_SUPERSCRIPT[letter] for letter in str(power))}"
 
 
-_SUPERSCRIPT = dict(zip("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079", strict=True))
+_SUPERSCRIPT = dict(
+    zip("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079", strict=True)
+)

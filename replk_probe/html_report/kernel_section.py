@@ -38,11 +38,12 @@ class KernelMap:
 
 @dataclass(frozen=True)
 class KernelLayer:
-    """The kernels of one layer."""
+    """The kernels of one layer, and the longest of their sides, by which the drawings are scaled."""
 
     name: str
     path: str
     operation: str
+    longest: int
     maps: list[KernelMap]
 
 
@@ -54,7 +55,6 @@ class KernelModel:
         name: Name of the model.
         badge: Kind of its weights.
         layers: Layers in the order of the network.
-        longest: Longest side of its kernels, by which the drawings are scaled.
         has_branches: Whether the result has kernels before merging.
         notes: Notes on the result.
     """
@@ -62,7 +62,6 @@ class KernelModel:
     name: str
     badge: Badge
     layers: list[KernelLayer]
-    longest: int
     has_branches: bool
     notes: tuple[str, ...]
 
@@ -91,13 +90,13 @@ def _model(result: KernelResult, name: str) -> KernelModel:
             kernels[0].layer,
             path,
             kernels[0].operation,
+            max(max(kernel.spread.shape) for kernel in kernels),
             [_map(kernel) for kernel in sorted(kernels, key=lambda one: _ORDER.index(one.variant))],
         )
         for path, kernels in layers.items()
     ]
-    longest = max(max(kernel.spread.shape) for kernel in result.kernels)
     has_branches = any(kernel.variant not in ("merged", "composed") for kernel in result.kernels)
-    return KernelModel(name, badge(result.run.weights), found, longest, has_branches, result.notes)
+    return KernelModel(name, badge(result.run.weights), found, has_branches, result.notes)
 
 
 def _map(kernel: Kernel) -> KernelMap:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Sequence
 from functools import cache
 
 import matplotlib as mpl
@@ -39,17 +40,23 @@ def map_image(values: FloatArray, floor: float | None = None) -> str:
     return _png(image)
 
 
-def set_image(scores: FloatArray, count: int) -> str:
-    """What the ``count`` largest pixels leave out, as a data URI: a dark, half transparent layer.
+def set_images(scores: FloatArray, counts: Sequence[int]) -> list[str]:
+    """What the ``counts`` largest pixels leave out, as data URIs: dark, half transparent layers.
 
     In a reduced map, a square of pixels is left out if most of its pixels are.
     """
-    outside = np.ones(scores.size)
-    outside[np.argsort(-scores, axis=None, kind="stable")[:count]] = 0.0
-    reduced = block_means(outside.reshape(scores.shape), block_of(*scores.shape))
-    image = Image.fromarray((reduced > 0.5).astype(np.uint8))
-    image.putpalette([255, 255, 255, 0, 0, 0])
-    return _png(image, transparency=bytes([0, 170]))
+    if not counts:
+        return []
+    order = np.argsort(-scores, axis=None, kind="stable")
+    images = []
+    for count in counts:
+        outside = np.ones(scores.size)
+        outside[order[:count]] = 0.0
+        reduced = block_means(outside.reshape(scores.shape), block_of(*scores.shape))
+        image = Image.fromarray((reduced > 0.5).astype(np.uint8))
+        image.putpalette([255, 255, 255, 0, 0, 0])
+        images.append(_png(image, transparency=bytes([0, 170])))
+    return images
 
 
 def color_stops(count: int = 16) -> list[tuple[str, str]]:

@@ -78,7 +78,7 @@ def badge(weights: WeightsInfo | None) -> Badge:
     if weights.source == RANDOM_INIT:
         return Badge("random", "\u25cb", "random weights", weights.label)
     if weights.is_embedded:
-        return Badge("synthetic", "\u25d0", "synthetic training", weights.label)
+        return Badge("synthetic", "\u25d0", "synthetic data", weights.label)
     if weights.source in (UNKNOWN, USER_MODULE):
         return Badge("unknown", "?", "unknown weights", weights.label)
     return Badge("trained", "\u25cf", "trained", weights.label)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def render_report(results: Collection | Iterable[Result], *, title: str = DEFAUL
         lstrip_blocks=True,
         finalize=_printable,
     )
+    environment.filters["word_parts"] = _word_parts
     colors = list(zip(COLORS, _DARK_COLORS, strict=True))
     style = environment.get_template("style.css").render(colors=colors)
     script = environment.get_template("script.js").render()
@@ -110,6 +112,11 @@ def policy_of(style: str, script: str) -> str:
 def _printable(value: object) -> object:
     """A value of a template with invisible characters escaped; markup is unchanged."""
     return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
+def _word_parts(name: str) -> list[str]:
+    """The parts of a name between which a line may be broken."""
+    return re.findall(r"[^_./:-]*[_./:-]+|[^_./:-]+", name)
 
 
 def _hash(text: str) -> str:

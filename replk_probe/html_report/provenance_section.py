@@ -46,7 +46,9 @@ def origins_of(collection: Collection) -> list[Origin]:
         if result.theoretical_rf is not None:
             facts.append(("theoretical receptive field", f"{result.theoretical_rf} px"))
         found.append(
-            _origin(f"ERF of {name}", erf, result.run.weights, erf_command(result), facts, result.run.versions, result.notes)
+            _origin(
+                f"ERF of {name}", erf, result.run.weights, erf_command(result), facts, result.run.versions, result.notes
+            )
         )
     for bias in collection.shape_bias:
         decided, run = bias.result, bias.result.run
@@ -58,7 +60,11 @@ def origins_of(collection: Collection) -> list[Origin]:
     names = distinct_names([one.result for one in collection.kernels])
     for kernels, name in zip(collection.kernels, names, strict=True):
         measured, origin = kernels.result, kernels.result.run
-        facts = [*_weights(origin.weights), ("aggregated over channels by", origin.aggregate), ("variant", origin.variant)]
+        facts = [
+            *_weights(origin.weights),
+            ("aggregated over channels by", origin.aggregate),
+            ("variant", origin.variant),
+        ]
         facts.append(("time", f"{origin.seconds:.3g} s"))
         command = kernels_command(measured)
         found.append(
@@ -103,7 +109,10 @@ def _weights(weights: WeightsInfo) -> list[tuple[str, str]]:
 def _run(run: RunInfo) -> list[tuple[str, str]]:
     skipped = f", {len(run.skipped)} skipped" if run.skipped else ""
     facts = [
-        ("inputs", f"{counted(len(run.image_ids), 'input')} of {run.image_source}{skipped}, {dimensions(run.input_size)}"),
+        (
+            "inputs",
+            f"{counted(len(run.image_ids), 'input')} of {run.image_source}{skipped}, {dimensions(run.input_size)}",
+        ),
         ("device", run.device),
         ("precision", f"{run.precision} ({run.config.get('arithmetic', 'unknown arithmetic')})"),
         ("convolutions", run.backend),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from replk_probe.collection import Saved
@@ -61,7 +61,7 @@ class StimulusSet:
     notes: list[tuple[str, tuple[str, ...]]]
 
 
-HEAD = ("shape bias", "mean over categories", "median", "shape", "texture", "other", "cue accuracy", "kappa")
+HEAD = ("shape bias", "category mean", "category median", "shape", "texture", "other", "cue accuracy", "kappa")
 
 
 def shape_bias_sections(saved: Sequence[Saved[ShapeBiasResult]], styles: Sequence[int]) -> list[StimulusSet]:
@@ -89,7 +89,7 @@ def source_of(result: ShapeBiasResult) -> str:
 def bias_cell(observer: Observer) -> Cell:
     """The shape bias of an observer with its interval."""
     counts = observer.counts
-    return share(counts.overall, observer.ci95, f"{counted(counts.n_conflict, 'stimulus').replace('uss', 'i')}")
+    return share(counts.overall, observer.ci95, counted(counts.n_conflict, "decision"))
 
 
 def _categories(result: ShapeBiasResult) -> tuple[str, ...]:
@@ -107,29 +107,32 @@ def _set(source: str, results: Sequence[ShapeBiasResult], styles: Sequence[int])
     known = {one.name: one for result in results for one in published_for(result)} | imported
     elsewhere = next(one for one in published_observers() if one.name == HUMANS)
     others = list(known.values())
-    rows = [
-        ObserverRow(one.name, badge(weights), style, _cells(one)) for one, weights, style in models
-    ] + [ObserverRow(_title(one), None, _HUMAN, _cells(one)) for one in others]
+    rows = [ObserverRow(one.name, badge(weights), style, _cells(one)) for one, weights, style in models] + [
+        ObserverRow(_title(one), None, _HUMAN, _cells(one)) for one in others
+    ]
     humans = next((one for one in others if one.kind == "humans"), None)
     if humans is None:
         rows.append(ObserverRow(f"{_title(elsewhere)}, other stimuli", None, _HUMAN, _cells(elsewhere)))
         bias = percent(elsewhere.counts.overall, 1)
         note = (
-            f"There are no human decisions on these stimuli. For orientation: {bias} is the shape bias of ten humans on "
-            f"the published stimuli ({SOURCE}). The two sets cannot be compared directly."
+            f"There are no human decisions on these stimuli. For orientation: {bias} is the shape bias of ten humans "
+            f"on the published stimuli ({SOURCE}). The two sets cannot be compared directly."
         )
     else:
-        origin = f"{ON_WHAT} ({SOURCE})" if humans.source == SOURCE else f"Human decisions were imported ({humans.source})"
+        origin = (
+            f"{ON_WHAT} ({SOURCE})" if humans.source == SOURCE else f"Human decisions were imported ({humans.source})"
+        )
         note = f"{origin}."
-    drawn = [
-        (one, style, weights is not None and weights.is_random) for one, weights, style in models
-    ] + ([(humans, _HUMAN, False)] if humans is not None else [])
+    drawn = [(one, style, weights is not None and weights.is_random) for one, weights, style in models] + (
+        [(humans, _HUMAN, False)] if humans is not None else []
+    )
+    labels = _labels(results)
     return StimulusSet(
         name=source,
         observers=rows,
-        chart=_chart(drawn),
+        chart=_chart(drawn, labels),
         shown=[(_title(one), style) for one, style, _ in drawn],
-        categories=_category_rows([one for one, _, _ in drawn]),
+        categories=_category_rows([one for one, _, _ in drawn], labels),
         human_note=note,
         notes=[(result.model.name if result.model else source, result.notes) for result in results if result.notes],
     )
@@ -160,8 +163,24 @@ def _used(observers: Sequence[Observer]) -> list[str]:
     return sorted(names)
 
 
-def _category_rows(observers: Sequence[Observer]) -> list[CategoryRow]:
-    return [CategoryRow(name, [_category_cell(one, name) for one in observers]) for name in _used(observers)]
+def _labels(results: Sequence[ShapeBiasResult]) -> dict[str, str]:
+    """What is drawn in each category of synthetic stimuli, whose names are not words."""
+    labels = {}
+    for result in results:
+        record = result.run.config.get("stimuli record") if isinstance(result.run, RunInfo) else None
+        synthetic = record.get("synthetic") if isinstance(record, dict) else None
+        cues = synthetic.get("cues") if isinstance(synthetic, dict) else None
+        for name, cue in cues.items() if isinstance(cues, dict) else ():
+            if isinstance(cue, list) and cue and str(cue[0]) != name:
+                labels[name] = f"{cue[0]} ({name})"
+    return labels
+
+
+def _category_rows(observers: Sequence[Observer], labels: Mapping[str, str]) -> list[CategoryRow]:
+    return [
+        CategoryRow(labels.get(name, name), [_category_cell(one, name) for one in observers])
+        for name in _used(observers)
+    ]
 
 
 def _category_cell(one: Observer, name: str) -> Cell:
@@ -174,7 +193,7 @@ def _category_cell(one: Observer, name: str) -> Cell:
     return Cell(cell.text, cell.value, cell.interval, f"{shape}/{shape + texture}")
 
 
-def _chart(drawn: Sequence[tuple[Observer, int, bool]]) -> Chart | None:
+def _chart(drawn: Sequence[tuple[Observer, int, bool]], labels: Mapping[str, str]) -> Chart | None:
     observers = [one for one, _, _ in drawn]
     names = _used(observers)
     if not names:
@@ -186,11 +205,17 @@ def _chart(drawn: Sequence[tuple[Observer, int, bool]]) -> Chart | None:
         for name, s, t in zip(counts.categories, counts.shape, counts.texture, strict=True):
             if s + t:
                 interval = wilson_interval(s, s + t)
-                text = f"{_title(one)}, {name}: {percent_text(s / (s + t))} % ({interval_text(interval)}), {s} of {s + t}"
+                who = f"{_title(one)}, {labels.get(name, name)}"
+                text = f"{who}: {percent_text(s / (s + t))} % ({interval_text(interval)}), {s} of {s + t}"
                 points.append((names.index(name), s / (s + t), None if one.kind == "humans" else interval, text))
         series.append(Dots(style, is_random, points))
     return dot_chart(
-        "Shape bias by category of the shape", names, series, "Shape bias, %", limits=(0.0, 1.0), scale=100.0
+        "Shape bias by category of the shape",
+        [labels.get(name, name) for name in names],
+        series,
+        "Shape bias, %",
+        limits=(0.0, 1.0),
+        scale=100.0,
     )
 
 
