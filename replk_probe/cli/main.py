@@ -35,6 +35,7 @@ class LazyCommand(NamedTuple):
 
 COMMANDS: dict[str, LazyCommand] = {
     "bench": LazyCommand("replk_probe.cli.bench", "Compare the speed of the depthwise convolution with torch."),
+    "compare": LazyCommand("replk_probe.cli.compare", "Compare two results, with intervals."),
     "data": LazyCommand("replk_probe.cli.data", "Download and verify published stimuli."),
     "erf": LazyCommand("replk_probe.cli.erf", "Measure the effective receptive field."),
     "info": LazyCommand("replk_probe.cli.info", "Show the CPU, the native library and the convolution backend."),
