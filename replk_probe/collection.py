@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -24,11 +24,11 @@ from replk_probe.sweeps.folder import SUMMARY_NAME, UNFINISHED
 from replk_probe.sweeps.result import SweepResult
 
 DEFAULT_FOLDER = Path("replk-probe-out")
-_T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
 
 
 @dataclass(frozen=True)
-class Saved(Generic[_T]):
+class Saved(Generic[_T_co]):
     """A result and the file that it was read from.
 
     Attributes:
@@ -37,7 +37,7 @@ class Saved(Generic[_T]):
         sha256: SHA-256 of that file; empty for a result in memory.
     """
 
-    result: _T
+    result: _T_co
     record: str = ""
     sha256: str = ""
 
@@ -60,7 +60,7 @@ class Collection:
     kernels: tuple[Saved[KernelResult], ...] = ()
     bench: tuple[Saved[SpeedResult], ...] = ()
     sweeps: tuple[Saved[SweepResult], ...] = ()
-    unreadable: tuple[tuple[str, str], ...] = field(default=())
+    unreadable: tuple[tuple[str, str], ...] = ()
 
     @property
     def n_results(self) -> int:
@@ -86,7 +86,7 @@ def collected(results: Iterable[Result]) -> Collection:
                 f"numbers to show. Give objects of type {', '.join(kind.__name__ for kind in _KINDS.values())}."
             )
         found.setdefault(name, []).append(Saved(result))
-    return Collection(**{name: tuple(entries) for name, entries in found.items()})
+    return _collection(found)
 
 
 def find_results(folders: str | Path | Sequence[str | Path] = DEFAULT_FOLDER) -> Collection:
@@ -126,7 +126,7 @@ def find_results(folders: str | Path | Sequence[str | Path] = DEFAULT_FOLDER) ->
                 found.setdefault(name, []).extend(Saved(one, record, digest) for one in read(path.parent))
             except (ReplkProbeError, OSError) as error:
                 unreadable.append((record, str(error)))
-    collection = Collection(**{name: tuple(entries) for name, entries in found.items()}, unreadable=tuple(unreadable))
+    collection = replace(_collection(found), unreadable=tuple(unreadable))
     if not collection.n_results:
         reason = f" {unreadable[0][1]}" if unreadable else ""
         raise InvalidInputError(
@@ -134,6 +134,12 @@ def find_results(folders: str | Path | Sequence[str | Path] = DEFAULT_FOLDER) ->
             "instance with 'replk-probe erf', or give the folder of its results."
         )
     return collection
+
+
+def _collection(found: Mapping[str, Sequence[Saved[Any]]]) -> Collection:
+    """The collection with these entries."""
+    entries: dict[str, Any] = {name: tuple(members) for name, members in found.items()}
+    return Collection(**entries)
 
 
 def _records(root: Path) -> Iterator[Path]:

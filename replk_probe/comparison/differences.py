@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -140,7 +140,7 @@ def compare_results(first: Result, second: Result) -> Comparison:
 
 
 def _compare_erf(first: ErfResult, second: ErfResult) -> Comparison:
-    aspects = {
+    aspects: dict[str, Callable[[ErfResult], str]] = {
         "input size": lambda one: size_label(one.input_size),
         "convention": lambda one: one.unusual_options.get("convention", "replknet"),
         "attribution": lambda one: one.unusual_options.get("attribution", "gradient"),
@@ -246,7 +246,8 @@ def _compare_shape_bias(first: ShapeBiasResult, second: ShapeBiasResult) -> Comp
     ]
     runs = first.run, second.run
     if isinstance(runs[0], RunInfo) and isinstance(runs[1], RunInfo):
-        notes += _other_conditions(runs[0], runs[1], {"input size": tuple(size_label(run.input_size) for run in runs)})
+        sizes = size_label(runs[0].input_size), size_label(runs[1].input_size)
+        notes += _other_conditions(runs[0], runs[1], {"input size": sizes})
     return Comparison(
         "shape-bias",
         names[0],
@@ -260,37 +261,28 @@ def _compare_shape_bias(first: ShapeBiasResult, second: ShapeBiasResult) -> Comp
 
 def _share_differences(first: Observer, second: Observer) -> Iterator[Difference]:
     """Differences of the cue accuracy and of the shape bias of each category."""
-    for group, name, one, other in (
-        (
-            "all",
-            "cue accuracy",
-            *((model.counts.n_shape + model.counts.n_texture, model.counts.n_conflict) for model in (first, second)),
-        ),
-        *(
-            ("category", category, (s, s + t), (other_s, other_s + other_t))
-            for category, s, t, other_s, other_t in zip(
-                first.counts.categories,
-                first.counts.shape,
-                first.counts.texture,
-                second.counts.shape,
-                second.counts.texture,
-                strict=True,
-            )
-        ),
-    ):
-        intervals = wilson_interval(*one), wilson_interval(*other)
-        if intervals[0] is None or intervals[1] is None:
-            continue
-        values = one[0] / one[1], other[0] / other[1]
-        difference = values[0] - values[1]
-        low = difference - math.hypot(values[0] - intervals[0][0], intervals[1][1] - values[1])
-        high = difference + math.hypot(intervals[0][1] - values[0], values[1] - intervals[1][0])
-        yield Difference(group, name, "%", *values, difference, (low, high))
+    counts = first.counts, second.counts
+    accuracies = [(one.n_shape + one.n_texture, one.n_conflict) for one in counts]
+    yield from _share_difference("all", "cue accuracy", *accuracies)
+    for index, category in enumerate(counts[0].categories):
+        biases = [(one.shape[index], one.shape[index] + one.texture[index]) for one in counts]
+        yield from _share_difference("category", category, *biases)
+
+
+def _share_difference(group: str, name: str, one: tuple[int, int], other: tuple[int, int]) -> Iterator[Difference]:
+    """The difference of two proportions, each given by its numerator and denominator, unless one is undefined."""
+    ends, other_ends = wilson_interval(*one), wilson_interval(*other)
+    if ends is not None and other_ends is not None:
+        value, other_value = one[0] / one[1], other[0] / other[1]
+        difference = value - other_value
+        low = difference - math.hypot(value - ends[0], other_ends[1] - other_value)
+        high = difference + math.hypot(ends[1] - value, other_value - other_ends[0])
+        yield Difference(group, name, "%", value, other_value, difference, (low, high))
 
 
 def _compare_kernels(first: KernelResult, second: KernelResult) -> Comparison:
     names = distinct_names([first, second])
-    _refuse("kernels", *names, {"aggregate": (first.run.aggregate, second.run.aggregate)})
+    _refuse("kernels", names[0], names[1], {"aggregate": (first.run.aggregate, second.run.aggregate)})
     others = {(kernel.layer, kernel.variant): kernel for kernel in second.kernels}
     rows = []
     for kernel in first.kernels:
@@ -333,17 +325,17 @@ def _compare_speed(first: SpeedResult, second: SpeedResult) -> Comparison:
     )
 
 
-def _refuse(what: str, first: str, second: str, aspects: dict[str, tuple[str, ...]]) -> None:
+def _refuse(what: str, first: str, second: str, aspects: Mapping[str, tuple[str, ...]]) -> None:
     """Raise an error unless both results agree in each aspect."""
     for name, (one, other) in aspects.items():
         if one != other:
             raise InvalidInputError(
-                f"Cannot compare the {what} of {first} and {second}. They have a different {name}: {one} and {other}, "
+                f"Cannot compare the {what} of {first} and {second}. They differ in their {name}: {one} and {other}, "
                 "so that their numbers do not have the same meaning. Measure both alike."
             )
 
 
-def _other_conditions(first: RunInfo, second: RunInfo, more: dict[str, tuple[str, ...]]) -> Iterator[str]:
+def _other_conditions(first: RunInfo, second: RunInfo, more: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
     """Sentences on the conditions that differ without a change of the meaning of the numbers."""
     runs = first, second
     if first.weights.is_random or second.weights.is_random:
@@ -365,7 +357,7 @@ def _other_conditions(first: RunInfo, second: RunInfo, more: dict[str, tuple[str
         yield "The images are not the same."
 
 
-def _unequal(aspects: dict[str, tuple[object, ...]]) -> Iterator[str]:
+def _unequal(aspects: Mapping[str, tuple[object, ...]]) -> Iterator[str]:
     for name, (one, other) in aspects.items():
         if one != other:
             yield f"The {name} differs: {one} and {other}."

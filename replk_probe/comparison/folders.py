@@ -61,8 +61,8 @@ def _pairs(
     common = [model for model in counted[0] if model is not None and counted[0][model] == counted[1][model] == 1]
     if not common:
         raise InvalidInputError(
-            f"Cannot compare {first} and {second}. They have {len(left)} and {len(right)} results of {ANALYZERS[name]}, "
-            "and no model that occurs once in each. Give the folders of two of these results."
+            f"Cannot compare {first} and {second}. They have {len(left)} and {len(right)} results of "
+            f"{ANALYZERS[name]}, and no model that occurs once in each. Give the folders of two of these results."
         )
     for model in common:
         (a,), (b,) = ([saved.result for saved in side if _model(saved) == model] for side in (left, right))

@@ -101,13 +101,13 @@ def draw_differences(comparison: Comparison) -> Figure:
             0.08 / _WIDTH, 1 - 0.16 / total, fitted(title, 72 * (_WIDTH - 0.2), 8), fontsize=8, parse_math=False
         )
         for index, line in enumerate(caption):
-            y = (below - 0.06 - 0.12 * index) / total
-            figure.text(0.08 / _WIDTH, y, line, fontsize=CAPTION_SIZE, color=MUTED, va="top", parse_math=False)
+            at = (below - 0.06 - 0.12 * index) / total
+            figure.text(0.08 / _WIDTH, at, line, fontsize=CAPTION_SIZE, color=MUTED, va="top", parse_math=False)
     return figure
 
 
 def save_differences(comparison: Comparison, directory: str | Path) -> tuple[Path, ...]:
-    """Write the figure of :func:`draw_differences` to ``differences.png`` and ``differences.pdf``; returns the files."""
+    """Write the figure to ``differences.png`` and ``differences.pdf``; returns the files."""
     return save_figure(draw_differences(comparison), Path(directory), "differences", width=1)
 
 

@@ -36,7 +36,7 @@ def erf_command(result: ErfResult) -> str | None:
         _option("thresholds", _numbers(result.thresholds)),
         *(_option(name, config[name]) for name in ("target", "until", "check", "channels") if config.get(name)),
         *(_option(name, _numbers(config[name])) for name in ("mean", "std") if config.get(name)),
-        ["--bgr"] * bool(config.get("bgr")),
+        _flag("bgr", config.get("bgr")),
         *(_option(name, config[name]["name"]) for name in ("convention", "attribution") if config.get(name)),
         _option("sampling", *([config["sampling"]] if config.get("sampling") not in (None, "stratified") else [])),
         _option("seed", run.seed),
@@ -72,7 +72,7 @@ def kernels_command(result: KernelResult) -> str | None:
         *(_option("layer", layer) for layer in run.layers),
         _option("variant", run.variant),
         _option("aggregate", run.aggregate),
-        ["--compose"] * run.compose,
+        _flag("compose", run.compose),
         _option("against", *([] if run.against is None else [_weights(run.against)])),
         _option("seed", *([run.weights.seed] if run.weights.seed is not None else [])),
     )
@@ -101,10 +101,15 @@ def _option(name: str, *values: Any) -> list[str]:
     return [f"--{name}", *map(str, values)] if values else []
 
 
+def _flag(name: str, given: object) -> list[str]:
+    """An option without a value, if it was given."""
+    return [f"--{name}"] if given else []
+
+
 def _model(name: str, weights: WeightsInfo) -> list[str]:
     words = [*_option("model", name), *_option("weights", _weights(weights))]
     if weights.wrapper == "model_ema":
-        return [*words, "--ema"]
+        return [*words, *_flag("ema", True)]
     if weights.wrapper is not None and weights.wrapper not in USUAL_ENTRIES:
         return [*words, *_option("entry", weights.wrapper)]
     return words
