@@ -10,7 +10,7 @@ from typing import Any
 
 from replk_probe.collection import Saved
 from replk_probe.erf.area_protocols import PROTOCOLS
-from replk_probe.erf.labels import distinct_labels, size_label
+from replk_probe.erf.labels import size_label
 from replk_probe.erf.map_numbers import ALL_LABELS
 from replk_probe.erf.plot import color_floor, square_edges
 from replk_probe.erf.result import ErfResult
@@ -19,6 +19,7 @@ from replk_probe.runtime.formatting import counted, dimensions, percent
 
 from .charts import Chart, Curve, Tick, line_chart
 from .map_images import block_of, map_image, set_images
+from .names import erf_names
 from .number_texts import Badge, Cell, Interval, badge, interval_text, number, percent_text, share, side_text
 
 # Protocol and threshold that the page shows first, where they were measured.
@@ -100,7 +101,7 @@ def erf_section(saved: Sequence[Saved[ErfResult]], styles: Sequence[int]) -> Erf
     if not saved:
         return None
     results = [one.result for one in saved]
-    labels = distinct_labels(results)
+    labels = erf_names(results)
     thresholds = sorted({threshold for result in results for threshold in result.thresholds})
     protocols = [name for name in PROTOCOL_TEXTS if any(name in result.protocols for result in results)]
     maps = [result for result in results if len(result.input_size) == 2]
@@ -264,7 +265,8 @@ def _convergence(
 
 
 def _figure(result: ErfResult) -> str:
-    content = png_bytes(figure_of(result.plot()))
+    with_windows = [name for name in ("centred", "linear") if name in result.protocols]
+    content = png_bytes(figure_of(result.plot(protocol=[*with_windows, "paper"][0])))
     return f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
 
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from replk_probe.collection import Collection, Saved
-from replk_probe.erf.labels import distinct_labels
 from replk_probe.kernels.result import distinct_names
 from replk_probe.runtime.formatting import counted, dimensions
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo
 
 from .commands import bench_command, erf_command, kernels_command, shape_bias_command
+from .names import erf_names
 from .number_texts import Badge, badge
 
 _UNSAVED = "not saved"
@@ -39,7 +39,7 @@ class Origin:
 def origins_of(collection: Collection) -> list[Origin]:
     """The provenance of every result."""
     found = []
-    labels = distinct_labels([one.result for one in collection.erf])
+    labels = erf_names([one.result for one in collection.erf])
     for erf, name in zip(collection.erf, labels, strict=True):
         result = erf.result
         facts = [*_weights(result.run.weights), *_run(result.run), ("layer", result.layer)]

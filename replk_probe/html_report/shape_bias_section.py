@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from replk_probe.collection import Saved
 from replk_probe.runtime.formatting import counted, percent
@@ -15,6 +15,7 @@ from replk_probe.shape_bias.result import ShapeBiasResult, with_distinct_names
 from replk_probe.shape_bias.statistics import wilson_interval
 
 from .charts import Chart, Dots, dot_chart
+from .names import numbered
 from .number_texts import Badge, Cell, badge, interval_text, number, percent_text, share
 
 _HUMAN = -1  # style of humans, who are drawn in gray
@@ -107,6 +108,10 @@ def _set(source: str, results: Sequence[ShapeBiasResult], styles: Sequence[int])
     known = {one.name: one for result in results for one in published_for(result)} | imported
     elsewhere = next(one for one in published_observers() if one.name == HUMANS)
     others = list(known.values())
+    names = numbered([one.name for one, _, _ in models])
+    models = [
+        (replace(one, name=name), weights, style) for (one, weights, style), name in zip(models, names, strict=True)
+    ]
     rows = [ObserverRow(one.name, badge(weights), style, _cells(one)) for one, weights, style in models] + [
         ObserverRow(_title(one), None, _HUMAN, _cells(one)) for one in others
     ]

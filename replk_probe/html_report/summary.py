@@ -14,6 +14,7 @@ from replk_probe.runtime.provenance import WeightsInfo
 
 from .erf_section import FIRST_THRESHOLD, conditions_of, ratio_cell
 from .kernel_section import last_merged
+from .names import erf_names
 from .number_texts import NO_CELL, Badge, Cell, badge, share
 from .shape_bias_section import bias_cell, source_of, weights_of
 
@@ -73,6 +74,7 @@ def summary_of(collection: Collection) -> Summary:
         _group(groups, kernels.result.run.model, kernels.result.run.weights)[2].append(index)
     rows: list[SummaryRow] = []
     erf_styles, bias_styles = [0] * len(collection.erf), [0] * len(collection.shape_bias)
+    names = erf_names([one.result for one in collection.erf])
     for key, members in groups.items():
         for erf_index, bias_index, kernel_index in itertools.zip_longest(*members):
             style = len(rows)
@@ -86,7 +88,9 @@ def summary_of(collection: Collection) -> Summary:
                 *_bias_cells(collection, bias_index),
                 *_kernel_cells(collection.kernels, kernel_index),
             )
-            rows.append(SummaryRow(key[0], badge(weights), style, cells))
+            is_several = max(map(len, members)) > 1
+            name = names[erf_index] if is_several and erf_index is not None else key[0]
+            rows.append(SummaryRow(name, badge(weights), style, cells))
     used = [index for index in range(len(_COLUMNS)) if any(row.cells[index].value is not None for row in rows)]
     return Summary(
         [_COLUMNS[index] for index in used],

@@ -17,13 +17,17 @@ import yaml
 
 import replk_probe
 from replk_probe.cli import main as program
-from replk_probe.collection import Collection, collected, find_results
+from replk_probe.collection import Collection, Saved, collected, find_results
 from replk_probe.erf import import_erf
+from replk_probe.erf.result import RatioRow
 from replk_probe.errors import InvalidInputError
 from replk_probe.html_report import commands, definitions, render_report, write_report
 from replk_probe.html_report.charts import log_ticks, round_ticks
 from replk_probe.html_report.map_images import LARGEST, map_image
+from replk_probe.html_report.names import erf_names
 from replk_probe.runtime.provenance import USER_MODULE, WeightsInfo
+from replk_probe.sweeps.folder import SweepFolder
+from replk_probe.sweeps.result import SweepResult
 
 VOID = {"meta", "link", "input", "img", "br", "wbr"}
 
@@ -249,8 +253,41 @@ def test_parts_without_results_are_absent(without_convergence: Collection, tmp_p
 def test_an_imported_map_has_no_intervals(tmp_path: Path) -> None:
     np.save(tmp_path / "map.npy", np.eye(9) + 0.1)
     text = render_report([import_erf(tmp_path / "map.npy")])
-    assert "replk-probe erf --from map.npy" in text and "unknown weights" in text
+    assert "replk-probe erf --from map.npy" in re.sub(r"</?span.*?>", "", text) and "unknown weights" in text
     assert "95 %: " not in re.sub(r"<script>.*", "", text, flags=re.DOTALL)
+
+
+def test_one_model_with_several_seeds_has_different_names(collection: Collection) -> None:
+    first = collection.erf[0].result
+    seeds = [replace(first, run=replace(first.run, seed=seed)) for seed in (1, 2)]
+    assert erf_names([*seeds, first]) == ["wide_net.a1, seed 1", "wide_net.a1, seed 2", "wide_net.a1, seed 7"]
+    assert erf_names([first, first]) == ["wide_net.a1 #1", "wide_net.a1 #2"]
+    bias = collection.shape_bias[0].result
+    text = render_report([*seeds, bias, bias])
+    rows = cells(text, "summary")
+    assert [len(row) for row in rows] == [5, 5] and "wide_net.a1 #2" in re.sub("<wbr>", "", text)
+
+
+def test_a_sweep_lists_its_jobs(collection: Collection, tmp_path: Path) -> None:
+    jobs = (
+        {"label": "erf/a seed=0", "state": "done", "seconds": 1.25},
+        {"label": "erf/<b>", "state": "failed", "reason": "No <b>."},
+    )
+    sweep = SweepResult(tmp_path, jobs, SweepFolder(tmp_path))
+    text = render_report(replace(collection, sweeps=(Saved(sweep, "out/sweep.json", "0"),)))
+    assert "1 of 2 jobs are done, 1 failed" in text and "No &lt;b&gt;." in text and 'data-value="1.25"' in text
+    Page(text)
+
+
+def test_sequences_and_volumes_are_drawn_as_figures(collection: Collection) -> None:
+    first = collection.erf[0].result
+    line = replace(
+        first, contribution=np.hanning(34)[1:-1], input_size=(32,), center=(16.0,), feature_size=(4,), numbers=None,
+        ratios=(RatioRow("centred", 0.5, 9, 9 / 32),),
+    )  # fmt: skip
+    text = render_report([line])
+    assert 'class="paper" src="data:image/png;base64,' in text and "28.1" in text
+    Page(text)
 
 
 def test_results_are_found_once_and_damaged_ones_are_listed(collection: Collection, tmp_path: Path) -> None:
