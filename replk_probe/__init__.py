@@ -13,8 +13,11 @@ from ._version import __version__
 if TYPE_CHECKING:
     from . import attribution as attribution
     from . import bench as bench
+    from . import collection as collection
+    from . import comparison as comparison
     from . import erf as erf
     from . import errors as errors
+    from . import html_report as html_report
     from . import images as images
     from . import kernels as kernels
     from . import models as models
@@ -52,7 +55,21 @@ _HOME = {
     "measure_shape_bias": "shape_bias",
     "sweep": "sweeps",
 }
-_SUBPACKAGES = ("attribution", "bench", "erf", "errors", "images", "kernels", "models", "ops", "shape_bias", "sweeps")
+_SUBPACKAGES = (
+    *(
+        "attribution",
+        "bench",
+        "collection",
+        "comparison",
+        "erf",
+        "errors",
+        "html_report",
+        "images",
+        "kernels",
+        "models",
+    ),
+    *("ops", "shape_bias", "sweeps"),
+)
 
 __all__ = [
     "AttributionResult",
@@ -64,9 +81,12 @@ __all__ = [
     "__version__",
     "attribution",
     "bench",
+    "collection",
+    "comparison",
     "create_model",
     "erf",
     "errors",
+    "html_report",
     "images",
     "input_gradient",
     "kernels",

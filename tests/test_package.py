@@ -19,7 +19,21 @@ def test_importing_the_package_is_light() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".attribution", ".bench", ".erf", ".images", ".kernels", ".models", ".ops", ".shape_bias", ".sweeps"]
+    "name",
+    [
+        "",
+        ".attribution",
+        ".bench",
+        ".comparison",
+        ".erf",
+        ".html_report",
+        ".images",
+        ".kernels",
+        ".models",
+        ".ops",
+        ".shape_bias",
+        ".sweeps",
+    ],
 )
 def test_every_public_name_can_be_imported(name: str) -> None:
     package = importlib.import_module(f"replk_probe{name}")

@@ -31,7 +31,7 @@ FAILED = "failed"
 COMPARISONS = "comparison"
 
 _RECORDED = ("weights", "seconds")  # what is shown of the record of a job
-_UNFINISHED = "unfinished"
+UNFINISHED = "unfinished"
 _CLAIM = ".lock"
 _ADVICE = "Give the output folder of 'replk-probe sweep'."
 
@@ -79,7 +79,7 @@ class SweepFolder:
 
     def unfinished(self, job: Job) -> Path:
         """Folder for whatever a job writes until it is done."""
-        return self.root / _UNFINISHED / job.key
+        return self.root / UNFINISHED / job.key
 
     def failure(self, job: Job) -> Path:
         """File with the reason why a job failed; it exists if the job failed."""
@@ -123,9 +123,9 @@ class SweepFolder:
             if self.state(job) == "done":
                 shutil.rmtree(self.unfinished(job), ignore_errors=True)
                 self.succeed(job)
-        for claim in (self.root / _UNFINISHED).glob(f"*{_CLAIM}"):
+        for claim in (self.root / UNFINISHED).glob(f"*{_CLAIM}"):
             claim.unlink(missing_ok=True)
-        for folder in (self.root / FAILED, self.root / _UNFINISHED):
+        for folder in (self.root / FAILED, self.root / UNFINISHED):
             with contextlib.suppress(OSError):  # it does not exist, or has files of other jobs
                 folder.rmdir()
 
@@ -167,7 +167,7 @@ class SweepFolder:
 
         Ray may run a task again before its first process has ended, for instance after the main process was killed.
         """
-        unfinished = self.root / _UNFINISHED
+        unfinished = self.root / UNFINISHED
         with file_locked(unfinished / f"{task}{_CLAIM}"):
             yield
         with contextlib.suppress(OSError):

@@ -16,6 +16,7 @@ from torch import nn
 from replk_probe import measure_erf, ops
 from replk_probe.erf import ErfConfig
 from replk_probe.erf.plan import ErfPlan, plan_erf
+from replk_probe.erf.scored_batches import BatchScorer
 from replk_probe.errors import InvalidInputError, ResumeError
 from replk_probe.models.inference import run_methods
 from replk_probe.models.inference.run_methods import choose_methods, fixed_methods, may_tune
@@ -97,15 +98,15 @@ def test_a_run_that_keeps_the_defaults_has_their_record(monkeypatch: pytest.Monk
 
 def interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch, *, calls: int = 3) -> None:
     """Interrupt a run after the batch that is tried out and one that counts."""
-    usual, left = ErfPlan._scores, iter(range(calls - 1))
+    usual, left = BatchScorer.next_batch, iter(range(calls - 1))
 
-    def scores(*args: Any) -> Any:
+    def next_batch(*args: Any) -> Any:
         if next(left, None) is None:
             raise KeyboardInterrupt
         return usual(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ErfPlan, "_scores", scores)
+        patch.setattr(BatchScorer, "next_batch", next_batch)
         with pytest.raises(KeyboardInterrupt):
             erf(tune="force", checkpoint=folder)
 

@@ -1,0 +1,123 @@
+"""The page: one HTML file without any request, whose scripts and styles are permitted by their hashes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from replk_probe import __version__
+from replk_probe.collection import Collection, collected
+from replk_probe.plot_style import COLORS
+from replk_probe.results import Result
+from replk_probe.runtime.atomic_files import atomic_write_text
+from replk_probe.runtime.escaping import printable
+
+from . import definitions, kernel_section, shape_bias_section
+from .bench_section import bench_section
+from .erf_section import erf_section
+from .kernel_section import kernel_section as kernel_models
+from .map_images import LARGEST, color_stops
+from .provenance_section import origins_of
+from .shape_bias_section import shape_bias_sections
+from .summary import summary_of
+
+DEFAULT_TITLE = "Results of replk-probe"
+# The colors of all figures, lighter for a dark background.
+_DARK_COLORS = ("#ff8a5c", "#5db4f0", "#3fcf9f", "#e9a3c9", "#f2b63c", "#b794d6", "#9ad4f5")
+
+
+def write_report(results: Collection | Iterable[Result], path: str | Path, *, title: str = DEFAULT_TITLE) -> None:
+    """Write :func:`render_report` to a file, completely or not at all.
+
+    Args:
+        results: Results, as in :func:`render_report`.
+        path: File to write, which is replaced if it exists; its folder is created.
+        title: Title of the page.
+
+    Raises:
+        InvalidInputError: The file cannot be written, or there is an object that is no result.
+    """
+    atomic_write_text(path, render_report(results, title=title))
+
+
+def render_report(results: Collection | Iterable[Result], *, title: str = DEFAULT_TITLE) -> str:
+    """The page with all numbers, maps and charts of results.
+
+    The page is one file that requests nothing; it works without scripts as well. It depends only on the results, so
+    that equal results give equal bytes.
+
+    Args:
+        results: What :func:`~replk_probe.collection.find_results` found, or results of any analyzers.
+        title: Title of the page.
+
+    Returns:
+        HTML. Maps with more than 256 pixels in a direction are drawn as means over squares of pixels; numbers and
+        windows are those of the results.
+
+    Raises:
+        InvalidInputError: There is an object that is no result.
+    """
+    collection = results if isinstance(results, Collection) else collected(results)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_printable,
+    )
+    environment.filters["word_parts"] = _word_parts
+    colors = list(zip(COLORS, _DARK_COLORS, strict=True))
+    style = environment.get_template("style.css").render(colors=colors)
+    script = environment.get_template("script.js").render()
+    summary = summary_of(collection)
+    erf = erf_section(collection.erf, summary.erf_styles)
+    return environment.get_template("report.html").render(
+        title=title,
+        version=__version__,
+        policy=policy_of(style, script),
+        style=style,
+        script=script,
+        summary=summary,
+        erf=erf,
+        values={} if erf is None else {str(index): card.values for index, card in enumerate(erf.cards)},
+        stops=color_stops(),
+        largest=LARGEST,
+        stimuli=shape_bias_sections(collection.shape_bias, summary.bias_styles),
+        bias_head=shape_bias_section.HEAD,
+        kernels=kernel_models(collection.kernels),
+        kernel_head=kernel_section.HEAD,
+        bench=bench_section(collection.bench),
+        sweeps=collection.sweeps,
+        origins=origins_of(collection),
+        unreadable=collection.unreadable,
+        definitions=definitions,
+        n_colors=len(colors),
+    )
+
+
+def policy_of(style: str, script: str) -> str:
+    """The Content-Security-Policy of a page with this style sheet and this script, and images inside of it."""
+    return (
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _printable(value: object) -> object:
+    """A value of a template with invisible characters escaped; markup is unchanged."""
+    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
+def _word_parts(name: str) -> list[str]:
+    """The parts of a name between which a line may be broken."""
+    return re.findall(r"[^_./:-]*[_./:-]+|[^_./:-]+", name)
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode('utf-8')).digest()).decode('ascii')}"
