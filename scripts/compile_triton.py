@@ -30,9 +30,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+try:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+except ImportError as error:
+    sys.exit(f"Triton cannot be imported: {error}. Install it with: pip install triton")
 
 from replk_probe.ops.methods import toeplitz_kernels
 from replk_probe.ops.methods.interface import ConvProblem, Direction
@@ -248,21 +251,29 @@ def markdown(rows: Sequence[Compiled], is_disassembled: bool) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def capability_of(text: str) -> tuple[int, int]:
+def capability(text: str) -> tuple[int, int]:
     """``"9.0"`` as ``(9, 0)``."""
-    major, minor = text.split(".")
-    return int(major), int(minor)
+    found = re.fullmatch(r"(\d{1,2})\.(\d)", text)
+    if found is None or int(found[1]) < 8:
+        raise argparse.ArgumentTypeError(f"{text!r} is no compute capability of at least 8.0, such as 9.0")
+    return int(found[1]), int(found[2])
 
 
 def main() -> None:
     """Compile, list, and fail where a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--capability", type=capability_of, action="append", help="such as 9.0; may be repeated")
-    parser.add_argument("--only", default="", help="only problems whose label contains this text")
+    parser.add_argument(
+        "--capability",
+        type=capability,
+        action="append",
+        metavar="X.Y",
+        help="at least 8.0, such as 9.0; may be repeated",
+    )
+    parser.add_argument("--only", default="", metavar="TEXT", help="only problems whose label contains this text")
     parser.add_argument("--all", action="store_true", help="all configurations that fit, not only the first")
     parser.add_argument("--instructions", action="store_true", help="count the instructions of the inner loops")
-    parser.add_argument("--json", type=Path, help="file to write the rows to")
-    parser.add_argument("--markdown", type=Path, help="file to write the table to")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file to write the rows to")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="file to write the table to")
     options = parser.parse_args()
     rows, seen = [], set()
     for direction in DIRECTIONS:
@@ -271,14 +282,16 @@ def main() -> None:
                 problem = ConvProblem(direction, dtype, False, *sizes)
                 if options.only not in str(problem):
                     continue
-                for capability in options.capability or CAPABILITIES:
-                    for tiling in offered(problem, capability, options.all):
-                        key = (direction, dtype, capability, tiling.warps, tiling.stages, *tiling.constants.values())
+                for card in options.capability or CAPABILITIES:
+                    for tiling in offered(problem, card, options.all):
+                        key = (direction, dtype, card, tiling.warps, tiling.stages, *tiling.constants.values())
                         if key in seen:
                             continue
                         seen.add(key)
-                        rows.append(examine(problem, tiling, capability, options.instructions))
+                        rows.append(examine(problem, tiling, card, options.instructions))
                         print(markdown(rows[-1:], options.instructions).splitlines()[-1], flush=True)
+    if not rows:
+        sys.exit(f"No problem of the script has a label with {options.only!r}, or no configuration fits.")
     print(f"\n{markdown(rows, options.instructions)}")
     faults = [f"{row.problem} {row.capability}: {', '.join(row.faults)}" for row in rows if row.faults]
     if options.json:

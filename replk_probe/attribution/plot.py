@@ -155,6 +155,11 @@ def target_text(image: AttributedImage) -> str:
     return f"{image.target_label}, {predicted}, probability {percent(image.probability, 1)}"
 
 
+def _two_digits(value: float) -> str:
+    """A percentage with two significant digits, without an exponent."""
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.2g}"
+
+
 def numbers_lines(image: AttributedImage) -> list[str]:
     """The windows, their shares and their areas, each on a line."""
     if image.effective_area is None:
@@ -163,7 +168,7 @@ def numbers_lines(image: AttributedImage) -> list[str]:
     if not image.windows:
         return [effective]
     thresholds, shares, areas = (
-        ", ".join(f"{100 * getattr(window, name):.2g}" for window in image.windows)
+        ", ".join(_two_digits(100 * getattr(window, name)) for window in image.windows)
         for name in ("threshold", "share", "area")
     )
     return [f"Windows: {thresholds} % of the ERF", f"Attribution: {shares} %", f"Area: {areas} %. {effective}"]

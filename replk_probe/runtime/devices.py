@@ -52,7 +52,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, TypeError) as error:
         named = isinstance(device, str)
         reason = "Torch has no device of this name" if named else "A device is a name or a torch.device"
-        raise InvalidInputError(f"Unknown device {device!r}. {reason}. Use auto, cpu, cuda or cuda:1.") from error
+        raise InvalidInputError(
+            f"Unknown device {device!r}. {reason}. Use auto, cpu, cuda, cuda:1, mps or xpu."
+        ) from error
     if found.type == "cpu":
         return torch.device("cpu")
     if found.type not in _GPUS:

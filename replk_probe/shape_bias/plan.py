@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import time
@@ -342,8 +343,11 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
                 bar.update(len(batch.indices))
 
             size = self._batch_size_of(state)
-            first = range(state.done, part.stop, size)
-            batches = [range(begin, min(begin + size, part.stop)) for begin in first]
+            # A run that is continued with smaller batches divides the same ranges as before.
+            first = state.batch_sizes[0] if state.batch_sizes else size
+            bounds = (*range(part.start, part.stop, first), part.stop)
+            ranges = (range(max(begin, state.done), end) for begin, end in itertools.pairwise(bounds))
+            batches = [indices for indices in ranges if indices]
             with Worker(transfer.depth) as worker:
                 for batch in self._forward(prepared, loader, transfer, batches, size, worker.finish):
                     worker.submit(add, batch)

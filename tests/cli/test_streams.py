@@ -19,8 +19,14 @@ FUZZERS = Path(__file__).parent.parent / "fuzz"
 MODEL = ("--model", "replknet_micro_k13")
 # A command line of every command that writes to standard output, with the files that it writes.
 LINES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "attribute": (
+        ("attribute", "image.png", *MODEL, "--method", "saliency", "-o", "out"),
+        ("attribution.json", "attribution.pdf"),
+    ),
     "bench": (("bench", "--shape", "1,1,4,4,3,3", "--repeats", "1", "--output", "out"), ("bench.json", "bench.pdf")),
+    "compare": (("compare", "--help"), ()),
     "data": (("data", "--help"), ()),
+    "demo": (("demo", "--help"), ()),
     "erf": (("erf", *MODEL, "--images", "1", "--size", "32", "-o", "out"), ("erf.json", "erf.pdf")),
     "info": (("info",), ()),
     "kernels": (
@@ -29,6 +35,7 @@ LINES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "models": (("models", "replknet_micro_k13*"), ()),
     "reparam": (("reparam", "weights.safetensors", *MODEL, "-o", "out/w.safetensors"), ("w.safetensors",)),
+    "report": (("report", "--help"), ()),
     "shape-bias": (
         ("shape-bias", "--import", "raw", "-o", "out"),
         ("shape_bias.json", "shape_bias.pdf"),

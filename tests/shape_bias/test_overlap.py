@@ -174,6 +174,22 @@ def test_batches_are_halved_until_the_memory_suffices(plan: Callable[..., ShapeB
     assert files(resumed, tmp_path / "resumed") == files(found, tmp_path / "whole")
 
 
+@pytest.mark.usefixtures("overlapping")
+def test_a_run_that_continues_with_smaller_batches_divides_the_same_ranges(
+    plan: Callable[..., ShapeBiasPlan], tmp_path: Path
+) -> None:
+    Net.most = 3
+    expected = files(plan(5).run(), tmp_path / "whole")
+    whole = Net.batches
+    Net.stop_at = 6
+    with pytest.raises(KeyboardInterrupt):
+        plan(5).run(checkpoint=tmp_path / "state")
+    before, Net.stop_at = Net.batches, None
+    found = plan(5).run(checkpoint=tmp_path / "state", resume=True)
+    assert files(found, tmp_path / "resumed") == expected
+    assert before.count(3) + Net.batches.count(3) == whole.count(3) > 4
+
+
 def test_one_stimulus_that_does_not_fit_is_explained(plan: Callable[..., ShapeBiasPlan]) -> None:
     small = plan(4)
     Net.most = 0
