@@ -371,11 +371,11 @@ def triton_version() -> str | None:
 
 
 def triton_fault() -> str | None:
-    """Why Triton cannot be imported although it is installed, or None; imports it."""
+    """Why Triton, or the kernels written in it, cannot be imported although it is installed, or None; imports both."""
     if triton_version() is None:
         return None
     try:
-        import triton  # noqa: F401
+        import replk_probe.ops.methods.toeplitz_kernels  # noqa: F401
     except Exception as error:  # a library that is missing, or another version of Python
         return reason_of(error)
     return None
