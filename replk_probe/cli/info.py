@@ -77,10 +77,12 @@ def _tuning_rows(tuning: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "GPU", f"{tuning['gpu'] or 'none'}, {', '.join(versions)}"
     if tuning["missing"]:
         yield "", f"not available: {'; '.join(tuning['missing'])}"
-    chosen = tuning["choices"]
-    if not chosen:
+    chosen, unreadable = tuning["choices"], tuning["unreadable"]
+    if not chosen and not unreadable:
         return
     yield "tuning", f"{counted(len(chosen), 'choice')} in {tuning['folder']}"
+    if unreadable:
+        yield "", f"{counted(unreadable, 'stored file')} cannot be read; these choices are measured again"
     device = None
     for one in chosen[:_MOST_CHOICES]:
         if one["environment"].get("device") != device:

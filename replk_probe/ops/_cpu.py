@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import threading
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from ._loader import (
     find_library,
 )
 from ._prepared_weights import PreparedWeights
-from .methods.interface import ConvMethod, ConvProblem, Direction
+from .methods.interface import ConvProblem, Direction
 from .tuning import choices
 
 _LOGGER = logging.getLogger(__name__)
@@ -293,11 +294,11 @@ def _plan_call(
     call.key, call.host, call.elsewhere = key, True, _fallback
     (isa, method), version = way
     if version is not None and method in (None, "", "auto") and not native and choices.state.active:
-        chosen = _chosen(direction, input, kernel)
-        if chosen is not None and METHODS.get(chosen.name, HOST) == HOST:
-            call.elsewhere = chosen
+        entry = choices.entry_of(_DIRECTIONS[direction], input, kernel)
+        if entry is not None and METHODS.get(entry.method.name, HOST) == HOST:
+            call.elsewhere = _Chosen(entry)
             return call
-        method = method if chosen is None else chosen.name
+        method = method if entry is None else entry.method.name
     reason = uncovered_tensors(input)
     if reason is not None and native:
         raise BackendError(refusal(reason))
@@ -330,11 +331,20 @@ def _plan_call(
     return call
 
 
-def _chosen(direction: int, input: Tensor, kernel: Any) -> ConvMethod | None:
-    """The method that was chosen for a call and takes it, or None."""
-    problem = choices.problem_of(_DIRECTIONS[direction], input, kernel)
-    chosen = choices.chosen_for("cpu", problem)
-    return None if chosen is None or chosen.refusal(problem, input.device) is not None else chosen
+class _Chosen:
+    """A method outside the library that was chosen; if it fails, what is used without choices computes the call."""
+
+    def __init__(self, entry: choices.Entry) -> None:
+        self._entry = entry
+
+    def forward(self, *args: Any) -> Tensor:
+        return choices.compute_by(self._entry, "forward", partial(forward, native=False, force=forced()), args)
+
+    def grad_input(self, *args: Any) -> Tensor:
+        return choices.compute_by(self._entry, "grad_input", partial(grad_input, native=False, force=forced()), args)
+
+    def grad_weight(self, *args: Any) -> Tensor:
+        return choices.compute_by(self._entry, "grad_weight", partial(grad_weight, native=False, force=forced()), args)
 
 
 def _put_back(call: _Call) -> None:

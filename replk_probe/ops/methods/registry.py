@@ -46,9 +46,10 @@ def _triton_toeplitz() -> ConvMethod | str:
 
         method: ConvMethod = TritonToeplitz()
     except Exception as error:  # no Triton, no compiler, or a version with another interface
-        return _reason(error)
+        return reason_of(error)
     return method
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """An exception as a reason: its class and the beginning of its text."""
     return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}"[:200]

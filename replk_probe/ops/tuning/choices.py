@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from replk_probe.errors import BackendError
+from replk_probe.runtime.devices import is_out_of_memory
 
 from .._layout import is_channels_last
 from ..methods.interface import ConvMethod, ConvProblem, Direction
@@ -27,17 +28,23 @@ _MISSING = object()
 
 
 class TuningWarning(UserWarning):
-    """A method of the convolution that gave wrong results or failed, and was replaced by another one."""
+    """A method of the convolution gave wrong results or failed, or the environment does not let any be chosen."""
 
 
-class _Entry:
-    """The method of one combination of shapes, strides and dtype."""
+class Entry:
+    """The method of one combination of shapes, strides and dtype.
+
+    Attributes:
+        method: The method.
+        is_fixed: Whether an error is raised if it fails; otherwise another method is used.
+        has_run: Whether it has computed a result.
+    """
 
     __slots__ = ("has_run", "is_fixed", "method")
 
-    def __init__(self, method: ConvMethod, is_fixed: bool) -> None:
+    def __init__(self, method: ConvMethod, is_fixed: bool) -> None:  # noqa: D107
         self.method = method
-        self.is_fixed = is_fixed  # whether an error is raised instead of using another method
+        self.is_fixed = is_fixed
         self.has_run = False
 
 
@@ -53,7 +60,7 @@ class _State:
         self.version = 0
         self.active = False
         self.chosen: dict[Key, ConvMethod] = {}  # what applies now
-        self.entries: dict[tuple[Any, ...], _Entry | None] = {}  # replaced whenever the choices change
+        self.entries: dict[tuple[Any, ...], Entry | None] = {}  # replaced whenever the choices change
         self.installed: dict[Key, ConvMethod] = {}  # until the process ends
         self.scopes: list[Mapping[Key, ConvMethod]] = []  # of runs, which hide what is installed
         self.noted: list[dict[ConvProblem, None]] = []
@@ -88,16 +95,24 @@ def compute(
     Raises:
         BackendError: The method of a run failed.
     """
-    entry = _entry_of(direction, first, kernel) if state.active else None
+    entry = entry_of(direction, first, kernel) if state.active else None
     # The first run of a method may compile or allocate, which a capture does not allow.
     if entry is None or (not entry.has_run and _is_capturing(first.device)):
         return default(*args)
+    return compute_by(entry, direction, default, args)
+
+
+def compute_by(entry: Entry, direction: Direction, default: Callable[..., Tensor], args: Sequence[Any]) -> Tensor:
+    """Compute a convolution by the method of an entry, or by ``default`` if it fails; see :func:`compute`.
+
+    A lack of memory is not a fault of the method: its error is raised, so that the caller can use smaller batches.
+    """
     try:
         found: Tensor = getattr(entry.method, direction)(*args)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:
-        _handle(entry, direction, first, error)
+        if is_out_of_memory(error):
+            raise
+        _handle(entry, direction, args[0], error)
         return default(*args)
     entry.has_run = True
     return found
@@ -111,7 +126,7 @@ def chosen_method(direction: Direction, first: Tensor, kernel: Sequence[int]) ->
         first: The first tensor, ``[N, C, H, W]``.
         kernel: (Kh, Kw).
     """
-    entry = _entry_of(direction, first, kernel) if state.active else None
+    entry = entry_of(direction, first, kernel) if state.active else None
     return None if entry is None else entry.method.name
 
 
@@ -173,34 +188,37 @@ def collecting() -> Iterator[dict[ConvProblem, None]]:
             state.update()
 
 
-def _entry_of(direction: Direction, first: Tensor, kernel: Sequence[int]) -> _Entry | None:
+def entry_of(direction: Direction, first: Tensor, kernel: Sequence[int]) -> Entry | None:
+    """The method chosen for a call if it takes the call and has not failed in one like it, or None."""
     entries = state.entries
     key = (direction, first.device, first.dtype, first.shape, first.stride(), kernel)
     found: Any = entries.get(key, _MISSING)
     if found is _MISSING:
         found = entries[key] = _new_entry(problem_of(direction, first, kernel), first.device)
-    entry: _Entry | None = found
+    entry: Entry | None = found
     return entry
 
 
-def _new_entry(problem: ConvProblem, device: torch.device) -> _Entry | None:
+def _new_entry(problem: ConvProblem, device: torch.device) -> Entry | None:
     is_fixed = bool(state.scopes)
     method = chosen_for(str(device), problem)
     # A method that takes the problem that was measured may refuse another one of the same bucket.
     if method is None or method.refusal(problem, device) is not None:
         return None
-    return _Entry(method, is_fixed)
+    return Entry(method, is_fixed)
 
 
 def _is_capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def _handle(entry: _Entry, direction: Direction, first: Tensor, error: Exception) -> None:
+def _handle(entry: Entry, direction: Direction, first: Tensor, error: Exception) -> None:
     """Raise the error of a method in a run, which must not mix methods; otherwise do not use the method again."""
     reason = " ".join(str(error).split()).rstrip(".")[:200]
     text = f"The method {entry.method.name!r} of a convolution of {list(first.shape)} failed ({direction}). {reason}."
     if entry.is_fixed:
         raise BackendError(f"{text} Set tune to 'off', or run 'replk-probe tune --clear'.") from error
-    state.entries = {key: None if other is entry else other for key, other in state.entries.items()}
-    warnings.warn(f"{text} Torch's convolution is used from now on.", TuningWarning, stacklevel=4)
+    with state.lock:
+        state.entries = {key: None if other is entry else other for key, other in state.entries.items()}
+        state.version += 1
+    warnings.warn(f"{text} The default method is used from now on.", TuningWarning, stacklevel=4)

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
+from replk_probe.runtime.devices import is_out_of_memory
 
 from ..methods.interface import ConvProblem
+from ..methods.registry import reason_of
 from .device import Device
 
 BUDGET = 2.0  # seconds for a problem
@@ -98,7 +99,13 @@ def choose(
     medians = {name: statistics.median(values) for name, values in times.items()}
     warning = None
     if default in wrong:
-        warning = f"The default method {default!r} gave wrong results for the convolution {problem} ({device.library})."
+        layout = "channels-last" if problem.channels_last else "contiguous"
+        # Without the number of images, which is that of the bucket.
+        warning = (
+            f"The default method {default!r} gave wrong results for {problem.direction} convolutions "
+            f"({problem.dtype}, {layout}) of {problem.c} channels of {problem.h}x{problem.w} with kernels of "
+            f"{problem.kh}x{problem.kw} ({device.library})."
+        )
     if not medians:
         warning = warning and f"{warning} No other method is right, and it is used nevertheless."
         return Choice(default, "no method could be timed", {}, refused, default, warning)
@@ -169,7 +176,5 @@ def _is_clearly_faster(candidate: list[float], default: list[float]) -> bool:
 
 
 def described(error: Exception) -> str:
-    """An exception as a reason: its class and the beginning of its text."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return _NO_MEMORY
-    return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}"[:200]
+    """An exception as a reason."""
+    return _NO_MEMORY if is_out_of_memory(error) else reason_of(error)

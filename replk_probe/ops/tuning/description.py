@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from .device import cudnn_version, triton_version
-from .store import clear_choices, default_folder, stored_choices
+from .device import cudnn_version, triton_fault, triton_version
+from .store import clear_choices, default_folder, read_folder
 
 
 def describe_tuning() -> dict[str, Any]:
@@ -15,8 +15,9 @@ def describe_tuning() -> dict[str, Any]:
 
     Returns:
         ``gpu`` (its name, or None), ``missing`` (sentences on what tuning on a GPU lacks), ``cudnn``, ``triton``,
-        ``folder``, and ``choices``: ``environment``, ``problem``, ``method``, ``default``, ``gain`` (time of the
-        default divided by that of the method, or None), ``reason``, ``seconds``, ``refused`` and ``time`` of each.
+        ``folder``, ``unreadable`` (number of files in it that cannot be read), and ``choices``: ``environment``,
+        ``problem``, ``method``, ``default``, ``gain`` (time of the default divided by that of the method, or None),
+        ``reason``, ``seconds``, ``refused`` and ``time`` of each.
     """
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     missing = []
@@ -27,13 +28,17 @@ def describe_tuning() -> dict[str, Any]:
         missing.append("there is no cuDNN")
     if triton_version() is None:
         missing.append("Triton is not installed")
+    elif (fault := triton_fault()) is not None:
+        missing.append(f"Triton {triton_version()} cannot be imported: {fault}")
     folder = default_folder()
+    choices, unreadable = read_folder(folder)
     return {
         "gpu": gpu,
         "missing": missing,
         "cudnn": cudnn_version(),
         "triton": triton_version(),
         "folder": str(folder),
+        "unreadable": unreadable,
         "choices": [
             {
                 "environment": stored.environment,
@@ -46,7 +51,7 @@ def describe_tuning() -> dict[str, Any]:
                 "refused": stored.choice.refused,
                 "time": stored.time,
             }
-            for stored in stored_choices(folder)
+            for stored in choices
         ],
     }
 

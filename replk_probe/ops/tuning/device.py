@@ -17,11 +17,11 @@ from torch import Tensor
 
 from replk_probe._version import __version__
 
-from .._choice import METHOD_VARIABLE, forced
+from .._choice import ISA_VARIABLE, METHOD_VARIABLE, forced
 from .._info import describe_machine, native_info
 from ..methods.interface import ConvMethod, ConvProblem
 from ..methods.native import NativeMethod
-from ..methods.registry import DEFAULTS, methods_on
+from ..methods.registry import DEFAULTS, methods_on, reason_of
 from . import oracle
 
 DRIVER = Path("/proc/driver/nvidia/version")
@@ -36,6 +36,10 @@ class Device(Protocol):
 
     label: str  # as torch names it, such as "cuda:0"
     default: str  # the method of convolutions for which nothing was chosen
+
+    @property
+    def forced(self) -> str | None:
+        """What the environment forces, a clause without a period, or None if methods can be chosen."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -86,13 +90,23 @@ class TorchDevice:
         self.default = DEFAULTS[device.type]
 
     @property
+    def forced(self) -> str | None:
+        """``"REPLK_PROBE_METHOD=aten forces a method"``, or None; instruction sets are those of a CPU."""
+        isa, method = forced()
+        if method not in (None, "", "auto"):
+            return f"{METHOD_VARIABLE}={method} forces a method"
+        if self._device.type == "cpu" and isa not in (None, "", "auto"):
+            return f"{ISA_VARIABLE}={isa} forces an instruction set"
+        return None
+
+    @property
     def environment(self) -> dict[str, str]:
         """Card or processor, versions of the software and the settings that select algorithms."""
         versions = {"torch": torch.__version__, "replk-probe": __version__}
         if self._device.type == "cpu":
             return versions | {
                 "device": describe_machine()["cpu"],
-                "native library": f"{native_info().compiler}, {forced()[0] or native_info().best_isa}",
+                "native library": f"{native_info().compiler}, {native_info().best_isa}",
                 "instruction set of torch": torch.backends.cpu.get_cpu_capability(),
                 "threads": str(torch.get_num_threads()),
                 "weights": "prepared" if self._prepared else "not prepared",
@@ -105,7 +119,7 @@ class TorchDevice:
             "driver": driver_version() or "unknown",
             "CUDA": str(torch.version.cuda),
             "cuDNN": cudnn_version(),
-            "Triton": triton_version() or "none",
+            "Triton": (None if triton_fault() else triton_version()) or "none",
             "TF32": "allowed" if allows_tf32() else "not allowed",
             "algorithms": ", ".join(
                 name
@@ -142,7 +156,7 @@ class TorchDevice:
             # Timing the same method twice would compare noise.
             same = default.planned_name(problem)
             if same in reasons and reasons[same] is None:
-                reasons[same] = "the library chooses it"
+                reasons[same] = f"{default.name} computes this convolution by {same}"
         return reasons
 
     def workspace_bytes(self, name: str, problem: ConvProblem) -> int:
@@ -354,6 +368,17 @@ def triton_version() -> str | None:
         return importlib.metadata.version("triton")
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def triton_fault() -> str | None:
+    """Why Triton, or the kernels written in it, cannot be imported although it is installed, or None; imports both."""
+    if triton_version() is None:
+        return None
+    try:
+        import replk_probe.ops.methods.toeplitz_kernels  # noqa: F401
+    except Exception as error:  # a library that is missing, or another version of Python
+        return reason_of(error)
+    return None
 
 
 def driver_version(path: Path = DRIVER) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -66,13 +67,16 @@ def write_choice(folder: Path, environment: Mapping[str, str], problem: ConvProb
 
 
 def stored_choices(folder: Path) -> list[StoredChoice]:
-    """All choices in a folder, those of one device together; files that are damaged are left out."""
-    try:
-        paths = sorted(folder.glob("*.json"))
-    except OSError:
-        return []
-    found = [stored for stored in map(_read, paths) if stored is not None]
-    return sorted(found, key=lambda one: (one.environment.get("device", ""), str(one.problem), one.time))
+    """All choices in a folder, those of one device together; files that cannot be read are left out."""
+    return read_folder(folder)[0]
+
+
+def read_folder(folder: Path) -> tuple[list[StoredChoice], int]:
+    """:func:`stored_choices`, and the number of files that are damaged or were written by another version."""
+    found = [_read(path) for path in _files(folder)]
+    sound = [stored for stored in found if stored is not None]
+    sound.sort(key=lambda one: (one.environment.get("device", ""), str(one.problem), one.time))
+    return sound, len(found) - len(sound)
 
 
 def clear_choices(folder: Path) -> int:
@@ -84,7 +88,7 @@ def clear_choices(folder: Path) -> int:
     Raises:
         InvalidInputError: A file cannot be removed.
     """
-    paths = [path for path in sorted(folder.glob("*.json")) if len(path.stem) == _DIGITS]
+    paths = _files(folder)
     for path in paths:
         try:
             path.unlink(missing_ok=True)
@@ -97,6 +101,14 @@ def clear_choices(folder: Path) -> int:
 
 
 _DIGITS = 32
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of choices in a folder, sorted."""
+    try:
+        return [path for path in sorted(folder.glob("*.json")) if len(path.stem) == _DIGITS]
+    except OSError:
+        return []
 
 
 def _path(folder: Path, environment: Mapping[str, str], problem: ConvProblem) -> Path:
@@ -112,9 +124,11 @@ def _read(path: Path) -> StoredChoice | None:
             return None
         problem, choice = ConvProblem(**record.pop("problem")), Choice(**record.pop("choice"))
         stored = StoredChoice(problem=problem, choice=choice, **record)
-        numbers = [value for value in choice.seconds.values() if not (isinstance(value, float) and value > 0)]
-        texts = [choice.method, choice.reason, choice.default, stored.time, *choice.refused.values()]
-        is_sound = not numbers and all(isinstance(text, str) for text in texts) and bool(str(problem.bucket))
-    except (OSError, ValueError, TypeError, LookupError, AttributeError):
+        is_sound = all(isinstance(value, float) and 0 < value < math.inf for value in choice.seconds.values())
+        texts = [choice.method, choice.reason, choice.default, choice.warning or "", stored.time]
+        texts += [*choice.refused.values(), *stored.environment.values()]
+        is_sound = is_sound and all(isinstance(text, str) for text in texts) and bool(str(problem.bucket))
+    # Deeply nested brackets exceed the limit of recursion.
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
     return stored if is_sound else None

@@ -183,22 +183,28 @@ def tune_problems(
 ) -> dict[ConvProblem, Choice]:
     """The choice for each problem that is large enough, by its bucket: known in this process, stored, or measured.
 
-    A stored choice is checked once in a process. Choices are stored in ``folder``, if it can be written to.
+    A stored choice is checked once in a process. Choices are stored in ``folder``, if it can be written to. Nothing is
+    chosen if the environment forces a method or an instruction set: it would not hold for the next process.
     """
     from replk_probe.runtime.progress import progress as progress_bar
 
     found: dict[ConvProblem, Choice] = {}
+    if device.forced is not None:
+        _warn(f"No convolution was measured: {device.forced}.")
+        return {}
     buckets = worthwhile(problems)
     environment = device.environment if buckets else {}
     bar: Any = progress_bar(buckets, desc="Tuning", unit="convolution", disable=not progress)
     for problem in bar:
         key = (tuple(sorted(environment.items())), problem)
-        choice = None if force else _known.get(key) or _stored(device, environment, problem, folder)
+        choice = None if force else _known.get(key)
         if choice is None:
-            choice = choose(device, problem, clock=clock, budget=budget)
-            if choice.lasts:
-                write_choice(folder, environment, problem, choice)
-            _warn(choice)
+            choice = None if force else _stored(device, environment, problem, folder)
+            if choice is None:
+                choice = choose(device, problem, clock=clock, budget=budget)
+                if choice.lasts:
+                    write_choice(folder, environment, problem, choice)
+            _warn(choice.warning)
         _known[key] = found[problem] = choice
     return found
 
@@ -209,8 +215,8 @@ def worthwhile(problems: Iterable[ConvProblem]) -> list[ConvProblem]:
 
 
 def unmeasured(device: Device, problems: Iterable[ConvProblem], folder: Path) -> list[ConvProblem]:
-    """The buckets for which no choice is known or stored."""
-    buckets = worthwhile(problems)
+    """The buckets that would have to be measured: no choice is known or stored."""
+    buckets = worthwhile(problems) if device.forced is None else []
     environment = device.environment if buckets else {}
     known = tuple(sorted(environment.items()))
     return [one for one in buckets if (known, one) not in _known and read_choice(folder, environment, one) is None]
@@ -229,11 +235,11 @@ def _stored(device: Device, environment: Mapping[str, str], problem: ConvProblem
     return choice if is_right else None
 
 
-def _warn(choice: Choice) -> None:
+def _warn(text: str | None) -> None:
     import warnings
 
-    if choice.warning is not None:
-        warnings.warn(choice.warning, choices.TuningWarning, stacklevel=3)
+    if text is not None:
+        warnings.warn(text, choices.TuningWarning, stacklevel=3)
 
 
 def _run_once(module: nn.Module, inputs: Sequence[Tensor]) -> None:

@@ -181,6 +181,7 @@ class Card:
     """A GPU whose clock advances by a given time for each batch, and which prefers another method."""
 
     label, default, library = "cuda:0", "aten", "cuDNN 9.24.0"
+    forced: str | None = None
 
     def __init__(self, batch_seconds: float) -> None:
         self.environment = {"device": f"card {batch_seconds}"}

@@ -75,6 +75,7 @@ class FakeDevice:
     label: str = "cuda:0"
     default: str = "aten"
     library: str = "cuDNN 9.19.0"
+    forced: str | None = None
     now: float = 0.0
     log: list[tuple[str, str]] = field(default_factory=list)
 

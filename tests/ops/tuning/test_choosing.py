@@ -38,6 +38,20 @@ def test_card_1_the_default_is_wrong(card: Card, tmp_path: Path) -> None:
     assert choice.refused == {"aten": "wrong results: 50 times the bound"} and "aten" not in wrong.timed
 
 
+def test_a_wrong_default_is_reported_once_in_each_process(card: Card, tmp_path: Path) -> None:
+    wrong = card({"aten": 1e-3, "torch-fft": 8e-3}, shares={"aten": 50.0})
+    user = replace(PROBLEM, n=50)
+    # Not 42 images, those of the bucket.
+    sizes = r"forward convolutions \(float32, contiguous\) of 384 channels of 32x32 with kernels of 31x31 \(cuDNN"
+    for _ in range(2):
+        forget()
+        with pytest.warns(TuningWarning, match=sizes) as warned:
+            tune_problems(wrong, [user], folder=tmp_path, clock=wrong.clock)
+            tune_problems(wrong, [user], folder=tmp_path, clock=wrong.clock)
+        assert len(warned) == 1
+    assert wrong.log[-1] == ("check", "torch-fft")  # the choice of the second process was a stored one
+
+
 @pytest.mark.parametrize("share", [1.01, math.inf, math.nan])
 def test_card_2_a_candidate_is_wrong(card: Card, share: float) -> None:
     fast = card({"aten": 1e-2, "triton-toeplitz": 1e-4}, shares={"triton-toeplitz": share})
@@ -62,8 +76,15 @@ def test_card_4_no_memory(card: Card, tmp_path: Path) -> None:
     assert decided(full).refused == {"torch-fft": "not enough memory"}
     nothing = card({"aten": 1e-2}, errors={"aten": torch.OutOfMemoryError("CUDA out of memory")})
     assert (decided(nothing).method, decided(nothing).warning) == ("aten", None)
+    cramped = [
+        card({"aten": 1e-2, "torch-fft": 1e-1}, **{when: {"aten": RuntimeError(f"cuDNN error: {status}")}})
+        for when in ("errors", "late")
+        for status in ("CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+    ]
+    for device in cramped:
+        assert decided(device).reason == "the default failed (not enough memory)"
     # There may be more memory in another process.
-    for device in (small, full, nothing):
+    for device in (small, full, nothing, *cramped):
         forget()
         tune_problems(device, [PROBLEM], folder=tmp_path, clock=device.clock)
     assert stored_choices(tmp_path) == []

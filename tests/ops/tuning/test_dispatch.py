@@ -5,8 +5,10 @@ The kernels for other devices than a CPU are called with tensors on a CPU where 
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -103,7 +105,7 @@ def test_a_method_that_fails_is_replaced_for_users_of_a_layer(method: Method) ->
     one = method("one")
     one.error = RuntimeError("a launch failed")
     choices.install({key("forward"): one})
-    with pytest.warns(ops.TuningWarning, match=r"'one' .* failed \(forward\)\. a launch failed\. Torch's convolution"):
+    with pytest.warns(ops.TuningWarning, match=r"'one' .* failed \(forward\)\. a launch failed\. The default method"):
         assert torch.equal(*elsewhere("forward", *operands()))
     # Once.
     assert torch.equal(*elsewhere("forward", *operands())) and one.calls == ["forward"]
@@ -116,12 +118,33 @@ def test_a_method_that_fails_in_a_run_is_an_error(method: Method) -> None:
         elsewhere("forward", *operands())
 
 
-def test_a_lack_of_memory_is_not_hidden(method: Method) -> None:
+@pytest.mark.parametrize("on_cpu", [False, True])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        MemoryError("no memory"),
+    ],
+)
+def test_a_lack_of_memory_is_not_hidden(method: Method, error: Exception, on_cpu: bool) -> None:
+    """The caller halves its batches; the method is not at fault and stays in use."""
     one = method("one")
-    one.error = torch.OutOfMemoryError("CUDA out of memory")
+    x, weight, _ = operands()
     choices.install({key("forward"): one})
-    with pytest.raises(torch.OutOfMemoryError):
-        elsewhere("forward", *operands())
+
+    def call() -> Tensor:
+        return ops.depthwise_conv2d(x, weight) if on_cpu else _schema._forward_elsewhere(x, weight, None, False)
+
+    for scope in (choices.fixed({key("forward"): one}), nullcontext()):
+        with scope:
+            one.error = error
+            with pytest.raises(type(error), match=re.escape(str(error))):
+                call()
+            one.error = None
+            assert torch.equal(call(), _fallback.forward(x, weight, None, False) + 1)
 
 
 def test_a_run_hides_what_the_user_installed(method: Method) -> None:
@@ -173,6 +196,30 @@ def test_the_operators_on_a_cpu_use_what_was_chosen(method: Method, native: ops.
         for index, (found, want) in enumerate(zip(results(), before, strict=True)):
             torch.testing.assert_close(found, want + index + 1, rtol=1e-5, atol=1e-4)
     assert all(torch.equal(a, b) for a, b in zip(results(), before, strict=True))
+
+
+def on_cpu(direction: str, x: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
+    """The result of the kernel for a CPU."""
+    args: tuple[Any, ...] = (x, weight, None, True) if direction == "forward" else (grad, weight)
+    found: Tensor = getattr(_schema, f"_{direction}_on_cpu")(*((x, grad, 7, 7) if direction == "grad_weight" else args))
+    return found
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_method_that_fails_on_a_cpu_is_replaced_or_is_an_error_in_a_run(direction: Any, method: Method) -> None:
+    tensors = operands()
+    want = on_cpu(direction, *tensors)
+    one = method("one")
+    one.error = ValueError("it is broken")
+    text = rf"'one' .* failed \({direction}\)\. it is broken\."
+    with choices.fixed({key(direction): one}), pytest.raises(BackendError, match=f"{text} Set tune to 'off'"):
+        on_cpu(direction, *tensors)
+    choices.install({key(direction): one})
+    with pytest.warns(ops.TuningWarning, match=f"{text} The default method is used") as warned:
+        # What the library chooses, not torch's convolution.
+        assert torch.equal(on_cpu(direction, *tensors), want)
+    # Once, and without another warning.
+    assert torch.equal(on_cpu(direction, *tensors), want) and one.calls == [direction] * 2 and len(warned) == 1
 
 
 @pytest.mark.parametrize("last", [False, True])

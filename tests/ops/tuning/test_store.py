@@ -13,7 +13,8 @@ import pytest
 from replk_probe.errors import InvalidInputError
 from replk_probe.ops.methods.interface import ConvProblem
 from replk_probe.ops.tuning import tuner
-from replk_probe.ops.tuning.store import clear_choices, stored_choices
+from replk_probe.ops.tuning.choices import TuningWarning
+from replk_probe.ops.tuning.store import clear_choices, read_folder, stored_choices
 from replk_probe.ops.tuning.tuner import tune_problems, unmeasured
 
 PROBLEM = ConvProblem("grad_input", "bfloat16", True, 64, 384, 32, 32, 31, 31)
@@ -87,6 +88,48 @@ def test_processes_that_measure_at_once_leave_one_whole_file(card: Card, tmp_pat
     for thread in threads:
         thread.join()
     assert len([*tmp_path.iterdir()]) == len(stored_choices(tmp_path)) == 1
+
+
+def damaged(text: str) -> dict[str, str]:
+    """Damaged versions of a stored file."""
+
+    def with_value(value: Any, *keys: str) -> str:
+        record: dict[str, Any] = json.loads(text)
+        inner = record
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = value
+        return json.dumps(record)
+
+    environments = ([], None, 7, {"device": 5})
+    return {f"environment {value}": with_value(value, "environment") for value in environments} | {
+        "nested brackets": "[" * 100_000,
+        "infinite time": with_value({"aten": float("inf")}, "choice", "seconds"),
+        "number as a warning": with_value(5, "choice", "warning"),
+        "another version": with_value(0, "schema_version"),
+    }
+
+
+def test_damaged_files_are_counted_and_measured_again(card: Card, tmp_path: Path) -> None:
+    times = {"aten": 1e-2, "torch-fft": 1e-3}
+    tuned(card(times), tmp_path)
+    (path,) = tmp_path.iterdir()
+    (tmp_path / "mine.json").write_text("{}")
+    sound = path.read_text()
+    for name, text in damaged(sound).items():
+        path.write_text(text)
+        assert read_folder(tmp_path) == ([], 1), name
+        tuner._known.clear()
+        again = card(times)
+        assert tuned(again, tmp_path) == "torch-fft" and again.timed, name
+        assert [one.choice.method for one in stored_choices(tmp_path)] == ["torch-fft"], name
+
+
+def test_nothing_is_measured_or_stored_if_the_environment_forces_a_method(card: Card, tmp_path: Path) -> None:
+    forcing = card({"aten": 1e-2, "torch-fft": 1e-3}, forced="REPLK_PROBE_METHOD=aten forces a method")
+    with pytest.warns(TuningWarning, match=r"No convolution was measured: REPLK_PROBE_METHOD=aten forces a method\."):
+        assert tune_problems(forcing, [PROBLEM], folder=tmp_path) == {}
+    assert unmeasured(forcing, [PROBLEM], tmp_path) == [] and forcing.log == [] and [*tmp_path.iterdir()] == []
 
 
 def test_clearing_removes_the_choices_and_nothing_else(card: Card, tmp_path: Path) -> None:

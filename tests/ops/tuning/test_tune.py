@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from replk_probe import ops
 from replk_probe.errors import BackendError, InvalidInputError
 from replk_probe.ops.methods.interface import ConvProblem
-from replk_probe.ops.tuning import choices, choosing, description, tuner
+from replk_probe.ops.tuning import choices, choosing, description, device, tuner
 from replk_probe.ops.tuning.choosing import Choice
 from replk_probe.ops.tuning.store import default_folder, write_choice
 
@@ -185,6 +186,52 @@ def test_info_says_what_a_gpu_lacks(replk_probe: Run, monkeypatch: pytest.Monkey
     assert "there is no cuDNN; Triton is not installed" in text
     found = json.loads(replk_probe("info", "--json").stdout)["tuning"]
     assert found["gpu"] is None and found["triton"] is None and len(found["missing"]) == 3
+
+
+def test_info_says_why_triton_cannot_be_imported(replk_probe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "triton_version", lambda: "3.8.0")
+    monkeypatch.setattr(description, "triton_version", lambda: "3.8.0")
+    monkeypatch.delitem(sys.modules, "replk_probe.ops.methods.toeplitz_kernels", raising=False)
+    monkeypatch.setitem(sys.modules, "triton", None)  # an import raises an error
+    text = "Triton 3.8.0 cannot be imported: ModuleNotFoundError: import of triton halted; None in sys.modules"
+    assert text in " ".join(replk_probe("info").stdout.split())
+    assert json.loads(replk_probe("info", "--json").stdout)["tuning"]["missing"][-1] == text
+
+
+def test_info_counts_damaged_files(replk_probe: Run) -> None:
+    default_folder().mkdir(parents=True)
+    (default_folder() / ("0" * 32 + ".json")).write_text("[" * 100_000)
+    text = " ".join(replk_probe("info").stdout.split())
+    assert "tuning 0 choices in" in text and "1 stored file cannot be read; these choices are measured again" in text
+    assert json.loads(replk_probe("info", "--json").stdout)["tuning"]["unreadable"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("REPLK_PROBE_METHOD", "aten", "REPLK_PROBE_METHOD=aten forces a method"),
+        ("REPLK_PROBE_ISA", "portable", "REPLK_PROBE_ISA=portable forces an instruction set"),
+        ("REPLK_PROBE_METHOD", "auto", None),
+        ("REPLK_PROBE_ISA", "", None),
+    ],
+)
+def test_what_the_environment_forces(
+    monkeypatch: pytest.MonkeyPatch, direct: list[ConvProblem], name: str, value: str, says: str | None
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert device.TorchDevice(torch.device("cpu")).forced == says
+    if says is None:
+        return
+    with pytest.warns(ops.TuningWarning, match=f"No convolution was measured: {says}"):
+        assert ops.tune(Network(), torch.randn(1, 3, 8, 8), force=True).convolutions == ()
+    assert direct == [] and not choices.state.active and not default_folder().exists()
+
+
+def test_the_method_that_the_library_chooses_is_named(native: ops.NativeInfo) -> None:
+    problem = ConvProblem("forward", "float32", False, 1, 8, 16, 16, 13, 13)
+    chosen = ops.planned_method((1, 8, 16, 16), 13).method
+    found = device.TorchDevice(torch.device("cpu")).methods(problem)
+    assert found[chosen] == f"auto computes this convolution by {chosen}"
 
 
 def test_info_lists_the_first_of_many_choices(replk_probe: Run, tmp_path: Path) -> None:
