@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from replk_probe import measure_erf, ops
+from replk_probe.cli._options import BATCH_SIZE
 from replk_probe.erf import ErfConfig
 from replk_probe.erf.plan import ErfPlan, plan_erf
 from replk_probe.erf.scored_batches import BatchScorer
@@ -352,3 +353,9 @@ def test_parts_without_torchrun_are_measured_by_the_usual_methods(
 def test_the_options_of_the_commands(replk_probe: Callable[..., Any]) -> None:
     for command in ("erf", "shape-bias"):
         assert "--tune [auto|off|force]" in replk_probe(command, "--help").stdout
+        for value in ("x", "0"):
+            done = replk_probe(command, "--batch-size", value)
+            assert done.exit_code == 2 and f"'{value}' is neither an integer of at least 1 nor auto" in done.stderr
+    assert BATCH_SIZE.convert("AUTO", None, None) == "auto" and BATCH_SIZE.convert("3", None, None) == 3
+    with pytest.raises(InvalidInputError, match="Use 1 or more, or 'auto'"):
+        ErfConfig(batch_size="AUTO")  # type: ignore[arg-type]
