@@ -360,7 +360,6 @@ class ErfPlan(Divisible[RunState, ErfResult]):
         methods = fixed_methods(
             state.chosen.methods,
             self.device,
-            tune=self.settings.tune,
             folder=None if store is None else store.folder,
             other_device=bool(state.device_notes),
         )
@@ -417,8 +416,12 @@ class ErfPlan(Divisible[RunState, ErfResult]):
         return end
 
     @property
+    def _tune(self) -> str:
+        return self.settings.tune
+
+    @property
     def _may_tune(self) -> bool:
-        return may_tune(self.settings.tune, self.device)
+        return may_tune(self._tune, self.device)
 
     def _choose_methods(self, progress: bool) -> ChosenMethods:
         """The methods that are fastest for the first batch."""
@@ -436,14 +439,15 @@ class ErfPlan(Divisible[RunState, ErfResult]):
                 scorer = BatchScorer(gradient, iter(loaded), transfer, self._convention, prepared.methods.take)
                 return scorer.next_batch(len(loaded), lambda: None).scores()
 
-            return choose_methods(
+            found = choose_methods(
                 first_batch,
                 self.device,
-                tune=self.settings.tune,
+                tune=self._tune,
                 images=len(self._all),
                 batch_size=len(loaded),
                 progress=progress,
             )
+            return ChosenMethods(*found)
 
     @property
     def _finds_batch_size(self) -> bool:

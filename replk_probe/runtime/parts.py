@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -12,7 +13,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from replk_probe.errors import InvalidInputError, ResumeError
 
-from .checkpoint import METHODS, TUNING, Checkpoint, exists
+from .checkpoint import METHODS, TUNING, Checkpoint, ResumeWarning, exists
 from .checks import check_integer
 from .torchrun import gathered, this_process, together
 
@@ -164,6 +165,11 @@ class Divisible(ABC, Generic[StateT, ResultT]):
 
     @property
     @abstractmethod
+    def _tune(self) -> str:
+        """When methods of convolutions are chosen: ``"auto"``, ``"off"`` or ``"force"``."""
+
+    @property
+    @abstractmethod
     def _may_tune(self) -> bool:
         """Whether methods of convolutions may be chosen for this measurement; equal in all processes."""
 
@@ -312,7 +318,17 @@ class Divisible(ABC, Generic[StateT, ResultT]):
 
     def _begin(self, part: range, state: StateT, store: Checkpoint | None, progress: bool) -> None:
         """Choose the methods of convolutions of a run or a part that has not been begun."""
-        if state.done > part.start or part.stop == part.start:
+        if part.stop == part.start:
+            return
+        if state.done > part.start:
+            if store is not None and state.chosen.methods and self._tune == "off":
+                warnings.warn(
+                    f"The run in {store.folder} was started with methods of convolution that were chosen by "
+                    "measurement. It keeps them although tune is 'off', because a run uses the same methods "
+                    "throughout. Start again without resume to use the default.",
+                    ResumeWarning,
+                    stacklevel=2,
+                )
             return
         if self._agreed is not None:
             state.chosen = self._agreed

@@ -304,7 +304,6 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
         methods = fixed_methods(
             state.chosen.methods,
             self.device,
-            tune=self.config.tune,
             folder=None if store is None else store.folder,
             other_device=bool(state.device_notes),
         )
@@ -364,8 +363,12 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
         return size
 
     @property
+    def _tune(self) -> str:
+        return self.config.tune
+
+    @property
     def _may_tune(self) -> bool:
-        return may_tune(self.config.tune, self.device)
+        return may_tune(self._tune, self.device)
 
     def _choose_methods(self, progress: bool) -> ChosenMethods:
         """The methods that are fastest for the first batch."""
@@ -380,14 +383,15 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
                 batches = self._forward(prepared, loader, transfer, [range(size)], size, lambda: None)
                 return [batch.logits() for batch in batches]
 
-            return choose_methods(
+            found = choose_methods(
                 first_batch,
                 self.device,
-                tune=self.config.tune,
+                tune=self._tune,
                 images=count,
                 batch_size=size,
                 progress=progress,
             )
+            return ChosenMethods(*found)
 
     def _forward(
         self,

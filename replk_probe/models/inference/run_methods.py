@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -19,8 +18,6 @@ from replk_probe.ops.tuning.choosing import BUDGET, Choice
 from replk_probe.ops.tuning.device import Device, TorchDevice
 from replk_probe.ops.tuning.store import default_folder, read_choice
 from replk_probe.ops.tuning.tuner import parse_problem, tune_problems, unmeasured, worthwhile
-from replk_probe.runtime.checkpoint import ResumeWarning
-from replk_probe.runtime.parts import ChosenMethods
 
 TUNE = ("auto", "off", "force")
 # A run is tuned without being asked only if it takes at least this many times as long as the measurements.
@@ -34,12 +31,7 @@ def may_tune(tune: str, device: torch.device) -> bool:
 
 @contextmanager
 def fixed_methods(
-    methods: Mapping[str, str],
-    device: torch.device,
-    *,
-    tune: str = "auto",
-    folder: Path | None = None,
-    other_device: bool = False,
+    methods: Mapping[str, str], device: torch.device, *, folder: Path | None = None, other_device: bool = False
 ) -> Iterator[None]:
     """Context in which the convolutions of a run are computed by its methods, and by no others.
 
@@ -47,8 +39,6 @@ def fixed_methods(
         methods: Names of methods by the text of their problems. Each is used for all numbers of images; the default
             applies to all other problems.
         device: Device of the run.
-        tune: One of :data:`TUNE`. A run that is resumed keeps its methods also with ``"off"``, which is a
-            :class:`ResumeWarning`.
         folder: Folder of the state of the run, for the message.
         other_device: Whether the run is continued on another device; methods that are not available are left out.
 
@@ -68,13 +58,6 @@ def fixed_methods(
                 f"Cannot {what}. The method {name} is not available for the convolution {text}: {method}. Resume it "
                 "where it was started, or start again without resume."
             )
-    if found and tune == "off" and folder is not None:
-        warnings.warn(
-            f"The run in {folder} was begun with methods of convolution that were chosen by measurement. It keeps them "
-            "although tune is 'off', because a run never mixes methods. Start again without resume to use the default.",
-            ResumeWarning,
-            stacklevel=3,
-        )
     with choices.fixed(found):
         yield
 
@@ -89,7 +72,7 @@ def choose_methods(
     progress: bool = False,
     tunable: Device | None = None,
     clock: Callable[[], float] = time.perf_counter,
-) -> ChosenMethods:
+) -> tuple[dict[str, str], list[dict[str, Any]]]:
     """Choose the methods of a run by its first batch, whose results are discarded.
 
     A method is chosen for each size of planes and kernels, and holds for all numbers of images: batches may be halved,
@@ -111,16 +94,15 @@ def choose_methods(
     Returns:
         Names of the methods other than the default by the text of their problems, and how each was chosen.
     """
-    usual = ChosenMethods({}, [])
     if not may_tune(tune, device):
-        return usual
+        return {}, []
     with choices.fixed({}), choices.collecting() as noted:
         first_batch()
     # Where a network computes a convolution for several numbers of images, the largest one decides.
     largest = {one.for_any_count: one for one in sorted(noted, key=lambda one: one.n)}
     problems = [one for one in noted if largest[one.for_any_count] == one]
     if not worthwhile(problems):
-        return usual
+        return {}, []
     tunable = tunable or TorchDevice(device)
     folder = default_folder()
     if tune == "auto" and (unknown := len(unmeasured(tunable, problems, folder))):
@@ -130,7 +112,7 @@ def choose_methods(
             first_batch()
             tunable.synchronize()
         if (clock() - begun) * images / batch_size < _WORTH * BUDGET * unknown:
-            return usual
+            return {}, []
     found = tune_problems(tunable, problems, folder=folder, progress=progress)
     methods = {str(problem): choice.method for problem, choice in found.items() if choice.method != tunable.default}
     environment = tunable.environment
@@ -140,7 +122,7 @@ def choose_methods(
         stored = read_choice(folder, environment, problem)
         # A choice that cannot be stored was measured by this process.
         record.append(_record_of(str(problem), choice, now if stored is None else stored.time))
-    return ChosenMethods(methods, record)
+    return methods, record
 
 
 def _record_of(problem: str, choice: Choice, measured: str) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def test_the_largest_number_of_images_of_a_batch_decides(measured: list[ConvProb
             choices.chosen_for("cpu", problem)
 
     found = choose_methods(first_batch, CPU, tune="force", images=16, batch_size=16)
-    assert measured == [large] and found.methods == {str(large): "direct"}
+    assert measured == [large] and found[0] == {str(large): "direct"}
 
 
 def interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch, *, calls: int = 3) -> None:
@@ -271,15 +271,18 @@ def test_a_run_on_a_gpu_is_tuned_if_it_is_long_enough(seconds: float, count: int
     """One problem takes two seconds: 20 batches of two images of a second each are worth it."""
     card: Any = Card(seconds)
     options: dict[str, Any] = {"tune": "auto", "batch_size": 2, "tunable": card, "clock": lambda: card.now}
-    found = choose_methods(card.batch, torch.device("cuda", 0), images=count, **options)
+    found, record = choose_methods(card.batch, torch.device("cuda", 0), images=count, **options)
     is_long = seconds * count / 2 >= 20
     chosen = {"forward float32 nchw 2x4x20x20 9x9": "torch-fft"}
-    assert found.methods == (chosen if is_long else {}) and len(found.tuning) == is_long and card.batches == 2
-    forced = choose_methods(card.batch, torch.device("cuda", 0), images=count, **(options | {"tune": "force"}))
-    assert forced.methods == chosen and forced.tuning[0]["gain"] == 10 and card.batches == 3
+    assert found == (chosen if is_long else {}) and len(record) == is_long and card.batches == 2
+    forced, record = choose_methods(card.batch, torch.device("cuda", 0), images=count, **(options | {"tune": "force"}))
+    assert forced == chosen and record[0]["gain"] == 10 and card.batches == 3
     # What is stored is used in short runs, too.
     tuner._known.clear()
-    assert choose_methods(card.batch, torch.device("cuda", 0), images=1, **options) == forced and card.batches == 4
+    assert (
+        choose_methods(card.batch, torch.device("cuda", 0), images=1, **options) == (chosen, record)
+        and card.batches == 4
+    )
 
 
 def test_a_run_without_large_convolutions_is_not_timed() -> None:

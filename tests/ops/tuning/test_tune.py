@@ -132,13 +132,13 @@ def test_wrong_arguments(arguments: Any, says: str) -> None:
 
 @pytest.mark.parametrize("budget", [0, -1, "x", True, None, float("inf"), float("nan")])
 def test_wrong_budgets(budget: Any) -> None:
-    with pytest.raises(InvalidInputError, match="budget cannot be .* It must be a positive number of seconds"):
+    with pytest.raises(InvalidInputError, match=r"budget cannot be .* It must be a positive number of seconds"):
         ops.tune(nn.Identity(), torch.ones(1), budget=budget)
 
 
 def test_force_is_a_bool() -> None:
     force: Any = 3
-    with pytest.raises(InvalidInputError, match="force cannot be 3. It must be a bool"):
+    with pytest.raises(InvalidInputError, match=r"force cannot be 3\. It must be a bool"):
         ops.tune(nn.Identity(), torch.ones(1), force=force)
 
 
