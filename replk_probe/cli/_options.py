@@ -41,8 +41,13 @@ class _BatchSize(click.IntRange):
     """A number of images at once, or the word auto."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number, or ``"auto"``."""
-        return value if value == "auto" else super().convert(value, param, ctx)
+        """The number, or ``"auto"``, in any case."""
+        if isinstance(value, str) and value.lower() == "auto":
+            return "auto"
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is neither an integer of at least 1 nor auto.", param, ctx)
 
 
 BATCH_SIZE = _BatchSize(1)

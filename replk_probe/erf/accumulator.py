@@ -23,6 +23,7 @@ from replk_probe.models.model_id import name_of
 from replk_probe.runtime.checkpoint import Checkpoint, SavedState
 from replk_probe.runtime.checks import check_seed
 from replk_probe.runtime.devices import device_label, experimental_note, preserved_generators, strict_arithmetic
+from replk_probe.runtime.parts import ChosenMethods
 from replk_probe.runtime.provenance import RunInfo
 
 from .area_protocols import DEFAULT_THRESHOLDS, logarithm_note, saturation_note
@@ -156,8 +157,7 @@ class RunState:
     batch_sizes: list[int] = field(default_factory=list)
     # Whether the number of images is not known in advance: blocks are merged in pairs whenever all of them are full.
     grows: bool = False
-    # Methods of convolutions that were chosen for the run, by problem; empty if the usual ones are used.
-    chosen: dict[str, str] = field(default_factory=dict)
+    chosen: ChosenMethods = field(default_factory=lambda: ChosenMethods({}, []))
 
     def __post_init__(self) -> None:
         """Note where the state begins: that of a part of a measurement does not begin at the first image."""

@@ -29,11 +29,11 @@ from replk_probe.models.model_id import name_of
 from replk_probe.models.records import statistics_note
 from replk_probe.models.weight_values import check_run_values
 from replk_probe.runtime.ahead import computed_ahead
-from replk_probe.runtime.checkpoint import METHODS, Checkpoint, Keeper, discard
+from replk_probe.runtime.checkpoint import Checkpoint, Keeper, discard
 from replk_probe.runtime.checks import check_size
 from replk_probe.runtime.devices import device_label, experimental_note, measuring, resolve_device
 from replk_probe.runtime.memory import batch_note, is_measurable, with_smaller_batches
-from replk_probe.runtime.parts import Divisible
+from replk_probe.runtime.parts import ChosenMethods, Divisible
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo, software_versions
 from replk_probe.runtime.transfer import transfer_for
@@ -358,7 +358,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
         threads = None if store is None else store.environment["threads"]
         self._begin(part, state, store, progress)
         methods = fixed_methods(
-            state.chosen,
+            state.chosen.methods,
             self.device,
             folder=None if store is None else store.folder,
             other_device=bool(state.device_notes),
@@ -416,10 +416,14 @@ class ErfPlan(Divisible[RunState, ErfResult]):
         return end
 
     @property
-    def _may_tune(self) -> bool:
-        return may_tune(self.settings.tune, self.device)
+    def _tune(self) -> str:
+        return self.settings.tune
 
-    def _choose_methods(self, progress: bool) -> dict[str, str]:
+    @property
+    def _may_tune(self) -> bool:
+        return may_tune(self._tune, self.device)
+
+    def _choose_methods(self, progress: bool) -> ChosenMethods:
         """The methods that are fastest for the first batch."""
         nothing = range(0, 0)
         with self._measured(nothing, self._state(nothing, None), None, False) as prepared:
@@ -427,31 +431,23 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             size = self.batch_size
             if self._finds_batch_size and size > 1:
                 size = self._measured_batch_size(gradient, prepared)
-            sizes = self._batch_sizes(size)
-            loaded = [self._load(index) for index in range(sizes[0])]
+            loaded = [self._load(index) for index in range(self._end_of_batch(0, min(size, self._all.stop)))]
             if not all(isinstance(image, Tensor) for image, _ in loaded):
-                return {}
+                return ChosenMethods({}, [])
 
             def first_batch() -> object:
                 scorer = BatchScorer(gradient, iter(loaded), transfer, self._convention, prepared.methods.take)
                 return scorer.next_batch(len(loaded), lambda: None).scores()
 
-            return choose_methods(
+            found = choose_methods(
                 first_batch,
                 self.device,
-                tune=self.settings.tune,
+                tune=self._tune,
                 images=len(self._all),
-                sizes=sizes,
+                batch_size=len(loaded),
                 progress=progress,
             )
-
-    def _batch_sizes(self, size: int) -> list[int]:
-        """Numbers of images of the batches of at most ``size`` images, in order."""
-        sizes, done = [], 0
-        while done < self._all.stop:
-            sizes.append(self._end_of_batch(done, min(done + size, self._all.stop)) - done)
-            done += sizes[-1]
-        return sizes
+            return ChosenMethods(*found)
 
     @property
     def _finds_batch_size(self) -> bool:
@@ -569,7 +565,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             precision=self.settings.precision,
             backend=prepared.backend_used(state.methods),
             seconds=0.0,
-            config=self.record | ({METHODS: state.chosen} if state.chosen else {}),
+            config=self.record | state.chosen.recorded,
             versions=versions_on(self.device),
         )
         return result_of(

@@ -13,7 +13,7 @@ import time
 import typing
 import warnings
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,8 @@ _ADVICE = "Start again without resume."
 _THREADS = "threads"
 # The entry of the environment for the methods of convolutions that were chosen for the run; a resumed run has the same.
 METHODS = "chosen methods"
+# Its entry for how they were chosen, which is for the record only and not compared.
+TUNING = "tuning"
 _CHANGES = "changes"  # the entry of the environment for what other devices the run had before
 
 
@@ -289,8 +291,8 @@ class Checkpoint:
             old, new = saved.get(name), self.environment.get(name)
             if old == new or name == _CHANGES:
                 continue
-            if name == METHODS:
-                self.environment[METHODS] = old
+            if name in (METHODS, TUNING):
+                self.environment[name] = old
                 continue
             if name == _THREADS and old is not None and new is not None:
                 _warn(
@@ -318,11 +320,17 @@ class Checkpoint:
         """The methods of convolutions that were chosen for the run, by problem; empty if the usual ones are used."""
         return dict(self.environment.get(METHODS, {}))
 
-    @methods.setter
-    def methods(self, methods: Mapping[str, str]) -> None:
-        self.environment.pop(METHODS, None)
-        if methods:
-            self.environment[METHODS] = dict(methods)
+    @property
+    def tuning(self) -> list[dict[str, Any]]:
+        """How these methods, and those that were kept, were chosen; empty if nothing was measured."""
+        return list(self.environment.get(TUNING, []))
+
+    def set_methods(self, methods: Mapping[str, str], tuning: Sequence[dict[str, Any]]) -> None:
+        """Save the methods of a run, and how they were chosen, with its state."""
+        for name, value in ((METHODS, dict(methods)), (TUNING, list(tuning))):
+            self.environment.pop(name, None)
+            if value:
+                self.environment[name] = value
 
     @property
     def device_note(self) -> str | None:

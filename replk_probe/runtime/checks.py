@@ -73,18 +73,21 @@ def whole(value: Any) -> int | None:
         return None
 
 
-def check_integer(what: str, value: Any, least: int) -> int:
-    """``value`` as an int of at least ``least``, or an InvalidInputError that names ``what``, as in "batch size"."""
+def check_integer(what: str, value: Any, least: int, *, other: str = "") -> int:
+    """``value`` as an int of at least ``least``, or an InvalidInputError that names ``what``, as in "batch size".
+
+    ``other`` is appended to the advice and names what else is accepted.
+    """
     number = whole(value)
     if number is None or number < least:
-        raise InvalidInputError(f"The {what} cannot be {value!r}. It must be an integer. Use {least} or more.")
+        raise InvalidInputError(f"The {what} cannot be {value!r}. It must be an integer. Use {least} or more{other}.")
     return number
 
 
 def check_batch_size(value: Any) -> int | None:
     """A number of images at once of at least 1, or None for ``"auto"`` or None, by which it is chosen automatically."""
     automatic = value is None or (isinstance(value, str) and value == "auto")
-    return None if automatic else check_integer("batch size", value, 1)
+    return None if automatic else check_integer("batch size", value, 1, other=", or 'auto'")
 
 
 def check_bool(name: str, value: Any) -> bool:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import re
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from replk_probe.errors import InvalidInputError, ResumeError
 
-from .checkpoint import Checkpoint, exists
+from .checkpoint import METHODS, TUNING, Checkpoint, ResumeWarning, exists
 from .checks import check_integer
 from .torchrun import gathered, this_process, together
 
@@ -91,6 +92,23 @@ def part_folders(folder: Path, parts: Iterable[range]) -> dict[range, Path]:
     return {part: folder / f"part-{part.start}-{part.stop}" for part in parts}
 
 
+class ChosenMethods(NamedTuple):
+    """The methods of convolutions that were chosen for a measurement.
+
+    Attributes:
+        methods: Names by problem, of those that replace the default.
+        tuning: How each was chosen, also where the default was kept, for the record; empty if nothing was measured.
+    """
+
+    methods: dict[str, str]
+    tuning: list[dict[str, Any]]
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The entries of the record; none if nothing was measured."""
+        return {name: value for name, value in ((METHODS, self.methods), (TUNING, self.tuning)) if value}
+
+
 class PartState(Protocol):
     """The state of an unfinished measurement or of a part of it."""
 
@@ -102,8 +120,7 @@ class PartState(Protocol):
     def device_notes(self) -> list[str]:
         """Notes on devices that the measurement was continued on."""
 
-    # Methods of convolutions that were chosen for the measurement, by problem.
-    chosen: dict[str, str]
+    chosen: ChosenMethods
 
     def extend(self, part: Any) -> None:
         """Add the state of the part that follows."""
@@ -124,7 +141,7 @@ class Divisible(ABC, Generic[StateT, ResultT]):
     _bounds: Sequence[int]
     _options: ClassVar[tuple[str, ...]]
     # The methods of convolutions on which the processes of torchrun have agreed; None in other runs.
-    _agreed: dict[str, str] | None = None
+    _agreed: ChosenMethods | None = None
 
     @property
     @abstractmethod
@@ -148,12 +165,17 @@ class Divisible(ABC, Generic[StateT, ResultT]):
 
     @property
     @abstractmethod
+    def _tune(self) -> str:
+        """When methods of convolutions are chosen: ``"auto"``, ``"off"`` or ``"force"``."""
+
+    @property
+    @abstractmethod
     def _may_tune(self) -> bool:
         """Whether methods of convolutions may be chosen for this measurement; equal in all processes."""
 
     @abstractmethod
-    def _choose_methods(self, progress: bool) -> dict[str, str]:
-        """The methods of convolutions for this measurement, by problem."""
+    def _choose_methods(self, progress: bool) -> ChosenMethods:
+        """The methods of convolutions for this measurement."""
 
     @abstractmethod
     def _run(self, state: StateT, store: Checkpoint | None, progress: bool) -> ResultT:
@@ -196,13 +218,13 @@ class Divisible(ABC, Generic[StateT, ResultT]):
             for part, folder in parts.items():
                 state, _ = self._restored(part, folder, allow_other_device=allow_other_device)
                 begun += [state.chosen] if state.done > part.start else []
-        saved = [methods for each in gathered(begun) for methods in each]
-        chosen = _same(saved) if saved else {}
+        saved = [ChosenMethods(*chosen) for each in gathered(begun) for chosen in each]
+        chosen = _same(saved) if saved else ChosenMethods({}, [])
         if not saved:
             with together():
                 if process is None or process.rank == 0:
                     chosen = self._choose_methods(progress)
-            chosen = gathered(chosen)[0]
+            chosen = ChosenMethods(*gathered(chosen)[0])
         self._agreed = chosen
 
     def run_part(
@@ -289,32 +311,42 @@ class Divisible(ABC, Generic[StateT, ResultT]):
             )  # fmt: skip
         state = self._state(part, store)
         if store is not None:
-            state.chosen = store.methods
+            state.chosen = ChosenMethods(store.methods, store.tuning)
         if store is not None and store.device_note is not None:
             state.device_notes.append(store.device_note)
         return state, store
 
     def _begin(self, part: range, state: StateT, store: Checkpoint | None, progress: bool) -> None:
         """Choose the methods of convolutions of a run or a part that has not been begun."""
-        if state.done > part.start or part.stop == part.start:
+        if part.stop == part.start:
+            return
+        if state.done > part.start:
+            if store is not None and state.chosen.methods and self._tune == "off":
+                warnings.warn(
+                    f"The run in {store.folder} was started with methods of convolution that were chosen by "
+                    "measurement. It keeps them although tune is 'off', because a run uses the same methods "
+                    "throughout. Start again without resume to use the default.",
+                    ResumeWarning,
+                    stacklevel=2,
+                )
             return
         if self._agreed is not None:
             state.chosen = self._agreed
         elif part == self._all and self._may_tune:
             state.chosen = self._choose_methods(progress)
         if store is not None:
-            store.methods = state.chosen
+            store.set_methods(*state.chosen)
 
 
-def _same(methods: Sequence[dict[str, str]]) -> dict[str, str]:
-    """The methods of all parts.
+def _same(chosen: Sequence[ChosenMethods]) -> ChosenMethods:
+    """The methods of all parts; they may have been measured at different times.
 
     Raises:
         ResumeError: They differ.
     """
-    if any(one != methods[0] for one in methods):
+    if any(one.methods != chosen[0].methods for one in chosen):
         raise ResumeError(
             "Cannot join the parts of this measurement. Their convolutions were computed by different methods. "
             "Start again without resume."
         )
-    return methods[0]
+    return chosen[0]

@@ -92,7 +92,7 @@ def measure_shape_bias(
         tune: Whether the methods of large depthwise convolutions are chosen by measurement before the first stimulus:
             ``"auto"`` on an NVIDIA GPU, in runs that take at least ten times as long as that; ``"force"`` in every
             run, on a CPU as well; ``"off"`` never. A run uses the same methods throughout, also if it is resumed, and
-            records those that differ from the default (see :func:`replk_probe.ops.tune`).
+            records those that differ from the default and how they were chosen (see :func:`replk_probe.ops.tune`).
         config: The options from ``mapping`` to ``tune``, except ``observers``, as one object, instead of separate
             arguments: none of these may be given together with it, not even with the value of its default. Use
             :func:`dataclasses.replace` to change an option of a configuration.

@@ -34,7 +34,7 @@ from replk_probe.models.inference.run_methods import choose_methods, fixed_metho
 from replk_probe.models.model_id import check_network, name_of
 from replk_probe.models.records import statistics_note
 from replk_probe.models.weight_values import check_run_values
-from replk_probe.runtime.checkpoint import METHODS, Checkpoint, Keeper, SavedState
+from replk_probe.runtime.checkpoint import Checkpoint, Keeper, SavedState
 from replk_probe.runtime.devices import (
     device_label,
     experimental_note,
@@ -45,7 +45,7 @@ from replk_probe.runtime.devices import (
 from replk_probe.runtime.escaping import printable
 from replk_probe.runtime.formatting import dimensions
 from replk_probe.runtime.memory import batch_note, fitting_batch_size, is_measurable, with_smaller_batches
-from replk_probe.runtime.parts import Divisible
+from replk_probe.runtime.parts import ChosenMethods, Divisible
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import RunInfo, software_versions
 from replk_probe.runtime.transfer import Transfer, transfer_for
@@ -284,6 +284,7 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
 
             def replace_row(batch: _Batch) -> None:
                 probabilities[batch.indices], _ = self._numbers(batch.logits())
+                state.methods |= batch.methods
 
             with Worker(transfer.depth) as worker:
                 alone = [range(one, one + 1) for one in near_ties]
@@ -302,7 +303,7 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
         images = InputImages(self.stimuli, self.size, self._mean, self._std, self.config.bgr)
         self._begin(part, state, store, progress)
         methods = fixed_methods(
-            state.chosen,
+            state.chosen.methods,
             self.device,
             folder=None if store is None else store.folder,
             other_device=bool(state.device_notes),
@@ -366,30 +367,35 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
         return size
 
     @property
-    def _may_tune(self) -> bool:
-        return may_tune(self.config.tune, self.device)
+    def _tune(self) -> str:
+        return self.config.tune
 
-    def _choose_methods(self, progress: bool) -> dict[str, str]:
+    @property
+    def _may_tune(self) -> bool:
+        return may_tune(self._tune, self.device)
+
+    def _choose_methods(self, progress: bool) -> ChosenMethods:
         """The methods that are fastest for the first batch."""
         nothing, count = range(0, 0), len(self.stimuli)
         with self._measured(nothing, self._state(nothing, None), None, False) as (prepared, loader, transfer):
             size = self._batch_size
             if self._finds_batch_size and size > 1:
                 size = self._measured_batch_size(prepared)
-            sizes = [min(begin + size, count) - begin for begin in range(0, count, size)]
+            size = min(size, count)
 
             def first_batch() -> object:
-                batches = self._forward(prepared, loader, transfer, [range(sizes[0])], sizes[0], lambda: None)
+                batches = self._forward(prepared, loader, transfer, [range(size)], size, lambda: None)
                 return [batch.logits() for batch in batches]
 
-            return choose_methods(
+            found = choose_methods(
                 first_batch,
                 self.device,
-                tune=self.config.tune,
+                tune=self._tune,
                 images=count,
-                sizes=sizes,
+                batch_size=size,
                 progress=progress,
             )
+            return ChosenMethods(*found)
 
     def _forward(
         self,
@@ -481,7 +487,7 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
                 "arithmetic": prepared.arithmetic,
                 "decided one by one": n_near_ties,
                 **({"batch_sizes": state.batch_sizes} if state.batch_sizes else {}),
-                **({METHODS: state.chosen} if state.chosen else {}),
+                **state.chosen.recorded,
                 "stimuli record": dict(self.stimuli.record),
             },
             versions=versions_on(self.device),
@@ -531,7 +537,7 @@ class _State:
         self.device_notes: list[str] = []
         # Numbers of stimuli at once, in descending order, the last of which is in use; empty if it is that of the plan.
         self.batch_sizes: list[int] = []
-        self.chosen: dict[str, str] = {}  # methods of convolutions, by problem; empty if the usual ones are used
+        self.chosen = ChosenMethods({}, [])
 
     @property
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:

@@ -15,6 +15,7 @@ from replk_probe import measure_shape_bias, ops
 from replk_probe.ops.methods.interface import ConvProblem
 from replk_probe.ops.tuning import choosing, tuner
 from replk_probe.ops.tuning.choosing import Choice
+from replk_probe.shape_bias import plan
 
 
 class Stopping(nn.Module):
@@ -51,14 +52,17 @@ def test_a_run_is_tuned_recorded_and_resumed(
     monkeypatch.setattr(choosing, "LEAST_MULTIPLY_ADDS", 1)
     monkeypatch.setattr(tuner, "choose", choose)
     monkeypatch.setattr(tuner, "_known", {})
+    monkeypatch.setattr(plan, "_NEAR_TIE", {"float32": 1e9})  # all stimuli are computed again, one by one
     options: dict[str, Any] = {"size": 32, "batch_size": 7, "workers": 0, "device": "cpu"}
     usual = measure_shape_bias(Stopping(), small_stimuli, **options)
     tuned = measure_shape_bias(Stopping(), small_stimuli, tune="force", **options)
-    # 32 stimuli in batches of 7 and a last one of 4; near ties, one at a time, are computed by the default.
-    assert {problem.n for problem in measured} == {8, 4}
+    # 32 stimuli in batches of 7 and a last one of 4; near ties, one at a time. What is chosen for 7 holds for all.
+    assert {problem.n for problem in measured} == {8}
     assert {problem.direction for problem in measured} == {"forward"}
     chosen = tuned.run.config["chosen methods"]
-    assert {*chosen.values()} == {"direct"} and "tuned: direct" in tuned.run.backend
+    assert tuned.run.config["decided one by one"] == 32 and {*chosen.values()} == {"direct"}
+    assert tuned.run.backend == "tuned: direct"
+    assert [one["problem"] for one in tuned.run.config["tuning"]] == [*chosen] and "tuning" not in usual.run.config
     assert "chosen methods" not in usual.run.config
     np.testing.assert_allclose(tuned.probabilities, usual.probabilities, rtol=1e-4, atol=1e-6)
     # The first batch is tried out, and results are read one batch late.

@@ -54,6 +54,11 @@ class ConvProblem:
         planes = 1 << max(0, (self.n * self.c - 1).bit_length())
         return replace(self, n=max(1, planes // max(1, self.c)))
 
+    @property
+    def for_any_count(self) -> ConvProblem:
+        """The key of a choice that holds for all numbers of images, with 0 of them."""
+        return replace(self, n=0)
+
     def __str__(self) -> str:
         """Label in records and tables, such as ``"forward float32 nchw 64x384x32x32 31x31"``."""
         layout = "nhwc" if self.channels_last else "nchw"

@@ -22,7 +22,8 @@ from replk_probe.runtime.devices import is_out_of_memory
 from .._layout import is_channels_last
 from ..methods.interface import ConvMethod, ConvProblem, Direction
 
-# Devices are named as by torch, such as "cuda:0". The problem is its own bucket.
+# Devices are named as by torch, such as "cuda:0". The problem is its own bucket, or
+# has 0 images if the method is used for any number of them.
 Key = tuple[str, ConvProblem]
 _MISSING = object()
 
@@ -134,7 +135,7 @@ def chosen_for(device: str, problem: ConvProblem) -> ConvMethod | None:
     """The method chosen for a problem on a device, or None; collectors note the problem."""
     for noted in state.noted:
         noted[problem] = None
-    return state.chosen.get((device, problem.bucket))
+    return state.chosen.get((device, problem.bucket)) or state.chosen.get((device, problem.for_any_count))
 
 
 def problem_of(direction: Direction, first: Tensor, kernel: Sequence[int]) -> ConvProblem:

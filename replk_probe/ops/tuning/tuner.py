@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 
 from replk_probe.errors import BackendError, InvalidInputError
 
+from .._loader import find_library
 from ..methods.interface import ConvProblem
-from . import choices
+from . import choices, choosing
 from .choosing import BUDGET, Choice, choose, is_worthwhile
 from .device import Device, TorchDevice
 from .store import default_folder, read_choice, write_choice
@@ -60,10 +62,12 @@ class TuningResult:
     Attributes:
         device: The device, such as ``"cuda:0"``.
         convolutions: One choice for each problem, in the order of their first calls.
+        reason: Why there are none, as a sentence; None if there are any.
     """
 
     device: str
     convolutions: tuple[TunedConvolution, ...]
+    reason: str | None = None
 
     @property
     def methods(self) -> dict[str, str]:
@@ -97,15 +101,17 @@ def tune(
         device: Device to tune for; the network and the input are copied to it if they are on another one. None for the
             device of the input.
         force: Whether to measure although a choice is stored, and on a CPU.
-        budget: Seconds for one convolution.
+        budget: Seconds for one convolution, a positive number.
 
     Returns:
-        The choices. It is empty if no convolution of the network is large enough.
+        The choices. There are none on a CPU unless ``force`` is set, if the network calls no depthwise convolution of
+        this package, or if none is large enough; :attr:`TuningResult.reason` says which applies.
 
     Raises:
-        InvalidInputError: An argument has the wrong type.
+        InvalidInputError: An argument has the wrong type or value.
         BackendError: The device is not available, or convolutions on devices of its kind are not tuned.
     """
+    from replk_probe.runtime.checks import check_bool
     from replk_probe.runtime.devices import resolve_device
 
     if not isinstance(module, nn.Module):
@@ -113,7 +119,15 @@ def tune(
             f"module is of type {type(module).__name__}. Only the convolutions of a network can be tuned. "
             "Pass an nn.Module."
         )
-    inputs = [example_input] if isinstance(example_input, Tensor) else list(example_input)
+    check_bool("force", force)
+    is_number = isinstance(budget, int | float) and not isinstance(budget, bool)
+    if not (is_number and 0 < budget < math.inf):
+        raise InvalidInputError(
+            f"The option budget cannot be {budget!r}. It must be a positive number of seconds. Use {BUDGET:g}, for "
+            "example."
+        )
+    given = [example_input] if isinstance(example_input, Tensor) else example_input
+    inputs = [*given] if isinstance(given, Sequence) else []
     if not inputs or not all(isinstance(one, Tensor) for one in inputs):
         raise InvalidInputError(
             "example_input has no tensors. The network is run once to find its convolutions. "
@@ -128,7 +142,9 @@ def tune(
         module, inputs = copy.deepcopy(module).to(place), [one.to(place) for one in inputs]
     tunable = TorchDevice(place, prepared=not module.training)
     if place.type == "cpu" and not force:
-        return TuningResult(tunable.label, ())
+        return TuningResult(
+            tunable.label, (), f"On a CPU, convolutions are measured only with force. {_usual_choice()}"
+        )
     with choices.collecting() as problems:
         _run_once(module, inputs)
     found = tune_together(tunable, problems, folder=default_folder(), force=force, budget=budget)
@@ -137,7 +153,39 @@ def tune(
         for problem, choice in found.items()
     }
     choices.install({key: None if isinstance(method, str) else method for key, method in methods.items()})
-    return TuningResult(tunable.label, tuple(described(problem, choice) for problem, choice in found.items()))
+    convolutions = tuple(described(problem, choice) for problem, choice in found.items())
+    return TuningResult(tunable.label, convolutions, None if convolutions else _too_small(problems))
+
+
+def _usual_choice() -> str:
+    """What chooses a method on a CPU."""
+    if isinstance(find_library(), str):
+        return "The native library is not available ('replk-probe info' names the reason), and PyTorch is used."
+    return "The native library chooses a method by a table."
+
+
+def _too_small(problems: Iterable[ConvProblem]) -> str:
+    """Why no problem of a network is measured."""
+    found = list(problems)
+    if not found:
+        return (
+            "The network calls no depthwise convolution of replk_probe.ops, which computes those with stride 1, 'same' "
+            "padding and odd kernels."
+        )
+    widest = max(found, key=lambda one: one.kh * one.kw)
+    if widest.kh * widest.kw < choosing.LEAST_TAPS:
+        side = math.isqrt(choosing.LEAST_TAPS)
+        return (
+            f"Depthwise convolutions are measured from {side}x{side}. The largest kernel of the network is "
+            f"{widest.kh}x{widest.kw}."
+        )
+    most = max(one.multiply_adds for one in found if one.kh * one.kw >= choosing.LEAST_TAPS)
+    least = choosing.LEAST_MULTIPLY_ADDS
+    return (
+        f"Depthwise convolutions are measured from 2^{least.bit_length() - 1} ({least / 1e6:.3g} million) "
+        f"multiply-adds. The largest one of the network has {most / 1e6:.3g} million. Use larger images or a larger "
+        "batch."
+    )
 
 
 def described(problem: ConvProblem, choice: Choice) -> TunedConvolution:

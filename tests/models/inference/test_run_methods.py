@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from replk_probe import measure_erf, ops
+from replk_probe.cli._options import BATCH_SIZE
 from replk_probe.erf import ErfConfig
 from replk_probe.erf.plan import ErfPlan, plan_erf
 from replk_probe.erf.scored_batches import BatchScorer
@@ -25,6 +27,8 @@ from replk_probe.ops.methods.interface import ConvProblem
 from replk_probe.ops.tuning import choices, choosing, device, tuner
 from replk_probe.ops.tuning.choosing import Choice
 from replk_probe.runtime import parts as runtime_parts
+from replk_probe.runtime.checkpoint import ResumeWarning
+from replk_probe.runtime.parts import ChosenMethods
 from replk_probe.runtime.torchrun import Process
 from replk_probe.shape_bias import ShapeBiasConfig
 
@@ -78,10 +82,10 @@ def test_auto_does_nothing_on_a_cpu(measured: list[ConvProblem], monkeypatch: py
 
 def test_a_run_measures_its_first_batch_and_records_the_methods(measured: list[ConvProblem]) -> None:
     usual, tuned = erf(tune="off"), erf(tune="force")
-    # Batches of two images and a last one of one.
     chosen = tuned.run.config["chosen methods"]
     assert {*chosen.values()} == {"direct"} and {*map(str, measured)} == {*chosen}
-    assert {problem.n for problem in measured} == {1, 2}
+    # Batches of two images; what is chosen for them holds for the last one, of one image, as well.
+    assert {problem.n for problem in measured} == {2}
     assert {problem.direction for problem in measured} == {"forward", "grad_input"}
     assert tuned.run.backend == "tuned: direct"
     np.testing.assert_allclose(tuned.contribution, usual.contribution, rtol=1e-4, atol=1e-9)
@@ -91,9 +95,55 @@ def test_a_run_measures_its_first_batch_and_records_the_methods(measured: list[C
 
 
 def test_a_run_that_keeps_the_defaults_has_their_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuner, "choose", lambda *args, **options: Choice("auto", "no other is faster", default="auto"))
+    kept = Choice("auto", "no other is faster", {"auto": 1.0}, {"direct": "slower: 9 ms"}, default="auto")
+    monkeypatch.setattr(tuner, "choose", lambda *args, **options: kept)
     usual, tuned = erf(), erf(tune="force")
+    tuning = tuned.run.config.pop("tuning")
     assert tuned.run.config == usual.run.config and np.array_equal(tuned.contribution, usual.contribution)
+    # It is recorded that nothing was replaced, and why.
+    assert len(tuning) == 2 and {one.pop("problem").split()[0] for one in tuning} == {"forward", "grad_input"}
+    assert all(datetime.fromisoformat(one.pop("measured")).tzinfo is not None for one in tuning)
+    assert tuning[0] == {
+        "method": "auto",
+        "default": "auto",
+        "reason": "no other is faster",
+        "gain": 1.0,
+        "seconds": {"auto": 1.0},
+        "refused": {"direct": "slower: 9 ms"},
+    }
+
+
+def test_no_batch_size_mixes_methods(measured: list[ConvProblem], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of 8 images that are halved twice, and a last one of a single image."""
+
+    def next_batch(self: BatchScorer, count: int, release: Callable[[], object]) -> Any:
+        return usual(self, count if measured == [] else min(count, 2), release)
+
+    usual = BatchScorer.next_batch
+    monkeypatch.setattr(BatchScorer, "next_batch", next_batch)
+    tuned = measure_erf(network(), images(9), device="cpu", batch_size=8, layer="3", tune="force")
+    assert tuned.run.config["batch_sizes"] == [8, 2] and {problem.n for problem in measured} == {8}
+    assert tuned.run.backend == "tuned: direct"
+
+
+def test_a_choice_holds_for_all_numbers_of_images() -> None:
+    with fixed_methods({"forward float32 nchw 8x4x20x20 9x9": "direct"}, CPU):
+        for n in (1, 2, 8, 100):
+            assert ops.chosen_method("forward", torch.empty(n, 4, 20, 20), (9, 9)) == "direct"
+        assert ops.chosen_method("forward", torch.empty(8, 4, 20, 21), (9, 9)) is None
+        assert ops.chosen_method("grad_input", torch.empty(8, 4, 20, 20), (9, 9)) is None
+    assert ops.chosen_method("forward", torch.empty(8, 4, 20, 20), (9, 9)) is None
+
+
+def test_the_largest_number_of_images_of_a_batch_decides(measured: list[ConvProblem]) -> None:
+    small, large = (ConvProblem("forward", "float32", False, n, 4, 20, 20, 9, 9) for n in (1, 16))
+
+    def first_batch() -> None:
+        for problem in (small, large, small):
+            choices.chosen_for("cpu", problem)
+
+    found = choose_methods(first_batch, CPU, tune="force", images=16, batch_size=16)
+    assert measured == [large] and found[0] == {str(large): "direct"}
 
 
 def interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch, *, calls: int = 3) -> None:
@@ -125,7 +175,12 @@ def test_a_resumed_run_has_the_methods_of_its_beginning(
     for tune in ("auto", "off"):
         copied = tmp_path.with_name(f"copy-{tune}")
         copy_folder(tmp_path, copied)
-        resumed = erf(tune=tune, checkpoint=copied, resume=True)
+        with (
+            pytest.warns(ResumeWarning, match="It keeps them although tune is 'off'")
+            if tune == "off"
+            else nullcontext()
+        ):
+            resumed = erf(tune=tune, checkpoint=copied, resume=True)
         assert np.array_equal(resumed.contribution, whole.contribution) and resumed.run.config == whole.run.config
     assert len(measured) == count
 
@@ -216,26 +271,30 @@ class Card:
 def test_a_run_on_a_gpu_is_tuned_if_it_is_long_enough(seconds: float, count: int) -> None:
     """One problem takes two seconds: 20 batches of two images of a second each are worth it."""
     card: Any = Card(seconds)
-    options: dict[str, Any] = {"tune": "auto", "sizes": [2, 2], "tunable": card, "clock": lambda: card.now}
-    found = choose_methods(card.batch, torch.device("cuda", 0), images=count, **options)
+    options: dict[str, Any] = {"tune": "auto", "batch_size": 2, "tunable": card, "clock": lambda: card.now}
+    found, record = choose_methods(card.batch, torch.device("cuda", 0), images=count, **options)
     is_long = seconds * count / 2 >= 20
-    assert found == ({"forward float32 nchw 2x4x20x20 9x9": "torch-fft"} if is_long else {}) and card.batches == 2
-    forced = choose_methods(card.batch, torch.device("cuda", 0), images=count, **(options | {"tune": "force"}))
-    assert forced and card.batches == 3
+    chosen = {"forward float32 nchw 2x4x20x20 9x9": "torch-fft"}
+    assert found == (chosen if is_long else {}) and len(record) == is_long and card.batches == 2
+    forced, record = choose_methods(card.batch, torch.device("cuda", 0), images=count, **(options | {"tune": "force"}))
+    assert forced == chosen and record[0]["gain"] == 10 and card.batches == 3
     # What is stored is used in short runs, too.
     tuner._known.clear()
-    assert choose_methods(card.batch, torch.device("cuda", 0), images=1, **options) == forced and card.batches == 4
+    assert (
+        choose_methods(card.batch, torch.device("cuda", 0), images=1, **options) == (chosen, record)
+        and card.batches == 4
+    )
 
 
 def test_a_run_without_large_convolutions_is_not_timed() -> None:
     card: Any = Card(1.0)
-    options: dict[str, Any] = {"tune": "auto", "sizes": [2], "tunable": card, "images": 99}
-    assert choose_methods(lambda: None, torch.device("cuda", 0), **options) == {}
+    options: dict[str, Any] = {"tune": "auto", "batch_size": 2, "tunable": card, "images": 99}
+    assert choose_methods(lambda: None, torch.device("cuda", 0), **options) == ({}, [])
 
 
 def agreed(
     plan: ErfPlan, parts: dict[range, Path], monkeypatch: pytest.MonkeyPatch, others: list[Any], rank: int = 0
-) -> dict[str, str] | None:
+) -> ChosenMethods | None:
     """What a process agrees on with one other, which answers ``others`` in turn."""
     answers = iter(others)
 
@@ -262,7 +321,7 @@ def test_processes_of_torchrun_agree_on_methods(
     one, other = first.parts(2)
     folders = {one: tmp_path / "one", other: tmp_path / "other"}
     chosen = agreed(first, {one: folders[one]}, monkeypatch, [[], None])
-    assert chosen and {*chosen.values()} == {"direct"}
+    assert chosen and {*chosen.methods.values()} == {"direct"} and len(chosen.tuning) == len(chosen.methods)
     count = len(measured)
     # The second process measures nothing.
     assert agreed(second, {other: folders[other]}, monkeypatch, [[], chosen], rank=1) == chosen
@@ -271,13 +330,14 @@ def test_processes_of_torchrun_agree_on_methods(
     assert len(measured) == count
     joined = planned("auto").join(folders)
     whole = planned().run()
-    assert joined.run.config["chosen methods"] == whole.run.config["chosen methods"] == chosen
+    assert joined.run.config["chosen methods"] == whole.run.config["chosen methods"] == chosen.methods
+    assert joined.run.config["tuning"] == chosen.tuning
     assert np.array_equal(joined.contribution, whole.contribution)
     # Parts that have been begun keep their methods; the processes could not agree on others.
     resumed = planned()
     assert agreed(resumed, {one: folders[one]}, monkeypatch, [[], None]) == chosen
     with pytest.raises(ResumeError, match="different methods"):
-        agreed(resumed, {one: folders[one]}, monkeypatch, [[{}]])
+        agreed(resumed, {one: folders[one]}, monkeypatch, [[[{}, []]]])
     assert agreed(planned("auto"), folders, monkeypatch, []) is None  # on a CPU, without a word
 
 
@@ -288,7 +348,7 @@ def test_parts_without_torchrun_are_measured_by_the_usual_methods(
     one, other = plan.parts(2)
     plan.run_part(one, tmp_path / "one")
     assert measured == []
-    plan._agreed = {"forward float32 nchw 1x4x20x20 9x9": "direct"}
+    plan._agreed = ChosenMethods({"forward float32 nchw 1x4x20x20 9x9": "direct"}, [])
     plan.run_part(other, tmp_path / "other")
     with pytest.raises(ResumeError, match=r"Cannot join .* different methods"):
         plan.join({one: tmp_path / "one", other: tmp_path / "other"})
@@ -297,3 +357,9 @@ def test_parts_without_torchrun_are_measured_by_the_usual_methods(
 def test_the_options_of_the_commands(replk_probe: Callable[..., Any]) -> None:
     for command in ("erf", "shape-bias"):
         assert "--tune [auto|off|force]" in replk_probe(command, "--help").stdout
+        for value in ("x", "0"):
+            done = replk_probe(command, "--batch-size", value)
+            assert done.exit_code == 2 and f"'{value}' is neither an integer of at least 1 nor auto" in done.stderr
+    assert BATCH_SIZE.convert("AUTO", None, None) == "auto" and BATCH_SIZE.convert("3", None, None) == 3
+    with pytest.raises(InvalidInputError, match="Use 1 or more, or 'auto'"):
+        ErfConfig(batch_size="AUTO")  # type: ignore[arg-type]

@@ -77,13 +77,29 @@ def test_a_network_is_tuned_as_it_is_used(direct: list[ConvProblem]) -> None:
 
 
 def test_on_a_cpu_nothing_is_measured_unless_it_is_forced(direct: list[ConvProblem]) -> None:
-    assert ops.tune(Network(), torch.randn(1, 3, 8, 8)).convolutions == () and direct == []
+    found = ops.tune(Network(), torch.randn(1, 3, 8, 8))
+    assert found.convolutions == () and direct == []
+    says = "On a CPU, convolutions are measured only with force. The native library chooses a method by a table."
+    assert found.reason == says
     assert not choices.state.active and not default_folder().exists()
 
 
 def test_small_convolutions_are_not_measured() -> None:
     found = ops.tune(Network(), [torch.randn(1, 3, 8, 8)], force=True)
     assert found.convolutions == () and found.methods == {}
+    says = "from 2^27 (134 million) multiply-adds. The largest one of the network has 0.0207 million. Use larger images"
+    assert found.reason is not None and says in found.reason
+
+
+def test_the_reason_why_nothing_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = ops.DepthwiseConv2d(4, 4, (5, 9), padding=(2, 4), groups=4)
+    found = ops.tune(layer, torch.randn(1, 4, 8, 8), force=True)
+    assert found.reason == ("Depthwise convolutions are measured from 7x7. The largest kernel of the network is 5x9.")
+    found = ops.tune(nn.Conv2d(3, 4, 13, padding=6), torch.randn(1, 3, 8, 8), force=True)
+    assert found.reason is not None and "calls no depthwise convolution of replk_probe.ops" in found.reason
+    monkeypatch.setattr(tuner, "find_library", lambda: "It is missing.")
+    found = ops.tune(layer, torch.randn(1, 4, 8, 8))
+    assert found.reason is not None and "The native library is not available" in found.reason
 
 
 def test_a_layer_is_measured_on_this_processor(monkeypatch: pytest.MonkeyPatch, native: ops.NativeInfo) -> None:
@@ -106,11 +122,25 @@ def test_a_layer_is_measured_on_this_processor(monkeypatch: pytest.MonkeyPatch, 
         ((torch.randn, torch.ones(1)), "module is of type builtin_function_or_method"),
         ((nn.Identity(), []), "example_input has no tensors"),
         ((nn.Identity(), [1]), "example_input has no tensors"),
+        ((nn.Identity(), None), "example_input has no tensors"),
+        ((nn.Identity(), 3), "example_input has no tensors"),
     ],
 )
 def test_wrong_arguments(arguments: Any, says: str) -> None:
     with pytest.raises(InvalidInputError, match=says):
         ops.tune(*arguments)
+
+
+@pytest.mark.parametrize("budget", [0, -1, "x", True, None, float("inf"), float("nan")])
+def test_wrong_budgets(budget: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"budget cannot be .* It must be a positive number of seconds"):
+        ops.tune(nn.Identity(), torch.ones(1), budget=budget)
+
+
+def test_force_is_a_bool() -> None:
+    force: Any = 3
+    with pytest.raises(InvalidInputError, match=r"force cannot be 3\. It must be a bool"):
+        ops.tune(nn.Identity(), torch.ones(1), force=force)
 
 
 def test_other_devices_are_refused() -> None:
@@ -134,14 +164,21 @@ def test_texts_of_problems_are_read_back() -> None:
 # Commands ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_tunes_a_model_and_info_lists_the_choices(replk_probe: Run, direct: list[ConvProblem]) -> None:
+def test_the_command_tunes_a_model_and_info_lists_the_choices(
+    replk_probe: Run, direct: list[ConvProblem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
     arguments = ("tune", "--model", "replknet_micro_k13", "--device", "cpu")
     done = replk_probe(*arguments)
     assert done.exit_code == 0 and "Give --force to measure" in done.stderr and done.stdout == "" and direct == []
-    done = replk_probe(*arguments, "--force", "--size", 64)
-    head, *rows = done.stdout.splitlines()
-    assert head.split()[:3] == ["convolution", "method", "speed"] and f"({len(direct)} convolutions)" in rows[-1]
-    assert len(rows) == len(direct) + 1 and all(" direct  2.00x  1 ms  auto " in row for row in rows[:-1])
+    done = replk_probe(*arguments, "--force", "--size", "64x32", "--batch-size", 2)
+    *rows, last = done.stdout.splitlines()
+    assert last == f"not used: fft: slower: 9 ms ({len(direct)} convolutions)"
+    # Nothing is cut: each problem is followed by its choice in two lines.
+    assert len(rows) == 3 * len(direct) and rows[::3] == [str(problem) for problem in direct]
+    assert {*rows[1::3]} == {"  direct, 1 ms, 2.00 times the speed of auto (2 ms): the"}
+    assert {*rows[2::3]} == {"  fastest of the methods that are right"}
+    assert all(problem.h == 2 * problem.w for problem in direct)
     text = " ".join(replk_probe("info").stdout.split())
     # In eval mode, images are processed by the forward pass and the input gradient.
     assert f"tuning {len(direct)} choices in" in text
@@ -159,13 +196,23 @@ def test_the_command_tunes_a_model_and_info_lists_the_choices(replk_probe: Run, 
 
 def test_the_command_says_that_nothing_is_large_enough(replk_probe: Run) -> None:
     done = replk_probe("tune", "--model", "replknet_micro_k3", "--device", "cpu", "--force")
-    assert "no convolution of replknet_micro_k3 is large enough" in done.stderr and done.exit_code == 0
+    assert "The largest kernel of the network is 3x3." in " ".join(done.stderr.split()) and done.exit_code == 0
 
 
-@pytest.mark.parametrize("arguments", [(), ("--clear", "--model", "resnet18"), ("--clear", "--force")])
-def test_the_command_takes_a_model_or_clear(replk_probe: Run, arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "No model was given."),
+        (("--force",), "No model was given."),
+        (("--clear", "--model", "resnet18"), "--clear takes no other options."),
+        (("--clear", "--force"), "--clear takes no other options."),
+        (("--model", "resnet18", "--size", "1x2x3"), "Cannot parse size '1x2x3'."),
+        (("--model", "replknet_micro_k3", "--channels", "4", "--force"), "Its first layer takes 3 channels, not 4."),
+    ],
+)
+def test_arguments_of_the_command(replk_probe: Run, arguments: tuple[str, ...], says: str) -> None:
     done = replk_probe("tune", *arguments)
-    assert done.exit_code == 1 and "--clear" in done.stderr
+    assert done.exit_code == 1 and says in done.stderr
 
 
 def test_a_size_that_a_network_does_not_accept_is_explained(replk_probe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
