@@ -104,8 +104,9 @@ def tune(
         budget: Seconds for one convolution, a positive number.
 
     Returns:
-        The choices. There are none on a CPU unless ``force`` is set, if the network calls no depthwise convolution of
-        this package, or if none is large enough; :attr:`TuningResult.reason` says which applies.
+        The choices. There are none on a CPU unless ``force`` is set, if the environment forces a method, if the network
+        calls no depthwise convolution of this package, or if none is large enough; :attr:`TuningResult.reason` says
+        which applies.
 
     Raises:
         InvalidInputError: An argument has the wrong type or value.
@@ -145,6 +146,8 @@ def tune(
         return TuningResult(
             tunable.label, (), f"On a CPU, convolutions are measured only with force. {_usual_choice()}"
         )
+    if tunable.forced is not None:
+        return TuningResult(tunable.label, (), f"No convolution was measured: {tunable.forced}.")
     with choices.collecting() as problems:
         _run_once(module, inputs)
     found = tune_together(tunable, problems, folder=default_folder(), force=force, budget=budget)
