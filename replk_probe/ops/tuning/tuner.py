@@ -147,7 +147,7 @@ def tune(
             tunable.label, (), f"On a CPU, convolutions are measured only with force. {_usual_choice()}"
         )
     if tunable.forced is not None:
-        return TuningResult(tunable.label, (), f"No convolution was measured: {tunable.forced}.")
+        return TuningResult(tunable.label, (), f"{tunable.forced}.")
     with choices.collecting() as problems:
         _run_once(module, inputs)
     found = tune_together(tunable, problems, folder=default_folder(), force=force, budget=budget)
