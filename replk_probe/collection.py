@@ -75,7 +75,7 @@ def collected(results: Iterable[Result]) -> Collection:
         results: Results of any analyzers.
 
     Raises:
-        InvalidInputError: One of them is no result of this package.
+        InvalidInputError: One of them is not a result of this package.
     """
     found: dict[str, list[Saved[Any]]] = {}
     for result in results:

@@ -255,7 +255,7 @@ def capability(text: str) -> tuple[int, int]:
     """``"9.0"`` as ``(9, 0)``."""
     found = re.fullmatch(r"(\d{1,2})\.(\d)", text)
     if found is None or int(found[1]) < 8:
-        raise argparse.ArgumentTypeError(f"{text!r} is no compute capability of at least 8.0, such as 9.0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a compute capability of at least 8.0, such as 9.0")
     return int(found[1]), int(found[2])
 
 

@@ -57,7 +57,7 @@ def draw_attributions(result: AttributionResult) -> Figure:
         A figure that is one column wide for one image, and one page wide for several.
 
     Raises:
-        InvalidInputError: ``result`` is no :class:`~replk_probe.attribution.AttributionResult`.
+        InvalidInputError: ``result`` is not an :class:`~replk_probe.attribution.AttributionResult`.
     """
     check_drawable(result, "AttributionResult")
     count = min(len(result.images), MOST_IMAGES)

@@ -168,7 +168,7 @@ class AttributionResult(Result):
         """The index of an image that is given by its index or its name.
 
         Raises:
-            InvalidInputError: There is no such image.
+            InvalidInputError: The result does not contain the image.
         """
         names = [one.id for one in self.images]
         if isinstance(image, str):

@@ -70,7 +70,7 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _tuning_rows(tuning: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The GPU, what it lacks, and the methods that were chosen by measurement."""
+    """The GPU, what is missing to use it, and the methods that were chosen by measurement."""
     from replk_probe.runtime.formatting import counted
 
     versions = [f"{name} {tuning[key]}" for name, key in (("cuDNN", "cudnn"), ("Triton", "triton")) if tuning[key]]

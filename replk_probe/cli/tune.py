@@ -35,7 +35,7 @@ _LARGEST = 16384  # pixels of a side
     help="Images at once. Give that of the runs to be made: choices depend on it.",
 )
 @compute_options
-@click.option("--force", is_flag=True, help="Measure also what is stored already, and on a CPU.")
+@click.option("--force", is_flag=True, help="Measure again where a choice is stored, and also measure on a CPU.")
 @click.option("--clear", is_flag=True, help="Remove all stored choices.")
 def command(
     model: str | None,

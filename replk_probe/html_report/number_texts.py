@@ -72,7 +72,7 @@ def side_text(side: float) -> str:
 
 
 def badge(weights: WeightsInfo | None) -> Badge:
-    """The kind of weights, which is told apart by a symbol and by words."""
+    """The kind of weights as a symbol and a label, so that kinds do not differ in color alone."""
     if weights is None:
         return Badge("unknown", "?", "imported decisions", "decisions of other software")
     if weights.source == RANDOM_INIT:

@@ -40,7 +40,7 @@ def write_report(results: Collection | Iterable[Result], path: str | Path, *, ti
         title: Title of the page.
 
     Raises:
-        InvalidInputError: The file cannot be written, or there is an object that is no result.
+        InvalidInputError: The file cannot be written, or an object is not a result of this package.
     """
     atomic_write_text(path, render_report(results, title=title))
 
@@ -60,7 +60,7 @@ def render_report(results: Collection | Iterable[Result], *, title: str = DEFAUL
         windows are those of the results.
 
     Raises:
-        InvalidInputError: There is an object that is no result.
+        InvalidInputError: An object is not a result of this package.
     """
     collection = results if isinstance(results, Collection) else collected(results)
     environment = Environment(

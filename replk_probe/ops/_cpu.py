@@ -205,7 +205,7 @@ def grad_weight(input: Tensor, grad: Tensor, kh: int, kw: int, native: bool, for
 
 
 def _way(force: Forced | None) -> _Way:
-    """What decides on the method besides the sizes: the environment and the current choices, or ``force`` alone."""
+    """What determines the method, except the sizes: the environment and the current choices, or ``force`` alone."""
     return (forced(), choices.state.version) if force is None else (force, None)
 
 

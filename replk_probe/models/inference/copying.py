@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from replk_probe.runtime.nested import instances_in
+
 from ..records import attach_weights_info, record_of
 from .reentrant import without_reentrant_checkpoints
 
@@ -30,7 +32,7 @@ def copy_of(model: ModuleT, replaced: dict[int, Any] | None = None) -> ModuleT:
     """
     memo = dict(replaced or {})
     for module in model.modules():
-        for tensor in _tensors_in(vars(module)):
+        for tensor in instances_in(Tensor, vars(module)):
             if tensor.grad_fn is not None and id(tensor) not in memo:
                 memo[id(tensor)] = tensor.detach().clone()
     copied = copy.deepcopy(model, memo)
@@ -68,14 +70,3 @@ def device_and_dtype(model: nn.Module) -> dict[str, Any]:
     """Device and floating-point type of a network, as keywords of ``Tensor.to``; empty for one without weights."""
     weight = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), None)
     return {} if weight is None else {"device": weight.device, "dtype": weight.dtype}
-
-
-def _tensors_in(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors_in(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors_in(item)

@@ -183,7 +183,7 @@ class TorchFFT:
         return plan.rows.number * plan.rows.length * plan.columns.number * plan.columns.length
 
     def tile_and_workspace(self, problem: ConvProblem, device: torch.device | None) -> tuple[tuple[int, int], int]:
-        """Rows and columns of a tile, and the memory of a call on a device, in bytes; zeros if there is no result."""
+        """Rows and columns of a tile, and the memory of a call on a device, in bytes; zeros if the result is empty."""
         if not problem.multiply_adds:
             return (0, 0), 0
         plan = _plan(problem.h, problem.w, problem.kh, problem.kw, problem.torch_dtype, _limit(device))

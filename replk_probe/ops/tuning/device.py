@@ -43,7 +43,7 @@ class Device(Protocol):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Everything besides the problem that decides on the fastest method: equal environments share choices."""
+        """Everything except the problem that affects which method is fastest; equal environments share choices."""
 
     @property
     def library(self) -> str:

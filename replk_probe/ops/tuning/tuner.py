@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from replk_probe.errors import BackendError, InvalidInputError
+from replk_probe.runtime.nested import instances_in
 
 from .._loader import find_library
 from ..methods.interface import ConvProblem
@@ -301,7 +302,7 @@ def _run_once(module: nn.Module, inputs: Sequence[Tensor]) -> None:
             module(*inputs)
             return
         given = [one.detach().clone().requires_grad_(one.is_floating_point()) for one in inputs]
-        outputs = [one for one in _tensors_in(module(*given)) if one.requires_grad and one.is_floating_point()]
+        outputs = [one for one in instances_in(Tensor, module(*given)) if one.requires_grad and one.is_floating_point()]
         wanted = [one for one in (*given, *module.parameters()) if one.requires_grad]
         if outputs and wanted:
             torch.autograd.grad([one.sum() for one in outputs], wanted, allow_unused=True)
@@ -320,22 +321,11 @@ def _unchanged(module: nn.Module, device: torch.device) -> Iterator[None]:
                     buffer.copy_(value)
 
 
-def _tensors_in(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors_in(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors_in(item)
-
-
 def parse_problem(text: str) -> ConvProblem:
     """The problem of a text like that of ``str(problem)``.
 
     Raises:
-        InvalidInputError: The text is none of a problem.
+        InvalidInputError: The text is not that of a problem.
     """
     try:
         direction, dtype, layout, sizes, kernel = text.split()
