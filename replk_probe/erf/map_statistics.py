@@ -46,18 +46,6 @@ def erf_numbers(
     return _as_numbers(values, thresholds, {})
 
 
-def numbers_with_intervals(
-    blocks: Blocks, thresholds: Iterable[float] = DEFAULT_THRESHOLDS, center: Sequence[float] | None = None
-) -> ErfNumbers:
-    """The numbers of the mean over all images, as in :func:`erf_numbers`, with 95 % intervals.
-
-    Intervals are those of the delete-one-group jackknife that the area ratios have, limited to possible values. They
-    are None if fewer than two blocks have images, or if the map without one of them is zero everywhere. Those of the
-    Gaussian are None as well if the map without one of the blocks does not determine one.
-    """
-    return statistics_of(blocks, thresholds, center).numbers()
-
-
 @dataclass(frozen=True)
 class MapStatistics:
     """The numbers of a map before they are arranged as :class:`ErfNumbers`.
@@ -76,7 +64,7 @@ class MapStatistics:
     thresholds: tuple[float, ...]
 
     def numbers(self) -> ErfNumbers:
-        """The numbers with their intervals."""
+        """The numbers with their intervals, which are limited to possible values."""
         ends: dict[str, tuple[Interval, ...]] = {}
         for name, errors in self.errors.items():
             low, high = _limits(name, self.shape, len(self.values["radial_share"]) - 1)
@@ -110,7 +98,11 @@ def statistics_of(
     *,
     has_fit_errors: bool = True,
 ) -> MapStatistics:
-    """The numbers of the mean over all images with the errors of :func:`numbers_with_intervals`.
+    """The numbers of the mean over all images, as in :func:`erf_numbers`, with the errors of their 95 % intervals.
+
+    They are those of the delete-one-group jackknife that the area ratios have. Numbers have none if fewer than two
+    blocks have images, or if the map without one of them is zero everywhere. The Gaussian has none either if the map
+    without one of the blocks does not determine one.
 
     ``has_fit_errors`` is whether the Gaussian, whose fit takes longer than all other numbers, has errors.
     """

@@ -147,11 +147,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def out_of_memory_explained(size: Sequence[int], smaller: str = "size") -> Iterator[None]:
-    """Turn an out-of-memory error for images of ``size`` into a :class:`BackendError` with advice.
-
-    ``smaller`` is the name of the option to reduce.
-    """
+def out_of_memory_explained(size: Sequence[int]) -> Iterator[None]:
+    """Turn an out-of-memory error for images of ``size`` into a :class:`BackendError` with advice."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -159,7 +156,7 @@ def out_of_memory_explained(size: Sequence[int], smaller: str = "size") -> Itera
             raise
         raise BackendError(
             f"Not enough memory for images of {dimensions(size)}. An allocation failed. "
-            f"Use a smaller {smaller}, or a device with more memory."
+            "Use a smaller size, or a device with more memory."
         ) from error
 
 
@@ -222,15 +219,13 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def measuring(
-    device: torch.device, size: Sequence[int], smaller: str = "size", threads: int | None = None
-) -> Iterator[None]:
-    """Context of a measurement: fast, in exact arithmetic, with advice to reduce ``smaller`` if memory is exhausted.
+def measuring(device: torch.device, size: Sequence[int], threads: int | None = None) -> Iterator[None]:
+    """Context of a measurement: fast, in exact arithmetic, with advice if memory is exhausted.
 
     ``threads`` is the number of threads of torch meanwhile, or None to leave it unchanged.
     """
     before = torch.get_num_threads()
-    with kept_blocks(), out_of_memory_explained(size, smaller), strict_arithmetic(), without_autocast(device):
+    with kept_blocks(), out_of_memory_explained(size), strict_arithmetic(), without_autocast(device):
         try:
             if threads not in (None, before):
                 torch.set_num_threads(threads)

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as arrays
 from replk_probe.erf import erf_numbers
 from replk_probe.erf.gaussian_fit import fit_gaussian
 from replk_probe.erf.jackknife import Blocks
-from replk_probe.erf.map_statistics import numbers_with_intervals
+from replk_probe.erf.map_statistics import statistics_of
 from replk_probe.errors import InvalidInputError
 
 # Of the six published maps: center of mass and standard deviation, (y, x) in pixels, and exp(entropy) / area.
@@ -264,7 +264,7 @@ def test_the_intervals_of_a_linear_number_are_those_of_the_mean() -> None:
     # Maps of equal total: the center of mass is the mean of theirs, and its interval that of Student's t.
     places = np.array([3, 5, 4, 7, 6, 4])
     maps = np.stack([single((9, 12), (4, place)) for place in places])
-    numbers = numbers_with_intervals(blocks_of(maps), (0.5,))
+    numbers = statistics_of(blocks_of(maps), (0.5,)).numbers()
     error = 2.570581836 * places.std(ddof=1) / math.sqrt(6)
     assert numbers.center_of_mass_ci95 is not None and numbers.center_offset_ci95 is not None
     assert numbers.center_of_mass_ci95[0] == (4, 4)
@@ -278,7 +278,7 @@ def test_the_intervals_of_a_linear_number_are_those_of_the_mean() -> None:
 def test_intervals_hold_the_numbers_and_stay_within_their_range() -> None:
     generator = np.random.default_rng(0)
     maps = gaussian((48, 40), (22, 21), (7, 5), 20) * generator.exponential(size=(8, 48, 40))
-    numbers = numbers_with_intervals(blocks_of(maps))
+    numbers = statistics_of(blocks_of(maps)).numbers()
     plain = erf_numbers(maps.mean(axis=0))
     assert plain.radii() == [(*one[:2], None) for one in numbers.radii()]
     for name, (value, interval) in numbers.named().items():
@@ -294,7 +294,7 @@ def test_intervals_hold_the_numbers_and_stay_within_their_range() -> None:
 def test_the_interval_of_the_angle_is_small_at_the_end_of_its_range() -> None:
     generator = np.random.default_rng(0)
     maps = gaussian((64, 64), (32, 32), (4, 10), 44.9) * (1 + 0.2 * generator.random((8, 64, 64)))
-    fit = numbers_with_intervals(blocks_of(maps)).gaussian
+    fit = statistics_of(blocks_of(maps)).numbers().gaussian
     assert fit is not None and fit.angle_ci95 is not None and fit.sigma_ci95 is not None
     assert fit.angle_ci95[1] - fit.angle_ci95[0] < 2 and fit.sigma_ci95[0][1] < 5
 
@@ -309,13 +309,13 @@ def test_the_interval_of_the_angle_is_small_at_the_end_of_its_range() -> None:
     ids=["one image", "one block with images", "one block holds everything"],
 )
 def test_without_a_spread_there_are_no_intervals(blocks: Blocks) -> None:
-    numbers = numbers_with_intervals(blocks)
+    numbers = statistics_of(blocks).numbers()
     assert numbers == erf_numbers(blocks.mean)
     assert all(interval is None for _, interval in numbers.named().values()) and numbers.radial_share_ci95 is None
 
 
 def test_an_undefined_number_has_no_interval() -> None:
-    numbers = numbers_with_intervals(blocks_of(np.stack([single((9, 9), (4, 4))] * 3)))
+    numbers = statistics_of(blocks_of(np.stack([single((9, 9), (4, 4))] * 3))).numbers()
     assert numbers.standard_deviation_ratio is numbers.standard_deviation_ratio_ci95 is numbers.gaussian is None
     assert numbers.standard_deviation_ci95 == ((0, 0), (0, 0))
     json.dumps(dataclasses.asdict(numbers), allow_nan=False)

@@ -13,7 +13,7 @@ from replk_probe.collection import Collection, find_results
 from replk_probe.erf.area_protocols import area_ratios
 from replk_probe.erf.convergence import convergence_of
 from replk_probe.erf.jackknife import Blocks, jackknife
-from replk_probe.erf.map_statistics import numbers_with_intervals
+from replk_probe.erf.map_statistics import statistics_of
 from replk_probe.erf.result import ErfResult, RatioRow
 from replk_probe.html_report import render_report
 from replk_probe.kernels.kernel import Kernel
@@ -53,7 +53,7 @@ def make_erf(model: str, width: float, size: int = 48, seed: int = 0) -> ErfResu
         contribution=mean, run=make_run(model, size), n_images=6, n_skipped=0, input_size=(size, size), layer="layer4",
         feature_size=(6, 6), center=center, center_source="receptive field", theoretical_rf=None,
         ratios=tuple(RatioRow(*key, one.side, one.ratio, intervals[key]) for key, one in ratios.items()),
-        notes=(f"A note on {model}.",), numbers=numbers_with_intervals(Blocks(blocks, counts), THRESHOLDS, center),
+        notes=(f"A note on {model}.",), numbers=statistics_of(Blocks(blocks, counts), THRESHOLDS, center).numbers(),
         convergence=convergence_of(blocks, counts, THRESHOLDS, center),
     )  # fmt: skip
 
