@@ -14,7 +14,7 @@ from replk_probe.erf.area_protocols import area_ratios
 from replk_probe.erf.jackknife import Blocks
 from replk_probe.erf.latex import latex_number
 from replk_probe.erf.map_numbers import NUMBER_COLUMNS, ErfNumbers
-from replk_probe.erf.map_statistics import erf_numbers, numbers_with_intervals
+from replk_probe.erf.map_statistics import erf_numbers, statistics_of
 from replk_probe.erf.result import ErfResult, RatioRow, write_csv
 from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo
@@ -209,7 +209,7 @@ def numbers(n_images: int = 4) -> ErfNumbers:
     y, x = np.indices((6, 9))
     shape = np.exp(-((y - 2.5) ** 2) / 4 - (x - 4) ** 2 / 9)
     maps = shape * np.random.default_rng(1).uniform(0.8, 1.2, (n_images, 6, 9))
-    return numbers_with_intervals(Blocks(maps, [1] * n_images), (0.2, 0.99))
+    return statistics_of(Blocks(maps, [1] * n_images), (0.2, 0.99)).numbers()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import numpy as np
 from replk_probe.attribution.result import AttributedImage, AttributionResult, ErfWindow
 from replk_probe.bench.result import Layer, Machine, SpeedCase, SpeedResult, Timing
 from replk_probe.erf.jackknife import Blocks
-from replk_probe.erf.map_statistics import numbers_with_intervals
+from replk_probe.erf.map_statistics import statistics_of
 from replk_probe.erf.result import ErfResult, RatioRow
 from replk_probe.errors import InvalidInputError
 from replk_probe.kernels.kernel import Kernel
@@ -44,9 +44,7 @@ RESULTS: dict[str, Result] = {
     "erf": ErfResult(
         RANDOM.random((6, 9)), RUN, 2, 1, (6, 9), "layer4", (1, 2), (3.5, 4.0), "receptive field", None,
         (RatioRow("paper", 0.2, 3, 0.25, (0.1, 0.4)), RatioRow("linear", 0.99, 7.0, 0.5)), ("A note.",),
-        numbers_with_intervals(
-            Blocks(PEAK * np.random.default_rng(1).uniform(0.9, 1.1, (3, 6, 9)), [1] * 3)
-        ),
+        statistics_of(Blocks(PEAK * np.random.default_rng(1).uniform(0.9, 1.1, (3, 6, 9)), [1] * 3)).numbers(),
     ),
     "shape_bias": ShapeBiasResult.from_decisions(
         DECISIONS, observers=PEOPLE, run=RUN, probabilities=RANDOM.random((4, 16)).astype(np.float32)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from replk_probe.erf.jackknife import Blocks
-from replk_probe.erf.map_statistics import erf_numbers, numbers_with_intervals
+from replk_probe.erf.map_statistics import erf_numbers, statistics_of
 from replk_probe.erf.result import ErfResult
 from replk_probe.errors import InvalidInputError
 from replk_probe.report.erf_numbers_table import erf_numbers_table, parse_numbers
@@ -23,7 +23,7 @@ def make(**changes) -> ErfResult:
     fields = dict(
         contribution=maps.mean(axis=0), run=run, n_images=4, n_skipped=0, input_size=(32, 40), layer="layer4",
         feature_size=(4, 5), center=(16.0, 20.0), center_source="receptive field", theoretical_rf=None, ratios=(),
-        numbers=numbers_with_intervals(Blocks(maps, [1] * 4), THRESHOLDS, (16.0, 20.0)),
+        numbers=statistics_of(Blocks(maps, [1] * 4), THRESHOLDS, (16.0, 20.0)).numbers(),
     )  # fmt: skip
     return ErfResult(**{**fields, **changes})
 
