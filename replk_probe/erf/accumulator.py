@@ -346,13 +346,7 @@ def result_of(
 class ErfAccumulator:
     """Effective receptive field accumulated over batches, for instance in a training loop.
 
-    The interface is that of a torchmetrics metric::
-
-        erf = ErfAccumulator(model, layer="layer4")
-        for images, _ in validation_loader:
-            erf.update(images)
-        print(erf.compute().row("linear", 0.99).ratio)
-        erf.reset()
+    The interface is that of a torchmetrics metric.
 
     The model is measured as it is at each update, in eval mode, float32 without TF32, and without autocast; it is not
     copied or prepared. Its modes, parameters, ``.grad``, buffers and hooks and the random number generators are left
@@ -360,6 +354,17 @@ class ErfAccumulator:
     float32 (1e-9 in float64), the bound for the copy that is measured there.
 
     Intervals are computed over 10 to 20 blocks of consecutive images, for 20 images and more.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe import ErfAccumulator
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 5, padding=2), torch.nn.ReLU())
+        >>> erf = ErfAccumulator(network, layer="0")
+        >>> for _ in range(3):
+        ...     erf.update(torch.rand(2, 3, 32, 32))
+        >>> result = erf.compute()
+        >>> result.n_images, result.theoretical_rf
+        (6, 5)
     """
 
     def __init__(

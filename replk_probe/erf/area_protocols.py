@@ -41,6 +41,13 @@ class AreaRatio(NamedTuple):
         side: Side in input pixels: a whole number for windows (the longer edge of the window after clipping to the
             map), the square root of the area for ``"pixels"`` (of a volume the cube root, of a sequence the number).
         ratio: Area as a fraction of the map, in (0, 1]; of a sequence the length, of a volume the volume.
+
+    Examples:
+        >>> import numpy as np
+        >>> from replk_probe.erf import area_ratio
+        >>> side, ratio = area_ratio(np.ones((32, 32)), 0.25, "paper")
+        >>> side, round(ratio, 3)
+        (17, 0.282)
     """
 
     side: float
@@ -85,6 +92,18 @@ def area_ratio(
 
     Source:
         Ding et al., CVPR 2022, arXiv:2203.06717, section 4.2 and Table 10, and the script published with it.
+
+    Examples:
+        A square of 8 x 8 equal pixels in an image of 32 x 32 covers 1/16 of it:
+
+        >>> import numpy as np
+        >>> from replk_probe.erf import area_ratio
+        >>> scores = np.zeros((32, 32))
+        >>> scores[12:20, 12:20] = 1
+        >>> area_ratio(scores, 0.99, "pixels")
+        AreaRatio(side=8.0, ratio=0.0625)
+        >>> area_ratio(scores, 0.99, "centred", center=(15.5, 15.5))
+        AreaRatio(side=8, ratio=0.0625)
     """
     return area_ratios(scores, (threshold,), (protocol,), center)[protocol, float(threshold)]
 
@@ -111,6 +130,15 @@ def area_ratios(
 
     Raises:
         InvalidInputError: As for :func:`area_ratio`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from replk_probe.erf import area_ratios
+        >>> ratios = area_ratios(np.eye(9), thresholds=[0.5, 0.99], protocols=["linear", "pixels"])
+        >>> ratios["linear", 0.5].side, round(ratios["linear", 0.5].ratio, 3)
+        (5, 0.309)
+        >>> round(ratios["pixels", 0.5].ratio * 81)
+        5
     """
     return measure_ratios(scores, thresholds, protocols, center, middle, between=False)
 

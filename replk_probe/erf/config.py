@@ -43,6 +43,17 @@ class ErfConfig:
         InvalidInputError: A value cannot be used.
         WeightsError: ``weights`` is neither a name nor a path.
         BackendError: The device is not available.
+
+    Examples:
+        >>> import dataclasses, torch
+        >>> from replk_probe import measure_erf
+        >>> from replk_probe.erf import ErfConfig
+        >>> config = ErfConfig(layer="0", thresholds=(0.5,))
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1))
+        >>> measure_erf(network, torch.rand(2, 3, 16, 16), config=config).thresholds
+        (0.5,)
+        >>> dataclasses.replace(config, thresholds=(0.2, 0.99)).thresholds
+        (0.2, 0.99)
     """
 
     images: int = 50

@@ -128,6 +128,16 @@ def contribution_scores(
 
     Source:
         Ding et al., CVPR 2022, arXiv:2203.06717, section 4.2 and the script published with it.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.erf import contribution_scores
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 5, padding=2), torch.nn.ReLU())
+        >>> scores = contribution_scores(network, torch.rand(2, 3, 16, 16), layer="0")
+        >>> scores.shape
+        torch.Size([2, 16, 16])
+        >>> bool((scores[:, :6] == 0).all())  # rows 6 to 10 are the receptive field of row 8
+        True
     """
     gradient = InputGradient(model, layer, convention, attribution, target=target, position=position, seed=seed)
     return gradient.scores_of_inputs(batch) if isinstance(batch, (tuple, list)) else gradient.scores(batch)
@@ -145,12 +155,6 @@ def input_gradient(
     seed: int = 0,
 ) -> Iterator[InputGradient]:
     """Signed input gradients of the middle position of a layer, or of another one, as a context manager.
-
-    ::
-
-        with replk_probe.input_gradient(model, layer="layer4") as gradient:
-            g = gradient(images)            # [N, C, H, W]
-            scores = gradient.scores(images)  # [N, H, W], as from contribution_scores
 
     The layer is looked up once. Hooks exist only during a call and are removed even if it raises; on leaving the
     context, the model is released. The model is evaluated as in :func:`~replk_probe.erf.contribution_scores`.
@@ -172,6 +176,15 @@ def input_gradient(
 
     Raises:
         InvalidInputError: As for :func:`~replk_probe.erf.contribution_scores`; also for calls after the context ends.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe import input_gradient
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 5, padding=2), torch.nn.ReLU())
+        >>> images = torch.rand(2, 3, 16, 16)
+        >>> with input_gradient(network, layer="0") as gradient:
+        ...     print(gradient(images).shape, gradient.scores(images).shape)
+        torch.Size([2, 3, 16, 16]) torch.Size([2, 16, 16])
     """
     gradient = InputGradient(model, layer, convention, attribution, target=target, position=position, seed=seed)
     try:

@@ -32,10 +32,6 @@ _CHOICES = {
 class Convention:
     """Definition of a contribution map. The defaults are those of RepLKNet.
 
-    Use :func:`dataclasses.replace` for a convention of your own::
-
-        dataclasses.replace(replk_probe.erf.CONVENTIONS["openerf"], relu=True)
-
     Published conventions, by name in :data:`CONVENTIONS`:
 
     - ``"replknet"``: Ding et al., CVPR 2022, arXiv:2203.06717, section 4.2, and the script ``erf/visualize_erf.py``
@@ -69,6 +65,15 @@ class Convention:
 
     Raises:
         InvalidInputError: A choice is unknown.
+
+    Examples:
+        Use :func:`dataclasses.replace` for a convention of your own:
+
+        >>> import dataclasses
+        >>> from replk_probe.erf import CONVENTIONS
+        >>> convention = dataclasses.replace(CONVENTIONS["openerf"], relu=True)
+        >>> convention.name, convention.relu, convention.channels
+        ('custom', True, 'mean')
     """
 
     relu: bool = True

@@ -75,6 +75,15 @@ class Convergence:
         numbers: A curve for each number of :class:`~replk_probe.erf.ErfNumbers` except ``radial_share``; empty in files
             of earlier versions.
         criterion: The ratios that ``until`` refers to: protocols, or protocols with a threshold (``"pixels@0.5"``).
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe import measure_erf
+        >>> result = measure_erf(torch.nn.Conv2d(3, 8, 3, padding=1), torch.rand(8, 3, 16, 16), layer="forward")
+        >>> result.convergence.n_images
+        (1, 2, 3, 4, 6, 8)
+        >>> result.convergence.ratios[0].protocol
+        'paper'
     """
 
     n_images: tuple[int, ...]

@@ -45,11 +45,6 @@ def import_erf(
 ) -> ErfResult:
     """A contribution map that was not measured here, as a result with all numbers and figures.
 
-    ::
-
-        result = replk_probe.erf.import_erf("their_map.npy", name="resnet101.a1_in1k")
-        print(result.row("pixels", 0.5).ratio)
-
     The provenance says that the map is imported, with the SHA-256 of its file. Its weights, layer and images are
     unknown, and there are no intervals, which need the maps of several images.
 
@@ -69,6 +64,14 @@ def import_erf(
     Raises:
         InvalidInputError: The file cannot be read; it is not a map ``[H, W]`` of finite real numbers >= 0, not all of
             them zero; a threshold is not in (0, 1); or ``center`` lies outside the map.
+
+    Examples:
+        >>> import numpy as np
+        >>> from replk_probe.erf import import_erf
+        >>> np.save("their_map.npy", np.ones((32, 32)))
+        >>> result = import_erf("their_map.npy", name="resnet101.a1_in1k")
+        >>> round(result.row("pixels", 0.5).ratio * 32 * 32)  # more than half of 1024 pixels
+        513
     """
     check_name(name)
     thresholds = tuple(dict.fromkeys(map(check_threshold, thresholds)))

@@ -75,6 +75,14 @@ class GaussianFit:
 
     Source:
         Luo et al., NeurIPS 2016, arXiv:1701.04128, where effective receptive fields are found to be nearly Gaussian.
+
+    Examples:
+        >>> import numpy as np
+        >>> from replk_probe.erf import erf_numbers
+        >>> y, x = np.mgrid[:33, :33]
+        >>> fit = erf_numbers(np.exp(-((y - 16) ** 2) / 18 - (x - 16) ** 2 / 50)).gaussian
+        >>> [round(sigma, 3) for sigma in fit.sigma], round(fit.r_squared, 3)
+        ([3.0, 5.0], 1.0)
     """
 
     amplitude: float
@@ -137,6 +145,15 @@ class ErfNumbers:
     Source:
         Shannon, Bell System Technical Journal 27 (1948), for the entropy; Born and Wolf, "Principles of Optics",
         section 8.8.4, for the encircled energy. The others are elementary moments of a distribution.
+
+    Examples:
+        >>> import numpy as np
+        >>> from replk_probe.erf import erf_numbers
+        >>> numbers = erf_numbers(np.ones((32, 32)))
+        >>> numbers.center_of_mass, round(numbers.effective_area, 6)
+        ((15.5, 15.5), 1.0)
+        >>> round(numbers.border_share, 3)  # 124 of 1024 pixels
+        0.121
     """
 
     center_of_mass: tuple[float, ...]

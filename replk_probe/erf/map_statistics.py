@@ -39,6 +39,15 @@ def erf_numbers(
     Raises:
         InvalidInputError: ``scores`` is not a non-empty array of one to three axes, has a negative or non-finite value
             or sums to zero; a threshold is not in (0, 1); ``center`` lies outside the map.
+
+    Examples:
+        >>> import numpy as np
+        >>> from replk_probe.erf import erf_numbers
+        >>> scores = np.zeros((32, 32))
+        >>> scores[12:20, 12:20] = 1
+        >>> numbers = erf_numbers(scores, center=(15.5, 15.5))
+        >>> numbers.center_offset, round(numbers.effective_area, 4)  # 64 of 1024 pixels
+        ((0.0, 0.0), 0.0625)
     """
     raw = check_scores(scores)
     thresholds = tuple(map(check_threshold, thresholds))

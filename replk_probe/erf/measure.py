@@ -81,10 +81,6 @@ def measure_erf(
 ) -> ErfResult | tuple[ErfResult, ...]:
     """Measure the effective receptive field of a model over images.
 
-    ::
-
-        replk_probe.measure_erf("resnet50", "photos/", images=100, layer="stage4", thresholds=[0.5, 0.99])
-
     On Linux, the allocator of the C library keeps freed memory for reuse during the measurement.
 
     Args:
@@ -184,6 +180,22 @@ def measure_erf(
         WeightsError: The weights cannot be found or do not match the model.
         BackendError: The device or precision is not available, or there is not enough memory.
         ResumeError: The saved state belongs to another run or another device, or is damaged.
+
+    Source:
+        Ding et al., CVPR 2022, arXiv:2203.06717, section 4.2 and the script published with it; Luo et al., NeurIPS
+        2016, arXiv:1701.04128, for the concept.
+
+    Examples:
+        With weights and images of your own, this is
+        ``measure_erf("resnet50", "photos/", images=100, layer="stage4", thresholds=[0.5, 0.99])``. Random weights and
+        two of the embedded images need no files:
+
+        >>> from replk_probe import measure_erf
+        >>> result = measure_erf("resnet18", images=2, size=64, layer="stage4", weights="random")
+        >>> result.layer, result.feature_size, result.n_images
+        ('layer4', (2, 2), 2)
+        >>> result.protocols, result.thresholds
+        (('paper', 'linear', 'centred', 'pixels'), (0.2, 0.3, 0.5, 0.99))
     """
     config = choose_config(ErfConfig, config, locals())
     if inputs is not None:

@@ -22,12 +22,6 @@ NeuronSelector: TypeAlias = int | tuple[int | slice, ...] | Callable[[Tensor], T
 class NeuronERF:
     """Attributions of one position of a layer to the pixels of each image, by captum's neuron attribution.
 
-    ::
-
-        erf = NeuronERF(model, model.layer4, convention="openerf")
-        attributions = erf.attribute(images, attribution="integrated-gradients", n_steps=100)  # [N, C, H, W]
-        scores = erf.scores(attributions)  # [N, H, W]
-
     Attributions, and the options of :meth:`attribute` that belong to them:
 
     - ``"gradient"``: as in ``NeuronGradient``.
@@ -50,6 +44,15 @@ class NeuronERF:
 
     The model is evaluated as in :func:`~replk_probe.erf.contribution_scores`, one image at a time. Nothing after the
     layer is computed.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.erf import NeuronERF
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 5, padding=2), torch.nn.ReLU())
+        >>> erf = NeuronERF(network, network[0], convention="openerf")
+        >>> attributions = erf.attribute(torch.rand(2, 3, 16, 16), attribution="integrated-gradients", n_steps=20)
+        >>> attributions.shape, erf.scores(attributions).shape
+        (torch.Size([2, 3, 16, 16]), torch.Size([2, 16, 16]))
     """
 
     def __init__(

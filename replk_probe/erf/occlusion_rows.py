@@ -46,8 +46,18 @@ class OcclusionRow:
             that more of them take turns.
         cosine: Cosine between the two feature vectors, mean over images, in [-1, 1]; None if it is undefined.
         cosine_ci95: 95 % confidence interval of ``cosine``; None for fewer than two images.
-        distance: Norm of the difference divided by the norm of the features of the whole image, mean over images.
+        distance: Norm of the difference divided by the norm of the features of the whole image, mean over images;
+            None if it is undefined.
         distance_ci95: 95 % confidence interval of ``distance``.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe import measure_erf
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 5, padding=2), torch.nn.ReLU())
+        >>> result = measure_erf(network, torch.rand(2, 3, 32, 32), layer="0", check="occlusion")
+        >>> row = next(row for row in result.occlusion if row.threshold == 0.99 and row.fill == "mean color")
+        >>> row.window, row.kept, round(row.cosine, 6)
+        ((5, 5), 'window', 1.0)
     """
 
     threshold: float

@@ -84,6 +84,14 @@ def plot_erf(
     Raises:
         InvalidInputError: An argument has the wrong type, ``protocol`` has no squares or was not measured, ``cmap`` is
             unknown, or not 0 < vmin < vmax.
+
+    Examples:
+        >>> import numpy as np
+        >>> from replk_probe.erf import import_erf, plot_erf
+        >>> ax = plot_erf(import_erf(np.ones((32, 48)), name="uniform"), protocol="linear")
+        >>> [round(edge) for edge in (*ax.get_xlim(), *ax.get_ylim())]  # y points downwards
+        [0, 48, 32, 0]
+        >>> ax.figure.savefig("erf.pdf")
     """
     check_drawable(result, "ErfResult")
     usable = [name for name in _SHARE_OF if name in result.protocols]

@@ -58,6 +58,13 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
 
     Raises:
         InvalidInputError: ``results`` is empty; also as for :func:`plot_erf`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from replk_probe.erf import draw_comparison, import_erf
+        >>> results = [import_erf(np.pad(np.ones((n, n)), 16 - n // 2), name=f"{n}x{n}") for n in (8, 16)]
+        >>> figure = draw_comparison(results, protocol="linear")
+        >>> figure.savefig("comparison.png")
     """
     check_all_drawable(results, "ErfResult")
     if not results:

@@ -39,6 +39,14 @@ def draw_occlusion(result: ErfResult) -> Figure:
     Raises:
         InvalidInputError: ``result`` is not an :class:`ErfResult`, has no occlusion check, or all its windows are the
             whole image.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe import measure_erf
+        >>> from replk_probe.erf import draw_occlusion
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 5, padding=2), torch.nn.ReLU())
+        >>> figure = draw_occlusion(measure_erf(network, torch.rand(2, 3, 32, 32), layer="0", check="occlusion"))
+        >>> figure.savefig("occlusion.png")
     """
     check_drawable(result, "ErfResult")
     if not result.occlusion:

@@ -58,6 +58,15 @@ def draw_positions(result: ErfResult) -> Figure:
 
     Raises:
         InvalidInputError: The result has no maps of several positions, or is not one of images.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe import measure_erf
+        >>> from replk_probe.erf import draw_positions
+        >>> network = torch.nn.Conv2d(3, 8, 5, padding=2)
+        >>> result = measure_erf(network, torch.rand(2, 3, 32, 32), layer="forward", position="grid:2x2")
+        >>> figure = draw_positions(result)
+        >>> figure.savefig("positions.png")
     """
     check_drawable(result, "ErfResult")
     if len(result.input_size) != 2:

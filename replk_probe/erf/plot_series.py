@@ -71,9 +71,20 @@ def draw_convergence(result: ErfResult, curves: Sequence[str] = CRITERION) -> Fi
         curves: One name for each panel: a protocol, or the name of a number in ``result.convergence.numbers``, such as
             ``"effective_area"``.
 
+    Returns:
+        A figure at most as wide as a page (7 inches). x is the number of images, y the ratio or number in its own unit.
+
     Raises:
         InvalidInputError: ``result`` is not an :class:`ErfResult`, or has fewer than four numbers of images; or it has
             no ratio or number of a name.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe import measure_erf
+        >>> from replk_probe.erf import draw_convergence
+        >>> result = measure_erf(torch.nn.Conv2d(3, 8, 3, padding=1), torch.rand(8, 3, 16, 16), layer="forward")
+        >>> figure = draw_convergence(result, ["pixels", "effective_area"])
+        >>> figure.savefig("convergence.png")
     """
     check_drawable(result, "ErfResult")
     convergence = result.convergence
@@ -129,10 +140,23 @@ def draw_sizes(results: Sequence[ErfResult], *, protocol: str = "pixels") -> Fig
         results: Results of one model at several input sizes, in any order.
         protocol: Protocol of the area ratio. ``"pixels"`` is defined without a center.
 
+    Returns:
+        A figure at most as wide as a page (7 inches). x is the side of the input in pixels; y is the ratio in one
+        panel, and the side of a square of that area in pixels in the other.
+
     Raises:
         InvalidInputError: There are fewer than two results; their models, layers, positions, definitions or
             thresholds differ; or the protocol
             was not measured.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe import measure_erf
+        >>> from replk_probe.erf import draw_sizes
+        >>> network = torch.nn.Conv2d(3, 8, 5, padding=2)
+        >>> results = [measure_erf(network, torch.rand(2, 3, side, side), layer="forward") for side in (16, 24, 32)]
+        >>> figure = draw_sizes(results)
+        >>> figure.savefig("sizes.png")
     """
     _check_series(results, protocol, "sizes")
     ordered = sorted(results, key=lambda result: math.prod(result.input_size))
@@ -171,10 +195,20 @@ def draw_checkpoints(results: Sequence[ErfResult], names: Sequence[str] | None =
         results: Results of one model with several weights, in the order of the figure.
         names: Name of each checkpoint, such as ``"epoch 1"``; None for the names of the weights.
 
+    Returns:
+        A figure at most as wide as a page (7 inches), with one panel for each protocol.
+
     Raises:
         InvalidInputError: There are fewer than two results; their models, layers, positions, definitions or
             thresholds differ; or there are not
             as many names as results.
+
+    Examples:
+        >>> import numpy as np
+        >>> from replk_probe.erf import draw_checkpoints, import_erf
+        >>> results = [import_erf(np.pad(np.ones((n, n)), 16 - n // 2), name="network") for n in (8, 16, 24)]
+        >>> figure = draw_checkpoints(results, ["epoch 1", "epoch 10", "epoch 100"])
+        >>> figure.savefig("checkpoints.png")
     """
     for protocol in CRITERION:
         _check_series(results, protocol, "checkpoints")

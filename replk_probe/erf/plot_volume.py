@@ -75,6 +75,14 @@ def draw_volume(
 
     Raises:
         InvalidInputError: The result is not that of a volume.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe import measure_erf
+        >>> from replk_probe.erf import draw_volume
+        >>> network = torch.nn.Conv3d(1, 4, 5, padding=2)
+        >>> figure = draw_volume(measure_erf(network, torch.rand(2, 1, 8, 16, 16), layer="forward"), protocol="linear")
+        >>> figure.savefig("volume.png")
     """
     check_drawable(result, "ErfResult")
     if len(result.input_size) != 3:

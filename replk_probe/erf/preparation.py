@@ -48,6 +48,16 @@ def prepare(model: nn.Module, precision: str = "fp32", layer: Layer = None) -> P
     Raises:
         InvalidInputError: ``precision`` is unknown, there is no such layer, or ``model`` is not an ``nn.Module`` or
             cannot be copied.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.erf import contribution_scores, prepare
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
+        >>> prepared = prepare(network, layer="2")
+        >>> images = torch.rand(1, 3, 16, 16)
+        >>> difference = contribution_scores(prepared, images, "2") - contribution_scores(network, images, "2")
+        >>> bool(difference.abs().max() < 1e-5)
+        True
     """
     check_network(model)
     check_precision(precision)

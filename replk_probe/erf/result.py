@@ -127,6 +127,17 @@ class ErfResult(Result):
         occlusion: The rows of the occlusion check; empty if it was not made.
         position_maps: The map of each of several positions, not shifted, ``[P, H, W]`` float64, read-only; otherwise
             None.
+
+    Examples:
+        >>> import numpy as np
+        >>> from replk_probe import ErfResult
+        >>> from replk_probe.erf import import_erf
+        >>> result = import_erf(np.ones((32, 32)), name="uniform")
+        >>> result.row("paper", 0.5).side
+        23
+        >>> result.save("erf-uniform")
+        >>> ErfResult.load("erf-uniform") == result
+        True
     """
 
     _HTML_COLUMNS: ClassVar[tuple[str, ...]] = _RATIO_COLUMNS

@@ -32,11 +32,6 @@ def measure_erf_series(
 ) -> tuple[ErfResult, ...]:
     """Measure the effective receptive field of a model at several input sizes.
 
-    ::
-
-        results = replk_probe.erf.measure_erf_series("resnet50", "photos/", [224, 384, 512], images=20)
-        replk_probe.erf.draw_sizes(results).savefig("sizes.png")
-
     Args:
         model: Model, as in :func:`~replk_probe.measure_erf`.
         data: Images, as in :func:`~replk_probe.measure_erf`, which are resized to each size.
@@ -53,6 +48,14 @@ def measure_erf_series(
     Raises:
         InvalidInputError: There is no size, or one is given twice; ``config`` is given together with options; also as
             for :func:`~replk_probe.measure_erf`.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.erf import measure_erf_series
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 5, padding=2), torch.nn.ReLU())
+        >>> results = measure_erf_series(network, sizes=[32, (32, 48)], images=2, layer="0")
+        >>> [result.input_size for result in results]
+        [(32, 32), (32, 48)]
     """
     if "size" in options or (config is not None and options):
         raise InvalidInputError(

@@ -53,6 +53,13 @@ class PreparedModel:
         backend: Backend of the large depthwise convolutions: ``"native avx512"``, ``"aten (REASON)"``, or ``"torch"``
             if there are none.
         methods: Record of the methods used for these convolutions.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.erf import prepare
+        >>> prepared = prepare(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8)))
+        >>> prepared.precision, prepared.dtype, prepared.backend
+        ('fp32', torch.float32, 'torch')
     """
 
     module: nn.Module
