@@ -65,6 +65,17 @@ class ChannelStatistics:
         attention distance of Dosovitskiy et al., arXiv:2010.11929, appendix D.7, with absolute weights in the place
         of attention. Rank: the separability that decompositions of large kernels rely on, as in Liu et al. (SLaK),
         arXiv:2207.03620, and Lau et al. (LSKA), arXiv:2309.01439.
+
+    Examples:
+        A kernel with one nonzero entry has a flat spectrum, of which pi/36 is at low frequencies:
+
+        >>> import torch
+        >>> from replk_probe import measure_kernels
+        >>> convolution = torch.nn.Conv2d(8, 8, 5, padding=2, groups=8)
+        >>> _ = torch.nn.init.dirac_(convolution.weight, groups=8)
+        >>> statistics = measure_kernels(torch.nn.Sequential(convolution)).kernels[0].channel_statistics
+        >>> round(statistics.low_frequency_share, 3), statistics.distance_mean, statistics.rank_mean
+        (0.087, 0.0, 1.0)
     """
 
     low_frequency_share: float | None = None
@@ -92,6 +103,16 @@ class KernelChange:
     Source:
         Zhang, Bengio and Singer, Are all layers created equal?, arXiv:1902.01996, which compares the layers of a
         network with those of an earlier checkpoint by norms of their difference.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe import measure_kernels
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 5, padding=2, groups=8))
+        >>> torch.save(network.state_dict(), "first.pth")
+        >>> _ = network[0].weight.data.mul_(3)
+        >>> change = measure_kernels(network, against="first.pth").kernels[0].change
+        >>> round(change.relative_norm, 6), round(change.cosine, 6)
+        (2.0, 1.0)
     """
 
     relative_norm: float | None

@@ -25,6 +25,13 @@ class KernelsConfig:
     Raises:
         InvalidInputError: A value cannot be used.
         WeightsError: ``weights`` is neither a name nor a path.
+
+    Examples:
+        >>> import dataclasses
+        >>> from replk_probe.kernels import KernelsConfig
+        >>> config = KernelsConfig(layer=("stage1", "stage2"), strongest=0)
+        >>> dataclasses.replace(config, variant="all").layers
+        ('stage1', 'stage2')
     """
 
     layer: LayerSpec | Sequence[LayerSpec] = ALL

@@ -54,6 +54,15 @@ class Kernel(ByValue):
         channel_statistics: Statistics of the signed kernels of single channels; None in files of earlier versions.
         dilation: Distance in rows and columns between the entries of the magnitude, which has no gaps.
         change: Difference from the other checkpoint; None if none was given, or if that one has no such kernel.
+
+    Examples:
+        >>> import numpy as np
+        >>> from replk_probe.kernels import Kernel
+        >>> kernel = Kernel("conv", "conv", "merged", np.ones((5, 5)), channels=8)
+        >>> round(kernel.center3x3_share, 3), round(kernel.skeleton_share, 3)  # 9 and 9 of 25 entries
+        (0.36, 0.36)
+        >>> kernel.effective_size
+        {50: 5, 90: 5, 99: 5}
     """
 
     layer: str

@@ -72,6 +72,15 @@ def find_layers(
 
     Raises:
         InvalidInputError: A layer does not exist or has no kernel; the message names existing layers.
+
+    Examples:
+        >>> from replk_probe.kernels import find_layers
+        >>> from replk_probe.models import RepLKNet
+        >>> network = RepLKNet(kernel_sizes=(13, 13), layers=(1, 1), channels=(8, 16), small_kernel=5)
+        >>> [layer.name for layer in find_layers(network)]
+        ['stage1.0', 'stage2.0']
+        >>> find_layers(network, "stage2")[0].path
+        'stages.1.blocks.0.large_kernel'
     """
     found = _Network(model, own or OwnMerging())
     specs = [layer] if isinstance(layer, (str, nn.Module)) else layer

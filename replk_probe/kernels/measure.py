@@ -104,6 +104,16 @@ def measure_kernels(
 
     Source:
         Ding et al., CVPR 2022, arXiv:2203.06717, appendix "Visualizing the kernel weights".
+
+    Examples:
+        >>> from replk_probe import measure_kernels
+        >>> from replk_probe.models import RepLKNet
+        >>> network = RepLKNet(kernel_sizes=(13, 13), layers=(1, 1), channels=(8, 16), small_kernel=5)
+        >>> result = measure_kernels(network, "stage1.0", variant="all")
+        >>> [(kernel.variant, kernel.kernel_size) for kernel in result.kernels]
+        [('large', (13, 13)), ('small', (5, 5)), ('merged', (13, 13))]
+        >>> result.kernels[0].channels
+        8
     """
     config = choose_config(KernelsConfig, config, locals())
     return plan_kernels(model, config).run(progress=progress)

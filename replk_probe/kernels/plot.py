@@ -75,6 +75,14 @@ def draw_kernels(results: Sequence[KernelResult]) -> Figure:
 
     Raises:
         InvalidInputError: There is no kernel.
+
+    Examples:
+        >>> from replk_probe import measure_kernels
+        >>> from replk_probe.kernels import draw_kernels
+        >>> from replk_probe.models import RepLKNet
+        >>> network = RepLKNet(kernel_sizes=(13, 13), layers=(1, 1), channels=(8, 16), small_kernel=5)
+        >>> figure = draw_kernels([measure_kernels(network)])
+        >>> figure.savefig("kernels.png")
     """
     panels = panels_of(results)
     # Composed kernels have a figure of their own, next to those that they are composed of.

@@ -54,6 +54,19 @@ def draw_composed(results: Sequence[KernelResult]) -> Figure:
 
     Raises:
         InvalidInputError: There is no composed kernel.
+
+    Examples:
+        A 5x5 convolution followed by a 7x7 convolution with dilation 3 has a kernel of 23x23:
+
+        >>> import torch
+        >>> from replk_probe import measure_kernels
+        >>> from replk_probe.kernels import draw_composed
+        >>> first = torch.nn.Conv2d(8, 8, 5, padding=2, groups=8)
+        >>> second = torch.nn.Conv2d(8, 8, 7, padding=9, groups=8, dilation=3)
+        >>> result = measure_kernels(torch.nn.Sequential(first, second), compose=True)
+        >>> result.kernels[-1].variant, result.kernels[-1].kernel_size
+        ('composed', (23, 23))
+        >>> draw_composed([result]).savefig("composed.png")
     """
     lines = _lines(panels_of(results))
     if not lines:

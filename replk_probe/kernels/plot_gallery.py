@@ -59,6 +59,14 @@ def draw_gallery(results: Sequence[KernelResult]) -> Figure:
 
     Raises:
         InvalidInputError: No channels were kept.
+
+    Examples:
+        >>> from replk_probe import measure_kernels
+        >>> from replk_probe.kernels import draw_gallery
+        >>> from replk_probe.models import RepLKNet
+        >>> network = RepLKNet(kernel_sizes=(13, 13), layers=(1, 1), channels=(8, 16), small_kernel=5)
+        >>> figure = draw_gallery([measure_kernels(network)])
+        >>> figure.savefig("gallery.png")
     """
     panels = one_variant(panels_of(results))
     layers = shown_layers(panels)

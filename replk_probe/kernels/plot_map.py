@@ -66,6 +66,13 @@ def plot_kernel(
     Raises:
         InvalidInputError: An argument has the wrong type, the result does not contain the kernel, ``layer`` or
             ``variant`` is given for a single kernel, ``cmap`` is unknown, or ``vmin >= vmax``.
+
+    Examples:
+        >>> import numpy as np
+        >>> from replk_probe.kernels import Kernel, plot_kernel
+        >>> ax = plot_kernel(Kernel("conv", "conv", "merged", np.eye(7), channels=8), cbar=False)
+        >>> [round(edge) for edge in (*ax.get_xlim(), *ax.get_ylim())]
+        [0, 7, 7, 0]
     """
     check_limits(vmin, vmax)
     check_color_map(cmap)

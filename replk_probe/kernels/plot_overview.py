@@ -56,6 +56,14 @@ def draw_overview(results: Sequence[KernelResult]) -> Figure:
 
     Raises:
         InvalidInputError: There is no kernel.
+
+    Examples:
+        >>> from replk_probe import measure_kernels
+        >>> from replk_probe.kernels import draw_overview
+        >>> from replk_probe.models import RepLKNet
+        >>> network = RepLKNet(kernel_sizes=(13, 13), layers=(1, 1), channels=(8, 16), small_kernel=5)
+        >>> figure = draw_overview([measure_kernels(network)])
+        >>> figure.savefig("overview.png")
     """
     panels = one_variant(panels_of(results))
     blocks = [list(group) for _, group in groupby(panels, key=lambda panel: panel.model)]

@@ -56,6 +56,14 @@ def draw_profiles(results: Sequence[KernelResult]) -> Figure:
 
     Raises:
         InvalidInputError: There is no kernel.
+
+    Examples:
+        >>> from replk_probe import measure_kernels
+        >>> from replk_probe.kernels import draw_profiles
+        >>> from replk_probe.models import RepLKNet
+        >>> network = RepLKNet(kernel_sizes=(13, 13), layers=(1, 1), channels=(8, 16), small_kernel=5)
+        >>> figure = draw_profiles([measure_kernels(network)])
+        >>> figure.savefig("profiles.png")
     """
     panels = panels_of(results)
     groups = {group: [panel for panel in panels if _group(panel) == group] for group in map(_group, panels)}
@@ -119,6 +127,15 @@ def plot_radial_profile(result: KernelResult, ax: Axes | None = None, *, legend:
 
     Raises:
         InvalidInputError: An argument has the wrong type, or the result has no kernel.
+
+    Examples:
+        >>> from replk_probe import measure_kernels
+        >>> from replk_probe.kernels import plot_radial_profile
+        >>> from replk_probe.models import RepLKNet
+        >>> network = RepLKNet(kernel_sizes=(13, 13), layers=(1, 1), channels=(8, 16), small_kernel=5)
+        >>> ax = plot_radial_profile(measure_kernels(network, "stage1.0", variant="all"))
+        >>> ax.get_yscale()
+        'log'
     """
     panels = panels_of([result])
     styles = {_style(panel): panel for panel in panels}

@@ -93,6 +93,17 @@ class KernelResult(Result):
     Attributes:
         kernels: One kernel per layer and variant, in the order of the network.
         run: Provenance of the measurement.
+
+    Examples:
+        >>> from replk_probe import KernelResult, measure_kernels
+        >>> from replk_probe.models import RepLKNet
+        >>> network = RepLKNet(kernel_sizes=(13, 13), layers=(1, 1), channels=(8, 16), small_kernel=5)
+        >>> result = measure_kernels(network)
+        >>> result.kernel("stage2.0").kernel_size
+        (13, 13)
+        >>> result.save("kernels")
+        >>> KernelResult.load("kernels") == result
+        True
     """
 
     _HTML_COLUMNS: ClassVar[tuple[str, ...]] = (
@@ -175,6 +186,16 @@ def save_results(results: Sequence[KernelResult], directory: str | Path) -> None
 
     Raises:
         InvalidInputError: ``results`` is empty, or the folder cannot be written to.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from replk_probe import measure_kernels
+        >>> from replk_probe.kernels import save_results
+        >>> from replk_probe.models import RepLKNet
+        >>> network = RepLKNet(kernel_sizes=(13, 13), layers=(1, 1), channels=(8, 16), small_kernel=5)
+        >>> save_results([measure_kernels(network)], "kernels")
+        >>> sorted(path.name for path in Path("kernels").iterdir())
+        ['kernels.csv', 'kernels.json', 'kernels.npz', 'strongest.npz']
     """
     if not results:
         raise InvalidInputError(
@@ -189,8 +210,20 @@ def load_results(directory: str | Path) -> tuple[KernelResult, ...]:
     Args:
         directory: Folder with ``kernels.json``, ``kernels.npz`` and ``strongest.npz``.
 
+    Returns:
+        One result per model, in the order in which they were saved.
+
     Raises:
         InvalidInputError: A file is missing or damaged, or has a schema version that cannot be read.
+
+    Examples:
+        >>> from replk_probe import measure_kernels
+        >>> from replk_probe.kernels import load_results, save_results
+        >>> from replk_probe.models import RepLKNet
+        >>> network = RepLKNet(kernel_sizes=(13, 13), layers=(1, 1), channels=(8, 16), small_kernel=5)
+        >>> save_results([measure_kernels(network, name=name) for name in ("a", "b")], "kernels")
+        >>> [result.run.model for result in load_results("kernels")]
+        ['a', 'b']
     """
     folder = Path(directory)
     path = folder / JSON_NAME
@@ -232,6 +265,15 @@ def results_to_dataframe(results: Iterable[KernelResult]) -> pd.DataFrame:
         ``rank_median`` (see :class:`~replk_probe.kernels.ChannelStatistics`); ``change_relative_norm`` and
         ``change_cosine`` (see :class:`~replk_probe.kernels.KernelChange`). Shares are fractions in [0, 1];
         undefined numbers are NaN.
+
+    Examples:
+        >>> from replk_probe import measure_kernels
+        >>> from replk_probe.kernels import results_to_dataframe
+        >>> from replk_probe.models import RepLKNet
+        >>> network = RepLKNet(kernel_sizes=(13, 13), layers=(1, 1), channels=(8, 16), small_kernel=5)
+        >>> table = results_to_dataframe([measure_kernels(network)])
+        >>> table[["layer", "kernel_height", "channels"]].values.tolist()
+        [['stage1.0', 13, 8], ['stage2.0', 13, 16]]
     """
     return dataframe(_rows(list(results)))
 

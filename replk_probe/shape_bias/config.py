@@ -31,6 +31,13 @@ class ShapeBiasConfig:
         InvalidInputError: A value cannot be used.
         WeightsError: ``weights`` is neither a name nor a path.
         BackendError: The device or the precision is not available.
+
+    Examples:
+        >>> import dataclasses
+        >>> from replk_probe.shape_bias import ShapeBiasConfig
+        >>> config = ShapeBiasConfig(size=160, batch_size=8)
+        >>> dataclasses.replace(config, precision="bf16").size
+        (160, 160)
     """
 
     mapping: LabelMapping | None = None

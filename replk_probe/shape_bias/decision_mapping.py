@@ -36,6 +36,11 @@ class LabelMapping:
         categories: Category names in alphabetical order.
         indices: Indices of the outputs of each category, from 0, in the order of ``categories``; any integer type.
         n_outputs: Number of outputs of a matching classifier; None for any number that is large enough.
+
+    Examples:
+        >>> from replk_probe.shape_bias import LabelMapping
+        >>> mapping = LabelMapping("cats and dogs", ("cat", "dog"), ((281, 282, 283), (151,)), n_outputs=1000)
+        >>> mapping.check_outputs(1000)
     """
 
     name: str
@@ -101,8 +106,19 @@ def load_mapping(path: str | Path) -> LabelMapping:
     Args:
         path: Path of the file, whose content is for instance ``{"cat": [281, 282], "dog": [151]}``.
 
+    Returns:
+        The mapping, named ``"file:NAME"``.
+
     Raises:
         InvalidInputError: The file cannot be read, or is not a mapping.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from replk_probe.shape_bias import load_mapping
+        >>> _ = Path("pets.json").write_text('{"cat": [281, 282], "dog": [151]}')
+        >>> mapping = load_mapping("pets.json")
+        >>> mapping.name, mapping.categories, mapping.indices
+        ('file:pets.json', ('cat', 'dog'), ((281, 282), (151,)))
     """
     path = usable_path(path, "The mapping file")
     try:

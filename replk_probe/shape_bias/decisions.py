@@ -33,6 +33,15 @@ class Decisions:
         texture: Category of each texture, ``[N]``.
         response: Chosen category, ``[N]``; ``"na"`` for a trial without an answer.
         categories: Possible categories, in alphabetical order.
+
+    Examples:
+        >>> from replk_probe.shape_bias import Decisions
+        >>> names = ["cat1-dog1.png", "dog1-cat1.png", "bear1-cat2.png", "cat2-bear1.png"]
+        >>> decisions = Decisions.from_names("network", names, ["cat", "dog", "cat", "truck"])
+        >>> decisions.names[0], decisions.shape[0], decisions.texture[0], decisions.response[0]
+        ('bear1-cat2.png', 'bear', 'cat', 'cat')
+        >>> decisions.counts().n_shape, decisions.counts().n_texture
+        (2, 1)
     """
 
     observer: str

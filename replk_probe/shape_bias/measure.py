@@ -115,6 +115,24 @@ def measure_shape_bias(
         WeightsError: The weights or the published set cannot be fetched, or do not match.
         BackendError: The device or precision is not available, or its memory does not suffice.
         ResumeError: The saved state belongs to another run or another device, or is damaged.
+
+    Source:
+        Geirhos et al., ICLR 2019, arXiv:1811.12231, for the stimuli and the definition; Geirhos et al., NeurIPS 2021,
+        arXiv:2106.07411 (model-vs-human), for the decisions of classifiers.
+
+    Examples:
+        With the published stimuli, this is ``measure_shape_bias("resnet50", "cue-conflict")``. The stimuli of a
+        folder are measured if their names contain shape and texture:
+
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from replk_probe import measure_shape_bias
+        >>> Path("stimuli").mkdir()
+        >>> for name in ("cat1-dog1.png", "dog1-cat1.png"):
+        ...     Image.effect_noise((64, 64), 50).convert("RGB").save(f"stimuli/{name}")
+        >>> result = measure_shape_bias("resnet18", "stimuli", size=64, weights="random")
+        >>> result.decisions.names, result.probabilities.shape
+        (('cat1-dog1.png', 'dog1-cat1.png'), (2, 16))
     """
     config = choose_config(ShapeBiasConfig, config, locals())
     others = check_decisions(observers)

@@ -61,6 +61,14 @@ class Observer:
         bootstrap: Bootstrap intervals of the shape bias, of its mean and of its median over categories.
         consistency: Error consistency with others.
         source: Source of the decisions.
+
+    Examples:
+        >>> from replk_probe.shape_bias import Decisions, Observer
+        >>> names = ["cat1-dog1.png", "dog1-cat1.png", "bear1-cat2.png", "cat2-bear1.png"]
+        >>> decisions = Decisions.from_names("network", names, ["cat", "dog", "cat", "truck"])
+        >>> observer = Observer.from_counts("network", "model", decisions.counts())
+        >>> round(observer.counts.overall, 3), [round(end, 2) for end in observer.ci95]
+        (0.667, [0.21, 0.94])
     """
 
     name: str
@@ -229,8 +237,28 @@ def consistency_matrix(decisions: Sequence[Decisions]) -> npt.NDArray[np.float64
 def compare(first: Decisions, second: Decisions) -> PairedComparison:
     """Test whether two observers differ in shape bias, on the conflict stimuli that both decided on.
 
+    Args:
+        first: Decisions of one observer.
+        second: Decisions of another one.
+
+    Returns:
+        Numbers of decisions, McNemar's exact two-sided p-value, and the difference of the shape biases (first minus
+        second, in [-1, 1]) with its 95 % bootstrap interval.
+
     Raises:
         InvalidInputError: They have no such stimulus in common.
+
+    Source:
+        McNemar, Psychometrika 12 (1947).
+
+    Examples:
+        >>> from replk_probe.shape_bias import Decisions, compare
+        >>> names = ["cat1-dog1.png", "dog1-cat1.png", "bear1-cat2.png", "cat2-bear1.png"]
+        >>> first = Decisions.from_names("first", names, ["cat", "dog", "bear", "cat"])
+        >>> second = Decisions.from_names("second", names, ["dog", "cat", "cat", "cat"])
+        >>> found = compare(first, second)
+        >>> found.n_pairs, found.first_only, found.p_value, found.difference
+        (4, 3, 0.25, 0.75)
     """
     found = _paired(first, second)
     if found is None:

@@ -65,6 +65,16 @@ def plot_shape_bias(
 
     Raises:
         InvalidInputError: An argument has the wrong type, the result has no observers, or the categories differ.
+
+    Examples:
+        >>> from replk_probe import ShapeBiasResult
+        >>> from replk_probe.shape_bias import Decisions, plot_shape_bias
+        >>> names = ["cat1-dog1.png", "dog1-cat1.png", "bear1-cat2.png", "cat2-bear1.png"]
+        >>> decisions = Decisions.from_names("network", names, ["cat", "dog", "bear", "bear"])
+        >>> result = ShapeBiasResult.from_decisions(decisions)
+        >>> ax = plot_shape_bias(result, legend=False)
+        >>> [round(limit) for limit in ax.get_xlim()]
+        [0, 1]
     """
     shown = _observers_of(result, others)
     return category_axes(shown, ax, random=random_models([result]), legend=legend, caption=caption)
@@ -87,6 +97,16 @@ def plot_bars(
 
     Raises:
         InvalidInputError: An argument has the wrong type, the result has no observers, or the categories differ.
+
+    Examples:
+        >>> from replk_probe import ShapeBiasResult
+        >>> from replk_probe.shape_bias import Decisions, plot_bars, published_observers
+        >>> names = ["cat1-dog1.png", "dog1-cat1.png", "bear1-cat2.png", "cat2-bear1.png"]
+        >>> decisions = Decisions.from_names("network", names, ["cat", "dog", "bear", "bear"])
+        >>> result = ShapeBiasResult.from_decisions(decisions)
+        >>> ax = plot_bars(result, others=published_observers()[:2])
+        >>> [round(limit) for limit in ax.get_xlim()]
+        [0, 1]
     """
     shown = _observers_of(result, others)
     return bar_axes(shown, ax, random=random_models([result]), caption=caption)
@@ -180,6 +200,14 @@ def draw_shape_bias(result: ShapeBiasResult, *, others: Sequence[Observer] = ())
 
     Raises:
         InvalidInputError: An argument has the wrong type, the result has no observers, or the categories differ.
+
+    Examples:
+        >>> from replk_probe import ShapeBiasResult
+        >>> from replk_probe.shape_bias import Decisions, draw_shape_bias, published_observers
+        >>> names = ["cat1-dog1.png", "dog1-cat1.png", "bear1-cat2.png", "cat2-bear1.png"]
+        >>> decisions = Decisions.from_names("network", names, ["cat", "dog", "bear", "bear"])
+        >>> result = ShapeBiasResult.from_decisions(decisions)
+        >>> draw_shape_bias(result, others=published_observers()).savefig("shape_bias.png")
     """
     return draw_observers(
         _observers_of(result, others),

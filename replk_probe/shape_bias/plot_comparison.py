@@ -31,6 +31,15 @@ def draw_comparison(results: Sequence[ShapeBiasResult], *, others: Sequence[Obse
 
     Raises:
         InvalidInputError: No result with a model, or the categories differ.
+
+    Examples:
+        >>> from replk_probe import ShapeBiasResult
+        >>> from replk_probe.shape_bias import Decisions, draw_comparison
+        >>> names = ["cat1-dog1.png", "dog1-cat1.png", "bear1-cat2.png", "cat2-bear1.png"]
+        >>> first = Decisions.from_names("first", names, ["cat", "dog", "bear", "bear"])
+        >>> second = Decisions.from_names("second", names, ["dog", "cat", "cat", "cat"])
+        >>> figure = draw_comparison([ShapeBiasResult.from_decisions(decisions) for decisions in (first, second)])
+        >>> figure.savefig("comparison.png")
     """
     check_all_drawable(results, "ShapeBiasResult")
     models = [result.model for result in results if result.model is not None]

@@ -76,6 +76,14 @@ def draw_contact_sheet(
     Raises:
         InvalidInputError: There is no decision on a stimulus with a cue conflict, or a name is not among these stimuli.
         UnreadableImageError: A stimulus is missing or damaged.
+
+    Examples:
+        >>> from replk_probe.shape_bias import Decisions, draw_contact_sheet, open_stimuli
+        >>> stimuli = open_stimuli("synthetic", size=32)
+        >>> names = [stimulus.name for stimulus in stimuli.stimuli]
+        >>> answers = [stimulus.texture for stimulus in stimuli.stimuli]
+        >>> decisions = Decisions.from_names("texture only", names, answers, stimuli.categories)
+        >>> draw_contact_sheet(stimuli, decisions, count=8).savefig("stimuli.png")
     """
     check_drawable(stimulus_set, "StimulusSet")
     check_drawable(decisions, "Decisions")

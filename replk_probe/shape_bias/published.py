@@ -89,6 +89,12 @@ def published_observers() -> tuple[Observer, ...]:
 
     Returns:
         Observers in the order of the raw data. Their error consistency has only ``mean_human``.
+
+    Examples:
+        >>> from replk_probe.shape_bias import published_observers
+        >>> humans = published_observers()[0]
+        >>> humans.name, round(humans.counts.overall, 2)
+        ('humans', 0.96)
     """
     rows = [(name, name.startswith(HUMAN_PREFIX), counts, kappa) for name, counts, kappa in _published()]
     humans = [counts for _, is_human, counts, _ in rows if is_human]

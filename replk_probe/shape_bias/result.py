@@ -83,6 +83,15 @@ class ShapeBiasResult(Result):
             ``decisions.names``, read-only; they need not sum to 1. None if they are unknown.
         observers: Statistics of the imported observers; ``humans`` (all human observers pooled) comes first, if any.
         notes: Caveats, each at least one sentence.
+
+    Examples:
+        >>> from replk_probe import ShapeBiasResult
+        >>> from replk_probe.shape_bias import Decisions
+        >>> names = ["cat1-dog1.png", "dog1-cat1.png", "bear1-cat2.png", "cat2-bear1.png"]
+        >>> decisions = Decisions.from_names("network", names, ["cat", "dog", "cat", "truck"])
+        >>> result = ShapeBiasResult.from_decisions(decisions)
+        >>> round(result.shape_bias, 3)  # two decisions for the shape, one for the texture
+        0.667
     """
 
     _HTML_COLUMNS: ClassVar[tuple[str, ...]] = (

@@ -44,11 +44,20 @@ def open_stimuli(
         allow_partial: Whether to use the intact part of an incomplete published set; this is recorded.
         progress: Whether to draw progress bars on stderr if that is a terminal.
 
+    Returns:
+        The stimuli; none of them is decoded yet.
+
     Raises:
         InvalidInputError: The folder is missing or empty, a name does not parse, a category is unknown, a file is not
             an image or truncated, two files have one name, the published set is not complete, or ``allow_partial``
             was given for another set.
         WeightsError: The published set cannot be fetched.
+
+    Examples:
+        >>> from replk_probe.shape_bias import open_stimuli
+        >>> stimuli = open_stimuli("synthetic", size=32)
+        >>> len(stimuli.stimuli), stimuli.size, stimuli.load(0).mode
+        (1280, (32, 32), 'RGB')
     """
     check_partial(stimuli, allow_partial)
     if stimuli == SYNTHETIC:

@@ -129,8 +129,20 @@ def read_folder(folder: str | Path, categories: Sequence[str] = CATEGORIES) -> t
         folder: Folder of raw data.
         categories: Possible categories.
 
+    Returns:
+        The decisions of each observer, in the order of the files.
+
     Raises:
         InvalidInputError: There is no such folder or no file, a file cannot be read, or two observers share a name.
+
+    Examples:
+        >>> from replk_probe import ShapeBiasResult
+        >>> from replk_probe.shape_bias import Decisions, read_folder
+        >>> names = ["cat1-dog1.png", "dog1-cat1.png", "bear1-cat2.png", "cat2-bear1.png"]
+        >>> decisions = Decisions.from_names("network", names, ["cat", "dog", "cat", "truck"])
+        >>> ShapeBiasResult.from_decisions(decisions).save("raw-data")
+        >>> read_folder("raw-data") == (decisions,)
+        True
     """
     folder = usable_path(folder, "The folder of raw data")
     if not folder.is_dir():

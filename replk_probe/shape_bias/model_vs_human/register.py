@@ -40,6 +40,11 @@ def register(names: Sequence[str] | None = None, *, weights: str = "pretrained")
     Raises:
         InvalidInputError: model-vs-human is not installed, fails to import, or has no wrapper for PyTorch models.
         UnknownModelError: A name cannot be registered.
+
+    Examples:
+        >>> from replk_probe.shape_bias import register
+        >>> register(["replknet31b", "resnet50"])
+        ('replknet31b', 'replk_probe_resnet50')
     """
     chosen = tuple(own_models() if names is None else names)
     for name in chosen:

@@ -27,6 +27,13 @@ class Stimulus:
         name: Base name of the file, such as ``airplane1-bicycle2.png``.
         shape: Category of its shape.
         texture: Category of its texture.
+
+    Examples:
+        >>> from replk_probe.shape_bias import Stimulus
+        >>> Stimulus("cat1-dog1.png", "cat", "dog").is_conflict
+        True
+        >>> Stimulus("cat1-cat2.png", "cat", "cat").is_conflict
+        False
     """
 
     name: str
@@ -76,6 +83,11 @@ def parse_stimulus_name(name: str, categories: Sequence[str] = CATEGORIES) -> St
 
     Raises:
         StimulusNameError: No shape or no texture is left, a category is unknown, or the name is not UTF-8.
+
+    Examples:
+        >>> from replk_probe.shape_bias import parse_stimulus_name
+        >>> parse_stimulus_name("airplane1-bicycle2.png")
+        Stimulus(name='airplane1-bicycle2.png', shape='airplane', texture='bicycle')
     """
     if not is_text(name):
         raise StimulusNameError(

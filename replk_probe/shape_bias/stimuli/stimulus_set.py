@@ -28,6 +28,21 @@ class StimulusSet:
         loader: Function that returns the RGB image of a stimulus by its index; it may be called from several threads.
         notes: Notes for the reader of a result.
         record: Entries for the configuration in the result, as JSON values.
+
+    Examples:
+        >>> from PIL import Image
+        >>> from replk_probe.shape_bias import StimulusSet, parse_stimulus_name
+        >>> stimuli = tuple(parse_stimulus_name(name) for name in ("cat1-dog1.png", "dog1-cat1.png"))
+        >>> gray = StimulusSet(
+        ...     source="gray",
+        ...     categories=("cat", "dog"),
+        ...     stimuli=stimuli,
+        ...     size=(64, 64),
+        ...     digest="",
+        ...     loader=lambda index: Image.new("RGB", (64, 64), "gray"),
+        ... )
+        >>> gray.load(1).size
+        (64, 64)
     """
 
     source: str
