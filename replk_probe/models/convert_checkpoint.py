@@ -116,6 +116,15 @@ def reparam_checkpoint(
             change.
         InvalidInputError: There is nothing to merge, the scheme does not apply, or ``output`` cannot be written.
         UnknownModelError: There is no model of this name.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.models import create_model, default_models, reparam_checkpoint
+        >>> name = default_models()[0]
+        >>> torch.save(create_model(name, "random").state_dict(), "trained.pth")
+        >>> report = reparam_checkpoint("trained.pth", "merged.safetensors", name)
+        >>> report.convolutions == 2 * report.layers, report.merging.relative < 1e-6
+        (True, True)
     """
     path, output = usable_path(path, "The weights file"), usable_path(output, "The output file")
     _check_output(path, output, force=force)

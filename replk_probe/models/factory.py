@@ -66,6 +66,16 @@ def create_model(
             combination of ``weights`` and ``pretrained`` is invalid.
         BackendError: The machine does not have the device.
         WeightsError: The weights cannot be found, downloaded, read or matched to the model.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe import create_model
+        >>> model = create_model("resnet18", num_classes=10)
+        >>> model(torch.rand(1, 3, 64, 64)).shape
+        torch.Size([1, 10])
+        >>> from replk_probe.models import weights_info
+        >>> weights_info(model).source, weights_info(model).seed
+        ('random-init', 0)
     """
     if check_bool("pretrained", pretrained):
         if weights in ("random", "auto"):
@@ -206,6 +216,16 @@ def load_checkpoint(
         WeightsError: The file cannot be read, is refused, or does not match the model.
         InvalidInputError: ``model`` is not an ``nn.Module``, ``ema`` is not a bool, or ``entry`` or
             ``prefix`` is not a string.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe import load_checkpoint
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 5), torch.nn.ReLU())
+        >>> state = {f"module.{name}": value for name, value in model.state_dict().items()}
+        >>> torch.save({"epoch": 90, "state_dict": state}, "last.pth")
+        >>> report = load_checkpoint(model, "last.pth")
+        >>> report.tensors, report.wrapper, report.prefix
+        (2, 'state_dict', 'module.')
     """
     check_selection(ema, entry, prefix)
     report = load_file(model, path, ema=ema, entry=entry, prefix=prefix)

@@ -40,6 +40,17 @@ def weights_info(model: nn.Module) -> WeightsInfo:
 
     A copy made with ``copy.deepcopy`` or read from a pickle is a user's module as well. :func:`attach_weights_info`
     transfers the provenance to it.
+
+    Args:
+        model: Any network.
+
+    Returns:
+        The source of the weights, and their seed or the SHA-256 of their file.
+
+    Examples:
+        >>> from replk_probe.models import create_model, weights_info
+        >>> weights_info(create_model("resnet18", seed=3)).seed
+        3
     """
     record = record_of(model)
     return WeightsInfo(USER_MODULE) if record is None else record.weights
@@ -52,6 +63,17 @@ def attach_weights_info(model: nn.Module, info: WeightsInfo, data: DataConfig | 
         model: The network. The record is deleted with it.
         info: Provenance of its weights.
         data: Preprocessing of its images, or None for the one recorded before, if any.
+
+    Examples:
+        >>> import copy
+        >>> from replk_probe.models import attach_weights_info, create_model, weights_info
+        >>> model = create_model("resnet18")
+        >>> duplicate = copy.deepcopy(model)
+        >>> weights_info(duplicate).source
+        'user-module'
+        >>> attach_weights_info(duplicate, weights_info(model))
+        >>> weights_info(duplicate).source
+        'random-init'
     """
     known = record_of(model)
     if id(model) not in _RECORDS:
@@ -65,8 +87,19 @@ def data_config(model: nn.Module) -> DataConfig:
     They are those of the weights, if this package loaded them, otherwise those in ``pretrained_cfg`` or else
     ``default_cfg`` of the network, which may be a dictionary or an object. A number stands for all channels.
 
+    Args:
+        model: Any network.
+
+    Returns:
+        Mean and standard deviation for inputs in [0, 1], and the input size in pixels.
+
     Raises:
         InvalidInputError: The mean, the standard deviation or the input size in such a configuration cannot be used.
+
+    Examples:
+        >>> from replk_probe.models import create_model, data_config
+        >>> data_config(create_model("resnet18"))
+        DataConfig(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), input_size=(224, 224))
     """
     return _known_data(model) or DataConfig()
 

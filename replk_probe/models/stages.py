@@ -88,6 +88,12 @@ def probe_spec(model: nn.Module) -> ProbeSpec:
 
     Returns:
         Its spec, without stages if no convention applies.
+
+    Examples:
+        >>> from replk_probe.models import create_model, probe_spec
+        >>> spec = probe_spec(create_model("resnet18"))
+        >>> spec.family, [stage.path for stage in spec.stages]
+        ('ResNet', ['layer1', 'layer2', 'layer3', 'layer4'])
     """
     if isinstance(model, Specified):
         return model.probe_spec()
@@ -103,6 +109,15 @@ def final_layer(model: nn.Module) -> LayerRef | None:
 
     Args:
         model: Any network.
+
+    Returns:
+        The layer, whose side says whether the map is the output or the input of its module; or None.
+
+    Examples:
+        >>> from replk_probe.models import create_model, final_layer
+        >>> layer = final_layer(create_model("resnet18"))
+        >>> layer.path, layer.side
+        ('layer4', 'output')
     """
     final = probe_spec(model).final
     return None if final is None else LayerRef(final[0], model.get_submodule(final[0]), final[1])
@@ -121,6 +136,12 @@ def resolve_layer(model: nn.Module, spec: str) -> LayerRef:
 
     Raises:
         InvalidInputError: There is no such layer; the message lists similar names.
+
+    Examples:
+        >>> from replk_probe.models import create_model, resolve_layer
+        >>> model = create_model("resnet18")
+        >>> resolve_layer(model, "stage4").path, resolve_layer(model, "stage4.1").path
+        ('layer4', 'layer4.1')
     """
     path = spec.strip()
     if path and _has(model, path):
@@ -154,6 +175,11 @@ def large_kernel_layers(model: nn.Module) -> dict[str, str]:
     Returns:
         The :class:`LargeKernelConv` of each block, or else its ``nn.Conv2d`` with the largest kernel (the first of
         several); blocks without a kernel above 1 x 1 are omitted.
+
+    Examples:
+        >>> from replk_probe.models import RepLKNet, large_kernel_layers
+        >>> large_kernel_layers(RepLKNet(kernel_sizes=(13,), layers=(2,), channels=(8,)))
+        {'stage1.0': 'stages.0.blocks.0.large_kernel', 'stage1.1': 'stages.0.blocks.2.large_kernel'}
     """
     layers: dict[str, str] = {}
     for number, stage in enumerate(probe_spec(model).stages, 1):

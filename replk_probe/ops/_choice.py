@@ -106,6 +106,12 @@ def unsupported_reason(
 
     Raises:
         InvalidInputError: An argument has the wrong type.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.ops import unsupported_reason
+        >>> unsupported_reason(torch.rand(1, 8, 64, 64), torch.rand(8, 1, 31, 31), stride=2)
+        'stride is (2, 2) and only stride 1 is compiled'
     """
     check_tensors(input=input, weight=weight)
     if input.dim() != 4 or weight.dim() != 4:
@@ -237,9 +243,19 @@ def planned_method(
         prepared: Whether the weight is prepared once for many calls, as by a module in eval mode.
         threads: Maximum number of threads; default: ``torch.get_num_threads()``.
 
+    Returns:
+        The method, its transforms and its memory in bytes.
+
     Raises:
         InvalidInputError: An argument has the wrong type or an invalid value.
         BackendError: The environment forces a method or instruction set that cannot be used.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.ops import planned_method
+        >>> planned = planned_method((1, 256, 64, 64), 5, torch.float64)
+        >>> planned.method, planned.isa
+        ('aten', None)
     """
     if direction not in tuple(_DIRECTIONS):
         names = ", ".join(map(repr, _DIRECTIONS))

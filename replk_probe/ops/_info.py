@@ -51,7 +51,17 @@ class NativeInfo:
 
 
 def native_info() -> NativeInfo:
-    """Describe the native library, or why it is not available."""
+    """Describe the native library, or why it is not available.
+
+    Returns:
+        Path, compiler and instruction sets of the library; ``load_error`` says why it is not available.
+
+    Examples:
+        >>> from replk_probe.ops import native_info
+        >>> info = native_info()
+        >>> info.loaded == (info.load_error is None)
+        True
+    """
     library = _loader.find_library()
     if isinstance(library, str):
         return NativeInfo(False, None, _loader.ABI_VERSION, None, None, None, (), None, library)
@@ -73,7 +83,16 @@ def native_info() -> NativeInfo:
 
 
 def native_kernels() -> tuple[_loader.NativeKernel, ...]:
-    """The kernels of the native library that this CPU can run; empty if there is no library."""
+    """The kernels of the native library that this CPU can run; empty if there is no library.
+
+    Returns:
+        One entry for each method, instruction set, dtype and direction.
+
+    Examples:
+        >>> from replk_probe.ops import INSTRUCTION_SETS, native_kernels
+        >>> all(kernel.isa in INSTRUCTION_SETS for kernel in native_kernels())
+        True
+    """
     library = _loader.find_library()
     return () if isinstance(library, str) else library.kernels
 
@@ -87,10 +106,16 @@ def measure_fma_peak(threads: int, isa: str | None = None, seconds: float = 0.2)
         seconds: Duration of the measurement; the fastest burst of each thread counts.
 
     Returns:
-        None without the native library.
+        The peak in 10^9 floating-point operations per second (GFLOP/s), or None without the native library.
 
     Raises:
         BackendError: The environment forces an instruction set that is not available.
+
+    Examples:
+        >>> from replk_probe.ops import measure_fma_peak
+        >>> peak = measure_fma_peak(threads=1, seconds=0.01)
+        >>> peak is None or peak > 0
+        True
     """
     library = _loader.find_library()
     if isinstance(library, str):
@@ -110,9 +135,18 @@ def describe_backend(device: str | torch.device = "cpu", dtype: torch.dtype = to
         device: Device of the tensors.
         dtype: Dtype of the tensors.
 
+    Returns:
+        ``"native ISA"`` or ``"aten (REASON)"``.
+
     Raises:
         InvalidInputError: ``dtype`` is not a torch.dtype.
         BackendError: The environment forces a method or instruction set that does not exist on this machine.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.ops import describe_backend
+        >>> describe_backend(dtype=torch.float64)  # "native avx512" for float32 on many machines
+        'aten ...(dtype is torch.float64 and only float32, bfloat16 and float16 are computed natively)'
     """
     device = torch.device(device)
     if device.type != "cpu":
@@ -138,6 +172,12 @@ def describe_machine() -> dict[str, Any]:
         ``cpu``, ``cpu_features``, ``cores``, ``torch``, ``torch_threads``, ``native`` (:class:`NativeInfo`),
         ``backends`` by dtype, ``spectra_bytes``, ``spectra_limit_bytes``, ``environment``, ``error`` (an error in the
         environment, or None).
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.ops import describe_machine
+        >>> describe_machine()["torch_threads"] == torch.get_num_threads()
+        True
     """
     found: dict[str, Any] = {
         "cpu": _cpu_name(),

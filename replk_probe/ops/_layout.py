@@ -26,6 +26,19 @@ def is_channels_last(tensor: Tensor) -> bool:
     """Whether ``[N, C, H, W]`` is channels-last and not contiguous at the same time, as with one channel.
 
     Determined from the strides, as in torch's convolutions, so that cropped tensors have a memory format too.
+
+    Args:
+        tensor: Tensor with four axes.
+
+    Returns:
+        True for channels-last only.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.ops import is_channels_last
+        >>> tensor = torch.rand(1, 8, 4, 4)
+        >>> is_channels_last(tensor), is_channels_last(tensor.to(memory_format=torch.channels_last))
+        (False, True)
     """
     if tensor.is_contiguous() or hides_layout(tensor):
         return False

@@ -57,6 +57,15 @@ def depthwise_conv2d(
     Raises:
         InvalidInputError: Shapes, dtypes or devices do not match, or an option has an invalid value.
         BackendError: ``backend="native"`` and no native kernel can be used; the message explains why.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.ops import depthwise_conv2d
+        >>> input = weight = torch.ones(1, 1, 3, 3)
+        >>> depthwise_conv2d(input, weight, torch.tensor([-5.0]), activation="relu")[0, 0].round()
+        tensor([[0., 1., 0.],
+                [1., 4., 1.],
+                [0., 1., 0.]])
     """
     relu = _shapes.is_relu(activation)
     if backend not in _BACKENDS:
@@ -100,5 +109,13 @@ def conv_input_gradient(grad: Tensor, weight: Tensor, *, prepared: PreparedKerne
 
     Raises:
         InvalidInputError: Shapes, dtypes or devices do not match.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.ops import conv_input_gradient
+        >>> conv_input_gradient(torch.ones(1, 1, 3, 3), torch.ones(1, 1, 3, 3))[0, 0].round()
+        tensor([[4., 6., 4.],
+                [6., 9., 6.],
+                [4., 6., 4.]])
     """
     return _autograd.grad_input(grad, weight, weights=None if prepared is None else prepared.weights)

@@ -18,6 +18,18 @@ def is_gelu_native(input: Tensor) -> bool:
     """Whether the functions of this module support ``input``: float32 on a CPU, and the library is loaded.
 
     ``REPLK_PROBE_METHOD=aten`` disables them.
+
+    Args:
+        input: Maps, ``[N, C, H, W]``.
+
+    Returns:
+        Whether :func:`gelu_with_squares` and the related functions can be called.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.ops import is_gelu_native
+        >>> is_gelu_native(torch.rand(1, 2, 4, 4, dtype=torch.float64))
+        False
     """
     return input.dtype == torch.float32 and uncovered_tensors(input) is None
 
@@ -34,6 +46,17 @@ def gelu_with_squares(input: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         InvalidInputError: Shapes or dtypes do not match.
         BackendError: There is no library, or the environment forces an instruction set that does not exist.
+
+    Source:
+        Hendrycks and Gimpel, 2016, arXiv:1606.08415.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.ops import gelu_with_squares
+        >>> maps = torch.rand(1, 2, 4, 4)
+        >>> output, sums = gelu_with_squares(maps)
+        >>> torch.allclose(output, torch.nn.functional.gelu(maps), atol=1e-6), sums.shape
+        (True, torch.Size([1, 2]))
     """
     output, sums = _like(input), _sums(input)
     _run("gelu_forward", input, (), (), (output, sums))
@@ -53,6 +76,14 @@ def gelu_products(input: Tensor, grad: Tensor) -> Tensor:
     Raises:
         InvalidInputError: See :func:`gelu_with_squares`.
         BackendError: See :func:`gelu_with_squares`.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.ops import gelu_products
+        >>> maps, grad = torch.rand(1, 2, 4, 4), torch.rand(1, 2, 4, 4)
+        >>> expected = (torch.nn.functional.gelu(maps) * grad).double().sum((2, 3))
+        >>> torch.allclose(gelu_products(maps, grad), expected, rtol=1e-5)
+        True
     """
     sums = _sums(input)
     _run("gelu_products", input, (grad,), (), (sums,))
@@ -74,6 +105,16 @@ def gelu_grad_input(input: Tensor, grad: Tensor, grad_scale: Tensor, output_scal
     Raises:
         InvalidInputError: See :func:`gelu_with_squares`.
         BackendError: See :func:`gelu_with_squares`.
+
+    Examples:
+        The derivative of the GELU at 0 is 1/2:
+
+        >>> import torch
+        >>> from replk_probe.ops import gelu_grad_input
+        >>> zeros, ones = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
+        >>> gelu_grad_input(zeros, ones, torch.ones(1, 1), torch.zeros(1, 1))[0, 0]
+        tensor([[0.5000, 0.5000],
+                [0.5000, 0.5000]])
     """
     output = _like(input)
     _run("gelu_grad_input", input, (grad,), (grad_scale, output_scale), (output,))

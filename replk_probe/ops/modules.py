@@ -29,6 +29,17 @@ def is_same_depthwise(conv: nn.Conv2d) -> bool:
 
     Args:
         conv: Any convolution; the input must have a batch axis in addition.
+
+    Returns:
+        True for such a geometry, on any device and in any dtype.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.ops import is_same_depthwise
+        >>> is_same_depthwise(torch.nn.Conv2d(8, 8, 31, padding=15, groups=8))
+        True
+        >>> is_same_depthwise(torch.nn.Conv2d(8, 8, 31, groups=8))  # no padding
+        False
     """
     kh, kw = conv.kernel_size
     return (
@@ -51,6 +62,15 @@ class DepthwiseConv2d(nn.Conv2d):
 
     Attributes:
         activation: ``"relu"``, computed with the convolution, or None. Not in the state dict.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.ops import DepthwiseConv2d
+        >>> layer = DepthwiseConv2d(8, 8, 31, padding=15, groups=8)
+        >>> layer(torch.rand(1, 8, 64, 64)).shape
+        torch.Size([1, 8, 64, 64])
+        >>> torch.nn.Conv2d(8, 8, 31, padding=15, groups=8).load_state_dict(layer.state_dict())
+        <All keys matched successfully>
     """
 
     # TorchScript compiles torch's convolution and ignores these.
@@ -168,6 +188,13 @@ def to_torch(model: nn.Module) -> nn.Module:
     Raises:
         InvalidInputError: ``model`` is not an ``nn.Module``, or a convolution has an activation, which ``nn.Conv2d``
             cannot compute. Nothing is changed then.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.ops import DepthwiseConv2d, to_torch
+        >>> network = torch.nn.Sequential(DepthwiseConv2d(8, 8, 13, padding=6, groups=8), torch.nn.ReLU())
+        >>> type(to_torch(network)[0])
+        <class 'torch.nn.modules.conv.Conv2d'>
     """
     if not isinstance(model, nn.Module):
         raise InvalidInputError(

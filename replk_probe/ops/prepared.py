@@ -25,6 +25,15 @@ class PreparedKernel:
     sizes for each object, and ``REPLK_PROBE_SPECTRA_MB`` (default: 1024) for the process; beyond that the spectrum is
     computed in each call. It is freed with the object, and neither copied nor pickled. Several threads may call one
     object at once.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.ops import PreparedKernel, depthwise_conv2d
+        >>> input, weight = torch.rand(1, 8, 64, 64), torch.rand(8, 1, 31, 31)
+        >>> kernel = PreparedKernel()
+        >>> output = kernel.forward(input, weight)  # later calls reuse the prepared weight
+        >>> torch.allclose(output, depthwise_conv2d(input, weight), rtol=1e-4)
+        True
     """
 
     __slots__ = ("__weakref__", "weights")

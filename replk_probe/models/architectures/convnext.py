@@ -19,7 +19,18 @@ __all__ = ["LargeKernelConvNeXt"]
 
 
 class LargeKernelConvNeXt(SLaK):
-    """ConvNeXt with large depthwise kernels and a small branch instead of 7 x 7; arguments as for :class:`SLaK`."""
+    """ConvNeXt with large depthwise kernels and a small branch instead of 7 x 7; arguments as for :class:`SLaK`.
+
+    Source:
+        Liu et al., CVPR 2022, arXiv:2201.03545.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.models import LargeKernelConvNeXt
+        >>> network = LargeKernelConvNeXt((13, 13, 13, 7), depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), num_classes=10)
+        >>> network(torch.rand(1, 3, 64, 64)).shape
+        torch.Size([1, 10])
+    """
 
     family = "ConvNeXt, large kernels"
 

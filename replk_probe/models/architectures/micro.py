@@ -67,5 +67,12 @@ for _name, _config in _MOBILENETS.items():
 
 
 def default_models() -> tuple[str, str]:
-    """Names of the models that the commands use by default: with and without re-parameterization."""
+    """Names of the models that the commands use by default: with and without re-parameterization.
+
+    Examples:
+        >>> from replk_probe.models import default_models
+        >>> names = default_models()
+        >>> len(names)
+        2
+    """
     return "replknet_micro_k13_rep", "replknet_micro_k13"

@@ -96,7 +96,19 @@ class InvertedResidual(nn.Module):
 
 
 class LargeKernelMobileNetV2(Reparameterizable, MeanPooled):
-    """MobileNet V2, ``[N, in_chans, H, W]`` to ``[N, num_classes]``, total stride 32 by default."""
+    """MobileNet V2, ``[N, in_chans, H, W]`` to ``[N, num_classes]``, total stride 32 by default.
+
+    Source:
+        Sandler et al., CVPR 2018, arXiv:1801.04381, Table 2; Ding et al., CVPR 2022, arXiv:2203.06717, section 3, for
+        large kernels in it.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.models import LargeKernelMobileNetV2
+        >>> network = LargeKernelMobileNetV2(kernel_size=13, small_kernel=3, num_classes=10).eval()
+        >>> network.forward_features(torch.rand(1, 3, 64, 64)).shape
+        torch.Size([1, 1280, 2, 2])
+    """
 
     classifier_path = "classifier.1"
 

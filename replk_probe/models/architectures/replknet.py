@@ -84,6 +84,16 @@ class RepLKNet(Reparameterizable, MeanPooled):
 
     Modules and parameters are named as in the published checkpoints, except for the branches of
     :class:`~replk_probe.models.layers.large_kernel.LargeKernelConv`.
+
+    Source:
+        Ding et al., CVPR 2022, arXiv:2203.06717.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.models import RepLKNet
+        >>> network = RepLKNet(kernel_sizes=(13, 7), layers=(1, 1), channels=(8, 16), num_classes=10).eval()
+        >>> network(torch.rand(1, 3, 64, 64)).shape, network.forward_features(torch.rand(1, 3, 64, 64)).shape
+        (torch.Size([1, 10]), torch.Size([1, 16, 8, 8]))
     """
 
     def __init__(

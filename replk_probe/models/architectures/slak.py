@@ -55,6 +55,16 @@ class SLaK(Staged):
     The published weights are sparse only in that some values are zero. Modules and parameters are named as in the
     published checkpoints, except for the branches of
     :class:`~replk_probe.models.layers.large_kernel.LargeKernelConv`.
+
+    Source:
+        Liu et al., ICLR 2023, arXiv:2207.03620.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.models import SLaK
+        >>> network = SLaK((13, 13, 13, 7), depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), num_classes=10).eval()
+        >>> network(torch.rand(1, 3, 64, 64)).shape
+        torch.Size([1, 10])
     """
 
     family = "SLaK"

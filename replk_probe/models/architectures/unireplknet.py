@@ -110,6 +110,16 @@ class UniRepLKNet(Staged):
 
     :meth:`reparameterize` merges the branches of the large kernels. :meth:`fuse_bn` also folds the norms of all blocks
     and the scales of their residual branches, which gives the form that the authors' code calls merged.
+
+    Source:
+        Ding et al., CVPR 2024, arXiv:2311.15599.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.models import UniRepLKNet
+        >>> network = UniRepLKNet((1, 1), (8, 16), kernel_sizes=((3,), (13,)), num_classes=10).eval()
+        >>> network(torch.rand(1, 3, 64, 64)).shape
+        torch.Size([1, 10])
     """
 
     family = "UniRepLKNet"

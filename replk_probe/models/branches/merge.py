@@ -53,6 +53,13 @@ def merge_parallel_branches(model: nn.Module, keep: str = "") -> BranchMerging:
 
     Returns:
         What was merged and what was not, with the reasons.
+
+    Examples:
+        >>> from replk_probe.models import RepLKNet, merge_parallel_branches
+        >>> network = RepLKNet(kernel_sizes=(13,), layers=(1,), channels=(8,), small_kernel=5).eval()
+        >>> merging = merge_parallel_branches(network)
+        >>> merging.blocks, merging.convolutions
+        (('stages.0.blocks.0.large_kernel',), 2)
     """
     merged: list[ParallelBranches] = []
     left: list[tuple[str, str]] = []

@@ -93,6 +93,13 @@ def reparameterize(model: ModuleT) -> ModuleT:
 
     Returns:
         ``model``.
+
+    Examples:
+        >>> from replk_probe.models import RepLKNet, reparameterize
+        >>> network = RepLKNet(kernel_sizes=(13,), layers=(1,), channels=(8,), small_kernel=5).eval()
+        >>> before = sum(parameter.numel() for parameter in network.parameters())
+        >>> before - sum(parameter.numel() for parameter in reparameterize(network).parameters())
+        224
     """
     for module in list(model.modules()):
         if isinstance(module, Mergeable):
@@ -110,6 +117,15 @@ def fuse_bn(model: ModuleT) -> ModuleT:
 
     Returns:
         ``model``.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.models import fuse_bn
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, bias=False), torch.nn.BatchNorm2d(8)).eval()
+        >>> fuse_bn(network)[1]
+        Identity()
+        >>> network[0].bias.shape
+        torch.Size([8])
     """
     reparameterize(model)
     for module in list(model.modules()):
@@ -160,6 +176,15 @@ def fuse_conv_bn(conv: nn.Conv2d, bn: nn.Module) -> nn.Conv2d:
 
     Raises:
         InvalidInputError: ``bn`` is not a batch norm with running statistics, or ``conv`` has an activation.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.models import fuse_conv_bn
+        >>> conv, bn = torch.nn.Conv2d(3, 8, 3, bias=False), torch.nn.BatchNorm2d(8).eval()
+        >>> fused = fuse_conv_bn(conv, bn)
+        >>> images = torch.rand(1, 3, 16, 16)
+        >>> torch.allclose(fused(images), bn(conv(images)), atol=1e-5)
+        True
     """
     weight, bias = folded_weight(conv, bn)
     return conv_like(conv, weight, bias, padding=conv.padding, dilation=conv.dilation)
@@ -178,6 +203,15 @@ def merge_branches(branches: Iterable[tuple[nn.Conv2d, nn.Module]]) -> nn.Conv2d
 
     Raises:
         InvalidInputError: The branches are not aligned on one center, or one has an activation.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.models import merge_branches
+        >>> large = torch.nn.Conv2d(8, 8, 13, padding=6, groups=8)
+        >>> small = torch.nn.Conv2d(8, 8, 5, padding=2, groups=8)
+        >>> merged = merge_branches([(large, torch.nn.Identity()), (small, torch.nn.BatchNorm2d(8))])
+        >>> merged.kernel_size
+        (13, 13)
     """
     pairs = list(branches)
     weight, bias, padding = merged_weight(pairs)

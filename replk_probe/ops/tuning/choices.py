@@ -123,9 +123,18 @@ def chosen_method(direction: Direction, first: Tensor, kernel: Sequence[int]) ->
     """Name of the method chosen for a convolution, or None if the default applies.
 
     Args:
-        direction: What is computed.
-        first: The first tensor, ``[N, C, H, W]``.
-        kernel: (Kh, Kw).
+        direction: ``"forward"``, ``"grad_input"`` or ``"grad_weight"``.
+        first: First operand, ``[N, C, H, W]``: the input, or for ``"grad_input"`` the gradient of the output.
+        kernel: Kernel size (Kh, Kw).
+
+    Returns:
+        The name of the method, or None.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.ops import chosen_method
+        >>> chosen_method("forward", torch.rand(1, 8, 64, 64), (31, 31)) is None  # before the first call of tune
+        True
     """
     entry = entry_of(direction, first, kernel) if state.active else None
     return None if entry is None else entry.method.name

@@ -18,6 +18,11 @@ def describe_tuning() -> dict[str, Any]:
         ``folder``, ``unreadable`` (number of files in it that cannot be read), and ``choices``: ``environment``,
         ``problem``, ``method``, ``default``, ``gain`` (time of the default divided by that of the method, or None),
         ``reason``, ``seconds``, ``refused`` and ``time`` of each.
+
+    Examples:
+        >>> from replk_probe.ops import describe_tuning
+        >>> describe_tuning()["choices"]  # nothing was tuned
+        []
     """
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     missing = []
@@ -64,5 +69,10 @@ def clear_tuning() -> int:
 
     Raises:
         InvalidInputError: A file cannot be removed.
+
+    Examples:
+        >>> from replk_probe.ops import clear_tuning
+        >>> clear_tuning()  # nothing was stored
+        0
     """
     return clear_choices(default_folder())

@@ -40,6 +40,19 @@ class TunedConvolution:
         reason: Why it was chosen, a clause without a period.
         seconds: Median time of a call by method, of those that were timed.
         refused: Why a method was not timed, by method.
+
+    Examples:
+        >>> from replk_probe.ops import TunedConvolution
+        >>> tuned = TunedConvolution(
+        ...     "forward float32 nchw 64x384x32x32 31x31",
+        ...     method="torch-fft",
+        ...     default="aten",
+        ...     reason="it is the fastest",
+        ...     seconds={"aten": 0.010, "torch-fft": 0.004},
+        ...     refused={},
+        ... )
+        >>> tuned.gain
+        2.5
     """
 
     problem: str
@@ -112,6 +125,14 @@ def tune(
     Raises:
         InvalidInputError: An argument has the wrong type or value.
         BackendError: The device is not available, or convolutions on devices of its kind are not tuned.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.ops import DepthwiseConv2d, tune
+        >>> network = torch.nn.Sequential(DepthwiseConv2d(8, 8, 13, padding=6, groups=8), torch.nn.ReLU())
+        >>> result = tune(network, torch.rand(1, 8, 32, 32))
+        >>> result.device, result.convolutions  # nothing is measured on a CPU
+        ('cpu', ())
     """
     from replk_probe.runtime.checks import check_bool
     from replk_probe.runtime.devices import resolve_device
