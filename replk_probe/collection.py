@@ -74,8 +74,18 @@ def collected(results: Iterable[Result]) -> Collection:
     Args:
         results: Results of any analyzers.
 
+    Returns:
+        The collection, whose entries have no record.
+
     Raises:
         InvalidInputError: One of them is not a result of this package.
+
+    Examples:
+        >>> import numpy as np
+        >>> from replk_probe.collection import collected
+        >>> from replk_probe.erf import import_erf
+        >>> collected([import_erf(np.ones((32, 32)), name="uniform")]).n_results
+        1
     """
     found: dict[str, list[Saved[Any]]] = {}
     for result in results:
@@ -103,6 +113,14 @@ def find_results(folders: str | Path | Sequence[str | Path] = DEFAULT_FOLDER) ->
 
     Raises:
         InvalidInputError: A folder does not exist, or there are no results in any of them.
+
+    Examples:
+        >>> import numpy as np
+        >>> from replk_probe.collection import find_results
+        >>> from replk_probe.erf import import_erf
+        >>> import_erf(np.ones((32, 32)), name="uniform").save("results/uniform")
+        >>> [saved.record for saved in find_results("results").erf]
+        ['results/uniform/erf.json']
     """
     given = [folders] if isinstance(folders, (str, Path)) else list(folders)
     found: dict[str, list[Saved[Any]]] = {}

@@ -12,7 +12,17 @@ __all__ = ["BackendError", "InvalidInputError", "ReplkProbeError", "ResumeError"
 
 
 class ReplkProbeError(Exception):
-    """Base class: what went wrong, why, and what to do about it, in one sentence each."""
+    """Base class: what went wrong, why, and what to do about it, in one sentence each.
+
+    Examples:
+        >>> from replk_probe import create_model
+        >>> from replk_probe.errors import ReplkProbeError
+        >>> try:
+        ...     create_model("resnet9000")
+        ... except ReplkProbeError as error:
+        ...     print(type(error).__name__)
+        UnknownModelError
+    """
 
 
 class InvalidInputError(ReplkProbeError, ValueError):

@@ -33,6 +33,13 @@ class AttributionConfig:
         InvalidInputError: A value cannot be used.
         WeightsError: ``weights`` is neither a name nor a path.
         BackendError: The device is not available.
+
+    Examples:
+        >>> import dataclasses
+        >>> from replk_probe.attribution import AttributionConfig
+        >>> config = AttributionConfig(method="grad-cam", size=64)
+        >>> dataclasses.replace(config, method="saliency").size
+        (64, 64)
     """
 
     method: str = SALIENCY

@@ -45,10 +45,6 @@ def measure_attribution(
 ) -> AttributionResult:
     """Attribute the class score of each image to its pixels, and compare that with the effective receptive field.
 
-    ::
-
-        replk_probe.measure_attribution("resnet50", ["cat.jpg", "dog.jpg"], method="grad-cam")
-
     Captum computes the attributions, of the network itself in float32, one image at a time. The map of an image is the
     sum over channels of the signed attributions. The numbers are those of its absolute values: their entropy and
     effective area, and their share inside the effective receptive field (ERF) of the position that has most of them:
@@ -110,6 +106,16 @@ def measure_attribution(
         UnknownModelError: No model has this name.
         WeightsError: The weights cannot be found or do not match the model.
         BackendError: The device is not available, or there is not enough memory.
+
+    Examples:
+        >>> from PIL import Image
+        >>> from replk_probe import measure_attribution
+        >>> Image.effect_noise((64, 64), 50).save("noise.png")
+        >>> result = measure_attribution("resnet18", ["noise.png"], method="grad-cam", size=64, weights="random")
+        >>> result.maps.shape, result.layer
+        ((1, 64, 64), 'layer4')
+        >>> [window.threshold for window in result.images[0].windows]
+        [0.2, 0.3, 0.5, 0.99]
     """
     config = choose_config(AttributionConfig, config, locals())
     return plan_attribution(model, images, erf, config).run(progress=progress)

@@ -72,6 +72,16 @@ def plot_attribution(
 
     Raises:
         InvalidInputError: An argument has the wrong type, ``image`` is not in the result, or ``cmap`` is unknown.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> layers = nn.Conv2d(3, 8, 5, padding=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+        >>> from replk_probe import measure_attribution
+        >>> from replk_probe.attribution import plot_attribution
+        >>> ax = plot_attribution(measure_attribution(nn.Sequential(*layers), torch.rand(2, 3, 32, 32)), image=1)
+        >>> [round(edge) for edge in (*ax.get_xlim(), *ax.get_ylim())]
+        [0, 32, 32, 0]
     """
     check_drawable(result, "AttributionResult")
     index = result.index_of(image)

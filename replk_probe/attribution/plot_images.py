@@ -58,6 +58,15 @@ def draw_attributions(result: AttributionResult) -> Figure:
 
     Raises:
         InvalidInputError: ``result`` is not an :class:`~replk_probe.attribution.AttributionResult`.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> layers = nn.Conv2d(3, 8, 5, padding=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+        >>> from replk_probe import measure_attribution
+        >>> from replk_probe.attribution import draw_attributions
+        >>> figure = draw_attributions(measure_attribution(nn.Sequential(*layers), torch.rand(2, 3, 32, 32)))
+        >>> figure.savefig("attributions.png")
     """
     check_drawable(result, "AttributionResult")
     count = min(len(result.images), MOST_IMAGES)

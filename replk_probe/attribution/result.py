@@ -120,6 +120,18 @@ class AttributionResult(Result):
         layer: Layer whose positions have the windows, or None if there is none.
         erf: Source of the windows: ``"image"`` if they were measured on each image, or else the name of the result.
         notes: Caveats of one or more sentences each.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> layers = nn.Conv2d(3, 8, 5, padding=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+        >>> from replk_probe import AttributionResult, measure_attribution
+        >>> result = measure_attribution(nn.Sequential(*layers), torch.rand(2, 3, 32, 32))
+        >>> len(result.images), result.maps.shape
+        (2, (2, 32, 32))
+        >>> result.save("attribution")
+        >>> AttributionResult.load("attribution") == result
+        True
     """
 
     _HTML_COLUMNS: ClassVar[tuple[str, ...]] = (

@@ -15,8 +15,6 @@ from replk_probe.ops import is_same_depthwise
 
 from .result import Layer
 
-# Stages of RepLKNet-31B (at 1024 px, and a batch of four at 512), of SLaK with its 51x51 and decomposed kernels at
-# 224 px, of ConvNeXt with a 7x7, and the last stages of large-kernel networks at 224 px.
 MODEL_LAYERS = (
     Layer(1, 128, 256, 256, 31, 31),
     Layer(1, 256, 128, 128, 29, 29),
@@ -30,6 +28,8 @@ MODEL_LAYERS = (
     Layer(1, 1536, 7, 7, 13, 13),
     Layer(1, 384, 14, 14, 13, 13),
 )
+"""Stages of RepLKNet-31B (at 1024 px, and a batch of four at 512), of SLaK with its 51x51 and decomposed kernels at
+224 px, of ConvNeXt with a 7x7, and the last stages of large-kernel networks at 224 px."""
 SWEEP_KERNELS = (3, 5, 7, 9, 11, 13, 15, 17, 21, 25, 27, 29, 31, 35, 41, 47, 51, 55, 61)
 SWEEP_PLANES = (7, 14, 28, 32, 56, 64, 112, 128, 256)
 # Number of input elements in a sweep: 4 MB in float32, as in a stage of a typical network.
@@ -40,8 +40,16 @@ def sweep_layers(planes: Sequence[int] = SWEEP_PLANES, kernels: Sequence[int] = 
     """Layers with square kernels on square planes, for one image and 16 to 1024 channels (about 2^20 elements).
 
     Args:
-        planes: Sides of the planes.
-        kernels: Odd sides of the kernels.
+        planes: Sides of the planes in pixels.
+        kernels: Odd sides of the kernels in pixels.
+
+    Returns:
+        One layer for each plane and kernel.
+
+    Examples:
+        >>> from replk_probe.bench import sweep_layers
+        >>> [layer.label for layer in sweep_layers(planes=[32, 64], kernels=[13])]
+        ['1,1024,32,13', '1,256,64,13']
     """
     layers = []
     for plane in planes:

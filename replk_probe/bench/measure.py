@@ -72,6 +72,14 @@ def measure_speed(
     Raises:
         InvalidInputError: An option is invalid, or there is nothing to measure.
         BackendError: This machine does not have the instruction set, or the environment forces an unsupported method.
+
+    Examples:
+        >>> from replk_probe.bench import Layer, measure_speed
+        >>> result = measure_speed([Layer(1, 8, 16, 16, 5, 5)], ["forward", "grad_input"], repeats=2, budget=0.1)
+        >>> [case.pass_label for case in result.cases]
+        ['forward', 'input gradient']
+        >>> result.cases[0].ours.calls >= 2
+        True
     """
     _check(layers, directions, dtype, threads, isa, repeats)
     before = os.getloadavg()[0]

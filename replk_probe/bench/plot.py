@@ -71,6 +71,12 @@ def draw_speed(result: SpeedResult) -> Figure:
 
     Raises:
         InvalidInputError: An argument has the wrong type, or there is no case.
+
+    Examples:
+        >>> from replk_probe.bench import Layer, draw_speed, measure_speed
+        >>> result = measure_speed([Layer(1, 8, 16, 16, 5, 5)], repeats=2, budget=0.1)
+        >>> figure = draw_speed(result)
+        >>> figure.savefig("speed.png")
     """
     _check_cases(result)
     groups = _kernel_groups(result.cases)
@@ -92,6 +98,13 @@ def plot_times(result: SpeedResult, ax: Axes | None = None, *, legend: bool = Tr
 
     Raises:
         InvalidInputError: An argument has the wrong type, or there is no case.
+
+    Examples:
+        >>> from replk_probe.bench import Layer, measure_speed, plot_times
+        >>> result = measure_speed([Layer(1, 8, 16, 16, 5, 5)], repeats=2, budget=0.1)
+        >>> ax = plot_times(result)
+        >>> ax.get_xscale()
+        'log'
     """
     _check_cases(result)
     check_axes(ax)
@@ -125,6 +138,13 @@ def plot_speedup(result: SpeedResult, ax: Axes | None = None) -> Axes:
 
     Raises:
         InvalidInputError: An argument has the wrong type, or there is no case.
+
+    Examples:
+        >>> from replk_probe.bench import Layer, measure_speed, plot_speedup
+        >>> result = measure_speed([Layer(1, 8, 16, 16, 5, 5)], repeats=2, budget=0.1)
+        >>> ax = plot_speedup(result)
+        >>> ax.get_xscale()
+        'linear'
     """
     _check_cases(result)
     check_axes(ax)

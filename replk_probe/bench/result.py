@@ -48,6 +48,12 @@ class Layer:
         kh: Number of rows of the kernel, odd.
         kw: Number of columns of the kernel, odd.
         count: Number of such layers in a model.
+
+    Examples:
+        >>> from replk_probe.bench import Layer
+        >>> layer = Layer(n=1, c=256, h=64, w=64, kh=31, kw=31)
+        >>> layer.label, layer.flops == 2 * 256 * 64**2 * 31**2
+        ('1,256,64,31', True)
     """
 
     n: int
@@ -239,6 +245,13 @@ class SpeedResult(Result):
         machine: Machine and software of the measurement.
         dtype: Type of all tensors.
         repeats: Number of timed calls requested for each variant.
+
+    Examples:
+        >>> from replk_probe.bench import Layer, SpeedResult, measure_speed
+        >>> result = measure_speed([Layer(1, 8, 16, 16, 5, 5)], repeats=2, budget=0.1)
+        >>> result.save("bench")
+        >>> SpeedResult.load("bench") == result
+        True
     """
 
     _HTML_COLUMNS: ClassVar[tuple[str, ...]] = (

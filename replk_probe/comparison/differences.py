@@ -117,6 +117,16 @@ def compare_results(first: Result, second: Result) -> Comparison:
 
     Source:
         Newcombe, Statistics in Medicine 17 (1998), method 10, for differences of proportions.
+
+    Examples:
+        >>> import numpy as np
+        >>> from replk_probe.comparison import compare_results
+        >>> from replk_probe.erf import import_erf
+        >>> small, large = (import_erf(np.pad(np.ones((n, n)), 16 - n // 2), name=f"{n}x{n}") for n in (8, 16))
+        >>> comparison = compare_results(large, small)
+        >>> difference = next(one for one in comparison.differences if one.group == "pixels")
+        >>> difference.name, difference.unit, round(difference.first, 3), round(difference.second, 3)
+        ('20 %', '%', 0.051, 0.013)
     """
     if isinstance(first, ErfResult) and isinstance(second, ErfResult):
         found = _compare_erf(first, second)

@@ -32,6 +32,16 @@ def compare_folders(first: str | Path, second: str | Path) -> tuple[Comparison, 
     Raises:
         InvalidInputError: A result cannot be read, the folders have no analyzer in common, it cannot be known which
             results to compare, or as for :func:`compare_results`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from replk_probe.comparison import compare_folders
+        >>> from replk_probe.erf import import_erf
+        >>> small, large = (import_erf(np.pad(np.ones((n, n)), 16 - n // 2), name=f"{n}x{n}") for n in (8, 16))
+        >>> small.save("small"), large.save("large")
+        (None, None)
+        >>> [(one.analyzer, one.first, one.second) for one in compare_folders("large", "small")]
+        [('erf', '16x16', '8x8')]
     """
     collections = find_results(first), find_results(second)
     for one in collections:

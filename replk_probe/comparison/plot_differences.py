@@ -50,6 +50,13 @@ def draw_differences(comparison: Comparison) -> Figure:
 
     Raises:
         InvalidInputError: The argument is not a comparison, or it has no difference.
+
+    Examples:
+        >>> import numpy as np
+        >>> from replk_probe.comparison import compare_results, draw_differences
+        >>> from replk_probe.erf import import_erf
+        >>> small, large = (import_erf(np.pad(np.ones((n, n)), 16 - n // 2), name=f"{n}x{n}") for n in (8, 16))
+        >>> draw_differences(compare_results(large, small)).savefig("differences.png")
     """
     check_drawable(comparison, "Comparison")
     if not comparison.differences:

@@ -144,6 +144,7 @@ CONVENTIONS = {
     "mambair": Convention(relu=False),
     "luo2016": Convention(relu=False, rectification="absolute"),
 }  # fmt: skip
+"""Published conventions by name; :class:`Convention` has their sources."""
 
 DEFAULT = "replknet"
 

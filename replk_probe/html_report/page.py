@@ -41,6 +41,14 @@ def write_report(results: Collection | Iterable[Result], path: str | Path, *, ti
 
     Raises:
         InvalidInputError: The file cannot be written, or an object is not a result of this package.
+
+    Examples:
+        >>> import numpy as np
+        >>> from replk_probe.collection import find_results
+        >>> from replk_probe.erf import import_erf
+        >>> from replk_probe.html_report import write_report
+        >>> import_erf(np.ones((32, 32)), name="uniform").save("results/uniform")
+        >>> write_report(find_results("results"), "report.html", title="One map")
     """
     atomic_write_text(path, render_report(results, title=title))
 
@@ -61,6 +69,14 @@ def render_report(results: Collection | Iterable[Result], *, title: str = DEFAUL
 
     Raises:
         InvalidInputError: An object is not a result of this package.
+
+    Examples:
+        >>> import numpy as np
+        >>> from replk_probe.erf import import_erf
+        >>> from replk_probe.html_report import render_report
+        >>> page = render_report([import_erf(np.ones((32, 32)), name="uniform")], title="One map")
+        >>> "<title>One map</title>" in page
+        True
     """
     collection = results if isinstance(results, Collection) else collected(results)
     environment = Environment(

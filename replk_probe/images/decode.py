@@ -24,6 +24,16 @@ class UnreadableImageError(InvalidInputError):
     Attributes:
         image_id: Id of the image in its set.
         reason: Short reason, without the id.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from replk_probe.images import UnreadableImageError, decode_rgb
+        >>> _ = Path("broken.png").write_text("This is not an image.")
+        >>> try:
+        ...     decode_rgb(Path("broken.png"), "broken.png")
+        ... except UnreadableImageError as error:
+        ...     print(error.image_id)
+        broken.png
     """
 
     def __init__(self, image_id: str, reason: str) -> None:
@@ -53,8 +63,20 @@ def decode_rgb(path: Path, image_id: str) -> Image.Image:
         path: Path of the file.
         image_id: Id of the image in its set, for errors.
 
+    Returns:
+        The image in mode RGB, at its own size.
+
     Raises:
         UnreadableImageError: The file is missing, truncated, not an image, or has more pixels than PIL considers safe.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from replk_probe.images import decode_rgb
+        >>> Image.new("L", (64, 48), 100).save("gray.png")
+        >>> image = decode_rgb(Path("gray.png"), "gray.png")
+        >>> image.size, image.getpixel((0, 0))
+        ((64, 48), (100, 100, 100))
     """
     with _opened(path, image_id) as image:
         return _to_rgb(image, image_id)
@@ -73,6 +95,14 @@ def check_image(path: Path, image_id: str) -> tuple[int, int]:
     Raises:
         UnreadableImageError: The file is missing, not an image, has more pixels than PIL considers safe, or is a
             damaged or truncated PNG; damage to other formats is detected when they are decoded.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from replk_probe.images import check_image
+        >>> Image.new("RGB", (64, 48)).save("black.png")
+        >>> check_image(Path("black.png"), "black.png")
+        (48, 64)
     """
     with _opened(path, image_id) as image:
         image.verify()
@@ -133,6 +163,14 @@ def normalize(array: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence
 
     Returns:
         Contiguous array, ``[C, H, W]`` float32.
+
+    Examples:
+        >>> import numpy as np
+        >>> from replk_probe.images import normalize
+        >>> white = np.full((48, 64, 3), 255, dtype=np.uint8)
+        >>> array = normalize(white, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+        >>> array.shape, array.dtype, round(float(array.max()), 4)
+        ((3, 48, 64), dtype('float32'), 2.0)
     """
     scaled = array.astype(np.float32) / np.float32(255)
     scaled -= np.asarray(mean, dtype=np.float32)

@@ -30,6 +30,16 @@ def list_images(root: Path, option: str = "data") -> tuple[str, ...]:
 
     Raises:
         InvalidInputError: ``root`` is missing, not a folder, not readable, or contains no image.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from replk_probe.images import list_images
+        >>> Path("photos/cats").mkdir(parents=True)
+        >>> for name in ("b.png", "cats/c.png", "cats/a.png"):
+        ...     Image.new("RGB", (64, 48)).save(f"photos/{name}")
+        >>> list_images(Path("photos"))
+        ('b.png', 'cats/a.png', 'cats/c.png')
     """
     if not root.exists():
         raise InvalidInputError(f"Image folder {root} does not exist. Check the path given as {option}.")

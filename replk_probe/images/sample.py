@@ -20,6 +20,7 @@ from .folder import list_images, stratified_sample
 
 Sampling: TypeAlias = Literal["stratified", "first"]
 SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
+"""Names of the ways to choose images from a folder, which :func:`sample_images` describes."""
 
 EMBEDDED_SOURCE = "embedded:dead-leaves"
 
@@ -37,6 +38,14 @@ class ImageSet:
         sampling: Sampling method, one of :data:`SAMPLINGS`.
         seed: Random seed of the sample.
         root: The folder, or None for the embedded set.
+
+    Examples:
+        >>> from replk_probe.images import sample_images
+        >>> images = sample_images(n=3)
+        >>> images.source, len(images.ids)
+        ('embedded:dead-leaves', 3)
+        >>> images.load(images.ids[0], (48, 64)).shape
+        (48, 64, 3)
     """
 
     source: str
@@ -117,8 +126,23 @@ def sample_images(
         sampling: ``"stratified"`` distributes the sample evenly over the folders that contain images; ``"first"`` takes
             the first ones in the order of torchvision's ImageFolder, as in the published script.
 
+    Returns:
+        The sample; no image is decoded yet.
+
     Raises:
         InvalidInputError: ``n`` < 1, an unknown ``sampling``, or a folder that is missing or without images.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from replk_probe.images import sample_images
+        >>> for kind in ("cats", "dogs"):
+        ...     Path("photos", kind).mkdir(parents=True)
+        ...     for number in range(4):
+        ...         Image.new("RGB", (64, 48)).save(f"photos/{kind}/{number}.png")
+        >>> images = sample_images("photos", n=2, seed=0)
+        >>> [Path(name).parent.name for name in images.ids], images.available
+        (['cats', 'dogs'], 8)
     """
     check_sample(n, sampling)
     folder = None if root is None else usable_path(root, "The image folder")

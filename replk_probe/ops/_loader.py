@@ -38,6 +38,7 @@ METHODS = {"auto": 0, "direct": 1, "fft": 2, "blocked": 3, "blocked-pfa": 4, "re
 METHOD_NAMES = {number: name for name, number in METHODS.items()}
 HOST = METHODS["aten"]
 INSTRUCTION_SETS = ("portable", "avx2", "avx512")
+"""Names of the instruction sets that the native library may have kernels for, from the slowest to the fastest."""
 ISAS = {name: number for number, name in enumerate(("auto", *INSTRUCTION_SETS))}
 ISA_NAMES = {number: name for name, number in ISAS.items()}
 

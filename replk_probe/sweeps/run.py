@@ -81,6 +81,15 @@ def sweep(
             sweep in the folder.
         WeightsError: The published stimuli are needed and cannot be downloaded.
         BackendError: The engine is ``"ray"``, and Ray is not installed.
+
+    Examples:
+        >>> from replk_probe import sweep
+        >>> config = {"models": ["resnet18"], "weights": "random", "figures": False, "kernels": {"layer": "layer4.*"}}
+        >>> result = sweep(config, "results", workers=1)
+        >>> [(job["label"], job["state"]) for job in result.jobs]
+        [('kernels/resnet18', 'done')]
+        >>> result.failed
+        {}
     """
     check_choice("engine", engine, ENGINES)
     if address is not None and engine != "ray":

@@ -13,6 +13,7 @@ from replk_probe.errors import InvalidInputError
 CATEGORIES = tuple(
     "airplane bear bicycle bird boat bottle car cat chair clock dog elephant keyboard knife oven truck".split()
 )
+"""Names of the 16 categories of the published cue-conflict stimuli, in alphabetical order."""
 
 _DIGITS = str.maketrans("", "", "0123456789")
 # These separate the parts of a file name, so no category can contain them.
