@@ -179,6 +179,12 @@ class AttributionResult(Result):
     def index_of(self, image: int | str) -> int:
         """The index of an image that is given by its index or its name.
 
+        Args:
+            image: Index, which may be negative, or name.
+
+        Returns:
+            Index in :attr:`images`, from 0.
+
         Raises:
             InvalidInputError: The result does not contain the image.
         """
@@ -235,6 +241,9 @@ class AttributionResult(Result):
 
         Args:
             directory: Folder with ``attribution.json`` and ``attribution.npz``.
+
+        Returns:
+            The result, equal to the one that was saved.
 
         Raises:
             InvalidInputError: A file is missing or damaged, or has a schema version that cannot be read.

@@ -297,6 +297,9 @@ class SpeedResult(Result):
         Args:
             directory: Folder with ``bench.json``.
 
+        Returns:
+            The result, equal to the one that was saved.
+
         Raises:
             InvalidInputError: The file is missing or damaged, or has a schema version that cannot be read.
         """

@@ -458,6 +458,9 @@ class ErfAccumulator:
     def compute(self) -> ErfResult:
         """The mean contribution map of all images so far and its area ratios; more images may follow.
 
+        Returns:
+            The result, as from :func:`~replk_probe.measure_erf`.
+
         Raises:
             InvalidInputError: There is no image with finite scores.
         """

@@ -238,6 +238,13 @@ class ErfResult(Result):
     def row(self, protocol: str, threshold: float) -> RatioRow:
         """The row of one protocol at one threshold.
 
+        Args:
+            protocol: One of :attr:`protocols`.
+            threshold: One of :attr:`thresholds`, a share of the total contribution.
+
+        Returns:
+            Side in input pixels, ratio as a fraction of the input, and interval of the ratio.
+
         Raises:
             InvalidInputError: The protocol or the threshold was not measured.
         """
@@ -334,6 +341,9 @@ class ErfResult(Result):
 
         Args:
             directory: Folder with ``erf.json`` and ``erf.npz``.
+
+        Returns:
+            The result, equal to the one that was saved.
 
         Raises:
             InvalidInputError: A file is missing or damaged, or has a schema version that cannot be read.

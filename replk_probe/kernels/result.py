@@ -121,6 +121,13 @@ class KernelResult(Result):
     def kernel(self, layer: str, variant: str = "merged") -> Kernel:
         """One kernel by its layer (``stage4.0``, or the module path) and variant.
 
+        Args:
+            layer: Name of the layer, such as ``"stage4.0"``, or module path.
+            variant: Variant of the kernel, as in :class:`Kernel`.
+
+        Returns:
+            The kernel.
+
         Raises:
             InvalidInputError: The kernel was not measured.
         """
@@ -161,6 +168,9 @@ class KernelResult(Result):
 
         Args:
             directory: Folder with ``kernels.json``, ``kernels.npz`` and ``strongest.npz``.
+
+        Returns:
+            The result, equal to the one that was saved.
 
         Raises:
             InvalidInputError: As in :func:`load_results`, or the folder contains several models.

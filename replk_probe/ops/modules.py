@@ -89,6 +89,9 @@ class DepthwiseConv2d(nn.Conv2d):
             conv: Convolution, which is not modified.
             activation: ``"relu"``, computed after the convolution, or None.
 
+        Returns:
+            The module, on the device and in the dtype of ``conv``.
+
         Raises:
             InvalidInputError: ``conv`` is not an ``nn.Conv2d``, or the activation is unknown.
         """

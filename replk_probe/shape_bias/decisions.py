@@ -105,6 +105,9 @@ class Decisions:
             response: Chosen category, ``[N]``.
             categories: Possible categories.
 
+        Returns:
+            The decisions, sorted.
+
         Raises:
             InvalidInputError: A name does not parse, or a category is unknown.
         """

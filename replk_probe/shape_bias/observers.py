@@ -100,6 +100,9 @@ class Observer:
             members: Counts of the humans that were pooled, for ``humans``.
             consistency: Error consistency with others, if known.
             source: Source of the decisions.
+
+        Returns:
+            The statistics, with 95 % intervals.
         """
         if len(members) > 1:
             bootstrap = bootstrap_observers(members)
@@ -146,6 +149,12 @@ class Observer:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Observer:
         """The inverse of :meth:`to_json`, from parsed JSON.
+
+        Args:
+            data: Object that :meth:`to_json` returned.
+
+        Returns:
+            The statistics.
 
         Raises:
             InvalidInputError: The counts are inconsistent.

@@ -154,6 +154,9 @@ class ShapeBiasResult(Result):
             source: Source of the observers.
             notes: Notes for the reader.
 
+        Returns:
+            The statistics of all observers, with 95 % intervals.
+
         Raises:
             InvalidInputError: Two observers share a name, or the arguments do not match.
         """
@@ -203,6 +206,12 @@ class ShapeBiasResult(Result):
 
     def observer(self, name: str) -> Observer:
         """One of :attr:`all_observers`, the model first.
+
+        Args:
+            name: Name of the observer.
+
+        Returns:
+            The statistics of the observer.
 
         Raises:
             InvalidInputError: No observer has this name.
@@ -279,6 +288,9 @@ class ShapeBiasResult(Result):
         Args:
             directory: Folder with ``shape_bias.json`` and, if a model was measured, ``decisions.csv`` and
                 ``decisions.npz``.
+
+        Returns:
+            The result, equal to the one that was saved.
 
         Raises:
             InvalidInputError: A file is missing or damaged, or has a schema version that cannot be read.

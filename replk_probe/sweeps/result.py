@@ -116,6 +116,9 @@ class SweepResult:
         Args:
             folder: Path or URL of the folder.
 
+        Returns:
+            The states of the jobs at this moment.
+
         Raises:
             InvalidInputError: The folder is not that of a sweep.
         """

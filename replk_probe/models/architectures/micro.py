@@ -69,6 +69,9 @@ for _name, _config in _MOBILENETS.items():
 def default_models() -> tuple[str, str]:
     """Names of the models that the commands use by default: with and without re-parameterization.
 
+    Returns:
+        Two names for :func:`create_model`.
+
     Examples:
         >>> from replk_probe.models import default_models
         >>> names = default_models()

@@ -43,14 +43,8 @@ class TunedConvolution:
 
     Examples:
         >>> from replk_probe.ops import TunedConvolution
-        >>> tuned = TunedConvolution(
-        ...     "forward float32 nchw 64x384x32x32 31x31",
-        ...     method="torch-fft",
-        ...     default="aten",
-        ...     reason="it is the fastest",
-        ...     seconds={"aten": 0.010, "torch-fft": 0.004},
-        ...     refused={},
-        ... )
+        >>> problem, seconds = "forward float32 nchw 64x384x32x32 31x31", {"aten": 0.010, "torch-fft": 0.004}
+        >>> tuned = TunedConvolution(problem, "torch-fft", "aten", "it is the fastest", seconds, refused={})
         >>> tuned.gain
         2.5
     """

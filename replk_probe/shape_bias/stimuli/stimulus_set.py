@@ -33,15 +33,9 @@ class StimulusSet:
         >>> from PIL import Image
         >>> from replk_probe.shape_bias import StimulusSet, parse_stimulus_name
         >>> stimuli = tuple(parse_stimulus_name(name) for name in ("cat1-dog1.png", "dog1-cat1.png"))
-        >>> gray = StimulusSet(
-        ...     source="gray",
-        ...     categories=("cat", "dog"),
-        ...     stimuli=stimuli,
-        ...     size=(64, 64),
-        ...     digest="",
-        ...     loader=lambda index: Image.new("RGB", (64, 64), "gray"),
-        ... )
-        >>> gray.load(1).size
+        >>> gray = Image.new("RGB", (64, 64), "gray")
+        >>> stimulus_set = StimulusSet("gray", ("cat", "dog"), stimuli, (64, 64), digest="", loader=lambda index: gray)
+        >>> stimulus_set.load(1).size
         (64, 64)
     """
 
@@ -60,6 +54,12 @@ class StimulusSet:
 
     def load(self, index: int) -> Image:
         """Load the RGB image of ``stimuli[index]`` at its own size.
+
+        Args:
+            index: Index in ``stimuli``, from 0.
+
+        Returns:
+            The image, in mode RGB.
 
         Raises:
             UnreadableImageError: The file is missing or damaged.
