@@ -9,7 +9,7 @@ import inspect
 import itertools
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import replk_probe
+from replk_probe.sweeps.engines.interface import Finished, attempt
 
 ROOT = Path(replk_probe.__file__).parent
 
@@ -133,11 +134,32 @@ def model_vs_human(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, f"modelvshuman.models.{name}", module)
 
 
+class ThisProcess:
+    """An engine that runs each task when it is submitted; a worker process would import torch again."""
+
+    free = 1
+
+    def __init__(self, workers: int, **limits: Any) -> None:
+        self.finished: list[Finished] = []
+        self.threads = torch.get_num_threads()  # jobs set it
+
+    def submit(self, task: str, function: Callable[..., None], *args: Any) -> None:
+        self.finished.append(Finished(task, attempt(function, *args)))
+
+    def wait(self, seconds: float) -> list[Finished]:
+        done, self.finished = self.finished, []
+        return done
+
+    def close(self) -> None:
+        torch.set_num_threads(self.threads)
+
+
 @pytest.mark.usefixtures("model_vs_human")
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_run_and_give_the_output_shown(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if name in NATIVE_ONLY and not replk_probe.ops.native_info().loaded:
         pytest.skip("the native library is not available")
+    monkeypatch.setattr("replk_probe.sweeps.run.LocalEngine", ThisProcess)
     output: list[str] = []
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     for test in doctest.DocTestFinder().find(importlib.import_module(name)):
