@@ -40,7 +40,7 @@ class LabelMapping:
     Examples:
         >>> from replk_probe.shape_bias import LabelMapping
         >>> mapping = LabelMapping("cats and dogs", ("cat", "dog"), ((281, 282, 283), (151,)), n_outputs=1000)
-        >>> mapping.check_outputs(1000)
+        >>> mapping.check_outputs(1000)  # any other number is an error
     """
 
     name: str

@@ -56,8 +56,8 @@ def open_stimuli(
     Examples:
         >>> from replk_probe.shape_bias import open_stimuli
         >>> stimuli = open_stimuli("synthetic", size=32)
-        >>> len(stimuli.stimuli), stimuli.size, stimuli.load(0).mode
-        (1280, (32, 32), 'RGB')
+        >>> stimuli.source, stimuli.size, stimuli.load(0).mode
+        ('synthetic', (32, 32), 'RGB')
     """
     check_partial(stimuli, allow_partial)
     if stimuli == SYNTHETIC:
