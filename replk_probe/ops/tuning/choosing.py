@@ -51,7 +51,7 @@ class Choice:
 
     @property
     def lasts(self) -> bool:
-        """Whether the choice holds for other processes, which may have more free memory."""
+        """Whether the choice holds for later measurements, which may have more free memory."""
         return bool(self.seconds) and not any(reason.startswith(_NO_MEMORY) for reason in self.refused.values())
 
     @property
