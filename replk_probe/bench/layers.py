@@ -30,6 +30,11 @@ MODEL_LAYERS = (
     Layer(1, 1536, 7, 7, 13, 13),
     Layer(1, 384, 14, 14, 13, 13),
 )
+# For a GPU: batches of 64 images, and the first stages of RepLKNet-31B at 1024 px.
+GPU_LAYERS = (
+    *(Layer(64, 384, plane, plane, kernel, kernel) for plane in (16, 32, 64) for kernel in (7, 13, 21, 31)),
+    *MODEL_LAYERS[:3],
+)
 SWEEP_KERNELS = (3, 5, 7, 9, 11, 13, 15, 17, 21, 25, 27, 29, 31, 35, 41, 47, 51, 55, 61)
 SWEEP_PLANES = (7, 14, 28, 32, 56, 64, 112, 128, 256)
 # Number of input elements in a sweep: 4 MB in float32, as in a stage of a typical network.
