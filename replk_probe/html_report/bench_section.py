@@ -49,8 +49,8 @@ class BenchPart:
 
 
 def bench_section(saved: Sequence[Saved[SpeedResult]]) -> list[BenchPart]:
-    """A part for each benchmark."""
-    return [_part(one.result) for one in saved if one.result.cases]
+    """A part for each benchmark with times."""
+    return [_part(one.result) for one in saved if any(case.ours.minimum for case in one.result.cases)]
 
 
 def _part(result: SpeedResult) -> BenchPart:
