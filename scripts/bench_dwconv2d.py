@@ -1,11 +1,13 @@
 """Benchmark of the depthwise convolution against all variants of torch, with target ratios.
 
 The measurement is that of `replk-probe bench`. The target of each layer is shown next to its ratio, and missed targets
-are listed at the end. The targets are for float32 on an idle machine with 2 cores and AVX-512.
+are listed at the end. The targets are for float32 on an idle machine with 2 cores and AVX-512, and with --device cuda
+for an NVIDIA GPU in float32 and bfloat16.
 
     python scripts/bench_dwconv2d.py                      # forward and input gradient of the listed layers
     python scripts/bench_dwconv2d.py --isa avx2           # at least 0.55 of the ratios
     python scripts/bench_dwconv2d.py --sweep              # never slower than the best of torch
+    python scripts/bench_dwconv2d.py --device cuda --dtype bfloat16
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from replk_probe.bench import MODEL_LAYERS, Layer, SpeedCase, SpeedResult, measure_speed, sweep_layers
+from replk_probe.bench import GPU_LAYERS, MODEL_LAYERS, Layer, SpeedCase, SpeedResult, measure_speed, sweep_layers
+from replk_probe.errors import ReplkProbeError
 from replk_probe.ops import native_kernels
 from replk_probe.report.bench_table import bench_table, sweep_summary
 
@@ -36,6 +39,9 @@ LARGE_KERNEL = 27  # smallest side for which PEAK_FACTOR and NCHW_FACTOR apply
 PEAK_FACTOR, NCHW_FACTOR, GRAD_WEIGHT_FACTOR = 3.0, 100.0, 100.0
 LARGEST_ERROR = {kernel.method: 4e-7 if kernel.uses_fft else 1e-6 for kernel in native_kernels()}  # relative, L2
 LARGEST_WORKSPACE = 64 << 20
+# On a GPU: least ratios to torch's fastest convolution in either memory format for kernels of at least this side, and
+# the least one for all kernels.
+GPU_RATIOS, GPU_KERNEL, NEVER_SLOWER = {"float32": 4.0, "bfloat16": 8.0}, 21, 0.98
 PASSES = {"forward": "forward", "grad-input": "grad_input", "grad-weight": "grad_weight"}
 
 
@@ -69,6 +75,21 @@ def claims(case: SpeedCase, result: SpeedResult, target: float | None) -> list[t
     return found
 
 
+def claims_on_gpu(case: SpeedCase, result: SpeedResult) -> list[tuple[str, float | None, float]]:
+    """Targets of a case on a GPU: name, measured value (None if it was not measured), minimum.
+
+    Torch's convolution may have operands of either memory format, so the faster of both counts.
+    """
+    same = [other for other in result.cases if (other.layer, other.direction) == (case.layer, case.direction)]
+    best = [timing for other in same if (timing := other.best_torch) is not None]
+    ratio = case.ratio_to(min(best, key=lambda timing: timing.minimum or 0.0, default=None))
+    name = "ratio to the best of torch in either memory format"
+    found = [(name, ratio, NEVER_SLOWER)]
+    if case.direction != "grad_weight" and min(case.layer.kernel) >= GPU_KERNEL and result.dtype in GPU_RATIOS:
+        found.append((name, ratio, GPU_RATIOS[result.dtype]))
+    return found
+
+
 def main() -> None:
     """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -87,42 +108,47 @@ def main() -> None:
     )
     parser.add_argument("--isa", choices=("portable", "avx2", "avx512"))
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--device", default="cpu", help="cpu, or an NVIDIA GPU such as cuda; by default cpu.")
+    parser.add_argument("--dtype", choices=("float32", "tf32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--all", action="store_true", help="Include slow variants (several seconds per call).")
     parser.add_argument("--output", metavar="DIR", help="Folder for bench.json and bench.csv.")
     args = parser.parse_args()
 
-    layers = list(MODEL_LAYERS)
+    on_cpu = args.device == "cpu"
+    layers = list(MODEL_LAYERS if on_cpu else GPU_LAYERS)
     if args.shape:
         layers = [Layer(*map(int, shape.split(","))) for shape in args.shape]
     elif args.sweep:
         layers = sweep_layers()
-    result = measure_speed(
-        layers,
-        [PASSES[name] for name in args.passes or ("forward", "grad-input")],
-        dtype=args.dtype,
-        threads=args.threads,
-        isa=args.isa,
-        repeats=args.repeats,
-        everything=args.all,
-        progress=True,
-    )
-    targets = ratio_targets(AVX2_SHARE if args.isa == "avx2" else 1.0)
+    try:
+        result = measure_speed(
+            layers,
+            [PASSES[name] for name in args.passes or ("forward", "grad-input")],
+            device=args.device,
+            dtype=args.dtype,
+            threads=args.threads,
+            isa=args.isa,
+            repeats=args.repeats,
+            everything=args.all,
+            progress=True,
+        )
+    except ReplkProbeError as error:
+        parser.exit(1, f"Error: {error}\n")
+    targets = ratio_targets(AVX2_SHARE if args.isa == "avx2" else 1.0) if on_cpu else {}
     print(bench_table(result, targets))
     if args.sweep:
         print("\n" + sweep_summary(result))
     print()
     missed = 0
     for case in result.cases:
-        for name, value, least in claims(case, result, targets.get((case.layer.label, case.direction))):
+        target = targets.get((case.layer.label, case.direction))
+        for name, value, least in claims(case, result, target) if on_cpu else claims_on_gpu(case, result):
             if value is None:
-                print(f"Not measured: {case.layer.label} {case.direction}: {name} (target: at least {least:g})")
+                print(f"Not measured: {case.label} {case.direction}: {name} (target: at least {least:g})")
             elif value < least:
                 missed += 1
-                print(
-                    f"MISSED: {case.layer.label} {case.direction}: {name} is {value:.2f} (target: at least {least:.3g})"
-                )
+                print(f"MISSED: {case.label} {case.direction}: {name} is {value:.2f} (target: at least {least:.3g})")
     print(f"Missed {missed} targets." if missed else "All measured targets were reached.")
     if args.output:
         result.save(args.output)

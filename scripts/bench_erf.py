@@ -2,10 +2,13 @@
 
 The published method uses unmerged branches, the default layout, parameters that require gradients, torch's own
 convolutions and the default allocator settings. The variants take turns in one process, each after a warm-up pass; peak
-memory is that of a new child process for each variant.
+memory is that of a new child process for each variant. With ``--device cuda``, all products are computed in float32
+unless the variant says otherwise, the convolutions of the prepared variants are tuned before, and memory is that of the
+GPU.
 
     python scripts/bench_erf.py                                # RepLKNet-31B at 1024 x 1024
     python scripts/bench_erf.py --model unireplknet_t --repeats 5
+    python scripts/bench_erf.py --device cuda
 
 With ``--openerf``, the time of an image by OpenERF (``pip install openerf``) is compared on one thread at 224 x 224.
 OpenERF computes one image at a time, replk-probe as many as it chooses.
@@ -19,22 +22,24 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from resource import RUSAGE_SELF, getrusage
 
 import torch
 
 from replk_probe.erf import area_ratio, contribution_scores, prepare
 from replk_probe.erf.batch_size import automatic_batch_size
 from replk_probe.erf.probe_layer import find_target
+from replk_probe.errors import ReplkProbeError
 from replk_probe.models import create_model
 from replk_probe.models.inference.prepare import PreparedModel
-from replk_probe.ops import DepthwiseConv2d
+from replk_probe.ops import DepthwiseConv2d, tune
+from replk_probe.runtime.devices import device_label, resolve_device, strict_arithmetic
 from replk_probe.runtime.malloc import kept_blocks
 
 VARIANTS = ("plain", "fp32", "fast", "bf16")
@@ -53,9 +58,9 @@ def scores(model: torch.nn.Module | PreparedModel, image: torch.Tensor) -> torch
     return scores_of(model, image)[0] if isinstance(model, PreparedModel) else contribution_scores(model, image)[0]
 
 
-def build(name: str, variant: str) -> torch.nn.Module | PreparedModel:
+def build(name: str, variant: str, device: torch.device) -> torch.nn.Module | PreparedModel:
     """Build the model with random weights (seed 0), with torch's own convolutions or prepared."""
-    model = create_model(name, "random", seed=0).requires_grad_(True)
+    model = create_model(name, "random", seed=0).requires_grad_(True).to(device)
     if variant != "plain":
         return prepare(model, variant)
     for module in model.modules():
@@ -64,22 +69,36 @@ def build(name: str, variant: str) -> torch.nn.Module | PreparedModel:
     return model
 
 
-def draw_image(size: int) -> torch.Tensor:
+def draw_image(size: int, device: torch.device | None = None) -> torch.Tensor:
     """White noise, ``[1, 3, size, size]``; times do not depend on the content of the image."""
-    return torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+
+
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds of a call, until the GPU has computed everything."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    call()
+    wait()
+    return time.perf_counter() - start
 
 
 def peak_gigabytes(args: argparse.Namespace, variant: str) -> float:
-    """Peak resident memory of a new process that measures one image."""
+    """Peak memory of a new process that measures one image: resident memory, or that of the GPU."""
     command = [sys.executable, __file__, "--model", args.model, "--size", str(args.size), "--child", variant]
+    command += ["--device", args.device]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return float(out.split()[-1])
 
 
 def child(args: argparse.Namespace) -> None:
     """Measure one image and print the peak memory of this process."""
-    scores(build(args.model, args.child), draw_image(args.size))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+    device = resolve_device(args.device)
+    with strict_arithmetic():
+        scores(build(args.model, args.child, device), draw_image(args.size, device))
+    on_gpu = device.type == "cuda"
+    print(torch.cuda.max_memory_allocated() / 1e9 if on_gpu else getrusage(RUSAGE_SELF).ru_maxrss / 1e6)
 
 
 def against_openerf(repeats: int) -> None:
@@ -122,6 +141,7 @@ def main() -> None:
     parser.add_argument("--model", default="replknet31b")
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu", help="cpu, or an NVIDIA GPU such as cuda; by default cpu.")
     parser.add_argument("--openerf", action="store_true", help="Compare with OpenERF instead.")
     parser.add_argument("--json", help="File to which the results are written as JSON.")
     parser.add_argument("--child", choices=VARIANTS, help=argparse.SUPPRESS)
@@ -132,16 +152,22 @@ def main() -> None:
     if args.openerf:
         return against_openerf(args.repeats)
 
+    try:
+        device = resolve_device(args.device)
+    except ReplkProbeError as error:
+        parser.exit(1, f"Error: {error}\n")
     memory = {variant: peak_gigabytes(args, variant) for variant in VARIANTS}
-    image = draw_image(args.size)
-    models = {variant: build(args.model, variant) for variant in VARIANTS}
-    maps = {variant: scores(model, image).double() for variant, model in models.items()}
+    image = draw_image(args.size, device)
     seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
-    for _ in range(args.repeats):
-        for variant, model in models.items():
-            start = time.perf_counter()
-            scores(model, image)
-            seconds[variant].append(time.perf_counter() - start)
+    with strict_arithmetic():
+        models = {variant: build(args.model, variant, device) for variant in VARIANTS}
+        for model in models.values():
+            if device.type == "cuda" and isinstance(model, PreparedModel):
+                tune(model.module, image)
+        maps = {variant: scores(model, image).cpu().double() for variant, model in models.items()}
+        for _ in range(args.repeats):
+            for variant, model in models.items():
+                seconds[variant].append(seconds_of(partial(scores, model, image), device))
 
     sides = {
         variant: [area_ratio(found.numpy(), threshold, "linear").side for threshold in THRESHOLDS]
@@ -167,6 +193,8 @@ def main() -> None:
         )
     load = os.getloadavg()[0]
     print(f"{args.model}, one {args.size} x {args.size} image, {args.repeats} rounds, torch {torch.__version__},")
+    if device.type == "cuda":
+        print(f"{device_label(device)}, cuDNN {torch.backends.cudnn.version()},")
     print(f"{torch.get_num_threads()} threads ({torch.backends.cpu.get_cpu_capability()}), load {load:.1f}\n")
     print("variant   s median (min)   speed-up   peak GB (ratio)   map rel. L2   linear sides, px")
     for row in rows:
@@ -179,7 +207,15 @@ def main() -> None:
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:  # noqa: PTH123
             json.dump(
-                {"model": args.model, "platform": platform.platform(), "load": load, "rows": rows}, file, indent=1
+                {
+                    "model": args.model,
+                    "device": device_label(device),
+                    "platform": platform.platform(),
+                    "load": load,
+                    "rows": rows,
+                },
+                file,
+                indent=1,
             )
 
 

@@ -5,12 +5,20 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner, Result
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from replk_probe.runtime.transfer import Transfer
 
 DATA_VARIABLE = "REPLK_PROBE_TEST_DATA"
 NETWORK_VARIABLE = "REPLK_PROBE_TEST_NETWORK"
@@ -111,3 +119,48 @@ def replk_probe() -> Callable[..., Result]:
         return CliRunner().invoke(cli, [str(arg) for arg in args], prog_name=PROGRAM, catch_exceptions=False)
 
     return run
+
+
+@pytest.fixture
+def overlapping_copies() -> type[Transfer]:
+    """Copies to and from a device that are complete only when they are awaited, as on a GPU.
+
+    ``outstanding`` is the number of copies in progress, ``most`` the largest one so far. Memory that was uploaded is
+    filled with NaN unless ``keeps_uploads`` is set.
+    """
+    import torch
+
+    from replk_probe.runtime.transfer import Transfer
+
+    class Overlapping(Transfer):
+        depth = 2
+        outstanding = most = 0
+        keeps_uploads = False
+
+        def __init__(self, device: torch.device) -> None:
+            super().__init__(torch.device("cpu", 0))  # differs from the device of the images
+            self._next = threading.Event()
+
+        def empty(self, shape: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+            return super().empty(shape, dtype).fill_(torch.nan)
+
+        def upload(self, batch: Tensor) -> Tensor:
+            found = batch.clone()
+            if not self.keeps_uploads:
+                batch.fill_(torch.nan)
+            return found
+
+        def download(self, values: Tensor) -> Callable[[], Tensor]:
+            Overlapping.outstanding += 1
+            Overlapping.most = max(Overlapping.most, Overlapping.outstanding)
+            self._next.set()
+            self._next = following = threading.Event()
+
+            def wait() -> Tensor:
+                following.wait(0.05)  # for the next batch, unless this one is the last
+                Overlapping.outstanding -= 1
+                return values.cpu()
+
+            return wait
+
+    return Overlapping

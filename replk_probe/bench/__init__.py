@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING
 from replk_probe._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .layers import MODEL_LAYERS, sweep_layers
+    from .layers import GPU_LAYERS, MODEL_LAYERS, sweep_layers
     from .measure import measure_speed
     from .plot import draw_speed, plot_speedup, plot_times
-    from .result import Layer, SpeedCase, SpeedResult, Timing
+    from .result import Gpu, Layer, MethodChoice, SpeedCase, SpeedResult, Timing
 
 _HOME = {
+    "GPU_LAYERS": "layers",
     "MODEL_LAYERS": "layers",
+    "Gpu": "result",
     "Layer": "result",
+    "MethodChoice": "result",
     "SpeedCase": "result",
     "SpeedResult": "result",
     "Timing": "result",
@@ -29,8 +32,11 @@ _HOME = {
 }
 
 __all__ = [
+    "GPU_LAYERS",
     "MODEL_LAYERS",
+    "Gpu",
     "Layer",
+    "MethodChoice",
     "SpeedCase",
     "SpeedResult",
     "Timing",

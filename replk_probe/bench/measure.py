@@ -15,18 +15,14 @@ import torch
 from replk_probe.errors import BackendError, InvalidInputError
 from replk_probe.ops import INSTRUCTION_SETS, describe_machine, measure_fma_peak, native_info, planned_method
 from replk_probe.runtime.checks import check_choice
+from replk_probe.runtime.devices import resolve_device
 from replk_probe.runtime.progress import progress as progress_bar
 
-from .result import PASSES, Layer, Machine, SpeedCase, SpeedResult, Timing
+from .gpu import measure_on_gpu
+from .result import CPU_DTYPES, GPU_DTYPES, PASSES, Layer, Machine, SpeedCase, SpeedResult, Timing
+from .turns import take_turns
 from .variants import Call, Operands, our_variants, relative_errors, torch_variants
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-# Seconds: duration of a turn of short calls, and duration below which a turn starts with a call that is not timed,
-# because the turns of other variants have evicted the caches.
-_TURN = 0.004
-_WARMED = 0.05
-_MOST_CALLS_PER_TURN = 20
 # A variant is left out if one call would take more than this number of budgets.
 _LONGEST_CALL = 2
 # Size of the part of a layer that is timed first if a whole call may take too long.
@@ -39,6 +35,7 @@ def measure_speed(
     layers: Sequence[Layer],
     directions: Sequence[str] = ("forward",),
     *,
+    device: str | torch.device = "cpu",
     dtype: str = "float32",
     threads: int | None = None,
     isa: str | None = None,
@@ -53,25 +50,35 @@ def measure_speed(
     All variants of a case take turns, so that other load on the machine affects them equally. A turn of a short call
     consists of several calls, each timed separately.
 
+    On an NVIDIA GPU, the variants are the methods of :func:`replk_probe.ops.tune`, for contiguous and for channels-last
+    operands. Each is first compared with float64, and is not timed if its error exceeds its bound. Calls are timed by
+    events after 0.2 seconds of other calls, with several sets of operands in turn, so that these are not in the cache.
+    The choice of the tuner is measured as in a run. Methods for which the memory does not suffice are stated.
+
     Args:
         layers: Layers to time.
         directions: Passes to time: ``"forward"``, ``"grad_input"``, ``"grad_weight"``.
-        dtype: ``"float32"`` or ``"bfloat16"``.
-        threads: Number of threads of every variant; by default torch's current number, which is restored afterwards.
-        isa: Instruction set of this package's kernels, ``"portable"``, ``"avx2"`` or ``"avx512"``; it does not apply to
-            torch. None selects the best one.
+        device: ``"cpu"``, or an NVIDIA GPU such as ``"cuda"``.
+        dtype: ``"float32"`` or ``"bfloat16"``; on a GPU also ``"float16"``, and ``"tf32"`` for float32 operands whose
+            values torch's convolution may round to TF32.
+        threads: Number of threads of every variant on a CPU; by default torch's current number, which is restored
+            afterwards.
+        isa: Instruction set of this package's kernels for a CPU, ``"portable"``, ``"avx2"`` or ``"avx512"``; it does
+            not apply to torch. None selects the best one.
         repeats: Number of turns of each variant; fewer if they would exceed the budget.
         budget: Seconds for one variant of one case. Variants whose calls take more than twice as long are left out.
-        everything: Whether to include variants that take longer.
-        accuracy: Whether to compare every output with float64.
+        everything: Whether to include variants that take longer, on a CPU.
+        accuracy: Whether to compare every output with float64; on a GPU, this is always done.
         progress: Whether to show a progress bar on a terminal.
 
     Returns:
-        The result, with one case per layer and direction, in their order.
+        The result, with one case per layer and direction, in their order, and on a GPU two, for contiguous and for
+        channels-last operands.
 
     Raises:
         InvalidInputError: An option is invalid, or there is nothing to measure.
-        BackendError: This machine does not have the instruction set, or the environment forces an unsupported method.
+        BackendError: This machine does not have the device or the instruction set, or the environment forces an
+            unsupported method.
 
     Examples:
         >>> from replk_probe.bench import Layer, measure_speed
@@ -81,8 +88,11 @@ def measure_speed(
         >>> result.cases[0].ours.calls >= 2
         True
     """
-    _check(layers, directions, dtype, threads, isa, repeats)
-    before = os.getloadavg()[0]
+    place = resolve_device(device)
+    _check(layers, directions, place, dtype, threads, isa, repeats)
+    if place.type != "cpu":
+        return measure_on_gpu(layers, directions, place, dtype=dtype, repeats=repeats, budget=budget, progress=progress)
+    kind, before = getattr(torch, CPU_DTYPES[dtype]), os.getloadavg()[0]
     with _threads(threads), _forced_isa(isa), torch.inference_mode():
         error = describe_machine()["error"]
         if error is not None:
@@ -90,11 +100,11 @@ def measure_speed(
         work = list(itertools.product(layers, directions))
         for layer, direction in work:
             # Raise now, not after some timings, if a forced method does not support a layer.
-            planned_method(layer.shape, layer.kernel, DTYPES[dtype], direction)  # type: ignore[arg-type]
+            planned_method(layer.shape, layer.kernel, kind, direction)  # type: ignore[arg-type]
         used = torch.get_num_threads()
         peak = measure_fma_peak(used, isa)
         cases = tuple(
-            _measure_case(layer, direction, DTYPES[dtype], repeats, budget, everything, accuracy)
+            _measure_case(layer, direction, kind, repeats, budget, everything, accuracy)
             for layer, direction in progress_bar(work, desc="Timing", unit="case", disable=not progress)
         )
         info = native_info()
@@ -111,11 +121,27 @@ def measure_speed(
 
 
 def _check(
-    layers: Sequence[Layer], directions: Sequence[str], dtype: str, threads: int | None, isa: str | None, repeats: int
+    layers: Sequence[Layer],
+    directions: Sequence[str],
+    device: torch.device,
+    dtype: str,
+    threads: int | None,
+    isa: str | None,
+    repeats: int,
 ) -> None:
+    if device.type not in ("cpu", "cuda"):
+        raise BackendError(
+            f"Convolutions cannot be timed on device {device}. They are timed on a CPU or on an NVIDIA GPU. "
+            "Use cpu or cuda."
+        )
+    if device.type != "cpu" and not (threads is None and isa is None):
+        raise InvalidInputError(
+            f"threads and isa do not apply to device {device}. They are settings of the variants of a CPU. Omit them, "
+            "or use device cpu."
+        )
     for name, value, known in [
         *(("pass", direction, PASSES) for direction in directions),
-        ("dtype", dtype, tuple(DTYPES)),
+        ("dtype", dtype, tuple(CPU_DTYPES if device.type == "cpu" else GPU_DTYPES)),
         ("instruction set", isa or "portable", INSTRUCTION_SETS),
     ]:
         check_choice(name, value, known)
@@ -126,7 +152,7 @@ def _check(
         )
     if not layers or not directions:
         raise InvalidInputError("There is nothing to time. Give at least one layer and one pass.")
-    for layer in layers:
+    for layer in layers if device.type == "cpu" else ():
         padded = layer.n * layer.c * (layer.h + layer.kh) * (layer.w + layer.kw)
         needed, there = 4 * (_TENSORS * padded + 6 * layer.c * layer.kh * layer.kw), _memory()
         if there is not None and needed > there:
@@ -153,7 +179,9 @@ def _measure_case(
             left_out.append(Timing(name, None, None, 0, None, f"left out: about {expected:.0f} s a call"))
         else:
             calls[name] = call
-    times, outputs = _take_turns(calls, repeats, budget)
+    # The first call computes spectra and plans and allocates memory.
+    outputs = {name: call() for name, call in calls.items()}
+    times = take_turns(calls, lambda name, count: [_seconds(calls[name]) for _ in range(count)], repeats, budget)
     errors = relative_errors(direction, operands, outputs) if accuracy else {}
     timings = [
         Timing(
@@ -172,27 +200,6 @@ def _measure_case(
     )
     found = (*timings, *left_out)
     return SpeedCase(layer, direction, found, plan.method, plan.isa, plan.tile, plan.workspace_bytes, last.method)
-
-
-def _take_turns(
-    calls: dict[str, Call], repeats: int, budget: float
-) -> tuple[dict[str, list[float]], dict[str, torch.Tensor]]:
-    """Seconds of every call, and the output of each variant."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    outputs, typical = {}, {}
-    for name, call in calls.items():
-        outputs[name] = call()  # the first call computes spectra and plans and allocates memory
-        typical[name] = _seconds(call)
-    for turn in range(repeats):
-        for name, call in calls.items():
-            expected = min(seconds[name], default=typical[name])
-            if turn and sum(seconds[name]) + expected > budget:
-                continue
-            if expected < _WARMED:
-                call()
-            for _ in range(max(1, min(int(_TURN / expected), _MOST_CALLS_PER_TURN))):
-                seconds[name].append(_seconds(call))
-    return seconds, outputs
 
 
 def _seconds(call: Call) -> float:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 # replk-probe in the main color of all figures, torch in colors of Okabe and Ito, which color-blind readers can
 # distinguish.
-_VARIANTS = {
+_CPU_VARIANTS = {
     "nchw": ("torch conv2d, NCHW", "#999999", "s"),
     "channels_last": ("torch conv2d, channels_last", "#0072b2", "^"),
     "fft": ("torch.fft, spectrum ready", "#009e73", "D"),
@@ -49,6 +49,14 @@ _VARIANTS = {
     "functional": ("replk-probe, function", "#d98880", "o"),
     "module": ("replk-probe, module in eval mode", COLORS[0], "o"),
 }
+_GPU_VARIANTS = {
+    "aten": ("torch conv2d", "#999999", "s"),
+    "aten-nchw": ("torch conv2d, converted to NCHW", "#56b4e9", "v"),
+    "aten-channels-last": ("torch conv2d, converted to channels_last", "#0072b2", "^"),
+    "torch-fft": ("replk-probe, torch-fft", "#009e73", "D"),
+    "triton-toeplitz": ("replk-probe, triton-toeplitz", COLORS[0], "o"),
+}
+_VARIANTS = _CPU_VARIANTS | _GPU_VARIANTS
 _LEGEND_SIZE, _VALUE_SIZE = 6.0, 5.5
 _LEGEND: dict[str, Any] = {"handlelength": 1.2, "handletextpad": 0.3, "columnspacing": 1.2}
 _LEGEND |= {"borderaxespad": 0.0, "frameon": False, "fontsize": _LEGEND_SIZE}
@@ -172,7 +180,7 @@ def _kernel_groups(cases: Sequence[SpeedCase]) -> list[list[SpeedCase]]:
     groups: dict[tuple[object, ...], list[SpeedCase]] = {}
     for case in cases:
         if case.layer.kh == case.layer.kw:
-            groups.setdefault((case.layer.shape, case.direction), []).append(case)
+            groups.setdefault((case.layer.shape, _layout(case), case.direction), []).append(case)
     return [
         sorted(group, key=lambda case: case.layer.kh)
         for group in groups.values()
@@ -184,7 +192,7 @@ def _against_kernel(result: SpeedResult, groups: Sequence[Sequence[SpeedCase]]) 
     columns = len(groups)
     width = min(4.6 if columns == 1 else 0.9 + 2.6 * columns, page_width())
     legend_columns = 3 if width > 4.7 else 2
-    legend = 0.06 + 0.125 * math.ceil(len(_VARIANTS) / legend_columns)
+    legend = 0.06 + 0.125 * math.ceil(len(_variants_of(result)) / legend_columns)
     # From the bottom, in inches: caption, axis, ratios, gap, times, title, legend.
     below, low, gap, high, title = 0.62, 1.0, 0.16, 1.75, 0.24
     height = below + low + gap + high + title + legend
@@ -201,11 +209,22 @@ def _against_kernel(result: SpeedResult, groups: Sequence[Sequence[SpeedCase]]) 
         _draw_times(times, group, limits, first=index == 0)
         _draw_ratios(ratios, group, tallest, first=index == 0)
         layer = group[0].layer
-        what = f", {group[0].pass_label}" if columns < 4 else ""
+        what = _layout(group[0]) + (f", {group[0].pass_label}" if columns < 4 else "")
         times.set_title(f"Input [{layer.n}, {layer.c}, {layer.h}, {layer.w}]{what}", fontsize=6.5, pad=4.0)
     _draw_legend(figure, cases, left / width, 1 - 0.03 / height, legend_columns)
     _draw_caption(figure, result, left / width)
     return figure
+
+
+def _variants_of(result: SpeedResult) -> dict[str, tuple[str, str, str]]:
+    return _CPU_VARIANTS if result.machine.gpu is None else _GPU_VARIANTS
+
+
+def _layout(case: SpeedCase) -> str:
+    """The memory format of the operands on a GPU, for a title."""
+    if case.choice is None:
+        return ""
+    return ", channels_last" if case.choice.channels_last else ", NCHW"
 
 
 def _draw_times(ax: Axes, group: Sequence[SpeedCase], limits: tuple[float, float], *, first: bool) -> None:
@@ -300,7 +319,7 @@ def _has_several_passes(cases: Sequence[SpeedCase]) -> bool:
 
 def _row_labels(cases: Sequence[SpeedCase]) -> list[str]:
     several = _has_several_passes(cases)
-    return [case.layer.label + (f"  {case.pass_label}" if several else "") for case in cases]
+    return [case.label + (f"  {case.pass_label}" if several else "") for case in cases]
 
 
 def _label_rows(ax: Axes, cases: Sequence[SpeedCase], *, labeled: bool = True) -> None:
@@ -316,6 +335,8 @@ def _label_rows(ax: Axes, cases: Sequence[SpeedCase], *, labeled: bool = True) -
 def _add_times(ax: Axes, cases: Sequence[SpeedCase]) -> None:
     for y, case in enumerate(cases):
         times = {name: 1e3 * t.minimum for name in _VARIANTS if (t := case.timing(name)) is not None and t.minimum}
+        if not times:  # the memory of a GPU did not suffice
+            continue
         ax.plot([min(times.values()), max(times.values())], [y, y], color="#c8c8c8", linewidth=0.6, zorder=1)
         for name, time in times.items():
             _, color, marker = _VARIANTS[name]
@@ -344,7 +365,7 @@ def _mark(variant: str) -> dict[str, Any]:
 
 
 def _time_limits(cases: Sequence[SpeedCase]) -> tuple[float, float]:
-    known = [1e3 * timing.minimum for case in cases for timing in case.timings if timing.minimum]
+    known = [1e3 * timing.minimum for case in cases for timing in case.timings if timing.minimum] or [1.0]
     return min(known) / 1.5, max(known) * 1.5
 
 
@@ -388,6 +409,12 @@ def _shown_variants(cases: Sequence[SpeedCase]) -> list[str]:
 
 def _draw_caption(figure: Figure, result: SpeedResult, x: float) -> None:
     machine = result.machine
+    if machine.gpu is not None:
+        names = ("torch", "cuDNN", "Triton", "driver")
+        versions = ", ".join(f"{name} {machine.gpu.environment.get(name, '?')}" for name in names)
+        text = f"{machine.gpu.name}; {result.dtype}, shortest of the calls; {versions}"
+        figure.text(x, 0.05 / figure.get_figheight(), drawable(text), fontsize=5.5, color=MUTED)
+        return
     text = (
         f"{machine.cpu}, {counted(machine.threads, 'thread')}; {result.dtype}, shortest of the calls; "
         f"torch {machine.versions.get('torch', '?')} ({machine.torch_capability}), kernels {machine.isa or 'aten'}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,14 +12,16 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.results import Result, Row, as_plain, csv_text, nan_if_null, strict_json
 from replk_probe.runtime.checks import whole
 from replk_probe.runtime.file_reading import decode, folder_of, read_json, reading
+from replk_probe.runtime.formatting import counted
 from replk_probe.runtime.provenance import software_versions
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-SCHEMA_VERSION = 1
-READABLE_VERSIONS = (1,)
+# Of results of a CPU, and of a GPU.
+SCHEMA_VERSION, SCHEMA_VERSION_OF_GPU = 1, 2
+READABLE_VERSIONS = (1, 2)
 
 JSON_NAME = "bench.json"
 CSV_NAME = "bench.csv"
@@ -28,12 +30,21 @@ _CSV_COLUMNS = (
     "n", "c", "h", "w", "kh", "kw", "pass", "variant", "ms_min", "ms_median", "calls", "relative_l2", "method", "isa",
     "tile_h", "tile_w", "note",
 )  # fmt: skip
-_CSV_DIGITS = {"ms_min": 6, "ms_median": 6, "relative_l2": 3}
+_GPU_COLUMNS = ("layout", "share_of_bound", "chosen")
+_CSV_DIGITS = {"ms_min": 6, "ms_median": 6, "relative_l2": 3, "share_of_bound": 3}
 
 PASSES = ("forward", "grad_input", "grad_weight")
 PASS_LABELS = {"forward": "forward", "grad_input": "input gradient", "grad_weight": "weight gradient"}
 OURS = ("module", "functional", "ours_channels_last")
 TORCH = ("nchw", "channels_last", "fft")
+# Methods on a GPU: torch's convolution without and with a conversion of the memory format, and those of this package.
+GPU_TORCH = ("aten", "aten-nchw", "aten-channels-last")
+GPU_OURS = ("torch-fft", "triton-toeplitz")
+LAYOUTS = {False: "nchw", True: "channels_last"}
+
+# Types of the tensors by name, on a CPU and on a GPU.
+CPU_DTYPES = {name: name for name in ("float32", "bfloat16")}
+GPU_DTYPES = {"float32": "float32", "tf32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
 
 
 @dataclass(frozen=True)
@@ -104,11 +115,14 @@ class Timing:
         variant: Variant of this package: ``"module"`` (kernel prepared before the call), ``"functional"`` (kernel
             prepared in the call) or ``"ours_channels_last"`` (the first of these that exists, with channels-last
             operands); or of torch: ``"nchw"``, ``"channels_last"`` or ``"fft"`` (spectrum of the kernel precomputed).
+            On a GPU the name of a method: ``"aten"``, ``"aten-nchw"`` or ``"aten-channels-last"`` (torch's convolution,
+            in the last two after a conversion of the memory format), ``"torch-fft"`` or ``"triton-toeplitz"``.
         minimum: Time of the shortest call in seconds, or None if it was not measured.
         median: Median time of the calls in seconds, or None if it was not measured.
         calls: Number of timed calls.
-        error: Relative L2 error against float64, or None if it was not computed.
+        error: Relative L2 error against float64, or None if it was not computed, as on a GPU.
         note: Reason why the variant was not measured or was measured less often, or None.
+        share: Largest error against float64 as a share of its bound, on a GPU; above 1 if the result is wrong.
     """
 
     variant: str
@@ -117,6 +131,22 @@ class Timing:
     calls: int
     error: float | None = None
     note: str | None = None
+    share: float | None = None
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """What the tuner chooses for a convolution on a GPU.
+
+    Attributes:
+        method: Name of the method.
+        reason: Why it was chosen, a clause without a period.
+        channels_last: Whether the operands are channels-last.
+    """
+
+    method: str
+    reason: str
+    channels_last: bool
 
 
 @dataclass(frozen=True)
@@ -126,13 +156,14 @@ class SpeedCase:
     Attributes:
         layer: The convolution.
         direction: ``"forward"``, ``"grad_input"`` or ``"grad_weight"``.
-        timings: One timing per variant, with those of this package first.
+        timings: One timing per variant, with those of this package first; on a GPU that of torch's convolution is.
         method: Method of this package for NCHW operands: ``"fft"``, ``"direct"``, ``"blocked"``, ``"blocked-pfa"``,
-            ``"reference"``, ``"aten"`` or ``"torch-fft"``.
+            ``"reference"``, ``"aten"`` or ``"torch-fft"``. On a GPU the method that the tuner chooses.
         method_channels_last: Method of this package for channels-last operands.
         isa: Instruction set of this package's kernel, or None for ``"aten"`` and ``"torch-fft"``.
         tile: Lengths of the transforms; (0, 0) for other methods.
         workspace_bytes: Scratch memory of one call of this package's kernel.
+        choice: The choice of the tuner on a GPU, whose time is that of this package; None on a CPU.
     """
 
     layer: Layer
@@ -143,14 +174,21 @@ class SpeedCase:
     tile: tuple[int, int]
     workspace_bytes: int
     method_channels_last: str = "aten"
+    choice: MethodChoice | None = None
 
     def __post_init__(self) -> None:
         """Check that this package was measured.
 
         Raises:
-            InvalidInputError: No variant of this package has a time.
+            InvalidInputError: No variant of this package has a time; on a GPU, where the memory may not suffice, the
+                method that was chosen was not even tried.
         """
-        if all(self.timing(name) is None for name in OURS):
+        if self.choice is not None:
+            if all(one.variant != self.choice.method for one in self.timings):
+                raise InvalidInputError(
+                    f"The case {self.layer} has no entry of {self.choice.method!r}, which was chosen for it. Add it."
+                )
+        elif all(self.timing(name) is None for name in OURS):
             raise InvalidInputError(
                 f"The case {self.layer} has no time of this package, with which the others are compared. Add one of "
                 f"{', '.join(OURS)}."
@@ -161,19 +199,31 @@ class SpeedCase:
         return next((one for one in self.timings if one.variant == variant and one.minimum is not None), None)
 
     @property
+    def label(self) -> str:
+        """Label of the layer, with the memory format on a GPU."""
+        if self.choice is None:
+            return self.layer.label
+        return f"{self.layer.label} {'nhwc' if self.choice.channels_last else 'nchw'}"
+
+    @property
     def pass_label(self) -> str:
         """Name of the pass for the reader, such as ``"input gradient"``."""
         return PASS_LABELS[self.direction]
 
     @property
     def ours(self) -> Timing:
-        """Timing of this package for NCHW operands, with a prepared kernel if the pass has one."""
+        """Timing of this package for NCHW operands, with a prepared kernel if the pass has one; on a GPU of the choice.
+
+        Its times are None if the memory of a GPU did not suffice.
+        """
+        if self.choice is not None:
+            return next(timing for timing in self.timings if timing.variant == self.choice.method)
         return next(timing for name in OURS if (timing := self.timing(name)) is not None)
 
     @property
     def best_torch(self) -> Timing | None:
-        """Timing of torch's fastest variant."""
-        measured = [timing for name in TORCH if (timing := self.timing(name)) is not None]
+        """Timing of torch's fastest variant; on a GPU of its convolution, with or without a conversion."""
+        measured = [timing for name in (*TORCH, *GPU_TORCH) if (timing := self.timing(name)) is not None]
         return min(measured, key=lambda timing: timing.minimum or 0.0, default=None)
 
     @property
@@ -199,13 +249,37 @@ class SpeedCase:
     @property
     def ratio_of_medians(self) -> float | None:
         """Speed-up over the fastest variant of torch, by the medians."""
-        medians = [timing.median for name in TORCH if (timing := self.timing(name)) is not None and timing.median]
+        measured = [timing for name in (*TORCH, *GPU_TORCH) if (timing := self.timing(name)) is not None]
+        medians = [timing.median for timing in measured if timing.median]
         return min(medians) / self.ours.median if medians and self.ours.median else None
 
     @property
     def gflops(self) -> float:
         """Effective rate of this package, in 10^9 operations of a direct convolution per second."""
         return self.layer.flops / (self.ours.minimum or float("inf")) / 1e9
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """GPU of a measurement.
+
+    Attributes:
+        name: Name, such as ``"NVIDIA H200"``.
+        device: The device as torch names it, such as ``"cuda:0"``.
+        environment: Everything that selects methods and algorithms, by name: compute capability, versions of the
+            driver, CUDA, cuDNN, torch and Triton, whether TF32 is allowed, and restrictions of algorithms.
+        multiprocessors: Number of multiprocessors.
+        memory_bytes: Memory in bytes.
+        clocks: Clock rates in MHz by name: of the multiprocessors (``sm``) and of the memory, before and after the
+            measurement, and the largest ones; those that nvidia-smi does not report are left out.
+    """
+
+    name: str
+    device: str
+    environment: dict[str, str]
+    multiprocessors: int
+    memory_bytes: int
+    clocks: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -217,11 +291,13 @@ class Machine:
         threads: Number of threads available to every variant.
         load: Load averages over one minute, before and after.
         fma_peak: Peak rate of multiply-adds on registers, measured in the same run, in 10^9 operations per second; None
-            without the native library.
+            without the native library. On a GPU that of float32 without tensor cores, computed from the number of
+            multiprocessors and the largest clock rate, or None if one of them is not known.
         isa: Instruction set of the native kernels, or None without the library.
         compiler: Compiler of the library, or None.
         torch_capability: Instruction set that torch uses.
         versions: Versions of replk-probe, Python and its dependencies.
+        gpu: The GPU on which everything was timed, or None.
     """
 
     cpu: str
@@ -232,6 +308,12 @@ class Machine:
     compiler: str | None
     torch_capability: str
     versions: dict[str, str] = field(default_factory=software_versions)
+    gpu: Gpu | None = None
+
+    @property
+    def label(self) -> str:
+        """The GPU, or the processor and the number of threads."""
+        return f"{self.cpu}, {counted(self.threads, 'thread')}" if self.gpu is None else self.gpu.name
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -243,7 +325,8 @@ class SpeedResult(Result):
     Attributes:
         cases: One case per layer and pass.
         machine: Machine and software of the measurement.
-        dtype: Type of all tensors.
+        dtype: Type of all tensors; ``"tf32"`` stands for float32 tensors whose values torch's convolution may round to
+            TF32.
         repeats: Number of timed calls requested for each variant.
 
     Examples:
@@ -270,8 +353,12 @@ class SpeedResult(Result):
             as_plain(case) | {name: getattr(case, name) for name in ratios} | {"effective_gflops": case.gflops}
             for case in self.cases
         ]
-        record = {name: as_plain(getattr(self, name)) for name in ("machine", "dtype", "repeats")}
-        return {"schema_version": SCHEMA_VERSION, **record, "cases": cases}
+        record = {name: as_plain(getattr(self, name)) for name in ("machine", "dtype", "repeats")} | {"cases": cases}
+        version = SCHEMA_VERSION if self.machine.gpu is None else SCHEMA_VERSION_OF_GPU
+        if self.machine.gpu is None:
+            for entry, name in _entries_of_gpu(record):
+                del entry[name]
+        return {"schema_version": version, **record}
 
     def to_dataframe(self) -> pd.DataFrame:
         """The times as a table with one row per layer, pass and variant.
@@ -280,7 +367,9 @@ class SpeedResult(Result):
             A data frame with the columns of ``bench.csv``: ``n``, ``c``, ``h``, ``w``, ``kh``, ``kw``, ``pass``,
             ``variant``, ``ms_min`` and ``ms_median`` (milliseconds per call, NaN where not measured), ``calls``,
             ``relative_l2`` (error against float64, NaN where not computed), ``method``, ``isa``, ``tile_h``,
-            ``tile_w`` and ``note`` (texts, and None where they do not apply).
+            ``tile_w`` and ``note`` (texts, and None where they do not apply). Results of a GPU also have ``layout``,
+            ``share_of_bound`` (largest error against float64 as a share of its bound, NaN where not computed) and
+            ``chosen`` (whether the tuner chooses the method).
         """
         return super().to_dataframe()
 
@@ -306,17 +395,24 @@ class SpeedResult(Result):
         path = Path(directory) / JSON_NAME
         record = read_json(path, folder_of("bench"), READABLE_VERSIONS)
         with reading(path, "benchmark record"):
+            if record["schema_version"] == SCHEMA_VERSION:
+                for entry, name in _entries_of_gpu(record):
+                    entry[name] = None
             return decode(cls, record)
 
     def _files(self) -> Mapping[str, bytes]:
         rows = [
-            row | {name: _rounded(row[name], digits) for name, digits in _CSV_DIGITS.items()} for row in self._rows()
+            row | {name: _rounded(row[name], digits) for name, digits in _CSV_DIGITS.items() if name in row}
+            for row in self._rows()
         ]
         text = strict_json(self.to_json(), indent=1)
-        return {CSV_NAME: csv_text(rows, _CSV_COLUMNS).encode("utf-8"), JSON_NAME: text.encode("utf-8")}
+        columns = (*_CSV_COLUMNS, *(_GPU_COLUMNS if self.machine.gpu else ()))
+        return {CSV_NAME: csv_text(rows, columns).encode("utf-8"), JSON_NAME: text.encode("utf-8")}
 
     def _summary(self) -> Mapping[str, object]:
-        return {"cpu": self.machine.cpu, "threads": self.machine.threads, "dtype": self.dtype, "cases": len(self.cases)}
+        machine = self.machine
+        place = {"cpu": machine.cpu, "threads": machine.threads} if machine.gpu is None else {"gpu": machine.gpu.name}
+        return {**place, "dtype": self.dtype, "cases": len(self.cases)}
 
     def _rows(self) -> list[Row]:
         return [_row(case, timing) for case in self.cases for timing in case.timings]
@@ -326,6 +422,8 @@ def _row(case: SpeedCase, timing: Timing) -> Row:
     ours = (case.method, case.isa, *case.tile)
     last = (case.method_channels_last, None, None, None)
     methods = {"module": ours, "functional": ours, "ours_channels_last": last}
+    if case.choice is not None:
+        methods[timing.variant] = (timing.variant, None, None, None)
     cells = (
         *case.layer.shape,
         *case.layer.kernel,
@@ -337,7 +435,20 @@ def _row(case: SpeedCase, timing: Timing) -> Row:
         *methods.get(timing.variant, ("torch", None, None, None)),
         timing.note,
     )
-    return dict(zip(_CSV_COLUMNS, cells, strict=True))
+    row: Row = dict(zip(_CSV_COLUMNS, cells, strict=True))
+    if case.choice is not None:
+        more = LAYOUTS[case.choice.channels_last], nan_if_null(timing.share), timing.variant == case.choice.method
+        row |= dict(zip(_GPU_COLUMNS, more, strict=True))
+    return row
+
+
+def _entries_of_gpu(record: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """The entries that records of a CPU do not have: a dictionary and a name in it."""
+    yield record["machine"], "gpu"
+    for case in record["cases"]:
+        yield case, "choice"
+        for timing in case["timings"]:
+            yield timing, "share"
 
 
 def _rounded(value: float, digits: int) -> str:

@@ -26,7 +26,8 @@ _PASSES = {"forward": "forward", "grad-input": "grad_input", "grad-weight": "gra
     "shapes",
     multiple=True,
     metavar="N,C,H,W,KH,KW",
-    help="Layer to time. Repeat for several layers. [default: layers of RepLKNet, SLaK and ConvNeXt]",
+    help="Layer to time. Repeat for several layers. [default: layers of RepLKNet, SLaK and ConvNeXt; on a GPU, 384 "
+    "channels with 7x7 to 31x31, and layers of RepLKNet]",
 )
 @click.option("--model", metavar="NAME", help="Time the depthwise layers of a model.")
 @click.option(
@@ -43,7 +44,18 @@ _PASSES = {"forward": "forward", "grad-input": "grad_input", "grad-weight": "gra
     default=("forward",),
     help="Pass to time. Repeat for several passes. [default: forward]",
 )
-@choice_option("--dtype", ["float32", "bfloat16"], "Data type.")
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="DEVICE",
+    help="cpu, or an NVIDIA GPU (cuda, cuda:1), on which all methods are compared with float64 and then timed.",
+)
+@choice_option(
+    "--dtype",
+    ["float32", "tf32", "bfloat16", "float16"],
+    "Data type. tf32 (float32 tensors, TF32 allowed in torch's convolution) and float16 are for a GPU.",
+)
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Number of threads. [default: torch's setting]")
 @click.option("--isa", type=click.Choice(["portable", "avx2", "avx512"]), help="Instruction set of the native kernels.")
 @click.option(
@@ -72,6 +84,7 @@ def command(
     planes: str | None,
     kernels: str | None,
     directions: tuple[str, ...],
+    device: str,
     as_json: bool,
     output: Path | None,
     **options: Any,
@@ -81,6 +94,10 @@ def command(
     Times the native convolution as a module in eval mode, with a prepared kernel, and as a function. It is compared
     with conv2d in both memory layouts and with torch.fft with a prepared spectrum. All variants take turns within one
     run. Run it on an otherwise idle machine.
+
+    With --device cuda, the methods of 'replk-probe tune' are timed instead, for both memory layouts. Each is compared
+    with float64 first. The results contain the choice of the tuner, the card, its clock rates and the versions of its
+    software.
     """
     if sum((bool(shapes), model is not None, sweep)) > 1:
         raise click.UsageError("--shape, --model and --sweep are mutually exclusive. Give only one of them.")
@@ -99,12 +116,15 @@ def command(
     from replk_probe.bench.plot import save_figures
     from replk_probe.report.bench_table import bench_table, sweep_summary
     from replk_probe.report.text import terminal_layout
+    from replk_probe.runtime.devices import resolve_device
 
+    place = resolve_device(device)
     if output is not None:
         lock_folders(output)
     result = measure_speed(
-        given or _layers(model, input_size, sweep, sides, sizes),
+        given or _layers(model, input_size, sweep, sides, sizes, on_cpu=place.type == "cpu"),
         chosen,
+        device=place,
         # A sweep has many cases, whose results do not depend on slow variants of torch.
         budget=0.25 if sweep else 2.0,
         progress=True,
@@ -142,15 +162,28 @@ def _given(shapes: tuple[str, ...], planes: list[int] | None, kernels: list[int]
 
 
 def _layers(
-    model: str | None, input_size: int, sweep: bool, planes: list[int] | None, kernels: list[int] | None
+    model: str | None,
+    input_size: int,
+    sweep: bool,
+    planes: list[int] | None,
+    kernels: list[int] | None,
+    *,
+    on_cpu: bool,
 ) -> list[Layer]:
-    from replk_probe.bench.layers import MODEL_LAYERS, SWEEP_KERNELS, SWEEP_PLANES, layers_of_model, sweep_layers
+    from replk_probe.bench.layers import (
+        GPU_LAYERS,
+        MODEL_LAYERS,
+        SWEEP_KERNELS,
+        SWEEP_PLANES,
+        layers_of_model,
+        sweep_layers,
+    )
 
     if model is not None:
         return layers_of_model(model, input_size)
     if sweep:
         return sweep_layers(planes or SWEEP_PLANES, kernels or SWEEP_KERNELS)
-    return list(MODEL_LAYERS)
+    return list(MODEL_LAYERS if on_cpu else GPU_LAYERS)
 
 
 def _integers(option: str, text: str, example: str) -> list[int]:

@@ -316,15 +316,19 @@ def _compare_kernels(first: KernelResult, second: KernelResult) -> Comparison:
 
 def _compare_speed(first: SpeedResult, second: SpeedResult) -> Comparison:
     _refuse("benchmarks", "the first", "the second", {"type of tensors": (first.dtype, second.dtype)})
-    others = {(case.layer.label, case.direction): case for case in second.cases}
+    others = {(case.label, case.direction): case for case in second.cases}
     rows = []
     for case in first.cases:
-        other = others.get((case.layer.label, case.direction))
+        other = others.get((case.label, case.direction))
         if other is not None and case.ours.minimum and other.ours.minimum:
             one, two = 1e3 * case.ours.minimum, 1e3 * other.ours.minimum
-            rows.append(Difference(case.pass_label, case.layer.label, "ms", one, two, one - two))
+            rows.append(Difference(case.pass_label, case.label, "ms", one, two, one - two))
     machines = first.machine, second.machine
-    aspects = {"processor": tuple(one.cpu for one in machines), "threads": tuple(one.threads for one in machines)}
+    aspects: dict[str, tuple[object, ...]] = {
+        "processor": tuple(one.cpu for one in machines),
+        "threads": tuple(one.threads for one in machines),
+        "GPU": tuple(one.gpu and one.gpu.name for one in machines),
+    }
     return Comparison(
         "bench",
         "the first benchmark",

@@ -24,7 +24,7 @@ from replk_probe.models.inference.copying import device_and_dtype, on_device
 from replk_probe.models.inference.cudnn_passes import contiguous_note
 from replk_probe.models.inference.environment import environment_of, versions_on
 from replk_probe.models.inference.prepare import PreparedModel, module_of, unprepared
-from replk_probe.models.inference.run_methods import choose_methods, fixed_methods, may_tune
+from replk_probe.models.inference.run_methods import choose_methods, fixed_methods
 from replk_probe.models.model_id import name_of
 from replk_probe.models.records import statistics_note
 from replk_probe.models.weight_values import check_run_values
@@ -319,6 +319,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
                 with keeper.change():
                     self._note_batch_size(state, size)
                     state.occluded.append(values)
+                    state.methods |= {*prepared.methods.take()}
                     state.seconds = time.perf_counter() - start
                 other = image
                 bar.update(1)
@@ -331,7 +332,8 @@ class ErfPlan(Divisible[RunState, ErfResult]):
         return replace(
             result,
             occlusion=rows,
-            run=replace(result.run, seconds=round(state.seconds, 3)),
+            # The check has batches of other sizes, which can be computed by other methods.
+            run=replace(result.run, seconds=round(state.seconds, 3), backend=prepared.backend_used(state.methods)),
             notes=(*result.notes, *(note for note in notes if note)),
         )
 
@@ -415,14 +417,6 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             return min(end, next(bound for bound in self._bounds if bound > first))
         return end
 
-    @property
-    def _tune(self) -> str:
-        return self.settings.tune
-
-    @property
-    def _may_tune(self) -> bool:
-        return may_tune(self._tune, self.device)
-
     def _choose_methods(self, progress: bool) -> ChosenMethods:
         """The methods that are fastest for the first batch."""
         nothing = range(0, 0)
@@ -442,7 +436,7 @@ class ErfPlan(Divisible[RunState, ErfResult]):
             found = choose_methods(
                 first_batch,
                 self.device,
-                tune=self._tune,
+                tune=self.settings.tune,
                 images=len(self._all),
                 batch_size=len(loaded),
                 progress=progress,

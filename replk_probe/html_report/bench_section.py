@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from replk_probe.bench.result import OURS, TORCH, SpeedCase, SpeedResult
+from replk_probe.bench.result import GPU_OURS, GPU_TORCH, OURS, TORCH, SpeedCase, SpeedResult
 from replk_probe.collection import Saved
-from replk_probe.runtime.formatting import counted
 
 from .charts import Chart, Dots, dot_chart
 from .number_texts import NO_CELL, Cell, number
@@ -19,6 +18,11 @@ _VARIANTS = {
     "nchw": "torch",
     "channels_last": "torch, channels last",
     "fft": "torch.fft",
+    "aten": "torch",
+    "aten-nchw": "torch after conversion to NCHW",
+    "aten-channels-last": "torch after conversion to channels last",
+    "torch-fft": "this package, torch-fft",
+    "triton-toeplitz": "this package, triton-toeplitz",
 }
 _MOST_ROWS = 40  # rows of the chart; the table has all
 
@@ -45,12 +49,13 @@ class BenchPart:
 
 
 def bench_section(saved: Sequence[Saved[SpeedResult]]) -> list[BenchPart]:
-    """A part for each benchmark."""
-    return [_part(one.result) for one in saved if one.result.cases]
+    """A part for each benchmark with times."""
+    return [_part(one.result) for one in saved if any(case.ours.minimum for case in one.result.cases)]
 
 
 def _part(result: SpeedResult) -> BenchPart:
-    variants = [name for name in (*OURS, *TORCH) if any(case.timing(name) for case in result.cases)]
+    every = (*OURS, *TORCH, *GPU_OURS, *GPU_TORCH)
+    variants = [name for name in every if any(case.timing(name) for case in result.cases)]
     shown = result.cases[:_MOST_ROWS]
     names = [_name(case, result) for case in shown]
     series = []
@@ -61,10 +66,10 @@ def _part(result: SpeedResult) -> BenchPart:
             if timing is not None and timing.minimum:
                 milliseconds = 1e3 * timing.minimum
                 points.append((row, milliseconds, None, f"{_VARIANTS[variant]}, {names[row]}: {milliseconds:.3g} ms"))
-        series.append(Dots(style, variant in TORCH, points))
+        series.append(Dots(style, variant in (*TORCH, *GPU_TORCH), points))
     machine = result.machine
     return BenchPart(
-        machine=f"{machine.cpu}, {counted(machine.threads, 'thread')}, {result.dtype}",
+        machine=f"{machine.label}, {result.dtype}",
         chart=dot_chart("Shortest time of a call", names, series, "Milliseconds per call (logarithmic)"),
         shown=[(_VARIANTS[variant], style) for style, variant in enumerate(variants)],
         head=(*(f"{_VARIANTS[variant]}, ms" for variant in variants), "speed-up"),
@@ -81,4 +86,4 @@ def _cells(case: SpeedCase, variants: Sequence[str]) -> tuple[Cell, ...]:
 
 def _name(case: SpeedCase, result: SpeedResult) -> str:
     several = len({one.direction for one in result.cases}) > 1
-    return f"{case.layer.label} {case.pass_label}" if several else case.layer.label
+    return f"{case.label} {case.pass_label}" if several else case.label

@@ -81,13 +81,13 @@ def kernels_command(result: KernelResult) -> str | None:
 def bench_command(result: SpeedResult) -> str:
     """The command for a benchmark."""
     layers = dict.fromkeys(",".join(map(str, (*case.layer.shape, *case.layer.kernel))) for case in result.cases)
-    used = {case.direction for case in result.cases}
+    used, gpu = {case.direction for case in result.cases}, result.machine.gpu
     return _joined(
         "bench",
         *(_option("shape", layer) for layer in layers),
         *(_option("pass", name.replace("_", "-")) for name in PASSES if name in used),
         _option("dtype", result.dtype.removeprefix("torch.")),
-        _option("threads", result.machine.threads),
+        _option("threads", result.machine.threads) if gpu is None else _option("device", gpu.device),
         _option("repeats", result.repeats),
     )
 

@@ -72,7 +72,9 @@ def origins_of(collection: Collection) -> list[Origin]:
         )
     for bench in collection.bench:
         machine = bench.result.machine
+        gpu = [] if machine.gpu is None else [("GPU", machine.gpu.name), *machine.gpu.environment.items()]
         facts = [
+            *gpu,
             ("processor", f"{machine.cpu}, {counted(machine.threads, 'thread')}"),
             ("instruction set", machine.isa or "none"),
             ("compiler", machine.compiler or "none"),

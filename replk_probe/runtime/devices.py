@@ -87,6 +87,11 @@ def experimental_note(device: torch.device) -> str | None:
     )
 
 
+def may_tune(tune: str, device: torch.device) -> bool:
+    """Whether a run may choose other methods of convolution than the default: on a CPU only by ``"force"``."""
+    return tune != "off" and (device.type == "cuda" or (device.type == "cpu" and tune == "force"))
+
+
 def visible_gpus() -> list[str]:
     """The GPUs as values of ``CUDA_VISIBLE_DEVICES`` that select one of them; does not initialize CUDA."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")

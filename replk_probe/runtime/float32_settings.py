@@ -62,7 +62,7 @@ def make_strict() -> Float32Settings:
         # Otherwise those below that are inherited would be read as their own values.
         _set(*setting, _INHERITED)
     matmul = torch.get_float32_matmul_precision()  # consistent with inherited settings, whatever it is
-    for setting in _SETTINGS[1:]:
+    for setting in _SETTINGS:
         _set(*setting, _STRICT)
     try:
         cudnn_tf32 = torch.backends.cudnn.allow_tf32
@@ -73,7 +73,8 @@ def make_strict() -> Float32Settings:
     torch.backends.cudnn.allow_tf32 = False
     if onednn_tf32:
         torch._C._set_onednn_allow_tf32(False)
-    for setting in _SETTINGS[1:]:
+    # The first one too: ``torch.backends.cudnn.flags()`` in a network makes the others inherit it, and torch raises an
+    # error where it contradicts the flags of that context.
+    for setting in _SETTINGS:
         _set(*setting, _STRICT)
-    _set(*_SETTINGS[0], before[_SETTINGS[0]])
     return Float32Settings(before, matmul, cudnn_tf32, onednn_tf32)

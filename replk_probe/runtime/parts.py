@@ -9,13 +9,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from replk_probe.errors import InvalidInputError, ResumeError
 
 from .checkpoint import METHODS, TUNING, Checkpoint, ResumeWarning, exists
 from .checks import check_integer
+from .devices import may_tune
 from .torchrun import gathered, this_process, together
+
+if TYPE_CHECKING:
+    import torch
 
 
 def split(bounds: Sequence[int], count: int) -> list[range]:
@@ -130,14 +134,26 @@ StateT = TypeVar("StateT", bound=PartState)
 ResultT = TypeVar("ResultT")
 
 
+class _Settings(Protocol):
+    """What this module needs of the options of a measurement."""
+
+    @property
+    def tune(self) -> str:
+        """When methods of convolutions are chosen: ``"auto"``, ``"off"`` or ``"force"``."""
+
+
 class Divisible(ABC, Generic[StateT, ResultT]):
     """A measurement of images that can be interrupted, continued, and divided into parts with the same result.
 
     Attributes:
+        device: Device of the measurement.
+        settings: Options of the measurement.
         _bounds: Indices of images where parts may begin and end, from 0 to the number of images.
         _options: The entries of :attr:`record` that are options of the function and the command.
     """
 
+    device: torch.device
+    settings: _Settings
     _bounds: Sequence[int]
     _options: ClassVar[tuple[str, ...]]
     # The methods of convolutions on which the processes of torchrun have agreed; None in other runs.
@@ -164,14 +180,9 @@ class Divisible(ABC, Generic[StateT, ResultT]):
         """Add the images of a part that are not in the state."""
 
     @property
-    @abstractmethod
-    def _tune(self) -> str:
-        """When methods of convolutions are chosen: ``"auto"``, ``"off"`` or ``"force"``."""
-
-    @property
-    @abstractmethod
     def _may_tune(self) -> bool:
         """Whether methods of convolutions may be chosen for this measurement; equal in all processes."""
+        return may_tune(self.settings.tune, self.device)
 
     @abstractmethod
     def _choose_methods(self, progress: bool) -> ChosenMethods:
@@ -321,7 +332,7 @@ class Divisible(ABC, Generic[StateT, ResultT]):
         if part.stop == part.start:
             return
         if state.done > part.start:
-            if store is not None and state.chosen.methods and self._tune == "off":
+            if store is not None and state.chosen.methods and self.settings.tune == "off":
                 warnings.warn(
                     f"The run in {store.folder} was started with methods of convolution that were chosen by "
                     "measurement. It keeps them although tune is 'off', because a run uses the same methods "

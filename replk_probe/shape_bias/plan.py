@@ -30,7 +30,7 @@ from replk_probe.models.inference.copying import on_device
 from replk_probe.models.inference.cudnn_passes import contiguous_note
 from replk_probe.models.inference.environment import environment_of, versions_on
 from replk_probe.models.inference.prepare import PreparedModel, prepared_copy
-from replk_probe.models.inference.run_methods import choose_methods, fixed_methods, may_tune
+from replk_probe.models.inference.run_methods import choose_methods, fixed_methods
 from replk_probe.models.model_id import check_network, name_of
 from replk_probe.models.records import statistics_note
 from replk_probe.models.weight_values import check_run_values
@@ -134,7 +134,7 @@ def plan_shape_bias(
         size=size,
         device=device,
         workers=default_workers(accelerated=device.type != "cpu") if config.workers is None else config.workers,
-        config=config,
+        settings=config,
         own_code=not isinstance(model, str) or ":" in model,
     )
 
@@ -171,7 +171,7 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
     size: tuple[int, int]  # (H, W) of the input in pixels
     device: torch.device  # device of the forward passes
     workers: int  # number of threads that load stimuli
-    config: ShapeBiasConfig
+    settings: ShapeBiasConfig
     # Whether the model was passed as a module or made by a factory, so that its name does not identify it.
     own_code: bool = False
 
@@ -181,7 +181,7 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
         """Identify a module by its parameters, since its name may stay the same when they change."""
         self.weights = weights_info(self.model)
         self._parameters = digest_of(bytes_of_model(self.model)) if self.own_code else None
-        data, given, channels = data_config(self.model), self.config, self.outputs.channels
+        data, given, channels = data_config(self.model), self.settings, self.outputs.channels
         self._mean, self._std = (
             fitted_statistics(known if own is None else own, channels, bgr=given.bgr)
             for known, own in ((data.mean, given.mean), (data.std, given.std))
@@ -210,7 +210,7 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
             "size": list(self.size),
             "mapping": self.mapping.name,
             "digest of the mapping": digest_of([repr(mapping).encode()]),
-            "precision": self.config.precision,
+            "precision": self.settings.precision,
             "device": str(self.device),
             "batch_size": "auto" if self._finds_batch_size else self._batch_size,
             **self._input_options,
@@ -221,10 +221,10 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
     def _input_options(self) -> dict[str, Any]:
         """The options of the input and the output that were given or that differ from the usual ones."""
         options = {
-            "mean": None if self.config.mean is None else list(self.config.mean),
-            "std": None if self.config.std is None else list(self.config.std),
+            "mean": None if self.settings.mean is None else list(self.settings.mean),
+            "std": None if self.settings.std is None else list(self.settings.std),
             "channels": None if self.outputs.channels == 3 else self.outputs.channels,
-            "bgr": self.config.bgr or None,
+            "bgr": self.settings.bgr or None,
             "outputs": "probabilities" if self.outputs.are_probabilities else None,
         }
         return {name: value for name, value in options.items() if value is not None}
@@ -249,9 +249,9 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
         if self.mapping.name == ONE_EACH and not _is_embedded(self.model):
             ordered = "The model's outputs are assumed to be the categories in alphabetical order."
         statistics = None
-        if self.config.mean is None or self.config.std is None:
+        if self.settings.mean is None or self.settings.std is None:
             statistics = statistics_note(self.model)
-        channels = channels_note(self.outputs.channels, bgr=self.config.bgr)
+        channels = channels_note(self.outputs.channels, bgr=self.settings.bgr)
         softmax = None
         if self.outputs.are_probabilities:
             softmax = "The model's outputs are probabilities: they are used without another softmax."
@@ -300,7 +300,7 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
         """Add the stimuli of a part that are not in the state; yields the model, a loader of stimuli, and copies."""
         start = time.perf_counter() - state.seconds
         threads = None if store is None else store.environment["threads"]
-        images = InputImages(self.stimuli, self.size, self._mean, self._std, self.config.bgr)
+        images = InputImages(self.stimuli, self.size, self._mean, self._std, self.settings.bgr)
         self._begin(part, state, store, progress)
         methods = fixed_methods(
             state.chosen.methods,
@@ -313,7 +313,9 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
             model = on_device(self.model, self.device)
             # A copy made in inference mode could not detect changes of its weights.
             with torch.inference_mode(False), torch.no_grad():
-                prepared = prepared_copy(model, self.config.precision, outputs_check(model, self.size, images.channels))
+                prepared = prepared_copy(
+                    model, self.settings.precision, outputs_check(model, self.size, images.channels)
+                )
             stack.enter_context(torch.inference_mode())
             if self._finds_batch_size and self._batch_size > 1 and not state.batch_sizes and state.done < part.stop:
                 state.batch_sizes = [self._measured_batch_size(prepared)]
@@ -366,14 +368,6 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
         prepared.methods.take()  # those of the random image
         return size
 
-    @property
-    def _tune(self) -> str:
-        return self.config.tune
-
-    @property
-    def _may_tune(self) -> bool:
-        return may_tune(self._tune, self.device)
-
     def _choose_methods(self, progress: bool) -> ChosenMethods:
         """The methods that are fastest for the first batch."""
         nothing, count = range(0, 0), len(self.stimuli)
@@ -390,7 +384,7 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
             found = choose_methods(
                 first_batch,
                 self.device,
-                tune=self._tune,
+                tune=self.settings.tune,
                 images=count,
                 batch_size=size,
                 progress=progress,
@@ -475,9 +469,9 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
             input_size=self.size,
             mean=self._mean,
             std=self._std,
-            seed=self.config.seed,
+            seed=self.settings.seed,
             device=device_label(self.device),
-            precision=self.config.precision,
+            precision=self.settings.precision,
             backend=prepared.backend_used(state.methods),
             seconds=round(state.seconds, 3),
             config={

@@ -24,6 +24,7 @@ from replk_probe.models.factory import create_skeleton
 from replk_probe.results import Result
 from replk_probe.runtime.atomic_files import sha256_of
 from replk_probe.runtime.checks import check_size
+from replk_probe.runtime.devices import may_tune, resolve_device
 from replk_probe.shape_bias.config import ShapeBiasConfig
 from replk_probe.shape_bias.model_vs_human.raw_data import csv_files, read_folder
 from replk_probe.shape_bias.plan import ShapeBiasPlan, default_stimuli, plan_shape_bias
@@ -79,6 +80,8 @@ class Analyzer:
             return 1
         config = self.configure(job.options)
         if getattr(config, "until", None) is not None:  # the number of images is not known in advance
+            return 1
+        if may_tune(config.tune, resolve_device(config.device)):  # parts cannot agree on methods of convolutions
             return 1
         return max(self.pixels(job.options, config) // self.part_pixels, 1)
 

@@ -19,6 +19,7 @@ from replk_probe.erf.area_protocols import centered_windows
 from replk_probe.erf.occlusion_check import compare, fills_of
 from replk_probe.erf.occlusion_rows import ALL_FILLS, FILLS, MOST_PASSES, Occlusion, occlusions_of, turn_of
 from replk_probe.errors import InvalidInputError
+from replk_probe.models.inference import input_gradient
 from replk_probe.report.erf_table import erf_table
 
 
@@ -269,3 +270,12 @@ def test_checks_that_cannot_be_made(options: dict[str, Any], message: str) -> No
 def test_volumes_cannot_be_checked() -> None:
     with pytest.raises(InvalidInputError, match="inputs of 3 axes"):
         measure_erf(nn.Conv3d(1, 2, 3, padding=1), torch.randn(2, 1, 6, 6, 6), check="occlusion")
+
+
+def test_the_methods_of_the_check_are_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The check has batches of other sizes than the map."""
+    monkeypatch.setattr(input_gradient, "_method", lambda direction, x, weight: f"native: {len(x)} images")
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 7, padding=3, groups=4))
+    options: dict[str, Any] = {"thresholds": [0.4], "batch_size": 8}
+    assert measure_erf(model, images(2), **options).run.backend == "native: 2 images"
+    assert measure_erf(model, images(2), check="occlusion", **options).run.backend == "native: 2 images, 7 images"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,51 +48,17 @@ class Net(nn.Module):
         return self.body(self.stem(x).relu())
 
 
-class Overlapping(Transfer):
-    """Copies that are complete only when they are awaited, as on a GPU."""
-
-    depth = 2
-    outstanding = 0
-    most = 0
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__(torch.device("cpu", 0))  # differs from the device of the images
-        self._next = threading.Event()
-
-    def empty(self, shape: Any, dtype: torch.dtype = torch.float32) -> Tensor:
-        return super().empty(shape, dtype).fill_(torch.nan)
-
-    def upload(self, batch: Tensor) -> Tensor:
-        found = batch.clone()
-        batch.fill_(torch.nan)
-        return found
-
-    def download(self, values: Tensor) -> Callable[[], Tensor]:
-        Overlapping.outstanding += 1
-        Overlapping.most = max(Overlapping.most, Overlapping.outstanding)
-        self._next.set()
-        self._next = following = threading.Event()
-
-        def wait() -> Tensor:
-            following.wait(0.05)  # for the next batch, unless this one is the last
-            Overlapping.outstanding -= 1
-            return values.cpu()
-
-        return wait
-
-
 @pytest.fixture(autouse=True)
 def uninterrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Net, "batches", [], raising=False)
     monkeypatch.setattr(Net, "stop_at", None)
     monkeypatch.setattr(Net, "most", 100)
-    for name in ("outstanding", "most"):
-        monkeypatch.setattr(Overlapping, name, 0)
 
 
 @pytest.fixture
-def overlapping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(erf_plan, "transfer_for", Overlapping)
+def overlapping(monkeypatch: pytest.MonkeyPatch, overlapping_copies: Any) -> Any:
+    monkeypatch.setattr(erf_plan, "transfer_for", overlapping_copies)
+    return overlapping_copies
 
 
 @pytest.fixture
@@ -130,15 +95,15 @@ def files(result: ErfResult, folder: Path) -> dict[str, object]:
     "options", [{"batch_size": 1}, {"batch_size": 3}, {}, {"until": 0.9, "batch_size": 2}, {"position": "grid:2x2"}]
 )
 def test_the_bytes_are_those_of_a_serial_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+    tmp_path: Path, request: pytest.FixtureRequest, options: dict[str, Any]
 ) -> None:
     expected = files(plan(**options).run(), tmp_path / "serial")
     batches, Net.batches = Net.batches, []
-    monkeypatch.setattr(erf_plan, "transfer_for", Overlapping)
+    copies = request.getfixturevalue("overlapping")
     assert files(plan(**options).run(), tmp_path / "overlapping") == expected
     assert Net.batches == batches
     # Batches overlapped, but only a few of them.
-    assert Overlapping.outstanding == 0 and 1 < Overlapping.most <= Overlapping.depth + 1
+    assert copies.outstanding == 0 and 1 < copies.most <= copies.depth + 1
 
 
 @pytest.mark.usefixtures("overlapping")

@@ -146,6 +146,8 @@ class Cautious(torch.nn.Module):
         torch.get_float32_matmul_precision()
         with torch.backends.cudnn.flags(enabled=True, deterministic=True):  # type: ignore[no-untyped-call]
             found: torch.Tensor = self.conv(images)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # type: ignore[no-untyped-call]
+            found = found.relu()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch built without support of Intel GPUs warns of its own default
             with torch.backends.mkldnn.flags(enabled=True):  # type: ignore[no-untyped-call]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,49 +42,18 @@ class Net(nn.Module):
         return 5 + 3e-4 * self.net(images)
 
 
-class Overlapping(Transfer):
-    """Copies that are complete only when they are awaited, as on a GPU."""
-
-    depth = 2
-    outstanding = 0
-    most = 0
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__(device)
-        self._next = threading.Event()
-
-    def empty(self, shape: Any, dtype: torch.dtype = torch.float32) -> Tensor:
-        return super().empty(shape, dtype).fill_(torch.nan)
-
-    def upload(self, batch: Tensor) -> Tensor:
-        return batch.clone()
-
-    def download(self, values: Tensor) -> Callable[[], Tensor]:
-        Overlapping.outstanding += 1
-        Overlapping.most = max(Overlapping.most, Overlapping.outstanding)
-        self._next.set()
-        self._next = following = threading.Event()
-
-        def wait() -> Tensor:
-            following.wait(0.05)  # for the next batch, unless this one is the last
-            Overlapping.outstanding -= 1
-            return values.cpu()
-
-        return wait
-
-
 @pytest.fixture(autouse=True)
 def uninterrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Net, "batches", [], raising=False)
     monkeypatch.setattr(Net, "stop_at", None)
     monkeypatch.setattr(Net, "most", 100)
-    for name in ("outstanding", "most"):
-        monkeypatch.setattr(Overlapping, name, 0)
 
 
 @pytest.fixture
-def overlapping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shape_bias_plan, "transfer_for", Overlapping)
+def overlapping(monkeypatch: pytest.MonkeyPatch, overlapping_copies: Any) -> Any:
+    monkeypatch.setattr(overlapping_copies, "keeps_uploads", True)  # a batch may be uploaded again in halves
+    monkeypatch.setattr(shape_bias_plan, "transfer_for", overlapping_copies)
+    return overlapping_copies
 
 
 @pytest.fixture
@@ -123,17 +91,17 @@ def config_of(result: ShapeBiasResult) -> dict[str, Any]:
 
 
 def test_the_bytes_are_those_of_a_serial_run(
-    plan: Callable[..., ShapeBiasPlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plan: Callable[..., ShapeBiasPlan], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     serial = plan(3).run()
     assert 0 < config_of(serial)["decided one by one"] < 32
     batches = Net.batches
-    monkeypatch.setattr(shape_bias_plan, "transfer_for", Overlapping)
+    copies = request.getfixturevalue("overlapping")
     found = plan(3).run()
     assert files(found, tmp_path / "overlapping") == files(serial, tmp_path / "serial")
     assert [size for size in Net.batches if size > 1] == [size for size in batches if size > 1]
     # Batches overlapped, but only a few of them.
-    assert Overlapping.outstanding == 0 and 1 < Overlapping.most <= Overlapping.depth + 1
+    assert copies.outstanding == 0 and 1 < copies.most <= copies.depth + 1
 
 
 @pytest.mark.usefixtures("overlapping")

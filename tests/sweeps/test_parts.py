@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import replk_probe
-from replk_probe.sweeps import SweepResult
+from replk_probe.sweeps import SweepResult, analyzers
 from replk_probe.sweeps.analyzers import ANALYZERS
 from replk_probe.sweeps.document import read_document
 from replk_probe.sweeps.engines.interface import Failure, Finished
@@ -90,6 +90,16 @@ def test_only_long_jobs_are_divided(config: dict[str, Any], parts: int, tmp_path
     assert [_number_of_parts(job, folder, workers) for workers in (1, 2, 3, 100)] == [
         1, min(2, parts), min(3, parts), parts
     ]  # fmt: skip
+
+
+def test_jobs_whose_methods_are_measured_are_not_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    def parts(**options: Any) -> int:
+        (job,) = jobs_of(models=["resnet18"], erf={"images": 50, "size": 1024, **options})
+        return ANALYZERS["erf"].most_parts(job)
+
+    assert parts() > 1 and parts(tune="force") == 1
+    monkeypatch.setattr(analyzers, "resolve_device", lambda device: torch.device("cuda", 0))
+    assert parts() == 1 and parts(tune="off") > 1
 
 
 def test_the_images_of_a_folder_are_counted(tmp_path: Path) -> None:

@@ -18,15 +18,11 @@ from replk_probe.ops.tuning.choosing import BUDGET, Choice
 from replk_probe.ops.tuning.device import Device, TorchDevice
 from replk_probe.ops.tuning.store import default_folder, read_choice
 from replk_probe.ops.tuning.tuner import parse_problem, tune_problems, unmeasured, worthwhile
+from replk_probe.runtime.devices import may_tune
 
 TUNE = ("auto", "off", "force")
 # A run is tuned without being asked only if it takes at least this many times as long as the measurements.
 _WORTH = 10
-
-
-def may_tune(tune: str, device: torch.device) -> bool:
-    """Whether a run may choose other methods than the default: on a CPU only by ``"force"``."""
-    return tune != "off" and (device.type == "cuda" or (device.type == "cpu" and tune == "force"))
 
 
 @contextmanager

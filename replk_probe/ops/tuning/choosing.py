@@ -51,7 +51,7 @@ class Choice:
 
     @property
     def lasts(self) -> bool:
-        """Whether the choice holds for other processes, which may have more free memory."""
+        """Whether the choice holds for later measurements, which may have more free memory."""
         return bool(self.seconds) and not any(reason.startswith(_NO_MEMORY) for reason in self.refused.values())
 
     @property
@@ -84,13 +84,15 @@ def choose(
     default = device.default
     begun = clock()
     refused: dict[str, str] = {}
-    wrong: dict[str, float] = {}
+    wrong: set[str] = set()
     right: list[str] = []
     for name, reason in device.methods(problem).items():
         if reason is None and right and clock() - begun > budget:
             reason = "no time was left to check it"
         if reason is None:
-            reason = _fault(device, name, problem, wrong)
+            share, reason = checked(device, name, problem)
+            if share is not None and reason is not None:
+                wrong.add(name)
         if reason is None:
             right.append(name)
         else:
@@ -123,19 +125,19 @@ def choose(
     return Choice(default, f"no other method is {'clearly ' if faster else ''}faster", medians, refused, default)
 
 
-def _fault(device: Device, name: str, problem: ConvProblem, wrong: dict[str, float]) -> str | None:
-    """Why a method is refused, or None; an error above the bound is entered into ``wrong``."""
+def checked(device: Device, name: str, problem: ConvProblem) -> tuple[float | None, str | None]:
+    """Error of a method as a share of its bound, or None if it could not run; and why it is refused, or None."""
     try:
         needed, free = device.workspace_bytes(name, problem), device.free_bytes()
         if needed > free // 2:
-            return f"{_NO_MEMORY}: it needs {needed >> 20} MB, more than half of what is free"
+            return None, f"{_NO_MEMORY}: it needs {needed >> 20} MB, more than half of what is free"
         share = device.check(name, problem)
     except Exception as error:  # a kernel that does not compile, no memory, a problem that a library refuses
-        return described(error)
+        return None, described(error)
     if share <= 1:
-        return None
-    wrong[name] = share
-    return f"wrong results: {share:.3g} times the bound" if math.isfinite(share) else "wrong results: not finite"
+        return share, None
+    size = f"{share:.3g} times the bound" if math.isfinite(share) else "not finite"
+    return share, f"wrong results: {size}"
 
 
 def _times(

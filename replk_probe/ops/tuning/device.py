@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import re
 import secrets
 import time
@@ -29,6 +30,10 @@ _MOST_CHANNELS, _MOST_IMAGES = 4, 2
 # Multiply-adds of the answer in float64 on a CPU, where more of them would take most of the budget.
 _MOST_ON_CPU = 2**27
 _TRANSFORMS = ("torch-fft",)
+
+
+# The first tensor, the second one, and a bias or None.
+_Operands = tuple[Tensor, Tensor, Tensor | None]
 
 
 class Device(Protocol):
@@ -77,15 +82,17 @@ class TorchDevice:
     Args:
         device: The device.
         prepared: Whether weights are prepared once for many calls, on a CPU.
+        rotated_bytes: Size of the arguments among which timed calls take turns, so that they are not in a cache.
     """
 
-    def __init__(self, device: torch.device, *, prepared: bool = True) -> None:  # noqa: D107
+    def __init__(self, device: torch.device, *, prepared: bool = True, rotated_bytes: int = 0) -> None:  # noqa: D107
         self._device = device
         self._prepared = prepared
         self._methods = methods_on(device, prepared=prepared)
         self._generator = torch.Generator(device).manual_seed(secrets.randbits(48))
+        self._rotated_bytes = rotated_bytes
         # Of the problem that is being timed; drawn once, because it can be large.
-        self._data: tuple[ConvProblem, tuple[Tensor, Tensor, Tensor | None]] | None = None
+        self._data: tuple[ConvProblem, list[_Operands]] | None = None
         self.label = str(device)
         self.default = DEFAULTS[device.type]
 
@@ -196,13 +203,14 @@ class TorchDevice:
         with torch.no_grad(), self._guard():
             if self._data is None or self._data[0] != problem:
                 self._data = None
-                self._data = problem, self._draw(problem)
-            call = self._call(method, problem, *self._data[1], relu=False)
+                self._data = problem, self._draw_sets(problem)
+            calls = [self._call(method, problem, *one, relu=False) for one in self._data[1]]
+            turns = itertools.islice(itertools.cycle(calls), repeats)
             if self._device.type == "cpu":
-                return [_seconds(call) for _ in range(repeats)]
+                return [_seconds(call) for call in turns]
             event: Any = torch.cuda.Event
             pairs = [(event(enable_timing=True), event(enable_timing=True)) for _ in range(repeats)]
-            for begin, end in pairs:
+            for (begin, end), call in zip(pairs, turns, strict=True):
                 begin.record()
                 call()
                 end.record()
@@ -218,7 +226,13 @@ class TorchDevice:
     def _guard(self) -> AbstractContextManager[Any]:
         return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
-    def _draw(self, problem: ConvProblem) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _draw_sets(self, problem: ConvProblem) -> list[_Operands]:
+        """As many sets of arguments as calls take turns among."""
+        first = self._draw(problem)
+        size = sum(tensor.nbytes for tensor in first if tensor is not None)
+        return [first, *(self._draw(problem) for _ in range(size, self._rotated_bytes, size))]
+
+    def _draw(self, problem: ConvProblem) -> _Operands:
         """The first tensor, the second one and a bias, with random values."""
         dtype, layout = problem.torch_dtype, torch.channels_last if problem.channels_last else torch.contiguous_format
         planes = (problem.n, problem.c, problem.h, problem.w)

@@ -24,7 +24,8 @@ from .choosing import BUDGET, Choice, choose, is_worthwhile
 from .device import Device, TorchDevice
 from .store import default_folder, read_choice, write_choice
 
-# Choices of this process that were measured or checked in it, by environment and problem.
+# Choices of this process that were measured or checked in it, by environment and problem. Those that were made while
+# memory was short are left out: there may be more of it at the next measurement.
 _known: dict[tuple[tuple[tuple[str, str], ...], ConvProblem], Choice] = {}
 
 
@@ -250,7 +251,8 @@ def tune_problems(
 ) -> dict[ConvProblem, Choice]:
     """The choice for each problem that is large enough, by its bucket: known in this process, stored, or measured.
 
-    A stored choice is checked once in a process. Choices are stored in ``folder``, if it can be written to. Nothing is
+    A stored choice is checked once in a process. Choices are stored in ``folder``, if it can be written to; those that
+    do not last, because memory was short, hold for the returned problems only. Nothing is
     chosen if the environment forces a method or an instruction set: it would not hold for the next process.
     """
     from replk_probe.runtime.progress import progress as progress_bar
@@ -272,7 +274,9 @@ def tune_problems(
                 if choice.lasts:
                     write_choice(folder, environment, problem, choice)
             _warn(choice.warning)
-        _known[key] = found[problem] = choice
+        found[problem] = choice
+        if choice.lasts:
+            _known[key] = choice
     return found
 
 

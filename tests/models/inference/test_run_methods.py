@@ -21,13 +21,14 @@ from replk_probe.erf.plan import ErfPlan, plan_erf
 from replk_probe.erf.scored_batches import BatchScorer
 from replk_probe.errors import InvalidInputError, ResumeError
 from replk_probe.models.inference import run_methods
-from replk_probe.models.inference.run_methods import choose_methods, fixed_methods, may_tune
+from replk_probe.models.inference.run_methods import choose_methods, fixed_methods
 from replk_probe.ops.methods import registry
 from replk_probe.ops.methods.interface import ConvProblem
 from replk_probe.ops.tuning import choices, choosing, device, tuner
 from replk_probe.ops.tuning.choosing import Choice
 from replk_probe.runtime import parts as runtime_parts
 from replk_probe.runtime.checkpoint import ResumeWarning
+from replk_probe.runtime.devices import may_tune
 from replk_probe.runtime.parts import ChosenMethods
 from replk_probe.runtime.torchrun import Process
 from replk_probe.shape_bias import ShapeBiasConfig

@@ -88,6 +88,10 @@ def test_card_4_no_memory(card: Card, tmp_path: Path) -> None:
         forget()
         tune_problems(device, [PROBLEM], folder=tmp_path, clock=device.clock)
     assert stored_choices(tmp_path) == []
+    # Or in this one later.
+    small.memory, small.log[:] = 1 << 30, []
+    assert tune_problems(small, [PROBLEM], folder=tmp_path, clock=small.clock)[PROBLEM.bucket].method == "torch-fft"
+    assert small.timed and len(stored_choices(tmp_path)) == 1
 
 
 def test_card_5_the_cache_is_damaged(card: Card, tmp_path: Path) -> None:
