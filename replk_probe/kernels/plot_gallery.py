@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 _NORM = Normalize(-1.0, 1.0)
 _LABELS, _GAP, _LARGEST = 1.5, 0.07, 1.0
-_CHANNEL = SMALL_LINE + 0.02
+_CHANNEL = SMALL_LINE + 0.005
 _BAR = 0.62
 _ACROSS = 8  # channels per row
 
@@ -78,7 +78,7 @@ def draw_gallery(results: Sequence[KernelResult]) -> Figure:
     columns = min(kept, _ACROSS)
     width = column_width() if columns == 1 else page_width()
     side = min(_LARGEST, (width - 2 * MARGIN - _LABELS - _BAR - (columns - 1) * _GAP) / columns)
-    rows = [_CHANNEL + side * _aspect(panel) + 0.03 for panel in panels]
+    rows = [_CHANNEL + side * _aspect(panel) + 0.02 for panel in panels]
     # The maximum number of rows per layer that fits on a page.
     most = max(1, min(math.ceil(kept / columns), int(TALLEST / sum(rows))))
     deep = [min(most, math.ceil(len(panel.kernel.strongest) / columns)) for panel in panels]
@@ -131,7 +131,7 @@ def _draw_channels(ax: Axes, panel: Panel, left: float, top: float, side: float,
         weights, place = kernel.strongest[index], kernel.strongest_channels[index]
         row, column = divmod(index, _ACROSS)
         x = left + column * (side + _GAP)
-        y = top + row * (_CHANNEL + side * _aspect(panel) + 0.03)
+        y = top + row * (_CHANNEL + side * _aspect(panel) + 0.02)
         add_lines(ax, [Line(" \u2190 ".join(map(str, place)))], x, y, side)
         values = np.asarray(weights / (np.abs(weights).max() or 1.0))
         add_map(ax, values, x, y + _CHANNEL, cell, SIGNED_COLOR_MAP, _NORM)
