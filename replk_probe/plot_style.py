@@ -53,7 +53,7 @@ _FINEST_DPI = 400  # maps of higher resolution are drawn as means over blocks of
 # are 8, 9 and 7 pt.
 LABEL_SIZE = 7.0
 TITLE_SIZE = LABEL_SIZE * 9 / 8
-SMALL_SIZE = 6.1  # at 100 dots per inch, hinting makes letters of 6.125 pt wider by an eighth
+SMALL_SIZE = 6.1  # hinting makes letters of 6.125 pt wider by an eighth at 100 dots per inch
 _LEAST_SIZE = 5.5  # of numbers in narrow spaces
 LINE = 1.35  # line height relative to the size of the text
 RANDOM_BADGE = "RANDOM WEIGHTS"
@@ -62,7 +62,7 @@ _BADGE_PAD = 0.2  # around the text of a badge, relative to its size
 # All colors of figures. Maps are perceptually uniform: from black to nearly white, and for signed values from blue
 # through white to red.
 COLOR_MAP, SIGNED_COLOR_MAP = "rocket", "vlag"
-# The accent color first. Each has a contrast of at least 3 to white. Any two differ by at least 14 in CIELAB for readers
+# The accent color first. Each has a contrast of at least 3 to white. Any two differ by at least 14 in CIELAB to readers
 # with protanopia or deuteranopia, and by 10 with tritanopia (Machado et al. 2009); markers or line styles differ, too.
 COLORS = ("#b03a00", "#0072b2", "#009e73", "#c270a3", "#d68100", "#3f2673", "#3d9bd0")
 # Decisions for the shape, for the texture and for neither: also as text, with a contrast of at least 4.5 to white.

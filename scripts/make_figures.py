@@ -6,10 +6,9 @@
 
 A folder has figure.png (or table.md), data.csv and command.txt, whose lines that start with # say how long the command
 takes. Commands may contain environment variables ($REPLK_PROBE_TEST_DATA). Without names, figures are kept that need
-real data that is not here, that need training for hours, and measured times, which differ from run to run; the last line
-of the output names them. All others have the same bytes after every run with the same software and number of threads.
-If there is a redraw.txt, its command redraws the figure from data in the repository and is used instead, also for a
-figure that takes hours to measure.
+real data that is not here, that take hours, and that show measured times, which differ between runs; the last line of
+the output names them. All others have the same bytes after every run with the same software and number of threads. If
+there is a redraw.txt, its command, which redraws the figure from data in the repository, is run instead.
 
 To add a figure, add a folder with its command; additional sheets are replaced only where they exist.
 """
