@@ -500,7 +500,7 @@ class Line:
     @property
     def style(self) -> dict[str, Any]:
         """Keyword arguments of a text of matplotlib."""
-        style = {"fontsize": self.size, "color": self.color, "fontweight": self.weight}
+        style: dict[str, Any] = {"fontsize": self.size, "color": self.color, "fontweight": self.weight}
         return (badge_style() if self.is_badge else style) | {"parse_math": False}
 
     def fitted(self, points: float) -> str:

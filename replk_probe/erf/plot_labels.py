@@ -49,10 +49,10 @@ def draw_heading(ax: Axes, result: ErfResult) -> None:
     ]
     up = 4.0
     for line in lines:
-        place = {"xytext": (line.indent, up), "va": "bottom", **_OUTSIDE}
-        ax.annotate(
-            line.fitted(points), (0, 1), **{"gid": "name" if line is lines[-1] else None, **place, **line.style}
-        )
+        style: dict[str, Any] = {"xytext": (line.indent, up), "va": "bottom"}
+        if line is lines[-1]:
+            style["gid"] = "name"
+        ax.annotate(line.fitted(points), (0, 1), **_OUTSIDE, **style, **line.style)
         up += line.size * LINE
 
 

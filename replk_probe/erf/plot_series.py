@@ -272,7 +272,8 @@ def panels(
 def _draw(ax: Axes, curves: Mapping[Any, _Curve], *, bands: bool) -> None:
     """Draw a curve for each threshold, or for None, with bands or bars of its intervals."""
     # A number has one curve, without a threshold.
-    colors = threshold_colors([*curves]) if None not in curves else {None: threshold_colors([0.0, 1.0])[1.0]}
+    colors: dict[Any, tuple[float, ...]] = {None: threshold_colors([0.0, 1.0])[1.0]}
+    colors |= threshold_colors(threshold for threshold in curves if threshold is not None)
     for threshold, curve in curves.items():
         color = colors[threshold]
         label = None if threshold is None else percent(threshold)
