@@ -261,7 +261,8 @@ def drawn_figures() -> Iterator[Figure]:
     random, trained = (make_erf(run=replace(make_erf().run, weights=weights)) for weights in (RANDOM, TRAINED))
     yield figure_of(erf.plot_erf(random))
     yield erf.draw_comparison([random, trained])
-    yield erf.draw_sizes([trained, replace(trained, input_size=(32, 32))], protocol="paper")
+    larger = {"input_size": (32, 32), "run": replace(trained.run, input_size=(32, 32))}
+    yield erf.draw_sizes([trained, replace(trained, contribution=np.ones((32, 32)), **larger)], protocol="paper")
     shape = replace(make_shape_bias(), run=random.run)
     yield shape_bias.draw_shape_bias(shape, others=shape_bias.published_observers())
     yield shape_bias.draw_comparison([shape])
