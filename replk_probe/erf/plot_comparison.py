@@ -93,9 +93,10 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
             plot_erf(result, ax, protocol=protocol, vmin=vmin, cbar=False, caption=False)
             add_caption(ax, *layer_lines(result))
         # Names in one size.
-        names = [text for ax in figure.axes for text in ax.texts if text.get_gid() == "name"]
-        for name in names:
-            name.set_fontsize(min(other.get_fontsize() for other in names))
+        titles = [text for ax in figure.axes for text in ax.texts if text.get_gid() == "name"]
+        smallest = min(title.get_fontsize() for title in titles)
+        for title in titles:
+            title.set_fontsize(smallest)
         edge = left + columns * cell + (columns - 1) * gap_x
         bar_height = min(tallest, 2.6)
         bar_axes = figure.add_axes(
