@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -28,6 +28,7 @@ from matplotlib.colors import Colormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.gridspec import GridSpec
+from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
@@ -38,28 +39,49 @@ from replk_probe.runtime.checks import check_choice
 from replk_probe.runtime.escaping import printable
 from replk_probe.runtime.formatting import shortened
 
+if TYPE_CHECKING:
+    from replk_probe.runtime.provenance import WeightsInfo
+
 MIN_DPI = 300
+SUFFIXES = ("png", "pdf", "svg")  # file formats of all presets
 _SCREEN_DPI = 150
-_MAP_INCHES = 2.56  # 1024 px at 400 dots per inch: one dot per input pixel
+MAP_MARGIN = 0.06  # between a map and the border of its figure, in inches
 BAR_INCHES = 0.72  # color bar with tick labels and label
 _FINEST_DPI = 400  # maps of higher resolution are drawn as means over blocks of pixels
 
-LABEL_SIZE = 7.0  # of labels as drawn, in points
-CAPTION_SIZE = 5.8  # points
+# Sizes of text as drawn, in points: of labels of axes, of titles, and of all other text. In a figure for a paper these
+# are 8, 9 and 7 pt.
+LABEL_SIZE = 7.0
+TITLE_SIZE = LABEL_SIZE * 9 / 8
+SMALL_SIZE = 6.1  # hinting makes letters of 6.125 pt wider by an eighth at 100 dots per inch
+_LEAST_SIZE = 5.5  # of numbers in narrow spaces
+LINE = 1.35  # line height relative to the size of the text
 RANDOM_BADGE = "RANDOM WEIGHTS"
-COLOR_MAP = "rocket"  # perceptually uniform, from black to nearly white
-GRID = "#e4e4e4"
-# The accent color of all figures, then colors of Okabe and Ito with enough contrast to white.
-COLORS = ("#b03a00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#7a5195", "#56b4e9")
-INK, MUTED, ALERT, ALERT_TEXT = "#1a1a1a", "#5a5a5a", "#ffb000", "#b03a00"
+_BADGE_PAD = 0.2  # around the text of a badge, relative to its size
+
+# All colors of figures. Maps are perceptually uniform: from black to nearly white, and for signed values from blue
+# through white to red.
+COLOR_MAP, SIGNED_COLOR_MAP = "rocket", "vlag"
+# The accent color first. Each has a contrast of at least 3 to white. Any two differ by at least 14 in CIELAB to readers
+# with protanopia or deuteranopia, and by 10 with tritanopia (Machado et al. 2009); markers or line styles differ, too.
+COLORS = ("#b03a00", "#0072b2", "#009e73", "#c270a3", "#d68100", "#3f2673", "#3d9bd0")
+# Decisions for the shape, for the texture and for neither: also as text, with a contrast of at least 4.5 to white.
+SHAPE_COLOR, TEXTURE_COLOR, OTHER_COLOR = COLORS[1], "#b85300", "#6e6e6e"
+# INK and MUTED are those of text, GRAY that of marks for comparison, RANGE, GRID and BAND those of lines and areas
+# behind data, and HALO that of the outline of white lines on a map.
+INK, MUTED, GRAY, RANGE, GRID, BAND, HALO = (
+    "#1a1a1a", "#5a5a5a", "#8c8c8c", "#c8c8c8", "#e4e4e4", "#f4f4f4", "#000000a0",
+)  # fmt: skip
+_ALERT = "#ffb000"  # behind black text
 _STYLE: dict[str, Any] = {
     "font.family": ["DejaVu Sans"],  # included in matplotlib, so that figures are the same everywhere
     "font.size": LABEL_SIZE,
     "axes.linewidth": 0.6,
-    "axes.titlesize": 8.0,
+    "axes.titlesize": TITLE_SIZE,
     "axes.labelsize": LABEL_SIZE,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
+    "xtick.labelsize": SMALL_SIZE,
+    "ytick.labelsize": SMALL_SIZE,
+    "legend.fontsize": SMALL_SIZE,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "xtick.major.size": 2.5,
@@ -84,7 +106,7 @@ class Preset:
     Attributes:
         column: Width of a figure of one column, in inches.
         page: Width of a figure of a whole page or slide, in inches.
-        text: Size of labels, in points; titles are a seventh larger and captions a sixth smaller.
+        text: Size of labels, in points; titles are an eighth larger, and all other text an eighth smaller.
         formats: File formats, as endings.
     """
 
@@ -101,7 +123,9 @@ class Preset:
 
 USUAL = Preset(3.4, 7.0, LABEL_SIZE, ("png", "pdf"))
 PRESETS = {
-    # The narrower of CVPR (columns of 3.25 in, text of 6.875 in) and ICML (3.25 in, 6.75 in).
+    # ICML (icml2025.sty: columns of 3.25 in, text of 6.75 in), the narrowest of the templates with two columns; CVPR
+    # (cvpr.sty of the author kit: text of 6.875 in with columns of 3.28 in) and IEEE (IEEEtran.cls: 21 and 43 pica, 3.5
+    # and 7.17 in) are at most 8 % wider.
     "paper": Preset(3.25, 6.75, 8.0, ("png", "pdf", "svg")),
     # Half and almost all of a slide of 13.33 x 7.5 in.
     "talk": Preset(6.2, 12.6, 14.0, ("png", "pdf", "svg")),
@@ -159,9 +183,14 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def map_inches() -> float:
-    """Width of a map that fills a column together with its color bar, in inches."""
-    return _MAP_INCHES - (USUAL.column - column_width())
+def map_inches(*, cbar: bool = True) -> float:
+    """Width of a map that fills a column, together with its color bar if it has one, in inches."""
+    return column_width() - MAP_MARGIN - (BAR_INCHES if cbar else MAP_MARGIN)
+
+
+def least_size() -> float:
+    """Size of the smallest text that is legible, in points as drawn."""
+    return _LEAST_SIZE if preset() is USUAL else SMALL_SIZE
 
 
 def prepared_axes(ax: Axes | None, inches: tuple[float, float], **margins: float) -> Axes:
@@ -442,15 +471,87 @@ def fitted_lines(text: str, points: float, size: float) -> list[str]:
     return lines
 
 
-def badge_style(size: float) -> dict[str, Any]:
+def badge_style() -> dict[str, Any]:
     """Style of the text of the badge for random weights."""
     return {
-        "fontsize": size,
+        "fontsize": SMALL_SIZE,
         "fontweight": "bold",
         "color": "black",
         "gid": "random weights",
-        "bbox": {"boxstyle": "round,pad=0.25", "facecolor": ALERT, "edgecolor": "none"},
+        "bbox": {"boxstyle": f"round,pad={_BADGE_PAD}", "facecolor": _ALERT, "edgecolor": "none"},
     }
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of text next to a plot."""
+
+    text: str
+    size: float = SMALL_SIZE
+    color: str = MUTED
+    weight: str = "normal"
+    is_badge: bool = False
+
+    @property
+    def indent(self) -> float:
+        """Distance of the text from the left margin, in points, such that a badge starts there."""
+        return _BADGE_PAD * self.size if self.is_badge else 0.0
+
+    @property
+    def style(self) -> dict[str, Any]:
+        """Keyword arguments of a text of matplotlib."""
+        style: dict[str, Any] = {"fontsize": self.size, "color": self.color, "fontweight": self.weight}
+        return (badge_style() if self.is_badge else style) | {"parse_math": False}
+
+    def fitted(self, points: float) -> str:
+        """The text, shortened to a width of ``points``."""
+        return fitted(self.text, points - 2 * self.indent, self.size, "bold" if self.is_badge else self.weight)
+
+
+def title_line(text: str) -> Line:
+    """The first line of a heading."""
+    return Line(text, TITLE_SIZE, INK, "bold")
+
+
+def weights_line(weights: WeightsInfo) -> Line:
+    """Provenance of weights as a line of a heading: a badge if they are random."""
+    return Line(weights.label, is_badge=weights.is_random)
+
+
+def add_heading(figure: Figure, lines: Iterable[Line], left: float, top: float = 0.06) -> None:
+    """Add lines at the upper edge of a figure, shortened to its width.
+
+    Args:
+        figure: The figure.
+        lines: Lines to add.
+        left: Distance from the left border of the figure, and of a long line from the right one, in inches.
+        top: Distance of the first line from the upper border, in inches.
+    """
+    width, height = map(float, figure.get_size_inches())
+    for line in lines:
+        x = (left + line.indent / 72) / width
+        figure.text(x, 1 - top / height, line.fitted((width - 2 * left) * 72), va="top", **line.style)
+        top += line.size * LINE / 72
+
+
+def heading_inches(lines: Iterable[Line]) -> float:
+    """Height of the lines of a heading, in inches."""
+    return sum(line.size for line in lines) * LINE / 72
+
+
+def threshold_colors(thresholds: Iterable[float]) -> dict[float, tuple[float, ...]]:
+    """The color of each threshold, in increasing order, from light to dark.
+
+    The lightest has a contrast of 3 to white.
+    """
+    ordered = sorted(set(thresholds))
+    shades: Any = sns.color_palette("crest", as_cmap=True)  # type: ignore[no-untyped-call]
+    return {one: tuple(shades(place)) for one, place in zip(ordered, np.linspace(0.32, 1, len(ordered)), strict=True)}
+
+
+def halo(linewidth: float) -> list[AbstractPathEffect]:
+    """Path effects of a white line on a map: a dark outline on both sides."""
+    return [withStroke(linewidth=linewidth + 0.9, foreground=HALO)]
 
 
 def png_bytes(figure: Figure) -> bytes:

@@ -41,6 +41,8 @@ SHOWN_BY = {
     # They are parts of such objects.
     "attribution.AttributedImage": "attribution.measure_attribution",
     "attribution.ErfWindow": "attribution.measure_attribution",
+    "bench.Gpu": "bench.measure_speed",
+    "bench.MethodChoice": "bench.measure_speed",
     "bench.SpeedCase": "bench.measure_speed",
     "bench.Timing": "bench.measure_speed",
     "collection.Saved": "collection.find_results",

@@ -8,14 +8,25 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
+from replk_probe import plot_style
 from replk_probe.cli._options import command_line, style_option
 from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import (
+    BAND,
+    COLORS,
+    GRAY,
+    INK,
     LABEL_SIZE,
+    MUTED,
+    OTHER_COLOR,
     PRESETS,
+    SHAPE_COLOR,
+    TEXTURE_COLOR,
+    badge_style,
     column_width,
     figure_preset,
     figure_style,
@@ -24,7 +35,37 @@ from replk_probe.plot_style import (
     page_width,
     preset,
     save_figure,
+    threshold_colors,
 )
+
+
+def contrast(color: str, background: str = "white") -> float:
+    """Contrast by WCAG 2.2."""
+    light, dark = sorted((luminance(color), luminance(background)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(color: str) -> float:
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(color))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_text_and_marks_have_enough_contrast() -> None:
+    assert min(contrast(color) for color in (INK, MUTED, SHAPE_COLOR, TEXTURE_COLOR, OTHER_COLOR)) >= 4.5
+    assert contrast(MUTED, BAND) >= 4.5 and contrast("black", badge_style()["bbox"]["facecolor"]) >= 4.5
+    assert min(contrast(color) for color in (*COLORS, GRAY)) >= 3
+    shades = [contrast(to_hex(color)) for color in threshold_colors((0.99, 0.2, 0.5, 0.3)).values()]
+    assert shades == sorted(shades) and shades[0] >= 3
+
+
+def test_colors_are_defined_in_one_module() -> None:
+    modules = [path for path in Path(plot_style.__file__).parent.rglob("plot*.py") if path != Path(plot_style.__file__)]
+    assert len(modules) > 20
+    assert not [
+        path
+        for path in modules
+        if re.search(r'"#[0-9a-fA-F]{6}|"(crest|rocket|vlag)"', path.read_text(encoding="utf-8"))
+    ]
 
 
 def drawn(width: float) -> Figure:
@@ -76,7 +117,7 @@ def test_a_preset_ends_with_its_context(tmp_path: Path) -> None:
         figure_preset("poster").__enter__()
     with figure_preset("paper"):
         assert column_width() == pytest.approx(3.25 * 7 / 8) and map_inches() < usual[2]
-    assert (column_width(), page_width(), map_inches()) == usual == (3.4, 7.0, 2.56)
+    assert (column_width(), page_width(), map_inches()) == usual == (3.4, 7.0, 2.62)
     assert [path.suffix for path in save_figure(drawn(3.4), tmp_path, "figure", 10)] == [".png", ".pdf"]
 
 

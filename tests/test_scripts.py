@@ -6,12 +6,15 @@ import csv
 import gzip
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 
 from replk_probe.shape_bias.stimuli import manifest
 
@@ -61,13 +64,38 @@ def test_figures_are_rebuilt_from_their_commands(tmp_path: Path) -> None:
     figure.mkdir(parents=True)
     shutil.copy(SCRIPTS / "make_figures.py", scripts)
     (figure / "command.txt").write_text(
-        "replk-probe erf --model resnet18 --weights random --images 1 --size 64\n", encoding="utf-8"
+        "# some seconds\nreplk-probe erf --model resnet18 --weights random --images 1 --size 64\n", encoding="utf-8"
     )
-    assert "small: rebuilt" in run(scripts / "make_figures.py")
+    assert "small: rebuilt, data.csv, figure.png changed" in run(scripts / "make_figures.py")
+    assert "small: rebuilt, no byte changed" in run(scripts / "make_figures.py", "small")
     assert (figure / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert (figure / "data.csv").read_text(encoding="utf-8").startswith("model,")
     (figure / "command.txt").write_text("replk-probe erf --data $NO_SUCH_VARIABLE_HERE\n", encoding="utf-8")
-    assert "small: skipped, because an environment variable" in run(scripts / "make_figures.py", "small")
+    printed = run(scripts / "make_figures.py", "small")
+    assert "Kept as it is: small (an environment variable of its command is not set)" in printed
+    # Without names, figures that take long or differ from run to run are kept, and what redraws them is run.
+    (figure / "command.txt").write_text("replk-probe bench --planes 64\n", encoding="utf-8")
+    assert "small (it measures times, which differ from run to run)" in run(scripts / "make_figures.py")
+    (figure / "command.txt").write_text("python scripts/train.py --hours 9\n", encoding="utf-8")
+    assert "small (it takes long)" in run(scripts / "make_figures.py")
+    (figure / "redraw.txt").write_text("python -c pass\n", encoding="utf-8")
+    assert "small: rebuilt, no byte changed" in run(scripts / "make_figures.py")
+
+
+def test_every_figure_has_a_command_that_exists(replk_probe: Callable[..., Result]) -> None:
+    folders = sorted(path for path in (SCRIPTS.parent / "figures").iterdir() if path.is_dir())
+    assert len(folders) > 8
+    for folder in folders:
+        assert {path.name for path in folder.iterdir()} & {"figure.png", "table.md"}, folder.name
+        (command,) = [
+            line for line in (folder / "command.txt").read_text(encoding="utf-8").splitlines() if line[:1] != "#"
+        ]
+        program, *arguments = shlex.split(command)
+        if program == "replk-probe":
+            # --help runs nothing, but click refuses unknown commands and options before it prints anything.
+            assert replk_probe(*arguments, "--help").exit_code == 0, command
+        else:
+            assert program == "python" and (SCRIPTS.parent / arguments[0]).is_file(), command
 
 
 def test_a_network_is_measured_while_it_is_trained(tmp_path: Path) -> None:

@@ -12,6 +12,9 @@ import itertools
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -23,13 +26,14 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from replk_probe import attribution, bench, erf, kernels, shape_bias
+from replk_probe import attribution, bench, comparison, erf, kernels, shape_bias
 from replk_probe.attribution.result import AttributedImage, AttributionResult, ErfWindow
 from replk_probe.bench.result import Layer, Machine, SpeedCase, SpeedResult, Timing
 from replk_probe.erf.result import ErfResult, RatioRow
 from replk_probe.errors import InvalidInputError
 from replk_probe.kernels.kernel import Kernel
 from replk_probe.kernels.result import KernelResult, KernelRun
+from replk_probe.plot_style import LABEL_SIZE, PRESETS, SMALL_SIZE, TITLE_SIZE, USUAL, figure_of, figure_preset
 from replk_probe.results import Result
 from replk_probe.runtime.provenance import RANDOM_INIT, RunInfo, WeightsInfo
 from replk_probe.shape_bias.decisions import Decisions
@@ -37,6 +41,7 @@ from replk_probe.shape_bias.result import ShapeBiasResult
 from replk_probe.sweeps.result import SweepResult
 
 NAME = "<b>net</b>"
+RANDOM, TRAINED = WeightsInfo("random-init", seed=0), WeightsInfo("file:net.pth")
 NAMES = ("bear1-cat1.png", "bear2-bear1.png", "cat10-bear1.png", "cat2-dog3.png")
 HUMANS = [Decisions.from_names(f"subject-0{i}", NAMES, ("bear", "na", "cat", "dog")) for i in (1, 2)]
 
@@ -205,6 +210,7 @@ def test_subplots_do_not_overlap_their_neighbors(kind, plot, layout) -> None:
     for one, other in itertools.combinations(boxes, 2):
         wide, high = (min(a[1], b[1]) - max(a[0], b[0]) for a, b in zip(*corners(one, other), strict=True))
         assert min(wide, high) <= 0
+    assert all(text.get_fontsize() >= 5.5 for text in shown_texts(figure))
     # All of them are in the figure that a notebook shows.
     whole = figure.get_tightbbox()
     assert whole.width * figure.dpi >= max(box.x1 for box in boxes) - min(box.x0 for box in boxes) - 1
@@ -248,6 +254,47 @@ def test_axes_in_nested_grids_and_with_a_locator_of_their_own_stay_where_they_ar
     bench.plot_speedup(make_speed(), ax)
     assert ax.get_axes_locator() is fixed and inner[0].get_axes_locator() is locator
     plt.close(figure)
+
+
+def drawn_figures() -> Iterator[Figure]:
+    """Figures of every function that draws one."""
+    random, trained = (make_erf(run=replace(make_erf().run, weights=weights)) for weights in (RANDOM, TRAINED))
+    yield figure_of(erf.plot_erf(random))
+    yield erf.draw_comparison([random, trained])
+    larger = {"input_size": (32, 32), "run": replace(trained.run, input_size=(32, 32))}
+    yield erf.draw_sizes([trained, replace(trained, contribution=np.ones((32, 32)), **larger)], protocol="paper")
+    shape = replace(make_shape_bias(), run=random.run)
+    yield shape_bias.draw_shape_bias(shape, others=shape_bias.published_observers())
+    yield shape_bias.draw_comparison([shape])
+    yield figure_of(shape_bias.plot_shape_bias(shape))
+    yield figure_of(shape_bias.plot_bars(shape))
+    one, other = make_kernels(source=RANDOM_INIT), make_kernels("other")
+    for draw in (kernels.draw_kernels, kernels.draw_overview, kernels.draw_profiles):
+        yield draw([one])
+        yield draw([one, other])
+    yield figure_of(kernels.plot_kernel(one))
+    yield figure_of(kernels.plot_radial_profile(other))
+    for draw_speed in (bench.plot_times, bench.plot_speedup):
+        yield figure_of(draw_speed(make_speed()))
+    yield bench.draw_speed(make_speed())
+    attributed = replace(make_attribution(), run=random.run)
+    yield attribution.draw_attributions(attributed)
+    yield figure_of(attribution.plot_attribution(attributed))
+    yield comparison.draw_differences(comparison.compare_results(trained, trained))
+
+
+@pytest.mark.no_cover
+@pytest.mark.parametrize("style", ["usual", "paper"])
+def test_figures_are_a_column_or_a_page_wide_with_text_of_three_sizes_and_one_label_for_random_weights(style) -> None:
+    chosen = USUAL if style == "usual" else PRESETS[style]
+    with nullcontext() if style == "usual" else figure_preset(style):
+        for figure in drawn_figures():
+            inches = figure.get_figwidth() * chosen.magnification
+            assert min(abs(inches - chosen.column), abs(inches - chosen.page)) < 1e-6
+            texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_gid() != "value"]
+            sizes = {text.get_fontsize() for text in texts}
+            assert all(min(abs(size - one) for one in (SMALL_SIZE, LABEL_SIZE, TITLE_SIZE)) < 1e-6 for size in sizes)
+            assert sum("RANDOM" in text.get_text() for text in texts) <= 1 or figure.legends
 
 
 FIGURES = (
@@ -306,7 +353,7 @@ def test_ticks_and_legend_of_shape_bias_on_a_plain_figure(size) -> None:
     texts = shown_texts(figure)
     ticks = [label for label in ax.get_xticklabels() if label.get_text()]
     assert [label.get_text() for label in ticks] == ["0", "0.25", "0.5", "0.75", "1"]
-    assert {label.get_fontsize() for label in ticks} == {6.5}
+    assert {label.get_fontsize() for label in ticks} == {SMALL_SIZE}
     legend = [text for text in texts if text.get_gid() == "legend"]
     assert len(legend) == 7 and legend[-1].get_text() == "10 individual humans"
     for first, second in itertools.combinations(texts, 2):

@@ -5,6 +5,7 @@ Colors show the absolute attribution relative to its 99th percentile, since sing
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -14,37 +15,36 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import AbstractPathEffect, withStroke
 
 from replk_probe.plot_style import (
     BAR_INCHES,
-    CAPTION_SIZE,
     COLOR_MAP,
     INK,
-    MUTED,
-    RANDOM_BADGE,
-    badge_style,
+    LINE,
+    MAP_MARGIN,
+    Line,
     check_axes,
     check_color_map,
     check_drawable,
     figure_style,
-    fitted,
+    halo,
     inches_of,
     map_inches,
     prepared_axes,
     side_bar,
+    title_line,
+    weights_line,
 )
 from replk_probe.runtime.formatting import percent
 
 if TYPE_CHECKING:
     from .result import AttributedImage, AttributionResult
 
-_LEFT, _TOP, _BOTTOM = 0.06, 0.58, 0.42  # margins around the map in inches
+_TOP, _BOTTOM = 0.6, 0.42  # margins above and below the map in inches
 _PERCENTILE = 99
 _OPACITY = 0.75  # share of the color of the attribution; the rest is the brightness of the image
-_BADGE_SIZE = 6.5
 BAR_LABEL = f"|attribution| / {_PERCENTILE}th percentile"
-_OUTSIDE: dict[str, Any] = {"textcoords": "offset points", "annotation_clip": False, "parse_math": False}
+_OUTSIDE: dict[str, Any] = {"textcoords": "offset points", "annotation_clip": False}
 
 
 def plot_attribution(
@@ -89,20 +89,18 @@ def plot_attribution(
     check_axes(ax)
     height, width = result.maps.shape[1:]
     with figure_style():
-        right = BAR_INCHES if cbar else _LEFT
-        map_width = map_inches() * min(1.0, 1.6 * width / height)
-        inches = _LEFT + map_width + right, _TOP + map_width * max(height / width, 1 / 3) + _BOTTOM
-        ax = prepared_axes(ax, inches, left=_LEFT, right=right, top=_TOP, bottom=_BOTTOM)
+        right = BAR_INCHES if cbar else MAP_MARGIN
+        map_width = map_inches(cbar=cbar) * min(1.0, 1.6 * width / height)
+        inches = MAP_MARGIN + map_width + right, _TOP + map_width * max(height / width, 1 / 3) + _BOTTOM
+        ax = prepared_axes(ax, inches, left=MAP_MARGIN, right=right, top=_TOP, bottom=_BOTTOM)
         draw_overlay(ax, result, index, cmap)
         if cbar:
             side_bar(ax, color_scale(cmap), BAR_LABEL, "|attribution|")
         points = inches_of(ax)[0] * 72
         add_lines(ax, heading_lines(result, index), (0, 1), points, up=True)
         if caption:
-            lines = [(line, CAPTION_SIZE, MUTED, "normal") for line in numbers_lines(result.images[index])]
+            lines = list(map(Line, numbers_lines(result.images[index])))
             add_lines(ax, lines, (0, 0), points, up=False)
-        if result.run.weights.is_random:
-            draw_badge(ax)
     return ax
 
 
@@ -128,7 +126,7 @@ def draw_overlay(ax: Axes, result: AttributionResult, index: int, cmap: str | Co
 
 def draw_windows(ax: Axes, image: AttributedImage) -> None:
     """Draw the windows of an image as squares, and the center of the most attributed position as a cross."""
-    stroke: list[AbstractPathEffect] = [withStroke(linewidth=1.7, foreground="#000000a0")]
+    stroke = halo(0.8)
     for window in image.windows:
         corner, size = (window.left, window.top), (window.right - window.left, window.bottom - window.top)
         square = Rectangle(corner, *size, fill=False, edgecolor="white", linewidth=0.8, gid="window")
@@ -147,15 +145,14 @@ def color_scale(cmap: str | Colormap = COLOR_MAP) -> ScalarMappable:
     return ScalarMappable(Normalize(0, 1), ListedColormap(_OPACITY * levels + (1 - _OPACITY) * 0.5))
 
 
-def heading_lines(result: AttributionResult, index: int) -> list[tuple[str, float, str, str]]:
-    """Text, size, color and weight of the lines above one image."""
-    image, weights = result.images[index], result.run.weights
+def heading_lines(result: AttributionResult, index: int) -> list[Line]:
+    """The lines above one image."""
+    image = result.images[index]
     return [
-        (image.id, 8.0, INK, "bold"),
-        (target_text(image), 6.0, INK, "normal"),
-        (f"{result.run.model}, {result.method}", 6.0, MUTED, "normal"),
-        # The badge on the map says that weights are random.
-        *([] if weights.is_random else [(weights.label, 6.0, MUTED, "normal")]),
+        title_line(image.id),
+        Line(target_text(image), color=INK),
+        Line(f"{result.run.model}, {result.method}"),
+        weights_line(result.run.weights),
     ]
 
 
@@ -184,22 +181,13 @@ def numbers_lines(image: AttributedImage) -> list[str]:
     return [f"Windows: {thresholds} % of the ERF", f"Attribution: {shares} %", f"Area: {areas} %. {effective}"]
 
 
-def add_lines(
-    ax: Axes, lines: list[tuple[str, float, str, str]], corner: tuple[float, float], points: float, *, up: bool
-) -> None:
+def add_lines(ax: Axes, lines: Sequence[Line], corner: tuple[float, float], points: float, *, up: bool) -> None:
     """Add lines above (or below) a map, none of them wider than ``points``."""
     offset = 4.0
-    for text, size, color, weight in reversed(lines) if up else lines:
-        label = fitted(text, points, size, weight)
-        place = (0, offset if up else -offset)
+    for line in reversed(lines) if up else lines:
+        place = (line.indent, offset if up else -offset)
         ax.annotate(
-            label, corner, xytext=place, xycoords="axes fraction", ha="left", va="bottom" if up else "top",
-            fontsize=size, color=color, fontweight=weight, **_OUTSIDE,
+            line.fitted(points), corner, xytext=place, xycoords="axes fraction", ha="left",
+            va="bottom" if up else "top", **_OUTSIDE, **line.style,
         )  # fmt: skip
-        offset += size * 1.35
-
-
-def draw_badge(ax: Axes) -> None:
-    """Mark random weights, so that the map is not mistaken for that of a trained model."""
-    style = badge_style(_BADGE_SIZE)
-    ax.text(0.03, 0.97, RANDOM_BADGE, transform=ax.transAxes, ha="left", va="top", **style)
+        offset += line.size * LINE

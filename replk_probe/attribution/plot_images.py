@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,17 +10,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from replk_probe.plot_style import (
-    CAPTION_SIZE,
     INK,
-    MUTED,
+    LABEL_SIZE,
+    LINE,
+    SMALL_SIZE,
+    Line,
+    add_heading,
     check_drawable,
     column_width,
     figure_style,
-    fitted,
     fitted_lines,
+    heading_inches,
     new_figure,
     page_width,
     save_figure,
+    title_line,
+    weights_line,
 )
 from replk_probe.runtime.formatting import counted
 
@@ -29,7 +33,6 @@ from .plot import (
     BAR_LABEL,
     add_lines,
     color_scale,
-    draw_badge,
     draw_overlay,
     draw_picture,
     draw_windows,
@@ -42,8 +45,7 @@ if TYPE_CHECKING:
 
 MOST_IMAGES = 12
 _MARGIN, _GAP, _BETWEEN = 0.1, 0.05, 0.2  # around the figure, in a pair, between pairs, in inches
-_ABOVE, _BELOW, _BAR = 0.3, 0.42, 0.42  # for the text of a pair and for the color bar, in inches
-_LINE = 1.35 / 72  # line height in inches per point of the font size
+_ABOVE, _BELOW, _BAR = 0.3, 0.45, 0.44  # for the text of a pair and for the color bar, in inches
 _TALLEST = 3.0  # height of a map in inches
 
 
@@ -78,11 +80,11 @@ def draw_attributions(result: AttributionResult) -> Figure:
     high = min(side * rows / columns_of_map, _TALLEST)
     side = high * columns_of_map / rows
     head = _heading(result)
-    caption = fitted_lines(_caption(result, count), (width - 2 * _MARGIN) * 72, CAPTION_SIZE)
-    top = _MARGIN + sum(size for _, size, _, _ in head) * _LINE + 0.05
+    caption = fitted_lines(_caption(result, count), (width - 2 * _MARGIN) * 72, SMALL_SIZE)
+    top = _MARGIN + heading_inches(head) + 0.05
     cell = _ABOVE + high + _BELOW
     bars = top + math.ceil(count / columns) * cell
-    height = bars + _BAR + len(caption) * CAPTION_SIZE * _LINE + _MARGIN
+    height = bars + _BAR + len(caption) * SMALL_SIZE * LINE / 72 + _MARGIN
     with figure_style():
         figure = new_figure(width, height)
 
@@ -97,32 +99,26 @@ def draw_attributions(result: AttributionResult) -> Figure:
             draw_picture(picture, result.pictures[index])
             draw_windows(picture, image)
             draw_overlay(overlay, result, index)
-            above = [(image.id, 7.0, INK, "bold"), (target_text(image), CAPTION_SIZE, MUTED, "normal")]
+            above = [Line(image.id, LABEL_SIZE, INK, "bold"), Line(target_text(image))]
             add_lines(picture, above, (0, 1), pair * 72, up=True)
-            below = [(line, CAPTION_SIZE, MUTED, "normal") for line in numbers_lines(image)]
-            add_lines(picture, below, (0, 0), pair * 72, up=False)
-            if result.run.weights.is_random:
-                draw_badge(overlay)
+            add_lines(picture, list(map(Line, numbers_lines(image))), (0, 0), pair * 72, up=False)
         bar = figure.colorbar(
-            color_scale(), cax=axes(_MARGIN, bars + 0.02, min(2 * side, 2.0), 0.08), orientation="horizontal"
+            color_scale(), cax=axes(_MARGIN + 0.06, bars + 0.02, min(2 * side, 2.0), 0.08), orientation="horizontal"
         )
-        bar.set_label(BAR_LABEL, fontsize=6.0, labelpad=1)
-        bar.ax.tick_params(labelsize=CAPTION_SIZE, width=0.5, size=2)
-        bar.outline.set_linewidth(0.5)
-        _add_text(figure, head, _MARGIN)
-        _add_text(figure, [(line, CAPTION_SIZE, MUTED, "normal") for line in caption], bars + _BAR)
+        bar.set_label(BAR_LABEL, labelpad=1)
+        bar.ax.tick_params(width=0.6, size=2)
+        bar.outline.set_linewidth(0.6)
+        add_heading(figure, head, _MARGIN, _MARGIN)
+        add_heading(figure, map(Line, caption), _MARGIN, bars + _BAR)
     return figure
 
 
-def _heading(result: AttributionResult) -> list[tuple[str, float, str, str]]:
-    weights = result.run.weights
-    # The badges on the maps say that weights are random.
-    label = [] if weights.is_random else [(weights.label, 6.0, MUTED, "normal")]
+def _heading(result: AttributionResult) -> list[Line]:
     layer = "" if result.layer is None else f", positions of layer {result.layer}"
     return [
-        (result.run.model, 8.0, INK, "bold"),
-        *label,
-        (f"{result.method}{layer}", 6.0, MUTED, "normal"),
+        title_line(result.run.model),
+        weights_line(result.run.weights),
+        Line(f"{result.method}{layer}"),
     ]
 
 
@@ -135,18 +131,6 @@ def _caption(result: AttributionResult, count: int) -> str:
         f"{shown}Left: image. Right: absolute attribution. Cross: position of the layer with the highest mean. "
         f"Squares: windows of its effective receptive field (ERF), {source}, and their shares of the attribution."
     )
-
-
-def _add_text(figure: Figure, lines: Sequence[tuple[str, float, str, str]], down: float) -> None:
-    """Add lines at the left margin, the first one ``down`` inches below the upper edge."""
-    width, height = figure.get_size_inches()
-    for text, size, color, weight in lines:
-        label = fitted(text, (width - 2 * _MARGIN) * 72, size, weight)
-        figure.text(
-            _MARGIN / width, 1 - down / height, label, va="top", fontsize=size, color=color, fontweight=weight,
-            parse_math=False,
-        )  # fmt: skip
-        down += size * _LINE
 
 
 def save_figures(result: AttributionResult, directory: str | Path) -> tuple[Path, ...]:

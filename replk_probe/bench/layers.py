@@ -30,11 +30,11 @@ MODEL_LAYERS = (
 )
 """Stages of RepLKNet-31B (at 1024 px, and a batch of four at 512), of SLaK with its 51x51 and decomposed kernels at
 224 px, of ConvNeXt with a 7x7, and the last stages of large-kernel networks at 224 px."""
-# For a GPU: batches of 64 images, and the first stages of RepLKNet-31B at 1024 px.
 GPU_LAYERS = (
     *(Layer(64, 384, plane, plane, kernel, kernel) for plane in (16, 32, 64) for kernel in (7, 13, 21, 31)),
     *MODEL_LAYERS[:3],
 )
+"""Layers for a GPU: batches of 64 images, and the first stages of RepLKNet-31B at 1024 px."""
 SWEEP_KERNELS = (3, 5, 7, 9, 11, 13, 15, 17, 21, 25, 27, 29, 31, 35, 41, 47, 51, 55, 61)
 SWEEP_PLANES = (7, 14, 28, 32, 56, 64, 112, 128, 256)
 # Number of input elements in a sweep: 4 MB in float32, as in a stage of a typical network.

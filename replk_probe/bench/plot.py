@@ -16,13 +16,17 @@ from matplotlib.ticker import FixedLocator
 from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import (
     COLORS,
+    GRAY,
     GRID,
     INK,
     MUTED,
+    RANGE,
+    SMALL_SIZE,
+    Line,
     by_rows,
     check_axes,
     check_drawable,
-    drawable,
+    column_width,
     ensure_margins,
     figure_of,
     figure_style,
@@ -39,27 +43,25 @@ from replk_probe.runtime.formatting import counted
 if TYPE_CHECKING:
     from .result import SpeedCase, SpeedResult
 
-# replk-probe in the main color of all figures, torch in colors of Okabe and Ito, which color-blind readers can
-# distinguish.
+# replk-probe in warm colors, torch in cold ones and gray.
 _CPU_VARIANTS = {
-    "nchw": ("torch conv2d, NCHW", "#999999", "s"),
-    "channels_last": ("torch conv2d, channels_last", "#0072b2", "^"),
-    "fft": ("torch.fft, spectrum ready", "#009e73", "D"),
-    "ours_channels_last": ("replk-probe, channels_last", "#e0a070", "^"),
-    "functional": ("replk-probe, function", "#d98880", "o"),
+    "nchw": ("torch conv2d, NCHW", GRAY, "s"),
+    "channels_last": ("torch conv2d, channels_last", COLORS[1], "^"),
+    "fft": ("torch.fft, spectrum ready", COLORS[2], "D"),
+    "ours_channels_last": ("replk-probe, channels_last", COLORS[4], "^"),
+    "functional": ("replk-probe, function", COLORS[3], "o"),
     "module": ("replk-probe, module in eval mode", COLORS[0], "o"),
 }
 _GPU_VARIANTS = {
-    "aten": ("torch conv2d", "#999999", "s"),
-    "aten-nchw": ("torch conv2d, converted to NCHW", "#56b4e9", "v"),
-    "aten-channels-last": ("torch conv2d, converted to channels_last", "#0072b2", "^"),
-    "torch-fft": ("replk-probe, torch-fft", "#009e73", "D"),
+    "aten": ("torch conv2d", GRAY, "s"),
+    "aten-nchw": ("torch conv2d, converted to NCHW", COLORS[2], "v"),
+    "aten-channels-last": ("torch conv2d, converted to channels_last", COLORS[1], "^"),
+    "torch-fft": ("replk-probe, torch-fft", COLORS[4], "D"),
     "triton-toeplitz": ("replk-probe, triton-toeplitz", COLORS[0], "o"),
 }
 _VARIANTS = _CPU_VARIANTS | _GPU_VARIANTS
-_LEGEND_SIZE, _VALUE_SIZE = 6.0, 5.5
 _LEGEND: dict[str, Any] = {"handlelength": 1.2, "handletextpad": 0.3, "columnspacing": 1.2}
-_LEGEND |= {"borderaxespad": 0.0, "frameon": False, "fontsize": _LEGEND_SIZE}
+_LEGEND |= {"borderaxespad": 0.0, "frameon": False, "fontsize": SMALL_SIZE}
 _FEWEST_KERNELS = 4  # on one plane, to draw time against the kernel's side
 _MOST_PANELS = 6
 _ROW, _ABOVE = 0.19, 0.06  # height of a row and of the space above the rows, in inches
@@ -75,7 +77,7 @@ def draw_speed(result: SpeedResult) -> Figure:
         result: Result to draw, with at least one case.
 
     Returns:
-        A figure at most as wide as a page (7 inches).
+        A figure as wide as a page (7 inches).
 
     Raises:
         InvalidInputError: An argument has the wrong type, or there is no case.
@@ -123,7 +125,7 @@ def plot_times(result: SpeedResult, ax: Axes | None = None, *, legend: bool = Tr
         _label_rows(ax, result.cases)
         if legend:
             handles = _legend_handles(ax, result.cases, _mark)
-            entry = max(text_points(str(handle.get_label()), _LEGEND_SIZE) for handle in handles) + 3 * _LEGEND_SIZE
+            entry = max(text_points(str(handle.get_label()), SMALL_SIZE) for handle in handles) + 3 * SMALL_SIZE
             columns = 2 if 2 * entry <= inches_of(ax)[0] * 72 + _label_points(result.cases) else 1
             above = 0.13 * math.ceil(len(handles) / columns)
             if is_new:
@@ -190,8 +192,7 @@ def _kernel_groups(cases: Sequence[SpeedCase]) -> list[list[SpeedCase]]:
 
 def _against_kernel(result: SpeedResult, groups: Sequence[Sequence[SpeedCase]]) -> Figure:
     columns = len(groups)
-    width = min(4.6 if columns == 1 else 0.9 + 2.6 * columns, page_width())
-    legend_columns = 3 if width > 4.7 else 2
+    width, legend_columns = page_width(), 3
     legend = 0.06 + 0.125 * math.ceil(len(_variants_of(result)) / legend_columns)
     # From the bottom, in inches: caption, axis, ratios, gap, times, title, legend.
     below, low, gap, high, title = 0.62, 1.0, 0.16, 1.75, 0.24
@@ -210,7 +211,7 @@ def _against_kernel(result: SpeedResult, groups: Sequence[Sequence[SpeedCase]]) 
         _draw_ratios(ratios, group, tallest, first=index == 0)
         layer = group[0].layer
         what = _layout(group[0]) + (f", {group[0].pass_label}" if columns < 4 else "")
-        times.set_title(f"Input [{layer.n}, {layer.c}, {layer.h}, {layer.w}]{what}", fontsize=6.5, pad=4.0)
+        times.set_title(f"Input [{layer.n}, {layer.c}, {layer.h}, {layer.w}]{what}", pad=4.0, fontsize=SMALL_SIZE)
     _draw_legend(figure, cases, left / width, 1 - 0.03 / height, legend_columns)
     _draw_caption(figure, result, left / width)
     return figure
@@ -296,7 +297,7 @@ def _per_layer(result: SpeedResult) -> Figure:
     _label_rows(times, cases)
     _label_rows(ratios, cases, labeled=False)
     what = "N, C, plane, kernel" + ("" if _has_several_passes(cases) else f"; {cases[0].pass_label}")
-    figure.text(0.16 / width, 1 - 0.5 / height, what, fontsize=_LEGEND_SIZE, color=MUTED)
+    figure.text(0.16 / width, 1 - 0.5 / height, what, fontsize=SMALL_SIZE, color=MUTED)
     _draw_legend(figure, cases, 0.16 / width, 1 - 0.04 / height, 3, _mark)
     _draw_caption(figure, result, 0.16 / width)
     return figure
@@ -305,12 +306,12 @@ def _per_layer(result: SpeedResult) -> Figure:
 def _rows_axes(cases: Sequence[SpeedCase], ax: Axes | None) -> Axes:
     """Prepare Axes for a row for each case, by default those of a new figure."""
     left, right, bottom = 0.16 + _label_points(cases) / 72, 0.3, 0.42
-    inches = 4.6, _ABOVE + bottom + _ROW * len(cases)
+    inches = column_width(), _ABOVE + bottom + _ROW * len(cases)
     return prepared_axes(ax, inches, left=left, right=right, top=_ABOVE, bottom=bottom)
 
 
 def _label_points(cases: Sequence[SpeedCase]) -> float:
-    return max(text_points(label, 6.5) for label in _row_labels(cases))
+    return max(text_points(label, SMALL_SIZE) for label in _row_labels(cases))
 
 
 def _has_several_passes(cases: Sequence[SpeedCase]) -> bool:
@@ -325,7 +326,7 @@ def _row_labels(cases: Sequence[SpeedCase]) -> list[str]:
 def _label_rows(ax: Axes, cases: Sequence[SpeedCase], *, labeled: bool = True) -> None:
     ax.set_ylim(len(cases) - 0.4, -0.6)
     ax.set_yticks(range(len(cases)))
-    ax.set_yticklabels(_row_labels(cases) if labeled else [], fontsize=6.5)
+    ax.set_yticklabels(_row_labels(cases) if labeled else [], fontsize=SMALL_SIZE)
     ax.tick_params(left=False)
     ax.grid(axis="x", color=GRID, linewidth=0.5)
     _bare(ax)
@@ -337,7 +338,7 @@ def _add_times(ax: Axes, cases: Sequence[SpeedCase]) -> None:
         times = {name: 1e3 * t.minimum for name in _VARIANTS if (t := case.timing(name)) is not None and t.minimum}
         if not times:  # the memory of a GPU did not suffice
             continue
-        ax.plot([min(times.values()), max(times.values())], [y, y], color="#c8c8c8", linewidth=0.6, zorder=1)
+        ax.plot([min(times.values()), max(times.values())], [y, y], color=RANGE, linewidth=0.6, zorder=1)
         for name, time in times.items():
             _, color, marker = _VARIANTS[name]
             ax.plot(time, y, marker, color=color, zorder=3, **_mark(name))
@@ -353,7 +354,7 @@ def _add_speedups(ax: Axes, cases: Sequence[SpeedCase]) -> None:
             ax.barh(y, ratio, height=0.62, color=_VARIANTS["module"][1], zorder=2)
             # To the right of the line at 1, which would cross the text.
             at: dict[str, Any] = {"xytext": (2, 0), "textcoords": "offset points", "va": "center"}
-            ax.annotate(f"{ratio:.1f}", (max(ratio, 1.0), y), fontsize=_VALUE_SIZE, **at)
+            ax.annotate(f"{ratio:.1f}", (max(ratio, 1.0), y), fontsize=SMALL_SIZE, **at)
     ax.set_xlabel("Times faster than the best of torch")
     ax.set_xlim(0, 1.12 * max(max((case.ratio or 0.0) for case in cases), 1.2))
     ax.axvline(1.0, color=INK, linewidth=0.7, zorder=3)
@@ -419,4 +420,6 @@ def _draw_caption(figure: Figure, result: SpeedResult, x: float) -> None:
         f"{machine.cpu}, {counted(machine.threads, 'thread')}; {result.dtype}, shortest of the calls; "
         f"torch {machine.versions.get('torch', '?')} ({machine.torch_capability}), kernels {machine.isa or 'aten'}"
     )
-    figure.text(x, 0.05 / figure.get_figheight(), drawable(text), fontsize=5.5, color=MUTED)
+    width, height = figure.get_size_inches()
+    line = Line(text)
+    figure.text(x, 0.05 / height, line.fitted((0.98 - x) * width * 72), **line.style)

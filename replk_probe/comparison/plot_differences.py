@@ -11,28 +11,31 @@ from matplotlib.figure import Figure
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import (
-    CAPTION_SIZE,
     COLORS,
     GRID,
     INK,
+    LINE,
     MUTED,
+    SMALL_SIZE,
+    Line,
+    add_heading,
     check_drawable,
     drawable,
     figure_style,
     fitted,
     fitted_lines,
     new_figure,
+    page_width,
     save_figure,
     text_points,
+    title_line,
 )
 
 if TYPE_CHECKING:
     from .differences import Comparison, Difference
 
-_WIDTH = 5.2  # inches
-_ROW, _HEAD, _FOOT = 0.17, 0.42, 0.48
+_ROW, _HEAD, _FOOT = 0.17, 0.36, 0.48  # inches
 _MOST_ROWS = 60
-_SIZE = 6.5
 _PANELS = {"%": "percentage points", "px": "px", "ms": "ms", "": "no unit"}
 
 
@@ -46,7 +49,7 @@ def draw_differences(comparison: Comparison) -> Figure:
         comparison: Comparison to draw; of more than 60 numbers, those with the largest differences of each unit.
 
     Returns:
-        A figure 5.2 inches wide.
+        A figure as wide as a page (7 inches).
 
     Raises:
         InvalidInputError: The argument is not a comparison, or it has no difference.
@@ -66,20 +69,21 @@ def draw_differences(comparison: Comparison) -> Figure:
         )
     units = [unit for unit in _PANELS if any(one.unit == unit for one in comparison.differences)]
     rows = {unit: _shown([one for one in comparison.differences if one.unit == unit], len(units)) for unit in units}
+    page = page_width()
     with figure_style():
         caption = fitted_lines(
-            f"{comparison.method} Filled: the interval excludes zero.", 72 * (_WIDTH - 0.2), CAPTION_SIZE
+            f"{comparison.method} Filled: the interval excludes zero.", 72 * (page - 0.2), SMALL_SIZE
         )
-        below = 0.12 * len(caption) + 0.1
+        below = SMALL_SIZE * LINE / 72 * len(caption) + 0.1
         total = _HEAD + below + sum(_ROW * len(members) + _FOOT for members in rows.values())
-        figure = new_figure(_WIDTH, total)
+        figure = new_figure(page, total)
         labels = {unit: [_label(one) for one in members] for unit, members in rows.items()}
-        widest = max(text_points(label, _SIZE) for group in labels.values() for label in group)
-        left = min(widest / 72 + 0.16, 0.55 * _WIDTH)
+        widest = max(text_points(label, SMALL_SIZE) for group in labels.values() for label in group)
+        left = min(widest / 72 + 0.16, 0.55 * page)
         top = total - _HEAD
         for unit, members in rows.items():
             height = _ROW * len(members)
-            ax = figure.add_axes((left / _WIDTH, (top - height) / total, 1 - (left + 0.12) / _WIDTH, height / total))
+            ax = figure.add_axes((left / page, (top - height) / total, 1 - (left + 0.12) / page, height / total))
             top -= height + _FOOT
             scale = 100.0 if unit == "%" else 1.0
             for y, one in enumerate(members):
@@ -96,20 +100,15 @@ def draw_differences(comparison: Comparison) -> Figure:
             ax.set_yticks(range(len(members)))
             points = 72 * (left - 0.16)
             ax.set_yticklabels(
-                [fitted(label, points, _SIZE) for label in labels[unit]], parse_math=False, fontsize=_SIZE
+                [fitted(label, points, SMALL_SIZE) for label in labels[unit]], parse_math=False, fontsize=SMALL_SIZE
             )
             ax.tick_params(left=False)
             ax.grid(axis="x", color=GRID, linewidth=0.5)
             ax.set_axisbelow(True)
             sns.despine(ax=ax, left=True)  # type: ignore[no-untyped-call]
             ax.set_xlabel(f"Difference, {_PANELS[unit]}")
-        title = f"{drawable(comparison.first)} minus {drawable(comparison.second)}"
-        figure.text(
-            0.08 / _WIDTH, 1 - 0.16 / total, fitted(title, 72 * (_WIDTH - 0.2), 8), fontsize=8, parse_math=False
-        )
-        for index, line in enumerate(caption):
-            at = (below - 0.06 - 0.12 * index) / total
-            figure.text(0.08 / _WIDTH, at, line, fontsize=CAPTION_SIZE, color=MUTED, va="top", parse_math=False)
+        add_heading(figure, [title_line(f"{comparison.first} minus {comparison.second}")], 0.08)
+        add_heading(figure, map(Line, caption), 0.08, total - below + 0.06)
     return figure
 
 

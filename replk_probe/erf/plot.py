@@ -13,21 +13,20 @@ from typing import TYPE_CHECKING
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import (
     BAR_INCHES,
-    CAPTION_SIZE,
     COLOR_MAP,
-    RANDOM_BADGE,
-    badge_style,
+    MAP_MARGIN,
+    SMALL_SIZE,
     check_axes,
     check_color_map,
     check_drawable,
     check_limits,
     figure_of,
     figure_style,
+    halo,
     inches_of,
     map_inches,
     prepared_axes,
@@ -46,10 +45,8 @@ if TYPE_CHECKING:
     from .result import ErfResult
 
 
-_LEFT, _TOP, _BOTTOM = 0.06, 0.47, 0.3  # margins around the map in inches
+_TOP, _BOTTOM = 0.48, 0.3  # margins above and below the map in inches
 _SHARE_OF = {"paper": "log10(score + 1)", "linear": "the contribution", "centred": "the contribution"}
-
-_BADGE_SIZE = 6.5
 
 
 def plot_erf(
@@ -110,25 +107,23 @@ def plot_erf(
         return plot_volume(result, ax, protocol=protocol, vmin=vmin, vmax=vmax, cmap=cmap, caption=caption)
     height, width = result.input_size
     with figure_style():
-        right = BAR_INCHES if cbar else _LEFT
+        right = BAR_INCHES if cbar else MAP_MARGIN
         # As large as a column allows: a tall map is made narrower, a wide one stays as wide as the column.
-        map_width = map_inches() * min(1.0, 1.6 * width / height)
+        map_width = map_inches(cbar=cbar) * min(1.0, 1.6 * width / height)
         bottom = _BOTTOM + CAPTION_LINE * (len(layer_lines(result)) - 1)
-        inches = _LEFT + map_width + right, _TOP + map_width * max(height / width, 1 / 3) + bottom
-        ax = prepared_axes(ax, inches, left=_LEFT, right=right, top=_TOP, bottom=bottom)
+        inches = MAP_MARGIN + map_width + right, _TOP + map_width * max(height / width, 1 / 3) + bottom
+        ax = prepared_axes(ax, inches, left=MAP_MARGIN, right=right, top=_TOP, bottom=bottom)
         draw_map(ax, result.contribution, vmin, vmax, cmap)
         if cbar:
             add_color_bar(ax)
         _draw_squares(ax, result, protocol)
         if caption:
             squares = caption_of(protocol)
-            if text_points(squares, CAPTION_SIZE) > inches_of(ax)[0] * 72:
+            if text_points(squares, SMALL_SIZE) > inches_of(ax)[0] * 72:
                 squares = f"Squares: '{protocol}' protocol"
             add_caption(ax, *layer_lines(result), squares)
         draw_scale_bar(ax, width)
         draw_heading(ax, result)
-        if result.run.weights.is_random:
-            _draw_badge(ax)
     return ax
 
 
@@ -156,7 +151,7 @@ def _draw_squares(ax: Axes, result: ErfResult, protocol: str) -> None:
         left, top, right, bottom = square_edges(result, protocol, threshold)
         wide, high = right - left, bottom - top
         square = Rectangle((left, top), wide, high, fill=False, edgecolor="white", linewidth=0.8, gid="square")
-        square.set_path_effects([withStroke(linewidth=1.7, foreground="#000000a0")])
+        square.set_path_effects(halo(0.8))
         ax.add_patch(square)
         # Larger squares have higher corners, so labels in this order never cross each other's lines.
         lowest = at = max(top + 5.5 * point, lowest + 9.5 * point)
@@ -165,18 +160,7 @@ def _draw_squares(ax: Axes, result: ErfResult, protocol: str) -> None:
         text_left = width - (6.5 + 3.6 * len(text)) * point
         if right < text_left - 5 * point:
             (line,) = ax.plot([right, text_left], [top, at], color="white", linewidth=0.5, gid="leader")
-            line.set_path_effects([withStroke(linewidth=1.2, foreground="#000000a0")])
-
-
-def _draw_badge(ax: Axes) -> None:
-    """Mark random weights, so that the map is not mistaken for that of a trained model."""
-    labels = [label for label in ax.texts if label.get_gid() == "square label"]
-    widths = [text_points(label.get_text(), ON_MAP["fontsize"]) for label in labels]
-    # At the top left, unless a label of a square at the top right would be covered.
-    needed = text_points(RANDOM_BADGE, _BADGE_SIZE, "bold") + max(widths, default=0.0) + 20
-    corner = (0.03, 0.97, "left", "top") if needed < inches_of(ax)[0] * 72 else (0.97, 0.03, "right", "bottom")
-    x, y, ha, va = corner
-    ax.text(x, y, RANDOM_BADGE, transform=ax.transAxes, ha=ha, va=va, **badge_style(_BADGE_SIZE))
+            line.set_path_effects(halo(0.5))
 
 
 def caption_of(protocol: str) -> str:

@@ -14,18 +14,21 @@ from matplotlib.figure import Figure
 from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import (
     BAR_INCHES,
-    CAPTION_SIZE,
     GRID,
     MUTED,
+    RANGE,
+    SMALL_SIZE,
+    Line,
     by_rows,
     check_all_drawable,
     drawable,
     figure_style,
     log_ticks,
-    map_inches,
     new_figure,
+    page_width,
     save_figure,
     text_points,
+    threshold_colors,
 )
 from replk_probe.runtime.formatting import percent, shortened
 
@@ -37,10 +40,8 @@ from .plot_map import add_color_bar
 if TYPE_CHECKING:
     from .result import ErfResult
 
-_CELL_INCHES = 1.96  # three maps to a page
-_LABEL_SIZE, _LEGEND_SIZE = 6.5, 6.0
+_ACROSS, _LARGEST = 3, 3.1  # maps in a row, and the width of a map in inches
 _LABEL_LETTERS = 34  # longer names of models take two lines
-_RANDOM = " (random)"
 # In units of the font's size.
 _LEGEND: dict[str, float] = {"handlelength": 1.2, "handletextpad": 0.1, "columnspacing": 0.9, "borderpad": 0.3}
 
@@ -54,7 +55,7 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
             or those of ``"pixels"`` if all maps are imported.
 
     Returns:
-        A figure at most as wide as a page (7 inches).
+        A figure as wide as a page (7 inches).
 
     Raises:
         InvalidInputError: ``results`` is empty; also as for :func:`plot_erf`.
@@ -71,16 +72,16 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
         raise InvalidInputError(
             "The list of results is empty. A comparison figure needs at least one result. Pass a non-empty list."
         )
-    columns = min(len(results), 3)
+    columns = min(len(results), _ACROSS)
     rows = math.ceil(len(results) / columns)
     caption = CAPTION_LINE * (max(len(layer_lines(result)) for result in results) - 1)  # beyond the first line
-    left, top, gap_x, gap_y = 0.08, 0.5, 0.16, 0.68 + caption
-    cell = _CELL_INCHES if columns == 3 else map_inches()
-    page = max(left + columns * cell + (columns - 1) * gap_x + BAR_INCHES, 5.5)
+    left, top, gap_x, gap_y = 0.08, 0.5, 0.16, 0.7 + caption
+    page = page_width()
+    cell = min((page - left - BAR_INCHES - (columns - 1) * gap_x) / columns, _LARGEST)
     tallest = cell * max(min(result.input_size[0] / result.input_size[1], 1.6) for result in results)
     maps = rows * tallest + (rows - 1) * gap_y
     labels = row_labels(results)
-    label_room = left + max(text_points(line, _LABEL_SIZE) for label in labels for line in label.split("\n")) / 72 + 0.1
+    label_room = left + max(text_points(line, SMALL_SIZE) for label in labels for line in label.split("\n")) / 72 + 0.1
     entries = [percent(threshold) for threshold in _colors(results)]
     entries += ["random weights"] * any(result.run.weights.is_random for result in results)
     legend_columns = _legend_columns(entries, page - label_room)
@@ -98,6 +99,11 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
             ax.set_anchor("NW")
             plot_erf(result, ax, protocol=protocol, vmin=vmin, cbar=False, caption=False)
             add_caption(ax, *layer_lines(result))
+        # Names in one size.
+        titles = [text for ax in figure.axes for text in ax.texts if text.get_gid() == "name"]
+        smallest = min(title.get_fontsize() for title in titles)
+        for title in titles:
+            title.set_fontsize(smallest)
         edge = left + columns * cell + (columns - 1) * gap_x
         bar_height = min(tallest, 2.6)
         bar_axes = figure.add_axes(
@@ -105,7 +111,7 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
         )
         add_color_bar(figure.axes[0], bar_axes)
         below = (total - top - maps - caption - 0.26) / total
-        figure.text(left / page, below, caption_of(protocol), fontsize=CAPTION_SIZE, color=MUTED)
+        figure.text(left / page, below, caption_of(protocol), **Line("").style)
         # An imported map is centered at its middle pixel, where "centred" repeats the squares of the map.
         second = "pixels" if all(result.is_imported for result in results) else "centred"
         panels = [name for name in dict.fromkeys((protocol, second)) if all(name in r.protocols for r in results)]
@@ -135,7 +141,7 @@ def row_labels(results: Sequence[ErfResult]) -> list[str]:
             label + f" #{order.index(name) + 1}" * (len(name) > 2 * _LABEL_LETTERS)
             for name, label in zip(names, labels, strict=True)
         ]
-    return [label + _RANDOM * result.run.weights.is_random for label, result in zip(labels, results, strict=True)]
+    return labels
 
 
 def _on_two_lines(name: str, head: int) -> str:
@@ -149,10 +155,8 @@ def _on_two_lines(name: str, head: int) -> str:
     return name[:at] + "\n" + shortened(name[at:], _LABEL_LETTERS, head)
 
 
-def _colors(results: Sequence[ErfResult]) -> dict[float, tuple[float, float, float]]:
-    """The color of each threshold, in increasing order."""
-    thresholds = sorted({threshold for result in results for threshold in result.thresholds})
-    return dict(zip(thresholds, sns.color_palette("crest", len(thresholds)), strict=True))  # type: ignore[no-untyped-call]
+def _colors(results: Sequence[ErfResult]) -> dict[float, tuple[float, ...]]:
+    return threshold_colors(threshold for result in results for threshold in result.thresholds)
 
 
 def _legend_columns(entries: Sequence[str], inches: float) -> int:
@@ -160,11 +164,11 @@ def _legend_columns(entries: Sequence[str], inches: float) -> int:
 
     def fits(columns: int) -> bool:
         texts = sum(
-            max(text_points(entry, _LEGEND_SIZE) for entry in entries[first::columns]) for first in range(columns)
+            max(text_points(entry, SMALL_SIZE) for entry in entries[first::columns]) for first in range(columns)
         )
         handles = columns * (_LEGEND["handlelength"] + _LEGEND["handletextpad"])
         around = (columns - 1) * _LEGEND["columnspacing"] + 2 * _LEGEND["borderpad"] + 0.2
-        return texts + _LEGEND_SIZE * (handles + around) <= 72 * inches
+        return texts + SMALL_SIZE * (handles + around) <= 72 * inches
 
     most = next((columns for columns in range(len(entries), 1, -1) if fits(columns)), 1)
     even = math.ceil(len(entries) / math.ceil(len(entries) / most))
@@ -176,7 +180,7 @@ def _draw_ratios(ax: Axes, results: Sequence[ErfResult], protocol: str, labels: 
     colors = _colors(results)
     for y, result in enumerate(results):
         rows = [row for row in result.ratios if row.protocol == protocol]
-        ax.plot([row.ratio for row in rows], [y] * len(rows), color="#c8c8c8", linewidth=0.6, zorder=1)
+        ax.plot([row.ratio for row in rows], [y] * len(rows), color=RANGE, linewidth=0.6, zorder=1)
         for row in rows:
             color = colors[row.threshold]
             if row.ci95 is not None:
@@ -189,7 +193,7 @@ def _draw_ratios(ax: Axes, results: Sequence[ErfResult], protocol: str, labels: 
     ax.set(xlim=(smallest / 1.7, 1.25), ylim=(len(results) - 0.4, -0.6))
     log_ticks(ax.xaxis, *ax.get_xlim(), scale=100)
     ax.set_yticks(range(len(results)))
-    ax.set_yticklabels(labels, parse_math=False, fontsize=_LABEL_SIZE)
+    ax.set_yticklabels(labels, parse_math=False, fontsize=SMALL_SIZE)
     ax.tick_params(left=False)
     ax.grid(axis="x", color=GRID, linewidth=0.5)
     ax.set_axisbelow(True)
@@ -211,7 +215,7 @@ def _draw_legend(ax: Axes, results: Sequence[ErfResult], columns: int) -> None:
         bbox_to_anchor=(0, 1),
         ncols=columns,
         frameon=False,
-        fontsize=_LEGEND_SIZE,
+        fontsize=SMALL_SIZE,
         borderaxespad=0.1,
         **_LEGEND,
     )

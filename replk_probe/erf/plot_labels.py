@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 
-from replk_probe.plot_style import ALERT_TEXT, CAPTION_SIZE, INK, MUTED, fitted, inches_of, text_points
+from replk_probe.plot_style import (
+    INK,
+    LABEL_SIZE,
+    LINE,
+    SMALL_SIZE,
+    TITLE_SIZE,
+    Line,
+    inches_of,
+    text_points,
+    weights_line,
+)
 from replk_probe.runtime.formatting import counted, dimensions
 
 from .position_rule import CENTER
@@ -15,14 +25,13 @@ if TYPE_CHECKING:
     from .result import ErfResult
 
 # Height of a further line of a caption, in inches.
-CAPTION_LINE = 0.12
+CAPTION_LINE = SMALL_SIZE * LINE / 72
 
 _OUTSIDE: dict[str, Any] = {
     "xycoords": "axes fraction",
     "textcoords": "offset points",
     "ha": "left",
     "annotation_clip": False,
-    "parse_math": False,
 }
 
 
@@ -32,23 +41,25 @@ def draw_heading(ax: Axes, result: ErfResult) -> None:
     is_image = len(result.input_size) == 2
     kind, size = "image" if is_image else "input", "\u00d7".join(map(str, result.input_size)) + " px" * is_image
     points = inches_of(ax)[0] * 72
-    small = 6.0 if points > 170 else 5.6
     images = "" if result.n_images is None else f"{counted(result.n_images, kind)}, "
     lines = [
-        (f"{images}{run.image_source}, {size}", small, MUTED, "normal"),
-        (run.weights.label, small, ALERT_TEXT if run.weights.is_random else MUTED, "normal"),
-        (run.model, _name_size(run.model, points), INK, "bold"),
+        Line(f"{images}{run.image_source}, {size}"),
+        weights_line(run.weights),
+        Line(run.model, name_size(run.model, points), INK, "bold"),
     ]
     up = 4.0
-    for text, points_high, color, weight in lines:
-        style = {"va": "bottom", "fontsize": points_high, "color": color, "fontweight": weight, **_OUTSIDE}
-        ax.annotate(fitted(text, points, points_high, weight), (0, 1), xytext=(0, up), **style)
-        up += points_high * 1.35
+    for line in lines:
+        style: dict[str, Any] = {"xytext": (line.indent, up), "va": "bottom"}
+        if line is lines[-1]:
+            style["gid"] = "name"
+        ax.annotate(line.fitted(points), (0, 1), **_OUTSIDE, **style, **line.style)
+        up += line.size * LINE
 
 
-def _name_size(name: str, points: float) -> float:
-    """Largest font size at which the name fits above the map, but no smaller than that of the lines below it."""
-    return next((size for size in (8.0, 7.5, 7.0, 6.5) if text_points(name, size, "bold") <= points), 6.0)
+def name_size(name: str, points: float) -> float:
+    """Largest size at which the name fits above a map that is ``points`` wide, or that of the lines below it."""
+    sizes = (TITLE_SIZE, LABEL_SIZE)
+    return next((size for size in sizes if text_points(name, size, "bold") <= points), SMALL_SIZE)
 
 
 def conditions(result: ErfResult, *, has_sizes: bool = True) -> str:
@@ -73,6 +84,5 @@ def add_caption(ax: Axes, *lines: str, below: float = 4) -> None:
     """Add small lines ``below`` points below the map, none of them wider than the map."""
     points = inches_of(ax)[0] * 72
     for index, line in enumerate(lines):
-        text = fitted(line, points, CAPTION_SIZE)
-        down = below + index * CAPTION_SIZE * 1.35
-        ax.annotate(text, (0, 0), xytext=(0, -down), va="top", fontsize=CAPTION_SIZE, color=MUTED, **_OUTSIDE)
+        down = below + index * SMALL_SIZE * LINE
+        ax.annotate(Line(line).fitted(points), (0, 0), xytext=(0, -down), va="top", **_OUTSIDE, **Line(line).style)

@@ -11,11 +11,10 @@ import numpy.typing as npt
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LogNorm
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Affine2D
 
-from replk_probe.plot_style import COLOR_MAP, block_means, block_side, inches_of, side_bar
+from replk_probe.plot_style import COLOR_MAP, SMALL_SIZE, block_means, block_side, halo, inches_of, side_bar
 
 if TYPE_CHECKING:
     from .result import ErfResult
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 _DEEPEST, _SHALLOWEST = -4, -1  # range of the lower end of the color scale, in decades below the maximum
 ON_MAP: dict[str, Any] = {
     "color": "white",
-    "fontsize": 6.5,
-    "bbox": {"boxstyle": "square,pad=0.15", "facecolor": "#000000", "edgecolor": "none"},
+    "fontsize": SMALL_SIZE,
+    "bbox": {"boxstyle": "square,pad=0.15", "facecolor": "black", "edgecolor": "none"},
 }
 
 
@@ -75,7 +74,7 @@ def draw_scale_bar(ax: Axes, width: int) -> None:
     left, y = 6 * point, bottom - 6 * point
     ends = [left, left + length]
     (bar,) = ax.plot(ends, [y, y], color="white", linewidth=2.0, solid_capstyle="butt", gid="scale bar")
-    bar.set_path_effects([withStroke(linewidth=3.2, foreground="#000000a0")])
+    bar.set_path_effects(halo(2.0))
     ax.text(left, y - 4 * point, f"{length:g} px", ha="left", va="bottom", gid="scale label", **ON_MAP)
 
 

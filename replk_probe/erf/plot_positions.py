@@ -5,29 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import (
-    ALERT_TEXT,
     BAR_INCHES,
-    CAPTION_SIZE,
     GRID,
     INK,
-    MUTED,
+    SMALL_SIZE,
+    Line,
+    add_heading,
     check_drawable,
     figure_style,
-    fitted,
     log_ticks,
     new_figure,
     page_width,
     save_figure,
+    threshold_colors,
+    title_line,
+    weights_line,
 )
 from replk_probe.runtime.formatting import dimensions, percent
 
@@ -134,7 +135,7 @@ def _draw_place(ax: Axes, result: ErfResult, index: int) -> None:
     y, x = one.center
     ax.plot([x + 0.5], [y + 0.5], "+", color="white", markersize=5, markeredgewidth=1.6, gid="center halo")
     ax.plot([x + 0.5], [y + 0.5], "+", color=INK, markersize=4.5, markeredgewidth=0.7, gid="center")
-    ax.set_title(f"position {_name(one)}", fontsize=6.0, color=INK, pad=2.0)
+    ax.set_title(f"position {_name(one)}", fontsize=SMALL_SIZE, color=INK, pad=2.0)
 
 
 def _name(one: MeasuredPosition) -> str:
@@ -148,10 +149,8 @@ def _draw_ratios(ax: Axes, result: ErfResult, protocol: str, *, is_last: bool) -
     """
     has_distances = len({one.border_distance for one in result.positions}) > 1
     places = [one.border_distance if has_distances else number for number, one in enumerate(result.positions, 1)]
-    thresholds = sorted(result.thresholds)
-    colors = sns.color_palette("crest", len(thresholds))  # type: ignore[no-untyped-call]
     values: list[float] = []
-    for threshold, color in zip(thresholds, colors, strict=True):
+    for threshold, color in threshold_colors(result.thresholds).items():
         points = [
             (place, row.ratio)
             for place, one in zip(places, result.positions, strict=True)
@@ -169,7 +168,7 @@ def _draw_ratios(ax: Axes, result: ErfResult, protocol: str, *, is_last: bool) -
             ax.plot(steps, means, color=color, linewidth=1.0, gid="mean")
         ax.annotate(
             percent(threshold), (steps[-1], means[-1]), xytext=(4, 0), textcoords="offset points", va="center",
-            fontsize=6.0, color=color, annotation_clip=False,
+            fontsize=SMALL_SIZE, color=INK, annotation_clip=False,
         )  # fmt: skip
     first, last = min(places), max(*places, min(places) + 1)
     ax.set(xlim=(first - 0.08 * (last - first), last + 0.24 * (last - first)), yscale="log")
@@ -181,8 +180,8 @@ def _draw_ratios(ax: Axes, result: ErfResult, protocol: str, *, is_last: bool) -
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     else:
         ax.set_xticks(places, [_name(one) for one in result.positions])
-    ax.set_ylabel("Area ratio (%)")
-    ax.set_title(f"'{protocol}' protocol", fontsize=6.5, color=INK, pad=2.5, loc="left")
+    ax.set_ylabel("Area ratio, %")
+    ax.set_title(f"'{protocol}' protocol", fontsize=SMALL_SIZE, color=INK, pad=2.5, loc="left")
     ax.grid(color=GRID, linewidth=0.5)
     ax.set_axisbelow(True)
     if is_last:
@@ -191,24 +190,13 @@ def _draw_ratios(ax: Axes, result: ErfResult, protocol: str, *, is_last: bool) -
 
 
 def _draw_heading(figure: Figure, result: ErfResult, shown: int, total: float) -> None:
-    run = result.run
-    page = page_width()
-    points = (page - 2 * _LEFT) * 72
     of_all = "" if shown == len(result.positions) else f"; maps of {shown} drawn"
-    lines = [
-        (run.model, 8.0, INK, "bold"),
-        (run.weights.label, 6.0, ALERT_TEXT if run.weights.is_random else MUTED, "normal"),
-        (f"{conditions(result)}{of_all}", 6.0, MUTED, "normal"),
-    ]
-    down = 0.06
-    for text, size, color, weight in lines:
-        style: dict[str, Any] = {"fontsize": size, "color": color, "fontweight": weight, "va": "top"}
-        figure.text(_LEFT / page, 1 - down / total, fitted(text, points, size, weight), parse_math=False, **style)
-        down += size * 1.45 / 72
-    figure.text(
-        _LEFT / page, 0.1 / total, "Cross: center of the position's receptive field. Not shifted.",
-        fontsize=CAPTION_SIZE, color=MUTED,
-    )  # fmt: skip
+    run = result.run
+    add_heading(
+        figure, [title_line(run.model), weights_line(run.weights), Line(f"{conditions(result)}{of_all}")], _LEFT
+    )
+    caption = Line("Cross: center of the position's receptive field. Maps are not shifted.")
+    figure.text(_LEFT / page_width(), 0.1 / total, caption.text, **caption.style)
 
 
 def save_positions(result: ErfResult, directory: str | Path) -> tuple[Path, ...]:

@@ -8,8 +8,17 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from replk_probe.plot_style import COLORS, GRID, INK, MUTED, RANDOM_BADGE, badge_style, figure_style, prepared_axes
-from replk_probe.plot_style import column_width as column_width
+from replk_probe.plot_style import (
+    COLORS,
+    GRID,
+    INK,
+    MUTED,
+    SMALL_SIZE,
+    column_width,
+    figure_style,
+    prepared_axes,
+    threshold_colors,
+)
 from replk_probe.runtime.formatting import percent
 
 from .plot_labels import CAPTION_LINE, add_caption, draw_heading, layer_lines
@@ -42,9 +51,8 @@ def plot_sequence(result: ErfResult, ax: Axes | None = None, *, protocol: str, c
         ax.fill_between(starts, means, step="post", color=color, alpha=0.25, linewidth=0)
         ax.step(np.append(starts, length), np.append(means, means[-1]), where="post", color=color, linewidth=0.8)
         ax.axvline(result.center[0] + 0.5, color=INK, linewidth=0.7, linestyle=(0, (4, 3)), gid="center")
-        thresholds = sorted(result.thresholds)
-        shades = sns.color_palette("crest", len(thresholds))  # type: ignore[no-untyped-call]
-        for index, (threshold, shade) in enumerate(zip(thresholds, shades, strict=True)):
+        colors = threshold_colors(result.thresholds)
+        for index, (threshold, shade) in enumerate(colors.items()):
             ((first, last),) = window_edges(result, protocol, threshold)
             y = _FIRST_BAR + index * _BAR_STEP
             ax.plot([first, last], [y, y], color=shade, linewidth=2.2, solid_capstyle="butt", gid="interval")
@@ -53,9 +61,9 @@ def plot_sequence(result: ErfResult, ax: Axes | None = None, *, protocol: str, c
             ax.annotate(
                 f"{percent(threshold)}: {result.row(protocol, threshold).side:g}", (last if at_right else first, y),
                 xytext=(3 if at_right else -3, 0), textcoords="offset points", va="center",
-                ha="left" if at_right else "right", fontsize=6.0, color=shade,
+                ha="left" if at_right else "right", fontsize=SMALL_SIZE, color=INK,
             )  # fmt: skip
-        top = _FIRST_BAR + len(thresholds) * _BAR_STEP
+        top = _FIRST_BAR + len(colors) * _BAR_STEP
         ax.set(xlim=(0, length), ylim=(0, top), yticks=(0, 0.5, 1), xlabel="Position in the input")
         ax.set_ylabel("Contribution / max", y=0.5 / top)
         ax.grid(axis="x", color=GRID, linewidth=0.5)
@@ -63,9 +71,7 @@ def plot_sequence(result: ErfResult, ax: Axes | None = None, *, protocol: str, c
         sns.despine(ax=ax)  # type: ignore[no-untyped-call]
         draw_heading(ax, result)
         if caption:
-            bars = f"Bars: intervals of the '{protocol}' protocol; dashed: center of the field"
+            bars = f"Bars: intervals, '{protocol}' protocol. Dashed: center of the field"
             add_caption(ax, *lines, bars, below=25)
-        if result.run.weights.is_random:
-            ax.text(0.02, 0.62, RANDOM_BADGE, transform=ax.transAxes, ha="left", va="center", **badge_style(6.0))
         ax.tick_params(color=MUTED)
     return ax

@@ -15,19 +15,23 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import (
-    ALERT_TEXT,
-    CAPTION_SIZE,
     GRID,
-    INK,
     MUTED,
+    SMALL_SIZE,
+    Line,
+    add_heading,
     check_all_drawable,
     check_drawable,
     figure_style,
     fitted,
     log_ticks,
     new_figure,
+    page_width,
     save_figure,
     text_points,
+    threshold_colors,
+    title_line,
+    weights_line,
 )
 from replk_probe.runtime.formatting import percent
 
@@ -41,10 +45,10 @@ if TYPE_CHECKING:
 
 # Fewer points show no course.
 _FEWEST_POINTS = 4
-_WIDTH, _PANEL_HEIGHT = 5.6, 2.0  # inches
+_PANEL_HEIGHT = 2.0  # inches
 _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 0.55, 0.12, 0.62, 0.46, 0.62
 LEGEND: dict[str, Any] = {
-    "loc": "lower left", "bbox_to_anchor": (0, 1.0), "frameon": False, "fontsize": CAPTION_SIZE, "handlelength": 1.4,
+    "loc": "lower left", "bbox_to_anchor": (0, 1.0), "frameon": False, "fontsize": SMALL_SIZE, "handlelength": 1.4,
     "handletextpad": 0.3, "columnspacing": 1.0, "borderaxespad": 0.1,
 }  # fmt: skip
 
@@ -219,8 +223,8 @@ def draw_checkpoints(results: Sequence[ErfResult], names: Sequence[str] | None =
             f"There are {len(names)} names for {len(results)} checkpoints. Each checkpoint has one. Give as many."
         )
     with figure_style():
-        shown = [fitted(name, 90, CAPTION_SIZE) for name in names]
-        longest = max(text_points(name, CAPTION_SIZE) for name in shown) / 72
+        shown = [fitted(name, 90, SMALL_SIZE) for name in names]
+        longest = max(text_points(name, SMALL_SIZE) for name in shown) / 72
         # The names are turned by 40 degrees.
         figure, axes = panels(
             results[0], conditions(results[0]), len(CRITERION), bottom=0.2 + 0.65 * longest, has_weights=False
@@ -230,7 +234,7 @@ def draw_checkpoints(results: Sequence[ErfResult], names: Sequence[str] | None =
             _percent_axis(ax, protocol)
             ax.set_xticks(places)
             ax.set_xticklabels(
-                shown, rotation=40, ha="right", rotation_mode="anchor", fontsize=CAPTION_SIZE, parse_math=False,
+                shown, rotation=40, ha="right", rotation_mode="anchor", fontsize=SMALL_SIZE, parse_math=False,
             )  # fmt: skip
             ax.set_xlim(-0.4, len(results) - 0.6)
         _legend(axes[0], results[0].thresholds)
@@ -285,39 +289,25 @@ def panels(
 ) -> tuple[Figure, list[Axes]]:
     """A figure with a heading and panels side by side."""
     height = _TOP + _PANEL_HEIGHT + bottom
-    figure = new_figure(_WIDTH, height)
-    width = (_WIDTH - _LEFT - _RIGHT - (count - 1) * _GAP) / count
+    page = page_width()
+    figure = new_figure(page, height)
+    width = (page - _LEFT - _RIGHT - (count - 1) * _GAP) / count
     axes = [
         figure.add_axes(
-            ((_LEFT + index * (width + _GAP)) / _WIDTH, bottom / height, width / _WIDTH, _PANEL_HEIGHT / height)
+            ((_LEFT + index * (width + _GAP)) / page, bottom / height, width / page, _PANEL_HEIGHT / height)
         )
         for index in range(count)
     ]
-    room = (_WIDTH - _LEFT - _RIGHT) * 72
-    weights = result.run.weights
-    lines = [
-        (result.run.model, 8.0, INK, "bold"),
-        *([(weights.label, CAPTION_SIZE, ALERT_TEXT if weights.is_random else MUTED, "normal")] if has_weights else []),
-        (facts, CAPTION_SIZE, MUTED, "normal"),
-    ]
-    down = 0.06
-    for text, size, color, weight in lines:
-        figure.text(
-            _LEFT / _WIDTH, 1 - down / height, fitted(text, room, size, weight), va="top", fontsize=size, color=color,
-            weight=weight, parse_math=False,
-        )  # fmt: skip
-        down += size * 1.45 / 72
+    weights = [weights_line(result.run.weights)] if has_weights else []
+    add_heading(figure, [title_line(result.run.model), *weights, Line(facts)], _LEFT)
     return figure, axes
-
-
-def _colors(thresholds: Sequence[Any]) -> dict[Any, tuple[float, float, float]]:
-    ordered = sorted(thresholds)
-    return dict(zip(ordered, sns.color_palette("crest", len(ordered)), strict=True))  # type: ignore[no-untyped-call]
 
 
 def _draw(ax: Axes, curves: Mapping[Any, _Curve], *, bands: bool) -> None:
     """Draw a curve for each threshold, or for None, with bands or bars of its intervals."""
-    colors = _colors([*curves])
+    # A number has one curve, without a threshold.
+    colors: dict[Any, tuple[float, ...]] = {None: threshold_colors([0.0, 1.0])[1.0]}
+    colors |= threshold_colors(threshold for threshold in curves if threshold is not None)
     for threshold, curve in curves.items():
         color = colors[threshold]
         label = None if threshold is None else percent(threshold)

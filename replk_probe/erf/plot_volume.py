@@ -10,22 +10,24 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import (
-    ALERT_TEXT,
     BAR_INCHES,
-    CAPTION_SIZE,
     COLOR_MAP,
     INK,
-    MUTED,
+    LABEL_SIZE,
+    MAP_MARGIN,
+    Line,
+    add_heading,
     check_drawable,
     figure_style,
-    fitted,
+    halo,
     new_figure,
     page_width,
     prepared_axes,
+    title_line,
+    weights_line,
 )
 from replk_probe.runtime.formatting import dimensions, percent
 
@@ -121,7 +123,7 @@ def draw_volume(
                     _draw_boxes(ax, result, plane, protocol)
                 if plane is _FRONT:
                     ax.set_ylabel(f"y, {height} px", labelpad=2)
-                    figure.text(x / page, (top + 0.05) / total, title, fontsize=7.0, color=INK, va="bottom")
+                    figure.text(x / page, (top + 0.05) / total, title, fontsize=LABEL_SIZE, color=INK, va="bottom")
                 else:
                     ax.set_xlabel(f"z, {depth}" if plane is _SIDE else f"x, {width} px", labelpad=2)
                 if plane is _BOTTOM_PLANE:
@@ -152,7 +154,7 @@ def plot_volume(
     lines = layer_lines(result)
     bottom = 0.3 + CAPTION_LINE * (len(lines) - 1)
     with figure_style():
-        ax = prepared_axes(ax, (1, 1), left=0.06, right=0.06, top=0.47, bottom=bottom)
+        ax = prepared_axes(ax, (1, 1), left=MAP_MARGIN, right=MAP_MARGIN, top=0.48, bottom=bottom)
         draw_map(ax, values, floor_of([values]) if vmin is None else vmin, vmax, cmap)
         _draw_boxes(ax, result, _FRONT, protocol)
         draw_scale_bar(ax, result.input_size[-1])
@@ -185,26 +187,15 @@ def _draw_boxes(ax: Axes, result: ErfResult, plane: _Plane, protocol: str) -> No
         box = Rectangle(
             (left, top), right - left, bottom - top, fill=False, edgecolor="white", linewidth=0.8, gid="box"
         )
-        box.set_path_effects([withStroke(linewidth=1.7, foreground="#000000a0")])
+        box.set_path_effects(halo(0.8))
         ax.add_patch(box)
 
 
 def _draw_text(figure: Figure, result: ErfResult, protocol: str, total: float) -> None:
-    run = result.run
     page = page_width()
-    points = (page - 2 * _LEFT) * 72
-    lines = [
-        (run.model, 8.0, INK, "bold"),
-        (run.weights.label, 6.0, ALERT_TEXT if run.weights.is_random else MUTED, "normal"),
-        (conditions(result), 6.0, MUTED, "normal"),
-    ]
-    down = 0.06
-    for text, size, color, weight in lines:
-        shown = fitted(text, points, size, weight)
-        figure.text(
-            _LEFT / page, 1 - down / total, shown, va="top", fontsize=size, color=color, weight=weight, parse_math=False
-        )
-        down += size * 1.45 / 72
+    add_heading(
+        figure, [title_line(result.run.model), weights_line(result.run.weights), Line(conditions(result))], _LEFT
+    )
     sides = ", ".join(f"{percent(one)}: {result.row(protocol, one).side:g}" for one in sorted(result.thresholds))
-    caption = f"Boxes: '{protocol}' protocol, longest side {sides}. Each panel is relative to its own maximum."
-    figure.text(_LEFT / page, 0.1 / total, fitted(caption, points, CAPTION_SIZE), fontsize=CAPTION_SIZE, color=MUTED)
+    caption = Line(f"Boxes: '{protocol}' protocol, longest side {sides}. Each panel is relative to its own maximum.")
+    figure.text(_LEFT / page, 0.1 / total, caption.fitted((page - 2 * _LEFT) * 72), **caption.style)

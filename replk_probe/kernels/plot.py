@@ -14,23 +14,27 @@ from matplotlib.figure import Figure
 
 from replk_probe.plot_style import (
     INK,
-    MUTED,
+    SMALL_SIZE,
+    SUFFIXES,
+    Line,
+    column_width,
     figure_of,
     figure_style,
     fitted_lines,
+    heading_inches,
     page_width,
     save_figure,
     text_points,
+    title_line,
 )
 
 from .kernel import COMPOSED, folding_text
 from .plot_composed import draw_composed
 from .plot_gallery import draw_gallery
 from .plot_heatmaps import (
-    LINE,
     MARGIN,
-    NAME_SIZE,
-    SMALL_SIZE,
+    NAME_LINE,
+    SMALL_LINE,
     TALLEST,
     Panel,
     add_color_bar,
@@ -43,8 +47,8 @@ from .plot_heatmaps import (
     panels_of,
     sheet,
     shown_layers,
+    source_line,
     variant_text,
-    weights_line,
 )
 from .plot_overview import draw_overview
 from .plot_profiles import draw_profiles
@@ -52,9 +56,9 @@ from .plot_profiles import draw_profiles
 if TYPE_CHECKING:
     from .result import KernelResult
 
-_LARGEST, _LEAST = 2.6, 0.5  # largest map in inches, and the smallest factor by which it is reduced to fit a page
+_LARGEST, _LEAST = 3.0, 0.5  # largest map in inches, and the smallest factor by which it is reduced to fit a page
 _GAP, _BELOW, _BAR = 0.16, 0.14, 0.72
-_HEADING = (NAME_SIZE + 2 * SMALL_SIZE) * LINE + 0.05
+_SPACE = 0.05  # below a heading
 # Values are printed for kernels up to this size, which requires wider maps.
 _PRINTED_SIDE, _ACROSS_PRINTED, _ACROSS = 15, 3, 4
 # Cell size of a small branch, which is enlarged so that its values fit.
@@ -69,9 +73,10 @@ def draw_kernels(results: Sequence[KernelResult]) -> Figure:
             shown, or fewer, but at least two, if they do not fit on a page.
 
     Returns:
-        A figure at most as wide as a page (7 inches). Maps are reduced, at most to half their size, to fit the height
-        of a page. Maps in one row have equal cells, except small branches, which are enlarged. Values are printed if
-        they fit into their cells.
+        A figure as wide as a page (7 inches), or as a column for one kernel. Maps are reduced, at most to half their
+        size, to fit the height of a page. Maps in one row have equal cells, except small branches, which are enlarged
+        and, if they do not fit into the row of their layer, below the large branch. Values are printed if they fit into
+        their cells.
 
     Raises:
         InvalidInputError: There is no kernel.
@@ -91,34 +96,42 @@ def draw_kernels(results: Sequence[KernelResult]) -> Figure:
     while True:
         lines = _lines([panel for panel in panels if panel.kernel.layer in layers], layers)
         columns = max(len(line) for line in lines)
-        sides = [_side(line, columns) for line in lines]
-        heights = [_height(line, side) for line, side in zip(lines, sides, strict=True)]
+        width = page_width() if columns > 1 else column_width()
+        sides = [_side(line, columns, width) for line in lines]
+        named = _named(lines)
+        heights = [_height(line, side, named) for line, side in zip(lines, sides, strict=True)]
         if len(layers) < 3 or sum(heights) <= TALLEST:
             break
         layers = [layers[index] for index in np.linspace(0, len(layers) - 1, len(layers) - 1).round().astype(int)]
     for share in np.linspace(1, _LEAST, 26):
         sizes = [side * share for side in sides]
-        heights = [_height(line, side) for line, side in zip(lines, sizes, strict=True)]
+        heights = [_height(line, side, named) for line, side in zip(lines, sizes, strict=True)]
         if sum(heights) <= TALLEST:
             break
     sides = sizes
     reach = max(len(line) * (side + _GAP) - _GAP for line, side in zip(lines, sides, strict=True))
-    width = 2 * MARGIN + reach + _BAR
     caption = [
-        line
+        Line(line)
         for text in _caption(panels, len(layers))
         for line in fitted_lines(text, (width - 2 * MARGIN) * 72, SMALL_SIZE)
     ]
     with figure_style():
-        ax = sheet(width, MARGIN + sum(heights) + len(caption) * SMALL_SIZE * LINE)
-        top = MARGIN
+        # The heading of a single model is above all maps.
+        first = _panels(lines[0])[0]
+        inside = width - 2 * MARGIN
+        heading = [] if named else [title_line(first.model), source_line(first, inside)]
+        head = heading_inches(heading) + bool(heading) * _SPACE
+        ax = sheet(width, MARGIN + head + sum(heights) + len(caption) * SMALL_LINE + MARGIN)
+        add_lines(ax, heading, MARGIN, MARGIN, inside)
+        top = MARGIN + head
         for line, side, height in zip(lines, sides, heights, strict=True):
             for index, panel in enumerate(line):
-                _draw_panel(ax, panel, line, MARGIN + index * (side + _GAP), top, side)
+                if panel is not None:
+                    _draw_panel(ax, panel, line, MARGIN + index * (side + _GAP), top, side, named)
             top += height
-        tall = max(_map_height(lines[0][0], lines[0], sides[0]), 1.2)
-        add_color_bar(ax, results, MARGIN + reach + 0.08, MARGIN + _HEADING, tall)
-        add_lines(ax, [(text, SMALL_SIZE, MUTED, "normal") for text in caption], MARGIN, top, width - 2 * MARGIN)
+        tall = max(_map_height(first, lines[0], sides[0]), 1.2)
+        add_color_bar(ax, results, MARGIN + reach + 0.08, MARGIN + head + _heading_inches(lines[0], named), tall)
+        add_lines(ax, caption, MARGIN, top, inside)
     return figure_of(ax)
 
 
@@ -137,17 +150,34 @@ def save_figures(results: Sequence[KernelResult], directory: str | Path) -> tupl
         figures["composed"] = draw_composed(results)
     folder = Path(directory)
     for stem in {"gallery", "overview", "composed"} - set(figures):
-        for kind in ("png", "pdf"):
-            (folder / f"{stem}.{kind}").unlink(missing_ok=True)
+        for suffix in SUFFIXES:
+            (folder / f"{stem}.{suffix}").unlink(missing_ok=True)
     return tuple(path for stem, figure in figures.items() for path in save_figure(figure, folder, stem, width=1))
 
 
-def _lines(panels: Sequence[Panel], layers: Sequence[str]) -> list[Sequence[Panel]]:
+# A row of panels, with None where there is no map.
+_Row = Sequence[Panel | None]
+
+
+def _panels(line: _Row) -> list[Panel]:
+    return [panel for panel in line if panel is not None]
+
+
+def _named(lines: Sequence[_Row]) -> set[int]:
+    """Identities of the panels whose heading names the weights: the first of each model, if there are several."""
+    first: dict[str, Panel] = {}
+    for line in lines:
+        for panel in _panels(line):
+            first.setdefault(panel.model, panel)
+    return {id(panel) for panel in first.values()} if len(first) > 1 else set()
+
+
+def _lines(panels: Sequence[Panel], layers: Sequence[str]) -> list[_Row]:
     """Rows of panels: those of one layer with small branches last, or the single panels of all layers."""
     groups = [[panel for panel in panels if panel.kernel.layer == layer] for layer in layers]
     if all(len(group) == 1 for group in groups):
-        return _broken([panel for group in groups for panel in group])
-    lines = []
+        return [*_broken([panel for group in groups for panel in group])]
+    lines: list[_Row] = []
     for group in groups:
         small = [panel for panel in group if _is_small(panel)]
         others = [panel for panel in group if not _is_small(panel)]
@@ -159,10 +189,19 @@ def _lines(panels: Sequence[Panel], layers: Sequence[str]) -> list[Sequence[Pane
             if len(_broken([*part, *theirs])) == len(_broken(part)):
                 lines += _broken([*part, *theirs])
             else:
-                lines += _broken(part) + _broken(theirs)
+                lines += [*_broken(part), *_below(part, theirs)]
         # Models with no other panels.
         lines += _broken([panel for panel in small if all(panel.model != other.model for other in others)])
     return lines
+
+
+def _below(row: Sequence[Panel], small: Sequence[Panel]) -> list[_Row]:
+    """Small branches in a row, each below the large branch of its model, or in rows of their own."""
+    places = {panel.model: place for place, panel in enumerate(row) if panel.kernel.variant == "large"}
+    columns = [places.get(panel.model) for panel in small]
+    if len(_broken(row)) > 1 or None in columns or len({*columns}) < len(columns):
+        return [*_broken(small)]
+    return [[dict(zip(columns, small, strict=True)).get(place) for place in range(len(row))]]
 
 
 def _broken(panels: Sequence[Panel]) -> list[Sequence[Panel]]:
@@ -174,13 +213,13 @@ def _broken(panels: Sequence[Panel]) -> list[Sequence[Panel]]:
     return [panels[start : start + across] for start in range(0, len(panels), across)]
 
 
-def _side(line: Sequence[Panel], columns: int) -> float:
+def _side(line: _Row, columns: int, width: float) -> float:
     """Side of a map in inches, equal in all rows unless a larger one allows values to be printed."""
 
     def shared(count: int) -> float:
-        return min(_LARGEST, (page_width() - 2 * MARGIN - _BAR - (count - 1) * _GAP) / count)
+        return min(_LARGEST, (width - 2 * MARGIN - _BAR - (count - 1) * _GAP) / count)
 
-    has_values = _longest(line) <= _PRINTED_SIDE and not all(map(_is_small, line))
+    has_values = _longest(line) <= _PRINTED_SIDE and not all(map(_is_small, _panels(line)))
     return shared(max(len(line), _ACROSS_PRINTED) if has_values and columns > _ACROSS_PRINTED else columns)
 
 
@@ -188,50 +227,59 @@ def _is_small(panel: Panel) -> bool:
     return panel.kernel.variant == "small"
 
 
-def _longest(line: Sequence[Panel]) -> int:
-    return max(max(panel.kernel.kernel_size) for panel in line)
+def _longest(line: _Row) -> int:
+    return max(max(panel.kernel.kernel_size) for panel in _panels(line))
 
 
-def _extent(panel: Panel, line: Sequence[Panel]) -> int:
+def _extent(panel: Panel, line: _Row) -> int:
     """Number of cells along the square of a map: the maximum of the row, or the size of a small branch itself."""
-    return _longest([panel]) if _is_small(panel) else _longest([one for one in line if not _is_small(one)])
+    return _longest([panel]) if _is_small(panel) else _longest([one for one in _panels(line) if not _is_small(one)])
 
 
-def _cell(panel: Panel, line: Sequence[Panel], side: float) -> float:
+def _cell(panel: Panel, line: _Row, side: float) -> float:
     """Side of the cells of a map in inches."""
     cell = cell_side(side, _extent(panel, line))
     return min(cell, _SMALL_CELL) if _is_small(panel) else cell
 
 
-def _map_height(panel: Panel, line: Sequence[Panel], side: float) -> float:
+def _map_height(panel: Panel, line: _Row, side: float) -> float:
     return _cell(panel, line, side) * _extent(panel, line)
 
 
-def _height(line: Sequence[Panel], side: float) -> float:
+def _height(line: _Row, side: float, named: set[int]) -> float:
     """Height of a row with headings and numbers, in inches."""
-    numbers = SMALL_SIZE * LINE
-    below = (_map_height(one, line, side) + len(numbers_lines(one.kernel, side)) * numbers for one in line)
-    return _HEADING + max(below) + 0.04 + _BELOW
+    below = (_map_height(one, line, side) + len(numbers_lines(one.kernel, side)) * SMALL_LINE for one in _panels(line))
+    return _heading_inches(line, named) + max(below) + 0.04 + _BELOW
 
 
-def _draw_panel(ax: Axes, panel: Panel, line: Sequence[Panel], left: float, top: float, side: float) -> None:
+def _heading_inches(line: _Row, named: set[int]) -> float:
+    """Height of the headings of a row: layer and, for several models, the model and possibly the weights."""
+    if not named:
+        return SMALL_LINE + _SPACE
+    return NAME_LINE + (1 + any(id(panel) in named for panel in line)) * SMALL_LINE + _SPACE
+
+
+def _draw_panel(ax: Axes, panel: Panel, line: _Row, left: float, top: float, side: float, named: set[int]) -> None:
     """Draw the heading, the centered map, and the numbers below."""
     kernel = panel.kernel
     words = variant_text(kernel)
     if text_points(f"{kernel.layer}, {words}", SMALL_SIZE) > side * 72:
         words = kernel.variant
-    heading = [(panel.model, NAME_SIZE, INK, "bold"), (f"{kernel.layer}, {words}", SMALL_SIZE, INK, "normal")]
-    add_lines(ax, [*heading, weights_line(panel, side)], left, top, side)
+    heading = [Line(f"{kernel.layer}, {words}", color=INK)]
+    if named:
+        heading.insert(0, title_line(panel.model))
+    if id(panel) in named:
+        heading.append(source_line(panel, side))
+    add_lines(ax, heading, left, top, side)
     cell, longest = _cell(panel, line, side), _extent(panel, line)
     height, width = kernel.kernel_size
-    top += _HEADING
+    top += _heading_inches(line, named)
     if (height, width) != (longest, longest):
         add_outline(ax, left, top, cell * longest)
     x, y = left + (longest - width) / 2 * cell, top + (longest - height) / 2 * cell
     add_map(ax, kernel.normalized, x, y, cell)
     add_values(ax, kernel.normalized, x, y, cell)
-    numbers = [(text, SMALL_SIZE, MUTED, "normal") for text in numbers_lines(kernel, side)]
-    add_lines(ax, numbers, left, top + cell * longest + 0.04, side)
+    add_lines(ax, map(Line, numbers_lines(kernel, side)), left, top + cell * longest + 0.04, side)
 
 
 def _caption(panels: Sequence[Panel], shown: int) -> list[str]:

@@ -10,16 +10,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import INK, MUTED, figure_of, figure_style, fitted_lines, page_width, text_points
+from replk_probe.plot_style import (
+    INK,
+    SMALL_SIZE,
+    Line,
+    figure_of,
+    figure_style,
+    fitted_lines,
+    page_width,
+    text_points,
+    title_line,
+)
 from replk_probe.runtime.formatting import percent
 
 from .kernel import COMPOSED, Kernel, folding_text
 from .plot_heatmaps import (
-    LINE,
     MARGIN,
     MOST_LAYERS,
-    NAME_SIZE,
-    SMALL_SIZE,
+    NAME_LINE,
+    SMALL_LINE,
     TALLEST,
     Panel,
     add_color_bar,
@@ -29,16 +38,16 @@ from .plot_heatmaps import (
     cell_side,
     panels_of,
     sheet,
-    weights_line,
+    source_line,
 )
 
 if TYPE_CHECKING:
     from .result import KernelResult
 
-_LARGEST = 1.9  # inches
+_LARGEST = 2.0  # inches
 _GAP, _BELOW, _BAR = 0.16, 0.14, 0.72
 _SPACE = 0.05
-_HEADING = (NAME_SIZE + 2 * SMALL_SIZE) * LINE + _SPACE + 0.03
+_HEADING = NAME_LINE + 2 * SMALL_LINE + _SPACE + 0.03
 
 
 def draw_composed(results: Sequence[KernelResult]) -> Figure:
@@ -49,7 +58,7 @@ def draw_composed(results: Sequence[KernelResult]) -> Figure:
             are shown, or fewer if they do not fit on a page.
 
     Returns:
-        A figure at most as wide as a page (7 inches). All maps of one row have cells of the same size. Dilated
+        A figure as wide as a page (7 inches). All maps of one row have cells of the same size. Dilated
         kernels are drawn with the gaps between their entries.
 
     Raises:
@@ -83,16 +92,18 @@ def draw_composed(results: Sequence[KernelResult]) -> Figure:
         shown = [lines[place] for place in places]
     heights = [_height(line, side) for line in shown]
     reach = max(len(line) * (side + _GAP) - _GAP for line in shown)
-    width = 2 * MARGIN + reach + _BAR
+    width = page_width()
     caption = fitted_lines(_caption(shown, len(lines)), (width - 2 * MARGIN) * 72, SMALL_SIZE)
     with figure_style():
-        ax = sheet(width, MARGIN + sum(heights) + len(caption) * SMALL_SIZE * LINE + MARGIN)
+        ax = sheet(width, MARGIN + sum(heights) + len(caption) * SMALL_LINE + MARGIN)
         top = MARGIN
-        for line, height in zip(shown, heights, strict=True):
-            _draw_line(ax, line, top, side, width - 2 * MARGIN)
+        models = [line[-1].model for line in shown]
+        for index, (line, height) in enumerate(zip(shown, heights, strict=True)):
+            is_first = models[index] not in models[:index]
+            _draw_line(ax, line, top, side, width - 2 * MARGIN, is_first)
             top += height
         add_color_bar(ax, results, MARGIN + reach + 0.08, MARGIN + _HEADING, _map_side(shown[0], side))
-        add_lines(ax, [(text, SMALL_SIZE, MUTED, "normal") for text in caption], MARGIN, top, width - 2 * MARGIN)
+        add_lines(ax, map(Line, caption), MARGIN, top, width - 2 * MARGIN)
     return figure_of(ax)
 
 
@@ -122,14 +133,15 @@ def _map_side(line: Sequence[Panel], side: float) -> float:
 
 def _height(line: Sequence[Panel], side: float) -> float:
     """Height of a row with headings and numbers, in inches."""
-    return _HEADING + _map_side(line, side) + 0.04 + len(_numbers(line[-1].kernel)) * SMALL_SIZE * LINE + _BELOW
+    return _HEADING + _map_side(line, side) + 0.04 + len(_numbers(line[-1].kernel)) * SMALL_LINE + _BELOW
 
 
-def _draw_line(ax: Axes, line: Sequence[Panel], top: float, side: float, width: float) -> None:
-    """Draw the heading of a row, and each map with its name and numbers."""
+def _draw_line(ax: Axes, line: Sequence[Panel], top: float, side: float, width: float, is_first: bool) -> None:
+    """Draw the heading of a row, with the weights if it is the first of its model, and maps with names and numbers."""
     whole = line[-1]
-    heading = [(f"{whole.model}, {whole.kernel.layer}", NAME_SIZE, INK, "bold"), weights_line(whole, width)]
-    below = add_lines(ax, heading, MARGIN, top, width) + _SPACE
+    heading = [title_line(f"{whole.model}, {whole.kernel.layer}"), *([source_line(whole, width)] if is_first else [])]
+    add_lines(ax, heading, MARGIN, top, width)
+    below = top + _HEADING - SMALL_LINE - 0.03
     longest = _longest(line)
     cell = cell_side(side, longest)
     for index, panel in enumerate(line):
@@ -137,15 +149,14 @@ def _draw_line(ax: Axes, line: Sequence[Panel], top: float, side: float, width: 
         name = COMPOSED if panel is whole else kernel.layer.removeprefix(f"{whole.kernel.path}.")
         if text_points(name, SMALL_SIZE) > side * 72:
             name = name.rpartition(".")[2]
-        add_lines(ax, [(name, SMALL_SIZE, INK, "normal")], left, below, side)
+        add_lines(ax, [Line(name, color=INK)], left, below, side)
         shown = kernel.spread
         height, across = shown.shape
         at = top + _HEADING
         if (height, across) != (longest, longest):
             add_outline(ax, left, at, cell * longest)
         add_map(ax, shown, left + (longest - across) / 2 * cell, at + (longest - height) / 2 * cell, cell)
-        numbers = [(text, SMALL_SIZE, MUTED, "normal") for text in _numbers(kernel)]
-        add_lines(ax, numbers, left, at + cell * longest + 0.04, side)
+        add_lines(ax, map(Line, _numbers(kernel)), left, at + cell * longest + 0.04, side)
 
 
 def _numbers(kernel: Kernel) -> list[str]:

@@ -13,16 +13,24 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import INK, MUTED, figure_of, figure_style, fitted_lines, page_width
+from replk_probe.plot_style import (
+    INK,
+    LABEL_SIZE,
+    SIGNED_COLOR_MAP,
+    SMALL_SIZE,
+    Line,
+    column_width,
+    figure_of,
+    figure_style,
+    fitted_lines,
+    page_width,
+)
 
 from .kernel import folding_text
 from .plot_heatmaps import (
-    LINE,
     MARGIN,
-    NAME_SIZE,
-    SMALL_SIZE,
+    SMALL_LINE,
     TALLEST,
-    TINY_SIZE,
     Panel,
     add_lines,
     add_map,
@@ -31,17 +39,16 @@ from .plot_heatmaps import (
     panels_of,
     sheet,
     shown_layers,
+    source_line,
     variant_text,
-    weights_line,
 )
 
 if TYPE_CHECKING:
     from .result import KernelResult
 
-COLOR_MAP = "vlag"  # diverging, perceptually uniform on both sides of zero
 _NORM = Normalize(-1.0, 1.0)
 _LABELS, _GAP, _LARGEST = 1.5, 0.07, 1.0
-_CHANNEL = TINY_SIZE * LINE + 0.02
+_CHANNEL = SMALL_LINE + 0.005
 _BAR = 0.62
 _ACROSS = 8  # channels per row
 
@@ -54,8 +61,8 @@ def draw_gallery(results: Sequence[KernelResult]) -> Figure:
             stage are shown.
 
     Returns:
-        A figure at most as wide as a page; channels are omitted to fit the height of a page. Each map is divided by its
-        largest absolute weight.
+        A figure as wide as a page, or as a column for one channel; channels are omitted to fit the height of a page.
+        Each map is divided by its largest absolute weight.
 
     Raises:
         InvalidInputError: No channels were kept.
@@ -77,13 +84,16 @@ def draw_gallery(results: Sequence[KernelResult]) -> Figure:
         )
     kept = max(len(panel.kernel.strongest) for panel in panels)
     columns = min(kept, _ACROSS)
-    side = min(_LARGEST, (page_width() - 2 * MARGIN - _LABELS - _BAR - (columns - 1) * _GAP) / columns)
-    width = max(2 * MARGIN + _LABELS + columns * side + (columns - 1) * _GAP + _BAR, 3.4)
-    rows = [_CHANNEL + side * _aspect(panel) + 0.03 for panel in panels]
+    width = column_width() if columns == 1 else page_width()
+    side = min(_LARGEST, (width - 2 * MARGIN - _LABELS - _BAR - (columns - 1) * _GAP) / columns)
+    rows = [_CHANNEL + side * _aspect(panel) + 0.02 for panel in panels]
     # The maximum number of rows per layer that fits on a page.
     most = max(1, min(math.ceil(kept / columns), int(TALLEST / sum(rows))))
     deep = [min(most, math.ceil(len(panel.kernel.strongest) / columns)) for panel in panels]
-    heights = [max(n * row, 3.2 * SMALL_SIZE * LINE + 0.1) + 0.05 for n, row in zip(deep, rows, strict=True)]
+    heights = [
+        max(n * row, LABEL_SIZE / SMALL_SIZE * SMALL_LINE + 3 * SMALL_LINE + 0.1) + 0.05
+        for n, row in zip(deep, rows, strict=True)
+    ]
     fewer = f"This figure shows {most * columns} of {kept} channels that were kept. " if most * columns < kept else ""
     folding = folding_text([panel.kernel for panel in panels])
     caption = fitted_lines(
@@ -93,27 +103,27 @@ def draw_gallery(results: Sequence[KernelResult]) -> Figure:
         SMALL_SIZE,
     )
     with figure_style():
-        ax = sheet(width, MARGIN + sum(heights) + len(caption) * SMALL_SIZE * LINE + MARGIN)
-        top = MARGIN
-        for panel, height in zip(panels, heights, strict=True):
+        ax = sheet(width, MARGIN + sum(heights) + len(caption) * SMALL_LINE + MARGIN)
+        top, models = MARGIN, [panel.model for panel in panels]
+        for index, (panel, height) in enumerate(zip(panels, heights, strict=True)):
             size = "\u00d7".join(map(str, panel.kernel.kernel_size))
             lines = [
-                (panel.model, NAME_SIZE - 1.5, INK, "bold"),
-                (f"{panel.kernel.layer}, {size}", SMALL_SIZE, INK, "normal"),
-                (variant_text(panel.kernel), SMALL_SIZE, INK, "normal"),
-                weights_line(panel, _LABELS - 0.08),
+                Line(panel.model, LABEL_SIZE, INK, "bold"),
+                *([source_line(panel, _LABELS - 0.08)] if panel.model not in models[:index] else []),
+                Line(f"{panel.kernel.layer}, {size}", color=INK),
+                Line(variant_text(panel.kernel), color=INK),
             ]
             add_lines(ax, lines, MARGIN, top, _LABELS - 0.08)
             _draw_channels(ax, panel, MARGIN + _LABELS, top, side, most * columns)
             top += height
-        add_lines(ax, [(text, SMALL_SIZE, MUTED, "normal") for text in caption], MARGIN, top, width)
+        add_lines(ax, map(Line, caption), MARGIN, top, width)
         figure = figure_of(ax)
         tall = min(max(sum(heights) - 0.3, 0.7), 1.6)
-        left, down = width - MARGIN - _BAR + 0.08, figure.get_figheight()
+        left, down = MARGIN + _LABELS + columns * (side + _GAP) - _GAP + 0.08, figure.get_figheight()
         place = figure.add_axes((left / width, 1 - (MARGIN + _CHANNEL + tall) / down, 0.1 / width, tall / down))
-        bar = figure.colorbar(ScalarMappable(_NORM, COLOR_MAP), cax=place, ticks=[-1, 0, 1])
+        bar = figure.colorbar(ScalarMappable(_NORM, SIGNED_COLOR_MAP), cax=place, ticks=[-1, 0, 1])
         bar.set_label("w / max |w|")
-        bar.outline.set_linewidth(0.5)
+        bar.outline.set_linewidth(0.6)
     return figure
 
 
@@ -129,8 +139,7 @@ def _draw_channels(ax: Axes, panel: Panel, left: float, top: float, side: float,
         weights, place = kernel.strongest[index], kernel.strongest_channels[index]
         row, column = divmod(index, _ACROSS)
         x = left + column * (side + _GAP)
-        y = top + row * (_CHANNEL + side * _aspect(panel) + 0.03)
-        name = (" \u2190 ".join(map(str, place)), TINY_SIZE, MUTED, "normal")
-        add_lines(ax, [name], x, y, side)
+        y = top + row * (_CHANNEL + side * _aspect(panel) + 0.02)
+        add_lines(ax, [Line(" \u2190 ".join(map(str, place)))], x, y, side)
         values = np.asarray(weights / (np.abs(weights).max() or 1.0))
-        add_map(ax, values, x, y + _CHANNEL, cell, COLOR_MAP, _NORM)
+        add_map(ax, values, x, y + _CHANNEL, cell, SIGNED_COLOR_MAP, _NORM)

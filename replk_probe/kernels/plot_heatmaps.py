@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -18,18 +18,22 @@ from matplotlib.patches import Rectangle
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import (
-    ALERT_TEXT,
-    CAPTION_SIZE,
     COLOR_MAP,
     INK,
+    LABEL_SIZE,
     MIN_DPI,
     MUTED,
+    SMALL_SIZE,
+    TITLE_SIZE,
+    Line,
     check_all_drawable,
     figure_of,
-    fitted,
+    least_size,
     new_figure,
     text_points,
+    weights_line,
 )
+from replk_probe.plot_style import LINE as LINE_HEIGHT
 from replk_probe.runtime.formatting import percent
 
 from .kernel import COMPOSED, ONE_OF_SEVERAL, Kernel, distinct_names
@@ -38,10 +42,10 @@ if TYPE_CHECKING:
     from .result import KernelResult
 
 TALLEST, MARGIN = 9.5, 0.1  # inches
-NAME_SIZE, SMALL_SIZE, TINY_SIZE = 8.0, CAPTION_SIZE, 5.0
-LINE = 1.35 / 72  # line height in inches per point of the font size
+LINE = LINE_HEIGHT / 72  # line height in inches per point of the font size
+NAME_LINE, SMALL_LINE = TITLE_SIZE * LINE, SMALL_SIZE * LINE
 UNIT = Normalize(0.0, 1.0)
-_PRINTED_FROM = 9.5  # minimum size of a cell with a printed value, in points
+_VALUE_WIDTH = 1.9  # minimum width of a cell with a printed value, relative to the size of the text
 # Maximum number of layers in a figure; the overview shows all of them.
 MOST_LAYERS = 6
 
@@ -175,14 +179,15 @@ def add_outline(ax: Axes, left: float, top: float, side: float) -> None:
 
 def add_values(ax: Axes, values: npt.NDArray[np.float64], left: float, top: float, cell: float) -> None:
     """Print the value in every cell with two decimals, if it fits."""
-    if cell * 72 < _PRINTED_FROM:
+    size = min(cell * 72 / _VALUE_WIDTH, SMALL_SIZE)
+    if size < least_size():
         return
     colors = sns.color_palette(COLOR_MAP, as_cmap=True)  # type: ignore[no-untyped-call]
     for (row, column), value in np.ndenumerate(values):
         red, green, blue, _ = colors(UNIT(value))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
         x, y = left + (column + 0.5) * cell, top + (row + 0.52) * cell
-        text = ax.text(x, y, value_text(value), ha="center", va="center", fontsize=min(0.45 * cell * 72, 6.0))
+        text = ax.text(x, y, value_text(value), ha="center", va="center", fontsize=size)
         text.set(color="white" if dark else "black", gid="value")
 
 
@@ -191,26 +196,23 @@ def value_text(value: float) -> str:
     return f"{value:.2f}".removeprefix("0") if value < 0.995 else "1"
 
 
-def add_lines(ax: Axes, lines: Iterable[tuple[str, float, str, str]], left: float, top: float, inches: float) -> float:
-    """Add lines of (text, size, color, weight), shortened to ``inches``; returns the position below the last one."""
-    for text, size, color, weight in lines:
-        label = fitted(" ".join(text.split()), inches * 72, size, weight)
-        ax.text(left, top, label, va="top", fontsize=size, color=color, fontweight=weight, parse_math=False)
-        top += size * LINE
+def add_lines(ax: Axes, lines: Iterable[Line], left: float, top: float, inches: float) -> float:
+    """Add lines, shortened to ``inches``; returns the position below the last one."""
+    for line in lines:
+        ax.text(left + line.indent / 72, top, line.fitted(inches * 72), va="top", **line.style)
+        top += line.size * LINE
     return top
 
 
-def weights_line(panel: Panel, inches: float) -> tuple[str, float, str, str]:
-    """The source of the weights, in bold if they are random, without seed or digest if the line is too long."""
-    label = panel.result.run.weights.label
-    color, weight = (ALERT_TEXT, "bold") if panel.is_random else (MUTED, "normal")
-    short = label.rpartition(" (" if panel.is_random else " [")[0] or label
-    if panel.result.run.weights.is_embedded and text_points(short, TINY_SIZE, weight) > inches * 72:
-        short = "trained on synthetic data"
-    for text in (label, short):
-        if text_points(text, SMALL_SIZE, weight) <= inches * 72:
-            return text, SMALL_SIZE, color, weight
-    return short, TINY_SIZE, color, weight
+def source_line(panel: Panel, inches: float) -> Line:
+    """The provenance of the weights, without seed or digest if the line is too long."""
+    line = weights_line(panel.result.run.weights)
+    short = line.text.rpartition(" (" if panel.is_random else " [")[0] or line.text
+    for text in (line.text, short, *["trained on synthetic data"] * panel.result.run.weights.is_embedded):
+        line = replace(line, text=text)
+        if line.fitted(inches * 72) == text:
+            break
+    return line
 
 
 def add_color_bar(
@@ -223,9 +225,9 @@ def add_color_bar(
     across, down = figure.get_size_inches()
     place = figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
     bar = figure.colorbar(ScalarMappable(UNIT, COLOR_MAP), cax=place)
-    bar.set_label(label if text_points(label, 7.0) <= height * 72 else short)
-    bar.outline.set_linewidth(0.5)
-    bar.ax.tick_params(width=0.5, size=2.5)
+    bar.set_label(label if text_points(label, LABEL_SIZE) <= height * 72 else short)
+    bar.outline.set_linewidth(0.6)
+    bar.ax.tick_params(width=0.6, size=2.5)
 
 
 def bar_label(aggregate: str | None) -> tuple[str, str]:

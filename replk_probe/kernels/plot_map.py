@@ -18,6 +18,7 @@ from replk_probe.plot_style import (
     check_color_map,
     check_drawable,
     check_limits,
+    column_width,
     drawable,
     figure_style,
     fitted,
@@ -33,7 +34,7 @@ from .plot_heatmaps import bar_label, variant_text
 if TYPE_CHECKING:
     from .result import KernelResult
 
-_INCHES = (3.4, 2.8)
+_LEFT, _TOP, _BOTTOM = 0.1, 0.4, 0.1  # margins around the map in inches
 
 
 def plot_kernel(
@@ -80,7 +81,9 @@ def plot_kernel(
     run = None if isinstance(kernel, Kernel) else kernel.run
     check_axes(ax)
     with figure_style():
-        ax = prepared_axes(ax, _INCHES, left=0.1, right=BAR_INCHES if cbar else 0.1, top=0.4, bottom=0.1)
+        right = BAR_INCHES if cbar else _LEFT
+        inches = column_width(), _TOP + column_width() - _LEFT - right + _BOTTOM
+        ax = prepared_axes(ax, inches, left=_LEFT, right=right, top=_TOP, bottom=_BOTTOM)
         sns.heatmap(  # type: ignore[no-untyped-call]
             chosen.normalized,
             ax=ax,

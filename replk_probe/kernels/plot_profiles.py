@@ -17,9 +17,12 @@ from replk_probe.plot_style import (
     COLORS,
     GRID,
     INK,
-    MUTED,
+    LABEL_SIZE,
     RANDOM_BADGE,
+    SMALL_SIZE,
+    Line,
     check_axes,
+    column_width,
     drawable,
     figure_style,
     fitted,
@@ -27,11 +30,12 @@ from replk_probe.plot_style import (
     inches_of,
     log_ticks,
     new_figure,
+    page_width,
     prepared_axes,
     text_points,
 )
 
-from .plot_heatmaps import LINE, SMALL_SIZE, Panel, panels_of, variant_text
+from .plot_heatmaps import SMALL_LINE, Panel, panels_of, variant_text
 
 if TYPE_CHECKING:
     from .result import KernelResult
@@ -40,7 +44,7 @@ if TYPE_CHECKING:
 _STYLES: dict[str, Any] = {"merged": "-", "large": "--", "small": ":", "column": "-.", "row": (0, (3, 1, 1, 1, 1, 1))}
 _OTHER_STYLE: Any = (0, (5, 1, 1, 1))  # one of several small branches
 _LOWEST = 1e-4  # lower bound of the vertical axis
-_PANEL, _TALL, _ACROSS = 2.9, 1.75, 2
+_TALL, _ACROSS = 1.75, 2
 _LEFT, _RIGHT, _TOP, _BELOW = 0.52, 0.1, 0.22, 0.42
 
 
@@ -51,8 +55,8 @@ def draw_profiles(results: Sequence[KernelResult]) -> Figure:
         results: One result per model; colors distinguish models, line styles distinguish variants.
 
     Returns:
-        A figure at most as wide as a page. The horizontal axis starts at the kernel's center; the vertical axis is
-        logarithmic.
+        A figure as wide as a page, or as a column if it has one panel. The horizontal axis starts at the kernel's
+        center; the vertical axis is logarithmic.
 
     Raises:
         InvalidInputError: There is no kernel.
@@ -69,29 +73,33 @@ def draw_profiles(results: Sequence[KernelResult]) -> Figure:
     groups = {group: [panel for panel in panels if _group(panel) == group] for group in map(_group, panels)}
     columns = min(len(groups), _ACROSS)
     rows = math.ceil(len(groups) / columns)
-    width = columns * (_LEFT + _PANEL + _RIGHT) if columns > 1 else _LEFT + _PANEL + 0.4 + _RIGHT
+    width = page_width() if columns > 1 else column_width()
+    inside = width / columns - _LEFT - _RIGHT
     styles = {_style(panel): panel for panel in panels}
-    # In the order of the legend.
-    weights = dict.fromkeys(f"{panel.model}: {panel.result.run.weights.label}." for panel in panels)
+    # In the order of the legend, which says which are random.
+    weights = dict.fromkeys(
+        f"{panel.model}: {panel.result.run.weights.label}." for panel in panels if not panel.is_random
+    )
     what = (
         "Each line shows the mean magnitude of the entries of a layer at each distance from the center, rounded to "
         "integers, relative to the maximum of the kernel."
     )
     caption = [line for text in (what, *weights) for line in fitted_lines(text, (width - 0.2) * 72, SMALL_SIZE)]
     legend = 0.125 * len(styles) + 0.05
-    below = len(caption) * SMALL_SIZE * LINE + 0.1
+    below = len(caption) * SMALL_LINE + 0.1
     height = legend + rows * (_TOP + _TALL + _BELOW) + below
     lowest = min(map(_smallest, panels))
     with figure_style():
         figure = new_figure(width, height)
         for index, (group, members) in enumerate(groups.items()):
             row, column = divmod(index, columns)
-            left = column * (_LEFT + _PANEL + _RIGHT) + _LEFT
+            left = column * (_LEFT + inside + _RIGHT) + _LEFT
             bottom = height - legend - row * (_TOP + _TALL + _BELOW) - _TOP - _TALL
-            inside = _PANEL if columns > 1 else width - _LEFT - _RIGHT
             ax = figure.add_axes((left / width, bottom / height, inside / width, _TALL / height))
             _add_profiles(ax, members, [style[0] for style in styles], lowest)
-            ax.set_title(drawable(group), loc="left", fontsize=7.5, fontweight="bold", color=INK, parse_math=False)
+            ax.set_title(
+                drawable(group), loc="left", fontsize=LABEL_SIZE, fontweight="bold", color=INK, parse_math=False
+            )
             if column == 0:
                 ax.set_ylabel("Magnitude / maximum")
             if row == rows - 1 or index + columns >= len(groups):
@@ -108,8 +116,8 @@ def draw_profiles(results: Sequence[KernelResult]) -> Figure:
         for text in shown.get_texts():
             text.set_parse_math(False)
         for index, line in enumerate(caption):
-            y = (below - 0.05 - index * SMALL_SIZE * LINE) / height
-            figure.text(0.1 / width, y, line, fontsize=SMALL_SIZE, color=MUTED, va="top")
+            y = (below - 0.05 - index * SMALL_LINE) / height
+            figure.text(0.1 / width, y, line, va="top", **Line(line).style)
     return figure
 
 
@@ -141,7 +149,7 @@ def plot_radial_profile(result: KernelResult, ax: Axes | None = None, *, legend:
     styles = {_style(panel): panel for panel in panels}
     check_axes(ax)
     with figure_style():
-        inches = _LEFT + _PANEL + _RIGHT, _RIGHT + _TALL + _BELOW
+        inches = column_width(), _RIGHT + _TALL + _BELOW
         ax = prepared_axes(ax, inches, left=_LEFT, right=_RIGHT, top=_RIGHT, bottom=_BELOW)
         _add_profiles(ax, panels, [model for model, _ in styles], min(map(_smallest, panels)))
         ax.set_ylabel("Magnitude / maximum")

@@ -13,25 +13,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from replk_probe.plot_style import (
-    ALERT_TEXT,
-    CAPTION_SIZE,
-    INK,
-    MUTED,
+    LINE,
+    SMALL_SIZE,
+    Line,
+    add_heading,
     check_all_drawable,
     check_drawable,
     figure_style,
-    fitted,
     fitted_lines,
+    heading_inches,
     new_figure,
     page_width,
     save_figure,
+    title_line,
 )
 from replk_probe.runtime.provenance import RunInfo
 
 from .observers import Observer
 from .plot_categories import ROW, category_axes, category_caption, category_points
 from .plot_overall import bar_axes, bar_row, bars_caption, error_axes, error_points, name_points, value_points
-from .plot_style import ABOVE, BELOW, LINE, MARGIN, arranged, styles_of
+from .plot_style import ABOVE, BELOW, MARGIN, arranged, styles_of
 from .published import ON_WHAT, SOURCE
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def plot_bars(
 
 
 def draw_observers(
-    observers: Sequence[Observer], *, random: Sequence[Observer] = (), heading: Sequence[tuple[str, bool]] = ()
+    observers: Sequence[Observer], *, random: Sequence[Observer] = (), heading: Sequence[str] = ()
 ) -> Figure:
     """Draw the shape bias by category, and bars next to it, which also serve as the legend.
 
@@ -122,7 +123,7 @@ def draw_observers(
     Args:
         observers: Observers to show, with the same categories.
         random: Observers among these whose weights are random.
-        heading: Lines above the figure, and whether each is a warning; the first one is the title.
+        heading: Lines above the figure; the first one is the title.
 
     Returns:
         A figure as wide as a page (7 inches).
@@ -137,10 +138,11 @@ def draw_observers(
     if any(one.source == SOURCE for one in shown):
         sentences.append(f"{ON_WHAT}. Source: {SOURCE.removeprefix('published: ')}.")
     page = page_width()
-    lines = fitted_lines(" ".join(sentences), (page - 2 * MARGIN) * 72, CAPTION_SIZE)
+    lines = fitted_lines(" ".join(sentences), (page - 2 * MARGIN) * 72, SMALL_SIZE)
     body = max(ROW * (len(categories) + 1), bar_row(styles) * len(shown))
-    head = (sum(_heading_sizes(heading)) * LINE + 5) / 72 if heading else 0.0
-    foot = BELOW + (len(lines) * CAPTION_SIZE * LINE + 4) / 72
+    above = [Line(line) if index else title_line(line) for index, line in enumerate(heading)]
+    head = heading_inches(above) + 5 / 72 if heading else 0.0
+    foot = BELOW + (len(lines) * SMALL_SIZE * LINE + 4) / 72
     height = MARGIN + head + ABOVE + body + foot
     left = MARGIN + category_points(categories) / 72
     # A few bars are placed at the top instead of being spread over the whole height.
@@ -168,23 +170,10 @@ def draw_observers(
             place = second.get_position(original=True)
             third = figure.add_axes((place.x0, (foot + free - _LEAST_GAP) / height, place.width, place.height))
             error_axes(shown, third, random=random)
-        down = MARGIN * 72
-        for index, ((line, warns), size) in enumerate(zip(heading, _heading_sizes(heading), strict=True)):
-            weight = "normal" if index else "bold"
-            figure.text(
-                MARGIN / page,
-                1 - down / 72 / height,
-                fitted(line, (page - 2 * MARGIN) * 72, size, weight),
-                va="top",
-                fontsize=size,
-                fontweight=weight,
-                color=ALERT_TEXT if warns else MUTED if index else INK,
-                parse_math=False,
-            )
-            down += size * LINE
+        add_heading(figure, above, MARGIN, MARGIN)
         for index, line in enumerate(lines):
-            y = (foot - BELOW) * 72 - index * CAPTION_SIZE * LINE
-            figure.text(MARGIN / page, y / 72 / height, line, va="top", fontsize=CAPTION_SIZE, color=MUTED)
+            y = (foot - BELOW) * 72 - index * SMALL_SIZE * LINE
+            figure.text(MARGIN / page, y / 72 / height, line, va="top", **Line(line).style)
     return figure
 
 
@@ -262,19 +251,15 @@ def conflict_stimuli(models: Sequence[Observer]) -> str:
     return f"{numbers} stimuli with a cue conflict"
 
 
-def _heading_sizes(heading: Sequence[tuple[str, bool]]) -> list[float]:
-    return [8.5 if index == 0 else 6.2 for index in range(len(heading))]
-
-
-def _heading(result: ShapeBiasResult) -> list[tuple[str, bool]]:
-    """Model, weights and stimuli."""
+def _heading(result: ShapeBiasResult) -> list[str]:
+    """Model, weights and stimuli; the badge at the bar of the model says that weights are random."""
     run, model = result.run, result.model
     if model is None or not isinstance(run, RunInfo):
         title = "Shape bias" if model is None else f"Shape bias of {model.name}"
-        return [(title, False), (run.image_source if isinstance(run, RunInfo) else run.source, False)]
+        return [title, run.image_source if isinstance(run, RunInfo) else run.source]
     height, width = run.input_size
     return [
-        (f"Shape bias of {run.model}", False),
-        (run.weights.label, run.weights.is_random),
-        (f"{conflict_stimuli([model])}, {run.image_source}, {height}\u00d7{width} px", False),
+        f"Shape bias of {run.model}",
+        *([] if run.weights.is_random else [run.weights.label]),
+        f"{conflict_stimuli([model])}, {run.image_source}, {height}\u00d7{width} px",
     ]

@@ -12,9 +12,11 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from replk_probe.plot_style import (
+    BAND,
     GRID,
     INK,
     RANDOM_BADGE,
+    SMALL_SIZE,
     badge_style,
     check_axes,
     column_width,
@@ -23,6 +25,7 @@ from replk_probe.plot_style import (
     figure_style,
     fitted,
     inches_of,
+    least_size,
     prepared_axes,
     text_points,
     width_around,
@@ -32,10 +35,8 @@ from .observers import Observer
 from .plot_icons import add_icon, has_icon
 from .plot_style import (
     ABOVE,
-    BADGE_SIZE,
     BELOW,
     MARGIN,
-    NAME_SIZE,
     NEXT_TO,
     Style,
     add_lines,
@@ -48,9 +49,8 @@ from .plot_style import (
 )
 
 ROW = 0.22  # inches
-_LEGEND_SIZE, _LEGEND_LINE = 6.2, 1.6  # points; line height relative to the font size
+_LEGEND_LINE = 1.6  # line height relative to the font size
 _ICON = 11.5  # points
-_BAND = "#f4f4f4"
 _SPREAD = 0.29  # maximum distance of a marker from the middle of its row, in rows
 _ALL, _WIDEST_LABEL = "all stimuli", 90.0  # points
 _MANY = 8  # number of models above which lines are thinner
@@ -96,7 +96,7 @@ def category_axes(
         thin = 0.5 if sum(one.kind == "model" for one in shown) > _MANY else 0.9
         pooled = any(one.kind == "humans" for one in shown)
         for row in range(0, len(categories) + 1, 2):
-            ax.axhspan(row - 0.5, row + 0.5, color=_BAND, linewidth=0, zorder=0)
+            ax.axhspan(row - 0.5, row + 0.5, color=BAND, linewidth=0, zorder=0)
         for index, (one, style, middle) in enumerate(zip(shown, styles, middles, strict=True)):
             fractions = (one.counts.overall, *one.counts.by_category)
             points = [(x, row + middle) for row, x in enumerate(fractions) if not math.isnan(x)]
@@ -161,8 +161,10 @@ def _limits(observers: Sequence[Observer]) -> tuple[float, float]:
 
 def category_points(categories: Sequence[str]) -> float:
     """Width of labels and icons left of the frame, in points."""
-    widest = max(text_points(name, NAME_SIZE) for name in categories)
-    return max(text_points(_ALL, NAME_SIZE, "bold"), min(widest, _WIDEST_LABEL)) + 2 * NEXT_TO + _icon_width(categories)
+    widest = max(text_points(name, SMALL_SIZE) for name in categories)
+    return (
+        max(text_points(_ALL, SMALL_SIZE, "bold"), min(widest, _WIDEST_LABEL)) + 2 * NEXT_TO + _icon_width(categories)
+    )
 
 
 def _row_offsets(observers: Sequence[Observer]) -> list[float]:
@@ -184,13 +186,18 @@ def _icon_width(categories: Sequence[str]) -> float:
 
 
 def _draw_categories(ax: Axes, categories: Sequence[str], row_points: float) -> None:
-    """Draw the names and icons of the rows, smaller in rows that are too low for them."""
-    size, icon = min(NAME_SIZE, 0.9 * row_points), min(_ICON, 0.95 * row_points)
+    """Draw the names and icons of the rows, smaller in low rows, and only some of the names if they do not fit."""
+    size, icon = max(min(SMALL_SIZE, 0.9 * row_points), least_size()), min(_ICON, 0.95 * row_points)
+    step = math.ceil(0.95 * size / row_points)
     anchor = ax.get_yaxis_transform()
     left = -NEXT_TO - _icon_width(categories)
     for row, name in enumerate((_ALL, *categories)):
+        if row and has_icon(name):
+            add_icon(ax, name, (0, row), anchor, (-NEXT_TO - _ICON / 2, 0), icon)
+        if row % step:
+            continue
         ax.annotate(
-            fitted(name, _WIDEST_LABEL, NAME_SIZE),
+            fitted(name, _WIDEST_LABEL, SMALL_SIZE),
             (0, row),
             xycoords=anchor,
             xytext=(left if row else -NEXT_TO, 0),
@@ -204,8 +211,6 @@ def _draw_categories(ax: Axes, categories: Sequence[str], row_points: float) -> 
             parse_math=False,
             gid="category",
         )
-        if row and has_icon(name):
-            add_icon(ax, name, (0, row), anchor, (-NEXT_TO - _ICON / 2, 0), icon)
 
 
 def _legend_entries(styles: Sequence[Style]) -> list[tuple[Style, str]]:
@@ -221,9 +226,9 @@ def _legend_entries(styles: Sequence[Style]) -> list[tuple[Style, str]]:
 
 def _legend_columns(styles: Sequence[Style], points: float) -> tuple[int, list[float]]:
     """Number of rows of the legend, and the widths of its columns, of which there are as many as fit."""
-    badge = text_points(RANDOM_BADGE, BADGE_SIZE, "bold") + 10
+    badge = text_points(RANDOM_BADGE, SMALL_SIZE, "bold") + 10
     widths = [
-        18 + 1.03 * text_points(text, _LEGEND_SIZE) + badge * style.random for style, text in _legend_entries(styles)
+        18 + 1.03 * text_points(text, SMALL_SIZE) + badge * style.random for style, text in _legend_entries(styles)
     ]
     for rows in range(1, len(widths)):
         columns = [max(widths[first : first + rows]) for first in range(0, len(widths), rows)]
@@ -233,14 +238,14 @@ def _legend_columns(styles: Sequence[Style], points: float) -> tuple[int, list[f
 
 
 def _legend_inches(styles: Sequence[Style], points: float) -> float:
-    return (_legend_columns(styles, points)[0] * _LEGEND_SIZE * _LEGEND_LINE + 4) / 72
+    return (_legend_columns(styles, points)[0] * SMALL_SIZE * _LEGEND_LINE + 4) / 72
 
 
 def _draw_legend(ax: Axes, styles: Sequence[Style], left: float, down: float) -> float:
     """Add the legend below the frame, column by column; returns its lower end, in points below the frame."""
     available = width_around(ax, -left)
     rows, widths = _legend_columns(styles, available)
-    step = _LEGEND_SIZE * _LEGEND_LINE
+    step = SMALL_SIZE * _LEGEND_LINE
     below: dict[str, Any] = {
         "xycoords": "axes fraction",
         "textcoords": "offset points",
@@ -253,11 +258,11 @@ def _draw_legend(ax: Axes, styles: Sequence[Style], left: float, down: float) ->
         x, y = left + 4 + sum(widths[:column]), -down - (row + 0.5) * step
         add_sample(ax, style, (0, 0), ax.transAxes, (x, y))
         x += 6
-        short = fitted(text, available - 12, _LEGEND_SIZE)
-        ax.annotate(short, (0, 0), xytext=(x, y), fontsize=_LEGEND_SIZE, color=INK, gid="legend", **below)
+        short = fitted(text, available - 12, SMALL_SIZE)
+        ax.annotate(short, (0, 0), xytext=(x, y), fontsize=SMALL_SIZE, color=INK, gid="legend", **below)
         if style.random:
-            x += 1.03 * text_points(short, _LEGEND_SIZE) + 3.5
-            ax.annotate(RANDOM_BADGE, (0, 0), xytext=(x, y), **below, **badge_style(BADGE_SIZE))
+            x += 1.03 * text_points(short, SMALL_SIZE) + 3.5
+            ax.annotate(RANDOM_BADGE, (0, 0), xytext=(x, y), **below, **badge_style())
     return down + rows * step
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import RANDOM_BADGE, check_all_drawable, save_figure
+from replk_probe.plot_style import check_all_drawable, save_figure
 from replk_probe.runtime.provenance import RunInfo
 
 from .observers import Observer
@@ -60,18 +60,15 @@ def save_comparison(
     return save_figure(draw_comparison(results, others=others), Path(directory), "comparison", width=1)
 
 
-def _heading(results: Sequence[ShapeBiasResult]) -> list[tuple[str, bool]]:
-    """Number of models, models with random weights, small models, and stimuli."""
+def _heading(results: Sequence[ShapeBiasResult]) -> list[str]:
+    """Number of models, small models, and stimuli; badges at the bars say which weights are random."""
     runs = [result.run for result in results if isinstance(result.run, RunInfo)]
     models = [result.model for result in results if result.model is not None]
     title = f"Shape bias of {len(models)} models" if len(models) > 1 else f"Shape bias of {models[0].name}"
-    lines = [(title, False)]
-    random = [run.model for run in runs if run.weights.is_random]
-    if random:
-        lines.append((f"{RANDOM_BADGE}: {', '.join(random)}", True))
+    lines = [title]
     small = [run.model for run in runs if run.weights.is_embedded]
     if small:
-        lines.append((f"Small models trained on synthetic data: {', '.join(small)}", False))
+        lines.append(f"Small models trained on synthetic data: {', '.join(small)}")
     sources = dict.fromkeys(run.image_source for run in runs)
-    lines.append((", ".join([conflict_stimuli(models), *sources]), False))
+    lines.append(", ".join([conflict_stimuli(models), *sources]))
     return lines

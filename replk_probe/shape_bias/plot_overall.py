@@ -13,7 +13,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from replk_probe.plot_style import (
     GRID,
     INK,
+    OTHER_COLOR,
     RANDOM_BADGE,
+    SMALL_SIZE,
+    TEXTURE_COLOR,
     badge_style,
     check_axes,
     column_width,
@@ -28,13 +31,9 @@ from replk_probe.plot_style import (
 
 from .observers import Observer
 from .plot_style import (
-    BADGE_SIZE,
     BELOW,
     MARGIN,
-    NAME_SIZE,
     NEXT_TO,
-    OTHER_COLOR,
-    TEXTURE_COLOR,
     Style,
     add_lines,
     add_sample,
@@ -45,7 +44,6 @@ from .plot_style import (
     styles_of,
 )
 
-_VALUE_SIZE = 5.8
 _WIDEST_NAME = 108.0  # points
 
 
@@ -110,14 +108,14 @@ def error_axes(observers: Sequence[Observer], ax: Axes, *, random: Sequence[Obse
             ax.barh(y, share, left=left, height=min(0.66, 0.2 / pitch), color=color, linewidth=0, gid=name)
             left += share
         _draw_value(ax, y, _errors_text(one))
-    _draw_names(ax, shown, styles)
+    _draw_names(ax, shown, styles, badges=False)
     ax.set(xlim=(0, None), ylim=(len(shown) - 0.5, -0.5), xlabel="Decisions not for the shape, %")
     ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     _draw_frame(ax)
     handles = [Patch(color=color, linewidth=0, label=name) for name, color, _ in _errors(shown[0])]
     ax.legend(
-        handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=_VALUE_SIZE,
+        handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=SMALL_SIZE,
         handlelength=1.0, handleheight=0.7, handletextpad=0.4, borderaxespad=0.1, borderpad=0.1,
     )  # fmt: skip
 
@@ -134,12 +132,12 @@ def _errors_text(observer: Observer) -> str:
 
 def error_points(observers: Sequence[Observer]) -> float:
     """Width of the texts right of the bars of :func:`error_axes`, in points."""
-    return max(text_points(_errors_text(one), _VALUE_SIZE) for one in observers) + NEXT_TO + 2
+    return max(text_points(_errors_text(one), SMALL_SIZE) for one in observers) + NEXT_TO + 2
 
 
-def _draw_names(ax: Axes, observers: Sequence[Observer], styles: Sequence[Style]) -> None:
-    """Draw the name and the marker of every observer left of its bar."""
-    labels = fitted_labels([style.label for style in styles], _WIDEST_NAME, NAME_SIZE)
+def _draw_names(ax: Axes, observers: Sequence[Observer], styles: Sequence[Style], *, badges: bool = True) -> None:
+    """Draw the name and the marker of every observer left of its bar, with a badge for random weights below."""
+    labels = fitted_labels([style.label for style in styles], _WIDEST_NAME, SMALL_SIZE)
     anchor = ax.get_yaxis_transform()
     for y, (one, style, label) in enumerate(zip(observers, styles, labels, strict=True)):
         add_sample(ax, style, (0, y), anchor, (-NEXT_TO - 3.5, 0))
@@ -147,28 +145,28 @@ def _draw_names(ax: Axes, observers: Sequence[Observer], styles: Sequence[Style]
             label,
             (0, y),
             xycoords=anchor,
-            xytext=(-NEXT_TO - 9, 4.2 * style.random),
+            xytext=(-NEXT_TO - 9, 4.6 * (badges and style.random)),
             textcoords="offset points",
             ha="right",
             va="center_baseline",
-            fontsize=NAME_SIZE,
+            fontsize=SMALL_SIZE,
             fontweight="bold" if one.source == "measured" else "normal",
             color=INK,
             annotation_clip=False,
             parse_math=False,
             gid="name",
         )
-        if style.random:
+        if badges and style.random:
             ax.annotate(
                 RANDOM_BADGE,
                 (0, y),
                 xycoords=anchor,
-                xytext=(-NEXT_TO - 10, -4.2),
+                xytext=(-NEXT_TO - 10, -5.0),
                 textcoords="offset points",
                 ha="right",
                 va="center_baseline",
                 annotation_clip=False,
-                **badge_style(BADGE_SIZE),
+                **badge_style(),
             )
 
 
@@ -181,7 +179,7 @@ def _draw_value(ax: Axes, y: int, text: str) -> None:
         xytext=(NEXT_TO + 2, 0),
         textcoords="offset points",
         va="center_baseline",
-        fontsize=_VALUE_SIZE,
+        fontsize=SMALL_SIZE,
         color=INK,
         annotation_clip=False,
         gid="figures",
@@ -215,19 +213,19 @@ def figures_of(observer: Observer) -> str:
 
 def name_points(styles: Sequence[Style]) -> float:
     """Width of names and markers left of the bars, in points."""
-    widest = max(text_points(style.label, NAME_SIZE, "bold") for style in styles)
-    badge = text_points(RANDOM_BADGE, BADGE_SIZE, "bold") + 2
+    widest = max(text_points(style.label, SMALL_SIZE, "bold") for style in styles)
+    badge = text_points(RANDOM_BADGE, SMALL_SIZE, "bold") + 2
     return max(min(widest, _WIDEST_NAME), badge * _any_random(styles)) + NEXT_TO + 10
 
 
 def value_points(observers: Sequence[Observer]) -> float:
     """Width of the values right of the bars, in points."""
-    return max(text_points(figures_of(one), _VALUE_SIZE) for one in observers) + NEXT_TO + 2
+    return max(text_points(figures_of(one), SMALL_SIZE) for one in observers) + NEXT_TO + 2
 
 
 def bar_row(styles: Sequence[Style]) -> float:
     """Minimum height of a bar's row in inches, larger if there is a badge, which has a separate line."""
-    return 0.24 if _any_random(styles) else 0.17
+    return 0.27 if _any_random(styles) else 0.17
 
 
 def _any_random(styles: Sequence[Style]) -> bool:

@@ -16,7 +16,13 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import (
     INK,
     MUTED,
+    OTHER_COLOR,
     RANDOM_BADGE,
+    SHAPE_COLOR,
+    SMALL_SIZE,
+    TEXTURE_COLOR,
+    TITLE_SIZE,
+    Line,
     badge_style,
     block_side,
     check_drawable,
@@ -24,13 +30,13 @@ from replk_probe.plot_style import (
     figure_style,
     fitted,
     new_figure,
+    page_width,
     save_figure,
     text_points,
 )
 from replk_probe.runtime.checks import whole
 
 from .decisions import NO_ANSWER, Decisions
-from .plot_style import OTHER_COLOR, SHAPE_COLOR, TEXTURE_COLOR
 from .statistics import OTHER, SHAPE, TEXTURE
 
 if TYPE_CHECKING:
@@ -42,9 +48,8 @@ _CHOICES = {
     OTHER: ("neither", OTHER_COLOR, "X"),
 }
 _COLUMNS = 8
-# In inches. A stimulus of 224 px is drawn with one dot per pixel at 300 dots per inch.
-_CELL, _GAP, _TEXT, _MARGIN = 0.746, 0.12, 0.38, 0.06
-_TITLE_SIZE, _LEGEND_SIZE, _DECISION_SIZE, _CUE_SIZE = 8.5, 6.2, 6.0, 5.2
+_TEXT, _MARGIN = 0.4, 0.06  # below a stimulus, and around the figure, in inches
+_SHARE = 0.868  # of the width is stimuli, so that one of 224 px has a dot for each pixel at 300 dots per inch
 _FRAME = 1.6  # points
 
 
@@ -102,17 +107,18 @@ def draw_contact_sheet(
     chosen = _spread(stimulus_set, usable, count) if names is None else _named(stimulus_set, usable, names)
     columns = min(_COLUMNS, len(chosen))
     rows = math.ceil(len(chosen) / _COLUMNS)
-    width = 2 * _MARGIN + _COLUMNS * _CELL + (_COLUMNS - 1) * _GAP
+    width = page_width()
+    cell, gap = _cell_and_gap()
     head = 0.5
-    height = head + rows * (_CELL + _TEXT) + _MARGIN - 0.08
+    height = head + rows * (cell + _TEXT) + _MARGIN - 0.08
     counts = decisions.counts()
     totals = {SHAPE: counts.n_shape, TEXTURE: counts.n_texture, OTHER: counts.n_other}
     with figure_style():
         figure = new_figure(width, height)
         for place, index in enumerate(chosen):
             row, column = divmod(place, columns)
-            x = _MARGIN + column * (_CELL + _GAP)
-            y = height - head - row * (_CELL + _TEXT) - _CELL
+            x = _MARGIN + column * (cell + gap)
+            y = height - head - row * (cell + _TEXT) - cell
             stimulus = stimulus_set.stimuli[index]
             _draw_stimulus(figure, stimulus_set, index, (x, y))
             what, color, marker = _CHOICES[choice[stimulus.image_id]]
@@ -182,13 +188,20 @@ def _named(stimulus_set: StimulusSet, usable: Sequence[int], names: Sequence[str
     return [known[name] for name in names]
 
 
+def _cell_and_gap() -> tuple[float, float]:
+    """Side of a stimulus and the gap between two, in inches."""
+    inside = page_width() - 2 * _MARGIN
+    return _SHARE * inside / _COLUMNS, (1 - _SHARE) * inside / (_COLUMNS - 1)
+
+
 def _draw_stimulus(figure: Figure, stimulus_set: StimulusSet, index: int, corner: tuple[float, float]) -> None:
     width, height = figure.get_size_inches()
     picture = stimulus_set.load(index)
-    block = block_side(max(picture.size), _CELL)
+    cell, _ = _cell_and_gap()
+    block = block_side(max(picture.size), cell)
     if block > 1:
         picture = picture.reduce(block)
-    ax = figure.add_axes((corner[0] / width, corner[1] / height, _CELL / width, _CELL / height))
+    ax = figure.add_axes((corner[0] / width, corner[1] / height, cell / width, cell / height))
     ax.imshow(np.asarray(picture), interpolation="none")
     ax.set_xticks([])
     ax.set_yticks([])
@@ -203,12 +216,13 @@ def _draw_labels(
     """Draw the frame and the text of a stimulus whose lower left corner is at ``corner``, in inches."""
     width, height = figure.get_size_inches()
     x, y = corner
+    cell, gap = _cell_and_gap()
     rim = _FRAME / 2 / 72
     figure.add_artist(
         Rectangle(
             ((x - rim) / width, (y - rim) / height),
-            (_CELL + 2 * rim) / width,
-            (_CELL + 2 * rim) / height,
+            (cell + 2 * rim) / width,
+            (cell + 2 * rim) / height,
             fill=False,
             edgecolor=color,
             linewidth=_FRAME,
@@ -218,19 +232,17 @@ def _draw_labels(
     )
     baseline = y - 0.105
     _draw_marker(figure, color, marker, x + 0.035, baseline + 0.029)
-    available = (_CELL + _GAP) * 72 - 3
-    text = fitted(answer, available - 7, _DECISION_SIZE, "bold")
+    available = (cell + gap) * 72 - 2
+    text = fitted(answer, available - 7, SMALL_SIZE, "bold")
     style: dict[str, Any] = {"va": "baseline", "parse_math": False}
     figure.text(
-        (x + 0.09) / width, baseline / height, text, fontsize=_DECISION_SIZE, fontweight="bold", color=color,
+        (x + 0.09) / width, baseline / height, text, fontsize=SMALL_SIZE, fontweight="bold", color=color,
         gid="decision", **style,
     )  # fmt: skip
     for cue in cues:
-        baseline -= _CUE_SIZE * 1.25 / 72
-        figure.text(
-            x / width, baseline / height, fitted(cue, available, _CUE_SIZE), fontsize=_CUE_SIZE, color=MUTED, gid="cue",
-            **style,
-        )  # fmt: skip
+        baseline -= SMALL_SIZE * 1.25 / 72
+        line = Line(cue)
+        figure.text(x / width, baseline / height, line.fitted(available), gid="cue", **style | line.style)
 
 
 def _draw_marker(figure: Figure, color: str, marker: str, x: float, y: float) -> None:
@@ -261,26 +273,26 @@ def _draw_head(
     """Draw the observer, the numbers of decisions and the stimulus set."""
     width, height = figure.get_size_inches()
     y = height - 0.165
-    right = 0.0 if weights is None else text_points(weights, _LEGEND_SIZE) / 72
+    right = 0.0 if weights is None else text_points(weights, SMALL_SIZE) / 72
     available = width - max(1.2, right + 0.4)
-    name = fitted(f"Decisions of {decisions.observer}", available * 72, _TITLE_SIZE, "bold")
+    name = fitted(f"Decisions of {decisions.observer}", available * 72, TITLE_SIZE, "bold")
     figure.text(
-        _MARGIN / width, y / height, name, va="baseline", fontsize=_TITLE_SIZE, fontweight="bold", parse_math=False
+        _MARGIN / width, y / height, name, va="baseline", fontsize=TITLE_SIZE, fontweight="bold", parse_math=False
     )
     style: dict[str, Any]
     if random:
-        x = _MARGIN + text_points(name, _TITLE_SIZE, "bold") / 72 + 0.08
-        figure.text(x / width, (y + 0.015) / height, RANDOM_BADGE, va="baseline", **badge_style(5.6))
+        x = _MARGIN + text_points(name, TITLE_SIZE, "bold") / 72 + 0.08
+        figure.text(x / width, (y + 0.015) / height, RANDOM_BADGE, va="baseline", **badge_style())
     elif weights is not None:
-        style = {"va": "baseline", "ha": "right", "fontsize": _LEGEND_SIZE, "color": MUTED, "gid": "weights"}
+        style = {"va": "baseline", "ha": "right", "fontsize": SMALL_SIZE, "color": MUTED, "gid": "weights"}
         figure.text(1 - _MARGIN / width, y / height, drawable(weights), parse_math=False, **style)
     y -= 0.175
     x = _MARGIN
-    style = {"va": "baseline", "fontsize": _LEGEND_SIZE, "parse_math": False}
+    style = {"va": "baseline", "fontsize": SMALL_SIZE, "parse_math": False}
     for key, (what, color, marker) in _CHOICES.items():
         _draw_marker(figure, color, marker, x + 0.035, y + 0.03)
         text = f"{what}: {totals[key]}"
         figure.text((x + 0.1) / width, y / height, text, color=INK, gid="legend", **style)
-        x += 0.1 + text_points(text, _LEGEND_SIZE) / 72 + 0.1
-    text = fitted(f"of {conflict} stimuli with a cue conflict, {source}", (width - _MARGIN - x) * 72, _LEGEND_SIZE)
+        x += 0.1 + text_points(text, SMALL_SIZE) / 72 + 0.1
+    text = fitted(f"of {conflict} stimuli with a cue conflict, {source}", (width - _MARGIN - x) * 72, SMALL_SIZE)
     figure.text(x / width, y / height, text, color=MUTED, **style)

@@ -16,7 +16,17 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 from matplotlib.transforms import Transform
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import CAPTION_SIZE, COLORS, INK, MUTED, fitted, fitted_lines, text_points
+from replk_probe.plot_style import (
+    COLORS,
+    GRAY,
+    INK,
+    LINE,
+    SMALL_SIZE,
+    Line,
+    fitted,
+    fitted_lines,
+    text_points,
+)
 
 from .observers import Observer
 from .plot_icons import near
@@ -24,16 +34,11 @@ from .published import SOURCE, TITLES
 
 ABOVE, BELOW, MARGIN = 0.36, 0.4, 0.06  # inches: of a frame with its ticks and label; around a figure
 NEXT_TO = 4.0  # points between a frame and adjacent text
-NAME_SIZE, BADGE_SIZE = 6.5, 5.0
-LINE = 1.35  # line height relative to the font size
 _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 # The numbers of colors and markers are coprime, so that their combinations differ.
 _MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "p", "h")
 _SIZES = {"o": 4.3, "s": 4.1, "P": 5.4, "X": 5.2}  # points, for equal apparent size
-_HUMANS = "#8c8c8c"
-# Blue, orange and gray are distinguishable with every kind of color blindness.
-SHAPE_COLOR, TEXTURE_COLOR, OTHER_COLOR = "#0072b2", "#c65a00", "#6e6e6e"  # decisions for the cues, and for neither
 _EDGE = 0.4
 
 
@@ -104,7 +109,7 @@ def styles_of(observers: Sequence[Observer], random: Sequence[Observer] = ()) ->
         elif one.kind == "humans":
             found.append(Style(label, INK, "D", 4.4))
         else:
-            found.append(Style(label, _HUMANS, "|", 4.2, individual=True))
+            found.append(Style(label, GRAY, "|", 4.2, individual=True))
     return tuple(found)
 
 
@@ -137,18 +142,17 @@ def add_sample(ax: Axes, style: Style, at: tuple[float, float], anchor: Transfor
 
 def add_lines(ax: Axes, sentences: Sequence[str], at: tuple[float, float], width: float) -> None:
     """Add a caption at most ``width`` points wide, offset from the lower left corner of the frame by ``at`` points."""
-    for index, line in enumerate(fitted_lines(" ".join(sentences), width, CAPTION_SIZE)):
+    for index, line in enumerate(fitted_lines(" ".join(sentences), width, SMALL_SIZE)):
         ax.annotate(
             line,
             (0, 0),
             xycoords="axes fraction",
-            xytext=(at[0], at[1] - index * CAPTION_SIZE * LINE),
+            xytext=(at[0], at[1] - index * SMALL_SIZE * LINE),
             textcoords="offset points",
             va="top",
-            fontsize=CAPTION_SIZE,
-            color=MUTED,
             annotation_clip=False,
             gid="caption",
+            **Line(line).style,
         )
 
 
@@ -169,5 +173,5 @@ def fraction_ticks(axis: XAxis, inches: float, limits: tuple[float, float] = (0.
 
 def caption_inches(sentences: Sequence[str], width: float) -> float:
     """Height of the caption of :func:`add_lines`, in inches; ``width`` is in points."""
-    lines = fitted_lines(" ".join(sentences), width, CAPTION_SIZE)
-    return (len(lines) * CAPTION_SIZE * LINE + 4) / 72
+    lines = fitted_lines(" ".join(sentences), width, SMALL_SIZE)
+    return (len(lines) * SMALL_SIZE * LINE + 4) / 72

@@ -173,10 +173,17 @@ def test_the_heading_names_model_weights_and_images():
 def test_random_weights_are_marked_on_the_figure():
     ax = plot_erf(make(gaussian(32, 32, 3), RANDOM))
     assert len(artists(ax, "random weights")) == 1
-    assert words(ax.figure).count("RANDOM WEIGHTS") == 2
+    assert words(ax.figure).count("RANDOM WEIGHTS (seed 0)") == words(ax.figure).count("RANDOM") == 1
     figure = draw_comparison([make(gaussian(32, 32, 3), RANDOM, "a"), make(gaussian(32, 32, 3), TRAINED, "b")])
-    assert words(figure).count("RANDOM WEIGHTS") == 2 and "a (random)" in words(figure)
-    assert "b (random)" not in words(figure)
+    assert words(figure).count("RANDOM") == 1
+    assert [len(artists(ax, "random weights")) for ax in figure.axes[:2]] == [1, 0]
+    panel = next(ax for ax in figure.axes if "Area ratio" in ax.get_xlabel())
+    hollow = {
+        float(line.get_ydata()[0]): line.get_markerfacecolor() == "white"
+        for line in panel.lines
+        if line.get_marker() == "o" and len(line.get_ydata())
+    }
+    assert hollow == {0.0: True, 1.0: False}
 
 
 def test_names_are_never_read_as_formulas():
@@ -223,9 +230,9 @@ def test_rows_are_labeled_with_names_that_fit_and_differ(names):
     labels = row_labels(results)
     assert len(set(labels)) == len(names)
     for name, label in zip(names, labels, strict=True):
-        assert label.endswith(" (random)") and label.count("\n") == (len(name) > 34)
+        assert label.count("\n") == (len(name) > 34)
         if len(name) <= 68:
-            assert label.replace("\n", "").removesuffix(" (random)") == name
+            assert label.replace("\n", "") == name
     figure = draw_comparison(results)
     figure.canvas.draw()
     panel = next(ax for ax in figure.axes if "Area ratio" in ax.get_xlabel())

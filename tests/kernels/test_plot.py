@@ -93,7 +93,7 @@ def test_maps_are_the_magnitudes_over_their_maxima_on_one_scale() -> None:
     shown = texts(figure)
     for text in ("with", "without", "stage4.0, large", "stage4.0, merged: large + small", "stage4.0, single kernel"):
         assert text in shown
-    assert shown.count("file:net.pth") == 3
+    assert shown.count("file:net.pth") == 2  # once for each model
     assert any("each divided by its maximum" in text for text in shown)
 
 
