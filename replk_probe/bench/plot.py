@@ -410,16 +410,15 @@ def _shown_variants(cases: Sequence[SpeedCase]) -> list[str]:
 
 def _draw_caption(figure: Figure, result: SpeedResult, x: float) -> None:
     machine = result.machine
-    if machine.gpu is not None:
+    if machine.gpu is None:
+        text = (
+            f"{machine.cpu}, {counted(machine.threads, 'thread')}; {result.dtype}, shortest of the calls; "
+            f"torch {machine.versions.get('torch', '?')} ({machine.torch_capability}), kernels {machine.isa or 'aten'}"
+        )
+    else:
         names = ("torch", "cuDNN", "Triton", "driver")
         versions = ", ".join(f"{name} {machine.gpu.environment.get(name, '?')}" for name in names)
         text = f"{machine.gpu.name}; {result.dtype}, shortest of the calls; {versions}"
-        figure.text(x, 0.05 / figure.get_figheight(), drawable(text), fontsize=5.5, color=MUTED)
-        return
-    text = (
-        f"{machine.cpu}, {counted(machine.threads, 'thread')}; {result.dtype}, shortest of the calls; "
-        f"torch {machine.versions.get('torch', '?')} ({machine.torch_capability}), kernels {machine.isa or 'aten'}"
-    )
     width, height = figure.get_size_inches()
     line = Line(text)
     figure.text(x, 0.05 / height, line.fitted((0.98 - x) * width * 72), **line.style)
