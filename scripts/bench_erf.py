@@ -2,7 +2,7 @@
 
 The published method uses unmerged branches, the default layout, parameters that require gradients, torch's own
 convolutions and the default allocator settings. The variants take turns in one process, each after a warm-up pass; peak
-memory is that of a new child process for each variant.
+memory is that of a child process for each variant, which is forked before anything is computed.
 
     python scripts/bench_erf.py                                # RepLKNet-31B at 1024 x 1024
     python scripts/bench_erf.py --model unireplknet_t --repeats 5
@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 import torch
@@ -69,17 +69,16 @@ def draw_image(size: int) -> torch.Tensor:
     return torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
+def child(name: str, size: int, variant: str) -> float:
+    """Measure one image and return the peak resident memory of this process in gigabytes."""
+    scores(build(name, variant), draw_image(size))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
 def peak_gigabytes(args: argparse.Namespace, variant: str) -> float:
-    """Peak resident memory of a new process that measures one image."""
-    command = [sys.executable, __file__, "--model", args.model, "--size", str(args.size), "--child", variant]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return float(out.split()[-1])
-
-
-def child(args: argparse.Namespace) -> None:
-    """Measure one image and print the peak memory of this process."""
-    scores(build(args.model, args.child), draw_image(args.size))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+    """Peak resident memory of a forked process that measures one image; nothing may have been computed in this one."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as processes:
+        return processes.submit(child, args.model, args.size, variant).result()
 
 
 def against_openerf(repeats: int) -> None:
@@ -124,11 +123,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--openerf", action="store_true", help="Compare with OpenERF instead.")
     parser.add_argument("--json", help="File to which the results are written as JSON.")
-    parser.add_argument("--child", choices=VARIANTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.child:
-        return child(args)
-
     if args.openerf:
         return against_openerf(args.repeats)
 
