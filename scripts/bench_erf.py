@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from resource import RUSAGE_SELF, getrusage
 
@@ -84,21 +84,21 @@ def seconds_of(call: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def peak_gigabytes(args: argparse.Namespace, variant: str) -> float:
-    """Peak memory of a new process that measures one image: resident memory, or that of the GPU."""
-    command = [sys.executable, __file__, "--model", args.model, "--size", str(args.size), "--child", variant]
-    command += ["--device", args.device]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return float(out.split()[-1])
-
-
-def child(args: argparse.Namespace) -> None:
-    """Measure one image and print the peak memory of this process."""
-    device = resolve_device(args.device)
+def child(name: str, size: int, variant: str, where: str) -> float:
+    """Measure one image and return the peak memory in gigabytes: resident, or that of the GPU."""
+    device = resolve_device(where)
     with strict_arithmetic():
-        scores(build(args.model, args.child, device), draw_image(args.size, device))
+        scores(build(name, variant, device), draw_image(size, device))
     on_gpu = device.type == "cuda"
-    print(torch.cuda.max_memory_allocated() / 1e9 if on_gpu else getrusage(RUSAGE_SELF).ru_maxrss / 1e6)
+    return torch.cuda.max_memory_allocated() / 1e9 if on_gpu else getrusage(RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def peak_gigabytes(args: argparse.Namespace, variant: str) -> float:
+    """Peak memory of a new process that measures one image; nothing may have been computed in this one."""
+    # A process that uses CUDA cannot be forked; on a CPU, a fork need not import torch again.
+    context = multiprocessing.get_context("fork" if args.device == "cpu" else "spawn")
+    with ProcessPoolExecutor(1, context) as processes:
+        return processes.submit(child, args.model, args.size, variant, args.device).result()
 
 
 def against_openerf(repeats: int) -> None:
@@ -144,11 +144,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu, or an NVIDIA GPU such as cuda; by default cpu.")
     parser.add_argument("--openerf", action="store_true", help="Compare with OpenERF instead.")
     parser.add_argument("--json", help="File to which the results are written as JSON.")
-    parser.add_argument("--child", choices=VARIANTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.child:
-        return child(args)
-
     if args.openerf:
         return against_openerf(args.repeats)
 

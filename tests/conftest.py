@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import gc
 import itertools
+import multiprocessing
 import os
+import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner, Result
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, ForkServerProcess
+
     import torch
     from torch import Tensor
 
@@ -42,10 +48,14 @@ settings.load_profile("repeatable")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests that this machine cannot run, with the reason, and trace one case of each test for coverage.
 
-    Tracing takes a third of the time of all tests, and the cases of one test run mostly the same lines.
+    Tracing takes a third of the time of all tests, and the cases of one test run mostly the same lines. Slow tests run
+    lines that others run, too; they come first, so that no process waits for one of them at the end.
     """
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     traced: set[tuple[Path, str]] = set()
     for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker("no_cover")
         if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
             test = item.path, item.originalname
             if test in traced:
@@ -110,7 +120,26 @@ def data_dir() -> Path:
 
 
 @pytest.fixture
-def replk_probe() -> Callable[..., Result]:
+def rendering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands render figures as coarse PNG files only, since rendering takes most of the time of a command.
+
+    The tests of the plots render them in full, as do most commands that are run as processes.
+    """
+    from matplotlib.figure import Figure
+
+    savefig = Figure.savefig
+
+    def write(figure: Figure, stream: IO[bytes], *, format: str, **options: Any) -> None:
+        if format == "png":
+            savefig(figure, stream, format="png", dpi=20)
+        else:
+            stream.write(format.encode())
+
+    monkeypatch.setattr(Figure, "savefig", write)
+
+
+@pytest.fixture
+def replk_probe(rendering: None) -> Callable[..., Result]:
     """Function that runs ``replk-probe ARGS...`` in this process and returns click's ``Result``."""
     from replk_probe.cli.main import PROGRAM, cli
 
@@ -164,3 +193,94 @@ def overlapping_copies() -> type[Transfer]:
             return wait
 
     return Overlapping
+
+
+# What ``python ARGUMENTS...`` does, with other standard streams.
+_PYTHON = """
+import os, runpy, sys
+for number, stream in enumerate(streams):
+    os.dup2(stream.fileno(), number)
+sys.stdin, sys.stdout, sys.stderr = (open(number, mode, closefd=False) for number, mode in enumerate("rww"))
+os.environ.clear()
+os.environ.update(environment)
+os.chdir(folder)
+first, *others = arguments
+if first == "-m":
+    sys.argv = others
+    runpy.run_module(others[0], run_name="__main__", alter_sys=True)
+elif first == "-c":
+    sys.argv = ["-c", *others[1:]]
+    exec(others[0], {"__name__": "__main__"})
+else:
+    sys.argv = arguments
+    sys.path.insert(0, os.path.dirname(first))
+    runpy.run_path(first, run_name="__main__")
+"""
+
+
+class ForkedPython:
+    """Runs Python programs in forks of one process, which has imported torch, timm and matplotlib once.
+
+    It is for tests of what a program does: importing these takes four seconds of each new process. How a program starts
+    and exits, and what it imports, is tested in new processes.
+    """
+
+    def __init__(self, forks: ForkServerContext) -> None:
+        self._forks = forks
+
+    def start(
+        self,
+        *arguments: object,
+        stdin: int | IO[Any] = subprocess.DEVNULL,
+        stdout: int | IO[Any] = subprocess.DEVNULL,
+        stderr: int | IO[Any] = subprocess.DEVNULL,
+        cwd: Path | None = None,
+        **environment: str,
+    ) -> ForkServerProcess:
+        """Start ``python ARGUMENTS...``: a script, or -m or -c; the environment is this one and the given variables."""
+        with Path(os.devnull).open("r+b") as nothing:
+            files = [nothing if stream == subprocess.DEVNULL else stream for stream in (stdin, stdout, stderr)]
+            numbers = [file if isinstance(file, int) else file.fileno() for file in files]
+            task = {
+                "arguments": [str(argument) for argument in arguments],
+                "streams": [Connection(os.dup(number)) for number in numbers],
+                "environment": {**os.environ, **environment},
+                "folder": str(cwd or Path.cwd()),
+            }
+            process = self._forks.Process(target=exec, args=(_PYTHON, task))
+            process.start()
+        return process
+
+    def run(self, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run ``python ARGUMENTS...`` with the options of :meth:`start`, and return its status and output."""
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            process = self.start(*arguments, stdout=out, stderr=err, **options)
+            process.join(500)
+            process.kill()
+            process.join()
+            for file in (out, err):
+                file.seek(0)
+            return subprocess.CompletedProcess(arguments, process.exitcode or 0, out.read(), err.read())
+
+
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> ForkServerContext:
+    """Context whose processes are forks of one that has imported what most commands need.
+
+    This one has the environment of the first test that uses the fixture, and one thread.
+    """
+    from replk_probe.sweeps.engines.interface import THREAD_VARIABLES
+
+    for name in THREAD_VARIABLES:  # read when the packages are imported
+        monkeypatch.setenv(name, "1")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["replk_probe.sweeps.work", "replk_probe.erf.plot", "replk_probe.shape_bias.plot", "replk_probe.kernels.plot"]
+    )
+    return context
+
+
+@pytest.fixture
+def forked_python(forks: ForkServerContext) -> ForkedPython:
+    """Runs Python programs in forks."""
+    return ForkedPython(forks)

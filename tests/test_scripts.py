@@ -8,26 +8,34 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
 
 from replk_probe.shape_bias.stimuli import manifest
 
+Run = Callable[..., str]
+
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
 
-def run(script: str | Path, *args: object) -> str:
-    command = [sys.executable, str(script), *map(str, args)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+@pytest.fixture
+def run(forked_python: Any) -> Callable[..., str]:
+    """Function that runs a script and returns its output."""
+
+    def run(script: str | Path, *arguments: object) -> str:
+        done = forked_python.run(script, *arguments)
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout)
+
+    return run
 
 
 @pytest.mark.slow
-def test_the_erf_benchmark_compares_every_variant(tmp_path: Path) -> None:
+def test_the_erf_benchmark_compares_every_variant(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
     printed = run(
         SCRIPTS / "bench_erf.py", "--model", "replknet_micro_k13_rep", "--size", 64, "--repeats", 1, "--json", out
@@ -40,7 +48,7 @@ def test_the_erf_benchmark_compares_every_variant(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_preparation_benchmark_compares_every_precision_with_plain_torch(tmp_path: Path) -> None:
+def test_the_preparation_benchmark_compares_every_precision_with_plain_torch(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
     options = ("--size", 64, "--repeats", 1, "--threads", 1, "--json", out)
     printed = run(SCRIPTS / "bench_prepare.py", "--models", "resnet10t", *options)
@@ -51,14 +59,14 @@ def test_the_preparation_benchmark_compares_every_precision_with_plain_torch(tmp
 
 
 @pytest.mark.slow
-def test_the_kernels_benchmark_compares_with_a_simple_implementation() -> None:
+def test_the_kernels_benchmark_compares_with_a_simple_implementation(run: Run) -> None:
     printed = run(SCRIPTS / "bench_kernels.py", "--model", "replknet_micro_k13_rep", "--repeats", 1)
     assert "replknet_micro_k13_rep, 4 kernels" in printed
     assert all(re.search(rf"  {name} +\d+\.\d\d s, .* GB", printed) for name in ("plain", "replk-probe kernels"))
 
 
 @pytest.mark.slow
-def test_figures_are_rebuilt_from_their_commands(tmp_path: Path) -> None:
+def test_figures_are_rebuilt_from_their_commands(run: Run, tmp_path: Path) -> None:
     scripts, figure = tmp_path / "scripts", tmp_path / "figures" / "small"
     scripts.mkdir()
     figure.mkdir(parents=True)
@@ -98,7 +106,7 @@ def test_every_figure_has_a_command_that_exists(replk_probe: Callable[..., Resul
             assert program == "python" and (SCRIPTS.parent / arguments[0]).is_file(), command
 
 
-def test_a_network_is_measured_while_it_is_trained(tmp_path: Path) -> None:
+def test_a_network_is_measured_while_it_is_trained(run: Run, tmp_path: Path) -> None:
     options = ("--epochs", 2, "--steps", 2, "--batch-size", 8, "--images", 3, "--size", 32, "--output", tmp_path)
     printed = run(SCRIPTS / "erf_in_training.py", *options)
     assert [line.partition(":")[0] for line in printed.splitlines()] == ["epoch 0", "epoch 1", "epoch 2"]
@@ -111,7 +119,7 @@ def test_a_network_is_measured_while_it_is_trained(tmp_path: Path) -> None:
     assert f"{100 * float(ratios[0]):.1f} %" in printed
 
 
-def test_the_manifest_is_what_its_script_makes_of_the_stimuli(tmp_path: Path, data_dir: Path) -> None:
+def test_the_manifest_is_what_its_script_makes_of_the_stimuli(run: Run, tmp_path: Path, data_dir: Path) -> None:
     (tmp_path / "scripts").mkdir()
     script = shutil.copy(SCRIPTS / "make_manifest.py", tmp_path / "scripts")
     assert "1280 files" in run(script, data_dir / "cue-conflict")

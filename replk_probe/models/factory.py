@@ -110,7 +110,7 @@ def create_partly(
     """Build a network of which only some modules are loaded; its forward pass cannot be run.
 
     Weights that come from a file are only read for the modules needed, and the rest of the network stays on the meta
-    device. Random weights and those of a factory are always complete.
+    device. Random weights, those of a factory, and networks whose builder needs real tensors are always complete.
 
     Args:
         name: Model name, as in :func:`create_model`.
@@ -132,11 +132,15 @@ def create_partly(
     check_selection(ema, entry, prefix)
     model_id = ModelId.parse(name)
     build, resolved, seed = _prepare(model_id, weights, seed)
-    model = None if resolved.path is None or model_id.kind == "factory" else _skeleton(build)
-    if model is None:
-        with _seeded(seed):
-            model = build({})
-    _apply(model, resolved, seed, ema=ema, entry=entry, prefix=prefix, only=needed(model))
+    skeleton = None if resolved.path is None or model_id.kind == "factory" else _skeleton(build)
+    if skeleton is not None:
+        _apply(skeleton, resolved, seed, ema=ema, entry=entry, prefix=prefix, only=needed(skeleton))
+        return skeleton.eval()
+    with _seeded(seed):
+        model = build({})
+    needed(model)  # raises errors
+    # Everything: in a file in merged form, the modules have other names, and here they have values nevertheless.
+    _apply(model, resolved, seed, ema=ema, entry=entry, prefix=prefix)
     return model.eval()
 
 

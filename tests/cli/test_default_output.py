@@ -6,9 +6,8 @@ import json
 import os
 import re
 import struct
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,16 +17,13 @@ termios = pytest.importorskip("termios", reason="pseudo-terminals need POSIX")
 _STYLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def terminal_lines(arguments: tuple[str, ...], columns: int, folder: Path) -> list[str]:
+def terminal_lines(python: Any, arguments: tuple[str, ...], columns: int, folder: Path) -> list[str]:
     """Run a command in a pseudo-terminal, and return the lines that remain on its screen, without colors."""
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
-    root = str(Path(__file__).resolve().parents[2])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "replk_probe", *arguments],
-        stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder,
-        env=environment | {"TERM": "xterm", "PYTHONPATH": root},
+    process = python.start(
+        "-m", "replk_probe", *arguments,
+        stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, TERM="xterm",
     )  # fmt: skip
     os.close(theirs)
     written = b""
@@ -41,15 +37,19 @@ def terminal_lines(arguments: tuple[str, ...], columns: int, folder: Path) -> li
         written += part
     os.close(ours)
     text = _STYLE.sub("", written.decode()).replace("\r\n", "\n")
-    assert process.wait() == 0, text
+    process.join()
+    assert process.exitcode == 0, text
     # Progress bars return to the start of their line and overwrite it.
     return [line.rsplit("\r", 1)[-1].rstrip() for line in text.rstrip("\n").split("\n")]
 
 
 @pytest.mark.parametrize("command", ["erf", "shape-bias", "kernels"])
-def test_at_most_20_lines_of_80_columns(command: str, tmp_path: Path) -> None:
+def test_at_most_20_lines_of_80_columns(
+    forked_python: Any, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
     more = {"erf": ("--images", "10"), "shape-bias": ("--workers", "0"), "kernels": ("--strongest", "0")}[command]
-    lines = terminal_lines((command, *more), 80, tmp_path)
+    lines = terminal_lines(forked_python, (command, *more), 80, tmp_path)
     assert len(lines) <= 20, "\n".join(lines)
     assert max(map(len, lines)) <= 80, "\n".join(lines)
     text = "\n".join(lines)
@@ -81,8 +81,8 @@ def test_at_most_20_lines_of_80_columns(command: str, tmp_path: Path) -> None:
             assert note in record["erf"]["notes"] and text.count(note) == 1
 
 
-def test_weights_are_listed_in_80_columns(tmp_path: Path) -> None:
-    lines = terminal_lines(("weights", "list"), 80, tmp_path)
+def test_weights_are_listed_in_80_columns(forked_python: Any, tmp_path: Path) -> None:
+    lines = terminal_lines(forked_python, ("weights", "list"), 80, tmp_path)
     assert max(map(len, lines)) <= 80
     rows = [line.split()[0] for line in lines[1 : lines.index("")]]
     assert len({*rows}) == len(rows) > 20 and "replknet31b.in22k_ft_in1k_224" in rows

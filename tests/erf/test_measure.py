@@ -7,8 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -567,23 +565,19 @@ measure_erf(model, images, batch_size=1, checkpoint=sys.argv[1])
 
 
 @pytest.mark.slow
-def test_a_killed_process_loses_at_most_one_image(tmp_path: Path) -> None:
-    root = Path(replk_probe.__file__).parents[1]
-    process = subprocess.Popen(
-        [sys.executable, "-c", _KILLED, str(tmp_path / "ckpt")],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(root)},
-    )
-    assert process.stdout is not None
+def test_a_killed_process_loses_at_most_one_image(forked_python: Any, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    process = forked_python.start("-c", _KILLED, tmp_path / "ckpt", stdout=writer)
+    os.close(writer)
     seen = 0
-    for line in process.stdout:
-        seen += line.strip() == "image"
-        if seen == 7:  # killed while it works on the one after
-            time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
-    process.stdout.close()
-    assert process.wait() != 0
+    with os.fdopen(reader) as output:
+        for line in output:
+            seen += line.strip() == "image"
+            if seen == 7:  # killed while it works on the one after
+                time.sleep(0.01)
+                process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -212,11 +212,10 @@ def test_against_a_merged_file(tmp_path: Path) -> None:
     assert "the other checkpoint has no finite kernel of this variant" in result.notes[-1]
 
 
-@pytest.mark.no_cover
 def test_merged_kernels_of_other_packages_are_compared_with_their_branches(tmp_path: Path) -> None:
-    name = "mobileone_s0"
+    name = f"{Path(__file__).parents[1] / 'models' / 'small_timm_networks.py'}:mobileone"
     torch.manual_seed(0)
-    torch.save(timm.create_model(name).state_dict(), tmp_path / "a.pth")
+    torch.save(replk_probe.create_model(name).state_dict(), tmp_path / "a.pth")
     replk_probe.models.reparam_checkpoint(tmp_path / "a.pth", tmp_path / "b.safetensors", name)
     result = measure_kernels(name, weights=tmp_path / "b.safetensors", against=tmp_path / "a.pth")
     changes = [kernel.change for kernel in result.kernels]

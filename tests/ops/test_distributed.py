@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,12 +72,12 @@ def compare(rank: int, folder: str) -> None:
 
 
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch is built without Gloo")
-def test_operators_on_distributed_tensors(tmp_path: Path) -> None:
-    commands = [[sys.executable, __file__, str(rank), str(tmp_path)] for rank in range(PROCESSES)]
-    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
-    for process in processes:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+def test_operators_on_distributed_tensors(forked_python: Any, tmp_path: Path) -> None:
+    with (tmp_path / "errors").open("w+") as errors:
+        processes = [forked_python.start(__file__, rank, tmp_path, stderr=errors) for rank in range(PROCESSES)]
+        for process in processes:
+            process.join(300)
+        assert [process.exitcode for process in processes] == [0, 0], (tmp_path / "errors").read_text()
 
 
 if __name__ == "__main__":

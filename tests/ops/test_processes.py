@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -70,14 +69,12 @@ if __name__ == "__main__":
 
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="this system has no fork")
 @pytest.mark.parametrize("when", ["earlier", "first"])
-def test_forked_workers(when: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _FORK, when, ""], capture_output=True, text=True, timeout=120, check=False
-    )
+def test_forked_workers(forked_python: Any, when: str) -> None:
+    done = forked_python.run("-c", _FORK, when, "")
     assert done.stdout.strip() == "same", done.stderr
 
 
-def test_a_loader_with_forked_workers() -> None:
+def test_a_loader_with_forked_workers(forked_python: Any) -> None:
     code = (
         "import torch\n"
         "from replk_probe.ops import DepthwiseConv2d\n"
@@ -90,7 +87,7 @@ def test_a_loader_with_forked_workers() -> None:
         "loader = torch.utils.data.DataLoader(Planes(), 2, num_workers=2, multiprocessing_context='fork')\n"
         "assert torch.equal(torch.cat(list(loader)), want)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = forked_python.run("-c", code)
     assert done.returncode == 0, done.stderr
 
 

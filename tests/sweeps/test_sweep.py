@@ -62,6 +62,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.slow
 def test_results_are_those_of_the_single_commands(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"

@@ -22,6 +22,7 @@ from replk_probe.models.branches.own_methods import OwnMerging, merge_by_own_met
 from replk_probe.models.inference.copying import meta_copy_of
 
 NETWORKS = Path(__file__).parents[1] / "networks_of_others.py"
+SMALL = NETWORKS.with_name("small_timm_networks.py")
 # Number of modules that timm's networks merge, and of kernels larger than 1 x 1 that "all" selects in them.
 TIMM = {
     "fastvit_t8": (20, 25),
@@ -38,11 +39,11 @@ def of_others(name: str) -> nn.Module:
 
 
 def trained(name: str) -> nn.Module:
-    """A network of timm with random parameters and buffers."""
+    """A network with random parameters and buffers."""
     # The weights must not depend on the tests that ran before: the bound of a prepared copy holds for most weights
     # only, because rounding can change the sign of a feature before a ReLU.
     torch.manual_seed(0)
-    model = timm.create_model(name).eval()
+    model = (create_model(name) if ":" in name else timm.create_model(name)).eval()
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
@@ -86,21 +87,21 @@ def test_networks_of_timm(name: str) -> None:
     assert prepared.left_out == "" and len([*prepared.module.modules()]) < len([*model.modules()])
 
 
-@pytest.mark.no_cover
-@pytest.mark.parametrize("name", ["repvgg_a0", "shvit_s1"])
-def test_files_of_timm(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("network", "layers"), [("repvgg", 4), ("shvit", 27)])
+def test_files_of_timm(network: str, layers: int, tmp_path: Path) -> None:
+    name = f"{SMALL}:{network}"
     model = trained(name)
     kernels = measure_kernels(model).kernels
     torch.save(model.state_dict(), tmp_path / "trained.pth")
     out = tmp_path / "merged.safetensors"
     report = reparam_checkpoint(tmp_path / "trained.pth", out, name)
     assert report.merging is not None and report.merging.relative < 1e-9 and report.unmerged == ""
-    assert report.own_methods == report.layers == TIMM[name][0]
+    assert report.own_methods == report.layers == layers
     for path in (tmp_path / "trained.pth", out):  # read in part, on the meta device
         for kernel, other in zip(kernels, measure_kernels(name, weights=str(path)).kernels, strict=True):
             np.testing.assert_allclose(kernel.magnitude, other.magnitude, rtol=1e-4, atol=1e-5 * other.maximum)
     timm.utils.reparameterize_model(model).load_state_dict(load_file(out))  # under timm's own names
-    assert load_checkpoint(timm.create_model(name), out).form == "merged"
+    assert load_checkpoint(create_model(name), out).form == "merged"
     with pytest.raises(WeightsError, match="is already merged"):
         reparam_checkpoint(out, tmp_path / "again.safetensors", name)
 
