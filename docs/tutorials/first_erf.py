@@ -64,7 +64,7 @@ draw_differences(compare_results(result, small))
 # If the field is larger than the image, the numbers are those of the image. A result states this in its notes:
 
 # %%
-print(result.notes or "no notes")
+print("\n".join(result.notes) or "no notes")
 
 # %% [markdown]
 # ## The same on the command line

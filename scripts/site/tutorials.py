@@ -1,8 +1,8 @@
 """Hook of mkdocs: the tutorials in ``docs/tutorials``, executed as notebooks, with their outputs.
 
 All of them run in one process, one after the other, each with a new namespace and in a new folder: importing torch five
-times would take longer than the tutorials. An error in a cell ends the build. ``REPLK_PROBE_SITE_EXECUTE=0`` leaves the
-outputs out, while the text is being written.
+times would take longer than the tutorials. An error in a cell ends the build. While a page is being written,
+``REPLK_PROBE_SITE_NOTEBOOKS=DIR`` takes the executed notebooks of an earlier build instead, where there are any.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 FOLDER = "tutorials"
-_SECONDS = 300  # of a cell
+_SECONDS = 1800  # of a cell, on a machine that others use as well
 # tqdm warns in notebooks without widgets, which have no place on a page.
 _ENVIRONMENT = {"PYTHONWARNINGS": "ignore:IProgress not found", "OMP_NUM_THREADS": "1"}
 _HIDDEN_STYLE = re.compile(r"<style scoped>.*?</style>", re.DOTALL)
@@ -35,7 +35,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add a page and a notebook for each tutorial."""
     sources = sorted(Path(config.docs_dir, FOLDER).glob("*.py"))
     notebooks = {path.stem: jupytext.read(path) for path in sources}
-    if os.environ.get("REPLK_PROBE_SITE_EXECUTE") != "0":
+    if earlier := os.environ.get("REPLK_PROBE_SITE_NOTEBOOKS"):
+        executed = {name: Path(earlier, f"{name}.ipynb") for name in notebooks}
+        notebooks |= {name: nbformat.read(path, 4) for name, path in executed.items() if path.exists()}
+    else:
         _execute(notebooks)
     for name, notebook in notebooks.items():
         content = nbformat.writes(notebook)
