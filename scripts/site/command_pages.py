@@ -71,4 +71,4 @@ def _text(text: str) -> str:
 def _line(text: str) -> str:
     escaped = html.escape(" ".join(text.split()), quote=False)
     escaped = re.sub(rf"'({PROGRAM} [^']+)'", r"<code>\1</code>", escaped)
-    return re.sub(r"(?<![\w-])(--[a-z][a-z-]*)", r"<code>\1</code>", escaped)
+    return re.sub(r"(?<![\w-])(--[a-z][a-z-]*)", r'<code class="option">\1</code>', escaped)

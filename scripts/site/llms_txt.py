@@ -36,8 +36,9 @@ def on_post_build(config: MkDocsConfig) -> None:
 
 
 def _summary(page: Page) -> str:
-    """The first sentence of the first paragraph."""
-    paragraph = re.search(r"<p>(.*?)</p>", page.content or "", re.DOTALL)
-    text = html.unescape(re.sub(r"<[^>]+>", "", paragraph[1])) if paragraph else ""
-    sentence = re.match(r".*?[.:?!](?=\s|$)", " ".join(text.split()))
-    return f": {sentence[0]}" if sentence else ""
+    """The first sentence of the first paragraph that is no link."""
+    for paragraph in re.findall(r"<p>(?!<a )(.*?)</p>", page.content or "", re.DOTALL):
+        text = " ".join(html.unescape(re.sub(r"<[^>]+>", "", paragraph)).split())
+        if sentence := re.match(r".*?[.?!](?=\s|$)", text):
+            return f": {sentence[0]}"
+    return ""

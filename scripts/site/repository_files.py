@@ -19,6 +19,8 @@ PAGES = {
     "csrc/README.md": "native_library.md",
 }
 _LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
+# A list of the sections of a page, which the site shows on the right.
+_CONTENTS = re.compile(r"(?:^- \[[^\]]+\]\(#[^)]+\)\n)+", re.MULTILINE)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -34,7 +36,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Let links to files of the repository lead to the pages and files of the site."""
+    """Let links to files of the repository lead to the pages and files of the site, and leave out lists of sections."""
     sources = {page: source for source, page in PAGES.items()}
     here = PurePosixPath("docs", page.file.src_uri)
     if page.file.generated_by is not None and page.file.src_uri in sources:
@@ -52,4 +54,4 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return match[0]
         return before + os.path.relpath(found, PurePosixPath(page.file.src_uri).parent) + after
 
-    return _LINK.sub(on_site, markdown)
+    return _LINK.sub(on_site, _CONTENTS.sub("", markdown))
