@@ -46,8 +46,8 @@ def build():
 # ## A module
 #
 # A module is measured with the weights that it has, here those of its initialization. The package cannot know whether a
-# module was trained: the record states that the origin of the weights is unknown. Models that are created by name, as in
-# the last section, have a record of their weights.
+# module was trained: the record states that the origin of the weights is unknown. Models that are created by name, as
+# in the last section, have a record of their weights.
 
 # %%
 # %matplotlib inline

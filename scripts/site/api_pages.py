@@ -1,4 +1,7 @@
-"""Hook of mkdocs: one page for each public package, with every name in its ``__all__``."""
+"""Hook of mkdocs: one page for each public package, with every name in its ``__all__``.
+
+Also an extension of griffe, which reads the docstrings: roles such as ``:func:`area_ratio``` become links or code.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,15 @@ import importlib
 import inspect
 import re
 from types import ModuleType
+from typing import Any
 
+import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 PACKAGE = "replk_probe"
+_ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):`(~?)\.*([\w.]+)`")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -39,6 +45,22 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return re.sub(r"(?<![`\[])`((?:replk_probe\.)[\w.]+)(\([^`]*\))?`(?![`\]])", _link, markdown)
 
 
+class DocstringRoles(griffe.Extension):
+    """Replaces the roles of Sphinx in all docstrings."""
+
+    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        """Replace those of one object."""
+        if obj.docstring:
+            package = ".".join(obj.path.split(".")[:2])
+            obj.docstring.value = _ROLE.sub(lambda match: _as_markdown(*match.groups(), package), obj.docstring.value)
+
+
+def _as_markdown(short: str, name: str, package: str) -> str:
+    shown = name.rpartition(".")[2] if short else name
+    home = _home(name) or _home(f"{package}.{name}") or _home(f"{PACKAGE}.{name}")
+    return f"[`{shown}`][{home}]" if home else f"`{shown}`"
+
+
 def _link(match: re.Match[str]) -> str:
     full = _home(match[1])
     return f"[{match[0]}][{full}]" if full else match[0]
@@ -47,7 +69,9 @@ def _link(match: re.Match[str]) -> str:
 def _home(name: str) -> str | None:
     """Name of a public object in the package that documents it."""
     package = importlib.import_module(PACKAGE)
-    _, *parts = name.split(".")
+    root, *parts = name.split(".")
+    if root != PACKAGE:
+        return None
     modules = [one for one in package.__all__ if isinstance(getattr(package, one), ModuleType)]
     if len(parts) == 2 and parts[0] in modules and parts[1] in public_names(getattr(package, parts[0])):
         return name
@@ -73,7 +97,7 @@ def _summary(module: ModuleType, name: str) -> str:
         return "Constant."
     text = inspect.getdoc(value) or ""
     first = " ".join(text.split("\n\n")[0].split())
-    return re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", first).replace("|", r"\|")
+    return _ROLE.sub(r"`\2`", first).replace("|", r"\|")
 
 
 def _index(package: ModuleType, modules: list[str]) -> str:
