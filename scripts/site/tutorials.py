@@ -11,7 +11,6 @@ import base64
 import html
 import os
 import re
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -51,8 +50,6 @@ def _execute(notebooks: dict[str, NotebookNode]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(nbformat.v4.new_notebook(), timeout=_SECONDS)
         client.create_kernel_manager()
-        # The kernel of this environment, whatever others are installed for Jupyter.
-        client.km.kernel_cmd = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         client.start_new_kernel(cwd=folder, env=os.environ | _ENVIRONMENT)
         client.start_new_kernel_client()
         try:
