@@ -43,9 +43,11 @@ draw_convergence(result)
 
 # %%
 numbers = result.numbers
-print(f"effective area {100 * numbers.effective_area:.1f} % of the image, interval {numbers.effective_area_ci95}")
-print("standard deviation (y, x) in pixels:", numbers.standard_deviation)
-print("R squared of the Gaussian:", numbers.gaussian and numbers.gaussian.r_squared)
+low, high = numbers.effective_area_ci95
+print(f"effective area: {numbers.effective_area:.1%} of the image, 95 % interval {low:.1%} to {high:.1%}")
+print("standard deviation in pixels: {:.1f} (y), {:.1f} (x)".format(*numbers.standard_deviation))
+if numbers.gaussian is not None:
+    print(f"R squared of the Gaussian: {numbers.gaussian.r_squared:.2f}")
 
 # %% [markdown]
 # ## Tables
