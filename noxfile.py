@@ -102,9 +102,11 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Check the links, commands and Python examples of the Markdown files."""
-    session.install("-e", ".[test]")
+    """Check links, commands and Python examples of the documentation, execute its tutorials, and build its site."""
+    session.install("-e", ".[test,docs]")
     session.run("python", "-m", "pytest", "-n0", "tests/test_documentation.py")
+    # The theme otherwise prints an advertisement of its successor.
+    session.run("python", "-m", "mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session(venv_backend="none")
