@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,8 @@ from .result import AttributedImage, AttributionResult, ErfWindow
 from .state import AttributionState
 
 ON_IMAGE = "image"
+# Entries of the record that exist only where an option was given.
+_OPTIONAL = ("given_layer", "erf", "mean", "std", "channels", "bgr")
 
 
 def plan_attribution(
@@ -71,10 +73,10 @@ def plan_attribution(
     config.check_method()
     check_network(model, or_name=True)
     given = check_images(images)
-    field = ErfResult.load(Path(erf)) if isinstance(erf, (str, os.PathLike)) else erf
-    if not (field is None or isinstance(field, ErfResult)):
+    measured = ErfResult.load(Path(erf)) if isinstance(erf, (str, os.PathLike)) else erf
+    if not (measured is None or isinstance(measured, ErfResult)):
         raise InvalidInputError(
-            f"Expected erf as an ErfResult or the folder of one, but got an object of type {type(field).__name__}. "
+            f"Expected erf as an ErfResult or the folder of one, but got an object of type {type(measured).__name__}. "
             "Give the result of measure_erf, or None to measure the windows on the images."
         )
     network = model
@@ -103,9 +105,9 @@ def plan_attribution(
     names = SYNTHETIC_CATEGORIES if weights.is_embedded else class_names(network, outputs.classes)
     name = config.name or (model if isinstance(model, str) else name_of(network))
     options = MethodOptions.of(config, size, mean, std)
-    target, notes = _positions(network, (1, outputs.channels, *size), config, required=field is not None)
-    if field is not None and target is not None:
-        notes += check_erf(field, name, weights, target)
+    target, notes = _positions(network, (1, outputs.channels, *size), config, required=measured is not None)
+    if measured is not None and target is not None:
+        notes += check_erf(measured, name, weights, target)
     inputs = load_inputs(given, Preprocessing(size, mean, std, config.bgr))
     if not isinstance(given, Tensor):
         notes += [channels_note(outputs.channels, bgr=config.bgr), depth_note(inputs.depths)]
@@ -121,7 +123,7 @@ def plan_attribution(
         class_names=names,
         chosen=_chosen_class(config.target, outputs.classes, names, name),
         target=target,
-        erf=field,
+        erf=measured,
         erf_folder=Path(erf).resolve().name if isinstance(erf, (str, os.PathLike)) else None,
         options=options,
         # Tensors are normalized already.
@@ -187,7 +189,7 @@ class AttributionPlan(Divisible[AttributionState, AttributionResult]):
     notes: tuple[str, ...]  # notes that are known before the measurement
     own_code: bool = False  # whether the name of the model does not identify it
 
-    _cam_layer: TargetLayer | None = None  # layer of Grad-CAM
+    _cam_layer: TargetLayer | None = field(default=None, init=False, repr=False)  # layer of Grad-CAM
 
     _options = ("method", "target", "thresholds", "precision", "device", "channels", "mean", "std", "bgr", "size")
 
@@ -241,7 +243,8 @@ class AttributionPlan(Divisible[AttributionState, AttributionResult]):
 
     def same_run(self, result: AttributionResult) -> bool:
         """Whether a finished result is of the same measurement."""
-        return all(result.run.config.get(name) == value for name, value in self.record.items())
+        record = dict.fromkeys(_OPTIONAL) | self.record
+        return all(result.run.config.get(name) == value for name, value in record.items())
 
     @property
     def _environment(self) -> Mapping[str, Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 from replk_probe.collection import Saved
-from replk_probe.sweeps.folder import canonical
 from replk_probe.sweeps.result import SweepResult
 
 from .commands import sweep_command
@@ -56,4 +56,4 @@ def sweep_section(saved: Sequence[Saved[SweepResult]]) -> list[SweepPart]:
 def _settings(job: Mapping[str, Any]) -> str:
     """The options of a job, without its model."""
     settings = {name: value for name, value in job.get("settings", {}).items() if name != "name"}
-    return ", ".join(f"{name} = {canonical(value)}" for name, value in settings.items())
+    return ", ".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in settings.items())
