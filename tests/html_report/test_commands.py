@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import save_file
@@ -22,6 +21,7 @@ from replk_probe.cli import main as program
 from replk_probe.erf import ErfConfig
 from replk_probe.html_report import commands
 from replk_probe.kernels import KernelsConfig
+from replk_probe.kernels.result import KernelResult, KernelRun
 from replk_probe.runtime.provenance import WeightsInfo
 from replk_probe.shape_bias import ShapeBiasConfig
 
@@ -173,10 +173,11 @@ def test_attribute_with_the_windows_of_a_result(folder: Path, configuration_of: 
     result = replk_probe.measure_attribution(MODEL, "my images", "my erf", **options)
     _, images, field, _, _ = configuration_of(commands.attribution_command(result), "attribution.plan.plan_attribution")
     assert (images, field) == ((Path("my images"),), Path("my erf"))
-    in_memory = replk_probe.measure_attribution(MODEL, "my images", erf, **options)
-    assert commands.attribution_command(in_memory) is None
-    tensor = replk_probe.measure_attribution(MODEL, torch.zeros(1, 3, 32, 32), device="cpu")
-    assert commands.attribution_command(tensor) is None
+    # Neither an ERF in memory nor a tensor can be given to the command.
+    erf_in_memory = {name: value for name, value in result.run.config["erf"].items() if name != "folder"}
+    for changes in ({"config": result.run.config | {"erf": erf_in_memory}}, {"image_source": "tensor"}):
+        other = dataclasses.replace(result, run=dataclasses.replace(result.run, **changes))
+        assert commands.attribution_command(other) is None
 
 
 def test_bench(configuration_of: Any) -> None:
@@ -199,19 +200,15 @@ def test_sweep(configuration_of: Any) -> None:
     assert (file, output) == (Path("my sweep.toml"), Path("my sweep"))
 
 
-@pytest.mark.parametrize(
-    ("weights", "options"),
-    [
+def test_entries_and_prefixes() -> None:
+    run = KernelRun(MODEL, WeightsInfo("timm:a"), ("all",), "all", "sum", 1.0)
+    for weights, options in (
         (WeightsInfo("file:a.pth", wrapper="module.", prefix="module."), ""),
         (WeightsInfo("file:a.pth", wrapper="state_dict.model", prefix="module._orig_mod."), ""),
-        (WeightsInfo("file:a.pth", wrapper="teacher", prefix="student."), "--entry teacher --prefix student."),
-        (WeightsInfo("file:a.pth", wrapper="model_ema"), "--ema"),
-        (WeightsInfo("catalog:net_in1k", wrapper="other", prefix="x."), ""),
-    ],
-)
-def test_entries_and_prefixes(weights: WeightsInfo, options: str, folder: Path) -> None:
-    result = replk_probe.measure_kernels(MODEL, "stage4.0")
-    line = commands.kernels_command(dataclasses.replace(result, run=dataclasses.replace(result.run, weights=weights)))
-    name = weights.source.partition(":")[2]
-    expected_words = f"replk-probe kernels --model {MODEL} --weights {name} {options} --layer".replace("  ", " ")
-    assert line is not None and line.startswith(expected_words)
+        (WeightsInfo("file:a.pth", wrapper="teacher", prefix="student."), "--entry teacher --prefix student. "),
+        (WeightsInfo("file:a.pth", wrapper="model_ema"), "--ema "),
+        (WeightsInfo("catalog:a.pth", wrapper="other", prefix="x."), ""),
+    ):
+        line = commands.kernels_command(KernelResult((), dataclasses.replace(run, weights=weights)))
+        assert line is not None
+        assert line.startswith(f"replk-probe kernels --model {MODEL} --weights a.pth {options}--layer all")
