@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from replk_probe.attribution import result as attribution
+from replk_probe.attribution.result import AttributionResult
 from replk_probe.bench import result as bench
 from replk_probe.bench.result import SpeedResult
 from replk_probe.erf import result as erf
@@ -50,6 +52,7 @@ class Collection:
         erf: Effective receptive fields.
         shape_bias: Results of shape bias.
         kernels: Kernels, one entry for each model of a file.
+        attribution: Attributions.
         bench: Benchmarks.
         sweeps: Sweeps; the results of their jobs are also in the other entries.
         unreadable: Record and reason of every result that could not be read.
@@ -58,6 +61,7 @@ class Collection:
     erf: tuple[Saved[ErfResult], ...] = ()
     shape_bias: tuple[Saved[ShapeBiasResult], ...] = ()
     kernels: tuple[Saved[KernelResult], ...] = ()
+    attribution: tuple[Saved[AttributionResult], ...] = ()
     bench: tuple[Saved[SpeedResult], ...] = ()
     sweeps: tuple[Saved[SweepResult], ...] = ()
     unreadable: tuple[tuple[str, str], ...] = ()
@@ -65,7 +69,7 @@ class Collection:
     @property
     def n_results(self) -> int:
         """Number of results, sweeps not included."""
-        return len(self.erf) + len(self.shape_bias) + len(self.kernels) + len(self.bench)
+        return sum(map(len, (self.erf, self.shape_bias, self.kernels, self.attribution, self.bench)))
 
 
 def collected(results: Iterable[Result]) -> Collection:
@@ -173,6 +177,7 @@ _KINDS: dict[str, type[Result]] = {
     "erf": ErfResult,
     "shape_bias": ShapeBiasResult,
     "kernels": KernelResult,
+    "attribution": AttributionResult,
     "bench": SpeedResult,
 }
 # Entry of the collection and function that reads the results of a folder, by the name of the JSON file.
@@ -180,6 +185,7 @@ _READERS: dict[str, tuple[str, Callable[[Path], Sequence[Any]]]] = {
     erf.JSON_NAME: ("erf", lambda folder: [ErfResult.load(folder)]),
     shape_bias.JSON_NAME: ("shape_bias", lambda folder: [ShapeBiasResult.load(folder)]),
     kernels.JSON_NAME: ("kernels", kernels.load_results),
+    attribution.JSON_NAME: ("attribution", lambda folder: [AttributionResult.load(folder)]),
     bench.JSON_NAME: ("bench", lambda folder: [SpeedResult.load(folder)]),
     SUMMARY_NAME: ("sweeps", lambda folder: [SweepResult.load(folder)]),
 }

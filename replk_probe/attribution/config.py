@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from replk_probe.erf.area_protocols import DEFAULT_THRESHOLDS
 from replk_probe.erf.arguments import check_thresholds
+from replk_probe.erf.attribution import WITH_OWN_MODULES
 from replk_probe.erf.target_layer import check_layer
 from replk_probe.errors import InvalidInputError
+from replk_probe.models.inference.prepare import check_precision
 from replk_probe.runtime import checks
 from replk_probe.runtime.devices import resolve_device
+from replk_probe.runtime.formatting import dimensions
 
 GRAD_CAM, OCCLUSION, SALIENCY = "grad-cam", "occlusion", "saliency"
+INTEGRATED_GRADIENTS, SMOOTH_GRAD = "integrated-gradients", "smooth-grad"
 METHODS = (
-    SALIENCY, "input-x-gradient", "integrated-gradients", "smooth-grad", "guided-backprop", "deconvolution", GRAD_CAM,
+    SALIENCY, "input-x-gradient", INTEGRATED_GRADIENTS, SMOOTH_GRAD, "guided-backprop", "deconvolution", GRAD_CAM,
     OCCLUSION,
 )  # fmt: skip
+BASELINES = ("mean", "black", "white")
+# The options that only some methods have.
+_METHODS_WITH = {
+    "steps": (INTEGRATED_GRADIENTS,),
+    "samples": (SMOOTH_GRAD,),
+    "noise": (SMOOTH_GRAD,),
+    "window": (OCCLUSION,),
+    "stride": (OCCLUSION,),
+    "baseline": (INTEGRATED_GRADIENTS, OCCLUSION),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +63,13 @@ class AttributionConfig:
     layer: str | nn.Module | None = None
     size: tuple[int, int] | None = None
     thresholds: Sequence[float] = DEFAULT_THRESHOLDS
+    steps: int | None = None
+    samples: int | None = None
+    noise: float | None = None
+    window: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    baseline: str | None = None
+    precision: str = "fp32"
     device: str | torch.device = "auto"
     seed: int = 0
     weights: str | None = "auto"
@@ -63,6 +86,9 @@ class AttributionConfig:
         """Check the values, and convert them to the declared types."""
         checks.check_choice("method", self.method, METHODS)
         check_layer(self.layer)
+        check_precision(self.precision)
+        if self.baseline is not None:
+            checks.check_choice("baseline", self.baseline, BASELINES)
         checks.check_selection(self.ema, self.entry, self.prefix)
         checks.check_name(self.name)
         checks.check_bool("bgr", self.bgr)
@@ -72,12 +98,61 @@ class AttributionConfig:
             target=_check_target(self.target),
             size=None if self.size is None else checks.check_size(self.size),
             thresholds=check_thresholds(self.thresholds),
+            steps=None if self.steps is None else checks.check_integer("number of steps", self.steps, 1),
+            samples=None if self.samples is None else checks.check_integer("number of samples", self.samples, 1),
+            noise=_check_noise(self.noise),
+            window=None if self.window is None else checks.check_size(self.window),
+            stride=None if self.stride is None else checks.check_size(self.stride),
             seed=checks.check_seed(self.seed),
             weights=checks.check_weights(self.weights),
             channels=None if self.channels is None else checks.check_integer("number of channels", self.channels, 1),
             mean=checks.check_statistics("mean", self.mean),
             std=checks.check_statistics("std", self.std, above=0),
         )
+
+    def check_method(self) -> None:
+        """Check that the method has the options that were given.
+
+        This is no part of the creation of the object, because a sweep checks each option by itself.
+
+        Raises:
+            InvalidInputError: The method does not have one of them, or cannot be computed with this precision.
+        """
+        for option, methods in _METHODS_WITH.items():
+            if getattr(self, option) is not None and self.method not in methods:
+                raise InvalidInputError(
+                    f"The option {option} cannot be used with method {self.method!r}. It is an option of "
+                    f"{' and '.join(methods)}. Omit it or choose another method."
+                )
+        if self.method in WITH_OWN_MODULES and self.precision != "fp32":
+            raise InvalidInputError(
+                f"Method {self.method!r} cannot be computed with precision {self.precision!r}. It needs the network as "
+                "it is, not a prepared copy. Use precision 'fp32'."
+            )
+        if self.window is not None and self.stride is not None:
+            check_stride(self.window, self.stride)
+
+
+def check_stride(window: tuple[int, int], stride: tuple[int, int]) -> None:
+    """Raise InvalidInputError if there are pixels between the windows of an occlusion."""
+    if any(step > side for step, side in zip(stride, window, strict=True)):
+        raise InvalidInputError(
+            f"The stride {dimensions(stride)} is larger than the window {dimensions(window)}. Pixels between the "
+            "windows would have no attribution. Use a stride of at most the window."
+        )
+
+
+def _check_noise(noise: Any) -> float | None:
+    """A positive number, or None."""
+    if noise is None:
+        return None
+    is_number = isinstance(noise, (int, float, np.number)) and not isinstance(noise, bool)
+    if not is_number or not 0 < float(noise) < math.inf:
+        raise InvalidInputError(
+            f"The noise {noise!r} is invalid. It is the standard deviation of the noise as a share of the range of the "
+            "values of an image. Give a positive number such as 0.15."
+        )
+    return float(noise)
 
 
 def _check_target(target: Any) -> int | str | None:

@@ -29,6 +29,13 @@ def measure_attribution(
     layer: str | nn.Module | None = AttributionConfig.layer,
     size: int | Sequence[int] | None = AttributionConfig.size,
     thresholds: Sequence[float] = AttributionConfig.thresholds,
+    steps: int | None = AttributionConfig.steps,
+    samples: int | None = AttributionConfig.samples,
+    noise: float | None = AttributionConfig.noise,
+    window: int | Sequence[int] | None = AttributionConfig.window,
+    stride: int | Sequence[int] | None = AttributionConfig.stride,
+    baseline: str | None = AttributionConfig.baseline,
+    precision: str = AttributionConfig.precision,
     device: str | torch.device = AttributionConfig.device,
     seed: int = AttributionConfig.seed,
     weights: str | os.PathLike[str] | None = AttributionConfig.weights,
@@ -45,9 +52,10 @@ def measure_attribution(
 ) -> AttributionResult:
     """Attribute the class score of each image to its pixels, and compare that with the effective receptive field.
 
-    Captum computes the attributions, of the network itself in float32, one image at a time. The map of an image is the
-    sum over channels of the signed attributions. The numbers are those of its absolute values: their entropy and
-    effective area, and their share inside the effective receptive field (ERF) of the position that has most of them:
+    Captum computes the attributions, by default of the network itself in float32, one image at a time. The map of an
+    image is the sum over channels of the signed attributions. The numbers are those of its absolute values: their
+    entropy and effective area, and their share inside the effective receptive field (ERF) of the position that has most
+    of them:
 
     1. Every pixel belongs to the position of the layer whose receptive field has the nearest center. The *most
        attributed position* is the one whose pixels have the largest mean of absolute attributions.
@@ -65,13 +73,12 @@ def measure_attribution(
             ``bgr`` only affect the pictures of the images).
         erf: Result of :func:`~replk_probe.measure_erf` for the same model and layer, or its folder, whose windows are
             used. None to measure the windows on each image.
-        method: Method of attribution, with the defaults of :class:`~replk_probe.erf.NeuronERF`: ``"saliency"`` for
+        method: Method of attribution: ``"saliency"`` for
             absolute gradients (Simonyan et al., 2013, arXiv:1312.6034), ``"input-x-gradient"``,
-            ``"integrated-gradients"`` (whose sum is the score minus that of the baseline, the mean color),
+            ``"integrated-gradients"`` (whose sum is the score minus that of the baseline),
             ``"smooth-grad"``, ``"guided-backprop"``, ``"deconvolution"``, ``"grad-cam"`` (Selvaraju et al., ICCV 2017,
             arXiv:1610.02391: positive part of the features weighted by their mean gradients, interpolated to the size
-            of the image) or ``"occlusion"`` (decrease of the score when one of 16 x 16 windows is replaced by the mean
-            color).
+            of the image) or ``"occlusion"`` (decrease of the score when a window is replaced by the baseline).
         target: Index or name of the class whose score is attributed; None for the predicted class of each image. Names
             are those of the model (``class_names``, ``classes``, ``categories`` or ``config.id2label``), of ImageNet if
             the number of classes is that of ImageNet, or those of the synthetic stimuli for the small models.
@@ -81,6 +88,19 @@ def measure_attribution(
         size: Side in pixels, or (H, W), to which images are resized without keeping their aspect ratio; None for the
             size that the model was trained for.
         thresholds: Shares of the contribution inside the windows, each in (0, 1).
+        steps: Steps of the quadrature of integrated gradients; None for 50. More steps bring the sum closer to the
+            difference of the scores.
+        samples: Number of noisy images of smooth-grad; None for 25.
+        noise: Standard deviation of their noise as a share of the range of the values of the image; None for 0.15.
+        window: Side of the windows of occlusion in pixels, or (H, W); None for 1/16 of each side of the image, rounded
+            up.
+        stride: Distance between the windows of occlusion in pixels, or (H, W), at most that of a window; None for
+            windows next to each other. A pixel in several windows has the mean of their decreases.
+        baseline: What integrated gradients begin with and occlusion inserts: ``"mean"`` for the mean color, which is
+            zero after normalization, ``"black"`` or ``"white"``; None for ``"mean"``. Images that are given as a tensor
+            are assumed to have the normalization of the model.
+        precision: ``"fp32"``, ``"fast"`` or ``"bf16"``, as in :func:`~replk_probe.erf.prepare`. Guided backpropagation
+            and deconvolution need ``"fp32"``.
         device: ``"auto"`` (an NVIDIA GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
         seed: Random seed for weight initialization and for the noise of ``"smooth-grad"``.
         weights: For a model given by name: ``"auto"``, ``"pretrained"``, ``"random"``, a catalog name or a file.
@@ -101,8 +121,9 @@ def measure_attribution(
         The maps and numbers of all images.
 
     Raises:
-        InvalidInputError: An argument is invalid, ``config`` is given together with other options, an image cannot be
-            read, the network has no class scores, or the class does not exist.
+        InvalidInputError: An argument is invalid, the method does not have one of the options, ``config`` is given
+            together with other options, an image cannot be read, the network has no class scores, or the class does not
+            exist.
         UnknownModelError: No model has this name.
         WeightsError: The weights cannot be found or do not match the model.
         BackendError: The device is not available, or there is not enough memory.

@@ -114,14 +114,19 @@ def draw_picture(ax: Axes, picture: npt.NDArray[Any]) -> None:
 
 def draw_overlay(ax: Axes, result: AttributionResult, index: int, cmap: str | Colormap = COLOR_MAP) -> None:
     """Draw the attribution of an image over its brightness, with the windows and the most attributed position."""
+    draw_picture(ax, overlay_pixels(result, index, cmap))
+    draw_windows(ax, result.images[index])
+
+
+def overlay_pixels(result: AttributionResult, index: int, cmap: str | Colormap = COLOR_MAP) -> npt.NDArray[np.float64]:
+    """The attribution of an image over its brightness, ``[H, W, 3]`` RGB in [0, 1]."""
     absolute = np.abs(result.maps[index].astype(np.float64))
     # Of a map with few pixels that are not zero, the percentile is zero.
     scale = float(np.percentile(absolute, _PERCENTILE)) or float(absolute.max()) or 1.0
     colors = mpl.colormaps[cmap] if isinstance(cmap, str) else cmap
     brightness = result.pictures[index] @ np.array([0.299, 0.587, 0.114]) / 255
     levels = colors(np.minimum(absolute / scale, 1.0))[..., :3]
-    draw_picture(ax, (_OPACITY * levels + (1 - _OPACITY) * brightness[..., None]).clip(0, 1))
-    draw_windows(ax, result.images[index])
+    return np.asarray((_OPACITY * levels + (1 - _OPACITY) * brightness[..., None]).clip(0, 1))
 
 
 def draw_windows(ax: Axes, image: AttributedImage) -> None:

@@ -13,8 +13,8 @@ from replk_probe.errors import InvalidInputError
 from ._options import (
     PATH,
     choice_option,
+    compute_options,
     destinations,
-    device_option,
     input_options,
     model_options,
     named_or_default,
@@ -22,19 +22,21 @@ from ._options import (
     parse_size,
     parse_statistics,
     parse_thresholds,
+    resume_options,
     seed_option,
     size_option,
     style_option,
     weights_of_each,
 )
 from ._output import conclusion
-from ._runs import announce, lock_folders, measure_plans, raise_failures
+from ._runs import announce, lock_folders, measure_plans, raise_failures, resume_advice, run_plan
 
 if TYPE_CHECKING:
     from replk_probe.attribution.plan import AttributionPlan
     from replk_probe.attribution.result import AttributionResult
 
 _DEFAULT_OUTPUT = Path("replk-probe-out") / "attribution"
+_CHECKPOINT = "attribution.ckpt"
 
 
 @click.command()
@@ -81,11 +83,39 @@ _DEFAULT_OUTPUT = Path("replk-probe-out") / "attribution"
     metavar="T,T,...",
     help="Shares of the ERF inside the windows, in (0, 1).",
 )
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Steps of the quadrature of integrated-gradients. [default: 50]",
+)
+@click.option("--samples", type=click.IntRange(1), metavar="N", help="Noisy images of smooth-grad. [default: 25]")
+@click.option(
+    "--noise",
+    type=float,
+    metavar="SHARE",
+    help="Standard deviation of the noise of smooth-grad, as a share of the range of the values of the image. "
+    "[default: 0.15]",
+)
+@click.option(
+    "--window",
+    metavar="PX|HxW",
+    help="Size of the windows of occlusion. [default: 1/16 of each side of the image]",
+)
+@click.option(
+    "--stride", metavar="PX|HxW", help="Distance between the windows of occlusion. [default: the size of a window]"
+)
+@click.option(
+    "--baseline",
+    type=click.Choice(["mean", "black", "white"]),
+    help="Color that integrated-gradients begin with and occlusion inserts. [default: mean]",
+)
 @input_options
-@device_option
+@compute_options
 @seed_option("Random seed for weight initialization and the noise of smooth-grad.")
 @style_option
 @output_option("replk-probe-out/attribution/METHOD/MODEL")
+@resume_options
 def command(
     images: tuple[Path, ...],
     models: tuple[str, ...],
@@ -93,9 +123,13 @@ def command(
     field: Path | None,
     size: str | None,
     thresholds: str,
+    window: str | None,
+    stride: str | None,
     mean: str | None,
     std: str | None,
     output: Path | None,
+    resume: bool,
+    allow_other_device: bool,
     **options: Any,
 ) -> None:
     """Attribute class scores to the pixels of images.
@@ -117,35 +151,48 @@ def command(
 
     from replk_probe.attribution.config import AttributionConfig
     from replk_probe.attribution.plan import plan_attribution
-    from replk_probe.runtime.checks import check_size
+    from replk_probe.runtime.torchrun import together, use_own_gpu
 
+    use_own_gpu(options["device"])
     config = AttributionConfig(
-        size=None if size is None else check_size(parse_size(size)),
+        size=_size(size),
+        window=_size(window),
+        stride=_size(stride),
         thresholds=parse_thresholds(thresholds),
         mean=parse_statistics("--mean", mean),
         std=parse_statistics("--std", std),
         **options,
     )
     plans = []
-    for name, source in zip(models, weights_each, strict=True):
-        plan = plan_attribution(name, images, field, replace(config, weights=source))
-        announce(plan, "the attributions are those of the initialization")
-        plans.append(plan)
+    with together():
+        for name, source in zip(models, weights_each, strict=True):
+            plan = plan_attribution(name, images, field, replace(config, weights=source))
+            announce(plan, "the attributions are those of the initialization")
+            plans.append(plan)
     lock_folders(*folders)
-    results, failures = measure_plans(plans, folders, _measure)
+    results, failures = measure_plans(
+        plans, folders, lambda plan, folder: _measure(plan, folder, resume, allow_other_device)
+    )
     if results:
         _report(list(results.values()), folders[0] if len(folders) == 1 else folders[0].parent)
-    saved = f"The other results are in {folders[0].parent}." if results else "Nothing was saved."
-    raise_failures(failures, len(folders), saved)
+    raise_failures(failures, len(folders), resume_advice(results, folders, _CHECKPOINT))
 
 
-def _measure(plan: AttributionPlan, folder: Path) -> AttributionResult:
-    """Run one plan, write its result and its figure."""
+def _size(text: str | None) -> tuple[int, int] | None:
+    """A height and a width, or None if the option was not given."""
+    from replk_probe.runtime.checks import check_size
+
+    return None if text is None else check_size(parse_size(text))
+
+
+def _measure(plan: AttributionPlan, folder: Path, resume: bool, allow_other_device: bool) -> AttributionResult | None:
+    """Run one plan, write its result and its figure; None if another process does."""
     from replk_probe.attribution.plot_images import save_figures
+    from replk_probe.attribution.result import AttributionResult
 
-    result = plan.run(progress=True)
-    result.save(folder)
-    save_figures(result, folder)
+    result = run_plan(plan, folder, _CHECKPOINT, AttributionResult.load, resume, allow_other_device)
+    if result is not None:
+        save_figures(result, folder)
     return result
 
 

@@ -86,4 +86,8 @@ def _cells(case: SpeedCase, variants: Sequence[str]) -> tuple[Cell, ...]:
 
 def _name(case: SpeedCase, result: SpeedResult) -> str:
     several = len({one.direction for one in result.cases}) > 1
-    return f"{case.label} {case.pass_label}" if several else case.label
+    layer = case.layer
+    batch = "" if layer.n == 1 else f"{layer.n}\u00d7"
+    memory_format = case.label.removeprefix(layer.label)  # on a GPU
+    label = f"{batch}{layer.c}\u00d7{layer.h}\u00d7{layer.w}, {layer.kh}\u00d7{layer.kw}{memory_format}"
+    return f"{label} {case.pass_label}" if several else label

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 WIDTH, HEIGHT = 440.0, 260.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 10.0, 12.0, 40.0
 ROW = 21.0  # height of a row of a dot chart
-LABEL = 116.0  # width of the labels of the rows
+LABEL = 132.0  # width of the labels of the rows
+_MOST_FAINT = 24  # markers of a curve without visible ones
 MARKERS = ("circle", "square", "triangle", "diamond", "down", "cross")
 
 
@@ -24,7 +25,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Mark:
-    """A marker: its position, a text that is shown when the pointer is over it, and the ends of its interval."""
+    """A marker: its position, a text that is shown when it has the pointer or the focus, and ends of its interval."""
 
     x: float
     y: float
@@ -43,6 +44,7 @@ class Series:
         line: Path of its line, or "".
         band: Path around its intervals, or "".
         marks: Its markers.
+        is_faint: Whether a marker is only drawn when it has the pointer or the focus.
     """
 
     style: int
@@ -50,6 +52,7 @@ class Series:
     line: str = ""
     band: str = ""
     marks: tuple[Mark, ...] = ()
+    is_faint: bool = False
 
     @property
     def marker(self) -> str:
@@ -90,7 +93,10 @@ class Chart:
 
 @dataclass(frozen=True)
 class Curve:
-    """Data of a series of a line chart: x, y and the interval of y, or None, of each point."""
+    """Data of a series of a line chart: x, y and the interval of y, or None, of each point.
+
+    Without ``marks``, markers are faint, and only some of many points have one.
+    """
 
     name: str
     style: int
@@ -143,9 +149,8 @@ def line_chart(
     for curve in curves:
         ends = [(across(x), down(i[0]), down(i[1])) for x, _, i in curve.points if i is not None]
         band = [(x, low) for x, low, _ in ends] + [(x, high) for x, _, high in reversed(ends)]
-        marks = [
-            Mark(across(x), down(y), text_of(curve.name, x, y, i)) for x, y, i in (curve.points if curve.marks else ())
-        ]
+        step = 1 if curve.marks else math.ceil(len(curve.points) / _MOST_FAINT)
+        marks = [Mark(across(x), down(y), text_of(curve.name, x, y, i)) for x, y, i in curve.points[::step]]
         series.append(
             Series(
                 curve.style,
@@ -153,6 +158,7 @@ def line_chart(
                 _path((across(x), down(y)) for x, y, _ in curve.points),
                 f"{_path(band)}Z" if len(ends) > 1 else "",
                 tuple(marks),
+                is_faint=not curve.marks,
             )
         )
     return Chart(

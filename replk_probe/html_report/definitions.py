@@ -93,6 +93,19 @@ KERNELS = (
     ),
     Definition("50 / 90 / 99 % of the mass", "Sides of the smallest centered squares with these shares.", _OWN),
 )
+ATTRIBUTIONS = (
+    Definition(
+        "Attribution",
+        "Contribution of every pixel to the score of a class, summed over colors. Numbers: those of absolute values.",
+        "Kokhlikyan et al., Captum, arXiv:2009.07896",
+    ),
+    Definition(
+        "Share in the window",
+        "Share of the absolute attribution inside the window of the effective receptive field of the most attributed "
+        "position, next to the share of the area, which a uniform attribution would have.",
+        _OWN,
+    ),
+)
 BENCH = (
     Definition(
         "Speed-up",

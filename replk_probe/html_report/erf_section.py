@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 from replk_probe.collection import Saved
 from replk_probe.erf.area_protocols import PROTOCOLS
 from replk_probe.erf.labels import size_label
-from replk_probe.erf.map_numbers import ALL_LABELS
+from replk_probe.erf.map_numbers import ALL_LABELS, ErfNumbers
 from replk_probe.erf.plot import color_floor, square_edges
 from replk_probe.erf.result import ErfResult
 from replk_probe.plot_style import figure_of, png_bytes
 from replk_probe.runtime.formatting import counted, dimensions, percent
 
-from .charts import Chart, Curve, Tick, line_chart
+from .charts import Chart, Curve, Tick, line_chart, round_ticks
 from .map_images import block_of, map_image, set_images
 from .names import erf_names
-from .number_texts import Badge, Cell, Interval, badge, interval_text, number, percent_text, share, side_text
+from .number_texts import NO_CELL, Badge, Cell, Interval, badge, interval_text, number, percent_text, share, side_text
 
+Point: TypeAlias = tuple[float, float, Interval | None]
+
+_NEARLY_ALL = 0.995  # share of the total at which the axis of the radial curves may end
 # Protocol and threshold that the page shows first, where they were measured.
 FIRST_PROTOCOL, FIRST_THRESHOLD = "centred", 0.5
 PROTOCOL_TEXTS = {
@@ -49,7 +52,6 @@ class ErfCard:
         center: Center of the receptive field (y, x), in edges of pixels.
         values: Value, interval, side, window and layer of pixels by protocol and threshold.
         rows: Protocol, and a cell for each threshold of the page.
-        numbers: Further numbers: label, unit, cell.
         notes: Notes on the result.
     """
 
@@ -65,7 +67,6 @@ class ErfCard:
     center: tuple[float, float]
     values: dict[str, dict[str, dict[str, Any]]]
     rows: list[tuple[str, list[Cell]]]
-    numbers: list[tuple[str, str, Cell]]
     notes: tuple[str, ...]
 
 
@@ -83,6 +84,8 @@ class ErfSection:
         reduced: Whether maps are drawn as means over squares of pixels.
         radial: Chart of the share within a radius, or None.
         convergence: Protocol, threshold and chart of the ratios as functions of the number of images.
+        numbered: Names of the models with further numbers.
+        numbers: Further numbers: label, unit, and a cell for each of these models.
     """
 
     cards: list[ErfCard]
@@ -94,6 +97,8 @@ class ErfSection:
     reduced: bool
     radial: Chart | None
     convergence: list[tuple[str, str, Chart]]
+    numbered: list[str]
+    numbers: list[tuple[str, str, list[Cell]]]
 
 
 def erf_section(saved: Sequence[Saved[ErfResult]], styles: Sequence[int]) -> ErfSection | None:
@@ -127,6 +132,8 @@ def erf_section(saved: Sequence[Saved[ErfResult]], styles: Sequence[int]) -> Erf
             for threshold in thresholds
             if (chart := _convergence(results, labels, styles, protocol, threshold)) is not None
         ],
+        numbered=[label for result, label in zip(results, labels, strict=True) if result.numbers is not None],
+        numbers=_numbers([result.numbers for result in results if result.numbers is not None]),
     )
 
 
@@ -187,23 +194,27 @@ def _card(result: ErfResult, label: str, style: int, floor: float, thresholds: S
             for name in PROTOCOLS
             if name in result.protocols
         ],
-        numbers=_numbers(result),
         notes=result.notes,
     )
 
 
-def _numbers(result: ErfResult) -> list[tuple[str, str, Cell]]:
+def _numbers(found: Sequence[ErfNumbers]) -> list[tuple[str, str, list[Cell]]]:
+    """Label, unit and values of every further number, each with a cell for each map."""
+    rows: dict[tuple[str, str], list[Cell]] = {}
+    for index, numbers in enumerate(found):
+        for label, unit, one in _labeled(numbers):
+            rows.setdefault((label, unit), [NO_CELL] * len(found))[index] = one
+    return [(label, unit, cells) for (label, unit), cells in rows.items()]
+
+
+def _labeled(numbers: ErfNumbers) -> Iterator[tuple[str, str, Cell]]:
     """Label, unit and value of every further number of a map."""
-    if result.numbers is None:
-        return []
-    rows: list[tuple[str, str, Cell]] = []
-    for threshold, radius, interval in result.numbers.radii():
-        rows.append((f"radius with {percent(threshold)} of the total", "px", _with_interval(number(radius), interval)))
-    for name, (value, interval) in result.numbers.named().items():
+    for threshold, radius, interval in numbers.radii():
+        yield f"radius with {percent(threshold)} of the total", "px", _with_interval(number(radius), interval)
+    for name, (value, interval) in numbers.named().items():
         label, unit = ALL_LABELS[name]
         cell = share(value, interval) if unit == "%" else _with_interval(number(value), interval)
-        rows.append((label, "" if unit == "%" else unit, cell))
-    return rows
+        yield label, "" if unit == "%" else unit, cell
 
 
 def _with_interval(cell: Cell, interval: Interval | None) -> Cell:
@@ -219,20 +230,32 @@ def _radial(results: Sequence[ErfResult], labels: Sequence[str], styles: Sequenc
         shares = result.numbers.radial_share
         intervals = result.numbers.radial_share_ci95 or (None,) * len(shares)
         points = [(float(radius), held, ends) for (radius, held), ends in zip(shares, intervals, strict=True)]
-        # About 130 points are as many as the drawing can show.
-        step = max(len(points) // 128, 1)
-        points = [*points[:-1:step], points[-1]]
         curves.append(Curve(label, style, result.run.weights.is_random, points))
     if not curves:
         return None
+    # Inputs of several sizes would have most curves in the first pixels of the axis.
+    end = round_ticks(max(_radius_of(curve, _NEARLY_ALL) for curve in curves))[-1]
     return line_chart(
         "Share of the total contribution within a radius around the center of the receptive field",
-        curves,
+        [replace(curve, points=_thinned([point for point in curve.points if point[0] <= end])) for curve in curves],
         "Radius, px",
         "Share of the total, %",
-        lambda *_: "",
+        lambda name, x, y, ends: (
+            f"{name}: {percent_text(y)} % within {x:g} px" + (f" ({interval_text(ends)})" if ends is not None else "")
+        ),
         y_max=1.0,
     )
+
+
+def _radius_of(curve: Curve, share_of_total: float) -> float:
+    """The first radius with at least this share of the total."""
+    return next((x for x, y, _ in curve.points if y >= share_of_total), curve.points[-1][0])
+
+
+def _thinned(points: list[Point]) -> list[Point]:
+    """At most about 130 points, which are as many as the drawing can show, the first and the last one among them."""
+    step = max(len(points) // 128, 1)
+    return [*points[:-1:step], points[-1]]
 
 
 def _convergence(

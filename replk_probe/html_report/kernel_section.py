@@ -19,7 +19,6 @@ _TITLES = {
     "row": "before merging: horizontal strip",
     "large": "before merging: large branch",
     "small": "before merging: small branch",
-    "merged": "merged",
     "composed": "composed",
 }
 
@@ -55,14 +54,14 @@ class KernelModel:
         name: Name of the model.
         badge: Kind of its weights.
         layers: Layers in the order of the network.
-        has_branches: Whether the result has kernels before merging.
+        lacks_branches: Whether kernels are merged from branches that the result does not have.
         notes: Notes on the result.
     """
 
     name: str
     badge: Badge
     layers: list[KernelLayer]
-    has_branches: bool
+    lacks_branches: bool
     notes: tuple[str, ...]
 
 
@@ -96,15 +95,17 @@ def _model(result: KernelResult, name: str) -> KernelModel:
         for path, kernels in layers.items()
     ]
     has_branches = any(kernel.variant not in ("merged", "composed") for kernel in result.kernels)
-    return KernelModel(name, badge(result.run.weights), found, has_branches, result.notes)
+    is_merged = any(len(kernel.branches) > 1 for kernel in result.kernels)
+    return KernelModel(name, badge(result.run.weights), found, is_merged and not has_branches, result.notes)
 
 
 def _map(kernel: Kernel) -> KernelMap:
     spread = kernel.spread
     sizes = [MISSING if side is None else str(side) for side in kernel.effective_size.values()]
-    title = _TITLES[kernel.variant]
-    if kernel.variant == "merged" and len(kernel.branches) > 1:
-        title = f"after merging: {' + '.join(kernel.branches)}"
+    title = _TITLES.get(kernel.variant, kernel.variant)
+    if kernel.variant == "merged":
+        several = len(kernel.branches) > 1
+        title = f"after merging: {' + '.join(kernel.branches)}" if several else "without branches"
     return KernelMap(
         kernel.variant,
         title,

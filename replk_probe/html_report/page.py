@@ -18,6 +18,7 @@ from replk_probe.runtime.atomic_files import atomic_write_text
 from replk_probe.runtime.escaping import printable
 
 from . import definitions, kernel_section, shape_bias_section
+from .attribution_section import attribution_section
 from .bench_section import bench_section
 from .erf_section import erf_section
 from .kernel_section import kernel_section as kernel_models
@@ -25,6 +26,7 @@ from .map_images import LARGEST, color_stops
 from .provenance_section import origins_of
 from .shape_bias_section import shape_bias_sections
 from .summary import summary_of
+from .sweep_section import sweep_section
 
 DEFAULT_TITLE = "Results of replk-probe"
 # The colors of all figures, lighter for a dark background.
@@ -108,8 +110,9 @@ def render_report(results: Collection | Iterable[Result], *, title: str = DEFAUL
         bias_head=shape_bias_section.HEAD,
         kernels=kernel_models(collection.kernels),
         kernel_head=kernel_section.HEAD,
+        attributions=attribution_section(collection.attribution),
         bench=bench_section(collection.bench),
-        sweeps=collection.sweeps,
+        sweeps=sweep_section(collection.sweeps),
         origins=origins_of(collection),
         unreadable=collection.unreadable,
         definitions=definitions,

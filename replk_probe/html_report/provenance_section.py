@@ -10,7 +10,8 @@ from replk_probe.kernels.result import distinct_names
 from replk_probe.runtime.formatting import counted, dimensions
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo
 
-from .commands import bench_command, erf_command, kernels_command, shape_bias_command
+from .attribution_section import attribution_names
+from .commands import attribution_command, bench_command, erf_command, kernels_command, shape_bias_command
 from .names import erf_names
 from .number_texts import Badge, badge
 
@@ -70,6 +71,13 @@ def origins_of(collection: Collection) -> list[Origin]:
         found.append(
             _origin(f"Kernels of {name}", kernels, origin.weights, command, facts, origin.versions, measured.notes)
         )
+    names = attribution_names([one.result for one in collection.attribution])
+    for attribution, name in zip(collection.attribution, names, strict=True):
+        shown = attribution.result
+        facts = [*_weights(shown.run.weights), *_run(shown.run), ("layer of the positions", shown.layer or "none")]
+        title = f"Attribution of {name}, {shown.method}"
+        command = attribution_command(shown)
+        found.append(_origin(title, attribution, shown.run.weights, command, facts, shown.run.versions, shown.notes))
     for bench in collection.bench:
         machine = bench.result.machine
         gpu = [] if machine.gpu is None else [("GPU", machine.gpu.name), *machine.gpu.environment.items()]

@@ -12,11 +12,14 @@ from typing import Any
 
 from torch import nn
 
+from replk_probe.attribution.config import AttributionConfig
+from replk_probe.attribution.plan import AttributionPlan, plan_attribution
 from replk_probe.erf.config import ErfConfig, default_size
 from replk_probe.erf.plan import ErfPlan, plan_erf
+from replk_probe.erf.result import ARRAYS_NAME, JSON_NAME
 from replk_probe.erf.target_layer import point_of
 from replk_probe.errors import InvalidInputError
-from replk_probe.images import ImageSet, sample_images
+from replk_probe.images import ImageSet, list_images, sample_images
 from replk_probe.kernels.config import KernelsConfig
 from replk_probe.kernels.layers import find_layers
 from replk_probe.kernels.measure import KernelPlan, plan_kernels
@@ -193,6 +196,40 @@ def _draw_shape_bias(result: Any, folder: Path) -> None:
     save_figures(result, folder, others=published_for(result))
 
 
+def _plan_attribution(job: Job) -> AttributionPlan:
+    config = ANALYZERS["attribute"].configure(job.options)
+    return plan_attribution(job.model, job.options["data"], job.options.get("erf"), config)
+
+
+def _attributed_images(options: Mapping[str, Any]) -> tuple[Path, tuple[str, ...]]:
+    """The folder of the images, and their names."""
+    if "data" not in options:
+        raise InvalidInputError(
+            "No images are given. An attribution is that of images. Give data, an image or a folder of images."
+        )
+    path = Path(options["data"])
+    return (path, tuple(list_images(path))) if path.is_dir() else (path.parent, (path.name,))
+
+
+def _attributed_pixels(options: Mapping[str, Any], config: AttributionConfig) -> int:
+    height, width = config.size or (_USUAL_SIDE, _USUAL_SIDE)
+    return len(_attributed_images(options)[1]) * height * width
+
+
+def _attribution_digests(options: Mapping[str, Any], config: AttributionConfig) -> dict[str, Any]:
+    found: dict[str, Any] = {"data": _digest_of_files(*_attributed_images(options))}
+    config.check_method()
+    if "erf" in options:
+        found["erf"] = _digest_of_files(Path(options["erf"]), (JSON_NAME, ARRAYS_NAME))
+    return found
+
+
+def _draw_attribution(result: Any, folder: Path) -> None:
+    from replk_probe.attribution.plot_images import save_figures
+
+    save_figures(result, folder)
+
+
 def _categories(config: ShapeBiasConfig) -> tuple[str, ...]:
     return CATEGORIES if config.mapping is None else config.mapping.categories
 
@@ -260,5 +297,16 @@ ANALYZERS = {
         plan=_plan_kernels,
         draw=_draw_kernels,
         find_layer=find_layers,
+    ),
+    "attribute": Analyzer(
+        config=AttributionConfig,
+        inputs=("data", "erf"),
+        defaults=lambda model: {},
+        digests=_attribution_digests,
+        plan=_plan_attribution,
+        draw=_draw_attribution,
+        find_layer=point_of,
+        pixels=_attributed_pixels,
+        part_pixels=_ERF_PART,
     ),
 }

@@ -49,7 +49,7 @@ def draw_comparisons(folder: SweepFolder, jobs: Sequence[Job], changed: Collecti
     """
     for name, members in _groups(jobs):
         done = [job for job in members if folder.state(job) == "done"]
-        if not 2 <= len(done) <= _MOST_MODELS:
+        if not 2 <= len(done) <= _MOST_MODELS or done[0].analyzer not in _DRAW:
             continue
         target = folder.root / COMPARISONS / name
         shown = _shown(folder, done)
@@ -140,6 +140,7 @@ def _draw_shape_bias(folders: Sequence[Path], target: Path) -> None:
     save_shape_bias_figure(results, target, others=published_for(results[0]))
 
 
+# There is no figure that compares attributions.
 _DRAW: dict[str, Callable[[Sequence[Path], Path], None]] = {
     "erf": _draw_erf,
     "shape-bias": _draw_shape_bias,

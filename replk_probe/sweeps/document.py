@@ -67,6 +67,11 @@ layer = "all"
 # Options of the command 'replk-probe shape-bias'.
 # [shape-bias]
 # stimuli = "cue-conflict"
+
+# Options of the command 'replk-probe attribute'; data is an image or a folder of images.
+# [attribute]
+# data = "photos"
+# method = "integrated-gradients"
 """
 
 

@@ -31,7 +31,7 @@ from .job import OWN_COLUMN, Job
 
 # Options of a sweep itself.
 _OWN = ("models", "matrix", "threads", "figures")
-_PATHS = ("data", "stimuli", "mapping", "import", "weights", "against")
+_PATHS = ("data", "erf", "stimuli", "mapping", "import", "weights", "against")
 # Options that change how fast a result is computed, but not the result.
 _WITHOUT_EFFECT = ("workers",)
 _VERSIONS = ("replk-probe", "torch", "torchvision", "timm")

@@ -88,6 +88,15 @@ TABLES = {
         ),
         _KERNELS_ADDED,
     ),
+    "attribute": Table(
+        "attribution.csv",
+        ("image", "threshold"),
+        ("model", "weights", "method", "target_name", "predicted_name", "layer", "erf"),
+        (
+            *("target", "predicted", "score", "probability", "total", "entropy_bits", "effective_area", "peak_y"),
+            *("peak_x", "position_y", "position_x", "window_height", "window_width", "window_area", "share"),
+        ),
+    ),
 }
 _ADVICE = "Remove its folder and run the sweep again."
 _FIRST = ("key", "analyzer", "model", "weights")

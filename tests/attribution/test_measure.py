@@ -14,9 +14,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from replk_probe import measure_attribution, measure_erf
-from replk_probe.attribution.config import METHODS
+from replk_probe.attribution.config import METHODS, AttributionConfig
+from replk_probe.attribution.plan import AttributionPlan, plan_attribution
 from replk_probe.attribution.result import AttributionResult
-from replk_probe.errors import InvalidInputError
+from replk_probe.errors import InvalidInputError, ResumeError
+from replk_probe.runtime.parts import part_folders
 from replk_probe.runtime.provenance import WeightsInfo
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -361,3 +363,138 @@ def test_a_result_is_read_back(tmp_path: Path) -> None:
     (tmp_path / "attribution.npz").write_bytes(content[:-10])
     with pytest.raises(InvalidInputError, match=r"attribution\.npz"):
         AttributionResult.load(tmp_path)
+
+
+def test_the_options_of_the_methods_reach_captum() -> None:
+    model = Cnn().eval()
+    image = IMAGES[:1].clone().requires_grad_(True)
+    # Tensors have the normalization of the model, here that of ImageNet.
+    white = ((1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225]))[:, None, None]
+    white = white.expand(1, 3, 16, 16)
+    captum_ig, captum_occlusion = captum.attr.IntegratedGradients(model), captum.attr.Occlusion(model)
+    expected = captum_ig.attribute(image, white, 3, n_steps=7)
+    found = attribute(model, "integrated-gradients", target=3, steps=7, baseline="white")
+    np.testing.assert_allclose(found.maps[0], expected[0].sum(0).detach().numpy(), rtol=1e-4, atol=1e-6)
+    assert (found.run.config["n_steps"], found.run.config["baselines"]) == (7, "white")
+    expected = captum_occlusion.attribute(image, (3, 5, 4), strides=(3, 2, 3), baselines=white, target=3)[:, :1]
+    found = attribute(model, "occlusion", target=3, window=(5, 4), stride=(2, 3), baseline="white")
+    np.testing.assert_allclose(found.maps[0], expected[0, 0].detach().numpy(), rtol=1e-4, atol=1e-6)
+    assert (found.run.config["window"], found.run.config["stride"]) == ([5, 4], [2, 3])
+    assert "windows" not in found.run.config
+    torch.manual_seed(0)
+    expected = captum.attr.NoiseTunnel(captum.attr.Saliency(model)).attribute(
+        image, target=3, nt_samples=4, stdevs=0.3 * float(IMAGES[0].max() - IMAGES[0].min()), nt_samples_batch_size=1,
+        abs=False,
+    )  # fmt: skip
+    found = attribute(model, "smooth-grad", target=3, samples=4, noise=0.3)
+    np.testing.assert_allclose(found.maps[0], expected[0].sum(0).detach().numpy(), rtol=1e-4, atol=1e-6)
+    assert (found.run.config["nt_samples"], found.run.config["noise"]) == (4, 0.3)
+
+
+def test_options_that_equal_the_usual_ones_change_nothing() -> None:
+    for method, options in (
+        ("integrated-gradients", {"steps": 50, "baseline": "mean"}),
+        ("smooth-grad", {"samples": 25, "noise": 0.15}),
+        ("occlusion", {"window": 1, "stride": 1}),
+    ):
+        assert (attribute(Linear(), method, **options).maps == attribute(Linear(), method).maps).all()
+
+
+def test_overlapping_windows_have_the_mean_of_their_decreases() -> None:
+    class OnePixel(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.stack([images[:, 0, 5, 9], images[:, 1, 5, 9] - 9], 1)
+
+    result = attribute(OnePixel(), "occlusion", window=3, stride=1, target=0)
+    # Nine windows cover a pixel; (3 - |dy|)(3 - |dx|) of them the one that is read as well.
+    shares = np.array([0, 1, 2, 3, 2, 1, 0]) / 3
+    expected = float(IMAGES[0, 0, 5, 9]) * np.outer(shares, shares)
+    np.testing.assert_allclose(result.maps[0][2:9, 6:13], expected, rtol=1e-6, atol=1e-7)
+    assert not result.maps[0][:2].any() and not result.maps[0][:, 13:].any()
+
+
+def test_integrated_gradients_of_a_square_depend_on_the_number_of_steps() -> None:
+    class Square(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            pixel = images[:, 0, 0, 0]
+            return torch.stack([pixel**4, pixel], 1)
+
+    image = torch.zeros(1, 3, 16, 16)
+    image[0, 0, 0, 0] = 2.0
+    options = {"method": "integrated-gradients", "target": 0, "device": "cpu"}
+    # One step of Gauss and Legendre is the midpoint: 2 * 4 * 1 ** 3. Two are exact for the third power of the gradient.
+    assert measure_attribution(Square(), image, steps=1, **options).maps[0, 0, 0] == pytest.approx(8.0)
+    assert measure_attribution(Square(), image, steps=2, **options).maps[0, 0, 0] == pytest.approx(16.0)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "says"),
+    [
+        ("saliency", {"steps": 9}, "option steps cannot be used with method 'saliency'. It is an option of integrated"),
+        ("grad-cam", {"baseline": "black"}, "an option of integrated-gradients and occlusion"),
+        ("occlusion", {"window": 4, "stride": 5}, "The stride 5x5 is larger than the window 4x4"),
+        ("occlusion", {"stride": 2}, "The stride 2x2 is larger than the window 1x1"),
+        ("occlusion", {"window": 17}, "The window 17x17 is larger than the images, which have 16x16 px"),
+        ("occlusion", {"baseline": "pink"}, "Unknown baseline 'pink'. Choose from mean, black"),
+        ("smooth-grad", {"noise": 0}, "The noise 0 is invalid"),
+        ("smooth-grad", {"samples": 0}, "number of samples cannot be 0"),
+        ("integrated-gradients", {"steps": 1.5}, "number of steps cannot be 1.5"),
+        ("saliency", {"precision": "fp8"}, "Unknown precision"),
+        ("deconvolution", {"precision": "bf16"}, "cannot be computed with precision 'bf16'"),
+    ],
+)
+def test_options_that_cannot_be_used(method: str, options: dict[str, object], says: str) -> None:
+    with pytest.raises(InvalidInputError, match=says):
+        attribute(Cnn(), method, **options)
+
+
+@pytest.mark.parametrize("method", ["saliency", "grad-cam", "occlusion"])
+@pytest.mark.parametrize("precision", ["fast", "bf16"])
+def test_reduced_precision_is_near(method: str, precision: str) -> None:
+    model = Cnn()
+    options = {"window": 4} if method == "occlusion" else {}
+    exact, found = (attribute(model, method, precision=one, target=1, **options) for one in ("fp32", precision))
+    assert found.run.precision == precision and precision in f"{found.run.config['arithmetic']} bf16 fast"
+    # bfloat16 has eight bits; layers this small keep float32, where only the order of sums differs.
+    assert np.abs(found.maps - exact.maps).max() <= 2e-2 * np.abs(exact.maps).max()
+    assert any("Precision:" in note for note in found.notes) == (" throughout" in found.run.config["arithmetic"])
+
+
+def test_an_interrupted_run_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = Cnn(), torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(4))
+    config = AttributionConfig(method="grad-cam", device="cpu")
+    whole = plan_attribution(model, images, None, config).run()
+    plan, numbers = plan_attribution(model, images, None, config), AttributionPlan._numbers
+    seen: list[str] = []
+
+    def interrupted(self, image_id: str, *args):
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        seen.append(image_id)
+        return numbers(self, image_id, *args)
+
+    monkeypatch.setattr(AttributionPlan, "_numbers", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        plan.run(checkpoint=tmp_path)
+    monkeypatch.setattr(AttributionPlan, "_numbers", numbers)
+    other = plan_attribution(model, images, None, dataclasses.replace(config, target=1))
+    with pytest.raises(ResumeError, match="It was created with target none, but this run has target 1"):
+        other.run(checkpoint=tmp_path, resume=True)
+    monkeypatch.setattr(
+        AttributionPlan, "_numbers", lambda self, *args: (seen.append(args[0]), numbers(self, *args))[1]
+    )
+    again = plan_attribution(model, images, None, config).run(checkpoint=tmp_path, resume=True)
+    assert again == whole and seen == [f"tensor-{index:04d}" for index in range(5)]
+    assert plan.same_run(again) and not other.same_run(again)
+    with_mean = plan_attribution(model, images, None, dataclasses.replace(config, mean=0.5)).run()
+    assert not plan.same_run(with_mean)
+
+
+def test_parts_are_joined(tmp_path: Path) -> None:
+    model, images = ClassToken(), torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(4))
+    config = AttributionConfig(method="grad-cam", target=0, device="cpu")
+    plan = plan_attribution(model, images, None, config)
+    folders = part_folders(tmp_path, plan.parts(2))
+    for part, folder in folders.items():
+        plan.run_part(part, folder)
+    assert len(folders) == 2 and plan.join(folders) == plan.run()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from replk_probe.attribution.result import AttributedImage, AttributionResult, ErfWindow
 from replk_probe.bench.result import Layer, Machine, SpeedCase, SpeedResult, Timing
 from replk_probe.collection import Collection, find_results
 from replk_probe.erf.area_protocols import area_ratios
@@ -92,12 +93,32 @@ def make_speed() -> SpeedResult:
     return SpeedResult(cases, Machine("Some CPU", 2, (0.1, 0.2), None, None, None, "AVX2", {}), "float32", 9)
 
 
+def make_attribution(model: str) -> AttributionResult:
+    generator = np.random.default_rng(2)
+    images = tuple(
+        AttributedImage(
+            id=f"{index}.png", target=index, target_name=f"class <{index}>", predicted=1, predicted_name="class <1>",
+            score=2.0, probability=0.25, total=1.0, entropy_bits=7.5, effective_area=0.5, peak=(3, 4), position=(0, 1),
+            center=(12.0, 20.0),
+            windows=(ErfWindow(threshold=0.5, top=2, left=8, bottom=22, right=32, area=480 / 48**2, share=0.375),),
+        )
+        for index in range(6)
+    )  # fmt: skip
+    run = replace(
+        make_run(model, 48), image_source="files", image_ids=tuple(image.id for image in images),
+        config={"thresholds": [0.5], "target": None, "method": "saliency"},
+    )  # fmt: skip
+    maps, pictures = generator.normal(size=(6, 48, 48)), generator.integers(0, 255, (6, 48, 48, 3))
+    return AttributionResult(maps, pictures, images, run, "saliency", "layer4", "image", notes=("A note.",))
+
+
 def save_all(folder: Path) -> None:
     for index, model in enumerate(WEIGHTS):
         make_erf(model, 4.0 + 3 * index, seed=index).save(folder / "erf" / str(index))
     for index, model in enumerate([*WEIGHTS][:2]):
         make_shape_bias(model, 0.3 + 0.4 * index).save(folder / "shape-bias" / str(index))
     save_results([make_kernels(model) for model in [*WEIGHTS][1:]], folder / "kernels")
+    make_attribution("wide_net.a1").save(folder / "attribution")
     make_speed().save(folder / "bench")
 
 

@@ -78,7 +78,7 @@ def test_the_slider_and_the_switches_show_the_values_of_the_records(opened: Any,
             for one, saved in zip(shown, collection.erf, strict=True):
                 row = saved.result.row(protocol, threshold)
                 assert one["ratio"] == f"{percent_text(row.ratio)} %"
-                assert one["interval"] == f"95 %: {interval_text(row.ci95)} %"
+                assert one["interval"] == f"95 %: {interval_text(row.ci95)}"
                 assert one["side"] == f"side {side_text(row.side)} px"
                 assert (one["frame"] is None, one["outside"]) == (
                     (True, True) if protocol == "pixels" else (False, None)
@@ -131,6 +131,66 @@ def test_values_appear_under_the_pointer(opened: Any) -> None:
     mark.scroll_into_view_if_needed()
     mark.hover()
     assert "airplane" in opened.locator("#tip").inner_text()
+
+
+def test_values_of_curves_appear_by_keyboard(opened: Any, collection: Collection) -> None:
+    opened.locator("input[name=protocol][value=centred]").check()
+    opened.locator("#threshold").fill("2")
+    # Each chart is one stop of the Tab key.
+    stops = "chart => chart.querySelectorAll('[tabindex=\"0\"]').length"
+    assert {chart.evaluate(stops) for chart in opened.locator(".chart").all()} == {1}
+    result = collection.erf[0].result
+    assert result.convergence is not None and result.numbers is not None
+    curve = next(one for one in result.convergence.ratios if (one.protocol, one.threshold) == ("centred", 0.5))
+    tip = opened.locator("#tip")
+    opened.locator("[data-protocol]:not([hidden]) .chart [tabindex='0']").focus()
+    for place, (count, value) in enumerate(zip(result.convergence.n_images, curve.values, strict=True)):
+        text = tip.inner_text()
+        assert text.startswith(f"wide_net.a1: {percent_text(value)} % with {count} image"), place
+        assert opened.evaluate("document.activeElement.getAttribute('aria-label')") == text
+        opened.keyboard.press("ArrowRight")
+    opened.keyboard.press("ArrowDown")
+    assert tip.inner_text().startswith(f"{collection.erf[1].result.run.model}: ")
+    opened.keyboard.press("Escape")
+    assert not tip.is_visible()
+    radial = opened.locator(".chart:not(.rows) [tabindex='0']").first
+    radial.focus()
+    opened.keyboard.press("End")
+    text = tip.inner_text()
+    radius = float(text.partition("within ")[2].partition(" px")[0])
+    shares = dict(result.numbers.radial_share)
+    assert text.startswith(f"wide_net.a1: {percent_text(shares[radius])} % within")
+    # The pointer shows the same.
+    radial = opened.locator("#erf .faint .mark .target").nth(3)
+    radial.hover()
+    assert " px (" in tip.inner_text()
+
+
+def test_the_accessibility_tree(opened: Any, collection: Collection) -> None:
+    session = opened.context.new_cdp_session(opened)
+    opened.evaluate("() => { for (const one of document.querySelectorAll('details')) one.open = true; }")
+    nodes = session.send("Accessibility.getFullAXTree")["nodes"]
+    found: dict[str, list[str]] = {}
+    for node in nodes:
+        if not node.get("ignored"):
+            found.setdefault(node["role"]["value"], []).append(node.get("name", {}).get("value", ""))
+    assert (len(found["banner"]), found["navigation"], len(found["main"]), len(found["contentinfo"])) == (
+        1, ["Sections"], 1, 1,
+    )  # fmt: skip
+    sections = ["Summary", "Effective receptive fields", "Shape bias", "Kernels", "Attributions", "Provenance"]
+    assert {*sections} <= {*found["region"]} and len(found["region"]) == len({*found["region"]})
+    for role in ("button", "radio", "slider", "combobox", "link", "table", "columnheader", "rowheader", "image"):
+        assert all(found[role]), role
+    assert found["slider"][0].startswith("Threshold: ")
+    assert {"centred", "pixels", "paper", "linear", "logarithmic", "Auto", "Light", "Dark"} <= {*found["radio"]}
+    groups = {"Protocol", "Color scale", "Theme", "Shape bias by category of the shape"}
+    assert groups <= {*found["group"]} and any(name.startswith("Share of the total") for name in found["group"])
+    # The ratios are announced when the slider moves.
+    opened.locator("#threshold").fill("1")
+    tree = opened.locator("#erf-status").aria_snapshot()
+    assert "status" in tree and "centred, 30 %" in tree
+    for saved in collection.erf:
+        assert f"{percent_text(saved.result.row('centred', 0.3).ratio)} %" in tree
 
 
 @pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 375)])

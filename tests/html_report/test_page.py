@@ -151,7 +151,9 @@ def test_weights_are_told_apart_by_words(page: str) -> None:
 
 
 def test_every_number_has_its_provenance(page: str, collection: Collection) -> None:
-    for group in (collection.erf, collection.shape_bias, collection.kernels, collection.bench):
+    groups = (collection.erf, collection.shape_bias, collection.kernels, collection.attribution, collection.bench)
+    assert all(groups)
+    for group in groups:
         for saved in group:
             assert saved.record in page and saved.sha256 in page
     assert page.count('class="origin"') == collection.n_results
@@ -167,6 +169,8 @@ def test_commands_are_those_of_the_program(collection: Collection) -> None:
         *(commands.erf_command(one.result) for one in collection.erf),
         *(commands.shape_bias_command(one.result) for one in collection.shape_bias),
         *(commands.kernels_command(one.result) for one in collection.kernels),
+        *(commands.attribution_command(one.result) for one in collection.attribution),
+        commands.sweep_command("out/paper/sweep.json"),
         *(commands.bench_command(one.result) for one in collection.bench),
     ]
     assert found[0] == (
@@ -244,7 +248,7 @@ def test_parts_without_results_are_absent(without_convergence: Collection, tmp_p
     write_report(without_convergence, path)
     text = path.read_text(encoding="utf-8")
     assert 'id="erf"' in text
-    for name in ("shape-bias", "kernels", "bench", "sweeps"):
+    for name in ("shape-bias", "kernels", "attributions", "bench", "sweeps"):
         assert f'id="{name}"' not in text and f'href="#{name}"' not in text
     assert "Radial curves" not in text and "Convergence</h3>" not in text
     assert 'id="summary"' not in render_report([])

@@ -9,8 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import replk_probe
 from replk_probe.sweeps import SweepResult, analyzers
@@ -20,6 +22,7 @@ from replk_probe.sweeps.engines.interface import Failure, Finished
 from replk_probe.sweeps.folder import SweepFolder
 from replk_probe.sweeps.job import Job
 from replk_probe.sweeps.plan import plan_jobs
+from replk_probe.sweeps.result import TABLES, _numbers
 from replk_probe.sweeps.run import _number_of_parts, _run
 from replk_probe.sweeps.work import execute, execute_part
 
@@ -55,7 +58,7 @@ def contents(folder: Path) -> dict[str, object]:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != "job.json":
             found[path.name] = path.read_bytes()
-        if path.name in ("erf.json", "shape_bias.json"):
+        if path.name in ("erf.json", "shape_bias.json", "attribution.json"):
             record = json.loads(path.read_text())
             del record["run"]["seconds"]
             found[path.name] = json.dumps(record)
@@ -236,6 +239,27 @@ def test_the_number_of_parts_changes_no_byte(config: dict[str, Any], tmp_path: P
     assert not unfinished.exists()
     execute_part(job, parts.root, 0, 2)  # run again after its process was killed: the job is done
     assert not unfinished.exists()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_attributions_are_divided_and_are_part_of_the_table(tmp_path: Path) -> None:
+    for index in range(3):
+        pixels = np.random.default_rng(index).integers(0, 255, (20, 20, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+    options = {"data": str(tmp_path), "method": "occlusion", "window": 16, "thresholds": [0.5]}
+    (job,) = jobs_of(models=["replknet_micro_k3"], attribute=options)
+    whole, parts = SweepFolder(tmp_path / "whole"), SweepFolder(tmp_path / "parts")
+    execute(job, whole.root)
+    for index in range(2):
+        execute_part(job, parts.root, index, 2)
+    execute(job, parts.root, 2)
+    assert contents(parts.result(job)) == contents(whole.result(job))
+    rows = [*_numbers(whole.result(job), TABLES["attribute"])]
+    assert len(rows) == 3 * len(TABLES["attribute"].numbers)
+    assert {item for item, _, _ in rows} == {f"image={index}.png threshold=0.5" for index in range(3)}
+    # The key depends on what the images contain.
+    Image.new("RGB", (20, 20)).save(tmp_path / "2.png")
+    assert jobs_of(models=["replknet_micro_k3"], attribute=options)[0].key != job.key
 
 
 @pytest.mark.usefixtures("forked_workers")

@@ -160,6 +160,12 @@ def test_every_option_of_the_configurations_can_be_given() -> None:
         ('models = ["resnet18"]\nkernels = 1', r"line 2, kernels: 1 is not a table"),
         ('models = ["resnet18"]\n[kernels.matrix]\nseed = 1', r"line 3, kernels\.matrix\.seed: 1 is not a list"),
         ('models = ["resnet18"]\n[kernels.matrix]\nseed = [1, -1]', r"line 3, kernels\.matrix\.seed\[1\]: The seed -1"),
+        ('models = ["resnet18"]\n[attribute]\nsteps = 9', r"a\.toml, line 2, attribute: No images are given"),
+        (
+            'models = ["resnet18"]\n[attribute]\ndata = "nets.py"\nsteps = 9',
+            r"line 3, attribute\.data: The option steps cannot be used with method 'saliency'",
+        ),
+        ('models = ["resnet18"]\n[attribute]\ndata = "none.png"', r"line 3, attribute\.data: Cannot read .*none\.png"),
         ('models = ["resnet18"]\n[erf]\ndata = 3', r"line 3, erf\.data: 3 is not a path"),
         ('models = ["resnet18"]\n[erf]\ndata = "nowhere"', r"line 3, erf\.data: .*nowhere"),
         ('models = ["resnet18"]\nweights = "nope"\n[kernels]', r"line 2, weights: No weights 'nope' for resnet18"),

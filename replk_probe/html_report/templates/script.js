@@ -19,7 +19,7 @@
     const chosen = (name) => section.querySelector(`input[name=${name}]:checked`).value;
 
     const set = (card, field, text) => { card.querySelector(`[data-field=${field}]`).textContent = text; };
-    const show = () => {
+    const show = (event) => {
       const protocol = chosen("protocol");
       const key = keys[slider.value];
       const text = texts[slider.value];
@@ -27,13 +27,13 @@
       slider.setAttribute("aria-valuetext", text);
       document.getElementById("threshold-text").textContent = text;
       const meaning = document.getElementById("protocol-meaning");
-      meaning.firstElementChild.textContent = protocol;
+      meaning.firstElementChild.textContent = `${protocol}, ${text}`;
       meaning.lastChild.textContent = `: ${data.meanings[protocol]}.`;
       const said = [];
       for (const card of all("[data-card]", section)) {
         const found = (data.cards[card.dataset.card][protocol] || {})[key];
         set(card, "ratio", found ? `${found.ratio} %` : "–");
-        set(card, "interval", found && found.interval ? `95 %: ${found.interval} %` : "");
+        set(card, "interval", found && found.interval ? `95 %: ${found.interval}` : "");
         set(card, "side", found ? `side ${found.side} px` : "not measured");
         said.push(`${card.dataset.name} ${found ? `${found.ratio} %` : "not measured"}`);
         for (const frame of all("rect", card)) {
@@ -48,7 +48,8 @@
           if (found && found.outside) layer.setAttribute("href", found.outside);
         }
       }
-      document.getElementById("erf-status").textContent = `${protocol}, ${text}: ${said.join(", ")}`;
+      // Screen readers announce what has changed, not what the page began with.
+      if (event.type !== "pageshow") document.getElementById("erf-status").textContent = `${protocol}, ${text}: ${said.join(", ")}`;
       let charts = 0;
       const drawn = all("[data-protocol]", section);
       for (const chart of drawn) {
@@ -102,25 +103,59 @@
     });
   }
 
-  // Values of markers under the pointer.
+  // Values of markers that have the pointer or the focus. A chart is one stop of the Tab key; arrows move inside of it.
   const tip = document.getElementById("tip");
-  for (const mark of all(".mark")) {
-    const title = mark.querySelector("title");
-    if (!title) continue;
-    mark.dataset.tip = title.textContent;
-    title.remove();
-    mark.addEventListener("pointerenter", () => {
-      const box = mark.querySelector(".target").getBoundingClientRect();
-      tip.textContent = mark.dataset.tip;
-      tip.hidden = false;
-      const left = Math.min(Math.max(box.left + box.width / 2 - tip.offsetWidth / 2, 8), root.clientWidth - tip.offsetWidth - 8);
-      const top = box.top - tip.offsetHeight - 4;
-      tip.style.left = `${left}px`;
-      tip.style.top = `${top < 4 ? box.bottom + 4 : top}px`;
+  const hide = () => { tip.hidden = true; };
+  const reveal = (mark) => {
+    const box = mark.querySelector(".target").getBoundingClientRect();
+    tip.textContent = mark.getAttribute("aria-label");
+    tip.hidden = false;
+    const left = Math.min(Math.max(box.left + box.width / 2 - tip.offsetWidth / 2, 8), root.clientWidth - tip.offsetWidth - 8);
+    const top = box.top - tip.offsetHeight - 4;
+    tip.style.left = `${left}px`;
+    tip.style.top = `${top < 4 ? box.bottom + 4 : top}px`;
+  };
+  for (const chart of all(".chart")) {
+    const series = all(".series", chart).map((one) => all(".mark", one)).filter((marks) => marks.length);
+    if (!series.length) continue;
+    const isRows = chart.classList.contains("rows");
+    const place = (mark, name) => Number(mark.querySelector(".target").getAttribute(name));
+    let current = series[0][0];
+    const enter = (mark) => {
+      current.setAttribute("tabindex", "-1");
+      mark.setAttribute("tabindex", "0");
+      current = mark;
+    };
+    for (const mark of series.flat()) {
+      const title = mark.querySelector("title");
+      if (title) title.remove();  // the browser would show it as well
+      mark.setAttribute("tabindex", "-1");
+      mark.addEventListener("pointerenter", () => reveal(mark));
+      mark.addEventListener("pointerleave", hide);
+      mark.addEventListener("focus", () => { enter(mark); reveal(mark); });
+      mark.addEventListener("blur", hide);
+    }
+    enter(current);
+    chart.addEventListener("keydown", (event) => {
+      const row = series.findIndex((marks) => marks.includes(current));
+      const column = series[row].indexOf(current);
+      const [along, across] = isRows ? [["ArrowUp", "ArrowDown"], ["ArrowLeft", "ArrowRight"]] : [["ArrowLeft", "ArrowRight"], ["ArrowUp", "ArrowDown"]];
+      const axis = isRows ? "cy" : "cx";
+      let next;
+      if (event.key === "Escape") { hide(); return; }
+      if (along.includes(event.key)) next = series[row][column + 2 * along.indexOf(event.key) - 1];
+      if (event.key === "Home") next = series[row][0];
+      if (event.key === "End") next = series[row].at(-1);
+      if (across.includes(event.key)) {
+        const other = series[row + 2 * across.indexOf(event.key) - 1];
+        const distance = (mark) => Math.abs(place(mark, axis) - place(current, axis));
+        next = other && other.reduce((best, mark) => (distance(mark) < distance(best) ? mark : best));
+      } else if (!along.includes(event.key) && !["Home", "End"].includes(event.key)) return;
+      event.preventDefault();
+      if (next) next.focus();
     });
-    mark.addEventListener("pointerleave", () => { tip.hidden = true; });
   }
-  window.addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
+  window.addEventListener("scroll", () => { if (!document.activeElement.classList.contains("mark")) hide(); }, { passive: true });
 
   // Everything is printed.
   window.addEventListener("beforeprint", () => { for (const one of all("details")) one.open = true; });
