@@ -71,6 +71,8 @@ _NEAR_TIE = {"float32": 2e-5, "reduced": 1e-3}
 
 # Pixels and stimuli at once, at most, where the free memory is measured. Parts of a run begin at multiples of it.
 _MOST_PIXELS, _MOST_STIMULI = 64 * 224**2, 64
+# Entries that a record lacks where the option was not given.
+_OPTIONAL = ("entry of the weights", "mean", "std", "channels", "bgr", "outputs")
 
 
 def plan_shape_bias(
@@ -262,8 +264,8 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
         """Whether a finished result is of the same measurement."""
         if not isinstance(result.run, RunInfo):
             return False
-        saved = result.run.config
-        return all(saved.get(key) == value for key, value in self.record.items())
+        saved, record = result.run.config, dict.fromkeys(_OPTIONAL) | self.record
+        return all(saved.get(key) == value for key, value in record.items())
 
     @property
     def _environment(self) -> Mapping[str, Any]:

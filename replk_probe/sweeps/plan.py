@@ -169,20 +169,31 @@ def _checked(
 ) -> dict[str, tuple[Any, Keys]]:
     """The options that an analyzer has, with absolute paths, each checked by the analyzer's configuration."""
     found: dict[str, tuple[Any, Keys]] = {}
+    refused: dict[str, str] = {}
     for option, (value, where) in options.items():
         if option not in analyzer.options:
             continue
         try:
             absolute = _absolute(document, option, value)
-            if option not in analyzer.inputs:
-                analyzer.configure({option: absolute})
-            elif not isinstance(value, str):
+            if option in analyzer.inputs and not isinstance(value, str):
                 raise InvalidInputError(
                     f"{value!r} is not a path. The option {option} is a string. Write it in quotes."
                 )
         except ReplkProbeError as error:
             raise document.error(where, str(error)) from error
         found[option] = absolute, where
+        if option not in analyzer.inputs:
+            try:
+                analyzer.configure({option: absolute})
+            except ReplkProbeError as error:
+                refused[option] = str(error)
+    if refused:
+        # An option that is refused by itself may only need another one.
+        try:
+            analyzer.configure({option: value for option, (value, _) in found.items()})
+        except ReplkProbeError as error:
+            option = next((one for one, reason in refused.items() if reason == str(error)), next(iter(refused)))
+            raise document.error(found[option][1], refused[option]) from error
     return found
 
 

@@ -303,6 +303,15 @@ def test_an_interrupted_run_is_continued(
     assert "already measured" in again.stderr
 
 
+def test_a_finished_run_with_other_input_options_is_repeated(
+    replk_probe: Run, tmp_path: Path, networks: str, stimuli: Path
+) -> None:
+    run = ("shape-bias", "--model", f"{networks}:red", "--stimuli", stimuli, "--output", tmp_path / "out")
+    assert replk_probe(*run, "--bgr").exit_code == 0
+    assert "already measured" not in replk_probe(*run, "--resume").stderr
+    assert "already measured" in replk_probe(*run, "--resume").stderr
+
+
 def test_nothing_asked_for_offline(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a model, the small ones on drawn stimuli are announced with the command for an ImageNet model."""
     from replk_probe.cli import shape_bias

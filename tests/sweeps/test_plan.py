@@ -144,6 +144,16 @@ def test_every_option_of_the_configurations_can_be_given() -> None:
         assert {field.name for field in fields(analyzer.config)} <= {*analyzer.options}
 
 
+def test_an_option_may_need_another_one() -> None:
+    erf = {"until_ratios": ["pixels@0.5"], "images": 9, "size": 64}
+    *_, job = jobs(erf=erf | {"until": 0.5})
+    assert job.options["until_ratios"] == ["pixels@0.5"]
+    with pytest.raises(InvalidInputError, match=r"erf\.until_ratios: .*needs the option until"):
+        jobs(erf=erf)
+    with pytest.raises(InvalidInputError, match=r"erf\.images: "):
+        jobs(erf=erf | {"until": 0.5, "images": 0})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
