@@ -20,9 +20,15 @@ from .mobilenet_v2 import LargeKernelMobileNetV2
 from .registration import register_variant, timm_cfg
 from .replknet import RepLKNet
 
-__all__ = ["INPUT_SIZE", "MICRO_MODELS", "default_models"]
+__all__ = ["DEFAULT_TAG", "ERF_SIZE", "INPUT_SIZE", "MICRO_MODELS", "SHAPE_VALIDITIES", "default_models"]
 
 INPUT_SIZE = 64  # side of the training images in pixels
+# Side at which the effective receptive field is measured: it would fill images of the training size.
+ERF_SIZE = 192
+
+# Tags of weights, and the probability with which the shape belongs to the label in their training.
+SHAPE_VALIDITIES: Mapping[str, float] = {"shape100": 1.0, "shape90": 0.9, "shape75": 0.75}
+DEFAULT_TAG = "shape90"  # the weights that a model's name without a tag selects
 _CLASSES = 16  # in the synthetic set
 _SMALL = 5  # side of the re-parameterization branch, as in RepLKNet
 
