@@ -64,44 +64,46 @@ def _read(path: Path) -> list[dict[str, str]]:
 def _drawn(logs: dict[str, list[dict[str, str]]], records: dict[str, dict[str, Any]]) -> Any:
     with figure_style():
         figure = new_figure(7.0, 4.4)
-        axes = figure.subplots(2, 3)
-        figure.subplots_adjust(left=0.06, right=0.985, bottom=0.1, top=0.85, wspace=0.2, hspace=0.42)
-        for ax, (tag, validity) in zip(axes[1], SHAPE_VALIDITIES.items(), strict=True):
-            for name, rows in logs.items():
-                if records[name]["tag"] == tag and name.startswith("replknet_micro_k"):
-                    for column, color in (("shape", SHAPE_COLOR), ("texture", TEXTURE_COLOR)):
-                        _line(ax, rows, column, color, "solid", 1.3 if kernel_of(name) == 3 else 0.6)
-            ax.set_title(f"Conflicting cues, validity {validity:.0%}".replace("%", "\u00a0%"), loc="left", fontsize=7.0)
-            ax.set_ylabel("Decisions, %")
-        panels = ((axes[0, 0], "loss", "Training loss"), (axes[0, 1], "held_out", "Agreeing cues: accuracy, %"))
-        for ax, column, title in panels:
+        sides = {"left": 0.055, "right": 0.985}
+        above = figure.add_gridspec(1, 3, bottom=0.58, top=0.85, wspace=0.2, **sides).subplots()
+        below = figure.add_gridspec(1, len(SHAPE_VALIDITIES), bottom=0.1, top=0.4, wspace=0.2, **sides).subplots()
+        for ax, column, title in ((above[0], "loss", "Training loss"), (above[1], "held_out", "Accuracy, %")):
             for name, rows in logs.items():
                 if records[name]["tag"] == DEFAULT_TAG:
                     label = f"{records[name]['model']}, {100 * records[name]['held_out_accuracy']:.1f}\u00a0%"
                     color = COLORS[kernel_of(name)] if name.startswith("replknet") else _MOBILE
-                    style = "solid" if "_rep." in name else (0, (3, 1.5))
-                    _line(ax, rows, column, color, style, 1.0, label)
+                    _line(ax, rows, column, color, "solid" if "_rep." in name else (0, (3, 1.5)), 1.0, label)
             ax.set_title(title, loc="left", fontsize=7.0)
-        for ax in (*axes[0, :2], *axes[1]):
+            ax.set_ylim(bottom=0, top=None if column == "loss" else 101)
+        for ax, (tag, validity) in zip(below, SHAPE_VALIDITIES.items(), strict=True):
+            for name, rows in logs.items():
+                if records[name]["tag"] == tag and name.startswith("replknet"):
+                    for column, color in (("shape", SHAPE_COLOR), ("texture", TEXTURE_COLOR)):
+                        _line(ax, rows, column, color, "solid", 1.3 if kernel_of(name) == 3 else 0.5)
+            ax.set_title(f"Shape validity {100 * validity:g}\u00a0%", loc="left", fontsize=7.0)
+            ax.set_ylim(0, 101)
+        for ax in (*above[:2], *below):
             ax.set_xlabel("Training images, thousands")
             ax.set_xlim(left=0)
-            ax.set_ylim(bottom=0, top=None if ax is axes[0, 0] else 101)
             ax.grid(color=GRID, linewidth=0.5)
             for side in ("top", "right"):
                 ax.spines[side].set_visible(False)
-        axes[0, 2].axis("off")
-        axes[0, 2].legend(
-            *axes[0, 1].get_legend_handles_labels(),
-            loc="upper left", bbox_to_anchor=(-0.08, 1.05), frameon=False, fontsize=6.0, handlelength=2.6,
-        )  # fmt: skip
+        above[2].axis("off")
+        handles = above[1].get_legend_handles_labels()
+        place = {"loc": "upper left", "bbox_to_anchor": (-0.1, 1.06)}
+        above[2].legend(*handles, frameon=False, fontsize=6.0, handlelength=2.6, **place)
         figure.text(0.012, 0.955, "Small models trained on synthetic data", fontsize=8.5, fontweight="bold")
-        text = "Top: shape validity 90\u00a0%; solid with a 5x5 re-param branch, dashed without; accuracy at the end."
+        text = (
+            f"Images whose cues agree; shape validity {100 * SHAPE_VALIDITIES[DEFAULT_TAG]:g}\u00a0%. Solid: with a "
+            "5x5 re-param branch, dashed: without. Legend: accuracy after training."
+        )
         figure.text(0.012, 0.915, text, fontsize=6.0, color=MUTED)
-        x = 0.58
-        for word, color in (("Bottom:", MUTED), ("shape", SHAPE_COLOR), ("texture", TEXTURE_COLOR)):
-            figure.text(x, 0.915, word, fontsize=6.0, color=color)
-            x += 0.055 if word == "Bottom:" else 0.04
-        figure.text(x + 0.013, 0.915, "of RepLKNets (thick: kernels of 3x3)", fontsize=6.0, color=MUTED)
+        figure.text(0.012, 0.445, "Images whose cues conflict: decisions for", fontsize=6.0, color=MUTED)
+        figure.text(0.243, 0.445, "shape", fontsize=6.0, color=SHAPE_COLOR)
+        figure.text(0.278, 0.445, "and", fontsize=6.0, color=MUTED)
+        figure.text(0.302, 0.445, "texture", fontsize=6.0, color=TEXTURE_COLOR)
+        text = ", % (chance: 6.2\u00a0%). Thick: RepLKNet with kernels of 3x3, thin: with larger kernels."
+        figure.text(0.342, 0.445, text, fontsize=6.0, color=MUTED)
     return figure
 
 

@@ -42,7 +42,7 @@ SCHEMA_VERSION = 3
 SETTINGS = (
     *(
         (name, tag)
-        for tag in (DEFAULT_TAG, *(tag for tag in SHAPE_VALIDITIES if tag != DEFAULT_TAG))
+        for tag in (DEFAULT_TAG, "shape100", "shape75")
         for name in ("replknet_micro_k3", "replknet_micro_k13_rep", "replknet_micro_k31_rep")
     ),
     *(
@@ -56,6 +56,7 @@ SETTINGS = (
             "mobilenetv2_micro_k13_rep",
         )
     ),
+    ("replknet_micro_k3", "shape50"),
 )
 _ERF_IMAGES = 50
 

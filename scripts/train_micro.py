@@ -27,15 +27,11 @@ from replk_probe.models.architectures.micro import DEFAULT_TAG, MICRO_MODELS, SH
 from replk_probe.runtime.checkpoint import discard
 
 ROOT = Path(__file__).resolve().parent.parent
-# The weights in the package: all models with the default tag, and two that differ in their kernels with all tags.
+# The weights in the package: all models with the default tag, one with all tags, and one of large kernels.
 EMBEDDED = (
     *((name, DEFAULT_TAG) for name in MICRO_MODELS),
-    *(
-        (name, tag)
-        for name in ("replknet_micro_k3", "replknet_micro_k13_rep")
-        for tag in SHAPE_VALIDITIES
-        if tag != DEFAULT_TAG
-    ),
+    *(("replknet_micro_k3", tag) for tag in SHAPE_VALIDITIES if tag != DEFAULT_TAG),
+    ("replknet_micro_k13_rep", "shape100"),
 )
 
 

@@ -200,7 +200,7 @@ def command(
     shares = parse_thresholds(thresholds)
     maps = read_maps(sources, map_labels, shares)
     if models or not maps or weights != ("auto",):
-        models, weights = named_or_default(models, weights)
+        models, weights = named_or_default(models, weights, "erf")
     else:
         check_without_model()
 

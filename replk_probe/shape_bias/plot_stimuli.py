@@ -111,10 +111,16 @@ def draw_contact_sheet(
             answer = response[stimulus.image_id]
             _draw_labels(
                 figure, (x, y), color, marker, "no answer" if answer == NO_ANSWER else answer,
-                (f"shape {stimulus.shape}", f"texture {stimulus.texture}"), what,
+                (f"shape {stimulus.shape}", f"texture {_texture_name(stimulus_set, stimulus.texture)}"), what,
             )  # fmt: skip
         _draw_head(figure, decisions, totals, counts.n_conflict, stimulus_set.source, random, weights)
     return figure
+
+
+def _texture_name(stimulus_set: StimulusSet, category: str) -> str:
+    """The category of a texture, after the name of the texture itself where the category has the name of a shape."""
+    cues = stimulus_set.record.get("synthetic", {}).get("cues", {})
+    return f"{cues[category][1]} ({category})" if category in cues else category
 
 
 def save_contact_sheet(

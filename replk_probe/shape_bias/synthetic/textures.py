@@ -1,4 +1,4 @@
-"""The sixteen textures, as periodic black-and-white drawings, which differ only in the arrangement of their edges."""
+"""The sixteen textures, as periodic black-and-white drawings, which differ in the arrangement and scale of edges."""
 
 from __future__ import annotations
 
