@@ -66,7 +66,7 @@ def _drawn(logs: dict[str, list[dict[str, str]]], records: dict[str, dict[str, A
         figure = new_figure(7.0, 4.4)
         sides = {"left": 0.055, "right": 0.985}
         above = figure.add_gridspec(1, 3, bottom=0.58, top=0.85, wspace=0.2, **sides).subplots()
-        below = figure.add_gridspec(1, len(SHAPE_VALIDITIES), bottom=0.1, top=0.4, wspace=0.2, **sides).subplots()
+        below = figure.add_gridspec(1, len(SHAPE_VALIDITIES), bottom=0.1, top=0.385, wspace=0.2, **sides).subplots()
         for ax, column, title in ((above[0], "loss", "Training loss"), (above[1], "held_out", "Accuracy, %")):
             for name, rows in logs.items():
                 if records[name]["tag"] == DEFAULT_TAG:
@@ -99,11 +99,11 @@ def _drawn(logs: dict[str, list[dict[str, str]]], records: dict[str, dict[str, A
         )
         figure.text(0.012, 0.915, text, fontsize=6.0, color=MUTED)
         figure.text(0.012, 0.445, "Images whose cues conflict: decisions for", fontsize=6.0, color=MUTED)
-        figure.text(0.243, 0.445, "shape", fontsize=6.0, color=SHAPE_COLOR)
-        figure.text(0.278, 0.445, "and", fontsize=6.0, color=MUTED)
-        figure.text(0.302, 0.445, "texture", fontsize=6.0, color=TEXTURE_COLOR)
+        figure.text(0.257, 0.445, "shape", fontsize=6.0, color=SHAPE_COLOR)
+        figure.text(0.294, 0.445, "and", fontsize=6.0, color=MUTED)
+        figure.text(0.319, 0.445, "texture", fontsize=6.0, color=TEXTURE_COLOR)
         text = ", % (chance: 6.2\u00a0%). Thick: RepLKNet with kernels of 3x3, thin: with larger kernels."
-        figure.text(0.342, 0.445, text, fontsize=6.0, color=MUTED)
+        figure.text(0.362, 0.445, text, fontsize=6.0, color=MUTED)
     return figure
 
 

@@ -261,30 +261,35 @@ def _drawn(groups: Groups) -> Any:
     groups = {key: group for key, group in groups.items() if key[0] == "replknet"}
     with figure_style():
         figure = new_figure(7.0, 4.6)
-        axes = figure.subplots(2, 3)
-        figure.subplots_adjust(left=0.055, right=0.985, bottom=0.1, top=0.84, wspace=0.24, hspace=0.5)
-        for ax, (title, find) in zip(axes[0], by_validity, strict=True):
+        sides = {"left": 0.055, "right": 0.985, "wspace": 0.24}
+        above = figure.add_gridspec(1, 3, bottom=0.57, top=0.85, **sides).subplots()
+        below = figure.add_gridspec(1, 3, bottom=0.1, top=0.38, **sides).subplots()
+        for ax, (title, find) in zip(above, by_validity, strict=True):
             _draw_by_validity(ax, groups, find)
             ax.set_title(title, loc="left", fontsize=7.0)
-        for ax, (title, layer, find) in zip(axes[1], by_kernel, strict=True):
+        for ax, (title, layer, find) in zip(below, by_kernel, strict=True):
             _draw_by_kernel(ax, groups, find, layer)
             ax.set_title(title, loc="left", fontsize=7.0)
-        for ax in axes.ravel():
+        for ax in (*above, *below):
             ax.grid(axis="y", color=GRID, linewidth=0.5)
             for side in ("top", "right"):
                 ax.spines[side].set_visible(False)
-        axes[0, 2].legend(loc="best", frameon=False, fontsize=6.0, handlelength=1.4)
+        if above[2].get_legend_handles_labels()[0]:
+            above[2].legend(loc="lower left", frameon=False, fontsize=6.0, handlelength=1.4)
         figure.text(0.012, 0.955, "Small models trained on synthetic data", fontsize=8.5, fontweight="bold")
-        text = "Dots: training runs; lines and dashes: means. Top: shapes that belong to the label in training, %."
+        text = (
+            "Dots: training runs; lines and dashes: means. Shape validity: share of the training images whose shape "
+            "belongs to their label."
+        )
         figure.text(0.012, 0.915, text, fontsize=6.0, color=MUTED)
-        figure.text(0.5, 0.475, "Shape validity in training, %", ha="center", fontsize=7.0)
-        figure.text(0.012, 0.43, "With a 5x5 re-param branch", fontsize=6.0, color=_REP)
-        figure.text(0.175, 0.43, "without", fontsize=6.0, color=_PLAIN)
+        figure.text(0.5, 0.492, "Shape validity in training, %", ha="center", fontsize=7.0)
+        figure.text(0.012, 0.45, "With a 5x5 re-param branch", fontsize=6.0, color=_REP)
+        figure.text(0.188, 0.45, "without", fontsize=6.0, color=_PLAIN)
         text = (
             f"(shape validity {100 * SHAPE_VALIDITIES[DEFAULT_TAG]:g}\u00a0%). Center share: filled, merged kernel; "
             "hollow, large kernel before merging; dotted, before training."
         )
-        figure.text(0.225, 0.43, text, fontsize=6.0, color=MUTED)
+        figure.text(0.238, 0.45, text, fontsize=6.0, color=MUTED)
         figure.text(
             0.5, 0.02, "Kernel size (31: in stages 1 and 2, then 13 in stages 3 and 4)", ha="center", fontsize=7.0
         )

@@ -7,7 +7,7 @@
 A tag states the validity of the shape in training: with shape75, the shape of an image belongs to its label with a
 probability of 75 %. By default, the weights that the package includes are trained. For each, NAME.TAG.safetensors,
 NAME.TAG.json (the training record) and NAME.TAG.csv (the log) are written. Existing ones are skipped; to resume an
-interrupted run, run the same command again. A model takes about MINUTES on one core.
+interrupted run, run the same command again. A model takes one to two minutes on one core.
 """
 
 from __future__ import annotations

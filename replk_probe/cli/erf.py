@@ -51,7 +51,7 @@ _CHECKPOINT = "erf.ckpt"
     "--size",
     metavar="PX|HxW,...",
     help="Input size; images are resized to PX x PX or H x W. Several sizes are measured one by one, with a figure. "
-    "[default: 1024; 64 for the small models]",
+    "[default: 1024; 192 for the small models]",
 )
 @input_options
 @click.option(

@@ -55,10 +55,11 @@ def _entry(record: dict[str, Any], path: Path) -> CatalogEntry:
         sha256=record["sha256"],
         size=record["bytes"],
         license="MIT (of this package)",
-        provenance="embedded: small models trained on synthetic data by scripts/train_micro.py of this project",
-        training=f"{record['images']:,} synthetic images, of which {100 * record['shape_validity']:g} % have the shape "
-        f"of their label, seed {record['seed']}; "
-        f"{100 * record['held_out_accuracy']:.1f} % accuracy on held-out congruent images",
+        provenance="embedded: small models trained on synthetic data by scripts/train_micro.py of this project; "
+        f"a name without a tag means {DEFAULT_TAG}, and the number is the percentage of training images whose shape "
+        "belongs to their label",
+        training=f"{record['images']:,} synthetic images, shape validity {100 * record['shape_validity']:g} %, "
+        f"seed {record['seed']}; {100 * record['held_out_accuracy']:.1f} % accuracy on held-out congruent images",
         top1=None,
         input_size=side,
         num_classes=record["classes"],
