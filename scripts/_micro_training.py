@@ -1,6 +1,7 @@
 """Training of the small models on the synthetic split, shared by ``train_micro.py`` and ``micro_study.py``.
 
-A run is determined by the model, the seed and the recipe. The seed selects the initial weights and the row of training
+A run is determined by the model, the seed and the recipe, with the probability with which the shape belongs to the
+label (the texture always does). The seed selects the initial weights and the row of training
 images, each of which is seen once. An interrupted run can be resumed, with the same bytes as a result.
 """
 
@@ -26,7 +27,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from replk_probe.models import create_model, data_config
-from replk_probe.models.architectures.micro import INPUT_SIZE, MICRO_MODELS
+from replk_probe.models.architectures.micro import DEFAULT_TAG, INPUT_SIZE, MICRO_MODELS, SHAPE_VALIDITIES
 from replk_probe.models.summary import count_parameters
 from replk_probe.ops import DepthwiseConv2d, native_info, planned_method
 from replk_probe.results import strict_json
@@ -34,9 +35,9 @@ from replk_probe.runtime.atomic_files import atomic_write_bytes, atomic_write_te
 from replk_probe.runtime.checkpoint import Checkpoint, discard
 from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import software_versions
-from replk_probe.shape_bias.synthetic import SYNTHETIC_CATEGORIES, synthetic_training
+from replk_probe.shape_bias.synthetic import SYNTHETIC_CATEGORIES, synthetic_images, synthetic_training
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # A row of images that no training may use; seeds of trainings are smaller.
 HELD_OUT_ROW = 1_000_000
 HELD_OUT_IMAGES = 4096
@@ -44,7 +45,7 @@ HELD_OUT_IMAGES = 4096
 _SAVE_EVERY = 20.0  # seconds between saved states
 _DRAWN = 1024  # images drawn at a time
 _EVALUATED = 256  # images per forward pass
-_WATCHED = 512  # held-out images for the accuracy in the log
+_WATCHED = 256  # held-out images for the accuracy in the log
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Recipe:
     """Hyperparameters of training.
 
     Attributes:
+        shape_validity: Probability with which the shape of a training image belongs to its label.
         images: Total number of training images, each seen once.
         batch_size: Number of images per step.
         learning_rate: Maximum learning rate.
@@ -64,14 +66,20 @@ class Recipe:
         log_every: Number of steps between two lines of the log.
     """
 
-    images: int = 60_000
-    batch_size: int = 32
-    learning_rate: float = 2e-3
+    shape_validity: float = SHAPE_VALIDITIES[DEFAULT_TAG]
+    images: int = 14_000
+    batch_size: int = 16
+    learning_rate: float = 3e-3
     beta2: float = 0.98
     weight_decay: float = 0.05
     kernel_decay: float = 2.0
     warm_up: float = 0.1
-    log_every: int = 100
+    log_every: int = 125
+
+    @property
+    def tag(self) -> str:
+        """Tag of the weights, which states the validity of the shape in percent."""
+        return f"shape{100 * self.shape_validity:g}"
 
     @property
     def steps(self) -> int:
@@ -156,7 +164,7 @@ def train(
         _restore(run, store)
     elif store is not None:
         discard(store.folder)
-    watched = held_out(_WATCHED)
+    watched = held_out(_WATCHED), conflicting()
     batches = _batches(seed, recipe, run.step)
     saved_at, start = time.monotonic(), time.monotonic() - run.seconds
     bar: Any = progress_bar(total=recipe.steps, initial=run.step, desc=name, unit="step", disable=not progress)
@@ -184,17 +192,26 @@ def held_out(count: int | None = None) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
 
 
+def conflicting() -> tuple[Tensor, Tensor, Tensor]:
+    """One image of each pair of a shape and another texture, the shapes and the textures, ``[240]`` each."""
+    shape, texture = np.argwhere(~np.eye(len(SYNTHETIC_CATEGORIES), dtype=bool)).T
+    images = synthetic_images(shape, texture, INPUT_SIZE, HELD_OUT_ROW, HELD_OUT_IMAGES)
+    return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(shape), torch.from_numpy(texture)
+
+
 @torch.no_grad()
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Share of correct answers in eval mode; the model's mode is restored."""
+def decisions(model: nn.Module, images: Tensor) -> Tensor:
+    """Classes of images in eval mode, ``[N]``; the model's mode is restored."""
     training = model.training
     model.eval()
-    right = sum(
-        int((model(_normalized(model, x)).argmax(1) == y).sum())
-        for x, y in zip(images.split(_EVALUATED), labels.split(_EVALUATED), strict=True)
-    )
+    found = torch.cat([model(_normalized(model, x)).argmax(1) for x in images.split(_EVALUATED)])
     model.train(training)
-    return right / len(labels)
+    return found
+
+
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Share of correct answers in eval mode; the model's mode is restored."""
+    return int((decisions(model, images) == labels).sum()) / len(labels)
 
 
 def record_of(run: Run, weights: bytes, sha256: str, commit: str | None) -> dict[str, Any]:
@@ -214,8 +231,11 @@ def record_of(run: Run, weights: bytes, sha256: str, commit: str | None) -> dict
         "optimiser": f"AdamW, beta2 {recipe.beta2:g}, weight decay {recipe.weight_decay:g}, of depthwise kernels "
         f"{recipe.kernel_decay:g}",
         "schedule": f"linear to {recipe.learning_rate:g} over {recipe.warm_up:.0%} of the steps, cosine to 0",
-        "training_images": f"replk_probe.shape_bias.synthetic.synthetic_training, row {run.seed}, cues congruent",
-        "held_out_images": f"the same, row {HELD_OUT_ROW}, images 0 to {HELD_OUT_IMAGES - 1}",
+        "tag": recipe.tag,
+        "shape_validity": recipe.shape_validity,
+        "training_images": f"replk_probe.shape_bias.synthetic.synthetic_training, row {run.seed}, shape_validity "
+        f"{recipe.shape_validity:g}",
+        "held_out_images": f"the same with shape_validity 1, row {HELD_OUT_ROW}, images 0 to {HELD_OUT_IMAGES - 1}",
         "held_out_accuracy": accuracy(run.model, *held_out()),
         "final_loss": run.log[-1]["loss"],
         "parameters": count_parameters(run.model),
@@ -240,7 +260,10 @@ def weights_of(run: Run) -> bytes:
     """The trained network as safetensors, with separate branches and batch norms."""
     state = {name: value.contiguous() for name, value in run.model.state_dict().items()}
     images = run.recipe.steps * run.recipe.batch_size
-    what = f"{run.name}, a small model trained on synthetic data ({images} images, seed {run.seed}); license: MIT"
+    what = (
+        f"{run.name}.{run.recipe.tag}, a small model trained on synthetic data ({images} images, seed {run.seed}); "
+        "license: MIT"
+    )
     # A single entry, because the order of several would vary from call to call.
     return bytes(save(state, {"description": what}))
 
@@ -266,16 +289,15 @@ def log_csv(log: list[dict[str, Any]]) -> str:
 
 def _new_run(name: str, seed: int, recipe: Recipe) -> Run:
     model = create_model(name, "random", seed=seed).train()
-    if not name.startswith("replknet"):
-        # Mobile networks mostly consist of 1 x 1 convolutions, which torch computes faster in this layout.
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # Most of the time is spent on 1 x 1 convolutions and norms, which torch computes faster in this layout.
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     decays = {"depthwise": recipe.kernel_decay, "dense": recipe.weight_decay, "vector": 0.0}
     groups: dict[str, list[nn.Parameter]] = {kind: [] for kind in decays}
     for parameter in model.parameters():
         depthwise = parameter.dim() == 4 and parameter.shape[1] == 1
         groups["depthwise" if depthwise else "dense" if parameter.dim() > 1 else "vector"].append(parameter)
     grouped = [{"params": groups[kind], "weight_decay": decay} for kind, decay in decays.items()]
-    optimizer = torch.optim.AdamW(grouped, lr=recipe.learning_rate, betas=(0.9, recipe.beta2))
+    optimizer = torch.optim.AdamW(grouped, lr=recipe.learning_rate, betas=(0.9, recipe.beta2), fused=True)
     return Run(name, seed, recipe, model, optimizer)
 
 
@@ -283,26 +305,26 @@ def _batches(seed: int, recipe: Recipe, first_step: int) -> Iterator[tuple[Tenso
     size = recipe.batch_size
     drawn = max(_DRAWN // size, 1)
     for step in range(first_step, recipe.steps, drawn):
-        images, labels = synthetic_training(min(drawn, recipe.steps - step) * size, INPUT_SIZE, seed, step * size)
+        count = min(drawn, recipe.steps - step) * size
+        images, labels = synthetic_training(count, INPUT_SIZE, seed, step * size, recipe.shape_validity)
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
         yield from zip(pixels.split(size), torch.from_numpy(labels).split(size), strict=True)
 
 
 def _normalized(model: nn.Module, images: Tensor) -> Tensor:
-    """Images as normalized float32, in the memory format of the network."""
+    """Images as normalized float32, with channels last."""
     config = data_config(model)
     mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (config.mean, config.std))
-    last = next(model.parameters()).is_contiguous(memory_format=torch.channels_last)
-    x = (images.float() / 255 - mean) / std
-    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def _step(run: Run, images: Tensor, labels: Tensor) -> None:
     for group in run.optimizer.param_groups:
         group["lr"] = run.recipe.rate(run.step)
+    x = _normalized(run.model, images)
     if not run.convolutions:
-        run.convolutions = _planned(run.model, _normalized(run.model, images))
-    logits = run.model(_normalized(run.model, images))
+        run.convolutions = _planned(run.model, x)
+    logits = run.model(x)
     loss = F.cross_entropy(logits, labels)
     run.optimizer.zero_grad()
     loss.backward()
@@ -350,8 +372,10 @@ def _backend(convolutions: dict[str, dict[str, str]]) -> str:
     )
 
 
-def _note(run: Run, watched: tuple[Tensor, Tensor]) -> None:
-    """Add a line to the log."""
+def _note(run: Run, watched: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]) -> None:
+    """Add a line to the log, with the accuracy on congruent images and the shares of both cues under conflict."""
+    congruent, (images, shape, texture) = watched
+    found = decisions(run.model, images)
     before = run.log[-1]["step"] if run.log else 0
     seen = (run.step - before) * run.recipe.batch_size
     run.log.append(
@@ -361,7 +385,9 @@ def _note(run: Run, watched: tuple[Tensor, Tensor]) -> None:
             "learning_rate": float(f"{run.recipe.rate(run.step - 1):.6g}"),
             "loss": round(run.sums[0] / seen, 6),
             "accuracy": round(run.sums[1] / seen, 6),
-            "held_out": accuracy(run.model, *watched),
+            "held_out": accuracy(run.model, *congruent),
+            "shape": round(float((found == shape).float().mean()), 6),
+            "texture": round(float((found == texture).float().mean()), 6),
         }
     )
     run.sums = [0.0, 0.0]

@@ -58,9 +58,11 @@ def test_the_first_step_is_that_of_adamw_on_the_first_images(training: ModuleTyp
     recipe = short(training, images=8, weight_decay=0.5, kernel_decay=3.0)
     run = training.train(NAME, 5, recipe, progress=False)
     model = create_model(NAME, "random", seed=5).train()
-    images, labels = synthetic_training(8, 64, 5)
-    # In planes: another layout adds up in another order, and a ReLU at zero may open.
-    x = ((torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5).contiguous()
+    images, labels = synthetic_training(8, 64, 5, shape_validity=recipe.shape_validity)
+    # With channels last: another layout adds up in another order, and a ReLU at zero may open.
+    model.to(memory_format=torch.channels_last)
+    x = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    x = x.contiguous(memory_format=torch.channels_last)
     loss = torch.nn.functional.cross_entropy(model(x), torch.from_numpy(labels))
     loss.backward()
     assert run.log[-1]["loss"] == pytest.approx(loss.item(), abs=1e-5)
@@ -107,6 +109,25 @@ def test_accuracy_is_the_fraction_of_correct_answers(training: ModuleType) -> No
     assert model.training
 
 
+def test_decisions_under_conflict_are_logged_by_cue(training: ModuleType) -> None:
+    images, shape, texture = training.conflicting()
+    assert images.shape == (240, 3, 64, 64) and len({*zip(shape.tolist(), texture.tolist(), strict=True)}) == 240
+    assert not (shape == texture).any()
+    run = training.train(NAME, 1, short(training, images=16), progress=False)
+    found = training.decisions(run.model, images)
+    assert run.log[-1]["shape"] == pytest.approx(int((found == shape).sum()) / 240, abs=1e-6)
+    assert run.log[-1]["texture"] == pytest.approx(int((found == texture).sum()) / 240, abs=1e-6)
+
+
+def test_the_validity_of_the_shape_decides_the_images(training: ModuleType) -> None:
+    losses = set()
+    for validity in (1.0, 0.0):
+        recipe = short(training, images=8, shape_validity=validity)
+        losses.add(training.train(NAME, 1, recipe, progress=False).log[-1]["loss"])
+        assert recipe.tag == f"shape{100 * validity:g}"
+    assert len(losses) == 2
+
+
 def test_everything_is_written_down(training: ModuleType, tmp_path: Path) -> None:
     run = training.train("mobilenetv2_micro_k13_rep", 2, short(training, images=16), progress=False)
     record = training.write(run, tmp_path, "it", "abc123")
@@ -114,6 +135,7 @@ def test_everything_is_written_down(training: ModuleType, tmp_path: Path) -> Non
     weights = (tmp_path / "it.safetensors").read_bytes()
     assert record["sha256"] == hashlib.sha256(weights).hexdigest()
     assert record["bytes"] == len(weights)
+    assert (record["tag"], record["shape_validity"]) == ("shape90", 0.9)
     assert (record["seed"], record["images"], record["steps"], record["commit"]) == (2, 16, 2, "abc123")
     assert "synthetic data" in record["what"] and "ImageNet" in record["what"]
     assert record["held_out_accuracy"] == training.accuracy(run.model, *training.held_out(64))
@@ -143,17 +165,18 @@ def test_recipes_differ_in_their_config(training: ModuleType) -> None:
 def test_the_script_trains_and_draws_and_trains_nothing_twice(training: ModuleType, tmp_path: Path) -> None:
     main = importlib.import_module("train_micro").main
     out, figure = tmp_path / "out", tmp_path / "figure"
-    command = ["--model", NAME, "--images", "64", "--output", str(out), "--figure", str(figure)]
+    command = ["--model", NAME, "--tag", "shape90", "--images", "64", "--output", str(out), "--figure", str(figure)]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
-    assert f"{NAME}: " in done.stdout and "accuracy on held-out images after 64 images" in done.stdout
-    assert {path.name for path in out.iterdir()} == {f"{NAME}.safetensors", f"{NAME}.json", f"{NAME}.csv"}
+    assert f"{NAME}.shape90: " in done.stdout and "accuracy on held-out images after 64 images" in done.stdout
+    files = {f"{NAME}.shape90.{suffix}" for suffix in ("safetensors", "json", "csv")}
+    assert {path.name for path in out.iterdir()} == files
     assert (figure / "figure.png").read_bytes().startswith(b"\x89PNG")
-    assert (figure / "data.csv").read_text().startswith("model,seed,step,images,")
-    written = (out / f"{NAME}.json").stat().st_mtime_ns
+    assert (figure / "data.csv").read_text().startswith("model,tag,seed,step,images,")
+    written = (out / f"{NAME}.shape90.json").stat().st_mtime_ns
     again = CliRunner().invoke(main, command)
     assert again.exit_code == 0 and "already trained" in again.stderr
-    assert (out / f"{NAME}.json").stat().st_mtime_ns == written
+    assert (out / f"{NAME}.shape90.json").stat().st_mtime_ns == written
     other = CliRunner().invoke(main, [*command, "--seed", "1"])
     assert other.exit_code == 1
     assert "is from another run" in other.stderr

@@ -99,8 +99,10 @@ def model_options(command: CommandT) -> CommandT:
     return model(weights(selection_options(command)))
 
 
-def named_or_default(models: Sequence[str], weights: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names and weights of the models to measure; without a name, those of the two small models, which is noted."""
+def named_or_default(
+    models: Sequence[str], weights: Sequence[str], analyzer: str = "kernels"
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names and weights of the models to measure; without a name, two small models for the analyzer, which is noted."""
     if models:
         return tuple(models), tuple(weights)
     if tuple(weights) != ("auto",):
@@ -110,7 +112,7 @@ def named_or_default(models: Sequence[str], weights: Sequence[str]) -> tuple[tup
         )
     from replk_probe.models import default_models
 
-    names = default_models()
+    names = default_models(analyzer)
     note(f"No --model given: measuring {len(names)} small models trained on synthetic data.")
     # Not auto: results with random weights would be meaningless.
     return names, ("pretrained",)

@@ -24,10 +24,12 @@ _ANALYZERS = ("erf", "shape-bias", "kernels")
 )
 @click.pass_context
 def command(ctx: click.Context, output: Path) -> None:
-    """Run all three analyzers on two embedded models, and write an HTML page.
+    """Run all three analyzers on embedded models, and write an HTML page.
 
-    Needs no network access and takes about a minute on 2 CPU cores. The models are small and were trained on synthetic
-    data: their numbers are not ImageNet results. Prints the path of the page.
+    Compares the receptive fields of large and small kernels, the shape bias of networks whose training images had
+    shapes of different reliability, and kernels with and without a small branch. Needs no network access and takes
+    about a minute on 2 CPU cores. The models are small and were trained on synthetic data: their numbers are not
+    ImageNet results. Prints the path of the page.
     """
     check_writable(output)
     group = ctx.find_root().command

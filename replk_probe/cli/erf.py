@@ -51,7 +51,7 @@ _CHECKPOINT = "erf.ckpt"
     "--size",
     metavar="PX|HxW,...",
     help="Input size; images are resized to PX x PX or H x W. Several sizes are measured one by one, with a figure. "
-    "[default: 1024; 64 for the small models]",
+    "[default: 1024; 192 for the small models]",
 )
 @input_options
 @click.option(
@@ -200,7 +200,7 @@ def command(
     shares = parse_thresholds(thresholds)
     maps = read_maps(sources, map_labels, shares)
     if models or not maps or weights != ("auto",):
-        models, weights = named_or_default(models, weights)
+        models, weights = named_or_default(models, weights, "erf")
     else:
         check_without_model()
 

@@ -40,6 +40,8 @@ def command(pattern: str | None, as_json: bool) -> None:
     and is matched against all models of timm, too ('*resnet50*'). MACs are those of the default input size, after
     merging if that reduces them.
 
+    A model has the first of its weights by default; NAME.TAG selects others, such as replknet_micro_k3.shape75.
+
     All commands also accept torchvision:NAME, package.module:factory and path/to/file.py:factory.
     """
     from replk_probe.models.summary import describe, matching_models

@@ -245,7 +245,7 @@ def _without_model(
     if stimuli is None and entry is not None and cached_path(entry) is not None and cached_cue_conflict() is not None:
         note(f"No --model given: measuring {entry.name} on {CUE_CONFLICT}, both from the cache.")
         return (_MODEL,), (entry.name,), CUE_CONFLICT
-    names, sources = named_or_default((), weights)
+    names, sources = named_or_default((), weights, "shape-bias")
     note(f"For an ImageNet model: replk-probe shape-bias --model {_MODEL}")
     return names, sources, SYNTHETIC
 

@@ -90,11 +90,11 @@ def fetch_weights(name: str, host: Any, connect_timeout: float, force: bool) -> 
     interrupted download is resumed; a cached file with the right digest is not downloaded again.
     """
     from replk_probe.models.model_id import ModelId
-    from replk_probe.models.weights.catalog import CATALOG, default_entry, find_entry, hub_entries
+    from replk_probe.models.weights.catalog import default_entry, find_entry, hub_entries
     from replk_probe.models.weights.resolve import fetch_entry, resolve_weights
     from replk_probe.runtime.atomic_files import sha256_of
 
-    entry = CATALOG.get(name) or default_entry(name)
+    entry = default_entry(name)
     model = ModelId.parse(name)
     # A tagged name of a model of this package refers to the catalog.
     is_model = model.kind == "torchvision" or (model.is_registered and not (model.tag and model.is_own))

@@ -10,7 +10,7 @@ from torch import nn
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.images.sample import check_sample
-from replk_probe.models.architectures.micro import INPUT_SIZE, MICRO_MODELS
+from replk_probe.models.architectures.micro import ERF_SIZE, is_micro
 from replk_probe.models.inference.prepare import check_precision
 from replk_probe.models.inference.run_methods import TUNE
 from replk_probe.runtime import checks
@@ -133,5 +133,5 @@ class ErfConfig:
 
 
 def default_size(models: Collection[str]) -> int | tuple[int, int]:
-    """Default input size: the training size for the small models, otherwise the size in the paper."""
-    return INPUT_SIZE if {*models} <= {*MICRO_MODELS} else ErfConfig.size
+    """Default input size: three times the training size for the small models, otherwise the size in the paper."""
+    return ERF_SIZE if all(map(is_micro, models)) else ErfConfig.size

@@ -37,14 +37,9 @@ def builder_of(model: ModelId) -> Callable[[dict[str, Any]], nn.Module]:
     """The callable that builds a model from its options; user code is only imported when it is called.
 
     Raises:
-        UnknownModelError: The registry or torchvision has no such model, there is no such file, it is a model of a
-            hub, or it is the name of weights.
+        UnknownModelError: The registry or torchvision has no such model, there is no such file, or it is a model of a
+            hub.
     """
-    if model.name in CATALOG:
-        raise UnknownModelError(
-            f"Unknown model {model.name!r}. It is the name of a set of weights. Use the model "
-            f"{CATALOG[model.name].model!r} with the weights {model.name!r}."
-        )
     if model.kind == "torchvision":
         return _torchvision_builder(model)
     if model.kind == "hub":
@@ -53,11 +48,12 @@ def builder_of(model: ModelId) -> Callable[[dict[str, Any]], nn.Module]:
         if model.source.endswith(".py") and not usable_path(model.source, "The model file").is_file():
             raise UnknownModelError(f"Unknown model {model.name!r}. There is no such file. Check the path.")
         return partial(build_from_factory, model)
-    if not model.is_registered:
+    in_catalog = model.name in CATALOG  # a tag of this package, which timm does not know
+    if not (in_catalog or model.is_registered):
         raise _unknown(model)
     # timm drops options that are None, and small_kernel=None is a valid option.
-    plain = model.is_own and model.tag is None
-    build = timm.models.model_entrypoint(model.name) if plain else partial(timm.create_model, model.name)
+    plain = in_catalog or (model.is_own and model.tag is None)
+    build = timm.models.model_entrypoint(model.architecture) if plain else partial(timm.create_model, model.name)
     return partial(_built, model, build)
 
 
@@ -105,7 +101,8 @@ def _on_a_hub(model: ModelId) -> UnknownModelError:
 def _unknown(model: ModelId) -> UnknownModelError:
     name, arch = model.name, model.architecture
     if arch != name and timm.is_model(arch):
-        tags = [tagged for tagged in timm.list_models(f"{arch}.*", include_tags=True) if "." in tagged]
+        known = [*timm.list_models(f"{arch}.*", include_tags=True), *CATALOG]
+        tags = [tagged for tagged in known if tagged.startswith(f"{arch}.")]
         hint = (
             f"Choose from {', '.join(tags[:6])}" if tags else f"Use the model {arch!r} and choose its weights by name"
         )

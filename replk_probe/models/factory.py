@@ -42,8 +42,9 @@ def create_model(
 
     Args:
         name: A name in timm's registry, which includes the models of this package (``"replknet31b"``,
-            ``"resnet18.a1_in1k"``); ``"torchvision:resnet101"``; ``"package.module:factory"`` or
-            ``"path/to/file.py:factory"`` for a callable that returns an ``nn.Module``.
+            ``"resnet18.a1_in1k"``, ``"replknet_micro_k3.shape75"``); ``"torchvision:resnet101"``;
+            ``"package.module:factory"`` or ``"path/to/file.py:factory"`` for a callable that returns an
+            ``nn.Module``.
         weights: None or ``"random"``; ``"pretrained"``; ``"auto"`` (pretrained if available, otherwise random with a
             note); a catalog name; a tag of timm or torchvision; a path. A factory keeps its own weights with None and
             ``"auto"``.

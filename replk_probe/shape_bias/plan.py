@@ -23,7 +23,7 @@ from replk_probe.images import UnreadableImageError
 from replk_probe.images.channels import channels_note, check_channels, fitted_statistics
 from replk_probe.images.depth import depth_note
 from replk_probe.models import create_model, data_config, weights_info
-from replk_probe.models.architectures.micro import MICRO_MODELS
+from replk_probe.models.architectures.micro import is_micro
 from replk_probe.models.checkpoints.digest import bytes_of_model, digest_of
 from replk_probe.models.inference.check import random_image
 from replk_probe.models.inference.copying import on_device
@@ -143,12 +143,12 @@ def plan_shape_bias(
 
 def default_stimuli(models: Collection[str]) -> str:
     """Default stimuli: the synthetic set for the small models trained on it, otherwise the published stimuli."""
-    return SYNTHETIC if {*models} <= {*MICRO_MODELS} else CUE_CONFLICT
+    return SYNTHETIC if all(map(is_micro, models)) else CUE_CONFLICT
 
 
 def _is_embedded(model: nn.Module | str) -> bool:
     """Whether it is a small model of this package, which was trained on the synthetic set."""
-    return model in MICRO_MODELS if isinstance(model, str) else weights_info(model).is_embedded
+    return is_micro(model) if isinstance(model, str) else weights_info(model).is_embedded
 
 
 def _check_known(name: str, categories: tuple[str, ...]) -> None:

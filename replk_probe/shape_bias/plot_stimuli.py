@@ -40,6 +40,7 @@ from .decisions import NO_ANSWER, Decisions
 from .statistics import OTHER, SHAPE, TEXTURE
 
 if TYPE_CHECKING:
+    from .stimuli.names import Stimulus
     from .stimuli.stimulus_set import StimulusSet
 
 _CHOICES = {
@@ -125,10 +126,18 @@ def draw_contact_sheet(
             answer = response[stimulus.image_id]
             _draw_labels(
                 figure, (x, y), color, marker, "no answer" if answer == NO_ANSWER else answer,
-                (f"shape {stimulus.shape}", f"texture {stimulus.texture}"), what,
+                _cues(stimulus_set, stimulus), what,
             )  # fmt: skip
         _draw_head(figure, decisions, totals, counts.n_conflict, stimulus_set.source, random, weights)
     return figure
+
+
+def _cues(stimulus_set: StimulusSet, stimulus: Stimulus) -> tuple[str, str]:
+    """Two lines that describe a stimulus; a synthetic texture has a name of its own, besides that of its category."""
+    cues = stimulus_set.record.get("synthetic", {}).get("cues", {})
+    if stimulus.texture in cues:
+        return f"{stimulus.shape} on {cues[stimulus.texture][1]}", f"texture of {stimulus.texture}"
+    return f"shape {stimulus.shape}", f"texture {stimulus.texture}"
 
 
 def save_contact_sheet(

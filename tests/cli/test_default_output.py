@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from replk_probe.models import default_models
+
 fcntl = pytest.importorskip("fcntl", reason="pseudo-terminals need POSIX")
 termios = pytest.importorskip("termios", reason="pseudo-terminals need POSIX")
 
@@ -54,7 +56,7 @@ def test_at_most_20_lines_of_80_columns(
     assert max(map(len, lines)) <= 80, "\n".join(lines)
     text = "\n".join(lines)
     assert text.count("not an ImageNet result") == 1 and lines[-1].endswith(f"Results in replk-probe-out/{command}")
-    for name in ("replknet_micro_k13_rep", "replknet_micro_k13"):
+    for name in default_models(command):
         assert f"{name}: small model trained on synthetic data [" in text
     assert "No --model given: measuring 2 small models trained on synthetic data." in text and "RANDOM" not in text
     tables = {"erf": "area ratio, %", "shape-bias": "observer", "kernels": "layer"}
@@ -64,20 +66,20 @@ def test_at_most_20_lines_of_80_columns(
         assert {"kernels.json", "kernels.pdf", "profiles.pdf", "overview.pdf"} <= {path.name for path in out.iterdir()}
         return
     assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
-    for name in ("replknet_micro_k13_rep", "replknet_micro_k13"):
+    for name in default_models(command):
         stem = command.replace("-", "_")
         files = {path.name for path in (out / name).iterdir()}
         assert {f"{stem}.{suffix}" for suffix in ("json", "csv", "png", "pdf")} <= files
         record = json.loads((out / name / f"{stem}.json").read_text())
-        assert record["run"]["weights"]["source"] == f"embedded:{name}.synthetic"
-        assert record["run"]["input_size"] == [64, 64]
+        assert record["run"]["weights"]["source"] == f"embedded:{name if '.' in name else f'{name}.shape90'}"
+        assert record["run"]["input_size"] == ([192, 192] if command == "erf" else [64, 64])
         if command == "shape-bias":
             assert record["run"]["image_source"].startswith("synthetic")
             assert record["shape_bias"]["n_conflict"] == 1200
             # Trained, so that hardly a decision follows neither cue.
             assert record["shape_bias"]["cue_accuracy"] > 0.8
         else:
-            note = "Measured at 64x64 px, the size of the training images of this small model."
+            note = "Measured at 192x192 px; this small model was trained on images of 64x64 px."
             assert note in record["erf"]["notes"] and text.count(note) == 1
 
 

@@ -70,7 +70,7 @@ def test_a_checkpoint_that_is_measured(replk_probe: Run, evil: Path, tmp_path: P
     from replk_probe.models.weights.catalog import CATALOG
 
     weights = evil / f"{EVIL}.safetensors"
-    shutil.copyfile(CATALOG["replknet_micro_k13.synthetic"].embedded, weights)
+    shutil.copyfile(CATALOG["replknet_micro_k13.shape90"].embedded, weights)
     run = ("kernels", *SMALL, "--weights", weights, "--strongest", 0, "--layer", "stage4.0")
     done = replk_probe(*run, "--output", tmp_path / "out")
     assert done.exit_code == 0, done.output

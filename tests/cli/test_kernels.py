@@ -198,7 +198,7 @@ def test_without_a_model_the_small_pair_is_measured(replk_probe: Run, tmp_path: 
     assert done.exit_code == 0, done.output
     assert "small models trained on synthetic data" in done.stderr and "RANDOM" not in done.output
     results = load_results(tmp_path / "out")
-    assert tuple(result.run.model for result in results) == default_models()
+    assert tuple(result.run.model for result in results) == default_models("kernels")
     assert all("small model trained on synthetic data" in result.run.weights.label for result in results)
     assert [kernel.variant for kernel in results[0].kernels] == ["large", "small", "merged"]
     assert [kernel.variant for kernel in results[1].kernels] == ["merged"]

@@ -17,7 +17,7 @@ _WRONG = [
     (("--weights", "/nowhere/net.pth"), "No weights '/nowhere/net.pth' for resnet18."),
     (("--weights", "slak_tiny.in1k"), "The weights slak_tiny.in1k do not match resnet18."),
     (("--model", "resnet1888"), "Unknown model 'resnet1888'."),
-    (("--model", "replknet31b.in1k_224"), "It is the name of a set of weights."),
+    (("--model", "replknet31b.in1k"), "Unknown model 'replknet31b.in1k'."),
     (("--model", "torchvision:resnet1888"), "Unknown model 'torchvision:resnet1888'."),
     (("--model", "nowhere.py:build"), "Unknown model 'nowhere.py:build'. There is no such file."),
 ]

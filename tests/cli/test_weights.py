@@ -51,7 +51,7 @@ def test_list_json(replk_probe: Run) -> None:
 def test_list_of_what_is_in_the_package(replk_probe: Run) -> None:
     listed = replk_probe("weights", "list", "replknet_micro*")
     assert listed.exit_code == 0
-    (line,) = [line for line in listed.stdout.splitlines() if line.startswith("replknet_micro_k13.synthetic ")]
+    (line,) = [line for line in listed.stdout.splitlines() if line.startswith("replknet_micro_k13.shape90 ")]
     assert "package" in line and "  yes  " in line and "accuracy on held-out congruent images" in line
     assert "Weights: embedded: small models trained on synthetic data" in listed.stdout
     (row,) = json.loads(replk_probe("weights", "list", "replknet_micro_k13.*", "--json").stdout)
@@ -60,7 +60,7 @@ def test_list_of_what_is_in_the_package(replk_probe: Run) -> None:
     assert fetched.stdout == f"{row['cached']}\n"
     verified = replk_probe("weights", "verify", row["cached"])
     assert verified.exit_code == 0
-    assert "replknet_micro_k13.synthetic" in verified.stdout and "RepLKNet-micro-13" in verified.stdout
+    assert "replknet_micro_k13.shape90" in verified.stdout and "RepLKNet-micro-13" in verified.stdout
 
 
 def test_list_without_a_match(replk_probe: Run) -> None:

@@ -208,7 +208,7 @@ FIXED: dict[str, tuple[str, ...]] = {
 # The commands below a command, with the pool of their argument.
 BELOW: dict[str, dict[str, Sequence[str]]] = {
     "data": {"fetch": ("cue-conflict", "x"), "verify": ("cue-conflict", "")},
-    "weights": {"list": ("*", "[", "nope", *PATHS), "fetch": (f"{MODEL}.synthetic", *NAMES), "verify": PATHS},
+    "weights": {"list": ("*", "[", "nope", *PATHS), "fetch": (f"{MODEL}.shape90", *NAMES), "verify": PATHS},
     "models": {"": ("replknet_micro*", "[", *PATHS)},
     "sweep": {"": ("sweep.toml", "bad.toml", *PATHS)},
     "info": {"": ()},

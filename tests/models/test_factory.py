@@ -127,7 +127,7 @@ def test_factories_in_modules(factory: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("RepLKNet-31B", UnknownModelError, r"similar: replknet31b"),
         ("xqzzy", UnknownModelError, "replk-probe models"),
         ("", UnknownModelError, "There is no model of that name"),
-        ("replknet31b.in1k_224", UnknownModelError, "set of weights"),
+        ("replknet31b.in1k", UnknownModelError, "Choose from replknet31b.in1k_224"),
         ("resnet18.nonsense", UnknownModelError, "resnet18.a1_in1k"),
         ("torchvision:resnet11", UnknownModelError, "similar: resnet101"),
         ("torchvision:raft_small", UnknownModelError, "no model of that name for classification, segmentation, detec"),

@@ -172,7 +172,7 @@ def test_every_synthetic_category_has_the_icon_of_its_shape():
         box = icon.get_path().get_extents()
         assert 40 < max(box.width, box.height) <= 101 and 0 <= box.x0 and box.x1 <= 100
     # The ring has a hole.
-    ring, disc = (artists(ax, f"icon {name}")[0].get_path() for name in ("iska", "cefa"))
+    ring, disc = (artists(ax, f"icon {name}")[0].get_path() for name in ("ring", "disc"))
     assert [list(path.codes).count(path.MOVETO) for path in (ring, disc)] == [2, 1]
 
 

@@ -90,10 +90,10 @@ def grouped(values: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def test_models_with_different_default_sizes_are_not_compared() -> None:
-    models = ["resnet10t", "replknet_micro_k13", "resnet18", {"model": "resnet34", "size": [64, 64], "seed": 0}]
+    models = ["resnet10t", "replknet_micro_k13", "resnet18", {"model": "resnet34", "size": [192, 192], "seed": 0}]
     assert grouped({"models": models, "erf": {"images": 1}}) == {
         "erf-size-1024-seed-0": ["resnet10t", "resnet18"],
-        "erf-size-64-seed-0": ["replknet_micro_k13", "resnet34"],
+        "erf-size-192-seed-0": ["replknet_micro_k13", "resnet34"],
     }
     assert grouped({"models": models[:2], "erf": {"images": 1, "size": 96}}) == {
         "erf": ["resnet10t", "replknet_micro_k13"]

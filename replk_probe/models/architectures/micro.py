@@ -20,9 +20,15 @@ from .mobilenet_v2 import LargeKernelMobileNetV2
 from .registration import register_variant, timm_cfg
 from .replknet import RepLKNet
 
-__all__ = ["INPUT_SIZE", "MICRO_MODELS", "default_models"]
+__all__ = ["DEFAULT_TAG", "ERF_SIZE", "INPUT_SIZE", "MICRO_MODELS", "SHAPE_VALIDITIES", "default_models", "is_micro"]
 
 INPUT_SIZE = 64  # side of the training images in pixels
+# Side at which the effective receptive field is measured: it would fill images of the training size.
+ERF_SIZE = 192
+
+# Tags of weights, and the probability with which the shape belongs to the label in their training.
+SHAPE_VALIDITIES: Mapping[str, float] = {"shape100": 1.0, "shape90": 0.9, "shape75": 0.75, "shape50": 0.5}
+DEFAULT_TAG = "shape90"  # the weights that a model's name without a tag selects
 _CLASSES = 16  # in the synthetic set
 _SMALL = 5  # side of the re-parameterization branch, as in RepLKNet
 
@@ -66,16 +72,30 @@ for _name, _config in _MOBILENETS.items():
     register_variant(LargeKernelMobileNetV2, _name, _config, module=__name__)
 
 
-def default_models() -> tuple[str, str]:
-    """Names of the models that the commands use by default: with and without re-parameterization.
+def is_micro(name: str) -> bool:
+    """Whether a model name, with or without a tag, is that of a small model."""
+    return name.partition(".")[0] in MICRO_MODELS
+
+
+def default_models(analyzer: str) -> tuple[str, str]:
+    """Names of the two models that a command uses by default.
+
+    They differ in what it measures: large and small kernels for the effective receptive field, the validity of the
+    shape in training for the shape bias, and otherwise re-parameterization.
+
+    Args:
+        analyzer: Name of the command: ``"erf"``, ``"shape-bias"`` or ``"kernels"``.
 
     Returns:
         Two names for :func:`create_model`.
 
     Examples:
         >>> from replk_probe.models import default_models
-        >>> names = default_models()
-        >>> len(names)
-        2
+        >>> default_models("erf")
+        ('replknet_micro_k31_rep', 'replknet_micro_k3')
     """
+    if analyzer == "erf":
+        return "replknet_micro_k31_rep", "replknet_micro_k3"
+    if analyzer == "shape-bias":
+        return "replknet_micro_k3.shape100", "replknet_micro_k3.shape50"
     return "replknet_micro_k13_rep", "replknet_micro_k13"

@@ -168,7 +168,7 @@ _DEFAULTS = {
     "slak_base": "slak_base.in1k",
     **{f"unireplknet_{variant}": f"unireplknet_{variant}.in1k_224" for variant in "afpnts"},
     **{f"unireplknet_{variant}": f"unireplknet_{variant}.in22k_ft_in1k_384" for variant in ("b", "l", "xl")},
-    **{entry.model: entry.name for entry in embedded_entries()},
+    **{entry.model: entry.name for entry in reversed(embedded_entries())},
 }
 
 
@@ -181,8 +181,8 @@ def catalog_entries(model: str | None = None) -> tuple[CatalogEntry, ...]:
 
 
 def default_entry(model: str) -> CatalogEntry | None:
-    """The entry that ``"pretrained"`` selects, or None for a model without weights."""
-    return CATALOG.get(_DEFAULTS.get(model, ""))
+    """The entry that ``"pretrained"`` selects for a model or for MODEL.TAG, or None if there is none."""
+    return CATALOG.get(_DEFAULTS.get(model, model))
 
 
 def hub_entries(pattern: str) -> tuple[CatalogEntry, ...]:
@@ -223,7 +223,7 @@ def find_entry(name: str) -> CatalogEntry:
     Raises:
         WeightsError: There is no such entry; the message lists similar names.
     """
-    entry = CATALOG.get(name) or default_entry(name)
+    entry = default_entry(name)
     if entry is None:
         raise WeightsError(
             f"Unknown weights {name!r}. The catalog has no such name{close_hint(name, CATALOG, cutoff=0.5)}. "

@@ -199,9 +199,9 @@ def _none_known(model: ModelId, reason: str) -> WeightsError:
 
 def _named(model: ModelId, weights: str) -> Callable[[_Download], ResolvedWeights]:
     """How to get the weights with this catalog name (in full or without the model), path, or tag."""
-    entry = CATALOG.get(weights) or CATALOG.get(f"{model}.{weights}")
+    entry = CATALOG.get(weights) or CATALOG.get(f"{model.architecture}.{weights}")
     if entry is not None:
-        if model.kind != "factory" and entry.model != model.name:
+        if model.kind != "factory" and entry.model != (model.architecture if model.kind == "registry" else model.name):
             raise WeightsError(
                 f"The weights {entry.name} do not match {model}. They are for {entry.model}. "
                 "Use that model, or other weights."

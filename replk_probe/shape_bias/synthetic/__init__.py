@@ -1,23 +1,31 @@
 """A generated conflict set and training split: a controlled experiment on shape and texture.
 
-There are sixteen abstract classes, each with a shape and a texture. In the training split both cues agree, and either
-suffices; in the conflict set every shape is combined with every texture, and the decisions show which cue a network
-uses. With photographs, a network may prefer a cue because the other one is rarer, smaller, fainter or harder. Here
-both cues are equal in as many respects as possible, and the remaining differences are listed.
+There are sixteen abstract classes, each with a shape and a texture. In the training split the texture always belongs to
+the label, and the shape with a probability that can be chosen, the validity of the shape. In the conflict set every
+shape is combined with every texture, and the decisions show which cue a network uses. With photographs, a network may
+prefer a cue because the other one is rarer, smaller, fainter, harder or less reliable. Here both cues are equal in many
+respects, the remaining differences are listed, and the validity of the shape moves the preference.
 
-**Equal for both cues.** Both are rotated by a uniformly distributed angle and vary in size by a factor of 1.4. The edge
-between figure and background and the edges within the texture have the same contrast in every image: ink, ground and
-background are at about equal distances from each other in RGB, and every such triple occurs in all six orders, so
-color, brightness and polarity are independent of both cues and of the class.
+**Names.** A class has the name of its shape, which is the name that tables by category show. A stimulus named
+``heart1-zed4.png`` has the shape of the class ``heart`` and the texture of the class ``zed``: a heart on scales.
+``CUES`` has the shape and the texture of each class.
 
-**Shapes** (``silhouettes.py``) have the same area and are centered at their centroid. Except for pointed ends, none has
-a part narrower than a period of the textures, or extends farther than 1.5 radii of a disc of its area. They form two
-families of eight, with straight edges and right angles or with arcs, so the class depends on the arrangement of the
-outline, not on a single piece of it. There is no cropping and no occlusion.
+**Equal for both cues.** Both are rotated by up to 20 degrees in either direction and vary in size. Colors are drawn
+independently of both cues and of the class, and ink and ground occur in both orders, so color, brightness and polarity
+are uninformative.
 
-**Textures** (``textures.py``) have the same share of ink, one half, and the same length of edges per area; only the
-arrangement of the edges differs. They are lines, lattices and random fields, with a random phase, angle and polarity
-in each image.
+**Shapes** (``silhouettes.py``) have the same area and are centered at their centroid; none extends farther than 1.5
+radii of a disc of its area. They form two families of eight, with straight edges and right angles or with arcs, so the
+class depends on the arrangement of the outline, not on a single piece of it. There is no cropping and no occlusion.
+
+**Textures** (``textures.py``) have the same share of ink, one half. They are lines, lattices and random fields, with a
+random phase, angle and polarity in each image. Relative to their scale, they have the same length of edges per area.
+They have four scales, assigned so that similar arrangements differ in scale.
+
+**Made so that textures are learned about as early as shapes.** With textures of a single scale, rotations by any angle
+and equal contrast of all edges, shapes are learned long before textures, and every network has a shape bias above 98 %.
+Hence the four scales and the small rotations, and the background is moved toward the mean of ink and ground, so that
+the outline has 0.8 times the contrast.
 
 **Nuisance variables** (``scenes.py``): size, position, angle, phase, palette and noise have the same distribution for
 all classes and are drawn independently of both cues. The range of positions is that of the farthest-reaching shape for
@@ -29,12 +37,12 @@ with every shape, and each of the 80 palettes once with every shape and once wit
 carries no information about the texture, a patch none about the shape, and a color none about either.
 
 **Not controlled.** Outlines differ in length and contribute to local statistics; narrow shapes cut textures into
-smaller pieces. The pairing of shapes and textures in the classes is fixed. Equal contrast and equal edge length make
-the cues comparable, but not equally easy for every network: that difference is what the experiment measures. The tests
-state how well each cue can be classified by itself.
+smaller pieces, coarse ones more so. The pairing of shapes and textures in the classes is fixed. The cues are not
+equally easy for every network: that difference is part of what the experiment measures. The tests state how well each
+cue can be classified by itself.
 
 **Sizes.** A scene can be drawn at any size in pixels. At 64 px, the size of the small models, figures are 26 to 37 px
-wide (as discs of their area), and periods 4.5 to 6.4 px.
+wide (as discs of their area), and periods 4.5 to 12.6 px.
 
 Images are identical to the byte on every machine: random bits are computed by a counter-based generator, fields and
 blending use integers, and all other operations are rounded uniquely by IEEE 754.

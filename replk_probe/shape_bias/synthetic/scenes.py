@@ -9,22 +9,23 @@ import numpy as np
 
 from .random_numbers import Floats, Integers, Words, fractions, integers_below, random_words
 from .silhouettes import OUTLINES, REACH
+from .textures import coarseness
 
 N_CLASSES = len(OUTLINES)
 EXEMPLARS = 5  # images per pair of a shape and a texture
 
 RADII = (0.205, 0.29)  # of a disc with the area of the shape: 13 to 26 % of the image
 MARGIN = 0.025  # minimum distance between a shape and the border of the image
-WAVELENGTHS = (0.07, 0.1)  # of stripes with the edge length of the texture: 4.5 to 6.4 px of 64
+WAVELENGTHS = (0.07, 0.082)  # of stripes with the edge length of the finest textures: 4.5 to 5.2 px of 64
 
-CONTRASTS = (105, 130)  # distance between any two of an image's three colors, in RGB levels (of 255)
+TILT = 0.17632698070846498  # tangent of half the largest rotation in either direction, 20 degrees
+
+CONTRASTS = (105, 130)  # distance between any two of three colors, in RGB levels (of 255)
 LEAST_STEP = 30  # minimum difference between the brightness of any two of them, in levels
 LEVELS = (24, 56, 88, 120, 152, 184, 216)  # of red, green and blue
 
-_TAN_EIGHTH = 0.41421356237309503  # of 45 degrees / 2
-
 # Streams of random numbers.
-_TRAINING, _POSES, _PATCHES, _STRATA, _COLORS, _NOISE = range(6)
+_TRAINING, _POSES, _PATCHES, _STRATA, _COLORS, _NOISE, _CUES = range(7)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,14 @@ def random_scenes(shape: Integers, texture: Integers, seed: int, first: int) -> 
     words = random_words((seed, _TRAINING), first + np.arange(len(shape)), 10)
     chance = fractions(words)
     colors = palettes()[integers_below(len(palettes()), words[:, 8])]
-    return Scenes(shape, texture, _poses(chance[:, :4]), _patches(chance[:, 4:8]), colors, words[:, 9])
+    return Scenes(shape, texture, _poses(chance[:, :4]), _patches(chance[:, 4:8], texture), colors, words[:, 9])
+
+
+def shapes_given(labels: Integers, validity: float, seed: int, first: int) -> Integers:
+    """Shapes of the images from index ``first`` on: that of the label with this probability, otherwise any other."""
+    words = random_words((seed, _CUES), first + np.arange(len(labels)), 2)
+    other = (labels + 1 + integers_below(N_CLASSES - 1, words[:, 1])) % N_CLASSES
+    return np.where(fractions(words[:, 0]) < validity, labels, other)
 
 
 def crossed_scenes(seed: int) -> tuple[Scenes, Integers]:
@@ -84,7 +92,7 @@ def crossed_scenes(seed: int) -> tuple[Scenes, Integers]:
         shape,
         texture,
         _poses(_stratified(seed, _POSES))[shape * EXEMPLARS + exemplar],
-        _patches(_stratified(seed, _PATCHES))[texture * EXEMPLARS + number],
+        _patches(_stratified(seed, _PATCHES), np.arange(N_CLASSES).repeat(EXEMPLARS))[texture * EXEMPLARS + number],
         palettes()[drawn[square]],
         random_words((seed, _NOISE), np.arange(len(shape)), 1)[:, 0],
     )
@@ -93,10 +101,10 @@ def crossed_scenes(seed: int) -> tuple[Scenes, Integers]:
 
 @functools.cache
 def palettes() -> Integers:
-    """Every triple of colors at about equal distances from each other, in every order, ``[P, 3, 3]``.
+    """Colors of ink, ground and background, ``[P, 3, 3]``, with ink and ground in both orders.
 
-    The edge between figure and background therefore has the contrast of the edges within the texture, and no color is
-    specific to one of the three parts.
+    They are every triple of colors at about equal distances from each other, of which the third is then moved by a
+    fifth of the way toward the mean of ink and ground, so that the outline has less contrast than the texture.
     """
     levels = np.array(LEVELS)
     colors = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -105,7 +113,10 @@ def palettes() -> Integers:
     brightness = colors @ np.array([77, 150, 29])
     step = np.abs(brightness[:, None] - brightness)
     near = (square >= CONTRASTS[0] ** 2) & (square <= CONTRASTS[1] ** 2) & (step >= 256 * LEAST_STEP)
-    return colors[np.argwhere(near[:, :, None] & near[:, None, :] & near)]
+    chosen = colors[np.argwhere(near[:, :, None] & near[:, None, :] & near)]
+    ink, ground, third = np.moveaxis(chosen, 1, 0)
+    chosen[:, 2] = (8 * third + ink + ground + 5) // 10
+    return chosen
 
 
 def _stratified(seed: int, stream: int) -> Floats:
@@ -124,18 +135,17 @@ def _poses(chance: Floats) -> Floats:
     return np.stack([radius, y, x, *_directions(chance[:, 3])], axis=1)
 
 
-def _patches(chance: Floats) -> Floats:
-    wavelength = WAVELENGTHS[0] + (WAVELENGTHS[1] - WAVELENGTHS[0]) * chance[:, 0]
+def _patches(chance: Floats, texture: Integers) -> Floats:
+    finest = WAVELENGTHS[0] + (WAVELENGTHS[1] - WAVELENGTHS[0]) * chance[:, 0]
+    wavelength = finest * coarseness()[texture]
     return np.stack([wavelength, chance[:, 1], chance[:, 2], *_directions(chance[:, 3])], axis=1)
 
 
 def _directions(chance: Floats) -> tuple[Floats, Floats]:
-    """Cosine and sine of a nearly uniform random angle.
+    """Cosine and sine of a nearly uniform random angle up to the largest one.
 
-    Computed from the tangent of half the angle within a quadrant, because rounding of ``cos`` depends on the platform.
+    Computed from the tangent of half the angle, because rounding of ``cos`` depends on the platform.
     """
-    quarter = np.floor(4 * chance).astype(np.intp)
-    tangent = _TAN_EIGHTH * (2 * (4 * chance - quarter) - 1)
+    tangent = TILT * (2 * chance - 1)
     square = tangent * tangent
-    cosine, sine = (1 - square) / (1 + square), 2 * tangent / (1 + square)
-    return np.choose(quarter, [cosine, -sine, -cosine, sine]), np.choose(quarter, [sine, cosine, -sine, -cosine])
+    return (1 - square) / (1 + square), 2 * tangent / (1 + square)

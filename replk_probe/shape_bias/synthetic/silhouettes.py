@@ -52,24 +52,24 @@ def _trefoil(x: Plane, y: Plane) -> Mask:
     return _disc(x, y, 0, -0.6, 0.6) | _disc(x, y, 0.52, 0.3, 0.6) | _disc(x, y, -0.52, 0.3, 0.6)
 
 
-# In the order of the categories; the two families alternate.
+# In the order of the categories, which have the names of their shapes.
 OUTLINES: dict[str, Outline] = {
+    "aitch": _aitch,
+    "block": lambda x, y: _box(x, y, -1, 1, -1, 1),
     "crescent": lambda x, y: _disc(x, y, 0, 0, 1) & ~_disc(x, y, 0.75, 0, 0.72),
-    "tee": lambda x, y: _box(x, y, -1, 1, -1, -0.25) | _box(x, y, -0.375, 0.375, -0.25, 0.9),
+    "cup": lambda x, y: _box(x, y, -1, 1, -0.9, 0.9) & ~_box(x, y, -0.34, 0.34, -0.9, 0.2),
     "disc": lambda x, y: _disc(x, y, 0, 0, 1),
+    "dome": lambda x, y: _disc(x, y, 0, 0, 1) & (y < 0.15),
+    "drop": _drop,
+    "dumbbell": lambda x, y: _disc(np.abs(x), y, 0.62, 0, 0.56) | _box(x, y, -0.62, 0.62, -0.26, 0.26),
+    "ell": lambda x, y: _box(x, y, -0.85, 0.05, -0.95, 0.05) | _box(x, y, -0.85, 0.85, 0.05, 0.95),
     "frame": lambda x, y: _box(x, y, -1, 1, -1, 1) & ~_box(x, y, -0.5, 0.5, -0.5, 0.5),
     "heart": _heart,
-    "zed": lambda x, y: _box(x, y, -1, 0.4, -0.85, 0) | _box(x, y, -0.4, 1, 0, 0.85),
-    "trefoil": _trefoil,
-    "ell": lambda x, y: _box(x, y, -0.85, 0.05, -0.95, 0.05) | _box(x, y, -0.85, 0.85, 0.05, 0.95),
-    "ring": lambda x, y: _disc(x, y, 0, 0, 1) & ~_disc(x, y, 0, 0, 0.5),
     "plus": lambda x, y: _box(x, y, -0.36, 0.36, -1, 1) | _box(x, y, -1, 1, -0.36, 0.36),
-    "dome": lambda x, y: _disc(x, y, 0, 0, 1) & (y < 0.15),
-    "aitch": _aitch,
-    "drop": _drop,
-    "cup": lambda x, y: _box(x, y, -1, 1, -0.9, 0.9) & ~_box(x, y, -0.34, 0.34, -0.9, 0.2),
-    "dumbbell": lambda x, y: _disc(np.abs(x), y, 0.62, 0, 0.56) | _box(x, y, -0.62, 0.62, -0.26, 0.26),
-    "block": lambda x, y: _box(x, y, -1, 1, -1, 1),
+    "ring": lambda x, y: _disc(x, y, 0, 0, 1) & ~_disc(x, y, 0, 0, 0.5),
+    "tee": lambda x, y: _box(x, y, -1, 1, -1, -0.25) | _box(x, y, -0.375, 0.375, -0.25, 0.9),
+    "trefoil": _trefoil,
+    "zed": lambda x, y: _box(x, y, -1, 0.4, -0.85, 0) | _box(x, y, -0.4, 1, 0, 0.85),
 }
 
 

@@ -16,15 +16,15 @@ from replk_probe.errors import InvalidInputError
 from ..stimuli.names import Stimulus
 from ..stimuli.stimulus_set import SYNTHETIC, StimulusSet
 from .draw import Pixels, draw
-from .scenes import EXEMPLARS, N_CLASSES, Scenes, crossed_scenes, random_scenes
+from .scenes import EXEMPLARS, N_CLASSES, Scenes, crossed_scenes, random_scenes, shapes_given
 from .silhouettes import OUTLINES, shape_fields
 from .textures import TILES, texture_fields
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Meaningless names, so that a name does not favor either cue.
-SYNTHETIC_CATEGORIES = tuple("abim bemu cefa dimo erup fesk gano hilu iska jeno kelu lomi mavu neto orfi pazu".split())
+# A class has the name of its shape: stimulus names and tables need one word that is the same for both cues.
+SYNTHETIC_CATEGORIES = tuple(OUTLINES)
 # Shape and texture of each category.
 CUES = MappingProxyType(dict(zip(SYNTHETIC_CATEGORIES, zip(OUTLINES, TILES, strict=True), strict=True)))
 
@@ -35,8 +35,8 @@ _WORD = 1 << 63
 def synthetic_stimuli(size: int = 224, seed: int = 0) -> StimulusSet:
     """The conflict set: five images of each of 256 pairs of a shape and a texture, drawn when they are loaded.
 
-    Names have the form of the published set: ``abim1-bemu4.png`` has the shape of ``abim`` in its first pose, filled
-    with the fourth patch of the texture of ``bemu``.
+    Names have the form of the published set: ``heart1-zed4.png`` has the shape of the class ``heart`` in its first
+    pose, filled with the fourth patch of the texture of the class ``zed``, which is scales.
 
     Args:
         size: Side in pixels.
@@ -64,29 +64,38 @@ def synthetic_stimuli(size: int = 224, seed: int = 0) -> StimulusSet:
     )
 
 
-def synthetic_training(n: int, size: int = 64, seed: int = 0, first: int = 0) -> tuple[Pixels, npt.NDArray[np.int64]]:
-    """Draw images of the infinite training split, in which both cues agree.
+def synthetic_training(
+    n: int, size: int = 64, seed: int = 0, first: int = 0, shape_validity: float = 1.0
+) -> tuple[Pixels, npt.NDArray[np.int64]]:
+    """Draw images of the infinite training split, in which the texture always belongs to the label.
 
-    The classes alternate. An image depends only on ``seed``, ``size`` and its index, so images may be drawn in any
-    order and by any number of processes. Indices that were not trained on, or another seed, form a held-out set;
-    none of them is in the conflict set.
+    The shape belongs to it with probability ``shape_validity``, and is otherwise one of the 15 others at random. With
+    1, both cues agree, and either suffices.
+
+    The classes alternate. An image depends only on ``seed``, ``size``, ``shape_validity`` and its index, so images may
+    be drawn in any order and by any number of processes. Indices that were not trained on, or another seed, form a
+    held-out set; none of them is in the conflict set. Two values of ``shape_validity`` differ only in shapes: pose,
+    patch, colors and noise of an image are the same.
 
     Args:
         n: Number of images.
         size: Side in pixels.
         seed: Random seed of the split.
         first: Index of the first image, from 0.
+        shape_validity: Probability that the shape belongs to the label, from 0 to 1.
 
     Returns:
         RGB images ``[n, size, size, 3]`` and their category indices ``[n]``.
 
     Raises:
-        InvalidInputError: ``size`` is not an integer from 16 to 2048, or another argument is not a non-negative
-            integer.
+        InvalidInputError: ``size`` is not an integer from 16 to 2048, ``shape_validity`` is not a number from 0 to 1,
+            or another argument is not a non-negative integer.
     """
     count, start = _non_negative("n", n), _non_negative("first", first)
+    validity = _probability("shape_validity", shape_validity)
     labels = (start + np.arange(count)) % N_CLASSES
-    return synthetic_images(labels, labels, size, seed, start), labels
+    shapes = shapes_given(labels, validity, _non_negative("seed", seed), start)
+    return synthetic_images(shapes, labels, size, seed, start), labels
 
 
 def synthetic_images(
@@ -156,6 +165,14 @@ def _size(size: int) -> int:
             "Give another size."
         )
     return int(size)
+
+
+def _probability(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
+        raise InvalidInputError(
+            f"Cannot draw synthetic images with {name}={value!r}. It must be a number from 0 to 1. Give such a number."
+        )
+    return float(value)
 
 
 def _non_negative(name: str, value: int) -> int:

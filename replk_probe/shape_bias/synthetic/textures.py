@@ -1,4 +1,4 @@
-"""The sixteen textures, as periodic black-and-white drawings, which differ only in the arrangement of their edges."""
+"""The sixteen textures, as periodic black-and-white drawings, which differ in the arrangement and scale of edges."""
 
 from __future__ import annotations
 
@@ -163,23 +163,39 @@ def _crosses() -> Mask:
 
 # In the order of the categories.
 TILES: dict[str, Callable[[], Mask]] = {
+    "rings": lambda: _upper_half(-np.abs(_nearest(_staggered(4, 4), 100)[0] - 42)),
+    "barcode": _barcode,
     "checks": lambda: np.asarray((_Y % 128 < 64) ^ (_X % 128 < 64)),
-    "zigzag": lambda: _upper_half(_wave(_Y * 6 / SIDE + 0.375 * _wave(_X * 4 / SIDE))),
+    "streaks": lambda: _upper_half(_enlarged(_blurred(_blurred(_noise(5, 128, 128), 3, (0,)), 15, (1,)))),
     "labyrinth": _labyrinth,
+    "weave": _weave,
+    "mosaic": _mosaic,
+    "triangles": _triangles,
+    "crosses": _crosses,
     "dots": lambda: _upper_half(-_nearest(_staggered(7, 8), 60)[0]),
     "bricks": _bricks,
-    "scales": _scales,
-    "stripes": lambda: np.asarray(_Y % 64 < 32),
-    "crosses": _crosses,
-    "cells": _cells,
     "patches": _patches,
-    "weave": _weave,
-    "rings": lambda: _upper_half(-np.abs(_nearest(_staggered(4, 4), 100)[0] - 42)),
-    "mosaic": _mosaic,
-    "streaks": lambda: _upper_half(_enlarged(_blurred(_blurred(_noise(5, 128, 128), 3, (0,)), 15, (1,)))),
-    "triangles": _triangles,
-    "barcode": _barcode,
+    "cells": _cells,
+    "zigzag": lambda: _upper_half(_wave(_Y * 6 / SIDE + 0.375 * _wave(_X * 4 / SIDE))),
+    "stripes": lambda: np.asarray(_Y % 64 < 32),
+    "scales": _scales,
 }
+
+
+# Wavelengths relative to that of the finest textures: four scales, assigned so that similar textures differ in scale.
+_SCALES = (1.0, 1.34, 1.8, 2.4)
+_SCALE_OF = {
+    **dict.fromkeys(("checks", "labyrinth", "stripes", "streaks"), 0),
+    **dict.fromkeys(("bricks", "crosses", "cells", "rings"), 1),
+    **dict.fromkeys(("zigzag", "scales", "mosaic", "barcode"), 2),
+    **dict.fromkeys(("dots", "patches", "weave", "triangles"), 3),
+}
+
+
+@functools.cache
+def coarseness() -> Plane:
+    """Wavelength of each texture relative to the finest ones, ``[16]``."""
+    return np.array([_SCALES[_SCALE_OF[texture]] for texture in TILES])
 
 
 def edge_length(tile: Mask) -> float:

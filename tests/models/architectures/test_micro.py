@@ -9,7 +9,7 @@ from torch import nn
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.models import default_models, large_kernel_layers, probe_spec, reparameterize, resolve_layer
-from replk_probe.models.architectures.micro import INPUT_SIZE, MICRO_MODELS
+from replk_probe.models.architectures.micro import INPUT_SIZE, MICRO_MODELS, is_micro
 from replk_probe.models.architectures.replknet import RepLKNet
 from replk_probe.models.checkpoints.detect import fingerprint
 from replk_probe.models.layers.large_kernel import LargeKernelConv
@@ -34,8 +34,10 @@ def test_there_is_one_model_for_each_kernel_with_and_without_a_branch_where_it_f
     assert set(REPLKNETS) == {f"replknet_micro_{side}" for side in SIDES} | {
         f"replknet_micro_{side}_rep" for side in SIDES if side != "k3"
     }
-    assert default_models() == ("replknet_micro_k13_rep", "replknet_micro_k13")
-    assert set(default_models()) <= set(MICRO_MODELS)
+    assert default_models("kernels") == ("replknet_micro_k13_rep", "replknet_micro_k13")
+    assert default_models("erf") == ("replknet_micro_k31_rep", "replknet_micro_k3")
+    assert all(is_micro(name) for analyzer in ("erf", "shape-bias", "kernels") for name in default_models(analyzer))
+    assert not is_micro("replknet31b") and not is_micro("micro.shape90")
 
 
 @pytest.mark.parametrize("name", MICRO_MODELS)

@@ -59,16 +59,18 @@ def test_names_are_those_of_a_cue_conflict_set():
 def test_every_class_has_a_shape_and_a_texture_of_its_own():
     assert tuple(CUES) == SYNTHETIC_CATEGORIES
     assert len({shape for shape, _ in CUES.values()}) == len({texture for _, texture in CUES.values()}) == 16
-    assert CUES["abim"] == ("crescent", "checks")
+    # Named by the shape, so that tables by category of the shape can be read aloud.
+    assert all(name == shape for name, (shape, _) in CUES.items())
+    assert CUES["crescent"] == ("crescent", "checks")
 
 
 def test_the_bytes_never_change():
     images, labels = synthetic_training(32, first=16)
     assert images.shape == (32, 64, 64, 3) and images.dtype == np.uint8 and images.flags.c_contiguous
     assert labels.tolist() == [*range(16), *range(16)]
-    assert digest(images) == "752152ea18dc2f19"
+    assert digest(images) == "42e5f2076e75c929"
     stimuli = synthetic_stimuli()
-    assert digest(*(np.asarray(stimuli.load(index)) for index in (0, 700, 1279))) == "31c1263903c1b943"
+    assert digest(*(np.asarray(stimuli.load(index)) for index in (0, 700, 1279))) == "a49f44e092994879"
 
 
 def test_stimuli_are_drawn_where_they_are_loaded():
@@ -96,6 +98,26 @@ def test_a_training_image_depends_on_its_number_alone():
     other = synthetic_training(40, seed=6)[0]
     assert not (whole.reshape(40, -1) == other.reshape(40, -1)).all(axis=1).any()
     assert len({image.tobytes() for image in synthetic_training(512, size=16)[0]}) == 512
+
+
+def test_the_shape_belongs_to_the_label_with_the_given_probability():
+    n, seed = 4800, 3
+    labels = np.arange(n) % 16
+    for validity in (0.75, 0.9):
+        shape = scenes.shapes_given(labels, validity, seed, 0)
+        wrong = shape != labels
+        assert 1 - wrong.mean() == pytest.approx(validity, abs=4 * np.sqrt(validity * (1 - validity) / n))
+        others = Counter((shape[wrong] - labels[wrong]) % 16)  # the other shapes are equally frequent
+        assert sorted(others) == [*range(1, 16)]
+        assert max(others.values()) < wrong.sum() / 15 + 5 * np.sqrt(wrong.sum() / 15)
+        images, given = synthetic_training(16, seed=seed, first=32, shape_validity=validity)
+        assert np.array_equal(given, CLASSES)
+        assert np.array_equal(images, synthetic_images(shape[32:48], CLASSES, seed=seed, first=32))
+    assert not (scenes.shapes_given(labels, 0.0, seed, 0) == labels).any()
+    assert np.array_equal(scenes.shapes_given(labels, 1.0, seed, 0), labels)
+    # Where a higher probability gives another shape, a lower one gives the same.
+    low, high = (scenes.shapes_given(labels, validity, seed, 0) for validity in (0.75, 0.9))
+    assert np.array_equal(low[high != labels], high[high != labels])
 
 
 def test_each_cue_can_be_varied_separately():
@@ -127,6 +149,9 @@ def test_other_arguments_that_cannot_be_used_are_refused():
     for shape, texture in (([0, 1], [0]), ([16], [0]), ([0], [-1]), ([[0]], [[0]]), ([0.5], [0]), (0, 0)):
         with pytest.raises(InvalidInputError, match=r"from 0 to 15"):
             synthetic_images(shape, texture)
+    for wrong in (-0.1, 1.5, float("nan"), True, "1"):
+        with pytest.raises(InvalidInputError, match=r"shape_validity=.* must be a number from 0 to 1"):
+            synthetic_training(1, shape_validity=wrong)
     assert synthetic_training(0)[0].shape == (0, 64, 64, 3)
 
 
@@ -155,34 +180,50 @@ def test_poses_and_patches_of_a_class_are_spread_over_their_ranges():
     made, _ = scenes.crossed_scenes(0)
     for cue, values, (low, high) in (
         (made.shape, made.pose[:, 0], scenes.RADII),
-        (made.texture, made.patch[:, 0], scenes.WAVELENGTHS),
+        (made.texture, made.patch[:, 0] / textures.coarseness()[made.texture], scenes.WAVELENGTHS),
     ):
         for index in CLASSES:
             parts = np.floor(5 * (np.unique(values[cue == index]) - low) / (high - low))
             assert parts.tolist() == [0, 1, 2, 3, 4]
 
 
-def test_angles_are_spread_over_the_circle():
+def test_textures_have_four_scales():
+    assert Counter(textures.coarseness().tolist()) == {1.0: 4, 1.34: 4, 1.8: 4, 2.4: 4}
+    # They do not overlap, and the coarsest texture has two periods in the smallest figure.
+    low, high = scenes.WAVELENGTHS
+    assert high < 1.34 * low
+    assert 2 * 2.4 * high < 2 * scenes.RADII[0]
+
+
+def test_angles_are_spread_over_forty_degrees():
     cosine, sine = scenes._directions((np.arange(4000) + 0.5) / 4000)
     assert np.hypot(cosine, sine) == pytest.approx(1, abs=1e-15)
-    angles = np.unwrap(np.arctan2(sine, cosine))
-    # The tangent of half the angle is uniform, so that steps vary by a factor of 1 + tan(pi / 8)**2.
-    steps = np.diff(angles) * 4000 / (2 * np.pi)
-    assert angles[-1] - angles[0] == pytest.approx(2 * np.pi, rel=1e-3)
-    assert steps.min() > 0.89 and steps.max() < 1.06
+    angles = np.degrees(np.arctan2(sine, cosine))
+    assert (angles[0], angles[-1]) == pytest.approx((-20, 20), abs=0.02)
+    # The tangent of half the angle is uniform, so that steps vary by a factor of 1 + tan(10 degrees)**2.
+    steps = np.diff(angles) * 4000 / 40
+    assert steps.min() > 0.97 and steps.max() < 1.02
 
 
 def test_colors_have_equal_contrast_and_are_uninformative():
     palettes = scenes.palettes()
     assert len(palettes) > 10_000
-    for one, other in ((0, 1), (1, 2), (0, 2)):
-        distance = np.sqrt(((palettes[:, one] - palettes[:, other]) ** 2).sum(axis=1))
-        assert distance.min() >= scenes.CONTRASTS[0] and distance.max() <= scenes.CONTRASTS[1]
-        brightness = palettes[:, (one, other)] @ np.array([0.299, 0.587, 0.114])
-        assert np.abs(np.diff(brightness)).min() > scenes.LEAST_STEP - 1
-        exchanged = palettes.copy()
-        exchanged[:, [one, other]] = palettes[:, [other, one]]
-        assert {*map(bytes, exchanged)} == {*map(bytes, palettes)}
+    ink, ground, background = np.moveaxis(palettes, 1, 0)
+    middle = (ink + ground) / 2
+    low, high = scenes.CONTRASTS
+    # The background is at about equal distances from ink and ground, after it was moved toward their mean by a fifth:
+    # an equilateral triangle of this side has a height of 0.866 sides.
+    distance = np.sqrt(((ink - ground) ** 2).sum(axis=1))
+    assert distance.min() >= low and distance.max() <= high
+    for color in (ink, ground):
+        distance = np.sqrt(((color - background) ** 2).sum(axis=1))
+        assert 0.7 * low < distance.min() and distance.max() < high
+    height = np.sqrt(((background - middle) ** 2).sum(axis=1))
+    assert height.mean() == pytest.approx(0.8 * 0.866 * (low + high) / 2, rel=0.05)
+    brightness = palettes[:, :2] @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(np.diff(brightness)).min() > scenes.LEAST_STEP - 1
+    assert {*map(bytes, palettes[:, [1, 0, 2]])} == {*map(bytes, palettes)}
+    assert palettes.min() >= 0 and palettes.max() <= 255
 
 
 def test_shapes_have_one_area_one_center_and_a_bounded_reach():
@@ -198,7 +239,7 @@ def test_every_shape_stays_in_the_frame_wherever_it_may_be():
     extremes = np.stack(np.meshgrid([0, 1 - 2.0**-53], [0, 1 - 2.0**-53], [0, 1 - 2.0**-53], np.arange(8) / 8), axis=-1)
     poses = scenes._poses(extremes.reshape(-1, 4))
     n = len(poses)
-    patch = scenes._patches(np.zeros((n, 4)))
+    patch = scenes._patches(np.zeros((n, 4)), np.zeros(n, int))
     for shape in CLASSES:
         made = scenes.Scenes(
             np.full(n, shape), np.zeros(n, int), poses, patch, np.zeros((n, 3, 3), int), np.zeros(n, np.uint64)
