@@ -120,7 +120,7 @@ def reparam_checkpoint(
     Examples:
         >>> import torch
         >>> from replk_probe.models import create_model, default_models, reparam_checkpoint
-        >>> name = default_models()[0]
+        >>> name = default_models("kernels")[0]
         >>> torch.save(create_model(name, "random").state_dict(), "trained.pth")
         >>> report = reparam_checkpoint("trained.pth", "merged.safetensors", name)
         >>> report.convolutions == 2 * report.layers, report.merging.relative < 1e-6
