@@ -99,7 +99,7 @@ def _drawn(logs: dict[str, list[dict[str, str]]], records: dict[str, dict[str, A
         )
         figure.text(0.012, 0.915, text, fontsize=6.0, color=MUTED)
         figure.text(0.012, 0.445, "Images whose cues conflict: decisions for", fontsize=6.0, color=MUTED)
-        figure.text(0.257, 0.445, "shape", fontsize=6.0, color=SHAPE_COLOR)
+        figure.text(0.26, 0.445, "shape", fontsize=6.0, color=SHAPE_COLOR)
         figure.text(0.294, 0.445, "and", fontsize=6.0, color=MUTED)
         figure.text(0.319, 0.445, "texture", fontsize=6.0, color=TEXTURE_COLOR)
         text = ", % (chance: 6.2\u00a0%). Thick: RepLKNet with kernels of 3x3, thin: with larger kernels."

@@ -414,7 +414,9 @@ def _restore(run: Run, store: Checkpoint) -> None:
         kind, _, rest = name.partition(".")
         if kind == "optimiser":
             index, _, entry = rest.partition(".")
-            state.setdefault(int(index), {})[entry] = value
+            # The fused optimizer requires the layout of the parameters, which files do not keep.
+            layout = torch.channels_last if value.dim() == 4 else torch.contiguous_format
+            state.setdefault(int(index), {})[entry] = value.contiguous(memory_format=layout)
     run.optimizer.load_state_dict({**run.optimizer.state_dict(), "state": state})
     for name, value in saved.state.items():
         setattr(run, name, value)

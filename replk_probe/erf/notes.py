@@ -33,7 +33,7 @@ def trained_size_note(trained: Sequence[int], measured: Sequence[int]) -> str:
     size, other = (f"{dimensions(size)} px" for size in (trained, measured))
     if trained == measured:
         return f"Measured at {size}, the size of the training images of this small model."
-    return f"Measured at {other}; this small model was trained on images of {size}."
+    return f"Measured at {other}; trained on images of {size}."
 
 
 def constant_sum_note(model: nn.Module, target: TargetLayer, convention: Convention) -> str | None:

@@ -139,7 +139,7 @@ def test_small_models_at_another_size(replk_probe: Run, tmp_path: Path) -> None:
     run = ("erf", "--model", "replknet_micro_k13", "--images", 1)
     done = replk_probe(*run, "--size", 96, "--output", tmp_path / "96")
     assert done.exit_code == 0, done.output
-    assert "Measured at 96x96 px; this small model was trained on images of 64x64 px." in " ".join(done.stdout.split())
+    assert "Measured at 96x96 px; trained on images of 64x64 px." in " ".join(done.stdout.split())
     assert replk_probe(*run, "--output", tmp_path / "192").exit_code == 0
     assert json.loads((tmp_path / "192" / "erf.json").read_text())["run"]["input_size"] == [192, 192]
 

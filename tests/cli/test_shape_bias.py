@@ -317,7 +317,7 @@ def test_nothing_asked_for_offline(capsys: pytest.CaptureFixture[str]) -> None:
     from replk_probe.cli import shape_bias
 
     chosen = shape_bias._without_model(("auto",), None, None)
-    assert chosen == (("replknet_micro_k13_rep", "replknet_micro_k13"), ("pretrained",), "synthetic")
+    assert chosen == (("replknet_micro_k3.shape100", "replknet_micro_k3.shape50"), ("pretrained",), "synthetic")
     expected = capsys.readouterr().err
     assert "small models trained on synthetic data" in expected
     assert "For an ImageNet model: replk-probe shape-bias --model replknet31b\n" in expected

@@ -247,7 +247,7 @@ def test_pretrained_as_in_timm() -> None:
         model = create_model(name, **options)
         assert weights_info(model) == weights_info(expected)
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
-    assert weights_info(create_model(name, "synthetic", pretrained=True)) == weights_info(expected)
+    assert weights_info(create_model(name, "shape90", pretrained=True)) == weights_info(expected)
     assert weights_info(create_model(name, pretrained=False)).is_random
     for weights in ("random", "auto"):
         with pytest.raises(InvalidInputError, match=f"pretrained=True with weights='{weights}'"):
