@@ -12,12 +12,12 @@ from typing import Any
 from PIL import Image
 
 from replk_probe.models.architectures.micro import DEFAULT_TAG, SHAPE_VALIDITIES
-from replk_probe.plot_style import GRID, MUTED, figure_style, new_figure
+from replk_probe.plot_style import COLORS as PALETTE
+from replk_probe.plot_style import GRAY, GRID, MUTED, SHAPE_COLOR, TEXTURE_COLOR, figure_style, new_figure
 from replk_probe.runtime.atomic_files import atomic_path, atomic_write_text
-from replk_probe.shape_bias.plot_style import SHAPE_COLOR, TEXTURE_COLOR
 
-COLORS = {3: "#999999", 7: "#0072b2", 13: "#d55e00", 31: "#009e73"}
-_MOBILE = "#cc79a7"
+COLORS = {3: GRAY, 7: PALETTE[1], 13: PALETTE[0], 31: PALETTE[2]}
+_MOBILE = PALETTE[3]
 _PIXELS = 1200  # width of the figure in the repository
 
 
@@ -82,6 +82,7 @@ def _drawn(logs: dict[str, list[dict[str, str]]], records: dict[str, dict[str, A
                         _line(ax, rows, column, color, "solid", 1.3 if kernel_of(name) == 3 else 0.5)
             ax.set_title(f"Shape validity {100 * validity:g}\u00a0%", loc="left", fontsize=7.0)
             ax.set_ylim(0, 101)
+            ax.set_xlim(right=above[0].get_xlim()[1])
         for ax in (*above[:2], *below):
             ax.set_xlabel("Training images, thousands")
             ax.set_xlim(left=0)
@@ -98,12 +99,26 @@ def _drawn(logs: dict[str, list[dict[str, str]]], records: dict[str, dict[str, A
             "5x5 re-param branch, dashed: without. Legend: accuracy after training."
         )
         figure.text(0.012, 0.915, text, fontsize=6.0, color=MUTED)
-        figure.text(0.012, 0.445, "Images whose cues conflict: decisions for", fontsize=6.0, color=MUTED)
-        figure.text(0.26, 0.445, "shape", fontsize=6.0, color=SHAPE_COLOR)
-        figure.text(0.294, 0.445, "and", fontsize=6.0, color=MUTED)
-        figure.text(0.319, 0.445, "texture", fontsize=6.0, color=TEXTURE_COLOR)
-        text = ", % (chance: 6.2\u00a0%). Thick: RepLKNet with kernels of 3x3, thin: with larger kernels."
-        figure.text(0.362, 0.445, text, fontsize=6.0, color=MUTED)
+        parts = (
+            ("Images whose cues conflict: decisions for", MUTED),
+            ("shape", SHAPE_COLOR),
+            ("and", MUTED),
+            ("texture", TEXTURE_COLOR),
+            ("in % (chance: 6.2\u00a0%). Thick: RepLKNet with kernels of 3x3, thin: with larger kernels.", MUTED),
+        )
+        before: Any = "figure fraction"
+        for text, color in parts:
+            first = before == "figure fraction"
+            before = above[0].annotate(
+                text,
+                (0.012 if first else 1, 0.445),
+                (0 if first else 1.8, 0),
+                xycoords=(before, "figure fraction"),
+                textcoords="offset points",
+                annotation_clip=False,
+                fontsize=6.0,
+                color=color,
+            )
     return figure
 
 

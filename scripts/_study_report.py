@@ -16,6 +16,7 @@ from scipy.optimize import brentq
 from scipy.stats import nct, t, ttest_ind
 
 from replk_probe.models.architectures.micro import DEFAULT_TAG, SHAPE_VALIDITIES
+from replk_probe.plot_style import COLORS as PALETTE
 from replk_probe.plot_style import GRID, MUTED, figure_style, new_figure
 from replk_probe.runtime.atomic_files import atomic_write_text
 
@@ -24,7 +25,8 @@ Measures = dict[str, Any]
 Setting: TypeAlias = tuple[str, int, bool, str]
 Groups = dict[Setting, list[Measures]]
 
-_REP, _PLAIN = "#d55e00", "#0072b2"
+# Other colors than those of kernel sizes.
+_REP, _PLAIN = PALETTE[5], PALETTE[3]
 _FAMILIES = {"replknet": "RepLKNet", "mobilenetv2": "MobileNet V2"}
 _TAGS = tuple(SHAPE_VALIDITIES)
 _LEVEL, _POWER = 0.05, 0.8
