@@ -362,7 +362,9 @@ def command_line(*more: str) -> str:
             continue
         # Options that are not passed to the command store their value themselves.
         value = context.params[name] if name in context.params else context.meta[name]
-        if isinstance(parameter, click.Option) and parameter.is_flag:
+        if isinstance(parameter, click.Argument):
+            words += map(str, value if parameter.nargs != 1 else (value,))
+        elif isinstance(parameter, click.Option) and parameter.is_flag:
             words.append(parameter.opts[0])
         else:
             for item in value if parameter.multiple else (value,):

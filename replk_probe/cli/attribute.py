@@ -87,7 +87,7 @@ _CHECKPOINT = "attribution.ckpt"
     "--steps",
     type=click.IntRange(1),
     metavar="N",
-    help="Steps of the quadrature of integrated-gradients. [default: 50]",
+    help="Integration steps of integrated-gradients. [default: 50]",
 )
 @click.option("--samples", type=click.IntRange(1), metavar="N", help="Noisy images of smooth-grad. [default: 25]")
 @click.option(
@@ -108,7 +108,7 @@ _CHECKPOINT = "attribution.ckpt"
 @click.option(
     "--baseline",
     type=click.Choice(["mean", "black", "white"]),
-    help="Color that integrated-gradients begin with and occlusion inserts. [default: mean]",
+    help="Color that integrated-gradients begins with and occlusion inserts. [default: mean]",
 )
 @input_options
 @compute_options

@@ -49,7 +49,7 @@ _PASSES = {"forward": "forward", "grad-input": "grad_input", "grad-weight": "gra
     default="cpu",
     show_default=True,
     metavar="DEVICE",
-    help="cpu, or an NVIDIA GPU (cuda, cuda:1), on which all methods are compared with float64 and then timed.",
+    help="cpu, or an NVIDIA GPU (cuda, cuda:1), on which all methods are checked against float64 and then timed.",
 )
 @choice_option(
     "--dtype",

@@ -9,7 +9,16 @@ import click
 from ._options import PATH, check_writable
 from ._output import note
 
-_ANALYZERS = ("erf", "shape-bias", "kernels")
+# The kernels before merging are shown as well.
+_ANALYZERS = {"erf": [], "shape-bias": [], "kernels": ["--variant", "all"]}
+_TITLE = "Demonstration of replk-probe"
+_DESCRIPTION = (
+    "Six small networks, trained on drawings of 64 px that combine a shape with a texture: no ImageNet results. "
+    "Receptive fields: a network with kernels of 31x31 (k31, with a re-parameterization branch, rep) and one with 3x3 "
+    "(k3). Shape bias: two networks with 3x3 kernels, in whose training images the shape always belonged to the label "
+    "(shape100) or in half of them (shape50; 90 % where a name has no such ending). Kernels: 13x13, with and without "
+    "the branch."
+)
 
 
 @click.command()
@@ -35,11 +44,12 @@ def command(ctx: click.Context, output: Path) -> None:
     group = ctx.find_root().command
     assert isinstance(group, click.Group)
     page = output / "report.html"
-    for name in _ANALYZERS:
+    for name, options in _ANALYZERS.items():
         note(f"replk-probe {name}")
-        _run(group, ctx, name, ["--output", str(output / name)])
+        _run(group, ctx, name, [*options, "--output", str(output / name)])
         click.echo()
-    _run(group, ctx, "report", [*(str(output / name) for name in _ANALYZERS), "--output", str(page)])
+    described = ("--title", _TITLE, "--description", _DESCRIPTION)
+    _run(group, ctx, "report", [*(str(output / name) for name in _ANALYZERS), "--output", str(page), *described])
 
 
 def _run(group: click.Group, ctx: click.Context, name: str, args: list[str]) -> None:

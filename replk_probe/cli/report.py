@@ -18,7 +18,8 @@ from ._output import note, show_path
     "-o", "--output", type=PATH, default="report.html", show_default=True, metavar="FILE", help="HTML file to write."
 )
 @click.option("--title", metavar="TEXT", help="Title of the page. [default: Results of replk-probe]")
-def command(folders: tuple[Path, ...], output: Path, title: str | None) -> None:
+@click.option("--description", default="", metavar="TEXT", help="A paragraph below the title.")
+def command(folders: tuple[Path, ...], output: Path, title: str | None, description: str) -> None:
     """Collect results in one HTML page.
 
     Reads all results of erf, shape-bias, kernels, attribute, bench and sweep in the folders DIR and their subfolders
@@ -41,6 +42,6 @@ def command(folders: tuple[Path, ...], output: Path, title: str | None) -> None:
     collection = find_results(folders or DEFAULT_FOLDER)
     for record, reason in collection.unreadable:
         note(f"left out {record}: {reason}", fg="yellow")
-    write_report(collection, output, title=title or DEFAULT_TITLE)
+    write_report(collection, output, title=title or DEFAULT_TITLE, description=description)
     show_path(output)
     note(f"{counted(collection.n_results, 'result')}, {output.stat().st_size / 1e6:.1f} MB.")

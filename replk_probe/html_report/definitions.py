@@ -67,6 +67,12 @@ SHAPE_BIAS = (
         "conflict.",
         _GEIRHOS,
     ),
+    Definition(
+        "Category mean and median",
+        "Mean and median over the categories of the shape bias on the stimuli of one shape; 95 % by the bootstrap over "
+        "stimuli.",
+        _OWN,
+    ),
     Definition("Cue accuracy", "Decisions for the shape or the texture divided by all decisions.", _GEIRHOS),
     Definition(
         "Interval of a shape bias",

@@ -33,13 +33,16 @@ DEFAULT_TITLE = "Results of replk-probe"
 _DARK_COLORS = ("#ff8a5c", "#5db4f0", "#3fcf9f", "#e9a3c9", "#f2b63c", "#b794d6", "#9ad4f5")
 
 
-def write_report(results: Collection | Iterable[Result], path: str | Path, *, title: str = DEFAULT_TITLE) -> None:
+def write_report(
+    results: Collection | Iterable[Result], path: str | Path, *, title: str = DEFAULT_TITLE, description: str = ""
+) -> None:
     """Write :func:`render_report` to a file, completely or not at all.
 
     Args:
         results: Results, as in :func:`render_report`.
         path: File to write, which is replaced if it exists; its folder is created.
         title: Title of the page.
+        description: A paragraph below the title.
 
     Raises:
         InvalidInputError: The file cannot be written, or an object is not a result of this package.
@@ -52,10 +55,10 @@ def write_report(results: Collection | Iterable[Result], path: str | Path, *, ti
         >>> import_erf(np.ones((32, 32)), name="uniform").save("results/uniform")
         >>> write_report(find_results("results"), "report.html", title="One map")
     """
-    atomic_write_text(path, render_report(results, title=title))
+    atomic_write_text(path, render_report(results, title=title, description=description))
 
 
-def render_report(results: Collection | Iterable[Result], *, title: str = DEFAULT_TITLE) -> str:
+def render_report(results: Collection | Iterable[Result], *, title: str = DEFAULT_TITLE, description: str = "") -> str:
     """The page with all numbers, maps and charts of results.
 
     The page is one file that requests nothing; it works without scripts as well. It depends only on the results, so
@@ -64,6 +67,7 @@ def render_report(results: Collection | Iterable[Result], *, title: str = DEFAUL
     Args:
         results: What :func:`~replk_probe.collection.find_results` found, or results of any analyzers.
         title: Title of the page.
+        description: A paragraph below the title.
 
     Returns:
         HTML. Maps with more than 256 pixels in a direction are drawn as means over squares of pixels; numbers and
@@ -97,6 +101,7 @@ def render_report(results: Collection | Iterable[Result], *, title: str = DEFAUL
     erf = erf_section(collection.erf, summary.erf_styles)
     return environment.get_template("report.html").render(
         title=title,
+        description=description,
         version=__version__,
         policy=policy_of(style, script),
         style=style,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,3 +91,34 @@ def test_errors_are_one_line(replk_probe: Run, pictures: list[str], options: tup
 def test_an_unknown_method_is_an_error_of_usage(replk_probe: Run, pictures: list[str]) -> None:
     result = replk_probe("attribute", pictures[0], "--method", "lime")
     assert result.exit_code == 2 and "'lime' is not one of 'saliency'" in result.stderr
+
+
+NETWORK = """
+from pathlib import Path
+from torch import nn
+
+class Network(nn.Sequential):
+    def forward(self, x):
+        if Path("stop").exists() and x.requires_grad and x.mean() < 0:
+            raise KeyboardInterrupt
+        return super().forward(x)
+
+def build():
+    return Network(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+"""
+
+
+def test_an_interrupted_run_prints_the_command_that_continues_it(replk_probe: Run, pictures: list[str]) -> None:
+    Path("net.py").write_text(NETWORK)
+    for name, level in zip(pictures, (200, 50), strict=True):
+        Image.new("RGB", (32, 32), (level, level, level)).save(name)
+    Path("stop").touch()
+    options = ("--weights", "random", "--size", 32, "--mean", "0.5", "--std", "0.5")
+    stopped = replk_probe("attribute", *pictures, "--model", "net.py:build", *options)
+    assert stopped.exit_code == 130, stopped.output
+    Path("stop").unlink()
+    (line,) = re.findall(r"(attribute .*--resume)", stopped.stderr)
+    assert "one.png two.png" in line
+    done = replk_probe(*shlex.split(line))
+    assert done.exit_code == 0, done.output
+    assert len(AttributionResult.load(next(Path("replk-probe-out").rglob("attribution.json")).parent).images) == 2
