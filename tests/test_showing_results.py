@@ -210,10 +210,10 @@ def test_subplots_do_not_overlap_their_neighbors(kind, plot, layout) -> None:
     for one, other in itertools.combinations(boxes, 2):
         wide, high = (min(a[1], b[1]) - max(a[0], b[0]) for a, b in zip(*corners(one, other), strict=True))
         assert min(wide, high) <= 0
-    assert all(text.get_fontsize() >= 5.5 for text in shown_texts(figure))
     # All of them are in the figure that a notebook shows.
     whole = figure.get_tightbbox()
     assert whole.width * figure.dpi >= max(box.x1 for box in boxes) - min(box.x0 for box in boxes) - 1
+    assert all(text.get_fontsize() >= 5.5 for text in shown_texts(figure))
     plt.close(figure)
 
 

@@ -218,8 +218,10 @@ def _fma_peak(device: torch.device, clocks: dict[str, float]) -> float | None:
 def _clocks_of(device: torch.device) -> dict[str, float]:
     """Clock rates of a GPU in MHz by name; those that nvidia-smi does not report are left out."""
     number = getattr(torch.cuda.get_device_properties(device), "uuid", None)
-    which = [] if number is None else [f"--id=GPU-{number}"]
-    command = ["nvidia-smi", f"--query-gpu={','.join(_CLOCKS.values())}", "--format=csv,noheader,nounits", *which]
+    options = {"query-gpu": ",".join(_CLOCKS.values()), "format": "csv,noheader,nounits"}
+    if number is not None:
+        options["id"] = f"GPU-{number}"
+    command = ["nvidia-smi", *(f"--{name}={value}" for name, value in options.items())]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=True)
     except (OSError, subprocess.SubprocessError):
