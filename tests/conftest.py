@@ -48,14 +48,12 @@ settings.load_profile("repeatable")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests that this machine cannot run, with the reason, and trace one case of each test for coverage.
 
-    Tracing takes a third of the time of all tests, and the cases of one test run mostly the same lines. Slow tests run
-    lines that others run, too; they come first, so that no process waits for one of them at the end.
+    Tracing takes a third of the time of all tests, and the cases of one test run mostly the same lines. Slow tests come
+    first, so that no process waits for one of them at the end.
     """
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     traced: set[tuple[Path, str]] = set()
     for item in items:
-        if item.get_closest_marker("slow"):
-            item.add_marker("no_cover")
         if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
             test = item.path, item.originalname
             if test in traced:
