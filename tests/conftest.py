@@ -7,6 +7,7 @@ import itertools
 import multiprocessing
 import os
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -70,6 +71,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("network"):
                 item.add_marker(pytest.mark.skip(reason=f"set {NETWORK_VARIABLE}=1 to run tests that use the internet"))
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Begin each test with the same random numbers, whichever tests the process ran before."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 def pytest_collection_finish() -> None:

@@ -148,11 +148,13 @@ def main(args: Sequence[str] | None = None) -> None:
         cli.main(args=args, prog_name=PROGRAM)
     # Creating the million objects of torch and timm takes 0.5 s longer if they are searched for garbage each time.
     gc.set_threshold(100_000)
-    # Otherwise the interpreter searches all of them again at exit, which takes another second.
-    atexit.register(gc.freeze)
+    # Functions run in reverse order at exit, so that this one, which ends the process, is the last.
+    end_process = _EndProcess()
+    atexit.register(end_process)
     process = this_process()
     if process is not None and process.rank > 0:
-        sys.exit(_run_silently())
+        end_process.status = _run_silently()
+        sys.exit(end_process.status)
     status: Any = 0
     problem, stdout = _open_streams(), sys.stdout
     if problem is None:
@@ -177,7 +179,21 @@ def main(args: Sequence[str] | None = None) -> None:
         with contextlib.suppress(OSError):
             note(f"Error: {message}")
         _flush_streams()
+    end_process.status = status
     sys.exit(status)
+
+
+class _EndProcess:
+    """Ends the process at exit without destroying the objects of torch and timm, which takes another second."""
+
+    def __init__(self) -> None:
+        self.status: Any = None
+
+    def __call__(self) -> None:
+        """End the process if the status is a number. Otherwise an exception is on its way, and the interpreter ends."""
+        if isinstance(self.status, int):
+            _flush_streams()
+            os._exit(self.status)
 
 
 def _run_silently() -> Any:

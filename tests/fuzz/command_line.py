@@ -240,8 +240,7 @@ def prepare(folder: Path) -> None:
     (folder / "sweep.toml").write_text(f'models = ["{MODEL}", "bad.py:make"]\n[erf]\nimages = 1\nsize = 32\n')
     (folder / "bad.toml").write_text('models = ["nope"]\n[erf\n')
     os.mkfifo(folder / "fifo")
-    for path in FOLDER.glob(f"{MODEL}*.safetensors"):
-        shutil.copyfile(path, folder / "weights.safetensors")
+    shutil.copyfile(next(FOLDER.glob(f"{MODEL}.*safetensors")), folder / "weights.safetensors")
     Image.new("RGB", (40, 40), (90, 60, 30)).save(folder / "image.png")
     (folder / "raw").mkdir()
     (folder / "raw" / "raw.csv").write_text(RAW_DATA)
