@@ -96,6 +96,8 @@ _STYLE: dict[str, Any] = {
 # Width and height in the first lines of an SVG file.
 _SVG_SIZE = re.compile(rb'(?P<name>width|height)="(?P<points>[0-9.]+)pt"')
 
+_NAME_PART = re.compile(r"[^-_./:]*[-_./:]+|[^-_./:]+")
+
 _Entry = TypeVar("_Entry")
 
 
@@ -459,15 +461,20 @@ def fitted(text: str, points: float, size: float, weight: str = "normal") -> str
     return short
 
 
-def fitted_lines(text: str, points: float, size: float) -> list[str]:
-    """:func:`drawable` text, broken between words into lines no wider than ``points``."""
+def fitted_lines(text: str, points: float, size: float, weight: str = "normal") -> list[str]:
+    """:func:`drawable` text, broken into lines no wider than ``points``.
+
+    Lines end between words, and in wider words, such as names of models, after punctuation.
+    """
     lines: list[str] = []
     for word in drawable(text).split(" "):
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and text_points(longer, size) <= points:
-            lines[-1] = longer
-        else:
-            lines.append(fitted(word, points, size))
+        parts = [word] if text_points(word, size, weight) <= points else _NAME_PART.findall(word)
+        for index, part in enumerate(parts or [word]):
+            longer = f"{lines[-1]}{'' if index else ' '}{part}" if lines else part
+            if lines and text_points(longer, size, weight) <= points:
+                lines[-1] = longer
+            else:
+                lines.append(fitted(part, points, size, weight))
     return lines
 
 

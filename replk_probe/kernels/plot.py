@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,6 @@ from .plot_composed import draw_composed
 from .plot_gallery import draw_gallery
 from .plot_heatmaps import (
     MARGIN,
-    NAME_LINE,
     SMALL_LINE,
     TALLEST,
     Panel,
@@ -48,6 +48,7 @@ from .plot_heatmaps import (
     sheet,
     shown_layers,
     source_line,
+    values_fit,
     variant_text,
 )
 from .plot_overview import draw_overview
@@ -58,11 +59,9 @@ if TYPE_CHECKING:
 
 _LARGEST, _LEAST = 3.0, 0.5  # largest map in inches, and the smallest factor by which it is reduced to fit a page
 _GAP, _BELOW, _BAR = 0.16, 0.14, 0.72
+_BESIDE = 0.1  # by which text may be wider than its map, into the gap
 _SPACE = 0.05  # below a heading
-# Values are printed for kernels up to this size, which requires wider maps.
-_PRINTED_SIDE, _ACROSS_PRINTED, _ACROSS = 15, 3, 4
-# Cell size of a small branch, which is enlarged so that its values fit.
-_SMALL_CELL = 0.15
+_ACROSS = 4  # maximum number of maps in a row
 
 
 def draw_kernels(results: Sequence[KernelResult]) -> Figure:
@@ -75,8 +74,7 @@ def draw_kernels(results: Sequence[KernelResult]) -> Figure:
     Returns:
         A figure as wide as a page (7 inches), or as a column for one kernel. Maps are reduced, at most to half their
         size, to fit the height of a page. Maps in one row have equal cells, except small branches, which are enlarged
-        and, if they do not fit into the row of their layer, below the large branch. Values are printed if they fit into
-        their cells.
+        to the size of the other maps. Values are printed if they fit into the cells of all maps of a row.
 
     Raises:
         InvalidInputError: There is no kernel.
@@ -94,22 +92,21 @@ def draw_kernels(results: Sequence[KernelResult]) -> Figure:
     panels = [panel for panel in panels if panel.kernel.variant != COMPOSED] or panels
     layers = shown_layers(panels)
     while True:
-        lines = _lines([panel for panel in panels if panel.kernel.layer in layers], layers)
-        columns = max(len(line) for line in lines)
+        rows = _arranged([panel for panel in panels if panel.kernel.layer in layers], layers)
+        columns = max(map(len, rows))
         width = page_width() if columns > 1 else column_width()
-        sides = [_side(line, columns, width) for line in lines]
-        named = _named(lines)
-        heights = [_height(line, side, named) for line, side in zip(lines, sides, strict=True)]
+        widest = min(_LARGEST, (width - 2 * MARGIN - _BAR - (columns - 1) * _GAP) / columns)
+        named = _named(rows)
+        heights = [_height(row, widest, named) for row in rows]
         if len(layers) < 3 or sum(heights) <= TALLEST:
             break
         layers = [layers[index] for index in np.linspace(0, len(layers) - 1, len(layers) - 1).round().astype(int)]
     for share in np.linspace(1, _LEAST, 26):
-        sizes = [side * share for side in sides]
-        heights = [_height(line, side, named) for line, side in zip(lines, sizes, strict=True)]
+        side = widest * share
+        heights = [_height(row, side, named) for row in rows]
         if sum(heights) <= TALLEST:
             break
-    sides = sizes
-    reach = max(len(line) * (side + _GAP) - _GAP for line, side in zip(lines, sides, strict=True))
+    reach = columns * (side + _GAP) - _GAP
     caption = [
         Line(line)
         for text in _caption(panels, len(layers))
@@ -117,20 +114,19 @@ def draw_kernels(results: Sequence[KernelResult]) -> Figure:
     ]
     with figure_style():
         # The heading of a single model is above all maps.
-        first = _panels(lines[0])[0]
+        first = rows[0][0]
         inside = width - 2 * MARGIN
         heading = [] if named else [title_line(first.model), source_line(first, inside)]
         head = heading_inches(heading) + bool(heading) * _SPACE
         ax = sheet(width, MARGIN + head + sum(heights) + len(caption) * SMALL_LINE + MARGIN)
         add_lines(ax, heading, MARGIN, MARGIN, inside)
         top = MARGIN + head
-        for line, side, height in zip(lines, sides, heights, strict=True):
-            for index, panel in enumerate(line):
-                if panel is not None:
-                    _draw_panel(ax, panel, line, MARGIN + index * (side + _GAP), top, side, named)
+        for row, height in zip(rows, heights, strict=True):
+            _draw_row(ax, row, MARGIN, top, side, named)
             top += height
-        tall = max(_map_height(first, lines[0], sides[0]), 1.2)
-        add_color_bar(ax, results, MARGIN + reach + 0.08, MARGIN + head + _heading_inches(lines[0], named), tall)
+        tall = max(_map_height(first, rows[0], side), 1.2)
+        below = MARGIN + head + _heading_inches(rows[0], side, named)
+        add_color_bar(ax, results, MARGIN + reach + 0.08, below, tall)
         add_lines(ax, caption, MARGIN, top, inside)
     return figure_of(ax)
 
@@ -155,131 +151,128 @@ def save_figures(results: Sequence[KernelResult], directory: str | Path) -> tupl
     return tuple(path for stem, figure in figures.items() for path in save_figure(figure, folder, stem, width=1))
 
 
-# A row of panels, with None where there is no map.
-_Row = Sequence[Panel | None]
-
-
-def _panels(line: _Row) -> list[Panel]:
-    return [panel for panel in line if panel is not None]
-
-
-def _named(lines: Sequence[_Row]) -> set[int]:
+def _named(rows: Sequence[Sequence[Panel]]) -> set[int]:
     """Identities of the panels whose heading names the weights: the first of each model, if there are several."""
     first: dict[str, Panel] = {}
-    for line in lines:
-        for panel in _panels(line):
-            first.setdefault(panel.model, panel)
+    for panel in chain.from_iterable(rows):
+        first.setdefault(panel.model, panel)
     return {id(panel) for panel in first.values()} if len(first) > 1 else set()
 
 
-def _lines(panels: Sequence[Panel], layers: Sequence[str]) -> list[_Row]:
-    """Rows of panels: those of one layer with small branches last, or the single panels of all layers."""
+def _arranged(panels: Sequence[Panel], layers: Sequence[str]) -> list[list[Panel]]:
+    """Rows of panels: those of each layer, or the single panels of all layers."""
     groups = [[panel for panel in panels if panel.kernel.layer == layer] for layer in layers]
     if all(len(group) == 1 for group in groups):
-        return [*_broken([panel for group in groups for panel in group])]
-    lines: list[_Row] = []
-    for group in groups:
-        small = [panel for panel in group if _is_small(panel)]
-        others = [panel for panel in group if not _is_small(panel)]
-        models = [list(part) for _, part in groupby(others, key=lambda panel: panel.model)]
-        # If they do not fit, each model has a separate row.
-        together = len(_broken(others)) < 2 or all(len(part) == 1 for part in models)
-        for part in [others] if together else models:
-            theirs = [panel for panel in small if any(panel.model == other.model for other in part)]
-            if len(_broken([*part, *theirs])) == len(_broken(part)):
-                lines += _broken([*part, *theirs])
-            else:
-                lines += [*_broken(part), *_below(part, theirs)]
-        # Models with no other panels.
-        lines += _broken([panel for panel in small if all(panel.model != other.model for other in others)])
-    return lines
+        return _balanced([panel for group in groups for panel in group])
+    return [row for group in groups for row in _rows_of_layer(group)]
 
 
-def _below(row: Sequence[Panel], small: Sequence[Panel]) -> list[_Row]:
-    """Small branches in a row, each below the large branch of its model, or in rows of their own."""
-    places = {panel.model: place for place, panel in enumerate(row) if panel.kernel.variant == "large"}
-    columns = [places.get(panel.model) for panel in small]
-    if len(_broken(row)) > 1 or None in columns or len({*columns}) < len(columns):
-        return [*_broken(small)]
-    return [[dict(zip(columns, small, strict=True)).get(place) for place in range(len(row))]]
+def _rows_of_layer(group: Sequence[Panel]) -> list[list[Panel]]:
+    """Rows in which the panels of a model are next to each other, the merged one last, and no panel is alone."""
+    rows: list[list[Panel]] = [[]]
+    for _, members in groupby(group, key=lambda panel: panel.model):
+        for part in _balanced(sorted(members, key=lambda panel: panel.kernel.variant == "merged")):
+            if len(rows[-1]) + len(part) > _ACROSS:
+                rows.append([])
+            rows[-1] += part
+    rows = [row for row in rows if row]
+    return rows if min(map(len, rows)) > 1 else _balanced([panel for row in rows for panel in row])
 
 
-def _broken(panels: Sequence[Panel]) -> list[Sequence[Panel]]:
-    """Distribute panels over as few rows as possible, of about equal length."""
-    if not panels:
-        return []
-    rows = math.ceil(len(panels) / (_ACROSS_PRINTED if _longest(panels) <= _PRINTED_SIDE else _ACROSS))
-    across = math.ceil(len(panels) / rows)
-    return [panels[start : start + across] for start in range(0, len(panels), across)]
-
-
-def _side(line: _Row, columns: int, width: float) -> float:
-    """Side of a map in inches, equal in all rows unless a larger one allows values to be printed."""
-
-    def shared(count: int) -> float:
-        return min(_LARGEST, (width - 2 * MARGIN - _BAR - (count - 1) * _GAP) / count)
-
-    has_values = _longest(line) <= _PRINTED_SIDE and not all(map(_is_small, _panels(line)))
-    return shared(max(len(line), _ACROSS_PRINTED) if has_values and columns > _ACROSS_PRINTED else columns)
+def _balanced(panels: Sequence[Panel]) -> list[list[Panel]]:
+    """Distribute panels over as few rows as possible, whose lengths differ by at most one."""
+    count = math.ceil(len(panels) / _ACROSS)
+    edges = [math.ceil(index * len(panels) / count) for index in range(count + 1)]
+    return [list(panels[start:stop]) for start, stop in pairwise(edges)]
 
 
 def _is_small(panel: Panel) -> bool:
     return panel.kernel.variant == "small"
 
 
-def _longest(line: _Row) -> int:
-    return max(max(panel.kernel.kernel_size) for panel in _panels(line))
+def _longest(row: Sequence[Panel]) -> int:
+    return max(max(panel.kernel.kernel_size) for panel in row)
 
 
-def _extent(panel: Panel, line: _Row) -> int:
-    """Number of cells along the square of a map: the maximum of the row, or the size of a small branch itself."""
-    return _longest([panel]) if _is_small(panel) else _longest([one for one in _panels(line) if not _is_small(one)])
+def _cells(panel: Panel, row: Sequence[Panel], side: float) -> tuple[int, float]:
+    """Number of cells along the square of a map, and the side of a cell in inches.
+
+    The number is the maximum of the row, or the size of a small branch itself, which is enlarged to the same square.
+    """
+    others = [one for one in row if not _is_small(one)]
+    if not others:
+        return _longest([panel]), cell_side(side, _longest([panel]))
+    longest = _longest(others)
+    cell = cell_side(side, longest)
+    return (_longest([panel]), cell_side(cell * longest, _longest([panel]))) if _is_small(panel) else (longest, cell)
 
 
-def _cell(panel: Panel, line: _Row, side: float) -> float:
-    """Side of the cells of a map in inches."""
-    cell = cell_side(side, _extent(panel, line))
-    return min(cell, _SMALL_CELL) if _is_small(panel) else cell
+def _map_height(panel: Panel, row: Sequence[Panel], side: float) -> float:
+    return math.prod(_cells(panel, row, side))
 
 
-def _map_height(panel: Panel, line: _Row, side: float) -> float:
-    return _cell(panel, line, side) * _extent(panel, line)
-
-
-def _height(line: _Row, side: float, named: set[int]) -> float:
+def _height(row: Sequence[Panel], side: float, named: set[int]) -> float:
     """Height of a row with headings and numbers, in inches."""
-    below = (_map_height(one, line, side) + len(numbers_lines(one.kernel, side)) * SMALL_LINE for one in _panels(line))
-    return _heading_inches(line, named) + max(below) + 0.04 + _BELOW
+    below = (_map_height(one, row, side) + len(numbers_lines(one.kernel, side + _BESIDE)) * SMALL_LINE for one in row)
+    return _heading_inches(row, side, named) + max(below) + 0.04 + _BELOW
 
 
-def _heading_inches(line: _Row, named: set[int]) -> float:
-    """Height of the headings of a row: layer and, for several models, the model and possibly the weights."""
+def _heading_inches(row: Sequence[Panel], side: float, named: set[int]) -> float:
+    """Height of the headings of a row: names of models, if there are several, and of layers."""
+    layers = max(len(_layer_lines(panel, side)) for panel in row) * SMALL_LINE + _SPACE
     if not named:
-        return SMALL_LINE + _SPACE
-    return NAME_LINE + (1 + any(id(panel) in named for panel in line)) * SMALL_LINE + _SPACE
+        return layers
+    return max(heading_inches(lines) for _, _, lines in _model_headings(row, side, named)) + _SPACE + layers
 
 
-def _draw_panel(ax: Axes, panel: Panel, line: _Row, left: float, top: float, side: float, named: set[int]) -> None:
-    """Draw the heading, the centered map, and the numbers below."""
+def _model_headings(row: Sequence[Panel], side: float, named: set[int]) -> Iterator[tuple[float, float, list[Line]]]:
+    """Left edge and width, in inches, and lines of the heading of each model in a row."""
+    start = 0
+    for model, members in groupby(row, key=lambda panel: panel.model):
+        first, *others = members
+        width = (1 + len(others)) * (side + _GAP) - _GAP
+        size, weight = title_line(model).size, title_line(model).weight
+        lines = [title_line(line) for line in fitted_lines(model, width * 72, size, weight)]
+        if id(first) in named:
+            source = source_line(first, width)
+            broken = [source.text] if source.is_badge else fitted_lines(source.text, width * 72, source.size)
+            lines += [replace(source, text=line) for line in broken]
+        yield start * (side + _GAP), width, lines
+        start += 1 + len(others)
+
+
+def _layer_lines(panel: Panel, side: float) -> list[Line]:
+    """Layer and variant of a panel."""
+    text = f"{panel.kernel.layer}, {variant_text(panel.kernel)}"
+    if text_points(text, SMALL_SIZE) > (side + _BESIDE) * 72:
+        text = f"{panel.kernel.layer}, {panel.kernel.variant}"
+    return [Line(line, color=INK) for line in fitted_lines(text, (side + _BESIDE) * 72, SMALL_SIZE)]
+
+
+def _draw_row(ax: Axes, row: Sequence[Panel], left: float, top: float, side: float, named: set[int]) -> None:
+    """Draw the headings of a row, its maps with the middles of their squares at one height, and the numbers below."""
+    head = _heading_inches(row, side, named)
+    layers = max(len(_layer_lines(panel, side)) for panel in row) * SMALL_LINE
+    for start, width, lines in _model_headings(row, side, named) if named else ():
+        add_lines(ax, lines, left + start, top, width)
+    for index, panel in enumerate(row):
+        x = left + index * (side + _GAP)
+        add_lines(ax, _layer_lines(panel, side), x, top + head - _SPACE - layers, side + _BESIDE)
+        _draw_panel(ax, panel, row, x, top + head, side)
+
+
+def _draw_panel(ax: Axes, panel: Panel, row: Sequence[Panel], left: float, top: float, side: float) -> None:
+    """Draw the map, centered in its square, and the numbers below."""
     kernel = panel.kernel
-    words = variant_text(kernel)
-    if text_points(f"{kernel.layer}, {words}", SMALL_SIZE) > side * 72:
-        words = kernel.variant
-    heading = [Line(f"{kernel.layer}, {words}", color=INK)]
-    if named:
-        heading.insert(0, title_line(panel.model))
-    if id(panel) in named:
-        heading.append(source_line(panel, side))
-    add_lines(ax, heading, left, top, side)
-    cell, longest = _cell(panel, line, side), _extent(panel, line)
+    longest, cell = _cells(panel, row, side)
     height, width = kernel.kernel_size
-    top += _heading_inches(line, named)
     if (height, width) != (longest, longest):
         add_outline(ax, left, top, cell * longest)
     x, y = left + (longest - width) / 2 * cell, top + (longest - height) / 2 * cell
     add_map(ax, kernel.normalized, x, y, cell)
-    add_values(ax, kernel.normalized, x, y, cell)
-    add_lines(ax, map(Line, numbers_lines(kernel, side)), left, top + cell * longest + 0.04, side)
+    if all(values_fit(_cells(one, row, side)[1]) for one in row):
+        add_values(ax, kernel.normalized, x, y, cell)
+    add_lines(ax, map(Line, numbers_lines(kernel, side + _BESIDE)), left, top + cell * longest + 0.04, side + _BESIDE)
 
 
 def _caption(panels: Sequence[Panel], shown: int) -> list[str]:
@@ -290,6 +283,9 @@ def _caption(panels: Sequence[Panel], shown: int) -> list[str]:
     lines = [f"The maps show absolute weights, {folding}{how} over channels, each divided by its maximum."]
     if {"small"} < {panel.kernel.variant for panel in panels}:
         lines.append("Small branches are enlarged.")
+    lines.append(
+        "The shares of 50, 90 and 99 % are within the smallest centered squares; sizes are in entries of the kernel."
+    )
     if shown < layers:
         lines.append(f"This figure shows {shown} of {layers} layers; the overview shows all of them.")
     return lines

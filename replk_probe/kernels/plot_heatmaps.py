@@ -28,6 +28,7 @@ from replk_probe.plot_style import (
     Line,
     check_all_drawable,
     figure_of,
+    fitted_lines,
     least_size,
     new_figure,
     text_points,
@@ -177,11 +178,14 @@ def add_outline(ax: Axes, left: float, top: float, side: float) -> None:
     ax.add_patch(outline)
 
 
+def values_fit(cell: float) -> bool:
+    """Whether values are legible in cells with this side in inches."""
+    return cell * 72 / _VALUE_WIDTH >= least_size()
+
+
 def add_values(ax: Axes, values: npt.NDArray[np.float64], left: float, top: float, cell: float) -> None:
-    """Print the value in every cell with two decimals, if it fits."""
+    """Print the value in every cell with two decimals."""
     size = min(cell * 72 / _VALUE_WIDTH, SMALL_SIZE)
-    if size < least_size():
-        return
     colors = sns.color_palette(COLOR_MAP, as_cmap=True)  # type: ignore[no-untyped-call]
     for (row, column), value in np.ndenumerate(values):
         red, green, blue, _ = colors(UNIT(value))
@@ -240,28 +244,26 @@ def numbers_lines(kernel: Kernel, inches: float) -> list[str]:
     """Lines with the statistics of a kernel, shown below its map."""
     height, width = kernel.kernel_size
     channels = f"{kernel.channels} channels" + ("" if kernel.operation == "depthwise" else f", {kernel.operation}")
-    within = ", ".join(str(side) for side in kernel.effective_size.values() if side is not None)
-    sides = f"50, 90, 99 % within {within}" if within else "no mass"
-    if text_points(sides, SMALL_SIZE) > inches * 72:
-        sides = f"50, 90, 99 %: {within}"
+    within = ", ".join(f"{side}\u00d7{side}" for side in kernel.effective_size.values() if side is not None)
+    gaps = f" dilation {max(kernel.dilation)}" if max(kernel.dilation) > 1 else ""
     skeleton = f"central row and column {percent(kernel.skeleton_share, 1)}"
     if text_points(skeleton, SMALL_SIZE) > inches * 72:
         skeleton = skeleton.removeprefix("central ")
-    gaps = f" dilation {max(kernel.dilation)}" if max(kernel.dilation) > 1 else ""
     groups = [
-        [f"{height}\u00d7{width}{gaps}", channels],
+        [f"{height}\u00d7{width}{gaps},", channels],
         [f"center 3\u00d73 {percent(kernel.center3x3_share, 1)}"],
         [skeleton],
-        [sides],
-        [f"small branch {percent(kernel.small_branch_share, 1)}"]
-        if kernel.small_branch_share is not None and kernel.variant == "merged"
-        else [],
-        [f"zeros {percent(kernel.zero_fraction, 1)}"] if kernel.zero_fraction > 0 else [],
+        ["50, 90, 99 % within", within] if within else ["no mass"],
     ]
+    if kernel.small_branch_share is not None and kernel.variant == "merged":
+        groups.append([f"small branch {percent(kernel.small_branch_share, 1)}"])
+    if kernel.zero_fraction > 0:
+        groups.append([f"zeros {percent(kernel.zero_fraction, 1)}"])
     lines: list[str] = []
     for group in groups:
-        line = ", ".join(group)
-        lines += [line] * bool(line) if text_points(line, SMALL_SIZE) <= inches * 72 else group
+        line = " ".join(group)
+        parts = [line] if text_points(line, SMALL_SIZE) <= inches * 72 else group
+        lines += [line for part in parts for line in fitted_lines(part, inches * 72, SMALL_SIZE)]
     return lines
 
 

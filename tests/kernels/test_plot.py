@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from replk_probe.kernels import (
 from replk_probe.kernels.plot import save_figures
 from replk_probe.kernels.plot_heatmaps import MOST_LAYERS, common_path, short_names, value_text
 from replk_probe.kernels.result import KernelRun
+from replk_probe.plot_style import figure_preset
 from replk_probe.runtime.provenance import RANDOM_INIT, WeightsInfo
 
 
@@ -128,7 +131,8 @@ def test_numbers_below_a_map_are_those_of_the_result() -> None:
     shown = " ".join(texts(draw_kernels([result(one)])))
     assert f"center 3\u00d73 {100 * one.center3x3_share:.1f} %" in shown
     assert f"central row and column {100 * one.skeleton_share:.1f} %" in shown
-    assert f"50, 90, 99 % within {', '.join(map(str, one.effective_size.values()))}" in shown
+    within = ", ".join(f"{side}\u00d7{side}" for side in one.effective_size.values())
+    assert f"50, 90, 99 % within {within}" in shown and "sizes are in entries of the kernel" in shown
     assert "small branch 20.0 %" in shown and "zeros 40.0 %" in shown and "13\u00d713, 16 channels" in shown
 
 
@@ -220,18 +224,61 @@ def test_the_omitted_part_of_names_is_printed_once() -> None:
     assert common_path(["stage1.0", "stage2.0"]) == common_path(["conv"]) == common_path(["a.conv", "conv"]) == ""
 
 
-def test_small_branches_are_in_the_row_of_the_others_if_they_fit() -> None:
-    alone = [kernel("stage4.0", 31, "large"), kernel("stage4.0", 31), kernel("stage4.0", 5, "small")]
-    figure = draw_kernels([result(*alone)])
-    assert len({image.get_extent()[3] for image in images(figure)}) == 1
-    small = images(figure)[2].get_extent()
-    assert small[1] - small[0] == pytest.approx(5 * 0.15)
-    # With a fourth map of 13 x 13, whose values need space, it has a separate row.
-    pair = [kernel("stage4.0", 13, "large"), kernel("stage4.0", 13), kernel("stage4.0", 5, "small")]
+def boxes(figure: Figure) -> list[tuple[float, float, float, float]]:
+    """Left, top, right and bottom of the maps in inches."""
+    return [(left, top, right, bottom) for left, right, bottom, top in (one.get_extent() for one in images(figure))]
+
+
+def branches(size: int, layer: str = "stage4.0") -> list[Kernel]:
+    return [kernel(layer, size, "large"), kernel(layer, size), kernel(layer, 5, "small")]
+
+
+@pytest.mark.parametrize("style", [None, "paper", "talk", "notebook"])
+def test_the_panels_of_layers_are_on_a_full_grid(style: str | None) -> None:
+    single = kernel("stage4.0", branches=("large",), small_branch_share=None)
+    layers = [one for layer in ("stage3.0", "stage4.0") for one in branches(31, layer)]
+    strips = [kernel("stage1.0", size, name) for name, size in (("column", (51, 5)), ("row", (5, 51)))]
+    slak = result(*strips, *branches(51, "stage1.0"), model="slak")
+    cases = [
+        ([result(*branches(31))], (3,)),
+        ([result(*branches(13), model="with"), result(single, model="without")], (4,)),
+        ([result(*layers)], (3, 3)),
+        ([result(*branches(13), model=name) for name in ("a", "b")], (3, 3)),
+        ([result(*branches(13), model="a"), *(result(single, model=name) for name in "bcd")], (4, 2)),
+        ([slak], (3, 2)),
+        ([result(*(kernel(f"stage{stage}.0") for stage in (1, 2, 3, 4)))], (4,)),
+        ([result(*(kernel(f"layers.{layer}") for layer in range(5)))], (3, 2)),
+    ]
+    for results, lengths in cases:
+        with nullcontext() if style is None else figure_preset(style):
+            figure = draw_kernels(results)
+        middles = [(left + right) / 2 for left, _, right, _ in boxes(figure)]
+        starts = [0, *(index for index, (one, other) in enumerate(pairwise(middles), 1) if other < one)]
+        rows = [middles[start:stop] for start, stop in pairwise([*starts, len(middles)])]
+        assert tuple(map(len, rows)) == lengths
+        for row in rows:
+            assert row == pytest.approx(rows[0][: len(row)], abs=0.05)
+
+
+def test_small_branches_are_enlarged_to_the_size_of_the_other_maps() -> None:
+    large, small, merged = boxes(draw_kernels([result(*branches(31))]))
+    assert small[2] - small[0] == pytest.approx(large[2] - large[0], abs=5 / 300)
+    assert merged[2] - merged[0] == pytest.approx(large[2] - large[0])
+    figure = draw_kernels([result(*branches(13))])
+    assert len(values(figure)) == 2 * 169 + 25
+    # With a fourth map, there is no space for the values of those of 13 x 13, so that none are printed.
     other = kernel("stage4.0", branches=("large",), small_branch_share=None)
-    figure = draw_kernels([result(*pair, model="with"), result(other, model="without")])
-    assert len({image.get_extent()[3] for image in images(figure)}) == 2
-    assert len(values(figure)) == 3 * 169 + 25
+    assert values(draw_kernels([result(*branches(13)), result(other, model="without")])) == []
+
+
+@pytest.mark.parametrize("style", ["paper", "talk", "notebook"])
+def test_names_of_models_are_not_cut(style: str) -> None:
+    names = ("replknet_micro_k13_rep", "replknet_micro_k13")
+    single = kernel("stage4.0", branches=("large",), small_branch_share=None)
+    with figure_preset(style):
+        shown = texts(draw_kernels([result(*branches(13), model=names[0]), result(single, model=names[1])]))
+    assert not any("\u2026" in text for text in shown)
+    assert names[0] in shown and names[1] in "".join(shown)
 
 
 def test_a_small_branch_measured_alone_is_drawn_with_another_result() -> None:
@@ -360,7 +407,7 @@ def test_kernels_without_mass_and_without_channels_can_be_drawn() -> None:
 
 def test_values_are_printed_in_figures_with_larger_kernels() -> None:
     strips = [kernel("stage1.0", 51, variant=variant) for variant in ("column", "row", "large", "merged")]
-    mixed = result(*strips, kernel("stage4.0"), kernel("stage4.0", variant="large"))
+    mixed = result(*strips[:3], kernel("stage4.0"), kernel("stage4.0", variant="large"))
     assert len(values(draw_kernels([mixed]))) == 2 * 169
 
 
