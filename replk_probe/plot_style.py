@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -444,6 +444,7 @@ def drawable(text: str) -> str:
     )
 
 
+@lru_cache(4096)
 def text_points(text: str, size: float, weight: str = "normal") -> float:
     """Width of a line of text in the font of the figures, in points, at any resolution."""
     font = FontProperties(family=_STYLE["font.family"], size=size, weight=weight)

@@ -30,15 +30,17 @@ from replk_probe.plot_style import (
 from replk_probe.runtime.provenance import RunInfo
 
 from .observers import Observer
-from .plot_categories import ROW, category_axes, category_caption, category_points
-from .plot_overall import bar_axes, bar_row, bars_caption, error_axes, error_points, name_points, value_points
+from .plot_categories import ROW as CATEGORY_ROW
+from .plot_categories import category_axes, category_caption, category_points
+from .plot_overall import bar_axes, bar_row, bars_caption, decision_axes, panel_heights
 from .plot_style import ABOVE, BELOW, MARGIN, arranged, styles_of
 from .published import ON_WHAT, SOURCE
 
 if TYPE_CHECKING:
     from .result import ShapeBiasResult
 
-_BETWEEN, _WIDEST_BAR_ROW, _LEAST_GAP = 0.16, 0.4, 0.3  # inches
+_BETWEEN = 0.32  # inches between the panels
+_SHARE = 0.42  # of the width of both is that of the left one
 
 
 def plot_shape_bias(
@@ -60,9 +62,9 @@ def plot_shape_bias(
         caption: Whether to explain the lines below the frame.
 
     Returns:
-        The Axes. x is the fraction of shape decisions among those for shape or texture, on an axis from 0 to 1, or over
-        the upper or lower tenth of it if that contains all fractions; y is 0 for all stimuli, then the number of the
-        category from 1.
+        The Axes. x is the fraction of shape decisions among those for shape or texture, which ticks show in percent, on
+        an axis from 0 to 1, or over the upper or lower tenth of it if that contains all fractions; y is 0 for all
+        stimuli, then the number of the category from 1.
 
     Raises:
         InvalidInputError: An argument has the wrong type, the result has no observers, or the categories differ.
@@ -94,7 +96,8 @@ def plot_bars(
         caption: Whether to explain bars and intervals below the frame.
 
     Returns:
-        The Axes. x is the shape bias, y the number of the observer: models first, then humans.
+        The Axes. x is the shape bias as a fraction, which ticks show in percent; y is the number of the observer:
+        models first, then humans.
 
     Raises:
         InvalidInputError: An argument has the wrong type, the result has no observers, or the categories differ.
@@ -118,7 +121,7 @@ def draw_observers(
 ) -> Figure:
     """Draw the shape bias by category, and bars next to it, which also serve as the legend.
 
-    If there is space, bars below these show the decisions that were not for the shape.
+    If there is space, bars below these show the decisions for shape, texture and neither.
 
     Args:
         observers: Observers to show, with the same categories.
@@ -138,38 +141,29 @@ def draw_observers(
     if any(one.source == SOURCE for one in shown):
         sentences.append(f"{ON_WHAT}. Source: {SOURCE.removeprefix('published: ')}.")
     page = page_width()
-    lines = fitted_lines(" ".join(sentences), (page - 2 * MARGIN) * 72, SMALL_SIZE)
-    body = max(ROW * (len(categories) + 1), bar_row(styles) * len(shown))
-    above = [Line(line) if index else title_line(line) for index, line in enumerate(heading)]
+    inside = (page - 2 * MARGIN) * 72
+    lines = fitted_lines(" ".join(sentences), inside, SMALL_SIZE)
+    body = max(CATEGORY_ROW * (len(categories) + 1), bar_row(styles) * len(shown))
+    above = [title_line(line) for line in heading[:1]]
+    above += [Line(line) for text in heading[1:] for line in fitted_lines(text, inside, SMALL_SIZE)]
     head = heading_inches(above) + 5 / 72 if heading else 0.0
     foot = BELOW + (len(lines) * SMALL_SIZE * LINE + 4) / 72
     height = MARGIN + head + ABOVE + body + foot
     left = MARGIN + category_points(categories) / 72
-    # A few bars are placed at the top instead of being spread over the whole height.
-    bars = min(body, _WIDEST_BAR_ROW * len(shown))
-    free = body - 2 * bars - BELOW
-    names, values = name_points(styles) / 72, value_points(shown) / 72
-    if free >= _LEAST_GAP:
-        values = max(values, error_points(shown) / 72)
-    frames = page - left - _BETWEEN - names - values - MARGIN
-    wide = 0.62 * frames
+    frames = page - left - _BETWEEN - 2 * MARGIN
+    wide = _SHARE * frames
+    bars, decisions = panel_heights(styles, body)
     with figure_style():
         figure = new_figure(page, height)
-        first = figure.add_axes((left / page, foot / height, wide / page, body / height))
-        second = figure.add_axes(
-            (
-                (left + wide + _BETWEEN + names) / page,
-                (foot + body - bars) / height,
-                (frames - wide) / page,
-                bars / height,
-            )
-        )
-        category_axes(shown, first, random=random, legend=False, caption=False)
-        bar_axes(shown, second, random=random, caption=False)
-        if free >= _LEAST_GAP:
-            place = second.get_position(original=True)
-            third = figure.add_axes((place.x0, (foot + free - _LEAST_GAP) / height, place.width, place.height))
-            error_axes(shown, third, random=random)
+
+        def frame(x: float, bottom: float, across: float, tall: float) -> Axes:
+            return figure.add_axes((x / page, bottom / height, across / page, tall / height))
+
+        category_axes(shown, frame(left, foot, wide, body), random=random, legend=False, caption=False)
+        right = left + wide + _BETWEEN, frames - wide
+        bar_axes(shown, frame(right[0], foot + body - bars, right[1], bars), random=random, caption=False)
+        if decisions:
+            decision_axes(shown, frame(right[0], foot, right[1], decisions), random=random)
         add_heading(figure, above, MARGIN, MARGIN)
         for index, line in enumerate(lines):
             y = (foot - BELOW) * 72 - index * SMALL_SIZE * LINE

@@ -78,9 +78,9 @@ def category_axes(
         caption: Whether to explain the lines below the legend.
 
     Returns:
-        The Axes. x is the fraction of shape decisions among those for shape or texture, on an axis from 0 to 1, or over
-        the upper or lower tenth of it if that contains all fractions; y is 0 for all stimuli, then the number of the
-        category from 1.
+        The Axes. x is the fraction of shape decisions among those for shape or texture, which ticks show in percent, on
+        an axis from 0 to 1, or over the upper or lower tenth of it if that contains all fractions; y is 0 for all
+        stimuli, then the number of the category from 1.
 
     Raises:
         InvalidInputError: No observers, or their categories differ.
@@ -123,10 +123,10 @@ def category_axes(
             ax.lines[-1].set_markersize(style.marker_style["markersize"] * min(max(row_points / 11, 0.75), 1.0))
         ax.axhline(0.5, color=INK, linewidth=0.6, zorder=1.5)
         low, high = _limits(shown)
-        ax.set(xlim=(low, high), ylim=(len(categories) + 0.5, -0.5), xlabel="Fraction of shape decisions")
+        ax.set(xlim=(low, high), ylim=(len(categories) + 0.5, -0.5), xlabel="Shape decisions, %")
         fraction_ticks(ax.xaxis, inches_of(ax)[0], (low, high))
         top = ax.secondary_xaxis("top", functions=(_reverse, _reverse))
-        top.set_xlabel("Fraction of texture decisions")
+        top.set_xlabel("Texture decisions, %")
         fraction_ticks(top.xaxis, inches_of(ax)[0], (1 - high, 1 - low))
         ax.grid(axis="x", color=GRID, linewidth=0.5)
         ax.set_axisbelow(True)
@@ -144,14 +144,14 @@ def category_axes(
 def category_caption(observers: Sequence[Observer]) -> list[str]:
     """Sentences that explain rows, lines and markers."""
     sentences = [
-        "The top row and the vertical lines show the fraction of decisions for the shape, S / (S + T), over all "
-        "stimuli with a cue conflict (micro-average), and the other rows that over the stimuli of one shape."
+        "The top row and the vertical lines show the share of decisions for the shape, S / (S + T), over all stimuli "
+        "with a cue conflict (micro-average), and the other rows that over the stimuli of one shape."
     ]
     if any(math.isnan(bias) for one in observers for bias in one.counts.by_category):
         sentences.append("A missing marker means that there was no decision for shape or texture.")
     low, high = _limits(observers)
     if high - low < 1:
-        sentences.append(f"The axis covers only fractions from {low:g} to {high:g}.")
+        sentences.append(f"The axis covers only {100 * low:g} to {100 * high:g} %.")
     return sentences
 
 

@@ -68,7 +68,8 @@ def _heading(results: Sequence[ShapeBiasResult]) -> list[str]:
     lines = [title]
     small = [run.model for run in runs if run.weights.is_embedded]
     if small:
-        lines.append(f"Small models trained on synthetic data: {', '.join(small)}")
+        which = "" if len(small) == len(models) else f": {', '.join(small)}"
+        lines.append(f"Small models trained on synthetic data{which}")
     sources = dict.fromkeys(run.image_source for run in runs)
     lines.append(", ".join([conflict_stimuli(models), *sources]))
     return lines

@@ -29,6 +29,7 @@ from replk_probe.plot_style import (
     drawable,
     figure_style,
     fitted,
+    fitted_lines,
     new_figure,
     page_width,
     save_figure,
@@ -49,7 +50,8 @@ _CHOICES = {
     OTHER: ("neither", OTHER_COLOR, "X"),
 }
 _COLUMNS = 8
-_TEXT, _MARGIN = 0.4, 0.06  # below a stimulus, and around the figure, in inches
+_ANSWER, _MARGIN = 0.19, 0.06  # the decision below a stimulus with the gap to the next, and around a figure, in inches
+_CUE = SMALL_SIZE * 1.25 / 72  # height of a line with a cue, in inches
 _SHARE = 0.868  # of the width is stimuli, so that one of 224 px has a dot for each pixel at 300 dots per inch
 _FRAME = 1.6  # points
 
@@ -111,7 +113,9 @@ def draw_contact_sheet(
     width = page_width()
     cell, gap = _cell_and_gap()
     head = 0.5
-    height = head + rows * (cell + _TEXT) + _MARGIN - 0.08
+    cues = [_cues(stimulus_set, stimulus_set.stimuli[index]) for index in chosen]
+    text = _ANSWER + max(map(len, cues)) * _CUE
+    height = head + rows * (cell + text) + _MARGIN - 0.08
     counts = decisions.counts()
     totals = {SHAPE: counts.n_shape, TEXTURE: counts.n_texture, OTHER: counts.n_other}
     with figure_style():
@@ -119,25 +123,31 @@ def draw_contact_sheet(
         for place, index in enumerate(chosen):
             row, column = divmod(place, columns)
             x = _MARGIN + column * (cell + gap)
-            y = height - head - row * (cell + _TEXT) - cell
+            y = height - head - row * (cell + text) - cell
             stimulus = stimulus_set.stimuli[index]
             _draw_stimulus(figure, stimulus_set, index, (x, y))
             what, color, marker = _CHOICES[choice[stimulus.image_id]]
             answer = response[stimulus.image_id]
             _draw_labels(
                 figure, (x, y), color, marker, "no answer" if answer == NO_ANSWER else answer,
-                _cues(stimulus_set, stimulus), what,
+                cues[place], what,
             )  # fmt: skip
         _draw_head(figure, decisions, totals, counts.n_conflict, stimulus_set.source, random, weights)
     return figure
 
 
-def _cues(stimulus_set: StimulusSet, stimulus: Stimulus) -> tuple[str, str]:
-    """Two lines that describe a stimulus; a synthetic texture has a name of its own, besides that of its category."""
+def _cues(stimulus_set: StimulusSet, stimulus: Stimulus) -> list[str]:
+    """Lines that describe a stimulus; a synthetic texture has a name of its own, besides that of its category."""
     cues = stimulus_set.record.get("synthetic", {}).get("cues", {})
+    texts = f"shape {stimulus.shape}", f"texture {stimulus.texture}"
     if stimulus.texture in cues:
-        return f"{stimulus.shape} on {cues[stimulus.texture][1]}", f"texture of {stimulus.texture}"
-    return f"shape {stimulus.shape}", f"texture {stimulus.texture}"
+        texts = f"{stimulus.shape} on {cues[stimulus.texture][1]}", f"texture of {stimulus.texture}"
+    return [line for text in texts for line in fitted_lines(text, _text_points(), SMALL_SIZE)]
+
+
+def _text_points() -> float:
+    """Width of the text below a stimulus, in points."""
+    return sum(_cell_and_gap()) * 72 - 2
 
 
 def save_contact_sheet(
@@ -225,7 +235,7 @@ def _draw_labels(
     """Draw the frame and the text of a stimulus whose lower left corner is at ``corner``, in inches."""
     width, height = figure.get_size_inches()
     x, y = corner
-    cell, gap = _cell_and_gap()
+    cell, _ = _cell_and_gap()
     rim = _FRAME / 2 / 72
     figure.add_artist(
         Rectangle(
@@ -241,17 +251,15 @@ def _draw_labels(
     )
     baseline = y - 0.105
     _draw_marker(figure, color, marker, x + 0.035, baseline + 0.029)
-    available = (cell + gap) * 72 - 2
-    text = fitted(answer, available - 7, SMALL_SIZE, "bold")
+    text = fitted(answer, _text_points() - 7, SMALL_SIZE, "bold")
     style: dict[str, Any] = {"va": "baseline", "parse_math": False}
     figure.text(
         (x + 0.09) / width, baseline / height, text, fontsize=SMALL_SIZE, fontweight="bold", color=color,
         gid="decision", **style,
     )  # fmt: skip
     for cue in cues:
-        baseline -= SMALL_SIZE * 1.25 / 72
-        line = Line(cue)
-        figure.text(x / width, baseline / height, line.fitted(available), gid="cue", **style | line.style)
+        baseline -= _CUE
+        figure.text(x / width, baseline / height, cue, gid="cue", **style | Line(cue).style)
 
 
 def _draw_marker(figure: Figure, color: str, marker: str, x: float, y: float) -> None:

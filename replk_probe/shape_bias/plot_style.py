@@ -165,10 +165,10 @@ def fraction_limits(fractions: Iterable[float]) -> tuple[float, float]:
 
 
 def fraction_ticks(axis: XAxis, inches: float, limits: tuple[float, float] = (0.0, 1.0)) -> None:
-    """Set ticks between the limits of an axis of the given length, fewer on a short one."""
+    """Set ticks in percent between the limits of an axis of the given length, fewer on a short one."""
     low, high = limits
     axis.set_major_locator(FixedLocator([low + tick * (high - low) for tick in _TICKS[:: 1 if inches > 1.1 else 2]]))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
 
 
 def caption_inches(sentences: Sequence[str], width: float) -> float:

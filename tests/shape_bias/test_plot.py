@@ -122,15 +122,15 @@ def test_the_axis_on_top_is_the_fraction_of_texture_decisions():
     ax = category_axes([observer()])
     (top,) = ax.child_axes
     ax.figure.canvas.draw()
-    assert ax.get_xlabel() == "Fraction of shape decisions" and top.get_xlabel() == "Fraction of texture decisions"
+    assert ax.get_xlabel() == "Shape decisions, %" and top.get_xlabel() == "Texture decisions, %"
     places = [
         {text.get_text(): sum(text.get_window_extent().intervalx) / 2 for text in one.get_xticklabels()}
         for one in (ax, top)
     ]
     for label, place in places[0].items():
-        assert place == pytest.approx(ax.transData.transform((float(label), 0))[0], abs=1)
-        assert places[1][f"{1 - float(label):g}"] == pytest.approx(place, abs=1)
-    assert list(places[0]) == ["0", "0.25", "0.5", "0.75", "1"]
+        assert place == pytest.approx(ax.transData.transform((float(label) / 100, 0))[0], abs=1)
+        assert places[1][f"{100 - float(label):g}"] == pytest.approx(place, abs=1)
+    assert list(places[0]) == ["0", "25", "50", "75", "100"]
 
 
 @pytest.mark.parametrize(
@@ -143,26 +143,34 @@ def test_the_axis_covers_a_tenth_that_contains_all_fractions(shape, texture, lim
     (top,) = ax.child_axes
     assert ax.get_xlim() == pytest.approx(limits)
     shown, reverse = ([float(text.get_text()) for text in one.get_xticklabels()] for one in (ax, top))
-    assert shown == pytest.approx(np.linspace(*limits, 5)) and sorted(reverse) == pytest.approx(
-        1 - np.array(shown[::-1])
-    )
-    assert ("covers only fractions from" in words(ax.figure).replace("\n", " ")) == (limits != (0, 1))
+    assert shown == pytest.approx(100 * np.linspace(*limits, 5))
+    assert sorted(reverse) == pytest.approx(100 - np.array(shown[::-1]))
+    assert ("The axis covers only" in words(ax.figure).replace("\n", " ")) == (limits != (0, 1))
     assert_tidy(ax.figure)
 
 
-def test_decisions_not_for_the_shape_are_shown_where_there_is_space(field):
+def test_all_decisions_are_shown_where_there_is_space(field):
     one = observer("net", shape=(74,) * 16, texture=(1,) * 16)
     two = observer("other", shape=(30,) * 16, texture=(15,) * 16)
     figure = draw_observers([one, two])
-    _, bars, errors = figure.axes
-    widths = [[bar.get_width() for bar in artists(errors, kind)] for kind in ("texture", "neither")]
+    places, bars, decisions = figure.axes
+    parts = [artists(decisions, kind) for kind in ("shape", "texture", "neither")]
     for index, counts in enumerate((one.counts, two.counts)):
-        expected = [100 * number / counts.n_conflict for number in (counts.n_texture, counts.n_other)]
-        assert [width[index] for width in widths] == pytest.approx(expected)
-    assert [text.get_text() for text in artists(errors, "name")] == [text.get_text() for text in artists(bars, "name")]
-    assert f"{two.counts.n_texture} texture, {two.counts.n_other} neither" in words(figure)
+        expected = [number / counts.n_conflict for number in (counts.n_shape, counts.n_texture, counts.n_other)]
+        assert [part[index].get_width() for part in parts] == pytest.approx(expected)
+        assert parts[2][index].get_x() + parts[2][index].get_width() == pytest.approx(1)
+    counts = [one.counts.n_shape, two.counts.n_shape, two.counts.n_texture, two.counts.n_other]
+    assert [text.get_text() for text in artists(decisions, "count")] == list(map(str, counts))
+    samples = [artist.get_gid() for artist in decisions.get_children() if "sample" in (artist.get_gid() or "")]
+    assert samples == ["sample net", "sample other"]
+    # The panels fill a rectangle.
+    frames = [ax.get_position() for ax in (places, bars, decisions)]
+    assert frames[0].y1 == pytest.approx(frames[1].y1) and frames[0].y0 == pytest.approx(frames[2].y0)
+    assert (frames[1].x0, frames[1].x1) == pytest.approx((frames[2].x0, frames[2].x1))
     assert_tidy(figure)
-    assert len(draw_observers(field).axes) == 2
+    places, bars = draw_observers(field).axes
+    frames = [ax.get_position() for ax in (places, bars)]
+    assert (frames[0].y0, frames[0].y1) == pytest.approx((frames[1].y0, frames[1].y1))
 
 
 def test_every_synthetic_category_has_the_icon_of_its_shape():
@@ -198,7 +206,7 @@ def test_a_category_without_decisions_for_a_cue_has_no_marker():
     one = observer(shape=(0, *range(1, 16)), texture=(0, *[5] * 15))
     ax = category_axes([one])
     assert 1.0 not in markers(ax, "net")[:, 1] and len(markers(ax, "net")) == 16
-    assert "A missing marker" in words(ax.figure)
+    assert "A missing marker" in words(ax.figure).replace("\n", " ")
     assert "A missing marker" not in words(category_axes([observer()]).figure)
 
 
@@ -251,10 +259,12 @@ def test_bars_and_intervals_are_those_of_the_observers(field):
     shown = arranged(field)
     assert [bar.get_width() for bar in artists(ax, "bar")] == [one.counts.overall for one in shown]
     assert [tuple(line.get_xdata()) for line in artists(ax, "interval")] == [one.ci95 for one in shown]
-    assert [line.get_ydata()[0] for line in artists(ax, "interval")] == list(range(15))
+    bars = [bar.get_y() + bar.get_height() / 2 for bar in artists(ax, "bar")]
+    assert [line.get_ydata()[0] for line in artists(ax, "interval")] == pytest.approx(bars)
+    assert [round(bar) for bar in bars] == list(range(15))
     assert ax.get_xlim() == (0, 1) and ax.get_ylim() == (14.5, -0.5)
-    assert artists(ax, "figures")[0].get_text() == "0.429 [0.392, 0.468]"
-    assert artists(ax, "figures")[4].get_text().startswith("0.959 [")
+    assert artists(ax, "figures")[0].get_text() == "42.9 % [39.2, 46.8]"
+    assert artists(ax, "figures")[4].get_text().startswith("95.9 % [")
     assert "Wilson; humans: bootstrap over 10 observers" in words(ax.figure).replace("\n", " ")
 
 
@@ -398,7 +408,7 @@ def test_several_models_are_compared_with_the_other_observers():
 def test_names_are_never_read_as_formulas():
     figure = draw_observers([observer("a$_{x$b")], heading=["a$_{x$b"])
     figure.canvas.draw()
-    assert words(figure).count("a$_{x$b") == 3  # heading, bars, and decisions not for the shape
+    assert words(figure).count("a$_{x$b") == 2  # heading and bars
 
 
 def test_an_axes_of_the_caller_is_used():
@@ -407,8 +417,8 @@ def test_an_axes_of_the_caller_is_used():
     assert len(left.figure.axes) == 2
 
 
-def test_figures_have_three_digits():
-    assert figures_of(observer(shape=(1, *[0] * 15), texture=(2, *[0] * 15))) == "0.333 [0.061, 0.792]"
+def test_shares_are_in_percent():
+    assert figures_of(observer(shape=(1, *[0] * 15), texture=(2, *[0] * 15))) == "33.3 % [6.1, 79.2]"
     assert math.isnan(observer(shape=(0,) * 16, texture=(0,) * 16).counts.overall)
 
 
