@@ -521,9 +521,26 @@ def title_line(text: str) -> Line:
     return Line(text, TITLE_SIZE, INK, "bold")
 
 
-def weights_line(weights: WeightsInfo) -> Line:
-    """Provenance of weights as a line of a heading: a badge if they are random."""
-    return Line(weights.label, is_badge=weights.is_random)
+def weights_text(weights: WeightsInfo) -> str:
+    """Provenance of weights in a figure: the label without the digest, which the result has, and the name of a file."""
+    label = weights.label
+    if weights.sha256:
+        label = label.removesuffix(f" [{weights.sha256[:8]}]")
+    return f"weights from {label.removeprefix('file:')}" if label.startswith("file:") else label
+
+
+def weights_line(weights: WeightsInfo, points: float = math.inf) -> Line:
+    """Provenance of weights as a line of a heading: a badge if they are random.
+
+    Args:
+        weights: The weights.
+        points: Width of the line, into which a shorter text is chosen to fit.
+    """
+    text = weights_text(weights)
+    short = [text.rpartition(" (")[0] or text] if weights.is_random else []
+    short += ["trained on synthetic data", "synthetic data"] if weights.is_embedded else []
+    lines = [Line(one, is_badge=weights.is_random) for one in (text, *short)]
+    return next((line for line in lines if line.fitted(points) == drawable(line.text)), lines[-1])
 
 
 def add_heading(figure: Figure, lines: Iterable[Line], left: float, top: float = 0.06) -> None:

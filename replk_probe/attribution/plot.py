@@ -97,7 +97,7 @@ def plot_attribution(
         if cbar:
             side_bar(ax, color_scale(cmap), BAR_LABEL, "|attribution|")
         points = inches_of(ax)[0] * 72
-        add_lines(ax, heading_lines(result, index), (0, 1), points, up=True)
+        add_lines(ax, heading_lines(result, index, points), (0, 1), points, up=True)
         if caption:
             lines = list(map(Line, numbers_lines(result.images[index])))
             add_lines(ax, lines, (0, 0), points, up=False)
@@ -150,14 +150,14 @@ def color_scale(cmap: str | Colormap = COLOR_MAP) -> ScalarMappable:
     return ScalarMappable(Normalize(0, 1), ListedColormap(_OPACITY * levels + (1 - _OPACITY) * 0.5))
 
 
-def heading_lines(result: AttributionResult, index: int) -> list[Line]:
-    """The lines above one image."""
+def heading_lines(result: AttributionResult, index: int, points: float) -> list[Line]:
+    """The lines above one image, which is ``points`` wide."""
     image = result.images[index]
     return [
         title_line(image.id),
         Line(target_text(image), color=INK),
         Line(f"{result.run.model}, {result.method}"),
-        weights_line(result.run.weights),
+        weights_line(result.run.weights, points),
     ]
 
 

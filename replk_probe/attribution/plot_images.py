@@ -103,7 +103,7 @@ def draw_attributions(result: AttributionResult) -> Figure:
             add_lines(picture, above, (0, 1), pair * 72, up=True)
             add_lines(picture, list(map(Line, numbers_lines(image))), (0, 0), pair * 72, up=False)
         bar = figure.colorbar(
-            color_scale(), cax=axes(_MARGIN + 0.06, bars + 0.02, min(2 * side, 2.0), 0.08), orientation="horizontal"
+            color_scale(), cax=axes(_MARGIN, bars + 0.02, 2 * side + _GAP, 0.08), orientation="horizontal"
         )
         bar.set_label(BAR_LABEL, labelpad=1)
         bar.ax.tick_params(width=0.6, size=2)

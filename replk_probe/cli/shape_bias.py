@@ -252,6 +252,7 @@ def _without_model(
 
 def _only_imported(source: Path, observers: Sequence[Decisions], folder: Path) -> None:
     """Analyze imported decisions, without a model or stimuli."""
+    from replk_probe.plot_style import weights_text
     from replk_probe.report.shape_bias_table import shape_bias_table
     from replk_probe.report.text import terminal_layout
     from replk_probe.runtime.atomic_files import sha256_of
@@ -291,6 +292,7 @@ def _report(
     results: dict[Path, ShapeBiasResult], sets: dict[Path, StimulusSet], output: Path, *, compare: bool
 ) -> None:
     """Print the tables, draw some stimuli with their decisions, and draw the comparison of several models."""
+    from replk_probe.plot_style import weights_text
     from replk_probe.report.shape_bias_table import shape_bias_table
     from replk_probe.report.text import terminal_layout
     from replk_probe.runtime.provenance import RunInfo
@@ -305,7 +307,7 @@ def _report(
         for folder, result in results.items():
             if result.decisions is not None and result.decisions.counts().n_conflict:
                 weights = result.run.weights if isinstance(result.run, RunInfo) else None
-                small = weights.label if weights is not None and weights.is_embedded else None
+                small = weights_text(weights) if weights is not None and weights.is_embedded else None
                 random = weights is not None and weights.is_random
                 save_contact_sheet(sets[folder], result.decisions, folder, random=random, weights=small)
         if compare:

@@ -71,7 +71,7 @@ def plot_erf(
         vmax: Highest value of the color scale, as a fraction of the map's maximum.
         cmap: Color map.
         cbar: Whether to draw the color bar.
-        caption: Whether to state the layer and the meaning of the squares below the map.
+        caption: Whether to state the layer and the meaning of the squares below the map, and to label the squares.
 
     Returns:
         The Axes. x and y are edges of input pixels: pixel (0, 0) covers [0, 1] x [0, 1]. A sequence is drawn as a
@@ -110,7 +110,7 @@ def plot_erf(
         right = BAR_INCHES if cbar else MAP_MARGIN
         # As large as a column allows: a tall map is made narrower, a wide one stays as wide as the column.
         map_width = map_inches(cbar=cbar) * min(1.0, 1.6 * width / height)
-        bottom = _BOTTOM + CAPTION_LINE * (len(layer_lines(result)) - 1)
+        bottom = _BOTTOM + CAPTION_LINE * len(layer_lines(result))
         inches = MAP_MARGIN + map_width + right, _TOP + map_width * max(height / width, 1 / 3) + bottom
         ax = prepared_axes(ax, inches, left=MAP_MARGIN, right=right, top=_TOP, bottom=bottom)
         draw_map(ax, result.contribution, vmin, vmax, cmap)
@@ -121,7 +121,7 @@ def plot_erf(
             squares = caption_of(protocol)
             if text_points(squares, SMALL_SIZE) > inches_of(ax)[0] * 72:
                 squares = f"Squares: '{protocol}' protocol"
-            add_caption(ax, *layer_lines(result), squares)
+            add_caption(ax, *layer_lines(result), squares, *filter(None, [add_square_labels(ax, result, protocol)]))
         draw_scale_bar(ax, width)
         draw_heading(ax, result)
     return ax
@@ -143,24 +143,47 @@ def square_edges(result: ErfResult, protocol: str, threshold: float) -> tuple[fl
 
 
 def _draw_squares(ax: Axes, result: ErfResult, protocol: str) -> None:
-    """Draw the square of every threshold, with a label at the right that a line connects to the square's corner."""
-    width = result.input_size[1]
-    point = width / (72 * inches_of(ax)[0])  # in pixels of the map
-    lowest = 0.0
+    """Draw the square of every threshold."""
     for threshold in sorted(result.thresholds, reverse=True):
         left, top, right, bottom = square_edges(result, protocol, threshold)
-        wide, high = right - left, bottom - top
-        square = Rectangle((left, top), wide, high, fill=False, edgecolor="white", linewidth=0.8, gid="square")
-        square.set_path_effects(halo(0.8))
+        square = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor="white", linewidth=0.8)
+        square.set(gid="square", path_effects=halo(0.8))
         ax.add_patch(square)
+
+
+def add_square_labels(ax: Axes, result: ErfResult, protocol: str) -> str:
+    """Label the squares at the right of the map, each with a line to the corner of its square.
+
+    Returns:
+        The sides of the squares from the smallest on, as a line of the caption, if the labels would hide the corners of
+        the squares, which are large or on a small map. Empty otherwise.
+    """
+    width, length = result.input_size[1], result.input_size[0]
+    point = width / (72 * inches_of(ax)[0])  # in pixels of the map
+    thresholds = sorted(result.thresholds, reverse=True)
+    sides = {threshold: f"{result.row(protocol, threshold).side:g}" for threshold in thresholds}
+    lowest = 0.0
+    labels = []
+    for threshold in thresholds:
+        _, top, right, _ = square_edges(result, protocol, threshold)
+        text = f"{percent(threshold)}: {sides[threshold]} px"
         # Larger squares have higher corners, so labels in this order never cross each other's lines.
         lowest = at = max(top + 5.5 * point, lowest + 9.5 * point)
-        text = f"{percent(threshold)}: {result.row(protocol, threshold).side:g} px"
-        ax.text(width - 4 * point, at, text, ha="right", va="center", gid="square label", **ON_MAP)
         text_left = width - (6.5 + 3.6 * len(text)) * point
-        if right < text_left - 5 * point:
-            (line,) = ax.plot([right, text_left], [top, at], color="white", linewidth=0.5, gid="leader")
+        # A label directly in the corner of a square at the border needs no line.
+        is_in_corner = right > width - 4 * point and at == top + 5.5 * point
+        if (right >= text_left - 5 * point and not is_in_corner) or at > length - 5 * point:
+            shares = ", ".join(percent(one, unit="") for one in reversed(thresholds))
+            all_sides = f"{', '.join(sides[one] for one in reversed(thresholds))} px"
+            line = f"{shares} %: {all_sides}"
+            return line if text_points(line, SMALL_SIZE) <= inches_of(ax)[0] * 72 else all_sides
+        labels.append((text, at, None if is_in_corner else ([right, text_left], [top, at])))
+    for text, at, ends in labels:
+        ax.text(width - 4 * point, at, text, ha="right", va="center", gid="square label", **ON_MAP)
+        if ends is not None:
+            (line,) = ax.plot(*ends, color="white", linewidth=0.5, gid="leader")
             line.set_path_effects(halo(0.5))
+    return ""
 
 
 def caption_of(protocol: str) -> str:

@@ -33,7 +33,7 @@ from replk_probe.plot_style import (
 from replk_probe.runtime.formatting import percent, shortened
 
 from .labels import row_names
-from .plot import caption_of, color_floor, plot_erf
+from .plot import add_square_labels, caption_of, color_floor, plot_erf
 from .plot_labels import CAPTION_LINE, add_caption, layer_lines
 from .plot_map import add_color_bar
 
@@ -74,7 +74,7 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
         )
     columns = min(len(results), _ACROSS)
     rows = math.ceil(len(results) / columns)
-    caption = CAPTION_LINE * (max(len(layer_lines(result)) for result in results) - 1)  # beyond the first line
+    caption = CAPTION_LINE * max(len(layer_lines(result)) for result in results)  # beyond the first line
     left, top, gap_x, gap_y = 0.08, 0.5, 0.16, 0.7 + caption
     page = page_width()
     cell = min((page - left - BAR_INCHES - (columns - 1) * gap_x) / columns, _LARGEST)
@@ -98,7 +98,7 @@ def draw_comparison(results: Sequence[ErfResult], *, protocol: str = "paper") ->
             ax = figure.add_axes((x / page, y / total, cell / page, tallest / total))
             ax.set_anchor("NW")
             plot_erf(result, ax, protocol=protocol, vmin=vmin, cbar=False, caption=False)
-            add_caption(ax, *layer_lines(result))
+            add_caption(ax, *layer_lines(result), *filter(None, [add_square_labels(ax, result, protocol)]))
         # Names in one size.
         titles = [text for ax in figure.axes for text in ax.texts if text.get_gid() == "name"]
         smallest = min(title.get_fontsize() for title in titles)

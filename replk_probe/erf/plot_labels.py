@@ -44,7 +44,7 @@ def draw_heading(ax: Axes, result: ErfResult) -> None:
     images = "" if result.n_images is None else f"{counted(result.n_images, kind)}, "
     lines = [
         Line(f"{images}{run.image_source}, {size}"),
-        weights_line(run.weights),
+        weights_line(run.weights, points),
         Line(run.model, name_size(run.model, points), INK, "bold"),
     ]
     up = 4.0

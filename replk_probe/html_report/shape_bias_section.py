@@ -50,7 +50,7 @@ class StimulusSet:
         shown: Name and style of the observers in the chart.
         categories: Rows of the table of the chart.
         human_note: Where the human reference comes from, or that there is none for these stimuli.
-        notes: Name of the model and its notes.
+        notes: Each note with the names of its models, which are empty if it is about all of them.
     """
 
     name: str
@@ -59,7 +59,7 @@ class StimulusSet:
     shown: list[tuple[str, int]]
     categories: list[CategoryRow]
     human_note: str
-    notes: list[tuple[str, tuple[str, ...]]]
+    notes: list[tuple[list[str], str]]
 
 
 HEAD = ("shape bias", "category mean", "category median", "shape", "texture", "other", "cue accuracy", "kappa")
@@ -139,8 +139,16 @@ def _set(source: str, results: Sequence[ShapeBiasResult], styles: Sequence[int])
         shown=[(_title(one), style) for one, style, _ in drawn],
         categories=_category_rows([one for one, _, _ in drawn], labels),
         human_note=note,
-        notes=[(result.model.name if result.model else source, result.notes) for result in results if result.notes],
+        notes=_notes(results, source),
     )
+
+
+def _notes(results: Sequence[ShapeBiasResult], source: str) -> list[tuple[list[str], str]]:
+    found: dict[str, list[str]] = {}
+    for result in results:
+        for note in result.notes:
+            found.setdefault(note, []).append(result.model.name if result.model else source)
+    return [([] if len(names) == len(results) else names, note) for note, names in found.items()]
 
 
 def _cells(one: Observer) -> tuple[Cell, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -209,14 +209,8 @@ def add_lines(ax: Axes, lines: Iterable[Line], left: float, top: float, inches: 
 
 
 def source_line(panel: Panel, inches: float) -> Line:
-    """The provenance of the weights, without seed or digest if the line is too long."""
-    line = weights_line(panel.result.run.weights)
-    short = line.text.rpartition(" (" if panel.is_random else " [")[0] or line.text
-    for text in (line.text, short, *["trained on synthetic data"] * panel.result.run.weights.is_embedded):
-        line = replace(line, text=text)
-        if line.fitted(inches * 72) == text:
-            break
-    return line
+    """The provenance of the weights, shortened if it is wider than ``inches``."""
+    return weights_line(panel.result.run.weights, inches * 72)
 
 
 def add_color_bar(

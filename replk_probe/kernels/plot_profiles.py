@@ -33,6 +33,7 @@ from replk_probe.plot_style import (
     page_width,
     prepared_axes,
     text_points,
+    weights_text,
 )
 
 from .plot_heatmaps import SMALL_LINE, Panel, panels_of, variant_text
@@ -78,7 +79,7 @@ def draw_profiles(results: Sequence[KernelResult]) -> Figure:
     styles = {_style(panel): panel for panel in panels}
     # In the order of the legend, which says which are random.
     weights = dict.fromkeys(
-        f"{panel.model}: {panel.result.run.weights.label}." for panel in panels if not panel.is_random
+        f"{panel.model}: {weights_text(panel.result.run.weights)}." for panel in panels if not panel.is_random
     )
     what = (
         "Each line shows the mean magnitude of the entries of a layer at each distance from the center, rounded to "

@@ -26,6 +26,7 @@ from replk_probe.plot_style import (
     page_width,
     save_figure,
     title_line,
+    weights_text,
 )
 from replk_probe.runtime.provenance import RunInfo
 
@@ -254,6 +255,6 @@ def _heading(result: ShapeBiasResult) -> list[str]:
     height, width = run.input_size
     return [
         f"Shape bias of {run.model}",
-        *([] if run.weights.is_random else [run.weights.label]),
+        *([] if run.weights.is_random else [weights_text(run.weights)]),
         f"{conflict_stimuli([model])}, {run.image_source}, {height}\u00d7{width} px",
     ]

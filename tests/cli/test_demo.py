@@ -18,7 +18,7 @@ def test_the_page_has_the_results_of_the_analyzers(
     replk_probe: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert [*demo._ANALYZERS] == ["erf", "shape-bias", "kernels"] and {*demo._ANALYZERS} < {*COMMANDS}
-    # Each of them is tested without options in test_default_output.py.
+    # Each of them is tested in test_default_output.py.
     monkeypatch.setattr(demo, "_ANALYZERS", {"kernels": demo._ANALYZERS["kernels"]})
     done = replk_probe("demo", "-o", tmp_path / "out")
     assert done.exit_code == 0, done.output
@@ -26,7 +26,7 @@ def test_the_page_has_the_results_of_the_analyzers(
     assert done.stdout.rstrip().endswith(str(page)) and "stage4.0" in done.stdout
     assert (tmp_path / "out" / "kernels" / "kernels.json").is_file()
     text = page.read_text(encoding="utf-8")
-    assert "replknet_micro_k13_rep" in text and "synthetic data" in text and "(shape50" in text
+    assert "replknet_micro_k31_rep" in text and "synthetic data" in text and "(shape50" in text
     # It can be run again, and writes nothing where it cannot.
     assert replk_probe("demo", "-o", tmp_path / "out").exit_code == 0
     (tmp_path / "file").write_text("")

@@ -96,20 +96,33 @@ def test_the_color_floor_fits_the_map(contribution, floor):
     assert color_floor([make(contribution)]) == pytest.approx(floor)
 
 
-def test_every_threshold_has_a_square_and_a_label_clear_of_the_others():
-    for sigma in (0.3, 2, 9, 300):
-        result = make(gaussian(64, 64, sigma))
-        ax = plot_erf(result)
-        squares = artists(ax, "square")
-        sides = [result.row("paper", t).side for t in (0.99, 0.5, 0.3, 0.2)]
-        assert [square.get_width() for square in squares] == sides
-        labels = artists(ax, "square label")
-        assert [label.get_text() for label in labels] == [
-            f"{percent} %: {side} px" for percent, side in zip((99, 50, 30, 20), sides, strict=True)
-        ]
-        boxes = [label.get_window_extent() for label in labels]
-        assert all(upper.y0 > lower.y1 for upper, lower in pairwise(boxes))
-        assert all(ax.bbox.x0 < box.x0 and box.x1 < ax.bbox.x1 for box in boxes)
+@pytest.mark.parametrize(("sigma", "is_beside"), [(0.3, True), (2, True), (9, False), (300, False)])
+def test_every_threshold_has_a_square_and_a_label_with_a_line_or_its_side_in_the_caption(sigma, is_beside):
+    result = make(gaussian(64, 64, sigma))
+    ax = plot_erf(result)
+    squares = artists(ax, "square")
+    sides = [result.row("paper", t).side for t in (0.99, 0.5, 0.3, 0.2)]
+    assert [square.get_width() for square in squares] == sides
+    labels, lines = artists(ax, "square label"), artists(ax, "leader")
+    caption = f"20, 30, 50, 99 %: {', '.join(map(str, reversed(sides)))} px"
+    assert (caption in words(ax.figure)) == (not is_beside)
+    assert len(labels) == len(lines) == 4 * is_beside
+    for label, percent, square, line in zip(labels, (99, 50, 30, 20), squares, lines, strict=False):
+        assert label.get_text() == f"{percent} %: {square.get_width():g} px"
+        (start, end), (top, at) = line.get_data()
+        assert (start, top) == (square.get_x() + square.get_width(), square.get_y()) and start < end
+        assert at == pytest.approx(label.get_position()[1])
+    boxes = [label.get_window_extent() for label in labels]
+    assert all(upper.y0 > lower.y1 for upper, lower in pairwise(boxes))
+    assert all(ax.bbox.x0 < box.x0 and box.x1 < ax.bbox.x1 for box in boxes)
+
+
+def test_small_maps_have_the_sides_of_the_squares_in_the_caption():
+    result = make(gaussian(64, 64, 2))
+    sides = ", ".join(str(result.row("paper", threshold).side) for threshold in (0.2, 0.3, 0.5, 0.99))
+    for ax in Figure(figsize=(4, 2)).subplots(1, 3):
+        plot_erf(result, ax, cbar=False)
+        assert not artists(ax, "square label") and f"{sides} px" in words(ax.figure)
 
 
 def test_squares_lie_where_the_protocol_put_them():
@@ -160,7 +173,7 @@ def test_the_heading_names_model_weights_and_images():
     text = words(plot_erf(make(gaussian(32, 32, 3))).figure)
     for part in (
         "resnet101",
-        "file:model.safetensors [01234567]",
+        "weights from model.safetensors",
         "50 images",
         "folder:val",
         "32\u00d732 px",

@@ -96,7 +96,7 @@ def test_maps_are_the_magnitudes_over_their_maxima_on_one_scale() -> None:
     shown = texts(figure)
     for text in ("with", "without", "stage4.0, large", "stage4.0, merged: large + small", "stage4.0, single kernel"):
         assert text in shown
-    assert shown.count("file:net.pth") == 2  # once for each model
+    assert shown.count("weights from net.pth") == 2  # once for each model
     assert any("each divided by its maximum" in text for text in shown)
 
 
@@ -327,7 +327,7 @@ def test_profiles_are_those_of_the_result() -> None:
 def test_the_weights_below_profiles_are_in_the_order_of_the_legend() -> None:
     figure = draw_profiles([result(kernel("stage1.0"), model=name) for name in ("b", "c", "a")])
     legend = [text.get_text()[0] for text in figure.legends[0].get_texts()]
-    below = [text.get_text()[0] for text in figure.texts if ": file:net.pth" in text.get_text()]
+    below = [text.get_text()[0] for text in figure.texts if ": weights from net.pth" in text.get_text()]
     assert legend == below == ["b", "c", "a"]
 
 

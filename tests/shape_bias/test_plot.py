@@ -355,7 +355,7 @@ def test_the_page_names_model_weights_stimuli_and_source():
     text = words(draw_shape_bias(result(), others=published_observers())).replace("\n", " ")
     for part in (
         "Shape bias of torchvision:net",
-        "file:model.safetensors [01234567]",
+        "weights from model.safetensors",
         "6 stimuli with a cue conflict, cue-conflict, 224\u00d7256 px",
         "Humans (10)",
         "Published observers decided on the 1200 published stimuli with a cue conflict. Source: Geirhos et al.,",
