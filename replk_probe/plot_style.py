@@ -125,9 +125,8 @@ class Preset:
 
 USUAL = Preset(3.4, 7.0, LABEL_SIZE, ("png", "pdf"))
 PRESETS = {
-    # ICML (icml2025.sty: columns of 3.25 in, text of 6.75 in), the narrowest of the templates with two columns; CVPR
-    # (cvpr.sty of the author kit: text of 6.875 in with columns of 3.28 in) and IEEE (IEEEtran.cls: 21 and 43 pica, 3.5
-    # and 7.17 in) are at most 8 % wider.
+    # The usual widths of a column and of a page in conference templates with two columns: 3.25 and 6.75 in at ICML, and
+    # at most 8 % more at CVPR and IEEE.
     "paper": Preset(3.25, 6.75, 8.0, ("png", "pdf", "svg")),
     # Half and almost all of a slide of 13.33 x 7.5 in.
     "talk": Preset(6.2, 12.6, 14.0, ("png", "pdf", "svg")),

@@ -7,8 +7,7 @@
 A folder has figure.png (or table.md), data.csv and command.txt, whose lines that start with # say how long the command
 takes. Commands may contain environment variables ($REPLK_PROBE_TEST_DATA). Without names, figures are kept that need
 real data that is not here, that take hours, and that show measured times, which differ between runs; the last line of
-the output names them. All others have the same bytes after every run with the same software and number of threads. If
-there is a redraw.txt, its command, which redraws the figure from data in the repository, is run instead.
+the output names them. All others have the same bytes after every run with the same software and number of threads.
 
 To add a figure, add a folder with its command; additional sheets are replaced only where they exist.
 """
@@ -35,9 +34,7 @@ _EXTRAS = ("contact_sheet.png", "overview.png")
 
 def read_command(folder: Path) -> tuple[str, str]:
     """The command of a figure, and the remark about it."""
-    redraw = folder / "redraw.txt"
-    text = (redraw if redraw.exists() else folder / "command.txt").read_text(encoding="utf-8")
-    lines = text.strip().splitlines()
+    lines = (folder / "command.txt").read_text(encoding="utf-8").strip().splitlines()
     remarks = [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
     (command,) = [line for line in lines if not line.startswith("#")]
     if shlex.split(command)[0] not in ("replk-probe", "python"):
@@ -50,7 +47,7 @@ def reason_to_keep(folder: Path, *, named: bool) -> str | None:
     command, _ = read_command(folder)
     if "$" in os.path.expandvars(command):
         return "an environment variable of its command is not set"
-    if named or (folder / "redraw.txt").exists():
+    if named:
         return None
     program, action, *_ = shlex.split(command)
     if program == "python":

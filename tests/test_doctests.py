@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import doctest
-import importlib
+import importlib.util
 import inspect
-import itertools
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -63,18 +61,25 @@ SHOWN_BY = {
 NATIVE_ONLY = {"replk_probe.ops.gelu"}
 
 
+def load_public_names() -> ModuleType:
+    """The module with the public names, which the documentation site uses as well."""
+    path = ROOT.parent / "scripts" / "site" / "public_names.py"
+    spec = importlib.util.spec_from_file_location("public_names", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SITE = load_public_names()
+
+
 def public_objects() -> Iterator[tuple[str, str, Any]]:
     """The package, the name and the value of each public name; those of the whole package are in one of its own too."""
-    for package in replk_probe.__all__:
+    for package in SITE.public_modules(replk_probe):
         home = getattr(replk_probe, package)
-        if isinstance(home, ModuleType):
-            for name in getattr(home, "__all__", [name for name in dir(home) if is_defined_in(home, name)]):
-                yield home.__name__, name, getattr(home, name)
-
-
-def is_defined_in(module: ModuleType, name: str) -> bool:
-    """Whether a module without ``__all__`` defines a public class or function of this name."""
-    return not name.startswith("_") and getattr(getattr(module, name), "__module__", None) == module.__name__
+        for name in SITE.public_names(home):
+            yield home.__name__, name, getattr(home, name)
 
 
 OBJECTS = {
@@ -98,14 +103,7 @@ def has_example(value: Any) -> bool:
 
 def test_every_constant_has_a_description() -> None:
     # A text after the assignment, which documentation generators read.
-    described = set()
-    for path in ROOT.rglob("*.py"):
-        source = path.read_text(encoding="utf-8")
-        if re.search(rf"^({'|'.join(CONSTANTS)})\b.* = ", source, re.MULTILINE):
-            for statement, after in itertools.pairwise(ast.parse(source).body):
-                if isinstance(after, ast.Expr) and isinstance(statement, (ast.Assign, ast.AnnAssign)):
-                    described.add(ast.unparse(statement).split(":")[0].split(" = ")[0])
-    assert CONSTANTS and described >= CONSTANTS
+    assert CONSTANTS and {*SITE.constant_texts(ROOT)} >= CONSTANTS
 
 
 def test_all_names_of_the_package_belong_to_a_public_package() -> None:

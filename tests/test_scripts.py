@@ -81,13 +81,11 @@ def test_figures_are_rebuilt_from_their_commands(run: Run, tmp_path: Path) -> No
     (figure / "command.txt").write_text("replk-probe erf --data $NO_SUCH_VARIABLE_HERE\n", encoding="utf-8")
     printed = run(scripts / "make_figures.py", "small")
     assert "Kept as it is: small (an environment variable of its command is not set)" in printed
-    # Without names, figures that take long or differ from run to run are kept, and what redraws them is run.
+    # Without names, figures that take long or differ from run to run are kept.
     (figure / "command.txt").write_text("replk-probe bench --planes 64\n", encoding="utf-8")
     assert "small (it measures times, which differ from run to run)" in run(scripts / "make_figures.py")
     (figure / "command.txt").write_text("python scripts/train.py --hours 9\n", encoding="utf-8")
     assert "small (it takes long)" in run(scripts / "make_figures.py")
-    (figure / "redraw.txt").write_text("python -c pass\n", encoding="utf-8")
-    assert "small: rebuilt, no byte changed" in run(scripts / "make_figures.py")
 
 
 def test_every_figure_has_a_command_that_exists(replk_probe: Callable[..., Result]) -> None:

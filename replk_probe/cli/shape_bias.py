@@ -252,7 +252,6 @@ def _without_model(
 
 def _only_imported(source: Path, observers: Sequence[Decisions], folder: Path) -> None:
     """Analyze imported decisions, without a model or stimuli."""
-    from replk_probe.plot_style import weights_text
     from replk_probe.report.shape_bias_table import shape_bias_table
     from replk_probe.report.text import terminal_layout
     from replk_probe.runtime.atomic_files import sha256_of

@@ -175,11 +175,11 @@ def add_square_labels(ax: Axes, result: ErfResult, protocol: str) -> str:
         if (right >= text_left - 5 * point and not is_in_corner) or at > length - 5 * point:
             shares = ", ".join(percent(one, unit="") for one in reversed(thresholds))
             all_sides = f"{', '.join(sides[one] for one in reversed(thresholds))} px"
-            line = f"{shares} %: {all_sides}"
-            return line if text_points(line, SMALL_SIZE) <= inches_of(ax)[0] * 72 else all_sides
+            text = f"{shares} %: {all_sides}"
+            return text if text_points(text, SMALL_SIZE) <= inches_of(ax)[0] * 72 else all_sides
         labels.append((text, at, None if is_in_corner else ([right, text_left], [top, at])))
-    for text, at, ends in labels:
-        ax.text(width - 4 * point, at, text, ha="right", va="center", gid="square label", **ON_MAP)
+    for label, at, ends in labels:
+        ax.text(width - 4 * point, at, label, ha="right", va="center", gid="square label", **ON_MAP)
         if ends is not None:
             (line,) = ax.plot(*ends, color="white", linewidth=0.5, gid="leader")
             line.set_path_effects(halo(0.5))

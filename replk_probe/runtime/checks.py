@@ -80,7 +80,8 @@ def check_integer(what: str, value: Any, least: int, *, other: str = "") -> int:
     """
     number = whole(value)
     if number is None or number < least:
-        raise InvalidInputError(f"The {what} cannot be {value!r}. It must be an integer. Use {least} or more{other}.")
+        reason = "It must be an integer" if number is None else f"It must be at least {least}"
+        raise InvalidInputError(f"The {what} cannot be {value!r}. {reason}. Use {least} or more{other}.")
     return number
 
 

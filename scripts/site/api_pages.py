@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +17,7 @@ import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from public_names import constant_texts, public_modules, public_names
 
 PACKAGE = "replk_probe"
 _ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):`(~?)\.*([\w.]+)`")
@@ -23,19 +26,11 @@ _ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):`(~?)\.*([\w.]+)`")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages."""
     package = importlib.import_module(PACKAGE)
-    modules = [name for name in package.__all__ if isinstance(getattr(package, name), ModuleType)]
+    modules = public_modules(package)
     for name in modules:
         files.append(File.generated(config, f"api/{name}.md", content=_page(f"{PACKAGE}.{name}")))
     files.append(File.generated(config, "api/index.md", content=_index(package, modules)))
     return files
-
-
-def public_names(module: ModuleType) -> list[str]:
-    """The names in ``__all__``, or else the public classes and functions that a module defines."""
-    if hasattr(module, "__all__"):
-        return list(module.__all__)
-    names = [name for name in vars(module) if not name.startswith("_")]
-    return [name for name in names if getattr(getattr(module, name), "__module__", "") == module.__name__]
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -72,7 +67,7 @@ def _home(name: str) -> str | None:
     root, *parts = name.split(".")
     if root != PACKAGE:
         return None
-    modules = [one for one in package.__all__ if isinstance(getattr(package, one), ModuleType)]
+    modules = public_modules(package)
     if len(parts) == 2 and parts[0] in modules and parts[1] in public_names(getattr(package, parts[0])):
         return name
     if len(parts) == 1 and parts[0] in package.__all__ and parts[0] not in modules:
@@ -93,11 +88,14 @@ def _page(name: str) -> str:
 
 def _summary(module: ModuleType, name: str) -> str:
     value = getattr(module, name)
-    if not callable(value):
-        return "Constant."
-    text = inspect.getdoc(value) or ""
+    text = (inspect.getdoc(value) if callable(value) else _constants()[name]) or ""
     first = " ".join(text.split("\n\n")[0].split())
     return _ROLE.sub(r"`\2`", first).replace("|", r"\|")
+
+
+@cache
+def _constants() -> dict[str, str]:
+    return constant_texts(Path(importlib.import_module(PACKAGE).__path__[0]))
 
 
 def _index(package: ModuleType, modules: list[str]) -> str:

@@ -318,11 +318,11 @@ def test_any_number_of_models_of_any_shape_can_be_compared(count):
 @pytest.mark.parametrize("inches", [(12.0, 9.0), (6.4, 4.8)])
 def test_the_mark_of_random_weights_covers_no_label(inches: tuple[float, float]) -> None:
     figure, axes = plt.subplots(2, 2, figsize=inches)
-    ax = plot_erf(make(gaussian(1024, 1024, 300), RANDOM), ax=axes[0, 0])
+    ax = plot_erf(make(gaussian(1024, 1024, 20), RANDOM), ax=axes[0, 0])
     figure.draw_without_rendering()
     (badge,) = artists(ax, "random weights")
     labels = [*artists(ax, "square label"), *artists(ax, "scale label")]
-    assert len(labels) == 5
+    assert len(labels) == (5 if inches[0] > 10 else 1)  # the sides are in the caption of the smaller one
     for label in labels:
         assert not badge.get_bbox_patch().get_window_extent().overlaps(label.get_window_extent()), label.get_text()
     plt.close(figure)
