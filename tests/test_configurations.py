@@ -149,6 +149,7 @@ def test_every_configuration_checks_itself(kind: type, options: Any, error: type
         (ErfConfig, {"layer": ["stage1"]}, "got \\['stage1'\\]"),
         (ErfConfig, {"images": True}, "number of images cannot be True"),
         (ErfConfig, {"batch_size": 1.0}, "batch size cannot be 1.0. It must be an integer. Use 1 or more"),
+        (ErfConfig, {"batch_size": 0}, "batch size cannot be 0. It must be at least 1. Use 1 or more"),
         (ErfConfig, {"device": None}, "Unknown device None. A device is a name or a torch.device."),
         (ErfConfig, {"precision": ["fp32"]}, "Unknown precision"),
         (KernelsConfig, {"aggregate": np.array(["sum", "mean"])}, "Unknown aggregate"),

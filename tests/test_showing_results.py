@@ -352,7 +352,7 @@ def test_ticks_and_legend_of_shape_bias_on_a_plain_figure(size) -> None:
     shape_bias.plot_shape_bias(make_shape_bias(), ax, others=shape_bias.published_observers())
     texts = shown_texts(figure)
     ticks = [label for label in ax.get_xticklabels() if label.get_text()]
-    assert [label.get_text() for label in ticks] == ["0", "0.25", "0.5", "0.75", "1"]
+    assert [label.get_text() for label in ticks] == ["0", "25", "50", "75", "100"]
     assert {label.get_fontsize() for label in ticks} == {SMALL_SIZE}
     legend = [text for text in texts if text.get_gid() == "legend"]
     assert len(legend) == 7 and legend[-1].get_text() == "10 individual humans"

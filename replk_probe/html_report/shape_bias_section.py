@@ -139,11 +139,12 @@ def _set(source: str, results: Sequence[ShapeBiasResult], styles: Sequence[int])
         shown=[(_title(one), style) for one, style, _ in drawn],
         categories=_category_rows([one for one, _, _ in drawn], labels),
         human_note=note,
-        notes=_notes(results, source),
+        notes=notes_of_models(results, source),
     )
 
 
-def _notes(results: Sequence[ShapeBiasResult], source: str) -> list[tuple[list[str], str]]:
+def notes_of_models(results: Sequence[ShapeBiasResult], source: str) -> list[tuple[list[str], str]]:
+    """Each note with the names of its models, which are empty if it is about all of them."""
     found: dict[str, list[str]] = {}
     for result in results:
         for note in result.notes:

@@ -9,6 +9,7 @@ import shlex
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import numpy as np
@@ -21,7 +22,7 @@ from replk_probe.collection import Collection, Saved, collected, find_results
 from replk_probe.erf import import_erf
 from replk_probe.erf.result import RatioRow
 from replk_probe.errors import InvalidInputError
-from replk_probe.html_report import commands, definitions, render_report, write_report
+from replk_probe.html_report import commands, definitions, render_report, shape_bias_section, write_report
 from replk_probe.html_report.charts import log_ticks, round_ticks
 from replk_probe.html_report.map_images import LARGEST, map_image
 from replk_probe.html_report.names import erf_names
@@ -61,6 +62,9 @@ class Page(HTMLParser):
 
     def attributes(self, name: str) -> list[str]:
         return [attrs[name] or "" for _, attrs in self.tags if name in attrs]
+
+
+NOTES = (("a", "about two"), ("b", "about two"), ("c", "about one"))
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +274,15 @@ def test_one_model_with_several_seeds_has_different_names(collection: Collection
     text = render_report([*seeds, bias, bias])
     rows = cells(text, "summary")
     assert [len(row) for row in rows] == [5, 5] and "wide_net.a1 #2" in re.sub("<wbr>", "", text)
+
+
+def test_a_note_on_all_models_is_shown_once() -> None:
+    results = [SimpleNamespace(model=SimpleNamespace(name=name), notes=("about all", *notes)) for name, *notes in NOTES]
+    assert shape_bias_section.notes_of_models(results, "source") == [
+        ([], "about all"),
+        (["a", "b"], "about two"),
+        (["c"], "about one"),
+    ]
 
 
 def test_a_sweep_lists_its_jobs(collection: Collection, tmp_path: Path) -> None:
