@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +20,46 @@ from replk_probe.images import normalize
 from replk_probe.images.channels import with_channels
 from replk_probe.images.depth import DEPTH
 
-from .stimuli.stimulus_set import StimulusSet
+
+class Stimuli(Protocol):
+    """What a measurement needs of its stimuli; the attributes are those of a ``StimulusSet``."""
+
+    @property
+    def source(self) -> str:
+        """Name of the source."""
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Possible decisions."""
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """``(H, W)`` of every stimulus in pixels; None if they differ."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of names and contents."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes for the reader of a result."""
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """Entries for the configuration in the result."""
+
+    def __len__(self) -> int:
+        """Number of stimuli."""
+
+    def load(self, index: int) -> Image.Image:
+        """Load an image in mode RGB."""
 
 
 @dataclass(frozen=True)
 class InputImages:
     """Stimuli as inputs of a network."""
 
-    stimuli: StimulusSet
+    stimuli: Stimuli
     size: tuple[int, int]  # (H, W) in pixels; stimuli of another size are warped to it with PIL's bicubic filter
     mean: tuple[float, ...]  # mean of each channel, for inputs in [0, 1]
     std: tuple[float, ...]  # standard deviation of each channel, for inputs in [0, 1]

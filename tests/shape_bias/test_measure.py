@@ -22,7 +22,7 @@ from replk_probe.models.inference import environment
 from replk_probe.models.inference.environment import environment_of
 from replk_probe.runtime.checkpoint import Checkpoint, ResumeWarning
 from replk_probe.runtime.provenance import RunInfo
-from replk_probe.shape_bias import plan
+from replk_probe.shape_bias import decision_plan
 from replk_probe.shape_bias.config import ShapeBiasConfig
 from replk_probe.shape_bias.decision_mapping import LabelMapping, imagenet_mapping
 from replk_probe.shape_bias.decisions import Decisions
@@ -114,7 +114,7 @@ def test_outputs_are_counted_on_the_device(
         copied.is_moved = True  # type: ignore[assignment]
         return copied
 
-    monkeypatch.setattr(plan, "on_device", moved)
+    monkeypatch.setattr(decision_plan, "on_device", moved)
     found = measure_shape_bias(Elsewhere(small_net), small_stimuli, size=32)
     assert decided(found).response == decided(measure_shape_bias(small_net, small_stimuli, size=32)).response
 

@@ -17,7 +17,7 @@ from replk_probe.runtime import memory
 from replk_probe.runtime.provenance import RunInfo
 from replk_probe.runtime.transfer import Transfer
 from replk_probe.shape_bias import ShapeBiasConfig, ShapeBiasResult
-from replk_probe.shape_bias import plan as shape_bias_plan
+from replk_probe.shape_bias import decision_plan
 from replk_probe.shape_bias.plan import ShapeBiasPlan, plan_shape_bias
 
 
@@ -52,14 +52,14 @@ def uninterrupted(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def overlapping(monkeypatch: pytest.MonkeyPatch, overlapping_copies: Any) -> Any:
     monkeypatch.setattr(overlapping_copies, "keeps_uploads", True)  # a batch may be uploaded again in halves
-    monkeypatch.setattr(shape_bias_plan, "transfer_for", overlapping_copies)
+    monkeypatch.setattr(decision_plan, "transfer_for", overlapping_copies)
     return overlapping_copies
 
 
 @pytest.fixture
 def free_stimuli(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Function that sets for how many stimuli the free memory suffices, as on a GPU."""
-    monkeypatch.setattr(shape_bias_plan, "is_measurable", lambda device: True)
+    monkeypatch.setattr(decision_plan, "is_measurable", lambda device: True)
     monkeypatch.setattr(memory, "_SHARE", 1)
     monkeypatch.setattr(memory, "peak_memory", lambda device, compute: (compute(), 10)[1])
     return lambda count: monkeypatch.setattr(memory, "free_memory", lambda device: 10 * count)
@@ -209,6 +209,6 @@ def test_the_bytes_of_a_gpu_are_those_of_a_serial_run(
 ) -> None:
     found = plan(3, device="cuda").run()
     automatic = plan(None, device="cuda").run()
-    monkeypatch.setattr(shape_bias_plan, "transfer_for", Transfer)
+    monkeypatch.setattr(decision_plan, "transfer_for", Transfer)
     assert files(found, tmp_path / "overlapping") == files(plan(3, device="cuda").run(), tmp_path / "serial")
     assert config_of(automatic)["batch_sizes"] == [64]

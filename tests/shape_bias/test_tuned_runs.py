@@ -15,7 +15,7 @@ from replk_probe import measure_shape_bias, ops
 from replk_probe.ops.methods.interface import ConvProblem
 from replk_probe.ops.tuning import choosing, tuner
 from replk_probe.ops.tuning.choosing import Choice
-from replk_probe.shape_bias import plan
+from replk_probe.shape_bias import decision_plan
 
 
 class Stopping(nn.Module):
@@ -52,7 +52,7 @@ def test_a_run_is_tuned_recorded_and_resumed(
     monkeypatch.setattr(choosing, "LEAST_MULTIPLY_ADDS", 1)
     monkeypatch.setattr(tuner, "choose", choose)
     monkeypatch.setattr(tuner, "_known", {})
-    monkeypatch.setattr(plan, "_NEAR_TIE", {"float32": 1e9})  # all stimuli are computed again, one by one
+    monkeypatch.setattr(decision_plan, "_NEAR_TIE", {"float32": 1e9})  # all stimuli are computed again, one by one
     options: dict[str, Any] = {"size": 32, "batch_size": 7, "workers": 0, "device": "cpu"}
     usual = measure_shape_bias(Stopping(), small_stimuli, **options)
     tuned = measure_shape_bias(Stopping(), small_stimuli, tune="force", **options)
