@@ -265,18 +265,45 @@ def error_consistency(
         Geirhos, Meding & Wichmann, Beyond accuracy: quantifying trial-by-trial behaviour of CNNs and humans by
         measuring error consistency, NeurIPS 2020, arXiv:2006.16736.
     """
+    return consistencies(*joint_counts(correct, seen))[1]
+
+
+def joint_counts(
+    correct: npt.NDArray[np.bool_], seen: npt.NDArray[np.bool_] | None = None
+) -> tuple[npt.NDArray[np.float64], ...]:
+    """Numbers of common stimuli, and of those on which the one, the other and both of a pair of observers are correct.
+
+    Args:
+        correct: Whether the response was correct, ``[observers, stimuli]``.
+        seen: Mask of the existing decisions, of the same shape; defaults to all.
+
+    Returns:
+        Four arrays ``[observers, observers]``.
+    """
     there = np.ones(correct.shape) if seen is None else seen.astype(np.float64)
     right = correct.astype(np.float64) * there
-    n = there @ there.T
-    # Number of correct decisions of row i on the common stimuli; those of column j are the transpose.
-    first = right @ there.T
-    agreeing = n - first - first.T + 2 * (right @ right.T)
+    one = right @ there.T
+    return there @ there.T, one, one.T, right @ right.T
+
+
+def consistencies(
+    n: npt.NDArray[np.float64],
+    one: npt.NDArray[np.float64],
+    other: npt.NDArray[np.float64],
+    both: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Observed consistency and error consistency of pairs of observers, from the numbers of :func:`joint_counts`.
+
+    The observed consistency is the share of stimuli on which both are right or both are wrong; NaN without stimuli.
+    """
+    agreeing = n - one - other + 2 * both
     with np.errstate(divide="ignore", invalid="ignore"):
-        p1, p2 = first / n, first.T / n
-        expected = p1 * p2 + (1 - p1) * (1 - p2)
-        kappa: npt.NDArray[np.float64] = (agreeing / n - expected) / (1 - expected)
-    kappa[(agreeing == n) & (n > 0)] = 1.0
-    return kappa
+        observed: npt.NDArray[np.float64] = agreeing / n
+        p, q = one / n, other / n
+        expected = p * q + (1 - p) * (1 - q)
+        kappa: npt.NDArray[np.float64] = (observed - expected) / (1 - expected)
+    kappa[np.broadcast_to((agreeing == n) & (n > 0), kappa.shape)] = 1.0
+    return observed, kappa
 
 
 def paired_comparison(
@@ -306,7 +333,7 @@ def paired_comparison(
         second_only=against,
         p_value=_even_chances(only, against),
         difference=float(_difference(both)),
-        ci95=_interval(differences),
+        ci95=percentile_interval(differences),
     )
 
 
@@ -344,9 +371,9 @@ def _percentiles(drawn: npt.NDArray[np.int64], resampled: str, draws: int, seed:
     biases = _ratios(drawn)
     some = biases[~np.isnan(biases).all(axis=1)]
     return BootstrapIntervals(
-        overall=_interval(_ratios(total)),
-        macro=_interval(np.nanmean(some, axis=1)),
-        median=_interval(np.nanmedian(some, axis=1)),
+        overall=percentile_interval(_ratios(total)),
+        macro=percentile_interval(np.nanmean(some, axis=1)),
+        median=percentile_interval(np.nanmedian(some, axis=1)),
         resampled=resampled,
         draws=draws,
         seed=seed,
@@ -365,7 +392,8 @@ def _difference(table: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     return _ratios(table.sum(axis=-1)[..., SHAPE:]) - _ratios(table.sum(axis=-2)[..., SHAPE:])
 
 
-def _interval(values: npt.NDArray[np.float64]) -> Interval | None:
+def percentile_interval(values: npt.NDArray[np.float64]) -> Interval | None:
+    """95 % percentile interval of resampled values; None if all of them are NaN."""
     defined = values[~np.isnan(values)]
     if not len(defined):
         return None

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from replk_probe.errors import InvalidInputError
@@ -53,12 +54,24 @@ def write_decisions(decisions: Decisions, path: str | Path) -> None:
 
 def decisions_csv(decisions: Decisions) -> bytes:
     """Convert decisions to the bytes that model-vs-human writes for a model; rows are numbered in their order."""
+    return raw_csv(
+        decisions.observer,
+        zip(decisions.response, decisions.shape, itertools.repeat("NaN"), decisions.names),
+    )
+
+
+def raw_csv(observer: str, rows: Iterable[tuple[str, str, str, str]]) -> bytes:
+    """The bytes that model-vs-human writes for a model.
+
+    Args:
+        observer: Name of the model.
+        rows: Response, category, condition and name of the image of each trial; trials are numbered in this order.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer)  # its default line end is the format's
     writer.writerow(COLUMNS)
-    rows = zip(decisions.response, decisions.shape, decisions.names, strict=True)
-    for trial, (response, category, name) in enumerate(rows, 1):
-        writer.writerow([decisions.observer, 1, trial, "NaN", response, category, "NaN", name])
+    for trial, (response, category, condition, name) in enumerate(rows, 1):
+        writer.writerow([observer, 1, trial, "NaN", response, category, condition, name])
     return buffer.getvalue().encode("utf-8")
 
 
@@ -75,26 +88,9 @@ def read_decisions(path: str | Path, categories: Sequence[str] = CATEGORIES) -> 
     Raises:
         InvalidInputError: The file cannot be read, lacks a column, or has an invalid row.
     """
-    path = usable_path(path, "The raw data file")
-    header, rows = read_csv(path, "Give raw data of model-vs-human: a CSV file in UTF-8.")
-    missing = [name for name in _NEEDED if name not in header]
-    if missing:
-        raise InvalidInputError(
-            f"Cannot read {path}. It lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}. "
-            f"The columns of model-vs-human are {', '.join(COLUMNS)}: give a folder of such files."
-        )
-    if not rows:
-        raise InvalidInputError(
-            f"Cannot read {path}. It has a header but no decisions. Remove it, or write it again with its rows."
-        )
     by_observer: dict[str, list[tuple[str, str]]] = {}
-    for line, row in rows:
-        if len(row) != len(header):
-            raise InvalidInputError(
-                f"Cannot read {path}. Line {line} has {len(row)} of {len(header)} columns. The file was truncated "
-                "or edited: download it again."
-            )
-        cells = dict(zip(header, row, strict=True))
+    path = usable_path(path, "The raw data file")
+    for line, cells in raw_rows(path, _NEEDED):
         try:
             stimulus = parse_stimulus_name(cells["imagename"], categories)
         except StimulusNameError as error:
@@ -108,9 +104,7 @@ def read_decisions(path: str | Path, categories: Sequence[str] = CATEGORIES) -> 
                 f"{cells['imagename']!r}. The category of a cue-conflict image is the category of its shape. Correct "
                 "one of them."
             )
-        response = cells["object_response"]
-        answer = NO_ANSWER if response.lower() in _NO_ANSWER else response
-        by_observer.setdefault(cells["subj"], []).append((cells["imagename"], answer))
+        by_observer.setdefault(cells["subj"], []).append((cells["imagename"], answer_of(cells["object_response"])))
     try:
         return tuple(
             Decisions.from_names(observer, [name for name, _ in pairs], [answer for _, answer in pairs], categories)
@@ -118,6 +112,42 @@ def read_decisions(path: str | Path, categories: Sequence[str] = CATEGORIES) -> 
         )
     except InvalidInputError as error:
         raise InvalidInputError(f"Cannot read {path}. {error}") from error
+
+
+def raw_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a raw-data file by their columns, with the numbers of their lines.
+
+    Args:
+        path: Path of the file.
+        needed: Columns that it must have, in lower case.
+
+    Raises:
+        InvalidInputError: The file cannot be read, lacks a column or has no rows, or a row has another length.
+    """
+    header, rows = read_csv(path, "Give raw data of model-vs-human: a CSV file in UTF-8.")
+    header = [name.lower() for name in header]  # some files have Session
+    missing = [name for name in needed if name not in header]
+    if missing:
+        raise InvalidInputError(
+            f"Cannot read {path}. It lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}. "
+            f"The columns of model-vs-human are {', '.join(COLUMNS)}: give a folder of such files."
+        )
+    if not rows:
+        raise InvalidInputError(
+            f"Cannot read {path}. It has a header but no decisions. Remove it, or write it again with its rows."
+        )
+    for line, row in rows:
+        if len(row) != len(header):
+            raise InvalidInputError(
+                f"Cannot read {path}. Line {line} has {len(row)} of {len(header)} columns. The file was truncated "
+                "or edited: download it again."
+            )
+        yield line, dict(zip(header, row, strict=True))
+
+
+def answer_of(response: str) -> str:
+    """The category in the column ``object_response``, or ``"na"``."""
+    return NO_ANSWER if response.lower() in _NO_ANSWER else response
 
 
 def read_folder(folder: str | Path, categories: Sequence[str] = CATEGORIES) -> tuple[Decisions, ...]:
