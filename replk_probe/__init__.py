@@ -12,6 +12,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from . import attribution as attribution
+    from . import behaviour as behaviour
     from . import bench as bench
     from . import collection as collection
     from . import comparison as comparison
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from . import sweeps as sweeps
     from .attribution import AttributionResult as AttributionResult
     from .attribution import measure_attribution as measure_attribution
+    from .behaviour import BehaviourResult as BehaviourResult
+    from .behaviour import measure_behaviour as measure_behaviour
     from .erf import ErfAccumulator as ErfAccumulator
     from .erf import ErfResult as ErfResult
     from .erf import input_gradient as input_gradient
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AttributionResult": "attribution",
+    "BehaviourResult": "behaviour",
     "ErfAccumulator": "erf",
     "ErfResult": "erf",
     "KernelResult": "kernels",
@@ -50,6 +54,7 @@ _HOME = {
     "input_gradient": "erf",
     "load_checkpoint": "models",
     "measure_attribution": "attribution",
+    "measure_behaviour": "behaviour",
     "measure_erf": "erf",
     "measure_kernels": "kernels",
     "measure_shape_bias": "shape_bias",
@@ -58,6 +63,7 @@ _HOME = {
 _SUBPACKAGES = (
     *(
         "attribution",
+        "behaviour",
         "bench",
         "collection",
         "comparison",
@@ -73,6 +79,7 @@ _SUBPACKAGES = (
 
 __all__ = [
     "AttributionResult",
+    "BehaviourResult",
     "ErfAccumulator",
     "ErfResult",
     "KernelResult",
@@ -80,6 +87,7 @@ __all__ = [
     "SweepResult",
     "__version__",
     "attribution",
+    "behaviour",
     "bench",
     "collection",
     "comparison",
@@ -92,6 +100,7 @@ __all__ = [
     "kernels",
     "load_checkpoint",
     "measure_attribution",
+    "measure_behaviour",
     "measure_erf",
     "measure_kernels",
     "measure_shape_bias",

@@ -59,6 +59,16 @@ RESULT_FILES = (
     "decision_mapping",
     "decisions",
     "observers",
+    "benchmark_sets",
+    "consistency",
+    "people",
+    "raw_data",
+    "scores",
+    "trials",
+)
+# What the benchmark of people and networks shares with the shape bias.
+DECISIONS = tuple(
+    f"shape_bias.{name}" for name in ("decisions", "model_vs_human.raw_data", "result", "statistics", "stimuli.names")
 )
 
 
@@ -86,7 +96,7 @@ class Rule:
 LIGHT = ("errors", "_version", *(f"runtime.{name}" for name in LIGHT_RUNTIME))
 RESULTS = ("results", "runtime.file_reading", *(f"{{package}}.{name}" for name in RESULT_FILES))
 PLOTS = ("*.plot", "*.plot_*")
-ANALYZERS = ("erf", "shape_bias", "kernels", "bench", "attribution")
+ANALYZERS = ("erf", "shape_bias", "behaviour", "kernels", "bench", "attribution")
 
 
 def in_analyzers(*names: str) -> tuple[str, ...]:
@@ -122,11 +132,11 @@ RULES = (
     # A result draws itself with its plots, which know only the names of its attributes.
     Rule(
         in_analyzers("result"),
-        (*LIGHT, *RESULTS, "{package}.plot", "{package}.plot_*"),
+        (*LIGHT, *RESULTS, *DECISIONS, "{package}.plot", "{package}.plot_*"),
         ("numpy", "scipy"),
         torch_free=True,
     ),
-    Rule(in_analyzers(*RESULT_FILES), (*LIGHT, *RESULTS), ("numpy", "scipy"), torch_free=True),
+    Rule(in_analyzers(*RESULT_FILES), (*LIGHT, *RESULTS, *DECISIONS), ("numpy", "scipy"), torch_free=True),
     Rule(
         in_analyzers("plot", "plot_*"),
         (*LIGHT, "plot_style", "{package}.plot", "{package}.plot_*", *RESULTS, "{package}.synthetic.*"),
@@ -135,8 +145,11 @@ RULES = (
     ),
     # Stimuli are files or drawings, which do not need torch.
     Rule(
-        tuple(f"shape_bias/{name}" for name in ("stimuli/*", "stimulus_source.py", "loading.py", "synthetic/*")),
-        (*LIGHT, "images", "images.*", "{package}.*"),
+        (
+            *(f"shape_bias/{name}" for name in ("stimuli/*", "stimulus_source.py", "loading.py", "synthetic/*")),
+            *("behaviour/image_sets.py", "behaviour/download_sets.py"),
+        ),
+        (*LIGHT, "images", "images.*", "{package}.*", "shape_bias.stimuli.*", "shape_bias.stimulus_source"),
         ("PIL", "numpy"),
         not_modules=PLOTS,
         torch_free=True,
@@ -156,6 +169,13 @@ RULES = (
             *("shape_bias.classifier", "shape_bias.synthetic"),
         ),
         ("torch", "numpy", "captum"),
+        not_modules=PLOTS,
+    ),
+    # It decides as the shape bias does, on other images.
+    Rule(
+        ("behaviour/*",),
+        ("errors", "runtime.checks", "models", "{package}.*", "shape_bias.*"),
+        ("torch",),
         not_modules=PLOTS,
     ),
     # It looks up which names model-vs-human takes from torchvision.

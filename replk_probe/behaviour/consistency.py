@@ -8,7 +8,7 @@ Source: Geirhos et al., NeurIPS 2021, arXiv:2106.07411.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -112,49 +112,49 @@ def mean_over_people(values: Array, people: Sequence[int]) -> Array:
     return _ratio(others.sum(axis=-1), counts)
 
 
-@dataclass(frozen=True, eq=False)
-class Resamples:
-    """The numbers of a set in resamples, ``[draws, observers]`` by their names.
-
-    Attributes:
-        images: With the images of each condition resampled, the same for all observers.
-        people: With the people resampled with whom an observer is compared.
-    """
-
-    images: dict[str, Array]
-    people: dict[str, Array]
-
-
-def resample(
-    conditions: Sequence[Condition], people: Sequence[int], draws: int = DRAWS, seed: int = SEED
-) -> Resamples:
-    """Bootstrap the numbers of one set, over images and over people.
+def resample_images(
+    conditions: Sequence[Condition], people: Sequence[int], draws: int = DRAWS, seed: int | Sequence[int] = SEED
+) -> dict[str, Array]:
+    """Bootstrap the numbers of one set over images, which are resampled within each condition, for all observers alike.
 
     Args:
         conditions: Conditions of the benchmark.
         people: Rows of the observers who are people.
         draws: Number of resamples.
         seed: Seed of the random generator.
+
+    Returns:
+        ``[draws, observers]`` by the names of the numbers.
     """
     generator = np.random.default_rng(seed)
-    observers = len(conditions[0].seen)
-    images = {name: np.zeros((draws, observers)) for name in NUMBERS}
-    pairs = {name: np.zeros((observers, observers)) for name in PAIRED}
-    for condition in conditions:
-        drawn = _resampled_images(condition, people, generator, draws)
-        for name in NUMBERS:
-            images[name] += drawn[name] / len(conditions)
-        found = pairs_of(condition)
-        for name in PAIRED:
-            pairs[name] += getattr(found, name) / len(conditions)
-    over_people = {name: np.full((draws, observers), np.nan) for name in PAIRED}
+    drawn = [_resampled_images(condition, people, generator, draws) for condition in conditions]
+    return {name: np.mean([one[name] for one in drawn], axis=0) for name in NUMBERS}
+
+
+def resample_people(
+    pairs: Mapping[str, Array], people: Sequence[int], draws: int = DRAWS, seed: int | Sequence[int] = SEED
+) -> dict[str, Array]:
+    """Bootstrap the numbers of one set over the people with whom an observer is compared.
+
+    Args:
+        pairs: Numbers of every pair of observers, averaged over conditions, ``[observers, observers]``.
+        people: Rows of the observers who are people.
+        draws: Number of resamples.
+        seed: Seed of the random generator.
+
+    Returns:
+        ``[draws, observers]`` by the names of the numbers; NaN for an observer with less than two people to compare.
+    """
+    generator = np.random.default_rng(seed)
+    observers = len(next(iter(pairs.values())))
+    drawn = {name: np.full((draws, observers), np.nan) for name in pairs}
     for row in range(observers):
         others = np.array([person for person in people if person != row], dtype=np.intp)
         if len(others) > 1:  # a single person cannot be resampled
             chosen = others[generator.integers(len(others), size=(draws, len(others)))]
-            for name in PAIRED:
-                over_people[name][:, row] = pairs[name][row][chosen].mean(axis=1)
-    return Resamples(images, over_people)
+            for name, values in pairs.items():
+                drawn[name][:, row] = values[row][chosen].mean(axis=1)
+    return drawn
 
 
 def intervals(drawn: Array) -> list[Interval | None]:

@@ -20,7 +20,7 @@ _NEEDED = ("subj", "object_response", "category", "condition", "imagename")
 def trials_csv(trials: Trials) -> bytes:
     """Convert trials to the bytes that model-vs-human writes for a model; rows are numbered in their order."""
     conditions = map(trials.benchmark_set.csv_condition, trials.names)
-    return raw_csv(trials.observer, zip(trials.response, trials.category, conditions, trials.names))
+    return raw_csv(trials.observer, zip(trials.response, trials.category, conditions, trials.names, strict=True))
 
 
 def raw_path(trials: Trials) -> str:
@@ -52,7 +52,7 @@ def read_trials(path: str | Path, dataset: str) -> tuple[Trials, ...]:
             (cells["imagename"], cells["category"], levels[condition], answer_of(cells["object_response"]))
         )
     try:
-        return tuple(Trials(observer, dataset, *zip(*rows)) for observer, rows in by_observer.items())
+        return tuple(Trials(observer, dataset, *zip(*rows, strict=True)) for observer, rows in by_observer.items())
     except InvalidInputError as error:
         raise InvalidInputError(f"Cannot read {path}. {error}") from error
 
@@ -81,9 +81,7 @@ def read_raw_data(folder: str | Path, sets: Sequence[str] | None = None) -> tupl
         >>> read_raw_data("result") == (trials,)
         True
     """
-    return tuple(
-        one for dataset, files in raw_files(folder, sets).items() for one in _read_set(dataset, files)
-    )
+    return tuple(one for dataset, files in raw_files(folder, sets).items() for one in _read_set(dataset, files))
 
 
 def raw_files(folder: str | Path, sets: Sequence[str] | None = None) -> dict[str, tuple[Path, ...]]:

@@ -75,7 +75,9 @@ class Trials(ByValue):
             )
         first = self.names if self.benchmark_set.has_conditions else self.category
         rows = sorted(zip(first, *columns, strict=True))
-        for field, column in zip(("names", "category", "condition", "response"), list(zip(*rows))[1:], strict=True):
+        for field, column in zip(
+            ("names", "category", "condition", "response"), list(zip(*rows, strict=True))[1:], strict=True
+        ):
             object.__setattr__(self, field, column)
         keys = self._sorted[0]
         twice = np.flatnonzero(keys[1:] == keys[:-1])
@@ -113,7 +115,7 @@ class Trials(ByValue):
         known = BENCHMARK_SETS[choose_sets([dataset])[0]]
         if known.has_conditions:
             parsed = [known.parse_name(name) for name in names]
-            conditions, category = (tuple(column) for column in zip(*parsed)) if parsed else ((), ())
+            conditions, category = (tuple(column) for column in zip(*parsed, strict=True)) if parsed else ((), ())
         else:
             conditions = (known.levels[0],) * len(names)
         return cls(observer, dataset, tuple(names), tuple(category or ()), tuple(conditions), tuple(response))
@@ -136,13 +138,18 @@ class Trials(ByValue):
 
     @property
     def keys(self) -> npt.NDArray[np.str_]:
-        """What identifies the trials among those of other observers: condition and image, in ascending order, ``[N]``."""
+        """Condition and image, by which trials of different observers are joined, in ascending order, ``[N]``."""
         return self._sorted[0]
 
     @property
     def correct_by_key(self) -> npt.NDArray[np.bool_]:
         """:attr:`correct` in the order of :attr:`keys`."""
-        return self.correct[self._sorted[1]]
+        return self.correct[self.order]
+
+    @property
+    def order(self) -> npt.NDArray[np.intp]:
+        """Rows in the order of :attr:`keys`, ``[N]``."""
+        return self._sorted[1]
 
     @cached_property
     def _sorted(self) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.intp]]:

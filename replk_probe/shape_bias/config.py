@@ -1,4 +1,4 @@
-"""Validated options of a shape-bias measurement."""
+"""Validated options of measurements of decisions."""
 
 from __future__ import annotations
 
@@ -22,23 +22,8 @@ DEFAULT_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShapeBiasConfig:
-    """Options of a measurement, except the model and the stimuli.
-
-    The attributes are described in :func:`~replk_probe.measure_shape_bias`.
-
-    Raises:
-        InvalidInputError: A value cannot be used.
-        WeightsError: ``weights`` is neither a name nor a path.
-        BackendError: The device or the precision is not available.
-
-    Examples:
-        >>> import dataclasses
-        >>> from replk_probe.shape_bias import ShapeBiasConfig
-        >>> config = ShapeBiasConfig(size=160, batch_size=8)
-        >>> dataclasses.replace(config, precision="bf16").size
-        (160, 160)
-    """
+class DecisionConfig:
+    """Options of a measurement of decisions, except the model and the stimuli."""
 
     mapping: LabelMapping | None = None
     batch_size: int | None = DEFAULT_BATCH_SIZE
@@ -85,6 +70,26 @@ class ShapeBiasConfig:
                 None if self.num_classes is None else checks.check_integer("number of classes", self.num_classes, 1)
             ),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeBiasConfig(DecisionConfig):
+    """Options of a measurement, except the model and the stimuli.
+
+    The attributes are described in :func:`~replk_probe.measure_shape_bias`.
+
+    Raises:
+        InvalidInputError: A value cannot be used.
+        WeightsError: ``weights`` is neither a name nor a path.
+        BackendError: The device or the precision is not available.
+
+    Examples:
+        >>> import dataclasses
+        >>> from replk_probe.shape_bias import ShapeBiasConfig
+        >>> config = ShapeBiasConfig(size=160, batch_size=8)
+        >>> dataclasses.replace(config, precision="bf16").size
+        (160, 160)
+    """
 
 
 def _check_name(name: Any) -> None:

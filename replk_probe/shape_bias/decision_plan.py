@@ -55,7 +55,7 @@ from replk_probe.runtime.transfer import Transfer, transfer_for
 from replk_probe.runtime.worker import Worker
 
 from .classifier import Outputs, compute_logits, find_outputs, outputs_check
-from .config import DEFAULT_BATCH_SIZE, ShapeBiasConfig
+from .config import DEFAULT_BATCH_SIZE, DecisionConfig
 from .decision_mapping import ONE_EACH, LabelMapping, category_probabilities, decide, mapping_for, margins
 from .loading import InputImages, Loader, Stimuli, default_workers
 
@@ -70,7 +70,7 @@ _MOST_PIXELS, _MOST_STIMULI = 64 * 224**2, 64
 _OPTIONAL = ("entry of the weights", "mean", "std", "channels", "bgr", "outputs")
 
 
-ConfigT = TypeVar("ConfigT", bound=ShapeBiasConfig)
+ConfigT = TypeVar("ConfigT", bound=DecisionConfig)
 ResultT = TypeVar("ResultT")
 
 
@@ -104,7 +104,7 @@ def named_config(model: nn.Module | str, config: ConfigT) -> ConfigT:
     return replace(config, name=printable(model if isinstance(model, str) else name_of(model)))
 
 
-def built_classifier(model: nn.Module | str, config: ShapeBiasConfig) -> nn.Module:
+def built_classifier(model: nn.Module | str, config: DecisionConfig) -> nn.Module:
     """The network itself, or the one of a name, with the weights of the configuration.
 
     Raises:
@@ -125,7 +125,7 @@ def built_classifier(model: nn.Module | str, config: ShapeBiasConfig) -> nn.Modu
     return module
 
 
-def plan_fields(model: nn.Module | str, module: nn.Module, stimuli: Stimuli, config: ShapeBiasConfig) -> dict[str, Any]:
+def plan_fields(model: nn.Module | str, module: nn.Module, stimuli: Stimuli, config: DecisionConfig) -> dict[str, Any]:
     """The fields of a :class:`DecisionPlan`, after the checks of the network, of its inputs and of its outputs.
 
     Args:
@@ -176,7 +176,7 @@ class DecisionPlan(Divisible["_State", ResultT]):
     size: tuple[int, int]  # (H, W) of the input in pixels
     device: torch.device  # device of the forward passes
     workers: int  # number of threads that load stimuli
-    settings: ShapeBiasConfig
+    settings: DecisionConfig
     # Whether the model was passed as a module or made by a factory, so that its name does not identify it.
     own_code: bool = False
 

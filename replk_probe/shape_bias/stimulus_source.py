@@ -160,12 +160,13 @@ def _parse(root: Path, paths: Sequence[str], categories: tuple[str, ...]) -> dic
 
 
 @dataclass(frozen=True)
-class _Files:
+class ImageFiles:
     """Loader of stimuli that are files."""
 
     paths: tuple[Path, ...]
 
     def __call__(self, index: int) -> Image:
+        """The RGB image of an index."""
         return decode_rgb(self.paths[index], shown(self.paths[index]))
 
 
@@ -190,7 +191,7 @@ def _from_files(
         stimuli=stimuli,
         size=next(iter(sizes)) if len(sizes) == 1 else None,
         digest=hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest(),
-        loader=_Files(tuple(file.path for file in files)),
+        loader=ImageFiles(tuple(file.path for file in files)),
         notes=notes,
         record=record,
     )

@@ -16,8 +16,7 @@ from replk_probe.errors import BackendError, ResumeError
 from replk_probe.runtime import memory
 from replk_probe.runtime.provenance import RunInfo
 from replk_probe.runtime.transfer import Transfer
-from replk_probe.shape_bias import ShapeBiasConfig, ShapeBiasResult
-from replk_probe.shape_bias import decision_plan
+from replk_probe.shape_bias import ShapeBiasConfig, ShapeBiasResult, decision_plan
 from replk_probe.shape_bias.plan import ShapeBiasPlan, plan_shape_bias
 
 

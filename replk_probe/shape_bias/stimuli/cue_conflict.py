@@ -5,18 +5,12 @@ Source: the release of bethgelab/model-vs-human; stimuli by Geirhos et al., ICLR
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
-import shutil
-import time
 from pathlib import Path
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.images import list_images
-from replk_probe.runtime.archive import UnsafeArchiveError, unpacked
-from replk_probe.runtime.download import UnreachableError, cache_dir, fetch
 
+from .archive_set import fetch_set, set_dir
 from .manifest import Comparison, Found, compare, read_folder
 from .names import CATEGORIES
 
@@ -25,23 +19,10 @@ URL = "https://github.com/bethgelab/model-vs-human/releases/download/v0.1/cue-co
 LICENSE = "CC-BY-4.0"
 CITATION = "Geirhos et al., ICLR 2019, arXiv:1811.12231"
 
-# Temporary name of the previous set while another replaces it.
-_OLD = f".{NAME}.old-"
-
-# Nearly four times the size of the published archive: 1280 files, 133 MB.
-_MAX_BYTES = 512_000_000
-_MAX_FILES = 8192
-# Seconds after which a temporary folder is considered abandoned: unpacking takes minutes.
-_ABANDONED = 3600.0
-
-
-class _WrongContentError(InvalidInputError):
-    """An archive that can be unpacked but does not contain the published set."""
-
 
 def cue_conflict_dir() -> Path:
     """Path of the set in the cache, whether it exists or not."""
-    return cache_dir() / "stimuli" / NAME
+    return set_dir(NAME)
 
 
 def cached_cue_conflict() -> Path | None:
@@ -71,39 +52,15 @@ def fetch_cue_conflict(
         InvalidInputError: The archive is damaged or unsafe, or does not contain the published set.
         WeightsError: The connection fails, the server responds with an error, or there is no space left.
     """
-    folder = cue_conflict_dir()
-    _tidy(folder)
-    if not force and folder.is_dir() and not _problems(folder, show_progress):
-        return folder
-    archive = folder.with_name(f"{NAME}.tar.gz")
-    try:
-        fetch(
-            url,
-            archive,
-            progress=show_progress,
-            connect_timeout=connect_timeout,
-            force=force,
-            max_size=_MAX_BYTES,
-        )
-    except UnreachableError as error:
-        raise InvalidInputError(
-            f"Cannot fetch the cue-conflict stimuli from {error.host}. {error.reason}. "
-            "Check the network, or give a folder or 'synthetic' as the stimuli."
-        ) from error
-    try:
-        with unpacked(archive, folder, _MAX_BYTES, _MAX_FILES, show_progress) as temporary:
-            content = _content(temporary)
-            if problems := _problems(content, show_progress):
-                raise _WrongContentError(
-                    f"{url} does not contain the published cue-conflict set. {problems}. The archive was deleted; try "
-                    "again later, or unpack it yourself and give its folder as the stimuli."
-                )
-            _put(content, folder)
-    except (UnsafeArchiveError, _WrongContentError):
-        archive.unlink(missing_ok=True)  # otherwise the next attempt would use it
-        raise
-    archive.unlink(missing_ok=True)
-    return folder
+    return fetch_set(
+        NAME,
+        url,
+        lambda content: _problems(content, show_progress),
+        marker=CATEGORIES[0],
+        force=force,
+        connect_timeout=connect_timeout,
+        show_progress=show_progress,
+    )
 
 
 def verify_cue_conflict(folder: Path, show_progress: bool = True) -> tuple[Comparison, dict[str, Found]]:
@@ -135,44 +92,3 @@ def _problems(folder: Path, show_progress: bool) -> str:
         return verify_cue_conflict(folder, show_progress)[0].problems
     except InvalidInputError:
         return "It contains no image"
-
-
-def _content(folder: Path) -> Path:
-    """The parent of the shape folders in an unpacked archive."""
-    found = sorted((path for path in folder.rglob(CATEGORIES[0]) if path.is_dir()), key=lambda path: len(path.parts))
-    return found[0].parent if found else folder
-
-
-def _put(content: Path, folder: Path) -> None:
-    """Rename a verified folder to its final path; the previous one is removed once that has succeeded."""
-    old = folder.with_name(f"{_OLD}{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        folder.rename(old)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise _cannot_put(folder, error) from error
-    try:
-        content.rename(folder)
-    except OSError as error:
-        if not folder.is_dir():  # else another process was faster
-            with contextlib.suppress(OSError):
-                old.rename(folder)
-            raise _cannot_put(folder, error) from error
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _cannot_put(folder: Path, error: OSError) -> InvalidInputError:
-    return InvalidInputError(
-        f"Cannot write {folder}. {error.strerror or error}. Point REPLK_PROBE_CACHE at another folder."
-    )
-
-
-def _tidy(folder: Path) -> None:
-    """Restore the set that a killed process had moved away, and remove its temporary folders."""
-    for path in sorted(folder.parent.glob(f".{NAME}.*")):
-        with contextlib.suppress(OSError):
-            if path.name.startswith(_OLD) and not folder.exists():
-                path.rename(folder)
-            elif path.is_dir() and time.time() - path.stat().st_mtime > _ABANDONED:
-                shutil.rmtree(path, ignore_errors=True)
