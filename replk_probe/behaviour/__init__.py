@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from .image_sets import open_sets as open_sets
     from .measure import measure_behaviour as measure_behaviour
     from .people import published_people as published_people
+    from .plot import draw_benchmark as draw_benchmark
+    from .plot import draw_sets as draw_sets
+    from .plot import plot_benchmark as plot_benchmark
+    from .plot import plot_conditions as plot_conditions
+    from .plot import plot_consistency as plot_consistency
+    from .plot_images import draw_contact_sheet as draw_contact_sheet
     from .raw_data import read_raw_data as read_raw_data
     from .result import BehaviourResult as BehaviourResult
     from .scores import Scores as Scores
@@ -31,8 +37,14 @@ _HOME = {
     "Scores": "scores",
     "Trials": "trials",
     "choose_sets": "benchmark_sets",
+    "draw_benchmark": "plot",
+    "draw_contact_sheet": "plot_images",
+    "draw_sets": "plot",
     "measure_behaviour": "measure",
     "open_sets": "image_sets",
+    "plot_benchmark": "plot",
+    "plot_conditions": "plot",
+    "plot_consistency": "plot",
     "published_people": "people",
     "read_raw_data": "raw_data",
 }

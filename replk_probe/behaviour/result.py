@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -158,12 +159,16 @@ class BehaviourResult(Result):
             tuple(dict.fromkeys(kept)),
         )
 
-    def with_observers(self, trials: Sequence[Trials], *, source: str = "given") -> BehaviourResult:
+    def with_observers(
+        self, trials: Sequence[Trials], models: Sequence[Trials] = (), *, source: str = "given"
+    ) -> BehaviourResult:
         """Copy of the result with other observers beside the measured model.
 
         Args:
             trials: Trials of the observers; those on sets that were not measured are left out.
-            source: Source of the trials.
+            models: Trials of other models of the same run. A name that an observer already has is extended by
+                `` (this run)``.
+            source: Source of ``trials``.
 
         Returns:
             The result.
@@ -171,11 +176,15 @@ class BehaviourResult(Result):
         Raises:
             InvalidInputError: There is no measured model, or an observer has two records for one set.
         """
-        names = {one.dataset for one in self.trials}
-        taken = {one.observer for one in self.trials}
-        others = [one for one in trials if one.dataset in names]
+        sets, own = {one.dataset for one in self.trials}, {one.observer for one in self.trials}
         others = [
-            replace(one, observer=f"{one.observer} (imported)") if one.observer in taken else one for one in others
+            replace(one, observer=f"{one.observer} (imported)") if one.observer in own else one
+            for one in trials
+            if one.dataset in sets
+        ]
+        taken = own.union(one.observer for one in others)
+        others += [
+            replace(one, observer=f"{one.observer} (this run)") if one.observer in taken else one for one in models
         ]
         notes = [note for note in self.notes if note != NO_DECISIONS and not note.startswith(_CONDITIONS_LACK)]
         return BehaviourResult.from_trials(
@@ -368,15 +377,26 @@ class BehaviourResult(Result):
             )
         if not isinstance(run, RunInfo):
             return cls(run, sets, overall, notes=notes)
-        own = subject_of(run.model)
-        trials = tuple(one for one in read_raw_data(folder) if one.observer == own)
+        names_of_model = (subject_of(run.model), run.model)  # the latter where two models share the short one
+        trials = tuple(one for one in read_raw_data(folder) if one.observer in names_of_model)
         for one in trials:
-            scores = next((each.observer(own) for each in sets if each.name == one.dataset), None)
+            scores = next((each.observer(one.observer) for each in sets if each.name == one.dataset), None)
             if scores is None or sum(found.correct for found in scores.by_condition.values()) != one.correct.sum():
                 raise unreadable(folder / RAW_FOLDER, f"it does not contain the trials counted in {JSON_NAME}", _ADVICE)
         probabilities = {name: arrays[key] for name in names if (key := f"{name}.probabilities") in arrays}
         with reading(arrays_path, "behaviour record"):
             return cls(run, sets, overall, trials, probabilities, notes)
+
+
+def with_distinct_names(results: Sequence[BehaviourResult]) -> tuple[BehaviourResult, ...]:
+    """The results, with full names of models that share a short one (``resnet50`` and ``timm:resnet50``)."""
+    counted = Counter(result.model for result in results)
+    return tuple(
+        replace(result, trials=tuple(replace(one, observer=result.run.model) for one in result.trials))
+        if counted[result.model] > 1 and isinstance(result.run, RunInfo)
+        else result
+        for result in results
+    )
 
 
 _MATRICES = ("observed_consistency", "error_consistency")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,8 +78,8 @@ def selection_options(command: CommandT) -> CommandT:
     return ema(entry(prefix(command)))
 
 
-def model_options(command: CommandT) -> CommandT:
-    """Add ``--model``, ``--weights``, ``--ema``, ``--entry`` and ``--prefix``."""
+def model_options(command: CommandT, *, default: str = "two small models trained on synthetic data") -> CommandT:
+    """Add ``--model``, ``--weights``, ``--ema``, ``--entry`` and ``--prefix``; ``default`` describes the models."""
     weights = click.option(
         "--weights",
         multiple=True,
@@ -94,7 +94,7 @@ def model_options(command: CommandT) -> CommandT:
         multiple=True,
         metavar="NAME",
         help="Name from 'replk-probe models' or from timm, torchvision:NAME, package.module:factory or "
-        "path/to/file.py:factory. Repeat to compare models. [default: two small models trained on synthetic data]",
+        f"path/to/file.py:factory. Repeat to compare models. [default: {default}]",
     )
     return model(weights(selection_options(command)))
 
@@ -187,6 +187,43 @@ def input_options(command: CommandT) -> CommandT:
     ):
         command = option(command)
     return command
+
+
+def decision_options(command: CommandT) -> CommandT:
+    """Add ``--mapping``, ``--batch-size`` and ``--workers``."""
+    workers = click.option(
+        "--workers",
+        type=click.IntRange(0),
+        metavar="N",
+        help="Data-loading workers; 0 loads in the main process. [default: depends on the number of cores]",
+    )
+    batch_size = click.option(
+        "--batch-size",
+        type=BATCH_SIZE,
+        default=32,
+        show_default=True,
+        metavar="N|auto",
+        help="Stimuli per forward pass, halved if the memory does not suffice. auto: 32 on a CPU; up to 64 on a GPU, "
+        "as many as fit into its free memory.",
+    )
+    mapping = click.option(
+        "--mapping",
+        type=PATH,
+        metavar="FILE.json",
+        help="Class indices of each category, for classifiers with other classes than ImageNet-1k.",
+    )
+    return mapping(batch_size(workers(command)))
+
+
+def refuse_without_model(accepted: Collection[str]) -> None:
+    """Refuse options of a measurement if only imported data is analyzed; ``accepted`` are the names of the others."""
+    for name, parameter in given_options().items():
+        if name not in accepted:
+            option = parameter.opts[0]
+            raise InvalidInputError(
+                f"{option} was given with --import but without --model. Only the imported decisions are analyzed. "
+                f"Give a model to measure with --model, or omit {option}."
+            )
 
 
 def size_option(help_text: str) -> Callable[[CommandT], CommandT]:

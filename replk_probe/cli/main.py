@@ -35,6 +35,9 @@ class LazyCommand(NamedTuple):
 
 COMMANDS: dict[str, LazyCommand] = {
     "attribute": LazyCommand("replk_probe.cli.attribute", "Attribute class scores to the pixels of images."),
+    "behaviour": LazyCommand(
+        "replk_probe.cli.behaviour", "Compare decisions on 17 sets of images with those of people."
+    ),
     "bench": LazyCommand("replk_probe.cli.bench", "Compare the speed of the depthwise convolution with torch."),
     "compare": LazyCommand("replk_probe.cli.compare", "Compare two results, with intervals."),
     "data": LazyCommand("replk_probe.cli.data", "Download and verify published stimuli."),
@@ -52,7 +55,7 @@ COMMANDS: dict[str, LazyCommand] = {
 }
 
 # Commands that divide their work among the processes of torchrun.
-_DIVIDED = ("erf", "shape-bias")
+_DIVIDED = ("behaviour", "erf", "shape-bias")
 # Seconds for which a process of torchrun waits for the first one to fail as well.
 _SILENT_SECONDS = 10.0
 

@@ -12,18 +12,18 @@ import click
 from replk_probe.errors import InvalidInputError
 
 from ._options import (
-    BATCH_SIZE,
     PATH,
     check_writable,
     compute_options,
+    decision_options,
     destinations,
-    given_options,
     input_options,
     model_options,
     named_or_default,
     output_option,
     parse_size,
     parse_statistics,
+    refuse_without_model,
     resume_options,
     seed_option,
     size_option,
@@ -59,33 +59,13 @@ _IMPORT_OPTIONS = ("imported", "mapping", "output")
     "[default: cue-conflict; synthetic for the small models, which were trained on it]",
 )
 @click.option(
-    "--mapping",
-    type=PATH,
-    metavar="FILE.json",
-    help="Class indices of each category, for classifiers with other classes than ImageNet-1k.",
-)
-@click.option(
     "--import",
     "imported",
     type=PATH,
     metavar="CSV-DIR",
     help="Raw data of model-vs-human: observers to compare with the models, or to analyze without a model.",
 )
-@click.option(
-    "--batch-size",
-    type=BATCH_SIZE,
-    default=32,
-    show_default=True,
-    metavar="N|auto",
-    help="Stimuli per forward pass, halved if the memory does not suffice. auto: 32 on a CPU; up to 64 on a GPU, as "
-    "many as fit into its free memory.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(0),
-    metavar="N",
-    help="Data-loading workers; 0 loads in the main process. [default: depends on the number of cores]",
-)
+@decision_options
 @size_option("Input size; stimuli are resized to PX x PX or H x W. [default: that of the model]")
 @input_options
 @click.option("--allow-partial", is_flag=True, help="Evaluate the intact stimuli of an incomplete cue-conflict set.")
@@ -123,7 +103,7 @@ def command(
 
     # Invalid arguments are reported before the first model is built.
     if imported is not None and not models:
-        _refuse_without_model()
+        refuse_without_model(_IMPORT_OPTIONS)
         folder = output or _DEFAULT_OUTPUT / slug(imported.resolve().name)
         observers = _imported(imported, None if mapping is None else load_mapping(mapping))
         check_writable(folder)
@@ -211,17 +191,6 @@ def _hint_at_folder(stimuli: str) -> None:
 
     if stimuli in (CUE_CONFLICT, SYNTHETIC) and Path(stimuli).is_dir():
         note(f"--stimuli {stimuli} selects the set of this name, not the folder. To use the folder, give ./{stimuli}")
-
-
-def _refuse_without_model() -> None:
-    """Refuse options of a measurement if only imported data is analyzed."""
-    for name, parameter in given_options().items():
-        if name not in _IMPORT_OPTIONS:
-            option = parameter.opts[0]
-            raise InvalidInputError(
-                f"{option} was given with --import but without --model. Only the imported decisions are analyzed. "
-                f"Give a model to measure with --model, or omit {option}."
-            )
 
 
 def _without_model(

@@ -1,0 +1,377 @@
+"""Plots of decisions on the sets of model-vs-human: the numbers of the benchmark, accuracy by condition, consistency."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from replk_probe.errors import InvalidInputError
+from replk_probe.plot_style import (
+    COLOR_MAP,
+    GRID,
+    INK,
+    MUTED,
+    SMALL_SIZE,
+    Line,
+    add_heading,
+    check_axes,
+    check_drawable,
+    column_width,
+    drawable,
+    figure_style,
+    fitted,
+    least_size,
+    new_figure,
+    page_width,
+    prepared_axes,
+    save_figure,
+    side_bar,
+    text_points,
+    title_line,
+)
+from replk_probe.runtime.checks import check_choice
+
+from .benchmark_sets import BENCHMARK_SETS
+from .consistency import NUMBERS
+from .plot_curves import PEOPLE, Network, add_networks, curve_panel, legend_row, networks_of, sets_panel
+
+if TYPE_CHECKING:
+    from .result import BehaviourResult
+    from .scores import SetScores
+
+TITLES = {
+    "accuracy": "accuracy",
+    "accuracy_difference": "accuracy difference",
+    "observed_consistency": "observed consistency",
+    "error_consistency": "error consistency",
+}
+# What the intervals of a number are taken over in the figures.
+_RESAMPLED = {name: "images" if name == "accuracy" else "people" for name in NUMBERS}
+_BAR, _ROW = 0.62, 0.17  # height of a bar relative to its row, and of a row in inches
+_COLUMNS = 3
+_MOST_VALUES = 12  # rows of a matrix with printed values
+
+
+def plot_benchmark(
+    result: BehaviourResult, number: str = "accuracy", *, ax: Axes | None = None, random: Collection[str] = ()
+) -> Axes:
+    """Plot one of the four numbers of each network, averaged over the sets, as bars, with people as a line.
+
+    Args:
+        result: Result whose networks to plot.
+        number: ``"accuracy"``, ``"accuracy_difference"``, ``"observed_consistency"`` or ``"error_consistency"``.
+        ax: Axes to draw on; by default those of a new figure, one column wide.
+        random: Names of networks whose weights are random.
+
+    Returns:
+        The Axes. x is the number, y the index of the network, with people last. The lines are 95 % bootstrap intervals,
+        over images for the accuracy and over people for the others.
+
+    Raises:
+        InvalidInputError: An argument has the wrong type, or the number is unknown.
+
+    Examples:
+        >>> from replk_probe import BehaviourResult
+        >>> from replk_probe.behaviour import Trials, plot_benchmark
+        >>> trials = Trials.from_names("network", "edge", ["oven1.png", "cat1.png"], ["oven", "dog"], ["oven", "cat"])
+        >>> ax = plot_benchmark(BehaviourResult.from_trials([trials]))
+        >>> [label.get_text() for label in ax.get_yticklabels()]
+        ['network', 'people']
+    """
+    check_drawable(result, "BehaviourResult")
+    check_axes(ax)
+    check_choice("number of the benchmark", number, NUMBERS)
+    networks = networks_of(result, random)
+    labels = [*(one.label for one in networks), PEOPLE]
+    left = min(max(text_points(label, SMALL_SIZE) for label in labels) + 12, 110) / 72
+    with figure_style():
+        height = 0.5 + _ROW * len(labels)
+        ax = prepared_axes(ax, (column_width(), height), left=left, right=0.12, top=0.06, bottom=0.42)
+        _bars(ax, result, networks, number)
+        ax.set_yticks(range(len(labels)), [fitted(label, 104, SMALL_SIZE) for label in labels])
+    return ax
+
+
+def plot_conditions(
+    result: BehaviourResult, dataset: str, *, ax: Axes | None = None, random: Collection[str] = ()
+) -> Axes:
+    """Plot the accuracy of networks and people in each condition of a set.
+
+    Args:
+        result: Result whose observers to plot.
+        dataset: Name of a set with conditions.
+        ax: Axes to draw on; by default those of a new figure, one column wide.
+        random: Names of networks whose weights are random.
+
+    Returns:
+        The Axes. x is the index of the condition, y the accuracy in [0, 1]. The band is the range of people, with their
+        mean as a line; conditions on a gray background do not count for the benchmark.
+
+    Raises:
+        InvalidInputError: An argument has the wrong type, the result does not have the set, or the set has no
+            conditions.
+
+    Examples:
+        >>> from replk_probe import BehaviourResult
+        >>> from replk_probe.behaviour import Trials, plot_conditions
+        >>> names = ["0001_cop_dnn_c50_cat_10_n02123045_1.png", "0002_cop_dnn_c05_dog_10_n02085620_2.png"]
+        >>> trials = Trials.from_names("network", "contrast", names, ["cat", "bear"])
+        >>> plot_conditions(BehaviourResult.from_trials([trials]), "contrast").get_xlabel()
+        'contrast (%)'
+    """
+    check_drawable(result, "BehaviourResult")
+    check_axes(ax)
+    scores = _scores_of(result, dataset)
+    if not BENCHMARK_SETS[dataset].has_conditions:
+        raise InvalidInputError(
+            f"The set {dataset} cannot be drawn by condition. It has none. Draw it with draw_sets, or draw another set."
+        )
+    with figure_style():
+        ax = prepared_axes(ax, (column_width(), 2.2), left=0.42, right=0.08, top=0.36, bottom=0.42)
+        networks = networks_of(result, random)
+        curve_panel(ax, scores, networks)
+        ax.set_ylabel("accuracy")
+        legend_row(ax, networks)
+    return ax
+
+
+def plot_consistency(
+    result: BehaviourResult, dataset: str | None = None, number: str = "error_consistency", *, ax: Axes | None = None
+) -> Axes:
+    """Plot the consistency of every pair of observers as a matrix.
+
+    Args:
+        result: Result whose observers to plot.
+        dataset: Name of a set; by default, the average over all sets of the observers that have trials on all of them.
+        number: ``"error_consistency"`` or ``"observed_consistency"``.
+        ax: Axes to draw on; by default those of a new figure, one column wide.
+
+    Returns:
+        The Axes, with networks before people. Cells that are undefined are empty.
+
+    Raises:
+        InvalidInputError: An argument has the wrong type, the result does not have the set, or no observer has trials
+            on all sets.
+
+    Examples:
+        >>> from replk_probe import BehaviourResult
+        >>> from replk_probe.behaviour import Trials, plot_consistency
+        >>> names, answers = ["oven1.png", "cat1.png"], ["oven", "cat"]
+        >>> networks = [
+        ...     Trials.from_names(name, "edge", names, response, answers)
+        ...     for name, response in {"first": ["oven", "dog"], "second": ["oven", "cat"]}.items()
+        ... ]
+        >>> ax = plot_consistency(BehaviourResult.from_trials(networks), "edge")
+        >>> ax.get_images()[0].get_array().shape
+        (12, 12)
+    """
+    check_drawable(result, "BehaviourResult")
+    check_axes(ax)
+    check_choice("consistency", number, NUMBERS[2:])
+    names, matrix = _pairs_of(result, dataset, number)
+    low = min(0.0, float(np.nanmin(matrix, initial=0.0)))
+    with figure_style():
+        label = min(max(text_points(name, SMALL_SIZE) for name in names) + 10, 90) / 72
+        side = column_width() - label - 0.72
+        ax = prepared_axes(ax, (column_width(), side + label + 0.12), left=label, right=0.72, top=0.06, bottom=label)
+        image = ax.imshow(matrix, cmap=COLOR_MAP, norm=Normalize(low, 1.0), interpolation="none")
+        places = range(len(names))
+        short = [fitted(name, 84, SMALL_SIZE) for name in names]
+        size = SMALL_SIZE if len(names) * SMALL_SIZE * 1.2 < side * 72 else least_size()
+        ax.set_xticks(places, short, rotation=90, fontsize=size)
+        ax.set_yticks(places, short, fontsize=size)
+        ax.tick_params(length=0)
+        if len(names) <= _MOST_VALUES:
+            _print_values(ax, matrix, low)
+        side_bar(ax, image, TITLES[number], TITLES[number])
+    return ax
+
+
+def draw_benchmark(result: BehaviourResult, *, random: Collection[str] = ()) -> Figure:
+    """Draw the four numbers of the benchmark as bars.
+
+    Args:
+        result: Result whose networks to draw.
+        random: Names of networks whose weights are random.
+
+    Returns:
+        A figure as wide as a page (7 inches).
+
+    Raises:
+        InvalidInputError: ``result`` has the wrong type.
+
+    Examples:
+        >>> from replk_probe import BehaviourResult
+        >>> from replk_probe.behaviour import Trials, draw_benchmark
+        >>> trials = Trials.from_names("network", "edge", ["oven1.png", "cat1.png"], ["oven", "dog"], ["oven", "cat"])
+        >>> draw_benchmark(BehaviourResult.from_trials([trials])).savefig("benchmark.png")
+    """
+    check_drawable(result, "BehaviourResult")
+    networks = networks_of(result, random)
+    labels = [*(one.label for one in networks), PEOPLE]
+    width = page_width()
+    left = min(max(text_points(label, SMALL_SIZE) for label in labels) + 10, 110) / 72
+    gap, top, bottom = 0.2, 0.44, 0.62
+    inside = _ROW * len(labels) + 0.06
+    height = top + inside + bottom
+    each = (width - left - 0.1 - 3 * gap) / len(NUMBERS)
+    with figure_style():
+        figure = new_figure(width, height)
+        for column, number in enumerate(NUMBERS):
+            place = (left + column * (each + gap), bottom, each, inside)
+            ax = figure.add_axes((place[0] / width, place[1] / height, place[2] / width, place[3] / height))
+            _bars(ax, result, networks, number)
+            texts = (
+                [fitted(label, left * 72 - 8, SMALL_SIZE) for label in labels] if column == 0 else [""] * len(labels)
+            )
+            ax.set_yticks(range(len(labels)), texts)
+        count = len(result.sets)
+        over = f"{count} sets" if count > 1 else f"the set {result.sets[0].name}"
+        add_heading(figure, [title_line(f"Networks and people on {over}")], 0.06)
+        caption = (
+            "Lines: 95 % bootstrap intervals, over images for the accuracy and over people for the others. The dashed "
+            "line is the mean of people, each compared with the others."
+        )
+        figure.text(0.06 / width, 0.06 / height, fitted(caption, (width - 0.12) * 72, SMALL_SIZE), **Line("").style)
+    return figure
+
+
+def draw_sets(result: BehaviourResult, *, random: Collection[str] = ()) -> Figure:
+    """Draw the accuracy of networks and people on all sets, one panel for each set with conditions.
+
+    Args:
+        result: Result whose observers to draw.
+        random: Names of networks whose weights are random.
+
+    Returns:
+        A figure as wide as a page (7 inches). In a panel, the band is the range of people and the line their mean;
+        conditions on a gray background do not count for the benchmark. All sets without conditions share one panel.
+
+    Raises:
+        InvalidInputError: ``result`` has the wrong type.
+
+    Examples:
+        >>> from replk_probe import BehaviourResult
+        >>> from replk_probe.behaviour import Trials, draw_sets
+        >>> trials = Trials.from_names("network", "edge", ["oven1.png", "cat1.png"], ["oven", "dog"], ["oven", "cat"])
+        >>> draw_sets(BehaviourResult.from_trials([trials])).savefig("sets.png")
+    """
+    check_drawable(result, "BehaviourResult")
+    networks = networks_of(result, random)
+    plain = [one for one in result.sets if not BENCHMARK_SETS[one.name].has_conditions]
+    curves = [one for one in result.sets if BENCHMARK_SETS[one.name].has_conditions]
+    panels: list[list[SetScores]] = [*([plain] if plain else []), *([one] for one in curves)]
+    columns = min(_COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    width = page_width() if columns > 1 else column_width()
+    left, gap, top, below, inside = 0.44, 0.16, 0.5, 0.62, 1.05
+    height = top + rows * (inside + below)
+    each = (width - left - 0.08 - (columns - 1) * gap) / columns
+    with figure_style():
+        figure = new_figure(width, height)
+        for index, panel in enumerate(panels):
+            row, column = divmod(index, columns)
+            x, y = left + column * (each + gap), height - top - row * (inside + below) - inside
+            ax = figure.add_axes((x / width, y / height, each / width, inside / height))
+            if len(panel) > 1 or not BENCHMARK_SETS[panel[0].name].has_conditions:
+                sets_panel(ax, panel, networks)
+            else:
+                curve_panel(ax, panel[0], networks, title=BENCHMARK_SETS[panel[0].name].title)
+            if column == 0:
+                ax.set_ylabel("accuracy")
+            else:
+                ax.tick_params(axis="y", labelleft=False)
+        add_networks(figure, networks, 0.06, 0.1)
+    return figure
+
+
+def save_figures(result: BehaviourResult, directory: str | Path, *, random: Collection[str] = ()) -> tuple[Path, ...]:
+    """Write ``benchmark``, ``sets`` and ``consistency``, each as PNG and PDF; returns the paths."""
+    folder = Path(directory)
+    written = save_figure(draw_benchmark(result, random=random), folder, "benchmark", width=1)
+    written += save_figure(draw_sets(result, random=random), folder, "sets", width=1)
+    dataset = None if _common(result) else result.sets[0].name
+    consistency = plot_consistency(result, dataset)
+    return written + save_figure(consistency.figure.canvas.figure, folder, "consistency", width=1)
+
+
+def _bars(ax: Axes, result: BehaviourResult, networks: Sequence[Network], number: str) -> None:
+    """One number of each network, and of people."""
+    ends = []
+    overall = {one.name: one for one in result.networks}
+    for row, network in enumerate(networks):
+        one = overall[network.name]
+        value = getattr(one.scores, number)
+        if math.isnan(value):
+            ax.text(0, row, " not known", va="center", fontsize=least_size(), color=MUTED)
+            continue
+        ax.barh(
+            row, value, _BAR, color=network.tint, edgecolor=network.color, linewidth=0.5, gid=f"bar {network.label}"
+        )
+        interval = getattr(one.intervals[number], _RESAMPLED[number])
+        if interval is not None:
+            ax.plot(interval, [row, row], color=network.color, linewidth=1.1, solid_capstyle="butt")
+        ends += [value, *(interval or ())]
+    people = getattr(result.people, number)
+    if not math.isnan(people):
+        ax.barh(len(networks), people, _BAR, color=GRID, edgecolor=INK, linewidth=0.5, gid="bar people")
+        ax.axvline(people, color=INK, linewidth=0.7, linestyle=(0, (3, 2)), zorder=0.5)
+        ends.append(people)
+    ax.set_xlim(min(0.0, *ends, 0.0), 1.08 * max([*ends, 0.02]))
+    ax.set_ylim(len(networks) + 0.6, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))
+    ax.set_xlabel(TITLES[number])
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+
+
+def _print_values(ax: Axes, matrix: npt.NDArray[np.float64], low: float) -> None:
+    """Write the numbers into the cells, in white on dark ones."""
+    for row, column in np.argwhere(~np.isnan(matrix)):
+        value = matrix[row, column]
+        text = f"{value:.2f}".replace("0.", ".", 1)
+        color = "white" if value < low + 0.6 * (1 - low) else INK
+        ax.text(column, row, text, ha="center", va="center", fontsize=least_size(), color=color)
+
+
+def _scores_of(result: BehaviourResult, dataset: str) -> SetScores:
+    for one in result.sets:
+        if one.name == dataset:
+            return one
+    raise InvalidInputError(
+        f"This result has no set {dataset!r}. It has {', '.join(one.name for one in result.sets)}. Choose one of these."
+    )
+
+
+def _common(result: BehaviourResult) -> list[str]:
+    """Names of the observers with trials on all sets, networks before people."""
+    found = [one for one in result.overall if one.n_sets == len(result.sets)]
+    return [one.name for kind in ("model", "human") for one in found if one.kind == kind]
+
+
+def _pairs_of(result: BehaviourResult, dataset: str | None, number: str) -> tuple[list[str], npt.NDArray[np.float64]]:
+    """Names of observers, and the matrix of their pairs."""
+    sets = result.sets if dataset is None else (_scores_of(result, dataset),)
+    names = _common(result)
+    if dataset is not None:
+        names = [one.name for kind in ("model", "human") for one in sets[0].observers if one.kind == kind]
+    if not names:
+        raise InvalidInputError(
+            "The consistency over all sets cannot be drawn. No observer has trials on all of them. Choose one set."
+        )
+    matrices = []
+    for one in sets:
+        place = {observer.name: row for row, observer in enumerate(one.observers)}
+        rows = [place[name] for name in names]
+        matrices.append(getattr(one, number)[np.ix_(rows, rows)])
+    return list(map(drawable, names)), np.mean(matrices, axis=0)
