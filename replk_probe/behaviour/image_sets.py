@@ -200,7 +200,7 @@ def read_set(name: str, folder: Path, progress: bool = True) -> SetImages:
     known = BENCHMARK_SETS[name]
     if name == CUE_CONFLICT:
         return _cue_conflict(folder, progress)
-    paths = list_images(folder, f"images of {name}")
+    paths = list_images(folder, "data")
     rows = []
     for path in paths:
         base = path.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""Plots of decisions on the sets of model-vs-human: the numbers of the benchmark, accuracy by condition, consistency."""
+"""Plots of decisions on the sets of model-vs-human: the benchmark, accuracy by condition, and consistency."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from replk_probe.plot_style import (
     drawable,
     figure_style,
     fitted,
+    fitted_lines,
     least_size,
     new_figure,
     page_width,
@@ -42,7 +43,7 @@ from replk_probe.runtime.checks import check_choice
 
 from .benchmark_sets import BENCHMARK_SETS
 from .consistency import NUMBERS
-from .plot_curves import PEOPLE, Network, add_networks, curve_panel, legend_row, networks_of, sets_panel
+from .plot_curves import PEOPLE, Network, add_networks, curve_panel, legend_inches, legend_row, networks_of, sets_panel
 
 if TYPE_CHECKING:
     from .result import BehaviourResult
@@ -156,7 +157,7 @@ def plot_consistency(
         ax: Axes to draw on; by default those of a new figure, one column wide.
 
     Returns:
-        The Axes, with networks before people. Cells that are undefined are empty.
+        The Axes, with networks before people. The diagonal and cells that are undefined are empty.
 
     Raises:
         InvalidInputError: An argument has the wrong type, the result does not have the set, or no observer has trials
@@ -178,12 +179,13 @@ def plot_consistency(
     check_axes(ax)
     check_choice("consistency", number, NUMBERS[2:])
     names, matrix = _pairs_of(result, dataset, number)
-    low = min(0.0, float(np.nanmin(matrix, initial=0.0)))
+    np.fill_diagonal(matrix, np.nan)  # always 1
+    low, high = float(np.nanmin(matrix, initial=0.0)), float(np.nanmax(matrix, initial=0.1))
     with figure_style():
         label = min(max(text_points(name, SMALL_SIZE) for name in names) + 10, 90) / 72
         side = column_width() - label - 0.72
         ax = prepared_axes(ax, (column_width(), side + label + 0.12), left=label, right=0.72, top=0.06, bottom=label)
-        image = ax.imshow(matrix, cmap=COLOR_MAP, norm=Normalize(low, 1.0), interpolation="none")
+        image = ax.imshow(matrix, cmap=COLOR_MAP, norm=Normalize(low, high), interpolation="none")
         places = range(len(names))
         short = [fitted(name, 84, SMALL_SIZE) for name in names]
         size = SMALL_SIZE if len(names) * SMALL_SIZE * 1.2 < side * 72 else least_size()
@@ -191,7 +193,7 @@ def plot_consistency(
         ax.set_yticks(places, short, fontsize=size)
         ax.tick_params(length=0)
         if len(names) <= _MOST_VALUES:
-            _print_values(ax, matrix, low)
+            _print_values(ax, matrix, low, high)
         side_bar(ax, image, TITLES[number], TITLES[number])
     return ax
 
@@ -220,7 +222,7 @@ def draw_benchmark(result: BehaviourResult, *, random: Collection[str] = ()) -> 
     labels = [*(one.label for one in networks), PEOPLE]
     width = page_width()
     left = min(max(text_points(label, SMALL_SIZE) for label in labels) + 10, 110) / 72
-    gap, top, bottom = 0.2, 0.44, 0.62
+    gap, top, bottom = 0.2, 0.3, 0.74
     inside = _ROW * len(labels) + 0.06
     height = top + inside + bottom
     each = (width - left - 0.1 - 3 * gap) / len(NUMBERS)
@@ -230,10 +232,8 @@ def draw_benchmark(result: BehaviourResult, *, random: Collection[str] = ()) -> 
             place = (left + column * (each + gap), bottom, each, inside)
             ax = figure.add_axes((place[0] / width, place[1] / height, place[2] / width, place[3] / height))
             _bars(ax, result, networks, number)
-            texts = (
-                [fitted(label, left * 72 - 8, SMALL_SIZE) for label in labels] if column == 0 else [""] * len(labels)
-            )
-            ax.set_yticks(range(len(labels)), texts)
+            shown = labels if column == 0 else [""] * len(labels)
+            ax.set_yticks(range(len(labels)), [fitted(label, left * 72 - 8, SMALL_SIZE) for label in shown])
         count = len(result.sets)
         over = f"{count} sets" if count > 1 else f"the set {result.sets[0].name}"
         add_heading(figure, [title_line(f"Networks and people on {over}")], 0.06)
@@ -241,7 +241,8 @@ def draw_benchmark(result: BehaviourResult, *, random: Collection[str] = ()) -> 
             "Lines: 95 % bootstrap intervals, over images for the accuracy and over people for the others. The dashed "
             "line is the mean of people, each compared with the others."
         )
-        figure.text(0.06 / width, 0.06 / height, fitted(caption, (width - 0.12) * 72, SMALL_SIZE), **Line("").style)
+        for row, line in enumerate(fitted_lines(caption, (width - 0.12) * 72, SMALL_SIZE)):
+            figure.text(0.06 / width, (0.2 - row * 0.12) / height, line, **Line(line).style)
     return figure
 
 
@@ -273,7 +274,8 @@ def draw_sets(result: BehaviourResult, *, random: Collection[str] = ()) -> Figur
     columns = min(_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     width = page_width() if columns > 1 else column_width()
-    left, gap, top, below, inside = 0.44, 0.16, 0.5, 0.62, 1.05
+    left, gap, below, inside = 0.44, 0.16, 0.62, 1.05
+    top = 0.36 + legend_inches(networks, width)
     height = top + rows * (inside + below)
     each = (width - left - 0.08 - (columns - 1) * gap) / columns
     with figure_style():
@@ -335,12 +337,12 @@ def _bars(ax: Axes, result: BehaviourResult, networks: Sequence[Network], number
         ax.spines[side].set_visible(False)
 
 
-def _print_values(ax: Axes, matrix: npt.NDArray[np.float64], low: float) -> None:
+def _print_values(ax: Axes, matrix: npt.NDArray[np.float64], low: float, high: float) -> None:
     """Write the numbers into the cells, in white on dark ones."""
     for row, column in np.argwhere(~np.isnan(matrix)):
         value = matrix[row, column]
-        text = f"{value:.2f}".replace("0.", ".", 1)
-        color = "white" if value < low + 0.6 * (1 - low) else INK
+        text = f"{value:.2f}".replace("-0.00", "0.00").replace("0.", ".", 1)
+        color = "white" if value < low + 0.6 * (high - low) else INK
         ax.text(column, row, text, ha="center", va="center", fontsize=least_size(), color=color)
 
 

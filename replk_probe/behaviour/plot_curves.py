@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -95,11 +96,8 @@ def curve_panel(ax: Axes, scores: SetScores, networks: Sequence[Network], title:
         ax.plot(places, mean, color=INK, linewidth=1.0, zorder=2, gid="people")
     for network in networks:
         one = scores.observer(network.name)
-        found = (
-            []
-            if one is None
-            else [(i, one.by_condition[lv]) for i, lv in enumerate(known.levels) if lv in one.by_condition]
-        )
+        conditions = {} if one is None else one.by_condition
+        found = [(place, conditions[level]) for place, level in enumerate(known.levels) if level in conditions]
         values = [condition.scores.accuracy for _, condition in found]
         ax.plot([place for place, _ in found], values, zorder=3, gid=f"network {network.label}", **network.style)
         if len(networks) <= 3:
@@ -145,6 +143,11 @@ def add_networks(figure: Figure, networks: Sequence[Network], left: float, top: 
     )  # fmt: skip
 
 
+def legend_inches(networks: Sequence[Network], width: float) -> float:
+    """Height of the legend of a figure of this width, in inches."""
+    return math.ceil(len(_samples(networks)) / _legend(width)["ncols"]) * SMALL_SIZE * 1.5 / 72
+
+
 def legend_row(ax: Axes, networks: Sequence[Network]) -> None:
     """Draw the legend above the Axes."""
     ax.legend(handles=_samples(networks), loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2, **_legend(3.4))
@@ -164,7 +167,7 @@ def _samples(networks: Sequence[Network]) -> list[Any]:
 def _legend(width: float) -> dict[str, Any]:
     return {
         **{"ncols": 6 if width > 5 else 3, "frameon": False, "fontsize": SMALL_SIZE, "labelcolor": MUTED},
-        **{"handlelength": 1.6, "columnspacing": 1.0, "handletextpad": 0.5},
+        **{"labelspacing": 0.3, "handlelength": 1.6, "columnspacing": 1.0, "handletextpad": 0.5},
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -12,51 +13,109 @@ from replk_probe.errors import InvalidInputError
 from ._options import PATH, connect_timeout_option
 from ._output import note, show, show_path
 
-_name = click.argument("name", type=click.Choice(["cue-conflict"]))
+
+class _Sets(click.ParamType):
+    """Names of sets."""
+
+    name = "set"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """The names, in the order of the benchmark."""
+        from replk_probe.behaviour.benchmark_sets import choose_sets
+
+        try:
+            return choose_sets(value)
+        except InvalidInputError as error:
+            self.fail(str(error), param, ctx)
+
+
+_sets = click.argument("sets", metavar="SET|all", type=_Sets())
 
 
 @click.group()
 def command() -> None:
     """Download and verify published stimuli.
 
-    Files are stored in REPLK_PROBE_CACHE, by default the cache folder of the platform.
+    These are the 17 sets of model-vs-human: cue-conflict (for shape-bias and behaviour), edge, silhouette, sketch,
+    stylized, and twelve sets of distorted images (for behaviour). Files are stored in REPLK_PROBE_CACHE, by default the
+    cache folder of the platform.
     """
 
 
 @command.command("fetch")
-@_name
+@_sets
 @connect_timeout_option
 @click.option("--force", is_flag=True, help="Download again, even if a complete set exists.")
-def fetch_data(name: str, connect_timeout: float, force: bool) -> None:
-    """Download stimuli to the cache, verify them and print their folder.
+@click.option(
+    "--accept-license",
+    is_flag=True,
+    help="Accept the ImageNet terms of access, under which stylized and the twelve sets of distorted images are.",
+)
+def fetch_data(sets: tuple[str, ...], connect_timeout: float, force: bool, accept_license: bool) -> None:
+    """Download stimuli to the cache, verify them and print their folders.
 
-    An interrupted download is resumed. A complete set is not downloaded again; a damaged one is.
+    SET is the name of a set, several separated by commas, or all, shape or noise. An interrupted download is resumed. A
+    complete set is not downloaded again; a damaged one is.
     """
-    from replk_probe.shape_bias.stimuli.cue_conflict import CITATION, LICENSE, URL, fetch_cue_conflict
+    from replk_probe.behaviour.benchmark_sets import BENCHMARK_SETS, CUE_CONFLICT
+    from replk_probe.behaviour.download_sets import CITATION, TERMS_URL, URL, fetch_benchmark_set, terms_are_open
+    from replk_probe.shape_bias.stimuli.cue_conflict import CITATION as CUE_CONFLICT_CITATION
 
-    folder = fetch_cue_conflict(force=force, connect_timeout=connect_timeout)
-    note(f"{name}: {CITATION}; {URL}")
-    note(f"license: {LICENSE}")
-    show_path(folder)
+    concerned = [name for name in sets if terms_are_open(BENCHMARK_SETS[name])]
+    if concerned and not accept_license and sys.stdin.isatty():
+        note(f"The images of {', '.join(concerned)} are under the ImageNet terms of access: {TERMS_URL}")
+        note("Among others, they may be used for non-commercial research and education only.")
+        accept_license = click.confirm("Do you accept these terms?", err=True)
+    for name in sets:
+        folder = fetch_benchmark_set(name, accept_license=accept_license, force=force, connect_timeout=connect_timeout)
+        cited = CUE_CONFLICT_CITATION if name == CUE_CONFLICT else CITATION
+        note(f"{name}: {cited}; {URL.format(name=name)}")
+        note(f"license: {BENCHMARK_SETS[name].license}")
+        show_path(folder)
 
 
 @command.command("verify")
-@_name
+@_sets
 @click.argument("folder", metavar="[DIR]", required=False, type=PATH)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON with the names of all files.")
-def verify_data(name: str, folder: Path | None, as_json: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; for cue-conflict with the names of all files.")
+def verify_data(sets: tuple[str, ...], folder: Path | None, as_json: bool) -> None:
     """Compare the stimuli in DIR, or in the cache, with the published files.
 
     The exit status is 1 if a file is missing, renamed or altered, or if there are additional images. Files with a
-    different encoding but the same pixels are accepted.
+    different encoding but the same pixels are accepted. For all sets but cue-conflict, no digests are published: the
+    number, the names and the sizes of the images are compared.
     """
-    from replk_probe.shape_bias.stimuli.cue_conflict import cached_cue_conflict, incomplete_error, verify_cue_conflict
+    from replk_probe.behaviour.benchmark_sets import BENCHMARK_SETS, CUE_CONFLICT
+    from replk_probe.behaviour.download_sets import problems_of
+    from replk_probe.shape_bias.stimuli.archive_set import set_dir
 
-    place = folder or cached_cue_conflict()
-    if place is None:
+    if folder is not None and len(sets) > 1:
         raise InvalidInputError(
-            f"{name} is not in the cache. It has not been downloaded. Run 'replk-probe data fetch {name}'."
+            f"One folder was given for {len(sets)} sets. Each set has a folder of its own. Verify one set at a time."
         )
+    for name in sets:
+        place = folder or set_dir(name)
+        if folder is None and not place.is_dir():
+            raise InvalidInputError(
+                f"{name} is not in the cache. It has not been downloaded. Run 'replk-probe data fetch {name}'."
+            )
+        if name == CUE_CONFLICT:
+            _verify_cue_conflict(place, as_json)
+            continue
+        problems = problems_of(BENCHMARK_SETS[name], place)
+        if as_json:
+            click.echo(json.dumps({"folder": str(place), "problems": problems}, indent=2))
+        if problems:
+            raise InvalidInputError(
+                f"{place} is not the published set {name}. {problems}. Fetch it with 'replk-probe data fetch {name}'."
+            )
+        if not as_json:
+            show(f"{place}: {BENCHMARK_SETS[name].n_images} images with the names and sizes of the set {name}.")
+
+
+def _verify_cue_conflict(place: Path, as_json: bool) -> None:
+    from replk_probe.shape_bias.stimuli.cue_conflict import incomplete_error, verify_cue_conflict
+
     comparison, _ = verify_cue_conflict(place)
     if as_json:
         click.echo(json.dumps({"folder": str(place)} | comparison.record(), indent=2))

@@ -35,7 +35,7 @@ def behaviour_table(results: Sequence[BehaviourResult], layout: Layout = PLAIN) 
     observers = [_row(one, random) for one in first.networks]
     observers.append(["people (mean)", str(len(first.sets)), *_cells(first.people, {}), "-"])
     blocks = [_model_lines(results, layout)]
-    optional = ["rank", "95 % interval ", "obs. cons.", "sets"]
+    optional = ["95 % interval ", "sets", "obs. cons.", "rank"]
     blocks.append([*table(_HEAD, observers, layout, optional=optional), *wrapped(_LEGEND, "", layout)])
     if len(observers) + len(first.sets) <= _MOST_ROWS or not first.networks:
         blocks.append(_set_lines(first, layout))
@@ -53,11 +53,8 @@ def _model_lines(results: Sequence[BehaviourResult], layout: Layout) -> list[str
             run = result.run
             lines += wrapped(f"{_name(result)}: {run.weights.label}", "", layout)
             count = sum(len(one.names) for one in result.trials)
-            lines += wrapped(
-                f"{count} images of {run.image_source}; {dimensions(run.input_size)} px; {run.precision} on {run.device}",
-                "  ",
-                layout,
-            )
+            where = f"{dimensions(run.input_size)} px; {run.precision} on {run.device}"
+            lines += wrapped(f"{count} images of {run.image_source}; {where}", "  ", layout)
     return lines
 
 

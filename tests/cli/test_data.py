@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from replk_probe.shape_bias.stimuli import cue_conflict
+from replk_probe.behaviour import download_sets
 from replk_probe.shape_bias.stimuli.cue_conflict import cue_conflict_dir
 
 Run = Callable[..., Result]
@@ -21,15 +21,15 @@ def test_fetch_prints_the_folder_alone_on_stdout(
 ) -> None:
     asked = []
 
-    def fetch(**options: object) -> Path:
+    def fetch(url: str, **options: object) -> Path:
         asked.append(options)
         return tmp_path
 
-    monkeypatch.setattr(cue_conflict, "fetch_cue_conflict", fetch)
+    monkeypatch.setattr(download_sets, "fetch_cue_conflict", fetch)
     result = replk_probe("data", "fetch", "cue-conflict", "--force", "--connect-timeout", "3")
     assert (result.exit_code, result.stdout) == (0, f"{tmp_path}\n")
     assert "license: CC-BY-4.0" in result.stderr and "github.com/bethgelab/model-vs-human" in result.stderr
-    assert asked == [{"force": True, "connect_timeout": 3.0}]
+    assert asked == [{"force": True, "connect_timeout": 3.0, "show_progress": True}]
 
 
 def test_fetch_offline(replk_probe: Run) -> None:
