@@ -38,14 +38,11 @@ def result(random_trials: Callable[..., list[Trials]]) -> BehaviourResult:
 
 
 def inside(figure: Figure) -> bool:
-    """Whether all visible text is inside the figure, within a pixel."""
+    """Whether everything that is drawn is inside the figure, within a hundredth of an inch."""
     figure.canvas.draw()
-    box = figure.bbox
-    texts = [text for text in figure.findobj(lambda one: hasattr(one, "get_text")) if text.get_visible()]
-    found = [text.get_window_extent() for text in texts if text.get_text().strip()]  # type: ignore[attr-defined]
-    return all(
-        one.x0 >= box.x0 - 1 and one.x1 <= box.x1 + 1 and one.y0 >= box.y0 - 1 and one.y1 <= box.y1 + 1 for one in found
-    )
+    box = figure.get_tightbbox()
+    width, height = figure.get_size_inches()
+    return bool(box.x0 > -0.01 and box.y0 > -0.01 and box.x1 < width + 0.01 and box.y1 < height + 0.01)
 
 
 @pytest.mark.parametrize("number", NUMBERS)
