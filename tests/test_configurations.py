@@ -1,4 +1,4 @@
-"""The options of the four measurements: as keywords or as a configuration, with one set of defaults."""
+"""The options of the five measurements: as keywords or as a configuration, with one set of defaults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from torch import nn
 
 import replk_probe
 from replk_probe.attribution import AttributionConfig
+from replk_probe.behaviour import BehaviourConfig
 from replk_probe.cli import attribute as attribute_command
+from replk_probe.cli import behaviour as behaviour_command
 from replk_probe.cli import erf as erf_command
 from replk_probe.cli import kernels as kernels_command
 from replk_probe.cli import shape_bias as shape_bias_command
@@ -38,6 +40,7 @@ MEASUREMENTS: list[tuple[type, Callable[..., Any], click.Command]] = [
     (ErfConfig, replk_probe.measure_erf, erf_command.command),
     (KernelsConfig, replk_probe.measure_kernels, kernels_command.command),
     (ShapeBiasConfig, replk_probe.measure_shape_bias, shape_bias_command.command),
+    (BehaviourConfig, replk_probe.measure_behaviour, behaviour_command.command),
     (AttributionConfig, measure_images, attribute_command.command),
 ]
 CONFIGS = [kind for kind, _, _ in MEASUREMENTS]

@@ -15,6 +15,7 @@ from click.testing import Result
 import replk_probe
 from replk_probe import plot_style
 from replk_probe.attribution import result as attribution
+from replk_probe.behaviour import result as behaviour
 from replk_probe.bench import result as bench
 from replk_probe.erf import result as erf
 from replk_probe.kernels import result as kernels
@@ -79,6 +80,7 @@ def test_every_column_of_a_table_is_defined() -> None:
     columns = {
         *erf._CSV_COLUMNS,
         *shape_bias._CSV_COLUMNS,
+        *behaviour._CSV_COLUMNS,
         *kernels._COLUMNS,
         *attribution._COLUMNS,
         *bench._CSV_COLUMNS,

@@ -159,7 +159,7 @@ def resample_people(
 
 def intervals(drawn: Array) -> list[Interval | None]:
     """95 % percentile intervals of ``[draws, observers]``; None where a resample is undefined."""
-    undefined = np.isnan(drawn).any(axis=0)
+    undefined: list[bool] = np.isnan(drawn).any(axis=0).tolist()
     return [
         None if nothing else percentile_interval(column) for nothing, column in zip(undefined, drawn.T, strict=True)
     ]
@@ -192,8 +192,9 @@ def _resampled_images(
 
     def of_pairs(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> Array:
         """Number of images in each resample on which both are true, ``[draws, observers, people]``."""
-        both = (first[:, None] * second[None, rows]).reshape(observers * len(rows), n)
-        return (times @ both.T).reshape(draws, observers, len(rows)).astype(np.float64)
+        true = (first[:, None] * second[None, rows]).reshape(observers * len(rows), n)
+        counts: Array = (times @ true.T).reshape(draws, observers, len(rows)).astype(np.float64)
+        return counts
 
     n_seen, n_right = ((times @ values.T).astype(np.float64) for values in (seen, right))
     accuracy = _ratio(n_right, n_seen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -207,14 +207,14 @@ def read_set(name: str, folder: Path, progress: bool = True) -> SetImages:
         level, category = known.parse_name(base) if known.has_conditions else (known.levels[0], _parent(path, name))
         rows.append(((base,) if known.has_conditions else (category, base), base, category, level, path))
     rows.sort()
-    names, category, condition, ordered = (tuple(str(row[column]) for row in rows) for column in range(1, 5))
+    names, categories, condition, ordered = (tuple(str(row[column]) for row in rows) for column in range(1, 5))
     found = read_folder(folder, ordered, progress)
     sizes = Counter(check_image(one.path, shown(one.path)) for one in found.values())
     lines = (f"{one.sha256}  {base}\n" for one, base in zip(found.values(), names, strict=True))
     digest = hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
     files = tuple(one.path for one in found.values())
-    images = SetImages(name, names, category, condition, files, sizes, digest)
-    return SetImages(name, names, category, condition, files, sizes, digest, tuple(_notes(images)))
+    images = SetImages(name, names, categories, condition, files, sizes, digest)
+    return replace(images, notes=tuple(_notes(images)))
 
 
 def _cue_conflict(folder: Path, progress: bool) -> SetImages:

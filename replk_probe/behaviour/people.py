@@ -91,4 +91,4 @@ def published_people() -> Mapping[str, PublishedPeople]:
         (7, 0.925)
     """
     record = json.loads(PEOPLE_FILE.read_text(encoding="utf-8"))
-    return decode(Mapping[str, PublishedPeople], record["sets"], "people")
+    return decode(dict[str, PublishedPeople], record["sets"], "people")

@@ -274,8 +274,8 @@ def draw_sets(result: BehaviourResult, *, random: Collection[str] = ()) -> Figur
     columns = min(_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     width = page_width() if columns > 1 else column_width()
-    left, gap, below, inside = 0.44, 0.16, 0.62, 1.05
-    top = 0.36 + legend_inches(networks, width)
+    left, gap, below, inside = 0.48, 0.16, 0.62 if curves else 0.34, 1.05
+    top = 0.36 + legend_inches(networks, width, conditions=bool(curves))
     height = top + rows * (inside + below)
     each = (width - left - 0.08 - (columns - 1) * gap) / columns
     with figure_style():
@@ -292,7 +292,7 @@ def draw_sets(result: BehaviourResult, *, random: Collection[str] = ()) -> Figur
                 ax.set_ylabel("accuracy")
             else:
                 ax.tick_params(axis="y", labelleft=False)
-        add_networks(figure, networks, 0.06, 0.1)
+        add_networks(figure, networks, 0.06, 0.1, conditions=bool(curves))
     return figure
 
 

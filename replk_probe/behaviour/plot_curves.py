@@ -134,33 +134,39 @@ def sets_panel(ax: Axes, sets: Sequence[SetScores], networks: Sequence[Network])
     ax.set_title("sets without conditions" if len(sets) > 1 else "", fontsize=LABEL_SIZE, pad=3)
 
 
-def add_networks(figure: Figure, networks: Sequence[Network], left: float, top: float) -> None:
-    """Draw the legend of all panels at the upper edge of a figure; ``left`` and ``top`` are in inches."""
+def add_networks(figure: Figure, networks: Sequence[Network], left: float, top: float, *, conditions: bool) -> None:
+    """Draw the legend of all panels at the upper edge of a figure; ``left`` and ``top`` are in inches.
+
+    ``conditions`` selects whether it explains the background of conditions.
+    """
     width, height = map(float, figure.get_size_inches())
     figure.legend(
-        handles=_samples(networks), loc="upper left", bbox_to_anchor=(left / width, 1 - top / height),
+        handles=_samples(networks, conditions), loc="upper left", bbox_to_anchor=(left / width, 1 - top / height),
         borderaxespad=0, **_legend(width),
     )  # fmt: skip
 
 
-def legend_inches(networks: Sequence[Network], width: float) -> float:
+def legend_inches(networks: Sequence[Network], width: float, *, conditions: bool) -> float:
     """Height of the legend of a figure of this width, in inches."""
-    return math.ceil(len(_samples(networks)) / _legend(width)["ncols"]) * SMALL_SIZE * 1.5 / 72
+    columns: int = _legend(width)["ncols"]
+    return math.ceil(len(_samples(networks, conditions)) / columns) * SMALL_SIZE * 1.5 / 72
 
 
 def legend_row(ax: Axes, networks: Sequence[Network]) -> None:
     """Draw the legend above the Axes."""
-    ax.legend(handles=_samples(networks), loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2, **_legend(3.4))
+    ax.legend(
+        handles=_samples(networks, True), loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2, **_legend(3.4)
+    )
 
 
-def _samples(networks: Sequence[Network]) -> list[Any]:
+def _samples(networks: Sequence[Network], conditions: bool) -> list[Any]:
     names = [Line2D([], [], label=fitted(one.label, _NAME, SMALL_SIZE), **one.style) for one in networks]
     return [
         *names,
         Line2D([], [], color=INK, linewidth=1.0, label="mean of people"),
         Patch(color=RANGE, label="range of people"),
         Line2D([], [], color=GRAY, linewidth=0.6, linestyle=":", label="chance"),
-        Patch(color=BAND, label="not in the benchmark"),
+        *([Patch(color=BAND, label="not in the benchmark")] if conditions else []),
     ]
 
 

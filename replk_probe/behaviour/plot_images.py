@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -85,7 +85,7 @@ def draw_contact_sheet(images: BenchmarkImages, trials: Sequence[Trials]) -> Fig
         top = height - _HEAD
         for one, place, own in shown:
             response = dict(zip(own.names, own.response, strict=True))
-            style = {"fontsize": LABEL_SIZE, "va": "top", "color": INK, "parse_math": False}
+            style: dict[str, Any] = {"fontsize": LABEL_SIZE, "va": "top", "color": INK, "parse_math": False}
             figure.text(_MARGIN / width, top / height, fitted(one.dataset, (_LABEL - 0.1) * 72, LABEL_SIZE), **style)
             chosen = _spread(one, rows * _COLUMNS)
             for position, index in enumerate(chosen):
@@ -148,7 +148,7 @@ def _draw_labels(
         )
     )  # fmt: skip
     level = f" ({known.label(images.condition[index])})" if known.has_conditions else ""
-    texts = (
+    texts: tuple[tuple[str, dict[str, Any]], ...] = (
         ("no answer" if answer == NO_ANSWER else answer, {"color": color, "fontweight": "bold"}),
         (f"{images.category[index]}{level}", {"color": INK}),
     )

@@ -356,7 +356,7 @@ class BehaviourResult(Result):
                     name,
                     decode(Kind, one["kind"], "kind"),  # type: ignore[arg-type]
                     Scores.from_json(one),
-                    decode(Mapping[str, Bootstrap], one["intervals"], "intervals"),
+                    decode(dict[str, Bootstrap], one["intervals"], "intervals"),
                     decode(int, one["n_sets"], "n_sets"),
                     decode(float, nan_if_null(one["mean_rank"]), "mean_rank"),
                 )

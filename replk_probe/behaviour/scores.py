@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -162,7 +162,7 @@ class ObserverScores:
             decode(Kind, data["kind"], "kind"),  # type: ignore[arg-type]
             decode(str, data["source"], "source"),
             Scores.from_json(data),
-            decode(Mapping[str, Bootstrap], data["intervals"], "intervals"),
+            decode(dict[str, Bootstrap], data["intervals"], "intervals"),
             conditions,
         )
 
@@ -369,8 +369,8 @@ def _over_sets(sets: Sequence[_Analyzed]) -> list[OverallScores]:
         }
         overall[name] = OverallScores(name, members[0].kind, Scores(**numbers), ranges, len(places))
     ranked = [one for one in overall.values() if one.kind == "model" and one.n_sets == len(sets)]
-    for one, rank in zip(ranked, mean_ranks([one.scores.paired for one in ranked]), strict=True):
-        overall[one.name] = OverallScores(one.name, one.kind, one.scores, one.intervals, one.n_sets, rank)
+    for network, rank in zip(ranked, mean_ranks([one.scores.paired for one in ranked]), strict=True):
+        overall[network.name] = replace(network, mean_rank=rank)
     return list(overall.values())
 
 

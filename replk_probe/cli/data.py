@@ -14,22 +14,17 @@ from ._options import PATH, connect_timeout_option
 from ._output import note, show, show_path
 
 
-class _Sets(click.ParamType):
-    """Names of sets."""
+def _chosen(ctx: click.Context, argument: click.Parameter, value: str) -> tuple[str, ...]:
+    """Names of sets, in the order of the benchmark."""
+    from replk_probe.behaviour.benchmark_sets import choose_sets
 
-    name = "set"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """The names, in the order of the benchmark."""
-        from replk_probe.behaviour.benchmark_sets import choose_sets
-
-        try:
-            return choose_sets(value)
-        except InvalidInputError as error:
-            self.fail(str(error), param, ctx)
+    try:
+        return choose_sets(value)
+    except InvalidInputError as error:
+        raise click.BadParameter(str(error), ctx, argument) from error
 
 
-_sets = click.argument("sets", metavar="SET|all", type=_Sets())
+_sets = click.argument("sets", metavar="SET|all", callback=_chosen)
 
 
 @click.group()

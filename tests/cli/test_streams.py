@@ -23,6 +23,7 @@ LINES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("attribute", "image.png", *MODEL, "--method", "saliency", "-o", "out"),
         ("attribution.json", "attribution.pdf"),
     ),
+    "behaviour": (("behaviour", "--import", "raw", "-o", "out"), ("behaviour.json", "consistency.pdf")),
     "bench": (("bench", "--shape", "1,1,4,4,3,3", "--repeats", "1", "--output", "out"), ("bench.json", "bench.pdf")),
     "compare": (("compare", "--help"), ()),
     "data": (("data", "--help"), ()),

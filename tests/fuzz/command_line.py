@@ -243,7 +243,9 @@ def prepare(folder: Path) -> None:
     shutil.copyfile(next(FOLDER.glob(f"{MODEL}.*safetensors")), folder / "weights.safetensors")
     Image.new("RGB", (40, 40), (90, 60, 30)).save(folder / "image.png")
     (folder / "raw").mkdir()
-    (folder / "raw" / "raw.csv").write_text(RAW_DATA)
+    (folder / "raw" / "cue-conflict").mkdir()
+    for path in ("raw.csv", "cue-conflict/raw.csv"):
+        (folder / "raw" / path).write_text(RAW_DATA)
     (folder / "stimuli").mkdir()
     Image.new("RGB", (64, 64), (90, 60, 30)).save(folder / "stimuli" / "cat1-dog2.png")
     for name in ("erf.json", "kernels.json", "erf.ckpt"):  # where results and states are written
