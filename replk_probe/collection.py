@@ -10,6 +10,8 @@ from typing import Any, Generic, TypeVar
 
 from replk_probe.attribution import result as attribution
 from replk_probe.attribution.result import AttributionResult
+from replk_probe.behaviour import result as behaviour
+from replk_probe.behaviour.result import BehaviourResult
 from replk_probe.bench import result as bench
 from replk_probe.bench.result import SpeedResult
 from replk_probe.erf import result as erf
@@ -51,6 +53,7 @@ class Collection:
     Attributes:
         erf: Effective receptive fields.
         shape_bias: Results of shape bias.
+        behaviour: Results on the sets of model-vs-human.
         kernels: Kernels, one entry for each model of a file.
         attribution: Attributions.
         bench: Benchmarks.
@@ -60,6 +63,7 @@ class Collection:
 
     erf: tuple[Saved[ErfResult], ...] = ()
     shape_bias: tuple[Saved[ShapeBiasResult], ...] = ()
+    behaviour: tuple[Saved[BehaviourResult], ...] = ()
     kernels: tuple[Saved[KernelResult], ...] = ()
     attribution: tuple[Saved[AttributionResult], ...] = ()
     bench: tuple[Saved[SpeedResult], ...] = ()
@@ -67,9 +71,13 @@ class Collection:
     unreadable: tuple[tuple[str, str], ...] = ()
 
     @property
+    def _measured(self) -> tuple[tuple[Saved[Any], ...], ...]:
+        return self.erf, self.shape_bias, self.behaviour, self.kernels, self.attribution, self.bench
+
+    @property
     def n_results(self) -> int:
         """Number of results, sweeps not included."""
-        return sum(map(len, (self.erf, self.shape_bias, self.kernels, self.attribution, self.bench)))
+        return sum(map(len, self._measured))
 
 
 def collected(results: Iterable[Result]) -> Collection:
@@ -176,6 +184,7 @@ def _records(root: Path) -> Iterator[Path]:
 _KINDS: dict[str, type[Result]] = {
     "erf": ErfResult,
     "shape_bias": ShapeBiasResult,
+    "behaviour": BehaviourResult,
     "kernels": KernelResult,
     "attribution": AttributionResult,
     "bench": SpeedResult,
@@ -184,6 +193,7 @@ _KINDS: dict[str, type[Result]] = {
 _READERS: dict[str, tuple[str, Callable[[Path], Sequence[Any]]]] = {
     erf.JSON_NAME: ("erf", lambda folder: [ErfResult.load(folder)]),
     shape_bias.JSON_NAME: ("shape_bias", lambda folder: [ShapeBiasResult.load(folder)]),
+    behaviour.JSON_NAME: ("behaviour", lambda folder: [BehaviourResult.load(folder)]),
     kernels.JSON_NAME: ("kernels", kernels.load_results),
     attribution.JSON_NAME: ("attribution", lambda folder: [AttributionResult.load(folder)]),
     bench.JSON_NAME: ("bench", lambda folder: [SpeedResult.load(folder)]),

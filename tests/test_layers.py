@@ -139,7 +139,10 @@ RULES = (
     Rule(in_analyzers(*RESULT_FILES), (*LIGHT, *RESULTS, *DECISIONS), ("numpy", "scipy"), torch_free=True),
     Rule(
         in_analyzers("plot", "plot_*"),
-        (*LIGHT, "plot_style", "{package}.plot", "{package}.plot_*", *RESULTS, "{package}.synthetic.*"),
+        (
+            *(*LIGHT, "plot_style", "{package}.plot", "{package}.plot_*", *RESULTS, "{package}.synthetic.*"),
+            *(*DECISIONS, "shape_bias.plot_stimuli"),
+        ),
         ("matplotlib", "contourpy", "seaborn", "numpy", "scipy"),
         torch_free=True,
     ),

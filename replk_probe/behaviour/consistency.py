@@ -159,10 +159,7 @@ def resample_people(
 
 def intervals(drawn: Array) -> list[Interval | None]:
     """95 % percentile intervals of ``[draws, observers]``; None where a resample is undefined."""
-    undefined: list[bool] = np.isnan(drawn).any(axis=0).tolist()
-    return [
-        None if nothing else percentile_interval(column) for nothing, column in zip(undefined, drawn.T, strict=True)
-    ]
+    return [None if np.isnan(column).any() else percentile_interval(column) for column in drawn.T]
 
 
 def mean_ranks(scores: Sequence[tuple[float, float, float]]) -> list[float]:

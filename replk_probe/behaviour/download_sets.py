@@ -61,7 +61,7 @@ def fetch_benchmark_set(
         if not accept_license:
             raise InvalidInputError(
                 f"The set {name} was not downloaded. Its images are under the ImageNet terms of access ({TERMS_URL}), "
-                f"which must be accepted once. Read them, and run 'replk-probe data fetch {name} --accept-license'."
+                f"which must be accepted once. Read them, and run 'replk-probe data fetch SET --accept-license'."
             )
         atomic_write_text(set_dir(_ACCEPTED), f"The ImageNet terms of access ({TERMS_URL}) were accepted.\n")
     address = url.format(name=name)

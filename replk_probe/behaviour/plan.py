@@ -42,8 +42,8 @@ def plan_behaviour(
         ReplkProbeError: See :func:`~replk_probe.measure_behaviour`.
     """
     config = named_config(model, config or BehaviourConfig())
-    images = sets if isinstance(sets, BenchmarkImages) else open_sets(sets, data, allow_partial=config.allow_partial)
     module = built_classifier(model, config)
+    images = sets if isinstance(sets, BenchmarkImages) else open_sets(sets, data, allow_partial=config.allow_partial)
     if is_embedded(module) and config.mapping is None:
         raise InvalidInputError(
             f"{config.name} has none of the categories of these sets. It is a small model trained on synthetic images. "

@@ -65,10 +65,13 @@ class Network:
 
 def networks_of(result: BehaviourResult, random: Collection[str]) -> list[Network]:
     """The networks of a result with colors and markers; those called ``random`` have random weights."""
+    count = len(result.sets)
     return [
         Network(
             one.name,
-            f"{one.name} (RANDOM WEIGHTS)" if one.name in random else one.name,
+            one.name
+            + (f" ({one.n_sets} of {count} sets)" if one.n_sets < count else "")
+            + (" (RANDOM WEIGHTS)" if one.name in random else ""),
             COLORS[index % len(COLORS)],
             _MARKERS[index % len(_MARKERS)],
             one.name in random,

@@ -9,6 +9,8 @@ from pathlib import PurePath
 from typing import Any
 
 from replk_probe.attribution.result import AttributionResult
+from replk_probe.behaviour.benchmark_sets import BENCHMARK_SETS
+from replk_probe.behaviour.result import BehaviourResult
 from replk_probe.bench.result import PASSES, SpeedResult
 from replk_probe.erf.position_rule import CENTER
 from replk_probe.erf.result import IMPORTED, ErfResult
@@ -86,6 +88,33 @@ def shape_bias_command(result: ShapeBiasResult) -> str | None:
         "shape-bias",
         _model(run.model, run.weights),
         _option("stimuli", run.image_source.removeprefix("folder:")),
+        _option("mapping", *([mapping.removeprefix("file:")] if mapping.startswith("file:") else [])),
+        _option("import", *imported),
+        _flag("allow-partial", is_partial),
+        _option("size", dimensions(run.input_size)),
+        *_inputs(config),
+        _option("batch-size", *([batch] if batch not in (None, _SHAPE_BIAS_BATCH) else [])),
+        _option("seed", *([run.seed] if run.weights.is_random else [])),
+        _computed(run),
+    )
+
+
+def behaviour_command(result: BehaviourResult) -> str | None:
+    """The command for behaviour, or None if it cannot be known, for instance because trials were given."""
+    run, sources = result.run, [one.source for each in result.sets for one in each.observers]
+    imported = [source.removeprefix(_IMPORT) for source in sources if source.startswith(_IMPORT)][:1]
+    sets = ",".join(one.name for one in result.sets)
+    if not isinstance(run, RunInfo):
+        return _joined("behaviour", _option("import", *imported), _option("sets", sets)) if imported else None
+    config, mapping = run.config, str(run.config.get("mapping") or "")
+    if run.weights.source == USER_MODULE or mapping == "given":
+        return None
+    batch, record = config.get("batch_size"), config.get("stimuli record") or {}
+    is_partial = any(count["images"] < BENCHMARK_SETS[name].n_images for name, count in record.items())
+    return _joined(
+        "behaviour",
+        _model(run.model, run.weights),
+        _option("sets", sets),
         _option("mapping", *([mapping.removeprefix("file:")] if mapping.startswith("file:") else [])),
         _option("import", *imported),
         _flag("allow-partial", is_partial),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 _REPLKNET = "Ding et al., CVPR 2022, arXiv:2203.06717"
 _GEIRHOS = "Geirhos et al., ICLR 2019, arXiv:1811.12231"
+_GEIRHOS_2021 = "Geirhos et al., NeurIPS 2021, arXiv:2106.07411"
 _OWN = "this package"
 
 
@@ -83,6 +84,30 @@ SHAPE_BIAS = (
         "Kappa",
         "Error consistency: Cohen's kappa of being correct or wrong on the same stimuli, mean over human observers.",
         "Geirhos, Meding and Wichmann, NeurIPS 2020, arXiv:2006.16736",
+    ),
+)
+BEHAVIOUR = (
+    Definition(
+        "OOD accuracy",
+        "Share of correct decisions, averaged over the conditions of the benchmark and over sets.",
+        _GEIRHOS_2021,
+    ),
+    Definition(
+        "Accuracy difference",
+        "Squared difference of the accuracies of an observer and of a person in a condition, averaged over conditions, "
+        "people and sets.",
+        _GEIRHOS_2021,
+    ),
+    Definition(
+        "Observed and error consistency",
+        "Share of images on which an observer and a person are both right or both wrong, and Cohen's kappa of it, "
+        "averaged likewise.",
+        "Geirhos, Meding and Wichmann, NeurIPS 2020, arXiv:2006.16736",
+    ),
+    Definition(
+        "Intervals of behaviour",
+        "95 % by the bootstrap: over images, within each condition, and over the people an observer is compared with.",
+        "Efron, Annals of Statistics 7 (1979)",
     ),
 )
 KERNELS = (

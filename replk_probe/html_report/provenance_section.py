@@ -11,7 +11,14 @@ from replk_probe.runtime.formatting import counted, dimensions
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo
 
 from .attribution_section import attribution_names
-from .commands import attribution_command, bench_command, erf_command, kernels_command, shape_bias_command
+from .commands import (
+    attribution_command,
+    behaviour_command,
+    bench_command,
+    erf_command,
+    kernels_command,
+    shape_bias_command,
+)
 from .names import erf_names
 from .number_texts import Badge, badge
 
@@ -58,6 +65,16 @@ def origins_of(collection: Collection) -> list[Origin]:
         facts = [*_weights(run.weights), *_run(run)] if isinstance(run, RunInfo) else [("decisions", run.source)]
         command = shape_bias_command(decided)
         found.append(_origin(f"Shape bias of {name}", bias, weights, command, facts, run.versions, decided.notes))
+    for behaviour in collection.behaviour:
+        compared, origin_run = behaviour.result, behaviour.result.run
+        name = origin_run.model if isinstance(origin_run, RunInfo) else "imported decisions"
+        weights = origin_run.weights if isinstance(origin_run, RunInfo) else None
+        facts = [("decisions", compared.run.to_json().get("source", ""))]
+        if isinstance(origin_run, RunInfo):
+            facts = [*_weights(origin_run.weights), *_run(origin_run)]
+        command = behaviour_command(compared)
+        title = f"Behaviour of {name}"
+        found.append(_origin(title, behaviour, weights, command, facts, origin_run.versions, compared.notes))
     names = distinct_names([one.result for one in collection.kernels])
     for kernels, name in zip(collection.kernels, names, strict=True):
         measured, origin = kernels.result, kernels.result.run

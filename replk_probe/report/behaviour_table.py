@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from replk_probe.behaviour.result import BehaviourResult
 from replk_probe.behaviour.scores import Bootstrap, OverallScores, Scores
@@ -12,7 +12,7 @@ from replk_probe.runtime.provenance import RunInfo, WeightsInfo
 
 from .text import OMITTED, PLAIN, Layout, decimals, note_lines, notes_of, table, wrapped
 
-_HEAD = ("observer", "sets", "acc. %", "95 % interval", "acc. diff.", "obs. cons.", "kappa", "95 % interval ", "rank")
+_HEAD = ("observer", "acc. %", "95 % interval", "acc. diff.", "obs. cons.", "kappa", "95 % interval ", "rank")
 _LEGEND = (
     "acc.: accuracy, with its interval over images; acc. diff.: mean squared difference from the accuracy of people; "
     "obs. cons. and kappa: observed and error consistency with people, with its interval over people; rank: mean rank "
@@ -32,10 +32,10 @@ def behaviour_table(results: Sequence[BehaviourResult], layout: Layout = PLAIN) 
     """
     first = results[0]
     random = {result.model for result in results if isinstance(result.run, RunInfo) and result.run.weights.is_random}
-    observers = [_row(one, random) for one in first.networks]
-    observers.append(["people (mean)", str(len(first.sets)), *_cells(first.people, {}), "-"])
+    observers = [_row(one, random, len(first.sets)) for one in first.networks]
+    observers.append(["people (mean)", *_cells(first.people, {}), "-"])
     blocks = [_model_lines(results, layout)]
-    optional = ["95 % interval ", "sets", "obs. cons.", "rank"]
+    optional = ["95 % interval ", "obs. cons.", "rank"]
     blocks.append([*table(_HEAD, observers, layout, optional=optional), *wrapped(_LEGEND, "", layout)])
     if len(observers) + len(first.sets) <= _MOST_ROWS or not first.networks:
         blocks.append(_set_lines(first, layout))
@@ -58,10 +58,12 @@ def _model_lines(results: Sequence[BehaviourResult], layout: Layout) -> list[str
     return lines
 
 
-def _row(one: OverallScores, random: set[str | None]) -> list[str]:
+def _row(one: OverallScores, random: Collection[str | None], n_sets: int) -> list[str]:
     name = f"{one.name} (RANDOM)" if one.name in random else one.name
+    if one.n_sets < n_sets:
+        name += f" ({one.n_sets} of {n_sets} sets)"
     rank = "-" if math.isnan(one.mean_rank) else f"{one.mean_rank:.2f}"
-    return [name, str(one.n_sets), *_cells(one.scores, one.intervals), rank]
+    return [name, *_cells(one.scores, one.intervals), rank]
 
 
 def _cells(scores: Scores, intervals: Mapping[str, Bootstrap]) -> list[str]:

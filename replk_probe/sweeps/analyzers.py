@@ -14,6 +14,11 @@ from torch import nn
 
 from replk_probe.attribution.config import AttributionConfig
 from replk_probe.attribution.plan import AttributionPlan, plan_attribution
+from replk_probe.behaviour.config import BehaviourConfig
+from replk_probe.behaviour.image_sets import BenchmarkImages, open_sets
+from replk_probe.behaviour.plan import BehaviourPlan, plan_behaviour
+from replk_probe.behaviour.raw_data import raw_files, read_raw_data
+from replk_probe.behaviour.result import BehaviourResult
 from replk_probe.erf.config import ErfConfig, default_size
 from replk_probe.erf.plan import ErfPlan, plan_erf
 from replk_probe.erf.result import ARRAYS_NAME, JSON_NAME
@@ -110,7 +115,7 @@ def prepare_inputs(jobs: list[Job]) -> None:
 
 def forget_files() -> None:
     """Forget the digests of files and what else may have changed since."""
-    for function in (digest_of_file, network_of, _stimuli_in, _digest_of_files):
+    for function in (digest_of_file, network_of, _images_of, _stimuli_in, _digest_of_files):
         function.cache_clear()
 
 
@@ -230,6 +235,46 @@ def _draw_attribution(result: Any, folder: Path) -> None:
     save_figures(result, folder)
 
 
+def _sets_of(options: Mapping[str, Any], config: BehaviourConfig) -> BenchmarkImages:
+    sets, data = options.get("sets"), options.get("data")
+    return _images_of(sets if sets is None or isinstance(sets, str) else tuple(sets), data, config.allow_partial)
+
+
+def _plan_behaviour(job: Job) -> BehaviourPlan:
+    config = ANALYZERS["behaviour"].configure(job.options)
+    images = _sets_of(job.options, config)
+    if config.workers is None:  # the other cores belong to other jobs
+        config = replace(config, workers=job.threads)
+    return plan_behaviour(job.model, images, config=config)
+
+
+def _with_people(job: Job, result: BehaviourResult) -> BehaviourResult:
+    people = job.options.get("import")
+    if people is None:
+        return result
+    return result.with_observers(read_raw_data(people), source=f"import:{Path(people).name}")
+
+
+def _behaviour_pixels(options: Mapping[str, Any], config: BehaviourConfig) -> int:
+    height, width = config.size or (_USUAL_SIDE, _USUAL_SIDE)
+    return len(_sets_of(options, config)) * height * width
+
+
+def _behaviour_digests(options: Mapping[str, Any], config: BehaviourConfig) -> dict[str, Any]:
+    images = _sets_of(options, config)
+    found: dict[str, Any] = {"data": [images.source, images.digest]}
+    if options.get("import") is not None:
+        files = raw_files(options["import"])
+        found["import"] = {name: [digest_of_file(path) for path in paths] for name, paths in files.items()}
+    return found
+
+
+def _draw_behaviour(result: Any, folder: Path) -> None:
+    from replk_probe.behaviour.plot import save_figures
+
+    save_figures(result, folder)
+
+
 def _categories(config: ShapeBiasConfig) -> tuple[str, ...]:
     return CATEGORIES if config.mapping is None else config.mapping.categories
 
@@ -244,6 +289,11 @@ def network_of(model: str) -> nn.Module | None:
 def digest_of_file(path: Path) -> str:
     """SHA-256 of a file, which is read once for all jobs."""
     return sha256_of(path)
+
+
+@cache
+def _images_of(sets: str | tuple[str, ...] | None, data: str | None, partial: bool) -> BenchmarkImages:
+    return open_sets(sets, data, allow_partial=partial, progress=False)
 
 
 @cache
@@ -287,6 +337,17 @@ ANALYZERS = {
         draw=_draw_shape_bias,
         complete=_with_observers,
         pixels=_shape_bias_pixels,
+        part_pixels=_SHAPE_BIAS_PART,
+    ),
+    "behaviour": Analyzer(
+        config=BehaviourConfig,
+        inputs=("sets", "data", "import"),
+        defaults=lambda model: {},
+        digests=_behaviour_digests,
+        plan=_plan_behaviour,
+        draw=_draw_behaviour,
+        complete=_with_people,
+        pixels=_behaviour_pixels,
         part_pixels=_SHAPE_BIAS_PART,
     ),
     "kernels": Analyzer(

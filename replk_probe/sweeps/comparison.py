@@ -9,6 +9,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from replk_probe.behaviour.plot import save_figures as save_behaviour_figures
+from replk_probe.behaviour.result import BehaviourResult
+from replk_probe.behaviour.result import with_distinct_names as with_distinct_networks
 from replk_probe.erf.plot_comparison import save_comparison as save_erf_figure
 from replk_probe.erf.result import ErfResult, write_csv
 from replk_probe.errors import ReplkProbeError
@@ -140,9 +143,16 @@ def _draw_shape_bias(folders: Sequence[Path], target: Path) -> None:
     save_shape_bias_figure(results, target, others=published_for(results[0]))
 
 
+def _draw_behaviour(folders: Sequence[Path], target: Path) -> None:
+    first, *others = with_distinct_networks([BehaviourResult.load(folder) for folder in folders])
+    trials = [one for other in others for one in other.trials]
+    save_behaviour_figures(first.with_observers((), trials), target)
+
+
 # There is no figure that compares attributions.
 _DRAW: dict[str, Callable[[Sequence[Path], Path], None]] = {
     "erf": _draw_erf,
     "shape-bias": _draw_shape_bias,
+    "behaviour": _draw_behaviour,
     "kernels": _draw_kernels,
 }

@@ -68,6 +68,11 @@ layer = "all"
 # [shape-bias]
 # stimuli = "cue-conflict"
 
+# Options of the command 'replk-probe behaviour'; import is the folder raw-data of model-vs-human.
+# [behaviour]
+# sets = "shape"
+# import = "raw-data"
+
 # Options of the command 'replk-probe attribute'; data is an image or a folder of images.
 # [attribute]
 # data = "photos"

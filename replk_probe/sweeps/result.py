@@ -75,6 +75,15 @@ TABLES = {
             *("macro", "median", "cue_accuracy", "congruent_accuracy", "mean_human_kappa"),
         ),
     ),
+    "behaviour": Table(
+        "behaviour.csv",
+        ("observer", "set", "condition"),
+        ("kind", "source"),
+        (
+            *("n_trials", "n_correct", "accuracy", "ci95_low", "ci95_high", "accuracy_difference"),
+            *("observed_consistency", "error_consistency", "mean_rank"),
+        ),
+    ),
     "kernels": Table(
         "kernels.csv",
         ("layer", "variant"),
