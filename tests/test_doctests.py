@@ -46,6 +46,7 @@ SHOWN_BY = {
     "collection.Saved": "collection.find_results",
     "comparison.Difference": "comparison.compare_results",
     "erf.MeasuredPosition": "erf.draw_positions",
+    "behaviour.Scores": "behaviour.BehaviourResult",
     "erf.RatioRow": "erf.ErfResult",
     "models.Difference": "models.reparam_checkpoint",
     # They are caught or filtered like their base classes.

@@ -140,8 +140,16 @@ def choose_sets(names: str | Iterable[str]) -> tuple[str, ...]:
         names: ``"all"``; ``"shape"`` for the five sets without conditions; ``"noise"`` for the twelve sets of distorted
             images; names of sets, separated by commas; or a sequence of all these.
 
+    Returns:
+        The names, each once.
+
     Raises:
         InvalidInputError: A name is unknown, or there is none.
+
+    Examples:
+        >>> from replk_probe.behaviour import choose_sets
+        >>> choose_sets("shape, rotation")
+        ('cue-conflict', 'edge', 'silhouette', 'sketch', 'stylized', 'rotation')
     """
     given = names.split(",") if isinstance(names, str) else list(names)
     chosen: set[str] = set()

@@ -77,7 +77,7 @@ def read_raw_data(folder: str | Path, sets: Sequence[str] | None = None) -> tupl
         >>> from replk_probe.behaviour import Trials, read_raw_data
         >>> names = ["0001_cop_dnn_c50_cat_10_n02123045_1.png", "0002_cop_dnn_c05_dog_10_n02085620_2.png"]
         >>> trials = Trials.from_names("network", "contrast", names, ["cat", "bear"])
-        >>> BehaviourResult.from_trials([trials]).save("result")
+        >>> BehaviourResult.from_trials([], measured=[trials]).save("result")
         >>> read_raw_data("result") == (trials,)
         True
     """
