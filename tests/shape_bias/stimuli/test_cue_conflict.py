@@ -22,7 +22,7 @@ from replk_probe.errors import InvalidInputError, ReplkProbeError
 from replk_probe.runtime import download
 from replk_probe.runtime.archive import UnsafeArchiveError
 from replk_probe.shape_bias import open_stimuli
-from replk_probe.shape_bias.stimuli import cue_conflict, manifest
+from replk_probe.shape_bias.stimuli import archive_set, cue_conflict, manifest
 from replk_probe.shape_bias.stimuli.cue_conflict import cue_conflict_dir, fetch_cue_conflict, verify_cue_conflict
 from replk_probe.shape_bias.stimuli.manifest import Digests, cue_conflict_manifest
 from replk_probe.shape_bias.stimuli.names import parse_stimulus_name
@@ -289,7 +289,7 @@ def test_without_options_it_comes_from_where_it_was_published(server: Server, mo
         asked.append(url)
         return download.fetch(server.url, *args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cue_conflict, "fetch", fetch)
+    monkeypatch.setattr(archive_set, "fetch", fetch)
     assert len(open_stimuli("cue-conflict")) == 5
     assert asked == ["https://github.com/bethgelab/model-vs-human/releases/download/v0.1/cue-conflict.tar.gz"]
 
