@@ -77,8 +77,8 @@ def command(
     FILE.toml names models, analyzers with their options, and a matrix of settings. Each combination is a job. Jobs that
     are done are not done again: run the same command to continue an interrupted sweep.
 
-    Writes the folders of the commands erf, shape-bias, kernels and attribute, sweep.json with the states of the jobs,
-    and sweep.csv with all numbers.
+    Writes the folders of the commands erf, shape-bias, behaviour, kernels and attribute, sweep.json with the states of
+    the jobs, and sweep.csv with all numbers.
     """
     if status is not None:
         _show_status(status)
