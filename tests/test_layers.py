@@ -28,6 +28,7 @@ LIGHT_RUNTIME = (
     "archive",
     "atomic_files",
     "checks",
+    "deferred_imports",
     "download",
     "escaping",
     "formatting",
@@ -111,10 +112,10 @@ RULES = (
     Rule(("ops/methods/toeplitz_kernels.py",), (), ("triton",)),
     # Choices are stored in the cache folder and sent to other processes.
     Rule(("ops/tuning/*",), ("errors", "_version", "ops", "ops.*", "runtime.*"), ("torch",)),
-    Rule(("ops/*",), ("errors", "ops", "ops.*"), ("torch",)),
+    Rule(("ops/*",), ("errors", "runtime.deferred_imports", "ops", "ops.*"), ("torch",)),
     Rule(
         ("models/*",),
-        (*LIGHT, "runtime.devices", "ops", "ops.*", "models", "models.*"),
+        (*LIGHT, "runtime.devices", "runtime.dispatch_mode", "ops", "ops.*", "models", "models.*"),
         ("timm", "torch", "torchvision", "safetensors", "numpy", "gdown", "huggingface_hub"),
     ),
     # An analyzer's __init__ may import everything inside it, but not load torch, which reading results does not need.
@@ -372,11 +373,14 @@ def test_an_import_cycle_is_found(statement: str) -> None:
         graphlib.TopologicalSorter(import_graph(sources)).prepare()
 
 
-# Files that import modules whose names are known only when they run: lazy names, commands, files and packages of users.
+# Files that import modules whose names are known only when they run: lazy names, commands,
+# deferred packages, files and packages of users.
 DYNAMIC = {
     "_lazy.py",
     "cli/main.py",
     "models/builders.py",
+    "models/timm_registry.py",
+    "runtime/deferred_imports.py",
     "runtime/download.py",
     "shape_bias/model_vs_human/register.py",
 }

@@ -6,11 +6,12 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import timm
 import torch
 from torch import nn
 
 from replk_probe.errors import InvalidInputError, UnknownModelError
+
+from . import timm_registry
 
 # Prefixes with which timm addresses models outside its registry. hf_hub without a slash may be a module of the user's.
 _HUB = re.compile("hf-hub:|local-dir:|hf_hub:.*/")
@@ -73,16 +74,16 @@ class ModelId:
     @property
     def is_registered(self) -> bool:
         """Whether timm's registry has the architecture and, where the name has one, the tag."""
-        if self.kind != "registry" or not timm.is_model(self.architecture):
+        if self.kind != "registry" or not timm_registry.is_model(self.architecture):
             return False
-        return "." not in self.name or self.name in timm.list_models(f"{self.architecture}.*", include_tags=True)
+        return "." not in self.name or self.name in timm_registry.list_tagged(f"{self.architecture}.*")
 
     @property
     def is_own(self) -> bool:
         """Whether the architecture is one of this package's, with any tag."""
-        if self.kind != "registry" or not timm.is_model(self.architecture):
+        if self.kind != "registry" or not timm_registry.is_model(self.architecture):
             return False
-        return str(timm.models.model_entrypoint(self.architecture).__module__).startswith(f"{__package__}.")
+        return str(timm_registry.entrypoint(self.architecture).__module__).startswith(f"{__package__}.")
 
 
 def check_network(model: Any, *, or_name: bool = False) -> None:

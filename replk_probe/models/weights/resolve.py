@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-import timm
 import torch
 
 from replk_probe.errors import WeightsError, close_hint
@@ -18,6 +17,7 @@ from replk_probe.runtime.download import cache_dir, fetch, fetch_drive, is_intac
 from replk_probe.runtime.paths import usable_path
 from replk_probe.runtime.provenance import EMBEDDED, RANDOM_INIT, USER_MODULE, WeightsInfo
 
+from .. import timm_registry
 from ..model_id import ModelId
 from .catalog import CATALOG, default_entry
 from .embedded import checked_file
@@ -272,14 +272,14 @@ def _torchvision(model: ModelId, tag: str | None, download: _Download) -> Resolv
 
 
 def _timm_tags(model: ModelId) -> list[str]:
-    names = timm.list_models(f"{model.architecture}.*", pretrained=True)
+    names = timm_registry.list_tagged(f"{model.architecture}.*", pretrained=True)
     return [name.removeprefix(f"{model.architecture}.") for name in names]
 
 
 def _timm_config(model: ModelId, tag: str | None) -> Any:
     """Timm's description of the weights of a model, or None if there is none with a file to download."""
     name = f"{model.architecture}.{tag}" if tag else model.name
-    cfg = timm.get_pretrained_cfg(name) if timm.is_model(model.architecture) else None
+    cfg = timm_registry.pretrained_cfg(name)
     return cfg if cfg is not None and (cfg.hf_hub_id or cfg.url) else None
 
 
