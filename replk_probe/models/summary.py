@@ -12,7 +12,6 @@ import torch
 from timm.layers import activations, norm
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from replk_probe.errors import UnknownModelError
 
@@ -50,7 +49,7 @@ class _Uninitialized(TorchFunctionMode):
 
 def own_models() -> list[str]:
     """Names of the models that this package adds to timm's registry."""
-    return [name for name in timm_registry.registry.list_models() if ModelId.parse(name).is_own]
+    return [name for name in timm_registry.imported_models() if ModelId.parse(name).is_own]
 
 
 def matching_models(pattern: str | None, baselines: Sequence[str] = ()) -> list[str]:
@@ -145,6 +144,8 @@ def describe(name: str, count: bool = True) -> dict[str, Any]:
 
 def _counts(model: nn.Module) -> dict[str, Any]:
     """The counted part of a row; ``model`` is on meta and is merged in place."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton
+
     saved = 0
 
     def see(module: LargeKernelConv, _args: object, output: torch.Tensor) -> None:

@@ -14,14 +14,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import timm.models._registry as registry
+import timm.models._registry as _registry
 
 _DEFINITION = re.compile(r"^@register_model\n(?:@.*\n)*def (\w+)", flags=re.MULTILINE)
 
 
 def is_model(name: str) -> bool:
     """Whether the registry, which includes the models of this package, has an architecture."""
-    if registry.is_model(name):
+    if _registry.is_model(name):
         return True
     if name in _modules():
         importlib.import_module(f"timm.models.{_modules()[name]}")
@@ -30,12 +30,18 @@ def is_model(name: str) -> bool:
         import timm
 
         timm.is_model(name)
-    return bool(registry.is_model(name))
+    return bool(_registry.is_model(name))
+
+
+def imported_models() -> list[str]:
+    """The architectures whose definitions are imported, which include those of this package, in timm's order."""
+    names: list[str] = _registry.list_models()
+    return names
 
 
 def list_models(pattern: str = "*") -> list[str]:
     """The architectures in the registry whose names match a pattern with ``*`` and ``?``, in timm's order."""
-    names = fnmatch.filter({*_modules(), *registry.list_models()}, pattern)
+    names = fnmatch.filter({*_modules(), *imported_models()}, pattern)
     return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
 
 
@@ -48,19 +54,19 @@ def list_tagged(pattern: str, pretrained: bool = False) -> list[str]:
     """
     for architecture in list_models(pattern.partition(".")[0]):
         is_model(architecture)
-    names: list[str] = registry.list_models(pattern, pretrained=pretrained, include_tags=True)
+    names: list[str] = _registry.list_models(pattern, pretrained=pretrained, include_tags=True)
     return names
 
 
 def entrypoint(architecture: str) -> Any:
     """The function that builds a model in the registry."""
     is_model(architecture)
-    return registry.model_entrypoint(architecture)
+    return _registry.model_entrypoint(architecture)
 
 
 def pretrained_cfg(name: str) -> Any:
     """Timm's description of the weights ``ARCHITECTURE`` or ``ARCHITECTURE.TAG``, or None if it has none."""
-    return registry.get_pretrained_cfg(name) if is_model(name.partition(".")[0]) else None
+    return _registry.get_pretrained_cfg(name) if is_model(name.partition(".")[0]) else None
 
 
 def create(name: str, **options: Any) -> Any:

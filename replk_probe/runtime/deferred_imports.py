@@ -82,7 +82,7 @@ def _run(package: ModuleType) -> bool:
                 package.__spec__.loader.exec_module(package)
             finally:
                 del vars(package)[_RUNNING]
-            package.__class__ = ModuleType
+            package.__class__ = ModuleType  # type: ignore[assignment]
         return True
 
 
