@@ -85,6 +85,8 @@ def count_parameters(model: nn.Module) -> int:
 
 def count_macs(model: nn.Module, input_size: tuple[int, int]) -> int:
     """Multiply-accumulates of convolutions, matrix products and attention for one image; ``model`` is on meta."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton
+
     channels = getattr(model, "pretrained_cfg", {}).get("input_size", (3,))[0]
     with _passed_through(model), FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(torch.empty(1, channels, *input_size, device="meta"))
@@ -144,8 +146,6 @@ def describe(name: str, count: bool = True) -> dict[str, Any]:
 
 def _counts(model: nn.Module) -> dict[str, Any]:
     """The counted part of a row; ``model`` is on meta and is merged in place."""
-    from torch.utils.flop_counter import FlopCounterMode  # imports Triton
-
     saved = 0
 
     def see(module: LargeKernelConv, _args: object, output: torch.Tensor) -> None:
