@@ -23,7 +23,7 @@ from replk_probe.ops import DepthwiseConv2d
 from replk_probe.runtime.nested import instances_in
 
 from ..inference.check import evaluating
-from ..inference.copying import on_device_of, tracing_copy_of
+from ..inference.copying import meta_copy_of, on_device_of
 
 Values = Mapping[str, Tensor]
 
@@ -180,7 +180,7 @@ def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
 def record(model: nn.Module) -> list[Recording]:
     """Record a forward pass of a network in eval mode.
 
-    The pass runs in a copy, usually on the meta device, so that the network is not changed. If it fails (for
+    The pass runs in a copy on the meta device, so nothing is computed and the network is not changed. If it fails (for
     several inputs, or decisions that depend on values), each of the network's modules is run alone on a feature map,
     and so on with the modules inside of those for which that fails.
 
@@ -191,7 +191,7 @@ def record(model: nn.Module) -> list[Recording]:
         One recording per pass that succeeded.
     """
     try:
-        copied = tracing_copy_of(model, (1, 3, SIDES[0], SIDES[0]))
+        copied = meta_copy_of(model)
     except Exception:  # copying runs the model's own code, which may raise anything
         return []
     for module in copied.modules():
@@ -209,9 +209,7 @@ def _record(root: nn.Module, path: str, module: nn.Module, sides: tuple[int, ...
     channels = weights[0].shape[1] if conv is None else conv.in_channels
     for side in sides:
         with suppress(Exception):  # the network's own code may raise anything
-            yield _pass(
-                root, module, torch.zeros(1, channels, side, side, device=weights[0].device, dtype=weights[0].dtype)
-            )
+            yield _pass(root, module, torch.empty(1, channels, side, side, device="meta", dtype=weights[0].dtype))
             return
     for name, child in module.named_children():
         yield from _record(root, f"{path}.{name}".removeprefix("."), child, (_SIDE_OF_MODULES,))

@@ -69,12 +69,15 @@ def meta_copy_of(model: ModuleT) -> ModuleT:
 def tracing_copy_of(model: ModuleT, shape: Sequence[int]) -> ModuleT:
     """A copy in which a forward pass is followed, in the context :func:`on_device_of`, for images of ``shape``.
 
-    It is on the meta device, where nothing is computed, unless the network and the images are so small that a pass on
-    the CPU is faster than importing what torch needs on the meta device.
+    It is on the meta device, where nothing is computed. If the network is one of this package's and so small that a
+    pass on the CPU is faster than importing what torch needs on the meta device, it is on the CPU. Not so for other
+    networks: on the meta device, a pass that depends on values fails, and is not followed.
     """
     tensors = [*model.parameters(), *model.buffers()]
     small = sum(tensor.numel() for tensor in tensors) <= _SMALL_NETWORK and math.prod(shape) <= _SMALL_IMAGES
-    if small and all(tensor.device.type == "cpu" for tensor in tensors):
+    packages = {type(module).__module__.partition(".")[0] for module in model.modules()}
+    own = type(model).__module__.startswith("replk_probe.") and packages <= {"replk_probe", "timm", "torch"}
+    if small and own and all(tensor.device.type == "cpu" for tensor in tensors):
         return copy_of(model)
     return meta_copy_of(model)
 
@@ -83,9 +86,8 @@ def tracing_copy_of(model: ModuleT, shape: Sequence[int]) -> ModuleT:
 def on_device_of(copied: nn.Module) -> Iterator[None]:
     """Context for a pass of a :func:`tracing_copy_of`: no gradients, and new tensors are on its device as well."""
     device = next((tensor.device for tensor in (*copied.parameters(), *copied.buffers())), torch.device("meta"))
-    with without_reentrant_checkpoints(), torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng([]):
-        with device:
-            yield
+    with without_reentrant_checkpoints(), torch.inference_mode(False), torch.no_grad(), device:
+        yield
 
 
 def device_and_dtype(model: nn.Module) -> dict[str, Any]:
