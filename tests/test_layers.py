@@ -115,7 +115,7 @@ RULES = (
     Rule(
         ("models/*",),
         (*LIGHT, "runtime.devices", "ops", "ops.*", "models", "models.*"),
-        ("timm", "torch", "torchvision", "safetensors", "numpy", "gdown", "huggingface_hub"),
+        ("timm", "torch", "torchvision", "safetensors", "numpy", "gdown", "huggingface_hub", "open_clip"),
     ),
     # An analyzer's __init__ may import everything inside it, but not load torch, which reading results does not need.
     Rule(in_analyzers("__init__"), ("{package}.*",), torch_free=True),
