@@ -11,6 +11,7 @@ import click
 
 from replk_probe.errors import InvalidInputError
 
+from ._heads import HeadChoice, head_options, with_head
 from ._options import (
     BATCH_SIZE,
     PATH,
@@ -52,6 +53,7 @@ _IMPORT_OPTIONS = ("imported", "mapping", "output")
 
 @click.command()
 @model_options
+@head_options
 @click.option(
     "--stimuli",
     metavar="DIR|cue-conflict|synthetic",
@@ -108,6 +110,9 @@ def command(
     output: Path | None,
     resume: bool,
     allow_other_device: bool,
+    head: Path | None,
+    classes: str | None,
+    templates: str | None,
     **options: Any,
 ) -> None:
     """Measure the shape bias of classifiers on cue-conflict stimuli.
@@ -167,7 +172,8 @@ def command(
     plans = []
     with together():
         for name, source in zip(models, weights_each, strict=True):
-            plan = plan_shape_bias(name, opened, replace(config, weights=source))
+            model, settings = with_head(name, replace(config, weights=source), HeadChoice(head, classes, templates))
+            plan = plan_shape_bias(model, opened, settings)
             _check_categories(observers, plan.mapping.categories)
             announce(plan, "the decisions are random")
             plans.append(plan)

@@ -25,6 +25,7 @@ from replk_probe.images.depth import depth_note
 from replk_probe.models import create_model, data_config, weights_info
 from replk_probe.models.architectures.micro import is_micro
 from replk_probe.models.checkpoints.digest import bytes_of_model, digest_of
+from replk_probe.models.class_names import class_names
 from replk_probe.models.inference.check import random_image
 from replk_probe.models.inference.copying import on_device
 from replk_probe.models.inference.cudnn_passes import contiguous_note
@@ -132,7 +133,9 @@ def plan_shape_bias(
         model=module,
         stimuli=stimuli,
         outputs=outputs,
-        mapping=mapping_for(outputs.classes, stimuli.categories, config.mapping),
+        mapping=mapping_for(
+            outputs.classes, stimuli.categories, config.mapping, names=class_names(module, outputs.classes)
+        ),
         size=size,
         device=device,
         workers=default_workers(accelerated=device.type != "cpu") if config.workers is None else config.workers,
@@ -148,7 +151,10 @@ def default_stimuli(models: Collection[str]) -> str:
 
 def _is_embedded(model: nn.Module | str) -> bool:
     """Whether it is a small model of this package, which was trained on the synthetic set."""
-    return is_micro(model) if isinstance(model, str) else weights_info(model).is_embedded
+    if isinstance(model, str):
+        return is_micro(model)
+    weights = weights_info(model)
+    return weights.is_embedded and weights.head is None
 
 
 def _check_known(name: str, categories: tuple[str, ...]) -> None:

@@ -209,7 +209,8 @@ def _unit(vectors: Tensor, source: str) -> Tensor:
             f"Cannot use the text embeddings of {source}. One of them, or the mean of those of a class, is zero and "
             "has no direction. Compute them again."
         )
-    return vectors / lengths
+    unit: Tensor = vectors / lengths
+    return unit
 
 
 def _digest(weight: Tensor) -> str:

@@ -80,7 +80,7 @@ class HeadedClassifier(nn.Module):
             self.head: nn.Module = CosineClassifier(head.weight, scale or 0.0, bias or 0.0)
         else:
             classes, features = head.weight.shape
-            linear = nn.utils.skip_init(nn.Linear, features, classes, bias=head.bias is not None)
+            linear = nn.Linear(features, classes, bias=head.bias is not None, device="meta").to_empty(device="cpu")
             linear.load_state_dict({"weight": head.weight} | ({} if head.bias is None else {"bias": head.bias}))
             self.head = linear
 
@@ -126,8 +126,9 @@ def with_head(model: nn.Module, head: Head) -> HeadedClassifier:
     """
     info, data = weights_info(model), data_config(model)
     known = statistics_note(model) is None
+    network: Any = model
     if head.info.kind == "linear" and hasattr(model, "reset_classifier"):
-        model.reset_classifier(0)
+        network.reset_classifier(0)
     headed, needed = HeadedClassifier(model, head), head.weight.shape[1]
     found = _width(headed, data.input_size)
     if found != needed and needed == 2 * found and head.info.kind == "linear" and hasattr(model, "num_prefix_tokens"):
@@ -174,15 +175,16 @@ def save_head(model: nn.Module, path: str | os.PathLike[str]) -> None:
             f"{type(model).__name__} has no head to save. Only networks built with a head or with class names have "
             "one. Build it with create_model and its argument head or class_names."
         )
-    weight = model.head.embeddings if isinstance(model.head, CosineClassifier) else model.head.weight
-    bias = None if isinstance(model.head, CosineClassifier) else model.head.bias
-    tensors = [None if one is None else one.detach().float().cpu() for one in (weight, bias)]
-    write_head(Head(info, tensors[0], tensors[1]), path)  # type: ignore[arg-type]
+    tensors = {name: tensor.float().cpu() for name, tensor in model.head.state_dict().items()}
+    is_text = info.kind == "text"
+    head = Head(info, tensors["embeddings" if is_text else "weight"], None if is_text else tensors.get("bias"))
+    write_head(head, path)
 
 
 def _width(model: HeadedClassifier, size: tuple[int, int]) -> int:
     """Number of features, for one image of ``(H, W)`` pixels."""
-    parameter = next(model.visual.parameters(), torch.empty(0))
+    network: nn.Module = model.visual
+    parameter = next(network.parameters(), torch.empty(0))
     shape = (1, 3, *size)
     try:
         with evaluating(model), torch.inference_mode():

@@ -106,14 +106,13 @@ def embed_prompts(clip: nn.Module, tokenizer: Any, prompts: Prompts, device: tor
     """
     model: Any = clip.eval().to(device)
     texts = prompts.texts
-    parts = []
-    starts = range(0, len(texts), _TEXTS_AT_ONCE)
-    with torch.inference_mode(), progress(total=len(texts), desc="Text embeddings", unit="text") as bar:
-        for start in starts:
-            batch = texts[start : start + _TEXTS_AT_ONCE]
-            parts.append(model.encode_text(tokenizer(batch).to(device)).float().cpu())
-            bar.update(len(batch))
-    embeddings = torch.cat(parts).unflatten(0, (len(prompts.class_names), len(prompts.templates))).clone()
+    batches = [texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE)]
+    with torch.no_grad():
+        parts = [
+            model.encode_text(tokenizer(batch).to(device)).float().cpu()
+            for batch in progress(batches, desc="Text embeddings", unit="step")
+        ]
+    embeddings = torch.cat(parts).reshape(len(prompts.class_names), len(prompts.templates), -1)
     numbers = (getattr(model, name, None) for name in ("logit_scale", "logit_bias"))
     scale, bias = (0.0 if number is None else float(number.detach()) for number in numbers)
     return text_head(
