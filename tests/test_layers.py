@@ -59,6 +59,7 @@ RESULT_FILES = (
     "decision_mapping",
     "decisions",
     "observers",
+    "cue_scores",
 )
 
 
@@ -137,7 +138,7 @@ RULES = (
     Rule(
         tuple(f"shape_bias/{name}" for name in ("stimuli/*", "stimulus_source.py", "loading.py", "synthetic/*")),
         (*LIGHT, "images", "images.*", "{package}.*"),
-        ("PIL", "numpy"),
+        ("PIL", "numpy", "tomli"),
         not_modules=PLOTS,
         torch_free=True,
     ),

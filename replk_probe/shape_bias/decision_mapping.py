@@ -163,6 +163,7 @@ def mapping_for(
     mapping: LabelMapping | Mapping[str, Sequence[int]] | str | Path | None = None,
     *,
     names: Sequence[str] | None = None,
+    default: LabelMapping | None = None,
 ) -> LabelMapping:
     """Choose the mapping for a classifier and a set of stimuli.
 
@@ -174,6 +175,7 @@ def mapping_for(
             categories.
         names: Names of the classes, if they are known. If every category is one of them, it is mapped to the classes
             with its name, unless there is a user's mapping.
+        default: Mapping that the stimuli define, for classifiers of its number of outputs.
 
     Raises:
         InvalidInputError: No mapping matches.
@@ -192,6 +194,8 @@ def mapping_for(
     if names is not None and {*known} <= {*names}:
         members = tuple(tuple(index for index, name in enumerate(names) if name == one) for one in known)
         return LabelMapping(BY_NAME, known, members, n_outputs)
+    if default is not None and default.n_outputs in (None, n_outputs):
+        return default
     if n_outputs == len(known):
         return LabelMapping(ONE_EACH, known, tuple((index,) for index in range(n_outputs)), n_outputs)
     if known == CATEGORIES and n_outputs == _IMAGENET_OUTPUTS:
