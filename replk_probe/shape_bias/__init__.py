@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from .plot import plot_bars as plot_bars
     from .plot import plot_shape_bias as plot_shape_bias
     from .plot_comparison import draw_comparison as draw_comparison
-    from .plot_cue_scores import draw_cue_scores as draw_cue_scores
+    from .plot_scores import draw_cue_scores as draw_cue_scores
+    from .plot_scores import plot_cue_scores as plot_cue_scores
     from .plot_stimuli import draw_contact_sheet as draw_contact_sheet
     from .published import published_observers as published_observers
     from .result import ShapeBiasResult as ShapeBiasResult
@@ -50,13 +51,14 @@ _HOME = {
     "compare": "observers",
     "draw_comparison": "plot_comparison",
     "draw_contact_sheet": "plot_stimuli",
-    "draw_cue_scores": "plot_cue_scores",
+    "draw_cue_scores": "plot_scores",
     "draw_shape_bias": "plot",
     "load_mapping": "decision_mapping",
     "measure_shape_bias": "measure",
     "open_stimuli": "stimulus_source",
     "parse_stimulus_name": "stimuli.names",
     "plot_bars": "plot",
+    "plot_cue_scores": "plot_scores",
     "plot_shape_bias": "plot",
     "published_observers": "published",
     "read_folder": "model_vs_human.raw_data",

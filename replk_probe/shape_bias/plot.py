@@ -33,8 +33,8 @@ from replk_probe.runtime.provenance import RunInfo
 from .observers import Observer
 from .plot_categories import ROW as CATEGORY_ROW
 from .plot_categories import category_axes, category_caption, category_points
-from .plot_cue_scores import draw_cue_scores
 from .plot_overall import bar_axes, bar_row, bars_caption, decision_axes, panel_heights
+from .plot_scores import draw_cue_scores
 from .plot_style import ABOVE, BELOW, MARGIN, arranged, styles_of
 from .published import ON_WHAT, SOURCE
 

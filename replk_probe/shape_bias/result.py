@@ -18,6 +18,7 @@ from replk_probe.results import (
     Row,
     as_plain,
     csv_text,
+    html_table,
     interval_cells,
     npz_bytes,
     null_if_nan,
@@ -260,12 +261,20 @@ class ShapeBiasResult(Result):
             A data frame with the columns of ``shape_bias.csv``: ``observer``, ``kind``, ``source``, ``category``,
             ``n_conflict``, ``shape``, ``texture`` and ``other`` (numbers of decisions), ``shape_bias``, ``ci95_low``,
             ``ci95_high``, ``macro``, ``median``, ``cue_accuracy``, ``congruent_accuracy`` (fractions) and
-            ``mean_human_kappa`` (error consistency). Undefined numbers are NaN.
+            ``mean_human_kappa`` (error consistency). Undefined numbers are NaN. Of a result with scores, the columns
+            are those of ``cue_scores.csv``.
         """
         return super().to_dataframe()
 
     def plot(self, ax: Axes | None = None, **kwargs: Any) -> Axes:
-        """Draw this result; arguments and errors are those of :func:`~replk_probe.shape_bias.plot_shape_bias`."""
+        """Draw this result; arguments and errors are those of :func:`~replk_probe.shape_bias.plot_shape_bias`.
+
+        Of a result with scores, they are those of :func:`~replk_probe.shape_bias.plot_cue_scores`.
+        """
+        if self.scores is not None:
+            from .plot_scores import plot_cue_scores
+
+            return plot_cue_scores(self, ax, **kwargs)
         from .plot import plot_shape_bias
 
         return plot_shape_bias(self, ax, **kwargs)
@@ -286,8 +295,9 @@ class ShapeBiasResult(Result):
             files[SCORES_ARRAYS_NAME] = npz_bytes(
                 {name: np.array(getattr(self.scores, name), kind) for name, kind in kinds.items()}
             )
-            files[SCORES_CSV_NAME] = csv_text(self.scores.rows(), SCORE_COLUMNS).encode("utf-8")
-        files[CSV_NAME] = csv_text(self._rows(), _CSV_COLUMNS).encode("utf-8")
+            files[SCORES_CSV_NAME] = csv_text(self._rows(), SCORE_COLUMNS).encode("utf-8")
+        else:
+            files[CSV_NAME] = csv_text(self._rows(), _CSV_COLUMNS).encode("utf-8")
         files[JSON_NAME] = strict_json(self.to_json()).encode("utf-8")
         return files
 
@@ -303,7 +313,13 @@ class ShapeBiasResult(Result):
         return facts
 
     def _rows(self) -> list[Row]:
-        return _rows(self.all_observers)
+        return _rows(self.all_observers) if self.scores is None else self.scores.rows()
+
+    def _repr_html_(self) -> str:
+        if self.scores is None:
+            return super()._repr_html_()
+        rows = self._rows()
+        return html_table(type(self).__name__, self._summary(), SCORE_COLUMNS, rows, below=self._html_figure())
 
     @classmethod
     def load(cls, directory: str | Path) -> ShapeBiasResult:
