@@ -70,6 +70,8 @@ def shape_bias_sections(saved: Sequence[Saved[ShapeBiasResult]], styles: Sequenc
     groups: dict[tuple[str, tuple[str, ...]], list[int]] = {}
     results = with_distinct_names([one.result for one in saved])
     for index, result in enumerate(results):
+        if result.scores is not None:  # another section has them
+            continue
         groups.setdefault((source_of(result), _categories(result)), []).append(index)
     return [
         _set(source, [results[index] for index in members], [styles[index] for index in members])

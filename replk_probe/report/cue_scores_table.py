@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from replk_probe.runtime.formatting import dimensions
 from replk_probe.runtime.provenance import RunInfo
-from replk_probe.shape_bias.cue_scores import PUBLISHED_SOURCE, CueScore, published_scores
+from replk_probe.shape_bias.cue_scores import PUBLISHED_NOTE, CueScore, published_scores
 from replk_probe.shape_bias.result import ShapeBiasResult
 
 from .text import PLAIN, Layout, decimals, note_lines, notes_of, table, wrapped
@@ -42,8 +42,7 @@ def cue_scores_table(results: Sequence[ShapeBiasResult], layout: Layout = PLAIN)
     optional = [*(f"top-1 % ({cue})" for cue in cues), share]
     blocks = [lines, table(["mean reciprocal rank", *heads, share], rows, layout, optional=optional)]
     if published:
-        legend = f"Published scores ({PUBLISHED_SOURCE}) are of images resized to 256 px and cropped to 224 px."
-        blocks[-1] += wrapped(legend, "", layout)
+        blocks[-1] += wrapped(PUBLISHED_NOTE, "", layout)
     if len(scored) == 1:
         for cue, some in scored[0][1].by_label.items():
             ordered = sorted(some.items(), key=lambda item: -item[1].mean_reciprocal_rank)

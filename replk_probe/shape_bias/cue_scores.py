@@ -18,12 +18,13 @@ from .statistics import DRAWS, SEED, Interval
 
 CSV_COLUMNS = ("cue", "label", "n_images", "mean_reciprocal_rank", "ci95_low", "ci95_high", "top1")
 
-# Published scores, by set and cue. They were measured on images resized to 256 px and cropped to 224 px, and the scores
-# for texture are in figures only.
+# Published scores, by set and cue; those for texture are in figures only.
 PUBLISHED_SCORES: dict[str, dict[str, dict[str, float]]] = {
     "refined-bias": {"shape": {"bagnet9": 0.0518, "bagnet17": 0.0988, "bagnet33": 0.2438}}
 }
-PUBLISHED_SOURCE = "github.com/PumjunKim/REFINED-BIAS"
+PUBLISHED_NOTE = (
+    "Published scores (github.com/PumjunKim/REFINED-BIAS) are of images resized to 256 px and cropped to 224 px."
+)
 
 
 def published_scores(source: str) -> Mapping[str, Mapping[str, float]]:

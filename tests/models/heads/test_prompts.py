@@ -138,11 +138,11 @@ def test_weights_of_a_file(tmp_path: Path) -> None:
 def test_published_weights_need_the_activation_they_were_trained_with() -> None:
     plain, quick = ModelId.parse("open_clip:ViT-B-32"), ModelId.parse("open_clip:ViT-B-32-quickgelu")
     assert has_pretrained(plain) and not has_pretrained(ModelId.parse(f"open_clip:{small_clip.CLIP}"))
-    with pytest.raises(WeightsError, match="trained with QuickGELU, .*Use the model open_clip:ViT-B-32-quickgelu"):
+    with pytest.raises(WeightsError, match=r"trained with QuickGELU, .*Use the model open_clip:ViT-B-32-quickgelu"):
         resolve_weights(plain, "openai")
     for model, tag in ((quick, "openai"), (quick, "pretrained"), (plain, "laion2b_s34b_b79k"), (plain, "pretrained")):
         # The weights match; tests have no access to the hub.
-        with pytest.raises(WeightsError, match="Cannot (reach|fetch)"):
+        with pytest.raises(WeightsError, match=r"Cannot (reach|fetch)"):
             resolve_weights(model, tag)
 
 
@@ -160,12 +160,12 @@ def test_siglip_is_normalized_as_it_was_trained() -> None:
 
 
 def test_a_tokenizer_on_the_hub_that_cannot_be_reached() -> None:
-    with pytest.raises(WeightsError, match="Cannot (reach|fetch)"):
+    with pytest.raises(WeightsError, match=r"Cannot (reach|fetch)"):
         create_model("open_clip:ViT-B-16-SigLIP", "random")
 
 
 def test_names_that_open_clip_does_not_have() -> None:
-    with pytest.raises(UnknownModelError, match="open_clip has no model of that name.*ViT-B-32"):
+    with pytest.raises(UnknownModelError, match=r"open_clip has no model of that name.*ViT-B-32"):
         create_model("open_clip:ViT-B32")
     with pytest.raises(WeightsError, match="No weights 'laion' for open_clip:ViT-B-32"):
         create_model("open_clip:ViT-B-32", "laion")
