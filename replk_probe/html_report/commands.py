@@ -30,6 +30,7 @@ _LARGEST_ERF_BATCH = 4
 _SHAPE_BIAS_BATCH = 32  # the default of the command
 _STRONGEST = 8
 _IMAGENET, _ENSEMBLE = 1000, 80  # class names and templates that have a name
+_DEFAULT_TEMPLATES = ("a photo of a {}.",)
 _INSTRUCTION_SETS = ("portable", "avx2", "avx512")
 # Seconds of a call beyond which a variant is only timed with --all.
 _SLOW_CALL = 4.0
@@ -219,12 +220,12 @@ def _head(head: HeadInfo | None) -> list[str]:
         return []
     if head.source.startswith("file:"):
         return _option("head", head.source.removeprefix("file:"))
-    names, templates = head.class_names, len(head.templates)
+    names = head.class_names
     classes = "categories" if names == CATEGORIES else "class_names.txt"
-    texts = "imagenet-80" if templates == _ENSEMBLE else "templates.txt"
+    texts = "imagenet-80" if len(head.templates) == _ENSEMBLE else "templates.txt"
     return [
         *_option("classes", *([] if len(names) == _IMAGENET else [classes])),
-        *_option("templates", *([] if templates == 1 else [texts])),
+        *_option("templates", *([] if head.templates == _DEFAULT_TEMPLATES else [texts])),
     ]
 
 
