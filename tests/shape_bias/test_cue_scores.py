@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
+from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
 from replk_probe import ShapeBiasResult, measure_shape_bias
 from replk_probe.cli import shape_bias as shape_bias_command
 from replk_probe.errors import InvalidInputError
 from replk_probe.html_report import render_report
+from replk_probe.images import decode_rgb, normalize
+from replk_probe.models import create_model, data_config
 from replk_probe.report.shape_bias_table import shape_bias_table
 from replk_probe.report.text import Layout
 from replk_probe.runtime.provenance import RunInfo
@@ -232,3 +236,31 @@ def test_command(grays: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "4 images of set:grays" in done.output and "test_resnet (RANDOM)" in done.output
     assert Path("out/cue_scores.png").is_file() and Path("out/cue_scores.pdf").is_file()
+
+
+def test_real_images(data_dir: Path, tmp_path: Path) -> None:
+    """A trained network on real images, half of which are called shapes, against ranks from its sorted outputs."""
+    info = ImageNetInfo("imagenet-1k")
+    classes: dict[str, int] = {}
+    for number, path in enumerate(sorted((data_dir / "images").glob("*.JPEG"))[:12]):
+        wordnet_id, _, name = path.stem.partition("_")
+        label = name.replace("_", " ").replace("-", " ")
+        classes[label] = info.label_names().index(wordnet_id)
+        cue = "shape" if number < 6 else "texture"
+        (tmp_path / cue / label).mkdir(parents=True)
+        shutil.copy(path, tmp_path / cue / label)
+    labels = "".join(f'"{label}" = [{index}]\n' for label, index in classes.items())
+    head = SET.partition("layout")[0] + 'layout = ["shape/{shape}/{file}", "texture/{texture}/{file}"]\n'
+    (tmp_path / "set.toml").write_text(f'{head}label_space = "imagenet-1k"\n[labels]\n{labels}', encoding="utf-8")
+    model = create_model("torchvision:squeezenet1_0", data_dir / "weights" / "squeezenet1_0_imagenet.safetensors")
+    scores = measure_shape_bias(model, tmp_path).scores
+    assert scores is not None and len(scores.names) == 12 and scores.cues == ("shape",) * 6 + ("texture",) * 6
+    for name, label, found in zip(scores.names, scores.labels, scores.reciprocal_ranks, strict=True):
+        image = decode_rgb(tmp_path / name, name).resize((224, 224), Image.Resampling.BICUBIC)
+        config = data_config(model)
+        with torch.inference_mode():
+            logits = model(torch.from_numpy(normalize(np.asarray(image), config.mean, config.std))[None])[0]
+        rank = logits.argsort(descending=True).tolist().index(classes[label]) + 1
+        assert found == np.float32(1 / rank), name
+    # Most images are recognized, so that the mapping to classes is right.
+    assert min(score.mean_reciprocal_rank for score in scores.by_cue.values()) > 0.5
