@@ -12,6 +12,7 @@ from replk_probe.shape_bias.result import ShapeBiasResult
 
 from .names import numbered
 from .number_texts import NO_CELL, Badge, Cell, badge, number, share
+from .shape_bias_section import notes_of_models
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,14 @@ class ScoredSet:
         head: Titles of the columns.
         rows: The models, measured ones first.
         remark: Remark on the published scores, or "".
-        notes: Name of each model and its notes.
+        notes: Each note with the names of its models, which are empty if it is about all of them.
     """
 
     name: str
     head: tuple[str, ...]
     rows: list[ScoreRow]
     remark: str
-    notes: list[tuple[str, tuple[str, ...]]]
+    notes: list[tuple[list[str], str]]
 
 
 def cue_scores_sections(saved: Sequence[Saved[ShapeBiasResult]]) -> list[ScoredSet]:
@@ -64,7 +65,7 @@ def _set(source: str, cues: tuple[str, ...], results: Sequence[ShapeBiasResult])
         scores = tuple(cell for cue in cues for cell in (number(known.get(cue), 3), NO_CELL))
         rows.append(ScoreRow(f"{name}, published", None, (*scores, NO_CELL)))
     head = tuple(title for cue in cues for title in (cue, f"top-1, {cue}"))
-    notes = [(name, result.notes) for name, result in zip(names, results, strict=True) if result.notes]
+    notes = notes_of_models(results, source)
     return ScoredSet(source, (*head, f"{cues[0]} / sum"), rows, PUBLISHED_NOTE if published else "", notes)
 
 

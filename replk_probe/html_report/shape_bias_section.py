@@ -150,7 +150,8 @@ def notes_of_models(results: Sequence[ShapeBiasResult], source: str) -> list[tup
     found: dict[str, list[str]] = {}
     for result in results:
         for note in result.notes:
-            found.setdefault(note, []).append(result.model.name if result.model else source)
+            measured = result.run.model if isinstance(result.run, RunInfo) else source
+            found.setdefault(note, []).append(result.model.name if result.model else measured)
     return [([] if len(names) == len(results) else names, note) for note, names in found.items()]
 
 
