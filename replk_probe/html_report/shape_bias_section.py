@@ -145,13 +145,17 @@ def _set(source: str, results: Sequence[ShapeBiasResult], styles: Sequence[int])
     )
 
 
+def _measured(result: ShapeBiasResult) -> str | None:
+    """The model of a result with scores, or None for imported decisions."""
+    return result.run.model if isinstance(result.run, RunInfo) else None
+
+
 def notes_of_models(results: Sequence[ShapeBiasResult], source: str) -> list[tuple[list[str], str]]:
     """Each note with the names of its models, which are empty if it is about all of them."""
     found: dict[str, list[str]] = {}
     for result in results:
         for note in result.notes:
-            measured = result.run.model if isinstance(result.run, RunInfo) else source
-            found.setdefault(note, []).append(result.model.name if result.model else measured)
+            found.setdefault(note, []).append(result.model.name if result.model else _measured(result) or source)
     return [([] if len(names) == len(results) else names, note) for note, names in found.items()]
 
 
