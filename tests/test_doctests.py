@@ -48,6 +48,7 @@ SHOWN_BY = {
     "erf.MeasuredPosition": "erf.draw_positions",
     "erf.RatioRow": "erf.ErfResult",
     "models.Difference": "models.reparam_checkpoint",
+    "shape_bias.CueScore": "shape_bias.CueScores",
     # They are caught or filtered like their base classes.
     "errors.BackendError": "errors.ReplkProbeError",
     "errors.InvalidInputError": "errors.ReplkProbeError",

@@ -79,6 +79,7 @@ def test_every_column_of_a_table_is_defined() -> None:
     columns = {
         *erf._CSV_COLUMNS,
         *shape_bias._CSV_COLUMNS,
+        *shape_bias.SCORE_COLUMNS,
         *kernels._COLUMNS,
         *attribution._COLUMNS,
         *bench._CSV_COLUMNS,

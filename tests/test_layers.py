@@ -60,6 +60,7 @@ RESULT_FILES = (
     "decision_mapping",
     "decisions",
     "observers",
+    "cue_scores",
 )
 
 
@@ -116,7 +117,7 @@ RULES = (
     Rule(
         ("models/*",),
         (*LIGHT, "runtime.devices", "runtime.dispatch_mode", "ops", "ops.*", "models", "models.*"),
-        ("timm", "torch", "torchvision", "safetensors", "numpy", "gdown", "huggingface_hub"),
+        ("timm", "torch", "torchvision", "safetensors", "numpy", "gdown", "huggingface_hub", "open_clip"),
     ),
     # An analyzer's __init__ may import everything inside it, but not load torch, which reading results does not need.
     Rule(in_analyzers("__init__"), ("{package}.*",), torch_free=True),
@@ -138,7 +139,7 @@ RULES = (
     Rule(
         tuple(f"shape_bias/{name}" for name in ("stimuli/*", "stimulus_source.py", "loading.py", "synthetic/*")),
         (*LIGHT, "images", "images.*", "{package}.*"),
-        ("PIL", "numpy"),
+        ("PIL", "numpy", "tomli"),
         not_modules=PLOTS,
         torch_free=True,
     ),

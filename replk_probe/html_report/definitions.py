@@ -85,6 +85,14 @@ SHAPE_BIAS = (
         "Geirhos, Meding and Wichmann, NeurIPS 2020, arXiv:2006.16736",
     ),
 )
+CUE_SCORES = (
+    Definition(
+        "Mean reciprocal rank",
+        "Mean of 1 / rank over images with one cue each. The rank is that of the highest output among the right "
+        "classes, in the outputs for all classes; 95 % by the bootstrap over the images of each label.",
+        "Kim et al., 2026, arXiv:2603.10834",
+    ),
+)
 KERNELS = (
     Definition(
         "Kernel magnitude",

@@ -20,6 +20,7 @@ from replk_probe.runtime.escaping import printable
 from . import definitions, kernel_section, shape_bias_section
 from .attribution_section import attribution_section
 from .bench_section import bench_section
+from .cue_scores_section import cue_scores_sections
 from .erf_section import erf_section
 from .kernel_section import kernel_section as kernel_models
 from .map_images import LARGEST, color_stops
@@ -113,6 +114,7 @@ def render_report(results: Collection | Iterable[Result], *, title: str = DEFAUL
         largest=LARGEST,
         stimuli=shape_bias_sections(collection.shape_bias, summary.bias_styles),
         bias_head=shape_bias_section.HEAD,
+        scored_sets=cue_scores_sections(collection.shape_bias),
         kernels=kernel_models(collection.kernels),
         kernel_head=kernel_section.HEAD,
         attributions=attribution_section(collection.attribution),

@@ -113,7 +113,8 @@ def _origin(
 
 def _weights(weights: WeightsInfo) -> list[tuple[str, str]]:
     digest = [("SHA-256 of the weights", weights.sha256)] if weights.sha256 else []
-    return [("weights", weights.label if weights.is_random else weights.source), *digest]
+    head = [("head", weights.head.label)] if weights.head else []
+    return [("weights", weights.label if weights.is_random else weights.source), *digest, *head]
 
 
 def _run(run: RunInfo) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Finding the builder of a model: timm's registry, torchvision, or the user's own code."""
+"""Finding the builder of a model: timm's registry, torchvision, open_clip, or the user's own code."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from replk_probe.errors import InvalidInputError, ReplkProbeError, UnknownModelE
 from replk_probe.runtime.paths import usable_path
 
 from . import timm_registry
+from .heads.open_clip_models import build_open_clip, check_open_clip
 from .model_id import ModelId, check_network
 from .weights.catalog import CATALOG
 
@@ -37,11 +38,14 @@ def builder_of(model: ModelId) -> Callable[[dict[str, Any]], nn.Module]:
     """The callable that builds a model from its options; user code is only imported when it is called.
 
     Raises:
-        UnknownModelError: The registry or torchvision has no such model, there is no such file, or it is a model of a
-            hub.
+        UnknownModelError: The registry, torchvision or open_clip has no such model, there is no such file, or it is a
+            model of a hub.
     """
     if model.kind == "torchvision":
         return _torchvision_builder(model)
+    if model.kind == "open_clip":
+        check_open_clip(model)
+        return partial(_built, model, partial(build_open_clip, model))
     if model.kind == "hub":
         raise _on_a_hub(model)
     if model.kind == "factory":

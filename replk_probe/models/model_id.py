@@ -22,8 +22,8 @@ class ModelId:
     """The parsed name of a model; whether such a model exists is only known when it is built."""
 
     # "registry" (timm's registry, which includes the models of this package), "torchvision", "factory" (a callable in a
-    # module or a file) or "hub".
-    kind: Literal["registry", "torchvision", "factory", "hub"]
+    # module or a file), "open_clip" or "hub".
+    kind: Literal["registry", "torchvision", "factory", "open_clip", "hub"]
     name: str  # normalized name: "resnet18.a1_in1k", "torchvision:resnet101", "package.module:factory"
     source: str  # part before the colon, such as "torchvision" or "path/to/file.py"; empty for the registry
     architecture: str  # name without source and tag, such as "resnet18"; for a factory the attribute's name
@@ -35,8 +35,8 @@ class ModelId:
 
         Args:
             text: ``"replknet31b"``, ``"resnet18.a1_in1k"``, ``"timm:NAME"``, ``"torchvision:NAME"``,
-                ``"torchvision.models:NAME"``, ``"package.module:factory"``, ``"path/to/file.py:factory"`` or a name
-                with one of timm's hub prefixes.
+                ``"torchvision.models:NAME"``, ``"open_clip:NAME"``, ``"package.module:factory"``,
+                ``"path/to/file.py:factory"`` or a name with one of timm's hub prefixes.
 
         Raises:
             UnknownModelError: ``text`` is not a string, or one side of its colon is missing.
@@ -49,6 +49,8 @@ class ModelId:
         prefix, _, rest = name.partition(":")
         if ":" in name and prefix in ("torchvision", "torchvision.models"):
             return cls("torchvision", f"torchvision:{rest}", "torchvision", rest)
+        if prefix == "open_clip" and rest:
+            return cls("open_clip", name, prefix, rest)
         if _HUB.match(name):
             architecture, _, tag = rest.rpartition("/")[2].partition(".")
             return cls("hub", name, prefix, architecture, tag or None)

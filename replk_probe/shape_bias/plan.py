@@ -25,6 +25,7 @@ from replk_probe.images.depth import depth_note
 from replk_probe.models import create_model, data_config, weights_info
 from replk_probe.models.architectures.micro import is_micro
 from replk_probe.models.checkpoints.digest import bytes_of_model, digest_of
+from replk_probe.models.class_names import class_names
 from replk_probe.models.inference.check import random_image
 from replk_probe.models.inference.copying import on_device
 from replk_probe.models.inference.cudnn_passes import contiguous_note
@@ -53,6 +54,7 @@ from replk_probe.runtime.worker import Worker
 
 from .classifier import Outputs, compute_logits, find_outputs, outputs_check
 from .config import DEFAULT_BATCH_SIZE, ShapeBiasConfig
+from .cue_scores import CueScores, reciprocal_ranks
 from .decision_mapping import ONE_EACH, LabelMapping, category_probabilities, decide, mapping_for, margins
 from .decisions import Decisions
 from .loading import InputImages, Loader, default_workers
@@ -71,6 +73,8 @@ _NEAR_TIE = {"float32": 2e-5, "reduced": 1e-3}
 
 # Pixels and stimuli at once, at most, where the free memory is measured. Parts of a run begin at multiples of it.
 _MOST_PIXELS, _MOST_STIMULI = 64 * 224**2, 64
+_RULE = "mean of the softmax over the members of a category; among equals the last category"
+_RANK_RULE = "reciprocal rank of the highest output of the right classes; equal outputs of other classes rank before it"
 # Entries that a record lacks where the option was not given.
 _OPTIONAL = ("entry of the weights", "mean", "std", "channels", "bgr", "outputs")
 
@@ -132,7 +136,13 @@ def plan_shape_bias(
         model=module,
         stimuli=stimuli,
         outputs=outputs,
-        mapping=mapping_for(outputs.classes, stimuli.categories, config.mapping),
+        mapping=mapping_for(
+            outputs.classes,
+            stimuli.categories,
+            config.mapping,
+            names=class_names(module, outputs.classes),
+            default=stimuli.mapping,
+        ),
         size=size,
         device=device,
         workers=default_workers(accelerated=device.type != "cpu") if config.workers is None else config.workers,
@@ -148,7 +158,10 @@ def default_stimuli(models: Collection[str]) -> str:
 
 def _is_embedded(model: nn.Module | str) -> bool:
     """Whether it is a small model of this package, which was trained on the synthetic set."""
-    return is_micro(model) if isinstance(model, str) else weights_info(model).is_embedded
+    if isinstance(model, str):
+        return is_micro(model)
+    weights = weights_info(model)
+    return weights.is_embedded and weights.head is None
 
 
 def _check_known(name: str, categories: tuple[str, ...]) -> None:
@@ -433,11 +446,13 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
         values = logits.float().numpy()
         if self.outputs.are_probabilities:  # the softmax of their logarithms
             values = np.log(np.maximum(values, np.finfo(np.float32).tiny))
+        if self.stimuli.cues:
+            return reciprocal_ranks(values, self.mapping.indices), np.abs(values).max(axis=1)
         return category_probabilities(values, self.mapping), np.abs(values).max(axis=1)
 
     def _near_ties(self, prepared: PreparedModel, state: _State) -> list[int]:
         """Indices of the stimuli whose decision could depend on the composition of their batch."""
-        if max(state.batch_sizes or [self._batch_size]) == 1:
+        if self.stimuli.cues or max(state.batch_sizes or [self._batch_size]) == 1:
             return []
         # float16 and bfloat16, as the dtype of the model or only of its products
         reduced = prepared.reduced or prepared.dtype in (torch.float16, torch.bfloat16)
@@ -452,22 +467,15 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
         n_near_ties: int,
     ) -> ShapeBiasResult:
         stimuli = self.stimuli.stimuli
-        responses = decide(probabilities, self.mapping.categories)
-        decisions = Decisions(
-            observer=subject_of(self.name),
-            names=tuple(stimulus.name for stimulus in stimuli),
-            shape=tuple(stimulus.shape for stimulus in stimuli),
-            texture=tuple(stimulus.texture for stimulus in stimuli),
-            response=responses,
-            categories=self.mapping.categories,
+        names, shape, texture = (
+            tuple(getattr(stimulus, name) for stimulus in stimuli) for name in ("name", "shape", "texture")
         )
         depths = state.depths[state.depths > 0].tolist()
-        row = {stimulus.name: index for index, stimulus in enumerate(stimuli)}
         run = RunInfo(
             model=self.name,
             weights=self.weights,
             image_source=self.stimuli.source,
-            image_ids=decisions.names,
+            image_ids=names,
             input_size=self.size,
             mean=self._mean,
             std=self._std,
@@ -478,7 +486,7 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
             seconds=round(state.seconds, 3),
             config={
                 **self.record,
-                "rule": "mean of the softmax over the members of a category; among equals the last category",
+                "rule": _RANK_RULE if self.stimuli.cues else _RULE,
                 "resize": self.resize,
                 "arithmetic": prepared.arithmetic,
                 "decided one by one": n_near_ties,
@@ -496,11 +504,25 @@ class ShapeBiasPlan(Divisible["_State", ShapeBiasResult]):
             contiguous_note(prepared.module, self.device),
             prepared.note,
         )
+        known = tuple(note for note in notes if note)
+        if self.stimuli.cues:
+            own = [self.mapping.categories.index(label) for label in shape]
+            scores = CueScores(names, self.stimuli.cues, shape, probabilities[np.arange(len(own)), own])
+            return ShapeBiasResult(run, None, notes=known, scores=scores)
+        decisions = Decisions(
+            observer=subject_of(self.name),
+            names=names,
+            shape=shape,
+            texture=texture,
+            response=decide(probabilities, self.mapping.categories),
+            categories=self.mapping.categories,
+        )
+        row = {name: index for index, name in enumerate(names)}
         return ShapeBiasResult.from_decisions(
             decisions,
-            run=run,
+            run=replace(run, image_ids=decisions.names),
             probabilities=probabilities[[row[name] for name in decisions.names]],
-            notes=[note for note in notes if note],
+            notes=known,
         )
 
 
