@@ -126,9 +126,7 @@ def _by_category(name: str, labels: Sequence[str], mapping: LabelMapping) -> Lab
             f"({', '.join(mapping.categories[:_SHOWN])}, ...). Use images of these classes, another model, or another "
             "mapping."
         )
-    return LabelSpace(
-        name, mapping.categories, {label: mapping.categories.index(label) for label in labels}, mapping
-    )
+    return LabelSpace(name, mapping.categories, {label: mapping.categories.index(label) for label in labels}, mapping)
 
 
 def _matching(labels: Sequence[str], names: Sequence[Sequence[str]]) -> dict[str, int] | None:

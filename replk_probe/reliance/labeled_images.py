@@ -16,14 +16,14 @@ from replk_probe.images.decode import load_rgb
 from replk_probe.images.folder import stratified_sample
 from replk_probe.runtime.atomic_files import sha256_of
 from replk_probe.runtime.paths import usable_path
+from replk_probe.shape_bias.stimuli.stimulus_set import SYNTHETIC
 from replk_probe.shape_bias.synthetic import SYNTHETIC_CATEGORIES, synthetic_training
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SYNTHETIC = "synthetic"
-# Forty images of each class. No model of this package was trained on images of this seed.
-SYNTHETIC_IMAGES, _SYNTHETIC_SEED = 640, 1_000_000
+# Twenty images of each class. No model of this package was trained on images of this seed.
+SYNTHETIC_IMAGES, _SYNTHETIC_SEED = 320, 1_000_000
 _WORDNET_ID = re.compile(r"(?:^|_)(n\d{8})(?=_|$)")
 
 
@@ -91,7 +91,7 @@ def generated_images(side: int, images: int | None = None) -> LabeledImages:
 
     Args:
         side: Side in pixels.
-        images: Number of images, whose classes alternate; None for 640.
+        images: Number of images, whose classes alternate; None for 320.
     """
     count = SYNTHETIC_IMAGES if images is None else images
 

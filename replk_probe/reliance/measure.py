@@ -82,7 +82,7 @@ def measure_reliance(
         suppressions: Names of suppressions, in a list or separated by commas: a method for all its usual strengths, a
             method with a strength (``"gaussian-blur:4"``), or methods of different cues
             (``"patch-shuffle:4+grayscale"``). None for all methods, and all pairs of two cues at usual strengths.
-        images: Number of images, sampled evenly from the classes; None for all, or 640 generated ones.
+        images: Number of images, sampled evenly from the classes; None for all, or 320 generated ones.
         mapping: Class indices of each category, which are the names of the subfolders, as in
             :func:`~replk_probe.measure_shape_bias`.
         batch_size: Number of images per forward pass, which is halved if the memory does not suffice. Decisions do not

@@ -45,10 +45,11 @@ from replk_probe.runtime.progress import progress as progress_bar
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo, software_versions
 from replk_probe.shape_bias.classifier import Outputs, compute_logits, find_outputs, outputs_check
 from replk_probe.shape_bias.loading import default_workers
+from replk_probe.shape_bias.stimuli.stimulus_set import SYNTHETIC
 
 from .config import RelianceConfig
 from .label_space import ALPHABETICAL, LabelSpace, find_label_space
-from .labeled_images import SYNTHETIC, LabeledImages, folder_images, generated_images
+from .labeled_images import LabeledImages, folder_images, generated_images
 from .result import RelianceResult
 from .state import RelianceState
 from .statistics import DRAWS
@@ -355,9 +356,7 @@ class ReliancePlan(Divisible[RelianceState, RelianceResult]):
     def _on_device(self, rgb: npt.NDArray[np.uint8]) -> Tensor:
         return torch.from_numpy(rgb).to(self.device).permute(2, 0, 1).contiguous()
 
-    def _decisions(
-        self, prepared: PreparedModel, indices: range, loaded: Sequence[_Loaded]
-    ) -> npt.NDArray[np.int32]:
+    def _decisions(self, prepared: PreparedModel, indices: range, loaded: Sequence[_Loaded]) -> npt.NDArray[np.int32]:
         """Index of the class of each image without and with each suppression, ``[1 + suppressions, images]``."""
         versions = [self._versions(index, one) for index, one in zip(indices, loaded, strict=True)]
         return np.stack([self._decided(prepared, torch.stack(images)) for images in zip(*versions, strict=True)])

@@ -131,7 +131,7 @@ class RelianceResult(Result):
 
     def __post_init__(self) -> None:
         """Copy and check the arrays, so that they cannot change."""
-        arrays = {
+        arrays: dict[str, npt.NDArray[Any]] = {
             "decisions": np.array(self.decisions, dtype=np.int32),
             "targets": np.array(self.targets, dtype=np.int32),
             "pictures": np.array(self.pictures, dtype=np.uint8),
@@ -207,7 +207,10 @@ class RelianceResult(Result):
             for index, one in enumerate(suppressions)
         )
         if not counts[0]:
-            notes = (*notes, "No image is classified correctly without a suppression: relative accuracies are undefined.")
+            notes = (
+                *notes,
+                "No image is classified correctly without a suppression: relative numbers are undefined.",
+            )
         return cls(
             decisions=decisions,
             targets=targets,
@@ -246,9 +249,9 @@ class RelianceResult(Result):
             A data frame with one row for the accuracy without a suppression (``suppression`` is ``"none"``), one for
             each suppression, and one for each cue and combination of cues (``suppression`` is ``"mean"``). It has the
             columns of ``reliance.csv``: ``model``, ``weights``, ``image_source``, ``n_images``, ``label_space``,
-            ``suppression``, ``cues``, ``method``, ``strength``, ``accuracy`` (fraction), ``relative_accuracy`` (fraction
-            of the accuracy without a suppression), and the ends of the 95 % intervals of the last two. Undefined
-            numbers are NaN.
+            ``suppression``, ``cues``, ``method``, ``strength``, ``accuracy`` (fraction), ``relative_accuracy``
+            (fraction of the accuracy without a suppression), and the ends of the 95 % intervals of the last two.
+            Undefined numbers are NaN.
         """
         return super().to_dataframe()
 
@@ -259,7 +262,11 @@ class RelianceResult(Result):
         return plot_profile([self], ax, **kwargs)
 
     def _files(self) -> Mapping[str, bytes]:
-        arrays = {"decisions": self.decisions, "targets": self.targets, "pictures": self.pictures}
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "decisions": self.decisions,
+            "targets": self.targets,
+            "pictures": self.pictures,
+        }
         return {
             ARRAYS_NAME: npz_bytes(arrays),
             CSV_NAME: csv_text(self._rows(), _COLUMNS).encode("utf-8"),
@@ -281,7 +288,11 @@ class RelianceResult(Result):
         """
         folder = Path(directory)
         record = read_json(folder / JSON_NAME, _ADVICE, READABLE_VERSIONS)
-        wanted = {"decisions": (np.int32, 2), "targets": (np.int32, 1), "pictures": (np.uint8, 4)}
+        wanted: dict[str, tuple[type[np.generic], int]] = {
+            "decisions": (np.int32, 2),
+            "targets": (np.int32, 1),
+            "pictures": (np.uint8, 4),
+        }
         arrays = read_arrays(folder / ARRAYS_NAME, _ADVICE, wanted)
         with reading(folder / JSON_NAME, "reliance record"):
             return decode(cls, {**record["reliance"], **arrays, "run": record["run"]})
@@ -294,10 +305,8 @@ class RelianceResult(Result):
         shared: Row = dict.fromkeys(_COLUMNS, float("nan"))
         shared |= {"model": self.run.model, "weights": self.run.weights.label, "image_source": self.run.image_source}
         shared |= {"n_images": len(self.targets), "label_space": self.label_space, "cues": "", "method": ""}
-        rows = [
-            shared | {"suppression": NONE, "accuracy": self.accuracy, "relative_accuracy": 1.0 if self.accuracy else None}
-            | _ends("accuracy", self.accuracy_interval)
-        ]  # fmt: skip
+        rows = [shared | {"suppression": NONE, "accuracy": self.accuracy}]
+        rows[0] |= _ends("accuracy", self.accuracy_interval) | ({"relative_accuracy": 1.0} if self.accuracy else {})
         for one in self.suppressions:
             rows.append(shared | {"suppression": one.suppression, "cues": one.cues, "method": one.method})
             rows[-1] |= {"accuracy": one.accuracy} | _ends("accuracy", one.accuracy_interval)
@@ -305,8 +314,9 @@ class RelianceResult(Result):
             rows[-1] |= _ends("relative_accuracy", one.relative_interval)
         for cue in self.profile:
             rows.append(shared | {"suppression": "mean", "cues": cue.cues})
-            rows[-1] |= {"relative_accuracy": nan_if_null(cue.relative_accuracy)} | _ends("relative_accuracy", cue.interval)
-        return [{name: nan_if_null(row[name]) for name in _COLUMNS} for row in rows]
+            rows[-1] |= {"relative_accuracy": nan_if_null(cue.relative_accuracy)}
+            rows[-1] |= _ends("relative_accuracy", cue.interval)
+        return rows
 
 
 def _profile(suppressions: Sequence[Suppression], relative: Floats, drawn: Floats) -> tuple[CueAccuracy, ...]:

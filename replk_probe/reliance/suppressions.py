@@ -28,35 +28,43 @@ class Method:
 
     Attributes:
         name: Its name.
+        title: Its name in figures.
         cue: The cue that it suppresses.
         strengths: The usual strengths, from weak to strong; empty if it has none.
         combined: The usual strength in a combination with others.
         lowest: The lowest possible strength.
         highest: The highest possible strength.
         axis: What the strength is, with its unit.
+        label: The same as the label of an axis.
         is_integer: Whether the strength is an integer.
     """
 
     name: str
+    title: str
     cue: str
     strengths: tuple[float, ...] = ()
     combined: float | None = None
     lowest: float = 0.0
     highest: float = math.inf
     axis: str = ""
+    label: str = ""
     is_integer: bool = False
 
 
+_PATCHES: dict[str, Any] = {"axis": "patches per side", "label": "Patches per side", "is_integer": True}
+_LEVELS: dict[str, Any] = {"axis": "standard deviation in gray levels", "label": "SD, gray levels"}
+_PIXELS: dict[str, Any] = {"axis": "standard deviation in px of an image with 224 px", "label": "SD, px of 224"}
+_FILTER: dict[str, Any] = {"axis": "filter strength h in gray levels", "label": "h, gray levels"}
 METHODS = {
     method.name: method
     for method in (
-        Method(PATCH_SHUFFLE, SHAPE, (2, 4, 8, 16), 4, 2, 64, "patches per side", is_integer=True),
-        Method(PATCH_ROTATION, SHAPE, (2, 4, 8, 16), 4, 2, 64, "patches per side", is_integer=True),
-        Method(BILATERAL, TEXTURE, (25, 50, 100, 200), 100, 1, 1000, "standard deviation, gray levels"),
-        Method(GAUSSIAN_BLUR, TEXTURE, (1, 2, 4, 8), 4, 0.1, 32, "standard deviation, px of 224"),
-        Method(NON_LOCAL_MEANS, TEXTURE, (5, 10, 20, 40), 20, 1, 100, "filter strength h, gray levels"),
-        Method(GRAYSCALE, COLOR),
-        Method(CHANNEL_SHUFFLE, COLOR),
+        Method(PATCH_SHUFFLE, "Patch shuffle", SHAPE, (2, 4, 8, 16), 4, 2, 64, **_PATCHES),
+        Method(PATCH_ROTATION, "Patch rotation", SHAPE, (2, 4, 8, 16), 4, 2, 64, **_PATCHES),
+        Method(BILATERAL, "Bilateral filter", TEXTURE, (25, 50, 100, 200), 100, 1, 1000, **_LEVELS),
+        Method(GAUSSIAN_BLUR, "Gaussian blur", TEXTURE, (1, 2, 4, 8), 4, 0.1, 32, **_PIXELS),
+        Method(NON_LOCAL_MEANS, "Non-local means", TEXTURE, (10, 20, 40), 20, 1, 100, **_FILTER),
+        Method(GRAYSCALE, "Grayscale", COLOR),
+        Method(CHANNEL_SHUFFLE, "Channel shuffle", COLOR),
     )
 }
 
@@ -134,7 +142,7 @@ def parse_suppressions(given: str | Sequence[str] | None = None) -> tuple[Suppre
         >>> [one.name for one in parse_suppressions(["gaussian-blur", "patch-shuffle+grayscale"])]
         ['gaussian-blur:1', 'gaussian-blur:2', 'gaussian-blur:4', 'gaussian-blur:8', 'grayscale+patch-shuffle:4']
         >>> len(parse_suppressions())
-        38
+        37
     """
     if given is None:
         pairs = itertools.combinations(METHODS.values(), 2)

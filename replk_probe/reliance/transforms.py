@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as v2
+from torchvision.transforms.v2 import functional
 
 from replk_probe.errors import BackendError, InvalidInputError
 from replk_probe.runtime.formatting import dimensions
@@ -41,6 +42,7 @@ OPENCV_METHODS = (BILATERAL, NON_LOCAL_MEANS)
 _BILATERAL_SIGMA = 5.0  # spatial standard deviation, in pixels of an image of the reference side
 # Sides of the compared patches and of the area in which they are searched, in pixels: the recommended ones.
 _TEMPLATE, _SEARCH = 7, 21
+_V2: Any = functional  # without type annotations
 _ORDERS = tuple(itertools.permutations(range(3)))[1:]  # all orders of the channels but the original one
 
 
@@ -75,13 +77,14 @@ def suppress(image: Tensor, suppression: str | Suppression, *, seed: int = 0, im
             f"Expected an RGB image [3, H, W] of type uint8, but got {found}. The transforms are defined for eight "
             "bits per value. Convert the image."
         )
-    found = (suppression,) if isinstance(suppression, Suppression) else parse_suppressions([suppression])
-    if len(found) > 1:
+    several = (suppression,) if isinstance(suppression, Suppression) else parse_suppressions([suppression])
+    if len(several) > 1:
         raise InvalidInputError(
-            f"{suppression!r} stands for {len(found)} strengths. One is needed here. Use for instance {found[0].name!r}."
+            f"{suppression!r} stands for {len(several)} strengths. One is needed here. Use for instance "
+            f"{several[0].name!r}."
         )
-    check_size(found, (image.shape[1], image.shape[2]))
-    for step in found[0].steps:
+    check_size(several, (image.shape[1], image.shape[2]))
+    for step in several[0].steps:
         if step.method in OPENCV_METHODS:
             pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
             image = torch.from_numpy(opencv_filtered(pixels, step)).permute(2, 0, 1).to(image.device)
@@ -121,8 +124,8 @@ def opencv(methods: tuple[str, ...] = OPENCV_METHODS) -> ModuleType:
         import cv2
     except ImportError as error:
         raise BackendError(
-            f"Cannot compute {' and '.join(methods)}. OpenCV is not installed. Run pip install 'replk-probe[reliance]', "
-            "or choose other suppressions."
+            f"Cannot compute {' and '.join(methods)}. OpenCV is not installed. Run pip install "
+            "'replk-probe[reliance]', or choose other suppressions."
         ) from error
     return cv2
 
@@ -147,7 +150,8 @@ def opencv_filtered(rgb: npt.NDArray[np.uint8], step: Step) -> npt.NDArray[np.ui
 def transformed(image: Tensor, step: Step, seed: int, image_id: str) -> Tensor:
     """An image ``[3, H, W]`` uint8 after a transform that is computed on its device."""
     if step.method == GRAYSCALE:
-        return v2.rgb_to_grayscale(image, num_output_channels=3)
+        grayscale: Tensor = _V2.rgb_to_grayscale(image, num_output_channels=3)
+        return grayscale
     if step.method == CHANNEL_SHUFFLE:
         order = _ORDERS[int(_words(step, seed, image_id, 1)[0] % np.uint64(len(_ORDERS)))]
         return image[list(order)]
@@ -155,30 +159,29 @@ def transformed(image: Tensor, step: Step, seed: int, image_id: str) -> Tensor:
     if step.method == GAUSSIAN_BLUR:
         sigma = _scaled(step.strength, image.shape[1:])
         side = 2 * math.ceil(3 * sigma) + 1
-        return v2.gaussian_blur(image, [side, side], [sigma, sigma])
+        blurred: Tensor = _V2.gaussian_blur(image, [side, side], [sigma, sigma])
+        return blurred
     grid = int(step.strength)
     words = _words(step, seed, image_id, grid * grid)
     rows, columns = image.shape[1] // grid, image.shape[2] // grid
     area = image[:, : grid * rows, : grid * columns]
-    # [grid, grid, 3, rows, columns]
-    patches = area.unflatten(2, (grid, columns)).unflatten(1, (grid, rows)).permute(1, 3, 0, 2, 4)
+    patches = area.reshape(3, grid, rows, grid, columns).permute(1, 3, 0, 2, 4).reshape(-1, 3, rows, columns)
     if step.method == PATCH_SHUFFLE:
-        order = torch.from_numpy(np.argsort(words, kind="stable")).to(image.device)
-        patches = patches.flatten(0, 1)[order]
+        places = torch.from_numpy(np.argsort(words, kind="stable")).to(image.device)
+        moved = patches[places]
     else:
-        turns = (words >> np.uint64(62)).reshape(grid, grid)
-        turned = torch.empty_like(patches.flatten(0, 1))
+        moved = torch.empty_like(patches)
+        turns = words >> np.uint64(62)
         for quarter in range(4):
-            chosen = torch.from_numpy(np.flatnonzero(turns.ravel() == quarter)).to(image.device)
-            turned[chosen] = torch.rot90(patches.flatten(0, 1)[chosen], quarter, (2, 3))
-        patches = turned
+            chosen = torch.from_numpy(np.flatnonzero(turns == quarter)).to(image.device)
+            moved[chosen] = torch.rot90(patches[chosen], quarter, (2, 3))
     result = image.clone()
-    moved = patches.unflatten(0, (grid, grid)).permute(2, 0, 3, 1, 4)
-    result[:, : grid * rows, : grid * columns] = moved.reshape(area.shape)
+    moved = moved.reshape(grid, grid, 3, rows, columns).permute(2, 0, 3, 1, 4).reshape(area.shape)
+    result[:, : grid * rows, : grid * columns] = moved
     return result
 
 
-def _scaled(length: float, sides: Any) -> float:
+def _scaled(length: float, sides: Sequence[int]) -> float:
     """A length that is given for an image of the reference side, in pixels of an image with these sides."""
     return length * min(sides) / REFERENCE_SIDE
 
