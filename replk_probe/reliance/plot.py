@@ -40,7 +40,6 @@ from replk_probe.plot_style import (
     save_figure,
     text_points,
 )
-from replk_probe.runtime.formatting import counted
 
 from .suppressions import METHODS
 
@@ -170,14 +169,6 @@ def save_figures(results: Sequence[RelianceResult], directory: str | Path, stem:
     """Write the figure of :func:`draw_reliance` to ``stem.png`` and ``stem.pdf``; returns the files."""
     # The figure has no pixel map, so its resolution is arbitrary.
     return save_figure(draw_reliance(results), Path(directory), stem, width=1)
-
-
-def images_text(result: RelianceResult) -> str:
-    """Number and source of the images."""
-    count, source = len(result.targets), result.run.image_source
-    if source == "synthetic":
-        return counted(count, "generated image")
-    return f"{counted(count, 'image')} of {source.removeprefix('folder:')}"
 
 
 def _check(results: Any) -> None:
@@ -351,7 +342,7 @@ def _handles(results: Sequence[RelianceResult], width: float, *, details: bool) 
 
 
 def _caption(results: Sequence[RelianceResult]) -> str:
-    where = " or ".join(sorted({images_text(result) for result in results}))
+    where = " or ".join(sorted({result.images_text for result in results}))
     return (
         f"Accuracy under a suppression relative to that without one, on {where}. Bars: 95 % intervals by the bootstrap "
         "over images. Dotted: guesses. The lower a value, the more the model relies on the suppressed cue."

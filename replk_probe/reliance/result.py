@@ -13,6 +13,7 @@ import numpy.typing as npt
 from replk_probe.errors import InvalidInputError
 from replk_probe.results import Result, Row, as_plain, csv_text, nan_if_null, npz_bytes, null_if_nan, strict_json
 from replk_probe.runtime.file_reading import decode, folder_of, read_arrays, read_json, reading
+from replk_probe.runtime.formatting import counted
 from replk_probe.runtime.provenance import RunInfo
 
 from .statistics import Floats, Interval, interval, mean_by_method, ratios, resampled_correct
@@ -234,6 +235,14 @@ class RelianceResult(Result):
     def chance(self) -> float:
         """The accuracy of guesses: 1 divided by the number of classes."""
         return 1 / len(self.classes)
+
+    @property
+    def images_text(self) -> str:
+        """Number and source of the images."""
+        count, source = len(self.targets), self.run.image_source
+        if source.startswith("folder:"):
+            return f"{counted(count, 'image')} in the folder {source.removeprefix('folder:')}"
+        return counted(count, "generated image")
 
     def to_json(self) -> dict[str, Any]:
         """The result without its arrays, as plain dictionaries, lists and numbers."""

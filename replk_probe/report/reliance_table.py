@@ -37,8 +37,8 @@ def reliance_table(results: Sequence[RelianceResult], layout: Layout = PLAIN) ->
 
 def _detail(result: RelianceResult) -> str:
     return (
-        f"{result.run.model}: {result.run.weights.label}; {len(result.targets)} images of {result.run.image_source}, "
-        f"classes: {result.label_space}"
+        f"{result.run.model}: {result.run.weights.label}; {result.images_text}, {len(result.classes)} classes "
+        f"({result.label_space})"
     )
 
 

@@ -155,7 +155,10 @@ def test_weights_are_told_apart_by_words(page: str) -> None:
 
 
 def test_every_number_has_its_provenance(page: str, collection: Collection) -> None:
-    groups = (collection.erf, collection.shape_bias, collection.kernels, collection.attribution, collection.bench)
+    groups = (
+        *(collection.erf, collection.shape_bias, collection.kernels, collection.attribution, collection.reliance),
+        collection.bench,
+    )
     assert all(groups)
     for group in groups:
         for saved in group:
@@ -174,6 +177,7 @@ def test_commands_are_those_of_the_program(collection: Collection) -> None:
         *(commands.shape_bias_command(one.result) for one in collection.shape_bias),
         *(commands.kernels_command(one.result) for one in collection.kernels),
         *(commands.attribution_command(one.result) for one in collection.attribution),
+        *(commands.reliance_command(one.result) for one in collection.reliance),
         commands.sweep_command("out/paper/sweep.json"),
         *(commands.bench_command(one.result) for one in collection.bench),
     ]
@@ -252,7 +256,7 @@ def test_parts_without_results_are_absent(without_convergence: Collection, tmp_p
     write_report(without_convergence, path)
     text = path.read_text(encoding="utf-8")
     assert 'id="erf"' in text
-    for name in ("shape-bias", "kernels", "attributions", "bench", "sweeps"):
+    for name in ("shape-bias", "kernels", "attributions", "reliance", "bench", "sweeps"):
         assert f'id="{name}"' not in text and f'href="#{name}"' not in text
     assert "Radial curves" not in text and "Convergence</h3>" not in text
     assert 'id="summary"' not in render_report([])
