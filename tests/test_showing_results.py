@@ -315,8 +315,8 @@ def test_figures_are_a_column_or_a_page_wide_with_text_of_three_sizes_and_one_la
 
 
 FIGURES = (
-    *((package, name) for package in (erf, shape_bias, kernels, bench, attribution, reliance) for name in package.__all__
-      if name.startswith(("plot_", "draw_"))),
+    *((package, name) for package in (erf, shape_bias, kernels, bench, attribution, reliance)
+      for name in package.__all__ if name.startswith(("plot_", "draw_"))),
 )  # fmt: skip
 
 

@@ -83,7 +83,8 @@ RESULTS: dict[str, Result] = {
     ),
     "reliance": RelianceResult.from_decisions(
         RANDOM.integers(0, 3, (3, 8)), np.arange(8) % 3, parse_suppressions("patch-shuffle:2,grayscale"),
-        pictures=RANDOM.integers(0, 256, (3, 6, 9, 3)), run=RUN, label_space="imagenet", classes="abc", notes=("A note.",),
+        pictures=RANDOM.integers(0, 256, (3, 6, 9, 3)), run=RUN, label_space="imagenet", classes="abc",
+        notes=("A note.",),
     ),
 }  # fmt: skip
 FILES = [

@@ -101,20 +101,18 @@ def test_all_orders_of_four_patches_are_equally_likely() -> None:
 @pytest.mark.parametrize("name", ["patch-shuffle:4", "patch-rotation:4", "channel-shuffle"])
 def test_random_numbers_depend_on_seed_and_name_only(name: str) -> None:
     image = noise()
-    state = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    state = torch.random.get_rng_state()
     same = suppress(image, name, seed=1, image_id="a")
     assert torch.equal(suppress(image, name, seed=1, image_id="a"), same)
     assert any(not torch.equal(suppress(image, name, seed=seed, image_id="a"), same) for seed in (2, 3, 4))
     assert any(not torch.equal(suppress(image, name, seed=1, image_id=other), same) for other in "bcd")
-    assert torch.equal(torch.random.get_rng_state(), state[0]) and np.array_equal(np.random.get_state()[1], state[1])
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_random_numbers_are_the_same_in_all_versions() -> None:
     found = suppress(numbered((3, 3)), "patch-shuffle:3", seed=5, image_id="\udcffa.png")
-    assert indices(found).flatten().tolist() == PINNED
-
-
-PINNED = [0] * 9
+    # The order of the first nine words of the generator when the function was written.
+    assert indices(found).flatten().tolist() == [6, 5, 7, 8, 4, 1, 3, 0, 2]
 
 
 @pytest.mark.parametrize(("strength", "size"), [(4, 112), (8, 56), (2.5, 90)])

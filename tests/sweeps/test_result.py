@@ -10,8 +10,8 @@ from replk_probe.attribution import result as attribution
 from replk_probe.erf import result as erf
 from replk_probe.errors import InvalidInputError
 from replk_probe.kernels import result as kernels
-from replk_probe.shape_bias import result as shape_bias
 from replk_probe.reliance import result as reliance
+from replk_probe.shape_bias import result as shape_bias
 from replk_probe.sweeps.result import TABLES, _numbers
 
 TABLE = TABLES["erf"]
