@@ -154,9 +154,12 @@ def _measure(plan: ReliancePlan, folder: Path, resume: bool, allow_other_device:
 def _report(results: list[RelianceResult], folder: Path) -> None:
     """Print the tables, and draw the comparison of several models."""
     from replk_probe.reliance.plot import save_figures
+    from replk_probe.reliance.result import write_csv
     from replk_probe.report.reliance_table import reliance_table
     from replk_probe.report.text import terminal_layout
 
+    if len(results) > 1:
+        write_csv(results, folder / "comparison.csv")
     try:
         if len(results) > 1 and any(result.accuracy for result in results):
             save_figures(results, folder, "comparison")

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.results import Result, Row, as_plain, csv_text, nan_if_null, npz_bytes, null_if_nan, strict_json
+from replk_probe.runtime.atomic_files import atomic_write_text
 from replk_probe.runtime.file_reading import decode, folder_of, read_arrays, read_json, reading
 from replk_probe.runtime.formatting import counted
 from replk_probe.runtime.provenance import RunInfo
@@ -326,6 +327,19 @@ class RelianceResult(Result):
             rows[-1] |= {"relative_accuracy": nan_if_null(cue.relative_accuracy)}
             rows[-1] |= _ends("relative_accuracy", cue.interval)
         return rows
+
+
+def write_csv(results: Sequence[RelianceResult], path: str | Path) -> None:
+    """Write the rows of several results, with the columns of ``reliance.csv``, to one file.
+
+    Args:
+        results: Results in the order of the rows.
+        path: File to write.
+
+    Raises:
+        InvalidInputError: The file cannot be written.
+    """
+    atomic_write_text(path, csv_text([row for result in results for row in result._rows()], _COLUMNS))
 
 
 def _profile(suppressions: Sequence[Suppression], relative: Floats, drawn: Floats) -> tuple[CueAccuracy, ...]:

@@ -16,6 +16,7 @@ from replk_probe.kernels.plot import save_figures as save_kernel_figures
 from replk_probe.kernels.result import KernelResult
 from replk_probe.reliance.plot import save_figures as save_reliance_figure
 from replk_probe.reliance.result import RelianceResult
+from replk_probe.reliance.result import write_csv as write_reliance_csv
 from replk_probe.results import strict_json
 from replk_probe.runtime.atomic_files import atomic_write_text, sha256_of
 from replk_probe.runtime.checks import check_size
@@ -143,7 +144,9 @@ def _draw_shape_bias(folders: Sequence[Path], target: Path) -> None:
 
 
 def _draw_reliance(folders: Sequence[Path], target: Path) -> None:
-    save_reliance_figure([RelianceResult.load(folder) for folder in folders], target, "comparison")
+    results = [RelianceResult.load(folder) for folder in folders]
+    save_reliance_figure(results, target, "comparison")
+    write_reliance_csv(results, target / "comparison.csv")
 
 
 # There is no figure that compares attributions.

@@ -60,7 +60,9 @@ def test_the_default_models_fit_on_a_screen(replk_probe: Run, colors: Path, monk
     assert len(lines) <= 20 and max(map(len, lines)) <= 80
     out = Path("replk-probe-out/reliance")
     models = ["replknet_micro_k3.shape100", "replknet_micro_k3.shape50"]
-    assert {path.name for path in out.iterdir()} == {*models, "comparison.png", "comparison.pdf"}
+    assert {path.name for path in out.iterdir()} == {*models, "comparison.png", "comparison.pdf", "comparison.csv"}
+    tables = [(out / model / "reliance.csv").read_text().splitlines() for model in models]
+    assert (out / "comparison.csv").read_text().splitlines() == tables[0] + tables[1][1:]
     assert "measuring 2 small models" in result.stderr
 
 

@@ -141,7 +141,9 @@ def test_the_summary_has_the_numbers_of_the_records(page: str, collection: Colle
         assert [float(value) for value, _ in row[3:5]] == [model.counts.overall, model.counts.cue_accuracy]
     for row, saved in zip(rows[1:], collection.kernels, strict=True):
         kernel = saved.result.kernel("stage2.0")
-        assert [value for value, _ in row[5:]] == ["7", repr(kernel.center3x3_share)]
+        assert [value for value, _ in row[5:7]] == ["7", repr(kernel.center3x3_share)]
+    for row, saved in zip(rows[1:], collection.reliance, strict=True):
+        assert [float(value) for value, _ in row[7:]] == [one.relative_accuracy for one in saved.result.profile[:3]]
     assert [value for value, _ in rows[2][3:5]] == ["", ""] and rows[2][3][1] == "\u2013"
 
 
