@@ -81,7 +81,7 @@ def find_label_space(
         outputs: Number of outputs of the classifier.
         names: Names of its outputs, if they are known.
         mapping: Outputs of each class, if they were given.
-        is_embedded: Whether it is a small model of this package, which was trained on the synthetic classes.
+        is_embedded: Whether the classes are the synthetic ones, in the order of the small models of this package.
 
     Raises:
         InvalidInputError: A class of the images is none of the classifier's.
@@ -92,7 +92,9 @@ def find_label_space(
         return _by_category(f"mapping {mapping.name}", known, mapping)
     if is_embedded:
         one_each = tuple((index,) for index in range(len(SYNTHETIC_CATEGORIES)))
-        return _by_category("synthetic", known, LabelMapping("synthetic", SYNTHETIC_CATEGORIES, one_each))
+        synthetic = LabelMapping("synthetic", SYNTHETIC_CATEGORIES, one_each, len(one_each))
+        synthetic.check_outputs(outputs)
+        return _by_category("synthetic", known, synthetic)
     if outputs == imagenet_mapping().n_outputs and {*known} <= {*CATEGORIES}:
         return _by_category("16 categories", known, imagenet_mapping())
     if names is not None:

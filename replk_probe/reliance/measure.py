@@ -91,8 +91,8 @@ def measure_reliance(
             number of cores.
         size: Side, or ``(H, W)``, of the model's input in pixels; None for the size that it was trained for.
         precision: ``"fp32"``, ``"fast"`` or ``"bf16"``, as in :func:`~replk_probe.measure_shape_bias`.
-        device: ``"auto"`` (an NVIDIA GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ... The blur may be
-            rounded differently on different devices; all other transforms give the same bytes.
+        device: ``"auto"`` (an NVIDIA GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ... Blur and
+            grayscale may be rounded differently on different devices; all other transforms give the same bytes.
         seed: Random seed of the transforms, of the sample of images and of weight initialization.
         weights: Weights of a model given by name: ``"auto"``, ``"pretrained"``, ``"random"``, a catalog name or a file.
         ema: Whether to load the averaged entry of a weights file.

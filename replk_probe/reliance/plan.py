@@ -22,6 +22,7 @@ from replk_probe.images import UnreadableImageError
 from replk_probe.images.channels import channels_note, check_channels, fitted_statistics, with_channels
 from replk_probe.images.depth import DEPTH, depth_note
 from replk_probe.models import create_model, data_config, weights_info
+from replk_probe.models.architectures.micro import is_micro
 from replk_probe.models.checkpoints.digest import bytes_of_model, digest_of
 from replk_probe.models.class_names import class_names
 from replk_probe.models.inference.copying import on_device
@@ -103,13 +104,14 @@ def plan_reliance(
     outputs = find_outputs(placed, size, config.channels)
     check_channels(outputs.channels, config.bgr)
     check_run_values(network, (1, outputs.channels, *size), compute_logits)
-    images = _images(data, config, name, size, is_embedded=weights.is_embedded)
+    is_small = weights.is_embedded or (isinstance(model, str) and is_micro(model))
+    images = _images(data, config, name, size, is_small=is_small)
     space = find_label_space(
         images.labels,
         outputs.classes,
         class_names(network, outputs.classes),
         mapping=config.mapping,
-        is_embedded=weights.is_embedded,
+        is_embedded=weights.is_embedded or images.source == SYNTHETIC,
     )
     mean, std = (
         fitted_statistics(usual if own is None else own, outputs.channels, bgr=config.bgr)
@@ -144,12 +146,12 @@ def plan_reliance(
 
 
 def _images(
-    data: str | os.PathLike[str] | None, config: RelianceConfig, name: str, size: tuple[int, int], *, is_embedded: bool
+    data: str | os.PathLike[str] | None, config: RelianceConfig, name: str, size: tuple[int, int], *, is_small: bool
 ) -> LabeledImages:
     """The images of a folder, or by default those that the small models of this package were trained for."""
     if data is not None and os.fspath(data) != SYNTHETIC:
         return folder_images(data, config.images, config.seed)
-    if not is_embedded:
+    if not is_small:
         raise InvalidInputError(
             f"There are no images for {name}. The generated ones have the classes of the small models of this package. "
             "Give data, a folder of images with one subfolder for each class."
