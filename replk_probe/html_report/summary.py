@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from replk_probe.collection import Collection, Saved
 from replk_probe.kernels.result import KernelResult
-from replk_probe.reliance.suppressions import CUES
+from replk_probe.reliance.suppressions import SHAPE, TEXTURE
 from replk_probe.runtime.formatting import dimensions
 from replk_probe.runtime.provenance import WeightsInfo
 
@@ -38,8 +38,8 @@ _KERNEL_COLUMNS = (
     ("center 3x3", "Share of the absolute weights of this kernel in its central 3 x 3 entries"),
 )
 _RELIANCE_COLUMNS = tuple(
-    (f"{cue} suppressed", f"Accuracy when the {cue} is suppressed, relative to the accuracy without a suppression")
-    for cue in CUES
+    (f"no {cue}", f"Accuracy when the {cue} is suppressed, relative to the accuracy without a suppression")
+    for cue in (SHAPE, TEXTURE)  # color is in the section, since the table is as wide as the page
 )
 
 
@@ -159,7 +159,7 @@ def _bias_cells(collection: Collection, index: int | None) -> tuple[Cell, ...]:
 def _reliance_cells(collection: Collection, index: int | None) -> tuple[Cell, ...]:
     if index is None:
         return (NO_CELL,) * len(_RELIANCE_COLUMNS)
-    return profile_cells(collection.reliance[index].result)
+    return profile_cells(collection.reliance[index].result)[: len(_RELIANCE_COLUMNS)]
 
 
 def _kernel_cells(saved: Sequence[Saved[KernelResult]], index: int | None) -> tuple[Cell, ...]:
