@@ -39,6 +39,7 @@ from replk_probe.plot_style import (
     prepared_axes,
     save_figure,
     text_points,
+    weights_text,
 )
 
 from .suppressions import METHODS
@@ -331,7 +332,7 @@ def _handles(results: Sequence[RelianceResult], width: float, *, details: bool) 
         number = f" #{seen[name]}" if counts[name] > 1 else ""
         after = ""
         if details:
-            after = f", {result.run.weights.label}, accuracy {100 * result.accuracy:.1f} %"
+            after = f", {weights_text(result.run.weights)}, accuracy {100 * result.accuracy:.1f} %"
         elif result.run.weights.is_random:
             after = f", {RANDOM_BADGE}"
         points = (width - 0.4) * 72 - text_points(number + after, SMALL_SIZE)
