@@ -93,8 +93,8 @@ class RelianceResult(Result):
         decisions: Index of the decided class without a suppression and with each of them, ``[1 + suppressions, N]``
             int32, read-only.
         targets: Index of the class of each image, ``[N]`` int32, read-only.
-        pictures: The first image without a suppression and under the first ones of a single method,
-            ``[1 + methods with strengths, H, W, 3]`` uint8 RGB, read-only.
+        pictures: The first image without a suppression and under each suppression of :attr:`single`,
+            ``[1 + single, H, W, 3]`` uint8 RGB, read-only.
         run: Provenance of the measurement.
         label_space: Where the classes come from, such as ``"imagenet"``.
         classes: Names of the classes.
