@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from . import kernels as kernels
     from . import models as models
     from . import ops as ops
+    from . import reliance as reliance
     from . import shape_bias as shape_bias
     from . import sweeps as sweeps
     from .attribution import AttributionResult as AttributionResult
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from .kernels import measure_kernels as measure_kernels
     from .models import create_model as create_model
     from .models import load_checkpoint as load_checkpoint
+    from .reliance import RelianceResult as RelianceResult
+    from .reliance import measure_reliance as measure_reliance
     from .shape_bias import ShapeBiasResult as ShapeBiasResult
     from .shape_bias import measure_shape_bias as measure_shape_bias
     from .sweeps import SweepResult as SweepResult
@@ -44,6 +47,7 @@ _HOME = {
     "ErfAccumulator": "erf",
     "ErfResult": "erf",
     "KernelResult": "kernels",
+    "RelianceResult": "reliance",
     "ShapeBiasResult": "shape_bias",
     "SweepResult": "sweeps",
     "create_model": "models",
@@ -52,6 +56,7 @@ _HOME = {
     "measure_attribution": "attribution",
     "measure_erf": "erf",
     "measure_kernels": "kernels",
+    "measure_reliance": "reliance",
     "measure_shape_bias": "shape_bias",
     "sweep": "sweeps",
 }
@@ -68,7 +73,7 @@ _SUBPACKAGES = (
         "kernels",
         "models",
     ),
-    *("ops", "shape_bias", "sweeps"),
+    *("ops", "reliance", "shape_bias", "sweeps"),
 )
 
 __all__ = [
@@ -76,6 +81,7 @@ __all__ = [
     "ErfAccumulator",
     "ErfResult",
     "KernelResult",
+    "RelianceResult",
     "ShapeBiasResult",
     "SweepResult",
     "__version__",
@@ -94,9 +100,11 @@ __all__ = [
     "measure_attribution",
     "measure_erf",
     "measure_kernels",
+    "measure_reliance",
     "measure_shape_bias",
     "models",
     "ops",
+    "reliance",
     "shape_bias",
     "sweep",
     "sweeps",

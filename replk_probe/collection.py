@@ -17,6 +17,8 @@ from replk_probe.erf.result import ErfResult
 from replk_probe.errors import InvalidInputError, ReplkProbeError
 from replk_probe.kernels import result as kernels
 from replk_probe.kernels.result import KernelResult
+from replk_probe.reliance import result as reliance
+from replk_probe.reliance.result import RelianceResult
 from replk_probe.results import Result
 from replk_probe.runtime.atomic_files import sha256_of
 from replk_probe.runtime.paths import usable_path
@@ -53,6 +55,7 @@ class Collection:
         shape_bias: Results of shape bias.
         kernels: Kernels, one entry for each model of a file.
         attribution: Attributions.
+        reliance: Accuracies under suppressions.
         bench: Benchmarks.
         sweeps: Sweeps; the results of their jobs are also in the other entries.
         unreadable: Record and reason of every result that could not be read.
@@ -62,6 +65,7 @@ class Collection:
     shape_bias: tuple[Saved[ShapeBiasResult], ...] = ()
     kernels: tuple[Saved[KernelResult], ...] = ()
     attribution: tuple[Saved[AttributionResult], ...] = ()
+    reliance: tuple[Saved[RelianceResult], ...] = ()
     bench: tuple[Saved[SpeedResult], ...] = ()
     sweeps: tuple[Saved[SweepResult], ...] = ()
     unreadable: tuple[tuple[str, str], ...] = ()
@@ -69,7 +73,8 @@ class Collection:
     @property
     def n_results(self) -> int:
         """Number of results, sweeps not included."""
-        return sum(map(len, (self.erf, self.shape_bias, self.kernels, self.attribution, self.bench)))
+        analyzers = (self.erf, self.shape_bias, self.kernels, self.attribution, self.reliance, self.bench)
+        return sum(map(len, analyzers))
 
 
 def collected(results: Iterable[Result]) -> Collection:
@@ -178,6 +183,7 @@ _KINDS: dict[str, type[Result]] = {
     "shape_bias": ShapeBiasResult,
     "kernels": KernelResult,
     "attribution": AttributionResult,
+    "reliance": RelianceResult,
     "bench": SpeedResult,
 }
 # Entry of the collection and function that reads the results of a folder, by the name of the JSON file.
@@ -186,6 +192,7 @@ _READERS: dict[str, tuple[str, Callable[[Path], Sequence[Any]]]] = {
     shape_bias.JSON_NAME: ("shape_bias", lambda folder: [ShapeBiasResult.load(folder)]),
     kernels.JSON_NAME: ("kernels", kernels.load_results),
     attribution.JSON_NAME: ("attribution", lambda folder: [AttributionResult.load(folder)]),
+    reliance.JSON_NAME: ("reliance", lambda folder: [RelianceResult.load(folder)]),
     bench.JSON_NAME: ("bench", lambda folder: [SpeedResult.load(folder)]),
     SUMMARY_NAME: ("sweeps", lambda folder: [SweepResult.load(folder)]),
 }

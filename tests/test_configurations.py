@@ -1,4 +1,4 @@
-"""The options of the four measurements: as keywords or as a configuration, with one set of defaults."""
+"""The options of the five measurements: as keywords or as a configuration, with one set of defaults."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from replk_probe.attribution import AttributionConfig
 from replk_probe.cli import attribute as attribute_command
 from replk_probe.cli import erf as erf_command
 from replk_probe.cli import kernels as kernels_command
+from replk_probe.cli import reliance as reliance_command
 from replk_probe.cli import shape_bias as shape_bias_command
 from replk_probe.erf import ErfConfig
 from replk_probe.erf.config import default_size
 from replk_probe.errors import BackendError, InvalidInputError, WeightsError
 from replk_probe.kernels import KernelsConfig
+from replk_probe.reliance import RelianceConfig
 from replk_probe.shape_bias import ShapeBiasConfig
 
 
@@ -39,6 +41,7 @@ MEASUREMENTS: list[tuple[type, Callable[..., Any], click.Command]] = [
     (KernelsConfig, replk_probe.measure_kernels, kernels_command.command),
     (ShapeBiasConfig, replk_probe.measure_shape_bias, shape_bias_command.command),
     (AttributionConfig, measure_images, attribute_command.command),
+    (RelianceConfig, replk_probe.measure_reliance, reliance_command.command),
 ]
 CONFIGS = [kind for kind, _, _ in MEASUREMENTS]
 # The size is left to the model in the command; names of several models and layers are plural there.

@@ -47,6 +47,8 @@ SHOWN_BY = {
     "comparison.Difference": "comparison.compare_results",
     "erf.MeasuredPosition": "erf.draw_positions",
     "erf.RatioRow": "erf.ErfResult",
+    "reliance.CueAccuracy": "reliance.measure_reliance",
+    "reliance.SuppressedAccuracy": "reliance.measure_reliance",
     "models.Difference": "models.reparam_checkpoint",
     "shape_bias.CueScore": "shape_bias.CueScores",
     # They are caught or filtered like their base classes.

@@ -61,6 +61,7 @@ RESULT_FILES = (
     "decisions",
     "observers",
     "cue_scores",
+    "suppressions",
 )
 
 
@@ -88,7 +89,7 @@ class Rule:
 LIGHT = ("errors", "_version", *(f"runtime.{name}" for name in LIGHT_RUNTIME))
 RESULTS = ("results", "runtime.file_reading", *(f"{{package}}.{name}" for name in RESULT_FILES))
 PLOTS = ("*.plot", "*.plot_*")
-ANALYZERS = ("erf", "shape_bias", "kernels", "bench", "attribution")
+ANALYZERS = ("erf", "shape_bias", "kernels", "bench", "attribution", "reliance")
 
 
 def in_analyzers(*names: str) -> tuple[str, ...]:
@@ -158,6 +159,17 @@ RULES = (
             *("shape_bias.classifier", "shape_bias.synthetic"),
         ),
         ("torch", "numpy", "captum"),
+        not_modules=PLOTS,
+    ),
+    # It classifies images whose classes are those of several label spaces; OpenCV is optional.
+    Rule(
+        ("reliance/*",),
+        (
+            *("errors", "models", "models.*", "images", "images.*", "runtime.*", "{package}.*"),
+            *("shape_bias.classifier", "shape_bias.loading", "shape_bias.decision_mapping", "shape_bias.stimuli.names"),
+            *("shape_bias.stimuli.stimulus_set", "shape_bias.synthetic"),
+        ),
+        ("torch", "torchvision", "numpy", "PIL", "cv2"),
         not_modules=PLOTS,
     ),
     # It looks up which names model-vs-human takes from torchvision.

@@ -43,6 +43,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "info": LazyCommand("replk_probe.cli.info", "Show the CPU, the GPU and the backend of convolutions."),
     "kernels": LazyCommand("replk_probe.cli.kernels", "Measure and plot the magnitude of convolution kernels."),
     "models": LazyCommand("replk_probe.cli.models", "List models with kernel sizes, parameters, MACs and weights."),
+    "reliance": LazyCommand("replk_probe.cli.reliance", "Measure the accuracy when a cue is suppressed."),
     "reparam": LazyCommand("replk_probe.cli.reparam", "Merge the branches in a checkpoint, or rename its tensors."),
     "report": LazyCommand("replk_probe.cli.report", "Collect results in one HTML page."),
     "shape-bias": LazyCommand("replk_probe.cli.shape_bias", "Measure the shape bias on cue-conflict stimuli."),

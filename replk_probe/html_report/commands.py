@@ -13,6 +13,7 @@ from replk_probe.bench.result import PASSES, SpeedResult
 from replk_probe.erf.position_rule import CENTER
 from replk_probe.erf.result import IMPORTED, ErfResult
 from replk_probe.kernels.result import KernelResult
+from replk_probe.reliance.result import RelianceResult
 from replk_probe.runtime.formatting import dimensions
 from replk_probe.runtime.provenance import EMBEDDED, USER_MODULE, USUAL_ENTRIES, HeadInfo, RunInfo, WeightsInfo
 from replk_probe.shape_bias.result import ShapeBiasResult
@@ -146,6 +147,26 @@ def attribution_command(result: AttributionResult) -> str | None:
             for name, value in given.items()
         ),
         _option("baseline", *([baseline] if isinstance(baseline, str) else [])),
+        *_inputs(config),
+        _option("seed", run.seed),
+        _computed(run),
+    )
+
+
+def reliance_command(result: RelianceResult) -> str | None:
+    """The command for accuracies under suppressions, or None if they were measured from Python."""
+    run, config = result.run, result.run.config
+    mapping, images = str(config.get("mapping") or ""), config.get("images")
+    if run.weights.source == USER_MODULE or mapping == "given":
+        return None
+    return _joined(
+        "reliance",
+        _model(run.model, run.weights),
+        _folder("data", run.image_source),
+        _option("suppressions", ",".join(one.suppression for one in result.suppressions)),
+        _option("images", *([] if images is None else [images])),
+        _option("mapping", *([mapping.removeprefix("file:")] if mapping.startswith("file:") else [])),
+        _option("size", dimensions(run.input_size)),
         *_inputs(config),
         _option("seed", run.seed),
         _computed(run),

@@ -120,6 +120,16 @@ ATTRIBUTIONS = (
         _OWN,
     ),
 )
+RELIANCE = (
+    Definition(
+        "Relative accuracy",
+        "Accuracy under a suppression divided by the accuracy without one; 95 % by the bootstrap over images.",
+        "Burgert et al., NeurIPS 2025, arXiv:2509.20234",
+    ),
+    Definition(
+        "Relative accuracy of a cue", "Mean over the methods that suppress it of the mean over their strengths.", _OWN
+    ),
+)
 BENCH = (
     Definition(
         "Speed-up",

@@ -11,9 +11,17 @@ from replk_probe.runtime.formatting import counted, dimensions
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo
 
 from .attribution_section import attribution_names
-from .commands import attribution_command, bench_command, erf_command, kernels_command, shape_bias_command
+from .commands import (
+    attribution_command,
+    bench_command,
+    erf_command,
+    kernels_command,
+    reliance_command,
+    shape_bias_command,
+)
 from .names import erf_names
 from .number_texts import Badge, badge
+from .reliance_section import reliance_names
 
 _UNSAVED = "not saved"
 
@@ -78,6 +86,13 @@ def origins_of(collection: Collection) -> list[Origin]:
         title = f"Attribution of {name}, {shown.method}"
         command = attribution_command(shown)
         found.append(_origin(title, attribution, shown.run.weights, command, facts, shown.run.versions, shown.notes))
+    names = reliance_names([one.result for one in collection.reliance])
+    for reliance, name in zip(collection.reliance, names, strict=True):
+        under = reliance.result
+        facts = [*_weights(under.run.weights), *_run(under.run), ("classes", under.label_space)]
+        command = reliance_command(under)
+        title = f"Reliance of {name}"
+        found.append(_origin(title, reliance, under.run.weights, command, facts, under.run.versions, under.notes))
     for bench in collection.bench:
         machine = bench.result.machine
         gpu = [] if machine.gpu is None else [("GPU", machine.gpu.name), *machine.gpu.environment.items()]

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from replk_probe.collection import Collection, Saved
 from replk_probe.kernels.result import KernelResult
+from replk_probe.reliance.suppressions import SHAPE, TEXTURE
 from replk_probe.runtime.formatting import dimensions
 from replk_probe.runtime.provenance import WeightsInfo
 
@@ -16,9 +17,12 @@ from .erf_section import FIRST_THRESHOLD, conditions_of, ratio_cell
 from .kernel_section import last_merged
 from .names import erf_names
 from .number_texts import NO_CELL, Badge, Cell, badge, share
+from .reliance_section import profile_cells
 from .shape_bias_section import bias_cell, source_of, weights_of
 
 Key: TypeAlias = tuple[str, str, str | None, int | None]
+# Indices of the results of each analyzer: ERF, shape bias, kernels, reliance.
+Members: TypeAlias = tuple[list[int], list[int], list[int], list[int]]
 
 _ERF_COLUMNS = (
     ("ERF, centred", "Share of the input in the smallest window around the center with 50 % of the contribution"),
@@ -32,6 +36,10 @@ _BIAS_COLUMNS = (
 _KERNEL_COLUMNS = (
     ("kernel", "Size of the kernel of the last layer that was measured"),
     ("center 3x3", "Share of the absolute weights of this kernel in its central 3 x 3 entries"),
+)
+_RELIANCE_COLUMNS = tuple(
+    (f"no {cue}", f"Accuracy when the {cue} is suppressed, relative to the accuracy without a suppression")
+    for cue in (SHAPE, TEXTURE)  # color is in the section, since the table is as wide as the page
 )
 
 
@@ -54,17 +62,19 @@ class Summary:
         rows: The rows.
         erf_styles: Style of each ERF.
         bias_styles: Style of each shape bias.
+        reliance_styles: Style of each result of reliance.
     """
 
     columns: list[tuple[str, str]]
     rows: list[SummaryRow]
     erf_styles: list[int]
     bias_styles: list[int]
+    reliance_styles: list[int]
 
 
 def summary_of(collection: Collection) -> Summary:
     """One row for each model and weights; several if it was measured several times by one analyzer."""
-    groups: dict[Key, tuple[list[int], list[int], list[int]]] = {}
+    groups: dict[Key, Members] = {}
     for index, erf in enumerate(collection.erf):
         _group(groups, erf.result.run.model, erf.result.run.weights)[0].append(index)
     for index, bias in enumerate(collection.shape_bias):
@@ -72,21 +82,27 @@ def summary_of(collection: Collection) -> Summary:
         _group(groups, name, weights_of(bias.result))[1].append(index)
     for index, kernels in enumerate(collection.kernels):
         _group(groups, kernels.result.run.model, kernels.result.run.weights)[2].append(index)
+    for index, reliance in enumerate(collection.reliance):
+        _group(groups, reliance.result.run.model, reliance.result.run.weights)[3].append(index)
     rows: list[SummaryRow] = []
     erf_styles, bias_styles = [0] * len(collection.erf), [0] * len(collection.shape_bias)
+    reliance_styles = [0] * len(collection.reliance)
     names = erf_names([one.result for one in collection.erf])
     for key, members in groups.items():
-        for erf_index, bias_index, kernel_index in itertools.zip_longest(*members):
+        for erf_index, bias_index, kernel_index, reliance_index in itertools.zip_longest(*members):
             style = len(rows)
             if erf_index is not None:
                 erf_styles[erf_index] = style
             if bias_index is not None:
                 bias_styles[bias_index] = style
-            weights: Any = _weights_in(collection, erf_index, bias_index, kernel_index)
+            if reliance_index is not None:
+                reliance_styles[reliance_index] = style
+            weights: Any = _weights_in(collection, erf_index, bias_index, kernel_index, reliance_index)
             cells = (
                 *_erf_cells(collection, erf_index),
                 *_bias_cells(collection, bias_index),
                 *_kernel_cells(collection.kernels, kernel_index),
+                *_reliance_cells(collection, reliance_index),
             )
             is_several = max(map(len, members)) > 1
             name = names[erf_index] if is_several and erf_index is not None else key[0]
@@ -97,25 +113,28 @@ def summary_of(collection: Collection) -> Summary:
         [replace(row, cells=tuple(row.cells[index] for index in used)) for row in rows],
         erf_styles,
         bias_styles,
+        reliance_styles,
     )
 
 
-_COLUMNS = (*_ERF_COLUMNS, *_BIAS_COLUMNS, *_KERNEL_COLUMNS)
+_COLUMNS = (*_ERF_COLUMNS, *_BIAS_COLUMNS, *_KERNEL_COLUMNS, *_RELIANCE_COLUMNS)
 
 
-def _group(
-    groups: dict[Key, tuple[list[int], list[int], list[int]]], name: str, weights: WeightsInfo | None
-) -> tuple[list[int], list[int], list[int]]:
+def _group(groups: dict[Key, Members], name: str, weights: WeightsInfo | None) -> Members:
     key = (name, "", None, None) if weights is None else (name, weights.source, weights.sha256, weights.seed)
-    return groups.setdefault(key, ([], [], []))
+    return groups.setdefault(key, ([], [], [], []))
 
 
-def _weights_in(collection: Collection, erf: int | None, bias: int | None, kernel: int | None) -> WeightsInfo | None:
+def _weights_in(
+    collection: Collection, erf: int | None, bias: int | None, kernel: int | None, reliance: int | None
+) -> WeightsInfo | None:
     if erf is not None:
         return collection.erf[erf].result.run.weights
     if bias is not None:
         return weights_of(collection.shape_bias[bias].result)
-    return None if kernel is None else collection.kernels[kernel].result.run.weights
+    if kernel is not None:
+        return collection.kernels[kernel].result.run.weights
+    return None if reliance is None else collection.reliance[reliance].result.run.weights
 
 
 def _erf_cells(collection: Collection, index: int | None) -> tuple[Cell, ...]:
@@ -135,6 +154,12 @@ def _bias_cells(collection: Collection, index: int | None) -> tuple[Cell, ...]:
         return (NO_CELL,) * len(_BIAS_COLUMNS)
     detail = f"{source_of(collection.shape_bias[index].result)} stimuli"
     return replace(bias_cell(model), detail=detail), share(model.counts.cue_accuracy)
+
+
+def _reliance_cells(collection: Collection, index: int | None) -> tuple[Cell, ...]:
+    if index is None:
+        return (NO_CELL,) * len(_RELIANCE_COLUMNS)
+    return profile_cells(collection.reliance[index].result)[: len(_RELIANCE_COLUMNS)]
 
 
 def _kernel_cells(saved: Sequence[Saved[KernelResult]], index: int | None) -> tuple[Cell, ...]:

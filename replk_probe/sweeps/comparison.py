@@ -14,6 +14,9 @@ from replk_probe.erf.result import ErfResult, write_csv
 from replk_probe.errors import ReplkProbeError
 from replk_probe.kernels.plot import save_figures as save_kernel_figures
 from replk_probe.kernels.result import KernelResult
+from replk_probe.reliance.plot import save_figures as save_reliance_figure
+from replk_probe.reliance.result import RelianceResult
+from replk_probe.reliance.result import write_csv as write_reliance_csv
 from replk_probe.results import strict_json
 from replk_probe.runtime.atomic_files import atomic_write_text, sha256_of
 from replk_probe.runtime.checks import check_size
@@ -140,9 +143,16 @@ def _draw_shape_bias(folders: Sequence[Path], target: Path) -> None:
     save_shape_bias_figure(results, target, others=published_for(results[0]))
 
 
+def _draw_reliance(folders: Sequence[Path], target: Path) -> None:
+    results = [RelianceResult.load(folder) for folder in folders]
+    save_reliance_figure(results, target, "comparison")
+    write_reliance_csv(results, target / "comparison.csv")
+
+
 # There is no figure that compares attributions.
 _DRAW: dict[str, Callable[[Sequence[Path], Path], None]] = {
     "erf": _draw_erf,
     "shape-bias": _draw_shape_bias,
     "kernels": _draw_kernels,
+    "reliance": _draw_reliance,
 }
