@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from . import kernels as kernels
     from . import models as models
     from . import ops as ops
+    from . import reliance as reliance
     from . import shape_bias as shape_bias
     from . import sweeps as sweeps
     from .attribution import AttributionResult as AttributionResult
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from .kernels import measure_kernels as measure_kernels
     from .models import create_model as create_model
     from .models import load_checkpoint as load_checkpoint
+    from .reliance import RelianceResult as RelianceResult
+    from .reliance import measure_reliance as measure_reliance
     from .shape_bias import ShapeBiasResult as ShapeBiasResult
     from .shape_bias import measure_shape_bias as measure_shape_bias
     from .sweeps import SweepResult as SweepResult
@@ -48,6 +51,7 @@ _HOME = {
     "ErfAccumulator": "erf",
     "ErfResult": "erf",
     "KernelResult": "kernels",
+    "RelianceResult": "reliance",
     "ShapeBiasResult": "shape_bias",
     "SweepResult": "sweeps",
     "create_model": "models",
@@ -57,6 +61,7 @@ _HOME = {
     "measure_behaviour": "behaviour",
     "measure_erf": "erf",
     "measure_kernels": "kernels",
+    "measure_reliance": "reliance",
     "measure_shape_bias": "shape_bias",
     "sweep": "sweeps",
 }
@@ -74,7 +79,7 @@ _SUBPACKAGES = (
         "kernels",
         "models",
     ),
-    *("ops", "shape_bias", "sweeps"),
+    *("ops", "reliance", "shape_bias", "sweeps"),
 )
 
 __all__ = [
@@ -83,6 +88,7 @@ __all__ = [
     "ErfAccumulator",
     "ErfResult",
     "KernelResult",
+    "RelianceResult",
     "ShapeBiasResult",
     "SweepResult",
     "__version__",
@@ -103,9 +109,11 @@ __all__ = [
     "measure_behaviour",
     "measure_erf",
     "measure_kernels",
+    "measure_reliance",
     "measure_shape_bias",
     "models",
     "ops",
+    "reliance",
     "shape_bias",
     "sweep",
     "sweeps",

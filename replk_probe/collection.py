@@ -19,6 +19,8 @@ from replk_probe.erf.result import ErfResult
 from replk_probe.errors import InvalidInputError, ReplkProbeError
 from replk_probe.kernels import result as kernels
 from replk_probe.kernels.result import KernelResult
+from replk_probe.reliance import result as reliance
+from replk_probe.reliance.result import RelianceResult
 from replk_probe.results import Result
 from replk_probe.runtime.atomic_files import sha256_of
 from replk_probe.runtime.paths import usable_path
@@ -56,6 +58,7 @@ class Collection:
         behaviour: Results on the sets of model-vs-human.
         kernels: Kernels, one entry for each model of a file.
         attribution: Attributions.
+        reliance: Accuracies under suppressions.
         bench: Benchmarks.
         sweeps: Sweeps; the results of their jobs are also in the other entries.
         unreadable: Record and reason of every result that could not be read.
@@ -66,13 +69,14 @@ class Collection:
     behaviour: tuple[Saved[BehaviourResult], ...] = ()
     kernels: tuple[Saved[KernelResult], ...] = ()
     attribution: tuple[Saved[AttributionResult], ...] = ()
+    reliance: tuple[Saved[RelianceResult], ...] = ()
     bench: tuple[Saved[SpeedResult], ...] = ()
     sweeps: tuple[Saved[SweepResult], ...] = ()
     unreadable: tuple[tuple[str, str], ...] = ()
 
     @property
     def _measured(self) -> tuple[tuple[Saved[Any], ...], ...]:
-        return self.erf, self.shape_bias, self.behaviour, self.kernels, self.attribution, self.bench
+        return self.erf, self.shape_bias, self.behaviour, self.kernels, self.attribution, self.reliance, self.bench
 
     @property
     def n_results(self) -> int:
@@ -187,6 +191,7 @@ _KINDS: dict[str, type[Result]] = {
     "behaviour": BehaviourResult,
     "kernels": KernelResult,
     "attribution": AttributionResult,
+    "reliance": RelianceResult,
     "bench": SpeedResult,
 }
 # Entry of the collection and function that reads the results of a folder, by the name of the JSON file.
@@ -196,6 +201,7 @@ _READERS: dict[str, tuple[str, Callable[[Path], Sequence[Any]]]] = {
     behaviour.JSON_NAME: ("behaviour", lambda folder: [BehaviourResult.load(folder)]),
     kernels.JSON_NAME: ("kernels", kernels.load_results),
     attribution.JSON_NAME: ("attribution", lambda folder: [AttributionResult.load(folder)]),
+    reliance.JSON_NAME: ("reliance", lambda folder: [RelianceResult.load(folder)]),
     bench.JSON_NAME: ("bench", lambda folder: [SpeedResult.load(folder)]),
     SUMMARY_NAME: ("sweeps", lambda folder: [SweepResult.load(folder)]),
 }

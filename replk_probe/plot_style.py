@@ -17,6 +17,7 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import seaborn as sns
+import seaborn.cm
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends import backend_pdf

@@ -139,7 +139,8 @@ def compile_kernel(problem: ConvProblem, tiling: Tiling, capability: tuple[int, 
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in pointers},
     )
     target = GPUTarget("cuda", 10 * capability[0] + capability[1], 32)
-    return triton.compile(source, target=target, options={"num_warps": tiling.warps, "num_stages": tiling.stages})
+    options = {"num_warps": tiling.warps, "num_stages": tiling.stages, "enable_fp_fusion": True}
+    return triton.compile(source, target=target, options=options)
 
 
 def examine(problem: ConvProblem, tiling: Tiling, capability: tuple[int, int], is_disassembled: bool) -> Compiled:

@@ -29,7 +29,7 @@ from PIL import Image
 FIGURES = Path(__file__).resolve().parent.parent / "figures"
 _WIDTH, _HEIGHT = 1000, 2000  # pixels
 _LARGEST = 450_000  # bytes; larger figures, such as noise, are reduced to 256 colors
-_EXTRAS = ("contact_sheet.png", "overview.png")
+_EXTRAS = ("contact_sheet.png", "overview.png", "suppressions.png")
 
 
 def read_command(folder: Path) -> tuple[str, str]:

@@ -22,11 +22,13 @@ from replk_probe.cli import attribute as attribute_command
 from replk_probe.cli import behaviour as behaviour_command
 from replk_probe.cli import erf as erf_command
 from replk_probe.cli import kernels as kernels_command
+from replk_probe.cli import reliance as reliance_command
 from replk_probe.cli import shape_bias as shape_bias_command
 from replk_probe.erf import ErfConfig
 from replk_probe.erf.config import default_size
 from replk_probe.errors import BackendError, InvalidInputError, WeightsError
 from replk_probe.kernels import KernelsConfig
+from replk_probe.reliance import RelianceConfig
 from replk_probe.shape_bias import ShapeBiasConfig
 
 
@@ -42,6 +44,7 @@ MEASUREMENTS: list[tuple[type, Callable[..., Any], click.Command]] = [
     (ShapeBiasConfig, replk_probe.measure_shape_bias, shape_bias_command.command),
     (BehaviourConfig, replk_probe.measure_behaviour, behaviour_command.command),
     (AttributionConfig, measure_images, attribute_command.command),
+    (RelianceConfig, replk_probe.measure_reliance, reliance_command.command),
 ]
 CONFIGS = [kind for kind, _, _ in MEASUREMENTS]
 # The size is left to the model in the command; names of several models and layers are plural there.

@@ -48,7 +48,10 @@ SHOWN_BY = {
     "erf.MeasuredPosition": "erf.draw_positions",
     "behaviour.Scores": "behaviour.BehaviourResult",
     "erf.RatioRow": "erf.ErfResult",
+    "reliance.CueAccuracy": "reliance.measure_reliance",
+    "reliance.SuppressedAccuracy": "reliance.measure_reliance",
     "models.Difference": "models.reparam_checkpoint",
+    "shape_bias.CueScore": "shape_bias.CueScores",
     # They are caught or filtered like their base classes.
     "errors.BackendError": "errors.ReplkProbeError",
     "errors.InvalidInputError": "errors.ReplkProbeError",

@@ -19,6 +19,7 @@ from replk_probe.behaviour import result as behaviour
 from replk_probe.bench import result as bench
 from replk_probe.erf import result as erf
 from replk_probe.kernels import result as kernels
+from replk_probe.reliance import result as reliance
 from replk_probe.shape_bias import result as shape_bias
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,8 +82,10 @@ def test_every_column_of_a_table_is_defined() -> None:
         *erf._CSV_COLUMNS,
         *shape_bias._CSV_COLUMNS,
         *behaviour._CSV_COLUMNS,
+        *shape_bias.SCORE_COLUMNS,
         *kernels._COLUMNS,
         *attribution._COLUMNS,
+        *reliance._COLUMNS,
         *bench._CSV_COLUMNS,
     }
     names = {re.sub(r"_ci95_(low|high)$", "", name) for name in columns}

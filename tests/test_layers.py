@@ -28,6 +28,7 @@ LIGHT_RUNTIME = (
     "archive",
     "atomic_files",
     "checks",
+    "deferred_imports",
     "download",
     "escaping",
     "formatting",
@@ -59,6 +60,8 @@ RESULT_FILES = (
     "decision_mapping",
     "decisions",
     "observers",
+    "cue_scores",
+    "suppressions",
     "benchmark_sets",
     "consistency",
     "people",
@@ -96,7 +99,7 @@ class Rule:
 LIGHT = ("errors", "_version", *(f"runtime.{name}" for name in LIGHT_RUNTIME))
 RESULTS = ("results", "runtime.file_reading", *(f"{{package}}.{name}" for name in RESULT_FILES))
 PLOTS = ("*.plot", "*.plot_*")
-ANALYZERS = ("erf", "shape_bias", "behaviour", "kernels", "bench", "attribution")
+ANALYZERS = ("erf", "shape_bias", "behaviour", "kernels", "bench", "attribution", "reliance")
 
 
 def in_analyzers(*names: str) -> tuple[str, ...]:
@@ -121,11 +124,11 @@ RULES = (
     Rule(("ops/methods/toeplitz_kernels.py",), (), ("triton",)),
     # Choices are stored in the cache folder and sent to other processes.
     Rule(("ops/tuning/*",), ("errors", "_version", "ops", "ops.*", "runtime.*"), ("torch",)),
-    Rule(("ops/*",), ("errors", "ops", "ops.*"), ("torch",)),
+    Rule(("ops/*",), ("errors", "runtime.deferred_imports", "ops", "ops.*"), ("torch",)),
     Rule(
         ("models/*",),
-        (*LIGHT, "runtime.devices", "ops", "ops.*", "models", "models.*"),
-        ("timm", "torch", "torchvision", "safetensors", "numpy", "gdown", "huggingface_hub"),
+        (*LIGHT, "runtime.devices", "runtime.dispatch_mode", "ops", "ops.*", "models", "models.*"),
+        ("timm", "torch", "torchvision", "safetensors", "numpy", "gdown", "huggingface_hub", "open_clip"),
     ),
     # An analyzer's __init__ may import everything inside it, but not load torch, which reading results does not need.
     Rule(in_analyzers("__init__"), ("{package}.*",), torch_free=True),
@@ -153,7 +156,7 @@ RULES = (
             *("behaviour/image_sets.py", "behaviour/download_sets.py"),
         ),
         (*LIGHT, "images", "images.*", "{package}.*", "shape_bias.stimuli.*", "shape_bias.stimulus_source"),
-        ("PIL", "numpy"),
+        ("PIL", "numpy", "tomli"),
         not_modules=PLOTS,
         torch_free=True,
     ),
@@ -179,6 +182,17 @@ RULES = (
         ("behaviour/*",),
         ("errors", "runtime.checks", "models", "{package}.*", "shape_bias.*"),
         ("torch",),
+        not_modules=PLOTS,
+    ),
+    # It classifies images whose classes are those of several label spaces; OpenCV is optional.
+    Rule(
+        ("reliance/*",),
+        (
+            *("errors", "models", "models.*", "images", "images.*", "runtime.*", "{package}.*"),
+            *("shape_bias.classifier", "shape_bias.loading", "shape_bias.decision_mapping", "shape_bias.stimuli.names"),
+            *("shape_bias.stimuli.stimulus_set", "shape_bias.synthetic"),
+        ),
+        ("torch", "torchvision", "numpy", "PIL", "cv2"),
         not_modules=PLOTS,
     ),
     # It looks up which names model-vs-human takes from torchvision.
@@ -395,11 +409,14 @@ def test_an_import_cycle_is_found(statement: str) -> None:
         graphlib.TopologicalSorter(import_graph(sources)).prepare()
 
 
-# Files that import modules whose names are known only when they run: lazy names, commands, files and packages of users.
+# Files that import modules whose names are known only when they run: lazy names, commands,
+# deferred packages, files and packages of users.
 DYNAMIC = {
     "_lazy.py",
     "cli/main.py",
     "models/builders.py",
+    "models/timm_registry.py",
+    "runtime/deferred_imports.py",
     "runtime/download.py",
     "shape_bias/model_vs_human/register.py",
 }

@@ -31,6 +31,7 @@ def test_importing_the_package_is_light() -> None:
         ".kernels",
         ".models",
         ".ops",
+        ".reliance",
         ".shape_bias",
         ".sweeps",
     ],

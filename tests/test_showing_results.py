@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from replk_probe import attribution, bench, comparison, erf, kernels, shape_bias
+from replk_probe import attribution, bench, comparison, erf, kernels, reliance, shape_bias
 from replk_probe.attribution.result import AttributedImage, AttributionResult, ErfWindow
 from replk_probe.bench.result import Layer, Machine, SpeedCase, SpeedResult, Timing
 from replk_probe.erf.result import ErfResult, RatioRow
@@ -34,6 +34,7 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.kernels.kernel import Kernel
 from replk_probe.kernels.result import KernelResult, KernelRun
 from replk_probe.plot_style import LABEL_SIZE, PRESETS, SMALL_SIZE, TITLE_SIZE, USUAL, figure_of, figure_preset
+from replk_probe.reliance import RelianceResult, parse_suppressions
 from replk_probe.results import Result
 from replk_probe.runtime.provenance import RANDOM_INIT, RunInfo, WeightsInfo
 from replk_probe.shape_bias.decisions import Decisions
@@ -98,9 +99,20 @@ def make_attribution() -> AttributionResult:
     return AttributionResult(maps, pictures, (image,), make_erf().run, "saliency", "layer4", "image")
 
 
+def make_reliance() -> RelianceResult:
+    suppressions = parse_suppressions("gaussian-blur,patch-shuffle:2,grayscale,patch-shuffle+grayscale")
+    random = np.random.default_rng(0)
+    targets = np.arange(32) % 4
+    decisions = np.where(random.random((1 + len(suppressions), 32)) < 0.7, targets, (targets + 1) % 4)
+    pictures = random.integers(0, 256, (len(suppressions), 16, 16, 3))
+    return RelianceResult.from_decisions(
+        decisions, targets, suppressions, pictures=pictures, run=make_erf().run, label_space="indices", classes="0123"
+    )
+
+
 MAKERS = {
     "erf": make_erf, "shape_bias": make_shape_bias, "kernels": make_kernels, "bench": make_speed,
-    "attribution": make_attribution,
+    "attribution": make_attribution, "reliance": make_reliance,
 }  # fmt: skip
 TABLES = {name: f"{name}.csv" for name in MAKERS}
 
@@ -163,6 +175,7 @@ PLOTS = (
     ("bench", bench.plot_times),
     ("bench", bench.plot_speedup),
     ("attribution", attribution.plot_attribution),
+    ("reliance", lambda result, ax: reliance.plot_profile([result], ax)),
 )
 
 
@@ -280,6 +293,10 @@ def drawn_figures() -> Iterator[Figure]:
     attributed = replace(make_attribution(), run=random.run)
     yield attribution.draw_attributions(attributed)
     yield figure_of(attribution.plot_attribution(attributed))
+    suppressed = replace(make_reliance(), run=random.run)
+    yield reliance.draw_reliance([suppressed, make_reliance()])
+    yield reliance.draw_suppressions(suppressed)
+    yield figure_of(reliance.plot_profile([suppressed]))
     yield comparison.draw_differences(comparison.compare_results(trained, trained))
 
 
@@ -298,8 +315,8 @@ def test_figures_are_a_column_or_a_page_wide_with_text_of_three_sizes_and_one_la
 
 
 FIGURES = (
-    *((package, name) for package in (erf, shape_bias, kernels, bench, attribution) for name in package.__all__
-      if name.startswith(("plot_", "draw_"))),
+    *((package, name) for package in (erf, shape_bias, kernels, bench, attribution, reliance)
+      for name in package.__all__ if name.startswith(("plot_", "draw_"))),
 )  # fmt: skip
 
 
@@ -482,7 +499,7 @@ def test_html_is_short_and_does_without_a_figure_where_none_can_be_drawn() -> No
     assert text.count("<tr>") == 21 and "10 more rows" in text and "<img" not in text
 
 
-@pytest.mark.parametrize("package", [erf, shape_bias, kernels, bench, attribution])
+@pytest.mark.parametrize("package", [erf, shape_bias, kernels, bench, attribution, reliance])
 def test_plot_functions_are_public_and_no_module_hides_them(package) -> None:
     folder = Path(package.__file__).parent
     public = [name for name in package.__all__ if name.startswith(("plot_", "draw_"))]

@@ -102,7 +102,8 @@ def plan_attribution(
         fitted_statistics(known if own is None else own, outputs.channels, bgr=config.bgr)
         for known, own in ((data.mean, config.mean), (data.std, config.std))
     )
-    names = SYNTHETIC_CATEGORIES if weights.is_embedded else class_names(network, outputs.classes)
+    is_own = weights.is_embedded and weights.head is None
+    names = SYNTHETIC_CATEGORIES if is_own else class_names(network, outputs.classes)
     name = config.name or (model if isinstance(model, str) else name_of(network))
     options = MethodOptions.of(config, size, mean, std)
     target, notes = _positions(network, (1, outputs.channels, *size), config, required=measured is not None)

@@ -93,7 +93,7 @@ def model_options(command: CommandT, *, default: str = "two small models trained
         "models",
         multiple=True,
         metavar="NAME",
-        help="Name from 'replk-probe models' or from timm, torchvision:NAME, package.module:factory or "
+        help="Name from 'replk-probe models' or from timm, torchvision:NAME, open_clip:NAME, package.module:factory or "
         f"path/to/file.py:factory. Repeat to compare models. [default: {default}]",
     )
     return model(weights(selection_options(command)))

@@ -10,6 +10,7 @@ import click
 
 from replk_probe.errors import InvalidInputError
 
+from ._heads import HeadChoice, head_options, with_head
 from ._options import (
     PATH,
     choice_option,
@@ -42,6 +43,7 @@ _CHECKPOINT = "attribution.ckpt"
 @click.command()
 @click.argument("images", nargs=-1, type=PATH, metavar="IMAGE...")
 @model_options
+@head_options
 @choice_option(
     "--method",
     [
@@ -130,6 +132,9 @@ def command(
     output: Path | None,
     resume: bool,
     allow_other_device: bool,
+    head: Path | None,
+    classes: str | None,
+    templates: str | None,
     **options: Any,
 ) -> None:
     """Attribute class scores to the pixels of images.
@@ -166,7 +171,8 @@ def command(
     plans = []
     with together():
         for name, source in zip(models, weights_each, strict=True):
-            plan = plan_attribution(name, images, field, replace(config, weights=source))
+            model, settings = with_head(name, replace(config, weights=source), HeadChoice(head, classes, templates))
+            plan = plan_attribution(model, images, field, settings)
             announce(plan, "the attributions are those of the initialization")
             plans.append(plan)
     lock_folders(*folders)

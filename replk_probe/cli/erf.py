@@ -12,6 +12,7 @@ import click
 
 from ._erf_jobs import Jobs, check_without_model, choose_jobs, parse_sizes, read_maps
 from ._erf_report import draw_and_print
+from ._heads import HeadChoice, head_options, with_head
 from ._options import (
     BATCH_SIZE,
     PATH,
@@ -40,6 +41,7 @@ _CHECKPOINT = "erf.ckpt"
 
 @click.command()
 @model_options
+@head_options
 @click.option("--images", type=int, default=50, show_default=True, metavar="N", help="Number of images.")
 @click.option(
     "--data",
@@ -183,6 +185,9 @@ def command(
     output: Path | None,
     resume: bool,
     allow_other_device: bool,
+    head: Path | None,
+    classes: str | None,
+    templates: str | None,
     **options: Any,
 ) -> None:
     """Measure the effective receptive field.
@@ -233,7 +238,9 @@ def command(
         sample = sample_images(data, config.images, config.seed, config.sampling)  # type: ignore[arg-type]
         with together():
             for job in jobs.measured:
-                plan = plan_erf(job.model, sample, replace(job.config, weights=job.weights))
+                settings = replace(job.config, weights=job.weights)
+                model, settings = with_head(job.model, settings, HeadChoice(head, classes, templates))
+                plan = plan_erf(model, sample, settings)
                 announce(plan, "the map shows the network as initialized")
                 plans.append(plan)
     _run(jobs, plans, names, published, resume, allow_other_device)

@@ -46,6 +46,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "info": LazyCommand("replk_probe.cli.info", "Show the CPU, the GPU and the backend of convolutions."),
     "kernels": LazyCommand("replk_probe.cli.kernels", "Measure and plot the magnitude of convolution kernels."),
     "models": LazyCommand("replk_probe.cli.models", "List models with kernel sizes, parameters, MACs and weights."),
+    "reliance": LazyCommand("replk_probe.cli.reliance", "Measure the accuracy when a cue is suppressed."),
     "reparam": LazyCommand("replk_probe.cli.reparam", "Merge the branches in a checkpoint, or rename its tensors."),
     "report": LazyCommand("replk_probe.cli.report", "Collect results in one HTML page."),
     "shape-bias": LazyCommand("replk_probe.cli.shape_bias", "Measure the shape bias on cue-conflict stimuli."),
@@ -144,6 +145,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: Command-line arguments without the program's name; default ``sys.argv[1:]``.
     """
+    from replk_probe.runtime.deferred_imports import defer_imports
     from replk_probe.runtime.torchrun import this_process
 
     # The name is fixed so that usage lines and completion are the same under `python -m replk_probe`.
@@ -151,13 +153,11 @@ def main(args: Sequence[str] | None = None) -> None:
         cli.main(args=args, prog_name=PROGRAM)
     # Creating the million objects of torch and timm takes 0.5 s longer if they are searched for garbage each time.
     gc.set_threshold(100_000)
-    # Functions run in reverse order at exit, so that this one, which ends the process, is the last.
-    end_process = _EndProcess()
-    atexit.register(end_process)
+    atexit.register(_keep_objects)
+    defer_imports()
     process = this_process()
     if process is not None and process.rank > 0:
-        end_process.status = _run_silently()
-        sys.exit(end_process.status)
+        sys.exit(_run_silently())
     status: Any = 0
     problem, stdout = _open_streams(), sys.stdout
     if problem is None:
@@ -182,21 +182,16 @@ def main(args: Sequence[str] | None = None) -> None:
         with contextlib.suppress(OSError):
             note(f"Error: {message}")
         _flush_streams()
-    end_process.status = status
     sys.exit(status)
 
 
-class _EndProcess:
-    """Ends the process at exit without destroying the objects of torch and timm, which takes another second."""
+def _keep_objects() -> None:
+    """Keep the interpreter from searching all objects of torch and timm again at exit, which takes another second.
 
-    def __init__(self) -> None:
-        self.status: Any = None
-
-    def __call__(self) -> None:
-        """End the process if the status is a number. Otherwise an exception is on its way, and the interpreter ends."""
-        if isinstance(self.status, int):
-            _flush_streams()
-            os._exit(self.status)
+    Triton 3.9 reports objects that were not searched as leaks.
+    """
+    if "triton" not in sys.modules:
+        gc.freeze()
 
 
 def _run_silently() -> Any:

@@ -22,10 +22,10 @@ from ._output import note, show_path
 def command(folders: tuple[Path, ...], output: Path, title: str | None, description: str) -> None:
     """Collect results in one HTML page.
 
-    Reads all results of erf, shape-bias, behaviour, kernels, attribute, bench and sweep in the folders DIR and their
-    subfolders (default: replk-probe-out). The page is one file without any request, which can be sent to others: maps with a
-    slider for the threshold, curves, shape bias by category, kernels, attributions, benchmarks, the provenance of every
-    number, definitions, and how to cite them. It works without scripts as well.
+    Reads all results of erf, shape-bias, behaviour, kernels, attribute, reliance, bench and sweep in the folders DIR
+    and their subfolders (default: replk-probe-out). The page is one file without any request, which can be sent to
+    others: maps with a slider for the threshold, curves, shape bias by category, kernels, attributions, reliance,
+    benchmarks, the provenance of every number, definitions, and how to cite them. It works without scripts as well.
     """
     if output.is_dir():
         raise InvalidInputError(

@@ -11,6 +11,7 @@ import click
 
 from replk_probe.errors import InvalidInputError
 
+from ._heads import HeadChoice, head_options, with_head
 from ._options import (
     PATH,
     check_writable,
@@ -52,10 +53,12 @@ _IMPORT_OPTIONS = ("imported", "mapping", "output")
 
 @click.command()
 @model_options
+@head_options
 @click.option(
     "--stimuli",
-    metavar="DIR|cue-conflict|synthetic",
-    help="A folder of stimuli; cue-conflict: the 1280 published stimuli, downloaded once; synthetic: a generated set. "
+    metavar="DIR|FILE.toml|NAME=DIR|cue-conflict|synthetic",
+    help="A folder of stimuli; cue-conflict: the 1280 published stimuli, downloaded once; synthetic: a generated set; "
+    "FILE.toml: the description of a set; NAME=DIR: files of refined-bias or frequency-conflict. "
     "[default: cue-conflict; synthetic for the small models, which were trained on it]",
 )
 @click.option(
@@ -88,12 +91,17 @@ def command(
     output: Path | None,
     resume: bool,
     allow_other_device: bool,
+    head: Path | None,
+    classes: str | None,
+    templates: str | None,
     **options: Any,
 ) -> None:
     """Measure the shape bias of classifiers on cue-conflict stimuli.
 
     Counts how often a classifier follows shape or texture on 1200 images in which the two cues conflict, as
     model-vs-human does, with confidence intervals, and compares it with ten human observers and published networks.
+
+    Images with one cue each (refined-bias) have the mean reciprocal rank of the right classes instead, for each cue.
 
     Writes shape_bias.json, decisions.csv (raw data in the format of model-vs-human), decisions.npz, shape_bias.csv,
     shape_bias.png and shape_bias.pdf; for several models, one folder per model and a comparison.
@@ -147,7 +155,8 @@ def command(
     plans = []
     with together():
         for name, source in zip(models, weights_each, strict=True):
-            plan = plan_shape_bias(name, opened, replace(config, weights=source))
+            model, settings = with_head(name, replace(config, weights=source), HeadChoice(head, classes, templates))
+            plan = plan_shape_bias(model, opened, settings)
             _check_categories(observers, plan.mapping.categories)
             announce(plan, "the decisions are random")
             plans.append(plan)
@@ -278,11 +287,12 @@ def _report(
                 small = weights_text(weights) if weights is not None and weights.is_embedded else None
                 random = weights is not None and weights.is_random
                 save_contact_sheet(sets[folder], result.decisions, folder, random=random, weights=small)
-        if compare:
+        if compare and all(result.scores is None for result in measured):
             save_comparison(measured, output)
             save_comparison_figure(measured, output, others=published)
     finally:  # The numbers are printed even if a figure cannot be drawn.
         click.echo(shape_bias_table(measured, published, terminal_layout()))
-    decided = sum(len(result.decisions.names) for result in measured if result.decisions is not None)
-    seconds = sum(result.run.seconds for result in measured if isinstance(result.run, RunInfo))
-    conclusion(decided, "decision", seconds, output if compare else next(iter(results)))
+    runs = [result.run for result in measured if isinstance(result.run, RunInfo)]
+    decided, seconds = sum(len(run.image_ids) for run in runs), sum(run.seconds for run in runs)
+    what = "decision" if measured[0].scores is None else "image"
+    conclusion(decided, what, seconds, output if compare else next(iter(results)))

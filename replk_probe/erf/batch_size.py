@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from replk_probe.models.inference.check import evaluating, is_near, random_image
-from replk_probe.models.inference.copying import device_and_dtype, meta_copy_of, on_device, on_meta
+from replk_probe.models.inference.copying import device_and_dtype, on_device, on_device_of, tracing_copy_of
 from replk_probe.runtime.devices import memory_of, strict_arithmetic
+from replk_probe.runtime.dispatch_mode import UncompiledDispatchMode
 from replk_probe.runtime.memory import fitting_batch_size, is_measurable
 
 from .contribution import InputGradient
@@ -86,7 +86,7 @@ def measured_batch_size(
     return 1 if size > 1 and own_code and not _are_independent(model, target, channels, 2) else size
 
 
-class _Bytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Bytes(UncompiledDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of all tensors that are computed in its context, views included: an upper bound."""
 
     total: int = 0
@@ -105,9 +105,10 @@ class _Bytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _bytes_for_an_image(model: nn.Module, target: TargetLayer, channels: int) -> int | None:
     """Bytes of all values of the forward pass of one image; None if they are not known or a batch is not accepted."""
     try:
-        copied = meta_copy_of(model)
-        with evaluating(copied), on_meta():
-            images = torch.empty(2, channels, *target.input_size, dtype=device_and_dtype(model).get("dtype"))
+        shape = 2, channels, *target.input_size
+        copied = tracing_copy_of(model, shape)
+        with evaluating(copied), on_device_of(copied):
+            images = torch.zeros(shape, dtype=device_and_dtype(model).get("dtype"))
             with _Bytes() as counted:  # type: ignore[no-untyped-call]
                 run_to(copied, images, target)
     except Exception:  # for instance a network whose shapes depend on values

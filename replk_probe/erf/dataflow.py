@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from replk_probe.runtime.dispatch_mode import UncompiledDispatchMode
 from replk_probe.runtime.nested import instances_in
 
 from .module_calls import Call, ModuleCalls
@@ -100,7 +100,7 @@ def _common(first: Value, second: Value) -> Value:
     return first
 
 
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Recorder(UncompiledDispatchMode):  # type: ignore[no-untyped-call]
     """Records every value that a network computes from an image in its context."""
 
     def __init__(

@@ -15,7 +15,7 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.models import final_layer
 from replk_probe.models.detectors import taking_batches, transforms_images
 from replk_probe.models.inference.check import evaluating
-from replk_probe.models.inference.copying import device_and_dtype, meta_copy_of, on_meta
+from replk_probe.models.inference.copying import device_and_dtype, on_device_of, tracing_copy_of
 from replk_probe.models.inference.failure import ForwardFailure, explain
 from replk_probe.runtime.formatting import counted, dimensions
 
@@ -176,7 +176,7 @@ def _find_layout(model: nn.Module, found: _Found, size: tuple[int, ...], channel
 
     def shape_at(other: tuple[int, ...]) -> Sequence[int] | None:
         try:
-            return _probe_on_meta(model, (1, channels, *other), found.point).shape
+            return _probe_copy(model, (1, channels, *other), found.point).shape
         except Exception:
             return None  # a network for one size only, or one whose shapes depend on values
 
@@ -243,13 +243,13 @@ def _call_number(point: LayerPoint, calls: int) -> int | None:
 
 
 def _probe(model: nn.Module, shape: Sequence[int], point: LayerPoint | None, *, trace: bool = False) -> _Found:
-    """Run the network once, on the meta device if that is possible, otherwise without gradients.
+    """Run a copy of the network once, usually on the meta device, or the network itself if that is not possible.
 
     ``point`` is the layer to find; None for the default, the last map before the final norm, or else the
     value that enters the spatial reduction.
     """
     try:
-        return _probe_on_meta(model, shape, point, trace=trace)
+        return _probe_copy(model, shape, point, trace=trace)
     except InvalidInputError:
         raise
     except Exception:
@@ -265,8 +265,8 @@ def _probe(model: nn.Module, shape: Sequence[int], point: LayerPoint | None, *, 
         raise UnsuitableSizeError(explain(error, model, shape)) from error
 
 
-def _probe_on_meta(model: nn.Module, shape: Sequence[int], point: LayerPoint | None, *, trace: bool = False) -> _Found:
-    copied = meta_copy_of(model)
+def _probe_copy(model: nn.Module, shape: Sequence[int], point: LayerPoint | None, *, trace: bool = False) -> _Found:
+    copied = tracing_copy_of(model, shape)
     for module in copied.modules():
         # The user's hooks may store what they receive.
         module._forward_hooks.clear()
@@ -275,8 +275,8 @@ def _probe_on_meta(model: nn.Module, shape: Sequence[int], point: LayerPoint | N
     # Integer buffers keep their values: they may be indices of positions.
     pairs = zip(copied.buffers(), model.buffers(), strict=True)
     constants = {id(empty): real.cpu() for empty, real in pairs if not real.is_floating_point()}
-    with on_meta():
-        image = torch.empty(tuple(shape), dtype=device_and_dtype(model).get("dtype"))
+    with on_device_of(copied):
+        image = torch.zeros(tuple(shape), dtype=device_and_dtype(model).get("dtype"))
         return _run(copied, image, point, constants, FieldTracer(image) if trace else None)
 
 

@@ -15,8 +15,9 @@ from replk_probe.bench.result import PASSES, SpeedResult
 from replk_probe.erf.position_rule import CENTER
 from replk_probe.erf.result import IMPORTED, ErfResult
 from replk_probe.kernels.result import KernelResult
+from replk_probe.reliance.result import RelianceResult
 from replk_probe.runtime.formatting import dimensions
-from replk_probe.runtime.provenance import EMBEDDED, USER_MODULE, USUAL_ENTRIES, RunInfo, WeightsInfo
+from replk_probe.runtime.provenance import EMBEDDED, USER_MODULE, USUAL_ENTRIES, HeadInfo, RunInfo, WeightsInfo
 from replk_probe.shape_bias.result import ShapeBiasResult
 from replk_probe.shape_bias.stimuli.names import CATEGORIES
 
@@ -31,6 +32,8 @@ _METHOD_OPTIONS = {
 _LARGEST_ERF_BATCH = 4
 _SHAPE_BIAS_BATCH = 32  # the default of the command
 _STRONGEST = 8
+_IMAGENET, _ENSEMBLE = 1000, 80  # class names and templates that have a name
+_DEFAULT_TEMPLATES = ("a photo of a {}.",)
 _INSTRUCTION_SETS = ("portable", "avx2", "avx512")
 # Seconds of a call beyond which a variant is only timed with --all.
 _SLOW_CALL = 4.0
@@ -80,7 +83,8 @@ def shape_bias_command(result: ShapeBiasResult) -> str | None:
         usual = all(one.counts.categories == CATEGORIES for one in result.observers)
         return _joined("shape-bias", _option("import", *imported)) if imported and usual else None
     config, mapping = run.config, str(run.config.get("mapping") or "")
-    if run.weights.source == USER_MODULE or mapping == "given":
+    is_described = run.image_source.startswith("set:")  # its folder is not known
+    if run.weights.source == USER_MODULE or mapping == "given" or is_described:
         return None
     batch, record = config.get("batch_size"), config.get("stimuli record")
     is_partial = isinstance(record, dict) and record.get("partial")
@@ -178,6 +182,26 @@ def attribution_command(result: AttributionResult) -> str | None:
     )
 
 
+def reliance_command(result: RelianceResult) -> str | None:
+    """The command for accuracies under suppressions, or None if they were measured from Python."""
+    run, config = result.run, result.run.config
+    mapping, images = str(config.get("mapping") or ""), config.get("images")
+    if run.weights.source == USER_MODULE or mapping == "given":
+        return None
+    return _joined(
+        "reliance",
+        _model(run.model, run.weights),
+        _folder("data", run.image_source),
+        _option("suppressions", ",".join(one.suppression for one in result.suppressions)),
+        _option("images", *([] if images is None else [images])),
+        _option("mapping", *([mapping.removeprefix("file:")] if mapping.startswith("file:") else [])),
+        _option("size", dimensions(run.input_size)),
+        *_inputs(config),
+        _option("seed", run.seed),
+        _computed(run),
+    )
+
+
 def bench_command(result: SpeedResult) -> str:
     """The command for a benchmark, with its layers one by one."""
     layers = dict.fromkeys(",".join(map(str, (*case.layer.shape, *case.layer.kernel))) for case in result.cases)
@@ -226,7 +250,7 @@ def _inputs(config: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _model(name: str, weights: WeightsInfo) -> list[str]:
-    words = [*_option("model", name), *_option("weights", _weights(weights))]
+    words = [*_option("model", name), *_option("weights", _weights(weights)), *_head(weights.head)]
     if not weights.source.startswith("file:"):
         return words
     # The entry of a file without entries is recorded as the prefix.
@@ -240,6 +264,21 @@ def _model(name: str, weights: WeightsInfo) -> list[str]:
     return words
 
 
+def _head(head: HeadInfo | None) -> list[str]:
+    """The options for a head; class names and templates of other kinds have to be written to files."""
+    if head is None:
+        return []
+    if head.source.startswith("file:"):
+        return _option("head", head.source.removeprefix("file:"))
+    names = head.class_names
+    classes = "categories" if names == CATEGORIES else "class_names.txt"
+    texts = "imagenet-80" if len(head.templates) == _ENSEMBLE else "templates.txt"
+    return [
+        *_option("classes", *([] if len(names) == _IMAGENET else [classes])),
+        *_option("templates", *([] if head.templates == _DEFAULT_TEMPLATES else [texts])),
+    ]
+
+
 def _weights(weights: WeightsInfo) -> str:
     """The value of the option for weights: a name, or the base name of a file."""
     kind, _, name = weights.source.partition(":")
@@ -247,7 +286,7 @@ def _weights(weights: WeightsInfo) -> str:
         return "random"
     if kind == "torchvision":
         return name.rpartition(".")[2]
-    return name if kind in ("catalog", "timm", "file") or weights.source.startswith(EMBEDDED) else "auto"
+    return name if kind in ("catalog", "timm", "open_clip", "file") or weights.source.startswith(EMBEDDED) else "auto"
 
 
 def _folder(option: str, source: str) -> list[str]:

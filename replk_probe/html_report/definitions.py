@@ -110,6 +110,14 @@ BEHAVIOUR = (
         "Efron, Annals of Statistics 7 (1979)",
     ),
 )
+CUE_SCORES = (
+    Definition(
+        "Mean reciprocal rank",
+        "Mean of 1 / rank over images with one cue each. The rank is that of the highest output among the right "
+        "classes, in the outputs for all classes; 95 % by the bootstrap over the images of each label.",
+        "Kim et al., 2026, arXiv:2603.10834",
+    ),
+)
 KERNELS = (
     Definition(
         "Kernel magnitude",
@@ -135,6 +143,16 @@ ATTRIBUTIONS = (
         "Share of the absolute attribution inside the window of the effective receptive field of the most attributed "
         "position, next to the share of the area, which a uniform attribution would have.",
         _OWN,
+    ),
+)
+RELIANCE = (
+    Definition(
+        "Relative accuracy",
+        "Accuracy under a suppression divided by the accuracy without one; 95 % by the bootstrap over images.",
+        "Burgert et al., NeurIPS 2025, arXiv:2509.20234",
+    ),
+    Definition(
+        "Relative accuracy of a cue", "Mean over the methods that suppress it of the mean over their strengths.", _OWN
     ),
 )
 BENCH = (

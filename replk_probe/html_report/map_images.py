@@ -11,7 +11,7 @@ from functools import cache
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-import seaborn  # noqa: F401 (adds the color map to those of matplotlib)
+import seaborn.cm  # noqa: F401 (adds the color map to those of matplotlib)
 from PIL import Image
 
 from replk_probe.plot_style import COLOR_MAP, block_means

@@ -17,14 +17,16 @@ from replk_probe.results import Result
 from replk_probe.runtime.atomic_files import atomic_write_text
 from replk_probe.runtime.escaping import printable
 
-from . import definitions, kernel_section, shape_bias_section
+from . import definitions, kernel_section, reliance_section, shape_bias_section
 from .attribution_section import attribution_section
 from .behaviour_section import behaviour_section
 from .bench_section import bench_section
+from .cue_scores_section import cue_scores_sections
 from .erf_section import erf_section
 from .kernel_section import kernel_section as kernel_models
 from .map_images import LARGEST, color_stops
 from .provenance_section import origins_of
+from .reliance_section import reliance_section as reliance_of_models
 from .shape_bias_section import shape_bias_sections
 from .summary import summary_of
 from .sweep_section import sweep_section
@@ -115,9 +117,12 @@ def render_report(results: Collection | Iterable[Result], *, title: str = DEFAUL
         stimuli=shape_bias_sections(collection.shape_bias, summary.bias_styles),
         bias_head=shape_bias_section.HEAD,
         behaviour=behaviour_section(collection.behaviour, summary.behaviour_styles),
+        scored_sets=cue_scores_sections(collection.shape_bias),
         kernels=kernel_models(collection.kernels),
         kernel_head=kernel_section.HEAD,
         attributions=attribution_section(collection.attribution),
+        reliance=reliance_of_models(collection.reliance, summary.reliance_styles),
+        reliance_head=reliance_section.HEAD,
         bench=bench_section(collection.bench),
         sweeps=sweep_section(collection.sweeps),
         origins=origins_of(collection),

@@ -17,10 +17,12 @@ from .commands import (
     bench_command,
     erf_command,
     kernels_command,
+    reliance_command,
     shape_bias_command,
 )
 from .names import erf_names
 from .number_texts import Badge, badge
+from .reliance_section import reliance_names
 
 _UNSAVED = "not saved"
 
@@ -95,6 +97,13 @@ def origins_of(collection: Collection) -> list[Origin]:
         title = f"Attribution of {name}, {shown.method}"
         command = attribution_command(shown)
         found.append(_origin(title, attribution, shown.run.weights, command, facts, shown.run.versions, shown.notes))
+    names = reliance_names([one.result for one in collection.reliance])
+    for reliance, name in zip(collection.reliance, names, strict=True):
+        under = reliance.result
+        facts = [*_weights(under.run.weights), *_run(under.run), ("classes", under.label_space)]
+        command = reliance_command(under)
+        title = f"Reliance of {name}"
+        found.append(_origin(title, reliance, under.run.weights, command, facts, under.run.versions, under.notes))
     for bench in collection.bench:
         machine = bench.result.machine
         gpu = [] if machine.gpu is None else [("GPU", machine.gpu.name), *machine.gpu.environment.items()]
@@ -130,7 +139,8 @@ def _origin(
 
 def _weights(weights: WeightsInfo) -> list[tuple[str, str]]:
     digest = [("SHA-256 of the weights", weights.sha256)] if weights.sha256 else []
-    return [("weights", weights.label if weights.is_random else weights.source), *digest]
+    head = [("head", weights.head.label)] if weights.head else []
+    return [("weights", weights.label if weights.is_random else weights.source), *digest, *head]
 
 
 def _run(run: RunInfo) -> list[tuple[str, str]]:

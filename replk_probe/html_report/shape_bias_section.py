@@ -70,6 +70,8 @@ def shape_bias_sections(saved: Sequence[Saved[ShapeBiasResult]], styles: Sequenc
     groups: dict[tuple[str, tuple[str, ...]], list[int]] = {}
     results = with_distinct_names([one.result for one in saved])
     for index, result in enumerate(results):
+        if result.scores is not None:  # another section has them
+            continue
         groups.setdefault((source_of(result), _categories(result)), []).append(index)
     return [
         _set(source, [results[index] for index in members], [styles[index] for index in members])
@@ -143,12 +145,17 @@ def _set(source: str, results: Sequence[ShapeBiasResult], styles: Sequence[int])
     )
 
 
+def _measured(result: ShapeBiasResult) -> str | None:
+    """The model of a result with scores, or None for imported decisions."""
+    return result.run.model if isinstance(result.run, RunInfo) else None
+
+
 def notes_of_models(results: Sequence[ShapeBiasResult], source: str) -> list[tuple[list[str], str]]:
     """Each note with the names of its models, which are empty if it is about all of them."""
     found: dict[str, list[str]] = {}
     for result in results:
         for note in result.notes:
-            found.setdefault(note, []).append(result.model.name if result.model else source)
+            found.setdefault(note, []).append(result.model.name if result.model else _measured(result) or source)
     return [([] if len(names) == len(results) else names, note) for note, names in found.items()]
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from replk_probe.collection import Collection, Saved
 from replk_probe.kernels.result import KernelResult
+from replk_probe.reliance.suppressions import SHAPE, TEXTURE
 from replk_probe.runtime.formatting import counted, dimensions
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo
 
@@ -16,11 +17,12 @@ from .erf_section import FIRST_THRESHOLD, conditions_of, ratio_cell
 from .kernel_section import last_merged
 from .names import erf_names
 from .number_texts import NO_CELL, Badge, Cell, badge, number, share
+from .reliance_section import profile_cells
 from .shape_bias_section import bias_cell, source_of, weights_of
 
 Key: TypeAlias = tuple[str, str, str | None, int | None]
-# Indices of ERFs, shape biases, kernels and behaviour.
-Members: TypeAlias = tuple[list[int], list[int], list[int], list[int]]
+# Indices of the results of each analyzer: ERF, shape bias, kernels, reliance, behaviour.
+Members: TypeAlias = tuple[list[int], list[int], list[int], list[int], list[int]]
 
 _ERF_COLUMNS = (
     ("ERF, centred", "Share of the input in the smallest window around the center with 50 % of the contribution"),
@@ -34,6 +36,10 @@ _BIAS_COLUMNS = (
 _KERNEL_COLUMNS = (
     ("kernel", "Size of the kernel of the last layer that was measured"),
     ("center 3x3", "Share of the absolute weights of this kernel in its central 3 x 3 entries"),
+)
+_RELIANCE_COLUMNS = tuple(
+    (f"no {cue}", f"Accuracy when the {cue} is suppressed, relative to the accuracy without a suppression")
+    for cue in (SHAPE, TEXTURE)  # color is in the section, since the table is as wide as the page
 )
 
 _BEHAVIOUR_COLUMNS = (
@@ -61,6 +67,7 @@ class Summary:
         rows: The rows.
         erf_styles: Style of each ERF.
         bias_styles: Style of each shape bias.
+        reliance_styles: Style of each result of reliance.
         behaviour_styles: Style of each behaviour.
     """
 
@@ -68,6 +75,7 @@ class Summary:
     rows: list[SummaryRow]
     erf_styles: list[int]
     bias_styles: list[int]
+    reliance_styles: list[int]
     behaviour_styles: list[int]
 
 
@@ -81,27 +89,33 @@ def summary_of(collection: Collection) -> Summary:
         _group(groups, name, weights_of(bias.result))[1].append(index)
     for index, kernels in enumerate(collection.kernels):
         _group(groups, kernels.result.run.model, kernels.result.run.weights)[2].append(index)
+    for index, reliance in enumerate(collection.reliance):
+        _group(groups, reliance.result.run.model, reliance.result.run.weights)[3].append(index)
     for index, behaviour in enumerate(collection.behaviour):
         if isinstance(behaviour.result.run, RunInfo):
-            _group(groups, behaviour.result.run.model, behaviour.result.run.weights)[3].append(index)
+            _group(groups, behaviour.result.run.model, behaviour.result.run.weights)[4].append(index)
     rows: list[SummaryRow] = []
     erf_styles, bias_styles = [0] * len(collection.erf), [0] * len(collection.shape_bias)
+    reliance_styles = [0] * len(collection.reliance)
     behaviour_styles = [0] * len(collection.behaviour)
     names = erf_names([one.result for one in collection.erf])
     for key, members in groups.items():
-        for erf_index, bias_index, kernel_index, behaviour_index in itertools.zip_longest(*members):
+        for erf_index, bias_index, kernel_index, reliance_index, behaviour_index in itertools.zip_longest(*members):
             style = len(rows)
             if erf_index is not None:
                 erf_styles[erf_index] = style
             if bias_index is not None:
                 bias_styles[bias_index] = style
+            if reliance_index is not None:
+                reliance_styles[reliance_index] = style
             if behaviour_index is not None:
                 behaviour_styles[behaviour_index] = style
-            weights: Any = _weights_in(collection, erf_index, bias_index, kernel_index, behaviour_index)
+            weights: Any = _weights_in(collection, erf_index, bias_index, kernel_index, reliance_index, behaviour_index)
             cells = (
                 *_erf_cells(collection, erf_index),
                 *_bias_cells(collection, bias_index),
                 *_kernel_cells(collection.kernels, kernel_index),
+                *_reliance_cells(collection, reliance_index),
                 *_behaviour_cells(collection, behaviour_index),
             )
             is_several = max(map(len, members)) > 1
@@ -113,20 +127,26 @@ def summary_of(collection: Collection) -> Summary:
         [replace(row, cells=tuple(row.cells[index] for index in used)) for row in rows],
         erf_styles,
         bias_styles,
+        reliance_styles,
         behaviour_styles,
     )
 
 
-_COLUMNS = (*_ERF_COLUMNS, *_BIAS_COLUMNS, *_KERNEL_COLUMNS, *_BEHAVIOUR_COLUMNS)
+_COLUMNS = (*_ERF_COLUMNS, *_BIAS_COLUMNS, *_KERNEL_COLUMNS, *_RELIANCE_COLUMNS, *_BEHAVIOUR_COLUMNS)
 
 
 def _group(groups: dict[Key, Members], name: str, weights: WeightsInfo | None) -> Members:
     key = (name, "", None, None) if weights is None else (name, weights.source, weights.sha256, weights.seed)
-    return groups.setdefault(key, ([], [], [], []))
+    return groups.setdefault(key, ([], [], [], [], []))
 
 
 def _weights_in(
-    collection: Collection, erf: int | None, bias: int | None, kernel: int | None, behaviour: int | None
+    collection: Collection,
+    erf: int | None,
+    bias: int | None,
+    kernel: int | None,
+    reliance: int | None,
+    behaviour: int | None,
 ) -> WeightsInfo | None:
     if erf is not None:
         return collection.erf[erf].result.run.weights
@@ -134,6 +154,8 @@ def _weights_in(
         return weights_of(collection.shape_bias[bias].result)
     if kernel is not None:
         return collection.kernels[kernel].result.run.weights
+    if reliance is not None:
+        return collection.reliance[reliance].result.run.weights
     run = None if behaviour is None else collection.behaviour[behaviour].result.run
     return run.weights if isinstance(run, RunInfo) else None
 
@@ -164,6 +186,12 @@ def _behaviour_cells(collection: Collection, index: int | None) -> tuple[Cell, .
     one = next(each for each in result.overall if each.name == result.model)
     accuracy = share(one.scores.accuracy, one.intervals["accuracy"].images, counted(one.n_sets, "set"))
     return accuracy, number(one.scores.error_consistency, 3)
+
+
+def _reliance_cells(collection: Collection, index: int | None) -> tuple[Cell, ...]:
+    if index is None:
+        return (NO_CELL,) * len(_RELIANCE_COLUMNS)
+    return profile_cells(collection.reliance[index].result)[: len(_RELIANCE_COLUMNS)]
 
 
 def _kernel_cells(saved: Sequence[Saved[KernelResult]], index: int | None) -> tuple[Cell, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 
@@ -84,20 +83,13 @@ def plot_kernel(
         right = BAR_INCHES if cbar else _LEFT
         inches = column_width(), _TOP + column_width() - _LEFT - right + _BOTTOM
         ax = prepared_axes(ax, inches, left=_LEFT, right=right, top=_TOP, bottom=_BOTTOM)
-        sns.heatmap(  # type: ignore[no-untyped-call]
-            chosen.normalized,
-            ax=ax,
-            vmin=vmin,
-            vmax=vmax,
-            cmap=cmap,
-            cbar=False,
-            square=True,
-            xticklabels=False,
-            yticklabels=False,
-            rasterized=True,
-        )
+        height, width = chosen.normalized.shape
+        mesh = ax.pcolormesh(chosen.normalized, vmin=vmin, vmax=vmax, cmap=cmap, rasterized=True)
+        ax.set_aspect("equal")
+        ax.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
         if cbar:
-            side_bar(ax, ax.collections[-1], *bar_label(run.aggregate if run else None))
+            side_bar(ax, mesh, *bar_label(run.aggregate if run else None))
         size = mpl.rcParams["axes.titlesize"]
         points = inches_of(ax)[0] * 72 - text_points(chosen.layer, size)
         name = fitted(f"{run.model}, " if run else "", points, size) + drawable(chosen.layer)

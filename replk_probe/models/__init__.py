@@ -18,6 +18,7 @@ from .checkpoints.load import CheckpointReport
 from .convert_checkpoint import ReparamReport, reparam_checkpoint
 from .equivalence import Difference
 from .factory import create_model, load_checkpoint
+from .heads.headed import HeadedClassifier, save_head
 from .layers.reparam import fuse_bn, fuse_conv_bn, merge_branches, reparameterize
 from .records import attach_weights_info, data_config, weights_info
 from .stages import LayerRef, ProbeSpec, final_layer, large_kernel_layers, probe_spec, resolve_layer
@@ -28,6 +29,7 @@ __all__ = [
     "CheckpointReport",
     "DataConfig",
     "Difference",
+    "HeadedClassifier",
     "LargeKernelConvNeXt",
     "LargeKernelMobileNetV2",
     "LayerRef",
@@ -51,6 +53,7 @@ __all__ = [
     "reparam_checkpoint",
     "reparameterize",
     "resolve_layer",
+    "save_head",
     "weights_info",
 ]
 

@@ -1,4 +1,4 @@
-"""Finding the builder of a model: timm's registry, torchvision, or the user's own code."""
+"""Finding the builder of a model: timm's registry, torchvision, open_clip, or the user's own code."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-import timm
 from torch import nn
 
 from replk_probe.errors import InvalidInputError, ReplkProbeError, UnknownModelError, close_hint
 from replk_probe.runtime.paths import usable_path
 
+from . import timm_registry
+from .heads.open_clip_models import build_open_clip, check_open_clip
 from .model_id import ModelId, check_network
 from .weights.catalog import CATALOG
 
@@ -37,11 +38,14 @@ def builder_of(model: ModelId) -> Callable[[dict[str, Any]], nn.Module]:
     """The callable that builds a model from its options; user code is only imported when it is called.
 
     Raises:
-        UnknownModelError: The registry or torchvision has no such model, there is no such file, or it is a model of a
-            hub.
+        UnknownModelError: The registry, torchvision or open_clip has no such model, there is no such file, or it is a
+            model of a hub.
     """
     if model.kind == "torchvision":
         return _torchvision_builder(model)
+    if model.kind == "open_clip":
+        check_open_clip(model)
+        return partial(_built, model, partial(build_open_clip, model))
     if model.kind == "hub":
         raise _on_a_hub(model)
     if model.kind == "factory":
@@ -53,7 +57,7 @@ def builder_of(model: ModelId) -> Callable[[dict[str, Any]], nn.Module]:
         raise _unknown(model)
     # timm drops options that are None, and small_kernel=None is a valid option.
     plain = in_catalog or (model.is_own and model.tag is None)
-    build = timm.models.model_entrypoint(model.architecture) if plain else partial(timm.create_model, model.name)
+    build = timm_registry.entrypoint(model.architecture) if plain else partial(timm_registry.create, model.name)
     return partial(_built, model, build)
 
 
@@ -100,14 +104,14 @@ def _on_a_hub(model: ModelId) -> UnknownModelError:
 
 def _unknown(model: ModelId) -> UnknownModelError:
     name, arch = model.name, model.architecture
-    if arch != name and timm.is_model(arch):
-        known = [*timm.list_models(f"{arch}.*", include_tags=True), *CATALOG]
+    if arch != name and timm_registry.is_model(arch):
+        known = [*timm_registry.list_tagged(f"{arch}.*"), *CATALOG]
         tags = [tagged for tagged in known if tagged.startswith(f"{arch}.")]
         hint = (
             f"Choose from {', '.join(tags[:6])}" if tags else f"Use the model {arch!r} and choose its weights by name"
         )
         return UnknownModelError(f"Unknown model {name!r}. {arch} has no weights with that tag. {hint}.")
-    hint = close_hint(name, timm.list_models())
+    hint = close_hint(name, timm_registry.list_models())
     return UnknownModelError(
         f"Unknown model {name!r}. There is no model of that name{hint}. List the models with 'replk-probe models'."
     )

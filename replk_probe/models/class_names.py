@@ -41,6 +41,25 @@ def class_names(model: nn.Module, classes: int) -> tuple[str, ...] | None:
     return tuple(info.index_to_description(index).partition(",")[0] for index in range(classes))
 
 
+def imagenet_classes(classes: int) -> tuple[tuple[str, tuple[str, ...]], ...] | None:
+    """The WordNet id and the names of each class of ImageNet or the superset of it with this number of classes.
+
+    Args:
+        classes: Number of classes.
+
+    Returns:
+        A WordNet id such as ``"n01440764"`` and all synonyms by class index; None if no set has this number of classes.
+    """
+    subset = infer_imagenet_subset({"num_classes": classes})
+    if subset is None:
+        return None
+    info = ImageNetInfo(subset)
+    return tuple(
+        (info.index_to_label_name(index), tuple(name.strip() for name in info.index_to_description(index).split(",")))
+        for index in range(classes)
+    )
+
+
 def _are_names(names: Any, classes: int) -> bool:
     if isinstance(names, (str, bytes)) or not isinstance(names, Sequence) or len(names) != classes:
         return False

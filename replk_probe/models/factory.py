@@ -20,8 +20,11 @@ from .architectures.registration import set_weights_loader
 from .builders import builder_of
 from .checkpoints.load import CheckpointReport
 from .checkpoints.load import load_checkpoint as load_file
+from .heads.head_file import read_head
+from .heads.headed import with_head
+from .heads.prompts import choose_prompts, embed_prompts, find_tokenizer
 from .model_id import ModelId
-from .records import attach_weights_info
+from .records import attach_weights_info, data_config, weights_info
 from .weights.resolve import ResolvedWeights, resolve_weights
 
 
@@ -34,26 +37,45 @@ def create_model(
     ema: bool = False,
     entry: str | None = None,
     prefix: str | None = None,
+    head: str | os.PathLike[str] | None = None,
+    class_names: str | os.PathLike[str] | Sequence[str] | None = None,
+    templates: str | os.PathLike[str] | Sequence[str] | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     **overrides: Any,
 ) -> nn.Module:
     """Build a network in eval mode, with the requested weights.
 
+    Models of open_clip (CLIP, SigLIP) become classifiers by the text embeddings of class names: their image tower
+    followed by a :class:`~replk_probe.models.HeadedClassifier`. Other networks can be given a linear head or text
+    embeddings from a file.
+
     Args:
         name: A name in timm's registry, which includes the models of this package (``"replknet31b"``,
             ``"resnet18.a1_in1k"``, ``"replknet_micro_k3.shape75"``); ``"torchvision:resnet101"``;
-            ``"package.module:factory"`` or ``"path/to/file.py:factory"`` for a callable that returns an
-            ``nn.Module``.
+            ``"open_clip:ViT-B-32"``, which requires the extra ``clip``; ``"package.module:factory"`` or
+            ``"path/to/file.py:factory"`` for a callable that returns an ``nn.Module``.
         weights: None or ``"random"``; ``"pretrained"``; ``"auto"`` (pretrained if available, otherwise random with a
-            note); a catalog name; a tag of timm or torchvision; a path. A factory keeps its own weights with None and
-            ``"auto"``.
+            note); a catalog name; a tag of timm, torchvision or open_clip; a path. A factory keeps its own weights with
+            None and ``"auto"``.
         pretrained: As in timm: True is the same as ``weights="pretrained"``.
         seed: Seed of the random initialization, in [0, 2**63). The global random state does not change.
         ema: Whether to load the averaged entry of a checkpoint.
         entry: Entry of a checkpoint to load, as in :func:`load_checkpoint`.
         prefix: Prefix of the names in a checkpoint, as in :func:`load_checkpoint`.
-        device: Device that the network is moved to after loading, or None to leave it on the CPU.
+        head: Path of a safetensors file with a linear head for the features of the network (``weight`` ``[classes,
+            features]``, and optionally ``bias`` ``[classes]``), or with text embeddings for its output (``embeddings``
+            ``[classes, dim]`` or ``[classes, templates, dim]``, and optionally ``logit_scale``, a natural logarithm
+            that defaults to log 100, and ``logit_bias``). The metadata of text embeddings has the JSON lists
+            ``class_names`` and optionally ``templates``. A linear head with twice as many inputs as the network has
+            features takes the class token and the mean of the patch tokens, as those of DINOv2.
+        class_names: For models of open_clip: the names of the classes, ``"imagenet-1k"`` for those of ImageNet (the
+            default), or a text file with one name per line.
+        templates: For models of open_clip: texts in which ``{}`` stands for the class name, ``"imagenet-80"`` for the
+            80 that CLIP's authors used for ImageNet, or a text file with one per line. Defaults to ``"a photo of a
+            {}."``. The embeddings of all templates are averaged after normalization, and normalized again.
+        device: Device that the network is moved to after loading, and on which text embeddings are computed; None to
+            leave it on the CPU.
         dtype: Floating-point type that the network is converted to after loading, or None.
         **overrides: Keyword arguments of the builder, such as ``num_classes=10`` or ``img_size=1024``.
 
@@ -66,7 +88,7 @@ def create_model(
         InvalidInputError: The builder fails with these options; or the seed, the device, the dtype, a flag or the
             combination of ``weights`` and ``pretrained`` is invalid.
         BackendError: The machine does not have the device.
-        WeightsError: The weights cannot be found, downloaded, read or matched to the model.
+        WeightsError: The weights or the head cannot be found, downloaded, read or matched to the model.
 
     Examples:
         >>> import torch
@@ -91,11 +113,45 @@ def create_model(
         )
     target = None if device is None else resolve_device(device)
     check_selection(ema, entry, prefix)
-    build, resolved, seed = _prepare(ModelId.parse(name), weights, seed)
+    model_id = ModelId.parse(name)
+    finish = _finishing(model_id, head, class_names, templates)
+    build, resolved, seed = _prepare(model_id, weights, seed)
     with _seeded(seed):
         model = build(overrides)
     _apply(model, resolved, seed, ema=ema, entry=entry, prefix=prefix)
-    return model.eval().to(device=target, dtype=dtype)
+    return finish(model.eval(), target).to(device=target, dtype=dtype)
+
+
+def _finishing(
+    model_id: ModelId, head: Any, class_names: Any, templates: Any
+) -> Callable[[nn.Module, torch.device | None], nn.Module]:
+    """The function that adds the head to a loaded network; files and names are checked before it is built."""
+    if head is not None and (class_names is not None or templates is not None):
+        raise InvalidInputError(
+            "Cannot combine a head with class names or templates. A head has its own classes. Pass only one of them."
+        )
+    if head is not None:
+        given = read_head(head)
+
+        def add_head(model: nn.Module, device: torch.device | None) -> nn.Module:
+            return with_head(image_tower(model), given)
+
+        return add_head
+    if model_id.kind != "open_clip":
+        if class_names is not None or templates is not None:
+            raise InvalidInputError(
+                f"Class names and templates cannot be embedded by {model_id}. Only models of open_clip have a text "
+                "tower. Pass a file with text embeddings as the head."
+            )
+        return lambda model, device: model
+    builder_of(model_id)  # raises for unknown models
+    prompts, tokenizer = choose_prompts(class_names, templates), find_tokenizer(model_id)
+
+    def add_texts(model: nn.Module, device: torch.device | None) -> nn.Module:
+        embedded = embed_prompts(model, tokenizer, prompts, device or torch.device("cpu"))
+        return with_head(image_tower(model), embedded)
+
+    return add_texts
 
 
 def create_partly(
@@ -236,6 +292,15 @@ def load_checkpoint(
     report = load_file(model, path, ema=ema, entry=entry, prefix=prefix)
     attach_weights_info(model, _loaded(WeightsInfo(f"file:{report.path.name}"), report))
     return report
+
+
+def image_tower(model: nn.Module) -> nn.Module:
+    """The image tower of a model of open_clip, with its provenance; any other network itself."""
+    tower = getattr(model, "visual", None)
+    if not (hasattr(model, "encode_text") and isinstance(tower, nn.Module)):
+        return model
+    attach_weights_info(tower, weights_info(model), data_config(model))
+    return tower
 
 
 def _apply(model: nn.Module, resolved: ResolvedWeights, seed: int | None, **selection: Any) -> None:

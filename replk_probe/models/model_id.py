@@ -6,11 +6,12 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import timm
 import torch
 from torch import nn
 
 from replk_probe.errors import InvalidInputError, UnknownModelError
+
+from . import timm_registry
 
 # Prefixes with which timm addresses models outside its registry. hf_hub without a slash may be a module of the user's.
 _HUB = re.compile("hf-hub:|local-dir:|hf_hub:.*/")
@@ -21,8 +22,8 @@ class ModelId:
     """The parsed name of a model; whether such a model exists is only known when it is built."""
 
     # "registry" (timm's registry, which includes the models of this package), "torchvision", "factory" (a callable in a
-    # module or a file) or "hub".
-    kind: Literal["registry", "torchvision", "factory", "hub"]
+    # module or a file), "open_clip" or "hub".
+    kind: Literal["registry", "torchvision", "factory", "open_clip", "hub"]
     name: str  # normalized name: "resnet18.a1_in1k", "torchvision:resnet101", "package.module:factory"
     source: str  # part before the colon, such as "torchvision" or "path/to/file.py"; empty for the registry
     architecture: str  # name without source and tag, such as "resnet18"; for a factory the attribute's name
@@ -34,8 +35,8 @@ class ModelId:
 
         Args:
             text: ``"replknet31b"``, ``"resnet18.a1_in1k"``, ``"timm:NAME"``, ``"torchvision:NAME"``,
-                ``"torchvision.models:NAME"``, ``"package.module:factory"``, ``"path/to/file.py:factory"`` or a name
-                with one of timm's hub prefixes.
+                ``"torchvision.models:NAME"``, ``"open_clip:NAME"``, ``"package.module:factory"``,
+                ``"path/to/file.py:factory"`` or a name with one of timm's hub prefixes.
 
         Raises:
             UnknownModelError: ``text`` is not a string, or one side of its colon is missing.
@@ -48,6 +49,8 @@ class ModelId:
         prefix, _, rest = name.partition(":")
         if ":" in name and prefix in ("torchvision", "torchvision.models"):
             return cls("torchvision", f"torchvision:{rest}", "torchvision", rest)
+        if prefix == "open_clip" and rest:
+            return cls("open_clip", name, prefix, rest)
         if _HUB.match(name):
             architecture, _, tag = rest.rpartition("/")[2].partition(".")
             return cls("hub", name, prefix, architecture, tag or None)
@@ -73,16 +76,16 @@ class ModelId:
     @property
     def is_registered(self) -> bool:
         """Whether timm's registry has the architecture and, where the name has one, the tag."""
-        if self.kind != "registry" or not timm.is_model(self.architecture):
+        if self.kind != "registry" or not timm_registry.is_model(self.architecture):
             return False
-        return "." not in self.name or self.name in timm.list_models(f"{self.architecture}.*", include_tags=True)
+        return "." not in self.name or self.name in timm_registry.list_tagged(f"{self.architecture}.*")
 
     @property
     def is_own(self) -> bool:
         """Whether the architecture is one of this package's, with any tag."""
-        if self.kind != "registry" or not timm.is_model(self.architecture):
+        if self.kind != "registry" or not timm_registry.is_model(self.architecture):
             return False
-        return str(timm.models.model_entrypoint(self.architecture).__module__).startswith(f"{__package__}.")
+        return str(timm_registry.entrypoint(self.architecture).__module__).startswith(f"{__package__}.")
 
 
 def check_network(model: Any, *, or_name: bool = False) -> None:

@@ -8,15 +8,14 @@ from contextlib import contextmanager
 from math import prod
 from typing import Any
 
-import timm
 import torch
 from timm.layers import activations, norm
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from replk_probe.errors import UnknownModelError
 
+from . import timm_registry
 from .layers.large_kernel import LargeKernelConv
 from .layers.reparam import merge_as_published
 from .model_id import ModelId
@@ -50,7 +49,7 @@ class _Uninitialized(TorchFunctionMode):
 
 def own_models() -> list[str]:
     """Names of the models that this package adds to timm's registry."""
-    return [name for name in timm.list_models() if ModelId.parse(name).is_own]
+    return [name for name in timm_registry.imported_models() if ModelId.parse(name).is_own]
 
 
 def matching_models(pattern: str | None, baselines: Sequence[str] = ()) -> list[str]:
@@ -66,11 +65,11 @@ def matching_models(pattern: str | None, baselines: Sequence[str] = ()) -> list[
     """
     own = own_models()
     if pattern is None:
-        return [*own, *(name for name in baselines if timm.is_model(name))]
+        return [*own, *(name for name in baselines if timm_registry.is_model(name))]
     wild = any(letter in pattern for letter in "*?[")
-    found: list[str] = timm.list_models(pattern)
+    found = timm_registry.list_models(pattern)
     if not found and not wild:
-        found = timm.list_models(f"*{pattern}*")
+        found = timm_registry.list_models(f"*{pattern}*")
     if not found:
         raise UnknownModelError(
             f"No model matches {pattern!r}. Use wildcards such as '*{pattern.strip('*')[:6]}*', or leave the pattern "
@@ -86,6 +85,8 @@ def count_parameters(model: nn.Module) -> int:
 
 def count_macs(model: nn.Module, input_size: tuple[int, int]) -> int:
     """Multiply-accumulates of convolutions, matrix products and attention for one image; ``model`` is on meta."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton
+
     channels = getattr(model, "pretrained_cfg", {}).get("input_size", (3,))[0]
     with _passed_through(model), FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(torch.empty(1, channels, *input_size, device="meta"))
@@ -117,10 +118,10 @@ def describe(name: str, count: bool = True) -> dict[str, Any]:
         ``parameters_merged``, ``macs`` (merged, except for SLaK, whose decomposed kernels are cheaper),
         ``macs_unmerged``, ``input_size`` (H, W), ``weights`` (names in the catalog) and ``pretrained_by_timm``.
     """
-    cfg = timm.get_pretrained_cfg(name)
+    cfg = timm_registry.pretrained_cfg(name)
     row: dict[str, Any] = {
         "name": name,
-        "family": str(timm.models.model_entrypoint(name).__module__).rpartition(".")[2],
+        "family": str(timm_registry.entrypoint(name).__module__).rpartition(".")[2],
         "kernel_sizes": [],
         "parameters": None,
         "parameters_merged": None,
@@ -136,7 +137,7 @@ def describe(name: str, count: bool = True) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with torch.device("meta"), _Uninitialized():
-                model = timm.create_model(name)
+                model = timm_registry.create(name)
             return row | _counts(model)
     except Exception:
         # Some of timm's models compute tables while they are built, which needs real tensors.

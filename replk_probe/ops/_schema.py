@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from replk_probe.errors import BackendError
+from replk_probe.runtime.deferred_imports import when_imported
 
 from . import _cpu, _fallback
 from ._choice import uncovered_tensors
@@ -164,6 +164,13 @@ def _flops_grad_weight(planes: Any, grad: Any, kh: int, kw: int, *args: Any, out
     return int(2 * n * channels * height * width * kh * kw)
 
 
-_count: Any = register_flop_formula
-_count([dwconv2d, dwconv2d_grad_input])(_flops)
-_count(dwconv2d_grad_weight)(_flops_grad_weight)
+def _register_flops() -> None:
+    from torch.utils.flop_counter import register_flop_formula
+
+    count: Any = register_flop_formula
+    count([dwconv2d, dwconv2d_grad_input])(_flops)
+    count(dwconv2d_grad_weight)(_flops_grad_weight)
+
+
+# The module imports Triton.
+when_imported("torch.utils.flop_counter", _register_flops)

@@ -13,6 +13,7 @@ from replk_probe.shape_bias.published import ON_WHAT, SOURCE, TITLES
 from replk_probe.shape_bias.result import ShapeBiasResult
 from replk_probe.shape_bias.statistics import Interval
 
+from .cue_scores_table import cue_scores_table
 from .text import OMITTED, PLAIN, Layout, decimals, note_lines, notes_of, table, wrapped
 
 _HEAD = ("observer", "bias %", "95 % interval", "mean", "median", "shape", "texture", "other", "cue acc.", "kappa")
@@ -31,8 +32,11 @@ def shape_bias_table(
 ) -> str:
     """Table of all observers; for one model also of every category, for several models of every pair.
 
-    Imported observers are taken from the first result; published ones with the same name are left out.
+    Imported observers are taken from the first result; published ones with the same name are left out. Results with
+    scores have a table of their own.
     """
+    if any(result.scores is not None for result in results):
+        return cue_scores_table(results, layout)
     models = [result.model for result in results if result.model is not None]
     imported = results[0].observers if results else ()
     known = {one.name for one in imported}

@@ -140,9 +140,9 @@ def table(
     ]
 
 
-def decimals(value: float) -> str:
-    """A number with three decimals; a dash for NaN."""
-    return "-" if math.isnan(value) else f"{value:.3f}"
+def decimals(value: float, count: int = 3) -> str:
+    """A number with ``count`` decimals; a dash for NaN."""
+    return "-" if math.isnan(value) else f"{value:.{count}f}"
 
 
 def notes_of(weights: WeightsInfo | None, notes: Sequence[str]) -> list[str]:

@@ -132,7 +132,8 @@ def decode(kind: type[_T], value: Any, where: str = "") -> _T:
     """Convert parsed JSON to a dataclass or another type, checking every field.
 
     Lists become tuples where tuples are declared. Entries without a field are ignored, and every field must have an
-    entry, because :func:`~replk_probe.results.as_plain` writes all of them. Arrays are passed through. ``where`` is the
+    entry, because :func:`~replk_probe.results.as_plain` writes all of them, except those whose metadata has
+    ``added_later``, which older results lack. Arrays are passed through. ``where`` is the
     path of the value in the record, for messages. A value of another type is a ValueError.
     """
     return typing.cast(_T, _decoded(kind, value, where))
@@ -143,7 +144,8 @@ def _decoded(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         data = _of_type(dict, value, where)
         hints = typing.get_type_hints(kind)
-        names = [field.name for field in dataclasses.fields(kind)]
+        fields = dataclasses.fields(kind)
+        names = [field.name for field in fields if field.name in data or not field.metadata.get("added_later")]
         missing = [name for name in names if name not in data]
         if missing:
             raise ValueError(f"{where + ': ' if where else ''}it lacks {missing[0]!r}")

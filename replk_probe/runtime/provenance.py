@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from replk_probe._version import __version__
 
@@ -24,6 +24,45 @@ NO_CLASSIFIER = "The file has no classifier"
 
 
 @dataclass(frozen=True)
+class HeadInfo:
+    """What turns the features of a network into decisions, if that is not part of its weights.
+
+    Attributes:
+        kind: ``"linear"`` for a linear classifier, ``"text"`` for the similarity with text embeddings of class names.
+        source: ``"file:NAME"`` (base name of the file), or ``"text tower"`` of the network itself.
+        sha256: Hex digest of the file, or of the mean embeddings (float32, little-endian, ``[classes, dim]``) that the
+            text tower computed.
+        classes: Number of classes.
+        class_names: Name of each class, by index; empty if the file of a linear head has none.
+        templates: Templates of the texts, in which ``{}`` stands for a class name; empty if they are unknown.
+        logit_scale: Natural logarithm of the factor of the similarities; None for a linear head.
+        logit_bias: Number that is added to them; None for a linear head.
+        features: Features that the head takes: ``"output"`` of the network without its classifier, or
+            ``"class token and mean of the patch tokens"``.
+    """
+
+    kind: Literal["linear", "text"]
+    source: str
+    sha256: str
+    classes: int
+    class_names: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+    logit_scale: float | None = None
+    logit_bias: float | None = None
+    features: str = "output"
+
+    @property
+    def label(self) -> str:
+        """Short form for tables and figures."""
+        if self.kind == "linear":
+            return f"linear head {self.source} [{self.sha256[:8]}]"
+        texts = f"{self.classes} class names"
+        if self.templates:
+            texts += f" in {len(self.templates)} template{'s' * (len(self.templates) > 1)}"
+        return f"zero-shot with {texts} [{self.sha256[:8]}]"
+
+
+@dataclass(frozen=True)
 class WeightsInfo:
     """Provenance of a model's weights.
 
@@ -38,6 +77,7 @@ class WeightsInfo:
         dropped: Keys of the file without a counterpart in the model, which were left out on purpose.
         note: One sentence for the reader, for instance why random weights are used instead of trained ones.
         prefix: Beginning that was removed from the names in the entry (``"module."``), or None.
+        head: Head that was added to the network, or None for its own.
     """
 
     source: str
@@ -48,6 +88,7 @@ class WeightsInfo:
     dropped: tuple[str, ...] = ()
     note: str | None = None
     prefix: str | None = None
+    head: HeadInfo | None = field(default=None, metadata={"added_later": True})
 
     @property
     def is_random(self) -> bool:
@@ -57,7 +98,7 @@ class WeightsInfo:
     @property
     def lacks_classifier(self) -> bool:
         """Whether the weights are those of a file without a classifier, so that class scores have no meaning."""
-        return NO_CLASSIFIER in (self.note or "")
+        return self.head is None and NO_CLASSIFIER in (self.note or "")
 
     @property
     def is_embedded(self) -> bool:
@@ -67,6 +108,10 @@ class WeightsInfo:
     @property
     def label(self) -> str:
         """Short form for tables and figures, in capitals if the weights are random."""
+        return self._own_label + ("" if self.head is None else f", {self.head.label}")
+
+    @property
+    def _own_label(self) -> str:
         if self.is_random:
             return "RANDOM WEIGHTS" + ("" if self.seed is None else f" (seed {self.seed})")
         if self.source == USER_MODULE:

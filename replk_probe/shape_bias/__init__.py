@@ -12,6 +12,8 @@ from replk_probe._lazy import lazy_names
 
 if TYPE_CHECKING:
     from .config import ShapeBiasConfig as ShapeBiasConfig
+    from .cue_scores import CueScore as CueScore
+    from .cue_scores import CueScores as CueScores
     from .decision_mapping import LabelMapping as LabelMapping
     from .decision_mapping import load_mapping as load_mapping
     from .decisions import Decisions as Decisions
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from .plot import plot_bars as plot_bars
     from .plot import plot_shape_bias as plot_shape_bias
     from .plot_comparison import draw_comparison as draw_comparison
+    from .plot_scores import draw_cue_scores as draw_cue_scores
+    from .plot_scores import plot_cue_scores as plot_cue_scores
     from .plot_stimuli import draw_contact_sheet as draw_contact_sheet
     from .published import published_observers as published_observers
     from .result import ShapeBiasResult as ShapeBiasResult
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "CATEGORIES": "stimuli.names",
+    "CueScore": "cue_scores",
+    "CueScores": "cue_scores",
     "Decisions": "decisions",
     "LabelMapping": "decision_mapping",
     "Observer": "observers",
@@ -45,12 +51,14 @@ _HOME = {
     "compare": "observers",
     "draw_comparison": "plot_comparison",
     "draw_contact_sheet": "plot_stimuli",
+    "draw_cue_scores": "plot_scores",
     "draw_shape_bias": "plot",
     "load_mapping": "decision_mapping",
     "measure_shape_bias": "measure",
     "open_stimuli": "stimulus_source",
     "parse_stimulus_name": "stimuli.names",
     "plot_bars": "plot",
+    "plot_cue_scores": "plot_scores",
     "plot_shape_bias": "plot",
     "published_observers": "published",
     "read_folder": "model_vs_human.raw_data",

@@ -25,6 +25,7 @@ _IMAGENET_FILE = Path(__file__).with_name("imagenet_categories.json")
 _IMAGENET_OUTPUTS = 1000
 
 ONE_EACH = "one output per category"
+BY_NAME = "class names"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class LabelMapping:
     """The outputs of a classifier that belong to each category.
 
     Attributes:
-        name: Name in the record: ``"imagenet-1k"``, ``"one output per category"`` or ``"file:NAME"``.
+        name: Name in the record: ``"imagenet-1k"``, ``"one output per category"``, ``"class names"`` or
+            ``"file:NAME"``.
         categories: Category names in alphabetical order.
         indices: Indices of the outputs of each category, from 0, in the order of ``categories``; any integer type.
         n_outputs: Number of outputs of a matching classifier; None for any number that is large enough.
@@ -159,6 +161,9 @@ def mapping_for(
     n_outputs: int,
     categories: Sequence[str] = CATEGORIES,
     mapping: LabelMapping | Mapping[str, Sequence[int]] | str | Path | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    default: LabelMapping | None = None,
 ) -> LabelMapping:
     """Choose the mapping for a classifier and a set of stimuli.
 
@@ -168,6 +173,9 @@ def mapping_for(
         mapping: User's mapping, as in :func:`as_mapping`. Defaults to the ImageNet-1k mapping for 1000 outputs and the
             16 categories, and to one output per category, in alphabetical order, if there are as many outputs as
             categories.
+        names: Names of the classes, if they are known. If every category is one of them, it is mapped to the classes
+            with its name, unless there is a user's mapping.
+        default: Mapping that the stimuli define, for classifiers of its number of outputs.
 
     Raises:
         InvalidInputError: No mapping matches.
@@ -183,6 +191,11 @@ def mapping_for(
             )
         chosen.check_outputs(n_outputs)
         return chosen
+    if names is not None and {*known} <= {*names}:
+        members = tuple(tuple(index for index, name in enumerate(names) if name == one) for one in known)
+        return LabelMapping(BY_NAME, known, members, n_outputs)
+    if default is not None and default.n_outputs in (None, n_outputs):
+        return default
     if n_outputs == len(known):
         return LabelMapping(ONE_EACH, known, tuple((index,) for index in range(n_outputs)), n_outputs)
     if known == CATEGORIES and n_outputs == _IMAGENET_OUTPUTS:

@@ -28,6 +28,7 @@ from replk_probe.images.depth import depth_note
 from replk_probe.models import create_model, data_config, weights_info
 from replk_probe.models.architectures.micro import is_micro
 from replk_probe.models.checkpoints.digest import bytes_of_model, digest_of
+from replk_probe.models.class_names import class_names
 from replk_probe.models.inference.check import random_image
 from replk_probe.models.inference.copying import on_device
 from replk_probe.models.inference.cudnn_passes import contiguous_note
@@ -125,7 +126,13 @@ def built_classifier(model: nn.Module | str, config: DecisionConfig) -> nn.Modul
     return module
 
 
-def plan_fields(model: nn.Module | str, module: nn.Module, stimuli: Stimuli, config: DecisionConfig) -> dict[str, Any]:
+def plan_fields(
+    model: nn.Module | str,
+    module: nn.Module,
+    stimuli: Stimuli,
+    config: DecisionConfig,
+    default: LabelMapping | None = None,
+) -> dict[str, Any]:
     """The fields of a :class:`DecisionPlan`, after the checks of the network, of its inputs and of its outputs.
 
     Args:
@@ -133,6 +140,7 @@ def plan_fields(model: nn.Module | str, module: nn.Module, stimuli: Stimuli, con
         module: Network that :func:`built_classifier` returned for it.
         stimuli: Stimuli.
         config: Options, with a name.
+        default: Mapping of the stimuli, if they have one.
 
     Raises:
         InvalidInputError: The network is not a classifier of such images, or no mapping to the categories is known.
@@ -150,7 +158,13 @@ def plan_fields(model: nn.Module | str, module: nn.Module, stimuli: Stimuli, con
         "model": module,
         "stimuli": stimuli,
         "outputs": outputs,
-        "mapping": mapping_for(outputs.classes, stimuli.categories, config.mapping),
+        "mapping": mapping_for(
+            outputs.classes,
+            stimuli.categories,
+            config.mapping,
+            names=class_names(module, outputs.classes),
+            default=default,
+        ),
         "size": size,
         "device": device,
         "workers": default_workers(accelerated=device.type != "cpu") if config.workers is None else config.workers,
@@ -161,7 +175,10 @@ def plan_fields(model: nn.Module | str, module: nn.Module, stimuli: Stimuli, con
 
 def is_embedded(model: nn.Module | str) -> bool:
     """Whether it is a small model of this package, which was trained on the synthetic set."""
-    return is_micro(model) if isinstance(model, str) else weights_info(model).is_embedded
+    if isinstance(model, str):
+        return is_micro(model)
+    weights = weights_info(model)
+    return weights.is_embedded and weights.head is None
 
 
 @dataclass(eq=False)
@@ -436,11 +453,15 @@ class DecisionPlan(Divisible["_State", ResultT]):
         values = logits.float().numpy()
         if self.outputs.are_probabilities:  # the softmax of their logarithms
             values = np.log(np.maximum(values, np.finfo(np.float32).tiny))
-        return category_probabilities(values, self.mapping), np.abs(values).max(axis=1)
+        return self._of_categories(values), np.abs(values).max(axis=1)
+
+    def _of_categories(self, outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """A number of each category for each row of the outputs of the network, ``[N, categories]``."""
+        return category_probabilities(outputs, self.mapping)
 
     def _near_ties(self, prepared: PreparedModel, state: _State) -> list[int]:
         """Indices of the stimuli whose decision could depend on the composition of their batch."""
-        if max(state.batch_sizes or [self._batch_size]) == 1:
+        if not self._has_decisions or max(state.batch_sizes or [self._batch_size]) == 1:
             return []
         # float16 and bfloat16, as the dtype of the model or only of its products
         reduced = prepared.reduced or prepared.dtype in (torch.float16, torch.bfloat16)
@@ -469,7 +490,7 @@ class DecisionPlan(Divisible["_State", ResultT]):
             seconds=round(state.seconds, 3),
             config={
                 **self.record,
-                "rule": "mean of the softmax over the members of a category; among equals the last category",
+                "rule": self._rule,
                 "resize": self.resize,
                 "arithmetic": prepared.arithmetic,
                 "decided one by one": n_near_ties,
@@ -489,6 +510,16 @@ class DecisionPlan(Divisible["_State", ResultT]):
         )
         responses = decide(probabilities, self.mapping.categories)
         return MeasuredDecisions(run, probabilities, responses, tuple(note for note in notes if note))
+
+    @property
+    def _has_decisions(self) -> bool:
+        """Whether the network decides for a category, which can be a near tie."""
+        return True
+
+    @property
+    def _rule(self) -> str:
+        """How the numbers of categories are computed, for the record."""
+        return "mean of the softmax over the members of a category; among equals the last category"
 
     @abstractmethod
     def _result(self, found: MeasuredDecisions) -> ResultT:

@@ -58,11 +58,13 @@ def measure_shape_bias(
             ``[N, classes]``, or an object, dictionary or tuple with such a tensor (``logits``). Outputs that are
             probabilities are used without another softmax, which is noted.
         stimuli: Stimulus set: a :class:`~replk_probe.shape_bias.StimulusSet`, a folder, ``"cue-conflict"`` (the
-            published set, fetched if it is not in the cache) or ``"synthetic"``. Defaults to the published set if it
-            is in the cache, otherwise to the synthetic one; small models trained on the synthetic set default to that.
+            published set, fetched if it is not in the cache), ``"synthetic"``, or a set with a description, as in
+            :func:`~replk_probe.shape_bias.open_stimuli`. Defaults to the published set if it is in the cache, otherwise
+            to the synthetic one; small models trained on the synthetic set default to that.
         mapping: Class indices of each category: a :class:`~replk_probe.shape_bias.LabelMapping`, a dictionary such as
-            ``{"cat": [281, 282], "dog": [151]}``, or a JSON file with one. Defaults to the ImageNet-1k mapping for 1000
-            outputs, and to one output per category if there are as many outputs as categories.
+            ``{"cat": [281, 282], "dog": [151]}``, or a JSON file with one. Defaults to the classes with the names of
+            the categories, if the model has class names; otherwise to the ImageNet-1k mapping for 1000 outputs, and to
+            one output per category if there are as many outputs as categories.
         observers: Decisions of other observers, to be compared with the model's.
         batch_size: Number of stimuli per forward pass. Decisions do not depend on it: near ties are decided one by one.
             If the memory does not suffice, the batches are halved, which a note says. None (or ``"auto"``) for 32 on a
@@ -106,7 +108,7 @@ def measure_shape_bias(
         progress: Whether to draw a progress bar on stderr if that is a terminal.
 
     Returns:
-        The decisions and the statistics of them.
+        The decisions and the statistics of them; or, if each image has one cue only, its scores.
 
     Raises:
         InvalidInputError: An argument or a stimulus cannot be used, ``config`` is given together with other

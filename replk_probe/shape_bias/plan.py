@@ -7,6 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from replk_probe.errors import InvalidInputError
@@ -14,6 +16,7 @@ from replk_probe.models import data_config
 from replk_probe.models.architectures.micro import is_micro
 
 from .config import ShapeBiasConfig
+from .cue_scores import CueScores, reciprocal_ranks
 from .decision_plan import DecisionPlan, MeasuredDecisions, built_classifier, is_embedded, named_config, plan_fields
 from .decisions import Decisions
 from .model_vs_human.raw_data import subject_of
@@ -23,6 +26,8 @@ from .stimuli.names import CATEGORIES
 from .stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC, StimulusSet
 from .stimulus_source import check_partial, open_stimuli
 from .synthetic import SYNTHETIC_CATEGORIES
+
+_RANK_RULE = "reciprocal rank of the highest output of the right classes; equal outputs of other classes rank before it"
 
 
 def plan_shape_bias(
@@ -55,7 +60,7 @@ def plan_shape_bias(
         _check_known(str(config.name), stimuli.categories)
     if not isinstance(stimuli, StimulusSet):
         stimuli = open_stimuli(SYNTHETIC, size=max(config.size or data_config(module).input_size))
-    return ShapeBiasPlan(**plan_fields(model, module, stimuli, config))
+    return ShapeBiasPlan(**plan_fields(model, module, stimuli, config, stimuli.mapping))
 
 
 def default_stimuli(models: Collection[str]) -> str:
@@ -79,17 +84,37 @@ class ShapeBiasPlan(DecisionPlan[ShapeBiasResult]):
 
     stimuli: StimulusSet
 
+    @property
+    def _has_decisions(self) -> bool:
+        return not self.stimuli.cues
+
+    @property
+    def _rule(self) -> str:
+        return _RANK_RULE if self.stimuli.cues else super()._rule
+
+    def _of_categories(self, outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        if self.stimuli.cues:
+            return reciprocal_ranks(outputs, self.mapping.indices)
+        return super()._of_categories(outputs)
+
     def _result(self, found: MeasuredDecisions) -> ShapeBiasResult:
         stimuli = self.stimuli.stimuli
+        names, shape, texture = (
+            tuple(getattr(stimulus, name) for stimulus in stimuli) for name in ("name", "shape", "texture")
+        )
+        if self.stimuli.cues:
+            own = [self.mapping.categories.index(label) for label in shape]
+            scores = CueScores(names, self.stimuli.cues, shape, found.probabilities[np.arange(len(own)), own])
+            return ShapeBiasResult(replace(found.run, image_ids=names), None, notes=found.notes, scores=scores)
         decisions = Decisions(
             observer=subject_of(self.name),
-            names=tuple(stimulus.name for stimulus in stimuli),
-            shape=tuple(stimulus.shape for stimulus in stimuli),
-            texture=tuple(stimulus.texture for stimulus in stimuli),
+            names=names,
+            shape=shape,
+            texture=texture,
             response=found.responses,
             categories=self.mapping.categories,
         )
-        row = {stimulus.name: index for index, stimulus in enumerate(stimuli)}
+        row = {name: index for index, name in enumerate(names)}
         return ShapeBiasResult.from_decisions(
             decisions,
             run=replace(found.run, image_ids=decisions.names),

@@ -34,6 +34,7 @@ from .observers import Observer
 from .plot_categories import ROW as CATEGORY_ROW
 from .plot_categories import category_axes, category_caption, category_points
 from .plot_overall import bar_axes, bar_row, bars_caption, decision_axes, panel_heights
+from .plot_scores import draw_cue_scores
 from .plot_style import ABOVE, BELOW, MARGIN, arranged, styles_of
 from .published import ON_WHAT, SOURCE
 
@@ -205,6 +206,8 @@ def save_figures(
 ) -> tuple[Path, ...]:
     """Write the figure of :func:`draw_shape_bias` to ``shape_bias.png`` and ``shape_bias.pdf``; returns both paths.
 
+    Of a result with scores, it is that of :func:`draw_cue_scores`, in ``cue_scores.png`` and ``cue_scores.pdf``.
+
     Args:
         result: Result to draw.
         directory: Folder to write to; created if it does not exist.
@@ -213,6 +216,8 @@ def save_figures(
     Raises:
         InvalidInputError: The folder cannot be written to, or as in :func:`draw_shape_bias`.
     """
+    if result.scores is not None:
+        return save_figure(draw_cue_scores(result), Path(directory), "cue_scores", width=1)
     # The figure has no pixel map, so its resolution is arbitrary.
     return save_figure(draw_shape_bias(result, others=others), Path(directory), "shape_bias", width=1)
 

@@ -18,6 +18,7 @@ from replk_probe.results import (
     Row,
     as_plain,
     csv_text,
+    html_table,
     interval_cells,
     npz_bytes,
     null_if_nan,
@@ -27,8 +28,17 @@ from replk_probe.results import (
 from replk_probe.runtime.file_reading import decode, folder_of, read_arrays, read_json, reading, unreadable
 from replk_probe.runtime.provenance import RunInfo, software_versions
 
+from .cue_scores import CSV_COLUMNS as SCORE_COLUMNS
+from .cue_scores import CueScores
 from .decisions import Decisions as Decisions
-from .model_vs_human.raw_data import COMPARISON_NAME, DECISIONS_NAME, SUMMARY_NAME, decisions_csv, read_decisions
+from .model_vs_human.raw_data import (
+    COMPARISON_NAME,
+    DECISIONS_NAME,
+    SCORES_NAME,
+    SUMMARY_NAME,
+    decisions_csv,
+    read_decisions,
+)
 from .observers import Observer, analyze, check_decisions, compare_pairs, consistency_with
 
 if TYPE_CHECKING:
@@ -41,6 +51,8 @@ READABLE_VERSIONS = (1,)
 JSON_NAME = "shape_bias.json"
 ARRAYS_NAME = "decisions.npz"
 CSV_NAME = SUMMARY_NAME
+SCORES_ARRAYS_NAME = "cue_scores.npz"
+SCORES_CSV_NAME = SCORES_NAME
 PAIRS_NAME = "comparison.json"
 
 _ADVICE = folder_of("shape-bias")
@@ -83,6 +95,7 @@ class ShapeBiasResult(Result):
             ``decisions.names``, read-only; they need not sum to 1. None if they are unknown.
         observers: Statistics of the imported observers; ``humans`` (all human observers pooled) comes first, if any.
         notes: Caveats, each at least one sentence.
+        scores: Scores of images with one cue each, which are measured instead of decisions; ``model`` is then None.
 
     Examples:
         >>> from replk_probe import ShapeBiasResult
@@ -104,6 +117,7 @@ class ShapeBiasResult(Result):
     probabilities: npt.NDArray[np.float32] | None = None
     observers: tuple[Observer, ...] = ()
     notes: tuple[str, ...] = ()
+    scores: CueScores | None = None
 
     def __post_init__(self) -> None:
         """Copy and check the probabilities, and make them read-only."""
@@ -233,6 +247,8 @@ class ShapeBiasResult(Result):
         }
         if self.observers:
             record["observers"] = {one.name: one.to_json() for one in self.observers}
+        if self.scores is not None:
+            record["scores"] = self.scores.to_json()
         record["notes"] = list(self.notes)
         return record
 
@@ -245,12 +261,20 @@ class ShapeBiasResult(Result):
             A data frame with the columns of ``shape_bias.csv``: ``observer``, ``kind``, ``source``, ``category``,
             ``n_conflict``, ``shape``, ``texture`` and ``other`` (numbers of decisions), ``shape_bias``, ``ci95_low``,
             ``ci95_high``, ``macro``, ``median``, ``cue_accuracy``, ``congruent_accuracy`` (fractions) and
-            ``mean_human_kappa`` (error consistency). Undefined numbers are NaN.
+            ``mean_human_kappa`` (error consistency). Undefined numbers are NaN. Of a result with scores, the columns
+            are those of ``cue_scores.csv``.
         """
         return super().to_dataframe()
 
     def plot(self, ax: Axes | None = None, **kwargs: Any) -> Axes:
-        """Draw this result; arguments and errors are those of :func:`~replk_probe.shape_bias.plot_shape_bias`."""
+        """Draw this result; arguments and errors are those of :func:`~replk_probe.shape_bias.plot_shape_bias`.
+
+        Of a result with scores, they are those of :func:`~replk_probe.shape_bias.plot_cue_scores`.
+        """
+        if self.scores is not None:
+            from .plot_scores import plot_cue_scores
+
+            return plot_cue_scores(self, ax, **kwargs)
         from .plot import plot_shape_bias
 
         return plot_shape_bias(self, ax, **kwargs)
@@ -266,7 +290,14 @@ class ShapeBiasResult(Result):
                 arrays["probabilities"] = self.probabilities
             files[ARRAYS_NAME] = npz_bytes(arrays)
             files[DECISIONS_NAME] = decisions_csv(self.decisions)
-        files[CSV_NAME] = csv_text(self._rows(), _CSV_COLUMNS).encode("utf-8")
+        if self.scores is not None:
+            kinds = {"names": np.str_, "cues": np.str_, "labels": np.str_, "reciprocal_ranks": np.float32}
+            files[SCORES_ARRAYS_NAME] = npz_bytes(
+                {name: np.array(getattr(self.scores, name), kind) for name, kind in kinds.items()}
+            )
+            files[SCORES_CSV_NAME] = csv_text(self._rows(), SCORE_COLUMNS).encode("utf-8")
+        else:
+            files[CSV_NAME] = csv_text(self._rows(), _CSV_COLUMNS).encode("utf-8")
         files[JSON_NAME] = strict_json(self.to_json()).encode("utf-8")
         return files
 
@@ -276,10 +307,19 @@ class ShapeBiasResult(Result):
         if self.model is not None:
             weights = {"weights": self.run.weights.label} if isinstance(self.run, RunInfo) else {}
             facts = {"model": self.model.name, **weights, "shape_bias": round(self.shape_bias, 4), **facts}
+        if self.scores is not None and isinstance(self.run, RunInfo):
+            means = {cue: round(score.mean_reciprocal_rank, 4) for cue, score in self.scores.by_cue.items()}
+            facts = {"model": self.run.model, "weights": self.run.weights.label, **means, "source": source}
         return facts
 
     def _rows(self) -> list[Row]:
-        return _rows(self.all_observers)
+        return _rows(self.all_observers) if self.scores is None else self.scores.rows()
+
+    def _repr_html_(self) -> str:
+        if self.scores is None:
+            return super()._repr_html_()
+        rows = self._rows()
+        return html_table(type(self).__name__, self._summary(), SCORE_COLUMNS, rows, below=self._html_figure())
 
     @classmethod
     def load(cls, directory: str | Path) -> ShapeBiasResult:
@@ -307,7 +347,8 @@ class ShapeBiasResult(Result):
             notes = decode(tuple[str, ...], record["notes"], "notes")
             run = decode(GivenDecisions, given, "run") if given["model"] is None else decode(RunInfo, given, "run")
         if model is None:
-            return cls(run, None, observers=observers, notes=notes)
+            scores = _read_scores(folder, record["scores"]) if "scores" in record else None
+            return cls(run, None, observers=observers, notes=notes, scores=scores)
         (path, arrays_path), categories = (folder / DECISIONS_NAME, folder / ARRAYS_NAME), model.counts.categories
         found = read_decisions(path, categories)
         if len(found) != 1 or found[0].observer != model.name or found[0].counts() != model.counts:
@@ -319,6 +360,18 @@ class ShapeBiasResult(Result):
             raise unreadable(arrays_path, f"its arrays are not those of {DECISIONS_NAME}", _ADVICE)
         with reading(arrays_path, "shape-bias record"):
             return cls(run, model, found[0], arrays.get("probabilities"), observers, notes)
+
+
+def _read_scores(folder: Path, saved: Any) -> CueScores:
+    path = folder / SCORES_ARRAYS_NAME
+    kinds = {"names": (np.str_, 1), "cues": (np.str_, 1), "labels": (np.str_, 1), "reciprocal_ranks": (np.float32, 1)}
+    arrays = read_arrays(path, _ADVICE, kinds)
+    with reading(path, "shape-bias record"):
+        names, cues, labels = (tuple(map(str, arrays[name])) for name in ("names", "cues", "labels"))
+        scores = CueScores(names, cues, labels, arrays["reciprocal_ranks"])
+        if scores.to_json() != saved:
+            raise ValueError(f"its ranks are not those of {JSON_NAME}")
+    return scores
 
 
 def with_distinct_names(results: Sequence[ShapeBiasResult]) -> tuple[ShapeBiasResult, ...]:

@@ -1,4 +1,4 @@
-"""Open a stimulus set: the published set, a folder, or the synthetic set."""
+"""Open a stimulus set: the published set, a folder, a set with a description, or the synthetic set."""
 
 from __future__ import annotations
 
@@ -6,17 +6,26 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.images import check_image, decode_rgb, list_images
+from replk_probe.runtime.formatting import dimensions
 from replk_probe.runtime.paths import usable_path
 
+from .decision_mapping import LabelMapping
 from .stimuli.cue_conflict import cached_cue_conflict, fetch_cue_conflict, incomplete_error, verify_cue_conflict
 from .stimuli.manifest import Found, compare, read_folder, shown, some
 from .stimuli.names import CATEGORIES, Stimulus, check_categories, parse_stimulus_name
+from .stimuli.set_description import (
+    DESCRIPTION_NAME,
+    SetDescription,
+    read_description,
+    shipped_description,
+    shipped_sets,
+)
 from .stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC, StimulusSet
 from .synthetic import synthetic_stimuli
 
@@ -37,8 +46,11 @@ def open_stimuli(
 
     Args:
         stimuli: ``"cue-conflict"`` for the published set, which is fetched if it is not in the cache and verified file
-            by file; ``"synthetic"`` for the set that this package draws; otherwise a folder of stimuli.
-        categories: Possible categories; defaults to :data:`CATEGORIES`. The synthetic set has its own.
+            by file; ``"synthetic"`` for the set that this package draws; a TOML file that describes a set, or a folder
+            with one named ``set.toml``; ``"refined-bias=FOLDER"`` or ``"frequency-conflict=FOLDER"`` for a set that
+            this package describes; otherwise a folder of stimuli.
+        categories: Possible categories; defaults to :data:`CATEGORIES`. The synthetic set and sets with a description
+            have their own.
         size: Side of the synthetic stimuli in pixels.
         seed: Random seed of the synthetic stimuli.
         allow_partial: Whether to use the intact part of an incomplete published set; this is recorded.
@@ -49,8 +61,8 @@ def open_stimuli(
 
     Raises:
         InvalidInputError: The folder is missing or empty, a name does not parse, a category is unknown, a file is not
-            an image or truncated, two files have one name, the published set is not complete, or ``allow_partial``
-            was given for another set.
+            an image or truncated, two files have one name, a description cannot be used or does not match the files,
+            the published set is not complete, or ``allow_partial`` was given for another set.
         WeightsError: The published set cannot be fetched.
 
     Examples:
@@ -66,12 +78,23 @@ def open_stimuli(
     if stimuli == CUE_CONFLICT:
         folder = cached_cue_conflict() or fetch_cue_conflict(show_progress=progress)
         return _open_published(folder, known, allow_partial, progress)
+    name, separator, place = str(stimuli).partition("=")
+    if separator and name in shipped_sets():
+        return open_described(shipped_description(name), usable_path(place, "The folder of stimuli"), progress=progress)
     folder = usable_path(stimuli, "The folder of stimuli")
+    description = folder if folder.suffix == ".toml" and not folder.is_dir() else folder / DESCRIPTION_NAME
+    if description.is_file():
+        return open_described(read_description(description), description.parent, progress=progress)
     if not folder.is_dir():
         kind = "is a file" if folder.exists() else "does not exist"
         raise InvalidInputError(
             f"Cannot find stimuli at {str(stimuli)!r}. It {kind}. "
             f"Give a folder of stimuli, or {CUE_CONFLICT} or {SYNTHETIC}."
+        )
+    if folder.resolve().name in shipped_sets():
+        raise InvalidInputError(
+            f"The folder {str(stimuli)!r} has no {DESCRIPTION_NAME}. It has the name of a set that this package "
+            f"describes. Give the stimuli '{folder.resolve().name}={stimuli}'."
         )
     return scan(folder, known, progress=progress)
 
@@ -113,6 +136,68 @@ def scan(
         tuple(found.values()),
         notes=(comparison.note,),
         record={"manifest": comparison.record() if comparison.related else None},
+    )
+
+
+def open_described(description: SetDescription, folder: Path, *, progress: bool = True) -> StimulusSet:
+    """Open a set with a description, whose files are in ``folder``.
+
+    Raises:
+        InvalidInputError: The folder is missing, no image has a layout of the description, or the digest differs.
+    """
+    paths = list_images(folder, "stimuli")
+    matched = description.stimuli(paths)
+    if not matched:
+        raise InvalidInputError(
+            f"No image in {str(folder)!r} belongs to the set {description.name}. Its layout is "
+            f"{' or '.join(description.layouts)}, but the first image is {paths[0]!r}. Give the folder in which these "
+            "paths begin."
+        )
+    order = {cue: index for index, cue in enumerate(description.cues)}
+    matched.sort(key=lambda one: (order.get(one[2], 0), one[1].shape, one[1].name))
+    found = read_folder(folder, [path for path, _, _ in matched], progress)
+    others = sorted({*paths} - found.keys())
+    notes = [_description_note(description)]
+    if others:
+        notes.append(f"Files that have no layout of {description.name} are left out: {len(others)} ({some(others)}).")
+    if description.images not in (None, len(matched)):
+        notes.append(f"The set {description.name} has {description.images} images, but {len(matched)} were found.")
+    opened = _from_files(
+        f"set:{description.name}",
+        tuple(sorted(description.labels)),
+        tuple(stimulus for _, stimulus, _ in matched),
+        tuple(found.values()),
+        notes=tuple(notes),
+        record={"set": asdict(description)},
+    )
+    if description.digest not in (None, opened.digest):
+        raise InvalidInputError(
+            f"The images in {str(folder)!r} are not those of the set {description.name}. Their digest is "
+            f"{opened.digest}, not {description.digest}. Download them again, or remove the digest."
+        )
+    size, classes = description.image_size, description.classes
+    other_size: tuple[str, ...] = ()
+    if size is not None and opened.size is not None and opened.size != size:
+        other_size = (
+            f"The images of {description.name} are {dimensions(size)} px, but these are {dimensions(opened.size)} px.",
+        )
+    return replace(
+        opened,
+        notes=opened.notes + other_size,
+        mapping=LabelMapping(f"set:{description.name}", description.labels, classes, 1000) if classes else None,
+        cues=tuple(cue for _, _, cue in matched) if description.is_separate else (),
+    )
+
+
+def _description_note(description: SetDescription) -> str:
+    first, second = description.cues
+    if description.is_separate:
+        return f"Each image of {description.name} has one cue: {first} or {second}."
+    if (first, second) == ("shape", "texture"):
+        return f"The stimuli are those of {description.name}."
+    return (
+        f"The cues of {description.name} are {first} and {second}: in this result, {first} is called shape, and "
+        f"{second} texture."
     )
 
 

@@ -29,6 +29,10 @@ from replk_probe.kernels.config import KernelsConfig
 from replk_probe.kernels.layers import find_layers
 from replk_probe.kernels.measure import KernelPlan, plan_kernels
 from replk_probe.models.factory import create_skeleton
+from replk_probe.reliance.config import RelianceConfig
+from replk_probe.reliance.labeled_images import SYNTHETIC_IMAGES, folder_images
+from replk_probe.reliance.plan import ReliancePlan, plan_reliance
+from replk_probe.reliance.suppressions import parse_suppressions
 from replk_probe.results import Result
 from replk_probe.runtime.atomic_files import sha256_of
 from replk_probe.runtime.checks import check_size
@@ -89,7 +93,9 @@ class Analyzer:
         config = self.configure(job.options)
         if getattr(config, "until", None) is not None:  # the number of images is not known in advance
             return 1
-        if may_tune(config.tune, resolve_device(config.device)):  # parts cannot agree on methods of convolutions
+        if may_tune(
+            getattr(config, "tune", "off"), resolve_device(config.device)
+        ):  # parts cannot agree on methods of convolutions
             return 1
         return max(self.pixels(job.options, config) // self.part_pixels, 1)
 
@@ -115,7 +121,7 @@ def prepare_inputs(jobs: list[Job]) -> None:
 
 def forget_files() -> None:
     """Forget the digests of files and what else may have changed since."""
-    for function in (digest_of_file, network_of, _images_of, _stimuli_in, _digest_of_files):
+    for function in (digest_of_file, network_of, _images_of, _stimuli_in, _images_in, _digest_of_files):
         function.cache_clear()
 
 
@@ -275,6 +281,37 @@ def _draw_behaviour(result: Any, folder: Path) -> None:
     save_figures(result, folder)
 
 
+def _plan_reliance(job: Job) -> ReliancePlan:
+    config = ANALYZERS["reliance"].configure(job.options)
+    if config.workers is None:  # the other cores belong to other jobs
+        config = replace(config, workers=job.threads)
+    return plan_reliance(job.model, job.options.get("data"), config)
+
+
+def _labeled_images(options: Mapping[str, Any], config: RelianceConfig) -> tuple[int, str]:
+    """Number of images, and a digest of them."""
+    data = options.get("data", SYNTHETIC)
+    if data == SYNTHETIC:
+        return config.images or SYNTHETIC_IMAGES, SYNTHETIC
+    return _images_in(data, config.images, config.seed)
+
+
+def _reliance_pixels(options: Mapping[str, Any], config: RelianceConfig) -> int:
+    height, width = config.size or (_USUAL_SIDE, _USUAL_SIDE)
+    versions = 1 + len(parse_suppressions(config.suppressions))
+    return _labeled_images(options, config)[0] * versions * height * width
+
+
+def _reliance_digests(options: Mapping[str, Any], config: RelianceConfig) -> dict[str, Any]:
+    return {"data": _labeled_images(options, config)[1]}
+
+
+def _draw_reliance(result: Any, folder: Path) -> None:
+    from replk_probe.reliance.plot_all import save_all_figures
+
+    save_all_figures(result, folder)
+
+
 def _categories(config: ShapeBiasConfig) -> tuple[str, ...]:
     return CATEGORIES if config.mapping is None else config.mapping.categories
 
@@ -299,6 +336,12 @@ def _images_of(sets: str | tuple[str, ...] | None, data: str | None, partial: bo
 @cache
 def _stimuli_in(folder: str, categories: tuple[str, ...]) -> StimulusSet:
     return open_stimuli(folder, categories=categories, progress=False)
+
+
+@cache
+def _images_in(folder: str, images: int | None, seed: int) -> tuple[int, str]:
+    found = folder_images(folder, images, seed)
+    return len(found.ids), f"{found.source} {found.digest}"
 
 
 @cache
@@ -369,5 +412,15 @@ ANALYZERS = {
         find_layer=point_of,
         pixels=_attributed_pixels,
         part_pixels=_ERF_PART,
+    ),
+    "reliance": Analyzer(
+        config=RelianceConfig,
+        inputs=("data",),
+        defaults=lambda model: {},
+        digests=_reliance_digests,
+        plan=_plan_reliance,
+        draw=_draw_reliance,
+        pixels=_reliance_pixels,
+        part_pixels=_SHAPE_BIAS_PART,
     ),
 }

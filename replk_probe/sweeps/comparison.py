@@ -17,6 +17,9 @@ from replk_probe.erf.result import ErfResult, write_csv
 from replk_probe.errors import ReplkProbeError
 from replk_probe.kernels.plot import save_figures as save_kernel_figures
 from replk_probe.kernels.result import KernelResult
+from replk_probe.reliance.plot import save_figures as save_reliance_figure
+from replk_probe.reliance.result import RelianceResult
+from replk_probe.reliance.result import write_csv as write_reliance_csv
 from replk_probe.results import strict_json
 from replk_probe.runtime.atomic_files import atomic_write_text, sha256_of
 from replk_probe.runtime.checks import check_size
@@ -149,10 +152,17 @@ def _draw_behaviour(folders: Sequence[Path], target: Path) -> None:
     save_behaviour_figures(first.with_observers((), trials), target)
 
 
+def _draw_reliance(folders: Sequence[Path], target: Path) -> None:
+    results = [RelianceResult.load(folder) for folder in folders]
+    save_reliance_figure(results, target, "comparison")
+    write_reliance_csv(results, target / "comparison.csv")
+
+
 # There is no figure that compares attributions.
 _DRAW: dict[str, Callable[[Sequence[Path], Path], None]] = {
     "erf": _draw_erf,
     "shape-bias": _draw_shape_bias,
     "behaviour": _draw_behaviour,
     "kernels": _draw_kernels,
+    "reliance": _draw_reliance,
 }

@@ -77,6 +77,10 @@ layer = "all"
 # [attribute]
 # data = "photos"
 # method = "integrated-gradients"
+
+# Options of the command 'replk-probe reliance'.
+# [reliance]
+# data = "photos by class"
 """
 
 

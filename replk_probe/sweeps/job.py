@@ -20,7 +20,7 @@ class Job:
 
     Attributes:
         key: Digest of everything that decides the bytes of the result, 16 hex digits.
-        analyzer: ``"erf"``, ``"shape-bias"``, ``"behaviour"``, ``"kernels"`` or ``"attribute"``.
+        analyzer: ``"erf"``, ``"shape-bias"``, ``"behaviour"``, ``"kernels"``, ``"attribute"`` or ``"reliance"``.
         model: Name of the model, as for :func:`replk_probe.create_model`; the path of a factory is absolute.
         name: Name of the model in the results, as written in the file.
         options: The options of the analyzer's command by name; paths are absolute.

@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import timm
-
 from replk_probe.errors import InvalidInputError, ReplkProbeError, close_hint
+from replk_probe.models import timm_registry
 from replk_probe.models.builders import builder_of, check_factory
 from replk_probe.models.inference.environment import environment_of
 from replk_probe.models.model_id import ModelId
@@ -227,7 +226,7 @@ def _model(document: Document, entry: Any, keys: Keys, known: Collection[str]) -
         )
     names = [entry]
     if ":" not in entry and any(character in entry for character in "*?["):
-        names = timm.list_models(entry, include_tags="." in entry)
+        names = timm_registry.list_tagged(entry) if "." in entry else timm_registry.list_models(entry)
         if not names:
             raise document.error(
                 keys, f"No model matches {entry!r}. Patterns are compared with timm's names. Correct the pattern."

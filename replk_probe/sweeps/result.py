@@ -106,6 +106,15 @@ TABLES = {
             *("peak_x", "position_y", "position_x", "window_height", "window_width", "window_area", "share"),
         ),
     ),
+    "reliance": Table(
+        "reliance.csv",
+        ("suppression", "cues"),
+        ("model", "weights", "image_source", "label_space", "method"),
+        (
+            *("n_images", "strength", "accuracy", "accuracy_ci95_low", "accuracy_ci95_high"),
+            *("relative_accuracy", "relative_accuracy_ci95_low", "relative_accuracy_ci95_high"),
+        ),
+    ),
 }
 _ADVICE = "Remove its folder and run the sweep again."
 _FIRST = ("key", "analyzer", "model", "weights")

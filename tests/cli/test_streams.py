@@ -35,6 +35,10 @@ LINES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("kernels.json", "profiles.pdf"),
     ),
     "models": (("models", "replknet_micro_k13*"), ()),
+    "reliance": (
+        ("reliance", *MODEL, "--suppressions", "grayscale", "--images", "2", "-o", "out"),
+        ("reliance.json", "suppressions.pdf"),
+    ),
     "reparam": (("reparam", "weights.safetensors", *MODEL, "-o", "out/w.safetensors"), ("w.safetensors",)),
     "report": (("report", "--help"), ()),
     "shape-bias": (

@@ -22,6 +22,7 @@ from replk_probe.erf.result import ErfResult, RatioRow
 from replk_probe.errors import InvalidInputError
 from replk_probe.kernels.kernel import Kernel
 from replk_probe.kernels.result import KernelResult, KernelRun
+from replk_probe.reliance import RelianceResult, parse_suppressions
 from replk_probe.results import Result
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo
 from replk_probe.shape_bias.decisions import Decisions
@@ -80,12 +81,18 @@ RESULTS: dict[str, Result] = {
         ),
         RUN, "saliency", "layer4", "image", ("A note.",),
     ),
+    "reliance": RelianceResult.from_decisions(
+        RANDOM.integers(0, 3, (3, 8)), np.arange(8) % 3, parse_suppressions("patch-shuffle:2,grayscale"),
+        pictures=RANDOM.integers(0, 256, (3, 6, 9, 3)), run=RUN, label_space="imagenet", classes="abc",
+        notes=("A note.",),
+    ),
 }  # fmt: skip
 FILES = [
     ("erf", "erf.json"), ("erf", "erf.npz"), ("shape_bias", "shape_bias.json"), ("shape_bias", "decisions.csv"),
     ("shape_bias", "decisions.npz"), ("kernels", "kernels.json"), ("kernels", "kernels.npz"),
     ("kernels", "strongest.npz"), ("bench", "bench.json"),
     ("attribution", "attribution.json"), ("attribution", "attribution.npz"),
+    ("reliance", "reliance.json"), ("reliance", "reliance.npz"),
 ]  # fmt: skip
 
 

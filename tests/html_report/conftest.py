@@ -19,6 +19,7 @@ from replk_probe.erf.result import ErfResult, RatioRow
 from replk_probe.html_report import render_report
 from replk_probe.kernels.kernel import Kernel
 from replk_probe.kernels.result import KernelResult, KernelRun, save_results
+from replk_probe.reliance import RelianceResult, parse_suppressions
 from replk_probe.runtime.provenance import RANDOM_INIT, RunInfo, WeightsInfo
 from replk_probe.shape_bias.decisions import Decisions
 from replk_probe.shape_bias.result import ShapeBiasResult
@@ -112,6 +113,19 @@ def make_attribution(model: str) -> AttributionResult:
     return AttributionResult(maps, pictures, images, run, "saliency", "layer4", "image", notes=("A note.",))
 
 
+def make_reliance(model: str) -> RelianceResult:
+    suppressions = parse_suppressions("patch-shuffle,gaussian-blur,grayscale,patch-shuffle+grayscale")
+    random = np.random.default_rng(len(model))
+    targets = np.arange(40) % 4
+    decisions = np.where(random.random((1 + len(suppressions), 40)) < 0.7, targets, (targets + 1) % 4)
+    run = replace(make_run(model, 48), image_source="folder:val", config={"images": None, "mapping": None})
+    pictures = random.integers(0, 256, (len(suppressions), 48, 48, 3))
+    return RelianceResult.from_decisions(
+        decisions, targets, suppressions, pictures=pictures, run=run, label_space="indices", classes="0123",
+        notes=("A note.",),
+    )  # fmt: skip
+
+
 def save_all(folder: Path) -> None:
     for index, model in enumerate(WEIGHTS):
         make_erf(model, 4.0 + 3 * index, seed=index).save(folder / "erf" / str(index))
@@ -119,6 +133,8 @@ def save_all(folder: Path) -> None:
         make_shape_bias(model, 0.3 + 0.4 * index).save(folder / "shape-bias" / str(index))
     save_results([make_kernels(model) for model in [*WEIGHTS][1:]], folder / "kernels")
     make_attribution("wide_net.a1").save(folder / "attribution")
+    for index, model in enumerate([*WEIGHTS][1:]):
+        make_reliance(model).save(folder / "reliance" / str(index))
     make_speed().save(folder / "bench")
 
 

@@ -22,6 +22,7 @@ from replk_probe.erf import ErfConfig
 from replk_probe.html_report import commands
 from replk_probe.kernels import KernelsConfig
 from replk_probe.kernels.result import KernelResult, KernelRun
+from replk_probe.reliance import RelianceConfig
 from replk_probe.runtime.provenance import WeightsInfo
 from replk_probe.shape_bias import ShapeBiasConfig
 
@@ -191,6 +192,25 @@ def test_bench(configuration_of: Any) -> None:
     assert timed == layers and {*passes} == {"forward", "grad_weight"}
     named = {"dtype": "bfloat16", "threads": 1, "repeats": 2, "isa": "portable", "everything": False}
     assert named.items() <= given.items()
+
+
+def test_reliance(folder: Path, configuration_of: Any) -> None:
+    for name in ("cat", "dog"):
+        (folder / "my photos" / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(folder / "my photos" / name / "1.png")
+    Path("my mapping.json").write_text(json.dumps({"cat": [0, 3], "dog": [1]}))
+    config = RelianceConfig(
+        **COMMON, suppressions="gaussian-blur:0.5,grayscale+patch-shuffle:4", images=1, mapping="my mapping.json",
+        size=(16, 24), precision="bf16", prefix="net.", seed=5, **COLORS,
+    )  # fmt: skip
+    result = replk_probe.measure_reliance(MODEL, "my photos", config=config)
+    model, data, found = configuration_of(commands.reliance_command(result), "reliance.plan.plan_reliance")[:3]
+    assert found == expected(config) and (model, str(data)) == (MODEL, "my photos")
+    generated = replk_probe.measure_reliance("replknet_micro_k3", suppressions="grayscale", images=16, device="cpu")
+    line = commands.reliance_command(generated)
+    assert line is not None and "--data" not in line and line.endswith("--images 16 --size 64x64 --seed 0")
+    given = dataclasses.replace(config, mapping={"cat": [0], "dog": [1]})
+    assert commands.reliance_command(replk_probe.measure_reliance(MODEL, "my photos", config=given)) is None
 
 
 def test_sweep(configuration_of: Any) -> None:

@@ -141,7 +141,9 @@ def test_the_summary_has_the_numbers_of_the_records(page: str, collection: Colle
         assert [float(value) for value, _ in row[3:5]] == [model.counts.overall, model.counts.cue_accuracy]
     for row, saved in zip(rows[1:], collection.kernels, strict=True):
         kernel = saved.result.kernel("stage2.0")
-        assert [value for value, _ in row[5:]] == ["7", repr(kernel.center3x3_share)]
+        assert [value for value, _ in row[5:7]] == ["7", repr(kernel.center3x3_share)]
+    for row, saved in zip(rows[1:], collection.reliance, strict=True):
+        assert [float(value) for value, _ in row[7:]] == [one.relative_accuracy for one in saved.result.profile[:2]]
     assert [value for value, _ in rows[2][3:5]] == ["", ""] and rows[2][3][1] == "\u2013"
 
 
@@ -155,7 +157,10 @@ def test_weights_are_told_apart_by_words(page: str) -> None:
 
 
 def test_every_number_has_its_provenance(page: str, collection: Collection) -> None:
-    groups = (collection.erf, collection.shape_bias, collection.kernels, collection.attribution, collection.bench)
+    groups = (
+        *(collection.erf, collection.shape_bias, collection.kernels, collection.attribution, collection.reliance),
+        collection.bench,
+    )
     assert all(groups)
     for group in groups:
         for saved in group:
@@ -174,6 +179,7 @@ def test_commands_are_those_of_the_program(collection: Collection) -> None:
         *(commands.shape_bias_command(one.result) for one in collection.shape_bias),
         *(commands.kernels_command(one.result) for one in collection.kernels),
         *(commands.attribution_command(one.result) for one in collection.attribution),
+        *(commands.reliance_command(one.result) for one in collection.reliance),
         commands.sweep_command("out/paper/sweep.json"),
         *(commands.bench_command(one.result) for one in collection.bench),
     ]
@@ -252,7 +258,7 @@ def test_parts_without_results_are_absent(without_convergence: Collection, tmp_p
     write_report(without_convergence, path)
     text = path.read_text(encoding="utf-8")
     assert 'id="erf"' in text
-    for name in ("shape-bias", "kernels", "attributions", "bench", "sweeps"):
+    for name in ("shape-bias", "kernels", "attributions", "reliance", "bench", "sweeps"):
         assert f'id="{name}"' not in text and f'href="#{name}"' not in text
     assert "Radial curves" not in text and "Convergence</h3>" not in text
     assert 'id="summary"' not in render_report([])

@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pytest
+
 from replk_probe import __version__
 from replk_probe.runtime.file_reading import decode
-from replk_probe.runtime.provenance import RANDOM_INIT, RunInfo, WeightsInfo, software_versions
+from replk_probe.runtime.provenance import RANDOM_INIT, HeadInfo, RunInfo, WeightsInfo, software_versions
 
 RUN = RunInfo(
     model="replknet31b",
@@ -47,3 +49,22 @@ def test_versions_name_what_decides_the_numbers() -> None:
     versions = software_versions()
     assert versions["replk-probe"] == __version__
     assert {"python", "torch", "torchvision", "timm", "numpy"} <= set(versions)
+
+
+def test_results_from_before_heads_can_be_read() -> None:
+    record = RUN.to_json()
+    del record["weights"]["head"]
+    assert decode(RunInfo, json.loads(json.dumps(record))) == RUN
+    del record["weights"]["seed"]
+    with pytest.raises(ValueError, match="it lacks 'seed'"):
+        decode(RunInfo, record)
+
+
+def test_heads_are_part_of_the_provenance() -> None:
+    linear = HeadInfo("linear", "file:head.safetensors", "0123456789", 10)
+    text = HeadInfo("text", "text tower", "abcdefabcd", 2, ("cat", "dog"), ("a {}.",), 4.6, 0.0)
+    weights = WeightsInfo("timm:a1_in1k", head=linear)
+    assert weights.label == "timm:a1_in1k, linear head file:head.safetensors [01234567]"
+    run = replace(RUN, weights=replace(weights, head=text))
+    assert decode(RunInfo, json.loads(json.dumps(run.to_json()))) == run
+    assert run.weights.label.endswith("zero-shot with 2 class names in 1 template [abcdefab]")

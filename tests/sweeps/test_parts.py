@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import replk_probe
+from replk_probe.shape_bias.synthetic import SYNTHETIC_CATEGORIES
 from replk_probe.sweeps import SweepResult, analyzers
 from replk_probe.sweeps.analyzers import ANALYZERS
 from replk_probe.sweeps.document import read_document
@@ -58,7 +59,7 @@ def contents(folder: Path) -> dict[str, object]:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != "job.json":
             found[path.name] = path.read_bytes()
-        if path.name in ("erf.json", "shape_bias.json", "attribution.json"):
+        if path.name in ("erf.json", "shape_bias.json", "attribution.json", "reliance.json"):
             record = json.loads(path.read_text())
             del record["run"]["seconds"]
             found[path.name] = json.dumps(record)
@@ -260,6 +261,29 @@ def test_attributions_are_divided_and_are_part_of_the_table(tmp_path: Path) -> N
     # The key depends on what the images contain.
     Image.new("RGB", (20, 20)).save(tmp_path / "2.png")
     assert jobs_of(models=["replknet_micro_k3"], attribute=options)[0].key != job.key
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_reliance_is_divided_and_is_part_of_the_table(tmp_path: Path) -> None:
+    options = {"suppressions": "patch-shuffle:2,grayscale", "images": 6}
+    (job,) = jobs_of(models=["replknet_micro_k3"], reliance=options)
+    assert ANALYZERS["reliance"].most_parts(job) == 1
+    whole, parts = SweepFolder(tmp_path / "whole"), SweepFolder(tmp_path / "parts")
+    execute(job, whole.root)
+    for index in range(2):
+        execute_part(job, parts.root, index, 2)
+    execute(job, parts.root, 2)
+    assert contents(parts.result(job)) == contents(whole.result(job))
+    rows = [*_numbers(whole.result(job), TABLES["reliance"])]
+    assert {"suppression=grayscale cues=color", "suppression=mean cues=shape"} <= {item for item, _, _ in rows}
+    # The key depends on what the images contain.
+    folder = tmp_path / "photos" / SYNTHETIC_CATEGORIES[0]
+    folder.mkdir(parents=True)
+    keys = set()
+    for level in (0, 9):
+        Image.new("RGB", (20, 20), (level, level, level)).save(folder / "2.png")
+        keys.add(jobs_of(models=["replknet_micro_k3"], reliance=options | {"data": str(tmp_path / "photos")})[0].key)
+    assert len(keys) == 2 and job.key not in keys
 
 
 @pytest.mark.usefixtures("forked_workers")

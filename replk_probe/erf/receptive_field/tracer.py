@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from replk_probe.runtime.dispatch_mode import UncompiledDispatchMode
 from replk_probe.runtime.nested import instances_in
 
 from .rules import Call, follow, plain
@@ -29,7 +29,7 @@ def stride_rule(place: Sequence[float], feature_size: Sequence[int], input_size:
     )
 
 
-class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class FieldTracer(UncompiledDispatchMode):  # type: ignore[no-untyped-call]
     """Follows receptive fields from an input ``[1, C, *spatial]`` through every operation in its context."""
 
     def __init__(self, source: Tensor) -> None:  # noqa: D107

@@ -23,7 +23,7 @@ from replk_probe.ops import DepthwiseConv2d
 from replk_probe.runtime.nested import instances_in
 
 from ..inference.check import evaluating
-from ..inference.copying import meta_copy_of, on_meta
+from ..inference.copying import meta_copy_of, on_device_of
 
 Values = Mapping[str, Tensor]
 
@@ -222,7 +222,7 @@ def _pass(root: nn.Module, module: nn.Module, image: Tensor) -> Recording:
         for path, inner in root.named_modules():
             handles.append(inner.register_forward_pre_hook(partial(recorder.enter, path)))
             handles.append(inner.register_forward_hook(partial(recorder.leave, path)))
-        with evaluating(root), on_meta(), recorder:
+        with evaluating(root), on_device_of(root), recorder:
             module(image)
     finally:
         for handle in handles:

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from replk_probe.ops import is_channels_last
 from replk_probe.ops.cudnn_layout import (
@@ -19,6 +18,7 @@ from replk_probe.ops.cudnn_layout import (
     is_passed_to_cudnn,
     remember_missing_engine,
 )
+from replk_probe.runtime.dispatch_mode import UncompiledDispatchMode
 
 __all__ = ["contiguous_note", "is_missing_engine", "with_engines"]
 
@@ -56,7 +56,7 @@ def _convolutions_of_torch(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext() if contiguous_reason(device) is None else _ContiguousDepthwise()  # type: ignore[no-untyped-call]
 
 
-class _ContiguousDepthwise(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _ContiguousDepthwise(UncompiledDispatchMode):  # type: ignore[no-untyped-call]
     """Computes the depthwise convolutions of torch, and their gradients, on contiguous tensors."""
 
     def __torch_dispatch__(

@@ -187,11 +187,11 @@ def default_entry(model: str) -> CatalogEntry | None:
 
 def hub_entries(pattern: str) -> tuple[CatalogEntry, ...]:
     """Weights published by timm whose ``MODEL.TAG`` name matches a pattern (``swin_tiny*``), in timm's order."""
-    import timm
+    from .. import timm_registry
 
     entries = []
-    for name in timm.list_models(pattern, pretrained=True):
-        cfg = timm.get_pretrained_cfg(name)
+    for name in timm_registry.list_tagged(pattern, pretrained=True):
+        cfg = timm_registry.pretrained_cfg(name)
         if cfg is None or not cfg.hf_hub_id:
             continue
         page = f"https://huggingface.co/{cfg.hf_hub_id}"

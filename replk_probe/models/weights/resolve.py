@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-import timm
 import torch
 
 from replk_probe.errors import WeightsError, close_hint
@@ -18,6 +17,8 @@ from replk_probe.runtime.download import cache_dir, fetch, fetch_drive, is_intac
 from replk_probe.runtime.paths import usable_path
 from replk_probe.runtime.provenance import EMBEDDED, RANDOM_INIT, USER_MODULE, WeightsInfo
 
+from .. import timm_registry
+from ..heads.open_clip_models import open_clip_data, open_clip_file, open_clip_tags
 from ..model_id import ModelId
 from .catalog import CATALOG, default_entry
 from .embedded import checked_file
@@ -29,6 +30,7 @@ Host = Literal["auto", "openmmlab", "drive"]
 _HASH_IN_NAME = re.compile(r"[-_]([0-9a-f]{8,64})\.[a-z.]+$")
 # In the order in which timm looks for them on the hub.
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _CONNECT_SECONDS = 5.0
 
 
@@ -64,7 +66,8 @@ def resolve_weights(
     Args:
         model: Parsed name of the model.
         weights: None or ``"random"``; ``"pretrained"``; ``"auto"`` (pretrained if available, otherwise random with a
-            note); a catalog name; a tag of timm (``tv_in1k``) or torchvision (``IMAGENET1K_V2``); a path.
+            note); a catalog name; a tag of timm (``tv_in1k``), torchvision (``IMAGENET1K_V2``) or open_clip
+            (``laion2b_s34b_b79k``); a path.
         connect_timeout: Seconds to wait for a host to answer.
         progress: Whether to show progress bars on a terminal.
         force: Whether to download the file again even if it is cached.
@@ -93,6 +96,8 @@ def resolve_weights(
     if resolved.data is None and model.kind == "torchvision":
         # Unlike timm's, models of torchvision define no normalization: that of the first recipe is used.
         resolved = replace(resolved, data=_torchvision_data(next(iter(_torchvision_weights(model)), None)))
+    if resolved.data is None and model.kind == "open_clip":
+        resolved = replace(resolved, data=open_clip_data(model))
     return resolved
 
 
@@ -111,6 +116,8 @@ def has_pretrained(model: ModelId) -> bool:
         return bool(_torchvision_tags(model))
     if model.kind == "factory":
         return False
+    if model.kind == "open_clip":
+        return bool(open_clip_tags(model))
     return default_entry(model.name) is not None or (not model.is_own and _timm_config(model, model.tag) is not None)
 
 
@@ -183,6 +190,8 @@ def digest_in_name(path: Path) -> str | None:
 def _pretrained(model: ModelId, download: _Download) -> ResolvedWeights:
     if model.kind == "torchvision":
         return _torchvision(model, None, download)
+    if model.kind == "open_clip":
+        return _open_clip(model, None, download)
     if model.kind == "factory":
         raise _none_known(model, "The model is built by a user factory. Let the factory load them, or pass a path.")
     entry = default_entry(model.name)
@@ -217,6 +226,11 @@ def _named(model: ModelId, weights: str) -> Callable[[_Download], ResolvedWeight
         tags = _torchvision_tags(model)
         if weights in tags:
             return partial(_torchvision, model, weights)
+        known += tags
+    elif model.kind == "open_clip":
+        tags = open_clip_tags(model)
+        if weights in tags:
+            return partial(_open_clip, model, weights)
         known += tags
     elif model.kind == "registry" and not model.is_own:
         tags, tag = _timm_tags(model), weights.removeprefix(f"{model.architecture}.")
@@ -271,15 +285,28 @@ def _torchvision(model: ModelId, tag: str | None, download: _Download) -> Resolv
     return ResolvedWeights(WeightsInfo(f"torchvision:{weight}"), path, _torchvision_data(weight))
 
 
+def _open_clip(model: ModelId, tag: str | None, download: _Download) -> ResolvedWeights:
+    tags = open_clip_tags(model)
+    if not tags:
+        raise _none_known(model, "open_clip lists none. Pass a path, or use random.")
+    tag = tag or tags[0]
+    repository, url, data = open_clip_file(model, tag)
+    if repository:
+        path = fetch_from_hub(repository, _OPEN_CLIP_FILES, download.timeout, force=download.force)
+    else:
+        path = _into_torch_hub(url, download)
+    return ResolvedWeights(WeightsInfo(f"open_clip:{tag}"), path, data)
+
+
 def _timm_tags(model: ModelId) -> list[str]:
-    names = timm.list_models(f"{model.architecture}.*", pretrained=True)
+    names = timm_registry.list_tagged(f"{model.architecture}.*", pretrained=True)
     return [name.removeprefix(f"{model.architecture}.") for name in names]
 
 
 def _timm_config(model: ModelId, tag: str | None) -> Any:
     """Timm's description of the weights of a model, or None if there is none with a file to download."""
     name = f"{model.architecture}.{tag}" if tag else model.name
-    cfg = timm.get_pretrained_cfg(name) if timm.is_model(model.architecture) else None
+    cfg = timm_registry.pretrained_cfg(name)
     return cfg if cfg is not None and (cfg.hf_hub_id or cfg.url) else None
 
 

@@ -132,7 +132,12 @@ def _launch(
     kernel = getattr(_kernels(), name)
     with torch.cuda.device_of(tensor):  # type: ignore[no-untyped-call]
         kernel[(tiling.blocks,)](
-            *args, **tiling.constants, **(more or {}), num_warps=tiling.warps, num_stages=tiling.stages
+            *args,
+            **tiling.constants,
+            **(more or {}),
+            num_warps=tiling.warps,
+            num_stages=tiling.stages,
+            enable_fp_fusion=True,  # the default changes in Triton 3.10
         )
 
 

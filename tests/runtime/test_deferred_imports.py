@@ -1,0 +1,106 @@
+"""Packages whose code runs only when it is needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+HEAVY = ("torch._dynamo", "sympy", "triton", "torchvision.datasets", "timm.models.beit", "scipy.stats")
+HEAD = "import sys\nfrom replk_probe.runtime.deferred_imports import defer_imports, when_imported\ndefer_imports()\n"
+
+
+def run(script: str) -> list[str]:
+    """Run a program of a new process in which imports are deferred; the lines that it prints."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", HEAD + textwrap.dedent(script)], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "nanobind" not in done.stderr, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_commands_load_no_package_that_they_do_not_need() -> None:
+    # One process for all, because starting one takes seconds.
+    loaded = run(
+        f"""
+        import os, tempfile
+        os.chdir(tempfile.mkdtemp())
+        from replk_probe.cli.main import cli
+        for line in (
+            "kernels --model replknet_micro_k13 --layer stage4.0",
+            "erf --model replknet_micro_k3 --images 1 --size 64",
+            "shape-bias --model replknet_micro_k3",
+        ):
+            cli.main(line.split(), standalone_mode=False)
+        print("loaded", [name for name in {HEAVY} if name in sys.modules])
+        """
+    )
+    assert loaded[-1] == "loaded []"
+
+
+def test_everything_works_as_always() -> None:
+    lines = run(
+        """
+        from timm.models import build_model_with_cfg  # found without running the package
+        import timm, torchvision, seaborn, timm.models.resnet
+        print(type(timm).__name__, type(torchvision).__name__, "timm.models.beit" in sys.modules)
+        print(timm.is_model("vit_tiny_patch16_224"), callable(timm.models.xception), type(timm).__name__)
+        from timm.data import create_transform
+        from torchvision.models import resnet18
+        print(torchvision.ops.nms.__name__, torchvision.transforms.Resize.__name__, resnet18.__name__)
+        print(seaborn.heatmap.__name__, hasattr(seaborn, "no_such_name"), seaborn.cm.rocket.name)
+        """
+    )
+    assert lines == [
+        "_DeferredPackage _DeferredPackage False",
+        "True True module",
+        "nms Resize resnet18",
+        "heatmap False rocket",
+    ]
+
+
+def test_any_module_may_be_imported_first() -> None:
+    lines = run(
+        """
+        import importlib, os
+        import torch
+        for name in ("torchvision.transforms", "timm.data.create_dataset", "timm.utils", "seaborn.matrix"):
+            if os.fork() == 0:
+                module, _, attribute = name.rpartition(".")
+                found = getattr(importlib.import_module(module), attribute)
+                print(found.__name__, flush=True)
+                os._exit(0)
+            os.wait()
+        """
+    )
+    assert lines == ["torchvision.transforms", "create_dataset", "timm.utils", "seaborn.matrix"]
+
+
+def test_one_module_of_timm_is_imported_for_a_model() -> None:
+    lines = run(
+        """
+        from replk_probe.models import timm_registry
+        print(timm_registry.is_model("resnet18"), len(timm_registry.list_models()) > 1000)
+        print(type(timm_registry.create("resnet18")).__name__, timm_registry.entrypoint("resnet10t").__module__)
+        print("timm.models.resnet" in sys.modules, "timm.models.beit" in sys.modules)
+        # A former name, which only the whole package knows.
+        print(timm_registry.is_model("vit_base_patch8_224_in21k"), timm_registry.is_model("no_such_model"))
+        """
+    )
+    assert lines == ["True True", "ResNet timm.models.resnet", "True False", "True False"]
+
+
+def test_functions_wait_for_a_module() -> None:
+    lines = run(
+        """
+        when_imported("fractions", lambda: print("now"))
+        print("fractions" in sys.modules)
+        import fractions
+        when_imported("fractions", lambda: print("again", fractions.Fraction(1, 2)))
+        import replk_probe.ops
+        print("torch.utils.flop_counter" in sys.modules)
+        from torch.utils.flop_counter import flop_registry
+        print(any("replk_probe" in str(operator) for operator in flop_registry))
+        """
+    )
+    assert lines == ["False", "now", "again 1/2", "False", "True"]
