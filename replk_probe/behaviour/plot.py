@@ -43,17 +43,27 @@ from replk_probe.runtime.checks import check_choice
 
 from .benchmark_sets import BENCHMARK_SETS
 from .consistency import NUMBERS
-from .plot_curves import PEOPLE, Network, add_networks, curve_panel, legend_inches, legend_row, networks_of, sets_panel
+from .plot_curves import (
+    PEOPLE,
+    Network,
+    add_networks,
+    capitalized,
+    curve_panel,
+    legend_inches,
+    legend_row,
+    networks_of,
+    sets_panel,
+)
 
 if TYPE_CHECKING:
     from .result import BehaviourResult
     from .scores import SetScores
 
 TITLES = {
-    "accuracy": "accuracy",
-    "accuracy_difference": "accuracy difference",
-    "observed_consistency": "observed consistency",
-    "error_consistency": "error consistency",
+    "accuracy": "Accuracy",
+    "accuracy_difference": "Accuracy difference",
+    "observed_consistency": "Observed consistency",
+    "error_consistency": "Error consistency",
 }
 # What the intervals of a number are taken over in the figures.
 _RESAMPLED = {name: "images" if name == "accuracy" else "people" for name in NUMBERS}
@@ -127,7 +137,7 @@ def plot_conditions(
         >>> names = ["0001_cop_dnn_c50_cat_10_n02123045_1.png", "0002_cop_dnn_c05_dog_10_n02085620_2.png"]
         >>> trials = Trials.from_names("network", "contrast", names, ["cat", "bear"])
         >>> plot_conditions(BehaviourResult.from_trials([trials]), "contrast").get_xlabel()
-        'contrast (%)'
+        'Contrast (%)'
     """
     check_drawable(result, "BehaviourResult")
     check_axes(ax)
@@ -140,7 +150,7 @@ def plot_conditions(
         ax = prepared_axes(ax, (column_width(), 2.2), left=0.42, right=0.08, top=0.36, bottom=0.42)
         networks = networks_of(result, random)
         curve_panel(ax, scores, networks)
-        ax.set_ylabel("accuracy")
+        ax.set_ylabel("Accuracy")
         legend_row(ax, networks)
     return ax
 
@@ -152,7 +162,8 @@ def plot_consistency(
 
     Args:
         result: Result whose observers to plot.
-        dataset: Name of a set; by default, the average over all sets of the observers that have trials on all of them.
+        dataset: Name of a set; by default, the average over all sets of the networks that have trials on all of them.
+            People are compared on one set, because those of one name are not one person in different sets.
         number: ``"error_consistency"`` or ``"observed_consistency"``.
         ax: Axes to draw on; by default those of a new figure, one column wide.
 
@@ -160,7 +171,7 @@ def plot_consistency(
         The Axes, with networks before people. The diagonal and cells that are undefined are empty.
 
     Raises:
-        InvalidInputError: An argument has the wrong type, the result does not have the set, or no observer has trials
+        InvalidInputError: An argument has the wrong type, the result does not have the set, or no network has trials
             on all sets.
 
     Examples:
@@ -184,7 +195,9 @@ def plot_consistency(
     with figure_style():
         label = min(max(text_points(name, SMALL_SIZE) for name in names) + 10, 90) / 72
         side = column_width() - label - 0.72
-        ax = prepared_axes(ax, (column_width(), side + label + 0.12), left=label, right=0.72, top=0.06, bottom=label)
+        ax = prepared_axes(ax, (column_width(), side + label + 0.36), left=label, right=0.72, top=0.3, bottom=label)
+        places_of = f"mean of {len(result.sets)} sets" if dataset is None else dataset
+        ax.set_title(f"Pairs of observers, {places_of}", loc="left")
         image = ax.imshow(matrix, cmap=COLOR_MAP, norm=Normalize(low, high), interpolation="none")
         places = range(len(names))
         short = [fitted(name, 84, SMALL_SIZE) for name in names]
@@ -287,9 +300,9 @@ def draw_sets(result: BehaviourResult, *, random: Collection[str] = ()) -> Figur
             if len(panel) > 1 or not BENCHMARK_SETS[panel[0].name].has_conditions:
                 sets_panel(ax, panel, networks)
             else:
-                curve_panel(ax, panel[0], networks, title=BENCHMARK_SETS[panel[0].name].title)
+                curve_panel(ax, panel[0], networks, title=capitalized(BENCHMARK_SETS[panel[0].name].title))
             if column == 0:
-                ax.set_ylabel("accuracy")
+                ax.set_ylabel("Accuracy")
             else:
                 ax.tick_params(axis="y", labelleft=False)
         add_networks(figure, networks, 0.06, 0.1, conditions=bool(curves))
@@ -301,8 +314,9 @@ def save_figures(result: BehaviourResult, directory: str | Path, *, random: Coll
     folder = Path(directory)
     written = save_figure(draw_benchmark(result, random=random), folder, "benchmark", width=1)
     written += save_figure(draw_sets(result, random=random), folder, "sets", width=1)
-    dataset = None if _common(result) else result.sets[0].name
-    consistency = plot_consistency(result, dataset)
+    # Of all sets if that compares networks; people are compared on one set.
+    fullest = max(result.sets, key=lambda one: sum(observer.kind == "model" for observer in one.observers))
+    consistency = plot_consistency(result, None if len(_common(result)) > 1 else fullest.name)
     return written + save_figure(consistency.figure.canvas.figure, folder, "consistency", width=1)
 
 
@@ -356,9 +370,8 @@ def _scores_of(result: BehaviourResult, dataset: str) -> SetScores:
 
 
 def _common(result: BehaviourResult) -> list[str]:
-    """Names of the observers with trials on all sets, networks before people."""
-    found = [one for one in result.overall if one.n_sets == len(result.sets)]
-    return [one.name for kind in ("model", "human") for one in found if one.kind == kind]
+    """Names of the networks with trials on all sets; people of one name are not one person in different sets."""
+    return [one.name for one in result.overall if one.kind == "model" and one.n_sets == len(result.sets)]
 
 
 def _pairs_of(result: BehaviourResult, dataset: str | None, number: str) -> tuple[list[str], npt.NDArray[np.float64]]:
@@ -369,7 +382,7 @@ def _pairs_of(result: BehaviourResult, dataset: str | None, number: str) -> tupl
         names = [one.name for kind in ("model", "human") for one in sets[0].observers if one.kind == kind]
     if not names:
         raise InvalidInputError(
-            "The consistency over all sets cannot be drawn. No observer has trials on all of them. Choose one set."
+            "The consistency over all sets cannot be drawn. No network has trials on all of them. Choose one set."
         )
     matrices = []
     for one in sets:

@@ -80,6 +80,11 @@ def networks_of(result: BehaviourResult, random: Collection[str]) -> list[Networ
     ]
 
 
+def capitalized(text: str) -> str:
+    """The text with a capital letter at its beginning."""
+    return text[:1].upper() + text[1:]
+
+
 def curve_panel(ax: Axes, scores: SetScores, networks: Sequence[Network], title: str = "") -> None:
     """Draw the accuracy in each condition of a set."""
     known = BENCHMARK_SETS[scores.name]
@@ -109,7 +114,7 @@ def curve_panel(ax: Axes, scores: SetScores, networks: Sequence[Network], title:
                     ax.plot([place] * 2, condition.ci95, color=network.color, linewidth=0.7, zorder=2.5)
     _frame(ax, len(known.levels))
     ax.set_xticks(range(len(known.levels)), [known.label(level) for level in known.levels])
-    ax.set_xlabel(known.axis)
+    ax.set_xlabel(capitalized(known.axis))
     ax.set_title(title, fontsize=LABEL_SIZE, pad=3)
 
 
@@ -134,7 +139,7 @@ def sets_panel(ax: Axes, sets: Sequence[SetScores], networks: Sequence[Network])
     ax.set_xticks(range(len(sets)), [one.name for one in sets])
     if len(sets) > 2:
         ax.set_xticks(range(len(sets)), [one.name.replace("-", "\n") for one in sets])
-    ax.set_title("sets without conditions" if len(sets) > 1 else "", fontsize=LABEL_SIZE, pad=3)
+    ax.set_title("Sets without conditions" if len(sets) > 1 else "", fontsize=LABEL_SIZE, pad=3)
 
 
 def add_networks(figure: Figure, networks: Sequence[Network], left: float, top: float, *, conditions: bool) -> None:
