@@ -95,7 +95,7 @@ class LazyGroup(click.Group):
         if process is not None and found[0] not in _DIVIDED and not ctx.resilient_parsing:
             raise ReplkProbeError(
                 f"The command {found[0]} cannot run in {process.count} processes of torchrun. Only "
-                f"{' and '.join(_DIVIDED)} divide their work. Run replk-probe {found[0]} without torchrun."
+                f"{', '.join(_DIVIDED[:-1])} and {_DIVIDED[-1]} divide their work. Run replk-probe {found[0]} without torchrun."
             )
         return found
 

@@ -113,7 +113,8 @@ def test_an_error_of_one_process_is_one_line(tmp_path: Path, replk_probe: Callab
 def test_other_commands_are_refused_once() -> None:
     failed = run("kernels", "--model", "replknet_micro_k13", processes=2)
     assert failed.returncode != 0
-    assert failed.stderr.count("The command kernels cannot run in 2 processes of torchrun. Only erf and shape-") == 1
+    message = "The command kernels cannot run in 2 processes of torchrun. Only behaviour, erf and shape-bias divide"
+    assert failed.stderr.count(message) == 1
 
 
 @pytest.fixture

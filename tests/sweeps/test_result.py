@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from replk_probe.attribution import result as attribution
+from replk_probe.behaviour import result as behaviour
 from replk_probe.erf import result as erf
 from replk_probe.errors import InvalidInputError
 from replk_probe.kernels import result as kernels
@@ -22,7 +23,7 @@ CELLS = "resnet18,random,images,0,fp32,2,64,64,stage4,paper,0.5,31,0.25,,"
 def test_the_tables_have_every_column_of_the_results() -> None:
     columns = {"erf": erf._CSV_COLUMNS, "shape-bias": shape_bias._CSV_COLUMNS, "kernels": kernels._COLUMNS}
     columns["attribute"] = attribution._COLUMNS
-    columns["reliance"] = reliance._COLUMNS
+    columns |= {"behaviour": behaviour._CSV_COLUMNS, "reliance": reliance._COLUMNS}
     for name, table in TABLES.items():
         assert {*table.items, *table.others, *table.numbers} == {*columns[name]}
         assert table.numbers == tuple(column for column in columns[name] if column in table.numbers)
