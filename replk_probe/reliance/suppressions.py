@@ -84,7 +84,11 @@ class Step:
     @property
     def text(self) -> str:
         """The method and its strength, such as ``"patch-shuffle:4"``."""
-        return self.method if self.strength is None else f"{self.method}:{self.strength:g}"
+        if self.strength is None:
+            return self.method
+        # All digits, because results are found by this text.
+        number = int(self.strength) if float(self.strength).is_integer() else float(self.strength)
+        return f"{self.method}:{number!r}"
 
 
 @dataclass(frozen=True)

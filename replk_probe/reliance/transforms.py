@@ -97,6 +97,11 @@ def check_size(suppressions: tuple[Suppression, ...], size: tuple[int, int]) -> 
     """Raise InvalidInputError if images of ``(H, W)`` pixels are too small or have a side too long for a method."""
     for suppression in suppressions:
         for step in suppression.steps:
+            if step.method == GAUSSIAN_BLUR and min(size) <= _blur_radius(step, size):
+                raise InvalidInputError(
+                    f"Images of {dimensions(size)} pixels cannot be blurred by {step.text}. The filter reaches beyond "
+                    "the opposite edge. Use a smaller strength, or larger images."
+                )
             if step.method not in (PATCH_SHUFFLE, PATCH_ROTATION):
                 continue
             assert step.strength is not None
@@ -112,6 +117,12 @@ def check_size(suppressions: tuple[Suppression, ...], size: tuple[int, int]) -> 
                     f"Patches of {rows} x {columns} pixels cannot be rotated by 90 degrees. Only squares keep their "
                     f"place. Use a square input size, or leave out {step.method}."
                 )
+
+
+def _blur_radius(step: Step, size: Sequence[int]) -> int:
+    """Pixels on each side of one that a blur takes into account."""
+    assert step.strength is not None
+    return math.ceil(3 * _scaled(step.strength, size))
 
 
 def opencv(methods: tuple[str, ...] = OPENCV_METHODS) -> ModuleType:
@@ -158,7 +169,7 @@ def transformed(image: Tensor, step: Step, seed: int, image_id: str) -> Tensor:
     assert step.strength is not None
     if step.method == GAUSSIAN_BLUR:
         sigma = _scaled(step.strength, image.shape[1:])
-        side = 2 * math.ceil(3 * sigma) + 1
+        side = 2 * _blur_radius(step, image.shape[1:]) + 1
         blurred: Tensor = _V2.gaussian_blur(image, [side, side], [sigma, sigma])
         return blurred
     grid = int(step.strength)

@@ -68,3 +68,10 @@ def test_names_are_read(given: Any, expected: list[str]) -> None:
 def test_other_names_are_errors(given: Any, says: str) -> None:
     with pytest.raises(InvalidInputError, match=says):
         parse_suppressions(given)
+
+
+def test_names_have_all_digits_of_the_strength() -> None:
+    found = parse_suppressions("gaussian-blur:3.14159,gaussian-blur:3.1415926,patch-shuffle:4,gaussian-blur:2.0")
+    names = [one.name for one in found]
+    assert names == ["gaussian-blur:3.14159", "gaussian-blur:3.1415926", "patch-shuffle:4", "gaussian-blur:2"]
+    assert parse_suppressions(",".join(names)) == found

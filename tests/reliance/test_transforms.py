@@ -233,3 +233,9 @@ def test_a_gpu_gives_the_same_bytes(method: str) -> None:
         assert found.is_cuda
         difference = int((found.cpu().int() - expected.int()).abs().max())
         assert difference <= (1 if method in ("gaussian-blur", "grayscale") else 0)
+
+
+def test_images_that_are_too_small_for_a_blur() -> None:
+    suppress(torch.zeros(3, 2, 50, dtype=torch.uint8), "gaussian-blur:1")
+    with pytest.raises(InvalidInputError, match=r"Images of 1x50 pixels cannot be blurred by gaussian-blur:1\."):
+        suppress(torch.zeros(3, 1, 50, dtype=torch.uint8), "gaussian-blur:1")
