@@ -93,9 +93,10 @@ class LazyGroup(click.Group):
         found = super().resolve_command(ctx, args)
         process = this_process()
         if process is not None and found[0] not in _DIVIDED and not ctx.resilient_parsing:
+            others = ", ".join(_DIVIDED[:-1])
             raise ReplkProbeError(
-                f"The command {found[0]} cannot run in {process.count} processes of torchrun. Only "
-                f"{', '.join(_DIVIDED[:-1])} and {_DIVIDED[-1]} divide their work. Run replk-probe {found[0]} without torchrun."
+                f"The command {found[0]} cannot run in {process.count} processes of torchrun. Only {others} and "
+                f"{_DIVIDED[-1]} divide their work. Run replk-probe {found[0]} without torchrun."
             )
         return found
 
