@@ -120,6 +120,8 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except ReplkProbeError as error:
             raise click.ClickException(printable(" ".join(str(error).split("\n")))) from error
+        except click.exceptions.NoArgsIsHelpError:
+            raise  # its message is the help of a group, in several lines
         except click.UsageError as error:
             raise click.UsageError(printable(" ".join(error.format_message().split())), error.ctx) from error
         except KeyboardInterrupt:

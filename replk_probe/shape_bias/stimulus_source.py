@@ -89,7 +89,8 @@ def open_stimuli(
         kind = "is a file" if folder.exists() else "does not exist"
         raise InvalidInputError(
             f"Cannot find stimuli at {str(stimuli)!r}. It {kind}. "
-            f"Give a folder of stimuli, or {CUE_CONFLICT} or {SYNTHETIC}."
+            f"Give a folder of stimuli, {CUE_CONFLICT}, {SYNTHETIC}, or a described set with its folder, such as "
+            f"'{next(iter(shipped_sets()))}=FOLDER'."
         )
     if folder.resolve().name in shipped_sets():
         raise InvalidInputError(

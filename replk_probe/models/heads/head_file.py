@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -64,7 +64,9 @@ def read_head(path: str | os.PathLike[str]) -> Head:
             metadata = file.metadata() or {}
         digest = sha256_of(path)
     except Exception as error:  # safetensors raises errors of its own, which have no common class
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:160].rstrip(".")
+        reason = "It is a folder" if path.is_dir() else "It is no safetensors file"
+        if not path.is_dir() and not isinstance(error, SafetensorError):
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:160].rstrip(".")
         raise WeightsError(f"Cannot read the head {path}. {reason}. {_ADVICE}") from error
     is_text = "embeddings" in tensors
     unknown = sorted(tensors.keys() - {*(_TEXT if is_text else _LINEAR)})

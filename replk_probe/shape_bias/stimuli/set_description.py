@@ -142,14 +142,14 @@ def read_description(path: Path) -> SetDescription:
     except (OSError, ValueError) as error:  # also errors of the syntax, and text that is not UTF-8
         reason = getattr(error, "strerror", None) or str(error)
         raise _unusable(path, reason[:200].rstrip(".")) from error
+    if values.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:  # the entries of another version may differ
+        raise _unusable(path, f"Its schema_version is {values['schema_version']!r}, not {SCHEMA_VERSION}")
     unknown = [key for key in values if key not in (*_REQUIRED, *_OPTIONAL)]
     missing = [key for key in _REQUIRED if key not in values]
     if unknown:
         raise _unusable(path, f"There is no entry {unknown[0]!r}{close_hint(unknown[0], (*_REQUIRED, *_OPTIONAL))}")
     if missing:
         raise _unusable(path, f"The entry {missing[0]!r} is missing")
-    if values["schema_version"] != SCHEMA_VERSION:
-        raise _unusable(path, f"Its schema_version is {values['schema_version']!r}, not {SCHEMA_VERSION}")
     try:
         return _description(values)
     except InvalidInputError as error:
