@@ -136,6 +136,8 @@ _COLUMNS = (*_ERF_COLUMNS, *_BIAS_COLUMNS, *_KERNEL_COLUMNS, *_RELIANCE_COLUMNS,
 
 
 def _group(groups: dict[Key, Members], name: str, weights: WeightsInfo | None) -> Members:
+    if weights is not None and weights.head is not None:
+        name = f"{name}, {weights.head.label}"
     key = (name, "", None, None) if weights is None else (name, weights.source, weights.sha256, weights.seed)
     return groups.setdefault(key, ([], [], [], [], []))
 

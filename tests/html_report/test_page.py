@@ -26,7 +26,8 @@ from replk_probe.html_report import commands, definitions, render_report, shape_
 from replk_probe.html_report.charts import log_ticks, round_ticks
 from replk_probe.html_report.map_images import LARGEST, map_image
 from replk_probe.html_report.names import erf_names
-from replk_probe.runtime.provenance import USER_MODULE, WeightsInfo
+from replk_probe.html_report.summary import summary_of
+from replk_probe.runtime.provenance import USER_MODULE, HeadInfo, WeightsInfo
 from replk_probe.sweeps.folder import SweepFolder
 from replk_probe.sweeps.result import SweepResult
 
@@ -280,6 +281,17 @@ def test_one_model_with_several_seeds_has_different_names(collection: Collection
     text = render_report([*seeds, bias, bias])
     rows = cells(text, "summary")
     assert [len(row) for row in rows] == [5, 5] and "wide_net.a1 #2" in re.sub("<wbr>", "", text)
+
+
+def test_one_model_with_several_heads_has_several_rows(collection: Collection) -> None:
+    saved = collection.kernels[0]
+    heads = [HeadInfo("linear", f"file:{name}.safetensors", name * 64, 10) for name in "ab"]
+    results = []
+    for head in heads:
+        run = replace(saved.result.run, weights=replace(saved.result.run.weights, head=head))
+        results.append(replace(saved, result=replace(saved.result, run=run)))
+    rows = summary_of(Collection(kernels=tuple(results))).rows
+    assert [row.name for row in rows] == [f"{saved.result.run.model}, {head.label}" for head in heads]
 
 
 def test_a_note_on_all_models_is_shown_once() -> None:
