@@ -111,13 +111,26 @@ class BenchmarkSet:
         Raises:
             InvalidInputError: The name has another form, an unknown condition or an unknown category.
         """
-        fields = name.split("_")
-        if len(fields) <= _CATEGORY + 1 or fields[_CATEGORY] not in CATEGORIES:
+        fields = self.fields_of(name)
+        if fields is None:
             raise InvalidInputError(
                 f"Cannot use image {name!r} of the set {self.name}. Its name does not contain condition and category, "
                 f"as 0001_cop_dnn_c30_knife_10_n03041632_7380.png does. Fetch the set again, or remove the file."
             )
-        return self.level(fields[_CONDITION]), fields[_CATEGORY]
+        return self.level(fields[0]), fields[1]
+
+    @staticmethod
+    def fields_of(name: str) -> tuple[str, str] | None:
+        """Condition, in any spelling, and category in the name of an image; None if the name does not contain them.
+
+        Args:
+            name: Base name. In files of people, it contains them in every set; in those of networks, only in sets with
+                conditions.
+        """
+        fields = name.split("_")
+        if len(fields) <= _CATEGORY + 1 or fields[_CATEGORY] not in CATEGORIES:
+            return None
+        return fields[_CONDITION], fields[_CATEGORY]
 
     def csv_condition(self, name: str) -> str:
         """The condition that model-vs-human writes for an image of a network."""

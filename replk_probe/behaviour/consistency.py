@@ -89,10 +89,9 @@ def by_condition(trials: Sequence[Trials]) -> list[Condition]:
 
 
 def pairs_of(condition: Condition) -> Pairs:
-    """The numbers of every pair of observers in one condition."""
-    accuracy = condition.accuracy
-    difference = (accuracy[:, None] - accuracy[None, :]) ** 2
-    return Pairs(difference, *consistencies(*joint_counts(condition.right, condition.seen)))
+    """The numbers of every pair of observers in one condition; NaN for a pair without a common image."""
+    n, one, other, both = joint_counts(condition.right, condition.seen)
+    return Pairs((_ratio(one, n) - _ratio(other, n)) ** 2, *consistencies(n, one, other, both))
 
 
 def mean_over_people(values: Array, people: Sequence[int]) -> Array:
@@ -115,7 +114,10 @@ def mean_over_people(values: Array, people: Sequence[int]) -> Array:
 def resample_images(
     conditions: Sequence[Condition], people: Sequence[int], draws: int = DRAWS, seed: int | Sequence[int] = SEED
 ) -> dict[str, Array]:
-    """Bootstrap the numbers of one set over images, which are resampled within each condition, for all observers alike.
+    """Bootstrap the numbers of one set over images, which are resampled within each condition.
+
+    Those of an observer are resampled on which it decided, so that its resamples do not depend on the images of other
+    observers. Observers of the same images have the same resamples.
 
     Args:
         conditions: Conditions of the benchmark.
@@ -126,8 +128,19 @@ def resample_images(
     Returns:
         ``[draws, observers]`` by the names of the numbers.
     """
-    generator = np.random.default_rng(seed)
-    drawn = [_resampled_images(condition, people, generator, draws) for condition in conditions]
+    alike: dict[bytes, list[int]] = {}  # rows of observers of the same images
+    for row, seen in enumerate(np.concatenate([condition.seen for condition in conditions], axis=1)):
+        alike.setdefault(seen.tobytes(), []).append(row)
+    groups = [(rows, np.random.default_rng(seed)) for rows in alike.values()]
+    observers = len(conditions[0].seen)
+    drawn = []
+    for condition in conditions:
+        accuracy = np.empty((draws, observers))
+        pairs = np.empty((len(PAIRED), draws, observers, len(people)))
+        for rows, generator in groups:
+            accuracy[:, rows], pairs[:, :, rows] = _resampled_images(condition, rows, people, generator, draws)
+        means = {name: mean_over_people(values, people) for name, values in zip(PAIRED, pairs, strict=True)}
+        drawn.append({"accuracy": accuracy, **means})
     return {name: np.mean([one[name] for one in drawn], axis=0) for name in NUMBERS}
 
 
@@ -135,6 +148,8 @@ def resample_people(
     pairs: Mapping[str, Array], people: Sequence[int], draws: int = DRAWS, seed: int | Sequence[int] = SEED
 ) -> dict[str, Array]:
     """Bootstrap the numbers of one set over the people with whom an observer is compared.
+
+    The resamples of an observer do not depend on the other observers who are not people.
 
     Args:
         pairs: Numbers of every pair of observers, averaged over conditions, ``[observers, observers]``.
@@ -145,12 +160,12 @@ def resample_people(
     Returns:
         ``[draws, observers]`` by the names of the numbers; NaN for an observer with less than two people to compare.
     """
-    generator = np.random.default_rng(seed)
     observers = len(next(iter(pairs.values())))
     drawn = {name: np.full((draws, observers), np.nan) for name in pairs}
     for row in range(observers):
         others = np.array([person for person in people if person != row], dtype=np.intp)
         if len(others) > 1:  # a single person cannot be resampled
+            generator = np.random.default_rng(seed)
             chosen = others[generator.integers(len(others), size=(draws, len(others)))]
             for name, values in pairs.items():
                 drawn[name][:, row] = values[row][chosen].mean(axis=1)
@@ -165,10 +180,11 @@ def intervals(drawn: Array) -> list[Interval | None]:
 def mean_ranks(scores: Sequence[tuple[float, float, float]]) -> list[float]:
     """Mean rank of each network by accuracy difference (ascending), observed and error consistency (descending).
 
-    Networks with the same number share the mean of their ranks. NaN for all of them where a number is undefined.
+    Networks with the same number share the mean of their ranks. NaN for all of them where a number is undefined, and
+    for a single network.
     """
     table = np.array(scores, dtype=np.float64).reshape(len(scores), len(PAIRED)) * [1, -1, -1]
-    if np.isnan(table).any():
+    if len(scores) == 1 or np.isnan(table).any():
         return [math.nan] * len(scores)
     less = (table[:, None] > table[None, :]).sum(axis=1)
     same = (table[:, None] == table[None, :]).sum(axis=1)
@@ -177,36 +193,37 @@ def mean_ranks(scores: Sequence[tuple[float, float, float]]) -> list[float]:
 
 
 def _resampled_images(
-    condition: Condition, people: Sequence[int], generator: np.random.Generator, draws: int
-) -> dict[str, Array]:
-    """The numbers of one condition, averaged over people, with its images resampled."""
-    observers, n = condition.seen.shape
+    condition: Condition, rows: Sequence[int], people: Sequence[int], generator: np.random.Generator, draws: int
+) -> tuple[Array, Array]:
+    """Resample the images of one condition on which some observers decided, all of them on the same.
+
+    Returns:
+        Accuracies ``[draws, rows]``, and the other numbers of each observer and person ``[3, draws, rows, people]``.
+    """
+    columns = np.flatnonzero(condition.seen[rows[0]])
+    n = len(columns)
     chosen = generator.integers(n, size=(draws, n)) + n * np.arange(draws)[:, None]
     # How often each image was drawn; sums of such small integers are exact in float32.
     times = np.bincount(chosen.ravel(), minlength=draws * n).reshape(draws, n).astype(np.float32)
-    seen, right = condition.seen.astype(np.float32), condition.right.astype(np.float32)
-    rows = list(people)
+    seen, right = condition.seen[:, columns].astype(np.float32), condition.right[:, columns].astype(np.float32)
+    own, answered, theirs = right[rows], seen[people], right[people]
 
-    def of_pairs(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> Array:
-        """Number of images in each resample on which both are true, ``[draws, observers, people]``."""
-        true = (first[:, None] * second[None, rows]).reshape(observers * len(rows), n)
-        counts: Array = (times @ true.T).reshape(draws, observers, len(rows)).astype(np.float64)
+    def of_pairs(second: npt.NDArray[np.float32]) -> Array:
+        """Number of images in each resample on which the observer is right and ``second`` is true."""
+        true = (own[:, None] * second[None]).reshape(len(rows) * len(people), n)
+        counts: Array = (times @ true.T).reshape(draws, len(rows), len(people)).astype(np.float64)
         return counts
 
-    n_seen, n_right = ((times @ values.T).astype(np.float64) for values in (seen, right))
-    accuracy = _ratio(n_right, n_seen)
-    both = of_pairs(right, right)
-    if condition.seen.all():
-        total = np.full((1, 1, 1), float(n))
-        one, other = n_right[:, :, None], n_right[:, None, rows]
-    else:
-        total, one, other = of_pairs(seen, seen), of_pairs(right, seen), of_pairs(seen, right)
-    found = ((accuracy[:, :, None] - accuracy[:, None, rows]) ** 2, *consistencies(total, one, other, both))
-    means = {name: mean_over_people(values, rows) for name, values in zip(PAIRED, found, strict=True)}
-    return {"accuracy": accuracy, **means}
+    n_right, n_answered, n_theirs = ((times @ values.T).astype(np.float64) for values in (own, answered, theirs))
+    common, other, both = n_answered[:, None], n_theirs[:, None], of_pairs(theirs)
+    one = n_right[:, :, None] if answered.all() else of_pairs(answered)
+    difference = (_ratio(one, common) - _ratio(other, common)) ** 2
+    return _ratio(n_right, np.float64(n)), np.stack([difference, *consistencies(common, one, other, both)])
 
 
-def _ratio(part: npt.NDArray[np.floating] | npt.NDArray[np.integer], whole: npt.NDArray[np.generic]) -> Array:
+def _ratio(
+    part: npt.NDArray[np.floating] | npt.NDArray[np.integer], whole: npt.NDArray[np.generic] | np.float64
+) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         found: Array = np.asarray(part, dtype=np.float64) / np.asarray(whole, dtype=np.float64)
     return found

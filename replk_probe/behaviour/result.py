@@ -148,8 +148,7 @@ class BehaviourResult(Result):
         own = {one.observer for one in measured}
         sources = {one.observer: source for one in trials} | dict.fromkeys(own, "measured")
         sets, overall = analyze([*measured, *trials], sources)
-        people_lack = any(one.source == SOURCE for each in sets for one in each.observers)
-        kept = [*notes, *([NO_DECISIONS] if people_lack else []), *_notes_of(sets, [*measured, *trials])]
+        kept = [*notes, *_notes_of(sets)]
         return cls(
             run or GivenDecisions(source),
             tuple(sets),
@@ -186,7 +185,8 @@ class BehaviourResult(Result):
         others += [
             replace(one, observer=f"{one.observer} (this run)") if one.observer in taken else one for one in models
         ]
-        notes = [note for note in self.notes if note != NO_DECISIONS and not note.startswith(_CONDITIONS_LACK)]
+        outdated = {*_notes_of(self.sets)}
+        notes = [note for note in self.notes if note not in outdated]
         return BehaviourResult.from_trials(
             others, measured=self.trials, run=self.run, probabilities=self.probabilities, source=source, notes=notes
         )
@@ -256,6 +256,7 @@ class BehaviourResult(Result):
                 }
                 for one in self.overall
             },
+            "people": self.people.to_json(),
             "notes": list(self.notes),
         }
 
@@ -400,7 +401,6 @@ def with_distinct_names(results: Sequence[BehaviourResult]) -> tuple[BehaviourRe
 
 
 _MATRICES = ("observed_consistency", "error_consistency")
-_CONDITIONS_LACK = "There are no trials in the condition"
 
 
 def _set(one: SetScores) -> BenchmarkSet:
@@ -413,14 +413,36 @@ def _cells(scores: Scores, accuracy: tuple[float, float] | None) -> Row:
     return {"accuracy": scores.accuracy, **interval_cells(accuracy), **paired}
 
 
-def _notes_of(sets: Sequence[SetScores], trials: Sequence[Trials]) -> Iterator[str]:
+def _notes_of(sets: Sequence[SetScores]) -> Iterator[str]:
     """What makes numbers of a set undefined, or differs from the experiments with people."""
+    if any(one.source == SOURCE for each in sets for one in each.observers):
+        yield NO_DECISIONS
     for each in sets:
-        members = [one for one in trials if one.dataset == each.name]
-        levels = {level for one in members for level in one.condition}
+        levels = {level for one in each.observers for level in one.by_condition}
         lacking = [level for level in _set(each).conditions if level not in levels]
         if lacking:
             yield (
-                f"{_CONDITIONS_LACK}{'s' * (len(lacking) > 1)} {', '.join(lacking)} of the set {each.name}. Its "
-                "average over conditions is undefined."
+                f"There are no trials in the condition{'s' * (len(lacking) > 1)} {', '.join(lacking)} of the set "
+                f"{each.name}. Its average over conditions is undefined."
             )
+    fewer: dict[str, list[str]] = {}
+    published = set()
+    for each in sets:
+        counts = {one.name: sum(found.n for found in one.by_condition.values()) for one in each.observers}
+        most = max(counts.values())
+        for name, n in counts.items():
+            if n < most:
+                fewer.setdefault(name, []).append(f"{n} of {most} trials of {each.name}")
+                if any(one.source == SOURCE for one in each.observers):
+                    published.add(name)
+    for name, parts in fewer.items():
+        yield (
+            f"{name} has {', '.join(parts)}. Two observers are compared on their common images; numbers of a "
+            "condition without common images are undefined."
+            + (
+                " The published accuracies of people are those on all images, so that the accuracy difference cannot "
+                "be restricted to common images."
+                if name in published
+                else ""
+            )
+        )

@@ -216,7 +216,7 @@ class OverallScores:
         intervals: Bootstrap intervals of each number, with the images or the people of each set resampled.
         n_sets: Number of those sets.
         mean_rank: Mean rank among the networks with trials on all sets, by accuracy difference (ascending), observed
-            and error consistency (descending); NaN for people, and where a number is undefined.
+            and error consistency (descending); NaN for people, for a single network, and where a number is undefined.
     """
 
     name: str
@@ -338,15 +338,17 @@ def _with_published(
         n = np.append(condition.seen.sum(axis=1), [people.n] * len(people.correct))
         right = np.append(condition.right.sum(axis=1), people.correct)
         own, accuracy = pairs_of(condition), _share(n, right)
-        matrices = []
+        matrices, networks = [], len(condition.seen)
         for name in ("observed_consistency", "error_consistency"):
             matrix = np.full((len(n),) * 2, np.nan)
-            networks = len(condition.seen)
             matrix[:networks, :networks] = getattr(own, name)
             matrix[networks:, networks:] = people.matrix(name)
             matrices.append(matrix)
         counts[condition.level] = n, right
-        pairs[condition.level] = Pairs((accuracy[:, None] - accuracy[None, :]) ** 2, *matrices)
+        # Published people are compared on all of their images: which of them they classified correctly is not known.
+        difference = (accuracy[:, None] - accuracy[None, :]) ** 2
+        difference[:networks, :networks] = own.accuracy_difference
+        pairs[condition.level] = Pairs(difference, *matrices)
     return counts, pairs
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -121,7 +121,7 @@ def command(
     from replk_probe.behaviour.config import BehaviourConfig
     from replk_probe.behaviour.image_sets import open_sets
     from replk_probe.behaviour.plan import plan_behaviour
-    from replk_probe.behaviour.raw_data import read_raw_data
+    from replk_probe.behaviour.raw_data import raw_files, read_raw_data
     from replk_probe.behaviour.result import BehaviourResult
     from replk_probe.runtime.checks import check_size
     from replk_probe.runtime.torchrun import together, use_own_gpu
@@ -136,6 +136,8 @@ def command(
         std=parse_statistics("--std", std),
         **options,
     )
+    if imported is not None:
+        _note_empty(imported, raw_files(imported))
     observers = () if imported is None else read_raw_data(imported)
     folders = destinations(models, output, _DEFAULT_OUTPUT)
     images = open_sets(chosen, data, allow_partial=config.allow_partial)
@@ -169,18 +171,29 @@ def _only_imported(source: Path, sets: Sequence[str] | None, folder: Path) -> No
     from replk_probe.runtime.atomic_files import sha256_of
     from replk_probe.shape_bias.result import GivenDecisions
 
+    paths_of_sets = raw_files(source, sets)
+    _note_empty(source, paths_of_sets)
     trials = read_raw_data(source, sets)
     check_writable(folder)
     lock_folders(folder)
     label = f"import:{source.resolve().name}"
-    files = {
-        f"{name}/{path.name}": sha256_of(path) for name, paths in raw_files(source, sets).items() for path in paths
-    }
+    files = {f"{name}/{path.name}": sha256_of(path) for name, paths in paths_of_sets.items() for path in paths}
     result = BehaviourResult.from_trials(trials, run=GivenDecisions(label, files), source=label)
     result.save(folder)
     save_figures(result, folder)
     click.echo(behaviour_table([result], terminal_layout()))
     note(f"Results in {folder}")
+
+
+def _note_empty(source: Path, files: Mapping[str, Sequence[Path]]) -> None:
+    """Note the folders of sets that have no files."""
+    empty = [name for name, paths in files.items() if not paths]
+    if empty:
+        plural = len(empty) > 1
+        note(
+            f"Skipped the folder{'s' * plural} {', '.join(empty)} of {source}, which {'have' if plural else 'has'} no "
+            ".csv file."
+        )
 
 
 def _report(

@@ -16,7 +16,11 @@ _HEAD = ("observer", "acc. %", "95 % interval", "acc. diff.", "obs. cons.", "kap
 _LEGEND = (
     "acc.: accuracy, with its interval over images; acc. diff.: mean squared difference from the accuracy of people; "
     "obs. cons. and kappa: observed and error consistency with people, with its interval over people; rank: mean rank "
-    "of the networks by the last three numbers."
+    "of the networks with all sets by the last three numbers."
+)
+_FEWER = (
+    "The numbers of networks with fewer sets are averages of these sets. They are not ranked, and are not comparable "
+    "with the mean of people over all sets."
 )
 _MOST_ROWS = 18  # of the table by set together with that of observers
 _NETWORKS = 2  # columns of networks in the table by set
@@ -36,7 +40,9 @@ def behaviour_table(results: Sequence[BehaviourResult], layout: Layout = PLAIN) 
     observers.append(["people (mean)", *_cells(first.people, {}), "-"])
     blocks = [_model_lines(results, layout)]
     optional = ["95 % interval ", "obs. cons.", "rank"]
-    blocks.append([*table(_HEAD, observers, layout, optional=optional), *wrapped(_LEGEND, "", layout)])
+    fewer = any(one.n_sets < len(first.sets) for one in first.networks)
+    legend = f"{_LEGEND} {_FEWER}" if fewer else _LEGEND
+    blocks.append([*table(_HEAD, observers, layout, optional=optional), *wrapped(legend, "", layout)])
     if len(observers) + len(first.sets) <= _MOST_ROWS or not first.networks:
         blocks.append(_set_lines(first, layout))
     else:

@@ -33,7 +33,7 @@ def part_of(trials: Trials, rows: range) -> Trials:
 
 
 def exact(one: Trials, other: Trials, level: str) -> tuple[Fraction, Fraction, Fraction]:
-    """Accuracy difference, observed and error consistency of two observers in one condition."""
+    """Accuracy difference, observed and error consistency of two observers on their common images in one condition."""
     right = [
         {
             name.split("_")[-2]: bool(ok)
@@ -42,13 +42,12 @@ def exact(one: Trials, other: Trials, level: str) -> tuple[Fraction, Fraction, F
         }
         for x in (one, other)
     ]
-    accuracies = [Fraction(sum(each.values()), len(each)) for each in right]
     common = right[0].keys() & right[1].keys()
     p, q = (Fraction(sum(each[image] for image in common), len(common)) for each in right)
     observed = Fraction(sum(right[0][image] == right[1][image] for image in common), len(common))
     expected = p * q + (1 - p) * (1 - q)
     kappa = Fraction(1) if observed == 1 else (observed - expected) / (1 - expected)
-    return (accuracies[0] - accuracies[1]) ** 2, observed, kappa
+    return (p - q) ** 2, observed, kappa
 
 
 @pytest.mark.parametrize("partial", [False, True])
@@ -76,7 +75,7 @@ def test_observers_without_a_common_image_have_no_consistency(random_trials: Mak
     (condition,) = by_condition([first, second])
     found = pairs_of(condition)
     assert np.isnan(found.observed_consistency[0, 1]) and np.isnan(found.error_consistency[0, 1])
-    assert found.accuracy_difference[0, 1] == (first.correct.mean() - second.correct.mean()) ** 2
+    assert np.isnan(found.accuracy_difference[0, 1]) and found.accuracy_difference[0, 0] == 0
 
 
 def test_people_are_compared_with_the_others() -> None:
@@ -89,22 +88,55 @@ def test_people_are_compared_with_the_others() -> None:
 @pytest.mark.parametrize("partial", [False, True])
 def test_images_are_resampled_within_conditions(partial: bool, random_trials: MakeTrials) -> None:
     trials = random_trials(["first", "second", "subject-01", "subject-02", "subject-03"], "contrast", per_cell=2)
-    if partial:
-        trials[1] = part_of(trials[1], range(20, len(trials[1].names)))
+    if partial:  # in the second and third of the conditions, which have 32 images each
+        trials[1] = part_of(trials[1], range(40, 84))
+        trials[4] = part_of(trials[4], range(50, 96))
     conditions, people, draws = by_condition(trials)[1:3], [2, 3, 4], 5
     found = resample_images(conditions, people, draws, seed=3)
-    generator = np.random.default_rng(3)
     wanted = {name: np.zeros((draws, 5)) for name in NUMBERS}
-    for condition in conditions:
-        n = condition.seen.shape[1]
-        for draw, columns in enumerate(generator.integers(n, size=(draws, n))):
+    for row, condition, generator in (
+        (row, condition, generator)
+        for row in range(5)
+        for generator in [np.random.default_rng(3)]
+        for condition in conditions
+    ):
+        own = np.flatnonzero(condition.seen[row])
+        for draw, chosen in enumerate(generator.integers(len(own), size=(draws, len(own)))):
+            columns = own[chosen]
             again = condition._replace(seen=condition.seen[:, columns], right=condition.right[:, columns])
             numbers = pairs_of(again)
-            wanted["accuracy"][draw] += again.accuracy / 2
+            wanted["accuracy"][draw, row] += again.accuracy[row] / 2
             for name in PAIRED:
-                wanted[name][draw] += mean_over_people(getattr(numbers, name)[:, people], people) / 2
+                wanted[name][draw, row] += mean_over_people(getattr(numbers, name)[:, people], people)[row] / 2
     for name in NUMBERS:
         np.testing.assert_allclose(found[name], wanted[name], rtol=0, atol=1e-14)
+
+
+def test_the_resamples_of_an_observer_do_not_depend_on_other_networks(random_trials: MakeTrials) -> None:
+    trials = random_trials(["first", "part", "subject-01", "subject-02", "subject-03"], "contrast", per_cell=2)
+    first, part, *people = trials
+    part = part_of(part, range(40, 84))
+    few = [part_of(one, range(40, 84)) for one in people]  # the union of all images is then that of the network
+    numbers = {}
+    for among in ([part, *people], [first, part, *people], [part, *few]):
+        own, rows = among.index(part), list(range(len(among) - 3, len(among)))
+        conditions = by_condition(among)
+        conditions = [one for one in conditions if one.level in ("c50", "c30")]
+        images = resample_images(conditions, rows, 50)
+        pairs = {name: np.mean([getattr(pairs_of(one), name) for one in conditions], axis=0) for name in PAIRED}
+        over_people = resample_people(pairs, rows, 50)
+        found = [*(images[name][:, own] for name in NUMBERS), *(over_people[name][:, own] for name in PAIRED)]
+        numbers[len(numbers)] = np.stack(found)
+    assert not np.isnan(numbers[0]).any() and (numbers[0].std(axis=1) > 0).all()
+    for other in (1, 2):
+        np.testing.assert_allclose(numbers[other], numbers[0], rtol=0, atol=1e-14)
+
+
+def test_an_observer_without_images_of_a_condition_has_no_resamples(random_trials: MakeTrials) -> None:
+    first, second = random_trials(["first", "subject-01"], "contrast", per_cell=2)
+    conditions = by_condition([part_of(first, range(32)), second])[:2]
+    drawn = resample_images(conditions, [1], 3)
+    assert np.isnan(drawn["accuracy"][:, 0]).all() and not np.isnan(drawn["accuracy"][:, 1]).any()
 
 
 def test_people_are_resampled() -> None:
@@ -123,6 +155,6 @@ def test_ranks_share_ties() -> None:
     scores = [(0.1, 0.7, 0.3), (0.2, 0.8, 0.3), (0.3, 0.6, 0.1)]
     # By the difference 1, 2, 3; by the observed consistency 2, 1, 3; by the error consistency 1.5, 1.5, 3.
     assert mean_ranks(scores) == pytest.approx([4.5 / 3, 4.5 / 3, 3], abs=1e-15)
-    assert mean_ranks([(0.1, 0.2, 0.3)]) == [1.0]
+    assert math.isnan(*mean_ranks([(0.1, 0.2, 0.3)]))  # a single network has no rank
     assert mean_ranks([]) == []
     assert all(map(math.isnan, mean_ranks([(0.1, 0.2, math.nan), (0.1, 0.2, 0.3)])))

@@ -91,8 +91,9 @@ def test_a_network_is_compared_with_the_published_accuracy(raw_data: tuple[Trial
     assert [getattr(alone.people, name) for name in vars(alone.people)] == pytest.approx(
         [getattr(among.people, name) for name in vars(among.people)], abs=1e-9
     )
-    intervals = [result.networks[0].intervals["accuracy_difference"].people for result in (alone, among)]
-    assert intervals[0] == pytest.approx(intervals[1], abs=1e-12)
+    for one, other in zip(alone.networks, among.networks, strict=True):
+        intervals = [found.intervals["accuracy_difference"].people for found in (one, other)]
+        assert intervals[0] == pytest.approx(intervals[1], abs=1e-12)
 
 
 def test_images_have_one_number_of_each_category(raw_data: tuple[Trials, ...]) -> None:

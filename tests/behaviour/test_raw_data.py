@@ -62,7 +62,16 @@ def test_an_answer_that_was_not_given_is_not_correct(tmp_path: Path) -> None:
     [
         ("s,1,1,1,knife,knife,c20,0001_cop_s01_c20_knife_10_n0_1.png", r"line 2\. The set contrast has no condition"),
         ("s,1,1,1,spoon,knife,c30,0001_cop_s01_c30_knife_10_n0_1.png", "'spoon' is not one of the 16 categories"),
-        ("s,1,1,1,knife,spoon,c30,0001_cop_s01_c30_knife_10_n0_1.png", "'spoon' is not one of the 16 categories"),
+        ("s,1,1,1,knife,spoon,c30,knife_n0_1.png", "'spoon' is not one of the 16 categories"),
+        (
+            "s,1,1,1,knife,oven,c30,0001_cop_s01_c30_knife_10_n0_1.png",
+            r"line 2\. The category is 'oven', but 'knife' in the name",
+        ),
+        (
+            "s,1,1,1,knife,knife,c15,0001_cop_s01_c30_knife_10_n0_1.png",
+            r"line 2\. The condition is 'c15', but 'c30' in the name",
+        ),
+        ("s,1,1,1,knife,knife,c30,0001_cop_s01_c20_knife_10_n0_1.png", r"line 2\. The set contrast has no condition"),
         ("s,1,1,1,knife,knife", "Line 2 has 6 of 8 columns"),
         ("humans,1,1,1,knife,knife,c30,0001_cop_s01_c30_knife_10_n0_1.png", "name 'humans'"),
     ],
@@ -104,5 +113,55 @@ def test_folders(tmp_path: Path, random_trials: MakeTrials) -> None:
     ):
         with pytest.raises(InvalidInputError, match=message):
             read_raw_data(place)
-    with pytest.raises(InvalidInputError, match="no raw data for the sets sketch"):
+    with pytest.raises(InvalidInputError, match="no raw data for the set sketch, but for edge, rotation"):
+        read_raw_data(tmp_path, ["rotation", "sketch"])
+
+
+def test_a_category_in_the_name_of_an_image_of_any_set_is_compared(tmp_path: Path) -> None:
+    row = "subject-01,1,1,1,knife,{},{},{}\n"
+    path = tmp_path / "a.csv"
+    path.write_text(HEADER + row.format("boat", "0", "0001_edg_s01_0_oven_00_oven10.png"))
+    with pytest.raises(InvalidInputError, match=r"line 2\. The category is 'boat', but 'oven' in the name") as caught:
+        read_trials(path, "edge")
+    assert "\n" not in str(caught.value)
+    path.write_text(HEADER + row.format("cat", "NaN", "cat1.png"))
+    assert read_trials(path, "edge")[0].category == ("cat",)
+
+
+def test_observers_agree_on_the_category_of_an_image(tmp_path: Path) -> None:
+    folder = tmp_path / "edge"
+    folder.mkdir()
+    (folder / "a.csv").write_text(HEADER + "subject-01,1,1,1,cat,cat,0,0001_edg_s01_0_cat_00_cat1.png\n")
+    (folder / "b.csv").write_text(HEADER + "net,1,1,1,dog,dog,NaN,dog1.png\nnet,1,2,1,cat,dog,NaN,cat1.png\n")
+    with pytest.raises(InvalidInputError, match=r"b\.csv, line 3\. .*'cat1.png' is 'dog', and 'cat' in a\.csv, line 2"):
+        read_raw_data(folder)
+
+
+def test_sessions_of_an_observer_are_joined(tmp_path: Path, random_trials: MakeTrials) -> None:
+    first, second = random_trials(["subject-01", "subject-02"], "contrast")
+    rows = trials_csv(first).splitlines(keepends=True)
+    folder = tmp_path / "contrast"
+    folder.mkdir()
+    (folder / "a_session_1.csv").write_bytes(b"".join(rows[:50]))
+    (folder / "a_session_2.csv").write_bytes(b"".join([rows[0], *rows[50:]]))
+    (folder / "b.csv").write_bytes(trials_csv(second))
+    assert read_raw_data(folder) == (first, second)
+    (folder / "a_session_2.csv").write_bytes(b"".join([rows[0], *rows[48:]]))
+    message = (
+        r"a_session_1\.csv and a_session_2\.csv both contain observer 'subject-01' and 2 images in common\. Sessions"
+    )
+    with pytest.raises(InvalidInputError, match=message):
+        read_raw_data(folder)
+
+
+def test_folders_without_files_are_skipped(tmp_path: Path, random_trials: MakeTrials) -> None:
+    (trials,) = random_trials(["a"], "edge")
+    for name in ("edge", "sketch"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(InvalidInputError, match=r"It contains no \.csv file"):
+        read_raw_data(tmp_path)
+    (tmp_path / "edge" / "a.csv").write_bytes(trials_csv(trials))
+    assert read_raw_data(tmp_path) == (trials,)
+    assert raw_files(tmp_path) == {"edge": (tmp_path / "edge" / "a.csv",), "sketch": ()}
+    with pytest.raises(InvalidInputError, match="no raw data for the set sketch, but for edge"):
         read_raw_data(tmp_path, ["sketch"])

@@ -63,9 +63,46 @@ def test_averages_are_over_conditions_then_people_then_sets(trials: list[Trials]
     assert (counts.n, counts.correct) == (rows.sum(), own.correct[rows].sum())
 
 
-def test_only_networks_with_all_sets_are_ranked(result: BehaviourResult) -> None:
-    assert {one.name: one.mean_rank for one in result.overall if not math.isnan(one.mean_rank)} == {"first": 1.0}
+def test_only_networks_with_all_sets_are_ranked(trials: list[Trials], result: BehaviourResult) -> None:
+    assert all(math.isnan(one.mean_rank) for one in result.overall)  # one network has both sets
     assert [one.n_sets for one in result.overall] == [2, 1, 2, 2, 2]
+    third = [replace(one, observer="third") for one in trials if one.observer == "first"]
+    found = BehaviourResult.from_trials([*trials, *third])
+    ranks = {one.name: one.mean_rank for one in found.overall if not math.isnan(one.mean_rank)}
+    assert ranks == {"first": 1.5, "third": 1.5}
+
+
+def test_the_mean_of_people_is_recorded(result: BehaviourResult, tmp_path: Path) -> None:
+    record = result.to_json()
+    for name in NUMBERS:
+        of_sets = [
+            np.mean([getattr(one.scores, name) for one in each.observers if one.kind == "human"])
+            for each in result.sets
+        ]
+        assert record["people"][name] == pytest.approx(np.mean(of_sets), abs=1e-15)
+    # A record that was saved without it is read.
+    result.save(tmp_path)
+    path = tmp_path / "behaviour.json"
+    older = json.loads(path.read_text())
+    del older["people"]
+    path.write_text(json.dumps(older))
+    assert BehaviourResult.load(tmp_path) == result
+
+
+def test_observers_with_fewer_trials_are_noted(random_trials: MakeTrials) -> None:
+    network, short, person = random_trials(["network", "subject-01", "subject-02"], "contrast", 2, 2)
+    columns = (short.names, short.category, short.condition, short.response)
+    short = Trials(short.observer, short.dataset, *(column[:3] for column in columns))
+    note = (
+        "subject-01 has 3 of 256 trials of contrast. Two observers are compared on their common images; numbers of a "
+        "condition without common images are undefined."
+    )
+    found = BehaviourResult.from_trials([network, short, person])
+    assert found.notes == (note,)
+    # The notes are those of the observers that are there.
+    among = BehaviourResult.from_trials([], measured=[network], notes=["Kept."]).with_observers([short, person])
+    assert among.notes == ("Kept.", note)
+    assert BehaviourResult.from_trials([network, person]).notes == ()
 
 
 def test_the_ranks_of_several_networks(random_trials: MakeTrials) -> None:
@@ -131,6 +168,9 @@ def test_without_people_and_without_conditions(random_trials: MakeTrials) -> Non
     assert found.notes == (
         NO_DECISIONS,
         "There are no trials in the condition c15 of the set contrast. Its average over conditions is undefined.",
+        "network has 224 of 1120 trials of contrast. Two observers are compared on their common images; numbers of a "
+        "condition without common images are undefined. The published accuracies of people are those on all images, "
+        "so that the accuracy difference cannot be restricted to common images.",
     )
     assert math.isnan(found.scores("network").accuracy) and found.networks[0].intervals["accuracy"].images is None
     by_condition = found.sets[0].observers[0].by_condition

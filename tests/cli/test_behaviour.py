@@ -159,6 +159,10 @@ def test_only_imported(replk_probe: Run, people: Path, tmp_path: Path) -> None:
     one = replk_probe("behaviour", "--import", people, "--sets", "rotation", "-o", tmp_path / "one")
     assert [each.name for each in BehaviourResult.load(tmp_path / "one").sets] == ["rotation"]
     assert one.exit_code == 0
+    (people / "sketch").mkdir()
+    skipped = replk_probe("behaviour", "--import", people, "-o", tmp_path / "skipped")
+    assert skipped.exit_code == 0 and "Skipped the folder sketch" in skipped.stderr
+    assert len(BehaviourResult.load(tmp_path / "skipped").sets) == 2
 
 
 @pytest.mark.parametrize(
@@ -168,6 +172,10 @@ def test_only_imported(replk_probe: Run, people: Path, tmp_path: Path) -> None:
         (("--import", "raw-data", "--size", 32), "--size was given with --import but without --model"),
         (("--sets", "edges", "--import", "raw-data"), "Unknown set 'edges'"),
         (("--import", "nothing"), "does not exist"),
+        (
+            ("--import", "raw-data", "--sets", "edge,contrast"),
+            "no raw data for the set contrast, but for edge, rotation",
+        ),
         (("--model", "resnet18", "--sets", "sketch"), "Cannot find the set sketch in the cache"),
         (("--model", "resnet18", "--data", "raw-data"), "No image in the folder"),
     ],

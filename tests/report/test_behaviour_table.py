@@ -38,6 +38,10 @@ def test_the_numbers_are_those_of_the_result() -> None:
     row = next(line for line in text.splitlines() if line.startswith("net "))
     assert f"{100 * result.scores('net').accuracy:.1f}" in row
     assert "part (1 of 2 sets)" in text
+    legend = "networks with fewer sets"
+    assert "rank: mean rank of the networks with all sets" in " ".join(text.split())
+    assert legend in text and legend not in behaviour_table([BehaviourResult.from_trials(members)])
+    assert row.endswith(" -")  # the only network with both sets
     edge = next(line for line in text.splitlines() if line.startswith("edge "))
     assert f"{100 * result.scores('net', 'edge').accuracy:.1f}" in edge
     assert f"{result.scores('net', 'edge').error_consistency:.3f}" in edge
