@@ -172,7 +172,7 @@ def test_only_the_published_set_can_be_taken_in_part(tmp_path: Path) -> None:
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match=r"It does not exist.*cue-conflict or synthetic"):
+    with pytest.raises(InvalidInputError, match=r"It does not exist.*cue-conflict, synthetic, or a described set"):
         open_stimuli(tmp_path / "nothing")
     file = draw(tmp_path / "cat91-dog1.png")
     with pytest.raises(InvalidInputError, match="It is a file"):
