@@ -10,5 +10,5 @@ class UncompiledDispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Whether the compiler is told to leave out this class."""
+        """Return False: torch then does not import ``torch._dynamo`` to disable it for ``__torch_dispatch__``."""
         return False
