@@ -10,6 +10,7 @@ from ._layout import is_channels_last
 from ._loader import INSTRUCTION_SETS, NativeKernel
 from .functional import conv_input_gradient, depthwise_conv2d
 from .gelu import gelu_grad_input, gelu_products, gelu_with_squares, is_gelu_native
+from .matrices import activate, is_pointwise_native, times_derivative
 from .modules import DepthwiseConv2d, is_same_depthwise, to_torch
 from .prepared import PreparedKernel
 from .tuning.choices import TuningWarning, chosen_method
@@ -26,6 +27,7 @@ __all__ = [
     "TunedConvolution",
     "TuningResult",
     "TuningWarning",
+    "activate",
     "chosen_method",
     "clear_tuning",
     "conv_input_gradient",
@@ -38,11 +40,13 @@ __all__ = [
     "gelu_with_squares",
     "is_channels_last",
     "is_gelu_native",
+    "is_pointwise_native",
     "is_same_depthwise",
     "measure_fma_peak",
     "native_info",
     "native_kernels",
     "planned_method",
+    "times_derivative",
     "to_torch",
     "tune",
     "unsupported_reason",

@@ -18,7 +18,7 @@ import torch
 _LOGGER = logging.getLogger(__name__)
 
 # Version of the interface that the structures below describe.
-ABI_VERSION = 4
+ABI_VERSION = 5
 FILE_NAME = "libreplk_dwconv2d" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 # Path of another file to load, for example one built with a sanitizer.
 LIBRARY_VARIABLE = "REPLK_PROBE_LIBRARY"
@@ -35,6 +35,8 @@ _IMPORTED_IN = os.getpid()
 FORWARD, GRAD_INPUT, GRAD_WEIGHT = 0, 1, 2
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 METHODS = {"auto": 0, "direct": 1, "fft": 2, "blocked": 3, "blocked-pfa": 4, "reference": 5, "aten": 6}
+# Activations of a pointwise layer.
+ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2, "relu6": 3}
 METHOD_NAMES = {number: name for name, number in METHODS.items()}
 HOST = METHODS["aten"]
 INSTRUCTION_SETS = ("portable", "avx2", "avx512")
@@ -98,6 +100,28 @@ class Buffers(ctypes.Structure):
     )
 
 
+class Pointwise(ctypes.Structure):
+    """``replk_pointwise``: the matrices of one call of a pointwise layer."""
+
+    _fields_ = (
+        ("rows", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+        ("activation", ctypes.c_int32),
+        ("bias_of_columns", ctypes.c_int32),
+        ("input_dtype", ctypes.c_int32),
+        ("output_dtype", ctypes.c_int32),
+        ("input", ctypes.c_void_p),
+        ("input_stride", ctypes.c_int64),
+        ("bias", ctypes.c_void_p),
+        ("residual", ctypes.c_void_p),
+        ("residual_stride", ctypes.c_int64),
+        ("output", ctypes.c_void_p),
+        ("output_stride", ctypes.c_int64),
+        ("derivative", ctypes.c_void_p),
+        ("derivative_stride", ctypes.c_int64),
+    )
+
+
 class _Kernel(ctypes.Structure):
     """``replk_kernel``: one compiled kernel."""
 
@@ -148,6 +172,8 @@ class Library:
     gelu_forward: Any  # replk_gelu_forward(..., input, output, squares)
     gelu_products: Any  # replk_gelu_products(..., input, grad, products)
     gelu_grad_input: Any  # replk_gelu_grad_input(..., input, grad, grad_scale, output_scale, output)
+    pointwise_forward: Any  # replk_pointwise_forward(isa, threads, Pointwise*) -> status
+    pointwise_backward: Any  # replk_pointwise_backward(isa, threads, Pointwise*) -> status
     measure_fma_peak: Any  # replk_measure_fma_peak(isa, threads, seconds) -> GFLOP/s
 
 
@@ -194,6 +220,7 @@ def _open(path: Path) -> Library | str:
         return f"It is from another build: its interface has version {version}, and this package needs {ABI_VERSION}."
     problem, plan = ctypes.POINTER(Problem), ctypes.POINTER(Plan)
     gelu = (ctypes.c_int32, ctypes.c_int32, ctypes.c_int64, ctypes.c_int64)
+    pointwise = (ctypes.c_int32, ctypes.c_int32, ctypes.POINTER(Pointwise))
     signatures: dict[str, tuple[Any, tuple[Any, ...]]] = {
         "replk_best_isa": (ctypes.c_int32, ()),
         "replk_compiler": (ctypes.c_char_p, ()),
@@ -206,6 +233,8 @@ def _open(path: Path) -> Library | str:
         "replk_gelu_forward": (ctypes.c_int32, (*gelu, *[ctypes.c_void_p] * 3)),
         "replk_gelu_products": (ctypes.c_int32, (*gelu, *[ctypes.c_void_p] * 3)),
         "replk_gelu_grad_input": (ctypes.c_int32, (*gelu, *[ctypes.c_void_p] * 5)),
+        "replk_pointwise_forward": (ctypes.c_int32, pointwise),
+        "replk_pointwise_backward": (ctypes.c_int32, pointwise),
         "replk_measure_fma_peak": (ctypes.c_double, (ctypes.c_int32, ctypes.c_int32, ctypes.c_double)),
     }
     functions: dict[str, Any] = {}
@@ -232,6 +261,8 @@ def _open(path: Path) -> Library | str:
         gelu_forward=functions["gelu_forward"],
         gelu_products=functions["gelu_products"],
         gelu_grad_input=functions["gelu_grad_input"],
+        pointwise_forward=functions["pointwise_forward"],
+        pointwise_backward=functions["pointwise_backward"],
         measure_fma_peak=functions["measure_fma_peak"],
     )
 

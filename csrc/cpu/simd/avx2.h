@@ -85,6 +85,29 @@ static inline void store_first(uint16_t* p, Vec a, int count) {
   for (int i = 0; i < count; ++i) p[i] = lanes[i];
 }
 
+// The lowest 16 bits of each lane, of all lanes or of the first `count`.
+static inline void store_low_bits(uint16_t* p, Vec a, int count) {
+  const __m256i low = _mm256_and_si256(_mm256_castps_si256(a.v), _mm256_set1_epi32(0xffff));
+  const __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
+  if (count >= kLanes) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), packed);
+    return;
+  }
+  alignas(16) uint16_t lanes[kLanes];
+  _mm_store_si128(reinterpret_cast<__m128i*>(lanes), packed);
+  for (int i = 0; i < count; ++i) p[i] = lanes[i];
+}
+// 2^23 plus the integer at p for each lane, 2^23 for lanes from `count` on.
+static inline Vec load_low_bits(const uint16_t* p, int count) {
+  alignas(16) uint16_t lanes[kLanes] = {};
+  if (count < kLanes) {
+    for (int i = 0; i < count; ++i) lanes[i] = p[i];
+    p = lanes;
+  }
+  const __m256i low = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return {_mm256_castsi256_ps(_mm256_or_si256(low, _mm256_set1_epi32(0x4b000000)))};
+}
+
 // The lower lanes from p, the upper lanes from q: reads half a vector each.
 static inline Vec load_halves(const float* p, const float* q) {
   return {_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(q), 1)};

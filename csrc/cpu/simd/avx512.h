@@ -80,6 +80,16 @@ static inline Vec load_between(const uint16_t* p, int begin, int end) {
   return from_bfloat16(_mm256_maskz_loadu_epi16(static_cast<__mmask16>(first(end) & ~first(begin)), p));
 }
 
+// The lowest 16 bits of each lane, of all lanes or of the first `count`.
+static inline void store_low_bits(uint16_t* p, Vec a, int count) {
+  _mm256_mask_storeu_epi16(p, first(count), _mm512_cvtepi32_epi16(_mm512_castps_si512(a.v)));
+}
+// 2^23 plus the integer at p for each lane, 2^23 for lanes from `count` on.
+static inline Vec load_low_bits(const uint16_t* p, int count) {
+  const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(count), p));
+  return {_mm512_castsi512_ps(_mm512_or_si512(low, _mm512_set1_epi32(0x4b000000)))};
+}
+
 // The lower lanes from p, the upper lanes from q: reads half a vector each.
 static inline Vec load_halves(const float* p, const float* q) {
   return {_mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(p)), _mm256_loadu_ps(q), 1)};

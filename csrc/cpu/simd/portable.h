@@ -130,6 +130,20 @@ static inline void store_first(uint16_t* p, Vec a, int count) {
   for (int i = 0; i < count; ++i) p[i] = float_to_bfloat16(a.v[i]);
 }
 
+// The lowest 16 bits of each lane, of all lanes or of the first `count`.
+static inline void store_low_bits(uint16_t* p, Vec a, int count) {
+  for (int i = 0; i < kLanes && i < count; ++i) {
+    const float lane = a.v[i];
+    uint32_t bits;
+    std::memcpy(&bits, &lane, sizeof bits);
+    p[i] = static_cast<uint16_t>(bits);
+  }
+}
+// 2^23 plus the integer at p for each lane, 2^23 for lanes from `count` on.
+static inline Vec load_low_bits(const uint16_t* p, int count) {
+  return each([&](int i) { return 8388608.0f + (i < count ? static_cast<float>(p[i]) : 0.0f); });
+}
+
 // The lower lanes from p, the upper lanes from q: reads half a vector each.
 static inline Vec load_halves(const float* p, const float* q) {
   return each([&](int i) { return i < kLanes / 2 ? p[i] : q[i - kLanes / 2]; });

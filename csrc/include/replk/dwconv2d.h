@@ -25,7 +25,7 @@ extern "C" {
 #endif
 
 // Incremented whenever a struct, a value or the meaning of either changes.
-#define REPLK_ABI_VERSION 4
+#define REPLK_ABI_VERSION 5
 
 enum replk_status {
   REPLK_OK = 0,
@@ -41,7 +41,8 @@ enum replk_dtype { REPLK_F32 = 0, REPLK_BF16 = 1 };  // of x, y, w and bias; sum
 
 enum replk_pass { REPLK_FORWARD = 0, REPLK_GRAD_INPUT = 1, REPLK_GRAD_WEIGHT = 2 };
 
-enum replk_activation { REPLK_NO_ACTIVATION = 0, REPLK_RELU = 1 };
+// Convolutions have the first two, pointwise layers all.
+enum replk_activation { REPLK_NO_ACTIVATION = 0, REPLK_RELU = 1, REPLK_GELU = 2, REPLK_RELU6 = 3 };
 
 enum replk_method {
   REPLK_METHOD_AUTO = 0,         // in a problem: the method with the lowest estimated time
@@ -153,6 +154,32 @@ REPLK_API int32_t replk_gelu_products(int32_t isa, int32_t threads, int64_t rows
 REPLK_API int32_t replk_gelu_grad_input(int32_t isa, int32_t threads, int64_t rows, int64_t columns, const float* input,
                                         const float* grad, const float* grad_scale, const float* output_scale,
                                         float* output);
+
+// What follows and precedes the matrix products of a pointwise layer. Matrices are [rows,columns]; strides count
+// elements from row to row and are at least `columns`.
+typedef struct replk_pointwise {
+  int64_t rows, columns;
+  int32_t activation;        // replk_activation; GELU is the exact form
+  int32_t bias_of_columns;   // 0: one bias for each row; 1: one for each column
+  int32_t input_dtype;       // replk_dtype
+  int32_t output_dtype;      // replk_dtype
+  const void* input;         // forward: the product; backward: the gradient of the activation
+  int64_t input_stride;
+  const float* bias;         // or null; forward only
+  const float* residual;     // or null; forward only
+  int64_t residual_stride;
+  void* output;              // written; may be `input` if types and strides are equal
+  int64_t output_stride;
+  uint16_t* derivative;      // forward: written, or null; backward: read. An error of at most 2^-16 / 1.5
+  int64_t derivative_stride;
+} replk_pointwise;
+
+// output = residual + activation(input + bias), and derivative = activation'(input + bias), with errors as for GELU
+// above.
+REPLK_API int32_t replk_pointwise_forward(int32_t isa, int32_t threads, const replk_pointwise* call);
+
+// output = input * derivative.
+REPLK_API int32_t replk_pointwise_backward(int32_t isa, int32_t threads, const replk_pointwise* call);
 
 // Measure the multiply-add peak of `threads` threads from registers for `seconds` (0 to 60), in 10^9 floating-point
 // operations per second: the roofline of direct methods. Returns 0 for an unavailable instruction set or an invalid

@@ -50,7 +50,27 @@ class Tracer(fx.Tracer):
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
-def fold_neighbors(model: nn.Module, keep: str = "") -> bool:
+class Calls:
+    """The modules that a traced network calls."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+        """Count the calls of each module, and find the modules whose weights are also used elsewhere."""
+        self._model = model
+        self._counts = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+        self._read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+
+    def only(self, node: object, *kinds: type[nn.Module]) -> nn.Module | None:
+        """The module that ``node`` calls, if it is of exactly one of these types and used nowhere else."""
+        if not isinstance(node, fx.Node) or node.op != "call_module":
+            return None
+        path = str(node.target)
+        module = self._model.get_submodule(path)
+        hooked = any(getattr(module, name) for name in _HOOKS)
+        alone = self._counts[path] == 1 and path not in self._read and not hooked
+        return module if alone and type(module) in kinds else None
+
+
+def fold_neighbors(model: nn.Module, keep: str = "") -> fx.Graph | None:
     """Fold batch norms into the convolutions next to them, and ReLUs into the depthwise ones before them, in place.
 
     A norm after a convolution is folded into any kernel; a norm before one only if the kernel is 1 x 1, since zero
@@ -68,61 +88,46 @@ def fold_neighbors(model: nn.Module, keep: str = "") -> bool:
             such a method, is always preserved.
 
     Returns:
-        Whether anything was changed.
+        The calls in the network, or None if torch.fx cannot trace it.
     """
     graph = traced(model)
     if graph is None:
-        return False
-    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
-    read_elsewhere = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
-
-    def only(node: object, *kinds: type[nn.Module]) -> nn.Module | None:
-        """The module that ``node`` calls, if it is of exactly one of these types and used nowhere else."""
-        if not isinstance(node, fx.Node) or node.op != "call_module":
-            return None
-        path = str(node.target)
-        module = model.get_submodule(path)
-        alone = calls[path] == 1 and path not in read_elsewhere and not any(getattr(module, name) for name in _HOOKS)
-        return module if alone and type(module) in kinds else None
-
-    changed = False
+        return None
+    only = Calls(model, graph).only
     folded: set[fx.Node] = set()  # norms that have become identities
     for node in graph.nodes:
-        bn, source = only(node, *FOLDABLE_NORMS, BatchNormAct2d), _source(node)
+        bn, source = only(node, *FOLDABLE_NORMS, BatchNormAct2d), source_of(node)
         if bn is None or bn.running_var is None or source is None:
             continue
         conv = only(source, *PLAIN_CONVS)
-        if isinstance(conv, nn.Conv2d) and is_foldable(conv) and _on_one_side(source, node, keep):
+        if isinstance(conv, nn.Conv2d) and is_foldable(conv) and on_one_side(source, node, keep):
             if len(source.users) == 1:
-                _replace(model, str(source.target), fuse_conv_bn(conv, bn))
-                _replace(model, str(node.target), _rest_of(bn))
+                replace_module(model, str(source.target), fuse_conv_bn(conv, bn))
+                replace_module(model, str(node.target), _rest_of(bn))
                 if not isinstance(bn, BatchNormAct2d):
                     folded.add(node)
-                changed = True
                 continue
         reader = next(iter(node.users)) if len(node.users) == 1 and not isinstance(bn, BatchNormAct2d) else None
         conv = only(reader, *PLAIN_CONVS)
-        if reader is not None and isinstance(conv, nn.Conv2d) and is_foldable(conv) and _is_pointwise(conv):
-            if _on_one_side(node, reader, keep):
-                _replace(model, str(reader.target), _fuse_bn_conv(bn, conv))
-                _replace(model, str(node.target), nn.Identity())
-                changed = True
+        if reader is not None and isinstance(conv, nn.Conv2d) and is_foldable(conv) and is_pointwise(conv):
+            if on_one_side(node, reader, keep):
+                replace_module(model, str(reader.target), _fuse_bn_conv(bn, conv))
+                replace_module(model, str(node.target), nn.Identity())
     for node in graph.nodes:
-        relu, source = only(node, nn.ReLU), _source(node)
-        while source in folded and len(source.users) == 1 and _on_one_side(source, node, keep):
-            source = _source(source)
+        relu, source = only(node, nn.ReLU), source_of(node)
+        while source in folded and len(source.users) == 1 and on_one_side(source, node, keep):
+            source = source_of(source)
         # Only these return a new tensor that their own gradient does not read once they are frozen.
         layer = only(source, *PLAIN_CONVS, nn.Linear, *FOLDABLE_NORMS)
         if not isinstance(relu, nn.ReLU) or source is None or layer is None or len(source.users) != 1:
             continue
         fits = isinstance(layer, nn.Conv2d) and is_foldable(layer) and is_same_depthwise(layer)
-        if isinstance(layer, nn.Conv2d) and fits and _on_one_side(source, node, keep):
-            _replace(model, str(source.target), DepthwiseConv2d.from_conv(layer, "relu"))
-            _replace(model, str(node.target), nn.Identity())
+        if isinstance(layer, nn.Conv2d) and fits and on_one_side(source, node, keep):
+            replace_module(model, str(source.target), DepthwiseConv2d.from_conv(layer, "relu"))
+            replace_module(model, str(node.target), nn.Identity())
         else:
             relu.inplace = True
-        changed = True
-    return changed
+    return graph
 
 
 def traced(model: nn.Module, tracer: Tracer | None = None) -> fx.Graph | None:
@@ -140,18 +145,18 @@ def traced(model: nn.Module, tracer: Tracer | None = None) -> fx.Graph | None:
         return None
 
 
-def _source(node: fx.Node) -> fx.Node | None:
+def source_of(node: fx.Node) -> fx.Node | None:
     """The node whose output is the first argument of ``node``."""
     return node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
 
 
-def _on_one_side(first: fx.Node, second: fx.Node, keep: str) -> bool:
+def on_one_side(first: fx.Node, second: fx.Node, keep: str) -> bool:
     """Whether two neighbors are both within the module ``keep`` or both outside of it."""
     inside = [f"{node.target}.".startswith(f"{keep}.") for node in (first, second)]
     return not keep or inside[0] == inside[1]
 
 
-def _is_pointwise(conv: nn.Conv2d) -> bool:
+def is_pointwise(conv: nn.Conv2d) -> bool:
     return conv.kernel_size == (1, 1) and conv.padding in ((0, 0), "valid") and conv.groups == 1
 
 
@@ -179,6 +184,6 @@ def _fuse_bn_conv(bn: nn.Module, conv: nn.Conv2d) -> nn.Conv2d:
     return fused
 
 
-def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
+def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module.eval())

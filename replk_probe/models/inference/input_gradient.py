@@ -127,14 +127,14 @@ class _LinearOfPlanes(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, module: FrozenLinear) -> Tensor:
         ctx.module, ctx.shape = module, input.permute(0, 2, 3, 1).shape
-        output = module.product(input, module.weight.T, ctx.shape, module.reduced_forward)
+        output = module.product(input, module.weight.T, module.is_reduced(ctx.shape, forward=True))
         return output if module.bias is None else output.add_(module.bias[:, None, None])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         module: FrozenLinear = ctx.module
-        return module.product(grad, module.weight, ctx.shape, module.reduced_backward), None
+        return module.product(grad, module.weight, module.is_reduced(ctx.shape, forward=False)), None
 
 
 class _ContiguousPlanes(torch.autograd.Function):
@@ -164,7 +164,7 @@ def _pointwise(grad: Tensor, weight: Tensor) -> Tensor:
     return (grad.permute(0, 2, 3, 1) @ matrix).permute(0, 3, 1, 2)
 
 
-def _planes(maps: Tensor) -> Tensor | None:
+def dense_planes(maps: Tensor) -> Tensor | None:
     """``[N, H, W, C]`` as contiguous ``[N, C, H, W]`` if it is a permutation of such a tensor, else None."""
     if maps.dim() != 4 or maps.is_contiguous() or maps.shape[1:3].numel() < _LEAST_POSITIONS:
         return None
@@ -188,8 +188,6 @@ def _through(grad: Tensor, is_active: Tensor) -> Tensor:
 class _Frozen(nn.Module):
     """A layer with ``run``, the output, and ``input_gradient``, the only gradient."""
 
-    autograd_below: int = 0
-
     def forward(self, input: Tensor) -> Tensor:
         """Return the output for ``input``; only the gradient of the input is computed in the backward pass."""
         # Under autocast by torch's class, because the casts must be part of the graph.
@@ -198,10 +196,16 @@ class _Frozen(nn.Module):
         return _InputGradient.apply(input, self)  # type: ignore[no-any-return]
 
     def _is_left_to_autograd(self, input: Tensor) -> bool:
-        return input.numel() < self.autograd_below
+        return False
 
 
-class _Reducible(_Frozen):
+class AutogradForSmall:
+    """A layer whose small inputs may be left to torch's own classes; see :func:`use_autograd`."""
+
+    autograd_below: int = 0
+
+
+class _Reducible(AutogradForSmall, _Frozen):
     """A layer whose matrix products may be computed in bfloat16, with inputs and outputs in the layer's own type."""
 
     weight: Tensor
@@ -209,8 +213,12 @@ class _Reducible(_Frozen):
     reduced_backward: bool = False
 
     def _is_left_to_autograd(self, input: Tensor) -> bool:
-        is_reduced = (self.reduced_forward or self.reduced_backward) and self._gains(input.shape)
-        return not is_reduced and super()._is_left_to_autograd(input)
+        is_reduced = any(self.is_reduced(input.shape, forward=forward) for forward in (True, False))
+        return not is_reduced and input.numel() < self.autograd_below
+
+    def is_reduced(self, shape: torch.Size, *, forward: bool) -> bool:
+        """Whether the products of a pass are computed in bfloat16 for an input of ``shape``."""
+        return (self.reduced_forward if forward else self.reduced_backward) and self._gains(shape)
 
     def _gains(self, shape: torch.Size) -> bool:
         """Whether bfloat16 products are faster for an input of ``shape``, the conversions included."""
@@ -231,7 +239,7 @@ class FrozenLinear(_Reducible, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the output for ``input``, without permuting maps that are contiguous planes."""
-        planes = _planes(input)
+        planes = dense_planes(input)
         if planes is None or is_autocast(input.device) or self._is_left_to_autograd(input):
             return super().forward(input)
         found: Tensor = _LinearOfPlanes.apply(planes, self)
@@ -239,22 +247,22 @@ class FrozenLinear(_Reducible, nn.Linear):
 
     def run(self, input: Tensor) -> Tensor:
         """The layer's output."""
-        if not self.reduced_forward or not self._gains(input.shape):
+        if not self.is_reduced(input.shape, forward=True):
             return F.linear(input, self.weight, self.bias)
         bias = None if self.bias is None else self.bias.bfloat16()
         return F.linear(input.bfloat16(), self.weight.bfloat16(), bias).to(input.dtype)
 
     def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
         """Gradient of the input, ``[..., in_features]``, from that of the output."""
-        if not self.reduced_backward or not self._gains(shape):
+        if not self.is_reduced(shape, forward=False):
             return grad @ self.weight
         # One product of two matrices: torch expands the weight for each image of a bfloat16 gradient with more axes.
         rows = grad.reshape(-1, self.out_features).bfloat16()
         return (rows @ self.weight.bfloat16()).to(grad.dtype).view(shape)
 
-    def product(self, maps: Tensor, weight: Tensor, shape: torch.Size, reduced: bool) -> Tensor:
-        """``weight.T`` times the vector at each position, ``[N, C, H, W]``; ``shape`` is that of the layer's input."""
-        if not reduced or not self._gains(shape):
+    def product(self, maps: Tensor, weight: Tensor, reduced: bool) -> Tensor:
+        """``weight.T`` times the vector at each position, ``[N, C, H, W]``."""
+        if not reduced:
             return _pointwise(maps, weight)
         return _pointwise(maps.bfloat16(), weight.bfloat16()).to(maps.dtype)
 
@@ -264,14 +272,14 @@ class FrozenConv2d(_Reducible, nn.Conv2d):
 
     def run(self, input: Tensor) -> Tensor:
         """The layer's output."""
-        if not self.reduced_forward or not self._gains(input.shape):
+        if not self.is_reduced(input.shape, forward=True):
             return F.conv2d(input, self.weight, self.bias, *self._geometry)
         bias = None if self.bias is None else self.bias.bfloat16()
         return F.conv2d(input.bfloat16(), self.weight.bfloat16(), bias, *self._geometry).to(input.dtype)
 
     def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
         """Gradient of the input of ``shape`` from that of the output."""
-        reduced = self.reduced_backward and self._gains(shape)
+        reduced = self.is_reduced(shape, forward=False)
         work, weight = (grad.bfloat16(), self.weight.bfloat16()) if reduced else (grad, self.weight)
         if self.kernel_size == (1, 1) and self.stride == (1, 1) and self.groups == 1 and self.padding == (0, 0):
             box = box_of(grad)
@@ -298,14 +306,13 @@ class FrozenConv2d(_Reducible, nn.Conv2d):
         return shape[1:].numel(), shape[2:].numel() // math.prod(self.stride)
 
 
-class FrozenDepthwiseConv2d(nn.Conv2d):
+class FrozenDepthwiseConv2d(AutogradForSmall, nn.Conv2d):
     """A depthwise convolution of stride 1 with frozen parameters, by :mod:`replk_probe.ops`; ``[N, C, H, W]``.
 
     It replaces an ``nn.Conv2d`` or a :class:`~replk_probe.ops.DepthwiseConv2d`, whose ReLU is computed with it.
     """
 
     activation: str | None = None
-    autograd_below: int = 0
     reduced_forward: bool = False
     reduced_backward: bool = False
     log: MethodLog | None = None
@@ -456,10 +463,8 @@ class FrozenBatchNormAct2d(FrozenBatchNorm2d, BatchNormAct2d):
         return self.act(self.drop(_InputGradient.apply(input, self)))  # type: ignore[no-any-return]
 
 
-class FrozenReLU(nn.ReLU):
+class FrozenReLU(AutogradForSmall, nn.ReLU):
     """``nn.ReLU`` that saves one flag per element."""
-
-    autograd_below: int = 0
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the output for ``input``; only the gradient of the input is computed in the backward pass."""
@@ -469,10 +474,8 @@ class FrozenReLU(nn.ReLU):
         return _ReluSigns.apply(input, inplace)  # type: ignore[no-any-return]
 
 
-class FrozenGeluResponseNorm(GeluResponseNorm):
+class FrozenGeluResponseNorm(AutogradForSmall, GeluResponseNorm):
     """A :class:`GeluResponseNorm` with frozen parameters: ``[N, H, W, C] -> [N, H, W, C]``."""
-
-    autograd_below: int = 0
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the output for ``input``; only the gradient of the input is computed in the backward pass."""
@@ -489,7 +492,7 @@ class FrozenGeluResponseNorm(GeluResponseNorm):
 
     def activations(self, input: Tensor) -> tuple[Tensor, Tensor]:
         """GELU of the input, and its norm over H and W, ``[N, 1, 1, C]``."""
-        planes = _planes(input)
+        planes = dense_planes(input)
         if planes is not None and is_gelu_native(planes):
             maps, sums = gelu_with_squares(planes)
             return maps.permute(0, 2, 3, 1), sums[:, None, None].sqrt().to(input.dtype)
@@ -503,7 +506,7 @@ class FrozenGeluResponseNorm(GeluResponseNorm):
 
     def input_gradient(self, grad: Tensor, input: Tensor, norm: Tensor) -> Tensor:
         """Gradient of the input, ``[N, H, W, C]``, from that of the output and the norm of the activations."""
-        planes = _planes(input)
+        planes = dense_planes(input)
         if planes is not None and is_gelu_native(planes):
             maps = grad.permute(0, 3, 1, 2).contiguous()  # once for both functions
             scales = self._grad_scales(gelu_products(planes, maps)[:, None, None], norm)
@@ -612,7 +615,7 @@ def use_autograd(model: nn.Module) -> None:
     products in bfloat16.
     """
     for module in model.modules():
-        if isinstance(module, _Reducible | FrozenDepthwiseConv2d | FrozenReLU | FrozenGeluResponseNorm):
+        if isinstance(module, AutogradForSmall):
             module.autograd_below = AUTOGRAD_BELOW
 
 

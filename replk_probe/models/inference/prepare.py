@@ -21,6 +21,7 @@ from ..model_id import check_network
 from .check import Check, tolerance
 from .copying import copy_of, device_and_dtype
 from .fold_bn import fold_neighbors
+from .fuse_pointwise import fuse_pointwise, prefers_planes
 from .input_gradient import (
     FrozenDepthwiseConv2d,
     MethodLog,
@@ -232,12 +233,17 @@ def _copy(
             for name, module in list(prepared.named_modules()):
                 if isinstance(module, Foldable) and not keep.startswith(f"{name}."):
                     module.fold_norms()
-            fold_neighbors(prepared, keep)
+            graph = fold_neighbors(prepared, keep)
+            if graph is not None and not unfrozen:  # the paths of layers change
+                fuse_pointwise(prepared, graph, keep)
+        planes = prefers_planes(prepared)
         freeze_layers(prepared, log, unfrozen)
+        layout = torch.contiguous_format if planes else torch.channels_last
         # Module.to converts tensors of five axes as well, which torch refuses.
         for tensor in itertools.chain(prepared.parameters(), prepared.buffers()):
             if tensor.dim() == 4:
-                tensor.data = tensor.data.to(memory_format=torch.channels_last)
+                # Strides matter even where they have no effect: convolutions return the layout of their weight.
+                tensor.data = torch.empty_like(tensor, memory_format=layout).copy_(tensor.data)
     return prepared
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from replk_probe.ops import native_info
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 PASSES = ("forward", "grad_input", "grad_weight")
 ISAS = ("auto", "portable", "avx2", "avx512")
 DTYPES = (torch.float32, torch.bfloat16)

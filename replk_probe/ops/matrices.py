@@ -1,0 +1,148 @@
+"""Bias and activation of a matrix product, with the derivative of the activation in 16 bits, by the native library.
+
+Each function reads and writes every matrix once, in float32 or bfloat16. A layer that multiplies a few hundred columns
+or rows at a time finds them in the cache.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from replk_probe.errors import BackendError, InvalidInputError
+
+from . import _loader
+from ._choice import forced_numbers, loaded_library, uncovered_tensors
+from ._cpu import failure
+
+
+def is_pointwise_native(input: Tensor) -> bool:
+    """Whether the functions of this module support ``input``: float32 on a CPU, and the library is loaded.
+
+    ``REPLK_PROBE_METHOD=aten`` disables them.
+
+    Args:
+        input: Input of a pointwise layer.
+
+    Returns:
+        Whether :func:`activate` and :func:`times_derivative` can be called.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.ops import is_pointwise_native
+        >>> is_pointwise_native(torch.rand(2, 4, dtype=torch.float64))
+        False
+    """
+    return input.dtype == torch.float32 and uncovered_tensors(input) is None
+
+
+def activate(
+    product: Tensor,
+    output: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    derivative: Tensor | None = None,
+    *,
+    bias_of_columns: bool = False,
+) -> None:
+    """Write ``activation(product + bias)`` to ``output`` and the derivative of the activation to ``derivative``.
+
+    Args:
+        product: Matrix ``[rows, columns]`` in float32 or bfloat16; rows are dense, and may be further apart.
+        output: Matrix of the same shape in float32 or bfloat16, which may be ``product``.
+        bias: ``[rows]`` or ``[columns]`` in float32, or None.
+        activation: ``"gelu"`` (the exact form), ``"relu"``, ``"relu6"`` or None.
+        derivative: Matrix of the same shape in int16, or None. Its numbers are read by :func:`times_derivative`; they
+            have an error of at most 1.1e-5 for ``"gelu"`` and are exact for the others.
+        bias_of_columns: Whether there is one bias for each column instead of each row.
+
+    Raises:
+        InvalidInputError: Shapes, dtypes or strides do not match.
+        BackendError: There is no library, or the environment forces an instruction set that does not exist.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.ops import activate, times_derivative
+        >>> product, output = torch.tensor([[-1.0, 2.0]]), torch.empty(1, 2)
+        >>> derivative = torch.empty(1, 2, dtype=torch.int16)
+        >>> activate(product, output, torch.tensor([0.5]), "relu", derivative)
+        >>> output
+        tensor([[0.0000, 2.5000]])
+        >>> times_derivative(torch.ones(1, 2), derivative, output)
+        >>> output
+        tensor([[0., 1.]])
+    """
+    _check(product, output, derivative)
+    expected = product.shape[1 if bias_of_columns else 0]
+    if bias is not None and (bias.shape != (expected,) or bias.dtype != torch.float32 or not bias.is_contiguous()):
+        raise InvalidInputError(
+            f"The bias is a {bias.dtype} tensor {list(bias.shape)}. A dense float32 tensor [{expected}] is required."
+        )
+    if activation not in _loader.ACTIVATIONS:
+        raise InvalidInputError(
+            f"The activation is {activation!r}. It must be one of {', '.join(filter(None, _loader.ACTIVATIONS))}, or None."
+        )
+    call = _call(product, output, derivative)
+    call.activation = _loader.ACTIVATIONS[activation]
+    call.bias_of_columns = int(bias_of_columns)
+    call.bias = None if bias is None else bias.data_ptr()
+    _run("pointwise_forward", call)
+
+
+def times_derivative(grad: Tensor, derivative: Tensor, output: Tensor) -> None:
+    """Write the product of ``grad`` and the derivative that :func:`activate` stored to ``output``.
+
+    Args:
+        grad: Gradient of the activations, ``[rows, columns]``, in float32 or bfloat16; rows are dense.
+        derivative: Derivative in int16, of the same shape.
+        output: Matrix of the same shape in float32 or bfloat16, which may be ``grad``.
+
+    Raises:
+        InvalidInputError: See :func:`activate`.
+        BackendError: See :func:`activate`.
+
+    Examples:
+        See :func:`activate`.
+    """
+    _check(grad, output, derivative)
+    _run("pointwise_backward", _call(grad, output, derivative))
+
+
+def _check(input: Tensor, output: Tensor, derivative: Tensor | None) -> None:
+    matrices = [input, output] if derivative is None else [input, output, derivative]
+    kinds = [matrix.dtype in _loader.DTYPES for matrix in matrices[:2]]
+    kinds += [matrix.dtype == torch.int16 for matrix in matrices[2:]]
+    dense = [
+        matrix.dim() == 2 and (matrix.stride(1) == 1 or matrix.shape[1] <= 1) and matrix.device.type == "cpu"
+        for matrix in matrices
+    ]
+    if not all(kinds + dense) or len({matrix.shape for matrix in matrices}) != 1:
+        given = ", ".join(f"{matrix.dtype} {list(matrix.shape)} {matrix.stride()}" for matrix in matrices)
+        raise InvalidInputError(
+            f"The matrices are {given}. Matrices of one shape with dense rows are required, on a CPU, in float32 or "
+            "bfloat16, and derivatives in int16."
+        )
+
+
+def _call(input: Tensor, output: Tensor, derivative: Tensor | None) -> _loader.Pointwise:
+    rows, columns = input.shape
+    call = _loader.Pointwise(rows=rows, columns=columns)
+    call.input_dtype, call.output_dtype = _loader.DTYPES[input.dtype], _loader.DTYPES[output.dtype]
+    call.input, call.input_stride = input.data_ptr(), _stride(input)
+    call.output, call.output_stride = output.data_ptr(), _stride(output)
+    if derivative is not None:
+        call.derivative, call.derivative_stride = derivative.data_ptr(), _stride(derivative)
+    return call
+
+
+def _stride(matrix: Tensor) -> int:
+    # The stride of a single row has no meaning.
+    return matrix.stride(0) if matrix.shape[0] > 1 else matrix.shape[1]
+
+
+def _run(name: str, call: _loader.Pointwise) -> None:
+    library = loaded_library()
+    isa, _ = forced_numbers(library)
+    status = getattr(library, name)(isa, max(1, min(torch.get_num_threads(), 1024)), call)
+    if status:
+        raise BackendError(failure(library, status))
