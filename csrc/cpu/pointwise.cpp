@@ -88,7 +88,9 @@ void backward(void* context, int64_t begin, int64_t end, int) {
       const int64_t count = call.columns - j;
       const Vec integer = load_low_bits(derivative + j, count < kLanes ? static_cast<int>(count) : kLanes);
       const Vec scaled = (integer - broadcast(kInteger)) * broadcast(kInverse);
-      store_up_to(output + j, load_up_to(input + j, count) * scaled, count);
+      // A derivative of zero blocks an infinite gradient: the product would be NaN.
+      const Vec product = load_up_to(input + j, count) * scaled;
+      store_up_to(output + j, by_sign(zero() - scaled * scaled, product, zero()), count);
     }
   }
 }

@@ -178,7 +178,7 @@ typedef struct replk_pointwise {
 // above.
 REPLK_API int32_t replk_pointwise_forward(int32_t isa, int32_t threads, const replk_pointwise* call);
 
-// output = input * derivative.
+// output = input * derivative, and 0 where the derivative is 0.
 REPLK_API int32_t replk_pointwise_backward(int32_t isa, int32_t threads, const replk_pointwise* call);
 
 // Measure the multiply-add peak of `threads` threads from registers for `seconds` (0 to 60), in 10^9 floating-point

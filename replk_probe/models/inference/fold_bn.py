@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from timm.layers.activations import GELU
 from timm.layers.norm_act import BatchNormAct2d
 from torch import fx, nn
 
@@ -33,7 +34,7 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a call is recorded as one node: modules of torch, and subclasses of them that can be folded."""
-        return type(m) in (DepthwiseConv2d, BatchNormAct2d) or super().is_leaf_module(m, module_qualified_name)
+        return type(m) in (DepthwiseConv2d, BatchNormAct2d, GELU) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -10,7 +10,7 @@ from replk_probe.ops import is_pointwise_native, is_same_depthwise
 
 from ..layers.depthwise import PLAIN_CONVS
 from .fold_bn import Calls, is_pointwise, on_one_side, replace_module, source_of
-from .pointwise import PointwiseBlock, activation_name
+from .pointwise import ACTIVATIONS, PointwiseBlock, activation_name
 
 # What does not change its input in inference mode.
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d)
@@ -32,11 +32,10 @@ def fuse_pointwise(model: nn.Module, graph: fx.Graph, keep: str = "") -> None:
     if not _is_supported(model):
         return
     calls, used = Calls(model, graph), set[fx.Node]()
+    planes = prefers_planes(model)
     for node in graph.nodes:
-        act = calls.only(node, nn.GELU, nn.ReLU, nn.ReLU6)
-        if act is None or activation_name(act) is None:
-            continue
-        first = _neighbor(calls, node, source_of)
+        act = calls.only(node, *ACTIVATIONS)
+        first = None if act is None or activation_name(act) is None else _neighbor(calls, node, source_of)
         layer = None if first is None or first in used else _layer(calls, first)
         if first is None or layer is None or not on_one_side(first, node, keep):
             continue
@@ -45,18 +44,17 @@ def fuse_pointwise(model: nn.Module, graph: fx.Graph, keep: str = "") -> None:
         if second is not None and type(after) is type(layer) and on_one_side(node, second, keep):
             replace_module(model, str(second.target), nn.Identity())
             used.add(second)
-        elif isinstance(layer, nn.Conv2d):
+        elif planes:
             after = None
-        else:
+        else:  # torch's own convolution of channels-last maps is as fast
             continue
         replace_module(model, str(first.target), PointwiseBlock(layer, act, after))
         replace_module(model, str(node.target), nn.Identity())
         used.add(first)
-    if prefers_planes(model):
-        for node in graph.nodes:
-            layer = None if node in used else _layer(calls, node)
-            if isinstance(layer, nn.Conv2d):
-                replace_module(model, str(node.target), PointwiseBlock(layer))
+    for node in graph.nodes if planes else ():
+        layer = None if node in used else _layer(calls, node)
+        if isinstance(layer, nn.Conv2d):
+            replace_module(model, str(node.target), PointwiseBlock(layer))
 
 
 def prefers_planes(model: nn.Module) -> bool:
@@ -68,11 +66,16 @@ def prefers_planes(model: nn.Module) -> bool:
     if not _is_supported(model):
         return False
     convs = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-    blocks = [module for module in model.modules() if isinstance(module, PointwiseBlock)]
     pointwise = sum(conv.weight.numel() for conv in convs if is_pointwise(conv))
     dense = sum(conv.weight.numel() for conv in convs if conv.groups == 1 and not is_pointwise(conv))
-    linear = any(isinstance(block.first, nn.Linear) for block in blocks)
-    return bool(blocks) and not linear and dense <= _MOST_DENSE * pointwise and any(map(is_same_depthwise, convs))
+    linear = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
+    return dense + linear <= _MOST_DENSE * pointwise and any(map(is_same_depthwise, convs))
+
+
+def stores_derivatives(model: nn.Module) -> bool:
+    """Whether a network keeps rounded derivatives of activations for its backward pass; those of ReLU are exact."""
+    blocks = (module for module in model.modules() if isinstance(module, PointwiseBlock))
+    return any(activation_name(block.act) == "gelu" for block in blocks)
 
 
 def _is_supported(model: nn.Module) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.layers.activations import GELU
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -26,8 +27,10 @@ from .input_gradient import FrozenConv2d, FrozenLinear, dense_planes
 _STEP_BYTES = 2**22
 _FEWEST, _MOST = 512, 4096
 # Measured: the separate layers are as fast for fewer activations.
-_LEAST_ACTIVATIONS = 2**17
-_NAMES: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
+_LEAST_ACTIVATIONS = 2**19
+# Modules of activations, by their names in `replk_probe.ops.activate`.
+_NAMES: dict[type[nn.Module], str] = {nn.GELU: "gelu", GELU: "gelu", nn.ReLU: "relu", nn.ReLU6: "relu6"}
+ACTIVATIONS = tuple(_NAMES)
 
 
 class _Pointwise(torch.autograd.Function):
@@ -229,6 +232,7 @@ class _Steps:
 
 def activation_name(module: nn.Module) -> str | None:
     """The name of an activation module in :func:`replk_probe.ops.activate`, or None if it has none."""
-    if type(module) is nn.GELU:
-        return "gelu" if module.approximate == "none" else None
-    return _NAMES.get(type(module))
+    if isinstance(module, nn.GELU) and module.approximate != "none":
+        return None
+    # The class of a ReLU changes when the network is frozen.
+    return next((name for kind, name in _NAMES.items() if isinstance(module, kind)), None)

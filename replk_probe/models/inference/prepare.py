@@ -21,7 +21,7 @@ from ..model_id import check_network
 from .check import Check, tolerance
 from .copying import copy_of, device_and_dtype
 from .fold_bn import fold_neighbors
-from .fuse_pointwise import fuse_pointwise, prefers_planes
+from .fuse_pointwise import fuse_pointwise, prefers_planes, stores_derivatives
 from .input_gradient import (
     FrozenDepthwiseConv2d,
     MethodLog,
@@ -137,7 +137,8 @@ def prepared_copy(
         precision=precision,
         dtype=weight.dtype,
         reduced=reduced,
-        arithmetic=_describe(precision, reduced, weight, backward, depthwise=_reduces_depthwise(prepared)),
+        arithmetic=_describe(precision, reduced, weight, backward, depthwise=_reduces_depthwise(prepared))
+        + ", derivatives of GELU in 16 bits" * (backward and stores_derivatives(prepared)),
         left_out=left_out,
         backend=planned_backend(prepared),
         methods=log,
