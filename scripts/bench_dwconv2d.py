@@ -17,7 +17,7 @@ import sys
 
 from replk_probe.bench import GPU_LAYERS, MODEL_LAYERS, Layer, SpeedCase, SpeedResult, measure_speed, sweep_layers
 from replk_probe.errors import ReplkProbeError
-from replk_probe.ops import native_kernels
+from replk_probe.ops import INSTRUCTION_SETS, native_kernels
 from replk_probe.report.bench_table import bench_table, sweep_summary
 
 # Target ratios to the fastest variant of torch for the forward pass and the input gradient of each layer.
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument(
         "--sweep", action="store_true", help="Time kernels of sides 3 to 61 on planes of sides 7 to 256."
     )
-    parser.add_argument("--isa", choices=("portable", "avx2", "avx512"))
+    parser.add_argument("--isa", choices=INSTRUCTION_SETS)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cpu", help="cpu, or an NVIDIA GPU such as cuda; by default cpu.")
     parser.add_argument("--dtype", choices=("float32", "tf32", "bfloat16", "float16"), default="float32")

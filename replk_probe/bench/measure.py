@@ -13,7 +13,14 @@ from contextlib import contextmanager
 import torch
 
 from replk_probe.errors import BackendError, InvalidInputError
-from replk_probe.ops import INSTRUCTION_SETS, describe_machine, measure_fma_peak, native_info, planned_method
+from replk_probe.ops import (
+    INSTRUCTION_SETS,
+    describe_machine,
+    measure_fma_peak,
+    native_info,
+    native_kernels,
+    planned_method,
+)
 from replk_probe.runtime.checks import check_choice
 from replk_probe.runtime.devices import resolve_device
 from replk_probe.runtime.progress import progress as progress_bar
@@ -63,8 +70,8 @@ def measure_speed(
             values torch's convolution may round to TF32.
         threads: Number of threads of every variant on a CPU; by default torch's current number, which is restored
             afterwards.
-        isa: Instruction set of this package's kernels for a CPU, ``"portable"``, ``"avx2"`` or ``"avx512"``; it does
-            not apply to torch. None selects the best one.
+        isa: Instruction set of this package's kernels for a CPU, one of
+            :data:`replk_probe.ops.INSTRUCTION_SETS`; it does not apply to torch. None selects the best one.
         repeats: Number of turns of each variant; fewer if they would exceed the budget.
         budget: Seconds for one variant of one case. Variants whose calls take more than twice as long are left out.
         everything: Whether to include variants that take longer, on a CPU.
@@ -247,11 +254,11 @@ def _forced_isa(isa: str | None) -> Iterator[None]:
     if isa is None:
         yield
         return
-    best = native_info().best_isa
-    if best is None or INSTRUCTION_SETS.index(isa) > INSTRUCTION_SETS.index(best):
+    available = list(dict.fromkeys(kernel.isa for kernel in native_kernels()))
+    if isa not in available:
         raise BackendError(
             f"Instruction set {isa} cannot be timed. This machine, or the library as it was built, supports "
-            f"{'no native kernels' if best is None else f'at most {best}'}. See 'replk-probe info'."
+            f"{' and '.join(available) + ' only' if available else 'no native kernels'}. See 'replk-probe info'."
         )
     before = os.environ.get(variable)
     os.environ[variable] = isa

@@ -31,7 +31,7 @@ class NativeInfo:
         path: File of the library, or None.
         abi_version: Version of the C interface that this package needs.
         compiler: Compiler that built the library, or None.
-        isa: Instruction set in use: ``portable``, ``avx2`` or ``avx512``; None without a library, or if the environment
+        isa: Instruction set in use, one of :data:`INSTRUCTION_SETS`; None without a library, or if the environment
             names an unknown instruction set or method, in which case no convolution runs.
         best_isa: Best instruction set that this CPU and the library support.
         methods: Methods that the library has for ``isa``; empty if ``isa`` is None.
