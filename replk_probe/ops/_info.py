@@ -212,7 +212,10 @@ def _cpuinfo() -> dict[str, str]:
 
 def _cpu_name() -> str:
     info = _cpuinfo()
-    return info.get("model name") or info.get("cpu") or platform.processor() or platform.machine()
+    # On Arm, numbers: without them, the choices of the tuner would be taken for those of every other model.
+    part = info.get("cpu part")
+    arm = part and f"Arm, implementer {info.get('cpu implementer')}, part {part}"
+    return info.get("model name") or info.get("cpu") or arm or platform.processor() or platform.machine()
 
 
 def _cpu_features() -> list[str]:
