@@ -447,3 +447,10 @@ def test_what_is_installed_can_be_described() -> None:
     found = ops.describe_machine()
     assert found["torch"] == torch.__version__ and found["cores"] and found["cpu"] and found["cpu_features"]
     assert set(found["backends"]) == {"float32", "bfloat16", "float16", "float64"} and found["error"] is None
+
+
+def test_a_processor_without_a_name_is_named_by_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = {"processor": "0", "features": "fp asimd bf16", "cpu implementer": "0x41", "cpu part": "0xd40"}
+    monkeypatch.setattr("replk_probe.ops._info._cpuinfo", lambda: entry)
+    found = ops.describe_machine()
+    assert (found["cpu"], found["cpu_features"]) == ("Arm, implementer 0x41, part 0xd40", ["asimd", "bf16"])
