@@ -4,7 +4,8 @@
 // time is estimated as counted work times measured rates. The rates were measured on 2 cores of Zen 4, one thread, for
 // planes from 7 to 256 and K from 3 to 31 (`replk-probe bench --sweep`): estimates are within a quarter of the times
 // nearly everywhere, and where two methods cross, either is good. Transforms count 6 % more than they take alone: in a
-// network, whose other layers evict the caches, they lose more than direct sums do.
+// network, whose other layers evict the caches, they lose more than direct sums do. For the same reason, a prepared
+// weight is counted as read from memory.
 #include "common/dispatch.h"
 
 #include <cstdio>
@@ -83,6 +84,11 @@ constexpr Rates kRates[5][2] = {
     // NEON: not measured, but derived from AVX2 by the number of lanes: a vector operation takes the same time.
     {{0.130, 90, 0.40, 0.0408, 1.40, 0.044, 0.16, 0.183}, {0.125, 100, 0.24, 0.0400, 1.40, 0.048, 0.24, 0}},
 };
+// Nanoseconds for a byte of a prepared weight: 20 GB/s, what one core of a server reads from memory, not a fit. Without
+// it, transforms were chosen for kernels from 5x5 to 9x9 on planes from 14 to 64 where direct or blocked sums are
+// faster by 6 to 40 % if the weight is not in the caches (9 of 16 shapes on Zen 4; for 96 channels of 56x56 and 7x7
+// also on an Intel Xeon with AMX); if it is, those take at most 20 % longer than the transforms.
+constexpr double kPreparedByte = 0.05;
 constexpr int64_t kLanesOf[5] = {1, 4, 8, 16, 4};
 
 // Pairs of a result and a tap that overlap inside the plane, along one axis.
@@ -106,8 +112,11 @@ double estimated_time(const replk_problem& p, const replk_plan& plan, const Meth
   const int64_t lanes = kLanesOf[plan.isa];
   const double n = static_cast<double>(p.n), c = static_cast<double>(p.c);
   const double results = static_cast<double>(p.h * p.w);
-  if (plan.method == REPLK_METHOD_FFT) return rates.fft * method.operations(p, plan);
-  if (plan.method == REPLK_METHOD_BLOCKED_PFA) return rates.blocked_pfa * method.operations(p, plan);
+  if (method.operations) {
+    const double rate = plan.method == REPLK_METHOD_FFT ? rates.fft : rates.blocked_pfa;
+    const int64_t read = p.prepared ? plan.packed_bytes : 0;
+    return rate * method.operations(p, plan) + kPreparedByte * static_cast<double>(read);
+  }
   if (plan.method == REPLK_METHOD_DIRECT) {
     const double multiplied = pairs(p.h, p.kh) * rounded_up(p.w, lanes) * static_cast<double>(p.kw);
     return n * c * (rates.direct_plane + rates.direct_result * results + rates.direct_tap * multiplied);

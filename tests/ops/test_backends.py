@@ -454,3 +454,13 @@ def test_a_processor_without_a_name_is_named_by_its_numbers(monkeypatch: pytest.
     monkeypatch.setattr("replk_probe.ops._info._cpuinfo", lambda: entry)
     found = ops.describe_machine()
     assert (found["cpu"], found["cpu_features"]) == ("Arm, implementer 0x41, part 0xd40", ["asimd", "bf16"])
+
+
+@pytest.mark.parametrize(("images", "method"), [(1, "direct"), (8, "fft")])
+def test_reading_a_prepared_weight_counts_once_for_all_images(
+    native: ops.NativeInfo, monkeypatch: pytest.MonkeyPatch, images: int, method: str
+) -> None:
+    if native.best_isa != "avx512":
+        pytest.skip("the rates of the other instruction sets differ")
+    monkeypatch.delenv("REPLK_PROBE_ISA", raising=False)
+    assert ops.planned_method((images, 96, 56, 56), 7).method == method
