@@ -114,7 +114,7 @@ def _measure_case(
     problem = ConvProblem(direction, GPU_DTYPES[dtype], channels_last, *layer.shape, *layer.kernel)  # type: ignore[arg-type]
     # What a run would use.
     choice = Choice(device.default, "too small to be measured by a run")
-    if is_worthwhile(problem):
+    if is_worthwhile(problem, "cuda"):
         choice = choose(device, problem.bucket)
     shares: dict[str, float | None] = {}
     notes: dict[str, str] = {}
