@@ -15,8 +15,8 @@ from ..methods.registry import reason_of
 from .device import Device
 
 BUDGET = 2.0  # seconds for a problem
-# By type of device. Below, a call takes less than a tenth of a millisecond: on a card even at a hundredth of its peak, on
-# a CPU on one core.
+# By type of device. Below, a call takes less than a tenth of a millisecond, on a card even at a hundredth of its peak,
+# and on a CPU on one core.
 LEAST_MULTIPLY_ADDS = {"cuda": 2**27, "cpu": 2**20}
 LEAST_TAPS = 7 * 7
 

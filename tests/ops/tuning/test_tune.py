@@ -118,6 +118,17 @@ def test_a_layer_is_measured_on_this_processor(monkeypatch: pytest.MonkeyPatch, 
         torch.testing.assert_close(layer(x), before, rtol=1e-5, atol=1e-5)
 
 
+def test_calls_are_timed_with_the_caches_that_a_network_leaves() -> None:
+    first, evicting, seen = torch.tensor([1.0]), torch.ones(4, dtype=torch.uint8), []
+    for _ in range(2):
+        evicting.fill_(1)
+        seconds = device._seconds_in_a_network(
+            lambda: seen.append((first.item(), evicting.sum().item())), first, evicting
+        )
+        assert seconds > 0
+    assert seen == [(-1.0, 0), (1.0, 0)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
