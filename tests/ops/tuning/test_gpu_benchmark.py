@@ -208,7 +208,7 @@ def test_turns_drop_what_cannot_be_computed() -> None:
         asked.append((name, count))
         return [] if name == "broken" else [1e-3] * count
 
-    assert take_turns(["one", "broken"], times, 2, 1.0) == {"one": [1e-3] * 8}
+    assert take_turns(["one", "broken"], times, 2, 1.0) == {"one": [[1e-3] * 4] * 2}
     # The first of five calls of each turn is not counted.
     assert asked == [("one", 1), ("broken", 1), ("one", 5), ("one", 5)]
     assert len(take_turns(["slow"], lambda name, count: [2.0] * count, 9, 1.0)["slow"]) == 1
